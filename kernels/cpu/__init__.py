@@ -1,0 +1,128 @@
+"""C++ kernels on the CPU: compiled at first use, cached, and called on torch tensors without a copy.
+
+    forward_kernel = Kernel("naive.cpp", "layernorm_forward")
+    forward_kernel(out, mean, rstd, x, weight, bias, B * T, C, eps)
+
+The dtype of the first tensor argument chooses the build: `T` is `float` or `bf16` (see common.hpp). Tensors (and
+lists of tensors) arrive as pointers, ints and bools as int64_t, floats as float, lists of ints or floats as arrays of
+those, None as nullptr. The .cpp exports its entry points with `extern "C"`.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from kernels import Unavailable
+
+HERE = Path(__file__).parent
+FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", f"-I{HERE}"]
+DTYPE_FLAGS = {torch.float32: "-DT_FP32", torch.bfloat16: "-DT_BF16"}
+
+
+class CompileError(RuntimeError):
+    """The system's compiler refused a kernel; the message is the compiler's own."""
+
+
+class Kernel:
+    """One entry point of a .cpp file that lies beside the calling Python file."""
+
+    def __init__(self, source: str, entry: str):
+        caller = sys._getframe(1).f_globals["__file__"]
+        self.source = Path(caller).parent / source
+        self.entry = entry
+        self._functions: dict[torch.dtype, Callable] = {}
+
+    def __call__(self, *args) -> None:
+        first = next(a[0] if isinstance(a, list) else a for a in args if _holds_tensor(a))
+        function = self._functions.get(first.dtype)
+        if function is None:
+            function = self._functions[first.dtype] = self._load(first.dtype)
+        # `keep` holds the converted arrays until the call is over.
+        keep = [_argument(a) for a in args]
+        function(*keep)
+
+    def _load(self, dtype: torch.dtype) -> Callable:
+        if dtype not in DTYPE_FLAGS:
+            raise Unavailable(f"CPU kernels are built for fp32 and bf16, not {dtype}")
+        library = ctypes.CDLL(str(build(self.source, DTYPE_FLAGS[dtype])))
+        function = getattr(library, self.entry)
+        function.restype = None
+        return function
+
+
+def _holds_tensor(arg) -> bool:
+    return isinstance(arg, torch.Tensor) or (isinstance(arg, list) and bool(arg) and isinstance(arg[0], torch.Tensor))
+
+
+def _argument(arg):
+    if isinstance(arg, torch.Tensor):
+        if arg.device.type != "cpu":
+            raise ValueError(f"a CPU kernel was handed a tensor on {arg.device}")
+        return ctypes.c_void_p(arg.data_ptr())
+    if isinstance(arg, list):
+        if not arg or isinstance(arg[0], torch.Tensor):
+            return (ctypes.c_void_p * len(arg))(*[t.data_ptr() for t in arg])
+        kind = ctypes.c_float if isinstance(arg[0], float) else ctypes.c_int64
+        return (kind * len(arg))(*arg)
+    if isinstance(arg, float):
+        return ctypes.c_float(arg)
+    return None if arg is None else ctypes.c_int64(arg)
+
+
+def build(source: Path, *extra_flags: str) -> Path:
+    """Compile `source` to a shared library, or find it in the cache; returns the library's path.
+
+    Cached by source, shared headers, flags, compiler and CPU, so a stale build is never loaded.
+    Raises Unavailable without a compiler, CompileError with the compiler's message.
+    """
+    compiler, version = find_compiler()
+    flags = [*FLAGS, *extra_flags]
+    key = hashlib.sha256()
+    for part in (source, *sorted(HERE.glob("*.hpp"))):
+        key.update(part.read_bytes())
+    key.update(repr((flags[:-1], extra_flags, version, cpu_flags())).replace(str(HERE), "").encode())
+    library = cache_dir() / f"{source.parent.name}-{source.stem}-{key.hexdigest()[:20]}.so"
+    if library.exists():
+        return library
+    library.parent.mkdir(parents=True, exist_ok=True)
+    partial = library.with_suffix(f".{os.getpid()}.part")
+    done = subprocess.run([compiler, str(source), *flags, "-o", str(partial)], capture_output=True, text=True)
+    if done.returncode:
+        partial.unlink(missing_ok=True)
+        raise CompileError(f"{compiler} could not compile {source.name}:\n{done.stderr.strip()}")
+    os.replace(partial, library)  # atomic: two processes may build the same kernel at once
+    return library
+
+
+@functools.cache
+def find_compiler() -> tuple[str, str]:
+    """The C++ compiler ($CXX, g++ or clang++) and its version line."""
+    for name in (os.environ.get("CXX"), "g++", "clang++"):
+        if name and shutil.which(name):
+            line = subprocess.run([name, "--version"], capture_output=True, text=True).stdout.splitlines()
+            return name, line[0] if line else name
+    raise Unavailable("no C++ compiler: install g++ (apt-get install g++) or set CXX")
+
+
+@functools.cache
+def cpu_flags() -> str:
+    """What -march=native depends on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def cache_dir() -> Path:
+    """$LAYERBENCH_CACHE, or layerbench/ in the user's cache folder."""
+    root = os.environ.get("LAYERBENCH_CACHE")
+    if root:
+        return Path(root) / "cpu"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "layerbench" / "cpu"

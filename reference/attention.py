@@ -1,0 +1,103 @@
+"""Scaled dot-product attention (Vaswani et al. 2017): out = softmax(q k^T / sqrt(HS)) v, causal or not.
+
+q, k and v are slices of one packed (B, T, NH + 2 NKV, HS) tensor, as the qkv matmul writes it; their gradients are
+written into the same slices. With NKV < NH each key/value head serves NH/NKV query heads in a row (grouped queries).
+"""
+
+import torch
+
+from reference.contract import Call, Pass, Shape, Tensor
+from reference.models import Model
+
+Q, KV = "B T NH HS", "B T NKV HS"
+
+FORWARD = Pass(
+    inputs=(Tensor("q", Q, pack="qkv"), Tensor("k", KV, pack="qkv"), Tensor("v", KV, pack="qkv")),
+    scalars=("causal",),
+    outputs=(Tensor("out", Q), Tensor("lse", "B NH T", "fp32")),
+)
+BACKWARD = Pass(
+    inputs=(
+        Tensor("dout", Q),
+        Tensor("q", Q, pack="qkv"),
+        Tensor("k", KV, pack="qkv"),
+        Tensor("v", KV, pack="qkv"),
+        Tensor("out", Q),
+        Tensor("lse", "B NH T", "fp32"),
+    ),
+    scalars=("causal",),
+    outputs=(Tensor("dq", Q, pack="dqkv"), Tensor("dk", KV, pack="dqkv"), Tensor("dv", KV, pack="dqkv")),
+)
+
+
+def _scores(q, k, causal):
+    """(B, NH, T, T), scaled and masked."""
+    group = q.shape[2] // k.shape[2]
+    k = k.repeat_interleave(group, dim=2)
+    scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
+    if causal:
+        T = q.shape[1]
+        future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(future, -torch.inf)
+    return scores
+
+
+def forward(q, k, v, causal):
+    scores = _scores(q, k, causal)
+    lse = scores.logsumexp(-1)  # (B, NH, T), natural logarithm
+    p = (scores - lse[..., None]).exp()
+    v = v.repeat_interleave(q.shape[2] // v.shape[2], dim=2)
+    return {"out": torch.einsum("bhqk,bkhd->bqhd", p, v), "lse": lse}
+
+
+def backward(dout, q, k, v, out, lse, causal):
+    group, scale = q.shape[2] // k.shape[2], q.shape[-1] ** -0.5
+    p = (_scores(q, k, causal) - lse[..., None]).exp()
+    dv = torch.einsum("bhqk,bqhd->bkhd", p, dout)
+    dp = torch.einsum("bqhd,bkhd->bhqk", dout, v.repeat_interleave(group, dim=2))
+    # ds = p * (dp - delta), delta = sum(dout * out) over HS
+    ds = p * (dp - (dout * out).sum(-1).transpose(1, 2)[..., None]) * scale
+    dq = torch.einsum("bhqk,bkhd->bqhd", ds, k.repeat_interleave(group, dim=2))
+    dk = torch.einsum("bhqk,bqhd->bkhd", ds, q)
+    return {"dq": dq, "dk": _sum_groups(dk, group), "dv": _sum_groups(dv, group)}
+
+
+def _sum_groups(grad, group):
+    B, T, NH, HS = grad.shape
+    return grad.view(B, T, NH // group, group, HS).sum(3)
+
+
+def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
+    heads = dict(NH=model.NH, NKV=model.NH, HS=model.head_size)
+    return {"": Call(dict(B=B, T=T, **heads, causal=True), model.L)}
+
+
+RAGGED = [
+    dict(B=2, T=127, NH=3, NKV=3, HS=64, causal=True),
+    dict(B=1, T=1, NH=1, NKV=1, HS=64, causal=True),
+    dict(B=1, T=130, NH=4, NKV=2, HS=32, causal=True),
+    dict(B=1, T=65, NH=2, NKV=2, HS=48, causal=False),
+    dict(B=1, T=257, NH=1, NKV=1, HS=80, causal=True),
+]
+
+
+def huge_logit(tensors, shape):
+    """One key far larger than the rest: exp overflows unless the row maximum is subtracted."""
+    tensors["k"][:, 0] *= 30
+    tensors["q"][:, -1] *= 30
+
+
+def all_equal(tensors, shape):
+    tensors["q"].fill_(0.5)
+    tensors["k"].fill_(0.5)
+
+
+CASES = {"huge_logit": huge_logit, "all_equal": all_equal}
+
+
+def flops(shape: Shape, phase: str) -> int:
+    """Two T x T x HS products a head in forward, five in backward; causal counts the visible half, T(T+1)/2 pairs."""
+    T = shape["T"]
+    pairs = T * (T + 1) // 2 if shape["causal"] else T * T
+    products = {"forward": 2, "backward": 5}[phase]
+    return 2 * products * shape["B"] * shape["NH"] * shape["HS"] * pairs

@@ -1,0 +1,181 @@
+"""What every file in this folder declares about its layer, and the arithmetic that follows from it.
+
+A layer is a module: `reference/<layer>.py`. It declares
+
+    FORWARD, BACKWARD   a `Pass` each: tensors in, Python scalars, tensors out (BACKWARD may be None)
+    forward, backward   the truth in plain torch, runnable in fp64: takes the pass's inputs and scalars by
+                        position (in-place tensors by keyword), returns {name: tensor} for all outputs
+    shapes(model, B, T) {name: Call}: the shapes of one training step and how often the step calls each
+    RAGGED              small awkward shapes that every variant must get right
+    CASES               {name: edit(tensors, shape)}: structured inputs that break careless kernels
+    flops(shape, phase) useful floating-point operations
+    consistent(tensors, shape)   optional: makes random tensors meaningful (variances positive, …)
+    compulsory_bytes(shape, phase)   optional: where "each input once, each output once" is not the floor
+
+A *shape* is a plain dict: sizes by symbol (`B T C NH NKV HS V VP M N K`), options (`causal`, `epilogue`, …) and
+`dtype`, the working dtype ("fp32", "bf16", "fp16", "fp64"). `phase` is "forward" or "backward".
+
+A variant (`kernels/<backend>/<layer>/<variant>.py`) has functions of the same names and the signature that
+`parameters` gives: inputs, scalars, then `*`, then everything it writes. A tensor that a shape does not use is None.
+"""
+
+import importlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+Shape = dict[str, Any]
+PHASES = ("forward", "backward")
+ITEM_SIZE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "int": 8}
+
+# One sequence of 1024 fills GPT-2's context; micro-batch 4 is llm.c's default and fits every machine.
+DEFAULT_B, DEFAULT_T = 4, 1024
+
+_NOT_LAYERS = {"__init__", "contract", "models", "gpt2"}
+
+
+def always(_: Shape) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One argument of a layer.
+
+    shape        symbols separated by blanks ("B T C"); "" is a 0-d tensor; a symbol may be a product ("3*C")
+    dtype        "work" (the shape's dtype), "fp32", or "int" (int64, values in [0, shape[high]))
+    when         whether a shape has it at all; it is None otherwise
+    pack         tensors of one pack are slices, along axis 2, of one allocation (GPT-2's q, k, v)
+    inplace      read and written
+    accumulates  a parameter gradient: overwritten, or added to where `accumulate` is true
+    many         a list of tensors; `shape` then names a list of shapes
+    scale        standard deviation of its random values
+    parameter    a trained parameter: not counted among the bytes that forward saves for backward
+    """
+
+    name: str
+    shape: str
+    dtype: str = "work"
+    when: Callable[[Shape], bool] = always
+    pack: str | None = None
+    inplace: bool = False
+    accumulates: bool = False
+    many: bool = False
+    high: str = ""
+    scale: float = 1.0
+    parameter: bool = False
+
+    def sizes(self, shape: Shape) -> tuple[int, ...]:
+        """The tensor's sizes; for a list use `many_sizes`."""
+        return tuple(_size(symbol, shape) for symbol in self.shape.split())
+
+    def many_sizes(self, shape: Shape) -> list[tuple[int, ...]]:
+        """Sizes of each tensor: one entry unless this is a list."""
+        return [tuple(s) for s in shape[self.shape]] if self.many else [self.sizes(shape)]
+
+    def dtype_in(self, shape: Shape) -> str:
+        return shape["dtype"] if self.dtype == "work" else self.dtype
+
+    def bytes(self, shape: Shape) -> int:
+        """Bytes of this tensor (of all in the list), 0 where the shape does not use it."""
+        if not self.when(shape):
+            return 0
+        elements = sum(math.prod(sizes) for sizes in self.many_sizes(shape))
+        return elements * ITEM_SIZE[self.dtype_in(shape)]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Inputs (read only), names of Python scalars taken from the shape, and outputs (written, or in place)."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    scalars: tuple[str, ...] = ()
+
+    @property
+    def accumulates(self) -> bool:
+        return any(t.accumulates for t in self.outputs)
+
+    def positional(self) -> list[str]:
+        """Parameter names before the `*`."""
+        names = [t.name for t in self.inputs] + list(self.scalars)
+        return [*names, "accumulate"] if self.accumulates else names
+
+    def keyword(self) -> list[str]:
+        """Parameter names after the `*`."""
+        return [t.name for t in self.outputs]
+
+    def tensors(self) -> Iterator[Tensor]:
+        yield from self.inputs
+        yield from self.outputs
+
+
+@dataclass(frozen=True)
+class Call:
+    """A shape of the training step and how many times one step calls it (0: only in an unfused step)."""
+
+    shape: Shape
+    calls: int
+
+
+def layer_names() -> list[str]:
+    """All layers, by file name."""
+    here = Path(__file__).parent
+    return sorted(p.stem for p in here.glob("*.py") if p.stem not in _NOT_LAYERS)
+
+
+def load(layer: str) -> ModuleType:
+    """The module of a layer. Raises KeyError for an unknown name."""
+    if layer not in layer_names():
+        raise KeyError(layer)
+    return importlib.import_module(f"reference.{layer}")
+
+
+def pass_of(layer: ModuleType, phase: str) -> Pass:
+    """FORWARD or BACKWARD. Raises ValueError where the layer has no such phase."""
+    found = {"forward": layer.FORWARD, "backward": layer.BACKWARD}[phase]
+    if found is None:
+        raise ValueError(f"{layer.__name__.split('.')[-1]} has no {phase}")
+    return found
+
+
+def phases_of(layer: ModuleType) -> tuple[str, ...]:
+    return PHASES if layer.BACKWARD is not None else PHASES[:1]
+
+
+def flops(layer: ModuleType, shape: Shape, phase: str) -> int:
+    return layer.flops(shape, phase)
+
+
+def min_bytes(layer: ModuleType, shape: Shape, phase: str) -> int:
+    """Compulsory traffic in bytes: each input read once, each output written once, in place both.
+
+    A gradient that accumulates is read as well. This is the floor against which a time is judged.
+    """
+    if hasattr(layer, "compulsory_bytes"):
+        return layer.compulsory_bytes(shape, phase)
+    return default_bytes(pass_of(layer, phase), shape)
+
+
+def default_bytes(p: Pass, shape: Shape) -> int:
+    total = sum(t.bytes(shape) for t in p.tensors())
+    total += sum(t.bytes(shape) for t in p.outputs if t.inplace)
+    if shape.get("accumulate"):
+        total += sum(t.bytes(shape) for t in p.outputs if t.accumulates)
+    return total
+
+
+def saved_bytes(layer: ModuleType, shape: Shape) -> int:
+    """Bytes of activations and statistics that must live from forward to backward."""
+    if layer.BACKWARD is None:
+        return 0
+    produced = {t.name for t in layer.FORWARD.tensors()}
+    kept = [t for t in layer.BACKWARD.inputs if t.name in produced and not t.parameter]
+    return sum(t.bytes(shape) for t in kept)
+
+
+def _size(symbol: str, shape: Shape) -> int:
+    return math.prod(int(s) if s.isdigit() else int(shape[s]) for s in symbol.split("*"))

@@ -1,0 +1,39 @@
+"""Cross entropy forward and backward in one: losses out, dlogits written over logits. One read, one write of logits."""
+
+import torch
+
+from reference import cross_entropy
+from reference.contract import Call, Pass, Shape, Tensor
+from reference.models import Model
+
+FORWARD = Pass(
+    inputs=(Tensor("targets", "B T", "int", high="V"), Tensor("dlosses", "B T", "fp32")),
+    scalars=("V",),
+    outputs=(
+        Tensor("logits", "B T VP", inplace=True),  # becomes dlogits; padding columns become 0
+        Tensor("losses", "B T", "fp32"),
+    ),
+)
+BACKWARD = None  # the gradient is already written
+
+
+def forward(targets, dlosses, V, logits):
+    found = cross_entropy.forward(logits, targets, V)
+    grads = cross_entropy.backward(dlosses, logits, targets, found["lse"], V)
+    return {"logits": grads["dlogits"], "losses": found["losses"]}
+
+
+def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
+    return {"": Call(dict(B=B, T=T, V=model.v, VP=model.vp), 1)}
+
+
+RAGGED = cross_entropy.RAGGED
+CASES = cross_entropy.CASES
+
+
+def consistent(tensors: dict[str, torch.Tensor], shape: Shape) -> None:
+    cross_entropy.consistent(tensors, shape)
+
+
+def flops(shape: Shape, phase: str) -> int:
+    return cross_entropy.flops(shape, "forward") + cross_entropy.flops(shape, "backward")

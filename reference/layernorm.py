@@ -1,0 +1,95 @@
+"""LayerNorm over the last axis (Ba et al. 2016): out = (x - mean) * rstd * weight + bias."""
+
+import torch
+
+from reference.contract import Call, Pass, Shape, Tensor
+from reference.models import Model
+
+EPS = 1e-5
+
+
+def has_dresidual(shape: Shape) -> bool:
+    return shape["dresidual"]
+
+
+FORWARD = Pass(
+    inputs=(
+        Tensor("x", "B T C"),
+        Tensor("weight", "C", parameter=True),
+        Tensor("bias", "C", parameter=True),
+    ),
+    scalars=("eps",),
+    outputs=(
+        Tensor("out", "B T C"),
+        Tensor("mean", "B T", "fp32"),
+        Tensor("rstd", "B T", "fp32"),
+    ),
+)
+BACKWARD = Pass(
+    inputs=(
+        Tensor("dout", "B T C"),
+        Tensor("dresidual", "B T C", when=has_dresidual),  # arrives along the residual stream, is added to dx
+        Tensor("x", "B T C"),
+        Tensor("weight", "C", parameter=True),
+        Tensor("mean", "B T", "fp32"),
+        Tensor("rstd", "B T", "fp32"),
+    ),
+    outputs=(
+        Tensor("dx", "B T C"),
+        Tensor("dweight", "C", accumulates=True),
+        Tensor("dbias", "C", accumulates=True),
+    ),
+)
+
+
+def forward(x, weight, bias, eps):
+    mean = x.mean(-1)
+    variance = (x - mean[..., None]).square().mean(-1)
+    rstd = (variance + eps).rsqrt()
+    out = (x - mean[..., None]) * rstd[..., None] * weight + bias
+    return {"out": out, "mean": mean, "rstd": rstd}
+
+
+def backward(dout, dresidual, x, weight, mean, rstd):
+    norm = (x - mean[..., None]) * rstd[..., None]
+    dnorm = dout * weight
+    # dx = rstd * (dnorm - mean(dnorm) - norm * mean(dnorm * norm)), each mean over C
+    dx = dnorm - dnorm.mean(-1, keepdim=True) - norm * (dnorm * norm).mean(-1, keepdim=True)
+    dx = dx * rstd[..., None]
+    if dresidual is not None:
+        dx = dx + dresidual
+    return {"dx": dx, "dweight": (dout * norm).sum((0, 1)), "dbias": dout.sum((0, 1))}
+
+
+def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
+    # Only the first layernorm stands alone; the others are fused with the residual before them.
+    return {"": Call(dict(B=B, T=T, C=model.C, eps=EPS, dresidual=True), 1)}
+
+
+RAGGED = [
+    dict(B=2, T=127, C=769, eps=EPS, dresidual=False),
+    dict(B=1, T=1, C=1, eps=EPS, dresidual=True),
+    dict(B=3, T=5, C=64, eps=EPS, dresidual=True),
+]
+
+
+def consistent(tensors: dict[str, torch.Tensor], shape: Shape) -> None:
+    """Weights around one, as in a trained network; biases small."""
+    tensors["weight"].mul_(0.1).add_(1)
+    tensors["bias"].mul_(0.1)
+
+
+def zero_variance(tensors, shape):
+    tensors["x"].copy_(tensors["x"][..., :1].expand_as(tensors["x"]))
+
+
+def large_mean(tensors, shape):
+    tensors["x"].mul_(0.25).add_(100.0)
+
+
+CASES = {"zero_variance": zero_variance, "large_mean": large_mean}
+
+
+def flops(shape: Shape, phase: str) -> int:
+    """Per element: two moments (3), normalise and scale (4); backward two sums (4), dx (5), dweight and dbias (3)."""
+    return shape["B"] * shape["T"] * shape["C"] * {"forward": 7, "backward": 12}[phase]

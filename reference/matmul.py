@@ -1,0 +1,102 @@
+"""Linear layer: out = x @ weight^T (+ bias), optionally followed by tanh-GELU; weight is (out, in), as in torch."""
+
+import torch
+
+from reference.contract import Call, Pass, Shape, Tensor
+from reference.gelu import gelu, gelu_grad
+from reference.models import Model
+
+EPILOGUES = ("none", "bias", "bias_gelu")
+
+
+def has_bias(shape: Shape) -> bool:
+    return shape["epilogue"] != "none"
+
+
+def has_gelu(shape: Shape) -> bool:
+    return shape["epilogue"] == "bias_gelu"
+
+
+def input_was_gelu(shape: Shape) -> bool:
+    return shape["dgelu"]
+
+
+FORWARD = Pass(
+    inputs=(
+        Tensor("x", "M K"),
+        Tensor("weight", "N K", parameter=True),
+        Tensor("bias", "N", when=has_bias, parameter=True),
+    ),
+    scalars=("epilogue",),
+    outputs=(
+        Tensor("out", "M N"),
+        Tensor("pre_gelu", "M N", when=has_gelu),  # out = gelu(pre_gelu); the next matmul's backward wants it
+    ),
+)
+# dout is the gradient of x @ weight^T + bias. GELU's derivative is taken by the matmul that consumed its output:
+# where x was gelu(x_pre_gelu), dx is the gradient of x_pre_gelu.
+BACKWARD = Pass(
+    inputs=(
+        Tensor("dout", "M N"),
+        Tensor("x", "M K"),
+        Tensor("weight", "N K", parameter=True),
+        Tensor("x_pre_gelu", "M K", when=input_was_gelu),
+    ),
+    outputs=(
+        Tensor("dx", "M K"),
+        Tensor("dweight", "N K", accumulates=True),
+        Tensor("dbias", "N", when=has_bias, accumulates=True),
+    ),
+)
+
+
+def forward(x, weight, bias, epilogue):
+    out = x @ weight.T
+    if epilogue != "none":
+        out = out + bias
+    return {"out": gelu(out), "pre_gelu": out} if epilogue == "bias_gelu" else {"out": out}
+
+
+def backward(dout, x, weight, x_pre_gelu):
+    dx = dout @ weight
+    if x_pre_gelu is not None:
+        dx = dx * gelu_grad(x_pre_gelu)
+    return {"dx": dx, "dweight": dout.T @ x, "dbias": dout.sum(0)}
+
+
+def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
+    M, C, L = B * T, model.C, model.L
+    return {
+        "qkv": Call(dict(M=M, N=3 * C, K=C, epilogue="bias", dgelu=False), L),
+        "attproj": Call(dict(M=M, N=C, K=C, epilogue="bias", dgelu=False), L),
+        "fc": Call(dict(M=M, N=4 * C, K=C, epilogue="bias_gelu", dgelu=False), L),
+        "fcproj": Call(dict(M=M, N=C, K=4 * C, epilogue="bias", dgelu=True), L),
+        "lm_head": Call(dict(M=M, N=model.vp, K=C, epilogue="none", dgelu=False), 1),
+    }
+
+
+RAGGED = [
+    dict(M=127, N=65, K=769, epilogue="bias", dgelu=True),
+    dict(M=1, N=1, K=1, epilogue="none", dgelu=False),
+    dict(M=33, N=257, K=48, epilogue="bias_gelu", dgelu=False),
+    dict(M=128, N=192, K=256, epilogue="bias_gelu", dgelu=True),
+]
+
+
+def consistent(tensors: dict[str, torch.Tensor], shape: Shape) -> None:
+    """Weights at 1/sqrt(K), so that out is of the size of x, as after a sane initialisation."""
+    tensors["weight"].mul_(shape["K"] ** -0.5)
+
+
+def ones_and_zeros(tensors, shape):
+    """Values of 0 and 1 are exact in every dtype: sums of up to 256 of them must be exact in bf16 inputs too."""
+    for name in ("x", "weight"):
+        tensors[name].copy_((tensors[name] > 0).to(tensors[name].dtype))
+
+
+CASES = {"ones_and_zeros": ones_and_zeros}
+
+
+def flops(shape: Shape, phase: str) -> int:
+    """2MNK a product: one in forward, two in backward. Epilogues are not counted."""
+    return 2 * shape["M"] * shape["N"] * shape["K"] * {"forward": 1, "backward": 2}[phase]
