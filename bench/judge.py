@@ -1,0 +1,196 @@
+"""What a right answer is: the fp64 truth of a case, and how far plain torch is from it at the same dtype.
+
+The limit for a variant's error is not a number set by hand. It is K times the error of plain torch on the very same
+inputs, plus half a unit in the last place. Plain torch is two things, of which the worse counts: the `torch.eager`
+variant at the working dtype, and the reference's own formula in fp32 with rounded outputs.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bench import tensors
+from bench.registry import Variant
+from bench.tensors import Arena, Case
+from reference import contract
+
+K = 4.0  # a variant may be this much further from the truth than plain torch
+FLOOR = 0.5  # ulps at the largest (for the maximum) and at the typical (for the rms) value, always allowed
+SANE = 0.05  # and nobody, torch included, may be off by more than this share of the truth's rms
+NOTHING = 1e-6  # a truth this small, from inputs of size one, is all cancellation: no share of it can be asked for
+MAX_COMPARED = 1 << 22  # of a larger tensor, a random sample of this many elements is compared
+
+
+@dataclass
+class Yard:
+    """Truth of one output tensor and plain torch's errors against it."""
+
+    name: str
+    truth: torch.Tensor  # fp64, flat: all elements or the sampled ones
+    sample: torch.Tensor | None  # flat indices, where only a sample is compared
+    sizes: tuple[int, ...]
+    max_error: float  # of plain torch, the worse of the two
+    rms_error: float
+    formula_rms: float  # of the reference in fp32
+
+    def pick(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The compared elements of a tensor, fp64, flat."""
+        flat = tensor.detach().cpu().reshape(-1)
+        return (flat if self.sample is None else flat[self.sample]).double()
+
+
+@dataclass
+class Brief:
+    """Everything needed to prove one case: what goes in, and what must come out."""
+
+    case: Case
+    values: dict[str, Any]
+    yards: list[Yard]
+
+
+@dataclass
+class Finding:
+    """How one output compares: `ratio` is the error in units of plain torch's; it passes up to K."""
+
+    name: str
+    max_error: float
+    rms_error: float
+    ratio: float
+    evidence: str = ""
+
+
+def brief(case: Case, yardstick: Variant | None, device: str = "cpu") -> Brief:
+    """Draw a case's inputs and work out its truth and its yards."""
+    values = tensors.draw(case)
+    return Brief(case, values, yards_of(case, values, yardstick, device))
+
+
+def yards_of(case: Case, values: dict[str, Any], yardstick: Variant | None, device: str = "cpu") -> list[Yard]:
+    truth = tensors.truth_of(case, values)
+    eager = _run_eager(case, values, yardstick, device) if yardstick else None
+    formula = _run_formula(case, values)
+    yards = []
+    for t in contract.pass_of(case.module, case.phase).outputs:
+        if not t.when(case.shape):
+            continue
+        each = _each(truth[t.name])
+        for i, one in enumerate(each):
+            name = f"{t.name}[{i}]" if t.many else t.name
+            sample = _sample(one.numel())
+            yard = Yard(name, one.reshape(-1), sample, tuple(one.shape), 0.0, 0.0, 0.0)
+            yard.truth = yard.pick(one).clone()
+            dtype = tensors.DTYPES[t.dtype_in(case.shape)]
+            found = [errors(yard.pick(_each(formula[t.name])[i].to(dtype)), yard.truth)]
+            if eager:
+                found.append(errors(yard.pick(_each(eager[t.name])[i]), yard.truth))
+            yard.formula_rms = found[0][1]
+            # An overflow in plain torch is no licence: it leaves the floor alone.
+            finite = [e for e in found if all(x < float("inf") for x in e)]
+            yard.max_error = max((e[0] for e in finite), default=0.0)
+            yard.rms_error = max((e[1] for e in finite), default=0.0)
+            yards.append(yard)
+    return yards
+
+
+def _each(value: Any) -> list[torch.Tensor]:
+    return value if isinstance(value, list) else [value]
+
+
+def _sample(count: int) -> torch.Tensor | None:
+    if count <= MAX_COMPARED:
+        return None
+    gen = torch.Generator().manual_seed(random.SystemRandom().getrandbits(60))
+    return torch.randint(0, count, (MAX_COMPARED,), generator=gen).sort().values
+
+
+def _run_eager(case: Case, values: dict[str, Any], yardstick: Variant, device: str) -> dict[str, Any]:
+    module = yardstick.load()
+    arena = Arena(case, device, workspace_of(module, case))
+    arena.load(values)
+    arena.reset()
+    arena.call(getattr(module, case.phase))
+    return arena.outputs
+
+
+def workspace_of(module, case: Case) -> int | None:
+    return module.workspace(case.shape, case.phase) if hasattr(module, "workspace") else None
+
+
+def _run_formula(case: Case, values: dict[str, Any]) -> dict[str, Any]:
+    """The reference's formula in fp32 (fp64 stays fp64)."""
+    layer, shape = case.module, case.shape
+    p = contract.pass_of(layer, case.phase)
+    dtype = torch.float64 if shape["dtype"] == "fp64" else torch.float32
+
+    def cast(value):
+        return tensors._map(value, lambda x: x.to(dtype) if x.is_floating_point() else x)
+
+    args = [cast(values[t.name]) for t in p.inputs] + tensors.scalars(case)
+    results = getattr(layer, case.phase)(*args, **{t.name: cast(values[t.name]) for t in p.outputs if t.inplace})
+    if case.accumulate:
+        for t in p.outputs:
+            if t.accumulates and t.when(shape):
+                results[t.name] = results[t.name] + cast(values[t.name])
+    return results
+
+
+def errors(got: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
+    """(max, rms) of the absolute error; inf where anything is not finite."""
+    if not got.numel():
+        return 0.0, 0.0
+    difference = (got - truth).abs_()
+    worst = float(difference.max())
+    if not worst < float("inf"):  # NaN is not less either
+        return float("inf"), float("inf")
+    return worst, float(difference.square_().mean().sqrt())
+
+
+def judge(got: torch.Tensor, yard: Yard) -> Finding:
+    """Compare one output. Not finite, or further off than K times plain torch, is evidence against it."""
+    picked = yard.pick(got)
+    bad = (~picked.isfinite() & yard.truth.isfinite()).nonzero().flatten()
+    if len(bad):
+        where = _place(yard, int(bad[0]))
+        return Finding(
+            yard.name,
+            float("inf"),
+            float("inf"),
+            float("inf"),
+            f"{yard.name} is not finite in {len(bad) / picked.numel():.0%} of it, first at {where}",
+        )
+    max_error, rms_error = errors(picked, yard.truth)
+    eps = torch.finfo(got.dtype).eps
+    peak = float(yard.truth.abs().max()) if picked.numel() else 0.0
+    rms = float(yard.truth.square().mean().sqrt()) if picked.numel() else 0.0
+    ratio = max(
+        _ratio(max_error, yard.max_error + FLOOR * eps * peak / K),
+        _ratio(rms_error, yard.rms_error + FLOOR * eps * rms / K),
+    )
+    finding = Finding(yard.name, max_error, rms_error, ratio)
+    if not ratio <= K:
+        worst = int((picked - yard.truth).abs().argmax())
+        finding.evidence = (
+            f"{yard.name}: error {max_error:.2g} (rms {rms_error:.2g}) is {ratio:.3g}x plain torch's, limit {K:g}x; "
+            f"worst at {_place(yard, worst)}: {picked[worst]:.6g} instead of {yard.truth[worst]:.6g}"
+        )
+    elif rms > NOTHING and not rms_error <= max(SANE * rms, K * yard.formula_rms):
+        finding.evidence = f"{yard.name}: rms error {rms_error:.2g} is {rms_error / rms:.0%} of the truth's rms {rms:.2g}"
+    return finding
+
+
+def _ratio(error: float, unit: float) -> float:
+    if error == 0:
+        return 0.0
+    return error / unit if unit > 0 else float("inf")
+
+
+def _place(yard: Yard, position: int) -> list[int]:
+    """Index in the tensor of a compared element."""
+    flat = position if yard.sample is None else int(yard.sample[position])
+    index = []
+    for size in reversed(yard.sizes):
+        flat, rest = divmod(flat, size)
+        index.append(rest)
+    return index[::-1]

@@ -1,0 +1,333 @@
+"""python -m bench.layer LAYER: prove every variant of a layer right, then time it, and show both in one table.
+
+  python -m bench.layer list                            all layers, variants, and what cannot run here and why
+  python -m bench.layer attention --all                 prove and time everything, gpt2-124m shapes
+  python -m bench.layer all --check-only                prove everything, time nothing
+  python -m bench.layer matmul --only cpu.simd,torch.eager --pass forward --shape gpt2-124m/qkv
+  python -m bench.layer layernorm --all -a T=256,1024 -a dtype=fp32,bf16
+"""
+
+import itertools
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import cli
+from bench.cli import CannotGoOn
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from bench.proof import Proof
+    from bench.registry import Variant
+    from bench.results import Run
+    from bench.tensors import Case
+    from bench.timing import Contestant, Timing
+
+DTYPES = ("fp32", "bf16", "fp16")
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m bench.layer", description=__doc__)
+    p.add_argument("layer", help="a layer's name, `all`, or `list`")
+    what = p.add_argument_group("what to run")
+    what.add_argument("--all", action="store_true", help="all variants (the default unless --only is given)")
+    what.add_argument("--only", metavar="A,B", help="these variants, for example cpu.simd,torch.eager")
+    what.add_argument("--pass", dest="phase", choices=("forward", "backward", "both"), default="both")
+    what.add_argument("--shape", default="gpt2-124m", metavar="MODEL[/NAME]", help="default gpt2-124m: all its shapes")
+    what.add_argument(
+        "-a",
+        "--axis",
+        action="append",
+        default=[],
+        metavar="NAME=V,V",
+        help="sweep an axis: B, T, dtype (fp32, bf16), or any symbol of the shape",
+    )
+    what.add_argument("--check-only", action="store_true", help="prove, do not time")
+    what.add_argument("--device", default="cpu", help="default cpu")
+    what.add_argument("--kernels", action="append", default=[], metavar="DIR", help="more variants, same layout")
+    how = p.add_argument_group("how to measure")
+    how.add_argument("--seed", type=int, help="second seed of the proof (default random, printed)")
+    how.add_argument("--seconds", type=float, default=12.0, help="for each shape and pass, default 12")
+    how.add_argument("--cache", default="cold,warm", help="cold, warm or both (default)")
+    how.add_argument("--processes", type=int, default=1, help="fresh processes for each variant (publish with 2)")
+    how.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="for a case, default 60 s")
+    how.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    out = p.add_argument_group("results")
+    out.add_argument("--out", type=Path, help="folder of this run (default: a new one under runs/)")
+    out.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted run")
+    out.add_argument("--json", action="store_true", help="the last line of stdout is one JSON document")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    from bench import registry
+    from reference import contract
+
+    variants = registry.discover(tuple(Path(d) for d in args.kernels))
+    if args.layer == "list":
+        return list_layers(args, variants)
+    names = contract.layer_names()
+    layers = names if args.layer == "all" else [cli.choose(args.layer, names, "layer")]
+    return Session(args, argv if argv is not None else sys.argv[1:], layers, variants).run()
+
+
+def list_layers(args: "Namespace", variants: list["Variant"]) -> int:
+    from bench import registry, table
+
+    rows = [(v, registry.unavailable(v, args.device, v.dtypes[0])) for v in variants]
+    if args.json:
+        found = [
+            dict(layer=v.layer, variant=v.name, story=v.story, phases=sorted(v.functions), skipped=reason)
+            for v, reason in rows
+        ]
+        cli.print_json({"variants": found})
+    else:
+        table.print_list(rows)
+    return cli.OK
+
+
+class Session:
+    """One command: the layers and variants it names, and the run folder that its records go to."""
+
+    def __init__(self, args: "Namespace", argv: list[str], layers: list[str], variants: list["Variant"]):
+        from bench import proof, results, table
+        from bench.worker import Setting
+
+        self.args = args
+        self.layers = layers
+        self.variants = variants
+        self.axes = parse_axes(args.axis)
+        self.dtypes = [cli.choose(d, DTYPES, "dtype") for d in self.axes.pop("dtype", ["fp32"])]
+        self.caches = tuple(cli.choose(c, ("cold", "warm"), "cache state") for c in args.cache.split(","))
+        self.named = args.only.split(",") if args.only else []
+        self._check_names()
+        self.seeds = proof.seeds(args.seed)
+        self.setting = Setting(args.device, args.threads, args.time_limit)
+        if args.device != "cpu" and not args.check_only:
+            raise CannotGoOn("only the CPU can be timed so far; --check-only proves variants on a GPU")
+        self.run_: Run = (
+            results.Run.resume(args.resume) if args.resume else results.Run.create("layer", args.out, argv)
+        )
+        self.done = {r["case_id"]: r for r in self.run_.records()} if args.resume else {}
+        self.screen = table.Screen()
+        self.records: list[dict[str, Any]] = []
+
+    def _check_names(self) -> None:
+        """Names that no layer knows, and named variants that cannot run, are errors at once."""
+        from bench import registry
+
+        for name in self.named:
+            known = {v.name for v in self.variants if v.layer in self.layers}
+            cli.choose(name, sorted(known), f"variant of {', '.join(self.layers)}")
+            for v in self.variants:
+                if v.name == name and v.layer in self.layers:
+                    for dtype in self.dtypes:
+                        if reason := registry.unavailable(v, self.args.device, dtype):
+                            raise CannotGoOn(f"{v.layer} {name} cannot run: {reason}", cli.CANNOT_RUN)
+
+    def run(self) -> int:
+        from bench.worker import Briefs
+
+        self.screen.header(self.facts())
+        with Briefs(self.setting) as briefs, self.screen:
+            for layer in self.layers:
+                for dtype in self.dtypes:
+                    self.run_layer(layer, dtype, briefs)
+                    briefs.forget()
+        self.finish()
+        bad = [r for r in self.records if r["status"] not in ("ok", "skipped")]
+        return cli.WRONG if bad else cli.OK
+
+    def facts(self) -> dict[str, Any]:
+        from bench import machine
+        from bench.timing import TIMER
+
+        threads = self.setting.threads or machine.usable_cores()
+        busy = machine.busy(machine.snapshot())
+        return dict(machine=machine.one_line(), seeds=self.seeds, timer=TIMER, threads=threads, busy=busy)
+
+    def finish(self) -> None:
+        self.run_.write_csv()
+        self.screen.footer(self.records, self.run_.folder)
+        if self.args.json:
+            cli.print_json({"run": str(self.run_.folder), "records": [_without_samples(r) for r in self.records]})
+
+    def run_layer(self, layer: str, dtype: str, briefs: Any) -> None:
+        from bench import registry
+        from reference import contract
+
+        module = contract.load(layer)
+        phases = [p for p in contract.phases_of(module) if self.args.phase in (p, "both")]
+        chosen = [v for v in self.variants if v.layer == layer and (not self.named or v.name in self.named)]
+        yardstick = next((v for v in self.variants if v.layer == layer and v.name == "torch.eager"), None)
+        proofs: dict[tuple[str, str], Proof] = {}
+        for v in chosen:
+            reason = registry.unavailable(v, self.args.device, dtype)
+            for proof in self.prove(v, phases, dtype, reason, briefs, yardstick):
+                proofs[v.name, proof.phase] = proof
+        for phase in phases:
+            if self.args.check_only:
+                self.report_proofs(layer, phase, dtype, [proofs[v.name, phase] for v in chosen])
+                continue
+            for shape_id, shape, calls in self.shapes(module, layer, dtype, phase):
+                self.time(layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick)
+
+    def prove(self, v, phases, dtype, reason, briefs, yardstick):
+        from bench import proof
+
+        for phase in phases:
+            if reason:
+                yield proof.Proof(v, phase, dtype, "skipped", evidence=reason)
+            elif not v.has(phase):
+                yield proof.Proof(v, phase, dtype, "skipped", evidence=f"has no {phase}")
+        can = tuple(p for p in phases if v.has(p) and not reason)
+        yield from proof.prove(v, can, dtype, self.seeds, briefs, self.setting, yardstick, self.screen.progress)
+
+    def shapes(self, module: Any, layer: str, dtype: str, phase: str):
+        """(id, shape, calls a step) of the named model, for every point of the axes."""
+        from reference import contract
+        from reference.models import MODELS
+
+        model_name, _, wanted = self.args.shape.partition("/")
+        model = MODELS[cli.choose(model_name, MODELS, "model")]
+        for point in itertools.product(*self.axes.values()):
+            axes = dict(zip(self.axes, point, strict=True))
+            B, T = axes.pop("B", contract.DEFAULT_B), axes.pop("T", min(contract.DEFAULT_T, model.max_t))
+            calls = module.shapes(model, B, T)
+            if wanted:
+                calls = {wanted: calls[cli.choose(wanted, calls, f"shape of {layer}")]}
+            for name, call in calls.items():
+                unknown = [a for a in axes if a not in call.shape]
+                if unknown:
+                    raise CannotGoOn(f"{layer} has no axis {unknown[0]!r} (it has B, T, {', '.join(call.shape)})", 64)
+                shape = {**call.shape, **axes, "dtype": dtype}
+                if contract.pass_of(module, phase).accumulates:
+                    shape["accumulate"] = False
+                yield f"{model.name}/{name}" if name else model.name, shape, call.calls
+
+    def report_proofs(self, layer: str, phase: str, dtype: str, proofs: list["Proof"]) -> None:
+        from bench import records
+
+        rows = [records.of_proof(p, layer, dtype, self.seeds) for p in proofs]
+        for row in rows:
+            self.keep(row)
+        self.screen.proofs(layer, phase, dtype, rows)
+
+    def time(self, layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick) -> None:
+        """Race the variants that were proved; rows of the others say why they were not."""
+        from bench import records
+        from bench.tensors import Case
+        from bench.timing import Effort, race
+        from reference import contract
+
+        case = Case(layer, phase, shape, shape_id, self.seeds[0])
+        wanted = [v for v in chosen if records.case_id(case, v) not in self.done]
+        ready, rows = [], [self.done[records.case_id(case, v)] for v in chosen if v not in wanted]
+        for v in wanted:
+            proof = proofs[v.name, phase]
+            too_slow = predicted_too_slow(proof, case, self.setting.time_limit)
+            if proof.ok and not too_slow:
+                ready.append(v)
+                continue
+            status, evidence = ("skipped", too_slow) if proof.ok else (proof.status, proof.evidence)
+            rows.append(self.row(case, v, calls, proof, status, evidence))
+        # The baseline of the noise floor and of the stopping rule comes first.
+        ready.sort(key=lambda v: v.name != "torch.eager")
+        timing = None
+        if ready:
+            effort = Effort(self.args.seconds, 0.02, self.caches, self.args.processes, self.seeds[1])
+            timing = race(case, ready, yardstick, briefs, self.setting, effort, self.screen.progress)
+            baseline = fastest_torch(timing)
+            for c in timing.contestants:
+                proof = proofs[c.variant.name, phase]
+                rows.append(self.row(case, c.variant, calls, proof, c.status, c.evidence, c, baseline, timing))
+        for row in rows:
+            self.keep(row)
+        shown = [r for r in rows if not r["control"]]
+        flops_matter = contract.flops(case.module, shape, phase) > 20 * contract.min_bytes(case.module, shape, phase)
+        title = f"{layer} {phase} {shape_id} {shape['dtype']}: {records.sizes_text(case)}"
+        self.screen.timings(title, records.facts(case, calls, rows, timing), shown, self.caches, flops_matter)
+        briefs.forget()
+
+    def row(self, case, variant, calls, proof, status, evidence, contestant=None, baseline=None, timing=None):
+        from bench import records
+
+        row = records.of_case(
+            case=case,
+            variant=variant,
+            calls=calls,
+            seeds=self.seeds,
+            proof=proof,
+            contestant=contestant,
+            baseline=baseline,
+            timing=timing,
+            status=status,
+            evidence=evidence,
+            threads=self.setting.threads,
+        )
+        return row | {"reproduce": self.reproduce(row)}
+
+    def reproduce(self, row: dict[str, Any]) -> str:
+        """The command that measures this row again."""
+        parts = ["python", "-m", "bench.layer", row["layer"], "--only", row["variant"], "--pass", row["phase"]]
+        parts += ["--shape", row["shape_id"], "-a", f"dtype={row['dtype']}"]
+        parts += itertools.chain.from_iterable(("-a", a) for a in self.args.axis if not a.startswith("dtype"))
+        return shlex.join([*parts, "--seed", str(self.seeds[1])])
+
+    def keep(self, row: dict[str, Any]) -> None:
+        self.records.append(row)
+        if row["case_id"] not in self.done:
+            self.run_.append(row)
+
+
+def fastest_torch(timing: "Timing") -> "Contestant | None":
+    """The PyTorch entry that the speed column compares with: the fastest one, not a convenient one."""
+    entries = [c for c in timing.contestants if c.variant.backend == "torch" and not c.control and c.running]
+    cold = [(ci[0], c) for c in entries if (ci := c.median_ci(next(iter(c.wall), "")))]
+    return min(cold, key=lambda pair: pair[0])[1] if cold else None
+
+
+def predicted_too_slow(proof: "Proof", case: "Case", limit: float) -> str:
+    """A reason to skip where the proof's own speed says that one call would take longer than the limit."""
+    from reference import contract
+
+    if not proof.work_per_s:
+        return ""
+    work = contract.flops(case.module, case.shape, case.phase)
+    work += contract.min_bytes(case.module, case.shape, case.phase)
+    seconds = work / proof.work_per_s
+    if seconds < limit / 2:  # a call to warm up and one to time must fit
+        return ""
+    return f"too slow for this shape: by its speed in the proof two calls take longer than --time-limit {limit:g} s"
+
+
+def parse_axes(texts: list[str]) -> dict[str, list[Any]]:
+    """{"T": [256, 1024], "dtype": ["bf16"]} from T=256,1024 and dtype=bf16."""
+    axes: dict[str, list[Any]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        if not equals or not values:
+            raise CannotGoOn(f"axis {text!r} is not NAME=VALUE,…", cli.USAGE)
+        axes[name] = [_axis_value(name, v) for v in values.strip("[]").split(",")]
+    return axes
+
+
+def _axis_value(name: str, text: str) -> Any:
+    if name in ("dtype", "epilogue"):
+        return text
+    if text in ("true", "false"):
+        return text == "true"
+    if not text.isdigit() or int(text) < 1:
+        raise CannotGoOn(f"axis {name}: {text!r} is not a positive whole number", cli.USAGE)
+    return int(text)
+
+
+def _without_samples(record: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in record.items() if not k.startswith("samples")}
+
+
+if __name__ == "__main__":
+    cli.run(main)

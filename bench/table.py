@@ -1,0 +1,194 @@
+"""What a person sees: tables on stdout (plain when piped), progress on stderr (only on a terminal)."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_WIDTH = 160  # columns when stdout is no terminal: files and pipes do not wrap
+MARKS = {"ok": "green", "skipped": "dim", "wrong": "bold red", "impossible": "bold red"}
+DASH = "–"
+
+
+def console() -> Console:
+    return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH, no_color=True)
+
+
+class Screen:
+    """The screen of one `bench.layer` command."""
+
+    def __init__(self) -> None:
+        self.console = console()
+        self.status = Console(stderr=True).status("starting") if sys.stderr.isatty() else None
+
+    def __enter__(self) -> "Screen":
+        if self.status:
+            self.status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.status:
+            self.status.stop()
+
+    def progress(self, text: str) -> None:
+        if self.status:
+            self.status.update(text)
+
+    def header(self, facts: dict[str, Any]) -> None:
+        """How this run measures, and what state the machine is in."""
+        self.console.print(facts["machine"], highlight=False)
+        self.console.print(
+            f"proof: fp64 truth, seeds {', '.join(map(str, facts['seeds']))}; an error may be 4x plain torch's. "
+            f"timer: {facts['timer']}, {facts['threads']} threads.",
+            highlight=False,
+        )
+        if facts["busy"]:
+            self.console.print(Text(f"busy machine: {facts['busy']}", style="yellow"))
+
+    def proofs(self, layer: str, phase: str, dtype: str, rows: list[dict[str, Any]]) -> None:
+        table = _table(f"{layer} {phase} {dtype}: proof")
+        for name in ("variant", "verdict"):
+            table.add_column(name, overflow="fold")
+        for name in ("error", "cases", "bits"):
+            table.add_column(name, justify="right")
+        for row in rows:
+            cells = [ratio_text(row["error_ratio"]), str(row["proof_cases"] or DASH), bits_text(row["deterministic"])]
+            table.add_row(name_cell(row), verdict_cell(row), *cells)
+        self.console.print(table)
+
+    def timings(
+        self, title: str, facts: list[str], rows: list[dict[str, Any]], caches: tuple[str, ...], flops_matter: bool
+    ) -> None:
+        table = _table(title)
+        table.add_column("variant", overflow="fold", min_width=24, ratio=1)
+        table.add_column("check", overflow="fold", min_width=11, max_width=None if _all_ok(rows) else 44)
+        for cache in caches:
+            table.add_column(f"{cache} ±95 %", justify="right", no_wrap=True)
+        table.add_column("noise", justify="right")
+        table.add_column("GFLOP/s" if flops_matter else "GB/s", justify="right")
+        table.add_column("of ceiling", justify="right")
+        table.add_column("scratch MB", justify="right")
+        table.add_column("vs torch", justify="right", no_wrap=True)
+        table.add_column("bits", justify="right")
+        for row in sorted(rows, key=_rank):
+            rate = row.get("flops_per_s" if flops_matter else "bytes_per_s")
+            table.add_row(
+                name_cell(row),
+                verdict_cell(row),
+                *[time_text(row, cache) for cache in caches],
+                percent(row.get(f"{caches[0]}_noise")),
+                number(rate, 1e9),
+                percent(row.get("ceiling_share")),
+                number(row.get("workspace_bytes"), 1e6),
+                speed_text(row),
+                bits_text(row["deterministic"]),
+            )
+        self.console.print(table)
+        for fact in facts:
+            self.console.print(f"  {fact}", style="dim", highlight=False)
+        self.console.print()
+
+    def footer(self, records: list[dict[str, Any]], folder: Path) -> None:
+        counts: dict[str, int] = {}
+        for row in records:
+            if not row["control"]:
+                counts[row["status"]] = counts.get(row["status"], 0) + 1
+        total = ", ".join(f"{n} {status}" for status, n in counts.items())
+        self.console.print(f"{total or 'nothing to do'}. Results: {folder}", highlight=False)
+
+
+def print_list(rows: list[tuple[Any, str | None]]) -> None:
+    """Layers and their variants, each with its story, or why it is skipped here."""
+    table = _table("layers and variants")
+    table.add_column("layer")
+    table.add_column("variant")
+    table.add_column("passes")
+    table.add_column("story", overflow="fold", ratio=1)
+    last = ""
+    for v, reason in rows:
+        story = Text(v.story)
+        if reason:
+            story.append(f"  skipped here: {reason}", style="yellow")
+        passes = "".join(p[0] for p in ("forward", "backward") if v.has(p))
+        table.add_row("" if v.layer == last else v.layer, v.name, passes, story)
+        last = v.layer
+    console().print(table)
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
+
+
+def _all_ok(rows: list[dict[str, Any]]) -> bool:
+    return all(row["status"] == "ok" for row in rows)
+
+
+def _rank(row: dict[str, Any]) -> tuple[bool, float]:
+    """Right ones first, the fastest on top; the others as they come."""
+    seconds = row.get("cold_s") or row.get("warm_s") or float("inf")
+    return row["status"] != "ok", seconds
+
+
+def name_cell(row: dict[str, Any]) -> Text:
+    return Text.assemble((row["variant"], "bold"), "\n", (row["story"], "dim"))
+
+
+def verdict_cell(row: dict[str, Any]) -> Text:
+    status = row["status"]
+    if status == "ok":
+        ratio = row["error_ratio"]
+        return Text("ok" if ratio is None else f"ok {ratio_text(ratio)}", style="green")
+    return Text(f"{status}: {row['evidence']}", style=MARKS.get(status, "red"))
+
+
+def ratio_text(ratio: float | None) -> str:
+    """An error in units of plain torch's."""
+    return DASH if ratio is None else f"{ratio:.2g}x" if ratio < 1000 else f"{ratio:.0e}x"
+
+
+def bits_text(deterministic: bool | None) -> str:
+    return {True: "same", False: "differ", None: DASH}[deterministic]
+
+
+def time_text(row: dict[str, Any], cache: str) -> str:
+    seconds = row.get(f"{cache}_s")
+    if not seconds:
+        return DASH
+    high = row.get(f"{cache}_high_s")
+    if high is None:
+        return duration(seconds)
+    half = (high - row[f"{cache}_low_s"]) / 2
+    return f"{duration(seconds)} {percent(half / seconds):>4}"
+
+
+def speed_text(row: dict[str, Any]) -> str:
+    speed = row.get("vs_torch")
+    if speed is None:
+        return DASH
+    floor = row.get("noise_floor") or 0.0
+    low, high = row["vs_torch_low"], row["vs_torch_high"]
+    # A difference that the A/A control shows as well, or whose interval holds 1, is no difference.
+    same = abs(speed - 1) <= floor or low <= 1 <= high
+    return f"{speed:.2f}x" + (" =" if same else "")
+
+
+def duration(seconds: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= scale or unit == "µs":
+            return f"{seconds / scale:.3g} {unit}"
+    raise AssertionError
+
+
+def percent(share: float | None) -> str:
+    if share is None:
+        return DASH
+    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
+
+
+def number(value: float | None, scale: float) -> str:
+    return DASH if value is None else f"{value / scale:.3g}"
+

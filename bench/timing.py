@@ -1,0 +1,253 @@
+"""Timing: contestants take turns in random order, round by round, until the comparison is settled or time is up.
+
+One round gives every contestant one short turn, so that a slow spell of the machine hits all alike and ratios within a
+round survive it. The first contestant is entered twice (the A/A control): how far its two entries differ is the noise
+floor, and no smaller difference means anything. With several processes, everything starts afresh in each.
+
+Clocks: on the CPU each call is timed by itself with time.perf_counter_ns (wall) and time.process_time_ns (all
+threads of the process). No batching is needed: the clock ticks in tens of nanoseconds, and a call from Python takes
+some microseconds, which are part of what is measured. GPU clocks will take the same place.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench import stats
+from bench.check import Verdict
+from bench.registry import Variant
+from bench.tensors import Case
+from bench.worker import Briefs, Setting, Worker, WorkerFailed, pause
+from reference import contract
+
+TIMER = "perf_counter"
+TURN_SECONDS = 0.04  # one turn of a fast contestant
+MAX_CALLS_A_TURN = 50
+FIRST_ROUNDS = 3  # taken by everyone
+MIN_ROUNDS = 5  # before the stopping rule is asked
+SLOW_SECONDS = 1.0  # a call this long is timed cold only: its working set has left the caches by itself
+MAX_ROUNDS = 60
+COLD, WARM = "cold", "warm"
+
+
+@dataclass
+class Effort:
+    """How much time to spend on one shape and phase."""
+
+    seconds: float = 12.0  # for all contestants together, warm-up not counted
+    target: float = 0.02  # stop once every paired ratio's interval is this narrow, relative
+    caches: tuple[str, ...] = (COLD, WARM)
+    processes: int = 1
+    seed: int = 0
+
+
+@dataclass
+class Contestant:
+    """One entry in the rounds: its samples in seconds, by cache state, one list a round, and how it ended."""
+
+    variant: Variant
+    label: str
+    control: bool = False  # the second entry of the A/A control
+    status: str = "ok"
+    evidence: str = ""
+    wall: dict[str, list[list[float]]] = field(default_factory=dict)
+    cpu: dict[str, list[list[float]]] = field(default_factory=dict)
+    rounds: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # (process, round) of each
+    prepare_s: float = 0.0
+    call_s: float = 0.0
+    workspace_bytes: int = 0
+    verified: int = 0  # timed calls whose outputs were judged
+    ratio: float = 0.0  # worst error of those, in units of plain torch's
+    worker: Worker | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.status == "ok"
+
+    def drop(self, status: str, evidence: str) -> None:
+        self.status, self.evidence = status, evidence
+        if self.worker:
+            self.worker.close()
+            self.worker = None
+
+    def median_ci(self, cache: str) -> stats.Interval | None:
+        if not self.wall.get(cache):
+            return None
+        return stats.median_ci(self.wall[cache], [p for p, _ in self.rounds[cache]])
+
+    def noise(self, cache: str) -> float | None:
+        return stats.noise(self.wall[cache]) if self.wall.get(cache) else None
+
+
+@dataclass
+class Timing:
+    """All contestants of one case after the rounds, and what the rounds say about themselves."""
+
+    case: Case
+    contestants: list[Contestant]
+    noise_floor: float | None  # relative; from the A/A control
+    stopped: str  # why the rounds ended
+    canary: dict[str, float] | None = None
+    load: dict[str, Any] | None = None
+
+
+def ratio_ci(a: Contestant, b: Contestant, cache: str) -> stats.Interval | None:
+    """(ratio, low, high) of a's time over b's, from the rounds both took part in."""
+    if not a.wall.get(cache) or not b.wall.get(cache):
+        return None
+    of_b = dict(zip(b.rounds[cache], b.wall[cache], strict=True))
+    both = [(where, samples) for where, samples in zip(a.rounds[cache], a.wall[cache], strict=True) if where in of_b]
+    if not both:
+        return None
+    return stats.paired_ratio_ci([s for _, s in both], [of_b[w] for w, _ in both], [w[0] for w, _ in both])
+
+
+def race(
+    case: Case,
+    variants: list[Variant],
+    yardstick: Variant | None,
+    briefs: Briefs,
+    setting: Setting,
+    effort: Effort,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Timing:
+    """Time all variants on one case. The first one is the baseline of the stopping rule and of the A/A control."""
+    contestants = [Contestant(v, v.name) for v in variants]
+    contestants.insert(1, Contestant(variants[0], f"{variants[0].name} (again)", control=True))
+    randomness = random.Random(effort.seed)
+    canary = None
+    stopped = ""
+    for process in range(effort.processes):
+        progress("truth of the timed calls")
+        seeds = _verified_seeds(case, randomness)
+        checks = {s: briefs.get(case, yardstick, perturbation=s) for s in seeds}
+        values = briefs.get(case, None, values_only=True)
+        _start(contestants, values, setting, progress)
+        if canary is None:
+            canary = _canary(contestants)
+        stopped = _rounds(contestants, process, checks, effort, randomness, progress)
+        for c in contestants:
+            if c.worker:
+                c.worker.close()
+                c.worker = None
+    return Timing(case, contestants, _noise_floor(contestants, effort.caches), stopped, canary)
+
+
+def _verified_seeds(case: Case, randomness: random.Random) -> list[int]:
+    """Seeds of the timed calls that will be judged; one where the truth is dear."""
+    dear = contract.flops(case.module, case.shape, case.phase) > 2e9
+    return [randomness.getrandbits(40) for _ in range(1 if dear else 3)]
+
+
+def _start(contestants: list[Contestant], values: Any, setting: Setting, progress: Callable[[str], None]) -> None:
+    for c in contestants:
+        if not c.running:
+            continue
+        progress(f"warming up {c.label}")
+        c.worker = Worker(c.variant, setting)
+        try:
+            done = c.worker.ask("ready", limit=setting.prepare_limit, path=values)
+        except WorkerFailed as failure:
+            c.drop(failure.status, failure.evidence)
+            continue
+        c.prepare_s, c.call_s = max(c.prepare_s, done["prepare_s"]), done["call_s"]
+        c.workspace_bytes = done["workspace_bytes"]
+        if c.call_s > setting.time_limit:
+            c.drop("timeout", f"one call takes {c.call_s:.3g} s, more than --time-limit {setting.time_limit:g}")
+
+
+def _canary(contestants: list[Contestant]) -> dict[str, float] | None:
+    worker = next((c.worker for c in contestants if c.running and c.worker), None)
+    return worker.ask("canary") if worker else None
+
+
+def _rounds(
+    contestants: list[Contestant],
+    process: int,
+    checks: dict[int, Any],
+    effort: Effort,
+    randomness: random.Random,
+    progress: Callable[[str], None],
+) -> str:
+    """Take rounds until the stopping rule says why to stop."""
+    spent: dict[int, float] = {id(c): 0.0 for c in contestants}
+    # Which of the first rounds end in a judged call is drawn at random; a variant cannot know.
+    judged = dict(zip(randomness.sample(range(FIRST_ROUNDS), len(checks)), checks.items(), strict=True))
+    share = effort.seconds / effort.processes / max(1, sum(c.running for c in contestants))
+    for round_ in range(MAX_ROUNDS):
+        order = [c for c in contestants if c.running and (_must(c, round_, judged) or spent[id(c)] < share)]
+        if not order:
+            return f"time was up after {round_} rounds"
+        if round_ >= MIN_ROUNDS and _settled(contestants, effort):
+            return f"every ratio was known to ±{effort.target:.0%} after {round_} rounds"
+        randomness.shuffle(order)
+        for c in order:
+            progress(f"round {round_ + 1}: {c.label}")
+            spent[id(c)] += _turn(c, process, round_, judged.get(round_), effort, randomness)
+            pause()
+    return f"{MAX_ROUNDS} rounds were taken"
+
+
+def _must(c: Contestant, round_: int, judged: dict[int, Any]) -> bool:
+    """Rounds that a contestant takes part in whatever it costs: few where one call takes seconds."""
+    return round_ in judged or round_ < (2 if c.call_s > SLOW_SECONDS else FIRST_ROUNDS)
+
+
+def _turn(
+    c: Contestant,
+    process: int,
+    round_: int,
+    judged: tuple[int, Any] | None,
+    effort: Effort,
+    randomness: random.Random,
+) -> float:
+    """One contestant's turn in a round; answers the seconds of the calls themselves."""
+    assert c.worker
+    calls = max(1, min(MAX_CALLS_A_TURN, int(TURN_SECONDS / max(c.call_s, 1e-7))))
+    total = 0.0
+    caches = effort.caches[:1] if c.call_s > SLOW_SECONDS else effort.caches
+    for cache in caches:
+        seeds = [randomness.getrandbits(40) for _ in range(calls)]
+        verify = None
+        if judged and cache == caches[-1]:
+            seeds[-1], verify = judged
+        try:
+            done = c.worker.ask("sample", seeds=seeds, cold=cache == COLD, verify=verify)
+        except WorkerFailed as failure:
+            c.drop(failure.status, failure.evidence)
+            return total
+        verdict: Verdict | None = done["verdict"]
+        if verdict is not None:
+            c.verified += 1
+            c.ratio = max(c.ratio, verdict.ratio)
+            if not verdict.ok:
+                c.drop("wrong", f"{verdict.check} in a timed call: {verdict.evidence}")
+                return total
+        c.wall.setdefault(cache, []).append(done["wall_s"])
+        c.cpu.setdefault(cache, []).append(done["cpu_s"])
+        c.rounds.setdefault(cache, []).append((process, round_))
+        total += sum(done["wall_s"])
+    return total
+
+
+def _settled(contestants: list[Contestant], effort: Effort) -> bool:
+    """Whether every running contestant's ratio to the baseline is known to the target."""
+    baseline, cache = contestants[0], effort.caches[0]
+    if not baseline.running:
+        return False
+    for c in contestants[1:]:
+        if not c.running:
+            continue
+        interval = ratio_ci(c, baseline, cache)
+        if interval is None or interval[2] - interval[1] > 2 * effort.target * interval[0]:
+            return False
+    return True
+
+
+def _noise_floor(contestants: list[Contestant], caches: tuple[str, ...]) -> float | None:
+    """How far the interval of the A/A ratio reaches from 1, at worst."""
+    first = contestants[0]
+    control = next(c for c in contestants if c.control)
+    intervals = [r for cache in caches if (r := ratio_ci(control, first, cache)) and r[2] != float("inf")]
+    return max((max(abs(r[1] - 1), abs(r[2] - 1)) for r in intervals), default=None)

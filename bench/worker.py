@@ -1,0 +1,176 @@
+"""A process of its own for each variant, commanded over a pipe: a crash, a hang or a flipped flag costs one row.
+
+The parent sends `(command, arguments)` and waits, with a time limit, for the answer. It never imports a variant. The
+processes are forked from a server that has imported torch once, so that a fresh one starts in milliseconds.
+"""
+
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from bench.registry import Variant
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["bench.worker_room"])
+
+
+class WorkerFailed(Exception):
+    """`status` is how the row ends (timeout, crash, error, skipped); the message is the evidence."""
+
+    def __init__(self, status: str, evidence: str):
+        super().__init__(evidence)
+        self.status = status
+        self.evidence = evidence
+
+
+@dataclass
+class Setting:
+    """How a worker runs its calls."""
+
+    device: str = "cpu"
+    threads: int = 0  # 0: torch's own choice
+    time_limit: float = 60.0  # seconds for one command
+    prepare_limit: float = 300.0  # seconds for compiling and other one-time work
+
+
+class Worker:
+    """The parent's end of one worker process. `variant` None makes it a judge."""
+
+    def __init__(self, variant: Variant | None, setting: Setting):
+        self.variant = variant
+        self.setting = setting
+        self.connection, theirs = _CONTEXT.Pipe()
+        # Paths are resolved in the parent: the worker may be started from another folder.
+        self.process = _CONTEXT.Process(target=_enter, args=(theirs, variant, setting), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ask(self, command: str, limit: float | None = None, **arguments: Any) -> Any:
+        """Send a command and wait for its answer. Raises WorkerFailed; the process is gone after a timeout."""
+        self.send(command, **arguments)
+        return self.answer(limit)
+
+    def send(self, command: str, **arguments: Any) -> None:
+        try:
+            self.connection.send((command, arguments))
+        except (BrokenPipeError, OSError) as error:
+            raise self._crashed() from error
+
+    def answer(self, limit: float | None = None) -> Any:
+        limit = self.setting.time_limit if limit is None else limit
+        try:
+            if not self.connection.poll(limit):
+                self.close()
+                raise WorkerFailed("timeout", f"no answer within {limit:g} s (--time-limit); stopped")
+            kind, value = self.connection.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._crashed() from error
+        if kind == "failed":
+            raise WorkerFailed(*value)
+        return value
+
+    def _crashed(self) -> WorkerFailed:
+        self.process.join(5)
+        code = self.process.exitcode
+        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        return WorkerFailed("crash", f"the process died with {how}")
+
+    @property
+    def alive(self) -> bool:
+        return self.process.is_alive()
+
+    def close(self) -> None:
+        """Kill the process. It holds nothing that needs saving."""
+        self.connection.close()
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join(5)
+
+
+def _enter(connection: Connection, variant: Variant | None, setting: Setting) -> None:
+    """A worker's main loop."""
+    from bench.worker_room import Room
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    # What a variant prints must not land in the parent's table or JSON.
+    os.dup2(2, 1)
+    room = Room(variant, setting)
+    while True:
+        try:
+            command, arguments = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = ("done", getattr(room, command)(**arguments))
+        except BaseException as error:
+            answer = ("failed", _explain(error))
+        connection.send(answer)
+
+
+def _explain(error: BaseException) -> tuple[str, str]:
+    """(status, evidence) of an exception: its type and message, and the last line of the variant's own code."""
+    from kernels import Unavailable
+
+    if isinstance(error, Unavailable):
+        return "skipped", str(error)
+    if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
+        return "error", f"out of memory: {error}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/bench/" not in f.filename]
+    where = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
+    lines = str(error).strip().splitlines()
+    return "error", f"{type(error).__name__}: {' '.join(lines[:3]) if lines else ''}{where}"
+
+
+class Briefs:
+    """Briefs worked out once, by a judge that never loads the variants, and handed on as files.
+
+    Use as a context manager: the files live in a temporary folder.
+    """
+
+    def __init__(self, setting: Setting):
+        # Truth in fp64 may take longer than any variant.
+        self.setting = replace(setting, time_limit=max(600.0, setting.time_limit))
+        self.judge: Worker | None = None
+        self.known: dict[Any, Path] = {}
+
+    def __enter__(self) -> "Briefs":
+        self._folder = tempfile.TemporaryDirectory(prefix="layerbench-")
+        self.folder = Path(self._folder.name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.judge:
+            self.judge.close()
+        self._folder.cleanup()
+
+    def get(
+        self, case: Any, yardstick: Variant | None, perturbation: int | None = None, values_only: bool = False
+    ) -> Path:
+        """The file of a case's brief; with `perturbation`, of the truth after its values were changed by that seed."""
+        key = (str(case), perturbation, values_only)
+        if key not in self.known:
+            if self.judge is None or not self.judge.alive:
+                self.judge = Worker(None, self.setting)
+            path = self.folder / f"{len(self.known)}.pt"
+            what = dict(yardstick=yardstick, perturbation=perturbation, values_only=values_only)
+            self.judge.ask("write_brief", case=case, path=path, **what)
+            self.known[key] = path
+        return self.known[key]
+
+    def forget(self) -> None:
+        """Delete the files: a large shape's truth is gigabytes."""
+        for path in self.known.values():
+            path.unlink(missing_ok=True)
+        self.known.clear()
+
+
+def pause() -> None:
+    """Let another process's OpenMP threads fall asleep: they spin for a few milliseconds after a parallel region."""
+    time.sleep(0.005)

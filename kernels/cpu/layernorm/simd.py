@@ -1,0 +1,31 @@
+"""Sixteen lanes, all cores: a row is read from memory once and stays in L1 for the variance and the output.
+
+Floor, per element of x: forward one read and one write, backward three reads (dout, dresidual, x) and one write;
+under one FLOP a byte, so memory sets the pace.
+"""
+
+from kernels.cpu import Kernel
+
+DETERMINISTIC = True  # rows are cut into chunks by their number, not by the threads
+
+MAX_CHUNKS = 64  # as in layernorm.hpp
+
+forward_kernel = Kernel("simd.cpp", "layernorm_forward")
+backward_kernel = Kernel("simd.cpp", "layernorm_backward")
+
+
+def forward(x, weight, bias, eps, *, out, mean, rstd):
+    B, T, C = x.shape
+    forward_kernel(out, mean, rstd, x, weight, bias, B * T, C, eps)
+
+
+def workspace(shape, phase):
+    """Backward: fp32 sums of dweight and dbias for each chunk of rows."""
+    return MAX_CHUNKS * 2 * shape["C"] * 4 if phase == "backward" else 0
+
+
+def backward(dout, dresidual, x, weight, mean, rstd, accumulate, *, dx, dweight, dbias, workspace):
+    B, T, C = x.shape
+    backward_kernel(
+        dx, dweight, dbias, dout, dresidual, x, weight, mean, rstd, B * T, C, accumulate, workspace
+    )

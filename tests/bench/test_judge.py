@@ -1,0 +1,106 @@
+"""The comparison: units of plain torch's error, not finite first, nothing that a NaN could slip through."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from bench import judge, tensors
+from bench.judge import K, Yard
+from bench.tensors import Arena, Case
+from reference import contract
+
+
+def yard(truth: torch.Tensor, max_error: float, rms_error: float) -> Yard:
+    return Yard("out", truth.double().flatten(), None, tuple(truth.shape), max_error, rms_error, rms_error)
+
+
+TRUTH = torch.linspace(-1, 1, 1001, dtype=torch.float64).reshape(77, 13)
+
+
+@pytest.mark.parametrize(("times", "passes"), [(0.0, True), (1.0, True), (3.9, True), (4.5, False), (100.0, False)])
+def test_the_limit_is_a_multiple_of_plain_torchs_error(times, passes):
+    unit = 1e-5
+    finding = judge.judge(TRUTH.float() + times * unit, yard(TRUTH, unit, unit))
+    assert bool(finding.evidence) != passes
+    assert finding.ratio == pytest.approx(times, rel=0.02, abs=0.01)
+
+
+def test_one_wrong_element_among_many_is_found_and_named():
+    got = TRUTH.float()
+    got[40, 7] += 1e-2
+    finding = judge.judge(got, yard(TRUTH, 1e-6, 1e-7))
+    assert "[40, 7]" in finding.evidence
+
+
+def test_a_small_error_everywhere_is_found_by_the_rms():
+    # One element of plain torch is far off, so the maximum alone would let this pass.
+    finding = judge.judge(TRUTH.float() + 1e-4, yard(TRUTH, 1e-3, 1e-6))
+    assert finding.evidence and finding.ratio > K
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_not_finite_never_passes(bad):
+    got = TRUTH.float()
+    got[3, 5] = bad
+    finding = judge.judge(got, yard(TRUTH, float("1e9"), float("1e9")))
+    assert "not finite" in finding.evidence and "[3, 5]" in finding.evidence
+
+
+def test_an_exact_yardstick_still_leaves_half_an_ulp():
+    got = TRUTH.float()  # rounded once
+    assert not judge.judge(got, yard(TRUTH, 0.0, 0.0)).evidence
+    assert judge.judge(got * (1 + 3e-7), yard(TRUTH, 0.0, 0.0)).evidence
+
+
+def test_plain_torch_itself_may_not_be_off_by_a_share_of_the_truth():
+    # The yardstick is as wrong as the variant; the ratio is 1, yet nobody may be off by 20 %.
+    wrong = dataclasses.replace(yard(TRUTH, 0.2, 0.2), formula_rms=1e-7)
+    assert "truth's rms" in judge.judge(TRUTH.float() * 1.2, wrong).evidence
+
+
+def test_zeros_do_not_pass_as_small_values():
+    truth = torch.full((64, 50257), 2e-5, dtype=torch.float64)
+    sampled = yard(truth, 3e-8, 2e-8)
+    assert judge.judge(torch.zeros(64, 50257, dtype=torch.bfloat16), sampled).evidence
+
+
+def test_an_overflow_in_plain_torch_is_no_licence(monkeypatch):
+    case = Case("residual", "forward", {"N": 8, "dtype": "fp32"}, "test")
+    values = tensors.draw(case)
+    inf = {"out": torch.full((8,), float("inf"))}
+    monkeypatch.setattr(judge, "_run_formula", lambda *_: inf)
+    (found,) = judge.yards_of(case, values, None)
+    assert (found.max_error, found.rms_error) == (0.0, 0.0)
+
+
+def test_large_outputs_are_compared_by_a_fresh_random_sample(monkeypatch):
+    monkeypatch.setattr(judge, "MAX_COMPARED", 100)
+    case = Case("residual", "forward", {"N": 1000, "dtype": "fp32"}, "test")
+    first, second = (judge.brief(case, None).yards[0] for _ in range(2))
+    assert first.sample is not None and second.sample is not None
+    assert len(first.truth) == 100 and not torch.equal(first.sample, second.sample)
+
+
+@pytest.mark.parametrize("layer", contract.layer_names())
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_inputs_are_rounded_first_and_every_output_gets_a_yard(layer, dtype):
+    module = contract.load(layer)
+    for phase in contract.phases_of(module):
+        case = Case(layer, phase, {**module.RAGGED[0], "dtype": dtype}, "test")
+        found = judge.brief(case, None)
+        for t in contract.pass_of(module, phase).inputs:
+            value = found.values[t.name]
+            for one in value if isinstance(value, list) else [value]:
+                assert one is None or one.dtype == tensors.DTYPES[t.dtype_in(case.shape)]
+        arena = Arena(case)
+        wanted = sum(len(b) if isinstance(b, list) else b is not None for b in arena.outputs.values())
+        assert len(found.yards) == wanted
+        assert all(y.truth.isfinite().all() for y in found.yards)
+
+
+def test_the_same_seed_draws_the_same_tensors_and_another_does_not():
+    case = Case("layernorm", "backward", {**contract.load("layernorm").RAGGED[0], "dtype": "fp32"}, "test", seed=7)
+    one, two = tensors.draw(case), tensors.draw(case)
+    other = tensors.draw(dataclasses.replace(case, seed=8))
+    assert torch.equal(one["x"], two["x"]) and not torch.equal(one["x"], other["x"])

@@ -1,0 +1,19 @@
+"""Overwrites parameter gradients where it should add to them."""
+
+import torch
+
+CAUGHT_BY = "inaccurate"
+DTYPES = ("fp32",)
+
+
+def gradients(dout, dresidual, x, weight, mean, rstd):
+    shape = x.shape[-1:]
+    statistics = mean[..., None].to(x.dtype), rstd[..., None].to(x.dtype)
+    dx, dw, db = torch.ops.aten.native_layer_norm_backward(dout, x, shape, *statistics, weight, weight, [True] * 3)
+    return dx if dresidual is None else dx + dresidual, dw, db
+
+
+def backward(dout, dresidual, x, weight, mean, rstd, accumulate, *, dx, dweight, dbias):
+    grads = gradients(dout, dresidual, x, weight, mean, rstd)
+    for into, grad in zip((dx, dweight, dbias), grads, strict=True):
+        into.copy_(grad)

@@ -1,0 +1,7 @@
+"""Raises an exception in the middle."""
+
+CAUGHT_BY = "error"
+
+
+def forward(a, b, *, out):
+    raise RuntimeError("no kernel image is available")
