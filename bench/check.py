@@ -41,7 +41,16 @@ ALLOWED = {
     *("sym_size", "sym_stride", "sym_numel", "sym_storage_offset", "is_same_size", "_reshape_alias", "flatten"),
 }
 ALLOCATES = {"empty", "zeros", "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like", "new_empty"}
-ALLOCATES |= {"new_zeros", "new_full", "empty_strided", "new_empty_strided", "clone", "arange", "tensor", "scalar_tensor"}
+ALLOCATES |= {
+    "new_zeros",
+    "new_full",
+    "empty_strided",
+    "new_empty_strided",
+    "clone",
+    "arange",
+    "tensor",
+    "scalar_tensor",
+}
 HANDS_OVER = {"numpy", "__array__", "tolist"}  # ways out of torch to another CPU library
 
 
@@ -113,7 +122,10 @@ def prove(variant: Variant, function: Callable, arena: Arena, brief: Brief, atte
     again.seconds = seconds
     again.deterministic = tensors.equal_bits(first, arena.outputs)
     if again.ok and variant.deterministic and not again.deterministic:
-        again.check, again.evidence = "nondeterministic", "two calls on the same inputs differ, yet DETERMINISTIC is True"
+        again.check, again.evidence = (
+            "nondeterministic",
+            "two calls on the same inputs differ, yet DETERMINISTIC is True",
+        )
     again.ratio = max(again.ratio, failed.ratio)
     return again
 
@@ -156,7 +168,7 @@ def compare(arena: Arena, brief: Brief) -> list[Finding]:
             continue
         for i, part in enumerate(buffer if t.many else [buffer]):
             name = f"{t.name}[{i}]" if t.many else t.name
-            findings.append(judge.judge(part, yards.pop(name)))
+            findings.append(judge.judge(part, yards.pop(name), sane=brief.case.edit is None))
     assert not yards, f"outputs never compared: {sorted(yards)}"
     return findings
 
@@ -217,7 +229,9 @@ def _random_state() -> int:
 
 
 def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
-    return "; ".join(f"{name} went from {before[name]} to {after[name]}" for name in before if before[name] != after[name])
+    return "; ".join(
+        f"{name} went from {before[name]} to {after[name]}" for name in before if before[name] != after[name]
+    )
 
 
 def _percent(share: float) -> str:

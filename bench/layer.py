@@ -1,10 +1,10 @@
 """python -m bench.layer LAYER: prove every variant of a layer right, then time it, and show both in one table.
 
-  python -m bench.layer list                            all layers, variants, and what cannot run here and why
-  python -m bench.layer attention --all                 prove and time everything, gpt2-124m shapes
-  python -m bench.layer all --check-only                prove everything, time nothing
-  python -m bench.layer matmul --only cpu.simd,torch.eager --pass forward --shape gpt2-124m/qkv
-  python -m bench.layer layernorm --all -a T=256,1024 -a dtype=fp32,bf16
+python -m bench.layer list                            all layers, variants, and what cannot run here and why
+python -m bench.layer attention --all                 prove and time everything, gpt2-124m shapes
+python -m bench.layer all --check-only                prove everything, time nothing
+python -m bench.layer matmul --only cpu.simd,torch.eager --pass forward --shape gpt2-124m/qkv
+python -m bench.layer layernorm --all -a T=256,1024 -a dtype=fp32,bf16
 """
 
 import itertools
@@ -108,10 +108,8 @@ class Session:
         self.setting = Setting(args.device, args.threads, args.time_limit)
         if args.device != "cpu" and not args.check_only:
             raise CannotGoOn("only the CPU can be timed so far; --check-only proves variants on a GPU")
-        self.run_: Run = (
-            results.Run.resume(args.resume) if args.resume else results.Run.create("layer", args.out, argv)
-        )
-        self.done = {r["case_id"]: r for r in self.run_.records()} if args.resume else {}
+        self.run_: Run = results.Run.resume(args.resume) if args.resume else results.Run.create("layer", args.out, argv)
+        self.done = self.run_.finished() if args.resume else {}
         self.screen = table.Screen()
         self.records: list[dict[str, Any]] = []
 
@@ -217,23 +215,25 @@ class Session:
         self.screen.proofs(layer, phase, dtype, rows)
 
     def time(self, layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick) -> None:
-        """Race the variants that were proved; rows of the others say why they were not."""
+        """Race the variants that were proved; records of the others say why they were not."""
         from bench import records
         from bench.tensors import Case
         from bench.timing import Effort, race
         from reference import contract
 
         case = Case(layer, phase, shape, shape_id, self.seeds[0])
-        wanted = [v for v in chosen if records.case_id(case, v) not in self.done]
-        ready, rows = [], [self.done[records.case_id(case, v)] for v in chosen if v not in wanted]
-        for v in wanted:
+        rows, ready = [], []
+        for v in chosen:
+            if old := self.finished(case, v):
+                rows += old
+                continue
             proof = proofs[v.name, phase]
             too_slow = predicted_too_slow(proof, case, self.setting.time_limit)
             if proof.ok and not too_slow:
                 ready.append(v)
                 continue
             status, evidence = ("skipped", too_slow) if proof.ok else (proof.status, proof.evidence)
-            rows.append(self.row(case, v, calls, proof, status, evidence))
+            rows.append(self.keep(records.untimed(case, proof, calls, self.seeds, status, evidence)))
         # The baseline of the noise floor and of the stopping rule comes first.
         ready.sort(key=lambda v: v.name != "torch.eager")
         timing = None
@@ -243,44 +243,36 @@ class Session:
             baseline = fastest_torch(timing)
             for c in timing.contestants:
                 proof = proofs[c.variant.name, phase]
-                rows.append(self.row(case, c.variant, calls, proof, c.status, c.evidence, c, baseline, timing))
-        for row in rows:
-            self.keep(row)
-        shown = [r for r in rows if not r["control"]]
+                found = records.timed(case, proof, calls, self.seeds, c, baseline, timing, self.setting.threads)
+                rows += [self.keep(row) for row in found]
+        # A layer that multiplies more than it moves is told by its FLOP/s, the others by their bytes/s.
         flops_matter = contract.flops(case.module, shape, phase) > 20 * contract.min_bytes(case.module, shape, phase)
         title = f"{layer} {phase} {shape_id} {shape['dtype']}: {records.sizes_text(case)}"
-        self.screen.timings(title, records.facts(case, calls, rows, timing), shown, self.caches, flops_matter)
+        shown = [r for r in rows if not r["control"]]
+        self.screen.timings(title, records.facts(rows[0], timing), shown, self.caches, flops_matter)
         briefs.forget()
 
-    def row(self, case, variant, calls, proof, status, evidence, contestant=None, baseline=None, timing=None):
+    def finished(self, case: "Case", v: "Variant") -> list[dict[str, Any]]:
+        """Records of a resumed run that need not be measured again."""
         from bench import records
 
-        row = records.of_case(
-            case=case,
-            variant=variant,
-            calls=calls,
-            seeds=self.seeds,
-            proof=proof,
-            contestant=contestant,
-            baseline=baseline,
-            timing=timing,
-            status=status,
-            evidence=evidence,
-            threads=self.setting.threads,
-        )
-        return row | {"reproduce": self.reproduce(row)}
+        start = records.case_id(case, v)
+        return [r for name, r in self.done.items() if name.split("-")[0] == start]
 
     def reproduce(self, row: dict[str, Any]) -> str:
         """The command that measures this row again."""
         parts = ["python", "-m", "bench.layer", row["layer"], "--only", row["variant"], "--pass", row["phase"]]
-        parts += ["--shape", row["shape_id"], "-a", f"dtype={row['dtype']}"]
+        parts += ["--check-only"] if row["shape_name"] == "proof" else ["--shape", row["shape_name"]]
+        parts += ["-a", f"dtype={row['dtype']}"]
         parts += itertools.chain.from_iterable(("-a", a) for a in self.args.axis if not a.startswith("dtype"))
         return shlex.join([*parts, "--seed", str(self.seeds[1])])
 
-    def keep(self, row: dict[str, Any]) -> None:
+    def keep(self, row: dict[str, Any]) -> dict[str, Any]:
+        row["reproduce"] = self.reproduce(row)
+        row["device"] = self.args.device
         self.records.append(row)
-        if row["case_id"] not in self.done:
-            self.run_.append(row)
+        self.run_.append(row)
+        return row
 
 
 def fastest_torch(timing: "Timing") -> "Contestant | None":
@@ -326,7 +318,7 @@ def _axis_value(name: str, text: str) -> Any:
 
 
 def _without_samples(record: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if not k.startswith("samples")}
+    return {k: v for k, v in record.items() if k not in ("samples", "cpu_samples")}
 
 
 if __name__ == "__main__":

@@ -1,30 +1,4 @@
-"""What is written down about one variant at one case: a flat dict, one line of records.jsonl.
-
-Times are seconds, sizes bytes, rates per second; `share` and `ratio` are plain fractions. A value that was not
-measured is None, never a guess.
-
-    layer variant backend story phase dtype shape_id shape   which case; `shape` holds sizes and options
-    calls                  how often one training step makes this call (0: only an unfused step does)
-    status evidence        ok, or wrong, impossible, error, crash, timeout, skipped; and what was seen
-    control                the second entry of the A/A control: for the noise floor, never ranked
-    error_ratio            worst error over all proof cases, in units of plain torch's (limit 4)
-    proof_cases seeds      how many cases proved it, with which seeds
-    verified_calls         timed calls whose outputs were judged too
-    deterministic          two calls gave the same bits
-    timer threads          clock of the samples; CPU threads (0: torch's choice)
-    cold_s cold_low_s cold_high_s cold_noise    median, 95 % interval, IQR/median with flushed caches; warm_* likewise
-    cold_cpu_s warm_cpu_s  median process-CPU time of a call, all threads
-    flops bytes floor_s    useful operations, compulsory traffic, and the least time both allow at measured ceilings
-    bytes_per_s flops_per_s ceiling_share      rates (cold, or warm where there is no cold) and floor_s / time
-    saved_bytes workspace_bytes prepare_s      kept for backward; scratch; one-time work
-    vs_torch vs_torch_low vs_torch_high torch  speed against the fastest PyTorch entry of the case (above 1 is faster)
-    noise_floor            relative; from the A/A control of this case
-    rounds_stopped         why no more rounds were taken
-    source_hash            of the variant's files and its backend's shared ones
-    load                   the machine while it ran (bench.machine.snapshot)
-    reproduce              the command that measures it again
-    samples_cold samples_warm samples_cold_cpu samples_warm_cpu rounds_cold rounds_warm   raw, a list a round
-"""
+"""What is written down about one variant at one case. Fields and units: bench.results.FIELDS."""
 
 import hashlib
 import json
@@ -39,8 +13,6 @@ from bench.tensors import Case
 from bench.timing import TIMER, Contestant, Timing, ratio_ci
 from reference import contract
 
-SCHEMA = 1
-
 
 def case_id(case: Case, variant: Variant) -> str:
     """Which row this is, in any run: the same case of the same source has the same id."""
@@ -53,7 +25,7 @@ def _plain(shape: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_proof(proof: Proof, layer: str, dtype: str, seeds: list[int]) -> dict[str, Any]:
-    """The row of a variant that was proved and not timed."""
+    """The record of a variant that was proved and not timed."""
     v = proof.variant
     case = Case(layer, proof.phase, {"dtype": dtype}, "proof")
     return _identity(case, v, None, seeds) | _proved(proof) | dict(status=proof.status, evidence=proof.evidence)
@@ -61,20 +33,19 @@ def of_proof(proof: Proof, layer: str, dtype: str, seeds: list[int]) -> dict[str
 
 def _identity(case: Case, v: Variant, calls: int | None, seeds: list[int]) -> dict[str, Any]:
     return dict(
-        schema=SCHEMA,
+        case=case_id(case, v),
         layer=case.layer,
         variant=v.name,
-        backend=v.backend,
         story=v.story,
         phase=case.phase,
-        dtype=case.shape["dtype"],
-        shape_id=case.name,
+        shape_name=case.name,
         shape=_summary(case.shape),
+        dtype=case.shape["dtype"],
         calls=calls,
-        case_id=case_id(case, v),
-        source_hash=v.source_hash(),
         seeds=seeds,
+        source_hash=v.source_hash(),
         control=False,
+        cache=None,
     )
 
 
@@ -95,77 +66,83 @@ def _proved(proof: Proof) -> dict[str, Any]:
     )
 
 
-def of_case(
-    case: Case,
-    variant: Variant,
-    calls: int,
-    seeds: list[int],
-    proof: Proof,
-    contestant: Contestant | None,
-    baseline: Contestant | None,
-    timing: Timing | None,
-    status: str,
-    evidence: str,
-    threads: int,
-) -> dict[str, Any]:
-    """The row of a variant at a timed case; `contestant` None where it was not timed."""
-    row = _identity(case, variant, calls, seeds) | _proved(proof) | dict(status=status, evidence=evidence)
+def untimed(case: Case, proof: Proof, calls: int, seeds: list[int], status: str, evidence: str) -> dict[str, Any]:
+    """The record of a variant that was not timed, and why."""
+    return (
+        _identity(case, proof.variant, calls, seeds)
+        | _proved(proof)
+        | _work(case)
+        | dict(status=status, evidence=evidence)
+    )
+
+
+def _work(case: Case) -> dict[str, Any]:
     flops = contract.flops(case.module, case.shape, case.phase)
     size = contract.min_bytes(case.module, case.shape, case.phase)
-    dtype = case.shape["dtype"]
-    row |= dict(flops=flops, bytes=size, saved_bytes=contract.saved_bytes(case.module, case.shape))
-    ceiling = ceilings.ceilings()
-    row["floor_s"] = ceilings.floor_seconds(size, flops, dtype, ceiling)
-    row |= dict(timer=TIMER, threads=threads)
-    if contestant is None or timing is None:
-        return row
+    floor = ceilings.floor_seconds(size, flops, case.shape["dtype"], ceilings.ceilings())
+    saved = contract.saved_bytes(case.module, case.shape)
+    return dict(flops=flops, bytes=size, floor_s=floor, saved_bytes=saved)
+
+
+def timed(
+    case: Case,
+    proof: Proof,
+    calls: int,
+    seeds: list[int],
+    contestant: Contestant,
+    baseline: Contestant | None,
+    timing: Timing,
+    threads: int,
+) -> list[dict[str, Any]]:
+    """The records of a variant that was timed: one for each cache state it has samples of, or one that says why none."""
     c = contestant
-    row |= dict(
+    common = _identity(case, c.variant, calls, seeds) | _proved(proof) | _work(case)
+    common |= dict(
+        status=c.status,
+        evidence=c.evidence,
         control=c.control,
-        case_id=row["case_id"] + ("-again" if c.control else ""),
         verified_calls=c.verified,
         workspace_bytes=c.workspace_bytes,
-        prepare_s=c.prepare_s,
+        compile_s=c.prepare_s,
+        timer=TIMER,
+        threads=threads,
         noise_floor=timing.noise_floor,
-        rounds_stopped=timing.stopped,
+        stopped=timing.stopped,
         canary=timing.canary,
-        load=machine.snapshot(),
+        machine=timing.load,
     )
     if c.ratio:
-        row["error_ratio"] = max(c.ratio, row["error_ratio"] or 0.0)
-    for cache, rounds in c.wall.items():
-        row |= _times(c, cache, rounds)
-    best = next((cache for cache in ("cold", "warm") if c.wall.get(cache)), None)
-    if best is None:
-        return row
-    seconds = row[f"{best}_s"]
-    row |= dict(
-        bytes_per_s=size / seconds,
-        flops_per_s=flops / seconds,
-        ceiling_share=row["floor_s"] / seconds if row["floor_s"] else None,
-    )
-    if baseline and status == "ok" and (found := ratio_ci(baseline, c, best)):
-        row |= dict(zip(("vs_torch", "vs_torch_low", "vs_torch_high"), found, strict=True), torch=baseline.variant.name)
-    for cache in c.wall:
-        if reason := ceilings.impossible(row[f"{cache}_s"], size, flops, dtype, cache):
-            row |= dict(status="impossible", evidence=reason)
-    return row
+        common["error_ratio"] = max(c.ratio, common["error_ratio"] or 0.0)
+    if c.control:
+        common["case"] += "-again"
+    if not c.wall:
+        return [common]
+    return [common | _times(common, c, cache, baseline) for cache in c.wall]
 
 
-def _times(c: Contestant, cache: str, rounds: list[list[float]]) -> dict[str, Any]:
+def _times(common: dict[str, Any], c: Contestant, cache: str, baseline: Contestant | None) -> dict[str, Any]:
     interval = c.median_ci(cache)
     assert interval
     median, low, high = interval
-    return {
-        f"{cache}_s": median,
-        f"{cache}_low_s": low,
-        f"{cache}_high_s": high if np.isfinite(high) else None,
-        f"{cache}_noise": c.noise(cache),
-        f"{cache}_cpu_s": float(np.median(np.concatenate(c.cpu[cache]))),
-        f"samples_{cache}": rounds,
-        f"samples_{cache}_cpu": c.cpu[cache],
-        f"rounds_{cache}": c.rounds[cache],
-    }
+    row: dict[str, Any] = dict(
+        case=f"{common['case']}-{cache}",
+        cache=cache,
+        samples=c.wall[cache],
+        cpu_samples=c.cpu[cache],
+        processes=[process for process, _ in c.rounds[cache]],
+        median_s=median,
+        low_s=low,
+        high_s=high,
+        noise=c.noise(cache),
+        bytes_per_s=common["bytes"] / median,
+        flops_per_s=common["flops"] / median,
+        of_ceiling=common["floor_s"] / median if common["floor_s"] else None,
+    )
+    if baseline and c.running and (found := ratio_ci(baseline, c, cache)):
+        row |= dict(zip(("speedup", "speedup_low", "speedup_high"), found, strict=True), baseline=baseline.variant.name)
+    if c.running and (reason := ceilings.impossible(median, common["bytes"], common["flops"], common["dtype"], cache)):
+        row |= dict(status="impossible", evidence=reason)
+    return row
 
 
 def sizes_text(case: Case) -> str:
@@ -173,11 +150,10 @@ def sizes_text(case: Case) -> str:
     return " ".join(f"{k}={v}" for k, v in _summary(case.shape).items() if k not in ("eps", "accumulate"))
 
 
-def facts(case: Case, calls: int, rows: list[dict[str, Any]], timing: Timing | None) -> list[str]:
+def facts(row: dict[str, Any], timing: Timing | None) -> list[str]:
     """The lines under a table: what the work is, and how far the numbers can be trusted."""
-    row = rows[0]
     lines = [
-        f"{calls} calls a step; {row['flops'] / 1e9:.3g} GFLOP, at least {row['bytes'] / 1e6:.3g} MB moved, "
+        f"{row['calls']} calls a step; {row['flops'] / 1e9:.3g} GFLOP, at least {row['bytes'] / 1e6:.3g} MB moved, "
         f"{row['saved_bytes'] / 1e6:.3g} MB saved for backward"
     ]
     if row["floor_s"]:

@@ -186,10 +186,12 @@ def _check_signatures(path: Path, layer: str, functions: dict[str, ast.FunctionD
         if phase not in contract.phases_of(module):
             raise Misplaced(f"{path} has a {phase}, but {layer} has none")
         p = contract.pass_of(module, phase)
-        want_after = [*p.keyword(), "workspace"] if "workspace" in functions else p.keyword()
         args = functions[phase].args
         before = [a.arg for a in (*args.posonlyargs, *args.args)]
         after = [a.arg for a in args.kwonlyargs]
+        if "workspace" in after and "workspace" not in functions:
+            raise Misplaced(f"{path}: {phase} takes a workspace, but no workspace(shape, phase) says how large")
+        want_after = [*p.keyword(), *(["workspace"] if "workspace" in after else [])]
         if before != p.positional() or sorted(after) != sorted(want_after):
             wanted = f"{phase}({', '.join(p.positional())}, *, {', '.join(want_after)})"
             raise Misplaced(f"{path}: {layer} wants {wanted}, not ({', '.join(before)}, *, {', '.join(after)})")

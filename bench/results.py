@@ -1,14 +1,15 @@
 """Runs on disk: a folder each, written so that a crash, Ctrl-C or a full disk costs at most the case under way.
 
-    env.json       what was measured on: machine, versions, command line (an allow-list, see `environment`)
-    records.jsonl  one record a line, appended and forced to disk as each case finishes (see FIELDS)
-    <kind>.csv     the records, flat (see COLUMNS), written by `Run.write_csv`
+    env.json       what was measured on: machine, versions, command (an allow-list, see `environment`)
+    records.jsonl  one record a line, appended and forced to disk as each case finishes (fields: bench/records.py)
+    <kind>.csv     the records, flat, under the same names, written by `Run.write_csv`
 
 What is written may be committed or sent to somebody: absolute paths, the names of host and user, and values that
-look secret are replaced in everything that goes through this module (see `scrub`).
-A full disk ends the run with exit code 1 (bench.cli.FAILED); everything written before stays readable.
+look secret are replaced in everything that goes through this module (see `scrub`). A full disk ends the run with
+exit code 1 (bench.cli.FAILED); everything written before stays readable.
 """
 
+import contextlib
 import csv
 import errno
 import fcntl
@@ -38,65 +39,7 @@ ENVIRONMENT = "env.json"
 
 # What became of a case. `ok` is the only one that is ranked.
 STATUSES = ("ok", "wrong", "error", "timeout", "crash", "skipped", "impossible")
-
-# Every field a record may have. Times are seconds, sizes bytes, work floating-point operations; a number that is
-# not finite (the unbounded interval of a single round) is written as null.
-FIELDS = {
-    "schema": "version of this list (added by `append`)",
-    "run": "name of the run's folder (added by `append`)",
-    "utc": "when the case finished, ISO 8601 (added by `append`)",
-    "case": "identity of the case inside a run: what --resume compares; the last record of a case counts",
-    "layer": "reference/<layer>.py, or the model in a record of bench.e2e",
-    "variant": "<backend>.<name>",
-    "story": "the variant's own one-line description",
-    "phase": "forward | backward | step",
-    "shape_name": "<model>/<call>, or empty for a shape given on the command line",
-    "shape": "sizes by symbol and options, see reference/contract.py",
-    "dtype": "fp32 | bf16 | fp16",
-    "device": "cpu | cuda",
-    "status": "one of STATUSES",
-    "evidence": "why the status is not ok, in words",
-    "error_ratio": "error against fp64 truth / error of plain torch at the same dtype, the worst output",
-    "deterministic": "whether two runs on the same input were bitwise equal",
-    "seeds": "seeds of the inputs",
-    "timer": "wall | cuda_event | cuda_graph | …: the clock of `samples`",
-    "cache": "cold (caches flushed before each call) | warm",
-    "samples": "wall time of one call: a list of rounds, each a list of seconds",
-    "cpu_samples": "CPU time of this process for one call, in the same form",
-    "processes": "for each round, the number of the process that measured it",
-    "calls_per_sample": "calls between two readings of the clock; samples are already divided by it",
-    "median_s": "median of the rounds' medians, seconds",
-    "low_s": "lower end of its 95 % bootstrap interval, seconds",
-    "high_s": "upper end, seconds",
-    "noise": "interquartile range / median of all samples",
-    "baseline": "the variant that `speedup` is against",
-    "speedup": "baseline's median / this median, same rounds: above 1 is faster than the baseline",
-    "speedup_low": "lower end of its 95 % bootstrap interval over rounds",
-    "speedup_high": "upper end",
-    "stopped": "why sampling ended: precise (the interval is narrow enough) | budget",
-    "flops": "useful floating-point operations of one call, from the contract",
-    "bytes": "bytes one call must move: each input read once, each output written once",
-    "saved_bytes": "bytes forward keeps for backward",
-    "workspace_bytes": "scratch memory",
-    "compile_s": "seconds of one-time work before the first call",
-    "bytes_per_s": "bytes / median_s",
-    "flops_per_s": "flops / median_s",
-    "of_ceiling": "floor from this machine's measured ceilings / median_s: 1 is as fast as the machine was seen to go",
-    "floor_s": "that floor, seconds (bench.ceilings.floor_seconds)",
-    "attested": "what ran: ATen operators or kernel names",
-    "source_hash": "hash of the variant's source files",
-    "reproduce": "command that measures this case again",
-    "machine": "bench.machine.snapshot() after the case: load, frequency, throttling, other programs",
-}
-REQUIRED = ("case", "status")
-
-# Columns of layer.csv: a field, or symbol.of.a.nested one. Units as in FIELDS.
-COLUMNS = (
-    *("layer", "phase", "variant", "shape_name", "dtype", "cache", "status", "evidence", "error_ratio"),
-    *("deterministic", "median_s", "low_s", "high_s", "noise", "baseline", "speedup", "speedup_low", "speedup_high"),
-    *("bytes", "flops", "bytes_per_s", "flops_per_s", "floor_s", "of_ceiling", "saved_bytes", "workspace_bytes"),
-    *("timer", "source_hash", "utc", "run", "reproduce"),
-)
+REQUIRED = ("case_id", "status")  # what makes a line a record
 
 Record = dict[str, Any]
 
@@ -125,10 +68,11 @@ class Run:
     def create(cls, kind: str, out: Path | None = None, argv: Sequence[str] = ()) -> "Run":
         """Start a run of `kind` ("layer", "e2e") in `out`, by default runs/<utc>-<kind>-<random>.
 
-        argv: the command that reproduces it (`python -m …`), kept in env.json.
+        argv: arguments of `python -m bench.<kind>`, kept in env.json.
         Raises CannotGoOn where `out` already holds a run or another process writes there.
         """
-        folder = out or Path("runs") / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(3)}"
+        now = datetime.now(timezone.utc)
+        folder = out or Path("runs") / f"{now:%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(3)}"
         try:
             folder.mkdir(parents=True, exist_ok=out is not None)
         except OSError as error:
@@ -136,17 +80,18 @@ class Run:
         file = _open_records(folder)
         if os.fstat(file).st_size or (folder / ENVIRONMENT).exists():
             os.close(file)
-            raise CannotGoOn(f"{folder} already holds a run: choose another --out, or go on with --resume {folder}")
+            raise CannotGoOn(f"{folder} already holds a run: choose another --out, or --resume {folder}")
         run = cls(folder, kind, file)
-        header = {"schema": SCHEMA, "kind": kind, "started": _utc(), "command": shlex.join(argv)}
+        command = shlex.join(["python", "-m", f"bench.{kind}", *argv])
+        header = {"schema": SCHEMA, "kind": kind, "started": _utc(), "command": command}
         run._write_environment({**header, **environment()})
         return run
 
     @classmethod
     def resume(cls, folder: Path) -> "Run":
-        """Go on with a run that was cut short. A half-written last line is closed, so that what follows is whole.
+        """Go on with a run that was cut short. A half-written last line is ended, so that what follows is whole.
 
-        Raises CannotGoOn where there is no run, another process writes to it, or it was measured on another machine.
+        Raises CannotGoOn where there is no run, another process writes to it, or another machine measured it.
         """
         if not (folder / RECORDS).exists():
             raise CannotGoOn(f"no run to resume in {folder}: it has no {RECORDS}")
@@ -169,11 +114,11 @@ class Run:
     def append(self, record: Record) -> Record:
         """Write one finished case and force it to disk; returns the record as written.
 
-        Raises ValueError for a record without a case or with an unknown status, CannotGoOn when the disk is full.
+        Raises ValueError for a record without a case or with an unknown status, CannotGoOn on a full disk.
         """
         missing = [name for name in REQUIRED if name not in record]
         if missing or record["status"] not in STATUSES:
-            raise ValueError(f"not a record: {missing or record['status']!r} (see bench.results.FIELDS)")
+            raise ValueError(f"not a record: {missing or record['status']!r} (see bench/records.py)")
         whole = clean({"schema": SCHEMA, "run": self.folder.name, "utc": _utc(), **record})
         self._write_line(json.dumps(whole, default=str, allow_nan=False).encode() + b"\n")
         return whole
@@ -189,13 +134,17 @@ class Run:
         """The last record of each case, by case: what need not be measured again."""
         return latest(self.records())
 
-    def write_csv(self, columns: Iterable[str] = COLUMNS) -> Path:
-        """<kind>.csv: one row a case, in the order of measurement. Columns as in COLUMNS; what is missing is empty."""
-        columns = list(columns)
+    def write_csv(self, columns: Iterable[str] | None = None) -> Path:
+        """<kind>.csv: one row a case, in the order of measurement; what a record lacks is empty.
+
+        columns: names of fields, `shape.T` for one inside another; by default every field that is no list or dict.
+        """
+        finished = list(self.finished().values())
+        columns = list(columns) if columns is not None else _flat_fields(finished)
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
-        for record in self.finished().values():
+        for record in finished:
             writer.writerow([_cell(record, column) for column in columns])
         return write_atomically(self.folder / f"{self.kind}.csv", text.getvalue())
 
@@ -204,7 +153,8 @@ class Run:
         os.close(self._file)
 
     def _write_environment(self, document: Mapping[str, Any]) -> None:
-        write_atomically(self.folder / ENVIRONMENT, json.dumps(clean(document, free_text=True), indent=1) + "\n")
+        text = json.dumps(clean(document, free_text=True), indent=1)
+        write_atomically(self.folder / ENVIRONMENT, text + "\n")
 
     def _write_line(self, line: bytes) -> None:
         size = os.fstat(self._file).st_size
@@ -215,10 +165,8 @@ class Run:
             os.fsync(self._file)
         except OSError as error:
             # Cutting needs no space: without it half a line would stay.
-            try:
+            with contextlib.suppress(OSError):
                 os.ftruncate(self._file, size)
-            except OSError:
-                pass
             raise _cannot_write(self.folder / RECORDS, error) from error
 
 
@@ -238,7 +186,8 @@ def read_records(path: Path) -> tuple[list[Record], list[Problem]]:
         if not isinstance(record, dict) or any(name not in record for name in REQUIRED):
             problems.append(Problem(str(file), number, "not a record"))
         elif record.get("schema") != SCHEMA:
-            problems.append(Problem(str(file), number, f"schema {record.get('schema')}, this program reads {SCHEMA}"))
+            why = f"schema {record.get('schema')}, this program reads {SCHEMA}"
+            problems.append(Problem(str(file), number, why))
         else:
             records.append(record)
     return records, problems
@@ -246,7 +195,7 @@ def read_records(path: Path) -> tuple[list[Record], list[Problem]]:
 
 def latest(records: Iterable[Record]) -> dict[str, Record]:
     """The last record of each case, by case, in the order the cases were first seen."""
-    return {record["case"]: record for record in records}
+    return {record["case_id"]: record for record in records}
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
@@ -260,30 +209,24 @@ def read_environment(folder: Path) -> dict[str, Any]:
         raise CannotGoOn(f"{file} is damaged: {error}") from error
 
 
-# What env.json may hold of bench.machine.describe(): everything else stays here. True takes a plain value or a list of
-# plain values; a mapping is a list of its own.
+def _names(text: str) -> dict[str, Any]:
+    return dict.fromkeys(text.split(), True)
+
+
+# What env.json may hold of bench.machine.describe(); everything else stays here. True lets a plain value or a list of
+# plain values through; a mapping is an allow-list of its own.
 ALLOWED: dict[str, Any] = {
-    "cpu": dict.fromkeys(
-        ("model", "architecture", "sockets", "cores", "threads", "usable", "quota", "isa", "cache_bytes")
-        + ("max_mhz", "governor", "virtual"),
-        True,
-    ),
+    "cpu": _names("model architecture cores threads usable quota isa max_mhz governor virtual")
+    | {"cache_bytes": _names("L1d L2 L3")},
     "memory_bytes": True,
-    "gpus": dict.fromkeys(
-        ("name", "memory_bytes", "power_cap_w", "max_sm_mhz", "max_memory_mhz", "ecc", "mig", "capability"), True
+    "gpus": _names("name capability memory_bytes power_cap_w max_sm_mhz max_memory_mhz ecc mig driver"),
+    "versions": _names("python os torch torch_cuda triton cupy numpy pandas scipy compiler nvidia-ml-py"),
+    "threads": _names(
+        "torch OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS OMP_PROC_BIND OMP_PLACES OMP_WAIT_POLICY"
+        " GOMP_CPU_AFFINITY KMP_AFFINITY KMP_BLOCKTIME"
     ),
-    "driver": True,
-    "versions": dict.fromkeys(
-        ("python", "os", "torch", "torch_cuda", "triton", "cupy", "numpy", "pandas", "compiler", "nvidia-ml-py"), True
-    ),
-    "threads": dict.fromkeys(
-        ("torch", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES")
-        + ("OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_BLOCKTIME"),
-        True,
-    ),
-    "git": {"commit": True, "dirty": True},
+    "git": _names("commit dirty"),
 }
-ALLOWED["cpu"]["cache_bytes"] = dict.fromkeys(("L1d", "L2", "L3"), True)
 
 
 def environment() -> dict[str, Any]:
@@ -316,19 +259,22 @@ def differing_hardware(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 # --- what may leave this machine ---
 
 # Values of these keys are this project's own words, so a user called "torch" must not change them.
-_OWN_WORDS = {"schema", "run", "case", "layer", "variant", "phase", "shape_name", "shape", "dtype", "device", "status"}
-_OWN_WORDS |= {"timer", "cache", "baseline", "stopped", "source_hash", "utc", "attested"}
-
-_SECRET_NAME = re.compile(r"token|secret|passw|api_?key|access_?key|private|credential|cookie|(^|_)auth|session", re.I)
+_OWN_WORDS = {
+    *("schema", "run", "utc", "case_id", "layer", "variant", "backend", "story", "phase", "dtype", "shape"),
+    *("shape_id", "status", "timer", "torch", "rounds_stopped", "source_hash"),
+}
+_SECRET_NAME = re.compile(
+    r"token|secret|passw|api_?key|access_?key|private|credential|cookie|(^|_)auth|session", re.IGNORECASE
+)
 _SECRET_TEXT = re.compile(
     r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"  # user:password@ in an address
     r"|\b(?:gh[pousr]_|github_pat_|glpat-|hf_|sk-|xox[abprs]-|pypi-)[\w-]{10,}"
     r"|\bAKIA[0-9A-Z]{16}\b|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"
     r"|[\w.+-]+@[\w-]+\.[\w.-]+"  # mail address
 )
-# An absolute path: a slash that no word, dot or slash precedes, so that "GB/s", "a/b" and "../x" stay. The last part
-# is kept where it looks like a file's name, because an error message is useless without it.
-_PATH = re.compile(r"(?<![\w./~>\]-])/(?:[^\s/:;,'\"()\[\]<>|=]+/)*([^\s/:;,'\"()\[\]<>|=]*)")
+# An absolute path: a slash that no word, dot or slash precedes, so that "GB/s", "a/b" and "../x" stay. The last
+# part is kept where it looks like a file's name, because an error message is useless without it.
+_PATH = re.compile(r"(?:(?<![\w./~>\]-])|(?<=-[IL]))/(?:[^\s/:;,'\"()\[\]<>|=]+/)*([^\s/:;,'\"()\[\]<>|=]*)")
 
 
 def clean(value: Any, *, free_text: bool = False, key: str = "") -> Any:
@@ -339,8 +285,9 @@ def clean(value: Any, *, free_text: bool = False, key: str = "") -> Any:
     if isinstance(value, str):
         return scrub(value, names=free_text or key not in _OWN_WORDS)
     if isinstance(value, Mapping):
+        inside = key if key == "shape" else None  # its values are sizes and options
         return {
-            scrub(str(k), names=False): clean(v, free_text=free_text, key="shape" if key == "shape" else str(k))
+            scrub(str(k), names=False): clean(v, free_text=free_text, key=inside or str(k))
             for k, v in value.items()
         }
     if isinstance(value, (list, tuple, set)):
@@ -364,16 +311,23 @@ def scrub(text: str, *, names: bool = True) -> str:
     text = _SECRET_TEXT.sub("<secret>", text)
     for folder in _own_folders():
         text = re.sub(rf"(?<![\w.~-]){re.escape(folder)}(?:/|(?![\w.-]))", "", text)
-    text = _PATH.sub(lambda path: f"<path>/{path[1]}" if "." in path[1][1:-1] else "<path>" if path[1] else "/", text)
+    text = _PATH.sub(lambda path: _stand_in(path[1]), text)
     if names:
         for word, stand_in in _identifying_names():
             text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", stand_in, text)
     return text
 
 
+def _stand_in(last_part: str) -> str:
+    """For an absolute path that ends in `last_part`."""
+    if not last_part:
+        return "/"
+    return f"<path>/{last_part}" if "." in last_part[1:-1] else "<path>"
+
+
 def _secret_values() -> list[str]:
-    # Short values would blank out ordinary words; a real secret is longer.
-    values = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 8 and not v.startswith("/")}
+    """Values of variables with a telling name; short ones would blank out ordinary words."""
+    values = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 8}
     return sorted(values, key=len, reverse=True)
 
 
@@ -387,10 +341,8 @@ def _own_folders() -> tuple[str, ...]:
 def _identifying_names() -> list[tuple[str, str]]:
     host = socket.gethostname()
     users = {os.environ.get("USER", ""), os.environ.get("LOGNAME", ""), Path.home().name}
-    try:
+    with contextlib.suppress(KeyError, OSError):  # a user id without an entry in passwd
         users.add(getpass.getuser())
-    except (KeyError, OSError):  # a user id without an entry in passwd
-        pass
     users -= {"", "root", "home"}  # root names nobody
     hosts = {host, host.partition(".")[0]} - {"", "localhost"}
     found = [(h, "<host>") for h in hosts] + [(u, "<user>") for u in users]
@@ -437,9 +389,10 @@ def _open_records(folder: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise CannotGoOn(f"another run is writing to {folder}: wait for it, or choose another --out") from None
-    except OSError:
-        pass  # a file system without locks
+        raise CannotGoOn(f"another run is writing to {folder}: wait, or choose another --out") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):  # a file system without locks
+            raise
     return handle
 
 
@@ -465,6 +418,14 @@ def _look_up(record: Mapping[str, Any], path: str) -> Any:
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
+
+
+def _flat_fields(records: Iterable[Record]) -> list[str]:
+    fields: dict[str, bool] = {}
+    for record in records:
+        for name, value in record.items():
+            fields[name] = fields.get(name, True) and not isinstance(value, (dict, list))
+    return [name for name, flat in fields.items() if flat]
 
 
 def _cell(record: Record, column: str) -> Any:

@@ -1,13 +1,14 @@
 """Statistics of timings: medians, bootstrap confidence intervals over rounds, noise.
 
-Samples taken back to back share clock frequency, cache and memory layout, so they are not independent. The unit that
-is resampled is therefore the round (one turn of every variant, in random order), and the process above it where
-several took part. A round is reduced to its median; the estimate is the median of those.
+Samples taken back to back share clock frequency, cache and memory layout, so they are not independent. The unit
+that is resampled is therefore the round (one turn of every variant, in random order), and the process above it
+where several took part. A round is reduced to its median; the estimate is the median of those.
 
 All times are seconds. Intervals are percentile bootstrap intervals, 95 % unless told otherwise, and the seed is
-fixed: the same samples give the same interval. One round says nothing about the spread between rounds: its interval
-is unbounded, (0, inf), never a point. With fewer than five rounds even the full range of the rounds, which is what
-the bootstrap then gives, covers the truth less often than it says: 75 % with three, 88 % with four, 94 % with five.
+fixed: the same samples give the same interval. One round says nothing about the spread between rounds: its
+interval is unbounded, (0, inf), never a point. With fewer than five rounds even the full range of the rounds, which
+is what the bootstrap then gives, covers the truth less often than it says: 75 % with three, 88 % with four, 94 %
+with five.
 """
 
 from collections.abc import Hashable, Sequence
@@ -18,7 +19,7 @@ RESAMPLES = 1000
 LEVEL = 0.95
 SEED = 20240717
 
-Rounds = Sequence[Sequence[float]]
+Rounds = Sequence[Sequence[float]] | np.ndarray  # by round; an array is (rounds, samples)
 Interval = tuple[float, float, float]  # estimate, low, high
 
 
@@ -31,7 +32,7 @@ def median_ci(
 ) -> Interval:
     """(median, low, high) of one variant's samples.
 
-    processes: which process each round was measured in; processes are resampled first, then rounds inside them.
+    processes: which process each round was measured in; processes are resampled first, then their rounds.
     Raises ValueError where there are no rounds or a round has no sample.
     """
     medians = round_medians(samples_by_round)
@@ -85,7 +86,7 @@ def round_medians(samples_by_round: Rounds) -> np.ndarray:
 
 
 def _resampled_rounds(rounds: int, processes: Sequence[Hashable] | None, resamples: int) -> np.ndarray | None:
-    """Indices of the rounds that each resample takes, (resamples, n); None where one round is all there is."""
+    """Indices of the rounds that each resample takes, (resamples, n); None where there is only one."""
     if processes is not None and len(processes) != rounds:
         raise ValueError(f"{rounds} rounds but {len(processes)} process labels")
     if rounds == 1:

@@ -65,7 +65,7 @@ class Screen:
     ) -> None:
         table = _table(title)
         table.add_column("variant", overflow="fold", min_width=24, ratio=1)
-        table.add_column("check", overflow="fold", min_width=11, max_width=None if _all_ok(rows) else 44)
+        table.add_column("check", overflow="fold", min_width=8, max_width=48)
         for cache in caches:
             table.add_column(f"{cache} ±95 %", justify="right", no_wrap=True)
         table.add_column("noise", justify="right")
@@ -74,15 +74,16 @@ class Screen:
         table.add_column("scratch MB", justify="right")
         table.add_column("vs torch", justify="right", no_wrap=True)
         table.add_column("bits", justify="right")
-        for row in sorted(rows, key=_rank):
+        for states in sorted(_by_variant(rows), key=_rank):
+            row = states[0]
             rate = row.get("flops_per_s" if flops_matter else "bytes_per_s")
             table.add_row(
                 name_cell(row),
-                verdict_cell(row),
-                *[time_text(row, cache) for cache in caches],
-                percent(row.get(f"{caches[0]}_noise")),
+                verdict_cell(next((r for r in states if r["status"] != "ok"), row)),
+                *[time_text(next((r for r in states if r["cache"] == cache), {})) for cache in caches],
+                percent(row.get("noise")),
                 number(rate, 1e9),
-                percent(row.get("ceiling_share")),
+                percent(row.get("of_ceiling")),
                 number(row.get("workspace_bytes"), 1e6),
                 speed_text(row),
                 bits_text(row["deterministic"]),
@@ -123,14 +124,18 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
 
 
-def _all_ok(rows: list[dict[str, Any]]) -> bool:
-    return all(row["status"] == "ok" for row in rows)
+def _by_variant(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The records of each variant together, cold before warm."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda r: r["cache"] or ""):
+        found.setdefault(row["variant"], []).append(row)
+    return list(found.values())
 
 
-def _rank(row: dict[str, Any]) -> tuple[bool, float]:
+def _rank(states: list[dict[str, Any]]) -> tuple[bool, float]:
     """Right ones first, the fastest on top; the others as they come."""
-    seconds = row.get("cold_s") or row.get("warm_s") or float("inf")
-    return row["status"] != "ok", seconds
+    wrong = any(row["status"] != "ok" for row in states)
+    return wrong, states[0].get("median_s") or float("inf")
 
 
 def name_cell(row: dict[str, Any]) -> Text:
@@ -154,25 +159,23 @@ def bits_text(deterministic: bool | None) -> str:
     return {True: "same", False: "differ", None: DASH}[deterministic]
 
 
-def time_text(row: dict[str, Any], cache: str) -> str:
-    seconds = row.get(f"{cache}_s")
-    if not seconds:
+def time_text(row: dict[str, Any]) -> str:
+    """Median and half of the 95 % interval."""
+    seconds, high = row.get("median_s"), row.get("high_s")
+    if seconds is None:
         return DASH
-    high = row.get(f"{cache}_high_s")
-    if high is None:
+    if high is None or high == float("inf"):
         return duration(seconds)
-    half = (high - row[f"{cache}_low_s"]) / 2
-    return f"{duration(seconds)} {percent(half / seconds):>4}"
+    return f"{duration(seconds)} {percent((high - row['low_s']) / 2 / seconds):>4}"
 
 
 def speed_text(row: dict[str, Any]) -> str:
-    speed = row.get("vs_torch")
-    if speed is None:
+    """Speed against the fastest PyTorch entry; "=" where the difference is no difference."""
+    speed = row.get("speedup")
+    if speed is None or row["status"] != "ok":
         return DASH
-    floor = row.get("noise_floor") or 0.0
-    low, high = row["vs_torch_low"], row["vs_torch_high"]
-    # A difference that the A/A control shows as well, or whose interval holds 1, is no difference.
-    same = abs(speed - 1) <= floor or low <= 1 <= high
+    # A difference that the A/A control shows as well, or whose interval holds 1, is none.
+    same = abs(speed - 1) <= (row.get("noise_floor") or 0.0) or row["speedup_low"] <= 1 <= row["speedup_high"]
     return f"{speed:.2f}x" + (" =" if same else "")
 
 
@@ -191,4 +194,3 @@ def percent(share: float | None) -> str:
 
 def number(value: float | None, scale: float) -> str:
     return DASH if value is None else f"{value / scale:.3g}"
-

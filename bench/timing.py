@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench import stats
+from bench import machine, stats
 from bench.check import Verdict
 from bench.registry import Variant
 from bench.tensors import Case
@@ -131,7 +131,8 @@ def race(
             if c.worker:
                 c.worker.close()
                 c.worker = None
-    return Timing(case, contestants, _noise_floor(contestants, effort.caches), stopped, canary)
+    noise_floor = _noise_floor(contestants, effort.caches)
+    return Timing(case, contestants, noise_floor, stopped, canary, machine.snapshot())
 
 
 def _verified_seeds(case: Case, randomness: random.Random) -> list[int]:

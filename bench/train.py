@@ -86,14 +86,14 @@ class Memory:
     """Every tensor of the training step, allocated here and nowhere else.
 
     Parameters lie in one flat buffer, gradients in another, m, v and (below fp32) the fp32 masters likewise;
-    `params`, `grads`, … are their views by name, in the order of `model.parameter_shapes()`. `bytes` is the sum.
+    `params`, `grads`, … are their views by name, in the order of `model.parameter_shapes()`.
     """
 
     def __init__(self, model: Model, B: int, T: int, dtype: str, device: str = "cpu"):
         if not 1 <= T <= model.max_t:
             raise ValueError(f"T={T} is outside 1…{model.max_t}, the positions of {model.name}")
         self.model, self.B, self.T, self.dtype, self.device = model, B, T, dtype, device
-        self.bytes = 0
+        self.tensors: list[torch.Tensor] = []  # all of them, as allocated
         M, C, NH = B * T, model.C, model.NH
         self.params, _ = self._flat(dtype)
         self.grads, self.flat_grads = self._flat(dtype)
@@ -144,7 +144,7 @@ class Memory:
 
     def _new(self, *sizes: int, dtype: str | None = None) -> torch.Tensor:
         made = torch.zeros(sizes, dtype=DTYPES[dtype or self.dtype], device=self.device)
-        self.bytes += made.nbytes
+        self.tensors.append(made)
         return made
 
     def _flat(self, dtype: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -160,6 +160,14 @@ class Memory:
             for name, sizes in self.model.parameter_shapes().items()
         }
         return views, flat
+
+    def fill_random(self) -> None:
+        """Positive numbers below 1 into everything, valid ids into tokens and targets: contents to time with."""
+        for tensor in self.tensors:
+            if tensor.is_floating_point():
+                tensor.uniform_(0.01, 1.0)
+            else:
+                tensor.random_(self.model.v)
 
     def btc(self, matrix: torch.Tensor) -> torch.Tensor:
         """(B*T, X) as (B, T, X)."""
@@ -360,31 +368,20 @@ class Step:
         self.update_calls = [norm_call(mem), adamw_call(mem)]
         calls = [*self.first_calls, *later_calls, *self.update_calls]
         self._prepare(calls)
-        self.workspace = make_workspace([self.workspace_bytes(c, modules[c.key]) for c in calls], mem.device)
-        self.bytes = mem.bytes + self.workspace.nbytes
-        self.first = [self.bind(c, modules[c.key]) for c in self.first_calls]
-        self.later = [self.bind(c, modules[c.key]) for c in later_calls]
-        self.update_norm, self.update_adamw = (self.bind(c, modules[c.key]) for c in self.update_calls)
-        mem.dlosses.fill_(1 / (mem.B * mem.T * accumulation))
+        sizes = [workspace_bytes(c, modules[c.key], self.shapes[c.id]) for c in calls]
+        self.workspace = make_workspace(sizes, mem.device)
+        self.bytes = sum(t.nbytes for t in mem.tensors) + self.workspace.nbytes
+        self.first = [self._bind(c) for c in self.first_calls]
+        self.later = [self._bind(c) for c in later_calls]
+        self.update_norm, self.update_adamw = map(self._bind, self.update_calls)
 
     def _prepare(self, calls: list[Call]) -> None:
         for key in {c.key for c in calls}:
             if hasattr(self.modules[key], "prepare"):
                 self.modules[key].prepare(self.shapes[key[0]])
 
-    def workspace_bytes(self, call: Call, module: ModuleType) -> int:
-        if not hasattr(module, "workspace"):
-            return 0
-        shape = self.shapes[call.id]
-        return module.workspace({**shape, "accumulate": True} if call.accumulate else shape, call.phase)
-
-    def bind(self, call: Call, module: ModuleType) -> Bound:
-        """(function, positional, keyword) of one call, ready to run."""
-        outputs = call.outputs
-        if hasattr(module, "workspace"):
-            size = self.workspace_bytes(call, module)
-            outputs = {**outputs, "workspace": self.workspace[:size] if size else None}
-        return getattr(module, call.phase), call.inputs, outputs
+    def _bind(self, call: Call) -> Bound:
+        return bind(call, self.modules[call.key], self.workspace, self.shapes[call.id])
 
     def load(self, parameters: dict[str, torch.Tensor]) -> None:
         """Take parameters (by name, any float dtype) and start training afresh: no moments, step 0."""
@@ -398,6 +395,7 @@ class Step:
         for flat in (mem.flat_m, mem.flat_v, mem.flat_grads):
             flat.zero_()
         mem.step.zero_()
+        mem.dlosses.fill_(1 / (mem.B * mem.T * self.accumulation))
 
     def gradients(self, batches: Sequence[Batch]) -> None:
         """All micro-batches, forward and backward: gradients into `memory.grads`, mean loss into `.loss`."""
@@ -460,7 +458,29 @@ def _run(bound: list[Bound]) -> None:
         function(*args, **kwargs)
 
 
+def bind(call: Call, module: ModuleType, workspace: torch.Tensor, shape: contract.Shape) -> Bound:
+    """(function, positional, keyword) of one call, ready to run; its scratch is the front of `workspace`."""
+    outputs = call.outputs
+    if hasattr(module, "workspace"):
+        size = workspace_bytes(call, module, shape)
+        outputs = {**outputs, "workspace": workspace[:size] if size else None}
+    return getattr(module, call.phase), call.inputs, outputs
+
+
+def workspace_bytes(call: Call, module: ModuleType, shape: contract.Shape) -> int:
+    """Scratch that the variant asks for at this call."""
+    if not hasattr(module, "workspace"):
+        return 0
+    return module.workspace({**shape, "accumulate": call.accumulate}, call.phase)
+
+
 def make_workspace(sizes: list[int], device: str) -> torch.Tensor:
     """One uint8 buffer for the largest of `sizes`, aligned to ALIGN."""
     raw = torch.zeros(max(sizes, default=0) + ALIGN, dtype=torch.uint8, device=device)
     return raw[-raw.data_ptr() % ALIGN :][: max(sizes, default=0)]
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device is done. The CPU always is."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)

@@ -16,7 +16,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +126,7 @@ def race(
     memory: "Memory",
     pool: "dict[Key, list[Variant]]",
     budget: float = BUDGET_S,
-    say: Callable[[str], None] = lambda text: None,
+    hopeless: float = HOPELESS,
 ) -> Times:
     """Time every candidate at its calls of the step, interleaved, on the step's own memory (its contents are lost).
 
@@ -154,11 +154,10 @@ def race(
         racing = []
         for v in pool[key]:
             rate = known.get(v.name, best)
-            if rate > HOPELESS * best and rate * work(key) > TRIVIAL_MS:
+            if rate > hopeless * best and rate * work(key) > TRIVIAL_MS:
                 skipped[v.name] = f"{rate / best:.0f} times slower at a smaller shape"
             else:
                 racing.append(v)
-        say(f"measuring {key[0]} {key[1]}: {', '.join(v.name for v in racing)}")
         times.ms[key] = _race_one(racing, calls[key], shapes[key[0]], memory.device, deadline, skipped)
         for name, ms in times.ms[key].items():
             rates[layer, key[1], name] = ms / work(key)
@@ -166,7 +165,10 @@ def race(
 
 
 def _race_one(racing, calls, shape, device, deadline, skipped) -> dict[str, float]:
-    """{variant: ms} of one (id, phase): a warm-up call, a first timed call, then rounds of those not far behind."""
+    """{variant: ms} of one (id, phase): a warm-up call, a timed one, then rounds of those not far behind.
+
+    The best call counts: a neighbour on the machine makes calls longer, never shorter.
+    """
     from bench.train import bind, make_workspace, synchronize, workspace_bytes
 
     bound: dict[str, list] = {}
@@ -186,7 +188,7 @@ def _race_one(racing, calls, shape, device, deadline, skipped) -> dict[str, floa
             if hasattr(module, "prepare"):
                 module.prepare(shape)
             workspace = make_workspace([workspace_bytes(calls[0], module, shape)], device)
-            bound[v.name] = [bind(c, module, workspace) for c in calls]
+            bound[v.name] = [bind(c, module, workspace, shape) for c in calls]
             timed(v.name, 0)  # compiles, loads and packs whatever the first call does
             samples[v.name] = [timed(v.name, 1)]
         except Exception as error:  # a variant that cannot run is no candidate; the reason is kept
@@ -201,7 +203,7 @@ def _race_one(racing, calls, shape, device, deadline, skipped) -> dict[str, floa
             break
         for name in random.sample(near, len(near)):
             samples[name].append(timed(name, turn))
-    return {name: sorted(s)[len(s) // 2] for name, s in samples.items()}
+    return {name: min(s) for name, s in samples.items()}
 
 
 def fastest(pool: "dict[Key, list[Variant]]", times: Times) -> "dict[Key, Variant]":
@@ -269,6 +271,7 @@ def _source(v: Variant) -> str:
 def open_cache(device: str, threads: int) -> Cache:
     """The cache of this machine: keyed by CPU (or GPU), threads and versions, so that a stale time is never used."""
     import torch
+
     from kernels.cpu import cache_dir, cpu_flags
 
     chip = torch.cuda.get_device_name(device) if device != "cpu" else _cpu_name()
@@ -279,4 +282,6 @@ def open_cache(device: str, threads: int) -> Cache:
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((s.partition(":")[2].strip() for s in lines if s.startswith("model name")), platform.processor())
+    return next(
+        (s.partition(":")[2].strip() for s in lines if s.startswith("model name")), platform.processor()
+    )

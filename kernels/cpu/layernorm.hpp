@@ -12,22 +12,27 @@ INLINE int64_t chunk_count(int64_t rows) {
     return wanted < MAX_CHUNKS ? wanted : MAX_CHUNKS;
 }
 
-// One row. Mean and variance are two passes, as squares minus a squared mean would cancel; the row is in L1 by then.
-template <bool STREAM>
-INLINE void normalise_row(T* out, float* mean_out, float* rstd_out, const T* x, const T* weight, const T* bias,
-                          int64_t C, float eps) {
-    vec sum[CHAINS] = {}, squares[CHAINS] = {};
-    for_vectors(C, [&](int64_t i, int64_t n, int64_t k) { sum[k] += load_part(x + i, n); });
-    float mean = hsum(sum) / C;
+// One row, given as row(i, n): n values from i on. Mean and variance are two passes, as a mean of squares minus a
+// squared mean would cancel; what the row is made of is in L1 by then.
+template <bool STREAM, class Row>
+INLINE void normalise_row(T* out, float* mean_out, float* rstd_out, Row row, const T* weight, const T* bias, int64_t C,
+                          float eps) {
+    vec sum[CHAINS] = {}, rest[CHAINS] = {}, squares[CHAINS] = {};
+    for_vectors(C, [&](int64_t i, int64_t n, int64_t k) { sum[k] += row(i, n); });
+    float about = hsum(sum) / C;  // the mean, but for rounding
 
+    // What is left of the mean after subtracting `about` corrects both moments: a constant row comes out as exactly 0.
     for_vectors(C, [&](int64_t i, int64_t n, int64_t k) {
-        vec centred = select_part(n, load_part(x + i, n) - mean, vec{});
+        vec centred = select_part(n, row(i, n) - about, vec{});
+        rest[k] += centred;
         squares[k] += centred * centred;
     });
-    float rstd = 1 / std::sqrt(hsum(squares) / C + eps);
+    double correction = double(hsum(rest)) / C;
+    float mean = float(about + correction);
+    float rstd = float(1 / std::sqrt(double(hsum(squares)) / C - correction * correction + eps));
 
     for_vectors(C, [&](int64_t i, int64_t n, int64_t) {
-        vec norm = (load_part(x + i, n) - mean) * rstd;
+        vec norm = (row(i, n) - mean) * rstd;
         put_part<STREAM>(out + i, norm * load_part(weight + i, n) + load_part(bias + i, n), n);
     });
     *mean_out = mean;

@@ -47,10 +47,10 @@ def test_not_finite_never_passes(bad):
     assert "not finite" in finding.evidence and "[3, 5]" in finding.evidence
 
 
-def test_an_exact_yardstick_still_leaves_half_an_ulp():
+def test_an_exact_yardstick_still_leaves_an_ulp():
     got = TRUTH.float()  # rounded once
     assert not judge.judge(got, yard(TRUTH, 0.0, 0.0)).evidence
-    assert judge.judge(got * (1 + 3e-7), yard(TRUTH, 0.0, 0.0)).evidence
+    assert judge.judge(got * (1 + 6e-7), yard(TRUTH, 0.0, 0.0)).evidence
 
 
 def test_plain_torch_itself_may_not_be_off_by_a_share_of_the_truth():

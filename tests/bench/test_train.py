@@ -1,13 +1,11 @@
 """The training step: its gradients are PyTorch's, its memory is planned once, its clocks account for every call."""
 
-import resource
 from types import SimpleNamespace
 
-import pytest
 import torch
 
 from bench.train import Memory, Step, step_keys, step_shapes
-from reference import contract, gpt2
+from reference import contract
 from reference.models import MODELS, Model
 
 TINY = MODELS["gpt2-tiny"]
@@ -32,7 +30,10 @@ def reference_function(layer: str, phase: str):
             if outputs[t.name] is None:
                 continue
             many = t.many
-            for into, value in zip(*([outputs[t.name], results[t.name]] if many else [[outputs[t.name]], [results[t.name]]]), strict=True):
+            for into, value in zip(
+                *([outputs[t.name], results[t.name]] if many else [[outputs[t.name]], [results[t.name]]]),
+                strict=True,
+            ):
                 assert into.shape == value.shape
                 into.add_(value) if t.accumulates and accumulate else into.copy_(value)
 

@@ -14,14 +14,14 @@ forward_kernel = Kernel("simd.cpp", "layernorm_forward")
 backward_kernel = Kernel("simd.cpp", "layernorm_backward")
 
 
-def forward(x, weight, bias, eps, *, out, mean, rstd):
-    B, T, C = x.shape
-    forward_kernel(out, mean, rstd, x, weight, bias, B * T, C, eps)
-
-
 def workspace(shape, phase):
     """Backward: fp32 sums of dweight and dbias for each chunk of rows."""
     return MAX_CHUNKS * 2 * shape["C"] * 4 if phase == "backward" else 0
+
+
+def forward(x, weight, bias, eps, *, out, mean, rstd, workspace):
+    B, T, C = x.shape
+    forward_kernel(out, mean, rstd, x, weight, bias, B * T, C, eps)
 
 
 def backward(dout, dresidual, x, weight, mean, rstd, accumulate, *, dx, dweight, dbias, workspace):

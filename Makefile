@@ -1,0 +1,43 @@
+# Everything runs in .venv, which `setup` makes and keeps complete; a second `setup` installs nothing.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup doctor bench test test-all lint format clean distclean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
+
+setup:  ## make .venv with the torch build that fits this machine
+	@$(PYTHON) tools/install.py
+
+doctor: setup  ## what this machine is and what can run on it
+	$(PY) -m bench.doctor
+
+bench: setup  ## the main job: this machine, attention's variants, a GPT-2 124M training step; results under runs/
+	$(PY) -m bench.doctor
+	$(PY) -m bench.layer attention --all
+	$(PY) -m bench.e2e gpt2-124m
+	@echo "results, newest first:" && ls -1dt runs/*/ | head -n 2
+
+test: setup  ## the tests, without the slow ones
+	$(PY) -m pytest -q -m "not slow" --durations=5
+
+test-all: setup  ## all tests
+	$(PY) -m pytest -q --durations=10
+
+lint: setup  ## ruff (rules and format) and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: setup  ## let ruff repair what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:  ## remove what tools leave behind; .venv and runs/ stay
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## also remove .venv
+	rm -rf .venv

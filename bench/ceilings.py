@@ -1,0 +1,460 @@
+"""How fast this machine was seen to go: bandwidth and matmul ceilings, measured once and remembered.
+
+    c = ceilings()                        # measured the first time (about 8 s), then read from a file
+    c.bytes_per_s["copy"], c.flops_per_s["bf16"]
+    floor_seconds(bytes, flops, dtype, c)  # the least time that the ceilings allow: what "of ceiling" is against
+    impossible(seconds, …)                 # why a time cannot be true, or None
+
+Bandwidths count the bytes that the operation needs: read N, copy 2N, triad 3N (two read, one written). The line that a
+plain store fetches before it overwrites it is not counted; streaming stores do not fetch it, and the better of
+both is the ceiling. Arrays are at least four times the last-level caches. A matmul counts 2 n^3.
+
+A ceiling is the best repetition (what the machine can do), `spread` the interquartile range over the median of all
+repetitions (how often it does). `sustained` is the median matmul rate of back-to-back calls.
+"""
+
+import functools
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from bench import machine
+
+BANDWIDTH_ROUNDS = 12  # at least
+BANDWIDTH_SECONDS = 1.5  # and at least: among neighbours, the best of many is what counts
+MATMUL_SIZES = (1024, 2048)
+MATMUL_SECONDS = 1.0  # for each size
+MATMUL_DTYPES = ("fp32", "bf16")
+UNKNOWN_CACHE_BYTES = 64 << 20  # where the machine does not say how large its caches are
+FORMAT = 1  # of the file; another one is measured anew
+
+# Above what any core of today does; only used to call a time impossible, so too high is safe and too low is not.
+MAX_HERTZ = 6.2e9  # the fastest turbo clock sold
+CACHE_BYTES_PER_CYCLE = 192  # of one core: two 64-byte loads and one 64-byte store into L1
+FLOPS_PER_CYCLE = {"fp64": 32, "fp32": 64, "bf16": 256, "fp16": 256}  # of one core: two 512-bit FMA units
+AMX_FLOPS_PER_CYCLE = 2048  # of one core, bf16 and fp16: twice what Sapphire Rapids does
+# A ceiling may have been measured while neighbours were at work; faster than this multiple of it is not believed.
+MARGIN = 2.0
+BUSY_MARGIN = 4.0
+
+
+@dataclass
+class Ceilings:
+    """Bytes/s by operation and flop/s by dtype; all of one device. What could not be measured is missing."""
+
+    device: str  # "cpu", or the GPU's name
+    bytes_per_s: dict[str, float]  # read, copy, triad
+    flops_per_s: dict[str, float]  # burst: the best call
+    sustained_flops_per_s: dict[str, float]
+    spread: dict[str, float]  # by all names above: interquartile range / median
+    how: dict[str, str]  # which way won (plain or streaming stores), sizes
+    cores: int  # usable ones, or streaming multiprocessors
+    cache_bytes: int  # last-level cache of the device
+    busy: str | None  # what else was going on during the measurement
+    measured_at: str  # UTC, ISO 8601
+    seconds: float  # what the measurement took
+    isa: list[str] = field(default_factory=list)
+
+    @property
+    def best_bytes_per_s(self) -> float | None:
+        return max(self.bytes_per_s.values(), default=None)
+
+    @property
+    def age_seconds(self) -> float:
+        return (datetime.now(timezone.utc) - datetime.fromisoformat(self.measured_at)).total_seconds()
+
+
+_memory: dict[str, Ceilings] = {}  # by device, so that a run asks the file once
+
+
+def ceilings(refresh: bool = False, device: str = "cpu") -> Ceilings:
+    """This machine's ceilings: from the file, or measured now (then a line on stderr says so).
+
+    The file lies in the cache folder ($LAYERBENCH_CACHE) and is keyed by CPU, instruction sets, threads and torch.
+    What was measured while other programs were at work is measured again once they are quiet, and until then every
+    measurement can only raise it.
+    """
+    if device in _memory and not refresh:
+        return _memory[device]
+    key, file = _key(device), cache_file()
+    remembered = _read(file)
+    known = remembered.get(key)
+    if known is None or refresh or (known.busy and not machine.busy(machine.snapshot())):
+        print(
+            "measuring the ceilings of this machine (about 8 s, kept for later)", file=sys.stderr, flush=True
+        )
+        measured = measure(device)
+        known = higher(known, measured) if known and measured.busy else measured
+        _write(file, {**remembered, key: known})
+    _memory[device] = known
+    return known
+
+
+def higher(earlier: Ceilings, now: Ceilings) -> Ceilings:
+    """The higher of two measurements in every figure: neighbours only ever take away. Quiet if either was."""
+    merged = replace(now, busy=earlier.busy and now.busy, spread=dict(now.spread), how=dict(now.how))
+    for name in ("bytes_per_s", "flops_per_s", "sustained_flops_per_s"):
+        ours, theirs = getattr(now, name), getattr(earlier, name)
+        setattr(merged, name, {k: max(ours.get(k, 0.0), theirs.get(k, 0.0)) for k in {**theirs, **ours}})
+        for k in theirs:
+            if name != "sustained_flops_per_s" and theirs[k] > ours.get(k, 0.0):
+                merged.spread[k], merged.how[k] = earlier.spread[k], earlier.how[k]
+    return merged
+
+
+def cache_file() -> Path:
+    from kernels.cpu import cache_dir
+
+    return cache_dir().parent / "ceilings.json"
+
+
+def _key(device: str) -> str:
+    c = machine.cpu()
+    parts: list[Any] = [FORMAT, c["model"], c["isa"], c["usable"], c["quota"], machine.thread_settings()]
+    parts += [machine.version("torch"), device]
+    if device != "cpu":
+        parts.append([gpu["name"] for gpu in machine.gpus()])
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _read(file: Path) -> dict[str, Ceilings]:
+    """What is remembered. A file that cannot be understood counts as none: measuring again is cheap."""
+    try:
+        return {key: Ceilings(**entry) for key, entry in json.loads(file.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _write(file: Path, known: dict[str, Ceilings]) -> None:
+    from bench.cli import CannotGoOn
+    from bench.results import write_atomically
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps({key: asdict(entry) for key, entry in known.items()}, indent=1))
+    except (OSError, CannotGoOn) as error:
+        print(f"warning: ceilings are not kept: {error}", file=sys.stderr)
+
+
+# --- measuring ---
+
+
+def measure(device: str = "cpu") -> Ceilings:
+    """Measure now. On the CPU about 6 to 9 s; the threads are OpenMP's and torch's defaults."""
+    import torch
+
+    start = time.perf_counter()
+    busy = machine.busy(machine.snapshot())
+    on_gpu = device != "cpu"
+    rates = _gpu_bandwidths(device) if on_gpu else _cpu_bandwidths()
+    bytes_per_s, spread, how = {}, {}, {}
+    for name in ("read", "copy", "triad"):
+        ways = {way: found for way, found in rates.items() if way.partition(" ")[0] == name}
+        if not ways:
+            continue
+        best = max(ways, key=lambda way: max(ways[way]))
+        bytes_per_s[name], spread[name], how[name] = max(ways[best]), _spread(ways[best]), best
+    burst, sustained = {}, {}
+    for dtype in MATMUL_DTYPES:
+        calls = _matmul_rates(dtype, device)
+        burst[dtype] = max(rate for rates_of_size in calls.values() for rate in rates_of_size)
+        longest = calls[max(calls)]
+        sustained[dtype], spread[dtype] = _median(longest), _spread(longest)
+        how[dtype] = f"torch matmul, n = {', '.join(map(str, calls))}"
+    properties = torch.cuda.get_device_properties(device) if on_gpu else None
+    return Ceilings(
+        device=properties.name if properties else "cpu",
+        bytes_per_s=bytes_per_s,
+        flops_per_s=burst,
+        sustained_flops_per_s=sustained,
+        spread=spread,
+        how=how,
+        cores=properties.multi_processor_count if properties else machine.usable_cores(),
+        cache_bytes=properties.L2_cache_size if properties else _cpu_cache_bytes(),
+        busy=busy,
+        measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        seconds=round(time.perf_counter() - start, 1),
+        isa=[] if on_gpu else machine.cpu()["isa"],
+    )
+
+
+def _cpu_cache_bytes() -> int:
+    """The largest caches: all L3, or where there is none, the L2 of all cores."""
+    caches = machine.cpu()["cache_bytes"]
+    return caches["L3"] or (caches["L2"] or 0) * machine.usable_cores() or UNKNOWN_CACHE_BYTES
+
+
+def _cpu_bandwidths() -> dict[str, list[float]]:
+    """Bytes/s of each repetition by way ("copy streaming"); through torch where there is no compiler."""
+    import torch
+
+    from kernels import Unavailable
+    from kernels.cpu import CompileError, Kernel
+
+    memory = machine.memory_bytes() or 2 << 30
+    size = min(max(4 * _cpu_cache_bytes(), 64 << 20), memory // 16)
+    n = size // 4 // 4096 * 4096
+    a, b, out = (torch.empty(n) for _ in range(3))
+    one = torch.empty(1)
+    kernels = {
+        name: Kernel("ceilings.cpp", "ceiling_" + name.replace(" ", "_"))
+        for name in ("read", "copy", "copy streaming", "triad", "triad streaming")
+    }
+    ways: dict[str, tuple[int, Callable[[], Any]]] = {
+        "read": (1, lambda: kernels["read"](one, a, n)),
+        "copy": (2, lambda: kernels["copy"](out, a, n)),
+        "copy streaming": (2, lambda: kernels["copy streaming"](out, a, n)),
+        "triad": (3, lambda: kernels["triad"](out, a, b, 0.5, n)),
+        "triad streaming": (3, lambda: kernels["triad streaming"](out, a, b, 0.5, n)),
+    }
+    try:
+        # The kernel that will use them touches the pages first, so that each lies near the thread that works on it.
+        for array, other in ((a, out), (b, out), (out, a)):
+            kernels["copy"](array, other, n)
+        a.normal_()
+        b.normal_()
+        kernels["copy"](out, a, n)
+        if not torch.equal(out, a):
+            raise RuntimeError("bench/ceilings.cpp does not copy: its bandwidth means nothing")
+    except (Unavailable, CompileError) as error:
+        print(f"bandwidth is measured through torch: {str(error).splitlines()[0]}", file=sys.stderr)
+        ways = {
+            "read torch": (1, lambda: a.sum()),
+            "copy torch": (2, lambda: out.copy_(a)),
+            "triad torch": (3, lambda: torch.add(a, b, alpha=0.5, out=out)),
+        }
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    begin, rounds = time.perf_counter(), 0
+    while rounds < BANDWIDTH_ROUNDS or time.perf_counter() - begin < BANDWIDTH_SECONDS:
+        for way, (arrays, call) in ways.items():  # in turns: a slow spell must not hit one alone
+            rates[way].append(arrays * 4 * n / _cpu_seconds(call))
+        rounds += 1
+    return rates
+
+
+def _gpu_bandwidths(device: str) -> dict[str, list[float]]:
+    """The same through torch: arrays of 1 GiB, or 20 times the L2 cache."""
+    import torch
+
+    size = max(1 << 30, 20 * torch.cuda.get_device_properties(device).L2_cache_size)
+    a, b = (torch.randn(size // 4, device=device) for _ in range(2))
+    out = torch.empty_like(a)
+    ways: dict[str, tuple[int, Callable[[], Any]]] = {
+        "read": (1, lambda: a.sum()),
+        "copy": (2, lambda: out.copy_(a)),
+        "triad": (3, lambda: torch.add(a, b, alpha=0.5, out=out)),
+    }
+    for _, call in ways.values():
+        call()
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(BANDWIDTH_ROUNDS):
+        for way, (arrays, call) in ways.items():
+            rates[way].append(arrays * a.numel() * 4 / _gpu_seconds(call))
+    return rates
+
+
+def _matmul_rates(dtype: str, device: str) -> dict[int, list[float]]:
+    """Flop/s of back-to-back calls by size. Values are normal: zeros would be faster than anything real."""
+    import torch
+
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    rates: dict[int, list[float]] = {}
+    for n in MATMUL_SIZES if device == "cpu" else (4096, 8192):
+        x, y = (torch.randn(n, n, device=device).to(kind) for _ in range(2))
+        out = torch.empty_like(x)
+        multiply = functools.partial(torch.matmul, x, y, out=out)
+        multiply()
+        calls: list[float] = []
+        start = time.perf_counter()
+        while len(calls) < 3 or time.perf_counter() - start < MATMUL_SECONDS:
+            calls.append(2 * n**3 / (_cpu_seconds(multiply) if device == "cpu" else _gpu_seconds(multiply)))
+            if time.perf_counter() - start > 5 * MATMUL_SECONDS:  # a dtype that this CPU only emulates
+                break
+        rates[n] = calls
+        if time.perf_counter() - start > 2 * MATMUL_SECONDS:
+            break
+    return rates
+
+
+def _cpu_seconds(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _gpu_seconds(call: Callable[[], Any]) -> float:
+    import torch
+
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def _median(values: list[float]) -> float:
+    import numpy as np
+
+    return float(np.median(values))
+
+
+def _spread(values: list[float]) -> float:
+    from bench import stats
+
+    return stats.noise(values)
+
+
+# --- what they are for ---
+
+
+def floor_seconds(
+    nbytes: float, flops: float, dtype: str, c: Ceilings, written: float | None = None
+) -> float | None:
+    """The least time that `nbytes` moved and `flops` computed take at the ceilings; None where one is unknown.
+
+    written: how many of the bytes are written. Memory takes reads faster than writes, so the bandwidth is that of
+    the mix, between read (nothing written), triad (a third) and copy (half). Without it, the best of the three.
+    """
+    seconds = 0.0
+    if nbytes:
+        rate = c.best_bytes_per_s if written is None else mixed_bytes_per_s(written / nbytes, c)
+        if not rate:
+            return None
+        seconds = nbytes / rate
+    if flops:
+        rate = c.flops_per_s.get(dtype)
+        if not rate:
+            return None
+        seconds = max(seconds, flops / rate)
+    return seconds
+
+
+def mixed_bytes_per_s(written_share: float, c: Ceilings) -> float | None:
+    """Bandwidth of traffic of which `written_share` is writes; beyond copy's half it stays copy's."""
+    shares = {"read": 0.0, "triad": 1 / 3, "copy": 1 / 2}
+    known = [(share, 1 / c.bytes_per_s[name]) for name, share in shares.items() if name in c.bytes_per_s]
+    if not known:
+        return None
+    # Seconds a byte, not bytes a second, are what adds up.
+    below = max((point for point in known if point[0] <= written_share), default=known[0])
+    above = min((point for point in known if point[0] >= written_share), default=known[-1])
+    if above[0] == below[0]:
+        return 1 / below[1]
+    weight = (written_share - below[0]) / (above[0] - below[0])
+    return 1 / (below[1] + weight * (above[1] - below[1]))
+
+
+def impossible(
+    seconds: float, nbytes: float, flops: float, dtype: str, cache: str, c: Ceilings | None = None
+) -> str | None:
+    """Why one call cannot have taken only `seconds`, or None. cache: "cold" or "warm".
+
+    No honest kernel is ever refused: each bound is one that no hardware of this kind passes.
+    1. Compute: cores × 6.2 GHz × the widest units known for the dtype, or MARGIN × the measured burst if higher.
+    2. Cache: every byte must at least pass between a core and its L1 cache, warm or cold.
+    3. Memory: what exceeds twice the last-level cache must come from memory, at most MARGIN × as fast as measured.
+       Half of the caches' worth may be there from the call before (warm) and half may still be unwritten at the
+       end (cold, too: stores are not forced to memory), so nothing smaller is bound by memory.
+    The bounds 1 and 2 are those of a CPU; on a GPU 1 is the datasheet's or the margin, and 2 is left out.
+    """
+    if seconds <= 0:
+        return f"a call took {seconds} s: the clock was tampered with or does not tick"
+    c = c or ceilings()
+    margin = BUSY_MARGIN if c.busy else MARGIN
+    compute = margin * c.flops_per_s.get(dtype, 0.0)
+    if c.device == "cpu":
+        compute = max(compute, c.cores * MAX_HERTZ * _flops_per_cycle(dtype, c.isa))
+        through_cache = c.cores * MAX_HERTZ * CACHE_BYTES_PER_CYCLE
+        if seconds < nbytes / through_cache:
+            rate = _rate(nbytes / seconds, "B/s")
+            return (
+                f"{rate} is more than the caches of {c.cores} cores can pass ({_rate(through_cache, 'B/s')})"
+            )
+    else:
+        sheet = datasheet(c.device)
+        compute = max(compute, 1.1 * (sheet.flops_per_s(dtype) or 0.0)) if sheet else compute
+    if compute and seconds < flops / compute:
+        rate = _rate(flops / seconds, "FLOP/s")
+        return f"{rate} in {dtype} is more than this machine can compute ({_rate(compute, 'FLOP/s')})"
+    from_memory = nbytes - 2 * c.cache_bytes
+    if from_memory > 0 and c.best_bytes_per_s and seconds < from_memory / (margin * c.best_bytes_per_s):
+        return (
+            f"{_rate(nbytes / seconds, 'B/s')} with caches {cache} is more than memory gives "
+            f"({margin:g}x the measured {_rate(c.best_bytes_per_s, 'B/s')}, caches allowed for)"
+        )
+    return None
+
+
+def _flops_per_cycle(dtype: str, isa: list[str]) -> int:
+    if dtype in ("bf16", "fp16") and any(name.startswith("amx") for name in isa):
+        return AMX_FLOPS_PER_CYCLE
+    return FLOPS_PER_CYCLE.get(dtype, max(FLOPS_PER_CYCLE.values()))
+
+
+def _rate(value: float, unit: str) -> str:
+    for prefix, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
+        if value >= scale:
+            return f"{value / scale:.3g} {prefix}{unit}"
+    return f"{value / 1e6:.3g} M{unit}"
+
+
+# --- datasheets ---
+
+
+@dataclass(frozen=True)
+class Datasheet:
+    """Nominal dense peaks of a GPU: TFLOP/s with fp32 accumulation, no sparsity; memory bandwidth in GB/s."""
+
+    bf16: float
+    tf32: float
+    fp32: float  # outside the tensor cores
+    gbytes_per_s: float
+
+    def flops_per_s(self, dtype: str) -> float | None:
+        """Peak of a working dtype ("fp32" without tensor cores, "tf32" with); fp16 equals bf16 on all of these."""
+        tflops = {"bf16": self.bf16, "fp16": self.bf16, "tf32": self.tf32, "fp32": self.fp32}.get(dtype)
+        return tflops * 1e12 if tflops else None
+
+
+# By the exact name that the driver gives. Variants of a card differ a lot (H100 NVL, laptops, "D" models): a name
+# that is not here has no datasheet, rather than a neighbour's.
+DATASHEETS = {
+    # NVIDIA A100 datasheet (1758950): 40 GB cards 1555 GB/s, 80 GB PCIe 1935, 80 GB SXM 2039
+    "NVIDIA A100-SXM4-40GB": Datasheet(312, 156, 19.5, 1555),
+    "NVIDIA A100-PCIE-40GB": Datasheet(312, 156, 19.5, 1555),
+    "NVIDIA A100 80GB PCIe": Datasheet(312, 156, 19.5, 1935),
+    "NVIDIA A100-SXM4-80GB": Datasheet(312, 156, 19.5, 2039),
+    # NVIDIA H100 datasheet (2430615): with sparsity 1979 (SXM) and 1513 (PCIe) TFLOP/s in bf16; dense is half
+    "NVIDIA H100 80GB HBM3": Datasheet(989.4, 494.7, 66.9, 3352),
+    "NVIDIA H100 PCIe": Datasheet(756.5, 378, 51.2, 2039),
+    # NVIDIA H200 datasheet: compute as H100 SXM, 141 GB HBM3e at 4.8 TB/s
+    "NVIDIA H200": Datasheet(989.4, 494.7, 66.9, 4800),
+    # NVIDIA Blackwell datasheet, HGX B200 column: 4.5 PFLOP/s bf16 and 2.2 tf32 with sparsity; 7.7 TB/s
+    "NVIDIA B200": Datasheet(2250, 1100, 75, 7700),
+    # NVIDIA GH200 datasheet, 96 GB HBM3 at 4 TB/s ("480GB" is the CPU's memory)
+    "NVIDIA GH200 480GB": Datasheet(989.4, 494.7, 66.9, 4000),
+    # NVIDIA L4 datasheet: 242 with sparsity
+    "NVIDIA L4": Datasheet(121, 60, 30.3, 300),
+    # NVIDIA L40S datasheet
+    "NVIDIA L40S": Datasheet(362.05, 183, 91.6, 864),
+    # NVIDIA A10 datasheet
+    "NVIDIA A10": Datasheet(125, 62.5, 31.2, 600),
+    # NVIDIA Ampere GA102 whitepaper, table of the GeForce RTX 3090: 71 with fp32 accumulation
+    "NVIDIA GeForce RTX 3090": Datasheet(71, 35.6, 35.6, 936),
+    # NVIDIA Ada GPU architecture whitepaper, appendix A: 165.2 with fp32 accumulation
+    "NVIDIA GeForce RTX 4090": Datasheet(165.2, 82.6, 82.6, 1008),
+    # NVIDIA RTX Blackwell GPU architecture whitepaper, appendix A: 209.5 with fp32 accumulation
+    "NVIDIA GeForce RTX 5090": Datasheet(209.5, 104.8, 104.8, 1792),
+}
+
+
+def datasheet(name: str) -> Datasheet | None:
+    """Nominal peaks of the GPU that the driver calls `name`; None where they are not known."""
+    return DATASHEETS.get(name)

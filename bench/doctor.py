@@ -1,0 +1,478 @@
+"""python -m bench.doctor: what this machine is, what can run on it, how fast it goes, how well it measures.
+
+python -m bench.doctor              the first time about 15 s, later about 5 s
+python -m bench.doctor --refresh    measure the ceilings again
+python -m bench.doctor --json       the last line of stdout is one JSON document
+"""
+
+import os
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import cli
+
+if TYPE_CHECKING:
+    from bench.ceilings import Ceilings
+
+# The A/A probe: one torch operation entered twice, in turns.
+PROBE_SECONDS = 1.5
+PROBE_TURN_SECONDS = 0.02
+PROBE_ELEMENTS = 1 << 20  # 4 MB in, 4 MB out: some hundred microseconds
+
+NEEDED_BYTES = 1 << 30  # results, builds and inductor's cache of a full run
+GOOD_NOISE = 0.05  # above this, only large differences can be told
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m bench.doctor", description=__doc__)
+    p.add_argument("--refresh", action="store_true", help="measure the ceilings again")
+    p.add_argument("--json", action="store_true", help="the last line of stdout is one JSON document")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    report = examine(args.refresh)
+    show(report)
+    if args.json:
+        cli.print_json(as_json(report))
+    return cli.OK
+
+
+@dataclass
+class Ability:
+    """Something that can run here, or the reason why not and what would help."""
+
+    name: str
+    works: bool
+    what: str
+
+
+@dataclass
+class Noise:
+    """The A/A probe: how much an operation seems to differ from itself."""
+
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+    spread: float  # interquartile range / median of all samples
+    median_s: float
+
+    @property
+    def floor(self) -> float:
+        """The smallest relative difference that means something: the far end of the interval around 1."""
+        return max(abs(self.low - 1), abs(self.high - 1))
+
+
+@dataclass
+class Place:
+    """A folder that the project writes to."""
+
+    name: str
+    path: str
+    writable: bool
+    free_bytes: int | None
+
+
+@dataclass
+class Report:
+    machine: dict[str, Any]
+    state: dict[str, Any]
+    abilities: list[Ability]
+    ceilings: "list[Ceilings]"  # of the CPU, and of the GPU where there is one
+    noise: Noise
+    places: list[Place]
+    verdict: list[str]  # the first sentence is the verdict, the others say what would help
+
+
+def examine(refresh: bool = False) -> Report:
+    """Look at everything, and measure: about 15 s the first time."""
+    from bench import ceilings, machine
+
+    state = machine.snapshot()
+    description = machine.describe()
+    places = [look_at(*place) for place in folders()]
+    noise = measure_noise()
+    abilities = list_abilities()
+    devices = ["cpu", "cuda"] if cuda_works().works else ["cpu"]
+    found = [ceilings.ceilings(refresh, device) for device in devices]
+    advice = verdict(state, noise, abilities, places, found[0])
+    return Report(description, state, abilities, found, noise, places, advice)
+
+
+# --- what can run ---
+
+
+def list_abilities() -> list[Ability]:
+    """Each backend and peer: whether it works here, and why not."""
+    return [
+        torch_works(),
+        compile_works(),
+        compiler_works(),
+        vectors_work(),
+        cuda_works(),
+        triton_works(),
+        cupy_works(),
+    ]
+
+
+def torch_works() -> Ability:
+    import torch
+
+    backends = "MKL" if torch.backends.mkl.is_available() else ""
+    if torch.backends.mkldnn.is_available():
+        backends = f"{backends}, oneDNN".strip(", ")
+    return Ability("torch", True, f"torch {torch.__version__}, {torch.get_num_threads()} threads, {backends}")
+
+
+def compile_works() -> Ability:
+    """torch.compile on the CPU needs a C++ compiler."""
+    from bench import machine
+
+    if not machine.compiler():
+        return Ability("torch.compile", False, "needs a C++ compiler: apt-get install g++, or set CXX")
+    return Ability("torch.compile", True, "inductor with the C++ compiler")
+
+
+def compiler_works() -> Ability:
+    """kernels/cpu: the compiler must not only exist but build something that loads."""
+    from bench import machine
+
+    compiler = machine.compiler()
+    if not compiler:
+        return Ability("cpu (C++)", False, "no C++ compiler: apt-get install g++, or set CXX")
+    import ctypes
+
+    from kernels.cpu import CompileError, build
+
+    try:
+        ctypes.CDLL(str(build(Path(__file__).with_name("ceilings.cpp"), "-DT_FP32")))
+    except (CompileError, OSError) as error:
+        return Ability(
+            "cpu (C++)", False, f"{compiler} cannot build kernels: {str(error).strip().splitlines()[-1]}"
+        )
+    return Ability("cpu (C++)", True, compiler)
+
+
+def vectors_work() -> Ability:
+    from bench import machine
+
+    isa = machine.cpu()["isa"]
+    wide = [name for name in isa if name in ("avx2", "avx512f", "neon", "sve", "sve2")]
+    bf16 = [name for name in isa if name in ("amx_bf16", "avx512_bf16", "bf16")]
+    if not wide:
+        return Ability(
+            "SIMD", False, "no AVX2, AVX-512 or NEON: vectorised kernels fall back to what the compiler makes"
+        )
+    return Ability("SIMD", True, f"{wide[-1]}; bf16 products by {bf16[0] if bf16 else 'widening to fp32'}")
+
+
+def cuda_works() -> Ability:
+    import torch
+
+    from bench import machine
+
+    library, reason = machine.nvml()
+    if library is None:
+        return Ability("cuda", False, reason)
+    names = ", ".join(gpu["name"] for gpu in machine.gpus())
+    if not torch.cuda.is_available():
+        return Ability("cuda", False, f"{names} is there, but this torch ({torch.__version__}) cannot use it")
+    return Ability("cuda", True, names)
+
+
+def triton_works() -> Ability:
+    from bench import machine
+
+    version = machine.version("triton")
+    if not version:
+        return Ability("triton", False, "not installed; it comes with `make setup` on Linux with a GPU")
+    if not cuda_works().works:
+        return Ability("triton", False, f"triton {version} is installed, but needs an NVIDIA GPU")
+    return Ability("triton", True, f"triton {version}")
+
+
+def cupy_works() -> Ability:
+    from bench import machine
+
+    version = next((v for name in machine.CUPY if (v := machine.version(name))), None)
+    if not version:
+        return Ability("cupy", False, "not installed; kernels/cuda needs it: pip install '.[cuda]'")
+    import cupy
+
+    # cupy imports without a driver and fails at first use.
+    if not cupy.cuda.is_available():
+        return Ability("cupy", False, f"cupy {version} is installed, but no NVIDIA driver answers")
+    return Ability("cupy", True, f"cupy {version}")
+
+
+# --- how well it measures ---
+
+
+def measure_noise() -> Noise:
+    """Time one torch operation as two contestants, in turns of random order, and compare them."""
+    import random
+
+    import torch
+
+    from bench import stats
+
+    x = torch.randn(PROBE_ELEMENTS)
+    out = torch.empty_like(x)
+    order = random.Random(0)
+    rounds: tuple[list[list[float]], list[list[float]]] = ([], [])
+    torch.mul(x, 1.5, out=out)
+    begin = time.perf_counter()
+    while len(rounds[0]) < 3 or time.perf_counter() - begin < PROBE_SECONDS:
+        turns = [0, 1]
+        order.shuffle(turns)
+        for turn in turns:
+            rounds[turn].append([])
+            turn_begin = time.perf_counter()
+            while not rounds[turn][-1] or time.perf_counter() - turn_begin < PROBE_TURN_SECONDS:
+                start = time.perf_counter()
+                torch.mul(x, 1.5, out=out)
+                rounds[turn][-1].append(time.perf_counter() - start)
+    ratio, low, high = stats.paired_ratio_ci(*rounds)
+    both = [*rounds[0], *rounds[1]]
+    return Noise(ratio, low, high, len(rounds[0]), stats.noise(both), stats.median_ci(both)[0])
+
+
+# --- where it writes ---
+
+
+def folders() -> list[tuple[str, Path]]:
+    from kernels.cpu import cache_dir
+
+    return [("results", Path("runs")), ("cache of builds and ceilings", cache_dir().parent)]
+
+
+def look_at(name: str, folder: Path) -> Place:
+    """Whether `folder` can be made and written to, tried on the nearest folder that exists."""
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    try:
+        free = shutil.disk_usage(existing).free
+    except OSError:
+        free = None
+    return Place(name, str(folder), writable, free)
+
+
+# --- what to make of it ---
+
+
+def verdict(
+    state: dict[str, Any], noise: Noise, abilities: list[Ability], places: list[Place], found: "Ceilings"
+) -> list[str]:
+    """Sentences to act on; the first one says what this machine is good for now."""
+    from bench import machine
+
+    busy = machine.busy(state)
+    floor = f"±{noise.floor:.1%}" if noise.floor < 0.1 else f"±{noise.floor:.0%}"
+    if noise.floor > 0.5:
+        first = f"no good for comparisons now: the same operation differs from itself by {floor}"
+        first += f"; {busy}" if busy else ""
+    elif busy:
+        first = f"good only for differences above {floor} now: {busy}"
+    elif noise.floor > GOOD_NOISE:
+        first = f"good only for differences above {floor}: nothing else seems to run, but the times spread"
+    else:
+        first = f"good for differences above {floor}; load {state['load']} on {state['cores']} cores"
+    sentences = [first]
+    if busy:
+        sentences.append(
+            "close the other programs or wait, and run this again; ratios inside one run stay usable"
+        )
+    elif noise.floor > GOOD_NOISE:
+        sentences.append(
+            "fix the frequency (cpupower frequency-set -g performance) or use --processes 2 and more --seconds"
+        )
+    if found.busy and not busy:
+        sentences.append("the ceilings were measured on a busy machine: python -m bench.doctor --refresh")
+    if state["throttled"]:
+        sentences.append(f"the CPU has slowed down for heat {state['throttled']} times since it was started")
+    broken = [a for a in abilities if not a.works and a.name in ("cpu (C++)", "torch.compile")]
+    if broken:
+        sentences.append("rows that need C++ are skipped: install g++ (apt-get install g++) or set CXX")
+    for place in places:
+        if not place.writable:
+            sentences.append(f"{place.path} ({place.name}) cannot be written: {remedy(place)}")
+        elif place.free_bytes is not None and place.free_bytes < NEEDED_BYTES:
+            sentences.append(
+                f"{place.path} ({place.name}) has {place.free_bytes / 1e9:.1f} GB left: make room"
+            )
+    return sentences
+
+
+def remedy(place: Place) -> str:
+    return "use --out" if place.name == "results" else "set LAYERBENCH_CACHE to another folder"
+
+
+# --- showing it ---
+
+
+def show(report: Report) -> None:
+    """Tables on stdout; plain, and not wrapped, where it is no terminal."""
+    from rich.console import Console
+
+    from bench import machine
+
+    console = (
+        Console(highlight=False)
+        if sys.stdout.isatty()
+        else Console(width=160, no_color=True, highlight=False)
+    )
+    m = report.machine
+    facts = [
+        ("CPU", cpu_text(m["cpu"])),
+        ("caches", cache_text(m["cpu"]["cache_bytes"])),
+        ("instructions", " ".join(m["cpu"]["isa"]) or "–"),
+        ("frequency", frequency_text(m["cpu"], report.state)),
+        ("memory", f"{m['memory_bytes'] / 2**30:.1f} GiB" if m["memory_bytes"] else "–"),
+        ("GPU", ", ".join(gpu_text(gpu) for gpu in m["gpus"]) or f"none: {machine.nvml()[1]}"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in m["versions"].items() if v)),
+        ("threads", ", ".join(f"{k}={v}" for k, v in m["threads"].items())),
+        ("commit", commit_text(m["git"])),
+        ("load", load_text(report.state)),
+    ]
+    console.print(table_of("this machine", ["", ""], facts))
+    rows = [(a.name, "yes" if a.works else "no", a.what) for a in report.abilities]
+    console.print(table_of("what can run", ["", "", "with what, or why not"], rows))
+    for c in report.ceilings:
+        console.print(table_of(ceilings_title(c), CEILING_COLUMNS, ceiling_rows(c), right={1, 2, 3, 4}))
+    n = report.noise
+    console.print(
+        f"noise floor (A/A): one torch operation against itself, {n.rounds} rounds: ratio {n.ratio:.3f} "
+        f"[{n.low:.3f}, {n.high:.3f}]; single calls of {n.median_s * 1e6:.0f} µs spread by {n.spread:.0%}",
+        markup=False,
+    )
+    for place in report.places:
+        free = (
+            f"{place.free_bytes / 1e9:.0f} GB free" if place.free_bytes is not None else "free space unknown"
+        )
+        console.print(
+            f"{place.name}: {place.path}, {'writable' if place.writable else 'NOT WRITABLE'}, {free}"
+        )
+    console.print()
+    console.print(f"verdict: {report.verdict[0]}", style="bold", markup=False)
+    for sentence in report.verdict[1:]:
+        console.print(f"  - {sentence}", markup=False)
+
+
+def table_of(title: str, columns: list[str], rows: list[tuple], right: set[int] | None = None) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.show_header = any(columns)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i in (right or ()) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))  # not markup: "[cuda]" is meant
+    return table
+
+
+CEILING_COLUMNS = ["", "best", "spread", "sustained", "of datasheet", "how"]
+
+
+def ceilings_title(c: "Ceilings") -> str:
+    hours = c.age_seconds / 3600
+    age = "now" if hours < 0.02 else f"{hours:.1f} h ago" if hours < 48 else f"{hours / 24:.0f} days ago"
+    return (
+        f"ceilings of {'this CPU' if c.device == 'cpu' else c.device}, measured {age} in {c.seconds:.0f} s"
+        + (f" ({c.busy})" if c.busy else "")
+    )
+
+
+def ceiling_rows(c: "Ceilings") -> list[tuple]:
+    from bench import ceilings
+
+    sheet = ceilings.datasheet(c.device)
+    rows = []
+    for name, rate in c.bytes_per_s.items():
+        share = f"{rate / (sheet.gbytes_per_s * 1e9):.0%}" if sheet else "–"
+        rows.append((name, f"{rate / 1e9:.1f} GB/s", f"{c.spread[name]:.0%}", "–", share, c.how[name]))
+    for name, rate in c.flops_per_s.items():
+        peak = sheet.flops_per_s(name) if sheet else None
+        sustained = f"{c.sustained_flops_per_s[name] / 1e9:.0f} GFLOP/s"
+        share = f"{rate / peak:.0%}" if peak else "–"
+        best = f"{rate / 1e9:.0f} GFLOP/s"
+        rows.append((f"matmul {name}", best, f"{c.spread[name]:.0%}", sustained, share, c.how[name]))
+    return rows
+
+
+def cpu_text(cpu: dict[str, Any]) -> str:
+    parts = [cpu["model"] or cpu["architecture"], f"{cpu['usable']} of {cpu['threads']} logical cores usable"]
+    if cpu["cores"]:
+        parts.append(f"{cpu['cores']} physical")
+    if cpu["quota"]:
+        parts.append(f"time limit {cpu['quota']:g} cores")
+    if cpu["virtual"]:
+        parts.append("virtual machine")
+    return ", ".join(parts)
+
+
+def cache_text(sizes: dict[str, int | None]) -> str:
+    def text(size: int | None) -> str:
+        if not size:
+            return "–"
+        return f"{size / 2**20:g} MiB" if size >= 2**20 else f"{size / 2**10:g} KiB"
+
+    return f"L1d {text(sizes['L1d'])}, L2 {text(sizes['L2'])} a core, L3 {text(sizes['L3'])}"
+
+
+def frequency_text(cpu: dict[str, Any], state: dict[str, Any]) -> str:
+    parts = [f"{state['mhz']:.0f} MHz now" if state["mhz"] else "not readable"]
+    if cpu["max_mhz"]:
+        parts.append(f"at most {cpu['max_mhz']:.0f} MHz")
+    if cpu["governor"]:
+        parts.append(f"governor {cpu['governor']}")
+    return ", ".join(parts)
+
+
+def gpu_text(gpu: dict[str, Any]) -> str:
+    parts = [gpu["name"], f"driver {gpu['driver']}"]
+    if gpu["memory_bytes"]:
+        parts.append(f"{gpu['memory_bytes'] / 2**30:.0f} GiB")
+    if gpu["power_cap_w"]:
+        parts.append(f"{gpu['power_cap_w']:.0f} W")
+    if gpu["mig"]:
+        parts.append("MIG: a slice of a card")
+    return " ".join(parts)
+
+
+def commit_text(git: dict[str, Any]) -> str:
+    if not git["commit"]:
+        return "not a git checkout"
+    return git["commit"][:12] + (" with changes" if git["dirty"] else "")
+
+
+def load_text(state: dict[str, Any]) -> str:
+    parts = [f"{state['load']} on {state['cores']} cores (1-minute average)"]
+    if state["others"] is not None:
+        parts.append(f"other programs use {state['others']:.0%}")
+    if state["stolen"]:
+        parts.append(f"{state['stolen']:.1%} stolen by the hypervisor")
+    return ", ".join(parts)
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as plain data: seconds, bytes, bytes/s, flop/s; shares as fractions. Names and paths are scrubbed."""
+    from bench import machine, results
+
+    plain = asdict(report) | {"busy": machine.busy(report.state), "schema": results.SCHEMA}
+    plain["noise"]["floor"] = report.noise.floor
+    plain["machine"] = results.environment()
+    return results.clean(plain, free_text=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

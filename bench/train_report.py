@@ -1,0 +1,332 @@
+"""What `bench.e2e` says in the end: the gate's verdict, speed and MFU, where the step's time went, what swaps did."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from bench import ceilings, machine, stats
+from bench.table import DASH, console, duration, number, percent
+from bench.train_gate import Gate
+
+if TYPE_CHECKING:
+    from bench.e2e import Session
+    from bench.registry import Variant
+    from bench.train import Key
+    from bench.train_pick import Times
+    from reference.models import Model
+
+COLUMNS = (
+    *(
+        "layer",
+        "variant",
+        "dtype",
+        "device",
+        "status",
+        "evidence",
+        "shape.B",
+        "shape.T",
+        "shape.accumulation",
+    ),
+    *("threads", "median_s", "low_s", "high_s", "noise", "cpu_median_s", "tokens_per_s", "peak_bytes"),
+    *("mfu_palm_of_ceiling", "mfu_llmc_of_ceiling", "mfu_palm_of_datasheet", "mfu_llmc_of_datasheet"),
+    *(
+        "speedup",
+        "speedup_low",
+        "speedup_high",
+        "baseline",
+        "first_loss",
+        "last_loss",
+        "worst_loss",
+        "worst_norm",
+    ),
+    *("planned_bytes", "utc", "run", "reproduce"),
+)
+SHOWN_EXCESSES = 5
+
+
+def flops_per_token(model: "Model", T: int) -> dict[str, int]:
+    """Useful FLOPs a token by convention: nanoGPT/PaLM's (attention in full), llm.c's (all P, causal half)."""
+    P, wpe, attention = model.parameters, model.max_t * model.C, 6 * model.L * model.C * T
+    return {"palm": 6 * (P - wpe) + 2 * attention, "llmc": 6 * P + attention}
+
+
+def matmul_peaks(device: str, dtype: str) -> dict[str, float | None]:
+    """FLOP/s of large matmuls on this device: measured here, and by its datasheet where that is known."""
+    found = ceilings.ceilings(device=device)
+    sheet = ceilings.datasheet(found.device)
+    return {
+        "ceiling": found.flops_per_s.get(dtype),
+        "datasheet": sheet.flops_per_s(dtype) if sheet else None,
+    }
+
+
+def choices(choice: "dict[Key, Variant]", pool: "dict[Key, list[Variant]]", times: "Times") -> None:
+    """Print which variant serves which call, with what it took and the nearest other candidate."""
+    table = _table("kernels of our step (ms a call, measured alone; second best behind)")
+    for name in ("layer/shape", "forward", "backward"):
+        table.add_column(name)
+    for id in dict.fromkeys(id for id, _ in choice):
+        cells = []
+        for phase in ("forward", "backward"):
+            key = (id, phase)
+            if key not in choice:
+                cells.append(DASH)
+                continue
+            ranked = sorted(times.ms.get(key, {}).items(), key=lambda pair: pair[1])
+            told = [f"{name} {ms:.3g}" for name, ms in ranked[:2]] or [f"{choice[key].name} (named)"]
+            cells.append(", ".join(told))
+        table.add_row(id, *cells)
+    console().print(table)
+
+
+class Report:
+    """Everything that follows from a session's steps."""
+
+    def __init__(self, session: "Session"):
+        from bench.e2e import OURS, WARM_UP
+
+        self.s = session
+        job = session.job
+        self.ours = [name for name in session.contestants if name.startswith(OURS)]
+        self.theirs = [name for name in session.contestants if not name.startswith(OURS)]
+        centre, *perturbed = session.gate_runs
+        self.gate = Gate.measured(centre, [*perturbed, *(session.trajectories[n] for n in self.theirs)])
+        self.excesses = {name: self.gate.excesses(session.trajectories[name]) for name in self.ours}
+        self.parity = not any(self.excesses.values())
+        self.walls = {n: [[s["wall_s"]] for s in t[WARM_UP:]] for n, t in session.trajectories.items()}
+        self.cpus = {n: [[s["cpu_s"]] for s in t[WARM_UP:]] for n, t in session.trajectories.items()}
+        self.tokens = job.B * job.T * job.accumulation
+        self.flops = flops_per_token(job.model, job.T)
+        self.peaks = session.matmul_peaks
+        self.baseline = min(self.theirs, key=lambda n: stats.median_ci(self.walls[n])[0], default=None)
+        self.rows = [self._row(name) for name in session.contestants]
+
+    def _row(self, name: str) -> dict[str, Any]:
+        s, steps = self.s, self.s.trajectories[name]
+        median, low, high = stats.median_ci(self.walls[name])
+        excesses = self.excesses.get(name, [])
+        row: dict[str, Any] = dict(
+            case_id=f"{s.job.model.name} {name}",
+            layer=s.job.model.name,
+            variant=name,
+            phase="step",
+            dtype=s.job.dtype,
+            device=s.job.device,
+            threads=s.job.threads,
+            shape=dict(B=s.job.B, T=s.job.T, accumulation=s.job.accumulation),
+            status="wrong" if excesses else "ok",
+            evidence="; ".join(map(str, excesses[:SHOWN_EXCESSES])),
+            timer="wall",
+            samples=self.walls[name],
+            cpu_samples=self.cpus[name],
+            median_s=median,
+            low_s=low,
+            high_s=high,
+            noise=stats.noise(self.walls[name]),
+            cpu_median_s=stats.median_ci(self.cpus[name])[0],
+            tokens_per_s=self.tokens / median,
+            peak_bytes=s.peaks[name],
+            planned_bytes=s.planned_bytes if name in self.ours else None,
+            first_loss=steps[0]["loss"],
+            last_loss=steps[-1]["loss"],
+            losses=[x["loss"] for x in steps],
+            norms=[x["norm"] for x in steps],
+            worst_loss=self.gate.worst(steps, "loss"),
+            worst_norm=self.gate.worst(steps, "norm"),
+            reproduce=" ".join(s.argv),
+            machine=machine.snapshot(),
+        )
+        if self.baseline and name != self.baseline:
+            ratio = stats.paired_ratio_ci(self.walls[self.baseline], self.walls[name])
+            row |= dict(
+                zip(("speedup", "speedup_low", "speedup_high"), ratio, strict=True), baseline=self.baseline
+            )
+        if self.parity:
+            row |= self._mfu(median)
+        if name in self.ours:
+            row["kernels"] = {" ".join(key): v.name for key, v in self._choice(name).items()}
+            row["in_context_s"] = {" ".join(key): ms / 1e3 for key, ms in self.layer_ms(name).items()}
+        return row
+
+    def _mfu(self, seconds: float) -> dict[str, float | None]:
+        """MFU by both conventions against both peaks; None where a peak is not known."""
+        rate = {name: flops * self.tokens / seconds for name, flops in self.flops.items()}
+        return {
+            f"mfu_{name}_of_{where}": rate[name] / peak if peak else None
+            for name in rate
+            for where, peak in self.peaks.items()
+        }
+
+    def _choice(self, name: str) -> "dict[Key, Variant]":
+        swap = self.s.swaps.get(name.partition(", ")[2], {})
+        return {**self.s.choice, **swap}
+
+    def layer_ms(self, name: str) -> "dict[Key, float]":
+        """In-context milliseconds a step of each (id, phase): the median over the instrumented steps."""
+        steps = self.s.in_context[name]
+        return {key: float(np.median([s[key] for s in steps])) for key in steps[0]}
+
+    def records(self) -> list[dict[str, Any]]:
+        return self.rows
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "parity": self.parity,
+            "band": {"loss": self.gate.loss, "norm": self.gate.norm, "gradients": self.gate.gradients},
+            "contestants": [{k: v for k, v in row.items() if "samples" not in k} for row in self.rows],
+            "reconciliation": self.reconciliation(),
+            "swaps": [self._swap_row(text) for text in self.s.swaps],
+        }
+
+    # --- the page ---
+
+    def print(self) -> None:
+        screen = console()
+        screen.print()
+        screen.print(f"{machine.one_line()}, {self.s.job.threads} threads", highlight=False)
+        if busy := machine.busy(machine.snapshot()):
+            screen.print(f"busy machine: {busy}", style="yellow")
+        self._print_gate(screen)
+        screen.print(self._speed_table())
+        screen.print(self._layer_table())
+        if self.s.swaps:
+            screen.print(self._swap_table())
+
+    def _print_gate(self, screen: Any) -> None:
+        if self.parity:
+            worst = {
+                what: max(self.gate.worst(self.s.trajectories[n], what) for n in self.ours) for what in _GATED
+            }
+            screen.print(
+                f"parity: ok over {len(self.gate.centre)} steps. Furthest from PyTorch, of the band: "
+                f"loss {percent(worst['loss'])}, gradient norm {percent(worst['norm'])}.",
+                style="green",
+                highlight=False,
+            )
+            return
+        for name, excesses in self.excesses.items():
+            if excesses:
+                screen.print(f"parity: FAILED for {name}; no MFU is given", style="bold red", highlight=False)
+            for excess in excesses[:SHOWN_EXCESSES]:
+                screen.print(f"  {excess}", highlight=False)
+            if len(excesses) > SHOWN_EXCESSES:
+                screen.print(f"  … and {len(excesses) - SHOWN_EXCESSES} more", highlight=False)
+
+    def _speed_table(self) -> Table:
+        job = self.s.job
+        title = f"{job.model.name} {job.dtype}, B={job.B} T={job.T}"
+        title += f", {job.accumulation} micro-batches a step" if job.accumulation > 1 else ""
+        table = _table(title)
+        table.add_column("step by")
+        for name in ("time ±95 %", "CPU time", "tok/s", f"vs {self.baseline or 'PyTorch'}"):
+            table.add_column(name, justify="right", no_wrap=True)
+        peaks = [where for where, peak in self.peaks.items() if peak]
+        for convention in ("PaLM", "llm.c"):
+            for where in peaks:
+                table.add_column(f"MFU {convention}\n/ {where}", justify="right")
+        for name in ("peak MB", "loss", "of band:\nloss, norm"):
+            table.add_column(name, justify="right", no_wrap=True)
+        known = [f"{where} {number(peak, 1e9)} GFLOP/s" for where, peak in self.peaks.items()]
+        table.caption = f"MFU of the matmul peak: {', '.join(known)}. Loss: first and last step."
+        for row in self.rows:
+            half = (row["high_s"] - row["low_s"]) / 2 / row["median_s"]
+            speed = DASH
+            if "speedup" in row:
+                speed = "{speedup:.2f}x [{speedup_low:.2f}, {speedup_high:.2f}]".format(**row)
+            table.add_row(
+                row["variant"],
+                f"{duration(row['median_s'])} {percent(half) if np.isfinite(half) else DASH}",
+                duration(row["cpu_median_s"]),
+                f"{row['tokens_per_s']:,.0f}",
+                speed,
+                *[percent(row.get(f"mfu_{c}_of_{w}")) for c in self.flops for w in peaks],
+                number(row["peak_bytes"], 1e6),
+                f"{row['first_loss']:.3f}, {row['last_loss']:.3f}",
+                f"{percent(row['worst_loss'])}, {percent(row['worst_norm'])}",
+            )
+        return table
+
+    def reconciliation(self) -> dict[str, float]:
+        """Seconds: the sum of all layers in context, the measured step, and what lies between."""
+        layers = sum(self.layer_ms(self.ours[0]).values()) / 1e3
+        step = stats.median_ci(self.walls[self.ours[0]])[0]
+        return {"layers_s": layers, "step_s": step, "remainder_s": step - layers}
+
+    def _layer_table(self) -> Table:
+        table = _table("where our step goes (ms a step, inside the step; alone: measured on its own)")
+        for name in ("layer/shape", "pass", "variant"):
+            table.add_column(name)
+        for name in ("calls", "ms a step", "of step", "ms a call", "alone"):
+            table.add_column(name, justify="right")
+        total = self.reconciliation()
+        step_ms = total["step_s"] * 1e3
+        found = self.layer_ms(self.ours[0])
+        for key in sorted(found, key=found.__getitem__, reverse=True):
+            calls = self._calls(key)
+            alone = self.s.times.ms.get(key, {}).get(self.s.choice[key].name)
+            cells = [f"{found[key]:.3g}", percent(found[key] / step_ms), f"{found[key] / calls:.3g}"]
+            told = f"{alone:.3g}" if alone is not None else DASH
+            table.add_row(*key, self.s.choice[key].name, str(calls), *cells, told)
+        table.add_section()
+        for name, part in (("all layers", "layers_s"), ("remainder", "remainder_s"), ("step", "step_s")):
+            share = total[part] / total["step_s"]
+            told = f"-{percent(-share)}" if share < 0 else percent(share)
+            table.add_row(name, "", "", "", f"{total[part] * 1e3:.4g}", told, "", "")
+        table.caption = "remainder: batches, clipping, Python between calls, and the two medians' own scatter"
+        return table
+
+    def _calls(self, key: "Key") -> int:
+        once = key[0] in ("adamw", "global_norm")  # once a step, not once a micro-batch
+        return self.s.calls[key[0]].calls * (1 if once else self.s.job.accumulation)
+
+    def _swap_row(self, text: str) -> dict[str, Any]:
+        """Predicted and measured change of the step by one swap, seconds; None where it could not be measured."""
+        base, other = self.ours[0], next(n for n in self.ours if n.partition(", ")[2] == text)
+        swap, times = self.s.swaps[text], self.s.swap_times[text]
+        alone: float | None = 0.0
+        for key, v in swap.items():
+            if v == self.s.choice[key]:
+                continue
+            ms = times.ms.get(key, {})
+            known = v.name in ms and self.s.choice[key].name in ms
+            change = (ms[v.name] - ms[self.s.choice[key].name]) * self._calls(key) / 1e3 if known else None
+            alone = None if alone is None or change is None else alone + change
+        before, after = self.layer_ms(base), self.layer_ms(other)
+        ratio, low, high = stats.paired_ratio_ci(self.walls[other], self.walls[base])
+        median = stats.median_ci(self.walls[base])[0]
+        return dict(
+            swap=text,
+            predicted_alone_s=alone,
+            predicted_in_context_s=sum(after[k] - before[k] for k in swap) / 1e3,
+            measured_s=(ratio - 1) * median,
+            measured_low_s=(low - 1) * median,
+            measured_high_s=(high - 1) * median,
+        )
+
+    def _swap_table(self) -> Table:
+        table = _table("swaps: change of the step in ms, predicted and measured")
+        table.add_column("swap")
+        for name in ("predicted, alone", "predicted, in context", "measured [95 %]"):
+            table.add_column(name, justify="right")
+        for text in self.s.swaps:
+            row = {k: v * 1e3 if isinstance(v, float) else v for k, v in self._swap_row(text).items()}
+            alone = DASH if row["predicted_alone_s"] is None else f"{row['predicted_alone_s']:+.3g}"
+            measured = "{measured_s:+.3g} [{measured_low_s:+.3g}, {measured_high_s:+.3g}]".format(**row)
+            table.add_row(text, alone, f"{row['predicted_in_context_s']:+.3g}", measured)
+        return table
+
+
+_GATED = ("loss", "norm")
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title_style="bold",
+        caption_justify="left",
+    )

@@ -1,0 +1,33 @@
+"""All tensors in one parallel region, each element read once and written once; bf16 parameters follow fp32 masters.
+
+Floor: fp32 28 bytes a parameter (read grad, param, m, v; write param, m, v), bf16 with masters 30; about 15 FLOPs, so
+memory sets the pace.
+"""
+
+from kernels.cpu import Kernel
+
+DETERMINISTIC = True
+
+forward_kernel = Kernel("simd.cpp", "adamw_forward")
+
+
+def forward(
+    grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, *, params, m, v, masters
+):
+    # 1 - beta is handed over, not beta: 1 - 0.95 keeps only five digits when 0.95 is rounded to fp32 first.
+    forward_kernel(
+        params,
+        m,
+        v,
+        masters,
+        grads,
+        [p.numel() for p in params],
+        len(params),
+        step,
+        lr,
+        grad_scale,
+        weight_decays,
+        1 - beta1,
+        1 - beta2,
+        eps,
+    )

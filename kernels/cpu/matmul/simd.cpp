@@ -1,0 +1,43 @@
+#include "gemm.hpp"
+
+constexpr float GELU_SCALE = 0.7978845608f, GELU_CUBIC = 0.044715f;  // sqrt(2 / pi)
+
+INLINE vec gelu16(vec x) {
+    vec t = tanh16(GELU_SCALE * (x + GELU_CUBIC * x * x * x));
+    return 0.5f * x * (1.0f + t);
+}
+
+INLINE vec gelu_grad16(vec x) {
+    vec t = tanh16(GELU_SCALE * (x + GELU_CUBIC * x * x * x));
+    return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * GELU_SCALE * (1.0f + 3.0f * GELU_CUBIC * x * x);
+}
+
+// out[M, N] = x[M, K] weight[N, K]^T (+ bias), through GELU where pre_gelu is wanted.
+EXPORT void matmul_forward(T* out, T* pre_gelu, const T* x, const T* weight, const T* bias, int64_t M, int64_t N,
+                           int64_t K, void* workspace) {
+    gemm(M, N, K, {x, K, 1}, {weight, K, 1}, nullptr, workspace, [=](int64_t i, int64_t j, int64_t n, vec value) {
+        if (bias) value += load_part(bias + j, n);
+        if (pre_gelu) {
+            store_part(pre_gelu + i * N + j, value, n);
+            value = gelu16(value);
+        }
+        store_part(out + i * N + j, value, n);
+    });
+}
+
+// dx[M, K] = dout[M, N] weight[N, K] (times gelu'(x_pre_gelu)); dweight[N, K] = dout^T x; dbias = column sums of dout.
+EXPORT void matmul_backward(T* dx, T* dweight, T* dbias, const T* dout, const T* x, const T* weight,
+                            const T* x_pre_gelu, int64_t M, int64_t N, int64_t K, int64_t accumulate,
+                            float* workspace) {
+    gemm(M, K, N, {dout, N, 1}, {weight, 1, K}, nullptr, workspace, [=](int64_t i, int64_t k, int64_t n, vec value) {
+        if (x_pre_gelu) value *= gelu_grad16(load_part(x_pre_gelu + i * K + k, n));
+        store_part(dx + i * K + k, value, n);
+    });
+    float* sums = dbias ? workspace + GEMM_WORKSPACE / sizeof(float) : nullptr;
+    gemm(N, K, M, {dout, 1, N}, {x, 1, K}, sums, workspace, [=](int64_t i, int64_t k, int64_t n, vec value) {
+        T* to = dweight + i * K + k;
+        store_part(to, accumulate ? load_part(to, n) + value : value, n);
+    });
+    if (dbias)
+        for (int64_t i = 0; i < N; i++) store(dbias + i, accumulate ? load(dbias + i) + sums[i] : sums[i]);
+}

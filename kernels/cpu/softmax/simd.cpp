@@ -1,0 +1,60 @@
+#include "softmax.hpp"
+
+// Row r of S columns sees the first `visible` of them; the rest is written as zero and never read.
+INLINE int64_t visible_columns(int64_t r, int64_t S, bool causal) { return causal ? r % S + 1 : S; }
+
+template <bool STREAM>
+static void forward(T* out, const T* x, int64_t R, int64_t S, bool causal) {
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < R; r++) {
+            int64_t visible = visible_columns(r, S, causal);
+            const T* row = x + r * S;
+            RowSum found = online_row_sum(row, visible);
+            float scale = 1 / found.sum;
+            for_vectors(S, [&](int64_t i, int64_t n, int64_t) {
+                int64_t seen = visible - i < n ? visible - i : n;
+                vec p = {};
+                if (seen > 0) p = select_part(seen, exp16(load_part(row + i, seen) - found.largest) * scale, p);
+                put_part<STREAM>(out + r * S + i, p, n);
+            });
+        }
+        if (STREAM) stream_fence();
+    }
+}
+
+EXPORT void softmax_forward(T* out, const T* x, int64_t R, int64_t S, int64_t causal) {
+    bool stream = S % VEC == 0 && worth_streaming(out, R * S * sizeof(T));
+    (stream ? forward<true> : forward<false>)(out, x, R, S, causal);
+}
+
+// dx = out * (dout - sum(dout * out))
+template <bool STREAM>
+static void backward(T* dx, const T* dout, const T* out, int64_t R, int64_t S, bool causal) {
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < R; r++) {
+            int64_t visible = visible_columns(r, S, causal);
+            const T *p = out + r * S, *dp = dout + r * S;
+            vec sum[CHAINS] = {};
+            for_vectors(visible, [&](int64_t i, int64_t n, int64_t k) {
+                sum[k] += load_part(p + i, n) * load_part(dp + i, n);
+            });
+            float dot = hsum(sum);
+            for_vectors(S, [&](int64_t i, int64_t n, int64_t) {
+                int64_t seen = visible - i < n ? visible - i : n;
+                vec value = {};
+                if (seen > 0) value = load_part(p + i, seen) * (load_part(dp + i, seen) - dot);
+                put_part<STREAM>(dx + r * S + i, value, n);
+            });
+        }
+        if (STREAM) stream_fence();
+    }
+}
+
+EXPORT void softmax_backward(T* dx, const T* dout, const T* out, int64_t R, int64_t S, int64_t causal) {
+    bool stream = S % VEC == 0 && worth_streaming(dx, R * S * sizeof(T));
+    (stream ? backward<true> : backward<false>)(dx, dout, out, R, S, causal);
+}

@@ -1,0 +1,41 @@
+"""Every variant of this repository is proved right, at every dtype it has: found by path, nothing is listed here.
+
+torch.compile builds each shape anew, in seconds; its variants are proved by `make test-all`, and one of them always.
+"""
+
+import pytest
+
+from bench import proof, registry
+from bench.worker import Briefs, Setting
+from reference import contract
+
+SETTING = Setting(threads=2, time_limit=60)
+VARIANTS = registry.discover()
+
+
+@pytest.fixture(scope="module")
+def briefs():
+    with Briefs(SETTING) as briefs:
+        yield briefs
+
+
+def parameters():
+    for v in VARIANTS:
+        slow = v.name == "torch.compile" and v.layer != "residual"
+        for dtype in ("fp32", "bf16"):
+            if dtype in v.dtypes:
+                marks = [pytest.mark.slow] if slow else []
+                yield pytest.param(v, dtype, id=f"{v.layer}-{v.name}-{dtype}", marks=marks)
+
+
+@pytest.mark.parametrize(("variant", "dtype"), parameters())
+def test_variant_is_right(variant, dtype, briefs):
+    if reason := registry.unavailable(variant, "cpu", dtype):
+        pytest.skip(reason)
+    yardstick = registry.find(VARIANTS, variant.layer, "torch.eager")
+    phases = tuple(p for p in contract.PHASES if variant.has(p))
+    for found in proof.prove(variant, phases, dtype, proof.seeds(None), briefs, SETTING, yardstick):
+        if found.status == "skipped":
+            pytest.skip(found.evidence)
+        assert found.ok, f"{found.phase}: {found.evidence}"
+        assert found.cases >= len(contract.load(variant.layer).CASES) + 2
