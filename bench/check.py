@@ -104,6 +104,10 @@ def prove(variant: Variant, function: Callable, arena: Arena, brief: Brief, atte
     arena.load(brief.values)
     before = arena.input_checksums()
     state = global_state()
+    # A first call may compile, and the compiler may leave a thread behind; the variant itself may not.
+    arena.reset()
+    arena.call(function)
+    state["Python threads"] = threading.active_count()
     arena.reset()
     returned, called = _attested_call(arena, function) if attest else (arena.call(function), None)
     failed = inspect(arena, brief, returned, before)

@@ -153,9 +153,7 @@ def compiler_works() -> Ability:
     try:
         ctypes.CDLL(str(build(Path(__file__).with_name("ceilings.cpp"), "-DT_FP32")))
     except (CompileError, OSError) as error:
-        return Ability(
-            "cpu (C++)", False, f"{compiler} cannot build kernels: {str(error).strip().splitlines()[-1]}"
-        )
+        return Ability("cpu (C++)", False, f"{compiler} cannot build kernels: {str(error).strip().splitlines()[-1]}")
     return Ability("cpu (C++)", True, compiler)
 
 
@@ -277,7 +275,7 @@ def verdict(
     busy = machine.busy(state)
     floor = f"±{noise.floor:.1%}" if noise.floor < 0.1 else f"±{noise.floor:.0%}"
     if noise.floor > 0.5:
-        first = f"no good for comparisons now: the same operation differs from itself by {floor}"
+        first = "no good for comparisons now: an operation differs from itself by more than half"
         first += f"; {busy}" if busy else ""
     elif busy:
         first = f"good only for differences above {floor} now: {busy}"
@@ -287,9 +285,7 @@ def verdict(
         first = f"good for differences above {floor}; load {state['load']} on {state['cores']} cores"
     sentences = [first]
     if busy:
-        sentences.append(
-            "close the other programs or wait, and run this again; ratios inside one run stay usable"
-        )
+        sentences.append("close the other programs or wait, and run this again; ratios inside one run stay usable")
     elif noise.floor > GOOD_NOISE:
         sentences.append(
             "fix the frequency (cpupower frequency-set -g performance) or use --processes 2 and more --seconds"
@@ -305,9 +301,7 @@ def verdict(
         if not place.writable:
             sentences.append(f"{place.path} ({place.name}) cannot be written: {remedy(place)}")
         elif place.free_bytes is not None and place.free_bytes < NEEDED_BYTES:
-            sentences.append(
-                f"{place.path} ({place.name}) has {place.free_bytes / 1e9:.1f} GB left: make room"
-            )
+            sentences.append(f"{place.path} ({place.name}) has {place.free_bytes / 1e9:.1f} GB left: make room")
     return sentences
 
 
@@ -324,11 +318,7 @@ def show(report: Report) -> None:
 
     from bench import machine
 
-    console = (
-        Console(highlight=False)
-        if sys.stdout.isatty()
-        else Console(width=160, no_color=True, highlight=False)
-    )
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=160, no_color=True, highlight=False)
     m = report.machine
     facts = [
         ("CPU", cpu_text(m["cpu"])),
@@ -354,12 +344,8 @@ def show(report: Report) -> None:
         markup=False,
     )
     for place in report.places:
-        free = (
-            f"{place.free_bytes / 1e9:.0f} GB free" if place.free_bytes is not None else "free space unknown"
-        )
-        console.print(
-            f"{place.name}: {place.path}, {'writable' if place.writable else 'NOT WRITABLE'}, {free}"
-        )
+        free = f"{place.free_bytes / 1e9:.0f} GB free" if place.free_bytes is not None else "free space unknown"
+        console.print(f"{place.name}: {place.path}, {'writable' if place.writable else 'NOT WRITABLE'}, {free}")
     console.print()
     console.print(f"verdict: {report.verdict[0]}", style="bold", markup=False)
     for sentence in report.verdict[1:]:
@@ -386,9 +372,8 @@ CEILING_COLUMNS = ["", "best", "spread", "sustained", "of datasheet", "how"]
 def ceilings_title(c: "Ceilings") -> str:
     hours = c.age_seconds / 3600
     age = "now" if hours < 0.02 else f"{hours:.1f} h ago" if hours < 48 else f"{hours / 24:.0f} days ago"
-    return (
-        f"ceilings of {'this CPU' if c.device == 'cpu' else c.device}, measured {age} in {c.seconds:.0f} s"
-        + (f" ({c.busy})" if c.busy else "")
+    return f"ceilings of {'this CPU' if c.device == 'cpu' else c.device}, measured {age} in {c.seconds:.0f} s" + (
+        f" ({c.busy})" if c.busy else ""
     )
 
 

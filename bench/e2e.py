@@ -51,33 +51,21 @@ def parser() -> cli.Parser:
         metavar="LAYER=VARIANT",
         help="also run our step with this one change: predicted against measured difference (may be repeated)",
     )
-    what.add_argument(
-        "--batch", type=_positive, default=4, metavar="B", help="sequences a micro-batch, default 4"
-    )
+    what.add_argument("--batch", type=_positive, default=4, metavar="B", help="sequences a micro-batch, default 4")
     what.add_argument("--seq", type=_positive, default=64, metavar="T", help="tokens a sequence, default 64")
-    what.add_argument(
-        "--accumulation", type=_positive, default=1, metavar="N", help="micro-batches a step, default 1"
-    )
+    what.add_argument("--accumulation", type=_positive, default=1, metavar="N", help="micro-batches a step, default 1")
     what.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="default fp32")
     what.add_argument("--device", default="cpu", help="default cpu")
-    what.add_argument(
-        "--data", metavar="PATH", help="text, .bin shards or a folder; default Python's standard library"
-    )
+    what.add_argument("--data", metavar="PATH", help="text, .bin shards or a folder; default Python's standard library")
     what.add_argument("--lr", type=float, default=3e-4, help="learning rate, constant; default 3e-4")
     how = p.add_argument_group("how to measure")
     how.add_argument(
         "--steps", type=_positive, default=10, metavar="N", help=f"timed steps after {WARM_UP}, default 10"
     )
     how.add_argument("--seed", type=int, default=0, help="of parameters and batches, default 0")
-    how.add_argument(
-        "--threads", type=_positive, help="CPU threads of every contestant (default: all usable cores)"
-    )
-    how.add_argument(
-        "--time-limit", type=float, default=600.0, metavar="S", help="for one step, default 600 s"
-    )
-    how.add_argument(
-        "--remeasure", action="store_true", help="measure candidates again, whatever is remembered"
-    )
+    how.add_argument("--threads", type=_positive, help="CPU threads of every contestant (default: all usable cores)")
+    how.add_argument("--time-limit", type=float, default=600.0, metavar="S", help="for one step, default 600 s")
+    how.add_argument("--remeasure", action="store_true", help="measure candidates again, whatever is remembered")
     out = p.add_argument_group("results")
     out.add_argument("--out", type=Path, help="folder of this run (default: a new one under runs/)")
     out.add_argument("--json", action="store_true", help="the last line of stdout is one JSON document")
@@ -193,9 +181,7 @@ class Session:
         pool = train_pick.candidates(spec, self.variants, touched, self.args.device, self.args.dtype)
         several = [id for (id, _), found in pool.items() if len(found) > 1]
         if several:
-            raise CannotGoOn(
-                f"--swap {text!r}: name one variant of {several[0]}, for example cpu.naive", cli.USAGE
-            )
+            raise CannotGoOn(f"--swap {text!r}: name one variant of {several[0]}, for example cpu.naive", cli.USAGE)
         return {key: found[0] for key, found in pool.items()}
 
     def _choose(self, ours: "Contestant") -> "tuple[dict[Key, Variant], Times]":
@@ -218,9 +204,7 @@ class Session:
     def _race_swap(self, ours: "Contestant", swap: "dict[Key, Variant]") -> "Times":
         """Both variants of each swapped call, measured against each other in isolation."""
         pool = {key: [self.choice[key], v] for key, v in swap.items() if v != self.choice[key]}
-        return ours.ask(
-            "race", pool=pool, budget=float("inf"), hopeless=float("inf"), limit=self._setup_limit()
-        )
+        return ours.ask("race", pool=pool, budget=float("inf"), hopeless=float("inf"), limit=self._setup_limit())
 
     # --- the processes ---
 
@@ -267,15 +251,9 @@ class Session:
         steps = self.batches[: WARM_UP + self.args.steps]
         limit = len(steps) * self.args.time_limit
         with Contestant("PyTorch's band", JudgeRoom, self.job) as judge:
-            runs = [
-                judge.ask("run", centre=True, perturbed=None, batches=steps, lr=self.args.lr, limit=limit)
-            ]
+            runs = [judge.ask("run", centre=True, perturbed=None, batches=steps, lr=self.args.lr, limit=limit)]
             for seed in range(BAND_RUNS):
-                runs.append(
-                    judge.ask(
-                        "run", centre=False, perturbed=seed, batches=steps, lr=self.args.lr, limit=limit
-                    )
-                )
+                runs.append(judge.ask("run", centre=False, perturbed=seed, batches=steps, lr=self.args.lr, limit=limit))
         for c in baselines:
             c.answer(self._setup_limit())
         return runs
@@ -295,9 +273,7 @@ class Session:
             for name in order.sample(names, len(names)):
                 pause()
                 step = dict(batches=self.batches[t], lr=self.args.lr, details=t == 0)
-                self.trajectories[name].append(
-                    self.contestants[name].ask("step", limit=self.args.time_limit, **step)
-                )
+                self.trajectories[name].append(self.contestants[name].ask("step", limit=self.args.time_limit, **step))
 
     def _in_context(self) -> "dict[str, list[dict[Key, float]]]":
         """{our contestant: one {(id, phase): ms} a step}, from further steps with a clock around every call."""

@@ -310,9 +310,7 @@ def busy(state: dict[str, Any]) -> str | None:
     cores, load = state["cores"], state["load"]
     if state["stolen"] is not None and state["stolen"] > STOLEN_SHARE:
         return f"the hypervisor gives {state['stolen']:.0%} of this machine's CPU time to others"
-    if (
-        state["others"] is None
-    ):  # no /proc/stat: the load average is all there is, and it counts our threads too
+    if state["others"] is None:  # no /proc/stat: the load average is all there is, and it counts our threads too
         return f"load {load} on {cores} cores" if load > 1.5 * cores else None
     if state["others"] > BUSY_SHARE:
         return f"other programs use {state['others']:.0%} of {cores} cores (load {load})"
@@ -466,9 +464,7 @@ def _current_mhz() -> float | None:
     readings: Iterable[float | None] = [_khz_in_mhz(CPUS / f"cpu{i}/cpufreq/scaling_cur_freq") for i in cores]
     known = [mhz for mhz in readings if mhz]
     if not known:  # a virtual machine: what the kernel prints, often a constant
-        known = [
-            float(m) for m in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", _text(Path("/proc/cpuinfo")) or "", re.M)
-        ]
+        known = [float(m) for m in re.findall(r"^cpu MHz\s*:\s*([\d.]+)", _text(Path("/proc/cpuinfo")) or "", re.M)]
     return round(sum(known) / len(known), 1) if known else None
 
 

@@ -1,4 +1,32 @@
-"""What is written down about one variant at one case. Fields and units: bench.results.FIELDS."""
+"""What is written down about one variant at one case: a flat dict, one line of records.jsonl.
+
+Times are seconds, sizes bytes, rates a second; shares and ratios are plain fractions. What was not measured is absent
+or null, never a guess. One record a variant, case and cache state.
+
+    case_id                 the same case of the same source has the same id in every run; --resume goes by it
+    layer variant story phase dtype device shape_name shape     which case; `shape` holds sizes and options
+    calls                   how often one training step makes this call (0: only an unfused step does)
+    status evidence         ok, or wrong, impossible, error, crash, timeout, skipped; and what was seen
+    control                 the second entry of the A/A control: for the noise floor, never ranked
+    error_ratio             worst error over all proof cases, in yards (limit 4, see bench/judge.py)
+    proof_cases seeds       how many cases proved it, with which seeds
+    verified_calls          timed calls whose outputs were judged too
+    deterministic           two calls gave the same bits
+    cache timer threads     cold or warm; clock of the samples; CPU threads (0: torch's choice)
+    samples cpu_samples     wall and process-CPU time of each call: a list a round
+    processes               which process each round was measured in
+    median_s low_s high_s   of the rounds, with the 95 % bootstrap interval over rounds and processes
+    noise                   interquartile range / median of all samples
+    flops bytes floor_s     useful operations, compulsory traffic, the least time both allow at measured ceilings
+    bytes_per_s flops_per_s of_ceiling      rates at the median; floor_s / median_s
+    saved_bytes workspace_bytes compile_s   kept for backward; scratch; one-time work before the first call
+    speedup speedup_low speedup_high baseline   against the fastest PyTorch entry of the case; above 1 is faster
+    noise_floor             relative; from the A/A control of this case
+    stopped                 why no more rounds were taken
+    canary                  bytes/s of a read after the flush (cold) and without it (warm)
+    machine                 load, frequency and throttling while it ran (bench.machine.snapshot)
+    source_hash reproduce   of the variant's files and its backend's shared ones; the command that measures it again
+"""
 
 import hashlib
 import json
@@ -33,7 +61,7 @@ def of_proof(proof: Proof, layer: str, dtype: str, seeds: list[int]) -> dict[str
 
 def _identity(case: Case, v: Variant, calls: int | None, seeds: list[int]) -> dict[str, Any]:
     return dict(
-        case=case_id(case, v),
+        case_id=case_id(case, v),
         layer=case.layer,
         variant=v.name,
         story=v.story,
@@ -79,7 +107,9 @@ def untimed(case: Case, proof: Proof, calls: int, seeds: list[int], status: str,
 def _work(case: Case) -> dict[str, Any]:
     flops = contract.flops(case.module, case.shape, case.phase)
     size = contract.min_bytes(case.module, case.shape, case.phase)
-    floor = ceilings.floor_seconds(size, flops, case.shape["dtype"], ceilings.ceilings())
+    spec = contract.pass_of(case.module, case.phase)
+    written = sum(t.bytes(case.shape) for t in spec.outputs)
+    floor = ceilings.floor_seconds(size, flops, case.shape["dtype"], ceilings.ceilings(), written)
     saved = contract.saved_bytes(case.module, case.shape)
     return dict(flops=flops, bytes=size, floor_s=floor, saved_bytes=saved)
 
@@ -114,7 +144,7 @@ def timed(
     if c.ratio:
         common["error_ratio"] = max(c.ratio, common["error_ratio"] or 0.0)
     if c.control:
-        common["case"] += "-again"
+        common["case_id"] += "-again"
     if not c.wall:
         return [common]
     return [common | _times(common, c, cache, baseline) for cache in c.wall]
@@ -125,7 +155,7 @@ def _times(common: dict[str, Any], c: Contestant, cache: str, baseline: Contesta
     assert interval
     median, low, high = interval
     row: dict[str, Any] = dict(
-        case=f"{common['case']}-{cache}",
+        case_id=f"{common['case_id']}-{cache}",
         cache=cache,
         samples=c.wall[cache],
         cpu_samples=c.cpu[cache],

@@ -261,7 +261,7 @@ def differing_hardware(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 # Values of these keys are this project's own words, so a user called "torch" must not change them.
 _OWN_WORDS = {
     *("schema", "run", "utc", "case_id", "layer", "variant", "backend", "story", "phase", "dtype", "shape"),
-    *("shape_id", "status", "timer", "torch", "rounds_stopped", "source_hash"),
+    *("shape_name", "device", "cache", "status", "timer", "baseline", "stopped", "source_hash"),
 }
 _SECRET_NAME = re.compile(
     r"token|secret|passw|api_?key|access_?key|private|credential|cookie|(^|_)auth|session", re.IGNORECASE
@@ -287,8 +287,7 @@ def clean(value: Any, *, free_text: bool = False, key: str = "") -> Any:
     if isinstance(value, Mapping):
         inside = key if key == "shape" else None  # its values are sizes and options
         return {
-            scrub(str(k), names=False): clean(v, free_text=free_text, key=inside or str(k))
-            for k, v in value.items()
+            scrub(str(k), names=False): clean(v, free_text=free_text, key=inside or str(k)) for k, v in value.items()
         }
     if isinstance(value, (list, tuple, set)):
         return [clean(v, free_text=free_text, key=key) for v in value]

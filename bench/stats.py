@@ -70,7 +70,7 @@ def paired_ratio_ci(
 
 def noise(samples: Sequence[float] | Rounds) -> float:
     """Relative spread of samples (flat, or by round): interquartile range / median; 0 for a single sample."""
-    low, middle, high = np.percentile(np.hstack(samples), [25, 50, 75])
+    low, middle, high = np.percentile(np.concatenate([np.ravel(s) for s in samples]), [25, 50, 75])
     return float((high - low) / middle)
 
 

@@ -47,9 +47,7 @@ def step_shapes(model: Model, B: int, T: int, dtype: str) -> dict[str, contract.
     found = {}
     for layer in LAYERS:
         for name, call in contract.load(layer).shapes(model, B, T).items():
-            found[f"{layer}/{name}" if name else layer] = contract.Call(
-                {**call.shape, "dtype": dtype}, call.calls
-            )
+            found[f"{layer}/{name}" if name else layer] = contract.Call({**call.shape, "dtype": dtype}, call.calls)
     return found
 
 
@@ -214,9 +212,7 @@ def _forward(mem: Memory) -> Iterator[Call]:
     eps = contract.load("layernorm").EPS
 
     def matmul(name: str, x, weight, bias, epilogue, out, pre_gelu=None) -> Call:
-        return Call(
-            f"matmul/{name}", "forward", (x, weight, bias, epilogue), dict(out=out, pre_gelu=pre_gelu)
-        )
+        return Call(f"matmul/{name}", "forward", (x, weight, bias, epilogue), dict(out=out, pre_gelu=pre_gelu))
 
     def residual_layernorm(name, residual, norm, residual_out, out, mean, rstd) -> Call:
         inputs = (btc(mem.branch), btc(residual), P[f"{norm}.weight"], P[f"{norm}.bias"], eps)
@@ -255,9 +251,7 @@ def _last(mem: Memory) -> tuple[str, str, torch.Tensor]:
 
 def _backward(mem: Memory, accumulate: bool) -> Iterator[Call]:
     P, G, btc = mem.params, mem.grads, mem.btc
-    stream, other = (
-        mem.streams
-    )  # gradient of the residual stream: the one that holds it now, the one to write next
+    stream, other = mem.streams  # gradient of the residual stream: the one that holds it now, the one to write next
 
     def matmul(name: str, dout, x, parameter, dx, x_pre_gelu=None) -> Call:
         dbias = G.get(f"{parameter.removesuffix('weight')}bias")

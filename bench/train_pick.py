@@ -30,11 +30,14 @@ if TYPE_CHECKING:
     from bench.train import Call, Key, Memory
 
 FASTEST = "fastest"
-ROUNDS = 7  # timed calls of each candidate that stays in the race
+ROUNDS = 7  # timed calls of each candidate that stays in the race …
+LONG_ENOUGH_S = 0.3  # … and more where they are short, until the race has taken this long
+MAX_ROUNDS = 60
 CUT_OFF = 2.0  # a candidate this much slower than the best in its first timed call is out
 HOPELESS = 4.0  # … and this much slower at a smaller shape of the layer is not tried at a larger one
+SURE_MS = 1.0  # … unless the best is below this: one slice given to a neighbour is longer
 TRIVIAL_MS = 20.0  # calls this short are cheap enough to try anyway
-BUDGET_S = 30.0  # for all races together; later ones then make do with one timed call
+BUDGET_S = 30.0  # for all races together; later ones then make do with one timed call of each
 
 
 @dataclass
@@ -196,10 +199,12 @@ def _race_one(racing, calls, shape, device, deadline, skipped) -> dict[str, floa
             samples.pop(v.name, None)
     if not samples:
         return {}
-    for turn in range(2, 2 + ROUNDS):
+    start = time.monotonic()
+    for turn in range(2, 2 + MAX_ROUNDS):
         best = min(min(s) for s in samples.values())
-        near = [name for name, s in samples.items() if min(s) <= CUT_OFF * best]
-        if len(near) == 1 or time.monotonic() > deadline:
+        near = [name for name, s in samples.items() if min(s) <= CUT_OFF * best or best < SURE_MS]
+        now = time.monotonic()
+        if len(near) == 1 or now > deadline or (turn >= 2 + ROUNDS and now - start > LONG_ENOUGH_S):
             break
         for name in random.sample(near, len(near)):
             samples[name].append(timed(name, turn))
@@ -282,6 +287,4 @@ def open_cache(device: str, threads: int) -> Cache:
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (s.partition(":")[2].strip() for s in lines if s.startswith("model name")), platform.processor()
-    )
+    return next((s.partition(":")[2].strip() for s in lines if s.startswith("model name")), platform.processor())

@@ -140,9 +140,7 @@ class Report:
         )
         if self.baseline and name != self.baseline:
             ratio = stats.paired_ratio_ci(self.walls[self.baseline], self.walls[name])
-            row |= dict(
-                zip(("speedup", "speedup_low", "speedup_high"), ratio, strict=True), baseline=self.baseline
-            )
+            row |= dict(zip(("speedup", "speedup_low", "speedup_high"), ratio, strict=True), baseline=self.baseline)
         if self.parity:
             row |= self._mfu(median)
         if name in self.ours:
@@ -196,9 +194,7 @@ class Report:
 
     def _print_gate(self, screen: Any) -> None:
         if self.parity:
-            worst = {
-                what: max(self.gate.worst(self.s.trajectories[n], what) for n in self.ours) for what in _GATED
-            }
+            worst = {what: max(self.gate.worst(self.s.trajectories[n], what) for n in self.ours) for what in _GATED}
             screen.print(
                 f"parity: ok over {len(self.gate.centre)} steps. Furthest from PyTorch, of the band: "
                 f"loss {percent(worst['loss'])}, gradient norm {percent(worst['norm'])}.",

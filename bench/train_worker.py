@@ -182,9 +182,7 @@ class Room:
         cpu_start, start = time.process_time_ns(), time.perf_counter_ns()
         loss, norm, norms = self._step(ready, lr, details)
         end, cpu_end = time.perf_counter_ns(), time.process_time_ns()
-        return dict(
-            loss=loss, norm=norm, norms=norms, wall_s=(end - start) / 1e9, cpu_s=(cpu_end - cpu_start) / 1e9
-        )
+        return dict(loss=loss, norm=norm, norms=norms, wall_s=(end - start) / 1e9, cpu_s=(cpu_end - cpu_start) / 1e9)
 
     def _batches(self, batches: "list[NumpyBatch]") -> list:
         import torch

@@ -17,6 +17,9 @@ from typing import Any
 
 from bench.registry import Variant
 
+# Inductor's own pool of compiling processes would outlive the compilation and disturb what is timed.
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+GRACE_SECONDS = 3.0
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["bench.worker_room"])
 
@@ -47,9 +50,9 @@ class Worker:
         self.variant = variant
         self.setting = setting
         self.connection, theirs = _CONTEXT.Pipe()
-        # Paths are resolved in the parent: the worker may be started from another folder.
         self.process = _CONTEXT.Process(target=_enter, args=(theirs, variant, setting), daemon=True)
         self.process.start()
+        self.idle = True
         theirs.close()
 
     def ask(self, command: str, limit: float | None = None, **arguments: Any) -> Any:
@@ -60,6 +63,7 @@ class Worker:
     def send(self, command: str, **arguments: Any) -> None:
         try:
             self.connection.send((command, arguments))
+            self.idle = False
         except (BrokenPipeError, OSError) as error:
             raise self._crashed() from error
 
@@ -70,6 +74,7 @@ class Worker:
                 self.close()
                 raise WorkerFailed("timeout", f"no answer within {limit:g} s (--time-limit); stopped")
             kind, value = self.connection.recv()
+            self.idle = True
         except (EOFError, ConnectionResetError) as error:
             raise self._crashed() from error
         if kind == "failed":
@@ -87,8 +92,9 @@ class Worker:
         return self.process.is_alive()
 
     def close(self) -> None:
-        """Kill the process. It holds nothing that needs saving."""
+        """End the process: an idle one leaves by itself when the pipe closes, a busy one is killed."""
         self.connection.close()
+        self.process.join(GRACE_SECONDS if self.idle else 0)
         if self.process.is_alive():
             self.process.kill()
         self.process.join(5)

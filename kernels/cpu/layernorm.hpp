@@ -12,34 +12,47 @@ INLINE int64_t chunk_count(int64_t rows) {
     return wanted < MAX_CHUNKS ? wanted : MAX_CHUNKS;
 }
 
-// One row, given as row(i, n): n values from i on. Mean and variance are two passes, as a mean of squares minus a
-// squared mean would cancel; what the row is made of is in L1 by then.
-template <bool STREAM, class Row>
+// What is normalised: x, or x + residual.
+struct Row {
+    const T *x, *residual;
+
+    inline __attribute__((always_inline)) vec at(int64_t i, int64_t n) const {
+        vec value = load_part(x + i, n);
+        return residual ? value + load_part(residual + i, n) : value;
+    }
+};
+
+// One row. Mean and variance are two passes, as a mean of squares minus a squared mean would cancel; the row is in L1
+// by then, and memory would be idle if the second pass did not ask for the next row.
+template <bool STREAM>
 INLINE void normalise_row(T* out, float* mean_out, float* rstd_out, Row row, const T* weight, const T* bias, int64_t C,
                           float eps) {
     vec sum[CHAINS] = {}, rest[CHAINS] = {}, squares[CHAINS] = {};
-    for_vectors(C, [&](int64_t i, int64_t n, int64_t k) { sum[k] += row(i, n); });
+    for_vectors(C, [&](int64_t i, int64_t n, int64_t k) { sum[k] += row.at(i, n); });
     float about = hsum(sum) / C;  // the mean, but for rounding
 
     // What is left of the mean after subtracting `about` corrects both moments: a constant row comes out as exactly 0.
     for_vectors(C, [&](int64_t i, int64_t n, int64_t k) {
-        vec centred = select_part(n, row(i, n) - about, vec{});
+        vec centred = select_part(n, row.at(i, n) - about, vec{});
         rest[k] += centred;
         squares[k] += centred * centred;
+        prefetch(row.x + C + i);
+        if (row.residual) prefetch(row.residual + C + i);
     });
     double correction = double(hsum(rest)) / C;
     float mean = float(about + correction);
     float rstd = float(1 / std::sqrt(double(hsum(squares)) / C - correction * correction + eps));
 
     for_vectors(C, [&](int64_t i, int64_t n, int64_t) {
-        vec norm = (row(i, n) - mean) * rstd;
+        vec norm = (row.at(i, n) - mean) * rstd;
         put_part<STREAM>(out + i, norm * load_part(weight + i, n) + load_part(bias + i, n), n);
     });
     *mean_out = mean;
     *rstd_out = rstd;
 }
 
-// dx = rstd * (dnorm - mean(dnorm) - norm * mean(dnorm * norm)) + dresidual, and this row's share of dweight and dbias
+// dx = rstd * (dnorm - mean(dnorm) - norm * mean(dnorm * norm)) + dresidual, and this row's share of dweight and dbias.
+// Each pass asks for what the next one will read.
 template <bool STREAM>
 INLINE void backward_row(T* dx, float* dweight, float* dbias, const T* dout, const T* dresidual, const T* x,
                          const T* weight, float mean, float rstd, int64_t C) {
@@ -51,6 +64,7 @@ INLINE void backward_row(T* dx, float* dweight, float* dbias, const T* dout, con
         product[k] += dnorm * norm;
         store_part(dweight + i, load_part(dweight + i, n) + dy * norm, n);
         store_part(dbias + i, load_part(dbias + i, n) + dy, n);
+        if (dresidual) prefetch(dresidual + i);
     });
     float dnorm_mean = hsum(sum) / C, dnorm_norm_mean = hsum(product) / C;
 
@@ -60,6 +74,8 @@ INLINE void backward_row(T* dx, float* dweight, float* dbias, const T* dout, con
         vec dxi = (dnorm - dnorm_mean - norm * dnorm_norm_mean) * rstd;
         if (dresidual) dxi += load_part(dresidual + i, n);
         put_part<STREAM>(dx + i, dxi, n);
+        prefetch(x + C + i);
+        prefetch(dout + C + i);
     });
 }
 

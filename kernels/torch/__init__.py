@@ -28,7 +28,7 @@ def compiled(function: Callable) -> Callable:
             )
             graphs[key] = torch.compile(copy, fullgraph=True, dynamic=False)
         with torch.no_grad():
-            graphs[key](*args)
+            return graphs[key](*args)
 
     return call
 

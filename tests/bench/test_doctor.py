@@ -34,9 +34,7 @@ def test_help_answers_at_once():
 def test_help_imports_nothing_heavy():
     code = "import sys, bench.doctor as d\ntry: d.main(['--help'])\nexcept SystemExit: pass\n"
     code += "print([m for m in ('torch', 'numpy', 'rich') if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=machine.REPOSITORY, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=machine.REPOSITORY, capture_output=True, text=True)
     assert done.stdout.strip().endswith("[]")
 
 

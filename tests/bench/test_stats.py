@@ -65,9 +65,7 @@ def test_known_ratios():
 def test_processes_that_differ_widen_the_interval():
     # Within a process the rounds agree, between processes they do not: the truth is the spread between them.
     random = np.random.default_rng(5)
-    rounds = np.vstack(
-        [draw(random, 10, scale=1.0, between=0.001), draw(random, 10, scale=1.1, between=0.001)]
-    )
+    rounds = np.vstack([draw(random, 10, scale=1.0, between=0.001), draw(random, 10, scale=1.1, between=0.001)])
     flat = stats.median_ci(rounds)
     nested = stats.median_ci(rounds, processes=[0] * 10 + [1] * 10)
     assert nested[0] == flat[0]

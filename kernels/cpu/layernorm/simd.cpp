@@ -6,10 +6,8 @@ static void forward(T* out, float* mean, float* rstd, const T* x, const T* weigh
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
-        for (int64_t r = 0; r < rows; r++) {
-            auto row = [=](int64_t i, int64_t n) { return load_part(x + r * C + i, n); };
-            normalise_row<STREAM>(out + r * C, mean + r, rstd + r, row, weight, bias, C, eps);
-        }
+        for (int64_t r = 0; r < rows; r++)
+            normalise_row<STREAM>(out + r * C, mean + r, rstd + r, Row{x + r * C, nullptr}, weight, bias, C, eps);
         if (STREAM) stream_fence();
     }
 }

@@ -1,7 +1,7 @@
-"""Three nested loops on one thread, each sum in double: the plain C++ that everything else is measured against.
+"""Three nested loops on one thread, each sum in double: the plain C++ that others are measured against.
 
-Floor: 2 M N K FLOPs forward, twice that backward; every operand read once, every result written once. Here weight
-(in backward, dout and x too) is read again for every row of the result.
+Floor: 2 M N K FLOPs forward, twice that backward; every operand read once, every result written once. Here
+weight (in backward, dout and x too) is read again for every row of the result.
 """
 
 from kernels.cpu import Kernel

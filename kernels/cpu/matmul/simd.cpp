@@ -1,5 +1,9 @@
 #include "gemm.hpp"
 
+// simd.py asks for this much, and N floats more for the sums of dbias.
+constexpr int64_t PACKING_BYTES = 12 << 20;
+static_assert(GEMM_WORKSPACE <= PACKING_BYTES, "simd.py asks for too little");
+
 constexpr float GELU_SCALE = 0.7978845608f, GELU_CUBIC = 0.044715f;  // sqrt(2 / pi)
 
 INLINE vec gelu16(vec x) {
@@ -33,7 +37,7 @@ EXPORT void matmul_backward(T* dx, T* dweight, T* dbias, const T* dout, const T*
         if (x_pre_gelu) value *= gelu_grad16(load_part(x_pre_gelu + i * K + k, n));
         store_part(dx + i * K + k, value, n);
     });
-    float* sums = dbias ? workspace + GEMM_WORKSPACE / sizeof(float) : nullptr;
+    float* sums = dbias ? workspace + PACKING_BYTES / sizeof(float) : nullptr;
     gemm(N, K, M, {dout, 1, N}, {x, 1, K}, sums, workspace, [=](int64_t i, int64_t k, int64_t n, vec value) {
         T* to = dweight + i * K + k;
         store_part(to, accumulate ? load_part(to, n) + value : value, n);

@@ -9,12 +9,10 @@ static void forward(T* residual_out, T* out, float* mean, float* rstd, const T* 
     {
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++) {
-            auto sum = [=](int64_t i, int64_t n) {
-                return load_part(x + r * C + i, n) + load_part(residual + r * C + i, n);
-            };
+            Row sum = {x + r * C, residual + r * C};
             normalise_row<STREAM>(out + r * C, mean + r, rstd + r, sum, weight, bias, C, eps);
             for_vectors(C, [&](int64_t i, int64_t n, int64_t) {
-                put_part<STREAM>(residual_out + r * C + i, sum(i, n), n);
+                put_part<STREAM>(residual_out + r * C + i, sum.at(i, n), n);
             });
         }
         if (STREAM) stream_fence();
