@@ -1,15 +1,15 @@
 """Train GPT-2 with registry variants and with PyTorch, side by side: is it right, how fast, and where does the time go?
 
 First the parity gate: loss and gradient norm of every step must stay in the band that PyTorch's own runs span (see
-bench/train_gate.py); where they do not, no MFU is printed and the exit code is 2. Steps of all contestants take turns in
-random order, each contestant in a process of its own. Memory is planned once.
+bench/train_gate.py); where they do not, no MFU is printed and the exit code is 2. Steps of all contestants take turns
+in random order, each contestant in a process of its own. Memory is planned once.
 
 --kernels is a comma list: `fastest` (the default: the quickest variant here for each layer, shape and pass, measured
 now or remembered), a backend (`cpu`), a variant (`cpu.naive`), and overrides `layer=…` or `layer/shape=…`, for example
 `fastest,attention=cpu.naive,matmul/qkv=torch.eager`. A folder in the list adds the variants in it.
 
-MFU is useful FLOPs a second over what the machine can do: the matmul rate measured by bench.ceilings, and the datasheet's
-where it is known. PaLM's convention counts 6 (P - wpe) + 12 L C T a token, llm.c's 6 P + 6 L C T.
+MFU is useful FLOPs a second over what the machine can do: the matmul rate measured by bench.ceilings, and the
+datasheet's where it is known. PaLM's convention counts 6 (P - wpe) + 12 L C T a token, llm.c's 6 P + 6 L C T.
 """
 
 import random
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 BASELINES = ("eager", "compile")
 WARM_UP = 2  # steps before the timed ones; they count for the gate
 BAND_RUNS = 2  # perturbed runs of PyTorch that measure the band
-IN_CONTEXT_STEPS = 3
+IN_CONTEXT_STEPS = 5
 OURS = "ours"
 
 
@@ -275,8 +275,8 @@ class Session:
                 step = dict(batches=self.batches[t], lr=self.args.lr, details=t == 0)
                 self.trajectories[name].append(self.contestants[name].ask("step", limit=self.args.time_limit, **step))
 
-    def _in_context(self) -> "dict[str, list[dict[Key, float]]]":
-        """{our contestant: one {(id, phase): ms} a step}, from further steps with a clock around every call."""
+    def _in_context(self) -> "dict[str, list[tuple[dict[Key, float], float]]]":
+        """{our contestant: [({(id, phase): ms}, ms of the whole step), …]}: steps with a clock around every call."""
         found: dict[str, list] = {name: [] for name in self.contestants if name.startswith(OURS)}
         for batches in self.batches[WARM_UP + self.args.steps :]:
             for name, steps in found.items():

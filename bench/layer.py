@@ -104,6 +104,7 @@ class Session:
         self.caches = tuple(cli.choose(c, ("cold", "warm"), "cache state") for c in args.cache.split(","))
         self.named = args.only.split(",") if args.only else []
         self._check_names()
+        self._check_shapes()
         self.seeds = proof.seeds(args.seed)
         self.setting = Setting(args.device, args.threads, args.time_limit)
         if args.device != "cpu" and not args.check_only:
@@ -125,6 +126,13 @@ class Session:
                     for dtype in self.dtypes:
                         if reason := registry.unavailable(v, self.args.device, dtype):
                             raise CannotGoOn(f"{v.layer} {name} cannot run: {reason}", cli.CANNOT_RUN)
+
+    def _check_shapes(self) -> None:
+        """A shape or an axis that a layer does not have is an error before anything is proved."""
+        from reference import contract
+
+        for layer in self.layers:
+            list(self.shapes(contract.load(layer), layer, self.dtypes[0], "forward"))
 
     def run(self) -> int:
         from bench.worker import Briefs

@@ -10,6 +10,7 @@ some microseconds, which are part of what is measured. GPU clocks will take the 
 """
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,7 +36,7 @@ COLD, WARM = "cold", "warm"
 class Effort:
     """How much time to spend on one shape and phase."""
 
-    seconds: float = 12.0  # for all contestants together, warm-up not counted
+    seconds: float = 12.0  # for all contestants together, flushing counted, warming up not
     target: float = 0.02  # stop once every paired ratio's interval is this narrow, relative
     caches: tuple[str, ...] = (COLD, WARM)
     processes: int = 1
@@ -56,6 +57,7 @@ class Contestant:
     rounds: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # (process, round) of each
     prepare_s: float = 0.0
     call_s: float = 0.0
+    overhead_s: float = 0.0  # flushing and poisoning before a cold call
     workspace_bytes: int = 0
     verified: int = 0  # timed calls whose outputs were judged
     ratio: float = 0.0  # worst error of those, in units of plain torch's
@@ -153,6 +155,7 @@ def _start(contestants: list[Contestant], values: Any, setting: Setting, progres
             c.drop(failure.status, failure.evidence)
             continue
         c.prepare_s, c.call_s = max(c.prepare_s, done["prepare_s"]), done["call_s"]
+        c.overhead_s = done["overhead_s"]
         c.workspace_bytes = done["workspace_bytes"]
         if c.call_s > setting.time_limit:
             c.drop("timeout", f"one call takes {c.call_s:.3g} s, more than --time-limit {setting.time_limit:g}")
@@ -203,10 +206,10 @@ def _turn(
     effort: Effort,
     randomness: random.Random,
 ) -> float:
-    """One contestant's turn in a round; answers the seconds of the calls themselves."""
+    """One contestant's turn in a round; answers the seconds it took, preparation of the calls included."""
     assert c.worker
-    calls = max(1, min(MAX_CALLS_A_TURN, int(TURN_SECONDS / max(c.call_s, 1e-7))))
-    total = 0.0
+    start = time.monotonic()
+    calls = max(1, min(MAX_CALLS_A_TURN, int(TURN_SECONDS / (c.call_s + c.overhead_s))))
     caches = effort.caches[:1] if c.call_s > SLOW_SECONDS else effort.caches
     for cache in caches:
         seeds = [randomness.getrandbits(40) for _ in range(calls)]
@@ -217,19 +220,18 @@ def _turn(
             done = c.worker.ask("sample", seeds=seeds, cold=cache == COLD, verify=verify)
         except WorkerFailed as failure:
             c.drop(failure.status, failure.evidence)
-            return total
+            break
         verdict: Verdict | None = done["verdict"]
         if verdict is not None:
             c.verified += 1
             c.ratio = max(c.ratio, verdict.ratio)
             if not verdict.ok:
                 c.drop("wrong", f"{verdict.check} in a timed call: {verdict.evidence}")
-                return total
+                break
         c.wall.setdefault(cache, []).append(done["wall_s"])
         c.cpu.setdefault(cache, []).append(done["cpu_s"])
         c.rounds.setdefault(cache, []).append((process, round_))
-        total += sum(done["wall_s"])
-    return total
+    return time.monotonic() - start
 
 
 def _settled(contestants: list[Contestant], effort: Effort) -> bool:

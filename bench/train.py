@@ -13,9 +13,8 @@ A call's id is its layer and shape as `reference.<layer>.shapes` names them: "ma
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -319,7 +318,7 @@ def adamw_call(mem: Memory) -> Call:
 ADAMW_STATE = ("params", "m", "v", "masters")
 
 Bound = tuple[Callable, tuple, dict[str, Any]]
-Runner = Callable[[list[Bound]], None]
+Runner = Callable[[list[Bound]], Any]
 
 
 class CpuClock:
@@ -353,7 +352,7 @@ class Step:
     wish.
     """
 
-    def __init__(self, memory: Memory, modules: dict[Key, ModuleType], accumulation: int = 1):
+    def __init__(self, memory: Memory, modules: Mapping[Key, Any], accumulation: int = 1):
         self.memory, self.modules, self.accumulation = memory, modules, accumulation
         mem = memory
         self.shapes = {id: c.shape for id, c in step_shapes(mem.model, mem.B, mem.T, mem.dtype).items()}
@@ -452,7 +451,7 @@ def _run(bound: list[Bound]) -> None:
         function(*args, **kwargs)
 
 
-def bind(call: Call, module: ModuleType, workspace: torch.Tensor, shape: contract.Shape) -> Bound:
+def bind(call: Call, module: Any, workspace: torch.Tensor, shape: contract.Shape) -> Bound:
     """(function, positional, keyword) of one call, ready to run; its scratch is the front of `workspace`."""
     outputs = call.outputs
     if hasattr(module, "workspace"):
@@ -461,7 +460,7 @@ def bind(call: Call, module: ModuleType, workspace: torch.Tensor, shape: contrac
     return getattr(module, call.phase), call.inputs, outputs
 
 
-def workspace_bytes(call: Call, module: ModuleType, shape: contract.Shape) -> int:
+def workspace_bytes(call: Call, module: Any, shape: contract.Shape) -> int:
     """Scratch that the variant asks for at this call."""
     if not hasattr(module, "workspace"):
         return 0

@@ -1,10 +1,10 @@
 """The parity gate: does our training follow PyTorch's as closely as PyTorch follows itself?
 
-Everything starts from the same parameters and sees the same batches. The centre is PyTorch's eager run in fp32. Rounding
-alone moves a run off it, the more so the longer it trains (AdamW divides tiny gradients by their own size). How far,
-is measured, not assumed: PyTorch runs again at the working dtype, each time from parameters moved at random by up to one
-unit in the last place; the baselines that are timed anyway are runs of PyTorch too. With dev(s) the largest distance of
-any of these from the centre at step s,
+Everything starts from the same parameters and sees the same batches. The centre is PyTorch's eager run in fp32.
+Rounding alone moves a run off it, the more so the longer it trains (AdamW divides tiny gradients by their own size).
+How far, is measured, not assumed: PyTorch runs again at the working dtype and in our step's formats, each time from
+parameters moved at random by up to one unit in the last place; the baselines that are timed anyway are runs of PyTorch
+too. With dev(s) the largest distance of any of these from the centre at step s,
 
     band(t) = SLACK * max(dev(s) for s <= max(t, POOLED)) + FLOOR * |centre(t)|
 
@@ -36,10 +36,16 @@ class Excess:
     centre: float
     band: float
 
+    @property
+    def times(self) -> float:
+        """Distance in units of the band; infinite for what is not finite."""
+        found = abs(self.ours - self.centre) / self.band
+        return found if math.isfinite(found) else math.inf
+
     def __str__(self) -> str:
         return (
             f"step {self.step}: {self.what} is {self.ours:.6g}, PyTorch's {self.centre:.6g} ± {self.band:.2g} "
-            f"({abs(self.ours - self.centre) / self.band:.3g} times the band)"
+            f"({self.times:.3g} times the band)"
         )
 
 
@@ -74,7 +80,7 @@ class Gate:
         )
 
     def excesses(self, run: Trajectory) -> list[Excess]:
-        """All numbers of a run that leave the band, in order; empty where it is inside. NaN is outside."""
+        """All numbers of a run that leave the band, by step, the worst first; empty inside. NaN is outside."""
         found = []
         for t, (step, centre) in enumerate(zip(run, self.centre, strict=False)):
             for what, name, band in (("loss", "loss", self.loss), ("gradient norm", "norm", self.norm)):
@@ -85,7 +91,7 @@ class Gate:
             ours = run[0]["norms"][name]
             if not abs(ours - norm) <= band:
                 found.append(Excess(f"gradient norm of {name}", 1, ours, norm, band))
-        return found
+        return sorted(found, key=lambda e: (e.step, -e.times))
 
     def worst(self, run: Trajectory, name: str) -> float:
         """The largest distance of a run from the centre, in units of the band; `name` is loss or norm."""

@@ -44,6 +44,12 @@ COLUMNS = (
     *("planned_bytes", "utc", "run", "reproduce"),
 )
 SHOWN_EXCESSES = 5
+PARTS = {
+    "layers_s": "all layers",
+    "gaps_s": "gaps: batches, clipping, Python between calls",
+    "remainder_s": "remainder: timed steps without these clocks",
+    "step_s": "step",
+}
 
 
 def flops_per_token(model: "Model", T: int) -> dict[str, int]:
@@ -163,7 +169,7 @@ class Report:
 
     def layer_ms(self, name: str) -> "dict[Key, float]":
         """In-context milliseconds a step of each (id, phase): the median over the instrumented steps."""
-        steps = self.s.in_context[name]
+        steps = [times for times, _ in self.s.in_context[name]]
         return {key: float(np.median([s[key] for s in steps])) for key in steps[0]}
 
     def records(self) -> list[dict[str, Any]]:
@@ -245,10 +251,15 @@ class Report:
         return table
 
     def reconciliation(self) -> dict[str, float]:
-        """Seconds: the sum of all layers in context, the measured step, and what lies between."""
+        """Seconds: all layers in context, the gaps between them, and what is left of the timed step.
+
+        Layers and gaps come from the steps with a clock around every call, the step from those without.
+        """
+        steps = self.s.in_context[self.ours[0]]
         layers = sum(self.layer_ms(self.ours[0]).values()) / 1e3
+        gaps = float(np.median([whole - sum(times.values()) for times, whole in steps])) / 1e3
         step = stats.median_ci(self.walls[self.ours[0]])[0]
-        return {"layers_s": layers, "step_s": step, "remainder_s": step - layers}
+        return {"layers_s": layers, "gaps_s": gaps, "remainder_s": step - layers - gaps, "step_s": step}
 
     def _layer_table(self) -> Table:
         table = _table("where our step goes (ms a step, inside the step; alone: measured on its own)")
@@ -266,11 +277,10 @@ class Report:
             told = f"{alone:.3g}" if alone is not None else DASH
             table.add_row(*key, self.s.choice[key].name, str(calls), *cells, told)
         table.add_section()
-        for name, part in (("all layers", "layers_s"), ("remainder", "remainder_s"), ("step", "step_s")):
-            share = total[part] / total["step_s"]
+        for part, seconds in total.items():
+            name, share = PARTS[part], seconds / total["step_s"]
             told = f"-{percent(-share)}" if share < 0 else percent(share)
-            table.add_row(name, "", "", "", f"{total[part] * 1e3:.4g}", told, "", "")
-        table.caption = "remainder: batches, clipping, Python between calls, and the two medians' own scatter"
+            table.add_row(name, "", "", "", f"{seconds * 1e3:.4g}", told, "", "")
         return table
 
     def _calls(self, key: "Key") -> int:

@@ -239,16 +239,19 @@ class OurRoom(Room):
         grads = self.memory.grads.items() if details else ()
         return loss, norm, {name: _norm(g) for name, g in grads}
 
-    def step_in_context(self, batches: "list[NumpyBatch]", lr: float) -> "dict[Key, float]":
-        """Milliseconds of each (id, phase) inside one step, over all its calls."""
-        return self.training.run_timed(self._batches(batches), lr)
+    def step_in_context(self, batches: "list[NumpyBatch]", lr: float) -> "tuple[dict[Key, float], float]":
+        """Milliseconds of each (id, phase) inside one step, over all its calls; and of this whole step."""
+        ready = self._batches(batches)
+        start = time.perf_counter_ns()
+        times = self.training.run_timed(ready, lr)
+        return times, (time.perf_counter_ns() - start) / 1e6
 
 
 class TorchRoom(Room):
     """The step as a careful user of PyTorch writes it: `mode` "eager" or "compile".
 
-    The plain GPT-2 of reference/gpt2.py with a padded vocabulary and a loss-only return, fused AdamW with weight decay
-    on matrices only, clip_grad_norm_, gradients set to None. In bf16: fp32 parameters under autocast, the standard
+    The plain GPT-2 of reference/gpt2.py with a padded vocabulary and a loss-only return, fused AdamW with weight
+    decay on matrices only, clip_grad_norm_, gradients set to None. In bf16: fp32 parameters under autocast, the standard
     recipe; with `pure`, bf16 parameters and activations and fp32 masters, which are the formats of our step.
     """
 
@@ -276,9 +279,10 @@ class TorchRoom(Room):
         self.model.load(self.parameters(perturbed))
         self.model.zero_grad(set_to_none=True)
         named = self.model.named()
-        self.names, self.weights = list(named), list(named.values())
+        self.names = list(named)
+        self.weights: list[Any] = list(named.values())
         # What the optimizer updates: the parameters, or their fp32 masters.
-        self.masters = [p.detach().float() for p in self.weights] if self.pure else self.weights
+        self.masters: list[Any] = [p.detach().float() for p in self.weights] if self.pure else self.weights
         decay = max(weight_decays([tuple(p.shape) for p in self.masters]))
         groups = gpt2.decay_groups(dict(zip(self.names, self.masters, strict=True)), decay)
         betas = (HYPER["beta1"], HYPER["beta2"])

@@ -177,6 +177,28 @@ INLINE vec min16(vec a, vec b) {
 #endif
 }
 
+// Whether a > b in any lane.
+INLINE bool any_above(vec a, vec b) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ);
+#else
+    ivec above = a > b;
+    int32_t any = 0;
+    for (int64_t i = 0; i < VEC; i++) any |= above[i];
+    return any;
+#endif
+}
+
+// 1 / v, to about one unit in the last place, for 2^-126 <= |v| <= 2^126.
+INLINE vec reciprocal16(vec v) {
+#if defined(__AVX512F__)
+    vec r = (vec)_mm512_rcp14_ps((__m512)v);  // fourteen bits, and one step of Newton's method for the rest
+    return r * (2.0f - v * r);
+#else
+    return 1.0f / v;
+#endif
+}
+
 INLINE vec sqrt16(vec v) {
 #if defined(__AVX512F__)
     return (vec)_mm512_sqrt_ps((__m512)v);
@@ -262,7 +284,7 @@ INLINE vec expm1_reduced(vec r) {
     return r + r * r * q;
 }
 
-// v * 2^n, n a whole number in [-151, 128]; right for subnormal results and for overflow.
+// v * 2^n, n a whole number in [-152, 128]; right for subnormal results and for overflow.
 INLINE vec scale16(vec v, vec n) {
 #if defined(__AVX512F__)
     return (vec)_mm512_scalef_ps((__m512)v, (__m512)n);
@@ -278,6 +300,26 @@ INLINE vec exp16(vec x) {
     vec n;
     vec r = reduce_exp(x, &n);
     return scale16(1.0f + expm1_reduced(r), n);
+}
+
+// 2^x, for x up to 127: a third cheaper than exp16, for sums of exponentials: 2^((x - max) LOG2E). Twice exp16's error
+// at worst, but the rounding of the product is extra: a relative error of |x| 2^-24 that matters only where e^x is tiny.
+constexpr float LOG2E = 0x1.715476p+0f;
+
+INLINE vec exp2_16(vec x) {
+    x = max16(splat(-152.0f), x);  // 0 from here on, and -inf - -inf would be NaN
+#if defined(__AVX512F__)
+    vec n = (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+#else
+    vec n = x + 12582912.0f - 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+#endif
+    vec f = x - n;
+    vec p = f * 0x1.41fa9ep-13f + 0x1.5f400ep-10f;  // own fit, relative error 2e-9
+    p = p * f + 0x1.3b2d52p-7f;
+    p = p * f + 0x1.c6aee6p-5f;
+    p = p * f + 0x1.ebfbdcp-3f;
+    p = p * f + 0x1.62e43p-1f;
+    return scale16(p * f + 1.0f, n);
 }
 
 // tanh x to two and a half units in the last place, near zero as well: with e = exp(-2|x|) - 1, |tanh x| = -e / (2 + e).

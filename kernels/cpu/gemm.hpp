@@ -176,7 +176,7 @@ template <int P>
 static void pack_panel(float* panel, const Operand& from, int64_t i, int64_t end, int64_t k, int64_t K) {
     constexpr int L = P < LANES ? P : LANES;
     static_assert(P % L == 0, "a panel is a whole number of vectors");
-    const int64_t rows = std::min<int64_t>(P, end - i), depth = units(K);
+    const int64_t rows = std::clamp<int64_t>(end - i, 0, P), depth = units(K);
     int64_t done = 0;  // units of every row packed by vectors; the rest goes one by one
     if (rows == P && from.depth == 1) {
         for (; (done + L) * UNIT <= K; done += L) {
@@ -208,7 +208,7 @@ static void pack_panel(float* panel, const Operand& from, int64_t i, int64_t end
 // ---- the product ----------------------------------------------------------------------------------------------
 
 // A block of C is summed over slices of k; A's and B's part of a slice are packed by all threads together, then shared.
-// A slice's panel of A (TILE_ROWS x MAX_DEPTH) stays in L1 while it meets the panels of B of one task, which stay in L2.
+// A's panel of a slice (TILE_ROWS x MAX_DEPTH) stays in L1 while it meets a task's panels of B, which stay in L2.
 constexpr int64_t BLOCK_ROWS = 1024, BLOCK_COLS = 1536, MAX_DEPTH = 512;
 constexpr int64_t TASK_ROWS = 64, TASK_COLS = 4 * TILE_COLS;
 

@@ -106,7 +106,8 @@ def test_a_right_step_is_timed(tmp_path):
         assert row["mfu_palm_of_datasheet"] is None  # a CPU: unknown is not a number
         assert len(row["losses"]) == 5
     parts = document["reconciliation"]
-    assert parts["layers_s"] + parts["remainder_s"] == pytest.approx(parts["step_s"])
+    assert parts["layers_s"] > 0 < parts["gaps_s"]
+    assert parts["layers_s"] + parts["gaps_s"] + parts["remainder_s"] == pytest.approx(parts["step_s"])
     assert document["swaps"][0]["predicted_alone_s"] is not None
     assert "parity: ok" in done.stdout
     rows = list(csv.DictReader((out / "e2e.csv").open()))
@@ -245,8 +246,9 @@ def test_a_two_percent_error_fails_in_fp32(tmp_path):
     assert any(e.what == "gradient norm" for e in excesses)
 
 
-def test_a_wrong_optimizer_fails(job, tmp_path):
+def test_a_wrong_optimizer_fails(tmp_path):
     """No weight decay: the first step's loss and gradients are right, the later ones are not."""
+    job = Job(SMALL, 4, 16, "fp32")
     truth_variants.write(tmp_path, "undecayed", ("adamw",))
     file = tmp_path / "torch" / "adamw" / "undecayed.py"
     file.write_text(file.read_text().replace("eps, weight_decays]", "eps, [0.0] * len(grads)]"))

@@ -16,7 +16,7 @@ LAYERS = (
 
 
 def write(folder: Path, stem: str = "truth", layers: tuple[str, ...] = LAYERS, body: str = "") -> Path:
-    """Write torch.<stem> for `layers`; `body` is put at the end of each file, to spoil something. Returns the folder."""
+    """Write torch.<stem> for `layers`; `body` ends each file. Returns the folder."""
     for layer in layers:
         file = folder / "torch" / layer / f"{stem}.py"
         file.parent.mkdir(parents=True, exist_ok=True)

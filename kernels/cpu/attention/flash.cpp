@@ -36,7 +36,7 @@ INLINE void store_row(float* row, int64_t i, vec v) {
 #endif
 }
 
-// One head of x, tokens t0 to t1, as [units of tokens][D]; tokens up to a multiple of PADDED, and columns from HS, are 0.
+// One head of x, tokens t0 to t1, as [units of tokens][D]. Tokens up to a multiple of PADDED and columns from HS are 0.
 static void pack_rows(float* to, const Heads<const T>& x, int64_t b, int64_t h, int64_t t0, int64_t t1, int64_t HS,
                       int64_t D) {
     for (int64_t t = t0; t < t0 + round_up(t1 - t0, PADDED); t += UNIT, to += D)
@@ -56,7 +56,7 @@ static void pack_panels(float* to, const Heads<const T>& x, int64_t b, int64_t h
         pack_panel<P>(to + (t - t0) * units(HS), head, t, t1, 0, HS);
 }
 
-// exp magnifies the rounding of a large score; sums of at most this many units, then added, round less than one long sum.
+// exp magnifies the rounding of a large score: sums of this many units, then added, round less than one long sum.
 constexpr int64_t SUMMED = 32;
 
 // s[keys][width] = keys times queries, both in panels. Tiles whose every key lies behind every query stay unwritten;
@@ -143,9 +143,9 @@ static bool softmax_block(float* s, Running& running, float* rescale, int64_t ke
 }
 
 // Queries q0 to q_end (at most QUERIES) of one head, against keys and values packed from token 0.
-static void forward_block(T* out_row, int64_t out_stride, float* lse, const float* query_panels, const float* key_panels,
-                          const float* value_rows, int64_t q0, int64_t q_end, const Shape& shape, int64_t D,
-                          Scratch scratch) {
+static void forward_block(T* out_row, int64_t out_stride, float* lse, const float* query_panels,
+                          const float* key_panels, const float* value_rows, int64_t q0, int64_t q_end,
+                          const Shape& shape, int64_t D, Scratch scratch) {
     const int64_t depth = units(shape.HS);
     float* s = scratch.floats(KEYS * QUERIES);
     float* out = scratch.floats(QUERIES * D);  // [query][D], not yet divided by the sum
@@ -180,7 +180,8 @@ static void forward_block(T* out_row, int64_t out_stride, float* lse, const floa
 
 // Cuts `heads` independent heads further, so that all threads have work; a piece is a multiple of `multiple` tokens.
 static int64_t piece_of(int64_t tokens, int64_t heads, int64_t threads, int64_t multiple) {
-    return heads >= 2 * threads ? tokens : even_piece(tokens, std::max<int64_t>(1, tokens * heads / (4 * threads)), multiple);
+    if (heads >= 2 * threads) return tokens;
+    return even_piece(tokens, std::max<int64_t>(1, tokens * heads / (4 * threads)), multiple);
 }
 
 EXPORT void attention_forward(T* out_data, float* lse, const T* q_data, const T* k_data, const T* v_data,
@@ -355,9 +356,9 @@ static void backward_part(const Gradients& to, const Inputs& in, int64_t b, int6
     }
 }
 
-// Where there are heads enough for the threads, one task is a head: it computes scores once for all three gradients, and
-// no two tasks write to one place. Else heads are cut twice, by keys for dk and dv, then by queries for dq; the scores
-// are computed twice. The sums are the same, in the same order, either way.
+// Where there are heads enough for the threads, one task is a head: it computes scores once for all three gradients,
+// and no two tasks write to one place. Else heads are cut twice, by keys for dk and dv, then by queries for dq, and the
+// scores are computed twice. The sums are the same, in the same order, either way.
 EXPORT void attention_backward(T* dq, T* dk, T* dv, const int64_t* gradient_strides, const T* dout, const T* q,
                                const T* k, const T* v, const T* out, const float* lse, const int64_t* strides,
                                int64_t B, int64_t tokens, int64_t NH, int64_t NKV, int64_t HS, int64_t causal,

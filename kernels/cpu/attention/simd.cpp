@@ -16,7 +16,8 @@ static float dot(const T* a, const T* b, int64_t n) {
 
 // sum[n] += factor * x
 static void add_scaled(float* sum, float factor, const T* x, int64_t n) {
-    for (int64_t d = 0; d < n; d += VEC) store_part(sum + d, part(sum, d, n) + factor * part(x, d, n), std::min(VEC, n - d));
+    for (int64_t d = 0; d < n; d += VEC)
+        store_part(sum + d, part(sum, d, n) + factor * part(x, d, n), std::min(VEC, n - d));
 }
 
 static void write(T* to, const float* sum, float factor, int64_t n) {
@@ -30,8 +31,9 @@ EXPORT void attention_forward(T* out_data, float* lse, const T* q_data, const T*
     const Heads<const T> q(q_data, strides), k(k_data, strides + 3), v(v_data, strides + 6);
     const Heads<T> out(out_data, shape);
     const float scale = shape.scale();
+    const int threads = int(std::min<int64_t>(omp_get_max_threads(), most_threads));
 
-#pragma omp parallel for collapse(3) schedule(dynamic) num_threads(std::min<int64_t>(omp_get_max_threads(), most_threads))
+#pragma omp parallel for collapse(3) schedule(dynamic) num_threads(threads)
     for (int64_t b = 0; b < B; b++)
         for (int64_t h = 0; h < NH; h++)
             for (int64_t first = 0; first < tokens; first += ROWS) {
@@ -97,8 +99,9 @@ EXPORT void attention_backward(T* dq_data, T* dk_data, T* dv_data, const int64_t
     const Heads<T> dq(dq_data, gradient_strides), dk(dk_data, gradient_strides + 3), dv(dv_data, gradient_strides + 6);
     float* delta = workspace;  // (B, NH, T): sum of dout * out
     const Backward backward = {shape, dout, q, k, v, lse, delta};
+    const int threads = int(std::min<int64_t>(omp_get_max_threads(), most_threads));
 
-#pragma omp parallel num_threads(std::min<int64_t>(omp_get_max_threads(), most_threads))
+#pragma omp parallel num_threads(threads)
     {
         float* p = workspace + B * NH * tokens + omp_get_thread_num() * 2 * (tokens + HS);
         float *ds = p + tokens, *sum = ds + tokens, *other = sum + HS;

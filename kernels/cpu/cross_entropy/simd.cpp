@@ -22,15 +22,10 @@ static void backward(T* dlogits, const float* dlosses, const T* logits, const in
         for (int64_t r = 0; r < rows; r++) {
             const T* row = logits + r * VP;
             const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-            for_vectors(VP, [&](int64_t i, int64_t n, int64_t) {
-                int64_t counted = V - i < n ? V - i : n;
-                vec d = {};
-                if (counted > 0) {
-                    vec p = exp16(load_part(row + i, counted) - lse[r]);
-                    vec onehot = lane == int32_t(targets[r] - i) ? splat(1) : vec{};
-                    d = select_part(counted, (p - onehot) * dlosses[r], d);
-                }
-                put_part<STREAM>(dlogits + r * VP + i, d, n);
+            write_visible<STREAM>(dlogits + r * VP, V, VP, [&](int64_t i, int64_t n) {
+                vec p = exp_below(load_part(row + i, n), splat(lse[r]));
+                vec onehot = lane == int32_t(targets[r] - i) ? splat(1) : vec{};
+                return (p - onehot) * dlosses[r];
             });
         }
         if (STREAM) stream_fence();

@@ -1,6 +1,9 @@
 #include "common.hpp"
 
-// out[b, t] = wte[tokens[b, t]] + wpe[t]
+constexpr int64_t AHEAD = 2;  // rows
+
+// out[b, t] = wte[tokens[b, t]] + wpe[t]. Tokens come in no order, so that the row after this one is not where the
+// hardware would look for it: it is asked for in good time.
 template <bool STREAM>
 static void forward(T* out, const int64_t* tokens, const T* wte, const T* wpe, int64_t rows, int64_t length,
                     int64_t C) {
@@ -9,7 +12,9 @@ static void forward(T* out, const int64_t* tokens, const T* wte, const T* wpe, i
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++) {
             const T *token = wte + tokens[r] * C, *position = wpe + r % length * C;
+            const T* ahead = wte + tokens[r + AHEAD < rows ? r + AHEAD : r] * C;
             for_vectors(C, [&](int64_t i, int64_t n, int64_t) {
+                prefetch(ahead + i);
                 put_part<STREAM>(out + r * C + i, load_part(token + i, n) + load_part(position + i, n), n);
             });
         }

@@ -13,7 +13,7 @@ EXPORT void fused_classifier_forward(T* logits, float* losses, const int64_t* ta
 
         float scale = dlosses[r] / found.sum;
         for_vectors(V, [&](int64_t i, int64_t n, int64_t) {
-            store_part(row + i, exp16(load_part(row + i, n) - found.largest) * scale, n);
+            store_part(row + i, exp_below(load_part(row + i, n), splat(found.largest)) * scale, n);
         });
         store(row + targets[r], dlosses[r] * (std::exp(target) / found.sum - 1));
         memset(row + V, 0, (VP - V) * sizeof(T));

@@ -1,20 +1,9 @@
+#include "gelu.hpp"
 #include "gemm.hpp"
 
 // simd.py asks for this much, and N floats more for the sums of dbias.
 constexpr int64_t PACKING_BYTES = 12 << 20;
 static_assert(GEMM_WORKSPACE <= PACKING_BYTES, "simd.py asks for too little");
-
-constexpr float GELU_SCALE = 0.7978845608f, GELU_CUBIC = 0.044715f;  // sqrt(2 / pi)
-
-INLINE vec gelu16(vec x) {
-    vec t = tanh16(GELU_SCALE * (x + GELU_CUBIC * x * x * x));
-    return 0.5f * x * (1.0f + t);
-}
-
-INLINE vec gelu_grad16(vec x) {
-    vec t = tanh16(GELU_SCALE * (x + GELU_CUBIC * x * x * x));
-    return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * GELU_SCALE * (1.0f + 3.0f * GELU_CUBIC * x * x);
-}
 
 // out[M, N] = x[M, K] weight[N, K]^T (+ bias), through GELU where pre_gelu is wanted.
 EXPORT void matmul_forward(T* out, T* pre_gelu, const T* x, const T* weight, const T* bias, int64_t M, int64_t N,

@@ -13,11 +13,8 @@ static void forward(T* out, const T* x, int64_t R, int64_t S, bool causal) {
             const T* row = x + r * S;
             RowSum found = online_row_sum(row, visible);
             float scale = 1 / found.sum;
-            for_vectors(S, [&](int64_t i, int64_t n, int64_t) {
-                int64_t seen = visible - i < n ? visible - i : n;
-                vec p = {};
-                if (seen > 0) p = select_part(seen, exp16(load_part(row + i, seen) - found.largest) * scale, p);
-                put_part<STREAM>(out + r * S + i, p, n);
+            write_visible<STREAM>(out + r * S, visible, S, [&](int64_t i, int64_t n) {
+                return exp_below(load_part(row + i, n), splat(found.largest)) * scale;
             });
         }
         if (STREAM) stream_fence();
@@ -43,11 +40,8 @@ static void backward(T* dx, const T* dout, const T* out, int64_t R, int64_t S, b
                 sum[k] += load_part(p + i, n) * load_part(dp + i, n);
             });
             float dot = hsum(sum);
-            for_vectors(S, [&](int64_t i, int64_t n, int64_t) {
-                int64_t seen = visible - i < n ? visible - i : n;
-                vec value = {};
-                if (seen > 0) value = load_part(p + i, seen) * (load_part(dp + i, seen) - dot);
-                put_part<STREAM>(dx + r * S + i, value, n);
+            write_visible<STREAM>(dx + r * S, visible, S, [&](int64_t i, int64_t n) {
+                return load_part(p + i, n) * (load_part(dp + i, n) - dot);
             });
         }
         if (STREAM) stream_fence();

@@ -1,20 +1,26 @@
-"""torch.optim.AdamW's foreach recipe: one multi-tensor operation after another."""
+"""torch.optim.AdamW's foreach form: one operator over all tensors per step of the formula, fp32 state."""
 
 import torch
 
+from kernels.torch import by_decay
+
 
 def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, *, params, m, v, masters):
-    work = params if masters is None else masters
-    lr, step = float(lr), float(step)
-    g = [x.float() for x in grads] if masters is not None else grads
-    g = torch._foreach_mul(g, float(grad_scale))
-    torch._foreach_mul_(work, [1 - lr * decay for decay in weight_decays])
+    updated = params if masters is None else masters
+    g = [grad.float() for grad in grads]
+    # grads are inputs: never scale them in place
+    g = torch._foreach_mul(g, grad_scale)
+    for decay, members in by_decay(weight_decays):
+        if decay:
+            torch._foreach_mul_([updated[i] for i in members], 1 - lr * decay)
     torch._foreach_lerp_(m, g, 1 - beta1)
     torch._foreach_mul_(v, beta2)
-    torch._foreach_addcmul_(v, g, g, 1 - beta2)
-    denominator = torch._foreach_sqrt(v)
-    torch._foreach_div_(denominator, (1 - beta2**step) ** 0.5)
-    torch._foreach_add_(denominator, eps)
-    torch._foreach_addcdiv_(work, m, denominator, -lr / (1 - beta1**step))
+    torch._foreach_addcmul_(v, g, g, value=1 - beta2)
+    # p -= lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps)
+    denominators = torch._foreach_sqrt(torch._foreach_div(v, 1 - beta2**step))
+    torch._foreach_add_(denominators, eps)
+    updates = torch._foreach_div(m, denominators)
+    torch._foreach_mul_(updates, lr / (1 - beta1**step))
+    torch._foreach_sub_(updated, updates)
     if masters is not None:
         torch._foreach_copy_(params, masters)

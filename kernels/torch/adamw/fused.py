@@ -1,28 +1,23 @@
-"""torch.optim.AdamW(fused=True), one kernel over all tensors, after a pass that scales the gradients, as clipping does."""
+"""torch._fused_adamw_, as AdamW(fused=True) runs it, on fp32 masters; gradients scaled into fp32 copies."""
 
 import torch
 
-KERNELS = ("_fused_adamw_",)
+from kernels.torch import by_decay
 
 
 def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, *, params, m, v, masters):
-    work = params if masters is None else masters
-    # The kernel's own grad_scale would write scaled gradients back over its inputs.
-    g = torch._foreach_mul(grads if masters is None else [x.float() for x in grads], grad_scale)
-    for decay in sorted(set(weight_decays)):
-        mine = [i for i, d in enumerate(weight_decays) if d == decay]
-
-        def some(tensors, mine=mine):
-            return [tensors[i] for i in mine]
-
+    updated = params if masters is None else masters
+    # The operator's own grad_scale divides, and writes the gradients, which are inputs here.
+    g = torch._foreach_mul([grad.float() for grad in grads], grad_scale)
+    for decay, members in by_decay(weight_decays):
         torch._fused_adamw_(
-            some(work),
-            some(g),
-            some(m),
-            some(v),
+            [updated[i] for i in members],
+            [g[i] for i in members],
+            [m[i] for i in members],
+            [v[i] for i in members],
             [],
-            [step] * len(mine),
-            lr=float(lr),
+            [step] * len(members),
+            lr=lr,
             beta1=beta1,
             beta2=beta2,
             weight_decay=decay,

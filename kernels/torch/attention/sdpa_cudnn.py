@@ -1,37 +1,42 @@
-"""SDPA's cuDNN backend, pinned. Its outputs are copied once."""
+"""cuDNN's fused attention by ATen's own operator for it; copied out; grouped keys and values repeated."""
 
 import torch
 
-REQUIRES = ("cuda", "sm80")
+from kernels.torch import heads_first, write_heads
+
 DTYPES = ("bf16", "fp16")
-KERNELS = ("_scaled_dot_product_cudnn_attention*",)
+REQUIRES = ("cuda", "sm80")
 
-
-def _heads(x, count):
-    """(B, T, n, HS) to (B, count, T, HS); key/value heads are repeated for their group of queries."""
-    x = x.transpose(1, 2)
-    return x if x.shape[1] == count else x.repeat_interleave(count // x.shape[1], dim=1)
+aten = torch.ops.aten
 
 
 def forward(q, k, v, causal, *, out, lse):
-    heads = [_heads(x, q.shape[2]) for x in (q, k, v)]
-    result = torch.ops.aten._scaled_dot_product_cudnn_attention(*heads, None, True, 0.0, causal, False)
-    out.copy_(result[0].transpose(1, 2))
-    lse.copy_(result[1].view(lse.shape))
+    q, k, v = heads_first(q, k, v)
+    found, found_lse, *_ = aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, causal)
+    out.copy_(found.transpose(1, 2))
+    lse.copy_(found_lse.view(lse.shape))
 
 
 def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv):
-    NH, T = q.shape[2], q.shape[1]
-    heads = [_heads(x, NH) for x in (q, k, v)]
-    # Dropout is off: the random state is not read.
-    unused = torch.zeros((), dtype=torch.int64, device=q.device)
-    grads = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-        *(dout.transpose(1, 2), *heads, out.transpose(1, 2), lse[..., None], unused, unused),
-        *(None, None, None, T, T, 0.0, causal),
+    q, k, v = heads_first(q, k, v)
+    T = q.shape[2]
+    unused = q.new_empty((), dtype=torch.int64)  # random state, not read without dropout
+    grads = aten._scaled_dot_product_cudnn_attention_backward(
+        dout.transpose(1, 2),
+        q,
+        k,
+        v,
+        out.transpose(1, 2),
+        lse[..., None],  # cuDNN's statistics are (B, NH, T, 1)
+        unused,
+        unused,
+        None,
+        None,
+        None,
+        T,
+        T,
+        0.0,
+        causal,
     )
-    dq.copy_(grads[0].transpose(1, 2))
-    for into, grad in zip((dk, dv), grads[1:], strict=True):
-        B, _, NKV, HS = into.shape
-        if NKV != NH:
-            grad = grad.float().view(B, NKV, NH // NKV, T, HS).sum(2)
-        into.copy_(grad.transpose(1, 2))
+    for grad, destination in zip(grads, (dq, dk, dv), strict=True):
+        write_heads(grad, destination)

@@ -1,37 +1,40 @@
-"""SDPA's memory-efficient backend (CUTLASS), pinned. Its outputs are copied once."""
+"""ATen's memory-efficient attention (CUTLASS) by its own operator; copied out; grouped heads repeated."""
 
 import torch
 
+from kernels.torch import heads_first, write_heads
+
 REQUIRES = ("cuda",)
-KERNELS = ("_scaled_dot_product_efficient_attention*",)
 
-
-def _heads(x, count):
-    """(B, T, n, HS) to (B, count, T, HS); key/value heads are repeated for their group of queries."""
-    x = x.transpose(1, 2)
-    return x if x.shape[1] == count else x.repeat_interleave(count // x.shape[1], dim=1)
+aten = torch.ops.aten
+LSE_ALIGNMENT = 32  # the operator pads each row of lse to a multiple of this
 
 
 def forward(q, k, v, causal, *, out, lse):
-    heads = [_heads(x, q.shape[2]) for x in (q, k, v)]
-    result = torch.ops.aten._scaled_dot_product_efficient_attention(*heads, None, True, 0.0, causal)
-    out.copy_(result[0].transpose(1, 2))
-    lse.copy_(result[1][..., : q.shape[1]])  # the backend pads T to a multiple of 32
+    q, k, v = heads_first(q, k, v)
+    found, found_lse, *_ = aten._scaled_dot_product_efficient_attention(q, k, v, None, True, 0.0, causal)
+    out.copy_(found.transpose(1, 2))
+    lse.copy_(found_lse[..., : lse.shape[-1]])
 
 
 def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv):
-    NH, T = q.shape[2], q.shape[1]
-    heads = [_heads(x, NH) for x in (q, k, v)]
-    padded = torch.nn.functional.pad(lse, (0, -T % 32), value=torch.inf)
-    # Dropout is off: the random state is not read.
-    unused = torch.zeros((), dtype=torch.int64, device=q.device)
-    grads = torch.ops.aten._scaled_dot_product_efficient_attention_backward(
-        *(dout.transpose(1, 2), *heads, None, out.transpose(1, 2), padded, unused, unused),
-        *(0.0, [True, True, True, False], causal),
+    q, k, v = heads_first(q, k, v)
+    # Rows past the end have lse = inf, and so probability exp(score - inf) = 0.
+    lse = torch.nn.functional.pad(lse, (0, -lse.shape[-1] % LSE_ALIGNMENT), value=torch.inf)
+    unused = q.new_empty((), dtype=torch.int64)  # random state, not read without dropout
+    *grads, _ = aten._scaled_dot_product_efficient_attention_backward(
+        dout.transpose(1, 2),
+        q,
+        k,
+        v,
+        None,
+        out.transpose(1, 2),
+        lse,
+        unused,
+        unused,
+        0.0,
+        [True, True, True, False],
+        causal,
     )
-    dq.copy_(grads[0].transpose(1, 2))
-    for into, grad in zip((dk, dv), grads[1:3], strict=True):
-        B, _, NKV, HS = into.shape
-        if NKV != NH:
-            grad = grad.float().view(B, NKV, NH // NKV, T, HS).sum(2)
-        into.copy_(grad.transpose(1, 2))
+    for grad, destination in zip(grads, (dq, dk, dv), strict=True):
+        write_heads(grad, destination)

@@ -1,41 +1,41 @@
-"""SDPA's flash backend, pinned: tiled online softmax in ATen. Its outputs are copied once."""
+"""ATen's flash attention by its own operator, never another backend; copied out; grouped heads repeated."""
 
 import torch
 
-KERNELS = ("_scaled_dot_product_flash_attention*",)
+from kernels import Unavailable
+from kernels.torch import heads_first, write_heads
 
-
-def _heads(x, count):
-    """(B, T, n, HS) to (B, count, T, HS); the backend knows no groups, so key/value heads are repeated for theirs."""
-    x = x.transpose(1, 2)
-    return x if x.shape[1] == count else x.repeat_interleave(count // x.shape[1], dim=1)
+aten = torch.ops.aten
 
 
 def forward(q, k, v, causal, *, out, lse):
-    heads = [_heads(x, q.shape[2]) for x in (q, k, v)]
-    if q.device.type == "cpu":
-        result = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*heads, 0.0, causal)
+    _check(q)
+    q, k, v = heads_first(q, k, v)
+    if q.is_cuda:
+        found, found_lse, *_ = aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal)
     else:
-        result = torch.ops.aten._scaled_dot_product_flash_attention(*heads, 0.0, causal)
-    out.copy_(result[0].transpose(1, 2))
-    lse.copy_(result[1])
+        found, found_lse = aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal)
+    out.copy_(found.transpose(1, 2))
+    lse.copy_(found_lse)
 
 
 def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv):
-    NH, T = q.shape[2], q.shape[1]
-    heads = [_heads(x, NH) for x in (q, k, v)]
-    do, o = dout.transpose(1, 2), out.transpose(1, 2)
-    if q.device.type == "cpu":
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        grads = flash(do, *heads, o, lse, 0.0, causal)
+    _check(q)
+    q, k, v = heads_first(q, k, v)
+    dout, out = dout.transpose(1, 2), out.transpose(1, 2)
+    T = q.shape[2]
+    if q.is_cuda:
+        # Dense tensors have no cumulative lengths, and without dropout the random state is not read.
+        rng, unused = q.new_empty(2, dtype=torch.uint64), q.new_empty((), dtype=torch.uint64)
+        grads = aten._scaled_dot_product_flash_attention_backward(
+            dout, q, k, v, out, lse, None, None, T, T, 0.0, causal, rng, unused
+        )
     else:
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_backward
-        # Dropout is off: the random state is not read.
-        unused = torch.empty(0, dtype=torch.uint64, device=q.device)
-        grads = flash(do, *heads, o, lse, None, None, T, T, 0.0, causal, unused, unused)
-    dq.copy_(grads[0].transpose(1, 2))
-    for into, grad in zip((dk, dv), grads[1:], strict=True):
-        B, _, NKV, HS = into.shape
-        if NKV != NH:
-            grad = grad.float().view(B, NKV, NH // NKV, T, HS).sum(2)
-        into.copy_(grad.transpose(1, 2))
+        grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(dout, q, k, v, out, lse, 0.0, causal)
+    for grad, destination in zip(grads, (dq, dk, dv), strict=True):
+        write_heads(grad, destination)
+
+
+def _check(q):
+    if q.is_cuda and q.dtype == torch.float32:
+        raise Unavailable("flash attention on a GPU has no fp32: use --dtype bf16")

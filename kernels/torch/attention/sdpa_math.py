@@ -1,32 +1,33 @@
-"""SDPA's math backend, pinned: the textbook as one ATen call; the backward goes through autograd of it."""
+"""ATen's math backend, bf16 computed in fp32; a second q kT for lse, which the operator does not return."""
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import scaled_dot_product_attention
 
-KERNELS = ("_scaled_dot_product_attention_math*", "bmm*", "matmul*")
+from kernels.torch import future, heads_first, write_heads
 
-
-def _attend(q, k, v, causal):
-    heads = [x.transpose(1, 2) for x in (q, k, v)]  # (B, n, T, HS)
-    with sdpa_kernel(SDPBackend.MATH):
-        return scaled_dot_product_attention(*heads, is_causal=causal, enable_gqa=q.shape[2] != k.shape[2])
+aten = torch.ops.aten
 
 
 def forward(q, k, v, causal, *, out, lse):
-    out.copy_(_attend(q, k, v, causal).transpose(1, 2))
-    # The backend keeps no lse, which the contract wants: the scores are computed a second time for it.
-    group, T = q.shape[2] // k.shape[2], q.shape[1]
-    keys = k.transpose(1, 2).repeat_interleave(group, dim=1)
-    scores = (q.transpose(1, 2) @ keys.transpose(-2, -1)).float() * q.shape[3] ** -0.5
-    if causal:
-        scores.masked_fill_(torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1), -torch.inf)
-    torch.logsumexp(scores, -1, out=lse)
+    q, k, v = heads_first(q, k, v)
+    found, _ = aten._scaled_dot_product_attention_math(q, k, v, None, 0.0, causal)
+    out.copy_(found.transpose(1, 2))
+    torch.logsumexp(_scores(q.float(), k.float(), causal), -1, out=lse)
 
 
 def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv):
-    with torch.enable_grad():
-        leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-        result = _attend(*leaves, causal).transpose(1, 2)
-    for into, grad in zip((dq, dk, dv), torch.autograd.grad(result, leaves, dout), strict=True):
-        into.copy_(grad)
+    scale = q.shape[-1] ** -0.5
+    q, k, v = (x.float() for x in heads_first(q, k, v))
+    delta = (dout.float() * out.float()).sum(-1).transpose(1, 2)  # (B, NH, T)
+    dout = dout.transpose(1, 2).float()
+    p = _scores(q, k, causal).sub_(lse[..., None]).exp_()  # (B, NH, T, T)
+    write_heads(p.mT @ dout, dv)
+    # ds = p * (dp - delta) * scale
+    ds = (dout @ v.mT).sub_(delta[..., None]).mul_(p).mul_(scale)
+    write_heads(ds @ k, dq)
+    write_heads(ds.mT @ q, dk)
+
+
+def _scores(q, k, causal):
+    """(B, NH, T, T), masked where the key lies ahead."""
+    scores = (q @ k.mT).mul_(q.shape[-1] ** -0.5)
+    return scores.masked_fill_(future(q.shape[2], q.device), -torch.inf) if causal else scores

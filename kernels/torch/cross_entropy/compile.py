@@ -1,32 +1,22 @@
-"""torch.compile of logsumexp and gather, and of the fused gradient."""
+"""Row maximum, sum of exponentials, loss and gradient in fp32, compiled by Inductor; writes fused."""
 
 import torch
 
 from kernels.torch import compiled
 
 
+@compiled
 def forward(logits, targets, V, *, losses, lse):
-    _forward(logits, targets, V, losses, lse)
+    x = logits.float()[..., :V]
+    top = x.amax(-1, keepdim=True)
+    log_sum = (x - top).exp().sum(-1).log()
+    lse.copy_(top[..., 0] + log_sum)
+    losses.copy_(top[..., 0] - x.gather(-1, targets[..., None])[..., 0] + log_sum)
 
 
+@compiled
 def backward(dlosses, logits, targets, lse, V, *, dlogits):
-    _backward(dlosses, logits, targets, lse, V, dlogits)
-
-
-def gradient(dlosses, logits, targets, lse, V):
-    """dlogits (B, T, VP) in fp32: dloss * (softmax - onehot(target)), 0 in the padding."""
+    # dlogits = dloss * (softmax - onehot(target)); padding columns get 0
     column = torch.arange(logits.shape[-1], device=logits.device)
-    p = (logits.float() - lse[..., None]).exp() - (column == targets[..., None]).float()
-    return torch.where(column < V, p * dlosses[..., None], 0.0)
-
-
-@compiled
-def _forward(logits, targets, V, losses, lse):
-    total = logits[..., :V].float().logsumexp(-1)
-    lse.copy_(total)
-    losses.copy_(total - logits.gather(-1, targets[..., None])[..., 0].float())
-
-
-@compiled
-def _backward(dlosses, logits, targets, lse, V, dlogits):
-    dlogits.copy_(gradient(dlosses, logits, targets, lse, V))
+    p = torch.where(column < V, (logits.float() - lse[..., None]).exp(), 0.0)
+    dlogits.copy_((p - (column == targets[..., None]).float()) * dlosses[..., None])

@@ -1,15 +1,18 @@
-"""logsumexp and gather; the backward is exp, subtract one at the target, scale, operation by operation in fp32."""
+"""log_softmax in fp32 and a gather, lse recovered as loss + logit; backward elementwise in fp32."""
 
 import torch
 
 
 def forward(logits, targets, V, *, losses, lse):
-    torch.logsumexp(logits[..., :V].float(), -1, out=lse)
-    torch.sub(lse, logits.gather(-1, targets[..., None])[..., 0].float(), out=losses)
+    log_probs = torch.log_softmax(logits[..., :V], -1, dtype=torch.float32)
+    torch.neg(log_probs.gather(-1, targets[..., None])[..., 0], out=losses)
+    # loss = lse - logits[target]
+    torch.add(losses, logits.gather(-1, targets[..., None])[..., 0], out=lse)
 
 
 def backward(dlosses, logits, targets, lse, V, *, dlogits):
-    p = (logits[..., :V].float() - lse[..., None]).exp_()
-    p.scatter_add_(-1, targets[..., None], p.new_full((), -1.0).expand(*targets.shape, 1))
-    dlogits[..., :V] = p.mul_(dlosses[..., None])
-    dlogits[..., V:] = 0
+    # dlogits = dloss * (softmax - onehot(target))
+    grad = logits[..., :V].float().sub_(lse[..., None]).exp_()
+    grad.scatter_add_(-1, targets[..., None], grad.new_full((1, 1, 1), -1).expand(*targets.shape, 1))
+    dlogits[..., :V].copy_(grad.mul_(dlosses[..., None]))
+    dlogits[..., V:].zero_()

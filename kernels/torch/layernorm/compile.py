@@ -1,38 +1,27 @@
-"""torch.compile of the plain formula; Inductor fuses it into a pass for the statistics and one for the rest."""
+"""Two-pass moments in fp32 and the whole backward, compiled by Inductor; the writes fused."""
 
 import torch
 
 from kernels.torch import compiled
 
 
+@compiled
 def forward(x, weight, bias, eps, *, out, mean, rstd):
-    _forward(x, weight, bias, eps, out, mean, rstd)
-
-
-def backward(dout, dresidual, x, weight, mean, rstd, accumulate, *, dx, dweight, dbias):
-    _backward(dout, dresidual, x, weight, mean, rstd, accumulate, dx, dweight, dbias)
-
-
-def normalise(x, weight, bias, eps):
-    """(out, mean, rstd) in fp32, shapes (B, T, C), (B, T), (B, T)."""
     x = x.float()
-    variance, mean = torch.var_mean(x, -1, correction=0)
-    rstd = (variance + eps).rsqrt()
-    return (x - mean[..., None]) * rstd[..., None] * weight.float() + bias.float(), mean, rstd
+    m = x.mean(-1, keepdim=True)
+    r = torch.rsqrt((x - m).square().mean(-1, keepdim=True) + eps)
+    out.copy_((x - m) * r * weight.float() + bias.float())
+    mean.copy_(m[..., 0])
+    rstd.copy_(r[..., 0])
 
 
 @compiled
-def _forward(x, weight, bias, eps, out, mean, rstd):
-    for into, value in zip((out, mean, rstd), normalise(x, weight, bias, eps), strict=True):
-        into.copy_(value)
-
-
-@compiled
-def _backward(dout, dresidual, x, weight, mean, rstd, accumulate, dx, dweight, dbias):
-    dout = dout.float()
-    norm = (x.float() - mean[..., None]) * rstd[..., None]
+def backward(dout, dresidual, x, weight, mean, rstd, accumulate, *, dx, dweight, dbias):
+    dout, rstd = dout.float(), rstd[..., None]
+    norm = (x.float() - mean[..., None]) * rstd
     dnorm = dout * weight.float()
-    grad = (dnorm - dnorm.mean(-1, keepdim=True) - norm * (dnorm * norm).mean(-1, keepdim=True)) * rstd[..., None]
-    dx.copy_(grad if dresidual is None else grad + dresidual.float())
-    for into, value in ((dweight, (dout * norm).sum((0, 1))), (dbias, dout.sum((0, 1)))):
-        into.copy_(into.float() + value if accumulate else value)
+    # dx = rstd * (dnorm - mean(dnorm) - norm * mean(dnorm * norm)), each mean over C
+    d = (dnorm - dnorm.mean(-1, keepdim=True) - norm * (dnorm * norm).mean(-1, keepdim=True)) * rstd
+    dx.copy_(d if dresidual is None else d + dresidual.float())
+    for grad, out in (((dout * norm).sum((0, 1)), dweight), (dout.sum((0, 1)), dbias)):
+        out.copy_(out.float() + grad if accumulate else grad)

@@ -1,24 +1,33 @@
-"""ATen's native_layer_norm, and one copy of its result: it has no way to write into a given output."""
+"""ATen's native_layer_norm and its backward, which have no true out= form: one copy per tensor."""
 
 import torch
 
-from kernels.torch import put
+aten = torch.ops.aten
 
 
 def forward(x, weight, bias, eps, *, out, mean, rstd):
-    for into, value in zip((out, mean, rstd), torch.native_layer_norm(x, x.shape[-1:], weight, bias, eps), strict=True):
-        into.copy_(value.view(into.shape))
+    weight, bias = _parameters(weight), _parameters(bias)
+    found, found_mean, found_rstd = aten.native_layer_norm(x, x.shape[-1:], weight, bias, eps)
+    out.copy_(found)
+    mean.copy_(found_mean[..., 0])
+    rstd.copy_(found_rstd[..., 0])
 
 
 def backward(dout, dresidual, x, weight, mean, rstd, accumulate, *, dx, dweight, dbias):
-    # ATen wants the statistics in fp32 or in the dtype of x, and the shape that its forward gave them.
-    mean, rstd = (s[..., None] if weight.dtype == s.dtype else s[..., None].to(x.dtype) for s in (mean, rstd))
-    grads = torch.ops.aten.native_layer_norm_backward(
-        dout, x, x.shape[-1:], mean, rstd, weight, weight, [True, True, True]
+    weight = _parameters(weight)
+    # The operator wants the bias for its shape only; the weight's is the same.
+    grads = aten.native_layer_norm_backward(
+        dout, x, x.shape[-1:], mean[..., None], rstd[..., None], weight, weight, [True, True, True]
     )
     if dresidual is None:
         dx.copy_(grads[0])
     else:
         torch.add(grads[0], dresidual, out=dx)
-    put(dweight, grads[1], accumulate)
-    put(dbias, grads[2], accumulate)
+    for grad, out in ((grads[1], dweight), (grads[2], dbias)):
+        out.add_(grad) if accumulate else out.copy_(grad)
+
+
+def _parameters(p):
+    # With fp32 parameters the CPU operator keeps its statistics and parameter gradients in fp32, as the GPU's
+    # keeps its statistics in any case; with bf16 ones it would round mean and rstd to bf16.
+    return p.float() if p.device.type == "cpu" else p

@@ -1,34 +1,53 @@
-"""torch.compile of F.linear and its epilogue; the products stay library calls (oneDNN, MKL or cuBLAS)."""
+"""addmm and mm straight into their destinations; GELU, its derivative and dbias compiled by Inductor."""
+
+# Inductor would call the same library for the product, into a buffer of its own, and then copy it: a write and
+# a read of the whole result that a careful user would not pay.
 
 import torch
-import torch.nn.functional as F
 
 from kernels.torch import compiled
 
+SQRT_2_OVER_PI = 0.7978845608028654
+CUBIC = 0.044715
+
 
 def forward(x, weight, bias, epilogue, *, out, pre_gelu):
-    _forward(x, weight, bias, out, pre_gelu)
+    product = pre_gelu if epilogue == "bias_gelu" else out
+    if epilogue == "none":
+        torch.mm(x, weight.T, out=product)
+    else:
+        torch.addmm(bias, x, weight.T, out=product)
+    if epilogue == "bias_gelu":
+        _gelu(product, out)
 
 
 def backward(dout, x, weight, x_pre_gelu, accumulate, *, dx, dweight, dbias):
-    _backward(dout, x, weight, x_pre_gelu, accumulate, dx, dweight, dbias)
-
-
-@compiled
-def _forward(x, weight, bias, out, pre_gelu):
-    product = F.linear(x, weight, bias)
-    if pre_gelu is None:
-        out.copy_(product)
+    torch.mm(dout, weight, out=dx)
+    if x_pre_gelu is not None:
+        _times_gelu_grad(x_pre_gelu, dx)
+    if accumulate:
+        torch.addmm(dweight, dout.T, x, out=dweight)
     else:
-        pre_gelu.copy_(product)
-        out.copy_(F.gelu(product, approximate="tanh"))
+        torch.mm(dout.T, x, out=dweight)
+    if dbias is not None:
+        _column_sums(dout, accumulate, dbias)
 
 
 @compiled
-def _backward(dout, x, weight, x_pre_gelu, accumulate, dx, dweight, dbias):
-    grad = dout @ weight
-    dx.copy_(grad if x_pre_gelu is None else torch.ops.aten.gelu_backward(grad, x_pre_gelu, approximate="tanh"))
-    dweight.copy_(torch.addmm(dweight, dout.T, x) if accumulate else dout.T @ x)
-    if dbias is not None:
-        total = dout.sum(0, dtype=torch.float32)
-        dbias.copy_(dbias.float() + total if accumulate else total)
+def _gelu(x, out):
+    x = x.float()
+    out.copy_(0.5 * x * (1 + torch.tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x))))
+
+
+@compiled
+def _times_gelu_grad(x, dx):
+    x = x.float()
+    t = torch.tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x))
+    slope = SQRT_2_OVER_PI * (1 + 3 * CUBIC * x * x)
+    dx.copy_(dx.float() * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope))
+
+
+@compiled
+def _column_sums(dout, accumulate, dbias):
+    db = dout.float().sum(0)
+    dbias.copy_(dbias.float() + db if accumulate else db)

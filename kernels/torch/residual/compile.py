@@ -1,14 +1,8 @@
-"""torch.compile of the plain formula."""
-
-import torch
+"""The addition compiled by Inductor, the write into the destination fused."""
 
 from kernels.torch import compiled
 
 
-def forward(a, b, *, out):
-    _forward(a, b, out)
-
-
 @compiled
-def _forward(a, b, out):
-    torch.add(a, b, out=out)
+def forward(a, b, *, out):
+    out.copy_(a + b)

@@ -1,4 +1,4 @@
-"""torch.add into the output."""
+"""torch.add, straight into its destination."""
 
 import torch
 
