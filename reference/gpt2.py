@@ -1,14 +1,15 @@
-"""GPT-2 in plain PyTorch (Radford et al. 2019): the model that every training step is held against.
+"""GPT-2 in plain PyTorch (Radford et al. 2019): the model against which a training step of kernels is judged.
 
-Tanh GELU, learned positions, pre-norm blocks, head tied to the token embedding, vocabulary padded to `Model.vp`.
-Parameters carry the names of `Model.parameter_shapes`, so that the step and this module can be loaded alike.
+Pre-norm blocks, tanh GELU, learned positions, the head tied to wte and without a bias, no dropout. The vocabulary is
+padded to `Model.vp` rows; padding rows start at zero, and padding columns take no part in the loss. Parameters are
+named and ordered as `Model.parameter_shapes`.
 """
 
 import math
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from reference.layernorm import EPS
 from reference.models import Model
@@ -20,79 +21,90 @@ class Block(nn.Module):
     def __init__(self, model: Model):
         super().__init__()
         C = model.C
-        self.heads = model.NH
-        self.ln1, self.ln2 = nn.LayerNorm(C, eps=EPS), nn.LayerNorm(C, eps=EPS)
-        self.qkv, self.attproj = nn.Linear(C, 3 * C), nn.Linear(C, C)
-        self.fc, self.fcproj = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
+        self.NH = model.NH
+        self.ln1 = nn.LayerNorm(C, eps=EPS)
+        self.qkv = _linear(C, 3 * C)
+        self.attproj = _linear(C, C)
+        self.ln2 = nn.LayerNorm(C, eps=EPS)
+        self.fc = _linear(C, 4 * C)
+        self.fcproj = _linear(4 * C, C)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         x = x + self.attproj(self.attention(self.ln1(x)))
         return x + self.fcproj(F.gelu(self.fc(self.ln2(x)), approximate="tanh"))
 
-    def attention(self, x: torch.Tensor) -> torch.Tensor:
+    def attention(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
-        # (B, T, 3C) -> three of (B, NH, T, HS)
-        q, k, v = self.qkv(x).view(B, T, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        # (B, T, 3, NH, HS) -> three of (B, NH, T, HS)
+        q, k, v = (part.transpose(1, 2) for part in self.qkv(x).view(B, T, 3, self.NH, C // self.NH).unbind(2))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return out.transpose(1, 2).reshape(B, T, C)
 
 
 class GPT2(nn.Module):
-    """tokens (B, T) -> logits (B, T, vp); with targets (B, T) -> the mean loss over the first v columns, a scalar."""
+    """GPT-2 of the sizes of `model`, with the parameters of `init_parameters(model, seed)`."""
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Model, seed: int = 0):
         super().__init__()
-        self.v = model.v
+        self.model = model
         self.wte = nn.Parameter(torch.empty(model.vp, model.C))
         self.wpe = nn.Parameter(torch.empty(model.max_t, model.C))
-        self.blocks = nn.ModuleList(Block(model) for _ in range(model.L))
+        for i in range(model.L):
+            self.add_module(f"h{i}", Block(model))
         self.lnf = nn.LayerNorm(model.C, eps=EPS)
+        self.load(init_parameters(model, seed))
 
-    def forward(self, tokens: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Tokens (B, T) int64 to logits (B, T, vp); with targets (B, T), only the mean loss over the first v columns."""
         x = F.embedding(tokens, self.wte) + self.wpe[: tokens.shape[1]]
-        for block in self.blocks:
-            x = block(x)
+        for i in range(self.model.L):
+            x = self.get_submodule(f"h{i}")(x)
         logits = F.linear(self.lnf(x), self.wte)
         if targets is None:
             return logits
-        return F.cross_entropy(logits[..., : self.v].flatten(0, 1).float(), targets.flatten())
+        logits = logits[..., : self.model.v].flatten(0, 1)
+        # The loss is taken in fp32 where activations are narrower.
+        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets.flatten())
 
     def named(self) -> dict[str, nn.Parameter]:
-        """Parameters by the names, and in the order, of `Model.parameter_shapes`."""
-        found = {"wte": self.wte, "wpe": self.wpe}
-        for i, block in enumerate(self.blocks):
-            for part in ("ln1", "qkv", "attproj", "ln2", "fc", "fcproj"):
-                layer = getattr(block, part)
-                found |= {f"h{i}.{part}.weight": layer.weight, f"h{i}.{part}.bias": layer.bias}
-        return found | {"lnf.weight": self.lnf.weight, "lnf.bias": self.lnf.bias}
+        """Every parameter by name, in the order of `Model.parameter_shapes`."""
+        found = dict(self.named_parameters())
+        return {name: found[name] for name in self.model.parameter_shapes()}
 
-    def load(self, parameters: dict[str, torch.Tensor]) -> "GPT2":
-        """Copy parameters in; every name must be there. Raises KeyError, or RuntimeError for a wrong shape."""
-        with torch.no_grad():
-            for name, parameter in self.named().items():
-                parameter.copy_(parameters[name])
-        return self
+    @torch.no_grad()
+    def load(self, parameters: dict[str, Tensor]) -> None:
+        """Copy values in, rounded to the parameters' dtype. Raises KeyError for a missing or a foreign name."""
+        named = self.named()
+        if wrong := named.keys() ^ parameters.keys():
+            raise KeyError(", ".join(sorted(wrong)))
+        for name, p in named.items():
+            p.copy_(parameters[name])
 
 
-def init_parameters(model: Model, seed: int) -> dict[str, torch.Tensor]:
-    """GPT-2's initialisation in fp32: N(0, 0.02), the projections into the residual stream at 0.02/sqrt(2L),
-    biases 0, layernorm weights 1, padding rows of wte 0."""
-    gen = torch.Generator().manual_seed(seed)
-    made = {}
+def init_parameters(model: Model, seed: int) -> dict[str, Tensor]:
+    """fp32 parameters as GPT-2 starts: weights N(0, 0.02), the two projections into the residual stream scaled by
+    1/sqrt(2L), layernorms at one and zero, biases and padding rows of wte zero. The same seed, the same values."""
+    generator = torch.Generator().manual_seed(seed)
+    parameters = {}
     for name, sizes in model.parameter_shapes().items():
-        if len(sizes) == 1:
-            made[name] = torch.ones(sizes) if name.endswith("weight") else torch.zeros(sizes)
-            continue
-        into_residual = name.endswith(("attproj.weight", "fcproj.weight"))
-        std = INIT_STD / math.sqrt(2 * model.L) if into_residual else INIT_STD
-        made[name] = torch.randn(sizes, generator=gen) * std
-    made["wte"][model.v :] = 0
-    return made
+        p = torch.zeros(sizes)
+        if len(sizes) == 2:
+            into_residual = name.endswith(("attproj.weight", "fcproj.weight"))
+            p.normal_(0, INIT_STD / math.sqrt(2 * model.L) if into_residual else INIT_STD, generator=generator)
+        elif name.endswith(("ln1.weight", "ln2.weight", "lnf.weight")):
+            p.fill_(1)
+        parameters[name] = p
+    parameters["wte"][model.v :] = 0
+    return parameters
 
 
-def decay_groups(named: dict[str, nn.Parameter], weight_decay: float) -> list[dict]:
-    """Optimizer groups: weight decay on matrices, none on biases and layernorm weights."""
-    return [
-        {"params": [p for p in named.values() if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in named.values() if p.ndim < 2], "weight_decay": 0.0},
-    ]
+def decay_groups(named: dict[str, Tensor], decay: float) -> list[dict]:
+    """AdamW's parameter groups: weight decay on matrices only, none on biases and layernorms."""
+    matrices = [p for p in named.values() if p.dim() >= 2]
+    vectors = [p for p in named.values() if p.dim() < 2]
+    return [dict(params=matrices, weight_decay=decay), dict(params=vectors, weight_decay=0.0)]
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    # nn.Linear would draw random numbers only for `load` to overwrite them.
+    return nn.utils.skip_init(nn.Linear, inputs, outputs)

@@ -1,6 +1,7 @@
 #include "softmax.hpp"
 
-// Row r of S columns sees the first `visible` of them; the rest is written as zero and never read.
+// Row r of S columns sees the first `visible` of them; the rest is written as zero and never read. So what is read is
+// not one stream, and the hardware does not find the next row by itself: the pass that writes a row asks for it.
 INLINE int64_t visible_columns(int64_t r, int64_t S, bool causal) { return causal ? r % S + 1 : S; }
 
 template <bool STREAM>
@@ -14,6 +15,7 @@ static void forward(T* out, const T* x, int64_t R, int64_t S, bool causal) {
             RowSum found = online_row_sum(row, visible);
             float scale = 1 / found.sum;
             write_visible<STREAM>(out + r * S, visible, S, [&](int64_t i, int64_t n) {
+                prefetch(row + S + i);
                 return exp_below(load_part(row + i, n), splat(found.largest)) * scale;
             });
         }
@@ -41,6 +43,8 @@ static void backward(T* dx, const T* dout, const T* out, int64_t R, int64_t S, b
             });
             float dot = hsum(sum);
             write_visible<STREAM>(dx + r * S, visible, S, [&](int64_t i, int64_t n) {
+                prefetch(p + S + i);
+                prefetch(dp + S + i);
                 return load_part(p + i, n) * (load_part(dp + i, n) - dot);
             });
         }

@@ -12,7 +12,7 @@ def forward(logits, targets, V, *, losses, lse):
 
 def backward(dlosses, logits, targets, lse, V, *, dlogits):
     # dlogits = dloss * (softmax - onehot(target))
-    grad = logits[..., :V].float().sub_(lse[..., None]).exp_()
+    grad = (logits[..., :V] - lse[..., None]).exp_()
     grad.scatter_add_(-1, targets[..., None], grad.new_full((1, 1, 1), -1).expand(*targets.shape, 1))
     dlogits[..., :V].copy_(grad.mul_(dlosses[..., None]))
     dlogits[..., V:].zero_()
