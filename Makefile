@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor bench test test-all lint format clean distclean
+.PHONY: help setup doctor bench tables test test-all lint format clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -19,6 +19,9 @@ bench: setup  ## the main job: this machine, attention's variants, a GPT-2 124M 
 	$(PY) -m bench.layer attention --all
 	$(PY) -m bench.e2e gpt2-124m
 	@echo "results, newest first:" && ls -1dt runs/*/ | head -n 2
+
+tables: setup  ## rewrite README.md's tables from results/
+	$(PY) -m bench.readme_tables
 
 test: setup  ## the tests, without the slow ones
 	$(PY) -m pytest -q -m "not slow" --durations=5

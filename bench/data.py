@@ -80,9 +80,7 @@ def open_tokens(path: Path | str, vocabulary: int = VOCABULARY) -> "np.ndarray":
         raise DataError(f"{path}: the file is empty; {AGAIN}")
     start = HEADER_BYTES if _has_header(path, size) else 0
     if (size - start) % 2:
-        raise DataError(
-            f"{path}: odd length of {size:,} bytes, so not uint16 tokens; it was cut off, {AGAIN}"
-        )
+        raise DataError(f"{path}: odd length of {size:,} bytes, so not uint16 tokens; it was cut off, {AGAIN}")
     if size == start:
         raise DataError(f"{path}: a header and no tokens; {AGAIN}")
     tokens = np.memmap(path, dtype="<u2", mode="r", offset=start)
@@ -114,9 +112,7 @@ def batches(tokens: "np.ndarray", B: int, T: int, seed: int) -> "Iterator[tuple[
 
     places = len(tokens) - T
     if places < 1:
-        raise DataError(
-            f"{len(tokens):,} tokens are too few for sequences of {T}; take more text or a shorter --seq"
-        )
+        raise DataError(f"{len(tokens):,} tokens are too few for sequences of {T}; take more text or a shorter --seq")
     rng = np.random.default_rng(seed)
     window = np.arange(T + 1)
 
@@ -139,17 +135,13 @@ def _has_header(path: Path, size: int) -> bool:
     if magic in OTHER_MAGICS:
         raise DataError(f"{path}: this is {OTHER_MAGICS[magic]} of llm.c, not uint16 tokens; {AGAIN}")
     if magic != MAGIC:
-        if (
-            len(head) == HEADER_INTS and not head[3:].any()
-        ):  # zeros to the end of a header: no text looks like this
+        if len(head) == HEADER_INTS and not head[3:].any():  # zeros to the end of a header: no text looks like this
             raise DataError(f"{path}: bad magic {magic} in the header, expected {MAGIC}; {AGAIN}")
         return False
     if len(head) < HEADER_INTS:
         raise DataError(f"{path}: cut off inside the header ({size} of {HEADER_BYTES} bytes); {AGAIN}")
     if head[1] != VERSION:
-        raise DataError(
-            f"{path}: version {head[1]} of the format, this program reads version {VERSION}; {AGAIN}"
-        )
+        raise DataError(f"{path}: version {head[1]} of the format, this program reads version {VERSION}; {AGAIN}")
     if HEADER_BYTES + 2 * int(head[2]) != size:
         raise DataError(
             f"{path}: the header promises {head[2]:,} tokens, the file holds {(size - HEADER_BYTES) / 2:,.15g}; "
@@ -190,9 +182,7 @@ class Corpus:
 def standard_library() -> Corpus:
     """The source of this Python's standard library, about 11 MB: a text every machine has."""
     folder = Path(sysconfig.get_paths()["stdlib"])
-    files = [
-        f for f in _files(folder) if f.suffix == ".py" and not NO_SOURCE & set(f.relative_to(folder).parts)
-    ]
+    files = [f for f in _files(folder) if f.suffix == ".py" and not NO_SOURCE & set(f.relative_to(folder).parts)]
     return _corpus(f"the {python_version()} standard library's source", files, "the Python standard library")
 
 
@@ -201,13 +191,9 @@ def read_text(source: Path) -> Corpus:
     if source.is_dir():
         return _corpus(f"folder {source.resolve().name}", _files(source), str(source))
     if not source.is_file():
-        raise DataError(
-            f"{source}: no such file or folder; give a text file, a folder of them, or .bin shards"
-        )
+        raise DataError(f"{source}: no such file or folder; give a text file, a folder of them, or .bin shards")
     if _text(source) is None:
-        raise DataError(
-            f"{source}: not UTF-8 text; convert it (iconv -t UTF-8), or name it .bin if it holds tokens"
-        )
+        raise DataError(f"{source}: not UTF-8 text; convert it (iconv -t UTF-8), or name it .bin if it holds tokens")
     return _corpus(f"file {source.name}", [source], str(source))
 
 
@@ -286,9 +272,7 @@ def cached(corpus: Corpus, vocab: Path | None = None, val_fraction: float = VAL_
     processes build it at once the second to finish uses the first one's.
     """
     using = tokenizer(vocab)
-    key = hashlib.sha256(
-        f"{digest(corpus.documents)} {using.fingerprint()} {val_fraction}".encode()
-    ).hexdigest()[:20]
+    key = hashlib.sha256(f"{digest(corpus.documents)} {using.fingerprint()} {val_fraction}".encode()).hexdigest()[:20]
     folder = cache_dir() / f"shards-{key}"
     if folder.exists():
         return folder
@@ -340,9 +324,7 @@ def write_tokens(path: Path, tokens: "np.ndarray") -> None:
     import numpy as np
 
     if len(tokens) >= 2**31:
-        raise DataError(
-            f"{path}: {len(tokens):,} tokens do not fit a shard (its count is an int32); split the text"
-        )
+        raise DataError(f"{path}: {len(tokens):,} tokens do not fit a shard (its count is an int32); split the text")
     header = np.zeros(HEADER_INTS, dtype="<i4")
     header[:3] = MAGIC, VERSION, len(tokens)
     write_whole(path, header.tobytes() + tokens.astype("<u2").tobytes())
@@ -378,14 +360,10 @@ def working(text: str) -> Iterator[None]:
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.data", description=__doc__)
-    p.add_argument(
-        "source", nargs="?", type=Path, metavar="FILE|DIR", help="text; default: the standard library"
-    )
+    p.add_argument("source", nargs="?", type=Path, metavar="FILE|DIR", help="text; default: the standard library")
     p.add_argument("--out", type=Path, metavar="DIR", help="where the shards go; default: the cache")
     p.add_argument("--vocab", type=Path, metavar="FILE", help="GPT-2's vocabulary as a .tiktoken rank file")
-    p.add_argument(
-        "--val-fraction", type=_fraction, default=VAL_FRACTION, metavar="F", help="default %(default)s"
-    )
+    p.add_argument("--val-fraction", type=_fraction, default=VAL_FRACTION, metavar="F", help="default %(default)s")
     p.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return p
 
@@ -418,9 +396,7 @@ def encode(args: argparse.Namespace) -> int:
     if args.json:
         cli.print_json(about | {"folder": str(folder)})
         return cli.OK
-    print(
-        f"text       {about['source']}: {about['documents']:,} documents, {about['characters']:,} characters"
-    )
+    print(f"text       {about['source']}: {about['documents']:,} documents, {about['characters']:,} characters")
     if about["skipped_files"]:
         print(f"left out   {about['skipped_files']:,} files that are not UTF-8 text")
     print(f"tokenizer  {about['tokenizer']}")

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 BASELINES = ("eager", "compile")
 WARM_UP = 2  # steps before the timed ones; they count for the gate
-BAND_RUNS = 2  # perturbed runs of PyTorch that measure the band
+PYTORCH_RUNS = 3  # at least, besides the centre, to measure the band: the baselines, and perturbed runs
+BYTES_A_PARAMETER = 20  # of one contestant: weight, gradient, two moments, a master or temporary
 IN_CONTEXT_STEPS = 5
 OURS = "ours"
 
@@ -130,6 +131,7 @@ class Session:
         self.variants = registry.discover(self.spec.folders)
         self.pool = self._candidates(self.spec)
         self.swaps = {text: self._swap(text) for text in args.swap}
+        self._check_memory()
         self.batches = self._batches(WARM_UP + args.steps + IN_CONTEXT_STEPS)
         self.trajectories: dict[str, list[dict[str, Any]]] = {}
 
@@ -162,6 +164,21 @@ class Session:
         if self.args.json:
             cli.print_json({"run": str(run.folder), **report.document()})
         return cli.OK if report.parity else cli.WRONG
+
+    def _check_memory(self) -> None:
+        """Refuse what would not fit, before the system kills somebody for it."""
+        import psutil
+
+        if self.args.device != "cpu":
+            return
+        contestants = 2 + len(self.swaps) + len(self.args.baseline)  # ours and the judge
+        need = contestants * self.job.model.parameters * BYTES_A_PARAMETER
+        have = psutil.virtual_memory().available
+        if need > have:
+            raise CannotGoOn(
+                f"{contestants} contestants of {self.job.model.name} need about {need / 1e9:.0f} GB of memory, "
+                f"{have / 1e9:.0f} GB are free: take fewer (--baseline none, no --swap) or a smaller model"
+            )
 
     # --- which variants ---
 
@@ -252,7 +269,7 @@ class Session:
         limit = len(steps) * self.args.time_limit
         with Contestant("PyTorch's band", JudgeRoom, self.job) as judge:
             runs = [judge.ask("run", centre=True, perturbed=None, batches=steps, lr=self.args.lr, limit=limit)]
-            for seed in range(BAND_RUNS):
+            for seed in range(max(1, PYTORCH_RUNS - len(baselines))):
                 runs.append(judge.ask("run", centre=False, perturbed=seed, batches=steps, lr=self.args.lr, limit=limit))
         for c in baselines:
             c.answer(self._setup_limit())

@@ -10,7 +10,6 @@ place. The yard is the worst of three errors on the very same inputs:
     be sharper than fp32 arithmetic, or a statistic sharper than the numbers it is of.
 """
 
-import inspect
 import random
 from dataclasses import dataclass
 from types import ModuleType
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from bench import tensors
-from bench.registry import Variant
+from bench.registry import Variant, takes_workspace
 from bench.tensors import Arena, Case
 from reference import contract
 
@@ -127,8 +126,7 @@ def _run_eager(case: Case, values: dict[str, Any], yardstick: Variant, device: s
 
 def workspace_of(module: ModuleType, case: Case) -> int | None:
     """Bytes of scratch that a variant's phase asks for; None where it takes none."""
-    takes = "workspace" in inspect.signature(getattr(module, case.phase)).parameters
-    return module.workspace(case.shape, case.phase) if takes else None
+    return module.workspace(case.shape, case.phase) if takes_workspace(module, case.phase) else None
 
 
 def _run_formula(case: Case, values: dict[str, Any]) -> dict[str, Any]:

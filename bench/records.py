@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import ceilings, machine
+from bench import ceilings
 from bench.proof import Proof
 from bench.registry import Variant
 from bench.tensors import Case

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.util
+import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -211,6 +212,11 @@ def _constants(path: Path, tree: ast.Module) -> dict:
             raise Misplaced(f"{path} line {node.lineno}: {name} must be a literal") from error
         values[name] = (value,) if isinstance(value, str) else value
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
+def takes_workspace(module: ModuleType, phase: str) -> bool:
+    """Whether a variant's phase wants scratch memory, which `workspace(shape, phase)` then sizes."""
+    return "workspace" in inspect.signature(getattr(module, phase)).parameters
 
 
 def unavailable(variant: Variant, device: str, dtype: str) -> str | None:

@@ -101,15 +101,11 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             token, rank = line.split()
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error):
-            raise DataError(
-                f"{path}:{number}: not a line of a .tiktoken rank file (base64 and rank)"
-            ) from None
+            raise DataError(f"{path}:{number}: not a line of a .tiktoken rank file (base64 and rank)") from None
     if sorted(ranks.values()) != list(range(len(ranks))) or any(bytes([b]) not in ranks for b in range(256)):
         raise DataError(f"{path}: ranks have gaps or a byte is missing; the file is damaged, fetch it again")
     if len(ranks) > END_OF_TEXT:
-        raise DataError(
-            f"{path}: {len(ranks):,} tokens, GPT-2 has {END_OF_TEXT:,}; this is another model's vocabulary"
-        )
+        raise DataError(f"{path}: {len(ranks):,} tokens, GPT-2 has {END_OF_TEXT:,}; this is another model's vocabulary")
     return ranks
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from bench.registry import takes_workspace
 from bench.tensors import DTYPES
 from reference import contract
 from reference.models import Model
@@ -454,7 +455,7 @@ def _run(bound: list[Bound]) -> None:
 def bind(call: Call, module: Any, workspace: torch.Tensor, shape: contract.Shape) -> Bound:
     """(function, positional, keyword) of one call, ready to run; its scratch is the front of `workspace`."""
     outputs = call.outputs
-    if hasattr(module, "workspace"):
+    if takes_workspace(module, call.phase):
         size = workspace_bytes(call, module, shape)
         outputs = {**outputs, "workspace": workspace[:size] if size else None}
     return getattr(module, call.phase), call.inputs, outputs
@@ -462,7 +463,7 @@ def bind(call: Call, module: Any, workspace: torch.Tensor, shape: contract.Shape
 
 def workspace_bytes(call: Call, module: Any, shape: contract.Shape) -> int:
     """Scratch that the variant asks for at this call."""
-    if not hasattr(module, "workspace"):
+    if not takes_workspace(module, call.phase):
         return 0
     return module.workspace({**shape, "accumulate": call.accumulate}, call.phase)
 

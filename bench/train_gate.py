@@ -3,8 +3,8 @@
 Everything starts from the same parameters and sees the same batches. The centre is PyTorch's eager run in fp32.
 Rounding alone moves a run off it, the more so the longer it trains (AdamW divides tiny gradients by their own size).
 How far, is measured, not assumed: PyTorch runs again at the working dtype and in our step's formats, each time from
-parameters moved at random by up to one unit in the last place; the baselines that are timed anyway are runs of PyTorch
-too. With dev(s) the largest distance of any of these from the centre at step s,
+parameters moved at random by up to one unit in the last place; the baselines that are timed anyway are runs of
+PyTorch too. With dev(s) the largest distance of any of these from the centre at step s,
 
     band(t) = SLACK * max(dev(s) for s <= max(t, POOLED)) + FLOOR * |centre(t)|
 

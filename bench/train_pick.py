@@ -37,7 +37,8 @@ CUT_OFF = 2.0  # a candidate this much slower than the best in its first timed c
 HOPELESS = 4.0  # … and this much slower at a smaller shape of the layer is not tried at a larger one
 SURE_MS = 1.0  # … unless the best is below this: one slice given to a neighbour is longer
 TRIVIAL_MS = 20.0  # calls this short are cheap enough to try anyway
-BUDGET_S = 30.0  # for all races together; later ones then make do with one timed call of each
+BUDGET_S = 20.0  # for all races together; later ones then make do with one timed call of each …
+SLOW_START_S = 1.0  # … and leave out what was seen to take this long before its first result (a compiler)
 
 
 @dataclass
@@ -148,6 +149,7 @@ def race(
 
     times = Times()
     rates: dict[tuple[str, str, str], float] = {}  # (layer, phase, variant): ms for one operation
+    starts: dict[str, float] = {}  # variant: the longest that its first call at a shape took, seconds
     deadline = time.monotonic() + budget
     for key in sorted(pool, key=work):
         layer = key[0].partition("/")[0]
@@ -157,17 +159,20 @@ def race(
         racing = []
         for v in pool[key]:
             rate = known.get(v.name, best)
-            if rate > hopeless * best and rate * work(key) > TRIVIAL_MS:
+            start = starts.get(v.name, 0.0)
+            if start > SLOW_START_S and time.monotonic() + start > deadline and len(pool[key]) > 1:
+                skipped[v.name] = f"starting it takes {start:.0f} s, and the time for measuring is spent"
+            elif rate > hopeless * best and rate * work(key) > TRIVIAL_MS:
                 skipped[v.name] = f"{rate / best:.0f} times slower at a smaller shape"
             else:
                 racing.append(v)
-        times.ms[key] = _race_one(racing, calls[key], shapes[key[0]], memory.device, deadline, skipped)
+        times.ms[key] = _race_one(racing, calls[key], shapes[key[0]], memory.device, deadline, skipped, starts)
         for name, ms in times.ms[key].items():
             rates[layer, key[1], name] = ms / work(key)
     return times
 
 
-def _race_one(racing, calls, shape, device, deadline, skipped) -> dict[str, float]:
+def _race_one(racing, calls, shape, device, deadline, skipped, starts) -> dict[str, float]:
     """{variant: ms} of one (id, phase): a warm-up call, a timed one, then rounds of those not far behind.
 
     The best call counts: a neighbour on the machine makes calls longer, never shorter.
@@ -186,17 +191,18 @@ def _race_one(racing, calls, shape, device, deadline, skipped) -> dict[str, floa
         return (time.perf_counter() - start) * 1e3
 
     for v in racing:
+        start = time.monotonic()
         try:
             module = v.load()
             if hasattr(module, "prepare"):
                 module.prepare(shape)
             workspace = make_workspace([workspace_bytes(calls[0], module, shape)], device)
             bound[v.name] = [bind(c, module, workspace, shape) for c in calls]
-            timed(v.name, 0)  # compiles, loads and packs whatever the first call does
+            timed(v.name, 0)  # compiles, loads, packs: whatever the first call does
+            starts[v.name] = max(starts.get(v.name, 0.0), time.monotonic() - start)
             samples[v.name] = [timed(v.name, 1)]
         except Exception as error:  # a variant that cannot run is no candidate; the reason is kept
             skipped[v.name] = f"{type(error).__name__}: {error}".partition("\n")[0]
-            samples.pop(v.name, None)
     if not samples:
         return {}
     start = time.monotonic()

@@ -251,8 +251,8 @@ class TorchRoom(Room):
     """The step as a careful user of PyTorch writes it: `mode` "eager" or "compile".
 
     The plain GPT-2 of reference/gpt2.py with a padded vocabulary and a loss-only return, fused AdamW with weight
-    decay on matrices only, clip_grad_norm_, gradients set to None. In bf16: fp32 parameters under autocast, the standard
-    recipe; with `pure`, bf16 parameters and activations and fp32 masters, which are the formats of our step.
+    decay on matrices only, clip_grad_norm_, gradients set to None. In bf16: fp32 parameters under autocast, the
+    standard recipe; with `pure`, bf16 parameters and activations and fp32 masters, which are the formats of our step.
     """
 
     def __init__(self, job: Job, mode: str, pure: bool = False):

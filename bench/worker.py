@@ -165,8 +165,14 @@ class Briefs:
             if self.judge is None or not self.judge.alive:
                 self.judge = Worker(None, self.setting)
             path = self.folder / f"{len(self.known)}.pt"
-            what = dict(yardstick=yardstick, perturbation=perturbation, values_only=values_only)
-            self.judge.ask("write_brief", case=case, path=path, **what)
+            self.judge.ask(
+                "write_brief",
+                case=case,
+                yardstick=yardstick,
+                perturbation=perturbation,
+                values_only=values_only,
+                path=path,
+            )
             self.known[key] = path
         return self.known[key]
 

@@ -55,7 +55,7 @@ class GPT2(nn.Module):
         self.load(init_parameters(model, seed))
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Tokens (B, T) int64 to logits (B, T, vp); with targets (B, T), only the mean loss over the first v columns."""
+        """Logits (B, T, vp) of tokens (B, T); with targets (B, T), only their mean loss over the first v columns."""
         x = F.embedding(tokens, self.wte) + self.wpe[: tokens.shape[1]]
         for i in range(self.model.L):
             x = self.get_submodule(f"h{i}")(x)

@@ -13,7 +13,7 @@ BACKWARD = Pass(
 )
 
 
-def visible(rows: int, columns: int, causal: bool, device="cpu") -> torch.Tensor:
+def visible(rows: int, columns: int, causal: bool, device: torch.device | str = "cpu") -> torch.Tensor:
     """Boolean (rows, columns): which scores count."""
     if not causal:
         return torch.ones(rows, columns, dtype=torch.bool, device=device)
@@ -22,7 +22,7 @@ def visible(rows: int, columns: int, causal: bool, device="cpu") -> torch.Tensor
 
 
 def forward(x, causal):
-    mask = visible(*x.shape, causal, x.device)
+    mask = visible(x.shape[0], x.shape[1], causal, x.device)
     x = x.masked_fill(~mask, -torch.inf)
     e = (x - x.amax(-1, keepdim=True)).exp()
     return {"out": e / e.sum(-1, keepdim=True)}
@@ -30,7 +30,7 @@ def forward(x, causal):
 
 def backward(dout, out, causal):
     # dx = out * (dout - sum(dout * out)); a masked column has out = 0 and so dx = 0
-    mask = visible(*out.shape, causal, out.device)
+    mask = visible(out.shape[0], out.shape[1], causal, out.device)
     dout = dout.masked_fill(~mask, 0)
     return {"dx": out * (dout - (dout * out).sum(-1, keepdim=True))}
 

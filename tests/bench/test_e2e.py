@@ -78,6 +78,17 @@ def test_usage_errors(arguments, code, message):
     assert "Traceback" not in done.stderr
 
 
+def test_what_does_not_fit_is_refused(monkeypatch):
+    import psutil
+
+    from bench import e2e
+
+    free = psutil.virtual_memory()._replace(available=2 << 30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    with pytest.raises(cli.CannotGoOn, match="4 contestants of gpt2-124m need about 10 GB"):
+        e2e.main(["gpt2-124m", "--kernels", "torch.eager", "--data", str(ROOT / "no such file.bin")])
+
+
 # --- the whole command ---
 
 QUICK = ("gpt2-tiny", "--batch", 1, "--seq", 16, "--steps", 3, "--threads", 1, "--baseline", "eager")

@@ -23,7 +23,11 @@ def outside(root: Path) -> list[registry.Variant]:
 
 
 def test_a_file_is_a_variant_by_its_path(tmp_path):
-    write(tmp_path, "torch/residual/mine.py", GOOD.replace("\n\ndef", '\n\nDTYPES = ("fp32",)\nDETERMINISTIC = True\n\ndef'))
+    write(
+        tmp_path,
+        "torch/residual/mine.py",
+        GOOD.replace("\n\ndef", '\n\nDTYPES = ("fp32",)\nDETERMINISTIC = True\n\ndef'),
+    )
     (found,) = outside(tmp_path)
     assert (found.layer, found.name, found.story) == ("residual", "torch.mine", "Adds.")
     assert found.dtypes == ("fp32",) and found.deterministic is True
@@ -123,7 +127,7 @@ def test_why_a_variant_cannot_run(tmp_path, backend, constants, dtype, says):
     write(tmp_path, f"{backend}/residual/mine.py", f'"""Adds."""\n{constants}\n' + GOOD.partition("\n")[2])
     (found,) = outside(tmp_path)
     reason = registry.unavailable(found, "cpu", dtype)
-    assert reason is None if says is None else says in reason
+    assert reason is None if says is None else says in (reason or "")
 
 
 def test_without_a_compiler_cpu_kernels_say_so(tmp_path, monkeypatch):

@@ -35,7 +35,9 @@ def test_every_dtype_can_be_poisoned(dtype):
     assert arena.outputs["out"].isnan().all() and arena.survivors() == {"out": 1.0}
 
 
-@pytest.mark.parametrize(("offset", "says"), [(100, "after the buffer, the nearest at +0"), (-1, "before the buffer, the nearest at -")])
+@pytest.mark.parametrize(
+    ("offset", "says"), [(100, "after the buffer, the nearest at +0"), (-1, "before the buffer, the nearest at -")]
+)
 def test_a_write_outside_by_one_is_seen(offset, says):
     arena = arena_of(RESIDUAL)
     assert not arena.broken_fences()

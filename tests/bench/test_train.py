@@ -41,8 +41,9 @@ def batch(seed: int, model: Model = SMALL) -> tuple[torch.Tensor, torch.Tensor]:
 
 def autograd(start: dict[str, torch.Tensor], batches: list) -> tuple[torch.Tensor, dict[str, torch.Tensor], gpt2.GPT2]:
     """Loss and gradients of reference/gpt2.py in fp64."""
-    model = gpt2.GPT2(SMALL).double().load(start)
-    loss = sum(model(*b) for b in batches) / len(batches)
+    model = gpt2.GPT2(SMALL).double()
+    model.load(start)
+    loss = torch.stack([model(*b) for b in batches]).mean()
     loss.backward()
     grads = {n: p.grad for n, p in model.named().items() if p.grad is not None}
     return loss.detach(), grads, model
@@ -108,7 +109,7 @@ def test_training_is_pytorchs(truth):
     step.load(start)
     _, _, model = autograd(start, [batch(0)])
     model.zero_grad()
-    optimizer = torch.optim.AdamW(gpt2.decay_groups(model.named(), 0.1), lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
+    optimizer = torch.optim.AdamW(gpt2.decay_groups(dict(model.named()), 0.1), lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
     for i in range(10):
         loss, norm = step.run([batch(i)], lr=1e-3)
         want = model(*batch(i))

@@ -8,6 +8,20 @@ EXPORT void probe_exp(float* out, const float* x, int64_t n) {
     }
 }
 
+EXPORT void probe_exp2(float* out, const float* x, int64_t n) {
+    for (int64_t i = 0; i < n; i += VEC) {
+        int64_t part = n - i < VEC ? n - i : VEC;
+        store_part(out + i, exp2_16(load_part(x + i, part)), part);
+    }
+}
+
+EXPORT void probe_reciprocal(float* out, const float* x, int64_t n) {
+    for (int64_t i = 0; i < n; i += VEC) {
+        int64_t part = n - i < VEC ? n - i : VEC;
+        store_part(out + i, reciprocal16(load_part(x + i, part)), part);
+    }
+}
+
 EXPORT void probe_tanh(float* out, const float* x, int64_t n) {
     for (int64_t i = 0; i < n; i += VEC) {
         int64_t part = n - i < VEC ? n - i : VEC;

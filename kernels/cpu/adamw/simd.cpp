@@ -1,6 +1,7 @@
 #include "common.hpp"
 
 constexpr int64_t BLOCK = 4096;  // elements a thread takes at a time
+constexpr int64_t AHEAD = 256;   // elements; seven streams are more than the hardware follows by itself
 
 // What is the same for every element; the corrections of the formula are turned into two factors.
 struct Step {
@@ -15,6 +16,10 @@ template <class Master>
 INLINE void update(T* param, float* m, float* v, Master* master, const T* grad, int64_t length, const Step& s,
                    float weight_decay) {
     for_vectors(length, [&](int64_t i, int64_t n, int64_t) {
+        prefetch(grad + i + AHEAD);
+        prefetch(m + i + AHEAD);
+        prefetch(v + i + AHEAD);
+        prefetch(master + i + AHEAD);
         vec g = load_part(grad + i, n) * s.grad_scale;
         vec mi = s.beta1 * load_part(m + i, n) + s.one_minus_beta1 * g;
         vec vi = s.beta2 * load_part(v + i, n) + s.one_minus_beta2 * g * g;

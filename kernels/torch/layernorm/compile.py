@@ -1,4 +1,4 @@
-"""Two-pass moments in fp32 and the whole backward, compiled by Inductor; the writes fused."""
+"""Moments in fp32, the mean refined once, and the whole backward, compiled by Inductor; the writes fused."""
 
 import torch
 
@@ -9,6 +9,7 @@ from kernels.torch import compiled
 def forward(x, weight, bias, eps, *, out, mean, rstd):
     x = x.float()
     m = x.mean(-1, keepdim=True)
+    m = m + (x - m).mean(-1, keepdim=True)  # exact where all x are equal, which rstd would blow up otherwise
     r = torch.rsqrt((x - m).square().mean(-1, keepdim=True) + eps)
     out.copy_((x - m) * r * weight.float() + bias.float())
     mean.copy_(m[..., 0])

@@ -1,0 +1,149 @@
+"""python -m bench.readme_tables [FILE…]: rewrite the tables between markers from committed results.
+
+A marker is one line, `<!-- table KIND FOLDER OPTION=VALUE… -->`, closed by `<!-- end -->`. KIND is
+
+    layers   one row a layer, shape and pass: the fastest right variant that is not PyTorch's, beside PyTorch's fastest
+    variants one row a variant (options: layer, phase)
+    step     one row a contestant of a training step
+
+so that no number in a document is typed by hand. With --check nothing is written; exit code 1 where a table is stale.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import cli
+from bench.cli import CannotGoOn
+
+HOME = Path(__file__).parent.parent
+MARKER = re.compile(r"(<!-- table (\w+) (\S+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+DASH = "–"
+
+Rows = list[dict[str, Any]]
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m bench.readme_tables", description=__doc__)
+    p.add_argument(
+        "files", nargs="*", type=Path, default=[HOME / "README.md"], metavar="FILE", help="default README.md"
+    )
+    p.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a table is stale")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    stale = []
+    for file in args.files:
+        old = file.read_text()
+        new = rewrite(old)
+        if new != old:
+            stale.append(file.name)
+            if not args.check:
+                file.write_text(new)
+    print(f"{'stale' if args.check else 'rewritten'}: {', '.join(stale) or 'nothing'}")
+    return cli.FAILED if stale and args.check else cli.OK
+
+
+def rewrite(text: str) -> str:
+    """The document with every marked table made anew."""
+
+    def table(found: re.Match[str]) -> str:
+        start, kind, folder, options, end = found.groups()
+        if kind not in TABLES:
+            raise CannotGoOn(f"no table {kind!r}{cli.did_you_mean(kind, TABLES)}")
+        chosen = dict(option.split("=", 1) for option in options.split())
+        return f"{start}{TABLES[kind](_records(HOME / folder), **chosen)}\n{end}"
+
+    return MARKER.sub(table, text)
+
+
+def _records(folder: Path) -> Rows:
+    from bench.results import read_records
+
+    if not folder.is_dir():
+        raise CannotGoOn(f"no results in {folder}")
+    rows, problems = read_records(folder)
+    if problems:
+        raise CannotGoOn(f"damaged results: {problems[0]}")
+    return [r for r in rows if not r.get("control")]
+
+
+def layers(rows: Rows) -> str:
+    """The fastest right variant of each case, cold, and how it compares."""
+    lines = ["| layer | pass | fastest own kernel | time | of ceiling | fastest PyTorch | speed-up |"]
+    lines.append("|---|---|---|--:|--:|---|--:|")
+    cases: dict[tuple[str, str, str], Rows] = {}
+    for r in rows:
+        if r["cache"] == "cold" and r["status"] == "ok":
+            cases.setdefault((r["layer"], r["shape_name"], r["phase"]), []).append(r)
+    for (layer, shape, phase), found in cases.items():
+        own = [r for r in found if not r["variant"].startswith("torch.")]
+        if not own:
+            continue
+        best = min(own, key=lambda r: r["median_s"])
+        name = f"{layer} {shape.partition('/')[2]}".strip()
+        lines.append(
+            f"| {name} | {phase} | {best['variant']} | {_time(best)} | {_percent(best.get('of_ceiling'))} "
+            f"| {best.get('baseline') or DASH} | {_speed(best)} |"
+        )
+    return "\n".join(lines)
+
+
+def variants(rows: Rows, layer: str, phase: str) -> str:
+    """Every variant of one layer and pass, the fastest first, with its story."""
+    lines = [
+        "| variant | check | cold | warm | of ceiling | vs fastest PyTorch | story |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
+    mine = [r for r in rows if (r["layer"], r["phase"]) == (layer, phase)]
+    warm = {r["variant"]: r for r in mine if r["cache"] == "warm"}
+    cold = [r for r in mine if r["cache"] != "warm"]
+    for r in sorted(cold, key=lambda r: (r["status"] != "ok", r.get("median_s") or 0)):
+        check = f"{r['error_ratio']:.2g}x" if r["status"] == "ok" else f"{r['status']}: {r['evidence']}"
+        lines.append(
+            f"| {r['variant']} | {check} | {_time(r)} | {_time(warm.get(r['variant'], {}))} "
+            f"| {_percent(r.get('of_ceiling'))} | {_speed(r)} | {r['story']} |"
+        )
+    return "\n".join(lines)
+
+
+def step(rows: Rows) -> str:
+    """A training step: ours beside PyTorch's."""
+    lines = ["| step by | ms/step | tokens/s | MFU (PaLM) | MFU (llm.c) | peak memory | speed-up |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|")
+    ours = next(r for r in rows if r["variant"] == "ours")
+    for r in rows:
+        if r["phase"] != "step":
+            continue
+        ratio = f"{r['median_s'] / ours['median_s']:.2f}x" if r is not ours else DASH
+        lines.append(
+            f"| {r['variant']} | {r['median_s'] * 1e3:.0f} | {r['tokens_per_s']:.0f} "
+            f"| {_percent(r.get('mfu_palm_of_ceiling'))} | {_percent(r.get('mfu_llmc_of_ceiling'))} "
+            f"| {r['peak_bytes'] / 1e9:.1f} GB | {ratio} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[..., str]] = {"layers": layers, "variants": variants, "step": step}
+
+
+def _time(row: dict[str, Any]) -> str:
+    seconds = row.get("median_s")
+    return DASH if not seconds else f"{seconds * 1e3:.3g} ms"
+
+
+def _percent(share: float | None) -> str:
+    return DASH if share is None else f"{share:.0%}"
+
+
+def _speed(row: dict[str, Any]) -> str:
+    speed = row.get("speedup")
+    return DASH if speed is None or row["status"] != "ok" else f"{speed:.2f}x"
+
+
+if __name__ == "__main__":
+    cli.run(lambda: main(sys.argv[1:]))

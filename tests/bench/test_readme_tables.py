@@ -1,0 +1,64 @@
+"""Tables in documents come from committed results, and a stale one is found."""
+
+import json
+
+import pytest
+
+from bench import readme_tables
+from bench.cli import CannotGoOn
+
+ROW = dict(
+    case_id="a-cold",
+    layer="gelu",
+    variant="cpu.simd",
+    phase="forward",
+    shape_name="gpt2-124m",
+    cache="cold",
+    status="ok",
+    median_s=0.002,
+    of_ceiling=0.5,
+    speedup=2.0,
+    baseline="torch.eager",
+    error_ratio=0.9,
+    story="Fast.",
+)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme_tables, "HOME", tmp_path)
+    (tmp_path / "run").mkdir()
+    rows = [
+        ROW,
+        {**ROW, "case_id": "b", "control": True, "median_s": 0.001},
+        {**ROW, "case_id": "c", "status": "wrong"},
+    ]
+    (tmp_path / "run" / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tmp_path
+
+
+def test_a_table_is_made_from_the_records(home):
+    text = "before\n<!-- table layers run -->\nold\n<!-- end -->\nafter"
+    new = readme_tables.rewrite(text)
+    assert "| gelu | forward | cpu.simd | 2 ms | 50% | torch.eager | 2.00x |" in new
+    assert "old" not in new and new.startswith("before") and new.endswith("after")
+    assert readme_tables.rewrite(new) == new
+
+
+def test_a_stale_table_is_found(home, capsys):
+    file = home / "README.md"
+    file.write_text("<!-- table variants run layer=gelu phase=forward -->\nold\n<!-- end -->\n")
+    assert readme_tables.main(["--check", str(file)]) == 1 and "old" in file.read_text()
+    assert readme_tables.main([str(file)]) == 0 and "Fast." in file.read_text()
+    assert readme_tables.main(["--check", str(file)]) == 0
+
+
+def test_mistakes_are_named(home):
+    with pytest.raises(CannotGoOn, match="did you mean 'layers'"):
+        readme_tables.rewrite("<!-- table layer run -->\n<!-- end -->")
+    with pytest.raises(CannotGoOn, match="no results"):
+        readme_tables.rewrite("<!-- table layers nothing -->\n<!-- end -->")
+
+
+def test_the_documents_of_this_repository_are_up_to_date():
+    assert readme_tables.main(["--check"]) == 0
