@@ -124,7 +124,7 @@ def timed(
     timing: Timing,
     threads: int,
 ) -> list[dict[str, Any]]:
-    """The records of a variant that was timed: one for each cache state it has samples of, or one that says why none."""
+    """The records of a timed variant: one for each cache state it has samples of, or one that says why none."""
     c = contestant
     common = _identity(case, c.variant, calls, seeds) | _proved(proof) | _work(case)
     common |= dict(

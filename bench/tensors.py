@@ -291,7 +291,7 @@ def checksum(value: Any) -> int:
     crc = 0
     for tensor in _each(value):
         flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        crc = zlib.crc32(memoryview(flat.numpy()), crc)
+        crc = zlib.crc32(flat.numpy().data, crc)
     return crc
 
 

@@ -88,7 +88,7 @@ def build(source: Path, *extra_flags: str) -> Path:
     key = hashlib.sha256()
     for part in (source, *sorted(HERE.glob("*.hpp"))):
         key.update(part.read_bytes())
-    key.update(repr((flags[:-1], extra_flags, version, cpu_flags())).replace(str(HERE), "").encode())
+    key.update(repr((flags, version, cpu_flags())).replace(str(HERE), "").encode())
     library = cache_dir() / f"{source.parent.name}-{source.stem}-{key.hexdigest()[:20]}.so"
     if library.exists():
         return library

@@ -1,4 +1,4 @@
-"""common.hpp's arithmetic against numpy and torch, for this CPU and for plain x86-64 or ARM; and the launcher's cache."""
+"""common.hpp's arithmetic against numpy and torch, for this CPU and for plain x86-64 or ARM; the launcher's cache."""
 
 import ctypes
 import platform
@@ -14,9 +14,7 @@ from kernels import Unavailable
 PROBE = cpu.HERE.parent.parent / "tests" / "kernels" / "common_probe.cpp"
 BASELINE = {"x86_64": "-march=x86-64", "aarch64": "-march=armv8-a"}.get(platform.machine())
 
-pytestmark = pytest.mark.skipif(
-    not any(shutil.which(c) for c in ("g++", "clang++")), reason="no C++ compiler"
-)
+pytestmark = pytest.mark.skipif(not any(shutil.which(c) for c in ("g++", "clang++")), reason="no C++ compiler")
 
 
 @pytest.fixture(scope="module", params=["this CPU", "baseline"])
@@ -143,7 +141,7 @@ def test_sum_and_maximum_over_lanes(march, n):
 def test_a_compile_error_shows_the_compilers_message(tmp_path):
     source = tmp_path / "broken.cpp"
     source.write_text('#include "common.hpp"\nEXPORT void f() { no_such_function(); }\n')
-    with pytest.raises(cpu.CompileError, match="(?s)broken.cpp.*no_such_function"):
+    with pytest.raises(cpu.CompileError, match=r"(?s)broken.cpp.*no_such_function"):
         cpu.build(source, "-DT_FP32")
 
 
@@ -177,5 +175,5 @@ def test_the_cache_is_used_until_something_changes(tmp_path, monkeypatch):
 def test_a_dtype_without_a_build_is_refused():
     kernel = cpu.Kernel("common_probe.cpp", "probe_exp")
     x = torch.zeros(4, dtype=torch.float16)
-    with pytest.raises(Unavailable, match="not torch.float16"):
+    with pytest.raises(Unavailable, match=r"not torch\.float16"):
         kernel(x, x, 4)

@@ -11,9 +11,7 @@ DETERMINISTIC = True
 forward_kernel = Kernel("simd.cpp", "adamw_forward")
 
 
-def forward(
-    grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, *, params, m, v, masters
-):
+def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, *, params, m, v, masters):
     # 1 - beta is handed over, not beta: 1 - 0.95 keeps only five digits when 0.95 is rounded to fp32 first.
     forward_kernel(
         params,

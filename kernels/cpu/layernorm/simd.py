@@ -26,6 +26,4 @@ def forward(x, weight, bias, eps, *, out, mean, rstd, workspace):
 
 def backward(dout, dresidual, x, weight, mean, rstd, accumulate, *, dx, dweight, dbias, workspace):
     B, T, C = x.shape
-    backward_kernel(
-        dx, dweight, dbias, dout, dresidual, x, weight, mean, rstd, B * T, C, accumulate, workspace
-    )
+    backward_kernel(dx, dweight, dbias, dout, dresidual, x, weight, mean, rstd, B * T, C, accumulate, workspace)

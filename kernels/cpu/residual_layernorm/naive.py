@@ -13,9 +13,7 @@ def forward(x, residual, weight, bias, eps, *, residual_out, out, mean, rstd):
     forward_kernel(residual_out, out, mean, rstd, x, residual, weight, bias, B * T, C, eps)
 
 
-def backward(
-    dout, dresidual_out, residual_out, weight, mean, rstd, accumulate, *, dresidual, dweight, dbias
-):
+def backward(dout, dresidual_out, residual_out, weight, mean, rstd, accumulate, *, dresidual, dweight, dbias):
     B, T, C = dout.shape
     backward_kernel(
         dresidual,
