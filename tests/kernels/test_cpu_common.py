@@ -1,4 +1,4 @@
-"""common.hpp's arithmetic against numpy and torch, for this CPU and for plain x86-64 or ARM; the launcher's cache."""
+"""common.hpp's arithmetic against numpy and torch, with this CPU's instructions and the oldest; and the launcher."""
 
 import ctypes
 import platform

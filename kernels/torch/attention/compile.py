@@ -17,8 +17,16 @@ def forward(q, k, v, causal, *, out, lse):
     out.copy_(((e / total).to(dtype) @ v).transpose(1, 2))
 
 
-@compiled
 def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv):
+    # dq, dk and dv are slices of one tensor. A compiled function that writes several views of one storage must
+    # rebuild that storage, so the copies, which follow library products anyway, stay outside.
+    for grad, destination in zip(_gradients(dout, q, k, v, out, lse, causal), (dq, dk, dv), strict=True):
+        write_heads(grad, destination)
+
+
+@compiled
+def _gradients(dout, q, k, v, out, lse, causal):
+    """dq, dk, dv as (B, NH, T, HS)."""
     dtype, scale = q.dtype, q.shape[-1] ** -0.5
     q, k, v = heads_first(q, k, v)
     delta = (dout.float() * out.float()).sum(-1).transpose(1, 2)  # (B, NH, T)
@@ -26,9 +34,7 @@ def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv):
     p = (_scores(q, k, causal) - lse[..., None]).exp()  # (B, NH, T, T)
     # ds = p * (dp - delta) * scale
     ds = (p * ((dout @ v.mT).float() - delta[..., None]) * scale).to(dtype)
-    write_heads(ds @ k, dq)
-    write_heads(ds.mT @ q, dk)
-    write_heads(p.to(dtype).mT @ dout, dv)
+    return ds @ k, ds.mT @ q, p.to(dtype).mT @ dout
 
 
 def _scores(q, k, causal):
