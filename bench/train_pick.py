@@ -12,6 +12,7 @@ of value. A folder adds the variants that lie in it.
 
 import hashlib
 import json
+import math
 import os
 import platform
 import random
@@ -37,8 +38,8 @@ CUT_OFF = 2.0  # a candidate this much slower than the best in its first timed c
 HOPELESS = 4.0  # … and this much slower at a smaller shape of the layer is not tried at a larger one
 SURE_MS = 1.0  # … unless the best is below this: one slice given to a neighbour is longer
 TRIVIAL_MS = 20.0  # calls this short are cheap enough to try anyway
-BUDGET_S = 20.0  # for all races together; later ones then make do with one timed call of each …
-SLOW_START_S = 1.0  # … and leave out what was seen to take this long before its first result (a compiler)
+LATE = ("torch.compile",)  # compiles for seconds at every shape: tried last, the calls that matter most first, …
+BUDGET_S = 20.0  # … until this long after the start
 
 
 @dataclass
@@ -149,30 +150,44 @@ def race(
 
     times = Times()
     rates: dict[tuple[str, str, str], float] = {}  # (layer, phase, variant): ms for one operation
-    starts: dict[str, float] = {}  # variant: the longest that its first call at a shape took, seconds
     deadline = time.monotonic() + budget
+
+    def race_one(key: "Key", racing: list[Variant]) -> None:
+        layer = key[0].partition("/")[0]
+        found = _race_one(racing, calls[key], shapes[key[0]], memory.device, times.skipped[key])
+        for name, ms in found.items():
+            times.ms[key][name] = min(ms, times.ms[key].get(name, math.inf))
+            rates[layer, key[1], name] = ms / work(key)
+
     for key in sorted(pool, key=work):
+        times.ms[key], times.skipped[key] = {}, {}
         layer = key[0].partition("/")[0]
         known = {v.name: rates[layer, key[1], v.name] for v in pool[key] if (layer, key[1], v.name) in rates}
         best = min(known.values(), default=0.0)
-        skipped = times.skipped.setdefault(key, {})
         racing = []
-        for v in pool[key]:
+        for v in [v for v in pool[key] if v.name not in LATE] or pool[key]:
             rate = known.get(v.name, best)
-            start = starts.get(v.name, 0.0)
-            if start > SLOW_START_S and time.monotonic() + start > deadline and len(pool[key]) > 1:
-                skipped[v.name] = f"starting it takes {start:.0f} s, and the time for measuring is spent"
-            elif rate > hopeless * best and rate * work(key) > TRIVIAL_MS:
-                skipped[v.name] = f"{rate / best:.0f} times slower at a smaller shape"
+            if rate > hopeless * best and rate * work(key) > TRIVIAL_MS:
+                times.skipped[key][v.name] = f"{rate / best:.0f} times slower at a smaller shape"
             else:
                 racing.append(v)
-        times.ms[key] = _race_one(racing, calls[key], shapes[key[0]], memory.device, deadline, skipped, starts)
-        for name, ms in times.ms[key].items():
-            rates[layer, key[1], name] = ms / work(key)
+        race_one(key, racing)
+
+    def weight(key: "Key") -> float:
+        return len(calls[key]) * min(times.ms[key].values(), default=math.inf)
+
+    for key in sorted(pool, key=weight, reverse=True):
+        ms, skipped = times.ms[key], times.skipped[key]
+        late = [v for v in pool[key] if v.name in LATE and v.name not in ms | skipped]
+        if late and time.monotonic() > deadline:
+            skipped |= {v.name: f"the {budget:g} s for measuring were spent" for v in late}
+        elif late:
+            leader = min(ms, key=ms.__getitem__, default=None)
+            race_one(key, [*late, *(v for v in pool[key] if v.name == leader)])
     return times
 
 
-def _race_one(racing, calls, shape, device, deadline, skipped, starts) -> dict[str, float]:
+def _race_one(racing, calls, shape, device, skipped) -> dict[str, float]:
     """{variant: ms} of one (id, phase): a warm-up call, a timed one, then rounds of those not far behind.
 
     The best call counts: a neighbour on the machine makes calls longer, never shorter.
@@ -191,7 +206,6 @@ def _race_one(racing, calls, shape, device, deadline, skipped, starts) -> dict[s
         return (time.perf_counter() - start) * 1e3
 
     for v in racing:
-        start = time.monotonic()
         try:
             module = v.load()
             if hasattr(module, "prepare"):
@@ -199,7 +213,6 @@ def _race_one(racing, calls, shape, device, deadline, skipped, starts) -> dict[s
             workspace = make_workspace([workspace_bytes(calls[0], module, shape)], device)
             bound[v.name] = [bind(c, module, workspace, shape) for c in calls]
             timed(v.name, 0)  # compiles, loads, packs: whatever the first call does
-            starts[v.name] = max(starts.get(v.name, 0.0), time.monotonic() - start)
             samples[v.name] = [timed(v.name, 1)]
         except Exception as error:  # a variant that cannot run is no candidate; the reason is kept
             skipped[v.name] = f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -209,8 +222,7 @@ def _race_one(racing, calls, shape, device, deadline, skipped, starts) -> dict[s
     for turn in range(2, 2 + MAX_ROUNDS):
         best = min(min(s) for s in samples.values())
         near = [name for name, s in samples.items() if min(s) <= CUT_OFF * best or best < SURE_MS]
-        now = time.monotonic()
-        if len(near) == 1 or now > deadline or (turn >= 2 + ROUNDS and now - start > LONG_ENOUGH_S):
+        if len(near) == 1 or (turn >= 2 + ROUNDS and time.monotonic() - start > LONG_ENOUGH_S):
             break
         for name in random.sample(near, len(near)):
             samples[name].append(timed(name, turn))
@@ -251,12 +263,12 @@ class Cache:
         return f"{' '.join(key)} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def take(self, pool: "dict[Key, list[Variant]]", shapes: dict[str, dict]) -> Times:
-        """What is known of the pool. A case with one unknown candidate is left out: it must be raced afresh."""
+        """What is known of the pool. A case with an unknown candidate, or with no time, must be raced afresh."""
         times = Times()
         for key, variants in pool.items():
             row = self.known.get(self._case(key, shapes[key[0]]), {})
             found = {v.name: row.get(_source(v)) for v in variants}
-            if None in found.values():
+            if None in found.values() or all(isinstance(x, str) for x in found.values()):
                 continue
             times.ms[key] = {n: x for n, x in found.items() if not isinstance(x, str)}
             times.skipped[key] = {n: x for n, x in found.items() if isinstance(x, str)}

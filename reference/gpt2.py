@@ -6,6 +6,7 @@ named and ordered as `Model.parameter_shapes`.
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,7 @@ class GPT2(nn.Module):
         return {name: found[name] for name in self.model.parameter_shapes()}
 
     @torch.no_grad()
-    def load(self, parameters: dict[str, Tensor]) -> None:
+    def load(self, parameters: Mapping[str, Tensor]) -> None:
         """Copy values in, rounded to the parameters' dtype. Raises KeyError for a missing or a foreign name."""
         named = self.named()
         if wrong := named.keys() ^ parameters.keys():
@@ -98,7 +99,7 @@ def init_parameters(model: Model, seed: int) -> dict[str, Tensor]:
     return parameters
 
 
-def decay_groups(named: dict[str, Tensor], decay: float) -> list[dict]:
+def decay_groups(named: Mapping[str, Tensor], decay: float) -> list[dict]:
     """AdamW's parameter groups: weight decay on matrices only, none on biases and layernorms."""
     matrices = [p for p in named.values() if p.dim() >= 2]
     vectors = [p for p in named.values() if p.dim() < 2]

@@ -64,7 +64,7 @@ def _holds_tensor(arg) -> bool:
 
 def _argument(arg):
     if isinstance(arg, torch.Tensor):
-        if arg.device.type != "cpu":
+        if not arg.is_cpu:
             raise ValueError(f"a CPU kernel was handed a tensor on {arg.device}")
         return ctypes.c_void_p(arg.data_ptr())
     if isinstance(arg, list):

@@ -22,30 +22,30 @@ struct Row {
     }
 };
 
-// One row. Mean and variance are two passes, as a mean of squares minus a squared mean would cancel; the row is in L1
-// by then, and memory would be idle if the second pass did not ask for the next row.
+// One row. Both moments come from one pass over x - about, where `about` is the mean of the first 64 values: near
+// enough to the row's mean that subtracting a square from a mean of squares cancels nothing, and a constant row comes
+// out as exactly 0. Memory would be idle during the second pass if that did not ask for the next row.
 template <bool STREAM>
 INLINE void normalise_row(T* out, float* mean_out, float* rstd_out, Row row, const T* weight, const T* bias, int64_t C,
                           float eps) {
-    vec sum[CHAINS] = {}, rest[CHAINS] = {}, squares[CHAINS] = {};
-    for_vectors(C, [&](int64_t i, int64_t n, int64_t k) { sum[k] += row.at(i, n); });
-    float about = hsum(sum) / C;  // the mean, but for rounding
-
-    // What is left of the mean after subtracting `about` corrects both moments: a constant row comes out as exactly 0.
+    vec first[CHAINS] = {}, sum[CHAINS] = {}, squares[CHAINS] = {};
+    int64_t some = C < CHAINS * VEC ? C : CHAINS * VEC;
+    for_vectors(some, [&](int64_t i, int64_t n, int64_t k) { first[k] += row.at(i, n); });
+    float about = hsum(first) / some;
     for_vectors(C, [&](int64_t i, int64_t n, int64_t k) {
         vec centred = select_part(n, row.at(i, n) - about, vec{});
-        rest[k] += centred;
+        sum[k] += centred;
         squares[k] += centred * centred;
-        prefetch(row.x + C + i);
-        if (row.residual) prefetch(row.residual + C + i);
     });
-    double correction = double(hsum(rest)) / C;
-    float mean = float(about + correction);
-    float rstd = float(1 / std::sqrt(double(hsum(squares)) / C - correction * correction + eps));
+    double centred_mean = double(hsum(sum)) / C;
+    float mean = float(about + centred_mean);
+    float rstd = float(1 / std::sqrt(double(hsum(squares)) / C - centred_mean * centred_mean + eps));
 
     for_vectors(C, [&](int64_t i, int64_t n, int64_t) {
         vec norm = (row.at(i, n) - mean) * rstd;
         put_part<STREAM>(out + i, norm * load_part(weight + i, n) + load_part(bias + i, n), n);
+        prefetch(row.x + C + i);
+        if (row.residual) prefetch(row.residual + C + i);
     });
     *mean_out = mean;
     *rstd_out = rstd;

@@ -8,6 +8,7 @@ from bench import readme_tables
 from bench.cli import CannotGoOn
 
 ROW = dict(
+    schema=1,
     case_id="a-cold",
     layer="gelu",
     variant="cpu.simd",

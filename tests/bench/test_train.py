@@ -324,3 +324,36 @@ def test_race_finds_the_faster_one_and_remembers(tmp_path):
     assert train_pick.Cache(file, ["this machine"]).take(pool, shapes).ms == {}
     file.write_text("{ damaged")
     assert train_pick.Cache(file, ["this machine"]).take(pool, shapes).ms == {}
+
+
+def test_what_compiles_for_long_comes_last_and_only_in_time():
+    names = ("torch.eager", "torch.compile")
+    found = [v for v in registry.discover() if v.layer == "global_norm" and v.name in names]
+    pool = {("global_norm", "forward"): found}
+    assert len(found) == 2
+    times = train_pick.race(Memory(SMALL, B, T, "fp32"), pool, budget=0)
+    assert list(times.ms["global_norm", "forward"]) == ["torch.eager"]
+    assert "spent" in times.skipped["global_norm", "forward"]["torch.compile"]
+    only = {key: [v for v in found if v.name == "torch.compile"] for key in pool}
+    assert list(train_pick.race(Memory(SMALL, B, T, "fp32"), only, budget=0).ms.values()) != [{}]
+
+
+def test_a_variant_hopeless_at_a_small_shape_is_not_tried_at_a_large_one(tmp_path):
+    truth_variants.write(tmp_path)
+    truth_variants.write(tmp_path, "slow", ("matmul",))
+    file = tmp_path / "torch" / "matmul" / "slow.py"
+    slow = file.read_text().replace("    truth_variants", "    time.sleep(args_size(x) * 2e-6)\n    truth_variants")
+    file.write_text(slow.replace("from tests", "import time\n\nfrom tests", 1) + ARGS_SIZE)
+    model = Model("wide", L=1, NH=1, C=32, max_t=32, v=3000)
+    found = [v for v in registry.discover((tmp_path,)) if v.layer == "matmul" and v.path.is_relative_to(tmp_path)]
+    pool = {(id, "forward"): found for id in ("matmul/attproj", "matmul/lm_head")}
+    times = train_pick.race(Memory(model, 2, 32, "fp32"), pool)
+    assert "torch.slow" in times.ms["matmul/attproj", "forward"]
+    assert "times slower at a smaller shape" in times.skipped["matmul/lm_head", "forward"]["torch.slow"]
+
+
+ARGS_SIZE = """
+
+def args_size(x):
+    return x.numel() * 10
+"""

@@ -11,6 +11,8 @@ from reference import contract
 
 SETTING = Setting(threads=2, time_limit=60)
 VARIANTS = registry.discover()
+# One random seed for the whole session: the truths are worked out once for all variants.
+SEEDS = proof.seeds(None)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def test_variant_is_right(variant, dtype, briefs):
         pytest.skip(reason)
     yardstick = registry.find(VARIANTS, variant.layer, "torch.eager")
     phases = tuple(p for p in contract.PHASES if variant.has(p))
-    for found in proof.prove(variant, phases, dtype, proof.seeds(None), briefs, SETTING, yardstick):
+    for found in proof.prove(variant, phases, dtype, SEEDS, briefs, SETTING, yardstick):
         if found.status == "skipped":
             pytest.skip(found.evidence)
         assert found.ok, f"{found.phase}: {found.evidence}"

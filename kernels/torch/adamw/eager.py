@@ -7,9 +7,7 @@ from kernels.torch import by_decay
 
 def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, *, params, m, v, masters):
     updated = params if masters is None else masters
-    g = [grad.float() for grad in grads]
-    # grads are inputs: never scale them in place
-    g = torch._foreach_mul(g, grad_scale)
+    g = torch._foreach_mul([grad.float() for grad in grads], grad_scale)
     for decay, members in by_decay(weight_decays):
         if decay:
             torch._foreach_mul_([updated[i] for i in members], 1 - lr * decay)

@@ -1,4 +1,4 @@
-"""addmm and mm straight into their destinations; GELU, its derivative and dbias compiled by Inductor."""
+"""addmm and mm straight into their destinations; GELU and its derivative compiled by Inductor."""
 
 # Inductor would call the same library for the product, into a buffer of its own, and then copy it: a write and
 # a read of the whole result that a careful user would not pay.
@@ -30,7 +30,9 @@ def backward(dout, x, weight, x_pre_gelu, accumulate, *, dx, dweight, dbias):
     else:
         torch.mm(dout.T, x, out=dweight)
     if dbias is not None:
-        _column_sums(dout, accumulate, dbias)
+        # Not compiled: on a CPU Inductor adds the rows one after another, 15 times less exact over 4,096 of them.
+        db = dout.sum(0, dtype=torch.float32)
+        dbias.add_(db) if accumulate else dbias.copy_(db)
 
 
 @compiled
@@ -45,9 +47,3 @@ def _times_gelu_grad(x, dx):
     t = torch.tanh(SQRT_2_OVER_PI * (x + CUBIC * x * x * x))
     slope = SQRT_2_OVER_PI * (1 + 3 * CUBIC * x * x)
     dx.copy_(dx.float() * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope))
-
-
-@compiled
-def _column_sums(dout, accumulate, dbias):
-    db = dout.float().sum(0)
-    dbias.copy_(dbias.float() + db if accumulate else db)
