@@ -21,6 +21,7 @@ ROW = dict(
     speedup=2.0,
     baseline="torch.eager",
     error_ratio=0.9,
+    evidence="",
     story="Fast.",
 )
 
