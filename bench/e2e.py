@@ -203,7 +203,7 @@ class Session:
 
     def _choose(self, ours: "Contestant") -> "tuple[dict[Key, Variant], Times]":
         """One variant for each call: named, remembered, or measured now."""
-        from bench import train_pick
+        from bench import machine, train_pick
 
         open_pool = {key: found for key, found in self.pool.items() if len(found) > 1}
         cache = train_pick.open_cache(self.args.device, self.args.threads)
@@ -213,7 +213,10 @@ class Session:
         if missing:
             cli.say(f"measuring {sum(map(len, missing.values()))} candidates for {len(missing)} calls")
             new = ours.ask("race", pool=missing, budget=train_pick.BUDGET_S, limit=self._setup_limit())
-            cache.keep(missing, shapes, new)
+            if reason := machine.busy(machine.snapshot()):
+                cli.say(f"busy machine, so these choices are not remembered: {reason}")
+            else:
+                cache.keep(missing, shapes, new)
             times.ms |= new.ms
             times.skipped |= new.skipped
         return train_pick.fastest(self.pool, times), times

@@ -1,4 +1,4 @@
-// What every C++ kernel shares: the storage type T, sixteen-lane vectors, and exp and tanh on them.
+// What every C++ kernel shares: the storage type T, sixteen-lane vectors, and exp on them.
 //
 // T is `float` or `bf16`, chosen when the file is compiled (-DT_FP32 or -DT_BF16); arithmetic is always fp32.
 // A `vec` is sixteen floats in the compiler's own vector type: one AVX-512 register, or two of AVX2, or four of
@@ -269,24 +269,17 @@ INLINE void stream_fence() {
 #endif
 }
 
-// ---- exp and tanh ---------------------------------------------------------------------------------------------
+// ---- exp ------------------------------------------------------------------------------------------------------
 
-// x = n ln2 + r with |r| <= ln2/2; returns r and, as a float, n. For |x| < 2^21.
-INLINE vec reduce_exp(vec x, vec* n) {
-    const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-    vec shifted = x * 0x1.715476p+0f + magic;
-    *n = shifted - magic;
-    // ln2 in two parts; the first has so few bits that its product with n is exact
-    return x - *n * 0.693359375f - *n * -2.12194440e-4f;
-}
+constexpr float LOG2E = 0x1.715476p+0f;
 
-// e^r - 1 for |r| <= ln2/2. Coefficients: own weighted least-squares fit; relative error of 1 + this below 4e-9.
-INLINE vec expm1_reduced(vec r) {
-    vec q = r * 0x1.6a1f62p-10f + 0x1.123cccp-7f;
-    q = q * r + 0x1.555904p-5f;
-    q = q * r + 0x1.55548ep-3f;
-    q = q * r + 0x1.fffffcp-2f;
-    return r + r * r * q;
+// The whole number nearest to x, for |x| < 2^22.
+INLINE vec round16(vec x) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+#else
+    return x + 12582912.0f - 12582912.0f;  // 1.5 * 2^23 has no bits left for a fraction
+#endif
 }
 
 // v * 2^n, n a whole number in [-152, 128]; right for subnormal results and for overflow.
@@ -302,37 +295,26 @@ INLINE vec scale16(vec v, vec n) {
 // e^x to about one unit in the last place: 0 at -inf, inf from 88.73 on, subnormal results included, NaN kept.
 INLINE vec exp16(vec x) {
     x = max16(splat(-105.0f), min16(splat(89.0f), x));
-    vec n;
-    vec r = reduce_exp(x, &n);
-    return scale16(1.0f + expm1_reduced(r), n);
+    vec n = round16(x * LOG2E);
+    // x = n ln2 + r; ln2 comes in two parts, the first with so few bits that its product with n is exact
+    vec r = x - n * 0.693359375f - n * -2.12194440e-4f;
+    vec p = r * 0x1.6a1f62p-10f + 0x1.123cccp-7f;  // own fit, relative error below 4e-9
+    p = p * r + 0x1.555904p-5f;
+    p = p * r + 0x1.55548ep-3f;
+    p = p * r + 0x1.fffffcp-2f;
+    return scale16(1.0f + (r + r * r * p), n);
 }
 
-// 2^x, for x up to 127: a third cheaper than exp16, for sums of exponentials: 2^((x - max) LOG2E). Twice exp16's error
-// at worst, but the rounding of the product is extra: a relative error of |x| 2^-24 that matters only where e^x is tiny.
-constexpr float LOG2E = 0x1.715476p+0f;
-
+// 2^x, for x up to 127: a third cheaper than exp16, for sums of exponentials: 2^((x - max) LOG2E). By itself it errs by
+// two units in the last place at most; the rounding of that product adds a relative error of |x| 2^-24, which matters
+// only where e^x is tiny.
 INLINE vec exp2_16(vec x) {
     x = max16(splat(-152.0f), x);  // 0 from here on, and -inf - -inf would be NaN
-#if defined(__AVX512F__)
-    vec n = (vec)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
-#else
-    vec n = x + 12582912.0f - 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-#endif
+    vec n = round16(x);
     vec f = x - n;
     vec f2 = f * f;  // own fit, relative error 2e-9; in pairs, as a chain of six would be twice as long a wait
     vec p = f * 0x1.41fa9ep-13f + 0x1.5f400ep-10f;
     p = p * f2 + (f * 0x1.3b2d52p-7f + 0x1.c6aee6p-5f);
     p = p * f2 + (f * 0x1.ebfbdcp-3f + 0x1.62e43p-1f);
     return scale16(p * f + 1.0f, n);
-}
-
-// tanh x to two and a half units in the last place, near zero as well: with e = exp(-2|x|) - 1, |tanh x| = -e / (2 + e).
-INLINE vec tanh16(vec x) {
-    const uvec sign = (uvec)splat(-0.0f);
-    vec magnitude = (vec)((uvec)x & ~sign);
-    vec n;
-    vec r = reduce_exp(-2.0f * min16(splat(20.0f), magnitude), &n);
-    vec power = scale16(splat(1.0f), n);
-    vec e = expm1_reduced(r) * power + (power - 1.0f);
-    return (vec)(((uvec)(e / (2.0f + e)) & ~sign) | ((uvec)x & sign));
 }

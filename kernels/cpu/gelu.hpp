@@ -16,10 +16,11 @@ INLINE vec gelu_exp(vec x) {
 
 INLINE vec gelu16(vec x) { return x * reciprocal16(1.0f + gelu_exp(x)); }
 
-// gate + x * gate' with gate = 1 / (1 + e), gate' = gate (1 - gate) 2 du/dx. 1 - gate is taken as e * gate, which keeps
-// its digits where gate is near 1.
+// gate + x gate' = gate (1 + x slope (1 - gate)), as gate' = gate (1 - gate) slope. 1 - gate is taken as e gate, which
+// keeps its digits where gate is near 1.
 INLINE vec gelu_grad16(vec x) {
     vec e = gelu_exp(x);
     vec gate = reciprocal16(1.0f + e);
-    return gate + x * gate * (e * gate) * (2 * GELU_SCALE + 6 * GELU_SCALE * GELU_CUBIC * x * x);
+    vec slope = 2 * GELU_SCALE + 6 * GELU_SCALE * GELU_CUBIC * x * x;
+    return gate * (1.0f + x * slope * (e * gate));
 }

@@ -22,13 +22,6 @@ EXPORT void probe_reciprocal(float* out, const float* x, int64_t n) {
     }
 }
 
-EXPORT void probe_tanh(float* out, const float* x, int64_t n) {
-    for (int64_t i = 0; i < n; i += VEC) {
-        int64_t part = n - i < VEC ? n - i : VEC;
-        store_part(out + i, tanh16(load_part(x + i, part)), part);
-    }
-}
-
 // Copies x to `one` value by value and to `sixteen` by vectors with a part at the end.
 EXPORT void probe_store(T* one, T* sixteen, const float* x, int64_t n) {
     for (int64_t i = 0; i < n; i++) store(one + i, x[i]);

