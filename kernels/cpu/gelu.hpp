@@ -7,8 +7,8 @@
 constexpr float GELU_SCALE = 0.7978845608028654f;  // sqrt(2 / pi)
 constexpr float GELU_CUBIC = 0.044715f;
 
-// e = exp(-2u), u = GELU_SCALE * (x + GELU_CUBIC x^3), as a power of two. Bounded above, so that 1 / (1 + e) is a normal
-// number and e times it never infinity times zero; GELU is zero to fp32 by then.
+// e = exp(-2u), u = GELU_SCALE * (x + GELU_CUBIC x^3), as a power of two. Bounded above, so that 1 / (1 + e) is normal
+// and e times it never infinity times zero; GELU is zero to fp32 by then.
 INLINE vec gelu_exp(vec x) {
     const float scale = -2 * LOG2E * GELU_SCALE;
     return exp2_16(min16(splat(120.0f), x * (scale + scale * GELU_CUBIC * x * x)));
