@@ -26,7 +26,7 @@ K = 4.0  # a variant may be this much further from the truth than plain torch
 FLOOR = 1.0  # ulps at the largest (for the maximum) and at the typical (for the rms) value, always allowed
 SANE = 0.05  # and nobody, torch included, may be off by more than this share of the truth's rms
 NOTHING = 1e-6  # a truth this small, from inputs of size one, is all cancellation: no share of it can be asked for
-DEAR = 2e9  # FLOPs of a truth that is not worked out a second time for the third error
+DEAR = 1e9  # FLOPs, or bytes, of a case whose truth is not worked out a second time for the third error
 MAX_COMPARED = 1 << 22  # of a larger tensor, a random sample of this many elements is compared
 
 
@@ -149,7 +149,8 @@ def _run_formula(case: Case, values: dict[str, Any]) -> dict[str, Any]:
 
 def _move_inputs(case: Case, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """{"work": truths after half an fp32 ulp on each input, "fp32": after half an ulp of the working dtype}."""
-    if contract.flops(case.module, case.shape, case.phase) > DEAR:
+    work = contract.flops(case.module, case.shape, case.phase), contract.min_bytes(case.module, case.shape, case.phase)
+    if max(work) > DEAR:
         return {}
     ulps = {"work": torch.finfo(torch.float32).eps, "fp32": torch.finfo(tensors.DTYPES[case.shape["dtype"]]).eps}
     if case.shape["dtype"] == "fp64":

@@ -227,6 +227,7 @@ class Session:
         from bench import records
         from bench.tensors import Case
         from bench.timing import Effort, race
+        from bench.worker import WorkerFailed
         from reference import contract
 
         case = Case(layer, phase, shape, shape_id, self.seeds[0])
@@ -247,9 +248,15 @@ class Session:
         timing = None
         if ready:
             effort = Effort(self.args.seconds, 0.02, self.caches, self.args.processes, self.seeds[1])
-            timing = race(case, ready, yardstick, briefs, self.setting, effort, self.screen.progress)
-            baseline = fastest_torch(timing)
-            for c in timing.contestants:
+            try:
+                timing = race(case, ready, yardstick, briefs, self.setting, effort, self.screen.progress)
+            except WorkerFailed as failure:
+                for v in ready:
+                    proof = proofs[v.name, phase]
+                    row = records.untimed(case, proof, calls, self.seeds, failure.status, failure.evidence)
+                    rows.append(self.keep(row))
+            baseline = fastest_torch(timing) if timing else None
+            for c in timing.contestants if timing else []:
                 proof = proofs[c.variant.name, phase]
                 found = records.timed(case, proof, calls, self.seeds, c, baseline, timing, self.setting.threads)
                 rows += [self.keep(row) for row in found]

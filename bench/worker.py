@@ -165,14 +165,19 @@ class Briefs:
             if self.judge is None or not self.judge.alive:
                 self.judge = Worker(None, self.setting)
             path = self.folder / f"{len(self.known)}.pt"
-            self.judge.ask(
-                "write_brief",
-                case=case,
-                yardstick=yardstick,
-                perturbation=perturbation,
-                values_only=values_only,
-                path=path,
-            )
+            try:
+                self.judge.ask(
+                    "write_brief",
+                    case=case,
+                    yardstick=yardstick,
+                    perturbation=perturbation,
+                    values_only=values_only,
+                    path=path,
+                )
+            except WorkerFailed as failure:
+                # Not the variant's fault, whichever it is.
+                evidence = f"the truth could not be worked out: {failure.evidence}"
+                raise WorkerFailed("error", evidence) from failure
             self.known[key] = path
         return self.known[key]
 

@@ -182,7 +182,8 @@ class Room:
 
 
 def read_brief(path: Path) -> Brief:
-    return Brief(*torch.load(path, weights_only=False))
+    # Mapped, so that all processes share one copy of what may be gigabytes; a change stays private to its process.
+    return Brief(*torch.load(path, weights_only=False, mmap=True))
 
 
 def perturb(values: dict[str, Any], case: Case, seed: int) -> Callable[[], None]:
@@ -209,7 +210,7 @@ def perturb(values: dict[str, Any], case: Case, seed: int) -> Callable[[], None]
 def _largest(values: dict[str, Any], case: Case) -> torch.Tensor:
     spec = contract.pass_of(case.module, case.phase)
     names = [t.name for t in spec.inputs] + [t.name for t in spec.outputs if t.inplace]
-    parts = [p for n in names for p in (values[n] if isinstance(values[n], list) else [values[n]])]
+    parts = [p for n in names for p in (values[n] if isinstance(values.get(n), list) else [values.get(n)])]
     return max((p for p in parts if p is not None and p.is_floating_point()), key=lambda p: p.numel())
 
 

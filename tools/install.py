@@ -122,9 +122,7 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> None:
             "Name another one: make PYTHON=python3.12 setup"
         )
     if version > PYTHON_TO:
-        say(
-            f"note: Python {_dotted(version)} is newer than what layerbench is tested with ({_dotted(PYTHON_TO)})"
-        )
+        say(f"note: Python {_dotted(version)} is newer than what layerbench is tested with ({_dotted(PYTHON_TO)})")
 
 
 def make_venv(venv: Path, run: Runner) -> None:
@@ -136,9 +134,7 @@ def make_venv(venv: Path, run: Runner) -> None:
             "this Python cannot make virtual environments: its venv package is missing.\n"
             f"On Debian and Ubuntu: sudo apt-get install python3-venv (or python{_dotted(sys.version_info[:2])}-venv)"
         )
-    say(
-        f"{'making' if not venv.exists() else 'making anew'} {venv.name} with Python {_dotted(sys.version_info[:2])}"
-    )
+    say(f"{'making' if not venv.exists() else 'making anew'} {venv.name} with Python {_dotted(sys.version_info[:2])}")
     if run([sys.executable, "-m", "venv", "--clear", str(venv)]).code:
         raise CannotInstall(
             "python -m venv failed (its message is above). On Debian and Ubuntu: sudo apt-get install python3-venv"
@@ -237,9 +233,7 @@ def install_project(python: str, root: Path, driver: str, run: Runner) -> None:
             "Without a network: PIP_FIND_LINKS=<folder of wheels> make setup. What is installed so far is kept."
         )
     if run([python, "-c", "import torch, numpy, scipy, pandas"]).code:
-        raise CannotInstall(
-            "the packages are there, but do not import (see above); rm -r .venv, then make setup"
-        )
+        raise CannotInstall("the packages are there, but do not import (see above); rm -r .venv, then make setup")
 
 
 def pip(python: str, arguments: list[str], run: Runner) -> int:

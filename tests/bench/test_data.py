@@ -49,9 +49,7 @@ def test_a_written_shard_reads_back_and_has_llm_c_s_layout(tmp_path):
     data.write_tokens(tmp_path / "a.bin", ids)
     raw = (tmp_path / "a.bin").read_bytes()
     assert len(raw) == 1024 + 2 * 4
-    assert raw[:12] == (20240520).to_bytes(4, "little") + (1).to_bytes(4, "little") + (4).to_bytes(
-        4, "little"
-    )
+    assert raw[:12] == (20240520).to_bytes(4, "little") + (1).to_bytes(4, "little") + (4).to_bytes(4, "little")
     assert not any(raw[12:1024])
     back = data.open_tokens(tmp_path / "a.bin")
     assert back.dtype == np.uint16
@@ -346,9 +344,7 @@ def command(*arguments):
 def test_help_needs_nothing_heavy():
     heavy = {"numpy", "tiktoken", "tokenizers", "rich", "torch"}
     check = f"import sys, bench.data; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run(
-        [sys.executable, "-c", check], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     times = []
     for _ in range(5):

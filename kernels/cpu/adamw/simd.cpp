@@ -25,9 +25,9 @@ INLINE void update(T* param, float* m, float* v, Master* master, const T* grad, 
         vec vi = s.beta2 * load_part(v + i, n) + s.one_minus_beta2 * g * g;
         vec p = load_part(master + i, n);
         p -= s.lr * (mi * s.m_factor / (sqrt16(vi) * s.root_v_factor + s.eps) + weight_decay * p);
-        put_part<true>(m + i, mi, n);
-        put_part<true>(v + i, vi, n);
-        put_part<true>(master + i, p, n);
+        store_part(m + i, mi, n);
+        store_part(v + i, vi, n);
+        store_part(master + i, p, n);
         if ((void*)master != (void*)param) store_part(param + i, p, n);
     });
 }
