@@ -255,8 +255,9 @@ class Session:
                     proof = proofs[v.name, phase]
                     row = records.untimed(case, proof, calls, self.seeds, failure.status, failure.evidence)
                     rows.append(self.keep(row))
-            baseline = fastest_torch(timing) if timing else None
-            for c in timing.contestants if timing else []:
+        if timing is not None:
+            baseline = fastest_torch(timing)
+            for c in timing.contestants:
                 proof = proofs[c.variant.name, phase]
                 found = records.timed(case, proof, calls, self.seeds, c, baseline, timing, self.setting.threads)
                 rows += [self.keep(row) for row in found]

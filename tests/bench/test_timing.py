@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -22,11 +23,11 @@ def variant(name: str) -> Variant:
 class FakeWorker:
     """Answers as a worker does; the seconds of a call are its variant's, times noise."""
 
-    seconds: dict[str, float] = {}
-    fails: dict[str, WorkerFailed] = {}
-    wrong: set[str] = set()
+    seconds: ClassVar[dict[str, float]] = {}
+    fails: ClassVar[dict[str, WorkerFailed]] = {}
+    wrong: ClassVar[set[str]] = set()
     noise = 0.001
-    log: list[tuple[str, str, bool]] = []
+    log: ClassVar[list[tuple[str, str, bool]]] = []
     random = random.Random(0)
 
     def __init__(self, variant, setting):
