@@ -37,7 +37,7 @@ def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
     return {"": Call(dict(N=B * T * 4 * model.C), 0)}
 
 
-RAGGED = [dict(N=1), dict(N=769 * 127), dict(N=4096)]
+RAGGED = [dict(N=7), dict(N=769 * 127), dict(N=4096)]
 
 
 def tails(tensors, shape):
