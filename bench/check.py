@@ -167,10 +167,7 @@ def compare(arena: Arena, brief: Brief) -> list[Finding]:
     yards = {y.name: y for y in brief.yards}
     findings = []
     for t in contract.pass_of(brief.case.module, brief.case.phase).outputs:
-        buffer = arena.outputs[t.name]
-        if buffer is None:
-            continue
-        for i, part in enumerate(buffer if t.many else [buffer]):
+        for i, part in enumerate(tensors.each(arena.outputs[t.name])):
             name = f"{t.name}[{i}]" if t.many else t.name
             findings.append(judge.judge(part, yards.pop(name), sane=brief.case.edit is None))
     assert not yards, f"outputs never compared: {sorted(yards)}"

@@ -83,18 +83,17 @@ def yards_of(case: Case, values: dict[str, Any], yardstick: Variant | None, devi
     for t in contract.pass_of(case.module, case.phase).outputs:
         if not t.when(case.shape):
             continue
-        each = _each(truth[t.name])
-        for i, one in enumerate(each):
+        for i, one in enumerate(tensors.each(truth[t.name])):
             name = f"{t.name}[{i}]" if t.many else t.name
             sample = _sample(one.numel())
             yard = Yard(name, one.reshape(-1), sample, tuple(one.shape), 0.0, 0.0, 0.0)
             yard.truth = yard.pick(one).clone()
             dtype = tensors.DTYPES[t.dtype_in(case.shape)]
-            found = [errors(yard.pick(_each(formula[t.name])[i].to(dtype)), yard.truth)]
+            found = [errors(yard.pick(tensors.each(formula[t.name])[i].to(dtype)), yard.truth)]
             if eager:
-                found.append(errors(yard.pick(_each(eager[t.name])[i]), yard.truth))
+                found.append(errors(yard.pick(tensors.each(eager[t.name])[i]), yard.truth))
             if moved:
-                found.append(errors(yard.pick(_each(moved[t.dtype][t.name])[i]), yard.truth))
+                found.append(errors(yard.pick(tensors.each(moved[t.dtype][t.name])[i]), yard.truth))
             yard.formula_rms = found[0][1]
             # An overflow in plain torch is no licence: it leaves the floor alone.
             finite = [e for e in found if all(x < float("inf") for x in e)]
@@ -102,10 +101,6 @@ def yards_of(case: Case, values: dict[str, Any], yardstick: Variant | None, devi
             yard.rms_error = max((e[1] for e in finite), default=0.0)
             yards.append(yard)
     return yards
-
-
-def _each(value: Any) -> list[torch.Tensor]:
-    return value if isinstance(value, list) else [value]
 
 
 def _sample(count: int) -> torch.Tensor | None:

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bench import check
 from bench.check import Verdict
@@ -29,7 +29,6 @@ class Proof:
     cases: int = 0
     deterministic: bool | None = None
     work_per_s: float = 0.0  # FLOPs plus bytes a second in the best case, untuned
-    verdicts: list[Verdict] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -86,7 +85,6 @@ def _prove_phase(
         verdict: Verdict = worker.ask("prove", limit=limit, path=path)
         proof.cases += 1
         proof.ratio = max(proof.ratio, verdict.ratio)
-        proof.verdicts.append(verdict)
         if not verdict.ok:
             proof.status, proof.check = "wrong", verdict.check
             proof.evidence = f"{verdict.check}: {verdict.evidence} [{case.name}, seed {case.seed}]"

@@ -220,7 +220,7 @@ class Arena:
     def load(self, values: dict[str, Any]) -> None:
         """Copy drawn values in; in-place and accumulated ones are kept aside for `reset`. Addresses stay."""
         for name, buffer in self.inputs.items():
-            for into, source in zip(_each(buffer), _each(values[name]), strict=True):
+            for into, source in zip(each(buffer), each(values[name]), strict=True):
                 into.copy_(source)
         self.initial = {
             n: _map(values[n], lambda x: x.to(self.device)) for n in self.outputs if values.get(n) is not None
@@ -232,10 +232,10 @@ class Arena:
             self.poison[dtype] = base | int(torch.randint(1, 1 << min(bits, 30), (1,), generator=self.gen))
         for name, buffer in self.outputs.items():
             if name in self.initial:
-                for into, source in zip(_each(buffer), _each(self.initial[name]), strict=True):
+                for into, source in zip(each(buffer), each(self.initial[name]), strict=True):
                     into.copy_(source)
             else:
-                for part in _each(buffer):
+                for part in each(buffer):
                     _bits(part).fill_(self.poison[part.dtype])
         if self.workspace is not None:
             self.workspace.fill_(0xFF)
@@ -259,8 +259,8 @@ class Arena:
         for name, buffer in self.outputs.items():
             if name in self.initial or buffer is None:
                 continue
-            left = sum(int((_bits(p) == self.poison[p.dtype]).sum()) for p in _each(buffer))
-            total = sum(p.numel() for p in _each(buffer))
+            left = sum(int((_bits(p) == self.poison[p.dtype]).sum()) for p in each(buffer))
+            total = sum(p.numel() for p in each(buffer))
             if left:
                 found[name] = left / total
         return found
@@ -276,7 +276,8 @@ class Arena:
         return {name: _map(buffer, torch.clone) for name, buffer in self.outputs.items()}
 
 
-def _each(value: Any) -> list[torch.Tensor]:
+def each(value: Any) -> list[torch.Tensor]:
+    """The tensors of an argument: those of a list, the one, or none."""
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
@@ -289,7 +290,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
 def checksum(value: Any) -> int:
     """CRC-32 of the contents, in order."""
     crc = 0
-    for tensor in _each(value):
+    for tensor in each(value):
         flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
         crc = zlib.crc32(flat.numpy().data, crc)
     return crc
@@ -300,5 +301,5 @@ def equal_bits(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return all(
         torch.equal(_bits(x.contiguous()), _bits(y.contiguous()))
         for name in a
-        for x, y in zip(_each(a[name]), _each(b[name]), strict=True)
+        for x, y in zip(each(a[name]), each(b[name]), strict=True)
     )

@@ -176,8 +176,8 @@ class Room:
         """Bring the inputs into the caches, as far as they fit."""
         assert self.arena
         for value in self.arena.inputs.values():
-            for tensor in value if isinstance(value, list) else [value]:
-                if tensor is not None and tensor.is_floating_point():
+            for tensor in tensors.each(value):
+                if tensor.is_floating_point():
                     tensor.amax() if tensor.numel() else None
 
 
@@ -210,8 +210,8 @@ def perturb(values: dict[str, Any], case: Case, seed: int) -> Callable[[], None]
 def _largest(values: dict[str, Any], case: Case) -> torch.Tensor:
     spec = contract.pass_of(case.module, case.phase)
     names = [t.name for t in spec.inputs] + [t.name for t in spec.outputs if t.inplace]
-    parts = [p for n in names for p in (values[n] if isinstance(values.get(n), list) else [values.get(n)])]
-    return max((p for p in parts if p is not None and p.is_floating_point()), key=lambda p: p.numel())
+    parts = [p for n in names for p in tensors.each(values.get(n))]
+    return max((p for p in parts if p.is_floating_point()), key=lambda p: p.numel())
 
 
 @functools.cache
