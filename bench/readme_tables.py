@@ -74,8 +74,8 @@ def _records(folder: Path) -> Rows:
 
 def layers(rows: Rows) -> str:
     """The fastest right variant of each case, cold, and how it compares."""
-    lines = ["| layer | pass | fastest own kernel | time | of ceiling | fastest PyTorch | speed-up |"]
-    lines.append("|---|---|---|--:|--:|---|--:|")
+    lines = ["| layer | pass | fastest own kernel | time | of ceiling | fastest PyTorch | speed-up | noise floor |"]
+    lines.append("|---|---|---|--:|--:|---|--:|--:|")
     cases: dict[tuple[str, str, str], Rows] = {}
     for r in rows:
         if r["cache"] == "cold" and r["status"] == "ok":
@@ -88,7 +88,7 @@ def layers(rows: Rows) -> str:
         name = f"{layer} {shape.partition('/')[2]}".strip()
         lines.append(
             f"| {name} | {phase} | {best['variant']} | {_time(best)} | {_percent(best.get('of_ceiling'))} "
-            f"| {best.get('baseline') or DASH} | {_speed(best)} |"
+            f"| {best.get('baseline') or DASH} | {_speed(best)} | {_percent(best.get('noise_floor'))} |"
         )
     return "\n".join(lines)
 
@@ -141,8 +141,10 @@ def _percent(share: float | None) -> str:
 
 
 def _speed(row: dict[str, Any]) -> str:
-    speed = row.get("speedup")
-    return DASH if speed is None or row["status"] != "ok" else f"{speed:.2f}x"
+    """As in the terminal's table: "=" where the difference is below the noise floor."""
+    from bench.table import speed_text
+
+    return speed_text(row)
 
 
 if __name__ == "__main__":

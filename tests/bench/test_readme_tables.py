@@ -19,6 +19,9 @@ ROW = dict(
     median_s=0.002,
     of_ceiling=0.5,
     speedup=2.0,
+    speedup_low=1.9,
+    speedup_high=2.1,
+    noise_floor=0.1,
     baseline="torch.eager",
     error_ratio=0.9,
     evidence="",
@@ -42,9 +45,14 @@ def home(tmp_path, monkeypatch):
 def test_a_table_is_made_from_the_records(home):
     text = "before\n<!-- table layers run -->\nold\n<!-- end -->\nafter"
     new = readme_tables.rewrite(text)
-    assert "| gelu | forward | cpu.simd | 2 ms | 50% | torch.eager | 2.00x |" in new
+    assert "| gelu | forward | cpu.simd | 2 ms | 50% | torch.eager | 2.00x | 10% |" in new
     assert "old" not in new and new.startswith("before") and new.endswith("after")
     assert readme_tables.rewrite(new) == new
+
+
+def test_a_difference_below_the_noise_floor_is_marked(home):
+    (home / "run" / "records.jsonl").write_text(json.dumps({**ROW, "noise_floor": 1.5}) + "\n")
+    assert "| 2.00x = | 150% |" in readme_tables.rewrite("<!-- table layers run -->\n<!-- end -->")
 
 
 def test_a_stale_table_is_found(home, capsys):
