@@ -18,7 +18,7 @@ import fnmatch
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,11 +60,8 @@ class Verdict:
 
     check: str = "ok"
     evidence: str = ""
-    case: str = ""
     ratio: float = 0.0  # the worst error over all outputs and cases, in units of plain torch's
     deterministic: bool | None = None
-    errors: dict[str, tuple[float, float]] = field(default_factory=dict)  # output: (max, rms) of the worst case
-    cases: int = 0
     seconds: float = 0.0  # one call, untuned: enough to tell whether a larger shape would take minutes
 
     @property
@@ -136,7 +133,7 @@ def prove(variant: Variant, function: Callable, arena: Arena, brief: Brief, atte
 
 def inspect(arena: Arena, brief: Brief, returned: Any, before: dict[str, int] | None) -> Verdict:
     """Judge the state a call left behind."""
-    verdict = Verdict(case=str(brief.case), cases=1)
+    verdict = Verdict()
 
     def fail(check: str, evidence: str) -> Verdict:
         verdict.check, verdict.evidence = check, evidence
@@ -154,7 +151,6 @@ def inspect(arena: Arena, brief: Brief, returned: Any, before: dict[str, int] | 
         return fail("unwritten", "; ".join(f"poison survived in {_percent(s)} of {n}" for n, s in left.items()))
     findings = compare(arena, brief)
     verdict.ratio = max((f.ratio for f in findings), default=0.0)
-    verdict.errors = {f.name: (f.max_error, f.rms_error) for f in findings}
     wrong = [f for f in findings if f.evidence]
     if wrong:
         check = "not_finite" if any("not finite" in f.evidence for f in wrong) else "inaccurate"

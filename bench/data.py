@@ -245,10 +245,9 @@ def dataset(arg: str | Path | None) -> Path:
 
 
 def cache_dir() -> Path:
-    """$LAYERBENCH_CACHE/data, or layerbench/data in the user's cache folder."""
-    if root := os.environ.get("LAYERBENCH_CACHE"):
-        return Path(root) / "data"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "layerbench" / "data"
+    from kernels import cache_dir as root
+
+    return root() / "data"
 
 
 def tokenizer(vocab: Path | None = None) -> Tokenizer:

@@ -245,9 +245,9 @@ def measure_noise() -> Noise:
 
 
 def folders() -> list[tuple[str, Path]]:
-    from kernels.cpu import cache_dir
+    from kernels import cache_dir
 
-    return [("results", Path("runs")), ("cache of builds and ceilings", cache_dir().parent)]
+    return [("results", Path("runs")), ("cache of builds and ceilings", cache_dir())]
 
 
 def look_at(name: str, folder: Path) -> Place:

@@ -46,6 +46,7 @@ def parser() -> cli.Parser:
     )
     what.add_argument("--check-only", action="store_true", help="prove, do not time")
     what.add_argument("--device", default="cpu", help="default cpu")
+    what.add_argument("--simulate", action="store_true", help="run GPU kernels in the simulator, though there is a GPU")
     what.add_argument("--kernels", action="append", default=[], metavar="DIR", help="more variants, same layout")
     how = p.add_argument_group("how to measure")
     how.add_argument("--seed", type=int, help="second seed of the proof (default random, printed)")
@@ -106,7 +107,7 @@ class Session:
         self._check_names()
         self._check_shapes()
         self.seeds = proof.seeds(args.seed)
-        self.setting = Setting(args.device, args.threads, args.time_limit)
+        self.setting = Setting(args.device, args.threads, args.time_limit, simulate=args.simulate)
         if args.device != "cpu" and not args.check_only:
             raise CannotGoOn("only the CPU can be timed so far; --check-only proves variants on a GPU")
         self.run_: Run = results.Run.resume(args.resume) if args.resume else results.Run.create("layer", args.out, argv)
@@ -124,7 +125,7 @@ class Session:
             for v in self.variants:
                 if v.name == name and v.layer in self.layers:
                     for dtype in self.dtypes:
-                        if reason := registry.unavailable(v, self.args.device, dtype):
+                        if reason := registry.unavailable(v, self.args.device, dtype, self.args.simulate):
                             raise CannotGoOn(f"{v.layer} {name} cannot run: {reason}", cli.CANNOT_RUN)
 
     def _check_shapes(self) -> None:
@@ -144,7 +145,7 @@ class Session:
                     self.run_layer(layer, dtype, briefs)
                     briefs.forget()
         self.finish()
-        bad = [r for r in self.records if r["status"] not in ("ok", "skipped")]
+        bad = [r for r in self.records if r["status"] not in ("ok", "simulated", "skipped")]
         return cli.WRONG if bad else cli.OK
 
     def facts(self) -> dict[str, Any]:
@@ -171,7 +172,7 @@ class Session:
         yardstick = next((v for v in self.variants if v.layer == layer and v.name == "torch.eager"), None)
         proofs: dict[tuple[str, str], Proof] = {}
         for v in chosen:
-            reason = registry.unavailable(v, self.args.device, dtype)
+            reason = registry.unavailable(v, self.args.device, dtype, self.args.simulate)
             for proof in self.prove(v, phases, dtype, reason, briefs, yardstick):
                 proofs[v.name, proof.phase] = proof
         for phase in phases:
@@ -224,7 +225,7 @@ class Session:
 
     def time(self, layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick) -> None:
         """Race the variants that were proved; records of the others say why they were not."""
-        from bench import records
+        from bench import ceilings, records, registry
         from bench.tensors import Case
         from bench.timing import Effort, race
         from bench.worker import WorkerFailed
@@ -238,6 +239,9 @@ class Session:
                 continue
             proof = proofs[v.name, phase]
             too_slow = predicted_too_slow(proof, case, self.setting.time_limit)
+            if proof.ok and registry.simulated(v, self.args.device, self.args.simulate):
+                rows.append(self.keep(records.untimed(case, proof, calls, self.seeds, "simulated", records.SIMULATED)))
+                continue
             if proof.ok and not too_slow:
                 ready.append(v)
                 continue
@@ -247,6 +251,7 @@ class Session:
         ready.sort(key=lambda v: v.name != "torch.eager")
         timing = None
         if ready:
+            ceilings.look_again()
             effort = Effort(self.args.seconds, 0.02, self.caches, self.args.processes, self.seeds[1])
             try:
                 timing = race(case, ready, yardstick, briefs, self.setting, effort, self.screen.progress)

@@ -2,9 +2,9 @@
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from bench import check
+from bench import check, registry
 from bench.check import Verdict
 from bench.registry import Variant
 from bench.worker import Briefs, Setting, Worker, WorkerFailed
@@ -52,6 +52,8 @@ def prove(
 ) -> Iterator[Proof]:
     """Prove a variant's phases in one worker; after a crash or a hang the next phase gets a fresh one."""
     worker = None
+    if registry.simulated(variant, setting.device, setting.simulate):
+        setting = replace(setting, device="cpu", simulate=True)
     for phase in phases:
         proof = Proof(variant, phase, dtype)
         if worker is None or not worker.alive:
@@ -77,11 +79,12 @@ def _prove_phase(
     variant = proof.variant
     compiled = variant.backend == "torch" and variant.stem == "compile"
     shapes = SHAPES_COMPILED if compiled else None
+    # The first call of a shape may compile.
+    compiles = compiled or variant.backend in registry.SIMULATED
     for case in check.cases_of(variant.layer, proof.phase, proof.dtype, seeds, shapes):
         progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
         path = briefs.get(case, yardstick)
-        # The first call of a shape may compile.
-        limit = max(setting.time_limit, setting.prepare_limit if compiled else 0)
+        limit = max(setting.time_limit, setting.prepare_limit if compiles else 0)
         verdict: Verdict = worker.ask("prove", limit=limit, path=path)
         proof.cases += 1
         proof.ratio = max(proof.ratio, verdict.ratio)

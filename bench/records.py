@@ -6,7 +6,7 @@ or null, never a guess. One record a variant, case and cache state.
     case_id                 the same case of the same source has the same id in every run; --resume goes by it
     layer variant story phase dtype device shape_name shape     which case; `shape` holds sizes and options
     calls                   how often one training step makes this call (0: only an unfused step does)
-    status evidence         ok, or wrong, impossible, error, crash, timeout, skipped; and what was seen
+    status evidence         ok, or simulated (right, no time), wrong, impossible, error, crash, timeout, skipped; and what was seen
     control                 the second entry of the A/A control: for the noise floor, never ranked
     error_ratio             worst error over all proof cases, in yards (limit 4, see bench/judge.py)
     proof_cases seeds       how many cases proved it, with which seeds
@@ -40,6 +40,9 @@ from bench.registry import Variant
 from bench.tensors import Case
 from bench.timing import TIMER, Contestant, Timing, ratio_ci
 from reference import contract
+
+
+SIMULATED = "right at the proof's small shapes, run by the simulator; a time needs a GPU"
 
 
 def case_id(case: Case, variant: Variant) -> str:

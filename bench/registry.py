@@ -23,6 +23,7 @@ from reference import contract
 HOME = Path(__file__).parent.parent / "kernels"
 BACKENDS = ("torch", "cpu", "cuda", "triton")
 OWN_CODE = ("cpu", "cuda", "triton")  # backends whose variants must not call ATen to compute
+SIMULATED = ("cuda",)  # backends whose kernels the simulator runs where there is no GPU (bench/simulate)
 CONSTANTS = ("DTYPES", "REQUIRES", "DETERMINISTIC", "KERNELS")
 
 
@@ -90,7 +91,8 @@ class Variant:
         """Of the variant's own files (same stem, any suffix) and its backend's shared ones."""
         digest = hashlib.sha256()
         own = [p for p in self.path.parent.iterdir() if p.stem == self.stem and p.is_file()]
-        shared = [p for p in self.path.parent.parent.iterdir() if p.is_file()]
+        folders = [d for d in self.path.parent.parent.iterdir() if d.is_dir() and d.name not in contract.layer_names()]
+        shared = [p for d in (self.path.parent.parent, *folders) for p in d.iterdir() if p.is_file()]
         for path in sorted(own) + sorted(shared):
             digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()[:16]
@@ -219,10 +221,22 @@ def takes_workspace(module: ModuleType, phase: str) -> bool:
     return "workspace" in inspect.signature(getattr(module, phase)).parameters
 
 
-def unavailable(variant: Variant, device: str, dtype: str) -> str | None:
-    """Why this variant cannot run here at this dtype, or None. Imports torch for GPU questions only."""
+def simulated(variant: Variant, device: str, force: bool = False) -> bool:
+    """Whether the simulator runs this variant: its backend wants a GPU, and there is none, or `force` says so."""
+    return variant.backend in SIMULATED and (force or not device.startswith("cuda"))
+
+
+def unavailable(variant: Variant, device: str, dtype: str, simulate: bool = False) -> str | None:
+    """Why this variant cannot run here at this dtype, or None. Imports torch for GPU questions only.
+
+    `simulate` has the simulator run GPU kernels although `device` is a GPU.
+    """
     if dtype not in variant.dtypes:
         return f"does not support {dtype} (has {', '.join(variant.dtypes)})"
+    if simulated(variant, device, simulate):
+        from bench import simulate as simulator
+
+        return simulator.unavailable(variant.requires)
     if variant.backend == "cpu" and device != "cpu":
         return f"runs on the CPU, not on {device}"
     if variant.backend in ("cuda", "triton") and not device.startswith("cuda"):

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_WIDTH = 160  # columns when stdout is no terminal: files and pipes do not wrap
-MARKS = {"ok": "green", "skipped": "dim", "wrong": "bold red", "impossible": "bold red"}
+MARKS = {"ok": "green", "simulated": "cyan", "skipped": "dim", "wrong": "bold red", "impossible": "bold red"}
 DASH = "–"
 
 
@@ -134,7 +134,7 @@ def _by_variant(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 def _rank(states: list[dict[str, Any]]) -> tuple[bool, float]:
     """Right ones first, the fastest on top; the others as they come."""
-    wrong = any(row["status"] != "ok" for row in states)
+    wrong = any(row["status"] not in ("ok", "simulated") for row in states)
     return wrong, states[0].get("median_s") or float("inf")
 
 
@@ -144,9 +144,9 @@ def name_cell(row: dict[str, Any]) -> Text:
 
 def verdict_cell(row: dict[str, Any]) -> Text:
     status = row["status"]
-    if status == "ok":
+    if status in ("ok", "simulated"):
         ratio = row["error_ratio"]
-        return Text("ok" if ratio is None else f"ok {ratio_text(ratio)}", style="green")
+        return Text(status if ratio is None else f"{status} {ratio_text(ratio)}", style=MARKS[status])
     return Text(f"{status}: {row['evidence']}", style=MARKS.get(status, "red"))
 
 

@@ -113,6 +113,8 @@ def why_not(variant: Variant, device: str, dtype: str) -> str | None:
     missing = [p for p in phases if not variant.has(p)]
     if missing:
         return f"it has no {missing[0]}, so it cannot train"
+    if registry.simulated(variant, device):
+        return "needs an NVIDIA GPU (--device cuda)"
     return registry.unavailable(variant, device, dtype)
 
 
@@ -295,11 +297,12 @@ def open_cache(device: str, threads: int) -> Cache:
     """The cache of this machine: keyed by CPU (or GPU), threads and versions, so that a stale time is never used."""
     import torch
 
-    from kernels.cpu import cache_dir, cpu_flags
+    from kernels import cache_dir
+    from kernels.cpu import cpu_flags
 
     chip = torch.cuda.get_device_name(device) if device != "cpu" else _cpu_name()
     context = [chip, cpu_flags(), device, threads, torch.__version__, platform.python_version()]
-    return Cache(cache_dir().parent / "step_times.json", context)
+    return Cache(cache_dir() / "step_times.json", context)
 
 
 def _cpu_name() -> str:

@@ -41,6 +41,7 @@ class Setting:
     threads: int = 0  # 0: torch's own choice
     time_limit: float = 60.0  # seconds for one command
     prepare_limit: float = 300.0  # seconds for compiling and other one-time work
+    simulate: bool = False  # run GPU kernels in the simulator, on CPU tensors
 
 
 class Worker:

@@ -32,6 +32,10 @@ class Room:
         self.device = setting.device
         if setting.threads:
             torch.set_num_threads(setting.threads)
+        if setting.simulate:
+            from bench import simulate
+
+            simulate.install()
         self.module: Any = None
         self.arena: Arena | None = None
         self.function: Callable = lambda: None

@@ -10,7 +10,7 @@ step, lr and grad_scale are 0-d fp32 tensors, so that a captured CUDA graph can 
 
 import torch
 
-from reference.contract import Call, Pass, Shape, Tensor
+from reference.contract import Call, Pass, Shape, Tensor, default_bytes
 from reference.models import Model
 
 
@@ -103,6 +103,12 @@ def zero_grad(tensors, shape):
 
 
 CASES = {"first_step": first_step, "zero_grad": zero_grad}
+
+
+def compulsory_bytes(shape: Shape, phase: str) -> int:
+    """A parameter that has a master is written, not read: it is the master's rounding."""
+    params = next(t for t in FORWARD.outputs if t.name == "params")
+    return default_bytes(FORWARD, shape) - (params.bytes(shape) if has_masters(shape) else 0)
 
 
 def flops(shape: Shape, phase: str) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from kernels import Unavailable
+from kernels import Unavailable, cache_dir
 
 HERE = Path(__file__).parent
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", f"-I{HERE}"]
@@ -89,7 +89,7 @@ def build(source: Path, *extra_flags: str) -> Path:
     for part in (source, *sorted(HERE.glob("*.hpp"))):
         key.update(part.read_bytes())
     key.update(repr((flags, version, cpu_flags())).replace(str(HERE), "").encode())
-    library = cache_dir() / f"{source.parent.name}-{source.stem}-{key.hexdigest()[:20]}.so"
+    library = cache_dir() / "cpu" / f"{source.parent.name}-{source.stem}-{key.hexdigest()[:20]}.so"
     if library.exists():
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
@@ -118,11 +118,3 @@ def cpu_flags() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(("flags", "Features"))), "")
-
-
-def cache_dir() -> Path:
-    """$LAYERBENCH_CACHE, or layerbench/ in the user's cache folder."""
-    root = os.environ.get("LAYERBENCH_CACHE")
-    if root:
-        return Path(root) / "cpu"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "layerbench" / "cpu"

@@ -1,7 +1,8 @@
 """All tensors in one parallel region, each element read once and written once; bf16 parameters follow fp32 masters.
 
-Floor: fp32 28 bytes a parameter (read grad, param, m, v; write param, m, v), bf16 with masters 30; about 15 FLOPs, so
-memory sets the pace. Measured on one Zen 5 core: 1.15 of a streamed copy's bandwidth, as fast as torch's fused AdamW.
+Floor: 28 bytes a parameter, in fp32 (read grad, param, m, v; write param, m, v) and in bf16 with fp32 masters
+(read grad, master, m, v; write param, master, m, v); about 15 FLOPs, so memory sets the pace. Measured on one Zen 5
+core: 1.15 of a streamed copy's bandwidth, as fast as torch's fused AdamW.
 """
 
 from kernels.cpu import Kernel
