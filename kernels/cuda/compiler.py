@@ -1,0 +1,143 @@
+"""NVRTC, without a driver: CUDA C++ to PTX or to a cubin for one architecture, cached on disk.
+
+`compile_source` is what the launcher, the simulator and `bench.static` share. The key of the cache is the source, the
+headers beside it, the options and NVRTC's version, so a stale build is never loaded.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernels import Unavailable, cache_dir
+
+HERE = Path(__file__).parent
+
+
+class CompileError(RuntimeError):
+    """NVRTC refused a kernel; the message is its own, with file and line of the .cu."""
+
+
+@dataclass(frozen=True)
+class Binary:
+    """PTX text or a cubin's bytes; `names` gives the symbol of each name expression; `log` is the compiler's."""
+
+    code: bytes
+    names: dict[str, str]
+    log: str
+
+
+def compile_source(
+    source: Path, names: tuple[str, ...], arch: str, kind: str = "ptx", defines: tuple[str, ...] = ()
+) -> Binary:
+    """Compile `source` for `arch` ("sm_80", "sm_90a", …) with the instances `names`; `kind` is "ptx" or "cubin".
+
+    Raises CompileError with NVRTC's messages, Unavailable where NVRTC or the CUDA headers are not installed.
+    """
+    target = arch if kind == "cubin" else arch.replace("sm_", "compute_")
+    options = [
+        *("--std=c++17", "-default-device", "-lineinfo", f"-arch={target}"),
+        *(f"-D{d}" for d in defines),
+    ]
+    if kind == "cubin":
+        options.append("--ptxas-options=-v")
+    folders = [HERE, source.parent, cuda_headers()]
+    stem = cache_dir() / "cuda" / f"{source.parent.name}-{source.stem}-{_key(source, names, kind, options)}"
+    code, facts = stem.with_suffix(f".{kind}"), stem.with_suffix(".json")
+    if not facts.exists():
+        binary = _compile(source, names, kind, [*options, *(f"-I{folder}" for folder in folders)])
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        _write(code, binary.code)
+        _write(facts, json.dumps({"names": binary.names, "log": binary.log}).encode())
+    return Binary(code.read_bytes(), **json.loads(facts.read_text()))
+
+
+def _key(source: Path, names: tuple[str, ...], kind: str, options: list[str]) -> str:
+    digest = hashlib.sha256()
+    for path in [source, *sorted(HERE.rglob("*.cuh")), *sorted(source.parent.glob("*.cuh"))]:
+        digest.update(path.name.encode() + path.read_bytes())
+    digest.update(repr((names, kind, options, version())).encode())
+    return digest.hexdigest()[:20]
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(f"{path.suffix}.{os.getpid()}.part")
+    partial.write_bytes(content)
+    os.replace(partial, path)  # atomic: two processes may compile the same kernel at once
+
+
+def _compile(source: Path, names: tuple[str, ...], kind: str, options: list[str]) -> Binary:
+    nvrtc = _nvrtc()
+    # The path as the program's name: it is in the compiler's messages and in the line table of the PTX.
+    program = _ok(nvrtc.nvrtcCreateProgram(source.read_bytes(), str(source).encode(), 0, [], []))
+    try:
+        for name in names:
+            _ok(nvrtc.nvrtcAddNameExpression(program, name.encode()))
+        encoded = [o.encode() for o in options]
+        (failed,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
+        log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode(errors="replace")
+        if failed != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            short = re.sub(rf"{re.escape(str(source.parent))}/", "", log.rstrip("\0")).strip()
+            raise CompileError(f"NVRTC could not compile {source.name} for {', '.join(names)}:\n{short or failed}")
+        lowered = {n: _ok(nvrtc.nvrtcGetLoweredName(program, n.encode())).decode() for n in names}
+        get = (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN) if kind == "cubin" else None
+        code = _text(*(get or (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)), program)
+        return Binary(code if kind == "cubin" else code.rstrip(b"\0"), lowered, log.rstrip("\0"))
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _ok(answer: tuple):
+    code, *rest = answer
+    if int(code):
+        raise CompileError(f"NVRTC: {code.name}")
+    return rest[0] if rest else None
+
+
+def _text(size, get, program) -> bytes:
+    buffer = b" " * _ok(size(program))
+    _ok(get(program, buffer))
+    return buffer
+
+
+@functools.cache
+def _nvrtc():
+    try:
+        from cuda.bindings import nvrtc
+
+        nvrtc.nvrtcVersion()
+    except Exception as error:
+        raise Unavailable("NVRTC is not installed (pip install 'layerbench[simulate]')") from error
+    return nvrtc
+
+
+@functools.cache
+def version() -> str:
+    """NVRTC's version, and that of the headers it compiles with."""
+    _, major, minor = _nvrtc().nvrtcVersion()
+    try:
+        headers = importlib.metadata.version("nvidia-cuda-runtime")
+    except importlib.metadata.PackageNotFoundError:
+        headers = str(cuda_headers())
+    return f"{major}.{minor} {headers}"
+
+
+@functools.cache
+def cuda_headers() -> Path:
+    """The folder with cuda_bf16.h: of the nvidia-cuda-runtime wheel, or of the toolkit at $CUDA_HOME."""
+    candidates = []
+    try:
+        files = importlib.metadata.files("nvidia-cuda-runtime") or []
+        candidates += [Path(str(f.locate())).parent for f in files if f.name == "cuda_bf16.h"]
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    home = os.environ.get("CUDA_HOME") or "/usr/local/cuda"
+    candidates.append(Path(home) / "include")
+    for folder in candidates:
+        if (folder / "cuda_bf16.h").is_file():
+            return folder
+    raise Unavailable("the CUDA headers are not installed (pip install 'layerbench[simulate]', or set CUDA_HOME)")
