@@ -176,8 +176,11 @@ class Session:
             for proof in self.prove(v, phases, dtype, reason, briefs, yardstick):
                 proofs[v.name, proof.phase] = proof
         for phase in phases:
+            of_phase = [proofs[v.name, phase] for v in chosen]
             if self.args.check_only:
-                self.report_proofs(layer, phase, dtype, [proofs[v.name, phase] for v in chosen])
+                self.report_proofs(layer, phase, dtype, of_phase)
+            self.screen.counts(layer, phase, dtype, [p for p in of_phase if p.simulated])
+            if self.args.check_only:
                 continue
             for shape_id, shape, calls in self.shapes(module, layer, dtype, phase):
                 self.time(layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick)
@@ -225,7 +228,7 @@ class Session:
 
     def time(self, layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick) -> None:
         """Race the variants that were proved; records of the others say why they were not."""
-        from bench import ceilings, records, registry
+        from bench import ceilings, records
         from bench.tensors import Case
         from bench.timing import Effort, race
         from bench.worker import WorkerFailed
@@ -239,8 +242,8 @@ class Session:
                 continue
             proof = proofs[v.name, phase]
             too_slow = predicted_too_slow(proof, case, self.setting.time_limit)
-            if proof.ok and registry.simulated(v, self.args.device, self.args.simulate):
-                rows.append(self.keep(records.untimed(case, proof, calls, self.seeds, "simulated", records.SIMULATED)))
+            if proof.simulated:
+                rows.append(self.keep(records.simulated(case, proof, calls, self.seeds, proof.counts)))
                 continue
             if proof.ok and not too_slow:
                 ready.append(v)

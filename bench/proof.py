@@ -2,10 +2,12 @@
 
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bench import check, registry
 from bench.check import Verdict
+from bench.counted import counted_case
 from bench.registry import Variant
 from bench.worker import Briefs, Setting, Worker, WorkerFailed
 from reference import contract
@@ -29,10 +31,16 @@ class Proof:
     cases: int = 0
     deterministic: bool | None = None
     work_per_s: float = 0.0  # FLOPs plus bytes a second in the best case, untuned
+    counts: dict[str, Any] = field(default_factory=dict)  # of a simulated variant, see counted.py
 
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    @property
+    def simulated(self) -> bool:
+        """Right, as the simulator ran it: it can be counted, not timed."""
+        return self.ok and bool(self.counts)
 
 
 def seeds(seed: int | None) -> list[int]:
@@ -60,6 +68,10 @@ def prove(
             worker = Worker(variant, setting)
         try:
             _prove_phase(proof, worker, seeds, briefs, setting, yardstick, progress)
+            if setting.simulate and proof.ok:
+                progress(f"{variant.name} {phase} {dtype}: counting")
+                case = counted_case(variant.layer, phase, dtype)
+                proof.counts = worker.ask("count", limit=setting.prepare_limit, case=case)
         except WorkerFailed as failure:
             proof.status, proof.evidence = failure.status, failure.evidence
         yield proof

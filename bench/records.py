@@ -6,7 +6,8 @@ or null, never a guess. One record a variant, case and cache state.
     case_id                 the same case of the same source has the same id in every run; --resume goes by it
     layer variant story phase dtype device shape_name shape     which case; `shape` holds sizes and options
     calls                   how often one training step makes this call (0: only an unfused step does)
-    status evidence         ok, or simulated (right, no time), wrong, impossible, error, crash, timeout, skipped; and what was seen
+    status evidence         ok, or wrong, impossible, error, crash, timeout, skipped; and what was seen.
+                            simulated: right, as the simulator ran it, and without a time
     control                 the second entry of the A/A control: for the noise floor, never ranked
     error_ratio             worst error over all proof cases, in yards (limit 4, see bench/judge.py)
     proof_cases seeds       how many cases proved it, with which seeds
@@ -19,6 +20,12 @@ or null, never a guess. One record a variant, case and cache state.
     noise                   interquartile range / median of all samples
     flops bytes floor_s     useful operations, compulsory traffic, the least time both allow at measured ceilings
     bytes_per_s flops_per_s of_ceiling      rates at the median; floor_s / median_s
+    counted_shape           a simulated row's counts are of one call at this shape; resources are those on sm_90a
+    sectors moved_of_minimum    32-byte sectors of global memory asked for; their bytes over the compulsory ones
+    sectors_per_request sectors_of_ideal    a request is one instruction of a warp; ideal is fully coalesced
+    shared_wavefronts wavefronts_of_ideal   passes over the banks of shared memory; above 1 there are bank conflicts
+    kernels registers spill_bytes shared_bytes occupancy    launches; the worst of them, bytes of a thread or block
+    tensor_core_instructions wide_instructions  in the machine code; wide ones move 128 bits
     saved_bytes workspace_bytes compile_s   kept for backward; scratch; one-time work before the first call
     speedup speedup_low speedup_high baseline   against the fastest PyTorch entry of the case; above 1 is faster
     noise_floor             relative; from the A/A control of this case
@@ -41,7 +48,7 @@ from bench.tensors import Case
 from bench.timing import TIMER, Contestant, Timing, ratio_ci
 from reference import contract
 
-
+# The evidence of a row that was proved without a GPU.
 SIMULATED = "right at the proof's small shapes, run by the simulator; a time needs a GPU"
 
 
@@ -59,7 +66,8 @@ def of_proof(proof: Proof, layer: str, dtype: str, seeds: list[int]) -> dict[str
     """The record of a variant that was proved and not timed."""
     v = proof.variant
     case = Case(layer, proof.phase, {"dtype": dtype}, "proof")
-    return _identity(case, v, None, seeds) | _proved(proof) | dict(status=proof.status, evidence=proof.evidence)
+    row = _identity(case, v, None, seeds) | _proved(proof) | dict(status=proof.status, evidence=proof.evidence)
+    return row | dict(status="simulated", evidence=SIMULATED, **proof.counts) if proof.simulated else row
 
 
 def _identity(case: Case, v: Variant, calls: int | None, seeds: list[int]) -> dict[str, Any]:
@@ -95,6 +103,11 @@ def _proved(proof: Proof) -> dict[str, Any]:
         proof_cases=proof.cases,
         deterministic=proof.deterministic,
     )
+
+
+def simulated(case: Case, proof: Proof, calls: int, seeds: list[int], counts: dict[str, Any]) -> dict[str, Any]:
+    """The record of a variant that the simulator ran: proved and counted, not timed."""
+    return untimed(case, proof, calls, seeds, "simulated", SIMULATED) | counts
 
 
 def untimed(case: Case, proof: Proof, calls: int, seeds: list[int], status: str, evidence: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ HOME = Path(__file__).parent.parent / "kernels"
 BACKENDS = ("torch", "cpu", "cuda", "triton")
 OWN_CODE = ("cpu", "cuda", "triton")  # backends whose variants must not call ATen to compute
 SIMULATED = ("cuda",)  # backends whose kernels the simulator runs where there is no GPU (bench/simulate)
-CONSTANTS = ("DTYPES", "REQUIRES", "DETERMINISTIC", "KERNELS")
+CONSTANTS = ("DTYPES", "REQUIRES", "DETERMINISTIC", "KERNELS", "SPILLS", "TENSOR_CORES")
 
 
 class Misplaced(CannotGoOn):
@@ -45,6 +45,8 @@ class Variant:
     requires: tuple[str, ...] = ()
     deterministic: bool | None = None
     kernels: tuple[str, ...] = ()
+    spills: int = 0  # bytes of registers that a GPU kernel is known to spill, at most, on any architecture
+    tensor_cores: bool = False  # a GPU kernel that says it uses them: its machine code must
 
     @property
     def name(self) -> str:

@@ -38,7 +38,7 @@ RECORDS = "records.jsonl"
 ENVIRONMENT = "env.json"
 
 # What became of a case. `ok` is the only one that is ranked.
-STATUSES = ("ok", "wrong", "error", "timeout", "crash", "skipped", "impossible")
+STATUSES = ("ok", "simulated", "wrong", "error", "timeout", "crash", "skipped", "impossible")
 REQUIRED = ("case_id", "status")  # what makes a line a record
 
 Record = dict[str, Any]

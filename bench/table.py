@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from bench.proof import Proof
 
 PLAIN_WIDTH = 160  # columns when stdout is no terminal: files and pipes do not wrap
 MARKS = {"ok": "green", "simulated": "cyan", "skipped": "dim", "wrong": "bold red", "impossible": "bold red"}
@@ -50,7 +53,7 @@ class Screen:
             self.console.print(Text(f"busy machine: {facts['busy']}", style="yellow"))
 
     def proofs(self, layer: str, phase: str, dtype: str, rows: list[dict[str, Any]]) -> None:
-        table = _table(f"{layer} {phase} {dtype}: proof")
+        table = new_table(f"{layer} {phase} {dtype}: proof")
         for name in ("variant", "verdict"):
             table.add_column(name, overflow="fold")
         for name in ("error", "cases", "bits"):
@@ -60,10 +63,38 @@ class Screen:
             table.add_row(name_cell(row), verdict_cell(row), *cells)
         self.console.print(table)
 
+    def counts(self, layer: str, phase: str, dtype: str, proofs: list["Proof"]) -> None:
+        """What the simulator and the compiler counted; nothing where no variant was simulated."""
+        if not proofs:
+            return
+        first = proofs[0].counts
+        table = new_table(f"{layer} {phase} {dtype}: counted in the simulator at {first['counted_shape']}, no times")
+        table.add_column("variant")
+        for name in ("moved", "sectors/request", "of ideal", "bank passes"):
+            table.add_column(name, justify="right")
+        for name in ("kernels", "registers", "spills", "shared", "occupancy", "tensor", "128-bit"):
+            table.add_column(name, justify="right")
+        for proof in proofs:
+            c = proof.counts
+            ratios = [multiple(c[name]) for name in ("moved_of_minimum", "sectors_per_request", "sectors_of_ideal")]
+            counted = [c[name] for name in ("kernels", "registers", "spill_bytes", "shared_bytes")]
+            instructions = [c["tensor_core_instructions"], c["wide_instructions"]]
+            table.add_row(
+                proof.variant.name,
+                f"{ratios[0]} of min",
+                ratios[1].rstrip("x"),
+                ratios[2],
+                multiple(c["wavefronts_of_ideal"]),
+                *map(str, counted),
+                percent(c["occupancy"]),
+                *map(str, instructions),
+            )
+        self.console.print(table)
+
     def timings(
         self, title: str, facts: list[str], rows: list[dict[str, Any]], caches: tuple[str, ...], flops_matter: bool
     ) -> None:
-        table = _table(title)
+        table = new_table(title)
         table.add_column("variant", overflow="fold", min_width=24, ratio=1)
         table.add_column("check", overflow="fold", min_width=8, max_width=48)
         for cache in caches:
@@ -104,7 +135,7 @@ class Screen:
 
 def print_list(rows: list[tuple[Any, str | None]]) -> None:
     """Layers and their variants, each with its story, or why it is skipped here."""
-    table = _table("layers and variants")
+    table = new_table("layers and variants")
     table.add_column("layer")
     table.add_column("variant")
     table.add_column("passes")
@@ -120,7 +151,7 @@ def print_list(rows: list[tuple[Any, str | None]]) -> None:
     console().print(table)
 
 
-def _table(title: str) -> Table:
+def new_table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
 
 
@@ -190,6 +221,10 @@ def percent(share: float | None) -> str:
     if share is None:
         return DASH
     return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
+
+
+def multiple(ratio: float | None) -> str:
+    return DASH if ratio is None else f"{ratio:.3g}x"
 
 
 def number(value: float | None, scale: float) -> str:

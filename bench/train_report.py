@@ -70,7 +70,7 @@ def matmul_peaks(device: str, dtype: str) -> dict[str, float | None]:
 
 def choices(choice: "dict[Key, Variant]", pool: "dict[Key, list[Variant]]", times: "Times") -> None:
     """Print which variant serves which call, with what it took and the nearest other candidate."""
-    table = _table("kernels of our step (ms a call, measured alone; second best behind)")
+    table = new_table("kernels of our step (ms a call, measured alone; second best behind)")
     for name in ("layer/shape", "forward", "backward"):
         table.add_column(name)
     for id in dict.fromkeys(id for id, _ in choice):
@@ -220,7 +220,7 @@ class Report:
         job = self.s.job
         title = f"{job.model.name} {job.dtype}, B={job.B} T={job.T}"
         title += f", {job.accumulation} micro-batches a step" if job.accumulation > 1 else ""
-        table = _table(title)
+        table = new_table(title)
         table.add_column("step by")
         for name in ("time ±95 %", "CPU time", "tok/s", f"vs {self.baseline or 'PyTorch'}"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -262,7 +262,7 @@ class Report:
         return {"layers_s": layers, "gaps_s": gaps, "remainder_s": step - layers - gaps, "step_s": step}
 
     def _layer_table(self) -> Table:
-        table = _table("where our step goes (ms a step, inside the step; alone: measured on its own)")
+        table = new_table("where our step goes (ms a step, inside the step; alone: measured on its own)")
         for name in ("layer/shape", "pass", "variant"):
             table.add_column(name)
         for name in ("calls", "ms a step", "of step", "ms a call", "alone"):
@@ -312,7 +312,7 @@ class Report:
         )
 
     def _swap_table(self) -> Table:
-        table = _table("swaps: change of the step in ms, predicted and measured")
+        table = new_table("swaps: change of the step in ms, predicted and measured")
         table.add_column("swap")
         for name in ("predicted, alone", "predicted, in context", "measured [95 %]"):
             table.add_column(name, justify="right")
@@ -327,7 +327,7 @@ class Report:
 _GATED = ("loss", "norm")
 
 
-def _table(title: str) -> Table:
+def new_table(title: str) -> Table:
     return Table(
         title=title,
         title_justify="left",

@@ -149,6 +149,14 @@ class Room:
             rates[name] = data.numel() * 4 / sorted(seconds)[3]
         return rates
 
+    def count(self, case: Case) -> dict[str, Any]:
+        """What the simulator counts in one call, for a record."""
+        from bench.counted import counted
+
+        if self.module is None:
+            self.load()
+        return counted(self.module, case)
+
     # --- helpers ---
 
     def prepare(self) -> None:

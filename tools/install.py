@@ -225,7 +225,7 @@ def _notes_on_gpu(torch: str, driver: str) -> None:
 
 
 def install_project(python: str, root: Path, driver: str, run: Runner) -> None:
-    extras = "test,gpu" if driver else "test"
+    extras = "simulate,test,gpu" if driver else "simulate,test"
     say("installing layerbench and what it needs")
     if pip(python, ["install", "--editable", f"{root}[{extras}]"], run):
         raise CannotInstall(

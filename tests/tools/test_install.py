@@ -79,7 +79,7 @@ def test_without_a_driver_only_the_cpu_build_can_be_taken(root):
     assert install.main(root, machine) == 0
     torch, project = machine.pip
     assert f"--no-deps --index-url {install.CPU_INDEX} torch=={install.TORCH}+cpu" in torch
-    assert project.endswith(f"--editable {root}[test]")
+    assert project.endswith(f"--editable {root}[simulate,test]")
     assert machine.complete
 
 
@@ -96,7 +96,7 @@ def test_with_a_driver_the_default_index_and_the_gpu_packages(root, capsys):
     torch, project = machine.pip
     assert torch.endswith(f"install torch=={install.TORCH}")
     assert "--index-url" not in torch
-    assert project.endswith("[test,gpu]")
+    assert project.endswith("[simulate,test,gpu]")
     assert "older than" not in capsys.readouterr().out
 
 

@@ -1,0 +1,90 @@
+"""What a simulated variant is counted to need: memory traffic, bank conflicts, registers. Counts, never times.
+
+Traffic is counted while the simulator runs one call at a small shape of a training step (gpt2-tiny, B=1, T=64); there
+is no cache in it, so it is what the kernels ask of the L1 cache and not of memory. Resources are the compiler's, for
+the architecture that the simulator runs.
+"""
+
+from dataclasses import fields
+from types import ModuleType
+from typing import Any
+
+from bench import judge, simulate, tensors
+from bench.launches import launches_of
+from bench.simulate import Traffic
+from bench.simulate.launcher import ARCH
+from bench.tensors import Arena, Case
+from reference import contract
+from reference.models import MODELS
+
+MODEL, B, T = "gpt2-tiny", 1, 64
+SECTOR_BYTES = 32
+
+
+def counted_case(layer: str, phase: str, dtype: str) -> Case:
+    """The call whose traffic is counted: the first of a small model's training step."""
+    module = contract.load(layer)
+    name, call = next(iter(module.shapes(MODELS[MODEL], B, T).items()))
+    shape = {**call.shape, "dtype": dtype}
+    if contract.pass_of(module, phase).accumulates:
+        shape["accumulate"] = False
+    return Case(layer, phase, shape, f"{MODEL}/{name}" if name else MODEL, 0)
+
+
+def counted(module: ModuleType, case: Case) -> dict[str, Any]:
+    """The fields of a record (see records.py) that can be counted without a GPU. Runs the variant in the simulator."""
+    arena = Arena(case, "cpu", judge.workspace_of(module, case))
+    arena.load(tensors.draw(case))
+    arena.reset()
+    with simulate.count() as launches:
+        arena.call(getattr(module, case.phase))
+    total = Traffic()
+    for launch in launches:
+        for f in fields(Traffic):
+            setattr(total, f.name, getattr(total, f.name) + getattr(launch.total, f.name))
+    minimum = contract.min_bytes(case.module, case.shape, case.phase)
+    return {"counted_shape": f"{case.name} B={B} T={T}", **traffic(total, minimum), **resources(module, case)}
+
+
+def traffic(total: Traffic, minimum: int) -> dict[str, Any]:
+    """Ratios of a call's traffic; `minimum` is the contract's compulsory bytes. A ratio without a divisor is None."""
+    sectors = total.load_sectors + total.store_sectors + total.atomic_sectors
+    ideal = total.ideal_load_sectors + total.ideal_store_sectors + total.ideal_atomic_sectors
+    requests = total.load_requests + total.store_requests + total.atomic_requests
+    return {
+        "sectors": sectors,
+        "moved_of_minimum": _ratio(sectors * SECTOR_BYTES, minimum),
+        "sectors_per_request": _ratio(sectors, requests),
+        "sectors_of_ideal": _ratio(sectors, ideal),
+        "shared_wavefronts": total.shared_wavefronts,
+        "wavefronts_of_ideal": _ratio(total.shared_wavefronts, total.ideal_shared_wavefronts),
+    }
+
+
+def resources(module: ModuleType, case: Case) -> dict[str, Any]:
+    """Of all kernels of the call: the most registers, the least occupancy, instructions added up."""
+    from bench import cubin
+    from bench.static import compile_builds
+
+    uses = launches_of(module, case)
+    arch = ARCH
+    known = compile_builds(sorted({use.build for use in uses}, key=str), arch)
+    needs = []
+    for use in uses:
+        found = known[use.build]
+        if isinstance(found, str):
+            raise RuntimeError(found)
+        needs.append((use, found))
+    return {
+        "kernels": len(uses),
+        "registers": max(f.registers for _, f in needs),
+        "spill_bytes": max(f.spill_bytes for _, f in needs),
+        "shared_bytes": max(f.shared_bytes + use.shared for use, f in needs),
+        "occupancy": min(cubin.occupancy(arch, u.threads, f.registers, f.shared_bytes + u.shared) for u, f in needs),
+        "tensor_core_instructions": sum(f.tensor_core_instructions for f in set(known.values())),
+        "wide_instructions": sum(f.wide_instructions for f in set(known.values())),
+    }
+
+
+def _ratio(a: float, b: float) -> float | None:
+    return a / b if b else None

@@ -1,0 +1,261 @@
+"""python -m bench.static [LAYER …]: compile every CUDA kernel for several GPUs, without one, and say what it needs.
+
+python -m bench.static                                 all layers, sm_80, sm_90a, sm_100a, fp32 and bf16
+python -m bench.static attention --only cuda.shared --arch sm_90a
+python -m bench.static --out results/static            also writes static.csv there
+
+Which instances of a kernel are compiled is found by calling each variant at its gpt2-124m shapes with a launcher that
+only writes down. Exit code 2: a compile error, a spill that the variant's SPILLS does not allow, or TENSOR_CORES = True
+without a tensor-core instruction.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import cli
+
+if TYPE_CHECKING:
+    from bench.launches import KernelUse
+    from bench.registry import Variant
+    from kernels.cuda import Build
+
+ARCHS = ("sm_80", "sm_90a", "sm_100a")
+DTYPES = ("fp32", "bf16")
+MODEL = "gpt2-124m"
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m bench.static", description=__doc__)
+    p.add_argument("layer", nargs="*", help="layers; default all")
+    p.add_argument("--only", metavar="A,B", help="these variants, for example cuda.shared")
+    p.add_argument("--arch", default=",".join(ARCHS), help=f"default {','.join(ARCHS)}")
+    p.add_argument("--dtype", default=",".join(DTYPES), help=f"default {','.join(DTYPES)}")
+    p.add_argument("--kernels", action="append", default=[], metavar="DIR", help="more variants, same layout")
+    p.add_argument("--out", type=Path, metavar="FOLDER", help="write static.csv there")
+    p.add_argument("--jobs", type=int, default=0, help="compilations at once (default: the cores)")
+    p.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    return p
+
+
+@dataclass
+class Compiled:
+    """One kernel of one variant on one architecture; `fault` is why it fails, or empty."""
+
+    layer: str
+    variant: str
+    phase: str
+    dtype: str
+    arch: str
+    kernel: str
+    threads: int
+    dynamic_shared_bytes: int
+    facts: dict[str, Any] = field(default_factory=dict)
+    fault: str = ""
+
+    def row(self) -> dict[str, Any]:
+        own = {k: v for k, v in vars(self).items() if k not in ("facts", "fault")}
+        return {**own, **self.facts, "fault": self.fault}
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    from bench import registry
+    from reference import contract
+
+    archs = [cli.choose(a, ARCHS, "architecture") for a in args.arch.split(",")]
+    dtypes = [cli.choose(d, DTYPES, "dtype") for d in args.dtype.split(",")]
+    layers = [cli.choose(name, contract.layer_names(), "layer") for name in args.layer] or contract.layer_names()
+    found = registry.discover(tuple(Path(d) for d in args.kernels))
+    variants = [v for v in found if v.backend == "cuda" and v.layer in layers]
+    if args.only:
+        wanted = [cli.choose(n, sorted({v.name for v in variants}), "variant") for n in args.only.split(",")]
+        variants = [v for v in variants if v.name in wanted]
+    rows = compile_all(variants, archs, dtypes, args.jobs)
+    if args.json:
+        cli.print_json({"kernels": [r.row() for r in rows]})
+    else:
+        show(rows)
+    if args.out:
+        write_csv(rows, args.out)
+    return cli.WRONG if any(r.fault for r in rows) else cli.OK
+
+
+def compile_all(variants: list["Variant"], archs: list[str], dtypes: list[str], jobs: int = 0) -> list[Compiled]:
+    """Every kernel that the variants launch, on every architecture that they can run on."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from bench import machine
+
+    rows: list[Compiled] = []
+    work = []
+    for v in variants:
+        uses, failed = _uses(v, dtypes)
+        rows += failed
+        work += [(v, uses, arch) for arch in archs if uses and runs_on(v, arch)]
+    with ThreadPoolExecutor(jobs or machine.usable_cores()) as pool:  # NVRTC works outside of Python's lock
+        for part in pool.map(lambda job: _compile(*job), work):
+            rows += part
+    return rows
+
+
+def _uses(variant: "Variant", dtypes: list[str]) -> tuple[list[tuple[str, str, "KernelUse"]], list[Compiled]]:
+    """(phase, dtype, kernel) of all that the variant launches; a faulty row where it cannot be called."""
+    uses, failed = [], []
+    for dtype in dtypes:
+        if dtype not in variant.dtypes:
+            continue
+        try:
+            uses += [(phase, dtype, use) for phase, use in kernels_of(variant, dtype)]
+        except Exception as error:
+            fault = f"cannot be called: {type(error).__name__}: {error}"
+            failed.append(Compiled(variant.layer, variant.name, "", dtype, "", "", 0, 0, fault=fault))
+    return uses, failed
+
+
+def _compile(variant: "Variant", uses: list[tuple[str, str, "KernelUse"]], arch: str) -> list[Compiled]:
+    known = compile_builds(sorted({use.build for _, _, use in uses}, key=str), arch)
+    rows = []
+    for phase, dtype, use in uses:
+        row = Compiled(variant.layer, variant.name, phase, dtype, arch, use.build.name, use.threads, use.shared)
+        _fill(row, known[use.build])
+        rows.append(row)
+    _judge(variant, rows)
+    return rows
+
+
+def runs_on(variant: "Variant", arch: str) -> bool:
+    """Whether the variant's REQUIRES allow an architecture: `sm80` is a minimum, `sm90a` that one alone."""
+    for need in variant.requires:
+        if need.startswith("sm") and need.endswith("a") and need[2:] != arch[3:]:
+            return False
+        if need.startswith("sm") and need[2:].isdigit() and int(need[2:]) > int(arch[3:].rstrip("a")):
+            return False
+    return True
+
+
+def kernels_of(variant: "Variant", dtype: str) -> list[tuple[str, "KernelUse"]]:
+    """(phase, kernel) of every launch at the model's shapes, each instance and geometry once."""
+    from bench.launches import launches_of
+    from bench.tensors import Case
+    from reference import contract
+    from reference.models import MODELS
+
+    module, contract_module = variant.load(), contract.load(variant.layer)
+    found: dict[tuple[str, KernelUse], None] = {}
+    for phase in contract.phases_of(contract_module):
+        if not variant.has(phase):
+            continue
+        for call in contract_module.shapes(MODELS[MODEL], contract.DEFAULT_B, contract.DEFAULT_T).values():
+            shape = {**call.shape, "dtype": dtype}
+            if contract.pass_of(contract_module, phase).accumulates:
+                shape["accumulate"] = False
+            case = Case(variant.layer, phase, shape, MODEL, 0)
+            found |= {(phase, use): None for use in launches_of(module, case)}
+    # One row an instance and block: grids of the different shapes differ, and change nothing here.
+    unique = {(phase, use.build, use.block, use.shared): (phase, use) for phase, use in found}
+    return list(unique.values())
+
+
+def compile_builds(builds: list["Build"], arch: str) -> dict["Build", Any]:
+    """Resources of each build, or the compiler's message. One compilation for all instances of a source."""
+    from bench import cubin
+    from kernels.cuda.compiler import CompileError, compile_source
+
+    found: dict[Build, Any] = {}
+    for source, defines in sorted({(b.source, b.defines) for b in builds}):
+        group = [b for b in builds if (b.source, b.defines) == (source, defines)]
+        try:
+            binary = compile_source(source, tuple(b.name for b in group), arch, "cubin", defines)
+        except CompileError as error:
+            found |= dict.fromkeys(group, str(error))
+            continue
+        by_symbol = cubin.resources(binary.code, binary.log)
+        found |= {b: by_symbol[binary.names[b.name]] for b in group}
+    return found
+
+
+def _fill(row: Compiled, found: Any) -> None:
+    from bench import cubin
+
+    if isinstance(found, str):
+        row.fault = found
+        return
+    shared = found.shared_bytes + row.dynamic_shared_bytes
+    row.facts = {k: v for k, v in vars(found).items() if k != "symbol"}
+    row.facts["occupancy"] = cubin.occupancy(row.arch, row.threads, found.registers, shared)
+    if not row.facts["occupancy"]:
+        row.fault = (
+            f"no block fits: {row.threads} threads, {found.registers} registers, {shared} bytes of shared memory"
+        )
+
+
+def _judge(variant: "Variant", rows: list[Compiled]) -> None:
+    """Mark spills that were not declared, and tensor cores that are claimed and not used."""
+    for row in rows:
+        spilled = row.facts.get("spill_bytes", 0)
+        if not row.fault and spilled > variant.spills:
+            row.fault = f"spills {spilled} bytes, SPILLS allows {variant.spills}"
+    compiled = [r for r in rows if r.facts]
+    if variant.tensor_cores and compiled and not any(r.facts["tensor_core_instructions"] for r in compiled):
+        compiled[0].fault = compiled[0].fault or "TENSOR_CORES is True, but no kernel has a tensor-core instruction"
+
+
+def show(rows: list[Compiled]) -> None:
+    """One line a kernel; where the architectures differ, their counts stand side by side in the order of --arch."""
+    from bench import table
+
+    archs = list(dict.fromkeys(r.arch for r in rows if r.arch))
+    grid = table.new_table(f"resources on {', '.join(archs)}: from the compiler and the machine code, no times")
+    for name in ("layer", "variant", "kernel"):
+        grid.add_column(name, overflow="fold")
+    for name in ("threads", "registers", "spills", "shared", "occupancy", "tensor", "128-bit"):
+        grid.add_column(name, justify="right", overflow="fold")
+    grid.add_column("fault", overflow="fold", style="red")
+    last = ("", "")
+    for group in _by_kernel(rows):
+        r = group[0]
+        named = ("", "") if (r.layer, r.variant) == last else (r.layer, r.variant)
+        last = (r.layer, r.variant)
+        kernel = r.kernel.replace("__nv_bfloat16", "bf16")
+        faults = {f"{g.arch}: {g.fault}": None for g in group if g.fault}
+        grid.add_row(*named, kernel, str(r.threads), *_cells(group), "; ".join(faults))
+    table.console().print(grid)
+    faulty = sum(bool(r.fault) for r in rows)
+    table.console().print(f"{len(rows)} compiled: {len(rows) - faulty} fine, {faulty} with a fault", highlight=False)
+
+
+def _by_kernel(rows: list[Compiled]) -> list[list[Compiled]]:
+    groups: dict[tuple, dict[str, Compiled]] = {}
+    for r in rows:
+        groups.setdefault((r.layer, r.variant, r.kernel, r.threads, r.dynamic_shared_bytes), {})[r.arch] = r
+    return [list(group.values()) for group in groups.values()]
+
+
+def _cells(group: list[Compiled]) -> list[str]:
+    from bench import table
+
+    columns = []
+    for r in group:
+        f = r.facts
+        if not f:
+            columns.append([table.DASH] * 6)
+            continue
+        shared = f["shared_bytes"] + r.dynamic_shared_bytes
+        counts = [f["registers"], f["spill_bytes"], shared, table.percent(f["occupancy"])]
+        columns.append([str(c) for c in (*counts, f["tensor_core_instructions"], f["wide_instructions"])])
+    return [" ".join(values) if len(set(values)) > 1 else values[0] for values in zip(*columns, strict=True)]
+
+
+def write_csv(rows: list[Compiled], folder: Path) -> None:
+    """static.csv: one line a kernel and architecture; columns as in `Compiled` and `bench.cubin.Resources`."""
+    import pandas as pd
+
+    from bench.results import write_atomically
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "static.csv", pd.DataFrame([r.row() for r in rows]).to_csv(index=False))
+
+
+if __name__ == "__main__":
+    cli.run(main)
