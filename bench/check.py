@@ -12,6 +12,9 @@ A variant is called on memory the harness owns. Before each call every output is
     allocates       own code allocated tensors inside the call
     global_state    a global setting, a timer or the number of threads is not what it was
     nondeterministic  two calls differ although the variant says DETERMINISTIC = True
+
+A simulated CUDA kernel can also fail by what the simulator sees while it runs: out-of-bounds, misaligned, race,
+uninitialised, divergent barrier, deadlock, … (bench/simulate/README.md).
 """
 
 import fnmatch

@@ -74,6 +74,8 @@ def prove(
                 proof.counts = worker.ask("count", limit=setting.prepare_limit, case=case)
         except WorkerFailed as failure:
             proof.status, proof.evidence = failure.status, failure.evidence
+            if failure.status == "wrong":  # the simulator's finding, by its name
+                proof.check = failure.evidence.partition(":")[0]
         yield proof
     if worker:
         worker.close()

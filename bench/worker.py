@@ -127,6 +127,8 @@ def _explain(error: BaseException) -> tuple[str, str]:
 
     if isinstance(error, Unavailable):
         return "skipped", str(error)
+    if reports := getattr(error, "reports", ()):  # the simulator's: the kernel is wrong, whatever it computed
+        return "wrong", "; ".join(f"{r.kind}: {r.message}" for r in reports[:3])
     if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
         return "error", f"out of memory: {error}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/bench/" not in f.filename]

@@ -150,3 +150,29 @@ def test_a_full_disk_is_said_and_nothing_written_is_lost(tmp_path):
     assert "Traceback" not in done.stderr
     for line in lines[:-1]:
         json.loads(line)
+
+
+def test_a_cuda_kernel_without_a_gpu_is_simulated_counted_and_not_timed(tmp_path):
+    args = ["residual", "--only", "torch.eager,cuda.naive,cuda.shared", "--seconds", "0.4", "-a", "B=1", "-a", "T=64"]
+    done = run(*args, "--out", str(tmp_path / "run"), "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {r["variant"]: r for r in json.loads(done.stdout.splitlines()[-1])["records"] if not r["control"]}
+    assert rows["torch.eager"]["status"] == "ok" and rows["torch.eager"]["median_s"] > 0
+    for name in ("cuda.naive", "cuda.shared"):
+        row = rows[name]
+        assert row["status"] == "simulated" and row["proof_cases"] > 2 and 0 < row["error_ratio"] <= 4
+        assert not {"median_s", "samples", "bytes_per_s", "of_ceiling", "speedup"} & set(row)
+        assert row["moved_of_minimum"] == row["sectors_of_ideal"] == 1
+    # A naive kernel and a vectorised one can be told apart without a card.
+    assert rows["cuda.naive"]["wide_instructions"] == 0 < rows["cuda.shared"]["wide_instructions"]
+    assert rows["cuda.naive"]["sectors_per_request"] == 4 and rows["cuda.shared"]["sectors_per_request"] == 16
+    assert "counted in the simulator" in done.stdout
+    with (tmp_path / "run" / "layer.csv").open() as file:
+        assert "sectors_per_request" in file.readline()
+
+
+def test_a_broken_cuda_kernel_is_reported_with_its_line(tmp_path):
+    args = ["residual", "--only", "cuda.missing_barrier", "--check-only", "--kernels", str(EVIL)]
+    done = run(*args, "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "race" in done.stdout and "missing_barrier.cu:" in done.stdout
