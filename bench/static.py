@@ -86,20 +86,27 @@ def compile_all(variants: list["Variant"], archs: list[str], dtypes: list[str], 
     from concurrent.futures import ThreadPoolExecutor
 
     from bench import machine
+    from kernels.cuda import targeting
 
     rows: list[Compiled] = []
     work = []
     for v in variants:
-        uses, failed = _uses(v, dtypes)
-        rows += failed
-        work += [(v, uses, arch) for arch in archs if uses and runs_on(v, arch)]
+        for arch in archs:
+            if not runs_on(v, arch):
+                continue
+            with targeting(arch):
+                uses, failed = _uses(v, dtypes, arch)
+            rows += failed
+            work.append((v, uses, arch))
     with ThreadPoolExecutor(jobs or machine.usable_cores()) as pool:  # NVRTC works outside of Python's lock
         for part in pool.map(lambda job: _compile(*job), work):
             rows += part
     return rows
 
 
-def _uses(variant: "Variant", dtypes: list[str]) -> tuple[list[tuple[str, str, "KernelUse"]], list[Compiled]]:
+def _uses(
+    variant: "Variant", dtypes: list[str], arch: str
+) -> tuple[list[tuple[str, str, "KernelUse"]], list[Compiled]]:
     """(phase, dtype, kernel) of all that the variant launches; a faulty row where it cannot be called."""
     uses, failed = [], []
     for dtype in dtypes:
@@ -109,7 +116,7 @@ def _uses(variant: "Variant", dtypes: list[str]) -> tuple[list[tuple[str, str, "
             uses += [(phase, dtype, use) for phase, use in kernels_of(variant, dtype)]
         except Exception as error:
             fault = f"cannot be called: {type(error).__name__}: {error}"
-            failed.append(Compiled(variant.layer, variant.name, "", dtype, "", "", 0, 0, fault=fault))
+            failed.append(Compiled(variant.layer, variant.name, "", dtype, arch, "", 0, 0, fault=fault))
     return uses, failed
 
 

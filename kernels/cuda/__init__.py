@@ -17,7 +17,8 @@ on CPU tensors the simulator runs it, where one was put in with `simulate_with` 
 
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,30 @@ def simulate_with(run: Callable[[Launch], None] | None) -> None:
     """Have `run` launch kernels whose tensors are on the CPU; None takes it out again."""
     global _simulator
     _simulator = run
+
+
+TARGET = "sm_90a"  # what kernels on CPU tensors are launched for: the architecture that the simulator runs
+MOST_SHARED = {"sm_80": 163 << 10, "sm_90a": 227 << 10, "sm_100a": 227 << 10}  # CUDA C++ Programming Guide, table 24
+_target = TARGET
+
+
+@contextmanager
+def targeting(arch: str) -> Iterator[None]:
+    """Have launches on CPU tensors ask for what fits `arch` (bench.static compiles for several)."""
+    global _target
+    _target = arch
+    try:
+        yield
+    finally:
+        _target = TARGET
+
+
+def most_shared(tensor: torch.Tensor) -> int:
+    """Bytes of shared memory, static and dynamic, that a block on the tensor's device may have."""
+    if not tensor.is_cuda:
+        return MOST_SHARED[_target]
+    properties: Any = torch.cuda.get_device_properties(tensor.device)
+    return properties.shared_memory_per_block_optin
 
 
 def blocks(work: int, per_block: int) -> int:

@@ -99,9 +99,12 @@ def _ok(answer: tuple):
 
 
 def _text(size, get, program) -> bytes:
-    buffer = b" " * _ok(size(program))
+    count = _ok(size(program))
+    # NVRTC writes into these bytes. One more than it needs: Python has one object for all bytes of length one, and an
+    # empty log of one NUL would be written into everybody's b" ".
+    buffer = b" " * (count + 1)
     _ok(get(program, buffer))
-    return buffer
+    return buffer[:count]
 
 
 @functools.cache

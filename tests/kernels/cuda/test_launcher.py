@@ -170,7 +170,12 @@ def test_builds_are_cached_by_source_header_and_define(source, monkeypatch, tmp_
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / "cache"))
     calls = []
     real = compiler._compile
-    monkeypatch.setattr(compiler, "_compile", lambda *args: calls.append(1) or real(*args))
+
+    def counted(*args):
+        calls.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(compiler, "_compile", counted)
 
     def build(value):
         return compiler.compile_source(source, ("plain",), "sm_90a", "ptx", (f"FILLER={value}",))
@@ -181,6 +186,15 @@ def test_builds_are_cached_by_source_header_and_define(source, monkeypatch, tmp_
     (source.parent / "mine.cuh").write_text("// a header beside the source")
     assert build(1) == first and len(calls) == 3
     assert first.names == {"plain": "plain"} and b".visible .entry plain" in first.code
+
+
+def test_a_compilation_without_messages_leaves_python_alone(source, monkeypatch, tmp_path):
+    """An empty log is one byte, and Python shares its one-byte objects: NVRTC must not write into them."""
+    from kernels.cuda.compiler import compile_source
+
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / "cache"))
+    assert compile_source(source, ("plain",), "sm_90a", "ptx", ("FILLER=1",)).log == ""
+    assert bytes([32])[0] == 32
 
 
 def test_blocks_cover_the_work():

@@ -1,0 +1,257 @@
+// Copies that take time: cp.async by single threads, bulk copies, and TMA's tiles with their swizzles and zero-filled edges.
+#include <algorithm>
+#include <deque>
+#include <numeric>
+
+#include "asynchronous.hpp"
+#include "hopper.hpp"
+
+namespace sim {
+
+// --- cp.async: 4, 8 or 16 bytes a thread; what lies behind `valid` is filled with zeros -----------------------------
+
+namespace {
+
+u64 copies_issued = 0;
+
+void land(Thread& self, const AsyncCopy& copy) {
+    u8 data[16] = {};
+    memcpy(data, reinterpret_cast<const void*>(copy.global), copy.valid);
+    land_copy(self, copy.shared, data, copy.bytes, copy.site);
+}
+
+void land_all(Thread& self, std::vector<AsyncCopy>& copies) {
+    for (const AsyncCopy& copy : copies) land(self, copy);
+    copies.clear();
+}
+
+}  // namespace
+
+void copy_async(Thread& self, u64 shared, u64 global, u32 bytes, u32 valid, Site site) {
+    check_shared(self, shared, bytes, bytes, kWrite, site);
+    valid = std::min(valid, bytes);
+    if (valid) reach_global_run(self, global, valid, bytes, kRead, site);
+    if (machine.counting) count_access(self, true, shared, bytes, kWrite, site);
+    begin_copy(self, static_cast<u32>(shared), bytes, site);
+    AsyncCopy copy{static_cast<u32>(shared), global, bytes, valid, site, ++copies_issued};
+    if (lands_at_once()) land(self, copy);
+    else self.fiber->open_copies.push_back(copy);
+}
+
+void copy_async_commit(Thread& self) {
+    self.fiber->copy_groups.push_back(std::move(self.fiber->open_copies));
+    self.fiber->open_copies.clear();
+}
+
+void copy_async_wait(Thread& self, u32 newest) {
+    auto& groups = self.fiber->copy_groups;
+    while (groups.size() > newest) {
+        land_all(self, groups.front());
+        groups.erase(groups.begin());
+    }
+}
+
+void copy_async_wait_all(Thread& self) {
+    copy_async_commit(self);
+    copy_async_wait(self, 0);
+}
+
+// Those of the thread's copies that were issued up to now, and have not landed by a wait of its own, land for the barrier.
+void copy_async_arrive(Thread& self, u64 barrier, bool counts_itself, Site site) {
+    if (counts_itself) expect_arrivals(self, barrier, 1, site);
+    auto land_older = [thread = &self, last = copies_issued] {
+        auto land_from = [&](std::vector<AsyncCopy>& copies) {
+            auto newer = std::partition(copies.begin(), copies.end(), [&](const AsyncCopy& c) { return c.number <= last; });
+            for (auto copy = copies.begin(); copy != newer; ++copy) land(*thread, *copy);
+            copies.erase(copies.begin(), newer);
+        };
+        for (auto& group : thread->fiber->copy_groups) land_from(group);
+        land_from(thread->fiber->open_copies);
+    };
+    take_off(self, barrier, {land_older, self.index, 0, 1}, site);
+}
+
+// --- tensor maps: what tensor_map.py writes in place of the driver's 128 bytes --------------------------------------
+
+namespace {
+
+constexpr u32 kMostAxes = 5;
+constexpr u64 kMapMark = 0x70616d2d726f736eull;
+constexpr u32 kMapBytes = 128;
+constexpr u32 kMapAlign = 64;
+constexpr u32 kPiece = 16;        // swizzles move pieces of so many bytes
+constexpr u32 kTileAlign = 128;
+
+struct TensorMap {
+    u64 mark, base;
+    u32 axes, element, swizzle, unused;
+    u32 size[kMostAxes], box[kMostAxes];  // the contiguous axis first
+    u64 stride[kMostAxes - 1];            // in bytes, of the axes behind the first
+
+    u32 row_bytes() const { return box[0] * element; }
+    u32 rows() const { return std::accumulate(box + 1, box + axes, 1u, [](u32 a, u32 b) { return a * b; }); }
+    u32 bytes() const { return rows() * row_bytes(); }
+};
+static_assert(sizeof(TensorMap) <= kMapBytes);
+
+TensorMap read_map(Thread& self, u64 address, u32 rank, Site site) {
+    TensorMap map;
+    memcpy(&map, reach_run(self, address, kMapBytes, kMapAlign, kRead, site), sizeof map);
+    const char* problem = map.mark != kMapMark ? "the parameter is no tensor map" : nullptr;
+    if (!problem && map.axes != rank) problem = "the map has another number of axes than the instruction";
+    if (problem) fail("tensor map", std::string(problem) + ", " + where(site) + ", " + who(self));
+    return map;
+}
+
+// One contiguous row of a tile: where it lies in global memory, and which of its elements exist.
+struct Row {
+    u64 address;     // of element `begin`
+    u32 begin, end;  // elements of the row inside of the tensor; none where they are equal
+};
+
+struct Tile {
+    TensorMap map;
+    s64 at[kMostAxes];
+
+    Row row(u32 number) const {
+        u64 address = map.base;
+        for (u32 axis = 1; axis < map.axes; axis++) {
+            s64 position = at[axis] + number % map.box[axis];
+            number /= map.box[axis];
+            if (position < 0 || position >= map.size[axis]) return {0, 0, 0};
+            address += static_cast<u64>(position) * map.stride[axis - 1];
+        }
+        s64 begin = std::max<s64>(0, -at[0]), end = std::min<s64>(map.box[0], map.size[0] - at[0]);
+        if (begin >= end) return {0, 0, 0};
+        address += static_cast<u64>(at[0] + begin) * map.element;
+        return {address, static_cast<u32>(begin), static_cast<u32>(end)};
+    }
+};
+
+Tile tile_at(const TensorMap& map, const s32* at) {
+    Tile tile{map, {}};
+    for (u32 axis = 0; axis < map.axes; axis++) tile.at[axis] = at[axis];
+    return tile;
+}
+
+void load_tile(Thread& self, const Tile& tile, u32 shared, Site site) {
+    const u32 row_bytes = tile.map.row_bytes(), element = tile.map.element;
+    std::vector<u8> data(tile.map.bytes()), row(row_bytes);
+    for (u32 r = 0; r < tile.map.rows(); r++) {
+        Row source = tile.row(r);
+        std::fill(row.begin(), row.end(), u8{0});
+        if (u32 bytes = (source.end - source.begin) * element) {
+            memcpy(&row[source.begin * element], reach_global_run(self, source.address, bytes, element, kRead, site), bytes);
+        }
+        for (u32 i = 0; i < row_bytes; i += kPiece) {
+            memcpy(&data[swizzled(shared + r * row_bytes + i, tile.map.swizzle) - shared], &row[i], kPiece);
+        }
+    }
+    land_copy(self, shared, data.data(), tile.map.bytes(), site);
+}
+
+void store_tile(Thread& self, const Tile& tile, u32 shared, Site site) {
+    const u32 row_bytes = tile.map.row_bytes(), element = tile.map.element;
+    std::vector<u8> row(row_bytes);
+    for (u32 r = 0; r < tile.map.rows(); r++) {
+        for (u32 i = 0; i < row_bytes; i += kPiece) {
+            Uncounted guard;
+            u32 piece = swizzled(shared + r * row_bytes + i, tile.map.swizzle);
+            memcpy(&row[i], reach_shared(self, piece, kPiece, kRead, site), kPiece);
+        }
+        Row target = tile.row(r);
+        if (u32 bytes = (target.end - target.begin) * element) {
+            const u8* from = &row[target.begin * element];
+            memcpy(reach_global_run(self, target.address, bytes, element, kWrite, site, from), from, bytes);
+        }
+    }
+}
+
+// --- bulk groups: stores from shared memory, which read it as late as the thread waits for them ---------------------
+
+using Work = std::function<void()>;
+struct BulkGroups {
+    std::vector<Work> open;
+    std::deque<std::vector<Work>> committed;
+};
+BulkGroups bulk_groups[kMaxThreads];
+bool bulk_used = false;
+
+[[maybe_unused]] const bool hooked = (on_new_block([] {
+                                          if (bulk_used) std::fill(bulk_groups, bulk_groups + kMaxThreads, BulkGroups());
+                                          bulk_used = false;
+                                      }),
+                                      true);
+
+void store_later(Thread& self, Work work) {
+    bulk_used = true;
+    if (lands_at_once()) work();
+    else bulk_groups[self.index].open.push_back(std::move(work));
+}
+
+void check_bulk_size(Thread& self, u32 bytes, Site site) {
+    if (bytes % kPiece) fail("misaligned", text("a bulk copy of %u bytes, no multiple of 16, ", bytes) + where(site) + ", " + who(self));
+}
+
+}  // namespace
+
+void tile_load(Thread& self, u64 to_shared, u64 map, const s32* at, u32 rank, u64 barrier, Site site) {
+    Tile tile = tile_at(read_map(self, map, rank, site), at);
+    check_shared(self, to_shared, tile.map.bytes(), kTileAlign, kWrite, site);
+    u32 shared = static_cast<u32>(to_shared);
+    begin_copy(self, shared, tile.map.bytes(), site);
+    auto land = [thread = &self, tile, shared, site] { load_tile(*thread, tile, shared, site); };
+    take_off(self, barrier, {land, self.index, tile.map.bytes(), 0}, site);
+}
+
+void tile_store(Thread& self, u64 map, const s32* at, u32 rank, u64 from_shared, Site site) {
+    Tile tile = tile_at(read_map(self, map, rank, site), at);
+    check_shared(self, from_shared, tile.map.bytes(), kTileAlign, kRead, site);
+    u32 shared = static_cast<u32>(from_shared);
+    check_proxy(self, shared, tile.map.bytes(), proxy_time(self.index, 1), "a TMA store", site);
+    store_later(self, [thread = &self, tile, shared, site] { store_tile(*thread, tile, shared, site); });
+}
+
+void bulk_load(Thread& self, u64 to_shared, u64 from, u32 bytes, u64 barrier, Site site) {
+    check_bulk_size(self, bytes, site);
+    check_shared(self, to_shared, bytes, kPiece, kWrite, site);
+    reach_global_run(self, from, bytes, kPiece, kRead, site);
+    u32 shared = static_cast<u32>(to_shared);
+    begin_copy(self, shared, bytes, site);
+    auto land = [=, thread = &self] { land_copy(*thread, shared, reinterpret_cast<const void*>(from), bytes, site); };
+    take_off(self, barrier, {land, self.index, bytes, 0}, site);
+}
+
+void bulk_store(Thread& self, u64 to, u64 from_shared, u32 bytes, Site site) {
+    check_bulk_size(self, bytes, site);
+    check_shared(self, from_shared, bytes, kPiece, kRead, site);
+    u32 shared = static_cast<u32>(from_shared);
+    check_proxy(self, shared, bytes, proxy_time(self.index, 1), "a bulk store", site);
+    store_later(self, [=, thread = &self] {
+        std::vector<u8> data(bytes);
+        for (u32 i = 0; i < bytes; i += kPiece) {
+            Uncounted guard;
+            memcpy(&data[i], reach_shared(*thread, shared + i, kPiece, kRead, site), kPiece);
+        }
+        memcpy(reach_global_run(*thread, to, bytes, kPiece, kWrite, site, data.data()), data.data(), bytes);
+    });
+}
+
+void bulk_commit(Thread& self) {
+    BulkGroups& groups = bulk_groups[self.index];
+    groups.committed.push_back(std::move(groups.open));
+    groups.open.clear();
+    bulk_used = true;
+}
+
+// .read waits until shared memory was read, the other form also until global memory was written: here both happen at once.
+void bulk_wait(Thread& self, u32 newest) {
+    auto& committed = bulk_groups[self.index].committed;
+    while (committed.size() > newest) {
+        std::vector<Work> group = std::move(committed.front());
+        committed.pop_front();
+        for (Work& work : group) work();
+    }
+}
+
+}  // namespace sim

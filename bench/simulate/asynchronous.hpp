@@ -1,0 +1,50 @@
+// What the asynchronous parts of the runtime share: copies in flight, mbarriers, the proxies. Kernels do not see it.
+//
+// Asynchronous work is done as late as the program allows, so that a missing wait is seen: a copy lands when somebody
+// waits for it, wgmma runs when its warpgroup waits for it. Under some seeds it is done at once, which is as legal.
+#pragma once
+#include <functional>
+
+#include "machine.hpp"
+
+namespace sim {
+
+// Whether this piece of asynchronous work is done when it is issued: never in the first order of threads (seed 0), always
+// in every fourth, now and then in the others.
+bool lands_at_once();
+
+// Work under way that an mbarrier waits for: `land` does it, then so many bytes and arrivals are counted.
+struct Flight {
+    std::function<void()> land;
+    u32 thread;  // that issued it
+    u32 bytes, arrivals;
+};
+void take_off(Thread& self, u64 barrier, Flight flight, Site site);
+void expect_arrivals(Thread& self, u64 barrier, u32 more, Site site);
+
+// The async proxy (TMA, bulk copies, wgmma) sees what ordinary stores wrote to shared memory only after fence.proxy.async.
+u32 proxy_time(u32 first_thread, u32 threads);  // of the latest such fence among these threads
+void check_proxy(Thread& self, u32 shared, u32 bytes, u32 fenced_at, const char* reader, Site site);
+
+// Swizzles permute the 16-byte pieces of shared memory by the bits of their own address: 0, 32, 64 or 128 bytes wide.
+inline u32 swizzled(u32 address, u32 width) {
+    u32 pieces = width ? (width - 1) & 0x70 : 0;
+    return address ^ (address >> 3 & pieces);
+}
+
+// Reads and writes of whole tiles are no requests of a warp, so they are left out of the count of wavefronts.
+class Uncounted {
+   public:
+    Uncounted() { machine.counting = false; }
+    ~Uncounted() { machine.counting = was_; }
+    Uncounted(const Uncounted&) = delete;
+    Uncounted& operator=(const Uncounted&) = delete;
+
+   private:
+    bool was_ = machine.counting;
+};
+
+// For .aligned instructions: all lanes must be at the same one.
+void require_one_instruction(const Lanes& lanes, const char* name);
+
+}  // namespace sim

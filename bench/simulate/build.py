@@ -1,0 +1,86 @@
+"""Compiles the runtime once, and each translated module once: shared libraries in the cache, found again by hash."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import subprocess
+from pathlib import Path
+
+from bench.simulate.translate import translate
+from kernels import cache_dir
+from kernels.cpu import CompileError, cpu_flags, find_compiler
+
+HERE = Path(__file__).parent
+# No contraction: whether a product and a sum are fused was decided when the PTX was made.
+COMMON = ["-std=c++20", "-march=native", "-fPIC", "-shared", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off"]
+RUNTIME_FLAGS = [*COMMON, "-O2", "-fvisibility=default"]
+KERNEL_FLAGS = [*COMMON, "-O1", "-fno-math-errno", "-fno-plt", "-fstack-clash-protection", "-fvisibility=hidden", "-w"]
+
+
+def load_runtime() -> ctypes.CDLL:
+    return _load_runtime(cache_dir())
+
+
+@functools.cache
+def _load_runtime(folder: Path) -> ctypes.CDLL:
+    sources = sorted(HERE.glob("*.cpp"))
+    library = _compile(folder, "runtime", sources, RUNTIME_FLAGS, "".join(p.read_text() for p in sources))
+    # RTLD_GLOBAL: kernels find the runtime's functions by name.
+    return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+
+
+def load_module(ptx: str) -> ctypes.CDLL:
+    """The library of a PTX module, translated and compiled where it was not yet. Kept for the life of the process."""
+    return _load_module(ptx, cache_dir())
+
+
+@functools.cache
+def _load_module(ptx: str, folder: Path) -> ctypes.CDLL:
+    load_runtime()
+    return ctypes.CDLL(str(build_module(ptx, folder)))
+
+
+def build_module(ptx: str, folder: Path | None = None) -> Path:
+    """Translate and compile without loading."""
+    folder = folder or cache_dir()
+    key = _digest("".join(p.read_text() for p in sorted(HERE.glob("*.py"))) + ptx, KERNEL_FLAGS)
+    library = folder / "simulate" / f"kernel-{key}.so"
+    if library.exists():
+        return library
+    source = library.with_suffix(f".{os.getpid()}.cpp")
+    source.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        source.write_text(translate(ptx))
+        return _run_compiler([source], KERNEL_FLAGS, library)
+    finally:
+        source.unlink(missing_ok=True)
+
+
+def _compile(folder: Path, name: str, sources: list[Path], flags: list[str], text: str) -> Path:
+    library = folder / "simulate" / f"{name}-{_digest(text, flags)}.so"
+    if library.exists():
+        return library
+    library.parent.mkdir(parents=True, exist_ok=True)
+    return _run_compiler(sources, flags, library)
+
+
+def _digest(text: str, flags: list[str]) -> str:
+    digest = hashlib.sha256()
+    for header in sorted(HERE.glob("*.hpp")):
+        digest.update(header.read_bytes())
+    digest.update(repr((text, flags, find_compiler()[1], cpu_flags())).encode())
+    return digest.hexdigest()[:20]
+
+
+def _run_compiler(sources: list[Path], flags: list[str], library: Path) -> Path:
+    compiler, _ = find_compiler()
+    partial = library.with_suffix(f".{os.getpid()}.part")
+    command = [compiler, *map(str, sources), f"-I{HERE}", *flags, "-o", str(partial)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        partial.unlink(missing_ok=True)
+        message = done.stderr.replace(f"{HERE}/", "").replace(f"{library.parent}/", "").strip()[:4000]
+        raise CompileError(f"{compiler} could not compile the simulator's {library.stem}:\n{message}")
+    os.replace(partial, library)  # atomic: two processes may build the same kernel at once
+    return library

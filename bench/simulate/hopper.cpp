@@ -1,0 +1,217 @@
+// mbarriers: arrivals and bytes that complete a phase; the copies they wait for; and the fence between the proxies.
+#include "hopper.hpp"
+
+#include <unordered_map>
+
+#include "asynchronous.hpp"
+
+namespace sim {
+
+namespace {
+
+constexpr u32 kMostPending = (1u << 20) - 1;  // of arrivals, and of bytes either way
+constexpr u64 kMark = 0x6d62617272696572ull;  // what the 8 bytes hold: a store over them shows
+
+struct PhaseBarrier {
+    u32 expected = 0;  // arrivals that complete a phase
+    u32 pending = 0;   // of which are still missing
+    s64 bytes = 0;     // announced and not yet copied
+    u32 phase = 0;
+    std::vector<Fiber*> waiters;
+    std::vector<Flight> flights;
+    SyncPoint arriving, completed[2];  // of the running phase, and of the last one of each parity
+};
+std::unordered_map<u32, PhaseBarrier> barriers;  // by shared address
+
+[[noreturn]] void bad_mbarrier(const Thread& self, u64 address, const std::string& what, Site site) {
+    fail("mbarrier", text("mbarrier at shared byte %llu: ", static_cast<unsigned long long>(address)) + what + ", " +
+                         where(site) + ", " + who(self));
+}
+
+PhaseBarrier& find(Thread& self, u64 address, Site site) {
+    check_shared(self, address, sizeof kMark, sizeof kMark, kRead | kWrite, site);
+    auto found = barriers.find(static_cast<u32>(address));
+    if (found == barriers.end()) bad_mbarrier(self, address, "used without mbarrier.init", site);
+    if (memcmp(machine.arena + address, &kMark, sizeof kMark)) bad_mbarrier(self, address, "something else was written over it", site);
+    // Whoever uses it must know of its initialisation; users do not race with each other.
+    if (machine.races) race_access(self, true, address, sizeof kMark, kRead | kStrong, site);
+    return found->second;
+}
+
+void wake_all(PhaseBarrier& barrier) {
+    std::vector<Fiber*> waiters;
+    waiters.swap(barrier.waiters);
+    for (Fiber* fiber : waiters) wake(*fiber);
+}
+
+void settle(PhaseBarrier& barrier) {
+    if (barrier.pending || barrier.bytes) return;
+    barrier.completed[barrier.phase % 2] = barrier.arriving;
+    barrier.arriving = SyncPoint();
+    barrier.phase++;
+    barrier.pending = barrier.expected;
+    progress();
+    wake_all(barrier);
+}
+
+void count_bytes(Thread& self, PhaseBarrier& barrier, u64 address, s64 bytes, Site site) {
+    barrier.bytes += bytes;
+    if (barrier.bytes > kMostPending || -barrier.bytes > kMostPending) {
+        bad_mbarrier(self, address, text("%lld bytes expected, more than it can count", static_cast<long long>(barrier.bytes)), site);
+    }
+}
+
+void count_arrivals(Thread& self, PhaseBarrier& barrier, u64 address, u32 arrivals, Site site) {
+    if (arrivals > barrier.pending) {
+        bad_mbarrier(self, address, text("more arrivals in one phase than the %u it was initialised for", barrier.expected), site);
+    }
+    barrier.pending -= arrivals;
+}
+
+void land(PhaseBarrier& barrier, u64 address, Flight flight, Site site) {
+    Thread& issuer = machine.fibers[flight.thread].thread;
+    flight.land();
+    if (machine.races) race_release(issuer, barrier.arriving);
+    count_bytes(issuer, barrier, address, -static_cast<s64>(flight.bytes), site);
+    count_arrivals(issuer, barrier, address, flight.arrivals, site);
+    settle(barrier);
+}
+
+// One of the copies that this barrier waits for, in any order; false where there is none.
+bool land_one(PhaseBarrier& barrier, u64 address, Site site) {
+    if (barrier.flights.empty()) return false;
+    size_t chosen = machine.seed ? random_number() % barrier.flights.size() : 0;
+    Flight flight = std::move(barrier.flights[chosen]);
+    barrier.flights.erase(barrier.flights.begin() + static_cast<std::ptrdiff_t>(chosen));
+    land(barrier, address, std::move(flight), site);
+    return true;
+}
+
+// try_wait may give up at any time; in other orders than the first it does so now and then.
+bool gives_up() { return machine.seed && random_number() % 4 == 0; }
+
+// --- proxies: when a thread last fenced, and who wrote each 16 bytes of shared memory by ordinary stores --------------
+
+constexpr u32 kPiece = 16;
+
+struct Written {
+    u32 time, thread;
+};
+std::vector<Written> written;
+u32 now = 0;
+u32 fenced[kMaxThreads];
+
+void new_block() {
+    barriers.clear();
+    written.clear();
+    memset(fenced, 0, sizeof fenced);
+    now = 1;
+}
+[[maybe_unused]] const bool hooked = (on_new_block(new_block), true);
+
+}  // namespace
+
+bool lands_at_once() { return machine.seed && (machine.seed % 4 == 3 || random_number() % 4 == 0); }
+
+void take_off(Thread& self, u64 address, Flight flight, Site site) {
+    PhaseBarrier& barrier = find(self, address, site);
+    if (lands_at_once()) {
+        land(barrier, address, std::move(flight), site);
+    } else {
+        barrier.flights.push_back(std::move(flight));
+        wake_all(barrier);
+    }
+    progress();
+}
+
+void expect_arrivals(Thread& self, u64 address, u32 more, Site site) {
+    PhaseBarrier& barrier = find(self, address, site);
+    barrier.pending += more;
+    if (barrier.pending > kMostPending) bad_mbarrier(self, address, "more arrivals pending than it can count", site);
+}
+
+void mbarrier_init(Thread& self, u64 address, u32 count, Site site) {
+    check_shared(self, address, sizeof kMark, sizeof kMark, kWrite, site);
+    if (!count || count > kMostPending) bad_mbarrier(self, address, text("initialised for %u arrivals", count), site);
+    if (barriers.count(static_cast<u32>(address))) bad_mbarrier(self, address, "initialised again without mbarrier.inval", site);
+    memcpy(reach_shared(self, address, sizeof kMark, kWrite, site), &kMark, sizeof kMark);
+    PhaseBarrier& barrier = barriers[static_cast<u32>(address)];
+    barrier.expected = barrier.pending = count;
+}
+
+void mbarrier_invalidate(Thread& self, u64 address, Site site) {
+    PhaseBarrier& barrier = find(self, address, site);
+    if (!barrier.waiters.empty()) bad_mbarrier(self, address, "invalidated while threads wait for it", site);
+    if (!barrier.flights.empty()) bad_mbarrier(self, address, "invalidated before a copy has landed", site);
+    const u64 nothing = ~0ull;
+    memcpy(reach_shared(self, address, sizeof nothing, kWrite, site, &nothing), &nothing, sizeof nothing);
+    barriers.erase(static_cast<u32>(address));
+}
+
+void mbarrier_expect(Thread& self, u64 address, u32 bytes, Site site) {
+    PhaseBarrier& barrier = find(self, address, site);
+    count_bytes(self, barrier, address, bytes, site);
+    settle(barrier);
+}
+
+u64 mbarrier_arrive(Thread& self, u64 address, u32 arrivals, u32 expected_bytes, u32 order, Site site) {
+    PhaseBarrier& barrier = find(self, address, site);
+    u64 state = static_cast<u64>(barrier.pending) << 1 | (barrier.phase & 1);
+    count_bytes(self, barrier, address, expected_bytes, site);
+    if (machine.races && order & kRelease) race_release(self, barrier.arriving);
+    count_arrivals(self, barrier, address, arrivals, site);
+    progress();
+    settle(barrier);
+    return state;
+}
+
+bool mbarrier_test(Thread& self, u64 address, u32 parity, u32 order, bool blocks, Site site) {
+    for (;;) {
+        PhaseBarrier& barrier = find(self, address, site);
+        if (barrier.phase % 2 != parity % 2) {
+            if (machine.races && order & kAcquire) race_acquire(self, barrier.completed[parity % 2]);
+            return true;
+        }
+        if (land_one(barrier, address, site)) continue;
+        if (!blocks || gives_up()) {
+            yield_to_others(site);
+            return false;
+        }
+        barrier.waiters.push_back(self.fiber);
+        park("waits for an mbarrier", site);
+    }
+}
+
+// --- proxies --------------------------------------------------------------------------------------------------------
+
+void note_store(const Thread& self, u32 shared, u32 bytes) {
+    if (written.empty()) written.resize(machine.shared_bytes / kPiece + 1);
+    for (u32 i = shared / kPiece; i <= (shared + bytes - 1) / kPiece; i++) written[i] = {now, self.index};
+}
+
+void forget_stores(u32 shared, u32 bytes) {
+    if (written.empty()) return;
+    for (u32 i = (shared + kPiece - 1) / kPiece; i < (shared + bytes) / kPiece; i++) written[i] = {};
+}
+
+void fence_async_proxy(Thread& self) { fenced[self.index] = ++now; }
+
+u32 proxy_time(u32 first_thread, u32 threads) {
+    u32 latest = 0;
+    for (u32 i = first_thread; i < first_thread + threads && i < kMaxThreads; i++) latest = fenced[i] > latest ? fenced[i] : latest;
+    return latest;
+}
+
+// A fence of the writer after its store is what kernels usually have; one of the reader, once it knows of the store, does too.
+void check_proxy(Thread& self, u32 shared, u32 bytes, u32 fenced_at, const char* reader, Site site) {
+    if (written.empty()) return;
+    for (u32 i = shared / kPiece; i <= (shared + bytes - 1) / kPiece; i++) {
+        const Written& store = written[i];
+        if (store.time < fenced[store.thread] || store.time < fenced_at) continue;
+        if (!store.time) continue;  // written by nobody, or by a copy
+        fail("proxy", std::string(reader) + text(" reads shared memory byte %u, which ", i * kPiece) + thread_name(store.thread) +
+                          " wrote by an ordinary store, without a fence.proxy.async between, " + where(site) + ", " + who(self));
+    }
+}
+
+}  // namespace sim

@@ -1,0 +1,52 @@
+// Hopper's instructions as kernels see them: mbarrier, TMA and bulk copies, the fence between proxies, wgmma.
+#pragma once
+#include "memory.hpp"
+#include "tensor_core.hpp"
+
+namespace sim {
+
+// An address operand of a barrier or a copy: an offset in shared memory, or generic. A cluster has one block here.
+inline u64 shared_operand(Thread&, u64 address) { return address; }
+inline u64 generic_operand(Thread& self, u64 address) { return generic_to_shared(self, address); }
+
+// --- mbarrier (PTX ISA 9.7.13.15) -----------------------------------------------------------------------------------
+
+void mbarrier_init(Thread& self, u64 barrier, u32 count, Site site);
+void mbarrier_invalidate(Thread& self, u64 barrier, Site site);
+void mbarrier_expect(Thread& self, u64 barrier, u32 bytes, Site site);
+// `order` is kRelease, or 0 for .relaxed. Answers the state that test_wait takes: its lowest bit is the phase's parity.
+u64 mbarrier_arrive(Thread& self, u64 barrier, u32 arrivals, u32 expected_bytes, u32 order, Site site);
+// Whether the phase of this parity is complete; `blocks` for try_wait, which may wait until it is.
+bool mbarrier_test(Thread& self, u64 barrier, u32 parity, u32 order, bool blocks, Site site);
+// The thread's cp.async copies so far arrive when they have landed.
+void copy_async_arrive(Thread& self, u64 barrier, bool counts_itself, Site site);
+
+// --- bulk and tensor copies (PTX ISA 9.7.9.25) ----------------------------------------------------------------------
+
+void bulk_load(Thread& self, u64 to_shared, u64 from, u32 bytes, u64 barrier, Site site);
+void bulk_store(Thread& self, u64 to, u64 from_shared, u32 bytes, Site site);
+void tile_load(Thread& self, u64 to_shared, u64 map, const s32* at, u32 rank, u64 barrier, Site site);
+void tile_store(Thread& self, u64 map, const s32* at, u32 rank, u64 from_shared, Site site);
+void bulk_commit(Thread& self);
+void bulk_wait(Thread& self, u32 newest);
+void fence_async_proxy(Thread& self);
+
+// --- wgmma (PTX ISA 9.7.15) -----------------------------------------------------------------------------------------
+
+struct WgmmaForm {
+    Element element;
+    bool half_sums;
+    u32 n;
+    bool negate_a, negate_b;
+    bool transposed_a, transposed_b;  // in shared memory M (or N), and not K, is contiguous
+};
+// `sums` are the accumulators' places in the calling thread: they are read and written when the operation lands.
+void wgmma(Thread& self, const WgmmaForm& form, u32* const* sums, const u32* a, u64 a_matrix, u64 b_matrix, bool add, Site site);
+void wgmma_fence(Thread& self, Site site);
+void wgmma_commit(Thread& self, Site site);
+void wgmma_wait(Thread& self, u32 newest, Site site);
+// After `mov to, from`: if a wgmma has still to write `from`, then `to` gets what it will write. PTX has such copies between
+// one wgmma and the next; ptxas gives both the same register.
+void follow_sum(Thread& self, void* to, const void* from);
+
+}  // namespace sim

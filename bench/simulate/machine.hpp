@@ -1,0 +1,201 @@
+// The runtime's own view of the simulated machine: shared by runtime, warp, memory, races and count. Kernels do not see it.
+//
+// Seams for further instructions (tensor cores, TMA, mbarrier …), all declared here:
+//   collective()                  lanes of a warp meet; the last to arrive runs `perform` for all of them
+//   park() / wake()               a thread waits for something that other threads bring about
+//   begin_copy() / land_copy()    an asynchronous write to shared memory, which nobody may read before it has landed
+//   reach_global/shared()         a checked access (memory.hpp)
+//   SyncPoint, release/acquire    a synchronisation object, for the race checker
+//   on_new_block()                a hook for state that each block starts afresh
+// README.md walks through an example.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "memory.hpp"
+#include "runtime.hpp"
+
+namespace sim {
+
+// --- reports --------------------------------------------------------------------------------------------------------
+
+// Abandon the launch with a report. `kind` is a short fixed phrase, by which tests know it.
+[[noreturn]] void fail(const char* kind, const std::string& message);
+// Keep a report and go on; one of each `key`.
+void note(const char* kind, const std::string& key, const std::string& message);
+std::string where(Site site);         // "naive.cu:34"
+std::string who(const Thread& self);  // "block (0,0,0) thread (5,0,0)"
+std::string thread_name(u32 index);   // "thread (5,0,0)", of the running block
+std::string text(const char* format, ...) __attribute__((format(printf, 1, 2)));
+bool same_place(Site a, Site b);
+
+// --- the machine ----------------------------------------------------------------------------------------------------
+
+constexpr u32 kMaxThreads = 1024;
+constexpr u32 kMaxWarps = kMaxThreads / kWarp;
+constexpr u32 kBarriers = 16;
+constexpr u32 kSharedLimit = 227 * 1024;  // sm_90: bytes of shared memory a block can have
+
+enum class State : u8 { Ready, Barrier, Warp, Active, Parked, Done };
+
+struct Operation;
+
+struct AsyncCopy {
+    u32 shared;
+    u64 global;
+    u32 bytes, valid;
+    Site site;
+    u64 number;  // of all copies, in the order of their issue
+};
+
+struct Fiber {
+    Thread thread;
+    void* stack_pointer = nullptr;
+    u8* stack = nullptr;
+    State state = State::Done;
+    const char* waits_for = "";  // for the deadlock report
+    Site site = 0;               // where it waits
+    const Operation* operation = nullptr;
+    u32 mask = 0;
+    void* payload = nullptr;
+    u32 votes = 0, voters = 0;  // what the last barrier counted
+    u64 poll_address = 0, poll_value = 0;
+    Site poll_site = ~0u;
+    std::vector<AsyncCopy> open_copies;                 // not yet committed
+    std::vector<std::vector<AsyncCopy>> copy_groups;    // committed, oldest first
+};
+
+struct Warp {
+    Fiber* fibers = nullptr;  // of lane 0; lanes lie behind each other
+    u32 existing = 0;         // lanes that the block has
+    u32 live = 0;             // lanes that have not returned
+    u32 waiting = 0;          // lanes that wait in a warp operation
+};
+
+// A piece of memory that this launch may use.
+struct Range {
+    u64 begin, bytes;
+    std::string name;
+    bool writable;
+    bool tracked;  // by the race checker: what nobody may write cannot race
+    bool global;   // else .param or .const
+};
+
+struct Machine {
+    // the launch
+    const Module* module = nullptr;
+    const ModuleKernel* kernel = nullptr;
+    Dim3 grid{}, block_size{};
+    u32 threads = 0, shared_bytes = 0, dynamic_shared = 0;
+    u8** parameters = nullptr;
+    u64 seed = 0, random_state = 0;
+    bool races = true, counting = false;
+    std::vector<Range> ranges;
+    std::vector<const Range*> range_of_site;  // the range that a site used last
+    u32 first_block_serial = 0;               // serial numbers count on over launches: older records are stale
+    // the running block
+    Dim3 block{};
+    u32 block_serial = 0;
+    std::vector<Fiber> fibers;
+    Fiber* current = nullptr;
+    Warp warps[kMaxWarps];
+    u32 live = 0, exited = 0, spins = 0;
+    u32 active_requests = 0;  // threads in activemask
+    u32 pending_copies = 0;   // bytes of shared memory that asynchronous copies have not written yet
+    // shared memory: one arena, and a bit for each byte that may be read
+    u8* arena = nullptr;
+    u64* readable = nullptr;
+};
+
+extern Machine machine;
+
+u64 random_number();
+
+// --- fibers ---------------------------------------------------------------------------------------------------------
+
+// To wait, a thread says what for, does what may wake it again at once, and gives up the processor until it was woken.
+void begin_wait(State state, const char* waits_for, Site site);
+void run_another();
+void wake(Fiber& fiber);
+void yield_to_others(Site site);                              // stay ready, run others; counts towards a deadlock
+void progress();                                              // something changed: pollers may hope again
+inline void park(const char* waits_for, Site site) {
+    begin_wait(State::Parked, waits_for, site);
+    run_another();
+}
+
+// --- warp operations ------------------------------------------------------------------------------------------------
+
+// Lanes of a warp in the same operation. `perform` finds what each lane brought in its payload, and puts results there.
+struct Lanes {
+    Warp& warp;
+    u32 mask;  // the lanes that take part
+
+    template <class Payload>
+    Payload& of(u32 lane) const {
+        return *static_cast<Payload*>(warp.fibers[lane].payload);
+    }
+    Thread& thread(u32 lane) const { return warp.fibers[lane].thread; }
+    Site site(u32 lane) const { return warp.fibers[lane].site; }
+};
+
+struct Operation {
+    const char* name;
+    void (*perform)(const Lanes&);
+    bool whole_warp = false;      // all 32 lanes must take part (.aligned tensor operations)
+    bool exited_allowed = false;  // lanes named in the mask may have returned
+};
+
+// Wait until the lanes in `mask` are all here with this operation; the last one performs it.
+void collective(Thread& self, const Operation& operation, u32 mask, void* payload, Site site);
+void try_operation(Warp& warp, u32 mask);  // perform it if all have arrived
+void settle_active_masks();                // nobody is ready: whoever is in activemask now is what it answers
+
+template <class Do>
+inline void each_lane(u32 mask, Do what) {
+    for (; mask; mask &= mask - 1) what(static_cast<u32>(__builtin_ctz(mask)));
+}
+
+// --- shared memory and asynchronous writes to it --------------------------------------------------------------------
+
+void begin_copy(Thread& self, u32 shared, u32 bytes, Site site);  // from now on nobody may read these bytes
+void land_copy(Thread& self, u32 shared, const void* data, u32 bytes, Site site);  // now they are written
+void new_block_memory();
+
+// Accesses of any length, whose alignment is not their size.
+void* reach_global_run(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site, const void* stored = nullptr);
+void* reach_run(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site);  // also parameters and constants
+void check_shared(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site);
+
+// Ordinary stores to shared memory, for the check that the async proxy was told of them (hopper.cpp).
+void note_store(const Thread& self, u32 shared, u32 bytes);
+void forget_stores(u32 shared, u32 bytes);  // an asynchronous copy has written over them
+
+// --- the race checker (races.cpp) -----------------------------------------------------------------------------------
+
+struct SyncPoint {
+    u32 block = 0;                // serial of the block that `known` is about
+    u32 known[kMaxWarps] = {};    // by warp: accesses with an earlier clock have happened
+    std::vector<u64> blocks;      // bits: blocks of this launch whose accesses have happened
+};
+
+void races_new_launch();
+void races_new_block();
+void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, Site site);
+void race_whole_barrier();
+void race_warp_sync(const Lanes& lanes);
+void race_fence(Thread& self);
+void race_release(Thread& self, SyncPoint& point);
+void race_acquire(Thread& self, const SyncPoint& point);
+
+// --- counters (count.cpp) -------------------------------------------------------------------------------------------
+
+void count_new_launch();
+void count_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, Site site);
+void count_end_of_block();
+
+// --- further parts that want to know of a new block -----------------------------------------------------------------
+
+void on_new_block(void (*hook)());
+
+}  // namespace sim

@@ -1,0 +1,257 @@
+// Checks of every load and store: bounds, alignment, read-only inputs, unwritten shared memory; and bytes that a copy is writing.
+#include "machine.hpp"
+
+#include <stdlib.h>
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace sim {
+
+namespace {
+
+// Addresses that shared memory can have: what lies behind is found out of bounds, not somebody else's memory.
+constexpr u64 kArenaBytes = 256 * 1024;
+constexpr u64 kNullPage = 4096;
+
+struct PendingCopy {
+    u32 shared, bytes;
+    Site site;
+};
+std::unordered_map<u32, PendingCopy> pending;  // by first byte; they do not overlap
+u64* pending_bits = nullptr;                   // a bit for each byte of shared memory that a copy is writing
+
+const char* verb(u32 access) { return access & kRead ? (access & kWrite ? "atomic access" : "read") : "write"; }
+
+std::string at(const Thread& self, Site site) { return ", " + where(site) + ", " + who(self); }
+
+[[noreturn]] void misaligned(const Thread& self, u64 address, u32 bytes, u32 access, Site site, const char* what) {
+    fail("misaligned", text("misaligned %s of %u bytes at %s address 0x%llx (%llu bytes past a multiple of %u)", verb(access),
+                            bytes, what, static_cast<unsigned long long>(address),
+                            static_cast<unsigned long long>(address % bytes), bytes) + at(self, site));
+}
+
+// How far an access lies from a range, in words; 0 distance where it begins inside and reaches over the end.
+std::string relation(const Range& range, u64 address, u32 bytes) {
+    u64 end = range.begin + range.bytes;
+    auto number = [](u64 n) { return static_cast<unsigned long long>(n); };
+    if (address < range.begin) return text("%llu bytes before the beginning of `%s`", number(range.begin - address), range.name.c_str());
+    if (address >= end) return text("%llu bytes behind the end of `%s`", number(address - end), range.name.c_str());
+    return text("reaching %llu bytes over the end of `%s`", number(address + bytes - end), range.name.c_str());
+}
+
+[[noreturn]] void out_of_bounds(const Thread& self, u64 address, u32 bytes, u32 access, Site site) {
+    std::string head = text("out-of-bounds %s of %u bytes, ", verb(access), bytes);
+    if (address < kNullPage) {
+        fail("out-of-bounds", head + text("through a null pointer (address %llu)", static_cast<unsigned long long>(address)) + at(self, site));
+    }
+    const Range* nearest = nullptr;
+    u64 best = ~0ull;
+    for (const Range& range : machine.ranges) {
+        u64 end = range.begin + range.bytes;
+        u64 distance = address < range.begin ? range.begin - address : address >= end ? address - end : 0;
+        if (distance < best) best = distance, nearest = &range;
+    }
+    std::string place = nearest ? relation(*nearest, address, bytes) : "and the kernel was given no memory";
+    fail("out-of-bounds", head + place + at(self, site));
+}
+
+// The range that holds the access, and may be written where it must be.
+const Range* find_range(u64 address, u32 bytes, bool write, bool global_only) {
+    const Range* readable = nullptr;
+    for (const Range& range : machine.ranges) {
+        if (global_only && !range.global) continue;
+        u64 offset = address - range.begin;
+        if (offset >= range.bytes || range.bytes - offset < bytes) continue;
+        if (!write || range.writable) return &range;
+        readable = &range;
+    }
+    return readable;
+}
+
+void* reach_range(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site, const void* stored, bool global_only) {
+    if (address & (alignment - 1)) misaligned(self, address, alignment, access, site, "global");
+    const Range* range = machine.range_of_site[site];
+    u64 offset = address - range->begin;
+    if (__builtin_expect(offset >= range->bytes || range->bytes - offset < bytes, 0)) {
+        range = find_range(address, bytes, access & kWrite, global_only);
+        if (!range) out_of_bounds(self, address, bytes, access, site);
+        if (access & kWrite && !range->writable) {
+            fail("read-only", "writes to the read-only input `" + range->name + "`" + at(self, site));
+        }
+        machine.range_of_site[site] = range;
+    }
+    void* memory = reinterpret_cast<void*>(address);
+    if (machine.races && range->tracked) {
+        if (stored && !memcmp(memory, stored, bytes)) access |= kSilent;
+        race_access(self, false, address, bytes, access, site);
+    }
+    if (machine.counting && range->global) count_access(self, false, address, bytes, access, site);
+    return memory;
+}
+
+u64 bits_of(u32 shared, u32 bytes) { return (bytes == 64 ? ~0ull : (1ull << bytes) - 1) << (shared & 63); }
+
+// Calls `change(word, bits)` for the words of the bit map that these bytes fall into.
+template <class Change>
+void each_word(u32 shared, u32 bytes, Change change) {
+    for (u32 done = 0; done < bytes;) {
+        u32 part = std::min(bytes - done, 64 - (shared + done) % 64);
+        change((shared + done) / 64, bits_of(shared + done, part));
+        done += part;
+    }
+}
+
+// The copy that is writing some of these bytes. The bits answer the usual case, the search is for the report.
+const PendingCopy* find_pending(u32 shared, u32 bytes) {
+    u64 touched = 0;
+    if (machine.pending_copies) each_word(shared, bytes, [&](u32 word, u64 bits) { touched |= pending_bits[word] & bits; });
+    if (!touched) return nullptr;
+    for (const auto& entry : pending) {
+        const PendingCopy& copy = entry.second;
+        if (shared < copy.shared + copy.bytes && copy.shared < shared + bytes) return &copy;
+    }
+    return nullptr;
+}
+
+[[noreturn]] void unfinished(const Thread& self, const PendingCopy& copy, u32 shared, const char* does, Site site) {
+    fail("unfinished copy", text("%s shared memory byte %u, which an asynchronous copy is still writing (no wait for the copy of ",
+                                 does, shared) + where(copy.site) + ")" + at(self, site));
+}
+
+[[noreturn]] void not_readable(const Thread& self, u32 shared, u32 bytes, Site site) {
+    if (const PendingCopy* copy = find_pending(shared, bytes)) unfinished(self, *copy, shared, "reads", site);
+    u32 byte = shared;
+    while (machine.readable[byte / 64] >> byte % 64 & 1) byte++;
+    fail("uninitialised", text("reads shared memory byte %u, which nothing in this block has written", byte) + at(self, site));
+}
+
+[[noreturn]] void outside_shared(const Thread& self, u64 address, u32 bytes, u32 access, Site site) {
+    s64 offset = static_cast<s64>(static_cast<s32>(address));
+    fail("out-of-bounds", text("out-of-bounds %s of %u bytes at offset %lld of the block's %u bytes of shared memory", verb(access),
+                               bytes, static_cast<long long>(offset), machine.shared_bytes) + at(self, site));
+}
+
+bool in_window(const Thread& self, u64 address) { return address - self.shared_window < kArenaBytes; }
+bool in_local(const Thread& self, u64 address) { return address - self.local_begin < self.local_bytes; }
+
+}  // namespace
+
+void* reach_global(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored) {
+    return reach_range(self, address, bytes, bytes, access, site, stored, true);
+}
+
+void* reach_global_run(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site, const void* stored) {
+    return reach_range(self, address, bytes, alignment, access, site, stored, true);
+}
+
+void* reach_run(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site) {
+    return reach_range(self, address, bytes, alignment, access, site, nullptr, false);
+}
+
+void check_shared(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site) {
+    if (address >= machine.shared_bytes || machine.shared_bytes - address < bytes) outside_shared(self, address, bytes, access, site);
+    if (address & (alignment - 1)) misaligned(self, address, alignment, access, site, "shared");
+}
+
+void* reach_constant(Thread& self, u64 address, u32 bytes, u32 access, Site site) {
+    return reach_range(self, address, bytes, bytes, access, site, nullptr, false);
+}
+
+void* reach_shared(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored) {
+    if (address >= machine.shared_bytes || machine.shared_bytes - address < bytes) outside_shared(self, address, bytes, access, site);
+    if (address & (bytes - 1)) misaligned(self, address, bytes, access, site, "shared");
+    u32 shared = static_cast<u32>(address);
+    u64& word = machine.readable[shared / 64];
+    u64 bits = bits_of(shared, bytes);
+    if (access & kRead && (word & bits) != bits) not_readable(self, shared, bytes, site);
+    u8* memory = machine.arena + shared;
+    if (access & kWrite) {
+        if (const PendingCopy* copy = find_pending(shared, bytes)) unfinished(self, *copy, shared, "writes", site);
+        if (stored && (word & bits) == bits && !memcmp(memory, stored, bytes)) access |= kSilent;
+        word |= bits;
+        note_store(self, shared, bytes);
+    }
+    if (machine.races) race_access(self, true, shared, bytes, access, site);
+    if (machine.counting) count_access(self, true, shared, bytes, access, site);
+    return memory;
+}
+
+void* reach_local(Thread& self, u64 address, u32 bytes, u32 access, Site site) {
+    u64 offset = address - self.local_begin;
+    if (offset >= self.local_bytes || self.local_bytes - offset < bytes) {
+        fail("out-of-bounds", text("out-of-bounds %s of %u bytes at offset %lld of the thread's %llu bytes of local memory",
+                                   verb(access), bytes, static_cast<long long>(offset),
+                                   static_cast<unsigned long long>(self.local_bytes)) + at(self, site));
+    }
+    if (address & (bytes - 1)) misaligned(self, address, bytes, access, site, "local");
+    return reinterpret_cast<void*>(address);
+}
+
+void* reach_generic(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored) {
+    if (in_window(self, address)) return reach_shared(self, address - self.shared_window, bytes, access, site, stored);
+    if (in_local(self, address)) return reach_local(self, address, bytes, access, site);
+    return reach_range(self, address, bytes, bytes, access, site, stored, false);
+}
+
+bool is_shared(Thread& self, u64 address) { return in_window(self, address); }
+bool is_local(Thread& self, u64 address) { return in_local(self, address); }
+bool is_constant(Thread&, u64 address) {
+    const Range* range = find_range(address, 1, false, false);
+    return range && !range->global;
+}
+
+// --- polling --------------------------------------------------------------------------------------------------------
+
+void polled(Thread& self, u64 address, u64 value, Site site) {
+    Fiber& fiber = *self.fiber;
+    if (fiber.poll_site == site && fiber.poll_address == address && fiber.poll_value == value) {
+        yield_to_others(site);
+    } else {
+        fiber.poll_site = site, fiber.poll_address = address, fiber.poll_value = value;
+    }
+}
+
+void atomic_done(Thread& self, u64 address, bool changed, Site site) {
+    if (changed) progress();
+    else polled(self, address, 0, site);
+}
+
+// --- asynchronous copies: they land as late as the program allows, so that a missing wait is seen -------------------
+
+void new_block_memory() {
+    if (!machine.arena) {
+        machine.arena = static_cast<u8*>(aligned_alloc(kArenaBytes, kArenaBytes));
+        machine.readable = static_cast<u64*>(calloc(kArenaBytes / 64 + 1, sizeof(u64)));
+        pending_bits = static_cast<u64*>(calloc(kArenaBytes / 64 + 1, sizeof(u64)));
+    }
+    memset(machine.arena, 0xff, machine.shared_bytes);  // NaN in every floating-point format
+    memset(machine.readable, 0, (machine.shared_bytes / 64 + 1) * sizeof(u64));
+    if (!pending.empty()) memset(pending_bits, 0, (kArenaBytes / 64 + 1) * sizeof(u64));
+    pending.clear();
+    machine.pending_copies = 0;
+}
+
+void begin_copy(Thread& self, u32 shared, u32 bytes, Site site) {
+    if (const PendingCopy* copy = find_pending(shared, bytes)) unfinished(self, *copy, shared, "copies to", site);
+    each_word(shared, bytes, [](u32 word, u64 bits) {
+        machine.readable[word] &= ~bits;
+        pending_bits[word] |= bits;
+    });
+    if (machine.races) race_access(self, true, shared, bytes, kWrite | kCopy, site);
+    pending[shared] = {shared, bytes, site};
+    machine.pending_copies += bytes;
+}
+
+void land_copy(Thread& self, u32 shared, const void* data, u32 bytes, Site site) {
+    memcpy(machine.arena + shared, data, bytes);
+    forget_stores(shared, bytes);
+    each_word(shared, bytes, [](u32 word, u64 bits) {
+        machine.readable[word] |= bits;
+        pending_bits[word] &= ~bits;
+    });
+    if (machine.races) race_access(self, true, shared, bytes, kWrite | kCopy, site);
+    if (pending.erase(shared)) machine.pending_copies -= bytes;
+}
+
+}  // namespace sim

@@ -1,0 +1,94 @@
+// Loads, stores and atomics of translated kernels: each is checked, then done on the host's memory.
+//
+// Global addresses are the host's own: the tensors are used where they lie. A shared address is an offset from the
+// beginning of the block's shared memory; its generic form is a host address in the runtime's arena.
+#pragma once
+#include "runtime.hpp"
+
+namespace sim {
+
+enum Access : u32 {
+    kRead = 1,
+    kWrite = 2,
+    kStrong = 4,  // volatile, relaxed, acquire, release, atomic: races with no other strong access
+    kAcquire = 8,
+    kRelease = 16,
+    kSilent = 32,  // a write of the bytes that are there already
+    kCopy = 64,    // by an asynchronous copy
+};
+
+enum class Space : u32 { Generic, Global, Shared, Local, Const, Param };
+
+// Checks one access and returns the host address; a store passes what it will write, for the race checker.
+void* reach_global(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored = nullptr);
+void* reach_shared(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored = nullptr);
+void* reach_local(Thread& self, u64 address, u32 bytes, u32 access, Site site);
+void* reach_constant(Thread& self, u64 address, u32 bytes, u32 access, Site site);  // .const and .param
+void* reach_generic(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored = nullptr);
+
+// A thread that polls must let others run: after a strong load that saw what it saw before.
+void polled(Thread& self, u64 address, u64 value, Site site);
+// After an atomic: one that changed memory is progress, one that did not is a poll.
+void atomic_done(Thread& self, u64 address, bool changed, Site site);
+
+template <Space S>
+inline void* reach(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored = nullptr) {
+    if constexpr (S == Space::Global) return reach_global(self, address, bytes, access, site, stored);
+    if constexpr (S == Space::Shared) return reach_shared(self, address, bytes, access, site, stored);
+    if constexpr (S == Space::Local) return reach_local(self, address, bytes, access, site);
+    if constexpr (S == Space::Const || S == Space::Param) return reach_constant(self, address, bytes, access, site);
+    return reach_generic(self, address, bytes, access, site, stored);
+}
+
+// The elements of a vector access; they are loaded and stored at once, and aligned as a whole.
+template <class T, int N>
+struct Vector {
+    T at[N];
+};
+
+template <Space S, class T>
+inline T load(Thread& self, u64 address, u32 access, Site site) {
+    T value;
+    memcpy(&value, reach<S>(self, address, sizeof(T), kRead | access, site), sizeof(T));
+    if (access & kStrong) {
+        u64 seen = 0;
+        memcpy(&seen, &value, sizeof(T) < 8 ? sizeof(T) : 8);
+        polled(self, address, seen, site);
+    }
+    return value;
+}
+
+template <Space S, class T>
+inline void store(Thread& self, u64 address, T value, u32 access, Site site) {
+    memcpy(reach<S>(self, address, sizeof(T), kWrite | access, site, &value), &value, sizeof(T));
+}
+
+// `change` is the new value as a function of the old one, which is returned.
+template <Space S, class T, class Change>
+inline T atomic(Thread& self, u64 address, u32 access, Change change, Site site) {
+    void* memory = reach<S>(self, address, sizeof(T), kRead | kWrite | kStrong | access, site);
+    T before, after;
+    memcpy(&before, memory, sizeof(T));
+    after = change(before);
+    memcpy(memory, &after, sizeof(T));
+    atomic_done(self, address, memcmp(&before, &after, sizeof(T)) != 0, site);
+    return before;
+}
+
+// --- asynchronous copies from global to shared memory (PTX ISA 9.7.9.25) --------------------------------------------
+
+void copy_async(Thread& self, u64 shared, u64 global, u32 bytes, u32 valid, Site site);
+void copy_async_commit(Thread& self);
+void copy_async_wait(Thread& self, u32 newest);  // all but the `newest` latest groups land
+void copy_async_wait_all(Thread& self);
+
+// --- address spaces -------------------------------------------------------------------------------------------------
+
+inline u64 shared_to_generic(Thread& self, u64 address) { return self.shared_window + address; }
+inline u64 generic_to_shared(Thread& self, u64 address) { return address - self.shared_window; }
+bool is_shared(Thread& self, u64 address);
+bool is_local(Thread& self, u64 address);
+bool is_constant(Thread& self, u64 address);
+inline bool is_global(Thread& self, u64 a) { return !is_shared(self, a) && !is_local(self, a) && !is_constant(self, a); }
+
+}  // namespace sim

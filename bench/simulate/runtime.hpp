@@ -1,0 +1,119 @@
+// What a translated kernel sees of the simulated GPU: its thread, barriers, warp operations, and the module it describes.
+//
+// One OS thread runs one block at a time, one fiber per CUDA thread. A fiber runs until it must wait; nothing is
+// preempted, so atomics are plain code and a run repeats exactly from its seed.
+//
+// This header and those that it includes are compiled with every kernel: they stay free of the standard library, because
+// the C++ compiler's time is most of what a simulated launch costs.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+
+namespace sim {
+
+using u8 = uint8_t;
+using u16 = uint16_t;
+using u32 = uint32_t;
+using u64 = uint64_t;
+using s8 = int8_t;
+using s16 = int16_t;
+using s32 = int32_t;
+using s64 = int64_t;
+using f32 = float;
+using f64 = double;
+using u128 = unsigned __int128;
+using s128 = __int128;
+
+struct Dim3 {
+    u32 x, y, z;
+};
+
+constexpr u32 kWarp = 32;
+constexpr u32 kAllLanes = 0xffffffffu;
+
+// A "site" is one static instruction of a kernel: an index into the module's places.
+using Site = u32;
+
+struct Place {
+    const char* file;
+    u32 line;
+    const char* caller_file;  // where the line was inlined, or ""
+    u32 caller_line;
+    const char* instruction;  // its opcode
+};
+
+struct Fiber;
+
+// What a kernel reads of itself and its block. The runtime fills it in before the thread starts.
+struct Thread {
+    Dim3 tid, ctaid, ntid, nctaid;
+    u32 index;                // in the block, x fastest
+    u32 lane, warp;
+    u64 shared_window;        // generic address of shared address 0
+    u32 dynamic_shared;       // bytes the launch asked for
+    u32 total_shared;
+    u64 local_begin = 0;      // this thread's .local variables
+    u64 local_bytes = 0;
+    Site exit_site = 0;       // where it returned
+    Fiber* fiber = nullptr;
+};
+
+// What a kernel's library says about itself; see translate.py, which writes it.
+struct ModuleVariable {
+    const char* name;
+    void* address;
+    u64 bytes;
+    bool writable;
+};
+
+struct ModuleKernel {
+    const char* symbol;
+    void (*body)(Thread&, u8* const* parameters);
+    u32 parameter_count;
+    const u32* parameter_bytes;
+    u32 static_shared;         // bytes, rounded up to where the dynamic shared memory begins
+    Dim3 block_limit;          // .maxntid: 0 where not given
+    Dim3 block_wanted;         // .reqntid
+};
+
+struct Module {
+    const Place* places;
+    u32 place_count;
+    const ModuleVariable* variables;
+    u32 variable_count;
+    const ModuleKernel* kernels;
+    u32 kernel_count;
+};
+
+// --- control --------------------------------------------------------------------------------------------------------
+
+[[noreturn]] void trap(Thread& self, Site site);
+[[noreturn]] void assertion_failed(Thread& self, const void* message, const void* file, u32 line, Site site);
+[[noreturn]] void division_by_zero(Thread& self, Site site);
+[[noreturn]] void bad_branch_index(Thread& self, u32 index, Site site);
+u64 clock();
+
+// --- barriers (PTX ISA 9.7.13.1) ------------------------------------------------------------------------------------
+
+constexpr u32 kWholeBlock = 0;  // in place of a barrier's thread count
+void barrier_sync(Thread& self, u32 id, u32 threads, Site site);
+void barrier_arrive(Thread& self, u32 id, u32 threads, Site site);
+enum class Vote : u32 { All, Any, Uniform, Ballot };
+u32 barrier_count(Thread& self, u32 id, u32 threads, bool value, Site site);  // bar.red.popc
+bool barrier_vote(Thread& self, u32 id, u32 threads, bool value, Vote kind, Site site);
+void fence(Thread& self);
+
+// --- warp operations: the last lane to arrive does the work of all (warp.cpp) ---------------------------------------
+
+void sync_warp(Thread& self, u32 mask, Site site);
+enum class Shuffle : u32 { Up, Down, Butterfly, Index };
+u32 shuffle(Thread& self, Shuffle mode, u32 value, u32 b, u32 c, u32 mask, bool* in_range, Site site);
+u32 vote(Thread& self, Vote kind, bool value, u32 mask, Site site);
+u32 match_any(Thread& self, u64 value, u32 mask, Site site);
+u32 match_all(Thread& self, u64 value, u32 mask, bool* same, Site site);
+enum class Reduce : u32 { Add, MinSigned, MaxSigned, MinUnsigned, MaxUnsigned, And, Or, Xor };
+u32 reduce(Thread& self, Reduce kind, u32 value, u32 mask, Site site);
+u32 elect(Thread& self, u32 mask, bool* elected, Site site);
+u32 active_mask(Thread& self, Site site);
+
+}  // namespace sim

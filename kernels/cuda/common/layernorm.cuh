@@ -1,0 +1,43 @@
+// LayerNorm of a row in registers: what layernorm/shared.cu and residual_layernorm/shared.cu have in common.
+#pragma once
+
+#include "common/row.cuh"
+
+// out = (x - mean) * rstd * weight + bias. The mean is taken twice: what the first sum rounded away at a large mean,
+// the second, over x - mean, brings back. Then x - mean is exact to the last place, and 0 in a constant row.
+template <typename T, int C, int N, int PACKS, int THREADS>
+__device__ void normalise_row(T* out, float* mean_out, float* rstd_out, const Packed<float, N> (&x)[PACKS],
+                              const T* weight, const T* bias, float eps) {
+    constexpr float SHARE = 1.0f / C;  // of an element in a mean
+    float sum = 0;
+    for_packs<N, PACKS, THREADS>(C, [&](int p, int) {
+#pragma unroll
+        for (int k = 0; k < N; k++) sum += x[p][k];
+    });
+    float about = block_sum<THREADS>(sum) * SHARE;
+
+    float rest = 0, squares = 0;
+    for_packs<N, PACKS, THREADS>(C, [&](int p, int) {
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            float centred = x[p][k] - about;
+            rest += centred;
+            squares += centred * centred;
+        }
+    });
+    rest = block_sum<THREADS>(rest) * SHARE;
+    squares = block_sum<THREADS>(squares) * SHARE;
+    float mean = about + rest;
+    float rstd = rsqrtf(fmaxf(squares - rest * rest, 0.0f) + eps);
+
+    for_packs<N, PACKS, THREADS>(C, [&](int p, int i) {
+        Packed<float, N> w = load_floats<N>(weight + i), b = load_floats<N>(bias + i), y;
+#pragma unroll
+        for (int k = 0; k < N; k++) y[k] = (x[p][k] - mean) * rstd * w[k] + b[k];
+        store_floats(out + i, y);
+    });
+    if (threadIdx.x % THREADS == 0) {
+        *mean_out = mean;
+        *rstd_out = rstd;
+    }
+}

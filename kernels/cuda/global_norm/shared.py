@@ -1,0 +1,44 @@
+"""All tensors in one launch, a sum of squares a block, 16 bytes an access; a second launch adds the sums in order.
+
+Floor: one read of the gradients, two FLOPs an element; memory sets the pace. A block finds its tensor and chunk by
+binary search, and each thread asks for its whole share of a chunk before it adds. Squares are summed in fp32 chains of
+16 at most, everything above in double; no atomics, so that the order is always the same.
+"""
+
+import math
+from itertools import accumulate
+
+from kernels.cuda import MAX_PARAMETER_BYTES, Kernel
+from kernels.cuda.packing import pack_width
+
+DETERMINISTIC = True
+
+THREADS = 256
+CHUNK = 16384  # elements of a block
+FINAL_THREADS = 1024
+MOST_TENSORS = (MAX_PARAMETER_BYTES - 64) // 20  # of a launch: address, size and first chunk of each
+
+square_kernel = Kernel("shared.cu", "sum_squares", THREADS=THREADS, CHUNK=CHUNK)
+norm_kernel = Kernel("shared.cu", "norm_of_sums", THREADS=FINAL_THREADS)
+
+
+def chunks(size):
+    return -(-size // CHUNK)
+
+
+def workspace(shape, phase):
+    """A double for each chunk of each tensor."""
+    return 8 * sum(chunks(math.prod(sizes)) for sizes in shape["tensors"])
+
+
+def forward(grads, *, norm, workspace):
+    done = 0
+    for first in range(0, len(grads), MOST_TENSORS):
+        some = grads[first : first + MOST_TENSORS]
+        sizes = [g.numel() for g in some]
+        firsts = [0, *accumulate(chunks(size) for size in sizes)]  # the first chunk of each, and their number
+        grid = firsts.pop()
+        launch = square_kernel(grid=grid, block=THREADS, TENSORS=len(some), N=pack_width(*some))
+        launch(workspace[8 * done :], some, sizes, firsts)
+        done += grid
+    norm_kernel(grid=1, block=FINAL_THREADS)(norm, workspace, done)

@@ -1,0 +1,118 @@
+"""Planted bugs: each is found, by the report that is meant for it, with the lines of the source."""
+
+import pickle
+import re
+
+import pytest
+
+from bench.simulate import SimulationError
+from tests.bench.simulate.kernels import marked_lines, names, run
+
+FOUND_AS = {
+    "read_past_the_end": "out-of-bounds",
+    "write_past_the_end": "out-of-bounds",
+    "read_before_the_beginning": "out-of-bounds",
+    "null_pointer": "out-of-bounds",
+    "write_to_an_input": "read-only",
+    "misaligned_vector": "misaligned",
+    "misaligned_shared": "misaligned",
+    "shared_past_the_end": "out-of-bounds",
+    "shared_never_written": "uninitialised",
+    "local_past_the_end": "out-of-bounds",
+    "too_much_local": "crash",
+    "division_by_zero": "division by zero",
+    "missing_barrier": "race",
+    "missing_barrier_before_reuse": "race",
+    "two_writers": "race",
+    "missing_syncwarp": "race",
+    "lanes_exchange_through_global": "race",
+    "blocks_add_without_atomics": "race",
+    "last_block_without_fence": "race",
+    "atomic_and_plain": "race",
+    "copy_over_what_is_read": "race",
+    "arrives_too_early": "race",
+    "returned_before_the_barrier": "divergent barrier",
+    "different_barriers": "divergent barrier",
+    "waits_for_too_many": "deadlock",
+    "waits_for_ever": "deadlock",
+    "barrier_with_no_warps": "barrier",
+    "lane_not_in_its_mask": "warp operation",
+    "shuffle_from_outside_the_mask": "warp operation",
+    "shuffle_after_lanes_returned": "warp operation",
+    "vote_after_lanes_returned": "warp operation",
+    "shuffle_from_lanes_that_do_not_exist": "warp operation",
+    "masks_differ": "warp operation",
+    "operations_differ": "warp operation",
+    "missing_wait": "unfinished copy",
+    "misaligned_copy": "misaligned",
+    "write_during_a_copy": "unfinished copy",
+    "failed_assertion": "assertion",
+    "reached_trap": "trap",
+}
+OPTIONS: dict[str, dict[str, int]] = {
+    "read_past_the_end": {"grid": 2},
+    "null_pointer": {"counters": False},
+    "shared_past_the_end": {"shared": 64 * 4},
+    "blocks_add_without_atomics": {"grid": 2, "n": 128},
+    "last_block_without_fence": {"grid": 8},
+    "copy_over_what_is_read": {"n": 256},
+    "missing_wait": {"n": 256},
+    "shuffle_from_lanes_that_do_not_exist": {"block": 48},
+}
+
+
+def reports(kernel: str, seed: int):
+    options = {"n": 64, **OPTIONS.get(kernel, {})}
+    with pytest.raises(SimulationError) as caught:
+        run("bugs.cu", kernel, seed=seed, **options)
+    return caught.value
+
+
+def test_every_planted_bug_has_its_report():
+    assert list(FOUND_AS) == names("bugs.cu")
+
+
+@pytest.mark.parametrize("kernel", FOUND_AS)
+def test_bug_is_found(kernel):
+    error = reports(kernel, seed=0)
+    wanted = [r for r in error.reports if r.kind == FOUND_AS[kernel]]
+    assert wanted, f"found as {[r.kind for r in error.reports]}: {error}"
+    lines = marked_lines("bugs.cu", kernel)
+    assert lines or kernel == "too_much_local"
+    assert any(all(re.search(rf"{re.escape(line)}\b", r.message) for line in lines) for r in wanted), (
+        f"{lines}: {error}"
+    )
+    assert "/" not in re.sub(r"\(inlined at .*?\)", "", str(error)), "no paths"
+
+
+@pytest.mark.parametrize("seed", (1, 2, 3))
+@pytest.mark.parametrize("kernel", FOUND_AS)
+def test_bug_is_found_in_any_order(kernel, seed):
+    assert reports(kernel, seed).reports
+
+
+def test_a_report_says_what_and_where():
+    (report,) = reports("read_past_the_end", seed=0).reports
+    line = marked_lines("bugs.cu", "read_past_the_end")[0]
+    wanted = f"out-of-bounds read of 4 bytes, 0 bytes behind the end of `in`, {line}, block (1,0,0) thread (0,0,0)"
+    assert report.message == wanted
+
+
+def test_the_error_survives_the_way_between_processes():
+    error = reports("null_pointer", seed=0)
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) and again.reports == error.reports
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"block": 1025}, "1 to 1024"),
+        ({"shared": 228 * 1024}, "shared memory"),
+        ({"grid": 0}, "grid"),
+    ],
+)
+def test_a_launch_that_no_gpu_would_accept(options, message):
+    with pytest.raises(SimulationError, match=message) as caught:
+        run("bugs.cu", "two_writers", n=64, **options)
+    assert caught.value.reports[0].kind == "launch"

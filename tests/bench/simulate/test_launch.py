@@ -1,0 +1,85 @@
+"""The launcher: a kernel of kernels/cuda on CPU tensors, its cache, its seeds, and where it cannot run."""
+
+import pytest
+import torch
+
+from bench import simulate
+from bench.simulate import build, launcher
+from kernels import cuda
+from kernels.cuda.residual import naive
+from tests.bench.simulate.kernels import run
+from tests.bench.simulate.snippets import launch, snippet_ptx
+
+
+@pytest.fixture
+def installed():
+    simulate.install()
+    yield
+    cuda.simulate_with(None)
+
+
+def test_a_kernel_runs_on_the_tensors_where_they_lie(installed):
+    a, b = torch.randn(1000), torch.randn(1000)
+    out = torch.full((1000,), float("nan"))
+    naive.forward(a, b, out=out)
+    assert torch.equal(out, a + b)
+
+
+def test_a_short_output_is_found(installed):
+    with pytest.raises(simulate.SimulationError, match="behind the end of `out`"):
+        naive.forward_kernel(grid=1, block=128)(torch.zeros(99), torch.zeros(100), torch.zeros(100), 100)
+
+
+def test_a_module_is_built_once(tmp_path, monkeypatch):
+    ptx = snippet_ptx({"k": "mov.u64 %rd10, 3;"})
+    library = build.build_module(ptx, tmp_path)
+    monkeypatch.setattr(build.subprocess, "run", None)
+    assert build.build_module(ptx, tmp_path) == library
+    assert {p.suffix for p in (tmp_path / "simulate").iterdir()} == {".so"}
+
+
+def test_orders_of_threads_differ_by_seed_and_repeat():
+    """Each thread takes a ticket: in order at seed 0, in another order at another seed, and the same again."""
+    ptx = snippet_ptx({"k": "mov.u64 %rd4, variable; atom.global.add.u64 %rd10, [%rd4], 1;"})
+
+    def tickets(seed: int) -> list[int]:
+        out = torch.zeros(128, dtype=torch.int64)
+        launch(ptx, "k", 64, out, torch.zeros(64, dtype=torch.int64), seed=seed)
+        return (out[:64] - out[:64].min()).tolist()
+
+    assert tickets(0) == list(range(64))
+    assert tickets(1) == tickets(1) != tickets(2)
+    assert sorted(tickets(1)) == list(range(64))
+
+
+def test_launches_take_a_seed_each(monkeypatch):
+    seen = []
+
+    def note_seed(*given):
+        seen.append(given[-1])
+        return []
+
+    monkeypatch.setattr(launcher, "_launch", note_seed)
+    run("correct.cu", "bytes", 256, seed=None)
+    run("correct.cu", "bytes", 256, seed=None)
+    assert seen[1] == seen[0] + 1
+
+
+def test_wrong_arguments_are_refused():
+    ptx = snippet_ptx({"k": "mov.u64 %rd10, 3;"})
+    with pytest.raises(simulate.SimulationError, match="takes 2 parameters, 0 were given"):
+        simulate.run_ptx(ptx, "k", (1, 1, 1), (1, 1, 1), 0, [])
+    with pytest.raises(simulate.SimulationError, match="no kernel other"):
+        simulate.run_ptx(ptx, "other", (1, 1, 1), (1, 1, 1), 0, [])
+
+
+def test_where_the_simulator_cannot_run(monkeypatch):
+    assert simulate.unavailable(()) is None and simulate.unavailable(("sm90a", "avx512")) is None
+    assert "sm100a" in (simulate.unavailable(("sm100a",)) or "")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert "x86-64" in (simulate.unavailable(()) or "")
+
+
+def test_newer_ptx_is_refused():
+    with pytest.raises(simulate.SimulationError, match="sm_100a"):
+        simulate.run_ptx("", "k", (1, 1, 1), (1, 1, 1), 0, [], "sm_100a")

@@ -1,0 +1,64 @@
+"""Instructions that touch memory or other threads: each snippet of snippets.py against the answer it must give."""
+
+import random
+from functools import cache
+
+import pytest
+import torch
+
+from bench.simulate import SimulationError, UnknownInstruction
+from tests.bench.simulate.snippets import SNIPPETS, THREADS, launch, snippet_ptx
+
+
+@cache
+def module() -> str:
+    """All snippets in one module: the C++ compiler's time dominates."""
+    return snippet_ptx({name: s.body for name, s in SNIPPETS.items()})
+
+
+def given_words() -> list[int]:
+    rng = random.Random(5)
+    return [rng.getrandbits(64) for _ in range(THREADS)]
+
+
+def signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_snippet(name):
+    snippet, words = SNIPPETS[name], given_words()
+    given = torch.tensor([signed(w) for w in words], dtype=torch.int64)
+    out = torch.zeros(2 * THREADS, dtype=torch.int64)
+    if snippet.error:
+        with pytest.raises(SimulationError) as caught:
+            launch(module(), name, THREADS, out, given, seed=0)
+        assert caught.value.reports[0].kind == snippet.error
+        return
+    launch(module(), name, THREADS, out, given, seed=0)
+    answers = [v & (2**64 - 1) for v in out.tolist()]
+    for thread in range(THREADS):
+        wanted = snippet.answer(thread, words)
+        got = tuple(answers[thread + i * THREADS] for i in range(len(wanted)))
+        assert got == wanted, f"thread {thread}"
+
+
+def body_error(body: str) -> str:
+    with pytest.raises(UnknownInstruction) as caught:
+        launch(snippet_ptx({"k": body}), "k", 1, torch.zeros(2, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    return str(caught.value)
+
+
+def test_an_unknown_instruction_is_named_with_its_line():
+    message = body_error('.loc 1 17 3\n frobnicate.f32 %f1, %f2;\n.file 1 "/home/someone/kernel.cu"\n')
+    assert "frobnicate.f32 %f1, %f2" in message and "kernel.cu:17" in message and "someone" not in message
+
+
+def test_an_unknown_modifier_is_named_with_what_there_is():
+    message = body_error("add.rn.strange.f32 %f1, %f2, %f3;")
+    assert "add.rn.strange.f32" in message and "add{.rn}.FTZ.SAT.f32" in message
+
+
+def test_printf_is_refused():
+    message = body_error("{ .param .b64 p0; .param .b32 r0; call.uni (r0), vprintf, (p0, p0); }")
+    assert "printf" in message
