@@ -23,11 +23,16 @@ bench: setup  ## the main job: this machine, attention's variants, a GPT-2 124M 
 tables: setup  ## rewrite README.md's tables from results/
 	$(PY) -m bench.readme_tables
 
+# What compiles kernels for a minute and times nothing runs on all cores at once; the rest one after the other.
+COMPILING := tests/kernels tests/bench/simulate tests/bench/test_static.py
+
 test: setup  ## the tests, without the slow ones
-	$(PY) -m pytest -q -m "not slow" --durations=5
+	$(PY) -m pytest -q -m "not slow" --durations=5 -n logical --dist worksteal $(COMPILING)
+	$(PY) -m pytest -q -m "not slow" --durations=5 $(COMPILING:%=--ignore=%)
 
 test-all: setup  ## all tests
-	$(PY) -m pytest -q --durations=10
+	$(PY) -m pytest -q --durations=10 -n logical --dist worksteal $(COMPILING)
+	$(PY) -m pytest -q --durations=10 $(COMPILING:%=--ignore=%)
 
 lint: setup  ## ruff (rules and format) and mypy
 	$(PY) -m ruff check .

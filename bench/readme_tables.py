@@ -5,6 +5,7 @@ A marker is one line, `<!-- table KIND FOLDER OPTION=VALUE… -->`, closed by `<
     layers   one row a layer, shape and pass: the fastest right variant that is not PyTorch's, beside PyTorch's fastest
     variants one row a variant (options: layer, phase)
     step     one row a contestant of a training step
+    counted  one row a simulated variant and pass: what the simulator and the compiler counted (options: dtype, layers)
 
 so that no number in a document is typed by hand. With --check nothing is written; exit code 1 where a table is stale.
 """
@@ -128,7 +129,26 @@ def step(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[..., str]] = {"layers": layers, "variants": variants, "step": step}
+def counted(rows: Rows, dtype: str, layers: str = "") -> str:
+    """Simulated variants: traffic against the least, bank conflicts, resources. Counts, never times."""
+    from bench.table import multiple
+
+    lines = ["| layer | pass | variant | error | moved | sectors a request | bank passes | registers | occupancy |"]
+    lines[0] += " 128-bit |"
+    lines.append("|---|---|---|--:|--:|--:|--:|--:|--:|--:|")
+    for r in rows:
+        if r["status"] != "simulated" or r["dtype"] != dtype or (layers and r["layer"] not in layers.split(",")):
+            continue
+        lines.append(
+            f"| {r['layer']} | {r['phase']} | {r['variant']} | {r['error_ratio']:.2g}x "
+            f"| {multiple(r['moved_of_minimum'])} | {r['sectors_per_request']:.3g} "
+            f"| {multiple(r['wavefronts_of_ideal'])} | {r['registers']} | {_percent(r['occupancy'])} "
+            f"| {r['wide_instructions']} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[..., str]] = {"layers": layers, "variants": variants, "step": step, "counted": counted}
 
 
 def _time(row: dict[str, Any]) -> str:

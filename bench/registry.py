@@ -275,8 +275,14 @@ def _missing(need: str, device: str) -> str | None:
         if not torch.cuda.is_available():
             return "no usable NVIDIA GPU"
         major, minor = torch.cuda.get_device_capability(device)
-        wanted = int(need[2:] or 0) if need.startswith("sm") else 0
-        return None if major * 10 + minor >= wanted else f"needs {need}, this GPU is sm{major}{minor}"
+        return _too_old(need, major * 10 + minor)
     if importlib.util.find_spec(need) is None:
         return f"needs the Python package {need}"
     return None
+
+
+def _too_old(need: str, capability: int) -> str | None:
+    """Why a GPU of this capability (90 is Hopper) does not meet `cuda`, `sm80` (or later), `sm90a` (that one alone)."""
+    wanted = int("".join(c for c in need if c.isdigit()) or 0)
+    meets = capability == wanted if need.endswith("a") and wanted else capability >= wanted
+    return None if meets else f"needs {need}, this GPU is sm{capability}"

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's worked example is run as it stands: one new variant, no other file edited."""
+"""CONTRIBUTING.md's worked examples are run as they stand: new variants, no other file edited."""
 
 import re
 import subprocess
@@ -8,22 +8,27 @@ from pathlib import Path
 from bench import registry
 
 HOME = Path(__file__).parent.parent
+SUFFIXES = (("cpu", "py"), ("cpu", "cpp"), ("cuda", "py"), ("cuda", "cu"))
 EXAMPLE = re.compile(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 
 
-def test_the_worked_example_works(tmp_path):
+def test_the_worked_examples_work(tmp_path):
     examples = EXAMPLE.findall((HOME / "CONTRIBUTING.md").read_text())
-    assert [name for name, _ in examples] == ["cpu/residual/twice.py", "cpu/residual/twice.cpp"]
+    assert [name for name, _ in examples] == [f"{b}/residual/twice.{s}" for b, s in SUFFIXES]
     for name, text in examples:
         file = tmp_path / "kernels" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    found = [v for v in registry.discover((tmp_path / "kernels",)) if v.name == "cpu.twice"]
-    assert [v.layer for v in found] == ["residual"]
-    command = "bench.layer residual --only cpu.twice --check-only -a dtype=fp32,bf16"
+    found = [v for v in registry.discover((tmp_path / "kernels",)) if v.stem == "twice"]
+    assert [(v.layer, v.name) for v in found] == [("residual", "cpu.twice"), ("residual", "cuda.twice")]
     where = ["--kernels", str(tmp_path / "kernels"), "--out", str(tmp_path / "run")]
-    done = subprocess.run(
-        [sys.executable, "-m", *command.split(), *where], cwd=HOME, capture_output=True, text=True, timeout=200
-    )
+    proved = run("bench.layer residual --only cpu.twice,cuda.twice --check-only -a dtype=fp32,bf16", *where)
+    assert "2 ok, 2 simulated" in proved
+    assert "0 with a fault" in run("bench.static residual --only cuda.twice", *where)
+
+
+def run(command: str, *where: str) -> str:
+    arguments = [sys.executable, "-m", *command.split(), *where]
+    done = subprocess.run(arguments, cwd=HOME, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("ok ") >= 2 and "2 ok" in done.stdout
+    return done.stdout

@@ -140,3 +140,28 @@ def test_without_a_compiler_cpu_kernels_say_so(tmp_path, monkeypatch):
     write(tmp_path, "cpu/residual/mine.py")
     (found,) = outside(tmp_path)
     assert "no C++ compiler" in (registry.unavailable(found, "cpu", "fp32") or "")
+
+
+@pytest.mark.parametrize(
+    ("need", "capability", "meets"),
+    [
+        ("cuda", 75, True),
+        ("sm80", 80, True),
+        ("sm80", 90, True),
+        ("sm90", 80, False),
+        ("sm90a", 90, True),
+        ("sm90a", 100, False),
+        ("sm90a", 80, False),
+    ],
+)
+def test_a_gpu_meets_a_minimum_or_one_architecture_alone(need, capability, meets):
+    assert (registry._too_old(need, capability) is None) is meets
+
+
+def test_the_source_hash_follows_a_backends_shared_headers(tmp_path):
+    write(tmp_path, "cuda/residual/mine.py")
+    (found,) = outside(tmp_path)
+    before = found.source_hash()
+    (tmp_path / "cuda" / "common").mkdir()
+    (tmp_path / "cuda" / "common" / "packed.cuh").write_text("// wider")
+    assert found.source_hash() != before

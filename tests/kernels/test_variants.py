@@ -30,7 +30,7 @@ def parameters():
                 yield pytest.param(v, dtype, id=f"{v.layer}-{v.name}-{dtype}", marks=marks)
 
 
-@pytest.mark.parametrize(("variant", "dtype"), parameters())
+@pytest.mark.parametrize(("variant", "dtype"), list(parameters()))
 def test_variant_is_right(variant, dtype, briefs):
     if reason := registry.unavailable(variant, "cpu", dtype):
         pytest.skip(reason)
