@@ -1,4 +1,5 @@
-// Copies that take time: cp.async by single threads, bulk copies, and TMA's tiles with their swizzles and zero-filled edges.
+// Copies that take time: cp.async by single threads, bulk copies, and TMA's tiles with their swizzles and zero-filled
+// edges.
 #include <algorithm>
 #include <deque>
 #include <numeric>
@@ -18,6 +19,7 @@ void land(Thread& self, const AsyncCopy& copy) {
     u8 data[16] = {};
     memcpy(data, reinterpret_cast<const void*>(copy.global), copy.valid);
     land_copy(self, copy.shared, data, copy.bytes, copy.site);
+    note_store(self, copy.shared, copy.bytes);  // by the manual it works in the generic proxy, like an ordinary store
 }
 
 void land_all(Thread& self, std::vector<AsyncCopy>& copies) {
@@ -56,12 +58,14 @@ void copy_async_wait_all(Thread& self) {
     copy_async_wait(self, 0);
 }
 
-// Those of the thread's copies that were issued up to now, and have not landed by a wait of its own, land for the barrier.
+// Those of the thread's copies that were issued up to now, and have not landed by a wait of its own, land for the
+// barrier.
 void copy_async_arrive(Thread& self, u64 barrier, bool counts_itself, Site site) {
     if (counts_itself) expect_arrivals(self, barrier, 1, site);
     auto land_older = [thread = &self, last = copies_issued] {
         auto land_from = [&](std::vector<AsyncCopy>& copies) {
-            auto newer = std::partition(copies.begin(), copies.end(), [&](const AsyncCopy& c) { return c.number <= last; });
+            auto newer =
+                std::partition(copies.begin(), copies.end(), [&](const AsyncCopy& c) { return c.number <= last; });
             for (auto copy = copies.begin(); copy != newer; ++copy) land(*thread, *copy);
             copies.erase(copies.begin(), newer);
         };
@@ -79,7 +83,7 @@ constexpr u32 kMostAxes = 5;
 constexpr u64 kMapMark = 0x70616d2d726f736eull;
 constexpr u32 kMapBytes = 128;
 constexpr u32 kMapAlign = 64;
-constexpr u32 kPiece = 16;        // swizzles move pieces of so many bytes
+constexpr u32 kPiece = 16;  // swizzles move pieces of so many bytes
 constexpr u32 kTileAlign = 128;
 
 struct TensorMap {
@@ -89,7 +93,9 @@ struct TensorMap {
     u64 stride[kMostAxes - 1];            // in bytes, of the axes behind the first
 
     u32 row_bytes() const { return box[0] * element; }
-    u32 rows() const { return std::accumulate(box + 1, box + axes, 1u, [](u32 a, u32 b) { return a * b; }); }
+    u32 rows() const {
+        return std::accumulate(box + 1, box + axes, 1u, [](u32 a, u32 b) { return a * b; });
+    }
     u32 bytes() const { return rows() * row_bytes(); }
 };
 static_assert(sizeof(TensorMap) <= kMapBytes);
@@ -141,7 +147,8 @@ void load_tile(Thread& self, const Tile& tile, u32 shared, Site site) {
         Row source = tile.row(r);
         std::fill(row.begin(), row.end(), u8{0});
         if (u32 bytes = (source.end - source.begin) * element) {
-            memcpy(&row[source.begin * element], reach_global_run(self, source.address, bytes, element, kRead, site), bytes);
+            memcpy(&row[source.begin * element], reach_global_run(self, source.address, bytes, element, kRead, site),
+                   bytes);
         }
         for (u32 i = 0; i < row_bytes; i += kPiece) {
             memcpy(&data[swizzled(shared + r * row_bytes + i, tile.map.swizzle) - shared], &row[i], kPiece);
@@ -178,7 +185,8 @@ BulkGroups bulk_groups[kMaxThreads];
 bool bulk_used = false;
 
 [[maybe_unused]] const bool hooked = (on_new_block([] {
-                                          if (bulk_used) std::fill(bulk_groups, bulk_groups + kMaxThreads, BulkGroups());
+                                          if (bulk_used)
+                                              std::fill(bulk_groups, bulk_groups + kMaxThreads, BulkGroups());
                                           bulk_used = false;
                                       }),
                                       true);
@@ -190,7 +198,9 @@ void store_later(Thread& self, Work work) {
 }
 
 void check_bulk_size(Thread& self, u32 bytes, Site site) {
-    if (bytes % kPiece) fail("misaligned", text("a bulk copy of %u bytes, no multiple of 16, ", bytes) + where(site) + ", " + who(self));
+    if (bytes % kPiece)
+        fail("misaligned",
+             text("a bulk copy of %u bytes, no multiple of 16, ", bytes) + where(site) + ", " + who(self));
 }
 
 }  // namespace
@@ -244,7 +254,8 @@ void bulk_commit(Thread& self) {
     bulk_used = true;
 }
 
-// .read waits until shared memory was read, the other form also until global memory was written: here both happen at once.
+// .read waits until shared memory was read, the other form also until global memory was written: here both happen at
+// once.
 void bulk_wait(Thread& self, u32 newest) {
     auto& committed = bulk_groups[self.index].committed;
     while (committed.size() > newest) {

@@ -9,8 +9,8 @@
 
 namespace sim {
 
-// Whether this piece of asynchronous work is done when it is issued: never in the first order of threads (seed 0), always
-// in every fourth, now and then in the others.
+// Whether this piece of asynchronous work is done when it is issued: of eight orders of threads (seeds) always in one,
+// in another half of the time, and never in six, seed 0 among them.
 bool lands_at_once();
 
 // Work under way that an mbarrier waits for: `land` does it, then so many bytes and arrivals are counted.
@@ -22,7 +22,8 @@ struct Flight {
 void take_off(Thread& self, u64 barrier, Flight flight, Site site);
 void expect_arrivals(Thread& self, u64 barrier, u32 more, Site site);
 
-// The async proxy (TMA, bulk copies, wgmma) sees what ordinary stores wrote to shared memory only after fence.proxy.async.
+// The async proxy (TMA, bulk copies, wgmma) sees what stores and cp.async wrote to shared memory only after
+// fence.proxy.async.
 u32 proxy_time(u32 first_thread, u32 threads);  // of the latest such fence among these threads
 void check_proxy(Thread& self, u32 shared, u32 bytes, u32 fenced_at, const char* reader, Site site);
 

@@ -41,12 +41,13 @@ struct WgmmaForm {
     bool transposed_a, transposed_b;  // in shared memory M (or N), and not K, is contiguous
 };
 // `sums` are the accumulators' places in the calling thread: they are read and written when the operation lands.
-void wgmma(Thread& self, const WgmmaForm& form, u32* const* sums, const u32* a, u64 a_matrix, u64 b_matrix, bool add, Site site);
+void wgmma(Thread& self, const WgmmaForm& form, u32* const* sums, const u32* a, u64 a_matrix, u64 b_matrix, bool add,
+           Site site);
 void wgmma_fence(Thread& self, Site site);
 void wgmma_commit(Thread& self, Site site);
 void wgmma_wait(Thread& self, u32 newest, Site site);
-// After `mov to, from`: if a wgmma has still to write `from`, then `to` gets what it will write. PTX has such copies between
-// one wgmma and the next; ptxas gives both the same register.
+// After `mov to, from`: if a wgmma has still to write `from`, then `to` gets what it will write. PTX has such copies
+// between one wgmma and the next; ptxas gives both the same register.
 void follow_sum(Thread& self, void* to, const void* from);
 
 }  // namespace sim

@@ -194,7 +194,6 @@ def _tile_store(use: Use) -> str:
 
 AXES = dict.fromkeys(("2d", "3d"), "")
 INTO = dict.fromkeys(("shared::cluster", "shared::cta"), "")
-BULK_CHOICES = {"HINT": CACHE_HINT}
 
 COPIES = [
     instruction(
@@ -260,7 +259,11 @@ def _wgmma(use: Use) -> str:
     flags = ", ".join(str(flag).lower() for flag in (*negated, *transposed))
     form = f"WgmmaForm form_{{{ELEMENTS[element]}, {str(half_sums).lower()}, {n}, {flags}}};"
     places = ", ".join(f"(u32*)&{use.scope.register(r)[0]}" for r in use.elements("d"))
-    a = (_words("a_", use.values("a", "b32")), "a_, 0") if in_registers else ("", f"nullptr, {use.values('a', 'u64')[0]}")
+    a = (
+        (_words("a_", use.values("a", "b32")), "a_, 0")
+        if in_registers
+        else ("", f"nullptr, {use.values('a', 'u64')[0]}")
+    )
     call = f"wgmma(self, form_, d_, {a[1]}, {use.value('b')}, {use.value('c')}, {use.site});"
     return f"{form} u32* d_[] = {{{places}}}; {a[0]} {call}"
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import itertools
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from kernels.cuda.compiler import compile_source
 
 ARCH = cuda.TARGET
 PARAMETER_ALIGN = 64
+MAP_32BIT = 0x40  # Linux on x86-64
 
 
 @dataclass(frozen=True)
@@ -166,15 +168,16 @@ def _launch(module, symbol, grid, block, shared, arguments: Sequence[Argument], 
 
 
 def _parameters(arguments: Sequence[Argument]):
-    """Copies of the arguments' bytes, aligned as parameters are, and what keeps them alive."""
-    pointers, keep = [], []
-    for argument in arguments:
-        buffer = ctypes.create_string_buffer(len(argument.value) + PARAMETER_ALIGN)
-        address = -(-ctypes.addressof(buffer) // PARAMETER_ALIGN) * PARAMETER_ALIGN
-        ctypes.memmove(address, argument.value, len(argument.value))
-        pointers.append(address)
-        keep.append(buffer)
-    return (ctypes.c_void_p * max(1, len(pointers)))(*pointers), keep
+    """Copies of the arguments' bytes, aligned as parameters are, and what keeps them alive.
+
+    They lie below 4 GiB, because a compiler may keep their addresses in 32 bits (Triton 3.9 does).
+    """
+    offsets = [0, *itertools.accumulate(-(-len(a.value) // PARAMETER_ALIGN) * PARAMETER_ALIGN for a in arguments)]
+    memory = mmap.mmap(-1, max(1, offsets[-1]), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_32BIT)
+    first = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for offset, argument in zip(offsets, arguments, strict=False):
+        memory[offset : offset + len(argument.value)] = argument.value
+    return (ctypes.c_void_p * len(offsets))(*(first + offset for offset in offsets)), memory
 
 
 def _ranges(arguments: Sequence[Argument]) -> Iterator[_Range]:

@@ -167,9 +167,9 @@ void* reach_global_run(Thread& self, u64 address, u32 bytes, u32 alignment, u32 
 void* reach_run(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site);  // also parameters and constants
 void check_shared(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site);
 
-// Ordinary stores to shared memory, for the check that the async proxy was told of them (hopper.cpp).
+// Stores to shared memory in the generic proxy, for the check that the async proxy was told of them (hopper.cpp).
 void note_store(const Thread& self, u32 shared, u32 bytes);
-void forget_stores(u32 shared, u32 bytes);  // an asynchronous copy has written over them
+void forget_stores(u32 shared, u32 bytes);  // a copy has written over them
 
 // --- the race checker (races.cpp) -----------------------------------------------------------------------------------
 

@@ -11,6 +11,9 @@ BYTES_OF = {
 }
 
 
+MAX_INLINED = 16  # functions within functions, of which the caller's line is looked for
+
+
 class PtxError(ValueError):
     """PTX that the simulator cannot read; the message names the line."""
 
@@ -114,7 +117,7 @@ TOKEN = re.compile(
     """,
     re.VERBOSE,
 )
-LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+\d+(?:.*inlined_at\s+(\d+)\s+(\d+))?")
+LOC = re.compile(r"\.loc\s+(\d+\s+\d+\s+\d+)(?:.*inlined_at\s+(\d+\s+\d+\s+\d+))?")
 STATEMENT = re.compile(r"(?:@(?P<not>!?)(?P<guard>[%\w$]+)\s+)?(?P<opcode>[a-z][\w.:]*)\s*(?P<operands>.*)$", re.DOTALL)
 VARIABLE = re.compile(
     r"(?:\.(?:visible|weak|extern|common)\s+)*\.(?P<space>global|const|shared|local|param)\s+(?P<middle>(?:\.\w+\s+(?:\d+\s+)?)*?)"
@@ -139,6 +142,7 @@ class _Reader:
         self.files = {number: path.rsplit("/", 1)[-1] for number, path in names}
         self.line_starts = [0, *(m.end() for m in re.finditer("\n", self.text))]
         self.place = Place()
+        self.callers: dict[str, str] = {}  # "file line column" -> where that was last inlined, or ""
 
     def module(self) -> Module:
         module = Module()
@@ -207,11 +211,16 @@ class _Reader:
 
     def read_place(self, text: str) -> Place:
         found = LOC.match(text)
-        if not found or found[2] == "0":
+        if not found or found[1].split()[1] == "0":
             return self.place
-        file, line, caller, caller_line = found.groups()
-        name = self.files.get(file, "ptx")
-        return Place(name, int(line), self.files.get(caller, ""), int(caller_line or 0))
+        here, caller = (" ".join(position.split()) if position else "" for position in found.groups())
+        self.callers[here] = caller
+        # Where a function is inlined into one that is inlined itself, the kernel's own line is the one to show.
+        for _ in range(MAX_INLINED):
+            caller = self.callers.get(caller) or caller
+        file, line, _ = here.split()
+        caller_file, caller_line, _ = caller.split() if caller else ("", "0", "")
+        return Place(self.files.get(file, "ptx"), int(line), self.files.get(caller_file, ""), int(caller_line))
 
 
 def split_operands(text: str) -> list[str]:

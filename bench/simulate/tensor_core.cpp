@@ -1,7 +1,8 @@
-// ldmatrix, stmatrix and mma.sync: 32 lanes bring their pieces of small matrices, and the last one does the work of all.
+// ldmatrix, stmatrix and mma.sync: 32 lanes bring their pieces of small matrices, and the last one does the work of
+// all.
 //
-// A product is exact and a sum is made in f64, then rounded once: as good as a tensor core can be, and independent of the
-// order of the terms. Real ones keep fewer bits while they add, which the manual leaves open.
+// A product is exact and a sum is made in f64, then rounded once: as good as a tensor core can be, and independent of
+// the order of the terms. Real ones keep fewer bits while they add, which the manual leaves open.
 #include "tensor_core.hpp"
 
 #include "asynchronous.hpp"
@@ -12,8 +13,8 @@ void require_one_instruction(const Lanes& lanes, const char* name) {
     Site first = lanes.site(0);
     each_lane(lanes.mask, [&](u32 lane) {
         if (same_place(lanes.site(lane), first)) return;
-        fail("warp operation", std::string("lanes of one warp meet in different ") + name + " instructions: " +
-                                   who(lanes.thread(0)) + ", " + where(first) + "; " +
+        fail("warp operation", std::string("lanes of one warp meet in different ") + name +
+                                   " instructions: " + who(lanes.thread(0)) + ", " + where(first) + "; " +
                                    thread_name(lanes.thread(lane).index) + ", " + where(lanes.site(lane)));
     });
 }
@@ -21,8 +22,8 @@ void require_one_instruction(const Lanes& lanes, const char* name) {
 namespace {
 
 // --- mma.sync -------------------------------------------------------------------------------------------------------
-// Counted in 32-bit words all shapes are alike. Register i of A is word lane % 4 + i / 2 * 4 of row lane / 4 + i % 2 * 8,
-// register i of B is word lane % 4 + i * 4 of column lane / 4, and C and D have pairs of columns: pair lane % 4.
+// Counted in 32-bit words all shapes are alike. Register i of A is word lane % 4 + i / 2 * 4 of row lane / 4 + i % 2 *
+// 8, register i of B is word lane % 4 + i * 4 of column lane / 4, and C and D have pairs of columns: pair lane % 4.
 
 constexpr u32 kRows = 16, kColumns = 8, kMostK = 16;
 

@@ -1,7 +1,7 @@
 """Tensor maps for TMA: the simulator's own layout of the 128 bytes that the driver's cuTensorMapEncodeTiled would fill.
 
-    a_map = tensor_map(a, box=(128, 64), swizzle=128)
-    kernel(grid, block, shared)(a_map, …)        # `const __grid_constant__ CUtensorMap a_map`
+a_map = tensor_map(a, box=(128, 64), swizzle=128)
+kernel(grid, block, shared)(a_map, …)        # `const __grid_constant__ CUtensorMap a_map`
 """
 
 import struct

@@ -407,7 +407,12 @@ class Use:
 
     def address(self, name: str) -> str:
         base, offset = self.split_address(name)
-        return f"{self.operand(base, 'u64')} + {offset}" if offset else self.operand(base, "u64")
+        if not offset:
+            return self.operand(base, "u64")
+        found = self.scope.find_register(base)
+        if found and register_type(found[1]) == "u32":  # an address of 32 bits wraps there
+            return f"(u64)(u32)({self.operand(base, 'u32')} + {offset})"
+        return f"{self.operand(base, 'u64')} + {offset}"
 
     def assign(self, name: str, expression: str) -> str:
         return self.assign_to(self.text(name), self.type_of(name), expression)

@@ -1,8 +1,8 @@
 // wgmma: four warps issue it together, and the accumulators change when one of them waits (PTX ISA 9.7.15).
 //
-// Each warp of a warpgroup issues the same sequence of operations; the n-th of each is one. An operation reads its matrices
-// in shared memory, and the accumulators of all four warps, as late as a wait of any warp allows; both are then checked for
-// races and for copies under way like every other access.
+// Each warp of a warpgroup issues the same sequence of operations; the n-th of each is one. An operation reads its
+// matrices in shared memory, and the accumulators of all four warps, as late as a wait of any warp allows; both are
+// then checked for races and for copies under way like every other access.
 #include <algorithm>
 #include <deque>
 
@@ -65,7 +65,7 @@ struct Warpgroup {
     std::deque<WgmmaOperation> operations;  // issued by some warp, and not landed
     u64 landed = 0;                         // operations before these
     u64 issued[kWarps] = {};
-    std::deque<u64> committed[kWarps];      // number of operations up to the end of each group
+    std::deque<u64> committed[kWarps];  // number of operations up to the end of each group
     bool fenced[kWarps] = {};
     std::vector<Fiber*> waiters;
     SyncPoint point;  // what the landed operations have read
@@ -76,7 +76,8 @@ Warpgroup warpgroups[kMaxWarps / kWarps];
 bool used = false;
 
 [[maybe_unused]] const bool hooked = (on_new_block([] {
-                                          if (used) std::fill(std::begin(warpgroups), std::end(warpgroups), Warpgroup());
+                                          if (used)
+                                              std::fill(std::begin(warpgroups), std::end(warpgroups), Warpgroup());
                                           used = false;
                                       }),
                                       true);
@@ -90,14 +91,19 @@ Warpgroup& group_of(const Thread& self) { return warpgroups[self.warp / kWarps];
 // --- the work -------------------------------------------------------------------------------------------------------
 
 // A or B as a table of [row or column][k].
-void read_matrix(Thread& self, const WgmmaOperation& op, const char* name, u64 raw, u32 lines, bool transposed, f64 (*out)[kMostK]) {
+void read_matrix(Thread& self, const WgmmaOperation& op, const char* name, u64 raw, u32 lines, bool transposed,
+                 f64 (*out)[kMostK]) {
     const Element element = op.form.element;
     const u32 parts = per_word(element), k = element == Element::Tf32 ? 8 : 16, per_piece = kPiece / 4 * parts;
     const Matrix matrix(raw);
     // The swizzle goes by the bits of the address, so that the pattern has to begin where those are zero.
-    if (raw >> 49 & 7) bad_wgmma(self, std::string("matrix ") + name + " has a base offset, which is not simulated", op.site);
+    if (raw >> 49 & 7)
+        bad_wgmma(self, std::string("matrix ") + name + " has a base offset, which is not simulated", op.site);
     if (matrix.width && matrix.start & (matrix.width * kCore - 1) & ~127u) {
-        bad_wgmma(self, std::string("matrix ") + name + text(" begins at shared byte %u, inside of its swizzle's pattern", matrix.start), op.site);
+        bad_wgmma(self,
+                  std::string("matrix ") + name +
+                      text(" begins at shared byte %u, inside of its swizzle's pattern", matrix.start),
+                  op.site);
     }
     const u32 across = transposed ? k : lines, along = (transposed ? lines : k) / per_piece;
     for (u32 line = 0; line < across; line++) {
@@ -120,7 +126,8 @@ void spread_registers(const WgmmaOperation& op, f64 (*out)[kMostK]) {
         u32 lane = t % kWarp;
         for (u32 i = 0; i < 4; i++) {
             u32 row = t / kWarp * 16 + lane / 4 + i % 2 * 8, word = lane % 4 + i / 2 * 4;
-            for (u32 part = 0; part < parts; part++) out[row][word * parts + part] = decode(op.form.element, op.a[t][i], part);
+            for (u32 part = 0; part < parts; part++)
+                out[row][word * parts + part] = decode(op.form.element, op.a[t][i], part);
         }
     }
 }
@@ -185,8 +192,10 @@ bool same_form(const WgmmaForm& x, const WgmmaForm& y) {
 void require_agreement(const WgmmaOperation& op, const Issued& mine, const Thread& thread, Site site) {
     bool same_a = op.a_in_registers == (mine.a != nullptr) && (op.a_in_registers || op.a_matrix == mine.a_matrix);
     if (same_form(op.form, *mine.form) && same_a && op.b_matrix == mine.b_matrix && op.add == mine.add) return;
-    bad_wgmma(thread, "the threads of a warpgroup issue different operations or matrices: " +
-                          thread_name(op.thread) + ", " + where(op.site) + ", and this", site);
+    bad_wgmma(thread,
+              "the threads of a warpgroup issue different operations or matrices: " + thread_name(op.thread) + ", " +
+                  where(op.site) + ", and this",
+              site);
 }
 
 // The operation that this warp issues now: a new one, or one that another warp of the group has issued already.
@@ -208,7 +217,8 @@ void perform_issue(const Lanes& lanes) {
     Thread& first = lanes.thread(0);
     Warpgroup& group = group_of(first);
     used = true;
-    if (!group.fenced[first.warp % kWarps]) bad_wgmma(first, "the warp's first wgmma comes without a wgmma.fence before it", lanes.site(0));
+    if (!group.fenced[first.warp % kWarps])
+        bad_wgmma(first, "the warp's first wgmma comes without a wgmma.fence before it", lanes.site(0));
     WgmmaOperation& op = next_operation(group, lanes);
     op.fenced_at = std::max(op.fenced_at, proxy_time(first.index, kWarp));
     each_lane(kAllLanes, [&](u32 lane) {
@@ -261,12 +271,14 @@ const Operation kWait{"wgmma.wait_group", perform_wait, true};
 // Whether an operation in flight writes this register of thread `t`.
 bool writes(const WgmmaOperation& op, u32 t, const u32* sum) {
     if (std::find(op.sums[t].begin(), op.sums[t].end(), sum) != op.sums[t].end()) return true;
-    return std::any_of(op.followers.begin(), op.followers.end(), [&](const Copied& c) { return c.thread == t && c.to == sum; });
+    return std::any_of(op.followers.begin(), op.followers.end(),
+                       [&](const Copied& c) { return c.thread == t && c.to == sum; });
 }
 
 }  // namespace
 
-void wgmma(Thread& self, const WgmmaForm& form, u32* const* sums, const u32* a, u64 a_matrix, u64 b_matrix, bool add, Site site) {
+void wgmma(Thread& self, const WgmmaForm& form, u32* const* sums, const u32* a, u64 a_matrix, u64 b_matrix, bool add,
+           Site site) {
     Issued mine{&form, sums, a, a_matrix, b_matrix, add};
     collective(self, kIssue, kAllLanes, &mine, site);
 }

@@ -9,6 +9,7 @@ The kernel's own parameter list in the .cu says what each argument is:
     float*, long long*, …   a tensor of that dtype; None is a null pointer
     int, long long, float, bool                             a Python number
     Many<T*, N>, Many<float, N>                             a list of tensors or numbers, passed by value
+    TensorMap               an Argument that holds the map's bytes (bench.simulate.tensor_map)
 
 `T` and the keywords fill the template's parameters: `template <typename T, int HS>` with `kernel(grid, block, HS=64)`.
 A keyword that the template does not have becomes a `#define`. On CUDA tensors a kernel runs on torch's current stream;
@@ -19,7 +20,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,8 @@ def _argument(entry: str, p: Parameter, arg: Any, work: torch.dtype | None) -> A
 
 
 def _one(where: str, p: Parameter, arg: Any, work: torch.dtype | None) -> Argument:
+    if isinstance(arg, Argument):  # encoded already: a tensor map
+        return replace(arg, name=p.name)
     if not p.pointer:
         return Argument(p.name, _number(where, p.type, arg))
     if arg is None:

@@ -1,10 +1,8 @@
 #include "common/many.cuh"
 #include "common/types.cuh"
 
-// A tensor (B, T, heads, HS) whose last axis alone is contiguous, by the strides of the others.
-using Strides = Many<long long, 3>;
-
-__device__ long long at(const Strides& strides, int b, int t, int head) {
+// Where the elements of (b, t, head) begin in a tensor (B, T, heads, HS), of which only the last axis is contiguous.
+__device__ long long at(const Many<long long, 3>& strides, int b, int t, int head) {
     return b * strides[0] + t * strides[1] + head * strides[2];
 }
 
@@ -59,8 +57,9 @@ __global__ void attention_out(T* out, const float* p, const T* v, const __grid_c
     if (index >= (long long)B * tokens * NH * HS) return;
     auto [b, i, head, d] = Place(index, tokens, NH, HS);
     const float* row = p + ((b * NH + head) * (long long)tokens + i) * tokens;
+    int kv_head = head / (NH / NKV), keys = causal ? i + 1 : tokens;
     float sum = 0;
-    for (int j = 0; j < (causal ? i + 1 : tokens); j++) sum += row[j] * to_float(v[at(v_at, b, j, head / (NH / NKV)) + d]);
+    for (int j = 0; j < keys; j++) sum += row[j] * to_float(v[at(v_at, b, j, kv_head) + d]);
     out[index] = from_float<T>(sum);
 }
 
@@ -104,8 +103,9 @@ __global__ void attention_dq(T* dq, const float* ds, const T* k, const __grid_co
     if (index >= (long long)B * tokens * NH * HS) return;
     auto [b, i, head, d] = Place(index, tokens, NH, HS);
     const float* row = ds + ((b * (long long)NH + head) * tokens + i) * tokens;
+    int kv_head = head / (NH / NKV), keys = causal ? i + 1 : tokens;
     float sum = 0;
-    for (int j = 0; j < (causal ? i + 1 : tokens); j++) sum += row[j] * to_float(k[at(k_at, b, j, head / (NH / NKV)) + d]);
+    for (int j = 0; j < keys; j++) sum += row[j] * to_float(k[at(k_at, b, j, kv_head) + d]);
     dq[at(dq_at, b, i, head) + d] = from_float<T>(sum);
 }
 

@@ -6,16 +6,16 @@
 constexpr int THREADS = 256;  // of a block: 16 groups of 16 lanes, two groups to a warp
 constexpr int LANES = 16;     // of a group, which works on the same rows, each lane on other columns
 constexpr int GROUPS = THREADS / LANES;
-constexpr int QUERIES = 128;           // of a block in forward: 8 rows a group
-constexpr int BACKWARD_QUERIES = 64;   // of a tile in backward: 4 rows a group, with two sums each
-constexpr int KEYS = 64;               // of a tile
-constexpr int PAIR_STRIDE = KEYS + 16; // of a row of probabilities, so that a warp's two groups meet in no bank
-constexpr int QUAD = 4;                // floats of a 16-byte access of shared memory
+constexpr int QUERIES = 128;            // of a block in forward: 8 rows a group
+constexpr int BACKWARD_QUERIES = 64;    // of a tile in backward: 4 rows a group
+constexpr int KEYS = 64;                // of a tile
+constexpr int PAIR_STRIDE = KEYS + 16;  // of a row of probabilities, so that a warp's two groups meet in no bank
+constexpr int QUAD = 4;                 // floats of a 16-byte access of shared memory
 
 constexpr float LOWEST = -3.4028234663852886e38f;  // finite, so that LOWEST - LOWEST is 0 and not NaN
 
-// Rows of q, k, v or dout in shared memory are fp32, padded with zeros to a multiple of LANES. The stride lets the lanes
-// of a group read 16 bytes each from 16 rows, meeting in no bank.
+// Rows of q, k, v or dout in shared memory are fp32, padded with zeros to a multiple of LANES. The stride lets the
+// lanes of a group read 16 bytes each from 16 rows, meeting in no bank.
 template <int HS>
 constexpr int WIDTH = (HS + LANES - 1) / LANES * LANES;
 template <int HS>

@@ -3,8 +3,8 @@
 
 #include "common/row.cuh"
 
-// out = (x - mean) * rstd * weight + bias. The mean is taken twice: what the first sum rounded away at a large mean,
-// the second, over x - mean, brings back. Then x - mean is exact to the last place, and 0 in a constant row.
+// out = (x - mean) * rstd * weight + bias. The mean is taken in two parts: a sum, which at a large mean is rounded
+// coarsely, and the mean of what is left over it. x - about loses no digits where x is near it.
 template <typename T, int C, int N, int PACKS, int THREADS>
 __device__ void normalise_row(T* out, float* mean_out, float* rstd_out, const Packed<float, N> (&x)[PACKS],
                               const T* weight, const T* bias, float eps) {
@@ -27,17 +27,16 @@ __device__ void normalise_row(T* out, float* mean_out, float* rstd_out, const Pa
     });
     rest = block_sum<THREADS>(rest) * SHARE;
     squares = block_sum<THREADS>(squares) * SHARE;
-    float mean = about + rest;
     float rstd = rsqrtf(fmaxf(squares - rest * rest, 0.0f) + eps);
 
     for_packs<N, PACKS, THREADS>(C, [&](int p, int i) {
         Packed<float, N> w = load_floats<N>(weight + i), b = load_floats<N>(bias + i), y;
 #pragma unroll
-        for (int k = 0; k < N; k++) y[k] = (x[p][k] - mean) * rstd * w[k] + b[k];
+        for (int k = 0; k < N; k++) y[k] = ((x[p][k] - about) * rstd - rest * rstd) * w[k] + b[k];
         store_floats(out + i, y);
     });
     if (threadIdx.x % THREADS == 0) {
-        *mean_out = mean;
+        *mean_out = about + rest;
         *rstd_out = rstd;
     }
 }

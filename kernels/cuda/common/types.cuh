@@ -17,7 +17,14 @@ __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float x) { return __fl
 template <>
 __device__ inline __half from_float<__half>(float x) { return __float2half(x); }
 
-// Two neighbours at once, at an address that is a multiple of four bytes.
+// Two neighbours at once, at an address that is a multiple of four bytes. A bf16 is the upper half of its float.
+__device__ inline float2 to_float_pair(const __nv_bfloat16* from) {
+    unsigned both = *reinterpret_cast<const unsigned*>(from);
+    return {__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000)};
+}
+__device__ inline float2 to_float_pair(const __half* from) {
+    return __half22float2(*reinterpret_cast<const __half2*>(from));
+}
 __device__ inline void from_float_pair(__nv_bfloat16* to, float first, float second) {
     *reinterpret_cast<__nv_bfloat162*>(to) = __floats2bfloat162_rn(first, second);
 }

@@ -1,7 +1,7 @@
 """One block a row, read once: each thread keeps a running maximum and sum, 16 bytes a load, four loads in flight.
 
 Floor: forward one read of the logits, backward one read and one write; memory sets the pace. exp is one instruction of
-the special-function unit, of which a multiprocessor does 16 a clock: in bf16 it takes half the time that memory does.
+the special-function unit, 16 a clock on a multiprocessor: in bf16 that is about half the time that memory takes.
 """
 
 from kernels.cuda import Kernel

@@ -32,9 +32,9 @@ __global__ void embedding_forward(T* out, const long long* tokens, const T* wte,
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
             if (k >= some) break;
-            Packed<float, N> sum = to_floats(values[k][p]);
+            Packed<float, N> sum = to_floats(values[k][p]), added = to_floats(position[p]);
 #pragma unroll
-            for (int j = 0; j < N; j++) sum[j] += to_float(position[p][j]);
+            for (int j = 0; j < N; j++) sum[j] += added[j];
             store_floats(out + ((long long)(first + k) * length + t) * C + column + i, sum);
         }
     });

@@ -11,7 +11,7 @@ from kernels.cuda.packing import pack_width
 DETERMINISTIC = True
 
 PACKS = 4  # loads of a thread in flight
-RESERVED = 1024  # bytes of a block's shared memory that the driver takes, and the sums of the reductions
+RESERVED = 1024  # bytes of shared memory left for the reductions, and at two blocks for the driver
 
 forward_kernel = Kernel("shared.cu", "fused_classifier", PACKS=PACKS)
 

@@ -1,7 +1,7 @@
 #include "common/types.cuh"
 
-// Adds to sums[thread] the squares of one tensor's elements thread, thread + threads, thread + 2 threads, …; the first
-// tensor finds nothing to add to.
+// Adds to sums[thread] the squares of one tensor's elements thread, thread + threads, thread + 2 threads, …; with the
+// first tensor the sums begin.
 template <typename T>
 __global__ void add_squares(double* sums, const T* grad, long long n, bool first) {
     int thread = blockIdx.x * blockDim.x + threadIdx.x, threads = gridDim.x * blockDim.x;

@@ -1,8 +1,8 @@
 """All tensors in one launch, a sum of squares a block, 16 bytes an access; a second launch adds the sums in order.
 
 Floor: one read of the gradients, two FLOPs an element; memory sets the pace. A block finds its tensor and chunk by
-binary search, and each thread asks for its whole share of a chunk before it adds. Squares are summed in fp32 chains of
-16 at most, everything above in double; no atomics, so that the order is always the same.
+binary search; a thread's loads of a whole chunk depend on nothing, so that many are in flight. Squares are summed in
+short fp32 chains, 4 or 8 a thread, everything above in double; no atomics, so that the order is always the same.
 """
 
 import math

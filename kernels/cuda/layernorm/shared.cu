@@ -2,7 +2,7 @@
 
 // A row is one warp's, of a block of ROWS warps, or a whole block's.
 template <typename T, int C, int N, int PACKS, int THREADS, int ROWS>
-__global__ void __launch_bounds__(THREADS* ROWS)
+__global__ void __launch_bounds__(THREADS * ROWS)
     layernorm_forward(T* out, float* mean, float* rstd, const T* x, const T* __restrict__ weight,
                       const T* __restrict__ bias, long long rows, float eps) {
     long long r = blockIdx.x * (long long)ROWS + threadIdx.x / THREADS;
@@ -38,7 +38,7 @@ __device__ void add_groups(float* to, const Packed<float, N> (&values)[PACKS]) {
 // A block stays and takes every gridDim.x-th group of ROWS rows; each thread keeps the sums for its columns of dweight
 // and dbias in registers until the end. `partials` is gridDim.x times (dweight, dbias), 2 C floats a block.
 template <typename T, int C, int N, int PACKS, int THREADS, int ROWS, int BLOCKS_PER_SM>
-__global__ void __launch_bounds__(THREADS* ROWS, BLOCKS_PER_SM)
+__global__ void __launch_bounds__(THREADS * ROWS, BLOCKS_PER_SM)
     layernorm_backward_rows(T* dx, float* partials, const T* dout, const T* dresidual, const T* x,
                             const T* weight, const float* mean, const float* rstd, long long rows) {
     constexpr float SHARE = 1.0f / C;  // of an element in a mean
@@ -59,25 +59,25 @@ __global__ void __launch_bounds__(THREADS* ROWS, BLOCKS_PER_SM)
 
         float sum = 0, product = 0;
         for_packs<N, PACKS, THREADS>(C, [&](int p, int i) {
-            Packed<float, N> w = load_floats<N>(weight + i);
+            Packed<float, N> value = to_floats(x_row[p]), dy = to_floats(dout_row[p]), w = load_floats<N>(weight + i);
 #pragma unroll
             for (int k = 0; k < N; k++) {
-                float norm = (to_float(x_row[p][k]) - m) * s, dy = to_float(dout_row[p][k]), dnorm = dy * w[k];
+                float norm = (value[k] - m) * s, dnorm = dy[k] * w[k];
                 sum += dnorm;
                 product += dnorm * norm;
-                weight_sum[p][k] += dy * norm;
-                bias_sum[p][k] += dy;
+                weight_sum[p][k] += dy[k] * norm;
+                bias_sum[p][k] += dy[k];
             }
         });
         float dnorm_mean = block_sum<THREADS>(sum) * SHARE, dnorm_norm_mean = block_sum<THREADS>(product) * SHARE;
 
         for_packs<N, PACKS, THREADS>(C, [&](int p, int i) {
-            Packed<float, N> w = load_floats<N>(weight + i), y;
+            Packed<float, N> value = to_floats(x_row[p]), dy = to_floats(dout_row[p]), w = load_floats<N>(weight + i);
+            Packed<float, N> y = dresidual ? to_floats(dresidual_row[p]) : filled<N>(0);
 #pragma unroll
             for (int k = 0; k < N; k++) {
-                float norm = (to_float(x_row[p][k]) - m) * s, dnorm = to_float(dout_row[p][k]) * w[k];
-                y[k] = s * (dnorm - dnorm_mean - norm * dnorm_norm_mean);
-                if (dresidual) y[k] += to_float(dresidual_row[p][k]);
+                float norm = (value[k] - m) * s, dnorm = dy[k] * w[k];
+                y[k] += s * (dnorm - dnorm_mean - norm * dnorm_norm_mean);
             }
             store_floats(dx + r * C + i, y);
         });
@@ -93,7 +93,7 @@ constexpr int SLICES = 16;       // warps of it, each taking every 16th partial 
 
 // Second stage: dweight and dbias (or +=) from the blocks' sums, which lie `count` times behind one another.
 template <typename T>
-__global__ void __launch_bounds__(COLUMNS* SLICES)
+__global__ void __launch_bounds__(COLUMNS * SLICES)
     layernorm_add_partials(T* dweight, T* dbias, const float* partials, int count, int C, bool accumulate) {
     __shared__ float sums[SLICES][COLUMNS];
     int c = blockIdx.x * COLUMNS + lane_id();  // of 2 C: dbias lies behind dweight

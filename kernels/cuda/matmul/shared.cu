@@ -16,8 +16,8 @@ constexpr int CHAIN = 128;
 template <typename T>
 constexpr bool CHAINED = sizeof(T) == 4;
 
-// A thread's 8 x 8 results are four quads of 4 x 4, half a tile apart. A block's 8 warps lie 2 x 4 over a quarter of the
-// tile and a warp's lanes 8 x 4 over its 32 x 16: the lanes of a warp read 32 neighbouring floats of a, and 16 of b.
+// A thread's 8 x 8 results are four quads of 4 x 4, half a tile apart. A block's 8 warps lie 2 x 4 over a quarter of
+// the tile and a warp's lanes 8 x 4 over its 32 x 16: together they read 32 neighbouring floats of a, and 16 of b.
 constexpr int QUAD = 4;
 constexpr int HALF = TILE / 2;
 
@@ -35,10 +35,10 @@ __device__ Packed<float, N> operator+(Packed<float, N> a, const Packed<float, N>
     return a;
 }
 
-// Where in its row of a tile the outer index o lies at inner index i. Every QUAD rows, the order turns: then all that a
-// warp stores at once, an operand's quads along the inner dimension from some 8 rows, falls into different banks.
+// Where the outer index o lies in row i of a tile. Every QUAD rows the order turns: then all that a warp stores at once
+// of an operand that lies along the inner dimension, TURNS quads of it from WARP / TURNS rows, meets in no bank.
 template <int INNERS>
-__device__ int place(int o, int i) {
+__device__ int turned(int o, int i) {
     constexpr int TURNS = INNERS / QUAD;
     return o ^ (i / QUAD % TURNS * (WARP / TURNS));
 }
@@ -85,9 +85,9 @@ struct Operand {
             Packed<float, N> values = to_floats(packs[p]);
             if constexpr (ALONG_INNER) {
 #pragma unroll
-                for (int k = 0; k < N; k++) tile[i + k][place<INNERS>(o, i + k)] = values[k];
+                for (int k = 0; k < N; k++) tile[i + k][turned<INNERS>(o, i + k)] = values[k];
             } else {
-                store(&tile[i][place<INNERS>(o, i)], values);
+                store(&tile[i][turned<INNERS>(o, i)], values);
             }
         }
     }
@@ -95,14 +95,14 @@ struct Operand {
 
 // The 8 x 8 results of a thread.
 struct Results {
-    float at[2 * QUAD][2 * QUAD] = {};
+    alignas(16) float at[2 * QUAD][2 * QUAD] = {};
 
     template <int INNERS>
     __device__ void add_products(const Tile<INNERS>& a, const Tile<INNERS>& b) {
 #pragma unroll 2  // all four of bf16 at once would spill registers
-        for (int turn = 0; turn < INNERS; turn += QUAD) {  // in which places are the same
-            const float* a_quad = &a[turn][place<INNERS>(thread_row(), turn)];
-            const float* b_quad = &b[turn][place<INNERS>(thread_column(), turn)];
+        for (int turn = 0; turn < INNERS; turn += QUAD) {  // in which the order is the same
+            const float* a_quad = &a[turn][turned<INNERS>(thread_row(), turn)];
+            const float* b_quad = &b[turn][turned<INNERS>(thread_column(), turn)];
 #pragma unroll
             for (int i = 0; i < QUAD; i++) {
                 Packed<float, QUAD> rows[2], columns[2];
@@ -147,8 +147,8 @@ struct Results {
 };
 
 // sum over i in [begin, end) of a(row, i) b(column, i), for the tile of the result where a and b begin. Two pairs of
-// tiles in shared memory: one is filled while the other is read, with one barrier a step. Where more than CHAIN products
-// are CHAINED, the launch must bring TILE * TILE floats of dynamic shared memory.
+// tiles in shared memory: one is filled while the other is read, with one barrier a step. Where more than CHAIN
+// products are CHAINED, the launch must bring TILE * TILE floats of dynamic shared memory.
 template <typename A, typename B>
 __device__ Results product(A a, B b, int begin, int end) {
     constexpr int INNERS = A::INNERS;
@@ -189,10 +189,10 @@ __device__ Results product(A a, B b, int begin, int end) {
 
 // Which tile of the result this block works on. Blocks that run at the same time have neighbouring numbers: in strips
 // of STRIP tiles, 264 of them need the operands of 8 + 33 tiles, which stay in L2.
-struct Place {
+struct ResultTile {
     int first_row, first_column;
 
-    __device__ Place(int rows, int columns) {
+    __device__ ResultTile(int rows, int columns) {
         int tile_rows = (rows + TILE - 1) / TILE, tile_columns = (columns + TILE - 1) / TILE;
         int strip_tiles = STRIP * tile_columns, strip = blockIdx.x / strip_tiles, within = blockIdx.x % strip_tiles;
         int height = min(STRIP, tile_rows - strip * STRIP);
@@ -205,7 +205,7 @@ struct Place {
 template <typename T, int N>
 __global__ void __launch_bounds__(THREADS, 2)
     matmul_forward(T* out, T* pre_gelu, const T* x, const T* weight, const T* bias, int rows, int columns, int inners) {
-    Place tile(rows, columns);
+    const ResultTile tile(rows, columns);
     Operand<T, true, N> a(x, rows, inners, tile.first_row, 0), b(weight, columns, inners, tile.first_column, 0);
     Results results = product(a, b, 0, inners);
     results.visit<N>(tile.first_row, tile.first_column, rows, columns, [&](int row, int column, Packed<float, N> v) {
@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 template <typename T, int N>
 __global__ void __launch_bounds__(THREADS, 2)
     matmul_dx(T* dx, const T* dout, const T* weight, const T* x_pre_gelu, int rows, int columns, int inners) {
-    Place tile(rows, columns);
+    const ResultTile tile(rows, columns);
     Operand<T, true, N> a(dout, rows, inners, tile.first_row, 0);
     Operand<T, false, N> b(weight, columns, inners, tile.first_column, 0);
     Results results = product(a, b, 0, inners);
@@ -245,7 +245,7 @@ template <typename T, int N>
 __global__ void __launch_bounds__(THREADS, 2)
     matmul_dweight(T* dweight, float* partials, const T* dout, const T* x, int rows, int columns, int inners,
                    int part_inners, bool accumulate) {
-    Place tile(rows, columns);
+    const ResultTile tile(rows, columns);
     const int begin = blockIdx.y * part_inners, end = min(begin + part_inners, inners);
     Operand<T, false, N> a(dout, rows, inners, tile.first_row, begin), b(x, columns, inners, tile.first_column, begin);
     Results results = product(a, b, begin, end);
@@ -260,8 +260,8 @@ __global__ void __launch_bounds__(THREADS, 2)
     });
 }
 
-// partials[block of rows][column] = the sum of those rows of dout. A warp adds every eighth row of its block, N columns a
-// lane; then the first warp adds the warps' sums.
+// partials[part][column] = the sum of that part's rows of dout. A warp adds every eighth row, N columns a lane; then
+// the first warp adds the warps' sums.
 template <typename T, int N>
 __global__ void __launch_bounds__(THREADS)
     sum_rows(float* partials, const T* dout, int rows, int columns, int part_rows) {

@@ -3,7 +3,7 @@
 // residual_out = x + residual, out = (residual_out - mean) * rstd * weight + bias. What is normalised is the sum before
 // it is rounded. A row is one warp's, of a block of ROWS warps, or a whole block's.
 template <typename T, int C, int N, int PACKS, int THREADS, int ROWS>
-__global__ void __launch_bounds__(THREADS* ROWS)
+__global__ void __launch_bounds__(THREADS * ROWS)
     residual_layernorm_forward(T* residual_out, T* out, float* mean, float* rstd, const T* x, const T* residual,
                                const T* __restrict__ weight, const T* __restrict__ bias, long long rows, float eps) {
     long long r = blockIdx.x * (long long)ROWS + threadIdx.x / THREADS;
@@ -15,8 +15,10 @@ __global__ void __launch_bounds__(THREADS* ROWS)
     });
     Packed<float, N> sum[PACKS];
     for_packs<N, PACKS, THREADS>(C, [&](int p, int i) {
+        Packed<float, N> added = to_floats(residual_row[p]);
+        sum[p] = to_floats(x_row[p]);
 #pragma unroll
-        for (int k = 0; k < N; k++) sum[p][k] = to_float(x_row[p][k]) + to_float(residual_row[p][k]);
+        for (int k = 0; k < N; k++) sum[p][k] += added[k];
         store_floats(residual_out + r * C + i, sum[p]);
     });
     normalise_row<T, C, N, PACKS, THREADS>(out + r * C, mean + r, rstd + r, sum, weight, bias, eps);

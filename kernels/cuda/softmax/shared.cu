@@ -17,7 +17,7 @@ __device__ Packed<float, N> masked(Packed<float, N> values, int i, int visible, 
 
 // out = exp(x - max) / sum of exp(x - max), 0 where masked. Masked packs are not read.
 template <typename T, int C, int N, int PACKS, int THREADS, int ROWS>
-__global__ void __launch_bounds__(THREADS* ROWS)
+__global__ void __launch_bounds__(THREADS * ROWS)
     softmax_forward_row(T* out, const T* x, long long R, bool causal) {
     long long r = blockIdx.x * (long long)ROWS + threadIdx.x / THREADS;
     if (r >= R) return;  // a whole warp, and only where a row is one warp's: no barrier is ahead
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(THREADS* ROWS)
 
 // dx = out * (dout - sum(dout * out)), 0 where masked. Masked packs are not read.
 template <typename T, int C, int N, int PACKS, int THREADS, int ROWS>
-__global__ void __launch_bounds__(THREADS* ROWS)
+__global__ void __launch_bounds__(THREADS * ROWS)
     softmax_backward_row(T* dx, const T* dout, const T* out, long long R, bool causal) {
     long long r = blockIdx.x * (long long)ROWS + threadIdx.x / THREADS;
     if (r >= R) return;
@@ -66,17 +66,18 @@ __global__ void __launch_bounds__(THREADS* ROWS)
 
     float dot = 0;
     for_packs<N, PACKS, THREADS>(visible, [&](int p, int i) {
+        Packed<float, N> dy = masked(to_floats(dout_row[p]), i, visible, 0), share = to_floats(out_row[p]);
 #pragma unroll
-        for (int k = 0; k < N; k++)
-            if (i + k < visible) dot += to_float(dout_row[p][k]) * to_float(out_row[p][k]);
+        for (int k = 0; k < N; k++) dot += dy[k] * share[k];
     });
     dot = block_sum<THREADS>(dot);
 
     for_packs<N, PACKS, THREADS>(C, [&](int p, int i) {
         Packed<float, N> y = filled<N>(0);
         if (i < visible) {
+            Packed<float, N> dy = to_floats(dout_row[p]), share = to_floats(out_row[p]);
 #pragma unroll
-            for (int k = 0; k < N; k++) y[k] = to_float(out_row[p][k]) * (to_float(dout_row[p][k]) - dot);
+            for (int k = 0; k < N; k++) y[k] = share[k] * (dy[k] - dot);
         }
         store_floats(dx + r * C + i, masked(y, i, visible, 0));
     });
@@ -162,19 +163,19 @@ __global__ void __launch_bounds__(THREADS)
 
     float dot = 0;
     for (int start = 0; start < visible; start += PACKS * THREADS * N) {
-        Packed<T, N> a[PACKS], b[PACKS];
+        Packed<T, N> dout_packs[PACKS], out_packs[PACKS];
         for_packs<N, PACKS, THREADS>(visible - start, [&](int p, int i) {
-            a[p] = load<N>(dout_row + start + i);
-            b[p] = load<N>(out_row + start + i);
+            dout_packs[p] = load<N>(dout_row + start + i);
+            out_packs[p] = load<N>(out_row + start + i);
         });
         for_packs<N, PACKS, THREADS>(visible - start, [&](int p, int offset) {
             int i = start + offset;
+            Packed<float, N> dy = masked(to_floats(dout_packs[p]), i, visible, 0), share = to_floats(out_packs[p]);
 #pragma unroll
-            for (int k = 0; k < N; k++)
-                if (i + k < visible) dot += to_float(a[p][k]) * to_float(b[p][k]);
+            for (int k = 0; k < N; k++) dot += dy[k] * share[k];
             if (i < cached) {
-                store(dout_cache + i, a[p]);
-                store(out_cache + i, b[p]);
+                store(dout_cache + i, dout_packs[p]);
+                store(out_cache + i, out_packs[p]);
             }
         });
     }
@@ -186,9 +187,9 @@ __global__ void __launch_bounds__(THREADS)
             Packed<float, N> y = filled<N>(0);
             if (i < visible) {
                 Packed<float, N> dy = i < cached ? load_floats<N>(dout_cache + i) : load_floats<N>(dout_row + i);
-                Packed<float, N> p = i < cached ? load_floats<N>(out_cache + i) : load_floats<N>(out_row + i);
+                Packed<float, N> share = i < cached ? load_floats<N>(out_cache + i) : load_floats<N>(out_row + i);
 #pragma unroll
-                for (int k = 0; k < N; k++) y[k] = p[k] * (dy[k] - dot);
+                for (int k = 0; k < N; k++) y[k] = share[k] * (dy[k] - dot);
             }
             store_floats(dx + r * S + i, masked(y, i, visible, 0));
         });

@@ -1,0 +1,293 @@
+"""mbarrier, TMA and wgmma: instructions against plain formulas, planted bugs by their reports, and a card's bits."""
+
+import re
+import struct
+
+import pytest
+import torch
+
+from bench import simulate
+from bench.simulate import SimulationError, UnknownInstruction, count, run_ptx, tensor_map
+from bench.simulate.ptx import Place, Statement
+from bench.simulate.translate import find_line
+from kernels import cuda
+from kernels.cuda import Argument, Kernel
+from kernels.cuda.compiler import compile_source
+from tests.bench.simulate import hopper_cases as cases
+from tests.bench.simulate.devices import HERE, on_a_card
+from tests.bench.simulate.kernels import marked_lines, names
+from tests.bench.simulate.matmuls import WGMMA, inputs, is_right, multiply
+
+SEEDS = (0, 1, 6, 7)  # 7 lands every copy at once, 6 half of them
+
+
+# --- mbarriers and copies --------------------------------------------------------------------------------------------
+
+
+def phases(device: str) -> list[int]:
+    out = torch.full((8,), -1, dtype=torch.int32, device=device)
+    cases.run("barrier_phases", [out])
+    return out.tolist()
+
+
+def exchange(kernel: str, device: str, seed: int = 0) -> torch.Tensor:
+    given = torch.arange(1, 129, dtype=torch.int32, device=device)
+    out = torch.zeros(128, dtype=torch.int32, device=device)
+    cases.run(kernel, [out, given], seed)
+    return out.cpu()
+
+
+EXCHANGES = ("barrier_orders_memory", "copies_arrive<true>", "copies_arrive<false>")
+
+
+def test_phases_end_after_all_arrivals():
+    assert phases("cpu") == [0, 1, 0, 1, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kernel", EXCHANGES)
+def test_barriers_order_memory_and_wait_for_copies(kernel, seed):
+    assert exchange(kernel, "cpu", seed).tolist() == list(range(128, 0, -1))
+
+
+def bulk_round(device: str, seed: int = 0) -> bool:
+    given = torch.arange(500, dtype=torch.int32, device=device)
+    out = torch.zeros_like(given)
+    cases.run("bulk_round", [out, given, 496 * 4], seed)
+    return torch.equal(out[:496], given[:496]) and not out[496:].any()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_bulk_copies_go_in_and_out(seed):
+    assert bulk_round("cpu", seed)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("case", cases.TILE_CASES, ids=str)
+def test_tiles_are_loaded(case, seed):
+    assert torch.equal(cases.load_tile(case, seed=seed), cases.loaded(case))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("case", cases.TILE_CASES, ids=str)
+def test_tiles_are_stored(case, seed):
+    assert torch.equal(cases.store_tile(case, seed=seed), cases.stored(case))
+
+
+@pytest.mark.parametrize(
+    ("tensor", "box", "swizzle", "problem"),
+    [
+        (torch.zeros(8), (8,), 0, "axes"),
+        (torch.zeros(8, 8), (8,), 0, "axes"),
+        (torch.zeros(8, 6), (8, 4), 0, "strides"),
+        (torch.zeros(8, 8).T, (8, 8), 0, "contiguous|strides"),
+        (torch.zeros(8, 8)[:, 1:], (8, 4), 0, "begin"),
+        (torch.zeros(8, 512), (8, 260), 0, "1 to 256"),
+        (torch.zeros(8, 8), (8, 3), 0, "row of the box"),
+        (torch.zeros(8, 64), (8, 64), 128, "swizzle is wide"),
+        (torch.zeros(8, 8), (8, 8), 16, "swizzles are"),
+    ],
+)
+def test_maps_that_the_driver_refuses(tensor, box, swizzle, problem):
+    with pytest.raises(ValueError, match=problem):
+        tensor_map(tensor[:, :] if tensor.ndim > 1 else tensor, box, swizzle)
+
+
+def test_traffic_of_a_tile_is_counted_by_its_rows():
+    with count() as counts:
+        cases.load_tile(cases.TileCase((64, 64), (16, 64), (0, 0)))
+    (tile,) = (t for t in counts[0].lines.values() if t.load_requests)
+    assert (tile.load_requests, tile.load_sectors, tile.ideal_load_sectors) == (16, 16 * 4, 16 * 4)
+    assert tile.shared_requests == 0
+
+
+def test_the_launcher_passes_maps_by_value():
+    shape = WGMMA.shapes[0]
+    a, b, _ = inputs(shape)
+    out = torch.full((shape[0], shape[1]), float("nan"), dtype=torch.bfloat16)
+    maps = [tensor_map(m, (128, 64), 128) for m in (a, b)]
+    simulate.install()
+    try:
+        kernel = Kernel("matmul_wgmma.cu", "matmul_wgmma")(grid=(2, 1), block=WGMMA.block, shared=WGMMA.shared)
+        kernel(*maps, tensor_map(out, (64, 128), const=False), shape[2])
+    finally:
+        cuda.simulate_with(None)
+    assert is_right(out, shape)
+
+
+def test_a_map_that_is_read_only_cannot_be_stored_through():
+    shape = WGMMA.shapes[0]
+    a, b, _ = inputs(shape)
+    out = torch.zeros(shape[0], shape[1], dtype=torch.bfloat16)
+    with pytest.raises(SimulationError, match="read-only input"):
+        cases.launch(
+            "matmul_wgmma.cu",
+            ("matmul_wgmma",),
+            "matmul_wgmma",
+            [*(cases.Map(m, (128, 64), 128) for m in (a, b)), cases.Map(out, (64, 128)), shape[2]],
+            grid=(2, 1, 1),
+            block=WGMMA.block,
+            shared=WGMMA.shared,
+        )
+
+
+def test_without_the_race_checker(monkeypatch):
+    monkeypatch.setenv("LAYERBENCH_SIMULATE_RACES", "0")
+    for shape in WGMMA.shapes:
+        assert is_right(multiply(WGMMA, shape, seed=1), shape)
+
+
+@pytest.mark.parametrize(
+    ("opcode", "operands"),
+    [
+        ("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster", 4),
+        ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group", 2),
+        ("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32", 4),
+        ("mma.sp.sync.aligned.m16n8k32.row.col.f32.bf16.bf16.f32", 5),
+        ("wgmma.mma_async.sp.sync.aligned.m64n64k32.f32.bf16.bf16", 9),
+        ("wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3", 6),
+        ("wgmma.mma_async.sync.aligned.m64n12k16.f32.bf16.bf16", 8),
+        ("tcgen05.mma.cta_group::1.kind::f16", 5),
+        ("mbarrier.arrive_drop.shared.b64", 2),
+        ("ldmatrix.sync.aligned.m16n16.x1.trans.shared.b8", 2),
+        ("barrier.cluster.arrive", 0),
+        ("mapa.shared::cluster.u32", 3),
+    ],
+)
+def test_what_is_not_simulated_stays_unknown(opcode, operands):
+    with pytest.raises(UnknownInstruction, match=re.escape(opcode)):
+        find_line(Statement(opcode, tuple("x" * operands), Place(), 1))
+
+
+# --- wgmma -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", (0, 7))
+@pytest.mark.parametrize("case", cases.PRODUCT_CASES, ids=str)
+def test_products(case, seed):
+    assert torch.equal(cases.multiply(case, seed=seed), cases.product_of(case))
+
+
+def test_products_in_f16_and_with_a_negated_operand():
+    a, b = cases.whole_numbers(64, 16, seed=7), cases.whole_numbers(16, 16, seed=8)
+    got = cases.small_products("products_in_f16", torch.float16, 16).view(torch.float16)
+    want = cases.sums_of(-(a.float() @ b.float().T)).half()  # neighbours share a register
+    assert torch.equal(got.view(4, 128, 2).transpose(1, 2).reshape(8, 128), want)
+
+
+def test_narrow_products_of_two_negated_operands():
+    a, b = cases.whole_numbers(64, 16, seed=7), cases.whole_numbers(8, 16, seed=8)
+    got = cases.small_products("narrow_products", torch.bfloat16, 8).view(torch.float32)
+    assert torch.equal(got, cases.sums_of(a.float() @ b.float().T))
+
+
+# --- planted bugs ----------------------------------------------------------------------------------------------------
+
+FOUND_AS = {
+    "barrier_never_made": "mbarrier",
+    "barrier_made_without_a_barrier": "race",
+    "barrier_overwritten": "mbarrier",
+    "too_many_arrivals": "mbarrier",
+    "too_few_arrivals": "deadlock",
+    "tile_not_waited_for": "unfinished copy",
+    "too_few_bytes_expected": "unfinished copy",
+    "too_many_bytes_expected": "deadlock",
+    "wrong_parity": "unfinished copy",
+    "misaligned_tile": "misaligned",
+    "tile_behind_the_end": "out-of-bounds",
+    "not_a_map": "tensor map",
+    "tile_stored_without_a_fence": "proxy",
+    "tile_written_during_a_copy": "unfinished copy",
+    "one_lane_copies_twice": "unfinished copy",
+    "products_without_a_proxy_fence": "proxy",
+    "products_of_copies_without_a_proxy_fence": "proxy",
+    "products_without_a_fence": "wgmma",
+    "products_without_a_barrier": "race",
+    "matrix_reused_too_early": "race",
+    "one_warp_of_four": "deadlock",
+    "warps_disagree": "wgmma",
+}
+
+
+def reports(kernel: str, seed: int) -> SimulationError:
+    binary = compile_source(HERE / "hopper_bugs.cu", tuple(FOUND_AS), "sm_90a", "ptx")
+    matrix = cases.whole_numbers(64, 64)
+    given, out = torch.ones(4096, dtype=torch.int32), torch.zeros(128, dtype=torch.int32)
+    arguments = [
+        Argument("out", struct.pack("<Q", out.data_ptr()), (out,)),
+        Argument("in", struct.pack("<Q", given.data_ptr()), (given,), const=True),
+        tensor_map(matrix, (16, 64), const=False),
+    ]
+    with pytest.raises(SimulationError) as caught:
+        run_ptx(
+            binary.code.decode(),
+            kernel,
+            (1, 1, 1),
+            (128, 1, 1),
+            2 * 2048 if "tile" in kernel else 8192,
+            arguments,
+            seed=seed,
+        )
+    return caught.value
+
+
+def test_every_planted_bug_has_its_report():
+    assert list(FOUND_AS) == names("hopper_bugs.cu")
+
+
+@pytest.mark.parametrize("kernel", FOUND_AS)
+def test_bug_is_found(kernel):
+    error = reports(kernel, seed=0)
+    wanted = [r for r in error.reports if r.kind == FOUND_AS[kernel]]
+    assert wanted, f"found as {[r.kind for r in error.reports]}: {error}"
+    lines = marked_lines("hopper_bugs.cu", kernel)
+    assert lines
+    assert any(all(re.search(rf"{re.escape(line)}\b", r.message) for line in lines) for r in wanted), (
+        f"{lines}: {error}"
+    )
+
+
+@pytest.mark.parametrize("seed", (1, 2, 3))
+@pytest.mark.parametrize("kernel", FOUND_AS)
+def test_bug_is_found_in_other_orders(kernel, seed):
+    assert reports(kernel, seed).reports
+
+
+# --- on a card -------------------------------------------------------------------------------------------------------
+
+
+@on_a_card
+def test_phases_conform():
+    assert phases("cuda") == phases("cpu")
+
+
+@on_a_card
+@pytest.mark.parametrize("kernel", EXCHANGES)
+def test_exchanges_conform(kernel):
+    assert torch.equal(exchange(kernel, "cuda"), exchange(kernel, "cpu"))
+
+
+@on_a_card
+def test_bulk_copies_conform():
+    assert bulk_round("cuda")
+
+
+@on_a_card
+@pytest.mark.parametrize("case", cases.TILE_CASES, ids=str)
+def test_tiles_conform(case):
+    assert torch.equal(cases.load_tile(case, "cuda"), cases.load_tile(case))
+    assert torch.equal(cases.store_tile(case, "cuda"), cases.store_tile(case))
+
+
+@on_a_card
+@pytest.mark.parametrize("case", cases.PRODUCT_CASES, ids=str)
+def test_products_conform(case):
+    assert torch.equal(cases.multiply(case, "cuda"), cases.multiply(case))
+
+
+@on_a_card
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "n"), [("products_in_f16", torch.float16, 16), ("narrow_products", torch.bfloat16, 8)]
+)
+def test_small_products_conform(kernel, dtype, n):
+    assert torch.equal(cases.small_products(kernel, dtype, n, "cuda"), cases.small_products(kernel, dtype, n))
