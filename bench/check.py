@@ -257,6 +257,6 @@ def cases_of(layer: str, phase: str, dtype: str, seeds: list[int], shapes: int |
             shape = {**base, "accumulate": n % 2 == 1} if accumulates else base
             cases.append(Case(layer, phase, shape, f"ragged {i}", seed))
     for edit in module.CASES:
-        shape = {**ragged[0], "dtype": dtype}
-        cases.append(Case(layer, phase, {**shape, "accumulate": False} if accumulates else shape, edit, seeds[0], edit))
+        shape = contract.overwriting(module, phase, ragged[0], dtype)
+        cases.append(Case(layer, phase, shape, edit, seeds[0], edit))
     return cases

@@ -25,9 +25,7 @@ def counted_case(layer: str, phase: str, dtype: str) -> Case:
     """The call whose traffic is counted: the first of a small model's training step."""
     module = contract.load(layer)
     name, call = next(iter(module.shapes(MODELS[MODEL], B, T).items()))
-    shape = {**call.shape, "dtype": dtype}
-    if contract.pass_of(module, phase).accumulates:
-        shape["accumulate"] = False
+    shape = contract.overwriting(module, phase, call.shape, dtype)
     return Case(layer, phase, shape, f"{MODEL}/{name}" if name else MODEL, 0)
 
 
@@ -67,8 +65,7 @@ def resources(module: ModuleType, case: Case) -> dict[str, Any]:
     from bench.static import compile_builds
 
     uses = launches_of(module, case)
-    arch = ARCH
-    known = compile_builds(sorted({use.build for use in uses}, key=str), arch)
+    known = compile_builds(sorted({use.build for use in uses}, key=str), ARCH)
     needs = []
     for use in uses:
         found = known[use.build]
@@ -80,7 +77,7 @@ def resources(module: ModuleType, case: Case) -> dict[str, Any]:
         "registers": max(f.registers for _, f in needs),
         "spill_bytes": max(f.spill_bytes for _, f in needs),
         "shared_bytes": max(f.shared_bytes + use.shared for use, f in needs),
-        "occupancy": min(cubin.occupancy(arch, u.threads, f.registers, f.shared_bytes + u.shared) for u, f in needs),
+        "occupancy": min(cubin.occupancy(ARCH, u.threads, f.registers, f.shared_bytes + u.shared) for u, f in needs),
         "tensor_core_instructions": sum(f.tensor_core_instructions for f in set(known.values())),
         "wide_instructions": sum(f.wide_instructions for f in set(known.values())),
     }

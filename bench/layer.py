@@ -213,9 +213,7 @@ class Session:
                 unknown = [a for a in axes if a not in call.shape]
                 if unknown:
                     raise CannotGoOn(f"{layer} has no axis {unknown[0]!r} (it has B, T, {', '.join(call.shape)})", 64)
-                shape = {**call.shape, **axes, "dtype": dtype}
-                if contract.pass_of(module, phase).accumulates:
-                    shape["accumulate"] = False
+                shape = contract.overwriting(module, phase, {**call.shape, **axes}, dtype)
                 yield f"{model.name}/{name}" if name else model.name, shape, call.calls
 
     def report_proofs(self, layer: str, phase: str, dtype: str, proofs: list["Proof"]) -> None:
@@ -243,7 +241,7 @@ class Session:
             proof = proofs[v.name, phase]
             too_slow = predicted_too_slow(proof, case, self.setting.time_limit)
             if proof.simulated:
-                rows.append(self.keep(records.simulated(case, proof, calls, self.seeds, proof.counts)))
+                rows.append(self.keep(records.simulated(case, proof, calls, self.seeds)))
                 continue
             if proof.ok and not too_slow:
                 ready.append(v)

@@ -67,7 +67,7 @@ def of_proof(proof: Proof, layer: str, dtype: str, seeds: list[int]) -> dict[str
     v = proof.variant
     case = Case(layer, proof.phase, {"dtype": dtype}, "proof")
     row = _identity(case, v, None, seeds) | _proved(proof) | dict(status=proof.status, evidence=proof.evidence)
-    return row | dict(status="simulated", evidence=SIMULATED, **proof.counts) if proof.simulated else row
+    return row | _counted(proof) if proof.simulated else row
 
 
 def _identity(case: Case, v: Variant, calls: int | None, seeds: list[int]) -> dict[str, Any]:
@@ -105,9 +105,13 @@ def _proved(proof: Proof) -> dict[str, Any]:
     )
 
 
-def simulated(case: Case, proof: Proof, calls: int, seeds: list[int], counts: dict[str, Any]) -> dict[str, Any]:
+def simulated(case: Case, proof: Proof, calls: int, seeds: list[int]) -> dict[str, Any]:
     """The record of a variant that the simulator ran: proved and counted, not timed."""
-    return untimed(case, proof, calls, seeds, "simulated", SIMULATED) | counts
+    return _identity(case, proof.variant, calls, seeds) | _proved(proof) | _work(case) | _counted(proof)
+
+
+def _counted(proof: Proof) -> dict[str, Any]:
+    return dict(status="simulated", evidence=SIMULATED, **proof.counts)
 
 
 def untimed(case: Case, proof: Proof, calls: int, seeds: list[int], status: str, evidence: str) -> dict[str, Any]:

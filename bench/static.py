@@ -154,9 +154,7 @@ def kernels_of(variant: "Variant", dtype: str) -> list[tuple[str, "KernelUse"]]:
         if not variant.has(phase):
             continue
         for call in contract_module.shapes(MODELS[MODEL], contract.DEFAULT_B, contract.DEFAULT_T).values():
-            shape = {**call.shape, "dtype": dtype}
-            if contract.pass_of(contract_module, phase).accumulates:
-                shape["accumulate"] = False
+            shape = contract.overwriting(contract_module, phase, call.shape, dtype)
             case = Case(variant.layer, phase, shape, MODEL, 0)
             found |= {(phase, use): None for use in launches_of(module, case)}
     # One row an instance and block: grids of the different shapes differ, and change nothing here.

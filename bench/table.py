@@ -152,7 +152,14 @@ def print_list(rows: list[tuple[Any, str | None]]) -> None:
 
 
 def new_table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, title_style="bold")
+    return Table(
+        title=title,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title_style="bold",
+    )
 
 
 def _by_variant(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
 from rich.table import Table
 
 from bench import ceilings, machine, stats
-from bench.table import DASH, console, duration, number, percent
+from bench.table import DASH, console, duration, new_table, number, percent
 from bench.train_gate import Gate
 
 if TYPE_CHECKING:
@@ -325,14 +324,3 @@ class Report:
 
 
 _GATED = ("loss", "norm")
-
-
-def new_table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        title_style="bold",
-        caption_justify="left",
-    )

@@ -146,6 +146,12 @@ def phases_of(layer: ModuleType) -> tuple[str, ...]:
     return PHASES if layer.BACKWARD is not None else PHASES[:1]
 
 
+def overwriting(layer: ModuleType, phase: str, sizes: Shape, dtype: str) -> Shape:
+    """The shape of a call of these sizes at a working dtype; parameter gradients, if any, are overwritten."""
+    shape = {**sizes, "dtype": dtype}
+    return {**shape, "accumulate": False} if pass_of(layer, phase).accumulates else shape
+
+
 def flops(layer: ModuleType, shape: Shape, phase: str) -> int:
     return layer.flops(shape, phase)
 

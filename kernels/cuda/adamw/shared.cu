@@ -1,20 +1,6 @@
 #include "common/many.cuh"
 #include "common/packed.cuh"
 
-// The tensor whose chunks begin at or before `chunk`: the last t with firsts[t] <= chunk.
-template <int TENSORS>
-__device__ int tensor_of(const Many<int, TENSORS>& firsts, int chunk) {
-    int low = 0, high = TENSORS - 1;
-    while (low < high) {
-        int middle = (low + high + 1) / 2;
-        if (firsts[middle] <= chunk)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return low;
-}
-
 // 1 - beta^step, from 1 - beta: 1 - powf(beta, step) would cancel, and 1 - 0.95 has lost digits once 0.95 is rounded.
 __device__ inline float bias_correction(float one_minus_beta, float step) {
     return -expm1f(step * log1pf(-one_minus_beta));

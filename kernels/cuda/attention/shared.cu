@@ -12,8 +12,6 @@ constexpr int KEYS = 64;                // of a tile
 constexpr int PAIR_STRIDE = KEYS + 16;  // of a row of probabilities, so that a warp's two groups meet in no bank
 constexpr int QUAD = 4;                 // floats of a 16-byte access of shared memory
 
-constexpr float LOWEST = -3.4028234663852886e38f;  // finite, so that LOWEST - LOWEST is 0 and not NaN
-
 // Rows of q, k, v or dout in shared memory are fp32, padded with zeros to a multiple of LANES. The stride lets the
 // lanes of a group read 16 bytes each from 16 rows, meeting in no bank.
 template <int HS>

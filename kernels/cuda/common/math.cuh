@@ -1,7 +1,8 @@
-// The special-function unit's own functions: one instruction each, error about one unit in the last place of fp32.
+// Constants, and the special-function unit's own functions: an instruction each, to about one unit in fp32's last place.
 #pragma once
 
 constexpr float LOG2_E = 1.4426950408889634f;
+constexpr float LOWEST = -3.4028234663852886e38f;  // finite, so that LOWEST - LOWEST is 0 and not NaN
 
 // 2^x; 0 for x below -126, infinity above 128. PTX ISA, "Floating Point Instructions: ex2".
 __device__ inline float exp2_approx(float x) {

@@ -1,23 +1,7 @@
 #include "common/math.cuh"
+#include "common/online_sum.cuh"
 #include "common/packed.cuh"
 #include "common/reduce.cuh"
-
-constexpr float LOWEST = -3.4028234663852886e38f;  // finite, so that LOWEST - LOWEST is 0 and not NaN
-
-// Of the logits seen so far, the largest, and the sum of exp(logit - largest).
-struct Running {
-    float largest = LOWEST, sum = 0;
-
-    template <int N>
-    __device__ void add(const Packed<float, N>& logits) {
-        float before = largest;
-#pragma unroll
-        for (int k = 0; k < N; k++) largest = fmaxf(largest, logits[k]);
-        sum *= exp_approx(before - largest);
-#pragma unroll
-        for (int k = 0; k < N; k++) sum += exp_approx(logits[k] - largest);
-    }
-};
 
 // lse = log(sum over the first V columns of exp(logits)); losses = lse - logits[target]. One block a row, which is read
 // once: PACKS independent loads a thread at a time.
@@ -26,7 +10,7 @@ __global__ void __launch_bounds__(THREADS)
     cross_entropy_forward(float* losses, float* lse, const T* logits, const long long* targets, int V, int VP) {
     const int row = blockIdx.x;
     const T* x = logits + row * (long long)VP;
-    Running running;
+    OnlineSum running;
     for (int start = threadIdx.x * N; start < V; start += THREADS * N * PACKS) {
         Packed<T, N> packs[PACKS];
 #pragma unroll

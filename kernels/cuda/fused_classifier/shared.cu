@@ -1,23 +1,7 @@
 #include "common/math.cuh"
+#include "common/online_sum.cuh"
 #include "common/packed.cuh"
 #include "common/reduce.cuh"
-
-constexpr float LOWEST = -3.4028234663852886e38f;  // finite, so that LOWEST - LOWEST is 0 and not NaN
-
-// Of the logits seen so far, the largest, and the sum of exp(logit - largest).
-struct Running {
-    float largest = LOWEST, sum = 0;
-
-    template <int N>
-    __device__ void add(const Packed<float, N>& logits) {
-        float before = largest;
-#pragma unroll
-        for (int k = 0; k < N; k++) largest = fmaxf(largest, logits[k]);
-        sum *= exp_approx(before - largest);
-#pragma unroll
-        for (int k = 0; k < N; k++) sum += exp_approx(logits[k] - largest);
-    }
-};
 
 // losses = lse - logits[target], and then logits = dloss (softmax - [column is the target]), 0 in the padding.
 // One block a row. With KEEP the row waits in shared memory for its second use, else it is read again, last part first,
@@ -32,7 +16,7 @@ __global__ void __launch_bounds__(THREADS)
     T* x = logits + row * (long long)VP;
     const float target_logit = to_float(x[target]), dloss = dlosses[row];
 
-    Running running;
+    OnlineSum running;
     for (int start = threadIdx.x * N; start < VP; start += STEP) {
         Packed<T, N> packs[PACKS];
 #pragma unroll

@@ -2,20 +2,6 @@
 #include "common/packed.cuh"
 #include "common/reduce.cuh"
 
-// The tensor whose chunks begin at or before `chunk`: the last t with firsts[t] <= chunk.
-template <int TENSORS>
-__device__ int tensor_of(const Many<int, TENSORS>& firsts, int chunk) {
-    int low = 0, high = TENSORS - 1;
-    while (low < high) {
-        int middle = (low + high + 1) / 2;
-        if (firsts[middle] <= chunk)
-            low = middle;
-        else
-            high = middle - 1;
-    }
-    return low;
-}
-
 // The sum over a block, in thread 0; in double, so that the order of a few thousand additions leaves no trace in fp32.
 template <int THREADS>
 __device__ double block_sum_of_doubles(double value) {

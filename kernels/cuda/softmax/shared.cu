@@ -1,4 +1,5 @@
 #include "common/math.cuh"
+#include "common/online_sum.cuh"
 #include "common/row.cuh"
 
 // Row r of S columns sees the first `visible` of them.
@@ -84,28 +85,6 @@ __global__ void __launch_bounds__(THREADS * ROWS)
 }
 
 // ---- longer rows: a block a row, in shared memory as far as that goes -----------------------------------------------
-
-constexpr float LOWEST = -3.402823466e38f;  // finite: -infinity - -infinity would be NaN
-
-// One thread's maximum so far, and its sum of exp(x - largest).
-struct OnlineSum {
-    float largest = LOWEST, sum = 0;
-
-    // A batch costs one exponential a value, and one for the sum so far.
-    template <int N, int PACKS>
-    __device__ void add(const Packed<float, N> (&values)[PACKS]) {
-        float before = largest;
-#pragma unroll
-        for (int p = 0; p < PACKS; p++)
-#pragma unroll
-            for (int k = 0; k < N; k++) largest = fmaxf(largest, values[p][k]);
-        sum *= exp_approx(before - largest);
-#pragma unroll
-        for (int p = 0; p < PACKS; p++)
-#pragma unroll
-            for (int k = 0; k < N; k++) sum += exp_approx(values[p][k] - largest);
-    }
-};
 
 // Columns below `cached` are kept in shared memory between the two passes; the rest is read again, by then from the L2
 // cache. Both are multiples of N.
