@@ -3,6 +3,7 @@
 Read from ptxas's report and from the disassembly (cuobjdump), so no GPU is needed. These are counts, never times.
 """
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -10,8 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 
-from kernels import Unavailable
+from kernels import Unavailable, cache_dir, put
 
 # Machine instructions: of the tensor cores (Ampere, Hopper, Blackwell), and with 128 bits a thread.
 TENSOR_CORE = re.compile(r"\b(?:[HIDQ]MMA|BMMA|[HIQB]GMMA|UTC\w*MMA)\b")
@@ -53,6 +55,36 @@ def resources(cubin: bytes, log: str) -> dict[str, Resources]:
             instructions=len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+\S", text, flags=re.M)),
         )
     return found
+
+
+class AssemblyError(RuntimeError):
+    """ptxas refused a kernel; the message is its own."""
+
+
+def assemble(ptx: str, arch: str) -> tuple[bytes, str]:
+    """(cubin, ptxas's -v report) of a PTX text that Triton made, by the ptxas that Triton brings; kept in the cache."""
+    tool = find_ptxas(arch)
+    digest = hashlib.sha256(f"{ptx} {arch} {tool}".encode()).hexdigest()[:20]
+    stem = cache_dir() / "triton-cubin" / digest
+    binary, report = stem.with_suffix(".cubin"), stem.with_suffix(".log")
+    if not report.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            source, partial = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
+            source.write_text(ptx)
+            command = [tool, "-lineinfo", "-v", f"--gpu-name={arch}", str(source), "-o", str(partial)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise AssemblyError(f"ptxas refused it: {done.stderr.strip()[:2000]}")
+            put(binary, partial.read_bytes())
+            put(report, done.stderr.encode())
+    return binary.read_bytes(), report.read_text()
+
+
+def find_ptxas(arch: str) -> str:
+    """The one that Triton itself takes for an architecture."""
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    return get_ptxas(int(re.sub(r"\D", "", arch))).path
 
 
 def _reports(log: str) -> Iterator[tuple[str, str]]:

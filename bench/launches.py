@@ -1,9 +1,11 @@
-"""Which kernels a CUDA variant launches for a shape, found by calling it with a launcher that only writes down."""
+"""Which kernels a GPU variant launches for a shape, found by calling it with launchers that only write down."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from bench import judge
 from bench.tensors import Arena, Case
@@ -14,7 +16,7 @@ from kernels import cuda
 class KernelUse:
     """One kernel as a variant launches it: the instance, and the geometry of the launch."""
 
-    build: cuda.Build
+    build: Any  # kernels.cuda.Build or bench.simulate.triton_driver.Build
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared: int  # dynamic, bytes
@@ -24,24 +26,31 @@ class KernelUse:
         return self.block[0] * self.block[1] * self.block[2]
 
 
-def launches_of(module: ModuleType, case: Case) -> list[KernelUse]:
-    """The launches of one call, in order. Memory is reserved, but neither filled nor touched: any size will do."""
-    arena = Arena(case, "cpu", judge.workspace_of(module, case))
+def launches_of(module: ModuleType, case: Case, arch: str = cuda.TARGET) -> list[KernelUse]:
+    """The launches of one call for a GPU, in order. Memory is reserved, but neither filled nor touched: any size will
+    do. Triton's kernels are compiled on the way, as far as PTX."""
     found: list[KernelUse] = []
 
-    def write_down(launch: cuda.Launch) -> None:
+    def write_down(launch: Any) -> None:
         found.append(KernelUse(launch.build, launch.grid, launch.block, launch.shared))
 
-    with _launching_with(write_down):
+    with _launching_with(write_down, arch):
+        arena = Arena(case, "cpu", judge.workspace_of(module, case))
         arena.call(getattr(module, case.phase))
     return found
 
 
 @contextmanager
-def _launching_with(run) -> Iterator[None]:
-    before = cuda._simulator
-    cuda.simulate_with(run)
-    try:
-        yield
-    finally:
-        cuda.simulate_with(before)
+def _launching_with(run, arch: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        if "triton" in sys.modules:  # else no variant has imported it
+            from bench.simulate import triton_driver
+
+            stack.enter_context(triton_driver.launching_with(run, arch))
+        stack.enter_context(cuda.targeting(arch))
+        before = cuda._simulator
+        cuda.simulate_with(run)
+        try:
+            yield
+        finally:
+            cuda.simulate_with(before)

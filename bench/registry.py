@@ -23,7 +23,7 @@ from reference import contract
 HOME = Path(__file__).parent.parent / "kernels"
 BACKENDS = ("torch", "cpu", "cuda", "triton")
 OWN_CODE = ("cpu", "cuda", "triton")  # backends whose variants must not call ATen to compute
-SIMULATED = ("cuda",)  # backends whose kernels the simulator runs where there is no GPU (bench/simulate)
+SIMULATED = ("cuda", "triton")  # backends whose kernels the simulator runs where there is no GPU (bench/simulate)
 CONSTANTS = ("DTYPES", "REQUIRES", "DETERMINISTIC", "KERNELS", "SPILLS", "TENSOR_CORES")
 
 
@@ -238,7 +238,7 @@ def unavailable(variant: Variant, device: str, dtype: str, simulate: bool = Fals
     if simulated(variant, device, simulate):
         from bench import simulate as simulator
 
-        return simulator.unavailable(variant.requires)
+        return simulator.unavailable(variant.backend, variant.requires)
     if variant.backend == "cpu" and device != "cpu":
         return f"runs on the CPU, not on {device}"
     if variant.backend in ("cuda", "triton") and not device.startswith("cuda"):

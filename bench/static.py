@@ -165,9 +165,13 @@ def kernels_of(variant: "Variant", dtype: str) -> list[tuple[str, "KernelUse"]]:
 def compile_builds(builds: list["Build"], arch: str) -> dict["Build", Any]:
     """Resources of each build, or the compiler's message. One compilation for all instances of a source."""
     from bench import cubin
+    from kernels import cuda
     from kernels.cuda.compiler import CompileError, compile_source
 
-    found: dict[Build, Any] = {}
+    found: dict[Any, Any] = {}
+    for build in [b for b in builds if not isinstance(b, cuda.Build)]:
+        found[build] = _assembled(build, arch)
+    builds = [b for b in builds if isinstance(b, cuda.Build)]
     for source, defines in sorted({(b.source, b.defines) for b in builds}):
         group = [b for b in builds if (b.source, b.defines) == (source, defines)]
         try:
@@ -178,6 +182,16 @@ def compile_builds(builds: list["Build"], arch: str) -> dict["Build", Any]:
         by_symbol = cubin.resources(binary.code, binary.log)
         found |= {b: by_symbol[binary.names[b.name]] for b in group}
     return found
+
+
+def _assembled(build: Any, arch: str) -> Any:
+    """Resources of a kernel that Triton compiled, or ptxas's message."""
+    from bench import cubin
+
+    try:
+        return cubin.resources(*cubin.assemble(build.ptx, arch))[build.name]
+    except cubin.AssemblyError as error:
+        return str(error)
 
 
 def _fill(row: Compiled, found: Any) -> None:

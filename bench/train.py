@@ -372,7 +372,7 @@ class Step:
     def _prepare(self, calls: list[Call]) -> None:
         for key in {c.key for c in calls}:
             if hasattr(self.modules[key], "prepare"):
-                self.modules[key].prepare(self.shapes[key[0]])
+                self.modules[key].prepare(self.shapes[key[0]], key[1])
 
     def _bind(self, call: Call) -> Bound:
         return bind(call, self.modules[call.key], self.workspace, self.shapes[call.id])

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from bench import cli, registry
 from bench.cli import CannotGoOn
 from bench.registry import Variant
+from kernels import put
 from reference import contract
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def _race_one(racing, calls, shape, device, skipped) -> dict[str, float]:
         try:
             module = v.load()
             if hasattr(module, "prepare"):
-                module.prepare(shape)
+                module.prepare(shape, calls[0].key[1])
             workspace = make_workspace([workspace_bytes(calls[0], module, shape)], device)
             bound[v.name] = [bind(c, module, workspace, shape) for c in calls]
             timed(v.name, 0)  # compiles, loads, packs: whatever the first call does
@@ -283,10 +284,7 @@ class Cache:
             self.known[self._case(key, shapes[key[0]])] = {
                 _source(v): told[v.name] for v in pool[key] if v.name in told
             }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(f".{os.getpid()}.part")
-        partial.write_text(json.dumps(self.known, indent=1))
-        os.replace(partial, self.path)
+        put(self.path, json.dumps(self.known, indent=1).encode())
 
 
 def _source(v: Variant) -> str:

@@ -35,7 +35,8 @@ class Room:
         if setting.simulate:
             from bench import simulate
 
-            simulate.install()
+            assert variant
+            simulate.install(variant.backend)
         self.module: Any = None
         self.arena: Arena | None = None
         self.function: Callable = lambda: None
@@ -162,7 +163,7 @@ class Room:
     def prepare(self) -> None:
         if hasattr(self.module, "prepare"):
             assert self.arena
-            self.module.prepare(self.arena.case.shape)
+            self.module.prepare(self.arena.case.shape, self.arena.case.phase)
 
     def _enter_case(self, case: Case) -> None:
         """An arena for the case; the last one is kept where only the contents differ, addresses and all."""

@@ -13,3 +13,11 @@ def cache_dir() -> Path:
     if root := os.environ.get("LAYERBENCH_CACHE"):
         return Path(root)
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "layerbench"
+
+
+def put(file: Path, content: bytes) -> None:
+    """Write a file of the cache whole or not at all: two processes may make the same one at once."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_suffix(f"{file.suffix}.{os.getpid()}.part")
+    partial.write_bytes(content)
+    os.replace(partial, file)

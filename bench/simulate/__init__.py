@@ -1,12 +1,14 @@
-"""CUDA kernels without a GPU: the kernel's real PTX is translated to C++ and run on the CPU, with every access checked.
+"""GPU kernels without a GPU: their real PTX is translated to C++ and run on the CPU, with every access checked.
 
-    simulate.install()                 from now on kernels.cuda runs launches on CPU tensors here
+    simulate.install("cuda")           from now on kernels.cuda runs launches on CPU tensors here
+    simulate.install("triton")         from now on Triton does
     with simulate.count() as counts:   collect what each launch moves
         …
 
 README.md says how it works, what it finds, and how an instruction is added.
 """
 
+import importlib.util
 import platform
 
 from bench.simulate.counts import KernelCount, Traffic
@@ -33,15 +35,20 @@ __all__ = [
 NEWEST = 90  # compute capability: instructions of later ones are not in the table
 
 
-def install() -> None:
-    """Have the launcher run CUDA kernels on CPU tensors in the simulator."""
-    from kernels import cuda
+def install(backend: str) -> None:
+    """Have a backend's kernels on CPU tensors run in the simulator."""
+    if backend == "triton":
+        from bench.simulate import triton_driver
 
-    cuda.simulate_with(run)
+        triton_driver.install()
+    else:
+        from kernels import cuda
+
+        cuda.simulate_with(run)
 
 
-def unavailable(requires: tuple[str, ...]) -> str | None:
-    """Why the simulator cannot run a kernel with these REQUIRES here, or None."""
+def unavailable(backend: str, requires: tuple[str, ...]) -> str | None:
+    """Why the simulator cannot run a backend's kernel with these REQUIRES here, or None."""
     from kernels import Unavailable
     from kernels.cpu import find_compiler
     from kernels.cuda import compiler
@@ -51,9 +58,12 @@ def unavailable(requires: tuple[str, ...]) -> str | None:
     for tag in requires:
         if tag.startswith("sm") and tag[2:].rstrip("af").isdigit() and int(tag[2:].rstrip("af")) > NEWEST:
             return f"the simulator knows instructions up to sm{NEWEST}, not {tag}"
+    if backend == "triton" and importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install 'layerbench[simulate]')"
     try:
         find_compiler()
-        compiler.version()
+        if backend == "cuda":
+            compiler.version()
     except Unavailable as error:
         return str(error)
     return None

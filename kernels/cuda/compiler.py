@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels import Unavailable, cache_dir
+from kernels import Unavailable, cache_dir, put
 
 HERE = Path(__file__).parent
 
@@ -50,9 +50,8 @@ def compile_source(
     code, facts = stem.with_suffix(f".{kind}"), stem.with_suffix(".json")
     if not facts.exists():
         binary = _compile(source, names, kind, [*options, *(f"-I{folder}" for folder in folders)])
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        _write(code, binary.code)
-        _write(facts, json.dumps({"names": binary.names, "log": binary.log}).encode())
+        put(code, binary.code)
+        put(facts, json.dumps({"names": binary.names, "log": binary.log}).encode())
     return Binary(code.read_bytes(), **json.loads(facts.read_text()))
 
 
@@ -62,12 +61,6 @@ def _key(source: Path, names: tuple[str, ...], kind: str, options: list[str]) ->
         digest.update(path.name.encode() + path.read_bytes())
     digest.update(repr((names, kind, options, version())).encode())
     return digest.hexdigest()[:20]
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_suffix(f"{path.suffix}.{os.getpid()}.part")
-    partial.write_bytes(content)
-    os.replace(partial, path)  # atomic: two processes may compile the same kernel at once
 
 
 def _compile(source: Path, names: tuple[str, ...], kind: str, options: list[str]) -> Binary:

@@ -106,7 +106,7 @@ def test_the_launcher_passes_maps_by_value():
     a, b, _ = inputs(shape)
     out = torch.full((shape[0], shape[1]), float("nan"), dtype=torch.bfloat16)
     maps = [tensor_map(m, (128, 64), 128) for m in (a, b)]
-    simulate.install()
+    simulate.install("cuda")
     try:
         kernel = Kernel("matmul_wgmma.cu", "matmul_wgmma")(grid=(2, 1), block=WGMMA.block, shared=WGMMA.shared)
         kernel(*maps, tensor_map(out, (64, 128), const=False), shape[2])

@@ -13,7 +13,7 @@ from tests.bench.simulate.snippets import launch, snippet_ptx
 
 @pytest.fixture
 def installed():
-    simulate.install()
+    simulate.install("cuda")
     yield
     cuda.simulate_with(None)
 
@@ -74,10 +74,10 @@ def test_wrong_arguments_are_refused():
 
 
 def test_where_the_simulator_cannot_run(monkeypatch):
-    assert simulate.unavailable(()) is None and simulate.unavailable(("sm90a", "avx512")) is None
-    assert "sm100a" in (simulate.unavailable(("sm100a",)) or "")
+    assert simulate.unavailable("cuda", ()) is None and simulate.unavailable("cuda", ("sm90a", "avx512")) is None
+    assert "sm100a" in (simulate.unavailable("cuda", ("sm100a",)) or "")
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
-    assert "x86-64" in (simulate.unavailable(()) or "")
+    assert "x86-64" in (simulate.unavailable("cuda", ()) or "")
 
 
 def test_newer_ptx_is_refused():

@@ -15,7 +15,7 @@ def test_backward_sorts_tokens_over_several_blocks():
     arena = Arena(case, "cpu", judge.workspace_of(shared, case))
     arena.load(values)
     arena.reset()
-    simulate.install()
+    simulate.install("cuda")
     try:
         arena.call(shared.backward)
     finally:

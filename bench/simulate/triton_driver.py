@@ -1,0 +1,205 @@
+"""Triton without a GPU: a driver for Triton's own runtime that compiles for a chosen GPU and launches in the simulator.
+
+Plain Triton code runs unchanged: `kernel[grid](tensors…)` binds, specializes and compiles as it does on a card, and
+what would go to the CUDA driver comes here. Triton 3.6 to 3.9. Compilation ends at PTX: nothing here needs ptxas.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from bench.simulate import ptx
+from bench.simulate.launcher import run_ptx
+from bench.simulate.tensor_map import tensor_map
+from kernels import cuda
+from kernels.cuda import Argument
+
+SCALARS = {"i1": "<?", "u1": "<?", "i8": "<b", "u8": "<B", "i16": "<h", "u16": "<H", "i32": "<i", "u32": "<I"}
+SCALARS |= {"i64": "<q", "u64": "<Q", "fp32": "<f", "f32": "<f", "fp64": "<d"}
+SWIZZLE_BYTES = (0, 32, 64, 128)  # by the number that Triton passes to cuTensorMapEncodeTiled
+# What a card of the architecture has: shared memory a block, multiprocessors (A100, H100/H200 SXM, B200).
+MULTIPROCESSORS = {"sm_80": 108, "sm_90a": 132, "sm_100a": 148}
+MOST_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class Build:
+    """A kernel as Triton compiled it: told apart by the hash of all that it was made from."""
+
+    name: str
+    hash: str
+    arch: str
+    ptx: str = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A call as Triton's runtime hands it to a driver."""
+
+    build: Build
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared: int
+    arguments: tuple[Argument, ...]
+
+
+def run(launch: Launch) -> None:
+    """Run a launch in the simulator. Raises SimulationError with what was found."""
+    build = launch.build
+    run_ptx(build.ptx, build.name, launch.grid, launch.block, launch.shared, launch.arguments, build.arch)
+
+
+def install(launch: Callable[[Launch], None] = run, arch: str | None = None) -> None:
+    """Have Triton's launches go to `launch`, compiled for `arch` ("sm_80", "sm_90a", "sm_100a")."""
+    from triton import knobs
+    from triton.runtime import driver
+
+    knobs.runtime.add_stages_inspection_hook = stop_at_ptx
+    driver.set_active(Driver(launch, arch or cuda.TARGET))
+
+
+@contextmanager
+def launching_with(launch: Callable[[Launch], None], arch: str | None = None) -> Iterator[None]:
+    """`install` for as long as the context lasts; then as before."""
+    from triton import knobs
+    from triton.runtime import driver
+
+    before = driver._active, knobs.runtime.add_stages_inspection_hook
+    install(launch, arch)
+    try:
+        yield
+    finally:
+        driver._active, knobs.runtime.add_stages_inspection_hook = before
+
+
+def stop_at_ptx(*stages_of: Any) -> Any:
+    """Triton's hook into its stages: without arguments the key of this pipeline, else (backend, stages, …)."""
+    if not stages_of:
+        return "layerbench-ptx", "layerbench-ptx"
+    _, stages, *_ = stages_of
+    stages["cubin"] = lambda code, metadata: b""
+    return None
+
+
+class Driver:
+    """What Triton's runtime asks of a driver (triton.backends.driver.DriverBase)."""
+
+    def __init__(self, launch: Callable[[Launch], None], arch: str):
+        self.arch = arch
+        self.capability = int("".join(c for c in arch if c.isdigit()))
+        self.launch = launch
+        self.utils = Utilities(arch)
+        self.launcher_cls = lambda source, metadata: Launcher(source, metadata, arch)
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability  # Triton keeps what it compiled by this number: one set an architecture
+
+    def set_current_device(self, device: int) -> None:
+        pass
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def get_device_interface(self):
+        return torch.cpu
+
+
+class Utilities:
+    """`driver.utils`: there is nothing to load, and the properties are the architecture's."""
+
+    def __init__(self, arch: str):
+        self.arch = arch
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {
+            "max_shared_mem": cuda.MOST_SHARED[self.arch],
+            "multiprocessor_count": MULTIPROCESSORS[self.arch],
+            "max_num_regs": 65536,
+            "warpSize": 32,
+        }
+
+    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple:
+        return "module", "function", 0, 0, MOST_THREADS
+
+    def unload_module(self, module: Any) -> None:
+        pass
+
+
+class Launcher:
+    """One compiled kernel, called by Triton's runtime with the grid and all arguments of the Python function."""
+
+    def __init__(self, source: Any, metadata: Any, arch: str):
+        from triton.runtime.cache import get_cache_manager
+
+        self.metadata = metadata
+        self.signature = tuple(source.signature.values())
+        self.names = tuple(source.fn.arg_names)
+        self.maps = list(getattr(metadata, "tensordesc_meta", None) or [])
+        path = get_cache_manager(metadata.hash).get_file(f"{source.name[:150]}.ptx")
+        with open(path) as file:
+            self.build = Build(metadata.name, metadata.hash, arch, file.read())
+        (self.kernel,) = ptx.parse(self.build.ptx).kernels
+
+    def __call__(self, x: int, y: int, z: int, stream: int, function: Any, *rest: Any) -> None:
+        from triton.runtime import driver
+
+        # Before the function's own arguments come two kinds of metadata and two hooks.
+        values = rest[-len(self.signature) :]
+        maps = iter(self.maps)
+        arguments: list[Argument] = []
+        for name, kind, value in zip(self.names, self.signature, values, strict=True):
+            arguments += self._arguments(name, kind, value, maps)
+        scratch = self.metadata.global_scratch_size * x * y * z
+        if scratch:
+            arguments.append(_pointer("scratch", torch.empty(scratch + self.metadata.global_scratch_align)))
+        # Scratch that is not used has a parameter all the same.
+        arguments += [Argument("scratch", bytes(8))] * (len(self.kernel.parameters) - len(arguments))
+        block = (self.metadata.num_warps * 32, 1, 1)
+        if x * y * z:
+            # Triton keeps this object: the driver may be another one by now.
+            driver.active.launch(Launch(self.build, (x, y, z), block, self.metadata.shared, tuple(arguments)))
+
+    def _arguments(self, name: str, kind: Any, value: Any, maps: Iterator[dict]) -> Iterator[Argument]:
+        if isinstance(kind, tuple):
+            for i, (k, v) in enumerate(zip(kind, value, strict=True)):
+                yield from self._arguments(f"{name}[{i}]", k, v, maps)
+        elif kind == "constexpr":
+            return
+        elif kind.startswith("tensordesc"):
+            yield from self._descriptor(name, value, next(maps, None))
+        elif kind.startswith("*"):
+            yield _pointer(name, value)
+        else:
+            yield Argument(name, struct.pack(SCALARS[kind], value))
+
+    def _descriptor(self, name: str, value: Any, facts: dict | None) -> Iterator[Argument]:
+        """A tensor descriptor: its map where the GPU has them, else a pointer; then sizes and strides."""
+        sizes = [Argument(name, struct.pack("<i", n)) for n in value.shape]
+        strides = [Argument(name, struct.pack("<q", n)) for n in value.strides]
+        if facts is None:
+            yield _pointer(name, value.base)
+            yield from [Argument(name, struct.pack("<q", n)) for n in (*value.shape, *value.strides)]
+            yield Argument(name, struct.pack("<?", value.padding == "nan"))
+            if hasattr(value, "round_f32_to_tf32"):
+                yield Argument(name, struct.pack("<?", value.round_f32_to_tf32))
+        else:
+            whole = value.base.as_strided(value.shape, value.strides)
+            swizzle = SWIZZLE_BYTES[facts["swizzle"]]
+            yield tensor_map(whole, facts["block_size"], swizzle, name=name, const=False)
+        yield from sizes + strides
+
+
+def _pointer(name: str, tensor: torch.Tensor) -> Argument:
+    return Argument(name, struct.pack("<Q", tensor.data_ptr()), (tensor,))

@@ -1,0 +1,33 @@
+"""Triton kernels: plain `@triton.jit` functions, launched on torch tensors as `kernel[grid](…)`.
+
+    @triton.jit
+    def residual_kernel(out, a, b, N, BLOCK: tl.constexpr): …
+
+    def forward(a, b, *, out):
+        residual_kernel[(triton.cdiv(a.numel(), BLOCK),)](out, a, b, a.numel(), BLOCK=BLOCK)
+
+On CUDA tensors this is Triton as everybody knows it; on CPU tensors the simulator runs what Triton compiled, where its
+driver was put in (bench/simulate/triton_driver.py). Tile sizes that depend on the GPU are a table: tuning.py.
+"""
+
+import os
+
+from kernels import cache_dir
+
+# Read by Triton when it compiles. What is set already is the user's choice.
+os.environ.setdefault("TRITON_CACHE_DIR", str(cache_dir() / "triton"))
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default of Triton 3.6 to 3.9; 3.10 is to change it
+
+
+def multiprocessors() -> int:
+    """Of the GPU that kernels are launched on (or simulated for)."""
+    from triton.runtime import driver
+
+    return driver.active.utils.get_device_properties(driver.active.get_current_device())["multiprocessor_count"]
+
+
+def capability() -> int:
+    """Of the GPU that kernels are launched on (or simulated for): 80 is Ampere, 90 Hopper, 100 Blackwell."""
+    from triton.runtime import driver
+
+    return driver.active.get_current_target().arch
