@@ -1,14 +1,16 @@
-"""python -m bench.static [LAYER …]: compile every CUDA kernel for several GPUs, without one, and say what it needs.
+"""python -m bench.static [LAYER …]: compile every GPU kernel for several GPUs, without one, and say what it needs.
 
 python -m bench.static                                 all layers, sm_80, sm_90a, sm_100a, fp32 and bf16
 python -m bench.static attention --only cuda.shared --arch sm_90a
 python -m bench.static --out results/static            also writes static.csv there
 
 Which instances of a kernel are compiled is found by calling each variant at its gpt2-124m shapes with a launcher that
-only writes down. Exit code 2: a compile error, a spill that the variant's SPILLS does not allow, or TENSOR_CORES = True
-without a tensor-core instruction.
+only writes down; a Triton variant with every configuration of its tables. Exit code 2: a compile error, a spill that
+the variant's SPILLS does not allow, or TENSOR_CORES = True without a tensor-core instruction.
 """
 
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +20,10 @@ from bench import cli
 if TYPE_CHECKING:
     from bench.launches import KernelUse
     from bench.registry import Variant
-    from kernels.cuda import Build
 
 ARCHS = ("sm_80", "sm_90a", "sm_100a")
 DTYPES = ("fp32", "bf16")
+WORTH_PROCESSES = 8  # pairs of variant and architecture: fewer are compiled sooner than processes start
 MODEL = "gpt2-124m"
 
 
@@ -50,6 +52,7 @@ class Compiled:
     kernel: str
     threads: int
     dynamic_shared_bytes: int
+    configuration: str = ""  # of a Triton variant's table, where it is not the default
     facts: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
 
@@ -64,10 +67,10 @@ def main(argv: list[str] | None = None) -> int:
     from reference import contract
 
     archs = [cli.choose(a, ARCHS, "architecture") for a in args.arch.split(",")]
-    dtypes = [cli.choose(d, DTYPES, "dtype") for d in args.dtype.split(",")]
+    dtypes = [cli.choose(d, (*DTYPES, "fp16"), "dtype") for d in args.dtype.split(",")]
     layers = [cli.choose(name, contract.layer_names(), "layer") for name in args.layer] or contract.layer_names()
     found = registry.discover(tuple(Path(d) for d in args.kernels))
-    variants = [v for v in found if v.backend == "cuda" and v.layer in layers]
+    variants = [v for v in found if v.backend in registry.SIMULATED and v.layer in layers]
     if args.only:
         wanted = [cli.choose(n, sorted({v.name for v in variants}), "variant") for n in args.only.split(",")]
         variants = [v for v in variants if v.name in wanted]
@@ -83,50 +86,42 @@ def main(argv: list[str] | None = None) -> int:
 
 def compile_all(variants: list["Variant"], archs: list[str], dtypes: list[str], jobs: int = 0) -> list[Compiled]:
     """Every kernel that the variants launch, on every architecture that they can run on."""
-    from concurrent.futures import ThreadPoolExecutor
+    work = [(v, arch, dtypes) for v in variants for arch in archs if runs_on(v, arch)]
+    if len(work) < WORTH_PROCESSES:
+        return [row for job in work for row in compile_variant(job)]
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    from rich.console import Console
+    from rich.progress import track
 
     from bench import machine
-    from kernels.cuda import targeting
 
-    rows: list[Compiled] = []
-    work = []
-    for v in variants:
-        for arch in archs:
-            if not runs_on(v, arch):
-                continue
-            with targeting(arch):
-                uses, failed = _uses(v, dtypes, arch)
-            rows += failed
-            work.append((v, uses, arch))
-    with ThreadPoolExecutor(jobs or machine.usable_cores()) as pool:  # NVRTC works outside of Python's lock
-        for part in pool.map(lambda job: _compile(*job), work):
-            rows += part
-    return rows
+    context = multiprocessing.get_context("spawn")  # Triton has one driver a process, and so one architecture at once
+    with ProcessPoolExecutor(jobs or machine.usable_cores(), context) as pool:
+        screen = Console(stderr=True)
+        parts = pool.map(compile_variant, work)
+        shown = track(parts, "compiling", len(work), console=screen, transient=True, disable=not screen.is_terminal)
+        return [row for part in shown for row in part]
 
 
-def _uses(
-    variant: "Variant", dtypes: list[str], arch: str
-) -> tuple[list[tuple[str, str, "KernelUse"]], list[Compiled]]:
-    """(phase, dtype, kernel) of all that the variant launches; a faulty row where it cannot be called."""
-    uses, failed = [], []
-    for dtype in dtypes:
-        if dtype not in variant.dtypes:
-            continue
+def compile_variant(job: tuple["Variant", str, list[str]]) -> list[Compiled]:
+    """Every kernel and configuration of one variant on one architecture, at some dtypes."""
+    variant, arch, dtypes = job
+    rows = []
+    for dtype in [d for d in dtypes if d in variant.dtypes]:
         try:
-            uses += [(phase, dtype, use) for phase, use in kernels_of(variant, dtype)]
+            uses = kernels_of(variant, dtype, arch)
+            known = compile_builds(sorted({use.build for _, _, use in uses}, key=str), arch)
         except Exception as error:
             fault = f"cannot be called: {type(error).__name__}: {error}"
-            failed.append(Compiled(variant.layer, variant.name, "", dtype, arch, "", 0, 0, fault=fault))
-    return uses, failed
-
-
-def _compile(variant: "Variant", uses: list[tuple[str, str, "KernelUse"]], arch: str) -> list[Compiled]:
-    known = compile_builds(sorted({use.build for _, _, use in uses}, key=str), arch)
-    rows = []
-    for phase, dtype, use in uses:
-        row = Compiled(variant.layer, variant.name, phase, dtype, arch, use.build.name, use.threads, use.shared)
-        _fill(row, known[use.build])
-        rows.append(row)
+            rows.append(Compiled(variant.layer, variant.name, "", dtype, arch, "", 0, 0, fault=fault))
+            continue
+        for phase, configuration, use in uses:
+            names = (variant.layer, variant.name, phase, dtype, arch, use.build.label)
+            row = Compiled(*names, use.threads, use.shared, configuration)
+            _fill(row, known[use.build])
+            rows.append(row)
     _judge(variant, rows)
     return rows
 
@@ -141,28 +136,49 @@ def runs_on(variant: "Variant", arch: str) -> bool:
     return True
 
 
-def kernels_of(variant: "Variant", dtype: str) -> list[tuple[str, "KernelUse"]]:
-    """(phase, kernel) of every launch at the model's shapes, each instance and geometry once."""
+def kernels_of(variant: "Variant", dtype: str, arch: str) -> list[tuple[str, str, "KernelUse"]]:
+    """(phase, configuration, kernel) of every launch at the model's shapes, each instance and block once."""
     from bench.launches import launches_of
     from bench.tensors import Case
     from reference import contract
     from reference.models import MODELS
 
-    module, contract_module = variant.load(), contract.load(variant.layer)
-    found: dict[tuple[str, KernelUse], None] = {}
-    for phase in contract.phases_of(contract_module):
-        if not variant.has(phase):
-            continue
-        for call in contract_module.shapes(MODELS[MODEL], contract.DEFAULT_B, contract.DEFAULT_T).values():
-            shape = contract.overwriting(contract_module, phase, call.shape, dtype)
-            case = Case(variant.layer, phase, shape, MODEL, 0)
-            found |= {(phase, use): None for use in launches_of(module, case)}
-    # One row an instance and block: grids of the different shapes differ, and change nothing here.
-    unique = {(phase, use.build, use.block, use.shared): (phase, use) for phase, use in found}
-    return list(unique.values())
+    module, layer = variant.load(), contract.load(variant.layer)
+    found: dict[tuple, tuple[str, str, KernelUse]] = {}
+    for configuration in configurations_of(module, dtype, arch):
+        for phase in contract.phases_of(layer):
+            if not variant.has(phase):
+                continue
+            for call in layer.shapes(MODELS[MODEL], contract.DEFAULT_B, contract.DEFAULT_T).values():
+                case = Case(variant.layer, phase, contract.overwriting(layer, phase, call.shape, dtype), MODEL, 0)
+                for use in launches_of(module, case, arch):
+                    # Grids of the different shapes differ, and change nothing here.
+                    key = (phase, use.build, use.block, use.shared)
+                    found.setdefault(key, (phase, configuration, use))
+    return list(found.values())
 
 
-def compile_builds(builds: list["Build"], arch: str) -> dict["Build", Any]:
+def configurations_of(module: Any, dtype: str, arch: str) -> Iterator[str]:
+    """Put each configuration of a Triton variant's tables in turn; "" first, for the defaults."""
+    yield ""
+    if "kernels.triton.tuning" not in sys.modules:
+        return
+    from bench.simulate import triton_driver
+    from bench.tensors import DTYPES as TORCH
+    from kernels.triton.tuning import tables_of
+
+    for name, table in tables_of(module).items():
+        with triton_driver.launching_with(lambda _: None, arch):
+            candidates = table.candidates(TORCH[dtype])
+        for config in candidates[1:]:
+            table.trying = config
+            try:
+                yield " ".join([name, *(f"{k}={v}" for k, v in config.items())])
+            finally:
+                table.trying = None
+
+
+def compile_builds(builds: list[Any], arch: str) -> dict[Any, Any]:
     """Resources of each build, or the compiler's message. One compilation for all instances of a source."""
     from bench import cubin
     from kernels import cuda
@@ -236,9 +252,8 @@ def show(rows: list[Compiled]) -> None:
         r = group[0]
         named = ("", "") if (r.layer, r.variant) == last else (r.layer, r.variant)
         last = (r.layer, r.variant)
-        kernel = r.kernel.replace("__nv_bfloat16", "bf16")
         faults = {f"{g.arch}: {g.fault}": None for g in group if g.fault}
-        grid.add_row(*named, kernel, str(r.threads), *_cells(group), "; ".join(faults))
+        grid.add_row(*named, r.kernel, str(r.threads), *_cells(group), "; ".join(faults))
     table.console().print(grid)
     faulty = sum(bool(r.fault) for r in rows)
     table.console().print(f"{len(rows)} compiled: {len(rows) - faulty} fine, {faulty} with a fault", highlight=False)

@@ -5,7 +5,7 @@ what would go to the CUDA driver comes here. Triton 3.6 to 3.9. Compilation ends
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +31,7 @@ class Build:
     """A kernel as Triton compiled it: told apart by the hash of all that it was made from."""
 
     name: str
+    label: str  # the name with its dtypes and constants, for people
     hash: str
     arch: str
     ptx: str = field(compare=False, repr=False)
@@ -149,7 +150,7 @@ class Launcher:
         self.maps = list(getattr(metadata, "tensordesc_meta", None) or [])
         path = get_cache_manager(metadata.hash).get_file(f"{source.name[:150]}.ptx")
         with open(path) as file:
-            self.build = Build(metadata.name, metadata.hash, arch, file.read())
+            self.build = Build(metadata.name, _label(source, metadata), metadata.hash, arch, file.read())
         (self.kernel,) = ptx.parse(self.build.ptx).kernels
 
     def __call__(self, x: int, y: int, z: int, stream: int, function: Any, *rest: Any) -> None:
@@ -199,6 +200,22 @@ class Launcher:
             swizzle = SWIZZLE_BYTES[facts["swizzle"]]
             yield tensor_map(whole, facts["block_size"], swizzle, name=name, const=False)
         yield from sizes + strides
+
+
+def _label(source: Any, metadata: Any) -> str:
+    """`kernel<bf16, BLOCK=1024, 4 warps>`: element types, constants by name, warps, and stages of the pipeline."""
+    kinds = {k.lstrip("*k").partition("[")[0].removeprefix("tensordesc<"): None
+             for k in _flat(source.signature.values()) if k[0] in "*t"}  # fmt: skip
+    names = source.fn.arg_names
+    given = [p.num for p in source.fn.params if p.is_constexpr]
+    constants = [f"{names[i]}={value}" for (i, *_), value in source.constants.items() if i in given]
+    parts = [*kinds, *constants, f"{metadata.num_warps} warps", f"{metadata.num_stages} stages"]
+    return f"{metadata.name}<{', '.join(parts)}>"
+
+
+def _flat(kinds: Iterable[Any]) -> Iterator[str]:
+    for kind in kinds:
+        yield from _flat(kind) if isinstance(kind, tuple) else (kind,)
 
 
 def _pointer(name: str, tensor: torch.Tensor) -> Argument:

@@ -56,6 +56,11 @@ class Build:
     name: str
     defines: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """For people."""
+        return self.name.replace("__nv_bfloat16", "bf16")
+
 
 @dataclass(frozen=True)
 class Argument:
