@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from bench import judge, simulate, tensors
-from bench.launches import launches_of
+from bench.launches import configured_call, launches_of
 from bench.simulate import Traffic
 from bench.simulate.launcher import ARCH
 from bench.tensors import Arena, Case
@@ -35,13 +35,14 @@ def counted(module: ModuleType, case: Case) -> dict[str, Any]:
     arena.load(tensors.draw(case))
     arena.reset()
     with simulate.count() as launches:
-        arena.call(getattr(module, case.phase))
+        _, configuration = configured_call(module, lambda: arena.call(getattr(module, case.phase)))
     total = Traffic()
     for launch in launches:
         for f in fields(Traffic):
             setattr(total, f.name, getattr(total, f.name) + getattr(launch.total, f.name))
     minimum = contract.min_bytes(case.module, case.shape, case.phase)
-    return {"counted_shape": f"{case.name} B={B} T={T}", **traffic(total, minimum), **resources(module, case)}
+    where = {"counted_shape": f"{case.name} B={B} T={T}", "configuration": configuration}
+    return where | traffic(total, minimum) | resources(module, case)
 
 
 def traffic(total: Traffic, minimum: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 BASELINES = ("eager", "compile")
 WARM_UP = 2  # steps before the timed ones; they count for the gate
+STEPS, SIMULATED_STEPS = 10, 2
 PYTORCH_RUNS = 3  # at least, besides the centre, to measure the band: the baselines, and perturbed runs
 BYTES_A_PARAMETER = 20  # of one contestant: weight, gradient, two moments, a master or temporary
 IN_CONTEXT_STEPS = 5
@@ -58,10 +59,18 @@ def parser() -> cli.Parser:
     what.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="default fp32")
     what.add_argument("--device", default="cpu", help="default cpu")
     what.add_argument("--data", metavar="PATH", help="text, .bin shards or a folder; default Python's standard library")
+    what.add_argument(
+        "--simulate",
+        action="store_true",
+        help="run GPU kernels in the simulator: the gate and the losses, no times (for gpt2-tiny; minutes)",
+    )
     what.add_argument("--lr", type=float, default=3e-4, help="learning rate, constant; default 3e-4")
     how = p.add_argument_group("how to measure")
     how.add_argument(
-        "--steps", type=_positive, default=10, metavar="N", help=f"timed steps after {WARM_UP}, default 10"
+        "--steps",
+        type=_positive,
+        metavar="N",
+        help=f"timed steps after {WARM_UP}, default {STEPS} ({SIMULATED_STEPS} with --simulate)",
     )
     how.add_argument("--seed", type=int, default=0, help="of parameters and batches, default 0")
     how.add_argument("--threads", type=_positive, help="CPU threads of every contestant (default: all usable cores)")
@@ -94,6 +103,9 @@ def main(argv: list[str] | None = None) -> int:
     baselines = [] if args.baseline == "none" else args.baseline.split(",")
     args.baseline = [cli.choose(b, (*BASELINES, "none"), "baseline") for b in baselines]
     args.threads = args.threads or _usable_cores()
+    if args.simulate:
+        args.device, args.baseline = "cpu", []  # nothing is timed, so there is nothing to compare with
+    args.steps = args.steps or (SIMULATED_STEPS if args.simulate else STEPS)
     return Session(args, argv).run()
 
 
@@ -122,6 +134,7 @@ class Session:
                 args.threads,
                 args.accumulation,
                 args.seed,
+                args.simulate,
             )
         )
         sizes = (args.model, args.batch, args.seq, args.dtype)
@@ -138,6 +151,7 @@ class Session:
     def run(self) -> int:
         from bench import results, train_report
 
+        args = self.args
         run = results.Run.create("e2e", self.args.out, self.argv)
         self.matmul_peaks = train_report.matmul_peaks(self.args.device, self.args.dtype)
         with ExitStack() as self.stack:
@@ -153,9 +167,10 @@ class Session:
             self._start_baselines()
             self.gate_runs = self._judge()
             self._train()
-            self.peaks = {name: c.ask("peak_bytes") for name, c in self.contestants.items()}
-            self.in_context = self._in_context()
-        report = train_report.Report(self)
+            if not args.simulate:
+                self.peaks = {name: c.ask("peak_bytes") for name, c in self.contestants.items()}
+                self.in_context = self._in_context()
+        report = train_report.Simulated(self) if args.simulate else train_report.Report(self)
         for record in report.records():
             run.append(record)
         run.write_csv(train_report.COLUMNS)
@@ -185,7 +200,11 @@ class Session:
     def _candidates(self, spec: Any) -> "dict[Key, list[Variant]]":
         from bench import train_pick
 
-        return train_pick.candidates(spec, self.variants, self.keys, self.args.device, self.args.dtype)
+        pool = train_pick.candidates(
+            spec, self.variants, self.keys, self.args.device, self.args.dtype, self.args.simulate
+        )
+        # What is simulated has no times to choose by: the first by name, unless --kernels names another.
+        return {key: found[:1] for key, found in pool.items()} if self.args.simulate else pool
 
     def _swap(self, text: str) -> "dict[Key, Variant]":
         """{(id, phase): the variant to swap in}."""
@@ -195,7 +214,9 @@ class Session:
         if not spec.overrides or spec.default != train_pick.FASTEST or spec.folders:
             raise CannotGoOn(f"--swap {text!r} is not LAYER=VARIANT", cli.USAGE)
         touched = [k for k in self.keys if k[0] in spec.overrides or k[0].partition("/")[0] in spec.overrides]
-        pool = train_pick.candidates(spec, self.variants, touched, self.args.device, self.args.dtype)
+        pool = train_pick.candidates(
+            spec, self.variants, touched, self.args.device, self.args.dtype, self.args.simulate
+        )
         several = [id for (id, _), found in pool.items() if len(found) > 1]
         if several:
             raise CannotGoOn(f"--swap {text!r}: name one variant of {several[0]}, for example cpu.naive", cli.USAGE)

@@ -1,7 +1,7 @@
 """Which kernels a GPU variant launches for a shape, found by calling it with launchers that only write down."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -38,6 +38,18 @@ def launches_of(module: ModuleType, case: Case, arch: str = cuda.TARGET) -> list
         arena = Arena(case, "cpu", judge.workspace_of(module, case))
         arena.call(getattr(module, case.phase))
     return found
+
+
+def configured_call(module: ModuleType, call: Callable[[], Any]) -> tuple[Any, str]:
+    """Make a call; its answer, and the tile sizes that its launches took from a Triton variant's tables."""
+    tuning = sys.modules.get("kernels.triton.tuning")  # where it is not imported, no variant has a table
+    if tuning is None:
+        return call(), ""
+    tables = tuning.tables_of(module)
+    for table in tables.values():
+        table.used.clear()
+    answer = call()
+    return answer, "; ".join(table.text(name) for name, table in tables.items() if table.used)
 
 
 @contextmanager

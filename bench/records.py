@@ -26,6 +26,7 @@ or null, never a guess. One record a variant, case and cache state.
     shared_wavefronts wavefronts_of_ideal   passes over the banks of shared memory; above 1 there are bank conflicts
     kernels registers spill_bytes shared_bytes occupancy    launches; the worst of them, bytes of a thread or block
     tensor_core_instructions wide_instructions  in the machine code; wide ones move 128 bits
+    configuration           tile sizes that a Triton variant's launches took from its tables: default, or tuned here
     saved_bytes workspace_bytes compile_s   kept for backward; scratch; one-time work before the first call
     speedup speedup_low speedup_high baseline   against the fastest PyTorch entry of the case; above 1 is faster
     noise_floor             relative; from the A/A control of this case
@@ -154,6 +155,7 @@ def timed(
         verified_calls=c.verified,
         workspace_bytes=c.workspace_bytes,
         compile_s=c.prepare_s,
+        configuration=c.configuration,
         timer=TIMER,
         threads=threads,
         noise_floor=timing.noise_floor,

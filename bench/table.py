@@ -177,7 +177,8 @@ def _rank(states: list[dict[str, Any]]) -> tuple[bool, float]:
 
 
 def name_cell(row: dict[str, Any]) -> Text:
-    return Text.assemble((row["variant"], "bold"), "\n", (row["story"], "dim"))
+    tiles = row.get("configuration")
+    return Text.assemble((row["variant"], "bold"), "\n", (row["story"], "dim"), (f"\n{tiles}" if tiles else "", "dim"))
 
 
 def verdict_cell(row: dict[str, Any]) -> Text:

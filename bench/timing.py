@@ -59,6 +59,7 @@ class Contestant:
     call_s: float = 0.0
     overhead_s: float = 0.0  # flushing and poisoning before a cold call
     workspace_bytes: int = 0
+    configuration: str = ""
     verified: int = 0  # timed calls whose outputs were judged
     ratio: float = 0.0  # worst error of those, in units of plain torch's
     worker: Worker | None = None
@@ -157,6 +158,7 @@ def _start(contestants: list[Contestant], values: Any, setting: Setting, progres
         c.prepare_s, c.call_s = max(c.prepare_s, done["prepare_s"]), done["call_s"]
         c.overhead_s = done["overhead_s"]
         c.workspace_bytes = done["workspace_bytes"]
+        c.configuration = done["configuration"]
         if c.call_s > setting.time_limit:
             c.drop("timeout", f"one call takes {c.call_s:.3g} s, more than --time-limit {setting.time_limit:g}")
 

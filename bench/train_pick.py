@@ -71,7 +71,7 @@ def parse(text: str) -> Spec:
     return spec
 
 
-def candidates(spec: Spec, variants: list[Variant], keys: "list[Key]", device: str, dtype: str):
+def candidates(spec: Spec, variants: list[Variant], keys: "list[Key]", device: str, dtype: str, simulate: bool = False):
     """{(id, phase): [Variant, …]}: one where it is named, several where measurements must decide.
 
     Raises CannotGoOn for an unknown name (with a suggestion), for a named variant that cannot run here or has no
@@ -85,22 +85,22 @@ def candidates(spec: Spec, variants: list[Variant], keys: "list[Key]", device: s
     for id, phase in keys:
         layer = id.partition("/")[0]
         wish = spec.overrides.get(id, spec.overrides.get(layer, spec.default))
-        pool[id, phase] = _served(wish, layer, [v for v in variants if v.layer == layer], device, dtype)
+        pool[id, phase] = _served(wish, layer, [v for v in variants if v.layer == layer], device, dtype, simulate)
     return pool
 
 
-def _served(wish: str, layer: str, here: list[Variant], device: str, dtype: str) -> list[Variant]:
+def _served(wish: str, layer: str, here: list[Variant], device: str, dtype: str, simulate: bool) -> list[Variant]:
     names = [v.name for v in here]
     if wish in names:
         variant = here[names.index(wish)]
-        if reason := why_not(variant, device, dtype):
+        if reason := why_not(variant, device, dtype, simulate):
             raise CannotGoOn(f"{layer} {wish} cannot run: {reason}", cli.CANNOT_RUN)
         return [variant]
     if wish != FASTEST and wish not in registry.BACKENDS:
         hint = cli.did_you_mean(wish, [*names, FASTEST, *registry.BACKENDS])
         raise CannotGoOn(f"{layer} has no variant {wish!r}{hint} (it has: {', '.join(names)})", cli.USAGE)
     wanted = [v for v in here if wish in (FASTEST, v.backend)]
-    reasons = {v.name: why_not(v, device, dtype) for v in wanted}
+    reasons = {v.name: why_not(v, device, dtype, simulate) for v in wanted}
     found = [v for v in wanted if not reasons[v.name]]
     if not found:
         told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "there is none"
@@ -108,15 +108,15 @@ def _served(wish: str, layer: str, here: list[Variant], device: str, dtype: str)
     return found
 
 
-def why_not(variant: Variant, device: str, dtype: str) -> str | None:
-    """Why a variant cannot train here, or None."""
+def why_not(variant: Variant, device: str, dtype: str, simulate: bool = False) -> str | None:
+    """Why a variant cannot train here, or None. With `simulate` GPU kernels can, in the simulator."""
     phases = contract.phases_of(contract.load(variant.layer))
     missing = [p for p in phases if not variant.has(p)]
     if missing:
         return f"it has no {missing[0]}, so it cannot train"
-    if registry.simulated(variant, device):
-        return "needs an NVIDIA GPU (--device cuda)"
-    return registry.unavailable(variant, device, dtype)
+    if registry.simulated(variant, device) and not simulate:
+        return "needs an NVIDIA GPU (--device cuda), or --simulate"
+    return registry.unavailable(variant, device, dtype, simulate)
 
 
 # --- measuring, in the worker's process ---

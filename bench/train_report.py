@@ -86,32 +86,23 @@ def choices(choice: "dict[Key, Variant]", pool: "dict[Key, list[Variant]]", time
     console().print(table)
 
 
-class Report:
-    """Everything that follows from a session's steps."""
+class Judged:
+    """What follows from a session's losses and norms alone: are our steps inside PyTorch's band?"""
 
     def __init__(self, session: "Session"):
-        from bench.e2e import OURS, WARM_UP
+        from bench.e2e import OURS
 
         self.s = session
-        job = session.job
         self.ours = [name for name in session.contestants if name.startswith(OURS)]
         self.theirs = [name for name in session.contestants if not name.startswith(OURS)]
         centre, *perturbed = session.gate_runs
         self.gate = Gate.measured(centre, [*perturbed, *(session.trajectories[n] for n in self.theirs)])
         self.excesses = {name: self.gate.excesses(session.trajectories[name]) for name in self.ours}
         self.parity = not any(self.excesses.values())
-        self.walls = {n: [[s["wall_s"]] for s in t[WARM_UP:]] for n, t in session.trajectories.items()}
-        self.cpus = {n: [[s["cpu_s"]] for s in t[WARM_UP:]] for n, t in session.trajectories.items()}
-        self.tokens = job.B * job.T * job.accumulation
-        self.flops = flops_per_token(job.model, job.T)
-        self.peaks = session.matmul_peaks
-        self.baseline = min(self.theirs, key=lambda n: stats.median_ci(self.walls[n])[0], default=None)
-        self.rows = [self._row(name) for name in session.contestants]
 
-    def _row(self, name: str) -> dict[str, Any]:
+    def judged_row(self, name: str) -> dict[str, Any]:
+        """A record's fields that are no times."""
         s, steps = self.s, self.s.trajectories[name]
-        median, low, high = stats.median_ci(self.walls[name])
-        excesses = self.excesses.get(name, [])
         row: dict[str, Any] = dict(
             case_id=f"{s.job.model.name} {name}",
             layer=s.job.model.name,
@@ -121,18 +112,8 @@ class Report:
             device=s.job.device,
             threads=s.job.threads,
             shape=dict(B=s.job.B, T=s.job.T, accumulation=s.job.accumulation),
-            status="wrong" if excesses else "ok",
-            evidence="; ".join(map(str, excesses[:SHOWN_EXCESSES])),
-            timer="wall",
-            samples=self.walls[name],
-            cpu_samples=self.cpus[name],
-            median_s=median,
-            low_s=low,
-            high_s=high,
-            noise=stats.noise(self.walls[name]),
-            cpu_median_s=stats.median_ci(self.cpus[name])[0],
-            tokens_per_s=self.tokens / median,
-            peak_bytes=s.peaks[name],
+            status="wrong" if self.excesses.get(name) else "ok",
+            evidence="; ".join(map(str, self.excesses.get(name, [])[:SHOWN_EXCESSES])),
             planned_bytes=s.planned_bytes if name in self.ours else None,
             first_loss=steps[0]["loss"],
             last_loss=steps[-1]["loss"],
@@ -143,13 +124,93 @@ class Report:
             reproduce=" ".join(s.argv),
             machine=machine.snapshot(),
         )
+        if name in self.ours:
+            row["kernels"] = {" ".join(key): v.name for key, v in self._choice(name).items()}
+        return row
+
+    def _choice(self, name: str) -> "dict[Key, Variant]":
+        swap = self.s.swaps.get(name.partition(", ")[2], {})
+        return {**self.s.choice, **swap}
+
+    def print_gate(self, screen: Any) -> None:
+        if self.parity:
+            worst = {what: max(self.gate.worst(self.s.trajectories[n], what) for n in self.ours) for what in _GATED}
+            screen.print(
+                f"parity: ok over {len(self.gate.centre)} steps. Furthest from PyTorch, of the band: "
+                f"loss {percent(worst['loss'])}, gradient norm {percent(worst['norm'])}.",
+                style="green",
+                highlight=False,
+            )
+            return
+        for name, excesses in self.excesses.items():
+            if excesses:
+                screen.print(f"parity: FAILED for {name}; no MFU is given", style="bold red", highlight=False)
+            for excess in excesses[:SHOWN_EXCESSES]:
+                screen.print(f"  {excess}", highlight=False)
+            if len(excesses) > SHOWN_EXCESSES:
+                screen.print(f"  … and {len(excesses) - SHOWN_EXCESSES} more", highlight=False)
+
+
+class Simulated(Judged):
+    """A step whose GPU kernels the simulator ran: the gate's verdict and the losses, and no times."""
+
+    def records(self) -> list[dict[str, Any]]:
+        rows = [self.judged_row(name) for name in self.s.contestants]
+        return [row | dict(status="simulated") if row["status"] == "ok" else row for row in rows]
+
+    def document(self) -> dict[str, Any]:
+        return {"parity": self.parity, "contestants": self.records()}
+
+    def print(self) -> None:
+        screen = console()
+        screen.print()
+        self.print_gate(screen)
+        job, names = self.s.job, list(self.s.contestants)
+        table = new_table(f"{job.model.name} {job.dtype}, B={job.B} T={job.T}: loss, in the simulator, no times")
+        for name in ("step", "PyTorch fp32", *names):
+            table.add_column(name, justify="right")
+        for i, step in enumerate(self.gate.centre):
+            ours = [f"{self.s.trajectories[name][i]['loss']:.6f}" for name in names]
+            table.add_row(str(i + 1), f"{step['loss']:.6f}", *ours)
+        screen.print(table)
+
+
+class Report(Judged):
+    """Everything that follows from a session's steps."""
+
+    def __init__(self, session: "Session"):
+        from bench.e2e import WARM_UP
+
+        super().__init__(session)
+        job = session.job
+        self.walls = {n: [[s["wall_s"]] for s in t[WARM_UP:]] for n, t in session.trajectories.items()}
+        self.cpus = {n: [[s["cpu_s"]] for s in t[WARM_UP:]] for n, t in session.trajectories.items()}
+        self.tokens = job.B * job.T * job.accumulation
+        self.flops = flops_per_token(job.model, job.T)
+        self.peaks = session.matmul_peaks
+        self.baseline = min(self.theirs, key=lambda n: stats.median_ci(self.walls[n])[0], default=None)
+        self.rows = [self._row(name) for name in session.contestants]
+
+    def _row(self, name: str) -> dict[str, Any]:
+        median, low, high = stats.median_ci(self.walls[name])
+        row = self.judged_row(name) | dict(
+            timer="wall",
+            samples=self.walls[name],
+            cpu_samples=self.cpus[name],
+            median_s=median,
+            low_s=low,
+            high_s=high,
+            noise=stats.noise(self.walls[name]),
+            cpu_median_s=stats.median_ci(self.cpus[name])[0],
+            tokens_per_s=self.tokens / median,
+            peak_bytes=self.s.peaks[name],
+        )
         if self.baseline and name != self.baseline:
             ratio = stats.paired_ratio_ci(self.walls[self.baseline], self.walls[name])
             row |= dict(zip(("speedup", "speedup_low", "speedup_high"), ratio, strict=True), baseline=self.baseline)
         if self.parity:
             row |= self._mfu(median)
         if name in self.ours:
-            row["kernels"] = {" ".join(key): v.name for key, v in self._choice(name).items()}
             row["in_context_s"] = {" ".join(key): ms / 1e3 for key, ms in self.layer_ms(name).items()}
         return row
 
@@ -161,10 +222,6 @@ class Report:
             for name in rate
             for where, peak in self.peaks.items()
         }
-
-    def _choice(self, name: str) -> "dict[Key, Variant]":
-        swap = self.s.swaps.get(name.partition(", ")[2], {})
-        return {**self.s.choice, **swap}
 
     def layer_ms(self, name: str) -> "dict[Key, float]":
         """In-context milliseconds a step of each (id, phase): the median over the instrumented steps."""
@@ -191,29 +248,11 @@ class Report:
         screen.print(f"{machine.one_line()}, {self.s.job.threads} threads", highlight=False)
         if busy := machine.busy(machine.snapshot()):
             screen.print(f"busy machine: {busy}", style="yellow")
-        self._print_gate(screen)
+        self.print_gate(screen)
         screen.print(self._speed_table())
         screen.print(self._layer_table())
         if self.s.swaps:
             screen.print(self._swap_table())
-
-    def _print_gate(self, screen: Any) -> None:
-        if self.parity:
-            worst = {what: max(self.gate.worst(self.s.trajectories[n], what) for n in self.ours) for what in _GATED}
-            screen.print(
-                f"parity: ok over {len(self.gate.centre)} steps. Furthest from PyTorch, of the band: "
-                f"loss {percent(worst['loss'])}, gradient norm {percent(worst['norm'])}.",
-                style="green",
-                highlight=False,
-            )
-            return
-        for name, excesses in self.excesses.items():
-            if excesses:
-                screen.print(f"parity: FAILED for {name}; no MFU is given", style="bold red", highlight=False)
-            for excess in excesses[:SHOWN_EXCESSES]:
-                screen.print(f"  {excess}", highlight=False)
-            if len(excesses) > SHOWN_EXCESSES:
-                screen.print(f"  … and {len(excesses) - SHOWN_EXCESSES} more", highlight=False)
 
     def _speed_table(self) -> Table:
         job = self.s.job

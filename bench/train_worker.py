@@ -50,6 +50,7 @@ class Job:
     threads: int = 1
     accumulation: int = 1
     seed: int = 0
+    simulate: bool = False
 
 
 class Contestant:
@@ -227,6 +228,11 @@ class OurRoom(Room):
         """Bind the step to the chosen variants; the bytes of all memory it will ever use."""
         from bench.train import Step
 
+        if self.job.simulate:
+            from bench import registry, simulate
+
+            for backend in {v.backend for v in choice.values()} & set(registry.SIMULATED):
+                simulate.install(backend)
         modules = {key: variant.load() for key, variant in choice.items()}
         self.training = Step(self.memory, modules, self.job.accumulation)
         return self.training.bytes

@@ -15,6 +15,7 @@ import torch
 from bench import check, judge, tensors
 from bench.check import PERF_COUNTER_NS, PROCESS_TIME_NS, Verdict
 from bench.judge import Brief
+from bench.launches import configured_call
 from bench.registry import Variant
 from bench.tensors import Arena, Case
 from reference import contract
@@ -88,7 +89,7 @@ class Room:
         self.arena.load(brief.values)
         start = PERF_COUNTER_NS()
         self.prepare()
-        self._one_call()
+        _, configuration = configured_call(self.module, self._one_call)
         prepared = (PERF_COUNTER_NS() - start) / 1e9
         seconds = [self._one_call()]
         while sum(seconds) < WARM_UP_SECONDS or len(seconds) < WARM_UP_CALLS:
@@ -103,6 +104,7 @@ class Room:
             "call_s": sorted(seconds)[len(seconds) // 2],
             "overhead_s": (PERF_COUNTER_NS() - start) / 1e9,
             "workspace_bytes": self.arena.workspace_bytes or 0,
+            "configuration": configuration,
         }
 
     def sample(self, seeds: list[int], cold: bool, verify: Path | None = None) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class Tiles:
     def __init__(self, half: dict[int, list[Config]], fp32: dict[int, list[Config]]):
         self.half, self.fp32 = half, fp32
         self.tuned: dict[str, Config] = {}  # by key
-        self.used: dict[str, Config] = {}  # by key, of every launch so far: what a row of results shows
+        self.used: dict[str, Config] = {}  # by key, of the launches so far: what a row of results shows
         self.trying: Config | None = None
 
     def at(self, dtype: torch.dtype, *sizes: int | bool) -> Config:
@@ -46,6 +46,14 @@ class Tiles:
         config = self.trying or self.tuned.get(key) or self.candidates(dtype)[0]
         self.used[key] = config
         return config
+
+    def text(self, name: str) -> str:
+        """`TILES BM=128 num_warps=4 (default)` for each configuration in use; `(tuned)` where it was measured."""
+        found: dict[str, None] = {}
+        for key, config in self.used.items():
+            origin = "tuned" if self.tuned.get(key) == config else "default"
+            found[" ".join([name, *(f"{k}={v}" for k, v in config.items()), f"({origin})"])] = None
+        return "; ".join(found)
 
     def candidates(self, dtype: torch.dtype) -> list[Config]:
         """Of the current GPU; the first is the default."""
@@ -57,11 +65,6 @@ class Tiles:
 def tables_of(module: Any) -> dict[str, Tiles]:
     """The tables that a variant's module defines, by name."""
     return {name: value for name, value in vars(module).items() if isinstance(value, Tiles)}
-
-
-def configurations(module: Any) -> dict[str, dict[str, Config]]:
-    """Which configuration each launch of a variant used, by table and key."""
-    return {name: dict(table.used) for name, table in tables_of(module).items() if table.used}
 
 
 def tune(layer: str, shape: dict[str, Any], phase: str, function: Callable[..., None], *tables: Tiles) -> None:

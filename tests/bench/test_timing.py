@@ -41,7 +41,7 @@ class FakeWorker:
             raise self.fails[self.name]
         seconds = self.seconds[self.name]
         if command == "ready":
-            return dict(prepare_s=1.0, call_s=seconds, overhead_s=0.0, workspace_bytes=7)
+            return dict(prepare_s=1.0, call_s=seconds, overhead_s=0.0, workspace_bytes=7, configuration="")
         self.log.append((self.name, "cold" if arguments["cold"] else "warm", arguments["verify"] is not None))
         wall = [seconds * (1 + self.noise * self.random.gauss(0, 1)) for _ in arguments["seeds"]]
         verdict = None
