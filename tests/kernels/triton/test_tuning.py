@@ -1,0 +1,137 @@
+"""Tables of tile sizes: the right one for a GPU without measuring, and the fastest one after it."""
+
+import json
+
+import pytest
+import torch
+
+from kernels import cache_dir
+
+pytest.importorskip("triton", reason="Triton is not installed (pip install 'layerbench[simulate]')")
+from triton.runtime.errors import OutOfResources
+
+from kernels.triton import tuning
+from kernels.triton.tuning import Tiles, measure_and_keep
+
+SMALL, LARGE, HUGE = dict(BLOCK=1), dict(BLOCK=2), dict(BLOCK=3)
+SHAPE = dict(N=16, dtype="bf16")
+calls: list[int] = []
+TILES: Tiles
+
+
+def forward(x, *, out):
+    """Stands for a variant's; writes down with which block it was called."""
+    calls.append(TILES.at(x.dtype, x.numel())["BLOCK"])
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(tuning, "capability", lambda: 90)
+    global TILES
+    TILES = Tiles(half={80: [HUGE], 90: [SMALL, LARGE]}, fp32={80: [LARGE]})
+    calls.clear()
+
+
+def milliseconds(times: dict[int, float], fails: int = 0):
+    """A clock that knows how long each block takes; `fails` does not fit the GPU."""
+
+    def measure(call) -> float:
+        call()
+        if calls[-1] == fails:
+            raise OutOfResources(2, 1, "shared memory")
+        return times[calls[-1]]
+
+    return measure
+
+
+def tuned(clock, gpu: str = "a GPU") -> None:
+    measure_and_keep("gelu", SHAPE, "forward", forward, (TILES,), gpu, "cpu", clock)
+
+
+@pytest.mark.parametrize(("capability", "block"), [(80, 3), (86, 3), (90, 1), (100, 1), (75, 3)])
+def test_the_default_is_of_the_newest_known_gpu_that_is_not_newer(monkeypatch, capability, block):
+    monkeypatch.setattr(tuning, "capability", lambda: capability)
+    assert TILES.at(torch.bfloat16, 5)["BLOCK"] == block
+    assert TILES.at(torch.float16, 5)["BLOCK"] == block
+    assert TILES.at(torch.float32, 5) == LARGE
+
+
+def test_the_fastest_is_kept_for_its_key_alone():
+    tuned(milliseconds({1: 5.0, 2: 4.0}))
+    assert set(calls) == {1, 2}
+    assert TILES.at(torch.bfloat16, 16) == LARGE
+    assert TILES.at(torch.bfloat16, 17) == SMALL, "another size was not measured"
+    assert TILES.text("TILES") == "TILES BLOCK=2 (tuned); TILES BLOCK=1 (default)"
+
+
+def test_what_was_measured_is_not_measured_again():
+    tuned(milliseconds({1: 5.0, 2: 4.0}))
+    global TILES
+    TILES = Tiles(TILES.half, TILES.fp32)
+    calls.clear()
+    tuned(milliseconds({}))
+    assert not calls and TILES.at(torch.bfloat16, 16) == LARGE
+
+
+def test_another_gpu_is_measured_afresh():
+    tuned(milliseconds({1: 5.0, 2: 4.0}))
+    tuned(milliseconds({1: 1.0, 2: 4.0}), gpu="another")
+    assert TILES.at(torch.bfloat16, 16) == SMALL
+    assert len(json.loads((cache_dir() / "triton-tuned.json").read_text())) == 2
+
+
+def test_what_does_not_fit_is_no_candidate():
+    tuned(milliseconds({1: 5.0}, fails=2))
+    assert TILES.at(torch.bfloat16, 16) == SMALL
+
+
+def test_nothing_fits_and_the_default_stands():
+    TILES.half = {90: [LARGE]}
+    tuned(milliseconds({}, fails=2))
+    assert TILES.at(torch.bfloat16, 16) == LARGE and "(default)" in TILES.text("TILES")
+
+
+def test_an_error_of_the_kernel_is_not_hidden():
+    def broken(call) -> float:
+        raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        tuned(broken)
+    assert TILES.trying is None
+
+
+def test_a_damaged_file_is_measured_over():
+    (cache_dir() / "triton-tuned.json").write_text("{")
+    tuned(milliseconds({1: 5.0, 2: 4.0}))
+    assert TILES.at(torch.bfloat16, 16) == LARGE
+    assert json.loads((cache_dir() / "triton-tuned.json").read_text())
+
+
+@pytest.mark.parametrize("phase", ("forward", "backward"))
+@pytest.mark.parametrize("layer", ("matmul", "attention", "embedding", "layernorm", "adamw"))
+def test_random_arguments_are_those_of_the_contract(layer, phase):
+    from reference import contract
+
+    module = contract.load(layer)
+    if phase not in contract.phases_of(module):
+        return
+    shape = {**module.RAGGED[0], "dtype": "bf16"}
+    positional, keyword = tuning.random_call(layer, shape, phase, "cpu", _with_workspace(phase))
+    spec = contract.pass_of(module, phase)
+    assert len(positional) == len(spec.positional())
+    assert list(keyword) == [*spec.keyword(), "workspace"] and keyword["workspace"].numel() == 48
+    for spec_of, value in zip(spec.inputs, positional, strict=False):
+        assert (value is None) == (not spec_of.when(shape))
+        if value is not None and not spec_of.many:
+            assert tuple(value.shape) == spec_of.sizes(shape)
+
+
+def _with_workspace(phase: str):
+    class Module:
+        @staticmethod
+        def workspace(shape, phase):
+            return 48
+
+    setattr(Module, phase, staticmethod(lambda *, workspace: None))
+    return Module
