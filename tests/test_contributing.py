@@ -8,7 +8,7 @@ from pathlib import Path
 from bench import registry
 
 HOME = Path(__file__).parent.parent
-SUFFIXES = (("cpu", "py"), ("cpu", "cpp"), ("cuda", "py"), ("cuda", "cu"))
+SUFFIXES = (("cpu", "py"), ("cpu", "cpp"), ("cuda", "py"), ("cuda", "cu"), ("triton", "py"))
 EXAMPLE = re.compile(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 
 
@@ -20,11 +20,11 @@ def test_the_worked_examples_work(tmp_path):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     found = [v for v in registry.discover((tmp_path / "kernels",)) if v.stem == "twice"]
-    assert [(v.layer, v.name) for v in found] == [("residual", "cpu.twice"), ("residual", "cuda.twice")]
+    assert [(v.layer, v.name) for v in found] == [("residual", f"{b}.twice") for b in ("cpu", "cuda", "triton")]
     where = ["--kernels", str(tmp_path / "kernels"), "--out", str(tmp_path / "run")]
-    proved = run("bench.layer residual --only cpu.twice,cuda.twice --check-only -a dtype=fp32,bf16", *where)
-    assert "2 ok, 2 simulated" in proved
-    assert "0 with a fault" in run("bench.static residual --only cuda.twice", *where)
+    proved = run("bench.layer residual --only cpu.twice,cuda.twice,triton.twice --check-only -a dtype=fp32,bf16", *where)
+    assert "2 ok, 4 simulated" in proved
+    assert "0 with a fault" in run("bench.static residual --only cuda.twice,triton.twice", *where)
 
 
 def run(command: str, *where: str) -> str:
