@@ -22,7 +22,9 @@ def test_the_worked_examples_work(tmp_path):
     found = [v for v in registry.discover((tmp_path / "kernels",)) if v.stem == "twice"]
     assert [(v.layer, v.name) for v in found] == [("residual", f"{b}.twice") for b in ("cpu", "cuda", "triton")]
     where = ["--kernels", str(tmp_path / "kernels"), "--out", str(tmp_path / "run")]
-    proved = run("bench.layer residual --only cpu.twice,cuda.twice,triton.twice --check-only -a dtype=fp32,bf16", *where)
+    proved = run(
+        "bench.layer residual --only cpu.twice,cuda.twice,triton.twice --check-only -a dtype=fp32,bf16", *where
+    )
     assert "2 ok, 4 simulated" in proved
     assert "0 with a fault" in run("bench.static residual --only cuda.twice,triton.twice", *where)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,74 @@ def test_every_kernel_of_this_repository_is_sound():
     rows = static.compile_all(variants, list(static.ARCHS), list(static.DTYPES))
     assert {r.variant for r in rows} >= {"cuda.naive"}
     assert not [(r.layer, r.variant, r.kernel, r.arch, r.fault) for r in rows if r.fault]
+
+
+TRITON = '''"""Adds."""
+import triton
+import triton.language as tl
+from kernels.triton.tuning import Tiles
+TENSOR_CORES = {tensor_cores}
+TILES = Tiles(half={table}, fp32={table})
+
+@triton.jit
+def mine(out, a, b, N, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.load(a + i, mask=i < N) + tl.load(b + i, mask=i < N)
+    if BLOCK == 512:
+        x = tl.reshape(total, (16, 32)).to(tl.bfloat16)
+        total = tl.reshape(tl.dot(x, tl.trans(x)).to(out.dtype.element_ty), (256,))
+        i = tl.program_id(0) * BLOCK + tl.arange(0, 256)
+    tl.store(out + i, total, mask=i < N)
+
+def forward(a, b, *, out):
+    tiles = TILES.at(out.dtype, out.numel())
+    mine[(triton.cdiv(out.numel(), tiles["BLOCK"]),)](out, a, b, out.numel(), **tiles)
+'''
+
+
+def run_triton(folder: Path, capsys, table: str, tensor_cores: bool = False, *more: str) -> tuple[int, list[dict]]:
+    home = folder / "triton" / "residual"
+    home.mkdir(parents=True)
+    (home / "mine.py").write_text(TRITON.replace("{table}", table).replace("{tensor_cores}", str(tensor_cores)))
+    code = static.main(["residual", "--only", "triton.mine", "--kernels", str(folder), "--json", *more])
+    return code, json.loads(capsys.readouterr().out)["kernels"]
+
+
+@pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed (pip install 'layerbench[simulate]')")
+class TestTriton:
+    def test_every_configuration_of_an_architecture_is_compiled(self, tmp_path, capsys):
+        table = "{80: [dict(BLOCK=256)], 90: [dict(BLOCK=1024), dict(BLOCK=2048, num_warps=8)]}"
+        code, rows = run_triton(tmp_path, capsys, table)
+        assert code == 0
+        found = [(r["arch"], r["dtype"], r["configuration"], r["threads"]) for r in rows]
+        newer = [("", 128), ("TILES BLOCK=2048 num_warps=8", 256)]
+        wanted = [("sm_80", d, "", 128) for d in static.DTYPES]
+        wanted += [(a, d, *rest) for a in static.ARCHS[1:] for d in static.DTYPES for rest in newer]
+        assert found == wanted
+        assert all(r["registers"] > 0 and r["occupancy"] > 0 and r["kernel"].startswith("mine<") for r in rows)
+
+    def test_tensor_cores_are_looked_for(self, tmp_path, capsys):
+        code, rows = run_triton(tmp_path / "a", capsys, "{80: [dict(BLOCK=512)]}", True)
+        assert code == 0 and all(r["tensor_core_instructions"] > 0 for r in rows)
+        code, rows = run_triton(tmp_path / "b", capsys, "{80: [dict(BLOCK=1024)]}", True)
+        assert code == 2 and any("no kernel has a tensor-core instruction" in r["fault"] for r in rows)
+
+    def test_a_configuration_that_does_not_compile_is_a_fault(self, tmp_path, capsys):
+        table = "{80: [dict(BLOCK=256), dict(BLOCK=255)]}"
+        code, rows = run_triton(tmp_path, capsys, table, False, "--arch", "sm_90a", "--dtype", "bf16")
+        assert code == 2 and "cannot be called" in rows[0]["fault"] and "power of 2" in rows[0]["fault"]
+
+    def test_a_spill_is_a_fault(self, tmp_path, capsys):
+        table = "{80: [dict(BLOCK=16384, num_warps=1)]}"
+        code, rows = run_triton(tmp_path, capsys, table, False, "--arch", "sm_90a", "--dtype", "fp32")
+        assert code == 2 and "SPILLS allows 0" in rows[0]["fault"]
+
+    @pytest.mark.slow
+    def test_every_kernel_and_configuration_is_sound(self):
+        variants = [v for v in registry.discover() if v.backend == "triton"]
+        rows = static.compile_all(variants, list(static.ARCHS), [*static.DTYPES, "fp16"])
+        assert {r.layer for r in rows} == {v.layer for v in variants}
+        assert not [(r.layer, r.variant, r.kernel, r.arch, r.fault) for r in rows if r.fault]
 
 
 ORACLE = r"""
