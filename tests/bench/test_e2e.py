@@ -374,3 +374,41 @@ def test_it_learns_as_pytorch_does():
     assert found.excesses(run) == []
     first, last = (sum(s["loss"] for s in part) / 10 for part in (run[:10], run[-10:]))
     assert last < first - 1.0
+
+
+# --- GPU kernels without a GPU ---
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernels", ("triton", "cuda.shared"))
+@pytest.mark.parametrize("dtype", ("fp32", "bf16"))
+def test_a_step_of_gpu_kernels_is_inside_the_band_in_the_simulator(kernels, dtype, tmp_path):
+    out = tmp_path / "run"
+    where = ("--simulate", "--batch", 2, "--seq", 32, "--steps", 1, "--out", out)
+    done = command("gpt2-tiny", "--kernels", kernels, "--dtype", dtype, *where)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "parity: ok over 3 steps" in done.stdout and "ms/step" not in done.stdout
+    (row,) = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert row["status"] == "simulated" and "median_s" not in row
+    assert {name.partition(".")[0] for name in row["kernels"].values()} == {kernels.partition(".")[0]}
+    assert {key.partition("/")[0].split()[0] for key in row["kernels"]} >= {"attention", "matmul", "adamw"}
+
+
+def test_a_simulated_step_is_judged_and_not_timed(tmp_path):
+    out = tmp_path / "right"
+    where = ("--data", shards(tmp_path), "--simulate", "--seq", 8, "--batch", 1, "--steps", 1)
+    done = command("gpt2-tiny", "--kernels", "torch.eager,layernorm=cuda.naive", *where, "--out", out, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = json.loads(done.stdout.splitlines()[-1])["contestants"]
+    assert row["kernels"]["layernorm backward"] == "cuda.naive" and row["status"] == "simulated"
+    assert "median_s" not in row and "MFU" not in done.stdout
+    folder = wrong_matmul(tmp_path / "kernels", "outputs['dbias'] is not None and outputs['dbias'].zero_()")
+    done = command(
+        "gpt2-tiny", "--kernels", f"torch.eager,matmul=torch.wrong,{folder}", *where, "--out", tmp_path / "w"
+    )
+    assert done.returncode == cli.WRONG and "parity: FAILED" in done.stdout
+
+
+def test_gpu_kernels_are_not_trained_with_unasked():
+    done = command("gpt2-tiny", "--kernels", "cuda.naive")
+    assert done.returncode == cli.CANNOT_RUN and "--simulate" in done.stderr

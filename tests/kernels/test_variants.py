@@ -24,7 +24,7 @@ def briefs():
 def parameters():
     for v in VARIANTS:
         slow = v.name == "torch.compile" and v.layer != "residual"
-        for dtype in ("fp32", "bf16"):
+        for dtype in ("fp32", "bf16", "fp16"):
             if dtype in v.dtypes:
                 marks = [pytest.mark.slow] if slow else []
                 yield pytest.param(v, dtype, id=f"{v.layer}-{v.name}-{dtype}", marks=marks)
