@@ -31,3 +31,9 @@ def capability() -> int:
     from triton.runtime import driver
 
     return driver.active.get_current_target().arch
+
+
+# An option of launches. Fused into the first addition of a sum over lanes, a product is rounded on one side of it only:
+# lanes that hold the same sum then differ in its last bit, and where all of a warp's write it for the other warps, it
+# is left to chance which of them counts.
+UNFUSED = {"enable_fp_fusion": False}

@@ -1,0 +1,63 @@
+"""One program a row, read once: each thread keeps a running maximum and sum, 16 bytes an access, four in flight.
+
+Floor: forward one read of the logits, backward one read and one write; memory sets the pace. Padding columns are read
+with the pack they share and then not counted.
+"""
+
+import triton
+import triton.language as tl
+
+from kernels.triton.math import LOG2_E
+from kernels.triton.online import LOWEST, add_packs, columns_of, pack_of, whole_of
+
+DTYPES = ("fp32", "bf16", "fp16")
+DETERMINISTIC = True
+
+BLOCK = 8192  # columns of a step of forward
+BACKWARD_BLOCK = 4096  # columns of a program of backward
+
+
+@triton.jit(do_not_specialize=["V"])
+def cross_entropy_forward(losses, lse, logits, targets, V, VP, BLOCK: tl.constexpr, PACK: tl.constexpr):
+    row = tl.program_id(0)
+    x = logits + row.to(tl.int64) * VP
+    largest = tl.full((BLOCK // PACK,), LOWEST, tl.float32)
+    total = tl.zeros((BLOCK // PACK,), tl.float32)
+    for start in range(0, VP, BLOCK):
+        column = columns_of(start, BLOCK, PACK)
+        values = tl.load(x + column, mask=column < VP, other=0.0).to(tl.float32)
+        # A pack without a single column adds exp(0) to a sum of its own, which whole_of then scales to nothing:
+        # its largest is LOWEST, and that of the row is not.
+        largest, total = add_packs(largest, total, tl.where(column < V, values, LOWEST))
+    top, sum = whole_of(largest, total)
+    found = top + tl.log(sum)
+    tl.store(lse + row, found)
+    tl.store(losses + row, found - tl.load(x + tl.load(targets + row)).to(tl.float32))
+
+
+@triton.jit(do_not_specialize=["V"])
+def cross_entropy_backward(dlogits, dlosses, logits, targets, lse, V, VP, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    start = row.to(tl.int64) * VP
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(logits + start + column, mask=column < VP, other=0.0).to(tl.float32)
+    # dlogits = dloss (softmax - [column is the target]), 0 in the padding
+    p = tl.where(column < V, tl.exp2((x - tl.load(lse + row)) * LOG2_E), 0.0)
+    d = (p - (column == tl.load(targets + row)).to(tl.float32)) * tl.load(dlosses + row)
+    tl.store(dlogits + start + column, d.to(dlogits.dtype.element_ty), mask=column < VP)
+
+
+def forward(logits, targets, V, *, losses, lse):
+    rows, VP, PACK = targets.numel(), logits.shape[-1], pack_of(logits)
+    block = min(BLOCK, max(32 * PACK, triton.next_power_of_2(VP)))
+    warps = max(1, block // 1024)
+    cross_entropy_forward[(rows,)](losses, lse, logits, targets, V, VP, BLOCK=block, PACK=PACK, num_warps=warps)
+
+
+def backward(dlosses, logits, targets, lse, V, *, dlogits):
+    rows, VP = targets.numel(), logits.shape[-1]
+    block = min(BACKWARD_BLOCK, max(256, triton.next_power_of_2(VP)))
+    grid = rows, triton.cdiv(VP, block)
+    cross_entropy_backward[grid](
+        dlogits, dlosses, logits, targets, lse, V, VP, BLOCK=block, num_warps=max(1, block // 512)
+    )

@@ -1,0 +1,50 @@
+"""One program a row, read twice: the loss in one pass with a running maximum and sum, then the gradient over the logits.
+
+Floor: one read and one write of the logits; memory sets the pace. The second read begins where the first ended and finds
+the row in the L2 cache: programs are large, so that only two of them share a multiprocessor, and the rows in work (26 MB
+on an H100) stay there. So memory is read once, though the kernel asks for it twice.
+"""
+
+import triton
+import triton.language as tl
+
+from kernels.triton.math import LOG2_E
+from kernels.triton.online import LOWEST, add_packs, columns_of, pack_of, whole_of
+
+DTYPES = ("fp32", "bf16", "fp16")
+DETERMINISTIC = True
+
+BLOCK = 16384  # columns of a step
+ELEMENTS = 32  # of a thread in a step
+
+
+@triton.jit(do_not_specialize=["V"])
+def classify_twice(logits, losses, targets, dlosses, V, VP, BLOCK: tl.constexpr, PACK: tl.constexpr):
+    row = tl.program_id(0)
+    x = logits + row.to(tl.int64) * VP
+    target, dloss = tl.load(targets + row), tl.load(dlosses + row)
+    target_logit = tl.load(x + target).to(tl.float32)
+    largest = tl.full((BLOCK // PACK,), LOWEST, tl.float32)
+    total = tl.zeros((BLOCK // PACK,), tl.float32)
+    for start in range(0, VP, BLOCK):
+        column = columns_of(start, BLOCK, PACK)
+        values = tl.load(x + column, mask=column < VP, other=0.0).to(tl.float32)
+        largest, total = add_packs(largest, total, tl.where(column < V, values, LOWEST))
+    top, sum = whole_of(largest, total)
+    lse = top + tl.log(sum)
+    tl.store(losses + row, lse - target_logit)
+
+    tl.debug_barrier()  # the target's logit is read by all before one thread overwrites it
+    for step in range(tl.cdiv(VP, BLOCK)):
+        column = columns_of((tl.cdiv(VP, BLOCK) - 1 - step) * BLOCK, BLOCK, PACK)
+        values = tl.load(x + column, mask=column < VP, other=0.0).to(tl.float32)
+        p = tl.where(column < V, tl.exp2((values - lse) * LOG2_E), 0.0)
+        d = (p - (column == target).to(tl.float32)) * dloss
+        tl.store(x + column, d.to(logits.dtype.element_ty), mask=column < VP)
+
+
+def forward(targets, dlosses, V, *, logits, losses):
+    rows, VP, PACK = targets.numel(), logits.shape[-1], pack_of(logits)
+    block = min(BLOCK, max(32 * PACK, triton.next_power_of_2(VP)))
+    warps = max(1, block // (32 * ELEMENTS))
+    classify_twice[(rows,)](logits, losses, targets, dlosses, V, VP, BLOCK=block, PACK=PACK, num_warps=warps)
