@@ -4,6 +4,8 @@ import torch
 
 from kernels.torch import by_decay
 
+DTYPES = ("fp32", "bf16", "fp16")
+
 
 def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, *, params, m, v, masters):
     updated = params if masters is None else masters

@@ -4,6 +4,8 @@ import torch
 
 from kernels.torch import future, heads_first, write_heads
 
+DTYPES = ("fp32", "bf16", "fp16")
+
 
 def forward(q, k, v, causal, *, out, lse):
     dtype = q.dtype

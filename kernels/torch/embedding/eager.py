@@ -2,6 +2,8 @@
 
 import torch
 
+DTYPES = ("fp32", "bf16", "fp16")
+
 
 def forward(tokens, wte, wpe, *, out):
     torch.index_select(wte, 0, tokens.flatten(), out=out.view(-1, out.shape[-1]))

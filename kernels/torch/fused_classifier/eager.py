@@ -2,6 +2,8 @@
 
 import torch
 
+DTYPES = ("fp32", "bf16", "fp16")
+
 
 def forward(targets, dlosses, V, *, logits, losses):
     log_probs = torch.log_softmax(logits[..., :V], -1, dtype=torch.float32)

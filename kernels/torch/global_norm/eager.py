@@ -2,6 +2,8 @@
 
 import torch
 
+DTYPES = ("fp32", "bf16", "fp16")
+
 
 def forward(grads, *, norm):
     # On a CPU each tensor's squares are summed in plain fp32: gpt2-124m's norm of N(0, 1) comes out 8e-4 too small.

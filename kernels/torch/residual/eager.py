@@ -2,6 +2,8 @@
 
 import torch
 
+DTYPES = ("fp32", "bf16", "fp16")
+
 
 def forward(a, b, *, out):
     torch.add(a, b, out=out)
