@@ -45,8 +45,9 @@ def sum_sequences(
     inside = (t < T)[:, None] & (columns < C)[None, :]
     at = t[:, None] * C + columns[None, :]
     total = tl.zeros((POSITIONS, COLUMNS), tl.float32)
-    for b in range(B):
-        total += tl.load(dout + b.to(tl.int64) * T * C + at, mask=inside, other=0.0).to(tl.float32)
+    for _ in range(B):
+        total += tl.load(dout + at, mask=inside, other=0.0).to(tl.float32)
+        dout += T * C
     if ACCUMULATE:
         total += tl.load(dwpe + at, mask=inside, other=0.0).to(tl.float32)
     tl.store(dwpe + at, total.to(dwpe.dtype.element_ty), mask=inside)
