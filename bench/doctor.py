@@ -118,6 +118,7 @@ def list_abilities() -> list[Ability]:
         cuda_works(),
         triton_works(),
         cupy_works(),
+        simulator_works(),
     ]
 
 
@@ -189,9 +190,9 @@ def triton_works() -> Ability:
 
     version = machine.version("triton")
     if not version:
-        return Ability("triton", False, "not installed; it comes with `make setup` on Linux with a GPU")
+        return Ability("triton", False, "not installed; it comes with `make setup` on Linux")
     if not cuda_works().works:
-        return Ability("triton", False, f"triton {version} is installed, but needs an NVIDIA GPU")
+        return Ability("triton", False, f"triton {version} compiles, but needs an NVIDIA GPU to run")
     return Ability("triton", True, f"triton {version}")
 
 
@@ -200,13 +201,24 @@ def cupy_works() -> Ability:
 
     version = next((v for name in machine.CUPY if (v := machine.version(name))), None)
     if not version:
-        return Ability("cupy", False, "not installed; kernels/cuda needs it: pip install '.[cuda]'")
+        return Ability("cupy", False, "not installed; kernels/cuda needs it: pip install '.[gpu]'")
     import cupy
 
     # cupy imports without a driver and fails at first use.
     if not cupy.cuda.is_available():
         return Ability("cupy", False, f"cupy {version} is installed, but no NVIDIA driver answers")
     return Ability("cupy", True, f"cupy {version}")
+
+
+def simulator_works() -> Ability:
+    """Whether GPU kernels are proved and counted without a GPU, backend by backend."""
+    from bench import registry, simulate
+
+    reasons = {backend: simulate.unavailable(backend, ()) for backend in registry.SIMULATED}
+    able = [backend for backend, reason in reasons.items() if reason is None]
+    unable = "; ".join(f"{backend}: {reason}" for backend, reason in reasons.items() if reason)
+    told = f"proves and counts {' and '.join(able)} kernels without a GPU, times nothing" if able else ""
+    return Ability("simulator", bool(able), "; ".join(part for part in (told, unable) if part))
 
 
 # --- how well it measures ---

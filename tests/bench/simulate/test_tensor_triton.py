@@ -12,7 +12,7 @@ from bench.simulate import SimulationError, run_ptx, tensor_map
 from bench.simulate.ptx import parse
 from kernels.cuda import Argument
 
-triton = pytest.importorskip("triton", reason="Triton is not installed (pip install 'layerbench[gpu]')")
+triton = pytest.importorskip("triton", reason="Triton is not installed (pip install 'layerbench[simulate]')")
 import triton.language as tl  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
