@@ -1,4 +1,8 @@
-"""LayerNorm's kernels, with and without a residual that is added first."""
+"""LayerNorm's kernels, with and without a residual that is added first.
+
+A program takes a few rows at once: all of them are asked for before anything is used, and weight and bias serve them
+all. In rows of more than 512 elements a thread has the same columns of each, so that sums over rows need no other one.
+"""
 
 import torch
 import triton
@@ -6,42 +10,53 @@ import triton.language as tl
 
 from kernels.triton import UNFUSED
 
-ELEMENTS = 32  # of a row, in a thread's registers, in forward
-PROGRAMS = (
-    528  # of backward, four a multiprocessor of an H100; a constant, so that sums come out the same on every card
-)
-BACKWARD_TILE = 2048  # elements that a program of backward takes at a time
-BACKWARD_ELEMENTS = 16  # of them, in a thread
-COLUMNS, SLICES = 32, 64  # of the partial sums that a program of the second stage takes at a time
+# Of a tensor: the bytes that a program takes at a time, and those of them that are a thread's, in 16-byte accesses.
+# Backward keeps three tensors and two running sums: with more, fewer than four programs fit on a multiprocessor.
+FORWARD_BYTES, FORWARD_THREAD = 8192, 64
+BACKWARD_BYTES, BACKWARD_THREAD = 4096, 32
+MOST_ROWS = 32  # of a program, so that short rows still make many programs
+
+# Of backward: 16 warps a multiprocessor of an H100. Constants, so that sums come out the same on every card.
+WARPS, PROGRAMS = 132 * 16, 132 * 4
+COLUMNS, SLICES = 8, 256  # of the partial sums that a program of the second stage takes at a time: sectors of 32 bytes
 
 
 @triton.jit
-def forward_kernel(
-    residual_out, out, mean, rstd, x, residual, weight, bias, C, eps, BLOCK: tl.constexpr
-):  # fmt: skip
-    """One row a program, out = (x - mean) rstd weight + bias. The mean is taken in two parts: a sum, which at a large
-    mean is rounded coarsely, and the mean of what is left over it."""
-    row = tl.program_id(0)
-    start = row.to(tl.int64) * C
+def tile_of(first, rows, C, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """(row, inside, start, at): rows from `first` on; which elements exist; element `at` of the tile is start + at."""
+    row = tl.arange(0, ROWS)
     column = tl.arange(0, BLOCK)
-    inside = column < C
-    value = tl.load(x + start + column, mask=inside, other=0.0).to(tl.float32)
+    inside = (first + row < rows)[:, None] & (column < C)[None, :]
+    return first + row, inside, first.to(tl.int64) * C, row[:, None] * C + column[None, :]
+
+
+@triton.jit(do_not_specialize=["rows"])
+def forward_kernel(
+    residual_out, out, mean, rstd, x, residual, weight, bias, rows, C, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Some rows. Two passes over registers: squared are the deviations, as the mean may be large."""
+    column = tl.arange(0, BLOCK)
+    row, inside, start, at = tile_of(tl.program_id(0) * ROWS, rows, C, ROWS, BLOCK)
+    value = tl.load(x + start + at, mask=inside, other=0.0).to(tl.float32)
     if residual is not None:
-        value += tl.load(residual + start + column, mask=inside, other=0.0).to(tl.float32)
+        value += tl.load(residual + start + at, mask=inside, other=0.0).to(tl.float32)
         rounded = value.to(residual_out.dtype.element_ty)
-        tl.store(residual_out + start + column, rounded, mask=inside)
+        tl.store(residual_out + start + at, rounded, mask=inside)
         value = rounded.to(tl.float32)  # what backward will see
-    about = tl.sum(value) / C
-    left = tl.where(inside, value - about, 0.0)
-    rest = tl.sum(left) / C
-    variance = tl.maximum(tl.sum(left * left) / C - rest * rest, 0.0)
-    scale = tl.rsqrt(variance + eps)
-    tl.store(mean + row, about + rest)
-    tl.store(rstd + row, scale)
-    w = tl.load(weight + column, mask=inside).to(tl.float32)
-    b = tl.load(bias + column, mask=inside).to(tl.float32)
-    y = (left - rest) * scale * w + b
-    tl.store(out + start + column, y.to(out.dtype.element_ty), mask=inside)
+    w = tl.load(weight + column, mask=column < C, other=0.0).to(tl.float32)
+    b = tl.load(bias + column, mask=column < C, other=0.0).to(tl.float32)
+    average = tl.sum(value, 1) / C
+    deviation = tl.where(inside, value - average[:, None], 0.0)
+    scale = tl.rsqrt(tl.sum(deviation * deviation, 1) / C + eps)
+    tl.store(mean + row, average, mask=row < rows)
+    tl.store(rstd + row, scale, mask=row < rows)
+    y = deviation * scale[:, None] * w[None, :] + b[None, :]
+    tl.store(out + start + at, y.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def add_pairs(a, b, c, d):
+    return a + c, b + d
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -54,23 +69,23 @@ def backward_kernel(
     dweight = tl.zeros((BLOCK,), tl.float32)
     dbias = tl.zeros((BLOCK,), tl.float32)
     for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
-        row = first + tl.arange(0, ROWS)
-        inside = (row < rows)[:, None] & (column < C)[None, :]
-        at = row.to(tl.int64)[:, None] * C + column[None, :]
+        row, inside, start, at = tile_of(first, rows, C, ROWS, BLOCK)
+        d = tl.load(dout + start + at, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(x + start + at, mask=inside, other=0.0).to(tl.float32)
+        if dresidual is not None:  # asked for here, though needed last
+            passed = tl.load(dresidual + start + at, mask=inside, other=0.0)
         average = tl.load(mean + row, mask=row < rows, other=0.0)[:, None]
         scale = tl.load(rstd + row, mask=row < rows, other=0.0)[:, None]
-        d = tl.load(dout + at, mask=inside, other=0.0).to(tl.float32)
-        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
         norm = tl.where(inside, (value - average) * scale, 0.0)
-        # dx = rstd (dnorm - mean(dnorm) - norm mean(dnorm norm)), each mean over C
-        dnorm = d * w[None, :]
-        g = dnorm - tl.sum(dnorm, 1)[:, None] / C - norm * (tl.sum(dnorm * norm, 1)[:, None] / C)
-        g *= scale
-        if dresidual is not None:
-            g += tl.load(dresidual + at, mask=inside, other=0.0).to(tl.float32)
-        tl.store(dx + at, g.to(dx.dtype.element_ty), mask=inside)
         dweight += tl.sum(d * norm, 0)
         dbias += tl.sum(d, 0)
+        # dx = rstd (dnorm - mean(dnorm) - norm mean(dnorm norm)), each mean over C
+        dnorm = d * w[None, :]
+        sums = tl.reduce((dnorm, dnorm * norm), 1, add_pairs)  # together, for half the barriers
+        g = scale * (dnorm - sums[0][:, None] / C - norm * (sums[1][:, None] / C))
+        if dresidual is not None:
+            g += passed.to(tl.float32)
+        tl.store(dx + start + at, g.to(dx.dtype.element_ty), mask=inside)
     mine = partials + tl.program_id(0) * 2 * C + column
     tl.store(mine, dweight, mask=column < C)
     tl.store(mine + C, dbias, mask=column < C)
@@ -97,13 +112,20 @@ def add_partials(
     tl.store(to, found.to(dweight.dtype.element_ty), mask=column < C)
 
 
+def tile(C, size, program_bytes, thread_bytes):
+    """ROWS, BLOCK and num_warps for rows of C elements of `size` bytes."""
+    block = triton.next_power_of_2(C)
+    rows = min(MOST_ROWS, max(1, program_bytes // size // block))
+    warps = min(32, max(1, rows * block * size // (32 * thread_bytes)))
+    return dict(ROWS=rows, BLOCK=block, num_warps=warps)
+
+
 def forward(residual_out, out, mean, rstd, x, residual, weight, bias, eps):
     """Tensors (B, T, C); residual and residual_out may be None."""
     B, T, C = x.shape
-    block = triton.next_power_of_2(C)
-    warps = min(32, max(1, block // (32 * ELEMENTS)))
-    forward_kernel[(B * T,)](
-        residual_out, out, mean, rstd, x, residual, weight, bias, C, eps, BLOCK=block, num_warps=warps, **UNFUSED
+    sizes = tile(C, x.element_size(), FORWARD_BYTES, FORWARD_THREAD)
+    forward_kernel[(triton.cdiv(B * T, sizes["ROWS"]),)](
+        residual_out, out, mean, rstd, x, residual, weight, bias, B * T, C, eps, **sizes, **UNFUSED
     )
 
 
@@ -114,14 +136,11 @@ def backward_workspace(C):
 def backward(dx, dweight, dbias, dout, dresidual, x, weight, mean, rstd, accumulate, workspace):
     """Tensors (B, T, C); dresidual may be None."""
     B, T, C = x.shape
-    block = triton.next_power_of_2(C)
-    rows = max(1, BACKWARD_TILE // block)
-    warps = min(16, max(1, rows * block // (32 * BACKWARD_ELEMENTS)))
-    programs = min(PROGRAMS, triton.cdiv(B * T, rows))
+    sizes = tile(C, x.element_size(), BACKWARD_BYTES, BACKWARD_THREAD)
+    programs = min(PROGRAMS, WARPS // sizes["num_warps"], triton.cdiv(B * T, sizes["ROWS"]))
     partials = workspace.view(torch.float32)
     backward_kernel[(programs,)](
-        dx, partials, dout, dresidual, x, weight, mean, rstd, B * T, C,
-        ROWS=rows, BLOCK=block, num_warps=warps, **UNFUSED,
+        dx, partials, dout, dresidual, x, weight, mean, rstd, B * T, C, **sizes, **UNFUSED
     )  # fmt: skip
     grid = triton.cdiv(C, COLUMNS), 2
     add_partials[grid](

@@ -1,8 +1,8 @@
-"""One program a row, read twice: the loss in one pass with a running maximum and sum, then the gradient over the logits.
+"""One program a row, read twice: the loss in a pass with a running maximum and sum, then the gradient over the logits.
 
-Floor: one read and one write of the logits; memory sets the pace. The second read begins where the first ended and finds
-the row in the L2 cache: programs are large, so that only two of them share a multiprocessor, and the rows in work (26 MB
-on an H100) stay there. So memory is read once, though the kernel asks for it twice.
+Floor: one read and one write of the logits; memory sets the pace. The second read begins where the first ended, and is
+meant to find the row in the L2 cache: programs are large, so that at most two share a multiprocessor, and the rows in
+work are 26 MB on an H100. Then memory is read once, though the kernel asks for it twice. Not yet measured.
 """
 
 import triton
@@ -40,7 +40,8 @@ def classify_twice(logits, losses, targets, dlosses, V, VP, BLOCK: tl.constexpr,
         values = tl.load(x + column, mask=column < VP, other=0.0).to(tl.float32)
         p = tl.where(column < V, tl.exp2((values - lse) * LOG2_E), 0.0)
         d = (p - (column == target).to(tl.float32)) * dloss
-        tl.store(x + column, d.to(logits.dtype.element_ty), mask=column < VP)
+        # Evicted first, in favour of what other programs are still to read again.
+        tl.store(x + column, d.to(logits.dtype.element_ty), mask=column < VP, cache_modifier=".cs")
 
 
 def forward(targets, dlosses, V, *, logits, losses):
