@@ -15,7 +15,8 @@ HERE = Path(__file__).parent
 # No contraction: whether a product and a sum are fused was decided when the PTX was made.
 COMMON = ["-std=c++20", "-march=native", "-fPIC", "-shared", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off"]
 RUNTIME_FLAGS = [*COMMON, "-O2", "-fvisibility=default"]
-KERNEL_FLAGS = [*COMMON, "-O1", "-fno-math-errno", "-fno-plt", "-fstack-clash-protection", "-fvisibility=hidden", "-w"]
+KERNEL_FLAGS = [*COMMON, "-fno-math-errno", "-fno-plt", "-fstack-clash-protection", "-fvisibility=hidden", "-w"]
+LONG_PTX = 50_000  # characters: to optimise a longer kernel takes more time than running it at small shapes saves
 
 
 def load_runtime() -> ctypes.CDLL:
@@ -44,7 +45,8 @@ def _load_module(ptx: str, folder: Path) -> ctypes.CDLL:
 def build_module(ptx: str, folder: Path | None = None) -> Path:
     """Translate and compile without loading."""
     folder = folder or cache_dir()
-    key = _digest("".join(p.read_text() for p in sorted(HERE.glob("*.py"))) + ptx, KERNEL_FLAGS)
+    flags = [*KERNEL_FLAGS, "-O0" if len(ptx) > LONG_PTX else "-O1"]
+    key = _digest("".join(p.read_text() for p in sorted(HERE.glob("*.py"))) + ptx, flags)
     library = folder / "simulate" / f"kernel-{key}.so"
     if library.exists():
         return library
@@ -52,7 +54,7 @@ def build_module(ptx: str, folder: Path | None = None) -> Path:
     source.parent.mkdir(parents=True, exist_ok=True)
     try:
         source.write_text(translate(ptx))
-        return _run_compiler([source], KERNEL_FLAGS, library)
+        return _run_compiler([source], flags, library)
     finally:
         source.unlink(missing_ok=True)
 

@@ -192,7 +192,7 @@ def _tile_store(use: Use) -> str:
     return f"{coordinates} tile_store(self, {tensor_map}, at_, {rank}, {use.address('a')}, {use.site});"
 
 
-AXES = dict.fromkeys(("2d", "3d"), "")
+AXES = dict.fromkeys(("2d", "3d", "4d"), "")
 INTO = dict.fromkeys(("shared::cluster", "shared::cta"), "")
 
 COPIES = [

@@ -48,10 +48,28 @@ class Launch:
     arguments: tuple[Argument, ...]
 
 
+WGMMA = "wgmma.fence.sync.aligned;"
+PROXY_FENCE = "fence.proxy.async.shared::cta;"
+
+
 def run(launch: Launch) -> None:
     """Run a launch in the simulator. Raises SimulationError with what was found."""
     build = launch.build
-    run_ptx(build.ptx, build.name, launch.grid, launch.block, launch.shared, launch.arguments, build.arch)
+    run_ptx(with_fences(build.ptx), build.name, launch.grid, launch.block, launch.shared, launch.arguments, build.arch)
+
+
+def with_fences(code: str) -> str:
+    """What Triton 3.6 and 3.7 leave out where wgmma reads what cp.async brought, and the PTX manual wants: put in, so
+    that what the simulator finds is the kernel's own."""
+    if triton_version() >= (3, 8) or "cp.async" not in code:
+        return code
+    return code.replace(WGMMA, f"{PROXY_FENCE}\n\t{WGMMA}")
+
+
+def triton_version() -> tuple[int, ...]:
+    import triton
+
+    return tuple(int(part) for part in triton.__version__.split(".")[:2])
 
 
 def install(launch: Callable[[Launch], None] = run, arch: str | None = None) -> None:

@@ -1,8 +1,8 @@
 """Many tensors a launch, a chunk of 2048 elements a program, each byte moved once.
 
 Floor: 28 bytes a parameter, in fp32 (read grad, param, m, v; write param, m, v) and in bf16 with fp32 masters (read
-grad, master, m, v; write param, master, m, v); about 15 FLOPs, so memory sets the pace. Up to 32 tensors a launch: GPT-2
-124M takes five.
+grad, master, m, v; write param, master, m, v); about 15 FLOPs, so memory sets the pace. Up to 32 tensors a launch:
+GPT-2 124M takes five.
 """
 
 import triton

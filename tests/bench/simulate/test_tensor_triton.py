@@ -10,6 +10,7 @@ import torch
 
 from bench.simulate import SimulationError, run_ptx, tensor_map
 from bench.simulate.ptx import parse
+from bench.simulate.triton_driver import triton_version, with_fences
 from kernels.cuda import Argument
 
 triton = pytest.importorskip("triton", reason="Triton is not installed (pip install 'layerbench[simulate]')")
@@ -18,8 +19,6 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
 NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
-FENCE = "wgmma.fence.sync.aligned;"
 RELATIVE_ERROR = 4e-3  # of the greatest element: bf16's rounding
 
 
@@ -81,10 +80,9 @@ def run(compiled, grid: tuple[int, int, int], arguments: list[Argument], seed: i
     try:
         run_ptx(ptx, *shape, seed=seed)
     except SimulationError as error:
-        # Up to 3.6 Triton leaves out the fence between cp.async and wgmma, which the manual wants; 3.9 has it.
-        if error.reports[0].kind != "proxy" or VERSION >= (3, 9):
-            raise
-        run_ptx(ptx.replace(FENCE, f"fence.proxy.async.shared::cta;\n\t{FENCE}"), *shape, seed=seed)
+        # Up to 3.7 Triton leaves out the fence between cp.async and wgmma, which the manual wants.
+        assert error.reports[0].kind == "proxy" and triton_version() < (3, 8)
+        run_ptx(with_fences(ptx), *shape, seed=seed)
 
 
 def pointer(name: str, tensor: torch.Tensor, const: bool = True) -> Argument:
