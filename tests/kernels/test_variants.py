@@ -1,6 +1,7 @@
 """Every variant of this repository is proved right, at every dtype it has: found by path, nothing is listed here.
 
-torch.compile builds each shape anew, in seconds; its variants are proved by `make test-all`, and one of them always.
+What takes minutes is proved by `make test-all`: torch.compile, which builds each shape anew (one of its variants is
+proved always), fp16, and Triton's kernels in another dtype than bf16, whose code differs in little else.
 """
 
 import pytest
@@ -23,11 +24,15 @@ def briefs():
 
 def parameters():
     for v in VARIANTS:
-        slow = v.name == "torch.compile" and v.layer != "residual"
         for dtype in ("fp32", "bf16", "fp16"):
             if dtype in v.dtypes:
-                marks = [pytest.mark.slow] if slow else []
+                marks = [pytest.mark.slow] if slow(v, dtype) else []
                 yield pytest.param(v, dtype, id=f"{v.layer}-{v.name}-{dtype}", marks=marks)
+
+
+def slow(v: registry.Variant, dtype: str) -> bool:
+    compiled = v.name == "torch.compile" and v.layer != "residual"
+    return compiled or dtype == "fp16" or (v.backend == "triton" and dtype != "bf16")
 
 
 @pytest.mark.parametrize(("variant", "dtype"), list(parameters()))
