@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+import kernels.triton  # noqa: F401  sets the environment that Triton reads
 from bench.simulate import ptx
 from bench.simulate.launcher import run_ptx
 from bench.simulate.tensor_map import tensor_map

@@ -137,3 +137,21 @@ def test_multiprocessors_and_capability_are_the_architectures():
         with launching_with(lambda _: None, arch):
             found.append((capability(), multiprocessors()))
     assert found == [(80, 108), (90, 132), (100, 148)]
+
+
+@triton.jit
+def copy_by_four(out, x, ROWS: tl.constexpr):
+    at = [tl.program_id(2), tl.program_id(1), tl.program_id(0) * ROWS, 0]
+    out.store(at, x.load(at))
+
+
+def test_descriptors_of_four_axes_see_through_strides():
+    """As attention's: heads of a packed tensor, the last tile over the end."""
+    packed = torch.randn(2, 40, 3, 64).bfloat16()  # (B, T, heads, HS)
+    x = packed[:, :, 1:]
+    out = torch.full((2, 40, 2, 64), float("nan")).bfloat16()
+    batch, row, head, _ = x.stride()
+    maps = [TensorDescriptor(out, [2, 2, 40, 64], [40 * 128, 64, 128, 1], [1, 1, 16, 64])]
+    maps.append(TensorDescriptor(x, [2, 2, 40, 64], [batch, head, row, 1], [1, 1, 16, 64]))
+    copy_by_four[(3, 2, 2)](*maps, ROWS=16)
+    assert torch.equal(out, x)
