@@ -119,7 +119,7 @@ def test_the_source_hash_follows_the_files_of_the_variant(tmp_path):
         ("torch", 'REQUIRES = ("cuda",)', "fp32", "needs an NVIDIA GPU"),
         ("torch", 'REQUIRES = ("sm90",)', "fp32", "needs an NVIDIA GPU"),
         ("torch", 'REQUIRES = "no_such_package_anywhere"', "fp32", "needs the Python package"),
-        ("triton", "", "fp32", "needs an NVIDIA GPU"),
+        ("triton", 'REQUIRES = ("sm100",)', "fp32", "the simulator knows instructions up to sm90"),
         ("torch", "", "fp32", None),
     ],
 )
@@ -128,6 +128,13 @@ def test_why_a_variant_cannot_run(tmp_path, backend, constants, dtype, says):
     (found,) = outside(tmp_path)
     reason = registry.unavailable(found, "cpu", dtype)
     assert reason is None if says is None else says in (reason or "")
+
+
+def test_without_triton_its_kernels_say_so(tmp_path, monkeypatch):
+    write(tmp_path, "triton/residual/mine.py", GOOD)
+    (found,) = outside(tmp_path)
+    monkeypatch.setattr("bench.simulate.importlib.util.find_spec", lambda name: None)
+    assert "Triton is not installed" in (registry.unavailable(found, "cpu", "fp32") or "")
 
 
 def test_without_a_compiler_cpu_kernels_say_so(tmp_path, monkeypatch):
