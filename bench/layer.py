@@ -47,6 +47,7 @@ def parser() -> cli.Parser:
     what.add_argument("--check-only", action="store_true", help="prove, do not time")
     what.add_argument("--device", default="cpu", help="default cpu")
     what.add_argument("--simulate", action="store_true", help="run GPU kernels in the simulator, though there is a GPU")
+    what.add_argument("--no-simulate", action="store_true", help="leave GPU kernels out where there is no GPU")
     what.add_argument("--kernels", action="append", default=[], metavar="DIR", help="more variants, same layout")
     how = p.add_argument_group("how to measure")
     how.add_argument("--seed", type=int, help="second seed of the proof (default random, printed)")
@@ -173,6 +174,8 @@ class Session:
         proofs: dict[tuple[str, str], Proof] = {}
         for v in chosen:
             reason = registry.unavailable(v, self.args.device, dtype, self.args.simulate)
+            if self.args.no_simulate and registry.simulated(v, self.args.device):
+                reason = "needs a GPU, and --no-simulate leaves the simulator out"
             for proof in self.prove(v, phases, dtype, reason, briefs, yardstick):
                 proofs[v.name, proof.phase] = proof
         for phase in phases:

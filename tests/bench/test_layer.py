@@ -176,3 +176,15 @@ def test_a_broken_cuda_kernel_is_reported_with_its_line(tmp_path):
     done = run(*args, "--out", str(tmp_path / "run"))
     assert done.returncode == 2
     assert "race" in done.stdout and "missing_barrier.cu:" in done.stdout
+
+
+def test_the_simulator_can_be_left_out(tmp_path):
+    """The row says so, and nothing is compiled."""
+    from bench import layer
+
+    out = tmp_path / "run"
+    where = ["--only", "cuda.naive,torch.eager", "--no-simulate", "--check-only", "--out", str(out)]
+    assert layer.main(["residual", *where]) == 0
+    rows = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert {r["variant"]: r["status"] for r in rows} == {"cuda.naive": "skipped", "torch.eager": "ok"}
+    assert "--no-simulate" in next(r["evidence"] for r in rows if r["variant"] == "cuda.naive")
