@@ -34,7 +34,7 @@ WARM_UP = 2  # steps before the timed ones; they count for the gate
 STEPS, SIMULATED_STEPS = 10, 2
 PYTORCH_RUNS = 3  # at least, besides the centre, to measure the band: the baselines, and perturbed runs
 BYTES_A_PARAMETER = 20  # of one contestant: weight, gradient, two moments, a master or temporary
-IN_CONTEXT_STEPS = 5
+IN_CONTEXT_STEPS = 3
 OURS = "ours"
 
 

@@ -267,7 +267,7 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
-def _gpu_states() -> list[dict[str, Any]]:
+def gpu_states() -> list[dict[str, Any]]:
     library, _ = nvml()
     states = []
     for handle in _gpu_handles():
@@ -281,6 +281,13 @@ def _gpu_states() -> list[dict[str, Any]]:
             }
         )
     return states
+
+
+def gpu_energy_joules(index: int) -> float | None:
+    """What a GPU has used since its driver was loaded; None where the card does not count it."""
+    handles = _gpu_handles()
+    millijoules = _ask_gpu("nvmlDeviceGetTotalEnergyConsumption", handles[index]) if index < len(handles) else None
+    return None if millijoules is None else millijoules / 1e3
 
 
 # --- what state it is in ---
@@ -301,7 +308,7 @@ def snapshot() -> dict[str, Any]:
         "throttled": _throttle_count(),
         "others": others,
         "stolen": stolen,
-        "gpus": _gpu_states(),
+        "gpus": gpu_states(),
     }
 
 

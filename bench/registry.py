@@ -225,7 +225,7 @@ def takes_workspace(module: ModuleType, phase: str) -> bool:
 
 def simulated(variant: Variant, device: str, force: bool = False) -> bool:
     """Whether the simulator runs this variant: its backend wants a GPU, and there is none, or `force` says so."""
-    return variant.backend in SIMULATED and (force or not device.startswith("cuda"))
+    return variant.backend in SIMULATED and (force or device == "cpu")
 
 
 def unavailable(variant: Variant, device: str, dtype: str, simulate: bool = False) -> str | None:
@@ -241,8 +241,6 @@ def unavailable(variant: Variant, device: str, dtype: str, simulate: bool = Fals
         return simulator.unavailable(variant.backend, variant.requires)
     if variant.backend == "cpu" and device != "cpu":
         return f"runs on the CPU, not on {device}"
-    if variant.backend in ("cuda", "triton") and not device.startswith("cuda"):
-        return "needs an NVIDIA GPU (--device cuda)"
     if variant.backend == "cpu":
         from kernels import Unavailable
         from kernels.cpu import find_compiler

@@ -25,9 +25,10 @@ from reference import contract
 TIMER = "perf_counter"
 TURN_SECONDS = 0.04  # one turn of a fast contestant
 MAX_CALLS_A_TURN = 50
-FIRST_ROUNDS = 3  # taken by everyone
+FIRST_ROUNDS = 3  # taken by everyone, …
+SLOW_ROUNDS, SLOW_SECONDS = 2, 1.0  # … but this many where one call takes so long
 MIN_ROUNDS = 5  # before the stopping rule is asked
-SLOW_SECONDS = 1.0  # a call this long is timed cold only: its working set has left the caches by itself
+COLD_ONLY_SECONDS = 0.2  # a call this long is timed cold only: its working set has left the caches by itself
 MAX_ROUNDS = 60
 COLD, WARM = "cold", "warm"
 
@@ -179,7 +180,8 @@ def _rounds(
     """Take rounds until the stopping rule says why to stop."""
     spent: dict[int, float] = {id(c): 0.0 for c in contestants}
     # Which of the first rounds end in a judged call is drawn at random; a variant cannot know.
-    judged = dict(zip(randomness.sample(range(FIRST_ROUNDS), len(checks)), checks.items(), strict=True))
+    first = range(SLOW_ROUNDS if len(checks) <= SLOW_ROUNDS else FIRST_ROUNDS)
+    judged = dict(zip(randomness.sample(first, len(checks)), checks.items(), strict=True))
     share = effort.seconds / effort.processes / max(1, sum(c.running for c in contestants))
     for round_ in range(MAX_ROUNDS):
         order = [c for c in contestants if c.running and (_must(c, round_, judged) or spent[id(c)] < share)]
@@ -197,7 +199,7 @@ def _rounds(
 
 def _must(c: Contestant, round_: int, judged: dict[int, Any]) -> bool:
     """Rounds that a contestant takes part in whatever it costs: few where one call takes seconds."""
-    return round_ in judged or round_ < (2 if c.call_s > SLOW_SECONDS else FIRST_ROUNDS)
+    return round_ in judged or round_ < (SLOW_ROUNDS if c.call_s > SLOW_SECONDS else FIRST_ROUNDS)
 
 
 def _turn(
@@ -212,7 +214,7 @@ def _turn(
     assert c.worker
     start = time.monotonic()
     calls = max(1, min(MAX_CALLS_A_TURN, int(TURN_SECONDS / (c.call_s + c.overhead_s))))
-    caches = effort.caches[:1] if c.call_s > SLOW_SECONDS else effort.caches
+    caches = effort.caches[:1] if c.call_s > COLD_ONLY_SECONDS else effort.caches
     for cache in caches:
         seeds = [randomness.getrandbits(40) for _ in range(calls)]
         verify = None

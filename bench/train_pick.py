@@ -40,7 +40,7 @@ HOPELESS = 12.0  # … and this much slower at a smaller shape of the layer is n
 SURE_MS = 1.0  # … unless the best is below this: one slice given to a neighbour is longer
 TRIVIAL_MS = 20.0  # calls this short are cheap enough to try anyway
 LATE = ("torch.compile",)  # compiles for seconds at every shape: tried last, the calls that matter most first, …
-BUDGET_S = 20.0  # … until this long after the start
+BUDGET_S = 10.0  # … until this long after the start
 
 
 @dataclass

@@ -1,0 +1,202 @@
+"""A made-up GPU in the place of bench.devices.Cuda, so that what is built on it is tested without a card.
+
+Tensors are on the CPU and are really computed; time is made up. Every ATen operator becomes a kernel that takes as long
+as its bytes need, from memory or, where all of them are cached, from the L2 cache. A variant that plays a GPU kernel of
+its own computes how it likes inside `with kernel("its_name", seconds)`. The host runs ahead of the device as a real one
+does: a launch costs LAUNCH_SECONDS of host time, the device works through its queue, events tell the device's time.
+
+    python -m bench.layer gelu --device tests.fake_gpu:FakeGpu
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bench.devices import BACKLOG_SECONDS, BUSY, GRAPH, SPAN, Kernel, busy_seconds
+
+LAUNCH_SECONDS = 5e-6
+KERNEL_SECONDS = 2e-6  # the least a kernel takes
+MEMORY_BYTES_PER_S = 1e12
+CACHE_BYTES_PER_S = 5e12
+CACHE_BYTES = 4 << 20
+WATTS = 300.0
+MEMORY_BYTES = "LAYERBENCH_FAKE_GPU_BYTES"  # in the environment: more than this in one tensor is out of memory
+
+VIEWS = {
+    *("view", "_unsafe_view", "as_strided", "slice", "select", "split", "split_with_sizes", "unbind", "unsqueeze"),
+    *("squeeze", "expand", "permute", "transpose", "t", "alias", "detach", "diagonal", "_reshape_alias", "reshape"),
+    *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "lift_fresh", "is_same_size"),
+}
+
+
+class FakeGpu:
+    name = "tests.fake_gpu:FakeGpu"
+    place = "cpu"
+    clocks: tuple[str, ...] = (BUSY, SPAN, GRAPH)
+    current: "FakeGpu | None" = None  # the one that `kernel` plays on
+
+    def __init__(self) -> None:
+        self.host = self.device = 0.0  # seconds: the host's time, and when the device's queue will be empty
+        self.ran: list[Kernel] = []
+        self.launch_seconds = LAUNCH_SECONDS
+        self.cached: dict[int, int] = {}  # bytes by address, the least recently used first
+        self.capturing = self.inside_kernel = False
+        FakeGpu.current = self
+        self._mode = _Operators(self)
+        self._mode.__enter__()
+
+    def close(self) -> None:
+        """Tests that make one in their own process give it back."""
+        self._mode.__exit__(None, None, None)
+        FakeGpu.current = None
+
+    # --- what the device does ---
+
+    def launch(self, name: str, seconds: float) -> None:
+        if self.capturing:
+            return
+        self.host += self.launch_seconds
+        start = max(self.host, self.device)
+        self.device = start + seconds
+        self.ran.append(Kernel(name, start, self.device))
+
+    def touch(self, tensors: list[torch.Tensor]) -> float:
+        """Seconds that an operation needs to pass over these tensors; afterwards they are cached as far as they fit."""
+        seconds = KERNEL_SECONDS
+        for t in tensors:
+            size, address = t.numel() * t.element_size(), t.data_ptr()
+            hit = self.cached.pop(address, 0) >= size
+            seconds += size / (CACHE_BYTES_PER_S if hit else MEMORY_BYTES_PER_S)
+            self.cached[address] = size
+            while sum(self.cached.values()) > CACHE_BYTES:
+                self.cached.pop(next(iter(self.cached)))
+        return seconds
+
+    # --- what bench.devices.Device asks for ---
+
+    def synchronize(self) -> None:
+        if self.capturing:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.host = max(self.host, self.device)
+
+    def timer(self, clock: str) -> "FakeTimer":
+        return FakeTimer(self, clock)
+
+    def flush(self) -> None:
+        self.cached.clear()
+        self.launch("flush", 2 * CACHE_BYTES / MEMORY_BYTES_PER_S)
+
+    def capture(self, calls: Callable[[], None]) -> Callable[[], None]:
+        self.capturing = True
+        try:
+            calls()
+        finally:
+            self.capturing = False
+
+        def replay() -> None:
+            before, self.launch_seconds = self.launch_seconds, 0.0
+            self.host += LAUNCH_SECONDS
+            try:
+                calls()
+            finally:
+                self.launch_seconds = before
+
+        return replay
+
+    def memory(self) -> tuple[int, int]:
+        return 0, 0
+
+    def forget_peak(self) -> None:
+        pass
+
+    def free_bytes(self) -> int:
+        return int(os.environ.get(MEMORY_BYTES, 1 << 30))
+
+    def cache_bytes(self) -> int:
+        return CACHE_BYTES
+
+    def energy_joules(self) -> float | None:
+        return WATTS * busy_seconds(self.ran)
+
+    def state(self) -> dict[str, Any]:
+        return {"sm_mhz": 1700, "power_w": WATTS, "temperature_c": 50, "throttle_reasons": 0}
+
+
+class FakeTimer:
+    def __init__(self, gpu: FakeGpu, clock: str):
+        self.gpu, self.clock = gpu, clock
+        self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
+        self.kernels: list[list[Kernel]] = []
+
+    def __enter__(self) -> "FakeTimer":
+        return self
+
+    def __exit__(self, *failed: Any) -> None:
+        if failed and failed[0] is None and self.clock == BUSY and not all(self.kernels):
+            raise RuntimeError("the profiler saw no kernel in a timed call")
+
+    def start(self) -> None:
+        self.gpu.synchronize()
+        if self.clock == SPAN:
+            self.gpu.launch("spin", BACKLOG_SECONDS)
+        self._begin, self._first = self.gpu.device, len(self.gpu.ran)
+
+    def stop(self) -> None:
+        kernels = self.gpu.ran[self._first :]
+        if self.clock == SPAN:
+            self.seconds.append(self.gpu.device - self._begin)
+        else:
+            self.kernels.append(kernels)
+            self.seconds.append(busy_seconds(kernels))
+        self.gpu.synchronize()
+
+
+class _Operators(TorchDispatchMode):
+    """ATen's operators as kernels of the device."""
+
+    def __init__(self, gpu: FakeGpu):
+        super().__init__()
+        self.gpu = gpu
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.partition("::")[2]
+        if name == "_local_scalar_dense":
+            self.gpu.synchronize()
+        result = func(*args, **(kwargs or {}))
+        tensors = _tensors([*args, *(kwargs or {}).values(), result])
+        limit = os.environ.get(MEMORY_BYTES)
+        if limit and any(t.numel() * t.element_size() > int(limit) for t in tensors):
+            raise torch.OutOfMemoryError(f"CUDA out of memory: {name} on the made-up GPU")
+        if name not in VIEWS and not self.gpu.inside_kernel and name != "_local_scalar_dense":
+            self.gpu.launch(f"void at::native::{name}_kernel", self.gpu.touch(tensors))
+        return result
+
+
+def _tensors(values: list[Any]) -> list[torch.Tensor]:
+    """The tensors in arguments and results, each once."""
+    found: dict[int, torch.Tensor] = {}
+    for value in values:
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(one, torch.Tensor):
+                found[one.data_ptr()] = one
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def kernel(name: str, seconds: float = KERNEL_SECONDS) -> Iterator[None]:
+    """What is computed inside counts as one such kernel; where no made-up GPU is in use, nothing counts."""
+    gpu = FakeGpu.current
+    if gpu is None:
+        yield
+        return
+    gpu.inside_kernel = True
+    try:
+        yield
+    finally:
+        gpu.inside_kernel = False
+    gpu.launch(name, seconds)
