@@ -183,7 +183,8 @@ class Launcher:
             arguments += self._arguments(name, kind, value, maps)
         scratch = self.metadata.global_scratch_size * x * y * z
         if scratch:
-            arguments.append(_pointer("scratch", torch.empty(scratch + self.metadata.global_scratch_align)))
+            size = scratch + self.metadata.global_scratch_align
+            arguments.append(_pointer("scratch", torch.empty(size, dtype=torch.uint8)))
         # Scratch that is not used has a parameter all the same.
         arguments += [Argument("scratch", bytes(8))] * (len(self.kernel.parameters) - len(arguments))
         block = (self.metadata.num_warps * 32, 1, 1)

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from kernels.triton import capability, multiprocessors
 from kernels.triton.math import gelu, gelu_grad
-from kernels.triton.tuning import Config, Tiles
+from kernels.triton.tuning import TORCH_DTYPES, Config, Tiles
 
 STRIP = 8
 COLUMNS = tl.constexpr(16)
@@ -314,7 +314,7 @@ def part_rows(M, N, K, dtype, config):
 def partial_bytes(shape, table):
     """Workspace for the partial sums of dweight and dbias, with the configuration that needs the most."""
     M, N, K = shape["M"], shape["N"], shape["K"]
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[shape["dtype"]]
+    dtype = TORCH_DTYPES[shape["dtype"]]
     parts = max(triton.cdiv(M, part_rows(M, N, K, dtype, config)) for config in table.candidates(dtype))
     return 4 * parts * N * (K + 1) if parts > 1 else 0
 

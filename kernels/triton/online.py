@@ -37,3 +37,25 @@ def whole_of(largest, total):
     """The maximum of everything that was added, and the sum of exp(x - maximum)."""
     top = tl.max(largest)
     return top, tl.sum(total * tl.exp2((largest - top) * LOG2_E))
+
+
+@triton.jit
+def log_sum_exp(x, V, VP, BLOCK: tl.constexpr, PACK: tl.constexpr):
+    """Of the first V of a row's VP columns: ln(sum of exp(x))."""
+    largest = tl.full((BLOCK // PACK,), LOWEST, tl.float32)
+    total = tl.zeros((BLOCK // PACK,), tl.float32)
+    for start in range(0, VP, BLOCK):
+        column = columns_of(start, BLOCK, PACK)
+        values = tl.load(x + column, mask=column < VP, other=0.0).to(tl.float32)
+        # A pack without a single column adds exp(0) to a sum of its own, which whole_of then scales to nothing:
+        # its largest is LOWEST, and that of the row is not.
+        largest, total = add_packs(largest, total, tl.where(column < V, values, LOWEST))
+    top, sum = whole_of(largest, total)
+    return top + tl.log(sum)
+
+
+def launch_sizes(logits, most, elements):
+    """The constants of a program that passes over a row: `most` columns a step, `elements` of a thread."""
+    PACK = pack_of(logits)
+    block = min(most, max(32 * PACK, triton.next_power_of_2(logits.shape[-1])))
+    return dict(BLOCK=block, PACK=PACK, num_warps=max(1, block // (32 * elements)))

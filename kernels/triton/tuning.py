@@ -29,6 +29,7 @@ from kernels import cache_dir, put
 from kernels.triton import capability
 
 Config = dict[str, Any]  # constexprs of a kernel, num_warps, num_stages
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Tiles:
@@ -100,8 +101,10 @@ def measure_and_keep(
             table.tuned |= tuned
         return
     args, kwargs = random_call(layer, shape, phase, device, sys.modules[function.__module__])
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[shape["dtype"]]
-    found = [_fastest(table, dtype, lambda: function(*args, **kwargs), milliseconds) for table in tables]
+    found = [
+        _fastest(table, TORCH_DTYPES[shape["dtype"]], lambda: function(*args, **kwargs), milliseconds)
+        for table in tables
+    ]
     everything = _read(file) | {case: found}
     put(file, json.dumps(everything, indent=1).encode())
 
@@ -151,12 +154,11 @@ def random_call(
     from reference import contract
 
     spec = contract.pass_of(contract.load(layer), phase)
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
     def draw(t: contract.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
         if t.dtype == "int":
             return torch.randint(shape[t.high], sizes, device=device)
-        return torch.randn(sizes, device=device).to(dtypes[t.dtype_in(shape)])
+        return torch.randn(sizes, device=device).to(TORCH_DTYPES[t.dtype_in(shape)])
 
     def value(t: contract.Tensor) -> Any:
         if not t.when(shape):

@@ -8,12 +8,13 @@ import triton
 import triton.language as tl
 
 from kernels.triton.math import LOG2_E
-from kernels.triton.online import LOWEST, add_packs, columns_of, pack_of, whole_of
+from kernels.triton.online import launch_sizes, log_sum_exp
 
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
 
 BLOCK = 8192  # columns of a step of forward
+ELEMENTS = 32  # of a thread in a step
 BACKWARD_BLOCK = 4096  # columns of a program of backward
 
 
@@ -21,16 +22,7 @@ BACKWARD_BLOCK = 4096  # columns of a program of backward
 def cross_entropy_forward(losses, lse, logits, targets, V, VP, BLOCK: tl.constexpr, PACK: tl.constexpr):
     row = tl.program_id(0)
     x = logits + row.to(tl.int64) * VP
-    largest = tl.full((BLOCK // PACK,), LOWEST, tl.float32)
-    total = tl.zeros((BLOCK // PACK,), tl.float32)
-    for start in range(0, VP, BLOCK):
-        column = columns_of(start, BLOCK, PACK)
-        values = tl.load(x + column, mask=column < VP, other=0.0).to(tl.float32)
-        # A pack without a single column adds exp(0) to a sum of its own, which whole_of then scales to nothing:
-        # its largest is LOWEST, and that of the row is not.
-        largest, total = add_packs(largest, total, tl.where(column < V, values, LOWEST))
-    top, sum = whole_of(largest, total)
-    found = top + tl.log(sum)
+    found = log_sum_exp(x, V, VP, BLOCK, PACK)
     tl.store(lse + row, found)
     tl.store(losses + row, found - tl.load(x + tl.load(targets + row)).to(tl.float32))
 
@@ -48,10 +40,9 @@ def cross_entropy_backward(dlogits, dlosses, logits, targets, lse, V, VP, BLOCK:
 
 
 def forward(logits, targets, V, *, losses, lse):
-    rows, VP, PACK = targets.numel(), logits.shape[-1], pack_of(logits)
-    block = min(BLOCK, max(32 * PACK, triton.next_power_of_2(VP)))
-    warps = max(1, block // 1024)
-    cross_entropy_forward[(rows,)](losses, lse, logits, targets, V, VP, BLOCK=block, PACK=PACK, num_warps=warps)
+    rows, VP = targets.numel(), logits.shape[-1]
+    sizes = launch_sizes(logits, BLOCK, ELEMENTS)
+    cross_entropy_forward[(rows,)](losses, lse, logits, targets, V, VP, **sizes)
 
 
 def backward(dlosses, logits, targets, lse, V, *, dlogits):

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton.math import LOG2_E
-from kernels.triton.online import LOWEST, add_packs, columns_of, pack_of, whole_of
+from kernels.triton.online import columns_of, launch_sizes, log_sum_exp
 
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
@@ -24,14 +24,7 @@ def classify_twice(logits, losses, targets, dlosses, V, VP, BLOCK: tl.constexpr,
     x = logits + row.to(tl.int64) * VP
     target, dloss = tl.load(targets + row), tl.load(dlosses + row)
     target_logit = tl.load(x + target).to(tl.float32)
-    largest = tl.full((BLOCK // PACK,), LOWEST, tl.float32)
-    total = tl.zeros((BLOCK // PACK,), tl.float32)
-    for start in range(0, VP, BLOCK):
-        column = columns_of(start, BLOCK, PACK)
-        values = tl.load(x + column, mask=column < VP, other=0.0).to(tl.float32)
-        largest, total = add_packs(largest, total, tl.where(column < V, values, LOWEST))
-    top, sum = whole_of(largest, total)
-    lse = top + tl.log(sum)
+    lse = log_sum_exp(x, V, VP, BLOCK, PACK)
     tl.store(losses + row, lse - target_logit)
 
     tl.debug_barrier()  # the target's logit is read by all before one thread overwrites it
@@ -45,7 +38,6 @@ def classify_twice(logits, losses, targets, dlosses, V, VP, BLOCK: tl.constexpr,
 
 
 def forward(targets, dlosses, V, *, logits, losses):
-    rows, VP, PACK = targets.numel(), logits.shape[-1], pack_of(logits)
-    block = min(BLOCK, max(32 * PACK, triton.next_power_of_2(VP)))
-    warps = max(1, block // (32 * ELEMENTS))
-    classify_twice[(rows,)](logits, losses, targets, dlosses, V, VP, BLOCK=block, PACK=PACK, num_warps=warps)
+    rows, VP = targets.numel(), logits.shape[-1]
+    sizes = launch_sizes(logits, BLOCK, ELEMENTS)
+    classify_twice[(rows,)](logits, losses, targets, dlosses, V, VP, **sizes)
