@@ -1,0 +1,815 @@
+"""python -m bench.report RUN…: one HTML page of one or more runs, in one file that needs no network.
+
+python -m bench.report runs/20261121T152517Z-layer-228fa2                 writes report.html into the run's folder
+python -m bench.report results/amd-epyc-2-cores/* --out report.html       several runs on one page
+python -m bench.report RUN --png docs/                                    the charts as pictures too (.png and .svg)
+
+The page is built from the records alone, on any machine, also long after: what is fastest for each layer and how near
+the ceiling, every variant's check and times, the training step beside PyTorch's, what failed and why, and how it was
+measured.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench import cli
+from bench.cli import CannotGoOn
+
+HOME = Path(__file__).parent.parent
+NEEDED = ("altair", "vl_convert", "jinja2")
+MOST_SAMPLES = 40  # of a row that are drawn
+FAR = 25.0  # the slowest is this many times slower than the fastest: points on a logarithmic axis
+DASH = "–"
+# Layers in the order of the training step; others follow by name.
+ORDER = (
+    *("embedding", "layernorm", "residual_layernorm", "matmul", "attention", "gelu", "residual", "softmax"),
+    *("cross_entropy", "fused_classifier", "global_norm", "adamw"),
+)
+Row = dict[str, Any]
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m bench.report", description=__doc__)
+    p.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs, or folders that hold some")
+    p.add_argument("--out", type=Path, help="the page (default: report.html in the first run's folder)")
+    p.add_argument("--png", type=Path, metavar="DIR", help="also write every chart as .png and .svg")
+    p.add_argument("--title", help="of the page (default: what was run on what)")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if missing := unavailable():
+        raise CannotGoOn(missing)
+    runs = read_runs(args.runs)
+    page = Page(runs, args.title)
+    out = args.out or runs[0].folder / "report.html"
+    write(page, out)
+    print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    if args.png:
+        print(f"pictures: {write_pictures(page, args.png)} charts in {args.png}")
+    return cli.OK
+
+
+def unavailable() -> str:
+    """Why no page can be built here, or nothing."""
+    import importlib.util
+
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if not missing:
+        return ""
+    return f"the report needs {', '.join(missing)}: pip install altair vl-convert-python jinja2, or build it elsewhere"
+
+
+def write_beside(folder: Path) -> str:
+    """Put report.html into a finished run's folder; a line that says so, or why there is none. Never raises: a report
+    can be built again, and what was measured is on the disk."""
+    if missing := unavailable():
+        return f"no report: {missing}: python -m bench.report {folder}"
+    try:
+        out = folder / "report.html"
+        write(Page(read_runs([folder])), out)
+    except (CannotGoOn, OSError, ValueError, KeyError, TypeError) as error:
+        return f"no report: {type(error).__name__}: {error} (python -m bench.report {folder})"
+    return f"report: {out}"
+
+
+def write(page: "Page", out: Path) -> None:
+    from bench.results import write_atomically
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, render(page))
+
+
+def render(page: "Page") -> str:
+    import jinja2
+
+    from bench import report_charts
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["anchor"] = anchor
+    template = environment.get_template("report.html.j2")
+    specs = report_charts.all_specs()
+    data = {n: {**c, "height": report_charts.height_of(specs[c["spec"]], c["rows"])} for n, c in page.data.items()}
+    return template.render(page=page, specs=specs, data=data, vega=vega_bundle())
+
+
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script: 0.9 MB, kept in the cache by vl-convert's version."""
+    import vl_convert
+
+    from kernels import cache_dir, put
+
+    file = cache_dir() / f"vega-{metadata.version('vl-convert-python')}.js"
+    if not file.exists():
+        bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+        put(file, bundle.encode())
+    return file.read_text()
+
+
+def write_pictures(page: "Page", folder: Path) -> int:
+    """Every chart of the page as .png (twice the size) and .svg, named after its place; how many."""
+    import vl_convert
+
+    from bench import report_charts
+
+    folder.mkdir(parents=True, exist_ok=True)
+    specs = report_charts.all_specs()
+    for name, chart in page.data.items():
+        spec = report_charts.with_rows(specs[chart["spec"]], chart["rows"])
+        (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
+        (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(spec))
+    return len(page.data)
+
+
+# --- runs ---
+
+
+@dataclass
+class RunData:
+    """A run as its folder holds it."""
+
+    folder: Path
+    environment: dict[str, Any]
+    rows: list[Row]
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def machine(self) -> str:
+        """The GPU, or else the CPU."""
+        gpus = [g.get("name") for g in self.environment.get("gpus") or []]
+        on_gpu = any(r.get("device", "cpu") != "cpu" for r in self.rows)
+        cpu = self.environment.get("cpu", {})
+        if on_gpu and gpus:
+            return gpus[0]
+        return f"{cpu.get('model') or 'unknown CPU'}, {cpu.get('usable', '?')} cores"
+
+
+def read_runs(paths: Iterable[Path]) -> list[RunData]:
+    """The runs in these folders, or in the folders inside them. CannotGoOn where there is none to show."""
+    from bench.results import RECORDS, latest, read_environment, read_records
+
+    runs = []
+    for path in paths:
+        if not path.exists():
+            raise CannotGoOn(f"no run in {path}: there is no such folder")
+        folders = [path] if (path / RECORDS).exists() else sorted(p.parent for p in path.glob(f"*/{RECORDS}"))
+        if not folders:
+            raise CannotGoOn(f"no run in {path}: it has no {RECORDS}, nor has a folder inside it")
+        for folder in folders:
+            rows, problems = read_records(folder)
+            for problem in problems:
+                print(f"warning: {problem}", file=sys.stderr)
+            rows = [r for r in latest(rows).values() if not r.get("control")]
+            runs.append(RunData(folder, read_environment(folder), rows, [str(p) for p in problems]))
+    if not any(run.rows for run in runs):
+        raise CannotGoOn(f"nothing to report: {', '.join(str(r.folder) for r in runs)} hold no readable record")
+    return [run for run in runs if run.rows]
+
+
+# --- the page ---
+
+
+@dataclass
+class Cell:
+    """One cell of a table: what is shown, and what it is sorted by."""
+
+    text: str
+    key: float | str = ""
+    style: str = ""
+
+
+@dataclass
+class Line:
+    """One variant in a case's table."""
+
+    variant: str
+    story: str
+    cells: list[Cell]
+    reproduce: str
+    stale: bool = False
+
+    @property
+    def backend(self) -> str:
+        return self.variant.partition(".")[0]
+
+
+@dataclass
+class CaseView:
+    """One layer's phase at one shape and dtype."""
+
+    title: str
+    sizes: str
+    facts: list[str]
+    columns: list[str]
+    lines: list[Line]
+    chart: str  # the name of its data, or nothing where nothing was timed
+    ladder: list[dict[str, Any]]
+
+
+@dataclass
+class LayerView:
+    name: str
+    about: str
+    cases: list[CaseView]
+    roofline: str
+    errors: str
+    counted: tuple[list[str], list[Line]] | None
+
+
+@dataclass
+class StepView:
+    """One training step: contestants, where the time goes, losses."""
+
+    title: str
+    facts: list[str]
+    columns: list[str]
+    lines: list[Line]
+    times: str
+    waterfall: str
+    losses: str
+    kernels: list[tuple[str, str]]
+    swaps: str
+
+
+class Page:
+    """Everything the template shows. `data` holds the rows of all charts, by name."""
+
+    def __init__(self, runs: list[RunData], title: str | None = None):
+        self.runs = runs
+        self.data: dict[str, dict[str, Any]] = {}
+        self.hashes = _source_hashes()
+        self.several_machines = len({run.machine for run in runs}) > 1
+        layer_rows = [(run, r) for run in runs for r in run.rows if r.get("phase") != "step"]
+        layer_rows.sort(key=lambda x: _place(x[1]["layer"]))
+        self.peaks = matmul_peaks([r for _, r in layer_rows])
+        self.layers = [self._layer(name, rows) for name, rows in _grouped(layer_rows, lambda x: x[1]["layer"]).items()]
+        self.steps = [self._step(run) for run in runs if any(r.get("phase") == "step" for r in run.rows)]
+        self.best = self._best([r for _, r in layer_rows])
+        self.troubles = self._troubles([r for run in runs for r in run.rows])
+        self.counts = _counts([r for run in runs for r in run.rows])
+        self.environments = [(run.folder.name, environment_facts(run.environment)) for run in runs]
+        self.machines = list(dict.fromkeys(run.machine for run in runs))
+        self.noise = max((r["noise_floor"] for _, r in layer_rows if r.get("noise_floor")), default=None)
+        self.problems = [p for run in runs for p in run.problems]
+        self.when = sorted(str(run.environment.get("started", ""))[:10] for run in runs)[-1]
+        self.title = title or self._title()
+
+    def _title(self) -> str:
+        what = [layer.name for layer in self.layers] if len(self.layers) <= 3 else [f"{len(self.layers)} layers"]
+        what += [step.title.partition(" ")[0] for step in self.steps][:1]
+        return f"{', '.join(what)} on {', '.join(self.machines)}"
+
+    def _chart(self, name: str, spec: str, rows: list[dict[str, Any]], label: str) -> str:
+        """Keep a chart's rows; its name, or nothing without rows."""
+        if not rows:
+            return ""
+        self.data[name] = dict(spec=spec, rows=rows, label=label)
+        return name
+
+    # --- layers ---
+
+    def _layer(self, name: str, found: list[tuple[RunData, Row]]) -> LayerView:
+        timed = [(run, r) for run, r in found if r["status"] != "simulated"]
+        groups = _grouped(timed, lambda x: self._case_key(*x))
+        cases = [self._case(key, [r for _, r in rows]) for key, rows in groups.items()]
+        rows = [r for _, r in found]
+        points = roofline_rows(rows, self.peaks)
+        return LayerView(
+            name,
+            about_layer(name),
+            cases,
+            self._chart(f"roofline-{name}", "roofline", points, f"roofline of {name}"),
+            self._chart(f"errors-{name}", "errors", error_rows(rows), f"errors of {name}'s variants"),
+            self._counted(rows),
+        )
+
+    def _case_key(self, run: RunData, r: Row) -> tuple[str, ...]:
+        machine = run.machine if self.several_machines else ""
+        return r["phase"], r.get("shape_name") or "", r["dtype"], sizes_text(r), machine
+
+    def _case(self, key: tuple[str, ...], rows: list[Row]) -> CaseView:
+        phase, shape, dtype, sizes, machine = key
+        title = " ".join(part for part in (phase, shape, dtype, machine) if part)
+        variants = sorted(_grouped(rows, lambda r: r["variant"]).values(), key=_rank)
+        ok = [states for states in variants if states[0]["status"] == "ok" and states[0].get("median_s")]
+        times = time_rows([states[0] for states in ok])
+        slowest = max((t["ms"] for t in times), default=0.0)
+        far = bool(times) and slowest > FAR * min(t["ms"] for t in times)
+        name = anchor(f"{rows[0]['layer']} {title} {sizes}")
+        columns, lines = self._table(variants)
+        return CaseView(
+            title,
+            sizes,
+            case_facts(rows[0]),
+            columns,
+            lines,
+            self._chart(name, "times_log" if far else "times", times, f"times of {rows[0]['layer']} {title}"),
+            ladder([states[0] for states in ok]),
+        )
+
+    def _table(self, variants: list[list[Row]]) -> tuple[list[str], list[Line]]:
+        columns = [c for c in COLUMNS if any(c.has(states) for states in variants)]
+        lines = []
+        for states in variants:
+            r = states[0]
+            cells = [c.cell(states) for c in columns]
+            lines.append(Line(r["variant"], r.get("story", ""), cells, r.get("reproduce", ""), self._stale(r)))
+        return [c.title for c in columns], lines
+
+    def _stale(self, r: Row) -> bool:
+        """Whether the variant's source is here, and another one."""
+        now = self.hashes.get((r["layer"], r["variant"]))
+        return now is not None and now != r.get("source_hash")
+
+    def _counted(self, rows: list[Row]) -> tuple[list[str], list[Line]] | None:
+        simulated = [r for r in rows if r["status"] == "simulated"]
+        if not simulated:
+            return None
+        lines = []
+        for r in simulated:
+            cells = [
+                Cell(r["phase"], r["phase"]),
+                Cell(r["dtype"], r["dtype"]),
+                _number(r.get("error_ratio"), "{:.2g}x"),
+            ]
+            cells += [_number(r.get(name), form) for name, (_, form) in COUNTED.items()]
+            lines.append(Line(r["variant"], r["story"], cells, r.get("reproduce", ""), self._stale(r)))
+        return ["pass", "dtype", "error", *(title for title, _ in COUNTED.values())], lines
+
+    def _best(self, rows: list[Row]) -> list[dict[str, Any]]:
+        """The fastest right own kernel of each case, and its chart."""
+        best: list[dict[str, Any]] = []
+        cold = [r for r in rows if r["status"] == "ok" and r.get("median_s") and r.get("cache") != "warm"]
+        for (layer, shape, phase, dtype, _), found in _grouped(
+            cold, lambda r: (r["layer"], r.get("shape_name") or "", r["phase"], r["dtype"], sizes_text(r))
+        ).items():
+            own = [r for r in found if not r["variant"].startswith("torch.")]
+            torch = [r for r in found if r["variant"].startswith("torch.")]
+            if own:
+                r = min(own, key=lambda r: r["median_s"])
+                rival = min(torch, key=lambda r: r["median_s"], default=None)
+                case = " ".join(x for x in (layer, shape.partition("/")[2], phase, dtype) if x)
+                told = dict(time=duration(r["median_s"]), rival_time=duration(rival["median_s"]) if rival else DASH)
+                best.append(dict(case=case, layer=layer, row=r, rival=rival, text=speed(r), **told))
+        points = [
+            dict(
+                case=b["case"],
+                variant=b["row"]["variant"],
+                backend=b["row"]["variant"].partition(".")[0],
+                speedup=b["row"]["speedup"],
+                low=b["row"]["speedup_low"],
+                high=b["row"]["speedup_high"],
+                reach=max(b["row"]["speedup_high"], b["row"]["speedup"], 1),
+                text=f"{b['text']} {b['row']['variant']}",
+            )
+            for b in best
+            if b["row"].get("speedup") and _finite(b["row"].get("speedup_high"))
+        ]
+        self.overview = self._chart("overview", "overview", points, "the best kernel of each layer against PyTorch")
+        return best
+
+    def _troubles(self, rows: list[Row]) -> dict[str, list[Row]]:
+        """Rows that failed, and rows that were skipped; one of each variant, phase and reason."""
+        found: dict[str, dict[tuple, Row]] = {"failed": {}, "skipped": {}}
+        for r in rows:
+            if r["status"] in ("ok", "simulated"):
+                continue
+            kind = "skipped" if r["status"] == "skipped" else "failed"
+            found[kind].setdefault((r["layer"], r["variant"], r["phase"], r["dtype"], r.get("evidence")), r)
+        return {kind: list(unique.values()) for kind, unique in found.items()}
+
+    # --- the training step ---
+
+    def _step(self, run: RunData) -> StepView:
+        rows = [r for r in run.rows if r.get("phase") == "step"]
+        first = rows[0]
+        shape = first["shape"]
+        title = f"{first['layer']} {first['dtype']}, B={shape['B']} T={shape['T']}"
+        if shape.get("accumulation", 1) > 1:
+            title += f", {shape['accumulation']} micro-batches"
+        name = anchor(f"{title} {run.folder.name}")
+        columns = [c for c in STEP_COLUMNS if any(c.has([r]) for r in rows)]
+        lines = [
+            Line(r["variant"], STEP_STORIES.get(r["variant"], ""), [c.cell([r]) for c in columns], r["reproduce"])
+            for r in rows
+        ]
+        times = time_rows([r for r in rows if r.get("median_s")])
+        return StepView(
+            title,
+            step_facts(rows),
+            [c.title for c in columns],
+            lines,
+            self._chart(f"step-{name}", "times", times, f"time of a step of {title}"),
+            self._chart(f"parts-{name}", "waterfall", waterfall_rows(rows), "where the step's time goes"),
+            self._chart(f"loss-{name}", "curves", loss_rows(rows), "loss of every contestant, step by step"),
+            sorted((first.get("kernels") or {}).items()),
+            self._chart(f"swaps-{name}", "swaps", swap_rows(rows), "predicted and measured change by each swap"),
+        )
+
+
+# --- rows of charts ---
+
+
+def time_rows(rows: list[Row]) -> list[dict[str, Any]]:
+    found = []
+    for r in sorted(rows, key=lambda r: r["median_s"]):
+        low, high = r["low_s"] or r["median_s"], r["high_s"] if _finite(r.get("high_s")) else r["median_s"]
+        samples = [s * 1e3 for turn in r.get("samples") or [] for s in turn]
+        found.append(
+            dict(
+                variant=r["variant"],
+                story=r.get("story", ""),
+                backend=r["variant"].partition(".")[0],
+                ms=r["median_s"] * 1e3,
+                low=low * 1e3,
+                high=high * 1e3,
+                samples=samples[:: max(1, -(-len(samples) // MOST_SAMPLES))],
+                reach=max([high * 1e3, *samples]),
+                text=duration(r["median_s"]) + (f"  {speed(r)}" if r.get("speedup") else ""),
+            )
+        )
+    return found
+
+
+def error_rows(rows: list[Row]) -> list[dict[str, Any]]:
+    worst: dict[tuple[str, str, str], Row] = {}
+    for r in rows:
+        key = (r["variant"], r["phase"], r["dtype"])
+        if r.get("error_ratio") is not None and r["error_ratio"] >= worst.get(key, r)["error_ratio"]:
+            worst[key] = r
+    return [
+        dict(
+            variant=variant,
+            backend=variant.partition(".")[0],
+            phase=f"{phase} {dtype}",
+            error=r["error_ratio"],
+            text=f"{r['error_ratio']:.2g}x plain torch's, {dtype}, {r.get('proof_cases')} cases",
+        )
+        for (variant, phase, dtype), r in sorted(worst.items())
+    ]
+
+
+def matmul_peaks(rows: list[Row]) -> dict[str, float]:
+    """FLOP/s by dtype of the ceiling that matmul's floors were worked out from: no other layer is bound by it."""
+    floors = [r for r in rows if r["layer"] == "matmul" and r.get("floor_s")]
+    return {
+        dtype: max(r["flops"] / r["floor_s"] for r in found)
+        for dtype, found in _grouped(floors, lambda r: r["dtype"]).items()
+    }
+
+
+def roofline_rows(rows: list[Row], peaks: dict[str, float]) -> list[dict[str, Any]]:
+    """A point a timed row, and the roofs that their floors were worked out from: ceilings measured on the machine."""
+    timed = [r for r in rows if r["status"] == "ok" and r.get("median_s") and r.get("flops") and r.get("bytes")]
+    timed = [r for r in timed if r.get("cache") != "warm"]
+    points = [
+        dict(
+            kind="point",
+            intensity=r["flops"] / r["bytes"],
+            gflops=r["flops"] / r["median_s"] / 1e9,
+            variant=r["variant"],
+            backend=r["variant"].partition(".")[0],
+            phase=r["phase"],
+            case=f"{r['phase']} {r.get('shape_name')} {r['dtype']}",
+            text=f"{duration(r['median_s'])}, {percent(r.get('of_ceiling'))} of the ceiling",
+        )
+        for r in timed
+    ]
+    for dtype, found in _grouped([r for r in timed if r.get("floor_s")], lambda r: r["dtype"]).items():
+        at = [r["flops"] / r["bytes"] for r in found]
+        points += _roof(
+            dtype, min(at) / 2, max(at) * 2, max(r["bytes"] / r["floor_s"] for r in found), peaks.get(dtype)
+        )
+    return points
+
+
+def _roof(dtype: str, least: float, most: float, bandwidth: float, peak: float | None) -> list[dict[str, Any]]:
+    """Corners of min(bandwidth * intensity, peak) between two intensities; no peak where none is known."""
+    corner = peak / bandwidth if peak else most
+    ends = sorted({least, min(max(corner, least), most), most})
+    return [
+        dict(
+            kind="roof",
+            name=f"measured ceiling, {dtype}",
+            label=x == most,
+            intensity=x,
+            gflops=min(peak or float("inf"), x * bandwidth) / 1e9,
+        )
+        for x in ends
+    ]
+
+
+def waterfall_rows(rows: list[Row]) -> list[dict[str, Any]]:
+    """Our step by layers, what is left over, and PyTorch's as a whole."""
+    found = []
+    for r in rows:
+        parts: dict[str, float] = {}
+        for key, seconds in (r.get("in_context_s") or {}).items():
+            layer = key.partition(" ")[0].partition("/")[0]  # "matmul/qkv forward"
+            parts[layer] = parts.get(layer, 0.0) + seconds * 1e3
+        total = (r.get("median_s") or 0.0) * 1e3
+        if not total:
+            continue
+        at = 0.0
+        listed = sorted(parts.items(), key=lambda part: -part[1]) or [("whole step", total)]
+        for i, (part, ms) in enumerate(listed):
+            text = f"{ms:.3g} ms, {ms / total:.0%} of the step"
+            found.append(dict(contestant=r["variant"], part=part, start=at, end=at + ms, order=i, text=text))
+            at += ms
+        if parts and total > at:
+            text = f"{total - at:.3g} ms, {(total - at) / total:.0%} of the step"
+            found.append(dict(contestant=r["variant"], part="remainder", start=at, end=total, order=99, text=text))
+    return found
+
+
+def loss_rows(rows: list[Row]) -> list[dict[str, Any]]:
+    return [
+        dict(contestant=r["variant"], step=i + 1, value=loss)
+        for r in rows
+        for i, loss in enumerate(r.get("losses") or [])
+    ]
+
+
+def swap_rows(rows: list[Row]) -> list[dict[str, Any]]:
+    """Of each `ours, layer=variant`: the change that its layers' in-context times predict, and the step's."""
+    ours = next((r for r in rows if r["variant"] == "ours"), None)
+    found = []
+    for r in rows:
+        _, comma, swap = r["variant"].partition(", ")
+        if not comma or ours is None or not r.get("median_s"):
+            continue
+        before, after = ours["in_context_s"], r["in_context_s"]
+        changed = [k for k in after if (ours.get("kernels") or {}).get(k) != (r.get("kernels") or {}).get(k)]
+        predicted = sum(after[k] - before.get(k, 0.0) for k in changed) * 1e3
+        base = ours["median_s"]
+        low, high = (r["low_s"] - base) * 1e3, ((r["high_s"] if _finite(r["high_s"]) else r["median_s"]) - base) * 1e3
+        measured = (r["median_s"] - base) * 1e3
+        text = f"predicted {predicted:+.3g} ms, measured {measured:+.3g} ms"
+        found.append(dict(swap=swap, predicted=predicted, measured=measured, low=low, high=high, text=text))
+    return found
+
+
+def ladder(rows: list[Row]) -> list[dict[str, Any]]:
+    """From the slowest to the fastest: what each step of the way buys, and its story."""
+    ordered = sorted(rows, key=lambda r: -r["median_s"])
+    if len(ordered) < 2:
+        return []
+    slowest, fastest = ordered[0]["median_s"], ordered[-1]["median_s"]
+    return [
+        dict(
+            variant=r["variant"],
+            backend=r["variant"].partition(".")[0],
+            story=r.get("story", ""),
+            time=duration(r["median_s"]),
+            times=f"{slowest / r['median_s']:.3g}x",
+            share=max(1.0, 100 * fastest / r["median_s"]),
+        )
+        for r in ordered
+    ]
+
+
+# --- columns ---
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: which field of a variant's rows (cold first) it shows, and how."""
+
+    title: str
+    name: str
+    form: Any  # (row) -> text
+    cache: str | None = None  # of the row that is shown; None: the first
+
+    def row(self, states: list[Row]) -> Row:
+        return states[0] if self.cache is None else next((r for r in states if r.get("cache") == self.cache), {})
+
+    def has(self, states: list[Row]) -> bool:
+        return self.row(states).get(self.name) is not None
+
+    def cell(self, states: list[Row]) -> Cell:
+        r = self.row(states)
+        value = r.get(self.name)
+        if self.name == "status":
+            return status_cell(next((s for s in states if s["status"] != "ok"), r))
+        if value is None:
+            return Cell(DASH, "")
+        key = str(value) if isinstance(value, str | bool) else float(value)
+        return Cell(self.form(r), key, "number" if not isinstance(value, str | bool) else "")
+
+
+def status_cell(r: Row) -> Cell:
+    status, ratio = r["status"], r.get("error_ratio")
+    if status in ("ok", "simulated"):
+        told = status if ratio is None else f"{status} {ratio:.2g}x"
+        return Cell(told, ratio or 0.0, status)
+    style = "skipped" if status == "skipped" else "bad"
+    return Cell(f"{status}: {r.get('evidence', '')}", 1e9, style)
+
+
+def duration(seconds: float) -> str:
+    from bench.table import duration as text
+
+    return text(seconds)
+
+
+def percent(share: float | None) -> str:
+    from bench.table import percent as text
+
+    return text(share)
+
+
+def speed(r: Row) -> str:
+    from bench.table import speed_text
+
+    return speed_text(r)
+
+
+def time_text(r: Row) -> str:
+    from bench.table import time_text as text
+
+    return text(r)
+
+
+def _scaled(name: str, scale: float, form: str = "{:.3g}") -> Any:
+    return lambda r: form.format(r[name] / scale)
+
+
+def _percent_of(name: str) -> Any:
+    return lambda r: percent(r[name])
+
+
+COLUMNS = (
+    Column("check (error)", "status", None),
+    Column("cold ±95 %", "median_s", time_text, "cold"),
+    Column("warm ±95 %", "median_s", time_text, "warm"),
+    Column("span", "span_s", lambda r: duration(r["span_s"])),
+    Column("graph", "graph_s", lambda r: duration(r["graph_s"])),
+    Column("vs torch", "speedup", speed),
+    Column("noise", "noise", _percent_of("noise")),
+    Column("GB/s", "bytes_per_s", _scaled("bytes_per_s", 1e9)),
+    Column("GFLOP/s", "flops_per_s", _scaled("flops_per_s", 1e9)),
+    Column("of ceiling", "of_ceiling", _percent_of("of_ceiling")),
+    Column("scratch MB", "workspace_bytes", _scaled("workspace_bytes", 1e6)),
+    Column("saved MB", "saved_bytes", _scaled("saved_bytes", 1e6)),
+    Column("peak MB", "peak_bytes", _scaled("peak_bytes", 1e6)),
+    Column("SM MHz", "sm_mhz", _scaled("sm_mhz", 1, "{:.0f}")),
+    Column("mJ a call", "energy_j", _scaled("energy_j", 1e-3)),
+    Column("compile s", "compile_s", _scaled("compile_s", 1, "{:.2g}")),
+    Column("bits", "deterministic", lambda r: "same" if r["deterministic"] else "differ"),
+    Column("tiles", "configuration", lambda r: r["configuration"]),
+)
+STEP_COLUMNS = (
+    Column("check", "status", None),
+    Column("step ±95 %", "median_s", time_text),
+    Column("tokens/s", "tokens_per_s", _scaled("tokens_per_s", 1, "{:,.0f}")),
+    Column("speed", "speedup", speed),
+    Column("MFU PaLM / measured", "mfu_palm_of_ceiling", _percent_of("mfu_palm_of_ceiling")),
+    Column("MFU llm.c / measured", "mfu_llmc_of_ceiling", _percent_of("mfu_llmc_of_ceiling")),
+    Column("MFU PaLM / datasheet", "mfu_palm_of_datasheet", _percent_of("mfu_palm_of_datasheet")),
+    Column("MFU llm.c / datasheet", "mfu_llmc_of_datasheet", _percent_of("mfu_llmc_of_datasheet")),
+    Column("peak MB", "peak_bytes", _scaled("peak_bytes", 1e6, "{:,.0f}")),
+    Column("first loss", "first_loss", _scaled("first_loss", 1, "{:.4f}")),
+    Column("last loss", "last_loss", _scaled("last_loss", 1, "{:.4f}")),
+    Column("loss, of the band", "worst_loss", _percent_of("worst_loss")),
+    Column("norm, of the band", "worst_norm", _percent_of("worst_norm")),
+)
+STEP_STORIES = {
+    "ours": "the step assembled from the registry's variants",
+    "torch.eager": "plain PyTorch, op by op",
+    "torch.compile": "torch.compile as a careful user writes it",
+}
+COUNTED = {
+    "moved_of_minimum": ("moved, of least", "{:.3g}x"),
+    "sectors_per_request": ("sectors a request", "{:.3g}"),
+    "wavefronts_of_ideal": ("bank passes", "{:.3g}x"),
+    "kernels": ("kernels", "{:.0f}"),
+    "registers": ("registers", "{:.0f}"),
+    "spill_bytes": ("spills B", "{:.0f}"),
+    "shared_bytes": ("shared B", "{:,.0f}"),
+    "occupancy": ("occupancy", "{:.0%}"),
+    "tensor_core_instructions": ("tensor-core", "{:.0f}"),
+    "wide_instructions": ("128-bit", "{:.0f}"),
+}
+
+
+def _number(value: Any, form: str) -> Cell:
+    return Cell(DASH, "") if value is None else Cell(form.format(value), float(value), "number")
+
+
+# --- texts ---
+
+
+def case_facts(r: Row) -> list[str]:
+    """What the work is, and how far the numbers can be trusted."""
+    if not r.get("bytes"):
+        return []
+    facts = [f"{r['calls']} calls a step" if r.get("calls") else "not part of the fused step"]
+    facts.append(f"{r['flops'] / 1e9:.3g} GFLOP, at least {r['bytes'] / 1e6:.3g} MB moved")
+    if r.get("floor_s"):
+        facts.append(f"floor at measured ceilings {duration(r['floor_s'])}")
+    if r.get("noise_floor") is not None:
+        facts.append(f"noise floor ±{percent(r['noise_floor'])}")
+    if r.get("canary"):
+        facts.append(f"canary {r['canary']['warm'] / 1e9:.3g} GB/s warm, {r['canary']['cold'] / 1e9:.3g} cold")
+    if r.get("stopped"):
+        facts.append(r["stopped"])
+    return facts
+
+
+def step_facts(rows: list[Row]) -> list[str]:
+    facts = []
+    for r in rows:
+        if r["status"] not in ("ok", "simulated"):
+            facts.append(f"parity FAILED for {r['variant']}: {r['evidence']}")
+    if not facts:
+        facts.append("parity: every step's loss and gradient norm is inside the band of PyTorch's own runs")
+    ours = rows[0]
+    if ours.get("in_context_s") and ours.get("median_s"):
+        layers = sum(ours["in_context_s"].values())
+        rest = ours["median_s"] - layers
+        facts.append(
+            f"all layers in context {duration(layers)}, the step {duration(ours['median_s'])}, "
+            f"remainder {'-' if rest < 0 else ''}{duration(abs(rest))}"
+        )
+    return facts
+
+
+def environment_facts(environment: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a run was measured on, in pairs of name and text."""
+    cpu, versions = environment.get("cpu") or {}, environment.get("versions") or {}
+    facts = [("command", str(environment.get("command", DASH))), ("started", str(environment.get("started", DASH)))]
+    facts.append(("CPU", f"{cpu.get('model')}, {cpu.get('usable')} cores, {' '.join(cpu.get('isa') or [])}"))
+    for gpu in environment.get("gpus") or []:
+        facts.append(("GPU", ", ".join(f"{k} {v}" for k, v in gpu.items() if v is not None)))
+    facts.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v)))
+    git = environment.get("git") or {}
+    facts.append(("commit", f"{git.get('commit') or DASH}{' with changes' if git.get('dirty') else ''}"))
+    return facts
+
+
+def about_layer(name: str) -> str:
+    """The first line of the layer's contract, read from its source."""
+    file = HOME / "reference" / f"{name}.py"
+    try:
+        return (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n")[0]
+    except (OSError, SyntaxError):
+        return ""
+
+
+def sizes_text(r: Row) -> str:
+    hidden = ("eps", "accumulate", "beta1", "beta2", "tensors")
+    return " ".join(f"{k}={v}" for k, v in (r.get("shape") or {}).items() if k not in hidden)
+
+
+def anchor(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _source_hashes() -> dict[tuple[str, str], str]:
+    """Of the variants of this checkout; nothing where they cannot be read."""
+    from bench import registry
+
+    try:
+        return {(v.layer, v.name): v.source_hash() for v in registry.discover()}
+    except CannotGoOn:
+        return {}
+
+
+def _grouped(items: Iterable[Any], key: Any) -> dict[Any, list[Any]]:
+    groups: dict[Any, list[Any]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def _place(layer: str) -> tuple[int, str]:
+    return (ORDER.index(layer) if layer in ORDER else len(ORDER)), layer
+
+
+def _rank(states: list[Row]) -> tuple[bool, float]:
+    """Right ones first, the fastest on top."""
+    return any(r["status"] not in ("ok", "simulated") for r in states), states[0].get("median_s") or float("inf")
+
+
+def _counts(rows: list[Row]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for r in rows:
+        found[r["status"]] = found.get(r["status"], 0) + 1
+    return found
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < float("inf")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,272 @@
+"""The report: from records alone, whole where rows failed, safe against what files say, and alive in a real browser."""
+
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import report
+from bench.cli import CannotGoOn
+from bench.results import SCHEMA, Run
+
+BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+needs_browser = pytest.mark.skipif(
+    not (BROWSER and DRIVER), reason="no Chromium with chromedriver (apt-get install chromium chromium-driver)"
+)
+EVIL = "<script>document.title = 'broken'</script>"
+
+
+def row(variant: str, phase: str = "forward", cache: str | None = "cold", seconds: float = 1e-3, **more):
+    timed = dict(
+        status="ok",
+        median_s=seconds,
+        low_s=seconds * 0.95,
+        high_s=seconds * 1.05,
+        noise=0.03,
+        samples=[[seconds * (1 + 0.02 * i)] for i in range(5)],
+        speedup=2e-3 / seconds,
+        speedup_low=1.9e-3 / seconds,
+        speedup_high=2.1e-3 / seconds,
+        noise_floor=0.01,
+        bytes_per_s=1e9,
+        flops_per_s=1e9,
+        of_ceiling=0.5,
+    )
+    known = dict(
+        case_id=f"{variant}-{phase}-{cache}",
+        layer="gelu",
+        variant=variant,
+        story=f"{variant}'s story.",
+        phase=phase,
+        shape_name="gpt2-124m",
+        shape={"N": 1024},
+        dtype="fp32",
+        calls=12,
+        control=False,
+        cache=cache,
+        error_ratio=1.2,
+        proof_cases=8,
+        deterministic=True,
+        flops=20480,
+        bytes=8192,
+        floor_s=5e-4,
+        source_hash="0",
+        device="cpu",
+        reproduce=f"python -m bench.layer gelu --only {variant}",
+    )
+    return known | (timed if cache else {}) | more
+
+
+def step_row(variant: str, seconds: float, **more):
+    losses = [11.0, 10.5, 10.1]
+    known = dict(
+        shape_name=None, shape=dict(B=4, T=64, accumulation=1), layer="gpt2-tiny", losses=losses, first_loss=11.0
+    )
+    return row(variant, "step", None) | known | row(variant, seconds=seconds) | known | dict(phase="step") | more
+
+
+ROWS = [
+    row("torch.eager", seconds=2e-3, cache="cold"),
+    row("torch.eager", seconds=2e-3, cache="warm"),
+    row("cpu.simd", seconds=1e-3, story=EVIL),
+    row("cpu.naive", cache=None, status="wrong", evidence=f"poison survived {EVIL}"),
+    row("cuda.naive", cache=None, status="skipped", evidence="needs an NVIDIA GPU"),
+]
+STEPS = [
+    step_row(
+        "ours", 0.1, in_context_s={"matmul/qkv forward": 0.06, "gelu forward": 0.03}, kernels={"gelu forward": "a"}
+    ),
+    step_row(
+        "ours, gelu=cpu.naive",
+        0.12,
+        in_context_s={"matmul/qkv forward": 0.06, "gelu forward": 0.055},
+        kernels={"gelu forward": "b"},
+    ),
+    step_row("torch.eager", 0.2),
+]
+
+
+def write_run(folder: Path, rows, kind: str = "layer") -> Path:
+    run = Run.create(kind, folder)
+    for r in rows:
+        run.append(r)
+    run.close()
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_run(tmp_path / "layers", ROWS)
+
+
+@pytest.fixture
+def page(folder, tmp_path):
+    steps = write_run(tmp_path / "step", STEPS, "e2e")
+    out = tmp_path / "page.html"
+    assert report.main([str(folder), str(steps), "--out", str(out)]) == 0
+    return out
+
+
+def charts_of(page: Path) -> dict:
+    found = re.search(r"^const data = (.*);$", page.read_text(), re.MULTILINE)
+    assert found
+    return json.loads(found[1])
+
+
+def test_a_page_is_one_file_of_at_most_two_megabytes_without_network(page):
+    text = page.read_text()
+    assert page.stat().st_size < 2e6
+    markup = text.partition('<script type="module">')[0]
+    assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?!data:|#)", markup)
+    for told in ("cpu.simd", "torch.eager", "needs an NVIDIA GPU", "python -m bench.layer gelu --only cpu.simd"):
+        assert told in text
+
+
+def test_what_variants_say_is_escaped(page):
+    text = page.read_text()
+    assert EVIL not in text and "&lt;script&gt;document.title" in text
+
+
+def test_charts_hold_what_the_records_hold(page):
+    charts = charts_of(page)
+    times = next(c for name, c in charts.items() if name.startswith("gelu-forward"))
+    assert [(r["variant"], r["ms"]) for r in times["rows"]] == [("cpu.simd", 1.0), ("torch.eager", 2.0)]
+    assert charts["overview"]["rows"][0]["speedup"] == pytest.approx(2)
+    parts = next(c for name, c in charts.items() if name.startswith("parts"))
+    ours = {r["part"]: r["end"] - r["start"] for r in parts["rows"] if r["contestant"] == "ours"}
+    assert ours == pytest.approx({"matmul": 60, "gelu": 30, "remainder": 10})
+    (swap,) = next(c for name, c in charts.items() if name.startswith("swaps"))["rows"]
+    assert swap["predicted"] == pytest.approx(25) and swap["measured"] == pytest.approx(20)
+
+
+def test_far_apart_times_are_points_on_a_logarithmic_axis(tmp_path):
+    run = write_run(tmp_path / "far", [row("torch.eager"), row("cpu.naive", seconds=1.0)])
+    (chart,) = [c for n, c in report.Page(report.read_runs([run])).data.items() if n.startswith("gelu-forward")]
+    assert chart["spec"] == "times_log"
+
+
+def test_a_run_with_only_failures_has_a_page(tmp_path):
+    run = write_run(tmp_path / "bad", [ROWS[3]])
+    assert report.main([str(run)]) == 0
+    assert "poison survived" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no such folder"),
+        ("", "no readable record"),
+        ('{"case_id": "a", "status": "ok", "schema": 99}\n', "no readable record"),
+        ("not json\n", "no readable record"),
+    ],
+)
+def test_runs_that_cannot_be_shown_say_why(tmp_path, content, said):
+    run = tmp_path / "run"
+    if content is not None:
+        run.mkdir()
+        (run / "records.jsonl").write_text(content)
+    with pytest.raises(CannotGoOn, match=said):
+        report.main([str(run)])
+
+
+def test_damaged_lines_are_told_and_the_rest_is_shown(folder, capsys):
+    with open(folder / "records.jsonl", "a") as file:
+        file.write(f'{{"half": \n{{"case_id": "x", "status": "ok", "schema": {SCHEMA + 1}}}\n')
+    assert report.main([str(folder)]) == 0
+    assert "damaged" in capsys.readouterr().err
+    assert "2 damaged lines were left out" in (folder / "report.html").read_text()
+
+
+def test_without_its_packages_a_run_still_ends_well(folder, monkeypatch):
+    monkeypatch.setattr(report, "NEEDED", ("altair", "no_such_package"))
+    said = report.write_beside(folder)
+    assert "no_such_package" in said and f"python -m bench.report {folder}" in said
+    with pytest.raises(CannotGoOn, match="pip install altair"):
+        report.main([str(folder)])
+
+
+def test_a_page_that_cannot_be_written_says_so(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises((CannotGoOn, OSError)):
+        report.main([str(folder), "--out", str(tmp_path / "file" / "page.html")])
+    assert "no report" in report.write_beside(tmp_path / "nowhere")
+
+
+def test_pictures_are_written(folder, tmp_path):
+    assert report.main([str(folder), "--png", str(tmp_path / "png")]) == 0
+    pictures = sorted(p.name for p in (tmp_path / "png").iterdir())
+    assert "overview.png" in pictures and "overview.svg" in pictures
+    assert (tmp_path / "png" / "overview.png").read_bytes().startswith(b"\x89PNG")
+
+
+# --- in a browser ---
+
+
+@pytest.fixture
+def browser():
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"):
+        options.add_argument(f"--{flag}")
+    options.add_argument("--disable-background-networking")
+    options.add_argument("--window-size=1400,1000")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def wait_for(found, seconds: float = 20):
+    end = time.monotonic() + seconds
+    while not (value := found()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return value
+
+
+@needs_browser
+def test_the_page_lives_in_a_browser(page, browser):
+    browser.get(f"file://{page}")
+    browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")
+    charts = charts_of(page)
+    assert wait_for(
+        lambda: browser.execute_script("return document.querySelectorAll('.chart svg').length") == len(charts)
+    )
+    assert browser.title != "broken"
+    # nothing went over the network, nothing complained
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert browser.get_log("browser") == []
+    # a table is sorted by a click, and by another one the other way
+    first = "return document.querySelector('#gelu tbody tr th').dataset.key"
+    button = "document.querySelectorAll('#gelu thead button')[0].click();"
+    names = sorted(["cpu.naive", "cpu.simd", "cuda.naive", "torch.eager"])
+    assert browser.execute_script(button + first) == names[0]
+    assert browser.execute_script(button + first) == names[-1]
+    # rows are filtered
+    script = """const input = document.querySelector('#gelu input[type=search]'); input.value = 'simd';
+        input.dispatchEvent(new Event('input'));
+        return [...document.querySelectorAll('#gelu tbody tr')].filter(r => !r.hidden).length"""
+    assert browser.execute_script(script) == 1
+
+
+@needs_browser
+def test_the_page_is_dark_where_people_want_it_and_fits_a_phone(page, browser):
+    dark = dict(features=[dict(name="prefers-color-scheme", value="dark")])
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    size = dict(width=390, height=800, deviceScaleFactor=1, mobile=True)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(f"file://{page}")
+    red, green, blue = map(
+        int, re.findall(r"\d+", browser.execute_script("return getComputedStyle(document.body).backgroundColor"))[:3]
+    )
+    assert red + green + blue < 150
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    label = "return getComputedStyle(document.querySelector('.chart svg text')).fill"
+    assert wait_for(lambda: browser.execute_script("return document.querySelector('.chart svg text') !== null"))
+    assert sum(map(int, re.findall(r"\d+", browser.execute_script(label))[:3])) > 300  # light letters on dark
