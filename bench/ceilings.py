@@ -94,6 +94,11 @@ def ceilings(refresh: bool = False, device: str = "cpu") -> Ceilings:
     return known
 
 
+def remembered(device: str = "cpu") -> Ceilings | None:
+    """This machine's ceilings where they were measured before; nothing is measured now."""
+    return _memory.get(device) or _read(cache_file()).get(_key(device))
+
+
 def higher(earlier: Ceilings, now: Ceilings) -> Ceilings:
     """The higher of two measurements in every figure: neighbours only ever take away. Quiet if either was."""
     merged = replace(now, busy=earlier.busy and now.busy, spread=dict(now.spread), how=dict(now.how))

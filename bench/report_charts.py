@@ -16,6 +16,7 @@ LIMIT = 4  # an error may be this many times plain torch's (bench/judge.py)
 ROW_HEIGHT = {"variant": 24, "case": 24, "contestant": 40}  # by what a chart has a row for
 FOR_LABELS = {"left": 5, "top": 5, "right": 90, "bottom": 5}  # labels stand right of the longest bar
 Spec = dict[str, Any]
+Chart = alt.LayerChart | alt.FacetChart
 
 
 def all_specs() -> dict[str, Spec]:
@@ -58,7 +59,7 @@ def _by_backend(legend: bool = True) -> alt.Color:
     return alt.Color("backend:N", scale=scale, legend=shown if legend else None)
 
 
-def times(log: bool) -> alt.LayerChart:
+def times(log: bool) -> Chart:
     """Rows: variant, backend, ms, low, high, reach, text, samples (ms), in order. Bars with the 95 % interval and the
     samples; where the slowest is far away, points on a logarithmic axis."""
     base = alt.Chart(_rows()).encode(
@@ -82,7 +83,7 @@ def times(log: bool) -> alt.LayerChart:
     return alt.layer(main, samples, interval, label).properties(padding=FOR_LABELS)
 
 
-def overview() -> alt.LayerChart:
+def overview() -> Chart:
     """Rows: case, speedup, low, high, reach, variant, backend, text: the best own kernel against PyTorch."""
     base = alt.Chart(_rows()).encode(
         y=alt.Y("case:N", sort=None, title=None, axis=alt.Axis(labelLimit=280)),
@@ -101,7 +102,7 @@ def overview() -> alt.LayerChart:
     return alt.layer(bars, interval, one, label).properties(padding=FOR_LABELS)
 
 
-def roofline() -> alt.LayerChart:
+def roofline() -> Chart:
     """Rows: intensity (FLOP a byte), gflops, and of kind "point": variant, backend, case, phase; of kind "roof": name,
     and label at its end."""
     x = alt.X(
@@ -130,7 +131,7 @@ def roofline() -> alt.LayerChart:
     return alt.layer(roof, points, name).properties(height=260)
 
 
-def errors() -> alt.LayerChart:
+def errors() -> Chart:
     """Rows: variant, backend, phase, error: in units of plain torch's, and the limit."""
     base = alt.Chart(_rows()).encode(
         y=alt.Y("variant:N", sort=None, title=None, axis=alt.Axis(labelLimit=220)),
@@ -146,7 +147,7 @@ def errors() -> alt.LayerChart:
     return alt.layer(limit, points)
 
 
-def waterfall() -> alt.LayerChart:
+def waterfall() -> Chart:
     """Rows: contestant, part, start, end (ms), order: where a step goes, stacked; PyTorch's is one piece."""
     base = alt.Chart(_rows()).encode(y=alt.Y("contestant:N", sort=None, title=None, axis=alt.Axis(labelLimit=220)))
     bars = base.mark_bar(height=26).encode(
@@ -163,7 +164,7 @@ def waterfall() -> alt.LayerChart:
     return alt.layer(bars)
 
 
-def curves() -> alt.LayerChart:
+def curves() -> Chart:
     """Rows: step, value, contestant: the loss of every contestant, step by step."""
     base = alt.Chart(_rows()).encode(
         x=alt.X("step:Q", axis=alt.Axis(title="step", format="d", tickMinStep=1)),
@@ -175,7 +176,7 @@ def curves() -> alt.LayerChart:
     return alt.layer(lines, points).properties(height=220)
 
 
-def swaps() -> alt.LayerChart:
+def swaps() -> Chart:
     """Rows: swap, predicted, measured, low, high (ms): a step's change as the parts predict it and as it is."""
     base = alt.Chart(_rows())
     x = alt.X("predicted:Q", axis=alt.Axis(title="predicted change of the step, ms", tickCount=6))

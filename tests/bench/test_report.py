@@ -210,7 +210,7 @@ def browser():
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
+    options.binary_location = str(BROWSER)
     for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"):
         options.add_argument(f"--{flag}")
     options.add_argument("--disable-background-networking")

@@ -1,0 +1,85 @@
+"""A new variant: for every layer and backend it is found at once, and it is right before anything is changed."""
+
+import runpy
+
+import pytest
+import torch
+
+from bench import layer, new, registry
+from bench.cli import USAGE, CannotGoOn
+from reference import contract
+
+
+@pytest.mark.parametrize("backend", new.BACKENDS)
+def test_every_layer_has_a_start_in_every_backend(tmp_path, backend):
+    for name in contract.layer_names():
+        written, _ = new.new_variant(name, "mine", backend, tmp_path)
+        assert all(path.read_text() for path in written)
+    found = [v for v in registry.discover((tmp_path,)) if v.stem == "mine"]
+    assert {v.layer for v in found} == set(contract.layer_names())
+    assert all(v.story.startswith("A copy of ") for v in found)
+
+
+@pytest.mark.parametrize(("name", "backend"), [("residual_layernorm", "cpu"), ("softmax", "torch")])
+def test_the_start_is_right(tmp_path, name, backend):
+    new.new_variant(name, "mine", backend, tmp_path)
+    arguments = [name, "--only", f"{backend}.mine", "--kernels", str(tmp_path), "--check-only"]
+    assert layer.main([*arguments, "--out", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ("cuda", "triton"))
+@pytest.mark.parametrize("name", ("gelu", "layernorm", "matmul"))
+def test_the_start_on_a_gpu_is_right_in_the_simulator(tmp_path, name, backend):
+    new.new_variant(name, "mine", backend, tmp_path)
+    arguments = [name, "--only", f"{backend}.mine", "--kernels", str(tmp_path), "--check-only"]
+    assert layer.main([*arguments, "--out", str(tmp_path / "run")]) == 0
+
+
+def test_the_commands_that_are_printed_name_the_new_variant(tmp_path, capsys):
+    assert new.main(["gelu", "mine", "--backend", "triton", "--into", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "triton/gelu/mine.py" in said and f"--only triton.mine --kernels {tmp_path}" in said and "bench.static" in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gleu", "mine", "--backend", "cpu"], "did you mean 'gelu'"),
+        (["gelu", "Mine!", "--backend", "cpu"], "no name for a file"),
+        (["gelu", "mine"], "say which"),
+        (["gelu", "--layer", "swish"], "a layer of its own"),
+        (["--layer", "gelu"], "a layer already"),
+    ],
+)
+def test_what_cannot_be_made_says_why(tmp_path, arguments, said):
+    with pytest.raises(CannotGoOn, match=said):
+        new.main(arguments)
+
+
+def test_what_is_there_is_never_overwritten(tmp_path):
+    new.new_variant("gelu", "mine", "cpu", tmp_path)
+    with pytest.raises(CannotGoOn, match="is there already"):
+        new.new_variant("gelu", "mine", "cpu", tmp_path)
+    assert new.parser().parse_args(["gelu", "a", "--backend", "cpu"]).backend == "cpu"
+    with pytest.raises(SystemExit) as stopped:
+        new.parser().parse_args(["gelu", "a", "--backend", "rust"])
+    assert stopped.value.code == USAGE
+
+
+def test_a_new_layers_contract_is_whole_and_its_gradient_right(tmp_path, monkeypatch):
+    monkeypatch.setattr(new, "HOME", tmp_path)
+    written, commands = new.new_layer("swish")
+    assert [str(path) for path in written] == ["reference/swish.py", "kernels/torch/swish/eager.py"] and commands
+    module = runpy.run_path(str(tmp_path / "reference" / "swish.py"))
+    assert {"FORWARD", "BACKWARD", "forward", "backward", "shapes", "RAGGED", "CASES", "flops"} <= set(module)
+    x = torch.randn(50, dtype=torch.float64, requires_grad=True)
+    dout = torch.randn(50, dtype=torch.float64)
+    module["forward"](x)["out"].backward(dout)
+    assert torch.allclose(x.grad, module["backward"](dout, x.detach())["dx"])
+    eager = runpy.run_path(str(tmp_path / "kernels" / "torch" / "swish" / "eager.py"))
+    dx = torch.empty(50)
+    eager["backward"](dout.float(), x.detach().float(), dx=dx)
+    assert torch.allclose(dx.double(), x.grad, atol=1e-6)
