@@ -10,17 +10,17 @@ from bench.cli import USAGE, CannotGoOn
 from reference import contract
 
 
-@pytest.mark.parametrize("backend", new.BACKENDS)
-def test_every_layer_has_a_start_in_every_backend(tmp_path, backend):
-    for name in contract.layer_names():
-        written, _ = new.new_variant(name, "mine", backend, tmp_path)
-        assert all(path.read_text() for path in written)
+def test_every_layer_has_a_start_in_every_backend(tmp_path):
+    variants = registry.discover()
+    for backend in new.BACKENDS:
+        for name in contract.layer_names():
+            new._write(new.copies(new.simplest(variants, name, backend), "mine", tmp_path / backend / name))
     found = [v for v in registry.discover((tmp_path,)) if v.stem == "mine"]
-    assert {v.layer for v in found} == set(contract.layer_names())
+    assert len(found) == len(contract.layer_names()) * len(new.BACKENDS)
     assert all(v.story.startswith("A copy of ") for v in found)
 
 
-@pytest.mark.parametrize(("name", "backend"), [("residual_layernorm", "cpu"), ("softmax", "torch")])
+@pytest.mark.parametrize(("name", "backend"), [("gelu", "cpu"), ("softmax", "torch")])
 def test_the_start_is_right(tmp_path, name, backend):
     new.new_variant(name, "mine", backend, tmp_path)
     arguments = [name, "--only", f"{backend}.mine", "--kernels", str(tmp_path), "--check-only"]
