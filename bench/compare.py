@@ -1,0 +1,459 @@
+"""python -m bench.compare BEFORE AFTER: what got faster, slower or wrong between two runs.
+
+python -m bench.compare runs/before runs/after
+python -m bench.compare main/ branch/ --fail-on any --threshold 3%
+
+Each is a run's folder, or a folder with several, whose processes are pooled. A case is the same where layer, pass,
+variant, shape, dtype, cache, device and threads are; that its source changed is told. The verdicts:
+
+FASTER, SLOWER  beyond the threshold, and beyond all that runs of the same code show: the 95 % interval of the ratio
+                (bootstrap over processes, then rounds), the noise floor of either run, what processes and the A/A
+                controls differ by, and what the unchanged variants beside it moved
+SAME            the whole interval is within the threshold
+UNCLEAR         neither, for the reason given; or the two were measured at other clocks, throttled, or on a busy machine
+WRONG, FIXED    right before and not after (wrong, impossible, error, crash, timeout), and the other way round
+
+One process a side says little about others: measure with --processes 2 or more what is to be compared.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import cli
+from bench.cli import CannotGoOn
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bench.compare_cases import Case, Change, Comparison, Loaded, Side
+
+FINE, GOT_SLOWER, GOT_WRONG, NOT_COMPARABLE = 0, 1, 2, 3
+EXIT_CODES = (
+    "exit codes here: 0 fine, 1 something is SLOWER (with --fail-on slower or any), 2 something became wrong\n"
+    "(with --fail-on wrong or any), 3 cannot be compared, 64 usage"
+)
+LISTED = 8  # of the cases that only one side has; --json names all
+
+# What must be the same for a difference in time to be the code's. GPUs in the order of the driver.
+SAME_MACHINE = ("cpu.model", "cpu.isa", "cpu.usable", "cpu.quota", "gpus", "threads", "versions.torch")
+GPU = ("name", "driver", "power_cap_w", "memory_bytes", "max_sm_mhz", "max_memory_mhz", "ecc", "mig")
+STYLES = {"FASTER": "green", "SLOWER": "bold red", "WRONG": "bold red", "FIXED": "green", "UNCLEAR": "yellow"}
+
+
+def parser() -> cli.Parser:
+    p = cli.Parser(prog="python -m bench.compare", description=__doc__, epilog=EXIT_CODES)
+    p.add_argument("before", type=Path, metavar="BEFORE", help="a run's folder, or a folder of such")
+    p.add_argument("after", type=Path, metavar="AFTER")
+    p.add_argument("--fail-on", choices=("slower", "wrong", "any"), help="exit code 1 or 2 where this happened")
+    p.add_argument(
+        "--threshold", type=share, default=0.02, metavar="2%", help="smaller changes do not matter (default 2%%)"
+    )
+    p.add_argument("--cross-env", action="store_true", help="compare across hardware, driver, power cap or torch")
+    p.add_argument("--json", action="store_true", help="the last line of stdout is one JSON document")
+    return p
+
+
+def share(text: str) -> float:
+    """0.02 from "2%" or "0.02"."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share: 2% or 0.02, more than 0 and less than 100%")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    from bench import compare_cases
+
+    before, after = load(args.before), load(args.after)
+    old, new = compare_cases.side(before, alike), compare_cases.side(after, alike)
+    differing = differing_environments(old, new)
+    if differing and not args.cross_env:
+        told = "; ".join(f"{key}: {was} before, {now} after" for key, (was, now) in differing.items())
+        raise CannotGoOn(
+            f"not measured under the same conditions ({told}): --cross-env compares anyway", NOT_COMPARABLE
+        )
+    if reason := nothing_in_common(args.before, args.after, old, new):
+        raise CannotGoOn(reason, NOT_COMPARABLE)
+    comparison = compare_cases.compare(old, new, args.threshold, same_machine=not differing)
+    page = Page(comparison, before, after, args.threshold, differing)
+    page.print()
+    code = exit_code(comparison, args.fail_on)
+    if failures := only_failures(args.before, old) or only_failures(args.after, new):
+        print(f"error: {failures}", file=sys.stderr)
+        code = code or NOT_COMPARABLE
+    if args.json:
+        cli.print_json(page.document() | {"exit_code": code})
+    return code
+
+
+def exit_code(comparison: "Comparison", fail_on: str | None) -> int:
+    if fail_on in ("wrong", "any") and comparison.newly_wrong:
+        return GOT_WRONG
+    slower = any(c.verdict == "SLOWER" for c in comparison.changes)
+    return GOT_SLOWER if fail_on in ("slower", "any") and slower else FINE
+
+
+# --- reading ---
+
+
+def load(path: Path, code: int = NOT_COMPARABLE) -> list["Loaded"]:
+    """The runs in a folder: itself, or those below it. CannotGoOn with `code` where there is none that can be read."""
+    from bench.compare_cases import Loaded
+    from bench.results import RECORDS, read_environment, read_records
+
+    if not path.is_dir():
+        raise CannotGoOn(f"no such folder: {path}", code)
+    files = [path / RECORDS] if (path / RECORDS).exists() else sorted(path.rglob(RECORDS))
+    if not files:
+        raise CannotGoOn(f"no run in {path}: neither it nor a folder in it has a {RECORDS}", code)
+    runs, skipped = [], []
+    for file in files:
+        try:
+            records, problems = read_records(file)
+            environment = read_environment(file.parent)
+        except (CannotGoOn, OSError) as error:
+            raise CannotGoOn(f"cannot read the run in {file.parent}: {error}", code) from error
+        skipped += problems
+        if records:
+            runs.append(Loaded(file.parent, environment.get("kind") or "", environment, records))
+    for problem in skipped:
+        print(f"warning: {problem}", file=sys.stderr)
+    if not runs:
+        why = f"none of its lines can be read ({skipped[0].why})" if skipped else "the run recorded nothing"
+        raise CannotGoOn(f"no records in {path}: {why}", code)
+    return runs
+
+
+def differing_environments(before: "Side", after: "Side") -> dict[str, tuple[Any, Any]]:
+    """What differs between the machines of cases that both sides have."""
+    differing: dict[str, tuple[Any, Any]] = {}
+    compared: set[tuple[int, int]] = set()
+    for case, new in after.entries.items():
+        old = before.entries.get(case)
+        if old and (id(old.run), id(new.run)) not in compared:
+            compared.add((id(old.run), id(new.run)))
+            differing |= differences(old.run.environment, new.run.environment)
+    return differing
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """key -> (before, after) of what must be the same and is not."""
+    if not before or not after:
+        told = ["there" if environment else "missing" for environment in (before, after)]
+        return {"env.json": (told[0], told[1])}
+    old, new = _conditions(before), _conditions(after)
+    return {key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)}
+
+
+def alike(a: "Loaded", b: "Loaded") -> bool:
+    return a is b or not differences(a.environment, b.environment)
+
+
+def _conditions(environment: dict[str, Any]) -> dict[str, Any]:
+    """The keys of an environment that a time depends on, flat."""
+    flat: dict[str, Any] = {}
+    for key in SAME_MACHINE:
+        value: Any = environment
+        for name in key.split("."):
+            value = (value or {}).get(name)
+        if key == "gpus":
+            flat["gpus"] = len(value or [])
+            for i, gpu in enumerate(value or []):
+                flat |= {f"gpu {i} {name}": gpu.get(name) for name in GPU}
+        elif isinstance(value, dict):
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def nothing_in_common(before: Path, after: Path, old: "Side", new: "Side") -> str:
+    """Why there is nothing to put side by side; "" where there is."""
+    if {case.any_cache for case in old.entries} & {case.any_cache for case in new.entries}:
+        return ""
+    one, other = (case_text(next(iter(side.entries))) for side in (old, new))
+    return f"no case is in both: {before} has {one}, {after} has {other}"
+
+
+def only_failures(path: Path, side: "Side") -> str:
+    """A sentence where nothing of a side is right."""
+    counts = Counter(entry.record["status"] for entry in side.entries.values())
+    if counts["ok"] + counts["simulated"]:
+        return ""
+    return f"nothing in {path} is right: {', '.join(f'{n} {status}' for status, n in counts.items())}"
+
+
+# --- the page ---
+
+
+class Page:
+    """What is printed, and the same as a document."""
+
+    def __init__(
+        self,
+        comparison: "Comparison",
+        before: list["Loaded"],
+        after: list["Loaded"],
+        threshold: float,
+        differing: dict[str, tuple[Any, Any]],
+    ):
+        self.comparison, self.before, self.after = comparison, before, after
+        self.threshold, self.differing = threshold, differing
+        # Of each layer the failures first, then the biggest change.
+        self.changes = sorted(comparison.changes, key=lambda c: (c.case.layer, c.case.phase == "step", -c.size))
+
+    def document(self) -> dict[str, Any]:
+        from bench.compare_cases import geometric_means
+
+        means = geometric_means(self.changes)
+        return {
+            "before": [_run_facts(run) for run in self.before],
+            "after": [_run_facts(run) for run in self.after],
+            "across_environments": bool(self.differing),
+            "differing": self.differing,
+            "threshold": self.threshold,
+            "verdicts": Counter(c.verdict for c in self.changes),
+            "cases": [_document(c) for c in self.changes],
+            "geometric_means": [
+                {"layer": layer, "phase": phase, "ratio": ratio, "cases": cases}
+                for (layer, phase), (ratio, cases) in means.items()
+            ],
+            **{
+                name: [_case_document(case) for case in getattr(self.comparison, name)]
+                for name in ("only_before", "only_after", "newly_wrong", "still_wrong")
+            },
+        }
+
+    def print(self) -> None:
+        from bench.table import console
+
+        screen = console()
+        for what, runs in (("before", self.before), ("after", self.after)):
+            for run in runs:
+                screen.print(f"{what:7} {_run_line(run)}", highlight=False, markup=False)
+        for key, (old, new) in self.differing.items():
+            screen.print(f"DIFFERS {key}: {old} → {new}", highlight=False, markup=False, style="bold yellow")
+        for line in noted(self.before, self.after):
+            screen.print(f"differs {line}", highlight=False, markup=False)
+        steps = [c for c in self.changes if c.case.phase == "step"]
+        layers = [c for c in self.changes if c.case.phase != "step"]
+        screen.print()
+        if steps:
+            screen.print(self._steps_table(steps))
+        if layers:
+            screen.print(self._layers_table(layers))
+            screen.print(self._means_table(layers))
+        for line in self._footer():
+            screen.print(line, highlight=False, markup=False)
+
+    def _title(self, text: str) -> str:
+        return f"ACROSS ENVIRONMENTS: {text}" if self.differing else text
+
+    def _layers_table(self, changes: list["Change"]) -> "Table":
+        from rich.text import Text
+
+        from bench.table import new_table
+
+        table = new_table(self._title("layers, after against before"))
+        for name in ("layer", "case", "variant"):
+            table.add_column(name, overflow="fold", no_wrap=name == "case")
+        _add_times(table)
+        table.add_column("why", overflow="fold", ratio=1)
+        texts = case_texts([c.case for c in changes])
+        last = ""
+        for c in changes:
+            layer = c.case.layer if c.case.layer != last else ""
+            last = c.case.layer
+            table.add_row(layer, texts[c.case], c.case.variant, *_times(c), _verdict(c), Text(_why(c)))
+        return table
+
+    def _steps_table(self, changes: list["Change"]) -> "Table":
+        from rich.text import Text
+
+        from bench.table import DASH, new_table, percent
+
+        table = new_table(self._title("training steps, after against before"))
+        table.add_column("model")
+        table.add_column("step by", overflow="fold")
+        _add_times(table)
+        conventions = {"PaLM": "mfu_palm", "llm.c": "mfu_llmc"}
+        for name in conventions:
+            table.add_column(f"MFU ({name})", justify="right", no_wrap=True)
+        table.add_column("why", overflow="fold", ratio=1)
+        texts = case_texts([c.case for c in changes])
+        for c in changes:
+            shares = []
+            for name in conventions.values():
+                pair = [percent(_mfu(record, name)) for record in (c.before, c.after)]
+                shares.append(DASH if pair == [DASH, DASH] else " → ".join(pair))
+            model = f"{c.case.layer} {texts[c.case]}"
+            table.add_row(model, c.case.variant, *_times(c), _verdict(c), *shares, Text(_why(c)))
+        return table
+
+    def _means_table(self, changes: list["Change"]) -> "Table":
+        from bench.compare_cases import VERDICTS, geometric_means
+        from bench.table import new_table
+
+        table = new_table(self._title("geometric mean of the time, after against before"))
+        for name in ("layer", "pass"):
+            table.add_column(name)
+        shown = [v for v in VERDICTS if any(c.verdict == v for c in changes)]
+        for name in ("cases", "change", *shown):
+            table.add_column(name, justify="right")
+        for (layer, phase), (ratio, cases) in geometric_means(changes).items():
+            counts = Counter(c.verdict for c in changes if (c.case.layer, c.case.phase) == (layer, phase))
+            table.add_row(layer, phase, str(cases), change_text(ratio), *[str(counts[v] or "") for v in shown])
+        return table
+
+    def _footer(self) -> Iterator[str]:
+        found = self.comparison
+        for what, cases in (
+            ("only before", found.only_before),
+            ("only after", found.only_after),
+            ("wrong after and not there before", [c for c in found.newly_wrong if c in found.only_after]),
+            ("wrong before and after", found.still_wrong),
+        ):
+            if cases:
+                more = f"; and {len(cases) - LISTED} more" if len(cases) > LISTED else ""
+                yield f"{what} ({len(cases)}): {'; '.join(case_text(c) for c in cases[:LISTED])}{more}"
+        counts = Counter(c.verdict for c in self.changes)
+        told = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+        told = told or f"nothing was timed in both; {found.right_in_both} right in both"
+        yield f"{told}. Changes below {self.threshold * 100:g}% do not matter."
+
+
+def _add_times(table: "Table") -> None:
+    for name in ("before", "after", "change [95 %]"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+
+
+def _times(c: "Change") -> list[str]:
+    from bench.table import DASH, duration
+
+    times = [DASH if seconds is None else duration(seconds) for seconds in (c.before_s, c.after_s)]
+    if c.ratio is None:
+        return [*times, DASH]
+    interval = f" [{change_text(c.low)}, {change_text(c.high)}]" if c.low is not None and c.high is not None else ""
+    return [*times, change_text(c.ratio) + interval]
+
+
+def change_text(ratio: float) -> str:
+    """+5.2% of a time that is 1.052 times as long; multiples where that is easier to read."""
+    if ratio >= 3:
+        return f"{ratio:.2g}x"
+    percent = round((ratio - 1) * 100, 1) + 0.0  # no -0.0
+    return f"{percent:+.1f}%" if abs(percent) < 9.95 else f"{percent:+.0f}%"
+
+
+def _verdict(c: "Change") -> Any:
+    from rich.text import Text
+
+    return Text(c.verdict, style=STYLES.get(c.verdict, ""))
+
+
+def _why(c: "Change") -> str:
+    notes = ["source changed"] if c.source_changed else []
+    for name in ("configuration", "kernels"):
+        old, new = c.before.get(name), c.after.get(name)
+        if old != new and isinstance(old, dict) and isinstance(new, dict):
+            moved = [f"{key} {old.get(key)} → {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+            notes.append(f"other kernels: {', '.join(moved)}")
+        elif old != new:
+            notes.append(f"{name} {old or 'none'} → {new or 'none'}")
+    return "; ".join([c.reason, *notes])
+
+
+def _mfu(record: dict[str, Any], convention: str) -> float | None:
+    """Of the measured peak; of the datasheet's where that alone is known."""
+    return record.get(f"{convention}_of_ceiling") or record.get(f"{convention}_of_datasheet")
+
+
+def case_text(case: "Case") -> str:
+    sizes = "" if case.shape_name else " ".join(f"{name}={size}" for name, size in case.sizes)
+    words = (case.layer, case.phase, case.shape_name or sizes, case.dtype, case.cache, case.variant)
+    return " ".join(word for word in words if word)
+
+
+def case_texts(cases: list["Case"]) -> dict["Case", str]:
+    """What tells a table's cases apart beside layer and variant; sizes, device and threads only where they vary."""
+    varying = {name for name in ("device", "threads") if len({getattr(c, name) for c in cases}) > 1}
+    sizes: dict[tuple[str, ...], set[tuple[str, str]]] = {}
+    shared: dict[tuple[str, ...], set[tuple[str, str]]] = {}
+    for c in cases:
+        key = (c.layer, c.phase, c.shape_name)
+        sizes.setdefault(key, set()).update(c.sizes)
+        shared[key] = shared.get(key, set(c.sizes)) & set(c.sizes)
+    texts = {}
+    for c in cases:
+        key = (c.layer, c.phase, c.shape_name)
+        shown = [size for size in c.sizes if size not in shared[key] or not c.shape_name]
+        words = ["" if c.phase == "step" else c.phase, c.shape_name, *(f"{n}={v}" for n, v in shown), c.dtype, c.cache]
+        words += [c.device] if "device" in varying else []
+        words += [f"{c.threads} threads"] if "threads" in varying else []
+        texts[c] = " ".join(word for word in words if word)
+    return texts
+
+
+# --- facts of runs ---
+
+
+def _run_facts(run: "Loaded") -> dict[str, Any]:
+    git = run.environment.get("git") or {}
+    return {
+        "folder": str(run.folder),
+        "kind": run.kind,
+        "started": run.environment.get("started"),
+        "commit": git.get("commit"),
+        "dirty": git.get("dirty"),
+    }
+
+
+def _run_line(run: "Loaded") -> str:
+    facts = _run_facts(run)
+    commit = f"commit {facts['commit'][:9]}{' and changes' if facts['dirty'] else ''}" if facts["commit"] else ""
+    gpus = [gpu.get("name") for gpu in run.environment.get("gpus") or []]
+    cpu = (run.environment.get("cpu") or {}).get("model")
+    words = [facts["folder"], (facts["started"] or "")[:16].replace("T", " "), commit, *(gpus or [cpu])]
+    return ", ".join(word for word in words if word)
+
+
+def noted(before: Iterable["Loaded"], after: Iterable["Loaded"]) -> list[str]:
+    """Versions that differ and may explain a change, without making the runs incomparable."""
+    sides = []
+    for runs in (before, after):
+        versions: dict[str, set[str]] = {}
+        for run in runs:
+            for name, version in (run.environment.get("versions") or {}).items():
+                versions.setdefault(name, set()).add(str(version))
+        sides.append({name: ", ".join(sorted(found)) for name, found in versions.items()})
+    old, new = sides
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name) and name != "torch"]
+    return [f"versions.{name}: {old.get(name)} → {new.get(name)}" for name in changed]
+
+
+def _document(c: "Change") -> dict[str, Any]:
+    fields = {k: v for k, v in asdict(c).items() if k not in ("case", "before", "after")}
+    sides = {
+        f"{name}_{what}": record.get(name)
+        for name in ("status", "evidence", "source_hash", "configuration", "timer")
+        for what, record in (("before", c.before), ("after", c.after))
+    }
+    return _case_document(c.case) | fields | {"source_changed": c.source_changed} | sides
+
+
+def _case_document(case: "Case") -> dict[str, Any]:
+    return case._asdict() | {"sizes": dict(case.sizes)}
+
+
+if __name__ == "__main__":
+    cli.run(main)
