@@ -1,0 +1,80 @@
+"""Pictures for docs/: the report of the committed runs in a real browser, and a table as a terminal shows it.
+
+.venv/bin/python tools/screenshots.py        needs chromium and chromedriver (apt-get install chromium chromium-driver)
+"""
+
+import io
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HOME = Path(__file__).parent.parent
+sys.path.insert(0, str(HOME))
+RUNS = HOME / "results" / "amd-epyc-2-cores"
+SHOTS = (  # name, width, height, colour scheme, what to scroll to
+    ("report-light", 1400, 1100, "light", "summary"),
+    ("report-step", 1400, 760, "light", "step-1"),
+    ("report-dark", 1400, 1250, "dark", "attention"),
+    ("report-narrow", 390, 1000, "dark", "attention"),
+)
+
+
+def main() -> None:
+    from bench import report
+
+    folder = HOME / "docs"
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        page = Path(scratch) / "report.html"
+        report.write(report.Page(report.read_runs([RUNS]), None), page)
+        for shot in SHOTS:
+            take(page, folder, *shot)
+    terminal(folder / "terminal.svg")
+
+
+def take(page: Path, folder: Path, name: str, width: int, height: int, scheme: str, place: str) -> None:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
+    for flag in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars", "disable-background-networking"):
+        options.add_argument(f"--{flag}")
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        size = dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        wanted = dict(features=[dict(name="prefers-color-scheme", value=scheme)])
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+        browser.get(f"file://{page}")
+        browser.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
+        browser.execute_script("document.getElementById(arguments[0]).scrollIntoView()", place)
+        time.sleep(2)  # charts are drawn when they come near
+        browser.save_screenshot(str(folder / f"{name}.png"))
+    finally:
+        browser.quit()
+
+
+def terminal(file: Path) -> None:
+    """The table of one case of the committed run."""
+    from rich.console import Console
+
+    from bench import records, results, table
+
+    rows, _ = results.read_records(RUNS / "layers-fp32")
+    rows = [r for r in rows if (r["layer"], r["phase"], r["control"]) == ("attention", "forward", False)]
+    rows = [r for r in rows if r["status"] == "ok"]
+    screen = table.Screen()
+    screen.console = Console(width=150, record=True, force_terminal=True, file=io.StringIO())
+    title = "attention forward gpt2-124m fp32: B=4 T=1024 NH=12 NKV=12 HS=64 causal=True"
+    screen.timings(title, records.facts(rows[0], None), rows, ("cold", "warm"), True)
+    picture = screen.console.export_svg(title="python -m bench.layer attention --all")
+    file.write_text(
+        re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
+    )  # fonts from the network: not needed
+
+
+if __name__ == "__main__":
+    main()
