@@ -1,6 +1,6 @@
 """How fast this machine was seen to go: bandwidth and matmul ceilings, measured once and remembered.
 
-    c = ceilings()                        # measured the first time (about 8 s), then read from a file
+    c = ceilings()                        # measured the first time (about 10 s), then read from a file
     c.bytes_per_s["copy"], c.flops_per_s["bf16"]
     floor_seconds(bytes, flops, dtype, c)  # the least time that the ceilings allow: what "of ceiling" is against
     impossible(seconds, …)                 # why a time cannot be true, or None
@@ -11,6 +11,9 @@ both is the ceiling. Arrays are at least four times the last-level caches. A mat
 
 A ceiling is the best repetition (what the machine can do), `spread` the interquartile range over the median of all
 repetitions (how often it does). `sustained` is the median matmul rate of back-to-back calls.
+
+On a GPU events time each call (bench.devices), from a cold cache; there `sustained` is over seconds without a pause, in
+which clocks and power settle, and the burst is of single calls.
 """
 
 import functools
@@ -22,15 +25,21 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import machine
+
+if TYPE_CHECKING:
+    from bench.devices import Device
 
 BANDWIDTH_ROUNDS = 12  # at least
 BANDWIDTH_SECONDS = 1.5  # and at least: among neighbours, the best of many is what counts
 MATMUL_SIZES = (512, 1024, 2048)  # the small one fits between two turns of a neighbour
 MATMUL_SECONDS = 0.6  # for each size
 MATMUL_DTYPES = ("fp32", "bf16")
+GPU_MATMUL_SIZES = (2048, 4096, 8192, 16384)  # those that fit into an eighth of the free memory, the largest two
+GPU_ARRAY_BYTES = 1 << 30  # or 20 times the L2 cache, and at most an eighth of the free memory
+SUSTAINED_SECONDS, GROUP_SECONDS = 2.0, 0.1  # of back-to-back matmuls, and of those timed together
 UNKNOWN_CACHE_BYTES = 64 << 20  # where the machine does not say how large its caches are
 FORMAT = 2  # of the file; another one is measured anew
 
@@ -86,7 +95,7 @@ def ceilings(refresh: bool = False, device: str = "cpu") -> Ceilings:
     remembered = _read(file)
     known = remembered.get(key)
     if known is None or refresh or (known.busy and not machine.busy(machine.snapshot())):
-        print("measuring the ceilings of this machine (about 8 s, kept for later)", file=sys.stderr, flush=True)
+        print("measuring the ceilings of this machine (about 10 s, kept for later)", file=sys.stderr, flush=True)
         measured = measure(device)
         known = higher(known, measured) if known and measured.busy else measured
         _write(file, {**remembered, key: known})
@@ -138,7 +147,7 @@ def _key(device: str) -> str:
     parts: list[Any] = [FORMAT, c["model"], c["isa"], c["usable"], c["quota"], machine.thread_settings()]
     parts += [machine.version("torch"), device]
     if device != "cpu":
-        parts.append([gpu["name"] for gpu in machine.gpus()])
+        parts += [[gpu["name"] for gpu in machine.gpus()], "events"]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -166,35 +175,40 @@ def _write(file: Path, known: dict[str, Ceilings]) -> None:
 
 def measure(device: str = "cpu") -> Ceilings:
     """Measure now. On the CPU about 6 to 9 s; the threads are OpenMP's and torch's defaults."""
-    import torch
+    from bench.devices import open_device
 
     start = time.perf_counter()
     busy = machine.busy(machine.snapshot())
+    where = open_device(device)
     on_gpu = device != "cpu"
-    bandwidths = _best_ways(_gpu_bandwidths(device) if on_gpu else _cpu_bandwidths())
+    bandwidths = _best_ways(_gpu_bandwidths(where) if on_gpu else _cpu_bandwidths())
     bytes_per_s = {name: rate for name, (rate, _, _) in bandwidths.items()}
     spread = {name: spread for name, (_, spread, _) in bandwidths.items()}
     how = {name: way for name, (_, _, way) in bandwidths.items()}
     burst, sustained = {}, {}
     for dtype in MATMUL_DTYPES:
-        # A ceiling is the best that anything reaches here, and torch's matmul is not always that.
-        found = {name: _matmul_rates(dtype, device, multiply) for name, multiply in _matmuls(device).items()}
-        best = max(found, key=lambda name: max(map(max, found[name].values())))
-        calls = found[best]
+        if on_gpu:
+            best, calls, longest = "torch matmul", *_gpu_matmul_rates(dtype, where)
+        else:
+            # A ceiling is the best that anything reaches here, and torch's matmul is not always that.
+            found = {name: _matmul_rates(dtype, multiply) for name, multiply in _matmuls().items()}
+            best = max(found, key=lambda name: max(map(max, found[name].values())))
+            calls = found[best]
+            longest = calls[max(calls)]
         burst[dtype] = max(map(max, calls.values()))
-        longest = calls[max(calls)]
         sustained[dtype], spread[dtype] = _median(longest), _spread(longest)
         how[dtype] = f"{best}, n = {', '.join(map(str, calls))}"
-    properties = torch.cuda.get_device_properties(device) if on_gpu else None
+    where.release_unused()
+    name, cores = where.chip()
     return Ceilings(
-        device=properties.name if properties else "cpu",
+        device=name if on_gpu else "cpu",
         bytes_per_s=bytes_per_s,
         flops_per_s=burst,
         sustained_flops_per_s=sustained,
         spread=spread,
         how=how,
-        cores=properties.multi_processor_count if properties else machine.usable_cores(),
-        cache_bytes=properties.L2_cache_size if properties else _cpu_cache_bytes(),
+        cores=cores,
+        cache_bytes=where.cache_bytes() if on_gpu else _cpu_cache_bytes(),
         busy=busy,
         measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         seconds=round(time.perf_counter() - start, 1),
@@ -267,15 +281,15 @@ def _cpu_bandwidths(rounds: int = BANDWIDTH_ROUNDS, seconds: float = BANDWIDTH_S
     return rates
 
 
-def _gpu_bandwidths(device: str) -> dict[str, list[float]]:
-    """The same through torch: arrays of 1 GiB, or 20 times the L2 cache."""
+def _gpu_bandwidths(device: "Device") -> dict[str, list[float]]:
+    """The same on a GPU, through torch; arrays so large that nothing of them is cached when their turn comes again."""
     import torch
 
-    size = max(1 << 30, 20 * torch.cuda.get_device_properties(device).L2_cache_size)
-    a, b = (torch.randn(size // 4, device=device) for _ in range(2))
-    out = torch.empty_like(a)
+    size = min(max(GPU_ARRAY_BYTES, 20 * device.cache_bytes()), device.free_bytes() // 8)
+    a, b, out = (torch.randn(size // 4, device=device.place) for _ in range(3))
+    total = torch.empty((), device=device.place)
     ways: dict[str, tuple[int, Callable[[], Any]]] = {
-        "read": (1, lambda: a.sum()),
+        "read": (1, lambda: torch.sum(a, dim=0, out=total)),
         "copy": (2, lambda: out.copy_(a)),
         "triad": (3, lambda: torch.add(a, b, alpha=0.5, out=out)),
     }
@@ -284,25 +298,51 @@ def _gpu_bandwidths(device: str) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(BANDWIDTH_ROUNDS):
         for way, (arrays, call) in ways.items():
-            rates[way].append(arrays * a.numel() * 4 / _gpu_seconds(call))
+            rates[way].append(arrays * a.nbytes / _gpu_seconds(device, call))
     return rates
+
+
+def _gpu_matmul_rates(dtype: str, device: "Device") -> tuple[dict[int, list[float]], list[float]]:
+    """Flop/s of single calls by size, and of groups of back-to-back calls at the largest size."""
+    import torch
+
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    fitting = [n for n in GPU_MATMUL_SIZES if 3 * 4 * n * n <= device.free_bytes() // 8]
+    burst: dict[int, list[float]] = {}
+    sustained: list[float] = []
+    for n in fitting[-2:] or GPU_MATMUL_SIZES[:1]:
+        x, y = (torch.randn(n, n, device=device.place).to(kind) for _ in range(2))
+        multiply = functools.partial(torch.matmul, x, y, out=torch.empty_like(x))
+        multiply()
+        device.synchronize()
+        start = time.perf_counter()
+        multiply()
+        device.synchronize()
+        group = max(1, int(GROUP_SECONDS / (time.perf_counter() - start)))
+        calls: list[float] = []
+        start = time.perf_counter()
+        while len(calls) < 3 or time.perf_counter() - start < MATMUL_SECONDS:
+            device.flush()
+            calls.append(2 * n**3 / _gpu_seconds(device, multiply))
+        burst[n], sustained = calls, []
+        start = time.perf_counter()
+        while len(sustained) < 3 or time.perf_counter() - start < SUSTAINED_SECONDS:
+            sustained.append(2 * n**3 * group / _gpu_seconds(device, multiply, group))
+    return burst, sustained[len(sustained) // 2 :]  # once it is as warm as it gets
 
 
 Matmul = Callable[[Any, Any, Any], Any]  # x (n, n), y (n, n), out (n, n)
 
 
-def _matmuls(device: str) -> dict[str, Matmul]:
-    """Ways to multiply: torch's, and on a CPU with a compiler this project's own."""
+def _matmuls() -> dict[str, Matmul]:
+    """Ways to multiply on a CPU: torch's, and with a compiler this project's own."""
     import torch
 
     from kernels import Unavailable
-
-    ways: dict[str, Matmul] = {"torch matmul": lambda x, y, out: torch.matmul(x, y, out=out)}
-    if device != "cpu":
-        return ways
     from kernels.cpu import find_compiler
     from kernels.cpu.matmul import simd
 
+    ways: dict[str, Matmul] = {"torch matmul": lambda x, y, out: torch.matmul(x, y, out=out)}
     try:
         find_compiler()
     except Unavailable:
@@ -319,21 +359,21 @@ def _matmuls(device: str) -> dict[str, Matmul]:
     return {**ways, "cpu.simd matmul": own}
 
 
-def _matmul_rates(dtype: str, device: str, matmul: Matmul) -> dict[int, list[float]]:
+def _matmul_rates(dtype: str, matmul: Matmul) -> dict[int, list[float]]:
     """Flop/s of back-to-back calls by size. Values are normal: zeros would be faster than anything real."""
     import torch
 
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     rates: dict[int, list[float]] = {}
-    for n in MATMUL_SIZES if device == "cpu" else (4096, 8192):
-        x, y = (torch.randn(n, n, device=device).to(kind) for _ in range(2))
+    for n in MATMUL_SIZES:
+        x, y = (torch.randn(n, n).to(kind) for _ in range(2))
         out = torch.empty_like(x)
         multiply = functools.partial(matmul, x, y, out)
         multiply()
         calls: list[float] = []
         start = time.perf_counter()
         while len(calls) < 3 or time.perf_counter() - start < MATMUL_SECONDS:
-            calls.append(2 * n**3 / (_cpu_seconds(multiply) if device == "cpu" else _gpu_seconds(multiply)))
+            calls.append(2 * n**3 / _cpu_seconds(multiply))
             if time.perf_counter() - start > 5 * MATMUL_SECONDS:  # a dtype that this CPU only emulates
                 break
         rates[n] = calls
@@ -348,15 +388,15 @@ def _cpu_seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _gpu_seconds(call: Callable[[], Any]) -> float:
-    import torch
+def _gpu_seconds(device: "Device", call: Callable[[], Any], calls: int = 1) -> float:
+    from bench.devices import SPAN
 
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    with device.timer(SPAN) as timer:
+        timer.start()
+        for _ in range(calls):
+            call()
+        timer.stop()
+    return timer.seconds[0]
 
 
 def _median(values: list[float]) -> float:
@@ -492,14 +532,19 @@ DATASHEETS = {
     "NVIDIA H100 PCIe": Datasheet(756.5, 378, 51.2, 2039),
     # NVIDIA H200 datasheet: compute as H100 SXM, 141 GB HBM3e at 4.8 TB/s
     "NVIDIA H200": Datasheet(989.4, 494.7, 66.9, 4800),
-    # NVIDIA Blackwell datasheet, HGX B200 column: 4.5 PFLOP/s bf16 and 2.2 tf32 with sparsity; 7.7 TB/s
+    # NVIDIA Blackwell datasheet, specifications of one GPU; with sparsity 4.5 (HGX B200) and 5 PFLOP/s (GB200) in bf16,
+    # 2.2 and 2.5 in tf32
     "NVIDIA B200": Datasheet(2250, 1100, 75, 7700),
+    "NVIDIA GB200": Datasheet(2500, 1250, 80, 8000),
     # NVIDIA GH200 datasheet, 96 GB HBM3 at 4 TB/s ("480GB" is the CPU's memory)
     "NVIDIA GH200 480GB": Datasheet(989.4, 494.7, 66.9, 4000),
     # NVIDIA L4 datasheet: 242 with sparsity
     "NVIDIA L4": Datasheet(121, 60, 30.3, 300),
-    # NVIDIA L40S datasheet
+    # NVIDIA L40 and L40S datasheets
+    "NVIDIA L40": Datasheet(181.05, 90.5, 90.5, 864),
     "NVIDIA L40S": Datasheet(362.05, 183, 91.6, 864),
+    # NVIDIA A40 datasheet
+    "NVIDIA A40": Datasheet(149.7, 74.8, 37.4, 696),
     # NVIDIA A10 datasheet
     "NVIDIA A10": Datasheet(125, 62.5, 31.2, 600),
     # NVIDIA Ampere GA102 whitepaper, table of the GeForce RTX 3090: 71 with fp32 accumulation

@@ -8,34 +8,46 @@ A variant is called on memory the harness owns. Before each call every output is
     unwritten       poison survived in an output
     not_finite      NaN or infinity where the truth is finite
     inaccurate      further from the fp64 truth than K times plain torch (see judge.py)
-    library         own code called ATen (or NumPy) to compute; or a pinned kernel did not run
+    library         own code called ATen (or NumPy) to compute, or ran a GPU kernel that is not its own (attest.py);
+                    or a pinned kernel did not run
     allocates       own code allocated tensors inside the call
     global_state    a global setting, a timer or the number of threads is not what it was
     nondeterministic  two calls differ although the variant says DETERMINISTIC = True
+    sanitizer       compute-sanitizer found a fault (bench.layer --sanitize)
 
 A simulated CUDA kernel can also fail by what the simulator sees while it runs: out-of-bounds, misaligned, race,
 uninitialised, divergent barrier, deadlock, … (bench/simulate/README.md).
 """
 
 import fnmatch
+import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench import judge, tensors
+from bench import attest, judge, tensors
+from bench.devices import Device, is_gpu
 from bench.judge import Brief, Finding
+from bench.profiling import ANOTHER_PROFILER
 from bench.registry import Variant
 from bench.tensors import Arena, Case
 from reference import contract
 
 # Bound before any variant is imported, so that a variant cannot put its own in.
 PERF_COUNTER_NS, PROCESS_TIME_NS = time.perf_counter_ns, time.process_time_ns
+
+
+def _gpu_clocks() -> tuple[Any, ...]:
+    return torch.cuda.Event, torch.cuda.Event.elapsed_time, torch.cuda.synchronize, torch.profiler.profile
+
+
+GPU_CLOCKS = _gpu_clocks()
 
 # Views and questions: they move no data.
 ALLOWED = {
@@ -66,6 +78,7 @@ class Verdict:
     ratio: float = 0.0  # the worst error over all outputs and cases, in units of plain torch's
     deterministic: bool | None = None
     seconds: float = 0.0  # one call, untuned: enough to tell whether a larger shape would take minutes
+    kernels: dict[str, int] = field(default_factory=dict)  # that ran on a GPU, where it was watched
 
     @property
     def ok(self) -> bool:
@@ -78,6 +91,10 @@ class Attestation(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.called: list[str] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler at the first call: two seconds of each process
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.called.append(func._schema.name.split("::")[-1])
@@ -98,9 +115,11 @@ class Handovers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def prove(variant: Variant, function: Callable, arena: Arena, brief: Brief, attest: bool = True) -> Verdict:
+def prove(
+    variant: Variant, function: Callable, arena: Arena, brief: Brief, device: Device, attests: bool = True
+) -> Verdict:
     """Call `function` on a brief's inputs and judge everything it did. The arena's addresses stay the same
-    from brief to brief, so that remembering by pointer does not help."""
+    from brief to brief, so that remembering by pointer does not help. `attests`: also look at what runs."""
     arena.load(brief.values)
     before = arena.input_checksums()
     state = global_state()
@@ -109,21 +128,29 @@ def prove(variant: Variant, function: Callable, arena: Arena, brief: Brief, atte
     arena.call(function)
     state["Python threads"] = threading.active_count()
     arena.reset()
-    returned, called = _attested_call(arena, function) if attest else (arena.call(function), None)
+    names_calls = attests and (variant.own_code or bool(variant.kernels))
+    returned, called = _attested_call(arena, function) if names_calls else (arena.call(function), None)
     failed = inspect(arena, brief, returned, before)
     if failed.ok and called is not None:
         failed = _merge(failed, judge_calls(variant, called))
+    if failed.ok and attests and is_gpu(device.name) and not os.environ.get(ANOTHER_PROFILER):
+        arena.reset()
+        kernels, allocated = attest.watch(device, lambda: arena.call(function))
+        failed = _merge(failed, judge_kernels(variant, [k.name for k in kernels], allocated))
+        failed.kernels = attest.counts(kernels)
     if failed.ok and (changed := difference(state, global_state())):
         failed.check, failed.evidence = "global_state", changed
     if not failed.ok:
         return failed
     first = arena.snapshot()
     arena.reset()
+    device.synchronize()
     start = PERF_COUNTER_NS()
     arena.call(function)
+    device.synchronize()
     seconds = (PERF_COUNTER_NS() - start) / 1e9
     again = inspect(arena, brief, None, before)
-    again.seconds = seconds
+    again.seconds, again.kernels = seconds, failed.kernels
     again.deterministic = tensors.equal_bits(first, arena.outputs)
     if again.ok and variant.deterministic and not again.deterministic:
         again.check, again.evidence = (
@@ -193,6 +220,17 @@ def judge_calls(variant: Variant, called: list[str]) -> Verdict:
     return Verdict()
 
 
+def judge_kernels(variant: Variant, names: list[str], allocated: int) -> Verdict:
+    """Own code runs its own kernels, in memory that it was given."""
+    if not variant.own_code:
+        return Verdict()
+    if alien := attest.foreign(variant, names):
+        return Verdict("library", f"says it is its own code, yet ran {', '.join(alien)}")
+    if allocated:
+        return Verdict("allocates", f"allocated {allocated} bytes inside the call")
+    return Verdict()
+
+
 def _merge(base: Verdict, other: Verdict) -> Verdict:
     if not other.ok:
         base.check, base.evidence = other.check, other.evidence
@@ -218,6 +256,7 @@ def global_state() -> dict[str, Any]:
         "random state": _random_state(),
         "Python threads": threading.active_count(),
         "clock": (time.perf_counter_ns is PERF_COUNTER_NS, time.process_time_ns is PROCESS_TIME_NS),
+        "clocks of a GPU": _gpu_clocks() == GPU_CLOCKS,
     }
     if torch.cuda.is_available():
         state["allow TF32"] = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)

@@ -88,7 +88,13 @@ class Device(Protocol):
         """Bytes of tensors: (now, at most since `forget_peak`)."""
 
     def forget_peak(self) -> None: ...
+    def release_unused(self) -> None:
+        """Give memory that this process holds for later, and does not use, back to the device."""
+
     def free_bytes(self) -> int: ...
+    def chip(self) -> tuple[str, int]:
+        """Its maker's name for it, and its cores (of a GPU: streaming multiprocessors)."""
+
     def cache_bytes(self) -> int: ...
     def energy_joules(self) -> float | None:
         """A counter that only rises; None where it cannot be read."""
@@ -100,21 +106,36 @@ class Device(Protocol):
 @functools.cache
 def open_device(name: str) -> Device:
     """The device of this name, once a process. CannotGoOn where it is not there, or the name makes no sense."""
+    check_device(name)
     if name == "cpu":
         return Cpu()
     if name.partition(":")[0] == "cuda":
         return Cuda(name)
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise CannotGoOn(f"unknown device {name!r} (known: cpu, cuda, cuda:N)", USAGE)
-    try:
-        return getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError) as error:
-        raise CannotGoOn(f"device {name!r}: {error}", USAGE) from error
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)()
 
 
 def is_gpu(name: str) -> bool:
     return name != "cpu"
+
+
+def clocks_of(name: str) -> tuple[str, ...]:
+    """The clocks that the device of this name has, without opening it: a process that only asks needs no context."""
+    return (BUSY, SPAN, GRAPH) if is_gpu(name) else (WALL,)
+
+
+def check_device(name: str) -> None:
+    """CannotGoOn where `open_device` would raise it; nothing is opened, and no CUDA context made."""
+    if name.partition(":")[0] == "cuda":
+        _cuda_index(name)
+    elif name != "cpu":
+        module, colon, attribute = name.partition(":")
+        if not colon:
+            raise CannotGoOn(f"unknown device {name!r} (known: cpu, cuda, cuda:N)", USAGE)
+        try:
+            getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise CannotGoOn(f"device {name!r}: {error}", USAGE) from error
 
 
 # --- the CPU ---
@@ -165,21 +186,34 @@ class Cpu:
     def forget_peak(self) -> None:
         pass
 
+    def release_unused(self) -> None:
+        pass
+
+    def chip(self) -> tuple[str, int]:
+        from bench import machine
+
+        return machine.cpu()["model"] or machine.cpu()["architecture"], machine.usable_cores()
+
     def free_bytes(self) -> int:
         import psutil
 
         return psutil.virtual_memory().available
 
     def cache_bytes(self) -> int:
-        from bench.machine import last_level_cache_bytes
-
-        return last_level_cache_bytes()
+        return _last_level_cache_bytes()
 
     def energy_joules(self) -> float | None:
         return None
 
     def state(self) -> dict[str, Any]:
         return {}
+
+
+@functools.cache
+def _last_level_cache_bytes() -> int:
+    from bench.machine import last_level_cache_bytes
+
+    return last_level_cache_bytes()
 
 
 @functools.cache
@@ -292,20 +326,28 @@ def kernels_by_call(trace: list[dict[str, Any]], calls: int) -> list[list[Kernel
     return found
 
 
+def _cuda_index(name: str) -> int:
+    """The number in cuda:N. CannotGoOn where there is no such GPU."""
+    if not torch.cuda.is_available():
+        raise CannotGoOn(
+            f"--device {name}: torch {torch.__version__} finds no NVIDIA GPU (python -m bench.doctor says why)",
+            CANNOT_RUN,
+        )
+    number = name.partition(":")[2] or "0"
+    if not number.isdigit():
+        raise CannotGoOn(f"unknown device {name!r} (known: cpu, cuda, cuda:N)", USAGE)
+    if int(number) >= torch.cuda.device_count():
+        raise CannotGoOn(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs", CANNOT_RUN)
+    return int(number)
+
+
 class Cuda:
     """An NVIDIA GPU through torch. Everything runs on torch's current stream."""
 
     clocks: tuple[str, ...] = (BUSY, SPAN, GRAPH)
 
     def __init__(self, name: str):
-        if not torch.cuda.is_available():
-            raise CannotGoOn(
-                f"--device {name}: torch {torch.__version__} finds no NVIDIA GPU (python -m bench.doctor says why)",
-                CANNOT_RUN,
-            )
-        index = int(name.partition(":")[2] or 0)
-        if index >= torch.cuda.device_count():
-            raise CannotGoOn(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs", CANNOT_RUN)
+        index = _cuda_index(name)
         torch.cuda.set_device(index)
         self.name = self.place = name
         self.index = index
@@ -335,6 +377,12 @@ class Cuda:
 
     def forget_peak(self) -> None:
         torch.cuda.reset_peak_memory_stats(self.index)
+
+    def release_unused(self) -> None:
+        torch.cuda.empty_cache()
+
+    def chip(self) -> tuple[str, int]:
+        return self.properties.name, self.properties.multi_processor_count
 
     def free_bytes(self) -> int:
         return torch.cuda.mem_get_info(self.index)[0]

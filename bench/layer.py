@@ -5,6 +5,7 @@ python -m bench.layer attention --all                 prove and time everything,
 python -m bench.layer all --check-only                prove everything, time nothing
 python -m bench.layer matmul --only cpu.simd,torch.eager --pass forward --shape gpt2-124m/qkv
 python -m bench.layer layernorm --all -a T=256,1024 -a dtype=fp32,bf16
+python -m bench.layer attention --device cuda -a dtype=bf16
 """
 
 import itertools
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from bench.results import Run
     from bench.tensors import Case
     from bench.timing import Contestant, Timing
+    from bench.worker import Briefs
 
 DTYPES = ("fp32", "bf16", "fp16")
 
@@ -45,7 +47,7 @@ def parser() -> cli.Parser:
         help="sweep an axis: B, T, dtype (fp32, bf16), or any symbol of the shape",
     )
     what.add_argument("--check-only", action="store_true", help="prove, do not time")
-    what.add_argument("--device", default="cpu", help="default cpu")
+    what.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     what.add_argument("--simulate", action="store_true", help="run GPU kernels in the simulator, though there is a GPU")
     what.add_argument("--no-simulate", action="store_true", help="leave GPU kernels out where there is no GPU")
     what.add_argument("--kernels", action="append", default=[], metavar="DIR", help="more variants, same layout")
@@ -55,6 +57,10 @@ def parser() -> cli.Parser:
     how.add_argument("--cache", default="cold,warm", help="cold, warm or both (default)")
     how.add_argument("--processes", type=int, default=1, help="fresh processes for each variant (publish with 2)")
     how.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="for a case, default 60 s")
+    how.add_argument("--sanitize", action="store_true", help="run each proved variant under compute-sanitizer too")
+    how.add_argument(
+        "--profile", type=Path, metavar="OUT", help="no timing: traces and ranges.csv of each right variant"
+    )
     how.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
     out = p.add_argument_group("results")
     out.add_argument("--out", type=Path, help="folder of this run (default: a new one under runs/)")
@@ -95,22 +101,23 @@ class Session:
     """One command: the layers and variants it names, and the run folder that its records go to."""
 
     def __init__(self, args: "Namespace", argv: list[str], layers: list[str], variants: list["Variant"]):
-        from bench import proof, results, table
+        from bench import devices, proof, results, table
         from bench.worker import Setting
 
         self.args = args
+        self.argv = argv
         self.layers = layers
         self.variants = variants
         self.axes = parse_axes(args.axis)
         self.dtypes = [cli.choose(d, DTYPES, "dtype") for d in self.axes.pop("dtype", ["fp32"])]
         self.caches = tuple(cli.choose(c, ("cold", "warm"), "cache state") for c in args.cache.split(","))
         self.named = args.only.split(",") if args.only else []
+        devices.check_device(args.device)
         self._check_names()
         self._check_shapes()
         self.seeds = proof.seeds(args.seed)
         self.setting = Setting(args.device, args.threads, args.time_limit, simulate=args.simulate)
-        if args.device != "cpu" and not args.check_only:
-            raise CannotGoOn("only the CPU can be timed so far; --check-only proves variants on a GPU")
+        self.profiled: list[dict[str, Any]] = []
         self.run_: Run = results.Run.resume(args.resume) if args.resume else results.Run.create("layer", args.out, argv)
         self.done = self.run_.finished() if args.resume else {}
         self.screen = table.Screen()
@@ -140,6 +147,8 @@ class Session:
         from bench.worker import Briefs
 
         self.screen.header(self.facts())
+        if self.args.profile is None and not self.args.check_only and self.args.device != "cpu":
+            self.measure_ceilings()
         with Briefs(self.setting) as briefs, self.screen:
             for layer in self.layers:
                 for dtype in self.dtypes:
@@ -150,14 +159,31 @@ class Session:
         return cli.WRONG if bad else cli.OK
 
     def facts(self) -> dict[str, Any]:
-        from bench import machine
-        from bench.timing import TIMER
+        from bench import devices, machine
 
         threads = self.setting.threads or machine.usable_cores()
         busy = machine.busy(machine.snapshot())
-        return dict(machine=machine.one_line(), seeds=self.seeds, timer=TIMER, threads=threads, busy=busy)
+        clocks = devices.clocks_of(self.args.device)
+        return dict(machine=machine.one_line(), seeds=self.seeds, clocks=clocks, threads=threads, busy=busy)
+
+    def measure_ceilings(self) -> None:
+        """In a process of its own: this one never makes a CUDA context, and a GPU that hangs does not stop it."""
+        from bench.worker import Worker, WorkerFailed
+
+        worker = Worker(None, self.setting)
+        try:
+            worker.ask("measure_ceilings", limit=self.setting.prepare_limit)
+        except WorkerFailed as failure:
+            raise CannotGoOn(f"the ceilings of {self.args.device} cannot be measured: {failure.evidence}") from failure
+        finally:
+            worker.close()
 
     def finish(self) -> None:
+        if self.profiled:
+            from bench import profiling
+
+            profiling.write_csv(self.args.profile, self.profiled)
+            self.screen.note(profiling.command_lines(["python", "-m", "bench.layer", *self.argv]))
         self.run_.write_csv()
         self.screen.footer(self.records, self.run_.folder)
         if self.args.json:
@@ -177,16 +203,21 @@ class Session:
             if self.args.no_simulate and registry.simulated(v, self.args.device):
                 reason = "needs a GPU, and --no-simulate leaves the simulator out"
             for proof in self.prove(v, phases, dtype, reason, briefs, yardstick):
+                if self.args.sanitize and proof.ok and not proof.simulated and v.backend in registry.SIMULATED:
+                    self.sanitize(proof)
                 proofs[v.name, proof.phase] = proof
         for phase in phases:
             of_phase = [proofs[v.name, phase] for v in chosen]
-            if self.args.check_only:
+            if self.args.check_only or self.args.profile:
                 self.report_proofs(layer, phase, dtype, of_phase)
             self.screen.counts(layer, phase, dtype, [p for p in of_phase if p.simulated])
             if self.args.check_only:
                 continue
             for shape_id, shape, calls in self.shapes(module, layer, dtype, phase):
-                self.time(layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick)
+                if self.args.profile:
+                    self.profile(layer, phase, shape_id, shape, of_phase, briefs)
+                else:
+                    self.time(layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick)
 
     def prove(self, v, phases, dtype, reason, briefs, yardstick):
         from bench import proof
@@ -198,6 +229,42 @@ class Session:
                 yield proof.Proof(v, phase, dtype, "skipped", evidence=f"has no {phase}")
         can = tuple(p for p in phases if v.has(p) and not reason)
         yield from proof.prove(v, can, dtype, self.seeds, briefs, self.setting, yardstick, self.screen.progress)
+
+    def sanitize(self, proof: "Proof") -> None:
+        """Run a proved variant under compute-sanitizer; what it finds makes the variant wrong."""
+        from bench.sanitize import sanitize
+
+        v = proof.variant
+        self.screen.progress(f"{v.name} {proof.phase} {proof.dtype}: compute-sanitizer")
+        limit = self.setting.prepare_limit
+        status, evidence = sanitize(v, proof.phase, proof.dtype, self.seeds[-1], limit, self.args.device)
+        proof.sanitizer = status if status == "ok" else f"{status}: {evidence}"
+        if status == "wrong":
+            proof.status, proof.check, proof.evidence = "wrong", "sanitizer", f"sanitizer: {evidence}"
+        elif status != "ok":
+            self.screen.note(f"{v.layer} {v.name} {proof.phase}: compute-sanitizer {proof.sanitizer}")
+
+    def profile(
+        self, layer: str, phase: str, shape_id: str, shape: Any, proofs: list["Proof"], briefs: "Briefs"
+    ) -> None:
+        """Traces of the right variants at a shape, each in its own worker."""
+        from bench.tensors import Case
+        from bench.worker import Worker, WorkerFailed
+
+        case = Case(layer, phase, shape, shape_id, self.seeds[0])
+        for proof in proofs:
+            if not proof.ok or proof.simulated:
+                continue
+            self.screen.progress(f"{proof.variant.name} {phase}: profile of {shape_id}")
+            worker = Worker(proof.variant, self.setting)
+            try:
+                values = briefs.get(case, None, values_only=True)
+                limit = self.setting.prepare_limit
+                self.profiled += worker.ask("profile", limit=limit, path=values, folder=self.args.profile)
+            except WorkerFailed as failure:
+                self.screen.note(f"{layer} {proof.variant.name} {phase} {shape_id}: not profiled: {failure.evidence}")
+            worker.close()
+        briefs.forget()
 
     def shapes(self, module: Any, layer: str, dtype: str, phase: str):
         """(id, shape, calls a step) of the named model, for every point of the axes."""
@@ -229,7 +296,7 @@ class Session:
 
     def time(self, layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick) -> None:
         """Race the variants that were proved; records of the others say why they were not."""
-        from bench import ceilings, records
+        from bench import ceilings, devices, records
         from bench.tensors import Case
         from bench.timing import Effort, race
         from bench.worker import WorkerFailed
@@ -244,26 +311,28 @@ class Session:
             proof = proofs[v.name, phase]
             too_slow = predicted_too_slow(proof, case, self.setting.time_limit)
             if proof.simulated:
-                rows.append(self.keep(records.simulated(case, proof, calls, self.seeds)))
+                rows.append(self.keep(records.simulated(case, proof, calls, self.seeds, self.args.device)))
                 continue
             if proof.ok and not too_slow:
                 ready.append(v)
                 continue
             status, evidence = ("skipped", too_slow) if proof.ok else (proof.status, proof.evidence)
-            rows.append(self.keep(records.untimed(case, proof, calls, self.seeds, status, evidence)))
+            row = records.untimed(case, proof, calls, self.seeds, status, evidence, self.args.device)
+            rows.append(self.keep(row))
         # The baseline of the noise floor and of the stopping rule comes first.
         ready.sort(key=lambda v: v.name != "torch.eager")
         timing = None
         if ready:
-            ceilings.look_again()
+            if self.args.device == "cpu":
+                ceilings.look_again()
             effort = Effort(self.args.seconds, 0.02, self.caches, self.args.processes, self.seeds[1])
             try:
                 timing = race(case, ready, yardstick, briefs, self.setting, effort, self.screen.progress)
             except WorkerFailed as failure:
                 for v in ready:
                     proof = proofs[v.name, phase]
-                    row = records.untimed(case, proof, calls, self.seeds, failure.status, failure.evidence)
-                    rows.append(self.keep(row))
+                    why = failure.status, failure.evidence
+                    rows.append(self.keep(records.untimed(case, proof, calls, self.seeds, *why, self.args.device)))
         if timing is not None:
             baseline = fastest_torch(timing)
             for c in timing.contestants:
@@ -274,7 +343,8 @@ class Session:
         flops_matter = contract.flops(case.module, shape, phase) > 20 * contract.min_bytes(case.module, shape, phase)
         title = f"{layer} {phase} {shape_id} {shape['dtype']}: {records.sizes_text(case)}"
         shown = [r for r in rows if not r["control"]]
-        self.screen.timings(title, records.facts(rows[0], timing), shown, self.caches, flops_matter)
+        facts = records.facts(rows[0], timing)
+        self.screen.timings(title, facts, shown, self.caches, flops_matter, devices.is_gpu(self.args.device))
         briefs.forget()
 
     def finished(self, case: "Case", v: "Variant") -> list[dict[str, Any]]:
@@ -290,6 +360,7 @@ class Session:
         parts += ["--check-only"] if row["shape_name"] == "proof" else ["--shape", row["shape_name"]]
         parts += ["-a", f"dtype={row['dtype']}"]
         parts += itertools.chain.from_iterable(("-a", a) for a in self.args.axis if not a.startswith("dtype"))
+        parts += [] if self.args.device == "cpu" else ["--device", self.args.device]
         return shlex.join([*parts, "--seed", str(self.seeds[1])])
 
     def keep(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -303,7 +374,7 @@ class Session:
 def fastest_torch(timing: "Timing") -> "Contestant | None":
     """The PyTorch entry that the speed column compares with: the fastest one, not a convenient one."""
     entries = [c for c in timing.contestants if c.variant.backend == "torch" and not c.control and c.running]
-    cold = [(ci[0], c) for c in entries if (ci := c.median_ci(next(iter(c.wall), "")))]
+    cold = [(ci[0], c) for c in entries if (ci := c.median_ci(next(iter(c.samples), "")))]
     return min(cold, key=lambda pair: pair[0])[1] if cold else None
 
 
@@ -343,7 +414,7 @@ def _axis_value(name: str, text: str) -> Any:
 
 
 def _without_samples(record: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k not in ("samples", "cpu_samples")}
+    return {k: v for k, v in record.items() if not k.endswith("samples")}
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ class Proof:
     deterministic: bool | None = None
     work_per_s: float = 0.0  # FLOPs plus bytes a second in the best case, untuned
     counts: dict[str, Any] = field(default_factory=dict)  # of a simulated variant, see counted.py
+    kernels_ran: dict[str, int] = field(default_factory=dict)  # in one call on a GPU, by name
+    sanitizer: str | None = None  # what compute-sanitizer said, where it was asked
 
     @property
     def ok(self) -> bool:
@@ -62,6 +64,8 @@ def prove(
     worker = None
     if registry.simulated(variant, setting.device, setting.simulate):
         setting = replace(setting, device="cpu", simulate=True)
+    else:
+        setting = replace(setting, simulate=False)
     for phase in phases:
         proof = Proof(variant, phase, dtype)
         if worker is None or not worker.alive:
@@ -108,6 +112,7 @@ def _prove_phase(
             return
         if verdict.deterministic is not None:
             proof.deterministic = verdict.deterministic and proof.deterministic is not False
+        proof.kernels_ran = proof.kernels_ran or verdict.kernels
         if verdict.seconds:
             work = contract.flops(case.module, case.shape, case.phase)
             work += contract.min_bytes(case.module, case.shape, case.phase)

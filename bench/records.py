@@ -14,10 +14,21 @@ or null, never a guess. One record a variant, case and cache state.
     verified_calls          timed calls whose outputs were judged too
     deterministic           two calls gave the same bits
     cache timer threads     cold or warm; clock of the samples; CPU threads (0: torch's choice)
-    samples cpu_samples     wall and process-CPU time of each call: a list a round
+    samples                 seconds of each call by that clock, a list a round. perf_counter: wall. busy: the union of
+                            its kernels' intervals by the profiler
+    cpu_samples             process-CPU time of the same calls; a GPU's rows have none
     processes               which process each round was measured in
     median_s low_s high_s   of the rounds, with the 95 % bootstrap interval over rounds and processes
     noise                   interquartile range / median of all samples
+    span_s span_samples     GPU: by events around a call that was queued behind a spin: kernels and the gaps between
+    launch_bound            GPU: the gaps' share of the span where it is far longer than the kernels need, else null
+    graph_s graph_samples   GPU, warm: a call's share of a replayed CUDA graph of many calls
+    graph_evidence          why there is no graph
+    kernels_ran             GPU: in one call, how often by name (shortened). Kernels, copies and fills
+    peak_bytes              GPU: allocated inside a call at its peak, beyond arguments and workspace
+    energy_j                GPU: of a warm call, by the card's counter between two of its ticks, 0.4 s or more apart
+    sm_mhz throttled        GPU: median clock over the turns; the reasons, in words, why it was lowered in any of them
+    sanitizer               ok, or why compute-sanitizer said nothing (--sanitize)
     flops bytes floor_s     useful operations, compulsory traffic, the least time both allow at measured ceilings
     bytes_per_s flops_per_s of_ceiling      rates at the median; floor_s / median_s
     counted_shape           a simulated row's counts are of one call at this shape; resources are those on sm_90a
@@ -31,24 +42,38 @@ or null, never a guess. One record a variant, case and cache state.
     speedup speedup_low speedup_high baseline   against the fastest PyTorch entry of the case; above 1 is faster
     noise_floor             relative; from the A/A control of this case
     stopped                 why no more rounds were taken
-    canary                  bytes/s of a read after the flush (cold) and without it (warm)
+    canary                  bytes/s of a read of so many bytes after the flush (cold) and without it (warm)
     machine                 load, frequency and throttling while it ran (bench.machine.snapshot)
     source_hash reproduce   of the variant's files and its backend's shared ones; the command that measures it again
 """
 
 import hashlib
 import json
+import statistics
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from bench import ceilings
+from bench.devices import clocks_of, is_gpu
 from bench.proof import Proof
 from bench.registry import Variant
 from bench.tensors import Case
-from bench.timing import TIMER, Contestant, Timing, ratio_ci
+from bench.timing import WARM, Contestant, Timing, ratio_ci
 from reference import contract
 
+LAUNCH_BOUND, LAUNCH_BOUND_S = 1.5, 5e-6  # a span so many times, and so many seconds, longer than the busy time
+# NVML's reasons for a lower clock. Idling is none, nor is a clock that somebody set.
+THROTTLES = {
+    0x04: "power cap",
+    0x08: "hardware slowdown",
+    0x20: "heat (driver)",
+    0x40: "heat (hardware)",
+    0x80: "power brake",
+    0x200: "board limit",
+    0x400: "reliability limit",
+}
 # The evidence of a row that was proved without a GPU.
 SIMULATED = "right at the proof's small shapes, run by the simulator; a time needs a GPU"
 
@@ -103,34 +128,39 @@ def _proved(proof: Proof) -> dict[str, Any]:
         error_ratio=proof.ratio if proof.cases else None,
         proof_cases=proof.cases,
         deterministic=proof.deterministic,
+        **({"kernels_ran": proof.kernels_ran} if proof.kernels_ran else {}),
+        **({"sanitizer": proof.sanitizer} if proof.sanitizer else {}),
     )
 
 
-def simulated(case: Case, proof: Proof, calls: int, seeds: list[int]) -> dict[str, Any]:
+def simulated(case: Case, proof: Proof, calls: int, seeds: list[int], device: str = "cpu") -> dict[str, Any]:
     """The record of a variant that the simulator ran: proved and counted, not timed."""
-    return _identity(case, proof.variant, calls, seeds) | _proved(proof) | _work(case) | _counted(proof)
+    return _identity(case, proof.variant, calls, seeds) | _proved(proof) | _work(case, device) | _counted(proof)
 
 
 def _counted(proof: Proof) -> dict[str, Any]:
     return dict(status="simulated", evidence=SIMULATED, **proof.counts)
 
 
-def untimed(case: Case, proof: Proof, calls: int, seeds: list[int], status: str, evidence: str) -> dict[str, Any]:
+def untimed(
+    case: Case, proof: Proof, calls: int, seeds: list[int], status: str, evidence: str, device: str = "cpu"
+) -> dict[str, Any]:
     """The record of a variant that was not timed, and why."""
     return (
         _identity(case, proof.variant, calls, seeds)
         | _proved(proof)
-        | _work(case)
+        | _work(case, device)
         | dict(status=status, evidence=evidence)
     )
 
 
-def _work(case: Case) -> dict[str, Any]:
+def _work(case: Case, device: str) -> dict[str, Any]:
     flops = contract.flops(case.module, case.shape, case.phase)
     size = contract.min_bytes(case.module, case.shape, case.phase)
     spec = contract.pass_of(case.module, case.phase)
     written = sum(t.bytes(case.shape) for t in spec.outputs)
-    floor = ceilings.floor_seconds(size, flops, case.shape["dtype"], ceilings.ceilings(), written)
+    known = ceilings.ceilings(device=device)
+    floor = ceilings.floor_seconds(size, flops, case.shape["dtype"], known, written)
     saved = contract.saved_bytes(case.module, case.shape)
     return dict(flops=flops, bytes=size, floor_s=floor, saved_bytes=saved)
 
@@ -147,7 +177,7 @@ def timed(
 ) -> list[dict[str, Any]]:
     """The records of a timed variant: one for each cache state it has samples of, or one that says why none."""
     c = contestant
-    common = _identity(case, c.variant, calls, seeds) | _proved(proof) | _work(case)
+    common = _identity(case, c.variant, calls, seeds) | _proved(proof) | _work(case, timing.device)
     common |= dict(
         status=c.status,
         evidence=c.evidence,
@@ -156,30 +186,55 @@ def timed(
         workspace_bytes=c.workspace_bytes,
         compile_s=c.prepare_s,
         configuration=c.configuration,
-        timer=TIMER,
+        timer=clocks_of(timing.device)[0],
         threads=threads,
         noise_floor=timing.noise_floor,
         stopped=timing.stopped,
         canary=timing.canary,
         machine=timing.load,
     )
+    if is_gpu(timing.device):
+        common |= _gpu(c)
     if c.ratio:
         common["error_ratio"] = max(c.ratio, common["error_ratio"] or 0.0)
     if c.control:
         common["case_id"] += "-again"
-    if not c.wall:
+    if not c.samples:
         return [common]
-    return [common | _times(common, c, cache, baseline) for cache in c.wall]
+    return [common | _times(common, c, cache, baseline, timing.device) for cache in c.samples]
 
 
-def _times(common: dict[str, Any], c: Contestant, cache: str, baseline: Contestant | None) -> dict[str, Any]:
+def _gpu(c: Contestant) -> dict[str, Any]:
+    """What a GPU's row tells beside its times."""
+    clocks = [state["sm_mhz"] for state in c.states if state.get("sm_mhz")]
+    reasons = [state["throttle_reasons"] for state in c.states if state.get("throttle_reasons") is not None]
+    return dict(
+        kernels_ran=c.kernels_ran,
+        peak_bytes=c.peak_bytes,
+        energy_j=c.energy_j,
+        sm_mhz=statistics.median(clocks) if clocks else None,
+        throttled=throttles(reasons),
+        graph_evidence=c.graph_evidence or None,
+    )
+
+
+def throttles(reasons: list[int]) -> str | None:
+    """NVML's bit masks in words: "" where nothing lowered the clock, None where nothing is known."""
+    if not reasons:
+        return None
+    return ", ".join(word for bit, word in THROTTLES.items() if any(mask & bit for mask in reasons))
+
+
+def _times(
+    common: dict[str, Any], c: Contestant, cache: str, baseline: Contestant | None, device: str
+) -> dict[str, Any]:
     interval = c.median_ci(cache)
     assert interval
     median, low, high = interval
     row: dict[str, Any] = dict(
         case_id=f"{common['case_id']}-{cache}",
         cache=cache,
-        samples=c.wall[cache],
+        samples=c.samples[cache],
         cpu_samples=c.cpu[cache],
         processes=[process for process, _ in c.rounds[cache]],
         median_s=median,
@@ -190,9 +245,17 @@ def _times(common: dict[str, Any], c: Contestant, cache: str, baseline: Contesta
         flops_per_s=common["flops"] / median,
         of_ceiling=common["floor_s"] / median if common["floor_s"] else None,
     )
+    if cache in c.spans:
+        span = statistics.median(chain(*c.spans[cache]))
+        bound = span > LAUNCH_BOUND * median and span - median > LAUNCH_BOUND_S
+        row |= dict(span_s=span, span_samples=c.spans[cache], launch_bound=1 - median / span if bound else None)
+    if cache == WARM and c.graphs:
+        row |= dict(graph_s=statistics.median(chain(*c.graphs)), graph_samples=c.graphs)
     if baseline and c.running and (found := ratio_ci(baseline, c, cache)):
         row |= dict(zip(("speedup", "speedup_low", "speedup_high"), found, strict=True), baseline=baseline.variant.name)
-    if c.running and (reason := ceilings.impossible(median, common["bytes"], common["flops"], common["dtype"], cache)):
+    known = ceilings.ceilings(device=device)
+    reason = ceilings.impossible(median, common["bytes"], common["flops"], common["dtype"], cache, known)
+    if c.running and reason:
         row |= dict(status="impossible", evidence=reason)
     return row
 
@@ -216,5 +279,6 @@ def facts(row: dict[str, Any], timing: Timing | None) -> list[str]:
     if timing and timing.canary:
         warm, cold = timing.canary["warm"] / 1e9, timing.canary["cold"] / 1e9
         said = "cold is cold" if cold < 0.9 * warm else "COLD IS NOT COLD: the flush did not empty the caches"
-        lines.append(f"canary: 8 MB read at {warm:.3g} GB/s warm, {cold:.3g} GB/s after the flush; {said}")
+        size = f"{timing.canary['bytes'] / 2**20:.3g} MiB"
+        lines.append(f"canary: {size} read at {warm:.3g} GB/s warm, {cold:.3g} GB/s after the flush; {said}")
     return lines

@@ -44,9 +44,11 @@ class Screen:
     def header(self, facts: dict[str, Any]) -> None:
         """How this run measures, and what state the machine is in."""
         self.console.print(facts["machine"], highlight=False)
+        clock, *others = facts["clocks"]
+        beside = f", ranked by it; {' and '.join(others)} beside it" if others else f", {facts['threads']} threads"
         self.console.print(
             f"proof: fp64 truth, seeds {', '.join(map(str, facts['seeds']))}; an error may be 4x plain torch's. "
-            f"timer: {facts['timer']}, {facts['threads']} threads.",
+            f"timer: {clock}{beside}.",
             highlight=False,
         )
         if facts["busy"]:
@@ -91,14 +93,28 @@ class Screen:
             )
         self.console.print(table)
 
+    def note(self, text: str) -> None:
+        """A line as it is, to be copied from."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
     def timings(
-        self, title: str, facts: list[str], rows: list[dict[str, Any]], caches: tuple[str, ...], flops_matter: bool
+        self,
+        title: str,
+        facts: list[str],
+        rows: list[dict[str, Any]],
+        caches: tuple[str, ...],
+        flops_matter: bool,
+        on_gpu: bool = False,
     ) -> None:
+        """One line a variant. On a GPU the times by cache state are busy times, and two more clocks stand beside."""
         table = new_table(title)
         table.add_column("variant", overflow="fold", min_width=24, ratio=1)
         table.add_column("check", overflow="fold", min_width=8, max_width=48)
         for cache in caches:
             table.add_column(f"{cache} ±95 %", justify="right", no_wrap=True)
+        if on_gpu:
+            for name in (f"span {caches[0]}", "graph"):
+                table.add_column(name, justify="right", no_wrap=True)
         table.add_column("noise", justify="right")
         table.add_column("GFLOP/s" if flops_matter else "GB/s", justify="right")
         table.add_column("of ceiling", justify="right")
@@ -112,6 +128,7 @@ class Screen:
                 name_cell(row),
                 verdict_cell(next((r for r in states if r["status"] != "ok"), row)),
                 *[time_text(next((r for r in states if r["cache"] == cache), {})) for cache in caches],
+                *(beside_cells(states) if on_gpu else ()),
                 percent(row.get("noise")),
                 number(rate, 1e9),
                 percent(row.get("of_ceiling")),
@@ -120,7 +137,7 @@ class Screen:
                 bits_text(row["deterministic"]),
             )
         self.console.print(table)
-        for fact in facts:
+        for fact in [*facts, *(gpu_facts(rows) if on_gpu else ())]:
             self.console.print(f"  {fact}", style="dim", highlight=False)
         self.console.print()
 
@@ -185,8 +202,33 @@ def verdict_cell(row: dict[str, Any]) -> Text:
     status = row["status"]
     if status in ("ok", "simulated"):
         ratio = row["error_ratio"]
-        return Text(status if ratio is None else f"{status} {ratio_text(ratio)}", style=MARKS[status])
+        found = Text(status if ratio is None else f"{status} {ratio_text(ratio)}", style=MARKS[status])
+        return found.append("\nlaunch-bound", "yellow") if row.get("launch_bound") else found
     return Text(f"{status}: {row['evidence']}", style=MARKS.get(status, "red"))
+
+
+def beside_cells(states: list[dict[str, Any]]) -> list[str]:
+    """The span of the first cache state, and the graph's time, which is warm."""
+    graph = next((r["graph_s"] for r in states if r.get("graph_s")), None)
+    return [DASH if s is None else duration(s) for s in (states[0].get("span_s"), graph)]
+
+
+def gpu_facts(rows: list[dict[str, Any]]) -> list[str]:
+    """Lines under a GPU's table: whose time is launching, who has no graph and why, and how the card was doing."""
+    lines = []
+    for row in (states[0] for states in _by_variant(rows)):
+        if share := row.get("launch_bound"):
+            gaps = "of its span the GPU waits for launches"
+            lines.append(f"{row['variant']} is launch-bound: {percent(share)} {gaps} (span {duration(row['span_s'])})")
+        if reason := row.get("graph_evidence"):
+            lines.append(f"{row['variant']} has no graph: {reason}")
+    clocks = [row["sm_mhz"] for row in rows if row.get("sm_mhz")]
+    told = {word for row in rows for word in (row.get("throttled") or "").split(", ") if word}
+    if clocks:
+        known = any(row.get("throttled") is not None for row in rows)
+        slowed = f"clocks lowered by {', '.join(sorted(told))}" if told else "no throttling seen" if known else ""
+        lines.append(f"SM clock {min(clocks):.0f} to {max(clocks):.0f} MHz{'; ' if slowed else ''}{slowed}")
+    return lines
 
 
 def ratio_text(ratio: float | None) -> str:

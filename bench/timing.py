@@ -4,9 +4,11 @@ One round gives every contestant one short turn, so that a slow spell of the mac
 round survive it. The first contestant is entered twice (the A/A control): how far its two entries differ is the noise
 floor, and no smaller difference means anything. With several processes, everything starts afresh in each.
 
-Clocks: on the CPU each call is timed by itself with time.perf_counter_ns (wall) and time.process_time_ns (all
-threads of the process). No batching is needed: the clock ticks in tens of nanoseconds, and a call from Python takes
-some microseconds, which are part of what is measured. GPU clocks will take the same place.
+Clocks (bench/devices.py): on the CPU each call is timed by itself with time.perf_counter_ns (wall) and
+time.process_time_ns (all threads of the process). No batching is needed: the clock ticks in tens of nanoseconds, and a
+call from Python takes some microseconds, which are part of what is measured. On a GPU each turn is one session of the
+profiler, and the busy time of its calls is what contestants are compared by; event spans and graph replays are taken
+beside it, and say what launching costs. One clock never stands in for another.
 """
 
 import random
@@ -17,12 +19,12 @@ from typing import Any
 
 from bench import machine, stats
 from bench.check import Verdict
+from bench.devices import SPAN, clocks_of, is_gpu
 from bench.registry import Variant
 from bench.tensors import Case
 from bench.worker import Briefs, Setting, Worker, WorkerFailed, pause
 from reference import contract
 
-TIMER = "perf_counter"
 TURN_SECONDS = 0.04  # one turn of a fast contestant
 MAX_CALLS_A_TURN = 50
 FIRST_ROUNDS = 3  # taken by everyone, …
@@ -30,6 +32,7 @@ SLOW_ROUNDS, SLOW_SECONDS = 2, 1.0  # … but this many where one call takes so 
 MIN_ROUNDS = 5  # before the stopping rule is asked
 COLD_ONLY_SECONDS = 0.2  # a call this long is timed cold only: its working set has left the caches by itself
 MAX_ROUNDS = 60
+SPAN_CALLS = 10  # a turn: a median of them stands beside the busy time
 COLD, WARM = "cold", "warm"
 
 
@@ -53,16 +56,24 @@ class Contestant:
     control: bool = False  # the second entry of the A/A control
     status: str = "ok"
     evidence: str = ""
-    wall: dict[str, list[list[float]]] = field(default_factory=dict)
+    samples: dict[str, list[list[float]]] = field(default_factory=dict)  # of the clock that ranks
     cpu: dict[str, list[list[float]]] = field(default_factory=dict)
+    spans: dict[str, list[list[float]]] = field(default_factory=dict)
+    graphs: list[list[float]] = field(default_factory=list)  # a call's share of a replay, warm
+    graph_evidence: str = ""  # why there are none
     rounds: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # (process, round) of each
     prepare_s: float = 0.0
     call_s: float = 0.0
+    busy_s: float = 0.0  # of one call on a GPU, untimed
     overhead_s: float = 0.0  # flushing and poisoning before a cold call
     workspace_bytes: int = 0
     configuration: str = ""
     verified: int = 0  # timed calls whose outputs were judged
     ratio: float = 0.0  # worst error of those, in units of plain torch's
+    kernels_ran: dict[str, int] = field(default_factory=dict)  # in one timed call on a GPU
+    states: list[dict[str, Any]] = field(default_factory=list)  # of the GPU, after each turn
+    peak_bytes: int | None = None  # allocated inside a call
+    energy_j: float | None = None  # of a warm call
     worker: Worker | None = None
 
     @property
@@ -76,12 +87,12 @@ class Contestant:
             self.worker = None
 
     def median_ci(self, cache: str) -> stats.Interval | None:
-        if not self.wall.get(cache):
+        if not self.samples.get(cache):
             return None
-        return stats.median_ci(self.wall[cache], [p for p, _ in self.rounds[cache]])
+        return stats.median_ci(self.samples[cache], [p for p, _ in self.rounds[cache]])
 
     def noise(self, cache: str) -> float | None:
-        return stats.noise(self.wall[cache]) if self.wall.get(cache) else None
+        return stats.noise(self.samples[cache]) if self.samples.get(cache) else None
 
 
 @dataclass
@@ -93,15 +104,17 @@ class Timing:
     noise_floor: float | None  # relative; from the A/A control
     stopped: str  # why the rounds ended
     canary: dict[str, float] | None = None
+    device: str = "cpu"
     load: dict[str, Any] | None = None
 
 
 def ratio_ci(a: Contestant, b: Contestant, cache: str) -> stats.Interval | None:
     """(ratio, low, high) of a's time over b's, from the rounds both took part in."""
-    if not a.wall.get(cache) or not b.wall.get(cache):
+    if not a.samples.get(cache) or not b.samples.get(cache):
         return None
-    of_b = dict(zip(b.rounds[cache], b.wall[cache], strict=True))
-    both = [(where, samples) for where, samples in zip(a.rounds[cache], a.wall[cache], strict=True) if where in of_b]
+    of_b = dict(zip(b.rounds[cache], b.samples[cache], strict=True))
+    of_a = zip(a.rounds[cache], a.samples[cache], strict=True)
+    both = [(where, samples) for where, samples in of_a if where in of_b]
     if not both:
         return None
     return stats.paired_ratio_ci([s for _, s in both], [of_b[w] for w, _ in both], [w[0] for w, _ in both])
@@ -128,15 +141,19 @@ def race(
         checks = {s: briefs.get(case, yardstick, perturbation=s) for s in seeds}
         values = briefs.get(case, None, values_only=True)
         _start(contestants, values, setting, progress)
+        if is_gpu(setting.device) and WARM in effort.caches:
+            _capture(contestants, values, setting, progress)
         if canary is None:
             canary = _canary(contestants)
         stopped = _rounds(contestants, process, checks, effort, randomness, progress)
+        if is_gpu(setting.device) and process == 0:
+            _energy(contestants, progress)
         for c in contestants:
             if c.worker:
                 c.worker.close()
                 c.worker = None
     noise_floor = _noise_floor(contestants, effort.caches)
-    return Timing(case, contestants, noise_floor, stopped, canary, machine.snapshot())
+    return Timing(case, contestants, noise_floor, stopped, canary, setting.device, machine.snapshot())
 
 
 def _verified_seeds(case: Case, randomness: random.Random) -> list[int]:
@@ -150,18 +167,53 @@ def _start(contestants: list[Contestant], values: Any, setting: Setting, progres
         if not c.running:
             continue
         progress(f"warming up {c.label}")
-        c.worker = Worker(c.variant, setting)
-        try:
-            done = c.worker.ask("ready", limit=setting.prepare_limit, path=values)
-        except WorkerFailed as failure:
-            c.drop(failure.status, failure.evidence)
+        _warm_up(c, values, setting)
+
+
+def _warm_up(c: Contestant, values: Any, setting: Setting) -> None:
+    """A worker for the contestant, with the case set up."""
+    c.worker = Worker(c.variant, setting)
+    try:
+        done = c.worker.ask("ready", limit=setting.prepare_limit, path=values)
+    except WorkerFailed as failure:
+        c.drop(failure.status, failure.evidence)
+        return
+    c.prepare_s, c.call_s = max(c.prepare_s, done["prepare_s"]), done["call_s"]
+    c.overhead_s = done["overhead_s"]
+    c.workspace_bytes = done["workspace_bytes"]
+    c.configuration = done["configuration"]
+    c.busy_s, c.peak_bytes = done["busy_s"] or 0.0, done["peak_bytes"]
+    if c.call_s > setting.time_limit:
+        c.drop("timeout", f"one call takes {c.call_s:.3g} s, more than --time-limit {setting.time_limit:g}")
+    elif c.peak_bytes and c.variant.own_code:
+        c.drop("wrong", f"allocates: {c.peak_bytes} bytes inside the call, at the timed shape")
+
+
+def _capture(contestants: list[Contestant], values: Any, setting: Setting, progress: Callable[[str], None]) -> None:
+    """Have each capture its graph. A capture that breaks may leave anything behind: the worker is replaced."""
+    for c in contestants:
+        if not c.running or c.control or c.graph_evidence or c.call_s > COLD_ONLY_SECONDS:
             continue
-        c.prepare_s, c.call_s = max(c.prepare_s, done["prepare_s"]), done["call_s"]
-        c.overhead_s = done["overhead_s"]
-        c.workspace_bytes = done["workspace_bytes"]
-        c.configuration = done["configuration"]
-        if c.call_s > setting.time_limit:
-            c.drop("timeout", f"one call takes {c.call_s:.3g} s, more than --time-limit {setting.time_limit:g}")
+        assert c.worker
+        progress(f"capturing {c.label}")
+        try:
+            c.worker.ask("capture", busy_s=c.busy_s)
+        except WorkerFailed as failure:
+            c.graph_evidence = failure.evidence
+            c.worker.close()
+            _warm_up(c, values, setting)
+
+
+def _energy(contestants: list[Contestant], progress: Callable[[str], None]) -> None:
+    for c in contestants:
+        if not c.running or c.control:
+            continue
+        assert c.worker
+        progress(f"energy of {c.label}")
+        try:
+            c.energy_j = c.worker.ask("energy", busy_s=c.busy_s)
+        except WorkerFailed as failure:
+            c.drop(failure.status, f"while energy was measured: {failure.evidence}")
 
 
 def _canary(contestants: list[Contestant]) -> dict[str, float] | None:
@@ -215,27 +267,54 @@ def _turn(
     start = time.monotonic()
     calls = max(1, min(MAX_CALLS_A_TURN, int(TURN_SECONDS / (c.call_s + c.overhead_s))))
     caches = effort.caches[:1] if c.call_s > COLD_ONLY_SECONDS else effort.caches
+    clocks = clocks_of(c.worker.setting.device)
     for cache in caches:
         seeds = [randomness.getrandbits(40) for _ in range(calls)]
         verify = None
         if judged and cache == caches[-1]:
             seeds[-1], verify = judged
-        try:
-            done = c.worker.ask("sample", seeds=seeds, cold=cache == COLD, verify=verify)
-        except WorkerFailed as failure:
-            c.drop(failure.status, failure.evidence)
+        done = _ask(c, "sample", seeds=seeds, cold=cache == COLD, clock=clocks[0], verify=verify)
+        if done is None:
             break
-        verdict: Verdict | None = done["verdict"]
-        if verdict is not None:
-            c.verified += 1
-            c.ratio = max(c.ratio, verdict.ratio)
-            if not verdict.ok:
-                c.drop("wrong", f"{verdict.check} in a timed call: {verdict.evidence}")
-                break
-        c.wall.setdefault(cache, []).append(done["wall_s"])
+        c.samples.setdefault(cache, []).append(done["seconds"])
         c.cpu.setdefault(cache, []).append(done["cpu_s"])
         c.rounds.setdefault(cache, []).append((process, round_))
+        c.kernels_ran = c.kernels_ran or done["kernels"]
+        if done["state"]:
+            c.states.append(done["state"])
+        if SPAN in clocks and not c.control:
+            _beside(c, cache, seeds, verify)
     return time.monotonic() - start
+
+
+def _beside(c: Contestant, cache: str, seeds: list[int], verify: Any) -> None:
+    """The clocks that do not rank: spans, and where calls are warm a graph."""
+    done = _ask(c, "sample", seeds=seeds[:SPAN_CALLS], cold=cache == COLD, clock=SPAN)
+    if done:
+        c.spans.setdefault(cache, []).append(done["seconds"])
+    if done and cache == WARM and not c.graph_evidence:
+        done = _ask(c, "time_graph", seed=seeds[-1], verify=verify)
+        if done:
+            c.graphs.append(done["seconds"])
+
+
+def _ask(c: Contestant, command: str, **arguments: Any) -> dict[str, Any] | None:
+    """The worker's answer; None where the contestant was dropped: it failed, or a judged call was wrong."""
+    assert c.worker
+    try:
+        done = c.worker.ask(command, **arguments)
+    except WorkerFailed as failure:
+        c.drop(failure.status, failure.evidence)
+        return None
+    verdict: Verdict | None = done["verdict"]
+    if verdict is not None:
+        c.verified += 1
+        c.ratio = max(c.ratio, verdict.ratio)
+        if not verdict.ok:
+            what = "in a graph" if command == "time_graph" else "in a timed call"
+            c.drop("wrong", f"{verdict.check} {what}: {verdict.evidence}")
+            return None
+    return done
 
 
 def _settled(contestants: list[Contestant], effort: Effort) -> bool:

@@ -17,7 +17,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from kernels import put
 from reference import contract
 
 if TYPE_CHECKING:
+    from bench.devices import Device
     from bench.train import Call, Key, Memory
 
 FASTEST = "fastest"
@@ -40,7 +41,7 @@ HOPELESS = 12.0  # … and this much slower at a smaller shape of the layer is n
 SURE_MS = 1.0  # … unless the best is below this: one slice given to a neighbour is longer
 TRIVIAL_MS = 20.0  # calls this short are cheap enough to try anyway
 LATE = ("torch.compile",)  # compiles for seconds at every shape: tried last, the calls that matter most first, …
-BUDGET_S = 10.0  # … until this long after the start
+BUDGET_S, GPU_BUDGET_S = 10.0, 300.0  # … until this long after the start; on a GPU they are serious contenders
 
 
 @dataclass
@@ -128,6 +129,23 @@ class Times:
 
     ms: "dict[Key, dict[str, float]]" = field(default_factory=dict)
     skipped: "dict[Key, dict[str, str]]" = field(default_factory=dict)
+    broke: "tuple[Key, str] | None" = None  # the call and variant after which the GPU was of no more use
+
+
+def told(heard: list[Any]) -> "tuple[Times, tuple[Key, str] | None]":
+    """What a race that was cut off had told: its times, and the (key, variant name) that was tried last."""
+    times, last = Times(), None
+    for what in heard:
+        if isinstance(what, Times):
+            times.ms |= what.ms
+            times.skipped |= what.skipped
+        else:
+            last = what
+    return times, last
+
+
+class GpuLost(Exception):
+    """A candidate did what the driver never forgives (an illegal address, a trap): only a new process can go on."""
 
 
 def race(
@@ -135,15 +153,22 @@ def race(
     pool: "dict[Key, list[Variant]]",
     budget: float = BUDGET_S,
     hopeless: float = HOPELESS,
+    tell: Callable[[Any], None] = lambda what: None,
 ) -> Times:
     """Time every candidate at its calls of the step, interleaved, on the step's own memory (its contents are lost).
 
     Successive calls go to successive blocks of the model, so that weights come from memory as they do in the step.
+    On a GPU its events time them, behind a backlog that keeps launching out of the time, as a graph does. Where a
+    candidate leaves the GPU unusable the race ends with what it has, and `broke` says which.
+
+    tell: called with (key, variant name) before a candidate is tried, and with Times after each key, so that nothing is
+    lost with a process that a candidate kills, or hangs in.
     """
     from bench.train import adamw_call, forward_backward, norm_call, step_shapes
 
     memory.fill_random()
-    shapes = {id: c.shape for id, c in step_shapes(memory.model, memory.B, memory.T, memory.dtype).items()}
+    sizes = (memory.model, memory.B, memory.T, memory.dtype, memory.recompute)
+    shapes = {id: c.shape for id, c in step_shapes(*sizes).items()}
     calls: dict[Key, list[Call]] = {}
     for call in [*forward_backward(memory, False), norm_call(memory), adamw_call(memory)]:
         calls.setdefault(call.key, []).append(call)
@@ -157,78 +182,102 @@ def race(
 
     def race_one(key: "Key", racing: list[Variant]) -> None:
         layer = key[0].partition("/")[0]
-        found = _race_one(racing, calls[key], shapes[key[0]], memory.device, times.skipped[key])
+        skipped = times.skipped[key]
+        found = _race_one(racing, calls[key], shapes[key[0]], memory.device, skipped, lambda name: tell((key, name)))
         for name, ms in found.items():
             times.ms[key][name] = min(ms, times.ms[key].get(name, math.inf))
             rates[layer, key[1], name] = ms / work(key)
-
-    for key in sorted(pool, key=work):
-        times.ms[key], times.skipped[key] = {}, {}
-        layer = key[0].partition("/")[0]
-        known = {v.name: rates[layer, key[1], v.name] for v in pool[key] if (layer, key[1], v.name) in rates}
-        best = min(known.values(), default=0.0)
-        racing = []
-        for v in [v for v in pool[key] if v.name not in LATE] or pool[key]:
-            rate = known.get(v.name, best)
-            if rate > hopeless * best and rate * work(key) > TRIVIAL_MS:
-                times.skipped[key][v.name] = f"{rate / best:.0f} times slower at a smaller shape"
-            else:
-                racing.append(v)
-        race_one(key, racing)
+        tell(Times({key: times.ms[key]}, {key: skipped}))
 
     def weight(key: "Key") -> float:
         return len(calls[key]) * min(times.ms[key].values(), default=math.inf)
 
-    for key in sorted(pool, key=weight, reverse=True):
-        ms, skipped = times.ms[key], times.skipped[key]
-        late = [v for v in pool[key] if v.name in LATE and v.name not in ms | skipped]
-        if late and time.monotonic() > deadline:
-            skipped |= {v.name: f"the {budget:g} s for measuring were spent" for v in late}
-        elif late:
-            leader = min(ms, key=ms.__getitem__, default=None)
-            race_one(key, [*late, *(v for v in pool[key] if v.name == leader)])
+    try:
+        for key in sorted(pool, key=work):
+            times.ms[key], times.skipped[key] = {}, {}
+            layer = key[0].partition("/")[0]
+            known = {v.name: rates[layer, key[1], v.name] for v in pool[key] if (layer, key[1], v.name) in rates}
+            best = min(known.values(), default=0.0)
+            racing = []
+            for v in [v for v in pool[key] if v.name not in LATE] or pool[key]:
+                rate = known.get(v.name, best)
+                if rate > hopeless * best and rate * work(key) > TRIVIAL_MS:
+                    times.skipped[key][v.name] = f"{rate / best:.0f} times slower at a smaller shape"
+                else:
+                    racing.append(v)
+            race_one(key, racing)
+
+        for key in sorted(pool, key=weight, reverse=True):
+            ms, skipped = times.ms[key], times.skipped[key]
+            late = [v for v in pool[key] if v.name in LATE and v.name not in ms | skipped]
+            if late and time.monotonic() > deadline:
+                skipped |= {v.name: f"the {budget:g} s for measuring were spent" for v in late}
+            elif late:
+                leader = min(ms, key=ms.__getitem__, default=None)
+                race_one(key, [*late, *(v for v in pool[key] if v.name == leader)])
+    except GpuLost as lost:
+        times.broke = key, str(lost)
+        del times.ms[key]
     return times
 
 
-def _race_one(racing, calls, shape, device, skipped) -> dict[str, float]:
+def _race_one(racing, calls, shape, device: "Device", skipped, tell) -> dict[str, float]:
     """{variant: ms} of one (id, phase): a warm-up call, a timed one, then rounds of those not far behind.
 
     The best call counts: a neighbour on the machine makes calls longer, never shorter.
     """
-    from bench.train import bind, make_workspace, synchronize, workspace_bytes
+    from bench.devices import SPAN
+    from bench.train import bind, make_workspace, workspace_bytes
+
+    clock = SPAN if SPAN in device.clocks else device.clocks[0]
 
     bound: dict[str, list] = {}
     samples: dict[str, list[float]] = {}
 
     def timed(name: str, turn: int) -> float:
+        if turn < 2 or clock == SPAN:  # on a CPU the parent is not woken up between short calls
+            tell(name)
         function, args, kwargs = bound[name][turn % len(calls)]
-        synchronize(device)
-        start = time.perf_counter()
-        function(*args, **kwargs)
-        synchronize(device)
-        return (time.perf_counter() - start) * 1e3
+        with device.timer(clock) as timer:
+            timer.start()
+            function(*args, **kwargs)
+            timer.stop()
+        return timer.seconds[0] * 1e3
+
+    def failed(name: str, error: Exception) -> None:
+        """A variant that cannot run is no candidate; the reason is kept."""
+        samples.pop(name, None)
+        skipped[name] = f"{type(error).__name__}: {error}".partition("\n")[0]
+        try:
+            device.synchronize()
+        except Exception as lost:
+            raise GpuLost(name) from lost
 
     for v in racing:
+        tell(v.name)
         try:
             module = v.load()
             if hasattr(module, "prepare"):
                 module.prepare(shape, calls[0].key[1])
-            workspace = make_workspace([workspace_bytes(calls[0], module, shape)], device)
+            workspace = make_workspace([workspace_bytes(calls[0], module, shape)], device.place)
             bound[v.name] = [bind(c, module, workspace, shape) for c in calls]
             timed(v.name, 0)  # compiles, loads, packs: whatever the first call does
             samples[v.name] = [timed(v.name, 1)]
-        except Exception as error:  # a variant that cannot run is no candidate; the reason is kept
-            skipped[v.name] = f"{type(error).__name__}: {error}".partition("\n")[0]
-    if not samples:
-        return {}
+        except Exception as error:
+            failed(v.name, error)
     start = time.monotonic()
     for turn in range(2, 2 + MAX_ROUNDS):
+        if not samples:
+            break
         best = min(min(s) for s in samples.values())
         near = [name for name, s in samples.items() if min(s) <= CUT_OFF * best or best < SURE_MS]
         if len(near) == 1 or (turn >= 2 + ROUNDS and time.monotonic() - start > LONG_ENOUGH_S):
             break
         for name in random.sample(near, len(near)):
-            samples[name].append(timed(name, turn))
+            try:
+                samples[name].append(timed(name, turn))
+            except Exception as error:
+                failed(name, error)
     return {name: min(s) for name, s in samples.items()}
 
 
@@ -295,10 +344,11 @@ def open_cache(device: str, threads: int) -> Cache:
     """The cache of this machine: keyed by CPU (or GPU), threads and versions, so that a stale time is never used."""
     import torch
 
+    from bench.devices import open_device
     from kernels import cache_dir
     from kernels.cpu import cpu_flags
 
-    chip = torch.cuda.get_device_name(device) if device != "cpu" else _cpu_name()
+    chip = _cpu_name() if device == "cpu" else open_device(device).chip()[0]
     context = [chip, cpu_flags(), device, threads, torch.__version__, platform.python_version()]
     return Cache(cache_dir() / "step_times.json", context)
 

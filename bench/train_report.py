@@ -40,7 +40,7 @@ COLUMNS = (
         "worst_loss",
         "worst_norm",
     ),
-    *("planned_bytes", "utc", "run", "reproduce"),
+    *("planned_bytes", "graph", "graph_evidence", "utc", "run", "reproduce"),
 )
 SHOWN_EXCESSES = 5
 PARTS = {
@@ -48,6 +48,10 @@ PARTS = {
     "gaps_s": "gaps: batches, clipping, Python between calls",
     "remainder_s": "remainder: timed steps without these clocks",
     "step_s": "step",
+}
+GPU_PARTS = PARTS | {
+    "gaps_s": "gaps: batches, loss, clipping, waits for launches",
+    "remainder_s": "remainder: what the graph saves of plain launches",
 }
 
 
@@ -114,7 +118,7 @@ class Judged:
             shape=dict(B=s.job.B, T=s.job.T, accumulation=s.job.accumulation),
             status="wrong" if self.excesses.get(name) else "ok",
             evidence="; ".join(map(str, self.excesses.get(name, [])[:SHOWN_EXCESSES])),
-            planned_bytes=s.planned_bytes if name in self.ours else None,
+            planned_bytes=s.built[name].bytes if name in self.ours else None,
             first_loss=steps[0]["loss"],
             last_loss=steps[-1]["loss"],
             losses=[x["loss"] for x in steps],
@@ -126,6 +130,9 @@ class Judged:
         )
         if name in self.ours:
             row["kernels"] = {" ".join(key): v.name for key, v in self._choice(name).items()}
+            row["recompute"], row["saved_bytes"] = list(s.job.recompute), s.built[name].saved_bytes
+        if name in self.ours and s.args.gpu:
+            row["graph"], row["graph_evidence"] = s.built[name].graph, s.built[name].graph_evidence
         return row
 
     def _choice(self, name: str) -> "dict[Key, Variant]":
@@ -179,12 +186,13 @@ class Report(Judged):
     """Everything that follows from a session's steps."""
 
     def __init__(self, session: "Session"):
-        from bench.e2e import WARM_UP
-
         super().__init__(session)
         job = session.job
-        self.walls = {n: [[s["wall_s"]] for s in t[WARM_UP:]] for n, t in session.trajectories.items()}
-        self.cpus = {n: [[s["cpu_s"]] for s in t[WARM_UP:]] for n, t in session.trajectories.items()}
+        rounds = [turn.timed for turn in session.turns if turn.timed]
+        self.walls, self.cpus = (
+            {n: [[t[i][what] for i in timed] for timed in rounds] for n, t in session.trajectories.items()}
+            for what in ("wall_s", "cpu_s")
+        )
         self.tokens = job.B * job.T * job.accumulation
         self.flops = flops_per_token(job.model, job.T)
         self.peaks = session.matmul_peaks
@@ -194,7 +202,7 @@ class Report(Judged):
     def _row(self, name: str) -> dict[str, Any]:
         median, low, high = stats.median_ci(self.walls[name])
         row = self.judged_row(name) | dict(
-            timer="wall",
+            timer="span" if self.s.args.gpu else "wall",
             samples=self.walls[name],
             cpu_samples=self.cpus[name],
             median_s=median,
@@ -211,6 +219,7 @@ class Report(Judged):
         if self.parity:
             row |= self._mfu(median)
         if name in self.ours:
+            row["in_context_clock"] = self.s.in_context[name][0].clock
             row["in_context_s"] = {" ".join(key): ms / 1e3 for key, ms in self.layer_ms(name).items()}
         return row
 
@@ -225,7 +234,7 @@ class Report(Judged):
 
     def layer_ms(self, name: str) -> "dict[Key, float]":
         """In-context milliseconds a step of each (id, phase): the median over the instrumented steps."""
-        steps = [times for times, _ in self.s.in_context[name]]
+        steps = [step.ms for step in self.s.in_context[name]]
         return {key: float(np.median([s[key] for s in steps])) for key in steps[0]}
 
     def records(self) -> list[dict[str, Any]]:
@@ -249,10 +258,30 @@ class Report(Judged):
         if busy := machine.busy(machine.snapshot()):
             screen.print(f"busy machine: {busy}", style="yellow")
         self.print_gate(screen)
+        for note in self.s.notes:
+            screen.print(note, style="yellow", highlight=False)
         screen.print(self._speed_table())
+        self._print_recipes(screen)
         screen.print(self._layer_table())
         if self.s.swaps:
             screen.print(self._swap_table())
+
+    def _print_recipes(self, screen: Any) -> None:
+        """What each contestant is, where its name does not say it."""
+        if self.s.args.gpu:
+            for name in self.ours:
+                built = self.s.built[name]
+                how = "one CUDA graph" if built.graph else f"plain launches ({built.graph_evidence})"
+                screen.print(f"{name}: {how}", highlight=False)
+            for name in self.theirs:
+                screen.print(f"{name}: {self.s.recipes[name]}", highlight=False)
+        if self.s.job.recompute:
+            built, what = self.s.built[self.ours[0]], " and ".join(self.s.job.recompute)
+            screen.print(
+                f"{what} recomputed in backward: {number(built.bytes, 1e6)} MB planned, "
+                f"{number(built.saved_bytes, 1e6)} MB saved",
+                highlight=False,
+            )
 
     def _speed_table(self) -> Table:
         job = self.s.job
@@ -268,7 +297,8 @@ class Report(Judged):
                 table.add_column(f"MFU {convention}\n/ {where}", justify="right")
         for name in ("peak MB", "loss", "of band:\nloss, norm"):
             table.add_column(name, justify="right", no_wrap=True)
-        known = [f"{where} {number(peak, 1e9)} GFLOP/s" for where, peak in self.peaks.items()]
+        scale, unit = (1e12, "TFLOP/s") if self.s.args.gpu else (1e9, "GFLOP/s")
+        known = [f"{where} {number(peak, scale)} {unit}" for where, peak in self.peaks.items()]
         table.caption = f"MFU of the matmul peak: {', '.join(known)}. Loss: first and last step."
         for row in self.rows:
             half = (row["high_s"] - row["low_s"]) / 2 / row["median_s"]
@@ -291,16 +321,21 @@ class Report(Judged):
     def reconciliation(self) -> dict[str, float]:
         """Seconds: all layers in context, the gaps between them, and what is left of the timed step.
 
-        Layers and gaps come from the steps with a clock around every call, the step from those without.
+        Layers and gaps come from the steps with a clock around every call, the step from those without. On a GPU, gaps
+        are what a step of plain launches takes beyond the layers' kernels, and the remainder is what the graph adds
+        to that: it should be below zero.
         """
         steps = self.s.in_context[self.ours[0]]
         layers = sum(self.layer_ms(self.ours[0]).values()) / 1e3
-        gaps = float(np.median([whole - sum(times.values()) for times, whole in steps])) / 1e3
+        gaps = float(np.median([step.whole_ms - sum(step.ms.values()) for step in steps])) / 1e3
         step = stats.median_ci(self.walls[self.ours[0]])[0]
         return {"layers_s": layers, "gaps_s": gaps, "remainder_s": step - layers - gaps, "step_s": step}
 
     def _layer_table(self) -> Table:
-        table = new_table("where our step goes (ms a step, inside the step; alone: measured on its own)")
+        clock = self.s.in_context[self.ours[0]][0].clock
+        by = f", by the GPU's clock {clock!r}" if self.s.args.gpu else ""
+        parts = GPU_PARTS if self.s.built[self.ours[0]].graph else PARTS
+        table = new_table(f"where our step goes (ms a step, inside the step{by}; alone: measured on its own)")
         for name in ("layer/shape", "pass", "variant"):
             table.add_column(name)
         for name in ("calls", "ms a step", "of step", "ms a call", "alone"):
@@ -316,7 +351,7 @@ class Report(Judged):
             table.add_row(*key, self.s.choice[key].name, str(calls), *cells, told)
         table.add_section()
         for part, seconds in total.items():
-            name, share = PARTS[part], seconds / total["step_s"]
+            name, share = parts[part], seconds / total["step_s"]
             told = f"-{percent(-share)}" if share < 0 else percent(share)
             table.add_row(name, "", "", "", f"{seconds * 1e3:.4g}", told, "", "")
         return table

@@ -14,7 +14,8 @@ import os
 import signal
 import time
 import traceback
-from contextlib import nullcontext, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,11 +37,14 @@ if TYPE_CHECKING:
 STEP_LIMIT_S = 600.0  # one step; the naive kernels need a minute or two for gpt2-124m
 SETUP_LIMIT_S = 900.0  # compiling, measuring
 LEAVE_S = 3.0
+TOLD = "told"  # a message that is not yet the answer
+SDPA_CALLS = 5
 
 
 @dataclass(frozen=True)
 class Job:
-    """What all contestants train: the same model, sizes, dtype, threads and initial parameters."""
+    """What all contestants train: the same model, sizes, dtype, threads and initial parameters. `device` is the name
+    that bench.devices.open_device knows it by."""
 
     model: Model
     B: int
@@ -51,6 +55,15 @@ class Job:
     accumulation: int = 1
     seed: int = 0
     simulate: bool = False
+    recompute: tuple[str, ...] = ()
+
+
+class OutOfMemory(CannotGoOn):
+    """A contestant did not fit into the GPU's memory."""
+
+
+class Lost(CannotGoOn):
+    """A contestant's process died, or does not answer."""
 
 
 class Contestant:
@@ -58,6 +71,7 @@ class Contestant:
 
     def __init__(self, name: str, room: type, job: Job, *arguments: Any):
         self.name = name
+        self.heard: list[Any] = []  # what the process told while it worked on the last command (Room.tell)
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_enter, args=(theirs, room, job, arguments), daemon=True)
@@ -75,29 +89,36 @@ class Contestant:
         return self.answer(limit)
 
     def send(self, command: str, **arguments: Any) -> None:
+        self.heard = []
         try:
             self.connection.send((command, arguments))
         except OSError as error:
             raise self._died() from error
 
     def answer(self, limit: float = STEP_LIMIT_S) -> Any:
+        """limit: seconds until the process says anything."""
+        kind = TOLD
         try:
-            if not self.connection.poll(limit):
-                self.close()
-                raise CannotGoOn(f"{self.name}: no answer within {limit:g} s; its process was stopped")
-            kind, value = self.connection.recv()
+            while kind == TOLD:
+                if not self.connection.poll(limit):
+                    self.close()
+                    raise Lost(f"{self.name}: no answer within {limit:g} s; its process was stopped")
+                kind, value = self.connection.recv()
+                self.heard += [value] if kind == TOLD else []
         except (EOFError, ConnectionResetError) as error:
             raise self._died() from error
+        if kind == "out of memory":
+            raise OutOfMemory(f"{self.name}: {value}")
         if kind == "failed":
             raise CannotGoOn(f"{self.name}: {value[0]}", value[1])
         return value
 
-    def _died(self) -> CannotGoOn:
+    def _died(self) -> Lost:
         self.process.join(5)
         code = self.process.exitcode
         how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
         hint = " (SIGKILL is often the system running out of memory)" if code == -signal.SIGKILL else ""
-        return CannotGoOn(f"{self.name}: its process died with {how}{hint}")
+        return Lost(f"{self.name}: its process died with {how}{hint}")
 
     def close(self) -> None:
         """End the process: it leaves at the end of its pipe; one that hangs is killed."""
@@ -120,12 +141,22 @@ def _enter(connection: Connection, room: type, job: Job, arguments: tuple) -> No
         except (EOFError, OSError):
             return
         try:
-            inside = inside or room(job, *arguments)
+            if inside is None:
+                inside = room(job, *arguments)
+                inside.tell = lambda what: connection.send((TOLD, what))
             connection.send(("done", getattr(inside, command)(**keywords)))
         except CannotGoOn as error:
             connection.send(("failed", (str(error), error.code)))
         except BaseException as error:
-            connection.send(("failed", (_explain(error), cli.FAILED)))
+            told = _explain(error)
+            out_of_memory = job.device != "cpu" and is_out_of_memory(error)
+            connection.send(("out of memory", told) if out_of_memory else ("failed", (told, cli.FAILED)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory ran out: torch's and CuPy's exception, and what libraries and the driver say."""
+    words = ("out of memory", "OUT_OF_MEMORY", "ALLOC_FAILED")
+    return type(error).__name__ == "OutOfMemoryError" or any(word in str(error) for word in words)
 
 
 def _explain(error: BaseException) -> str:
@@ -141,11 +172,17 @@ def _explain(error: BaseException) -> str:
 class Room:
     """What every contestant can be asked. A subclass has `load` and `_step`."""
 
+    tell: Callable[[Any], None] = staticmethod(lambda what: None)  # to the parent, while a command runs
+
     def __init__(self, job: Job):
         import torch
 
+        from bench.devices import SPAN, open_device
+
         torch.set_num_threads(job.threads)
         self.job = job
+        self.device = open_device(job.device)
+        self.clock = SPAN if SPAN in self.device.clocks else self.device.clocks[0]
 
     def parameters(self, perturbed: int | None = None) -> "dict[str, Any]":
         """The initial parameters by name, the same in every process, rounded to the working dtype.
@@ -175,36 +212,51 @@ class Room:
         raise NotImplementedError
 
     def step(self, batches: "list[NumpyBatch]", lr: float, details: bool = False) -> dict[str, Any]:
-        """One training step: loss, gradient norm, wall and process-CPU seconds.
+        """One training step: loss, gradient norm, seconds of the clock and of the process's CPU time.
 
-        details: also the norm of every parameter's gradient (before clipping); such a step is not for timing.
+        The clock is the wall's on a CPU; on a GPU it is the device's own, from before the first launch to after the
+        last kernel. details: also the norm of every parameter's gradient (before clipping); such a step is not for
+        timing.
         """
         ready = self._batches(batches)
-        cpu_start, start = time.process_time_ns(), time.perf_counter_ns()
-        loss, norm, norms = self._step(ready, lr, details)
-        end, cpu_end = time.perf_counter_ns(), time.process_time_ns()
-        return dict(loss=loss, norm=norm, norms=norms, wall_s=(end - start) / 1e9, cpu_s=(cpu_end - cpu_start) / 1e9)
+        with self.device.timer(self.clock) as timer:
+            cpu = time.process_time_ns()
+            timer.start()
+            loss, norm, norms = self._step(ready, lr, details)
+            timer.stop()
+            cpu = time.process_time_ns() - cpu
+        return dict(loss=loss, norm=norm, norms=norms, wall_s=timer.seconds[0], cpu_s=cpu / 1e9)
+
+    def steps(self, steps: "list[list[NumpyBatch]]", lr: float, details: bool = False) -> list[dict[str, Any]]:
+        """Several steps, one after the other; `details` of the first."""
+        return [self.step(batches, lr, details and i == 0) for i, batches in enumerate(steps)]
 
     def _batches(self, batches: "list[NumpyBatch]") -> list:
         import torch
 
-        return [tuple(torch.from_numpy(x).to(self.job.device) for x in pair) for pair in batches]
+        return [tuple(torch.from_numpy(x).to(self.device.place) for x in pair) for pair in batches]
+
+    def profile(self, batches: "list[NumpyBatch]", lr: float, name: str, folder: Path) -> list[dict[str, Any]]:
+        """A trace of one step (see bench.profiling); its rows."""
+        from bench import profiling
+
+        ready = self._batches(batches)
+        return profiling.profile(lambda: self._step(ready, lr, False), self.device, name, folder, calls=1)
+
+    def park(self) -> None:
+        """Hand memory that is not in use back to the GPU, for the other contestants."""
+        self.device.release_unused()
 
     def forget_peak(self) -> None:
         """Start a new peak of resident memory, so that compiling and measuring are not counted."""
-        if self.job.device != "cpu":
-            import torch
-
-            torch.cuda.reset_peak_memory_stats(self.job.device)
+        self.device.forget_peak()
         with suppress(OSError):  # where this is not allowed, the peak includes set-up
             Path("/proc/self/clear_refs").write_text("5")
 
     def peak_bytes(self) -> int:
         """Peak resident memory of this process (on a GPU: of the device's tensors) since `forget_peak`."""
         if self.job.device != "cpu":
-            import torch
-
-            return torch.cuda.max_memory_allocated(self.job.device)
+            return self.device.memory()[1]
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(s for s in lines if s.startswith("VmHWM")).split()[1]) * 1024
 
@@ -216,16 +268,16 @@ class OurRoom(Room):
         super().__init__(job)
         from bench.train import Memory
 
-        self.memory = Memory(job.model, job.B, job.T, job.dtype, job.device)
+        self.memory = Memory(job.model, job.B, job.T, job.dtype, self.device, job.recompute)
 
     def race(self, pool: "dict[Key, list[Variant]]", **limits: float) -> "Times":
         """Time candidates at the step's calls (see bench.train_pick.race). What was loaded is lost."""
         from bench import train_pick
 
-        return train_pick.race(self.memory, pool, **limits)
+        return train_pick.race(self.memory, pool, tell=self.tell, **limits)
 
-    def build(self, choice: "dict[Key, Variant]") -> int:
-        """Bind the step to the chosen variants; the bytes of all memory it will ever use."""
+    def build(self, choice: "dict[Key, Variant]", graph: bool = False) -> "Built":
+        """Bind the step to the chosen variants, and with `graph` record it. `load` must follow."""
         from bench.train import Step
 
         if self.job.simulate:
@@ -234,8 +286,16 @@ class OurRoom(Room):
             for backend in {v.backend for v in choice.values()} & set(registry.SIMULATED):
                 simulate.install(backend)
         modules = {key: variant.load() for key, variant in choice.items()}
+        self.names = {key: variant.name for key, variant in choice.items()}
         self.training = Step(self.memory, modules, self.job.accumulation)
-        return self.training.bytes
+        self.device.forget_peak()
+        evidence = self.training.capture() if graph else None
+        # A replay allocates nothing: what its kernels hold for a while was allocated when the graph was recorded.
+        self.recorded_peak = self.device.memory()[1] if graph else 0
+        return Built(self.training.bytes, self.memory.saved_bytes, graph and evidence is None, evidence or "")
+
+    def peak_bytes(self) -> int:
+        return max(super().peak_bytes(), self.recorded_peak)
 
     def load(self, perturbed: int | None = None) -> None:
         self.training.load(self.parameters(perturbed))
@@ -245,20 +305,75 @@ class OurRoom(Room):
         grads = self.memory.grads.items() if details else ()
         return loss, norm, {name: _norm(g) for name, g in grads}
 
-    def step_in_context(self, batches: "list[NumpyBatch]", lr: float) -> "tuple[dict[Key, float], float]":
-        """Milliseconds of each (id, phase) inside one step, over all its calls; and of this whole step."""
+    def step_in_context(self, batches: "list[NumpyBatch]", lr: float) -> "InContext":
+        """Milliseconds of each (id, phase) inside one step, over all its calls; and of a whole step without a graph."""
         ready = self._batches(batches)
-        start = time.perf_counter_ns()
-        times = self.training.run_timed(ready, lr)
-        return times, (time.perf_counter_ns() - start) / 1e6
+        if self.job.device == "cpu":
+            start = time.perf_counter_ns()
+            times = self.training.run_timed(ready, lr)
+            return InContext(times, (time.perf_counter_ns() - start) / 1e6, self.clock)
+        # Around a GPU's kernels a clock costs more than the gaps between them: the whole step is another one.
+        times, clock = self._busy(ready, lr)
+        with self.device.timer(self.clock) as timer:
+            timer.start()
+            self.training.run(ready, lr, plain=True)
+            timer.stop()
+        return InContext(times, timer.seconds[0] * 1e3, clock)
+
+    def profile(self, batches: "list[NumpyBatch]", lr: float, name: str, folder: Path) -> list[dict[str, Any]]:
+        """A trace of one step of plain launches, every call in a range layer/shape/phase/variant; its rows."""
+        from bench import profiling
+        from bench.ranges import span
+
+        ready = self._batches(batches)
+
+        def step() -> None:
+            self.training.run_marked(ready, lr, lambda key: span("/".join([*key, self.names[key]])))
+
+        return profiling.profile(step, self.device, name, folder, calls=1)
+
+    def _busy(self, batches: list, lr: float) -> "tuple[dict[Key, float], str]":
+        """Times of all calls by the device's first clock, or where that fails by the one steps are timed with."""
+        clock = self.device.clocks[0]
+        try:
+            return self.training.run_timed(batches, lr, clock), clock
+        except RuntimeError as error:  # the profiler's counters may be somebody else's
+            cli.say(f"calls are timed by {self.clock}, not by {clock}: {_explain(error)}")
+            return self.training.run_timed(batches, lr, self.clock), self.clock
+
+
+@dataclass(frozen=True)
+class Built:
+    """Our step as it was bound: bytes of all memory it will ever use, and whether it is a graph, or why not."""
+
+    bytes: int
+    saved_bytes: int  # by recomputing; not among `bytes`
+    graph: bool
+    graph_evidence: str
+
+
+@dataclass(frozen=True)
+class InContext:
+    """One step with a clock around every call."""
+
+    ms: "dict[Key, float]"
+    whole_ms: float  # of the same step; on a GPU of a step of plain launches without those clocks
+    clock: str
+
+
+CAREFUL = ("compile", "compile-bf16")  # what a careful user of PyTorch writes, as far as the device offers it
 
 
 class TorchRoom(Room):
-    """The step as a careful user of PyTorch writes it: `mode` "eager" or "compile".
+    """The step as users of PyTorch write it: `mode` is a baseline of bench.e2e.
 
     The plain GPT-2 of reference/gpt2.py with a padded vocabulary and a loss-only return, fused AdamW with weight
     decay on matrices only, clip_grad_norm_, gradients set to None. In bf16: fp32 parameters under autocast, the
     standard recipe; with `pure`, bf16 parameters and activations and fp32 masters, which are the formats of our step.
+
+    On a GPU the careful modes also choose kernels by measuring (max-autotune), pin the fastest SDPA backend, and let
+    fp32 matmuls that autocast leaves use TF32. They take no CUDA graphs of PyTorch's: those keep memory that the other
+    contestants need, and a step of this size does not wait for its launches.
     """
 
     def __init__(self, job: Job, mode: str, pure: bool = False):
@@ -268,13 +383,31 @@ class TorchRoom(Room):
         from bench.tensors import DTYPES
         from reference import gpt2
 
-        self.pure = pure and job.dtype != "fp32"
-        self.autocast = job.dtype != "fp32" and not pure
+        self.pure = (pure or mode == "compile-bf16") and job.dtype != "fp32"
+        self.autocast = job.dtype != "fp32" and not self.pure
         self.dtype = DTYPES[job.dtype]
-        self.model = gpt2.GPT2(job.model).to(job.device)
+        self.careful = mode in CAREFUL and job.device != "cpu"
+        self.model = gpt2.GPT2(job.model).to(self.device.place)
         if self.pure:
             self.model.to(self.dtype)
-        self.loss = torch.compile(self.model) if mode == "compile" else self.model
+        self.backend: Any = None  # of SDPA; None leaves the choice to PyTorch
+        self.recipe = []
+        self.loss: Any = self.model
+        if self.autocast or self.pure:
+            self.recipe.append("bf16 autocast of fp32 parameters" if self.autocast else "bf16 parameters, fp32 masters")
+        self.recipe += ["fused AdamW", "padded vocabulary", "loss-only return"]
+        if self.careful:
+            import torch._inductor.select_algorithm as algorithms
+
+            algorithms.PRINT_AUTOTUNE = False  # a table for every matmul
+            self.loss = torch.compile(self.model, mode="max-autotune-no-cudagraphs")
+            self.recipe.insert(0, "torch.compile max-autotune-no-cudagraphs")
+            if job.dtype != "fp32":
+                torch.set_float32_matmul_precision("high")
+                self.recipe.append("TF32 for the fp32 matmuls left")
+        elif mode.startswith("compile"):
+            self.loss = torch.compile(self.model)
+            self.recipe.insert(0, "torch.compile, defaults")
 
     def load(self, perturbed: int | None = None) -> None:
         import torch
@@ -294,19 +427,62 @@ class TorchRoom(Room):
         betas = (HYPER["beta1"], HYPER["beta2"])
         self.optimizer = torch.optim.AdamW(groups, betas=betas, eps=HYPER["eps"], fused=True)
 
-    def warm(self, batches: "list[NumpyBatch]", lr: float) -> None:
-        """Compile and touch all memory with one step, then start afresh."""
+    def warm(self, batches: "list[NumpyBatch]", lr: float) -> str:
+        """Compile and touch all memory with one step, then start afresh. What this baseline is, in words."""
+        if self.careful:
+            self._pin_sdpa()
         self.load()
         self.step(batches, lr)
         self.load()
+        return ", ".join(self.recipe)
+
+    def _pin_sdpa(self) -> None:
+        """The SDPA backend that takes the least time, forward and backward, at this step's shape."""
+        import torch
+        from torch.nn.attention import SDPBackend
+
+        job, model = self.job, self.job.model
+        packed = torch.randn(job.B, job.T, 3, model.NH, model.head_size, device=self.device.place).to(self.dtype)
+        milliseconds = {}
+        for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
+            with suppress(RuntimeError):  # a backend that has no kernel for this card, dtype or head size
+                milliseconds[backend] = self._sdpa_ms(backend, packed)
+        if milliseconds:
+            self.backend = min(milliseconds, key=milliseconds.__getitem__)
+            told = ", ".join(f"{b.name.partition('_')[0].lower()} {ms:.3g} ms" for b, ms in milliseconds.items())
+            self.recipe.append(f"SDPA pinned to the fastest of {told}")
+
+    def _sdpa_ms(self, backend: Any, packed: Any) -> float:
+        """The best of a few forward and backward calls on q, k and v as GPT-2 packs them, (B, T, 3, NH, HS);
+        RuntimeError where the backend cannot do it."""
+        import torch
+        from torch.nn.attention import sdpa_kernel
+
+        q, k, v = (x.transpose(1, 2).detach().requires_grad_() for x in packed.unbind(2))
+        with sdpa_kernel(backend), self.device.timer(self.clock) as timer:
+            for _ in range(1 + SDPA_CALLS):
+                timer.start()
+                torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).backward(q.detach())
+                timer.stop()
+        return min(timer.seconds[1:]) * 1e3
+
+    def _loss(self, tokens: Any, targets: Any) -> Any:
+        import torch
+        from torch.nn.attention import sdpa_kernel
+
+        with ExitStack() as stack:
+            if self.autocast:
+                stack.enter_context(torch.autocast(self.device.place.partition(":")[0], self.dtype))
+            if self.backend is not None:
+                stack.enter_context(sdpa_kernel(self.backend))
+            return self.loss(tokens, targets)
 
     def _step(self, batches, lr, details):
         import torch
 
-        loss_sum = torch.zeros((), device=self.job.device)
+        loss_sum = torch.zeros((), device=self.device.place)
         for tokens, targets in batches:
-            with torch.autocast(self.job.device, self.dtype) if self.autocast else nullcontext():
-                loss = self.loss(tokens, targets)
+            loss = self._loss(tokens, targets)
             (loss / len(batches)).backward()
             loss_sum += loss.detach() / len(batches)
         if self.pure:
@@ -323,14 +499,15 @@ class TorchRoom(Room):
         if self.pure:
             with torch.no_grad():
                 torch._foreach_copy_(self.weights, self.masters)
-        return loss_sum.item(), norm, norms
+        return loss_sum.item(), float(norm), norms  # read last: nothing waits for the GPU before
 
-    def _clip(self) -> float:
+    def _clip(self) -> Any:
+        """Clip the gradients; their norm before, as a number or a tensor that need not be ready."""
         import torch
 
         from bench.train import MAX_NORM
 
-        return torch.nn.utils.clip_grad_norm_(self.masters, MAX_NORM).item()
+        return torch.nn.utils.clip_grad_norm_(self.masters, MAX_NORM)
 
 
 class JudgeRoom(Room):
@@ -339,11 +516,30 @@ class JudgeRoom(Room):
     def run(self, centre: bool, perturbed: int | None, batches: list, lr: float) -> list[dict[str, Any]]:
         """A whole trajectory from the start: loss, norm and, for the first step, the norms of each step.
 
-        centre: fp32 from the unperturbed parameters; else the working dtype in our step's formats, perturbed.
+        centre: fp32 from the unperturbed parameters; else the working dtype in our step's formats, perturbed. Where
+        a micro-batch does not fit into a GPU's memory, it is taken in slices whose gradients add up.
         """
         room = _Centre(self.job) if centre else TorchRoom(self.job, "eager", pure=True)
-        room.load(perturbed)
-        return [room.step(b, lr, details=i == 0) for i, b in enumerate(batches)]
+        slices = 1
+        while True:
+            try:
+                room.load(perturbed)
+                steps = [_sliced(b, slices) for b in batches]
+                return room.steps(steps, lr, details=True)
+            except RuntimeError as error:
+                if self.job.device == "cpu" or not is_out_of_memory(error) or self.job.B % (2 * slices):
+                    raise
+            slices *= 2
+            room.park()
+
+
+def _sliced(batches: "list[NumpyBatch]", slices: int) -> "list[NumpyBatch]":
+    """Each micro-batch as `slices` smaller ones of equal size: their mean loss is its own."""
+    parts = []
+    for tokens, targets in batches:
+        size = len(tokens) // slices
+        parts += [(tokens[i : i + size], targets[i : i + size]) for i in range(0, len(tokens), size)]
+    return parts
 
 
 class _Centre(TorchRoom):

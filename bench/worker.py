@@ -20,6 +20,7 @@ from bench.registry import Variant
 # Inductor's own pool of compiling processes would outlive the compilation and disturb what is timed.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 GRACE_SECONDS = 3.0
+KILLED_SECONDS = 0.5
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["bench.worker_room"])
 
@@ -79,6 +80,9 @@ class Worker:
         except (EOFError, ConnectionResetError) as error:
             raise self._crashed() from error
         if kind == "failed":
+            if value[0] == "crash":  # its device is of no more use to it
+                self.idle = False
+                self.close()
             raise WorkerFailed(*value)
         return value
 
@@ -90,15 +94,18 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        return self.process.is_alive()
+        return not self.connection.closed and self.process.is_alive()
 
     def close(self) -> None:
-        """End the process: an idle one leaves by itself when the pipe closes, a busy one is killed."""
+        """End the process: an idle one leaves by itself when the pipe closes, a busy one is killed.
+
+        Nobody waits for a killed one: it may be stuck in a driver, and is gone once that lets go.
+        """
         self.connection.close()
         self.process.join(GRACE_SECONDS if self.idle else 0)
         if self.process.is_alive():
             self.process.kill()
-        self.process.join(5)
+            self.process.join(KILLED_SECONDS)
 
 
 def _enter(connection: Connection, variant: Variant | None, setting: Setting) -> None:
@@ -108,16 +115,20 @@ def _enter(connection: Connection, variant: Variant | None, setting: Setting) ->
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # What a variant prints must not land in the parent's table or JSON.
     os.dup2(2, 1)
-    room = Room(variant, setting)
+    room: Room | None = None
     while True:
         try:
             command, arguments = connection.recv()
         except (EOFError, OSError):
             return
         try:
+            room = room or Room(variant, setting)
             answer = ("done", getattr(room, command)(**arguments))
         except BaseException as error:
-            answer = ("failed", _explain(error))
+            status, evidence = _explain(error)
+            if status == "error" and room and room.broken():
+                status = "crash"
+            answer = ("failed", (status, evidence))
         connection.send(answer)
 
 

@@ -10,11 +10,12 @@ does: a launch costs LAUNCH_SECONDS of host time, the device works through its q
 
 import contextlib
 import os
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from bench.devices import BACKLOG_SECONDS, BUSY, GRAPH, SPAN, Kernel, busy_seconds
 
@@ -44,7 +45,12 @@ class FakeGpu:
         self.ran: list[Kernel] = []
         self.launch_seconds = LAUNCH_SECONDS
         self.cached: dict[int, int] = {}  # bytes by address, the least recently used first
-        self.capturing = self.inside_kernel = False
+        self.cached_bytes = 0  # their sum
+        self.capturing = False
+        self.blind = False  # the profiler sees nothing
+        self.fault = ""  # what every later call of the driver fails with
+        self.allocated = self.peak = 0  # bytes of tensors that operators made
+        self.joules = 0.0
         FakeGpu.current = self
         self._mode = _Operators(self)
         self._mode.__enter__()
@@ -62,6 +68,7 @@ class FakeGpu:
         self.host += self.launch_seconds
         start = max(self.host, self.device)
         self.device = start + seconds
+        self.joules += WATTS * seconds
         self.ran.append(Kernel(name, start, self.device))
 
     def touch(self, tensors: list[torch.Tensor]) -> float:
@@ -69,16 +76,19 @@ class FakeGpu:
         seconds = KERNEL_SECONDS
         for t in tensors:
             size, address = t.numel() * t.element_size(), t.data_ptr()
-            hit = self.cached.pop(address, 0) >= size
-            seconds += size / (CACHE_BYTES_PER_S if hit else MEMORY_BYTES_PER_S)
+            known = self.cached.pop(address, 0)
+            seconds += size / (CACHE_BYTES_PER_S if known >= size else MEMORY_BYTES_PER_S)
             self.cached[address] = size
-            while sum(self.cached.values()) > CACHE_BYTES:
-                self.cached.pop(next(iter(self.cached)))
+            self.cached_bytes += size - known
+            while self.cached_bytes > CACHE_BYTES:
+                self.cached_bytes -= self.cached.pop(next(iter(self.cached)))
         return seconds
 
     # --- what bench.devices.Device asks for ---
 
     def synchronize(self) -> None:
+        if self.fault:
+            raise torch.AcceleratorError(self.fault)
         if self.capturing:
             raise RuntimeError("operation not permitted when stream is capturing")
         self.host = max(self.host, self.device)
@@ -88,6 +98,7 @@ class FakeGpu:
 
     def flush(self) -> None:
         self.cached.clear()
+        self.cached_bytes = 0
         self.launch("flush", 2 * CACHE_BYTES / MEMORY_BYTES_PER_S)
 
     def capture(self, calls: Callable[[], None]) -> Callable[[], None]:
@@ -108,10 +119,20 @@ class FakeGpu:
         return replay
 
     def memory(self) -> tuple[int, int]:
-        return 0, 0
+        return self.allocated, self.peak
 
     def forget_peak(self) -> None:
+        self.peak = self.allocated
+
+    def allocate(self, size: int) -> None:
+        self.allocated += size
+        self.peak = max(self.peak, self.allocated)
+
+    def release_unused(self) -> None:
         pass
+
+    def chip(self) -> tuple[str, int]:
+        return "Made-up GPU", 4
 
     def free_bytes(self) -> int:
         return int(os.environ.get(MEMORY_BYTES, 1 << 30))
@@ -120,7 +141,7 @@ class FakeGpu:
         return CACHE_BYTES
 
     def energy_joules(self) -> float | None:
-        return WATTS * busy_seconds(self.ran)
+        return self.joules
 
     def state(self) -> dict[str, Any]:
         return {"sm_mhz": 1700, "power_w": WATTS, "temperature_c": 50, "throttle_reasons": 0}
@@ -147,7 +168,7 @@ class FakeTimer:
         self._begin, self._first = self.gpu.device, len(self.gpu.ran)
 
     def stop(self) -> None:
-        kernels = self.gpu.ran[self._first :]
+        kernels = [] if self.gpu.blind else self.gpu.ran[self._first :]
         if self.clock == SPAN:
             self.seconds.append(self.gpu.device - self._begin)
         else:
@@ -163,6 +184,10 @@ class _Operators(TorchDispatchMode):
         super().__init__()
         self.gpu = gpu
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler first: two seconds of each process
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name.partition("::")[2]
         if name == "_local_scalar_dense":
@@ -172,7 +197,11 @@ class _Operators(TorchDispatchMode):
         limit = os.environ.get(MEMORY_BYTES)
         if limit and any(t.numel() * t.element_size() > int(limit) for t in tensors):
             raise torch.OutOfMemoryError(f"CUDA out of memory: {name} on the made-up GPU")
-        if name not in VIEWS and not self.gpu.inside_kernel and name != "_local_scalar_dense":
+        for made in _made(tensors, [*args, *(kwargs or {}).values()]):
+            size = made.numel() * made.element_size()
+            self.gpu.allocate(size)
+            weakref.finalize(made, self.gpu.allocate, -size)
+        if name not in VIEWS and name != "_local_scalar_dense":
             self.gpu.launch(f"void at::native::{name}_kernel", self.gpu.touch(tensors))
         return result
 
@@ -187,16 +216,23 @@ def _tensors(values: list[Any]) -> list[torch.Tensor]:
     return list(found.values())
 
 
+def _made(tensors: list[torch.Tensor], given: list[Any]) -> list[torch.Tensor]:
+    """Of an operator's tensors those that none of its arguments shares memory with."""
+    known = {t.untyped_storage().data_ptr() for t in _tensors(given)}
+    return [t for t in tensors if t.untyped_storage().data_ptr() not in known]
+
+
 @contextlib.contextmanager
 def kernel(name: str, seconds: float = KERNEL_SECONDS) -> Iterator[None]:
-    """What is computed inside counts as one such kernel; where no made-up GPU is in use, nothing counts."""
-    gpu = FakeGpu.current
-    if gpu is None:
+    """What is computed inside counts as one such kernel, and is not seen as calls of ATen; where no made-up GPU is in
+    use, nothing counts."""
+    with _disable_current_modes():
         yield
-        return
-    gpu.inside_kernel = True
-    try:
-        yield
-    finally:
-        gpu.inside_kernel = False
-    gpu.launch(name, seconds)
+    if FakeGpu.current is not None:
+        FakeGpu.current.launch(name, seconds)
+
+
+def fault(message: str = "CUDA error: an illegal memory access was encountered") -> None:
+    """A kernel does something that the driver never forgives: this process can use the GPU no more."""
+    if FakeGpu.current is not None:
+        FakeGpu.current.fault = message

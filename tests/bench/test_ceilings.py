@@ -127,6 +127,31 @@ def test_measurement_is_complete_and_plausible(quick):
     json.dumps(found.__dict__)
 
 
+def test_a_gpu_is_measured_by_its_own_clock(quick, monkeypatch):
+    """The made-up GPU moves 1 TB/s, and a matmul takes as long as its bytes: both are found, wherever the CPU is."""
+    from bench import devices
+    from tests.fake_gpu import CACHE_BYTES, KERNEL_SECONDS, MEMORY_BYTES_PER_S, FakeGpu
+
+    gpu = FakeGpu()
+    try:
+        monkeypatch.setattr(devices, "open_device", lambda name: gpu)
+        monkeypatch.setattr(ceilings, "GPU_ARRAY_BYTES", 8 * CACHE_BYTES)
+        monkeypatch.setattr(ceilings, "GPU_MATMUL_SIZES", (128, 256))
+        monkeypatch.setattr(ceilings, "SUSTAINED_SECONDS", 0.05)
+        monkeypatch.setattr(ceilings, "GROUP_SECONDS", 0.005)
+        found = ceilings.measure("tests.fake_gpu:FakeGpu")
+    finally:
+        gpu.close()
+    assert (found.device, found.cores, found.cache_bytes) == ("Made-up GPU", 4, CACHE_BYTES)
+    for rate in found.bytes_per_s.values():
+        assert 0.95 * MEMORY_BYTES_PER_S < rate < MEMORY_BYTES_PER_S  # a launch costs a little
+    for dtype, size in (("fp32", 4), ("bf16", 2)):
+        cold = 2 * 256**3 / (KERNEL_SECONDS + 3 * 256 * 256 * size / MEMORY_BYTES_PER_S)
+        assert found.flops_per_s[dtype] == pytest.approx(cold)
+        assert found.sustained_flops_per_s[dtype] > cold  # back to back the made-up matrices stay in the cache
+    assert ceilings.datasheet(found.device) is None
+
+
 def test_without_a_compiler_torch_measures(quick, monkeypatch, capsys):
     from kernels import Unavailable
     from kernels.cpu import Kernel

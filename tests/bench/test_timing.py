@@ -33,21 +33,23 @@ class FakeWorker:
     def __init__(self, variant, setting):
         self.name = variant.stem
         self.alive = True
+        self.setting = setting
 
     def ask(self, command, limit=None, **arguments):
         if command == "canary":
-            return {"warm": 2.0, "cold": 1.0}
+            return {"warm": 2.0, "cold": 1.0, "bytes": 1.0}
         if self.name in self.fails and command == "sample":
             raise self.fails[self.name]
         seconds = self.seconds[self.name]
         if command == "ready":
-            return dict(prepare_s=1.0, call_s=seconds, overhead_s=0.0, workspace_bytes=7, configuration="")
+            gpu = dict(busy_s=None, peak_bytes=None)
+            return dict(prepare_s=1.0, call_s=seconds, overhead_s=0.0, workspace_bytes=7, configuration="", **gpu)
         self.log.append((self.name, "cold" if arguments["cold"] else "warm", arguments["verify"] is not None))
         wall = [seconds * (1 + self.noise * self.random.gauss(0, 1)) for _ in arguments["seeds"]]
         verdict = None
         if arguments["verify"] is not None:
             verdict = Verdict("inaccurate", "off") if self.name in self.wrong else Verdict(ratio=1.5)
-        return dict(wall_s=wall, cpu_s=wall, verdict=verdict)
+        return dict(seconds=wall, cpu_s=wall, kernels={}, state={}, verdict=verdict)
 
     def close(self):
         self.alive = False
@@ -80,7 +82,7 @@ def by_label(found: timing.Timing) -> dict[str, timing.Contestant]:
 
 def test_everyone_takes_part_in_every_round_and_the_order_is_shuffled():
     found = race("eager", "fast", seconds=1e9, target=1e-9)
-    assert {len(c.wall["cold"]) for c in found.contestants} == {timing.MAX_ROUNDS}
+    assert {len(c.samples["cold"]) for c in found.contestants} == {timing.MAX_ROUNDS}
     cold = [name for name, cache, _ in FakeWorker.log if cache == "cold"]
     orders = {tuple(cold[i : i + 3]) for i in range(0, len(cold), 3)}
     assert all(sorted(order) == ["eager", "eager", "fast"] for order in orders) and len(orders) == 3
@@ -105,15 +107,15 @@ def test_rounds_end_when_the_ratios_are_known_or_time_is_up(monkeypatch):
     monkeypatch.setattr(timing.time, "monotonic", lambda: float(next(clock)))
     found = race("eager", "fast", seconds=12, target=1e-9)
     assert "time was up" in found.stopped
-    assert len(found.contestants[0].wall["cold"]) < timing.MAX_ROUNDS
+    assert len(found.contestants[0].samples["cold"]) < timing.MAX_ROUNDS
 
 
 def test_a_slow_one_is_timed_cold_only_and_seldom(monkeypatch):
     clock = iter(range(10**6))
     monkeypatch.setattr(timing.time, "monotonic", lambda: float(next(clock)))
     found = by_label(race("eager", "slow", seconds=6, target=1e-9))
-    assert list(found["torch.slow"].wall) == ["cold"]
-    assert len(found["torch.slow"].wall["cold"]) < len(found["torch.eager"].wall["cold"]) + 1
+    assert list(found["torch.slow"].samples) == ["cold"]
+    assert len(found["torch.slow"].samples["cold"]) < len(found["torch.eager"].samples["cold"]) + 1
 
 
 def test_some_calls_of_everyone_are_verified_in_rounds_nobody_can_foresee():
@@ -133,13 +135,13 @@ def test_a_crash_ends_that_row_only(monkeypatch):
     monkeypatch.setattr(FakeWorker, "fails", {"fast": WorkerFailed("crash", "signal SIGSEGV")})
     found = by_label(race("eager", "fast"))
     assert (found["torch.fast"].status, found["torch.fast"].evidence) == ("crash", "signal SIGSEGV")
-    assert found["torch.eager"].running and found["torch.eager"].wall
+    assert found["torch.eager"].running and found["torch.eager"].samples
 
 
 def test_a_crash_of_the_baseline_leaves_the_others(monkeypatch):
     monkeypatch.setattr(FakeWorker, "fails", {"eager": WorkerFailed("timeout", "no answer")})
     found = race("eager", "fast")
-    assert by_label(found)["torch.fast"].wall and found.noise_floor is None
+    assert by_label(found)["torch.fast"].samples and found.noise_floor is None
 
 
 def test_several_processes_start_afresh_and_label_their_rounds():

@@ -228,9 +228,9 @@ def test_a_clock_does_not_change_the_step(truth):
     plain, clocked = build(truth, "fp32"), build(truth, "fp32")
     for step in (plain, clocked):
         step.load(parameters(torch.float32))
-    assert plain.run([batch(0)], 1e-3) == clocked._run([batch(0)], 1e-3, lambda b: [f(*a, **k) for f, a, k in b])
-    clocked.load(parameters(torch.float32))
+    loss, norm = plain.run([batch(0)], 1e-3)
     clocked.run_timed([batch(0)], 1e-3)
+    assert (loss, norm) == (clocked.memory.loss.item(), clocked.memory.norm.item())
     for name, p in plain.memory.params.items():
         assert torch.equal(p, clocked.memory.params[name]), name
 
