@@ -240,6 +240,7 @@ class Session:
 
     def run(self) -> int:
         from bench import results, train_report
+        from bench.report import write_beside
 
         args = self.args
         run = results.Run.create("e2e", self.args.out, self.argv[3:])
@@ -262,6 +263,7 @@ class Session:
         if args.profile:
             self._print_profile()
         print(f"results: {run.folder}")
+        print(write_beside(run.folder))
         if self.args.json:
             cli.print_json({"run": str(run.folder), **report.document()})
         return cli.OK if report.parity else cli.WRONG

@@ -183,24 +183,17 @@ def judge(got: torch.Tensor, yard: Yard, sane: bool = True) -> Finding:
     made to be ill-conditioned, and is not asked.
     """
     picked = yard.pick(got)
-    bad = (~picked.isfinite() & yard.truth.isfinite()).nonzero().flatten()
-    if len(bad):
-        where = _place(yard, int(bad[0]))
-        return Finding(
-            yard.name,
-            float("inf"),
-            float("inf"),
-            float("inf"),
-            f"{yard.name} is not finite in {len(bad) / picked.numel():.0%} of it, first at {where}",
-        )
+    bad = ~picked.isfinite() & yard.truth.isfinite()
+    if bad.any():
+        share, first = float(bad.double().mean()), int(bad.nonzero()[0])
+        evidence = f"{yard.name} is not finite in {share:.0%} of it, first at {_place(yard, first)}{common(bad, yard)}"
+        return Finding(yard.name, float("inf"), float("inf"), float("inf"), evidence)
     max_error, rms_error = errors(picked, yard.truth)
     eps = torch.finfo(got.dtype).eps
     peak = float(yard.truth.abs().max()) if picked.numel() else 0.0
     rms = float(yard.truth.square().mean().sqrt()) if picked.numel() else 0.0
-    ratio = max(
-        _ratio(max_error, yard.max_error + FLOOR * eps * peak / K),
-        _ratio(rms_error, yard.rms_error + FLOOR * eps * rms / K),
-    )
+    unit = yard.max_error + FLOOR * eps * peak / K
+    ratio = max(_ratio(max_error, unit), _ratio(rms_error, yard.rms_error + FLOOR * eps * rms / K))
     finding = Finding(yard.name, max_error, rms_error, ratio)
     if not ratio <= K:
         worst = int((picked - yard.truth).abs().argmax())
@@ -208,11 +201,46 @@ def judge(got: torch.Tensor, yard: Yard, sane: bool = True) -> Finding:
             f"{yard.name}: error {max_error:.2g} (rms {rms_error:.2g}) is {ratio:.3g}x plain torch's, limit {K:g}x; "
             f"worst at {_place(yard, worst)}: {picked[worst]:.6g} instead of {yard.truth[worst]:.6g}"
         )
+        finding.evidence += pattern((picked - yard.truth).abs() > K * unit, yard)
     elif sane and rms > NOTHING and not rms_error <= max(SANE * rms, K * yard.formula_rms):
         finding.evidence = (
             f"{yard.name}: rms error {rms_error:.2g} is {rms_error / rms:.0%} of the truth's rms {rms:.2g}"
         )
     return finding
+
+
+def pattern(wrong: torch.Tensor, yard: Yard) -> str:
+    """Where the wrong elements lie, in words: how many, the first, and what they have in common."""
+    count = int(wrong.sum())
+    if not count or count == len(wrong):
+        return ""
+    first = int(wrong.nonzero()[0])
+    return f"; {count} of {len(wrong)} are off, the first at {_place(yard, first)}{common(wrong, yard)}"
+
+
+def common(wrong: torch.Tensor, yard: Yard) -> str:
+    """What the wrong elements have in common along each axis: ", only the last 3 of axis 1"."""
+    at = wrong.nonzero().flatten()
+    flat = at if yard.sample is None else yard.sample[at]
+    indices = torch.unravel_index(flat, yard.sizes) if yard.sizes else ()
+    found = [_along(axis, i.unique(), size) for axis, (i, size) in enumerate(zip(indices, yard.sizes, strict=True))]
+    return "".join(f", {what}" for what in found if what)
+
+
+def _along(axis: int, where: torch.Tensor, size: int) -> str:
+    """What the sorted indices along an axis have in common; nothing where they are all over it."""
+    count, first, last = len(where), int(where[0]), int(where[-1])
+    if count == size:
+        return ""
+    if count == 1:
+        return f"only index {first} of axis {axis}"
+    if last - first + 1 == count:
+        edge = "last" if last == size - 1 else "first" if first == 0 else None
+        return f"only the {edge} {count} of axis {axis}" if edge else f"only {first} to {last} of axis {axis}"
+    steps = where.diff()
+    if count > 2 and bool((steps == steps[0]).all()):
+        return f"one in {int(steps[0])} along axis {axis}, from {first}"
+    return ""
 
 
 def _ratio(error: float, unit: float) -> float:

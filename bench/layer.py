@@ -57,6 +57,7 @@ def parser() -> cli.Parser:
     how.add_argument("--cache", default="cold,warm", help="cold, warm or both (default)")
     how.add_argument("--processes", type=int, default=1, help="fresh processes for each variant (publish with 2)")
     how.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="for a case, default 60 s")
+    how.add_argument("--watch", action="store_true", help="prove and time again after each save (with --only)")
     how.add_argument("--sanitize", action="store_true", help="run each proved variant under compute-sanitizer too")
     how.add_argument(
         "--profile", type=Path, metavar="OUT", help="no timing: traces and ranges.csv of each right variant"
@@ -79,6 +80,12 @@ def main(argv: list[str] | None = None) -> int:
         return list_layers(args, variants)
     names = contract.layer_names()
     layers = names if args.layer == "all" else [cli.choose(args.layer, names, "layer")]
+    if args.watch:
+        from bench.watch import watch
+
+        if len(layers) > 1:
+            raise CannotGoOn("--watch is for one layer", cli.USAGE)
+        return watch(args, layers[0])
     return Session(args, argv if argv is not None else sys.argv[1:], layers, variants).run()
 
 
@@ -186,6 +193,10 @@ class Session:
             self.screen.note(profiling.command_lines(["python", "-m", "bench.layer", *self.argv]))
         self.run_.write_csv()
         self.screen.footer(self.records, self.run_.folder)
+        if not self.args.watch:
+            from bench import report
+
+            self.screen.note(report.write_beside(self.run_.folder))
         if self.args.json:
             cli.print_json({"run": str(self.run_.folder), "records": [_without_samples(r) for r in self.records]})
 
@@ -196,6 +207,8 @@ class Session:
         module = contract.load(layer)
         phases = [p for p in contract.phases_of(module) if self.args.phase in (p, "both")]
         chosen = [v for v in self.variants if v.layer == layer and (not self.named or v.name in self.named)]
+        if not chosen:  # of `all` layers, some may have no variant of a name
+            return
         yardstick = next((v for v in self.variants if v.layer == layer and v.name == "torch.eager"), None)
         proofs: dict[tuple[str, str], Proof] = {}
         for v in chosen:

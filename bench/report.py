@@ -10,6 +10,7 @@ measured.
 """
 
 import ast
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -68,8 +69,10 @@ def unavailable() -> str:
 
 
 def write_beside(folder: Path) -> str:
-    """Put report.html into a finished run's folder; a line that says so, or why there is none. Never raises: a report
-    can be built again, and what was measured is on the disk."""
+    """Put report.html into a finished run's folder; a line that says so, or why there is none ($LAYERBENCH_REPORT=0:
+    nobody wants it now). Never raises: a report can be built again, and what was measured is on the disk."""
+    if os.environ.get("LAYERBENCH_REPORT") == "0":
+        return f"no report: LAYERBENCH_REPORT is 0 (python -m bench.report {folder})"
     if missing := unavailable():
         return f"no report: {missing}: python -m bench.report {folder}"
     try:

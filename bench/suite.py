@@ -259,6 +259,8 @@ class Suite:
         return self.seconds - END_SECONDS - (time.monotonic() - self.begin)
 
     def run(self) -> int:
+        from bench.report import write_beside
+
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit from outside is like Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's `&` had it ignored
         interrupted = False
@@ -275,6 +277,7 @@ class Suite:
         summary.write(self.out)
         summary.print()
         print(f"results: {self.out}")
+        print(write_beside(self.out))
         if self.args.pack:
             pack(self.out)
         if self.args.json:
@@ -316,7 +319,7 @@ class Suite:
     def start(self, part: Part, limit: float, at_once: int) -> Running:
         folder, where = self.folder(part)
         command = [sys.executable, *part.command(limit), *where]
-        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "LAYERBENCH_REPORT": "0"}  # one page of all in the end
         if at_once > 1:  # the cores are shared
             environment["OMP_NUM_THREADS"] = str(CORES_A_PROOF)
         with (self.logs / f"{part.name}.out").open("w") as out, (self.logs / f"{part.name}.err").open("w") as err:

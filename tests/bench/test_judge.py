@@ -33,6 +33,31 @@ def test_one_wrong_element_among_many_is_found_and_named():
     assert "[40, 7]" in finding.evidence
 
 
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ((slice(None), slice(-3, None)), "first at [0, 10], only the last 3 of axis 1"),
+        ((slice(0, 2), slice(None)), "first at [0, 0], only the first 2 of axis 0"),
+        ((slice(5, None, 8), slice(None)), "first at [5, 0], one in 8 along axis 0, from 5"),
+        ((slice(None), slice(4, 7)), "only 4 to 6 of axis 1"),
+        ((40, slice(None)), "only index 40 of axis 0"),
+    ],
+)
+@pytest.mark.parametrize("bad", (1e-2, float("nan")))
+def test_what_the_wrong_elements_have_in_common_is_told(where, said, bad):
+    got = TRUTH.float()
+    got[where] += bad
+    evidence = judge.judge(got, yard(TRUTH, 1e-6, 1e-7)).evidence
+    assert said in evidence
+
+
+def test_scattered_errors_have_nothing_in_common():
+    got = TRUTH.float()
+    got[[1, 2, 40, 76], [0, 5, 9, 12]] += 1e-2
+    evidence = judge.judge(got, yard(TRUTH, 1e-6, 1e-7)).evidence
+    assert "4 of 1001 are off, the first at [1, 0]" in evidence and "axis" not in evidence
+
+
 def test_a_small_error_everywhere_is_found_by_the_rms():
     # One element of plain torch is far off, so the maximum alone would let this pass.
     finding = judge.judge(TRUTH.float() + 1e-4, yard(TRUTH, 1e-3, 1e-6))

@@ -180,7 +180,14 @@ def test_damaged_lines_are_told_and_the_rest_is_shown(folder, capsys):
     assert "2 damaged lines were left out" in (folder / "report.html").read_text()
 
 
+def test_a_run_leaves_its_page_unless_nobody_wants_it(folder, monkeypatch):
+    assert "LAYERBENCH_REPORT is 0" in report.write_beside(folder) and not (folder / "report.html").exists()
+    monkeypatch.delenv("LAYERBENCH_REPORT")
+    assert report.write_beside(folder) == f"report: {folder / 'report.html'}" and (folder / "report.html").exists()
+
+
 def test_without_its_packages_a_run_still_ends_well(folder, monkeypatch):
+    monkeypatch.delenv("LAYERBENCH_REPORT")
     monkeypatch.setattr(report, "NEEDED", ("altair", "no_such_package"))
     said = report.write_beside(folder)
     assert "no_such_package" in said and f"python -m bench.report {folder}" in said
@@ -188,7 +195,8 @@ def test_without_its_packages_a_run_still_ends_well(folder, monkeypatch):
         report.main([str(folder)])
 
 
-def test_a_page_that_cannot_be_written_says_so(folder, tmp_path):
+def test_a_page_that_cannot_be_written_says_so(folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("LAYERBENCH_REPORT")
     (tmp_path / "file").write_text("")
     with pytest.raises((CannotGoOn, OSError)):
         report.main([str(folder), "--out", str(tmp_path / "file" / "page.html")])
