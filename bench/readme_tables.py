@@ -5,6 +5,7 @@ A marker is one line, `<!-- table KIND FOLDER OPTION=VALUE… -->`, closed by `<
     layers   one row a layer, shape and pass: the fastest right variant that is not PyTorch's, beside PyTorch's fastest
     variants one row a variant (options: layer, phase)
     step     one row a contestant of a training step
+    gpu      one row a layer and pass of a GPU's runs, dashes where nothing was measured
     counted  one row a simulated variant and pass: what the simulator and the compiler counted (options: dtype, layers)
 
 so that no number in a document is typed by hand. With --check nothing is written; exit code 1 where a table is stale.
@@ -29,7 +30,12 @@ Rows = list[dict[str, Any]]
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.readme_tables", description=__doc__)
     p.add_argument(
-        "files", nargs="*", type=Path, default=[HOME / "README.md"], metavar="FILE", help="default README.md"
+        "files",
+        nargs="*",
+        type=Path,
+        default=[HOME / "README.md", HOME / "results" / "README.md"],
+        metavar="FILE",
+        help="default: both README.md",
     )
     p.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a table is stale")
     return p
@@ -57,7 +63,8 @@ def rewrite(text: str) -> str:
         if kind not in TABLES:
             raise CannotGoOn(f"no table {kind!r}{cli.did_you_mean(kind, TABLES)}")
         chosen = dict(option.split("=", 1) for option in options.split())
-        return f"{start}{TABLES[kind](_records(HOME / folder), **chosen)}\n{end}"
+        rows = [] if kind == "gpu" and not (HOME / folder).exists() else _records(HOME / folder)
+        return f"{start}{TABLES[kind](rows, **chosen)}\n{end}"
 
     return MARKER.sub(table, text)
 
@@ -129,6 +136,27 @@ def step(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def gpu(rows: Rows, dtype: str = "bf16") -> str:
+    """Every layer and pass on a GPU: the fastest right own kernel by busy time, cold; dashes where nothing is."""
+    from reference import contract
+
+    lines = [
+        "| layer | pass | fastest own kernel | busy | of ceiling | vs fastest PyTorch |",
+        "|---|---|---|--:|--:|--:|",
+    ]
+    if not rows:
+        return "\n".join([*lines, f"| all twelve | both | {' | '.join([DASH] * 4)} |"])
+    for layer in contract.layer_names():
+        for phase in contract.phases_of(contract.load(layer)):
+            found = [r for r in rows if (r["layer"], r["phase"], r["dtype"]) == (layer, phase, dtype)]
+            timed = [r for r in found if r["status"] == "ok" and r["cache"] == "cold" and r.get("timer") == "busy"]
+            own = [r for r in timed if not r["variant"].startswith("torch.")]
+            best = min(own, key=lambda r: r["median_s"], default={})
+            cells = best.get("variant", DASH), _time(best), _percent(best.get("of_ceiling"))
+            lines.append(f"| {layer} | {phase} | {' | '.join(cells)} | {_speed(best) if best else DASH} |")
+    return "\n".join(lines)
+
+
 def counted(rows: Rows, dtype: str, layers: str = "") -> str:
     """Simulated variants: traffic against the least, bank conflicts, resources. Counts, never times."""
     from bench.table import multiple
@@ -148,7 +176,13 @@ def counted(rows: Rows, dtype: str, layers: str = "") -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[..., str]] = {"layers": layers, "variants": variants, "step": step, "counted": counted}
+TABLES: dict[str, Callable[..., str]] = {
+    "layers": layers,
+    "variants": variants,
+    "step": step,
+    "gpu": gpu,
+    "counted": counted,
+}
 
 
 def _time(row: dict[str, Any]) -> str:

@@ -63,6 +63,18 @@ def test_a_stale_table_is_found(home, capsys):
     assert readme_tables.main(["--check", str(file)]) == 0
 
 
+def test_a_gpu_that_was_not_measured_has_dashes_and_never_a_number(home):
+    from tests.bench.test_report import row
+
+    table = readme_tables.rewrite("<!-- table gpu no/such/folder -->\n<!-- end -->")
+    assert "| all twelve | both | – | – | – | – |" in table
+    fast = row("triton.block", seconds=1e-5, timer="busy", dtype="bf16")
+    slow = row("cuda.naive", seconds=1e-4, timer="busy", dtype="bf16")
+    lines = readme_tables.gpu([slow, fast, row("cpu.simd", seconds=1e-9, dtype="bf16")]).splitlines()
+    assert "| gelu | forward | triton.block | 0.01 ms | 50% | 200.00x |" in lines
+    assert "| gelu | backward | – | – | – | – |" in lines
+
+
 def test_mistakes_are_named(home):
     with pytest.raises(CannotGoOn, match="did you mean 'layers'"):
         readme_tables.rewrite("<!-- table layer run -->\n<!-- end -->")
