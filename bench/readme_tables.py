@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         old = file.read_text()
         new = rewrite(old)
         if new != old:
-            stale.append(file.name)
+            stale.append(str(file.relative_to(HOME)) if file.is_relative_to(HOME) else file.name)
             if not args.check:
                 file.write_text(new)
     print(f"{'stale' if args.check else 'rewritten'}: {', '.join(stale) or 'nothing'}")
@@ -186,8 +186,10 @@ TABLES: dict[str, Callable[..., str]] = {
 
 
 def _time(row: dict[str, Any]) -> str:
+    from bench.table import duration
+
     seconds = row.get("median_s")
-    return DASH if not seconds else f"{seconds * 1e3:.3g} ms"
+    return duration(seconds) if seconds else DASH
 
 
 def _percent(share: float | None) -> str:

@@ -80,7 +80,8 @@ class Run:
         file = _open_records(folder)
         if os.fstat(file).st_size or (folder / ENVIRONMENT).exists():
             os.close(file)
-            raise CannotGoOn(f"{folder} already holds a run: choose another --out, or --resume {folder}")
+            also = f", or --resume {folder}" if kind == "layer" else ""
+            raise CannotGoOn(f"{folder} already holds a run: choose another --out{also}")
         run = cls(folder, kind, file)
         command = shlex.join(["python", "-m", f"bench.{kind}", *argv])
         header = {"schema": SCHEMA, "kind": kind, "started": _utc(), "command": command}

@@ -262,7 +262,7 @@ def speed_text(row: dict[str, Any]) -> str:
 
 def duration(seconds: float) -> str:
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= scale or unit == "µs":
+        if seconds >= 0.9995 * scale or unit == "µs":  # what three digits round up to the next unit belongs there
             return f"{seconds / scale:.3g} {unit}"
     raise AssertionError
 

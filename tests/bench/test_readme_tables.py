@@ -71,7 +71,7 @@ def test_a_gpu_that_was_not_measured_has_dashes_and_never_a_number(home):
     fast = row("triton.block", seconds=1e-5, timer="busy", dtype="bf16")
     slow = row("cuda.naive", seconds=1e-4, timer="busy", dtype="bf16")
     lines = readme_tables.gpu([slow, fast, row("cpu.simd", seconds=1e-9, dtype="bf16")]).splitlines()
-    assert "| gelu | forward | triton.block | 0.01 ms | 50% | 200.00x |" in lines
+    assert "| gelu | forward | triton.block | 10 µs | 50% | 200.00x |" in lines
     assert "| gelu | backward | – | – | – | – |" in lines
 
 
