@@ -195,9 +195,9 @@ class Cpu:
         return machine.cpu()["model"] or machine.cpu()["architecture"], machine.usable_cores()
 
     def free_bytes(self) -> int:
-        import psutil
+        from bench import machine
 
-        return psutil.virtual_memory().available
+        return machine.available_bytes() or 0
 
     def cache_bytes(self) -> int:
         return _last_level_cache_bytes()

@@ -314,13 +314,13 @@ class Session:
 
     def _check_memory(self) -> None:
         """Refuse what would not fit, before the system kills somebody for it."""
-        import psutil
+        from bench import machine
 
-        if self.args.gpu:
+        have = machine.available_bytes()
+        if self.args.gpu or have is None:
             return
         contestants = 2 + len(self.swaps) + len(self.args.baseline)  # ours and the judge
         need = contestants * self.job.model.parameters * BYTES_A_PARAMETER
-        have = psutil.virtual_memory().available
         if need > have:
             raise CannotGoOn(
                 f"{contestants} contestants of {self.job.model.name} need about {need / 1e9:.0f} GB of memory, "

@@ -146,6 +146,12 @@ def memory_bytes() -> int | None:
     return min(sizes) if sizes else None
 
 
+def available_bytes() -> int | None:
+    """Memory that can be had now without swapping; None where the kernel does not say."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", _text(Path("/proc/meminfo")) or "")
+    return int(found[1]) * 1024 if found else memory_bytes()
+
+
 def versions() -> dict[str, str | None]:
     """Versions of what produces the numbers; None where something is not installed."""
     import torch

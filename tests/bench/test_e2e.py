@@ -79,12 +79,9 @@ def test_usage_errors(arguments, code, message):
 
 
 def test_what_does_not_fit_is_refused(monkeypatch):
-    import psutil
+    from bench import e2e, machine
 
-    from bench import e2e
-
-    free = psutil.virtual_memory()._replace(available=2 << 30)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(machine, "available_bytes", lambda: 2 << 30)
     with pytest.raises(cli.CannotGoOn, match="4 contestants of gpt2-124m need about 10 GB"):
         e2e.main(["gpt2-124m", "--kernels", "torch.eager", "--data", str(ROOT / "no such file.bin")])
 
