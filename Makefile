@@ -26,16 +26,16 @@ gpu: setup  ## everything on this machine's NVIDIA GPU in nine minutes; results 
 tables: setup  ## rewrite README.md's tables from results/
 	$(PY) -m bench.readme_tables
 
-# What compiles kernels for a minute and times nothing runs on all cores at once; the rest one after the other.
-COMPILING := tests/kernels tests/bench/simulate tests/bench/test_static.py
+# What measures this machine runs by itself; all else on all cores at once.
+MEASURING := tests/bench/test_ceilings.py tests/bench/test_doctor.py
 
 test: setup  ## the tests, without the slow ones
-	$(PY) -m pytest -q -m "not slow" --durations=5 -n logical --dist worksteal $(COMPILING)
-	$(PY) -m pytest -q -m "not slow" --durations=5 $(COMPILING:%=--ignore=%)
+	$(PY) -m pytest -q -m "not slow" --durations=5 -n logical --dist worksteal $(MEASURING:%=--ignore=%)
+	$(PY) -m pytest -q -m "not slow" --durations=5 $(MEASURING)
 
 test-all: setup  ## all tests
-	$(PY) -m pytest -q --durations=10 -n logical --dist worksteal $(COMPILING)
-	$(PY) -m pytest -q --durations=10 $(COMPILING:%=--ignore=%)
+	$(PY) -m pytest -q --durations=10 -n logical --dist worksteal $(MEASURING:%=--ignore=%)
+	$(PY) -m pytest -q --durations=10 $(MEASURING)
 
 lint: setup  ## ruff (rules and format) and mypy
 	$(PY) -m ruff check .

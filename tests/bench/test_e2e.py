@@ -391,6 +391,7 @@ def test_a_step_of_gpu_kernels_is_inside_the_band_in_the_simulator(kernels, dtyp
     assert {key.partition("/")[0].split()[0] for key in row["kernels"]} >= {"attention", "matmul", "adamw"}
 
 
+@pytest.mark.slow  # compiles every kernel of a step
 def test_a_simulated_step_is_judged_and_not_timed(tmp_path):
     out = tmp_path / "right"
     where = ("--data", shards(tmp_path), "--simulate", "--seq", 8, "--batch", 1, "--steps", 1)

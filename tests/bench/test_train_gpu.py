@@ -354,6 +354,7 @@ def test_a_gpus_step_through_the_command_line(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_step_that_cannot_be_captured_says_so_and_trains(tmp_path):
     folder = tmp_path / "kernels" / "torch" / "global_norm"
     folder.mkdir(parents=True)
@@ -369,6 +370,7 @@ def test_a_step_that_cannot_be_captured_says_so_and_trains(tmp_path):
     assert "ours is no graph" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_batch_is_halved_until_it_fits_but_not_one_that_was_asked_for(tmp_path):
     limit = {MEMORY_BYTES: str(30 << 20)}  # the fp32 logits of B=64, 64 * 16 * 50304 * 4 bytes, are 206 MB
     done = command(*quick(tmp_path), "--kernels", "torch.eager", **limit)

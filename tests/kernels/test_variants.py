@@ -1,7 +1,8 @@
 """Every variant of this repository is proved right, at every dtype it has: found by path, nothing is listed here.
 
 What takes minutes is proved by `make test-all`: torch.compile, which builds each shape anew (one of its variants is
-proved always), fp16, and Triton's kernels in another dtype than bf16, whose code differs in little else.
+proved always), fp16, and GPU kernels, which the simulator runs, in more than one dtype: `make test` proves naive ones in
+fp32 and all others in bf16.
 """
 
 import pytest
@@ -32,7 +33,8 @@ def parameters():
 
 def slow(v: registry.Variant, dtype: str) -> bool:
     compiled = v.name == "torch.compile" and v.layer != "residual"
-    return compiled or dtype == "fp16" or (v.backend == "triton" and dtype != "bf16")
+    proved = "fp32" if v.stem == "naive" else "bf16"
+    return compiled or dtype == "fp16" or (v.backend in registry.SIMULATED and dtype != proved)
 
 
 @pytest.mark.parametrize(("variant", "dtype"), list(parameters()))
