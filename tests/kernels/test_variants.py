@@ -1,8 +1,8 @@
 """Every variant of this repository is proved right, at every dtype it has: found by path, nothing is listed here.
 
 What takes minutes is proved by `make test-all`: torch.compile, which builds each shape anew (one of its variants is
-proved always), fp16, and GPU kernels, which the simulator runs, in more than one dtype: `make test` proves naive ones in
-fp32 and all others in bf16.
+proved always), fp16, and GPU kernels, which the simulator runs, in more than one dtype: `make test` proves naive ones
+in fp32 and all others in bf16.
 """
 
 import pytest
