@@ -168,6 +168,8 @@ def training_steps(args: "Namespace", gpu: bool) -> list[Part]:
     """On a GPU compiling PyTorch takes minutes, and bench.e2e writes only when it ends: a quick run goes first."""
     command = ["-m", "bench.e2e", args.model, "--device", args.device, "--json"]
     quick = [*command, "--baseline", "eager", "--steps", "4"]
+    if gpu:  # eager's fp32 logits would have the batch halved for all
+        command = [*command, "--baseline", "compile,compile-plain"]
     full = Part("e2e", lambda seconds: quick if seconds < SHORT_SECONDS else command, weight=2.0)
     return [Part("e2e-quick", lambda _: quick), full] if gpu else [full]
 
