@@ -16,7 +16,7 @@ doctor: setup  ## what this machine is and what can run on it
 
 bench: setup  ## the main job: this machine, attention's variants, a GPT-2 124M training step; results under runs/
 	$(PY) -m bench.doctor
-	$(PY) -m bench.layer attention --all --no-simulate --seconds 8
+	$(PY) -m bench.layer attention --all --no-simulate -a B=2 --seconds 8
 	$(PY) -m bench.e2e gpt2-124m --steps 4
 	@echo "results, newest first:" && ls -1dt runs/*/ | head -n 2
 
