@@ -7,7 +7,7 @@ SLOWER are said only where the change is beyond all that such runs show:
                 be outside
     reach       how far two runs of the same code may be apart, by a t-test on what processes differ by: the variant's
                 own, the two entries of the A/A control (each has processes of its own), and, because these are few,
-                the controls of the layer's other cases. All cases of a comparison share one level of 5 %
+                the controls of the layer's other cases. All cases of a comparison share one level of 1 %
     floor       the noise floor of either run
     drift       the median change of the other variants of the case whose source stayed the same: what explains their
                 change is not this variant's doing
@@ -36,7 +36,8 @@ DASH = "–"
 GOOD = ("ok", "simulated")
 BAD = ("wrong", "impossible", "error", "crash", "timeout")
 SAME_CLOCK = 0.03  # frequencies further apart are different clocks
-LEVEL = 0.95  # of the interval; and that no case of a comparison of the same code is called faster or slower
+LEVEL = 0.95  # of the interval
+ALL_RIGHT = 0.99  # how surely no case at all is called faster or slower where the code is the same
 BORROWED = 4  # degrees of freedom that the controls of the layer's other cases count for
 MOST = 90  # percent: one unsteady case says nothing about the others, but what one in ten does, others may do
 MOST_OF_NORMAL = 1.645  # standard deviations that a normal value stays within as often
@@ -275,7 +276,7 @@ class _Judge:
         if freedom:
             usual = math.exp(quantile(LEVEL, freedom) * deviation)
             low, high = min(low, change.ratio / usual), max(high, change.ratio * usual)
-            all_cases = 1 - (1 - LEVEL) / len(self.change)
+            all_cases = 1 - (1 - ALL_RIGHT) / len(self.change)
             change.reach = math.expm1(min(quantile(all_cases, freedom) * deviation, 700.0))
         if math.isfinite(high):
             change.low, change.high = low, high
