@@ -164,14 +164,15 @@ def read_runs(paths: Iterable[Path]) -> list[RunData]:
     for path in paths:
         if not path.exists():
             raise CannotGoOn(f"no run in {path}: there is no such folder")
-        folders = [path] if (path / RECORDS).exists() else sorted(p.parent for p in path.glob(f"*/{RECORDS}"))
+        folders = [p.parent for p in (path / RECORDS, *sorted(path.glob(f"*/{RECORDS}"))) if p.exists()]
         if not folders:
             raise CannotGoOn(f"no run in {path}: it has no {RECORDS}, nor has a folder inside it")
         for folder in folders:
             rows, problems = read_records(folder)
             for problem in problems:
                 print(f"warning: {problem}", file=sys.stderr)
-            rows = [r for r in latest(rows).values() if not r.get("control")]
+            # A suite's own records are of its parts, whose runs lie in folders inside it.
+            rows = [r for r in latest(rows).values() if "layer" in r and not r.get("control")]
             runs.append(RunData(folder, read_environment(folder), rows, [str(p) for p in problems]))
     if not any(run.rows for run in runs):
         raise CannotGoOn(f"nothing to report: {', '.join(str(r.folder) for r in runs)} hold no readable record")
