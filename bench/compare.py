@@ -30,7 +30,8 @@ from bench.cli import CannotGoOn
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from bench.compare_cases import Case, Change, Comparison, Loaded, Side
+    from bench.compare_cases import Case, Change, Comparison, Side
+    from bench.results import Loaded
 
 FINE, GOT_SLOWER, GOT_WRONG, NOT_COMPARABLE = 0, 1, 2, 3
 EXIT_CODES = (
@@ -72,8 +73,9 @@ def share(text: str) -> float:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from bench import compare_cases
+    from bench.results import load
 
-    before, after = load(args.before), load(args.after)
+    before, after = (load(path, NOT_COMPARABLE) for path in (args.before, args.after))
     old, new = compare_cases.side(before, alike), compare_cases.side(after, alike)
     differing = differing_environments(old, new)
     if differing and not args.cross_env:
@@ -102,35 +104,7 @@ def exit_code(comparison: "Comparison", fail_on: str | None) -> int:
     return GOT_SLOWER if fail_on in ("slower", "any") and slower else FINE
 
 
-# --- reading ---
-
-
-def load(path: Path, code: int = NOT_COMPARABLE) -> list["Loaded"]:
-    """The runs in a folder: itself, or those below it. CannotGoOn with `code` where there is none that can be read."""
-    from bench.compare_cases import Loaded
-    from bench.results import RECORDS, read_environment, read_records
-
-    if not path.is_dir():
-        raise CannotGoOn(f"no such folder: {path}", code)
-    files = [path / RECORDS] if (path / RECORDS).exists() else sorted(path.rglob(RECORDS))
-    if not files:
-        raise CannotGoOn(f"no run in {path}: neither it nor a folder in it has a {RECORDS}", code)
-    runs, skipped = [], []
-    for file in files:
-        try:
-            records, problems = read_records(file)
-            environment = read_environment(file.parent)
-        except (CannotGoOn, OSError) as error:
-            raise CannotGoOn(f"cannot read the run in {file.parent}: {error}", code) from error
-        skipped += problems
-        if records:
-            runs.append(Loaded(file.parent, environment.get("kind") or "", environment, records))
-    for problem in skipped:
-        print(f"warning: {problem}", file=sys.stderr)
-    if not runs:
-        why = f"none of its lines can be read ({skipped[0].why})" if skipped else "the run recorded nothing"
-        raise CannotGoOn(f"no records in {path}: {why}", code)
-    return runs
+# --- environments ---
 
 
 def differing_environments(before: "Side", after: "Side") -> dict[str, tuple[Any, Any]]:

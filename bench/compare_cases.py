@@ -20,13 +20,13 @@ case in several run folders, their processes are pooled.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
 
 from bench import machine, stats
+from bench.results import Loaded
 
 FASTER, SLOWER, SAME, UNCLEAR = "FASTER", "SLOWER", "SAME", "UNCLEAR"
 WRONG, FIXED, NOT_COMPARED = "WRONG", "FIXED", "NOT COMPARED"
@@ -66,16 +66,6 @@ class Case(NamedTuple):
     def race(self) -> "Case":
         """What the variants that were timed in turns have in common."""
         return self._replace(variant="")
-
-
-@dataclass
-class Loaded:
-    """One run's folder as read."""
-
-    folder: Path
-    kind: str
-    environment: dict[str, Any]
-    records: list[Record]
 
 
 @dataclass

@@ -24,7 +24,7 @@ from bench import cli
 from bench.cli import CannotGoOn
 
 if TYPE_CHECKING:
-    from bench.compare_cases import Loaded
+    from bench.results import Loaded
 
 Record = dict[str, Any]
 Row = tuple["Loaded", Record]  # the run it is of, and a record of it
@@ -46,9 +46,9 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.compare import load
+    from bench.results import load
 
-    rows = newest(load(args.run, cli.FAILED))
+    rows = newest(load(args.run))
     if args.format in TIMED and not any(timed(r) for _, r in rows):
         raise CannotGoOn(f"nothing in {args.run} was timed and right: there is nothing to export as {args.format}")
     try:

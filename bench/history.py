@@ -19,7 +19,8 @@ from bench import cli
 from bench.cli import CannotGoOn
 
 if TYPE_CHECKING:
-    from bench.compare_cases import Case, Loaded
+    from bench.compare_cases import Case
+    from bench.results import Loaded
 
 HOME = Path(__file__).parent.parent
 
@@ -38,9 +39,9 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.compare import load
+    from bench.results import load
 
-    runs = load(args.results, cli.FAILED)
+    runs = load(args.results)
     cli.choose(args.layer, sorted({r.get("layer") or "" for run in runs for r in run.records}), "layer in the results")
     points = history(runs, args.layer, args.cache)
     if args.variant:

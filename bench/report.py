@@ -12,15 +12,18 @@ measured.
 import ast
 import os
 import re
-import sys
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import CannotGoOn
+
+if TYPE_CHECKING:
+    from bench.results import Loaded
 
 HOME = Path(__file__).parent.parent
 NEEDED = ("altair", "vl_convert", "jinja2")
@@ -136,47 +139,32 @@ def write_pictures(page: "Page", folder: Path) -> int:
 # --- runs ---
 
 
-@dataclass
-class RunData:
-    """A run as its folder holds it."""
+def read_runs(paths: Iterable[Path]) -> "list[Loaded]":
+    """The runs in these folders, each with the last record of every case; second entries of the A/A controls are left
+    out. CannotGoOn where there is none to show."""
+    from bench.results import latest, runs_in
 
-    folder: Path
-    environment: dict[str, Any]
-    rows: list[Row]
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def machine(self) -> str:
-        """The GPU, or else the CPU."""
-        gpus = [g.get("name") for g in self.environment.get("gpus") or []]
-        on_gpu = any(r.get("device", "cpu") != "cpu" for r in self.rows)
-        cpu = self.environment.get("cpu", {})
-        if on_gpu and gpus:
-            return gpus[0]
-        return f"{cpu.get('model') or 'unknown CPU'}, {cpu.get('usable', '?')} cores"
-
-
-def read_runs(paths: Iterable[Path]) -> list[RunData]:
-    """The runs in these folders, or in the folders inside them. CannotGoOn where there is none to show."""
-    from bench.results import RECORDS, latest, read_environment, read_records
-
-    runs = []
+    runs: list[Loaded] = []
     for path in paths:
         if not path.exists():
             raise CannotGoOn(f"no run in {path}: there is no such folder")
-        folders = [p.parent for p in (path / RECORDS, *sorted(path.glob(f"*/{RECORDS}"))) if p.exists()]
-        if not folders:
-            raise CannotGoOn(f"no run in {path}: it has no {RECORDS}, nor has a folder inside it")
-        for folder in folders:
-            rows, problems = read_records(folder)
-            for problem in problems:
-                print(f"warning: {problem}", file=sys.stderr)
-            # A suite's own records are of its parts, whose runs lie in folders inside it.
-            rows = [r for r in latest(rows).values() if "layer" in r and not r.get("control")]
-            runs.append(RunData(folder, read_environment(folder), rows, [str(p) for p in problems]))
-    if not any(run.rows for run in runs):
+        for run in runs_in(path):
+            rows = [r for r in latest(run.records).values() if not r.get("control")]
+            runs.append(replace(run, records=rows))
+    if not any(run.records for run in runs):
         raise CannotGoOn(f"nothing to report: {', '.join(str(r.folder) for r in runs)} hold no readable record")
-    return [run for run in runs if run.rows]
+    return [run for run in runs if run.records]
+
+
+def machine_of(run: "Loaded") -> str:
+    """The GPU, or else the CPU."""
+    from bench.export import device_name
+
+    on_gpu = next((r for r in run.records if r.get("device", "cpu") != "cpu"), None)
+    if on_gpu and run.environment.get("gpus"):
+        return device_name(run, on_gpu)
+    cpu = run.environment.get("cpu", {})
+    return f"{cpu.get('model') or 'unknown CPU'}, {cpu.get('usable', '?')} cores"
 
 
 # --- the page ---
@@ -247,23 +235,23 @@ class StepView:
 class Page:
     """Everything the template shows. `data` holds the rows of all charts, by name."""
 
-    def __init__(self, runs: list[RunData], title: str | None = None):
+    def __init__(self, runs: "list[Loaded]", title: str | None = None):
         self.runs = runs
         self.data: dict[str, dict[str, Any]] = {}
         self.hashes = _source_hashes()
-        self.several_machines = len({run.machine for run in runs}) > 1
-        layer_rows = [(run, r) for run in runs for r in run.rows if r.get("phase") != "step"]
+        self.several_machines = len({machine_of(run) for run in runs}) > 1
+        layer_rows = [(run, r) for run in runs for r in run.records if r.get("phase") != "step"]
         layer_rows.sort(key=lambda x: _place(x[1]["layer"]))
         self.peaks = matmul_peaks([r for _, r in layer_rows])
         self.layers = [self._layer(name, rows) for name, rows in _grouped(layer_rows, lambda x: x[1]["layer"]).items()]
-        self.steps = [self._step(run) for run in runs if any(r.get("phase") == "step" for r in run.rows)]
+        self.steps = [self._step(run) for run in runs if any(r.get("phase") == "step" for r in run.records)]
         self.best = self._best([r for _, r in layer_rows])
-        self.troubles = self._troubles([r for run in runs for r in run.rows])
-        self.counts = _counts([r for run in runs for r in run.rows])
+        self.troubles = self._troubles([r for run in runs for r in run.records])
+        self.counts = Counter(r["status"] for run in runs for r in run.records)
         self.environments = [(run.folder.name, environment_facts(run.environment)) for run in runs]
-        self.machines = list(dict.fromkeys(run.machine for run in runs))
+        self.machines = list(dict.fromkeys(machine_of(run) for run in runs))
         self.noise = max((r["noise_floor"] for _, r in layer_rows if r.get("noise_floor")), default=None)
-        self.problems = [p for run in runs for p in run.problems]
+        self.problems = [str(p) for run in runs for p in run.problems]
         self.when = sorted(str(run.environment.get("started", ""))[:10] for run in runs)[-1]
         self.title = title or self._title()
 
@@ -281,7 +269,7 @@ class Page:
 
     # --- layers ---
 
-    def _layer(self, name: str, found: list[tuple[RunData, Row]]) -> LayerView:
+    def _layer(self, name: str, found: "list[tuple[Loaded, Row]]") -> LayerView:
         timed = [(run, r) for run, r in found if r["status"] != "simulated"]
         groups = _grouped(timed, lambda x: self._case_key(*x))
         cases = [self._case(key, [r for _, r in rows]) for key, rows in groups.items()]
@@ -296,8 +284,8 @@ class Page:
             self._counted(rows),
         )
 
-    def _case_key(self, run: RunData, r: Row) -> tuple[str, ...]:
-        machine = run.machine if self.several_machines else ""
+    def _case_key(self, run: "Loaded", r: Row) -> tuple[str, ...]:
+        machine = machine_of(run) if self.several_machines else ""
         return r["phase"], r.get("shape_name") or "", r["dtype"], sizes_text(r), machine
 
     def _case(self, key: tuple[str, ...], rows: list[Row]) -> CaseView:
@@ -393,8 +381,8 @@ class Page:
 
     # --- the training step ---
 
-    def _step(self, run: RunData) -> StepView:
-        rows = [r for r in run.rows if r.get("phase") == "step"]
+    def _step(self, run: "Loaded") -> StepView:
+        rows = [r for r in run.records if r.get("phase") == "step"]
         first = rows[0]
         shape = first["shape"]
         title = f"{first['layer']} {first['dtype']}, B={shape['B']} T={shape['T']}"
@@ -802,13 +790,6 @@ def _place(layer: str) -> tuple[int, str]:
 def _rank(states: list[Row]) -> tuple[bool, float]:
     """Right ones first, the fastest on top."""
     return any(r["status"] not in ("ok", "simulated") for r in states), states[0].get("median_s") or float("inf")
-
-
-def _counts(rows: list[Row]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for r in rows:
-        found[r["status"]] = found.get(r["status"], 0) + 1
-    return found
 
 
 def _finite(value: Any) -> bool:

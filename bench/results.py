@@ -31,11 +31,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.cli import CannotGoOn
+from bench.cli import FAILED, CannotGoOn
 
 SCHEMA = 1
 RECORDS = "records.jsonl"
 ENVIRONMENT = "env.json"
+SUITE = "suite"  # the kind of a run that holds others
 
 # What became of a case. `ok` is the only one that is ranked.
 STATUSES = ("ok", "simulated", "wrong", "error", "timeout", "crash", "skipped", "impossible")
@@ -208,6 +209,51 @@ def read_environment(folder: Path) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise CannotGoOn(f"{file} is damaged: {error}") from error
+
+
+@dataclass
+class Loaded:
+    """One run's folder as read."""
+
+    folder: Path
+    kind: str
+    environment: dict[str, Any]
+    records: list[Record]
+    problems: list[Problem] = field(default_factory=list)
+
+
+def load(path: Path, code: int = FAILED) -> list[Loaded]:
+    """The runs in a folder that have a record. CannotGoOn with `code` where there is none."""
+    runs = runs_in(path, code)
+    found = [run for run in runs if run.records]
+    if not found:
+        problems = [problem for run in runs for problem in run.problems]
+        why = f"none of its lines can be read ({problems[0].why})" if problems else "the run recorded nothing"
+        raise CannotGoOn(f"no records in {path}: {why}", code)
+    return found
+
+
+def runs_in(path: Path, code: int = FAILED) -> list[Loaded]:
+    """The run in a folder, and those below it. Lines that cannot be read are told on stderr; CannotGoOn with `code`
+    where there is no run, or no way to read it."""
+    if not path.is_dir():
+        raise CannotGoOn(f"no such folder: {path}", code)
+    files = sorted(path.rglob(RECORDS))
+    if not files:
+        raise CannotGoOn(f"no run in {path}: neither it nor a folder in it has a {RECORDS}", code)
+    runs = []
+    for file in files:
+        try:
+            records, problems = read_records(file)
+            environment = read_environment(file.parent)
+        except (CannotGoOn, OSError) as error:
+            raise CannotGoOn(f"cannot read the run in {file.parent}: {error}", code) from error
+        for problem in problems:
+            print(f"warning: {problem}", file=sys.stderr)
+        if environment.get("kind") == SUITE:  # its records are of its parts, whose runs lie in folders inside it
+            records = []
+        runs.append(Loaded(file.parent, environment.get("kind") or "", environment, records, problems))
+    return runs
 
 
 def _names(text: str) -> dict[str, Any]:

@@ -241,7 +241,7 @@ class Suite:
             self.records: Run = results.Run.resume(self.out)
             self.check_that_it_is_the_same()
         else:
-            self.records = results.Run.create("suite", self.out, argv)
+            self.records = results.Run.create(results.SUITE, self.out, argv)
         self.finished = [name for name, r in self.records.finished().items() if r["status"] in DONE]
         self.cut_short: set[str] = set()
         self.logs = self.out / "logs"

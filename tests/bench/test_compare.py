@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from bench import compare, compare_cases, stats
-from bench.compare_cases import Loaded, side
-from bench.results import RECORDS
+from bench.compare_cases import side
+from bench.results import RECORDS, Loaded
 from tests.compare_runs import (
     CALM,
     ENVIRONMENT,

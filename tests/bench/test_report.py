@@ -158,7 +158,7 @@ def test_a_suites_folder_is_a_page_of_the_runs_inside_it(tmp_path):
     write_run(tmp_path / "suite", [dict(case_id="time-gelu", status="ok")], "suite")
     write_run(tmp_path / "suite" / "time-gelu", ROWS)
     (found,) = report.read_runs([tmp_path / "suite"])
-    assert found.folder.name == "time-gelu" and len(found.rows) == len(ROWS)
+    assert found.folder.name == "time-gelu" and len(found.records) == len(ROWS)
 
 
 @pytest.mark.parametrize(
