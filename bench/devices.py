@@ -58,17 +58,25 @@ def busy_seconds(kernels: list[Kernel]) -> float:
     return total
 
 
-class Timer(Protocol):
+class Timer:
     """A session of one clock. `seconds` (of each call) and `kernels` are complete after the `with` block."""
 
-    seconds: list[float]
-    cpu_seconds: list[float]  # of all threads of the process; empty where the clock does not tell
-    kernels: list[list[Kernel]]  # of each call; empty where the clock does not see them
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []  # of all threads of the process; empty where the clock does not tell
+        self.kernels: list[list[Kernel]] = []  # of each call; empty where the clock does not see them
 
-    def __enter__(self) -> "Timer": ...
-    def __exit__(self, *_: object) -> None: ...
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
+    def __enter__(self) -> "Timer":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
 
 
 class Device(Protocol):
@@ -141,19 +149,8 @@ def check_device(name: str) -> None:
 # --- the CPU ---
 
 
-class WallTimer:
+class WallTimer(Timer):
     """The monotonic clock, and the CPU time of all threads. It ticks in tens of nanoseconds."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.cpu_seconds: list[float] = []
-        self.kernels: list[list[Kernel]] = []
-
-    def __enter__(self) -> "WallTimer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def start(self) -> None:
         self._cpu, self._wall = PROCESS_TIME_NS(), PERF_COUNTER_NS()
@@ -224,20 +221,15 @@ def _flush_buffer(device: str, cache_bytes: int) -> "torch.Tensor":
 # --- CUDA ---
 
 
-class SpanTimer:
+class SpanTimer(Timer):
     """Events on the current stream, recorded behind a spin of the GPU, so that the call is queued before it starts."""
 
     def __init__(self, device: "Cuda"):
+        super().__init__()
         self.device = device
-        self.seconds: list[float] = []
-        self.cpu_seconds: list[float] = []
-        self.kernels: list[list[Kernel]] = []
         self._pairs: list[tuple[Any, Any]] = []
 
-    def __enter__(self) -> "SpanTimer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_: Any) -> None:
         self.device.synchronize()
         self.seconds += [start.elapsed_time(end) / 1e3 for start, end in self._pairs]
 
@@ -254,17 +246,15 @@ class SpanTimer:
 RANGE = "layerbench call {}"
 
 
-class BusyTimer:
+class BusyTimer(Timer):
     """Kernels by the PyTorch profiler (Kineto on CUPTI), each attributed to the call that launched it."""
 
     def __init__(self, device: "Cuda"):
+        super().__init__()
         self.device = device
-        self.seconds: list[float] = []
-        self.cpu_seconds: list[float] = []
-        self.kernels: list[list[Kernel]] = []
         self._calls = 0
 
-    def __enter__(self) -> "BusyTimer":
+    def __enter__(self) -> Timer:
         kinds = torch.profiler.ProfilerActivity
         self._profiler = torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA])
         self._profiler.__enter__()

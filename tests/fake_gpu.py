@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from bench.devices import BACKLOG_SECONDS, BUSY, GRAPH, SPAN, Kernel, busy_seconds
+from bench.devices import BACKLOG_SECONDS, BUSY, GRAPH, SPAN, Kernel, Timer, busy_seconds
 
 LAUNCH_SECONDS = 5e-6
 KERNEL_SECONDS = 2e-6  # the least a kernel takes
@@ -147,15 +147,10 @@ class FakeGpu:
         return {"sm_mhz": 1700, "power_w": WATTS, "temperature_c": 50, "throttle_reasons": 0}
 
 
-class FakeTimer:
+class FakeTimer(Timer):
     def __init__(self, gpu: FakeGpu, clock: str):
+        super().__init__()
         self.gpu, self.clock = gpu, clock
-        self.seconds: list[float] = []
-        self.cpu_seconds: list[float] = []
-        self.kernels: list[list[Kernel]] = []
-
-    def __enter__(self) -> "FakeTimer":
-        return self
 
     def __exit__(self, *failed: Any) -> None:
         if failed and failed[0] is None and self.clock == BUSY and not all(self.kernels):

@@ -1,9 +1,6 @@
 """The training step on a GPU, here the made-up one: a captured step, what cannot be captured, what does not fit."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +12,9 @@ from bench.train import Memory, Step, step_keys
 from bench.train_worker import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
 from reference import gpt2
 from reference.models import Model
+from tests.bench.test_e2e import command
 from tests.fake_gpu import MEMORY_BYTES, FakeGpu
 
-ROOT = Path(__file__).parents[2]
 FAKE = "tests.fake_gpu:FakeGpu"
 SMALL = Model("small", L=2, NH=2, C=32, max_t=24, v=300)
 B, T = 2, 8
@@ -309,17 +306,6 @@ def test_a_candidate_that_costs_the_process_is_out_and_the_race_goes_on(tmp_path
 
 
 # --- the whole command ---
-
-
-def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "bench.e2e", *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
 
 
 def quick(tmp_path: Path) -> tuple:
