@@ -2,6 +2,7 @@
 
 python -m bench.compare runs/before runs/after
 python -m bench.compare main/ branch/ --fail-on any --threshold 3%
+python -m bench.compare runs/before runs/after --html           as a page too: compare.html in AFTER
 
 Each is a run's folder, or a folder with several, whose processes are pooled. A case is the same where layer, pass,
 variant, shape, dtype, cache, device and threads are; that its source changed is told. The verdicts:
@@ -26,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.page import write
+from bench.texts import DASH, change_text, duration, percent
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,13 +39,15 @@ if TYPE_CHECKING:
 FINE, GOT_SLOWER, GOT_WRONG, NOT_COMPARABLE = 0, 1, 2, 3
 EXIT_CODES = (
     "exit codes here: 0 fine, 1 something is SLOWER (with --fail-on slower or any), 2 something became wrong\n"
-    "(with --fail-on wrong or any), 3 cannot be compared, 64 usage"
+    "(with --fail-on wrong or any), 3 cannot be compared or written, 64 usage"
 )
+AT_AFTER = Path()  # --html without a name
 LISTED = 8  # of the cases that only one side has; --json names all
 
 # What must be the same for a difference in time to be the code's. GPUs in the order of the driver.
 SAME_MACHINE = ("cpu.model", "cpu.isa", "cpu.usable", "cpu.quota", "gpus", "threads", "versions.torch")
 GPU = ("name", "driver", "power_cap_w", "memory_bytes", "max_sm_mhz", "max_memory_mhz", "ecc", "mig")
+MFU = {"MFU (PaLM)": "mfu_palm", "MFU (llm.c)": "mfu_llmc"}
 STYLES = {"FASTER": "green", "SLOWER": "bold red", "WRONG": "bold red", "FIXED": "green", "UNCLEAR": "yellow"}
 
 
@@ -55,6 +60,14 @@ def parser() -> cli.Parser:
         "--threshold", type=share, default=0.02, metavar="2%", help="smaller changes do not matter (default 2%%)"
     )
     p.add_argument("--cross-env", action="store_true", help="compare across hardware, driver, power cap or torch")
+    p.add_argument(
+        "--html",
+        nargs="?",
+        type=Path,
+        const=AT_AFTER,
+        metavar="FILE",
+        help="also as a page (default AFTER/compare.html)",
+    )
     p.add_argument("--json", action="store_true", help="the last line of stdout is one JSON document")
     return p
 
@@ -79,22 +92,37 @@ def main(argv: list[str] | None = None) -> int:
     old, new = compare_cases.side(before, alike), compare_cases.side(after, alike)
     differing = differing_environments(old, new)
     if differing and not args.cross_env:
-        told = "; ".join(f"{key}: {was} before, {now} after" for key, (was, now) in differing.items())
+        keys = "; ".join(f"{key}: {was} before, {now} after" for key, (was, now) in differing.items())
         raise CannotGoOn(
-            f"not measured under the same conditions ({told}): --cross-env compares anyway", NOT_COMPARABLE
+            f"not measured under the same conditions ({keys}): --cross-env compares anyway", NOT_COMPARABLE
         )
     if reason := nothing_in_common(args.before, args.after, old, new):
         raise CannotGoOn(reason, NOT_COMPARABLE)
     comparison = compare_cases.compare(old, new, args.threshold, same_machine=not differing)
-    page = Page(comparison, before, after, args.threshold, differing)
-    page.print()
+    told = Verdicts(comparison, before, after, args.threshold, differing)
+    told.print()
     code = exit_code(comparison, args.fail_on)
-    if failures := only_failures(args.before, old) or only_failures(args.after, new):
-        print(f"error: {failures}", file=sys.stderr)
+    out = args.after / "compare.html" if args.html == AT_AFTER else args.html
+    unwritten = write_page(told, out)
+    for error in filter(None, (only_failures(args.before, old) or only_failures(args.after, new), unwritten)):
+        print(f"error: {error}", file=sys.stderr)
         code = code or NOT_COMPARABLE
     if args.json:
-        cli.print_json(page.document() | {"exit_code": code})
+        cli.print_json(told.document() | {"exit_code": code})
     return code
+
+
+def write_page(told: "Verdicts", out: Path | None) -> str:
+    """The HTML page, where it is wanted; why it could not be written, or nothing."""
+    if out is None:
+        return ""
+    from bench.compare_page import TEMPLATE, Page
+
+    try:
+        print(f"page: {write(Page(told), TEMPLATE, out)}")
+    except CannotGoOn as error:
+        return str(error)
+    return ""
 
 
 def exit_code(comparison: "Comparison", fail_on: str | None) -> int:
@@ -166,10 +194,10 @@ def only_failures(path: Path, side: "Side") -> str:
     return f"nothing in {path} is right: {', '.join(f'{n} {status}' for status, n in counts.items())}"
 
 
-# --- the page ---
+# --- what is said ---
 
 
-class Page:
+class Verdicts:
     """What is printed, and the same as a document."""
 
     def __init__(
@@ -190,8 +218,8 @@ class Page:
 
         means = geometric_means(self.changes)
         return {
-            "before": [_run_facts(run) for run in self.before],
-            "after": [_run_facts(run) for run in self.after],
+            "before": [run_facts(run) for run in self.before],
+            "after": [run_facts(run) for run in self.after],
             "across_environments": bool(self.differing),
             "differing": self.differing,
             "threshold": self.threshold,
@@ -207,13 +235,24 @@ class Page:
             },
         }
 
+    def one_sided(self) -> list[tuple[str, list["Case"]]]:
+        """What there is no verdict on: cases of one side, and what was never right."""
+        found = self.comparison
+        parts = (
+            ("only before", found.only_before),
+            ("only after", found.only_after),
+            ("wrong after and not there before", [c for c in found.newly_wrong if c in found.only_after]),
+            ("wrong before and after", found.still_wrong),
+        )
+        return [(what, cases) for what, cases in parts if cases]
+
     def print(self) -> None:
         from bench.table import console
 
         screen = console()
         for what, runs in (("before", self.before), ("after", self.after)):
             for run in runs:
-                screen.print(f"{what:7} {_run_line(run)}", highlight=False, markup=False)
+                screen.print(f"{what:7} {run_line(run)}", highlight=False, markup=False)
         for key, (old, new) in self.differing.items():
             screen.print(f"DIFFERS {key}: {old} → {new}", highlight=False, markup=False, style="bold yellow")
         for line in noted(self.before, self.after):
@@ -247,30 +286,27 @@ class Page:
         for c in changes:
             layer = c.case.layer if c.case.layer != last else ""
             last = c.case.layer
-            table.add_row(layer, texts[c.case], c.case.variant, *_times(c), _verdict(c), Text(_why(c)))
+            table.add_row(layer, texts[c.case], c.case.variant, *time_cells(c), _verdict(c), Text(why(c)))
         return table
 
     def _steps_table(self, changes: list["Change"]) -> "Table":
         from rich.text import Text
 
-        from bench.table import DASH, new_table, percent
+        from bench.table import new_table
 
         table = new_table(self._title("training steps, after against before"))
         table.add_column("model")
         table.add_column("step by", overflow="fold")
         _add_times(table)
-        conventions = {"PaLM": "mfu_palm", "llm.c": "mfu_llmc"}
-        for name in conventions:
-            table.add_column(f"MFU ({name})", justify="right", no_wrap=True)
+        for name in MFU:
+            table.add_column(name, justify="right", no_wrap=True)
         table.add_column("why", overflow="fold", ratio=1)
         texts = case_texts([c.case for c in changes])
         for c in changes:
-            shares = []
-            for name in conventions.values():
-                pair = [percent(_mfu(record, name)) for record in (c.before, c.after)]
-                shares.append(DASH if pair == [DASH, DASH] else " → ".join(pair))
             model = f"{c.case.layer} {texts[c.case]}"
-            table.add_row(model, c.case.variant, *_times(c), _verdict(c), *shares, Text(_why(c)))
+            table.add_row(
+                model, c.case.variant, *time_cells(c), _verdict(c), *[mfu_text(c, name) for name in MFU], Text(why(c))
+            )
         return table
 
     def _means_table(self, changes: list["Change"]) -> "Table":
@@ -289,19 +325,12 @@ class Page:
         return table
 
     def _footer(self) -> Iterator[str]:
-        found = self.comparison
-        for what, cases in (
-            ("only before", found.only_before),
-            ("only after", found.only_after),
-            ("wrong after and not there before", [c for c in found.newly_wrong if c in found.only_after]),
-            ("wrong before and after", found.still_wrong),
-        ):
-            if cases:
-                more = f"; and {len(cases) - LISTED} more" if len(cases) > LISTED else ""
-                yield f"{what} ({len(cases)}): {'; '.join(case_text(c) for c in cases[:LISTED])}{more}"
+        for what, cases in self.one_sided():
+            more = f"; and {len(cases) - LISTED} more" if len(cases) > LISTED else ""
+            yield f"{what} ({len(cases)}): {'; '.join(case_text(c) for c in cases[:LISTED])}{more}"
         counts = Counter(c.verdict for c in self.changes)
         told = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
-        told = told or f"nothing was timed in both; {found.right_in_both} right in both"
+        told = told or f"nothing was timed in both; {self.comparison.right_in_both} right in both"
         yield f"{told}. Changes below {self.threshold * 100:g}% do not matter."
 
 
@@ -311,22 +340,12 @@ def _add_times(table: "Table") -> None:
     table.add_column("verdict", no_wrap=True)
 
 
-def _times(c: "Change") -> list[str]:
-    from bench.table import DASH, duration
-
+def time_cells(c: "Change") -> list[str]:
     times = [DASH if seconds is None else duration(seconds) for seconds in (c.before_s, c.after_s)]
     if c.ratio is None:
         return [*times, DASH]
     interval = f" [{change_text(c.low)}, {change_text(c.high)}]" if c.low is not None and c.high is not None else ""
     return [*times, change_text(c.ratio) + interval]
-
-
-def change_text(ratio: float) -> str:
-    """+5.2% of a time that is 1.052 times as long; multiples where that is easier to read."""
-    if ratio >= 3:
-        return f"{ratio:.2g}x"
-    percent = round((ratio - 1) * 100, 1) + 0.0  # no -0.0
-    return f"{percent:+.1f}%" if abs(percent) < 9.95 else f"{percent:+.0f}%"
 
 
 def _verdict(c: "Change") -> Any:
@@ -335,21 +354,23 @@ def _verdict(c: "Change") -> Any:
     return Text(c.verdict, style=STYLES.get(c.verdict, ""))
 
 
-def _why(c: "Change") -> str:
+def why(c: "Change") -> str:
     notes = ["source changed"] if c.source_changed else []
-    for name in ("configuration", "kernels"):
-        old, new = c.before.get(name), c.after.get(name)
-        if old != new and isinstance(old, dict) and isinstance(new, dict):
-            moved = [f"{key} {old.get(key)} → {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
-            notes.append(f"other kernels: {', '.join(moved)}")
-        elif old != new:
-            notes.append(f"{name} {old or 'none'} → {new or 'none'}")
+    old, new = c.before.get("configuration"), c.after.get("configuration")
+    if old != new:
+        notes.append(f"configuration {old or 'none'} → {new or 'none'}")
+    old, new = c.before.get("kernels"), c.after.get("kernels")
+    if old != new and isinstance(old, dict) and isinstance(new, dict):  # of a step; a layer's row has their number
+        moved = [f"{key} {old.get(key)} → {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]
+        notes.append(f"other kernels: {', '.join(moved)}")
     return "; ".join([c.reason, *notes])
 
 
-def _mfu(record: dict[str, Any], convention: str) -> float | None:
-    """Of the measured peak; of the datasheet's where that alone is known."""
-    return record.get(f"{convention}_of_ceiling") or record.get(f"{convention}_of_datasheet")
+def mfu_text(c: "Change", column: str) -> str:
+    """Before and after; of the measured peak, or of the datasheet's where that alone is known."""
+    name = MFU[column]
+    pair = [percent(r.get(f"{name}_of_ceiling") or r.get(f"{name}_of_datasheet")) for r in (c.before, c.after)]
+    return DASH if pair == [DASH, DASH] else " → ".join(pair)
 
 
 def case_text(case: "Case") -> str:
@@ -381,7 +402,7 @@ def case_texts(cases: list["Case"]) -> dict["Case", str]:
 # --- facts of runs ---
 
 
-def _run_facts(run: "Loaded") -> dict[str, Any]:
+def run_facts(run: "Loaded") -> dict[str, Any]:
     git = run.environment.get("git") or {}
     return {
         "folder": str(run.folder),
@@ -392,8 +413,8 @@ def _run_facts(run: "Loaded") -> dict[str, Any]:
     }
 
 
-def _run_line(run: "Loaded") -> str:
-    facts = _run_facts(run)
+def run_line(run: "Loaded") -> str:
+    facts = run_facts(run)
     commit = f"commit {facts['commit'][:9]}{' and changes' if facts['dirty'] else ''}" if facts["commit"] else ""
     gpus = [gpu.get("name") for gpu in run.environment.get("gpus") or []]
     cpu = (run.environment.get("cpu") or {}).get("model")

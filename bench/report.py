@@ -11,25 +11,24 @@ measured.
 
 import ast
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.page import Cell, Chart, Line, anchor, unavailable, write, write_pictures
+from bench.texts import DASH, duration, percent, speed_text, time_text
 
 if TYPE_CHECKING:
     from bench.results import Loaded
 
 HOME = Path(__file__).parent.parent
-NEEDED = ("altair", "vl_convert", "jinja2")
+TEMPLATE = "report.html.j2"
 MOST_SAMPLES = 40  # of a row that are drawn
 FAR = 25.0  # the slowest is this many times slower than the fastest: points on a logarithmic axis
-DASH = "–"
 # Layers in the order of the training step; others follow by name.
 ORDER = (
     *("embedding", "layernorm", "residual_layernorm", "matmul", "attention", "gelu", "residual", "softmax"),
@@ -54,21 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     runs = read_runs(args.runs)
     page = Page(runs, args.title)
     out = args.out or runs[0].folder / "report.html"
-    write(page, out)
+    write(page, TEMPLATE, out)
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if args.png:
         print(f"pictures: {write_pictures(page, args.png)} charts in {args.png}")
     return cli.OK
-
-
-def unavailable() -> str:
-    """Why no page can be built here, or nothing."""
-    import importlib.util
-
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if not missing:
-        return ""
-    return f"the report needs {', '.join(missing)}: pip install altair vl-convert-python jinja2, or build it elsewhere"
 
 
 def write_beside(folder: Path) -> str:
@@ -80,60 +69,10 @@ def write_beside(folder: Path) -> str:
         return f"no report: {missing}: python -m bench.report {folder}"
     try:
         out = folder / "report.html"
-        write(Page(read_runs([folder])), out)
+        write(Page(read_runs([folder])), TEMPLATE, out)
     except (CannotGoOn, OSError, ValueError, KeyError, TypeError) as error:
         return f"no report: {type(error).__name__}: {error} (python -m bench.report {folder})"
     return f"report: {out}"
-
-
-def write(page: "Page", out: Path) -> None:
-    from bench.results import write_atomically
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, render(page))
-
-
-def render(page: "Page") -> str:
-    import jinja2
-
-    from bench import report_charts
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["anchor"] = anchor
-    template = environment.get_template("report.html.j2")
-    specs = report_charts.all_specs()
-    data = {n: {**c, "height": report_charts.height_of(specs[c["spec"]], c["rows"])} for n, c in page.data.items()}
-    return template.render(page=page, specs=specs, data=data, vega=vega_bundle())
-
-
-def vega_bundle() -> str:
-    """Vega, Vega-Lite and vega-embed as one script: 0.9 MB, kept in the cache by vl-convert's version."""
-    import vl_convert
-
-    from kernels import cache_dir, put
-
-    file = cache_dir() / f"vega-{metadata.version('vl-convert-python')}.js"
-    if not file.exists():
-        bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-        put(file, bundle.encode())
-    return file.read_text()
-
-
-def write_pictures(page: "Page", folder: Path) -> int:
-    """Every chart of the page as .png (twice the size) and .svg, named after its place; how many."""
-    import vl_convert
-
-    from bench import report_charts
-
-    folder.mkdir(parents=True, exist_ok=True)
-    specs = report_charts.all_specs()
-    for name, chart in page.data.items():
-        spec = report_charts.with_rows(specs[chart["spec"]], chart["rows"])
-        (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
-        (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(spec))
-    return len(page.data)
 
 
 # --- runs ---
@@ -168,30 +107,6 @@ def machine_of(run: "Loaded") -> str:
 
 
 # --- the page ---
-
-
-@dataclass
-class Cell:
-    """One cell of a table: what is shown, and what it is sorted by."""
-
-    text: str
-    key: float | str = ""
-    style: str = ""
-
-
-@dataclass
-class Line:
-    """One variant in a case's table."""
-
-    variant: str
-    story: str
-    cells: list[Cell]
-    reproduce: str
-    stale: bool = False
-
-    @property
-    def backend(self) -> str:
-        return self.variant.partition(".")[0]
 
 
 @dataclass
@@ -237,12 +152,12 @@ class Page:
 
     def __init__(self, runs: "list[Loaded]", title: str | None = None):
         self.runs = runs
-        self.data: dict[str, dict[str, Any]] = {}
+        self.data: dict[str, Chart] = {}
         self.hashes = _source_hashes()
         self.several_machines = len({machine_of(run) for run in runs}) > 1
         layer_rows = [(run, r) for run in runs for r in run.records if r.get("phase") != "step"]
         layer_rows.sort(key=lambda x: _place(x[1]["layer"]))
-        self.peaks = matmul_peaks([r for _, r in layer_rows])
+        self.peaks = measured_peaks([r for _, r in layer_rows])
         self.layers = [self._layer(name, rows) for name, rows in _grouped(layer_rows, lambda x: x[1]["layer"]).items()]
         self.steps = [self._step(run) for run in runs if any(r.get("phase") == "step" for r in run.records)]
         self.best = self._best([r for _, r in layer_rows])
@@ -264,7 +179,7 @@ class Page:
         """Keep a chart's rows; its name, or nothing without rows."""
         if not rows:
             return ""
-        self.data[name] = dict(spec=spec, rows=rows, label=label)
+        self.data[name] = Chart(spec, rows, label)
         return name
 
     # --- layers ---
@@ -351,7 +266,7 @@ class Page:
                 rival = min(torch, key=lambda r: r["median_s"], default=None)
                 case = " ".join(x for x in (layer, shape.partition("/")[2], phase, dtype) if x)
                 told = dict(time=duration(r["median_s"]), rival_time=duration(rival["median_s"]) if rival else DASH)
-                best.append(dict(case=case, layer=layer, row=r, rival=rival, text=speed(r), **told))
+                best.append(dict(case=case, layer=layer, row=r, rival=rival, text=speed_text(r), **told))
         points = [
             dict(
                 case=b["case"],
@@ -426,7 +341,7 @@ def time_rows(rows: list[Row]) -> list[dict[str, Any]]:
                 high=high * 1e3,
                 samples=samples[:: max(1, -(-len(samples) // MOST_SAMPLES))],
                 reach=max([high * 1e3, *samples]),
-                text=duration(r["median_s"]) + (f"  {speed(r)}" if r.get("speedup") else ""),
+                text=duration(r["median_s"]) + (f"  {speed_text(r)}" if r.get("speedup") else ""),
             )
         )
     return found
@@ -450,17 +365,23 @@ def error_rows(rows: list[Row]) -> list[dict[str, Any]]:
     ]
 
 
-def matmul_peaks(rows: list[Row]) -> dict[str, float]:
-    """FLOP/s by dtype of the ceiling that matmul's floors were worked out from: no other layer is bound by it."""
-    floors = [r for r in rows if r["layer"] == "matmul" and r.get("floor_s")]
-    return {
-        dtype: max(r["flops"] / r["floor_s"] for r in found)
-        for dtype, found in _grouped(floors, lambda r: r["dtype"]).items()
-    }
+def measured_peaks(rows: list[Row]) -> dict[str, float]:
+    """FLOP/s by dtype of the ceilings that floors were worked out from. Where a record does not tell (they once did
+    not), matmul's floor does: no other layer is bound by it."""
+    peaks: dict[str, float] = {}
+    for r in rows:
+        peak = r.get("ceiling_flops_per_s") or (r["flops"] / r["floor_s"] if _tells_peak(r) else 0.0)
+        peaks[r["dtype"]] = max(peak, peaks.get(r["dtype"], 0.0))
+    return {dtype: peak for dtype, peak in peaks.items() if peak}
+
+
+def _tells_peak(r: Row) -> bool:
+    return r["layer"] == "matmul" and bool(r.get("floor_s"))
 
 
 def roofline_rows(rows: list[Row], peaks: dict[str, float]) -> list[dict[str, Any]]:
-    """A point a timed row, and the roofs that their floors were worked out from: ceilings measured on the machine."""
+    """A point a timed row; the roofs that their floors were worked out from, measured on the machine; and its maker's
+    where they are known."""
     timed = [r for r in rows if r["status"] == "ok" and r.get("median_s") and r.get("flops") and r.get("bytes")]
     timed = [r for r in timed if r.get("cache") != "warm"]
     points = [
@@ -478,20 +399,23 @@ def roofline_rows(rows: list[Row], peaks: dict[str, float]) -> list[dict[str, An
     ]
     for dtype, found in _grouped([r for r in timed if r.get("floor_s")], lambda r: r["dtype"]).items():
         at = [r["flops"] / r["bytes"] for r in found]
-        points += _roof(
-            dtype, min(at) / 2, max(at) * 2, max(r["bytes"] / r["floor_s"] for r in found), peaks.get(dtype)
-        )
+        ends = min(at) / 2, max(at) * 2
+        bandwidth = max(r.get("ceiling_bytes_per_s") or r["bytes"] / r["floor_s"] for r in found)
+        points += _roof(f"measured ceiling, {dtype}", *ends, bandwidth, peaks.get(dtype))
+        sheets = {(r.get("datasheet_bytes_per_s"), r.get("datasheet_flops_per_s")) for r in found}
+        for bandwidth, peak in sorted(sheet for sheet in sheets if sheet[0]):
+            points += _roof(f"datasheet, {dtype}", *ends, bandwidth, peak)
     return points
 
 
-def _roof(dtype: str, least: float, most: float, bandwidth: float, peak: float | None) -> list[dict[str, Any]]:
+def _roof(name: str, least: float, most: float, bandwidth: float, peak: float | None) -> list[dict[str, Any]]:
     """Corners of min(bandwidth * intensity, peak) between two intensities; no peak where none is known."""
     corner = peak / bandwidth if peak else most
     ends = sorted({least, min(max(corner, least), most), most})
     return [
         dict(
             kind="roof",
-            name=f"measured ceiling, {dtype}",
+            name=name,
             label=x == most,
             intensity=x,
             gflops=min(peak or float("inf"), x * bandwidth) / 1e9,
@@ -532,21 +456,19 @@ def loss_rows(rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def swap_rows(rows: list[Row]) -> list[dict[str, Any]]:
-    """Of each `ours, layer=variant`: the change that its layers' in-context times predict, and the step's."""
-    ours = next((r for r in rows if r["variant"] == "ours"), None)
+    """Of each `ours, layer=variant`: the step's change, beside what its layers' times in context and alone predict."""
     found = []
     for r in rows:
-        _, comma, swap = r["variant"].partition(", ")
-        if not comma or ours is None or not r.get("median_s"):
+        if r.get("change_s") is None:
             continue
-        before, after = ours["in_context_s"], r["in_context_s"]
-        changed = [k for k in after if (ours.get("kernels") or {}).get(k) != (r.get("kernels") or {}).get(k)]
-        predicted = sum(after[k] - before.get(k, 0.0) for k in changed) * 1e3
-        base = ours["median_s"]
-        low, high = (r["low_s"] - base) * 1e3, ((r["high_s"] if _finite(r["high_s"]) else r["median_s"]) - base) * 1e3
-        measured = (r["median_s"] - base) * 1e3
-        text = f"predicted {predicted:+.3g} ms, measured {measured:+.3g} ms"
-        found.append(dict(swap=swap, predicted=predicted, measured=measured, low=low, high=high, text=text))
+        swap, measured = r["variant"].partition(", ")[2], r["change_s"] * 1e3
+        ends = [r[name] * 1e3 if _finite(r.get(name)) else measured for name in ("change_low_s", "change_high_s")]
+        for by in ("in context", "alone"):
+            predicted = r.get(f"predicted_{by.replace(' ', '_')}_s")
+            if predicted is not None:
+                text = f"predicted {predicted * 1e3:+.3g} ms, measured {measured:+.3g} ms"
+                change = dict(predicted=predicted * 1e3, measured=measured, low=ends[0], high=ends[1])
+                found.append(dict(swap=swap, by=f"layers {by}", text=text, **change))
     return found
 
 
@@ -603,32 +525,8 @@ def status_cell(r: Row) -> Cell:
     if status in ("ok", "simulated"):
         told = status if ratio is None else f"{status} {ratio:.2g}x"
         return Cell(told, ratio or 0.0, status)
-    style = "skipped" if status == "skipped" else "bad"
+    style = "skipped long" if status == "skipped" else "bad long"
     return Cell(f"{status}: {r.get('evidence', '')}", 1e9, style)
-
-
-def duration(seconds: float) -> str:
-    from bench.table import duration as text
-
-    return text(seconds)
-
-
-def percent(share: float | None) -> str:
-    from bench.table import percent as text
-
-    return text(share)
-
-
-def speed(r: Row) -> str:
-    from bench.table import speed_text
-
-    return speed_text(r)
-
-
-def time_text(r: Row) -> str:
-    from bench.table import time_text as text
-
-    return text(r)
 
 
 def _scaled(name: str, scale: float, form: str = "{:.3g}") -> Any:
@@ -645,7 +543,7 @@ COLUMNS = (
     Column("warm ±95 %", "median_s", time_text, "warm"),
     Column("span", "span_s", lambda r: duration(r["span_s"])),
     Column("graph", "graph_s", lambda r: duration(r["graph_s"])),
-    Column("vs torch", "speedup", speed),
+    Column("vs torch", "speedup", speed_text),
     Column("noise", "noise", _percent_of("noise")),
     Column("GB/s", "bytes_per_s", _scaled("bytes_per_s", 1e9)),
     Column("GFLOP/s", "flops_per_s", _scaled("flops_per_s", 1e9)),
@@ -656,6 +554,10 @@ COLUMNS = (
     Column("SM MHz", "sm_mhz", _scaled("sm_mhz", 1, "{:.0f}")),
     Column("mJ a call", "energy_j", _scaled("energy_j", 1e-3)),
     Column("compile s", "compile_s", _scaled("compile_s", 1, "{:.2g}")),
+    Column("registers", "registers", _scaled("registers", 1, "{:.0f}")),
+    Column("spills B", "spill_bytes", _scaled("spill_bytes", 1, "{:.0f}")),
+    Column("shared B", "shared_bytes", _scaled("shared_bytes", 1, "{:,.0f}")),
+    Column("occupancy", "occupancy", _percent_of("occupancy")),
     Column("bits", "deterministic", lambda r: "same" if r["deterministic"] else "differ"),
     Column("tiles", "configuration", lambda r: r["configuration"]),
 )
@@ -663,7 +565,7 @@ STEP_COLUMNS = (
     Column("check", "status", None),
     Column("step ±95 %", "median_s", time_text),
     Column("tokens/s", "tokens_per_s", _scaled("tokens_per_s", 1, "{:,.0f}")),
-    Column("speed", "speedup", speed),
+    Column("speed", "speedup", speed_text),
     Column("MFU PaLM / measured", "mfu_palm_of_ceiling", _percent_of("mfu_palm_of_ceiling")),
     Column("MFU llm.c / measured", "mfu_llmc_of_ceiling", _percent_of("mfu_llmc_of_ceiling")),
     Column("MFU PaLM / datasheet", "mfu_palm_of_datasheet", _percent_of("mfu_palm_of_datasheet")),
@@ -760,10 +662,6 @@ def about_layer(name: str) -> str:
 def sizes_text(r: Row) -> str:
     hidden = ("eps", "accumulate", "beta1", "beta2", "tensors")
     return " ".join(f"{k}={v}" for k, v in (r.get("shape") or {}).items() if k not in hidden)
-
-
-def anchor(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _source_hashes() -> dict[tuple[str, str], str]:

@@ -15,6 +15,7 @@ BACKENDS = {"torch": "#d97706", "cpu": "#2f6fde", "cuda": "#1a9850", "triton": "
 LIMIT = 4  # an error may be this many times plain torch's (bench/judge.py)
 ROW_HEIGHT = {"variant": 24, "case": 24, "contestant": 40}  # by what a chart has a row for
 FOR_LABELS = {"left": 5, "top": 5, "right": 90, "bottom": 5}  # labels stand right of the longest bar
+VERDICTS = {"SLOWER": "#d6453d", "FASTER": "#1a9850", "SAME": "#2f6fde", "UNCLEAR": "#8a929c"}
 Spec = dict[str, Any]
 Chart = alt.LayerChart | alt.FacetChart
 
@@ -29,6 +30,7 @@ def all_specs() -> dict[str, Spec]:
         "waterfall": waterfall(),
         "curves": curves(),
         "swaps": swaps(),
+        "changes": changes(),
     }
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     return {name: chart.properties(width="container", autosize=fit).to_dict() for name, chart in charts.items()}
@@ -45,6 +47,7 @@ def height_of(spec: Spec, rows: list[dict[str, Any]]) -> int:
 def with_rows(spec: Spec, rows: list[dict[str, Any]], width: int = 720) -> Spec:
     """A whole specification, with the rows in it."""
     whole = copy.deepcopy(spec) | {"datasets": {"rows": rows}, "width": width, "height": height_of(spec, rows)}
+    whole["config"] = {**whole.get("config", {}), "axisY": {"labelLimit": 330}}
     whole.setdefault("background", "white")
     return whole
 
@@ -63,7 +66,7 @@ def times(log: bool) -> Chart:
     """Rows: variant, backend, ms, low, high, reach, text, samples (ms), in order. Bars with the 95 % interval and the
     samples; where the slowest is far away, points on a logarithmic axis."""
     base = alt.Chart(_rows()).encode(
-        y=alt.Y("variant:N", sort=None, title=None, axis=alt.Axis(labelLimit=220)),
+        y=alt.Y("variant:N", sort=None, title=None),
     )
     scale = alt.Scale(type="log") if log else alt.Scale(domainMin=0)
     x_axis = alt.Axis(format=",~r", tickCount=6, title="ms a call, median and 95 % interval; ticks are samples")
@@ -86,7 +89,7 @@ def times(log: bool) -> Chart:
 def overview() -> Chart:
     """Rows: case, speedup, low, high, reach, variant, backend, text: the best own kernel against PyTorch."""
     base = alt.Chart(_rows()).encode(
-        y=alt.Y("case:N", sort=None, title=None, axis=alt.Axis(labelLimit=280)),
+        y=alt.Y("case:N", sort=None, title=None),
     )
     scale = alt.Scale(type="log", base=2)
     x_axis = alt.Axis(title="speed against the fastest PyTorch entry (logarithmic; right of 1 is faster)", format="~g")
@@ -113,10 +116,11 @@ def roofline() -> Chart:
     y_axis = alt.Axis(title="useful GFLOP/s", format="~s", tickCount=6)
     y = alt.Y("gflops:Q", scale=alt.Scale(type="log"), axis=y_axis)
     base = alt.Chart(_rows()).encode(x=x, y=y)
+    dashed = alt.condition("indexof(datum.name, 'datasheet') === 0", alt.value([6, 4]), alt.value([1, 0]))
     roof = (
         base.transform_filter("datum.kind == 'roof'")
         .mark_line(strokeWidth=1.5)
-        .encode(detail="name:N", tooltip="name:N")
+        .encode(detail="name:N", tooltip="name:N", strokeDash=dashed)
     )
     points = (
         base.transform_filter("datum.kind == 'point'")
@@ -134,7 +138,7 @@ def roofline() -> Chart:
 def errors() -> Chart:
     """Rows: variant, backend, phase, error: in units of plain torch's, and the limit."""
     base = alt.Chart(_rows()).encode(
-        y=alt.Y("variant:N", sort=None, title=None, axis=alt.Axis(labelLimit=220)),
+        y=alt.Y("variant:N", sort=None, title=None),
     )
     x_axis = alt.Axis(title="worst error over all proof cases, of plain torch's (limit 4)", format="~g", tickCount=6)
     points = base.mark_point(filled=True, size=80, opacity=0.85).encode(
@@ -149,7 +153,7 @@ def errors() -> Chart:
 
 def waterfall() -> Chart:
     """Rows: contestant, part, start, end (ms), order: where a step goes, stacked; PyTorch's is one piece."""
-    base = alt.Chart(_rows()).encode(y=alt.Y("contestant:N", sort=None, title=None, axis=alt.Axis(labelLimit=220)))
+    base = alt.Chart(_rows()).encode(y=alt.Y("contestant:N", sort=None, title=None))
     bars = base.mark_bar(height=26).encode(
         x=alt.X("start:Q", axis=alt.Axis(title="ms a step", format=",~r", tickCount=8)),
         x2="end:Q",
@@ -177,11 +181,40 @@ def curves() -> Chart:
 
 
 def swaps() -> Chart:
-    """Rows: swap, predicted, measured, low, high (ms): a step's change as the parts predict it and as it is."""
+    """Rows: swap, by, predicted, measured, low, high (ms): a step's change as its parts predict it and as it is."""
     base = alt.Chart(_rows())
     x = alt.X("predicted:Q", axis=alt.Axis(title="predicted change of the step, ms", tickCount=6))
     y = alt.Y("measured:Q", axis=alt.Axis(title="measured change, ms", tickCount=6))
+    by = alt.Color("by:N", legend=alt.Legend(title="predicted from", orient="bottom"))
     line = alt.Chart(_rows()).mark_line(strokeDash=[4, 3]).encode(x=x, y=alt.Y("predicted:Q"))
-    points = base.mark_point(filled=True, size=80).encode(x=x, y=y, tooltip=["swap:N", "text:N"])
-    interval = base.mark_rule().encode(x=x, y=alt.Y("low:Q"), y2="high:Q")
+    points = base.mark_point(filled=True, size=80).encode(x=x, y=y, color=by, tooltip=["swap:N", "by:N", "text:N"])
+    interval = base.mark_rule().encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=by)
     return alt.layer(line, interval, points).properties(height=240)
+
+
+def changes() -> Chart:
+    """Rows: case, ratio (after / before), low, high, least, most (what runs of the same code may differ by), verdict,
+    text."""
+    base = alt.Chart(_rows()).encode(
+        y=alt.Y("case:N", sort=None, title=None),
+    )
+    scale = alt.Scale(type="log", nice=False)
+    x_axis = alt.Axis(
+        title="change of the time; grey: what runs of the same code may differ by",
+        labelExpr="format(datum.value - 1, '+.0%')",
+        tickCount=7,
+    )
+    noise = base.mark_bar(height=12, opacity=0.25, color="#8a929c").encode(
+        x=alt.X("least:Q", scale=scale, axis=x_axis), x2="most:Q"
+    )
+    one = alt.Chart(alt.Data(values=[{"at": 1}])).mark_rule(strokeDash=[4, 3]).encode(x=alt.X("at:Q", scale=scale))
+    colour = alt.Color(
+        "verdict:N",
+        scale=alt.Scale(domain=list(VERDICTS), range=list(VERDICTS.values())),
+        legend=alt.Legend(title=None, orient="bottom"),
+    )
+    interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q", color=colour)
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(
+        x=alt.X("ratio:Q", scale=scale), color=colour, tooltip=["case:N", "text:N"]
+    )
+    return alt.layer(noise, one, interval, points)

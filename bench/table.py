@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench.texts import DASH, bits_text, duration, multiple, number, percent, ratio_text, speed_text, time_text
+
 if TYPE_CHECKING:
     from bench.proof import Proof
 
 PLAIN_WIDTH = 160  # columns when stdout is no terminal: files and pipes do not wrap
 MARKS = {"ok": "green", "simulated": "cyan", "skipped": "dim", "wrong": "bold red", "impossible": "bold red"}
-DASH = "–"
 
 
 def console() -> Console:
@@ -229,53 +230,3 @@ def gpu_facts(rows: list[dict[str, Any]]) -> list[str]:
         slowed = f"clocks lowered by {', '.join(sorted(told))}" if told else "no throttling seen" if known else ""
         lines.append(f"SM clock {min(clocks):.0f} to {max(clocks):.0f} MHz{'; ' if slowed else ''}{slowed}")
     return lines
-
-
-def ratio_text(ratio: float | None) -> str:
-    """An error in units of plain torch's."""
-    return DASH if ratio is None else f"{ratio:.2g}x" if ratio < 1000 else f"{ratio:.0e}x"
-
-
-def bits_text(deterministic: bool | None) -> str:
-    return {True: "same", False: "differ", None: DASH}[deterministic]
-
-
-def time_text(row: dict[str, Any]) -> str:
-    """Median and half of the 95 % interval."""
-    seconds, high = row.get("median_s"), row.get("high_s")
-    if seconds is None:
-        return DASH
-    if high is None or high == float("inf"):
-        return duration(seconds)
-    return f"{duration(seconds)} {percent((high - row['low_s']) / 2 / seconds):>4}"
-
-
-def speed_text(row: dict[str, Any]) -> str:
-    """Speed against the fastest PyTorch entry; "=" where the difference is no difference."""
-    speed = row.get("speedup")
-    if speed is None or row["status"] != "ok":
-        return DASH
-    # A difference that the A/A control shows as well, or whose interval holds 1, is none.
-    same = abs(speed - 1) <= (row.get("noise_floor") or 0.0) or row["speedup_low"] <= 1 <= row["speedup_high"]
-    return f"{speed:.2f}x" + (" =" if same else "")
-
-
-def duration(seconds: float) -> str:
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= 0.9995 * scale or unit == "µs":  # what three digits round up to the next unit belongs there
-            return f"{seconds / scale:.3g} {unit}"
-    raise AssertionError
-
-
-def percent(share: float | None) -> str:
-    if share is None:
-        return DASH
-    return f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"
-
-
-def multiple(ratio: float | None) -> str:
-    return DASH if ratio is None else f"{ratio:.3g}x"
-
-
-def number(value: float | None, scale: float) -> str:
-    return DASH if value is None else f"{value / scale:.3g}"

@@ -5,7 +5,6 @@
 
 import io
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -29,25 +28,18 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         page = Path(scratch) / "report.html"
-        report.write(report.Page(report.read_runs([RUNS]), None), page)
+        report.write(report.Page(report.read_runs([RUNS])), report.TEMPLATE, page)
         for shot in SHOTS:
             take(page, folder, *shot)
     terminal(folder / "terminal.svg")
 
 
 def take(page: Path, folder: Path, name: str, width: int, height: int, scheme: str, place: str) -> None:
-    from selenium import webdriver
+    from tests.browser import look_like, open_browser
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "hide-scrollbars", "disable-background-networking"):
-        options.add_argument(f"--{flag}")
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    browser = open_browser()
     try:
-        size = dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        wanted = dict(features=[dict(name="prefers-color-scheme", value=scheme)])
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", wanted)
+        look_like(browser, width, height, scheme)
         browser.get(f"file://{page}")
         browser.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
         browser.execute_script("document.getElementById(arguments[0]).scrollIntoView()", place)

@@ -1,21 +1,17 @@
 """The report: from records alone, whole where rows failed, safe against what files say, and alive in a real browser."""
 
-import json
 import re
-import shutil
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench import page as page_frame
 from bench import report
 from bench.cli import CannotGoOn
 from bench.results import SCHEMA, Run
+from tests.browser import asked, charts_of, look_like, wait_for
 
-BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-needs_browser = pytest.mark.skipif(
-    not (BROWSER and DRIVER), reason="no Chromium with chromedriver (apt-get install chromium chromium-driver)"
-)
 EVIL = "<script>document.title = 'broken'</script>"
 
 
@@ -84,6 +80,11 @@ STEPS = [
         0.12,
         in_context_s={"matmul/qkv forward": 0.06, "gelu forward": 0.055},
         kernels={"gelu forward": "b"},
+        predicted_alone_s=0.03,
+        predicted_in_context_s=0.025,
+        change_s=0.02,
+        change_low_s=0.015,
+        change_high_s=0.026,
     ),
     step_row("torch.eager", 0.2),
 ]
@@ -110,12 +111,6 @@ def page(folder, tmp_path):
     return out
 
 
-def charts_of(page: Path) -> dict:
-    found = re.search(r"^const data = (.*);$", page.read_text(), re.MULTILINE)
-    assert found
-    return json.loads(found[1])
-
-
 def test_a_page_is_one_file_of_at_most_two_megabytes_without_network(page):
     text = page.read_text()
     assert page.stat().st_size < 2e6
@@ -138,14 +133,37 @@ def test_charts_hold_what_the_records_hold(page):
     parts = next(c for name, c in charts.items() if name.startswith("parts"))
     ours = {r["part"]: r["end"] - r["start"] for r in parts["rows"] if r["contestant"] == "ours"}
     assert ours == pytest.approx({"matmul": 60, "gelu": 30, "remainder": 10})
-    (swap,) = next(c for name, c in charts.items() if name.startswith("swaps"))["rows"]
-    assert swap["predicted"] == pytest.approx(25) and swap["measured"] == pytest.approx(20)
+    swaps = next(c for name, c in charts.items() if name.startswith("swaps"))["rows"]
+    assert {r["by"]: r["predicted"] for r in swaps} == pytest.approx({"layers in context": 25, "layers alone": 30})
+    assert [(r["measured"], r["low"], r["high"]) for r in swaps] == [pytest.approx((20, 15, 26))] * 2
+
+
+def test_a_roofline_has_measured_roofs_and_those_of_the_datasheet_where_it_is_known(tmp_path):
+    roofs: dict[str, Any] = dict(
+        ceiling_bytes_per_s=2e9, ceiling_flops_per_s=4e9, datasheet_bytes_per_s=3e9, datasheet_flops_per_s=5e9
+    )
+    rows = [row("cuda.fast", device="cuda", registers=40, spill_bytes=0, occupancy=0.5, **roofs), row("torch.eager")]
+    page = report.Page(report.read_runs([write_run(tmp_path / "gpu", rows)]))
+    lines = [r for r in page.data["roofline-gelu"].rows if r["kind"] == "roof"]
+    at_end = {r["name"]: r["gflops"] for r in lines if r["label"]}
+    assert at_end == {"measured ceiling, fp32": 4.0, "datasheet, fp32": 5.0}
+    least = {r["name"]: r["gflops"] / r["intensity"] for r in lines if r["intensity"] == 1.25}
+    assert least == pytest.approx({"measured ceiling, fp32": 2.0, "datasheet, fp32": 3.0})
+    (case,) = page.layers[0].cases
+    told = dict(zip(case.columns, (cell.text for cell in case.lines[0].cells), strict=True))
+    assert (told["registers"], told["spills B"], told["occupancy"]) == ("40", "0", "50%")
+
+
+def test_records_that_do_not_tell_their_ceilings_have_the_roof_of_their_floors(tmp_path):
+    page = report.Page(report.read_runs([write_run(tmp_path / "old", [row("cpu.simd")])]))
+    (end,) = [r for r in page.data["roofline-gelu"].rows if r.get("label")]
+    assert end["gflops"] / end["intensity"] == pytest.approx(8192 / 5e-4 / 1e9)  # bytes by floor
 
 
 def test_far_apart_times_are_points_on_a_logarithmic_axis(tmp_path):
     run = write_run(tmp_path / "far", [row("torch.eager"), row("cpu.naive", seconds=1.0)])
     (chart,) = [c for n, c in report.Page(report.read_runs([run])).data.items() if n.startswith("gelu-forward")]
-    assert chart["spec"] == "times_log"
+    assert chart.spec == "times_log"
 
 
 def test_a_run_with_only_failures_has_a_page(tmp_path):
@@ -195,7 +213,7 @@ def test_a_run_leaves_its_page_unless_nobody_wants_it(folder, monkeypatch):
 
 def test_without_its_packages_a_run_still_ends_well(folder, monkeypatch):
     monkeypatch.delenv("LAYERBENCH_REPORT")
-    monkeypatch.setattr(report, "NEEDED", ("altair", "no_such_package"))
+    monkeypatch.setattr(page_frame, "NEEDED", ("altair", "no_such_package"))
     said = report.write_beside(folder)
     assert "no_such_package" in said and f"python -m bench.report {folder}" in said
     with pytest.raises(CannotGoOn, match="pip install altair"):
@@ -220,30 +238,6 @@ def test_pictures_are_written(folder, tmp_path):
 # --- in a browser ---
 
 
-@pytest.fixture
-def browser():
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(BROWSER)
-    for flag in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"):
-        options.add_argument(f"--{flag}")
-    options.add_argument("--disable-background-networking")
-    options.add_argument("--window-size=1400,1000")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
-def wait_for(found, seconds: float = 20):
-    end = time.monotonic() + seconds
-    while not (value := found()) and time.monotonic() < end:
-        time.sleep(0.1)
-    return value
-
-
-@needs_browser
 def test_the_page_lives_in_a_browser(page, browser):
     browser.get(f"file://{page}")
     browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")
@@ -253,10 +247,7 @@ def test_the_page_lives_in_a_browser(page, browser):
     )
     assert browser.title != "broken"
     # nothing went over the network, nothing complained
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
-    assert browser.get_log("browser") == []
+    assert asked(browser) == [] and browser.get_log("browser") == []
     # a table is sorted by a click, and by another one the other way
     first = "return document.querySelector('#gelu tbody tr th').dataset.key"
     button = "document.querySelectorAll('#gelu thead button')[0].click();"
@@ -270,12 +261,8 @@ def test_the_page_lives_in_a_browser(page, browser):
     assert browser.execute_script(script) == 1
 
 
-@needs_browser
 def test_the_page_is_dark_where_people_want_it_and_fits_a_phone(page, browser):
-    dark = dict(features=[dict(name="prefers-color-scheme", value="dark")])
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
-    size = dict(width=390, height=800, deviceScaleFactor=1, mobile=True)
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    look_like(browser, 390, 800, "dark")
     browser.get(f"file://{page}")
     red, green, blue = map(
         int, re.findall(r"\d+", browser.execute_script("return getComputedStyle(document.body).backgroundColor"))[:3]
