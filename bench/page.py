@@ -50,7 +50,7 @@ class Line:
 
     @property
     def backend(self) -> str:
-        return self.variant.partition(".")[0]
+        return backend_of(self.variant)
 
 
 def unavailable() -> str:
@@ -119,6 +119,11 @@ def write_pictures(page: Page, folder: Path) -> int:
     except OSError as error:
         raise CannotGoOn(f"cannot write pictures to {folder}: {error.strerror}") from error
     return len(page.data)
+
+
+def backend_of(name: str) -> str:
+    """What a variant or a training step is coloured by: `cpu` of cpu.simd, `ours` of "ours, gelu=cpu.naive"."""
+    return "ours" if name.startswith("ours") else name.partition(".")[0]
 
 
 def anchor(text: str) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import CannotGoOn
-from bench.page import Cell, Chart, Line, anchor, unavailable, write, write_pictures
+from bench.page import Cell, Chart, Line, anchor, backend_of, unavailable, write, write_pictures
 from bench.texts import DASH, duration, percent, speed_text, time_text
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ class Page:
             dict(
                 case=b["case"],
                 variant=b["row"]["variant"],
-                backend=b["row"]["variant"].partition(".")[0],
+                backend=backend_of(b["row"]["variant"]),
                 speedup=b["row"]["speedup"],
                 low=b["row"]["speedup_low"],
                 high=b["row"]["speedup_high"],
@@ -335,7 +335,7 @@ def time_rows(rows: list[Row]) -> list[dict[str, Any]]:
             dict(
                 variant=r["variant"],
                 story=r.get("story", ""),
-                backend=r["variant"].partition(".")[0],
+                backend=backend_of(r["variant"]),
                 ms=r["median_s"] * 1e3,
                 low=low * 1e3,
                 high=high * 1e3,
@@ -356,7 +356,7 @@ def error_rows(rows: list[Row]) -> list[dict[str, Any]]:
     return [
         dict(
             variant=variant,
-            backend=variant.partition(".")[0],
+            backend=backend_of(variant),
             phase=f"{phase} {dtype}",
             error=r["error_ratio"],
             text=f"{r['error_ratio']:.2g}x plain torch's, {dtype}, {r.get('proof_cases')} cases",
@@ -390,7 +390,7 @@ def roofline_rows(rows: list[Row], peaks: dict[str, float]) -> list[dict[str, An
             intensity=r["flops"] / r["bytes"],
             gflops=r["flops"] / r["median_s"] / 1e9,
             variant=r["variant"],
-            backend=r["variant"].partition(".")[0],
+            backend=backend_of(r["variant"]),
             phase=r["phase"],
             case=f"{r['phase']} {r.get('shape_name')} {r['dtype']}",
             text=f"{duration(r['median_s'])}, {percent(r.get('of_ceiling'))} of the ceiling",
@@ -481,7 +481,7 @@ def ladder(rows: list[Row]) -> list[dict[str, Any]]:
     return [
         dict(
             variant=r["variant"],
-            backend=r["variant"].partition(".")[0],
+            backend=backend_of(r["variant"]),
             story=r.get("story", ""),
             time=duration(r["median_s"]),
             times=f"{slowest / r['median_s']:.3g}x",
@@ -515,7 +515,7 @@ class Column:
         if self.name == "status":
             return status_cell(next((s for s in states if s["status"] != "ok"), r))
         if value is None:
-            return Cell(DASH, "")
+            return Cell(DASH, "", "number")
         key = str(value) if isinstance(value, str | bool) else float(value)
         return Cell(self.form(r), key, "number" if not isinstance(value, str | bool) else "")
 
@@ -596,7 +596,7 @@ COUNTED = {
 
 
 def _number(value: Any, form: str) -> Cell:
-    return Cell(DASH, "") if value is None else Cell(form.format(value), float(value), "number")
+    return Cell(DASH if value is None else form.format(value), "" if value is None else float(value), "number")
 
 
 # --- texts ---

@@ -170,8 +170,9 @@ def waterfall() -> Chart:
 
 def curves() -> Chart:
     """Rows: step, value, contestant: the loss of every contestant, step by step."""
+    whole = "datum.value % 1 ? '' : format(datum.value, 'd')"
     base = alt.Chart(_rows()).encode(
-        x=alt.X("step:Q", axis=alt.Axis(title="step", format="d", tickMinStep=1)),
+        x=alt.X("step:Q", axis=alt.Axis(title="step", labelExpr=whole)),
         y=alt.Y("value:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="loss", tickCount=6)),
         color=alt.Color("contestant:N", legend=alt.Legend(title=None, orient="bottom", labelLimit=260)),
     )

@@ -133,6 +133,8 @@ def test_charts_hold_what_the_records_hold(page):
     parts = next(c for name, c in charts.items() if name.startswith("parts"))
     ours = {r["part"]: r["end"] - r["start"] for r in parts["rows"] if r["contestant"] == "ours"}
     assert ours == pytest.approx({"matmul": 60, "gelu": 30, "remainder": 10})
+    (steps,) = (c for name, c in charts.items() if name.startswith("step-"))
+    assert [r["backend"] for r in steps["rows"]] == ["ours", "ours", "torch"]  # each has a colour
     swaps = next(c for name, c in charts.items() if name.startswith("swaps"))["rows"]
     assert {r["by"]: r["predicted"] for r in swaps} == pytest.approx({"layers in context": 25, "layers alone": 30})
     assert [(r["measured"], r["low"], r["high"]) for r in swaps] == [pytest.approx((20, 15, 26))] * 2
