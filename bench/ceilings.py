@@ -420,18 +420,23 @@ def floor_seconds(nbytes: float, flops: float, dtype: str, c: Ceilings, written:
     written: how many of the bytes are written. Memory takes reads faster than writes, so the bandwidth is that of
     the mix, between read (nothing written), triad (a third) and copy (half). Without it, the best of the three.
     """
+    bytes_rate, flops_rate = rates(nbytes, dtype, c, written)
     seconds = 0.0
     if nbytes:
-        rate = c.best_bytes_per_s if written is None else mixed_bytes_per_s(written / nbytes, c)
-        if not rate:
+        if not bytes_rate:
             return None
-        seconds = nbytes / rate
+        seconds = nbytes / bytes_rate
     if flops:
-        rate = c.flops_per_s.get(dtype)
-        if not rate:
+        if not flops_rate:
             return None
-        seconds = max(seconds, flops / rate)
+        seconds = max(seconds, flops / flops_rate)
     return seconds
+
+
+def rates(nbytes: float, dtype: str, c: Ceilings, written: float | None = None) -> tuple[float | None, float | None]:
+    """(bytes/s, FLOP/s) of the ceilings that `floor_seconds` counts with."""
+    best = c.best_bytes_per_s if written is None or not nbytes else mixed_bytes_per_s(written / nbytes, c)
+    return best, c.flops_per_s.get(dtype)
 
 
 def mixed_bytes_per_s(written_share: float, c: Ceilings) -> float | None:
@@ -512,6 +517,10 @@ class Datasheet:
     tf32: float
     fp32: float  # outside the tensor cores
     gbytes_per_s: float
+
+    @property
+    def bytes_per_s(self) -> float:
+        return self.gbytes_per_s * 1e9
 
     def flops_per_s(self, dtype: str) -> float | None:
         """Peak of a working dtype ("fp32" without tensor cores, "tf32" with); fp16 equals bf16 on all of these."""

@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import attest, judge, tensors
 from bench.devices import Device, is_gpu
-from bench.judge import Brief, Finding
+from bench.judge import Brief, Finding, survivors
 from bench.profiling import ANOTHER_PROFILER
 from bench.registry import Variant
 from bench.tensors import Arena, Case
@@ -178,7 +178,8 @@ def inspect(arena: Arena, brief: Brief, returned: Any, before: dict[str, int] | 
         if changed:
             return fail("input_changed", f"input {', '.join(changed)} changed")
     if left := arena.survivors():
-        return fail("unwritten", "; ".join(f"poison survived in {_percent(s)} of {n}" for n, s in left.items()))
+        where = [f"poison survived in {survivors(mask)} of {name}" for name, mask in left.items()]
+        return fail("unwritten", "; ".join(where[:3]))
     findings = compare(arena, brief)
     verdict.ratio = max((f.ratio for f in findings), default=0.0)
     wrong = [f for f in findings if f.evidence]
@@ -271,10 +272,6 @@ def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
     return "; ".join(
         f"{name} went from {before[name]} to {after[name]}" for name in before if before[name] != after[name]
     )
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}" if share >= 0.01 else f"{share:.2g} of 1"
 
 
 # --- which cases prove a variant -----------------------------------------------------------------------------

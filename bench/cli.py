@@ -4,11 +4,18 @@ Nothing heavy is imported here, so that `--help` answers at once.
 """
 
 import argparse
+import contextlib
 import difflib
+import errno
 import json
+import math
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 OK = 0
@@ -16,7 +23,7 @@ FAILED = 1  # something went wrong that is not a verdict on a kernel (disk full,
 WRONG = 2  # a variant's result is wrong, or parity with PyTorch failed
 CANNOT_RUN = 3  # a variant named explicitly cannot run here
 USAGE = 64  # the command line makes no sense (sysexits.h EX_USAGE)
-INTERRUPTED = 130  # Ctrl-C
+INTERRUPTED = 130  # Ctrl-C, or ended from outside by SIGTERM or a closed terminal
 
 EXIT_CODES = (
     "exit codes: 0 fine, 1 could not go on, 2 a result is wrong, 3 a named variant cannot run here, "
@@ -40,11 +47,12 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         kwargs.setdefault("epilog", EXIT_CODES)
         super().__init__(**kwargs)
+        # A variable that is not set (--out "$DIR") must not mean the folder one is in, or everything.
+        self.register("type", None, _not_empty)
+        self.register("type", Path, lambda text: Path(_not_empty(text)))
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        hint = self._hint(message)
-        self.exit(USAGE, f"{self.prog}: {message}{hint}\n")
+        self.exit(USAGE, f"error: {message}{self._hint(message)} ({self.prog} --help)\n")
 
     def _hint(self, message: str) -> str:
         options = [o for action in self._actions for o in action.option_strings]
@@ -53,6 +61,46 @@ class Parser(argparse.ArgumentParser):
         if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             return did_you_mean(found[1], re.findall(r"[\w.\-/]+", found[2]))
         return ""
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("is empty")
+    return text
+
+
+# --- types of arguments ---
+
+
+def count(text: str) -> int:
+    """A whole number above 0."""
+    return _whole(text, 1, "a whole number above 0")
+
+
+def seed(text: str) -> int:
+    """What every generator of random numbers here takes."""
+    return _whole(text, 0, "a whole number from 0 to 2147483647", 2**31 - 1)
+
+
+def cores(text: str) -> int:
+    """A number of threads; more than there are cores would only wait for each other, or never be made."""
+    most = os.cpu_count() or 1
+    return _whole(text, 1, f"a whole number from 1 to {most}, the cores of this machine", most)
+
+
+def _whole(text: str, least: int, what: str, most: float = math.inf) -> int:
+    with contextlib.suppress(ValueError):
+        if least <= int(text) <= most:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not {what}")
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0: seconds, a learning rate."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -71,17 +119,108 @@ def choose(word: str, known: Iterable[str], what: str) -> str:
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Run a command line's main(); turn the errors a user can act on into one line and an exit code."""
+    nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere  # they are None after `>&-`
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that has no "±"
+    for number in ENDING:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # not under nohup
+            signal.signal(number, _interrupt)
     try:
-        sys.exit(main())
+        sys.exit(_run(main))
+    finally:
+        # Nothing is left to be kept. Another Ctrl-C now ends the process, and no traceback of its exit is seen.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in ENDING:
+            if signal.getsignal(number) in (_interrupt, signal.default_int_handler):
+                signal.signal(number, signal.SIG_DFL)
+
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # how a person, a time limit and a closed terminal end us
+IMPORT_SECONDS = 0.02  # between looks whether an import is over
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """KeyboardInterrupt; during an import just after it, for there are libraries that swallow it there and then go on
+    with half of themselves."""
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    if frame is None:
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGALRM, _interrupt)
+    signal.setitimer(signal.ITIMER_REAL, IMPORT_SECONDS)
+
+
+def _run(main: Callable[[], int]) -> int:
+    """The exit code of main(), after whatever is to be said of its end."""
+    try:
+        code = main()
+        sys.stdout.flush()
+        return code
     except CannotGoOn as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.code)
+        return _end(str(error), error.code)
     except KeyboardInterrupt:
-        print("interrupted; what was measured so far is kept", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        print("interrupted; what was recorded so far is kept", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # `… | head`
-        sys.stderr.close()
-        sys.exit(OK)
+        _forget_stdout()
+        return OK
+    except SystemExit as stop:  # argparse's, or rich's own answer to a broken pipe
+        if isinstance(stop.__context__, BrokenPipeError):
+            return OK
+        raise
+    except OSError as error:
+        _forget_stdout()  # it may be the one that is full
+        return _end(cannot(error), FAILED)
+    except MemoryError as error:
+        return _end(f"not enough memory: {error or 'take smaller shapes'}", FAILED)
+
+
+def _end(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _forget_stdout() -> None:
+    """Have what is still buffered go nowhere: the interpreter would try again at its end, and complain."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+WAYS_OUT = {
+    errno.ENOSPC: "make room, or choose another place",
+    errno.EDQUOT: "make room, or choose another place",
+    errno.EFBIG: "make room, or choose another place",
+    errno.EROFS: "choose another place",
+    errno.EACCES: "choose another place, or get the right to it",
+    errno.EPERM: "choose another place, or get the right to it",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+def cannot(error: OSError) -> str:
+    """What the system refused, of which file, and the way out where it is known."""
+    from kernels import cache_dir
+
+    where = f"{error.filename}: " if error.filename else ""
+    way = f" ({WAYS_OUT[error.errno]})" if error.errno in WAYS_OUT else ""
+    with contextlib.suppress(OSError):
+        if cache_dir() in (Path(str(error.filename)), *Path(str(error.filename)).parents):
+            way = " (the cache: set LAYERBENCH_CACHE to another folder)"
+    return f"{where}{error.strerror or error}{way}"
+
+
+@contextlib.contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that are started meanwhile never see Ctrl-C, which a terminal sends to all: it is for this one."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # to start it later would let Ctrl-C through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def print_json(document: dict[str, Any]) -> None:

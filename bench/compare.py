@@ -356,9 +356,9 @@ def _verdict(c: "Change") -> Any:
 
 def why(c: "Change") -> str:
     notes = ["source changed"] if c.source_changed else []
-    old, new = c.before.get("configuration"), c.after.get("configuration")
-    if old != new:
-        notes.append(f"configuration {old or 'none'} → {new or 'none'}")
+    tiles = [r.get("configuration") or "none" for r in (c.before, c.after)]
+    if tiles[0] != tiles[1]:
+        notes.append(f"configuration {' → '.join(tiles)}")
     old, new = c.before.get("kernels"), c.after.get("kernels")
     if old != new and isinstance(old, dict) and isinstance(new, dict):  # of a step; a layer's row has their number
         moved = [f"{key} {old.get(key)} → {new.get(key)}" for key in {**old, **new} if old.get(key) != new.get(key)]

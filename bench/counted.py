@@ -1,22 +1,30 @@
-"""What a simulated variant is counted to need: memory traffic, bank conflicts, registers. Counts, never times.
+"""What a GPU variant is counted to need: memory traffic, bank conflicts, registers. Counts, never times.
 
 Traffic is counted while the simulator runs one call at a small shape of a training step (gpt2-tiny, B=1, T=64); there
-is no cache in it, so it is what the kernels ask of the L1 cache and not of memory. Resources are the compiler's, for
-the architecture that the simulator runs.
+is no cache in it, so it is what the kernels ask of the L1 cache and not of memory. Resources are the compiler's: of
+that call on the architecture that the simulator runs, or of a call that was timed on a GPU, on that one's.
 """
 
-from dataclasses import fields
+import time
+from contextlib import suppress
+from dataclasses import fields, replace
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import judge, simulate, tensors
-from bench.launches import configured_call, launches_of
+from bench.launches import configured_call, launches_as
+from bench.registry import SIMULATED
 from bench.simulate import Traffic
 from bench.simulate.launcher import ARCH
 from bench.tensors import Arena, Case
+from bench.worker import Setting, Worker, WorkerFailed
 from reference import contract
 from reference.models import MODELS
 
+if TYPE_CHECKING:
+    from bench.timing import Contestant
+
+COMPILE_LIMIT_S = 20.0  # for all variants of a case together
 MODEL, B, T = "gpt2-tiny", 1, 64
 SECTOR_BYTES = 32
 
@@ -42,7 +50,7 @@ def counted(module: ModuleType, case: Case) -> dict[str, Any]:
             setattr(total, f.name, getattr(total, f.name) + getattr(launch.total, f.name))
     minimum = contract.min_bytes(case.module, case.shape, case.phase)
     where = {"counted_shape": f"{case.name} B={B} T={T}", "configuration": configuration}
-    return where | traffic(total, minimum) | resources(module, case)
+    return where | traffic(total, minimum) | resources(module, case, ARCH, configuration)
 
 
 def traffic(total: Traffic, minimum: int) -> dict[str, Any]:
@@ -60,25 +68,52 @@ def traffic(total: Traffic, minimum: int) -> dict[str, Any]:
     }
 
 
-def resources(module: ModuleType, case: Case) -> dict[str, Any]:
-    """Of all kernels of the call: the most registers, the least occupancy, instructions added up."""
+def resources_on(arch: str, case: Case, contestants: "list[Contestant]", setting: Setting) -> dict[str, dict[str, Any]]:
+    """`resources` of the variants that were timed on a GPU of this architecture, by name; what cannot be compiled, or
+    not in time, is missing.
+
+    In processes of their own that have no CUDA context: the driver that only writes launches down replaces Triton's.
+    """
+    setting = replace(setting, device="cpu", simulate=False)
+    timed = {c.variant.name: c for c in contestants if c.running and c.variant.backend in SIMULATED}
+    workers = {name: Worker(c.variant, setting) for name, c in timed.items()}
+    end = time.monotonic() + COMPILE_LIMIT_S
+    found = {}
+    for name, worker in workers.items():
+        with suppress(WorkerFailed):
+            worker.send("resources", case=case, arch=arch, configuration=timed[name].configuration)
+    for name, worker in workers.items():
+        with suppress(WorkerFailed):
+            found[name] = worker.answer(max(0.0, end - time.monotonic()))
+        worker.close()
+    return found
+
+
+def resources(module: ModuleType, case: Case, arch: str, configuration: str) -> dict[str, Any]:
+    """Of all kernels of the call: the most registers, the least occupancy, instructions added up.
+
+    configuration: the tile sizes that they are launched with, as a record tells them.
+    """
     from bench import cubin
     from bench.static import compile_builds
 
-    uses = launches_of(module, case)
-    known = compile_builds(sorted({use.build for use in uses}, key=str), ARCH)
+    uses = launches_as(module, case, arch, configuration)
+    if not uses:
+        raise RuntimeError("the call launches no kernel")
+    known = compile_builds(sorted({use.build for use in uses}, key=str), arch)
     needs = []
     for use in uses:
         found = known[use.build]
         if isinstance(found, str):
             raise RuntimeError(found)
         needs.append((use, found))
+    shares = [cubin.occupancy(arch, u.threads, f.registers, f.shared_bytes + u.shared) for u, f in needs]
     return {
         "kernels": len(uses),
         "registers": max(f.registers for _, f in needs),
         "spill_bytes": max(f.spill_bytes for _, f in needs),
         "shared_bytes": max(f.shared_bytes + use.shared for use, f in needs),
-        "occupancy": min(cubin.occupancy(ARCH, u.threads, f.registers, f.shared_bytes + u.shared) for u, f in needs),
+        "occupancy": min((share for share in shares if share is not None), default=None),
         "tensor_core_instructions": sum(f.tensor_core_instructions for f in set(known.values())),
         "wide_instructions": sum(f.wide_instructions for f in set(known.values())),
     }

@@ -84,7 +84,7 @@ def find_ptxas(arch: str) -> str:
     """The one that Triton itself takes for an architecture."""
     from triton.backends.nvidia.compiler import get_ptxas
 
-    return get_ptxas(int(re.sub(r"\D", "", arch))).path
+    return get_ptxas(_number(arch)).path
 
 
 def _reports(log: str) -> Iterator[tuple[str, str]]:
@@ -130,6 +130,10 @@ REGISTERS = 65536  # of a multiprocessor, in four equal parts
 RESERVED_SHARED = 1024  # bytes a block, for the system
 
 
+def _number(arch: str) -> int:
+    return int(re.sub(r"\D", "", arch))
+
+
 def _up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
@@ -139,7 +143,7 @@ def blocks_per_multiprocessor(arch: str, threads: int, registers: int, shared: i
 
     shared: bytes of a block, static and dynamic. Formula: cuda_occupancy.h, for the architectures of LIMITS.
     """
-    max_warps, max_blocks, kib = LIMITS[int(re.sub(r"\D", "", arch))]
+    max_warps, max_blocks, kib = LIMITS[_number(arch)]
     warps = -(-threads // 32)
     a_warp = _up(registers * 32, 256)
     # Registers are handed out by quarter of the multiprocessor, each to whole warps.
@@ -149,7 +153,9 @@ def blocks_per_multiprocessor(arch: str, threads: int, registers: int, shared: i
     return min(max_blocks, max_warps // warps, by_registers, by_shared)
 
 
-def occupancy(arch: str, threads: int, registers: int, shared: int) -> float:
-    """Share of the multiprocessor's warps that can be resident at once."""
-    max_warps = LIMITS[int(re.sub(r"\D", "", arch))][0]
+def occupancy(arch: str, threads: int, registers: int, shared: int) -> float | None:
+    """Share of the multiprocessor's warps that can be resident at once; None on an architecture not in LIMITS."""
+    if _number(arch) not in LIMITS:
+        return None
+    max_warps = LIMITS[_number(arch)][0]
     return blocks_per_multiprocessor(arch, threads, registers, shared) * -(-threads // 32) / max_warps

@@ -382,7 +382,7 @@ def main() -> int:
     try:
         return encode(args)
     except OSError as error:  # unreadable text, no room left, no right to write
-        raise DataError(f"{error.filename or args.out or cache_dir()}: {error.strerror}") from None
+        raise DataError(cli.cannot(error)) from None
 
 
 def encode(args: argparse.Namespace) -> int:

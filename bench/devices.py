@@ -103,6 +103,9 @@ class Device(Protocol):
     def chip(self) -> tuple[str, int]:
         """Its maker's name for it, and its cores (of a GPU: streaming multiprocessors)."""
 
+    def arch(self) -> str | None:
+        """What kernels for it are compiled for: "sm_90a"; None on a CPU."""
+
     def cache_bytes(self) -> int: ...
     def energy_joules(self) -> float | None:
         """A counter that only rises; None where it cannot be read."""
@@ -190,6 +193,9 @@ class Cpu:
         from bench import machine
 
         return machine.cpu()["model"] or machine.cpu()["architecture"], machine.usable_cores()
+
+    def arch(self) -> str | None:
+        return None
 
     def free_bytes(self) -> int:
         from bench import machine
@@ -373,6 +379,11 @@ class Cuda:
 
     def chip(self) -> tuple[str, int]:
         return self.properties.name, self.properties.multi_processor_count
+
+    def arch(self) -> str | None:
+        from kernels.cuda.gpu import arch_of
+
+        return arch_of(self.index)
 
     def free_bytes(self) -> int:
         return torch.cuda.mem_get_info(self.index)[0]

@@ -74,20 +74,19 @@ def parser() -> cli.Parser:
     )
     what.add_argument(
         "--batch",
-        type=_positive,
+        type=cli.count,
         metavar="B",
         help=f"sequences a micro-batch; default {CPU_B}, on a GPU what fits: at most "
         + ", ".join(f"{b} for {name}" for name, b in GPU_B.items()),
     )
     what.add_argument(
-        "--seq", type=_positive, metavar="T", help=f"tokens a sequence; default {CPU_T}, on a GPU {GPU_T}"
+        "--seq", type=cli.count, metavar="T", help=f"tokens a sequence; default {CPU_T}, on a GPU {GPU_T}"
     )
-    what.add_argument("--accumulation", type=_positive, default=1, metavar="N", help="micro-batches a step, default 1")
+    what.add_argument("--accumulation", type=cli.count, default=1, metavar="N", help="micro-batches a step, default 1")
     what.add_argument("--dtype", choices=("fp32", "bf16"), help="default fp32, on a GPU bf16")
     what.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     what.add_argument(
         "--recompute",
-        default="",
         metavar="LIST",
         help="of gelu, layernorm: outputs that backward computes again, and no block keeps",
     )
@@ -98,17 +97,19 @@ def parser() -> cli.Parser:
         action="store_true",
         help="run GPU kernels in the simulator: the gate and the losses, no times (for gpt2-tiny; minutes)",
     )
-    what.add_argument("--lr", type=float, default=3e-4, help="learning rate, constant; default 3e-4")
+    what.add_argument("--lr", type=cli.above_zero, default=3e-4, help="learning rate, constant; default 3e-4")
     how = p.add_argument_group("how to measure")
     how.add_argument(
         "--steps",
-        type=_positive,
+        type=cli.count,
         metavar="N",
         help=f"timed steps after {WARM_UP}, default {STEPS} ({GPU_STEPS} on a GPU, {SIMULATED_STEPS} with --simulate)",
     )
-    how.add_argument("--seed", type=int, default=0, help="of parameters and batches, default 0")
-    how.add_argument("--threads", type=_positive, help="CPU threads of every contestant (default: all usable cores)")
-    how.add_argument("--time-limit", type=float, default=600.0, metavar="S", help="for one step, default 600 s")
+    how.add_argument("--seed", type=cli.seed, default=0, help="of parameters and batches, default 0")
+    how.add_argument("--threads", type=cli.cores, help="CPU threads of every contestant (default: all usable cores)")
+    how.add_argument(
+        "--time-limit", type=cli.above_zero, default=600.0, metavar="S", help="for one step, default 600 s"
+    )
     how.add_argument("--remeasure", action="store_true", help="measure candidates again, whatever is remembered")
     out = p.add_argument_group("results")
     out.add_argument("--out", type=Path, help="folder of this run (default: a new one under runs/)")
@@ -122,16 +123,6 @@ def parser() -> cli.Parser:
     return p
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-_positive.__name__ = "whole number above 0"  # argparse prints the name: "invalid … value: '0'"
-
-
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
@@ -143,9 +134,11 @@ def main(argv: list[str] | None = None) -> int:
     _defaults(args)
     if args.seq > args.model.max_t:
         raise CannotGoOn(f"--seq {args.seq}: {args.model.name} has {args.model.max_t} positions", cli.USAGE)
-    baselines = [] if args.baseline == "none" else args.baseline.split(",")
-    args.baseline = [cli.choose(b, (*BASELINES, "none"), "baseline") for b in baselines]
-    args.recompute = tuple(cli.choose(r, RECOMPUTABLE, "output to compute again") for r in _entries(args.recompute))
+    baselines = [] if args.baseline == "none" else _entries(args.baseline)
+    args.baseline = [cli.choose(b, BASELINES, "baseline") for b in baselines]
+    args.recompute = tuple(
+        cli.choose(r, RECOMPUTABLE, "output to compute again") for r in _entries(args.recompute or "")
+    )
     args.threads = args.threads or _usable_cores()
     return Session(args, argv).run()
 
@@ -243,6 +236,9 @@ class Session:
         from bench.report import write_beside
 
         args = self.args
+        results.need_cache()
+        if args.profile:
+            results.make_folder(args.profile)
         run = results.Run.create("e2e", self.args.out, self.argv[3:])
         self.matmul_peaks = train_report.matmul_peaks(self.args.device, self.args.dtype)
         with ExitStack() as self.stack:
@@ -256,10 +252,10 @@ class Session:
             if args.profile:
                 self._profile(args.profile.absolute())
         report = train_report.Simulated(self) if args.simulate else train_report.Report(self)
+        report.print()  # first, for it is minutes' work, and the disk may be full
         for record in report.records():
             run.append(record)
         run.write_csv(train_report.COLUMNS)
-        report.print()
         if args.profile:
             self._print_profile()
         print(f"results: {run.folder}")

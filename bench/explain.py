@@ -78,7 +78,7 @@ def ranks_of(layer: str, dtype: str) -> dict[tuple[str, str], list[dict[str, Any
             if (r.get("layer"), r.get("dtype"), r["status"]) == (layer, dtype, "ok") and r.get("cache") == "cold":
                 key = (r["shape_name"], r["phase"], r["variant"])
                 if not r.get("control") and r["utc"] >= rows.get(key, r)["utc"]:
-                    rows[key] = r
+                    rows[key] = {**r, "folder": str(folder.relative_to(HOME))}
     ranks: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for (shape, phase, _), r in sorted(rows.items(), key=lambda item: item[1]["median_s"]):
         ranks.setdefault((shape, phase), []).append(r)
@@ -171,10 +171,14 @@ def show(layer, module, floors, variants, one, ranks, args) -> None:
             console.print(tensor_table(module, phase))
             console.print(source_of(getattr(module, phase)), highlight=False, markup=False)
     console.print(floor_table(floors, args))
+    if not any(f["calls"] for f in floors):
+        console.print("0 calls: GPT-2's step here does this inside another layer, or not at all", style="dim")
     if one:
         console.print(f"{one.name}: {one.story}", style="bold", highlight=False, markup=False)
         console.print((_docstring(one).partition("\n")[2]).strip(), highlight=False, markup=False)
     console.print(rank_table([one] if one else variants, ranks, args.dtype))
+    for folder, day in sorted({(r["folder"], r["utc"][:10]) for found in ranks.values() for r in found}):
+        console.print(f"timed in {folder}, {day}", style="dim", highlight=False)
     if not ranks:
         console.print(
             f"nothing of it was timed here yet: python -m bench.layer {layer} --all", style="dim", highlight=False
@@ -204,7 +208,7 @@ def tensor_table(module: ModuleType, phase: str) -> Any:
 
 
 def floor_table(floors: list[dict[str, Any]], args: Any) -> Any:
-    from bench import table
+    from bench import table, texts
 
     known = any(f["floor_s"] for f in floors)
     how = "measured ceilings" if known else "ceilings not measured yet: python -m bench.doctor"
@@ -214,15 +218,15 @@ def floor_table(floors: list[dict[str, Any]], args: Any) -> Any:
     for name in ("calls a step", "GFLOP", "MB at least", "floor"):
         grid.add_column(name, justify="right")
     for f in floors:
-        floor = table.duration(f["floor_s"]) if f["floor_s"] else table.DASH
+        floor = texts.duration(f["floor_s"]) if f["floor_s"] else texts.DASH
         numbers = f"{f['flops'] / 1e9:.3g}", f"{f['bytes'] / 1e6:.3g}", floor
-        grid.add_row(f["shape"] or table.DASH, f["phase"], str(f["calls"]), *numbers)
+        grid.add_row(f["shape"] or texts.DASH, f["phase"], str(f["calls"]), *numbers)
     return grid
 
 
 def rank_table(variants: list["Variant"], ranks: dict, dtype: str) -> Any:
     """Every variant: its story, and its rank and time in each pass at the shape that was timed last."""
-    from bench import table
+    from bench import table, texts
 
     grid = table.new_table(f"variants, {dtype}: rank and time where they were timed, cold")
     grid.add_column("variant")
@@ -234,10 +238,10 @@ def rank_table(variants: list["Variant"], ranks: dict, dtype: str) -> Any:
         cells = []
         for place in places:
             names = [r["variant"] for r in ranks[place]]
-            told = table.DASH
+            told = texts.DASH
             if v.name in names:
                 at = names.index(v.name)
-                told = f"{at + 1}. {table.duration(ranks[place][at]['median_s'])}"
+                told = f"{at + 1}. {texts.duration(ranks[place][at]['median_s'])}"
             cells.append(told)
         grid.add_row(v.name, v.story, *cells)
     return grid

@@ -299,7 +299,7 @@ def github_action_benchmark(rows: list[Row], out: Path) -> None:
     for r, (group, name) in zip(chosen, names(chosen), strict=True):
         entry = {"name": f"{group} {name}", "unit": "ms", "value": r["median_s"] * 1e3}
         if r.get("high_s") is not None:
-            entry["range"] = f"{(r['high_s'] - r['low_s']) / 2 * 1e3:.3g}"
+            entry["range"] = f"± {(r['high_s'] - r['low_s']) / 2 * 1e3:.3g}"
         if r.get("reproduce"):
             entry["extra"] = r["reproduce"]
         entries.append(entry)

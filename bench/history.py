@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.texts import DASH, change_text, percent, time_text
 
 if TYPE_CHECKING:
     from bench.compare_cases import Case
@@ -111,8 +112,8 @@ def history(runs: list["Loaded"], layer: str, cache: str) -> list[Point]:
 
 
 def print_table(layer: str, points: list[Point]) -> None:
-    from bench.compare import case_texts, change_text
-    from bench.table import DASH, console, new_table, percent, time_text
+    from bench.compare import case_texts
+    from bench.table import console, new_table
 
     screen = console()
     texts = case_texts([p.case for p in points])
@@ -149,10 +150,10 @@ def draw(layer: str, points: list[Point], file: Path) -> None:
 
     spec = specification(layer, points)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".html":
             write_atomically(file, vl_convert.vegalite_to_html(spec, bundle=True))
         else:
+            file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
     except OSError as error:
         raise CannotGoOn(f"cannot write {file}: {error.strerror}") from error

@@ -186,7 +186,7 @@ def judge(got: torch.Tensor, yard: Yard, sane: bool = True) -> Finding:
     bad = ~picked.isfinite() & yard.truth.isfinite()
     if bad.any():
         share, first = float(bad.double().mean()), int(bad.nonzero()[0])
-        evidence = f"{yard.name} is not finite in {share:.0%} of it, first at {_place(yard, first)}{common(bad, yard)}"
+        evidence = f"{yard.name} is not finite in {share:.0%} of it, first at {_place(yard, first)}{_shared(bad, yard)}"
         return Finding(yard.name, float("inf"), float("inf"), float("inf"), evidence)
     max_error, rms_error = errors(picked, yard.truth)
     eps = torch.finfo(got.dtype).eps
@@ -215,15 +215,28 @@ def pattern(wrong: torch.Tensor, yard: Yard) -> str:
     if not count or count == len(wrong):
         return ""
     first = int(wrong.nonzero()[0])
-    return f"; {count} of {len(wrong)} are off, the first at {_place(yard, first)}{common(wrong, yard)}"
+    return f"; {count} of {len(wrong)} are off, the first at {_place(yard, first)}{_shared(wrong, yard)}"
 
 
-def common(wrong: torch.Tensor, yard: Yard) -> str:
-    """What the wrong elements have in common along each axis: ", only the last 3 of axis 1"."""
+def _shared(wrong: torch.Tensor, yard: Yard) -> str:
     at = wrong.nonzero().flatten()
-    flat = at if yard.sample is None else yard.sample[at]
-    indices = torch.unravel_index(flat, yard.sizes) if yard.sizes else ()
-    found = [_along(axis, i.unique(), size) for axis, (i, size) in enumerate(zip(indices, yard.sizes, strict=True))]
+    return common(at if yard.sample is None else yard.sample[at], yard.sizes)
+
+
+def survivors(left: torch.Tensor) -> str:
+    """Where the poison is that a call left in an output, in words; left: True where it is, in the output's shape."""
+    count, total = int(left.sum()), left.numel()
+    if count == total:
+        return "100%"
+    flat = left.flatten().nonzero().flatten()
+    first = [int(i) for i in torch.unravel_index(flat[0], left.shape)]
+    return f"{count} of {total} elements, the first at {first}{common(flat, tuple(left.shape))},"
+
+
+def common(flat: torch.Tensor, sizes: tuple[int, ...]) -> str:
+    """What elements at these flat indices have in common along each axis: ", only the last 3 of axis 1"."""
+    indices = torch.unravel_index(flat, sizes) if sizes else ()
+    found = [_along(axis, i.unique(), size) for axis, (i, size) in enumerate(zip(indices, sizes, strict=True))]
     return "".join(f", {what}" for what in found if what)
 
 

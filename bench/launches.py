@@ -40,16 +40,42 @@ def launches_of(module: ModuleType, case: Case, arch: str = cuda.TARGET) -> list
     return found
 
 
+def launches_as(module: ModuleType, case: Case, arch: str, configuration: str) -> list[KernelUse]:
+    """`launches_of` with the tile sizes that `configured_call` told of another call. Raises LookupError where these
+    tables do not give them."""
+    entries = _without_origin(configuration)
+    tables = _tables(module)
+    for name, table in tables.items():
+        ran_with = [config for text, config in table.listed(name).items() if text in entries]
+        table.trying = ran_with[0] if len(ran_with) == 1 else None
+    try:
+        found, ran = configured_call(module, lambda: launches_of(module, case, arch))
+    finally:
+        for table in tables.values():
+            table.trying = None
+    if _without_origin(ran) != entries:
+        raise LookupError(f"{configuration!r} is wanted, the tables give {ran!r}")
+    return found
+
+
+def _without_origin(configuration: str) -> set[str]:
+    """Its entries without `(default)` and `(tuned)`."""
+    return {entry.rpartition(" (")[0] for entry in configuration.split("; ")}
+
+
 def configured_call(module: ModuleType, call: Callable[[], Any]) -> tuple[Any, str]:
     """Make a call; its answer, and the tile sizes that its launches took from a Triton variant's tables."""
-    tuning = sys.modules.get("kernels.triton.tuning")  # where it is not imported, no variant has a table
-    if tuning is None:
-        return call(), ""
-    tables = tuning.tables_of(module)
+    tables = _tables(module)
     for table in tables.values():
         table.used.clear()
     answer = call()
     return answer, "; ".join(table.text(name) for name, table in tables.items() if table.used)
+
+
+def _tables(module: ModuleType) -> dict[str, Any]:
+    """A Triton variant's tables of tile sizes, by name."""
+    tuning = sys.modules.get("kernels.triton.tuning")  # where it is not imported, no variant has a table
+    return tuning.tables_of(module) if tuning else {}
 
 
 @contextmanager

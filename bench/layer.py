@@ -52,17 +52,17 @@ def parser() -> cli.Parser:
     what.add_argument("--no-simulate", action="store_true", help="leave GPU kernels out where there is no GPU")
     what.add_argument("--kernels", action="append", default=[], metavar="DIR", help="more variants, same layout")
     how = p.add_argument_group("how to measure")
-    how.add_argument("--seed", type=int, help="second seed of the proof (default random, printed)")
-    how.add_argument("--seconds", type=float, default=12.0, help="for each shape and pass, default 12")
+    how.add_argument("--seed", type=cli.seed, help="second seed of the proof (default random, printed)")
+    how.add_argument("--seconds", type=cli.above_zero, default=12.0, help="for each shape and pass, default 12")
     how.add_argument("--cache", default="cold,warm", help="cold, warm or both (default)")
-    how.add_argument("--processes", type=int, default=1, help="fresh processes for each variant (publish with 2)")
-    how.add_argument("--time-limit", type=float, default=60.0, metavar="S", help="for a case, default 60 s")
+    how.add_argument("--processes", type=cli.count, default=1, help="fresh processes for each variant (publish with 2)")
+    how.add_argument("--time-limit", type=cli.above_zero, default=60.0, metavar="S", help="for a case, default 60 s")
     how.add_argument("--watch", action="store_true", help="prove and time again after each save (with --only)")
     how.add_argument("--sanitize", action="store_true", help="run each proved variant under compute-sanitizer too")
     how.add_argument(
         "--profile", type=Path, metavar="OUT", help="no timing: traces and ranges.csv of each right variant"
     )
-    how.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    how.add_argument("--threads", type=cli.cores, default=0, help="CPU threads (default: torch's choice)")
     out = p.add_argument_group("results")
     out.add_argument("--out", type=Path, help="folder of this run (default: a new one under runs/)")
     out.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted run")
@@ -122,10 +122,16 @@ class Session:
         devices.check_device(args.device)
         self._check_names()
         self._check_shapes()
+        results.need_cache()
+        if args.profile:
+            results.make_folder(args.profile)
         self.seeds = proof.seeds(args.seed)
         self.setting = Setting(args.device, args.threads, args.time_limit, simulate=args.simulate)
+        self.arch: str | None = None  # of the GPU that is timed
         self.profiled: list[dict[str, Any]] = []
-        self.run_: Run = results.Run.resume(args.resume) if args.resume else results.Run.create("layer", args.out, argv)
+        self.run_: Run = (
+            results.Run.resume(args.resume, "layer") if args.resume else results.Run.create("layer", args.out, argv)
+        )
         self.done = self.run_.finished() if args.resume else {}
         self.screen = table.Screen()
         self.records: list[dict[str, Any]] = []
@@ -180,6 +186,7 @@ class Session:
         worker = Worker(None, self.setting)
         try:
             worker.ask("measure_ceilings", limit=self.setting.prepare_limit)
+            self.arch = worker.ask("arch")
         except WorkerFailed as failure:
             raise CannotGoOn(f"the ceilings of {self.args.device} cannot be measured: {failure.evidence}") from failure
         finally:
@@ -192,7 +199,7 @@ class Session:
             profiling.write_csv(self.args.profile, self.profiled)
             self.screen.note(profiling.command_lines(["python", "-m", "bench.layer", *self.argv]))
         self.run_.write_csv()
-        self.screen.footer(self.records, self.run_.folder)
+        self.screen.footer(self.records, None if self.args.watch else self.run_.folder)  # --watch keeps nothing
         if not self.args.watch:
             from bench import report
 
@@ -295,7 +302,9 @@ class Session:
             for name, call in calls.items():
                 unknown = [a for a in axes if a not in call.shape]
                 if unknown:
-                    raise CannotGoOn(f"{layer} has no axis {unknown[0]!r} (it has B, T, {', '.join(call.shape)})", 64)
+                    raise CannotGoOn(
+                        f"{layer} has no axis {unknown[0]!r} (it has B, T, {', '.join(call.shape)})", cli.USAGE
+                    )
                 shape = contract.overwriting(module, phase, {**call.shape, **axes}, dtype)
                 yield f"{model.name}/{name}" if name else model.name, shape, call.calls
 
@@ -310,6 +319,7 @@ class Session:
     def time(self, layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick) -> None:
         """Race the variants that were proved; records of the others say why they were not."""
         from bench import ceilings, devices, records
+        from bench.counted import resources_on
         from bench.tensors import Case
         from bench.timing import Effort, race
         from bench.worker import WorkerFailed
@@ -348,10 +358,11 @@ class Session:
                     rows.append(self.keep(records.untimed(case, proof, calls, self.seeds, *why, self.args.device)))
         if timing is not None:
             baseline = fastest_torch(timing)
+            needs = resources_on(self.arch, case, timing.contestants, self.setting) if self.arch else {}
             for c in timing.contestants:
                 proof = proofs[c.variant.name, phase]
                 found = records.timed(case, proof, calls, self.seeds, c, baseline, timing, self.setting.threads)
-                rows += [self.keep(row) for row in found]
+                rows += [self.keep(row | needs.get(c.variant.name, {})) for row in found]
         # A layer that multiplies more than it moves is told by its FLOP/s, the others by their bytes/s.
         flops_matter = contract.flops(case.module, shape, phase) > 20 * contract.min_bytes(case.module, shape, phase)
         title = f"{layer} {phase} {shape_id} {shape['dtype']}: {records.sizes_text(case)}"
@@ -421,7 +432,7 @@ def _axis_value(name: str, text: str) -> Any:
         return text
     if text in ("true", "false"):
         return text == "true"
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise CannotGoOn(f"axis {name}: {text!r} is not a positive whole number", cli.USAGE)
     return int(text)
 

@@ -4,8 +4,9 @@ python -m bench.new gelu mine --backend triton                 kernels/triton/ge
 python -m bench.new matmul tiled --backend cuda --into DIR      the same layout outside this repository
 python -m bench.new --layer swish                               a new layer: its contract, and a first variant
 
-It starts as a copy of the simplest variant that the backend has: correct, slow, with the contract's signature. What to
-type next is printed.
+It starts as a copy of the simplest variant that the backend has: correct, with the contract's signature. A new layer
+has none: there it is a copy of another layer's with the same tensors, whose formula is to be replaced. What to type
+next is printed.
 """
 
 import re
@@ -65,24 +66,46 @@ def new_variant(layer: str, name: str, backend: str, into: Path | None = None) -
 
     cli.choose(layer, contract.layer_names(), "layer")
     _check_name(name)
-    start = simplest(registry.discover(), layer, backend)
+    variants = registry.discover()
+    start = simplest(variants, layer, backend) or same_tensors(variants, layer, backend)
     root = into or HOME / "kernels"
     files = copies(start, name, root / backend / layer)
     if taken := [path for path in files if path.exists()]:
         raise CannotGoOn(f"{shown(taken[0])} is there already: choose another name")
     _write(files)
-    return [shown(path) for path in files], next_commands(layer, f"{backend}.{name}", backend, into)
+    written = [shown(path) for path in files]
+    commands = next_commands(layer, f"{backend}.{name}", start, into)
+    if start.layer != layer:
+        commands.insert(0, f"$EDITOR {written[-1]}     # {start.layer}'s formula still: make it {layer}'s")
+    return written, commands
 
 
-def simplest(variants: list["Variant"], layer: str, backend: str) -> "Variant":
+def simplest(variants: list["Variant"], layer: str, backend: str) -> "Variant | None":
     """What a new variant starts from: eager, naive, or where there is neither, the shortest file."""
     found = [
         v for v in variants if (v.layer, v.backend) == (layer, backend) and v.path.is_relative_to(HOME / "kernels")
     ]
-    if not found:
-        raise CannotGoOn(f"{backend} has no variant of {layer} to start from")
     plain = [v for v in found if v.stem in ("eager", "naive")]
-    return min(plain or found, key=lambda v: len(v.path.read_text()))
+    return min(plain or found, key=lambda v: len(v.path.read_text()), default=None)
+
+
+def same_tensors(variants: list["Variant"], layer: str, backend: str) -> "Variant":
+    """What the first variant of a layer starts from: another layer's with the same signature, so that all but the
+    formula stays. CannotGoOn, which says the signature, where there is none."""
+    from reference import contract
+
+    wanted = contract.load(layer)
+    for other in contract.layer_names():
+        module = contract.load(other)
+        alike = (module.FORWARD, module.BACKWARD) == (wanted.FORWARD, wanted.BACKWARD)
+        if alike and (start := simplest(variants, other, backend)):
+            return start
+    passes = [(phase, contract.pass_of(wanted, phase)) for phase in contract.phases_of(wanted)]
+    signatures = [f"{phase}({', '.join(p.positional())}, *, {', '.join(p.keyword())})" for phase, p in passes]
+    raise CannotGoOn(
+        f"{backend} has no variant of {layer} to start from, and none of another layer with the same tensors; "
+        f"write kernels/{backend}/{layer}/NAME.py with {' and '.join(signatures)} (CONTRIBUTING.md has whole ones)"
+    )
 
 
 def copies(start: "Variant", name: str, folder: Path) -> dict[Path, str]:
@@ -98,19 +121,20 @@ def copies(start: "Variant", name: str, folder: Path) -> dict[Path, str]:
         new = new or f"{name}_{origin.parent.name}{origin.suffix}"
         code = code.replace(f'"{source}"', f'"{new}"')
         files[folder / new] = origin.read_text()
-    story = f'"""A copy of {start.name}, to start from.'
+    of = "" if folder.name == start.layer else f"{start.layer}'s "
+    story = f'"""A copy of {of}{start.name}, to start from.'
     return {folder / f"{name}.py": f"{story}\n{rest}{code}" if rest.strip() else f"{story}{code}", **files}
 
 
-def next_commands(layer: str, variant: str, backend: str, into: Path | None) -> list[str]:
+def next_commands(layer: str, variant: str, start: "Variant", into: Path | None) -> list[str]:
     also = f" --kernels {into}" if into else ""
     prove = f"python -m bench.layer {layer} --only {variant}{also}"
     commands = [
-        f"{prove} --check-only -a dtype=fp32,bf16     # is it right?",
-        f"{prove} --watch     # again after each save, small shapes first",
+        f"{prove} --watch     # right and how fast, again after each save",
+        f"{prove} --check-only -a dtype={','.join(start.dtypes)}     # is it right in every dtype?",
         f"python -m bench.layer {layer} --all{also}     # how fast, beside everything there is?",
     ]
-    if backend in ("cuda", "triton"):
+    if start.backend in ("cuda", "triton"):
         commands.append(f"python -m bench.static {layer} --only {variant}{also}     # registers, spills, occupancy")
     return commands
 
@@ -191,8 +215,10 @@ def new_layer(name: str) -> tuple[list[Path], list[str]]:
     _write(files)
     commands = [
         f"$EDITOR reference/{name}.py     # what it is: tensors, formula, awkward shapes, cases, FLOPs",
+        "$EDITOR tests/reference/test_layers.py     # torch_forward: the operator of PyTorch that it is compared with",
+        f"python -m pytest -q tests/reference -k {name}     # the formula against that, the gradient against autograd",
         f"python -m bench.layer {name} --all     # its PyTorch variant, proved and timed",
-        f"python -m bench.explain {name}     # the contract, its floor, its variants",
+        f"python -m bench.new {name} mine --backend cpu     # its first kernel (or cuda, triton)",
     ]
     return [shown(path) for path in files], commands
 

@@ -4,6 +4,7 @@
 `title` and `data`: the rows of its charts by name, each with the chart's kind (`spec`, bench/report_charts.py).
 """
 
+import contextlib
 import re
 from dataclasses import dataclass
 from importlib import metadata
@@ -99,7 +100,9 @@ def vega_bundle() -> str:
     file = cache_dir() / f"vega-{metadata.version('vl-convert-python')}.js"
     if not file.exists():
         bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
-        put(file, bundle.encode())
+        with contextlib.suppress(OSError):  # the next page takes a second longer
+            put(file, bundle.encode())
+        return bundle
     return file.read_text()
 
 

@@ -19,10 +19,11 @@ from typing import Any
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.fastest import races
+from bench.texts import DASH, duration, multiple, speed_text
 
 HOME = Path(__file__).parent.parent
 MARKER = re.compile(r"(<!-- table (\w+) (\S+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
-DASH = "–"
 
 Rows = list[dict[str, Any]]
 
@@ -45,7 +46,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     stale = []
     for file in args.files:
-        old = file.read_text()
+        try:
+            old = file.read_text()
+        except (OSError, ValueError) as error:
+            raise CannotGoOn(f"cannot read {file}: {error}") from error
         new = rewrite(old)
         if new != old:
             stale.append(str(file.relative_to(HOME)) if file.is_relative_to(HOME) else file.name)
@@ -84,19 +88,11 @@ def layers(rows: Rows) -> str:
     """The fastest right variant of each case, cold, and how it compares."""
     lines = ["| layer | pass | fastest own kernel | time | of ceiling | fastest PyTorch | speed-up | noise floor |"]
     lines.append("|---|---|---|--:|--:|---|--:|--:|")
-    cases: dict[tuple[str, str, str], Rows] = {}
-    for r in rows:
-        if r["cache"] == "cold" and r["status"] == "ok":
-            cases.setdefault((r["layer"], r["shape_name"], r["phase"]), []).append(r)
-    for (layer, shape, phase), found in cases.items():
-        own = [r for r in found if not r["variant"].startswith("torch.")]
-        if not own:
-            continue
-        best = min(own, key=lambda r: r["median_s"])
-        name = f"{layer} {shape.partition('/')[2]}".strip()
+    for best in (race.own for race in races(rows) if race.own):
+        name = f"{best['layer']} {best['shape_name'].partition('/')[2]}".strip()
         lines.append(
-            f"| {name} | {phase} | {best['variant']} | {_time(best)} | {_percent(best.get('of_ceiling'))} "
-            f"| {best.get('baseline') or DASH} | {_speed(best)} | {_percent(best.get('noise_floor'))} |"
+            f"| {name} | {best['phase']} | {best['variant']} | {_time(best)} | {_percent(best.get('of_ceiling'))} "
+            f"| {best.get('baseline') or DASH} | {speed_text(best)} | {_percent(best.get('noise_floor'))} |"
         )
     return "\n".join(lines)
 
@@ -114,7 +110,7 @@ def variants(rows: Rows, layer: str, phase: str) -> str:
         check = f"{r['error_ratio']:.2g}x" if r["status"] == "ok" else f"{r['status']}: {r['evidence']}"
         lines.append(
             f"| {r['variant']} | {check} | {_time(r)} | {_time(warm.get(r['variant'], {}))} "
-            f"| {_percent(r.get('of_ceiling'))} | {_speed(r)} | {r['story']} |"
+            f"| {_percent(r.get('of_ceiling'))} | {speed_text(r)} | {r['story']} |"
         )
     return "\n".join(lines)
 
@@ -149,18 +145,15 @@ def gpu(rows: Rows, dtype: str = "bf16") -> str:
     for layer in contract.layer_names():
         for phase in contract.phases_of(contract.load(layer)):
             found = [r for r in rows if (r["layer"], r["phase"], r["dtype"]) == (layer, phase, dtype)]
-            timed = [r for r in found if r["status"] == "ok" and r["cache"] == "cold" and r.get("timer") == "busy"]
-            own = [r for r in timed if not r["variant"].startswith("torch.")]
+            own = [race.own for race in races(r for r in found if r.get("timer") == "busy") if race.own]
             best = min(own, key=lambda r: r["median_s"], default={})
             cells = best.get("variant", DASH), _time(best), _percent(best.get("of_ceiling"))
-            lines.append(f"| {layer} | {phase} | {' | '.join(cells)} | {_speed(best) if best else DASH} |")
+            lines.append(f"| {layer} | {phase} | {' | '.join(cells)} | {speed_text(best) if best else DASH} |")
     return "\n".join(lines)
 
 
 def counted(rows: Rows, dtype: str, layers: str = "") -> str:
     """Simulated variants: traffic against the least, bank conflicts, resources. Counts, never times."""
-    from bench.table import multiple
-
     lines = ["| layer | pass | variant | error | moved | sectors a request | bank passes | registers | occupancy |"]
     lines[0] += " 128-bit |"
     lines.append("|---|---|---|--:|--:|--:|--:|--:|--:|--:|")
@@ -186,21 +179,12 @@ TABLES: dict[str, Callable[..., str]] = {
 
 
 def _time(row: dict[str, Any]) -> str:
-    from bench.table import duration
-
     seconds = row.get("median_s")
     return duration(seconds) if seconds else DASH
 
 
 def _percent(share: float | None) -> str:
     return DASH if share is None else f"{share:.0%}"
-
-
-def _speed(row: dict[str, Any]) -> str:
-    """As in the terminal's table: "=" where the difference is below the noise floor."""
-    from bench.table import speed_text
-
-    return speed_text(row)
 
 
 if __name__ == "__main__":

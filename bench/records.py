@@ -1,7 +1,7 @@
 """What is written down about one variant at one case: a flat dict, one line of records.jsonl.
 
 Times are seconds, sizes bytes, rates a second; shares and ratios are plain fractions. What was not measured is absent
-or null, never a guess. One record a variant, case and cache state.
+or null, never a guess. One record a variant, case and cache state. (Of a training step: bench/train_report.py.)
 
     case_id                 the same case of the same source has the same id in every run; --resume goes by it
     layer variant story phase dtype device shape_name shape     which case; `shape` holds sizes and options
@@ -30,13 +30,16 @@ or null, never a guess. One record a variant, case and cache state.
     sm_mhz throttled        GPU: median clock over the turns; the reasons, in words, why it was lowered in any of them
     sanitizer               ok, or why compute-sanitizer said nothing (--sanitize)
     flops bytes floor_s     useful operations, compulsory traffic, the least time both allow at measured ceilings
+    ceiling_bytes_per_s ceiling_flops_per_s     those ceilings: of this mix of reads and writes, and of this dtype
+    datasheet_bytes_per_s datasheet_flops_per_s     GPU: its maker's, where its datasheet is known (bench.ceilings)
     bytes_per_s flops_per_s of_ceiling      rates at the median; floor_s / median_s
-    counted_shape           a simulated row's counts are of one call at this shape; resources are those on sm_90a
+    counted_shape           a simulated row's counts and resources are of one call at this shape, on sm_90a
     sectors moved_of_minimum    32-byte sectors of global memory asked for; their bytes over the compulsory ones
     sectors_per_request sectors_of_ideal    a request is one instruction of a warp; ideal is fully coalesced
     shared_wavefronts wavefronts_of_ideal   passes over the banks of shared memory; above 1 there are bank conflicts
     kernels registers spill_bytes shared_bytes occupancy    launches; the worst of them, bytes of a thread or block
-    tensor_core_instructions wide_instructions  in the machine code; wide ones move 128 bits
+    tensor_core_instructions wide_instructions  in the machine code; wide ones move 128 bits. These seven of timed rows
+                            too: by compiling the row's call for its GPU. Absent where that cannot be done here
     configuration           tile sizes that a Triton variant's launches took from its tables: default, or tuned here
     saved_bytes workspace_bytes compile_s   kept for backward; scratch; one-time work before the first call
     speedup speedup_low speedup_high baseline   against the fastest PyTorch entry of the case; above 1 is faster
@@ -160,9 +163,14 @@ def _work(case: Case, device: str) -> dict[str, Any]:
     spec = contract.pass_of(case.module, case.phase)
     written = sum(t.bytes(case.shape) for t in spec.outputs)
     known = ceilings.ceilings(device=device)
-    floor = ceilings.floor_seconds(size, flops, case.shape["dtype"], known, written)
-    saved = contract.saved_bytes(case.module, case.shape)
-    return dict(flops=flops, bytes=size, floor_s=floor, saved_bytes=saved)
+    dtype = case.shape["dtype"]
+    floor = ceilings.floor_seconds(size, flops, dtype, known, written)
+    bytes_rate, flops_rate = ceilings.rates(size, dtype, known, written)
+    row = dict(flops=flops, bytes=size, floor_s=floor, saved_bytes=contract.saved_bytes(case.module, case.shape))
+    row |= dict(ceiling_bytes_per_s=bytes_rate, ceiling_flops_per_s=flops_rate)
+    if sheet := ceilings.datasheet(known.device):
+        row |= dict(datasheet_bytes_per_s=sheet.bytes_per_s, datasheet_flops_per_s=sheet.flops_per_s(dtype))
+    return row
 
 
 def timed(

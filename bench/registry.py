@@ -199,7 +199,8 @@ def _check_signatures(path: Path, layer: str, functions: dict[str, ast.FunctionD
         want_after = [*p.keyword(), *(["workspace"] if "workspace" in after else [])]
         if before != p.positional() or sorted(after) != sorted(want_after):
             wanted = f"{phase}({', '.join(p.positional())}, *, {', '.join(want_after)})"
-            raise Misplaced(f"{path}: {layer} wants {wanted}, not ({', '.join(before)}, *, {', '.join(after)})")
+            written = ", ".join([*before, *(["*", *after] if after else [])])
+            raise Misplaced(f"{path}: {layer} wants {wanted}, not {phase}({written})")
 
 
 def _constants(path: Path, tree: ast.Module) -> dict:
@@ -215,6 +216,10 @@ def _constants(path: Path, tree: ast.Module) -> dict:
         except ValueError as error:
             raise Misplaced(f"{path} line {node.lineno}: {name} must be a literal") from error
         values[name] = (value,) if isinstance(value, str) else value
+    for dtype in values.get("DTYPES", ()):
+        if dtype not in contract.ITEM_SIZE:
+            known = ", ".join(d for d in contract.ITEM_SIZE if d != "int")
+            raise Misplaced(f"{path}: DTYPES has {dtype!r}, which is none of {known}")
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
 
 

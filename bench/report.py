@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.fastest import races
 from bench.page import Cell, Chart, Line, anchor, backend_of, unavailable, write, write_pictures
 from bench.texts import DASH, duration, percent, speed_text, time_text
 
@@ -255,18 +256,12 @@ class Page:
     def _best(self, rows: list[Row]) -> list[dict[str, Any]]:
         """The fastest right own kernel of each case, and its chart."""
         best: list[dict[str, Any]] = []
-        cold = [r for r in rows if r["status"] == "ok" and r.get("median_s") and r.get("cache") != "warm"]
-        for (layer, shape, phase, dtype, _), found in _grouped(
-            cold, lambda r: (r["layer"], r.get("shape_name") or "", r["phase"], r["dtype"], sizes_text(r))
-        ).items():
-            own = [r for r in found if not r["variant"].startswith("torch.")]
-            torch = [r for r in found if r["variant"].startswith("torch.")]
-            if own:
-                r = min(own, key=lambda r: r["median_s"])
-                rival = min(torch, key=lambda r: r["median_s"], default=None)
-                case = " ".join(x for x in (layer, shape.partition("/")[2], phase, dtype) if x)
+        for race in races(rows):
+            if r := race.own:
+                shape, rival = (r.get("shape_name") or "").partition("/")[2], race.torch
+                case = " ".join(x for x in (r["layer"], shape, r["phase"], r["dtype"]) if x)
                 told = dict(time=duration(r["median_s"]), rival_time=duration(rival["median_s"]) if rival else DASH)
-                best.append(dict(case=case, layer=layer, row=r, rival=rival, text=speed_text(r), **told))
+                best.append(dict(case=case, layer=r["layer"], row=r, rival=rival, text=speed_text(r), **told))
         points = [
             dict(
                 case=b["case"],
@@ -305,10 +300,10 @@ class Page:
             title += f", {shape['accumulation']} micro-batches"
         name = anchor(f"{title} {run.folder.name}")
         columns = [c for c in STEP_COLUMNS if any(c.has([r]) for r in rows)]
-        lines = [
-            Line(r["variant"], STEP_STORIES.get(r["variant"], ""), [c.cell([r]) for c in columns], r["reproduce"])
-            for r in rows
-        ]
+        lines = []
+        for r in rows:
+            story, cells = STEP_STORIES.get(r["variant"], ""), [c.cell([r]) for c in columns]
+            lines.append(Line(r["variant"], story, cells, r.get("reproduce", "")))
         times = time_rows([r for r in rows if r.get("median_s")])
         return StepView(
             title,

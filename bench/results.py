@@ -31,16 +31,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.cli import FAILED, CannotGoOn
+from bench.cli import FAILED, CannotGoOn, cannot
+from bench.schema import MEASURED, OF_ENVIRONMENT, REQUIRED, SCHEMA, STATUSES, fault, of_another_kind
 
-SCHEMA = 1
 RECORDS = "records.jsonl"
 ENVIRONMENT = "env.json"
 SUITE = "suite"  # the kind of a run that holds others
-
-# What became of a case. `ok` is the only one that is ranked.
-STATUSES = ("ok", "simulated", "wrong", "error", "timeout", "crash", "skipped", "impossible")
-REQUIRED = ("case_id", "status")  # what makes a line a record
 
 Record = dict[str, Any]
 
@@ -90,22 +86,31 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, folder: Path) -> "Run":
+    def resume(cls, folder: Path, kind: str = "") -> "Run":
         """Go on with a run that was cut short. A half-written last line is ended, so that what follows is whole.
 
-        Raises CannotGoOn where there is no run, another process writes to it, or another machine measured it.
+        Raises CannotGoOn where there is no run (of `kind`), another process writes to it, or another machine or
+        version of this program measured it.
         """
         if not (folder / RECORDS).exists():
             raise CannotGoOn(f"no run to resume in {folder}: it has no {RECORDS}")
         file = _open_records(folder)
         now = environment()
-        then = read_environment(folder)
-        if changed := differing_hardware(then, now):
+        try:
+            then = read_environment(folder)
+            found = then.get("kind") or _kind_from_name(folder)
+            if kind not in ("", found):
+                raise CannotGoOn(f"{folder} is a run of bench.{found}, not of bench.{kind}")
+            if (schema := then.get("schema", SCHEMA)) != SCHEMA:
+                raise CannotGoOn(f"{folder} has schema {schema}, this program writes {SCHEMA}: start a new run")
+            if changed := differing_hardware(then, now):
+                raise CannotGoOn(
+                    f"{folder} was measured on another machine or with another torch ({changed}): start a new run"
+                )
+        except CannotGoOn:
             os.close(file)
-            raise CannotGoOn(
-                f"{folder} was measured on another machine or with another torch ({changed}): start a new run"
-            )
-        run = cls(folder, then.get("kind") or _kind_from_name(folder), file)
+            raise
+        run = cls(folder, found, file)
         size = os.fstat(file).st_size
         if size and os.pread(file, 1, size - 1) != b"\n":
             run._write_line(b"\n")
@@ -172,8 +177,12 @@ class Run:
             raise _cannot_write(self.folder / RECORDS, error) from error
 
 
-def read_records(path: Path) -> tuple[list[Record], list[Problem]]:
-    """Records of a run's folder (or of one .jsonl file), and the lines that could not be read."""
+def read_records(path: Path, required: Sequence[str] = ()) -> tuple[list[Record], list[Problem]]:
+    """Records of a run's folder (or of one .jsonl file), and the lines that could not be read.
+
+    required: fields that a record must have beside REQUIRED. A field that is there is of its kind (see FIELDS), so
+    that a reader need not look.
+    """
     file = path / RECORDS if path.is_dir() else path
     records: list[Record] = []
     problems: list[Problem] = []
@@ -181,8 +190,8 @@ def read_records(path: Path) -> tuple[list[Record], list[Problem]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except ValueError as error:  # json's and unicode's errors are both
+            record = json.loads(line, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:  # json's and unicode's errors are both ValueErrors
             problems.append(Problem(str(file), number, f"damaged ({error})"))
             continue
         if not isinstance(record, dict) or any(name not in record for name in REQUIRED):
@@ -190,9 +199,15 @@ def read_records(path: Path) -> tuple[list[Record], list[Problem]]:
         elif record.get("schema") != SCHEMA:
             why = f"schema {record.get('schema')}, this program reads {SCHEMA}"
             problems.append(Problem(str(file), number, why))
+        elif why := fault(record, required):
+            problems.append(Problem(str(file), number, f"damaged ({why})"))
         else:
             records.append(record)
     return records, problems
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number in JSON")
 
 
 def latest(records: Iterable[Record]) -> dict[str, Record]:
@@ -201,14 +216,22 @@ def latest(records: Iterable[Record]) -> dict[str, Record]:
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-    """A run's env.json; empty where the run ended before writing it."""
+    """A run's env.json; empty where the run ended before writing it. CannotGoOn where it cannot be understood."""
     file = folder / ENVIRONMENT
     try:
-        return json.loads(file.read_text())
+        document = json.loads(file.read_text())
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise CannotGoOn(f"{file} is damaged: {error}") from error
+    except OSError as error:
+        raise CannotGoOn(cannot(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise CannotGoOn(f"{file} is damaged: {error}; mend it, or move it away to do without") from error
+    wrong = of_another_kind(document, OF_ENVIRONMENT) if isinstance(document, dict) else "it"
+    if wrong:
+        raise CannotGoOn(
+            f"{file} is damaged: {wrong} is not of the kind it must be; mend it, or move it away to do without"
+        )
+    return document
 
 
 @dataclass
@@ -244,14 +267,15 @@ def runs_in(path: Path, code: int = FAILED) -> list[Loaded]:
     runs = []
     for file in files:
         try:
-            records, problems = read_records(file)
             environment = read_environment(file.parent)
+            of_parts = environment.get("kind") == SUITE  # whose runs lie in folders inside it
+            records, problems = read_records(file, () if of_parts else MEASURED)
         except (CannotGoOn, OSError) as error:
-            raise CannotGoOn(f"cannot read the run in {file.parent}: {error}", code) from error
+            why = cannot(error) if isinstance(error, OSError) else str(error)
+            raise CannotGoOn(f"cannot read the run in {file.parent}: {why}", code) from error
         for problem in problems:
             print(f"warning: {problem}", file=sys.stderr)
-        if environment.get("kind") == SUITE:  # its records are of its parts, whose runs lie in folders inside it
-            records = []
+        records = [] if of_parts else records
         runs.append(Loaded(file.parent, environment.get("kind") or "", environment, records, problems))
     return runs
 
@@ -386,9 +410,9 @@ def _own_folders() -> tuple[str, ...]:
 
 def _identifying_names() -> list[tuple[str, str]]:
     host = socket.gethostname()
-    users = {os.environ.get("USER", ""), os.environ.get("LOGNAME", ""), Path.home().name}
-    with contextlib.suppress(KeyError, OSError):  # a user id without an entry in passwd
-        users.add(getpass.getuser())
+    users = {os.environ.get("USER", ""), os.environ.get("LOGNAME", "")}
+    with contextlib.suppress(KeyError, OSError, RuntimeError):  # a user id without an entry in passwd, and no $HOME
+        users |= {Path.home().name, getpass.getuser()}
     users -= {"", "root", "home"}  # root names nobody
     hosts = {host, host.partition(".")[0]} - {"", "localhost"}
     found = [(h, "<host>") for h in hosts] + [(u, "<user>") for u in users]
@@ -399,8 +423,13 @@ def _identifying_names() -> list[tuple[str, str]]:
 
 
 def write_atomically(file: Path, text: str) -> Path:
-    """Write `file` whole or not at all. Raises CannotGoOn when the disk is full; the old file then stays."""
+    """Write `file` whole or not at all, its folder made where there is none. Raises CannotGoOn when the disk is full;
+    the old file then stays."""
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and not file.is_file():  # /dev/stdout: a rename would put a file in its place
+            file.write_text(text)
+            return file
         handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         try:
             with os.fdopen(handle, "w") as temporary:
@@ -442,13 +471,32 @@ def _open_records(folder: Path) -> int:
     return handle
 
 
+def make_folder(folder: Path) -> None:
+    """A folder to write to, made and tried before anything is measured for it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _cannot_write(folder, error) from error
+
+
+def need_cache() -> None:
+    """CannotGoOn where the cache, which builds need, cannot be written to."""
+    from kernels import cache_dir
+
+    folder = cache_dir()
+    try:
+        make_folder(folder)
+    except CannotGoOn as error:
+        raise CannotGoOn(f"{error}: builds are kept there; set LAYERBENCH_CACHE to another folder") from error
+
+
 def _cannot_write(path: Path, error: OSError) -> CannotGoOn:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return CannotGoOn(
-            f"no space left to write {path} ({error.strerror}). Everything written before is kept: "
-            f"make room, then go on with --resume {path.parent}"
-        )
-    return CannotGoOn(f"cannot write {path}: {error.strerror}")
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return CannotGoOn(f"cannot write {path}: {error.strerror}")
+    told = f"no space left to write {path} ({error.strerror}). Everything written before is kept: make room"
+    run = (path.parent / RECORDS).exists() and read_environment(path.parent).get("kind") == "layer"
+    return CannotGoOn(f"{told}, then go on with --resume {path.parent}" if run else told)
 
 
 def _kind_from_name(folder: Path) -> str:

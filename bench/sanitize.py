@@ -93,8 +93,10 @@ def parser() -> cli.Parser:
     p.add_argument("--tools", default=",".join(TOOLS), metavar="LIST", help=f"default {','.join(TOOLS)}")
     p.add_argument("--device", default="cuda", help="default cuda")
     p.add_argument("--kernels", action="append", default=[], metavar="DIR", help="more variants, same layout")
-    p.add_argument("--seed", type=int, default=0, help="of the inputs, default 0")
-    p.add_argument("--time-limit", type=float, default=600.0, metavar="S", help="for everything, default 600 s")
+    p.add_argument("--seed", type=cli.seed, default=0, help="of the inputs, default 0")
+    p.add_argument(
+        "--time-limit", type=cli.above_zero, default=600.0, metavar="S", help="for everything, default 600 s"
+    )
     p.add_argument("--out", type=Path, help="folder of this run (default: a new one under runs/)")
     p.add_argument("--json", action="store_true", help="the last line of stdout is one JSON document")
     p.add_argument(

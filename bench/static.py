@@ -35,7 +35,7 @@ def parser() -> cli.Parser:
     p.add_argument("--dtype", default=",".join(DTYPES), help=f"default {','.join(DTYPES)}")
     p.add_argument("--kernels", action="append", default=[], metavar="DIR", help="more variants, same layout")
     p.add_argument("--out", type=Path, metavar="FOLDER", help="write static.csv there")
-    p.add_argument("--jobs", type=int, default=0, help="compilations at once (default: the cores)")
+    p.add_argument("--jobs", type=cli.count, default=0, help="compilations at once (default: the cores)")
     p.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return p
 
@@ -63,7 +63,7 @@ class Compiled:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench import registry
+    from bench import registry, results
     from reference import contract
 
     archs = [cli.choose(a, ARCHS, "architecture") for a in args.arch.split(",")]
@@ -74,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.only:
         wanted = [cli.choose(n, sorted({v.name for v in variants}), "variant") for n in args.only.split(",")]
         variants = [v for v in variants if v.name in wanted]
+    results.need_cache()
+    if args.out:
+        results.make_folder(args.out)
     rows = compile_all(variants, archs, dtypes, args.jobs)
     if args.json:
         cli.print_json({"kernels": [r.row() for r in rows]})
@@ -90,6 +93,7 @@ def compile_all(variants: list["Variant"], archs: list[str], dtypes: list[str], 
     if len(work) < WORTH_PROCESSES:
         return [row for job in work for row in compile_variant(job)]
     import multiprocessing
+    import threading
     from concurrent.futures import ProcessPoolExecutor
 
     from rich.console import Console
@@ -100,9 +104,16 @@ def compile_all(variants: list["Variant"], archs: list[str], dtypes: list[str], 
     context = multiprocessing.get_context("spawn")  # Triton has one driver a process, and so one architecture at once
     with ProcessPoolExecutor(jobs or machine.usable_cores(), context) as pool:
         screen = Console(stderr=True)
-        parts = pool.map(compile_variant, work)
+        with cli.deaf_to_ctrl_c():
+            parts = pool.map(compile_variant, work)
         shown = track(parts, "compiling", len(work), console=screen, transient=True, disable=not screen.is_terminal)
-        return [row for part in shown for row in part]
+        try:
+            return [row for part in shown for row in part]
+        except BaseException:  # Ctrl-C: nobody waits for the others
+            threading.excepthook = lambda _: None  # the pool's own would tell of its end in a traceback
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def compile_variant(job: tuple["Variant", str, list[str]]) -> list[Compiled]:
@@ -165,7 +176,7 @@ def configurations_of(module: Any, dtype: str, arch: str) -> Iterator[str]:
         return
     from bench.simulate import triton_driver
     from bench.tensors import DTYPES as TORCH
-    from kernels.triton.tuning import tables_of
+    from kernels.triton.tuning import tables_of, text_of
 
     for name, table in tables_of(module).items():
         with triton_driver.launching_with(lambda _: None, arch):
@@ -173,7 +184,7 @@ def configurations_of(module: Any, dtype: str, arch: str) -> Iterator[str]:
         for config in candidates[1:]:
             table.trying = config
             try:
-                yield " ".join([name, *(f"{k}={v}" for k, v in config.items())])
+                yield text_of(name, config)
             finally:
                 table.trying = None
 
@@ -219,7 +230,7 @@ def _fill(row: Compiled, found: Any) -> None:
     shared = found.shared_bytes + row.dynamic_shared_bytes
     row.facts = {k: v for k, v in vars(found).items() if k != "symbol"}
     row.facts["occupancy"] = cubin.occupancy(row.arch, row.threads, found.registers, shared)
-    if not row.facts["occupancy"]:
+    if row.facts["occupancy"] == 0:
         row.fault = (
             f"no block fits: {row.threads} threads, {found.registers} registers, {shared} bytes of shared memory"
         )
@@ -267,16 +278,16 @@ def _by_kernel(rows: list[Compiled]) -> list[list[Compiled]]:
 
 
 def _cells(group: list[Compiled]) -> list[str]:
-    from bench import table
+    from bench import texts
 
     columns = []
     for r in group:
         f = r.facts
         if not f:
-            columns.append([table.DASH] * 6)
+            columns.append([texts.DASH] * 6)
             continue
         shared = f["shared_bytes"] + r.dynamic_shared_bytes
-        counts = [f["registers"], f["spill_bytes"], shared, table.percent(f["occupancy"])]
+        counts = [f["registers"], f["spill_bytes"], shared, texts.percent(f["occupancy"])]
         columns.append([str(c) for c in (*counts, f["tensor_core_instructions"], f["wide_instructions"])])
     return [" ".join(values) if len(set(values)) > 1 else values[0] for values in zip(*columns, strict=True)]
 
@@ -287,7 +298,6 @@ def write_csv(rows: list[Compiled], folder: Path) -> None:
 
     from bench.results import write_atomically
 
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "static.csv", pd.DataFrame([r.row() for r in rows]).to_csv(index=False))
 
 

@@ -30,6 +30,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.fastest import races
+from bench.texts import DASH, duration, percent
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -58,7 +60,7 @@ def parser() -> cli.Parser:
     p.add_argument("--pack", action="store_true", help=f"also DIR/pack: at most {PACK_FILES} .tar.gz files of 16 MiB")
     what = p.add_argument_group("what to run")
     what.add_argument("--device", help="default cuda where torch sees a GPU, else cpu")
-    what.add_argument("--minutes", type=float, default=9.0, metavar="M", help="for everything, default 9")
+    what.add_argument("--minutes", type=cli.above_zero, default=9.0, metavar="M", help="for everything, default 9")
     what.add_argument("--stage", choices=(*STAGES, "all"), default="all", help="default all")
     what.add_argument("--layers", metavar="A,B", help="these layers alone")
     what.add_argument("--model", default="gpt2-124m", help="whose shapes and training step, default gpt2-124m")
@@ -238,7 +240,7 @@ class Suite:
         self.begin = time.monotonic()
         self.seconds = args.minutes * 60
         if args.resume:
-            self.records: Run = results.Run.resume(self.out)
+            self.records: Run = results.Run.resume(self.out, results.SUITE)
             self.check_that_it_is_the_same()
         else:
             self.records = results.Run.create(results.SUITE, self.out, argv)
@@ -252,9 +254,9 @@ class Suite:
     def check_that_it_is_the_same(self) -> None:
         for r in self.records.records():
             for what in ("device", "model"):
-                if r[what] != (now := getattr(self.args, what)):
+                if (then := r.get(what)) != (now := getattr(self.args, what)):
                     self.records.close()
-                    raise CannotGoOn(f"{self.out} was measured with --{what} {r[what]}, not {now}: take another --out")
+                    raise CannotGoOn(f"{self.out} was measured with --{what} {then}, not {now}: take another --out")
 
     @property
     def left(self) -> float:
@@ -532,18 +534,11 @@ RIGHT = {FASTEST: (4, 5), TRAINING: (1, 2, 3, 4)}
 
 def fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The record with the smallest median of each layer, pass, shape and dtype, and how it compares with torch's."""
-    races: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for r in rows:
-        if r["status"] == "ok" and not r.get("control") and r.get("cache") == "cold" and r.get("median_s"):
-            races.setdefault((r["layer"], r["phase"], r["shape_name"], r["dtype"]), []).append(r)
+    kept = ("layer", "phase", "shape_name", "dtype", "variant", "timer", "median_s", "low_s", "high_s", "reproduce")
     found = []
-    for race in races.values():
-        best = min(race, key=lambda r: r["median_s"])
-        torchs = [r["median_s"] for r in race if r["variant"].startswith("torch.")]
-        kept = ("layer", "phase", "shape_name", "dtype", "variant", "timer", "median_s", "low_s", "high_s", "reproduce")
-        found.append(
-            {k: best.get(k) for k in kept} | {"fastest_torch_s": min(torchs, default=None), "variants": len(race)}
-        )
+    for race in races(rows):
+        torch_s = race.torch["median_s"] if race.torch else None
+        found.append({k: race.first.get(k) for k in kept} | {"fastest_torch_s": torch_s, "variants": len(race.rows)})
     return found
 
 
@@ -569,8 +564,6 @@ def training(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def fastest_cells(r: dict[str, Any]) -> tuple[str, ...]:
-    from bench.table import DASH, duration
-
     against = f"{r['fastest_torch_s'] / r['median_s']:.2f}x" if r["fastest_torch_s"] else DASH
     return r["layer"], r["phase"], f"{r['shape_name']} {r['dtype']}", r["variant"], duration(r["median_s"]), against
 
@@ -580,8 +573,6 @@ def failed_cells(r: dict[str, Any]) -> tuple[str, ...]:
 
 
 def step_cells(r: dict[str, Any]) -> tuple[str, ...]:
-    from bench.table import DASH, duration, percent
-
     shape = r["shape"] or {}
     name = f"{r['variant']} ({r['layer']} {r['dtype']}, B={shape.get('B')} T={shape.get('T')})"
     if not r["median_s"]:

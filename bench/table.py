@@ -142,13 +142,14 @@ class Screen:
             self.console.print(f"  {fact}", style="dim", highlight=False)
         self.console.print()
 
-    def footer(self, records: list[dict[str, Any]], folder: Path) -> None:
+    def footer(self, records: list[dict[str, Any]], folder: Path | None) -> None:
         counts: dict[str, int] = {}
         for row in records:
             if not row["control"]:
                 counts[row["status"]] = counts.get(row["status"], 0) + 1
         total = ", ".join(f"{n} {status}" for status, n in counts.items())
-        self.console.print(f"{total or 'nothing to do'}. Results: {folder}", highlight=False)
+        where = f" Results: {folder}" if folder else ""
+        self.console.print(f"{total or 'nothing to do'}.{where}", highlight=False)
 
 
 def print_list(rows: list[tuple[Any, str | None]]) -> None:

@@ -253,16 +253,16 @@ class Arena:
             return dict(self.outputs)
         return {**self.outputs, "workspace": self.workspace}
 
-    def survivors(self) -> dict[str, float]:
-        """Share of each poisoned output that still holds the poison."""
+    def survivors(self) -> dict[str, torch.Tensor]:
+        """Of each poisoned output that still holds the poison, where: True or False, in its shape."""
         found = {}
         for name, buffer in self.outputs.items():
-            if name in self.initial or buffer is None:
+            if name in self.initial:
                 continue
-            left = sum(int((_bits(p) == self.poison[p.dtype]).sum()) for p in each(buffer))
-            total = sum(p.numel() for p in each(buffer))
-            if left:
-                found[name] = left / total
+            for i, p in enumerate(each(buffer)):
+                left = _bits(p) == self.poison[p.dtype]
+                if left.any():
+                    found[f"{name}[{i}]" if isinstance(buffer, list) else name] = left
         return found
 
     def broken_fences(self) -> dict[str, str]:

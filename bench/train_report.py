@@ -1,4 +1,26 @@
-"""What `bench.e2e` says in the end: the gate's verdict, speed and MFU, where the step's time went, what swaps did."""
+"""What `bench.e2e` says in the end: the gate's verdict, speed and MFU, where the step's time went, what swaps did.
+
+One record a contestant: ours, `ours, LAYER=VARIANT` for each swap, and PyTorch's. Fields as in bench/records.py where
+these have the same name, and of a step:
+
+    layer variant phase     the model; the contestant; "step"
+    shape                   B, T and accumulation: micro-batches a step
+    losses norms            of every step, warm-up included; first_loss last_loss of them
+    worst_loss worst_norm   furthest from PyTorch, of the band that its own runs span; above 1 the status is wrong
+    tokens_per_s cpu_median_s       at the median; process-CPU seconds a step
+    mfu_…_of_ceiling mfu_…_of_datasheet     palm and llmc: by whose convention. Absent where the gate failed
+    peak_bytes planned_bytes        in use at most; ours: planned before anything runs
+    kernels                 ours: the variant of each call, by "layer/shape phase"
+    recompute saved_bytes   ours: outputs that backward computes again; what that spares
+    graph graph_evidence    ours on a GPU: whether the step was one CUDA graph, and why not
+    in_context_s            ours: seconds a step of each call of `kernels`, all its repetitions, inside the step, …
+    in_context_clock        … by this clock
+    alone_s                 ours: the same measured on its own, where it was: a call's time by its calls a step
+    predicted_alone_s       of a swap, here and below: the step's change as times measured alone predict it (null
+                            where one is not known), …
+    predicted_in_context_s  … and as in_context_s of both steps does
+    change_s change_low_s change_high_s     as the steps' own times have it, with the 95 % interval
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,7 +28,8 @@ import numpy as np
 from rich.table import Table
 
 from bench import ceilings, machine, stats
-from bench.table import DASH, console, duration, new_table, number, percent
+from bench.table import console, new_table
+from bench.texts import DASH, duration, number, percent
 from bench.train_gate import Gate
 
 if TYPE_CHECKING:
@@ -40,6 +63,7 @@ COLUMNS = (
         "worst_loss",
         "worst_norm",
     ),
+    *("predicted_alone_s", "predicted_in_context_s", "change_s", "change_low_s", "change_high_s"),
     *("planned_bytes", "graph", "graph_evidence", "utc", "run", "reproduce"),
 )
 SHOWN_EXCESSES = 5
@@ -136,8 +160,7 @@ class Judged:
         return row
 
     def _choice(self, name: str) -> "dict[Key, Variant]":
-        swap = self.s.swaps.get(name.partition(", ")[2], {})
-        return {**self.s.choice, **swap}
+        return {**self.s.choice, **self.s.swaps.get(_swap_of(name), {})}
 
     def print_gate(self, screen: Any) -> None:
         if self.parity:
@@ -197,6 +220,7 @@ class Report(Judged):
         self.flops = flops_per_token(job.model, job.T)
         self.peaks = session.matmul_peaks
         self.baseline = min(self.theirs, key=lambda n: stats.median_ci(self.walls[n])[0], default=None)
+        self.changes = {text: self._change(text) for text in session.swaps}
         self.rows = [self._row(name) for name in session.contestants]
 
     def _row(self, name: str) -> dict[str, Any]:
@@ -221,7 +245,9 @@ class Report(Judged):
         if name in self.ours:
             row["in_context_clock"] = self.s.in_context[name][0].clock
             row["in_context_s"] = {" ".join(key): ms / 1e3 for key, ms in self.layer_ms(name).items()}
-        return row
+            if alone := self.alone_ms(name):
+                row["alone_s"] = {" ".join(key): ms * self._calls(key) / 1e3 for key, ms in alone.items()}
+        return row | self.changes.get(_swap_of(name), {})
 
     def _mfu(self, seconds: float) -> dict[str, float | None]:
         """MFU by both conventions against both peaks; None where a peak is not known."""
@@ -237,6 +263,14 @@ class Report(Judged):
         steps = [step.ms for step in self.s.in_context[name]]
         return {key: float(np.median([s[key] for s in steps])) for key in steps[0]}
 
+    def alone_ms(self, name: str) -> "dict[Key, float]":
+        """Milliseconds of one call of each (id, phase) measured on its own; what was not is missing."""
+        swaps = self.s.swap_times
+        races = [swaps[text] for text in swaps if text == _swap_of(name)] + [self.s.times, *swaps.values()]
+        known = {key: [race.ms.get(key, {}).get(v.name) for race in races] for key, v in self._choice(name).items()}
+        first = {key: next((ms for ms in times if ms is not None), None) for key, times in known.items()}
+        return {key: ms for key, ms in first.items() if ms is not None}
+
     def records(self) -> list[dict[str, Any]]:
         return self.rows
 
@@ -246,7 +280,7 @@ class Report(Judged):
             "band": {"loss": self.gate.loss, "norm": self.gate.norm, "gradients": self.gate.gradients},
             "contestants": [{k: v for k, v in row.items() if "samples" not in k} for row in self.rows],
             "reconciliation": self.reconciliation(),
-            "swaps": [self._swap_row(text) for text in self.s.swaps],
+            "swaps": [dict(swap=text, **change) for text, change in self.changes.items()],
         }
 
     # --- the page ---
@@ -342,12 +376,11 @@ class Report(Judged):
             table.add_column(name, justify="right")
         total = self.reconciliation()
         step_ms = total["step_s"] * 1e3
-        found = self.layer_ms(self.ours[0])
+        found, alone = self.layer_ms(self.ours[0]), self.alone_ms(self.ours[0])
         for key in sorted(found, key=found.__getitem__, reverse=True):
             calls = self._calls(key)
-            alone = self.s.times.ms.get(key, {}).get(self.s.choice[key].name)
             cells = [f"{found[key]:.3g}", percent(found[key] / step_ms), f"{found[key] / calls:.3g}"]
-            told = f"{alone:.3g}" if alone is not None else DASH
+            told = f"{alone[key]:.3g}" if key in alone else DASH
             table.add_row(*key, self.s.choice[key].name, str(calls), *cells, told)
         table.add_section()
         for part, seconds in total.items():
@@ -360,9 +393,9 @@ class Report(Judged):
         once = key[0] in ("adamw", "global_norm")  # once a step, not once a micro-batch
         return self.s.calls[key[0]].calls * (1 if once else self.s.job.accumulation)
 
-    def _swap_row(self, text: str) -> dict[str, Any]:
+    def _change(self, text: str) -> dict[str, Any]:
         """Predicted and measured change of the step by one swap, seconds; None where it could not be measured."""
-        base, other = self.ours[0], next(n for n in self.ours if n.partition(", ")[2] == text)
+        base, other = self.ours[0], next(n for n in self.ours if _swap_of(n) == text)
         swap, times = self.s.swaps[text], self.s.swap_times[text]
         alone: float | None = 0.0
         for key, v in swap.items():
@@ -376,12 +409,11 @@ class Report(Judged):
         ratio, low, high = stats.paired_ratio_ci(self.walls[other], self.walls[base])
         median = stats.median_ci(self.walls[base])[0]
         return dict(
-            swap=text,
             predicted_alone_s=alone,
             predicted_in_context_s=sum(after[k] - before[k] for k in swap) / 1e3,
-            measured_s=(ratio - 1) * median,
-            measured_low_s=(low - 1) * median,
-            measured_high_s=(high - 1) * median,
+            change_s=(ratio - 1) * median,
+            change_low_s=(low - 1) * median,
+            change_high_s=(high - 1) * median,
         )
 
     def _swap_table(self) -> Table:
@@ -389,12 +421,16 @@ class Report(Judged):
         table.add_column("swap")
         for name in ("predicted, alone", "predicted, in context", "measured [95 %]"):
             table.add_column(name, justify="right")
-        for text in self.s.swaps:
-            row = {k: v * 1e3 if isinstance(v, float) else v for k, v in self._swap_row(text).items()}
-            alone = DASH if row["predicted_alone_s"] is None else f"{row['predicted_alone_s']:+.3g}"
-            measured = "{measured_s:+.3g} [{measured_low_s:+.3g}, {measured_high_s:+.3g}]".format(**row)
-            table.add_row(text, alone, f"{row['predicted_in_context_s']:+.3g}", measured)
+        for text, change in self.changes.items():
+            ms = {name: DASH if s is None else f"{s * 1e3:+.3g}" for name, s in change.items()}
+            measured = "{change_s} [{change_low_s}, {change_high_s}]".format(**ms)
+            table.add_row(text, ms["predicted_alone_s"], ms["predicted_in_context_s"], measured)
         return table
+
+
+def _swap_of(contestant: str) -> str:
+    """The swap in `ours, LAYER=VARIANT`; "" for any other contestant."""
+    return contestant.partition(", ")[2]
 
 
 _GATED = ("loss", "norm")

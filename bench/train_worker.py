@@ -75,13 +75,16 @@ class Contestant:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_enter, args=(theirs, room, job, arguments), daemon=True)
-        self.process.start()
+        with cli.deaf_to_ctrl_c():
+            self.process.start()
         theirs.close()
 
     def __enter__(self) -> "Contestant":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None:  # nobody waits for what it is doing
+            self.process.kill()
         self.close()
 
     def ask(self, command: str, limit: float = STEP_LIMIT_S, **arguments: Any) -> Any:
@@ -130,7 +133,6 @@ class Contestant:
 
 
 def _enter(connection: Connection, room: type, job: Job, arguments: tuple) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.dup2(2, 1)  # what a variant prints must not land in the parent's table or JSON
     # Read by each OpenMP library when it is loaded, so it must be set before torch is imported.
     os.environ["OMP_NUM_THREADS"] = str(job.threads)

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from bench.cli import deaf_to_ctrl_c
 from bench.registry import Variant
 
 # Inductor's own pool of compiling processes would outlive the compilation and disturb what is timed.
@@ -53,7 +54,8 @@ class Worker:
         self.setting = setting
         self.connection, theirs = _CONTEXT.Pipe()
         self.process = _CONTEXT.Process(target=_enter, args=(theirs, variant, setting), daemon=True)
-        self.process.start()
+        with deaf_to_ctrl_c():
+            self.process.start()
         self.idle = True
         theirs.close()
 
@@ -112,7 +114,6 @@ def _enter(connection: Connection, variant: Variant | None, setting: Setting) ->
     """A worker's main loop."""
     from bench.worker_room import Room
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     # What a variant prints must not land in the parent's table or JSON.
     os.dup2(2, 1)
     room: Room | None = None
@@ -129,7 +130,10 @@ def _enter(connection: Connection, variant: Variant | None, setting: Setting) ->
             if status == "error" and room and room.broken():
                 status = "crash"
             answer = ("failed", (status, evidence))
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except OSError:  # nobody waits for it any more
+            return
 
 
 def _explain(error: BaseException) -> tuple[str, str]:
@@ -139,9 +143,11 @@ def _explain(error: BaseException) -> tuple[str, str]:
     if isinstance(error, Unavailable):
         return "skipped", str(error)
     if reports := getattr(error, "reports", ()):  # the simulator's: the kernel is wrong, whatever it computed
-        return "wrong", "; ".join(f"{r.kind}: {r.message}" for r in reports[:3])
+        return "wrong", "; ".join(f"{r.kind}: {r.message.removeprefix(r.kind).strip()}" for r in reports[:3])
     if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
         return "error", f"out of memory: {error}"
+    if type(error).__name__ == "CompileError":  # tells its own place
+        return "error", " ".join(str(error).strip().splitlines()[:3])
     frames = [f for f in traceback.extract_tb(error.__traceback__) if "/bench/" not in f.filename]
     where = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
     lines = str(error).strip().splitlines()

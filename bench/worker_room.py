@@ -295,6 +295,18 @@ class Room:
             self.load()
         return counted(self.module, case)
 
+    def arch(self) -> str | None:
+        """What to compile for to run on the device: "sm_90a"."""
+        return self.device.arch()
+
+    def resources(self, case: Case, arch: str, configuration: str) -> dict[str, Any]:
+        """What a call's kernels need on an architecture, for a record. Asked of a room that has no GPU."""
+        from bench.counted import resources
+
+        if self.module is None:
+            self.load()
+        return resources(self.module, case, arch, configuration)
+
     # --- helpers ---
 
     def prepare(self) -> None:

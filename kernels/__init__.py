@@ -12,7 +12,10 @@ def cache_dir() -> Path:
     """Where builds and ceilings are kept: $LAYERBENCH_CACHE, or layerbench/ in the user's cache folder."""
     if root := os.environ.get("LAYERBENCH_CACHE"):
         return Path(root)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "layerbench"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if home.startswith("~"):
+        raise OSError("there is no home folder for the cache: set LAYERBENCH_CACHE to a folder")
+    return Path(home) / "layerbench"
 
 
 def put(file: Path, content: bytes) -> None:

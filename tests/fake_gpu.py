@@ -134,6 +134,9 @@ class FakeGpu:
     def chip(self) -> tuple[str, int]:
         return "Made-up GPU", 4
 
+    def arch(self) -> str | None:
+        return "sm_90a"
+
     def free_bytes(self) -> int:
         return int(os.environ.get(MEMORY_BYTES, 1 << 30))
 

@@ -1,14 +1,19 @@
 """CONTRIBUTING.md's worked examples are run as they stand: new variants, no other file edited."""
 
+import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from bench import registry
 
 HOME = Path(__file__).parent.parent
 SUFFIXES = (("cpu", "py"), ("cpu", "cpp"), ("cuda", "py"), ("cuda", "cu"), ("triton", "py"))
+COMMAND = re.compile(r"^ {4}(?:.* && )?python -m bench\.(\w+)(.*?)(?: {2}.*| # .*)?$", re.MULTILINE)
 EXAMPLE = re.compile(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
 
 
@@ -27,6 +32,14 @@ def test_the_worked_examples_work(tmp_path):
     )
     assert "2 ok, 4 simulated" in proved
     assert "0 with a fault" in run("bench.static residual --only cuda.twice,triton.twice", *where)
+
+
+@pytest.mark.parametrize("file", ("CONTRIBUTING.md", "README.md"))
+def test_commands_have_the_options_that_their_programs_take(file):
+    commands = COMMAND.findall((HOME / file).read_text())
+    assert len(commands) > 10
+    for module, arguments in commands:
+        importlib.import_module(f"bench.{module}").parser().parse_args(shlex.split(arguments))
 
 
 def run(command: str, *where: str) -> str:

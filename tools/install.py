@@ -56,6 +56,9 @@ def main(root: Path = ROOT, run: Runner = run) -> int:
     except CannotInstall as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:  # a full or read-only disk
+        print(f"error: {error.filename or root}: {error.strerror}; make room, or set up elsewhere", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; run `make setup` again to go on", file=sys.stderr)
         return 130

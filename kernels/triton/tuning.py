@@ -53,14 +53,24 @@ class Tiles:
         found: dict[str, None] = {}
         for key, config in self.used.items():
             origin = "tuned" if self.tuned.get(key) == config else "default"
-            found[" ".join([name, *(f"{k}={v}" for k, v in config.items()), f"({origin})"])] = None
+            found[f"{text_of(name, config)} ({origin})"] = None
         return "; ".join(found)
+
+    def listed(self, name: str) -> dict[str, Config]:
+        """All configurations, of any architecture, by `text_of`."""
+        lists = [*self.half.values(), *self.fp32.values()]
+        return {text_of(name, config): config for configs in lists for config in configs}
 
     def candidates(self, dtype: torch.dtype) -> list[Config]:
         """Of the current GPU; the first is the default."""
         table = self.fp32 if dtype == torch.float32 else self.half
         known = [arch for arch in table if arch <= capability()]
         return table[max(known, default=min(table))]
+
+
+def text_of(name: str, config: Config) -> str:
+    """`TILES BM=128 num_warps=4`: a configuration of the table of this name."""
+    return " ".join([name, *(f"{k}={v}" for k, v in config.items())])
 
 
 def tables_of(module: Any) -> dict[str, Tiles]:

@@ -88,6 +88,7 @@ def test_what_does_not_fit_is_refused(monkeypatch):
 
 # --- the whole command ---
 
+CHANGE = ("predicted_alone_s", "predicted_in_context_s", "change_s", "change_low_s", "change_high_s")
 QUICK = ("gpt2-tiny", "--batch", 1, "--seq", 16, "--steps", 3, "--threads", 1, "--baseline", "eager")
 
 
@@ -116,10 +117,24 @@ def test_a_right_step_is_timed(tmp_path):
     parts = document["reconciliation"]
     assert parts["layers_s"] > 0 < parts["gaps_s"]
     assert parts["layers_s"] + parts["gaps_s"] + parts["remainder_s"] == pytest.approx(parts["step_s"])
-    assert document["swaps"][0]["predicted_alone_s"] is not None
+    ours, swapped, eager = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    change = {name: swapped[name] for name in CHANGE}
+    assert document["swaps"] == [{"swap": "layernorm=torch.truth"} | change]
+    assert not {*CHANGE} & {*ours, *eager} and "alone_s" not in eager
+    swapped_keys = [key for key, name in swapped["kernels"].items() if name == "torch.truth"]
+    assert swapped_keys and all(key.startswith("layernorm") for key in swapped_keys)
+    for row in (ours, swapped):
+        assert set(row["alone_s"]) == set(swapped_keys), "the rest was named, and so never raced"
+    for field, predicted in (("alone_s", "predicted_alone_s"), ("in_context_s", "predicted_in_context_s")):
+        wanted = sum(swapped[field][key] - ours[field][key] for key in swapped_keys)
+        assert change[predicted] == pytest.approx(wanted), field
+    assert change["change_low_s"] <= change["change_s"] <= change["change_high_s"]
+    shown = [f"{change[name] * 1e3:+.3g}" for name in CHANGE]
+    assert "layernorm=torch.truth {} {} {} [{}, {}]".format(*shown) in " ".join(done.stdout.split()), shown
     assert "parity: ok" in done.stdout
     rows = list(csv.DictReader((out / "e2e.csv").open()))
     assert [r["status"] for r in rows] == ["ok"] * 3
+    assert [r["change_s"] for r in rows] == ["", str(change["change_s"]), ""]
     assert float(rows[0]["tokens_per_s"]) > 0
     assert str(tmp_path) not in (out / "records.jsonl").read_text()
 

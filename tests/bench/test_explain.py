@@ -42,6 +42,15 @@ def test_ranks_come_from_the_latest_runs_of_this_machine(tmp_path, monkeypatch, 
     assert explain.main(["gelu", "--json"]) == 0
     ranks = json.loads(capsys.readouterr().out)["ranks"]
     assert [(r["variant"], r["median_s"]) for r in ranks] == [("torch.eager", 3e-3), ("cpu.simd", 4e-3)]
+    assert explain.main(["gelu"]) == 0
+    said = capsys.readouterr().out
+    assert "timed in runs/first, 20" in said and "timed in runs/second, 20" in said and "elsewhere" not in said
+
+
+@pytest.mark.parametrize(("layer", "elsewhere"), [("gelu", True), ("layernorm", False)])
+def test_a_layer_that_no_step_calls_says_so(layer, elsewhere, capsys):
+    assert explain.main([layer]) == 0
+    assert ("0 calls: GPT-2's step" in capsys.readouterr().out) == elsewhere
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from bench import export
@@ -16,10 +17,11 @@ from tests.compare_runs import failure, layer_record, layer_records, step_record
 
 SAMPLES = [[1e-3, 2e-3], [3e-3, 4e-3], [5e-3, 6e-3]]
 RIGHT = layer_record("cpu.simd", SAMPLES, [0, 0, 1], device="cuda", sm_mhz=1700.0, timer="busy", reproduce="run it")
+VARIANTS = ("torch.eager", "torch.compile", "cpu.simd", "cpu.naive")
 NAME = "gelu forward model fp32 warm"
 # A time too good to be true is kept in the record, and is no result.
 IMPOSSIBLE = {**RIGHT, "variant": "cpu.cheat", "status": "impossible", "evidence": "too fast", "case_id": "cheat"}
-CONTROL = {**RIGHT, "control": True, "case_id": "again", "samples": [[9.0]]}
+CONTROL = {**RIGHT, "control": True, "case_id": "again", "samples": [[9.0]], "processes": [0]}
 
 
 @pytest.fixture
@@ -57,7 +59,8 @@ def test_github_action_benchmark_is_in_milliseconds(folder):
     (entry,) = document(folder, "github-action-benchmark")
     assert entry["name"] == f"{NAME} cpu.simd" and entry["unit"] == "ms" and entry["extra"] == "run it"
     assert entry["value"] == pytest.approx(3.5)
-    assert float(entry["range"]) == pytest.approx((RIGHT["high_s"] - RIGHT["low_s"]) / 2 * 1e3, rel=0.01)
+    assert entry["range"].startswith("± "), "as the action writes it itself, so that it can change the unit"
+    assert float(entry["range"][2:]) == pytest.approx((RIGHT["high_s"] - RIGHT["low_s"]) / 2 * 1e3, rel=0.01)
 
 
 def test_pytest_benchmark_has_the_samples_in_seconds(folder):
@@ -113,12 +116,40 @@ def test_nvbench_has_what_its_reader_asks_for(folder):
         assert state["is_skipped"] is True and state["skip_reason"] == reason and state["summaries"] == []
 
 
+@pytest.mark.parametrize(
+    ("clock", "verdict"),
+    [(1700.0, "SLOW"), (None, "AMBG")],  # it blames no kernel where the clock is not known, as on a CPU
+    ids=["clock known", "clock unknown"],
+)
+def test_nvbench_compares_two_exported_runs(tmp_path, clock, verdict):
+    tool = Path(sys.executable).with_name("nvbench-compare-robust")
+    if not tool.exists():
+        pytest.skip("no nvbench-compare-robust: pip install 'cuda-bench[compare]' (Linux on x86-64)")
+    files = []
+    for name, slower in (("before", {}), ("after", {"cpu.simd": 1.0})):
+        records = layer_records(np.random.default_rng(1), slower=slower, sm_mhz=clock)
+        files.append(exported(write_run(tmp_path / name, records), "nvbench", tmp_path / f"{name}.json"))
+    done = subprocess.run([tool, "--no-color", *files], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {v: line for line in done.stdout.splitlines() for v in VARIANTS if f" {v} " in line}
+    assert found.keys() == set(VARIANTS)
+    for variant, line in found.items():
+        assert (verdict if variant == "cpu.simd" else "SAME") in line
+
+
 def test_csv_keeps_failures_without_times(folder):
     rows = {r["variant"]: r for r in csv.DictReader(exported(folder, "csv").open())}
     assert rows.keys() == {"cpu.simd", "cpu.cheat", "cpu.bad"}
     assert float(rows["cpu.simd"]["median_s"]) == pytest.approx(3.5e-3)
     assert rows["cpu.cheat"]["median_s"] == "" and rows["cpu.cheat"]["status"] == "impossible"
     assert rows["cpu.simd"]["shape.T"] == "1024" and rows["cpu.simd"]["commit"] == "0123456789abcdef"
+
+
+def test_pandas_reads_the_csv_as_it_is_meant(folder):
+    table = pd.read_csv(exported(folder, "csv")).set_index("variant")
+    numbers = ["median_s", "low_s", "high_s", "shape.B", "shape.T", "sm_mhz"]
+    assert all(pd.api.types.is_numeric_dtype(table[name]) for name in numbers)
+    assert table.loc["cpu.simd", "median_s"] == pytest.approx(3.5e-3) and pd.isna(table.loc["cpu.cheat", "median_s"])
 
 
 def test_parquet_has_the_samples_or_says_what_it_needs(folder):

@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from bench import ceilings, devices, proof, records, registry, timing
+from bench import ceilings, counted, devices, proof, records, registry, timing
 from bench.tensors import Case
 from bench.worker import Briefs, Setting
 from bench.worker_room import Room
@@ -17,6 +18,11 @@ from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, MEMORY_BYTES_PER_S, W
 HOME = Path(__file__).parent.parent.parent
 VARIANTS = HOME / "tests" / "gpu_variants"
 DEVICE = "tests.fake_gpu:FakeGpu"
+CARD = "NVIDIA H200"  # what its ceilings say that it is: one with a datasheet
+RESOURCES = {
+    *("kernels", "registers", "spill_bytes", "shared_bytes", "occupancy"),
+    *("tensor_core_instructions", "wide_instructions"),
+}
 ALL = registry.discover((VARIANTS,))
 SETTING = Setting(DEVICE, time_limit=20)
 
@@ -31,9 +37,7 @@ def cache(tmp_path_factory):
     os.environ["LAYERBENCH_CACHE"] = str(folder)
     rates = {name: MEMORY_BYTES_PER_S for name in ("read", "copy", "triad")}
     flops = {"fp32": 1e15, "bf16": 1e15}
-    known = ceilings.Ceilings(
-        "made up", rates, flops, {}, {}, {}, 1, CACHE_BYTES, None, "2026-01-01T00:00:00+00:00", 0.0
-    )
+    known = ceilings.Ceilings(CARD, rates, flops, {}, {}, {}, 1, CACHE_BYTES, None, "2026-01-01T00:00:00+00:00", 0.0)
     ceilings._write(ceilings.cache_file(), {ceilings._key(DEVICE): known})
     yield folder
     os.environ.pop("LAYERBENCH_CACHE")
@@ -98,6 +102,65 @@ def test_the_row_says_what_ran_and_how_the_card_was(gelu):
     assert any("at::native::gelu" in name for name in eager["kernels_ran"])
     assert own["sm_mhz"] == 1700 and own["throttled"] == ""
     assert own["energy_j"] == pytest.approx(WATTS * 2e-3, rel=0.01)
+
+
+def test_the_row_has_the_roofs_that_it_is_under(gelu):
+    for row in gelu[1]:
+        assert row["ceiling_bytes_per_s"] == MEMORY_BYTES_PER_S and row["ceiling_flops_per_s"] == 1e15
+        assert row["datasheet_bytes_per_s"] == 4800e9 and row["datasheet_flops_per_s"] == pytest.approx(66.9e12)
+
+
+@pytest.fixture(scope="module")
+def compiled(cache, tmp_path_factory):
+    """Kernels that can be compiled, and one that cannot."""
+    names = "cuda.compiled,cuda.uncompilable"
+    names += ",triton.tuned" if find_spec("triton") else ""
+    args = ("gelu", "--only", names, "--pass", "forward", "-a", "T=8", "--seconds", "0.5", "--cache", "warm")
+    folder = tmp_path_factory.mktemp("compiled") / "run"
+    return *layer(folder, *args), folder
+
+
+def test_a_timed_row_tells_what_its_kernels_need(compiled):
+    row = of(compiled, "cuda.compiled")
+    assert row["status"] == "ok" and row["kernels"] == 1 and row["spill_bytes"] == 0
+    assert row["shared_bytes"] == 1024 + 2048 and 0 < row["registers"] <= 32 and row["occupancy"] == 1.0
+    assert row["wide_instructions"] == row["tensor_core_instructions"] == 0
+    columns = (compiled[2] / "layer.csv").read_text().partition("\n")[0].split(",")
+    assert set(columns) >= RESOURCES | {"ceiling_bytes_per_s", "datasheet_flops_per_s"}
+
+
+def test_what_cannot_be_compiled_costs_no_row(compiled, gelu):
+    assert compiled[0].returncode == 0, compiled[0].stdout + compiled[0].stderr
+    for run, name in ((compiled, "cuda.uncompilable"), (gelu, "cuda.honest"), (gelu, "torch.eager")):
+        row = of(run, name)
+        assert row["status"] == "ok" and row["median_s"] > 0 and not RESOURCES & set(row)
+
+
+@pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
+def test_resources_are_of_the_tile_sizes_that_ran(compiled):
+    row = of(compiled, "triton.tuned")
+    assert row["configuration"] == "TILES BLOCK=2048 num_warps=4 (tuned)"
+    assert row["kernels"] == 1 and row["wide_instructions"] == 8, "sixteen floats a thread, read and written by fours"
+    module, case = find("gelu", "triton.tuned").load(), Case("gelu", "forward", {"N": 24576, "dtype": "fp32"}, "timed")
+    default = counted.resources(module, case, "sm_90a", "TILES BLOCK=128 num_warps=4 (default)")
+    assert default["wide_instructions"] == 0, "one float a thread"
+    tuned = counted.resources(module, case, "sm_90a", row["configuration"])
+    assert tuned == {name: row[name] for name in RESOURCES}
+    with pytest.raises(LookupError, match="BLOCK=512"):
+        counted.resources(module, case, "sm_90a", "TILES BLOCK=512 num_warps=4 (tuned)")
+
+
+def test_an_architecture_without_known_limits_has_no_occupancy():
+    module, case = find("gelu", "cuda.compiled").load(), Case("gelu", "forward", {"N": 512, "dtype": "fp32"}, "timed")
+    found = counted.resources(module, case, "sm_120a", "")
+    assert found["occupancy"] is None and found["registers"] > 0
+
+
+def test_compiling_that_takes_too_long_is_given_up(monkeypatch):
+    monkeypatch.setattr(counted, "COMPILE_LIMIT_S", 0.0)
+    case = Case("gelu", "forward", {"N": 512, "dtype": "fp32"}, "timed")
+    racing = [timing.Contestant(find("gelu", "cuda.compiled"), "cuda.compiled")]
+    assert counted.resources_on("sm_90a", case, racing, SETTING) == {}
 
 
 def test_a_launch_bound_variant_is_flagged(residual):

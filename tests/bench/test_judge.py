@@ -51,6 +51,13 @@ def test_what_the_wrong_elements_have_in_common_is_told(where, said, bad):
     assert said in evidence
 
 
+def test_where_an_output_was_not_written_is_told():
+    left = torch.zeros(4, 8, dtype=torch.bool)
+    left[:, -3:] = True
+    assert judge.survivors(left) == "12 of 32 elements, the first at [0, 5], only the last 3 of axis 1,"
+    assert judge.survivors(torch.ones(4, dtype=torch.bool)) == "100%"
+
+
 def test_scattered_errors_have_nothing_in_common():
     got = TRUTH.float()
     got[[1, 2, 40, 76], [0, 5, 9, 12]] += 1e-2

@@ -1,6 +1,7 @@
 """A new variant: for every layer and backend it is found at once, and it is right before anything is changed."""
 
 import runpy
+import types
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ def test_every_layer_has_a_start_in_every_backend(tmp_path):
     variants = registry.discover()
     for backend in new.BACKENDS:
         for name in contract.layer_names():
-            new._write(new.copies(new.simplest(variants, name, backend), "mine", tmp_path / backend / name))
+            start = new.simplest(variants, name, backend)
+            assert start
+            new._write(new.copies(start, "mine", tmp_path / backend / name))
     found = [v for v in registry.discover((tmp_path,)) if v.stem == "mine"]
     assert len(found) == len(contract.layer_names()) * len(new.BACKENDS)
     assert all(v.story.startswith("A copy of ") for v in found)
@@ -25,6 +28,31 @@ def test_the_start_is_right(tmp_path, name, backend):
     new.new_variant(name, "mine", backend, tmp_path)
     arguments = [name, "--only", f"{backend}.mine", "--kernels", str(tmp_path), "--check-only"]
     assert layer.main([*arguments, "--out", str(tmp_path / "run")]) == 0
+
+
+@pytest.fixture
+def swish(monkeypatch):
+    """A layer as `--layer swish` writes it, known for the length of a test."""
+    module = types.ModuleType("reference.swish")
+    exec(new.CONTRACT.format(title="Swish"), module.__dict__)
+    names, load = contract.layer_names(), contract.load
+    monkeypatch.setattr(contract, "layer_names", lambda: [*names, "swish"])
+    monkeypatch.setattr(contract, "load", lambda layer: module if layer == "swish" else load(layer))
+    return module
+
+
+@pytest.mark.parametrize("backend", ("cpu", "cuda", "triton"))
+def test_a_new_layers_first_kernel_is_another_layers_with_the_same_tensors(tmp_path, swish, backend):
+    written, commands = new.new_variant("swish", "mine", backend, tmp_path)
+    assert commands[0].startswith(f"$EDITOR {written[-1]} ") and "gelu's formula still" in commands[0]
+    (found,) = (v for v in registry.discover((tmp_path,)) if v.layer == "swish")
+    assert found.name == f"{backend}.mine" and "A copy of gelu's" in found.story
+
+
+def test_where_no_layer_has_the_same_tensors_the_signature_is_told(tmp_path, swish):
+    swish.BACKWARD = None
+    with pytest.raises(CannotGoOn, match=r"write kernels/cpu/swish/NAME.py with forward\(x, \*, out\) \("):
+        new.new_variant("swish", "mine", "cpu", tmp_path)
 
 
 @pytest.mark.slow
@@ -42,6 +70,7 @@ def test_the_commands_that_are_printed_name_the_new_variant(tmp_path, capsys):
     assert (
         "triton/gelu/mine.py" in said and f"--only triton.mine --kernels {tmp_path}" in said and "bench.static" in said
     )
+    assert "dtype=fp32,bf16,fp16" in said, "every dtype that the copy supports"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ ROW = dict(
     layer="gelu",
     variant="cpu.simd",
     phase="forward",
+    dtype="fp32",
     shape_name="gpt2-124m",
     cache="cold",
     status="ok",

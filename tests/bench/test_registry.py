@@ -56,6 +56,7 @@ def test_reading_does_not_run_the_file(tmp_path):
         ("torch/residual/mine.py", GOOD + "def backward(dout):\n    pass\n", "residual has none"),
         ("torch/residual/mine.py", GOOD + "def forward(:\n", "line 5"),
         ("torch/residual/mine.py", GOOD + "DTYPES = list(x)\n", "must be a literal"),
+        ("torch/residual/mine.py", GOOD + 'DTYPES = ("fp32", "float16")\n', "'float16', which is none of .*fp16"),
         ("torch/residual/mine.py", GOOD.replace("out)", "out, workspace)"), "takes a workspace, but no workspace"),
     ],
 )

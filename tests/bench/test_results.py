@@ -369,7 +369,7 @@ def test_a_user_named_like_our_own_words_changes_no_key_or_name(tmp_path, monkey
 def test_a_suites_folder_is_read_as_the_runs_inside_it(tmp_path):
     for folder, kind, case in ((tmp_path, results.SUITE, "time-gelu"), (tmp_path / "time-gelu", "layer", "a row")):
         run = results.Run.create(kind, folder)
-        run.append({"case_id": case, "status": "ok"})
+        run.append(record(case, phase="forward", dtype="fp32"))
         run.close()
     (found,) = results.load(tmp_path)
     assert found.kind == "layer" and [r["case_id"] for r in found.records] == ["a row"]

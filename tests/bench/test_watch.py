@@ -2,8 +2,9 @@
 
 import pytest
 
-from bench import layer, watch
+from bench import layer, table, watch
 from bench.cli import USAGE, CannotGoOn
+from bench.cli import WRONG as WRONG_CODE
 
 RIGHT = '"""Adds."""\n\nimport torch\n\n\ndef forward(a, b, *, out):\n    torch.add(a, b, out=out)\n'
 WRONG = RIGHT.replace("torch.add(a, b, out=out)", "torch.add(a, b, out=out)\n    out.view(-1)[1::3] = 7")
@@ -34,6 +35,37 @@ def test_each_save_is_proved_and_what_is_right_is_timed(tmp_path, capsys, monkey
     assert "inaccurate" in first and "one in 3" in first and "vs torch" not in first
     assert "ok" in second and "vs torch" in second and "torch.eager" in second
     assert "error: " in third and "line" in third
+    assert "Results:" not in said, "nothing is kept"
+
+
+def test_a_save_while_it_is_timed_begins_anew(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(watch, "BASELINES", ())
+    monkeypatch.setattr(watch, "SECONDS", 0.2)
+    file = tmp_path / "torch" / "residual" / "mine.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(RIGHT)
+    monkeypatch.setattr(
+        table.Screen, "progress", lambda _, said: file.write_text(WRONG) if "warming up" in said else None
+    )
+    assert watch.watch(parsed(tmp_path), "residual", lambda seen: None) == 0
+    first, second = capsys.readouterr().out.split("saved while it was timed")
+    assert "ok" in first and "inaccurate" in second and "vs torch" not in first + second
+
+
+def test_a_file_that_is_gone_is_waited_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(watch, "once", lambda args, layer: WRONG_CODE)
+    file = tmp_path / "torch" / "residual" / "mine.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(RIGHT)
+    saves = iter([lambda: file.unlink() or True, lambda: file.write_text(RIGHT), lambda: None])
+    assert watch.watch(parsed(tmp_path), "residual", lambda seen: next(saves)()) == 0
+    said = capsys.readouterr().out.split("waiting for a change")
+    assert "the file of torch.mine is gone" in said[1] and "error" not in said[0] + said[2]
+
+
+def test_what_is_only_simulated_here_is_not_timed(monkeypatch):
+    monkeypatch.setattr(watch, "_run", lambda *_, **__: pytest.fail("PyTorch alone would be timed"))
+    watch.race(layer.parser().parse_args(["gelu", "--only", "triton.block", "--watch"]), "gelu")
 
 
 def test_a_change_of_the_source_is_seen(tmp_path):

@@ -88,7 +88,7 @@ def torch_forward(case, x):
             return {"losses": losses.detach(), "logits": grad}
         case "global_norm":
             return {"norm": torch.nn.utils.get_total_norm(x["grads"])}
-    raise AssertionError(case.layer)
+    raise AssertionError(f"{case.layer}: add a case to torch_forward, the operator of PyTorch that computes it")
 
 
 def losses_of(logits, targets):

@@ -122,6 +122,14 @@ def test_everything_down_names_the_ways_out_and_is_not_complete(root, capsys):
     assert not machine.complete
 
 
+def test_a_disk_that_takes_nothing_is_told(root, capsys):
+    def no_room(command, capture=False):
+        raise OSError(28, "No space left on device", ".venv/lib")
+
+    assert install.main(root, no_room) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: .venv/lib: No space left on device; make room")
+
+
 def test_a_second_run_runs_nothing(root):
     machine = Machine(root)
     install.main(root, machine)
