@@ -4,7 +4,7 @@ python -m bench.compare runs/before runs/after
 python -m bench.compare main/ branch/ --fail-on any --threshold 3%
 python -m bench.compare runs/before runs/after --html           as a page too: compare.html in AFTER
 
-Each is a run's folder, or a folder with several, whose processes are pooled. A case is the same where layer, pass,
+Each is a run's folder, or a folder with several, which are pooled. A case is the same where layer, pass,
 variant, shape, dtype, cache, device and threads are; that its source changed is told. The verdicts:
 
 FASTER, SLOWER  beyond the threshold, and beyond all that runs of the same code show: the 95 % interval of the ratio
@@ -14,7 +14,8 @@ SAME            the whole interval is within the threshold
 UNCLEAR         neither, for the reason given; or the two were measured at other clocks, throttled, or on a busy machine
 WRONG, FIXED    right before and not after (wrong, impossible, error, crash, timeout), and the other way round
 
-One process a side says little about others: measure with --processes 2 or more what is to be compared.
+All processes of a run share its hour. On a machine with neighbours measure several runs a side, in turns, and put each
+side's into a folder: one pair of runs tells small changes on quiet machines only.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.conditions import differences
 from bench.page import write
 from bench.texts import DASH, change_text, duration, percent
 
@@ -42,11 +44,9 @@ EXIT_CODES = (
     "(with --fail-on wrong or any), 3 cannot be compared or written, 64 usage"
 )
 AT_AFTER = Path()  # --html without a name
+RUNS_LISTED = 3  # of a side; --json names all
 LISTED = 8  # of the cases that only one side has; --json names all
 
-# What must be the same for a difference in time to be the code's. GPUs in the order of the driver.
-SAME_MACHINE = ("cpu.model", "cpu.isa", "cpu.usable", "cpu.quota", "gpus", "threads", "versions.torch")
-GPU = ("name", "driver", "power_cap_w", "memory_bytes", "max_sm_mhz", "max_memory_mhz", "ecc", "mig")
 MFU = {"MFU (PaLM)": "mfu_palm", "MFU (llm.c)": "mfu_llmc"}
 STYLES = {"FASTER": "green", "SLOWER": "bold red", "WRONG": "bold red", "FIXED": "green", "UNCLEAR": "yellow"}
 
@@ -147,35 +147,8 @@ def differing_environments(before: "Side", after: "Side") -> dict[str, tuple[Any
     return differing
 
 
-def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """key -> (before, after) of what must be the same and is not."""
-    if not before or not after:
-        told = ["there" if environment else "missing" for environment in (before, after)]
-        return {"env.json": (told[0], told[1])}
-    old, new = _conditions(before), _conditions(after)
-    return {key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)}
-
-
 def alike(a: "Loaded", b: "Loaded") -> bool:
     return a is b or not differences(a.environment, b.environment)
-
-
-def _conditions(environment: dict[str, Any]) -> dict[str, Any]:
-    """The keys of an environment that a time depends on, flat."""
-    flat: dict[str, Any] = {}
-    for key in SAME_MACHINE:
-        value: Any = environment
-        for name in key.split("."):
-            value = (value or {}).get(name)
-        if key == "gpus":
-            flat["gpus"] = len(value or [])
-            for i, gpu in enumerate(value or []):
-                flat |= {f"gpu {i} {name}": gpu.get(name) for name in GPU}
-        elif isinstance(value, dict):
-            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
-        else:
-            flat[key] = value
-    return flat
 
 
 def nothing_in_common(before: Path, after: Path, old: "Side", new: "Side") -> str:
@@ -251,8 +224,11 @@ class Verdicts:
 
         screen = console()
         for what, runs in (("before", self.before), ("after", self.after)):
-            for run in runs:
-                screen.print(f"{what:7} {run_line(run)}", highlight=False, markup=False)
+            lines = [run_line(run) for run in runs[:RUNS_LISTED]]
+            if (more := len(runs) - RUNS_LISTED) > 0:
+                lines.append(f"and {more} more, the last: {run_line(runs[-1])}")
+            for line in lines:
+                screen.print(f"{what:7} {line}", highlight=False, markup=False)
         for key, (old, new) in self.differing.items():
             screen.print(f"DIFFERS {key}: {old} → {new}", highlight=False, markup=False, style="bold yellow")
         for line in noted(self.before, self.after):

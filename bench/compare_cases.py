@@ -3,18 +3,19 @@
 The change is the ratio of the median times, after over before. Two runs of the same code differ too, so FASTER and
 SLOWER are said only where the change is beyond all that such runs show:
 
-    interval    95 %, by a bootstrap over processes and then their rounds, widened to what processes differ by; 1 must
-                be outside
-    reach       how far two runs of the same code may be apart, by a t-test on what processes differ by: the variant's
-                own, the two entries of the A/A control (each has processes of its own), and, because these are few,
-                the controls of the layer's other cases. All cases of a comparison share one level of 1 %
-    floor       the noise floor of either run
+    interval    95 %, by a bootstrap over processes and then their rounds, widened to what runs differ by; 1 must be
+                outside
+    reach       how far two runs of the same code may be apart, by a t-test. Where a side has several runs, on what
+                their medians differ by. Where each has one, on what processes differ by: the variant's own, the two
+                entries of the A/A control, and, because these are few, the controls of the layer's other cases; and
+                as if each run were one process, for they ran one after the other in the same hour, and a slow spell
+                may be all of a run's. All cases of a comparison share one level of 1 %
+    floor       the noise floor of either run, of several runs that of all their controls together
     drift       the median change of the other variants of the case whose source stayed the same: what explains their
                 change is not this variant's doing
     threshold   smaller changes do not matter
 
-Samples of one process are not independent, so more of them do not help; more processes do. Where a side has the same
-case in several run folders, their processes are pooled.
+Samples of one process are not independent, so more of them do not help, and more processes little; more runs do.
 """
 
 import math
@@ -70,20 +71,29 @@ class Case(NamedTuple):
 
 @dataclass
 class Entry:
-    """A case on one side: its newest record, and the medians of the rounds of all its processes, in seconds."""
+    """A case on one side: its newest record, and the medians of the rounds of all its processes, in seconds, by run and
+    process."""
 
     record: Record
     run: Loaded
-    processes: dict[str, np.ndarray] = field(default_factory=dict)
+    processes: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
         return float(np.median(np.concatenate(list(self.processes.values()))))
 
     @property
-    def logs(self) -> dict[str, float]:
+    def logs(self) -> dict[tuple[str, int], float]:
         """Each process's logarithm of its median."""
         return {name: math.log(np.median(rounds)) for name, rounds in self.processes.items()}
+
+    @property
+    def spells(self) -> dict[str, float]:
+        """Each run's median of them: what its processes share may be the hour's doing and not the code's."""
+        runs: dict[str, list[float]] = {}
+        for (run, _), log in self.logs.items():
+            runs.setdefault(run, []).append(log)
+        return {run: float(np.median(logs)) for run, logs in runs.items()}
 
 
 @dataclass
@@ -169,14 +179,14 @@ def case_of(record: Record) -> Case:
     return Case(**words, sizes=sizes, device=record.get("device") or "cpu", threads=record.get("threads") or 0)
 
 
-def _processes(record: Record, run: Loaded) -> dict[str, np.ndarray]:
+def _processes(record: Record, run: Loaded) -> dict[tuple[str, int], np.ndarray]:
     """The medians of a record's rounds, by process; empty for a failure, whatever was timed before it."""
     samples = record.get("samples")
     if record["status"] != "ok" or not samples or not all(samples):
         return {}
     medians = stats.round_medians(samples)
     owner = np.asarray(record.get("processes") or [0] * len(medians))
-    return {f"{run.folder} process {p}": medians[owner == p] for p in np.unique(owner)}
+    return {(str(run.folder), int(p)): medians[owner == p] for p in np.unique(owner)}
 
 
 # --- both sides ---
@@ -244,14 +254,18 @@ class _Judge:
         self.races: dict[Case, list[Case]] = {}
         for case in self.change:
             self.races.setdefault(case.race, []).append(case)
-        # Of each race, the logarithms of what the two entries of the control differ by, process by process.
+        # Of each race, the logarithms of what the two entries of the control differ by, process by process, and what
+        # they differ by where the runs of a side are pooled.
         self.controls: dict[Case, list[float]] = {}
+        self.floors: dict[Case, float] = {}
         for one in (before, after):
             for case, again in one.controls.items():
-                first = one.entries.get(case)
-                both = first.logs.keys() & again.logs.keys() if first else ()
-                found = [first.logs[p] - again.logs[p] for p in both] if first else []
-                self.controls.setdefault(case.race, []).extend(found)
+                if first := one.entries.get(case):
+                    found = [first.logs[p] - again.logs[p] for p in first.logs.keys() & again.logs.keys()]
+                    self.controls.setdefault(case.race, []).extend(found)
+                    if len(first.spells) > 1 and again.processes:
+                        floor = max(abs(end - 1) for end in ratio_interval(first, again)[1:])
+                        self.floors[case.race] = max(floor, self.floors.get(case.race, 0.0))
 
     def changes(self) -> list[Change]:
         return [self._judge(case, *pair) for case, pair in self.pairs.items()]
@@ -270,7 +284,8 @@ class _Judge:
             change.reach = math.expm1(min(quantile(all_cases, freedom) * deviation, 700.0))
         if math.isfinite(high):
             change.low, change.high = low, high
-        floors = [f for side in (old, new) if (f := side.record.get("noise_floor")) is not None]
+        floors = [f for e in (old, new) if len(e.spells) < 2 and (f := e.record.get("noise_floor")) is not None]
+        floors += [self.floors[case.race]] if case.race in self.floors else []
         change.noise_floor = max(floors, default=None)
         if moved := self._others(case):
             change.drift = math.expm1(float(np.median(moved)))
@@ -306,12 +321,13 @@ class _Judge:
 
     def _deviation(self, case: Case, old: Entry, new: Entry) -> tuple[float, int]:
         """(standard deviation of log(after / before) where nothing changed, its degrees of freedom)."""
+        pooled = len(old.spells) > 1 or len(new.spells) > 1
         squares, freedom = 0.0, 0
         for entry in (old, new):
-            logs = np.array(list(entry.logs.values()))
+            logs = np.array(list((entry.spells if pooled else entry.logs).values()))
             squares += float(np.square(logs - logs.mean()).sum())
             freedom += len(logs) - 1
-        for difference in self.controls.get(case.race, []):
+        for difference in self.controls.get(case.race, []) if not pooled else ():
             squares += difference**2 / 2  # of two processes
             freedom += 1
         elsewhere = [
@@ -326,7 +342,7 @@ class _Judge:
             squares = max(squares / freedom, usual) * (freedom + borrowed) if freedom else usual * borrowed
             freedom += borrowed
         if freedom:
-            return math.sqrt(squares / freedom * (1 / len(old.processes) + 1 / len(new.processes))), freedom
+            return math.sqrt(squares / freedom * (1 / len(old.spells) + 1 / len(new.spells))), freedom
         others = self._others(case)  # no control, one process a side: steps of a training, beside PyTorch's
         return (math.sqrt(float(np.mean(np.square(others)))), len(others)) if others else (0.0, 0)
 

@@ -1,12 +1,13 @@
 """The page of a comparison: what `bench.compare` prints, with every case's change as a picture."""
 
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.compare import MFU, Verdicts, case_text, case_texts, mfu_text, noted, run_line, time_cells, why
+from bench.compare import MFU, RUNS_LISTED, Verdicts, case_text, case_texts, mfu_text, noted, run_line, time_cells, why
 from bench.compare_cases import VERDICTS, Case, Change, geometric_means
 from bench.page import Cell, Chart, Line, anchor
 from bench.report import environment_facts
@@ -44,7 +45,7 @@ class Page:
         self.noted = noted(told.before, told.after)
         self.counts = {v: n for v in VERDICTS if (n := sum(c.verdict == v for c in told.changes))}
         self.right_in_both = told.comparison.right_in_both
-        self.columns = COLUMNS
+        self.columns, self.listed = COLUMNS, RUNS_LISTED
         found = [c for c in told.changes if c.verdict in ("SLOWER", "FASTER", "WRONG", "FIXED")]
         self.lines = [_line(c, case_text(c.case._replace(variant=""))) for c in found]
         self.sections = self._sections(told.changes)
@@ -113,8 +114,10 @@ def _means(changes: list[Change]) -> list[str]:
 
 
 def _names(runs: "list[Loaded]") -> str:
-    names = [run.folder.name for run in runs]
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+    """The run's folder, or the one that holds several."""
+    if len(runs) == 1:
+        return runs[0].folder.resolve().name
+    return f"{Path(os.path.commonpath([run.folder.resolve() for run in runs])).name} ({len(runs)} runs)"
 
 
 def _facts(runs: "list[Loaded]") -> list[tuple[str, list[tuple[str, str]]]]:

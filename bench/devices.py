@@ -203,20 +203,15 @@ class Cpu:
         return machine.available_bytes() or 0
 
     def cache_bytes(self) -> int:
-        return _last_level_cache_bytes()
+        from bench import machine
+
+        return machine.last_level_cache_bytes()
 
     def energy_joules(self) -> float | None:
         return None
 
     def state(self) -> dict[str, Any]:
         return {}
-
-
-@functools.cache
-def _last_level_cache_bytes() -> int:
-    from bench.machine import last_level_cache_bytes
-
-    return last_level_cache_bytes()
 
 
 @functools.cache

@@ -108,6 +108,7 @@ def cpu() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def last_level_cache_bytes() -> int:
     """What a flush must exceed: the last data cache's size in bytes; 32 MiB where it cannot be read."""
     return _cache_bytes(3) or _cache_bytes(2) or 32 * 2**20

@@ -118,7 +118,7 @@ def write_pictures(page: Page, folder: Path) -> int:
         for name, chart in page.data.items():
             spec = report_charts.with_rows(specs[chart.spec], chart.rows)
             (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
-            (folder / f"{name}.svg").write_text(vl_convert.vegalite_to_svg(spec))
+            (folder / f"{name}.svg").write_text(as_svg(chart))
     except OSError as error:
         raise CannotGoOn(f"cannot write pictures to {folder}: {error.strerror}") from error
     return len(page.data)
@@ -127,6 +127,14 @@ def write_pictures(page: Page, folder: Path) -> int:
 def backend_of(name: str) -> str:
     """What a variant or a training step is coloured by: `cpu` of cpu.simd, `ours` of "ours, gelu=cpu.naive"."""
     return "ours" if name.startswith("ours") else name.partition(".")[0]
+
+
+def as_svg(chart: Chart) -> str:
+    import vl_convert
+
+    from bench import report_charts
+
+    return vl_convert.vegalite_to_svg(report_charts.with_rows(report_charts.all_specs()[chart.spec], chart.rows))
 
 
 def anchor(text: str) -> str:

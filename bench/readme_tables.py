@@ -1,4 +1,4 @@
-"""python -m bench.readme_tables [FILE…]: rewrite the tables between markers from committed results.
+"""python -m bench.readme_tables [FILE…]: rewrite tables and pictures between markers from committed results.
 
 A marker is one line, `<!-- table KIND FOLDER OPTION=VALUE… -->`, closed by `<!-- end -->`. KIND is
 
@@ -8,22 +8,32 @@ A marker is one line, `<!-- table KIND FOLDER OPTION=VALUE… -->`, closed by `<
     gpu      one row a layer and pass of a GPU's runs, dashes where nothing was measured
     counted  one row a simulated variant and pass: what the simulator and the compiler counted (options: dtype, layers)
 
-so that no number in a document is typed by hand. With --check nothing is written; exit code 1 where a table is stale.
+`<!-- chart NAME FOLDER PICTURE -->` draws the report's first chart whose name begins so as an .svg, and shows it; what
+it was drawn from is kept beside it in a few letters. So no number in a document is typed by hand. With --check nothing
+is written; exit code 1 where something is stale.
 """
 
+import hashlib
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.fastest import races
+from bench.page import as_svg
 from bench.texts import DASH, duration, multiple, speed_text
+
+if TYPE_CHECKING:
+    from bench.page import Chart
 
 HOME = Path(__file__).parent.parent
 MARKER = re.compile(r"(<!-- table (\w+) (\S+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+CHART = re.compile(r"(<!-- chart (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+DRAWN = "<!-- drawn from {} -->"
 
 Rows = list[dict[str, Any]]
 
@@ -50,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
             old = file.read_text()
         except (OSError, ValueError) as error:
             raise CannotGoOn(f"cannot read {file}: {error}") from error
-        new = rewrite(old)
+        new = rewrite(old, draw=not args.check)
         if new != old:
             stale.append(str(file.relative_to(HOME)) if file.is_relative_to(HOME) else file.name)
             if not args.check:
@@ -59,8 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     return cli.FAILED if stale and args.check else cli.OK
 
 
-def rewrite(text: str) -> str:
-    """The document with every marked table made anew."""
+def rewrite(text: str, draw: bool = False) -> str:
+    """The document with every marked table made anew; draw: also the pictures whose numbers changed."""
 
     def table(found: re.Match[str]) -> str:
         start, kind, folder, options, end = found.groups()
@@ -70,7 +80,28 @@ def rewrite(text: str) -> str:
         rows = [] if kind == "gpu" and not (HOME / folder).exists() else _records(HOME / folder)
         return f"{start}{TABLES[kind](rows, **chosen)}\n{end}"
 
-    return MARKER.sub(table, text)
+    def chart(found: re.Match[str]) -> str:
+        start, name, folder, picture, end = found.groups()
+        drawn = _chart(name, folder)
+        digest = hashlib.sha256(json.dumps([drawn.spec, drawn.rows]).encode()).hexdigest()[:12]
+        file = HOME / picture
+        if draw and (digest not in found[0] or not file.is_file()):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(as_svg(drawn))
+        known = digest if file.is_file() else "nothing"
+        return f"{start}{DRAWN.format(known)}\n\n![{drawn.label}]({picture})\n{end}"
+
+    return CHART.sub(chart, MARKER.sub(table, text))
+
+
+def _chart(name: str, folder: str) -> "Chart":
+    """The report's chart of these results."""
+    from bench.report import Page, read_runs
+
+    charts = Page(read_runs([HOME / folder])).data
+    if known := [n for n in charts if n.startswith(name)]:
+        return charts[known[0]]
+    raise CannotGoOn(f"no chart {name!r} of {folder} (there are {', '.join(charts)})")
 
 
 def _records(folder: Path) -> Rows:

@@ -324,7 +324,7 @@ class Page:
 def time_rows(rows: list[Row]) -> list[dict[str, Any]]:
     found = []
     for r in sorted(rows, key=lambda r: r["median_s"]):
-        low, high = r["low_s"] or r["median_s"], r["high_s"] if _finite(r.get("high_s")) else r["median_s"]
+        low, high = r.get("low_s") or r["median_s"], r["high_s"] if _finite(r.get("high_s")) else r["median_s"]
         samples = [s * 1e3 for turn in r.get("samples") or [] for s in turn]
         found.append(
             dict(

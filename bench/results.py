@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import FAILED, CannotGoOn, cannot
+from bench.conditions import differences
 from bench.schema import MEASURED, OF_ENVIRONMENT, REQUIRED, SCHEMA, STATUSES, fault, of_another_kind
 
 RECORDS = "records.jsonl"
@@ -103,10 +104,9 @@ class Run:
                 raise CannotGoOn(f"{folder} is a run of bench.{found}, not of bench.{kind}")
             if (schema := then.get("schema", SCHEMA)) != SCHEMA:
                 raise CannotGoOn(f"{folder} has schema {schema}, this program writes {SCHEMA}: start a new run")
-            if changed := differing_hardware(then, now):
-                raise CannotGoOn(
-                    f"{folder} was measured on another machine or with another torch ({changed}): start a new run"
-                )
+            if then and (differing := differences(then, now)):
+                changed = ", ".join(f"{key}: {was} then, {is_} now" for key, (was, is_) in differing.items())
+                raise CannotGoOn(f"{folder} was measured under other conditions ({changed}): start a new run")
         except CannotGoOn:
             os.close(file)
             raise
@@ -316,15 +316,6 @@ def allowed(document: Any, rules: Any) -> Any:
             return None
         return {key: allowed(document[key], rule) for key, rule in rules.items() if key in document}
     return document if rules is True else None
-
-
-def differing_hardware(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between two environments so that their times must not be mixed; "" where nothing does."""
-    keys = ("cpu.model", "cpu.isa", "cpu.usable", "gpus", "versions.torch")
-    if not then:
-        return ""
-    differing = [key for key in keys if _look_up(then, key) != _look_up(now, key)]
-    return ", ".join(f"{key}: {_look_up(then, key)} then, {_look_up(now, key)} now" for key in differing)
 
 
 # --- what may leave this machine ---

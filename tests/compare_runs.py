@@ -1,7 +1,8 @@
 """Made-up runs for the tests of what reads runs: records as `bench.layer` and `bench.e2e` write them, times drawn.
 
-Times are log-normal around 1 ms: a factor of the run and race (the machine's drift), one of the process, one of the
-round, one of the sample. Every race has an A/A control, with processes of its own, as the harness has it.
+Times are log-normal around 1 ms: a factor of the run and race (the machine's drift), one of a variant in it (a spell
+that hit it alone), one of the process, one of the round, one of the sample. Every race has an A/A control, with
+processes of its own, as the harness has it.
 """
 
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Noise:
     round_: float = 0.002
     sample: float = 0.005
     drift: float = 0.0  # of all variants of a race in a run
+    spell: float = 0.0  # of one variant of a race in a run
     process_modes: float = 0.0
     round_modes: float = 0.0
 
@@ -56,7 +58,8 @@ def layer_records(
         mine = []
         for variant in (variants[0], *variants):
             change = (slower or {}).get(variant, 0.0)
-            samples = 1e-3 * drift * (1 + change) * _times(random, noise, processes, rounds)
+            spell = np.exp(noise.spell * random.standard_normal()) if noise.spell else 1.0
+            samples = 1e-3 * drift * spell * (1 + change) * _times(random, noise, processes, rounds)
             mine.append(layer_record(variant, samples.tolist(), _labels(processes, rounds), f"model/{race}", **fields))
             if change:
                 mine[-1]["source_hash"] = f"{variant} changed"

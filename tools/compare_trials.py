@@ -1,6 +1,6 @@
 """How often bench.compare is right on this machine: runs of the same code, and of a copy with a planted slowdown.
 
-.venv/bin/python tools/compare_trials.py --out runs/trials                    20 runs of each; half an hour
+.venv/bin/python tools/compare_trials.py --out runs/trials                    30 runs of each; a quarter of an hour
 .venv/bin/python tools/compare_trials.py --out runs/trials --judge            once more over the runs that are there
 
 Runs of both sides take turns. Same code: each run against the next of its side. Planted: each pair. In the copy the
@@ -45,13 +45,14 @@ forward = _slower(forward)
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    p.add_argument("--layer", default="gelu")
+    p.add_argument("--layer", default="matmul")
     p.add_argument("--variant", default="simd", help="of kernels/cpu; default simd")
-    p.add_argument("--shape", default="gpt2-124m")
+    p.add_argument("--shape", default="gpt2-124m/attproj")
     p.add_argument("--share", type=float, default=0.05, help="of the planted slowdown, default 0.05")
-    p.add_argument("--runs", type=int, default=20, help="of each side, default 20")
-    p.add_argument("--processes", type=int, default=4)
-    p.add_argument("--seconds", type=float, default=8.0)
+    p.add_argument("--threads", type=int, default=1, help="default 1: a thread waits for no other")
+    p.add_argument("--runs", type=int, default=30, help="of each side, default 30")
+    p.add_argument("--processes", type=int, default=3)
+    p.add_argument("--seconds", type=float, default=4.0)
     p.add_argument("--judge", action="store_true", help="measure nothing: compare the runs that are there")
     args = p.parse_args()
     out = args.out.resolve()
@@ -83,9 +84,9 @@ def planted(copy: Path, args: argparse.Namespace) -> Path:
 
 
 def measure(run: Path, checkout: Path, args: argparse.Namespace) -> None:
-    what = [args.layer, "--only", f"cpu.{args.variant},torch.eager", "--pass", "forward", "--shape", args.shape]
-    how = ["--cache", "warm", "--processes", str(args.processes), "--seconds", str(args.seconds), "--out", str(run)]
-    command = [sys.executable, "-m", "bench.layer", *what, *how]
+    what = f"{args.layer} --only cpu.{args.variant},torch.eager --pass forward --shape {args.shape} --cache warm"
+    how = f"--threads {args.threads} --processes {args.processes} --seconds {args.seconds} --seed 1 --out"
+    command = [sys.executable, "-m", "bench.layer", *what.split(), *how.split(), str(run)]
     quiet = os.environ | {"LAYERBENCH_REPORT": "0"}
     subprocess.run(command, cwd=checkout, env=quiet, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 

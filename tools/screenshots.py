@@ -1,6 +1,7 @@
 """Pictures for docs/: the report of the committed runs in a real browser, and a table as a terminal shows it.
 
-.venv/bin/python tools/screenshots.py        needs chromium and chromedriver (apt-get install chromium chromium-driver)
+.venv/bin/python tools/screenshots.py                   needs chromium and chromedriver (Debian: chromium-driver)
+.venv/bin/python tools/screenshots.py BEFORE AFTER      also the comparison of two folders of runs
 """
 
 import io
@@ -22,7 +23,7 @@ SHOTS = (  # name, width, height, colour scheme, what to scroll to
 
 
 def main() -> None:
-    from bench import report
+    from bench import compare, report
 
     folder = HOME / "docs"
     folder.mkdir(exist_ok=True)
@@ -31,6 +32,10 @@ def main() -> None:
         report.write(report.Page(report.read_runs([RUNS])), report.TEMPLATE, page)
         for shot in SHOTS:
             take(page, folder, *shot)
+        if len(sys.argv) == 3:
+            page = Path(scratch) / "compare.html"
+            compare.main([*sys.argv[1:], "--html", str(page)])
+            take(page, folder, "compare", 1400, 900, "light", "")
     terminal(folder / "terminal.svg")
 
 
@@ -42,7 +47,8 @@ def take(page: Path, folder: Path, name: str, width: int, height: int, scheme: s
         look_like(browser, width, height, scheme)
         browser.get(f"file://{page}")
         browser.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
-        browser.execute_script("document.getElementById(arguments[0]).scrollIntoView()", place)
+        if place:
+            browser.execute_script("document.getElementById(arguments[0]).scrollIntoView()", place)
         time.sleep(2)  # charts are drawn when they come near
         browser.save_screenshot(str(folder / f"{name}.png"))
     finally:

@@ -221,7 +221,7 @@ def test_the_newest_source_in_a_run_counts():
 # --- several runs a side ---
 
 
-def test_runs_in_a_folder_are_pooled_as_processes_and_narrow_what_is_unclear(tmp_path, capsys):
+def test_runs_in_a_folder_are_pooled_and_narrow_what_is_unclear(tmp_path, capsys):
     unsteady = Noise(process=0.012, round_=0.001, sample=0.001)
     numbers = random(4)
     for n in range(6):
@@ -271,14 +271,29 @@ def test_no_false_alarm_in_twenty_comparisons_of_the_same_code(name, quick_boots
     assert alarms == []
 
 
-@pytest.mark.parametrize(("name", "processes", "least"), [("quiet", 1, 20), ("processes 1%", 4, 14)])
-def test_five_percent_is_found_where_the_noise_allows(name, processes, least, quick_bootstrap):
-    noise, _ = NOISES[name]
+def pooled(numbers, noise, runs, slower=None):
+    """The comparison of several runs a side, of two processes each."""
+    sides = []
+    for what in (None, slower):
+        made = [layer_records(numbers, noise, 2, races=4, slower=what) for _ in range(runs)]
+        sides.append(side([Loaded(Path(f"{n}"), "layer", {}, records) for n, records in enumerate(made)]))
+    return compare_cases.compare(sides[0], sides[1], 0.02)
+
+
+def test_spells_that_no_run_can_see_in_itself_are_seen_by_several(quick_bootstrap):
+    """Each run is as steady as can be, and another run of the same code is elsewhere."""
+    numbers = random(14)
+    found = [c.verdict for _ in range(20) for c in pooled(numbers, Noise(spell=0.03), 4).changes]
+    assert not {"FASTER", "SLOWER"} & set(found)
+
+
+@pytest.mark.parametrize(
+    ("noise", "runs", "least"), [(Noise(), 1, 20), (Noise(process=0.01), 6, 14), (Noise(spell=0.02), 12, 10)]
+)
+def test_five_percent_is_found_where_the_noise_allows(noise, runs, least, quick_bootstrap):
     numbers, found = random(12), 0
     for _ in range(5):
-        before = layer_records(numbers, noise, processes, races=4)
-        after = layer_records(numbers, noise, processes, races=4, slower={"cpu.simd": 0.05})
-        changes = judged(before, after)[1].changes
+        changes = pooled(numbers, noise, runs, {"cpu.simd": 0.05}).changes
         found += sum(c.verdict == "SLOWER" for c in changes if c.case.variant == "cpu.simd")
         assert not [c for c in changes if c.verdict in ("FASTER", "SLOWER") and c.case.variant != "cpu.simd"]
     assert found >= least  # of 20

@@ -40,6 +40,16 @@ def test_a_page_holds_what_was_found(page):
     assert {r["case"].split()[0] for r in charts_of(page)["changes-steps"]["rows"]} >= {"ours", "torch.eager"}
 
 
+def test_many_runs_a_side_are_named_by_their_folder(tmp_path, capsys):
+    for side in ("before", "after"):
+        for n in range(5):
+            write_run(tmp_path / side / f"{n}", records())
+    compare.main([str(tmp_path / "before"), str(tmp_path / "after"), "--html"])
+    text = (tmp_path / "after" / "compare.html").read_text()
+    assert "<h1>before (5 runs) → after (5 runs)</h1>" in text and "and 2 more, the last: 4, " in text
+    assert capsys.readouterr().out.count("and 2 more") == 2
+
+
 def test_what_is_known_of_noise_never_hides_the_changes(tmp_path):
     noisy = Noise(process=0.2, round_=0.05, sample=0.05)
     sides = [write_run(tmp_path / n, layer_records(np.random.default_rng(i), noisy, 2)) for i, n in enumerate("ab")]

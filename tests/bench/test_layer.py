@@ -26,17 +26,6 @@ def small(out: Path, *more: str) -> list[str]:
     return [*common, "--out", str(out), *more]
 
 
-def test_help_needs_no_torch():
-    code = (
-        "import sys\nfrom bench import layer\n"
-        "try:\n    layer.main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'rich', 'scipy'} & set(sys.modules)\nassert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "exit codes" in done.stdout
-
-
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [

@@ -76,9 +76,37 @@ def test_a_gpu_that_was_not_measured_has_dashes_and_never_a_number(home):
     assert "| gelu | backward | – | – | – | – |" in lines
 
 
+def test_a_picture_is_drawn_again_where_its_numbers_changed(home):
+    from tests.bench.test_report import row
+
+    def measured(seconds):
+        rows = [row("cpu.simd", seconds=seconds), row("torch.eager")]
+        lines = [json.dumps({"schema": 1, **r, "case_id": str(i)}) for i, r in enumerate(rows)]
+        (home / "run" / "records.jsonl").write_text("\n".join(lines) + "\n")
+
+    def commands(*options):
+        return readme_tables.main([*options, str(file)])
+
+    file, picture = home / "README.md", home / "docs" / "speed.svg"
+    file.write_text("<!-- chart overview run docs/speed.svg -->\n<!-- end -->\n")
+    measured(1e-3)
+    assert commands("--check") == 1 and not picture.exists()
+    assert commands() == 0 and "![the best kernel" in file.read_text() and picture.read_text().startswith("<svg")
+    assert commands("--check") == 0
+    picture.write_text("kept")
+    assert commands() == 0 and picture.read_text() == "kept"  # the same numbers
+    measured(5e-4)
+    assert commands("--check") == 1 and picture.read_text() == "kept"
+    assert commands() == 0 and "4.00x" in picture.read_text()
+    picture.unlink()
+    assert commands("--check") == 1
+
+
 def test_mistakes_are_named(home):
     with pytest.raises(CannotGoOn, match="did you mean 'layers'"):
         readme_tables.rewrite("<!-- table layer run -->\n<!-- end -->")
+    with pytest.raises(CannotGoOn, match="no chart 'overvue'"):
+        readme_tables.rewrite("<!-- chart overvue run docs/a.svg -->\n<!-- end -->")
     with pytest.raises(CannotGoOn, match="no results"):
         readme_tables.rewrite("<!-- table layers nothing -->\n<!-- end -->")
 

@@ -62,6 +62,29 @@ def command(capsys, monkeypatch, tmp_path) -> Callable[..., Ended]:
     return run
 
 
+# --- help ---
+
+
+def test_help_answers_at_once_and_names_the_exit_codes():
+    """Of every command, all in one process: what one of them imports, none may."""
+    names = [f.stem for f in sorted((HOME / "bench").glob("*.py")) if "cli.run(" in f.read_text()]
+    assert len(names) > 10
+    code = f"""
+import importlib, sys
+for name in {names}:
+    sys.argv = [name, "--help"]
+    try:
+        importlib.import_module("bench." + name).main()
+    except SystemExit as stop:
+        assert not stop.code
+    heavy = {{"torch", "numpy", "pandas", "rich", "scipy", "altair", "jinja2"}} & set(sys.modules)
+    assert not heavy, (name, heavy)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("exit codes") == len(names)
+
+
 # --- arguments ---
 
 ARGUMENTS = [

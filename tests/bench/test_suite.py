@@ -338,16 +338,6 @@ def run(*args: str, timeout: float = 800) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=timeout)
 
 
-def test_help_needs_no_torch():
-    code = (
-        "import sys\nfrom bench import suite\n"
-        "try:\n    suite.main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code\n"
-        "heavy = {'torch', 'numpy', 'pandas', 'rich', 'scipy'} & set(sys.modules)\nassert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.parametrize(
     ("args", "code", "says"),
     [
