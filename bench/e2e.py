@@ -241,16 +241,13 @@ class Session:
             results.make_folder(args.profile)
         run = results.Run.create("e2e", self.args.out, self.argv[3:])
         self.matmul_peaks = train_report.matmul_peaks(self.args.device, self.args.dtype)
-        with ExitStack() as self.stack:
-            while not self._set_up():
-                self._halve()
-            self.gate_runs = self._judge()
-            self._train()
-            if not args.simulate:
-                self.peaks = {name: c.ask("peak_bytes") for name, c in self.contestants.items()}
-                self.in_context = self._in_context()
-            if args.profile:
-                self._profile(args.profile.absolute())
+        try:
+            with ExitStack() as self.stack:
+                self._measure_all()
+        except KeyboardInterrupt:  # an hour of training is not to be lost
+            for record in train_report.interrupted(self):
+                run.append(record)
+            raise
         report = train_report.Simulated(self) if args.simulate else train_report.Report(self)
         report.print()  # first, for it is minutes' work, and the disk may be full
         for record in report.records():
@@ -263,6 +260,17 @@ class Session:
         if self.args.json:
             cli.print_json({"run": str(run.folder), **report.document()})
         return cli.OK if report.parity else cli.WRONG
+
+    def _measure_all(self) -> None:
+        while not self._set_up():
+            self._halve()
+        self.gate_runs = self._judge()
+        self._train()
+        if not self.args.simulate:
+            self.peaks = {name: c.ask("peak_bytes") for name, c in self.contestants.items()}
+            self.in_context = self._in_context()
+        if self.args.profile:
+            self._profile(self.args.profile.absolute())
 
     def _set_up(self) -> bool:
         """All contestants with their steps built; False where they do not fit into the GPU's memory."""

@@ -114,6 +114,42 @@ def choices(choice: "dict[Key, Variant]", pool: "dict[Key, list[Variant]]", time
     console().print(table)
 
 
+def _of_contestant(s: "Session", name: str) -> dict[str, Any]:
+    """Which steps a record is of, and what they came to, judged or not."""
+    steps = s.trajectories[name]
+    return dict(
+        case_id=f"{s.job.model.name} {name}",
+        layer=s.job.model.name,
+        variant=name,
+        phase="step",
+        dtype=s.job.dtype,
+        device=s.job.device,
+        threads=s.job.threads,
+        shape=dict(B=s.job.B, T=s.job.T, accumulation=s.job.accumulation),
+        first_loss=steps[0]["loss"],
+        last_loss=steps[-1]["loss"],
+        losses=[x["loss"] for x in steps],
+        norms=[x["norm"] for x in steps],
+        reproduce=" ".join(s.argv),
+        machine=machine.snapshot(),
+    )
+
+
+def interrupted(s: "Session") -> list[dict[str, Any]]:
+    """Records of the steps that were taken before somebody ended the run: their losses and times, and no verdict."""
+    total = s.turns[-1].steps.stop
+    done = {name: steps for name, steps in getattr(s, "trajectories", {}).items() if steps}
+    return [
+        _of_contestant(s, name)
+        | dict(
+            status="skipped",
+            evidence=f"interrupted after {len(steps)} of {total} steps, not judged",
+            samples=[[x["wall_s"]] for x in steps],
+        )
+        for name, steps in done.items()
+    ]
+
+
 class Judged:
     """What follows from a session's losses and norms alone: are our steps inside PyTorch's band?"""
 
@@ -131,26 +167,12 @@ class Judged:
     def judged_row(self, name: str) -> dict[str, Any]:
         """A record's fields that are no times."""
         s, steps = self.s, self.s.trajectories[name]
-        row: dict[str, Any] = dict(
-            case_id=f"{s.job.model.name} {name}",
-            layer=s.job.model.name,
-            variant=name,
-            phase="step",
-            dtype=s.job.dtype,
-            device=s.job.device,
-            threads=s.job.threads,
-            shape=dict(B=s.job.B, T=s.job.T, accumulation=s.job.accumulation),
+        row = _of_contestant(s, name) | dict(
             status="wrong" if self.excesses.get(name) else "ok",
             evidence="; ".join(map(str, self.excesses.get(name, [])[:SHOWN_EXCESSES])),
             planned_bytes=s.built[name].bytes if name in self.ours else None,
-            first_loss=steps[0]["loss"],
-            last_loss=steps[-1]["loss"],
-            losses=[x["loss"] for x in steps],
-            norms=[x["norm"] for x in steps],
             worst_loss=self.gate.worst(steps, "loss"),
             worst_norm=self.gate.worst(steps, "norm"),
-            reproduce=" ".join(s.argv),
-            machine=machine.snapshot(),
         )
         if name in self.ours:
             row["kernels"] = {" ".join(key): v.name for key, v in self._choice(name).items()}

@@ -548,6 +548,27 @@ SIGNALS: list[tuple[tuple[str, ...], int, int]] = [
 ]
 
 
+def test_a_training_that_is_interrupted_keeps_the_steps_it_took(command, run, tmp_path, monkeypatch):
+    from bench import report, worker
+
+    turns = []
+
+    def ctrl_c_in_the_third_turn():
+        turns.append(1)
+        if len(turns) == 5:  # two contestants
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(worker, "pause", ctrl_c_in_the_third_turn)
+    what = "gpt2-tiny --kernels torch.eager --baseline eager --seq 16 --data data.bin --threads 1 --out cut"
+    assert command("e2e", *what.split()).code == INTERRUPTED
+    rows, problems = results.read_records(tmp_path / "cut", results.MEASURED)
+    assert not problems and {r["variant"] for r in rows} == {"ours", "torch.eager"}
+    for r in rows:
+        assert r["status"] == "skipped" and "interrupted after" in r["evidence"]
+        assert len(r["losses"]) == len(r["norms"]) == len(r["samples"]) == 2 and "median_s" not in r
+    assert report.main(["cut"]) == 0  # and its page says so
+
+
 @pytest.mark.parametrize(("arguments", "processes", "number"), SIGNALS)
 def test_an_interrupted_command_says_one_line_and_leaves_nobody_behind(run, tmp_path, arguments, processes, number):
     """SIGINT goes to all processes, as from a terminal, and SIGTERM to the first alone; when so many have started."""
