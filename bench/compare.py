@@ -59,7 +59,7 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--threshold", type=share, default=0.02, metavar="2%", help="smaller changes do not matter (default 2%%)"
     )
-    p.add_argument("--cross-env", action="store_true", help="compare across hardware, driver, power cap or torch")
+    p.add_argument("--cross-env", action="store_true", help="compare across hardware, driver, power cap, torch, timer")
     p.add_argument(
         "--html",
         nargs="?",
@@ -136,7 +136,7 @@ def exit_code(comparison: "Comparison", fail_on: str | None) -> int:
 
 
 def differing_environments(before: "Side", after: "Side") -> dict[str, tuple[Any, Any]]:
-    """What differs between the machines of cases that both sides have."""
+    """What differs between the machines of cases that both sides have, and the clocks they were timed by."""
     differing: dict[str, tuple[Any, Any]] = {}
     compared: set[tuple[int, int]] = set()
     for case, new in after.entries.items():
@@ -144,6 +144,9 @@ def differing_environments(before: "Side", after: "Side") -> dict[str, tuple[Any
         if old and (id(old.run), id(new.run)) not in compared:
             compared.add((id(old.run), id(new.run)))
             differing |= differences(old.run.environment, new.run.environment)
+        timers = [e.record.get("timer") for e in (old, new) if e and e.processes]
+        if len(set(timers)) > 1:
+            differing["timer"] = (timers[0], timers[1])
     return differing
 
 
@@ -332,6 +335,9 @@ def _verdict(c: "Change") -> Any:
 
 def why(c: "Change") -> str:
     notes = ["source changed"] if c.source_changed else []
+    timers = [r.get("timer") for r in (c.before, c.after)]
+    if timers[0] != timers[1]:
+        notes.append(f"timer {timers[0]} before, {timers[1]} after")
     tiles = [r.get("configuration") or "none" for r in (c.before, c.after)]
     if tiles[0] != tiles[1]:
         notes.append(f"configuration {' → '.join(tiles)}")

@@ -196,7 +196,7 @@ def compare(before: Side, after: Side, threshold: float, same_machine: bool = Tr
     """The verdict on each case that both sides have, and what only one side has or became wrong.
 
     threshold: a share; smaller changes do not matter. same_machine: False where the sides are known to differ in more
-    than the source, so that unchanged variants are no control.
+    than the source, so that unchanged variants are no control, and clocks may be others.
     """
     old, new = _outcomes(before), _outcomes(after)
     changes: list[Change] = []
@@ -249,7 +249,7 @@ class _Judge:
         self.change = {
             case: math.log(new.median / old.median)
             for case, (old, new) in self.pairs.items()
-            if old.record.get("timer") == new.record.get("timer")
+            if not same_machine or old.record.get("timer") == new.record.get("timer")
         }
         self.races: dict[Case, list[Case]] = {}
         for case in self.change:

@@ -407,6 +407,16 @@ def test_other_conditions_are_refused_unless_asked_for_and_then_marked(runs, cap
     assert document["across_environments"] is True and key in document["differing"]
 
 
+def test_another_clock_is_refused_unless_asked_for_and_then_marked(runs, capsys):
+    sides = runs("a", layer_records(random(1), QUIET)), runs("b", layer_records(random(2), QUIET, timer="busy"))
+    with pytest.raises(compare.CannotGoOn, match="timer: perf_counter before, busy after") as caught:
+        run(*sides)
+    assert caught.value.code == 3
+    run(*sides, "--cross-env")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "DIFFERS timer: perf_counter → busy" in told and "ACROSS ENVIRONMENTS: layers" in told and "SAME" in told
+
+
 def test_another_version_of_something_else_is_only_noted(runs, capsys):
     versions = {**ENVIRONMENT["versions"], "triton": "3.7.0"}
     after = runs("b", layer_records(random(2), QUIET), {**ENVIRONMENT, "versions": versions})
