@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -212,7 +213,10 @@ def test_kernels_under_pytest_benchmark(tmp_path):
     """tests/benchmarks measures through the harness and writes what the plugin's own tools read."""
     file = tmp_path / "out.json"
     command = [sys.executable, "-m", "pytest", "tests/benchmarks", "--benchmark-only", "-q", "-k", "gelu"]
-    done = subprocess.run([*command, f"--benchmark-json={file}"], capture_output=True, text=True, cwd=REPOSITORY)
+    here = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    done = subprocess.run(
+        [*command, f"--benchmark-json={file}"], capture_output=True, text=True, cwd=REPOSITORY, env=here
+    )
     assert done.returncode == 0, done.stdout
     benchmarks = json.loads(file.read_text())["benchmarks"]
     assert {"test_kernel[gelu-forward-cpu.simd]", "test_kernel[gelu-forward-torch.eager]"} <= {
