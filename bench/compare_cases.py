@@ -28,11 +28,11 @@ from scipy.special import stdtrit
 
 from bench import machine, stats
 from bench.results import Loaded
+from bench.texts import DASH
 
 FASTER, SLOWER, SAME, UNCLEAR = "FASTER", "SLOWER", "SAME", "UNCLEAR"
 WRONG, FIXED, NOT_COMPARED = "WRONG", "FIXED", "NOT COMPARED"
 VERDICTS = (SLOWER, FASTER, SAME, UNCLEAR, WRONG, FIXED, NOT_COMPARED)
-DASH = "–"
 
 GOOD = ("ok", "simulated")
 BAD = ("wrong", "impossible", "error", "crash", "timeout")

@@ -228,9 +228,8 @@ def survivors(left: torch.Tensor) -> str:
     count, total = int(left.sum()), left.numel()
     if count == total:
         return "100%"
-    flat = left.flatten().nonzero().flatten()
-    first = [int(i) for i in torch.unravel_index(flat[0], left.shape)]
-    return f"{count} of {total} elements, the first at {first}{common(flat, tuple(left.shape))},"
+    flat, sizes = left.flatten().nonzero().flatten(), tuple(left.shape)
+    return f"{count} of {total} elements, the first at {_index(int(flat[0]), sizes)}{common(flat, sizes)},"
 
 
 def common(flat: torch.Tensor, sizes: tuple[int, ...]) -> str:
@@ -264,9 +263,12 @@ def _ratio(error: float, unit: float) -> float:
 
 def _place(yard: Yard, position: int) -> list[int]:
     """Index in the tensor of a compared element."""
-    flat = position if yard.sample is None else int(yard.sample[position])
+    return _index(position if yard.sample is None else int(yard.sample[position]), yard.sizes)
+
+
+def _index(flat: int, sizes: tuple[int, ...]) -> list[int]:
     index = []
-    for size in reversed(yard.sizes):
+    for size in reversed(sizes):
         flat, rest = divmod(flat, size)
         index.append(rest)
     return index[::-1]

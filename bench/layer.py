@@ -319,7 +319,6 @@ class Session:
     def time(self, layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick) -> None:
         """Race the variants that were proved; records of the others say why they were not."""
         from bench import ceilings, devices, records
-        from bench.counted import resources_on
         from bench.tensors import Case
         from bench.timing import Effort, race
         from bench.worker import WorkerFailed
@@ -358,7 +357,11 @@ class Session:
                     rows.append(self.keep(records.untimed(case, proof, calls, self.seeds, *why, self.args.device)))
         if timing is not None:
             baseline = fastest_torch(timing)
-            needs = resources_on(self.arch, case, timing.contestants, self.setting) if self.arch else {}
+            needs = {}
+            if self.arch:
+                from bench.counted import resources_on  # of no use on a CPU, and with it the simulator
+
+                needs = resources_on(self.arch, case, timing.contestants, self.setting)
             for c in timing.contestants:
                 proof = proofs[c.variant.name, phase]
                 found = records.timed(case, proof, calls, self.seeds, c, baseline, timing, self.setting.threads)

@@ -70,10 +70,6 @@ def write(page: Page, template: str, out: Path) -> Path:
 
     if missing := unavailable():
         raise CannotGoOn(missing)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CannotGoOn(f"cannot write {out}: {error.strerror}") from error
     return write_atomically(out, render(page, template))
 
 
@@ -85,7 +81,7 @@ def render(page: Page, template: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["anchor"] = anchor
+    environment.filters |= {"anchor": anchor, "backend": backend_of}
     specs = report_charts.all_specs()
     data = {n: {**vars(c), "height": report_charts.height_of(specs[c.spec], c.rows)} for n, c in page.data.items()}
     return environment.get_template(template).render(page=page, specs=specs, data=data, vega=vega_bundle())

@@ -7,6 +7,7 @@ A specification holds no colour that depends on light or dark; the page puts tho
 """
 
 import copy
+import functools
 from typing import Any
 
 import altair as alt
@@ -20,6 +21,7 @@ Spec = dict[str, Any]
 Chart = alt.LayerChart | alt.FacetChart
 
 
+@functools.cache
 def all_specs() -> dict[str, Spec]:
     charts = {
         "times": times(log=False),
