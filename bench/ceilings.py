@@ -161,7 +161,7 @@ def _read(file: Path) -> dict[str, Ceilings]:
 
 def _write(file: Path, known: dict[str, Ceilings]) -> None:
     from bench.cli import CannotGoOn
-    from bench.results import write_atomically
+    from bench.records.run import write_atomically
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

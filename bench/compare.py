@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from bench.compare_cases import Case, Change, Comparison, Side
-    from bench.results import Loaded
+    from bench.records.run import Loaded
 
 FINE, GOT_SLOWER, GOT_WRONG, NOT_COMPARABLE = 0, 1, 2, 3
 EXIT_CODES = (
@@ -86,7 +86,7 @@ def share(text: str) -> float:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from bench import compare_cases
-    from bench.results import load
+    from bench.records.run import load
 
     before, after = (load(path, NOT_COMPARABLE) for path in (args.before, args.after))
     old, new = compare_cases.side(before, alike), compare_cases.side(after, alike)

@@ -27,7 +27,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from bench import machine, stats
-from bench.results import Loaded
+from bench.records.run import Loaded
 from bench.texts import DASH
 
 FASTER, SLOWER, SAME, UNCLEAR = "FASTER", "SLOWER", "SAME", "UNCLEAR"

@@ -14,7 +14,7 @@ from bench.report import environment_facts
 from bench.texts import DASH, change_text
 
 if TYPE_CHECKING:
-    from bench.results import Loaded
+    from bench.records.run import Loaded
 
 TEMPLATE = "compare.html.j2"
 STYLES = dict(FASTER="ok", FIXED="ok", SLOWER="bad", WRONG="bad", UNCLEAR="skipped")

@@ -95,13 +95,14 @@ class Report:
 
 def examine(refresh: bool = False) -> Report:
     """Look at everything, and measure: about 15 s the first time."""
-    from bench import ceilings, machine, results
+    from bench import ceilings, machine
+    from bench.records import run
 
     state = machine.snapshot()
     description = machine.describe()
     places = [look_at(*place) for place in folders()]
     try:
-        results.need_cache()
+        run.need_cache()
     except CannotGoOn:  # this is where people look for the reason, so it goes on without
         places[-1].writable = False
         os.environ["LAYERBENCH_CACHE"] = folder = tempfile.mkdtemp(prefix="layerbench-")
@@ -472,12 +473,13 @@ def load_text(state: dict[str, Any]) -> str:
 
 def as_json(report: Report) -> dict[str, Any]:
     """The report as plain data: seconds, bytes, bytes/s, flop/s; shares as fractions. Names and paths are scrubbed."""
-    from bench import machine, results
+    from bench import machine
+    from bench.records import run
 
-    plain = asdict(report) | {"busy": machine.busy(report.state), "schema": results.SCHEMA}
+    plain = asdict(report) | {"busy": machine.busy(report.state), "schema": run.SCHEMA}
     plain["noise"]["floor"] = report.noise.floor
-    plain["machine"] = results.environment()
-    return results.clean(plain, free_text=True)
+    plain["machine"] = run.environment()
+    return run.clean(plain, free_text=True)
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ from bench.cli import CannotGoOn
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from bench.models.step import Key
     from bench.registry import Variant
-    from bench.train import Key
     from bench.train_pick import Times
     from bench.train_worker import Built, Contestant, InContext
 
@@ -225,21 +225,22 @@ class Session:
 
     def _plan(self) -> None:
         """The calls of the step, and what each needs a variant for."""
-        from bench import train
+        from bench.models.step import step_keys, step_shapes
 
         job = self.job
         sizes = (job.model, job.B, job.T, job.dtype, job.recompute)
-        self.calls, self.keys = train.step_shapes(*sizes), train.step_keys(*sizes)
+        self.calls, self.keys = step_shapes(*sizes), step_keys(*sizes)
 
     def run(self) -> int:
-        from bench import results, train_report
+        from bench import train_report
+        from bench.records.run import Run, make_folder, need_cache
         from bench.report import write_beside
 
         args = self.args
-        results.need_cache()
+        need_cache()
         if args.profile:
-            results.make_folder(args.profile)
-        run = results.Run.create("e2e", self.args.out, self.argv[3:])
+            make_folder(args.profile)
+        run = Run.create("e2e", self.args.out, self.argv[3:])
         self.matmul_peaks = train_report.matmul_peaks(self.args.device, self.args.dtype)
         try:
             with ExitStack() as self.stack:

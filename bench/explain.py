@@ -87,14 +87,14 @@ def ranks_of(layer: str, dtype: str) -> dict[tuple[str, str], list[dict[str, Any
 
 def _folders() -> list[Path]:
     """Folders of runs of this machine."""
-    from bench import results
+    from bench.records import run
 
-    here = results.environment()
+    here = run.environment()
     found = []
     for place in PLACES:
-        for file in sorted((HOME / place).glob(f"**/{results.RECORDS}")):
+        for file in sorted((HOME / place).glob(f"**/{run.RECORDS}")):
             try:
-                then = results.read_environment(file.parent)
+                then = run.read_environment(file.parent)
             except CannotGoOn:
                 continue
             same = (then.get("cpu") or {}).get("model") == here["cpu"]["model"] and then.get("gpus") == here["gpus"]
@@ -104,7 +104,7 @@ def _folders() -> list[Path]:
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    from bench.results import read_records
+    from bench.records.run import read_records
 
     return read_records(folder)[0]
 

@@ -24,7 +24,7 @@ from bench import cli
 from bench.cli import CannotGoOn
 
 if TYPE_CHECKING:
-    from bench.results import Loaded
+    from bench.records.run import Loaded
 
 Record = dict[str, Any]
 Row = tuple["Loaded", Record]  # the run it is of, and a record of it
@@ -46,7 +46,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.results import load
+    from bench.records.run import load
 
     rows = newest(load(args.run))
     if args.format in TIMED and not any(timed(r) for _, r in rows):
@@ -100,7 +100,7 @@ def _words(record: Record) -> list[str]:
 
 
 def _write_json(document: Any, out: Path) -> None:
-    from bench.results import write_atomically
+    from bench.records.run import write_atomically
 
     write_atomically(out, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
@@ -336,7 +336,7 @@ def flat(run: "Loaded", record: Record) -> Record:
 def csv(rows: list[Row], out: Path) -> None:
     import pandas as pd
 
-    from bench.results import write_atomically
+    from bench.records.run import write_atomically
 
     table = pd.DataFrame([flat(run, r) for run, r in rows]).convert_dtypes()  # whole numbers stay whole beside gaps
     write_atomically(out, table.to_csv(index=False))

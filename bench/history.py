@@ -21,7 +21,7 @@ from bench.texts import DASH, change_text, percent, time_text
 
 if TYPE_CHECKING:
     from bench.compare_cases import Case
-    from bench.results import Loaded
+    from bench.records.run import Loaded
 
 HOME = Path(__file__).parent.parent
 
@@ -40,7 +40,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.results import load
+    from bench.records.run import load
 
     runs = load(args.results)
     cli.choose(args.layer, sorted({r.get("layer") or "" for run in runs for r in run.records}), "layer in the results")
@@ -146,7 +146,7 @@ def draw(layer: str, points: list[Point], file: Path) -> None:
         import vl_convert
     except ImportError:
         raise CannotGoOn("a picture needs vl-convert: pip install vl-convert-python") from None
-    from bench.results import write_atomically
+    from bench.records.run import write_atomically
 
     spec = specification(layer, points)
     try:

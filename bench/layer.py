@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from bench.proof import Proof
     from bench.registry import Variant
-    from bench.results import Run
     from bench.tensors import Case
     from bench.timing import Contestant, Timing
     from bench.worker import Briefs
@@ -108,7 +107,8 @@ class Session:
     """One command: the layers and variants it names, and the run folder that its records go to."""
 
     def __init__(self, args: "Namespace", argv: list[str], layers: list[str], variants: list["Variant"]):
-        from bench import devices, proof, results, table
+        from bench import devices, proof, table
+        from bench.records.run import Run, make_folder, need_cache
         from bench.worker import Setting
 
         self.args = args
@@ -122,16 +122,14 @@ class Session:
         devices.check_device(args.device)
         self._check_names()
         self._check_shapes()
-        results.need_cache()
+        need_cache()
         if args.profile:
-            results.make_folder(args.profile)
+            make_folder(args.profile)
         self.seeds = proof.seeds(args.seed)
         self.setting = Setting(args.device, args.threads, args.time_limit, simulate=args.simulate)
         self.arch: str | None = None  # of the GPU that is timed
         self.profiled: list[dict[str, Any]] = []
-        self.run_: Run = (
-            results.Run.resume(args.resume, "layer") if args.resume else results.Run.create("layer", args.out, argv)
-        )
+        self.run_: Run = Run.resume(args.resume, "layer") if args.resume else Run.create("layer", args.out, argv)
         self.done = self.run_.finished() if args.resume else {}
         self.screen = table.Screen()
         self.records: list[dict[str, Any]] = []
@@ -309,7 +307,7 @@ class Session:
                 yield f"{model.name}/{name}" if name else model.name, shape, call.calls
 
     def report_proofs(self, layer: str, phase: str, dtype: str, proofs: list["Proof"]) -> None:
-        from bench import records
+        from bench.trial import rows as records
 
         rows = [records.of_proof(p, layer, dtype, self.seeds) for p in proofs]
         for row in rows:
@@ -318,9 +316,10 @@ class Session:
 
     def time(self, layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick) -> None:
         """Race the variants that were proved; records of the others say why they were not."""
-        from bench import ceilings, devices, records
+        from bench import ceilings, devices
         from bench.tensors import Case
         from bench.timing import Effort, race
+        from bench.trial import rows as records
         from bench.worker import WorkerFailed
         from reference import contract
 
@@ -376,7 +375,7 @@ class Session:
 
     def finished(self, case: "Case", v: "Variant") -> list[dict[str, Any]]:
         """Records of a resumed run that need not be measured again."""
-        from bench import records
+        from bench.trial import rows as records
 
         start = records.case_id(case, v)
         return [r for name, r in self.done.items() if name.split("-")[0] == start]

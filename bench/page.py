@@ -66,7 +66,7 @@ def unavailable() -> str:
 
 def write(page: Page, template: str, out: Path) -> Path:
     """The page as a file, whole or not at all. CannotGoOn where packages are missing or it cannot be written."""
-    from bench.results import write_atomically
+    from bench.records.run import write_atomically
 
     if missing := unavailable():
         raise CannotGoOn(missing)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import CannotGoOn
-from bench.fastest import races
 from bench.page import as_svg
+from bench.records.queries import races
 from bench.texts import DASH, duration, multiple, speed_text
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _chart(name: str, folder: str) -> "Chart":
 
 
 def _records(folder: Path) -> Rows:
-    from bench.results import read_records
+    from bench.records.run import read_records
 
     if not folder.is_dir():
         raise CannotGoOn(f"no results in {folder}")

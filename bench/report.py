@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import CannotGoOn
-from bench.fastest import races
 from bench.page import Cell, Chart, Line, anchor, backend_of, unavailable, write, write_pictures
+from bench.records.queries import races
 from bench.texts import DASH, duration, percent, speed_text, time_text
 
 if TYPE_CHECKING:
-    from bench.results import Loaded
+    from bench.records.run import Loaded
 
 HOME = Path(__file__).parent.parent
 TEMPLATE = "report.html.j2"
@@ -82,7 +82,7 @@ def write_beside(folder: Path) -> str:
 def read_runs(paths: Iterable[Path]) -> "list[Loaded]":
     """The runs in these folders, each with the last record of every case; second entries of the A/A controls are left
     out. CannotGoOn where there is none to show."""
-    from bench.results import latest, runs_in
+    from bench.records.run import latest, runs_in
 
     runs: list[Loaded] = []
     for path in paths:

@@ -146,10 +146,10 @@ def _check_that_it_can_run(device: str) -> None:
 def _report(args: Any, argv: list[str], calls: Calls, tools: list[str]) -> int:
     from rich.text import Text
 
-    from bench import results
+    from bench.records.run import Run
     from bench.table import console, new_table
 
-    run = results.Run.create("sanitize", args.out, argv)
+    run = Run.create("sanitize", args.out, argv)
     deadline = time.monotonic() + args.time_limit
     found: dict[str, dict[str, Finding]] = {_name(one): {} for one in calls.passes}
     records = []

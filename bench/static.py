@@ -63,7 +63,8 @@ class Compiled:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench import registry, results
+    from bench import registry
+    from bench.records import run
     from reference import contract
 
     archs = [cli.choose(a, ARCHS, "architecture") for a in args.arch.split(",")]
@@ -74,9 +75,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.only:
         wanted = [cli.choose(n, sorted({v.name for v in variants}), "variant") for n in args.only.split(",")]
         variants = [v for v in variants if v.name in wanted]
-    results.need_cache()
+    run.need_cache()
     if args.out:
-        results.make_folder(args.out)
+        run.make_folder(args.out)
     rows = compile_all(variants, archs, dtypes, args.jobs)
     if args.json:
         cli.print_json({"kernels": [r.row() for r in rows]})
@@ -296,7 +297,7 @@ def write_csv(rows: list[Compiled], folder: Path) -> None:
     """static.csv: one line a kernel and architecture; columns as in `Compiled` and `bench.cubin.Resources`."""
     import pandas as pd
 
-    from bench.results import write_atomically
+    from bench.records.run import write_atomically
 
     write_atomically(folder / "static.csv", pd.DataFrame([r.row() for r in rows]).to_csv(index=False))
 

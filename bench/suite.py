@@ -30,13 +30,12 @@ from typing import TYPE_CHECKING, Any
 
 from bench import cli
 from bench.cli import CannotGoOn
-from bench.fastest import races
+from bench.records.queries import races
 from bench.texts import DASH, duration, percent
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
-    from bench.results import Run
 
 HOME = Path(__file__).parent.parent
 STAGES = {"check": ("check", "sanitize"), "time": ("time",), "e2e": ("e2e",)}  # by --stage; the doctor always comes
@@ -234,16 +233,16 @@ class Suite:
     """One command: its stages, its clock, and what became of each part."""
 
     def __init__(self, args: "Namespace", argv: list[str], stages: list[Stage]):
-        from bench import results
+        from bench.records.run import SUITE, Run
 
         self.args, self.stages, self.out = args, stages, args.out
         self.begin = time.monotonic()
         self.seconds = args.minutes * 60
         if args.resume:
-            self.records: Run = results.Run.resume(self.out, results.SUITE)
+            self.records: Run = Run.resume(self.out, SUITE)
             self.check_that_it_is_the_same()
         else:
-            self.records = results.Run.create(results.SUITE, self.out, argv)
+            self.records = Run.create(SUITE, self.out, argv)
         self.finished = [name for name, r in self.records.finished().items() if r["status"] in DONE]
         self.cut_short: set[str] = set()
         self.logs = self.out / "logs"
@@ -376,7 +375,7 @@ class Suite:
         return f"; records kept: {file.read_bytes().count(NEWLINE)}" if file.exists() else ""
 
     def keep(self, part: Part, status: str, evidence: str, command: list[str], seconds: float) -> None:
-        from bench import results
+        from bench.records.run import scrub
 
         self.records.append(
             {
@@ -392,7 +391,7 @@ class Suite:
         if status == "timeout":
             self.cut_short.add(part.name)
         for log in self.logs.glob(f"{part.name}.*"):
-            log.write_text(results.scrub(log.read_text(errors="replace")))
+            log.write_text(scrub(log.read_text(errors="replace")))
         told = f": {evidence}" if evidence else ""
         self.say(f"{part.name}: {status}{told}" + (f", {seconds:.0f} s" if seconds else ""))
 
@@ -456,12 +455,12 @@ class Summary:
 
     @classmethod
     def of(cls, out: Path) -> "Summary":
-        from bench import results
+        from bench.records.run import latest, read_records
 
-        parts = list(results.latest(results.read_records(out)[0]).values())
+        parts = list(latest(read_records(out)[0]).values())
         found: dict[str, list[dict[str, Any]]] = {}
         for file in sorted(out.glob("*-*/records.jsonl")) + sorted(out.glob("e2e/records.jsonl")):
-            rows = results.latest(results.read_records(file)[0]).values()
+            rows = latest(read_records(file)[0]).values()
             found.setdefault(file.parent.name.partition("-")[0], []).extend(rows)
         measured = [r for rows in found.values() for r in rows]
         return cls(parts, fastest(found.get("time", [])), failures(measured), training(found.get("e2e", [])))
@@ -476,13 +475,13 @@ class Summary:
         return {"parts": self.parts, "fastest": self.fastest, "failed": self.failed, "training": self.training}
 
     def write(self, out: Path) -> None:
-        from bench import results
+        from bench.records.run import write_atomically
 
-        results.write_atomically(out / "summary.json", json.dumps(self.document(), indent=1) + "\n")
+        write_atomically(out / "summary.json", json.dumps(self.document(), indent=1) + "\n")
         text = "\n\n".join(
             f"## {title}\n\n{markdown(columns, rows) if rows else 'none'}" for title, columns, rows in self.tables()
         )
-        results.write_atomically(out / "summary.md", f"# What was measured\n\n{text}\n")
+        write_atomically(out / "summary.md", f"# What was measured\n\n{text}\n")
 
     def print(self) -> None:
         from rich.text import Text

@@ -30,7 +30,7 @@ from reference import contract
 
 if TYPE_CHECKING:
     from bench.devices import Device
-    from bench.train import Call, Key, Memory
+    from bench.models.step import Call, Key, Memory
 
 FASTEST = "fastest"
 ROUNDS = 7  # timed calls of each candidate that stays in the race …
@@ -164,7 +164,7 @@ def race(
     tell: called with (key, variant name) before a candidate is tried, and with Times after each key, so that nothing is
     lost with a process that a candidate kills, or hangs in.
     """
-    from bench.train import adamw_call, forward_backward, norm_call, step_shapes
+    from bench.models.step import adamw_call, forward_backward, norm_call, step_shapes
 
     memory.fill_random()
     sizes = (memory.model, memory.B, memory.T, memory.dtype, memory.recompute)
@@ -227,7 +227,7 @@ def _race_one(racing, calls, shape, device: "Device", skipped, tell) -> dict[str
     The best call counts: a neighbour on the machine makes calls longer, never shorter.
     """
     from bench.devices import SPAN
-    from bench.train import bind, make_workspace, workspace_bytes
+    from bench.models.step import bind, make_workspace, workspace_bytes
 
     clock = SPAN if SPAN in device.clocks else device.clocks[0]
 

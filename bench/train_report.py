@@ -34,8 +34,8 @@ from bench.train_gate import Gate
 
 if TYPE_CHECKING:
     from bench.e2e import Session
+    from bench.models.step import Key
     from bench.registry import Variant
-    from bench.train import Key
     from bench.train_pick import Times
     from reference.models import Model
 

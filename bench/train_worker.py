@@ -29,7 +29,7 @@ from reference.models import Model
 if TYPE_CHECKING:
     import numpy as np
 
-    from bench.train import Key
+    from bench.models.step import Key
     from bench.train_pick import Times
 
     NumpyBatch = tuple[np.ndarray, np.ndarray]
@@ -268,7 +268,7 @@ class OurRoom(Room):
 
     def __init__(self, job: Job):
         super().__init__(job)
-        from bench.train import Memory
+        from bench.models.step import Memory
 
         self.memory = Memory(job.model, job.B, job.T, job.dtype, self.device, job.recompute)
 
@@ -280,7 +280,7 @@ class OurRoom(Room):
 
     def build(self, choice: "dict[Key, Variant]", graph: bool = False) -> "Built":
         """Bind the step to the chosen variants, and with `graph` record it. `load` must follow."""
-        from bench.train import Step
+        from bench.models.step import Step
 
         if self.job.simulate:
             from bench import registry, simulate
@@ -507,7 +507,7 @@ class TorchRoom(Room):
         """Clip the gradients; their norm before, as a number or a tensor that need not be ready."""
         import torch
 
-        from bench.train import MAX_NORM
+        from bench.models.step import MAX_NORM
 
         return torch.nn.utils.clip_grad_norm_(self.masters, MAX_NORM)
 
@@ -560,7 +560,7 @@ class _Centre(TorchRoom):
         return Room(self.rounded).parameters(perturbed)
 
     def _clip(self) -> float:
-        from bench.train import CLIP_EPS, MAX_NORM
+        from bench.models.step import CLIP_EPS, MAX_NORM
 
         norm = math.hypot(*(_norm(p.grad) for p in self.masters))
         for p in self.masters:

@@ -12,7 +12,8 @@ from unittest import mock
 
 import numpy as np
 
-from bench import results, stats
+from bench import stats
+from bench.records import run as results
 
 CALM = {"cores": 2, "load": 0.5, "mhz": 2000.0, "throttled": 0, "others": 0.01, "stolen": 0.0, "gpus": []}
 ENVIRONMENT: dict[str, Any] = {

@@ -59,15 +59,17 @@ def terminal(file: Path) -> None:
     """The table of one case of the committed run."""
     from rich.console import Console
 
-    from bench import records, results, table
+    from bench import table
+    from bench.records import run
+    from bench.trial.rows import facts
 
-    rows, _ = results.read_records(RUNS / "layers-fp32")
+    rows, _ = run.read_records(RUNS / "layers-fp32")
     rows = [r for r in rows if (r["layer"], r["phase"], r["control"]) == ("attention", "forward", False)]
     rows = [r for r in rows if r["status"] == "ok"]
     screen = table.Screen()
     screen.console = Console(width=150, record=True, force_terminal=True, file=io.StringIO())
     title = "attention forward gpt2-124m fp32: B=4 T=1024 NH=12 NKV=12 HS=64 causal=True"
-    screen.timings(title, records.facts(rows[0], None), rows, ("cold", "warm"), True)
+    screen.timings(title, facts(rows[0], None), rows, ("cold", "warm"), True)
     picture = screen.console.export_svg(title="python -m bench.layer attention --all")
     file.write_text(
         re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)

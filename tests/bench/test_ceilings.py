@@ -212,19 +212,19 @@ def test_the_mix_of_reads_and_writes_decides_the_bandwidth():
 
 
 def test_a_record_has_the_roofs_that_its_floor_is_under(monkeypatch):
-    from bench import records
     from bench.tensors import Case
+    from bench.trial import rows
 
     monkeypatch.setattr(ceilings, "_memory", {"cpu": MACHINE, "card": replace(MACHINE, device="NVIDIA A100-SXM4-80GB")})
     small, large = ({"M": 8192, "N": n, "K": n, "epilogue": "none", "dgelu": False, "dtype": "bf16"} for n in (4, 1024))
     for shape, bound in ((small, "bytes"), (large, "flops")):
         case = Case("matmul", "forward", shape, "timed")
-        row = records._work(case, "cpu")
+        row = rows._work(case, "cpu")
         assert row["floor_s"] == pytest.approx(row[bound] / row[f"ceiling_{bound}_per_s"]), "one roof or the other"
         assert 25e9 <= row["ceiling_bytes_per_s"] <= 40e9 and row["ceiling_flops_per_s"] == 900e9
         assert "datasheet_bytes_per_s" not in row and "datasheet_flops_per_s" not in row
         sheet = {"datasheet_bytes_per_s": 2039e9, "datasheet_flops_per_s": 312e12}
-        assert records._work(case, "card") == row | sheet
+        assert rows._work(case, "card") == row | sheet
 
 
 # --- impossible times ---

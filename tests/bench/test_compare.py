@@ -10,7 +10,7 @@ import pytest
 
 from bench import compare, compare_cases, stats
 from bench.compare_cases import side
-from bench.results import RECORDS, Loaded
+from bench.records.run import RECORDS, Loaded
 from tests.compare_runs import (
     CALM,
     ENVIRONMENT,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from bench import cli, data, registry, train_pick, train_report
-from bench.train import step_keys
+from bench.models.step import step_keys
 from bench.train_gate import Gate
 from bench.train_worker import Contestant, Job, JudgeRoom, OurRoom, Room, TorchRoom
 from reference.models import MODELS, Model

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from bench import explain, results
+from bench import explain
 from bench.cli import CannotGoOn
-from bench.results import Run
+from bench.records.run import ENVIRONMENT, Run
 from reference import contract
 from tests.bench.test_report import row
 
@@ -36,9 +36,9 @@ def test_ranks_come_from_the_latest_runs_of_this_machine(tmp_path, monkeypatch, 
     run = Run.create("layer", other)
     run.append(row("cpu.simd", seconds=1e-9))
     run.close()
-    environment = json.loads((other / results.ENVIRONMENT).read_text())
+    environment = json.loads((other / ENVIRONMENT).read_text())
     environment["cpu"]["model"] = "another"
-    (other / results.ENVIRONMENT).write_text(json.dumps(environment))
+    (other / ENVIRONMENT).write_text(json.dumps(environment))
     assert explain.main(["gelu", "--json"]) == 0
     ranks = json.loads(capsys.readouterr().out)["ranks"]
     assert [(r["variant"], r["median_s"]) for r in ranks] == [("torch.eager", 3e-3), ("cpu.simd", 4e-3)]

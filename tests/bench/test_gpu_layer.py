@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import ceilings, counted, devices, proof, records, registry, timing
+from bench import ceilings, counted, devices, proof, registry, timing
 from bench.tensors import Case
+from bench.trial.rows import throttles
 from bench.worker import Briefs, Setting
 from bench.worker_room import Room
 from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, MEMORY_BYTES_PER_S, WATTS, FakeGpu
@@ -276,8 +277,8 @@ def test_a_clock_that_a_variant_put_in_is_seen(room, monkeypatch):
 
 
 def test_throttling_is_told_in_words():
-    assert records.throttles([0x1, 0x0]) == "" and records.throttles([]) is None
-    assert records.throttles([0x4, 0x40 | 0x1]) == "power cap, heat (hardware)"
+    assert throttles([0x1, 0x0]) == "" and throttles([]) is None
+    assert throttles([0x4, 0x40 | 0x1]) == "power cap, heat (hardware)"
 
 
 def test_the_server_that_workers_are_forked_from_never_asks_for_a_gpu():

@@ -9,7 +9,7 @@ import pytest
 from bench import page as page_frame
 from bench import report
 from bench.cli import CannotGoOn
-from bench.results import SCHEMA, Run
+from bench.records.run import SCHEMA, Run
 from tests.browser import asked, charts_of, look_like, wait_for
 
 EVIL = "<script>document.title = 'broken'</script>"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bench import machine, results
+from bench import machine
 from bench.cli import FAILED, CannotGoOn
-from bench.results import Run, read_records, scrub
+from bench.records.run import SCHEMA, SUITE, Run, load, read_environment, read_records, scrub, write_atomically
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +46,8 @@ def test_records_come_back_in_order_with_run_time_and_schema(tmp_path):
     first, second = run.records()
     assert first["samples"] == [[1.0, 2.0], [1.5]]
     assert second["evidence"] == "poison survived in 12 % of out"
-    assert first["run"] == "r" and first["schema"] == results.SCHEMA and first["utc"].endswith("Z")
-    environment = results.read_environment(tmp_path / "r")
+    assert first["run"] == "r" and first["schema"] == SCHEMA and first["utc"].endswith("Z")
+    environment = read_environment(tmp_path / "r")
     assert environment["command"] == "python -m bench.layer gelu --all"
     assert environment["cpu"]["model"] == "A CPU"
 
@@ -121,7 +121,7 @@ def test_a_killed_run_is_resumed_after_its_half_line(tmp_path):
     assert [r["case_id"] for r in records] == ["a", "b"]
     assert len(problems) == 1 and problems[0].line == 2
     assert "records.jsonl:2" in str(problems[0]) and "skipped" in str(problems[0])
-    assert len(results.read_environment(folder)["resumed"]) == 1
+    assert len(read_environment(folder)["resumed"]) == 1
 
 
 def test_a_whole_last_line_without_its_newline_counts(tmp_path):
@@ -233,14 +233,14 @@ def test_no_space_at_all(tmp_path):
 
 
 def test_an_atomic_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    file = results.write_atomically(tmp_path / "x.json", "old")
+    file = write_atomically(tmp_path / "x.json", "old")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CannotGoOn, match="no space left"):
-        results.write_atomically(file, "new")
+        write_atomically(file, "new")
     assert file.read_text() == "old" and os.listdir(tmp_path) == ["x.json"]
 
 
@@ -309,7 +309,7 @@ def test_nothing_about_the_owner_leaks(tmp_path, monkeypatch, identity):
             "0123",
         ):
             assert word not in text, (file.name, word)
-    environment = results.read_environment(folder)
+    environment = read_environment(folder)
     assert environment["cpu"] == {
         "model": "A CPU",
         "isa": ["avx2"],
@@ -367,9 +367,9 @@ def test_a_user_named_like_our_own_words_changes_no_key_or_name(tmp_path, monkey
 
 
 def test_a_suites_folder_is_read_as_the_runs_inside_it(tmp_path):
-    for folder, kind, case in ((tmp_path, results.SUITE, "time-gelu"), (tmp_path / "time-gelu", "layer", "a row")):
-        run = results.Run.create(kind, folder)
+    for folder, kind, case in ((tmp_path, SUITE, "time-gelu"), (tmp_path / "time-gelu", "layer", "a row")):
+        run = Run.create(kind, folder)
         run.append(record(case, phase="forward", dtype="fp32"))
         run.close()
-    (found,) = results.load(tmp_path)
+    (found,) = load(tmp_path)
     assert found.kind == "layer" and [r["case_id"] for r in found.records] == ["a row"]

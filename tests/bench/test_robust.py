@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import cli, machine, results
+from bench import cli, machine
 from bench.cli import FAILED, INTERRUPTED, OK, USAGE
+from bench.records.run import MEASURED, read_records, runs_in
 from tests.compare_runs import ENVIRONMENT, Noise, failure, layer_records, step_records, write_run
 
 HOME = Path(__file__).parent.parent.parent
@@ -426,7 +427,7 @@ def test_a_line_that_is_no_record(command, run, tmp_path, line):
 
 def test_every_field_that_the_harness_writes_is_of_the_kind_that_readers_want():
     """The committed runs, in which nothing is damaged."""
-    runs = results.runs_in(HOME / "results")
+    runs = runs_in(HOME / "results")
     assert runs and [problem for run in runs for problem in run.problems] == []
 
 
@@ -561,7 +562,7 @@ def test_a_training_that_is_interrupted_keeps_the_steps_it_took(command, run, tm
     monkeypatch.setattr(worker, "pause", ctrl_c_in_the_third_turn)
     what = "gpt2-tiny --kernels torch.eager --baseline eager --seq 16 --data data.bin --threads 1 --out cut"
     assert command("e2e", *what.split()).code == INTERRUPTED
-    rows, problems = results.read_records(tmp_path / "cut", results.MEASURED)
+    rows, problems = read_records(tmp_path / "cut", MEASURED)
     assert not problems and {r["variant"] for r in rows} == {"ours", "torch.eager"}
     for r in rows:
         assert r["status"] == "skipped" and "interrupted after" in r["evidence"]
@@ -598,6 +599,6 @@ def test_an_interrupted_command_says_one_line_and_leaves_nobody_behind(run, tmp_
         os.kill(pid, signal.SIGKILL)
     assert not left, "processes survived"
     if (out / "records.jsonl").exists():
-        results.read_records(out)
+        read_records(out)
         with (out / "records.jsonl").open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free to be gone on with

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import results, suite
+from bench import suite
 from bench.cli import CannotGoOn
+from bench.records.run import read_records
 from bench.suite import Part, Stage, Suite, Summary
 
 HOME = Path(__file__).parent.parent.parent
@@ -72,10 +73,10 @@ class Bench:
             one.records.close()
 
     def statuses(self) -> dict[str, str]:
-        return {r["case_id"]: r["status"] for r in results.read_records(self.out)[0]}
+        return {r["case_id"]: r["status"] for r in read_records(self.out)[0]}
 
     def evidence(self, name: str) -> str:
-        return next(r["evidence"] for r in results.read_records(self.out)[0] if r["case_id"] == name)
+        return next(r["evidence"] for r in read_records(self.out)[0] if r["case_id"] == name)
 
     def started(self) -> list[str]:
         return [line.split()[0] for line in self.journal.read_text().splitlines()]
@@ -379,7 +380,7 @@ def test_the_whole_of_it_on_the_cpu_with_a_broken_variant(tmp_path):
         "e2e": "ok",
     }
     for name in ("check-residual", "time-residual", "e2e"):
-        assert results.read_records(out / name)[0], name
+        assert read_records(out / name)[0], name
     assert json.loads((out / "doctor.json").read_text())["abilities"]
     assert [f["variant"] for f in document["failed"]] == ["torch.forgets"] * 2, (
         "once for each dtype, however often it was tried"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import registry, train_pick
-from bench.train import Memory, Step, step_keys, step_shapes
+from bench.models.step import Memory, Step, step_keys, step_shapes
 from reference import contract, gpt2
 from reference.models import Model
 from tests.bench import truth_variants
@@ -102,7 +102,7 @@ def test_second_step_overwrites_gradients(truth):
 
 def test_training_is_pytorchs(truth):
     """Ten steps with clipping, decay and AdamW: loss, norm and every parameter as torch's AdamW makes them."""
-    from bench.train import MAX_NORM
+    from bench.models.step import MAX_NORM
 
     step = build(truth, "fp64")
     start = parameters(torch.float64)

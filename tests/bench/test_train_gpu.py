@@ -8,7 +8,7 @@ import torch
 
 from bench import cli, data, e2e, registry, train_pick
 from bench.devices import BUSY, SPAN
-from bench.train import Memory, Step, step_keys
+from bench.models.step import Memory, Step, step_keys
 from bench.train_worker import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
 from reference import gpt2
 from reference.models import Model
@@ -113,7 +113,7 @@ def test_a_capture_that_fails_at_its_end_is_searched_call_by_call(gpu, monkeypat
     """Work left on another stream is noticed only when the capture ends: then each call is captured alone."""
     step = build(gpu)
     guilty, ran = step.first[7], []
-    monkeypatch.setattr("bench.train._run", lambda bounds: ran.extend(bounds))
+    monkeypatch.setattr("bench.models.step._run", lambda bounds: ran.extend(bounds))
 
     def capture(calls):
         ran.clear()

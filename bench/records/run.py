@@ -395,7 +395,7 @@ def _secret_values() -> list[str]:
 @cache
 def _own_folders() -> tuple[str, ...]:
     """Folders that paths are written relative to; the longest first."""
-    folders = {str(Path(__file__).resolve().parent.parent), os.getcwd()}
+    folders = {str(Path(__file__).resolve().parents[2]), os.getcwd()}
     return tuple(sorted((f for f in folders if f != "/"), key=len, reverse=True))
 
 

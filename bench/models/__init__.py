@@ -1,0 +1,1 @@
+"""A model as a list of calls over memory that is planned once."""
