@@ -27,7 +27,7 @@ tables: setup  ## rewrite README.md's tables from results/
 	$(PY) -m bench.readme_tables
 
 # What measures this machine runs by itself; all else on all cores at once.
-MEASURING := tests/bench/test_ceilings.py tests/bench/test_doctor.py
+MEASURING := tests/bench/machine/test_ceilings.py tests/bench/machine/test_examine.py
 
 test: setup  ## the tests, without the slow ones
 	$(PY) -m pytest -q -m "not slow" --durations=5 -n logical --dist worksteal $(MEASURING:%=--ignore=%)

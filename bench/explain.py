@@ -6,43 +6,33 @@ python -m bench.explain attention.cpu.flash          the same for one variant, w
 Ranks come from runs that were measured on this machine, here (runs/) or committed (results/); nothing is measured now.
 """
 
-import inspect
 import sys
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from bench import cli
-from bench.cli import CannotGoOn
-
-if TYPE_CHECKING:
-    from bench.registry import Variant
-
-HOME = Path(__file__).parent.parent
-DTYPES = ("fp32", "bf16", "fp16")
-PLACES = ("runs", "results")
+from bench.core import WORKING_DTYPES
 
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.explain", description=__doc__)
     p.add_argument("what", metavar="LAYER[.VARIANT]", help="for example attention, or attention.cpu.flash")
     p.add_argument("--model", default="gpt2-124m", help="whose shapes; default gpt2-124m")
-    p.add_argument("--dtype", default="fp32", choices=DTYPES, help="default fp32")
+    p.add_argument("--dtype", default="fp32", choices=WORKING_DTYPES, help="default fp32")
     p.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench import registry
+    from bench.core.variants import discover, find
+    from bench.show.explain import document, floors_of, ranks_of, show
     from reference import contract
     from reference.models import MODELS
 
     layer, _, name = args.what.partition(".")
     cli.choose(layer, contract.layer_names(), "layer")
     model = MODELS[cli.choose(args.model, MODELS, "model")]
-    variants = [v for v in registry.discover() if v.layer == layer]
-    one = registry.find(variants, layer, name) if name else None
+    variants = [v for v in discover() if v.layer == layer]
+    one = find(variants, layer, name) if name else None
     module = contract.load(layer)
     floors = floors_of(module, model, args.dtype)
     ranks = ranks_of(layer, args.dtype)
@@ -51,200 +41,6 @@ def main(argv: list[str] | None = None) -> int:
     else:
         show(layer, module, floors, variants, one, ranks, args)
     return cli.OK
-
-
-def floors_of(module: ModuleType, model: Any, dtype: str) -> list[dict[str, Any]]:
-    """FLOPs, bytes and the floor at this machine's ceilings (None where not known) of every shape and phase."""
-    from bench import ceilings
-    from reference import contract
-
-    known = ceilings.remembered()
-    found = []
-    for name, call in module.shapes(model, contract.DEFAULT_B, min(contract.DEFAULT_T, model.max_t)).items():
-        for phase in contract.phases_of(module):
-            shape = contract.overwriting(module, phase, call.shape, dtype)
-            flops, size = contract.flops(module, shape, phase), contract.min_bytes(module, shape, phase)
-            written = sum(t.bytes(shape) for t in contract.pass_of(module, phase).outputs)
-            floor = ceilings.floor_seconds(size, flops, dtype, known, written) if known else None
-            found.append(dict(shape=name, phase=phase, calls=call.calls, flops=flops, bytes=size, floor_s=floor))
-    return found
-
-
-def ranks_of(layer: str, dtype: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """The latest time of each variant on this machine, the fastest first, by (shape, phase)."""
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for folder in _folders():
-        for r in _rows(folder):
-            if (r.get("layer"), r.get("dtype"), r["status"]) == (layer, dtype, "ok") and r.get("cache") == "cold":
-                key = (r["shape_name"], r["phase"], r["variant"])
-                if not r.get("control") and r["utc"] >= rows.get(key, r)["utc"]:
-                    rows[key] = {**r, "folder": str(folder.relative_to(HOME))}
-    ranks: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for (shape, phase, _), r in sorted(rows.items(), key=lambda item: item[1]["median_s"]):
-        ranks.setdefault((shape, phase), []).append(r)
-    return ranks
-
-
-def _folders() -> list[Path]:
-    """Folders of runs of this machine."""
-    from bench.records import run
-
-    here = run.environment()
-    found = []
-    for place in PLACES:
-        for file in sorted((HOME / place).glob(f"**/{run.RECORDS}")):
-            try:
-                then = run.read_environment(file.parent)
-            except CannotGoOn:
-                continue
-            same = (then.get("cpu") or {}).get("model") == here["cpu"]["model"] and then.get("gpus") == here["gpus"]
-            if then and same:
-                found.append(file.parent)
-    return found
-
-
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    from bench.records.run import read_records
-
-    return read_records(folder)[0]
-
-
-def document(
-    layer: str, module: ModuleType, floors: list[dict], variants: list["Variant"], ranks: dict
-) -> dict[str, Any]:
-    return {
-        "layer": layer,
-        "about": inspect.getdoc(module),
-        "tensors": {phase: tensors_of(module, phase) for phase in ("forward", "backward") if _has(module, phase)},
-        "floors": floors,
-        "variants": [
-            dict(variant=v.name, story=v.story, dtypes=v.dtypes, phases=sorted(v.functions)) for v in variants
-        ],
-        "ranks": [
-            dict(shape=shape, phase=phase, variant=r["variant"], median_s=r["median_s"], run=r["run"])
-            for (shape, phase), found in ranks.items()
-            for r in found
-        ],
-    }
-
-
-def _has(module: ModuleType, phase: str) -> bool:
-    from reference import contract
-
-    return phase in contract.phases_of(module)
-
-
-def tensors_of(module: ModuleType, phase: str) -> list[dict[str, str]]:
-    """What goes in and out: role, name, shape by symbols, dtype and peculiarities."""
-    from reference import contract
-
-    p = contract.pass_of(module, phase)
-    rows = [("in", t) for t in p.inputs] + [("out", t) for t in p.outputs]
-    found = []
-    for role, t in rows:
-        notes = [f"values below {t.high}"] if t.high else []
-        notes += ["a list"] * t.many + ["read and written"] * t.inplace
-        notes += ["overwritten, or added to"] * t.accumulates + [f"a slice of packed {t.pack}"] * bool(t.pack)
-        notes += ["not in every shape"] * (t.when is not contract.always)
-        dtype = {"work": "working dtype", "int": "int64"}.get(t.dtype, t.dtype)
-        found.append(
-            dict(role=role, name=t.name, shape=f"({', '.join(t.shape.split())})", dtype=dtype, notes=", ".join(notes))
-        )
-    if p.scalars:
-        found.insert(len(p.inputs), dict(role="in", name=", ".join(p.scalars), shape="", dtype="Python", notes=""))
-    return found
-
-
-# --- showing it ---
-
-
-def show(layer, module, floors, variants, one, ranks, args) -> None:
-    from bench import table
-
-    console = table.console()
-    title, _, rest = (inspect.getdoc(module) or layer).partition("\n")
-    console.print(f"{layer}: {title}", style="bold", highlight=False, markup=False)
-    if rest.strip():
-        console.print(rest.strip(), highlight=False, markup=False)
-    for phase in ("forward", "backward"):
-        if _has(module, phase):
-            console.print(tensor_table(module, phase))
-            console.print(source_of(getattr(module, phase)), highlight=False, markup=False)
-    console.print(floor_table(floors, args))
-    if not any(f["calls"] for f in floors):
-        console.print("0 calls: GPT-2's step here does this inside another layer, or not at all", style="dim")
-    if one:
-        console.print(f"{one.name}: {one.story}", style="bold", highlight=False, markup=False)
-        console.print((_docstring(one).partition("\n")[2]).strip(), highlight=False, markup=False)
-    console.print(rank_table([one] if one else variants, ranks, args.dtype))
-    for folder, day in sorted({(r["folder"], r["utc"][:10]) for found in ranks.values() for r in found}):
-        console.print(f"timed in {folder}, {day}", style="dim", highlight=False)
-    if not ranks:
-        console.print(
-            f"nothing of it was timed here yet: python -m bench.layer {layer} --all", style="dim", highlight=False
-        )
-
-
-def _docstring(v: "Variant") -> str:
-    import ast
-
-    return ast.get_docstring(ast.parse(v.path.read_text())) or ""
-
-
-def source_of(function: Any) -> str:
-    """The reference's formula, as it is written."""
-    return "\n" + "\n".join(f"    {line}" for line in inspect.getsource(function).rstrip().splitlines())
-
-
-def tensor_table(module: ModuleType, phase: str) -> Any:
-    from bench import table
-
-    grid = table.new_table(f"{phase}: what goes in and out")
-    for name in ("", "tensor", "shape", "dtype", ""):
-        grid.add_column(name)
-    for t in tensors_of(module, phase):
-        grid.add_row(*t.values())
-    return grid
-
-
-def floor_table(floors: list[dict[str, Any]], args: Any) -> Any:
-    from bench import table, texts
-
-    known = any(f["floor_s"] for f in floors)
-    how = "measured ceilings" if known else "ceilings not measured yet: python -m bench.doctor"
-    grid = table.new_table(f"floor, {args.model} {args.dtype}; {how}")
-    grid.add_column("shape")
-    grid.add_column("pass")
-    for name in ("calls a step", "GFLOP", "MB at least", "floor"):
-        grid.add_column(name, justify="right")
-    for f in floors:
-        floor = texts.duration(f["floor_s"]) if f["floor_s"] else texts.DASH
-        numbers = f"{f['flops'] / 1e9:.3g}", f"{f['bytes'] / 1e6:.3g}", floor
-        grid.add_row(f["shape"] or texts.DASH, f["phase"], str(f["calls"]), *numbers)
-    return grid
-
-
-def rank_table(variants: list["Variant"], ranks: dict, dtype: str) -> Any:
-    """Every variant: its story, and its rank and time in each pass at the shape that was timed last."""
-    from bench import table, texts
-
-    grid = table.new_table(f"variants, {dtype}: rank and time where they were timed, cold")
-    grid.add_column("variant")
-    grid.add_column("story", overflow="fold", ratio=1)
-    places = list(ranks)
-    for shape, phase in places:
-        grid.add_column(f"{shape.partition('/')[2] or shape}\n{phase}", justify="right")
-    for v in variants:
-        cells = []
-        for place in places:
-            names = [r["variant"] for r in ranks[place]]
-            told = texts.DASH
-            if v.name in names:
-                at = names.index(v.name)
-                told = f"{at + 1}. {texts.duration(ranks[place][at]['median_s'])}"
-            cells.append(told)
-        grid.add_row(v.name, v.story, *cells)
-    return grid
 
 
 if __name__ == "__main__":

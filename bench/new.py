@@ -14,13 +14,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import cli
+from bench import HOME, cli
 from bench.cli import CannotGoOn
 
 if TYPE_CHECKING:
-    from bench.registry import Variant
+    from bench.core.variants import Variant
 
-HOME = Path(__file__).parent.parent
 BACKENDS = ("triton", "cuda", "cpu", "torch")
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 SOURCE = re.compile(r'Kernel\(\s*"([^"]+)"')
@@ -61,12 +60,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def new_variant(layer: str, name: str, backend: str, into: Path | None = None) -> tuple[list[Path], list[str]]:
     """(files written, commands to use next). CannotGoOn for an unknown layer, a bad name, or one that is taken."""
-    from bench import registry
+    from bench.core.variants import discover
     from reference import contract
 
     cli.choose(layer, contract.layer_names(), "layer")
     _check_name(name)
-    variants = registry.discover()
+    variants = discover()
     start = simplest(variants, layer, backend) or same_tensors(variants, layer, backend)
     root = into or HOME / "kernels"
     files = copies(start, name, root / backend / layer)

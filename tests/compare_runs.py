@@ -12,8 +12,9 @@ from unittest import mock
 
 import numpy as np
 
-from bench import stats
-from bench.records import run as results
+from bench.core import stats
+from bench.records import environment as results
+from bench.records.run import Run
 
 CALM = {"cores": 2, "load": 0.5, "mhz": 2000.0, "throttled": 0, "others": 0.01, "stolen": 0.0, "gpus": []}
 ENVIRONMENT: dict[str, Any] = {
@@ -167,7 +168,7 @@ def write_run(
 ) -> Path:
     """A run's folder, written as the harness writes it."""
     with mock.patch.object(results, "environment", lambda: environment):
-        run = results.Run.create(kind, folder, ["made", "up"])
+        run = Run.create(kind, folder, ["made", "up"])
     for record in records:
         run.append(record)
     run.close()

@@ -1,4 +1,4 @@
-"""A made-up GPU in the place of bench.devices.Cuda, so that what is built on it is tested without a card.
+"""A made-up GPU in the place of bench.machine.devices.Cuda, so that what is built on it is tested without a card.
 
 Tensors are on the CPU and are really computed; time is made up. Every ATen operator becomes a kernel that takes as long
 as its bytes need, from memory or, where all of them are cached, from the L2 cache. A variant that plays a GPU kernel of
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from bench.devices import BACKLOG_SECONDS, BUSY, GRAPH, SPAN, Kernel, Timer, busy_seconds
+from bench.machine.devices import BACKLOG_SECONDS, BUSY, GRAPH, SPAN, Kernel, Timer, busy_seconds
 
 LAUNCH_SECONDS = 5e-6
 KERNEL_SECONDS = 2e-6  # the least a kernel takes
@@ -84,7 +84,7 @@ class FakeGpu:
                 self.cached_bytes -= self.cached.pop(next(iter(self.cached)))
         return seconds
 
-    # --- what bench.devices.Device asks for ---
+    # --- what bench.machine.devices.Device asks for ---
 
     def synchronize(self) -> None:
         if self.fault:

@@ -5,13 +5,12 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from bench import registry
+from bench import HOME
+from bench.core import variants
 
-HOME = Path(__file__).parent.parent
 SUFFIXES = (("cpu", "py"), ("cpu", "cpp"), ("cuda", "py"), ("cuda", "cu"), ("triton", "py"))
 COMMAND = re.compile(r"^ {4}(?:.* && )?python -m bench\.(\w+)(.*?)(?: {2}.*| # .*)?$", re.MULTILINE)
 EXAMPLE = re.compile(r"<!-- example: (\S+) -->\n```\w+\n(.*?)```", re.DOTALL)
@@ -24,7 +23,7 @@ def test_the_worked_examples_work(tmp_path):
         file = tmp_path / "kernels" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    found = [v for v in registry.discover((tmp_path / "kernels",)) if v.stem == "twice"]
+    found = [v for v in variants.discover((tmp_path / "kernels",)) if v.stem == "twice"]
     assert [(v.layer, v.name) for v in found] == [("residual", f"{b}.twice") for b in ("cpu", "cuda", "triton")]
     where = ["--kernels", str(tmp_path / "kernels"), "--out", str(tmp_path / "run")]
     proved = run(

@@ -23,7 +23,8 @@ SHOTS = (  # name, width, height, colour scheme, what to scroll to
 
 
 def main() -> None:
-    from bench import compare, report
+    from bench import compare
+    from bench.show import report
 
     folder = HOME / "docs"
     folder.mkdir(exist_ok=True)
@@ -59,14 +60,14 @@ def terminal(file: Path) -> None:
     """The table of one case of the committed run."""
     from rich.console import Console
 
-    from bench import table
-    from bench.records import run
+    from bench.records import read
+    from bench.show.terminal import Screen
     from bench.trial.rows import facts
 
-    rows, _ = run.read_records(RUNS / "layers-fp32")
+    rows, _ = read.read_records(RUNS / "layers-fp32")
     rows = [r for r in rows if (r["layer"], r["phase"], r["control"]) == ("attention", "forward", False)]
     rows = [r for r in rows if r["status"] == "ok"]
-    screen = table.Screen()
+    screen = Screen()
     screen.console = Console(width=150, record=True, force_terminal=True, file=io.StringIO())
     title = "attention forward gpt2-124m fp32: B=4 T=1024 NH=12 NKV=12 HS=64 causal=True"
     screen.timings(title, facts(rows[0], None), rows, ("cold", "warm"), True)

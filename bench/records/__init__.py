@@ -1,1 +1,4 @@
 """What a run writes down, and what is read from it."""
+
+PACK_FILES, PACK_BYTES = 8, 16 << 20
+FORMATS = ("pytest-benchmark", "nvbench", "github-action-benchmark", "bmf", "csv", "parquet")

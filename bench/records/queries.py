@@ -1,10 +1,15 @@
 """Who is fastest at what: of each case the fastest kernel of this project, and the fastest PyTorch entry."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.records.read import Loaded
 
 Record = dict[str, Any]
+Row = tuple["Loaded", Record]
 
 
 @dataclass
@@ -34,3 +39,51 @@ def races(records: Iterable[Record]) -> list[Race]:
             key = (r["layer"], r.get("shape_name") or "", r["phase"], r["dtype"], str(r.get("shape")))
             found.setdefault(key, []).append(r)
     return [Race(sorted(rows, key=lambda r: r["median_s"])) for rows in found.values()]
+
+
+def newest(runs: list["Loaded"]) -> list[Row]:
+    """The newest record of each case, in the order of measurement; second entries of the A/A control are left out."""
+    from bench.records.verdicts import case_of
+
+    found: dict[Any, Row] = {}
+    for run in runs:
+        for record in run.records:
+            old = found.get(case_of(record))
+            if not record.get("control") and (not old or old[1].get("utc", "") <= record.get("utc", "")):
+                found[case_of(record)] = run, record
+    return list(found.values())
+
+
+def timed(record: Record) -> bool:
+    return record["status"] == "ok" and bool(record.get("samples"))
+
+
+def samples(record: Record) -> list[float]:
+    """Seconds of every call, in the order of measurement."""
+    return [seconds for round_ in record["samples"] for seconds in round_]
+
+
+def names(records: list[Record]) -> list[tuple[str, str]]:
+    """(group, name) of each: what is compared with each other, and with what. Sizes are told where they must be."""
+    plain = [" ".join(words(r)) for r in records]
+    counts = Counter(zip(plain, (r["variant"] for r in records), strict=True))
+    groups = []
+    for group, r in zip(plain, records, strict=True):
+        if counts[group, r["variant"]] > 1:
+            sizes = [f"{name}={size}" for name, size in (r.get("shape") or {}).items()]
+            group = " ".join([group, *sizes, r.get("device") or "", f"threads={r.get('threads')}"])
+        groups.append((group, r["variant"]))
+    return groups
+
+
+def device_name(run: "Loaded", record: Record) -> str:
+    """The device's model; a made-up or unnamed one by what it was called."""
+    device = record.get("device") or "cpu"
+    if device == "cpu":
+        return (run.environment.get("cpu") or {}).get("model") or device
+    gpus, index = run.environment.get("gpus") or [], device.partition(":")[2] or "0"
+    return gpus[int(index)]["name"] if index.isdigit() and int(index) < len(gpus) else device
+
+
+def words(record: Record) -> list[str]:
+    return [record[k] for k in ("layer", "phase", "shape_name", "dtype", "cache") if record.get(k)]

@@ -1,7 +1,7 @@
 """Runs on disk: a folder each, written so that a crash, Ctrl-C or a full disk costs at most the case under way.
 
     env.json       what was measured on: machine, versions, command (an allow-list, see `environment`)
-    records.jsonl  one record a line, appended and forced to disk as each case finishes (fields: bench/records.py)
+    records.jsonl  one record a line, appended and forced to disk as each case finishes (fields: bench/trial/rows.py)
     <kind>.csv     the records, flat, under the same names, written by `Run.write_csv`
 
 What is written may be committed or sent to somebody: absolute paths, the names of host and user, and values that
@@ -13,45 +13,25 @@ import contextlib
 import csv
 import errno
 import fcntl
-import getpass
 import io
 import json
-import math
 import os
-import re
 import secrets
 import shlex
-import socket
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.cli import FAILED, CannotGoOn, cannot
-from bench.conditions import differences
-from bench.schema import MEASURED, OF_ENVIRONMENT, REQUIRED, SCHEMA, STATUSES, fault, of_another_kind
-
-RECORDS = "records.jsonl"
-ENVIRONMENT = "env.json"
-SUITE = "suite"  # the kind of a run that holds others
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A line of a record file that could not be used."""
-
-    file: str
-    line: int
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.why}; the line is skipped"
+from bench.cli import CannotGoOn
+from bench.core.files import cannot_write, write_atomically
+from bench.records.conditions import differences
+from bench.records.environment import environment
+from bench.records.read import ENVIRONMENT, RECORDS, Record, latest, read_environment, read_records
+from bench.records.schema import REQUIRED, SCHEMA, STATUSES
+from bench.records.scrub import clean
 
 
 @dataclass
@@ -74,7 +54,7 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=out is not None)
         except OSError as error:
-            raise _cannot_write(folder, error) from error
+            raise cannot_write(folder, error) from error
         file = _open_records(folder)
         if os.fstat(file).st_size or (folder / ENVIRONMENT).exists():
             os.close(file)
@@ -125,7 +105,7 @@ class Run:
         """
         missing = [name for name in REQUIRED if name not in record]
         if missing or record["status"] not in STATUSES:
-            raise ValueError(f"not a record: {missing or record['status']!r} (see bench/records.py)")
+            raise ValueError(f"not a record: {missing or record['status']!r} (see bench/trial/rows.py)")
         whole = clean({"schema": SCHEMA, "run": self.folder.name, "utc": _utc(), **record})
         self._write_line(json.dumps(whole, default=str, allow_nan=False).encode() + b"\n")
         return whole
@@ -174,274 +154,7 @@ class Run:
             # Cutting needs no space: without it half a line would stay.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, size)
-            raise _cannot_write(self.folder / RECORDS, error) from error
-
-
-def read_records(path: Path, required: Sequence[str] = ()) -> tuple[list[Record], list[Problem]]:
-    """Records of a run's folder (or of one .jsonl file), and the lines that could not be read.
-
-    required: fields that a record must have beside REQUIRED. A field that is there is of its kind (see FIELDS), so
-    that a reader need not look.
-    """
-    file = path / RECORDS if path.is_dir() else path
-    records: list[Record] = []
-    problems: list[Problem] = []
-    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line, parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:  # json's and unicode's errors are both ValueErrors
-            problems.append(Problem(str(file), number, f"damaged ({error})"))
-            continue
-        if not isinstance(record, dict) or any(name not in record for name in REQUIRED):
-            problems.append(Problem(str(file), number, "not a record"))
-        elif record.get("schema") != SCHEMA:
-            why = f"schema {record.get('schema')}, this program reads {SCHEMA}"
-            problems.append(Problem(str(file), number, why))
-        elif why := fault(record, required):
-            problems.append(Problem(str(file), number, f"damaged ({why})"))
-        else:
-            records.append(record)
-    return records, problems
-
-
-def _no_number(word: str) -> None:
-    raise ValueError(f"{word} is no number in JSON")
-
-
-def latest(records: Iterable[Record]) -> dict[str, Record]:
-    """The last record of each case, by case, in the order the cases were first seen."""
-    return {record["case_id"]: record for record in records}
-
-
-def read_environment(folder: Path) -> dict[str, Any]:
-    """A run's env.json; empty where the run ended before writing it. CannotGoOn where it cannot be understood."""
-    file = folder / ENVIRONMENT
-    try:
-        document = json.loads(file.read_text())
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise CannotGoOn(cannot(error)) from error
-    except (ValueError, RecursionError) as error:
-        raise CannotGoOn(f"{file} is damaged: {error}; mend it, or move it away to do without") from error
-    wrong = of_another_kind(document, OF_ENVIRONMENT) if isinstance(document, dict) else "it"
-    if wrong:
-        raise CannotGoOn(
-            f"{file} is damaged: {wrong} is not of the kind it must be; mend it, or move it away to do without"
-        )
-    return document
-
-
-@dataclass
-class Loaded:
-    """One run's folder as read."""
-
-    folder: Path
-    kind: str
-    environment: dict[str, Any]
-    records: list[Record]
-    problems: list[Problem] = field(default_factory=list)
-
-
-def load(path: Path, code: int = FAILED) -> list[Loaded]:
-    """The runs in a folder that have a record. CannotGoOn with `code` where there is none."""
-    runs = runs_in(path, code)
-    found = [run for run in runs if run.records]
-    if not found:
-        problems = [problem for run in runs for problem in run.problems]
-        why = f"none of its lines can be read ({problems[0].why})" if problems else "the run recorded nothing"
-        raise CannotGoOn(f"no records in {path}: {why}", code)
-    return found
-
-
-def runs_in(path: Path, code: int = FAILED) -> list[Loaded]:
-    """The run in a folder, and those below it. Lines that cannot be read are told on stderr; CannotGoOn with `code`
-    where there is no run, or no way to read it."""
-    if not path.is_dir():
-        raise CannotGoOn(f"no such folder: {path}", code)
-    files = sorted(path.rglob(RECORDS))
-    if not files:
-        raise CannotGoOn(f"no run in {path}: neither it nor a folder in it has a {RECORDS}", code)
-    runs = []
-    for file in files:
-        try:
-            environment = read_environment(file.parent)
-            of_parts = environment.get("kind") == SUITE  # whose runs lie in folders inside it
-            records, problems = read_records(file, () if of_parts else MEASURED)
-        except (CannotGoOn, OSError) as error:
-            why = cannot(error) if isinstance(error, OSError) else str(error)
-            raise CannotGoOn(f"cannot read the run in {file.parent}: {why}", code) from error
-        for problem in problems:
-            print(f"warning: {problem}", file=sys.stderr)
-        records = [] if of_parts else records
-        runs.append(Loaded(file.parent, environment.get("kind") or "", environment, records, problems))
-    return runs
-
-
-def _names(text: str) -> dict[str, Any]:
-    return dict.fromkeys(text.split(), True)
-
-
-# What env.json may hold of bench.machine.describe(); everything else stays here. True lets a plain value or a list of
-# plain values through; a mapping is an allow-list of its own.
-ALLOWED: dict[str, Any] = {
-    "cpu": _names("model architecture cores threads usable quota isa max_mhz governor virtual")
-    | {"cache_bytes": _names("L1d L2 L3")},
-    "memory_bytes": True,
-    "gpus": _names("name capability memory_bytes power_cap_w max_sm_mhz max_memory_mhz ecc mig driver"),
-    "versions": _names("python os torch torch_cuda triton cupy numpy pandas scipy compiler nvidia-ml-py"),
-    "threads": _names(
-        "torch OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS OMP_PROC_BIND OMP_PLACES OMP_WAIT_POLICY"
-        " GOMP_CPU_AFFINITY KMP_AFFINITY KMP_BLOCKTIME"
-    ),
-    "git": _names("commit dirty"),
-}
-
-
-def environment() -> dict[str, Any]:
-    """What bench.machine says about this machine, through the allow-list."""
-    from bench import machine  # imports torch
-
-    return clean(allowed(machine.describe(), ALLOWED), free_text=True)
-
-
-def allowed(document: Any, rules: Any) -> Any:
-    """The part of `document` that `rules` names."""
-    if isinstance(document, list):
-        return [allowed(entry, rules) for entry in document]
-    if isinstance(document, Mapping):
-        if rules is True:  # a mapping where a plain value was expected has keys nobody looked at
-            return None
-        return {key: allowed(document[key], rule) for key, rule in rules.items() if key in document}
-    return document if rules is True else None
-
-
-# --- what may leave this machine ---
-
-# Values of these keys are this project's own words, so a user called "torch" must not change them.
-_OWN_WORDS = {
-    *("schema", "run", "utc", "case_id", "layer", "variant", "backend", "story", "phase", "dtype", "shape"),
-    *("shape_name", "device", "cache", "status", "timer", "baseline", "stopped", "source_hash"),
-}
-_SECRET_NAME = re.compile(
-    r"token|secret|passw|api_?key|access_?key|private|credential|cookie|(^|_)auth|session", re.IGNORECASE
-)
-_SECRET_TEXT = re.compile(
-    r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"  # user:password@ in an address
-    r"|\b(?:gh[pousr]_|github_pat_|glpat-|hf_|sk-|xox[abprs]-|pypi-)[\w-]{10,}"
-    r"|\bAKIA[0-9A-Z]{16}\b|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"
-    r"|[\w.+-]+@[\w-]+\.[\w.-]+"  # mail address
-)
-# An absolute path: a slash that no word, dot or slash precedes, so that "GB/s", "a/b" and "../x" stay. The last
-# part is kept where it looks like a file's name, because an error message is useless without it.
-_PATH = re.compile(r"(?:(?<![\w./~>\]-])|(?<=-[IL]))/(?:[^\s/:;,'\"()\[\]<>|=]+/)*([^\s/:;,'\"()\[\]<>|=]*)")
-
-
-def clean(value: Any, *, free_text: bool = False, key: str = "") -> Any:
-    """`value` ready for JSON: strings scrubbed (keys too), numbers that are not finite as None.
-
-    free_text: names of host and user are replaced even where a key usually holds this project's own words.
-    """
-    if isinstance(value, str):
-        return scrub(value, names=free_text or key not in _OWN_WORDS)
-    if isinstance(value, Mapping):
-        inside = key if key == "shape" else None  # its values are sizes and options
-        return {
-            scrub(str(k), names=False): clean(v, free_text=free_text, key=inside or str(k)) for k, v in value.items()
-        }
-    if isinstance(value, (list, tuple, set)):
-        return [clean(v, free_text=free_text, key=key) for v in value]
-    if isinstance(value, Path):
-        return scrub(str(value))
-    if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return clean(value.tolist(), free_text=free_text, key=key)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def scrub(text: str, *, names: bool = True) -> str:
-    """`text` without secrets, absolute paths and, with `names`, the names of host and user.
-
-    Paths inside the working folder or the repository become relative; others keep a file's name at most.
-    """
-    for secret in _secret_values():
-        text = text.replace(secret, "<secret>")
-    text = _SECRET_TEXT.sub("<secret>", text)
-    for folder in _own_folders():
-        text = re.sub(rf"(?<![\w.~-]){re.escape(folder)}(?:/|(?![\w.-]))", "", text)
-    text = _PATH.sub(lambda path: _stand_in(path[1]), text)
-    if names:
-        for word, stand_in in _identifying_names():
-            text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", stand_in, text)
-    return text
-
-
-def _stand_in(last_part: str) -> str:
-    """For an absolute path that ends in `last_part`."""
-    if not last_part:
-        return "/"
-    return f"<path>/{last_part}" if "." in last_part[1:-1] else "<path>"
-
-
-def _secret_values() -> list[str]:
-    """Values of variables with a telling name; short ones would blank out ordinary words."""
-    values = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 8}
-    return sorted(values, key=len, reverse=True)
-
-
-@cache
-def _own_folders() -> tuple[str, ...]:
-    """Folders that paths are written relative to; the longest first."""
-    folders = {str(Path(__file__).resolve().parents[2]), os.getcwd()}
-    return tuple(sorted((f for f in folders if f != "/"), key=len, reverse=True))
-
-
-def _identifying_names() -> list[tuple[str, str]]:
-    host = socket.gethostname()
-    users = {os.environ.get("USER", ""), os.environ.get("LOGNAME", "")}
-    with contextlib.suppress(KeyError, OSError, RuntimeError):  # a user id without an entry in passwd, and no $HOME
-        users |= {Path.home().name, getpass.getuser()}
-    users -= {"", "root", "home"}  # root names nobody
-    hosts = {host, host.partition(".")[0]} - {"", "localhost"}
-    found = [(h, "<host>") for h in hosts] + [(u, "<user>") for u in users]
-    return sorted(found, key=lambda pair: len(pair[0]), reverse=True)
-
-
-# --- files ---
-
-
-def write_atomically(file: Path, text: str) -> Path:
-    """Write `file` whole or not at all, its folder made where there is none. Raises CannotGoOn when the disk is full;
-    the old file then stays."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.exists() and not file.is_file():  # /dev/stdout: a rename would put a file in its place
-            file.write_text(text)
-            return file
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        try:
-            with os.fdopen(handle, "w") as temporary:
-                temporary.write(text)
-                temporary.flush()
-                os.fsync(temporary.fileno())
-            os.chmod(name, 0o666 & ~_umask())  # mkstemp's files are private
-            os.replace(name, file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise _cannot_write(file, error) from error
-    return file
-
-
-@cache
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+            raise cannot_write(self.folder / RECORDS, error) from error
 
 
 def _open_records(folder: Path) -> int:
@@ -450,7 +163,7 @@ def _open_records(folder: Path) -> int:
     try:
         handle = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     except OSError as error:
-        raise _cannot_write(file, error) from error
+        raise cannot_write(file, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -460,34 +173,6 @@ def _open_records(folder: Path) -> int:
         if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):  # a file system without locks
             raise
     return handle
-
-
-def make_folder(folder: Path) -> None:
-    """A folder to write to, made and tried before anything is measured for it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise _cannot_write(folder, error) from error
-
-
-def need_cache() -> None:
-    """CannotGoOn where the cache, which builds need, cannot be written to."""
-    from kernels import cache_dir
-
-    folder = cache_dir()
-    try:
-        make_folder(folder)
-    except CannotGoOn as error:
-        raise CannotGoOn(f"{error}: builds are kept there; set LAYERBENCH_CACHE to another folder") from error
-
-
-def _cannot_write(path: Path, error: OSError) -> CannotGoOn:
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return CannotGoOn(f"cannot write {path}: {error.strerror}")
-    told = f"no space left to write {path} ({error.strerror}). Everything written before is kept: make room"
-    run = (path.parent / RECORDS).exists() and read_environment(path.parent).get("kind") == "layer"
-    return CannotGoOn(f"{told}, then go on with --resume {path.parent}" if run else told)
 
 
 def _kind_from_name(folder: Path) -> str:

@@ -1,7 +1,7 @@
 """What is written down about one variant at one case: a flat dict, one line of records.jsonl.
 
 Times are seconds, sizes bytes, rates a second; shares and ratios are plain fractions. What was not measured is absent
-or null, never a guess. One record a variant, case and cache state. (Of a training step: bench/train_report.py.)
+or null, never a guess. One record a variant, case and cache state. (Of a training step: bench/training/outcome.py.)
 
     case_id                 the same case of the same source has the same id in every run; --resume goes by it
     layer variant story phase dtype device shape_name shape     which case; `shape` holds sizes and options
@@ -9,7 +9,7 @@ or null, never a guess. One record a variant, case and cache state. (Of a traini
     status evidence         ok, or wrong, impossible, error, crash, timeout, skipped; and what was seen.
                             simulated: right, as the simulator ran it, and without a time
     control                 the second entry of the A/A control: for the noise floor, never ranked
-    error_ratio             worst error over all proof cases, in yards (limit 4, see bench/judge.py)
+    error_ratio             worst error over all proof cases, in yards (limit 4, see bench/trial/truth.py)
     proof_cases seeds       how many cases proved it, with which seeds
     verified_calls          timed calls whose outputs were judged too
     deterministic           two calls gave the same bits
@@ -31,7 +31,7 @@ or null, never a guess. One record a variant, case and cache state. (Of a traini
     sanitizer               ok, or why compute-sanitizer said nothing (--sanitize)
     flops bytes floor_s     useful operations, compulsory traffic, the least time both allow at measured ceilings
     ceiling_bytes_per_s ceiling_flops_per_s     those ceilings: of this mix of reads and writes, and of this dtype
-    datasheet_bytes_per_s datasheet_flops_per_s     GPU: its maker's, where its datasheet is known (bench.ceilings)
+    datasheet_bytes_per_s datasheet_flops_per_s     GPU: its maker's, where known (bench.machine.roofline)
     bytes_per_s flops_per_s of_ceiling      rates at the median; floor_s / median_s
     counted_shape           a simulated row's counts and resources are of one call at this shape, on sm_90a
     sectors moved_of_minimum    32-byte sectors of global memory asked for; their bytes over the compulsory ones
@@ -46,7 +46,7 @@ or null, never a guess. One record a variant, case and cache state. (Of a traini
     noise_floor             relative; from the A/A control of this case
     stopped                 why no more rounds were taken
     canary                  bytes/s of a read of so many bytes after the flush (cold) and without it (warm)
-    machine                 load, frequency and throttling while it ran (bench.machine.snapshot)
+    machine                 load, frequency and throttling while it ran (bench.machine.facts.snapshot)
     source_hash reproduce   of the variant's files and its backend's shared ones; the command that measures it again
 """
 
@@ -58,12 +58,12 @@ from typing import Any
 
 import numpy as np
 
-from bench import ceilings
-from bench.devices import clocks_of, is_gpu
-from bench.proof import Proof
-from bench.registry import Variant
-from bench.tensors import Case
-from bench.timing import WARM, Contestant, Timing, ratio_ci
+from bench.core.case import Case
+from bench.core.variants import Variant
+from bench.machine import ceilings, roofline
+from bench.machine.devices import clocks_of, is_gpu
+from bench.trial.prove import Proof
+from bench.trial.race import WARM, Contestant, Timing, ratio_ci
 from reference import contract
 
 LAUNCH_BOUND, LAUNCH_BOUND_S = 1.5, 5e-6  # a span so many times, and so many seconds, longer than the busy time
@@ -164,11 +164,11 @@ def _work(case: Case, device: str) -> dict[str, Any]:
     written = sum(t.bytes(case.shape) for t in spec.outputs)
     known = ceilings.ceilings(device=device)
     dtype = case.shape["dtype"]
-    floor = ceilings.floor_seconds(size, flops, dtype, known, written)
-    bytes_rate, flops_rate = ceilings.rates(size, dtype, known, written)
+    floor = roofline.floor_seconds(size, flops, dtype, known, written)
+    bytes_rate, flops_rate = roofline.rates(size, dtype, known, written)
     row = dict(flops=flops, bytes=size, floor_s=floor, saved_bytes=contract.saved_bytes(case.module, case.shape))
     row |= dict(ceiling_bytes_per_s=bytes_rate, ceiling_flops_per_s=flops_rate)
-    if sheet := ceilings.datasheet(known.device):
+    if sheet := roofline.datasheet(known.device):
         row |= dict(datasheet_bytes_per_s=sheet.bytes_per_s, datasheet_flops_per_s=sheet.flops_per_s(dtype))
     return row
 
@@ -262,7 +262,7 @@ def _times(
     if baseline and c.running and (found := ratio_ci(baseline, c, cache)):
         row |= dict(zip(("speedup", "speedup_low", "speedup_high"), found, strict=True), baseline=baseline.variant.name)
     known = ceilings.ceilings(device=device)
-    reason = ceilings.impossible(median, common["bytes"], common["flops"], common["dtype"], cache, known)
+    reason = roofline.impossible(median, common["bytes"], common["flops"], common["dtype"], cache, known)
     if c.running and reason:
         row |= dict(status="impossible", evidence=reason)
     return row

@@ -6,19 +6,20 @@ import types
 import pytest
 import torch
 
-from bench import layer, new, registry
+from bench import layer, new
 from bench.cli import USAGE, CannotGoOn
+from bench.core.variants import discover
 from reference import contract
 
 
 def test_every_layer_has_a_start_in_every_backend(tmp_path):
-    variants = registry.discover()
+    variants = discover()
     for backend in new.BACKENDS:
         for name in contract.layer_names():
             start = new.simplest(variants, name, backend)
             assert start
             new._write(new.copies(start, "mine", tmp_path / backend / name))
-    found = [v for v in registry.discover((tmp_path,)) if v.stem == "mine"]
+    found = [v for v in discover((tmp_path,)) if v.stem == "mine"]
     assert len(found) == len(contract.layer_names()) * len(new.BACKENDS)
     assert all(v.story.startswith("A copy of ") for v in found)
 
@@ -45,7 +46,7 @@ def swish(monkeypatch):
 def test_a_new_layers_first_kernel_is_another_layers_with_the_same_tensors(tmp_path, swish, backend):
     written, commands = new.new_variant("swish", "mine", backend, tmp_path)
     assert commands[0].startswith(f"$EDITOR {written[-1]} ") and "gelu's formula still" in commands[0]
-    (found,) = (v for v in registry.discover((tmp_path,)) if v.layer == "swish")
+    (found,) = (v for v in discover((tmp_path,)) if v.layer == "swish")
     assert found.name == f"{backend}.mine" and "A copy of gelu's" in found.story
 
 

@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import cli, machine
+from bench import HOME, cli
 from bench.cli import FAILED, INTERRUPTED, OK, USAGE
-from bench.records.run import MEASURED, read_records, runs_in
+from bench.machine import facts
+from bench.records.read import read_records, runs_in
+from bench.records.schema import MEASURED
 from tests.compare_runs import ENVIRONMENT, Noise, failure, layer_records, step_records, write_run
 
-HOME = Path(__file__).parent.parent.parent
 EVIL = HOME / "tests" / "evil"
-real_description = machine.describe
+real_description = facts.describe
 NOT_COMPARABLE = 3  # what bench.compare says of a run that it cannot read
 
 
@@ -46,7 +47,7 @@ class Ended:
 def command(capsys, monkeypatch, tmp_path) -> Callable[..., Ended]:
     """Runs `python -m bench.NAME ARGUMENTS` in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(machine, "describe", lambda: ENVIRONMENT)
+    monkeypatch.setattr(facts, "describe", lambda: ENVIRONMENT)
 
     def run(name: str, *arguments: Any) -> Ended:
         argv = [str(a) for a in arguments]
@@ -207,9 +208,9 @@ PLACES = [
 @pytest.fixture
 def run(tmp_path) -> Path:
     """A good run, and tokens to train with."""
-    from bench import data
+    from bench.text import shards
 
-    data.write_tokens(tmp_path / "data.bin", (np.arange(5000) % 97).astype(np.uint16))
+    shards.write_tokens(tmp_path / "data.bin", (np.arange(5000) % 97).astype(np.uint16))
     return write_run(tmp_path / "run", layer_records(np.random.default_rng(0), Noise(), cache="cold"))
 
 
@@ -250,13 +251,13 @@ def test_what_else_needs_the_cache_names_the_way_out(command, run, monkeypatch, 
 
 
 def test_the_doctor_goes_on_without_a_cache_and_says_so(command, monkeypatch):
-    from bench import ceilings, doctor
+    from bench.machine import ceilings, examine
 
     monkeypatch.setenv("LAYERBENCH_CACHE", "/proc/nowhere")
-    monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(examine, "PROBE_SECONDS", 0.01)
     known = ceilings.Ceilings("cpu", {}, {}, {}, {}, {}, 2, 0, None, "2026-11-21T00:00:00+00:00", 1.0)
     monkeypatch.setattr(ceilings, "ceilings", lambda *_: known)
-    monkeypatch.setattr(machine, "describe", real_description)
+    monkeypatch.setattr(facts, "describe", real_description)
     ended = command("doctor")
     assert ended.code == OK, ended.err
     assert "NOT WRITABLE" in ended.out and "set LAYERBENCH_CACHE to another folder" in ended.out
@@ -497,7 +498,7 @@ def piped(code: str, redirection: str, **environment: str) -> subprocess.Complet
 
 
 MANY_LINES = "[print('x' * 80) for _ in range(20000)]"
-RICH_LINES = "from bench.table import console; [console().print('x' * 80) for _ in range(5000)]"
+RICH_LINES = "from bench.show.terminal import console; [console().print('x' * 80) for _ in range(5000)]"
 
 
 @pytest.mark.parametrize("code", (MANY_LINES, RICH_LINES))
@@ -550,7 +551,8 @@ SIGNALS: list[tuple[tuple[str, ...], int, int]] = [
 
 
 def test_a_training_that_is_interrupted_keeps_the_steps_it_took(command, run, tmp_path, monkeypatch):
-    from bench import report, worker
+    from bench import report
+    from bench.core import process as worker
 
     turns = []
 

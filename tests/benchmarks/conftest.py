@@ -22,7 +22,7 @@ CASES = (("gelu", "forward"), ("layernorm", "forward"), ("layernorm", "backward"
 class Replay:
     """The plugin's clock. It ticks a nanosecond a reading, because the plugin measures how finely a clock ticks."""
 
-    __name__ = "bench.timing"
+    __name__ = "bench.trial.race"
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -53,9 +53,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def race() -> Iterator[Callable[[str, str], Any]]:
     """race(layer, phase): the timing of all its variants on a tiny shape, raced once."""
-    from bench import registry, timing
-    from bench.tensors import Case
-    from bench.worker import Briefs, Setting
+    from bench.core.case import Case
+    from bench.core.process import Setting
+    from bench.core.variants import discover
+    from bench.trial import race as timing
+    from bench.trial.briefs import Briefs
     from reference import contract
     from reference.models import MODELS
 
@@ -67,7 +69,7 @@ def race() -> Iterator[Callable[[str, str], Any]]:
             module = contract.load(layer)
             name, call = next(iter(module.shapes(MODELS["gpt2-tiny"], 4, 64).items()))
             case = Case(layer, phase, contract.overwriting(module, phase, call.shape, "fp32"), name)
-            variants = [v for v in registry.discover() if v.layer == layer and v.name in names(layer, phase)]
+            variants = [v for v in discover() if v.layer == layer and v.name in names(layer, phase)]
             variants.sort(key=lambda v: v.name != "torch.eager")  # the first one is the baseline
             return timing.race(case, variants, variants[0], briefs, setting, timing.Effort(3.0, caches=("warm",)))
 
@@ -91,11 +93,11 @@ def replay(benchmark: Any) -> Callable[[list[float]], None]:
 
 def names(layer: str, phase: str) -> list[str]:
     """The variants that run here; torch.compile takes a minute to get ready for some microseconds."""
-    from bench import registry
+    from bench.core.variants import discover, simulated, unavailable
 
     return [
         v.name
-        for v in registry.discover()
+        for v in discover()
         if v.layer == layer and v.has(phase) and v.name != "torch.compile"
-        if not registry.simulated(v, "cpu") and not registry.unavailable(v, "cpu", "fp32")
+        if not simulated(v, "cpu") and not unavailable(v, "cpu", "fp32")
     ]

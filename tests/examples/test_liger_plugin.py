@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from bench import layer, registry
+from bench import layer
+from bench.core import variants
 
 PLUGIN = Path(__file__).parents[2] / "examples" / "liger_plugin"
 ROOT = PLUGIN / "layerbench_liger"
 
 
 def test_its_variants_are_found_with_the_contracts_signatures():
-    found = {(v.layer, v.name) for v in registry.discover((ROOT,)) if v.stem == "liger"}
+    found = {(v.layer, v.name) for v in variants.discover((ROOT,)) if v.stem == "liger"}
     assert found == {("layernorm", "torch.liger"), ("fused_classifier", "torch.liger")}
 
 

@@ -7,14 +7,16 @@ in fp32 and all others in bf16.
 
 import pytest
 
-from bench import proof, registry
-from bench.worker import Briefs, Setting
+from bench.core import variants
+from bench.core.process import Setting
+from bench.trial import prove
+from bench.trial.briefs import Briefs
 from reference import contract
 
 SETTING = Setting(threads=2, time_limit=60)
-VARIANTS = registry.discover()
+VARIANTS = variants.discover()
 # Fixed here, so that a test run can be repeated; `python -m bench.layer` draws a random one each time.
-SEEDS = proof.seeds(1)
+SEEDS = prove.seeds(1)
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +33,19 @@ def parameters():
                 yield pytest.param(v, dtype, id=f"{v.layer}-{v.name}-{dtype}", marks=marks)
 
 
-def slow(v: registry.Variant, dtype: str) -> bool:
+def slow(v: variants.Variant, dtype: str) -> bool:
     compiled = v.name == "torch.compile" and v.layer != "residual"
     proved = "fp32" if v.stem == "naive" else "bf16"
-    return compiled or dtype == "fp16" or (v.backend in registry.SIMULATED and dtype != proved)
+    return compiled or dtype == "fp16" or (v.backend in variants.SIMULATED and dtype != proved)
 
 
 @pytest.mark.parametrize(("variant", "dtype"), list(parameters()))
 def test_variant_is_right(variant, dtype, briefs):
-    if reason := registry.unavailable(variant, "cpu", dtype):
+    if reason := variants.unavailable(variant, "cpu", dtype):
         pytest.skip(reason)
-    yardstick = registry.find(VARIANTS, variant.layer, "torch.eager")
+    yardstick = variants.find(VARIANTS, variant.layer, "torch.eager")
     phases = tuple(p for p in contract.PHASES if variant.has(p))
-    for found in proof.prove(variant, phases, dtype, SEEDS, briefs, SETTING, yardstick):
+    for found in prove.prove(variant, phases, dtype, SEEDS, briefs, SETTING, yardstick):
         if found.status == "skipped":
             pytest.skip(found.evidence)
         assert found.ok, f"{found.phase}: {found.evidence}"

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.tensors import Case, draw
+from bench.core.case import Case, draw
 from reference import contract, gelu, matmul
 
 LAYERS = contract.layer_names()

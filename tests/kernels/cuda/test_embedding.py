@@ -2,8 +2,9 @@
 
 import torch
 
-from bench import judge, simulate, tensors
-from bench.tensors import Arena, Case
+from bench import simulate
+from bench.core.arena import Arena, workspace_of
+from bench.core.case import Case, draw, truth_of
 from kernels import cuda
 from kernels.cuda.embedding import shared
 
@@ -11,8 +12,8 @@ from kernels.cuda.embedding import shared
 def test_backward_sorts_tokens_over_several_blocks():
     shape = {"B": 2, "T": 2100, "C": 8, "V": 700, "VP": 704, "dtype": "fp32", "accumulate": False}
     case = Case("embedding", "backward", shape, "many tokens", 0)
-    values = tensors.draw(case)
-    arena = Arena(case, "cpu", judge.workspace_of(shared, case))
+    values = draw(case)
+    arena = Arena(case, "cpu", workspace_of(shared, case))
     arena.load(values)
     arena.reset()
     simulate.install("cuda")
@@ -20,6 +21,6 @@ def test_backward_sorts_tokens_over_several_blocks():
         arena.call(shared.backward)
     finally:
         cuda.simulate_with(None)
-    truth = tensors.truth_of(case, values)
+    truth = truth_of(case, values)
     for name, got in arena.outputs.items():
         torch.testing.assert_close(got.double(), truth[name], rtol=1e-5, atol=1e-5)

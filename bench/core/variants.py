@@ -1,0 +1,291 @@
+"""Which variants exist: a file's path is its name, and its source is read, not imported.
+
+kernels/<backend>/<layer>/<variant>.py is `<backend>.<variant>` of `<layer>`. Reading the syntax tree is enough to list
+stories, check signatures against the contract and tell what a variant needs, without importing torch or Triton.
+More roots with the same layout come from `--kernels DIR` and from the entry point group `layerbench.kernels`
+(each entry point names a package whose folder is a root).
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from bench import HOME
+from bench.cli import USAGE, CannotGoOn, did_you_mean
+from reference import contract
+
+KERNELS = HOME / "kernels"
+BACKENDS = ("torch", "cpu", "cuda", "triton")
+OWN_CODE = ("cpu", "cuda", "triton")  # backends whose variants must not call ATen to compute
+SIMULATED = ("cuda", "triton")  # backends whose kernels the simulator runs where there is no GPU (bench/simulate)
+CONSTANTS = ("DTYPES", "REQUIRES", "DETERMINISTIC", "KERNELS", "SPILLS", "TENSOR_CORES")
+
+
+class Misplaced(CannotGoOn):
+    """A file under a kernels folder that cannot be a variant; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One variant of one layer, as its source describes it."""
+
+    layer: str
+    backend: str
+    stem: str
+    path: Path
+    story: str
+    functions: frozenset[str]
+    dtypes: tuple[str, ...] = ("fp32", "bf16")
+    requires: tuple[str, ...] = ()
+    deterministic: bool | None = None
+    kernels: tuple[str, ...] = ()
+    spills: int = 0  # bytes of registers that a GPU kernel is known to spill, at most, on any architecture
+    tensor_cores: bool = False  # a GPU kernel that says it uses them: its machine code must
+
+    @property
+    def name(self) -> str:
+        return f"{self.backend}.{self.stem}"
+
+    @property
+    def own_code(self) -> bool:
+        return self.backend in OWN_CODE
+
+    @property
+    def has_forward(self) -> bool:
+        return "forward" in self.functions
+
+    @property
+    def has_backward(self) -> bool:
+        return "backward" in self.functions
+
+    @property
+    def has_workspace(self) -> bool:
+        return "workspace" in self.functions
+
+    @property
+    def has_prepare(self) -> bool:
+        return "prepare" in self.functions
+
+    def has(self, phase: str) -> bool:
+        return phase in self.functions
+
+    def load(self) -> ModuleType:
+        """Import the variant. Its errors are the caller's to report."""
+        if self.path.is_relative_to(KERNELS):
+            return importlib.import_module(f"kernels.{self.backend}.{self.layer}.{self.stem}")
+        module_name = f"layerbench_outside.{self.backend}_{self.layer}_{self.stem}_{self.source_hash()[:8]}"
+        if module_name in sys.modules:
+            return sys.modules[module_name]
+        spec = importlib.util.spec_from_file_location(module_name, self.path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        spec.loader.exec_module(module)
+        return module
+
+    def source_hash(self) -> str:
+        """Of the variant's own files (same stem, any suffix) and its backend's shared ones."""
+        digest = hashlib.sha256()
+        own = [p for p in self.path.parent.iterdir() if p.stem == self.stem and p.is_file()]
+        folders = [d for d in self.path.parent.parent.iterdir() if d.is_dir() and d.name not in contract.layer_names()]
+        shared = [p for d in (self.path.parent.parent, *folders) for p in d.iterdir() if p.is_file()]
+        for path in sorted(own) + sorted(shared):
+            digest.update(path.name.encode() + path.read_bytes())
+        return digest.hexdigest()[:16]
+
+
+def discover(extra: tuple[Path, ...] = ()) -> list[Variant]:
+    """All variants of this repository, of the installed entry points and of `extra` roots.
+
+    Raises Misplaced for a file in the wrong place, with the wrong signature or without a story, and for two
+    variants of one name.
+    """
+    found: dict[tuple[str, str], Variant] = {}
+    for root in (KERNELS, *_entry_point_roots(), *extra):
+        for variant in _scan(Path(root).resolve()):
+            key = (variant.layer, variant.name)
+            if key in found:
+                raise Misplaced(f"{variant.path} and {found[key].path} are both {variant.name} of {variant.layer}")
+            found[key] = variant
+    return sorted(found.values(), key=lambda v: (v.layer, BACKENDS.index(v.backend), v.stem))
+
+
+def find(variants: list[Variant], layer: str, name: str) -> Variant:
+    """The variant `name` of `layer`; CannotGoOn with a suggestion where there is none."""
+    here = {v.name: v for v in variants if v.layer == layer}
+    if name not in here:
+        raise CannotGoOn(
+            f"{layer} has no variant {name!r}{did_you_mean(name, here)} (it has: {', '.join(here)})", USAGE
+        )
+    return here[name]
+
+
+def _entry_point_roots() -> list[Path]:
+    roots = []
+    for entry in importlib.metadata.entry_points(group="layerbench.kernels"):
+        spec = importlib.util.find_spec(entry.value)
+        if spec is None or not spec.submodule_search_locations:
+            raise Misplaced(f"entry point layerbench.kernels:{entry.name} names {entry.value}, which is no package")
+        roots.append(Path(next(iter(spec.submodule_search_locations))))
+    return roots
+
+
+def _scan(root: Path) -> list[Variant]:
+    if not root.is_dir():
+        raise Misplaced(f"{root} is not a folder of kernels")
+    variants = []
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if path.stem.startswith("_") or "__pycache__" in parts:
+            continue
+        if len(parts) == 2 and parts[0] in BACKENDS and parts[1] not in contract.layer_names():
+            continue  # a backend's shared launcher code
+        variants.append(_read(path, parts))
+    return variants
+
+
+def _read(path: Path, parts: tuple[str, ...]) -> Variant:
+    """A variant from its source, every rule of the house checked."""
+    if len(parts) != 3:
+        raise Misplaced(f"{path} is misplaced: a variant is <backend>/<layer>/<variant>.py")
+    backend, layer, _ = parts
+    if backend not in BACKENDS:
+        raise Misplaced(f"{path} is misplaced: no backend {backend!r}{did_you_mean(backend, BACKENDS)}")
+    if layer not in contract.layer_names():
+        hint = did_you_mean(layer, contract.layer_names())
+        raise Misplaced(f"{path} is misplaced: no layer {layer!r}{hint}")
+    try:
+        tree = ast.parse(path.read_text(), str(path))
+    except SyntaxError as error:
+        raise Misplaced(f"{path} line {error.lineno}: {error.msg}") from error
+    story = (ast.get_docstring(tree) or "").partition("\n")[0].strip()
+    if not story:
+        raise Misplaced(f"{path} tells no story: its first docstring line must say what it does")
+    functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+    if "forward" not in functions and "backward" not in functions:
+        raise Misplaced(f"{path} has neither forward nor backward")
+    _check_signatures(path, layer, functions)
+    constants = _constants(path, tree)
+    return Variant(
+        layer=layer,
+        backend=backend,
+        stem=path.stem,
+        path=path,
+        story=story,
+        functions=frozenset(functions) & {"forward", "backward", "workspace", "prepare"},
+        **{name.lower(): value for name, value in constants.items()},
+    )
+
+
+def _check_signatures(path: Path, layer: str, functions: dict[str, ast.FunctionDef]) -> None:
+    module = contract.load(layer)
+    for phase in contract.PHASES:
+        if phase not in functions:
+            continue
+        if phase not in contract.phases_of(module):
+            raise Misplaced(f"{path} has a {phase}, but {layer} has none")
+        p = contract.pass_of(module, phase)
+        args = functions[phase].args
+        before = [a.arg for a in (*args.posonlyargs, *args.args)]
+        after = [a.arg for a in args.kwonlyargs]
+        if "workspace" in after and "workspace" not in functions:
+            raise Misplaced(f"{path}: {phase} takes a workspace, but no workspace(shape, phase) says how large")
+        want_after = [*p.keyword(), *(["workspace"] if "workspace" in after else [])]
+        if before != p.positional() or sorted(after) != sorted(want_after):
+            wanted = f"{phase}({', '.join(p.positional())}, *, {', '.join(want_after)})"
+            written = ", ".join([*before, *(["*", *after] if after else [])])
+            raise Misplaced(f"{path}: {layer} wants {wanted}, not {phase}({written})")
+
+
+def _constants(path: Path, tree: ast.Module) -> dict:
+    values = {}
+    for node in tree.body:
+        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
+            continue
+        name = node.targets[0].id
+        if name not in CONSTANTS:
+            continue
+        try:
+            value = ast.literal_eval(node.value)
+        except ValueError as error:
+            raise Misplaced(f"{path} line {node.lineno}: {name} must be a literal") from error
+        values[name] = (value,) if isinstance(value, str) else value
+    for dtype in values.get("DTYPES", ()):
+        if dtype not in contract.ITEM_SIZE:
+            known = ", ".join(d for d in contract.ITEM_SIZE if d != "int")
+            raise Misplaced(f"{path}: DTYPES has {dtype!r}, which is none of {known}")
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
+def takes_workspace(module: ModuleType, phase: str) -> bool:
+    """Whether a variant's phase wants scratch memory, which `workspace(shape, phase)` then sizes."""
+    return "workspace" in inspect.signature(getattr(module, phase)).parameters
+
+
+def simulated(variant: Variant, device: str, force: bool = False) -> bool:
+    """Whether the simulator runs this variant: its backend wants a GPU, and there is none, or `force` says so."""
+    return variant.backend in SIMULATED and (force or device == "cpu")
+
+
+def unavailable(variant: Variant, device: str, dtype: str, simulate: bool = False) -> str | None:
+    """Why this variant cannot run here at this dtype, or None. Imports torch for GPU questions only.
+
+    `simulate` has the simulator run GPU kernels although `device` is a GPU.
+    """
+    if dtype not in variant.dtypes:
+        return f"does not support {dtype} (has {', '.join(variant.dtypes)})"
+    if simulated(variant, device, simulate):
+        from bench import simulate as simulator
+
+        return simulator.unavailable(variant.backend, variant.requires)
+    if variant.backend == "cpu" and device != "cpu":
+        return f"runs on the CPU, not on {device}"
+    if variant.backend == "cpu":
+        from kernels import Unavailable
+        from kernels.cpu import find_compiler
+
+        try:
+            find_compiler()
+        except Unavailable as error:
+            return str(error)
+    for need in variant.requires:
+        if reason := _missing(need, device):
+            return reason
+    return None
+
+
+CPU_TAGS = {"avx2": "avx2", "avx512": "avx512f", "avx512bf16": "avx512_bf16", "amx": "amx_bf16"}
+
+
+@functools.cache
+def _missing(need: str, device: str) -> str | None:
+    """Why a tag of REQUIRES is not met: a CPU feature, `cuda`, a compute capability such as `sm80`, or a package."""
+    if need in CPU_TAGS:
+        from kernels.cpu import cpu_flags
+
+        return None if CPU_TAGS[need] in cpu_flags().split() else f"this CPU has no {need}"
+    if need == "cuda" or need.startswith("sm"):
+        if not device.startswith("cuda"):
+            return "needs an NVIDIA GPU (--device cuda)"
+        import torch
+
+        if not torch.cuda.is_available():
+            return "no usable NVIDIA GPU"
+        major, minor = torch.cuda.get_device_capability(device)
+        return _too_old(need, major * 10 + minor)
+    if importlib.util.find_spec(need) is None:
+        return f"needs the Python package {need}"
+    return None
+
+
+def _too_old(need: str, capability: int) -> str | None:
+    """Why a GPU of this capability (90 is Hopper) does not meet `cuda`, `sm80` (or later), `sm90a` (that one alone)."""
+    wanted = int("".join(c for c in need if c.isdigit()) or 0)
+    meets = capability == wanted if need.endswith("a") and wanted else capability >= wanted
+    return None if meets else f"needs {need}, this GPU is sm{capability}"

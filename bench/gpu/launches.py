@@ -1,0 +1,94 @@
+"""Which kernels a GPU variant launches for a shape, found by calling it with launchers that only write down."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from bench.core.arena import Arena, workspace_of
+from bench.core.case import Case
+from kernels import cuda
+
+
+@dataclass(frozen=True)
+class KernelUse:
+    """One kernel as a variant launches it: the instance, and the geometry of the launch."""
+
+    build: Any  # kernels.cuda.Build or bench.simulate.triton_driver.Build
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared: int  # dynamic, bytes
+
+    @property
+    def threads(self) -> int:
+        return self.block[0] * self.block[1] * self.block[2]
+
+
+def launches_of(module: ModuleType, case: Case, arch: str = cuda.TARGET) -> list[KernelUse]:
+    """The launches of one call for a GPU, in order. Memory is reserved, but neither filled nor touched: any size will
+    do. Triton's kernels are compiled on the way, as far as PTX."""
+    found: list[KernelUse] = []
+
+    def write_down(launch: Any) -> None:
+        found.append(KernelUse(launch.build, launch.grid, launch.block, launch.shared))
+
+    with _launching_with(write_down, arch):
+        arena = Arena(case, "cpu", workspace_of(module, case))
+        arena.call(getattr(module, case.phase))
+    return found
+
+
+def launches_as(module: ModuleType, case: Case, arch: str, configuration: str) -> list[KernelUse]:
+    """`launches_of` with the tile sizes that `configured_call` told of another call. Raises LookupError where these
+    tables do not give them."""
+    entries = _without_origin(configuration)
+    tables = _tables(module)
+    for name, table in tables.items():
+        ran_with = [config for text, config in table.listed(name).items() if text in entries]
+        table.trying = ran_with[0] if len(ran_with) == 1 else None
+    try:
+        found, ran = configured_call(module, lambda: launches_of(module, case, arch))
+    finally:
+        for table in tables.values():
+            table.trying = None
+    if _without_origin(ran) != entries:
+        raise LookupError(f"{configuration!r} is wanted, the tables give {ran!r}")
+    return found
+
+
+def _without_origin(configuration: str) -> set[str]:
+    """Its entries without `(default)` and `(tuned)`."""
+    return {entry.rpartition(" (")[0] for entry in configuration.split("; ")}
+
+
+def configured_call(module: ModuleType, call: Callable[[], Any]) -> tuple[Any, str]:
+    """Make a call; its answer, and the tile sizes that its launches took from a Triton variant's tables."""
+    tables = _tables(module)
+    for table in tables.values():
+        table.used.clear()
+    answer = call()
+    return answer, "; ".join(table.text(name) for name, table in tables.items() if table.used)
+
+
+def _tables(module: ModuleType) -> dict[str, Any]:
+    """A Triton variant's tables of tile sizes, by name."""
+    tuning = sys.modules.get("kernels.triton.tuning")  # where it is not imported, no variant has a table
+    return tuning.tables_of(module) if tuning else {}
+
+
+@contextmanager
+def _launching_with(run, arch: str) -> Iterator[None]:
+    with ExitStack() as stack:
+        if "triton" in sys.modules:  # else no variant has imported it
+            from bench.simulate import triton_driver
+
+            stack.enter_context(triton_driver.launching_with(run, arch))
+        stack.enter_context(cuda.targeting(arch))
+        before = cuda._simulator
+        cuda.simulate_with(run)
+        try:
+            yield
+        finally:
+            cuda.simulate_with(before)

@@ -1,0 +1,252 @@
+"""Every GPU kernel compiled for several GPUs, without one: what it needs, and what is wrong with it."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import cli
+
+if TYPE_CHECKING:
+    from bench.core.variants import Variant
+    from bench.gpu.launches import KernelUse
+
+DTYPES = ("fp32", "bf16")
+WORTH_PROCESSES = 8  # pairs of variant and architecture: fewer are compiled sooner than processes start
+MODEL = "gpt2-124m"
+
+
+@dataclass
+class Compiled:
+    """One kernel of one variant on one architecture; `fault` is why it fails, or empty."""
+
+    layer: str
+    variant: str
+    phase: str
+    dtype: str
+    arch: str
+    kernel: str
+    threads: int
+    dynamic_shared_bytes: int
+    configuration: str = ""  # of a Triton variant's table, where it is not the default
+    facts: dict[str, Any] = field(default_factory=dict)
+    fault: str = ""
+
+    def row(self) -> dict[str, Any]:
+        own = {k: v for k, v in vars(self).items() if k not in ("facts", "fault")}
+        return {**own, **self.facts, "fault": self.fault}
+
+
+def compile_all(variants: list["Variant"], archs: list[str], dtypes: list[str], jobs: int = 0) -> list[Compiled]:
+    """Every kernel that the variants launch, on every architecture that they can run on."""
+    work = [(v, arch, dtypes) for v in variants for arch in archs if runs_on(v, arch)]
+    if len(work) < WORTH_PROCESSES:
+        return [row for job in work for row in compile_variant(job)]
+    import multiprocessing
+    import threading
+    from concurrent.futures import ProcessPoolExecutor
+
+    from rich.console import Console
+    from rich.progress import track
+
+    from bench.machine.facts import usable_cores
+
+    context = multiprocessing.get_context("spawn")  # Triton has one driver a process, and so one architecture at once
+    with ProcessPoolExecutor(jobs or usable_cores(), context) as pool:
+        screen = Console(stderr=True)
+        with cli.deaf_to_ctrl_c():
+            parts = pool.map(compile_variant, work)
+        shown = track(parts, "compiling", len(work), console=screen, transient=True, disable=not screen.is_terminal)
+        try:
+            return [row for part in shown for row in part]
+        except BaseException:  # Ctrl-C: nobody waits for the others
+            threading.excepthook = lambda _: None  # the pool's own would tell of its end in a traceback
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
+
+
+def compile_variant(job: tuple["Variant", str, list[str]]) -> list[Compiled]:
+    """Every kernel and configuration of one variant on one architecture, at some dtypes."""
+    variant, arch, dtypes = job
+    rows = []
+    for dtype in [d for d in dtypes if d in variant.dtypes]:
+        try:
+            uses = kernels_of(variant, dtype, arch)
+            known = compile_builds(sorted({use.build for _, _, use in uses}, key=str), arch)
+        except Exception as error:
+            fault = f"cannot be called: {type(error).__name__}: {error}"
+            rows.append(Compiled(variant.layer, variant.name, "", dtype, arch, "", 0, 0, fault=fault))
+            continue
+        for phase, configuration, use in uses:
+            names = (variant.layer, variant.name, phase, dtype, arch, use.build.label)
+            row = Compiled(*names, use.threads, use.shared, configuration)
+            _fill(row, known[use.build])
+            rows.append(row)
+    _judge(variant, rows)
+    return rows
+
+
+def runs_on(variant: "Variant", arch: str) -> bool:
+    """Whether the variant's REQUIRES allow an architecture: `sm80` is a minimum, `sm90a` that one alone."""
+    for need in variant.requires:
+        if need.startswith("sm") and need.endswith("a") and need[2:] != arch[3:]:
+            return False
+        if need.startswith("sm") and need[2:].isdigit() and int(need[2:]) > int(arch[3:].rstrip("a")):
+            return False
+    return True
+
+
+def kernels_of(variant: "Variant", dtype: str, arch: str) -> list[tuple[str, str, "KernelUse"]]:
+    """(phase, configuration, kernel) of every launch at the model's shapes, each instance and block once."""
+    from bench.core.case import Case
+    from bench.gpu.launches import launches_of
+    from reference import contract
+    from reference.models import MODELS
+
+    module, layer = variant.load(), contract.load(variant.layer)
+    found: dict[tuple, tuple[str, str, KernelUse]] = {}
+    for configuration in configurations_of(module, dtype, arch):
+        for phase in contract.phases_of(layer):
+            if not variant.has(phase):
+                continue
+            for call in layer.shapes(MODELS[MODEL], contract.DEFAULT_B, contract.DEFAULT_T).values():
+                case = Case(variant.layer, phase, contract.overwriting(layer, phase, call.shape, dtype), MODEL, 0)
+                for use in launches_of(module, case, arch):
+                    # Grids of the different shapes differ, and change nothing here.
+                    key = (phase, use.build, use.block, use.shared)
+                    found.setdefault(key, (phase, configuration, use))
+    return list(found.values())
+
+
+def configurations_of(module: Any, dtype: str, arch: str) -> Iterator[str]:
+    """Put each configuration of a Triton variant's tables in turn; "" first, for the defaults."""
+    yield ""
+    if "kernels.triton.tuning" not in sys.modules:
+        return
+    from bench.core.case import DTYPES as TORCH
+    from bench.simulate import triton_driver
+    from kernels.triton.tuning import tables_of, text_of
+
+    for name, table in tables_of(module).items():
+        with triton_driver.launching_with(lambda _: None, arch):
+            candidates = table.candidates(TORCH[dtype])
+        for config in candidates[1:]:
+            table.trying = config
+            try:
+                yield text_of(name, config)
+            finally:
+                table.trying = None
+
+
+def compile_builds(builds: list[Any], arch: str) -> dict[Any, Any]:
+    """Resources of each build, or the compiler's message. One compilation for all instances of a source."""
+    from bench.gpu import cubin
+    from kernels import cuda
+    from kernels.cuda.compiler import CompileError, compile_source
+
+    found: dict[Any, Any] = {}
+    for build in [b for b in builds if not isinstance(b, cuda.Build)]:
+        found[build] = _assembled(build, arch)
+    builds = [b for b in builds if isinstance(b, cuda.Build)]
+    for source, defines in sorted({(b.source, b.defines) for b in builds}):
+        group = [b for b in builds if (b.source, b.defines) == (source, defines)]
+        try:
+            binary = compile_source(source, tuple(b.name for b in group), arch, "cubin", defines)
+        except CompileError as error:
+            found |= dict.fromkeys(group, str(error))
+            continue
+        by_symbol = cubin.resources(binary.code, binary.log)
+        found |= {b: by_symbol[binary.names[b.name]] for b in group}
+    return found
+
+
+def _assembled(build: Any, arch: str) -> Any:
+    """Resources of a kernel that Triton compiled, or ptxas's message."""
+    from bench.gpu import cubin
+
+    try:
+        return cubin.resources(*cubin.assemble(build.ptx, arch))[build.name]
+    except cubin.AssemblyError as error:
+        return str(error)
+
+
+def _fill(row: Compiled, found: Any) -> None:
+    from bench.gpu import cubin
+
+    if isinstance(found, str):
+        row.fault = found
+        return
+    shared = found.shared_bytes + row.dynamic_shared_bytes
+    row.facts = {k: v for k, v in vars(found).items() if k != "symbol"}
+    row.facts["occupancy"] = cubin.occupancy(row.arch, row.threads, found.registers, shared)
+    if row.facts["occupancy"] == 0:
+        row.fault = (
+            f"no block fits: {row.threads} threads, {found.registers} registers, {shared} bytes of shared memory"
+        )
+
+
+def _judge(variant: "Variant", rows: list[Compiled]) -> None:
+    """Mark spills that were not declared, and tensor cores that are claimed and not used."""
+    for row in rows:
+        spilled = row.facts.get("spill_bytes", 0)
+        if not row.fault and spilled > variant.spills:
+            row.fault = f"spills {spilled} bytes, SPILLS allows {variant.spills}"
+    compiled = [r for r in rows if r.facts]
+    if variant.tensor_cores and compiled and not any(r.facts["tensor_core_instructions"] for r in compiled):
+        compiled[0].fault = compiled[0].fault or "TENSOR_CORES is True, but no kernel has a tensor-core instruction"
+
+
+def show(rows: list[Compiled]) -> None:
+    """One line a kernel; where the architectures differ, their counts stand side by side in the order of --arch."""
+    from bench.show import terminal
+
+    archs = list(dict.fromkeys(r.arch for r in rows if r.arch))
+    grid = terminal.new_table(f"resources on {', '.join(archs)}: from the compiler and the machine code, no times")
+    for name in ("layer", "variant", "kernel"):
+        grid.add_column(name, overflow="fold")
+    for name in ("threads", "registers", "spills", "shared", "occupancy", "tensor", "128-bit"):
+        grid.add_column(name, justify="right", overflow="fold")
+    grid.add_column("fault", overflow="fold", style="red")
+    last = ("", "")
+    for group in _by_kernel(rows):
+        r = group[0]
+        named = ("", "") if (r.layer, r.variant) == last else (r.layer, r.variant)
+        last = (r.layer, r.variant)
+        faults = {f"{g.arch}: {g.fault}": None for g in group if g.fault}
+        grid.add_row(*named, r.kernel, str(r.threads), *_cells(group), "; ".join(faults))
+    terminal.console().print(grid)
+    faulty = sum(bool(r.fault) for r in rows)
+    terminal.console().print(f"{len(rows)} compiled: {len(rows) - faulty} fine, {faulty} with a fault", highlight=False)
+
+
+def _by_kernel(rows: list[Compiled]) -> list[list[Compiled]]:
+    groups: dict[tuple, dict[str, Compiled]] = {}
+    for r in rows:
+        groups.setdefault((r.layer, r.variant, r.kernel, r.threads, r.dynamic_shared_bytes), {})[r.arch] = r
+    return [list(group.values()) for group in groups.values()]
+
+
+def _cells(group: list[Compiled]) -> list[str]:
+    from bench.show import texts
+
+    columns = []
+    for r in group:
+        f = r.facts
+        if not f:
+            columns.append([texts.DASH] * 6)
+            continue
+        shared = f["shared_bytes"] + r.dynamic_shared_bytes
+        counts = [f["registers"], f["spill_bytes"], shared, texts.percent(f["occupancy"])]
+        columns.append([str(c) for c in (*counts, f["tensor_core_instructions"], f["wide_instructions"])])
+    return [" ".join(values) if len(set(values)) > 1 else values[0] for values in zip(*columns, strict=True)]
+
+
+def write_csv(rows: list[Compiled], folder: Path) -> None:
+    """static.csv: one line a kernel and architecture; columns as in `Compiled` and `bench.gpu.cubin.Resources`."""
+    import pandas as pd
+
+    from bench.core.files import write_atomically
+
+    write_atomically(folder / "static.csv", pd.DataFrame([r.row() for r in rows]).to_csv(index=False))

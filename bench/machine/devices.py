@@ -1,0 +1,414 @@
+"""What the harness asks of the device a variant runs on: its clocks, caches, memory and graphs.
+
+This is the one seam between the harness and a GPU. All that touches a CUDA device, and cannot be tried without one,
+is in `Cuda`, and thin; what is built on it is tested with a made-up device in its place (tests/fake_gpu.py).
+
+    device = open_device("cuda")       "cpu", "cuda", "cuda:1"; or "package.module:Class" of a class like `Cuda`
+    timer = device.timer("busy")       one of device.clocks, of which the first is the one that rows are ranked by
+    with timer:
+        for …:
+            timer.start(); call(); timer.stop()
+    timer.seconds, timer.kernels       of each call
+
+Clocks of a GPU, side by side on each row:
+
+    busy    the union of the intervals in which the call's kernels ran, by the profiler (CUPTI), call by call
+    span    CUDA events before and after the call, behind a backlog, so that short kernels do not wait for the host
+    graph   a CUDA graph of many calls replayed, a call's share of it: what launching costs in a captured step
+"""
+
+import contextlib
+import ctypes
+import functools
+import importlib
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from bench.cli import CANNOT_RUN, USAGE, CannotGoOn
+
+PERF_COUNTER_NS, PROCESS_TIME_NS = time.perf_counter_ns, time.process_time_ns
+BUSY, SPAN, GRAPH, WALL = "busy", "span", "graph", "perf_counter"
+BACKLOG_SECONDS = 200e-6  # of spinning before an event span: longer than the host takes to launch what is timed
+FLUSH = 2  # times the last-level cache
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel, copy or fill that a device ran: seconds on the profiler's clock."""
+
+    name: str
+    start: float
+    end: float
+
+
+def busy_seconds(kernels: list[Kernel]) -> float:
+    """The length of the union of the kernels' intervals: what overlaps counts once, gaps do not count."""
+    total, reached = 0.0, -math.inf
+    for k in sorted(kernels, key=lambda k: k.start):
+        total += max(0.0, k.end - max(k.start, reached))
+        reached = max(reached, k.end)
+    return total
+
+
+class Timer:
+    """A session of one clock. `seconds` (of each call) and `kernels` are complete after the `with` block."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []  # of all threads of the process; empty where the clock does not tell
+        self.kernels: list[list[Kernel]] = []  # of each call; empty where the clock does not see them
+
+    def __enter__(self) -> "Timer":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+
+class Device(Protocol):
+    name: str  # as given to open_device
+    place: str  # where torch puts tensors
+    clocks: tuple[str, ...]
+
+    def synchronize(self) -> None: ...
+    def timer(self, clock: str) -> Timer: ...
+    def flush(self) -> None:
+        """Empty the last-level cache: nothing the next call reads is in it, nothing it must write back."""
+
+    def capture(self, calls: Callable[[], None]) -> Callable[[], None]:
+        """Record the launches of `calls` as a graph; what is returned replays it. Raises what the capture raises."""
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes of tensors: (now, at most since `forget_peak`)."""
+
+    def forget_peak(self) -> None: ...
+    def release_unused(self) -> None:
+        """Give memory that this process holds for later, and does not use, back to the device."""
+
+    def free_bytes(self) -> int: ...
+    def chip(self) -> tuple[str, int]:
+        """Its maker's name for it, and its cores (of a GPU: streaming multiprocessors)."""
+
+    def arch(self) -> str | None:
+        """What kernels for it are compiled for: "sm_90a"; None on a CPU."""
+
+    def cache_bytes(self) -> int: ...
+    def energy_joules(self) -> float | None:
+        """A counter that only rises; None where it cannot be read."""
+
+    def state(self) -> dict[str, Any]:
+        """sm_mhz, power_w, temperature_c, throttle_reasons; empty on a CPU."""
+
+
+@functools.cache
+def open_device(name: str) -> Device:
+    """The device of this name, once a process. CannotGoOn where it is not there, or the name makes no sense."""
+    check_device(name)
+    if name == "cpu":
+        return Cpu()
+    if name.partition(":")[0] == "cuda":
+        return Cuda(name)
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)()
+
+
+def is_gpu(name: str) -> bool:
+    return name != "cpu"
+
+
+def clocks_of(name: str) -> tuple[str, ...]:
+    """The clocks that the device of this name has, without opening it: a process that only asks needs no context."""
+    return (BUSY, SPAN, GRAPH) if is_gpu(name) else (WALL,)
+
+
+def check_device(name: str) -> None:
+    """CannotGoOn where `open_device` would raise it; nothing is opened, and no CUDA context made."""
+    if name.partition(":")[0] == "cuda":
+        _cuda_index(name)
+    elif name != "cpu":
+        module, colon, attribute = name.partition(":")
+        if not colon:
+            raise CannotGoOn(f"unknown device {name!r} (known: cpu, cuda, cuda:N)", USAGE)
+        try:
+            getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise CannotGoOn(f"device {name!r}: {error}", USAGE) from error
+
+
+# --- the CPU ---
+
+
+class WallTimer(Timer):
+    """The monotonic clock, and the CPU time of all threads. It ticks in tens of nanoseconds."""
+
+    def start(self) -> None:
+        self._cpu, self._wall = PROCESS_TIME_NS(), PERF_COUNTER_NS()
+
+    def stop(self) -> None:
+        wall, cpu = PERF_COUNTER_NS(), PROCESS_TIME_NS()
+        self.seconds.append((wall - self._wall) / 1e9)
+        self.cpu_seconds.append((cpu - self._cpu) / 1e9)
+
+
+class Cpu:
+    name = place = "cpu"
+    clocks: tuple[str, ...] = (WALL,)
+
+    def synchronize(self) -> None:
+        pass
+
+    def timer(self, clock: str) -> Timer:
+        return WallTimer()
+
+    def flush(self) -> None:
+        _flush_buffer("cpu", self.cache_bytes()).sum()
+
+    def capture(self, calls: Callable[[], None]) -> Callable[[], None]:
+        raise NotImplementedError("a CPU has no graphs")
+
+    def memory(self) -> tuple[int, int]:
+        raise NotImplementedError("tensors on a CPU are not counted")
+
+    def forget_peak(self) -> None:
+        pass
+
+    def release_unused(self) -> None:
+        pass
+
+    def chip(self) -> tuple[str, int]:
+        from bench.machine import facts
+
+        return facts.cpu()["model"] or facts.cpu()["architecture"], facts.usable_cores()
+
+    def arch(self) -> str | None:
+        return None
+
+    def free_bytes(self) -> int:
+        from bench.machine import facts
+
+        return facts.available_bytes() or 0
+
+    def cache_bytes(self) -> int:
+        from bench.machine import facts
+
+        return facts.last_level_cache_bytes()
+
+    def energy_joules(self) -> float | None:
+        return None
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+
+@functools.cache
+def _flush_buffer(device: str, cache_bytes: int) -> "torch.Tensor":
+    return torch.ones(math.ceil(FLUSH * cache_bytes / 4), device=device)
+
+
+# --- CUDA ---
+
+
+class SpanTimer(Timer):
+    """Events on the current stream, recorded behind a spin of the GPU, so that the call is queued before it starts."""
+
+    def __init__(self, device: "Cuda"):
+        super().__init__()
+        self.device = device
+        self._pairs: list[tuple[Any, Any]] = []
+
+    def __exit__(self, *_: Any) -> None:
+        self.device.synchronize()
+        self.seconds += [start.elapsed_time(end) / 1e3 for start, end in self._pairs]
+
+    def start(self) -> None:
+        self._pairs.append(tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)))  # type: ignore[arg-type]
+        torch.cuda._sleep(self.device.backlog_cycles)
+        self._pairs[-1][0].record()
+
+    def stop(self) -> None:
+        self._pairs[-1][1].record()
+        self.device.synchronize()
+
+
+RANGE = "layerbench call {}"
+
+
+class BusyTimer(Timer):
+    """Kernels by the PyTorch profiler (Kineto on CUPTI), each attributed to the call that launched it."""
+
+    def __init__(self, device: "Cuda"):
+        super().__init__()
+        self.device = device
+        self._calls = 0
+
+    def __enter__(self) -> Timer:
+        kinds = torch.profiler.ProfilerActivity
+        self._profiler = torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA])
+        self._profiler.__enter__()
+        return self
+
+    def __exit__(self, *failed: Any) -> None:
+        self._profiler.__exit__(*failed)
+        if failed and failed[0] is not None:
+            return
+        with tempfile.TemporaryDirectory(prefix="layerbench-") as folder:
+            file = Path(folder) / "trace.json"
+            self._profiler.export_chrome_trace(str(file))
+            self.kernels = kernels_by_call(json.loads(file.read_text())["traceEvents"], self._calls)
+        self.seconds = [busy_seconds(found) for found in self.kernels]
+
+    def start(self) -> None:
+        self.device.synchronize()
+        self._range = torch.profiler.record_function(RANGE.format(self._calls))
+        self._range.__enter__()
+
+    def stop(self) -> None:
+        self.device.synchronize()  # inside the range: it holds all that the call did
+        self._range.__exit__(None, None, None)
+        self._calls += 1
+
+
+ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
+LAUNCHES = ("cuda_runtime", "cuda_driver")
+
+
+def kernels_by_call(trace: list[dict[str, Any]], calls: int) -> list[list[Kernel]]:
+    """A Chrome trace's device activities by the numbered range that launched them (see BusyTimer).
+
+    The correlation id leads from an activity to its launch, and the launch lies inside a range. An activity whose
+    launch was not recorded is put where it ran: a call's range ends after the device is idle. Raises RuntimeError for
+    a call that no device activity belongs to: a time of nothing is no time.
+    """
+    prefix = RANGE.format("")
+    ranges: dict[int, tuple[float, float]] = {}
+    launches: dict[int, float] = {}
+    for e in trace:
+        if e.get("cat") in LAUNCHES and "correlation" in e.get("args", {}):
+            launches[e["args"]["correlation"]] = e["ts"]
+        elif e.get("cat") == "user_annotation" and e["name"].startswith(prefix):
+            ranges[int(e["name"].removeprefix(prefix))] = e["ts"], e["ts"] + e["dur"]
+    found: list[list[Kernel]] = [[] for _ in range(calls)]
+    for e in trace:
+        if e.get("cat") not in ON_DEVICE:
+            continue
+        when = launches.get(e["args"].get("correlation"), e["ts"])
+        number = next((n for n, (start, end) in ranges.items() if start <= when <= end), None)
+        if number is not None:  # else it is the harness's own work between calls
+            found[number].append(Kernel(e["name"], e["ts"] / 1e6, (e["ts"] + e["dur"]) / 1e6))
+    if missing := [n for n, kernels in enumerate(found) if not kernels]:
+        raise RuntimeError(
+            f"the profiler saw no kernel in {len(missing)} of {calls} timed calls: another profiler may hold CUPTI, "
+            "or its records were lost"
+        )
+    return found
+
+
+def _cuda_index(name: str) -> int:
+    """The number in cuda:N. CannotGoOn where there is no such GPU."""
+    if not torch.cuda.is_available():
+        raise CannotGoOn(
+            f"--device {name}: torch {torch.__version__} finds no NVIDIA GPU (python -m bench.doctor says why)",
+            CANNOT_RUN,
+        )
+    number = name.partition(":")[2] or "0"
+    if not number.isdigit():
+        raise CannotGoOn(f"unknown device {name!r} (known: cpu, cuda, cuda:N)", USAGE)
+    if int(number) >= torch.cuda.device_count():
+        raise CannotGoOn(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs", CANNOT_RUN)
+    return int(number)
+
+
+class Cuda:
+    """An NVIDIA GPU through torch. Everything runs on torch's current stream."""
+
+    clocks: tuple[str, ...] = (BUSY, SPAN, GRAPH)
+
+    def __init__(self, name: str):
+        index = _cuda_index(name)
+        torch.cuda.set_device(index)
+        self.name = self.place = name
+        self.index = index
+        self.properties = torch.cuda.get_device_properties(index)
+        # clock_rate is in kHz; newer versions of torch leave it out, and then 2 GHz is near enough for a backlog.
+        self.backlog_cycles = int(BACKLOG_SECONDS * getattr(self.properties, "clock_rate", 2_000_000) * 1e3)
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize(self.index)
+
+    def timer(self, clock: str) -> Timer:
+        return BusyTimer(self) if clock == BUSY else SpanTimer(self)
+
+    def flush(self) -> None:
+        """Read twice the L2 cache, after lines that were pinned in it are let go."""
+        _release_persisting_l2()
+        torch.sum(_flush_buffer(self.place, self.cache_bytes()), dim=0, out=_sum_into(self.place))
+
+    def capture(self, calls: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            calls()
+        return graph.replay
+
+    def memory(self) -> tuple[int, int]:
+        return torch.cuda.memory_allocated(self.index), torch.cuda.max_memory_allocated(self.index)
+
+    def forget_peak(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self.index)
+
+    def release_unused(self) -> None:
+        torch.cuda.empty_cache()
+
+    def chip(self) -> tuple[str, int]:
+        return self.properties.name, self.properties.multi_processor_count
+
+    def arch(self) -> str | None:
+        from kernels.cuda.gpu import arch_of
+
+        return arch_of(self.index)
+
+    def free_bytes(self) -> int:
+        return torch.cuda.mem_get_info(self.index)[0]
+
+    def cache_bytes(self) -> int:
+        return self.properties.L2_cache_size
+
+    def energy_joules(self) -> float | None:
+        from bench.machine import facts
+
+        return facts.gpu_energy_joules(self.index)
+
+    def state(self) -> dict[str, Any]:
+        from bench.machine import facts
+
+        states = facts.gpu_states()
+        return states[self.index] if self.index < len(states) else {}
+
+
+@functools.cache
+def _sum_into(device: str) -> "torch.Tensor":
+    return torch.empty((), device=device)
+
+
+PERSISTING_L2_CACHE_SIZE = 6  # CUlimit
+
+
+def _release_persisting_l2() -> None:
+    """No room for persisting lines, and none left: they would survive any flush."""
+    with contextlib.suppress(OSError, AttributeError):
+        driver = ctypes.CDLL("libcuda.so.1")
+        driver.cuCtxSetLimit(PERSISTING_L2_CACHE_SIZE, ctypes.c_size_t(0))
+        driver.cuCtxResetPersistingL2Cache()

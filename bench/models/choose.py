@@ -1,0 +1,360 @@
+"""Which variant serves each call of the training step: what `--kernels` says, and how fast each one is here.
+
+    spec = parse("fastest,attention=cpu.naive")
+    pool = candidates(spec, variants, model, B, T, dtype, device)    {(id, phase): [Variant, …]}
+    times = race(memory, pool)                                       milliseconds a call, measured in the worker
+    choice = fastest(pool, times)                                    {(id, phase): Variant}
+
+`--kernels` is a comma list. One entry may set the default: `fastest` (any variant), a backend (`cpu`: the fastest of
+that backend) or a variant (`cpu.naive`). Entries `layer=…` or `layer/shape=…` override it, with the same three kinds
+of value. A folder adds the variants that lie in it.
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import cli
+from bench.cli import CannotGoOn
+from bench.core.variants import BACKENDS, Variant, simulated, unavailable
+from kernels import put
+from reference import contract
+
+if TYPE_CHECKING:
+    from bench.machine.devices import Device
+    from bench.models.calls import Call, Key
+    from bench.models.memory import Memory
+
+FASTEST = "fastest"
+ROUNDS = 7  # timed calls of each candidate that stays in the race …
+LONG_ENOUGH_S = 0.3  # … and more where they are short, until the race has taken this long
+MAX_ROUNDS = 60
+CUT_OFF = 3.0  # a candidate this much slower than the best in its first timed call is out
+HOPELESS = 12.0  # … and this much slower at a smaller shape of the layer is not tried at a larger one
+SURE_MS = 1.0  # … unless the best is below this: one slice given to a neighbour is longer
+TRIVIAL_MS = 20.0  # calls this short are cheap enough to try anyway
+LATE = ("torch.compile",)  # compiles for seconds at every shape: tried last, the calls that matter most first, …
+BUDGET_S, GPU_BUDGET_S = 10.0, 300.0  # … until this long after the start; on a GPU they are serious contenders
+
+
+@dataclass
+class Spec:
+    """`--kernels` as written: the default, the overrides by layer or id, and extra folders of variants."""
+
+    default: str = FASTEST
+    overrides: dict[str, str] = field(default_factory=dict)
+    folders: tuple[Path, ...] = ()
+
+
+def parse(text: str) -> Spec:
+    """The parts of a `--kernels` list. Raises CannotGoOn for two defaults or an empty entry."""
+    spec, defaults = Spec(), []
+    for entry in text.split(","):
+        where, equals, value = entry.strip().partition("=")
+        if not where or (equals and not value):
+            raise CannotGoOn(f"--kernels {text!r} has an empty entry", cli.USAGE)
+        if equals:
+            spec.overrides[where] = value
+        elif os.sep in where or Path(where).is_dir():
+            spec.folders += (Path(where),)
+        else:
+            defaults.append(where)
+    if len(defaults) > 1:
+        raise CannotGoOn(f"--kernels names {' and '.join(defaults)} for all layers; one of them", cli.USAGE)
+    spec.default = defaults[0] if defaults else FASTEST
+    return spec
+
+
+def candidates(spec: Spec, variants: list[Variant], keys: "list[Key]", device: str, dtype: str, simulate: bool = False):
+    """{(id, phase): [Variant, …]}: one where it is named, several where measurements must decide.
+
+    Raises CannotGoOn for an unknown name (with a suggestion), for a named variant that cannot run here or has no
+    backward, and for a call that no variant can serve.
+    """
+    ids = dict.fromkeys(id for id, _ in keys)
+    known = [*ids, *dict.fromkeys(id.partition("/")[0] for id in ids)]
+    for where in spec.overrides:
+        cli.choose(where, known, "layer of the training step")
+    pool = {}
+    for id, phase in keys:
+        layer = id.partition("/")[0]
+        wish = spec.overrides.get(id, spec.overrides.get(layer, spec.default))
+        pool[id, phase] = _served(wish, layer, [v for v in variants if v.layer == layer], device, dtype, simulate)
+    return pool
+
+
+def _served(wish: str, layer: str, here: list[Variant], device: str, dtype: str, simulate: bool) -> list[Variant]:
+    names = [v.name for v in here]
+    if wish in names:
+        variant = here[names.index(wish)]
+        if reason := why_not(variant, device, dtype, simulate):
+            raise CannotGoOn(f"{layer} {wish} cannot run: {reason}", cli.CANNOT_RUN)
+        return [variant]
+    if wish != FASTEST and wish not in BACKENDS:
+        hint = cli.did_you_mean(wish, [*names, FASTEST, *BACKENDS])
+        raise CannotGoOn(f"{layer} has no variant {wish!r}{hint} (it has: {', '.join(names)})", cli.USAGE)
+    wanted = [v for v in here if wish in (FASTEST, v.backend)]
+    reasons = {v.name: why_not(v, device, dtype, simulate) for v in wanted}
+    found = [v for v in wanted if not reasons[v.name]]
+    if not found:
+        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "there is none"
+        raise CannotGoOn(f"no variant of {layer} for --kernels {wish} at {dtype} ({told})", cli.CANNOT_RUN)
+    return found
+
+
+def why_not(variant: Variant, device: str, dtype: str, simulate: bool = False) -> str | None:
+    """Why a variant cannot train here, or None. With `simulate` GPU kernels can, in the simulator."""
+    phases = contract.phases_of(contract.load(variant.layer))
+    missing = [p for p in phases if not variant.has(p)]
+    if missing:
+        return f"it has no {missing[0]}, so it cannot train"
+    if simulated(variant, device) and not simulate:
+        return "needs an NVIDIA GPU (--device cuda), or --simulate"
+    return unavailable(variant, device, dtype, simulate)
+
+
+# --- measuring, in the worker's process ---
+
+
+@dataclass
+class Times:
+    """Milliseconds a call by (id, phase) and variant name; and why some have none."""
+
+    ms: "dict[Key, dict[str, float]]" = field(default_factory=dict)
+    skipped: "dict[Key, dict[str, str]]" = field(default_factory=dict)
+    broke: "tuple[Key, str] | None" = None  # the call and variant after which the GPU was of no more use
+
+
+def told(heard: list[Any]) -> "tuple[Times, tuple[Key, str] | None]":
+    """What a race that was cut off had told: its times, and the (key, variant name) that was tried last."""
+    times, last = Times(), None
+    for what in heard:
+        if isinstance(what, Times):
+            times.ms |= what.ms
+            times.skipped |= what.skipped
+        else:
+            last = what
+    return times, last
+
+
+class GpuLost(Exception):
+    """A candidate did what the driver never forgives (an illegal address, a trap): only a new process can go on."""
+
+
+def race(
+    memory: "Memory",
+    pool: "dict[Key, list[Variant]]",
+    budget: float = BUDGET_S,
+    hopeless: float = HOPELESS,
+    tell: Callable[[Any], None] = lambda what: None,
+) -> Times:
+    """Time every candidate at its calls of the step, interleaved, on the step's own memory (its contents are lost).
+
+    Successive calls go to successive blocks of the model, so that weights come from memory as they do in the step.
+    On a GPU its events time them, behind a backlog that keeps launching out of the time, as a graph does. Where a
+    candidate leaves the GPU unusable the race ends with what it has, and `broke` says which.
+
+    tell: called with (key, variant name) before a candidate is tried, and with Times after each key, so that nothing is
+    lost with a process that a candidate kills, or hangs in.
+    """
+    from bench.models.gpt2 import adamw_call, forward_backward, norm_call, step_shapes
+
+    memory.fill_random()
+    sizes = (memory.model, memory.B, memory.T, memory.dtype, memory.recompute)
+    shapes = {id: c.shape for id, c in step_shapes(*sizes).items()}
+    calls: dict[Key, list[Call]] = {}
+    for call in [*forward_backward(memory, False), norm_call(memory), adamw_call(memory)]:
+        calls.setdefault(call.key, []).append(call)
+
+    def work(key: "Key") -> int:
+        return contract.flops(contract.load(key[0].partition("/")[0]), shapes[key[0]], key[1])
+
+    times = Times()
+    rates: dict[tuple[str, str, str], float] = {}  # (layer, phase, variant): ms for one operation
+    deadline = time.monotonic() + budget
+
+    def race_one(key: "Key", racing: list[Variant]) -> None:
+        layer = key[0].partition("/")[0]
+        skipped = times.skipped[key]
+        found = _race_one(racing, calls[key], shapes[key[0]], memory.device, skipped, lambda name: tell((key, name)))
+        for name, ms in found.items():
+            times.ms[key][name] = min(ms, times.ms[key].get(name, math.inf))
+            rates[layer, key[1], name] = ms / work(key)
+        tell(Times({key: times.ms[key]}, {key: skipped}))
+
+    def weight(key: "Key") -> float:
+        return len(calls[key]) * min(times.ms[key].values(), default=math.inf)
+
+    try:
+        for key in sorted(pool, key=work):
+            times.ms[key], times.skipped[key] = {}, {}
+            layer = key[0].partition("/")[0]
+            known = {v.name: rates[layer, key[1], v.name] for v in pool[key] if (layer, key[1], v.name) in rates}
+            best = min(known.values(), default=0.0)
+            racing = []
+            for v in [v for v in pool[key] if v.name not in LATE] or pool[key]:
+                rate = known.get(v.name, best)
+                if rate > hopeless * best and rate * work(key) > TRIVIAL_MS:
+                    times.skipped[key][v.name] = f"{rate / best:.0f} times slower at a smaller shape"
+                else:
+                    racing.append(v)
+            race_one(key, racing)
+
+        for key in sorted(pool, key=weight, reverse=True):
+            ms, skipped = times.ms[key], times.skipped[key]
+            late = [v for v in pool[key] if v.name in LATE and v.name not in ms | skipped]
+            if late and time.monotonic() > deadline:
+                skipped |= {v.name: f"the {budget:g} s for measuring were spent" for v in late}
+            elif late:
+                leader = min(ms, key=ms.__getitem__, default=None)
+                race_one(key, [*late, *(v for v in pool[key] if v.name == leader)])
+    except GpuLost as lost:
+        times.broke = key, str(lost)
+        del times.ms[key]
+    return times
+
+
+def _race_one(racing, calls, shape, device: "Device", skipped, tell) -> dict[str, float]:
+    """{variant: ms} of one (id, phase): a warm-up call, a timed one, then rounds of those not far behind.
+
+    The best call counts: a neighbour on the machine makes calls longer, never shorter.
+    """
+    from bench.machine.devices import SPAN
+    from bench.models.step import bind, make_workspace, workspace_bytes
+
+    clock = SPAN if SPAN in device.clocks else device.clocks[0]
+
+    bound: dict[str, list] = {}
+    samples: dict[str, list[float]] = {}
+
+    def timed(name: str, turn: int) -> float:
+        if turn < 2 or clock == SPAN:  # on a CPU the parent is not woken up between short calls
+            tell(name)
+        function, args, kwargs = bound[name][turn % len(calls)]
+        with device.timer(clock) as timer:
+            timer.start()
+            function(*args, **kwargs)
+            timer.stop()
+        return timer.seconds[0] * 1e3
+
+    def failed(name: str, error: Exception) -> None:
+        """A variant that cannot run is no candidate; the reason is kept."""
+        samples.pop(name, None)
+        skipped[name] = f"{type(error).__name__}: {error}".partition("\n")[0]
+        try:
+            device.synchronize()
+        except Exception as lost:
+            raise GpuLost(name) from lost
+
+    for v in racing:
+        tell(v.name)
+        try:
+            module = v.load()
+            if hasattr(module, "prepare"):
+                module.prepare(shape, calls[0].key[1])
+            workspace = make_workspace([workspace_bytes(calls[0], module, shape)], device.place)
+            bound[v.name] = [bind(c, module, workspace, shape) for c in calls]
+            timed(v.name, 0)  # compiles, loads, packs: whatever the first call does
+            samples[v.name] = [timed(v.name, 1)]
+        except Exception as error:
+            failed(v.name, error)
+    start = time.monotonic()
+    for turn in range(2, 2 + MAX_ROUNDS):
+        if not samples:
+            break
+        best = min(min(s) for s in samples.values())
+        near = [name for name, s in samples.items() if min(s) <= CUT_OFF * best or best < SURE_MS]
+        if len(near) == 1 or (turn >= 2 + ROUNDS and time.monotonic() - start > LONG_ENOUGH_S):
+            break
+        for name in random.sample(near, len(near)):
+            try:
+                samples[name].append(timed(name, turn))
+            except Exception as error:
+                failed(name, error)
+    return {name: min(s) for name, s in samples.items()}
+
+
+def fastest(pool: "dict[Key, list[Variant]]", times: Times) -> "dict[Key, Variant]":
+    """The quickest candidate of each (id, phase). Raises CannotGoOn where every candidate failed."""
+    choice = {}
+    for key, variants in pool.items():
+        if len(variants) == 1:
+            choice[key] = variants[0]
+            continue
+        ms = times.ms.get(key, {})
+        if not ms:
+            told = "; ".join(f"{name}: {reason}" for name, reason in times.skipped.get(key, {}).items())
+            raise CannotGoOn(f"no variant of {' '.join(key)} ran here ({told})", cli.CANNOT_RUN)
+        choice[key] = next(v for v in variants if v.name == min(ms, key=ms.__getitem__))
+    return choice
+
+
+# --- what was measured before ---
+
+
+class Cache:
+    """Times of earlier races on this machine, in one JSON file: {case: {variant@source: ms or reason}}."""
+
+    def __init__(self, path: Path, context: Iterable[Any]):
+        self.path = path
+        self.context = list(context)
+        try:
+            self.known = json.loads(path.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            self.known = {}
+
+    def _case(self, key: "Key", shape: dict[str, Any]) -> str:
+        text = json.dumps([self.context, key, shape], sort_keys=True)
+        return f"{' '.join(key)} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def take(self, pool: "dict[Key, list[Variant]]", shapes: dict[str, dict]) -> Times:
+        """What is known of the pool. A case with an unknown candidate, or with no time, must be raced afresh."""
+        times = Times()
+        for key, variants in pool.items():
+            row = self.known.get(self._case(key, shapes[key[0]]), {})
+            found = {v.name: row.get(_source(v)) for v in variants}
+            if None in found.values() or all(isinstance(x, str) for x in found.values()):
+                continue
+            times.ms[key] = {n: x for n, x in found.items() if not isinstance(x, str)}
+            times.skipped[key] = {n: x for n, x in found.items() if isinstance(x, str)}
+        return times
+
+    def keep(self, pool: "dict[Key, list[Variant]]", shapes: dict[str, dict], times: Times) -> None:
+        """Remember new times; what was written by another run meanwhile stays, unless it is of the same case."""
+        for key in times.ms:
+            told = times.ms[key] | times.skipped.get(key, {})
+            self.known[self._case(key, shapes[key[0]])] = {
+                _source(v): told[v.name] for v in pool[key] if v.name in told
+            }
+        put(self.path, json.dumps(self.known, indent=1).encode())
+
+
+def _source(v: Variant) -> str:
+    return f"{v.name}@{v.source_hash()}"
+
+
+def open_cache(device: str, threads: int) -> Cache:
+    """The cache of this machine: keyed by CPU (or GPU), threads and versions, so that a stale time is never used."""
+    import torch
+
+    from bench.machine.devices import open_device
+    from kernels import cache_dir
+    from kernels.cpu import cpu_flags
+
+    chip = _cpu_name() if device == "cpu" else open_device(device).chip()[0]
+    context = [chip, cpu_flags(), device, threads, torch.__version__, platform.python_version()]
+    return Cache(cache_dir() / "step_times.json", context)
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((s.partition(":")[2].strip() for s in lines if s.startswith("model name")), platform.processor())

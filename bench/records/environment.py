@@ -1,0 +1,44 @@
+"""What env.json says of a machine: an allow-list of what bench.machine.facts knows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.records.scrub import clean
+
+
+def _names(text: str) -> dict[str, Any]:
+    return dict.fromkeys(text.split(), True)
+
+
+# What env.json may hold of bench.machine.facts.describe(); everything else stays here. True lets a plain value or
+# a list of plain values through; a mapping is an allow-list of its own.
+ALLOWED: dict[str, Any] = {
+    "cpu": _names("model architecture cores threads usable quota isa max_mhz governor virtual")
+    | {"cache_bytes": _names("L1d L2 L3")},
+    "memory_bytes": True,
+    "gpus": _names("name capability memory_bytes power_cap_w max_sm_mhz max_memory_mhz ecc mig driver"),
+    "versions": _names("python os torch torch_cuda triton cupy numpy pandas scipy compiler nvidia-ml-py"),
+    "threads": _names(
+        "torch OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS OMP_PROC_BIND OMP_PLACES OMP_WAIT_POLICY"
+        " GOMP_CPU_AFFINITY KMP_AFFINITY KMP_BLOCKTIME"
+    ),
+    "git": _names("commit dirty"),
+}
+
+
+def environment() -> dict[str, Any]:
+    """What bench.machine says about this machine, through the allow-list."""
+    from bench.machine import facts  # imports torch
+
+    return clean(allowed(facts.describe(), ALLOWED), free_text=True)
+
+
+def allowed(document: Any, rules: Any) -> Any:
+    """The part of `document` that `rules` names."""
+    if isinstance(document, list):
+        return [allowed(entry, rules) for entry in document]
+    if isinstance(document, Mapping):
+        if rules is True:  # a mapping where a plain value was expected has keys nobody looked at
+            return None
+        return {key: allowed(document[key], rule) for key, rule in rules.items() if key in document}
+    return document if rules is True else None

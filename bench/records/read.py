@@ -1,0 +1,132 @@
+"""Runs as they are read: records and what could not be understood of them, one folder or many."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.cli import FAILED, CannotGoOn, cannot
+from bench.records.schema import MEASURED, OF_ENVIRONMENT, REQUIRED, SCHEMA, fault, of_another_kind
+
+RECORDS = "records.jsonl"
+ENVIRONMENT = "env.json"
+SUITE = "suite"  # the kind of a run that holds others
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A line of a record file that could not be used."""
+
+    file: str
+    line: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.why}; the line is skipped"
+
+
+def read_records(path: Path, required: Sequence[str] = ()) -> tuple[list[Record], list[Problem]]:
+    """Records of a run's folder (or of one .jsonl file), and the lines that could not be read.
+
+    required: fields that a record must have beside REQUIRED. A field that is there is of its kind (see FIELDS), so
+    that a reader need not look.
+    """
+    file = path / RECORDS if path.is_dir() else path
+    records: list[Record] = []
+    problems: list[Problem] = []
+    for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:  # json's and unicode's errors are both ValueErrors
+            problems.append(Problem(str(file), number, f"damaged ({error})"))
+            continue
+        if not isinstance(record, dict) or any(name not in record for name in REQUIRED):
+            problems.append(Problem(str(file), number, "not a record"))
+        elif record.get("schema") != SCHEMA:
+            why = f"schema {record.get('schema')}, this program reads {SCHEMA}"
+            problems.append(Problem(str(file), number, why))
+        elif why := fault(record, required):
+            problems.append(Problem(str(file), number, f"damaged ({why})"))
+        else:
+            records.append(record)
+    return records, problems
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no number in JSON")
+
+
+def latest(records: Iterable[Record]) -> dict[str, Record]:
+    """The last record of each case, by case, in the order the cases were first seen."""
+    return {record["case_id"]: record for record in records}
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """A run's env.json; empty where the run ended before writing it. CannotGoOn where it cannot be understood."""
+    file = folder / ENVIRONMENT
+    try:
+        document = json.loads(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise CannotGoOn(cannot(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise CannotGoOn(f"{file} is damaged: {error}; mend it, or move it away to do without") from error
+    wrong = of_another_kind(document, OF_ENVIRONMENT) if isinstance(document, dict) else "it"
+    if wrong:
+        raise CannotGoOn(
+            f"{file} is damaged: {wrong} is not of the kind it must be; mend it, or move it away to do without"
+        )
+    return document
+
+
+@dataclass
+class Loaded:
+    """One run's folder as read."""
+
+    folder: Path
+    kind: str
+    environment: dict[str, Any]
+    records: list[Record]
+    problems: list[Problem] = field(default_factory=list)
+
+
+def load(path: Path, code: int = FAILED) -> list[Loaded]:
+    """The runs in a folder that have a record. CannotGoOn with `code` where there is none."""
+    runs = runs_in(path, code)
+    found = [run for run in runs if run.records]
+    if not found:
+        problems = [problem for run in runs for problem in run.problems]
+        why = f"none of its lines can be read ({problems[0].why})" if problems else "the run recorded nothing"
+        raise CannotGoOn(f"no records in {path}: {why}", code)
+    return found
+
+
+def runs_in(path: Path, code: int = FAILED) -> list[Loaded]:
+    """The run in a folder, and those below it. Lines that cannot be read are told on stderr; CannotGoOn with `code`
+    where there is no run, or no way to read it."""
+    if not path.is_dir():
+        raise CannotGoOn(f"no such folder: {path}", code)
+    files = sorted(path.rglob(RECORDS))
+    if not files:
+        raise CannotGoOn(f"no run in {path}: neither it nor a folder in it has a {RECORDS}", code)
+    runs = []
+    for file in files:
+        try:
+            environment = read_environment(file.parent)
+            of_parts = environment.get("kind") == SUITE  # whose runs lie in folders inside it
+            records, problems = read_records(file, () if of_parts else MEASURED)
+        except (CannotGoOn, OSError) as error:
+            why = cannot(error) if isinstance(error, OSError) else str(error)
+            raise CannotGoOn(f"cannot read the run in {file.parent}: {why}", code) from error
+        for problem in problems:
+            print(f"warning: {problem}", file=sys.stderr)
+        records = [] if of_parts else records
+        runs.append(Loaded(file.parent, environment.get("kind") or "", environment, records, problems))
+    return runs

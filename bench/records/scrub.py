@@ -1,0 +1,105 @@
+"""What may leave this machine: no absolute paths, no names of host and user, no secrets."""
+
+import contextlib
+import getpass
+import math
+import os
+import re
+import socket
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench import HOME
+
+# --- what may leave this machine ---
+
+# Values of these keys are this project's own words, so a user called "torch" must not change them.
+_OWN_WORDS = {
+    *("schema", "run", "utc", "case_id", "layer", "variant", "backend", "story", "phase", "dtype", "shape"),
+    *("shape_name", "device", "cache", "status", "timer", "baseline", "stopped", "source_hash"),
+}
+_SECRET_NAME = re.compile(
+    r"token|secret|passw|api_?key|access_?key|private|credential|cookie|(^|_)auth|session", re.IGNORECASE
+)
+_SECRET_TEXT = re.compile(
+    r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"  # user:password@ in an address
+    r"|\b(?:gh[pousr]_|github_pat_|glpat-|hf_|sk-|xox[abprs]-|pypi-)[\w-]{10,}"
+    r"|\bAKIA[0-9A-Z]{16}\b|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"
+    r"|[\w.+-]+@[\w-]+\.[\w.-]+"  # mail address
+)
+# An absolute path: a slash that no word, dot or slash precedes, so that "GB/s", "a/b" and "../x" stay. The last
+# part is kept where it looks like a file's name, because an error message is useless without it.
+_PATH = re.compile(r"(?:(?<![\w./~>\]-])|(?<=-[IL]))/(?:[^\s/:;,'\"()\[\]<>|=]+/)*([^\s/:;,'\"()\[\]<>|=]*)")
+
+
+def clean(value: Any, *, free_text: bool = False, key: str = "") -> Any:
+    """`value` ready for JSON: strings scrubbed (keys too), numbers that are not finite as None.
+
+    free_text: names of host and user are replaced even where a key usually holds this project's own words.
+    """
+    if isinstance(value, str):
+        return scrub(value, names=free_text or key not in _OWN_WORDS)
+    if isinstance(value, Mapping):
+        inside = key if key == "shape" else None  # its values are sizes and options
+        return {
+            scrub(str(k), names=False): clean(v, free_text=free_text, key=inside or str(k)) for k, v in value.items()
+        }
+    if isinstance(value, (list, tuple, set)):
+        return [clean(v, free_text=free_text, key=key) for v in value]
+    if isinstance(value, Path):
+        return scrub(str(value))
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
+        return clean(value.tolist(), free_text=free_text, key=key)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def scrub(text: str, *, names: bool = True) -> str:
+    """`text` without secrets, absolute paths and, with `names`, the names of host and user.
+
+    Paths inside the working folder or the repository become relative; others keep a file's name at most.
+    """
+    for secret in _secret_values():
+        text = text.replace(secret, "<secret>")
+    text = _SECRET_TEXT.sub("<secret>", text)
+    for folder in _own_folders():
+        text = re.sub(rf"(?<![\w.~-]){re.escape(folder)}(?:/|(?![\w.-]))", "", text)
+    text = _PATH.sub(lambda path: _stand_in(path[1]), text)
+    if names:
+        for word, stand_in in _identifying_names():
+            text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", stand_in, text)
+    return text
+
+
+def _stand_in(last_part: str) -> str:
+    """For an absolute path that ends in `last_part`."""
+    if not last_part:
+        return "/"
+    return f"<path>/{last_part}" if "." in last_part[1:-1] else "<path>"
+
+
+def _secret_values() -> list[str]:
+    """Values of variables with a telling name; short ones would blank out ordinary words."""
+    values = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 8}
+    return sorted(values, key=len, reverse=True)
+
+
+@cache
+def _own_folders() -> tuple[str, ...]:
+    """Folders that paths are written relative to; the longest first."""
+    folders = {str(HOME), os.getcwd()}
+    return tuple(sorted((f for f in folders if f != "/"), key=len, reverse=True))
+
+
+def _identifying_names() -> list[tuple[str, str]]:
+    host = socket.gethostname()
+    users = {os.environ.get("USER", ""), os.environ.get("LOGNAME", "")}
+    with contextlib.suppress(KeyError, OSError, RuntimeError):  # a user id without an entry in passwd, and no $HOME
+        users |= {Path.home().name, getpass.getuser()}
+    users -= {"", "root", "home"}  # root names nobody
+    hosts = {host, host.partition(".")[0]} - {"", "localhost"}
+    found = [(h, "<host>") for h in hosts] + [(u, "<user>") for u in users]
+    return sorted(found, key=lambda pair: len(pair[0]), reverse=True)

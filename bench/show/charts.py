@@ -1,0 +1,223 @@
+"""The report's charts as Vega-Lite specifications, made with Altair: each is drawn from rows that are put in later.
+
+    specs = all_specs()                    {"times": {…}, …}: every one names its data "rows"
+    with_rows(specs["times"], rows)        a whole specification, for a picture
+
+A specification holds no colour that depends on light or dark; the page puts those in when it draws.
+"""
+
+import copy
+import functools
+from typing import Any
+
+import altair as alt
+
+BACKENDS = {"torch": "#d97706", "cpu": "#2f6fde", "cuda": "#1a9850", "triton": "#9b51e0", "ours": "#2f6fde"}
+LIMIT = 4  # an error may be this many times plain torch's (bench/trial/truth.py)
+ROW_HEIGHT = {"variant": 24, "case": 24, "contestant": 40}  # by what a chart has a row for
+FOR_LABELS = {"left": 5, "top": 5, "right": 90, "bottom": 5}  # labels stand right of the longest bar
+VERDICTS = {"SLOWER": "#d6453d", "FASTER": "#1a9850", "SAME": "#2f6fde", "UNCLEAR": "#8a929c"}
+Spec = dict[str, Any]
+Chart = alt.LayerChart | alt.FacetChart
+
+
+@functools.cache
+def all_specs() -> dict[str, Spec]:
+    charts = {
+        "times": times(log=False),
+        "times_log": times(log=True),
+        "overview": overview(),
+        "roofline": roofline(),
+        "errors": errors(),
+        "waterfall": waterfall(),
+        "curves": curves(),
+        "swaps": swaps(),
+        "changes": changes(),
+    }
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    return {name: chart.properties(width="container", autosize=fit).to_dict() for name, chart in charts.items()}
+
+
+def height_of(spec: Spec, rows: list[dict[str, Any]]) -> int:
+    """A chart's height: its own, or as many rows as there are names on its y axis."""
+    if "height" in spec:
+        return spec["height"]
+    by = next(layer["encoding"]["y"]["field"] for layer in spec["layer"] if "y" in layer["encoding"])
+    return ROW_HEIGHT[by] * len({row[by] for row in rows})
+
+
+def with_rows(spec: Spec, rows: list[dict[str, Any]], width: int = 720) -> Spec:
+    """A whole specification, with the rows in it."""
+    whole = copy.deepcopy(spec) | {"datasets": {"rows": rows}, "width": width, "height": height_of(spec, rows)}
+    whole["config"] = {**whole.get("config", {}), "axisY": {"labelLimit": 330}}
+    whole.setdefault("background", "white")
+    return whole
+
+
+def _rows() -> alt.NamedData:
+    return alt.NamedData(name="rows")
+
+
+def _by_backend(legend: bool = True) -> alt.Color:
+    scale = alt.Scale(domain=list(BACKENDS), range=list(BACKENDS.values()))
+    shown = alt.Legend(title=None, orient="bottom", values=[b for b in BACKENDS if b != "ours"])
+    return alt.Color("backend:N", scale=scale, legend=shown if legend else None)
+
+
+def times(log: bool) -> Chart:
+    """Rows: variant, backend, ms, low, high, reach, text, samples (ms), in order. Bars with the 95 % interval and the
+    samples; where the slowest is far away, points on a logarithmic axis."""
+    base = alt.Chart(_rows()).encode(
+        y=alt.Y("variant:N", sort=None, title=None),
+    )
+    scale = alt.Scale(type="log") if log else alt.Scale(domainMin=0)
+    x_axis = alt.Axis(format=",~r", tickCount=6, title="ms a call, median and 95 % interval; ticks are samples")
+    x = alt.X("ms:Q", scale=scale, axis=x_axis)
+    tooltip = ["variant:N", "text:N", "story:N"]
+    mark = base.mark_point(filled=True, size=90) if log else base.mark_bar(height=12, cornerRadiusEnd=2, opacity=0.85)
+    main = mark.encode(x=x, color=_by_backend(legend=False), tooltip=tooltip)
+    samples = (
+        base.transform_flatten(["samples"], as_=["sample"])
+        .mark_tick(thickness=1, size=18, opacity=0.35)
+        .encode(x=alt.X("sample:Q", scale=scale))
+    )
+    interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
+    label = base.mark_text(align="left", dx=6, baseline="middle", fontSize=11).encode(
+        x=alt.X("reach:Q", scale=scale), text="text:N"
+    )
+    return alt.layer(main, samples, interval, label).properties(padding=FOR_LABELS)
+
+
+def overview() -> Chart:
+    """Rows: case, speedup, low, high, reach, variant, backend, text: the best own kernel against PyTorch."""
+    base = alt.Chart(_rows()).encode(
+        y=alt.Y("case:N", sort=None, title=None),
+    )
+    scale = alt.Scale(type="log", base=2)
+    x_axis = alt.Axis(title="speed against the fastest PyTorch entry (logarithmic; right of 1 is faster)", format="~g")
+    one = alt.Chart(alt.Data(values=[{"at": 1}])).mark_rule(strokeDash=[4, 3]).encode(x="at:Q")
+    bars = base.mark_bar(height=12, opacity=0.85).encode(
+        x=alt.X("speedup:Q", scale=scale, axis=x_axis),
+        x2=alt.datum(1),
+        color=_by_backend(),
+        tooltip=["case:N", "variant:N", "text:N"],
+    )
+    interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
+    label = base.mark_text(align="left", dx=6, fontSize=11).encode(x=alt.X("reach:Q", scale=scale), text="text:N")
+    return alt.layer(bars, interval, one, label).properties(padding=FOR_LABELS)
+
+
+def roofline() -> Chart:
+    """Rows: intensity (FLOP a byte), gflops, and of kind "point": variant, backend, case, phase; of kind "roof": name,
+    and label at its end."""
+    x = alt.X(
+        "intensity:Q",
+        scale=alt.Scale(type="log", nice=False),
+        axis=alt.Axis(title="useful FLOP a compulsory byte", format="~g", tickCount=6),
+    )
+    y_axis = alt.Axis(title="useful GFLOP/s", format="~s", tickCount=6)
+    y = alt.Y("gflops:Q", scale=alt.Scale(type="log"), axis=y_axis)
+    base = alt.Chart(_rows()).encode(x=x, y=y)
+    dashed = alt.condition("indexof(datum.name, 'datasheet') === 0", alt.value([6, 4]), alt.value([1, 0]))
+    roof = (
+        base.transform_filter("datum.kind == 'roof'")
+        .mark_line(strokeWidth=1.5)
+        .encode(detail="name:N", tooltip="name:N", strokeDash=dashed)
+    )
+    points = (
+        base.transform_filter("datum.kind == 'point'")
+        .mark_point(filled=True, size=70, opacity=0.8)
+        .encode(
+            color=_by_backend(),
+            shape=alt.Shape("phase:N", legend=alt.Legend(title=None, orient="bottom")),
+            tooltip=["variant:N", "case:N", "text:N"],
+        )
+    )
+    name = base.transform_filter("datum.label").mark_text(align="right", dy=-7, fontSize=11).encode(text="name:N")
+    return alt.layer(roof, points, name).properties(height=260)
+
+
+def errors() -> Chart:
+    """Rows: variant, backend, phase, error: in units of plain torch's, and the limit."""
+    base = alt.Chart(_rows()).encode(
+        y=alt.Y("variant:N", sort=None, title=None),
+    )
+    x_axis = alt.Axis(title="worst error over all proof cases, of plain torch's (limit 4)", format="~g", tickCount=6)
+    points = base.mark_point(filled=True, size=80, opacity=0.85).encode(
+        x=alt.X("error:Q", scale=alt.Scale(type="symlog", domainMin=0), axis=x_axis),
+        color=_by_backend(legend=False),
+        shape=alt.Shape("phase:N", legend=alt.Legend(title=None, orient="bottom")),
+        tooltip=["variant:N", "phase:N", "text:N"],
+    )
+    limit = alt.Chart(alt.Data(values=[{"at": LIMIT}])).mark_rule(color="#d62728", strokeDash=[4, 3]).encode(x="at:Q")
+    return alt.layer(limit, points)
+
+
+def waterfall() -> Chart:
+    """Rows: contestant, part, start, end (ms), order: where a step goes, stacked; PyTorch's is one piece."""
+    base = alt.Chart(_rows()).encode(y=alt.Y("contestant:N", sort=None, title=None))
+    bars = base.mark_bar(height=26).encode(
+        x=alt.X("start:Q", axis=alt.Axis(title="ms a step", format=",~r", tickCount=8)),
+        x2="end:Q",
+        color=alt.Color(
+            "part:N",
+            scale=alt.Scale(scheme="tableau20"),
+            sort=alt.SortField("order"),
+            legend=alt.Legend(title=None, orient="bottom", columns=5, labelLimit=170),
+        ),
+        tooltip=["contestant:N", "part:N", "text:N"],
+    )
+    return alt.layer(bars)
+
+
+def curves() -> Chart:
+    """Rows: step, value, contestant: the loss of every contestant, step by step."""
+    whole = "datum.value % 1 ? '' : format(datum.value, 'd')"
+    base = alt.Chart(_rows()).encode(
+        x=alt.X("step:Q", axis=alt.Axis(title="step", labelExpr=whole)),
+        y=alt.Y("value:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="loss", tickCount=6)),
+        color=alt.Color("contestant:N", legend=alt.Legend(title=None, orient="bottom", labelLimit=260)),
+    )
+    lines = base.mark_line(strokeWidth=2, opacity=0.8).encode(strokeDash=alt.StrokeDash("contestant:N", legend=None))
+    points = base.mark_point(size=20, opacity=0.6).encode(tooltip=["contestant:N", "step:Q", "value:Q"])
+    return alt.layer(lines, points).properties(height=220)
+
+
+def swaps() -> Chart:
+    """Rows: swap, by, predicted, measured, low, high (ms): a step's change as its parts predict it and as it is."""
+    base = alt.Chart(_rows())
+    x = alt.X("predicted:Q", axis=alt.Axis(title="predicted change of the step, ms", tickCount=6))
+    y = alt.Y("measured:Q", axis=alt.Axis(title="measured change, ms", tickCount=6))
+    by = alt.Color("by:N", legend=alt.Legend(title="predicted from", orient="bottom"))
+    line = alt.Chart(_rows()).mark_line(strokeDash=[4, 3]).encode(x=x, y=alt.Y("predicted:Q"))
+    points = base.mark_point(filled=True, size=80).encode(x=x, y=y, color=by, tooltip=["swap:N", "by:N", "text:N"])
+    interval = base.mark_rule().encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=by)
+    return alt.layer(line, interval, points).properties(height=240)
+
+
+def changes() -> Chart:
+    """Rows: case, ratio (after / before), low, high, least, most (what runs of the same code may differ by), verdict,
+    text."""
+    base = alt.Chart(_rows()).encode(
+        y=alt.Y("case:N", sort=None, title=None),
+    )
+    scale = alt.Scale(type="log", nice=False)
+    x_axis = alt.Axis(
+        title="change of the time; grey: what runs of the same code may differ by",
+        labelExpr="format(datum.value - 1, '+.0%')",
+        tickCount=7,
+    )
+    noise = base.mark_bar(height=12, opacity=0.25, color="#8a929c").encode(
+        x=alt.X("least:Q", scale=scale, axis=x_axis), x2="most:Q"
+    )
+    one = alt.Chart(alt.Data(values=[{"at": 1}])).mark_rule(strokeDash=[4, 3]).encode(x=alt.X("at:Q", scale=scale))
+    colour = alt.Color(
+        "verdict:N",
+        scale=alt.Scale(domain=list(VERDICTS), range=list(VERDICTS.values())),
+        legend=alt.Legend(title=None, orient="bottom"),
+    )
+    interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q", color=colour)
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(
+        x=alt.X("ratio:Q", scale=scale), color=colour, tooltip=["case:N", "text:N"]
+    )
+    return alt.layer(noise, one, interval, points)

@@ -1,0 +1,149 @@
+"""What the doctor found, as a person reads it."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from bench.machine.examine import Report
+
+if TYPE_CHECKING:
+    from bench.machine.ceilings import Ceilings
+
+
+# --- showing it ---
+
+
+def show(report: Report) -> None:
+    """Tables on stdout; plain, and not wrapped, where it is no terminal."""
+    from rich.console import Console
+
+    from bench.machine.facts import nvml
+
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(width=160, no_color=True, highlight=False)
+    m = report.machine
+    facts = [
+        ("CPU", cpu_text(m["cpu"])),
+        ("caches", cache_text(m["cpu"]["cache_bytes"])),
+        ("instructions", " ".join(m["cpu"]["isa"]) or "–"),
+        ("frequency", frequency_text(m["cpu"], report.state)),
+        ("memory", f"{m['memory_bytes'] / 2**30:.1f} GiB" if m["memory_bytes"] else "–"),
+        ("GPU", ", ".join(gpu_text(gpu) for gpu in m["gpus"]) or f"none: {nvml()[1]}"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in m["versions"].items() if v)),
+        ("threads", ", ".join(f"{k}={v}" for k, v in m["threads"].items())),
+        ("commit", commit_text(m["git"])),
+        ("load", load_text(report.state)),
+    ]
+    console.print(table_of("this machine", ["", ""], facts))
+    rows = [(a.name, "yes" if a.works else "no", a.what) for a in report.abilities]
+    console.print(table_of("what can run", ["", "", "with what, or why not"], rows))
+    for c in report.ceilings:
+        console.print(table_of(ceilings_title(c), CEILING_COLUMNS, ceiling_rows(c), right={1, 2, 3, 4}))
+    n = report.noise
+    console.print(
+        f"noise floor (A/A): one torch operation against itself, {n.rounds} rounds: ratio {n.ratio:.3f} "
+        f"[{n.low:.3f}, {n.high:.3f}]; single calls of {n.median_s * 1e6:.0f} µs spread by {n.spread:.0%}",
+        markup=False,
+    )
+    for place in report.places:
+        free = f"{place.free_bytes / 1e9:.0f} GB free" if place.free_bytes is not None else "free space unknown"
+        console.print(f"{place.name}: {place.path}, {'writable' if place.writable else 'NOT WRITABLE'}, {free}")
+    console.print()
+    console.print(f"verdict: {report.verdict[0]}", style="bold", markup=False)
+    for sentence in report.verdict[1:]:
+        console.print(f"  - {sentence}", markup=False)
+
+
+def table_of(title: str, columns: list[str], rows: list[tuple], right: set[int] | None = None) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.show_header = any(columns)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i in (right or ()) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))  # not markup: "[cuda]" is meant
+    return table
+
+
+CEILING_COLUMNS = ["", "best", "spread", "sustained", "of datasheet", "how"]
+
+
+def ceilings_title(c: "Ceilings") -> str:
+    hours = c.age_seconds / 3600
+    age = "now" if hours < 0.02 else f"{hours:.1f} h ago" if hours < 48 else f"{hours / 24:.0f} days ago"
+    return f"ceilings of {'this CPU' if c.device == 'cpu' else c.device}, measured {age} in {c.seconds:.0f} s" + (
+        f" ({c.busy})" if c.busy else ""
+    )
+
+
+def ceiling_rows(c: "Ceilings") -> list[tuple]:
+    from bench.machine import roofline
+
+    sheet = roofline.datasheet(c.device)
+    rows = []
+    for name, rate in c.bytes_per_s.items():
+        share = f"{rate / (sheet.gbytes_per_s * 1e9):.0%}" if sheet else "–"
+        rows.append((name, f"{rate / 1e9:.1f} GB/s", f"{c.spread[name]:.0%}", "–", share, c.how[name]))
+    for name, rate in c.flops_per_s.items():
+        peak = sheet.flops_per_s(name) if sheet else None
+        sustained = f"{c.sustained_flops_per_s[name] / 1e9:.0f} GFLOP/s"
+        share = f"{rate / peak:.0%}" if peak else "–"
+        best = f"{rate / 1e9:.0f} GFLOP/s"
+        rows.append((f"matmul {name}", best, f"{c.spread[name]:.0%}", sustained, share, c.how[name]))
+    return rows
+
+
+def cpu_text(cpu: dict[str, Any]) -> str:
+    parts = [cpu["model"] or cpu["architecture"], f"{cpu['usable']} of {cpu['threads']} logical cores usable"]
+    if cpu["cores"]:
+        parts.append(f"{cpu['cores']} physical")
+    if cpu["quota"]:
+        parts.append(f"time limit {cpu['quota']:g} cores")
+    if cpu["virtual"]:
+        parts.append("virtual machine")
+    return ", ".join(parts)
+
+
+def cache_text(sizes: dict[str, int | None]) -> str:
+    def text(size: int | None) -> str:
+        if not size:
+            return "–"
+        return f"{size / 2**20:g} MiB" if size >= 2**20 else f"{size / 2**10:g} KiB"
+
+    return f"L1d {text(sizes['L1d'])}, L2 {text(sizes['L2'])} a core, L3 {text(sizes['L3'])}"
+
+
+def frequency_text(cpu: dict[str, Any], state: dict[str, Any]) -> str:
+    parts = [f"{state['mhz']:.0f} MHz now" if state["mhz"] else "not readable"]
+    if cpu["max_mhz"]:
+        parts.append(f"at most {cpu['max_mhz']:.0f} MHz")
+    if cpu["governor"]:
+        parts.append(f"governor {cpu['governor']}")
+    return ", ".join(parts)
+
+
+def gpu_text(gpu: dict[str, Any]) -> str:
+    parts = [gpu["name"], f"driver {gpu['driver']}"]
+    if gpu["memory_bytes"]:
+        parts.append(f"{gpu['memory_bytes'] / 2**30:.0f} GiB")
+    if gpu["power_cap_w"]:
+        parts.append(f"{gpu['power_cap_w']:.0f} W")
+    if gpu["mig"]:
+        parts.append("MIG: a slice of a card")
+    return " ".join(parts)
+
+
+def commit_text(git: dict[str, Any]) -> str:
+    if not git["commit"]:
+        return "not a git checkout"
+    return git["commit"][:12] + (" with changes" if git["dirty"] else "")
+
+
+def load_text(state: dict[str, Any]) -> str:
+    parts = [f"{state['load']} on {state['cores']} cores (1-minute average)"]
+    if state["others"] is not None:
+        parts.append(f"other programs use {state['others']:.0%}")
+    if state["stolen"]:
+        parts.append(f"{state['stolen']:.1%} stolen by the hypervisor")
+    return ", ".join(parts)

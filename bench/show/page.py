@@ -1,0 +1,138 @@
+"""HTML pages that people want to look at: one file each, with style, script and the charts' data, without a network.
+
+`bench.report` and `bench.compare` fill the frame page.html.j2 through templates of their own. A page is an object with
+`title` and `data`: the rows of its charts by name, each with the chart's kind (`spec`, bench/show/charts.py).
+"""
+
+import contextlib
+import re
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Protocol
+
+from bench.cli import CannotGoOn
+
+NEEDED = ("altair", "vl_convert", "jinja2")
+
+
+class Page(Protocol):
+    title: str
+    data: "dict[str, Chart]"
+
+
+@dataclass
+class Chart:
+    """Which chart is drawn of which rows, and what a screen reader says of it."""
+
+    spec: str
+    rows: list[dict[str, Any]]
+    label: str
+
+
+@dataclass
+class Cell:
+    """One cell of a table: what is shown, and what it is sorted by."""
+
+    text: str
+    key: float | str = ""
+    style: str = ""
+
+
+@dataclass
+class Line:
+    """One row of a table: its name with a sentence below, and the cells."""
+
+    variant: str
+    story: str
+    cells: list[Cell]
+    reproduce: str
+    stale: bool = False
+
+    @property
+    def backend(self) -> str:
+        return backend_of(self.variant)
+
+
+def unavailable() -> str:
+    """Why no page can be built here, or nothing."""
+    import importlib.util
+
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if not missing:
+        return ""
+    return f"a page needs {', '.join(missing)}: pip install altair vl-convert-python jinja2, or build it elsewhere"
+
+
+def write(page: Page, template: str, out: Path) -> Path:
+    """The page as a file, whole or not at all. CannotGoOn where packages are missing or it cannot be written."""
+    from bench.core.files import write_atomically
+
+    if missing := unavailable():
+        raise CannotGoOn(missing)
+    return write_atomically(out, render(page, template))
+
+
+def render(page: Page, template: str) -> str:
+    import jinja2
+
+    from bench.show import charts
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"anchor": anchor, "backend": backend_of}
+    specs = charts.all_specs()
+    data = {n: {**vars(c), "height": charts.height_of(specs[c.spec], c.rows)} for n, c in page.data.items()}
+    return environment.get_template(template).render(page=page, specs=specs, data=data, vega=vega_bundle())
+
+
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and vega-embed as one script: 0.9 MB, kept in the cache by vl-convert's version."""
+    import vl_convert
+
+    from kernels import cache_dir, put
+
+    file = cache_dir() / f"vega-{metadata.version('vl-convert-python')}.js"
+    if not file.exists():
+        bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
+        with contextlib.suppress(OSError):  # the next page takes a second longer
+            put(file, bundle.encode())
+        return bundle
+    return file.read_text()
+
+
+def write_pictures(page: Page, folder: Path) -> int:
+    """Every chart of the page as .png (twice the size) and .svg, named after its place; how many."""
+    import vl_convert
+
+    from bench.show import charts
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        specs = charts.all_specs()
+        for name, chart in page.data.items():
+            spec = charts.with_rows(specs[chart.spec], chart.rows)
+            (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
+            (folder / f"{name}.svg").write_text(as_svg(chart))
+    except OSError as error:
+        raise CannotGoOn(f"cannot write pictures to {folder}: {error.strerror}") from error
+    return len(page.data)
+
+
+def backend_of(name: str) -> str:
+    """What a variant or a training step is coloured by: `cpu` of cpu.simd, `ours` of "ours, gelu=cpu.naive"."""
+    return "ours" if name.startswith("ours") else name.partition(".")[0]
+
+
+def as_svg(chart: Chart) -> str:
+    import vl_convert
+
+    from bench.show import charts
+
+    return vl_convert.vegalite_to_svg(charts.with_rows(charts.all_specs()[chart.spec], chart.rows))
+
+
+def anchor(text: str) -> str:
+    """A name that an address may end in."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

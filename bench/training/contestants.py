@@ -1,0 +1,576 @@
+"""A process of its own for each contestant of `bench.e2e`: our step, PyTorch's, and the judge that measures the band.
+
+    with Contestant("compile", TorchRoom, job) as c:
+        c.ask("load", seed=0)
+        c.ask("step", batches=…, lr=3e-4)      {"loss": …, "norm": …, "wall_s": …, "cpu_s": …}
+
+The parent sends a command and waits for its answer; meanwhile every other process sleeps in a read. So threads, pools
+and peak memory are each contestant's own. A process that dies or hangs ends the run with a message that says which.
+"""
+
+import math
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import cli
+from bench.cli import CannotGoOn
+from bench.core.variants import Variant
+from reference.models import Model
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bench.models.calls import Key
+    from bench.models.choose import Times
+
+    NumpyBatch = tuple[np.ndarray, np.ndarray]
+
+STEP_LIMIT_S = 600.0  # one step; the naive kernels need a minute or two for gpt2-124m
+SETUP_LIMIT_S = 900.0  # compiling, measuring
+LEAVE_S = 3.0
+TOLD = "told"  # a message that is not yet the answer
+SDPA_CALLS = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all contestants train: the same model, sizes, dtype, threads and initial parameters. `device` is the name
+    that bench.machine.devices.open_device knows it by."""
+
+    model: Model
+    B: int
+    T: int
+    dtype: str
+    device: str = "cpu"
+    threads: int = 1
+    accumulation: int = 1
+    seed: int = 0
+    simulate: bool = False
+    recompute: tuple[str, ...] = ()
+
+
+class OutOfMemory(CannotGoOn):
+    """A contestant did not fit into the GPU's memory."""
+
+
+class Lost(CannotGoOn):
+    """A contestant's process died, or does not answer."""
+
+
+class Contestant:
+    """The parent's end of one process. Every command raises CannotGoOn with the process's name and what happened."""
+
+    def __init__(self, name: str, room: type, job: Job, *arguments: Any):
+        self.name = name
+        self.heard: list[Any] = []  # what the process told while it worked on the last command (Room.tell)
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_enter, args=(theirs, room, job, arguments), daemon=True)
+        with cli.deaf_to_ctrl_c():
+            self.process.start()
+        theirs.close()
+
+    def __enter__(self) -> "Contestant":
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if error is not None:  # nobody waits for what it is doing
+            self.process.kill()
+        self.close()
+
+    def ask(self, command: str, limit: float = STEP_LIMIT_S, **arguments: Any) -> Any:
+        self.send(command, **arguments)
+        return self.answer(limit)
+
+    def send(self, command: str, **arguments: Any) -> None:
+        self.heard = []
+        try:
+            self.connection.send((command, arguments))
+        except OSError as error:
+            raise self._died() from error
+
+    def answer(self, limit: float = STEP_LIMIT_S) -> Any:
+        """limit: seconds until the process says anything."""
+        kind = TOLD
+        try:
+            while kind == TOLD:
+                if not self.connection.poll(limit):
+                    self.close()
+                    raise Lost(f"{self.name}: no answer within {limit:g} s; its process was stopped")
+                kind, value = self.connection.recv()
+                self.heard += [value] if kind == TOLD else []
+        except (EOFError, ConnectionResetError) as error:
+            raise self._died() from error
+        if kind == "out of memory":
+            raise OutOfMemory(f"{self.name}: {value}")
+        if kind == "failed":
+            raise CannotGoOn(f"{self.name}: {value[0]}", value[1])
+        return value
+
+    def _died(self) -> Lost:
+        self.process.join(5)
+        code = self.process.exitcode
+        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        hint = " (SIGKILL is often the system running out of memory)" if code == -signal.SIGKILL else ""
+        return Lost(f"{self.name}: its process died with {how}{hint}")
+
+    def close(self) -> None:
+        """End the process: it leaves at the end of its pipe; one that hangs is killed."""
+        self.connection.close()
+        self.process.join(LEAVE_S)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _enter(connection: Connection, room: type, job: Job, arguments: tuple) -> None:
+    os.dup2(2, 1)  # what a variant prints must not land in the parent's table or JSON
+    # Read by each OpenMP library when it is loaded, so it must be set before torch is imported.
+    os.environ["OMP_NUM_THREADS"] = str(job.threads)
+    inside = None
+    while True:
+        try:
+            command, keywords = connection.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            if inside is None:
+                inside = room(job, *arguments)
+                inside.tell = lambda what: connection.send((TOLD, what))
+            connection.send(("done", getattr(inside, command)(**keywords)))
+        except CannotGoOn as error:
+            connection.send(("failed", (str(error), error.code)))
+        except BaseException as error:
+            told = _explain(error)
+            out_of_memory = job.device != "cpu" and is_out_of_memory(error)
+            connection.send(("out of memory", told) if out_of_memory else ("failed", (told, cli.FAILED)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory ran out: torch's and CuPy's exception, and what libraries and the driver say."""
+    words = ("out of memory", "OUT_OF_MEMORY", "ALLOC_FAILED")
+    return type(error).__name__ == "OutOfMemoryError" or any(word in str(error) for word in words)
+
+
+def _explain(error: BaseException) -> str:
+    """Type, message and the innermost line of an exception."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}{where}"
+
+
+# --- what happens inside ---
+
+
+class Room:
+    """What every contestant can be asked. A subclass has `load` and `_step`."""
+
+    tell: Callable[[Any], None] = staticmethod(lambda what: None)  # to the parent, while a command runs
+
+    def __init__(self, job: Job):
+        import torch
+
+        from bench.machine.devices import SPAN, open_device
+
+        torch.set_num_threads(job.threads)
+        self.job = job
+        self.device = open_device(job.device)
+        self.clock = SPAN if SPAN in self.device.clocks else self.device.clocks[0]
+
+    def parameters(self, perturbed: int | None = None) -> "dict[str, Any]":
+        """The initial parameters by name, the same in every process, rounded to the working dtype.
+
+        Rounded, so that all contestants start from one point whatever they keep their weights in. perturbed: a seed
+        that moves each by at most one unit in the last place of the working dtype.
+        """
+        import torch
+
+        from bench.core.case import DTYPES
+        from reference import gpt2
+
+        dtype = DTYPES[self.job.dtype]
+        found = {name: p.to(dtype) for name, p in gpt2.init_parameters(self.job.model, self.job.seed).items()}
+        if perturbed is not None:
+            gen = torch.Generator().manual_seed(perturbed)
+            for name, p in found.items():
+                noise = torch.rand(p.shape, generator=gen).mul_(2).sub_(1).mul_(torch.finfo(dtype).eps)
+                found[name] = torch.addcmul(p.double(), p.double(), noise.double()).to(dtype)
+        return found
+
+    def load(self, perturbed: int | None = None) -> None:
+        """Take the initial parameters and forget all training."""
+        raise NotImplementedError
+
+    def _step(self, batches: list, lr: float, details: bool) -> tuple[float, float, dict[str, float]]:
+        raise NotImplementedError
+
+    def step(self, batches: "list[NumpyBatch]", lr: float, details: bool = False) -> dict[str, Any]:
+        """One training step: loss, gradient norm, seconds of the clock and of the process's CPU time.
+
+        The clock is the wall's on a CPU; on a GPU it is the device's own, from before the first launch to after the
+        last kernel. details: also the norm of every parameter's gradient (before clipping); such a step is not for
+        timing.
+        """
+        ready = self._batches(batches)
+        with self.device.timer(self.clock) as timer:
+            cpu = time.process_time_ns()
+            timer.start()
+            loss, norm, norms = self._step(ready, lr, details)
+            timer.stop()
+            cpu = time.process_time_ns() - cpu
+        return dict(loss=loss, norm=norm, norms=norms, wall_s=timer.seconds[0], cpu_s=cpu / 1e9)
+
+    def steps(self, steps: "list[list[NumpyBatch]]", lr: float, details: bool = False) -> list[dict[str, Any]]:
+        """Several steps, one after the other; `details` of the first."""
+        return [self.step(batches, lr, details and i == 0) for i, batches in enumerate(steps)]
+
+    def _batches(self, batches: "list[NumpyBatch]") -> list:
+        import torch
+
+        return [tuple(torch.from_numpy(x).to(self.device.place) for x in pair) for pair in batches]
+
+    def profile(self, batches: "list[NumpyBatch]", lr: float, name: str, folder: Path) -> list[dict[str, Any]]:
+        """A trace of one step (see bench.machine.profiling); its rows."""
+        from bench.machine import profiling
+
+        ready = self._batches(batches)
+        return profiling.profile(lambda: self._step(ready, lr, False), self.device, name, folder, calls=1)
+
+    def park(self) -> None:
+        """Hand memory that is not in use back to the GPU, for the other contestants."""
+        self.device.release_unused()
+
+    def forget_peak(self) -> None:
+        """Start a new peak of resident memory, so that compiling and measuring are not counted."""
+        self.device.forget_peak()
+        with suppress(OSError):  # where this is not allowed, the peak includes set-up
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        """Peak resident memory of this process (on a GPU: of the device's tensors) since `forget_peak`."""
+        if self.job.device != "cpu":
+            return self.device.memory()[1]
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(s for s in lines if s.startswith("VmHWM")).split()[1]) * 1024
+
+
+class OurRoom(Room):
+    """The step of registry variants. Without measurements `build` alone is enough."""
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        from bench.models.memory import Memory
+
+        self.memory = Memory(job.model, job.B, job.T, job.dtype, self.device, job.recompute)
+
+    def race(self, pool: "dict[Key, list[Variant]]", **limits: float) -> "Times":
+        """Time candidates at the step's calls (see bench.models.choose.race). What was loaded is lost."""
+        from bench.models import choose
+
+        return choose.race(self.memory, pool, tell=self.tell, **limits)
+
+    def build(self, choice: "dict[Key, Variant]", graph: bool = False) -> "Built":
+        """Bind the step to the chosen variants, and with `graph` record it. `load` must follow."""
+        from bench.models.step import Step
+
+        if self.job.simulate:
+            from bench import simulate
+            from bench.core import variants
+
+            for backend in {v.backend for v in choice.values()} & set(variants.SIMULATED):
+                simulate.install(backend)
+        modules = {key: variant.load() for key, variant in choice.items()}
+        self.names = {key: variant.name for key, variant in choice.items()}
+        self.training = Step(self.memory, modules, self.job.accumulation)
+        self.device.forget_peak()
+        evidence = self.training.capture() if graph else None
+        # A replay allocates nothing: what its kernels hold for a while was allocated when the graph was recorded.
+        self.recorded_peak = self.device.memory()[1] if graph else 0
+        return Built(self.training.bytes, self.memory.saved_bytes, graph and evidence is None, evidence or "")
+
+    def peak_bytes(self) -> int:
+        return max(super().peak_bytes(), self.recorded_peak)
+
+    def load(self, perturbed: int | None = None) -> None:
+        self.training.load(self.parameters(perturbed))
+
+    def _step(self, batches, lr, details):
+        loss, norm = self.training.run(batches, lr)
+        grads = self.memory.grads.items() if details else ()
+        return loss, norm, {name: _norm(g) for name, g in grads}
+
+    def step_in_context(self, batches: "list[NumpyBatch]", lr: float) -> "InContext":
+        """Milliseconds of each (id, phase) inside one step, over all its calls; and of a whole step without a graph."""
+        ready = self._batches(batches)
+        if self.job.device == "cpu":
+            start = time.perf_counter_ns()
+            times = self.training.run_timed(ready, lr)
+            return InContext(times, (time.perf_counter_ns() - start) / 1e6, self.clock)
+        # Around a GPU's kernels a clock costs more than the gaps between them: the whole step is another one.
+        times, clock = self._busy(ready, lr)
+        with self.device.timer(self.clock) as timer:
+            timer.start()
+            self.training.run(ready, lr, plain=True)
+            timer.stop()
+        return InContext(times, timer.seconds[0] * 1e3, clock)
+
+    def profile(self, batches: "list[NumpyBatch]", lr: float, name: str, folder: Path) -> list[dict[str, Any]]:
+        """A trace of one step of plain launches, every call in a range layer/shape/phase/variant; its rows."""
+        from bench.machine import profiling
+        from bench.machine.ranges import span
+
+        ready = self._batches(batches)
+
+        def step() -> None:
+            self.training.run_marked(ready, lr, lambda key: span("/".join([*key, self.names[key]])))
+
+        return profiling.profile(step, self.device, name, folder, calls=1)
+
+    def _busy(self, batches: list, lr: float) -> "tuple[dict[Key, float], str]":
+        """Times of all calls by the device's first clock, or where that fails by the one steps are timed with."""
+        clock = self.device.clocks[0]
+        try:
+            return self.training.run_timed(batches, lr, clock), clock
+        except RuntimeError as error:  # the profiler's counters may be somebody else's
+            cli.say(f"calls are timed by {self.clock}, not by {clock}: {_explain(error)}")
+            return self.training.run_timed(batches, lr, self.clock), self.clock
+
+
+@dataclass(frozen=True)
+class Built:
+    """Our step as it was bound: bytes of all memory it will ever use, and whether it is a graph, or why not."""
+
+    bytes: int
+    saved_bytes: int  # by recomputing; not among `bytes`
+    graph: bool
+    graph_evidence: str
+
+
+@dataclass(frozen=True)
+class InContext:
+    """One step with a clock around every call."""
+
+    ms: "dict[Key, float]"
+    whole_ms: float  # of the same step; on a GPU of a step of plain launches without those clocks
+    clock: str
+
+
+CAREFUL = ("compile", "compile-bf16")  # what a careful user of PyTorch writes, as far as the device offers it
+
+
+class TorchRoom(Room):
+    """The step as users of PyTorch write it: `mode` is a baseline of bench.e2e.
+
+    The plain GPT-2 of reference/gpt2.py with a padded vocabulary and a loss-only return, fused AdamW with weight
+    decay on matrices only, clip_grad_norm_, gradients set to None. In bf16: fp32 parameters under autocast, the
+    standard recipe; with `pure`, bf16 parameters and activations and fp32 masters, which are the formats of our step.
+
+    On a GPU the careful modes also choose kernels by measuring (max-autotune), pin the fastest SDPA backend, and let
+    fp32 matmuls that autocast leaves use TF32. They take no CUDA graphs of PyTorch's: those keep memory that the other
+    contestants need, and a step of this size does not wait for its launches.
+    """
+
+    def __init__(self, job: Job, mode: str, pure: bool = False):
+        super().__init__(job)
+        import torch
+
+        from bench.core.case import DTYPES
+        from reference import gpt2
+
+        self.pure = (pure or mode == "compile-bf16") and job.dtype != "fp32"
+        self.autocast = job.dtype != "fp32" and not self.pure
+        self.dtype = DTYPES[job.dtype]
+        self.careful = mode in CAREFUL and job.device != "cpu"
+        self.model = gpt2.GPT2(job.model).to(self.device.place)
+        if self.pure:
+            self.model.to(self.dtype)
+        self.backend: Any = None  # of SDPA; None leaves the choice to PyTorch
+        self.recipe = []
+        self.loss: Any = self.model
+        if self.autocast or self.pure:
+            self.recipe.append("bf16 autocast of fp32 parameters" if self.autocast else "bf16 parameters, fp32 masters")
+        self.recipe += ["fused AdamW", "padded vocabulary", "loss-only return"]
+        if self.careful:
+            import torch._inductor.select_algorithm as algorithms
+
+            algorithms.PRINT_AUTOTUNE = False  # a table for every matmul
+            self.loss = torch.compile(self.model, mode="max-autotune-no-cudagraphs")
+            self.recipe.insert(0, "torch.compile max-autotune-no-cudagraphs")
+            if job.dtype != "fp32":
+                torch.set_float32_matmul_precision("high")
+                self.recipe.append("TF32 for the fp32 matmuls left")
+        elif mode.startswith("compile"):
+            self.loss = torch.compile(self.model)
+            self.recipe.insert(0, "torch.compile, defaults")
+
+    def load(self, perturbed: int | None = None) -> None:
+        import torch
+
+        from reference import gpt2
+        from reference.adamw import HYPER, weight_decays
+
+        self.model.load(self.parameters(perturbed))
+        self.model.zero_grad(set_to_none=True)
+        named = self.model.named()
+        self.names = list(named)
+        self.weights: list[Any] = list(named.values())
+        # What the optimizer updates: the parameters, or their fp32 masters.
+        self.masters: list[Any] = [p.detach().float() for p in self.weights] if self.pure else self.weights
+        decay = max(weight_decays([tuple(p.shape) for p in self.masters]))
+        groups = gpt2.decay_groups(dict(zip(self.names, self.masters, strict=True)), decay)
+        betas = (HYPER["beta1"], HYPER["beta2"])
+        self.optimizer = torch.optim.AdamW(groups, betas=betas, eps=HYPER["eps"], fused=True)
+
+    def warm(self, batches: "list[NumpyBatch]", lr: float) -> str:
+        """Compile and touch all memory with one step, then start afresh. What this baseline is, in words."""
+        if self.careful:
+            self._pin_sdpa()
+        self.load()
+        self.step(batches, lr)
+        self.load()
+        return ", ".join(self.recipe)
+
+    def _pin_sdpa(self) -> None:
+        """The SDPA backend that takes the least time, forward and backward, at this step's shape."""
+        import torch
+        from torch.nn.attention import SDPBackend
+
+        job, model = self.job, self.job.model
+        packed = torch.randn(job.B, job.T, 3, model.NH, model.head_size, device=self.device.place).to(self.dtype)
+        milliseconds = {}
+        for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
+            with suppress(RuntimeError):  # a backend that has no kernel for this card, dtype or head size
+                milliseconds[backend] = self._sdpa_ms(backend, packed)
+        if milliseconds:
+            self.backend = min(milliseconds, key=milliseconds.__getitem__)
+            told = ", ".join(f"{b.name.partition('_')[0].lower()} {ms:.3g} ms" for b, ms in milliseconds.items())
+            self.recipe.append(f"SDPA pinned to the fastest of {told}")
+
+    def _sdpa_ms(self, backend: Any, packed: Any) -> float:
+        """The best of a few forward and backward calls on q, k and v as GPT-2 packs them, (B, T, 3, NH, HS);
+        RuntimeError where the backend cannot do it."""
+        import torch
+        from torch.nn.attention import sdpa_kernel
+
+        q, k, v = (x.transpose(1, 2).detach().requires_grad_() for x in packed.unbind(2))
+        with sdpa_kernel(backend), self.device.timer(self.clock) as timer:
+            for _ in range(1 + SDPA_CALLS):
+                timer.start()
+                torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).backward(q.detach())
+                timer.stop()
+        return min(timer.seconds[1:]) * 1e3
+
+    def _loss(self, tokens: Any, targets: Any) -> Any:
+        import torch
+        from torch.nn.attention import sdpa_kernel
+
+        with ExitStack() as stack:
+            if self.autocast:
+                stack.enter_context(torch.autocast(self.device.place.partition(":")[0], self.dtype))
+            if self.backend is not None:
+                stack.enter_context(sdpa_kernel(self.backend))
+            return self.loss(tokens, targets)
+
+    def _step(self, batches, lr, details):
+        import torch
+
+        loss_sum = torch.zeros((), device=self.device.place)
+        for tokens, targets in batches:
+            loss = self._loss(tokens, targets)
+            (loss / len(batches)).backward()
+            loss_sum += loss.detach() / len(batches)
+        if self.pure:
+            for p, master in zip(self.weights, self.masters, strict=True):
+                master.grad, p.grad = p.grad.float(), None
+        norms = {}
+        if details:
+            norms = {n: _norm(p.grad) for n, p in zip(self.names, self.masters, strict=True)}
+        norm = self._clip()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.pure:
+            with torch.no_grad():
+                torch._foreach_copy_(self.weights, self.masters)
+        return loss_sum.item(), float(norm), norms  # read last: nothing waits for the GPU before
+
+    def _clip(self) -> Any:
+        """Clip the gradients; their norm before, as a number or a tensor that need not be ready."""
+        import torch
+
+        from bench.models.gpt2 import MAX_NORM
+
+        return torch.nn.utils.clip_grad_norm_(self.masters, MAX_NORM)
+
+
+class JudgeRoom(Room):
+    """PyTorch's own runs, one after the other in one process: the fp32 centre and perturbed runs at the dtype."""
+
+    def run(self, centre: bool, perturbed: int | None, batches: list, lr: float) -> list[dict[str, Any]]:
+        """A whole trajectory from the start: loss, norm and, for the first step, the norms of each step.
+
+        centre: fp32 from the unperturbed parameters; else the working dtype in our step's formats, perturbed. Where
+        a micro-batch does not fit into a GPU's memory, it is taken in slices whose gradients add up.
+        """
+        room = _Centre(self.job) if centre else TorchRoom(self.job, "eager", pure=True)
+        slices = 1
+        while True:
+            try:
+                room.load(perturbed)
+                steps = [_sliced(b, slices) for b in batches]
+                return room.steps(steps, lr, details=True)
+            except RuntimeError as error:
+                if self.job.device == "cpu" or not is_out_of_memory(error) or self.job.B % (2 * slices):
+                    raise
+            slices *= 2
+            room.park()
+
+
+def _sliced(batches: "list[NumpyBatch]", slices: int) -> "list[NumpyBatch]":
+    """Each micro-batch as `slices` smaller ones of equal size: their mean loss is its own."""
+    parts = []
+    for tokens, targets in batches:
+        size = len(tokens) // slices
+        parts += [(tokens[i : i + size], targets[i : i + size]) for i in range(0, len(tokens), size)]
+    return parts
+
+
+class _Centre(TorchRoom):
+    """fp32 arithmetic from parameters that are rounded to the job's dtype, as all contestants' are.
+
+    Gradients are clipped by a norm that is summed in fp64: clip_grad_norm_'s fp32 sum over many millions of squares
+    is off by up to 1e-4, the same way in all of PyTorch's runs. Were it in the centre too, the band would not know of
+    it, and kernels that sum better would be told that they are wrong.
+    """
+
+    def __init__(self, job: Job):
+        super().__init__(replace(job, dtype="fp32"), "eager")
+        self.rounded = job
+
+    def parameters(self, perturbed: int | None = None) -> dict[str, Any]:
+        return Room(self.rounded).parameters(perturbed)
+
+    def _clip(self) -> float:
+        from bench.models.gpt2 import CLIP_EPS, MAX_NORM
+
+        norm = math.hypot(*(_norm(p.grad) for p in self.masters))
+        for p in self.masters:
+            p.grad.mul_(min(1.0, MAX_NORM / (norm + CLIP_EPS)))
+        return norm
+
+
+def _norm(tensor: Any) -> float:
+    """The L2 norm, summed in fp64."""
+    import torch
+
+    return torch.linalg.vector_norm(tensor, dtype=torch.float64).item()

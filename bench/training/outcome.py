@@ -1,0 +1,462 @@
+"""What `bench.e2e` says in the end: the gate's verdict, speed and MFU, where the step's time went, what swaps did.
+
+One record a contestant: ours, `ours, LAYER=VARIANT` for each swap, and PyTorch's. Fields as in bench/trial/rows.py
+where these have the same name, and of a step:
+
+    layer variant phase     the model; the contestant; "step"
+    shape                   B, T and accumulation: micro-batches a step
+    losses norms            of every step, warm-up included; first_loss last_loss of them
+    worst_loss worst_norm   furthest from PyTorch, of the band that its own runs span; above 1 the status is wrong
+    tokens_per_s cpu_median_s       at the median; process-CPU seconds a step
+    mfu_…_of_ceiling mfu_…_of_datasheet     palm and llmc: by whose convention. Absent where the gate failed
+    peak_bytes planned_bytes        in use at most; ours: planned before anything runs
+    kernels                 ours: the variant of each call, by "layer/shape phase"
+    recompute saved_bytes   ours: outputs that backward computes again; what that spares
+    graph graph_evidence    ours on a GPU: whether the step was one CUDA graph, and why not
+    in_context_s            ours: seconds a step of each call of `kernels`, all its repetitions, inside the step, …
+    in_context_clock        … by this clock
+    alone_s                 ours: the same measured on its own, where it was: a call's time by its calls a step
+    predicted_alone_s       of a swap, here and below: the step's change as times measured alone predict it (null
+                            where one is not known), …
+    predicted_in_context_s  … and as in_context_s of both steps does
+    change_s change_low_s change_high_s     as the steps' own times have it, with the 95 % interval
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from bench.core import stats
+from bench.machine import ceilings, facts, roofline
+from bench.show.terminal import console, new_table
+from bench.show.texts import DASH, duration, number, percent
+from bench.training.gate import Gate
+
+if TYPE_CHECKING:
+    from bench.core.variants import Variant
+    from bench.models.calls import Key
+    from bench.models.choose import Times
+    from bench.training.session import Session
+    from reference.models import Model
+
+COLUMNS = (
+    *(
+        "layer",
+        "variant",
+        "dtype",
+        "device",
+        "status",
+        "evidence",
+        "shape.B",
+        "shape.T",
+        "shape.accumulation",
+    ),
+    *("threads", "median_s", "low_s", "high_s", "noise", "cpu_median_s", "tokens_per_s", "peak_bytes"),
+    *("mfu_palm_of_ceiling", "mfu_llmc_of_ceiling", "mfu_palm_of_datasheet", "mfu_llmc_of_datasheet"),
+    *(
+        "speedup",
+        "speedup_low",
+        "speedup_high",
+        "baseline",
+        "first_loss",
+        "last_loss",
+        "worst_loss",
+        "worst_norm",
+    ),
+    *("predicted_alone_s", "predicted_in_context_s", "change_s", "change_low_s", "change_high_s"),
+    *("planned_bytes", "graph", "graph_evidence", "utc", "run", "reproduce"),
+)
+SHOWN_EXCESSES = 5
+PARTS = {
+    "layers_s": "all layers",
+    "gaps_s": "gaps: batches, clipping, Python between calls",
+    "remainder_s": "remainder: timed steps without these clocks",
+    "step_s": "step",
+}
+GPU_PARTS = PARTS | {
+    "gaps_s": "gaps: batches, loss, clipping, waits for launches",
+    "remainder_s": "remainder: what the graph saves of plain launches",
+}
+
+
+def flops_per_token(model: "Model", T: int) -> dict[str, int]:
+    """Useful FLOPs a token by convention: nanoGPT/PaLM's (attention in full), llm.c's (all P, causal half)."""
+    P, wpe, attention = model.parameters, model.max_t * model.C, 6 * model.L * model.C * T
+    return {"palm": 6 * (P - wpe) + 2 * attention, "llmc": 6 * P + attention}
+
+
+def matmul_peaks(device: str, dtype: str) -> dict[str, float | None]:
+    """FLOP/s of large matmuls on this device: measured here, and by its datasheet where that is known."""
+    found = ceilings.ceilings(device=device)
+    sheet = roofline.datasheet(found.device)
+    return {
+        "ceiling": found.flops_per_s.get(dtype),
+        "datasheet": sheet.flops_per_s(dtype) if sheet else None,
+    }
+
+
+def choices(choice: "dict[Key, Variant]", pool: "dict[Key, list[Variant]]", times: "Times") -> None:
+    """Print which variant serves which call, with what it took and the nearest other candidate."""
+    table = new_table("kernels of our step (ms a call, measured alone; second best behind)")
+    for name in ("layer/shape", "forward", "backward"):
+        table.add_column(name)
+    for id in dict.fromkeys(id for id, _ in choice):
+        cells = []
+        for phase in ("forward", "backward"):
+            key = (id, phase)
+            if key not in choice:
+                cells.append(DASH)
+                continue
+            ranked = sorted(times.ms.get(key, {}).items(), key=lambda pair: pair[1])
+            told = [f"{name} {ms:.3g}" for name, ms in ranked[:2]] or [f"{choice[key].name} (named)"]
+            cells.append(", ".join(told))
+        table.add_row(id, *cells)
+    console().print(table)
+
+
+def _of_contestant(s: "Session", name: str) -> dict[str, Any]:
+    """Which steps a record is of, and what they came to, judged or not."""
+    steps = s.trajectories[name]
+    return dict(
+        case_id=f"{s.job.model.name} {name}",
+        layer=s.job.model.name,
+        variant=name,
+        phase="step",
+        dtype=s.job.dtype,
+        device=s.job.device,
+        threads=s.job.threads,
+        shape=dict(B=s.job.B, T=s.job.T, accumulation=s.job.accumulation),
+        first_loss=steps[0]["loss"],
+        last_loss=steps[-1]["loss"],
+        losses=[x["loss"] for x in steps],
+        norms=[x["norm"] for x in steps],
+        reproduce=" ".join(s.argv),
+        machine=facts.snapshot(),
+    )
+
+
+def interrupted(s: "Session") -> list[dict[str, Any]]:
+    """Records of the steps that were taken before somebody ended the run: their losses and times, and no verdict."""
+    total = s.turns[-1].steps.stop
+    done = {name: steps for name, steps in getattr(s, "trajectories", {}).items() if steps}
+    return [
+        _of_contestant(s, name)
+        | dict(
+            status="skipped",
+            evidence=f"interrupted after {len(steps)} of {total} steps, not judged",
+            samples=[[x["wall_s"]] for x in steps],
+        )
+        for name, steps in done.items()
+    ]
+
+
+class Judged:
+    """What follows from a session's losses and norms alone: are our steps inside PyTorch's band?"""
+
+    def __init__(self, session: "Session"):
+        pass
+
+        self.s = session
+        self.ours = [name for name in session.contestants if name.startswith(OURS)]
+        self.theirs = [name for name in session.contestants if not name.startswith(OURS)]
+        centre, *perturbed = session.gate_runs
+        self.gate = Gate.measured(centre, [*perturbed, *(session.trajectories[n] for n in self.theirs)])
+        self.excesses = {name: self.gate.excesses(session.trajectories[name]) for name in self.ours}
+        self.parity = not any(self.excesses.values())
+
+    def judged_row(self, name: str) -> dict[str, Any]:
+        """A record's fields that are no times."""
+        s, steps = self.s, self.s.trajectories[name]
+        row = _of_contestant(s, name) | dict(
+            status="wrong" if self.excesses.get(name) else "ok",
+            evidence="; ".join(map(str, self.excesses.get(name, [])[:SHOWN_EXCESSES])),
+            planned_bytes=s.built[name].bytes if name in self.ours else None,
+            worst_loss=self.gate.worst(steps, "loss"),
+            worst_norm=self.gate.worst(steps, "norm"),
+        )
+        if name in self.ours:
+            row["kernels"] = {" ".join(key): v.name for key, v in self._choice(name).items()}
+            row["recompute"], row["saved_bytes"] = list(s.job.recompute), s.built[name].saved_bytes
+        if name in self.ours and s.args.gpu:
+            row["graph"], row["graph_evidence"] = s.built[name].graph, s.built[name].graph_evidence
+        return row
+
+    def _choice(self, name: str) -> "dict[Key, Variant]":
+        return {**self.s.choice, **self.s.swaps.get(_swap_of(name), {})}
+
+    def print_gate(self, screen: Any) -> None:
+        if self.parity:
+            worst = {what: max(self.gate.worst(self.s.trajectories[n], what) for n in self.ours) for what in _GATED}
+            screen.print(
+                f"parity: ok over {len(self.gate.centre)} steps. Furthest from PyTorch, of the band: "
+                f"loss {percent(worst['loss'])}, gradient norm {percent(worst['norm'])}.",
+                style="green",
+                highlight=False,
+            )
+            return
+        for name, excesses in self.excesses.items():
+            if excesses:
+                screen.print(f"parity: FAILED for {name}; no MFU is given", style="bold red", highlight=False)
+            for excess in excesses[:SHOWN_EXCESSES]:
+                screen.print(f"  {excess}", highlight=False)
+            if len(excesses) > SHOWN_EXCESSES:
+                screen.print(f"  … and {len(excesses) - SHOWN_EXCESSES} more", highlight=False)
+
+
+class Simulated(Judged):
+    """A step whose GPU kernels the simulator ran: the gate's verdict and the losses, and no times."""
+
+    def records(self) -> list[dict[str, Any]]:
+        rows = [self.judged_row(name) for name in self.s.contestants]
+        return [row | dict(status="simulated") if row["status"] == "ok" else row for row in rows]
+
+    def document(self) -> dict[str, Any]:
+        return {"parity": self.parity, "contestants": self.records()}
+
+    def print(self) -> None:
+        screen = console()
+        screen.print()
+        self.print_gate(screen)
+        job, names = self.s.job, list(self.s.contestants)
+        table = new_table(f"{job.model.name} {job.dtype}, B={job.B} T={job.T}: loss, in the simulator, no times")
+        for name in ("step", "PyTorch fp32", *names):
+            table.add_column(name, justify="right")
+        for i, step in enumerate(self.gate.centre):
+            ours = [f"{self.s.trajectories[name][i]['loss']:.6f}" for name in names]
+            table.add_row(str(i + 1), f"{step['loss']:.6f}", *ours)
+        screen.print(table)
+
+
+class Report(Judged):
+    """Everything that follows from a session's steps."""
+
+    def __init__(self, session: "Session"):
+        super().__init__(session)
+        job = session.job
+        rounds = [turn.timed for turn in session.turns if turn.timed]
+        self.walls, self.cpus = (
+            {n: [[t[i][what] for i in timed] for timed in rounds] for n, t in session.trajectories.items()}
+            for what in ("wall_s", "cpu_s")
+        )
+        self.tokens = job.B * job.T * job.accumulation
+        self.flops = flops_per_token(job.model, job.T)
+        self.peaks = session.matmul_peaks
+        self.baseline = min(self.theirs, key=lambda n: stats.median_ci(self.walls[n])[0], default=None)
+        self.changes = {text: self._change(text) for text in session.swaps}
+        self.rows = [self._row(name) for name in session.contestants]
+
+    def _row(self, name: str) -> dict[str, Any]:
+        median, low, high = stats.median_ci(self.walls[name])
+        row = self.judged_row(name) | dict(
+            timer="span" if self.s.args.gpu else "wall",
+            samples=self.walls[name],
+            cpu_samples=self.cpus[name],
+            median_s=median,
+            low_s=low,
+            high_s=high,
+            noise=stats.noise(self.walls[name]),
+            cpu_median_s=stats.median_ci(self.cpus[name])[0],
+            tokens_per_s=self.tokens / median,
+            peak_bytes=self.s.peaks[name],
+        )
+        if self.baseline and name != self.baseline:
+            ratio = stats.paired_ratio_ci(self.walls[self.baseline], self.walls[name])
+            row |= dict(zip(("speedup", "speedup_low", "speedup_high"), ratio, strict=True), baseline=self.baseline)
+        if self.parity:
+            row |= self._mfu(median)
+        if name in self.ours:
+            row["in_context_clock"] = self.s.in_context[name][0].clock
+            row["in_context_s"] = {" ".join(key): ms / 1e3 for key, ms in self.layer_ms(name).items()}
+            if alone := self.alone_ms(name):
+                row["alone_s"] = {" ".join(key): ms * self._calls(key) / 1e3 for key, ms in alone.items()}
+        return row | self.changes.get(_swap_of(name), {})
+
+    def _mfu(self, seconds: float) -> dict[str, float | None]:
+        """MFU by both conventions against both peaks; None where a peak is not known."""
+        rate = {name: flops * self.tokens / seconds for name, flops in self.flops.items()}
+        return {
+            f"mfu_{name}_of_{where}": rate[name] / peak if peak else None
+            for name in rate
+            for where, peak in self.peaks.items()
+        }
+
+    def layer_ms(self, name: str) -> "dict[Key, float]":
+        """In-context milliseconds a step of each (id, phase): the median over the instrumented steps."""
+        steps = [step.ms for step in self.s.in_context[name]]
+        return {key: float(np.median([s[key] for s in steps])) for key in steps[0]}
+
+    def alone_ms(self, name: str) -> "dict[Key, float]":
+        """Milliseconds of one call of each (id, phase) measured on its own; what was not is missing."""
+        swaps = self.s.swap_times
+        races = [swaps[text] for text in swaps if text == _swap_of(name)] + [self.s.times, *swaps.values()]
+        known = {key: [race.ms.get(key, {}).get(v.name) for race in races] for key, v in self._choice(name).items()}
+        first = {key: next((ms for ms in times if ms is not None), None) for key, times in known.items()}
+        return {key: ms for key, ms in first.items() if ms is not None}
+
+    def records(self) -> list[dict[str, Any]]:
+        return self.rows
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "parity": self.parity,
+            "band": {"loss": self.gate.loss, "norm": self.gate.norm, "gradients": self.gate.gradients},
+            "contestants": [{k: v for k, v in row.items() if "samples" not in k} for row in self.rows],
+            "reconciliation": self.reconciliation(),
+            "swaps": [dict(swap=text, **change) for text, change in self.changes.items()],
+        }
+
+    # --- the page ---
+
+    def print(self) -> None:
+        screen = console()
+        screen.print()
+        screen.print(f"{facts.one_line()}, {self.s.job.threads} threads", highlight=False)
+        if busy := facts.busy(facts.snapshot()):
+            screen.print(f"busy machine: {busy}", style="yellow")
+        self.print_gate(screen)
+        for note in self.s.notes:
+            screen.print(note, style="yellow", highlight=False)
+        screen.print(self._speed_table())
+        self._print_recipes(screen)
+        screen.print(self._layer_table())
+        if self.s.swaps:
+            screen.print(self._swap_table())
+
+    def _print_recipes(self, screen: Any) -> None:
+        """What each contestant is, where its name does not say it."""
+        if self.s.args.gpu:
+            for name in self.ours:
+                built = self.s.built[name]
+                how = "one CUDA graph" if built.graph else f"plain launches ({built.graph_evidence})"
+                screen.print(f"{name}: {how}", highlight=False)
+            for name in self.theirs:
+                screen.print(f"{name}: {self.s.recipes[name]}", highlight=False)
+        if self.s.job.recompute:
+            built, what = self.s.built[self.ours[0]], " and ".join(self.s.job.recompute)
+            screen.print(
+                f"{what} recomputed in backward: {number(built.bytes, 1e6)} MB planned, "
+                f"{number(built.saved_bytes, 1e6)} MB saved",
+                highlight=False,
+            )
+
+    def _speed_table(self) -> Table:
+        job = self.s.job
+        title = f"{job.model.name} {job.dtype}, B={job.B} T={job.T}"
+        title += f", {job.accumulation} micro-batches a step" if job.accumulation > 1 else ""
+        table = new_table(title)
+        table.add_column("step by")
+        for name in ("time ±95 %", "CPU time", "tok/s", f"vs {self.baseline or 'PyTorch'}"):
+            table.add_column(name, justify="right", no_wrap=True)
+        peaks = [where for where, peak in self.peaks.items() if peak]
+        for convention in ("PaLM", "llm.c"):
+            for where in peaks:
+                table.add_column(f"MFU {convention}\n/ {where}", justify="right")
+        for name in ("peak MB", "loss", "of band:\nloss, norm"):
+            table.add_column(name, justify="right", no_wrap=True)
+        scale, unit = (1e12, "TFLOP/s") if self.s.args.gpu else (1e9, "GFLOP/s")
+        known = [f"{where} {number(peak, scale)} {unit}" for where, peak in self.peaks.items()]
+        table.caption = f"MFU of the matmul peak: {', '.join(known)}. Loss: first and last step."
+        for row in self.rows:
+            half = (row["high_s"] - row["low_s"]) / 2 / row["median_s"]
+            speed = DASH
+            if "speedup" in row:
+                speed = "{speedup:.2f}x [{speedup_low:.2f}, {speedup_high:.2f}]".format(**row)
+            table.add_row(
+                row["variant"],
+                f"{duration(row['median_s'])} {percent(half) if np.isfinite(half) else DASH}",
+                duration(row["cpu_median_s"]),
+                f"{row['tokens_per_s']:,.0f}",
+                speed,
+                *[percent(row.get(f"mfu_{c}_of_{w}")) for c in self.flops for w in peaks],
+                number(row["peak_bytes"], 1e6),
+                f"{row['first_loss']:.3f}, {row['last_loss']:.3f}",
+                f"{percent(row['worst_loss'])}, {percent(row['worst_norm'])}",
+            )
+        return table
+
+    def reconciliation(self) -> dict[str, float]:
+        """Seconds: all layers in context, the gaps between them, and what is left of the timed step.
+
+        Layers and gaps come from the steps with a clock around every call, the step from those without. On a GPU, gaps
+        are what a step of plain launches takes beyond the layers' kernels, and the remainder is what the graph adds
+        to that: it should be below zero.
+        """
+        steps = self.s.in_context[self.ours[0]]
+        layers = sum(self.layer_ms(self.ours[0]).values()) / 1e3
+        gaps = float(np.median([step.whole_ms - sum(step.ms.values()) for step in steps])) / 1e3
+        step = stats.median_ci(self.walls[self.ours[0]])[0]
+        return {"layers_s": layers, "gaps_s": gaps, "remainder_s": step - layers - gaps, "step_s": step}
+
+    def _layer_table(self) -> Table:
+        clock = self.s.in_context[self.ours[0]][0].clock
+        by = f", by the GPU's clock {clock!r}" if self.s.args.gpu else ""
+        parts = GPU_PARTS if self.s.built[self.ours[0]].graph else PARTS
+        table = new_table(f"where our step goes (ms a step, inside the step{by}; alone: measured on its own)")
+        for name in ("layer/shape", "pass", "variant"):
+            table.add_column(name)
+        for name in ("calls", "ms a step", "of step", "ms a call", "alone"):
+            table.add_column(name, justify="right")
+        total = self.reconciliation()
+        step_ms = total["step_s"] * 1e3
+        found, alone = self.layer_ms(self.ours[0]), self.alone_ms(self.ours[0])
+        for key in sorted(found, key=found.__getitem__, reverse=True):
+            calls = self._calls(key)
+            cells = [f"{found[key]:.3g}", percent(found[key] / step_ms), f"{found[key] / calls:.3g}"]
+            told = f"{alone[key]:.3g}" if key in alone else DASH
+            table.add_row(*key, self.s.choice[key].name, str(calls), *cells, told)
+        table.add_section()
+        for part, seconds in total.items():
+            name, share = parts[part], seconds / total["step_s"]
+            told = f"-{percent(-share)}" if share < 0 else percent(share)
+            table.add_row(name, "", "", "", f"{seconds * 1e3:.4g}", told, "", "")
+        return table
+
+    def _calls(self, key: "Key") -> int:
+        once = key[0] in ("adamw", "global_norm")  # once a step, not once a micro-batch
+        return self.s.calls[key[0]].calls * (1 if once else self.s.job.accumulation)
+
+    def _change(self, text: str) -> dict[str, Any]:
+        """Predicted and measured change of the step by one swap, seconds; None where it could not be measured."""
+        base, other = self.ours[0], next(n for n in self.ours if _swap_of(n) == text)
+        swap, times = self.s.swaps[text], self.s.swap_times[text]
+        alone: float | None = 0.0
+        for key, v in swap.items():
+            if v == self.s.choice[key]:
+                continue
+            ms = times.ms.get(key, {})
+            known = v.name in ms and self.s.choice[key].name in ms
+            change = (ms[v.name] - ms[self.s.choice[key].name]) * self._calls(key) / 1e3 if known else None
+            alone = None if alone is None or change is None else alone + change
+        before, after = self.layer_ms(base), self.layer_ms(other)
+        ratio, low, high = stats.paired_ratio_ci(self.walls[other], self.walls[base])
+        median = stats.median_ci(self.walls[base])[0]
+        return dict(
+            predicted_alone_s=alone,
+            predicted_in_context_s=sum(after[k] - before[k] for k in swap) / 1e3,
+            change_s=(ratio - 1) * median,
+            change_low_s=(low - 1) * median,
+            change_high_s=(high - 1) * median,
+        )
+
+    def _swap_table(self) -> Table:
+        table = new_table("swaps: change of the step in ms, predicted and measured")
+        table.add_column("swap")
+        for name in ("predicted, alone", "predicted, in context", "measured [95 %]"):
+            table.add_column(name, justify="right")
+        for text, change in self.changes.items():
+            ms = {name: DASH if s is None else f"{s * 1e3:+.3g}" for name, s in change.items()}
+            measured = "{change_s} [{change_low_s}, {change_high_s}]".format(**ms)
+            table.add_row(text, ms["predicted_alone_s"], ms["predicted_in_context_s"], measured)
+        return table
+
+
+def _swap_of(contestant: str) -> str:
+    """The swap in `ours, LAYER=VARIANT`; "" for any other contestant."""
+    return contestant.partition(", ")[2]
+
+
+_GATED = ("loss", "norm")
+
+
+OURS = "ours"

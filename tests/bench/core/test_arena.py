@@ -1,0 +1,102 @@
+"""Memory that tells: poison, guard bands, checksums, packed slices."""
+
+import pytest
+import torch
+
+from bench.core.arena import ALIGN, Arena
+from bench.core.case import Case, draw, run_truth, truth_of
+from reference import contract
+
+ATTENTION = Case("attention", "backward", {**contract.load("attention").RAGGED[2], "dtype": "bf16"}, "test")
+RESIDUAL = Case("residual", "forward", {"N": 100, "dtype": "fp32"}, "test")
+
+
+def arena_of(case: Case) -> Arena:
+    arena = Arena(case)
+    arena.load(draw(case))
+    arena.reset()
+    return arena
+
+
+def test_poison_is_nan_fresh_each_time_and_counted():
+    arena = arena_of(RESIDUAL)
+    out = arena.outputs["out"]
+    first = out.clone()
+    assert out.isnan().all() and arena.survivors()["out"].all()
+    arena.reset()
+    assert not torch.equal(first.view(torch.int32), out.view(torch.int32))
+    out[:75] = float("nan")  # a NaN that the kernel wrote is not the poison
+    left = arena.survivors()["out"].flatten()
+    assert left[75:].all() and not left[:75].any()
+    out.fill_(0.0)
+    assert arena.survivors() == {}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "fp64"])
+def test_every_dtype_can_be_poisoned(dtype):
+    arena = arena_of(Case("residual", "forward", {"N": 9, "dtype": dtype}, "test"))
+    assert arena.outputs["out"].isnan().all() and arena.survivors()["out"].all()
+
+
+@pytest.mark.parametrize(
+    ("offset", "says"), [(100, "after the buffer, the nearest at +0"), (-1, "before the buffer, the nearest at -")]
+)
+def test_a_write_outside_by_one_is_seen(offset, says):
+    arena = arena_of(RESIDUAL)
+    assert not arena.broken_fences()
+    out = arena.outputs["out"]
+    out.as_strided((1,), (1,), out.storage_offset() + offset)[0] = 3.0
+    assert says in arena.broken_fences()["out[0]"]
+
+
+def test_inputs_are_fenced_too():
+    arena = arena_of(RESIDUAL)
+    a = arena.inputs["a"]
+    a.as_strided((1,), (1,), a.storage_offset() + 100)[0] = 3.0
+    assert list(arena.broken_fences()) == ["a[0]"]
+
+
+def test_checksums_see_one_changed_element():
+    arena = arena_of(RESIDUAL)
+    before = arena.input_checksums()
+    assert arena.input_checksums() == before
+    arena.inputs["b"][99] += 1
+    after = arena.input_checksums()
+    assert after["a"] == before["a"] and after["b"] != before["b"]
+
+
+def test_q_k_v_are_slices_of_one_tensor_and_so_are_their_gradients():
+    arena = arena_of(ATTENTION)
+    for names in (("q", "k", "v"), ("dq", "dk", "dv")):
+        parts = [{**arena.inputs, **arena.outputs}[n] for n in names]
+        assert len({p.untyped_storage().data_ptr() for p in parts}) == 1
+        assert {p.stride(1) for p in parts} == {(4 + 2 * 2) * 32} and parts[0].stride(3) == 1
+
+
+def test_buffers_are_aligned_to_cache_lines():
+    arenas = [arena_of(RESIDUAL), arena_of(ATTENTION)]
+    assert all(f.view.data_ptr() % ALIGN == 0 for arena in arenas for f in arena.fences.values())
+
+
+def test_accumulated_gradients_start_from_their_old_values():
+    shape = {**contract.load("matmul").RAGGED[0], "dtype": "fp32", "accumulate": True}
+    case = Case("matmul", "backward", shape, "test")
+    arena, values = Arena(case), draw(case)
+    arena.load(values)
+    arena.reset()
+    assert torch.equal(arena.outputs["dweight"], values["dweight"]) and arena.outputs["dx"].isnan().all()
+    plain = run_truth(case.module, "backward", values, shape)
+    added = truth_of(case, values)
+    assert torch.allclose(added["dweight"], plain["dweight"] + values["dweight"].double())
+    assert torch.equal(added["dx"], plain["dx"])
+
+
+def test_in_place_tensors_are_restored_before_each_call():
+    shape = {**contract.load("fused_classifier").RAGGED[3], "dtype": "fp32"}
+    case = Case("fused_classifier", "forward", shape, "test")
+    arena, values = Arena(case), draw(case)
+    arena.load(values)
+    arena.reset()
+    arena.outputs["logits"].zero_()
+    arena.reset()
+    assert torch.equal(arena.outputs["logits"], values["logits"])

@@ -1,0 +1,175 @@
+"""Discovery: a path is a name, and what cannot be a variant is an error that names the file."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.cli import CannotGoOn
+from bench.core import variants
+from bench.core.variants import Misplaced
+
+GOOD = '"""Adds."""\n\ndef forward(a, b, *, out):\n    pass\n'
+
+
+def write(root: Path, path: str, text: str = GOOD) -> Path:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def outside(root: Path) -> list[variants.Variant]:
+    return [v for v in variants.discover((root,)) if v.path.is_relative_to(root.resolve())]
+
+
+def test_a_file_is_a_variant_by_its_path(tmp_path):
+    write(
+        tmp_path,
+        "torch/residual/mine.py",
+        GOOD.replace("\n\ndef", '\n\nDTYPES = ("fp32",)\nDETERMINISTIC = True\n\ndef'),
+    )
+    (found,) = outside(tmp_path)
+    assert (found.layer, found.name, found.story) == ("residual", "torch.mine", "Adds.")
+    assert found.dtypes == ("fp32",) and found.deterministic is True
+    assert found.has_forward and not found.has_backward and not found.own_code
+    assert callable(found.load().forward)
+
+
+def test_reading_does_not_run_the_file(tmp_path):
+    write(tmp_path, "torch/residual/mine.py", GOOD + '\nraise RuntimeError("imported")\n')
+    (found,) = outside(tmp_path)
+    with pytest.raises(RuntimeError, match="imported"):
+        found.load()
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "says"),
+    [
+        ("torch/residul/mine.py", GOOD, "no layer 'residul'; did you mean 'residual'"),
+        ("tritn/residual/mine.py", GOOD, "no backend 'tritn'; did you mean 'triton'"),
+        ("residual/mine.py", GOOD, "<backend>/<layer>/<variant>.py"),
+        ("torch/residual/deep/mine.py", GOOD, "<backend>/<layer>/<variant>.py"),
+        ("torch/residual/mine.py", GOOD.replace('"""Adds."""', ""), "tells no story"),
+        ("torch/residual/mine.py", '"""Adds."""\n', "neither forward nor backward"),
+        ("torch/residual/mine.py", GOOD.replace("(a, b, *", "(x, y, *"), r"residual wants forward\(a, b, \*, out\)"),
+        ("torch/residual/mine.py", GOOD.replace("*, out", "out"), "residual wants"),
+        ("torch/residual/mine.py", GOOD + "def backward(dout):\n    pass\n", "residual has none"),
+        ("torch/residual/mine.py", GOOD + "def forward(:\n", "line 5"),
+        ("torch/residual/mine.py", GOOD + "DTYPES = list(x)\n", "must be a literal"),
+        ("torch/residual/mine.py", GOOD + 'DTYPES = ("fp32", "float16")\n', "'float16', which is none of .*fp16"),
+        ("torch/residual/mine.py", GOOD.replace("out)", "out, workspace)"), "takes a workspace, but no workspace"),
+    ],
+)
+def test_what_cannot_be_a_variant_is_an_error_that_names_the_file(tmp_path, path, text, says):
+    file = write(tmp_path, path, text)
+    with pytest.raises(Misplaced, match=says) as error:
+        variants.discover((tmp_path,))
+    assert file.name in str(error.value)
+
+
+def test_two_variants_of_one_name_are_an_error(tmp_path):
+    write(tmp_path / "one", "torch/residual/mine.py")
+    write(tmp_path / "two", "torch/residual/mine.py")
+    with pytest.raises(Misplaced, match="are both"):
+        variants.discover((tmp_path / "one", tmp_path / "two"))
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(Misplaced, match="not a folder"):
+        variants.discover((tmp_path / "nothing",))
+
+
+def test_every_variant_of_this_repository_is_read_and_has_a_home():
+    names = {(v.layer, v.name) for v in variants.discover()}
+    files = [p for p in variants.KERNELS.glob("*/*/*.py") if not p.stem.startswith("_")]
+    assert len(names) == len(files) > 30
+
+
+def test_the_entry_point_group_adds_a_root(tmp_path, monkeypatch):
+    write(tmp_path / "my_kernels", "torch/residual/mine.py")
+    (tmp_path / "my_kernels" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    class Entry:
+        name, value = "mine", "my_kernels"
+
+    monkeypatch.setattr(variants.importlib.metadata, "entry_points", lambda group: [Entry()])
+    assert "torch.mine" in {v.name for v in variants.discover()}
+
+
+def test_a_typo_in_a_name_gets_a_suggestion(tmp_path):
+    write(tmp_path, "torch/residual/mine.py")
+    with pytest.raises(CannotGoOn, match="did you mean"):
+        variants.find(variants.discover((tmp_path,)), "residual", "torch.mne")
+
+
+def test_the_source_hash_follows_the_files_of_the_variant(tmp_path):
+    file = write(tmp_path, "cpu/residual/mine.py")
+    (found,) = outside(tmp_path)
+    before = found.source_hash()
+    write(tmp_path, "cpu/residual/mine.cpp", "// code")
+    with_cpp = found.source_hash()
+    file.write_text(GOOD + "# more\n")
+    assert len({before, with_cpp, found.source_hash()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("backend", "constants", "dtype", "says"),
+    [
+        ("torch", "", "fp16", "does not support fp16"),
+        ("torch", 'REQUIRES = ("cuda",)', "fp32", "needs an NVIDIA GPU"),
+        ("torch", 'REQUIRES = ("sm90",)', "fp32", "needs an NVIDIA GPU"),
+        ("torch", 'REQUIRES = "no_such_package_anywhere"', "fp32", "needs the Python package"),
+        ("triton", 'REQUIRES = ("sm100",)', "fp32", "the simulator knows instructions up to sm90"),
+        ("torch", "", "fp32", None),
+    ],
+)
+def test_why_a_variant_cannot_run(tmp_path, backend, constants, dtype, says):
+    write(tmp_path, f"{backend}/residual/mine.py", f'"""Adds."""\n{constants}\n' + GOOD.partition("\n")[2])
+    (found,) = outside(tmp_path)
+    reason = variants.unavailable(found, "cpu", dtype)
+    assert reason is None if says is None else says in (reason or "")
+
+
+def test_without_triton_its_kernels_say_so(tmp_path, monkeypatch):
+    write(tmp_path, "triton/residual/mine.py", GOOD)
+    (found,) = outside(tmp_path)
+    monkeypatch.setattr("bench.simulate.importlib.util.find_spec", lambda name: None)
+    assert "Triton is not installed" in (variants.unavailable(found, "cpu", "fp32") or "")
+
+
+def test_without_a_compiler_cpu_kernels_say_so(tmp_path, monkeypatch):
+    import kernels.cpu
+
+    def no_compiler():
+        raise kernels.Unavailable("no C++ compiler: install g++")
+
+    monkeypatch.setattr(kernels.cpu, "find_compiler", no_compiler)
+    write(tmp_path, "cpu/residual/mine.py")
+    (found,) = outside(tmp_path)
+    assert "no C++ compiler" in (variants.unavailable(found, "cpu", "fp32") or "")
+
+
+@pytest.mark.parametrize(
+    ("need", "capability", "meets"),
+    [
+        ("cuda", 75, True),
+        ("sm80", 80, True),
+        ("sm80", 90, True),
+        ("sm90", 80, False),
+        ("sm90a", 90, True),
+        ("sm90a", 100, False),
+        ("sm90a", 80, False),
+    ],
+)
+def test_a_gpu_meets_a_minimum_or_one_architecture_alone(need, capability, meets):
+    assert (variants._too_old(need, capability) is None) is meets
+
+
+def test_the_source_hash_follows_a_backends_shared_headers(tmp_path):
+    write(tmp_path, "cuda/residual/mine.py")
+    (found,) = outside(tmp_path)
+    before = found.source_hash()
+    (tmp_path / "cuda" / "common").mkdir()
+    (tmp_path / "cuda" / "common" / "packed.cuh").write_text("// wider")
+    assert found.source_hash() != before

@@ -1,0 +1,117 @@
+"""Devices: which kernels belong to which call, what their time is, and that the made-up GPU behaves like one."""
+
+import pytest
+import torch
+
+from bench.cli import CANNOT_RUN, CannotGoOn
+from bench.machine import devices
+from bench.machine.devices import BUSY, GRAPH, SPAN, Kernel, busy_seconds, kernels_by_call
+from tests.fake_gpu import KERNEL_SECONDS, LAUNCH_SECONDS, FakeGpu, kernel
+
+
+@pytest.fixture
+def gpu():
+    made = FakeGpu()
+    yield made
+    made.close()
+
+
+def test_what_overlaps_counts_once_and_gaps_do_not():
+    assert busy_seconds([Kernel("a", 0, 3), Kernel("b", 1, 2), Kernel("c", 2, 5), Kernel("d", 9, 10)]) == 6
+    assert busy_seconds([]) == 0
+
+
+def event(cat, name, ts, dur, correlation=None):
+    return dict(cat=cat, name=name, ts=ts, dur=dur, args={} if correlation is None else {"correlation": correlation})
+
+
+def test_kernels_belong_to_the_call_that_launched_them_however_late_they_ran():
+    trace = [
+        event("user_annotation", devices.RANGE.format(0), 100, 50),
+        event("user_annotation", devices.RANGE.format(1), 200, 50),
+        event("gpu_user_annotation", devices.RANGE.format(0), 100, 50),
+        event("cuda_runtime", "cudaLaunchKernel", 60, 5, 1),
+        event("kernel", "poison", 101, 5, 1),  # launched before the call, ran during it
+        event("cuda_runtime", "cudaLaunchKernel", 110, 5, 2),
+        event("kernel", "first", 120, 10, 2),
+        event("cuda_driver", "cuLaunchKernelEx", 145, 5, 3),
+        event("kernel", "second", 152, 8, 3),  # ran after the call's range, was launched in it
+        event("gpu_memset", "Memset", 210, 4, 77),  # its launch was not recorded
+    ]
+    first, second = kernels_by_call(trace, 2)
+    assert [k.name for k in first] == ["first", "second"] and busy_seconds(first) == pytest.approx(18e-6)
+    assert [k.name for k in second] == ["Memset"]
+
+
+def test_a_call_without_kernels_has_no_time():
+    trace = [event("user_annotation", devices.RANGE.format(0), 100, 50)]
+    with pytest.raises(RuntimeError, match="saw no kernel in 1 of 1"):
+        kernels_by_call(trace, 1)
+
+
+def test_unknown_and_missing_devices_say_so():
+    with pytest.raises(CannotGoOn, match="unknown device 'cdua'"):
+        devices.open_device("cdua")
+    with pytest.raises(CannotGoOn, match="No module"):
+        devices.open_device("no.such.module:Device")
+    if not torch.cuda.is_available():
+        with pytest.raises(CannotGoOn, match="finds no NVIDIA GPU") as caught:
+            devices.open_device("cuda")
+        assert caught.value.code == CANNOT_RUN
+
+
+def test_the_cpu_has_one_clock():
+    cpu = devices.open_device("cpu")
+    with cpu.timer(cpu.clocks[0]) as timer:
+        timer.start()
+        timer.stop()
+    assert len(timer.seconds) == len(timer.cpu_seconds) == 1 and timer.seconds[0] > 0
+
+
+def test_busy_leaves_out_the_gaps_that_span_has(gpu):
+    def call():
+        for _ in range(100):
+            with kernel("mine", 1e-6):
+                pass
+
+    found = {}
+    for clock in (BUSY, SPAN):
+        with gpu.timer(clock) as timer:
+            timer.start()
+            call()
+            timer.stop()
+        found[clock] = timer.seconds[0]
+    assert found[BUSY] == pytest.approx(100e-6)
+    # 100 launches take the host longer than the backlog lasts and than the kernels run.
+    assert found[SPAN] == pytest.approx(100 * LAUNCH_SECONDS - devices.BACKLOG_SECONDS, rel=0.05)
+
+
+def test_a_graph_launches_once_and_computes_again(gpu):
+    x = torch.zeros(4)
+    replay = gpu.capture(lambda: x.add_(1))
+    before = x.clone()
+    launched = gpu.host
+    replay()
+    launched = gpu.host - launched
+    assert torch.equal(x, before + 1) and launched == pytest.approx(LAUNCH_SECONDS)
+    with pytest.raises(RuntimeError, match="capturing"):
+        gpu.capture(lambda: x.sum().item())
+    assert GRAPH in gpu.clocks
+
+
+def test_operators_are_kernels_and_caches_make_them_faster(gpu):
+    x = torch.ones(1 << 18)
+    out = torch.empty(())
+
+    def seconds() -> float:
+        with gpu.timer(BUSY) as timer:
+            timer.start()
+            torch.sum(x, dim=0, out=out)
+            timer.stop()
+        assert [k.name for k in timer.kernels[0]] == ["void at::native::sum_kernel"]
+        return timer.seconds[0] - KERNEL_SECONDS
+
+    seconds()
+    warm = seconds()
+    gpu.flush()
+    assert seconds() > 4 * warm

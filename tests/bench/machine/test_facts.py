@@ -1,0 +1,162 @@
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.machine import facts
+
+
+@pytest.fixture
+def description():
+    return facts.describe()
+
+
+def test_description_is_plain_data(description):
+    assert json.loads(json.dumps(description)) == description
+
+
+def test_processor_agrees_with_the_operating_system(description):
+    cpu = description["cpu"]
+    assert cpu["usable"] == len(os.sched_getaffinity(0))
+    assert cpu["threads"] == os.cpu_count()
+    assert cpu["cores"] is None or 1 <= cpu["cores"] <= cpu["threads"]
+    flags = Path("/proc/cpuinfo").read_text()
+    for name in cpu["isa"]:
+        assert {"neon": "asimd"}.get(name, name) in flags
+
+
+def test_caches_grow_with_their_level(description):
+    sizes = [size for size in description["cpu"]["cache_bytes"].values() if size]
+    assert sizes == sorted(sizes)
+    assert all(2**10 <= size <= 2**34 for size in sizes)
+
+
+def test_cache_sizes_are_read_from_the_kernels_files(tmp_path, monkeypatch):
+    # Two cores with their own L1 and L2, which share one L3; a third has an L3 of its own.
+    shared = {"0": "0-1", "1": "0-1", "2": "2"}
+    for core, sharers in shared.items():
+        caches = {
+            "index0": ("1", "Data", "32K", core),
+            "index1": ("1", "Instruction", "64K", core),
+            "index2": ("2", "Unified", "1M", core),
+            "index3": ("3", "Unified", "8M", sharers),
+        }
+        for name, values in caches.items():
+            folder = tmp_path / f"cpu{core}/cache/{name}"
+            folder.mkdir(parents=True)
+            for file, value in zip(("level", "type", "size", "shared_cpu_list"), values, strict=True):
+                (folder / file).write_text(value + "\n")
+    monkeypatch.setattr(facts, "CPUS", tmp_path)
+    monkeypatch.setattr(facts, "usable_cpus", lambda: [0, 1, 2])
+    assert facts._cache_bytes(1) == 32 << 10
+    assert facts._cache_bytes(2) == 1 << 20
+    assert facts._cache_bytes(3) == 16 << 20
+
+
+def test_what_cannot_be_read_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(facts, "CPUS", tmp_path / "nothing")
+    assert facts._cache_bytes(3) is None
+    assert facts._physical_cores() is None
+    assert facts._throttle_count() is None
+    assert facts.version("no-such-package") is None
+
+
+def test_memory_is_this_machines(description):
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < description["memory_bytes"] <= 1.01 * total
+
+
+def test_versions_are_those_that_run(description):
+    import numpy
+    import torch
+
+    versions = description["versions"]
+    assert versions["torch"] == torch.__version__
+    assert versions["numpy"] == numpy.__version__
+    assert versions["python"] == sys.version.split()[0]
+
+
+def test_no_driver_is_no_failure():
+    library, reason = facts.nvml()
+    assert (library is None) == bool(reason)
+    assert (library is None) <= (facts.gpus() == [])
+
+
+def test_git_reads_without_writing():
+    commit = facts.git()["commit"]
+    assert commit is None or len(commit) == 40
+
+
+def test_one_line_names_the_processor_and_torch():
+    line = facts.one_line()
+    assert "torch" in line and "cores" in line and "\n" not in line
+
+
+def test_snapshot_is_cheap_plain_data():
+    facts.snapshot()
+    start = time.perf_counter()
+    state = facts.snapshot()
+    assert time.perf_counter() - start < 0.25
+    assert json.loads(json.dumps(state)) == state
+    assert state["cores"] == facts.usable_cores() and state["load"] >= 0
+
+
+def spin(seconds):
+    """A child that is its own work, or, orphaned, another program's."""
+    return f"import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
+
+
+def test_our_own_work_is_not_counted_as_others():
+    child = subprocess.Popen([sys.executable, "-c", spin(0.8)])
+    before = facts._read_counters()
+    child.wait()  # its time moves from the living to the waited-for
+    after = facts._read_counters()
+    assert before and after
+    assert after.own - before.own > 0.3
+    others = (after.busy - before.busy) - (after.own - before.own)
+    assert others >= -0.1
+
+
+def test_another_program_is_seen_as_such():
+    before = facts._read_counters()
+    # The middle process ends at once, so its child belongs to init and no longer to us.
+    outer = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {spin(0.8)!r}])"
+    subprocess.run([sys.executable, "-c", outer])
+    time.sleep(0.9)
+    after = facts._read_counters()
+    assert before and after
+    others = (after.busy - before.busy) - (after.own - before.own)
+    assert others > 0.2
+
+
+def state(**changed):
+    quiet: dict[str, Any] = {
+        "cores": 2,
+        "load": 0.1,
+        "mhz": 2600.0,
+        "throttled": None,
+        "others": 0.01,
+        "stolen": 0.0,
+        "gpus": [],
+    }
+    return {**quiet, **changed}
+
+
+def test_busy_says_what_is_going_on():
+    assert facts.busy(state()) is None
+    assert facts.busy(state(others=0.4, load=1.9)) == "other programs use 40% of 2 cores (load 1.9)"
+    assert "hypervisor" in (facts.busy(state(stolen=0.2)) or "")
+
+
+def test_our_own_threads_do_not_make_it_busy():
+    assert facts.busy(state(load=2.0)) is None
+
+
+def test_without_counters_the_load_average_decides():
+    assert facts.busy(state(others=None, stolen=None, load=2.0)) is None
+    assert facts.busy(state(others=None, stolen=None, load=6)) == "load 6 on 2 cores"

@@ -1,0 +1,355 @@
+"""The training step: its gradients are PyTorch's, its memory is planned once, its clocks account for every call."""
+
+import resource
+
+import pytest
+import torch
+
+from bench.core.variants import discover
+from bench.models.choose import Cache, candidates, fastest, parse, race, why_not
+from bench.models.gpt2 import step_keys, step_shapes
+from bench.models.memory import Memory
+from bench.models.step import Step
+from reference import contract, gpt2
+from reference.models import Model
+from tests import truth_variants
+
+SMALL = Model("small", L=3, NH=3, C=48, max_t=24, v=300)
+B, T = 2, 8
+
+
+@pytest.fixture(scope="session")
+def truth(tmp_path_factory) -> dict:
+    """{layer: the imported torch.truth variant}."""
+    folder = truth_variants.write(tmp_path_factory.mktemp("kernels"))
+    return {v.layer: v.load() for v in discover((folder,)) if v.name == "torch.truth"}
+
+
+def build(truth: dict, dtype: str, accumulation: int = 1, model: Model = SMALL) -> Step:
+    modules = {key: truth[key[0].partition("/")[0]] for key in step_keys(model, B, T, dtype)}
+    return Step(Memory(model, B, T, dtype), modules, accumulation)
+
+
+def parameters(dtype: torch.dtype, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Initial parameters with random biases and layernorm weights, so that no gradient is the same by symmetry."""
+    gen = torch.Generator().manual_seed(seed)
+    start = gpt2.init_parameters(SMALL, seed)
+    return {n: (p + 0.05 * torch.randn(p.shape, generator=gen)).to(dtype) for n, p in start.items()}
+
+
+def batch(seed: int, model: Model = SMALL) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.randint(0, model.v, (B, T + 1), generator=torch.Generator().manual_seed(seed))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def autograd(start: dict[str, torch.Tensor], batches: list) -> tuple[torch.Tensor, dict[str, torch.Tensor], gpt2.GPT2]:
+    """Loss and gradients of reference/gpt2.py in fp64."""
+    model = gpt2.GPT2(SMALL).double()
+    model.load(start)
+    loss = torch.stack([model(*b) for b in batches]).mean()
+    loss.backward()
+    grads = {n: p.grad for n, p in model.named().items() if p.grad is not None}
+    return loss.detach(), grads, model
+
+
+def test_shapes_are_those_of_the_calls(truth):
+    """Each call's tensors have the sizes of the shape it is filed under, and are as many as the contract says."""
+    step = build(truth, "bf16")
+    shapes = step_shapes(SMALL, B, T, "bf16")
+    count: dict = {}
+    for call in [*step.first_calls, *step.update_calls]:
+        count[call.key] = count.get(call.key, 0) + 1
+        layer, shape = contract.load(call.id.partition("/")[0]), shapes[call.id].shape
+        p = contract.pass_of(layer, call.phase)
+        given = dict(zip(p.positional(), call.inputs, strict=True)) | call.outputs
+        for t in p.tensors():
+            value = given[t.name]
+            assert (value is not None) == t.when(shape), (call.key, t.name)
+            if value is not None:
+                assert [tuple(x.shape) for x in (value if t.many else [value])] == t.many_sizes(shape), (
+                    call.key,
+                    t.name,
+                )
+        for name in p.scalars:
+            assert given[name] == shape[name], (call.key, name)
+    assert count == {key: shapes[key[0]].calls for key in step_keys(SMALL, B, T, "bf16")}
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("fp64", 1e-6), ("fp32", 3e-6), ("bf16", 0.03)])
+def test_every_gradient_is_autograds(truth, dtype, tolerance, accumulation):
+    """fp64 is limited by the fp32 statistics that layernorm and attention save; bf16 by its activations."""
+    step = build(truth, dtype, accumulation)
+    start = parameters({"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16}[dtype])
+    batches = [batch(i) for i in range(accumulation)]
+    loss, grads, _ = autograd(start, batches)
+    step.load(start)
+    step.gradients(batches)
+    assert step.memory.loss.item() == pytest.approx(loss.item(), rel=max(tolerance / 10, 1e-6))
+    for name, want in grads.items():
+        got = step.memory.grads[name].double()
+        assert (got - want).norm() <= tolerance * want.norm(), name
+
+
+def test_second_step_overwrites_gradients(truth):
+    """Nothing of the last step is left in any gradient, rows of wte and wpe that are not used included."""
+    step = build(truth, "fp32")
+    step.load(parameters(torch.float32))
+    step.gradients([batch(1)])
+    once = {n: g.clone() for n, g in step.memory.grads.items()}
+    step.gradients([batch(2)])
+    step.gradients([batch(1)])
+    for name, grad in step.memory.grads.items():
+        assert torch.equal(grad, once[name]), name
+
+
+def test_training_is_pytorchs(truth):
+    """Ten steps with clipping, decay and AdamW: loss, norm and every parameter as torch's AdamW makes them."""
+    from bench.models.gpt2 import MAX_NORM
+
+    step = build(truth, "fp64")
+    start = parameters(torch.float64)
+    step.load(start)
+    _, _, model = autograd(start, [batch(0)])
+    model.zero_grad()
+    optimizer = torch.optim.AdamW(gpt2.decay_groups(dict(model.named()), 0.1), lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
+    for i in range(10):
+        loss, norm = step.run([batch(i)], lr=1e-3)
+        want = model(*batch(i))
+        want.backward()
+        want_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert loss == pytest.approx(want.item(), rel=1e-5)
+        assert norm == pytest.approx(want_norm.item(), rel=1e-4)
+    assert norm > MAX_NORM  # so the clip was at work
+    for name, p in model.named().items():
+        assert torch.allclose(step.memory.params[name], p, atol=2e-5), name
+
+
+def test_bf16_parameters_are_rounded_masters(truth):
+    step = build(truth, "bf16")
+    step.load(parameters(torch.bfloat16))
+    for i in range(3):
+        step.run([batch(i)], lr=1e-2)
+    assert step.memory.masters is not None
+    for name, p in step.memory.params.items():
+        assert torch.equal(p, step.memory.masters[name].bfloat16()), name
+
+
+def test_parameters_are_one_aligned_buffer():
+    odd = Model("odd", L=1, NH=1, C=20, max_t=8, v=100)
+    for dtype in ("fp32", "bf16"):
+        mem = Memory(odd, 1, 4, dtype)
+        assert list(mem.params) == list(odd.parameter_shapes())
+        for views in (mem.params, mem.grads, mem.m, mem.v, mem.masters or {}):
+            starts = [t.data_ptr() for t in views.values()]
+            assert starts == sorted(starts)
+            assert all(s % 64 == 0 for s in starts)
+            assert len({t.untyped_storage().data_ptr() for t in views.values()}) <= 1
+            assert {n: tuple(t.shape) for n, t in views.items()} in ({}, odd.parameter_shapes())
+
+
+def test_memory_is_constant_over_twenty_steps():
+    """The step touches only what it planned. Kernels of our own where they run: torch's allocate inside."""
+    model = Model("medium", L=4, NH=4, C=128, max_t=64, v=5000)
+    keys = step_keys(model, 4, 64, "fp32")
+    wanted = ("torch.eager", "cpu.simd")  # the later one wins
+    found = [v for v in discover() if v.name in wanted and not why_not(v, "cpu", "fp32")]
+    best = {v.layer: v for v in sorted(found, key=lambda v: wanted.index(v.name))}
+    step = Step(Memory(model, 4, 64, "fp32"), {k: best[k[0].partition("/")[0]].load() for k in keys})
+    step.load(gpt2.init_parameters(model, 0))
+    tokens = torch.randint(0, model.v, (4, 65), generator=torch.Generator().manual_seed(0))
+    batches = [(tokens[:, :-1], tokens[:, 1:])]
+    addresses = [t.data_ptr() for t in step.memory.tensors]
+    for _ in range(5):
+        step.run(batches, 1e-4)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(20):
+        step.run(batches, 1e-4)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before  # KiB
+    assert grown < 0.05 * step.bytes / 1024, f"peak memory grew by {grown} KiB over 20 steps"
+    assert addresses == [t.data_ptr() for t in step.memory.tensors]
+
+
+def test_a_step_creates_no_tensor_of_consequence(truth):
+    """What the step itself does between variants allocates scalars at most: variants replaced by nothing."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Sizes(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            known = {id(t) for t in args if isinstance(t, torch.Tensor)} | {id((kwargs or {}).get("out"))}
+            if isinstance(out, torch.Tensor) and id(out) not in known:
+                self.largest = max(self.largest, out.numel())
+            return out
+
+    class Nothing:
+        forward = backward = staticmethod(lambda *args, **outputs: None)
+
+    step = Step(Memory(SMALL, B, T, "fp32"), {key: Nothing for key in step_keys(SMALL, B, T, "fp32")})
+    batches = [batch(0)]
+    with Sizes() as sizes:
+        step.run(batches, 1e-3)
+    assert sizes.largest <= 1
+
+
+def test_workspace_is_shared_and_as_large_as_the_largest_wish():
+    seen: list = []
+
+    class Greedy:
+        @staticmethod
+        def workspace(shape, phase):
+            return shape["N"] * (1 if phase == "forward" else 3) if "N" in shape else 0
+
+        @staticmethod
+        def forward(*args, workspace, **outputs):
+            seen.append(workspace)
+
+        backward = forward
+
+    step = Step(Memory(SMALL, B, T, "fp32"), {key: Greedy for key in step_keys(SMALL, B, T, "fp32")})
+    assert step.workspace.numel() == 3 * SMALL.vp
+    step.run([batch(0)], 1e-3)
+    given = [w for w in seen if w is not None]
+    assert {w.data_ptr() for w in given} == {step.workspace.data_ptr()}
+    assert {w.numel() for w in given} == {n * f for n in (48, 144, 192, SMALL.vp) for f in (1, 3)}
+    assert None in seen  # a wish for nothing is None, not an empty tensor
+
+
+def test_times_in_context_cover_every_call(truth):
+    step = build(truth, "fp32", accumulation=2)
+    step.load(parameters(torch.float32))
+    times = step.run_timed([batch(0), batch(1)], 1e-3)
+    assert set(times) == set(step_keys(SMALL, B, T, "fp32"))
+    assert all(ms > 0 for ms in times.values())
+
+
+def test_a_clock_does_not_change_the_step(truth):
+    plain, clocked = build(truth, "fp32"), build(truth, "fp32")
+    for step in (plain, clocked):
+        step.load(parameters(torch.float32))
+    loss, norm = plain.run([batch(0)], 1e-3)
+    clocked.run_timed([batch(0)], 1e-3)
+    assert (loss, norm) == (clocked.memory.loss.item(), clocked.memory.norm.item())
+    for name, p in plain.memory.params.items():
+        assert torch.equal(p, clocked.memory.params[name]), name
+
+
+def test_wrong_use_is_an_error(truth):
+    with pytest.raises(ValueError, match="positions"):
+        Memory(SMALL, 1, SMALL.max_t + 1, "fp32")
+    step = build(truth, "fp32", accumulation=2)
+    with pytest.raises(ValueError, match="micro-batches"):
+        step.run([batch(0)], 1e-3)
+    with pytest.raises(ValueError, match=r"lnf\.bias"):
+        step.load({n: p for n, p in parameters(torch.float32).items() if n != "lnf.bias"})
+
+
+# --- choosing variants ---
+
+
+@pytest.fixture
+def variants(tmp_path):
+    """Truth for every layer, and an attention without backward."""
+    truth_variants.write(tmp_path)
+    file = tmp_path / "torch" / "attention" / "inference.py"
+    file.write_text('"""Forward only."""\n\n\ndef forward(q, k, v, causal, *, out, lse):\n    pass\n')
+    return [v for v in discover((tmp_path,)) if v.path.is_relative_to(tmp_path)]
+
+
+def choose(text: str, variants: list, dtype: str = "fp32") -> dict:
+    keys = step_keys(SMALL, B, T, dtype)
+    pool = candidates(parse(text), variants, keys, "cpu", dtype)
+    assert list(pool) == keys
+    return {key: [v.name for v in found] for key, found in pool.items()}
+
+
+def test_kernels_list(variants):
+    assert choose("fastest", variants)["matmul/qkv", "forward"] == ["torch.truth"]
+    eager = [v for v in discover() if v.layer == "matmul" and v.name == "torch.eager"]
+    both = [*variants, *eager]
+    assert set(choose("torch", both)["matmul/qkv", "backward"]) == {"torch.truth", "torch.eager"}
+    named = choose("torch.truth,matmul/fc=torch.eager", both)
+    assert named["matmul/fc", "backward"] == ["torch.eager"]
+    assert named["matmul/qkv", "backward"] == ["torch.truth"]
+    assert choose("matmul=torch.eager", both)["matmul/lm_head", "forward"] == ["torch.eager"]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("fastest,torch", 64, "one of them"),
+        ("torch.trut", 64, "did you mean 'torch.truth'"),
+        ("atention=torch.truth", 64, "did you mean 'attention'"),
+        ("attention=torch.inference", 3, "no backward"),
+        ("cpu", 3, "no variant of embedding"),
+        ("fastest,,", 64, "empty entry"),
+    ],
+)
+def test_kernels_list_errors(variants, text, code, message):
+    from bench.cli import CannotGoOn
+
+    with pytest.raises(CannotGoOn, match=message) as caught:
+        choose(text, variants)
+    assert caught.value.code == code
+
+
+def test_a_forward_without_backward_is_never_picked(variants):
+    assert choose("fastest", variants)["attention", "forward"] == ["torch.truth"]
+
+
+def test_race_finds_the_faster_one_and_remembers(tmp_path):
+    truth_variants.write(tmp_path)
+    truth_variants.write(tmp_path, "slow", ("global_norm",))
+    file = tmp_path / "torch" / "global_norm" / "slow.py"
+    file.write_text(file.read_text().replace("    truth_variants", "    time.sleep(0.05)\n    truth_variants", 1))
+    file.write_text(file.read_text().replace("from tests", "import time\n\nfrom tests", 1))
+    broken = tmp_path / "torch" / "global_norm" / "broken.py"
+    broken.write_text('"""Raises."""\n\n\ndef forward(grads, *, norm):\n    raise OSError("no such card")\n')
+    found = [v for v in discover((tmp_path,)) if v.layer == "global_norm" and v.path.is_relative_to(tmp_path)]
+    pool = {("global_norm", "forward"): found}
+    times = race(Memory(SMALL, B, T, "fp32"), pool)
+    assert fastest(pool, times)["global_norm", "forward"].name == "torch.truth"
+    assert times.ms["global_norm", "forward"]["torch.slow"] > 50
+    assert "no such card" in times.skipped["global_norm", "forward"]["torch.broken"]
+
+    shapes = {id: c.shape for id, c in step_shapes(SMALL, B, T, "fp32").items()}
+    file = tmp_path / "times.json"
+    Cache(file, ["this machine"]).keep(pool, shapes, times)
+    assert Cache(file, ["this machine"]).take(pool, shapes) == times
+    assert Cache(file, ["another machine"]).take(pool, shapes).ms == {}
+    bf16 = {id: {**shape, "dtype": "bf16"} for id, shape in shapes.items()}
+    assert Cache(file, ["this machine"]).take(pool, bf16).ms == {}
+    broken.write_text(broken.read_text() + "\n# another source\n")
+    assert Cache(file, ["this machine"]).take(pool, shapes).ms == {}
+    file.write_text("{ damaged")
+    assert Cache(file, ["this machine"]).take(pool, shapes).ms == {}
+
+
+def test_what_compiles_for_long_comes_last_and_only_in_time():
+    names = ("torch.eager", "torch.compile")
+    found = [v for v in discover() if v.layer == "global_norm" and v.name in names]
+    pool = {("global_norm", "forward"): found}
+    assert len(found) == 2
+    times = race(Memory(SMALL, B, T, "fp32"), pool, budget=0)
+    assert list(times.ms["global_norm", "forward"]) == ["torch.eager"]
+    assert "spent" in times.skipped["global_norm", "forward"]["torch.compile"]
+    only = {key: [v for v in found if v.name == "torch.compile"] for key in pool}
+    assert list(race(Memory(SMALL, B, T, "fp32"), only, budget=0).ms.values()) != [{}]
+
+
+def test_a_variant_hopeless_at_a_small_shape_is_not_tried_at_a_large_one(tmp_path):
+    truth_variants.write(tmp_path)
+    truth_variants.write(tmp_path, "slow", ("matmul",))
+    file = tmp_path / "torch" / "matmul" / "slow.py"
+    slow = file.read_text().replace("    truth_variants", "    time.sleep(x.numel() * 2.5e-4)\n    truth_variants")
+    file.write_text(slow.replace("from tests", "import time\n\nfrom tests", 1))
+    model = Model("wide", L=1, NH=1, C=32, max_t=32, v=3000)
+    found = [v for v in discover((tmp_path,)) if v.layer == "matmul" and v.path.is_relative_to(tmp_path)]
+    pool = {(id, "forward"): found for id in ("matmul/attproj", "matmul/lm_head")}
+    times = race(Memory(model, 2, 32, "fp32"), pool)
+    assert "torch.slow" in times.ms["matmul/attproj", "forward"]
+    assert "times slower at a smaller shape" in times.skipped["matmul/lm_head", "forward"]["torch.slow"]

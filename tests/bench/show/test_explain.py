@@ -1,0 +1,63 @@
+"""What explain says about a layer comes from its contract, its variants and the runs of this machine."""
+
+import json
+
+import pytest
+from tests.bench.test_report import row
+
+from bench import explain as command
+from bench.cli import CannotGoOn
+from bench.records import read
+from bench.records.run import Run
+from bench.show import explain
+from reference import contract
+
+
+@pytest.mark.parametrize("layer", ("attention", "adamw"))
+def test_every_layer_can_be_explained(layer, capsys):
+    assert command.main([layer]) == 0
+    said = capsys.readouterr().out
+    spec = contract.pass_of(contract.load(layer), "forward")
+    assert all(f" {t.name} " in said for t in spec.tensors()) and "def forward(" in said and "cpu.naive" in said
+
+
+def test_one_variant_shows_its_whole_docstring(capsys):
+    assert command.main(["attention.cpu.flash"]) == 0
+    said = capsys.readouterr().out
+    assert "Scratch is O(T) a thread" in said and "torch.sdpa_math" not in said
+
+
+def test_ranks_come_from_the_latest_runs_of_this_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(explain, "HOME", tmp_path)
+    for name, seconds in (("first", {"cpu.simd": 2e-3, "torch.eager": 3e-3}), ("second", {"cpu.simd": 4e-3})):
+        run = Run.create("layer", tmp_path / "runs" / name)
+        for variant, s in seconds.items():
+            run.append(row(variant, seconds=s))
+        run.close()
+    other = tmp_path / "results" / "elsewhere"
+    run = Run.create("layer", other)
+    run.append(row("cpu.simd", seconds=1e-9))
+    run.close()
+    environment = json.loads((other / read.ENVIRONMENT).read_text())
+    environment["cpu"]["model"] = "another"
+    (other / read.ENVIRONMENT).write_text(json.dumps(environment))
+    assert command.main(["gelu", "--json"]) == 0
+    ranks = json.loads(capsys.readouterr().out)["ranks"]
+    assert [(r["variant"], r["median_s"]) for r in ranks] == [("torch.eager", 3e-3), ("cpu.simd", 4e-3)]
+    assert command.main(["gelu"]) == 0
+    said = capsys.readouterr().out
+    assert "timed in runs/first, 20" in said and "timed in runs/second, 20" in said and "elsewhere" not in said
+
+
+@pytest.mark.parametrize(("layer", "elsewhere"), [("gelu", True), ("layernorm", False)])
+def test_a_layer_that_no_step_calls_says_so(layer, elsewhere, capsys):
+    assert command.main([layer]) == 0
+    assert ("0 calls: GPT-2's step" in capsys.readouterr().out) == elsewhere
+
+
+@pytest.mark.parametrize(
+    ("what", "said"), [("gleu", "did you mean 'gelu'"), ("gelu.cpu.smid", "did you mean 'cpu.simd'")]
+)
+def test_names_that_are_not_there(what, said):
+    with pytest.raises(CannotGoOn, match=said):
+        command.main([what])

@@ -1,0 +1,116 @@
+"""Tables in documents come from committed results, and a stale one is found."""
+
+import json
+
+import pytest
+
+from bench import readme_tables
+from bench.cli import CannotGoOn
+from bench.show import markdown
+
+ROW = dict(
+    schema=1,
+    case_id="a-cold",
+    layer="gelu",
+    variant="cpu.simd",
+    phase="forward",
+    dtype="fp32",
+    shape_name="gpt2-124m",
+    cache="cold",
+    status="ok",
+    median_s=0.002,
+    of_ceiling=0.5,
+    speedup=2.0,
+    speedup_low=1.9,
+    speedup_high=2.1,
+    noise_floor=0.1,
+    baseline="torch.eager",
+    error_ratio=0.9,
+    evidence="",
+    story="Fast.",
+)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setattr(markdown, "HOME", tmp_path)
+    (tmp_path / "run").mkdir()
+    rows = [
+        ROW,
+        {**ROW, "case_id": "b", "control": True, "median_s": 0.001},
+        {**ROW, "case_id": "c", "status": "wrong"},
+    ]
+    (tmp_path / "run" / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return tmp_path
+
+
+def test_a_table_is_made_from_the_records(home):
+    text = "before\n<!-- table layers run -->\nold\n<!-- end -->\nafter"
+    new = markdown.rewrite(text)
+    assert "| gelu | forward | cpu.simd | 2 ms | 50% | torch.eager | 2.00x | 10% |" in new
+    assert "old" not in new and new.startswith("before") and new.endswith("after")
+    assert markdown.rewrite(new) == new
+
+
+def test_a_difference_below_the_noise_floor_is_marked(home):
+    (home / "run" / "records.jsonl").write_text(json.dumps({**ROW, "noise_floor": 1.5}) + "\n")
+    assert "| 2.00x = | 150% |" in markdown.rewrite("<!-- table layers run -->\n<!-- end -->")
+
+
+def test_a_stale_table_is_found(home, capsys):
+    file = home / "README.md"
+    file.write_text("<!-- table variants run layer=gelu phase=forward -->\nold\n<!-- end -->\n")
+    assert readme_tables.main(["--check", str(file)]) == 1 and "old" in file.read_text()
+    assert readme_tables.main([str(file)]) == 0 and "Fast." in file.read_text()
+    assert readme_tables.main(["--check", str(file)]) == 0
+
+
+def test_a_gpu_that_was_not_measured_has_dashes_and_never_a_number(home):
+    from tests.bench.test_report import row
+
+    table = markdown.rewrite("<!-- table gpu no/such/folder -->\n<!-- end -->")
+    assert "| all twelve | both | – | – | – | – |" in table
+    fast = row("triton.block", seconds=1e-5, timer="busy", dtype="bf16")
+    slow = row("cuda.naive", seconds=1e-4, timer="busy", dtype="bf16")
+    lines = markdown.gpu([slow, fast, row("cpu.simd", seconds=1e-9, dtype="bf16")]).splitlines()
+    assert "| gelu | forward | triton.block | 10 µs | 50% | 200.00x |" in lines
+    assert "| gelu | backward | – | – | – | – |" in lines
+
+
+def test_a_picture_is_drawn_again_where_its_numbers_changed(home):
+    from tests.bench.test_report import row
+
+    def measured(seconds):
+        rows = [row("cpu.simd", seconds=seconds), row("torch.eager")]
+        lines = [json.dumps({"schema": 1, **r, "case_id": str(i)}) for i, r in enumerate(rows)]
+        (home / "run" / "records.jsonl").write_text("\n".join(lines) + "\n")
+
+    def commands(*options):
+        return readme_tables.main([*options, str(file)])
+
+    file, picture = home / "README.md", home / "docs" / "speed.svg"
+    file.write_text("<!-- chart overview run docs/speed.svg -->\n<!-- end -->\n")
+    measured(1e-3)
+    assert commands("--check") == 1 and not picture.exists()
+    assert commands() == 0 and "![the best kernel" in file.read_text() and picture.read_text().startswith("<svg")
+    assert commands("--check") == 0
+    picture.write_text("kept")
+    assert commands() == 0 and picture.read_text() == "kept"  # the same numbers
+    measured(5e-4)
+    assert commands("--check") == 1 and picture.read_text() == "kept"
+    assert commands() == 0 and "4.00x" in picture.read_text()
+    picture.unlink()
+    assert commands("--check") == 1
+
+
+def test_mistakes_are_named(home):
+    with pytest.raises(CannotGoOn, match="did you mean 'layers'"):
+        markdown.rewrite("<!-- table layer run -->\n<!-- end -->")
+    with pytest.raises(CannotGoOn, match="no chart 'overvue'"):
+        markdown.rewrite("<!-- chart overvue run docs/a.svg -->\n<!-- end -->")
+    with pytest.raises(CannotGoOn, match="no results"):
+        markdown.rewrite("<!-- table layers nothing -->\n<!-- end -->")
+
+
+def test_the_documents_of_this_repository_are_up_to_date():
+    assert readme_tables.main(["--check"]) == 0

@@ -1,0 +1,277 @@
+"""The report: from records alone, whole where rows failed, safe against what files say, and alive in a real browser."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import report as command
+from bench.cli import CannotGoOn
+from bench.records.run import SCHEMA, Run
+from bench.show import page as page_frame
+from bench.show import report
+from tests.browser import asked, charts_of, look_like, wait_for
+
+EVIL = "<script>document.title = 'broken'</script>"
+
+
+def row(variant: str, phase: str = "forward", cache: str | None = "cold", seconds: float = 1e-3, **more):
+    timed = dict(
+        status="ok",
+        median_s=seconds,
+        low_s=seconds * 0.95,
+        high_s=seconds * 1.05,
+        noise=0.03,
+        samples=[[seconds * (1 + 0.02 * i)] for i in range(5)],
+        speedup=2e-3 / seconds,
+        speedup_low=1.9e-3 / seconds,
+        speedup_high=2.1e-3 / seconds,
+        noise_floor=0.01,
+        bytes_per_s=1e9,
+        flops_per_s=1e9,
+        of_ceiling=0.5,
+    )
+    known = dict(
+        case_id=f"{variant}-{phase}-{cache}",
+        layer="gelu",
+        variant=variant,
+        story=f"{variant}'s story.",
+        phase=phase,
+        shape_name="gpt2-124m",
+        shape={"N": 1024},
+        dtype="fp32",
+        calls=12,
+        control=False,
+        cache=cache,
+        error_ratio=1.2,
+        proof_cases=8,
+        deterministic=True,
+        flops=20480,
+        bytes=8192,
+        floor_s=5e-4,
+        source_hash="0",
+        device="cpu",
+        reproduce=f"python -m bench.layer gelu --only {variant}",
+    )
+    return known | (timed if cache else {}) | more
+
+
+def step_row(variant: str, seconds: float, **more):
+    losses = [11.0, 10.5, 10.1]
+    known = dict(
+        shape_name=None, shape=dict(B=4, T=64, accumulation=1), layer="gpt2-tiny", losses=losses, first_loss=11.0
+    )
+    return row(variant, "step", None) | known | row(variant, seconds=seconds) | known | dict(phase="step") | more
+
+
+ROWS = [
+    row("torch.eager", seconds=2e-3, cache="cold"),
+    row("torch.eager", seconds=2e-3, cache="warm"),
+    row("cpu.simd", seconds=1e-3, story=EVIL),
+    row("cpu.naive", cache=None, status="wrong", evidence=f"poison survived {EVIL}"),
+    row("cuda.naive", cache=None, status="skipped", evidence="needs an NVIDIA GPU"),
+]
+STEPS = [
+    step_row(
+        "ours", 0.1, in_context_s={"matmul/qkv forward": 0.06, "gelu forward": 0.03}, kernels={"gelu forward": "a"}
+    ),
+    step_row(
+        "ours, gelu=cpu.naive",
+        0.12,
+        in_context_s={"matmul/qkv forward": 0.06, "gelu forward": 0.055},
+        kernels={"gelu forward": "b"},
+        predicted_alone_s=0.03,
+        predicted_in_context_s=0.025,
+        change_s=0.02,
+        change_low_s=0.015,
+        change_high_s=0.026,
+    ),
+    step_row("torch.eager", 0.2),
+]
+
+
+def write_run(folder: Path, rows, kind: str = "layer") -> Path:
+    run = Run.create(kind, folder)
+    for r in rows:
+        run.append(r)
+    run.close()
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_run(tmp_path / "layers", ROWS)
+
+
+@pytest.fixture
+def page(folder, tmp_path):
+    steps = write_run(tmp_path / "step", STEPS, "e2e")
+    out = tmp_path / "page.html"
+    assert command.main([str(folder), str(steps), "--out", str(out)]) == 0
+    return out
+
+
+def test_a_page_is_one_file_of_at_most_two_megabytes_without_network(page):
+    text = page.read_text()
+    assert page.stat().st_size < 2e6
+    markup = text.partition('<script type="module">')[0]
+    assert not re.search(r"<(?:script|link|img)[^>]+(?:src|href)=\"(?!data:|#)", markup)
+    for told in ("cpu.simd", "torch.eager", "needs an NVIDIA GPU", "python -m bench.layer gelu --only cpu.simd"):
+        assert told in text
+
+
+def test_what_variants_say_is_escaped(page):
+    text = page.read_text()
+    assert EVIL not in text and "&lt;script&gt;document.title" in text
+
+
+def test_charts_hold_what_the_records_hold(page):
+    charts = charts_of(page)
+    times = next(c for name, c in charts.items() if name.startswith("gelu-forward"))
+    assert [(r["variant"], r["ms"]) for r in times["rows"]] == [("cpu.simd", 1.0), ("torch.eager", 2.0)]
+    assert charts["overview"]["rows"][0]["speedup"] == pytest.approx(2)
+    parts = next(c for name, c in charts.items() if name.startswith("parts"))
+    ours = {r["part"]: r["end"] - r["start"] for r in parts["rows"] if r["contestant"] == "ours"}
+    assert ours == pytest.approx({"matmul": 60, "gelu": 30, "remainder": 10})
+    (steps,) = (c for name, c in charts.items() if name.startswith("step-"))
+    assert [r["backend"] for r in steps["rows"]] == ["ours", "ours", "torch"]  # each has a colour
+    swaps = next(c for name, c in charts.items() if name.startswith("swaps"))["rows"]
+    assert {r["by"]: r["predicted"] for r in swaps} == pytest.approx({"layers in context": 25, "layers alone": 30})
+    assert [(r["measured"], r["low"], r["high"]) for r in swaps] == [pytest.approx((20, 15, 26))] * 2
+
+
+def test_a_roofline_has_measured_roofs_and_those_of_the_datasheet_where_it_is_known(tmp_path):
+    roofs: dict[str, Any] = dict(
+        ceiling_bytes_per_s=2e9, ceiling_flops_per_s=4e9, datasheet_bytes_per_s=3e9, datasheet_flops_per_s=5e9
+    )
+    rows = [row("cuda.fast", device="cuda", registers=40, spill_bytes=0, occupancy=0.5, **roofs), row("torch.eager")]
+    page = report.Page(report.read_runs([write_run(tmp_path / "gpu", rows)]))
+    lines = [r for r in page.data["roofline-gelu"].rows if r["kind"] == "roof"]
+    at_end = {r["name"]: r["gflops"] for r in lines if r["label"]}
+    assert at_end == {"measured ceiling, fp32": 4.0, "datasheet, fp32": 5.0}
+    least = {r["name"]: r["gflops"] / r["intensity"] for r in lines if r["intensity"] == 1.25}
+    assert least == pytest.approx({"measured ceiling, fp32": 2.0, "datasheet, fp32": 3.0})
+    (case,) = page.layers[0].cases
+    told = dict(zip(case.columns, (cell.text for cell in case.lines[0].cells), strict=True))
+    assert (told["registers"], told["spills B"], told["occupancy"]) == ("40", "0", "50%")
+
+
+def test_records_that_do_not_tell_their_ceilings_have_the_roof_of_their_floors(tmp_path):
+    page = report.Page(report.read_runs([write_run(tmp_path / "old", [row("cpu.simd")])]))
+    (end,) = [r for r in page.data["roofline-gelu"].rows if r.get("label")]
+    assert end["gflops"] / end["intensity"] == pytest.approx(8192 / 5e-4 / 1e9)  # bytes by floor
+
+
+def test_far_apart_times_are_points_on_a_logarithmic_axis(tmp_path):
+    run = write_run(tmp_path / "far", [row("torch.eager"), row("cpu.naive", seconds=1.0)])
+    (chart,) = [c for n, c in report.Page(report.read_runs([run])).data.items() if n.startswith("gelu-forward")]
+    assert chart.spec == "times_log"
+
+
+def test_a_run_with_only_failures_has_a_page(tmp_path):
+    run = write_run(tmp_path / "bad", [ROWS[3]])
+    assert command.main([str(run)]) == 0
+    assert "poison survived" in (run / "report.html").read_text()
+
+
+def test_a_suites_folder_is_a_page_of_the_runs_inside_it(tmp_path):
+    write_run(tmp_path / "suite", [dict(case_id="time-gelu", status="ok")], "suite")
+    write_run(tmp_path / "suite" / "time-gelu", ROWS)
+    (found,) = report.read_runs([tmp_path / "suite"])
+    assert found.folder.name == "time-gelu" and len(found.records) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "there is no such folder"),
+        ("", "no readable record"),
+        ('{"case_id": "a", "status": "ok", "schema": 99}\n', "no readable record"),
+        ("not json\n", "no readable record"),
+    ],
+)
+def test_runs_that_cannot_be_shown_say_why(tmp_path, content, said):
+    run = tmp_path / "run"
+    if content is not None:
+        run.mkdir()
+        (run / "records.jsonl").write_text(content)
+    with pytest.raises(CannotGoOn, match=said):
+        command.main([str(run)])
+
+
+def test_damaged_lines_are_told_and_the_rest_is_shown(folder, capsys):
+    with open(folder / "records.jsonl", "a") as file:
+        file.write(f'{{"half": \n{{"case_id": "x", "status": "ok", "schema": {SCHEMA + 1}}}\n')
+    assert command.main([str(folder)]) == 0
+    assert "damaged" in capsys.readouterr().err
+    assert "2 damaged lines were left out" in (folder / "report.html").read_text()
+
+
+def test_a_run_leaves_its_page_unless_nobody_wants_it(folder, monkeypatch):
+    assert "LAYERBENCH_REPORT is 0" in report.write_beside(folder) and not (folder / "report.html").exists()
+    monkeypatch.delenv("LAYERBENCH_REPORT")
+    assert report.write_beside(folder) == f"report: {folder / 'report.html'}" and (folder / "report.html").exists()
+
+
+def test_without_its_packages_a_run_still_ends_well(folder, monkeypatch):
+    monkeypatch.delenv("LAYERBENCH_REPORT")
+    monkeypatch.setattr(page_frame, "NEEDED", ("altair", "no_such_package"))
+    said = report.write_beside(folder)
+    assert "no_such_package" in said and f"python -m bench.report {folder}" in said
+    with pytest.raises(CannotGoOn, match="pip install altair"):
+        command.main([str(folder)])
+
+
+def test_a_page_that_cannot_be_written_says_so(folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("LAYERBENCH_REPORT")
+    (tmp_path / "file").write_text("")
+    with pytest.raises((CannotGoOn, OSError)):
+        command.main([str(folder), "--out", str(tmp_path / "file" / "page.html")])
+    assert "no report" in report.write_beside(tmp_path / "nowhere")
+
+
+def test_pictures_are_written(folder, tmp_path):
+    assert command.main([str(folder), "--png", str(tmp_path / "png")]) == 0
+    pictures = sorted(p.name for p in (tmp_path / "png").iterdir())
+    assert "overview.png" in pictures and "overview.svg" in pictures
+    assert (tmp_path / "png" / "overview.png").read_bytes().startswith(b"\x89PNG")
+
+
+# --- in a browser ---
+
+
+def test_the_page_lives_in_a_browser(page, browser):
+    browser.get(f"file://{page}")
+    browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")
+    charts = charts_of(page)
+    assert wait_for(
+        lambda: browser.execute_script("return document.querySelectorAll('.chart svg').length") == len(charts)
+    )
+    assert browser.title != "broken"
+    # nothing went over the network, nothing complained
+    assert asked(browser) == [] and browser.get_log("browser") == []
+    # a table is sorted by a click, and by another one the other way
+    first = "return document.querySelector('#gelu tbody tr th').dataset.key"
+    button = "document.querySelectorAll('#gelu thead button')[0].click();"
+    names = sorted(["cpu.naive", "cpu.simd", "cuda.naive", "torch.eager"])
+    assert browser.execute_script(button + first) == names[0]
+    assert browser.execute_script(button + first) == names[-1]
+    # rows are filtered
+    script = """const input = document.querySelector('#gelu input[type=search]'); input.value = 'simd';
+        input.dispatchEvent(new Event('input'));
+        return [...document.querySelectorAll('#gelu tbody tr')].filter(r => !r.hidden).length"""
+    assert browser.execute_script(script) == 1
+
+
+def test_the_page_is_dark_where_people_want_it_and_fits_a_phone(page, browser):
+    look_like(browser, 390, 800, "dark")
+    browser.get(f"file://{page}")
+    red, green, blue = map(
+        int, re.findall(r"\d+", browser.execute_script("return getComputedStyle(document.body).backgroundColor"))[:3]
+    )
+    assert red + green + blue < 150
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    label = "return getComputedStyle(document.querySelector('.chart svg text')).fill"
+    assert wait_for(lambda: browser.execute_script("return document.querySelector('.chart svg text') !== null"))
+    assert sum(map(int, re.findall(r"\d+", browser.execute_script(label))[:3])) > 300  # light letters on dark

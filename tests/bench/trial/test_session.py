@@ -1,0 +1,180 @@
+"""python -m bench.layer, as a user runs it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import HOME
+
+EVIL = HOME / "tests" / "evil"
+
+
+def run(*args: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench.layer", *args]
+    return subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=timeout)
+
+
+def small(out: Path, *more: str) -> list[str]:
+    """A fast real run: two variants of residual at a small shape."""
+    common = ["residual", "--only", "torch.eager,cpu.simd", "--seconds", "0.4", "-a", "B=1", "-a", "T=64"]
+    return [*common, "--out", str(out), *more]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["atention"], 64, "did you mean 'attention'"),
+        (["attention", "--chek-only"], 64, "did you mean '--check-only'"),
+        (["attention", "--only", "torch.eagr"], 64, "did you mean 'torch.eager'"),
+        (["attention", "--shape", "gpt2-125m"], 64, "did you mean 'gpt2-124m'"),
+        (["matmul", "--shape", "gpt2-124m/qvk", "--only", "torch.eager"], 64, "did you mean 'qkv'"),
+        (["matmul", "-a", "T"], 64, "is not NAME=VALUE"),
+        (["matmul", "-a", "T=-3"], 64, "not a positive whole number"),
+        (["matmul", "-a", "dtype=fp31"], 64, "did you mean 'fp32'"),
+        (["residual", "-a", "HS=3", "--only", "torch.eager"], 64, "residual has no axis 'HS'"),
+        (["attention", "--only", "torch.sdpa_efficient"], 3, "cannot run: needs an NVIDIA GPU"),
+        (["residual", "--resume", "no/such/run"], 1, "no run to resume"),
+        (["residual", "--kernels", "no/such/folder"], 1, "not a folder"),
+    ],
+)
+def test_mistakes_get_a_clear_answer_and_an_exit_code(args, code, says, tmp_path):
+    out = [] if "--resume" in args else ["--out", str(tmp_path / "run")]
+    done = run(*args, *out)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_list_shows_every_layer_and_why_something_is_skipped():
+    done = run("list", "--json")
+    variants = json.loads(done.stdout.splitlines()[-1])["variants"]
+    assert {"attention", "adamw", "softmax"} <= {v["layer"] for v in variants}
+    cudnn = next(v for v in variants if v["variant"] == "torch.sdpa_cudnn")
+    assert "GPU" in cudnn["skipped"] and cudnn["story"]
+
+
+def test_a_run_proves_times_and_writes_it_down(tmp_path):
+    done = run(*small(tmp_path / "run", "--json"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    rows = [r for r in document["records"] if not r["control"]]
+    assert {(r["variant"], r["cache"]) for r in rows} == {
+        (v, c) for v in ("torch.eager", "cpu.simd") for c in ("cold", "warm")
+    }
+    for r in rows:
+        assert r["status"] == "ok" and r["error_ratio"] <= 4 and r["verified_calls"] >= 1
+        assert 0 < r["low_s"] <= r["median_s"] <= r["high_s"]
+        assert r["bytes"] == 3 * 4 * 64 * 768 and r["reproduce"].startswith("python -m bench.layer residual")
+    assert any(r["control"] for r in document["records"])
+    assert "noise floor" in done.stdout and "canary" in done.stdout
+    lines = (tmp_path / "run" / "records.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["samples"] for line in lines)
+    assert (tmp_path / "run" / "layer.csv").exists() and (tmp_path / "run" / "env.json").exists()
+
+
+def test_a_resumed_run_measures_only_what_is_missing(tmp_path):
+    folder = tmp_path / "run"
+    assert run(*small(folder)).returncode == 0
+    lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["variant"] == "torch.eager"]
+    (folder / "records.jsonl").write_text("".join(kept) + lines[-1][:40])  # the crash cut the last line short
+    resumed = small(folder)
+    resumed[resumed.index("--out")] = "--resume"
+    done = run(*resumed)
+    assert done.returncode == 0, done.stderr
+    assert "line is skipped" in done.stderr
+    after = (folder / "records.jsonl").read_text()
+    assert after.startswith("".join(kept))
+    new = [json.loads(line) for line in after[len("".join(kept)) :].splitlines()[1:]]
+    assert {r["variant"] for r in new if not r["control"]} == {"cpu.simd"}
+
+
+def test_a_wrong_variant_is_exit_code_2_and_its_row_says_the_evidence(tmp_path):
+    done = run(
+        *("residual", "--kernels", str(EVIL), "--only", "torch.eager,torch.writes_nothing,torch.crash"),
+        *("--seconds", "0.3", "-a", "B=1", "-a", "T=8", "--out", str(tmp_path / "run"), "--json"),
+    )
+    assert done.returncode == 2, done.stderr
+    assert "wrong: unwritten" in done.stdout and "crash" in done.stdout
+    rows = {r["variant"]: r for r in json.loads(done.stdout.splitlines()[-1])["records"]}
+    assert "poison survived in 100% of out" in rows["torch.writes_nothing"]["evidence"]
+    assert "SIGSEGV" in rows["torch.crash"]["evidence"]
+    assert rows["torch.eager"]["status"] == "ok", "the honest row goes on"
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path):
+    folder = tmp_path / "run"
+    args = ["residual", "--only", "torch.eager,cpu.simd", "--seconds", "2", "-a", "B=1", "-a", "T=8,16,32,64,128"]
+    command = [sys.executable, "-m", "bench.layer", *args, "--out", str(folder)]
+    process = subprocess.Popen(command, cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 100
+    records = folder / "records.jsonl"
+    while time.monotonic() < deadline and not (records.exists() and records.stat().st_size):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    lines = records.read_text().splitlines()
+    assert lines and all(json.loads(line)["status"] == "ok" for line in lines)
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="mounting a small disk needs root")
+def test_a_full_disk_is_said_and_nothing_written_is_lost(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12k", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("mounting is not permitted here")
+    try:
+        done = run(*small(disk / "run", "-a", "dtype=fp32,bf16"))
+        lines = (disk / "run" / "records.jsonl").read_text().splitlines()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    assert done.returncode == 1, done.stderr
+    assert "No space left" in done.stderr or "full" in done.stderr
+    assert "Traceback" not in done.stderr
+    for line in lines[:-1]:
+        json.loads(line)
+
+
+def test_a_cuda_kernel_without_a_gpu_is_simulated_counted_and_not_timed(tmp_path):
+    args = ["residual", "--only", "torch.eager,cuda.naive,cuda.shared", "--seconds", "0.4", "-a", "B=1", "-a", "T=64"]
+    done = run(*args, "--out", str(tmp_path / "run"), "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {r["variant"]: r for r in json.loads(done.stdout.splitlines()[-1])["records"] if not r["control"]}
+    assert rows["torch.eager"]["status"] == "ok" and rows["torch.eager"]["median_s"] > 0
+    for name in ("cuda.naive", "cuda.shared"):
+        row = rows[name]
+        assert row["status"] == "simulated" and row["proof_cases"] > 2 and 0 < row["error_ratio"] <= 4
+        assert not {"median_s", "samples", "bytes_per_s", "of_ceiling", "speedup"} & set(row)
+        assert row["moved_of_minimum"] == row["sectors_of_ideal"] == 1
+    # A naive kernel and a vectorised one can be told apart without a card.
+    assert rows["cuda.naive"]["wide_instructions"] == 0 < rows["cuda.shared"]["wide_instructions"]
+    assert rows["cuda.naive"]["sectors_per_request"] == 4 and rows["cuda.shared"]["sectors_per_request"] == 16
+    assert "counted in the simulator" in done.stdout
+    with (tmp_path / "run" / "layer.csv").open() as file:
+        assert "sectors_per_request" in file.readline()
+
+
+def test_a_broken_cuda_kernel_is_reported_with_its_line(tmp_path):
+    args = ["residual", "--only", "cuda.missing_barrier", "--check-only", "--kernels", str(EVIL)]
+    done = run(*args, "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert "race" in done.stdout and "missing_barrier.cu:" in done.stdout
+
+
+def test_the_simulator_can_be_left_out(tmp_path):
+    """The row says so, and nothing is compiled."""
+    from bench import layer
+
+    out = tmp_path / "run"
+    where = ["--only", "cuda.naive,torch.eager", "--no-simulate", "--check-only", "--out", str(out)]
+    assert layer.main(["residual", *where]) == 0
+    rows = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert {r["variant"]: r["status"] for r in rows} == {"cuda.naive": "skipped", "torch.eager": "ok"}
+    assert "--no-simulate" in next(r["evidence"] for r in rows if r["variant"] == "cuda.naive")

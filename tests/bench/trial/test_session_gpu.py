@@ -1,0 +1,342 @@
+"""Proving and timing on a GPU, with the made-up one: through the command line, and through workers and rooms."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from bench import HOME
+from bench.core import variants
+from bench.core.case import Case
+from bench.core.process import Setting
+from bench.gpu import counts
+from bench.machine import ceilings, devices
+from bench.trial import prove as proof
+from bench.trial import race, session
+from bench.trial.briefs import Briefs
+from bench.trial.room import Room
+from bench.trial.rows import throttles
+from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, MEMORY_BYTES_PER_S, WATTS, FakeGpu
+
+VARIANTS = HOME / "tests" / "gpu_variants"
+DEVICE = "tests.fake_gpu:FakeGpu"
+CARD = "NVIDIA H200"  # what its ceilings say that it is: one with a datasheet
+RESOURCES = {
+    *("kernels", "registers", "spill_bytes", "shared_bytes", "occupancy"),
+    *("tensor_core_instructions", "wide_instructions"),
+}
+ALL = variants.discover((VARIANTS,))
+SETTING = Setting(DEVICE, time_limit=20)
+
+Row = dict
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """A cache folder in which the made-up GPU's ceilings are known: measuring them is test_ceilings' matter."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("LAYERBENCH_CACHE")
+    os.environ["LAYERBENCH_CACHE"] = str(folder)
+    rates = {name: MEMORY_BYTES_PER_S for name in ("read", "copy", "triad")}
+    flops = {"fp32": 1e15, "bf16": 1e15}
+    known = ceilings.Ceilings(CARD, rates, flops, {}, {}, {}, 1, CACHE_BYTES, None, "2026-01-01T00:00:00+00:00", 0.0)
+    ceilings._write(ceilings.cache_file(), {ceilings._key(DEVICE): known})
+    yield folder
+    os.environ.pop("LAYERBENCH_CACHE")
+    if before is not None:
+        os.environ["LAYERBENCH_CACHE"] = before
+
+
+def layer(folder: Path, *args: str) -> tuple[subprocess.CompletedProcess[str], list[Row]]:
+    where = ("--device", DEVICE, "--kernels", str(VARIANTS), "-a", "B=1", "--threads", "1", "--out", str(folder))
+    command = [sys.executable, "-m", "bench.layer", *args, *where]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=300)
+    lines = (folder / "records.jsonl").read_text().splitlines() if (folder / "records.jsonl").exists() else []
+    return done, [row for line in lines if not (row := json.loads(line)).get("control")]
+
+
+@pytest.fixture(scope="module")
+def gelu(cache, tmp_path_factory):
+    args = ("gelu", "--only", "torch.eager,cuda.honest", "--pass", "forward", "-a", "T=8", "--seconds", "1")
+    return layer(tmp_path_factory.mktemp("gelu") / "run", *args)
+
+
+@pytest.fixture(scope="module")
+def residual(cache, tmp_path_factory):
+    """Right and evil variants in one run."""
+    names = [v.name for v in ALL if v.layer == "residual" and v.path.is_relative_to(VARIANTS) and v.stem != "hangs"]
+    args = ("residual", "--only", ",".join(["torch.eager", *names]), "-a", "T=32", "--seconds", "2")
+    return layer(tmp_path_factory.mktemp("residual") / "run", *args)
+
+
+def of(run, variant: str, cache: str | None = None) -> Row:
+    return next(r for r in run[1] if r["variant"] == variant and (cache is None or r["cache"] == cache))
+
+
+def test_a_run_on_a_gpu_ranks_by_the_profiler_and_shows_three_clocks(gelu):
+    done, rows = gelu
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {(r["variant"], r["cache"]) for r in rows} == {
+        (v, c) for v in ("torch.eager", "cuda.honest") for c in ("cold", "warm")
+    }
+    for r in rows:
+        assert r["status"] == "ok" and r["timer"] == "busy" and r["device"] == DEVICE and r["verified_calls"] >= 1
+        assert r["samples"] and r["span_samples"] and not any(r["cpu_samples"])
+        assert r["span_s"] >= r["median_s"] > 0 and r["launch_bound"] is None
+        assert ("graph_s" in r) == (r["cache"] == "warm") and r["graph_evidence"] is None
+        assert f"--device {DEVICE}" in r["reproduce"]
+    warm = of(gelu, "cuda.honest", "warm")
+    assert warm["median_s"] == pytest.approx(2e-3) and warm["graph_s"] == pytest.approx(2e-3)
+    for shown in ("timer: busy", "cold ±95 %", "span cold", "graph", "canary: 1 MiB", "cold is cold", "SM clock 1700"):
+        assert shown in done.stdout, shown
+    assert all(len(line) <= 160 for line in done.stdout.splitlines() if "reproduce" not in line)
+
+
+def test_cold_calls_read_from_memory_and_warm_ones_from_the_cache(gelu):
+    cold, warm = of(gelu, "torch.eager", "cold"), of(gelu, "torch.eager", "warm")
+    half = cold["bytes"] / 2  # read; what is written was poisoned just before, and is cached when warm
+    assert cold["median_s"] - warm["median_s"] > half / MEMORY_BYTES_PER_S - half / CACHE_BYTES_PER_S - 1e-9
+
+
+def test_the_row_says_what_ran_and_how_the_card_was(gelu):
+    own, eager = of(gelu, "cuda.honest"), of(gelu, "torch.eager")
+    assert own["kernels_ran"] == {"gelu_forward<float>": 1} and own["peak_bytes"] == 0
+    assert any("at::native::gelu" in name for name in eager["kernels_ran"])
+    assert own["sm_mhz"] == 1700 and own["throttled"] == ""
+    assert own["energy_j"] == pytest.approx(WATTS * 2e-3, rel=0.01)
+
+
+def test_the_row_has_the_roofs_that_it_is_under(gelu):
+    for row in gelu[1]:
+        assert row["ceiling_bytes_per_s"] == MEMORY_BYTES_PER_S and row["ceiling_flops_per_s"] == 1e15
+        assert row["datasheet_bytes_per_s"] == 4800e9 and row["datasheet_flops_per_s"] == pytest.approx(66.9e12)
+
+
+@pytest.fixture(scope="module")
+def compiled(cache, tmp_path_factory):
+    """Kernels that can be compiled, and one that cannot."""
+    names = "cuda.compiled,cuda.uncompilable"
+    names += ",triton.tuned" if find_spec("triton") else ""
+    args = ("gelu", "--only", names, "--pass", "forward", "-a", "T=8", "--seconds", "0.5", "--cache", "warm")
+    folder = tmp_path_factory.mktemp("compiled") / "run"
+    return *layer(folder, *args), folder
+
+
+def test_a_timed_row_tells_what_its_kernels_need(compiled):
+    row = of(compiled, "cuda.compiled")
+    assert row["status"] == "ok" and row["kernels"] == 1 and row["spill_bytes"] == 0
+    assert row["shared_bytes"] == 1024 + 2048 and 0 < row["registers"] <= 32 and row["occupancy"] == 1.0
+    assert row["wide_instructions"] == row["tensor_core_instructions"] == 0
+    columns = (compiled[2] / "layer.csv").read_text().partition("\n")[0].split(",")
+    assert set(columns) >= RESOURCES | {"ceiling_bytes_per_s", "datasheet_flops_per_s"}
+
+
+def test_what_cannot_be_compiled_costs_no_row(compiled, gelu):
+    assert compiled[0].returncode == 0, compiled[0].stdout + compiled[0].stderr
+    for run, name in ((compiled, "cuda.uncompilable"), (gelu, "cuda.honest"), (gelu, "torch.eager")):
+        row = of(run, name)
+        assert row["status"] == "ok" and row["median_s"] > 0 and not RESOURCES & set(row)
+
+
+@pytest.mark.skipif(not find_spec("triton"), reason="Triton is not installed")
+def test_resources_are_of_the_tile_sizes_that_ran(compiled):
+    row = of(compiled, "triton.tuned")
+    assert row["configuration"] == "TILES BLOCK=2048 num_warps=4 (tuned)"
+    assert row["kernels"] == 1 and row["wide_instructions"] == 8, "sixteen floats a thread, read and written by fours"
+    module, case = find("gelu", "triton.tuned").load(), Case("gelu", "forward", {"N": 24576, "dtype": "fp32"}, "timed")
+    default = counts.resources(module, case, "sm_90a", "TILES BLOCK=128 num_warps=4 (default)")
+    assert default["wide_instructions"] == 0, "one float a thread"
+    tuned = counts.resources(module, case, "sm_90a", row["configuration"])
+    assert tuned == {name: row[name] for name in RESOURCES}
+    with pytest.raises(LookupError, match="BLOCK=512"):
+        counts.resources(module, case, "sm_90a", "TILES BLOCK=512 num_warps=4 (tuned)")
+
+
+def test_an_architecture_without_known_limits_has_no_occupancy():
+    module, case = find("gelu", "cuda.compiled").load(), Case("gelu", "forward", {"N": 512, "dtype": "fp32"}, "timed")
+    found = counts.resources(module, case, "sm_120a", "")
+    assert found["occupancy"] is None and found["registers"] > 0
+
+
+def test_compiling_that_takes_too_long_is_given_up(monkeypatch):
+    monkeypatch.setattr(session, "COMPILE_LIMIT_S", 0.0)
+    case = Case("gelu", "forward", {"N": 512, "dtype": "fp32"}, "timed")
+    racing = [race.Contestant(find("gelu", "cuda.compiled"), "cuda.compiled")]
+    assert session.resources_on("sm_90a", case, racing, SETTING) == {}
+
+
+def test_a_launch_bound_variant_is_flagged(residual):
+    row = of(residual, "cuda.many_launches", "warm")
+    assert row["status"] == "ok" and row["median_s"] == pytest.approx(200e-6)
+    assert row["span_s"] > 3 * row["median_s"] and 0.6 < row["launch_bound"] < 0.9
+    assert row["graph_s"] < 1.1 * row["median_s"], "a graph launches once"
+    assert "cuda.many_launches is launch-bound" in residual[0].stdout
+
+
+def test_a_graph_that_cannot_be_captured_is_noted_and_no_error(residual):
+    row = of(residual, "cuda.waits", "warm")
+    assert row["status"] == "ok" and row["median_s"] > 0 and "graph_s" not in row
+    assert "not permitted when stream is capturing" in row["graph_evidence"]
+    assert "cuda.waits has no graph: RuntimeError: operation not permitted" in residual[0].stdout
+
+
+@pytest.mark.parametrize(
+    ("variant", "status", "evidence"),
+    [
+        ("runs_aten", "wrong", "library: says it is its own code, yet ran at::native::vectorized_elementwise_kernel<4"),
+        ("runs_another", "wrong", "library: says it is its own code, yet ran residual_forward_of_somebody_else<float>"),
+        ("turns_later", "wrong", "library in a timed call: says it is its own code, yet ran nvjet_tst_128x8"),
+        ("allocates", "wrong", "allocates: allocated 1048576 bytes inside the call"),
+        ("idle_in_graphs", "wrong", "unwritten in a graph: poison survived in 100% of out"),
+        ("unseen", "error", "the profiler saw no kernel"),
+    ],
+)
+def test_an_evil_variant_costs_its_own_row(residual, variant, status, evidence):
+    row = of(residual, f"cuda.{variant}")
+    assert row["status"] == status and evidence in row["evidence"], row["evidence"]
+    assert residual[0].returncode == 2 and of(residual, "torch.eager")["status"] == "ok"
+
+
+def find(layer: str, name: str) -> variants.Variant:
+    return variants.find(ALL, layer, name)
+
+
+def prove(layer: str, name: str, setting: Setting = SETTING) -> list[proof.Proof]:
+    variant = find(layer, name)
+    phases = tuple(p for p in ("forward", "backward") if variant.has(p))
+    with Briefs(setting) as briefs:
+        return list(proof.prove(variant, phases, "fp32", [0, 1], briefs, setting, find(layer, "torch.eager")))
+
+
+def test_a_cuda_error_is_a_crash_and_the_next_phase_goes_on_in_a_fresh_process():
+    forward, backward = prove("gelu", "cuda.faults")
+    assert forward.status == "crash" and "illegal memory access" in forward.evidence
+    assert backward.ok and backward.kernels_ran == {"gelu_backward": 1}
+
+
+def test_a_kernel_that_never_ends_is_killed():
+    (found,) = prove("residual", "cuda.hangs", Setting(DEVICE, time_limit=2, prepare_limit=2))
+    assert found.status == "timeout"
+
+
+@pytest.fixture
+def room(tmp_path):
+    """A room for torch.eager's residual on a made-up GPU of this process, with a timed case set up."""
+    made = Room(find("residual", "torch.eager"), SETTING)
+    case = Case("residual", "forward", {"N": 30_000, "dtype": "fp32"}, "timed", seed=3)
+    made.write_brief(case, None, None, True, tmp_path / "values.pt")
+    made.ready(tmp_path / "values.pt")
+    yield made
+    assert isinstance(made.device, FakeGpu)
+    made.device.close()
+    devices.open_device.cache_clear()
+
+
+def test_the_canary_sees_a_flush_that_does_not_flush(room, monkeypatch):
+    honest = room.canary()
+    assert honest["bytes"] == CACHE_BYTES / 4 and honest["cold"] < 0.9 * honest["warm"]
+    monkeypatch.setattr(FakeGpu, "flush", lambda self: None)
+    lazy = room.canary()
+    assert lazy["cold"] > 0.9 * lazy["warm"]
+
+
+def test_calls_take_turns_among_addresses(room, monkeypatch):
+    called: list[int] = []
+
+    def forward(a, b, *, out):
+        called.append(out.data_ptr())
+        a.add_(b)
+
+    monkeypatch.setattr(room, "function", forward)
+    room.sample(seeds=list(range(6)), cold=True, clock=devices.BUSY)
+    assert len(set(called)) == 3 and called[:3] == called[3:]
+
+
+def test_without_memory_for_copies_there_is_one_arena(room, monkeypatch, tmp_path):
+    monkeypatch.setattr(FakeGpu, "free_bytes", lambda self: 1 << 20)
+    room.ready(tmp_path / "values.pt")
+    assert len(room.arenas) == 1
+
+
+def test_energy_that_cannot_be_read_is_null(room, monkeypatch):
+    assert room.energy(busy_s=0.1) == pytest.approx(WATTS * 2.24e-6, rel=0.2)
+    monkeypatch.setattr(FakeGpu, "energy_joules", lambda self: None)
+    assert room.energy(busy_s=0.1) is None
+    monkeypatch.setattr(FakeGpu, "energy_joules", lambda self: 5.0)
+    monkeypatch.setattr("bench.trial.room.ENERGY_PATIENCE_S", 0.05)
+    assert room.energy(busy_s=1.0) is None, "a counter that stands still"
+
+
+def test_a_clock_that_a_variant_put_in_is_seen(room, monkeypatch):
+    import torch
+
+    from bench.trial import checks
+
+    before = checks.global_state()
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    assert "clocks of a GPU" in checks.difference(before, checks.global_state())
+
+
+def test_throttling_is_told_in_words():
+    assert throttles([0x1, 0x0]) == "" and throttles([]) is None
+    assert throttles([0x4, 0x40 | 0x1]) == "power cap, heat (hardware)"
+
+
+def test_the_server_that_workers_are_forked_from_never_asks_for_a_gpu():
+    code = (
+        "import torch\n"
+        "def asked(*_, **__): raise AssertionError('the preload asks for a GPU')\n"
+        "torch._C._cuda_getDeviceCount = torch.cuda._lazy_init = torch.cuda.is_available = asked\n"
+        "import bench.trial.room, sys\n"
+        "assert not torch.cuda.is_initialized() and not {'cupy', 'triton'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("device", "says"), [("cdua", "unknown device"), ("cuda:x", ""), ("no.such:Device", "No module")]
+)
+def test_a_device_that_is_not_there_is_said_before_anything_runs(device, says, tmp_path):
+    command = [sys.executable, "-m", "bench.layer", "gelu", "--device", device, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (3, 64) and says in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_sanitizer_finds_makes_a_variant_wrong(cache, tmp_path, monkeypatch, capsys):
+    from bench import layer
+    from bench.gpu import sanitizer
+
+    found = iter([("wrong", "memcheck: invalid read of 4 bytes in gelu_forward"), ("skipped", "no compute-sanitizer")])
+    monkeypatch.setattr(sanitizer, "sanitize", lambda *_: next(found))
+    what = ("gelu", "--only", "cuda.honest", "--check-only", "--sanitize", "--kernels", str(VARIANTS))
+    assert layer.main([*what, "--device", DEVICE, "--out", str(tmp_path / "run")]) == 2
+    forward, backward = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    assert forward["status"] == "wrong" and forward["evidence"].startswith("sanitizer: memcheck: invalid read")
+    assert backward["status"] == "ok" and backward["sanitizer"] == "skipped: no compute-sanitizer"
+    assert "cuda.honest backward: compute-sanitizer skipped" in capsys.readouterr().out
+
+
+def test_profiles_are_traces_and_one_table_and_nothing_is_timed(cache, tmp_path):
+    what = ("gelu", "--only", "torch.eager,cuda.honest,cuda.faults", "--pass", "forward", "-a", "T=8")
+    done, rows = layer(tmp_path / "run", *what, "--profile", str(tmp_path / "profile"))
+    assert done.returncode == 2, done.stderr
+    assert {r["variant"]: r["status"] for r in rows} == {
+        "torch.eager": "ok",
+        "cuda.honest": "ok",
+        "cuda.faults": "crash",
+    }
+    assert not any("median_s" in r for r in rows)
+    table = (tmp_path / "profile" / "ranges.csv").read_text()
+    assert "gelu/forward/cuda.honest/gpt2-124m/fp32" in table and "cuda.faults" not in table
+    assert len(list((tmp_path / "profile").glob("*.trace.json.gz"))) == 2
+    assert "nsys profile" in done.stdout and "python -m bench.layer gelu" in done.stdout
+
+
+def test_clocks_stay_apart():
+    assert race.clocks_of(DEVICE) == ("busy", "span", "graph") and race.clocks_of("cpu") == ("perf_counter",)
