@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench.cli import CannotGoOn
 from bench.records.read import RECORDS, read_environment
+from kernels import cache_dir
 
 # --- files ---
 
@@ -54,8 +55,6 @@ def make_folder(folder: Path) -> None:
 
 def need_cache() -> None:
     """CannotGoOn where the cache, which builds need, cannot be written to."""
-    from kernels import cache_dir
-
     folder = cache_dir()
     try:
         make_folder(folder)

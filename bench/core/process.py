@@ -9,6 +9,7 @@ import os
 import signal
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,13 +17,13 @@ from typing import Any
 
 from bench.cli import deaf_to_ctrl_c
 from bench.core.variants import Variant
+from kernels import Unavailable
 
 # Inductor's own pool of compiling processes would outlive the compilation and disturb what is timed.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 GRACE_SECONDS = 3.0
 KILLED_SECONDS = 0.5
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["bench.trial.room"])
+CONTEXT = multiprocessing.get_context("forkserver")
 
 
 class WorkerFailed(Exception):
@@ -46,13 +47,16 @@ class Setting:
 
 
 class Worker:
-    """The parent's end of one worker process. `variant` None makes it a judge."""
+    """The parent's end of one worker process: a room there, made of (variant, setting), has a method for each command.
 
-    def __init__(self, variant: Variant | None, setting: Setting):
+    `variant` None makes it a judge.
+    """
+
+    def __init__(self, room: Callable[..., Any], variant: Variant | None, setting: Setting):
         self.variant = variant
         self.setting = setting
-        self.connection, theirs = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=_enter, args=(theirs, variant, setting), daemon=True)
+        self.connection, theirs = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=_enter, args=(theirs, room, variant, setting), daemon=True)
         with deaf_to_ctrl_c():
             self.process.start()
         self.idle = True
@@ -109,20 +113,18 @@ class Worker:
             self.process.join(KILLED_SECONDS)
 
 
-def _enter(connection: Connection, variant: Variant | None, setting: Setting) -> None:
+def _enter(connection: Connection, make_room: Callable[..., Any], variant: Variant | None, setting: Setting) -> None:
     """A worker's main loop."""
-    from bench.trial.room import Room
-
     # What a variant prints must not land in the parent's table or JSON.
     os.dup2(2, 1)
-    room: Room | None = None
+    room: Any = None
     while True:
         try:
             command, arguments = connection.recv()
         except (EOFError, OSError):
             return
         try:
-            room = room or Room(variant, setting)
+            room = room or make_room(variant, setting)
             answer = ("done", getattr(room, command)(**arguments))
         except BaseException as error:
             status, evidence = _explain(error)
@@ -137,8 +139,6 @@ def _enter(connection: Connection, variant: Variant | None, setting: Setting) ->
 
 def _explain(error: BaseException) -> tuple[str, str]:
     """(status, evidence) of an exception: its type and message, and the last line of the variant's own code."""
-    from kernels import Unavailable
-
     if isinstance(error, Unavailable):
         return "skipped", str(error)
     if reports := getattr(error, "reports", ()):  # the simulator's: the kernel is wrong, whatever it computed

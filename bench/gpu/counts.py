@@ -12,7 +12,9 @@ from typing import Any
 from bench import simulate
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case, draw
+from bench.gpu import cubin
 from bench.gpu.launches import configured_call, launches_as
+from bench.gpu.resources import compile_builds
 from bench.simulate import Traffic
 from bench.simulate.launcher import ARCH
 from reference import contract
@@ -66,9 +68,6 @@ def resources(module: ModuleType, case: Case, arch: str, configuration: str) -> 
 
     configuration: the tile sizes that they are launched with, as a record tells them.
     """
-    from bench.gpu import cubin
-    from bench.gpu.resources import compile_builds
-
     uses = launches_as(module, case, arch, configuration)
     if not uses:
         raise RuntimeError("the call launches no kernel")

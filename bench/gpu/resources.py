@@ -1,16 +1,31 @@
 """Every GPU kernel compiled for several GPUs, without one: what it needs, and what is wrong with it."""
 
+import multiprocessing
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
 
 from bench import cli
-
-if TYPE_CHECKING:
-    from bench.core.variants import Variant
-    from bench.gpu.launches import KernelUse
+from bench.core.case import DTYPES as TORCH
+from bench.core.case import Case
+from bench.core.files import write_atomically
+from bench.core.variants import Variant
+from bench.gpu import cubin
+from bench.gpu.launches import KernelUse, launches_of
+from bench.machine.facts import usable_cores
+from bench.show import terminal, texts
+from kernels import cuda
+from kernels.cuda.compiler import CompileError, compile_source
+from kernels.triton.tuning import tables_of, text_of
+from reference import contract
+from reference.models import MODELS
 
 DTYPES = ("fp32", "bf16")
 WORTH_PROCESSES = 8  # pairs of variant and architecture: fewer are compiled sooner than processes start
@@ -38,19 +53,11 @@ class Compiled:
         return {**own, **self.facts, "fault": self.fault}
 
 
-def compile_all(variants: list["Variant"], archs: list[str], dtypes: list[str], jobs: int = 0) -> list[Compiled]:
+def compile_all(variants: list[Variant], archs: list[str], dtypes: list[str], jobs: int = 0) -> list[Compiled]:
     """Every kernel that the variants launch, on every architecture that they can run on."""
     work = [(v, arch, dtypes) for v in variants for arch in archs if runs_on(v, arch)]
     if len(work) < WORTH_PROCESSES:
         return [row for job in work for row in compile_variant(job)]
-    import multiprocessing
-    import threading
-    from concurrent.futures import ProcessPoolExecutor
-
-    from rich.console import Console
-    from rich.progress import track
-
-    from bench.machine.facts import usable_cores
 
     context = multiprocessing.get_context("spawn")  # Triton has one driver a process, and so one architecture at once
     with ProcessPoolExecutor(jobs or usable_cores(), context) as pool:
@@ -67,7 +74,7 @@ def compile_all(variants: list["Variant"], archs: list[str], dtypes: list[str], 
             raise
 
 
-def compile_variant(job: tuple["Variant", str, list[str]]) -> list[Compiled]:
+def compile_variant(job: tuple[Variant, str, list[str]]) -> list[Compiled]:
     """Every kernel and configuration of one variant on one architecture, at some dtypes."""
     variant, arch, dtypes = job
     rows = []
@@ -88,7 +95,7 @@ def compile_variant(job: tuple["Variant", str, list[str]]) -> list[Compiled]:
     return rows
 
 
-def runs_on(variant: "Variant", arch: str) -> bool:
+def runs_on(variant: Variant, arch: str) -> bool:
     """Whether the variant's REQUIRES allow an architecture: `sm80` is a minimum, `sm90a` that one alone."""
     for need in variant.requires:
         if need.startswith("sm") and need.endswith("a") and need[2:] != arch[3:]:
@@ -98,13 +105,8 @@ def runs_on(variant: "Variant", arch: str) -> bool:
     return True
 
 
-def kernels_of(variant: "Variant", dtype: str, arch: str) -> list[tuple[str, str, "KernelUse"]]:
+def kernels_of(variant: Variant, dtype: str, arch: str) -> list[tuple[str, str, KernelUse]]:
     """(phase, configuration, kernel) of every launch at the model's shapes, each instance and block once."""
-    from bench.core.case import Case
-    from bench.gpu.launches import launches_of
-    from reference import contract
-    from reference.models import MODELS
-
     module, layer = variant.load(), contract.load(variant.layer)
     found: dict[tuple, tuple[str, str, KernelUse]] = {}
     for configuration in configurations_of(module, dtype, arch):
@@ -125,11 +127,10 @@ def configurations_of(module: Any, dtype: str, arch: str) -> Iterator[str]:
     yield ""
     if "kernels.triton.tuning" not in sys.modules:
         return
-    from bench.core.case import DTYPES as TORCH
-    from bench.simulate import triton_driver
-    from kernels.triton.tuning import tables_of, text_of
 
-    for name, table in tables_of(module).items():
+    if tables := tables_of(module):
+        from bench.simulate import triton_driver  # needs Triton
+    for name, table in tables.items():
         with triton_driver.launching_with(lambda _: None, arch):
             candidates = table.candidates(TORCH[dtype])
         for config in candidates[1:]:
@@ -142,10 +143,6 @@ def configurations_of(module: Any, dtype: str, arch: str) -> Iterator[str]:
 
 def compile_builds(builds: list[Any], arch: str) -> dict[Any, Any]:
     """Resources of each build, or the compiler's message. One compilation for all instances of a source."""
-    from bench.gpu import cubin
-    from kernels import cuda
-    from kernels.cuda.compiler import CompileError, compile_source
-
     found: dict[Any, Any] = {}
     for build in [b for b in builds if not isinstance(b, cuda.Build)]:
         found[build] = _assembled(build, arch)
@@ -164,8 +161,6 @@ def compile_builds(builds: list[Any], arch: str) -> dict[Any, Any]:
 
 def _assembled(build: Any, arch: str) -> Any:
     """Resources of a kernel that Triton compiled, or ptxas's message."""
-    from bench.gpu import cubin
-
     try:
         return cubin.resources(*cubin.assemble(build.ptx, arch))[build.name]
     except cubin.AssemblyError as error:
@@ -173,8 +168,6 @@ def _assembled(build: Any, arch: str) -> Any:
 
 
 def _fill(row: Compiled, found: Any) -> None:
-    from bench.gpu import cubin
-
     if isinstance(found, str):
         row.fault = found
         return
@@ -187,7 +180,7 @@ def _fill(row: Compiled, found: Any) -> None:
         )
 
 
-def _judge(variant: "Variant", rows: list[Compiled]) -> None:
+def _judge(variant: Variant, rows: list[Compiled]) -> None:
     """Mark spills that were not declared, and tensor cores that are claimed and not used."""
     for row in rows:
         spilled = row.facts.get("spill_bytes", 0)
@@ -200,8 +193,6 @@ def _judge(variant: "Variant", rows: list[Compiled]) -> None:
 
 def show(rows: list[Compiled]) -> None:
     """One line a kernel; where the architectures differ, their counts stand side by side in the order of --arch."""
-    from bench.show import terminal
-
     archs = list(dict.fromkeys(r.arch for r in rows if r.arch))
     grid = terminal.new_table(f"resources on {', '.join(archs)}: from the compiler and the machine code, no times")
     for name in ("layer", "variant", "kernel"):
@@ -229,8 +220,6 @@ def _by_kernel(rows: list[Compiled]) -> list[list[Compiled]]:
 
 
 def _cells(group: list[Compiled]) -> list[str]:
-    from bench.show import texts
-
     columns = []
     for r in group:
         f = r.facts
@@ -246,7 +235,5 @@ def _cells(group: list[Compiled]) -> list[str]:
 def write_csv(rows: list[Compiled], folder: Path) -> None:
     """static.csv: one line a kernel and architecture; columns as in `Compiled` and `bench.gpu.cubin.Resources`."""
     import pandas as pd
-
-    from bench.core.files import write_atomically
 
     write_atomically(folder / "static.csv", pd.DataFrame([r.row() for r in rows]).to_csv(index=False))

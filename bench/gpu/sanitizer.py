@@ -29,15 +29,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from rich.text import Text
 
 from bench import HOME, cli
 from bench.cli import CannotGoOn
+from bench.core import arena as judging
+from bench.core import variants
+from bench.core.arena import Arena
+from bench.core.case import Case, cases_of, draw, each
+from bench.core.variants import Variant
 from bench.gpu import TOOLS
-
-if TYPE_CHECKING:
-    from bench.core.case import Case
-    from bench.core.variants import Variant
+from bench.machine.devices import open_device
+from bench.records.run import Run
+from bench.show.terminal import console, new_table
+from reference import contract
 
 MISSING = (
     "no compute-sanitizer: it comes with the CUDA toolkit (package cuda-sanitizer); put it on PATH or set CUDA_HOME"
@@ -60,32 +68,28 @@ Finding = tuple[str, str]  # (status, evidence)
 class Calls:
     """What one process under a tool runs: passes of variants, each on its small cases."""
 
-    passes: tuple[tuple["Variant", str], ...]  # with "forward" or "backward"
+    passes: tuple[tuple[Variant, str], ...]  # with "forward" or "backward"
     dtype: str
     seed: int
     device: str
 
     def command(self) -> list[str]:
         """The command that makes the calls and nothing else."""
-        from bench.core import variants
-
         roots = {str(v.path.parents[2]) for v, _ in self.passes if not v.path.is_relative_to(variants.KERNELS)}
         command = [sys.executable, "-m", "bench.sanitize", "--calls", ",".join(map(name_of, self.passes))]
         command += ["--dtype", self.dtype, "--seed", str(self.seed), "--device", self.device]
         return [*command, *(part for root in sorted(roots) for part in ("--kernels", root))]
 
-    def only(self, passes: Iterable[tuple["Variant", str]]) -> "Calls":
+    def only(self, passes: Iterable[tuple[Variant, str]]) -> "Calls":
         return replace(self, passes=tuple(passes))
 
 
-def name_of(one: tuple["Variant", str]) -> str:
+def name_of(one: tuple[Variant, str]) -> str:
     variant, phase = one
     return f"{variant.layer}/{variant.name}/{phase}"
 
 
 def check_that_it_can_run(device: str) -> None:
-    import torch
-
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise CannotGoOn(f"--device {device}: no usable NVIDIA GPU (python -m bench.doctor says why)", cli.CANNOT_RUN)
     if find() is None:
@@ -93,11 +97,6 @@ def check_that_it_can_run(device: str) -> None:
 
 
 def report(args: Any, argv: list[str], calls: Calls, tools: list[str]) -> int:
-    from rich.text import Text
-
-    from bench.records.run import Run
-    from bench.show.terminal import console, new_table
-
     run = Run.create("sanitize", args.out, argv)
     deadline = time.monotonic() + args.time_limit
     found: dict[str, dict[str, Finding]] = {name_of(one): {} for one in calls.passes}
@@ -123,7 +122,7 @@ def report(args: Any, argv: list[str], calls: Calls, tools: list[str]) -> int:
     return cli.WRONG if "wrong" in statuses else cli.FAILED if "timeout" in statuses else cli.OK
 
 
-def attributed(calls: Calls, tool: str, deadline: float) -> Iterator[tuple[tuple["Variant", str], Finding]]:
+def attributed(calls: Calls, tool: str, deadline: float) -> Iterator[tuple[tuple[Variant, str], Finding]]:
     """What each pass comes to under a tool. Where not all is well with several together, each half runs alone."""
     alone = len(calls.passes) == 1
     left = deadline - time.monotonic()
@@ -163,7 +162,7 @@ def _record(call: Calls, tool: str, finding: Finding) -> dict[str, Any]:
 # --- one variant ---
 
 
-def sanitize(variant: "Variant", phase: str, dtype: str, seed: int, time_limit: float, device: str = "cuda") -> Finding:
+def sanitize(variant: Variant, phase: str, dtype: str, seed: int, time_limit: float, device: str = "cuda") -> Finding:
     """Run a variant's small cases under all tools. Answers (status, evidence):
 
     ok       no tool reports anything
@@ -177,10 +176,8 @@ def sanitize(variant: "Variant", phase: str, dtype: str, seed: int, time_limit: 
     return worst(findings(Calls(((variant, phase),), dtype, seed, device), time_limit))
 
 
-def unsuitable(variant: "Variant", phase: str, dtype: str, device: str) -> str | None:
+def unsuitable(variant: Variant, phase: str, dtype: str, device: str) -> str | None:
     """Why there is nothing to look at, or None."""
-    from bench.core import variants
-
     if variant.backend not in variants.SIMULATED:
         return "compute-sanitizer is for kernels of our own on a GPU"
     return variants.unavailable(variant, device, dtype) if variant.has(phase) else f"has no {phase}"
@@ -240,7 +237,7 @@ def under(sanitizer: Path, tool: str, command: list[str], time_limit: float) -> 
     return judge(tool, report, said, code)
 
 
-def _wait(process: "subprocess.Popen[Any]", time_limit: float) -> int | None:
+def _wait(process: subprocess.Popen[Any], time_limit: float) -> int | None:
     """The exit code; None where the time was over, and the process and all it started were killed."""
     try:
         return process.wait(time_limit)
@@ -323,8 +320,6 @@ def _last_line(text: str) -> str:
 
 def make_calls(calls: Calls) -> int:
     """Each case once; how many calls that were. A pass that raises something is told, and the next one goes on."""
-    from bench.machine.devices import open_device
-
     device = open_device(calls.device)
     made = 0
     for one in calls.passes:
@@ -341,28 +336,20 @@ def make_calls(calls: Calls) -> int:
     return made
 
 
-def _cases(variant: "Variant", phase: str, calls: Calls) -> "list[Case]":
-    from bench.core.case import cases_of
-    from reference import contract
-
+def _cases(variant: Variant, phase: str, calls: Calls) -> list[Case]:
     accumulates = contract.pass_of(contract.load(variant.layer), phase).accumulates
     # The second seed adds to parameter gradients where the first overwrites them.
     seeds = [calls.seed, calls.seed + 1] if accumulates else [calls.seed]
     return cases_of(variant.layer, phase, calls.dtype, seeds)
 
 
-def call_bare(variant: "Variant", case: "Case", device: Any) -> None:
+def call_bare(variant: Variant, case: Case, device: Any) -> None:
     """One call on tensors without guards and poison, on any bench.machine.devices.Device."""
-    from bench.core import arena as judging
-    from bench.core.arena import Arena
-    from bench.core.case import draw, each
 
     class Bare(Arena):
         """Each tensor is an allocation of its own, as large as it must be, and holds nothing."""
 
         def _fence(self, name: str, sizes: tuple[int, ...], dtype: Any) -> Any:
-            import torch
-
             return torch.empty(sizes, dtype=dtype, device=self.device)
 
         def reset(self) -> None:

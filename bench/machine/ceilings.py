@@ -25,12 +25,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+
+from bench.cli import CannotGoOn
+from bench.core import stats
+from bench.core.files import write_atomically
 from bench.machine import facts
-
-if TYPE_CHECKING:
-    from bench.machine.devices import Device
+from bench.machine.devices import SPAN, Device, open_device
+from kernels import Unavailable, cache_dir
+from kernels.cpu import CompileError, Kernel, find_compiler
+from kernels.cpu.matmul import simd
 
 BANDWIDTH_ROUNDS = 12  # at least
 BANDWIDTH_SECONDS = 1.5  # and at least: among neighbours, the best of many is what counts
@@ -128,8 +135,6 @@ def look_again() -> None:
 
 
 def cache_file() -> Path:
-    from kernels import cache_dir
-
     return cache_dir() / "ceilings.json"
 
 
@@ -151,9 +156,6 @@ def _read(file: Path) -> dict[str, Ceilings]:
 
 
 def _write(file: Path, known: dict[str, Ceilings]) -> None:
-    from bench.cli import CannotGoOn
-    from bench.core.files import write_atomically
-
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps({key: asdict(entry) for key, entry in known.items()}, indent=1))
@@ -166,8 +168,6 @@ def _write(file: Path, known: dict[str, Ceilings]) -> None:
 
 def measure(device: str = "cpu") -> Ceilings:
     """Measure now. On the CPU about 6 to 9 s; the threads are OpenMP's and torch's defaults."""
-    from bench.machine.devices import open_device
-
     start = time.perf_counter()
     busy = facts.busy(facts.snapshot())
     where = open_device(device)
@@ -226,11 +226,6 @@ def _cpu_cache_bytes() -> int:
 
 def _cpu_bandwidths(rounds: int = BANDWIDTH_ROUNDS, seconds: float = BANDWIDTH_SECONDS) -> dict[str, list[float]]:
     """Bytes/s of each repetition by way ("copy streaming"); through torch where there is no compiler."""
-    import torch
-
-    from kernels import Unavailable
-    from kernels.cpu import CompileError, Kernel
-
     memory = facts.memory_bytes() or 2 << 30
     size = min(max(4 * _cpu_cache_bytes(), 64 << 20), memory // 16)
     n = size // 4 // 4096 * 4096
@@ -272,10 +267,8 @@ def _cpu_bandwidths(rounds: int = BANDWIDTH_ROUNDS, seconds: float = BANDWIDTH_S
     return rates
 
 
-def _gpu_bandwidths(device: "Device") -> dict[str, list[float]]:
+def _gpu_bandwidths(device: Device) -> dict[str, list[float]]:
     """The same on a GPU, through torch; arrays so large that nothing of them is cached when their turn comes again."""
-    import torch
-
     size = min(max(GPU_ARRAY_BYTES, 20 * device.cache_bytes()), device.free_bytes() // 8)
     a, b, out = (torch.randn(size // 4, device=device.place) for _ in range(3))
     total = torch.empty((), device=device.place)
@@ -293,10 +286,8 @@ def _gpu_bandwidths(device: "Device") -> dict[str, list[float]]:
     return rates
 
 
-def _gpu_matmul_rates(dtype: str, device: "Device") -> tuple[dict[int, list[float]], list[float]]:
+def _gpu_matmul_rates(dtype: str, device: Device) -> tuple[dict[int, list[float]], list[float]]:
     """Flop/s of single calls by size, and of groups of back-to-back calls at the largest size."""
-    import torch
-
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     fitting = [n for n in GPU_MATMUL_SIZES if 3 * 4 * n * n <= device.free_bytes() // 8]
     burst: dict[int, list[float]] = {}
@@ -327,12 +318,6 @@ Matmul = Callable[[Any, Any, Any], Any]  # x (n, n), y (n, n), out (n, n)
 
 def _matmuls() -> dict[str, Matmul]:
     """Ways to multiply on a CPU: torch's, and with a compiler this project's own."""
-    import torch
-
-    from kernels import Unavailable
-    from kernels.cpu import find_compiler
-    from kernels.cpu.matmul import simd
-
     ways: dict[str, Matmul] = {"torch matmul": lambda x, y, out: torch.matmul(x, y, out=out)}
     try:
         find_compiler()
@@ -352,8 +337,6 @@ def _matmuls() -> dict[str, Matmul]:
 
 def _matmul_rates(dtype: str, matmul: Matmul) -> dict[int, list[float]]:
     """Flop/s of back-to-back calls by size. Values are normal: zeros would be faster than anything real."""
-    import torch
-
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     rates: dict[int, list[float]] = {}
     for n in MATMUL_SIZES:
@@ -379,9 +362,7 @@ def _cpu_seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _gpu_seconds(device: "Device", call: Callable[[], Any], calls: int = 1) -> float:
-    from bench.machine.devices import SPAN
-
+def _gpu_seconds(device: Device, call: Callable[[], Any], calls: int = 1) -> float:
     with device.timer(SPAN) as timer:
         timer.start()
         for _ in range(calls):
@@ -391,12 +372,8 @@ def _gpu_seconds(device: "Device", call: Callable[[], Any], calls: int = 1) -> f
 
 
 def _median(values: list[float]) -> float:
-    import numpy as np
-
     return float(np.median(values))
 
 
 def _spread(values: list[float]) -> float:
-    from bench.core import stats
-
     return stats.noise(values)

@@ -33,6 +33,8 @@ from typing import Any, Protocol
 import torch
 
 from bench.cli import CANNOT_RUN, USAGE, CannotGoOn
+from bench.machine import facts
+from kernels.cuda.gpu import arch_of
 
 PERF_COUNTER_NS, PROCESS_TIME_NS = time.perf_counter_ns, time.process_time_ns
 BUSY, SPAN, GRAPH, WALL = "busy", "span", "graph", "perf_counter"
@@ -190,21 +192,15 @@ class Cpu:
         pass
 
     def chip(self) -> tuple[str, int]:
-        from bench.machine import facts
-
         return facts.cpu()["model"] or facts.cpu()["architecture"], facts.usable_cores()
 
     def arch(self) -> str | None:
         return None
 
     def free_bytes(self) -> int:
-        from bench.machine import facts
-
         return facts.available_bytes() or 0
 
     def cache_bytes(self) -> int:
-        from bench.machine import facts
-
         return facts.last_level_cache_bytes()
 
     def energy_joules(self) -> float | None:
@@ -215,7 +211,7 @@ class Cpu:
 
 
 @functools.cache
-def _flush_buffer(device: str, cache_bytes: int) -> "torch.Tensor":
+def _flush_buffer(device: str, cache_bytes: int) -> torch.Tensor:
     return torch.ones(math.ceil(FLUSH * cache_bytes / 4), device=device)
 
 
@@ -376,8 +372,6 @@ class Cuda:
         return self.properties.name, self.properties.multi_processor_count
 
     def arch(self) -> str | None:
-        from kernels.cuda.gpu import arch_of
-
         return arch_of(self.index)
 
     def free_bytes(self) -> int:
@@ -387,19 +381,15 @@ class Cuda:
         return self.properties.L2_cache_size
 
     def energy_joules(self) -> float | None:
-        from bench.machine import facts
-
         return facts.gpu_energy_joules(self.index)
 
     def state(self) -> dict[str, Any]:
-        from bench.machine import facts
-
         states = facts.gpu_states()
         return states[self.index] if self.index < len(states) else {}
 
 
 @functools.cache
-def _sum_into(device: str) -> "torch.Tensor":
+def _sum_into(device: str) -> torch.Tensor:
     return torch.empty((), device=device)
 
 

@@ -1,19 +1,26 @@
 """A look at this machine: what it is, what can run on it, how fast it goes, how well it measures."""
 
 import atexit
+import ctypes
 import os
+import random
 import shutil
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench import HOME
+import torch
+
+from bench import HOME, simulate
 from bench.cli import CannotGoOn
-
-if TYPE_CHECKING:
-    from bench.machine.ceilings import Ceilings
+from bench.core import files, stats, variants
+from bench.machine import facts
+from bench.machine.ceilings import Ceilings
+from bench.records import environment, run, scrub
+from kernels import cache_dir
+from kernels.cpu import CompileError, build
 
 # The A/A probe: one torch operation entered twice, in turns.
 PROBE_SECONDS = 1.5
@@ -65,7 +72,7 @@ class Report:
     machine: dict[str, Any]
     state: dict[str, Any]
     abilities: list[Ability]
-    ceilings: "list[Ceilings]"  # of the CPU, and of the GPU where there is one
+    ceilings: list[Ceilings]  # of the CPU, and of the GPU where there is one
     noise: Noise
     places: list[Place]
     verdict: list[str]  # the first sentence is the verdict, the others say what would help
@@ -73,7 +80,6 @@ class Report:
 
 def examine(refresh: bool = False) -> Report:
     """Look at everything, and measure: about 15 s the first time."""
-    from bench.core import files
     from bench.machine import ceilings, facts
 
     state = facts.snapshot()
@@ -111,8 +117,6 @@ def list_abilities() -> list[Ability]:
 
 
 def torch_works() -> Ability:
-    import torch
-
     backends = "MKL" if torch.backends.mkl.is_available() else ""
     if torch.backends.mkldnn.is_available():
         backends = f"{backends}, oneDNN".strip(", ")
@@ -121,8 +125,6 @@ def torch_works() -> Ability:
 
 def compile_works() -> Ability:
     """torch.compile on the CPU needs a C++ compiler."""
-    from bench.machine import facts
-
     if not facts.compiler():
         return Ability("torch.compile", False, "needs a C++ compiler: apt-get install g++, or set CXX")
     return Ability("torch.compile", True, "inductor with the C++ compiler")
@@ -130,14 +132,9 @@ def compile_works() -> Ability:
 
 def compiler_works() -> Ability:
     """kernels/cpu: the compiler must not only exist but build something that loads."""
-    from bench.machine import facts
-
     compiler = facts.compiler()
     if not compiler:
         return Ability("cpu (C++)", False, "no C++ compiler: apt-get install g++, or set CXX")
-    import ctypes
-
-    from kernels.cpu import CompileError, build
 
     try:
         ctypes.CDLL(str(build(HOME / "bench" / "machine" / "ceilings.cpp", "-DT_FP32")))
@@ -147,8 +144,6 @@ def compiler_works() -> Ability:
 
 
 def vectors_work() -> Ability:
-    from bench.machine import facts
-
     isa = facts.cpu()["isa"]
     wide = [name for name in isa if name in ("avx2", "avx512f", "neon", "sve", "sve2")]
     bf16 = [name for name in isa if name in ("amx_bf16", "avx512_bf16", "bf16")]
@@ -160,10 +155,6 @@ def vectors_work() -> Ability:
 
 
 def cuda_works() -> Ability:
-    import torch
-
-    from bench.machine import facts
-
     library, reason = facts.nvml()
     if library is None:
         return Ability("cuda", False, reason)
@@ -174,8 +165,6 @@ def cuda_works() -> Ability:
 
 
 def triton_works() -> Ability:
-    from bench.machine import facts
-
     version = facts.version("triton")
     if not version:
         return Ability("triton", False, "not installed; it comes with `make setup` on Linux")
@@ -185,8 +174,6 @@ def triton_works() -> Ability:
 
 
 def cupy_works() -> Ability:
-    from bench.machine import facts
-
     version = next((v for name in facts.CUPY if (v := facts.version(name))), None)
     if not version:
         return Ability("cupy", False, "not installed; kernels/cuda needs it: pip install '.[gpu]'")
@@ -200,9 +187,6 @@ def cupy_works() -> Ability:
 
 def simulator_works() -> Ability:
     """Whether GPU kernels are proved and counted without a GPU, backend by backend."""
-    from bench import simulate
-    from bench.core import variants
-
     reasons = {backend: simulate.unavailable(backend, ()) for backend in variants.SIMULATED}
     able = [backend for backend, reason in reasons.items() if reason is None]
     unable = "; ".join(f"{backend}: {reason}" for backend, reason in reasons.items() if reason)
@@ -215,12 +199,6 @@ def simulator_works() -> Ability:
 
 def measure_noise() -> Noise:
     """Time one torch operation as two contestants, in turns of random order, and compare them."""
-    import random
-
-    import torch
-
-    from bench.core import stats
-
     x = torch.randn(PROBE_ELEMENTS)
     out = torch.empty_like(x)
     order = random.Random(0)
@@ -246,8 +224,6 @@ def measure_noise() -> Noise:
 
 
 def folders() -> list[tuple[str, Path]]:
-    from kernels import cache_dir
-
     return [("results", Path("runs")), ("cache of builds and ceilings", cache_dir())]
 
 
@@ -268,11 +244,9 @@ def look_at(name: str, folder: Path) -> Place:
 
 
 def verdict(
-    state: dict[str, Any], noise: Noise, abilities: list[Ability], places: list[Place], found: "Ceilings"
+    state: dict[str, Any], noise: Noise, abilities: list[Ability], places: list[Place], found: Ceilings
 ) -> list[str]:
     """Sentences to act on; the first one says what this machine is good for now."""
-    from bench.machine import facts
-
     busy = facts.busy(state)
     floor = f"±{noise.floor:.1%}" if noise.floor < 0.1 else f"±{noise.floor:.0%}"
     if noise.floor > 0.5:
@@ -312,9 +286,6 @@ def remedy(place: Place) -> str:
 
 def as_json(report: Report) -> dict[str, Any]:
     """The report as plain data: seconds, bytes, bytes/s, flop/s; shares as fractions. Names and paths are scrubbed."""
-    from bench.machine import facts
-    from bench.records import environment, run, scrub
-
     plain = asdict(report) | {"busy": facts.busy(report.state), "schema": run.SCHEMA}
     plain["noise"]["floor"] = report.noise.floor
     plain["machine"] = environment.environment()

@@ -30,15 +30,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from bench.machine import ranges
+from bench.machine.devices import LAUNCHES, ON_DEVICE, Device
 from bench.machine.ranges import DOMAIN, span
-
-if TYPE_CHECKING:
-    from bench.machine.devices import Device
 
 COLUMNS = ("range", "kernel", "calls", "device_s", "host_s", "share")
 OUTSIDE = "(outside ATen)"
@@ -48,7 +46,7 @@ CAPTURED = "profile"  # the range around all calls of one `profile` then, by whi
 Event = dict[str, Any]  # of a Chrome trace: times in microseconds
 
 
-def profile(call: Callable[[], Any], device: "Device", name: str, folder: Path, calls: int = 5) -> list[dict[str, Any]]:
+def profile(call: Callable[[], Any], device: Device, name: str, folder: Path, calls: int = 5) -> list[dict[str, Any]]:
     """Make `calls` calls under torch's profiler; rows as above, and `folder`/<name>.trace.json.gz (ui.perfetto.dev).
 
     The call has run before: what it compiles at first would be seen too. In the trace's file name, slashes of `name`
@@ -71,7 +69,7 @@ def profile(call: Callable[[], Any], device: "Device", name: str, folder: Path, 
     return rows_of(trace["traceEvents"], ranges.recorded)
 
 
-def _calls(call: Callable[[], Any], device: "Device", name: str, calls: int) -> None:
+def _calls(call: Callable[[], Any], device: Device, name: str, calls: int) -> None:
     for _ in range(calls):
         with span(name):
             call()
@@ -110,8 +108,6 @@ class _Sum:
 
 def rows_of(trace: list[Event], names: set[str]) -> list[dict[str, Any]]:
     """Rows of a Chrome trace's events, the heaviest of each range first. Spans are the annotations called `names`."""
-    from bench.machine.devices import LAUNCHES, ON_DEVICE
-
     events = [e for e in trace if e.get("ph") == "X"]
     spans = [e for e in events if e.get("cat") == "user_annotation" and e["name"] in names]
     where = _Innermost(spans)

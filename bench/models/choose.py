@@ -20,18 +20,21 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.variants import BACKENDS, Variant, simulated, unavailable
-from kernels import put
+from bench.machine.devices import SPAN, Device, open_device
+from bench.models.calls import Call, Key
+from bench.models.gpt2 import adamw_call, forward_backward, norm_call, step_shapes
+from bench.models.memory import Memory
+from bench.models.step import bind, make_workspace, workspace_bytes
+from kernels import cache_dir, put
+from kernels.cpu import cpu_flags
 from reference import contract
-
-if TYPE_CHECKING:
-    from bench.machine.devices import Device
-    from bench.models.calls import Call, Key
-    from bench.models.memory import Memory
 
 FASTEST = "fastest"
 ROUNDS = 7  # timed calls of each candidate that stays in the race …
@@ -73,7 +76,7 @@ def parse(text: str) -> Spec:
     return spec
 
 
-def candidates(spec: Spec, variants: list[Variant], keys: "list[Key]", device: str, dtype: str, simulate: bool = False):
+def candidates(spec: Spec, variants: list[Variant], keys: list[Key], device: str, dtype: str, simulate: bool = False):
     """{(id, phase): [Variant, …]}: one where it is named, several where measurements must decide.
 
     Raises CannotGoOn for an unknown name (with a suggestion), for a named variant that cannot run here or has no
@@ -128,12 +131,12 @@ def why_not(variant: Variant, device: str, dtype: str, simulate: bool = False) -
 class Times:
     """Milliseconds a call by (id, phase) and variant name; and why some have none."""
 
-    ms: "dict[Key, dict[str, float]]" = field(default_factory=dict)
-    skipped: "dict[Key, dict[str, str]]" = field(default_factory=dict)
-    broke: "tuple[Key, str] | None" = None  # the call and variant after which the GPU was of no more use
+    ms: dict[Key, dict[str, float]] = field(default_factory=dict)
+    skipped: dict[Key, dict[str, str]] = field(default_factory=dict)
+    broke: tuple[Key, str] | None = None  # the call and variant after which the GPU was of no more use
 
 
-def told(heard: list[Any]) -> "tuple[Times, tuple[Key, str] | None]":
+def told(heard: list[Any]) -> tuple[Times, tuple[Key, str] | None]:
     """What a race that was cut off had told: its times, and the (key, variant name) that was tried last."""
     times, last = Times(), None
     for what in heard:
@@ -150,8 +153,8 @@ class GpuLost(Exception):
 
 
 def race(
-    memory: "Memory",
-    pool: "dict[Key, list[Variant]]",
+    memory: Memory,
+    pool: dict[Key, list[Variant]],
     budget: float = BUDGET_S,
     hopeless: float = HOPELESS,
     tell: Callable[[Any], None] = lambda what: None,
@@ -165,8 +168,6 @@ def race(
     tell: called with (key, variant name) before a candidate is tried, and with Times after each key, so that nothing is
     lost with a process that a candidate kills, or hangs in.
     """
-    from bench.models.gpt2 import adamw_call, forward_backward, norm_call, step_shapes
-
     memory.fill_random()
     sizes = (memory.model, memory.B, memory.T, memory.dtype, memory.recompute)
     shapes = {id: c.shape for id, c in step_shapes(*sizes).items()}
@@ -174,14 +175,14 @@ def race(
     for call in [*forward_backward(memory, False), norm_call(memory), adamw_call(memory)]:
         calls.setdefault(call.key, []).append(call)
 
-    def work(key: "Key") -> int:
+    def work(key: Key) -> int:
         return contract.flops(contract.load(key[0].partition("/")[0]), shapes[key[0]], key[1])
 
     times = Times()
     rates: dict[tuple[str, str, str], float] = {}  # (layer, phase, variant): ms for one operation
     deadline = time.monotonic() + budget
 
-    def race_one(key: "Key", racing: list[Variant]) -> None:
+    def race_one(key: Key, racing: list[Variant]) -> None:
         layer = key[0].partition("/")[0]
         skipped = times.skipped[key]
         found = _race_one(racing, calls[key], shapes[key[0]], memory.device, skipped, lambda name: tell((key, name)))
@@ -190,7 +191,7 @@ def race(
             rates[layer, key[1], name] = ms / work(key)
         tell(Times({key: times.ms[key]}, {key: skipped}))
 
-    def weight(key: "Key") -> float:
+    def weight(key: Key) -> float:
         return len(calls[key]) * min(times.ms[key].values(), default=math.inf)
 
     try:
@@ -222,14 +223,11 @@ def race(
     return times
 
 
-def _race_one(racing, calls, shape, device: "Device", skipped, tell) -> dict[str, float]:
+def _race_one(racing, calls, shape, device: Device, skipped, tell) -> dict[str, float]:
     """{variant: ms} of one (id, phase): a warm-up call, a timed one, then rounds of those not far behind.
 
     The best call counts: a neighbour on the machine makes calls longer, never shorter.
     """
-    from bench.machine.devices import SPAN
-    from bench.models.step import bind, make_workspace, workspace_bytes
-
     clock = SPAN if SPAN in device.clocks else device.clocks[0]
 
     bound: dict[str, list] = {}
@@ -282,7 +280,7 @@ def _race_one(racing, calls, shape, device: "Device", skipped, tell) -> dict[str
     return {name: min(s) for name, s in samples.items()}
 
 
-def fastest(pool: "dict[Key, list[Variant]]", times: Times) -> "dict[Key, Variant]":
+def fastest(pool: dict[Key, list[Variant]], times: Times) -> dict[Key, Variant]:
     """The quickest candidate of each (id, phase). Raises CannotGoOn where every candidate failed."""
     choice = {}
     for key, variants in pool.items():
@@ -311,11 +309,11 @@ class Cache:
         except (FileNotFoundError, json.JSONDecodeError):
             self.known = {}
 
-    def _case(self, key: "Key", shape: dict[str, Any]) -> str:
+    def _case(self, key: Key, shape: dict[str, Any]) -> str:
         text = json.dumps([self.context, key, shape], sort_keys=True)
         return f"{' '.join(key)} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    def take(self, pool: "dict[Key, list[Variant]]", shapes: dict[str, dict]) -> Times:
+    def take(self, pool: dict[Key, list[Variant]], shapes: dict[str, dict]) -> Times:
         """What is known of the pool. A case with an unknown candidate, or with no time, must be raced afresh."""
         times = Times()
         for key, variants in pool.items():
@@ -327,7 +325,7 @@ class Cache:
             times.skipped[key] = {n: x for n, x in found.items() if isinstance(x, str)}
         return times
 
-    def keep(self, pool: "dict[Key, list[Variant]]", shapes: dict[str, dict], times: Times) -> None:
+    def keep(self, pool: dict[Key, list[Variant]], shapes: dict[str, dict], times: Times) -> None:
         """Remember new times; what was written by another run meanwhile stays, unless it is of the same case."""
         for key in times.ms:
             told = times.ms[key] | times.skipped.get(key, {})
@@ -343,12 +341,6 @@ def _source(v: Variant) -> str:
 
 def open_cache(device: str, threads: int) -> Cache:
     """The cache of this machine: keyed by CPU (or GPU), threads and versions, so that a stale time is never used."""
-    import torch
-
-    from bench.machine.devices import open_device
-    from kernels import cache_dir
-    from kernels.cpu import cpu_flags
-
     chip = _cpu_name() if device == "cpu" else open_device(device).chip()[0]
     context = [chip, cpu_flags(), device, threads, torch.__version__, platform.python_version()]
     return Cache(cache_dir() / "step_times.json", context)

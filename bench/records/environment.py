@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from bench.machine import facts
 from bench.records.scrub import clean
 
 
@@ -28,8 +29,6 @@ ALLOWED: dict[str, Any] = {
 
 def environment() -> dict[str, Any]:
     """What bench.machine says about this machine, through the allow-list."""
-    from bench.machine import facts  # imports torch
-
     return clean(allowed(facts.describe(), ALLOWED), free_text=True)
 
 

@@ -4,15 +4,15 @@ import json
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from bench.cli import CannotGoOn
+from bench.core.files import write_atomically
 from bench.records import FORMATS
 from bench.records.queries import Record, Row, device_name, names, samples, timed
-
-if TYPE_CHECKING:
-    from bench.records.read import Loaded
-
+from bench.records.read import Loaded
 
 # What only a right result may show.
 TIMES = (
@@ -22,8 +22,6 @@ TIMES = (
 
 
 def _write_json(document: Any, out: Path) -> None:
-    from bench.core.files import write_atomically
-
     write_atomically(out, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
@@ -108,8 +106,6 @@ AXES = {"variant": "variant", "shape": "shape_name", "sizes": "shape", "dtype": 
 
 def nvbench(rows: list[Row], out: Path) -> None:
     """Version 1.0.0 of its JSON: a benchmark is a layer's pass, a state one row; samples are files beside it."""
-    import numpy as np
-
     folder = out.with_name(f"{out.name}-bin")
     folder.mkdir(exist_ok=True)
     devices = _nvbench_devices(rows)
@@ -234,7 +230,7 @@ def bmf(rows: list[Row], out: Path) -> None:
 # --- tables ---
 
 
-def flat(run: "Loaded", record: Record) -> Record:
+def flat(run: Loaded, record: Record) -> Record:
     """A record without what is nested, its shape as shape.T and so on; a failure has no times."""
     git = run.environment.get("git") or {}
     row: Record = {"commit": git.get("commit"), "device_name": device_name(run, record)}
@@ -248,8 +244,6 @@ def flat(run: "Loaded", record: Record) -> Record:
 
 def csv(rows: list[Row], out: Path) -> None:
     import pandas as pd
-
-    from bench.core.files import write_atomically
 
     table = pd.DataFrame([flat(run, r) for run, r in rows]).convert_dtypes()  # whole numbers stay whole beside gaps
     write_atomically(out, table.to_csv(index=False))

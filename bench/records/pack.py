@@ -1,5 +1,7 @@
 """A folder of runs in a few archives of limited size, to take home from another machine."""
 
+import tarfile
+import zlib
 from pathlib import Path
 
 from bench import cli
@@ -13,9 +15,6 @@ def pack(out: Path) -> list[Path]:
 
     What does not fit is named on stderr. `tar xzf` of each in one place puts the folder together again.
     """
-    import tarfile
-    import zlib
-
     folder = out / "pack"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.tar.gz"):

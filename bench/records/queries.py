@@ -3,10 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from bench.records.read import Loaded
+from bench.records.read import Loaded
+from bench.records.verdicts import case_of
 
 Record = dict[str, Any]
 Row = tuple["Loaded", Record]
@@ -41,10 +41,8 @@ def races(records: Iterable[Record]) -> list[Race]:
     return [Race(sorted(rows, key=lambda r: r["median_s"])) for rows in found.values()]
 
 
-def newest(runs: list["Loaded"]) -> list[Row]:
+def newest(runs: list[Loaded]) -> list[Row]:
     """The newest record of each case, in the order of measurement; second entries of the A/A control are left out."""
-    from bench.records.verdicts import case_of
-
     found: dict[Any, Row] = {}
     for run in runs:
         for record in run.records:
@@ -76,7 +74,7 @@ def names(records: list[Record]) -> list[tuple[str, str]]:
     return groups
 
 
-def device_name(run: "Loaded", record: Record) -> str:
+def device_name(run: Loaded, record: Record) -> str:
     """The device's model; a made-up or unnamed one by what it was called."""
     device = record.get("device") or "cpu"
     if device == "cpu":

@@ -4,16 +4,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
 
 from bench.records.conditions import differences
+from bench.records.read import Loaded
+from bench.records.verdicts import VERDICTS, Case, Change, Comparison, Side, geometric_means
+from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, change_text, duration, percent
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from bench.records.read import Loaded
-    from bench.records.verdicts import Case, Change, Comparison, Side
 
 FINE, GOT_SLOWER, GOT_WRONG, NOT_COMPARABLE = 0, 1, 2, 3
 RUNS_LISTED = 3  # of a side; --json names all
@@ -23,7 +23,7 @@ MFU = {"MFU (PaLM)": "mfu_palm", "MFU (llm.c)": "mfu_llmc"}
 STYLES = {"FASTER": "green", "SLOWER": "bold red", "WRONG": "bold red", "FIXED": "green", "UNCLEAR": "yellow"}
 
 
-def exit_code(comparison: "Comparison", fail_on: str | None) -> int:
+def exit_code(comparison: Comparison, fail_on: str | None) -> int:
     if fail_on in ("wrong", "any") and comparison.newly_wrong:
         return GOT_WRONG
     slower = any(c.verdict == "SLOWER" for c in comparison.changes)
@@ -33,7 +33,7 @@ def exit_code(comparison: "Comparison", fail_on: str | None) -> int:
 # --- environments ---
 
 
-def differing_environments(before: "Side", after: "Side") -> dict[str, tuple[Any, Any]]:
+def differing_environments(before: Side, after: Side) -> dict[str, tuple[Any, Any]]:
     """What differs between the machines of cases that both sides have, and the clocks they were timed by."""
     differing: dict[str, tuple[Any, Any]] = {}
     compared: set[tuple[int, int]] = set()
@@ -48,11 +48,11 @@ def differing_environments(before: "Side", after: "Side") -> dict[str, tuple[Any
     return differing
 
 
-def alike(a: "Loaded", b: "Loaded") -> bool:
+def alike(a: Loaded, b: Loaded) -> bool:
     return a is b or not differences(a.environment, b.environment)
 
 
-def nothing_in_common(before: Path, after: Path, old: "Side", new: "Side") -> str:
+def nothing_in_common(before: Path, after: Path, old: Side, new: Side) -> str:
     """Why there is nothing to put side by side; "" where there is."""
     if {case.any_cache for case in old.entries} & {case.any_cache for case in new.entries}:
         return ""
@@ -60,7 +60,7 @@ def nothing_in_common(before: Path, after: Path, old: "Side", new: "Side") -> st
     return f"no case is in both: {before} has {one}, {after} has {other}"
 
 
-def only_failures(path: Path, side: "Side") -> str:
+def only_failures(path: Path, side: Side) -> str:
     """A sentence where nothing of a side is right."""
     counts = Counter(entry.record["status"] for entry in side.entries.values())
     if counts["ok"] + counts["simulated"]:
@@ -76,9 +76,9 @@ class Verdicts:
 
     def __init__(
         self,
-        comparison: "Comparison",
-        before: list["Loaded"],
-        after: list["Loaded"],
+        comparison: Comparison,
+        before: list[Loaded],
+        after: list[Loaded],
         threshold: float,
         differing: dict[str, tuple[Any, Any]],
     ):
@@ -88,8 +88,6 @@ class Verdicts:
         self.changes = sorted(comparison.changes, key=lambda c: (c.case.layer, c.case.phase == "step", -c.size))
 
     def document(self) -> dict[str, Any]:
-        from bench.records.verdicts import geometric_means
-
         means = geometric_means(self.changes)
         return {
             "before": [run_facts(run) for run in self.before],
@@ -109,7 +107,7 @@ class Verdicts:
             },
         }
 
-    def one_sided(self) -> list[tuple[str, list["Case"]]]:
+    def one_sided(self) -> list[tuple[str, list[Case]]]:
         """What there is no verdict on: cases of one side, and what was never right."""
         found = self.comparison
         parts = (
@@ -121,8 +119,6 @@ class Verdicts:
         return [(what, cases) for what, cases in parts if cases]
 
     def print(self) -> None:
-        from bench.show.terminal import console
-
         screen = console()
         for what, runs in (("before", self.before), ("after", self.after)):
             lines = [run_line(run) for run in runs[:RUNS_LISTED]]
@@ -148,11 +144,7 @@ class Verdicts:
     def _title(self, text: str) -> str:
         return f"ACROSS ENVIRONMENTS: {text}" if self.differing else text
 
-    def _layers_table(self, changes: list["Change"]) -> "Table":
-        from rich.text import Text
-
-        from bench.show.terminal import new_table
-
+    def _layers_table(self, changes: list[Change]) -> Table:
         table = new_table(self._title("layers, after against before"))
         for name in ("layer", "case", "variant"):
             table.add_column(name, overflow="fold", no_wrap=name == "case")
@@ -166,11 +158,7 @@ class Verdicts:
             table.add_row(layer, texts[c.case], c.case.variant, *time_cells(c), _verdict(c), Text(why(c)))
         return table
 
-    def _steps_table(self, changes: list["Change"]) -> "Table":
-        from rich.text import Text
-
-        from bench.show.terminal import new_table
-
+    def _steps_table(self, changes: list[Change]) -> Table:
         table = new_table(self._title("training steps, after against before"))
         table.add_column("model")
         table.add_column("step by", overflow="fold")
@@ -186,10 +174,7 @@ class Verdicts:
             )
         return table
 
-    def _means_table(self, changes: list["Change"]) -> "Table":
-        from bench.records.verdicts import VERDICTS, geometric_means
-        from bench.show.terminal import new_table
-
+    def _means_table(self, changes: list[Change]) -> Table:
         table = new_table(self._title("geometric mean of the time, after against before"))
         for name in ("layer", "pass"):
             table.add_column(name)
@@ -211,13 +196,13 @@ class Verdicts:
         yield f"{told}. Changes below {self.threshold * 100:g}% do not matter."
 
 
-def _add_times(table: "Table") -> None:
+def _add_times(table: Table) -> None:
     for name in ("before", "after", "change [95 %]"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
 
 
-def time_cells(c: "Change") -> list[str]:
+def time_cells(c: Change) -> list[str]:
     times = [DASH if seconds is None else duration(seconds) for seconds in (c.before_s, c.after_s)]
     if c.ratio is None:
         return [*times, DASH]
@@ -225,13 +210,11 @@ def time_cells(c: "Change") -> list[str]:
     return [*times, change_text(c.ratio) + interval]
 
 
-def _verdict(c: "Change") -> Any:
-    from rich.text import Text
-
+def _verdict(c: Change) -> Any:
     return Text(c.verdict, style=STYLES.get(c.verdict, ""))
 
 
-def why(c: "Change") -> str:
+def why(c: Change) -> str:
     notes = ["source changed"] if c.source_changed else []
     timers = [r.get("timer") for r in (c.before, c.after)]
     if timers[0] != timers[1]:
@@ -246,20 +229,20 @@ def why(c: "Change") -> str:
     return "; ".join([c.reason, *notes])
 
 
-def mfu_text(c: "Change", column: str) -> str:
+def mfu_text(c: Change, column: str) -> str:
     """Before and after; of the measured peak, or of the datasheet's where that alone is known."""
     name = MFU[column]
     pair = [percent(r.get(f"{name}_of_ceiling") or r.get(f"{name}_of_datasheet")) for r in (c.before, c.after)]
     return DASH if pair == [DASH, DASH] else " → ".join(pair)
 
 
-def case_text(case: "Case") -> str:
+def case_text(case: Case) -> str:
     sizes = "" if case.shape_name else " ".join(f"{name}={size}" for name, size in case.sizes)
     words = (case.layer, case.phase, case.shape_name or sizes, case.dtype, case.cache, case.variant)
     return " ".join(word for word in words if word)
 
 
-def case_texts(cases: list["Case"]) -> dict["Case", str]:
+def case_texts(cases: list[Case]) -> dict[Case, str]:
     """What tells a table's cases apart beside layer and variant; sizes, device and threads only where they vary."""
     varying = {name for name in ("device", "threads") if len({getattr(c, name) for c in cases}) > 1}
     sizes: dict[tuple[str, ...], set[tuple[str, str]]] = {}
@@ -282,7 +265,7 @@ def case_texts(cases: list["Case"]) -> dict["Case", str]:
 # --- facts of runs ---
 
 
-def run_facts(run: "Loaded") -> dict[str, Any]:
+def run_facts(run: Loaded) -> dict[str, Any]:
     git = run.environment.get("git") or {}
     return {
         "folder": str(run.folder),
@@ -293,7 +276,7 @@ def run_facts(run: "Loaded") -> dict[str, Any]:
     }
 
 
-def run_line(run: "Loaded") -> str:
+def run_line(run: Loaded) -> str:
     facts = run_facts(run)
     commit = f"commit {facts['commit'][:9]}{' and changes' if facts['dirty'] else ''}" if facts["commit"] else ""
     gpus = [gpu.get("name") for gpu in run.environment.get("gpus") or []]
@@ -302,7 +285,7 @@ def run_line(run: "Loaded") -> str:
     return ", ".join(word for word in words if word)
 
 
-def noted(before: Iterable["Loaded"], after: Iterable["Loaded"]) -> list[str]:
+def noted(before: Iterable[Loaded], after: Iterable[Loaded]) -> list[str]:
     """Versions that differ and may explain a change, without making the runs incomparable."""
     sides = []
     for runs in (before, after):
@@ -316,7 +299,7 @@ def noted(before: Iterable["Loaded"], after: Iterable["Loaded"]) -> list[str]:
     return [f"versions.{name}: {old.get(name)} → {new.get(name)}" for name in changed]
 
 
-def _document(c: "Change") -> dict[str, Any]:
+def _document(c: Change) -> dict[str, Any]:
     fields = {k: v for k, v in asdict(c).items() if k not in ("case", "before", "after")}
     sides = {
         f"{name}_{what}": record.get(name)
@@ -326,5 +309,5 @@ def _document(c: "Change") -> dict[str, Any]:
     return _case_document(c.case) | fields | {"source_changed": c.source_changed} | sides
 
 
-def _case_document(case: "Case") -> dict[str, Any]:
+def _case_document(case: Case) -> dict[str, Any]:
     return case._asdict() | {"sizes": dict(case.sizes)}

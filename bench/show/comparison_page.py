@@ -5,9 +5,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.cli import CannotGoOn
+from bench.records.read import Loaded
 from bench.records.verdicts import VERDICTS, Case, Change, geometric_means
 from bench.show.comparison import (
     MFU,
@@ -24,9 +25,6 @@ from bench.show.comparison import (
 from bench.show.page import Cell, Chart, Line, anchor, write
 from bench.show.report import environment_facts
 from bench.show.texts import DASH, change_text
-
-if TYPE_CHECKING:
-    from bench.records.read import Loaded
 
 TEMPLATE = "comparison.html.j2"
 STYLES = dict(FASTER="ok", FIXED="ok", SLOWER="bad", WRONG="bad", UNCLEAR="skipped")
@@ -125,14 +123,14 @@ def _means(changes: list[Change]) -> list[str]:
     ]
 
 
-def _names(runs: "list[Loaded]") -> str:
+def _names(runs: list[Loaded]) -> str:
     """The run's folder, or the one that holds several."""
     if len(runs) == 1:
         return runs[0].folder.resolve().name
     return f"{Path(os.path.commonpath([run.folder.resolve() for run in runs])).name} ({len(runs)} runs)"
 
 
-def _facts(runs: "list[Loaded]") -> list[tuple[str, list[tuple[str, str]]]]:
+def _facts(runs: list[Loaded]) -> list[tuple[str, list[tuple[str, str]]]]:
     """A line and the facts of each run; of an absolute path only the name, for pages are sent to others."""
     shown = [replace(run, folder=Path(run.folder.name)) if run.folder.is_absolute() else run for run in runs]
     return [(run_line(run), environment_facts(run.environment)) for run in shown]

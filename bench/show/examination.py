@@ -1,23 +1,23 @@
 """What the doctor found, as a person reads it."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from bench.machine import roofline
+from bench.machine.ceilings import Ceilings
 from bench.machine.examine import Report
-
-if TYPE_CHECKING:
-    from bench.machine.ceilings import Ceilings
-
+from bench.machine.facts import nvml
 
 # --- showing it ---
 
 
 def show(report: Report) -> None:
     """Tables on stdout; plain, and not wrapped, where it is no terminal."""
-    from rich.console import Console
-
-    from bench.machine.facts import nvml
-
     console = Console(highlight=False) if sys.stdout.isatty() else Console(width=160, no_color=True, highlight=False)
     m = report.machine
     facts = [
@@ -53,10 +53,6 @@ def show(report: Report) -> None:
 
 
 def table_of(title: str, columns: list[str], rows: list[tuple], right: set[int] | None = None) -> Any:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.show_header = any(columns)
     for i, column in enumerate(columns):
@@ -69,7 +65,7 @@ def table_of(title: str, columns: list[str], rows: list[tuple], right: set[int] 
 CEILING_COLUMNS = ["", "best", "spread", "sustained", "of datasheet", "how"]
 
 
-def ceilings_title(c: "Ceilings") -> str:
+def ceilings_title(c: Ceilings) -> str:
     hours = c.age_seconds / 3600
     age = "now" if hours < 0.02 else f"{hours:.1f} h ago" if hours < 48 else f"{hours / 24:.0f} days ago"
     return f"ceilings of {'this CPU' if c.device == 'cpu' else c.device}, measured {age} in {c.seconds:.0f} s" + (
@@ -77,9 +73,7 @@ def ceilings_title(c: "Ceilings") -> str:
     )
 
 
-def ceiling_rows(c: "Ceilings") -> list[tuple]:
-    from bench.machine import roofline
-
+def ceiling_rows(c: Ceilings) -> list[tuple]:
     sheet = roofline.datasheet(c.device)
     rows = []
     for name, rate in c.bytes_per_s.items():

@@ -1,24 +1,25 @@
 """What a layer is, its floor on this machine, and how its variants rank."""
 
+import ast
 import inspect
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import HOME
 from bench.cli import CannotGoOn
-
-if TYPE_CHECKING:
-    from bench.core.variants import Variant
+from bench.core.variants import Variant
+from bench.machine import ceilings, roofline
+from bench.records import environment, read
+from bench.records.read import read_records
+from bench.show import terminal, texts
+from reference import contract
 
 PLACES = ("runs", "results")
 
 
 def floors_of(module: ModuleType, model: Any, dtype: str) -> list[dict[str, Any]]:
     """FLOPs, bytes and the floor at this machine's ceilings (None where not known) of every shape and phase."""
-    from bench.machine import ceilings, roofline
-    from reference import contract
-
     known = ceilings.remembered()
     found = []
     for name, call in module.shapes(model, contract.DEFAULT_B, min(contract.DEFAULT_T, model.max_t)).items():
@@ -48,8 +49,6 @@ def ranks_of(layer: str, dtype: str) -> dict[tuple[str, str], list[dict[str, Any
 
 def _folders() -> list[Path]:
     """Folders of runs of this machine."""
-    from bench.records import environment, read
-
     here = environment.environment()
     found = []
     for place in PLACES:
@@ -65,13 +64,11 @@ def _folders() -> list[Path]:
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
-    from bench.records.read import read_records
-
     return read_records(folder)[0]
 
 
 def document(
-    layer: str, module: ModuleType, floors: list[dict], variants: list["Variant"], ranks: dict
+    layer: str, module: ModuleType, floors: list[dict], variants: list[Variant], ranks: dict
 ) -> dict[str, Any]:
     return {
         "layer": layer,
@@ -90,15 +87,11 @@ def document(
 
 
 def _has(module: ModuleType, phase: str) -> bool:
-    from reference import contract
-
     return phase in contract.phases_of(module)
 
 
 def tensors_of(module: ModuleType, phase: str) -> list[dict[str, str]]:
     """What goes in and out: role, name, shape by symbols, dtype and peculiarities."""
-    from reference import contract
-
     p = contract.pass_of(module, phase)
     rows = [("in", t) for t in p.inputs] + [("out", t) for t in p.outputs]
     found = []
@@ -120,8 +113,6 @@ def tensors_of(module: ModuleType, phase: str) -> list[dict[str, str]]:
 
 
 def show(layer, module, floors, variants, one, ranks, args) -> None:
-    from bench.show import terminal
-
     console = terminal.console()
     title, _, rest = (inspect.getdoc(module) or layer).partition("\n")
     console.print(f"{layer}: {title}", style="bold", highlight=False, markup=False)
@@ -146,9 +137,7 @@ def show(layer, module, floors, variants, one, ranks, args) -> None:
         )
 
 
-def _docstring(v: "Variant") -> str:
-    import ast
-
+def _docstring(v: Variant) -> str:
     return ast.get_docstring(ast.parse(v.path.read_text())) or ""
 
 
@@ -158,8 +147,6 @@ def source_of(function: Any) -> str:
 
 
 def tensor_table(module: ModuleType, phase: str) -> Any:
-    from bench.show import terminal
-
     grid = terminal.new_table(f"{phase}: what goes in and out")
     for name in ("", "tensor", "shape", "dtype", ""):
         grid.add_column(name)
@@ -169,8 +156,6 @@ def tensor_table(module: ModuleType, phase: str) -> Any:
 
 
 def floor_table(floors: list[dict[str, Any]], args: Any) -> Any:
-    from bench.show import terminal, texts
-
     known = any(f["floor_s"] for f in floors)
     how = "measured ceilings" if known else "ceilings not measured yet: python -m bench.doctor"
     grid = terminal.new_table(f"floor, {args.model} {args.dtype}; {how}")
@@ -185,10 +170,8 @@ def floor_table(floors: list[dict[str, Any]], args: Any) -> Any:
     return grid
 
 
-def rank_table(variants: list["Variant"], ranks: dict, dtype: str) -> Any:
+def rank_table(variants: list[Variant], ranks: dict, dtype: str) -> Any:
     """Every variant: its story, and its rank and time in each pass at the shape that was timed last."""
-    from bench.show import terminal, texts
-
     grid = terminal.new_table(f"variants, {dtype}: rank and time where they were timed, cold")
     grid.add_column("variant")
     grid.add_column("story", overflow="fold", ratio=1)

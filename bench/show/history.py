@@ -4,21 +4,23 @@ import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.cli import CannotGoOn
+from bench.core.files import write_atomically
+from bench.records.queries import device_name, newest
+from bench.records.read import Loaded
+from bench.records.verdicts import Case, case_of
+from bench.show.comparison import case_texts
+from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, change_text, percent, time_text
-
-if TYPE_CHECKING:
-    from bench.records.read import Loaded
-    from bench.records.verdicts import Case
 
 
 @dataclass
 class Point:
     """One set's time of a case, in seconds, and how it differs from the set before on the same machine."""
 
-    case: "Case"
+    case: Case
     machine: str
     when: str
     commit: str
@@ -41,11 +43,8 @@ class Point:
         return meet or max(self.change, 1 / self.change) - 1 <= floor
 
 
-def history(runs: list["Loaded"], layer: str, cache: str) -> list[Point]:
+def history(runs: list[Loaded], layer: str, cache: str) -> list[Point]:
     """Right times of a layer: by machine, case and variant, the oldest first."""
-    from bench.records.queries import device_name, newest
-    from bench.records.verdicts import case_of
-
     points = []
     for run in runs:
         git = run.environment.get("git") or {}
@@ -63,9 +62,6 @@ def history(runs: list["Loaded"], layer: str, cache: str) -> list[Point]:
 
 
 def print_table(layer: str, points: list[Point]) -> None:
-    from bench.show.comparison import case_texts
-    from bench.show.terminal import console, new_table
-
     screen = console()
     texts = case_texts([p.case for p in points])
     for machine in dict.fromkeys(p.machine for p in points):
@@ -97,7 +93,6 @@ def draw(layer: str, points: list[Point], file: Path) -> None:
         import vl_convert
     except ImportError:
         raise CannotGoOn("a picture needs vl-convert: pip install vl-convert-python") from None
-    from bench.core.files import write_atomically
 
     spec = specification(layer, points)
     try:
@@ -112,8 +107,6 @@ def draw(layer: str, points: list[Point], file: Path) -> None:
 
 def specification(layer: str, points: list[Point]) -> dict[str, Any]:
     """The chart in Vega-Lite."""
-    from bench.show.comparison import case_texts
-
     texts = case_texts([p.case for p in points])
     rows = [
         {

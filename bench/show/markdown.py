@@ -5,16 +5,16 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import HOME, cli
 from bench.cli import CannotGoOn
 from bench.records.queries import races
-from bench.show.page import as_svg
+from bench.records.read import read_records
+from bench.show.page import Chart, as_svg
+from bench.show.report import Page, read_runs
 from bench.show.texts import DASH, duration, multiple, speed_text
-
-if TYPE_CHECKING:
-    from bench.show.page import Chart
+from reference import contract
 
 MARKER = re.compile(r"(<!-- table (\w+) (\S+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 CHART = re.compile(r"(<!-- chart (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -48,10 +48,8 @@ def rewrite(text: str, draw: bool = False) -> str:
     return CHART.sub(chart, MARKER.sub(table, text))
 
 
-def _chart(name: str, folder: str) -> "Chart":
+def _chart(name: str, folder: str) -> Chart:
     """The report's chart of these results."""
-    from bench.show.report import Page, read_runs
-
     charts = Page(read_runs([HOME / folder])).data
     if known := [n for n in charts if n.startswith(name)]:
         return charts[known[0]]
@@ -59,8 +57,6 @@ def _chart(name: str, folder: str) -> "Chart":
 
 
 def _records(folder: Path) -> Rows:
-    from bench.records.read import read_records
-
     if not folder.is_dir():
         raise CannotGoOn(f"no results in {folder}")
     rows, problems = read_records(folder)
@@ -119,8 +115,6 @@ def step(rows: Rows) -> str:
 
 def gpu(rows: Rows, dtype: str = "bf16") -> str:
     """Every layer and pass on a GPU: the fastest right own kernel by busy time, cold; dashes where nothing is."""
-    from reference import contract
-
     lines = [
         "| layer | pass | fastest own kernel | busy | of ceiling | vs fastest PyTorch |",
         "|---|---|---|--:|--:|--:|",

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import importlib.util
 import re
 from dataclasses import dataclass
 from importlib import metadata
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.cli import CannotGoOn
+from bench.core.files import write_atomically
+from bench.show import charts
+from kernels import cache_dir, put
 
 NEEDED = ("altair", "vl_convert", "jinja2")
 
@@ -56,8 +60,6 @@ class Line:
 
 def unavailable() -> str:
     """Why no page can be built here, or nothing."""
-    import importlib.util
-
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if not missing:
         return ""
@@ -66,8 +68,6 @@ def unavailable() -> str:
 
 def write(page: Page, template: str, out: Path) -> Path:
     """The page as a file, whole or not at all. CannotGoOn where packages are missing or it cannot be written."""
-    from bench.core.files import write_atomically
-
     if missing := unavailable():
         raise CannotGoOn(missing)
     return write_atomically(out, render(page, template))
@@ -75,8 +75,6 @@ def write(page: Page, template: str, out: Path) -> Path:
 
 def render(page: Page, template: str) -> str:
     import jinja2
-
-    from bench.show import charts
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -91,8 +89,6 @@ def vega_bundle() -> str:
     """Vega, Vega-Lite and vega-embed as one script: 0.9 MB, kept in the cache by vl-convert's version."""
     import vl_convert
 
-    from kernels import cache_dir, put
-
     file = cache_dir() / f"vega-{metadata.version('vl-convert-python')}.js"
     if not file.exists():
         bundle = vl_convert.javascript_bundle()  # type: ignore[call-arg]
@@ -105,8 +101,6 @@ def vega_bundle() -> str:
 def write_pictures(page: Page, folder: Path) -> int:
     """Every chart of the page as .png (twice the size) and .svg, named after its place; how many."""
     import vl_convert
-
-    from bench.show import charts
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,8 +121,6 @@ def backend_of(name: str) -> str:
 
 def as_svg(chart: Chart) -> str:
     import vl_convert
-
-    from bench.show import charts
 
     return vl_convert.vegalite_to_svg(charts.with_rows(charts.all_specs()[chart.spec], chart.rows))
 

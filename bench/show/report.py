@@ -6,17 +6,16 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import HOME
 from bench.cli import CannotGoOn
-from bench.records.queries import races
+from bench.core.variants import discover
+from bench.records.queries import device_name, races
+from bench.records.read import Loaded, latest, runs_in
 from bench.show.columns import COLUMNS, COUNTED, STEP_COLUMNS, STEP_STORIES, Row, number
 from bench.show.page import Cell, Chart, Line, anchor, backend_of, unavailable, write
 from bench.show.texts import DASH, duration, percent, speed_text
-
-if TYPE_CHECKING:
-    from bench.records.read import Loaded
 
 TEMPLATE = "report.html.j2"
 MOST_SAMPLES = 40  # of a row that are drawn
@@ -46,11 +45,9 @@ def write_beside(folder: Path) -> str:
 # --- runs ---
 
 
-def read_runs(paths: Iterable[Path]) -> "list[Loaded]":
+def read_runs(paths: Iterable[Path]) -> list[Loaded]:
     """The runs in these folders, each with the last record of every case; second entries of the A/A controls are left
     out. CannotGoOn where there is none to show."""
-    from bench.records.read import latest, runs_in
-
     runs: list[Loaded] = []
     for path in paths:
         if not path.exists():
@@ -63,10 +60,8 @@ def read_runs(paths: Iterable[Path]) -> "list[Loaded]":
     return [run for run in runs if run.records]
 
 
-def machine_of(run: "Loaded") -> str:
+def machine_of(run: Loaded) -> str:
     """The GPU, or else the CPU."""
-    from bench.records.queries import device_name
-
     on_gpu = next((r for r in run.records if r.get("device", "cpu") != "cpu"), None)
     if on_gpu and run.environment.get("gpus"):
         return device_name(run, on_gpu)
@@ -118,7 +113,7 @@ class StepView:
 class Page:
     """Everything the template shows. `data` holds the rows of all charts, by name."""
 
-    def __init__(self, runs: "list[Loaded]", title: str | None = None):
+    def __init__(self, runs: list[Loaded], title: str | None = None):
         self.runs = runs
         self.data: dict[str, Chart] = {}
         self.hashes = _source_hashes()
@@ -152,7 +147,7 @@ class Page:
 
     # --- layers ---
 
-    def _layer(self, name: str, found: "list[tuple[Loaded, Row]]") -> LayerView:
+    def _layer(self, name: str, found: list[tuple[Loaded, Row]]) -> LayerView:
         timed = [(run, r) for run, r in found if r["status"] != "simulated"]
         groups = _grouped(timed, lambda x: self._case_key(*x))
         cases = [self._case(key, [r for _, r in rows]) for key, rows in groups.items()]
@@ -167,7 +162,7 @@ class Page:
             self._counted(rows),
         )
 
-    def _case_key(self, run: "Loaded", r: Row) -> tuple[str, ...]:
+    def _case_key(self, run: Loaded, r: Row) -> tuple[str, ...]:
         machine = machine_of(run) if self.several_machines else ""
         return r["phase"], r.get("shape_name") or "", r["dtype"], sizes_text(r), machine
 
@@ -258,7 +253,7 @@ class Page:
 
     # --- the training step ---
 
-    def _step(self, run: "Loaded") -> StepView:
+    def _step(self, run: Loaded) -> StepView:
         rows = [r for r in run.records if r.get("phase") == "step"]
         first = rows[0]
         shape = first["shape"]
@@ -520,8 +515,6 @@ def sizes_text(r: Row) -> str:
 
 def _source_hashes() -> dict[tuple[str, str], str]:
     """Of the variants of this checkout; nothing where they cannot be read."""
-    from bench.core.variants import discover
-
     try:
         return {(v.layer, v.name): v.source_hash() for v in discover()}
     except CannotGoOn:

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from bench import cli
+from bench.core import files
+from bench.records import read
 from bench.records.queries import races
+from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, duration, percent
 
 # --- what came out ---
@@ -26,8 +31,6 @@ class Summary:
 
     @classmethod
     def of(cls, out: Path) -> "Summary":
-        from bench.records import read
-
         parts = list(read.latest(read.read_records(out)[0]).values())
         found: dict[str, list[dict[str, Any]]] = {}
         for file in sorted(out.glob("*-*/records.jsonl")) + sorted(out.glob("e2e/records.jsonl")):
@@ -46,8 +49,6 @@ class Summary:
         return {"parts": self.parts, "fastest": self.fastest, "failed": self.failed, "training": self.training}
 
     def write(self, out: Path) -> None:
-        from bench.core import files
-
         files.write_atomically(out / "summary.json", json.dumps(self.document(), indent=1) + "\n")
         text = "\n\n".join(
             f"## {title}\n\n{markdown(columns, rows) if rows else 'none'}" for title, columns, rows in self.tables()
@@ -55,10 +56,6 @@ class Summary:
         files.write_atomically(out / "summary.md", f"# What was measured\n\n{text}\n")
 
     def print(self) -> None:
-        from rich.text import Text
-
-        from bench.show.terminal import console, new_table
-
         screen = console()
         for title, columns, rows in self.tables():
             if not rows:

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -10,9 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.show.texts import DASH, bits_text, duration, multiple, number, percent, ratio_text, speed_text, time_text
-
-if TYPE_CHECKING:
-    from bench.trial.prove import Proof
 
 PLAIN_WIDTH = 160  # columns when stdout is no terminal: files and pipes do not wrap
 MARKS = {"ok": "green", "simulated": "cyan", "skipped": "dim", "wrong": "bold red", "impossible": "bold red"}
@@ -66,24 +63,23 @@ class Screen:
             table.add_row(name_cell(row), verdict_cell(row), *cells)
         self.console.print(table)
 
-    def counts(self, layer: str, phase: str, dtype: str, proofs: list["Proof"]) -> None:
-        """What the simulator and the compiler counted; nothing where no variant was simulated."""
-        if not proofs:
+    def counts(self, layer: str, phase: str, dtype: str, counts: dict[str, dict[str, Any]]) -> None:
+        """What the simulator and the compiler counted, by variant; nothing where none was simulated."""
+        if not counts:
             return
-        first = proofs[0].counts
+        first = next(iter(counts.values()))
         table = new_table(f"{layer} {phase} {dtype}: counted in the simulator at {first['counted_shape']}, no times")
         table.add_column("variant")
         for name in ("moved", "sectors/request", "of ideal", "bank passes"):
             table.add_column(name, justify="right")
         for name in ("kernels", "registers", "spills", "shared", "occupancy", "tensor", "128-bit"):
             table.add_column(name, justify="right")
-        for proof in proofs:
-            c = proof.counts
+        for name, c in counts.items():
             ratios = [multiple(c[name]) for name in ("moved_of_minimum", "sectors_per_request", "sectors_of_ideal")]
             counted = [c[name] for name in ("kernels", "registers", "spill_bytes", "shared_bytes")]
             instructions = [c["tensor_core_instructions"], c["wide_instructions"]]
             table.add_row(
-                proof.variant.name,
+                name,
                 f"{ratios[0]} of min",
                 ratios[1].rstrip("x"),
                 ratios[2],

@@ -15,7 +15,7 @@ from bench.simulate.counts import KernelCount, Traffic
 from bench.simulate.launcher import Report, SimulationError, count, run, run_ptx
 from bench.simulate.ptx import PtxError
 from bench.simulate.tensor_map import tensor_map
-from bench.simulate.translate import UnknownInstruction
+from bench.simulate.use import UnknownInstruction
 
 __all__ = [
     "KernelCount",

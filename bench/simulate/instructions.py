@@ -7,13 +7,9 @@ against a plain formula. Tensor cores and Hopper's copies have a table of their 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bench.simulate.ptx import BYTES_OF
 from bench.simulate.table import Instruction, instruction
-
-if TYPE_CHECKING:
-    from bench.simulate.translate import Use
+from bench.simulate.use import Use
 
 # --- choices that many lines share -----------------------------------------------------------------------------------
 

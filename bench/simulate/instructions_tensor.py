@@ -7,13 +7,10 @@ tensor_core.hpp and hopper.hpp have the functions that the C++ calls. Multicast,
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from bench.simulate.ptx import Block, split_operands
 from bench.simulate.table import Instruction, instruction, with_header
-
-if TYPE_CHECKING:
-    from bench.simulate.translate import Use
+from bench.simulate.use import Use
 
 # A missing space means a generic address.
 SPACE = {

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
 
 from bench import cli
 from bench.text import VAL_FRACTION
@@ -30,9 +32,7 @@ from bench.text.tokenizer import (
     trained,
     write_whole,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
+from kernels import cache_dir as root
 
 NO_SOURCE = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3"}
 
@@ -141,8 +141,6 @@ def dataset(arg: str | Path | None) -> Path:
 
 
 def cache_dir() -> Path:
-    from kernels import cache_dir as root
-
     return root() / "data"
 
 
@@ -214,9 +212,7 @@ def write_shards(corpus: Corpus, using: Tokenizer, folder: Path, val_fraction: f
     return about
 
 
-def _encode(documents: list[str], using: Tokenizer) -> "np.ndarray":
-    import numpy as np
-
+def _encode(documents: list[str], using: Tokenizer) -> np.ndarray:
     pieces: list[np.ndarray] = []
     for document in documents:
         if pieces:
@@ -233,7 +229,6 @@ def working(text: str) -> Iterator[None]:
         cli.say(text)
         yield
         return
-    from rich.console import Console
 
     with Console(stderr=True).status(text):
         yield

@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from bench.text.tokenizer import VOCABULARY, DataError, write_whole
-
-if TYPE_CHECKING:
-    import numpy as np
 
 MAGIC, VERSION, HEADER_INTS = 20240520, 1, 256
 HEADER_BYTES = 4 * HEADER_INTS
@@ -26,14 +24,12 @@ AGAIN = "write it again with `python -m bench.data TEXT --out DIR`"
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def open_tokens(path: Path | str, vocabulary: int = VOCABULARY) -> "np.ndarray":
+def open_tokens(path: Path | str, vocabulary: int = VOCABULARY) -> np.ndarray:
     """The tokens of a .bin file, or of all training shards in a folder, as a read-only uint16 array (N,).
 
     Raises DataError, naming the file, for a missing or empty file, a bad header, a size the header does not promise,
     an odd length, and a token that is not below `vocabulary`.
     """
-    import numpy as np
-
     path = Path(path)
     if path.is_dir():
         shards = [open_tokens(shard, vocabulary) for shard in training_shards(path)]
@@ -68,20 +64,18 @@ def training_shards(folder: Path) -> list[Path]:
     return chosen
 
 
-def batches(tokens: "np.ndarray", B: int, T: int, seed: int) -> "Iterator[tuple[np.ndarray, np.ndarray]]":
+def batches(tokens: np.ndarray, B: int, T: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Endless (x, y), int64 (B, T) each: B windows of T + 1 tokens at random places, y one token after x.
 
     The places are drawn uniformly by a generator seeded with `seed`: the same arguments give the same batches.
     """
-    import numpy as np
-
     places = len(tokens) - T
     if places < 1:
         raise DataError(f"{len(tokens):,} tokens are too few for sequences of {T}; take more text or a shorter --seq")
     rng = np.random.default_rng(seed)
     window = np.arange(T + 1)
 
-    def draw() -> "Iterator[tuple[np.ndarray, np.ndarray]]":
+    def draw() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         while True:
             rows = np.asarray(tokens[rng.integers(places, size=(B, 1)) + window], dtype=np.int64)
             yield rows[:, :-1].copy(), rows[:, 1:].copy()
@@ -91,8 +85,6 @@ def batches(tokens: "np.ndarray", B: int, T: int, seed: int) -> "Iterator[tuple[
 
 def _has_header(path: Path, size: int) -> bool:
     """True for llm.c's header, False for nanoGPT's headerless tokens; DataError for any other header."""
-    import numpy as np
-
     head = np.fromfile(path, dtype="<i4", count=min(HEADER_INTS, size // 4))
     if len(head) == 0:
         return False
@@ -115,10 +107,8 @@ def _has_header(path: Path, size: int) -> bool:
     return True
 
 
-def write_tokens(path: Path, tokens: "np.ndarray") -> None:
+def write_tokens(path: Path, tokens: np.ndarray) -> None:
     """Write tokens (N,), uint16, as an llm.c shard."""
-    import numpy as np
-
     if len(tokens) >= 2**31:
         raise DataError(f"{path}: {len(tokens):,} tokens do not fit a shard (its count is an int32); split the text")
     header = np.zeros(HEADER_INTS, dtype="<i4")

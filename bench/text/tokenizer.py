@@ -13,13 +13,12 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from unittest import mock
 
-from bench.cli import CannotGoOn
+import tiktoken
+from tiktoken_ext.openai_public import r50k_pat_str
 
-if TYPE_CHECKING:
-    import tiktoken
+from bench.cli import CannotGoOn
 
 VOCABULARY = 50257
 END_OF_TEXT = 50256
@@ -34,7 +33,7 @@ class Tokenizer:
     """An encoding and where it came from."""
 
     name: str  # one honest line, shown with everything that was encoded
-    encoding: "tiktoken.Encoding"
+    encoding: tiktoken.Encoding
 
     def fingerprint(self) -> str:
         """sha256 of the vocabulary: equal fingerprints, equal ids."""
@@ -137,9 +136,8 @@ def python_version() -> str:
     return f"Python {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
 
 
-def _encoding(ranks: dict[bytes, int]) -> "tiktoken.Encoding":
+def _encoding(ranks: dict[bytes, int]) -> tiktoken.Encoding:
     import tiktoken
-    from tiktoken_ext.openai_public import r50k_pat_str
 
     special = {"<|endoftext|>": END_OF_TEXT}
     return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special)

@@ -22,23 +22,20 @@ where these have the same name, and of a step:
     change_s change_low_s change_high_s     as the steps' own times have it, with the 95 % interval
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.table import Table
 
 from bench.core import stats
+from bench.core.variants import Variant
 from bench.machine import ceilings, facts, roofline
+from bench.models.calls import Key
+from bench.models.choose import Times
 from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, duration, number, percent
 from bench.training.gate import Gate
-
-if TYPE_CHECKING:
-    from bench.core.variants import Variant
-    from bench.models.calls import Key
-    from bench.models.choose import Times
-    from bench.training.session import Session
-    from reference.models import Model
+from reference.models import Model
 
 COLUMNS = (
     *(
@@ -80,7 +77,7 @@ GPU_PARTS = PARTS | {
 }
 
 
-def flops_per_token(model: "Model", T: int) -> dict[str, int]:
+def flops_per_token(model: Model, T: int) -> dict[str, int]:
     """Useful FLOPs a token by convention: nanoGPT/PaLM's (attention in full), llm.c's (all P, causal half)."""
     P, wpe, attention = model.parameters, model.max_t * model.C, 6 * model.L * model.C * T
     return {"palm": 6 * (P - wpe) + 2 * attention, "llmc": 6 * P + attention}
@@ -96,7 +93,7 @@ def matmul_peaks(device: str, dtype: str) -> dict[str, float | None]:
     }
 
 
-def choices(choice: "dict[Key, Variant]", pool: "dict[Key, list[Variant]]", times: "Times") -> None:
+def choices(choice: dict[Key, Variant], pool: dict[Key, list[Variant]], times: Times) -> None:
     """Print which variant serves which call, with what it took and the nearest other candidate."""
     table = new_table("kernels of our step (ms a call, measured alone; second best behind)")
     for name in ("layer/shape", "forward", "backward"):
@@ -115,7 +112,7 @@ def choices(choice: "dict[Key, Variant]", pool: "dict[Key, list[Variant]]", time
     console().print(table)
 
 
-def _of_contestant(s: "Session", name: str) -> dict[str, Any]:
+def _of_contestant(s: Any, name: str) -> dict[str, Any]:
     """Which steps a record is of, and what they came to, judged or not."""
     steps = s.trajectories[name]
     return dict(
@@ -136,7 +133,7 @@ def _of_contestant(s: "Session", name: str) -> dict[str, Any]:
     )
 
 
-def interrupted(s: "Session") -> list[dict[str, Any]]:
+def interrupted(s: Any) -> list[dict[str, Any]]:
     """Records of the steps that were taken before somebody ended the run: their losses and times, and no verdict."""
     total = s.turns[-1].steps.stop
     done = {name: steps for name, steps in getattr(s, "trajectories", {}).items() if steps}
@@ -154,7 +151,7 @@ def interrupted(s: "Session") -> list[dict[str, Any]]:
 class Judged:
     """What follows from a session's losses and norms alone: are our steps inside PyTorch's band?"""
 
-    def __init__(self, session: "Session"):
+    def __init__(self, session: Any):
         pass
 
         self.s = session
@@ -182,7 +179,7 @@ class Judged:
             row["graph"], row["graph_evidence"] = s.built[name].graph, s.built[name].graph_evidence
         return row
 
-    def _choice(self, name: str) -> "dict[Key, Variant]":
+    def _choice(self, name: str) -> dict[Key, Variant]:
         return {**self.s.choice, **self.s.swaps.get(_swap_of(name), {})}
 
     def print_gate(self, screen: Any) -> None:
@@ -231,7 +228,7 @@ class Simulated(Judged):
 class Report(Judged):
     """Everything that follows from a session's steps."""
 
-    def __init__(self, session: "Session"):
+    def __init__(self, session: Any):
         super().__init__(session)
         job = session.job
         rounds = [turn.timed for turn in session.turns if turn.timed]
@@ -281,12 +278,12 @@ class Report(Judged):
             for where, peak in self.peaks.items()
         }
 
-    def layer_ms(self, name: str) -> "dict[Key, float]":
+    def layer_ms(self, name: str) -> dict[Key, float]:
         """In-context milliseconds a step of each (id, phase): the median over the instrumented steps."""
         steps = [step.ms for step in self.s.in_context[name]]
         return {key: float(np.median([s[key] for s in steps])) for key in steps[0]}
 
-    def alone_ms(self, name: str) -> "dict[Key, float]":
+    def alone_ms(self, name: str) -> dict[Key, float]:
         """Milliseconds of one call of each (id, phase) measured on its own; what was not is missing."""
         swaps = self.s.swap_times
         races = [swaps[text] for text in swaps if text == _swap_of(name)] + [self.s.times, *swaps.values()]
@@ -412,7 +409,7 @@ class Report(Judged):
             table.add_row(name, "", "", "", f"{seconds * 1e3:.4g}", told, "", "")
         return table
 
-    def _calls(self, key: "Key") -> int:
+    def _calls(self, key: Key) -> int:
         once = key[0] in ("adamw", "global_norm")  # once a step, not once a micro-batch
         return self.s.calls[key[0]].calls * (1 if once else self.s.job.accumulation)
 

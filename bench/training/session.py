@@ -1,13 +1,25 @@
 """One run of `bench.e2e`: contestants train turn about in processes of their own, and the gate judges what they did."""
 
 import random
+from argparse import Namespace
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.core import files, variants
+from bench.core.process import pause
+from bench.core.variants import Variant
+from bench.machine import facts, profiling
+from bench.machine.devices import open_device
+from bench.models import choose, gpt2
+from bench.models.calls import Key
+from bench.models.choose import Times
+from bench.records.run import Run
+from bench.show.report import write_beside
+from bench.text import corpus, shards
 from bench.training import (
     CPU_B,
     CPU_BASELINES,
@@ -19,16 +31,21 @@ from bench.training import (
     SIMULATED_STEPS,
     STEPS,
     WARM_UP,
+    outcome,
+)
+from bench.training.contestants import (
+    SETUP_LIMIT_S,
+    Built,
+    Contestant,
+    InContext,
+    Job,
+    JudgeRoom,
+    Lost,
+    OurRoom,
+    OutOfMemory,
+    TorchRoom,
 )
 from bench.training.outcome import OURS
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-
-    from bench.core.variants import Variant
-    from bench.models.calls import Key
-    from bench.models.choose import Times
-    from bench.training.contestants import Built, Contestant, InContext
 
 GPU_TURN = 5  # timed steps in a row on a GPU, after one that takes back the memory that was lent to the others
 PYTORCH_RUNS = 3  # at least, besides the centre, to measure the band: the baselines, and perturbed runs
@@ -38,7 +55,7 @@ PARK_LIMIT_S = 60.0
 RACE_LIMIT_S = 300.0  # for one candidate on a GPU, compiling and tuning included
 
 
-def defaults(args: "Namespace") -> None:
+def defaults(args: Namespace) -> None:
     """What the command line leaves open, by device. `halve`: nobody asked for this batch, so it may be made smaller."""
     gpu = args.device != "cpu"
     args.gpu, args.halve = gpu, gpu and args.batch is None
@@ -79,20 +96,13 @@ def turns(steps: int, gpu: bool) -> list[Turn]:
 
 
 def usable_cores() -> int:
-    from bench.machine import facts
-
     return facts.usable_cores()
 
 
 class Session:
     """One command. `run` tells the story; the methods below it are its steps."""
 
-    def __init__(self, args: "Namespace", argv: list[str]):
-        from bench.core import variants
-        from bench.machine.devices import open_device
-        from bench.models import choose
-        from bench.training.contestants import Job
-
+    def __init__(self, args: Namespace, argv: list[str]):
         self.args = args
         self.argv = ["python", "-m", "bench.e2e", *argv]
         self.job = Job(
@@ -121,18 +131,11 @@ class Session:
 
     def _plan(self) -> None:
         """The calls of the step, and what each needs a variant for."""
-        from bench.models import gpt2
-
         job = self.job
         sizes = (job.model, job.B, job.T, job.dtype, job.recompute)
         self.calls, self.keys = gpt2.step_shapes(*sizes), gpt2.step_keys(*sizes)
 
     def run(self) -> int:
-        from bench.core import files
-        from bench.records.run import Run
-        from bench.show.report import write_beside
-        from bench.training import outcome
-
         args = self.args
         files.need_cache()
         if args.profile:
@@ -172,9 +175,6 @@ class Session:
 
     def _set_up(self) -> bool:
         """All contestants with their steps built; False where they do not fit into the GPU's memory."""
-        from bench.training import outcome
-        from bench.training.contestants import OutOfMemory
-
         self.contestants: dict[str, Contestant] = {}
         self.built: dict[str, Built] = {}
         try:
@@ -216,8 +216,6 @@ class Session:
 
     def _check_memory(self) -> None:
         """Refuse what would not fit, before the system kills somebody for it."""
-        from bench.machine import facts
-
         have = facts.available_bytes()
         if self.args.gpu or have is None:
             return
@@ -231,17 +229,13 @@ class Session:
 
     # --- which variants ---
 
-    def _candidates(self, spec: Any) -> "dict[Key, list[Variant]]":
-        from bench.models import choose
-
+    def _candidates(self, spec: Any) -> dict[Key, list[Variant]]:
         pool = choose.candidates(spec, self.variants, self.keys, self.args.device, self.args.dtype, self.args.simulate)
         # What is simulated has no times to choose by: the first by name, unless --kernels names another.
         return {key: found[:1] for key, found in pool.items()} if self.args.simulate else pool
 
-    def _swap(self, text: str) -> "dict[Key, Variant]":
+    def _swap(self, text: str) -> dict[Key, Variant]:
         """{(id, phase): the variant to swap in}."""
-        from bench.models import choose
-
         spec = choose.parse(text)
         if not spec.overrides or spec.default != choose.FASTEST or spec.folders:
             raise CannotGoOn(f"--swap {text!r} is not LAYER=VARIANT", cli.USAGE)
@@ -252,11 +246,8 @@ class Session:
             raise CannotGoOn(f"--swap {text!r}: name one variant of {several[0]}, for example cpu.naive", cli.USAGE)
         return {key: found[0] for key, found in pool.items()}
 
-    def _choose(self) -> "tuple[dict[Key, Variant], Times]":
+    def _choose(self) -> tuple[dict[Key, Variant], Times]:
         """One variant for each call: named, remembered, or measured now."""
-        from bench.machine import facts
-        from bench.models import choose
-
         open_pool = {key: found for key, found in self.pool.items() if len(found) > 1}
         cache = choose.open_cache(self.args.device, self.args.threads)
         shapes = {id: call.shape for id, call in self.calls.items()}
@@ -273,12 +264,9 @@ class Session:
             times.skipped |= new.skipped
         return choose.fastest(self.pool, times), times
 
-    def _measure(self, pool: "dict[Key, list[Variant]]") -> "Times":
+    def _measure(self, pool: dict[Key, list[Variant]]) -> Times:
         """The race of all candidates. One that kills its process, hangs, or leaves the GPU unusable is out, and a new
         process goes on without it."""
-        from bench.models import choose
-        from bench.training.contestants import Lost
-
         found = choose.Times()
         out: dict[tuple[str, str], str] = {}  # (layer, variant): why
         left = pool
@@ -316,7 +304,7 @@ class Session:
                     found.skipped.setdefault(key, {})[name] = why
         return found
 
-    def _race_swap(self, swap: "dict[Key, Variant]") -> "Times":
+    def _race_swap(self, swap: dict[Key, Variant]) -> Times:
         """Both variants of each swapped call, measured against each other in isolation."""
         pool = {key: [self.choice[key], v] for key, v in swap.items() if v != self.choice[key]}
         unlimited = dict(budget=float("inf"), hopeless=float("inf"))
@@ -328,13 +316,9 @@ class Session:
     # --- the processes ---
 
     def _setup_limit(self) -> float:
-        from bench.training.contestants import SETUP_LIMIT_S
-
         return max(SETUP_LIMIT_S, self.args.time_limit)
 
     def _start_ours(self, name: str) -> None:
-        from bench.training.contestants import Contestant, OurRoom
-
         self.contestants[name] = self.stack.enter_context(Contestant(name, OurRoom, self.job))
         self._park(name, self._setup_limit())  # and so allocate all memory now, before others are tried beside it
 
@@ -347,7 +331,7 @@ class Session:
         self.contestants[name].close()
         self._start_ours(name)
 
-    def _build(self, name: str, choice: "dict[Key, Variant]") -> None:
+    def _build(self, name: str, choice: dict[Key, Variant]) -> None:
         """Our step, built and loaded: on a GPU as a graph, or where that fails by plain launches in a new process."""
         graph = self.args.gpu and not self.args.no_graph
         limit = self._setup_limit()
@@ -365,13 +349,11 @@ class Session:
         self._park(name)
 
     def _start_baselines(self) -> None:
-        from bench.training.contestants import Contestant, TorchRoom
-
         for mode in self.args.baseline:
             name = f"torch.{mode}"
             self.contestants[name] = self.stack.enter_context(Contestant(name, TorchRoom, self.job, mode))
 
-    def _baselines(self) -> "dict[str, Contestant]":
+    def _baselines(self) -> dict[str, Contestant]:
         return {name: c for name, c in self.contestants.items() if not name.startswith(OURS)}
 
     def _warm_one_by_one(self) -> None:
@@ -386,8 +368,6 @@ class Session:
 
     def _plan_batches(self) -> None:
         """The micro-batches of each step, the same for all."""
-        from bench.text import corpus, shards
-
         tokens = shards.open_tokens(corpus.dataset(self.args.data))
         source = shards.batches(tokens, self.job.B, self.job.T, self.job.seed)
         steps = self.turns[-1].steps.stop + IN_CONTEXT_STEPS
@@ -395,8 +375,6 @@ class Session:
 
     def _judge(self) -> list[list[dict[str, Any]]]:
         """PyTorch's centre run and its perturbed runs. On a CPU the baselines set up and compile meanwhile, untimed."""
-        from bench.training.contestants import Contestant, JudgeRoom
-
         baselines = self._baselines()
         cli.say("measuring PyTorch's own band" + ("" if self.args.gpu else "; compiling the baselines"))
         if not self.args.gpu:
@@ -414,8 +392,6 @@ class Session:
 
     def _train(self) -> None:
         """All steps: warm-up and timed, turn by turn, the contestants in random order within each round of turns."""
-        from bench.core.process import pause
-
         order = random.Random(self.args.seed)
         names = list(self.contestants)
         self.trajectories = {name: [] for name in names}
@@ -438,7 +414,7 @@ class Session:
                 self.trajectories[name] += done
                 self._park(name)
 
-    def _in_context(self) -> "dict[str, list[InContext]]":
+    def _in_context(self) -> dict[str, list[InContext]]:
         """By our contestants: steps with a clock around every call."""
         found: dict[str, list[InContext]] = {name: [] for name in self.contestants if name.startswith(OURS)}
         for batches in self.batches[self.turns[-1].steps.stop :]:
@@ -450,8 +426,6 @@ class Session:
         return found
 
     def _profile(self, folder: Path) -> None:
-        from bench.machine import profiling
-
         rows: list[dict[str, Any]] = []
         for name, c in {OURS: self.contestants[OURS], **self._baselines()}.items():
             cli.say(f"a trace of {name}")
@@ -461,7 +435,5 @@ class Session:
         profiling.write_csv(folder, rows)
 
     def _print_profile(self) -> None:
-        from bench.machine import profiling
-
         print(f"traces (for ui.perfetto.dev) and ranges.csv: {self.args.profile}")
         print(profiling.command_lines(self.argv))

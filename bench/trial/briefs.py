@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.core.process import Setting, Worker, WorkerFailed
 from bench.core.variants import Variant
+from bench.trial.room import Room
 
 
 class Briefs:
@@ -38,7 +39,7 @@ class Briefs:
         key = (str(case), perturbation, values_only)
         if key not in self.known:
             if self.judge is None or not self.judge.alive:
-                self.judge = Worker(None, self.setting)
+                self.judge = Worker(Room, None, self.setting)
             path = self.folder / f"{len(self.known)}.pt"
             try:
                 self.judge.ask(

@@ -12,6 +12,7 @@ from bench.core.variants import Variant
 from bench.gpu.counts import counted_case
 from bench.trial.briefs import Briefs
 from bench.trial.checks import Verdict
+from bench.trial.room import Room
 from reference import contract
 
 # torch.compile builds anew for each shape, in seconds: two ragged shapes must do, besides the timed one.
@@ -71,7 +72,7 @@ def prove(
     for phase in phases:
         proof = Proof(variant, phase, dtype)
         if worker is None or not worker.alive:
-            worker = Worker(variant, setting)
+            worker = Worker(Room, variant, setting)
         try:
             _prove_phase(proof, worker, seeds, briefs, setting, yardstick, progress)
             if setting.simulate and proof.ok:

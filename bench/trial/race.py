@@ -25,6 +25,7 @@ from bench.machine import facts
 from bench.machine.devices import SPAN, clocks_of, is_gpu
 from bench.trial.briefs import Briefs
 from bench.trial.checks import Verdict
+from bench.trial.room import Room
 from reference import contract
 
 TURN_SECONDS = 0.04  # one turn of a fast contestant
@@ -174,7 +175,7 @@ def _start(contestants: list[Contestant], values: Any, setting: Setting, progres
 
 def _warm_up(c: Contestant, values: Any, setting: Setting) -> None:
     """A worker for the contestant, with the case set up."""
-    c.worker = Worker(c.variant, setting)
+    c.worker = Worker(Room, c.variant, setting)
     try:
         done = c.worker.ask("ready", limit=setting.prepare_limit, path=values)
     except WorkerFailed as failure:

@@ -12,10 +12,14 @@ from typing import Any
 
 import torch
 
+from bench import simulate
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case, draw, each
+from bench.core.process import CONTEXT
 from bench.core.variants import SIMULATED, Variant
+from bench.gpu.counts import counted
 from bench.gpu.launches import configured_call
+from bench.machine import ceilings, profiling
 from bench.machine.devices import GRAPH, busy_seconds, is_gpu, open_device
 from bench.machine.ranges import span
 from bench.trial import checks, ran, truth
@@ -38,6 +42,10 @@ ENERGY_BATCH_SECONDS = 5e-3  # between looks at it
 ENERGY_PATIENCE_S = 2.0
 
 
+# Workers are forked from a server that has imported this file, and so torch, once.
+CONTEXT.set_forkserver_preload([__name__])
+
+
 class Room:
     """One variant in one process. `variant` None makes it the judge's room."""
 
@@ -49,8 +57,6 @@ class Room:
         if setting.threads:
             torch.set_num_threads(setting.threads)
         if setting.simulate and variant and variant.backend in SIMULATED:
-            from bench import simulate
-
             simulate.install(variant.backend)
         self.module: Any = None
         self.arena: Arena | None = None
@@ -83,8 +89,6 @@ class Room:
 
     def measure_ceilings(self) -> None:
         """Have the ceilings of a GPU measured where its context is, and kept; the parent reads the file."""
-        from bench.machine import ceilings
-
         ceilings.ceilings(device=self.device_name)
 
     # --- the variants' commands ---
@@ -262,8 +266,6 @@ class Room:
 
     def profile(self, path: Path, folder: Path) -> list[dict[str, Any]]:
         """Traces of a few calls of the case, by bench.machine.profiling; answers its rows."""
-        from bench.machine import profiling
-
         brief = read_brief(path)
         self._enter_case(brief.case)
         assert self.arena
@@ -290,8 +292,6 @@ class Room:
 
     def count(self, case: Case) -> dict[str, Any]:
         """What the simulator counts in one call, for a record."""
-        from bench.gpu.counts import counted
-
         if self.module is None:
             self.load()
         return counted(self.module, case)

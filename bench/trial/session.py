@@ -3,32 +3,33 @@
 import itertools
 import shlex
 import time
+from argparse import Namespace
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import cli
 from bench.cli import CannotGoOn
-from bench.core import WORKING_DTYPES
+from bench.core import WORKING_DTYPES, files
 from bench.core.case import Case
 from bench.core.process import Setting, Worker, WorkerFailed
-from bench.core.variants import SIMULATED
-
-if TYPE_CHECKING:
-    from bench.trial.race import Contestant
-if TYPE_CHECKING:
-    from argparse import Namespace
-
-    from bench.core.case import Case
-    from bench.core.variants import Variant
-    from bench.trial.briefs import Briefs
-    from bench.trial.prove import Proof
-    from bench.trial.race import Contestant, Timing
+from bench.core.variants import SIMULATED, Variant, simulated, unavailable
+from bench.machine import ceilings, devices, profiling
+from bench.machine import facts as machine
+from bench.records.run import Run
+from bench.show import report, terminal
+from bench.trial import rows as records
+from bench.trial.briefs import Briefs
+from bench.trial.prove import Proof
+from bench.trial.race import Contestant, Effort, Timing, race
+from bench.trial.room import Room
+from reference import contract
+from reference.models import MODELS
 
 COMPILE_LIMIT_S = 20.0  # for all variants of a case together
 
 
-def resources_on(arch: str, case: Case, contestants: "list[Contestant]", setting: Setting) -> dict[str, dict[str, Any]]:
+def resources_on(arch: str, case: Case, contestants: list[Contestant], setting: Setting) -> dict[str, dict[str, Any]]:
     """`resources` of the variants that were timed on a GPU of this architecture, by name; what cannot be compiled, or
     not in time, is missing.
 
@@ -36,7 +37,7 @@ def resources_on(arch: str, case: Case, contestants: "list[Contestant]", setting
     """
     setting = replace(setting, device="cpu", simulate=False)
     timed = {c.variant.name: c for c in contestants if c.running and c.variant.backend in SIMULATED}
-    workers = {name: Worker(c.variant, setting) for name, c in timed.items()}
+    workers = {name: Worker(Room, c.variant, setting) for name, c in timed.items()}
     end = time.monotonic() + COMPILE_LIMIT_S
     found = {}
     for name, worker in workers.items():
@@ -49,10 +50,7 @@ def resources_on(arch: str, case: Case, contestants: "list[Contestant]", setting
     return found
 
 
-def list_layers(args: "Namespace", variants: list["Variant"]) -> int:
-    from bench.core.variants import unavailable
-    from bench.show import terminal
-
+def list_layers(args: Namespace, variants: list[Variant]) -> int:
     rows = [(v, unavailable(v, args.device, v.dtypes[0])) for v in variants]
     if args.json:
         found = [
@@ -68,12 +66,7 @@ def list_layers(args: "Namespace", variants: list["Variant"]) -> int:
 class Session:
     """One command: the layers and variants it names, and the run folder that its records go to."""
 
-    def __init__(self, args: "Namespace", argv: list[str], layers: list[str], variants: list["Variant"]):
-        from bench.core import files
-        from bench.core.process import Setting
-        from bench.machine import devices
-        from bench.records.run import Run
-        from bench.show import terminal
+    def __init__(self, args: Namespace, argv: list[str], layers: list[str], variants: list[Variant]):
         from bench.trial import prove as proof
 
         self.args = args
@@ -101,8 +94,6 @@ class Session:
 
     def _check_names(self) -> None:
         """Names that no layer knows, and named variants that cannot run, are errors at once."""
-        from bench.core.variants import unavailable
-
         for name in self.named:
             known = {v.name for v in self.variants if v.layer in self.layers}
             cli.choose(name, sorted(known), f"variant of {', '.join(self.layers)}")
@@ -114,14 +105,10 @@ class Session:
 
     def _check_shapes(self) -> None:
         """A shape or an axis that a layer does not have is an error before anything is proved."""
-        from reference import contract
-
         for layer in self.layers:
             list(self.shapes(contract.load(layer), layer, self.dtypes[0], "forward"))
 
     def run(self) -> int:
-        from bench.trial.briefs import Briefs
-
         self.screen.header(self.facts())
         if self.args.profile is None and not self.args.check_only and self.args.device != "cpu":
             self.measure_ceilings()
@@ -135,9 +122,6 @@ class Session:
         return cli.WRONG if bad else cli.OK
 
     def facts(self) -> dict[str, Any]:
-        from bench.machine import devices
-        from bench.machine import facts as machine
-
         threads = self.setting.threads or machine.usable_cores()
         busy = machine.busy(machine.snapshot())
         clocks = devices.clocks_of(self.args.device)
@@ -145,9 +129,7 @@ class Session:
 
     def measure_ceilings(self) -> None:
         """In a process of its own: this one never makes a CUDA context, and a GPU that hangs does not stop it."""
-        from bench.core.process import Worker, WorkerFailed
-
-        worker = Worker(None, self.setting)
+        worker = Worker(Room, None, self.setting)
         try:
             worker.ask("measure_ceilings", limit=self.setting.prepare_limit)
             self.arch = worker.ask("arch")
@@ -158,23 +140,16 @@ class Session:
 
     def finish(self) -> None:
         if self.profiled:
-            from bench.machine import profiling
-
             profiling.write_csv(self.args.profile, self.profiled)
             self.screen.note(profiling.command_lines(["python", "-m", "bench.layer", *self.argv]))
         self.run_.write_csv()
         self.screen.footer(self.records, None if self.args.watch else self.run_.folder)  # --watch keeps nothing
         if not self.args.watch:
-            from bench.show import report
-
             self.screen.note(report.write_beside(self.run_.folder))
         if self.args.json:
             cli.print_json({"run": str(self.run_.folder), "records": [_without_samples(r) for r in self.records]})
 
     def run_layer(self, layer: str, dtype: str, briefs: Any) -> None:
-        from bench.core.variants import SIMULATED, simulated, unavailable
-        from reference import contract
-
         module = contract.load(layer)
         phases = [p for p in contract.phases_of(module) if self.args.phase in (p, "both")]
         chosen = [v for v in self.variants if v.layer == layer and (not self.named or v.name in self.named)]
@@ -194,7 +169,7 @@ class Session:
             of_phase = [proofs[v.name, phase] for v in chosen]
             if self.args.check_only or self.args.profile:
                 self.report_proofs(layer, phase, dtype, of_phase)
-            self.screen.counts(layer, phase, dtype, [p for p in of_phase if p.simulated])
+            self.screen.counts(layer, phase, dtype, {p.variant.name: p.counts for p in of_phase if p.simulated})
             if self.args.check_only:
                 continue
             for shape_id, shape, calls in self.shapes(module, layer, dtype, phase):
@@ -214,7 +189,7 @@ class Session:
         can = tuple(p for p in phases if v.has(p) and not reason)
         yield from proof.prove(v, can, dtype, self.seeds, briefs, self.setting, yardstick, self.screen.progress)
 
-    def sanitize(self, proof: "Proof") -> None:
+    def sanitize(self, proof: Proof) -> None:
         """Run a proved variant under compute-sanitizer; what it finds makes the variant wrong."""
         from bench.gpu.sanitizer import sanitize
 
@@ -228,19 +203,14 @@ class Session:
         elif status != "ok":
             self.screen.note(f"{v.layer} {v.name} {proof.phase}: compute-sanitizer {proof.sanitizer}")
 
-    def profile(
-        self, layer: str, phase: str, shape_id: str, shape: Any, proofs: list["Proof"], briefs: "Briefs"
-    ) -> None:
+    def profile(self, layer: str, phase: str, shape_id: str, shape: Any, proofs: list[Proof], briefs: Briefs) -> None:
         """Traces of the right variants at a shape, each in its own worker."""
-        from bench.core.case import Case
-        from bench.core.process import Worker, WorkerFailed
-
         case = Case(layer, phase, shape, shape_id, self.seeds[0])
         for proof in proofs:
             if not proof.ok or proof.simulated:
                 continue
             self.screen.progress(f"{proof.variant.name} {phase}: profile of {shape_id}")
-            worker = Worker(proof.variant, self.setting)
+            worker = Worker(Room, proof.variant, self.setting)
             try:
                 values = briefs.get(case, None, values_only=True)
                 limit = self.setting.prepare_limit
@@ -252,9 +222,6 @@ class Session:
 
     def shapes(self, module: Any, layer: str, dtype: str, phase: str):
         """(id, shape, calls a step) of the named model, for every point of the axes."""
-        from reference import contract
-        from reference.models import MODELS
-
         model_name, _, wanted = self.args.shape.partition("/")
         model = MODELS[cli.choose(model_name, MODELS, "model")]
         for point in itertools.product(*self.axes.values()):
@@ -272,9 +239,7 @@ class Session:
                 shape = contract.overwriting(module, phase, {**call.shape, **axes}, dtype)
                 yield f"{model.name}/{name}" if name else model.name, shape, call.calls
 
-    def report_proofs(self, layer: str, phase: str, dtype: str, proofs: list["Proof"]) -> None:
-        from bench.trial import rows as records
-
+    def report_proofs(self, layer: str, phase: str, dtype: str, proofs: list[Proof]) -> None:
         rows = [records.of_proof(p, layer, dtype, self.seeds) for p in proofs]
         for row in rows:
             self.keep(row)
@@ -282,13 +247,6 @@ class Session:
 
     def time(self, layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick) -> None:
         """Race the variants that were proved; records of the others say why they were not."""
-        from bench.core.case import Case
-        from bench.core.process import WorkerFailed
-        from bench.machine import ceilings, devices
-        from bench.trial import rows as records
-        from bench.trial.race import Effort, race
-        from reference import contract
-
         case = Case(layer, phase, shape, shape_id, self.seeds[0])
         rows, ready = [], []
         for v in chosen:
@@ -337,10 +295,8 @@ class Session:
         self.screen.timings(title, facts, shown, self.caches, flops_matter, devices.is_gpu(self.args.device))
         briefs.forget()
 
-    def finished(self, case: "Case", v: "Variant") -> list[dict[str, Any]]:
+    def finished(self, case: Case, v: Variant) -> list[dict[str, Any]]:
         """Records of a resumed run that need not be measured again."""
-        from bench.trial import rows as records
-
         start = records.case_id(case, v)
         return [r for name, r in self.done.items() if name.split("-")[0] == start]
 
@@ -361,17 +317,15 @@ class Session:
         return row
 
 
-def fastest_torch(timing: "Timing") -> "Contestant | None":
+def fastest_torch(timing: Timing) -> Contestant | None:
     """The PyTorch entry that the speed column compares with: the fastest one, not a convenient one."""
     entries = [c for c in timing.contestants if c.variant.backend == "torch" and not c.control and c.running]
     cold = [(ci[0], c) for c in entries if (ci := c.median_ci(next(iter(c.samples), "")))]
     return min(cold, key=lambda pair: pair[0])[1] if cold else None
 
 
-def predicted_too_slow(proof: "Proof", case: "Case", limit: float) -> str:
+def predicted_too_slow(proof: Proof, case: Case, limit: float) -> str:
     """A reason to skip where the proof's own speed says that one call would take longer than the limit."""
-    from reference import contract
-
     if not proof.work_per_s:
         return ""
     work = contract.flops(case.module, case.shape, case.phase)

@@ -7,20 +7,27 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from rich.console import Console
 
 from bench import HOME, cli
 from bench.cli import CannotGoOn
+from bench.machine import facts
+from bench.machine.devices import is_gpu
+from bench.records import read, scrub
 from bench.records.pack import pack
+from bench.records.run import Run
+from bench.show.report import write_beside
 from bench.show.summary import Summary
 from bench.trial import STAGES
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-
+from reference import contract
+from reference.models import MODELS
 
 WEIGHTS = {"doctor": 2.0, "check": 4.0, "sanitize": 3.0, "time": 6.0, "e2e": 6.0}  # shares of the time
 GRACE_SECONDS = 8.0  # from SIGINT to SIGKILL: a command writes its CSV and ends its workers
@@ -36,8 +43,6 @@ NEWLINE = b"\n"
 
 def choose_device(wanted: str | None) -> str:
     """The device asked for; CannotGoOn where it names a GPU and there is none."""
-    import torch
-
     there = torch.cuda.is_available()
     if wanted and wanted.startswith("cuda") and not there:
         raise CannotGoOn(f"--device {wanted}: no usable NVIDIA GPU (python -m bench.doctor says why)", cli.CANNOT_RUN)
@@ -64,11 +69,8 @@ class Stage:
     at_once: int = 1
 
 
-def stages(args: "Namespace", layers: list[str]) -> list[Stage]:
+def stages(args: Namespace, layers: list[str]) -> list[Stage]:
     """The parts in their order, for this device."""
-    from bench.machine import facts
-    from bench.machine.devices import is_gpu
-
     gpu = is_gpu(args.device)
     wanted = [s for name, of_it in STAGES.items() if args.stage in (name, "all") for s in of_it]
     at_once = max(1, facts.usable_cores() // CORES_A_PROOF)
@@ -82,21 +84,19 @@ def stages(args: "Namespace", layers: list[str]) -> list[Stage]:
     return [s for s in found if s.name == "doctor" or (s.name in wanted and (gpu or s.name != "sanitize"))]
 
 
-def check(args: "Namespace", layer: str) -> Part:
+def check(args: Namespace, layer: str) -> Part:
     command = ["-m", "bench.layer", layer, "--check-only", "-a", "dtype=bf16,fp32", *common(args)]
     return Part(f"check-{layer}", lambda _: command, proof_cases(layer), resumes=True)
 
 
-def sanitize(args: "Namespace", layers: list[str], tool: str) -> Part:
+def sanitize(args: Namespace, layers: list[str], tool: str) -> Part:
     """Its own limit ends it a little before ours would, with a row for every variant."""
-    from reference import contract
-
     which = "all" if layers == contract.layer_names() else ",".join(layers)
     command = ["-m", "bench.sanitize", which, "--tools", tool, "--device", args.device, *more_kernels(args)]
     return Part(f"sanitize-{tool}", lambda seconds: [*command, "--time-limit", f"{max(1.0, seconds - 8):.0f}"])
 
 
-def timings(args: "Namespace", layer: str, gpu: bool) -> Part:
+def timings(args: Namespace, layer: str, gpu: bool) -> Part:
     rows = timed_rows(layer, args.model)
     command = [
         "-m",
@@ -116,7 +116,7 @@ def timings(args: "Namespace", layer: str, gpu: bool) -> Part:
     return Part(f"time-{layer}", fitted, rows, resumes=True)
 
 
-def training_steps(args: "Namespace", gpu: bool) -> list[Part]:
+def training_steps(args: Namespace, gpu: bool) -> list[Part]:
     """On a GPU compiling PyTorch takes minutes, and bench.e2e writes only when it ends: a quick run goes first."""
     command = ["-m", "bench.e2e", args.model, "--device", args.device, "--json"]
     quick = [*command, "--baseline", "eager", "--steps", "4"]
@@ -126,25 +126,20 @@ def training_steps(args: "Namespace", gpu: bool) -> list[Part]:
     return [Part("e2e-quick", lambda _: quick), full] if gpu else [full]
 
 
-def common(args: "Namespace") -> list[str]:
+def common(args: Namespace) -> list[str]:
     return ["--device", args.device, "--no-simulate", *more_kernels(args)]
 
 
-def more_kernels(args: "Namespace") -> list[str]:
+def more_kernels(args: Namespace) -> list[str]:
     return [part for folder in args.kernels for part in ("--kernels", str(Path(folder).resolve()))]
 
 
 def proof_cases(layer: str) -> float:
-    from reference import contract
-
     module = contract.load(layer)
     return float(len(contract.phases_of(module)) * (2 * len(module.RAGGED) + len(module.CASES)))
 
 
 def timed_rows(layer: str, model: str) -> float:
-    from reference import contract
-    from reference.models import MODELS
-
     module = contract.load(layer)
     shapes = module.shapes(MODELS[model], contract.DEFAULT_B, min(contract.DEFAULT_T, MODELS[model].max_t))
     return float(len(contract.phases_of(module)) * len(shapes))
@@ -160,7 +155,7 @@ class Running:
     part: Part
     command: list[str]
     folder: Path
-    process: "subprocess.Popen[Any]"
+    process: subprocess.Popen[Any]
     limit: float
     begin: float = field(default_factory=time.monotonic)
     stopped: bool = False
@@ -183,10 +178,7 @@ class Running:
 class Suite:
     """One command: its stages, its clock, and what became of each part."""
 
-    def __init__(self, args: "Namespace", argv: list[str], stages: list[Stage]):
-        from bench.records import read
-        from bench.records.run import Run
-
+    def __init__(self, args: Namespace, argv: list[str], stages: list[Stage]):
         self.args, self.stages, self.out = args, stages, args.out
         self.begin = time.monotonic()
         self.seconds = args.minutes * 60
@@ -214,8 +206,6 @@ class Suite:
         return self.seconds - END_SECONDS - (time.monotonic() - self.begin)
 
     def run(self) -> int:
-        from bench.show.report import write_beside
-
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit from outside is like Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell's `&` had it ignored
         interrupted = False
@@ -327,8 +317,6 @@ class Suite:
         return f"; records kept: {file.read_bytes().count(NEWLINE)}" if file.exists() else ""
 
     def keep(self, part: Part, status: str, evidence: str, command: list[str], seconds: float) -> None:
-        from bench.records import scrub
-
         self.records.append(
             {
                 "case_id": part.name,
@@ -367,7 +355,6 @@ class Suite:
         if not sys.stderr.isatty():
             yield
             return
-        from rich.console import Console
 
         self.status = Console(stderr=True).status("starting")
         with self.status:

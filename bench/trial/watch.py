@@ -10,13 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench import cli
 from bench.cli import CannotGoOn
-
-if TYPE_CHECKING:
-    from bench.core.variants import Variant
+from bench.core.variants import Variant, discover, find, simulated
+from bench.trial.session import Session
+from reference import contract
+from reference.models import MODELS
 
 LOOK_SECONDS = 0.3  # between two looks at the files
 SECONDS = 3.0  # of timing a shape and pass
@@ -63,8 +64,6 @@ def once(args: argparse.Namespace, layer: str) -> int:
 
 def race(args: argparse.Namespace, layer: str) -> None:
     """Times at the first shape, beside the baselines that there are; Saved where a source changes meanwhile."""
-    from bench.core.variants import find, simulated
-
     here = {v.name: v for v in _variants(args) if v.layer == layer}
     watched = [find([*here.values()], layer, name) for name in args.only.split(",")]
     if all(simulated(v, args.device, args.simulate) for v in watched):
@@ -74,9 +73,7 @@ def race(args: argparse.Namespace, layer: str) -> None:
     _run(args, layer, watched, check_only=False, only=names, shape=_first_shape(args, layer))
 
 
-def _run(args: argparse.Namespace, layer: str, watched: Sequence["Variant"] = (), **changes: Any) -> int:
-    from bench.trial.session import Session
-
+def _run(args: argparse.Namespace, layer: str, watched: Sequence[Variant] = (), **changes: Any) -> int:
     with tempfile.TemporaryDirectory(prefix="layerbench-watch-") as folder:
         changed = {**vars(args), "out": Path(folder) / "run", "seconds": min(args.seconds, SECONDS), **changes}
         session = Session(argparse.Namespace(**changed), [], [layer], _variants(args))
@@ -91,23 +88,18 @@ def _run(args: argparse.Namespace, layer: str, watched: Sequence["Variant"] = ()
         return session.run()
 
 
-def _sources(variants: Sequence["Variant"]) -> list[str]:
+def _sources(variants: Sequence[Variant]) -> list[str]:
     try:
         return [v.source_hash() for v in variants]
     except OSError:  # just now a file is gone
         return []
 
 
-def _variants(args: argparse.Namespace) -> list["Variant"]:
-    from bench.core.variants import discover
-
+def _variants(args: argparse.Namespace) -> list[Variant]:
     return discover(tuple(Path(d) for d in args.kernels))
 
 
 def _first_shape(args: argparse.Namespace, layer: str) -> str:
-    from reference import contract
-    from reference.models import MODELS
-
     model, slash, _ = args.shape.partition("/")
     first = next(iter(contract.load(layer).shapes(MODELS[model], contract.DEFAULT_B, 64)))
     return args.shape if slash or not first else f"{model}/{first}"

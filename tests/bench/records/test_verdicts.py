@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from bench import compare as command
+from bench.cli import CannotGoOn
 from bench.core import stats
 from bench.records.read import RECORDS, Loaded
 from bench.records.verdicts import compare, side
-from bench.show.comparison import CannotGoOn
 from tests.compare_runs import (
     CALM,
     ENVIRONMENT,

@@ -1,0 +1,305 @@
+"""One instruction in place: what its line of the table asks, and the C++ that comes of it."""
+
+import functools
+import re
+from typing import Any, Protocol
+
+from bench.simulate.ptx import BYTES_OF, Statement
+from bench.simulate.table import PREDICATES, TYPE, WIDE, Instruction, OperandSyntax
+
+HALF_CLASS = {"f16": "F16", "bf16": "Bf16", "f16x2": "F16", "bf16x2": "Bf16"}
+SPECIAL = {
+    **{f"%{name}.{axis}": f"self.{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"},
+    **{f"%cluster_ctaid.{axis}": "0u" for axis in "xyz"},  # every block is a cluster of its own
+    **{f"%cluster_nctaid.{axis}": "1u" for axis in "xyz"},
+    **{f"%clusterid.{axis}": f"self.ctaid.{axis}" for axis in "xyz"},
+    **{f"%nclusterid.{axis}": f"self.nctaid.{axis}" for axis in "xyz"},
+    "%cluster_ctarank": "0u",
+    "%cluster_nctarank": "1u",
+    "%is_explicit_cluster": "false",
+    "%laneid": "self.lane",
+    "%warpid": "self.warp",
+    "%nwarpid": "((self.ntid.x * self.ntid.y * self.ntid.z + 31) / 32)",
+    "%lanemask_eq": "(1u << self.lane)",
+    "%lanemask_lt": "((1u << self.lane) - 1)",
+    "%lanemask_le": "(~0u >> (31 - self.lane))",
+    "%lanemask_gt": "(~1u << self.lane)",
+    "%lanemask_ge": "(~0u << self.lane)",
+    "%dynamic_smem_size": "self.dynamic_shared",
+    "%total_smem_size": "self.total_shared",
+    "%smid": "0u",  # one multiprocessor, that runs one block at a time
+    "%nsmid": "1u",
+    "%gridid": "0u",
+    "%clock": "(u32)clock()",
+    "%clock64": "clock()",
+    "%globaltimer": "clock()",
+    "WARP_SZ": "32u",
+}
+
+
+class UnknownInstruction(RuntimeError):
+    """A kernel uses what the simulator's table does not have; the message names the instruction and its line."""
+
+
+def unknown(statement: Statement, why: str) -> UnknownInstruction:
+    return UnknownInstruction(
+        f"the simulator does not know `{statement}`, {statement.place} (PTX line {statement.ptx_line}): {why}"
+    )
+
+
+def identifier(name: str) -> str:
+    """A PTX name as a C++ one."""
+    return re.sub(r"\W", "_", name.replace("$", "S_").replace("%", ""))
+
+
+def ctype(ptx_type: str) -> str:
+    """The C++ type of a value; halves are their bits."""
+    if ptx_type == "pred":
+        return "bool"
+    if ptx_type[0] in "us" or ptx_type in ("f32", "f64"):
+        return ptx_type
+    return f"u{8 * BYTES_OF[ptx_type]}"
+
+
+def register_type(ptx_type: str) -> str:
+    """The C++ type of a register: raw bits, except for f32 and f64."""
+    return ctype("b" + ptx_type[1:]) if ptx_type[0] in "us" else ctype(ptx_type)
+
+
+class Block(Protocol):
+    """What an instruction asks of the block that it stands in."""
+
+    @property
+    def kernel(self) -> Any:
+        """With its `sums` and `parameters`, and `module.site` of a statement."""
+
+    def find_register(self, name: str) -> tuple[str, str] | None: ...
+
+    def register(self, name: str) -> tuple[str, str]:
+        """The C++ name and the PTX type of a register; PtxError where there is none."""
+        ...
+
+    def label(self, name: str) -> str:
+        """A label as C++."""
+        ...
+
+    def targets(self, name: str) -> list[str]:
+        """The labels of a branch table."""
+        ...
+
+    def variable_address(self, name: str) -> str | None: ...
+
+
+class Use:
+    """One instruction in place: what its table line may ask about operands, and the C++ that comes of it."""
+
+    def __init__(self, scope: Block, statement: Statement, line: Instruction, modifiers: dict[str, str]):
+        self.scope, self.statement, self.line, self.modifiers = scope, statement, line, modifiers
+        given = list(statement.operands)
+        self.operands = {o.name: (o, given[i] if i < len(given) else None) for i, o in enumerate(line.operands)}
+
+    def code(self) -> str:
+        code = self.line.code
+        if callable(code):
+            return code(self)
+        filled = self.fill(code)
+        if "{d=" in code or not (
+            result := next((o for o in self.line.operands if o.is_result and o.kind == "value"), None)
+        ):
+            return re.sub(r"\{([dpq])=([^{}]*)\}", lambda m: self.assign(m[1], m[2]), filled)
+        return self.assign(result.name, filled)
+
+    def fill(self, template: str) -> str:
+        return re.sub(r"\{(\w+)(?::(\w+))?\}", lambda m: self.placeholder(m[1], m[2]), template)
+
+    def placeholder(self, name: str, form: str | None) -> str:
+        if name == "site":
+            return str(self.site)
+        if name == "W":
+            return ctype(WIDE[self.modifiers["T"]])
+        if name in self.line.choices:
+            spelling = self.modifiers.get(name, "")
+            if form == "half":
+                return HALF_CLASS[spelling]
+            return ctype(spelling) if name in self.line.types else self.line.choices[name].get(spelling, "")
+        return self.address(name) if form == "address" else self.value(name)
+
+    @functools.cached_property
+    def site(self) -> int:
+        return self.scope.kernel.module.site(self.statement)
+
+    # --- what the table's functions ask ---
+
+    def text(self, name: str) -> str:
+        """An operand as PTX has it; of `d|p`, the part called `name`; "" where it is missing."""
+        for syntax, given in self.operands.values():
+            if name in (syntax.name, syntax.second):
+                first, _, second = (given or "").partition("|") if syntax.second else (given or "", "", "")
+                return first if name == syntax.name else second
+        return ""
+
+    def type_of(self, name: str) -> str:
+        """The PTX type of an operand, or that which a choice spells."""
+        if name in self.modifiers:
+            return self.modifiers[name]
+        if name in PREDICATES:
+            return "pred"
+        kind = self.syntax(name).type
+        if kind == "W":
+            return WIDE[self.modifiers["T"]]
+        if kind:
+            return self.modifiers.get(kind, kind)
+        return self.modifiers.get("T") or self.last_type()
+
+    def ctype(self, ptx_type: str) -> str:
+        return ctype(ptx_type)
+
+    def value(self, name: str) -> str:
+        syntax, given = self.operands[name]
+        if given is None:
+            return syntax.default or ""
+        return self.operand(given, self.type_of(name))
+
+    def values(self, name: str, ptx_type: str | None = None) -> list[str]:
+        """The elements of a vector operand, or the one value."""
+        return [self.operand(e, ptx_type or self.type_of(name)) for e in self.elements(name)]
+
+    def count(self, name: str) -> int:
+        return len(self.elements(name))
+
+    def address(self, name: str) -> str:
+        base, offset = self.split_address(name)
+        if not offset:
+            return self.operand(base, "u64")
+        found = self.scope.find_register(base)
+        if found and register_type(found[1]) == "u32":  # an address of 32 bits wraps there
+            return f"(u64)(u32)({self.operand(base, 'u32')} + {offset})"
+        return f"{self.operand(base, 'u64')} + {offset}"
+
+    def assign(self, name: str, expression: str) -> str:
+        return self.assign_to(self.text(name), self.type_of(name), expression)
+
+    def assign_all(self, name: str, expressions: list[str], ptx_type: str | None = None) -> str:
+        kind = ptx_type or self.type_of(name)
+        pairs = zip(self.elements(name), expressions, strict=True)
+        return " ".join(self.assign_to(register, kind, e) for register, e in pairs)
+
+    def follow_sum(self, to: str, source: str) -> str:
+        """What a copy of a register needs besides, where a wgmma may still have to write the source."""
+        if self.text(source) not in self.scope.kernel.sums:
+            return ""
+        return f" follow_sum(self, &{self.register(to)}, &{self.register(source)});"
+
+    def register(self, name: str) -> str:
+        """The C++ variable of an operand that is one register."""
+        return self.scope.register(self.text(name))[0]
+
+    def label(self, name: str) -> str:
+        return self.scope.label(self.text(name))
+
+    def branch_table(self, index: str, targets: str) -> str:
+        cases = " ".join(f"case {i}: goto {t};" for i, t in enumerate(self.scope.targets(self.text(targets))))
+        value = self.value(index)
+        return f"switch ({value}) {{ {cases} default: bad_branch_index(self, {value}, {self.site}); }}"
+
+    def load_parameter(self, name: str, memory: str) -> str | None:
+        """A parameter's value where the operand names the parameter; None where it is an address in a register."""
+        base, offset = self.split_address(name)
+        variable = self.scope.variable_address(base)
+        return f"*(const {memory}*)({variable} + {offset})" if variable else None
+
+    def store_parameter(self, name: str, memory: str, value: str) -> str:
+        base, offset = self.split_address(name)
+        variable = self.scope.variable_address(base)
+        if not variable or base in self.scope.kernel.parameters:
+            raise ValueError("only a call's parameters can be stored to")
+        return f"*({memory}*)({variable} + {offset}) = {value};"
+
+    def call_parameters(self, name: str, types: tuple[str, ...]) -> list[str]:
+        """The values of the first parameters of a call, which were stored before it."""
+        names = [n.strip() for n in self.text(name).strip("()").split(",")]
+        return [f"*(const {t}*)({self.scope.variable_address(n)})" for n, t in zip(names, types, strict=False)]
+
+    # --- operands ---
+
+    def syntax(self, name: str) -> OperandSyntax:
+        return next(s for s, _ in self.operands.values() if name in (s.name, s.second))
+
+    def last_type(self) -> str:
+        types = [part for part in self.statement.opcode.split(".") if TYPE.fullmatch(part)]
+        if not types:
+            raise ValueError("the table's line does not say the operand's type")
+        return types[-1]
+
+    def elements(self, name: str) -> list[str]:
+        text = self.text(name)
+        return [e.strip() for e in text.strip("{}").split(",")] if text.startswith("{") else [text]
+
+    def split_address(self, name: str) -> tuple[str, int]:
+        found = re.fullmatch(r"\[\s*([%\w$.]+)\s*(?:([+-])\s*(-?\w+))?\s*\]", self.text(name))
+        if not found:
+            raise ValueError(f"the address {self.text(name)} is not understood")
+        offset = int(found[3], 0) if found[3] else 0
+        return found[1], -offset if found[2] == "-" else offset
+
+    def operand(self, text: str, ptx_type: str) -> str:
+        """An operand as a C++ value of a PTX type."""
+        if ptx_type == "pred":
+            return self.predicate(text)
+        wanted = ctype(ptx_type)
+        if text in SPECIAL:
+            return f"({wanted}){SPECIAL[text]}"
+        if found := self.scope.find_register(text):
+            name, kind = found
+            return _converted(name, register_type(kind), wanted)
+        if constant := _constant(text, wanted):
+            return constant
+        base, _, offset = text.partition("+")
+        if address := self.scope.variable_address(base.strip()):
+            return f"({wanted})({address} + {int(offset or '0', 0)})"
+        raise ValueError(f"the operand {text} is not understood")
+
+    def predicate(self, text: str) -> str:
+        if text.startswith("!"):
+            return f"!{self.predicate(text[1:])}"
+        if text in ("0", "1", "-1"):
+            return "false" if text == "0" else "true"
+        if text in SPECIAL:
+            return SPECIAL[text]
+        return self.scope.register(text)[0]
+
+    def assign_to(self, register: str, ptx_type: str, expression: str) -> str:
+        if register in ("_", ""):
+            return f"(void)({expression});"
+        name, kind = self.scope.register(register)
+        target, value = register_type(kind), ctype(ptx_type)
+        if target == value or target == "bool":
+            return f"{name} = {expression};"
+        if target in ("f32", "f64") or value in ("f32", "f64"):
+            return f"{name} = bits<{target}>(({value})({expression}));"
+        return f"{name} = ({target})({value})({expression});"  # a smaller signed value is extended by its sign
+
+
+def _converted(name: str, held: str, wanted: str) -> str:
+    if held == wanted:
+        return name
+    if "f" in held or "f" in wanted:
+        width = held[1:]
+        if held[0] == "f" and wanted[0] != "f":
+            return f"({wanted})bits<u{width}>({name})"
+        return f"bits<{wanted}>({name})"
+    return f"({wanted}){name}"
+
+
+def _constant(text: str, wanted: str) -> str | None:
+    """A literal: 0f3F800000 and 0d… are the bits of a float, the rest are integers."""
+    if found := re.fullmatch(r"0([fFdD])([0-9a-fA-F]+)", text):
+        width = 32 if found[1] in "fF" else 64
+        literal = f"0x{found[2]}" + ("u" if width == 32 else "ull")
+        return f"bits<f{width}>({literal})" if wanted == f"f{width}" else f"({wanted}){literal}"
+    if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+|0[bB][01]+|\d+)U?", text):
+        value = int(text.rstrip("U"), 0 if not re.fullmatch(r"-?0\d+U?", text) else 8)
+        if wanted in ("f32", "f64"):
+            return f"bits<{wanted}>({value & (2 ** int(wanted[1:]) - 1):#x}{'u' if wanted == 'f32' else 'ull'})"
+        return f"({wanted}){value & (2**64 - 1):#x}ull"
+    return None
