@@ -1,6 +1,7 @@
 """What the doctor found, as a person reads it."""
 
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from rich import box
@@ -8,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.machine import roofline
+from bench.machine import facts, roofline
 from bench.machine.ceilings import Ceilings
 from bench.machine.examine import Report
 from bench.machine.facts import nvml
+from bench.records import environment, run, scrub
 
 # --- showing it ---
 
@@ -20,7 +22,7 @@ def show(report: Report) -> None:
     """Tables on stdout; plain, and not wrapped, where it is no terminal."""
     console = Console(highlight=False) if sys.stdout.isatty() else Console(width=160, no_color=True, highlight=False)
     m = report.machine
-    facts = [
+    about = [
         ("CPU", cpu_text(m["cpu"])),
         ("caches", cache_text(m["cpu"]["cache_bytes"])),
         ("instructions", " ".join(m["cpu"]["isa"]) or "–"),
@@ -32,7 +34,7 @@ def show(report: Report) -> None:
         ("commit", commit_text(m["git"])),
         ("load", load_text(report.state)),
     ]
-    console.print(table_of("this machine", ["", ""], facts))
+    console.print(table_of("this machine", ["", ""], about))
     rows = [(a.name, "yes" if a.works else "no", a.what) for a in report.abilities]
     console.print(table_of("what can run", ["", "", "with what, or why not"], rows))
     for c in report.ceilings:
@@ -141,3 +143,11 @@ def load_text(state: dict[str, Any]) -> str:
     if state["stolen"]:
         parts.append(f"{state['stolen']:.1%} stolen by the hypervisor")
     return ", ".join(parts)
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The report as plain data: seconds, bytes, bytes/s, flop/s; shares as fractions. Names and paths are scrubbed."""
+    plain = asdict(report) | {"busy": facts.busy(report.state), "schema": run.SCHEMA}
+    plain["noise"]["floor"] = report.noise.floor
+    plain["machine"] = environment.environment()
+    return scrub.clean(plain, free_text=True)
