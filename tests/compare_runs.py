@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 
 from bench.core import stats
-from bench.records import environment as results
+from bench.records import run as runs
 from bench.records.run import Run
 
 CALM = {"cores": 2, "load": 0.5, "mhz": 2000.0, "throttled": 0, "others": 0.01, "stolen": 0.0, "gpus": []}
@@ -167,7 +167,7 @@ def write_run(
     folder: Path, records: list[dict[str, Any]], environment: dict[str, Any] = ENVIRONMENT, kind: str = "layer"
 ) -> Path:
     """A run's folder, written as the harness writes it."""
-    with mock.patch.object(results, "environment", lambda: environment):
+    with mock.patch.object(runs, "environment", lambda: environment):
         run = Run.create(kind, folder, ["made", "up"])
     for record in records:
         run.append(record)

@@ -110,9 +110,10 @@ def test_a_killed_run_is_resumed_after_its_half_line(tmp_path):
     code = f"""
         import os, sys
         from pathlib import Path
-        from bench import machine, results
-        machine.describe = lambda: {DESCRIPTION!r}
-        run = results.Run.create("layer", Path({str(folder)!r}))
+        from bench.machine import facts
+        from bench.records.run import Run
+        facts.describe = lambda: {DESCRIPTION!r}
+        run = Run.create("layer", Path({str(folder)!r}))
         run.append(dict(case_id="a", status="ok"))
         os.write(run._file, b'{{"schema": 1, "case_id": "b", "sta')
         os.kill(os.getpid(), 9)
@@ -205,10 +206,12 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path):
     code = f"""
         import resource, signal
         from pathlib import Path
-        from bench import cli, machine, results
-        machine.describe = lambda: {DESCRIPTION!r}
+        from bench import cli
+        from bench.machine import facts
+        from bench.records.run import Run
+        facts.describe = lambda: {DESCRIPTION!r}
         def main():
-            run = results.Run.create("layer", Path({str(folder)!r}))
+            run = Run.create("layer", Path({str(folder)!r}))
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
             for i in range(100):

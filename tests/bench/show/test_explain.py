@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tests.bench.test_report import row
+from tests.bench.show.test_report import row
 
 from bench import explain as command
 from bench.cli import CannotGoOn

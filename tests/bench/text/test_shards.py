@@ -285,7 +285,7 @@ def test_an_interrupted_build_leaves_nothing(quick, own_cache, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(shards, "write_tokens", interrupted)
+        patch.setattr(data, "write_tokens", interrupted)
         with pytest.raises(KeyboardInterrupt):
             data.cached(data.Corpus("x", ["words " * 50]))
     assert list(own_cache.iterdir()) == []
