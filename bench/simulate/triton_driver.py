@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import triton
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.cache import get_cache_manager
 
 import kernels.triton  # noqa: F401  sets the environment that Triton reads
 from bench.simulate import ptx
@@ -25,6 +30,7 @@ SWIZZLE_BYTES = (0, 32, 64, 128)  # by the number that Triton passes to cuTensor
 # What a card of the architecture has: shared memory a block, multiprocessors (A100, H100/H200 SXM, B200).
 MULTIPROCESSORS = {"sm_80": 108, "sm_90a": 132, "sm_100a": 148}
 MOST_THREADS = 1024
+Kind = str | tuple["Kind", ...]  # of an argument, as Triton signs it
 
 
 @dataclass(frozen=True)
@@ -68,16 +74,11 @@ def with_fences(code: str) -> str:
 
 
 def triton_version() -> tuple[int, ...]:
-    import triton
-
     return tuple(int(part) for part in triton.__version__.split(".")[:2])
 
 
 def install(launch: Callable[[Launch], None] = run, arch: str | None = None) -> None:
     """Have Triton's launches go to `launch`, compiled for `arch` ("sm_80", "sm_90a", "sm_100a")."""
-    from triton import knobs
-    from triton.runtime import driver
-
     knobs.runtime.add_stages_inspection_hook = stop_at_ptx
     driver.set_active(Driver(launch, arch or cuda.TARGET))
 
@@ -85,9 +86,6 @@ def install(launch: Callable[[Launch], None] = run, arch: str | None = None) -> 
 @contextmanager
 def launching_with(launch: Callable[[Launch], None], arch: str | None = None) -> Iterator[None]:
     """`install` for as long as the context lasts; then as before."""
-    from triton import knobs
-    from triton.runtime import driver
-
     before = driver._active, knobs.runtime.add_stages_inspection_hook
     install(launch, arch)
     try:
@@ -96,7 +94,7 @@ def launching_with(launch: Callable[[Launch], None], arch: str | None = None) ->
         driver._active, knobs.runtime.add_stages_inspection_hook = before
 
 
-def stop_at_ptx(*stages_of: Any) -> Any:
+def stop_at_ptx(*stages_of: Any) -> tuple[str, str] | None:
     """Triton's hook into its stages: without arguments the key of this pipeline, else (backend, stages, …)."""
     if not stages_of:
         return "layerbench-ptx", "layerbench-ptx"
@@ -116,8 +114,6 @@ class Driver:
         self.launcher_cls = lambda source, metadata: Launcher(source, metadata, arch)
 
     def get_current_target(self):
-        from triton.backends.compiler import GPUTarget
-
         return GPUTarget("cuda", self.capability, 32)
 
     def get_current_device(self) -> int:
@@ -153,7 +149,7 @@ class Utilities:
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple:
         return "module", "function", 0, 0, MOST_THREADS
 
-    def unload_module(self, module: Any) -> None:
+    def unload_module(self, module: object) -> None:
         pass
 
 
@@ -161,8 +157,6 @@ class Launcher:
     """One compiled kernel, called by Triton's runtime with the grid and all arguments of the Python function."""
 
     def __init__(self, source: Any, metadata: Any, arch: str):
-        from triton.runtime.cache import get_cache_manager
-
         self.metadata = metadata
         self.signature = tuple(source.signature.values())
         self.names = tuple(source.fn.arg_names)
@@ -172,9 +166,7 @@ class Launcher:
             self.build = Build(metadata.name, _label(source, metadata), metadata.hash, arch, file.read())
         (self.kernel,) = ptx.parse(self.build.ptx).kernels
 
-    def __call__(self, x: int, y: int, z: int, stream: int, function: Any, *rest: Any) -> None:
-        from triton.runtime import driver
-
+    def __call__(self, x: int, y: int, z: int, stream: int, function: object, *rest: Any) -> None:
         # Before the function's own arguments come two kinds of metadata and two hooks.
         values = rest[-len(self.signature) :]
         maps = iter(self.maps)
@@ -192,7 +184,7 @@ class Launcher:
             # Triton keeps this object: the driver may be another one by now.
             driver.active.launch(Launch(self.build, (x, y, z), block, self.metadata.shared, tuple(arguments)))
 
-    def _arguments(self, name: str, kind: Any, value: Any, maps: Iterator[dict]) -> Iterator[Argument]:
+    def _arguments(self, name: str, kind: Kind, value: Any, maps: Iterator[dict]) -> Iterator[Argument]:
         if isinstance(kind, tuple):
             for i, (k, v) in enumerate(zip(kind, value, strict=True)):
                 yield from self._arguments(f"{name}[{i}]", k, v, maps)
@@ -233,7 +225,7 @@ def _label(source: Any, metadata: Any) -> str:
     return f"{metadata.name}<{', '.join(parts)}>"
 
 
-def _flat(kinds: Iterable[Any]) -> Iterator[str]:
+def _flat(kinds: Iterable[Kind]) -> Iterator[str]:
     for kind in kinds:
         yield from _flat(kind) if isinstance(kind, tuple) else (kind,)
 
