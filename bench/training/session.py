@@ -14,9 +14,9 @@ from bench.core.process import pause
 from bench.core.variants import Variant
 from bench.machine import facts, profiling
 from bench.machine.devices import open_device
-from bench.models import choose, gpt2
-from bench.models.calls import Key
+from bench.models import CallId, choose
 from bench.models.choose import Times
+from bench.models.program import step_calls
 from bench.records.run import Run
 from bench.show.report import write_beside
 from bench.text import corpus, shards
@@ -132,8 +132,7 @@ class Session:
     def _plan(self) -> None:
         """The calls of the step, and what each needs a variant for."""
         job = self.job
-        sizes = (job.model, job.B, job.T, job.dtype, job.recompute)
-        self.calls, self.keys = gpt2.step_shapes(*sizes), gpt2.step_keys(*sizes)
+        self.calls = step_calls(job.model, job.B, job.T, job.dtype, job.recompute)
 
     def run(self) -> int:
         args = self.args
@@ -229,24 +228,24 @@ class Session:
 
     # --- which variants ---
 
-    def _candidates(self, spec: Any) -> dict[Key, list[Variant]]:
-        pool = choose.candidates(spec, self.variants, self.keys, self.args.device, self.args.dtype, self.args.simulate)
+    def _candidates(self, spec: Any) -> dict[CallId, list[Variant]]:
+        pool = choose.candidates(spec, self.variants, self.calls, self.args.device, self.args.dtype, self.args.simulate)
         # What is simulated has no times to choose by: the first by name, unless --kernels names another.
         return {key: found[:1] for key, found in pool.items()} if self.args.simulate else pool
 
-    def _swap(self, text: str) -> dict[Key, Variant]:
-        """{(id, phase): the variant to swap in}."""
+    def _swap(self, text: str) -> dict[CallId, Variant]:
+        """The variants to swap in."""
         spec = choose.parse(text)
         if not spec.overrides or spec.default != choose.FASTEST or spec.folders:
             raise CannotGoOn(f"--swap {text!r} is not LAYER=VARIANT", cli.USAGE)
-        touched = [k for k in self.keys if k[0] in spec.overrides or k[0].partition("/")[0] in spec.overrides]
+        touched = [id for id in self.calls if spec.override(id)]
         pool = choose.candidates(spec, self.variants, touched, self.args.device, self.args.dtype, self.args.simulate)
-        several = [id for (id, _), found in pool.items() if len(found) > 1]
+        several = [id.place for id, found in pool.items() if len(found) > 1]
         if several:
             raise CannotGoOn(f"--swap {text!r}: name one variant of {several[0]}, for example cpu.naive", cli.USAGE)
         return {key: found[0] for key, found in pool.items()}
 
-    def _choose(self) -> tuple[dict[Key, Variant], Times]:
+    def _choose(self) -> tuple[dict[CallId, Variant], Times]:
         """One variant for each call: named, remembered, or measured now."""
         open_pool = {key: found for key, found in self.pool.items() if len(found) > 1}
         cache = choose.open_cache(self.args.device, self.args.threads)
@@ -264,7 +263,7 @@ class Session:
             times.skipped |= new.skipped
         return choose.fastest(self.pool, times), times
 
-    def _measure(self, pool: dict[Key, list[Variant]]) -> Times:
+    def _measure(self, pool: dict[CallId, list[Variant]]) -> Times:
         """The race of all candidates. One that kills its process, hangs, or leaves the GPU unusable is out, and a new
         process goes on without it."""
         found = choose.Times()
@@ -287,9 +286,9 @@ class Session:
             found.skipped |= new.skipped
             if culprit is None:
                 break
-            key, name = culprit
-            out[key[0].partition("/")[0], name] = why
-            self.notes.append(f"{name} of {' '.join(key)} is out: {why}")
+            id, name = culprit
+            out[id.layer, name] = why
+            self.notes.append(f"{name} of {id} is out: {why}")
             cli.say(self.notes[-1])
             self._restart_ours(OURS)
             left = {
@@ -299,18 +298,18 @@ class Session:
             }
         for (layer, name), why in out.items():
             for key in pool:
-                if key[0].partition("/")[0] == layer:
+                if key.layer == layer:
                     found.ms.get(key, {}).pop(name, None)
                     found.skipped.setdefault(key, {})[name] = why
         return found
 
-    def _race_swap(self, swap: dict[Key, Variant]) -> Times:
+    def _race_swap(self, swap: dict[CallId, Variant]) -> Times:
         """Both variants of each swapped call, measured against each other in isolation."""
         pool = {key: [self.choice[key], v] for key, v in swap.items() if v != self.choice[key]}
         unlimited = dict(budget=float("inf"), hopeless=float("inf"))
         times = self.contestants[OURS].ask("race", pool=pool, **unlimited, limit=self._setup_limit())
         if times.broke:
-            raise CannotGoOn(f"{times.broke[1]} left the GPU unusable at {' '.join(times.broke[0])}", cli.CANNOT_RUN)
+            raise CannotGoOn(f"{times.broke[1]} left the GPU unusable at {times.broke[0]}", cli.CANNOT_RUN)
         return times
 
     # --- the processes ---
@@ -331,7 +330,7 @@ class Session:
         self.contestants[name].close()
         self._start_ours(name)
 
-    def _build(self, name: str, choice: dict[Key, Variant]) -> None:
+    def _build(self, name: str, choice: dict[CallId, Variant]) -> None:
         """Our step, built and loaded: on a GPU as a graph, or where that fails by plain launches in a new process."""
         graph = self.args.gpu and not self.args.no_graph
         limit = self._setup_limit()
