@@ -14,7 +14,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -229,7 +229,7 @@ class Room:
             cpu = time.process_time_ns() - cpu
         return dict(loss=loss, norm=norm, norms=norms, wall_s=timer.seconds[0], cpu_s=cpu / 1e9)
 
-    def steps(self, steps: "list[list[NumpyBatch]]", lr: float, details: bool = False) -> list[dict[str, Any]]:
+    def steps(self, steps: "Iterable[list[NumpyBatch]]", lr: float, details: bool = False) -> list[dict[str, Any]]:
         """Several steps, one after the other; `details` of the first."""
         return [self.step(batches, lr, details and i == 0) for i, batches in enumerate(steps)]
 
@@ -515,19 +515,21 @@ class TorchRoom(Room):
 class JudgeRoom(Room):
     """PyTorch's own runs, one after the other in one process: the fp32 centre and perturbed runs at the dtype."""
 
-    def run(self, centre: bool, perturbed: int | None, batches: list, lr: float) -> list[dict[str, Any]]:
+    def run(
+        self, centre: bool, perturbed: int | None, batches: "Iterable[list[NumpyBatch]]", lr: float
+    ) -> list[dict[str, Any]]:
         """A whole trajectory from the start: loss, norm and, for the first step, the norms of each step.
 
-        centre: fp32 from the unperturbed parameters; else the working dtype in our step's formats, perturbed. Where
-        a micro-batch does not fit into a GPU's memory, it is taken in slices whose gradients add up.
+        batches: of each step, iterated again where the run starts anew. centre: fp32 from the unperturbed parameters;
+        else the working dtype in our step's formats, perturbed. Where a micro-batch does not fit into a GPU's memory,
+        it is taken in slices whose gradients add up.
         """
         room = _Centre(self.job) if centre else TorchRoom(self.job, "eager", pure=True)
         slices = 1
         while True:
             try:
                 room.load(perturbed)
-                steps = [_sliced(b, slices) for b in batches]
-                return room.steps(steps, lr, details=True)
+                return room.steps((_sliced(b, slices) for b in batches), lr, details=True)
             except RuntimeError as error:
                 if self.job.device == "cpu" or not is_out_of_memory(error) or self.job.B % (2 * slices):
                     raise

@@ -360,17 +360,17 @@ class Session:
         self.recipes = {}
         for name, c in self._baselines().items():
             cli.say(f"setting up {name}")
-            self.recipes[name] = c.ask("warm", batches=self.batches[0], lr=self.args.lr, limit=self._setup_limit())
+            self.recipes[name] = c.ask("warm", batches=self.batches.step(0), lr=self.args.lr, limit=self._setup_limit())
             self._park(name)
 
     # --- what they do ---
 
     def _plan_batches(self) -> None:
-        """The micro-batches of each step, the same for all."""
-        tokens = shards.open_tokens(corpus.dataset(self.args.data))
-        source = shards.batches(tokens, self.job.B, self.job.T, self.job.seed)
-        steps = self.turns[-1].steps.stop + IN_CONTEXT_STEPS
-        self.batches = [[next(source) for _ in range(self.job.accumulation)] for _ in range(steps)]
+        """The micro-batches of each step, the same for all: the turns' steps, then those timed call by call."""
+        job = self.job
+        self.batches = shards.Batches(corpus.dataset(self.args.data), job.B, job.T, job.accumulation, job.seed)
+        last = self.turns[-1].steps.stop
+        self.steps, self.later_steps = range(last), range(last, last + IN_CONTEXT_STEPS)
 
     def _judge(self) -> list[list[dict[str, Any]]]:
         """PyTorch's centre run and its perturbed runs. On a CPU the baselines set up and compile meanwhile, untimed."""
@@ -378,8 +378,8 @@ class Session:
         cli.say("measuring PyTorch's own band" + ("" if self.args.gpu else "; compiling the baselines"))
         if not self.args.gpu:
             for c in baselines.values():
-                c.send("warm", batches=self.batches[0], lr=self.args.lr)
-        steps = self.batches[: self.turns[-1].steps.stop]
+                c.send("warm", batches=self.batches.step(0), lr=self.args.lr)
+        steps = self.batches.of(self.steps)
         limit = len(steps) * self.args.time_limit
         with Contestant("PyTorch's band", JudgeRoom, self.job) as judge:
             runs = [judge.ask("run", centre=True, perturbed=None, batches=steps, lr=self.args.lr, limit=limit)]
@@ -399,7 +399,7 @@ class Session:
             if turn.steps.start == WARM_UP:
                 for c in self.contestants.values():
                     c.ask("forget_peak")
-            batches = self.batches[turn.steps.start : turn.steps.stop]
+            batches = list(self.batches.of(turn.steps))
             for name in order.sample(names, len(names)):
                 pause()
                 c = self.contestants[name]
@@ -416,7 +416,7 @@ class Session:
     def _in_context(self) -> dict[str, list[InContext]]:
         """By our contestants: steps with a clock around every call."""
         found: dict[str, list[InContext]] = {name: [] for name in self.contestants if name.startswith(OURS)}
-        for batches in self.batches[self.turns[-1].steps.stop :]:
+        for batches in self.batches.of(self.later_steps):
             for name, steps in found.items():
                 limit = self.args.time_limit
                 steps.append(
@@ -428,7 +428,7 @@ class Session:
         rows: list[dict[str, Any]] = []
         for name, c in {OURS: self.contestants[OURS], **self._baselines()}.items():
             cli.say(f"a trace of {name}")
-            step = dict(batches=self.batches[-1], lr=self.args.lr, limit=self._setup_limit())
+            step = dict(batches=self.batches.step(self.later_steps[-1]), lr=self.args.lr, limit=self._setup_limit())
             rows += c.ask("profile", name=f"step/{name}", folder=folder, **step)
             self._park(name)
         profiling.write_csv(folder, rows)
