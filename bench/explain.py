@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     variants = [v for v in discover() if v.layer == layer]
     one = find(variants, layer, name) if name else None
     module = contract.load(layer)
-    floors = floors_of(module, model, args.dtype)
+    floors = floors_of(layer, model, args.dtype)
     ranks = ranks_of(layer, args.dtype)
     if args.json:
         cli.print_json(document(layer, module, floors, [one] if one else variants, ranks))

@@ -10,8 +10,7 @@ step, lr and grad_scale are 0-d fp32 tensors, so that a captured CUDA graph can 
 
 import torch
 
-from reference.contract import Call, Pass, Shape, Tensor, default_bytes
-from reference.models import Model
+from reference.contract import Pass, Shape, Tensor, default_bytes
 
 
 def has_masters(shape: Shape) -> bool:
@@ -52,20 +51,10 @@ def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, param
     return new
 
 
-HYPER = dict(beta1=0.9, beta2=0.95, eps=1e-8)
-
-
-def weight_decays(tensors: list[tuple[int, ...]], decay: float = 0.1) -> list[float]:
-    """Decay on matrices only, as GPT-2 is trained: biases and layernorm weights have none."""
-    return [decay if len(sizes) >= 2 else 0.0 for sizes in tensors]
-
-
 def _shape(tensors: list[tuple[int, ...]]) -> Shape:
-    return dict(tensors=tensors, weight_decays=weight_decays(tensors), **HYPER)
-
-
-def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
-    return {"": Call(_shape(list(model.parameter_shapes().values())), 1)}
+    """As models are trained: decay on matrices only, biases and norm weights have none."""
+    decays = [0.1 if len(sizes) >= 2 else 0.0 for sizes in tensors]
+    return dict(tensors=tensors, weight_decays=decays, beta1=0.9, beta2=0.95, eps=1e-8)
 
 
 RAGGED = [_shape([(1,), (769, 3), (127,), (64, 64)]), _shape([(50257,)])]

@@ -6,8 +6,7 @@ written into the same slices. With NKV < NH each key/value head serves NH/NKV qu
 
 import torch
 
-from reference.contract import Call, Pass, Shape, Tensor
-from reference.models import Model
+from reference.contract import Pass, Shape, Tensor
 
 Q, KV = "B T NH HS", "B T NKV HS"
 
@@ -65,11 +64,6 @@ def backward(dout, q, k, v, out, lse, causal):
 def _sum_groups(grad, group):
     B, T, NH, HS = grad.shape
     return grad.view(B, T, NH // group, group, HS).sum(3)
-
-
-def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
-    heads = dict(NH=model.NH, NKV=model.NH, HS=model.head_size)
-    return {"": Call(dict(B=B, T=T, **heads, causal=True), model.L)}
 
 
 RAGGED = [

@@ -5,12 +5,12 @@ A layer is a module: `reference/<layer>.py`. It declares
     FORWARD, BACKWARD   a `Pass` each: tensors in, Python scalars, tensors out (BACKWARD may be None)
     forward, backward   the truth in plain torch, runnable in fp64: takes the pass's inputs and scalars by
                         position (in-place tensors by keyword), returns {name: tensor} for all outputs
-    shapes(model, B, T) {name: Call}: the shapes of one training step and how often the step calls each
     RAGGED              small awkward shapes that every variant must get right
     CASES               {name: edit(tensors, shape)}: structured inputs that break careless kernels
     flops(shape, phase) useful floating-point operations
     consistent(tensors, shape)   optional: makes random tensors meaningful (variances positive, …)
     compulsory_bytes(shape, phase)   optional: where "each input once, each output once" is not the floor
+    typical(B, T)       optional: the shape that is timed where no model lists the layer among its calls
 
 A *shape* is a plain dict: sizes by symbol (`B T C NH NKV HS V VP M N K`), options (`causal`, `epilogue`, …) and
 `dtype`, the working dtype ("fp32", "bf16", "fp16", "fp64"). `phase` is "forward" or "backward".
@@ -31,10 +31,10 @@ Shape = dict[str, Any]
 PHASES = ("forward", "backward")
 ITEM_SIZE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "int": 8}
 
-# One sequence of 1024 fills GPT-2's context; micro-batch 4 is llm.c's default and fits every machine.
+# Of what is timed: llm.c's defaults, which fit every machine.
 DEFAULT_B, DEFAULT_T = 4, 1024
 
-_NOT_LAYERS = {"__init__", "contract", "models", "gpt2"}
+_NOT_LAYERS = {"__init__", "contract"}
 
 
 def always(_: Shape) -> bool:
@@ -48,7 +48,7 @@ class Tensor:
     shape        symbols separated by blanks ("B T C"); "" is a 0-d tensor; a symbol may be a product ("3*C")
     dtype        "work" (the shape's dtype), "fp32", or "int" (int64, values in [0, shape[high]))
     when         whether a shape has it at all; it is None otherwise
-    pack         tensors of one pack are slices, along axis 2, of one allocation (GPT-2's q, k, v)
+    pack         tensors of one pack are slices, along axis 2, of one allocation (attention's q, k, v)
     inplace      read and written
     accumulates  a parameter gradient: overwritten, or added to where `accumulate` is true
     many         a list of tensors; `shape` then names a list of shapes

@@ -2,8 +2,7 @@
 
 import torch
 
-from reference.contract import Call, Pass, Shape, Tensor
-from reference.models import Model
+from reference.contract import Pass, Shape, Tensor
 
 FORWARD = Pass(
     inputs=(Tensor("logits", "B T VP"), Tensor("targets", "B T", "int", high="V")),
@@ -33,11 +32,6 @@ def backward(dlosses, logits, targets, lse, V):
     dlogits[..., :V] = (logits[..., :V] - lse[..., None]).exp()
     dlogits.scatter_add_(-1, targets[..., None], -torch.ones_like(dlogits[..., :1]))
     return {"dlogits": dlogits * dlosses[..., None]}
-
-
-def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
-    # The fused step uses fused_classifier.
-    return {"": Call(dict(B=B, T=T, V=model.v, VP=model.vp), 0)}
 
 
 RAGGED = [

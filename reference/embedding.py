@@ -2,8 +2,7 @@
 
 import torch
 
-from reference.contract import ITEM_SIZE, Call, Pass, Shape, Tensor
-from reference.models import Model
+from reference.contract import ITEM_SIZE, Pass, Shape, Tensor
 
 FORWARD = Pass(
     inputs=(
@@ -30,10 +29,6 @@ def backward(dout, tokens, V):
     dwte = torch.zeros(V, dout.shape[-1], dtype=dout.dtype, device=dout.device)
     dwte.index_add_(0, tokens.flatten(), dout.flatten(0, 1))
     return {"dwte": dwte, "dwpe": dout.sum(0)}
-
-
-def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
-    return {"": Call(dict(B=B, T=T, C=model.C, V=model.vp), 1)}
 
 
 RAGGED = [dict(B=2, T=127, C=769, V=300), dict(B=1, T=1, C=768, V=1), dict(B=3, T=33, C=64, V=50257)]

@@ -3,8 +3,7 @@
 import torch
 
 from reference import cross_entropy
-from reference.contract import Call, Pass, Shape, Tensor
-from reference.models import Model
+from reference.contract import Pass, Shape, Tensor
 
 FORWARD = Pass(
     inputs=(Tensor("targets", "B T", "int", high="V"), Tensor("dlosses", "B T", "fp32")),
@@ -21,10 +20,6 @@ def forward(targets, dlosses, V, logits):
     found = cross_entropy.forward(logits, targets, V)
     grads = cross_entropy.backward(dlosses, logits, targets, found["lse"], V)
     return {"logits": grads["dlogits"], "losses": found["losses"]}
-
-
-def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
-    return {"": Call(dict(B=B, T=T, V=model.v, VP=model.vp), 1)}
 
 
 RAGGED = cross_entropy.RAGGED

@@ -2,8 +2,7 @@
 
 import torch
 
-from reference.contract import Call, Pass, Shape, Tensor
-from reference.models import Model
+from reference.contract import Pass, Shape, Tensor
 
 FORWARD = Pass(
     inputs=(Tensor("grads", "tensors", many=True),),
@@ -14,10 +13,6 @@ BACKWARD = None
 
 def forward(grads):
     return {"norm": torch.stack([g.square().sum() for g in grads]).sum().sqrt()}
-
-
-def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
-    return {"": Call(dict(tensors=list(model.parameter_shapes().values())), 1)}
 
 
 RAGGED = [dict(tensors=[(1,), (769, 3), (127,), (64, 64)]), dict(tensors=[(50257,)])]

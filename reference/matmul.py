@@ -2,9 +2,8 @@
 
 import torch
 
-from reference.contract import Call, Pass, Shape, Tensor
+from reference.contract import Pass, Shape, Tensor
 from reference.gelu import gelu, gelu_grad
-from reference.models import Model
 
 EPILOGUES = ("none", "bias", "bias_gelu")
 
@@ -62,17 +61,6 @@ def backward(dout, x, weight, x_pre_gelu):
     if x_pre_gelu is not None:
         dx = dx * gelu_grad(x_pre_gelu)
     return {"dx": dx, "dweight": dout.T @ x, "dbias": dout.sum(0)}
-
-
-def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
-    M, C, L = B * T, model.C, model.L
-    return {
-        "qkv": Call(dict(M=M, N=3 * C, K=C, epilogue="bias", dgelu=False), L),
-        "attproj": Call(dict(M=M, N=C, K=C, epilogue="bias", dgelu=False), L),
-        "fc": Call(dict(M=M, N=4 * C, K=C, epilogue="bias_gelu", dgelu=False), L),
-        "fcproj": Call(dict(M=M, N=C, K=4 * C, epilogue="bias", dgelu=True), L),
-        "lm_head": Call(dict(M=M, N=model.vp, K=C, epilogue="none", dgelu=False), 1),
-    }
 
 
 RAGGED = [

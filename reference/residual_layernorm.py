@@ -3,10 +3,7 @@
 import torch
 
 from reference import layernorm
-from reference.contract import Call, Pass, Shape, Tensor
-from reference.models import Model
-
-EPS = layernorm.EPS
+from reference.contract import Pass, Shape, Tensor
 
 FORWARD = Pass(
     inputs=(
@@ -48,11 +45,6 @@ def forward(x, residual, weight, bias, eps):
 def backward(dout, dresidual_out, residual_out, weight, mean, rstd):
     grads = layernorm.backward(dout, dresidual_out, residual_out, weight, mean, rstd)
     return {"dresidual": grads["dx"], "dweight": grads["dweight"], "dbias": grads["dbias"]}
-
-
-def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
-    inner = dict(B=B, T=T, C=model.C, eps=EPS, dresidual=True)
-    return {"block": Call(inner, 2 * model.L - 1), "final": Call({**inner, "dresidual": False}, 1)}
 
 
 RAGGED = layernorm.RAGGED

@@ -2,8 +2,7 @@
 
 import torch
 
-from reference.contract import ITEM_SIZE, Call, Pass, Shape, Tensor
-from reference.models import Model
+from reference.contract import ITEM_SIZE, Pass, Shape, Tensor
 
 FORWARD = Pass(inputs=(Tensor("x", "R S"),), scalars=("causal",), outputs=(Tensor("out", "R S"),))
 BACKWARD = Pass(
@@ -33,11 +32,6 @@ def backward(dout, out, causal):
     mask = visible(out.shape[0], out.shape[1], causal, out.device)
     dout = dout.masked_fill(~mask, 0)
     return {"dx": out * (dout - (dout * out).sum(-1, keepdim=True))}
-
-
-def shapes(model: Model, B: int, T: int) -> dict[str, Call]:
-    # Attention in the step is fused; this is the softmax that an unfused one would run.
-    return {"scores": Call(dict(R=B * model.NH * T, S=T, causal=True), 0)}
 
 
 RAGGED = [

@@ -27,7 +27,7 @@ SECTOR_BYTES = 32
 def counted_case(layer: str, phase: str, dtype: str) -> Case:
     """The call whose traffic is counted: the first of a small model's training step."""
     module = contract.load(layer)
-    name, call = next(iter(module.shapes(MODELS[MODEL], B, T).items()))
+    name, call = next(iter(MODELS[MODEL].shapes(layer, B, T).items()))
     shape = contract.overwriting(module, phase, call.shape, dtype)
     return Case(layer, phase, shape, f"{MODEL}/{name}" if name else MODEL, 0)
 

@@ -113,7 +113,7 @@ def kernels_of(variant: Variant, dtype: str, arch: str) -> list[tuple[str, str, 
         for phase in contract.phases_of(layer):
             if not variant.has(phase):
                 continue
-            for call in layer.shapes(MODELS[MODEL], contract.DEFAULT_B, contract.DEFAULT_T).values():
+            for call in MODELS[MODEL].shapes(variant.layer, contract.DEFAULT_B, contract.DEFAULT_T).values():
                 case = Case(variant.layer, phase, contract.overwriting(layer, phase, call.shape, dtype), MODEL, 0)
                 for use in launches_of(module, case, arch):
                     # Grids of the different shapes differ, and change nothing here.

@@ -1,9 +1,9 @@
 """Which variant serves each call of the training step: what `--kernels` says, and how fast each one is here.
 
     spec = parse("fastest,attention=cpu.naive")
-    pool = candidates(spec, variants, model, B, T, dtype, device)    {(id, phase): [Variant, …]}
-    times = race(memory, pool)                                       milliseconds a call, measured in the worker
-    choice = fastest(pool, times)                                    {(id, phase): Variant}
+    pool = candidates(spec, variants, ids, device, dtype)    {CallId: [Variant, …]}
+    times = race(program, pool)                              milliseconds a call, measured in the worker
+    choice = fastest(pool, times)                            {CallId: Variant}
 
 `--kernels` is a comma list. One entry may set the default: `fastest` (any variant), a backend (`cpu`: the fastest of
 that backend) or a variant (`cpu.naive`). Entries `layer=…` or `layer/shape=…` override it, with the same three kinds
@@ -28,13 +28,14 @@ from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.variants import BACKENDS, Variant, simulated, unavailable
 from bench.machine.devices import SPAN, Device, open_device
-from bench.models.calls import Call, Key
-from bench.models.gpt2 import adamw_call, forward_backward, norm_call, step_shapes
-from bench.models.memory import Memory
+from bench.models import CallId
+from bench.models.calls import Call
+from bench.models.program import Program, step_calls
 from bench.models.step import bind, make_workspace, workspace_bytes
 from kernels import cache_dir, put
 from kernels.cpu import cpu_flags
 from reference import contract
+from reference.contract import Shape
 
 FASTEST = "fastest"
 ROUNDS = 7  # timed calls of each candidate that stays in the race …
@@ -50,11 +51,14 @@ BUDGET_S, GPU_BUDGET_S = 10.0, 300.0  # … until this long after the start; on 
 
 @dataclass
 class Spec:
-    """`--kernels` as written: the default, the overrides by layer or id, and extra folders of variants."""
+    """`--kernels` as written: the default, the overrides by layer or place, and extra folders of variants."""
 
     default: str = FASTEST
     overrides: dict[str, str] = field(default_factory=dict)
     folders: tuple[Path, ...] = ()
+
+    def override(self, id: CallId) -> str | None:
+        return self.overrides.get(id.place, self.overrides.get(id.layer))
 
 
 def parse(text: str) -> Spec:
@@ -76,21 +80,22 @@ def parse(text: str) -> Spec:
     return spec
 
 
-def candidates(spec: Spec, variants: list[Variant], keys: list[Key], device: str, dtype: str, simulate: bool = False):
-    """{(id, phase): [Variant, …]}: one where it is named, several where measurements must decide.
+def candidates(
+    spec: Spec, variants: list[Variant], ids: Iterable[CallId], device: str, dtype: str, simulate: bool = False
+) -> dict[CallId, list[Variant]]:
+    """Who may serve each call: one where it is named, several where measurements must decide.
 
     Raises CannotGoOn for an unknown name (with a suggestion), for a named variant that cannot run here or has no
     backward, and for a call that no variant can serve.
     """
-    ids = dict.fromkeys(id for id, _ in keys)
-    known = [*ids, *dict.fromkeys(id.partition("/")[0] for id in ids)]
+    ids = list(ids)
+    known = [*dict.fromkeys(id.place for id in ids), *dict.fromkeys(id.layer for id in ids)]
     for where in spec.overrides:
         cli.choose(where, known, "layer of the training step")
     pool = {}
-    for id, phase in keys:
-        layer = id.partition("/")[0]
-        wish = spec.overrides.get(id, spec.overrides.get(layer, spec.default))
-        pool[id, phase] = _served(wish, layer, [v for v in variants if v.layer == layer], device, dtype, simulate)
+    for id in ids:
+        here = [v for v in variants if v.layer == id.layer]
+        pool[id] = _served(spec.override(id) or spec.default, id.layer, here, device, dtype, simulate)
     return pool
 
 
@@ -129,15 +134,15 @@ def why_not(variant: Variant, device: str, dtype: str, simulate: bool = False) -
 
 @dataclass
 class Times:
-    """Milliseconds a call by (id, phase) and variant name; and why some have none."""
+    """Milliseconds a call by variant name; and why some have none."""
 
-    ms: dict[Key, dict[str, float]] = field(default_factory=dict)
-    skipped: dict[Key, dict[str, str]] = field(default_factory=dict)
-    broke: tuple[Key, str] | None = None  # the call and variant after which the GPU was of no more use
+    ms: dict[CallId, dict[str, float]] = field(default_factory=dict)
+    skipped: dict[CallId, dict[str, str]] = field(default_factory=dict)
+    broke: tuple[CallId, str] | None = None  # the call and variant after which the GPU was of no more use
 
 
-def told(heard: list[Any]) -> tuple[Times, tuple[Key, str] | None]:
-    """What a race that was cut off had told: its times, and the (key, variant name) that was tried last."""
+def told(heard: list[Any]) -> tuple[Times, tuple[CallId, str] | None]:
+    """What a race that was cut off had told: its times, and the (call, variant name) that was tried last."""
     times, last = Times(), None
     for what in heard:
         if isinstance(what, Times):
@@ -153,8 +158,8 @@ class GpuLost(Exception):
 
 
 def race(
-    memory: Memory,
-    pool: dict[Key, list[Variant]],
+    program: Program,
+    pool: dict[CallId, list[Variant]],
     budget: float = BUDGET_S,
     hopeless: float = HOPELESS,
     tell: Callable[[Any], None] = lambda what: None,
@@ -165,66 +170,66 @@ def race(
     On a GPU its events time them, behind a backlog that keeps launching out of the time, as a graph does. Where a
     candidate leaves the GPU unusable the race ends with what it has, and `broke` says which.
 
-    tell: called with (key, variant name) before a candidate is tried, and with Times after each key, so that nothing is
-    lost with a process that a candidate kills, or hangs in.
+    tell: called with (call, variant name) before a candidate is tried, and with Times after each call, so that nothing
+    is lost with a process that a candidate kills, or hangs in.
     """
+    memory = program.memory
     memory.fill_random()
-    sizes = (memory.model, memory.B, memory.T, memory.dtype, memory.recompute)
-    shapes = {id: c.shape for id, c in step_shapes(*sizes).items()}
-    calls: dict[Key, list[Call]] = {}
-    for call in [*forward_backward(memory, False), norm_call(memory), adamw_call(memory)]:
-        calls.setdefault(call.key, []).append(call)
+    sizes = (program.model, memory.B, memory.T, memory.dtype, memory.recompute)
+    shapes = {id: c.shape for id, c in step_calls(*sizes).items()}
+    calls: dict[CallId, list[Call]] = {}
+    for call in [*program.forward_backward(accumulate=False), *program.update()]:
+        calls.setdefault(call.id, []).append(call)
 
-    def work(key: Key) -> int:
-        return contract.flops(contract.load(key[0].partition("/")[0]), shapes[key[0]], key[1])
+    def work(id: CallId) -> int:
+        return contract.flops(contract.load(id.layer), shapes[id], id.phase)
 
     times = Times()
     rates: dict[tuple[str, str, str], float] = {}  # (layer, phase, variant): ms for one operation
     deadline = time.monotonic() + budget
 
-    def race_one(key: Key, racing: list[Variant]) -> None:
-        layer = key[0].partition("/")[0]
-        skipped = times.skipped[key]
-        found = _race_one(racing, calls[key], shapes[key[0]], memory.device, skipped, lambda name: tell((key, name)))
+    def race_one(id: CallId, racing: list[Variant]) -> None:
+        skipped = times.skipped[id]
+        found = _race_one(racing, calls[id], shapes[id], memory.device, skipped, lambda name: tell((id, name)))
         for name, ms in found.items():
-            times.ms[key][name] = min(ms, times.ms[key].get(name, math.inf))
-            rates[layer, key[1], name] = ms / work(key)
-        tell(Times({key: times.ms[key]}, {key: skipped}))
+            times.ms[id][name] = min(ms, times.ms[id].get(name, math.inf))
+            rates[id.layer, id.phase, name] = ms / work(id)
+        tell(Times({id: times.ms[id]}, {id: skipped}))
 
-    def weight(key: Key) -> float:
-        return len(calls[key]) * min(times.ms[key].values(), default=math.inf)
+    def weight(id: CallId) -> float:
+        return len(calls[id]) * min(times.ms[id].values(), default=math.inf)
 
     try:
-        for key in sorted(pool, key=work):
-            times.ms[key], times.skipped[key] = {}, {}
-            layer = key[0].partition("/")[0]
-            known = {v.name: rates[layer, key[1], v.name] for v in pool[key] if (layer, key[1], v.name) in rates}
+        for id in sorted(pool, key=work):
+            times.ms[id], times.skipped[id] = {}, {}
+            of = {v.name: rates.get((id.layer, id.phase, v.name)) for v in pool[id]}
+            known = {name: rate for name, rate in of.items() if rate is not None}
             best = min(known.values(), default=0.0)
             racing = []
-            for v in [v for v in pool[key] if v.name not in LATE] or pool[key]:
+            for v in [v for v in pool[id] if v.name not in LATE] or pool[id]:
                 rate = known.get(v.name, best)
-                if rate > hopeless * best and rate * work(key) > TRIVIAL_MS:
-                    times.skipped[key][v.name] = f"{rate / best:.0f} times slower at a smaller shape"
+                if rate > hopeless * best and rate * work(id) > TRIVIAL_MS:
+                    times.skipped[id][v.name] = f"{rate / best:.0f} times slower at a smaller shape"
                 else:
                     racing.append(v)
-            race_one(key, racing)
+            race_one(id, racing)
 
-        for key in sorted(pool, key=weight, reverse=True):
-            ms, skipped = times.ms[key], times.skipped[key]
-            late = [v for v in pool[key] if v.name in LATE and v.name not in ms | skipped]
+        for id in sorted(pool, key=weight, reverse=True):
+            ms, skipped = times.ms[id], times.skipped[id]
+            late = [v for v in pool[id] if v.name in LATE and v.name not in ms | skipped]
             if late and time.monotonic() > deadline:
                 skipped |= {v.name: f"the {budget:g} s for measuring were spent" for v in late}
             elif late:
                 leader = min(ms, key=ms.__getitem__, default=None)
-                race_one(key, [*late, *(v for v in pool[key] if v.name == leader)])
+                race_one(id, [*late, *(v for v in pool[id] if v.name == leader)])
     except GpuLost as lost:
-        times.broke = key, str(lost)
-        del times.ms[key]
+        times.broke = id, str(lost)
+        del times.ms[id]
     return times
 
 
 def _race_one(racing, calls, shape, device: Device, skipped, tell) -> dict[str, float]:
-    """{variant: ms} of one (id, phase): a warm-up call, a timed one, then rounds of those not far behind.
+    """{variant: ms} of one call: a warm-up call, a timed one, then rounds of those not far behind.
 
     The best call counts: a neighbour on the machine makes calls longer, never shorter.
     """
@@ -257,7 +262,7 @@ def _race_one(racing, calls, shape, device: Device, skipped, tell) -> dict[str, 
         try:
             module = v.load()
             if hasattr(module, "prepare"):
-                module.prepare(shape, calls[0].key[1])
+                module.prepare(shape, calls[0].id.phase)
             workspace = make_workspace([workspace_bytes(calls[0], module, shape)], device.place)
             bound[v.name] = [bind(c, module, workspace, shape) for c in calls]
             timed(v.name, 0)  # compiles, loads, packs: whatever the first call does
@@ -280,18 +285,18 @@ def _race_one(racing, calls, shape, device: Device, skipped, tell) -> dict[str, 
     return {name: min(s) for name, s in samples.items()}
 
 
-def fastest(pool: dict[Key, list[Variant]], times: Times) -> dict[Key, Variant]:
-    """The quickest candidate of each (id, phase). Raises CannotGoOn where every candidate failed."""
+def fastest(pool: dict[CallId, list[Variant]], times: Times) -> dict[CallId, Variant]:
+    """The quickest candidate of each call. Raises CannotGoOn where every candidate failed."""
     choice = {}
-    for key, variants in pool.items():
+    for id, variants in pool.items():
         if len(variants) == 1:
-            choice[key] = variants[0]
+            choice[id] = variants[0]
             continue
-        ms = times.ms.get(key, {})
+        ms = times.ms.get(id, {})
         if not ms:
-            told = "; ".join(f"{name}: {reason}" for name, reason in times.skipped.get(key, {}).items())
-            raise CannotGoOn(f"no variant of {' '.join(key)} ran here ({told})", cli.CANNOT_RUN)
-        choice[key] = next(v for v in variants if v.name == min(ms, key=ms.__getitem__))
+            told = "; ".join(f"{name}: {reason}" for name, reason in times.skipped.get(id, {}).items())
+            raise CannotGoOn(f"no variant of {id} ran here ({told})", cli.CANNOT_RUN)
+        choice[id] = next(v for v in variants if v.name == min(ms, key=ms.__getitem__))
     return choice
 
 
@@ -309,29 +314,27 @@ class Cache:
         except (FileNotFoundError, json.JSONDecodeError):
             self.known = {}
 
-    def _case(self, key: Key, shape: dict[str, Any]) -> str:
-        text = json.dumps([self.context, key, shape], sort_keys=True)
-        return f"{' '.join(key)} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    def _case(self, id: CallId, shape: Shape) -> str:
+        text = json.dumps([self.context, (id.place, id.phase), shape], sort_keys=True)
+        return f"{id} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    def take(self, pool: dict[Key, list[Variant]], shapes: dict[str, dict]) -> Times:
+    def take(self, pool: dict[CallId, list[Variant]], shapes: dict[CallId, Shape]) -> Times:
         """What is known of the pool. A case with an unknown candidate, or with no time, must be raced afresh."""
         times = Times()
-        for key, variants in pool.items():
-            row = self.known.get(self._case(key, shapes[key[0]]), {})
+        for id, variants in pool.items():
+            row = self.known.get(self._case(id, shapes[id]), {})
             found = {v.name: row.get(_source(v)) for v in variants}
             if None in found.values() or all(isinstance(x, str) for x in found.values()):
                 continue
-            times.ms[key] = {n: x for n, x in found.items() if not isinstance(x, str)}
-            times.skipped[key] = {n: x for n, x in found.items() if isinstance(x, str)}
+            times.ms[id] = {n: x for n, x in found.items() if not isinstance(x, str)}
+            times.skipped[id] = {n: x for n, x in found.items() if isinstance(x, str)}
         return times
 
-    def keep(self, pool: dict[Key, list[Variant]], shapes: dict[str, dict], times: Times) -> None:
+    def keep(self, pool: dict[CallId, list[Variant]], shapes: dict[CallId, Shape], times: Times) -> None:
         """Remember new times; what was written by another run meanwhile stays, unless it is of the same case."""
-        for key in times.ms:
-            told = times.ms[key] | times.skipped.get(key, {})
-            self.known[self._case(key, shapes[key[0]])] = {
-                _source(v): told[v.name] for v in pool[key] if v.name in told
-            }
+        for id in times.ms:
+            told = times.ms[id] | times.skipped.get(id, {})
+            self.known[self._case(id, shapes[id])] = {_source(v): told[v.name] for v in pool[id] if v.name in told}
         put(self.path, json.dumps(self.known, indent=1).encode())
 
 

@@ -1,182 +1,196 @@
-"""GPT-2 as a list of calls."""
+"""GPT-2 as a list of calls, with its activations."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
-from bench.models.calls import Call, Key, again, layer_of
-from bench.models.memory import Activations, Memory
-from reference import contract
-from reference.models import Model
-
-LAYERS = (
-    "embedding",
-    "layernorm",
-    "residual_layernorm",
-    "matmul",
-    "attention",
-    "fused_classifier",
-    "global_norm",
-    "adamw",
-)
-MAX_NORM = 1.0  # gradients are clipped to this global L2 norm, as GPT-2 is trained
-CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s guard against a division by zero
+from bench.models import RECOMPUTE, CallId, program
+from bench.models.calls import Call
+from bench.models.memory import Memory
+from reference.models.gpt2 import EPS, GPT2
 
 
-def step_shapes(model: Model, B: int, T: int, dtype: str, recompute: Collection[str] = ()) -> dict[str, contract.Call]:
-    """{id: Call} for every layer and shape that the step uses; shapes carry their dtype.
+@dataclass
+class Activations:
+    """What one block's forward leaves for its backward. Matrices are (B*T, …); `btc` views are (B, T, C)."""
 
-    recompute: of RECOMPUTABLE; each adds a forward "<layer>/recompute".
-    """
-    found = {}
-    for layer in LAYERS:
-        for name, call in contract.load(layer).shapes(model, B, T).items():
-            found[f"{layer}/{name}" if name else layer] = contract.Call({**call.shape, "dtype": dtype}, call.calls)
-    for layer in recompute:
-        (call,) = contract.load(layer).shapes(model, B, T).values()
-        calls = {"gelu": model.L, "layernorm": 2 * model.L}[layer]
-        found[again(layer)] = contract.Call({**call.shape, "dtype": dtype}, calls)
-    return found
-
-
-def step_keys(model: Model, B: int, T: int, dtype: str, recompute: Collection[str] = ()) -> list[Key]:
-    """Every (id, phase) that needs a variant."""
-    keys = []
-    for id in step_shapes(model, B, T, dtype, recompute):
-        phases = contract.phases_of(contract.load(layer_of(id)))
-        keys += [(id, phase) for phase in phases if phase == "forward" or id != again(layer_of(id))]
-    return keys
+    norm1: torch.Tensor  # ln1's output, x of qkv
+    qkv: torch.Tensor
+    attention: torch.Tensor
+    lse: torch.Tensor
+    residual1: torch.Tensor  # the stream after attention
+    norm2: torch.Tensor
+    mean2: torch.Tensor
+    rstd2: torch.Tensor
+    pre_gelu: torch.Tensor
+    gelu: torch.Tensor
+    residual2: torch.Tensor  # the stream after the MLP
+    mean: torch.Tensor  # statistics of the layernorm that follows the MLP: the next block's ln1, or lnf
+    rstd: torch.Tensor
 
 
-def forward_backward(mem: Memory, accumulate: bool) -> list[Call]:
-    """One micro-batch, from `mem.tokens` and `mem.targets` to `mem.losses` and `mem.grads`.
+class Program(program.Program[GPT2]):
+    """The fused step: residual adds in the layernorms, GELU in the matmuls, the loss with its gradient."""
 
-    accumulate: False on the first micro-batch of a step (gradients are overwritten), True on the others.
-    """
-    return [*_forward(mem), *_backward(mem, accumulate)]
+    def __init__(self, model: GPT2, memory: Memory):
+        super().__init__(model, memory)
+        mem, B, T = memory, memory.B, memory.T
+        M, C = B * T, model.C
+        self.embedded = mem.new(B, T, C)
+        self.mean, self.rstd = self._statistics()  # of block 0's ln1
+        norms = mem.kept("layernorm", 2 * model.L, M, C)
+        gelus = mem.kept("gelu", model.L, M, 4 * C)
+        if "layernorm" in mem.recompute:  # backward reads the statistics that forward saved, not these
+            self.mean_again, self.rstd_again = self._statistics()
+            mem.saved_bytes -= self.mean_again.nbytes + self.rstd_again.nbytes
+        self.blocks = [self._block(norms[2 * i], norms[2 * i + 1], gelus[i]) for i in range(model.L)]
+        self.final = mem.new(M, C)  # lnf's output
+        self.logits = mem.new(M, model.vp)  # becomes dlogits
 
+        # Scratch, used again by every block: a branch's output in forward; in backward the gradient of the
+        # stream (two: read one, write the other), of a C-wide branch, and of the widest activations.
+        self.branch = mem.new(M, C)
+        self.streams = [mem.new(M, C), mem.new(M, C)]
+        self.dbranch = mem.new(M, C)
+        self.dwide = mem.new(M, 4 * C)
+        self.dqkv = self.dwide.view(-1)[: M * 3 * C].view(M, 3 * C)
 
-def _forward(mem: Memory) -> Iterator[Call]:
-    P, btc, L = mem.params, mem.btc, mem.model.L
-    eps = contract.load("layernorm").EPS
+        self.cleared = [mem.grads["wpe"]]  # see the embedding's backward
 
-    def matmul(name: str, x, weight, bias, epilogue, out, pre_gelu=None) -> Call:
-        return Call(f"matmul/{name}", "forward", (x, weight, bias, epilogue), dict(out=out, pre_gelu=pre_gelu))
+    def _statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and rstd of a layernorm."""
+        mem = self.memory
+        return mem.new(mem.B, mem.T, dtype="fp32"), mem.new(mem.B, mem.T, dtype="fp32")
 
-    def residual_layernorm(name, residual, norm, residual_out, out, mean, rstd) -> Call:
-        inputs = (btc(mem.branch), btc(residual), P[f"{norm}.weight"], P[f"{norm}.bias"], eps)
-        outputs = dict(residual_out=btc(residual_out), out=btc(out), mean=mean, rstd=rstd)
-        return Call(f"residual_layernorm/{name}", "forward", inputs, outputs)
+    def _block(self, norm1: torch.Tensor, norm2: torch.Tensor, gelu: torch.Tensor) -> Activations:
+        mem = self.memory
+        M, C = mem.B * mem.T, self.model.C
+        (mean, rstd), (mean2, rstd2) = self._statistics(), self._statistics()
+        return Activations(
+            norm1=norm1,
+            qkv=mem.new(M, 3 * C),
+            attention=mem.new(M, C),
+            lse=mem.new(mem.B, self.model.NH, mem.T, dtype="fp32"),
+            residual1=mem.new(M, C),
+            norm2=norm2,
+            mean2=mean2,
+            rstd2=rstd2,
+            pre_gelu=mem.new(M, 4 * C),
+            gelu=gelu,
+            residual2=mem.new(M, C),
+            mean=mean,
+            rstd=rstd,
+        )
 
-    yield Call("embedding", "forward", (mem.tokens, P["wte"], P["wpe"][: mem.T]), dict(out=mem.embedded))
-    stream = mem.embedded.view(mem.B * mem.T, -1)
-    yield Call(
-        "layernorm",
-        "forward",
-        (mem.embedded, P["h0.ln1.weight"], P["h0.ln1.bias"], eps),
-        dict(out=btc(mem.blocks[0].norm1), mean=mem.mean, rstd=mem.rstd),
-    )
-    for i, a in enumerate(mem.blocks):
-        weight = {n: P[f"h{i}.{n}.weight"] for n in ("qkv", "attproj", "fc", "fcproj")}
-        bias = {n: P[f"h{i}.{n}.bias"] for n in weight}
-        yield matmul("qkv", a.norm1, weight["qkv"], bias["qkv"], "bias", a.qkv)
-        outputs = dict(out=mem.heads(a.attention), lse=a.lse)
-        yield Call("attention", "forward", (*mem.q_k_v(a.qkv), True), outputs)
-        yield matmul("attproj", a.attention, weight["attproj"], bias["attproj"], "bias", mem.branch)
-        yield residual_layernorm("block", stream, f"h{i}.ln2", a.residual1, a.norm2, a.mean2, a.rstd2)
-        yield matmul("fc", a.norm2, weight["fc"], bias["fc"], "bias_gelu", a.gelu, a.pre_gelu)
-        yield matmul("fcproj", a.gelu, weight["fcproj"], bias["fcproj"], "bias", mem.branch)
-        name, norm, out = ("block", f"h{i + 1}.ln1", mem.blocks[i + 1].norm1) if i + 1 < L else _last(mem)
-        yield residual_layernorm(name, a.residual1, norm, a.residual2, out, a.mean, a.rstd)
-        stream = a.residual2
-    yield matmul("lm_head", mem.final, P["wte"], None, "none", mem.logits)
-    outputs = dict(logits=btc(mem.logits), losses=mem.losses)
-    yield Call("fused_classifier", "forward", (mem.targets, mem.dlosses, mem.model.v), outputs)
+    @staticmethod
+    def recomputations(model: GPT2) -> dict[str, int]:
+        return {"gelu": model.L, "layernorm": 2 * model.L}
 
+    def heads(self, matrix: torch.Tensor) -> torch.Tensor:
+        """(B*T, n*C) as (B, T, n*NH, HS)."""
+        return matrix.view(self.memory.B, self.memory.T, -1, self.model.head_size)
 
-def _last(mem: Memory) -> tuple[str, str, torch.Tensor]:
-    return "final", "lnf", mem.final
+    def q_k_v(self, matrix: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The three slices of a packed (B*T, 3*C) matrix, each (B, T, NH, HS)."""
+        return self.heads(matrix).split(self.model.NH, dim=2)
 
+    def forward_backward(self, accumulate: bool) -> list[Call]:
+        return [*self._forward(), *self._backward(accumulate)]
 
-def _backward(mem: Memory, accumulate: bool) -> Iterator[Call]:
-    P, G, btc = mem.params, mem.grads, mem.btc
-    stream, other = mem.streams  # gradient of the residual stream: the one that holds it now, the one to write next
+    def _forward(self) -> Iterator[Call]:
+        mem, P, btc, L = self.memory, self.memory.params, self.memory.btc, self.model.L
 
-    def matmul(name: str, dout, x, parameter, dx, x_pre_gelu=None) -> Call:
-        dbias = G.get(f"{parameter.removesuffix('weight')}bias")
-        inputs = (dout, x, P[parameter], x_pre_gelu, accumulate)
-        return Call(f"matmul/{name}", "backward", inputs, dict(dx=dx, dweight=G[parameter], dbias=dbias))
+        def matmul(name: str, x, weight, bias, epilogue, out, pre_gelu=None) -> Call:
+            inputs, outputs = (x, weight, bias, epilogue), dict(out=out, pre_gelu=pre_gelu)
+            return Call(CallId("matmul", name, "forward"), inputs, outputs)
 
-    def residual_layernorm(name, dresidual_out, residual_out, norm, mean, rstd, dresidual) -> Call:
-        dstream = None if dresidual_out is None else btc(dresidual_out)
-        inputs = (btc(mem.dbranch), dstream, btc(residual_out), P[f"{norm}.weight"], mean, rstd, accumulate)
-        outputs = dict(dresidual=btc(dresidual), dweight=G[f"{norm}.weight"], dbias=G[f"{norm}.bias"])
-        return Call(f"residual_layernorm/{name}", "backward", inputs, outputs)
+        def residual_layernorm(name, residual, norm, residual_out, out, mean, rstd) -> Call:
+            inputs = (btc(self.branch), btc(residual), P[f"{norm}.weight"], P[f"{norm}.bias"], EPS)
+            outputs = dict(residual_out=btc(residual_out), out=btc(out), mean=mean, rstd=rstd)
+            return Call(CallId("residual_layernorm", name, "forward"), inputs, outputs)
 
-    def layernorm_again(x: torch.Tensor, norm: str, out: torch.Tensor) -> Iterator[Call]:
-        if "layernorm" in mem.recompute:
-            inputs = (btc(x), P[f"{norm}.weight"], P[f"{norm}.bias"], contract.load("layernorm").EPS)
-            outputs = dict(out=btc(out), mean=mem.mean_again, rstd=mem.rstd_again)
-            yield Call(again("layernorm"), "forward", inputs, outputs)
+        inputs = (mem.tokens, P["wte"], P["wpe"][: mem.T])
+        yield Call(CallId("embedding", "", "forward"), inputs, dict(out=self.embedded))
+        stream = self.embedded.view(mem.B * mem.T, -1)
+        yield Call(
+            CallId("layernorm", "", "forward"),
+            (self.embedded, P["h0.ln1.weight"], P["h0.ln1.bias"], EPS),
+            dict(out=btc(self.blocks[0].norm1), mean=self.mean, rstd=self.rstd),
+        )
+        for i, a in enumerate(self.blocks):
+            weight = {n: P[f"h{i}.{n}.weight"] for n in ("qkv", "attproj", "fc", "fcproj")}
+            bias = {n: P[f"h{i}.{n}.bias"] for n in weight}
+            yield matmul("qkv", a.norm1, weight["qkv"], bias["qkv"], "bias", a.qkv)
+            outputs = dict(out=self.heads(a.attention), lse=a.lse)
+            yield Call(CallId("attention", "", "forward"), (*self.q_k_v(a.qkv), True), outputs)
+            yield matmul("attproj", a.attention, weight["attproj"], bias["attproj"], "bias", self.branch)
+            yield residual_layernorm("block", stream, f"h{i}.ln2", a.residual1, a.norm2, a.mean2, a.rstd2)
+            yield matmul("fc", a.norm2, weight["fc"], bias["fc"], "bias_gelu", a.gelu, a.pre_gelu)
+            yield matmul("fcproj", a.gelu, weight["fcproj"], bias["fcproj"], "bias", self.branch)
+            last = ("final", "lnf", self.final)
+            name, norm, out = ("block", f"h{i + 1}.ln1", self.blocks[i + 1].norm1) if i + 1 < L else last
+            yield residual_layernorm(name, a.residual1, norm, a.residual2, out, a.mean, a.rstd)
+            stream = a.residual2
+        yield matmul("lm_head", self.final, P["wte"], None, "none", self.logits)
+        outputs = dict(logits=btc(self.logits), losses=mem.losses)
+        yield Call(CallId("fused_classifier", "", "forward"), (mem.targets, mem.dlosses, self.model.v), outputs)
 
-    def gelu_again(a: Activations) -> Iterator[Call]:
-        if "gelu" in mem.recompute:
-            yield Call(again("gelu"), "forward", (a.pre_gelu.view(-1),), dict(out=a.gelu.view(-1)))
+    def _backward(self, accumulate: bool) -> Iterator[Call]:
+        mem, P, G, btc = self.memory, self.memory.params, self.memory.grads, self.memory.btc
+        stream, other = self.streams  # gradient of the residual stream: the one that holds it now, the next to write
 
-    # The head is tied to wte: this gradient goes into dwte first, the embedding's is added at the end.
-    yield matmul("lm_head", mem.logits, mem.final, "wte", mem.dbranch)
-    for i in reversed(range(mem.model.L)):
-        a = mem.blocks[i]
-        if i + 1 == mem.model.L:
-            yield residual_layernorm("final", None, a.residual2, "lnf", a.mean, a.rstd, stream)
-        else:
-            yield residual_layernorm("block", stream, a.residual2, f"h{i + 1}.ln1", a.mean, a.rstd, other)
+        def matmul(name: str, dout, x, parameter, dx, x_pre_gelu=None) -> Call:
+            dbias = G.get(f"{parameter.removesuffix('weight')}bias")
+            inputs = (dout, x, P[parameter], x_pre_gelu, accumulate)
+            return Call(CallId("matmul", name, "backward"), inputs, dict(dx=dx, dweight=G[parameter], dbias=dbias))
+
+        def residual_layernorm(name, dresidual_out, residual_out, norm, mean, rstd, dresidual) -> Call:
+            dstream = None if dresidual_out is None else btc(dresidual_out)
+            inputs = (btc(self.dbranch), dstream, btc(residual_out), P[f"{norm}.weight"], mean, rstd, accumulate)
+            outputs = dict(dresidual=btc(dresidual), dweight=G[f"{norm}.weight"], dbias=G[f"{norm}.bias"])
+            return Call(CallId("residual_layernorm", name, "backward"), inputs, outputs)
+
+        # The head is tied to wte: this gradient goes into dwte first, the embedding's is added at the end.
+        yield matmul("lm_head", self.logits, self.final, "wte", self.dbranch)
+        for i in reversed(range(self.model.L)):
+            a = self.blocks[i]
+            if i + 1 == self.model.L:
+                yield residual_layernorm("final", None, a.residual2, "lnf", a.mean, a.rstd, stream)
+            else:
+                yield residual_layernorm("block", stream, a.residual2, f"h{i + 1}.ln1", a.mean, a.rstd, other)
+                stream, other = other, stream
+            # A residual add hands its gradient to both sides, so `stream` is the gradient of fcproj's output too.
+            yield from self._gelu_again(a)
+            yield matmul("fcproj", stream, a.gelu, f"h{i}.fcproj.weight", self.dwide, a.pre_gelu)
+            yield from self._layernorm_again(a.residual1, f"h{i}.ln2", a.norm2)
+            yield matmul("fc", self.dwide, a.norm2, f"h{i}.fc.weight", self.dbranch)
+            yield residual_layernorm("block", stream, a.residual1, f"h{i}.ln2", a.mean2, a.rstd2, other)
             stream, other = other, stream
-        # A residual add hands its gradient to both sides, so `stream` is the gradient of fcproj's output too.
-        yield from gelu_again(a)
-        yield matmul("fcproj", stream, a.gelu, f"h{i}.fcproj.weight", mem.dwide, a.pre_gelu)
-        yield from layernorm_again(a.residual1, f"h{i}.ln2", a.norm2)
-        yield matmul("fc", mem.dwide, a.norm2, f"h{i}.fc.weight", mem.dbranch)
-        yield residual_layernorm("block", stream, a.residual1, f"h{i}.ln2", a.mean2, a.rstd2, other)
-        stream, other = other, stream
-        yield matmul("attproj", stream, a.attention, f"h{i}.attproj.weight", mem.dbranch)
-        inputs = (mem.heads(mem.dbranch), *mem.q_k_v(a.qkv), mem.heads(a.attention), a.lse, True)
-        outputs = dict(zip(("dq", "dk", "dv"), mem.q_k_v(mem.dqkv), strict=True))
-        yield Call("attention", "backward", inputs, outputs)
-        into_block = mem.blocks[i - 1].residual2 if i else mem.embedded
-        yield from layernorm_again(into_block, f"h{i}.ln1", a.norm1)
-        yield matmul("qkv", mem.dqkv, a.norm1, f"h{i}.qkv.weight", mem.dbranch)
-    yield Call(
-        "layernorm",
-        "backward",
-        (btc(mem.dbranch), btc(stream), mem.embedded, P["h0.ln1.weight"], mem.mean, mem.rstd, accumulate),
-        dict(dx=btc(other), dweight=G["h0.ln1.weight"], dbias=G["h0.ln1.bias"]),
-    )
-    # accumulate=True on the first micro-batch as well: dwte holds the head's part, `Step` has cleared dwpe.
-    inputs = (btc(other), mem.tokens, mem.model.vp, True)
-    yield Call("embedding", "backward", inputs, dict(dwte=G["wte"], dwpe=G["wpe"][: mem.T]))
+            yield matmul("attproj", stream, a.attention, f"h{i}.attproj.weight", self.dbranch)
+            inputs = (self.heads(self.dbranch), *self.q_k_v(a.qkv), self.heads(a.attention), a.lse, True)
+            outputs = dict(zip(("dq", "dk", "dv"), self.q_k_v(self.dqkv), strict=True))
+            yield Call(CallId("attention", "", "backward"), inputs, outputs)
+            into_block = self.blocks[i - 1].residual2 if i else self.embedded
+            yield from self._layernorm_again(into_block, f"h{i}.ln1", a.norm1)
+            yield matmul("qkv", self.dqkv, a.norm1, f"h{i}.qkv.weight", self.dbranch)
+        yield Call(
+            CallId("layernorm", "", "backward"),
+            (btc(self.dbranch), btc(stream), self.embedded, P["h0.ln1.weight"], self.mean, self.rstd, accumulate),
+            dict(dx=btc(other), dweight=G["h0.ln1.weight"], dbias=G["h0.ln1.bias"]),
+        )
+        # accumulate=True on the first micro-batch as well: dwte holds the head's part, and dwpe is cleared.
+        inputs = (btc(other), mem.tokens, self.model.vp, True)
+        yield Call(CallId("embedding", "", "backward"), inputs, dict(dwte=G["wte"], dwpe=G["wpe"][: mem.T]))
 
+    def _layernorm_again(self, x: torch.Tensor, norm: str, out: torch.Tensor) -> Iterator[Call]:
+        mem = self.memory
+        if "layernorm" in mem.recompute:
+            inputs = (mem.btc(x), mem.params[f"{norm}.weight"], mem.params[f"{norm}.bias"], EPS)
+            outputs = dict(out=mem.btc(out), mean=self.mean_again, rstd=self.rstd_again)
+            yield Call(CallId("layernorm", RECOMPUTE, "forward"), inputs, outputs)
 
-def norm_call(mem: Memory) -> Call:
-    return Call("global_norm", "forward", (list(mem.grads.values()),), dict(norm=mem.norm))
-
-
-def adamw_call(mem: Memory) -> Call:
-    adamw = contract.load("adamw")
-    lists = {n: None if d is None else list(d.values()) for n, d in vars(mem).items() if n in ADAMW_STATE}
-    decays = adamw.weight_decays(list(mem.model.parameter_shapes().values()))
-    h = adamw.HYPER
-    inputs = (
-        list(mem.grads.values()),
-        mem.step,
-        mem.lr,
-        mem.grad_scale,
-        h["beta1"],
-        h["beta2"],
-        h["eps"],
-        decays,
-    )
-    return Call("adamw", "forward", inputs, {name: lists[name] for name in ADAMW_STATE})
-
-
-ADAMW_STATE = ("params", "m", "v", "masters")
+    def _gelu_again(self, a: Activations) -> Iterator[Call]:
+        if "gelu" in self.memory.recompute:
+            outputs = dict(out=a.gelu.view(-1))
+            yield Call(CallId("gelu", RECOMPUTE, "forward"), (a.pre_gelu.view(-1),), outputs)

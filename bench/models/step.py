@@ -1,16 +1,12 @@
-"""The GPT-2 training step, assembled from variants of the registry, in memory that is planned once.
+"""A model's training step, assembled from variants of the registry, in memory that is planned once.
 
-    memory = Memory(model, B, T, "bf16")
-    step = Step(memory, modules)             # modules: {("matmul/qkv", "forward"): an imported variant, …}
+    step = Step(program(model, B, T, "bf16"), modules)       # modules: {CallId: an imported variant}
     step.load(parameters)
     loss, norm = step.run(batches, lr)
 
-`Memory` allocates every tensor of the step. `forward_backward`, `norm_call` and `adamw_call` write the step down
-as a list of calls of the contract, in order, with their arguments; they are the whole model. `Step` binds each
-call to a variant once, so that running is one loop: nothing is allocated and nothing is looked up. On a GPU that
-loop is recorded once as a graph (`Step.capture`) and replayed.
-
-A call's id is its layer and shape as `reference.<layer>.shapes` names them: "matmul/qkv", "attention".
+A `Program` writes the step down as a list of calls of the contract, in order, with their arguments; it is the whole
+model, and its `Memory` every tensor. `Step` binds each call to a variant once, so that running is one loop: nothing is
+allocated and nothing is looked up. On a GPU that loop is recorded once as a graph (`Step.capture`) and replayed.
 """
 
 import functools
@@ -21,41 +17,44 @@ from typing import Any
 import torch
 
 from bench.core.variants import takes_workspace
-from bench.models.calls import Batch, Call, Key
-from bench.models.gpt2 import CLIP_EPS, MAX_NORM, adamw_call, forward_backward, norm_call, step_shapes
-from bench.models.memory import ALIGN, Memory
+from bench.models import CallId
+from bench.models.calls import Batch, Call
+from bench.models.memory import ALIGN
+from bench.models.program import Program, step_calls
 from reference import contract
+
+CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s guard against a division by zero
 
 Bound = tuple[Callable, tuple, dict[str, Any]]
 Runner = Callable[[list[Bound]], Any]
 
 
 class Step:
-    """The training step over `memory`, each call bound to the variant that `modules` names for it.
+    """The training step of `program`, each call bound to the variant that `modules` names for it.
 
-    modules: {(id, phase): module}; a module has the contract's function of that phase, and perhaps `workspace`
-    and `prepare`. accumulation: micro-batches a step. All variants share one workspace, as large as the largest
-    wish.
+    A module has the contract's function of the call's phase, and perhaps `workspace` and `prepare`. accumulation:
+    micro-batches a step. All variants share one workspace, as large as the largest wish.
 
     Everything between the copy of the batches and the reading of loss and norm is launched by `_launch`, from memory
     that is there, with what changes from step to step (batches, lr, the step's number) in tensors: so it can be
     recorded as a graph.
     """
 
-    def __init__(self, memory: Memory, modules: Mapping[Key, Any], accumulation: int = 1):
-        self.memory, self.modules, self.accumulation = memory, modules, accumulation
-        mem = memory
+    def __init__(self, program: Program, modules: Mapping[CallId, Any], accumulation: int = 1):
+        self.memory, self.modules, self.accumulation = program.memory, modules, accumulation
+        mem = program.memory
         self.device = mem.device
         self.inbox = mem.inbox(accumulation)
         self.replay: Callable[[], None] | None = None
-        sizes_and_dtype = (mem.model, mem.B, mem.T, mem.dtype, mem.recompute)
-        self.shapes = {id: c.shape for id, c in step_shapes(*sizes_and_dtype).items()}
-        self.first_calls = forward_backward(mem, accumulate=False)
-        self.later_calls = forward_backward(mem, accumulate=True) if accumulation > 1 else []
-        self.update_calls = [norm_call(mem), adamw_call(mem)]
+        self.cleared, self.max_norm = program.cleared, program.model.recipe.max_norm
+        sizes_and_dtype = (program.model, mem.B, mem.T, mem.dtype, mem.recompute)
+        self.shapes = {id: c.shape for id, c in step_calls(*sizes_and_dtype).items()}
+        self.first_calls = program.forward_backward(accumulate=False)
+        self.later_calls = program.forward_backward(accumulate=True) if accumulation > 1 else []
+        self.update_calls = program.update()
         calls = [*self.first_calls, *self.later_calls, *self.update_calls]
         self._prepare(calls)
-        sizes = [workspace_bytes(c, modules[c.key], self.shapes[c.id]) for c in calls]
+        sizes = [workspace_bytes(c, modules[c.id], self.shapes[c.id]) for c in calls]
         self.workspace = make_workspace(sizes, mem.device.place)
         self.bytes = sum(t.nbytes for t in mem.tensors) + self.workspace.nbytes
         self.first = [self._bind(c) for c in self.first_calls]
@@ -63,12 +62,12 @@ class Step:
         self.update_norm, self.update_adamw = map(self._bind, self.update_calls)
 
     def _prepare(self, calls: list[Call]) -> None:
-        for key in {c.key for c in calls}:
-            if hasattr(self.modules[key], "prepare"):
-                self.modules[key].prepare(self.shapes[key[0]], key[1])
+        for id in {c.id for c in calls}:
+            if hasattr(self.modules[id], "prepare"):
+                self.modules[id].prepare(self.shapes[id], id.phase)
 
     def _bind(self, call: Call) -> Bound:
-        return bind(call, self.modules[call.key], self.workspace, self.shapes[call.id])
+        return bind(call, self.modules[call.id], self.workspace, self.shapes[call.id])
 
     def load(self, parameters: dict[str, torch.Tensor]) -> None:
         """Take parameters (by name, any float dtype) and start training afresh: no moments, step 0."""
@@ -99,7 +98,8 @@ class Step:
     def _gradients(self, run: Runner) -> None:
         mem = self.memory
         mem.loss.zero_()
-        mem.grads["wpe"].zero_()
+        for grad in self.cleared:
+            grad.zero_()
         for i, (tokens, targets) in enumerate(self.inbox):
             mem.tokens.copy_(tokens)
             mem.targets.copy_(targets)
@@ -127,9 +127,9 @@ class Step:
         mem.step.add_(1)
         self._gradients(run)
         run([self.update_norm])
-        # grad_scale = min(1, MAX_NORM / (norm + eps)), on the device and in place
+        # grad_scale = min(1, max_norm / (norm + eps)), on the device and in place
         torch.add(mem.norm, CLIP_EPS, out=mem.grad_scale)
-        mem.grad_scale.reciprocal_().mul_(MAX_NORM).clamp_(max=1)
+        mem.grad_scale.reciprocal_().mul_(self.max_norm).clamp_(max=1)
         run([self.update_adamw])
 
     def capture(self) -> str | None:
@@ -174,12 +174,12 @@ class Step:
         return None
 
     def _blame(self, call: Call, error: Exception) -> str:
-        module = self.modules[call.key]
+        module = self.modules[call.id]
         name = getattr(module, "__name__", str(module)).removeprefix("kernels.")
-        return f"{' '.join(call.key)} ({name}): {_one_line(error)}"
+        return f"{call.id} ({name}): {_one_line(error)}"
 
-    def run_timed(self, batches: Sequence[Batch], lr: float, clock: str | None = None) -> dict[Key, float]:
-        """One step of plain launches with a clock around every call: milliseconds of each (id, phase), of all calls.
+    def run_timed(self, batches: Sequence[Batch], lr: float, clock: str | None = None) -> dict[CallId, float]:
+        """One step of plain launches with a clock around every call: milliseconds of each call, all its repetitions.
 
         clock: of the device, else its first one.
         """
@@ -195,28 +195,28 @@ class Step:
 
         with timer:
             self._launch(run)
-        times: dict[Key, float] = {}
-        for key, seconds in zip(self._keys_in_order(), timer.seconds, strict=True):
-            times[key] = times.get(key, 0.0) + seconds * 1e3
+        times: dict[CallId, float] = {}
+        for id, seconds in zip(self._ids_in_order(), timer.seconds, strict=True):
+            times[id] = times.get(id, 0.0) + seconds * 1e3
         return times
 
-    def run_marked(self, batches: Sequence[Batch], lr: float, mark: Callable[[Key], AbstractContextManager]) -> None:
-        """One step of plain launches, each call inside `mark(its key)`."""
+    def run_marked(self, batches: Sequence[Batch], lr: float, mark: Callable[[CallId], AbstractContextManager]) -> None:
+        """One step of plain launches, each call inside `mark(its id)`."""
         self._take(batches)
         self.memory.lr.fill_(lr)
-        keys = iter(self._keys_in_order())
+        ids = iter(self._ids_in_order())
 
         def run(bounds: list[Bound]) -> None:
             for bound in bounds:
-                with mark(next(keys)):
+                with mark(next(ids)):
                     _run([bound])
 
         self._launch(run)
 
-    def _keys_in_order(self) -> list[Key]:
+    def _ids_in_order(self) -> list[CallId]:
         """Of every call of a step."""
         later = [c for _ in range(self.accumulation - 1) for c in self.later_calls]
-        return [c.key for c in [*self.first_calls, *later, *self.update_calls]]
+        return [c.id for c in [*self.first_calls, *later, *self.update_calls]]
 
 
 def _one_line(error: Exception) -> str:
@@ -231,17 +231,17 @@ def _run(bound: list[Bound]) -> None:
 def bind(call: Call, module: Any, workspace: torch.Tensor, shape: contract.Shape) -> Bound:
     """(function, positional, keyword) of one call, ready to run; its scratch is the front of `workspace`."""
     outputs = call.outputs
-    if takes_workspace(module, call.phase):
+    if takes_workspace(module, call.id.phase):
         size = workspace_bytes(call, module, shape)
         outputs = {**outputs, "workspace": workspace[:size] if size else None}
-    return getattr(module, call.phase), call.inputs, outputs
+    return getattr(module, call.id.phase), call.inputs, outputs
 
 
 def workspace_bytes(call: Call, module: Any, shape: contract.Shape) -> int:
     """Scratch that the variant asks for at this call."""
-    if not takes_workspace(module, call.phase):
+    if not takes_workspace(module, call.id.phase):
         return 0
-    return module.workspace({**shape, "accumulate": call.accumulate}, call.phase)
+    return module.workspace({**shape, "accumulate": call.accumulate}, call.id.phase)
 
 
 def make_workspace(sizes: list[int], device: str) -> torch.Tensor:

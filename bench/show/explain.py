@@ -14,15 +14,16 @@ from bench.records import environment, read
 from bench.records.read import read_records
 from bench.show import terminal, texts
 from reference import contract
+from reference.models.model import Model
 
 PLACES = ("runs", "results")
 
 
-def floors_of(module: ModuleType, model: Any, dtype: str) -> list[dict[str, Any]]:
+def floors_of(layer: str, model: Model, dtype: str) -> list[dict[str, Any]]:
     """FLOPs, bytes and the floor at this machine's ceilings (None where not known) of every shape and phase."""
-    known = ceilings.remembered()
+    module, known = contract.load(layer), ceilings.remembered()
     found = []
-    for name, call in module.shapes(model, contract.DEFAULT_B, min(contract.DEFAULT_T, model.max_t)).items():
+    for name, call in model.shapes(layer, contract.DEFAULT_B, min(contract.DEFAULT_T, model.max_t)).items():
         for phase in contract.phases_of(module):
             shape = contract.overwriting(module, phase, call.shape, dtype)
             flops, size = contract.flops(module, shape, phase), contract.min_bytes(module, shape, phase)

@@ -1,6 +1,8 @@
 """Shards of tokens on disk, as llm.c writes them; read, checked and cut into batches."""
 
+import functools
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +20,49 @@ OTHER_MAGICS = {
     20240801: "a uint32 data set for Llama 3",
     20240803: "a Llama 3 checkpoint",
 }
+Batch = tuple[np.ndarray, np.ndarray]  # tokens, targets: (B, T) int64
 AGAIN = "write it again with `python -m bench.data TEXT --out DIR`"
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def open_tokens(path: Path | str, vocabulary: int = VOCABULARY) -> np.ndarray:
-    """The tokens of a .bin file, or of all training shards in a folder, as a read-only uint16 array (N,).
+class EndToEnd:
+    """Several shards as one array that is read by arrays of places, and never copied into memory as a whole."""
+
+    def __init__(self, shards: list[np.ndarray]):
+        self.shards = shards
+        self.ends = np.cumsum([len(s) for s in shards])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, places: np.ndarray) -> np.ndarray:
+        found = np.empty(places.shape, dtype=np.uint16)
+        of = np.searchsorted(self.ends, places, side="right")
+        for i in np.unique(of):
+            here = of == i
+            found[here] = self.shards[i][places[here] - self.ends[i] + len(self.shards[i])]
+        return found
+
+
+Tokens = np.ndarray | EndToEnd
+
+
+def open_tokens(path: Path | str, vocabulary: int = VOCABULARY) -> Tokens:
+    """The tokens of a .bin file, or of all training shards in a folder (see `open_shard`)."""
+    path = Path(path)
+    files = training_shards(path) if path.is_dir() else [path]
+    shards = [open_shard(file, vocabulary) for file in files]
+    return shards[0] if len(shards) == 1 else EndToEnd(shards)
+
+
+def open_shard(path: Path, vocabulary: int = VOCABULARY) -> np.ndarray:
+    """The tokens of a .bin file as a read-only uint16 array (N,), read from the disk where it is looked at.
 
     Raises DataError, naming the file, for a missing or empty file, a bad header, a size the header does not promise,
     an odd length, and a token that is not below `vocabulary`.
     """
-    path = Path(path)
-    if path.is_dir():
-        shards = [open_tokens(shard, vocabulary) for shard in training_shards(path)]
-        return shards[0] if len(shards) == 1 else np.concatenate(shards)
     if not path.is_file():
         raise DataError(f"{path}: no such file; {AGAIN}")
     size = path.stat().st_size
@@ -64,10 +93,11 @@ def training_shards(folder: Path) -> list[Path]:
     return chosen
 
 
-def batches(tokens: np.ndarray, B: int, T: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Endless (x, y), int64 (B, T) each: B windows of T + 1 tokens at random places, y one token after x.
+def batches(tokens: Tokens, B: int, T: int, seed: int, skip: int = 0) -> Iterator[Batch]:
+    """Endless (x, y), (B, T) each: B windows of T + 1 tokens at random places, y one token after x.
 
-    The places are drawn uniformly by a generator seeded with `seed`: the same arguments give the same batches.
+    The places are drawn uniformly by a generator seeded with `seed`: the same arguments give the same batches, and
+    `skip` begins after so many of them.
     """
     places = len(tokens) - T
     if places < 1:
@@ -75,12 +105,57 @@ def batches(tokens: np.ndarray, B: int, T: int, seed: int) -> Iterator[tuple[np.
     rng = np.random.default_rng(seed)
     window = np.arange(T + 1)
 
-    def draw() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def draw() -> Iterator[Batch]:
+        for _ in range(skip):
+            rng.integers(places, size=(B, 1))
         while True:
             rows = np.asarray(tokens[rng.integers(places, size=(B, 1)) + window], dtype=np.int64)
             yield rows[:, :-1].copy(), rows[:, 1:].copy()
 
     return draw()
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The micro-batches of steps, made where and when they are asked for: the same in every process, by step number.
+
+    Iterating gives one list of `accumulation` micro-batches a step, of `steps` in turn, and the same ones again each
+    time. Raises DataError at once for tokens that cannot be read, or are too few.
+    """
+
+    path: Path
+    B: int
+    T: int
+    accumulation: int
+    seed: int
+    steps: range = range(0)
+
+    def __post_init__(self) -> None:
+        self._source()
+
+    def of(self, steps: range) -> "Batches":
+        return replace(self, steps=steps)
+
+    def step(self, number: int) -> list[Batch]:
+        """The micro-batches of one step."""
+        return next(iter(self.of(range(number, number + 1))))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        source = self._source()
+        for _ in self.steps:
+            yield [next(source) for _ in range(self.accumulation)]
+
+    def _source(self) -> Iterator[Batch]:
+        return batches(_opened(self.path), self.B, self.T, self.seed, self.steps.start * self.accumulation)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(path: Path) -> Tokens:
+    """Opened once a process, for opening looks at every token."""
+    return open_tokens(path)
 
 
 def _has_header(path: Path, size: int) -> bool:

@@ -14,7 +14,7 @@ import os
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.variants import Variant
-from reference.models import Model
+from reference.models.model import Model
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from bench.models.calls import Key
+    from bench.models import CallId
     from bench.models.choose import Times
 
     NumpyBatch = tuple[np.ndarray, np.ndarray]
@@ -195,10 +195,10 @@ class Room:
         import torch
 
         from bench.core.case import DTYPES
-        from reference import gpt2
+        from reference.models.plain import init_parameters
 
         dtype = DTYPES[self.job.dtype]
-        found = {name: p.to(dtype) for name, p in gpt2.init_parameters(self.job.model, self.job.seed).items()}
+        found = {name: p.to(dtype) for name, p in init_parameters(self.job.model, self.job.seed).items()}
         if perturbed is not None:
             gen = torch.Generator().manual_seed(perturbed)
             for name, p in found.items():
@@ -229,7 +229,7 @@ class Room:
             cpu = time.process_time_ns() - cpu
         return dict(loss=loss, norm=norm, norms=norms, wall_s=timer.seconds[0], cpu_s=cpu / 1e9)
 
-    def steps(self, steps: "list[list[NumpyBatch]]", lr: float, details: bool = False) -> list[dict[str, Any]]:
+    def steps(self, steps: "Iterable[list[NumpyBatch]]", lr: float, details: bool = False) -> list[dict[str, Any]]:
         """Several steps, one after the other; `details` of the first."""
         return [self.step(batches, lr, details and i == 0) for i, batches in enumerate(steps)]
 
@@ -268,17 +268,18 @@ class OurRoom(Room):
 
     def __init__(self, job: Job):
         super().__init__(job)
-        from bench.models.memory import Memory
+        from bench.models.program import program
 
-        self.memory = Memory(job.model, job.B, job.T, job.dtype, self.device, job.recompute)
+        self.program = program(job.model, job.B, job.T, job.dtype, self.device, job.recompute)
+        self.memory = self.program.memory
 
-    def race(self, pool: "dict[Key, list[Variant]]", **limits: float) -> "Times":
+    def race(self, pool: "dict[CallId, list[Variant]]", **limits: float) -> "Times":
         """Time candidates at the step's calls (see bench.models.choose.race). What was loaded is lost."""
         from bench.models import choose
 
-        return choose.race(self.memory, pool, tell=self.tell, **limits)
+        return choose.race(self.program, pool, tell=self.tell, **limits)
 
-    def build(self, choice: "dict[Key, Variant]", graph: bool = False) -> "Built":
+    def build(self, choice: "dict[CallId, Variant]", graph: bool = False) -> "Built":
         """Bind the step to the chosen variants, and with `graph` record it. `load` must follow."""
         from bench.models.step import Step
 
@@ -290,7 +291,7 @@ class OurRoom(Room):
                 simulate.install(backend)
         modules = {key: variant.load() for key, variant in choice.items()}
         self.names = {key: variant.name for key, variant in choice.items()}
-        self.training = Step(self.memory, modules, self.job.accumulation)
+        self.training = Step(self.program, modules, self.job.accumulation)
         self.device.forget_peak()
         evidence = self.training.capture() if graph else None
         # A replay allocates nothing: what its kernels hold for a while was allocated when the graph was recorded.
@@ -309,7 +310,7 @@ class OurRoom(Room):
         return loss, norm, {name: _norm(g) for name, g in grads}
 
     def step_in_context(self, batches: "list[NumpyBatch]", lr: float) -> "InContext":
-        """Milliseconds of each (id, phase) inside one step, over all its calls; and of a whole step without a graph."""
+        """Milliseconds of each call inside one step, all its repetitions; and of a whole step without a graph."""
         ready = self._batches(batches)
         if self.job.device == "cpu":
             start = time.perf_counter_ns()
@@ -331,11 +332,11 @@ class OurRoom(Room):
         ready = self._batches(batches)
 
         def step() -> None:
-            self.training.run_marked(ready, lr, lambda key: span("/".join([*key, self.names[key]])))
+            self.training.run_marked(ready, lr, lambda id: span(f"{id.place}/{id.phase}/{self.names[id]}"))
 
         return profiling.profile(step, self.device, name, folder, calls=1)
 
-    def _busy(self, batches: list, lr: float) -> "tuple[dict[Key, float], str]":
+    def _busy(self, batches: list, lr: float) -> "tuple[dict[CallId, float], str]":
         """Times of all calls by the device's first clock, or where that fails by the one steps are timed with."""
         clock = self.device.clocks[0]
         try:
@@ -359,7 +360,7 @@ class Built:
 class InContext:
     """One step with a clock around every call."""
 
-    ms: "dict[Key, float]"
+    ms: "dict[CallId, float]"
     whole_ms: float  # of the same step; on a GPU of a step of plain launches without those clocks
     clock: str
 
@@ -370,7 +371,7 @@ CAREFUL = ("compile", "compile-bf16")  # what a careful user of PyTorch writes, 
 class TorchRoom(Room):
     """The step as users of PyTorch write it: `mode` is a baseline of bench.e2e.
 
-    The plain GPT-2 of reference/gpt2.py with a padded vocabulary and a loss-only return, fused AdamW with weight
+    The plain model of reference/models with a padded vocabulary and a loss-only return, fused AdamW with weight
     decay on matrices only, clip_grad_norm_, gradients set to None. In bf16: fp32 parameters under autocast, the
     standard recipe; with `pure`, bf16 parameters and activations and fp32 masters, which are the formats of our step.
 
@@ -384,13 +385,13 @@ class TorchRoom(Room):
         import torch
 
         from bench.core.case import DTYPES
-        from reference import gpt2
+        from reference.models.plain import network
 
         self.pure = (pure or mode == "compile-bf16") and job.dtype != "fp32"
         self.autocast = job.dtype != "fp32" and not self.pure
         self.dtype = DTYPES[job.dtype]
         self.careful = mode in CAREFUL and job.device != "cpu"
-        self.model = gpt2.GPT2(job.model).to(self.device.place)
+        self.model = network(job.model).to(self.device.place)
         if self.pure:
             self.model.to(self.dtype)
         self.backend: Any = None  # of SDPA; None leaves the choice to PyTorch
@@ -415,8 +416,7 @@ class TorchRoom(Room):
     def load(self, perturbed: int | None = None) -> None:
         import torch
 
-        from reference import gpt2
-        from reference.adamw import HYPER, weight_decays
+        from reference.models.plain import decay_groups
 
         self.model.load(self.parameters(perturbed))
         self.model.zero_grad(set_to_none=True)
@@ -425,10 +425,10 @@ class TorchRoom(Room):
         self.weights: list[Any] = list(named.values())
         # What the optimizer updates: the parameters, or their fp32 masters.
         self.masters: list[Any] = [p.detach().float() for p in self.weights] if self.pure else self.weights
-        decay = max(weight_decays([tuple(p.shape) for p in self.masters]))
-        groups = gpt2.decay_groups(dict(zip(self.names, self.masters, strict=True)), decay)
-        betas = (HYPER["beta1"], HYPER["beta2"])
-        self.optimizer = torch.optim.AdamW(groups, betas=betas, eps=HYPER["eps"], fused=True)
+        recipe = self.job.model.recipe
+        groups = decay_groups(dict(zip(self.names, self.masters, strict=True)), recipe.decay)
+        betas = (recipe.beta1, recipe.beta2)
+        self.optimizer = torch.optim.AdamW(groups, betas=betas, eps=recipe.eps, fused=True)
 
     def warm(self, batches: "list[NumpyBatch]", lr: float) -> str:
         """Compile and touch all memory with one step, then start afresh. What this baseline is, in words."""
@@ -444,8 +444,9 @@ class TorchRoom(Room):
         import torch
         from torch.nn.attention import SDPBackend
 
-        job, model = self.job, self.job.model
-        packed = torch.randn(job.B, job.T, 3, model.NH, model.head_size, device=self.device.place).to(self.dtype)
+        (call,) = self.job.model.shapes("attention", self.job.B, self.job.T).values()
+        B, T, NH, HS = (call.shape[size] for size in ("B", "T", "NH", "HS"))
+        packed = torch.randn(B, T, 3, NH, HS, device=self.device.place).to(self.dtype)
         milliseconds = {}
         for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
             with suppress(RuntimeError):  # a backend that has no kernel for this card, dtype or head size
@@ -456,7 +457,7 @@ class TorchRoom(Room):
             self.recipe.append(f"SDPA pinned to the fastest of {told}")
 
     def _sdpa_ms(self, backend: Any, packed: Any) -> float:
-        """The best of a few forward and backward calls on q, k and v as GPT-2 packs them, (B, T, 3, NH, HS);
+        """The best of a few forward and backward calls on q, k and v, packed, (B, T, 3, NH, HS);
         RuntimeError where the backend cannot do it."""
         import torch
         from torch.nn.attention import sdpa_kernel
@@ -508,27 +509,27 @@ class TorchRoom(Room):
         """Clip the gradients; their norm before, as a number or a tensor that need not be ready."""
         import torch
 
-        from bench.models.gpt2 import MAX_NORM
-
-        return torch.nn.utils.clip_grad_norm_(self.masters, MAX_NORM)
+        return torch.nn.utils.clip_grad_norm_(self.masters, self.job.model.recipe.max_norm)
 
 
 class JudgeRoom(Room):
     """PyTorch's own runs, one after the other in one process: the fp32 centre and perturbed runs at the dtype."""
 
-    def run(self, centre: bool, perturbed: int | None, batches: list, lr: float) -> list[dict[str, Any]]:
+    def run(
+        self, centre: bool, perturbed: int | None, batches: "Iterable[list[NumpyBatch]]", lr: float
+    ) -> list[dict[str, Any]]:
         """A whole trajectory from the start: loss, norm and, for the first step, the norms of each step.
 
-        centre: fp32 from the unperturbed parameters; else the working dtype in our step's formats, perturbed. Where
-        a micro-batch does not fit into a GPU's memory, it is taken in slices whose gradients add up.
+        batches: of each step, iterated again where the run starts anew. centre: fp32 from the unperturbed parameters;
+        else the working dtype in our step's formats, perturbed. Where a micro-batch does not fit into a GPU's memory,
+        it is taken in slices whose gradients add up.
         """
         room = _Centre(self.job) if centre else TorchRoom(self.job, "eager", pure=True)
         slices = 1
         while True:
             try:
                 room.load(perturbed)
-                steps = [_sliced(b, slices) for b in batches]
-                return room.steps(steps, lr, details=True)
+                return room.steps((_sliced(b, slices) for b in batches), lr, details=True)
             except RuntimeError as error:
                 if self.job.device == "cpu" or not is_out_of_memory(error) or self.job.B % (2 * slices):
                     raise
@@ -561,11 +562,11 @@ class _Centre(TorchRoom):
         return Room(self.rounded).parameters(perturbed)
 
     def _clip(self) -> float:
-        from bench.models.gpt2 import CLIP_EPS, MAX_NORM
+        from bench.models.step import CLIP_EPS
 
         norm = math.hypot(*(_norm(p.grad) for p in self.masters))
         for p in self.masters:
-            p.grad.mul_(min(1.0, MAX_NORM / (norm + CLIP_EPS)))
+            p.grad.mul_(min(1.0, self.job.model.recipe.max_norm / (norm + CLIP_EPS)))
         return norm
 
 

@@ -30,12 +30,11 @@ from rich.table import Table
 from bench.core import stats
 from bench.core.variants import Variant
 from bench.machine import ceilings, facts, roofline
-from bench.models.calls import Key
+from bench.models import UPDATE, CallId
 from bench.models.choose import Times
 from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, duration, number, percent
 from bench.training.gate import Gate
-from reference.models import Model
 
 COLUMNS = (
     *(
@@ -77,12 +76,6 @@ GPU_PARTS = PARTS | {
 }
 
 
-def flops_per_token(model: Model, T: int) -> dict[str, int]:
-    """Useful FLOPs a token by convention: nanoGPT/PaLM's (attention in full), llm.c's (all P, causal half)."""
-    P, wpe, attention = model.parameters, model.max_t * model.C, 6 * model.L * model.C * T
-    return {"palm": 6 * (P - wpe) + 2 * attention, "llmc": 6 * P + attention}
-
-
 def matmul_peaks(device: str, dtype: str) -> dict[str, float | None]:
     """FLOP/s of large matmuls on this device: measured here, and by its datasheet where that is known."""
     found = ceilings.ceilings(device=device)
@@ -93,22 +86,22 @@ def matmul_peaks(device: str, dtype: str) -> dict[str, float | None]:
     }
 
 
-def choices(choice: dict[Key, Variant], pool: dict[Key, list[Variant]], times: Times) -> None:
+def choices(choice: dict[CallId, Variant], pool: dict[CallId, list[Variant]], times: Times) -> None:
     """Print which variant serves which call, with what it took and the nearest other candidate."""
     table = new_table("kernels of our step (ms a call, measured alone; second best behind)")
     for name in ("layer/shape", "forward", "backward"):
         table.add_column(name)
-    for id in dict.fromkeys(id for id, _ in choice):
+    for layer, shape in dict.fromkeys((id.layer, id.shape) for id in choice):
         cells = []
         for phase in ("forward", "backward"):
-            key = (id, phase)
+            key = CallId(layer, shape, phase)
             if key not in choice:
                 cells.append(DASH)
                 continue
             ranked = sorted(times.ms.get(key, {}).items(), key=lambda pair: pair[1])
             told = [f"{name} {ms:.3g}" for name, ms in ranked[:2]] or [f"{choice[key].name} (named)"]
             cells.append(", ".join(told))
-        table.add_row(id, *cells)
+        table.add_row(key.place, *cells)
     console().print(table)
 
 
@@ -173,13 +166,13 @@ class Judged:
             worst_norm=self.gate.worst(steps, "norm"),
         )
         if name in self.ours:
-            row["kernels"] = {" ".join(key): v.name for key, v in self._choice(name).items()}
+            row["kernels"] = {str(key): v.name for key, v in self._choice(name).items()}
             row["recompute"], row["saved_bytes"] = list(s.job.recompute), s.built[name].saved_bytes
         if name in self.ours and s.args.gpu:
             row["graph"], row["graph_evidence"] = s.built[name].graph, s.built[name].graph_evidence
         return row
 
-    def _choice(self, name: str) -> dict[Key, Variant]:
+    def _choice(self, name: str) -> dict[CallId, Variant]:
         return {**self.s.choice, **self.s.swaps.get(_swap_of(name), {})}
 
     def print_gate(self, screen: Any) -> None:
@@ -237,7 +230,7 @@ class Report(Judged):
             for what in ("wall_s", "cpu_s")
         )
         self.tokens = job.B * job.T * job.accumulation
-        self.flops = flops_per_token(job.model, job.T)
+        self.flops = job.model.flops_per_token(job.T)
         self.peaks = session.matmul_peaks
         self.baseline = min(self.theirs, key=lambda n: stats.median_ci(self.walls[n])[0], default=None)
         self.changes = {text: self._change(text) for text in session.swaps}
@@ -264,9 +257,9 @@ class Report(Judged):
             row |= self._mfu(median)
         if name in self.ours:
             row["in_context_clock"] = self.s.in_context[name][0].clock
-            row["in_context_s"] = {" ".join(key): ms / 1e3 for key, ms in self.layer_ms(name).items()}
+            row["in_context_s"] = {str(key): ms / 1e3 for key, ms in self.layer_ms(name).items()}
             if alone := self.alone_ms(name):
-                row["alone_s"] = {" ".join(key): ms * self._calls(key) / 1e3 for key, ms in alone.items()}
+                row["alone_s"] = {str(key): ms * self._calls(key) / 1e3 for key, ms in alone.items()}
         return row | self.changes.get(_swap_of(name), {})
 
     def _mfu(self, seconds: float) -> dict[str, float | None]:
@@ -278,13 +271,13 @@ class Report(Judged):
             for where, peak in self.peaks.items()
         }
 
-    def layer_ms(self, name: str) -> dict[Key, float]:
-        """In-context milliseconds a step of each (id, phase): the median over the instrumented steps."""
+    def layer_ms(self, name: str) -> dict[CallId, float]:
+        """In-context milliseconds a step of each call: the median over the instrumented steps."""
         steps = [step.ms for step in self.s.in_context[name]]
         return {key: float(np.median([s[key] for s in steps])) for key in steps[0]}
 
-    def alone_ms(self, name: str) -> dict[Key, float]:
-        """Milliseconds of one call of each (id, phase) measured on its own; what was not is missing."""
+    def alone_ms(self, name: str) -> dict[CallId, float]:
+        """Milliseconds of one call of each call measured on its own; what was not is missing."""
         swaps = self.s.swap_times
         races = [swaps[text] for text in swaps if text == _swap_of(name)] + [self.s.times, *swaps.values()]
         known = {key: [race.ms.get(key, {}).get(v.name) for race in races] for key, v in self._choice(name).items()}
@@ -401,7 +394,7 @@ class Report(Judged):
             calls = self._calls(key)
             cells = [f"{found[key]:.3g}", percent(found[key] / step_ms), f"{found[key] / calls:.3g}"]
             told = f"{alone[key]:.3g}" if key in alone else DASH
-            table.add_row(*key, self.s.choice[key].name, str(calls), *cells, told)
+            table.add_row(key.place, key.phase, self.s.choice[key].name, str(calls), *cells, told)
         table.add_section()
         for part, seconds in total.items():
             name, share = parts[part], seconds / total["step_s"]
@@ -409,9 +402,8 @@ class Report(Judged):
             table.add_row(name, "", "", "", f"{seconds * 1e3:.4g}", told, "", "")
         return table
 
-    def _calls(self, key: Key) -> int:
-        once = key[0] in ("adamw", "global_norm")  # once a step, not once a micro-batch
-        return self.s.calls[key[0]].calls * (1 if once else self.s.job.accumulation)
+    def _calls(self, key: CallId) -> int:
+        return self.s.calls[key].calls * (1 if key.layer in UPDATE else self.s.job.accumulation)
 
     def _change(self, text: str) -> dict[str, Any]:
         """Predicted and measured change of the step by one swap, seconds; None where it could not be measured."""

@@ -14,9 +14,9 @@ from bench.core.process import pause
 from bench.core.variants import Variant
 from bench.machine import facts, profiling
 from bench.machine.devices import open_device
-from bench.models import choose, gpt2
-from bench.models.calls import Key
+from bench.models import CallId, choose
 from bench.models.choose import Times
+from bench.models.program import step_calls
 from bench.records.run import Run
 from bench.show.report import write_beside
 from bench.text import corpus, shards
@@ -132,8 +132,7 @@ class Session:
     def _plan(self) -> None:
         """The calls of the step, and what each needs a variant for."""
         job = self.job
-        sizes = (job.model, job.B, job.T, job.dtype, job.recompute)
-        self.calls, self.keys = gpt2.step_shapes(*sizes), gpt2.step_keys(*sizes)
+        self.calls = step_calls(job.model, job.B, job.T, job.dtype, job.recompute)
 
     def run(self) -> int:
         args = self.args
@@ -229,24 +228,24 @@ class Session:
 
     # --- which variants ---
 
-    def _candidates(self, spec: Any) -> dict[Key, list[Variant]]:
-        pool = choose.candidates(spec, self.variants, self.keys, self.args.device, self.args.dtype, self.args.simulate)
+    def _candidates(self, spec: Any) -> dict[CallId, list[Variant]]:
+        pool = choose.candidates(spec, self.variants, self.calls, self.args.device, self.args.dtype, self.args.simulate)
         # What is simulated has no times to choose by: the first by name, unless --kernels names another.
         return {key: found[:1] for key, found in pool.items()} if self.args.simulate else pool
 
-    def _swap(self, text: str) -> dict[Key, Variant]:
-        """{(id, phase): the variant to swap in}."""
+    def _swap(self, text: str) -> dict[CallId, Variant]:
+        """The variants to swap in."""
         spec = choose.parse(text)
         if not spec.overrides or spec.default != choose.FASTEST or spec.folders:
             raise CannotGoOn(f"--swap {text!r} is not LAYER=VARIANT", cli.USAGE)
-        touched = [k for k in self.keys if k[0] in spec.overrides or k[0].partition("/")[0] in spec.overrides]
+        touched = [id for id in self.calls if spec.override(id)]
         pool = choose.candidates(spec, self.variants, touched, self.args.device, self.args.dtype, self.args.simulate)
-        several = [id for (id, _), found in pool.items() if len(found) > 1]
+        several = [id.place for id, found in pool.items() if len(found) > 1]
         if several:
             raise CannotGoOn(f"--swap {text!r}: name one variant of {several[0]}, for example cpu.naive", cli.USAGE)
         return {key: found[0] for key, found in pool.items()}
 
-    def _choose(self) -> tuple[dict[Key, Variant], Times]:
+    def _choose(self) -> tuple[dict[CallId, Variant], Times]:
         """One variant for each call: named, remembered, or measured now."""
         open_pool = {key: found for key, found in self.pool.items() if len(found) > 1}
         cache = choose.open_cache(self.args.device, self.args.threads)
@@ -264,7 +263,7 @@ class Session:
             times.skipped |= new.skipped
         return choose.fastest(self.pool, times), times
 
-    def _measure(self, pool: dict[Key, list[Variant]]) -> Times:
+    def _measure(self, pool: dict[CallId, list[Variant]]) -> Times:
         """The race of all candidates. One that kills its process, hangs, or leaves the GPU unusable is out, and a new
         process goes on without it."""
         found = choose.Times()
@@ -287,9 +286,9 @@ class Session:
             found.skipped |= new.skipped
             if culprit is None:
                 break
-            key, name = culprit
-            out[key[0].partition("/")[0], name] = why
-            self.notes.append(f"{name} of {' '.join(key)} is out: {why}")
+            id, name = culprit
+            out[id.layer, name] = why
+            self.notes.append(f"{name} of {id} is out: {why}")
             cli.say(self.notes[-1])
             self._restart_ours(OURS)
             left = {
@@ -299,18 +298,18 @@ class Session:
             }
         for (layer, name), why in out.items():
             for key in pool:
-                if key[0].partition("/")[0] == layer:
+                if key.layer == layer:
                     found.ms.get(key, {}).pop(name, None)
                     found.skipped.setdefault(key, {})[name] = why
         return found
 
-    def _race_swap(self, swap: dict[Key, Variant]) -> Times:
+    def _race_swap(self, swap: dict[CallId, Variant]) -> Times:
         """Both variants of each swapped call, measured against each other in isolation."""
         pool = {key: [self.choice[key], v] for key, v in swap.items() if v != self.choice[key]}
         unlimited = dict(budget=float("inf"), hopeless=float("inf"))
         times = self.contestants[OURS].ask("race", pool=pool, **unlimited, limit=self._setup_limit())
         if times.broke:
-            raise CannotGoOn(f"{times.broke[1]} left the GPU unusable at {' '.join(times.broke[0])}", cli.CANNOT_RUN)
+            raise CannotGoOn(f"{times.broke[1]} left the GPU unusable at {times.broke[0]}", cli.CANNOT_RUN)
         return times
 
     # --- the processes ---
@@ -331,7 +330,7 @@ class Session:
         self.contestants[name].close()
         self._start_ours(name)
 
-    def _build(self, name: str, choice: dict[Key, Variant]) -> None:
+    def _build(self, name: str, choice: dict[CallId, Variant]) -> None:
         """Our step, built and loaded: on a GPU as a graph, or where that fails by plain launches in a new process."""
         graph = self.args.gpu and not self.args.no_graph
         limit = self._setup_limit()
@@ -361,17 +360,17 @@ class Session:
         self.recipes = {}
         for name, c in self._baselines().items():
             cli.say(f"setting up {name}")
-            self.recipes[name] = c.ask("warm", batches=self.batches[0], lr=self.args.lr, limit=self._setup_limit())
+            self.recipes[name] = c.ask("warm", batches=self.batches.step(0), lr=self.args.lr, limit=self._setup_limit())
             self._park(name)
 
     # --- what they do ---
 
     def _plan_batches(self) -> None:
-        """The micro-batches of each step, the same for all."""
-        tokens = shards.open_tokens(corpus.dataset(self.args.data))
-        source = shards.batches(tokens, self.job.B, self.job.T, self.job.seed)
-        steps = self.turns[-1].steps.stop + IN_CONTEXT_STEPS
-        self.batches = [[next(source) for _ in range(self.job.accumulation)] for _ in range(steps)]
+        """The micro-batches of each step, the same for all: the turns' steps, then those timed call by call."""
+        job = self.job
+        self.batches = shards.Batches(corpus.dataset(self.args.data), job.B, job.T, job.accumulation, job.seed)
+        last = self.turns[-1].steps.stop
+        self.steps, self.later_steps = range(last), range(last, last + IN_CONTEXT_STEPS)
 
     def _judge(self) -> list[list[dict[str, Any]]]:
         """PyTorch's centre run and its perturbed runs. On a CPU the baselines set up and compile meanwhile, untimed."""
@@ -379,8 +378,8 @@ class Session:
         cli.say("measuring PyTorch's own band" + ("" if self.args.gpu else "; compiling the baselines"))
         if not self.args.gpu:
             for c in baselines.values():
-                c.send("warm", batches=self.batches[0], lr=self.args.lr)
-        steps = self.batches[: self.turns[-1].steps.stop]
+                c.send("warm", batches=self.batches.step(0), lr=self.args.lr)
+        steps = self.batches.of(self.steps)
         limit = len(steps) * self.args.time_limit
         with Contestant("PyTorch's band", JudgeRoom, self.job) as judge:
             runs = [judge.ask("run", centre=True, perturbed=None, batches=steps, lr=self.args.lr, limit=limit)]
@@ -400,7 +399,7 @@ class Session:
             if turn.steps.start == WARM_UP:
                 for c in self.contestants.values():
                     c.ask("forget_peak")
-            batches = self.batches[turn.steps.start : turn.steps.stop]
+            batches = list(self.batches.of(turn.steps))
             for name in order.sample(names, len(names)):
                 pause()
                 c = self.contestants[name]
@@ -417,7 +416,7 @@ class Session:
     def _in_context(self) -> dict[str, list[InContext]]:
         """By our contestants: steps with a clock around every call."""
         found: dict[str, list[InContext]] = {name: [] for name in self.contestants if name.startswith(OURS)}
-        for batches in self.batches[self.turns[-1].steps.stop :]:
+        for batches in self.batches.of(self.later_steps):
             for name, steps in found.items():
                 limit = self.args.time_limit
                 steps.append(
@@ -429,7 +428,7 @@ class Session:
         rows: list[dict[str, Any]] = []
         for name, c in {OURS: self.contestants[OURS], **self._baselines()}.items():
             cli.say(f"a trace of {name}")
-            step = dict(batches=self.batches[-1], lr=self.args.lr, limit=self._setup_limit())
+            step = dict(batches=self.batches.step(self.later_steps[-1]), lr=self.args.lr, limit=self._setup_limit())
             rows += c.ask("profile", name=f"step/{name}", folder=folder, **step)
             self._park(name)
         profiling.write_csv(folder, rows)

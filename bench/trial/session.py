@@ -227,7 +227,7 @@ class Session:
         for point in itertools.product(*self.axes.values()):
             axes = dict(zip(self.axes, point, strict=True))
             B, T = axes.pop("B", contract.DEFAULT_B), axes.pop("T", min(contract.DEFAULT_T, model.max_t))
-            calls = module.shapes(model, B, T)
+            calls = model.shapes(layer, B, T)
             if wanted:
                 calls = {wanted: calls[cli.choose(wanted, calls, f"shape of {layer}")]}
             for name, call in calls.items():

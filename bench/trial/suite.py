@@ -141,7 +141,7 @@ def proof_cases(layer: str) -> float:
 
 def timed_rows(layer: str, model: str) -> float:
     module = contract.load(layer)
-    shapes = module.shapes(MODELS[model], contract.DEFAULT_B, min(contract.DEFAULT_T, MODELS[model].max_t))
+    shapes = MODELS[model].shapes(layer, contract.DEFAULT_B, min(contract.DEFAULT_T, MODELS[model].max_t))
     return float(len(contract.phases_of(module)) * len(shapes))
 
 

@@ -101,7 +101,7 @@ def _variants(args: argparse.Namespace) -> list[Variant]:
 
 def _first_shape(args: argparse.Namespace, layer: str) -> str:
     model, slash, _ = args.shape.partition("/")
-    first = next(iter(contract.load(layer).shapes(MODELS[model], contract.DEFAULT_B, 64)))
+    first = next(iter(MODELS[model].shapes(layer, contract.DEFAULT_B, 64)))
     return args.shape if slash or not first else f"{model}/{first}"
 
 

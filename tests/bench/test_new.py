@@ -104,7 +104,7 @@ def test_a_new_layers_contract_is_whole_and_its_gradient_right(tmp_path, monkeyp
     written, commands = new.new_layer("swish")
     assert [str(path) for path in written] == ["reference/swish.py", "kernels/torch/swish/eager.py"] and commands
     module = runpy.run_path(str(tmp_path / "reference" / "swish.py"))
-    assert {"FORWARD", "BACKWARD", "forward", "backward", "shapes", "RAGGED", "CASES", "flops"} <= set(module)
+    assert {"FORWARD", "BACKWARD", "forward", "backward", "typical", "RAGGED", "CASES", "flops"} <= set(module)
     x = torch.randn(50, dtype=torch.float64, requires_grad=True)
     dout = torch.randn(50, dtype=torch.float64)
     module["forward"](x)["out"].backward(dout)

@@ -67,7 +67,7 @@ def race() -> Iterator[Callable[[str, str], Any]]:
         @functools.cache
         def raced(layer: str, phase: str) -> timing.Timing:
             module = contract.load(layer)
-            name, call = next(iter(module.shapes(MODELS["gpt2-tiny"], 4, 64).items()))
+            name, call = next(iter(MODELS["gpt2-tiny"].shapes(layer, 4, 64).items()))
             case = Case(layer, phase, contract.overwriting(module, phase, call.shape, "fp32"), name)
             variants = [v for v in discover() if v.layer == layer and v.name in names(layer, phase)]
             variants.sort(key=lambda v: v.name != "torch.eager")  # the first one is the baseline

@@ -3,8 +3,9 @@
 import pytest
 
 from reference import contract
-from reference.models import MODELS
+from reference.models.gpt2 import SIZES
 
+MODELS = {model.name: model for model in SIZES}
 SMALL, B, T = MODELS["gpt2-124m"], 64, 1024
 M, L, C, V, VP = B * T, 12, 768, 50257, 50304
 X = M * C * 2  # bytes of one bf16 activation
@@ -26,7 +27,7 @@ PUBLISHED = {
 
 
 def call(layer, name="", dtype="bf16"):
-    found = contract.load(layer).shapes(SMALL, B, T)[name]
+    found = SMALL.shapes(layer, B, T)[name]
     return contract.load(layer), {**found.shape, "dtype": dtype}
 
 
@@ -49,7 +50,7 @@ def test_calls_of_a_step(name):
     calls = {
         f"{layer}/{shape}".rstrip("/"): c.calls
         for layer in contract.layer_names()
-        for shape, c in contract.load(layer).shapes(model, 4, 128).items()
+        for shape, c in model.shapes(layer, 4, 128).items()
     }
     assert calls == {
         "adamw": 1,
@@ -79,7 +80,7 @@ def test_shapes_are_those_of_the_model(layer, name):
     model = MODELS[name]
     module = contract.load(layer)
     of_the_model = set(model.parameter_shapes().values()) | {(T, model.C)}  # wpe's first T rows
-    for c in module.shapes(model, 2, T).values():
+    for c in model.shapes(layer, 2, T).values():
         shape = {**c.shape, "dtype": "bf16"}
         for phase in contract.phases_of(module):
             p = contract.pass_of(module, phase)
@@ -98,7 +99,7 @@ def test_matmul_flops_of_a_step():
     """6 FLOP a token and matrix element: 2 forward, 4 backward; the tied head counts, positions do not."""
     module = contract.load("matmul")
     found = 0
-    for c in module.shapes(SMALL, B, T).values():
+    for c in SMALL.shapes("matmul", B, T).values():
         found += c.calls * sum(contract.flops(module, c.shape, phase) for phase in contract.PHASES)
     assert found == 6 * M * (L * 12 * C * C + VP * C)
     assert found == pytest.approx(48.59e12, rel=1e-3)  # 48.6 TFLOP at B=64, T=1024
@@ -173,3 +174,10 @@ def test_saved_activations():
     assert contract.saved_bytes(*call("layernorm")) == X + STATS
     assert contract.saved_bytes(*call("attention")) == 4 * X + LSE
     assert contract.saved_bytes(*call("adamw")) == 0
+
+
+def test_mfu_conventions_are_those_of_the_literature():
+    """MFLOP a token of gpt2-124m at T=1024: 855.4 by PaLM's formula as nanoGPT has it, 803.5 by llm.c's."""
+    found = SMALL.flops_per_token(1024)
+    assert found["palm"] / 1e6 == pytest.approx(855.4, abs=0.05)
+    assert found["llmc"] / 1e6 == pytest.approx(803.5, abs=0.05)

@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reference import gpt2
-from reference.models import MODELS, Model
+from reference.models import MODELS
+from reference.models.gpt2 import GPT2
+from reference.models.gpt2_plain import Network, init_parameters
+from reference.models.plain import decay_groups
 
-SMALL = Model("small", L=2, NH=3, C=48, max_t=40, v=200)
+SMALL = GPT2("small", L=2, NH=3, C=48, max_t=40, v=200)
 B, T = 2, 33
 
 
@@ -82,7 +84,7 @@ def test_equals_transformers_in_logits_loss_and_every_gradient(data, monkeypatch
     tokens, targets = data
     parameters = random_parameters()
     theirs, their_parameters = peer(parameters, monkeypatch)
-    ours = gpt2.GPT2(SMALL).double()
+    ours = Network(SMALL).double()
     ours.load(parameters)
 
     their_logits = theirs(tokens).logits
@@ -111,16 +113,16 @@ def test_equals_transformers_in_logits_loss_and_every_gradient(data, monkeypatch
 
 @pytest.mark.parametrize("model", [SMALL, MODELS["gpt2-tiny"]], ids=lambda m: m.name)
 def test_parameters_are_named_shaped_and_ordered_as_the_model_says(model):
-    named = gpt2.GPT2(model).named()
+    named = Network(model).named()
     assert {name: tuple(p.shape) for name, p in named.items()} == model.parameter_shapes()
     assert list(named) == list(model.parameter_shapes())
     assert sum(p.numel() for p in named.values()) == model.parameters
 
 
 def test_initialisation():
-    found = gpt2.init_parameters(SMALL, seed=3)
-    again = gpt2.init_parameters(SMALL, seed=3)
-    other = gpt2.init_parameters(SMALL, seed=4)
+    found = init_parameters(SMALL, seed=3)
+    again = init_parameters(SMALL, seed=3)
+    other = init_parameters(SMALL, seed=4)
     assert list(found) == list(SMALL.parameter_shapes())
     assert all(torch.equal(found[name], again[name]) for name in found)
     assert not torch.equal(found["wpe"], other["wpe"])
@@ -139,23 +141,23 @@ def test_initialisation():
 
 def test_a_fresh_model_guesses(data):
     """With its small start the loss is that of a uniform guess over the real vocabulary, padding excluded."""
-    loss = gpt2.GPT2(SMALL)(*data)
+    loss = Network(SMALL)(*data)
     assert loss.item() == pytest.approx(math.log(SMALL.v), abs=0.1)
 
 
 def test_load_refuses_a_missing_and_a_foreign_name():
-    model = gpt2.GPT2(SMALL)
-    parameters = gpt2.init_parameters(SMALL, 0)
+    model = Network(SMALL)
+    parameters = init_parameters(SMALL, 0)
     del parameters["wpe"]
     with pytest.raises(KeyError, match="wpe"):
         model.load(parameters)
     with pytest.raises(KeyError, match="head"):
-        model.load({**gpt2.init_parameters(SMALL, 0), "head": torch.zeros(1)})
+        model.load({**init_parameters(SMALL, 0), "head": torch.zeros(1)})
 
 
 def test_the_future_does_not_reach_the_past(data):
     tokens, _ = data
-    model = gpt2.GPT2(SMALL).double()
+    model = Network(SMALL).double()
     model.load(random_parameters())
     changed = tokens.clone()
     changed[:, 20:] = (changed[:, 20:] + 1) % SMALL.v
@@ -165,8 +167,8 @@ def test_the_future_does_not_reach_the_past(data):
 
 
 def test_weight_decay_on_matrices_only():
-    named = gpt2.GPT2(SMALL).named()
-    decayed, plain = gpt2.decay_groups(named, 0.1)
+    named = Network(SMALL).named()
+    decayed, plain = decay_groups(named, 0.1)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
     assert {p.dim() for p in decayed["params"]} == {2}
     assert {p.dim() for p in plain["params"]} == {1}
@@ -174,5 +176,5 @@ def test_weight_decay_on_matrices_only():
 
 
 def test_bf16_loss_is_taken_in_fp32(data):
-    loss = gpt2.GPT2(SMALL).bfloat16()(*data)
+    loss = Network(SMALL).bfloat16()(*data)
     assert loss.dtype == torch.float32

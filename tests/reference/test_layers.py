@@ -226,7 +226,3 @@ def test_adamw_updates_the_master_and_the_parameter_follows():
     # the first step of Adam is lr times the gradient's sign
     assert new["masters"][0].item() == pytest.approx(0.9)
     assert new["params"][0].item() == pytest.approx(0.9)
-
-
-def test_weight_decay_on_matrices_only():
-    assert contract.load("adamw").weight_decays([(3,), (3, 4)]) == [0.0, 0.1]

@@ -6,16 +6,19 @@ import pytest
 import torch
 
 from bench.core.variants import discover
+from bench.models import CallId
 from bench.models.choose import Cache, candidates, fastest, parse, race, why_not
-from bench.models.gpt2 import step_keys, step_shapes
-from bench.models.memory import Memory
+from bench.models.program import program, step_calls
 from bench.models.step import Step
-from reference import contract, gpt2
-from reference.models import Model
+from reference import contract
+from reference.models.gpt2 import GPT2
+from reference.models.gpt2_plain import Network, init_parameters
+from reference.models.plain import decay_groups
 from tests import truth_variants
 
-SMALL = Model("small", L=3, NH=3, C=48, max_t=24, v=300)
+SMALL = GPT2("small", L=3, NH=3, C=48, max_t=24, v=300)
 B, T = 2, 8
+NORM = CallId("global_norm", "", "forward")
 
 
 @pytest.fixture(scope="session")
@@ -25,26 +28,26 @@ def truth(tmp_path_factory) -> dict:
     return {v.layer: v.load() for v in discover((folder,)) if v.name == "torch.truth"}
 
 
-def build(truth: dict, dtype: str, accumulation: int = 1, model: Model = SMALL) -> Step:
-    modules = {key: truth[key[0].partition("/")[0]] for key in step_keys(model, B, T, dtype)}
-    return Step(Memory(model, B, T, dtype), modules, accumulation)
+def build(truth: dict, dtype: str, accumulation: int = 1, model: GPT2 = SMALL) -> Step:
+    modules = {id: truth[id.layer] for id in step_calls(model, B, T, dtype)}
+    return Step(program(model, B, T, dtype), modules, accumulation)
 
 
 def parameters(dtype: torch.dtype, seed: int = 0) -> dict[str, torch.Tensor]:
     """Initial parameters with random biases and layernorm weights, so that no gradient is the same by symmetry."""
     gen = torch.Generator().manual_seed(seed)
-    start = gpt2.init_parameters(SMALL, seed)
+    start = init_parameters(SMALL, seed)
     return {n: (p + 0.05 * torch.randn(p.shape, generator=gen)).to(dtype) for n, p in start.items()}
 
 
-def batch(seed: int, model: Model = SMALL) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(seed: int, model: GPT2 = SMALL) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = torch.randint(0, model.v, (B, T + 1), generator=torch.Generator().manual_seed(seed))
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def autograd(start: dict[str, torch.Tensor], batches: list) -> tuple[torch.Tensor, dict[str, torch.Tensor], gpt2.GPT2]:
-    """Loss and gradients of reference/gpt2.py in fp64."""
-    model = gpt2.GPT2(SMALL).double()
+def autograd(start: dict[str, torch.Tensor], batches: list) -> tuple[torch.Tensor, dict[str, torch.Tensor], Network]:
+    """Loss and gradients of the plain GPT-2 in fp64."""
+    model = Network(SMALL).double()
     model.load(start)
     loss = torch.stack([model(*b) for b in batches]).mean()
     loss.backward()
@@ -55,24 +58,24 @@ def autograd(start: dict[str, torch.Tensor], batches: list) -> tuple[torch.Tenso
 def test_shapes_are_those_of_the_calls(truth):
     """Each call's tensors have the sizes of the shape it is filed under, and are as many as the contract says."""
     step = build(truth, "bf16")
-    shapes = step_shapes(SMALL, B, T, "bf16")
+    calls = step_calls(SMALL, B, T, "bf16")
     count: dict = {}
     for call in [*step.first_calls, *step.update_calls]:
-        count[call.key] = count.get(call.key, 0) + 1
-        layer, shape = contract.load(call.id.partition("/")[0]), shapes[call.id].shape
-        p = contract.pass_of(layer, call.phase)
+        count[call.id] = count.get(call.id, 0) + 1
+        shape = calls[call.id].shape
+        p = contract.pass_of(contract.load(call.id.layer), call.id.phase)
         given = dict(zip(p.positional(), call.inputs, strict=True)) | call.outputs
         for t in p.tensors():
             value = given[t.name]
-            assert (value is not None) == t.when(shape), (call.key, t.name)
+            assert (value is not None) == t.when(shape), (call.id, t.name)
             if value is not None:
                 assert [tuple(x.shape) for x in (value if t.many else [value])] == t.many_sizes(shape), (
-                    call.key,
+                    call.id,
                     t.name,
                 )
         for name in p.scalars:
-            assert given[name] == shape[name], (call.key, name)
-    assert count == {key: shapes[key[0]].calls for key in step_keys(SMALL, B, T, "bf16")}
+            assert given[name] == shape[name], (call.id, name)
+    assert count == {id: call.calls for id, call in calls.items()}
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
@@ -105,24 +108,22 @@ def test_second_step_overwrites_gradients(truth):
 
 def test_training_is_pytorchs(truth):
     """Ten steps with clipping, decay and AdamW: loss, norm and every parameter as torch's AdamW makes them."""
-    from bench.models.gpt2 import MAX_NORM
-
     step = build(truth, "fp64")
     start = parameters(torch.float64)
     step.load(start)
     _, _, model = autograd(start, [batch(0)])
     model.zero_grad()
-    optimizer = torch.optim.AdamW(gpt2.decay_groups(dict(model.named()), 0.1), lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
+    optimizer = torch.optim.AdamW(decay_groups(dict(model.named()), 0.1), lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
     for i in range(10):
         loss, norm = step.run([batch(i)], lr=1e-3)
         want = model(*batch(i))
         want.backward()
-        want_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
+        want_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), SMALL.recipe.max_norm)
         optimizer.step()
         optimizer.zero_grad()
         assert loss == pytest.approx(want.item(), rel=1e-5)
         assert norm == pytest.approx(want_norm.item(), rel=1e-4)
-    assert norm > MAX_NORM  # so the clip was at work
+    assert norm > SMALL.recipe.max_norm  # so the clip was at work
     for name, p in model.named().items():
         assert torch.allclose(step.memory.params[name], p, atol=2e-5), name
 
@@ -138,9 +139,9 @@ def test_bf16_parameters_are_rounded_masters(truth):
 
 
 def test_parameters_are_one_aligned_buffer():
-    odd = Model("odd", L=1, NH=1, C=20, max_t=8, v=100)
+    odd = GPT2("odd", L=1, NH=1, C=20, max_t=8, v=100)
     for dtype in ("fp32", "bf16"):
-        mem = Memory(odd, 1, 4, dtype)
+        mem = program(odd, 1, 4, dtype).memory
         assert list(mem.params) == list(odd.parameter_shapes())
         for views in (mem.params, mem.grads, mem.m, mem.v, mem.masters or {}):
             starts = [t.data_ptr() for t in views.values()]
@@ -152,13 +153,13 @@ def test_parameters_are_one_aligned_buffer():
 
 def test_memory_is_constant_over_twenty_steps():
     """The step touches only what it planned. Kernels of our own where they run: torch's allocate inside."""
-    model = Model("medium", L=4, NH=4, C=128, max_t=64, v=5000)
-    keys = step_keys(model, 4, 64, "fp32")
+    model = GPT2("medium", L=4, NH=4, C=128, max_t=64, v=5000)
+    calls = step_calls(model, 4, 64, "fp32")
     wanted = ("torch.eager", "cpu.simd")  # the later one wins
     found = [v for v in discover() if v.name in wanted and not why_not(v, "cpu", "fp32")]
     best = {v.layer: v for v in sorted(found, key=lambda v: wanted.index(v.name))}
-    step = Step(Memory(model, 4, 64, "fp32"), {k: best[k[0].partition("/")[0]].load() for k in keys})
-    step.load(gpt2.init_parameters(model, 0))
+    step = Step(program(model, 4, 64, "fp32"), {id: best[id.layer].load() for id in calls})
+    step.load(init_parameters(model, 0))
     tokens = torch.randint(0, model.v, (4, 65), generator=torch.Generator().manual_seed(0))
     batches = [(tokens[:, :-1], tokens[:, 1:])]
     addresses = [t.data_ptr() for t in step.memory.tensors]
@@ -189,7 +190,7 @@ def test_a_step_creates_no_tensor_of_consequence(truth):
     class Nothing:
         forward = backward = staticmethod(lambda *args, **outputs: None)
 
-    step = Step(Memory(SMALL, B, T, "fp32"), {key: Nothing for key in step_keys(SMALL, B, T, "fp32")})
+    step = Step(program(SMALL, B, T, "fp32"), {id: Nothing for id in step_calls(SMALL, B, T, "fp32")})
     batches = [batch(0)]
     with Sizes() as sizes:
         step.run(batches, 1e-3)
@@ -210,7 +211,7 @@ def test_workspace_is_shared_and_as_large_as_the_largest_wish():
 
         backward = forward
 
-    step = Step(Memory(SMALL, B, T, "fp32"), {key: Greedy for key in step_keys(SMALL, B, T, "fp32")})
+    step = Step(program(SMALL, B, T, "fp32"), {id: Greedy for id in step_calls(SMALL, B, T, "fp32")})
     assert step.workspace.numel() == 3 * SMALL.vp
     step.run([batch(0)], 1e-3)
     given = [w for w in seen if w is not None]
@@ -223,7 +224,7 @@ def test_times_in_context_cover_every_call(truth):
     step = build(truth, "fp32", accumulation=2)
     step.load(parameters(torch.float32))
     times = step.run_timed([batch(0), batch(1)], 1e-3)
-    assert set(times) == set(step_keys(SMALL, B, T, "fp32"))
+    assert set(times) == set(step_calls(SMALL, B, T, "fp32"))
     assert all(ms > 0 for ms in times.values())
 
 
@@ -240,7 +241,7 @@ def test_a_clock_does_not_change_the_step(truth):
 
 def test_wrong_use_is_an_error(truth):
     with pytest.raises(ValueError, match="positions"):
-        Memory(SMALL, 1, SMALL.max_t + 1, "fp32")
+        program(SMALL, 1, SMALL.max_t + 1, "fp32")
     step = build(truth, "fp32", accumulation=2)
     with pytest.raises(ValueError, match="micro-batches"):
         step.run([batch(0)], 1e-3)
@@ -261,21 +262,21 @@ def variants(tmp_path):
 
 
 def choose(text: str, variants: list, dtype: str = "fp32") -> dict:
-    keys = step_keys(SMALL, B, T, dtype)
-    pool = candidates(parse(text), variants, keys, "cpu", dtype)
-    assert list(pool) == keys
-    return {key: [v.name for v in found] for key, found in pool.items()}
+    calls = step_calls(SMALL, B, T, dtype)
+    pool = candidates(parse(text), variants, calls, "cpu", dtype)
+    assert list(pool) == list(calls)
+    return {str(id): [v.name for v in found] for id, found in pool.items()}
 
 
 def test_kernels_list(variants):
-    assert choose("fastest", variants)["matmul/qkv", "forward"] == ["torch.truth"]
+    assert choose("fastest", variants)["matmul/qkv forward"] == ["torch.truth"]
     eager = [v for v in discover() if v.layer == "matmul" and v.name == "torch.eager"]
     both = [*variants, *eager]
-    assert set(choose("torch", both)["matmul/qkv", "backward"]) == {"torch.truth", "torch.eager"}
+    assert set(choose("torch", both)["matmul/qkv backward"]) == {"torch.truth", "torch.eager"}
     named = choose("torch.truth,matmul/fc=torch.eager", both)
-    assert named["matmul/fc", "backward"] == ["torch.eager"]
-    assert named["matmul/qkv", "backward"] == ["torch.truth"]
-    assert choose("matmul=torch.eager", both)["matmul/lm_head", "forward"] == ["torch.eager"]
+    assert named["matmul/fc backward"] == ["torch.eager"]
+    assert named["matmul/qkv backward"] == ["torch.truth"]
+    assert choose("matmul=torch.eager", both)["matmul/lm_head forward"] == ["torch.eager"]
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_kernels_list_errors(variants, text, code, message):
 
 
 def test_a_forward_without_backward_is_never_picked(variants):
-    assert choose("fastest", variants)["attention", "forward"] == ["torch.truth"]
+    assert choose("fastest", variants)["attention forward"] == ["torch.truth"]
 
 
 def test_race_finds_the_faster_one_and_remembers(tmp_path):
@@ -310,13 +311,13 @@ def test_race_finds_the_faster_one_and_remembers(tmp_path):
     broken = tmp_path / "torch" / "global_norm" / "broken.py"
     broken.write_text('"""Raises."""\n\n\ndef forward(grads, *, norm):\n    raise OSError("no such card")\n')
     found = [v for v in discover((tmp_path,)) if v.layer == "global_norm" and v.path.is_relative_to(tmp_path)]
-    pool = {("global_norm", "forward"): found}
-    times = race(Memory(SMALL, B, T, "fp32"), pool)
-    assert fastest(pool, times)["global_norm", "forward"].name == "torch.truth"
-    assert times.ms["global_norm", "forward"]["torch.slow"] > 50
-    assert "no such card" in times.skipped["global_norm", "forward"]["torch.broken"]
+    pool = {NORM: found}
+    times = race(program(SMALL, B, T, "fp32"), pool)
+    assert fastest(pool, times)[NORM].name == "torch.truth"
+    assert times.ms[NORM]["torch.slow"] > 50
+    assert "no such card" in times.skipped[NORM]["torch.broken"]
 
-    shapes = {id: c.shape for id, c in step_shapes(SMALL, B, T, "fp32").items()}
+    shapes = {id: c.shape for id, c in step_calls(SMALL, B, T, "fp32").items()}
     file = tmp_path / "times.json"
     Cache(file, ["this machine"]).keep(pool, shapes, times)
     assert Cache(file, ["this machine"]).take(pool, shapes) == times
@@ -332,13 +333,13 @@ def test_race_finds_the_faster_one_and_remembers(tmp_path):
 def test_what_compiles_for_long_comes_last_and_only_in_time():
     names = ("torch.eager", "torch.compile")
     found = [v for v in discover() if v.layer == "global_norm" and v.name in names]
-    pool = {("global_norm", "forward"): found}
+    pool = {NORM: found}
     assert len(found) == 2
-    times = race(Memory(SMALL, B, T, "fp32"), pool, budget=0)
-    assert list(times.ms["global_norm", "forward"]) == ["torch.eager"]
-    assert "spent" in times.skipped["global_norm", "forward"]["torch.compile"]
+    times = race(program(SMALL, B, T, "fp32"), pool, budget=0)
+    assert list(times.ms[NORM]) == ["torch.eager"]
+    assert "spent" in times.skipped[NORM]["torch.compile"]
     only = {key: [v for v in found if v.name == "torch.compile"] for key in pool}
-    assert list(race(Memory(SMALL, B, T, "fp32"), only, budget=0).ms.values()) != [{}]
+    assert list(race(program(SMALL, B, T, "fp32"), only, budget=0).ms.values()) != [{}]
 
 
 def test_a_variant_hopeless_at_a_small_shape_is_not_tried_at_a_large_one(tmp_path):
@@ -347,9 +348,10 @@ def test_a_variant_hopeless_at_a_small_shape_is_not_tried_at_a_large_one(tmp_pat
     file = tmp_path / "torch" / "matmul" / "slow.py"
     slow = file.read_text().replace("    truth_variants", "    time.sleep(x.numel() * 2.5e-4)\n    truth_variants")
     file.write_text(slow.replace("from tests", "import time\n\nfrom tests", 1))
-    model = Model("wide", L=1, NH=1, C=32, max_t=32, v=3000)
+    model = GPT2("wide", L=1, NH=1, C=32, max_t=32, v=3000)
     found = [v for v in discover((tmp_path,)) if v.layer == "matmul" and v.path.is_relative_to(tmp_path)]
-    pool = {(id, "forward"): found for id in ("matmul/attproj", "matmul/lm_head")}
-    times = race(Memory(model, 2, 32, "fp32"), pool)
-    assert "torch.slow" in times.ms["matmul/attproj", "forward"]
-    assert "times slower at a smaller shape" in times.skipped["matmul/lm_head", "forward"]["torch.slow"]
+    small, large = (CallId("matmul", shape, "forward") for shape in ("attproj", "lm_head"))
+    pool = {small: found, large: found}
+    times = race(program(model, 2, 32, "fp32"), pool)
+    assert "torch.slow" in times.ms[small]
+    assert "times slower at a smaller shape" in times.skipped[large]["torch.slow"]

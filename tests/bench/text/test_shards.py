@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -52,7 +53,7 @@ def test_a_written_shard_reads_back_and_has_llm_c_s_layout(tmp_path):
     assert len(raw) == 1024 + 2 * 4
     assert raw[:12] == (20240520).to_bytes(4, "little") + (1).to_bytes(4, "little") + (4).to_bytes(4, "little")
     assert not any(raw[12:1024])
-    back = shards.open_tokens(tmp_path / "a.bin")
+    back = shards.open_shard(tmp_path / "a.bin")
     assert back.dtype == np.uint16
     assert back.tolist() == ids.tolist()
 
@@ -60,19 +61,21 @@ def test_a_written_shard_reads_back_and_has_llm_c_s_layout(tmp_path):
 def test_nanogpt_s_headerless_file(tmp_path):
     ids = np.arange(3000, dtype="<u2")
     ids.tofile(tmp_path / "train.bin")
-    assert shards.open_tokens(tmp_path / "train.bin").tolist() == ids.tolist()
+    assert shards.open_shard(tmp_path / "train.bin").tolist() == ids.tolist()
 
 
 def test_a_short_headerless_file(tmp_path):
     np.array([9], dtype="<u2").tofile(tmp_path / "one.bin")
-    assert shards.open_tokens(tmp_path / "one.bin").tolist() == [9]
+    assert shards.open_shard(tmp_path / "one.bin").tolist() == [9]
 
 
 def test_a_folder_is_its_training_shards_in_order(tmp_path):
     shard(tmp_path / "x_train_000002.bin", [3, 4])
     shard(tmp_path / "x_train_000001.bin", [1, 2])
     shard(tmp_path / "x_val_000000.bin", [9])
-    assert shards.open_tokens(tmp_path).tolist() == [1, 2, 3, 4]
+    tokens = shards.open_tokens(tmp_path)
+    assert len(tokens) == 4 and tokens[np.array([[0, 1], [2, 3], [1, 2]])].tolist() == [[1, 2], [3, 4], [2, 3]]
+    assert isinstance(tokens, shards.EndToEnd) and all(isinstance(s, np.memmap) for s in tokens.shards), "not copied"
 
 
 DAMAGE = {
@@ -135,6 +138,25 @@ def test_too_few_tokens_are_refused():
     assert next(shards.batches(np.arange(5, dtype=np.uint16), 1, 4, 0))[1].tolist() == [[1, 2, 3, 4]]
     with pytest.raises(DataError, match="4 tokens are too few for sequences of 4"):
         shards.batches(np.arange(4, dtype=np.uint16), 1, 4, 0)
+
+
+def test_a_step_s_batches_are_the_same_by_number_in_every_process(tmp_path):
+    """Whoever asks for whichever steps first gets what a list of the whole run would hold."""
+    written = tmp_path / "train.bin"
+    shards.write_tokens(written, np.random.default_rng(7).integers(0, 50257, 3000).astype(np.uint16))
+    source = shards.batches(shards.open_shard(written), 3, 8, seed=4)
+    whole = [[next(source) for _ in range(2)] for _ in range(5)]
+    made = pickle.loads(pickle.dumps(shards.Batches(written, 3, 8, 2, 4)))
+
+    def same(found: list, wanted: list) -> bool:
+        assert len(found) == len(wanted)
+        return np.array_equal(np.array(found), np.array(wanted))
+
+    later = made.of(range(2, 5))
+    assert len(later) == 3 and same(list(later), whole[2:]) and same(list(later), whole[2:]), "and once more"
+    assert same(list(made.of(range(3))), whole[:3]) and same(made.step(4), whole[4])
+    with pytest.raises(DataError, match="too few"):
+        shards.Batches(written, 3, 3000, 2, 4)
 
 
 # ---- text and tokens -------------------------------------------------------------------------------------------------
@@ -252,7 +274,7 @@ def test_tiny_shakespeare_gives_exactly_the_known_counts(tmp_path):
     about = json.loads((out / "about.json").read_text())
     assert about["tokenizer"] == "GPT-2 vocabulary (gpt2.tiktoken)"
     assert str(TEST_DATA) not in (out / "about.json").read_text(), "no absolute paths beside the shards"
-    start = tokenizer.gpt2_from_file(GPT2).encoding.decode(shards.open_tokens(out / "train.bin")[:100].tolist())
+    start = tokenizer.gpt2_from_file(GPT2).encoding.decode(shards.open_shard(out / "train.bin")[:100].tolist())
     assert SHAKESPEARE.read_text().startswith(start)
 
 
@@ -270,10 +292,10 @@ def test_dataset_resolves_what_data_may_name(tmp_path, quick, own_cache):
     text.write_text("some text " * 20)
     made = data.dataset(text)
     assert made.parent.parent == own_cache
-    assert bytes(shards.open_tokens(made).tolist()).decode() == text.read_text()[:180]
+    assert bytes(shards.open_shard(made).tolist()).decode() == text.read_text()[:180]
     assert data.dataset(made) == made
     assert data.dataset(made.parent) == made.parent
-    assert shards.open_tokens(data.dataset(made.parent)).tolist() == shards.open_tokens(made).tolist()
+    assert shards.training_shards(made.parent) == [made]
     before = made.stat().st_mtime_ns
     assert data.dataset(str(text)) == made
     assert made.stat().st_mtime_ns == before, "the cache was not used"
@@ -327,7 +349,7 @@ def test_default_dataset_is_the_standard_library(own_cache):
     about = json.loads((train.parent / "about.json").read_text())
     assert "standard library" in about["source"]
     assert "ids differ from GPT-2's" in about["tokenizer"]
-    ids = shards.open_tokens(train)
+    ids = shards.open_shard(train)
     assert len(ids) == about["train_tokens"] > 1_000_000
     assert ids.max() == END_OF_TEXT
     assert len(np.unique(ids)) > 30_000

@@ -10,22 +10,22 @@ from bench import cli
 from bench.core import variants
 from bench.e2e import parser
 from bench.machine.devices import BUSY, SPAN
-from bench.models import choose
-from bench.models.gpt2 import step_keys
-from bench.models.memory import Memory
+from bench.models import CallId, choose
+from bench.models.program import program, step_calls
 from bench.models.step import Step
 from bench.text import shards
 from bench.training import outcome
 from bench.training import session as training
 from bench.training.contestants import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
-from reference import gpt2
-from reference.models import Model
+from reference.models import gpt2_plain
+from reference.models.gpt2 import GPT2
 from tests.bench.training.test_session import command
 from tests.fake_gpu import MEMORY_BYTES, FakeGpu
 
 FAKE = "tests.fake_gpu:FakeGpu"
-SMALL = Model("small", L=2, NH=2, C=32, max_t=24, v=300)
+SMALL = GPT2("small", L=2, NH=2, C=32, max_t=24, v=300)
 B, T = 2, 8
+NORM, ADAMW = (CallId(layer, "", "forward") for layer in ("global_norm", "adamw"))
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def gpu():
 
 def build(gpu: FakeGpu, dtype: str = "bf16", accumulation: int = 1, spoil: dict | None = None, **memory) -> Step:
     eager = {v.layer: v.load() for v in variants.discover() if v.name == "torch.eager"}
-    keys = step_keys(SMALL, B, T, dtype, memory.get("recompute", ()))
-    modules = {key: eager[key[0].partition("/")[0]] for key in keys} | (spoil or {})
-    return Step(Memory(SMALL, B, T, dtype, gpu, **memory), modules, accumulation)
+    calls = step_calls(SMALL, B, T, dtype, memory.get("recompute", ()))
+    modules = {id: eager[id.layer] for id in calls} | (spoil or {})
+    return Step(program(SMALL, B, T, dtype, gpu, **memory), modules, accumulation)
 
 
 def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,7 +48,7 @@ def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(step: Step, steps: int = 3, plain: bool = False) -> list[tuple[float, float]]:
-    step.load(gpt2.init_parameters(SMALL, 0))
+    step.load(gpt2_plain.init_parameters(SMALL, 0))
     batches = [[batch(100 * i + j) for j in range(step.accumulation)] for i in range(steps)]
     return [step.run(b, 1e-3 / (i + 1), plain) for i, b in enumerate(batches)]
 
@@ -110,7 +110,7 @@ class Synchronizes:
 
 
 def test_what_breaks_the_capture_is_named_and_the_step_goes_on_without(gpu):
-    step = build(gpu, spoil={("layernorm", "forward"): Synchronizes()})
+    step = build(gpu, spoil={CallId("layernorm", "", "forward"): Synchronizes()})
     told = step.capture()
     assert told and told.startswith("layernorm forward (torch.layernorm.looks): RuntimeError: ")
     assert "capturing" in told and step.replay is None
@@ -132,7 +132,7 @@ def test_a_capture_that_fails_at_its_end_is_searched_call_by_call(gpu, monkeypat
 
     monkeypatch.setattr(gpu, "capture", capture)
     call = step.first_calls[7]
-    assert (step.capture() or "").startswith(f"{' '.join(call.key)} (torch.{call.id.partition('/')[0]}.eager): ")
+    assert (step.capture() or "").startswith(f"{call.id} (torch.{call.id.layer}.eager): ")
 
     def broken(calls):
         raise RuntimeError("no graphs today")
@@ -144,9 +144,9 @@ def test_a_capture_that_fails_at_its_end_is_searched_call_by_call(gpu, monkeypat
 def test_times_in_context_are_the_devices(gpu):
     step = build(gpu, accumulation=2)
     assert step.capture() is None
-    step.load(gpt2.init_parameters(SMALL, 0))
+    step.load(gpt2_plain.init_parameters(SMALL, 0))
     times = step.run_timed([batch(0), batch(1)], 1e-3, BUSY)
-    assert set(times) == set(step_keys(SMALL, B, T, "bf16"))
+    assert set(times) == set(step_calls(SMALL, B, T, "bf16"))
     ran = len(gpu.ran)
     assert ran and all(0 < ms < 1 for ms in times.values())
     gpu.blind = True
@@ -156,7 +156,7 @@ def test_times_in_context_are_the_devices(gpu):
 
 # --- recomputing ---
 
-TINY = Model("tiny", L=2, NH=2, C=32, max_t=24, v=300)
+TINY = GPT2("tiny", L=2, NH=2, C=32, max_t=24, v=300)
 
 
 def cpu_job(dtype: str, recompute: tuple[str, ...] = ()) -> Job:
@@ -164,8 +164,8 @@ def cpu_job(dtype: str, recompute: tuple[str, ...] = ()) -> Job:
 
 
 def cpu_room(job: Job) -> tuple[OurRoom, Built]:
-    keys = step_keys(job.model, job.B, job.T, job.dtype, job.recompute)
-    pool = choose.candidates(choose.parse("torch.eager"), variants.discover(), keys, "cpu", job.dtype)
+    calls = step_calls(job.model, job.B, job.T, job.dtype, job.recompute)
+    pool = choose.candidates(choose.parse("torch.eager"), variants.discover(), calls, "cpu", job.dtype)
     room = OurRoom(job)
     return room, room.build({key: found[0] for key, found in pool.items()})
 
@@ -194,8 +194,8 @@ def test_a_recomputation_that_is_left_out_is_outside_the_band():
 
     job = cpu_job("fp32", ("gelu",))
     room, _ = cpu_room(job)
-    modules = {**room.training.modules, ("gelu/recompute", "forward"): Nothing}
-    room.training = Step(room.memory, modules)
+    modules = {**room.training.modules, CallId("gelu", "recompute", "forward"): Nothing}
+    room.training = Step(room.program, modules)
     steps = batches(job.model, job)
     excesses = gate(job, steps).excesses(trajectory(room, steps))
     assert any("h0.fcproj.weight" in str(e) for e in excesses)
@@ -273,12 +273,13 @@ def test_a_candidate_that_breaks_the_gpu_ends_the_race_and_is_named(gpu, tmp_pat
     )
     found = [v for v in variants.discover((tmp_path,)) if v.name in ("torch.eager", "torch.bad")]
     pool = {
-        (layer, "forward"): [v for v in found if v.layer == layer] for layer in ("layernorm", "global_norm", "adamw")
+        CallId(layer, "", "forward"): [v for v in found if v.layer == layer]
+        for layer in ("layernorm", "global_norm", "adamw")
     }
-    times = choose.race(Memory(SMALL, B, T, "bf16", gpu), pool)
-    assert times.broke == (("global_norm", "forward"), "torch.bad")
-    assert "illegal memory access" in times.skipped["global_norm", "forward"]["torch.bad"]
-    assert ("global_norm", "forward") not in times.ms
+    times = choose.race(program(SMALL, B, T, "bf16", gpu), pool)
+    assert times.broke == (NORM, "torch.bad")
+    assert "illegal memory access" in times.skipped[NORM]["torch.bad"]
+    assert NORM not in times.ms
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_a_candidate_that_costs_the_process_is_out_and_the_race_goes_on(tmp_path
     )
     monkeypatch.setattr(training, "RACE_LIMIT_S", 5.0)
     found = [v for v in variants.discover((tmp_path,)) if v.name in ("torch.eager", "torch.bad")]
-    pool = {(layer, "forward"): [v for v in found if v.layer == layer] for layer in ("global_norm", "adamw")}
+    pool = {id: [v for v in found if v.layer == id.layer] for id in (NORM, ADAMW)}
     session = training.Session.__new__(training.Session)
     session.args = parser().parse_args(["gpt2-tiny", "--device", FAKE])
     session.args.gpu, session.job = True, Job(SMALL, B, T, "bf16", FAKE)
@@ -308,8 +309,8 @@ def test_a_candidate_that_costs_the_process_is_out_and_the_race_goes_on(tmp_path
     with ExitStack() as session.stack:
         session._start_ours(outcome.OURS)
         times = session._measure(pool)
-    assert list(times.ms["global_norm", "forward"]) == ["torch.eager"] and times.ms["adamw", "forward"]
-    assert why in times.skipped["global_norm", "forward"]["torch.bad"]
+    assert list(times.ms[NORM]) == ["torch.eager"] and times.ms[ADAMW]
+    assert why in times.skipped[NORM]["torch.bad"]
     assert "torch.bad of global_norm forward is out" in session.notes[0] and len(session.notes) == 1
 
 

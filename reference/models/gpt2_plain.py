@@ -1,34 +1,33 @@
 """GPT-2 in plain PyTorch (Radford et al. 2019): the model against which a training step of kernels is judged.
 
 Pre-norm blocks, tanh GELU, learned positions, the head tied to wte and without a bias, no dropout. The vocabulary is
-padded to `Model.vp` rows; padding rows start at zero, and padding columns take no part in the loss. Parameters are
-named and ordered as `Model.parameter_shapes`.
+padded to `GPT2.vp` rows; padding rows start at zero, and padding columns take no part in the loss. Parameters are
+named and ordered as `GPT2.parameter_shapes`.
 """
 
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reference.layernorm import EPS
-from reference.models import Model
+from reference.models.gpt2 import EPS, GPT2
+from reference.models.plain import Plain, linear
 
 INIT_STD = 0.02
 
 
 class Block(nn.Module):
-    def __init__(self, model: Model):
+    def __init__(self, model: GPT2):
         super().__init__()
         C = model.C
         self.NH = model.NH
         self.ln1 = nn.LayerNorm(C, eps=EPS)
-        self.qkv = _linear(C, 3 * C)
-        self.attproj = _linear(C, C)
+        self.qkv = linear(C, 3 * C)
+        self.attproj = linear(C, C)
         self.ln2 = nn.LayerNorm(C, eps=EPS)
-        self.fc = _linear(C, 4 * C)
-        self.fcproj = _linear(4 * C, C)
+        self.fc = linear(C, 4 * C)
+        self.fcproj = linear(4 * C, C)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attproj(self.attention(self.ln1(x)))
@@ -42,12 +41,12 @@ class Block(nn.Module):
         return out.transpose(1, 2).reshape(B, T, C)
 
 
-class GPT2(nn.Module):
+class Network(Plain):
     """GPT-2 of the sizes of `model`, with the parameters of `init_parameters(model, seed)`."""
 
-    def __init__(self, model: Model, seed: int = 0):
-        super().__init__()
-        self.model = model
+    def __init__(self, model: GPT2, seed: int = 0):
+        super().__init__(model)
+        self.L, self.v = model.L, model.v
         self.wte = nn.Parameter(torch.empty(model.vp, model.C))
         self.wpe = nn.Parameter(torch.empty(model.max_t, model.C))
         for i in range(model.L):
@@ -58,31 +57,17 @@ class GPT2(nn.Module):
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, vp) of tokens (B, T); with targets (B, T), only their mean loss over the first v columns."""
         x = F.embedding(tokens, self.wte) + self.wpe[: tokens.shape[1]]
-        for i in range(self.model.L):
+        for i in range(self.L):
             x = self.get_submodule(f"h{i}")(x)
         logits = F.linear(self.lnf(x), self.wte)
         if targets is None:
             return logits
-        logits = logits[..., : self.model.v].flatten(0, 1)
+        logits = logits[..., : self.v].flatten(0, 1)
         # The loss is taken in fp32 where activations are narrower.
         return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets.flatten())
 
-    def named(self) -> dict[str, nn.Parameter]:
-        """Every parameter by name, in the order of `Model.parameter_shapes`."""
-        found = dict(self.named_parameters())
-        return {name: found[name] for name in self.model.parameter_shapes()}
 
-    @torch.no_grad()
-    def load(self, parameters: Mapping[str, Tensor]) -> None:
-        """Copy values in, rounded to the parameters' dtype. Raises KeyError for a missing or a foreign name."""
-        named = self.named()
-        if wrong := named.keys() ^ parameters.keys():
-            raise KeyError(", ".join(sorted(wrong)))
-        for name, p in named.items():
-            p.copy_(parameters[name])
-
-
-def init_parameters(model: Model, seed: int) -> dict[str, Tensor]:
+def init_parameters(model: GPT2, seed: int) -> dict[str, Tensor]:
     """fp32 parameters as GPT-2 starts: weights N(0, 0.02), the two projections into the residual stream scaled by
     1/sqrt(2L), layernorms at one and zero, biases and padding rows of wte zero. The same seed, the same values."""
     generator = torch.Generator().manual_seed(seed)
@@ -97,15 +82,3 @@ def init_parameters(model: Model, seed: int) -> dict[str, Tensor]:
         parameters[name] = p
     parameters["wte"][model.v :] = 0
     return parameters
-
-
-def decay_groups(named: Mapping[str, Tensor], decay: float) -> list[dict]:
-    """AdamW's parameter groups: weight decay on matrices only, none on biases and layernorms."""
-    matrices = [p for p in named.values() if p.dim() >= 2]
-    vectors = [p for p in named.values() if p.dim() < 2]
-    return [dict(params=matrices, weight_decay=decay), dict(params=vectors, weight_decay=0.0)]
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    # nn.Linear would draw random numbers only for `load` to overwrite them.
-    return nn.utils.skip_init(nn.Linear, inputs, outputs)
