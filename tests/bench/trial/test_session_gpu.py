@@ -15,8 +15,8 @@ from bench.core.case import Case
 from bench.core.process import Setting
 from bench.gpu import counts
 from bench.machine import ceilings, devices
-from bench.trial import prove as proof
 from bench.trial import beside, race
+from bench.trial import prove as proof
 from bench.trial.briefs import Briefs
 from bench.trial.room import Room
 from bench.trial.rows import throttles
