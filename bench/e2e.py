@@ -23,8 +23,6 @@ import sys
 from pathlib import Path
 
 from bench import cli
-from bench.cli import CannotGoOn
-from bench.models import RECOMPUTABLE
 from bench.training import (
     BASELINES,
     CPU_B,
@@ -111,22 +109,9 @@ def parser() -> cli.Parser:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
-    from bench.training.session import Session, defaults, entries, usable_cores
-    from reference.models import MODELS
+    from bench.training import plan, session
 
-    args.model = MODELS[cli.choose(args.model, MODELS, "model")]
-    if args.simulate:
-        args.device, args.baseline = "cpu", "none"  # nothing is timed, so there is nothing to compare with
-    defaults(args)
-    if args.seq > args.model.max_t:
-        raise CannotGoOn(f"--seq {args.seq}: {args.model.name} has {args.model.max_t} positions", cli.USAGE)
-    baselines = [] if args.baseline == "none" else entries(args.baseline)
-    args.baseline = [cli.choose(b, BASELINES, "baseline") for b in baselines]
-    args.recompute = tuple(
-        cli.choose(r, RECOMPUTABLE, "output to compute again") for r in entries(args.recompute or "")
-    )
-    args.threads = args.threads or usable_cores()
-    return Session(args, argv).run()
+    return session.Session(plan.plan_of(**vars(args), argv=argv)).run()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from bench import cli
-from bench.cli import CannotGoOn
 
 
 def parser() -> cli.Parser:
@@ -56,23 +55,14 @@ def parser() -> cli.Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
-    from bench.core.variants import discover
-    from bench.trial.session import Session, list_layers
-    from reference import contract
+    from bench.trial import plan, session, watch
 
-    variants = discover(tuple(Path(d) for d in args.kernels))
     if args.layer == "list":
-        return list_layers(args, variants)
-    names = contract.layer_names()
-    layers = names if args.layer == "all" else [cli.choose(args.layer, names, "layer")]
-    if args.watch:
-        from bench.trial.watch import watch
-
-        if len(layers) > 1:
-            raise CannotGoOn("--watch is for one layer", cli.USAGE)
-        return watch(args, layers[0])
-    return Session(args, argv if argv is not None else sys.argv[1:], layers, variants).run()
+        return session.list_layers(args.kernels, args.device, args.json)
+    made = plan.plan_of(**vars(args), argv=argv)
+    return watch.watch(made) if args.watch else session.Session(made).run()
 
 
 if __name__ == "__main__":

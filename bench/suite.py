@@ -44,15 +44,10 @@ def parser() -> cli.Parser:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
-    from bench.trial.suite import Suite, choose_device, stages
-    from reference import contract
-    from reference.models import MODELS
+    from bench.trial import suite
 
-    cli.choose(args.model, MODELS, "model")
-    names = contract.layer_names()
-    layers = [cli.choose(n, names, "layer") for n in args.layers.split(",")] if args.layers else names
-    args.device = choose_device(args.device)
-    return Suite(args, argv, stages(args, layers)).run()
+    plan = suite.plan_of(**vars(args), argv=argv)
+    return suite.Suite(plan, suite.stages(plan)).run()
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@ where these have the same name, and of a step:
     change_s change_low_s change_high_s     as the steps' own times have it, with the 95 % interval
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from bench.core import stats
@@ -32,9 +33,16 @@ from bench.core.variants import Variant
 from bench.machine import ceilings, facts, roofline
 from bench.models import UPDATE, CallId
 from bench.models.choose import Times
+from bench.models.program import step_calls
+from bench.records.read import Record
 from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, duration, number, percent
-from bench.training.gate import Gate
+from bench.training.contestants import Built, InContext, Job
+from bench.training.field import Entrant
+from bench.training.gate import Gate, Trajectory
+from bench.training.pick import Choice, Picked
+from bench.training.plan import Plan
+from reference.contract import Call
 
 COLUMNS = (
     *(
@@ -64,6 +72,7 @@ COLUMNS = (
     *("planned_bytes", "graph", "graph_evidence", "utc", "run", "reproduce"),
 )
 SHOWN_EXCESSES = 5
+GATED = ("loss", "norm")
 PARTS = {
     "layers_s": "all layers",
     "gaps_s": "gaps: batches, clipping, Python between calls",
@@ -74,6 +83,39 @@ GPU_PARTS = PARTS | {
     "gaps_s": "gaps: batches, loss, clipping, waits for launches",
     "remainder_s": "remainder: what the graph saves of plain launches",
 }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The steps that were taken, by contestant."""
+
+    plan: Plan
+    trajectories: dict[str, Trajectory]
+
+    @property
+    def job(self) -> Job:
+        return self.plan.job
+
+
+@dataclass(frozen=True)
+class Measured(Trained):
+    """All that a session found out, by contestant where nothing else is said. A simulated one has no times."""
+
+    entrants: list[Entrant]  # ours first
+    gate_runs: list[Trajectory]  # PyTorch's: the centre, and perturbed ones
+    picked: Picked
+    swaps: dict[str, Choice]  # by what was written
+    built: dict[str, Built]  # of ours
+    recipes: dict[str, str]  # of PyTorch's: what each is, in words
+    peak_bytes: dict[str, int]
+    in_context: dict[str, list[InContext]]  # of ours
+    matmul_peaks: dict[str, float | None]  # FLOP/s by where they are from
+    notes: list[str]  # what the page must say
+
+
+def calls_of(job: Job) -> dict[CallId, Call]:
+    """The calls of a step: their shapes, and how often a micro-batch makes them."""
+    return step_calls(job.model, job.B, job.T, job.dtype, job.recompute)
 
 
 def matmul_peaks(device: str, dtype: str) -> dict[str, float | None]:
@@ -105,7 +147,7 @@ def choices(choice: dict[CallId, Variant], pool: dict[CallId, list[Variant]], ti
     console().print(table)
 
 
-def _of_contestant(s: Any, name: str) -> dict[str, Any]:
+def _of_contestant(s: Trained, name: str) -> Record:
     """Which steps a record is of, and what they came to, judged or not."""
     steps = s.trajectories[name]
     return dict(
@@ -121,15 +163,15 @@ def _of_contestant(s: Any, name: str) -> dict[str, Any]:
         last_loss=steps[-1]["loss"],
         losses=[x["loss"] for x in steps],
         norms=[x["norm"] for x in steps],
-        reproduce=" ".join(s.argv),
+        reproduce=" ".join(["python", "-m", "bench.e2e", *s.plan.argv]),
         machine=facts.snapshot(),
     )
 
 
-def interrupted(s: Any) -> list[dict[str, Any]]:
+def interrupted(s: Trained) -> list[Record]:
     """Records of the steps that were taken before somebody ended the run: their losses and times, and no verdict."""
-    total = s.turns[-1].steps.stop
-    done = {name: steps for name, steps in getattr(s, "trajectories", {}).items() if steps}
+    total = s.plan.turns[-1].steps.stop
+    done = {name: steps for name, steps in s.trajectories.items() if steps}
     return [
         _of_contestant(s, name)
         | dict(
@@ -144,18 +186,17 @@ def interrupted(s: Any) -> list[dict[str, Any]]:
 class Judged:
     """What follows from a session's losses and norms alone: are our steps inside PyTorch's band?"""
 
-    def __init__(self, session: Any):
-        pass
-
-        self.s = session
-        self.ours = [name for name in session.contestants if name.startswith(OURS)]
-        self.theirs = [name for name in session.contestants if not name.startswith(OURS)]
-        centre, *perturbed = session.gate_runs
-        self.gate = Gate.measured(centre, [*perturbed, *(session.trajectories[n] for n in self.theirs)])
-        self.excesses = {name: self.gate.excesses(session.trajectories[name]) for name in self.ours}
+    def __init__(self, measured: Measured):
+        self.s = measured
+        self.swap_of = {e.name: e.swap for e in measured.entrants}  # "" for what is no swap
+        self.ours = [e.name for e in measured.entrants if e.ours]
+        self.theirs = [e.name for e in measured.entrants if not e.ours]
+        centre, *perturbed = measured.gate_runs
+        self.gate = Gate.measured(centre, [*perturbed, *(measured.trajectories[n] for n in self.theirs)])
+        self.excesses = {name: self.gate.excesses(measured.trajectories[name]) for name in self.ours}
         self.parity = not any(self.excesses.values())
 
-    def judged_row(self, name: str) -> dict[str, Any]:
+    def judged_row(self, name: str) -> Record:
         """A record's fields that are no times."""
         s, steps = self.s, self.s.trajectories[name]
         row = _of_contestant(s, name) | dict(
@@ -168,16 +209,16 @@ class Judged:
         if name in self.ours:
             row["kernels"] = {str(key): v.name for key, v in self._choice(name).items()}
             row["recompute"], row["saved_bytes"] = list(s.job.recompute), s.built[name].saved_bytes
-        if name in self.ours and s.args.gpu:
+        if name in self.ours and s.plan.gpu:
             row["graph"], row["graph_evidence"] = s.built[name].graph, s.built[name].graph_evidence
         return row
 
     def _choice(self, name: str) -> dict[CallId, Variant]:
-        return {**self.s.choice, **self.s.swaps.get(_swap_of(name), {})}
+        return {**self.s.picked.choice, **self.s.swaps.get(self.swap_of[name], {})}
 
-    def print_gate(self, screen: Any) -> None:
+    def print_gate(self, screen: Console) -> None:
         if self.parity:
-            worst = {what: max(self.gate.worst(self.s.trajectories[n], what) for n in self.ours) for what in _GATED}
+            worst = {what: max(self.gate.worst(self.s.trajectories[n], what) for n in self.ours) for what in GATED}
             screen.print(
                 f"parity: ok over {len(self.gate.centre)} steps. Furthest from PyTorch, of the band: "
                 f"loss {percent(worst['loss'])}, gradient norm {percent(worst['norm'])}.",
@@ -197,18 +238,18 @@ class Judged:
 class Simulated(Judged):
     """A step whose GPU kernels the simulator ran: the gate's verdict and the losses, and no times."""
 
-    def records(self) -> list[dict[str, Any]]:
-        rows = [self.judged_row(name) for name in self.s.contestants]
+    def records(self) -> list[Record]:
+        rows = [self.judged_row(e.name) for e in self.s.entrants]
         return [row | dict(status="simulated") if row["status"] == "ok" else row for row in rows]
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         return {"parity": self.parity, "contestants": self.records()}
 
     def print(self) -> None:
         screen = console()
         screen.print()
         self.print_gate(screen)
-        job, names = self.s.job, list(self.s.contestants)
+        job, names = self.s.job, [e.name for e in self.s.entrants]
         table = new_table(f"{job.model.name} {job.dtype}, B={job.B} T={job.T}: loss, in the simulator, no times")
         for name in ("step", "PyTorch fp32", *names):
             table.add_column(name, justify="right")
@@ -221,25 +262,26 @@ class Simulated(Judged):
 class Report(Judged):
     """Everything that follows from a session's steps."""
 
-    def __init__(self, session: Any):
-        super().__init__(session)
-        job = session.job
-        rounds = [turn.timed for turn in session.turns if turn.timed]
+    def __init__(self, measured: Measured):
+        super().__init__(measured)
+        job = measured.job
+        rounds = [turn.timed for turn in measured.plan.turns if turn.timed]
         self.walls, self.cpus = (
-            {n: [[t[i][what] for i in timed] for timed in rounds] for n, t in session.trajectories.items()}
+            {n: [[t[i][what] for i in timed] for timed in rounds] for n, t in measured.trajectories.items()}
             for what in ("wall_s", "cpu_s")
         )
         self.tokens = job.B * job.T * job.accumulation
         self.flops = job.model.flops_per_token(job.T)
-        self.peaks = session.matmul_peaks
+        self.calls = calls_of(job)
+        self.peaks = measured.matmul_peaks
         self.baseline = min(self.theirs, key=lambda n: stats.median_ci(self.walls[n])[0], default=None)
-        self.changes = {text: self._change(text) for text in session.swaps}
-        self.rows = [self._row(name) for name in session.contestants]
+        self.changes = {text: self._change(text) for text in measured.swaps}
+        self.rows = [self._row(e.name) for e in measured.entrants]
 
-    def _row(self, name: str) -> dict[str, Any]:
+    def _row(self, name: str) -> Record:
         median, low, high = stats.median_ci(self.walls[name])
         row = self.judged_row(name) | dict(
-            timer="span" if self.s.args.gpu else "wall",
+            timer="span" if self.s.plan.gpu else "wall",
             samples=self.walls[name],
             cpu_samples=self.cpus[name],
             median_s=median,
@@ -248,7 +290,7 @@ class Report(Judged):
             noise=stats.noise(self.walls[name]),
             cpu_median_s=stats.median_ci(self.cpus[name])[0],
             tokens_per_s=self.tokens / median,
-            peak_bytes=self.s.peaks[name],
+            peak_bytes=self.s.peak_bytes[name],
         )
         if self.baseline and name != self.baseline:
             ratio = stats.paired_ratio_ci(self.walls[self.baseline], self.walls[name])
@@ -260,7 +302,7 @@ class Report(Judged):
             row["in_context_s"] = {str(key): ms / 1e3 for key, ms in self.layer_ms(name).items()}
             if alone := self.alone_ms(name):
                 row["alone_s"] = {str(key): ms * self._calls(key) / 1e3 for key, ms in alone.items()}
-        return row | self.changes.get(_swap_of(name), {})
+        return row | self.changes.get(self.swap_of[name], {})
 
     def _mfu(self, seconds: float) -> dict[str, float | None]:
         """MFU by both conventions against both peaks; None where a peak is not known."""
@@ -278,16 +320,16 @@ class Report(Judged):
 
     def alone_ms(self, name: str) -> dict[CallId, float]:
         """Milliseconds of one call of each call measured on its own; what was not is missing."""
-        swaps = self.s.swap_times
-        races = [swaps[text] for text in swaps if text == _swap_of(name)] + [self.s.times, *swaps.values()]
+        swaps = self.s.picked.swap_times
+        races = [swaps[text] for text in swaps if text == self.swap_of[name]] + [self.s.picked.times, *swaps.values()]
         known = {key: [race.ms.get(key, {}).get(v.name) for race in races] for key, v in self._choice(name).items()}
         first = {key: next((ms for ms in times if ms is not None), None) for key, times in known.items()}
         return {key: ms for key, ms in first.items() if ms is not None}
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[Record]:
         return self.rows
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         return {
             "parity": self.parity,
             "band": {"loss": self.gate.loss, "norm": self.gate.norm, "gradients": self.gate.gradients},
@@ -313,9 +355,9 @@ class Report(Judged):
         if self.s.swaps:
             screen.print(self._swap_table())
 
-    def _print_recipes(self, screen: Any) -> None:
+    def _print_recipes(self, screen: Console) -> None:
         """What each contestant is, where its name does not say it."""
-        if self.s.args.gpu:
+        if self.s.plan.gpu:
             for name in self.ours:
                 built = self.s.built[name]
                 how = "one CUDA graph" if built.graph else f"plain launches ({built.graph_evidence})"
@@ -344,7 +386,7 @@ class Report(Judged):
                 table.add_column(f"MFU {convention}\n/ {where}", justify="right")
         for name in ("peak MB", "loss", "of band:\nloss, norm"):
             table.add_column(name, justify="right", no_wrap=True)
-        scale, unit = (1e12, "TFLOP/s") if self.s.args.gpu else (1e9, "GFLOP/s")
+        scale, unit = (1e12, "TFLOP/s") if self.s.plan.gpu else (1e9, "GFLOP/s")
         known = [f"{where} {number(peak, scale)} {unit}" for where, peak in self.peaks.items()]
         table.caption = f"MFU of the matmul peak: {', '.join(known)}. Loss: first and last step."
         for row in self.rows:
@@ -380,7 +422,7 @@ class Report(Judged):
 
     def _layer_table(self) -> Table:
         clock = self.s.in_context[self.ours[0]][0].clock
-        by = f", by the GPU's clock {clock!r}" if self.s.args.gpu else ""
+        by = f", by the GPU's clock {clock!r}" if self.s.plan.gpu else ""
         parts = GPU_PARTS if self.s.built[self.ours[0]].graph else PARTS
         table = new_table(f"where our step goes (ms a step, inside the step{by}; alone: measured on its own)")
         for name in ("layer/shape", "pass", "variant"):
@@ -394,7 +436,7 @@ class Report(Judged):
             calls = self._calls(key)
             cells = [f"{found[key]:.3g}", percent(found[key] / step_ms), f"{found[key] / calls:.3g}"]
             told = f"{alone[key]:.3g}" if key in alone else DASH
-            table.add_row(key.place, key.phase, self.s.choice[key].name, str(calls), *cells, told)
+            table.add_row(key.place, key.phase, self.s.picked.choice[key].name, str(calls), *cells, told)
         table.add_section()
         for part, seconds in total.items():
             name, share = parts[part], seconds / total["step_s"]
@@ -403,19 +445,19 @@ class Report(Judged):
         return table
 
     def _calls(self, key: CallId) -> int:
-        return self.s.calls[key].calls * (1 if key.layer in UPDATE else self.s.job.accumulation)
+        return self.calls[key].calls * (1 if key.layer in UPDATE else self.s.job.accumulation)
 
-    def _change(self, text: str) -> dict[str, Any]:
+    def _change(self, text: str) -> dict[str, float | None]:
         """Predicted and measured change of the step by one swap, seconds; None where it could not be measured."""
-        base, other = self.ours[0], next(n for n in self.ours if _swap_of(n) == text)
-        swap, times = self.s.swaps[text], self.s.swap_times[text]
+        base, other = self.ours[0], next(n for n in self.ours if self.swap_of[n] == text)
+        swap, times = self.s.swaps[text], self.s.picked.swap_times[text]
         alone: float | None = 0.0
         for key, v in swap.items():
-            if v == self.s.choice[key]:
+            if v == self.s.picked.choice[key]:
                 continue
             ms = times.ms.get(key, {})
-            known = v.name in ms and self.s.choice[key].name in ms
-            change = (ms[v.name] - ms[self.s.choice[key].name]) * self._calls(key) / 1e3 if known else None
+            known = v.name in ms and self.s.picked.choice[key].name in ms
+            change = (ms[v.name] - ms[self.s.picked.choice[key].name]) * self._calls(key) / 1e3 if known else None
             alone = None if alone is None or change is None else alone + change
         before, after = self.layer_ms(base), self.layer_ms(other)
         ratio, low, high = stats.paired_ratio_ci(self.walls[other], self.walls[base])
@@ -438,14 +480,3 @@ class Report(Judged):
             measured = "{change_s} [{change_low_s}, {change_high_s}]".format(**ms)
             table.add_row(text, ms["predicted_alone_s"], ms["predicted_in_context_s"], measured)
         return table
-
-
-def _swap_of(contestant: str) -> str:
-    """The swap in `ours, LAYER=VARIANT`; "" for any other contestant."""
-    return contestant.partition(", ")[2]
-
-
-_GATED = ("loss", "norm")
-
-
-OURS = "ours"

@@ -2,57 +2,33 @@
 
 import itertools
 import shlex
-import time
-from argparse import Namespace
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 from bench import cli
-from bench.cli import CannotGoOn
-from bench.core import WORKING_DTYPES, files
+from bench.core import files
 from bench.core.case import Case
-from bench.core.process import Setting, Worker, WorkerFailed
-from bench.core.variants import SIMULATED, Variant, simulated, unavailable
+from bench.core.process import WorkerFailed
+from bench.core.variants import SIMULATED, Variant, discover, simulated, unavailable
 from bench.machine import ceilings, devices, profiling
 from bench.machine import facts as machine
+from bench.records.read import Record
 from bench.records.run import Run
 from bench.show import report, terminal
+from bench.trial import beside
 from bench.trial import rows as records
 from bench.trial.briefs import Briefs
-from bench.trial.prove import Proof
-from bench.trial.race import Contestant, Effort, Timing, race
-from bench.trial.room import Room
+from bench.trial.plan import Plan, cases, check
+from bench.trial.prove import Proof, prove, seeds
+from bench.trial.race import Contestant, Timing, race
 from reference import contract
-from reference.models import MODELS
-
-COMPILE_LIMIT_S = 20.0  # for all variants of a case together
 
 
-def resources_on(arch: str, case: Case, contestants: list[Contestant], setting: Setting) -> dict[str, dict[str, Any]]:
-    """`resources` of the variants that were timed on a GPU of this architecture, by name; what cannot be compiled, or
-    not in time, is missing.
-
-    In processes of their own that have no CUDA context: the driver that only writes launches down replaces Triton's.
-    """
-    setting = replace(setting, device="cpu", simulate=False)
-    timed = {c.variant.name: c for c in contestants if c.running and c.variant.backend in SIMULATED}
-    workers = {name: Worker(Room, c.variant, setting) for name, c in timed.items()}
-    end = time.monotonic() + COMPILE_LIMIT_S
-    found = {}
-    for name, worker in workers.items():
-        with suppress(WorkerFailed):
-            worker.send("resources", case=case, arch=arch, configuration=timed[name].configuration)
-    for name, worker in workers.items():
-        with suppress(WorkerFailed):
-            found[name] = worker.answer(max(0.0, end - time.monotonic()))
-        worker.close()
-    return found
-
-
-def list_layers(args: Namespace, variants: list[Variant]) -> int:
-    rows = [(v, unavailable(v, args.device, v.dtypes[0])) for v in variants]
-    if args.json:
+def list_layers(folders: list[str], device: str, as_json: bool) -> int:
+    """Print which variants there are, those in `folders` too, and why some cannot run on this device."""
+    rows = [(v, unavailable(v, device, v.dtypes[0])) for v in discover(tuple(map(Path, folders)))]
+    if as_json:
         found = [
             dict(layer=v.layer, variant=v.name, story=v.story, phases=sorted(v.functions), skipped=reason)
             for v, reason in rows
@@ -64,254 +40,192 @@ def list_layers(args: Namespace, variants: list[Variant]) -> int:
 
 
 class Session:
-    """One command: the layers and variants it names, and the run folder that its records go to."""
+    """One command: what its plan says, and the run folder that the records go to."""
 
-    def __init__(self, args: Namespace, argv: list[str], layers: list[str], variants: list[Variant]):
-        from bench.trial import prove as proof
-
-        self.args = args
-        self.argv = argv
-        self.layers = layers
-        self.variants = variants
-        self.axes = parse_axes(args.axis)
-        self.dtypes = [cli.choose(d, WORKING_DTYPES, "dtype") for d in self.axes.pop("dtype", ["fp32"])]
-        self.caches = tuple(cli.choose(c, ("cold", "warm"), "cache state") for c in args.cache.split(","))
-        self.named = args.only.split(",") if args.only else []
-        devices.check_device(args.device)
-        self._check_names()
-        self._check_shapes()
+    def __init__(self, plan: Plan, screen: terminal.Screen | None = None):
+        check(plan)
         files.need_cache()
-        if args.profile:
-            files.make_folder(args.profile)
-        self.seeds = proof.seeds(args.seed)
-        self.setting = Setting(args.device, args.threads, args.time_limit, simulate=args.simulate)
+        if plan.profile:
+            files.make_folder(plan.profile)
+        self.plan = plan
+        self.seeds = seeds(plan.seed)
+        self.effort = replace(plan.effort, seed=self.seeds[1])
         self.arch: str | None = None  # of the GPU that is timed
-        self.profiled: list[dict[str, Any]] = []
-        self.run_: Run = Run.resume(args.resume, "layer") if args.resume else Run.create("layer", args.out, argv)
-        self.done = self.run_.finished() if args.resume else {}
-        self.screen = terminal.Screen()
-        self.records: list[dict[str, Any]] = []
-
-    def _check_names(self) -> None:
-        """Names that no layer knows, and named variants that cannot run, are errors at once."""
-        for name in self.named:
-            known = {v.name for v in self.variants if v.layer in self.layers}
-            cli.choose(name, sorted(known), f"variant of {', '.join(self.layers)}")
-            for v in self.variants:
-                if v.name == name and v.layer in self.layers:
-                    for dtype in self.dtypes:
-                        if reason := unavailable(v, self.args.device, dtype, self.args.simulate):
-                            raise CannotGoOn(f"{v.layer} {name} cannot run: {reason}", cli.CANNOT_RUN)
-
-    def _check_shapes(self) -> None:
-        """A shape or an axis that a layer does not have is an error before anything is proved."""
-        for layer in self.layers:
-            list(self.shapes(contract.load(layer), layer, self.dtypes[0], "forward"))
+        self.run_ = Run.resume(plan.resume, "layer") if plan.resume else Run.create("layer", plan.out, plan.argv)
+        self.done = self.run_.finished() if plan.resume else {}
+        self.screen = screen or terminal.Screen()
+        self.briefs = Briefs(plan.setting)
+        self.records: list[Record] = []
+        self.profiled: list[Record] = []
 
     def run(self) -> int:
         self.screen.header(self.facts())
-        if self.args.profile is None and not self.args.check_only and self.args.device != "cpu":
-            self.measure_ceilings()
-        with Briefs(self.setting) as briefs, self.screen:
-            for layer in self.layers:
-                for dtype in self.dtypes:
-                    self.run_layer(layer, dtype, briefs)
-                    briefs.forget()
+        if self.plan.profile is None and not self.plan.check_only and self.plan.device != "cpu":
+            self.arch = beside.measure_ceilings(self.plan.setting)
+        with self.briefs, self.screen:
+            for layer, dtype in itertools.product(self.plan.layers, self.plan.dtypes):
+                self.run_layer(layer, dtype)
+                self.briefs.forget()
         self.finish()
         bad = [r for r in self.records if r["status"] not in ("ok", "simulated", "skipped")]
         return cli.WRONG if bad else cli.OK
 
-    def facts(self) -> dict[str, Any]:
-        threads = self.setting.threads or machine.usable_cores()
+    def facts(self) -> dict[str, object]:
+        threads = self.plan.setting.threads or machine.usable_cores()
         busy = machine.busy(machine.snapshot())
-        clocks = devices.clocks_of(self.args.device)
+        clocks = devices.clocks_of(self.plan.device)
         return dict(machine=machine.one_line(), seeds=self.seeds, clocks=clocks, threads=threads, busy=busy)
 
-    def measure_ceilings(self) -> None:
-        """In a process of its own: this one never makes a CUDA context, and a GPU that hangs does not stop it."""
-        worker = Worker(Room, None, self.setting)
-        try:
-            worker.ask("measure_ceilings", limit=self.setting.prepare_limit)
-            self.arch = worker.ask("arch")
-        except WorkerFailed as failure:
-            raise CannotGoOn(f"the ceilings of {self.args.device} cannot be measured: {failure.evidence}") from failure
-        finally:
-            worker.close()
-
     def finish(self) -> None:
-        if self.profiled:
-            profiling.write_csv(self.args.profile, self.profiled)
-            self.screen.note(profiling.command_lines(["python", "-m", "bench.layer", *self.argv]))
+        if self.plan.profile and self.profiled:
+            profiling.write_csv(self.plan.profile, self.profiled)
+            self.screen.note(profiling.command_lines(["python", "-m", "bench.layer", *self.plan.argv]))
         self.run_.write_csv()
-        self.screen.footer(self.records, None if self.args.watch else self.run_.folder)  # --watch keeps nothing
-        if not self.args.watch:
+        self.screen.footer(self.records, None if self.plan.watch else self.run_.folder)
+        if not self.plan.watch:
             self.screen.note(report.write_beside(self.run_.folder))
-        if self.args.json:
+        if self.plan.json:
             cli.print_json({"run": str(self.run_.folder), "records": [_without_samples(r) for r in self.records]})
 
-    def run_layer(self, layer: str, dtype: str, briefs: Any) -> None:
-        module = contract.load(layer)
-        phases = [p for p in contract.phases_of(module) if self.args.phase in (p, "both")]
-        chosen = [v for v in self.variants if v.layer == layer and (not self.named or v.name in self.named)]
-        if not chosen:  # of `all` layers, some may have no variant of a name
-            return
-        yardstick = next((v for v in self.variants if v.layer == layer and v.name == "torch.eager"), None)
-        proofs: dict[tuple[str, str], Proof] = {}
-        for v in chosen:
-            reason = unavailable(v, self.args.device, dtype, self.args.simulate)
-            if self.args.no_simulate and simulated(v, self.args.device):
-                reason = "needs a GPU, and --no-simulate leaves the simulator out"
-            for proof in self.prove(v, phases, dtype, reason, briefs, yardstick):
-                if self.args.sanitize and proof.ok and not proof.simulated and v.backend in SIMULATED:
-                    self.sanitize(proof)
-                proofs[v.name, proof.phase] = proof
-        for phase in phases:
-            of_phase = [proofs[v.name, phase] for v in chosen]
-            if self.args.check_only or self.args.profile:
-                self.report_proofs(layer, phase, dtype, of_phase)
-            self.screen.counts(layer, phase, dtype, {p.variant.name: p.counts for p in of_phase if p.simulated})
-            if self.args.check_only:
-                continue
-            for shape_id, shape, calls in self.shapes(module, layer, dtype, phase):
-                if self.args.profile:
-                    self.profile(layer, phase, shape_id, shape, of_phase, briefs)
-                else:
-                    self.time(layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick)
+    def run_layer(self, layer: str, dtype: str) -> None:
+        phases = [p for p in contract.phases_of(contract.load(layer)) if p in self.plan.phases]
+        proofs = [proof for v in self.plan.chosen(layer) for proof in self.prove(v, phases, dtype)]
+        for phase in phases if proofs else ():
+            self.run_phase(layer, phase, dtype, [p for p in proofs if p.phase == phase])
 
-    def prove(self, v, phases, dtype, reason, briefs, yardstick):
-        from bench.trial import prove as proof
+    def run_phase(self, layer: str, phase: str, dtype: str, proofs: list[Proof]) -> None:
+        plan = self.plan
+        if plan.check_only or plan.profile:
+            self.report_proofs(layer, phase, dtype, proofs)
+        self.screen.counts(layer, phase, dtype, {p.variant.name: p.counts for p in proofs if p.simulated})
+        for case, calls in () if plan.check_only else cases(plan, layer, phase, dtype):
+            if plan.profile:
+                self.profile(case, proofs, plan.profile)
+            else:
+                self.time(case, calls, proofs)
+            self.briefs.forget()
 
-        for phase in phases:
-            if reason:
-                yield proof.Proof(v, phase, dtype, "skipped", evidence=reason)
-            elif not v.has(phase):
-                yield proof.Proof(v, phase, dtype, "skipped", evidence=f"has no {phase}")
+    # --- proving ---
+
+    def prove(self, v: Variant, phases: list[str], dtype: str) -> Iterator[Proof]:
+        """A proof of each phase, skipped ones first."""
+        plan = self.plan
+        reason = unavailable(v, plan.device, dtype, plan.setting.simulate)
+        if plan.no_simulate and simulated(v, plan.device):
+            reason = "needs a GPU, and --no-simulate leaves the simulator out"
         can = tuple(p for p in phases if v.has(p) and not reason)
-        yield from proof.prove(v, can, dtype, self.seeds, briefs, self.setting, yardstick, self.screen.progress)
+        for phase in phases:
+            if phase not in can:
+                yield Proof(v, phase, dtype, "skipped", evidence=reason or f"has no {phase}")
+        yardstick, progress = plan.yardstick(v.layer), self.screen.progress
+        for proof in prove(v, can, dtype, self.seeds, self.briefs, plan.setting, yardstick, progress):
+            if plan.sanitize and proof.ok and not proof.simulated and v.backend in SIMULATED:
+                self.sanitize(proof)
+            yield proof
 
     def sanitize(self, proof: Proof) -> None:
-        """Run a proved variant under compute-sanitizer; what it finds makes the variant wrong."""
-        from bench.gpu.sanitizer import sanitize
-
         v = proof.variant
         self.screen.progress(f"{v.name} {proof.phase} {proof.dtype}: compute-sanitizer")
-        limit = self.setting.prepare_limit
-        status, evidence = sanitize(v, proof.phase, proof.dtype, self.seeds[-1], limit, self.args.device)
-        proof.sanitizer = status if status == "ok" else f"{status}: {evidence}"
-        if status == "wrong":
-            proof.status, proof.check, proof.evidence = "wrong", "sanitizer", f"sanitizer: {evidence}"
-        elif status != "ok":
+        beside.sanitize(proof, self.seeds[-1], self.plan.setting)
+        if proof.ok and proof.sanitizer != "ok":
             self.screen.note(f"{v.layer} {v.name} {proof.phase}: compute-sanitizer {proof.sanitizer}")
 
-    def profile(self, layer: str, phase: str, shape_id: str, shape: Any, proofs: list[Proof], briefs: Briefs) -> None:
-        """Traces of the right variants at a shape, each in its own worker."""
-        case = Case(layer, phase, shape, shape_id, self.seeds[0])
-        for proof in proofs:
-            if not proof.ok or proof.simulated:
-                continue
-            self.screen.progress(f"{proof.variant.name} {phase}: profile of {shape_id}")
-            worker = Worker(Room, proof.variant, self.setting)
-            try:
-                values = briefs.get(case, None, values_only=True)
-                limit = self.setting.prepare_limit
-                self.profiled += worker.ask("profile", limit=limit, path=values, folder=self.args.profile)
-            except WorkerFailed as failure:
-                self.screen.note(f"{layer} {proof.variant.name} {phase} {shape_id}: not profiled: {failure.evidence}")
-            worker.close()
-        briefs.forget()
-
-    def shapes(self, module: Any, layer: str, dtype: str, phase: str):
-        """(id, shape, calls a step) of the named model, for every point of the axes."""
-        model_name, _, wanted = self.args.shape.partition("/")
-        model = MODELS[cli.choose(model_name, MODELS, "model")]
-        for point in itertools.product(*self.axes.values()):
-            axes = dict(zip(self.axes, point, strict=True))
-            B, T = axes.pop("B", contract.DEFAULT_B), axes.pop("T", min(contract.DEFAULT_T, model.max_t))
-            calls = model.shapes(layer, B, T)
-            if wanted:
-                calls = {wanted: calls[cli.choose(wanted, calls, f"shape of {layer}")]}
-            for name, call in calls.items():
-                unknown = [a for a in axes if a not in call.shape]
-                if unknown:
-                    raise CannotGoOn(
-                        f"{layer} has no axis {unknown[0]!r} (it has B, T, {', '.join(call.shape)})", cli.USAGE
-                    )
-                shape = contract.overwriting(module, phase, {**call.shape, **axes}, dtype)
-                yield f"{model.name}/{name}" if name else model.name, shape, call.calls
-
     def report_proofs(self, layer: str, phase: str, dtype: str, proofs: list[Proof]) -> None:
-        rows = [records.of_proof(p, layer, dtype, self.seeds) for p in proofs]
-        for row in rows:
-            self.keep(row)
+        rows = [self.keep(records.of_proof(p, layer, dtype, self.seeds)) for p in proofs]
         self.screen.proofs(layer, phase, dtype, rows)
 
-    def time(self, layer, phase, shape_id, shape, calls, chosen, proofs, briefs, yardstick) -> None:
-        """Race the variants that were proved; records of the others say why they were not."""
-        case = Case(layer, phase, shape, shape_id, self.seeds[0])
-        rows, ready = [], []
-        for v in chosen:
-            if old := self.finished(case, v):
-                rows += old
-                continue
-            proof = proofs[v.name, phase]
-            too_slow = predicted_too_slow(proof, case, self.setting.time_limit)
-            if proof.simulated:
-                rows.append(self.keep(records.simulated(case, proof, calls, self.seeds, self.args.device)))
-                continue
-            if proof.ok and not too_slow:
-                ready.append(v)
-                continue
-            status, evidence = ("skipped", too_slow) if proof.ok else (proof.status, proof.evidence)
-            row = records.untimed(case, proof, calls, self.seeds, status, evidence, self.args.device)
-            rows.append(self.keep(row))
-        # The baseline of the noise floor and of the stopping rule comes first.
-        ready.sort(key=lambda v: v.name != "torch.eager")
-        timing = None
-        if ready:
-            if self.args.device == "cpu":
-                ceilings.look_again()
-            effort = Effort(self.args.seconds, 0.02, self.caches, self.args.processes, self.seeds[1])
-            try:
-                timing = race(case, ready, yardstick, briefs, self.setting, effort, self.screen.progress)
-            except WorkerFailed as failure:
-                for v in ready:
-                    proof = proofs[v.name, phase]
-                    why = failure.status, failure.evidence
-                    rows.append(self.keep(records.untimed(case, proof, calls, self.seeds, *why, self.args.device)))
-        if timing is not None:
-            baseline = fastest_torch(timing)
-            needs = {}
-            if self.arch:
-                needs = resources_on(self.arch, case, timing.contestants, self.setting)
-            for c in timing.contestants:
-                proof = proofs[c.variant.name, phase]
-                found = records.timed(case, proof, calls, self.seeds, c, baseline, timing, self.setting.threads)
-                rows += [self.keep(row | needs.get(c.variant.name, {})) for row in found]
-        # A layer that multiplies more than it moves is told by its FLOP/s, the others by their bytes/s.
-        flops_matter = contract.flops(case.module, shape, phase) > 20 * contract.min_bytes(case.module, shape, phase)
-        title = f"{layer} {phase} {shape_id} {shape['dtype']}: {records.sizes_text(case)}"
-        shown = [r for r in rows if not r["control"]]
-        facts = records.facts(rows[0], timing)
-        self.screen.timings(title, facts, shown, self.caches, flops_matter, devices.is_gpu(self.args.device))
-        briefs.forget()
+    # --- at the model's shapes ---
 
-    def finished(self, case: Case, v: Variant) -> list[dict[str, Any]]:
+    def profile(self, case: Case, proofs: list[Proof], folder: Path) -> None:
+        """Traces of the right variants."""
+        for v in [p.variant for p in proofs if p.ok and not p.simulated]:
+            self.screen.progress(f"{v.name} {case.phase}: profile of {case.name}")
+            try:
+                values = self.briefs.get(case, None, values_only=True)
+                self.profiled += beside.trace(v, values, folder, self.plan.setting)
+            except WorkerFailed as failure:
+                where = f"{case.layer} {v.name} {case.phase} {case.name}"
+                self.screen.note(f"{where}: not profiled: {failure.evidence}")
+
+    def time(self, case: Case, calls: int, proofs: list[Proof]) -> None:
+        """Race the variants that were proved; records of the others say why they were not."""
+        rows: list[Record] = []
+        ready: list[Proof] = []
+        for proof in proofs:
+            if old := self.finished(case, proof.variant):
+                rows += old
+            elif row := self.untimed(case, calls, proof):
+                rows.append(self.keep(row))
+            else:
+                ready.append(proof)
+        timing, raced = self.race(case, calls, ready)
+        self.show(case, rows + [self.keep(row) for row in raced], timing)
+
+    def finished(self, case: Case, v: Variant) -> list[Record]:
         """Records of a resumed run that need not be measured again."""
         start = records.case_id(case, v)
         return [r for name, r in self.done.items() if name.split("-")[0] == start]
 
-    def reproduce(self, row: dict[str, Any]) -> str:
+    def untimed(self, case: Case, calls: int, proof: Proof) -> Record | None:
+        """The record of a variant that takes no part in the race; None for one that does."""
+        device = self.plan.device
+        if proof.simulated:
+            return records.simulated(case, proof, calls, self.seeds, device)
+        if not proof.ok:
+            return records.untimed(case, proof, calls, self.seeds, proof.status, proof.evidence, device)
+        if too_slow := predicted_too_slow(proof, case, self.plan.setting.time_limit):
+            return records.untimed(case, proof, calls, self.seeds, "skipped", too_slow, device)
+        return None
+
+    def race(self, case: Case, calls: int, proofs: list[Proof]) -> tuple[Timing | None, list[Record]]:
+        """What the race of proved variants came to, and the records of it."""
+        plan = self.plan
+        if not proofs:
+            return None, []
+        if plan.device == "cpu":
+            ceilings.look_again()
+        # The baseline of the noise floor and of the stopping rule comes first.
+        proofs = sorted(proofs, key=lambda p: p.variant.name != "torch.eager")
+        racing, yardstick, progress = [p.variant for p in proofs], plan.yardstick(case.layer), self.screen.progress
+        try:
+            timing = race(case, racing, yardstick, self.briefs, plan.setting, self.effort, progress)
+        except WorkerFailed as failure:
+            why = failure.status, failure.evidence
+            return None, [records.untimed(case, p, calls, self.seeds, *why, plan.device) for p in proofs]
+        return timing, list(self.timed(timing, calls, {p.variant.name: p for p in proofs}))
+
+    def timed(self, timing: Timing, calls: int, proofs: dict[str, Proof]) -> Iterator[Record]:
+        """The records of a race; `proofs` by the variant's name."""
+        baseline, threads = fastest_torch(timing), self.plan.setting.threads
+        needs = beside.resources_on(self.arch, timing.case, timing.contestants, self.plan.setting)
+        for c in timing.contestants:
+            proof = proofs[c.variant.name]
+            for row in records.timed(timing.case, proof, calls, self.seeds, c, baseline, timing, threads):
+                yield row | needs.get(c.variant.name, {})
+
+    def show(self, case: Case, rows: list[Record], timing: Timing | None) -> None:
+        # A layer that multiplies more than it moves is told by its FLOP/s, the others by their bytes/s.
+        size = contract.min_bytes(case.module, case.shape, case.phase)
+        flops_matter = contract.flops(case.module, case.shape, case.phase) > 20 * size
+        title = f"{case.layer} {case.phase} {case.name} {case.shape['dtype']}: {records.sizes_text(case)}"
+        shown = [r for r in rows if not r["control"]]
+        facts, on_gpu = records.facts(rows[0], timing), devices.is_gpu(self.plan.device)
+        self.screen.timings(title, facts, shown, self.effort.caches, flops_matter, on_gpu)
+
+    # --- records ---
+
+    def reproduce(self, row: Record) -> str:
         """The command that measures this row again."""
         parts = ["python", "-m", "bench.layer", row["layer"], "--only", row["variant"], "--pass", row["phase"]]
         parts += ["--check-only"] if row["shape_name"] == "proof" else ["--shape", row["shape_name"]]
         parts += ["-a", f"dtype={row['dtype']}"]
-        parts += itertools.chain.from_iterable(("-a", a) for a in self.args.axis if not a.startswith("dtype"))
-        parts += [] if self.args.device == "cpu" else ["--device", self.args.device]
+        parts += itertools.chain.from_iterable(("-a", a) for a in self.plan.axis_texts if not a.startswith("dtype"))
+        parts += [] if self.plan.device == "cpu" else ["--device", self.plan.device]
         return shlex.join([*parts, "--seed", str(self.seeds[1])])
 
-    def keep(self, row: dict[str, Any]) -> dict[str, Any]:
+    def keep(self, row: Record) -> Record:
         row["reproduce"] = self.reproduce(row)
-        row["device"] = self.args.device
+        row["device"] = self.plan.device
         self.records.append(row)
         self.run_.append(row)
         return row
@@ -336,26 +250,5 @@ def predicted_too_slow(proof: Proof, case: Case, limit: float) -> str:
     return f"too slow for this shape: by its speed in the proof two calls take longer than --time-limit {limit:g} s"
 
 
-def parse_axes(texts: list[str]) -> dict[str, list[Any]]:
-    """{"T": [256, 1024], "dtype": ["bf16"]} from T=256,1024 and dtype=bf16."""
-    axes: dict[str, list[Any]] = {}
-    for text in texts:
-        name, equals, values = text.partition("=")
-        if not equals or not values:
-            raise CannotGoOn(f"axis {text!r} is not NAME=VALUE,…", cli.USAGE)
-        axes[name] = [_axis_value(name, v) for v in values.strip("[]").split(",")]
-    return axes
-
-
-def _axis_value(name: str, text: str) -> Any:
-    if name in ("dtype", "epilogue"):
-        return text
-    if text in ("true", "false"):
-        return text == "true"
-    if not text.isdecimal() or int(text) < 1:
-        raise CannotGoOn(f"axis {name}: {text!r} is not a positive whole number", cli.USAGE)
-    return int(text)
-
-
-def _without_samples(record: dict[str, Any]) -> dict[str, Any]:
+def _without_samples(record: Record) -> Record:
     return {k: v for k, v in record.items() if not k.endswith("samples")}

@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
+from rich.status import Status
 
 from bench import HOME, cli
 from bench.cli import CannotGoOn
@@ -53,6 +52,45 @@ def choose_device(wanted: str | None) -> str:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """One run of `bench.suite`."""
+
+    out: Path
+    resume: bool
+    pack: bool
+    device: str
+    minutes: float
+    stage: str  # of STAGES, or all
+    layers: tuple[str, ...]
+    model: str
+    kernels: tuple[str, ...]  # folders of more variants
+    json: bool
+    argv: tuple[str, ...]
+
+
+def plan_of(
+    *,
+    out: Path,
+    resume: bool,
+    pack: bool,
+    device: str | None,
+    minutes: float,
+    stage: str,
+    layers: str | None,
+    model: str,
+    kernels: list[str],
+    json: bool,
+    argv: list[str],
+) -> Plan:
+    """The plan of a command line. CannotGoOn for what makes no sense, or cannot run here."""
+    cli.choose(model, MODELS, "model")
+    names = contract.layer_names()
+    chosen = [cli.choose(n, names, "layer") for n in layers.split(",")] if layers else names
+    device = choose_device(device)
+    return Plan(out, resume, pack, device, minutes, stage, tuple(chosen), model, tuple(kernels), json, tuple(argv))
+
+
+@dataclass(frozen=True)
 class Part:
     """One command. Where it writes is added to its arguments."""
 
@@ -69,44 +107,44 @@ class Stage:
     at_once: int = 1
 
 
-def stages(args: Namespace, layers: list[str]) -> list[Stage]:
+def stages(plan: Plan) -> list[Stage]:
     """The parts in their order, for this device."""
-    gpu = is_gpu(args.device)
-    wanted = [s for name, of_it in STAGES.items() if args.stage in (name, "all") for s in of_it]
+    gpu = is_gpu(plan.device)
+    wanted = [s for name, of_it in STAGES.items() if plan.stage in (name, "all") for s in of_it]
     at_once = max(1, facts.usable_cores() // CORES_A_PROOF)
     found = [
         Stage("doctor", [Part("doctor", lambda _: ["-m", "bench.doctor", "--json"])]),
-        Stage("check", [check(args, layer) for layer in layers], at_once),
-        Stage("sanitize", [sanitize(args, layers, tool) for tool in SANITIZER_TOOLS], at_once),
-        Stage("time", [timings(args, layer, gpu) for layer in layers]),
-        Stage("e2e", training_steps(args, gpu)),
+        Stage("check", [check(plan, layer) for layer in plan.layers], at_once),
+        Stage("sanitize", [sanitize(plan, tool) for tool in SANITIZER_TOOLS], at_once),
+        Stage("time", [timings(plan, layer, gpu) for layer in plan.layers]),
+        Stage("e2e", training_steps(plan, gpu)),
     ]
     return [s for s in found if s.name == "doctor" or (s.name in wanted and (gpu or s.name != "sanitize"))]
 
 
-def check(args: Namespace, layer: str) -> Part:
-    command = ["-m", "bench.layer", layer, "--check-only", "-a", "dtype=bf16,fp32", *common(args)]
+def check(plan: Plan, layer: str) -> Part:
+    command = ["-m", "bench.layer", layer, "--check-only", "-a", "dtype=bf16,fp32", *common(plan)]
     return Part(f"check-{layer}", lambda _: command, proof_cases(layer), resumes=True)
 
 
-def sanitize(args: Namespace, layers: list[str], tool: str) -> Part:
+def sanitize(plan: Plan, tool: str) -> Part:
     """Its own limit ends it a little before ours would, with a row for every variant."""
-    which = "all" if layers == contract.layer_names() else ",".join(layers)
-    command = ["-m", "bench.sanitize", which, "--tools", tool, "--device", args.device, *more_kernels(args)]
+    which = "all" if list(plan.layers) == contract.layer_names() else ",".join(plan.layers)
+    command = ["-m", "bench.sanitize", which, "--tools", tool, "--device", plan.device, *more_kernels(plan)]
     return Part(f"sanitize-{tool}", lambda seconds: [*command, "--time-limit", f"{max(1.0, seconds - 8):.0f}"])
 
 
-def timings(args: Namespace, layer: str, gpu: bool) -> Part:
-    rows = timed_rows(layer, args.model)
+def timings(plan: Plan, layer: str, gpu: bool) -> Part:
+    rows = timed_rows(layer, plan.model)
     command = [
         "-m",
         "bench.layer",
         layer,
         "--shape",
-        args.model,
+        plan.model,
         "-a",
         f"dtype={'bf16' if gpu else 'fp32'}",
-        *common(args),
+        *common(plan),
     ]
 
     def fitted(seconds: float) -> list[str]:
@@ -116,9 +154,9 @@ def timings(args: Namespace, layer: str, gpu: bool) -> Part:
     return Part(f"time-{layer}", fitted, rows, resumes=True)
 
 
-def training_steps(args: Namespace, gpu: bool) -> list[Part]:
+def training_steps(plan: Plan, gpu: bool) -> list[Part]:
     """On a GPU compiling PyTorch takes minutes, and bench.e2e writes only when it ends: a quick run goes first."""
-    command = ["-m", "bench.e2e", args.model, "--device", args.device, "--json"]
+    command = ["-m", "bench.e2e", plan.model, "--device", plan.device, "--json"]
     quick = [*command, "--baseline", "eager", "--steps", "4"]
     if gpu:  # eager's fp32 logits would have the batch halved for all
         command = [*command, "--baseline", "compile,compile-plain"]
@@ -126,12 +164,12 @@ def training_steps(args: Namespace, gpu: bool) -> list[Part]:
     return [Part("e2e-quick", lambda _: quick), full] if gpu else [full]
 
 
-def common(args: Namespace) -> list[str]:
-    return ["--device", args.device, "--no-simulate", *more_kernels(args)]
+def common(plan: Plan) -> list[str]:
+    return ["--device", plan.device, "--no-simulate", *more_kernels(plan)]
 
 
-def more_kernels(args: Namespace) -> list[str]:
-    return [part for folder in args.kernels for part in ("--kernels", str(Path(folder).resolve()))]
+def more_kernels(plan: Plan) -> list[str]:
+    return [part for folder in plan.kernels for part in ("--kernels", str(Path(folder).resolve()))]
 
 
 def proof_cases(layer: str) -> float:
@@ -155,7 +193,7 @@ class Running:
     part: Part
     command: list[str]
     folder: Path
-    process: subprocess.Popen[Any]
+    process: subprocess.Popen[bytes]
     limit: float
     begin: float = field(default_factory=time.monotonic)
     stopped: bool = False
@@ -178,26 +216,26 @@ class Running:
 class Suite:
     """One command: its stages, its clock, and what became of each part."""
 
-    def __init__(self, args: Namespace, argv: list[str], stages: list[Stage]):
-        self.args, self.stages, self.out = args, stages, args.out
+    def __init__(self, plan: Plan, stages: list[Stage]):
+        self.plan, self.stages, self.out = plan, stages, plan.out
         self.begin = time.monotonic()
-        self.seconds = args.minutes * 60
-        if args.resume:
+        self.seconds = plan.minutes * 60
+        if plan.resume:
             self.records: Run = Run.resume(self.out, read.SUITE)
             self.check_that_it_is_the_same()
         else:
-            self.records = Run.create(read.SUITE, self.out, argv)
+            self.records = Run.create(read.SUITE, self.out, plan.argv)
         self.finished = [name for name, r in self.records.finished().items() if r["status"] in DONE]
         self.cut_short: set[str] = set()
         self.logs = self.out / "logs"
         self.logs.mkdir(exist_ok=True)
         self.running: list[Running] = []
-        self.status: Any = None
+        self.status: Status | None = None
 
     def check_that_it_is_the_same(self) -> None:
         for r in self.records.records():
             for what in ("device", "model"):
-                if (then := r.get(what)) != (now := getattr(self.args, what)):
+                if (then := r.get(what)) != (now := getattr(self.plan, what)):
                     self.records.close()
                     raise CannotGoOn(f"{self.out} was measured with --{what} {then}, not {now}: take another --out")
 
@@ -223,9 +261,9 @@ class Suite:
         summary.print()
         print(f"results: {self.out}")
         print(write_beside(self.out))
-        if self.args.pack:
+        if self.plan.pack:
             pack(self.out)
-        if self.args.json:
+        if self.plan.json:
             cli.print_json({"run": str(self.out), **summary.document()})
         return cli.INTERRUPTED if interrupted else summary.exit_code()
 
@@ -323,8 +361,8 @@ class Suite:
                 "status": status,
                 "evidence": evidence,
                 "seconds": round(seconds, 1),
-                "device": self.args.device,
-                "model": self.args.model,
+                "device": self.plan.device,
+                "model": self.plan.model,
                 "command": shlex.join(["python", *command[1:]]),
             }
         )
@@ -355,7 +393,6 @@ class Suite:
         if not sys.stderr.isatty():
             yield
             return
-
         self.status = Console(stderr=True).status("starting")
         with self.status:
             yield

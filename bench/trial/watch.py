@@ -5,44 +5,61 @@ beside PyTorch's variants, and a save meanwhile begins anew. What can only be si
 Nothing is kept: a run that counts is one without --watch. Ctrl-C ends it.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.variants import Variant, discover, find, simulated
+from bench.show.terminal import Screen
+from bench.trial.plan import Plan
 from bench.trial.session import Session
 from reference import contract
-from reference.models import MODELS
 
 LOOK_SECONDS = 0.3  # between two looks at the files
 SECONDS = 3.0  # of timing a shape and pass
 BASELINES = ("torch.eager", "torch.compile")
 UNREADABLE = "error"  # where `look` says why no source could be read
 
+Seen = dict[str, str]  # the state of a source by the variant's name
+
 
 class Saved(Exception):
     """The source changed while it was timed: what is being measured is out of date."""
 
 
-def watch(args: argparse.Namespace, layer: str, wait: Callable[[Any], Any] | None = None) -> int:
-    """Go on until Ctrl-C. `wait` takes what was seen of the files and answers once that has changed."""
-    if not args.only:
+class Watching(Screen):
+    """Raises Saved at the first progress after one of the variants' sources changed."""
+
+    def __init__(self, variants: Sequence[Variant]):
+        super().__init__()
+        self.variants = variants
+        self.before = _sources(variants)
+
+    def progress(self, text: str) -> None:
+        if _sources(self.variants) != self.before:
+            raise Saved
+        super().progress(text)
+
+
+def watch(plan: Plan, wait: Callable[[Seen], object] | None = None) -> int:
+    """Go on until Ctrl-C. `wait` takes what was seen of the files and answers once that has changed; None ends it."""
+    if len(plan.layers) > 1:
+        raise CannotGoOn("--watch is for one layer", cli.USAGE)
+    if not plan.named:
         raise CannotGoOn("--watch wants to know which variant: --only backend.name", cli.USAGE)
-    names = args.only.split(",")
-    wait = wait or (lambda seen: wait_for_change(args, layer, names, seen))
+    wait = wait or (lambda seen: wait_for_change(plan, seen))
     started = False
     while True:
-        seen = look(args, layer, names)
+        seen = look(plan)
         try:
-            if gone := started and [name for name in names if name not in seen and UNREADABLE not in seen]:
+            if gone := started and [name for name in plan.named if name not in seen and UNREADABLE not in seen]:
                 raise CannotGoOn(f"the file of {', '.join(gone)} is gone")
-            if once(args, layer) == cli.OK:
-                race(args, layer)
+            if once(plan) == cli.OK:
+                race(plan)
         except Saved:
             print("\nsaved while it was timed: once more", flush=True)
             continue
@@ -52,40 +69,31 @@ def watch(args: argparse.Namespace, layer: str, wait: Callable[[Any], Any] | Non
             print(f"error: {error}", flush=True)
         finally:
             started = True
-        print(f"\nwaiting for a change of {', '.join(names)} (Ctrl-C ends)", flush=True)
+        print(f"\nwaiting for a change of {', '.join(plan.named)} (Ctrl-C ends)", flush=True)
         if wait(seen) is None:
             return cli.OK
 
 
-def once(args: argparse.Namespace, layer: str) -> int:
+def once(plan: Plan) -> int:
     """The proof."""
-    return _run(args, layer, check_only=True)
+    return _run(replace(plan, variants=_variants(plan), check_only=True))
 
 
-def race(args: argparse.Namespace, layer: str) -> None:
+def race(plan: Plan) -> None:
     """Times at the first shape, beside the baselines that there are; Saved where a source changes meanwhile."""
-    here = {v.name: v for v in _variants(args) if v.layer == layer}
-    watched = [find([*here.values()], layer, name) for name in args.only.split(",")]
-    if all(simulated(v, args.device, args.simulate) for v in watched):
+    variants = _variants(plan)
+    watched = [find([*variants], plan.layers[0], name) for name in plan.named]
+    if all(simulated(v, plan.device, plan.setting.simulate) for v in watched):
         return  # PyTorch's times alone would say nothing of them
-    beside = [name for name in BASELINES if name in here and here[name] not in watched]
-    names = ",".join([args.only, *beside])
-    _run(args, layer, watched, check_only=False, only=names, shape=_first_shape(args, layer))
+    beside = [v.name for v in variants if v.name in BASELINES and v not in watched]
+    named, shape_name = (*plan.named, *beside), plan.shape_name or _first_shape(plan)
+    _run(replace(plan, variants=variants, named=named, shape_name=shape_name, check_only=False), watched)
 
 
-def _run(args: argparse.Namespace, layer: str, watched: Sequence[Variant] = (), **changes: Any) -> int:
+def _run(plan: Plan, watched: Sequence[Variant] = ()) -> int:
     with tempfile.TemporaryDirectory(prefix="layerbench-watch-") as folder:
-        changed = {**vars(args), "out": Path(folder) / "run", "seconds": min(args.seconds, SECONDS), **changes}
-        session = Session(argparse.Namespace(**changed), [], [layer], _variants(args))
-        tell, before = session.screen.progress, _sources(watched)
-
-        def progress(text: str) -> None:
-            if _sources(watched) != before:
-                raise Saved
-            tell(text)
-
-        session.screen.progress = progress  # type: ignore[method-assign]
-        return session.run()
+        effort = replace(plan.effort, seconds=min(plan.effort.seconds, SECONDS))
+        return Session(replace(plan, out=Path(folder) / "run", effort=effort, argv=()), Watching(watched)).run()
 
 
 def _sources(variants: Sequence[Variant]) -> list[str]:
@@ -95,25 +103,24 @@ def _sources(variants: Sequence[Variant]) -> list[str]:
         return []
 
 
-def _variants(args: argparse.Namespace) -> list[Variant]:
-    return discover(tuple(Path(d) for d in args.kernels))
+def _variants(plan: Plan) -> tuple[Variant, ...]:
+    """Those of the layer as they are just now."""
+    return tuple(v for v in discover(plan.folders) if v.layer in plan.layers)
 
 
-def _first_shape(args: argparse.Namespace, layer: str) -> str:
-    model, slash, _ = args.shape.partition("/")
-    first = next(iter(MODELS[model].shapes(layer, contract.DEFAULT_B, 64)))
-    return args.shape if slash or not first else f"{model}/{first}"
+def _first_shape(plan: Plan) -> str:
+    return next(iter(plan.model.shapes(plan.layers[0], contract.DEFAULT_B, 64)))
 
 
-def look(args: argparse.Namespace, layer: str, names: list[str]) -> dict[str, str]:
+def look(plan: Plan) -> Seen:
     """The state of the variants' sources; of one that cannot be read, that."""
     try:
-        return {v.name: v.source_hash() for v in _variants(args) if v.layer == layer and v.name in names}
+        return {v.name: v.source_hash() for v in _variants(plan) if v.name in plan.named}
     except (CannotGoOn, OSError) as error:
         return {UNREADABLE: str(error)}
 
 
-def wait_for_change(args: argparse.Namespace, layer: str, names: list[str], seen: dict[str, str]) -> dict[str, str]:
-    while (now := look(args, layer, names)) == seen:
+def wait_for_change(plan: Plan, seen: Seen) -> Seen:
+    while (now := look(plan)) == seen:
         time.sleep(LOOK_SECONDS)
     return now

@@ -1,6 +1,7 @@
 """The training step on a GPU, here the made-up one: a captured step, what cannot be captured, what does not fit."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ from bench.models import CallId, choose
 from bench.models.program import program, step_calls
 from bench.models.step import Step
 from bench.text import shards
-from bench.training import outcome
-from bench.training import session as training
+from bench.training import pick, plan
 from bench.training.contestants import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
+from bench.training.field import OURS, Field
 from reference.models import gpt2_plain
 from reference.models.gpt2 import GPT2
 from tests.bench.training.test_session import command
@@ -205,11 +206,15 @@ def test_a_recomputation_that_is_left_out_is_outside_the_band():
 
 
 def test_turns_of_a_gpu_are_several_steps_and_the_first_is_not_timed():
-    found = training.turns(12, gpu=True)
+    found = plan.turns(12, gpu=True)
     assert [list(t.steps) for t in found] == [[0, 1], [2, 3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 13], [14, 15, 16]]
     assert [list(t.timed) for t in found] == [[], [3, 4, 5, 6, 7], [9, 10, 11, 12, 13], [15, 16]]
-    found = training.turns(3, gpu=False)
+    found = plan.turns(3, gpu=False)
     assert [list(t.timed) for t in found] == [[], [], [2], [3], [4]]
+
+
+def planned(*arguments: str) -> plan.Plan:
+    return plan.plan_of(**vars(parser().parse_args(arguments)), argv=[])
 
 
 @pytest.mark.parametrize(
@@ -222,13 +227,9 @@ def test_turns_of_a_gpu_are_several_steps_and_the_first_is_not_timed():
     ],
 )
 def test_defaults_are_the_devices(line, B, T, dtype, baselines, steps, halve):
-    from reference.models import MODELS
-
-    args = parser().parse_args(line.split())
-    args.model = MODELS[args.model]
-    training.defaults(args)
-    assert (args.batch, args.seq, args.dtype, args.baseline) == (B, T, dtype, baselines)
-    assert (args.steps, args.halve) == (steps, halve)
+    found = planned(*line.split())
+    assert (found.job.B, found.job.T, found.job.dtype) == (B, T, dtype)
+    assert (",".join(found.baselines) or "none", found.steps, found.halve) == (baselines, steps, halve)
 
 
 def test_the_judge_takes_slices_where_a_micro_batch_does_not_fit(gpu, monkeypatch):
@@ -291,27 +292,23 @@ def test_a_candidate_that_breaks_the_gpu_ends_the_race_and_is_named(gpu, tmp_pat
     ],
 )
 def test_a_candidate_that_costs_the_process_is_out_and_the_race_goes_on(tmp_path, monkeypatch, body, why):
-    from contextlib import ExitStack
-
     folder = tmp_path / "torch" / "global_norm"
     folder.mkdir(parents=True)
     (folder / "bad.py").write_text(
         '"""Does what it must not."""\n\nimport os\nimport time\n\nfrom tests import fake_gpu\n\n\n'
         f"def forward(grads, *, norm):\n{body}\n"
     )
-    monkeypatch.setattr(training, "RACE_LIMIT_S", 5.0)
+    monkeypatch.setattr(pick, "RACE_LIMIT_S", 5.0)
     found = [v for v in variants.discover((tmp_path,)) if v.name in ("torch.eager", "torch.bad")]
     pool = {id: [v for v in found if v.layer == id.layer] for id in (NORM, ADAMW)}
-    session = training.Session.__new__(training.Session)
-    session.args = parser().parse_args(["gpt2-tiny", "--device", FAKE])
-    session.args.gpu, session.job = True, Job(SMALL, B, T, "bf16", FAKE)
-    session.contestants, session.notes = {}, []
-    with ExitStack() as session.stack:
-        session._start_ours(outcome.OURS)
-        times = session._measure(pool)
+    notes: list[str] = []
+    racing = replace(planned("gpt2-tiny", "--device", FAKE), job=Job(SMALL, B, T, "bf16", FAKE))
+    with Field(racing, notes) as field:
+        field.start(OURS)
+        times = pick.measure(field, pool)
     assert list(times.ms[NORM]) == ["torch.eager"] and times.ms[ADAMW]
     assert why in times.skipped[NORM]["torch.bad"]
-    assert "torch.bad of global_norm forward is out" in session.notes[0] and len(session.notes) == 1
+    assert "torch.bad of global_norm forward is out" in notes[0] and len(notes) == 1
 
 
 # --- the whole command ---

@@ -15,8 +15,8 @@ from bench.core.case import Case
 from bench.core.process import Setting
 from bench.gpu import counts
 from bench.machine import ceilings, devices
+from bench.trial import beside, race
 from bench.trial import prove as proof
-from bench.trial import race, session
 from bench.trial.briefs import Briefs
 from bench.trial.room import Room
 from bench.trial.rows import throttles
@@ -163,10 +163,10 @@ def test_an_architecture_without_known_limits_has_no_occupancy():
 
 
 def test_compiling_that_takes_too_long_is_given_up(monkeypatch):
-    monkeypatch.setattr(session, "COMPILE_LIMIT_S", 0.0)
+    monkeypatch.setattr(beside, "COMPILE_LIMIT_S", 0.0)
     case = Case("gelu", "forward", {"N": 512, "dtype": "fp32"}, "timed")
     racing = [race.Contestant(find("gelu", "cuda.compiled"), "cuda.compiled")]
-    assert session.resources_on("sm_90a", case, racing, SETTING) == {}
+    assert beside.resources_on("sm_90a", case, racing, SETTING) == {}
 
 
 def test_a_launch_bound_variant_is_flagged(residual):

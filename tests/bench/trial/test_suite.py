@@ -11,6 +11,7 @@ import sys
 import tarfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,10 @@ def bench(tmp_path, monkeypatch):
         signal.signal(number, handler)
 
 
+def planned(*arguments: str) -> suite.Plan:
+    return suite.plan_of(**vars(parser().parse_args(arguments)), argv=list(arguments))
+
+
 class Bench:
     def __init__(self, folder: Path):
         self.out = folder / "out"
@@ -65,9 +70,8 @@ class Bench:
         return Part(name, command, resumes=resumes)
 
     def run(self, *stages: Stage, seconds: float = 60.0, resume: bool = False, device: str = "cpu") -> int:
-        args = ["--out", str(self.out), "--device", device, "--minutes", str(seconds / 60)]
-        parsed = parser().parse_args([*args, "--resume"] if resume else args)
-        one = Suite(parsed, args, list(stages))
+        plan = planned("--out", str(self.out), "--minutes", str(seconds / 60), *(["--resume"] if resume else []))
+        one = Suite(replace(plan, device=device), list(stages))
         try:
             return one.run()
         finally:
@@ -195,23 +199,23 @@ def test_logs_hold_what_a_part_said_without_paths_of_this_machine(bench):
 # --- the parts ---
 
 
-def of(*arguments: str) -> dict[str, Stage]:
-    args = parser().parse_args(["--out", "nowhere", *arguments])
-    return {s.name: s for s in suite.stages(args, ["gelu", "matmul"])}
+def of(device: str, *arguments: str) -> dict[str, Stage]:
+    plan = planned("--out", "nowhere", "--layers", "gelu,matmul", *arguments)
+    return {s.name: s for s in suite.stages(replace(plan, device=device))}
 
 
 def test_a_gpu_gets_all_stages_and_a_cpu_its_half():
-    gpu, cpu = of("--device", "cuda"), of("--device", "cpu")
+    gpu, cpu = of("cuda"), of("cpu")
     assert list(gpu) == ["doctor", "check", "sanitize", "time", "e2e"]
     assert list(cpu) == ["doctor", "check", "time", "e2e"]
-    assert list(of("--device", "cuda", "--stage", "check")) == ["doctor", "check", "sanitize"]
-    assert list(of("--device", "cuda", "--stage", "e2e")) == ["doctor", "e2e"]
+    assert list(of("cuda", "--stage", "check")) == ["doctor", "check", "sanitize"]
+    assert list(of("cuda", "--stage", "e2e")) == ["doctor", "e2e"]
 
 
 def test_commands_are_those_of_the_project_and_fit_their_time():
     from bench import e2e, layer, sanitize
 
-    found = of("--device", "cuda", "--model", "gpt2-tiny", "--kernels", "tests/evil")
+    found = of("cuda", "--model", "gpt2-tiny", "--kernels", "tests/evil")
     readers = {"bench.layer": layer.parser(), "bench.sanitize": sanitize.parser(), "bench.e2e": e2e.parser()}
     for stage in list(found.values())[1:]:
         for part in stage.parts:
@@ -228,7 +232,7 @@ def test_commands_are_those_of_the_project_and_fit_their_time():
     assert (
         "--steps" in quick.command(300.0) and "--steps" in full.command(30.0) and "--steps" not in full.command(300.0)
     )
-    assert len(of("--device", "cpu")["e2e"].parts) == 1
+    assert len(of("cpu")["e2e"].parts) == 1
 
 
 # --- what came out ---

@@ -1,0 +1,72 @@
+"""What a session asks of processes beside proving and timing: ceilings, resources, traces, compute-sanitizer."""
+
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from bench.cli import CannotGoOn
+from bench.core.case import Case
+from bench.core.process import Setting, Worker, WorkerFailed
+from bench.core.variants import SIMULATED, Variant
+from bench.gpu import sanitizer
+from bench.records.read import Record
+from bench.trial.prove import Proof
+from bench.trial.race import Contestant
+from bench.trial.room import Room
+
+COMPILE_LIMIT_S = 20.0  # for all variants of a case together
+
+
+def measure_ceilings(setting: Setting) -> str | None:
+    """Have the device's ceilings measured and remembered; a GPU's architecture.
+
+    In a process of its own: this one never makes a CUDA context, and a GPU that hangs does not stop it.
+    """
+    worker = Worker(Room, None, setting)
+    try:
+        worker.ask("measure_ceilings", limit=setting.prepare_limit)
+        return worker.ask("arch")
+    except WorkerFailed as failure:
+        raise CannotGoOn(f"the ceilings of {setting.device} cannot be measured: {failure.evidence}") from failure
+    finally:
+        worker.close()
+
+
+def resources_on(arch: str | None, case: Case, contestants: list[Contestant], setting: Setting) -> dict[str, Record]:
+    """`resources` of the variants that were timed on a GPU of this architecture, by name; what cannot be compiled, or
+    not in time, is missing.
+
+    In processes of their own that have no CUDA context: the driver that only writes launches down replaces Triton's.
+    """
+    setting = replace(setting, device="cpu", simulate=False)
+    timed = {c.variant.name: c for c in contestants if arch and c.running and c.variant.backend in SIMULATED}
+    workers = {name: Worker(Room, c.variant, setting) for name, c in timed.items()}
+    end = time.monotonic() + COMPILE_LIMIT_S
+    found = {}
+    for name, worker in workers.items():
+        with suppress(WorkerFailed):
+            worker.send("resources", case=case, arch=arch, configuration=timed[name].configuration)
+    for name, worker in workers.items():
+        with suppress(WorkerFailed):
+            found[name] = worker.answer(max(0.0, end - time.monotonic()))
+        worker.close()
+    return found
+
+
+def trace(variant: Variant, values: Path, folder: Path, setting: Setting) -> list[Record]:
+    """A trace of a variant, made in its own worker on the values of a brief; its rows. Raises WorkerFailed."""
+    worker = Worker(Room, variant, setting)
+    try:
+        return worker.ask("profile", limit=setting.prepare_limit, path=values, folder=folder)
+    finally:
+        worker.close()
+
+
+def sanitize(proof: Proof, seed: int, setting: Setting) -> None:
+    """Run a proved variant under compute-sanitizer; what it finds makes the variant wrong."""
+    limit, device = setting.prepare_limit, setting.device
+    status, evidence = sanitizer.sanitize(proof.variant, proof.phase, proof.dtype, seed, limit, device)
+    proof.sanitizer = status if status == "ok" else f"{status}: {evidence}"
+    if status == "wrong":
+        proof.status, proof.check, proof.evidence = "wrong", "sanitizer", f"sanitizer: {evidence}"
