@@ -33,19 +33,9 @@ from bench.training import (
     WARM_UP,
     outcome,
 )
-from bench.training.contestants import (
-    SETUP_LIMIT_S,
-    Built,
-    Contestant,
-    InContext,
-    Job,
-    JudgeRoom,
-    Lost,
-    OurRoom,
-    OutOfMemory,
-    TorchRoom,
-)
+from bench.training.contestants import SETUP_LIMIT_S, Contestant, Lost, OutOfMemory
 from bench.training.outcome import OURS
+from bench.training.rooms import Built, InContext, Job, JudgeRoom, OurRoom, TorchRoom
 
 GPU_TURN = 5  # timed steps in a row on a GPU, after one that takes back the memory that was lent to the others
 PYTORCH_RUNS = 3  # at least, besides the centre, to measure the band: the baselines, and perturbed runs
@@ -194,9 +184,7 @@ class Session:
         except OutOfMemory as error:
             self.too_large = str(error)
             return False
-        ours = [name for name in self.contestants if name.startswith(OURS)]
-        theirs = [name for name in self.contestants if not name.startswith(OURS)]
-        self.contestants = {name: self.contestants[name] for name in [*ours, *theirs]}
+        self.contestants = dict(sorted(self.contestants.items(), key=lambda named: not named[1].ours))
         return True
 
     def _halve(self) -> None:
@@ -354,7 +342,7 @@ class Session:
             self.contestants[name] = self.stack.enter_context(Contestant(name, TorchRoom, self.job, mode))
 
     def _baselines(self) -> dict[str, Contestant]:
-        return {name: c for name, c in self.contestants.items() if not name.startswith(OURS)}
+        return {name: c for name, c in self.contestants.items() if not c.ours}
 
     def _warm_one_by_one(self) -> None:
         """Compile, and take one step, each baseline with the whole GPU that ours leaves."""
@@ -416,7 +404,7 @@ class Session:
 
     def _in_context(self) -> dict[str, list[InContext]]:
         """By our contestants: steps with a clock around every call."""
-        found: dict[str, list[InContext]] = {name: [] for name in self.contestants if name.startswith(OURS)}
+        found: dict[str, list[InContext]] = {name: [] for name, c in self.contestants.items() if c.ours}
         for batches in self.batches[self.turns[-1].steps.stop :]:
             for name, steps in found.items():
                 limit = self.args.time_limit

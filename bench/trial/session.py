@@ -12,7 +12,7 @@ from bench import cli
 from bench.cli import CannotGoOn
 from bench.core import WORKING_DTYPES, files
 from bench.core.case import Case
-from bench.core.process import Setting, Worker, WorkerFailed
+from bench.core.process import ProcessFailed
 from bench.core.variants import SIMULATED, Variant, simulated, unavailable
 from bench.machine import ceilings, devices, profiling
 from bench.machine import facts as machine
@@ -22,7 +22,8 @@ from bench.trial import rows as records
 from bench.trial.briefs import Briefs
 from bench.trial.prove import Proof
 from bench.trial.race import Contestant, Effort, Timing, race
-from bench.trial.room import Room
+from bench.trial.room import Setting
+from bench.trial.worker import Worker
 from reference import contract
 from reference.models import MODELS
 
@@ -37,14 +38,14 @@ def resources_on(arch: str, case: Case, contestants: list[Contestant], setting: 
     """
     setting = replace(setting, device="cpu", simulate=False)
     timed = {c.variant.name: c for c in contestants if c.running and c.variant.backend in SIMULATED}
-    workers = {name: Worker(Room, c.variant, setting) for name, c in timed.items()}
+    workers = {name: Worker(c.variant, setting) for name, c in timed.items()}
     end = time.monotonic() + COMPILE_LIMIT_S
     found = {}
     for name, worker in workers.items():
-        with suppress(WorkerFailed):
+        with suppress(ProcessFailed):
             worker.send("resources", case=case, arch=arch, configuration=timed[name].configuration)
     for name, worker in workers.items():
-        with suppress(WorkerFailed):
+        with suppress(ProcessFailed):
             found[name] = worker.answer(max(0.0, end - time.monotonic()))
         worker.close()
     return found
@@ -129,11 +130,11 @@ class Session:
 
     def measure_ceilings(self) -> None:
         """In a process of its own: this one never makes a CUDA context, and a GPU that hangs does not stop it."""
-        worker = Worker(Room, None, self.setting)
+        worker = Worker(None, self.setting)
         try:
             worker.ask("measure_ceilings", limit=self.setting.prepare_limit)
             self.arch = worker.ask("arch")
-        except WorkerFailed as failure:
+        except ProcessFailed as failure:
             raise CannotGoOn(f"the ceilings of {self.args.device} cannot be measured: {failure.evidence}") from failure
         finally:
             worker.close()
@@ -210,12 +211,12 @@ class Session:
             if not proof.ok or proof.simulated:
                 continue
             self.screen.progress(f"{proof.variant.name} {phase}: profile of {shape_id}")
-            worker = Worker(Room, proof.variant, self.setting)
+            worker = Worker(proof.variant, self.setting)
             try:
                 values = briefs.get(case, None, values_only=True)
                 limit = self.setting.prepare_limit
                 self.profiled += worker.ask("profile", limit=limit, path=values, folder=self.args.profile)
-            except WorkerFailed as failure:
+            except ProcessFailed as failure:
                 self.screen.note(f"{layer} {proof.variant.name} {phase} {shape_id}: not profiled: {failure.evidence}")
             worker.close()
         briefs.forget()
@@ -273,7 +274,7 @@ class Session:
             effort = Effort(self.args.seconds, 0.02, self.caches, self.args.processes, self.seeds[1])
             try:
                 timing = race(case, ready, yardstick, briefs, self.setting, effort, self.screen.progress)
-            except WorkerFailed as failure:
+            except ProcessFailed as failure:
                 for v in ready:
                     proof = proofs[v.name, phase]
                     why = failure.status, failure.evidence

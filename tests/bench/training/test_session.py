@@ -18,8 +18,9 @@ from bench.models import choose
 from bench.models.gpt2 import step_keys
 from bench.text import shards as data
 from bench.training import outcome
-from bench.training.contestants import Contestant, Job, JudgeRoom, OurRoom, Room, TorchRoom
+from bench.training.contestants import Contestant
 from bench.training.gate import Gate
+from bench.training.rooms import Job, JudgeRoom, OurRoom, Room, TorchRoom
 from reference.models import MODELS, Model
 from tests import truth_variants
 

@@ -17,7 +17,7 @@ from bench.models.step import Step
 from bench.text import shards
 from bench.training import outcome
 from bench.training import session as training
-from bench.training.contestants import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
+from bench.training.rooms import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
 from reference import gpt2
 from reference.models import Model
 from tests.bench.training.test_session import command

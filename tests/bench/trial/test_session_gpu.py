@@ -12,13 +12,12 @@ import pytest
 from bench import HOME
 from bench.core import variants
 from bench.core.case import Case
-from bench.core.process import Setting
 from bench.gpu import counts
 from bench.machine import ceilings, devices
 from bench.trial import prove as proof
 from bench.trial import race, session
 from bench.trial.briefs import Briefs
-from bench.trial.room import Room
+from bench.trial.room import Room, Setting
 from bench.trial.rows import throttles
 from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, MEMORY_BYTES_PER_S, WATTS, FakeGpu
 
