@@ -26,13 +26,14 @@ import torch
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.core import files
 from bench.core.variants import BACKENDS, Variant, simulated, unavailable
 from bench.machine.devices import SPAN, Device, open_device
 from bench.models.calls import Call, Key
 from bench.models.gpt2 import adamw_call, forward_backward, norm_call, step_shapes
 from bench.models.memory import Memory
 from bench.models.step import bind, make_workspace, workspace_bytes
-from kernels import cache_dir, put
+from kernels import cache_dir
 from kernels.cpu import cpu_flags
 from reference import contract
 
@@ -304,10 +305,7 @@ class Cache:
     def __init__(self, path: Path, context: Iterable[Any]):
         self.path = path
         self.context = list(context)
-        try:
-            self.known = json.loads(path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            self.known = {}
+        self.known = files.recall(path)
 
     def _case(self, key: Key, shape: dict[str, Any]) -> str:
         text = json.dumps([self.context, key, shape], sort_keys=True)
@@ -327,12 +325,11 @@ class Cache:
 
     def keep(self, pool: dict[Key, list[Variant]], shapes: dict[str, dict], times: Times) -> None:
         """Remember new times; what was written by another run meanwhile stays, unless it is of the same case."""
+        rows = {}
         for key in times.ms:
             told = times.ms[key] | times.skipped.get(key, {})
-            self.known[self._case(key, shapes[key[0]])] = {
-                _source(v): told[v.name] for v in pool[key] if v.name in told
-            }
-        put(self.path, json.dumps(self.known, indent=1).encode())
+            rows[self._case(key, shapes[key[0]])] = {_source(v): told[v.name] for v in pool[key] if v.name in told}
+        files.remember(self.path, rows)
 
 
 def _source(v: Variant) -> str:
