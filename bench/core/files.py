@@ -1,40 +1,55 @@
-"""Files written whole or not at all, and folders tried before anything is measured for them."""
+"""Files written whole or not at all, what is remembered in them, and folders tried before anything is measured."""
 
 import errno
+import json
 import os
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from bench.cli import CannotGoOn
-from bench.records.read import RECORDS, read_environment
 from kernels import cache_dir
+
+
+class DiskFull(CannotGoOn):
+    """No space is left; what was written before is whole."""
+
 
 # --- files ---
 
 
 def write_atomically(file: Path, text: str) -> Path:
-    """Write `file` whole or not at all, its folder made where there is none. Raises CannotGoOn when the disk is full;
-    the old file then stays."""
+    """Write `file` whole or not at all, its folder made where there is none. Raises CannotGoOn where it cannot be
+    written, DiskFull where there is no space; the old file then stays."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.exists() and not file.is_file():  # /dev/stdout: a rename would put a file in its place
-            file.write_text(text)
-            return file
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        try:
-            with os.fdopen(handle, "w") as temporary:
-                temporary.write(text)
-                temporary.flush()
-                os.fsync(temporary.fileno())
-            os.chmod(name, 0o666 & ~_umask())  # mkstemp's files are private
-            os.replace(name, file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        put(file, text.encode())
     except OSError as error:
         raise cannot_write(file, error) from error
     return file
+
+
+def put(file: Path, content: bytes) -> None:
+    """`write_atomically` for bytes. Nobody ever sees half of it, also where two processes write it at once.
+
+    Raises OSError, for a caller that has words of its own, or none.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists() and not file.is_file():  # /dev/stdout: a rename would put a file in its place
+        file.write_bytes(content)
+        return
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as temporary:
+            temporary.write(content)
+            temporary.flush()
+            os.fsync(temporary.fileno())
+        os.chmod(name, 0o666 & ~_umask())  # mkstemp's files are private
+        os.replace(name, file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 @cache
@@ -65,6 +80,21 @@ def need_cache() -> None:
 def cannot_write(path: Path, error: OSError) -> CannotGoOn:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return CannotGoOn(f"cannot write {path}: {error.strerror}")
-    told = f"no space left to write {path} ({error.strerror}). Everything written before is kept: make room"
-    run = (path.parent / RECORDS).exists() and read_environment(path.parent).get("kind") == "layer"
-    return CannotGoOn(f"{told}, then go on with --resume {path.parent}" if run else told)
+    return DiskFull(f"no space left to write {path} ({error.strerror}). Everything written before is kept: make room")
+
+
+# --- what is remembered from run to run ---
+
+
+def recall(file: Path) -> dict[str, Any]:
+    """The entries of a JSON file of the cache, by key. A file that is missing or damaged counts as empty."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def remember(file: Path, entries: Mapping[str, object]) -> None:
+    """Add entries to a JSON file of the cache, beside what other processes wrote meanwhile. Raises OSError."""
+    put(file, json.dumps({**recall(file), **entries}, indent=1).encode())

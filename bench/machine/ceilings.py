@@ -18,7 +18,6 @@ pause, in which clocks and power settle, and the burst is of single calls.
 
 import functools
 import hashlib
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -30,9 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.cli import CannotGoOn
-from bench.core import stats
-from bench.core.files import write_atomically
+from bench.core import files, stats
 from bench.machine import facts
 from bench.machine.devices import SPAN, Device, open_device
 from kernels import Unavailable, cache_dir
@@ -89,21 +86,19 @@ def ceilings(refresh: bool = False, device: str = "cpu") -> Ceilings:
     """
     if device in _memory and not refresh:
         return _memory[device]
-    key, file = _key(device), cache_file()
-    remembered = _read(file)
-    known = remembered.get(key)
+    known = _recall(device)
     if known is None or refresh or (known.busy and not facts.busy(facts.snapshot())):
         print("measuring the ceilings of this machine (about 10 s, kept for later)", file=sys.stderr, flush=True)
         measured = measure(device)
         known = higher(known, measured) if known and measured.busy else measured
-        _write(file, {**remembered, key: known})
+        _keep(device, known)
     _memory[device] = known
     return known
 
 
 def remembered(device: str = "cpu") -> Ceilings | None:
     """This machine's ceilings where they were measured before; nothing is measured now."""
-    return _memory.get(device) or _read(cache_file()).get(_key(device))
+    return _memory.get(device) or _recall(device)
 
 
 def higher(earlier: Ceilings, now: Ceilings) -> Ceilings:
@@ -130,8 +125,7 @@ def look_again() -> None:
     for name, (rate, spread, how) in faster.items():
         known.bytes_per_s[name], known.spread[name], known.how[name] = rate, spread, how
     if faster:
-        file = cache_file()
-        _write(file, {**_read(file), _key("cpu"): known})
+        _keep("cpu", known)
 
 
 def cache_file() -> Path:
@@ -147,20 +141,19 @@ def _key(device: str) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _read(file: Path) -> dict[str, Ceilings]:
-    """What is remembered. A file that cannot be understood counts as none: measuring again is cheap."""
+def _recall(device: str) -> Ceilings | None:
+    """What is remembered. An entry that cannot be understood counts as none: measuring again is cheap."""
     try:
-        return {key: Ceilings(**entry) for key, entry in json.loads(file.read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+        return Ceilings(**files.recall(cache_file())[_key(device)])
+    except (KeyError, TypeError):
+        return None
 
 
-def _write(file: Path, known: dict[str, Ceilings]) -> None:
+def _keep(device: str, known: Ceilings) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps({key: asdict(entry) for key, entry in known.items()}, indent=1))
-    except (OSError, CannotGoOn) as error:
-        print(f"warning: ceilings are not kept: {error}", file=sys.stderr)
+        files.remember(cache_file(), {_key(device): asdict(known)})
+    except OSError as error:
+        print(f"warning: ceilings are not kept: {files.cannot_write(cache_file(), error)}", file=sys.stderr)
 
 
 # --- measuring ---

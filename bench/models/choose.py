@@ -26,13 +26,14 @@ import torch
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.core import files
 from bench.core.variants import BACKENDS, Variant, simulated, unavailable
 from bench.machine.devices import SPAN, Device, open_device
 from bench.models import CallId
 from bench.models.calls import Call
 from bench.models.program import Program, step_calls
 from bench.models.step import bind, make_workspace, workspace_bytes
-from kernels import cache_dir, put
+from kernels import cache_dir
 from kernels.cpu import cpu_flags
 from reference import contract
 from reference.contract import Shape
@@ -309,10 +310,7 @@ class Cache:
     def __init__(self, path: Path, context: Iterable[Any]):
         self.path = path
         self.context = list(context)
-        try:
-            self.known = json.loads(path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            self.known = {}
+        self.known = files.recall(path)
 
     def _case(self, id: CallId, shape: Shape) -> str:
         text = json.dumps([self.context, (id.place, id.phase), shape], sort_keys=True)
@@ -332,10 +330,11 @@ class Cache:
 
     def keep(self, pool: dict[CallId, list[Variant]], shapes: dict[CallId, Shape], times: Times) -> None:
         """Remember new times; what was written by another run meanwhile stays, unless it is of the same case."""
+        rows = {}
         for id in times.ms:
             told = times.ms[id] | times.skipped.get(id, {})
-            self.known[self._case(id, shapes[id])] = {_source(v): told[v.name] for v in pool[id] if v.name in told}
-        put(self.path, json.dumps(self.known, indent=1).encode())
+            rows[self._case(id, shapes[id])] = {_source(v): told[v.name] for v in pool[id] if v.name in told}
+        files.remember(self.path, rows)
 
 
 def _source(v: Variant) -> str:

@@ -19,14 +19,14 @@ import os
 import secrets
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from bench.cli import CannotGoOn
-from bench.core.files import cannot_write, write_atomically
+from bench.core.files import DiskFull, cannot_write, write_atomically
 from bench.records.conditions import differences
 from bench.records.environment import environment
 from bench.records.read import ENVIRONMENT, RECORDS, Record, latest, read_environment, read_records
@@ -133,7 +133,8 @@ class Run:
         writer.writerow(columns)
         for record in finished:
             writer.writerow([_cell(record, column) for column in columns])
-        return write_atomically(self.folder / f"{self.kind}.csv", text.getvalue())
+        with self._going_on():
+            return write_atomically(self.folder / f"{self.kind}.csv", text.getvalue())
 
     def close(self) -> None:
         """Let others write to the folder. The end of the process does the same."""
@@ -141,7 +142,8 @@ class Run:
 
     def _write_environment(self, document: Mapping[str, Any]) -> None:
         text = json.dumps(clean(document, free_text=True), indent=1)
-        write_atomically(self.folder / ENVIRONMENT, text + "\n")
+        with self._going_on():
+            write_atomically(self.folder / ENVIRONMENT, text + "\n")
 
     def _write_line(self, line: bytes) -> None:
         size = os.fstat(self._file).st_size
@@ -154,7 +156,18 @@ class Run:
             # Cutting needs no space: without it half a line would stay.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, size)
-            raise cannot_write(self.folder / RECORDS, error) from error
+            with self._going_on():
+                raise cannot_write(self.folder / RECORDS, error) from error
+
+    @contextlib.contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Where the disk is full and the run can be resumed, say how."""
+        try:
+            yield
+        except DiskFull as full:
+            if self.kind != "layer" or not (self.folder / ENVIRONMENT).exists():
+                raise
+            raise CannotGoOn(f"{full}, then go on with --resume {self.folder}", full.code) from full
 
 
 def _open_records(folder: Path) -> int:

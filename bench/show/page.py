@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from bench.cli import CannotGoOn
-from bench.core.files import write_atomically
+from bench.core.files import put, write_atomically
 from bench.show import charts
-from kernels import cache_dir, put
+from kernels import cache_dir
 
 NEEDED = ("altair", "vl_convert", "jinja2")
 

@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from bench import cli
+from bench.core.files import put
 from bench.text import VAL_FRACTION
 from bench.text.shards import write_tokens
 from bench.text.tokenizer import (
@@ -30,7 +31,6 @@ from bench.text.tokenizer import (
     python_version,
     train_to,
     trained,
-    write_whole,
 )
 from kernels import cache_dir as root
 
@@ -208,7 +208,7 @@ def write_shards(corpus: Corpus, using: Tokenizer, folder: Path, val_fraction: f
         about[f"{part}_tokens"] = len(tokens)
     for part, tokens in zip(("train", "val"), arrays, strict=True):
         write_tokens(folder / f"{part}.bin", tokens)
-    write_whole(folder / "about.json", (json.dumps(about, indent=2) + "\n").encode())
+    put(folder / "about.json", (json.dumps(about, indent=2) + "\n").encode())
     return about
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.text.tokenizer import VOCABULARY, DataError, write_whole
+from bench.core.files import put
+from bench.text.tokenizer import VOCABULARY, DataError
 
 MAGIC, VERSION, HEADER_INTS = 20240520, 1, 256
 HEADER_BYTES = 4 * HEADER_INTS
@@ -188,4 +189,4 @@ def write_tokens(path: Path, tokens: np.ndarray) -> None:
         raise DataError(f"{path}: {len(tokens):,} tokens do not fit a shard (its count is an int32); split the text")
     header = np.zeros(HEADER_INTS, dtype="<i4")
     header[:3] = MAGIC, VERSION, len(tokens)
-    write_whole(path, header.tobytes() + tokens.astype("<u2").tobytes())
+    put(path, header.tobytes() + tokens.astype("<u2").tobytes())

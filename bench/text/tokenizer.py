@@ -7,18 +7,18 @@ library's source; its ids differ from GPT-2's, and its name says so wherever it 
 import base64
 import binascii
 import hashlib
-import os
 import sys
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
 import tiktoken
+import tiktoken.load
 from tiktoken_ext.openai_public import r50k_pat_str
 
 from bench.cli import CannotGoOn
+from bench.core.files import put
 
 VOCABULARY = 50257
 END_OF_TEXT = 50256
@@ -47,8 +47,6 @@ def gpt2_from_file(path: Path) -> Tokenizer:
 
 def gpt2_from_tiktoken_cache() -> Tokenizer | None:
     """GPT-2's encoding out of tiktoken's own cache folder; None where it is not there."""
-    import tiktoken
-    import tiktoken.load
 
     def refuse(address: str) -> bytes:
         raise FileNotFoundError(f"{address} is not in tiktoken's cache")
@@ -70,7 +68,7 @@ def trained(vocabulary: Path, corpus: str) -> Tokenizer:
 
 def train_to(vocabulary: Path, texts: list[str]) -> None:
     """Train the BPE of `texts` (11 MB take about 6 s) and write it as a .tiktoken rank file."""
-    write_whole(vocabulary, _rank_lines(train_bpe(texts, END_OF_TEXT)))
+    put(vocabulary, _rank_lines(train_bpe(texts, END_OF_TEXT)))
 
 
 def train_bpe(texts: Iterable[str], size: int) -> dict[bytes, int]:
@@ -116,29 +114,11 @@ def digest(texts: list[str]) -> str:
     return total.hexdigest()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write `path` so that nobody ever sees half of it, also where two processes write it at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)  # mkstemp's 0600 would keep others from reading what was written
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
-
-
 def python_version() -> str:
     return f"Python {sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}"
 
 
 def _encoding(ranks: dict[bytes, int]) -> tiktoken.Encoding:
-    import tiktoken
-
     special = {"<|endoftext|>": END_OF_TEXT}
     return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special)
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from bench import cli
 from bench.core.variants import Variant
 from bench.models import CallId
-from bench.training.contestants import Built, Contestant, OurRoom, TorchRoom
+from bench.training.contestants import Contestant
 from bench.training.plan import Plan
+from bench.training.rooms import Built, OurRoom, TorchRoom
 
 PARK_LIMIT_S = 60.0
 

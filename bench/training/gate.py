@@ -16,6 +16,7 @@ over all parameters and runs. The last one names the culprit, and sees a gradien
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ SLACK = 4.0  # as in the check of single layers: an error may be four times PyTo
 POOLED = 3
 FLOOR = 8 * 2.0**-23
 
-Trajectory = list[dict[str, Any]]  # one dict a step: loss, norm, and at the first step norms
+Trajectory = Sequence[Mapping[str, Any]]  # one dict a step: loss, norm, and at the first step norms
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,11 @@ from bench.models.program import step_calls
 from bench.records.read import Record
 from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, duration, number, percent
-from bench.training.contestants import Built, InContext, Job
 from bench.training.field import Entrant
 from bench.training.gate import Gate, Trajectory
 from bench.training.pick import Choice, Picked
 from bench.training.plan import Plan
+from bench.training.rooms import Built, InContext, Job
 from reference.contract import Call
 
 COLUMNS = (

@@ -9,8 +9,9 @@ from bench.core.variants import Variant
 from bench.machine import facts
 from bench.models import CallId, choose
 from bench.models.choose import Times
-from bench.training.contestants import Job, Lost
+from bench.training.contestants import Lost
 from bench.training.field import OURS, Field
+from bench.training.rooms import Job
 from reference.contract import Call
 
 RACE_LIMIT_S = 300.0  # for one candidate on a GPU, compiling and tuning included

@@ -20,7 +20,8 @@ from bench.training import (
     STEPS,
     WARM_UP,
 )
-from bench.training.contestants import SETUP_LIMIT_S, Job
+from bench.training.contestants import SETUP_LIMIT_S
+from bench.training.rooms import Job
 from reference.models import MODELS, Model
 
 GPU_TURN = 5  # timed steps in a row on a GPU, after one that takes back the memory that was lent to the others

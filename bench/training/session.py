@@ -16,11 +16,12 @@ from bench.records.run import Run
 from bench.show.report import write_beside
 from bench.text import corpus, shards
 from bench.training import WARM_UP, outcome, pick
-from bench.training.contestants import Contestant, InContext, JudgeRoom, OutOfMemory
+from bench.training.contestants import Contestant, OutOfMemory
 from bench.training.field import OURS, Entrant, Field
 from bench.training.gate import Trajectory
 from bench.training.pick import Picked
 from bench.training.plan import Plan
+from bench.training.rooms import InContext, JudgeRoom
 
 PYTORCH_RUNS = 3  # at least, besides the centre, to measure the band: the baselines, and perturbed runs
 BYTES_A_PARAMETER = 20  # of one contestant: weight, gradient, two moments, a master or temporary

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from bench.cli import CannotGoOn
 from bench.core.case import Case
-from bench.core.process import Setting, Worker, WorkerFailed
+from bench.core.process import ProcessFailed
 from bench.core.variants import SIMULATED, Variant
 from bench.gpu import sanitizer
 from bench.records.read import Record
 from bench.trial.prove import Proof
 from bench.trial.race import Contestant
-from bench.trial.room import Room
+from bench.trial.room import Setting
+from bench.trial.worker import Worker
 
 COMPILE_LIMIT_S = 20.0  # for all variants of a case together
 
@@ -23,11 +24,11 @@ def measure_ceilings(setting: Setting) -> str | None:
 
     In a process of its own: this one never makes a CUDA context, and a GPU that hangs does not stop it.
     """
-    worker = Worker(Room, None, setting)
+    worker = Worker(None, setting)
     try:
         worker.ask("measure_ceilings", limit=setting.prepare_limit)
         return worker.ask("arch")
-    except WorkerFailed as failure:
+    except ProcessFailed as failure:
         raise CannotGoOn(f"the ceilings of {setting.device} cannot be measured: {failure.evidence}") from failure
     finally:
         worker.close()
@@ -41,22 +42,22 @@ def resources_on(arch: str | None, case: Case, contestants: list[Contestant], se
     """
     setting = replace(setting, device="cpu", simulate=False)
     timed = {c.variant.name: c for c in contestants if arch and c.running and c.variant.backend in SIMULATED}
-    workers = {name: Worker(Room, c.variant, setting) for name, c in timed.items()}
+    workers = {name: Worker(c.variant, setting) for name, c in timed.items()}
     end = time.monotonic() + COMPILE_LIMIT_S
     found = {}
     for name, worker in workers.items():
-        with suppress(WorkerFailed):
+        with suppress(ProcessFailed):
             worker.send("resources", case=case, arch=arch, configuration=timed[name].configuration)
     for name, worker in workers.items():
-        with suppress(WorkerFailed):
+        with suppress(ProcessFailed):
             found[name] = worker.answer(max(0.0, end - time.monotonic()))
         worker.close()
     return found
 
 
 def trace(variant: Variant, values: Path, folder: Path, setting: Setting) -> list[Record]:
-    """A trace of a variant, made in its own worker on the values of a brief; its rows. Raises WorkerFailed."""
-    worker = Worker(Room, variant, setting)
+    """A trace of a variant, made in its own worker on the values of a brief; its rows. Raises ProcessFailed."""
+    worker = Worker(variant, setting)
     try:
         return worker.ask("profile", limit=setting.prepare_limit, path=values, folder=folder)
     finally:

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.core.process import Setting, Worker, WorkerFailed
+from bench.core.process import ProcessFailed
 from bench.core.variants import Variant
-from bench.trial.room import Room
+from bench.trial.room import Setting
+from bench.trial.worker import Worker
 
 
 class Briefs:
@@ -39,7 +40,7 @@ class Briefs:
         key = (str(case), perturbation, values_only)
         if key not in self.known:
             if self.judge is None or not self.judge.alive:
-                self.judge = Worker(Room, None, self.setting)
+                self.judge = Worker(None, self.setting)
             path = self.folder / f"{len(self.known)}.pt"
             try:
                 self.judge.ask(
@@ -50,10 +51,10 @@ class Briefs:
                     values_only=values_only,
                     path=path,
                 )
-            except WorkerFailed as failure:
+            except ProcessFailed as failure:
                 # Not the variant's fault, whichever it is.
                 evidence = f"the truth could not be worked out: {failure.evidence}"
-                raise WorkerFailed("error", evidence) from failure
+                raise ProcessFailed("error", evidence) from failure
             self.known[key] = path
         return self.known[key]
 

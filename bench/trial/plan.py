@@ -9,11 +9,11 @@ from bench import cli
 from bench.cli import CannotGoOn
 from bench.core import WORKING_DTYPES
 from bench.core.case import Case
-from bench.core.process import Setting
 from bench.core.variants import Variant, discover, unavailable
 from bench.machine import devices
 from bench.trial.prove import FIXED_SEED
 from bench.trial.race import COLD, WARM, Effort
+from bench.trial.room import Setting
 from reference import contract
 from reference.models import MODELS, Model
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from bench.core import variants
 from bench.core.case import cases_of
-from bench.core.process import Setting, Worker, WorkerFailed
+from bench.core.process import ProcessFailed
 from bench.core.variants import Variant
 from bench.gpu.counts import counted_case
 from bench.trial.briefs import Briefs
 from bench.trial.checks import Verdict
-from bench.trial.room import Room
+from bench.trial.room import Setting
+from bench.trial.worker import Worker
 from reference import contract
 
 # torch.compile builds anew for each shape, in seconds: two ragged shapes must do, besides the timed one.
@@ -72,14 +73,14 @@ def prove(
     for phase in phases:
         proof = Proof(variant, phase, dtype)
         if worker is None or not worker.alive:
-            worker = Worker(Room, variant, setting)
+            worker = Worker(variant, setting)
         try:
             _prove_phase(proof, worker, seeds, briefs, setting, yardstick, progress)
             if setting.simulate and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
                 case = counted_case(variant.layer, phase, dtype)
                 proof.counts = worker.ask("count", limit=setting.prepare_limit, case=case)
-        except WorkerFailed as failure:
+        except ProcessFailed as failure:
             proof.status, proof.evidence = failure.status, failure.evidence
             if failure.status == "wrong":  # the simulator's finding, by its name
                 proof.check = failure.evidence.partition(":")[0]

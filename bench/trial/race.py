@@ -19,13 +19,14 @@ from typing import Any
 
 from bench.core import stats
 from bench.core.case import Case
-from bench.core.process import Setting, Worker, WorkerFailed, pause
+from bench.core.process import ProcessFailed, pause
 from bench.core.variants import Variant
 from bench.machine import facts
 from bench.machine.devices import SPAN, clocks_of, is_gpu
 from bench.trial.briefs import Briefs
 from bench.trial.checks import Verdict
-from bench.trial.room import Room
+from bench.trial.room import Setting
+from bench.trial.worker import Worker
 from reference import contract
 
 TURN_SECONDS = 0.04  # one turn of a fast contestant
@@ -175,10 +176,10 @@ def _start(contestants: list[Contestant], values: Any, setting: Setting, progres
 
 def _warm_up(c: Contestant, values: Any, setting: Setting) -> None:
     """A worker for the contestant, with the case set up."""
-    c.worker = Worker(Room, c.variant, setting)
+    c.worker = Worker(c.variant, setting)
     try:
         done = c.worker.ask("ready", limit=setting.prepare_limit, path=values)
-    except WorkerFailed as failure:
+    except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return
     c.prepare_s, c.call_s = max(c.prepare_s, done["prepare_s"]), done["call_s"]
@@ -201,7 +202,7 @@ def _capture(contestants: list[Contestant], values: Any, setting: Setting, progr
         progress(f"capturing {c.label}")
         try:
             c.worker.ask("capture", busy_s=c.busy_s)
-        except WorkerFailed as failure:
+        except ProcessFailed as failure:
             c.graph_evidence = failure.evidence
             c.worker.close()
             _warm_up(c, values, setting)
@@ -215,7 +216,7 @@ def _energy(contestants: list[Contestant], progress: Callable[[str], None]) -> N
         progress(f"energy of {c.label}")
         try:
             c.energy_j = c.worker.ask("energy", busy_s=c.busy_s)
-        except WorkerFailed as failure:
+        except ProcessFailed as failure:
             c.drop(failure.status, f"while energy was measured: {failure.evidence}")
 
 
@@ -306,7 +307,7 @@ def _ask(c: Contestant, command: str, **arguments: Any) -> dict[str, Any] | None
     assert c.worker
     try:
         done = c.worker.ask(command, **arguments)
-    except WorkerFailed as failure:
+    except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return None
     verdict: Verdict | None = done["verdict"]

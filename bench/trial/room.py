@@ -1,23 +1,25 @@
 """What happens inside a worker process: a variant is loaded, proved, and timed on memory the harness owns.
 
-The methods of `Room` are the commands that `bench.core.process.Worker.ask` sends. This module is imported before any
+The methods of `Room` are the commands that `bench.trial.worker.Worker` sends. This module is imported before any
 variant, and binds its clocks at once.
 """
 
 import math
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import simulate
+from bench.core import process
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case, draw, each
-from bench.core.process import CONTEXT
+from bench.core.process import ProcessFailed
 from bench.core.variants import SIMULATED, Variant
-from bench.gpu.counts import counted
+from bench.gpu.counts import counted, resources
 from bench.gpu.launches import configured_call
 from bench.machine import ceilings, profiling
 from bench.machine.devices import GRAPH, busy_seconds, is_gpu, open_device
@@ -25,6 +27,7 @@ from bench.machine.ranges import span
 from bench.trial import checks, ran, truth
 from bench.trial.checks import PERF_COUNTER_NS, Verdict
 from bench.trial.truth import Brief
+from kernels import Unavailable
 from reference import contract
 
 PERTURBED = 8  # elements changed before each timed call, so that no two calls see the same contents
@@ -42,14 +45,21 @@ ENERGY_BATCH_SECONDS = 5e-3  # between looks at it
 ENERGY_PATIENCE_S = 2.0
 
 
-# Workers are forked from a server that has imported this file, and so torch, once.
-CONTEXT.set_forkserver_preload([__name__])
+@dataclass(frozen=True)
+class Setting:
+    """How a worker runs its calls."""
+
+    device: str = "cpu"
+    threads: int = 0  # 0: torch's own choice
+    time_limit: float = 60.0  # seconds for one command
+    prepare_limit: float = 300.0  # seconds for compiling and other one-time work
+    simulate: bool = False  # run GPU kernels in the simulator, on CPU tensors
 
 
-class Room:
+class Room(process.Room):
     """One variant in one process. `variant` None makes it the judge's room."""
 
-    def __init__(self, variant: Variant | None, setting: Any):
+    def __init__(self, variant: Variant | None, setting: Setting):
         self.variant = variant
         self.device_name = setting.device
         self.on_gpu = is_gpu(setting.device)
@@ -73,6 +83,22 @@ class Room:
         except Exception:
             return True
         return False
+
+    @staticmethod
+    def explain(error: BaseException) -> ProcessFailed:
+        """By an error's type and message, and the last line of the variant's own code."""
+        if isinstance(error, Unavailable):
+            return ProcessFailed("skipped", str(error))
+        if reports := getattr(error, "reports", ()):  # the simulator's: the kernel is wrong, whatever it computed
+            told = [f"{r.kind}: {r.message.removeprefix(r.kind).strip()}" for r in reports[:3]]
+            return ProcessFailed("wrong", "; ".join(told))
+        if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
+            return ProcessFailed(process.ERROR, f"out of memory: {error}")
+        first = " ".join(str(error).strip().splitlines()[:3])
+        if type(error).__name__ == "CompileError":  # tells its own place
+            return ProcessFailed(process.ERROR, first)
+        where = process.line_of(error, outside=process.BENCH)
+        return ProcessFailed(process.ERROR, f"{type(error).__name__}: {first}{where}")
 
     # --- the judge's commands ---
 
@@ -302,8 +328,6 @@ class Room:
 
     def resources(self, case: Case, arch: str, configuration: str) -> dict[str, Any]:
         """What a call's kernels need on an architecture, for a record. Asked of a room that has no GPU."""
-        from bench.gpu.counts import resources
-
         if self.module is None:
             self.load()
         return resources(self.module, case, arch, configuration)

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import cli
 from bench.core import files
 from bench.core.case import Case
-from bench.core.process import WorkerFailed
+from bench.core.process import ProcessFailed
 from bench.core.variants import SIMULATED, Variant, discover, simulated, unavailable
 from bench.machine import ceilings, devices, profiling
 from bench.machine import facts as machine
@@ -143,7 +143,7 @@ class Session:
             try:
                 values = self.briefs.get(case, None, values_only=True)
                 self.profiled += beside.trace(v, values, folder, self.plan.setting)
-            except WorkerFailed as failure:
+            except ProcessFailed as failure:
                 where = f"{case.layer} {v.name} {case.phase} {case.name}"
                 self.screen.note(f"{where}: not profiled: {failure.evidence}")
 
@@ -189,7 +189,7 @@ class Session:
         racing, yardstick, progress = [p.variant for p in proofs], plan.yardstick(case.layer), self.screen.progress
         try:
             timing = race(case, racing, yardstick, self.briefs, plan.setting, self.effort, progress)
-        except WorkerFailed as failure:
+        except ProcessFailed as failure:
             why = failure.status, failure.evidence
             return None, [records.untimed(case, p, calls, self.seeds, *why, plan.device) for p in proofs]
         return timing, list(self.timed(timing, calls, {p.variant.name: p for p in proofs}))

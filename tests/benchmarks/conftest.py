@@ -54,10 +54,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def race() -> Iterator[Callable[[str, str], Any]]:
     """race(layer, phase): the timing of all its variants on a tiny shape, raced once."""
     from bench.core.case import Case
-    from bench.core.process import Setting
     from bench.core.variants import discover
     from bench.trial import race as timing
     from bench.trial.briefs import Briefs
+    from bench.trial.room import Setting
     from reference import contract
     from reference.models import MODELS
 

@@ -8,9 +8,9 @@ in fp32 and all others in bf16.
 import pytest
 
 from bench.core import variants
-from bench.core.process import Setting
 from bench.trial import prove
 from bench.trial.briefs import Briefs
+from bench.trial.room import Setting
 from reference import contract
 
 SETTING = Setting(threads=2, time_limit=60)

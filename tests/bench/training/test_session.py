@@ -17,8 +17,9 @@ from bench.core.variants import discover
 from bench.models import choose
 from bench.models.program import step_calls
 from bench.text import shards as data
-from bench.training.contestants import Contestant, Job, JudgeRoom, OurRoom, Room, TorchRoom
+from bench.training.contestants import Contestant
 from bench.training.gate import Gate
+from bench.training.rooms import Job, JudgeRoom, OurRoom, Room, TorchRoom
 from reference.models.gpt2 import GPT2
 from reference.models.model import Model
 from tests import truth_variants

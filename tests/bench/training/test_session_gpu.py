@@ -16,8 +16,8 @@ from bench.models.program import program, step_calls
 from bench.models.step import Step
 from bench.text import shards
 from bench.training import pick, plan
-from bench.training.contestants import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
 from bench.training.field import OURS, Field
+from bench.training.rooms import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
 from reference.models import gpt2_plain
 from reference.models.gpt2 import GPT2
 from tests.bench.training.test_session import command

@@ -7,9 +7,9 @@ import pytest
 from bench import HOME
 from bench.core import variants
 from bench.core.case import Case
-from bench.core.process import Setting
 from bench.trial import prove, race
 from bench.trial.briefs import Briefs
+from bench.trial.room import Setting
 from reference import contract
 
 EVIL = HOME / "tests" / "evil"

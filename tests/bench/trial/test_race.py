@@ -7,11 +7,12 @@ from typing import ClassVar
 import pytest
 
 from bench.core.case import Case
-from bench.core.process import Setting, WorkerFailed
+from bench.core.process import ProcessFailed
 from bench.core.variants import Variant
 from bench.trial import race as timing
 from bench.trial.checks import Verdict
 from bench.trial.race import Effort
+from bench.trial.room import Setting
 
 CASE = Case("residual", "forward", {"N": 8, "dtype": "fp32"}, "test")
 
@@ -24,7 +25,7 @@ class FakeWorker:
     """Answers as a worker does; the seconds of a call are its variant's, times noise."""
 
     seconds: ClassVar[dict[str, float]] = {}
-    fails: ClassVar[dict[str, WorkerFailed]] = {}
+    fails: ClassVar[dict[str, ProcessFailed]] = {}
     wrong: ClassVar[set[str]] = set()
     noise = 0.001
     log: ClassVar[list[tuple[str, str, bool]]] = []
@@ -132,14 +133,14 @@ def test_a_wrong_timed_call_ends_that_row_only(monkeypatch):
 
 
 def test_a_crash_ends_that_row_only(monkeypatch):
-    monkeypatch.setattr(FakeWorker, "fails", {"fast": WorkerFailed("crash", "signal SIGSEGV")})
+    monkeypatch.setattr(FakeWorker, "fails", {"fast": ProcessFailed("crash", "signal SIGSEGV")})
     found = by_label(race("eager", "fast"))
     assert (found["torch.fast"].status, found["torch.fast"].evidence) == ("crash", "signal SIGSEGV")
     assert found["torch.eager"].running and found["torch.eager"].samples
 
 
 def test_a_crash_of_the_baseline_leaves_the_others(monkeypatch):
-    monkeypatch.setattr(FakeWorker, "fails", {"eager": WorkerFailed("timeout", "no answer")})
+    monkeypatch.setattr(FakeWorker, "fails", {"eager": ProcessFailed("timeout", "no answer")})
     found = race("eager", "fast")
     assert by_label(found)["torch.fast"].samples and found.noise_floor is None
 

@@ -12,13 +12,12 @@ import pytest
 from bench import HOME
 from bench.core import variants
 from bench.core.case import Case
-from bench.core.process import Setting
 from bench.gpu import counts
 from bench.machine import ceilings, devices
 from bench.trial import beside, race
 from bench.trial import prove as proof
 from bench.trial.briefs import Briefs
-from bench.trial.room import Room
+from bench.trial.room import Room, Setting
 from bench.trial.rows import throttles
 from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, MEMORY_BYTES_PER_S, WATTS, FakeGpu
 
@@ -44,7 +43,7 @@ def cache(tmp_path_factory):
     rates = {name: MEMORY_BYTES_PER_S for name in ("read", "copy", "triad")}
     flops = {"fp32": 1e15, "bf16": 1e15}
     known = ceilings.Ceilings(CARD, rates, flops, {}, {}, {}, 1, CACHE_BYTES, None, "2026-01-01T00:00:00+00:00", 0.0)
-    ceilings._write(ceilings.cache_file(), {ceilings._key(DEVICE): known})
+    ceilings._keep(DEVICE, known)
     yield folder
     os.environ.pop("LAYERBENCH_CACHE")
     if before is not None:
