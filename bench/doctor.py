@@ -17,8 +17,8 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.machine.examine import as_json, examine
-    from bench.show.examination import show
+    from bench.machine.examine import examine
+    from bench.show.examination import as_json, show
 
     report = examine(args.refresh)
     show(report)

@@ -7,7 +7,7 @@ import random
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from bench.cli import CannotGoOn
 from bench.core import files, stats, variants
 from bench.machine import facts
 from bench.machine.ceilings import Ceilings
-from bench.records import environment, run, scrub
 from kernels import cache_dir
 from kernels.cpu import CompileError, build
 
@@ -70,7 +69,7 @@ class Place:
 @dataclass
 class Report:
     machine: dict[str, Any]
-    state: dict[str, Any]
+    state: facts.State
     abilities: list[Ability]
     ceilings: list[Ceilings]  # of the CPU, and of the GPU where there is one
     noise: Noise
@@ -244,7 +243,7 @@ def look_at(name: str, folder: Path) -> Place:
 
 
 def verdict(
-    state: dict[str, Any], noise: Noise, abilities: list[Ability], places: list[Place], found: Ceilings
+    state: facts.State, noise: Noise, abilities: list[Ability], places: list[Place], found: Ceilings
 ) -> list[str]:
     """Sentences to act on; the first one says what this machine is good for now."""
     busy = facts.busy(state)
@@ -282,11 +281,3 @@ def verdict(
 
 def remedy(place: Place) -> str:
     return "use --out" if place.name == "results" else "set LAYERBENCH_CACHE to another folder"
-
-
-def as_json(report: Report) -> dict[str, Any]:
-    """The report as plain data: seconds, bytes, bytes/s, flop/s; shares as fractions. Names and paths are scrubbed."""
-    plain = asdict(report) | {"busy": facts.busy(report.state), "schema": run.SCHEMA}
-    plain["noise"]["floor"] = report.noise.floor
-    plain["machine"] = environment.environment()
-    return scrub.clean(plain, free_text=True)

@@ -16,6 +16,7 @@ from bench.core.process import Setting, Worker, WorkerFailed
 from bench.core.variants import SIMULATED, Variant, simulated, unavailable
 from bench.machine import ceilings, devices, profiling
 from bench.machine import facts as machine
+from bench.records.record import Record, Resources
 from bench.records.run import Run
 from bench.show import report, terminal
 from bench.trial import rows as records
@@ -29,7 +30,7 @@ from reference.models import MODELS
 COMPILE_LIMIT_S = 20.0  # for all variants of a case together
 
 
-def resources_on(arch: str, case: Case, contestants: list[Contestant], setting: Setting) -> dict[str, dict[str, Any]]:
+def resources_on(arch: str, case: Case, contestants: list[Contestant], setting: Setting) -> dict[str, Resources]:
     """`resources` of the variants that were timed on a GPU of this architecture, by name; what cannot be compiled, or
     not in time, is missing.
 
@@ -39,7 +40,7 @@ def resources_on(arch: str, case: Case, contestants: list[Contestant], setting: 
     timed = {c.variant.name: c for c in contestants if c.running and c.variant.backend in SIMULATED}
     workers = {name: Worker(Room, c.variant, setting) for name, c in timed.items()}
     end = time.monotonic() + COMPILE_LIMIT_S
-    found = {}
+    found: dict[str, Resources] = {}
     for name, worker in workers.items():
         with suppress(WorkerFailed):
             worker.send("resources", case=case, arch=arch, configuration=timed[name].configuration)
@@ -90,7 +91,7 @@ class Session:
         self.run_: Run = Run.resume(args.resume, "layer") if args.resume else Run.create("layer", args.out, argv)
         self.done = self.run_.finished() if args.resume else {}
         self.screen = terminal.Screen()
-        self.records: list[dict[str, Any]] = []
+        self.records: list[Record] = []
 
     def _check_names(self) -> None:
         """Names that no layer knows, and named variants that cannot run, are errors at once."""
@@ -121,11 +122,11 @@ class Session:
         bad = [r for r in self.records if r["status"] not in ("ok", "simulated", "skipped")]
         return cli.WRONG if bad else cli.OK
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> terminal.Conditions:
         threads = self.setting.threads or machine.usable_cores()
         busy = machine.busy(machine.snapshot())
         clocks = devices.clocks_of(self.args.device)
-        return dict(machine=machine.one_line(), seeds=self.seeds, clocks=clocks, threads=threads, busy=busy)
+        return terminal.Conditions(machine.one_line(), self.seeds, clocks, threads, busy)
 
     def measure_ceilings(self) -> None:
         """In a process of its own: this one never makes a CUDA context, and a GPU that hangs does not stop it."""
@@ -280,13 +281,11 @@ class Session:
                     rows.append(self.keep(records.untimed(case, proof, calls, self.seeds, *why, self.args.device)))
         if timing is not None:
             baseline = fastest_torch(timing)
-            needs = {}
-            if self.arch:
-                needs = resources_on(self.arch, case, timing.contestants, self.setting)
+            needs = resources_on(self.arch, case, timing.contestants, self.setting) if self.arch else {}
             for c in timing.contestants:
                 proof = proofs[c.variant.name, phase]
                 found = records.timed(case, proof, calls, self.seeds, c, baseline, timing, self.setting.threads)
-                rows += [self.keep(row | needs.get(c.variant.name, {})) for row in found]
+                rows += [self.keep(row | needs.get(c.variant.name, Resources())) for row in found]
         # A layer that multiplies more than it moves is told by its FLOP/s, the others by their bytes/s.
         flops_matter = contract.flops(case.module, shape, phase) > 20 * contract.min_bytes(case.module, shape, phase)
         title = f"{layer} {phase} {shape_id} {shape['dtype']}: {records.sizes_text(case)}"
@@ -295,12 +294,12 @@ class Session:
         self.screen.timings(title, facts, shown, self.caches, flops_matter, devices.is_gpu(self.args.device))
         briefs.forget()
 
-    def finished(self, case: Case, v: Variant) -> list[dict[str, Any]]:
+    def finished(self, case: Case, v: Variant) -> list[Record]:
         """Records of a resumed run that need not be measured again."""
         start = records.case_id(case, v)
         return [r for name, r in self.done.items() if name.split("-")[0] == start]
 
-    def reproduce(self, row: dict[str, Any]) -> str:
+    def reproduce(self, row: Record) -> str:
         """The command that measures this row again."""
         parts = ["python", "-m", "bench.layer", row["layer"], "--only", row["variant"], "--pass", row["phase"]]
         parts += ["--check-only"] if row["shape_name"] == "proof" else ["--shape", row["shape_name"]]
@@ -309,7 +308,7 @@ class Session:
         parts += [] if self.args.device == "cpu" else ["--device", self.args.device]
         return shlex.join([*parts, "--seed", str(self.seeds[1])])
 
-    def keep(self, row: dict[str, Any]) -> dict[str, Any]:
+    def keep(self, row: Record) -> Record:
         row["reproduce"] = self.reproduce(row)
         row["device"] = self.args.device
         self.records.append(row)
@@ -357,5 +356,5 @@ def _axis_value(name: str, text: str) -> Any:
     return int(text)
 
 
-def _without_samples(record: dict[str, Any]) -> dict[str, Any]:
+def _without_samples(record: Record) -> dict[str, object]:
     return {k: v for k, v in record.items() if not k.endswith("samples")}

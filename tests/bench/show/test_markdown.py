@@ -66,7 +66,7 @@ def test_a_stale_table_is_found(home, capsys):
 
 
 def test_a_gpu_that_was_not_measured_has_dashes_and_never_a_number(home):
-    from tests.bench.test_report import row
+    from tests.bench.show.test_report import row
 
     table = markdown.rewrite("<!-- table gpu no/such/folder -->\n<!-- end -->")
     assert "| all twelve | both | – | – | – | – |" in table
@@ -78,7 +78,7 @@ def test_a_gpu_that_was_not_measured_has_dashes_and_never_a_number(home):
 
 
 def test_a_picture_is_drawn_again_where_its_numbers_changed(home):
-    from tests.bench.test_report import row
+    from tests.bench.show.test_report import row
 
     def measured(seconds):
         rows = [row("cpu.simd", seconds=seconds), row("torch.eager")]

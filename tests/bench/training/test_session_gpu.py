@@ -173,7 +173,7 @@ def cpu_room(job: Job) -> tuple[OurRoom, Built]:
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("recompute", [("gelu",), ("layernorm",), ("gelu", "layernorm")])
 def test_recomputing_saves_what_it_says_and_stays_in_the_band(dtype, recompute):
-    from tests.bench.test_e2e import batches, gate, trajectory
+    from tests.bench.training.test_session import batches, gate, trajectory
 
     job = cpu_job(dtype)
     steps = batches(job.model, job)
@@ -187,7 +187,7 @@ def test_recomputing_saves_what_it_says_and_stays_in_the_band(dtype, recompute):
 
 def test_a_recomputation_that_is_left_out_is_outside_the_band():
     """The gate sees it: backward would read the last block's GELU for all."""
-    from tests.bench.test_e2e import batches, gate, trajectory
+    from tests.bench.training.test_session import batches, gate, trajectory
 
     class Nothing:
         forward = staticmethod(lambda *args, **outputs: None)
