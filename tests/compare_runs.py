@@ -5,6 +5,7 @@ that hit it alone), one of the process, one of the round, one of the sample. Eve
 processes of its own, as the harness has it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from unittest import mock
 import numpy as np
 
 from bench.core import stats
+from bench.machine.facts import State
 from bench.records import run as runs
+from bench.records.record import Record
 from bench.records.run import Run
 
-CALM = {"cores": 2, "load": 0.5, "mhz": 2000.0, "throttled": 0, "others": 0.01, "stolen": 0.0, "gpus": []}
+CALM: State = {"cores": 2, "load": 0.5, "mhz": 2000.0, "throttled": 0, "others": 0.01, "stolen": 0.0, "gpus": []}
 ENVIRONMENT: dict[str, Any] = {
     "cpu": {"model": "A CPU", "isa": ["avx2"], "usable": 2},
     "gpus": [{"name": "NVIDIA H100", "driver": "580.1", "power_cap_w": 700.0}],
@@ -49,12 +52,12 @@ def layer_records(
     slower: dict[str, float] | None = None,
     rounds: int = 8,
     **fields: Any,
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """The records of one run: `races` shapes of one layer, forward, warm. The first variant is the baseline.
 
     slower: variant -> how much slower its source became, as a share. fields: of every record.
     """
-    records = []
+    records: list[Record] = []
     for race in range(races):
         drift = np.exp(noise.drift * random.standard_normal())
         mine = []
@@ -69,7 +72,7 @@ def layer_records(
         mine[0]["case_id"] += "-again"
         aa = stats.paired_ratio_ci(mine[0]["samples"], mine[1]["samples"], mine[0]["processes"], resamples=RESAMPLES)
         floor = max(abs(aa[1] - 1), abs(aa[2] - 1))
-        records += [{"noise_floor": floor, **r} for r in mine]
+        records += [Record(noise_floor=floor) | r for r in mine]
     return records
 
 
@@ -92,10 +95,10 @@ def _labels(processes: int, rounds: int) -> list[int]:
 
 def layer_record(
     variant: str, samples: list[list[float]], processes: list[int], shape_name: str = "model", **fields: Any
-) -> dict[str, Any]:
+) -> Any:
     median, low, high = stats.median_ci(samples, processes, resamples=RESAMPLES)
     return (
-        dict(
+        Record(
             case_id=f"{shape_name} {variant} warm",
             layer="gelu",
             variant=variant,
@@ -124,21 +127,22 @@ def layer_record(
     )
 
 
-def failure(variant: str, status: str = "wrong", **fields: Any) -> dict[str, Any]:
-    record = layer_record(variant, [[1.0]], [0], cache=None, status=status, evidence="poison survived", **fields)
-    return {
-        k: v for k, v in record.items() if k not in ("samples", "processes", "median_s", "low_s", "high_s", "noise")
-    }
+def failure(variant: str, status: str = "wrong", **fields: Any) -> Record:
+    record: Record = layer_record(
+        variant, [[1.0]], [0], cache=None, status=status, evidence="poison survived", **fields
+    )
+    del record["samples"], record["processes"], record["median_s"], record["low_s"], record["high_s"], record["noise"]
+    return record
 
 
-def step_records(random: np.random.Generator, slower: float = 0.0, noise: float = 0.01) -> list[dict[str, Any]]:
+def step_records(random: np.random.Generator, slower: float = 0.0, noise: float = 0.01) -> list[Record]:
     """The records of a training step: ours, and PyTorch's eager and compiled."""
-    records = []
+    records: list[Record] = []
     for variant, seconds in (("ours", 0.5 * (1 + slower)), ("torch.eager", 1.4), ("torch.compile", 1.2)):
         samples = (seconds * np.exp(noise * random.standard_normal((10, 1)))).tolist()
         median, low, high = stats.median_ci(samples)
         records.append(
-            dict(
+            Record(
                 case_id=f"gpt2-tiny {variant}",
                 layer="gpt2-tiny",
                 variant=variant,
@@ -158,13 +162,13 @@ def step_records(random: np.random.Generator, slower: float = 0.0, noise: float 
                 mfu_palm_of_ceiling=0.2 / median,
                 machine=CALM,
             )
-            | ({"kernels": {"attention forward": "cpu.flash"}} if variant == "ours" else {})
+            | (Record(kernels={"attention forward": "cpu.flash"}) if variant == "ours" else Record())
         )
     return records
 
 
 def write_run(
-    folder: Path, records: list[dict[str, Any]], environment: dict[str, Any] = ENVIRONMENT, kind: str = "layer"
+    folder: Path, records: Iterable[Record], environment: dict[str, Any] = ENVIRONMENT, kind: str = "layer"
 ) -> Path:
     """A run's folder, written as the harness writes it."""
     with mock.patch.object(runs, "environment", lambda: environment):

@@ -18,6 +18,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from bench.machine.devices import BACKLOG_SECONDS, BUSY, GRAPH, SPAN, Kernel, Timer, busy_seconds
+from bench.machine.facts import GpuState
 
 LAUNCH_SECONDS = 5e-6
 KERNEL_SECONDS = 2e-6  # the least a kernel takes
@@ -146,7 +147,7 @@ class FakeGpu:
     def energy_joules(self) -> float | None:
         return self.joules
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> GpuState:
         return {"sm_mhz": 1700, "power_w": WATTS, "temperature_c": 50, "throttle_reasons": 0}
 
 

@@ -7,7 +7,6 @@ that call on the architecture that the simulator runs, or of a call that was tim
 
 from dataclasses import fields
 from types import ModuleType
-from typing import Any
 
 from bench import simulate
 from bench.core.arena import Arena, workspace_of
@@ -15,6 +14,7 @@ from bench.core.case import Case, draw
 from bench.gpu import cubin
 from bench.gpu.launches import configured_call, launches_as
 from bench.gpu.resources import compile_builds
+from bench.records.record import Counts, Resources
 from bench.simulate import Traffic
 from bench.simulate.launcher import ARCH
 from reference import contract
@@ -32,8 +32,8 @@ def counted_case(layer: str, phase: str, dtype: str) -> Case:
     return Case(layer, phase, shape, f"{MODEL}/{name}" if name else MODEL, 0)
 
 
-def counted(module: ModuleType, case: Case) -> dict[str, Any]:
-    """The fields of a record (see records.py) that can be counted without a GPU. Runs the variant in the simulator."""
+def counted(module: ModuleType, case: Case) -> Counts:
+    """The fields of a record that can be counted without a GPU. Runs the variant in the simulator."""
     arena = Arena(case, "cpu", workspace_of(module, case))
     arena.load(draw(case))
     arena.reset()
@@ -44,26 +44,26 @@ def counted(module: ModuleType, case: Case) -> dict[str, Any]:
         for f in fields(Traffic):
             setattr(total, f.name, getattr(total, f.name) + getattr(launch.total, f.name))
     minimum = contract.min_bytes(case.module, case.shape, case.phase)
-    where = {"counted_shape": f"{case.name} B={B} T={T}", "configuration": configuration}
+    where = Counts(counted_shape=f"{case.name} B={B} T={T}", configuration=configuration)
     return where | traffic(total, minimum) | resources(module, case, ARCH, configuration)
 
 
-def traffic(total: Traffic, minimum: int) -> dict[str, Any]:
+def traffic(total: Traffic, minimum: int) -> Counts:
     """Ratios of a call's traffic; `minimum` is the contract's compulsory bytes. A ratio without a divisor is None."""
     sectors = total.load_sectors + total.store_sectors + total.atomic_sectors
     ideal = total.ideal_load_sectors + total.ideal_store_sectors + total.ideal_atomic_sectors
     requests = total.load_requests + total.store_requests + total.atomic_requests
-    return {
-        "sectors": sectors,
-        "moved_of_minimum": _ratio(sectors * SECTOR_BYTES, minimum),
-        "sectors_per_request": _ratio(sectors, requests),
-        "sectors_of_ideal": _ratio(sectors, ideal),
-        "shared_wavefronts": total.shared_wavefronts,
-        "wavefronts_of_ideal": _ratio(total.shared_wavefronts, total.ideal_shared_wavefronts),
-    }
+    return Counts(
+        sectors=sectors,
+        moved_of_minimum=_ratio(sectors * SECTOR_BYTES, minimum),
+        sectors_per_request=_ratio(sectors, requests),
+        sectors_of_ideal=_ratio(sectors, ideal),
+        shared_wavefronts=total.shared_wavefronts,
+        wavefronts_of_ideal=_ratio(total.shared_wavefronts, total.ideal_shared_wavefronts),
+    )
 
 
-def resources(module: ModuleType, case: Case, arch: str, configuration: str) -> dict[str, Any]:
+def resources(module: ModuleType, case: Case, arch: str, configuration: str) -> Resources:
     """Of all kernels of the call: the most registers, the least occupancy, instructions added up.
 
     configuration: the tile sizes that they are launched with, as a record tells them.
@@ -79,15 +79,15 @@ def resources(module: ModuleType, case: Case, arch: str, configuration: str) -> 
             raise RuntimeError(found)
         needs.append((use, found))
     shares = [cubin.occupancy(arch, u.threads, f.registers, f.shared_bytes + u.shared) for u, f in needs]
-    return {
-        "kernels": len(uses),
-        "registers": max(f.registers for _, f in needs),
-        "spill_bytes": max(f.spill_bytes for _, f in needs),
-        "shared_bytes": max(f.shared_bytes + use.shared for use, f in needs),
-        "occupancy": min((share for share in shares if share is not None), default=None),
-        "tensor_core_instructions": sum(f.tensor_core_instructions for f in set(known.values())),
-        "wide_instructions": sum(f.wide_instructions for f in set(known.values())),
-    }
+    return Resources(
+        kernels=len(uses),
+        registers=max(f.registers for _, f in needs),
+        spill_bytes=max(f.spill_bytes for _, f in needs),
+        shared_bytes=max(f.shared_bytes + use.shared for use, f in needs),
+        occupancy=min((share for share in shares if share is not None), default=None),
+        tensor_core_instructions=sum(f.tensor_core_instructions for f in set(known.values())),
+        wide_instructions=sum(f.wide_instructions for f in set(known.values())),
+    )
 
 
 def _ratio(a: float, b: float) -> float | None:

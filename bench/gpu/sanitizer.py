@@ -43,6 +43,7 @@ from bench.core.case import Case, cases_of, draw, each
 from bench.core.variants import Variant
 from bench.gpu import TOOLS
 from bench.machine.devices import open_device
+from bench.records.record import Record
 from bench.records.run import Run
 from bench.show.terminal import console, new_table
 from reference import contract
@@ -141,22 +142,22 @@ def attributed(calls: Calls, tool: str, deadline: float) -> Iterator[tuple[tuple
         yield from attributed(calls.only(calls.passes[half:]), tool, deadline)
 
 
-def _record(call: Calls, tool: str, finding: Finding) -> dict[str, Any]:
+def _record(call: Calls, tool: str, finding: Finding) -> Record:
     ((variant, phase),) = call.passes
-    return {
-        "case_id": f"{name_of((variant, phase))}-{call.dtype}-{tool}-{variant.source_hash()}",
-        "layer": variant.layer,
-        "variant": variant.name,
-        "phase": phase,
-        "dtype": call.dtype,
-        "device": call.device,
-        "status": finding[0],
-        "check": "sanitizer",
-        "evidence": finding[1],
-        "tool": tool,
-        "seed": call.seed,
-        "reproduce": shlex.join(["compute-sanitizer", "--tool", tool, "python", *call.command()[1:]]),
-    }
+    return Record(
+        case_id=f"{name_of((variant, phase))}-{call.dtype}-{tool}-{variant.source_hash()}",
+        layer=variant.layer,
+        variant=variant.name,
+        phase=phase,
+        dtype=call.dtype,
+        device=call.device,
+        status=finding[0],
+        check="sanitizer",
+        evidence=finding[1],
+        tool=tool,
+        seed=call.seed,
+        reproduce=shlex.join(["compute-sanitizer", "--tool", tool, "python", *call.command()[1:]]),
+    )
 
 
 # --- one variant ---

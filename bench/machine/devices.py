@@ -112,7 +112,7 @@ class Device(Protocol):
     def energy_joules(self) -> float | None:
         """A counter that only rises; None where it cannot be read."""
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> facts.GpuState:
         """sm_mhz, power_w, temperature_c, throttle_reasons; empty on a CPU."""
 
 
@@ -206,7 +206,7 @@ class Cpu:
     def energy_joules(self) -> float | None:
         return None
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> facts.GpuState:
         return {}
 
 
@@ -383,9 +383,9 @@ class Cuda:
     def energy_joules(self) -> float | None:
         return facts.gpu_energy_joules(self.index)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> facts.GpuState:
         states = facts.gpu_states()
-        return states[self.index] if self.index < len(states) else {}
+        return states[self.index] if self.index < len(states) else facts.GpuState()
 
 
 @functools.cache

@@ -69,7 +69,7 @@ class Place:
 @dataclass
 class Report:
     machine: dict[str, Any]
-    state: dict[str, Any]
+    state: facts.State
     abilities: list[Ability]
     ceilings: list[Ceilings]  # of the CPU, and of the GPU where there is one
     noise: Noise
@@ -243,7 +243,7 @@ def look_at(name: str, folder: Path) -> Place:
 
 
 def verdict(
-    state: dict[str, Any], noise: Noise, abilities: list[Ability], places: list[Place], found: Ceilings
+    state: facts.State, noise: Noise, abilities: list[Ability], places: list[Place], found: Ceilings
 ) -> list[str]:
     """Sentences to act on; the first one says what this machine is good for now."""
     busy = facts.busy(state)

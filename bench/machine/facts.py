@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -272,18 +272,27 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
-def gpu_states() -> list[dict[str, Any]]:
+class GpuState(TypedDict, total=False):
+    """Of one GPU; None where its driver does not tell."""
+
+    sm_mhz: int | None
+    temperature_c: int | None
+    power_w: float | None
+    throttle_reasons: int | None  # NVML's bits
+
+
+def gpu_states() -> list[GpuState]:
     library, _ = nvml()
     states = []
     for handle in _gpu_handles():
         power = _ask_gpu("nvmlDeviceGetPowerUsage", handle)
         states.append(
-            {
-                "sm_mhz": _ask_gpu("nvmlDeviceGetClockInfo", handle, library.NVML_CLOCK_SM),
-                "temperature_c": _ask_gpu("nvmlDeviceGetTemperature", handle, library.NVML_TEMPERATURE_GPU),
-                "power_w": power / 1000 if power else None,
-                "throttle_reasons": _ask_gpu("nvmlDeviceGetCurrentClocksThrottleReasons", handle),
-            }
+            GpuState(
+                sm_mhz=_ask_gpu("nvmlDeviceGetClockInfo", handle, library.NVML_CLOCK_SM),
+                temperature_c=_ask_gpu("nvmlDeviceGetTemperature", handle, library.NVML_TEMPERATURE_GPU),
+                power_w=power / 1000 if power else None,
+                throttle_reasons=_ask_gpu("nvmlDeviceGetCurrentClocksThrottleReasons", handle),
+            )
         )
     return states
 
@@ -298,26 +307,33 @@ def gpu_energy_joules(index: int) -> float | None:
 # --- what state it is in ---
 
 
-def snapshot() -> dict[str, Any]:
-    """The machine's state now. Shares are of the usable cores, over the time since the snapshot before.
+class State(TypedDict):
+    """Of this machine. Shares are of the usable cores; None where it does not tell."""
 
-    cores, load (1-minute average, our own threads included), mhz (mean of the usable cores), throttled (times a
-    core has slowed down for heat since it was started), others (CPU share of programs that this one did not
-    start), stolen (share the hypervisor gave to other machines), gpus. The first call may wait 0.3 s.
-    """
+    cores: int
+    load: float  # 1-minute average, our own threads included
+    mhz: float | None  # mean of the usable cores
+    throttled: int | None  # times a core has slowed down for heat since it was started
+    others: float | None  # CPU share of programs that this one did not start
+    stolen: float | None  # share the hypervisor gave to other machines
+    gpus: list[GpuState]
+
+
+def snapshot() -> State:
+    """The machine's state now. Shares are of the time since the snapshot before; the first call may wait 0.3 s."""
     others, stolen = _METER.shares()
-    return {
-        "cores": usable_cores(),
-        "load": round(os.getloadavg()[0], 2),
-        "mhz": _current_mhz(),
-        "throttled": _throttle_count(),
-        "others": others,
-        "stolen": stolen,
-        "gpus": gpu_states(),
-    }
+    return State(
+        cores=usable_cores(),
+        load=round(os.getloadavg()[0], 2),
+        mhz=_current_mhz(),
+        throttled=_throttle_count(),
+        others=others,
+        stolen=stolen,
+        gpus=gpu_states(),
+    )
 
 
-def busy(state: dict[str, Any]) -> str | None:
+def busy(state: State) -> str | None:
     """A sentence where something else slows this machine down, else None."""
     cores, load = state["cores"], state["load"]
     if state["stolen"] is not None and state["stolen"] > STOLEN_SHARE:

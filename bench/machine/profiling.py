@@ -44,9 +44,10 @@ ANOTHER_PROFILER = "LAYERBENCH_NSIGHT"  # in the environment: Nsight profiles; t
 CAPTURED = "profile"  # the range around all calls of one `profile` then, by which Nsight Systems starts and stops
 
 Event = dict[str, Any]  # of a Chrome trace: times in microseconds
+Row = dict[str, Any]  # of ranges.csv, by COLUMNS
 
 
-def profile(call: Callable[[], Any], device: Device, name: str, folder: Path, calls: int = 5) -> list[dict[str, Any]]:
+def profile(call: Callable[[], Any], device: Device, name: str, folder: Path, calls: int = 5) -> list[Row]:
     """Make `calls` calls under torch's profiler; rows as above, and `folder`/<name>.trace.json.gz (ui.perfetto.dev).
 
     The call has run before: what it compiles at first would be seen too. In the trace's file name, slashes of `name`
@@ -85,7 +86,7 @@ def _exported(profiler: Any) -> dict[str, Any]:
     return {key: value for key, value in trace.items() if key not in ("host_name", "traceName")}
 
 
-def write_csv(folder: Path, rows: Iterable[dict[str, Any]]) -> Path:
+def write_csv(folder: Path, rows: Iterable[Row]) -> Path:
     """`folder`/ranges.csv: the rows of any number of profiles; what is None is empty."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "ranges.csv"
@@ -106,7 +107,7 @@ class _Sum:
     host_us: float = 0.0
 
 
-def rows_of(trace: list[Event], names: set[str]) -> list[dict[str, Any]]:
+def rows_of(trace: list[Event], names: set[str]) -> list[Row]:
     """Rows of a Chrome trace's events, the heaviest of each range first. Spans are the annotations called `names`."""
     events = [e for e in trace if e.get("ph") == "X"]
     spans = [e for e in events if e.get("cat") == "user_annotation" and e["name"] in names]
@@ -154,7 +155,7 @@ def _add_operators(
         of_range[OUTSIDE].host_us = max(0.0, of_range[OUTSIDE].host_us - inside_operators)
 
 
-def _rows(inside: str, found: dict[str, _Sum], on_device: bool) -> list[dict[str, Any]]:
+def _rows(inside: str, found: dict[str, _Sum], on_device: bool) -> list[Row]:
     def weight(s: _Sum) -> float:
         return s.device_us if on_device else s.host_us
 

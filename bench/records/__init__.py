@@ -1,4 +1,5 @@
 """What a run writes down, and what is read from it."""
 
 PACK_FILES, PACK_BYTES = 8, 16 << 20
+DASH = "–"  # for what was not measured
 FORMATS = ("pytest-benchmark", "nvbench", "github-action-benchmark", "bmf", "csv", "parquet")

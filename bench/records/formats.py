@@ -11,14 +11,9 @@ import numpy as np
 from bench.cli import CannotGoOn
 from bench.core.files import write_atomically
 from bench.records import FORMATS
-from bench.records.queries import Record, Row, device_name, names, samples, timed
+from bench.records.queries import Row, device_name, names, samples, timed
 from bench.records.read import Loaded
-
-# What only a right result may show.
-TIMES = (
-    *("samples", "cpu_samples", "median_s", "low_s", "high_s", "noise", "bytes_per_s", "flops_per_s", "of_ceiling"),
-    *("speedup", "speedup_low", "speedup_high", "tokens_per_s", "cpu_median_s"),
-)
+from bench.records.record import Record, Times
 
 
 def _write_json(document: Any, out: Path) -> None:
@@ -41,7 +36,7 @@ def pytest_benchmark(rows: list[Row], out: Path) -> None:
                 "fullname": f"{group} {name}",
                 "params": None,
                 "param": None,
-                "extra_info": {k: r[k] for k in kept if r.get(k) is not None},
+                "extra_info": {k: r.get(k) for k in kept if r.get(k) is not None},
                 "options": {"timer": r.get("timer")},
                 "stats": _pytest_benchmark_stats(samples(r)),
             }
@@ -181,9 +176,8 @@ def _nvbench_summaries(record: Record, file: str) -> list[dict[str, Any]]:
         _summary("nv/cold/time/gpu/stdev/relative", "percentage", deviation / mean, told),
         _summary("nv/cold/time/gpu/iqr/relative", "percentage", (q3 - q1) / median, told),
     ]
-    if record.get("sm_mhz"):
-        clock = record["sm_mhz"] * 1e6
-        found.append(_summary("nv/cold/sm_clock_rate/mean", "frequency", clock, "median over the turns"))
+    if mhz := record.get("sm_mhz"):
+        found.append(_summary("nv/cold/sm_clock_rate/mean", "frequency", mhz * 1e6, "median over the turns"))
     values = [
         {"name": "filename", "type": "string", "value": file},
         {"name": "size", "type": "int64", "value": str(len(data))},
@@ -207,8 +201,8 @@ def github_action_benchmark(rows: list[Row], out: Path) -> None:
     entries = []
     for r, (group, name) in zip(chosen, names(chosen), strict=True):
         entry = {"name": f"{group} {name}", "unit": "ms", "value": r["median_s"] * 1e3}
-        if r.get("high_s") is not None:
-            entry["range"] = f"± {(r['high_s'] - r['low_s']) / 2 * 1e3:.3g}"
+        if (high := r.get("high_s")) is not None:
+            entry["range"] = f"± {(high - r['low_s']) / 2 * 1e3:.3g}"
         if r.get("reproduce"):
             entry["extra"] = r["reproduce"]
         entries.append(entry)
@@ -221,8 +215,8 @@ def bmf(rows: list[Row], out: Path) -> None:
     document = {}
     for r, (group, name) in zip(chosen, names(chosen), strict=True):
         latency = {"value": r["median_s"] * 1e9}
-        if r.get("high_s") is not None:
-            latency |= {"lower_value": r["low_s"] * 1e9, "upper_value": r["high_s"] * 1e9}
+        if (high := r.get("high_s")) is not None:
+            latency |= {"lower_value": r["low_s"] * 1e9, "upper_value": high * 1e9}
         document[f"{group} {name}"] = {"latency": latency}
     _write_json(document, out)
 
@@ -230,16 +224,16 @@ def bmf(rows: list[Row], out: Path) -> None:
 # --- tables ---
 
 
-def flat(run: Loaded, record: Record) -> Record:
+def flat(run: Loaded, record: Record) -> dict[str, object]:
     """A record without what is nested, its shape as shape.T and so on; a failure has no times."""
     git = run.environment.get("git") or {}
-    row: Record = {"commit": git.get("commit"), "device_name": device_name(run, record)}
+    row: dict[str, object] = {"commit": git.get("commit"), "device_name": device_name(run, record)}
     for name, value in record.items():
         if name == "shape":
-            row |= {f"shape.{k}": v for k, v in (value or {}).items()}
+            row |= {f"shape.{k}": v for k, v in (record.get("shape") or {}).items()}
         elif not isinstance(value, (dict, list)):
             row[name] = value
-    return {k: None if k in TIMES and record["status"] != "ok" else v for k, v in row.items()}
+    return {k: None if k in Times.__annotations__ and record["status"] != "ok" else v for k, v in row.items()}
 
 
 def csv(rows: list[Row], out: Path) -> None:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.records.read import Loaded
-from bench.records.verdicts import case_of
+from bench.records.record import Record
+from bench.records.verdicts import GOOD, case_of
 
-Record = dict[str, Any]
-Row = tuple["Loaded", Record]
+Row = tuple[Loaded, Record]
 
 
 @dataclass
@@ -39,6 +39,24 @@ def races(records: Iterable[Record]) -> list[Race]:
             key = (r["layer"], r.get("shape_name") or "", r["phase"], r["dtype"], str(r.get("shape")))
             found.setdefault(key, []).append(r)
     return [Race(sorted(rows, key=lambda r: r["median_s"])) for rows in found.values()]
+
+
+def by_variant(rows: Iterable[Record]) -> list[list[Record]]:
+    """The records of each variant together, cold before warm."""
+    found: dict[str, list[Record]] = {}
+    for row in rows:
+        found.setdefault(row["variant"], []).append(row)
+    return [sorted(states, key=lambda r: r.get("cache") or "") for states in found.values()]
+
+
+def ranked(rows: Iterable[Record]) -> list[list[Record]]:
+    """The same: right ones first, the fastest on top; the others as they come."""
+
+    def rank(states: list[Record]) -> tuple[bool, float]:
+        wrong = any(row["status"] not in GOOD for row in states)
+        return wrong, states[0].get("median_s") or float("inf")
+
+    return sorted(by_variant(rows), key=rank)
 
 
 def newest(runs: list[Loaded]) -> list[Row]:
@@ -84,4 +102,4 @@ def device_name(run: Loaded, record: Record) -> str:
 
 
 def words(record: Record) -> list[str]:
-    return [record[k] for k in ("layer", "phase", "shape_name", "dtype", "cache") if record.get(k)]
+    return [str(record.get(k)) for k in ("layer", "phase", "shape_name", "dtype", "cache") if record.get(k)]

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import FAILED, CannotGoOn, cannot
+from bench.records.record import Record
 from bench.records.schema import MEASURED, OF_ENVIRONMENT, REQUIRED, SCHEMA, fault, of_another_kind
 
 RECORDS = "records.jsonl"
 ENVIRONMENT = "env.json"
 SUITE = "suite"  # the kind of a run that holds others
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Problem:
 def read_records(path: Path, required: Sequence[str] = ()) -> tuple[list[Record], list[Problem]]:
     """Records of a run's folder (or of one .jsonl file), and the lines that could not be read.
 
-    required: fields that a record must have beside REQUIRED. A field that is there is of its kind (see FIELDS), so
-    that a reader need not look.
+    required: fields that a record must have beside REQUIRED. A field that is there is of its kind, so that a reader
+    need not look.
     """
     file = path / RECORDS if path.is_dir() else path
     records: list[Record] = []
@@ -42,7 +41,7 @@ def read_records(path: Path, required: Sequence[str] = ()) -> tuple[list[Record]
         if not line.strip():
             continue
         try:
-            record = json.loads(line, parse_constant=_no_number)
+            record: Record = json.loads(line, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:  # json's and unicode's errors are both ValueErrors
             problems.append(Problem(str(file), number, f"damaged ({error})"))
             continue

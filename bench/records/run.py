@@ -1,7 +1,7 @@
 """Runs on disk: a folder each, written so that a crash, Ctrl-C or a full disk costs at most the case under way.
 
     env.json       what was measured on: machine, versions, command (an allow-list, see `environment`)
-    records.jsonl  one record a line, appended and forced to disk as each case finishes (fields: bench/trial/rows.py)
+    records.jsonl  one record a line (see bench/records/record.py), appended and forced to disk as each case finishes
     <kind>.csv     the records, flat, under the same names, written by `Run.write_csv`
 
 What is written may be committed or sent to somebody: absolute paths, the names of host and user, and values that
@@ -29,7 +29,8 @@ from bench.cli import CannotGoOn
 from bench.core.files import DiskFull, cannot_write, write_atomically
 from bench.records.conditions import differences
 from bench.records.environment import environment
-from bench.records.read import ENVIRONMENT, RECORDS, Record, latest, read_environment, read_records
+from bench.records.read import ENVIRONMENT, RECORDS, latest, read_environment, read_records
+from bench.records.record import Record
 from bench.records.schema import REQUIRED, SCHEMA, STATUSES
 from bench.records.scrub import clean
 
@@ -105,8 +106,8 @@ class Run:
         """
         missing = [name for name in REQUIRED if name not in record]
         if missing or record["status"] not in STATUSES:
-            raise ValueError(f"not a record: {missing or record['status']!r} (see bench/trial/rows.py)")
-        whole = clean({"schema": SCHEMA, "run": self.folder.name, "utc": _utc(), **record})
+            raise ValueError(f"not a record: {missing or record['status']!r} (see bench/records/record.py)")
+        whole: Record = clean({"schema": SCHEMA, "run": self.folder.name, "utc": _utc(), **record})
         self._write_line(json.dumps(whole, default=str, allow_nan=False).encode() + b"\n")
         return whole
 

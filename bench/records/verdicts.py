@@ -28,7 +28,9 @@ from scipy.special import stdtrit
 
 from bench.core import stats
 from bench.machine import facts
+from bench.records import DASH
 from bench.records.read import Loaded
+from bench.records.record import Record
 
 FASTER, SLOWER, SAME, UNCLEAR = "FASTER", "SLOWER", "SAME", "UNCLEAR"
 WRONG, FIXED, NOT_COMPARED = "WRONG", "FIXED", "NOT COMPARED"
@@ -42,8 +44,6 @@ ALL_RIGHT = 0.99  # how surely no case at all is called faster or slower where t
 BORROWED = 4  # degrees of freedom that the controls of the layer's other cases count for
 MOST = 90  # percent: one unsteady case says nothing about the others, but what one in ten does, others may do
 MOST_OF_NORMAL = 1.645  # standard deviations that a normal value stays within as often
-
-Record = dict[str, Any]
 
 
 class Case(NamedTuple):
@@ -174,7 +174,8 @@ def side(runs: Iterable[Loaded], alike: Callable[[Loaded, Loaded], bool] = lambd
 
 def case_of(record: Record) -> Case:
     sizes = tuple(sorted((name, str(size)) for name, size in (record.get("shape") or {}).items()))
-    words = {name: record.get(name) or "" for name in ("layer", "phase", "shape_name", "dtype", "cache", "variant")}
+    names = ("layer", "phase", "shape_name", "dtype", "cache", "variant")
+    words = {name: str(record.get(name) or "") for name in names}
     # A record of a proof alone names no device; those that had none were all the CPU's.
     return Case(**words, sizes=sizes, device=record.get("device") or "cpu", threads=record.get("threads") or 0)
 
@@ -208,7 +209,7 @@ def compare(before: Side, after: Side, threshold: float, same_machine: bool = Tr
             (still if was and _bad(was) else newly).append(case)
         if was and _bad(was) != _bad(record):
             failed = record if _bad(record) else was
-            reason = f"{failed['status']}{'' if _bad(record) else ' before'}: {failed.get('evidence') or '–'}"
+            reason = f"{failed['status']}{'' if _bad(record) else ' before'}: {failed.get('evidence') or DASH}"
             changes.append(Change(case, was, record, WRONG if _bad(record) else FIXED, reason))
     changes += _Judge(before, after, threshold, same_machine).changes()
     right = sum(not _bad(record) and case in old and not _bad(old[case]) for case, record in new.items())
@@ -396,9 +397,10 @@ def quantile(level: float, freedom: int) -> float:
 def disturbance(old: Entry, new: Entry, same_machine: bool) -> str:
     """Why the two were not measured under the same conditions; "" where nothing says so."""
     for what, entry in (("before", old), ("after", new)):
-        state = entry.record.get("machine") or {}
+        state = entry.record.get("machine")
         # A GPU's own clock does not see what else the host does; there, others' processes are often in sight.
-        if entry.record.get("device", "cpu") == "cpu" and "others" in state and (busy := facts.busy(state)):
+        on_cpu = entry.record.get("device", "cpu") == "cpu"
+        if on_cpu and state and "others" in state and (busy := facts.busy(state)):
             return f"{what}, {busy}"
     throttled = [entry.record.get("throttled") or "" for entry in (old, new)]
     if throttled[0] != throttled[1]:  # a large matmul always reaches the power cap; on one side only it is news
@@ -413,7 +415,8 @@ def _clock(record: Record) -> float | None:
     """MHz of what did the work, where they were read."""
     if record.get("device", "cpu") != "cpu":
         return record.get("sm_mhz")
-    return (record.get("machine") or {}).get("mhz")
+    state = record.get("machine")
+    return state.get("mhz") if state else None
 
 
 def _share(share: float) -> str:

@@ -1,117 +1,144 @@
-"""The columns of the page's tables."""
+"""The columns of all tables of records: bench.show.terminal, page and markdown draw them, each place says which."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from bench.show.page import Cell
-from bench.show.texts import DASH, duration, percent, speed_text, time_text
+from bench.records.record import Record
+from bench.show.texts import DASH, bits_text, duration, multiple, percent, ratio_text, speed_text, time_text
 
-# --- columns ---
-
-
-Row = dict[str, Any]
+States = Sequence[Record]  # of one variant at one case, cold before warm
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: which field of a variant's rows (cold first) it shows, and how."""
+    """A field of one of a variant's records, and how it is told."""
 
     title: str
-    name: str
-    form: Any  # (row) -> text
-    cache: str | None = None  # of the row that is shown; None: the first
+    name: str  # of the field; where the record lacks it there is a dash. "": `text` needs none
+    text: Callable[[Record], str]
+    cache: str | None = None  # of the record; None: the first
+    right: bool = True  # numbers are
+    no_wrap: bool = False
 
-    def row(self, states: list[Row]) -> Row:
-        return states[0] if self.cache is None else next((r for r in states if r.get("cache") == self.cache), {})
+    def record(self, states: States) -> Record:
+        if self.name == "status":  # what is not right of any of them is told
+            return next((r for r in states if r["status"] != "ok"), states[0])
+        if self.name == "graph_s":  # measured warm alone
+            return next((r for r in states if r.get("graph_s")), states[0])
+        return states[0] if self.cache is None else next((r for r in states if r.get("cache") == self.cache), Record())
 
-    def has(self, states: list[Row]) -> bool:
-        return self.row(states).get(self.name) is not None
+    def has(self, states: States) -> bool:
+        return self.record(states).get(self.name) is not None
 
-    def cell(self, states: list[Row]) -> Cell:
-        r = self.row(states)
-        value = r.get(self.name)
-        if self.name == "status":
-            return status_cell(next((s for s in states if s["status"] != "ok"), r))
-        if value is None:
-            return Cell(DASH, "", "number")
-        key = str(value) if isinstance(value, str | bool) else float(value)
-        return Cell(self.form(r), key, "number" if not isinstance(value, str | bool) else "")
+    def told(self, states: States) -> str:
+        return self.text(self.record(states)) if not self.name or self.has(states) else DASH
 
+    def titled(self, title: str) -> "Column":
+        """The same where a place has another word for it."""
+        return replace(self, title=title)
 
-def status_cell(r: Row) -> Cell:
-    status, ratio = r["status"], r.get("error_ratio")
-    if status in ("ok", "simulated"):
-        told = status if ratio is None else f"{status} {ratio:.2g}x"
-        return Cell(told, ratio or 0.0, status)
-    style = "skipped long" if status == "skipped" else "bad long"
-    return Cell(f"{status}: {r.get('evidence', '')}", 1e9, style)
+    def whole(self) -> "Column":
+        """A share without decimals."""
+        return replace(self, text=lambda r: f"{value(r, self.name):.0%}")
 
 
-def _scaled(name: str, scale: float, form: str = "{:.3g}") -> Any:
-    return lambda r: form.format(r[name] / scale)
+def value(r: Record, name: str) -> float:
+    """A number that is there."""
+    found = r.get(name)
+    assert isinstance(found, int | float), f"{name} is {found!r}"
+    return found
 
 
-def _percent_of(name: str) -> Any:
-    return lambda r: percent(r[name])
+def check_text(r: Record) -> str:
+    """ok and how large the error is, or what is wrong."""
+    if r["status"] not in ("ok", "simulated"):
+        return f"{r['status']}: {r.get('evidence', '')}"
+    ratio = r.get("error_ratio")
+    return r["status"] if ratio is None else f"{r['status']} {ratio_text(ratio)}"
 
 
-COLUMNS = (
-    Column("check (error)", "status", None),
-    Column("cold ±95 %", "median_s", time_text, "cold"),
-    Column("warm ±95 %", "median_s", time_text, "warm"),
-    Column("span", "span_s", lambda r: duration(r["span_s"])),
-    Column("graph", "graph_s", lambda r: duration(r["graph_s"])),
-    Column("vs torch", "speedup", speed_text),
-    Column("noise", "noise", _percent_of("noise")),
-    Column("GB/s", "bytes_per_s", _scaled("bytes_per_s", 1e9)),
-    Column("GFLOP/s", "flops_per_s", _scaled("flops_per_s", 1e9)),
-    Column("of ceiling", "of_ceiling", _percent_of("of_ceiling")),
-    Column("scratch MB", "workspace_bytes", _scaled("workspace_bytes", 1e6)),
-    Column("saved MB", "saved_bytes", _scaled("saved_bytes", 1e6)),
-    Column("peak MB", "peak_bytes", _scaled("peak_bytes", 1e6)),
-    Column("SM MHz", "sm_mhz", _scaled("sm_mhz", 1, "{:.0f}")),
-    Column("mJ a call", "energy_j", _scaled("energy_j", 1e-3)),
-    Column("compile s", "compile_s", _scaled("compile_s", 1, "{:.2g}")),
-    Column("registers", "registers", _scaled("registers", 1, "{:.0f}")),
-    Column("spills B", "spill_bytes", _scaled("spill_bytes", 1, "{:.0f}")),
-    Column("shared B", "shared_bytes", _scaled("shared_bytes", 1, "{:,.0f}")),
-    Column("occupancy", "occupancy", _percent_of("occupancy")),
-    Column("bits", "deterministic", lambda r: "same" if r["deterministic"] else "differ"),
-    Column("tiles", "configuration", lambda r: r["configuration"]),
-)
-STEP_COLUMNS = (
-    Column("check", "status", None),
-    Column("step ±95 %", "median_s", time_text),
-    Column("tokens/s", "tokens_per_s", _scaled("tokens_per_s", 1, "{:,.0f}")),
-    Column("speed", "speedup", speed_text),
-    Column("MFU PaLM / measured", "mfu_palm_of_ceiling", _percent_of("mfu_palm_of_ceiling")),
-    Column("MFU llm.c / measured", "mfu_llmc_of_ceiling", _percent_of("mfu_llmc_of_ceiling")),
-    Column("MFU PaLM / datasheet", "mfu_palm_of_datasheet", _percent_of("mfu_palm_of_datasheet")),
-    Column("MFU llm.c / datasheet", "mfu_llmc_of_datasheet", _percent_of("mfu_llmc_of_datasheet")),
-    Column("peak MB", "peak_bytes", _scaled("peak_bytes", 1e6, "{:,.0f}")),
-    Column("first loss", "first_loss", _scaled("first_loss", 1, "{:.4f}")),
-    Column("last loss", "last_loss", _scaled("last_loss", 1, "{:.4f}")),
-    Column("loss, of the band", "worst_loss", _percent_of("worst_loss")),
-    Column("norm, of the band", "worst_norm", _percent_of("worst_norm")),
-)
-STEP_STORIES = {
-    "ours": "the step assembled from the registry's variants",
-    "torch.eager": "plain PyTorch, op by op",
-    "torch.compile": "torch.compile as a careful user writes it",
+def _word(title: str, name: str) -> Column:
+    return Column(title, "", lambda r: str(r.get(name) or DASH), right=False)
+
+
+def _scaled(title: str, name: str, scale: float = 1.0, form: str = "{:.3g}") -> Column:
+    return Column(title, name, lambda r: form.format(value(r, name) / scale))
+
+
+def _share(title: str, name: str) -> Column:
+    return Column(title, name, lambda r: percent(value(r, name)))
+
+
+def _multiple(title: str, name: str) -> Column:
+    return Column(title, name, lambda r: multiple(value(r, name)))
+
+
+def _seconds(title: str, name: str, no_wrap: bool = False) -> Column:
+    return Column(title, name, lambda r: duration(value(r, name)), no_wrap=no_wrap)
+
+
+COLUMNS = {
+    "case": Column("layer", "", lambda r: f"{r['layer']} {r['shape_name'].partition('/')[2]}".strip(), right=False),
+    "layer": _word("layer", "layer"),
+    "phase": _word("pass", "phase"),
+    "dtype": _word("dtype", "dtype"),
+    "shape": Column("shape", "", lambda r: f"{r['shape_name']} {r['dtype']}", right=False),
+    "variant": _word("variant", "variant"),
+    "story": _word("story", "story"),
+    "part": _word("part", "case_id"),
+    "status": _word("status", "status"),
+    "evidence": Column("evidence", "", lambda r: r.get("evidence") or "", right=False),
+    "baseline": _word("baseline", "baseline"),
+    # --- proof ---
+    "check": Column("check (error)", "status", check_text, right=False),
+    "error_ratio": Column("error", "error_ratio", lambda r: ratio_text(value(r, "error_ratio"))),
+    "proof_cases": Column("cases", "", lambda r: str(r["proof_cases"] or DASH)),
+    "deterministic": Column("bits", "deterministic", lambda r: bits_text(r["deterministic"])),
+    # --- times ---
+    "cold": Column("cold ±95 %", "median_s", time_text, "cold", no_wrap=True),
+    "warm": Column("warm ±95 %", "median_s", time_text, "warm", no_wrap=True),
+    "time": _seconds("time", "median_s"),
+    "span_s": _seconds("span", "span_s", no_wrap=True),
+    "graph_s": _seconds("graph", "graph_s", no_wrap=True),
+    "speedup": Column("vs torch", "speedup", speed_text, no_wrap=True),
+    "noise": _share("noise", "noise"),
+    "noise_floor": _share("noise floor", "noise_floor"),
+    "bytes_per_s": _scaled("GB/s", "bytes_per_s", 1e9),
+    "flops_per_s": _scaled("GFLOP/s", "flops_per_s", 1e9),
+    "of_ceiling": _share("of ceiling", "of_ceiling"),
+    "workspace_bytes": _scaled("scratch MB", "workspace_bytes", 1e6),
+    "saved_bytes": _scaled("saved MB", "saved_bytes", 1e6),
+    "peak_bytes": _scaled("peak MB", "peak_bytes", 1e6),
+    "sm_mhz": _scaled("SM MHz", "sm_mhz", 1, "{:.0f}"),
+    "energy_j": _scaled("mJ a call", "energy_j", 1e-3),
+    "compile_s": _scaled("compile s", "compile_s", 1, "{:.2g}"),
+    "configuration": Column("tiles", "configuration", lambda r: r["configuration"], right=False),
+    # --- counts ---
+    "moved_of_minimum": _multiple("moved, of least", "moved_of_minimum"),
+    "sectors_per_request": _scaled("sectors a request", "sectors_per_request"),
+    "sectors_of_ideal": _multiple("of ideal", "sectors_of_ideal"),
+    "wavefronts_of_ideal": _multiple("bank passes", "wavefronts_of_ideal"),
+    "kernels": _scaled("kernels", "kernels", 1, "{:.0f}"),
+    "registers": _scaled("registers", "registers", 1, "{:.0f}"),
+    "spill_bytes": _scaled("spills B", "spill_bytes", 1, "{:.0f}"),
+    "shared_bytes": _scaled("shared B", "shared_bytes", 1, "{:,.0f}"),
+    "occupancy": _share("occupancy", "occupancy"),
+    "tensor_core_instructions": _scaled("tensor-core", "tensor_core_instructions", 1, "{:.0f}"),
+    "wide_instructions": _scaled("128-bit", "wide_instructions", 1, "{:.0f}"),
+    # --- a training step ---
+    "step": Column("step ±95 %", "median_s", time_text),
+    "tokens_per_s": _scaled("tokens/s", "tokens_per_s", 1, "{:,.0f}"),
+    "mfu_palm_of_ceiling": _share("MFU PaLM / measured", "mfu_palm_of_ceiling"),
+    "mfu_llmc_of_ceiling": _share("MFU llm.c / measured", "mfu_llmc_of_ceiling"),
+    "mfu_palm_of_datasheet": _share("MFU PaLM / datasheet", "mfu_palm_of_datasheet"),
+    "mfu_llmc_of_datasheet": _share("MFU llm.c / datasheet", "mfu_llmc_of_datasheet"),
+    "step_peak": _scaled("peak MB", "peak_bytes", 1e6, "{:,.0f}"),
+    "first_loss": _scaled("first loss", "first_loss", 1, "{:.4f}"),
+    "last_loss": _scaled("last loss", "last_loss", 1, "{:.4f}"),
+    "worst_loss": _share("loss, of the band", "worst_loss"),
+    "worst_norm": _share("norm, of the band", "worst_norm"),
 }
-COUNTED = {
-    "moved_of_minimum": ("moved, of least", "{:.3g}x"),
-    "sectors_per_request": ("sectors a request", "{:.3g}"),
-    "wavefronts_of_ideal": ("bank passes", "{:.3g}x"),
-    "kernels": ("kernels", "{:.0f}"),
-    "registers": ("registers", "{:.0f}"),
-    "spill_bytes": ("spills B", "{:.0f}"),
-    "shared_bytes": ("shared B", "{:,.0f}"),
-    "occupancy": ("occupancy", "{:.0%}"),
-    "tensor_core_instructions": ("tensor-core", "{:.0f}"),
-    "wide_instructions": ("128-bit", "{:.0f}"),
-}
 
 
-def number(value: Any, form: str) -> Cell:
-    return Cell(DASH if value is None else form.format(value), "" if value is None else float(value), "number")
+def columns(names: str) -> list[Column]:
+    return [COLUMNS[name] for name in names.split()]

@@ -232,7 +232,8 @@ def why(c: Change) -> str:
 def mfu_text(c: Change, column: str) -> str:
     """Before and after; of the measured peak, or of the datasheet's where that alone is known."""
     name = MFU[column]
-    pair = [percent(r.get(f"{name}_of_ceiling") or r.get(f"{name}_of_datasheet")) for r in (c.before, c.after)]
+    shares = [r.get(f"{name}_of_ceiling") or r.get(f"{name}_of_datasheet") for r in (c.before, c.after)]
+    pair = [percent(share) if isinstance(share, float) else DASH for share in shares]
     return DASH if pair == [DASH, DASH] else " → ".join(pair)
 
 

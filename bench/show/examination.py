@@ -9,11 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.machine import facts, roofline
+from bench.machine import roofline
 from bench.machine.ceilings import Ceilings
 from bench.machine.examine import Report
-from bench.machine.facts import nvml
-from bench.records import environment, run, scrub
+from bench.machine.facts import State, busy, nvml
+from bench.records import environment, scrub
+from bench.records.schema import SCHEMA
+from bench.show.texts import DASH
 
 # --- showing it ---
 
@@ -25,9 +27,9 @@ def show(report: Report) -> None:
     about = [
         ("CPU", cpu_text(m["cpu"])),
         ("caches", cache_text(m["cpu"]["cache_bytes"])),
-        ("instructions", " ".join(m["cpu"]["isa"]) or "–"),
+        ("instructions", " ".join(m["cpu"]["isa"]) or DASH),
         ("frequency", frequency_text(m["cpu"], report.state)),
-        ("memory", f"{m['memory_bytes'] / 2**30:.1f} GiB" if m["memory_bytes"] else "–"),
+        ("memory", f"{m['memory_bytes'] / 2**30:.1f} GiB" if m["memory_bytes"] else DASH),
         ("GPU", ", ".join(gpu_text(gpu) for gpu in m["gpus"]) or f"none: {nvml()[1]}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in m["versions"].items() if v)),
         ("threads", ", ".join(f"{k}={v}" for k, v in m["threads"].items())),
@@ -79,12 +81,12 @@ def ceiling_rows(c: Ceilings) -> list[tuple]:
     sheet = roofline.datasheet(c.device)
     rows = []
     for name, rate in c.bytes_per_s.items():
-        share = f"{rate / (sheet.gbytes_per_s * 1e9):.0%}" if sheet else "–"
-        rows.append((name, f"{rate / 1e9:.1f} GB/s", f"{c.spread[name]:.0%}", "–", share, c.how[name]))
+        share = f"{rate / (sheet.gbytes_per_s * 1e9):.0%}" if sheet else DASH
+        rows.append((name, f"{rate / 1e9:.1f} GB/s", f"{c.spread[name]:.0%}", DASH, share, c.how[name]))
     for name, rate in c.flops_per_s.items():
         peak = sheet.flops_per_s(name) if sheet else None
         sustained = f"{c.sustained_flops_per_s[name] / 1e9:.0f} GFLOP/s"
-        share = f"{rate / peak:.0%}" if peak else "–"
+        share = f"{rate / peak:.0%}" if peak else DASH
         best = f"{rate / 1e9:.0f} GFLOP/s"
         rows.append((f"matmul {name}", best, f"{c.spread[name]:.0%}", sustained, share, c.how[name]))
     return rows
@@ -104,13 +106,13 @@ def cpu_text(cpu: dict[str, Any]) -> str:
 def cache_text(sizes: dict[str, int | None]) -> str:
     def text(size: int | None) -> str:
         if not size:
-            return "–"
+            return DASH
         return f"{size / 2**20:g} MiB" if size >= 2**20 else f"{size / 2**10:g} KiB"
 
     return f"L1d {text(sizes['L1d'])}, L2 {text(sizes['L2'])} a core, L3 {text(sizes['L3'])}"
 
 
-def frequency_text(cpu: dict[str, Any], state: dict[str, Any]) -> str:
+def frequency_text(cpu: dict[str, Any], state: State) -> str:
     parts = [f"{state['mhz']:.0f} MHz now" if state["mhz"] else "not readable"]
     if cpu["max_mhz"]:
         parts.append(f"at most {cpu['max_mhz']:.0f} MHz")
@@ -136,7 +138,7 @@ def commit_text(git: dict[str, Any]) -> str:
     return git["commit"][:12] + (" with changes" if git["dirty"] else "")
 
 
-def load_text(state: dict[str, Any]) -> str:
+def load_text(state: State) -> str:
     parts = [f"{state['load']} on {state['cores']} cores (1-minute average)"]
     if state["others"] is not None:
         parts.append(f"other programs use {state['others']:.0%}")
@@ -147,7 +149,7 @@ def load_text(state: dict[str, Any]) -> str:
 
 def as_json(report: Report) -> dict[str, Any]:
     """The report as plain data: seconds, bytes, bytes/s, flop/s; shares as fractions. Names and paths are scrubbed."""
-    plain = asdict(report) | {"busy": facts.busy(report.state), "schema": run.SCHEMA}
+    plain = asdict(report) | {"busy": busy(report.state), "schema": SCHEMA}
     plain["noise"]["floor"] = report.noise.floor
     plain["machine"] = environment.environment()
     return scrub.clean(plain, free_text=True)

@@ -2,24 +2,50 @@
 
 import ast
 import inspect
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import NamedTuple
+
+from rich.table import Table
 
 from bench import HOME
 from bench.cli import CannotGoOn
 from bench.core.variants import Variant
 from bench.machine import ceilings, roofline
 from bench.records import environment, read
-from bench.records.read import read_records
+from bench.records.record import Record
 from bench.show import terminal, texts
+from bench.show.columns import COLUMNS
 from reference import contract
 from reference.models.model import Model
 
 PLACES = ("runs", "results")
 
 
-def floors_of(layer: str, model: Model, dtype: str) -> list[dict[str, Any]]:
+class Floor(NamedTuple):
+    """Of one call: how often a step makes it, its FLOPs and bytes, and the seconds both take at the ceilings."""
+
+    shape: str
+    phase: str
+    calls: int
+    flops: int
+    bytes: int
+    floor_s: float | None
+
+
+class Timed(NamedTuple):
+    """A record, and the folder of its run."""
+
+    record: Record
+    folder: str
+
+
+Ranks = dict[tuple[str, str], list[Timed]]  # by (shape, phase), the fastest first
+
+
+def floors_of(layer: str, model: Model, dtype: str) -> list[Floor]:
     """FLOPs, bytes and the floor at this machine's ceilings (None where not known) of every shape and phase."""
     module, known = contract.load(layer), ceilings.remembered()
     found = []
@@ -29,22 +55,22 @@ def floors_of(layer: str, model: Model, dtype: str) -> list[dict[str, Any]]:
             flops, size = contract.flops(module, shape, phase), contract.min_bytes(module, shape, phase)
             written = sum(t.bytes(shape) for t in contract.pass_of(module, phase).outputs)
             floor = roofline.floor_seconds(size, flops, dtype, known, written) if known else None
-            found.append(dict(shape=name, phase=phase, calls=call.calls, flops=flops, bytes=size, floor_s=floor))
+            found.append(Floor(name, phase, call.calls, flops, size, floor))
     return found
 
 
-def ranks_of(layer: str, dtype: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def ranks_of(layer: str, dtype: str) -> Ranks:
     """The latest time of each variant on this machine, the fastest first, by (shape, phase)."""
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str, str], Timed] = {}
     for folder in _folders():
-        for r in _rows(folder):
+        for r in read.read_records(folder)[0]:
             if (r.get("layer"), r.get("dtype"), r["status"]) == (layer, dtype, "ok") and r.get("cache") == "cold":
                 key = (r["shape_name"], r["phase"], r["variant"])
-                if not r.get("control") and r["utc"] >= rows.get(key, r)["utc"]:
-                    rows[key] = {**r, "folder": str(folder.relative_to(HOME))}
-    ranks: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for (shape, phase, _), r in sorted(rows.items(), key=lambda item: item[1]["median_s"]):
-        ranks.setdefault((shape, phase), []).append(r)
+                if not r.get("control") and (key not in rows or r["utc"] >= rows[key].record["utc"]):
+                    rows[key] = Timed(r, str(folder.relative_to(HOME)))
+    ranks: Ranks = {}
+    for (shape, phase, _), timed in sorted(rows.items(), key=lambda item: item[1].record["median_s"]):
+        ranks.setdefault((shape, phase), []).append(timed)
     return ranks
 
 
@@ -64,25 +90,21 @@ def _folders() -> list[Path]:
     return found
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    return read_records(folder)[0]
-
-
 def document(
-    layer: str, module: ModuleType, floors: list[dict], variants: list[Variant], ranks: dict
-) -> dict[str, Any]:
+    layer: str, module: ModuleType, floors: list[Floor], variants: list[Variant], ranks: Ranks
+) -> dict[str, object]:
     return {
         "layer": layer,
         "about": inspect.getdoc(module),
         "tensors": {phase: tensors_of(module, phase) for phase in ("forward", "backward") if _has(module, phase)},
-        "floors": floors,
+        "floors": [f._asdict() for f in floors],
         "variants": [
             dict(variant=v.name, story=v.story, dtypes=v.dtypes, phases=sorted(v.functions)) for v in variants
         ],
         "ranks": [
-            dict(shape=shape, phase=phase, variant=r["variant"], median_s=r["median_s"], run=r["run"])
+            dict(shape=shape, phase=phase) | {name: timed.record.get(name) for name in ("variant", "median_s", "run")}
             for (shape, phase), found in ranks.items()
-            for r in found
+            for timed in found
         ],
     }
 
@@ -113,7 +135,15 @@ def tensors_of(module: ModuleType, phase: str) -> list[dict[str, str]]:
 # --- showing it ---
 
 
-def show(layer, module, floors, variants, one, ranks, args) -> None:
+def show(
+    layer: str,
+    module: ModuleType,
+    floors: list[Floor],
+    variants: list[Variant],
+    one: Variant | None,
+    ranks: Ranks,
+    args: Namespace,
+) -> None:
     console = terminal.console()
     title, _, rest = (inspect.getdoc(module) or layer).partition("\n")
     console.print(f"{layer}: {title}", style="bold", highlight=False, markup=False)
@@ -124,13 +154,13 @@ def show(layer, module, floors, variants, one, ranks, args) -> None:
             console.print(tensor_table(module, phase))
             console.print(source_of(getattr(module, phase)), highlight=False, markup=False)
     console.print(floor_table(floors, args))
-    if not any(f["calls"] for f in floors):
+    if not any(f.calls for f in floors):
         console.print("0 calls: GPT-2's step here does this inside another layer, or not at all", style="dim")
     if one:
         console.print(f"{one.name}: {one.story}", style="bold", highlight=False, markup=False)
         console.print((_docstring(one).partition("\n")[2]).strip(), highlight=False, markup=False)
     console.print(rank_table([one] if one else variants, ranks, args.dtype))
-    for folder, day in sorted({(r["folder"], r["utc"][:10]) for found in ranks.values() for r in found}):
+    for folder, day in sorted({(t.folder, t.record["utc"][:10]) for found in ranks.values() for t in found}):
         console.print(f"timed in {folder}, {day}", style="dim", highlight=False)
     if not ranks:
         console.print(
@@ -142,12 +172,12 @@ def _docstring(v: Variant) -> str:
     return ast.get_docstring(ast.parse(v.path.read_text())) or ""
 
 
-def source_of(function: Any) -> str:
+def source_of(function: Callable[..., object]) -> str:
     """The reference's formula, as it is written."""
     return "\n" + "\n".join(f"    {line}" for line in inspect.getsource(function).rstrip().splitlines())
 
 
-def tensor_table(module: ModuleType, phase: str) -> Any:
+def tensor_table(module: ModuleType, phase: str) -> Table:
     grid = terminal.new_table(f"{phase}: what goes in and out")
     for name in ("", "tensor", "shape", "dtype", ""):
         grid.add_column(name)
@@ -156,8 +186,8 @@ def tensor_table(module: ModuleType, phase: str) -> Any:
     return grid
 
 
-def floor_table(floors: list[dict[str, Any]], args: Any) -> Any:
-    known = any(f["floor_s"] for f in floors)
+def floor_table(floors: list[Floor], args: Namespace) -> Table:
+    known = any(f.floor_s for f in floors)
     how = "measured ceilings" if known else "ceilings not measured yet: python -m bench.doctor"
     grid = terminal.new_table(f"floor, {args.model} {args.dtype}; {how}")
     grid.add_column("shape")
@@ -165,28 +195,24 @@ def floor_table(floors: list[dict[str, Any]], args: Any) -> Any:
     for name in ("calls a step", "GFLOP", "MB at least", "floor"):
         grid.add_column(name, justify="right")
     for f in floors:
-        floor = texts.duration(f["floor_s"]) if f["floor_s"] else texts.DASH
-        numbers = f"{f['flops'] / 1e9:.3g}", f"{f['bytes'] / 1e6:.3g}", floor
-        grid.add_row(f["shape"] or texts.DASH, f["phase"], str(f["calls"]), *numbers)
+        floor = texts.duration(f.floor_s) if f.floor_s else texts.DASH
+        numbers = f"{f.flops / 1e9:.3g}", f"{f.bytes / 1e6:.3g}", floor
+        grid.add_row(f.shape or texts.DASH, f.phase, str(f.calls), *numbers)
     return grid
 
 
-def rank_table(variants: list[Variant], ranks: dict, dtype: str) -> Any:
+def rank_table(variants: list[Variant], ranks: Ranks, dtype: str) -> Table:
     """Every variant: its story, and its rank and time in each pass at the shape that was timed last."""
     grid = terminal.new_table(f"variants, {dtype}: rank and time where they were timed, cold")
     grid.add_column("variant")
     grid.add_column("story", overflow="fold", ratio=1)
-    places = list(ranks)
-    for shape, phase in places:
+    for shape, phase in ranks:
         grid.add_column(f"{shape.partition('/')[2] or shape}\n{phase}", justify="right")
     for v in variants:
-        cells = []
-        for place in places:
-            names = [r["variant"] for r in ranks[place]]
-            told = texts.DASH
-            if v.name in names:
-                at = names.index(v.name)
-                told = f"{at + 1}. {texts.duration(ranks[place][at]['median_s'])}"
-            cells.append(told)
-        grid.add_row(v.name, v.story, *cells)
+        grid.add_row(v.name, v.story, *[_rank_text(v.name, found) for found in ranks.values()])
     return grid
+
+
+def _rank_text(name: str, found: list[Timed]) -> str:
+    told = (f"{i}. {COLUMNS['time'].told([t.record])}" for i, t in enumerate(found, 1) if t.record["variant"] == name)
+    return next(told, texts.DASH)

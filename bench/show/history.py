@@ -10,6 +10,7 @@ from bench.cli import CannotGoOn
 from bench.core.files import write_atomically
 from bench.records.queries import device_name, newest
 from bench.records.read import Loaded
+from bench.records.record import Record
 from bench.records.verdicts import Case, case_of
 from bench.show.comparison import case_texts
 from bench.show.terminal import console, new_table
@@ -24,7 +25,7 @@ class Point:
     machine: str
     when: str
     commit: str
-    record: dict[str, Any]
+    record: Record
     before: "Point | None" = None
 
     @property

@@ -3,24 +3,26 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bench import HOME, cli
 from bench.cli import CannotGoOn
-from bench.records.queries import races
+from bench.records.queries import races, ranked
 from bench.records.read import read_records
+from bench.records.record import Record
+from bench.show.columns import COLUMNS, Column, States, check_text, columns, value
 from bench.show.page import Chart, as_svg
 from bench.show.report import Page, read_runs
-from bench.show.texts import DASH, duration, multiple, speed_text
+from bench.show.texts import DASH
 from reference import contract
 
 MARKER = re.compile(r"(<!-- table (\w+) (\S+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 CHART = re.compile(r"(<!-- chart (\S+) (\S+) (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DRAWN = "<!-- drawn from {} -->"
 
-Rows = list[dict[str, Any]]
+Rows = list[Record]
 
 
 def rewrite(text: str, draw: bool = False) -> str:
@@ -67,85 +69,95 @@ def _records(folder: Path) -> Rows:
 
 def layers(rows: Rows) -> str:
     """The fastest right variant of each case, cold, and how it compares."""
-    lines = ["| layer | pass | fastest own kernel | time | of ceiling | fastest PyTorch | speed-up | noise floor |"]
-    lines.append("|---|---|---|--:|--:|---|--:|--:|")
-    for best in (race.own for race in races(rows) if race.own):
-        name = f"{best['layer']} {best['shape_name'].partition('/')[2]}".strip()
-        lines.append(
-            f"| {name} | {best['phase']} | {best['variant']} | {_time(best)} | {_percent(best.get('of_ceiling'))} "
-            f"| {best.get('baseline') or DASH} | {speed_text(best)} | {_percent(best.get('noise_floor'))} |"
-        )
-    return "\n".join(lines)
+    shown = (
+        *columns("case phase"),
+        COLUMNS["variant"].titled("fastest own kernel"),
+        COLUMNS["time"],
+        COLUMNS["of_ceiling"].whole(),
+        COLUMNS["baseline"].titled("fastest PyTorch"),
+        COLUMNS["speedup"].titled("speed-up"),
+        COLUMNS["noise_floor"].whole(),
+    )
+    return table(shown, [[race.own] for race in races(rows) if race.own])
 
 
 def variants(rows: Rows, layer: str, phase: str) -> str:
     """Every variant of one layer and pass, the fastest first, with its story."""
-    lines = [
-        "| variant | check | cold | warm | of ceiling | vs fastest PyTorch | story |",
-        "|---|---|--:|--:|--:|--:|---|",
-    ]
-    mine = [r for r in rows if (r["layer"], r["phase"]) == (layer, phase)]
-    warm = {r["variant"]: r for r in mine if r["cache"] == "warm"}
-    cold = [r for r in mine if r["cache"] != "warm"]
-    for r in sorted(cold, key=lambda r: (r["status"] != "ok", r.get("median_s") or 0)):
-        check = f"{r['error_ratio']:.2g}x" if r["status"] == "ok" else f"{r['status']}: {r['evidence']}"
-        lines.append(
-            f"| {r['variant']} | {check} | {_time(r)} | {_time(warm.get(r['variant'], {}))} "
-            f"| {_percent(r.get('of_ceiling'))} | {speed_text(r)} | {r['story']} |"
-        )
-    return "\n".join(lines)
+
+    def check(r: Record) -> str:
+        return f"{r['error_ratio']:.2g}x" if r["status"] == "ok" else check_text(r)
+
+    time = COLUMNS["time"]
+    shown = (
+        COLUMNS["variant"],
+        Column("check", "", check, right=False),
+        time.titled("cold"),
+        replace(time, title="warm", cache="warm"),
+        COLUMNS["of_ceiling"].whole(),
+        COLUMNS["speedup"].titled("vs fastest PyTorch"),
+        COLUMNS["story"],
+    )
+    return table(shown, ranked(r for r in rows if (r["layer"], r["phase"]) == (layer, phase)))
 
 
 def step(rows: Rows) -> str:
     """A training step: ours beside PyTorch's."""
-    lines = ["| step by | ms/step | tokens/s | MFU (PaLM) | MFU (llm.c) | peak memory | speed-up |"]
-    lines.append("|---|--:|--:|--:|--:|--:|--:|")
     ours = next(r for r in rows if r["variant"] == "ours")
-    for r in rows:
-        if r["phase"] != "step":
-            continue
-        ratio = f"{r['median_s'] / ours['median_s']:.2f}x" if r is not ours else DASH
-        lines.append(
-            f"| {r['variant']} | {r['median_s'] * 1e3:.0f} | {r['tokens_per_s']:.0f} "
-            f"| {_percent(r.get('mfu_palm_of_ceiling'))} | {_percent(r.get('mfu_llmc_of_ceiling'))} "
-            f"| {r['peak_bytes'] / 1e9:.1f} GB | {ratio} |"
-        )
-    return "\n".join(lines)
+    shown = (
+        COLUMNS["variant"].titled("step by"),
+        Column("ms/step", "", lambda r: f"{r['median_s'] * 1e3:.0f}"),
+        Column("tokens/s", "", lambda r: f"{r['tokens_per_s']:.0f}"),
+        COLUMNS["mfu_palm_of_ceiling"].whole().titled("MFU (PaLM)"),
+        COLUMNS["mfu_llmc_of_ceiling"].whole().titled("MFU (llm.c)"),
+        Column("peak memory", "", lambda r: f"{value(r, 'peak_bytes') / 1e9:.1f} GB"),
+        Column("speed-up", "", lambda r: f"{r['median_s'] / ours['median_s']:.2f}x" if r is not ours else DASH),
+    )
+    return table(shown, [[r] for r in rows if r["phase"] == "step"])
 
 
 def gpu(rows: Rows, dtype: str = "bf16") -> str:
     """Every layer and pass on a GPU: the fastest right own kernel by busy time, cold; dashes where nothing is."""
-    lines = [
-        "| layer | pass | fastest own kernel | busy | of ceiling | vs fastest PyTorch |",
-        "|---|---|---|--:|--:|--:|",
-    ]
+    shown = (
+        *columns("layer phase"),
+        COLUMNS["variant"].titled("fastest own kernel"),
+        COLUMNS["time"].titled("busy"),
+        COLUMNS["of_ceiling"].whole(),
+        COLUMNS["speedup"].titled("vs fastest PyTorch"),
+    )
     if not rows:
-        return "\n".join([*lines, f"| all twelve | both | {' | '.join([DASH] * 4)} |"])
+        return table(shown, [[Record(layer="all twelve", phase="both")]])
+    best = []
     for layer in contract.layer_names():
         for phase in contract.phases_of(contract.load(layer)):
             found = [r for r in rows if (r["layer"], r["phase"], r["dtype"]) == (layer, phase, dtype)]
             own = [race.own for race in races(r for r in found if r.get("timer") == "busy") if race.own]
-            best = min(own, key=lambda r: r["median_s"], default={})
-            cells = best.get("variant", DASH), _time(best), _percent(best.get("of_ceiling"))
-            lines.append(f"| {layer} | {phase} | {' | '.join(cells)} | {speed_text(best) if best else DASH} |")
-    return "\n".join(lines)
+            best.append(min(own, key=lambda r: r["median_s"], default=Record(layer=layer, phase=phase)))
+    return table(shown, [[r] for r in best])
 
 
 def counted(rows: Rows, dtype: str, layers: str = "") -> str:
     """Simulated variants: traffic against the least, bank conflicts, resources. Counts, never times."""
-    lines = ["| layer | pass | variant | error | moved | sectors a request | bank passes | registers | occupancy |"]
-    lines[0] += " 128-bit |"
-    lines.append("|---|---|---|--:|--:|--:|--:|--:|--:|--:|")
-    for r in rows:
-        if r["status"] != "simulated" or r["dtype"] != dtype or (layers and r["layer"] not in layers.split(",")):
-            continue
-        lines.append(
-            f"| {r['layer']} | {r['phase']} | {r['variant']} | {r['error_ratio']:.2g}x "
-            f"| {multiple(r['moved_of_minimum'])} | {r['sectors_per_request']:.3g} "
-            f"| {multiple(r['wavefronts_of_ideal'])} | {r['registers']} | {_percent(r['occupancy'])} "
-            f"| {r['wide_instructions']} |"
-        )
-    return "\n".join(lines)
+    shown = (
+        *columns("layer phase variant error_ratio"),
+        COLUMNS["moved_of_minimum"].titled("moved"),
+        *columns("sectors_per_request wavefronts_of_ideal registers"),
+        COLUMNS["occupancy"].whole(),
+        COLUMNS["wide_instructions"],
+    )
+    wanted = layers.split(",") if layers else contract.layer_names()
+    simulated = [r for r in rows if r["status"] == "simulated" and r["dtype"] == dtype and r["layer"] in wanted]
+    return table(shown, [[r] for r in simulated])
+
+
+def table(shown: Sequence[Column], variants: Iterable[States], aligned: bool = True) -> str:
+    """A table in Markdown. aligned: its numbers are, to the right."""
+    rule = "".join("--:|" if c.right else "---|" for c in shown)
+    lines = [_line(c.title for c in shown), f"|{rule}" if aligned else _line(["---"] * len(shown))]
+    return "\n".join([*lines, *(_line(c.told(states) for c in shown) for states in variants)])
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(c.replace('|', '/').replace(chr(10), ' ') for c in cells)} |"
 
 
 TABLES: dict[str, Callable[..., str]] = {
@@ -155,12 +167,3 @@ TABLES: dict[str, Callable[..., str]] = {
     "gpu": gpu,
     "counted": counted,
 }
-
-
-def _time(row: dict[str, Any]) -> str:
-    seconds = row.get("median_s")
-    return duration(seconds) if seconds else DASH
-
-
-def _percent(share: float | None) -> str:
-    return DASH if share is None else f"{share:.0%}"

@@ -14,10 +14,16 @@ from typing import Any, Protocol
 
 from bench.cli import CannotGoOn
 from bench.core.files import put, write_atomically
+from bench.records.record import Record
+from bench.records.verdicts import GOOD
 from bench.show import charts
+from bench.show.columns import Column, States
 from kernels import cache_dir
 
 NEEDED = ("altair", "vl_convert", "jinja2")
+
+
+Point = dict[str, Any]  # a row of a chart
 
 
 class Page(Protocol):
@@ -30,7 +36,7 @@ class Chart:
     """Which chart is drawn of which rows, and what a screen reader says of it."""
 
     spec: str
-    rows: list[dict[str, Any]]
+    rows: list[Point]
     label: str
 
 
@@ -41,6 +47,25 @@ class Cell:
     text: str
     key: float | str = ""
     style: str = ""
+
+
+def cell(c: Column, states: States) -> Cell:
+    """A column's cell for a variant."""
+    r = c.record(states)
+    found = r.get(c.name)
+    if c.name == "status":
+        return _status_cell(c, r)
+    if not c.name:
+        return Cell(c.text(r), c.text(r))
+    if isinstance(found, str | bool):
+        return Cell(c.text(r), str(found))
+    return Cell(c.told(states), float(found) if isinstance(found, int | float) else "", "number")
+
+
+def _status_cell(c: Column, r: Record) -> Cell:
+    if r["status"] in GOOD:
+        return Cell(c.text(r), r.get("error_ratio") or 0.0, r["status"])
+    return Cell(c.text(r), 1e9, "skipped long" if r["status"] == "skipped" else "bad long")
 
 
 @dataclass

@@ -1,8 +1,7 @@
 """Numbers as people read them, the same in every table and on every page."""
 
-from typing import Any
-
-DASH = "–"  # for what was not measured
+from bench.records import DASH
+from bench.records.record import Record
 
 
 def duration(seconds: float) -> str:
@@ -36,7 +35,7 @@ def bits_text(deterministic: bool | None) -> str:
     return {True: "same", False: "differ", None: DASH}[deterministic]
 
 
-def time_text(row: dict[str, Any]) -> str:
+def time_text(row: Record) -> str:
     """A record's median and half of its 95 % interval."""
     seconds, high = row.get("median_s"), row.get("high_s")
     if seconds is None:
@@ -46,7 +45,7 @@ def time_text(row: dict[str, Any]) -> str:
     return f"{duration(seconds)} {percent((high - row['low_s']) / 2 / seconds):>4}"
 
 
-def speed_text(row: dict[str, Any]) -> str:
+def speed_text(row: Record) -> str:
     """Speed against the fastest PyTorch entry; "=" where the difference is no difference."""
     speed = row.get("speedup")
     if speed is None or row["status"] != "ok":

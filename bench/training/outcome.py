@@ -1,25 +1,6 @@
 """What `bench.e2e` says in the end: the gate's verdict, speed and MFU, where the step's time went, what swaps did.
 
-One record a contestant: ours, `ours, LAYER=VARIANT` for each swap, and PyTorch's. Fields as in bench/trial/rows.py
-where these have the same name, and of a step:
-
-    layer variant phase     the model; the contestant; "step"
-    shape                   B, T and accumulation: micro-batches a step
-    losses norms            of every step, warm-up included; first_loss last_loss of them
-    worst_loss worst_norm   furthest from PyTorch, of the band that its own runs span; above 1 the status is wrong
-    tokens_per_s cpu_median_s       at the median; process-CPU seconds a step
-    mfu_…_of_ceiling mfu_…_of_datasheet     palm and llmc: by whose convention. Absent where the gate failed
-    peak_bytes planned_bytes        in use at most; ours: planned before anything runs
-    kernels                 ours: the variant of each call, by "layer/shape phase"
-    recompute saved_bytes   ours: outputs that backward computes again; what that spares
-    graph graph_evidence    ours on a GPU: whether the step was one CUDA graph, and why not
-    in_context_s            ours: seconds a step of each call of `kernels`, all its repetitions, inside the step, …
-    in_context_clock        … by this clock
-    alone_s                 ours: the same measured on its own, where it was: a call's time by its calls a step
-    predicted_alone_s       of a swap, here and below: the step's change as times measured alone predict it (null
-                            where one is not known), …
-    predicted_in_context_s  … and as in_context_s of both steps does
-    change_s change_low_s change_high_s     as the steps' own times have it, with the 95 % interval
+One Record (bench/records/record.py) a contestant: ours, `ours, LAYER=VARIANT` for each swap, and PyTorch's.
 """
 
 from dataclasses import dataclass
@@ -34,7 +15,8 @@ from bench.machine import ceilings, facts, roofline
 from bench.models import UPDATE, CallId
 from bench.models.choose import Times
 from bench.models.program import step_calls
-from bench.records.read import Record
+from bench.records.record import Change, Mfu, Record
+from bench.show import columns
 from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, duration, number, percent
 from bench.training.field import Entrant
@@ -150,7 +132,7 @@ def choices(choice: dict[CallId, Variant], pool: dict[CallId, list[Variant]], ti
 def _of_contestant(s: Trained, name: str) -> Record:
     """Which steps a record is of, and what they came to, judged or not."""
     steps = s.trajectories[name]
-    return dict(
+    return Record(
         case_id=f"{s.job.model.name} {name}",
         layer=s.job.model.name,
         variant=name,
@@ -174,7 +156,7 @@ def interrupted(s: Trained) -> list[Record]:
     done = {name: steps for name, steps in s.trajectories.items() if steps}
     return [
         _of_contestant(s, name)
-        | dict(
+        | Record(
             status="skipped",
             evidence=f"interrupted after {len(steps)} of {total} steps, not judged",
             samples=[[x["wall_s"]] for x in steps],
@@ -199,7 +181,7 @@ class Judged:
     def judged_row(self, name: str) -> Record:
         """A record's fields that are no times."""
         s, steps = self.s, self.s.trajectories[name]
-        row = _of_contestant(s, name) | dict(
+        row = _of_contestant(s, name) | Record(
             status="wrong" if self.excesses.get(name) else "ok",
             evidence="; ".join(map(str, self.excesses.get(name, [])[:SHOWN_EXCESSES])),
             planned_bytes=s.built[name].bytes if name in self.ours else None,
@@ -240,7 +222,7 @@ class Simulated(Judged):
 
     def records(self) -> list[Record]:
         rows = [self.judged_row(e.name) for e in self.s.entrants]
-        return [row | dict(status="simulated") if row["status"] == "ok" else row for row in rows]
+        return [row | Record(status="simulated") if row["status"] == "ok" else row for row in rows]
 
     def document(self) -> dict[str, object]:
         return {"parity": self.parity, "contestants": self.records()}
@@ -280,7 +262,7 @@ class Report(Judged):
 
     def _row(self, name: str) -> Record:
         median, low, high = stats.median_ci(self.walls[name])
-        row = self.judged_row(name) | dict(
+        row = self.judged_row(name) | Record(
             timer="span" if self.s.plan.gpu else "wall",
             samples=self.walls[name],
             cpu_samples=self.cpus[name],
@@ -293,8 +275,8 @@ class Report(Judged):
             peak_bytes=self.s.peak_bytes[name],
         )
         if self.baseline and name != self.baseline:
-            ratio = stats.paired_ratio_ci(self.walls[self.baseline], self.walls[name])
-            row |= dict(zip(("speedup", "speedup_low", "speedup_high"), ratio, strict=True), baseline=self.baseline)
+            speedup, least, most = stats.paired_ratio_ci(self.walls[self.baseline], self.walls[name])
+            row |= Record(speedup=speedup, speedup_low=least, speedup_high=most, baseline=self.baseline)
         if self.parity:
             row |= self._mfu(median)
         if name in self.ours:
@@ -302,16 +284,18 @@ class Report(Judged):
             row["in_context_s"] = {str(key): ms / 1e3 for key, ms in self.layer_ms(name).items()}
             if alone := self.alone_ms(name):
                 row["alone_s"] = {str(key): ms * self._calls(key) / 1e3 for key, ms in alone.items()}
-        return row | self.changes.get(self.swap_of[name], {})
+        return row | self.changes.get(self.swap_of[name], Change())
 
-    def _mfu(self, seconds: float) -> dict[str, float | None]:
+    def _mfu(self, seconds: float) -> Mfu:
         """MFU by both conventions against both peaks; None where a peak is not known."""
         rate = {name: flops * self.tokens / seconds for name, flops in self.flops.items()}
-        return {
-            f"mfu_{name}_of_{where}": rate[name] / peak if peak else None
-            for name in rate
-            for where, peak in self.peaks.items()
-        }
+        share = {(n, where): rate[n] / peak if peak else None for n in rate for where, peak in self.peaks.items()}
+        return Mfu(
+            mfu_palm_of_ceiling=share["palm", "ceiling"],
+            mfu_palm_of_datasheet=share["palm", "datasheet"],
+            mfu_llmc_of_ceiling=share["llmc", "ceiling"],
+            mfu_llmc_of_datasheet=share["llmc", "datasheet"],
+        )
 
     def layer_ms(self, name: str) -> dict[CallId, float]:
         """In-context milliseconds a step of each call: the median over the instrumented steps."""
@@ -390,17 +374,17 @@ class Report(Judged):
         known = [f"{where} {number(peak, scale)} {unit}" for where, peak in self.peaks.items()]
         table.caption = f"MFU of the matmul peak: {', '.join(known)}. Loss: first and last step."
         for row in self.rows:
-            half = (row["high_s"] - row["low_s"]) / 2 / row["median_s"]
+            half = (row["high_s"] or np.inf) - row["low_s"]
             speed = DASH
             if "speedup" in row:
                 speed = "{speedup:.2f}x [{speedup_low:.2f}, {speedup_high:.2f}]".format(**row)
             table.add_row(
                 row["variant"],
-                f"{duration(row['median_s'])} {percent(half) if np.isfinite(half) else DASH}",
+                f"{duration(row['median_s'])} {percent(half / 2 / row['median_s']) if np.isfinite(half) else DASH}",
                 duration(row["cpu_median_s"]),
                 f"{row['tokens_per_s']:,.0f}",
                 speed,
-                *[percent(row.get(f"mfu_{c}_of_{w}")) for c in self.flops for w in peaks],
+                *[columns.COLUMNS[f"mfu_{c}_of_{w}"].told([row]) for c in self.flops for w in peaks],
                 number(row["peak_bytes"], 1e6),
                 f"{row['first_loss']:.3f}, {row['last_loss']:.3f}",
                 f"{percent(row['worst_loss'])}, {percent(row['worst_norm'])}",
@@ -447,7 +431,7 @@ class Report(Judged):
     def _calls(self, key: CallId) -> int:
         return self.calls[key].calls * (1 if key.layer in UPDATE else self.s.job.accumulation)
 
-    def _change(self, text: str) -> dict[str, float | None]:
+    def _change(self, text: str) -> Change:
         """Predicted and measured change of the step by one swap, seconds; None where it could not be measured."""
         base, other = self.ours[0], next(n for n in self.ours if self.swap_of[n] == text)
         swap, times = self.s.swaps[text], self.s.picked.swap_times[text]
@@ -462,7 +446,7 @@ class Report(Judged):
         before, after = self.layer_ms(base), self.layer_ms(other)
         ratio, low, high = stats.paired_ratio_ci(self.walls[other], self.walls[base])
         median = stats.median_ci(self.walls[base])[0]
-        return dict(
+        return Change(
             predicted_alone_s=alone,
             predicted_in_context_s=sum(after[k] - before[k] for k in swap) / 1e3,
             change_s=(ratio - 1) * median,
@@ -476,7 +460,19 @@ class Report(Judged):
         for name in ("predicted, alone", "predicted, in context", "measured [95 %]"):
             table.add_column(name, justify="right")
         for text, change in self.changes.items():
-            ms = {name: DASH if s is None else f"{s * 1e3:+.3g}" for name, s in change.items()}
-            measured = "{change_s} [{change_low_s}, {change_high_s}]".format(**ms)
-            table.add_row(text, ms["predicted_alone_s"], ms["predicted_in_context_s"], measured)
+            alone, in_context, *measured = map(
+                _ms,
+                (
+                    change["predicted_alone_s"],
+                    change["predicted_in_context_s"],
+                    change["change_s"],
+                    change["change_low_s"],
+                    change["change_high_s"],
+                ),
+            )
+            table.add_row(text, alone, in_context, "{} [{}, {}]".format(*measured))
         return table
+
+
+def _ms(seconds: float | None) -> str:
+    return DASH if seconds is None else f"{seconds * 1e3:+.3g}"

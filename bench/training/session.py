@@ -11,7 +11,6 @@ from bench.core.process import pause
 from bench.machine import facts, profiling
 from bench.machine.devices import open_device
 from bench.models.program import step_calls
-from bench.records.read import Record
 from bench.records.run import Run
 from bench.show.report import write_beside
 from bench.text import corpus, shards
@@ -199,7 +198,7 @@ class Session:
         return found
 
     def _profile(self, field: Field, folder: Path) -> None:
-        rows: list[Record] = []
+        rows: list[profiling.Row] = []
         batches, lr, limit = self.batches.step(in_context_steps(self.plan)[-1]), self.plan.lr, self.plan.setup_limit
         for e, c in {OURS: field.contestants[OURS], **field.baselines}.items():
             cli.say(f"a trace of {e.name}")

@@ -10,7 +10,8 @@ from bench.core.case import Case
 from bench.core.process import ProcessFailed
 from bench.core.variants import SIMULATED, Variant
 from bench.gpu import sanitizer
-from bench.records.read import Record
+from bench.machine.profiling import Row
+from bench.records.record import Resources
 from bench.trial.prove import Proof
 from bench.trial.race import Contestant
 from bench.trial.room import Setting
@@ -34,7 +35,7 @@ def measure_ceilings(setting: Setting) -> str | None:
         worker.close()
 
 
-def resources_on(arch: str | None, case: Case, contestants: list[Contestant], setting: Setting) -> dict[str, Record]:
+def resources_on(arch: str | None, case: Case, contestants: list[Contestant], setting: Setting) -> dict[str, Resources]:
     """`resources` of the variants that were timed on a GPU of this architecture, by name; what cannot be compiled, or
     not in time, is missing.
 
@@ -44,7 +45,7 @@ def resources_on(arch: str | None, case: Case, contestants: list[Contestant], se
     timed = {c.variant.name: c for c in contestants if arch and c.running and c.variant.backend in SIMULATED}
     workers = {name: Worker(c.variant, setting) for name, c in timed.items()}
     end = time.monotonic() + COMPILE_LIMIT_S
-    found = {}
+    found: dict[str, Resources] = {}
     for name, worker in workers.items():
         with suppress(ProcessFailed):
             worker.send("resources", case=case, arch=arch, configuration=timed[name].configuration)
@@ -55,7 +56,7 @@ def resources_on(arch: str | None, case: Case, contestants: list[Contestant], se
     return found
 
 
-def trace(variant: Variant, values: Path, folder: Path, setting: Setting) -> list[Record]:
+def trace(variant: Variant, values: Path, folder: Path, setting: Setting) -> list[Row]:
     """A trace of a variant, made in its own worker on the values of a brief; its rows. Raises ProcessFailed."""
     worker = Worker(variant, setting)
     try:

@@ -3,13 +3,13 @@
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from bench.core import variants
 from bench.core.case import cases_of
 from bench.core.process import ProcessFailed
 from bench.core.variants import Variant
 from bench.gpu.counts import counted_case
+from bench.records.record import Counts
 from bench.trial.briefs import Briefs
 from bench.trial.checks import Verdict
 from bench.trial.room import Setting
@@ -35,7 +35,7 @@ class Proof:
     cases: int = 0
     deterministic: bool | None = None
     work_per_s: float = 0.0  # FLOPs plus bytes a second in the best case, untuned
-    counts: dict[str, Any] = field(default_factory=dict)  # of a simulated variant, see counted.py
+    counts: Counts = field(default_factory=Counts)  # of a simulated variant
     kernels_ran: dict[str, int] = field(default_factory=dict)  # in one call on a GPU, by name
     sanitizer: str | None = None  # what compute-sanitizer said, where it was asked
 

@@ -75,7 +75,7 @@ class Contestant:
     verified: int = 0  # timed calls whose outputs were judged
     ratio: float = 0.0  # worst error of those, in units of plain torch's
     kernels_ran: dict[str, int] = field(default_factory=dict)  # in one timed call on a GPU
-    states: list[dict[str, Any]] = field(default_factory=list)  # of the GPU, after each turn
+    states: list[facts.GpuState] = field(default_factory=list)  # of the GPU, after each turn
     peak_bytes: int | None = None  # allocated inside a call
     energy_j: float | None = None  # of a warm call
     worker: Worker | None = None
@@ -109,7 +109,7 @@ class Timing:
     stopped: str  # why the rounds ended
     canary: dict[str, float] | None = None
     device: str = "cpu"
-    load: dict[str, Any] | None = None
+    load: facts.State | None = None
 
 
 def ratio_ci(a: Contestant, b: Contestant, cache: str) -> stats.Interval | None:

@@ -24,6 +24,7 @@ from bench.gpu.launches import configured_call
 from bench.machine import ceilings, profiling
 from bench.machine.devices import GRAPH, busy_seconds, is_gpu, open_device
 from bench.machine.ranges import span
+from bench.records.record import Counts, Resources
 from bench.trial import checks, ran, truth
 from bench.trial.checks import PERF_COUNTER_NS, Verdict
 from bench.trial.truth import Brief
@@ -316,7 +317,7 @@ class Room(process.Room):
             rates[name] = rates["bytes"] / statistics.median(timer.seconds)
         return rates
 
-    def count(self, case: Case) -> dict[str, Any]:
+    def count(self, case: Case) -> Counts:
         """What the simulator counts in one call, for a record."""
         if self.module is None:
             self.load()
@@ -326,7 +327,7 @@ class Room(process.Room):
         """What to compile for to run on the device: "sm_90a"."""
         return self.device.arch()
 
-    def resources(self, case: Case, arch: str, configuration: str) -> dict[str, Any]:
+    def resources(self, case: Case, arch: str, configuration: str) -> Resources:
         """What a call's kernels need on an architecture, for a record. Asked of a room that has no GPU."""
         if self.module is None:
             self.load()

@@ -1,53 +1,5 @@
-"""What is written down about one variant at one case: a flat dict, one line of records.jsonl.
-
-Times are seconds, sizes bytes, rates a second; shares and ratios are plain fractions. What was not measured is absent
-or null, never a guess. One record a variant, case and cache state. (Of a training step: bench/training/outcome.py.)
-
-    case_id                 the same case of the same source has the same id in every run; --resume goes by it
-    layer variant story phase dtype device shape_name shape     which case; `shape` holds sizes and options
-    calls                   how often one training step makes this call (0: only an unfused step does)
-    status evidence         ok, or wrong, impossible, error, crash, timeout, skipped; and what was seen.
-                            simulated: right, as the simulator ran it, and without a time
-    control                 the second entry of the A/A control: for the noise floor, never ranked
-    error_ratio             worst error over all proof cases, in yards (limit 4, see bench/trial/truth.py)
-    proof_cases seeds       how many cases proved it, with which seeds
-    verified_calls          timed calls whose outputs were judged too
-    deterministic           two calls gave the same bits
-    cache timer threads     cold or warm; clock of the samples; CPU threads (0: torch's choice)
-    samples                 seconds of each call by that clock, a list a round. perf_counter: wall. busy: the union of
-                            its kernels' intervals by the profiler
-    cpu_samples             process-CPU time of the same calls; a GPU's rows have none
-    processes               which process each round was measured in
-    median_s low_s high_s   of the rounds, with the 95 % bootstrap interval over rounds and processes
-    noise                   interquartile range / median of all samples
-    span_s span_samples     GPU: by events around a call that was queued behind a spin: kernels and the gaps between
-    launch_bound            GPU: the gaps' share of the span where it is far longer than the kernels need, else null
-    graph_s graph_samples   GPU, warm: a call's share of a replayed CUDA graph of many calls
-    graph_evidence          why there is no graph
-    kernels_ran             GPU: in one call, how often by name (shortened). Kernels, copies and fills
-    peak_bytes              GPU: allocated inside a call at its peak, beyond arguments and workspace
-    energy_j                GPU: of a warm call, by the card's counter between two of its ticks, 0.4 s or more apart
-    sm_mhz throttled        GPU: median clock over the turns; the reasons, in words, why it was lowered in any of them
-    sanitizer               ok, or why compute-sanitizer said nothing (--sanitize)
-    flops bytes floor_s     useful operations, compulsory traffic, the least time both allow at measured ceilings
-    ceiling_bytes_per_s ceiling_flops_per_s     those ceilings: of this mix of reads and writes, and of this dtype
-    datasheet_bytes_per_s datasheet_flops_per_s     GPU: its maker's, where known (bench.machine.roofline)
-    bytes_per_s flops_per_s of_ceiling      rates at the median; floor_s / median_s
-    counted_shape           a simulated row's counts and resources are of one call at this shape, on sm_90a
-    sectors moved_of_minimum    32-byte sectors of global memory asked for; their bytes over the compulsory ones
-    sectors_per_request sectors_of_ideal    a request is one instruction of a warp; ideal is fully coalesced
-    shared_wavefronts wavefronts_of_ideal   passes over the banks of shared memory; above 1 there are bank conflicts
-    kernels registers spill_bytes shared_bytes occupancy    launches; the worst of them, bytes of a thread or block
-    tensor_core_instructions wide_instructions  in the machine code; wide ones move 128 bits. These seven of timed rows
-                            too: by compiling the row's call for its GPU. Absent where that cannot be done here
-    configuration           tile sizes that a Triton variant's launches took from its tables: default, or tuned here
-    saved_bytes workspace_bytes compile_s   kept for backward; scratch; one-time work before the first call
-    speedup speedup_low speedup_high baseline   against the fastest PyTorch entry of the case; above 1 is faster
-    noise_floor             relative; from the A/A control of this case
-    stopped                 why no more rounds were taken
-    canary                  bytes/s of a read of so many bytes after the flush (cold) and without it (warm)
-    machine                 load, frequency and throttling while it ran (bench.machine.facts.snapshot)
-    source_hash reproduce   of the variant's files and its backend's shared ones; the command that measures it again
+"""What is written down about one variant at one case: a Record (bench/records/record.py), filled in here and, for a
+training step, in bench/training/outcome.py.
 """
 
 import hashlib
@@ -62,6 +14,7 @@ from bench.core.case import Case
 from bench.core.variants import Variant
 from bench.machine import ceilings, roofline
 from bench.machine.devices import clocks_of, is_gpu
+from bench.records.record import Record
 from bench.trial.prove import Proof
 from bench.trial.race import WARM, Contestant, Timing, ratio_ci
 from reference import contract
@@ -91,16 +44,16 @@ def _plain(shape: dict[str, Any]) -> dict[str, Any]:
     return {k: [list(s) for s in v] if k == "tensors" else v for k, v in shape.items()}
 
 
-def of_proof(proof: Proof, layer: str, dtype: str, seeds: list[int]) -> dict[str, Any]:
+def of_proof(proof: Proof, layer: str, dtype: str, seeds: list[int]) -> Record:
     """The record of a variant that was proved and not timed."""
     v = proof.variant
     case = Case(layer, proof.phase, {"dtype": dtype}, "proof")
-    row = _identity(case, v, None, seeds) | _proved(proof) | dict(status=proof.status, evidence=proof.evidence)
+    row = _identity(case, v, None, seeds) | _proved(proof) | Record(status=proof.status, evidence=proof.evidence)
     return row | _counted(proof) if proof.simulated else row
 
 
-def _identity(case: Case, v: Variant, calls: int | None, seeds: list[int]) -> dict[str, Any]:
-    return dict(
+def _identity(case: Case, v: Variant, calls: int | None, seeds: list[int]) -> Record:
+    return Record(
         case_id=case_id(case, v),
         layer=case.layer,
         variant=v.name,
@@ -126,38 +79,41 @@ def _summary(shape: dict[str, Any]) -> dict[str, Any]:
     return short
 
 
-def _proved(proof: Proof) -> dict[str, Any]:
-    return dict(
+def _proved(proof: Proof) -> Record:
+    row = Record(
         error_ratio=proof.ratio if proof.cases else None,
         proof_cases=proof.cases,
         deterministic=proof.deterministic,
-        **({"kernels_ran": proof.kernels_ran} if proof.kernels_ran else {}),
-        **({"sanitizer": proof.sanitizer} if proof.sanitizer else {}),
     )
+    if proof.kernels_ran:
+        row["kernels_ran"] = proof.kernels_ran
+    if proof.sanitizer:
+        row["sanitizer"] = proof.sanitizer
+    return row
 
 
-def simulated(case: Case, proof: Proof, calls: int, seeds: list[int], device: str = "cpu") -> dict[str, Any]:
+def simulated(case: Case, proof: Proof, calls: int, seeds: list[int], device: str = "cpu") -> Record:
     """The record of a variant that the simulator ran: proved and counted, not timed."""
     return _identity(case, proof.variant, calls, seeds) | _proved(proof) | _work(case, device) | _counted(proof)
 
 
-def _counted(proof: Proof) -> dict[str, Any]:
-    return dict(status="simulated", evidence=SIMULATED, **proof.counts)
+def _counted(proof: Proof) -> Record:
+    return Record(status="simulated", evidence=SIMULATED, **proof.counts)
 
 
 def untimed(
     case: Case, proof: Proof, calls: int, seeds: list[int], status: str, evidence: str, device: str = "cpu"
-) -> dict[str, Any]:
+) -> Record:
     """The record of a variant that was not timed, and why."""
     return (
         _identity(case, proof.variant, calls, seeds)
         | _proved(proof)
         | _work(case, device)
-        | dict(status=status, evidence=evidence)
+        | Record(status=status, evidence=evidence)
     )
 
 
-def _work(case: Case, device: str) -> dict[str, Any]:
+def _work(case: Case, device: str) -> Record:
     flops = contract.flops(case.module, case.shape, case.phase)
     size = contract.min_bytes(case.module, case.shape, case.phase)
     spec = contract.pass_of(case.module, case.phase)
@@ -166,10 +122,10 @@ def _work(case: Case, device: str) -> dict[str, Any]:
     dtype = case.shape["dtype"]
     floor = roofline.floor_seconds(size, flops, dtype, known, written)
     bytes_rate, flops_rate = roofline.rates(size, dtype, known, written)
-    row = dict(flops=flops, bytes=size, floor_s=floor, saved_bytes=contract.saved_bytes(case.module, case.shape))
-    row |= dict(ceiling_bytes_per_s=bytes_rate, ceiling_flops_per_s=flops_rate)
+    row = Record(flops=flops, bytes=size, floor_s=floor, saved_bytes=contract.saved_bytes(case.module, case.shape))
+    row |= Record(ceiling_bytes_per_s=bytes_rate, ceiling_flops_per_s=flops_rate)
     if sheet := roofline.datasheet(known.device):
-        row |= dict(datasheet_bytes_per_s=sheet.bytes_per_s, datasheet_flops_per_s=sheet.flops_per_s(dtype))
+        row |= Record(datasheet_bytes_per_s=sheet.bytes_per_s, datasheet_flops_per_s=sheet.flops_per_s(dtype))
     return row
 
 
@@ -182,11 +138,11 @@ def timed(
     baseline: Contestant | None,
     timing: Timing,
     threads: int,
-) -> list[dict[str, Any]]:
+) -> list[Record]:
     """The records of a timed variant: one for each cache state it has samples of, or one that says why none."""
     c = contestant
     common = _identity(case, c.variant, calls, seeds) | _proved(proof) | _work(case, timing.device)
-    common |= dict(
+    common |= Record(
         status=c.status,
         evidence=c.evidence,
         control=c.control,
@@ -212,11 +168,11 @@ def timed(
     return [common | _times(common, c, cache, baseline, timing.device) for cache in c.samples]
 
 
-def _gpu(c: Contestant) -> dict[str, Any]:
+def _gpu(c: Contestant) -> Record:
     """What a GPU's row tells beside its times."""
-    clocks = [state["sm_mhz"] for state in c.states if state.get("sm_mhz")]
-    reasons = [state["throttle_reasons"] for state in c.states if state.get("throttle_reasons") is not None]
-    return dict(
+    clocks = [mhz for state in c.states if (mhz := state.get("sm_mhz"))]
+    reasons = [bits for state in c.states if (bits := state.get("throttle_reasons")) is not None]
+    return Record(
         kernels_ran=c.kernels_ran,
         peak_bytes=c.peak_bytes,
         energy_j=c.energy_j,
@@ -233,13 +189,11 @@ def throttles(reasons: list[int]) -> str | None:
     return ", ".join(word for bit, word in THROTTLES.items() if any(mask & bit for mask in reasons))
 
 
-def _times(
-    common: dict[str, Any], c: Contestant, cache: str, baseline: Contestant | None, device: str
-) -> dict[str, Any]:
+def _times(common: Record, c: Contestant, cache: str, baseline: Contestant | None, device: str) -> Record:
     interval = c.median_ci(cache)
     assert interval
     median, low, high = interval
-    row: dict[str, Any] = dict(
+    row = Record(
         case_id=f"{common['case_id']}-{cache}",
         cache=cache,
         samples=c.samples[cache],
@@ -256,15 +210,17 @@ def _times(
     if cache in c.spans:
         span = statistics.median(chain(*c.spans[cache]))
         bound = span > LAUNCH_BOUND * median and span - median > LAUNCH_BOUND_S
-        row |= dict(span_s=span, span_samples=c.spans[cache], launch_bound=1 - median / span if bound else None)
+        row |= Record(span_s=span, span_samples=c.spans[cache], launch_bound=1 - median / span if bound else None)
     if cache == WARM and c.graphs:
-        row |= dict(graph_s=statistics.median(chain(*c.graphs)), graph_samples=c.graphs)
+        row |= Record(graph_s=statistics.median(chain(*c.graphs)), graph_samples=c.graphs)
     if baseline and c.running and (found := ratio_ci(baseline, c, cache)):
-        row |= dict(zip(("speedup", "speedup_low", "speedup_high"), found, strict=True), baseline=baseline.variant.name)
+        speedup, least, most = found
+        row |= Record(speedup=speedup, speedup_low=least, speedup_high=most, baseline=baseline.variant.name)
+
     known = ceilings.ceilings(device=device)
     reason = roofline.impossible(median, common["bytes"], common["flops"], common["dtype"], cache, known)
     if c.running and reason:
-        row |= dict(status="impossible", evidence=reason)
+        row |= Record(status="impossible", evidence=reason)
     return row
 
 
@@ -273,7 +229,7 @@ def sizes_text(case: Case) -> str:
     return " ".join(f"{k}={v}" for k, v in _summary(case.shape).items() if k not in ("eps", "accumulate"))
 
 
-def facts(row: dict[str, Any], timing: Timing | None) -> list[str]:
+def facts(row: Record, timing: Timing | None) -> list[str]:
     """The lines under a table: what the work is, and how far the numbers can be trusted."""
     lines = [
         f"{row['calls']} calls a step; {row['flops'] / 1e9:.3g} GFLOP, at least {row['bytes'] / 1e6:.3g} MB moved, "

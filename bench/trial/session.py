@@ -13,7 +13,7 @@ from bench.core.process import ProcessFailed
 from bench.core.variants import SIMULATED, Variant, discover, simulated, unavailable
 from bench.machine import ceilings, devices, profiling
 from bench.machine import facts as machine
-from bench.records.read import Record
+from bench.records.record import Record, Resources
 from bench.records.run import Run
 from bench.show import report, terminal
 from bench.trial import beside
@@ -56,7 +56,7 @@ class Session:
         self.screen = screen or terminal.Screen()
         self.briefs = Briefs(plan.setting)
         self.records: list[Record] = []
-        self.profiled: list[Record] = []
+        self.profiled: list[profiling.Row] = []
 
     def run(self) -> int:
         self.screen.header(self.facts())
@@ -70,11 +70,11 @@ class Session:
         bad = [r for r in self.records if r["status"] not in ("ok", "simulated", "skipped")]
         return cli.WRONG if bad else cli.OK
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> terminal.Conditions:
         threads = self.plan.setting.threads or machine.usable_cores()
         busy = machine.busy(machine.snapshot())
         clocks = devices.clocks_of(self.plan.device)
-        return dict(machine=machine.one_line(), seeds=self.seeds, clocks=clocks, threads=threads, busy=busy)
+        return terminal.Conditions(machine.one_line(), self.seeds, clocks, threads, busy)
 
     def finish(self) -> None:
         if self.plan.profile and self.profiled:
@@ -201,7 +201,7 @@ class Session:
         for c in timing.contestants:
             proof = proofs[c.variant.name]
             for row in records.timed(timing.case, proof, calls, self.seeds, c, baseline, timing, threads):
-                yield row | needs.get(c.variant.name, {})
+                yield row | needs.get(c.variant.name, Resources())
 
     def show(self, case: Case, rows: list[Record], timing: Timing | None) -> None:
         # A layer that multiplies more than it moves is told by its FLOP/s, the others by their bytes/s.
@@ -250,5 +250,5 @@ def predicted_too_slow(proof: Proof, case: Case, limit: float) -> str:
     return f"too slow for this shape: by its speed in the proof two calls take longer than --time-limit {limit:g} s"
 
 
-def _without_samples(record: Record) -> Record:
+def _without_samples(record: Record) -> dict[str, object]:
     return {k: v for k, v in record.items() if not k.endswith("samples")}

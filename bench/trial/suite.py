@@ -21,6 +21,7 @@ from bench.machine import facts
 from bench.machine.devices import is_gpu
 from bench.records import read, scrub
 from bench.records.pack import pack
+from bench.records.record import Record
 from bench.records.run import Run
 from bench.show.report import write_beside
 from bench.show.summary import Summary
@@ -356,15 +357,15 @@ class Suite:
 
     def keep(self, part: Part, status: str, evidence: str, command: list[str], seconds: float) -> None:
         self.records.append(
-            {
-                "case_id": part.name,
-                "status": status,
-                "evidence": evidence,
-                "seconds": round(seconds, 1),
-                "device": self.plan.device,
-                "model": self.plan.model,
-                "command": shlex.join(["python", *command[1:]]),
-            }
+            Record(
+                case_id=part.name,
+                status=status,
+                evidence=evidence,
+                seconds=round(seconds, 1),
+                device=self.plan.device,
+                model=self.plan.model,
+                command=shlex.join(["python", *command[1:]]),
+            )
         )
         if status == "timeout":
             self.cut_short.add(part.name)

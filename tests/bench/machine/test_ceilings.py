@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -221,7 +222,7 @@ def test_a_record_has_the_roofs_that_its_floor_is_under(monkeypatch):
     small, large = ({"M": 8192, "N": n, "K": n, "epilogue": "none", "dgelu": False, "dtype": "bf16"} for n in (4, 1024))
     for shape, bound in ((small, "bytes"), (large, "flops")):
         case = Case("matmul", "forward", shape, "timed")
-        row = rows._work(case, "cpu")
+        row: dict[str, Any] = dict(rows._work(case, "cpu"))
         assert row["floor_s"] == pytest.approx(row[bound] / row[f"ceiling_{bound}_per_s"]), "one roof or the other"
         assert 25e9 <= row["ceiling_bytes_per_s"] <= 40e9 and row["ceiling_flops_per_s"] == 900e9
         assert "datasheet_bytes_per_s" not in row and "datasheet_flops_per_s" not in row

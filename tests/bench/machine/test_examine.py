@@ -2,13 +2,14 @@ import json
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from bench import HOME
 from bench.machine import ceilings, examine, facts
 from bench.machine.examine import Ability, Noise, Place
+from bench.machine.facts import State
 from bench.show import examination
 
 
@@ -73,7 +74,7 @@ def test_piped_output_is_plain(finished):
 
 # --- verdicts ---
 
-QUIET: dict[str, Any] = {
+QUIET: State = {
     "cores": 2,
     "load": 0.2,
     "mhz": None,
@@ -91,8 +92,8 @@ def noise(floor):
     return Noise(1.0, 1 - floor, 1 + floor / 2, 30, 0.1, 1e-4)
 
 
-def sentences(state=None, floor=0.02, abilities=WORKS, places=PLACES, found=CEILINGS):
-    return examine.verdict({**QUIET, **(state or {})}, noise(floor), abilities, places, found)
+def sentences(state: Any = None, floor=0.02, abilities=WORKS, places=PLACES, found=CEILINGS):
+    return examine.verdict(cast(State, QUIET | (state or {})), noise(floor), abilities, places, found)
 
 
 def test_a_quiet_machine_is_good_for_small_differences():

@@ -14,15 +14,17 @@ import pytest
 from bench import HOME, export
 from bench.cli import FAILED, CannotGoOn
 from bench.records import formats
+from bench.records.record import Record
 from tests.compare_runs import failure, layer_record, layer_records, step_records, write_run
 
 SAMPLES = [[1e-3, 2e-3], [3e-3, 4e-3], [5e-3, 6e-3]]
 RIGHT = layer_record("cpu.simd", SAMPLES, [0, 0, 1], device="cuda", sm_mhz=1700.0, timer="busy", reproduce="run it")
+HIGH_S = RIGHT["high_s"] or 0.0
 VARIANTS = ("torch.eager", "torch.compile", "cpu.simd", "cpu.naive")
 NAME = "gelu forward model fp32 warm"
 # A time too good to be true is kept in the record, and is no result.
-IMPOSSIBLE = {**RIGHT, "variant": "cpu.cheat", "status": "impossible", "evidence": "too fast", "case_id": "cheat"}
-CONTROL = {**RIGHT, "control": True, "case_id": "again", "samples": [[9.0]], "processes": [0]}
+IMPOSSIBLE = RIGHT | Record(variant="cpu.cheat", status="impossible", evidence="too fast", case_id="cheat")
+CONTROL = RIGHT | Record(control=True, case_id="again", samples=[[9.0]], processes=[0])
 
 
 @pytest.fixture
@@ -46,11 +48,11 @@ def test_bmf_is_in_nanoseconds_with_the_interval(folder):
     latency = found[f"{NAME} cpu.simd"]["latency"]
     assert latency["value"] == pytest.approx(3.5e6)
     assert latency["lower_value"] == pytest.approx(RIGHT["low_s"] * 1e9)
-    assert latency["upper_value"] == pytest.approx(RIGHT["high_s"] * 1e9)
+    assert latency["upper_value"] == pytest.approx(HIGH_S * 1e9)
 
 
 def test_an_interval_that_is_not_known_is_left_out(tmp_path):
-    single = {**layer_record("cpu.simd", [[2e-3]], [0]), "high_s": None}
+    single = layer_record("cpu.simd", [[2e-3]], [0], high_s=None)
     folder = write_run(tmp_path / "run", [single])
     assert document(folder, "bmf") == {f"{NAME} cpu.simd": {"latency": {"value": pytest.approx(2e6)}}}
     assert "range" not in document(folder, "github-action-benchmark")[0]
@@ -61,7 +63,7 @@ def test_github_action_benchmark_is_in_milliseconds(folder):
     assert entry["name"] == f"{NAME} cpu.simd" and entry["unit"] == "ms" and entry["extra"] == "run it"
     assert entry["value"] == pytest.approx(3.5)
     assert entry["range"].startswith("± "), "as the action writes it itself, so that it can change the unit"
-    assert float(entry["range"][2:]) == pytest.approx((RIGHT["high_s"] - RIGHT["low_s"]) / 2 * 1e3, rel=0.01)
+    assert float(entry["range"][2:]) == pytest.approx((HIGH_S - RIGHT["low_s"]) / 2 * 1e3, rel=0.01)
 
 
 def test_pytest_benchmark_has_the_samples_in_seconds(folder):
@@ -180,7 +182,7 @@ def _steps():
 
 
 def test_points_of_a_sweep_have_names_of_their_own(tmp_path):
-    sweep = [{**RIGHT, "shape": {"B": 4, "T": T}, "case_id": str(T), "median_s": T / 1e6} for T in (256, 1024)]
+    sweep = [RIGHT | Record(shape={"B": 4, "T": T}, case_id=str(T), median_s=T / 1e6) for T in (256, 1024)]
     found = document(write_run(tmp_path / "run", sweep), "bmf")
     assert len(found) == 2 and any("T=256" in name for name in found)
 

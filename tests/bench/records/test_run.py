@@ -67,19 +67,19 @@ def test_a_record_needs_a_case_and_a_known_status(tmp_path):
 
 def test_numbers_that_json_does_not_have_become_null(tmp_path):
     run = Run.create("layer", tmp_path / "r")
-    run.append(record("a", cold_high_s=float("inf"), nested={"x": [float("nan"), 1.0]}))
+    run.append(record("a", low_s=1.0, high_s=float("inf"), norms=[float("nan"), 1.0]))
     line = (tmp_path / "r" / "records.jsonl").read_text()
     assert "Infinity" not in line and "NaN" not in line
-    assert run.records()[0]["nested"] == {"x": [None, 1.0]}
+    assert run.records()[0]["norms"] == [None, 1.0]
 
 
 def test_numpy_values_are_written_as_numbers(tmp_path):
     import numpy as np
 
     run = Run.create("layer", tmp_path / "r")
-    run.append(record("a", x=np.float64(1.5), y=np.arange(3), z=np.int64(4), ok=np.bool_(True)))
+    run.append(record("a", noise=np.float64(1.5), seeds=np.arange(3), calls=np.int64(4), control=np.bool_(True)))
     read = run.records()[0]
-    assert (read["x"], read["y"], read["z"], read["ok"]) == (1.5, [0, 1, 2], 4, True)
+    assert (read["noise"], read["seeds"], read["calls"], read["control"]) == (1.5, [0, 1, 2], 4, True)
 
 
 def test_default_folders_are_never_shared(tmp_path, monkeypatch):

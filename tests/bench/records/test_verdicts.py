@@ -12,6 +12,7 @@ from bench import compare as command
 from bench.cli import CannotGoOn
 from bench.core import stats
 from bench.records.read import RECORDS, Loaded
+from bench.records.record import Record
 from bench.records.verdicts import compare, side
 from tests.compare_runs import (
     CALM,
@@ -237,7 +238,7 @@ def test_runs_in_a_folder_are_pooled_and_narrow_what_is_unclear(tmp_path, capsys
 
 def test_runs_of_another_source_or_machine_are_not_pooled():
     records = layer_records(random(), QUIET, utc="2026-01-02T00:00:00.000Z")
-    older = [{**r, "source_hash": "old", "utc": "2026-01-01T00:00:00.000Z"} for r in records]
+    older = [r | Record(source_hash="old", utc="2026-01-01T00:00:00.000Z") for r in records]
     runs = [Loaded(Path("a"), "layer", {}, records), Loaded(Path("b"), "layer", {}, older)]
     assert {len(e.processes) for e in side(runs).entries.values()} == {1}
     runs[1].records = records

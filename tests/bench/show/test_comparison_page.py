@@ -1,5 +1,7 @@
 """The comparison as a page: every verdict and change on it, marked where the machines differ, alive in a browser."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -86,7 +88,7 @@ def test_a_page_that_cannot_be_written_changes_neither_verdicts_nor_their_print(
 
 
 def test_nothing_timed_and_nothing_changed_have_pages(tmp_path):
-    proved = {k: v for k, v in layer_record("cpu.simd", [[1e-3]], [0], cache=None).items() if k not in TIMES}
+    proved: Any = {k: v for k, v in layer_record("cpu.simd", [[1e-3]], [0], cache=None).items() if k not in TIMES}
     for name, of in (("same", records()), ("proved", [proved])):
         sides = [write_run(tmp_path / name / side, of) for side in "ab"]
         assert compare.main([*map(str, sides), "--html"]) == 0

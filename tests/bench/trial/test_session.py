@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench import HOME
+from bench.records.record import TABLE
 
 EVIL = HOME / "tests" / "evil"
 
@@ -75,6 +76,7 @@ def test_a_run_proves_times_and_writes_it_down(tmp_path):
     assert "noise floor" in done.stdout and "canary" in done.stdout
     lines = (tmp_path / "run" / "records.jsonl").read_text().splitlines()
     assert all(json.loads(line)["samples"] for line in lines)
+    assert {name for line in lines for name in json.loads(line)} <= TABLE.keys()
     assert (tmp_path / "run" / "layer.csv").exists() and (tmp_path / "run" / "env.json").exists()
 
 

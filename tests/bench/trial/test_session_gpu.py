@@ -14,6 +14,7 @@ from bench.core import variants
 from bench.core.case import Case
 from bench.gpu import counts
 from bench.machine import ceilings, devices
+from bench.records.record import TABLE
 from bench.trial import beside, race
 from bench.trial import prove as proof
 from bench.trial.briefs import Briefs
@@ -87,7 +88,7 @@ def test_a_run_on_a_gpu_ranks_by_the_profiler_and_shows_three_clocks(gelu):
         assert r["samples"] and r["span_samples"] and not any(r["cpu_samples"])
         assert r["span_s"] >= r["median_s"] > 0 and r["launch_bound"] is None
         assert ("graph_s" in r) == (r["cache"] == "warm") and r["graph_evidence"] is None
-        assert f"--device {DEVICE}" in r["reproduce"]
+        assert f"--device {DEVICE}" in r["reproduce"] and r.keys() <= TABLE.keys()
     warm = of(gelu, "cuda.honest", "warm")
     assert warm["median_s"] == pytest.approx(2e-3) and warm["graph_s"] == pytest.approx(2e-3)
     for shown in ("timer: busy", "cold ±95 %", "span cold", "graph", "canary: 1 MiB", "cold is cold", "SM clock 1700"):

@@ -1,0 +1,234 @@
+"""What the report's charts are drawn of, worked out from records: a row a mark."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from bench.records.record import Record
+from bench.show.columns import value
+from bench.show.page import Point, backend_of
+from bench.show.texts import DASH, duration, percent, speed_text
+
+MOST_SAMPLES = 40  # of a row that are drawn
+
+T = TypeVar("T")
+Key = TypeVar("Key")
+
+
+def grouped(items: Iterable[T], key: Callable[[T], Key]) -> dict[Key, list[T]]:
+    groups: dict[Key, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+@dataclass
+class Best:
+    """The fastest right own kernel of a case, beside the fastest PyTorch entry."""
+
+    row: Record
+    rival: Record | None
+
+    @property
+    def layer(self) -> str:
+        return self.row["layer"]
+
+    @property
+    def case(self) -> str:
+        r, shape = self.row, (self.row.get("shape_name") or "").partition("/")[2]
+        return " ".join(x for x in (r["layer"], shape, r["phase"], r["dtype"]) if x)
+
+    @property
+    def text(self) -> str:
+        return speed_text(self.row)
+
+    @property
+    def time(self) -> str:
+        return duration(self.row["median_s"])
+
+    @property
+    def rival_time(self) -> str:
+        return duration(self.rival["median_s"]) if self.rival else DASH
+
+
+def time_rows(rows: list[Record]) -> list[Point]:
+    found = []
+    for r in sorted(rows, key=lambda r: r["median_s"]):
+        low, high = r.get("low_s") or r["median_s"], _finite(r.get("high_s"), r["median_s"])
+        samples = [s * 1e3 for turn in r.get("samples") or [] for s in turn]
+        found.append(
+            dict(
+                variant=r["variant"],
+                story=r.get("story", ""),
+                backend=backend_of(r["variant"]),
+                ms=r["median_s"] * 1e3,
+                low=low * 1e3,
+                high=high * 1e3,
+                samples=samples[:: max(1, -(-len(samples) // MOST_SAMPLES))],
+                reach=max([high * 1e3, *samples]),
+                text=duration(r["median_s"]) + (f"  {speed_text(r)}" if r.get("speedup") else ""),
+            )
+        )
+    return found
+
+
+def best_rows(best: Iterable[Best]) -> list[Point]:
+    return [
+        dict(
+            case=b.case,
+            variant=b.row["variant"],
+            backend=backend_of(b.row["variant"]),
+            speedup=b.row["speedup"],
+            low=b.row["speedup_low"],
+            high=b.row["speedup_high"],
+            reach=max(b.row["speedup_high"], b.row["speedup"], 1),
+            text=f"{b.text} {b.row['variant']}",
+        )
+        for b in best
+        if b.row.get("speedup") and b.row.get("speedup_high") is not None
+    ]
+
+
+def error_rows(rows: list[Record]) -> list[Point]:
+    worst: dict[tuple[str, str, str], Record] = {}
+    for r in rows:
+        key = (r["variant"], r["phase"], r["dtype"])
+        if r.get("error_ratio") is not None and value(r, "error_ratio") >= value(worst.get(key, r), "error_ratio"):
+            worst[key] = r
+    return [
+        dict(
+            variant=variant,
+            backend=backend_of(variant),
+            phase=f"{phase} {dtype}",
+            error=r["error_ratio"],
+            text=f"{value(r, 'error_ratio'):.2g}x plain torch's, {dtype}, {r.get('proof_cases')} cases",
+        )
+        for (variant, phase, dtype), r in sorted(worst.items())
+    ]
+
+
+def measured_peaks(rows: list[Record]) -> dict[str, float]:
+    """FLOP/s by dtype of the ceilings that floors were worked out from. Where a record does not tell (they once did
+    not), matmul's floor does: no other layer is bound by it."""
+    peaks: dict[str, float] = {}
+    for r in rows:
+        floor = r.get("floor_s") if r["layer"] == "matmul" else None
+        peak = r.get("ceiling_flops_per_s") or (r["flops"] / floor if floor else 0.0)
+        peaks[r["dtype"]] = max(peak, peaks.get(r["dtype"], 0.0))
+    return {dtype: peak for dtype, peak in peaks.items() if peak}
+
+
+def roofline_rows(rows: list[Record], peaks: dict[str, float]) -> list[Point]:
+    """A point a timed row; the roofs that their floors were worked out from, measured on the machine; and its maker's
+    where they are known."""
+    timed = [r for r in rows if r["status"] == "ok" and r.get("median_s") and r.get("flops") and r.get("bytes")]
+    timed = [r for r in timed if r.get("cache") != "warm"]
+    points = [
+        dict(
+            kind="point",
+            intensity=r["flops"] / r["bytes"],
+            gflops=r["flops"] / r["median_s"] / 1e9,
+            variant=r["variant"],
+            backend=backend_of(r["variant"]),
+            phase=r["phase"],
+            case=f"{r['phase']} {r.get('shape_name')} {r['dtype']}",
+            text=f"{duration(r['median_s'])}, {percent(r.get('of_ceiling'))} of the ceiling",
+        )
+        for r in timed
+    ]
+    for dtype, found in grouped([r for r in timed if r.get("floor_s")], lambda r: r["dtype"]).items():
+        at = [r["flops"] / r["bytes"] for r in found]
+        ends = min(at) / 2, max(at) * 2
+        bandwidth = max(r.get("ceiling_bytes_per_s") or r["bytes"] / value(r, "floor_s") for r in found)
+        points += _roof(f"measured ceiling, {dtype}", *ends, bandwidth, peaks.get(dtype))
+        sheets = {(r.get("datasheet_bytes_per_s"), r.get("datasheet_flops_per_s")) for r in found}
+        for rate, peak in sorted((rate, peak) for rate, peak in sheets if rate):
+            points += _roof(f"datasheet, {dtype}", *ends, rate, peak)
+    return points
+
+
+def _roof(name: str, least: float, most: float, bandwidth: float, peak: float | None) -> list[Point]:
+    """Corners of min(bandwidth * intensity, peak) between two intensities; no peak where none is known."""
+    corner = peak / bandwidth if peak else most
+    ends = sorted({least, min(max(corner, least), most), most})
+    return [
+        dict(
+            kind="roof",
+            name=name,
+            label=x == most,
+            intensity=x,
+            gflops=min(peak or float("inf"), x * bandwidth) / 1e9,
+        )
+        for x in ends
+    ]
+
+
+def waterfall_rows(rows: list[Record]) -> list[Point]:
+    """Our step by layers, what is left over, and PyTorch's as a whole."""
+    found = []
+    for r in rows:
+        parts: dict[str, float] = {}
+        for key, seconds in (r.get("in_context_s") or {}).items():
+            layer = key.partition(" ")[0].partition("/")[0]  # "matmul/qkv forward"
+            parts[layer] = parts.get(layer, 0.0) + seconds * 1e3
+        total = (r.get("median_s") or 0.0) * 1e3
+        if not total:
+            continue
+        at = 0.0
+        listed = sorted(parts.items(), key=lambda part: -part[1]) or [("whole step", total)]
+        for i, (part, ms) in enumerate(listed):
+            text = f"{ms:.3g} ms, {ms / total:.0%} of the step"
+            found.append(dict(contestant=r["variant"], part=part, start=at, end=at + ms, order=i, text=text))
+            at += ms
+        if parts and total > at:
+            text = f"{total - at:.3g} ms, {(total - at) / total:.0%} of the step"
+            found.append(dict(contestant=r["variant"], part="remainder", start=at, end=total, order=99, text=text))
+    return found
+
+
+def loss_rows(rows: list[Record]) -> list[Point]:
+    return [
+        dict(contestant=r["variant"], step=i + 1, value=loss)
+        for r in rows
+        for i, loss in enumerate(r.get("losses") or [])
+    ]
+
+
+def swap_rows(rows: list[Record]) -> list[Point]:
+    """Of each `ours, layer=variant`: the step's change, beside what its layers' times in context and alone predict."""
+    found = []
+    for r in rows:
+        if r.get("change_s") is None:
+            continue
+        swap, measured = r["variant"].partition(", ")[2], r["change_s"] * 1e3
+        ends = [_finite(r.get(name), r["change_s"]) * 1e3 for name in ("change_low_s", "change_high_s")]
+        predictions = {"in context": r.get("predicted_in_context_s"), "alone": r.get("predicted_alone_s")}
+        for by, predicted in predictions.items():
+            if predicted is not None:
+                text = f"predicted {predicted * 1e3:+.3g} ms, measured {measured:+.3g} ms"
+                change = dict(predicted=predicted * 1e3, measured=measured, low=ends[0], high=ends[1])
+                found.append(dict(swap=swap, by=f"layers {by}", text=text, **change))
+    return found
+
+
+def ladder(rows: list[Record]) -> list[Point]:
+    """From the slowest to the fastest: what each step of the way buys, and its story."""
+    ordered = sorted(rows, key=lambda r: -r["median_s"])
+    if len(ordered) < 2:
+        return []
+    slowest, fastest = ordered[0]["median_s"], ordered[-1]["median_s"]
+    return [
+        dict(
+            variant=r["variant"],
+            backend=backend_of(r["variant"]),
+            story=r.get("story", ""),
+            time=duration(r["median_s"]),
+            times=f"{slowest / r['median_s']:.3g}x",
+            share=max(1.0, 100 * fastest / r["median_s"]),
+        )
+        for r in ordered
+    ]
+
+
+def _finite(value: object, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) and abs(value) < float("inf") else otherwise
