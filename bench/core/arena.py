@@ -7,13 +7,13 @@ what was written outside, is seen afterwards.
 
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
 
 import torch
 
-from bench.core.case import DTYPES, Case, each, map, scalars
+from bench.core.case import DTYPES, Case, Scalar, Value, Values, each, map, scalars
 from bench.core.variants import takes_workspace
 from reference import contract
 from reference.contract import Tensor
@@ -77,7 +77,7 @@ class Arena:
         self.fences: dict[str, Fenced] = {}
         self.inputs = self._allocate(self.spec.inputs)
         self.outputs = self._allocate(self.spec.outputs)
-        self.initial: dict[str, Any] = {}
+        self.initial: Values = {}
         self.workspace: torch.Tensor | None = None
         if self.workspace_bytes:
             self.workspace = self._fence("workspace", (self.workspace_bytes,), torch.uint8)
@@ -87,8 +87,8 @@ class Arena:
         self.fences[name] = fenced(sizes, dtype, self.device, self.gen)
         return self.fences[name].view
 
-    def _allocate(self, tensors: tuple[Tensor, ...]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+    def _allocate(self, tensors: tuple[Tensor, ...]) -> Values:
+        made: Values = {}
         shape = self.case.shape
         for pack in {t.pack: None for t in tensors if t.pack}:
             members = [t for t in tensors if t.pack == pack]
@@ -108,7 +108,7 @@ class Arena:
             made[t.name] = list(parts) if t.many else parts[0]
         return made
 
-    def load(self, values: dict[str, Any]) -> None:
+    def load(self, values: Values) -> None:
         """Copy drawn values in; in-place and accumulated ones are kept aside for `reset`. Addresses stay."""
         for name, buffer in self.inputs.items():
             for into, source in zip(each(buffer), each(values[name]), strict=True):
@@ -131,15 +131,16 @@ class Arena:
         if self.workspace is not None:
             self.workspace.fill_(0xFF)
 
-    def call(self, function) -> Any:
+    def call(self, function: Callable[..., object]) -> object:
         """One call with the contract's arguments; what the variant returns (it should be nothing)."""
         return function(*self.args(), **self.kwargs())
 
-    def args(self) -> list[Any]:
-        values = [self.inputs[t.name] for t in self.spec.inputs] + scalars(self.case)
+    def args(self) -> list[Value | Scalar]:
+        values: list[Value | Scalar] = [self.inputs[t.name] for t in self.spec.inputs]
+        values += scalars(self.case)
         return [*values, self.case.accumulate] if self.spec.accumulates else values
 
-    def kwargs(self) -> dict[str, Any]:
+    def kwargs(self) -> Values:
         if self.workspace_bytes is None:
             return dict(self.outputs)
         return {**self.outputs, "workspace": self.workspace}
@@ -162,7 +163,7 @@ class Arena:
     def input_checksums(self) -> dict[str, int]:
         return {name: checksum(buffer) for name, buffer in self.inputs.items()}
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> Values:
         """A copy of all outputs."""
         return {name: map(buffer, torch.clone) for name, buffer in self.outputs.items()}
 
@@ -171,7 +172,7 @@ def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.view(BITS[tensor.dtype.itemsize])
 
 
-def checksum(value: Any) -> int:
+def checksum(value: Value) -> int:
     """CRC-32 of the contents, in order."""
     crc = 0
     for tensor in each(value):
@@ -180,7 +181,7 @@ def checksum(value: Any) -> int:
     return crc
 
 
-def equal_bits(a: dict[str, Any], b: dict[str, Any]) -> bool:
+def equal_bits(a: Values, b: Values) -> bool:
     """Bitwise equality of two snapshots, NaNs included."""
     return all(
         torch.equal(_bits(x.contiguous()), _bits(y.contiguous()))

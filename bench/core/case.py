@@ -1,8 +1,8 @@
 """One call to be proved or timed, and the tensors it reads: drawn from a seed, with the fp64 truth of what follows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
 
 import torch
 
@@ -16,6 +16,11 @@ DTYPES = {
     "fp16": torch.float16,
     "int": torch.int64,
 }
+
+
+Value = torch.Tensor | list[torch.Tensor] | None  # of an argument: None where the shape does not use it
+Values = dict[str, Value]
+Scalar = int | float | bool | str | list  # an entry of a shape, handed to a variant
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,11 @@ class Case:
         return f"{self.layer} {self.phase} {self.name} ({sizes}, seed {self.seed})"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"[{len(value)}]" if isinstance(value, list) and len(value) > 4 else str(value)
 
 
-def draw(case: Case) -> dict[str, Any]:
+def draw(case: Case) -> Values:
     """All tensors that a call reads, by name: inputs, in-place contents, and old values of gradients it adds to.
 
     Values are N(0, 1) times the contract's scale, made meaningful by the layer's `consistent`, changed by the case's
@@ -60,19 +65,25 @@ def draw(case: Case) -> dict[str, Any]:
     forward = {t.name: t for t in layer.FORWARD.inputs} | {t.name: t for t in layer.FORWARD.outputs if t.inplace}
     saved = {t.name for t in layer.FORWARD.outputs if not t.inplace} & set(wanted)
     specs = {**forward, **{n: t for n, t in wanted.items() if n not in saved}}
-    values: dict[str, Any] = {name: _random(t, shape, gen) for name, t in specs.items()}
+    values: Values = {name: _random(t, shape, gen) for name, t in specs.items()}
     if hasattr(layer, "consistent"):
         layer.consistent(values, shape)
     if case.edit:
         layer.CASES[case.edit](values, shape)
-    values = {name: map(v, lambda x, t=specs[name]: x.to(DTYPES[t.dtype_in(shape)])) for name, v in values.items()}
+    values = {name: _cast(v, specs[name], shape) for name, v in values.items()}
     if saved:
         truth = run_truth(layer, "forward", values, shape)
-        values |= {n: truth[n].to(DTYPES[wanted[n].dtype_in(shape)]) for n in saved}
+        values |= {name: _cast(truth[name], wanted[name], shape) for name in saved}
     return {name: values[name] for name in wanted}
 
 
-def _random(t: Tensor, shape: Shape, gen: torch.Generator) -> Any:
+def _cast(value: Value, t: Tensor, shape: Shape) -> Value:
+    """Rounded to the dtype that the contract declares."""
+    dtype = DTYPES[t.dtype_in(shape)]
+    return map(value, lambda x: x.to(dtype))
+
+
+def _random(t: Tensor, shape: Shape, gen: torch.Generator) -> Value:
     if not t.when(shape):
         return None
     made = [_random_one(t, sizes, shape, gen) for sizes in t.many_sizes(shape)]
@@ -86,22 +97,22 @@ def _random_one(t: Tensor, sizes: tuple[int, ...], shape: Shape, gen: torch.Gene
     return torch.randn(sizes, generator=gen, dtype=dtype).mul_(t.scale)
 
 
-def map(value: Any, f) -> Any:
+def map(value: Value, f: Callable[[torch.Tensor], torch.Tensor]) -> Value:
     if isinstance(value, list):
         return [f(v) for v in value]
     return None if value is None else f(value)
 
 
-def scalars(case: Case) -> list[Any]:
+def scalars(case: Case) -> list[Scalar]:
     """The pass's Python scalars in order, without `accumulate`."""
     return [case.shape[name] for name in contract.pass_of(case.module, case.phase).scalars]
 
 
-def run_truth(layer: ModuleType, phase: str, values: dict[str, Any], shape: Shape) -> dict[str, Any]:
+def run_truth(layer: ModuleType, phase: str, values: Values, shape: Shape) -> Values:
     """The reference in fp64: {output: tensor or list}. Outputs that the shape does not use are left out."""
     p = contract.pass_of(layer, phase)
 
-    def wide(value):
+    def wide(value: Value) -> Value:
         return map(value, lambda x: x.double() if x.is_floating_point() else x)
 
     args = [wide(values[t.name]) for t in p.inputs] + [shape[s] for s in p.scalars]
@@ -112,21 +123,27 @@ def run_truth(layer: ModuleType, phase: str, values: dict[str, Any], shape: Shap
     return {t.name: results[t.name] for t in used}
 
 
-def truth_of(case: Case, values: dict[str, Any]) -> dict[str, Any]:
+def truth_of(case: Case, values: Values) -> Values:
     """`run_truth`, plus the old values where gradients accumulate."""
     truth = run_truth(case.module, case.phase, values, case.shape)
     if case.accumulate:
         for t in contract.pass_of(case.module, case.phase).outputs:
             if t.accumulates and t.name in truth:
-                truth[t.name] = truth[t.name] + values[t.name].double()
+                truth[t.name] = one(truth[t.name]) + one(values[t.name]).double()
     return truth
 
 
-def each(value: Any) -> list[torch.Tensor]:
+def each(value: Value) -> list[torch.Tensor]:
     """The tensors of an argument: those of a list, the one, or none."""
     if value is None:
         return []
     return value if isinstance(value, list) else [value]
+
+
+def one(value: Value) -> torch.Tensor:
+    """An argument that is a single tensor."""
+    assert isinstance(value, torch.Tensor)
+    return value
 
 
 # --- which cases prove a variant -----------------------------------------------------------------------------

@@ -25,7 +25,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -44,7 +43,7 @@ from reference import contract
 PERF_COUNTER_NS, PROCESS_TIME_NS = time.perf_counter_ns, time.process_time_ns
 
 
-def _gpu_clocks() -> tuple[Any, ...]:
+def _gpu_clocks() -> tuple[object, ...]:
     return torch.cuda.Event, torch.cuda.Event.elapsed_time, torch.cuda.synchronize, torch.profiler.profile
 
 
@@ -162,7 +161,7 @@ def prove(
     return again
 
 
-def inspect(arena: Arena, brief: Brief, returned: Any, before: dict[str, int] | None) -> Verdict:
+def inspect(arena: Arena, brief: Brief, returned: object, before: dict[str, int] | None) -> Verdict:
     """Judge the state a call left behind."""
     verdict = Verdict()
 
@@ -202,7 +201,7 @@ def compare(arena: Arena, brief: Brief) -> list[Finding]:
     return findings
 
 
-def _attested_call(arena: Arena, function: Callable) -> tuple[Any, list[str]]:
+def _attested_call(arena: Arena, function: Callable) -> tuple[object, list[str]]:
     with Handovers() as handovers, Attestation() as attestation:
         returned = arena.call(function)
     return returned, [*attestation.called, *(f"Tensor.{name}" for name in handovers.called)]
@@ -239,10 +238,10 @@ def _merge(base: Verdict, other: Verdict) -> Verdict:
     return base
 
 
-def global_state() -> dict[str, Any]:
+def global_state() -> dict[str, object]:
     """Settings that change what other code computes or how long it seems to take."""
     tiny = torch.tensor(1e-40)
-    state = {
+    state: dict[str, object] = {
         "default dtype": torch.get_default_dtype(),
         "default device": str(torch.get_default_device()),
         "number of threads": torch.get_num_threads(),
@@ -269,7 +268,7 @@ def _random_state() -> int:
     return checksum(torch.get_rng_state())
 
 
-def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+def difference(before: dict[str, object], after: dict[str, object]) -> str:
     return "; ".join(
         f"{name} went from {before[name]} to {after[name]}" for name in before if before[name] != after[name]
     )

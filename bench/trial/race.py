@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bench.core import stats
@@ -25,7 +26,7 @@ from bench.machine import facts
 from bench.machine.devices import SPAN, clocks_of, is_gpu
 from bench.trial.briefs import Briefs
 from bench.trial.checks import Verdict
-from bench.trial.room import Setting
+from bench.trial.room import Ready, Replays, Sample, Setting
 from bench.trial.worker import Worker
 from reference import contract
 
@@ -166,7 +167,7 @@ def _verified_seeds(case: Case, randomness: random.Random) -> list[int]:
     return [randomness.getrandbits(40) for _ in range(1 if dear else 3)]
 
 
-def _start(contestants: list[Contestant], values: Any, setting: Setting, progress: Callable[[str], None]) -> None:
+def _start(contestants: list[Contestant], values: Path, setting: Setting, progress: Callable[[str], None]) -> None:
     for c in contestants:
         if not c.running:
             continue
@@ -174,11 +175,11 @@ def _start(contestants: list[Contestant], values: Any, setting: Setting, progres
         _warm_up(c, values, setting)
 
 
-def _warm_up(c: Contestant, values: Any, setting: Setting) -> None:
+def _warm_up(c: Contestant, values: Path, setting: Setting) -> None:
     """A worker for the contestant, with the case set up."""
     c.worker = Worker(c.variant, setting)
     try:
-        done = c.worker.ask("ready", limit=setting.prepare_limit, path=values)
+        done: Ready = c.worker.ask("ready", limit=setting.prepare_limit, path=values)
     except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return
@@ -193,7 +194,7 @@ def _warm_up(c: Contestant, values: Any, setting: Setting) -> None:
         c.drop("wrong", f"allocates: {c.peak_bytes} bytes inside the call, at the timed shape")
 
 
-def _capture(contestants: list[Contestant], values: Any, setting: Setting, progress: Callable[[str], None]) -> None:
+def _capture(contestants: list[Contestant], values: Path, setting: Setting, progress: Callable[[str], None]) -> None:
     """Have each capture its graph. A capture that breaks may leave anything behind: the worker is replaced."""
     for c in contestants:
         if not c.running or c.control or c.graph_evidence or c.call_s > COLD_ONLY_SECONDS:
@@ -228,7 +229,7 @@ def _canary(contestants: list[Contestant]) -> dict[str, float] | None:
 def _rounds(
     contestants: list[Contestant],
     process: int,
-    checks: dict[int, Any],
+    checks: dict[int, Path],
     effort: Effort,
     randomness: random.Random,
     progress: Callable[[str], None],
@@ -253,7 +254,7 @@ def _rounds(
     return f"{MAX_ROUNDS} rounds were taken"
 
 
-def _must(c: Contestant, round_: int, judged: dict[int, Any]) -> bool:
+def _must(c: Contestant, round_: int, judged: dict[int, tuple[int, Path]]) -> bool:
     """Rounds that a contestant takes part in whatever it costs: few where one call takes seconds."""
     return round_ in judged or round_ < (SLOW_ROUNDS if c.call_s > SLOW_SECONDS else FIRST_ROUNDS)
 
@@ -262,7 +263,7 @@ def _turn(
     c: Contestant,
     process: int,
     round_: int,
-    judged: tuple[int, Any] | None,
+    judged: tuple[int, Path] | None,
     effort: Effort,
     randomness: random.Random,
 ) -> float:
@@ -277,7 +278,7 @@ def _turn(
         verify = None
         if judged and cache == caches[-1]:
             seeds[-1], verify = judged
-        done = _ask(c, "sample", seeds=seeds, cold=cache == COLD, clock=clocks[0], verify=verify)
+        done: Sample | None = _ask(c, "sample", seeds=seeds, cold=cache == COLD, clock=clocks[0], verify=verify)
         if done is None:
             break
         c.samples.setdefault(cache, []).append(done["seconds"])
@@ -291,22 +292,23 @@ def _turn(
     return time.monotonic() - start
 
 
-def _beside(c: Contestant, cache: str, seeds: list[int], verify: Any) -> None:
+def _beside(c: Contestant, cache: str, seeds: list[int], verify: Path | None) -> None:
     """The clocks that do not rank: spans, and where calls are warm a graph."""
-    done = _ask(c, "sample", seeds=seeds[:SPAN_CALLS], cold=cache == COLD, clock=SPAN)
-    if done:
-        c.spans.setdefault(cache, []).append(done["seconds"])
-    if done and cache == WARM and not c.graph_evidence:
-        done = _ask(c, "time_graph", seed=seeds[-1], verify=verify)
-        if done:
-            c.graphs.append(done["seconds"])
+    spans: Sample | None = _ask(c, "sample", seeds=seeds[:SPAN_CALLS], cold=cache == COLD, clock=SPAN)
+    if not spans:
+        return
+    c.spans.setdefault(cache, []).append(spans["seconds"])
+    if cache == WARM and not c.graph_evidence:
+        replays: Replays | None = _ask(c, "time_graph", seed=seeds[-1], verify=verify)
+        if replays:
+            c.graphs.append(replays["seconds"])
 
 
-def _ask(c: Contestant, command: str, **arguments: Any) -> dict[str, Any] | None:
+def _ask(c: Contestant, command: str, **arguments: object) -> Any:
     """The worker's answer; None where the contestant was dropped: it failed, or a judged call was wrong."""
     assert c.worker
     try:
-        done = c.worker.ask(command, **arguments)
+        done = c.worker.ask(command, None, **arguments)
     except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return None

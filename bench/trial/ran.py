@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from bench import HOME
 from bench.core.variants import Variant
@@ -22,7 +21,7 @@ COPIES = ("Memcpy", "Memset")
 NAME_LENGTH = 100  # of a kernel's name in a record
 
 
-def watch(device: Device, call: Callable[[], Any]) -> tuple[list[Kernel], int]:
+def watch(device: Device, call: Callable[[], object]) -> tuple[list[Kernel], int]:
     """Make one call on a GPU: the kernels it ran, and the bytes of tensors it allocated beyond those there before.
 
     Raises RuntimeError where the profiler saw no kernel.

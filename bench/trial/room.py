@@ -4,19 +4,21 @@ The methods of `Room` are the commands that `bench.trial.worker.Worker` sends. T
 variant, and binds its clocks at once.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypedDict
 
 import torch
 
 from bench import simulate
 from bench.core import process
 from bench.core.arena import Arena, workspace_of
-from bench.core.case import Case, draw, each
+from bench.core.case import Case, Values, draw, each
 from bench.core.process import ProcessFailed
 from bench.core.variants import SIMULATED, Variant
 from bench.gpu.counts import counted, resources
@@ -57,6 +59,35 @@ class Setting:
     simulate: bool = False  # run GPU kernels in the simulator, on CPU tensors
 
 
+class Ready(TypedDict):
+    """What setting up a timed case took, in seconds, and what a call of it needs."""
+
+    prepare_s: float
+    call_s: float
+    overhead_s: float  # flushing and poisoning before a cold call
+    workspace_bytes: int
+    configuration: str
+    busy_s: float | None  # of a call, on a GPU
+    peak_bytes: int | None  # on a GPU: what a call allocated beyond what it was given
+
+
+class Sample(TypedDict):
+    """Timed calls: seconds of each, what ran on a GPU and the state it was in, and what was judged."""
+
+    seconds: list[float]
+    cpu_s: list[float]
+    kernels: dict[str, int]
+    state: dict[str, Any]
+    verdict: Verdict | None
+
+
+class Replays(TypedDict):
+    """Seconds of a call in each of a few replays of a graph, and what was judged."""
+
+    seconds: list[float]
+    verdict: Verdict | None
+
+
 class Room(process.Room):
     """One variant in one process. `variant` None makes it the judge's room."""
 
@@ -69,12 +100,10 @@ class Room(process.Room):
             torch.set_num_threads(setting.threads)
         if setting.simulate and variant and variant.backend in SIMULATED:
             simulate.install(variant.backend)
-        self.module: Any = None
-        self.arena: Arena | None = None
-        self.arenas: list[Arena] = []  # the one above and, while a GPU is timed, copies of it
+        self.arenas: list[Arena] = []  # one and, while a GPU is timed, copies of it
         self.replay: Callable[[], None] | None = None  # of a graph of `graph_calls` calls
         self.graph_calls = 0
-        self.function: Callable = lambda: None
+        self.function: Callable[..., object] = lambda: None
         self.attested: set[str] = set()
 
     def broken(self) -> bool:
@@ -120,21 +149,11 @@ class Room(process.Room):
 
     # --- the variants' commands ---
 
-    def load(self) -> None:
-        """Import the variant."""
-        assert self.variant
-        state = checks.global_state()
-        self.module = self.variant.load()
-        changed = checks.difference(state, checks.global_state())
-        if changed:
-            raise RuntimeError(f"importing the variant changed a global setting: {changed}")
-
     def prove(self, path: Path) -> Verdict:
         """Prove one case. A phase's first case also attests what runs."""
         assert self.variant
         brief = read_brief(path)
         self._enter_case(brief.case)
-        assert self.arena
         first = brief.case.phase not in self.attested
         if first:
             self.prepare()
@@ -142,14 +161,10 @@ class Room(process.Room):
         self.attested.add(brief.case.phase)
         return verdict
 
-    def ready(self, path: Path) -> dict[str, Any]:
-        """Set up the timed case: one-time work, then warm up. Answers what that took, and the scratch memory.
-
-        On a GPU also `busy_s` of a call, and `peak_bytes`: what the call allocated beyond what it was given.
-        """
+    def ready(self, path: Path) -> Ready:
+        """Set up the timed case: one-time work, then warm up."""
         brief = read_brief(path)
         self._enter_case(brief.case)
-        assert self.arena
         self.arena.load(brief.values)
         start = PERF_COUNTER_NS()
         self.prepare()
@@ -171,23 +186,22 @@ class Room(process.Room):
         self.arena.reset()
         self.device.flush()
         self.device.synchronize()
-        return {
-            "prepare_s": prepared,
-            "call_s": sorted(seconds)[len(seconds) // 2],
-            "overhead_s": (PERF_COUNTER_NS() - start) / 1e9,
-            "workspace_bytes": self.arena.workspace_bytes or 0,
-            "configuration": configuration,
-            "busy_s": busy_s,
-            "peak_bytes": peak_bytes,
-        }
+        return Ready(
+            prepare_s=prepared,
+            call_s=sorted(seconds)[len(seconds) // 2],
+            overhead_s=(PERF_COUNTER_NS() - start) / 1e9,
+            workspace_bytes=self.arena.workspace_bytes or 0,
+            configuration=configuration,
+            busy_s=busy_s,
+            peak_bytes=peak_bytes,
+        )
 
-    def sample(self, seeds: list[int], cold: bool, clock: str, verify: Path | None = None) -> dict[str, Any]:
+    def sample(self, seeds: list[int], cold: bool, clock: str, verify: Path | None = None) -> Sample:
         """Time one call for each seed, which perturbs the inputs; outputs are poisoned before each.
 
         Answers the clock's seconds of each call, on a CPU the process-CPU seconds too, on a GPU the kernels that the
         last call ran and the state the card is in. With `verify`, the last call is judged as in the proof.
         """
-        assert self.arena
         function, device = self.function, self.device
         places = [(arena, arena.args(), arena.kwargs()) for arena in self.arenas]
         name = self._range_name()
@@ -213,17 +227,16 @@ class Room(process.Room):
                 verdict = Verdict("global_state", f"during timed calls, {changed}")
             elif alien := ran.foreign(self.variant, [k.name for call in timer.kernels for k in call]):
                 verdict = Verdict("library", f"says it is its own code, yet ran {', '.join(alien)}")
-        return {
-            "seconds": timer.seconds,
-            "cpu_s": timer.cpu_seconds,
-            "kernels": ran.counts(timer.kernels[-1]) if timer.kernels else {},
-            "state": card,
-            "verdict": verdict,
-        }
+        return Sample(
+            seconds=timer.seconds,
+            cpu_s=timer.cpu_seconds,
+            kernels=ran.counts(timer.kernels[-1]) if timer.kernels else {},
+            state=card,
+            verdict=verdict,
+        )
 
     def capture(self, busy_s: float) -> int:
         """Capture a graph of many warm calls, and replay it once; answers how many. Raises what broke the capture."""
-        assert self.arena
         function, args, kwargs = self.function, self.arena.args(), self.arena.kwargs()
         calls = min(MOST_IN_GRAPH, max(FEWEST_IN_GRAPH, math.ceil(GRAPH_SECONDS / max(busy_s, 1e-9))))
 
@@ -247,9 +260,9 @@ class Room(process.Room):
         self.replay, self.graph_calls = replay, calls
         return calls
 
-    def time_graph(self, seed: int, verify: Path | None = None) -> dict[str, Any]:
+    def time_graph(self, seed: int, verify: Path | None = None) -> Replays:
         """Seconds of a call in each of a few replays. With `verify`, what the last one left is judged."""
-        assert self.arena and self.replay
+        assert self.replay
         undo = perturb({**self.arena.inputs, **self.arena.initial}, self.arena.case, seed)
         with self.device.timer(GRAPH) as timer:
             for _ in range(REPLAYS):
@@ -262,7 +275,7 @@ class Room(process.Room):
         known = verify and not self.arena.initial
         verdict = checks.inspect(self.arena, read_brief(verify), None, None) if known and verify else None
         undo()
-        return {"seconds": [s / self.graph_calls for s in timer.seconds], "verdict": verdict}
+        return Replays(seconds=[s / self.graph_calls for s in timer.seconds], verdict=verdict)
 
     def energy(self, busy_s: float) -> float | None:
         """Joules of a warm call, from one tick of the card's counter to another; None where that cannot be read.
@@ -295,7 +308,6 @@ class Room(process.Room):
         """Traces of a few calls of the case, by bench.machine.profiling; answers its rows."""
         brief = read_brief(path)
         self._enter_case(brief.case)
-        assert self.arena
         self.arena.load(brief.values)
         self.prepare()
         self._one_call()
@@ -319,8 +331,6 @@ class Room(process.Room):
 
     def count(self, case: Case) -> Counts:
         """What the simulator counts in one call, for a record."""
-        if self.module is None:
-            self.load()
         return counted(self.module, case)
 
     def arch(self) -> str | None:
@@ -329,36 +339,42 @@ class Room(process.Room):
 
     def resources(self, case: Case, arch: str, configuration: str) -> Resources:
         """What a call's kernels need on an architecture, for a record. Asked of a room that has no GPU."""
-        if self.module is None:
-            self.load()
         return resources(self.module, case, arch, configuration)
 
     # --- helpers ---
 
+    @functools.cached_property
+    def module(self) -> ModuleType:
+        """The variant, imported when it is first needed."""
+        assert self.variant
+        state = checks.global_state()
+        module = self.variant.load()
+        if changed := checks.difference(state, checks.global_state()):
+            raise RuntimeError(f"importing the variant changed a global setting: {changed}")
+        return module
+
+    @property
+    def arena(self) -> Arena:
+        return self.arenas[0]
+
     def prepare(self) -> None:
         if hasattr(self.module, "prepare"):
-            assert self.arena
             self.module.prepare(self.arena.case.shape, self.arena.case.phase)
 
     def _enter_case(self, case: Case) -> None:
         """An arena for the case; the last one is kept where only the contents differ, addresses and all."""
-        if self.module is None:
-            self.load()
         self.function = getattr(self.module, case.phase)
         self.replay = None  # it calls on the arenas' addresses
-        old = self.arena.case if self.arena else None
+        old = self.arena.case if self.arenas else None
         if old and (old.layer, old.phase, old.shape) == (case.layer, case.phase, case.shape):
-            assert self.arena
             self.arena.case = case
-            self.arenas = [self.arena]
+            del self.arenas[1:]
             return
-        self.arena, self.arenas = None, []  # free the old memory first
-        self.arena = Arena(case, self.device.place, workspace_of(self.module, case))
-        self.arenas = [self.arena]
+        self.arenas = []  # free the old memory first
+        self.arenas = [Arena(case, self.device.place, workspace_of(self.module, case))]
 
-    def _copy_arena(self, values: dict[str, Any]) -> None:
+    def _copy_arena(self, values: Values) -> None:
         """More arenas at other addresses, as far as memory is plentiful: no address is known to be lucky."""
-        assert self.arena
         size = sum(fence.raw.numel() for fence in self.arena.fences.values())
         while len(self.arenas) < ARENAS and size <= ARENA_SHARE * self.device.free_bytes():
             copy = Arena(self.arena.case, self.device.place, self.arena.workspace_bytes)
@@ -366,17 +382,14 @@ class Room(process.Room):
             self.arenas.append(copy)
 
     def _range_name(self) -> str:
-        assert self.arena
         case = self.arena.case
         return f"{case.layer}/{case.phase}/{self.variant.name if self.variant else 'judge'}"
 
     def _call(self) -> None:
-        assert self.arena
         self.arena.call(self.function)
 
     def _one_call(self) -> float:
         """Seconds of a call as the host sees it, until the device is done."""
-        assert self.arena
         self.arena.reset()
         self.device.synchronize()
         start = PERF_COUNTER_NS()
@@ -398,7 +411,7 @@ def read_brief(path: Path) -> Brief:
     return Brief(*torch.load(path, weights_only=False, mmap=True))
 
 
-def perturb(values: dict[str, Any], case: Case, seed: int) -> Callable[[], None]:
+def perturb(values: Values, case: Case, seed: int) -> Callable[[], None]:
     """Change a few elements of the largest floating-point input, in place; returns what undoes it.
 
     The same seed changes the same elements to the same values in every process, so one truth serves all variants.
@@ -419,7 +432,7 @@ def perturb(values: dict[str, Any], case: Case, seed: int) -> Callable[[], None]
     return undo
 
 
-def _largest(values: dict[str, Any], case: Case) -> torch.Tensor:
+def _largest(values: Values, case: Case) -> torch.Tensor:
     spec = contract.pass_of(case.module, case.phase)
     names = [t.name for t in spec.inputs] + [t.name for t in spec.outputs if t.inplace]
     parts = [p for n in names for p in each(values.get(n))]

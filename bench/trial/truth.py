@@ -10,14 +10,14 @@ place. The yard is the worst of three errors on the very same inputs:
     be sharper than fp32 arithmetic, or a statistic sharper than the numbers it is of.
 """
 
+import functools
 import random
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from bench.core.arena import Arena, workspace_of
-from bench.core.case import DTYPES, Case, draw, each, map, scalars, truth_of
+from bench.core.case import DTYPES, Case, Value, Values, draw, each, map, scalars, truth_of
 from bench.core.variants import Variant
 from reference import contract
 
@@ -52,7 +52,7 @@ class Brief:
     """Everything needed to prove one case: what goes in, and what must come out."""
 
     case: Case
-    values: dict[str, Any]
+    values: Values
     yards: list[Yard]
 
 
@@ -73,7 +73,7 @@ def brief(case: Case, yardstick: Variant | None, device: str = "cpu") -> Brief:
     return Brief(case, values, yards_of(case, values, yardstick, device))
 
 
-def yards_of(case: Case, values: dict[str, Any], yardstick: Variant | None, device: str = "cpu") -> list[Yard]:
+def yards_of(case: Case, values: Values, yardstick: Variant | None, device: str = "cpu") -> list[Yard]:
     truth = truth_of(case, values)
     eager = _run_eager(case, values, yardstick, device) if yardstick else None
     formula = _run_formula(case, values)
@@ -109,7 +109,7 @@ def _sample(count: int) -> torch.Tensor | None:
     return torch.randint(0, count, (MAX_COMPARED,), generator=gen).sort().values
 
 
-def _run_eager(case: Case, values: dict[str, Any], yardstick: Variant, device: str) -> dict[str, Any]:
+def _run_eager(case: Case, values: Values, yardstick: Variant, device: str) -> Values:
     module = yardstick.load()
     arena = Arena(case, device, workspace_of(module, case))
     arena.load(values)
@@ -118,13 +118,13 @@ def _run_eager(case: Case, values: dict[str, Any], yardstick: Variant, device: s
     return arena.outputs
 
 
-def _run_formula(case: Case, values: dict[str, Any]) -> dict[str, Any]:
+def _run_formula(case: Case, values: Values) -> Values:
     """The reference's formula in fp32 (fp64 stays fp64)."""
     layer, shape = case.module, case.shape
     p = contract.pass_of(layer, case.phase)
     dtype = torch.float64 if shape["dtype"] == "fp64" else torch.float32
 
-    def cast(value):
+    def cast(value: Value) -> Value:
         return map(value, lambda x: x.to(dtype) if x.is_floating_point() else x)
 
     args = [cast(values[t.name]) for t in p.inputs] + scalars(case)
@@ -136,7 +136,7 @@ def _run_formula(case: Case, values: dict[str, Any]) -> dict[str, Any]:
     return results
 
 
-def _move_inputs(case: Case, values: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _move_inputs(case: Case, values: Values) -> dict[str, Values]:
     """{"work": truths after half an fp32 ulp on each input, "fp32": after half an ulp of the working dtype}."""
     work = contract.flops(case.module, case.shape, case.phase), contract.min_bytes(case.module, case.shape, case.phase)
     if max(work) > DEAR:
@@ -152,10 +152,10 @@ def _move_inputs(case: Case, values: dict[str, Any]) -> dict[str, dict[str, Any]
         sign = torch.randint(0, 2, x.shape, generator=gen) * 2 - 1
         return x.double() * (1 + sign * (eps / 2))
 
-    moved: dict[float, dict[str, Any]] = {}
+    moved: dict[float, Values] = {}
     for eps in set(ulps.values()):
-        inputs = {n: map(v, lambda x, eps=eps: move(x, eps)) for n, v in values.items()}
-        moved[eps] = truth_of(case, inputs)
+        by = functools.partial(move, eps=eps)
+        moved[eps] = truth_of(case, {name: map(value, by) for name, value in values.items()})
     return {kind: moved[eps] for kind, eps in ulps.items()}
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.core.arena import ALIGN, Arena
-from bench.core.case import Case, draw, run_truth, truth_of
+from bench.core.case import Case, draw, one, run_truth, truth_of
 from reference import contract
 
 ATTENTION = Case("attention", "backward", {**contract.load("attention").RAGGED[2], "dtype": "bf16"}, "test")
@@ -20,7 +20,7 @@ def arena_of(case: Case) -> Arena:
 
 def test_poison_is_nan_fresh_each_time_and_counted():
     arena = arena_of(RESIDUAL)
-    out = arena.outputs["out"]
+    out = one(arena.outputs["out"])
     first = out.clone()
     assert out.isnan().all() and arena.survivors()["out"].all()
     arena.reset()
@@ -35,7 +35,7 @@ def test_poison_is_nan_fresh_each_time_and_counted():
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16", "fp64"])
 def test_every_dtype_can_be_poisoned(dtype):
     arena = arena_of(Case("residual", "forward", {"N": 9, "dtype": dtype}, "test"))
-    assert arena.outputs["out"].isnan().all() and arena.survivors()["out"].all()
+    assert one(arena.outputs["out"]).isnan().all() and arena.survivors()["out"].all()
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,14 @@ def test_every_dtype_can_be_poisoned(dtype):
 def test_a_write_outside_by_one_is_seen(offset, says):
     arena = arena_of(RESIDUAL)
     assert not arena.broken_fences()
-    out = arena.outputs["out"]
+    out = one(arena.outputs["out"])
     out.as_strided((1,), (1,), out.storage_offset() + offset)[0] = 3.0
     assert says in arena.broken_fences()["out[0]"]
 
 
 def test_inputs_are_fenced_too():
     arena = arena_of(RESIDUAL)
-    a = arena.inputs["a"]
+    a = one(arena.inputs["a"])
     a.as_strided((1,), (1,), a.storage_offset() + 100)[0] = 3.0
     assert list(arena.broken_fences()) == ["a[0]"]
 
@@ -60,7 +60,7 @@ def test_checksums_see_one_changed_element():
     arena = arena_of(RESIDUAL)
     before = arena.input_checksums()
     assert arena.input_checksums() == before
-    arena.inputs["b"][99] += 1
+    one(arena.inputs["b"])[99] += 1
     after = arena.input_checksums()
     assert after["a"] == before["a"] and after["b"] != before["b"]
 
@@ -68,7 +68,7 @@ def test_checksums_see_one_changed_element():
 def test_q_k_v_are_slices_of_one_tensor_and_so_are_their_gradients():
     arena = arena_of(ATTENTION)
     for names in (("q", "k", "v"), ("dq", "dk", "dv")):
-        parts = [{**arena.inputs, **arena.outputs}[n] for n in names]
+        parts = [one({**arena.inputs, **arena.outputs}[n]) for n in names]
         assert len({p.untyped_storage().data_ptr() for p in parts}) == 1
         assert {p.stride(1) for p in parts} == {(4 + 2 * 2) * 32} and parts[0].stride(3) == 1
 
@@ -84,11 +84,11 @@ def test_accumulated_gradients_start_from_their_old_values():
     arena, values = Arena(case), draw(case)
     arena.load(values)
     arena.reset()
-    assert torch.equal(arena.outputs["dweight"], values["dweight"]) and arena.outputs["dx"].isnan().all()
+    assert torch.equal(one(arena.outputs["dweight"]), one(values["dweight"])) and one(arena.outputs["dx"]).isnan().all()
     plain = run_truth(case.module, "backward", values, shape)
     added = truth_of(case, values)
-    assert torch.allclose(added["dweight"], plain["dweight"] + values["dweight"].double())
-    assert torch.equal(added["dx"], plain["dx"])
+    assert torch.allclose(one(added["dweight"]), one(plain["dweight"]) + one(values["dweight"]).double())
+    assert torch.equal(one(added["dx"]), one(plain["dx"]))
 
 
 def test_in_place_tensors_are_restored_before_each_call():
@@ -97,6 +97,6 @@ def test_in_place_tensors_are_restored_before_each_call():
     arena, values = Arena(case), draw(case)
     arena.load(values)
     arena.reset()
-    arena.outputs["logits"].zero_()
+    one(arena.outputs["logits"]).zero_()
     arena.reset()
-    assert torch.equal(arena.outputs["logits"], values["logits"])
+    assert torch.equal(one(arena.outputs["logits"]), one(values["logits"]))

@@ -7,6 +7,7 @@ import pytest
 from bench.cli import CannotGoOn
 from bench.core import variants
 from bench.core.variants import Misplaced
+from kernels import Unavailable
 
 GOOD = '"""Adds."""\n\ndef forward(a, b, *, out):\n    pass\n'
 
@@ -139,12 +140,10 @@ def test_without_triton_its_kernels_say_so(tmp_path, monkeypatch):
 
 
 def test_without_a_compiler_cpu_kernels_say_so(tmp_path, monkeypatch):
-    import kernels.cpu
-
     def no_compiler():
-        raise kernels.Unavailable("no C++ compiler: install g++")
+        raise Unavailable("no C++ compiler: install g++")
 
-    monkeypatch.setattr(kernels.cpu, "find_compiler", no_compiler)
+    monkeypatch.setattr(variants, "find_compiler", no_compiler)
     write(tmp_path, "cpu/residual/mine.py")
     (found,) = outside(tmp_path)
     assert "no C++ compiler" in (variants.unavailable(found, "cpu", "fp32") or "")

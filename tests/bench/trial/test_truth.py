@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.core.arena import Arena
-from bench.core.case import DTYPES, Case, draw
+from bench.core.case import DTYPES, Case, draw, each, one
 from bench.trial import truth as judge
 from bench.trial.truth import K, Yard
 from reference import contract
@@ -124,9 +124,8 @@ def test_inputs_are_rounded_first_and_every_output_gets_a_yard(layer, dtype):
         case = Case(layer, phase, {**module.RAGGED[0], "dtype": dtype}, "test")
         found = judge.brief(case, None)
         for t in contract.pass_of(module, phase).inputs:
-            value = found.values[t.name]
-            for one in value if isinstance(value, list) else [value]:
-                assert one is None or one.dtype == DTYPES[t.dtype_in(case.shape)]
+            for part in each(found.values[t.name]):
+                assert part.dtype == DTYPES[t.dtype_in(case.shape)]
         arena = Arena(case)
         wanted = sum(len(b) if isinstance(b, list) else b is not None for b in arena.outputs.values())
         assert len(found.yards) == wanted
@@ -135,6 +134,6 @@ def test_inputs_are_rounded_first_and_every_output_gets_a_yard(layer, dtype):
 
 def test_the_same_seed_draws_the_same_tensors_and_another_does_not():
     case = Case("layernorm", "backward", {**contract.load("layernorm").RAGGED[0], "dtype": "fp32"}, "test", seed=7)
-    one, two = draw(case), draw(case)
-    other = draw(dataclasses.replace(case, seed=8))
-    assert torch.equal(one["x"], two["x"]) and not torch.equal(one["x"], other["x"])
+    cases = (case, case, dataclasses.replace(case, seed=8))
+    first, second, other = (one(draw(c)["x"]) for c in cases)
+    assert torch.equal(first, second) and not torch.equal(first, other)
