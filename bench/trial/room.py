@@ -25,6 +25,7 @@ from bench.gpu.counts import counted, resources
 from bench.gpu.launches import configured_call
 from bench.machine import ceilings, profiling
 from bench.machine.devices import GRAPH, busy_seconds, is_gpu, open_device
+from bench.machine.facts import GpuState
 from bench.machine.ranges import span
 from bench.records.record import Counts, Resources
 from bench.trial import checks, ran, truth
@@ -77,7 +78,7 @@ class Sample(TypedDict):
     seconds: list[float]
     cpu_s: list[float]
     kernels: dict[str, int]
-    state: dict[str, Any]
+    state: GpuState
     verdict: Verdict | None
 
 
