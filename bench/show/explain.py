@@ -2,23 +2,69 @@
 
 import ast
 import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-from bench import HOME
+from rich.table import Table
+
+from bench import HOME, cli
 from bench.cli import CannotGoOn
-from bench.core.variants import Variant
+from bench.core.variants import Variant, discover, find
 from bench.machine import ceilings, roofline
 from bench.records import environment, read
-from bench.records.read import read_records
+from bench.records.read import Record, read_records
 from bench.show import terminal, texts
 from reference import contract
+from reference.models import MODELS, Model
 
 PLACES = ("runs", "results")
 
+Ranks = dict[tuple[str, str], list[Record]]  # by shape and phase, the fastest first
 
-def floors_of(module: ModuleType, model: Any, dtype: str) -> list[dict[str, Any]]:
+
+@dataclass(frozen=True)
+class Floor:
+    """The least that a pass costs at one shape; seconds are None where the machine's ceilings are not known."""
+
+    shape: str
+    phase: str
+    calls: int
+    flops: int
+    bytes: int
+    floor_s: float | None
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What there is to say of a layer."""
+
+    layer: str
+    model: Model
+    dtype: str
+    variants: list[Variant]  # the one that was asked for, or all
+    one: bool
+    floors: list[Floor]
+    ranks: Ranks
+
+    @property
+    def module(self) -> ModuleType:
+        return contract.load(self.layer)
+
+
+def explained(what: str, model: str, dtype: str) -> Explained:
+    """what: LAYER or LAYER.VARIANT. CannotGoOn for a name that is not there."""
+    layer, _, name = what.partition(".")
+    cli.choose(layer, contract.layer_names(), "layer")
+    sizes = MODELS[cli.choose(model, MODELS, "model")]
+    variants = [v for v in discover() if v.layer == layer]
+    shown = [find(variants, layer, name)] if name else variants
+    floors = floors_of(contract.load(layer), sizes, dtype)
+    return Explained(layer, sizes, dtype, shown, bool(name), floors, ranks_of(layer, dtype))
+
+
+def floors_of(module: ModuleType, model: Model, dtype: str) -> list[Floor]:
     """FLOPs, bytes and the floor at this machine's ceilings (None where not known) of every shape and phase."""
     known = ceilings.remembered()
     found = []
@@ -28,20 +74,20 @@ def floors_of(module: ModuleType, model: Any, dtype: str) -> list[dict[str, Any]
             flops, size = contract.flops(module, shape, phase), contract.min_bytes(module, shape, phase)
             written = sum(t.bytes(shape) for t in contract.pass_of(module, phase).outputs)
             floor = roofline.floor_seconds(size, flops, dtype, known, written) if known else None
-            found.append(dict(shape=name, phase=phase, calls=call.calls, flops=flops, bytes=size, floor_s=floor))
+            found.append(Floor(name, phase, call.calls, flops, size, floor))
     return found
 
 
-def ranks_of(layer: str, dtype: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def ranks_of(layer: str, dtype: str) -> Ranks:
     """The latest time of each variant on this machine, the fastest first, by (shape, phase)."""
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str, str], Record] = {}
     for folder in _folders():
         for r in _rows(folder):
             if (r.get("layer"), r.get("dtype"), r["status"]) == (layer, dtype, "ok") and r.get("cache") == "cold":
                 key = (r["shape_name"], r["phase"], r["variant"])
                 if not r.get("control") and r["utc"] >= rows.get(key, r)["utc"]:
                     rows[key] = {**r, "folder": str(folder.relative_to(HOME))}
-    ranks: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    ranks: Ranks = {}
     for (shape, phase, _), r in sorted(rows.items(), key=lambda item: item[1]["median_s"]):
         ranks.setdefault((shape, phase), []).append(r)
     return ranks
@@ -63,31 +109,25 @@ def _folders() -> list[Path]:
     return found
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
+def _rows(folder: Path) -> list[Record]:
     return read_records(folder)[0]
 
 
-def document(
-    layer: str, module: ModuleType, floors: list[dict], variants: list[Variant], ranks: dict
-) -> dict[str, Any]:
+def document(e: Explained) -> dict[str, object]:
     return {
-        "layer": layer,
-        "about": inspect.getdoc(module),
-        "tensors": {phase: tensors_of(module, phase) for phase in ("forward", "backward") if _has(module, phase)},
-        "floors": floors,
+        "layer": e.layer,
+        "about": inspect.getdoc(e.module),
+        "tensors": {phase: tensors_of(e.module, phase) for phase in contract.phases_of(e.module)},
+        "floors": [vars(f) for f in e.floors],
         "variants": [
-            dict(variant=v.name, story=v.story, dtypes=v.dtypes, phases=sorted(v.functions)) for v in variants
+            dict(variant=v.name, story=v.story, dtypes=v.dtypes, phases=sorted(v.functions)) for v in e.variants
         ],
         "ranks": [
             dict(shape=shape, phase=phase, variant=r["variant"], median_s=r["median_s"], run=r["run"])
-            for (shape, phase), found in ranks.items()
+            for (shape, phase), found in e.ranks.items()
             for r in found
         ],
     }
-
-
-def _has(module: ModuleType, phase: str) -> bool:
-    return phase in contract.phases_of(module)
 
 
 def tensors_of(module: ModuleType, phase: str) -> list[dict[str, str]]:
@@ -112,26 +152,25 @@ def tensors_of(module: ModuleType, phase: str) -> list[dict[str, str]]:
 # --- showing it ---
 
 
-def show(layer, module, floors, variants, one, ranks, args) -> None:
-    console = terminal.console()
+def show(e: Explained) -> None:
+    console, module, layer = terminal.console(), e.module, e.layer
     title, _, rest = (inspect.getdoc(module) or layer).partition("\n")
     console.print(f"{layer}: {title}", style="bold", highlight=False, markup=False)
     if rest.strip():
         console.print(rest.strip(), highlight=False, markup=False)
-    for phase in ("forward", "backward"):
-        if _has(module, phase):
-            console.print(tensor_table(module, phase))
-            console.print(source_of(getattr(module, phase)), highlight=False, markup=False)
-    console.print(floor_table(floors, args))
-    if not any(f["calls"] for f in floors):
+    for phase in contract.phases_of(module):
+        console.print(tensor_table(module, phase))
+        console.print(source_of(getattr(module, phase)), highlight=False, markup=False)
+    console.print(floor_table(e))
+    if not any(f.calls for f in e.floors):
         console.print("0 calls: GPT-2's step here does this inside another layer, or not at all", style="dim")
-    if one:
+    for one in e.variants if e.one else ():
         console.print(f"{one.name}: {one.story}", style="bold", highlight=False, markup=False)
         console.print((_docstring(one).partition("\n")[2]).strip(), highlight=False, markup=False)
-    console.print(rank_table([one] if one else variants, ranks, args.dtype))
-    for folder, day in sorted({(r["folder"], r["utc"][:10]) for found in ranks.values() for r in found}):
+    console.print(rank_table(e.variants, e.ranks, e.dtype))
+    for folder, day in sorted({(r["folder"], r["utc"][:10]) for found in e.ranks.values() for r in found}):
         console.print(f"timed in {folder}, {day}", style="dim", highlight=False)
-    if not ranks:
+    if not e.ranks:
         console.print(
             f"nothing of it was timed here yet: python -m bench.layer {layer} --all", style="dim", highlight=False
         )
@@ -141,12 +180,12 @@ def _docstring(v: Variant) -> str:
     return ast.get_docstring(ast.parse(v.path.read_text())) or ""
 
 
-def source_of(function: Any) -> str:
+def source_of(function: Callable[..., object]) -> str:
     """The reference's formula, as it is written."""
     return "\n" + "\n".join(f"    {line}" for line in inspect.getsource(function).rstrip().splitlines())
 
 
-def tensor_table(module: ModuleType, phase: str) -> Any:
+def tensor_table(module: ModuleType, phase: str) -> Table:
     grid = terminal.new_table(f"{phase}: what goes in and out")
     for name in ("", "tensor", "shape", "dtype", ""):
         grid.add_column(name)
@@ -155,22 +194,22 @@ def tensor_table(module: ModuleType, phase: str) -> Any:
     return grid
 
 
-def floor_table(floors: list[dict[str, Any]], args: Any) -> Any:
-    known = any(f["floor_s"] for f in floors)
+def floor_table(e: Explained) -> Table:
+    known = any(f.floor_s for f in e.floors)
     how = "measured ceilings" if known else "ceilings not measured yet: python -m bench.doctor"
-    grid = terminal.new_table(f"floor, {args.model} {args.dtype}; {how}")
+    grid = terminal.new_table(f"floor, {e.model.name} {e.dtype}; {how}")
     grid.add_column("shape")
     grid.add_column("pass")
     for name in ("calls a step", "GFLOP", "MB at least", "floor"):
         grid.add_column(name, justify="right")
-    for f in floors:
-        floor = texts.duration(f["floor_s"]) if f["floor_s"] else texts.DASH
-        numbers = f"{f['flops'] / 1e9:.3g}", f"{f['bytes'] / 1e6:.3g}", floor
-        grid.add_row(f["shape"] or texts.DASH, f["phase"], str(f["calls"]), *numbers)
+    for f in e.floors:
+        floor = texts.duration(f.floor_s) if f.floor_s else texts.DASH
+        numbers = f"{f.flops / 1e9:.3g}", f"{f.bytes / 1e6:.3g}", floor
+        grid.add_row(f.shape or texts.DASH, f.phase, str(f.calls), *numbers)
     return grid
 
 
-def rank_table(variants: list[Variant], ranks: dict, dtype: str) -> Any:
+def rank_table(variants: list[Variant], ranks: Ranks, dtype: str) -> Table:
     """Every variant: its story, and its rank and time in each pass at the shape that was timed last."""
     grid = terminal.new_table(f"variants, {dtype}: rank and time where they were timed, cold")
     grid.add_column("variant")
