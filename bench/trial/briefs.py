@@ -3,8 +3,8 @@
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from bench.core.case import Case
 from bench.core.process import Setting, Worker, WorkerFailed
 from bench.core.variants import Variant
 from bench.trial.room import Room
@@ -20,11 +20,11 @@ class Briefs:
         # Truth in fp64 may take longer than any variant.
         self.setting = replace(setting, time_limit=max(600.0, setting.time_limit))
         self.judge: Worker | None = None
-        self.known: dict[Any, Path] = {}
-
-    def __enter__(self) -> "Briefs":
+        self.known: dict[tuple[str, int | None, bool], Path] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="layerbench-")
         self.folder = Path(self._folder.name)
+
+    def __enter__(self) -> "Briefs":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -33,7 +33,7 @@ class Briefs:
         self._folder.cleanup()
 
     def get(
-        self, case: Any, yardstick: Variant | None, perturbation: int | None = None, values_only: bool = False
+        self, case: Case, yardstick: Variant | None, perturbation: int | None = None, values_only: bool = False
     ) -> Path:
         """The file of a case's brief; with `perturbation`, of the truth after its values were changed by that seed."""
         key = (str(case), perturbation, values_only)

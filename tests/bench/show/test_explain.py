@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from tests.bench.test_report import row
 
 from bench import explain as command
 from bench.cli import CannotGoOn
@@ -11,6 +10,7 @@ from bench.records import read
 from bench.records.run import Run
 from bench.show import explain
 from reference import contract
+from tests.bench.show.test_report import row
 
 
 @pytest.mark.parametrize("layer", ("attention", "adamw"))
