@@ -23,7 +23,6 @@ import sys
 from pathlib import Path
 
 from bench import cli
-from bench.cli import CannotGoOn
 
 EXIT_CODES = (
     "exit codes here: 0 fine, 1 something is SLOWER (with --fail-on slower or any), 2 something became wrong\n"
@@ -66,38 +65,15 @@ def share(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.records import verdicts
-    from bench.records.read import load
-    from bench.show.comparison import (
-        NOT_COMPARABLE,
-        Verdicts,
-        alike,
-        differing_environments,
-        exit_code,
-        nothing_in_common,
-        only_failures,
-    )
-    from bench.show.comparison_page import write_page
+    from bench.show import comparison, comparison_page
 
-    before, after = (load(path, NOT_COMPARABLE) for path in (args.before, args.after))
-    old, new = verdicts.side(before, alike), verdicts.side(after, alike)
-    differing = differing_environments(old, new)
-    if differing and not args.cross_env:
-        keys = "; ".join(f"{key}: {was} before, {now} after" for key, (was, now) in differing.items())
-        raise CannotGoOn(
-            f"not measured under the same conditions ({keys}): --cross-env compares anyway", NOT_COMPARABLE
-        )
-    if reason := nothing_in_common(args.before, args.after, old, new):
-        raise CannotGoOn(reason, NOT_COMPARABLE)
-    comparison = verdicts.compare(old, new, args.threshold, same_machine=not differing)
-    told = Verdicts(comparison, before, after, args.threshold, differing)
+    told, failures = comparison.compared(args.before, args.after, args.threshold, args.cross_env)
     told.print()
-    code = exit_code(comparison, args.fail_on)
+    code = comparison.exit_code(told.comparison, args.fail_on)
     out = args.after / "compare.html" if args.html == AT_AFTER else args.html
-    unwritten = write_page(told, out)
-    for error in filter(None, (only_failures(args.before, old) or only_failures(args.after, new), unwritten)):
+    for error in filter(None, (failures, comparison_page.write_page(told, out))):
         print(f"error: {error}", file=sys.stderr)
-        code = code or NOT_COMPARABLE
+        code = code or comparison.NOT_COMPARABLE
     if args.json:
         cli.print_json(told.document() | {"exit_code": code})
     return code

@@ -17,13 +17,11 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.machine.examine import examine
-    from bench.show.examination import as_json, show
+    from bench.show import examination
 
-    report = examine(args.refresh)
-    show(report)
+    found = examination.examined(args.refresh)
     if args.json:
-        cli.print_json(as_json(report))
+        cli.print_json(found)
     return cli.OK
 
 

@@ -23,23 +23,13 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.core.variants import discover, find
-    from bench.show.explain import document, floors_of, ranks_of, show
-    from reference import contract
-    from reference.models import MODELS
+    from bench.show import explain
 
-    layer, _, name = args.what.partition(".")
-    cli.choose(layer, contract.layer_names(), "layer")
-    model = MODELS[cli.choose(args.model, MODELS, "model")]
-    variants = [v for v in discover() if v.layer == layer]
-    one = find(variants, layer, name) if name else None
-    module = contract.load(layer)
-    floors = floors_of(layer, model, args.dtype)
-    ranks = ranks_of(layer, args.dtype)
+    found = explain.explained(args.what, args.model, args.dtype)
     if args.json:
-        cli.print_json(document(layer, module, floors, [one] if one else variants, ranks))
+        cli.print_json(explain.document(found))
     else:
-        show(layer, module, floors, variants, one, ranks, args)
+        explain.show(found)
     return cli.OK
 
 

@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 
 from bench import cli
-from bench.cli import CannotGoOn
 from bench.records import FORMATS
 
 
@@ -30,19 +29,9 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.records.formats import TIMED, WRITERS
-    from bench.records.queries import newest, timed
-    from bench.records.read import load
+    from bench.records import formats
 
-    rows = newest(load(args.run))
-    if args.format in TIMED and not any(timed(r) for _, r in rows):
-        raise CannotGoOn(f"nothing in {args.run} was timed and right: there is nothing to export as {args.format}")
-    try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        WRITERS[args.format](rows, args.out)
-    except OSError as error:
-        raise CannotGoOn(f"cannot write {args.out}: {error.strerror}") from error
-    print(f"{args.out}: {sum(timed(r) for _, r in rows)} timed cases of {len(rows)}")
+    print(formats.export(args.run, args.format, args.out))
     return cli.OK
 
 

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 from bench import HOME, cli
-from bench.cli import CannotGoOn
 
 
 def parser() -> cli.Parser:
@@ -29,26 +28,13 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.records.read import load
-    from bench.show.history import draw, history, print_table
+    from bench.show import history
 
-    runs = load(args.results)
-    cli.choose(args.layer, sorted({r.get("layer") or "" for run in runs for r in run.records}), "layer in the results")
-    points = history(runs, args.layer, args.cache)
-    if args.variant:
-        known = sorted({p.case.variant for p in points})
-        wanted = [cli.choose(v, known, f"variant of {args.layer} in the results") for v in args.variant.split(",")]
-        points = [p for p in points if p.case.variant in wanted]
-    if args.device:
-        name = args.device.lower()
-        points = [p for p in points if name == p.case.device.lower() or name in p.machine.lower()]
-    if not points:
-        on = f" on {args.device}" if args.device else ""
-        raise CannotGoOn(f"no {args.cache} times of {args.layer}{on} in the results")
-    print_table(args.layer, points)
+    points = history.chosen(args.results, args.layer, args.cache, args.variant, args.device)
+    history.print_table(args.layer, points)
     for file in (args.png, args.html):
         if file:
-            draw(args.layer, points, file)
+            history.draw(args.layer, points, file)
             print(f"picture: {file}")
     return cli.OK
 

@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 
 from bench import HOME, cli
-from bench.cli import CannotGoOn
 
 
 def parser() -> cli.Parser:
@@ -36,19 +35,9 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.show.markdown import rewrite
+    from bench.show import markdown
 
-    stale = []
-    for file in args.files:
-        try:
-            old = file.read_text()
-        except (OSError, ValueError) as error:
-            raise CannotGoOn(f"cannot read {file}: {error}") from error
-        new = rewrite(old, draw=not args.check)
-        if new != old:
-            stale.append(str(file.relative_to(HOME)) if file.is_relative_to(HOME) else file.name)
-            if not args.check:
-                file.write_text(new)
+    stale = [markdown.shown(file) for file in args.files if markdown.rewrite_file(file, args.check)]
     print(f"{'stale' if args.check else 'rewritten'}: {', '.join(stale) or 'nothing'}")
     return cli.FAILED if stale and args.check else cli.OK
 

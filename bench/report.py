@@ -26,18 +26,17 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.show.page import unavailable, write, write_pictures
-    from bench.show.report import TEMPLATE, Page, read_runs
+    from bench.show import page, report
 
-    if missing := unavailable():
+    if missing := page.unavailable():
         raise CannotGoOn(missing)
-    runs = read_runs(args.runs)
-    page = Page(runs, args.title)
+    runs = report.read_runs(args.runs)
+    shown = report.Page(runs, args.title)
     out = args.out or runs[0].folder / "report.html"
-    write(page, TEMPLATE, out)
+    page.write(shown, report.TEMPLATE, out)
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if args.png:
-        print(f"pictures: {write_pictures(page, args.png)} charts in {args.png}")
+        print(f"pictures: {page.write_pictures(shown, args.png)} charts in {args.png}")
     return cli.OK
 
 

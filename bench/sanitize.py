@@ -46,31 +46,17 @@ def parser() -> cli.Parser:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
-    from bench.core.variants import discover
-    from bench.gpu.sanitizer import MADE, Calls, check_that_it_can_run, make_calls, name_of, report, unsuitable
-    from reference import contract
+    from bench.gpu import sanitizer
 
     tools = [cli.choose(tool, TOOLS, "tool") for tool in args.tools.split(",")]
-    names = contract.layer_names()
-    layers = names if args.layer == "all" else [cli.choose(name, names, "layer") for name in args.layer.split(",")]
-    variants = [v for v in discover(tuple(Path(d) for d in args.kernels)) if v.layer in layers]
-    passes = {name_of((v, phase)): (v, phase) for v in variants for phase in ("forward", "backward")}
+    there = sanitizer.passes_of(args.layer, args.kernels)
     if args.calls:
-        wanted = [passes[cli.choose(name, passes, "call")] for name in args.calls.split(",")]
-        print(MADE, make_calls(Calls(tuple(wanted), args.dtype, args.seed, args.device)))
+        calls = sanitizer.Calls(sanitizer.named(there, args.calls), args.dtype, args.seed, args.device)
+        print(sanitizer.MADE, sanitizer.make_calls(calls))
         return cli.OK
-    named = args.only.split(",") if args.only else []
-    for name in named:
-        cli.choose(name, sorted({v.name for v in variants}), f"variant of {', '.join(layers)}")
-    check_that_it_can_run(args.device)
-    wanted = [
-        (v, phase)
-        for v, phase in passes.values()
-        if args.phase in (phase, "both")
-        and (not named or v.name in named)
-        and not unsuitable(v, phase, args.dtype, args.device)
-    ]
-    return report(args, argv, Calls(tuple(wanted), args.dtype, args.seed, args.device), tools)
+    chosen = sanitizer.chosen(there, args.only, args.phase, args.dtype, args.device)
+    calls = sanitizer.Calls(chosen, args.dtype, args.seed, args.device)
+    return sanitizer.report(calls, tools, args.time_limit, args.out, argv, args.json)
 
 
 if __name__ == "__main__":

@@ -31,29 +31,19 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.core import files
-    from bench.core.variants import SIMULATED, discover
-    from bench.gpu.resources import compile_all, show, write_csv
-    from reference import contract
+    from bench.gpu import resources
 
     archs = [cli.choose(a, ARCHS, "architecture") for a in args.arch.split(",")]
     dtypes = [cli.choose(d, WORKING_DTYPES, "dtype") for d in args.dtype.split(",")]
-    layers = [cli.choose(name, contract.layer_names(), "layer") for name in args.layer] or contract.layer_names()
-    found = discover(tuple(Path(d) for d in args.kernels))
-    variants = [v for v in found if v.backend in SIMULATED and v.layer in layers]
-    if args.only:
-        wanted = [cli.choose(n, sorted({v.name for v in variants}), "variant") for n in args.only.split(",")]
-        variants = [v for v in variants if v.name in wanted]
-    files.need_cache()
-    if args.out:
-        files.make_folder(args.out)
-    rows = compile_all(variants, archs, dtypes, args.jobs)
+    variants = resources.chosen(args.layer, args.only, args.kernels)
+    resources.prepare(args.out)
+    rows = resources.compile_all(variants, archs, dtypes, args.jobs)
     if args.json:
         cli.print_json({"kernels": [r.row() for r in rows]})
     else:
-        show(rows)
+        resources.show(rows)
     if args.out:
-        write_csv(rows, args.out)
+        resources.write_csv(rows, args.out)
     return cli.WRONG if any(r.fault for r in rows) else cli.OK
 
 

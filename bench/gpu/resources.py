@@ -15,8 +15,8 @@ from rich.progress import track
 from bench import cli
 from bench.core.case import DTYPES as TORCH
 from bench.core.case import Case
-from bench.core.files import write_atomically
-from bench.core.variants import Variant
+from bench.core.files import make_folder, need_cache, write_atomically
+from bench.core.variants import SIMULATED, Variant, discover
 from bench.gpu import cubin
 from bench.gpu.launches import KernelUse, launches_of
 from bench.machine.facts import usable_cores
@@ -51,6 +51,24 @@ class Compiled:
     def row(self) -> dict[str, Any]:
         own = {k: v for k, v in vars(self).items() if k not in ("facts", "fault")}
         return {**own, **self.facts, "fault": self.fault}
+
+
+def chosen(layers: list[str], only: str | None, kernels: list[str]) -> list[Variant]:
+    """GPU variants of these layers, or of all; `only`: a comma list of names, `kernels`: folders of more variants."""
+    names = contract.layer_names()
+    layers = [cli.choose(name, names, "layer") for name in layers] or names
+    found = discover(tuple(map(Path, kernels)))
+    variants = [v for v in found if v.backend in SIMULATED and v.layer in layers]
+    known = sorted({v.name for v in variants})
+    wanted = [cli.choose(n, known, "variant") for n in only.split(",")] if only else known
+    return [v for v in variants if v.name in wanted]
+
+
+def prepare(folder: Path | None) -> None:
+    """Make sure, before anything is compiled, that the cache and the folder of the results can be written to."""
+    need_cache()
+    if folder:
+        make_folder(folder)
 
 
 def compile_all(variants: list[Variant], archs: list[str], dtypes: list[str], jobs: int = 0) -> list[Compiled]:

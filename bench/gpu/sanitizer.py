@@ -1,18 +1,4 @@
-"""python -m bench.sanitize LAYER: own GPU kernels under NVIDIA's compute-sanitizer, on the proof's small shapes.
-
-    memcheck    reads and writes outside an allocation, misaligned ones
-    racecheck   shared memory that two threads use without a barrier between them
-    initcheck   global memory that is read before it was written
-    synccheck   barriers that not all threads reach
-
-The calls are made in one process without workers, on tensors that are allocations of their own, to the byte, and that
-nobody has filled: what the proof finds by guard bands and poison, this finds at the access itself. The results are
-not judged; the proof does that. All variants run together first; where a tool reports something, the halves run alone,
-and their halves, until it is clear whose it is.
-
-python -m bench.sanitize all --dtype bf16               every CUDA and Triton variant
-python -m bench.sanitize gelu --only cuda.naive --pass forward
-"""
+"""Our own GPU kernels under compute-sanitizer: which calls, in whose process, and whose a finding is."""
 
 import contextlib
 import os
@@ -29,7 +15,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.text import Text
@@ -42,7 +27,7 @@ from bench.core.arena import Arena
 from bench.core.case import Case, cases_of, draw, each
 from bench.core.variants import Variant
 from bench.gpu import TOOLS
-from bench.machine.devices import open_device
+from bench.machine.devices import Device, open_device
 from bench.records.record import Record
 from bench.records.run import Run
 from bench.show.terminal import console, new_table
@@ -63,13 +48,14 @@ FLAGS = (
 
 
 Finding = tuple[str, str]  # (status, evidence)
+Call = tuple[Variant, str]  # with "forward" or "backward"
 
 
 @dataclass(frozen=True)
 class Calls:
     """What one process under a tool runs: passes of variants, each on its small cases."""
 
-    passes: tuple[tuple[Variant, str], ...]  # with "forward" or "backward"
+    passes: tuple[Call, ...]
     dtype: str
     seed: int
     device: str
@@ -81,13 +67,39 @@ class Calls:
         command += ["--dtype", self.dtype, "--seed", str(self.seed), "--device", self.device]
         return [*command, *(part for root in sorted(roots) for part in ("--kernels", root))]
 
-    def only(self, passes: Iterable[tuple[Variant, str]]) -> "Calls":
+    def only(self, passes: Iterable[Call]) -> "Calls":
         return replace(self, passes=tuple(passes))
 
 
-def name_of(one: tuple[Variant, str]) -> str:
+def name_of(one: Call) -> str:
     variant, phase = one
     return f"{variant.layer}/{variant.name}/{phase}"
+
+
+def passes_of(layer: str, kernels: list[str]) -> dict[str, Call]:
+    """By name, all passes of the layers in a comma list, or of all; `kernels` are folders of more variants."""
+    names = contract.layer_names()
+    layers = names if layer == "all" else [cli.choose(name, names, "layer") for name in layer.split(",")]
+    here = [v for v in variants.discover(tuple(map(Path, kernels))) if v.layer in layers]
+    return {name_of((v, phase)): (v, phase) for v in here for phase in contract.PHASES}
+
+
+def named(passes: dict[str, Call], names: str) -> tuple[Call, ...]:
+    return tuple(passes[cli.choose(name, passes, "call")] for name in names.split(","))
+
+
+def chosen(passes: dict[str, Call], only: str | None, wanted: str, dtype: str, device: str) -> tuple[Call, ...]:
+    """Those of the variants named, or of all, that have something to look at; `wanted`: a phase, or both."""
+    names = only.split(",") if only else []
+    layers = dict.fromkeys(v.layer for v, _ in passes.values())
+    for name in names:
+        cli.choose(name, sorted({v.name for v, _ in passes.values()}), f"variant of {', '.join(layers)}")
+    check_that_it_can_run(device)
+    return tuple(
+        (v, phase)
+        for v, phase in passes.values()
+        if wanted in (phase, "both") and (not names or v.name in names) and not unsuitable(v, phase, dtype, device)
+    )
 
 
 def check_that_it_can_run(device: str) -> None:
@@ -97,9 +109,10 @@ def check_that_it_can_run(device: str) -> None:
         raise CannotGoOn(MISSING, cli.CANNOT_RUN)
 
 
-def report(args: Any, argv: list[str], calls: Calls, tools: list[str]) -> int:
-    run = Run.create("sanitize", args.out, argv)
-    deadline = time.monotonic() + args.time_limit
+def report(calls: Calls, tools: list[str], time_limit: float, out: Path | None, argv: list[str], as_json: bool) -> int:
+    """Run the calls under the tools, within so many seconds, and write down and print what they found; an exit code."""
+    run = Run.create("sanitize", out, argv)
+    deadline = time.monotonic() + time_limit
     found: dict[str, dict[str, Finding]] = {name_of(one): {} for one in calls.passes}
     records = []
     for left, tool in zip(range(len(tools), 0, -1), tools, strict=True):
@@ -108,14 +121,14 @@ def report(args: Any, argv: list[str], calls: Calls, tools: list[str]) -> int:
             found[name_of(one)][tool] = finding
             records.append(run.append(_record(calls.only([one]), tool, finding)))
     run.write_csv()
-    table = new_table(f"compute-sanitizer, {args.dtype}: {', '.join(tools)}")
+    table = new_table(f"compute-sanitizer, {calls.dtype}: {', '.join(tools)}")
     for name in ("call", "verdict", "evidence"):
         table.add_column(name, overflow="fold")
     for name, of_tools in found.items():
         table.add_row(name, *map(Text, worst(of_tools)))
     console().print(table)
     print(f"results: {run.folder}")
-    if args.json:
+    if as_json:
         cli.print_json({"run": str(run.folder), "records": records})
     statuses = {r["status"] for r in records}
     if "timeout" in statuses:
@@ -123,7 +136,7 @@ def report(args: Any, argv: list[str], calls: Calls, tools: list[str]) -> int:
     return cli.WRONG if "wrong" in statuses else cli.FAILED if "timeout" in statuses else cli.OK
 
 
-def attributed(calls: Calls, tool: str, deadline: float) -> Iterator[tuple[tuple[Variant, str], Finding]]:
+def attributed(calls: Calls, tool: str, deadline: float) -> Iterator[tuple[Call, Finding]]:
     """What each pass comes to under a tool. Where not all is well with several together, each half runs alone."""
     alone = len(calls.passes) == 1
     left = deadline - time.monotonic()
@@ -238,7 +251,7 @@ def under(sanitizer: Path, tool: str, command: list[str], time_limit: float) -> 
     return judge(tool, report, said, code)
 
 
-def _wait(process: subprocess.Popen[Any], time_limit: float) -> int | None:
+def _wait(process: subprocess.Popen[bytes], time_limit: float) -> int | None:
     """The exit code; None where the time was over, and the process and all it started were killed."""
     try:
         return process.wait(time_limit)
@@ -344,13 +357,13 @@ def _cases(variant: Variant, phase: str, calls: Calls) -> list[Case]:
     return cases_of(variant.layer, phase, calls.dtype, seeds)
 
 
-def call_bare(variant: Variant, case: Case, device: Any) -> None:
-    """One call on tensors without guards and poison, on any bench.machine.devices.Device."""
+def call_bare(variant: Variant, case: Case, device: Device) -> None:
+    """One call on tensors without guards and poison, on any device."""
 
     class Bare(Arena):
         """Each tensor is an allocation of its own, as large as it must be, and holds nothing."""
 
-        def _fence(self, name: str, sizes: tuple[int, ...], dtype: Any) -> Any:
+        def _fence(self, name: str, sizes: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
             return torch.empty(sizes, dtype=dtype, device=self.device)
 
         def reset(self) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from bench.cli import CannotGoOn
 from bench.core.files import write_atomically
 from bench.records import FORMATS
-from bench.records.queries import Row, device_name, names, samples, timed
-from bench.records.read import Loaded
+from bench.records.queries import Row, device_name, names, newest, samples, timed
+from bench.records.read import Loaded, load
 from bench.records.record import Record, Times
 
 
@@ -259,3 +259,16 @@ TIMED = ("pytest-benchmark", "nvbench", "github-action-benchmark", "bmf")
 WRITERS: dict[str, Callable[[list[Row], Path], None]] = dict(
     zip(FORMATS, (pytest_benchmark, nvbench, github_action_benchmark, bmf, csv, parquet), strict=True)
 )
+
+
+def export(folder: Path, format: str, out: Path) -> str:
+    """Write the newest record of each case in a folder of runs as `format`; what was written, in words."""
+    rows = newest(load(folder))
+    if format in TIMED and not any(timed(r) for _, r in rows):
+        raise CannotGoOn(f"nothing in {folder} was timed and right: there is nothing to export as {format}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        WRITERS[format](rows, out)
+    except OSError as error:
+        raise CannotGoOn(f"cannot write {out}: {error.strerror}") from error
+    return f"{out}: {sum(timed(r) for _, r in rows)} timed cases of {len(rows)}"

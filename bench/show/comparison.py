@@ -9,8 +9,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from bench.cli import CannotGoOn
+from bench.records import verdicts
 from bench.records.conditions import differences
-from bench.records.read import Loaded
+from bench.records.read import Loaded, load
 from bench.records.verdicts import VERDICTS, Case, Change, Comparison, Side, geometric_means
 from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, change_text, duration, percent
@@ -28,6 +30,23 @@ def exit_code(comparison: Comparison, fail_on: str | None) -> int:
         return GOT_WRONG
     slower = any(c.verdict == "SLOWER" for c in comparison.changes)
     return GOT_SLOWER if fail_on in ("slower", "any") and slower else FINE
+
+
+def compared(before: Path, after: Path, threshold: float, cross_env: bool) -> tuple["Verdicts", str]:
+    """The verdicts on two folders, and a sentence where nothing of one is right. CannotGoOn where they share no case,
+    or, without `cross_env`, were measured under different conditions."""
+    one, other = (load(path, NOT_COMPARABLE) for path in (before, after))
+    old, new = verdicts.side(one, alike), verdicts.side(other, alike)
+    differing = differing_environments(old, new)
+    if differing and not cross_env:
+        keys = "; ".join(f"{key}: {was} before, {now} after" for key, (was, now) in differing.items())
+        raise CannotGoOn(
+            f"not measured under the same conditions ({keys}): --cross-env compares anyway", NOT_COMPARABLE
+        )
+    if reason := nothing_in_common(before, after, old, new):
+        raise CannotGoOn(reason, NOT_COMPARABLE)
+    found = verdicts.compare(old, new, threshold, same_machine=not differing)
+    return Verdicts(found, one, other, threshold, differing), only_failures(before, old) or only_failures(after, new)
 
 
 # --- environments ---

@@ -11,13 +11,18 @@ from rich.text import Text
 
 from bench.machine import roofline
 from bench.machine.ceilings import Ceilings
-from bench.machine.examine import Report
+from bench.machine.examine import Report, examine
 from bench.machine.facts import State, busy, nvml
 from bench.records import environment, scrub
 from bench.records.schema import SCHEMA
 from bench.show.texts import DASH
 
-# --- showing it ---
+
+def examined(refresh: bool) -> dict[str, Any]:
+    """Examine this machine and print what was found; the same as a document."""
+    report = examine(refresh)
+    show(report)
+    return as_json(report)
 
 
 def show(report: Report) -> None:

@@ -2,23 +2,24 @@
 
 import ast
 import inspect
-from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 from rich.table import Table
 
-from bench import HOME
+from bench import HOME, cli
 from bench.cli import CannotGoOn
-from bench.core.variants import Variant
+from bench.core.variants import Variant, discover, find
 from bench.machine import ceilings, roofline
 from bench.records import environment, read
 from bench.records.record import Record
 from bench.show import terminal, texts
 from bench.show.columns import COLUMNS
 from reference import contract
+from reference.models import MODELS
 from reference.models.model import Model
 
 PLACES = ("runs", "results")
@@ -43,6 +44,34 @@ class Timed(NamedTuple):
 
 
 Ranks = dict[tuple[str, str], list[Timed]]  # by (shape, phase), the fastest first
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What there is to say of a layer."""
+
+    layer: str
+    model: Model
+    dtype: str
+    variants: list[Variant]  # the one that was asked for, or all
+    one: bool
+    floors: list[Floor]
+    ranks: Ranks
+
+    @property
+    def module(self) -> ModuleType:
+        return contract.load(self.layer)
+
+
+def explained(what: str, model: str, dtype: str) -> Explained:
+    """what: LAYER or LAYER.VARIANT. CannotGoOn for a name that is not there."""
+    layer, _, name = what.partition(".")
+    cli.choose(layer, contract.layer_names(), "layer")
+    sizes = MODELS[cli.choose(model, MODELS, "model")]
+    variants = [v for v in discover() if v.layer == layer]
+    shown = [find(variants, layer, name)] if name else variants
+    floors = floors_of(layer, sizes, dtype)
+    return Explained(layer, sizes, dtype, shown, bool(name), floors, ranks_of(layer, dtype))
 
 
 def floors_of(layer: str, model: Model, dtype: str) -> list[Floor]:
@@ -90,27 +119,21 @@ def _folders() -> list[Path]:
     return found
 
 
-def document(
-    layer: str, module: ModuleType, floors: list[Floor], variants: list[Variant], ranks: Ranks
-) -> dict[str, object]:
+def document(e: Explained) -> dict[str, object]:
     return {
-        "layer": layer,
-        "about": inspect.getdoc(module),
-        "tensors": {phase: tensors_of(module, phase) for phase in ("forward", "backward") if _has(module, phase)},
-        "floors": [f._asdict() for f in floors],
+        "layer": e.layer,
+        "about": inspect.getdoc(e.module),
+        "tensors": {phase: tensors_of(e.module, phase) for phase in contract.phases_of(e.module)},
+        "floors": [f._asdict() for f in e.floors],
         "variants": [
-            dict(variant=v.name, story=v.story, dtypes=v.dtypes, phases=sorted(v.functions)) for v in variants
+            dict(variant=v.name, story=v.story, dtypes=v.dtypes, phases=sorted(v.functions)) for v in e.variants
         ],
         "ranks": [
             dict(shape=shape, phase=phase) | {name: timed.record.get(name) for name in ("variant", "median_s", "run")}
-            for (shape, phase), found in ranks.items()
+            for (shape, phase), found in e.ranks.items()
             for timed in found
         ],
     }
-
-
-def _has(module: ModuleType, phase: str) -> bool:
-    return phase in contract.phases_of(module)
 
 
 def tensors_of(module: ModuleType, phase: str) -> list[dict[str, str]]:
@@ -135,34 +158,25 @@ def tensors_of(module: ModuleType, phase: str) -> list[dict[str, str]]:
 # --- showing it ---
 
 
-def show(
-    layer: str,
-    module: ModuleType,
-    floors: list[Floor],
-    variants: list[Variant],
-    one: Variant | None,
-    ranks: Ranks,
-    args: Namespace,
-) -> None:
-    console = terminal.console()
+def show(e: Explained) -> None:
+    console, module, layer = terminal.console(), e.module, e.layer
     title, _, rest = (inspect.getdoc(module) or layer).partition("\n")
     console.print(f"{layer}: {title}", style="bold", highlight=False, markup=False)
     if rest.strip():
         console.print(rest.strip(), highlight=False, markup=False)
-    for phase in ("forward", "backward"):
-        if _has(module, phase):
-            console.print(tensor_table(module, phase))
-            console.print(source_of(getattr(module, phase)), highlight=False, markup=False)
-    console.print(floor_table(floors, args))
-    if not any(f.calls for f in floors):
+    for phase in contract.phases_of(module):
+        console.print(tensor_table(module, phase))
+        console.print(source_of(getattr(module, phase)), highlight=False, markup=False)
+    console.print(floor_table(e))
+    if not any(f.calls for f in e.floors):
         console.print("0 calls: GPT-2's step here does this inside another layer, or not at all", style="dim")
-    if one:
+    for one in e.variants if e.one else ():
         console.print(f"{one.name}: {one.story}", style="bold", highlight=False, markup=False)
         console.print((_docstring(one).partition("\n")[2]).strip(), highlight=False, markup=False)
-    console.print(rank_table([one] if one else variants, ranks, args.dtype))
-    for folder, day in sorted({(t.folder, t.record["utc"][:10]) for found in ranks.values() for t in found}):
+    console.print(rank_table(e.variants, e.ranks, e.dtype))
+    for folder, day in sorted({(t.folder, t.record["utc"][:10]) for found in e.ranks.values() for t in found}):
         console.print(f"timed in {folder}, {day}", style="dim", highlight=False)
-    if not ranks:
+    if not e.ranks:
         console.print(
             f"nothing of it was timed here yet: python -m bench.layer {layer} --all", style="dim", highlight=False
         )
@@ -186,15 +200,15 @@ def tensor_table(module: ModuleType, phase: str) -> Table:
     return grid
 
 
-def floor_table(floors: list[Floor], args: Namespace) -> Table:
-    known = any(f.floor_s for f in floors)
+def floor_table(e: Explained) -> Table:
+    known = any(f.floor_s for f in e.floors)
     how = "measured ceilings" if known else "ceilings not measured yet: python -m bench.doctor"
-    grid = terminal.new_table(f"floor, {args.model} {args.dtype}; {how}")
+    grid = terminal.new_table(f"floor, {e.model.name} {e.dtype}; {how}")
     grid.add_column("shape")
     grid.add_column("pass")
     for name in ("calls a step", "GFLOP", "MB at least", "floor"):
         grid.add_column(name, justify="right")
-    for f in floors:
+    for f in e.floors:
         floor = texts.duration(f.floor_s) if f.floor_s else texts.DASH
         numbers = f"{f.flops / 1e9:.3g}", f"{f.bytes / 1e6:.3g}", floor
         grid.add_row(f.shape or texts.DASH, f.phase, str(f.calls), *numbers)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.files import write_atomically
 from bench.records.queries import device_name, newest
-from bench.records.read import Loaded
+from bench.records.read import Loaded, load
 from bench.records.record import Record
 from bench.records.verdicts import Case, case_of
 from bench.show.comparison import case_texts
@@ -42,6 +43,25 @@ class Point:
         ends = [(r.get("low_s") or 0.0, r.get("high_s") or math.inf) for r in (old, new)]
         meet = max(low for low, _ in ends) <= min(high for _, high in ends)
         return meet or max(self.change, 1 / self.change) - 1 <= floor
+
+
+def chosen(results: Path, layer: str, cache: str, variants: str | None, device: str | None) -> list[Point]:
+    """The history of a layer under a folder; of a comma list of variants alone, and of a device: its name, or a part
+    of its machine's. CannotGoOn where there is none."""
+    runs = load(results)
+    cli.choose(layer, sorted({r.get("layer") or "" for run in runs for r in run.records}), "layer in the results")
+    points = history(runs, layer, cache)
+    if variants:
+        known = sorted({p.case.variant for p in points})
+        wanted = [cli.choose(v, known, f"variant of {layer} in the results") for v in variants.split(",")]
+        points = [p for p in points if p.case.variant in wanted]
+    if device:
+        name = device.lower()
+        points = [p for p in points if name == p.case.device.lower() or name in p.machine.lower()]
+    if not points:
+        on = f" on {device}" if device else ""
+        raise CannotGoOn(f"no {cache} times of {layer}{on} in the results")
+    return points
 
 
 def history(runs: list[Loaded], layer: str, cache: str) -> list[Point]:

@@ -25,6 +25,22 @@ DRAWN = "<!-- drawn from {} -->"
 Rows = list[Record]
 
 
+def rewrite_file(file: Path, check: bool = False) -> bool:
+    """Whether its tables were stale; they are made anew, unless this is only to `check`."""
+    try:
+        old = file.read_text()
+    except (OSError, ValueError) as error:
+        raise CannotGoOn(f"cannot read {file}: {error}") from error
+    new = rewrite(old, draw=not check)
+    if new != old and not check:
+        file.write_text(new)
+    return new != old
+
+
+def shown(file: Path) -> str:
+    return str(file.relative_to(HOME)) if file.is_relative_to(HOME) else file.name
+
+
 def rewrite(text: str, draw: bool = False) -> str:
     """The document with every marked table made anew; draw: also the pictures whose numbers changed."""
 

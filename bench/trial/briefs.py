@@ -22,10 +22,10 @@ class Briefs:
         self.setting = replace(setting, time_limit=max(600.0, setting.time_limit))
         self.judge: Worker | None = None
         self.known: dict[tuple[str, int | None, bool], Path] = {}
-
-    def __enter__(self) -> "Briefs":
         self._folder = tempfile.TemporaryDirectory(prefix="layerbench-")
         self.folder = Path(self._folder.name)
+
+    def __enter__(self) -> "Briefs":
         return self
 
     def __exit__(self, *_: object) -> None:

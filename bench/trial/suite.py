@@ -17,6 +17,7 @@ from rich.status import Status
 
 from bench import HOME, cli
 from bench.cli import CannotGoOn
+from bench.gpu import TOOLS
 from bench.machine import facts
 from bench.machine.devices import is_gpu
 from bench.records import read, scrub
@@ -37,7 +38,6 @@ DONE = ("ok", "wrong", "skipped")  # what --resume does not run again
 SECOND_TRY_SECONDS = 30.0  # so much left over at the end is for the parts that were cut short
 SHORT_SECONDS = 90.0  # a training step with less than this is compared with eager PyTorch alone
 
-SANITIZER_TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 NEWLINE = b"\n"
 
 
@@ -116,7 +116,7 @@ def stages(plan: Plan) -> list[Stage]:
     found = [
         Stage("doctor", [Part("doctor", lambda _: ["-m", "bench.doctor", "--json"])]),
         Stage("check", [check(plan, layer) for layer in plan.layers], at_once),
-        Stage("sanitize", [sanitize(plan, tool) for tool in SANITIZER_TOOLS], at_once),
+        Stage("sanitize", [sanitize(plan, tool) for tool in TOOLS], at_once),
         Stage("time", [timings(plan, layer, gpu) for layer in plan.layers]),
         Stage("e2e", training_steps(plan, gpu)),
     ]

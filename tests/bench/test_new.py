@@ -8,6 +8,7 @@ import torch
 
 from bench import layer, new
 from bench.cli import USAGE, CannotGoOn
+from bench.core import scaffold
 from bench.core.variants import discover
 from reference import contract
 
@@ -16,9 +17,9 @@ def test_every_layer_has_a_start_in_every_backend(tmp_path):
     variants = discover()
     for backend in new.BACKENDS:
         for name in contract.layer_names():
-            start = new.simplest(variants, name, backend)
+            start = scaffold.simplest(variants, name, backend)
             assert start
-            new._write(new.copies(start, "mine", tmp_path / backend / name))
+            scaffold._write(scaffold.copies(start, "mine", tmp_path / backend / name))
     found = [v for v in discover((tmp_path,)) if v.stem == "mine"]
     assert len(found) == len(contract.layer_names()) * len(new.BACKENDS)
     assert all(v.story.startswith("A copy of ") for v in found)
@@ -26,7 +27,7 @@ def test_every_layer_has_a_start_in_every_backend(tmp_path):
 
 @pytest.mark.parametrize(("name", "backend"), [("gelu", "cpu"), ("softmax", "torch")])
 def test_the_start_is_right(tmp_path, name, backend):
-    new.new_variant(name, "mine", backend, tmp_path)
+    scaffold.new_variant(name, "mine", backend, tmp_path)
     arguments = [name, "--only", f"{backend}.mine", "--kernels", str(tmp_path), "--check-only"]
     assert layer.main([*arguments, "--out", str(tmp_path / "run")]) == 0
 
@@ -35,7 +36,7 @@ def test_the_start_is_right(tmp_path, name, backend):
 def swish(monkeypatch):
     """A layer as `--layer swish` writes it, known for the length of a test."""
     module = types.ModuleType("reference.swish")
-    exec(new.CONTRACT.format(title="Swish"), module.__dict__)
+    exec(scaffold.CONTRACT.format(title="Swish"), module.__dict__)
     names, load = contract.layer_names(), contract.load
     monkeypatch.setattr(contract, "layer_names", lambda: [*names, "swish"])
     monkeypatch.setattr(contract, "load", lambda layer: module if layer == "swish" else load(layer))
@@ -44,7 +45,7 @@ def swish(monkeypatch):
 
 @pytest.mark.parametrize("backend", ("cpu", "cuda", "triton"))
 def test_a_new_layers_first_kernel_is_another_layers_with_the_same_tensors(tmp_path, swish, backend):
-    written, commands = new.new_variant("swish", "mine", backend, tmp_path)
+    written, commands = scaffold.new_variant("swish", "mine", backend, tmp_path)
     assert commands[0].startswith(f"$EDITOR {written[-1]} ") and "gelu's formula still" in commands[0]
     (found,) = (v for v in discover((tmp_path,)) if v.layer == "swish")
     assert found.name == f"{backend}.mine" and "A copy of gelu's" in found.story
@@ -53,14 +54,14 @@ def test_a_new_layers_first_kernel_is_another_layers_with_the_same_tensors(tmp_p
 def test_where_no_layer_has_the_same_tensors_the_signature_is_told(tmp_path, swish):
     swish.BACKWARD = None
     with pytest.raises(CannotGoOn, match=r"write kernels/cpu/swish/NAME.py with forward\(x, \*, out\) \("):
-        new.new_variant("swish", "mine", "cpu", tmp_path)
+        scaffold.new_variant("swish", "mine", "cpu", tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ("cuda", "triton"))
 @pytest.mark.parametrize("name", ("gelu", "layernorm", "matmul"))
 def test_the_start_on_a_gpu_is_right_in_the_simulator(tmp_path, name, backend):
-    new.new_variant(name, "mine", backend, tmp_path)
+    scaffold.new_variant(name, "mine", backend, tmp_path)
     arguments = [name, "--only", f"{backend}.mine", "--kernels", str(tmp_path), "--check-only"]
     assert layer.main([*arguments, "--out", str(tmp_path / "run")]) == 0
 
@@ -90,9 +91,9 @@ def test_what_cannot_be_made_says_why(tmp_path, arguments, said):
 
 
 def test_what_is_there_is_never_overwritten(tmp_path):
-    new.new_variant("gelu", "mine", "cpu", tmp_path)
+    scaffold.new_variant("gelu", "mine", "cpu", tmp_path)
     with pytest.raises(CannotGoOn, match="is there already"):
-        new.new_variant("gelu", "mine", "cpu", tmp_path)
+        scaffold.new_variant("gelu", "mine", "cpu", tmp_path)
     assert new.parser().parse_args(["gelu", "a", "--backend", "cpu"]).backend == "cpu"
     with pytest.raises(SystemExit) as stopped:
         new.parser().parse_args(["gelu", "a", "--backend", "rust"])
@@ -100,8 +101,8 @@ def test_what_is_there_is_never_overwritten(tmp_path):
 
 
 def test_a_new_layers_contract_is_whole_and_its_gradient_right(tmp_path, monkeypatch):
-    monkeypatch.setattr(new, "HOME", tmp_path)
-    written, commands = new.new_layer("swish")
+    monkeypatch.setattr(scaffold, "HOME", tmp_path)
+    written, commands = scaffold.new_layer("swish")
     assert [str(path) for path in written] == ["reference/swish.py", "kernels/torch/swish/eager.py"] and commands
     module = runpy.run_path(str(tmp_path / "reference" / "swish.py"))
     assert {"FORWARD", "BACKWARD", "forward", "backward", "typical", "RAGGED", "CASES", "flops"} <= set(module)
