@@ -85,8 +85,8 @@ def resources(module: ModuleType, case: Case, arch: str, configuration: str) -> 
         spill_bytes=max(f.spill_bytes for _, f in needs),
         shared_bytes=max(f.shared_bytes + use.shared for use, f in needs),
         occupancy=min((share for share in shares if share is not None), default=None),
-        tensor_core_instructions=sum(f.tensor_core_instructions for f in set(known.values())),
-        wide_instructions=sum(f.wide_instructions for f in set(known.values())),
+        tensor_core_instructions=sum(f.tensor_core_instructions for f in {f for _, f in needs}),
+        wide_instructions=sum(f.wide_instructions for f in {f for _, f in needs}),
     )
 
 

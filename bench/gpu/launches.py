@@ -5,18 +5,44 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case
 from kernels import cuda
+
+T = TypeVar("T")
+
+
+class Build(Protocol):
+    """What was compiled: kernels.cuda.Build, or bench.simulate.triton_driver.Build."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> str:
+        """For people."""
+        ...
+
+
+class Launch(Protocol):
+    """A call as it is handed to a driver: kernels.cuda.Launch, or bench.simulate.triton_driver.Launch."""
+
+    @property
+    def build(self) -> Build: ...
+    @property
+    def grid(self) -> tuple[int, int, int]: ...
+    @property
+    def block(self) -> tuple[int, int, int]: ...
+    @property
+    def shared(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class KernelUse:
     """One kernel as a variant launches it: the instance, and the geometry of the launch."""
 
-    build: Any  # kernels.cuda.Build or bench.simulate.triton_driver.Build
+    build: Build
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared: int  # dynamic, bytes
@@ -31,7 +57,7 @@ def launches_of(module: ModuleType, case: Case, arch: str = cuda.TARGET) -> list
     do. Triton's kernels are compiled on the way, as far as PTX."""
     found: list[KernelUse] = []
 
-    def write_down(launch: Any) -> None:
+    def write_down(launch: Launch) -> None:
         found.append(KernelUse(launch.build, launch.grid, launch.block, launch.shared))
 
     with _launching_with(write_down, arch):
@@ -44,7 +70,7 @@ def launches_as(module: ModuleType, case: Case, arch: str, configuration: str) -
     """`launches_of` with the tile sizes that `configured_call` told of another call. Raises LookupError where these
     tables do not give them."""
     entries = _without_origin(configuration)
-    tables = _tables(module)
+    tables = tables_of(module)
     for name, table in tables.items():
         ran_with = [config for text, config in table.listed(name).items() if text in entries]
         table.trying = ran_with[0] if len(ran_with) == 1 else None
@@ -63,23 +89,23 @@ def _without_origin(configuration: str) -> set[str]:
     return {entry.rpartition(" (")[0] for entry in configuration.split("; ")}
 
 
-def configured_call(module: ModuleType, call: Callable[[], Any]) -> tuple[Any, str]:
+def configured_call(module: ModuleType, call: Callable[[], T]) -> tuple[T, str]:
     """Make a call; its answer, and the tile sizes that its launches took from a Triton variant's tables."""
-    tables = _tables(module)
+    tables = tables_of(module)
     for table in tables.values():
         table.used.clear()
     answer = call()
     return answer, "; ".join(table.text(name) for name, table in tables.items() if table.used)
 
 
-def _tables(module: ModuleType) -> dict[str, Any]:
-    """A Triton variant's tables of tile sizes, by name."""
+def tables_of(module: ModuleType) -> dict[str, Any]:
+    """A Triton variant's tables of tile sizes (kernels.triton.tuning.Tiles), by name."""
     tuning = sys.modules.get("kernels.triton.tuning")  # where it is not imported, no variant has a table
     return tuning.tables_of(module) if tuning else {}
 
 
 @contextmanager
-def _launching_with(run, arch: str) -> Iterator[None]:
+def _launching_with(run: Callable[[Launch], None], arch: str) -> Iterator[None]:
     with ExitStack() as stack:
         if "triton" in sys.modules:  # else no variant has imported it
             from bench.simulate import triton_driver

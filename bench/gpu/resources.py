@@ -1,12 +1,12 @@
 """Every GPU kernel compiled for several GPUs, without one: what it needs, and what is wrong with it."""
 
 import multiprocessing
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from rich.console import Console
@@ -18,18 +18,19 @@ from bench.core.case import Case
 from bench.core.files import make_folder, need_cache, write_atomically
 from bench.core.variants import SIMULATED, Variant, discover
 from bench.gpu import cubin
-from bench.gpu.launches import KernelUse, launches_of
+from bench.gpu.launches import Build, KernelUse, launches_of, tables_of
 from bench.machine.facts import usable_cores
 from bench.show import terminal, texts
 from kernels import cuda
 from kernels.cuda.compiler import CompileError, compile_source
-from kernels.triton.tuning import tables_of, text_of
 from reference import contract
 from reference.models import MODELS
 
 DTYPES = ("fp32", "bf16")
 WORTH_PROCESSES = 8  # pairs of variant and architecture: fewer are compiled sooner than processes start
 MODEL = "gpt2-124m"
+
+Found = cubin.Resources | str  # the second: why there are none
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Compiled:
     facts: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         own = {k: v for k, v in vars(self).items() if k not in ("facts", "fault")}
         return {**own, **self.facts, "fault": self.fault}
 
@@ -140,14 +141,12 @@ def kernels_of(variant: Variant, dtype: str, arch: str) -> list[tuple[str, str, 
     return list(found.values())
 
 
-def configurations_of(module: Any, dtype: str, arch: str) -> Iterator[str]:
+def configurations_of(module: ModuleType, dtype: str, arch: str) -> Iterator[str]:
     """Put each configuration of a Triton variant's tables in turn; "" first, for the defaults."""
     yield ""
-    if "kernels.triton.tuning" not in sys.modules:
-        return
-
     if tables := tables_of(module):
         from bench.simulate import triton_driver  # needs Triton
+        from kernels.triton.tuning import text_of  # sets what Triton reads
     for name, table in tables.items():
         with triton_driver.launching_with(lambda _: None, arch):
             candidates = table.candidates(TORCH[dtype])
@@ -159,14 +158,13 @@ def configurations_of(module: Any, dtype: str, arch: str) -> Iterator[str]:
                 table.trying = None
 
 
-def compile_builds(builds: list[Any], arch: str) -> dict[Any, Any]:
+def compile_builds(builds: list[Build], arch: str) -> dict[Build, Found]:
     """Resources of each build, or the compiler's message. One compilation for all instances of a source."""
-    found: dict[Any, Any] = {}
-    for build in [b for b in builds if not isinstance(b, cuda.Build)]:
-        found[build] = _assembled(build, arch)
-    builds = [b for b in builds if isinstance(b, cuda.Build)]
-    for source, defines in sorted({(b.source, b.defines) for b in builds}):
-        group = [b for b in builds if (b.source, b.defines) == (source, defines)]
+    found: dict[Build, Found] = {}
+    ours = [b for b in builds if isinstance(b, cuda.Build)]
+    found |= {b: _assembled(b, arch) for b in builds if not isinstance(b, cuda.Build)}
+    for source, defines in sorted({(b.source, b.defines) for b in ours}):
+        group = [b for b in ours if (b.source, b.defines) == (source, defines)]
         try:
             binary = compile_source(source, tuple(b.name for b in group), arch, "cubin", defines)
         except CompileError as error:
@@ -177,7 +175,7 @@ def compile_builds(builds: list[Any], arch: str) -> dict[Any, Any]:
     return found
 
 
-def _assembled(build: Any, arch: str) -> Any:
+def _assembled(build: Any, arch: str) -> Found:
     """Resources of a kernel that Triton compiled, or ptxas's message."""
     try:
         return cubin.resources(*cubin.assemble(build.ptx, arch))[build.name]
@@ -185,7 +183,7 @@ def _assembled(build: Any, arch: str) -> Any:
         return str(error)
 
 
-def _fill(row: Compiled, found: Any) -> None:
+def _fill(row: Compiled, found: Found) -> None:
     if isinstance(found, str):
         row.fault = found
         return
