@@ -14,15 +14,14 @@ from pathlib import Path
 
 from bench import cli
 from bench.cli import CannotGoOn
-
-BACKENDS = ("triton", "cuda", "cpu", "torch")
+from bench.core import BACKENDS
 
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.new", description=__doc__)
     p.add_argument("of", nargs="?", metavar="LAYER", help="the layer that the variant computes")
     p.add_argument("name", nargs="?", metavar="NAME", help="of the variant: a word, as its file is called")
-    p.add_argument("--backend", choices=BACKENDS, help="what it is written in")
+    p.add_argument("--backend", choices=tuple(BACKENDS), help="what it is written in")
     p.add_argument("--layer", metavar="NEW", help="start a new layer instead: its contract and a PyTorch variant")
     p.add_argument(
         "--into", type=Path, metavar="DIR", help="a folder of variants outside this repository (--kernels DIR)"

@@ -21,14 +21,12 @@ import torch
 from bench import HOME
 from bench import simulate as simulator
 from bench.cli import USAGE, CannotGoOn, did_you_mean
+from bench.core import BACKENDS
 from kernels import Unavailable
 from kernels.cpu import cpu_flags, find_compiler
 from reference import contract
 
 KERNELS = HOME / "kernels"
-BACKENDS = ("torch", "cpu", "cuda", "triton")
-OWN_CODE = ("cpu", "cuda", "triton")  # backends whose variants must not call ATen to compute
-SIMULATED = ("cuda", "triton")  # backends whose kernels the simulator runs where there is no GPU (bench/simulate)
 CONSTANTS = ("DTYPES", "REQUIRES", "DETERMINISTIC", "KERNELS", "SPILLS", "TENSOR_CORES")
 
 
@@ -59,23 +57,11 @@ class Variant:
 
     @property
     def own_code(self) -> bool:
-        return self.backend in OWN_CODE
+        return BACKENDS[self.backend].own_code
 
     @property
-    def has_forward(self) -> bool:
-        return "forward" in self.functions
-
-    @property
-    def has_backward(self) -> bool:
-        return "backward" in self.functions
-
-    @property
-    def has_workspace(self) -> bool:
-        return "workspace" in self.functions
-
-    @property
-    def has_prepare(self) -> bool:
-        return "prepare" in self.functions
+    def gpu_code(self) -> bool:
+        return BACKENDS[self.backend].gpu_code
 
     def has(self, phase: str) -> bool:
         return phase in self.functions
@@ -118,7 +104,7 @@ def discover(extra: tuple[Path, ...] = ()) -> list[Variant]:
             if key in found:
                 raise Misplaced(f"{variant.path} and {found[key].path} are both {variant.name} of {variant.layer}")
             found[key] = variant
-    return sorted(found.values(), key=lambda v: (v.layer, BACKENDS.index(v.backend), v.stem))
+    return sorted(found.values(), key=lambda v: (v.layer, list(BACKENDS).index(v.backend), v.stem))
 
 
 def find(variants: list[Variant], layer: str, name: str) -> Variant:
@@ -235,7 +221,7 @@ def takes_workspace(module: ModuleType, phase: str) -> bool:
 
 def simulated(variant: Variant, device: str, force: bool = False) -> bool:
     """Whether the simulator runs this variant: its backend wants a GPU, and there is none, or `force` says so."""
-    return variant.backend in SIMULATED and (force or device == "cpu")
+    return variant.gpu_code and (force or device == "cpu")
 
 
 def unavailable(variant: Variant, device: str, dtype: str, simulate: bool = False) -> str | None:

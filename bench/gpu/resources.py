@@ -16,7 +16,7 @@ from bench import cli
 from bench.core.case import DTYPES as TORCH
 from bench.core.case import Case
 from bench.core.files import make_folder, need_cache, write_atomically
-from bench.core.variants import SIMULATED, Variant, discover
+from bench.core.variants import Variant, discover
 from bench.gpu import cubin
 from bench.gpu.launches import Build, KernelUse, launches_of, tables_of
 from bench.machine.facts import usable_cores
@@ -59,7 +59,7 @@ def chosen(layers: list[str], only: str | None, kernels: list[str]) -> list[Vari
     names = contract.layer_names()
     layers = [cli.choose(name, names, "layer") for name in layers] or names
     found = discover(tuple(map(Path, kernels)))
-    variants = [v for v in found if v.backend in SIMULATED and v.layer in layers]
+    variants = [v for v in found if v.gpu_code and v.layer in layers]
     known = sorted({v.name for v in variants})
     wanted = [cli.choose(n, known, "variant") for n in only.split(",")] if only else known
     return [v for v in variants if v.name in wanted]

@@ -192,7 +192,7 @@ def sanitize(variant: Variant, phase: str, dtype: str, seed: int, time_limit: fl
 
 def unsuitable(variant: Variant, phase: str, dtype: str, device: str) -> str | None:
     """Why there is nothing to look at, or None."""
-    if variant.backend not in variants.SIMULATED:
+    if not variant.gpu_code:
         return "compute-sanitizer is for kernels of our own on a GPU"
     return variants.unavailable(variant, device, dtype) if variant.has(phase) else f"has no {phase}"
 

@@ -15,7 +15,7 @@ import torch
 
 from bench import HOME, simulate
 from bench.cli import CannotGoOn
-from bench.core import files, stats, variants
+from bench.core import BACKENDS, files, stats
 from bench.machine import facts
 from bench.machine.ceilings import Ceilings
 from kernels import cache_dir
@@ -186,7 +186,7 @@ def cupy_works() -> Ability:
 
 def simulator_works() -> Ability:
     """Whether GPU kernels are proved and counted without a GPU, backend by backend."""
-    reasons = {backend: simulate.unavailable(backend, ()) for backend in variants.SIMULATED}
+    reasons = {backend: simulate.unavailable(backend, ()) for backend, b in BACKENDS.items() if b.gpu_code}
     able = [backend for backend, reason in reasons.items() if reason is None]
     unable = "; ".join(f"{backend}: {reason}" for backend, reason in reasons.items() if reason)
     told = f"proves and counts {' and '.join(able)} kernels without a GPU, times nothing" if able else ""

@@ -26,8 +26,8 @@ import torch
 
 from bench import cli
 from bench.cli import CannotGoOn
-from bench.core import files
-from bench.core.variants import BACKENDS, Variant, simulated, unavailable
+from bench.core import BACKENDS, files
+from bench.core.variants import Variant, simulated, unavailable
 from bench.machine.devices import SPAN, Device, open_device
 from bench.models import CallId
 from bench.models.calls import Call

@@ -12,7 +12,9 @@ from typing import Any
 
 import altair as alt
 
-BACKENDS = {"torch": "#d97706", "cpu": "#2f6fde", "cuda": "#1a9850", "triton": "#9b51e0", "ours": "#2f6fde"}
+from bench.core import BACKENDS
+
+COLOURS = {name: backend.colour for name, backend in BACKENDS.items()} | {"ours": BACKENDS["cpu"].colour}
 LIMIT = 4  # an error may be this many times plain torch's (bench/trial/truth.py)
 ROW_HEIGHT = {"variant": 24, "case": 24, "contestant": 40}  # by what a chart has a row for
 FOR_LABELS = {"left": 5, "top": 5, "right": 90, "bottom": 5}  # labels stand right of the longest bar
@@ -59,8 +61,8 @@ def _rows() -> alt.NamedData:
 
 
 def _by_backend(legend: bool = True) -> alt.Color:
-    scale = alt.Scale(domain=list(BACKENDS), range=list(BACKENDS.values()))
-    shown = alt.Legend(title=None, orient="bottom", values=[b for b in BACKENDS if b != "ours"])
+    scale = alt.Scale(domain=list(COLOURS), range=list(COLOURS.values()))
+    shown = alt.Legend(title=None, orient="bottom", values=list(BACKENDS))
     return alt.Color("backend:N", scale=scale, legend=shown if legend else None)
 
 

@@ -19,7 +19,7 @@ from bench import cli, simulate
 from bench.core import process
 from bench.core.case import DTYPES
 from bench.core.process import is_out_of_memory, summary
-from bench.core.variants import SIMULATED, Variant
+from bench.core.variants import Variant
 from bench.machine import profiling
 from bench.machine.devices import SPAN, is_gpu, open_device
 from bench.machine.ranges import span
@@ -156,7 +156,7 @@ class OurRoom(Room):
     def build(self, choice: dict[CallId, Variant], graph: bool = False) -> "Built":
         """Bind the step to the chosen variants, and with `graph` record it. `load` must follow."""
         if self.job.simulate:
-            for backend in {v.backend for v in choice.values()} & set(SIMULATED):
+            for backend in {v.backend for v in choice.values() if v.gpu_code}:
                 simulate.install(backend)
         modules = {key: variant.load() for key, variant in choice.items()}
         self.names = {key: variant.name for key, variant in choice.items()}

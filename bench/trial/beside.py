@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.cli import CannotGoOn
 from bench.core.case import Case
 from bench.core.process import ProcessFailed
-from bench.core.variants import SIMULATED, Variant
+from bench.core.variants import Variant
 from bench.gpu import sanitizer
 from bench.machine.profiling import Row
 from bench.records.record import Resources
@@ -42,7 +42,7 @@ def resources_on(arch: str | None, case: Case, contestants: list[Contestant], se
     In processes of their own that have no CUDA context: the driver that only writes launches down replaces Triton's.
     """
     setting = replace(setting, device="cpu", simulate=False)
-    timed = {c.variant.name: c for c in contestants if arch and c.running and c.variant.backend in SIMULATED}
+    timed = {c.variant.name: c for c in contestants if arch and c.running and c.variant.gpu_code}
     workers = {name: Worker(c.variant, setting) for name, c in timed.items()}
     end = time.monotonic() + COMPILE_LIMIT_S
     found: dict[str, Resources] = {}

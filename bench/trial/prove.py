@@ -102,7 +102,7 @@ def _prove_phase(
     compiled = variant.backend == "torch" and variant.stem == "compile"
     shapes = SHAPES_COMPILED if compiled else None
     # The first call of a shape may compile.
-    compiles = compiled or variant.backend in variants.SIMULATED
+    compiles = compiled or variant.gpu_code
     for case in cases_of(variant.layer, proof.phase, proof.dtype, seeds, shapes):
         progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
         path = briefs.get(case, yardstick)

@@ -20,7 +20,7 @@ from bench.core import process
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case, Values, draw, each
 from bench.core.process import ProcessFailed
-from bench.core.variants import SIMULATED, Variant
+from bench.core.variants import Variant
 from bench.gpu.counts import counted, resources
 from bench.gpu.launches import configured_call
 from bench.machine import ceilings, profiling
@@ -99,7 +99,7 @@ class Room(process.Room):
         self.device = open_device(setting.device)
         if setting.threads:
             torch.set_num_threads(setting.threads)
-        if setting.simulate and variant and variant.backend in SIMULATED:
+        if setting.simulate and variant and variant.gpu_code:
             simulate.install(variant.backend)
         self.arenas: list[Arena] = []  # one and, while a GPU is timed, copies of it
         self.replay: Callable[[], None] | None = None  # of a graph of `graph_calls` calls

@@ -10,7 +10,7 @@ from bench import cli
 from bench.core import files
 from bench.core.case import Case
 from bench.core.process import ProcessFailed
-from bench.core.variants import SIMULATED, Variant, discover, simulated, unavailable
+from bench.core.variants import Variant, discover, simulated, unavailable
 from bench.machine import ceilings, devices, profiling
 from bench.machine import facts as machine
 from bench.records.record import Record, Resources
@@ -119,7 +119,7 @@ class Session:
                 yield Proof(v, phase, dtype, "skipped", evidence=reason or f"has no {phase}")
         yardstick, progress = plan.yardstick(v.layer), self.screen.progress
         for proof in prove(v, can, dtype, self.seeds, self.briefs, plan.setting, yardstick, progress):
-            if plan.sanitize and proof.ok and not proof.simulated and v.backend in SIMULATED:
+            if plan.sanitize and proof.ok and not proof.simulated and v.gpu_code:
                 self.sanitize(proof)
             yield proof
 

@@ -8,20 +8,20 @@ import torch
 
 from bench import layer, new
 from bench.cli import USAGE, CannotGoOn
-from bench.core import scaffold
+from bench.core import BACKENDS, scaffold
 from bench.core.variants import discover
 from reference import contract
 
 
 def test_every_layer_has_a_start_in_every_backend(tmp_path):
     variants = discover()
-    for backend in new.BACKENDS:
+    for backend in BACKENDS:
         for name in contract.layer_names():
             start = scaffold.simplest(variants, name, backend)
             assert start
             scaffold._write(scaffold.copies(start, "mine", tmp_path / backend / name))
     found = [v for v in discover((tmp_path,)) if v.stem == "mine"]
-    assert len(found) == len(contract.layer_names()) * len(new.BACKENDS)
+    assert len(found) == len(contract.layer_names()) * len(BACKENDS)
     assert all(v.story.startswith("A copy of ") for v in found)
 
 

@@ -36,7 +36,7 @@ def parameters():
 def slow(v: variants.Variant, dtype: str) -> bool:
     compiled = v.name == "torch.compile" and v.layer != "residual"
     proved = "fp32" if v.stem == "naive" else "bf16"
-    return compiled or dtype == "fp16" or (v.backend in variants.SIMULATED and dtype != proved)
+    return compiled or dtype == "fp16" or (v.gpu_code and dtype != proved)
 
 
 @pytest.mark.parametrize(("variant", "dtype"), list(parameters()))

@@ -32,7 +32,7 @@ def test_a_file_is_a_variant_by_its_path(tmp_path):
     (found,) = outside(tmp_path)
     assert (found.layer, found.name, found.story) == ("residual", "torch.mine", "Adds.")
     assert found.dtypes == ("fp32",) and found.deterministic is True
-    assert found.has_forward and not found.has_backward and not found.own_code
+    assert found.has("forward") and not found.has("backward") and not found.own_code
     assert callable(found.load().forward)
 
 
