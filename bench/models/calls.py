@@ -1,7 +1,7 @@
 """The calls that a model is made of."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -9,6 +9,7 @@ from bench.models import CallId
 from reference import contract
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # tokens, targets: (B, T) int64
+Tensors = torch.Tensor | list[torch.Tensor] | None  # None where the shape does not use it
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,10 @@ class Call:
     """One call of a layer: positional inputs and scalars, and what it writes, as the contract orders them."""
 
     id: CallId
-    inputs: tuple
-    outputs: dict[str, Any]
+    inputs: tuple[object, ...]
+    outputs: Mapping[str, Tensors]
 
     @property
     def accumulate(self) -> bool:
         p = contract.pass_of(contract.load(self.id.layer), self.id.phase)
-        return p.accumulates and self.inputs[-1]
+        return p.accumulates and self.inputs[-1] is True

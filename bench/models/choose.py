@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -142,7 +141,10 @@ class Times:
     broke: tuple[CallId, str] | None = None  # the call and variant after which the GPU was of no more use
 
 
-def told(heard: list[Any]) -> tuple[Times, tuple[CallId, str] | None]:
+Told = Times | tuple[CallId, str]  # what a race tells while it runs
+
+
+def told(heard: Iterable[Told]) -> tuple[Times, tuple[CallId, str] | None]:
     """What a race that was cut off had told: its times, and the (call, variant name) that was tried last."""
     times, last = Times(), None
     for what in heard:
@@ -163,7 +165,7 @@ def race(
     pool: dict[CallId, list[Variant]],
     budget: float = BUDGET_S,
     hopeless: float = HOPELESS,
-    tell: Callable[[Any], None] = lambda what: None,
+    tell: Callable[[Told], None] = lambda what: None,
 ) -> Times:
     """Time every candidate at its calls of the step, interleaved, on the step's own memory (its contents are lost).
 
@@ -307,7 +309,7 @@ def fastest(pool: dict[CallId, list[Variant]], times: Times) -> dict[CallId, Var
 class Cache:
     """Times of earlier races on this machine, in one JSON file: {case: {variant@source: ms or reason}}."""
 
-    def __init__(self, path: Path, context: Iterable[Any]):
+    def __init__(self, path: Path, context: Iterable[object]):
         self.path = path
         self.context = list(context)
         self.known = files.recall(path)

@@ -12,21 +12,21 @@ allocated and nothing is looked up. On a GPU that loop is recorded once as a gra
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from types import ModuleType
 
 import torch
 
 from bench.core.variants import takes_workspace
 from bench.models import CallId
-from bench.models.calls import Batch, Call
+from bench.models.calls import Batch, Call, Tensors
 from bench.models.memory import ALIGN
 from bench.models.program import Program, step_calls
 from reference import contract
 
 CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s guard against a division by zero
 
-Bound = tuple[Callable, tuple, dict[str, Any]]
-Runner = Callable[[list[Bound]], Any]
+Bound = tuple[Callable[..., object], tuple[object, ...], Mapping[str, Tensors]]
+Runner = Callable[[list[Bound]], None]
 
 
 class Step:
@@ -40,7 +40,7 @@ class Step:
     recorded as a graph.
     """
 
-    def __init__(self, program: Program, modules: Mapping[CallId, Any], accumulation: int = 1):
+    def __init__(self, program: Program, modules: Mapping[CallId, ModuleType], accumulation: int = 1):
         self.memory, self.modules, self.accumulation = program.memory, modules, accumulation
         mem = program.memory
         self.device = mem.device
@@ -63,8 +63,9 @@ class Step:
 
     def _prepare(self, calls: list[Call]) -> None:
         for id in {c.id for c in calls}:
-            if hasattr(self.modules[id], "prepare"):
-                self.modules[id].prepare(self.shapes[id], id.phase)
+            module = self.modules[id]
+            if hasattr(module, "prepare"):
+                module.prepare(self.shapes[id], id.phase)
 
     def _bind(self, call: Call) -> Bound:
         return bind(call, self.modules[call.id], self.workspace, self.shapes[call.id])
@@ -228,7 +229,7 @@ def _run(bound: list[Bound]) -> None:
         function(*args, **kwargs)
 
 
-def bind(call: Call, module: Any, workspace: torch.Tensor, shape: contract.Shape) -> Bound:
+def bind(call: Call, module: ModuleType, workspace: torch.Tensor, shape: contract.Shape) -> Bound:
     """(function, positional, keyword) of one call, ready to run; its scratch is the front of `workspace`."""
     outputs = call.outputs
     if takes_workspace(module, call.id.phase):
@@ -237,7 +238,7 @@ def bind(call: Call, module: Any, workspace: torch.Tensor, shape: contract.Shape
     return getattr(module, call.id.phase), call.inputs, outputs
 
 
-def workspace_bytes(call: Call, module: Any, shape: contract.Shape) -> int:
+def workspace_bytes(call: Call, module: ModuleType, shape: contract.Shape) -> int:
     """Scratch that the variant asks for at this call."""
     if not takes_workspace(module, call.id.phase):
         return 0

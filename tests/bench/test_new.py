@@ -11,6 +11,7 @@ from bench.cli import USAGE, CannotGoOn
 from bench.core import BACKENDS, scaffold
 from bench.core.variants import discover
 from reference import contract
+from reference.models import MODELS
 
 
 def test_every_layer_has_a_start_in_every_backend(tmp_path):
@@ -41,6 +42,14 @@ def swish(monkeypatch):
     monkeypatch.setattr(contract, "layer_names", lambda: [*names, "swish"])
     monkeypatch.setattr(contract, "load", lambda layer: module if layer == "swish" else load(layer))
     return module
+
+
+def test_a_layer_that_no_model_calls_is_timed_at_its_typical_shape(swish):
+    model = MODELS["gpt2-124m"]
+    assert model.shapes("swish", 4, 64) == {"": contract.Call(swish.typical(4, 64), 0)}
+    del swish.typical
+    with pytest.raises(LookupError, match=r"gpt2-124m does not call swish, and reference/swish.py has no typical"):
+        model.shapes("swish", 4, 64)
 
 
 @pytest.mark.parametrize("backend", ("cpu", "cuda", "triton"))

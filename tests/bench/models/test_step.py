@@ -1,6 +1,7 @@
 """The training step: its gradients are PyTorch's, its memory is planned once, its clocks account for every call."""
 
 import resource
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,11 @@ def truth(tmp_path_factory) -> dict:
 def build(truth: dict, dtype: str, accumulation: int = 1, model: GPT2 = SMALL) -> Step:
     modules = {id: truth[id.layer] for id in step_calls(model, B, T, dtype)}
     return Step(program(model, B, T, dtype), modules, accumulation)
+
+
+def everywhere(module: Any) -> dict[CallId, Any]:
+    """The same module for every call."""
+    return dict.fromkeys(step_calls(SMALL, B, T, "fp32"), module)
 
 
 def parameters(dtype: torch.dtype, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -64,7 +70,7 @@ def test_shapes_are_those_of_the_calls(truth):
         count[call.id] = count.get(call.id, 0) + 1
         shape = calls[call.id].shape
         p = contract.pass_of(contract.load(call.id.layer), call.id.phase)
-        given = dict(zip(p.positional(), call.inputs, strict=True)) | call.outputs
+        given: dict[str, Any] = dict(zip(p.positional(), call.inputs, strict=True)) | dict(call.outputs)
         for t in p.tensors():
             value = given[t.name]
             assert (value is not None) == t.when(shape), (call.id, t.name)
@@ -190,7 +196,7 @@ def test_a_step_creates_no_tensor_of_consequence(truth):
     class Nothing:
         forward = backward = staticmethod(lambda *args, **outputs: None)
 
-    step = Step(program(SMALL, B, T, "fp32"), {id: Nothing for id in step_calls(SMALL, B, T, "fp32")})
+    step = Step(program(SMALL, B, T, "fp32"), everywhere(Nothing))
     batches = [batch(0)]
     with Sizes() as sizes:
         step.run(batches, 1e-3)
@@ -211,7 +217,7 @@ def test_workspace_is_shared_and_as_large_as_the_largest_wish():
 
         backward = forward
 
-    step = Step(program(SMALL, B, T, "fp32"), {id: Greedy for id in step_calls(SMALL, B, T, "fp32")})
+    step = Step(program(SMALL, B, T, "fp32"), everywhere(Greedy))
     assert step.workspace.numel() == 3 * SMALL.vp
     step.run([batch(0)], 1e-3)
     given = [w for w in seen if w is not None]

@@ -195,7 +195,7 @@ def test_a_recomputation_that_is_left_out_is_outside_the_band():
 
     job = cpu_job("fp32", ("gelu",))
     room, _ = cpu_room(job)
-    modules = {**room.training.modules, CallId("gelu", "recompute", "forward"): Nothing}
+    modules: dict = {**room.training.modules, CallId("gelu", "recompute", "forward"): Nothing}
     room.training = Step(room.program, modules)
     steps = batches(job.model, job)
     excesses = gate(job, steps).excesses(trajectory(room, steps))
