@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from types import TracebackType
 
 from bench import cli
 from bench.core.variants import Variant
@@ -43,8 +44,10 @@ class Field:
     def __enter__(self) -> "Field":
         return self
 
-    def __exit__(self, *error) -> None:
-        self._stack.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
     @property
     def entrants(self) -> list[Entrant]:

@@ -61,6 +61,11 @@ class Session:
                 run.append(record)
             raise
         report = outcome.Simulated(measured) if plan.job.simulate else outcome.Report(measured)
+        self._report(run, report)
+        return cli.OK if report.parity else cli.WRONG
+
+    def _report(self, run: Run, report: outcome.Simulated | outcome.Report) -> None:
+        plan = self.plan
         report.print()  # first, for it is minutes' work, and the disk may be full
         for record in report.records():
             run.append(record)
@@ -72,7 +77,6 @@ class Session:
         print(write_beside(run.folder))
         if plan.json:
             cli.print_json({"run": str(run.folder), **report.document()})
-        return cli.OK if report.parity else cli.WRONG
 
     def _measure(self, matmul_peaks: dict[str, float | None]) -> outcome.Measured:
         while True:

@@ -552,7 +552,7 @@ SIGNALS: list[tuple[tuple[str, ...], int, int]] = [
 
 def test_a_training_that_is_interrupted_keeps_the_steps_it_took(command, run, tmp_path, monkeypatch):
     from bench import report
-    from bench.core import process as worker
+    from bench.training import session
 
     turns = []
 
@@ -561,7 +561,7 @@ def test_a_training_that_is_interrupted_keeps_the_steps_it_took(command, run, tm
         if len(turns) == 5:  # two contestants
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(worker, "pause", ctrl_c_in_the_third_turn)
+    monkeypatch.setattr(session, "pause", ctrl_c_in_the_third_turn)
     what = "gpt2-tiny --kernels torch.eager --baseline eager --seq 16 --data data.bin --threads 1 --out cut"
     assert command("e2e", *what.split()).code == INTERRUPTED
     rows, problems = read_records(tmp_path / "cut", MEASURED)
