@@ -71,7 +71,7 @@ class Timer:
     def __enter__(self) -> "Timer":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     def start(self) -> None:
@@ -224,14 +224,14 @@ class SpanTimer(Timer):
     def __init__(self, device: "Cuda"):
         super().__init__()
         self.device = device
-        self._pairs: list[tuple[Any, Any]] = []
+        self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.device.synchronize()
         self.seconds += [start.elapsed_time(end) / 1e3 for start, end in self._pairs]
 
     def start(self) -> None:
-        self._pairs.append(tuple(torch.cuda.Event(enable_timing=True) for _ in range(2)))  # type: ignore[arg-type]
+        self._pairs.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
         torch.cuda._sleep(self.device.backlog_cycles)
         self._pairs[-1][0].record()
 
@@ -278,11 +278,12 @@ class BusyTimer(Timer):
         self._calls += 1
 
 
+Event = dict[str, Any]  # of a Chrome trace: times in microseconds
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 LAUNCHES = ("cuda_runtime", "cuda_driver")
 
 
-def kernels_by_call(trace: list[dict[str, Any]], calls: int) -> list[list[Kernel]]:
+def kernels_by_call(trace: list[Event], calls: int) -> list[list[Kernel]]:
     """A Chrome trace's device activities by the numbered range that launched them (see BusyTimer).
 
     The correlation id leads from an activity to its launch, and the launch lies inside a range. An activity whose
@@ -301,7 +302,8 @@ def kernels_by_call(trace: list[dict[str, Any]], calls: int) -> list[list[Kernel
     for e in trace:
         if e.get("cat") not in ON_DEVICE:
             continue
-        when = launches.get(e["args"].get("correlation"), e["ts"])
+        correlation = e["args"].get("correlation")
+        when = launches[correlation] if correlation in launches else e["ts"]
         number = next((n for n, (start, end) in ranges.items() if start <= when <= end), None)
         if number is not None:  # else it is the harness's own work between calls
             found[number].append(Kernel(e["name"], e["ts"] / 1e6, (e["ts"] + e["dur"]) / 1e6))

@@ -16,7 +16,7 @@ import torch
 from bench import HOME, simulate
 from bench.cli import CannotGoOn
 from bench.core import BACKENDS, files, stats
-from bench.machine import facts
+from bench.machine import ceilings, facts
 from bench.machine.ceilings import Ceilings
 from kernels import cache_dir
 from kernels.cpu import CompileError, build
@@ -79,8 +79,6 @@ class Report:
 
 def examine(refresh: bool = False) -> Report:
     """Look at everything, and measure: about 15 s the first time."""
-    from bench.machine import ceilings, facts
-
     state = facts.snapshot()
     description = facts.describe()
     places = [look_at(*place) for place in folders()]

@@ -228,14 +228,14 @@ def nvml() -> tuple[Any, str]:
     return pynvml, ""
 
 
-def _gpu_handles() -> list[Any]:
+def _gpu_handles() -> list[object]:
     library, _ = nvml()
     if library is None:
         return []
     return [library.nvmlDeviceGetHandleByIndex(i) for i in range(library.nvmlDeviceGetCount())]
 
 
-def _ask_gpu(function: str, *arguments: Any) -> Any:
+def _ask_gpu(function: str, *arguments: object) -> Any:
     """The answer of an NVML function, or None where this card or driver does not support it."""
     library, _ = nvml()
     try:

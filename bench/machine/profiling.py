@@ -30,24 +30,34 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
 from bench.machine import ranges
-from bench.machine.devices import LAUNCHES, ON_DEVICE, Device
+from bench.machine.devices import LAUNCHES, ON_DEVICE, Device, Event
 from bench.machine.ranges import DOMAIN, span
 
-COLUMNS = ("range", "kernel", "calls", "device_s", "host_s", "share")
 OUTSIDE = "(outside ATen)"
 ANOTHER_PROFILER = "LAYERBENCH_NSIGHT"  # in the environment: Nsight profiles; torch's profiler leaves CUPTI to it
 CAPTURED = "profile"  # the range around all calls of one `profile` then, by which Nsight Systems starts and stops
 
-Event = dict[str, Any]  # of a Chrome trace: times in microseconds
-Row = dict[str, Any]  # of ranges.csv, by COLUMNS
+
+class Row(TypedDict):
+    """A kernel or an operator inside a range; see above."""
+
+    range: str
+    kernel: str
+    calls: int
+    device_s: float | None
+    host_s: float
+    share: float
 
 
-def profile(call: Callable[[], Any], device: Device, name: str, folder: Path, calls: int = 5) -> list[Row]:
+COLUMNS = tuple(Row.__annotations__)
+
+
+def profile(call: Callable[[], object], device: Device, name: str, folder: Path, calls: int = 5) -> list[Row]:
     """Make `calls` calls under torch's profiler; rows as above, and `folder`/<name>.trace.json.gz (ui.perfetto.dev).
 
     The call has run before: what it compiles at first would be seen too. In the trace's file name, slashes of `name`
@@ -70,14 +80,14 @@ def profile(call: Callable[[], Any], device: Device, name: str, folder: Path, ca
     return rows_of(trace["traceEvents"], ranges.recorded)
 
 
-def _calls(call: Callable[[], Any], device: Device, name: str, calls: int) -> None:
+def _calls(call: Callable[[], object], device: Device, name: str, calls: int) -> None:
     for _ in range(calls):
         with span(name):
             call()
             device.synchronize()  # the range lasts as long as what was launched in it
 
 
-def _exported(profiler: Any) -> dict[str, Any]:
+def _exported(profiler: torch.profiler.profile) -> dict[str, Any]:
     """The profiler's Chrome trace, without the names of host and file."""
     with tempfile.TemporaryDirectory(prefix="layerbench-") as folder:
         file = Path(folder) / "trace.json"
@@ -131,7 +141,7 @@ def rows_of(trace: list[Event], names: set[str]) -> list[Row]:
     return [row for inside, found in sums.items() for row in _rows(inside, found, bool(on_device))]
 
 
-def _correlation(event: Event) -> Any:
+def _correlation(event: Event) -> int | None:
     """What an activity of the device has in common with its launch."""
     return event.get("args", {}).get("correlation")
 
@@ -161,14 +171,14 @@ def _rows(inside: str, found: dict[str, _Sum], on_device: bool) -> list[Row]:
 
     total = sum(map(weight, found.values())) or math.nan
     return [
-        {
-            "range": inside,
-            "kernel": kernel,
-            "calls": s.calls,
-            "device_s": s.device_us / 1e6 if on_device else None,
-            "host_s": s.host_us / 1e6,
-            "share": weight(s) / total,
-        }
+        Row(
+            range=inside,
+            kernel=kernel,
+            calls=s.calls,
+            device_s=s.device_us / 1e6 if on_device else None,
+            host_s=s.host_us / 1e6,
+            share=weight(s) / total,
+        )
         for kernel, s in sorted(found.items(), key=lambda item: -weight(item[1]))
     ]
 
@@ -176,7 +186,7 @@ def _rows(inside: str, found: dict[str, _Sum], on_device: bool) -> list[Row]:
 def _own_times(events: list[Event]) -> list[float]:
     """The duration of each event without the events of the list directly inside it, thread by thread."""
     own = [e["dur"] for e in events]
-    open_events: dict[Any, list[int]] = {}
+    open_events: dict[int | str, list[int]] = {}
     for i in sorted(range(len(events)), key=lambda i: (events[i]["ts"], -events[i]["dur"])):
         e = events[i]
         stack = open_events.setdefault(e["tid"], [])

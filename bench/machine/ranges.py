@@ -10,7 +10,8 @@ inside a training step. Without the package nvtx there are no NVTX ranges, and n
 """
 
 import functools
-from typing import Any
+from types import TracebackType
+from typing import Protocol
 
 import torch
 from torch.autograd import _profiler_enabled
@@ -19,6 +20,14 @@ DOMAIN = "layerbench"
 
 # Names that torch's profiler was given, so that bench.machine.profiling can tell them from torch's own annotations.
 recorded: set[str] = set()
+
+
+class Domain(Protocol):
+    """One of NVTX's."""
+
+    def push_range(self, attributes: object, /) -> object: ...
+    def pop_range(self) -> object: ...
+    def get_event_attributes(self, message: str) -> object: ...
 
 
 class span:
@@ -30,7 +39,7 @@ class span:
         self.name = name
 
     def __enter__(self) -> None:
-        self._record: Any = None
+        self._record: torch.profiler.record_function | None = None
         if _profiler_enabled():
             recorded.add(self.name)
             self._record = torch.profiler.record_function(self.name)
@@ -39,15 +48,17 @@ class span:
         if self._domain is not None:
             self._domain.push_range(_attributes(self.name))
 
-    def __exit__(self, *failed: Any) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._domain is not None:
             self._domain.pop_range()
         if self._record is not None:
-            self._record.__exit__(*failed)
+            self._record.__exit__(kind, error, trace)
 
 
 @functools.cache
-def _domain() -> Any:
+def _domain() -> Domain | None:
     """The NVTX domain, once a process (its first use starts whatever tool listens); None without the package."""
     try:
         import nvtx
@@ -57,5 +68,6 @@ def _domain() -> Any:
 
 
 @functools.cache
-def _attributes(name: str) -> Any:
-    return _domain().get_event_attributes(message=name)
+def _attributes(name: str) -> object:
+    domain = _domain()
+    return domain and domain.get_event_attributes(message=name)

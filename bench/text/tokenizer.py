@@ -15,7 +15,11 @@ from unittest import mock
 
 import tiktoken
 import tiktoken.load
+import tokenizers
 from tiktoken_ext.openai_public import r50k_pat_str
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 
 from bench.cli import CannotGoOn
 from bench.core.files import put
@@ -73,12 +77,7 @@ def train_to(vocabulary: Path, texts: list[str]) -> None:
 
 def train_bpe(texts: Iterable[str], size: int) -> dict[bytes, int]:
     """Byte-level BPE of `size` tokens with GPT-2's splitting rule: bytes of each token to its rank. Deterministic."""
-    from tokenizers import Tokenizer as Trainee
-    from tokenizers.models import BPE
-    from tokenizers.pre_tokenizers import ByteLevel
-    from tokenizers.trainers import BpeTrainer
-
-    trainee = Trainee(BPE())
+    trainee = tokenizers.Tokenizer(BPE())
     trainee.pre_tokenizer = ByteLevel(add_prefix_space=False)
     trainer = BpeTrainer(vocab_size=size, initial_alphabet=sorted(ByteLevel.alphabet()), show_progress=False)
     trainee.train_from_iterator(texts, trainer)

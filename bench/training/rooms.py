@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ class Room(process.Room):
         place = self.device.place
         return [(torch.from_numpy(x).to(place), torch.from_numpy(y).to(place)) for x, y in batches]
 
-    def profile(self, batches: list[NumpyBatch], lr: float, name: str, folder: Path) -> list[dict[str, Any]]:
+    def profile(self, batches: list[NumpyBatch], lr: float, name: str, folder: Path) -> list[profiling.Row]:
         """A trace of one step (see bench.machine.profiling); its rows."""
         ready = self._batches(batches)
         return profiling.profile(lambda: self._step(ready, lr, False), self.device, name, folder, calls=1)
@@ -193,7 +193,7 @@ class OurRoom(Room):
             timer.stop()
         return InContext(times, timer.seconds[0] * 1e3, clock)
 
-    def profile(self, batches: list[NumpyBatch], lr: float, name: str, folder: Path) -> list[dict[str, Any]]:
+    def profile(self, batches: list[NumpyBatch], lr: float, name: str, folder: Path) -> list[profiling.Row]:
         """A trace of one step of plain launches, every call in a range layer/shape/phase/variant; its rows."""
         ready = self._batches(batches)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 
@@ -305,7 +305,7 @@ class Room(process.Room):
             last = now
         return None
 
-    def profile(self, path: Path, folder: Path) -> list[dict[str, Any]]:
+    def profile(self, path: Path, folder: Path) -> list[profiling.Row]:
         """Traces of a few calls of the case, by bench.machine.profiling; answers its rows."""
         brief = read_brief(path)
         self._enter_case(brief.case)

@@ -20,7 +20,7 @@ def event(cat: str, name: str, ts: float, dur: float, correlation: int | None = 
     return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur, "tid": tid, "args": args}
 
 
-def by_kernel(rows: list[dict]) -> dict[tuple[str, str], dict]:
+def by_kernel(rows: list[profiling.Row]) -> dict[tuple[str, str], profiling.Row]:
     return {(r["range"], r["kernel"]): r for r in rows}
 
 
