@@ -63,7 +63,7 @@ def _without_origin(configuration: str) -> set[str]:
     return {entry.rpartition(" (")[0] for entry in configuration.split("; ")}
 
 
-def configured_call(module: ModuleType, call: Callable[[], Any]) -> tuple[Any, str]:
+def configured_call(module: ModuleType, call: Callable[[], object]) -> tuple[Any, str]:
     """Make a call; its answer, and the tile sizes that its launches took from a Triton variant's tables."""
     tables = _tables(module)
     for table in tables.values():

@@ -48,7 +48,7 @@ class Compiled:
     facts: dict[str, Any] = field(default_factory=dict)
     fault: str = ""
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> dict[str, object]:
         own = {k: v for k, v in vars(self).items() if k not in ("facts", "fault")}
         return {**own, **self.facts, "fault": self.fault}
 

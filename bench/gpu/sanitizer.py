@@ -25,11 +25,11 @@ import sys
 import sysconfig
 import tempfile
 import time
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.text import Text
@@ -42,7 +42,7 @@ from bench.core.arena import Arena
 from bench.core.case import Case, cases_of, draw, each
 from bench.core.variants import Variant
 from bench.gpu import TOOLS
-from bench.machine.devices import open_device
+from bench.machine.devices import Device, open_device
 from bench.records.record import Record
 from bench.records.run import Run
 from bench.show.terminal import console, new_table
@@ -97,7 +97,7 @@ def check_that_it_can_run(device: str) -> None:
         raise CannotGoOn(MISSING, cli.CANNOT_RUN)
 
 
-def report(args: Any, argv: list[str], calls: Calls, tools: list[str]) -> int:
+def report(args: Namespace, argv: list[str], calls: Calls, tools: list[str]) -> int:
     run = Run.create("sanitize", args.out, argv)
     deadline = time.monotonic() + args.time_limit
     found: dict[str, dict[str, Finding]] = {name_of(one): {} for one in calls.passes}
@@ -238,7 +238,7 @@ def under(sanitizer: Path, tool: str, command: list[str], time_limit: float) -> 
     return judge(tool, report, said, code)
 
 
-def _wait(process: subprocess.Popen[Any], time_limit: float) -> int | None:
+def _wait(process: subprocess.Popen[bytes], time_limit: float) -> int | None:
     """The exit code; None where the time was over, and the process and all it started were killed."""
     try:
         return process.wait(time_limit)
@@ -344,13 +344,13 @@ def _cases(variant: Variant, phase: str, calls: Calls) -> list[Case]:
     return cases_of(variant.layer, phase, calls.dtype, seeds)
 
 
-def call_bare(variant: Variant, case: Case, device: Any) -> None:
+def call_bare(variant: Variant, case: Case, device: Device) -> None:
     """One call on tensors without guards and poison, on any bench.machine.devices.Device."""
 
     class Bare(Arena):
         """Each tensor is an allocation of its own, as large as it must be, and holds nothing."""
 
-        def _fence(self, name: str, sizes: tuple[int, ...], dtype: Any) -> Any:
+        def _fence(self, name: str, sizes: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
             return torch.empty(sizes, dtype=dtype, device=self.device)
 
         def reset(self) -> None:

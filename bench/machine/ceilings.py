@@ -25,7 +25,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -140,7 +139,7 @@ def cache_file() -> Path:
 
 def _key(device: str) -> str:
     c = facts.cpu()
-    parts: list[Any] = [FORMAT, c["model"], c["isa"], c["usable"], c["quota"], facts.thread_settings()]
+    parts: list[object] = [FORMAT, c["model"], c["isa"], c["usable"], c["quota"], facts.thread_settings()]
     parts += [facts.version("torch"), device]
     if device != "cpu":
         parts += [[gpu["name"] for gpu in facts.gpus()], "events"]
@@ -235,7 +234,7 @@ def _cpu_bandwidths(rounds: int = BANDWIDTH_ROUNDS, seconds: float = BANDWIDTH_S
         name: Kernel("ceilings.cpp", "ceiling_" + name.replace(" ", "_"))
         for name in ("read", "copy", "copy streaming", "triad", "triad streaming")
     }
-    ways: dict[str, tuple[int, Callable[[], Any]]] = {
+    ways: dict[str, tuple[int, Callable[[], object]]] = {
         "read": (1, lambda: kernels["read"](one, a, n)),
         "copy": (2, lambda: kernels["copy"](out, a, n)),
         "copy streaming": (2, lambda: kernels["copy streaming"](out, a, n)),
@@ -272,7 +271,7 @@ def _gpu_bandwidths(device: Device) -> dict[str, list[float]]:
     size = min(max(GPU_ARRAY_BYTES, 20 * device.cache_bytes()), device.free_bytes() // 8)
     a, b, out = (torch.randn(size // 4, device=device.place) for _ in range(3))
     total = torch.empty((), device=device.place)
-    ways: dict[str, tuple[int, Callable[[], Any]]] = {
+    ways: dict[str, tuple[int, Callable[[], object]]] = {
         "read": (1, lambda: torch.sum(a, dim=0, out=total)),
         "copy": (2, lambda: out.copy_(a)),
         "triad": (3, lambda: torch.add(a, b, alpha=0.5, out=out)),
@@ -313,7 +312,7 @@ def _gpu_matmul_rates(dtype: str, device: Device) -> tuple[dict[int, list[float]
     return burst, sustained[len(sustained) // 2 :]  # once it is as warm as it gets
 
 
-Matmul = Callable[[Any, Any, Any], Any]  # x (n, n), y (n, n), out (n, n)
+Matmul = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], object]  # x (n, n), y (n, n), out (n, n)
 
 
 def _matmuls() -> dict[str, Matmul]:
@@ -356,13 +355,13 @@ def _matmul_rates(dtype: str, matmul: Matmul) -> dict[int, list[float]]:
     return rates
 
 
-def _cpu_seconds(call: Callable[[], Any]) -> float:
+def _cpu_seconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
-def _gpu_seconds(device: Device, call: Callable[[], Any], calls: int = 1) -> float:
+def _gpu_seconds(device: Device, call: Callable[[], object], calls: int = 1) -> float:
     with device.timer(SPAN) as timer:
         timer.start()
         for _ in range(calls):

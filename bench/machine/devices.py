@@ -40,6 +40,7 @@ PERF_COUNTER_NS, PROCESS_TIME_NS = time.perf_counter_ns, time.process_time_ns
 BUSY, SPAN, GRAPH, WALL = "busy", "span", "graph", "perf_counter"
 BACKLOG_SECONDS = 200e-6  # of spinning before an event span: longer than the host takes to launch what is timed
 FLUSH = 2  # times the last-level cache
+Event = dict[str, Any]  # of a Chrome trace: times in microseconds
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Timer:
     def __enter__(self) -> "Timer":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     def start(self) -> None:
@@ -224,9 +225,9 @@ class SpanTimer(Timer):
     def __init__(self, device: "Cuda"):
         super().__init__()
         self.device = device
-        self._pairs: list[tuple[Any, Any]] = []
+        self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.device.synchronize()
         self.seconds += [start.elapsed_time(end) / 1e3 for start, end in self._pairs]
 
@@ -257,7 +258,7 @@ class BusyTimer(Timer):
         self._profiler.__enter__()
         return self
 
-    def __exit__(self, *failed: Any) -> None:
+    def __exit__(self, *failed: object) -> None:
         self._profiler.__exit__(*failed)
         if failed and failed[0] is not None:
             return
@@ -282,7 +283,7 @@ ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 LAUNCHES = ("cuda_runtime", "cuda_driver")
 
 
-def kernels_by_call(trace: list[dict[str, Any]], calls: int) -> list[list[Kernel]]:
+def kernels_by_call(trace: list[Event], calls: int) -> list[list[Kernel]]:
     """A Chrome trace's device activities by the numbered range that launched them (see BusyTimer).
 
     The correlation id leads from an activity to its launch, and the launch lies inside a range. An activity whose
@@ -301,7 +302,8 @@ def kernels_by_call(trace: list[dict[str, Any]], calls: int) -> list[list[Kernel
     for e in trace:
         if e.get("cat") not in ON_DEVICE:
             continue
-        when = launches.get(e["args"].get("correlation"), e["ts"])
+        launch = e["args"].get("correlation")
+        when = launches[launch] if launch in launches else e["ts"]
         number = next((n for n, (start, end) in ranges.items() if start <= when <= end), None)
         if number is not None:  # else it is the harness's own work between calls
             found[number].append(Kernel(e["name"], e["ts"] / 1e6, (e["ts"] + e["dur"]) / 1e6))

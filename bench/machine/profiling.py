@@ -35,7 +35,7 @@ from typing import Any
 import torch
 
 from bench.machine import ranges
-from bench.machine.devices import LAUNCHES, ON_DEVICE, Device
+from bench.machine.devices import LAUNCHES, ON_DEVICE, Device, Event
 from bench.machine.ranges import DOMAIN, span
 
 COLUMNS = ("range", "kernel", "calls", "device_s", "host_s", "share")
@@ -43,10 +43,10 @@ OUTSIDE = "(outside ATen)"
 ANOTHER_PROFILER = "LAYERBENCH_NSIGHT"  # in the environment: Nsight profiles; torch's profiler leaves CUPTI to it
 CAPTURED = "profile"  # the range around all calls of one `profile` then, by which Nsight Systems starts and stops
 
-Event = dict[str, Any]  # of a Chrome trace: times in microseconds
+Row = dict[str, str | float | None]
 
 
-def profile(call: Callable[[], Any], device: Device, name: str, folder: Path, calls: int = 5) -> list[dict[str, Any]]:
+def profile(call: Callable[[], object], device: Device, name: str, folder: Path, calls: int = 5) -> list[Row]:
     """Make `calls` calls under torch's profiler; rows as above, and `folder`/<name>.trace.json.gz (ui.perfetto.dev).
 
     The call has run before: what it compiles at first would be seen too. In the trace's file name, slashes of `name`
@@ -69,14 +69,14 @@ def profile(call: Callable[[], Any], device: Device, name: str, folder: Path, ca
     return rows_of(trace["traceEvents"], ranges.recorded)
 
 
-def _calls(call: Callable[[], Any], device: Device, name: str, calls: int) -> None:
+def _calls(call: Callable[[], object], device: Device, name: str, calls: int) -> None:
     for _ in range(calls):
         with span(name):
             call()
             device.synchronize()  # the range lasts as long as what was launched in it
 
 
-def _exported(profiler: Any) -> dict[str, Any]:
+def _exported(profiler: torch.profiler.profile) -> dict[str, list[Event]]:
     """The profiler's Chrome trace, without the names of host and file."""
     with tempfile.TemporaryDirectory(prefix="layerbench-") as folder:
         file = Path(folder) / "trace.json"
@@ -85,7 +85,7 @@ def _exported(profiler: Any) -> dict[str, Any]:
     return {key: value for key, value in trace.items() if key not in ("host_name", "traceName")}
 
 
-def write_csv(folder: Path, rows: Iterable[dict[str, Any]]) -> Path:
+def write_csv(folder: Path, rows: Iterable[Row]) -> Path:
     """`folder`/ranges.csv: the rows of any number of profiles; what is None is empty."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "ranges.csv"
@@ -106,7 +106,7 @@ class _Sum:
     host_us: float = 0.0
 
 
-def rows_of(trace: list[Event], names: set[str]) -> list[dict[str, Any]]:
+def rows_of(trace: list[Event], names: set[str]) -> list[Row]:
     """Rows of a Chrome trace's events, the heaviest of each range first. Spans are the annotations called `names`."""
     events = [e for e in trace if e.get("ph") == "X"]
     spans = [e for e in events if e.get("cat") == "user_annotation" and e["name"] in names]
@@ -154,7 +154,7 @@ def _add_operators(
         of_range[OUTSIDE].host_us = max(0.0, of_range[OUTSIDE].host_us - inside_operators)
 
 
-def _rows(inside: str, found: dict[str, _Sum], on_device: bool) -> list[dict[str, Any]]:
+def _rows(inside: str, found: dict[str, _Sum], on_device: bool) -> list[Row]:
     def weight(s: _Sum) -> float:
         return s.device_us if on_device else s.host_us
 

@@ -39,7 +39,7 @@ class span:
         if self._domain is not None:
             self._domain.push_range(_attributes(self.name))
 
-    def __exit__(self, *failed: Any) -> None:
+    def __exit__(self, *failed: object) -> None:
         if self._domain is not None:
             self._domain.pop_range()
         if self._record is not None:
