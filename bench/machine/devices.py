@@ -40,6 +40,7 @@ PERF_COUNTER_NS, PROCESS_TIME_NS = time.perf_counter_ns, time.process_time_ns
 BUSY, SPAN, GRAPH, WALL = "busy", "span", "graph", "perf_counter"
 BACKLOG_SECONDS = 200e-6  # of spinning before an event span: longer than the host takes to launch what is timed
 FLUSH = 2  # times the last-level cache
+Event = dict[str, Any]  # of a Chrome trace: times in microseconds
 
 
 @dataclass(frozen=True)
@@ -257,7 +258,7 @@ class BusyTimer(Timer):
         self._profiler.__enter__()
         return self
 
-    def __exit__(self, *failed: Any) -> None:
+    def __exit__(self, *failed: object) -> None:
         self._profiler.__exit__(*failed)
         if failed and failed[0] is not None:
             return
@@ -278,7 +279,6 @@ class BusyTimer(Timer):
         self._calls += 1
 
 
-Event = dict[str, Any]  # of a Chrome trace: times in microseconds
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 LAUNCHES = ("cuda_runtime", "cuda_driver")
 

@@ -9,7 +9,6 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -68,7 +67,7 @@ class Place:
 
 @dataclass
 class Report:
-    machine: dict[str, Any]
+    machine: facts.Machine
     state: facts.State
     abilities: list[Ability]
     ceilings: list[Ceilings]  # of the CPU, and of the GPU where there is one

@@ -58,8 +58,61 @@ WINDOW_SECONDS = 0.3  # the kernel counts in hundredths of a second: less says n
 # --- what it is ---
 
 
-def describe() -> dict[str, Any]:
-    """Everything about this machine that a time depends on. Sizes in bytes, frequencies in MHz, power in W."""
+class Caches(TypedDict, total=False):
+    """Bytes of one core's L1d and L2, and of all L3 of the usable cores together."""
+
+    L1d: int | None
+    L2: int | None
+    L3: int | None
+
+
+class Cpu(TypedDict, total=False):
+    """`cores` are physical, `threads` logical, `usable` the logical ones this process may run on."""
+
+    model: str | None
+    architecture: str
+    cores: int | None
+    threads: int | None
+    usable: int
+    quota: float | None
+    isa: list[str]
+    cache_bytes: Caches
+    max_mhz: float | None
+    governor: str | None
+    virtual: bool | None
+
+
+class Gpu(TypedDict, total=False):
+    """As its driver names it."""
+
+    name: str
+    capability: str | None
+    memory_bytes: int | None
+    power_cap_w: float | None
+    max_sm_mhz: int | None
+    max_memory_mhz: int | None
+    ecc: bool | None
+    mig: bool | None
+    driver: str | None
+
+
+class Git(TypedDict, total=False):
+    commit: str | None
+    dirty: bool | None
+
+
+class Machine(TypedDict, total=False):
+    """Everything about a machine that a time depends on. Sizes in bytes, frequencies in MHz, power in W."""
+
+    cpu: Cpu
+    memory_bytes: int | None
+    gpus: list[Gpu]
+    versions: dict[str, str | None]
+    threads: dict[str, str | int]
+    git: Git
+
+
+def describe() -> Machine:
     return {
         "cpu": cpu(),
         "memory_bytes": memory_bytes(),
@@ -91,11 +144,7 @@ def _best_isa(isa: list[str]) -> str:
 
 
 @functools.cache
-def cpu() -> dict[str, Any]:
-    """The processor. `cores` are physical, `threads` logical, `usable` the logical ones this process may run on.
-
-    L1d and L2 are sizes of one core's cache, L3 of all L3 caches of the usable cores together.
-    """
+def cpu() -> Cpu:
     info = _cpuinfo()
     flags = info.get("flags", info.get("Features", "")).split()
     return {
@@ -185,13 +234,14 @@ def compiler() -> str | None:
         return None
 
 
-def thread_settings() -> dict[str, Any]:
+def thread_settings() -> dict[str, str | int]:
     """Threads torch uses, and the environment's settings that are set."""
-    return {"torch": torch.get_num_threads()} | {k: os.environ[k] for k in THREAD_SETTINGS if k in os.environ}
+    threads: dict[str, str | int] = {"torch": torch.get_num_threads()}
+    return threads | {k: os.environ[k] for k in THREAD_SETTINGS if k in os.environ}
 
 
 @functools.cache
-def git() -> dict[str, Any]:
+def git() -> Git:
     """The checked-out commit and whether files differ from it; None outside a checkout."""
     # No optional locks: looking must not write the index under somebody's hands.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
@@ -246,10 +296,10 @@ def _ask_gpu(function: str, *arguments: object) -> Any:
 
 
 @functools.cache
-def gpus() -> list[dict[str, Any]]:
+def gpus() -> list[Gpu]:
     """NVIDIA GPUs as the driver names them; empty without a driver."""
     library, _ = nvml()
-    found = []
+    found: list[Gpu] = []
     for handle in _gpu_handles():
         memory = _ask_gpu("nvmlDeviceGetMemoryInfo", handle)
         limit = _ask_gpu("nvmlDeviceGetPowerManagementLimit", handle)

@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import torch
 
@@ -87,7 +87,7 @@ def _calls(call: Callable[[], object], device: Device, name: str, calls: int) ->
             device.synchronize()  # the range lasts as long as what was launched in it
 
 
-def _exported(profiler: torch.profiler.profile) -> dict[str, Any]:
+def _exported(profiler: torch.profiler.profile) -> dict[str, list[Event]]:
     """The profiler's Chrome trace, without the names of host and file."""
     with tempfile.TemporaryDirectory(prefix="layerbench-") as folder:
         file = Path(folder) / "trace.json"

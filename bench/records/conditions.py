@@ -1,13 +1,14 @@
 """What must be the same for a difference in time to be the code's: of the machine and of torch, not of the source."""
 
-from collections.abc import Mapping
-from typing import Any
+from bench.records.environment import Environment
 
 SAME_MACHINE = ("cpu.model", "cpu.isa", "cpu.usable", "cpu.quota", "gpus", "threads", "versions.torch")
 GPU = ("name", "driver", "power_cap_w", "memory_bytes", "max_sm_mhz", "max_memory_mhz", "ecc", "mig")  # each of them
 
+Differences = dict[str, tuple[object, object]]  # key -> (before, after)
 
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+
+def differences(before: Environment, after: Environment) -> Differences:
     """key -> (before, after) of what must be the same and is not, of two env.json."""
     if not before or not after:
         told = ["there" if environment else "missing" for environment in (before, after)]
@@ -16,16 +17,17 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     return {key: (old.get(key), new.get(key)) for key in {**old, **new} if old.get(key) != new.get(key)}
 
 
-def _conditions(environment: Mapping[str, Any]) -> dict[str, Any]:
+def _conditions(environment: Environment) -> dict[str, object]:
     """The keys of an environment that a time depends on, flat."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key in SAME_MACHINE:
-        value: Any = environment
+        value: object = environment
         for name in key.split("."):
-            value = (value or {}).get(name)
+            value = value.get(name) if isinstance(value, dict) else None
         if key == "gpus":  # in the order of the driver
-            flat["gpus"] = len(value or [])
-            for i, gpu in enumerate(value or []):
+            gpus = environment.get("gpus") or []
+            flat["gpus"] = len(gpus)
+            for i, gpu in enumerate(gpus):
                 flat |= {f"gpu {i} {name}": gpu.get(name) for name in GPU}
         elif isinstance(value, dict):
             flat |= {f"{key}.{name}": inner for name, inner in value.items()}

@@ -1,19 +1,31 @@
 """What env.json says of a machine: an allow-list of what bench.machine.facts knows."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Union
 
 from bench.machine import facts
 from bench.records.scrub import clean
 
+Rules = Mapping[str, Union[bool, "Rules"]]
 
-def _names(text: str) -> dict[str, Any]:
+
+class Environment(facts.Machine, total=False):
+    """An env.json: what was measured on, when, and by which command."""
+
+    schema: int
+    kind: str  # "layer", "e2e", …
+    started: str
+    command: str
+    resumed: list[str]
+
+
+def _names(text: str) -> dict[str, bool]:
     return dict.fromkeys(text.split(), True)
 
 
 # What env.json may hold of bench.machine.facts.describe(); everything else stays here. True lets a plain value or
 # a list of plain values through; a mapping is an allow-list of its own.
-ALLOWED: dict[str, Any] = {
+ALLOWED: Rules = {
     "cpu": _names("model architecture cores threads usable quota isa max_mhz governor virtual")
     | {"cache_bytes": _names("L1d L2 L3")},
     "memory_bytes": True,
@@ -27,17 +39,17 @@ ALLOWED: dict[str, Any] = {
 }
 
 
-def environment() -> dict[str, Any]:
+def environment() -> Environment:
     """What bench.machine says about this machine, through the allow-list."""
     return clean(allowed(facts.describe(), ALLOWED), free_text=True)
 
 
-def allowed(document: Any, rules: Any) -> Any:
+def allowed(document: object, rules: bool | Rules) -> object:
     """The part of `document` that `rules` names."""
     if isinstance(document, list):
         return [allowed(entry, rules) for entry in document]
     if isinstance(document, Mapping):
-        if rules is True:  # a mapping where a plain value was expected has keys nobody looked at
+        if isinstance(rules, bool):  # a mapping where a plain value was expected has keys nobody looked at
             return None
         return {key: allowed(document[key], rule) for key, rule in rules.items() if key in document}
     return document if rules is True else None

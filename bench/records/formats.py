@@ -16,7 +16,7 @@ from bench.records.read import Loaded, load
 from bench.records.record import Record, Times
 
 
-def _write_json(document: Any, out: Path) -> None:
+def _write_json(document: object, out: Path) -> None:
     write_atomically(out, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
@@ -42,7 +42,7 @@ def pytest_benchmark(rows: list[Row], out: Path) -> None:
             }
         )
     environment = rows[0][0].environment
-    cpu, versions, git = (environment.get(k) or {} for k in ("cpu", "versions", "git"))
+    cpu, versions, git = environment.get("cpu") or {}, environment.get("versions") or {}, environment.get("git") or {}
     machine = {
         "processor": cpu.get("model"),
         "machine": cpu.get("architecture"),
@@ -65,7 +65,7 @@ def pytest_benchmark(rows: list[Row], out: Path) -> None:
     )
 
 
-def _pytest_benchmark_stats(data: list[float]) -> dict[str, Any]:
+def _pytest_benchmark_stats(data: list[float]) -> dict[str, object]:
     """Seconds. Its own words: ld15iqr and hd15iqr are the outermost values inside Tukey's fences."""
     q1, median, q3 = statistics.quantiles(data, n=4, method="inclusive") if len(data) > 1 else data * 3
     mean, deviation = statistics.fmean(data), statistics.stdev(data) if len(data) > 1 else 0.0
@@ -144,7 +144,7 @@ def _nvbench_devices(rows: list[Row]) -> list[str]:
     return list(dict.fromkeys(device_name(run, r) for run, r in rows))
 
 
-def _axis_text(value: Any) -> str:
+def _axis_text(value: object) -> str:
     if isinstance(value, dict):
         return " ".join(f"{name}={size}" for name, size in value.items())
     return str(value) if value else "-"
@@ -156,7 +156,7 @@ def _nvbench_axis(name: str, position: int, states: list[dict[str, Any]]) -> dic
     return {"name": name, "type": "string", "flags": "", "values": values}
 
 
-def _nvbench_summaries(record: Record, file: str) -> list[dict[str, Any]]:
+def _nvbench_summaries(record: Record, file: str) -> list[dict[str, object]]:
     data = samples(record)
     q1, median, q3 = statistics.quantiles(data, n=4, method="inclusive") if len(data) > 1 else data * 3
     mean, deviation = statistics.fmean(data), statistics.stdev(data) if len(data) > 1 else 0.0
@@ -186,7 +186,7 @@ def _nvbench_summaries(record: Record, file: str) -> list[dict[str, Any]]:
     return [*found, {**binary, "hide": "Not needed in table.", "description": told, "data": values}]
 
 
-def _summary(tag: str, hint: str, value: float, description: str) -> dict[str, Any]:
+def _summary(tag: str, hint: str, value: float, description: str) -> dict[str, object]:
     name = tag.removeprefix("nv/cold/")
     data = [{"name": "value", "type": "float64", "value": value}]
     return {"tag": tag, "name": name, "hint": hint, "description": description, "data": data}

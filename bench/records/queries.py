@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from bench.records.read import Loaded
 from bench.records.record import Record
-from bench.records.verdicts import GOOD, case_of
+from bench.records.verdicts import GOOD, Case, case_of
 
 Row = tuple[Loaded, Record]
 
@@ -61,7 +60,7 @@ def ranked(rows: Iterable[Record]) -> list[list[Record]]:
 
 def newest(runs: list[Loaded]) -> list[Row]:
     """The newest record of each case, in the order of measurement; second entries of the A/A control are left out."""
-    found: dict[Any, Row] = {}
+    found: dict[Case, Row] = {}
     for run in runs:
         for record in run.records:
             old = found.get(case_of(record))

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bench.cli import FAILED, CannotGoOn, cannot
+from bench.records.environment import Environment
 from bench.records.record import Record
 from bench.records.schema import MEASURED, OF_ENVIRONMENT, REQUIRED, SCHEMA, fault, of_another_kind
 
@@ -66,7 +66,7 @@ def latest(records: Iterable[Record]) -> dict[str, Record]:
     return {record["case_id"]: record for record in records}
 
 
-def read_environment(folder: Path) -> dict[str, Any]:
+def read_environment(folder: Path) -> Environment:
     """A run's env.json; empty where the run ended before writing it. CannotGoOn where it cannot be understood."""
     file = folder / ENVIRONMENT
     try:
@@ -91,7 +91,7 @@ class Loaded:
 
     folder: Path
     kind: str
-    environment: dict[str, Any]
+    environment: Environment
     records: list[Record]
     problems: list[Problem] = field(default_factory=list)
 

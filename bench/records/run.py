@@ -23,7 +23,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from bench.cli import CannotGoOn
 from bench.core.files import DiskFull, cannot_write, write_atomically
@@ -141,7 +140,7 @@ class Run:
         """Let others write to the folder. The end of the process does the same."""
         os.close(self._file)
 
-    def _write_environment(self, document: Mapping[str, Any]) -> None:
+    def _write_environment(self, document: Mapping[str, object]) -> None:
         text = json.dumps(clean(document, free_text=True), indent=1)
         with self._going_on():
             write_atomically(self.folder / ENVIRONMENT, text + "\n")
@@ -197,8 +196,8 @@ def _utc() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _look_up(record: Mapping[str, Any], path: str) -> Any:
-    value: Any = record
+def _look_up(record: Record, path: str) -> object:
+    value: object = record
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
@@ -212,7 +211,7 @@ def _flat_fields(records: Iterable[Record]) -> list[str]:
     return [name for name, flat in fields.items() if flat]
 
 
-def _cell(record: Record, column: str) -> Any:
+def _cell(record: Record, column: str) -> object:
     value = _look_up(record, column)
     if value is None:
         return ""

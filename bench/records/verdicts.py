@@ -21,7 +21,7 @@ Samples of one process are not independent, so more of them do not help, and mor
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
@@ -152,7 +152,7 @@ def side(runs: Iterable[Loaded], alike: Callable[[Loaded, Loaded], bool] = lambd
     that is `alike`.
     """
     found: dict[tuple[Case, bool], list[Entry]] = {}
-    newest_source: dict[Case, tuple[str, Any]] = {}
+    newest_source: dict[Case, tuple[str, str | None]] = {}
     for run in runs:
         last = {(case_of(r), bool(r.get("control"))): r for r in run.records}
         for (case, control), record in last.items():

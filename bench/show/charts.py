@@ -19,7 +19,8 @@ LIMIT = 4  # an error may be this many times plain torch's (bench/trial/truth.py
 ROW_HEIGHT = {"variant": 24, "case": 24, "contestant": 40}  # by what a chart has a row for
 FOR_LABELS = {"left": 5, "top": 5, "right": 90, "bottom": 5}  # labels stand right of the longest bar
 VERDICTS = {"SLOWER": "#d6453d", "FASTER": "#1a9850", "SAME": "#2f6fde", "UNCLEAR": "#8a929c"}
-Spec = dict[str, Any]
+Spec = dict[str, Any]  # of Vega-Lite
+Point = dict[str, Any]  # a row of a chart
 Chart = alt.LayerChart | alt.FacetChart
 
 
@@ -40,7 +41,7 @@ def all_specs() -> dict[str, Spec]:
     return {name: chart.properties(width="container", autosize=fit).to_dict() for name, chart in charts.items()}
 
 
-def height_of(spec: Spec, rows: list[dict[str, Any]]) -> int:
+def height_of(spec: Spec, rows: list[Point]) -> int:
     """A chart's height: its own, or as many rows as there are names on its y axis."""
     if "height" in spec:
         return spec["height"]
@@ -48,7 +49,7 @@ def height_of(spec: Spec, rows: list[dict[str, Any]]) -> int:
     return ROW_HEIGHT[by] * len({row[by] for row in rows})
 
 
-def with_rows(spec: Spec, rows: list[dict[str, Any]], width: int = 720) -> Spec:
+def with_rows(spec: Spec, rows: list[Point], width: int = 720) -> Spec:
     """A whole specification, with the rows in it."""
     whole = copy.deepcopy(spec) | {"datasets": {"rows": rows}, "width": width, "height": height_of(spec, rows)}
     whole["config"] = {**whole.get("config", {}), "axisY": {"labelLimit": 330}}

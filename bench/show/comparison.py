@@ -4,14 +4,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from rich.table import Table
 from rich.text import Text
 
 from bench.cli import CannotGoOn
 from bench.records import verdicts
-from bench.records.conditions import differences
+from bench.records.conditions import Differences, differences
 from bench.records.read import Loaded, load
 from bench.records.verdicts import VERDICTS, Case, Change, Comparison, Side, geometric_means
 from bench.show.terminal import console, new_table
@@ -52,9 +52,9 @@ def compared(before: Path, after: Path, threshold: float, cross_env: bool) -> tu
 # --- environments ---
 
 
-def differing_environments(before: Side, after: Side) -> dict[str, tuple[Any, Any]]:
+def differing_environments(before: Side, after: Side) -> Differences:
     """What differs between the machines of cases that both sides have, and the clocks they were timed by."""
-    differing: dict[str, tuple[Any, Any]] = {}
+    differing: Differences = {}
     compared: set[tuple[int, int]] = set()
     for case, new in after.entries.items():
         old = before.entries.get(case)
@@ -90,6 +90,14 @@ def only_failures(path: Path, side: Side) -> str:
 # --- what is said ---
 
 
+class RunFacts(TypedDict):
+    folder: str
+    kind: str
+    started: str | None
+    commit: str | None
+    dirty: bool | None
+
+
 class Verdicts:
     """What is printed, and the same as a document."""
 
@@ -99,14 +107,14 @@ class Verdicts:
         before: list[Loaded],
         after: list[Loaded],
         threshold: float,
-        differing: dict[str, tuple[Any, Any]],
+        differing: Differences,
     ):
         self.comparison, self.before, self.after = comparison, before, after
         self.threshold, self.differing = threshold, differing
         # Of each layer the failures first, then the biggest change.
         self.changes = sorted(comparison.changes, key=lambda c: (c.case.layer, c.case.phase == "step", -c.size))
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         means = geometric_means(self.changes)
         return {
             "before": [run_facts(run) for run in self.before],
@@ -229,7 +237,7 @@ def time_cells(c: Change) -> list[str]:
     return [*times, change_text(c.ratio) + interval]
 
 
-def _verdict(c: Change) -> Any:
+def _verdict(c: Change) -> Text:
     return Text(c.verdict, style=STYLES.get(c.verdict, ""))
 
 
@@ -285,7 +293,7 @@ def case_texts(cases: list[Case]) -> dict[Case, str]:
 # --- facts of runs ---
 
 
-def run_facts(run: Loaded) -> dict[str, Any]:
+def run_facts(run: Loaded) -> RunFacts:
     git = run.environment.get("git") or {}
     return {
         "folder": str(run.folder),
@@ -319,7 +327,7 @@ def noted(before: Iterable[Loaded], after: Iterable[Loaded]) -> list[str]:
     return [f"versions.{name}: {old.get(name)} → {new.get(name)}" for name in changed]
 
 
-def _document(c: Change) -> dict[str, Any]:
+def _document(c: Change) -> dict[str, object]:
     fields = {k: v for k, v in asdict(c).items() if k not in ("case", "before", "after")}
     sides = {
         f"{name}_{what}": record.get(name)
@@ -329,5 +337,5 @@ def _document(c: Change) -> dict[str, Any]:
     return _case_document(c.case) | fields | {"source_changed": c.source_changed} | sides
 
 
-def _case_document(case: Case) -> dict[str, Any]:
+def _case_document(case: Case) -> dict[str, object]:
     return case._asdict() | {"sizes": dict(case.sizes)}

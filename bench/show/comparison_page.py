@@ -5,11 +5,11 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bench.cli import CannotGoOn
 from bench.records.read import Loaded
 from bench.records.verdicts import VERDICTS, Case, Change, geometric_means
+from bench.show.charts import Point
 from bench.show.comparison import (
     MFU,
     RUNS_LISTED,
@@ -80,7 +80,7 @@ class Page:
         return Section(name, title, _means(changes), [*COLUMNS, *shares], lines, chart)
 
 
-def change_rows(changes: list[Change], texts: dict[Case, str]) -> list[dict[str, Any]]:
+def change_rows(changes: list[Change], texts: dict[Case, str]) -> list[Point]:
     """Cases as the chart has them: change, interval, and how far apart runs of the same code may be. That is cut where
     it would push everything else into the middle."""
     ends = [abs(math.log(x)) for c in changes for x in (c.ratio, c.low, c.high) if x]

@@ -12,7 +12,7 @@ from rich.text import Text
 from bench.machine import roofline
 from bench.machine.ceilings import Ceilings
 from bench.machine.examine import Report, examine
-from bench.machine.facts import State, busy, nvml
+from bench.machine.facts import Caches, Cpu, Git, Gpu, State, busy, nvml
 from bench.records import environment, scrub
 from bench.records.schema import SCHEMA
 from bench.show.texts import DASH
@@ -61,7 +61,7 @@ def show(report: Report) -> None:
         console.print(f"  - {sentence}", markup=False)
 
 
-def table_of(title: str, columns: list[str], rows: list[tuple], right: set[int] | None = None) -> Any:
+def table_of(title: str, columns: list[str], rows: list[tuple], right: set[int] | None = None) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.show_header = any(columns)
     for i, column in enumerate(columns):
@@ -97,7 +97,7 @@ def ceiling_rows(c: Ceilings) -> list[tuple]:
     return rows
 
 
-def cpu_text(cpu: dict[str, Any]) -> str:
+def cpu_text(cpu: Cpu) -> str:
     parts = [cpu["model"] or cpu["architecture"], f"{cpu['usable']} of {cpu['threads']} logical cores usable"]
     if cpu["cores"]:
         parts.append(f"{cpu['cores']} physical")
@@ -108,7 +108,7 @@ def cpu_text(cpu: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def cache_text(sizes: dict[str, int | None]) -> str:
+def cache_text(sizes: Caches) -> str:
     def text(size: int | None) -> str:
         if not size:
             return DASH
@@ -117,7 +117,7 @@ def cache_text(sizes: dict[str, int | None]) -> str:
     return f"L1d {text(sizes['L1d'])}, L2 {text(sizes['L2'])} a core, L3 {text(sizes['L3'])}"
 
 
-def frequency_text(cpu: dict[str, Any], state: State) -> str:
+def frequency_text(cpu: Cpu, state: State) -> str:
     parts = [f"{state['mhz']:.0f} MHz now" if state["mhz"] else "not readable"]
     if cpu["max_mhz"]:
         parts.append(f"at most {cpu['max_mhz']:.0f} MHz")
@@ -126,7 +126,7 @@ def frequency_text(cpu: dict[str, Any], state: State) -> str:
     return ", ".join(parts)
 
 
-def gpu_text(gpu: dict[str, Any]) -> str:
+def gpu_text(gpu: Gpu) -> str:
     parts = [gpu["name"], f"driver {gpu['driver']}"]
     if gpu["memory_bytes"]:
         parts.append(f"{gpu['memory_bytes'] / 2**30:.0f} GiB")
@@ -137,7 +137,7 @@ def gpu_text(gpu: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
-def commit_text(git: dict[str, Any]) -> str:
+def commit_text(git: Git) -> str:
     if not git["commit"]:
         return "not a git checkout"
     return git["commit"][:12] + (" with changes" if git["dirty"] else "")

@@ -4,7 +4,6 @@ import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench import cli
 from bench.cli import CannotGoOn
@@ -13,6 +12,7 @@ from bench.records.queries import device_name, newest
 from bench.records.read import Loaded, load
 from bench.records.record import Record
 from bench.records.verdicts import Case, case_of
+from bench.show.charts import Spec
 from bench.show.comparison import case_texts
 from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, change_text, percent, time_text
@@ -126,7 +126,7 @@ def draw(layer: str, points: list[Point], file: Path) -> None:
         raise CannotGoOn(f"cannot write {file}: {error.strerror}") from error
 
 
-def specification(layer: str, points: list[Point]) -> dict[str, Any]:
+def specification(layer: str, points: list[Point]) -> Spec:
     """The chart in Vega-Lite."""
     texts = case_texts([p.case for p in points])
     rows = [

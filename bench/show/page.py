@@ -10,20 +10,18 @@ import re
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from bench.cli import CannotGoOn
 from bench.core.files import put, write_atomically
 from bench.records.record import Record
 from bench.records.verdicts import GOOD
 from bench.show import charts
+from bench.show.charts import Point
 from bench.show.columns import Column, States
 from kernels import cache_dir
 
 NEEDED = ("altair", "vl_convert", "jinja2")
-
-
-Point = dict[str, Any]  # a row of a chart
 
 
 class Page(Protocol):

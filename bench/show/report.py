@@ -6,16 +6,17 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bench import HOME
 from bench.cli import CannotGoOn
 from bench.core.variants import discover
+from bench.records.environment import Environment
 from bench.records.queries import device_name, races, ranked
 from bench.records.read import Loaded, latest, runs_in
 from bench.records.record import Record
+from bench.show.charts import Point
 from bench.show.columns import COLUMNS, Column, columns
-from bench.show.page import Chart, Line, Point, anchor, cell, unavailable, write
+from bench.show.page import Chart, Line, anchor, cell, unavailable, write
 from bench.show.points import (
     Best,
     best_rows,
@@ -318,7 +319,7 @@ def step_facts(rows: list[Record]) -> list[str]:
     return facts
 
 
-def environment_facts(environment: dict[str, Any]) -> list[tuple[str, str]]:
+def environment_facts(environment: Environment) -> list[tuple[str, str]]:
     """What a run was measured on, in pairs of name and text."""
     cpu, versions = environment.get("cpu") or {}, environment.get("versions") or {}
     facts = [("command", str(environment.get("command", DASH))), ("started", str(environment.get("started", DASH)))]

@@ -6,7 +6,6 @@ import hashlib
 import json
 import statistics
 from itertools import chain
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from bench.records.record import Record
 from bench.trial.prove import Proof
 from bench.trial.race import WARM, Contestant, Timing, ratio_ci
 from reference import contract
+from reference.contract import Shape
 
 LAUNCH_BOUND, LAUNCH_BOUND_S = 1.5, 5e-6  # a span so many times, and so many seconds, longer than the busy time
 # NVML's reasons for a lower clock. Idling is none, nor is a clock that somebody set.
@@ -40,7 +40,7 @@ def case_id(case: Case, variant: Variant) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _plain(shape: dict[str, Any]) -> dict[str, Any]:
+def _plain(shape: Shape) -> Shape:
     return {k: [list(s) for s in v] if k == "tensors" else v for k, v in shape.items()}
 
 
@@ -70,7 +70,7 @@ def _identity(case: Case, v: Variant, calls: int | None, seeds: list[int]) -> Re
     )
 
 
-def _summary(shape: dict[str, Any]) -> dict[str, Any]:
+def _summary(shape: Shape) -> Shape:
     """The shape without adamw's long lists."""
     short = {k: v for k, v in shape.items() if k not in ("tensors", "weight_decays", "dtype")}
     if "tensors" in shape:
