@@ -1,4 +1,4 @@
-"""What a model says of itself: numbers only, no torch, so that command lines can list shapes at once."""
+"""What a model says of itself: sizes, parameters, how it is trained, and which layers it calls with which shapes."""
 
 import math
 from abc import ABC, abstractmethod
@@ -26,8 +26,8 @@ class Recipe:
 class Model(ABC):
     """One size of a family, of `max_t` positions and `v` tokens.
 
-    Three files belong to a family: reference/models/<family>.py has this class's subclass and SIZES,
-    reference/models/<family>_plain.py the same in plain PyTorch, bench/models/<family>.py its step as a list of calls.
+    Two files belong to a family: reference/models/<family>.py has this class's subclass, SIZES and the same in plain
+    PyTorch, bench/models/<family>.py its training step as a list of calls.
     """
 
     family: ClassVar[str]

@@ -1,6 +1,6 @@
 """A model in plain PyTorch: what a training step of kernels is judged against.
 
-A family's reference/models/<family>_plain.py has `Network(model, seed)`, a `Plain` whose forward takes tokens and
+A family's file has `Network(model, seed)`, a `Plain` whose forward takes tokens and
 perhaps targets (then it returns the mean loss), and `init_parameters(model, seed)`: fp32 values by name.
 """
 
@@ -47,7 +47,7 @@ def init_parameters(model: Model, seed: int) -> dict[str, Tensor]:
 
 
 def _family(model: Model) -> ModuleType:
-    return importlib.import_module(f"reference.models.{model.family}_plain")
+    return importlib.import_module(f"reference.models.{model.family}")
 
 
 def decay_groups(named: Mapping[str, Tensor], decay: float) -> list[dict]:

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from reference.models import MODELS
-from reference.models.gpt2 import GPT2
-from reference.models.gpt2_plain import Network, init_parameters
+from reference.models.gpt2 import GPT2, Network, init_parameters
 from reference.models.plain import decay_groups
 
 SMALL = GPT2("small", L=2, NH=3, C=48, max_t=40, v=200)

@@ -20,7 +20,7 @@ B, T = 2, 12
 def known(monkeypatch):
     """The two files, as if they lay with the families."""
     monkeypatch.setitem(sys.modules, "bench.models.made_up", calls)
-    monkeypatch.setitem(sys.modules, "reference.models.made_up_plain", reference)
+    monkeypatch.setitem(sys.modules, "reference.models.made_up", reference)
 
 
 def build(accumulation: int = 1) -> Step:

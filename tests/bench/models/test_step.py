@@ -12,8 +12,7 @@ from bench.models.choose import Cache, candidates, fastest, parse, race, why_not
 from bench.models.program import program, step_calls
 from bench.models.step import Step
 from reference import contract
-from reference.models.gpt2 import GPT2
-from reference.models.gpt2_plain import Network, init_parameters
+from reference.models.gpt2 import GPT2, Network, init_parameters
 from reference.models.plain import decay_groups
 from tests import truth_variants
 

@@ -18,8 +18,7 @@ from bench.text import shards
 from bench.training import pick, plan
 from bench.training.field import OURS, Field
 from bench.training.rooms import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
-from reference.models import gpt2_plain
-from reference.models.gpt2 import GPT2
+from reference.models.gpt2 import GPT2, init_parameters
 from tests.bench.training.test_session import command
 from tests.fake_gpu import MEMORY_BYTES, FakeGpu
 
@@ -49,7 +48,7 @@ def batch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(step: Step, steps: int = 3, plain: bool = False) -> list[tuple[float, float]]:
-    step.load(gpt2_plain.init_parameters(SMALL, 0))
+    step.load(init_parameters(SMALL, 0))
     batches = [[batch(100 * i + j) for j in range(step.accumulation)] for i in range(steps)]
     return [step.run(b, 1e-3 / (i + 1), plain) for i, b in enumerate(batches)]
 
@@ -145,7 +144,7 @@ def test_a_capture_that_fails_at_its_end_is_searched_call_by_call(gpu, monkeypat
 def test_times_in_context_are_the_devices(gpu):
     step = build(gpu, accumulation=2)
     assert step.capture() is None
-    step.load(gpt2_plain.init_parameters(SMALL, 0))
+    step.load(init_parameters(SMALL, 0))
     times = step.run_timed([batch(0), batch(1)], 1e-3, BUSY)
     assert set(times) == set(step_calls(SMALL, B, T, "bf16"))
     ran = len(gpu.ran)
