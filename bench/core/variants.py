@@ -16,14 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import torch
-
 from bench import HOME
-from bench import simulate as simulator
 from bench.cli import USAGE, CannotGoOn, did_you_mean
 from bench.core import BACKENDS
 from kernels import Unavailable
-from kernels.cpu import cpu_flags, find_compiler
 from reference import contract
 
 KERNELS = HOME / "kernels"
@@ -232,10 +228,14 @@ def unavailable(variant: Variant, device: str, dtype: str, simulate: bool = Fals
     if dtype not in variant.dtypes:
         return f"does not support {dtype} (has {', '.join(variant.dtypes)})"
     if simulated(variant, device, simulate):
+        from bench import simulate as simulator  # loads torch
+
         return simulator.unavailable(variant.backend, variant.requires)
     if variant.backend == "cpu" and device != "cpu":
         return f"runs on the CPU, not on {device}"
     if variant.backend == "cpu":
+        from kernels.cpu import find_compiler  # loads torch
+
         try:
             find_compiler()
         except Unavailable as error:
@@ -253,10 +253,13 @@ CPU_TAGS = {"avx2": "avx2", "avx512": "avx512f", "avx512bf16": "avx512_bf16", "a
 def _missing(need: str, device: str) -> str | None:
     """Why a tag of REQUIRES is not met: a CPU feature, `cuda`, a compute capability such as `sm80`, or a package."""
     if need in CPU_TAGS:
+        from kernels.cpu import cpu_flags
+
         return None if CPU_TAGS[need] in cpu_flags().split() else f"this CPU has no {need}"
     if need == "cuda" or need.startswith("sm"):
         if not device.startswith("cuda"):
             return "needs an NVIDIA GPU (--device cuda)"
+        import torch
 
         if not torch.cuda.is_available():
             return "no usable NVIDIA GPU"

@@ -16,11 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict
 
-import torch
-
 from bench import HOME
 from kernels import Unavailable
-from kernels.cpu import find_compiler
 
 CPUS = Path("/sys/devices/system/cpu")
 
@@ -209,6 +206,8 @@ def available_bytes() -> int | None:
 
 def versions() -> dict[str, str | None]:
     """Versions of what produces the numbers; None where something is not installed."""
+    import torch
+
     found = {name: version(name) for name in PACKAGES}
     found["cupy"] = next((v for name in CUPY if (v := version(name))), None)
     found["torch_cuda"] = torch.version.cuda
@@ -228,6 +227,8 @@ def version(package: str) -> str | None:
 
 def compiler() -> str | None:
     """The version line of the compiler that builds kernels/cpu."""
+    from kernels.cpu import find_compiler  # loads torch
+
     try:
         return find_compiler()[1]
     except Unavailable:
@@ -236,6 +237,8 @@ def compiler() -> str | None:
 
 def thread_settings() -> dict[str, str | int]:
     """Threads torch uses, and the environment's settings that are set."""
+    import torch
+
     threads: dict[str, str | int] = {"torch": torch.get_num_threads()}
     return threads | {k: os.environ[k] for k in THREAD_SETTINGS if k in os.environ}
 

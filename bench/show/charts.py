@@ -8,19 +8,17 @@ A specification holds no colour that depends on light or dark; the page puts tho
 
 import copy
 import functools
-from typing import Any
 
 import altair as alt
 
 from bench.core import BACKENDS
+from bench.show import Point, Spec
 
 COLOURS = {name: backend.colour for name, backend in BACKENDS.items()} | {"ours": BACKENDS["cpu"].colour}
 LIMIT = 4  # an error may be this many times plain torch's (bench/trial/truth.py)
 ROW_HEIGHT = {"variant": 24, "case": 24, "contestant": 40}  # by what a chart has a row for
 FOR_LABELS = {"left": 5, "top": 5, "right": 90, "bottom": 5}  # labels stand right of the longest bar
 VERDICTS = {"SLOWER": "#d6453d", "FASTER": "#1a9850", "SAME": "#2f6fde", "UNCLEAR": "#8a929c"}
-Spec = dict[str, Any]  # of Vega-Lite
-Point = dict[str, Any]  # a row of a chart
 Chart = alt.LayerChart | alt.FacetChart
 
 

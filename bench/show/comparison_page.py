@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.cli import CannotGoOn
 from bench.records.read import Loaded
 from bench.records.verdicts import VERDICTS, Case, Change, geometric_means
-from bench.show.charts import Point
+from bench.show import Point
 from bench.show.comparison import (
     MFU,
     RUNS_LISTED,

@@ -12,7 +12,7 @@ from bench.records.queries import device_name, newest
 from bench.records.read import Loaded, load
 from bench.records.record import Record
 from bench.records.verdicts import Case, case_of
-from bench.show.charts import Spec
+from bench.show import Spec
 from bench.show.comparison import case_texts
 from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, change_text, percent, time_text

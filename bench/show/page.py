@@ -16,8 +16,7 @@ from bench.cli import CannotGoOn
 from bench.core.files import put, write_atomically
 from bench.records.record import Record
 from bench.records.verdicts import GOOD
-from bench.show import charts
-from bench.show.charts import Point
+from bench.show import Point
 from bench.show.columns import Column, States
 from kernels import cache_dir
 
@@ -99,6 +98,8 @@ def write(page: Page, template: str, out: Path) -> Path:
 def render(page: Page, template: str) -> str:
     import jinja2
 
+    from bench.show import charts  # needs Altair
+
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -125,6 +126,8 @@ def write_pictures(page: Page, folder: Path) -> int:
     """Every chart of the page as .png (twice the size) and .svg, named after its place; how many."""
     import vl_convert
 
+    from bench.show import charts  # needs Altair
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         specs = charts.all_specs()
@@ -144,6 +147,8 @@ def backend_of(name: str) -> str:
 
 def as_svg(chart: Chart) -> str:
     import vl_convert
+
+    from bench.show import charts  # needs Altair
 
     return vl_convert.vegalite_to_svg(charts.with_rows(charts.all_specs()[chart.spec], chart.rows))
 

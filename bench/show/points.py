@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bench.records.record import Record
-from bench.show.charts import Point
+from bench.show import Point
 from bench.show.columns import value
 from bench.show.page import backend_of
 from bench.show.texts import DASH, duration, percent, speed_text

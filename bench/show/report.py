@@ -14,7 +14,7 @@ from bench.records.environment import Environment
 from bench.records.queries import device_name, races, ranked
 from bench.records.read import Loaded, latest, runs_in
 from bench.records.record import Record
-from bench.show.charts import Point
+from bench.show import Point
 from bench.show.columns import COLUMNS, Column, columns
 from bench.show.page import Chart, Line, anchor, cell, unavailable, write
 from bench.show.points import (
