@@ -143,7 +143,7 @@ def test_without_a_compiler_cpu_kernels_say_so(tmp_path, monkeypatch):
     def no_compiler():
         raise Unavailable("no C++ compiler: install g++")
 
-    monkeypatch.setattr(variants, "find_compiler", no_compiler)
+    monkeypatch.setattr("kernels.cpu.find_compiler", no_compiler)
     write(tmp_path, "cpu/residual/mine.py")
     (found,) = outside(tmp_path)
     assert "no C++ compiler" in (variants.unavailable(found, "cpu", "fp32") or "")

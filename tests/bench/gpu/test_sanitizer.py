@@ -15,7 +15,6 @@ from bench.cli import CannotGoOn
 from bench.core import variants
 from bench.gpu import sanitizer
 from bench.gpu.sanitizer import TOOLS, Calls, judge
-from bench.machine import devices
 from tests.fake_gpu import FakeGpu
 
 DEVICE = "tests.fake_gpu:FakeGpu"
@@ -135,7 +134,7 @@ def journal(tmp_path, monkeypatch):
 @pytest.fixture
 def gpu(monkeypatch):
     made_up = FakeGpu()
-    monkeypatch.setattr(devices, "open_device", lambda name: made_up)
+    monkeypatch.setattr(sanitizer, "open_device", lambda name: made_up)
     yield made_up
     made_up.close()
 

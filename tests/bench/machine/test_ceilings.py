@@ -132,12 +132,11 @@ def test_measurement_is_complete_and_plausible(quick):
 
 def test_a_gpu_is_measured_by_its_own_clock(quick, monkeypatch):
     """The made-up GPU moves 1 TB/s, and a matmul takes as long as its bytes: both are found, wherever the CPU is."""
-    from bench.machine import devices
     from tests.fake_gpu import CACHE_BYTES, KERNEL_SECONDS, MEMORY_BYTES_PER_S, FakeGpu
 
     gpu = FakeGpu()
     try:
-        monkeypatch.setattr(devices, "open_device", lambda name: gpu)
+        monkeypatch.setattr(ceilings, "open_device", lambda name: gpu)
         monkeypatch.setattr(ceilings, "GPU_ARRAY_BYTES", 8 * CACHE_BYTES)
         monkeypatch.setattr(ceilings, "GPU_MATMUL_SIZES", (128, 256))
         monkeypatch.setattr(ceilings, "SUSTAINED_SECONDS", 0.05)

@@ -15,7 +15,7 @@ from bench.models import CallId, choose
 from bench.models.program import program, step_calls
 from bench.models.step import Step
 from bench.text import shards
-from bench.training import pick, plan
+from bench.training import pick, plan, rooms
 from bench.training.field import OURS, Field
 from bench.training.rooms import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
 from reference.models.gpt2 import GPT2, init_parameters
@@ -30,9 +30,10 @@ NORM, ADAMW = (CallId(layer, "", "forward") for layer in ("global_norm", "adamw"
 
 @pytest.fixture
 def gpu():
-    made = FakeGpu()
+    made, threads = FakeGpu(), torch.get_num_threads()
     yield made
     made.close()
+    torch.set_num_threads(threads)
 
 
 def build(gpu: FakeGpu, dtype: str = "bf16", accumulation: int = 1, spoil: dict | None = None, **memory) -> Step:
@@ -232,9 +233,7 @@ def test_defaults_are_the_devices(line, B, T, dtype, baselines, steps, halve):
 
 
 def test_the_judge_takes_slices_where_a_micro_batch_does_not_fit(gpu, monkeypatch):
-    import bench.machine.devices
-
-    monkeypatch.setattr(bench.machine.devices, "open_device", lambda name: gpu)
+    monkeypatch.setattr(rooms, "open_device", lambda name: gpu)
     job = Job(SMALL, 4, 24, "fp32", FAKE)
     tokens = torch.randint(0, SMALL.v, (2, 4, 25), generator=torch.Generator().manual_seed(0)).numpy()
     steps = [[(t[:, :-1].copy(), t[:, 1:].copy())] for t in tokens]
@@ -250,9 +249,7 @@ def test_the_judge_takes_slices_where_a_micro_batch_does_not_fit(gpu, monkeypatc
 
 
 def test_the_fastest_sdpa_backend_is_pinned(gpu, monkeypatch):
-    import bench.machine.devices
-
-    monkeypatch.setattr(bench.machine.devices, "open_device", lambda name: gpu)
+    monkeypatch.setattr(rooms, "open_device", lambda name: gpu)
     room = TorchRoom(Job(SMALL, 2, 8, "bf16", FAKE), "eager")
     room._pin_sdpa()
     assert room.backend is not None and "SDPA pinned" in room.recipe[-1]
