@@ -3,12 +3,44 @@
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bench.records.read import Loaded
 from bench.records.record import Record
-from bench.records.verdicts import GOOD, Case, case_of
+from bench.records.schema import GOOD
 
 Row = tuple[Loaded, Record]
+
+
+class Case(NamedTuple):
+    """What is compared with what: everything but the source and the machine."""
+
+    layer: str
+    phase: str
+    shape_name: str
+    sizes: tuple[tuple[str, str], ...]
+    dtype: str
+    device: str
+    threads: int
+    cache: str
+    variant: str
+
+    @property
+    def any_cache(self) -> "Case":
+        return self._replace(cache="")
+
+    @property
+    def race(self) -> "Case":
+        """What the variants that were timed in turns have in common."""
+        return self._replace(variant="")
+
+
+def case_of(record: Record) -> Case:
+    sizes = tuple(sorted((name, str(size)) for name, size in (record.get("shape") or {}).items()))
+    names = ("layer", "phase", "shape_name", "dtype", "cache", "variant")
+    words = {name: str(record.get(name) or "") for name in names}
+    # A record of a proof alone names no device; those that had none were all the CPU's.
+    return Case(**words, sizes=sizes, device=record.get("device") or "cpu", threads=record.get("threads") or 0)
 
 
 @dataclass

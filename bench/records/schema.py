@@ -8,6 +8,8 @@ from bench.records.record import CHECKS, Check, Record, is_mapping, is_mappings,
 SCHEMA = 1
 
 # What became of a case. `ok` is the only one that is ranked.
+GOOD = ("ok", "simulated")
+BAD = ("wrong", "impossible", "error", "crash", "timeout")
 STATUSES = ("ok", "simulated", "wrong", "error", "timeout", "crash", "skipped", "impossible")
 REQUIRED = ("case_id", "status")  # what makes a line a record, …
 MEASURED = ("layer", "variant", "phase", "dtype")  # … and what those of a run have, but for a suite's of its parts

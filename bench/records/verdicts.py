@@ -21,7 +21,6 @@ Samples of one process are not independent, so more of them do not help, and mor
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtrit
@@ -29,44 +28,21 @@ from scipy.special import stdtrit
 from bench.core import stats
 from bench.machine import facts
 from bench.records import DASH
+from bench.records.queries import Case, case_of
 from bench.records.read import Loaded
 from bench.records.record import Record
+from bench.records.schema import BAD, GOOD
 
 FASTER, SLOWER, SAME, UNCLEAR = "FASTER", "SLOWER", "SAME", "UNCLEAR"
 WRONG, FIXED, NOT_COMPARED = "WRONG", "FIXED", "NOT COMPARED"
 VERDICTS = (SLOWER, FASTER, SAME, UNCLEAR, WRONG, FIXED, NOT_COMPARED)
 
-GOOD = ("ok", "simulated")
-BAD = ("wrong", "impossible", "error", "crash", "timeout")
 SAME_CLOCK = 0.03  # frequencies further apart are different clocks
 LEVEL = 0.95  # of the interval
 ALL_RIGHT = 0.99  # how surely no case at all is called faster or slower where the code is the same
 BORROWED = 4  # degrees of freedom that the controls of the layer's other cases count for
 MOST = 90  # percent: one unsteady case says nothing about the others, but what one in ten does, others may do
 MOST_OF_NORMAL = 1.645  # standard deviations that a normal value stays within as often
-
-
-class Case(NamedTuple):
-    """What is compared with what: everything but the source and the machine."""
-
-    layer: str
-    phase: str
-    shape_name: str
-    sizes: tuple[tuple[str, str], ...]
-    dtype: str
-    device: str
-    threads: int
-    cache: str
-    variant: str
-
-    @property
-    def any_cache(self) -> "Case":
-        return self._replace(cache="")
-
-    @property
-    def race(self) -> "Case":
-        """What the variants that were timed in turns have in common."""
-        return self._replace(variant="")
 
 
 @dataclass
@@ -170,14 +146,6 @@ def side(runs: Iterable[Loaded], alike: Callable[[Loaded, Loaded], bool] = lambd
                 newest.processes.update(e.processes)
         (made.controls if control else made.entries)[case] = newest
     return made
-
-
-def case_of(record: Record) -> Case:
-    sizes = tuple(sorted((name, str(size)) for name, size in (record.get("shape") or {}).items()))
-    names = ("layer", "phase", "shape_name", "dtype", "cache", "variant")
-    words = {name: str(record.get(name) or "") for name in names}
-    # A record of a proof alone names no device; those that had none were all the CPU's.
-    return Case(**words, sizes=sizes, device=record.get("device") or "cpu", threads=record.get("threads") or 0)
 
 
 def _processes(record: Record, run: Loaded) -> dict[tuple[str, int], np.ndarray]:

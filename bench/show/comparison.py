@@ -12,8 +12,9 @@ from rich.text import Text
 from bench.cli import CannotGoOn
 from bench.records import verdicts
 from bench.records.conditions import Differences, differences
+from bench.records.queries import Case
 from bench.records.read import Loaded, load
-from bench.records.verdicts import VERDICTS, Case, Change, Comparison, Side, geometric_means
+from bench.records.verdicts import VERDICTS, Change, Comparison, Side, geometric_means
 from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, change_text, duration, percent
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.cli import CannotGoOn
+from bench.records.queries import Case
 from bench.records.read import Loaded
-from bench.records.verdicts import VERDICTS, Case, Change, geometric_means
+from bench.records.verdicts import VERDICTS, Change, geometric_means
 from bench.show import Point
 from bench.show.comparison import (
     MFU,

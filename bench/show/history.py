@@ -8,10 +8,9 @@ from pathlib import Path
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.files import write_atomically
-from bench.records.queries import device_name, newest
+from bench.records.queries import Case, case_of, device_name, newest
 from bench.records.read import Loaded, load
 from bench.records.record import Record
-from bench.records.verdicts import Case, case_of
 from bench.show import Spec
 from bench.show.comparison import case_texts
 from bench.show.terminal import console, new_table

@@ -15,7 +15,7 @@ from typing import Protocol
 from bench.cli import CannotGoOn
 from bench.core.files import put, write_atomically
 from bench.records.record import Record
-from bench.records.verdicts import GOOD
+from bench.records.schema import GOOD
 from bench.show import Point
 from bench.show.columns import Column, States
 from kernels import cache_dir

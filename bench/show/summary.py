@@ -13,7 +13,7 @@ from bench.core import files
 from bench.records import read
 from bench.records.queries import races
 from bench.records.record import Record
-from bench.records.verdicts import BAD
+from bench.records.schema import BAD
 from bench.show.columns import COLUMNS, Column, States, columns, value
 from bench.show.markdown import table
 from bench.show.terminal import console, new_table

@@ -14,7 +14,7 @@ from rich.text import Text
 from bench.core.variants import Variant
 from bench.records.queries import by_variant, ranked
 from bench.records.record import Counts, Record
-from bench.records.verdicts import GOOD
+from bench.records.schema import GOOD
 from bench.show.columns import COLUMNS, Column, check_text, columns
 from bench.show.texts import duration, multiple, percent
 
