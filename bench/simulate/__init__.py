@@ -16,6 +16,9 @@ from bench.simulate.launcher import Report, SimulationError, count, run, run_ptx
 from bench.simulate.ptx import PtxError
 from bench.simulate.tensor_map import tensor_map
 from bench.simulate.use import UnknownInstruction
+from kernels import Unavailable, cuda
+from kernels.cpu import find_compiler
+from kernels.cuda import compiler
 
 __all__ = [
     "KernelCount",
@@ -42,17 +45,11 @@ def install(backend: str) -> None:
 
         triton_driver.install()
     else:
-        from kernels import cuda
-
         cuda.simulate_with(run)
 
 
 def unavailable(backend: str, requires: tuple[str, ...]) -> str | None:
     """Why the simulator cannot run a backend's kernel with these REQUIRES here, or None."""
-    from kernels import Unavailable
-    from kernels.cpu import find_compiler
-    from kernels.cuda import compiler
-
     if platform.machine() not in ("x86_64", "AMD64"):
         return f"the simulator needs an x86-64 processor, not {platform.machine()}"
     for tag in requires:
