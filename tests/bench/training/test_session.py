@@ -40,14 +40,6 @@ def command(*arguments: object, **environment: str) -> subprocess.CompletedProce
     )
 
 
-@pytest.fixture(autouse=True)
-def threads():
-    """Rooms set torch's threads, as they do in their own process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 # --- command line ---
 
 

@@ -30,10 +30,9 @@ NORM, ADAMW = (CallId(layer, "", "forward") for layer in ("global_norm", "adamw"
 
 @pytest.fixture
 def gpu():
-    made, threads = FakeGpu(), torch.get_num_threads()
+    made = FakeGpu()
     yield made
     made.close()
-    torch.set_num_threads(threads)
 
 
 def build(gpu: FakeGpu, dtype: str = "bf16", accumulation: int = 1, spoil: dict | None = None, **memory) -> Step:

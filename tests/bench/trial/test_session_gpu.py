@@ -86,7 +86,8 @@ def test_a_run_on_a_gpu_ranks_by_the_profiler_and_shows_three_clocks(gelu):
     for r in rows:
         assert r["status"] == "ok" and r["timer"] == "busy" and r["device"] == DEVICE and r["verified_calls"] >= 1
         assert r["samples"] and r["span_samples"] and not any(r["cpu_samples"])
-        assert r["span_s"] >= r["median_s"] > 0 and r["launch_bound"] is None
+        # Alike but for the rounding of the made-up clock, which counts in seconds since the start.
+        assert r["span_s"] >= r["median_s"] * (1 - 1e-6) > 0 and r["launch_bound"] is None
         assert ("graph_s" in r) == (r["cache"] == "warm") and r["graph_evidence"] is None
         assert f"--device {DEVICE}" in r["reproduce"] and r.keys() <= TABLE.keys()
     warm = of(gelu, "cuda.honest", "warm")
