@@ -1,7 +1,8 @@
 """Imports point one way: from commands down to the reference, without a circle, and nobody imports a command."""
 
 import ast
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,16 +50,41 @@ def room_of(module: str) -> str:
     return {"": "home", "cli": "cli"}.get(rest) or (room if room in FLOOR else "commands")
 
 
+_tree = functools.cache(ast.parse)
+
+
+def imported(nodes: Iterable[ast.AST]) -> set[str]:
+    """The names that import statements among these nodes take, as they are written: bench.core.case.Case, torch."""
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
 def arrows(known: Sources) -> Iterator[tuple[str, str]]:
     """(who imports, what), wherever in a file the import stands."""
     for module, source in known.items():
-        found = set()
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                found |= {f"{node.module}.{alias.name}" for alias in node.names}
-        yield from sorted((module, to) for name in found if (to := _module(name, known)) and to != module)
+        names = imported(ast.walk(_tree(source)))
+        yield from sorted((module, to) for name in names if (to := _module(name, known)) and to != module)
+
+
+def loads(start: str, known: Sources) -> dict[str, str]:
+    """{package: by which file} of all that is loaded as soon as a module is: what stands at the top of files."""
+    found: dict[str, str] = {}
+    todo, seen = [start], {start}
+    while todo:
+        module = todo.pop()
+        for name in imported(_tree(known.get(module, "")).body):
+            to = _module(name, known)
+            parents = {to.rsplit(".", n)[0] for n in range(to.count(".") + 1)} if to else set()
+            todo += parents - seen
+            seen |= parents
+            if not to:
+                found.setdefault(name.partition(".")[0], module)
+    return found
 
 
 def _module(name: str, known: Sources) -> str:
@@ -148,3 +174,33 @@ def test_an_arrow_that_runs_back_is_told_with_both_ends(module, source, says):
     assert faults(known) == []
     (told,) = faults({**known, module: source})
     assert says in told
+
+
+# Each may be missing, or takes long and is seldom wanted; and the one file that needs it, which is loaded where it is.
+SELDOM = {
+    **dict.fromkeys(("cupy", "jinja2", "nvtx", "pandas", "pyarrow", "pynvml", "vl_convert"), ""),
+    "altair": "bench.show.charts",
+    "triton": "bench.simulate.triton_driver",
+}
+READERS = ("comparison_page", "history", "markdown", "report")  # of bench/show: they read runs and measure nothing
+
+
+def test_what_may_be_missing_is_loaded_where_it_is_needed():
+    known = sources()
+    rooms = [m for m in known if m.startswith("bench.") and m not in SELDOM.values()]
+    assert [(m, p, by) for m in rooms for p, by in loads(m, known).items() if p in SELDOM] == []
+
+
+@pytest.mark.parametrize("module", ["bench.records.formats", *(f"bench.show.{name}" for name in READERS)])
+def test_reading_runs_does_not_load_torch(module):
+    assert "torch" not in loads(module, sources())
+
+
+def test_what_is_loaded_is_told_with_the_file_that_loads_it():
+    known = {
+        "bench": "",
+        "bench.show": "import altair",
+        "bench.show.page": "def f():\n    import torch",
+        "bench.layer": "from bench.show.page import f\nimport ast",
+    }
+    assert loads("bench.layer", known) == {"ast": "bench.layer", "altair": "bench.show"}

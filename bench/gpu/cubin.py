@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from kernels import Unavailable, cache_dir, put
+from bench.core.files import put
+from kernels import Unavailable, cache_dir
 
 # Machine instructions: of the tensor cores (Ampere, Hopper, Blackwell), and with 128 bits a thread.
 TENSOR_CORE = re.compile(r"\b(?:[HIDQ]MMA|BMMA|[HIQB]GMMA|UTC\w*MMA)\b")
