@@ -14,7 +14,6 @@ from bench.core.variants import Variant
 from bench.machine import ceilings, facts, roofline
 from bench.models import UPDATE, CallId
 from bench.models.choose import Times
-from bench.models.program import step_calls
 from bench.records.record import Change, Mfu, Record
 from bench.show import columns
 from bench.show.terminal import console, new_table
@@ -24,7 +23,6 @@ from bench.training.gate import Gate, Trajectory
 from bench.training.pick import Choice, Picked
 from bench.training.plan import Plan
 from bench.training.rooms import Built, InContext, Job
-from reference.contract import Call
 
 COLUMNS = (
     *(
@@ -93,11 +91,6 @@ class Measured(Trained):
     in_context: dict[str, list[InContext]]  # of ours
     matmul_peaks: dict[str, float | None]  # FLOP/s by where they are from
     notes: list[str]  # what the page must say
-
-
-def calls_of(job: Job) -> dict[CallId, Call]:
-    """The calls of a step: their shapes, and how often a micro-batch makes them."""
-    return step_calls(job.model, job.B, job.T, job.dtype, job.recompute)
 
 
 def matmul_peaks(device: str, dtype: str) -> dict[str, float | None]:
@@ -254,7 +247,7 @@ class Report(Judged):
         )
         self.tokens = job.B * job.T * job.accumulation
         self.flops = job.model.flops_per_token(job.T)
-        self.calls = calls_of(job)
+        self.calls = measured.plan.calls
         self.peaks = measured.matmul_peaks
         self.baseline = min(self.theirs, key=lambda n: stats.median_ci(self.walls[n])[0], default=None)
         self.changes = {text: self._change(text) for text in measured.swaps}

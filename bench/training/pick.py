@@ -12,7 +12,6 @@ from bench.models.choose import Times
 from bench.training.contestants import Lost
 from bench.training.field import OURS, Field
 from bench.training.rooms import Job
-from reference.contract import Call
 
 RACE_LIMIT_S = 300.0  # for one candidate on a GPU, compiling and tuning included
 
@@ -44,18 +43,18 @@ def swapped(text: str, spec: choose.Spec, variants: list[Variant], calls: Iterab
     return {key: found[0] for key, found in pool.items()}
 
 
-def pick(field: Field, pool: Pool, swaps: dict[str, Choice], calls: dict[CallId, Call]) -> Picked:
+def pick(field: Field, pool: Pool, swaps: dict[str, Choice]) -> Picked:
     """One variant for each call of the step."""
-    times = times_of(field, {key: found for key, found in pool.items() if len(found) > 1}, calls)
+    times = times_of(field, {key: found for key, found in pool.items() if len(found) > 1})
     choice = choose.fastest(pool, times)
     return Picked(choice, times, {text: race_swap(field, choice, swap) for text, swap in swaps.items()})
 
 
-def times_of(field: Field, pool: Pool, calls: dict[CallId, Call]) -> Times:
+def times_of(field: Field, pool: Pool) -> Times:
     """What is remembered of the candidates, and of the others what a race says."""
     plan = field.plan
     cache = choose.open_cache(plan.job.device, plan.job.threads)
-    shapes = {id: call.shape for id, call in calls.items()}
+    shapes = {id: call.shape for id, call in plan.calls.items()}
     times = Times() if plan.remeasure else cache.take(pool, shapes)
     if missing := {key: found for key, found in pool.items() if key not in times.ms}:
         cli.say(f"measuring {sum(map(len, missing.values()))} candidates for {len(missing)} calls")

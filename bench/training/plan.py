@@ -6,7 +6,8 @@ from pathlib import Path
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.machine import facts
-from bench.models import RECOMPUTABLE, choose
+from bench.models import RECOMPUTABLE, CallId, choose
+from bench.models.program import step_calls
 from bench.training import (
     BASELINES,
     CPU_B,
@@ -22,6 +23,7 @@ from bench.training import (
 )
 from bench.training.contestants import SETUP_LIMIT_S
 from bench.training.rooms import Job
+from reference.contract import Call
 from reference.models import MODELS, Model
 
 GPU_TURN = 5  # timed steps in a row on a GPU, after one that takes back the memory that was lent to the others
@@ -56,6 +58,12 @@ class Plan:
     @property
     def gpu(self) -> bool:
         return self.job.device != "cpu"
+
+    @property
+    def calls(self) -> dict[CallId, Call]:
+        """The calls of a step: their shapes, and how often a micro-batch makes them."""
+        job = self.job
+        return step_calls(job.model, job.B, job.T, job.dtype, job.recompute)
 
     @property
     def turns(self) -> list[Turn]:

@@ -10,7 +10,6 @@ from bench.core import files, variants
 from bench.core.process import pause
 from bench.machine import facts, profiling
 from bench.machine.devices import open_device
-from bench.models.program import step_calls
 from bench.records.run import Run
 from bench.show.report import write_beside
 from bench.text import corpus, shards
@@ -33,8 +32,7 @@ class Session:
     def __init__(self, plan: Plan):
         open_device(plan.job.device)  # says at once where there is none
         self.plan = plan
-        job = plan.job
-        calls = step_calls(job.model, job.B, job.T, job.dtype, job.recompute)
+        job, calls = plan.job, plan.calls
         found = variants.discover(plan.spec.folders)
         self.pool = pick.candidates(plan.spec, found, calls, job)
         self.swaps = {text: pick.swapped(text, spec, found, calls, job) for text, spec in plan.swaps.items()}
@@ -117,7 +115,7 @@ class Session:
         if self.plan.gpu:  # the baselines need the most memory: whether they fit is known before the race
             field.start_baselines()
             self._warm_one_by_one(field)
-        picked = pick.pick(field, self.pool, self.swaps, outcome.calls_of(self.plan.job))
+        picked = pick.pick(field, self.pool, self.swaps)
         outcome.choices(picked.choice, self.pool, picked.times)
         field.build(OURS, picked.choice)
         for text, swap in self.swaps.items():
