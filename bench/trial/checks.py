@@ -19,54 +19,22 @@ A simulated CUDA kernel can also fail by what the simulator sees while it runs: 
 uninitialised, divergent barrier, deadlock, … (bench/simulate/README.md).
 """
 
-import fnmatch
 import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from bench.core import case
-from bench.core.arena import Arena, checksum, equal_bits
+from bench.core.arena import Arena, equal_bits
 from bench.core.variants import Variant
 from bench.machine.devices import Device, is_gpu
 from bench.machine.profiling import ANOTHER_PROFILER
 from bench.trial import ran, truth
+from bench.trial.attest import Fault, attested, judge_calls, judge_kernels
 from bench.trial.truth import Brief, Finding, survivors
+from bench.trial.world import PERF_COUNTER_NS, difference
+from bench.trial.world import take as global_state
 from reference import contract
-
-# Bound before any variant is imported, so that a variant cannot put its own in.
-PERF_COUNTER_NS, PROCESS_TIME_NS = time.perf_counter_ns, time.process_time_ns
-
-
-def _gpu_clocks() -> tuple[object, ...]:
-    return torch.cuda.Event, torch.cuda.Event.elapsed_time, torch.cuda.synchronize, torch.profiler.profile
-
-
-GPU_CLOCKS = _gpu_clocks()
-
-# Views and questions: they move no data.
-ALLOWED = {
-    *("view", "_unsafe_view", "reshape", "as_strided", "slice", "select", "narrow", "split", "split_with_sizes"),
-    *("unbind", "unsqueeze", "squeeze", "expand", "permute", "transpose", "t", "alias", "detach", "chunk", "diagonal"),
-    *("sym_size", "sym_stride", "sym_numel", "sym_storage_offset", "is_same_size", "_reshape_alias", "flatten"),
-}
-ALLOCATES = {"empty", "zeros", "ones", "full", "empty_like", "zeros_like", "ones_like", "full_like", "new_empty"}
-ALLOCATES |= {
-    "new_zeros",
-    "new_full",
-    "empty_strided",
-    "new_empty_strided",
-    "clone",
-    "arange",
-    "tensor",
-    "scalar_tensor",
-}
-HANDS_OVER = {"numpy", "__array__", "tolist"}  # ways out of torch to another CPU library
 
 
 @dataclass
@@ -85,36 +53,6 @@ class Verdict:
         return self.check == "ok"
 
 
-class Attestation(TorchDispatchMode):
-    """Records which ATen operators run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.called: list[str] = []
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler at the first call: two seconds of each process
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.called.append(func._schema.name.split("::")[-1])
-        return func(*args, **(kwargs or {}))
-
-
-class Handovers(TorchFunctionMode):
-    """Records tensors that are handed to another library."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.called: list[str] = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        name = getattr(func, "__name__", "")
-        if name in HANDS_OVER:
-            self.called.append(name)
-        return func(*args, **(kwargs or {}))
-
-
 def prove(
     variant: Variant, function: Callable, arena: Arena, brief: Brief, device: Device, attests: bool = True
 ) -> Verdict:
@@ -129,7 +67,7 @@ def prove(
     state["Python threads"] = threading.active_count()
     arena.reset()
     names_calls = attests and (variant.own_code or bool(variant.kernels))
-    returned, called = _attested_call(arena, function) if names_calls else (arena.call(function), None)
+    returned, called = attested(lambda: arena.call(function)) if names_calls else (arena.call(function), None)
     failed = inspect(arena, brief, returned, before)
     if failed.ok and called is not None:
         failed = _merge(failed, judge_calls(variant, called))
@@ -201,74 +139,7 @@ def compare(arena: Arena, brief: Brief) -> list[Finding]:
     return findings
 
 
-def _attested_call(arena: Arena, function: Callable) -> tuple[object, list[str]]:
-    with Handovers() as handovers, Attestation() as attestation:
-        returned = arena.call(function)
-    return returned, [*attestation.called, *(f"Tensor.{name}" for name in handovers.called)]
-
-
-def judge_calls(variant: Variant, called: list[str]) -> Verdict:
-    """Own code may only make views; a variant that pins a kernel (KERNELS) must have run it."""
-    if variant.own_code:
-        allocated = sorted({name for name in called if name in ALLOCATES})
-        computed = sorted({name for name in called if name not in ALLOWED and name not in ALLOCATES})
-        if computed:
-            return Verdict("library", f"says it is its own code, yet called {', '.join(computed)}")
-        if allocated:
-            return Verdict("allocates", f"allocated inside the call: {', '.join(allocated)}")
-    elif variant.kernels and not any(fnmatch.fnmatch(c, k) for c in called for k in variant.kernels):
-        return Verdict("library", f"none of {', '.join(variant.kernels)} ran, but {', '.join(sorted(set(called)))}")
-    return Verdict()
-
-
-def judge_kernels(variant: Variant, names: list[str], allocated: int) -> Verdict:
-    """Own code runs its own kernels, in memory that it was given."""
-    if not variant.own_code:
-        return Verdict()
-    if alien := ran.foreign(variant, names):
-        return Verdict("library", f"says it is its own code, yet ran {', '.join(alien)}")
-    if allocated:
-        return Verdict("allocates", f"allocated {allocated} bytes inside the call")
-    return Verdict()
-
-
-def _merge(base: Verdict, other: Verdict) -> Verdict:
-    if not other.ok:
-        base.check, base.evidence = other.check, other.evidence
+def _merge(base: Verdict, fault: Fault | None) -> Verdict:
+    if fault:
+        base.check, base.evidence = fault
     return base
-
-
-def global_state() -> dict[str, object]:
-    """Settings that change what other code computes or how long it seems to take."""
-    tiny = torch.tensor(1e-40)
-    state: dict[str, object] = {
-        "default dtype": torch.get_default_dtype(),
-        "default device": str(torch.get_default_device()),
-        "number of threads": torch.get_num_threads(),
-        "matmul precision": torch.get_float32_matmul_precision(),
-        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-        "grad mode": torch.is_grad_enabled(),
-        "inference mode": torch.is_inference_mode_enabled(),
-        "mkldnn": torch.backends.mkldnn.enabled,
-        "cudnn": torch.backends.cudnn.enabled,
-        "cudnn benchmark": torch.backends.cudnn.benchmark,
-        "denormals are kept": bool((tiny * 0.5) != 0),
-        "autocast": torch.is_autocast_enabled("cpu"),
-        "random state": _random_state(),
-        "Python threads": threading.active_count(),
-        "clock": (time.perf_counter_ns is PERF_COUNTER_NS, time.process_time_ns is PROCESS_TIME_NS),
-        "clocks of a GPU": _gpu_clocks() == GPU_CLOCKS,
-    }
-    if torch.cuda.is_available():
-        state["allow TF32"] = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-    return state
-
-
-def _random_state() -> int:
-    return checksum(torch.get_rng_state())
-
-
-def difference(before: dict[str, object], after: dict[str, object]) -> str:
-    return "; ".join(
-        f"{name} went from {before[name]} to {after[name]}" for name in before if before[name] != after[name]
-    )
