@@ -67,10 +67,14 @@ def prove(
     state["Python threads"] = threading.active_count()
     arena.reset()
     names_calls = attests and (variant.own_code or bool(variant.kernels))
-    returned, called = attested(lambda: arena.call(function)) if names_calls else (arena.call(function), None)
+    returned, seen = None, None
+    if names_calls:
+        returned, seen = attested(lambda: arena.call(function), modes=variant.own_code)
+    else:
+        returned = arena.call(function)
     failed = inspect(arena, brief, returned, before)
-    if failed.ok and called is not None:
-        failed = _merge(failed, judge_calls(variant, called))
+    if failed.ok and seen is not None:
+        failed = _merge(failed, judge_calls(variant, seen))
     if failed.ok and attests and is_gpu(device.name) and not os.environ.get(ANOTHER_PROFILER):
         arena.reset()
         kernels, allocated = ran.watch(device, lambda: arena.call(function))
