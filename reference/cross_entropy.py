@@ -39,7 +39,9 @@ RAGGED = [
     dict(B=1, T=1, V=1, VP=1),
     dict(B=3, T=5, V=769, VP=769),
     dict(B=2, T=9, V=100, VP=128),
+    dict(B=3, T=4, V=512, VP=512),
 ]
+LONG = {"B": 2, "T": 2}  # a row is long enough by itself
 
 
 def consistent(tensors: dict[str, torch.Tensor], shape: Shape) -> None:

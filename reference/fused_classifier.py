@@ -23,6 +23,7 @@ def forward(targets, dlosses, V, logits):
 
 
 RAGGED = cross_entropy.RAGGED
+LONG = cross_entropy.LONG
 CASES = cross_entropy.CASES
 
 

@@ -64,6 +64,7 @@ RAGGED = [
     dict(B=2, T=127, C=769, eps=EPS, dresidual=False),
     dict(B=1, T=1, C=3, eps=EPS, dresidual=True),
     dict(B=3, T=5, C=64, eps=EPS, dresidual=True),
+    dict(B=2, T=9, C=768, eps=EPS, dresidual=True),
 ]
 
 

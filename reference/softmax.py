@@ -39,6 +39,8 @@ RAGGED = [
     dict(R=2 * 127, S=127, causal=True),
     dict(R=1, S=1, causal=True),
     dict(R=33, S=769, causal=False),
+    dict(R=2 * 128, S=128, causal=True),
+    dict(R=5, S=1024, causal=False),
 ]
 
 

@@ -17,8 +17,9 @@ def cases(layers):
     for layer in layers:
         module = contract.load(layer)
         for i, shape in enumerate(module.RAGGED):
-            for edit in (None, *module.CASES):
-                case = Case(layer, "forward", {**shape, "dtype": "fp64"}, f"ragged {i}", seed=i, edit=edit)
+            shape = {**shape, "dtype": "fp64"}
+            for edit in (None, *contract.edits_of(module, "forward", shape)):
+                case = Case(layer, "forward", shape, f"ragged {i}", seed=i, edit=edit)
                 found.append(pytest.param(case, id=f"{layer}-{i}-{edit or 'random'}"))
     return found
 
