@@ -173,6 +173,23 @@ def applies(
     return mark
 
 
+def wide(shape: Shape) -> bool:
+    """Whether the working dtype has fp32's exponents: 1e20 and 1e-20 are numbers in it."""
+    return shape["dtype"] != "fp16"
+
+
+def scaled(name: str, factor: float, phase: str = "backward") -> Callable[[Any, Shape], None]:
+    """An edit: the tensors whose names begin so are so many times as large."""
+
+    @applies(phase, when=wide)
+    def edit(tensors: Any, shape: Shape) -> None:
+        for one, value in tensors.items():
+            if one.startswith(name) and value is not None:
+                value.mul_(factor)
+
+    return edit
+
+
 def edits_of(layer: ModuleType, phase: str, shape: Shape) -> list[str]:
     """The names of CASES that say something about this phase at this shape (with its dtype)."""
     return [
