@@ -37,6 +37,7 @@ from bench.core import case
 from bench.core.arena import Arena, equal_bits
 from bench.core.variants import Variant
 from bench.trial import attest, truth
+from bench.trial.attest import Seen
 from bench.trial.truth import Brief, Finding, survivors
 from reference import contract
 
@@ -60,7 +61,7 @@ class Watched(TypedDict):
 
     returned: str  # a type's name; "": nothing
     tampered: str  # what became of the tensors that it was given
-    called: list[str] | None  # operators of torch, and ways out of it; None: not watched
+    seen: Seen | None  # operators of torch, and ways out of it; None: nobody looked
     kernels: list[str] | None  # that a GPU ran; None: not watched
     allocated: int  # bytes on a GPU
     changed: str  # of the process's settings
@@ -72,7 +73,7 @@ def facts(variant: Variant, seen: Watched) -> Verdict:
         return Verdict("returned", f"returned a {seen['returned']}; outputs belong into the tensors given")
     if seen["tampered"]:
         return Verdict("not_the_output", seen["tampered"])
-    fault = attest.judge_calls(variant, seen["called"]) if seen["called"] is not None else None
+    fault = attest.judge_calls(variant, seen["seen"]) if seen["seen"] is not None else None
     if fault is None and seen["kernels"] is not None:
         fault = attest.judge_kernels(variant, seen["kernels"], seen["allocated"])
     if fault:

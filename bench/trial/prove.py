@@ -1,7 +1,7 @@
 """Proving all variants of a layer: which cases, in whose process, and what a run of them adds up to."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bench.core import variants
@@ -16,8 +16,9 @@ from bench.trial.judge import Judge
 from bench.trial.room import Proved, Setting
 from bench.trial.worker import Worker
 from reference import contract
+from reference.contract import Shape
 
-# torch.compile builds anew for each shape, in seconds: two ragged shapes must do, besides the timed one.
+# What builds anew for each shape is proved on two ragged shapes, besides the timed one.
 SHAPES_COMPILED = 2
 FIXED_SEED = 0
 LEAST_MOVED = 0.95  # of the compulsory bytes: a padding column need not be read, say
@@ -33,8 +34,11 @@ class Proof:
     status: str = "ok"  # ok, wrong, error, crash, timeout, skipped
     check: str = "ok"  # the check that failed, where status is wrong
     evidence: str = ""
+    notes: list[str] = field(default_factory=list)  # what was seen that is no fault
     ratio: float = 0.0  # the worst error, in units of plain torch's
-    cases: int = 0
+    cases: int = 0  # that it passed
+    cases_all: int = 0  # that it was asked for
+    unsupported: list[str] = field(default_factory=list)  # what it says that it does not have
     deterministic: bool | None = None
     work_per_s: float = 0.0  # FLOPs plus bytes a second in the best case, untuned
     counts: Counts = field(default_factory=Counts)  # of a simulated variant
@@ -56,12 +60,6 @@ def seeds(seed: int | None) -> list[int]:
     return [FIXED_SEED, secrets.randbelow(2**31) if seed is None else seed]
 
 
-def cases_for(variant: Variant, phase: str, dtype: str, seeds: list[int]) -> list[Case]:
-    """The cases that prove a variant."""
-    compiled = variant.backend == "torch" and variant.stem == "compile"
-    return cases_of(variant.layer, phase, dtype, seeds, SHAPES_COMPILED if compiled else None)
-
-
 def prove(
     variant: Variant,
     phases: tuple[str, ...],
@@ -71,8 +69,12 @@ def prove(
     setting: Setting,
     yardstick: Variant | None,
     progress: Callable[[str], None] = lambda _: None,
+    timed: Mapping[str, Sequence[Shape]] = {},  # noqa: B006
 ) -> Iterator[Proof]:
-    """Prove a variant's phases in one worker; after a crash or a hang the next phase gets a fresh one."""
+    """Prove a variant's phases in one worker; after a crash or a hang the next phase gets a fresh one.
+
+    timed: shapes, by phase, that it will be timed at; slices of them are proved too.
+    """
     worker = None
     if variants.simulated(variant, setting.device, setting.simulate):
         setting = replace(setting, device="cpu", simulate=True)
@@ -80,7 +82,9 @@ def prove(
         setting = replace(setting, simulate=False)
     for phase in phases:
         proof = Proof(variant, phase, dtype)
-        cases = cases_for(variant, phase, dtype, seeds)
+        some = SHAPES_COMPILED if builds_each_shape(variant) else None
+        shapes = () if builds_each_shape(variant) else timed.get(phase, ())
+        cases = cases_of(variant.layer, phase, dtype, seeds, some, shapes, thorough=not setting.simulate)
         judge.prepare([*cases, counted_case(variant.layer, phase, dtype)] if setting.simulate else cases, yardstick)
         if worker is None or not worker.alive:
             worker = Worker(variant, setting)
@@ -108,12 +112,20 @@ def _prove_phase(
 ) -> None:
     variant = proof.variant
     # The first call of a shape may compile.
-    compiles = variant.gpu_code or (variant.backend == "torch" and variant.stem == "compile")
+    compiles = variant.gpu_code or builds_each_shape(variant)
     limit = max(setting.time_limit, setting.prepare_limit if compiles else 0)
+    proof.cases_all = len(cases)
     for case in cases:
         progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
         given = judge.given(case)
-        proved: Proved = worker.ask("prove", limit=limit, case=case, given=given, seed=secrets.randbits(40))
+        try:
+            proved: Proved = worker.ask("prove", limit=limit, case=case, given=given, seed=secrets.randbits(40))
+        except ProcessFailed as failure:
+            if failure.status == "skipped":
+                proof.unsupported += [failure.evidence] if failure.evidence not in proof.unsupported else []
+                continue
+            failure.evidence = f"{failure.evidence} [{case.name}, seed {case.seed}]"
+            raise
         verdict = judged(variant, case, proved, judge)
         proof.cases += 1
         proof.ratio = max(proof.ratio, verdict.ratio)
@@ -128,6 +140,13 @@ def _prove_phase(
             work = contract.flops(case.module, case.shape, case.phase)
             work += contract.min_bytes(case.module, case.shape, case.phase)
             proof.work_per_s = max(proof.work_per_s, work / proved["seconds"])
+    if not proof.cases:
+        proof.status, proof.evidence = "skipped", "; ".join(proof.unsupported)
+
+
+def builds_each_shape(variant: Variant) -> bool:
+    """Whether a variant is compiled anew, in seconds, for each shape that it is called with."""
+    return variant.backend == "torch" and variant.stem == "compile"
 
 
 def _count(proof: Proof, worker: Worker, judge: Judge, setting: Setting) -> None:

@@ -215,9 +215,9 @@ class Room(process.Room):
             kernels, counts = [k.name for k in ran_there], ran.counts(ran_there)
         arena.reset(seed)
         args, kwargs = arena.args(), arena.kwargs()
-        called = None
+        seen = None
         if self.variant.own_code or self.variant.kernels:
-            returned, called = attest.attested(lambda: function(*args, **kwargs))
+            returned, seen = attest.attested(lambda: function(*args, **kwargs), modes=self.variant.own_code)
         else:
             returned = function(*args, **kwargs)
         self.device.synchronize()
@@ -225,7 +225,7 @@ class Room(process.Room):
         watched = Watched(
             returned="" if returned is None else type(returned).__name__,
             tampered=arena.tampered(args, kwargs),
-            called=called,
+            seen=seen,
             kernels=kernels,
             allocated=allocated,
             changed=world.difference(before, world.take()),

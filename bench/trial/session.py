@@ -118,7 +118,8 @@ class Session:
             if phase not in can:
                 yield Proof(v, phase, dtype, "skipped", evidence=reason or f"has no {phase}")
         yardstick, progress = plan.yardstick(v.layer), self.screen.progress
-        for proof in prove(v, can, dtype, self.seeds, self.judge, plan.setting, yardstick, progress):
+        timed = {p: [case.shape for case, _ in cases(plan, v.layer, p, dtype)] for p in can}
+        for proof in prove(v, can, dtype, self.seeds, self.judge, plan.setting, yardstick, progress, timed):
             if plan.sanitize and proof.ok and not proof.simulated and v.gpu_code:
                 self.sanitize(proof)
             yield proof
