@@ -20,7 +20,6 @@ uninitialised, divergent barrier, deadlock, … (bench/simulate/README.md).
 """
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -32,7 +31,7 @@ from bench.machine.profiling import ANOTHER_PROFILER
 from bench.trial import ran, truth
 from bench.trial.attest import Fault, attested, judge_calls, judge_kernels
 from bench.trial.truth import Brief, Finding, survivors
-from bench.trial.world import PERF_COUNTER_NS, difference
+from bench.trial.world import PERF_COUNTER_NS, difference, settled
 from bench.trial.world import take as global_state
 from reference import contract
 
@@ -64,7 +63,7 @@ def prove(
     # A first call may compile, and the compiler may leave a thread behind; the variant itself may not.
     arena.reset()
     arena.call(function)
-    state["Python threads"] = threading.active_count()
+    state = settled(state)
     arena.reset()
     names_calls = attests and (variant.own_code or bool(variant.kernels))
     returned, seen = None, None
