@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from bench.core import stats
 from bench.core.case import Case
@@ -26,7 +27,7 @@ from bench.core.shared import Given
 from bench.core.variants import Variant
 from bench.machine import facts
 from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu
-from bench.trial import checks
+from bench.trial import checks, world
 from bench.trial.judge import Content, Judge
 from bench.trial.room import Moments, Ready, Replays, Sample, Setting
 from bench.trial.worker import Worker
@@ -89,6 +90,7 @@ class Contestant:
     peak_bytes: int | None = None  # allocated inside a call
     energy_j: float | None = None  # of a warm call
     worker: Worker | None = None
+    scheduled: world.State = field(default_factory=dict)  # its process, as it was warmed up
 
     @property
     def running(self) -> bool:
@@ -213,6 +215,7 @@ def _warm_up(c: Contestant, case: Case, pool: Pool, setting: Setting, randomness
     except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return
+    c.scheduled = world.from_outside(c.worker.process.pid)
     c.prepare_s, c.call_s = max(c.prepare_s, done["prepare_s"]), done["call_s"]
     c.overhead_s = done["overhead_s"]
     c.workspace_bytes = done["workspace_bytes"]
@@ -289,7 +292,20 @@ def _rounds(contestants: list[Contestant], turns: "Turns", progress: Callable[[s
         if c.running and not c.last_judged:
             progress(f"last calls: {c.label}")
             turns.take(c, round_ + 1, last=True)
+        if c.running:
+            _look_back(c)
     return stopped
+
+
+def _look_back(c: Contestant) -> None:
+    """What all calls together tell: of cores that were not given, and of a process that is scheduled otherwise."""
+    assert c.worker
+    threads = c.worker.setting.threads or facts.usable_cores()
+    cpu, wall = (list(chain.from_iterable(s)) for s in (chain(*c.cpu.values()), chain(*c.samples.values())))
+    told = world.cpu_over_wall(cpu, wall, threads) if len(cpu) == len(wall) else ""
+    told = told or world.difference(c.scheduled, world.from_outside(c.worker.process.pid))
+    if told:
+        c.drop("wrong", f"global_state in timed calls: {told}")
 
 
 def _must(c: Contestant, round_: int) -> bool:

@@ -8,7 +8,6 @@ import functools
 import math
 import os
 import statistics
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,6 +129,7 @@ class Room(process.Room):
             torch.set_num_threads(setting.threads)
         if setting.simulate and variant and variant.gpu_code:
             simulate.install(variant.backend)
+        world.guard()
         self.arenas: list[Arena] = []  # one and, while a GPU is timed, copies of it
         self.last: Arena | None = None  # of the last call
         self.pool: list[Values] = []  # draws that timed calls are given, where the device reads them
@@ -195,18 +195,17 @@ class Room(process.Room):
         return Proved(watched=watched, handed=[first, second], seconds=seconds, counts=counts)
 
     def _first_call(self) -> None:
-        """It may compile, and the compiler may leave a thread behind; the variant itself may not."""
+        """It may compile, and leave a pool of threads behind; it may not change the process."""
         before = world.take()
         self._one_call()
-        before["Python threads"] = threading.active_count()
-        if changed := world.difference(before, world.take()):
+        if changed := world.difference(world.settled(before), world.take()):
             raise Tampered(f"the first call: {changed}")
 
     def _watched_call(self, seed: int) -> tuple[Watched, dict[str, int], list[Probe]]:
         """A call whose operators, kernels and side effects are written down."""
         assert self.variant
-        arena, function = self.arena, self.function
-        before = world.take()
+        arena, function, own = self.arena, self.function, self.variant.own_code
+        before = world.take(deep=True)
         counts: dict[str, int] = {}
         kernels, allocated = None, 0
         if self.on_gpu and not os.environ.get(ANOTHER_PROFILER):
@@ -215,20 +214,26 @@ class Room(process.Room):
             kernels, counts = [k.name for k in ran_there], ran.counts(ran_there)
         arena.reset(seed)
         args, kwargs = arena.args(), arena.kwargs()
-        seen = None
-        if self.variant.own_code or self.variant.kernels:
-            returned, seen = attest.attested(lambda: function(*args, **kwargs), modes=self.variant.own_code)
+        watch, seen = world.Watch(), None
+
+        def call() -> object:
+            with watch:
+                return function(*args, **kwargs)
+
+        if own or self.variant.kernels:
+            returned, seen = attest.attested(call, modes=own)
         else:
-            returned = function(*args, **kwargs)
+            returned = call()
         self.device.synchronize()
-        probes = arena.probe()
+        probes, after = arena.probe(), world.take(deep=True)
+        told = (world.difference(before, after), world.late_work(before, after), watch.evidence())
         watched = Watched(
             returned="" if returned is None else type(returned).__name__,
             tampered=arena.tampered(args, kwargs),
             seen=seen,
             kernels=kernels,
             allocated=allocated,
-            changed=world.difference(before, world.take()),
+            changed="; ".join(filter(None, told)),
         )
         return watched, counts, probes
 
@@ -274,7 +279,7 @@ class Room(process.Room):
 
     def begin(self, clock: str) -> None:
         """Begin a turn: calls come one by one, until `end`."""
-        self.state = world.take()
+        self.state, self.set_meanwhile = world.take(), ""
         self.timer = self.device.timer(clock)
         self.timer.__enter__()
 
@@ -289,7 +294,7 @@ class Room(process.Room):
         args, kwargs = arena.args(), arena.kwargs()
         timer, function = self.timer, self.function
         self.device.flush() if cold else touch(arena)
-        with span(self._range_name()):
+        with span(self._range_name()), world.Watch() as watch:
             started = PERF_COUNTER_NS()
             timer.start()
             function(*args, **kwargs)
@@ -297,6 +302,7 @@ class Room(process.Room):
         stopped = PERF_COUNTER_NS()
         self.probes = arena.probe()
         self.arguments = args, kwargs
+        self.set_meanwhile = self.set_meanwhile or watch.evidence()
         return Moments(began=began, started=started, stopped=stopped, ended=PERF_COUNTER_NS())
 
     def hand_back(self) -> tuple[Handed, str]:
@@ -320,7 +326,7 @@ class Room(process.Room):
             kernels=ran.counts(timer.kernels[-1]) if timer.kernels else {},
             alien=ran.foreign(self.variant, [k.name for call in timer.kernels for k in call]) if own else [],
             state=card,
-            changed=world.difference(self.state, world.take()),
+            changed=world.difference(self.state, world.take()) or self.set_meanwhile,
         )
 
     def capture(self, busy_s: float) -> int:

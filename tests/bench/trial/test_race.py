@@ -1,8 +1,10 @@
 """The rounds, with workers whose clock is made up: order, stopping rule, noise floor, failures, processes."""
 
+import os
 import random
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -43,6 +45,7 @@ class FakeWorker:
         self.alive = True
         self.setting = setting
         self.made, self.turn = 0, 0
+        self.process = SimpleNamespace(pid=os.getpid())
 
     def ask(self, command, limit=None, **arguments):
         if self.name in self.fails and command == "call":
