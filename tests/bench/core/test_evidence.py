@@ -101,9 +101,7 @@ def test_of_a_compilers_message_the_line_with_the_error_is_kept(message, kept):
 
 def test_the_systems_own_compiler_is_understood(tmp_path):
     source = tmp_path / "mine.cpp"
-    source.write_text(
-        "#warning one\n" + "int unused() { return 0; }\n" * 5 + "int f() { return nothing_of_this_name; }\n"
-    )
+    source.write_text("#warning one\n" + "static int unused(int);\n" * 5 + "int f() { return nothing_of_this_name; }\n")
     try:
         run = subprocess.run(["g++", "-c", "-o", "/dev/null", source], capture_output=True, text=True)
     except OSError:
