@@ -8,7 +8,7 @@ from bench import HOME
 from bench.core import variants
 from bench.core.case import Case
 from bench.trial import prove, race
-from bench.trial.briefs import Briefs
+from bench.trial.judge import Judge
 from bench.trial.room import Setting
 from reference import contract
 
@@ -31,20 +31,20 @@ def constants(variant: variants.Variant) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def briefs():
-    with Briefs(SETTING) as briefs:
-        yield briefs
+def judge():
+    with Judge() as judge:
+        yield judge
 
 
 def yardstick(layer: str) -> variants.Variant:
     return variants.find(ALL, layer, "torch.eager")
 
 
-def proofs_of(variant: variants.Variant, briefs: Briefs) -> list[prove.Proof]:
+def proofs_of(variant: variants.Variant, judge: Judge) -> list[prove.Proof]:
     if reason := variants.unavailable(variant, "cpu", "fp32"):
         pytest.skip(reason)
     phases = tuple(p for p in contract.PHASES if variant.has(p))
-    return list(prove.prove(variant, phases, "fp32", SEEDS, briefs, SETTING, yardstick(variant.layer)))
+    return list(prove.prove(variant, phases, "fp32", SEEDS, judge, SETTING, yardstick(variant.layer)))
 
 
 def test_there_are_enough_of_them():
@@ -52,9 +52,9 @@ def test_there_are_enough_of_them():
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: f"{v.layer}-{v.name}")
-def test_evil_variant_is_caught(variant, briefs):
+def test_evil_variant_is_caught(variant, judge):
     expected = constants(variant)
-    found = proofs_of(variant, briefs)
+    found = proofs_of(variant, judge)
     if expected["CAUGHT_IN"] == "proof":
         seen = found[-1].check if found[-1].status == "wrong" else found[-1].status
         assert seen == expected["CAUGHT_BY"], found[-1].evidence
@@ -64,15 +64,15 @@ def test_evil_variant_is_caught(variant, briefs):
     phase = found[-1].phase
     case = Case(variant.layer, phase, {"N": 40_000, "dtype": "fp32"}, "timed", seed=3)
     effort = race.Effort(seconds=0.5, seed=5)
-    raced = race.race(case, [yardstick(variant.layer), variant], yardstick(variant.layer), briefs, SETTING, effort)
+    raced = race.race(case, [yardstick(variant.layer), variant], yardstick(variant.layer), judge, SETTING, effort)
     cheat = raced.contestants[-1]
     assert cheat.status == "wrong"
     assert cheat.evidence.startswith(f"{expected['CAUGHT_BY']} in a timed call"), cheat.evidence
     assert raced.contestants[0].running, "the honest baseline goes on"
 
 
-def test_honest_variants_pass_the_same_proof(briefs):
+def test_honest_variants_pass_the_same_proof(judge):
     for layer in ("residual", "layernorm"):
-        found = proofs_of(yardstick(layer), briefs)
+        found = proofs_of(yardstick(layer), judge)
         assert [p.status for p in found] == ["ok"] * len(found)
         assert all(0 < p.ratio <= 4 for p in found)
