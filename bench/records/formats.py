@@ -26,18 +26,8 @@ def _write_json(document: object, out: Path) -> None:
 def pytest_benchmark(rows: list[Row], out: Path) -> None:
     """The document that its --benchmark-json writes: groups are cases, benchmarks their variants."""
     chosen = [(run, r) for run, r in rows if timed(r)]
-    kept = [
-        "shape",
-        "error_ratio",
-        "not_supported",
-        "noise_floor",
-        "low_s",
-        "high_s",
-        "timer",
-        "of_ceiling",
-        "source_hash",
-        "reproduce",
-    ]
+    kept = ("shape", "error_ratio", "not_supported", "noise_floor", "low_s", "high_s", "timer", "of_ceiling")
+    more = ("source_hash", "reproduce")
     benchmarks = []
     for (_, r), (group, name) in zip(chosen, names([r for _, r in chosen]), strict=True):
         benchmarks.append(
@@ -47,7 +37,7 @@ def pytest_benchmark(rows: list[Row], out: Path) -> None:
                 "fullname": f"{group} {name}",
                 "params": None,
                 "param": None,
-                "extra_info": {k: r.get(k) for k in kept if r.get(k) is not None},
+                "extra_info": {k: r.get(k) for k in (*kept, *more) if r.get(k) is not None},
                 "options": {"timer": r.get("timer")},
                 "stats": _pytest_benchmark_stats(samples(r)),
             }
