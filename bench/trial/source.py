@@ -80,6 +80,7 @@ TORCH = DTYPES | {
 }
 # Of torch, in `prepare` too: it makes what a call would use later.
 MAKERS = words("_C _dynamo _inductor compile fx jit library multiprocessing ops overrides utils")
+OPERATORS = words("aten prim prims c10d inductor mkl mkldnn onednn quantized cudnn")  # of torch, in torch.ops
 VIEWS = words(
     "T mT H mH data_ptr device dim dtype element_size expand expand_as flatten imag itemsize layout movedim narrow"
     " nbytes ndim ndimension nelement new_empty new_empty_strided numel permute real reshape select shape size split"
@@ -212,8 +213,13 @@ class _Files:
         return [path for path in found if len(str(path)) < 1000]
 
     def read(self) -> list[_File]:
-        """All but launchers."""
-        return [file for path, file in self.known.items() if path not in LAUNCHERS]
+        """All but launchers, and what is another backend's: its import is named, and enough."""
+        others = [KERNELS / backend for backend in BACKENDS if backend != self.variant.backend]
+        return [
+            file
+            for path, file in self.known.items()
+            if path not in LAUNCHERS and not any(path.is_relative_to(other) for other in others)
+        ]
 
     def module(self, at: Path, name: str, level: int) -> Path | None:
         """The file of a module that is the variant's own or its backend's; None for packages."""
@@ -397,7 +403,9 @@ class _Reader:
 
     def _import(self, module: str, member: str | None, level: int) -> Iterator[str]:
         first = module.partition(".")[0]
-        path = self.files.module(self.file.path, module, level)
+        path = self.files.module(self.file.path, module, level) or (
+            self.files.module(self.file.path, f"{module}.{member}" if module else member, level) if member else None
+        )
         if member == "*":
             yield f"imports * from {'.' * level}{module}"
         elif first == "kernels" and not level:
@@ -445,7 +453,8 @@ class _Reader:
             if dotted in CACHE and not tuning:
                 yield f"files: {dotted.rpartition('.')[2]}"
         elif first == "torch":
-            named = self.variant.kernels and rest[:1] == ["ops"] and rest[1:2] and rest[1] in self.variant.requires
+            packages = set(self.variant.requires if self.variant.kernels else ()) - OPERATORS
+            named = rest[:1] == ["ops"] and bool(packages & set(rest[1:2]))
             inside = bool(rest) and rest[0] in MAKERS
             if not _torch_may(dotted) and not named and (kept or inside):
                 yield f"{dotted}{how}"
