@@ -11,7 +11,7 @@ import numpy as np
 from bench.cli import CannotGoOn
 from bench.core.files import write_atomically
 from bench.records import FORMATS
-from bench.records.queries import Row, device_name, names, newest, samples, timed
+from bench.records.queries import Row, coverage, device_name, names, newest, partial, samples, timed
 from bench.records.read import Loaded, load
 from bench.records.record import Record, Times
 
@@ -113,6 +113,8 @@ def nvbench(rows: list[Row], out: Path) -> None:
         )
         device = devices.index(device_name(run, r))
         values = {axis: _axis_text(r.get(key)) for axis, key in AXES.items()}
+        if partial(r):  # no equal of the whole ones, nor of itself when it was whole
+            values["variant"] += f" ({coverage(r)[0]} cases)"
         state: dict[str, Any] = {
             "name": " ".join([f"Device={device}", *(f"{axis}={text}" for axis, text in values.items())]),
             "device": device,
