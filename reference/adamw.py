@@ -35,6 +35,7 @@ FORWARD = Pass(
     ),
 )
 BACKWARD = None
+TIED = ("params", "masters")  # a parameter is its master, rounded
 
 
 def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, params, m, v, masters):

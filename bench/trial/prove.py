@@ -69,7 +69,7 @@ def prove(
     setting: Setting,
     yardstick: Variant | None,
     progress: Callable[[str], None] = lambda _: None,
-    timed: Mapping[str, Sequence[Shape]] = {},  # noqa: B006
+    timed: Mapping[str, Sequence[Shape]] = {},
     kept: dict[str, Worker] | None = None,
 ) -> Iterator[Proof]:
     """Prove a variant's phases in one worker; after a crash or a hang the next phase gets a fresh one.
