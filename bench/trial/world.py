@@ -33,7 +33,7 @@ import threading
 import time
 import types
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -125,19 +125,27 @@ def take(deep: bool = False) -> State:
         "clock": (time.perf_counter_ns is PERF_COUNTER_NS, time.process_time_ns is PROCESS_TIME_NS),
         "clocks of a GPU": _gpu_clocks() == GPU_CLOCKS,
         "replaced functions": _replaced(),
-        **{name: get() for name, get in GETTERS.items()},
+        **{name: _asked(get) for name, get in GETTERS.items()},
         **_of_python(),
         **_of_process(),
         **_of_tasks("self"),
     }
     if FP32_PRECISION:
-        state["fp32 precision"] = tuple(FP32_PRECISION(*which) for which in PRECISIONS)
+        state["fp32 precision"] = tuple(_asked(FP32_PRECISION, *which) for which in PRECISIONS)
     if torch.cuda.is_initialized():
         state["current GPU"] = torch.cuda.current_device()
         state["current stream"] = torch.cuda.current_stream().cuda_stream
     if deep:
         state["denormals are kept by torch's threads"] = _workers_keep_denormals()
     return state
+
+
+def _asked(get: Callable[..., object], *arguments: object) -> object:
+    """A setting; torch raises where it was made in two ways that contradict each other, which is a change as well."""
+    try:
+        return get(*arguments)
+    except RuntimeError as error:
+        return f"an error ({str(error)[:60]})"
 
 
 def _of_python() -> State:
@@ -208,8 +216,11 @@ def from_outside(pid: int) -> State:
 
 
 def difference(before: State, after: State) -> str:
-    """What changed, in words; "" for nothing. What only one of them has is not compared. Fewer threads or children than
-    before are no change: they came to their end. Native threads are a matter of `late_work`: pools grow with the work."""
+    """What changed, in words; "" for nothing. What only one of them has is not compared.
+
+    Fewer threads or children than before are no change: they came to their end. Native threads are a matter of
+    `late_work`: pools grow with the work.
+    """
     changed = []
     for name, was in before.items():
         now = after.get(name, was)
@@ -343,6 +354,7 @@ class Names:
     names: tuple[str, ...]
     functions: tuple[object, ...]
     now: Callable[[Any], tuple[object, ...]]  # of the namespace: what is under those names. Raises KeyError
+    known: frozenset[str]  # all names that were there
 
 
 BOUND: list[Names] = []
@@ -361,7 +373,6 @@ def bind() -> None:
     ]
     owners += [("pathlib.Path", Path), ("torch", torch)]
     owners += [("Connection", multiprocessing.connection.Connection), ("torch.Tensor", torch.Tensor)]
-    owners += [("torch.Tensor", base) for base in torch.Tensor.__mro__[1:] if base is not object]
     owners += [(n, m) for n, m in sorted(sys.modules.items()) if n == "bench" or n.startswith("bench.")]
     for of, owner in owners:
         BOUND.append(_names(of, owner))
@@ -376,7 +387,7 @@ def _names(of: str, owner: object) -> Names:
     names = tuple(found)
     # Of one name itemgetter would answer no tuple.
     now = operator.itemgetter(*names) if len(names) > 1 else lambda space: tuple(space[n] for n in names)
-    return Names(of, owner, names, tuple(found.values()), now)
+    return Names(of, owner, names, tuple(found.values()), now, frozenset(vars(owner)))
 
 
 def _replaced() -> tuple[str, ...]:
@@ -384,6 +395,8 @@ def _replaced() -> tuple[str, ...]:
     found = []
     for bound in BOUND:
         space = vars(bound.owner)
+        if len(space) != len(bound.known):
+            found += [f"{bound.of}.{name}" for name in space.keys() - bound.known if _shadows(bound.owner, name)]
         try:
             # Identical objects are equal without being asked.
             if bound.now(space) == bound.functions:
@@ -393,6 +406,13 @@ def _replaced() -> tuple[str, ...]:
         pairs = zip(bound.names, bound.functions, strict=True)
         found += [f"{bound.of}.{name}" for name, function in pairs if space.get(name) is not function]
     return tuple(found)
+
+
+def _shadows(owner: object, name: str) -> bool:
+    """Whether a new name hides what was found before: a class's an inherited one, a module's a builtin."""
+    if isinstance(owner, type):
+        return any(hasattr(base, name) for base in owner.__mro__[1:])
+    return hasattr(builtins, name) and not (name.startswith("__") and name.endswith("__"))
 
 
 # --- who sets what, while it is watched ---
@@ -461,30 +481,50 @@ def guard() -> None:
 
     Once a process, before a variant is imported; again does no harm, and binds anew.
     """
-    if not BOUND:
-        sys.addaudithook(_audited)
+    _listen()
     for module, names in PLACES.items():
         for name in names:
             _note_calls(module, name)
     for name in dir(torch._C):
         if name.startswith("_set_") and any(word in name for word in SETS):
             _note_calls(torch._C, name)
+    for place, name, prop in _properties():
+        prop.setter = _noting(prop.setter, f"{place}.{name}")
     bind()
 
 
+def _properties() -> Iterator[tuple[str, str, Any]]:
+    """The settings of torch.backends that are attributes and hold the setter they were given: (module, name, it)."""
+    for module in [m for n, m in sorted(sys.modules.items()) if n.startswith("torch.backends.")]:
+        for name, value in vars(type(module)).items():
+            if isinstance(value, torch.backends.ContextProp):
+                yield module.__name__, name, value
+
+
+@functools.cache
+def _listen() -> None:
+    sys.addaudithook(_audited)  # there is no way to take it back
+
+
 def _note_calls(module: ModuleType, name: str) -> None:
-    function = getattr(module, name, None)
-    if not callable(function) or hasattr(function, MARK):
-        return
-    place = module.__name__.lstrip("_").replace("posix", "os").replace("torch._C", "torch")
+    if callable(function := getattr(module, name, None)):
+        place = module.__name__.lstrip("_").replace("posix", "os").replace("torch._C", "torch")
+        setattr(module, name, _noting(function, f"{place}.{name}"))
+
+
+def _noting(function: Callable[..., object], what: str) -> Callable[..., object]:
+    """The function, but each call of it is noted; the same one where it is so already."""
+    if hasattr(function, MARK):
+        return function
 
     def noting(*arguments: object, **keywords: object) -> object:
-        EVENTS.append(Event(f"{place}.{name}({_arguments(arguments)})", threading.current_thread().name))
+        EVENTS.append(Event(f"{what}({_arguments(arguments)})", _thread_name()))
         return function(*arguments, **keywords)
 
-    noting.__name__, noting.__qualname__, noting.__doc__ = name, name, getattr(function, "__doc__", None)
+    noting.__name__ = noting.__qualname__ = what.rpartition(".")[2]
+    noting.__doc__ = getattr(function, "__doc__", None)
     setattr(noting, MARK, True)
-    setattr(module, name, noting)
+    return noting
 
 
 def _arguments(values: tuple[object, ...]) -> str:
