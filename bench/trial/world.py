@@ -59,7 +59,7 @@ POLICIES = {getattr(os, name): name for name in dir(os) if name.startswith("SCHE
 # A bound pool is the user's: then each thread has an affinity of its own.
 BINDS_THREADS = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 # Variables that torch, its compiler and Triton set for themselves.
-NOT_THE_VARIANTS = ("TORCHINDUCTOR_", "TRITON_", "CUDA_MODULE_LOADING", "KINETO_", "PYTEST_")
+NOT_THE_VARIANTS = ("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "CUDA_MODULE_LOADING", "KINETO_", "PYTEST_")
 PARALLEL = 1 << 16  # elements: enough for torch to divide the work among its threads
 TINY, HALF = sys.float_info.min, 0.5
 MOST_TASKS = 64  # looked at one by one
@@ -383,7 +383,9 @@ def bind() -> None:
 
 
 def _names(of: str, owner: object) -> Names:
-    found = {n: v for n, v in vars(owner).items() if isinstance(v, CALLABLE) and not (of == "torch" and n[0] == "_")}
+    found = {n: v for n, v in vars(owner).items() if isinstance(v, CALLABLE)}
+    if of == "torch":  # its compiler replaces one, and what is private comes and goes
+        found = {n: v for n, v in found.items() if n[0] != "_" and n != "manual_seed"}
     names = tuple(found)
     # Of one name itemgetter would answer no tuple.
     now = operator.itemgetter(*names) if len(names) > 1 else lambda space: tuple(space[n] for n in names)
@@ -473,6 +475,7 @@ AUDITED = {
     ),
     *("resource.setrlimit", "resource.prlimit"),
 }
+SETS_HOOKS = (threading.__file__, f"{HOME / 'bench'}{os.sep}")
 MARK = "_notes_its_calls"
 
 
@@ -534,8 +537,9 @@ def _arguments(values: tuple[object, ...]) -> str:
 
 def _audited(event: str, arguments: tuple[Any, ...]) -> None:
     if event in AUDITED:
-        if event.startswith("sys.set") and _is_threading(sys._getframe(1)):
-            return  # of a thread that starts under a profile function
+        # A thread that starts under a profile function sets it; so does the harness, to look.
+        if event.startswith("sys.set") and sys._getframe(1).f_code.co_filename.startswith(SETS_HOOKS):
+            return
         EVENTS.append(Event(event, _thread_name()))
     elif event == "object.__setattr__":  # told of few attributes only
         what, name = arguments[:2]
@@ -547,10 +551,6 @@ def _audited(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _thread_name() -> str:
     return "main" if _thread.get_ident() == threading.main_thread().ident else "another"
-
-
-def _is_threading(frame: types.FrameType) -> bool:
-    return frame.f_code.co_filename == threading.__file__
 
 
 # Functions of the system's own libraries that nobody needs to compute.
