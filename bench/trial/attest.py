@@ -287,6 +287,23 @@ def judge_loaded(variant: Variant) -> Fault | None:
     return None
 
 
+def judge_linked(variant: Variant, before: set[str]) -> Fault | None:
+    """What a CPU kernel's own library is linked against: for after the first call, with what `ran.mapped` answered
+    before the variant was imported. Its story is in its symbols: what it sets and resets leaves no other trace."""
+    if not variant.own_code or variant.gpu_code:
+        return None
+    for library in ran.brought(before):
+        try:
+            wants = ran.borrowed(library)
+        except (OSError, ValueError):  # it is gone, or of another kind
+            continue
+        if names := wants.get("library"):
+            return Fault("library", f"{library.name} calls {_some(names)}, which are not its own")
+        if names := wants.get("global_state"):
+            return Fault("global_state", f"{library.name} calls {_some(names)}, which set what is not a call's")
+    return None
+
+
 def judge_kernels(variant: Variant, names: list[str], allocated: int) -> Fault | None:
     """Own code runs its own kernels, in memory that it was given."""
     if not variant.own_code:

@@ -43,6 +43,7 @@ import torch
 
 from bench import HOME
 from bench.core.arena import checksum
+from bench.trial import ran
 from kernels import cache_dir
 
 State = dict[str, object]
@@ -256,22 +257,28 @@ def late_work(before: State, after: State) -> str:
 FEWEST_CALLS, SHORTEST_S, MORE_CORES = 8, 100e-6, 0.5
 
 
-def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int) -> str:
-    """Evidence that calls used more cores than `threads`; "" for none.
+def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int, runtimes: int = 1) -> str:
+    """Evidence that calls used more cores than `threads`; "" for none. `runtimes`: `openmp_runtimes` of their process.
 
     The rule: of at least 8 calls of at least 0.1 ms each, the median of CPU seconds over wall seconds is above
-    2 · threads − 1 + ½. A call's own pool has `threads` threads; torch's, which filled the outputs just before, may
-    still be spinning with threads − 1 of them, and a thread is busy at most one second a second: more an honest call
-    cannot reach, whatever else the machine does. With one thread the bound is 1.5, with four 7.5: it tells who takes
-    a large machine whole, not who takes one core more.
+    threads + (runtimes − 1) · (threads − 1) + ½. Where torch and a kernel share an OpenMP runtime, they share a pool,
+    and an honest call keeps `threads` threads busy at most; where each has its own, the other one's threads, which
+    filled the outputs just before, may still be spinning. A thread is busy at most one second a second, so an honest
+    call cannot reach the bound, whatever else the machine does. One more thread that works half the time stays below.
     """
     ratios = [c / w for c, w in zip(cpu_s, wall_s, strict=True) if w >= SHORTEST_S]
     if len(ratios) < FEWEST_CALLS:
         return ""
-    ratio, bound = statistics.median(ratios), 2 * threads - 1 + MORE_CORES
+    ratio, bound = statistics.median(ratios), threads + (max(1, runtimes) - 1) * (threads - 1) + MORE_CORES
     if ratio <= bound:
         return ""
     return f"{ratio:.1f} cores were busy in a call (the median of {len(ratios)}), and it was given {threads}"
+
+
+def openmp_runtimes() -> int:
+    """How many OpenMP runtimes this process has loaded, each with a pool of its own."""
+    names = {Path(file).name for file in ran.mapped()}
+    return sum(name.startswith(("libgomp", "libiomp", "libomp")) for name in names)
 
 
 def _told(name: str, was: object, now: object) -> str:

@@ -286,7 +286,15 @@ def test_cores_beyond_those_given_are_told():
 
 def test_a_pool_that_still_spins_is_no_evidence():
     assert cpu_over_wall([1.02e-3] * 9, [1e-3] * 9, threads=1) == ""
-    assert cpu_over_wall([7e-3] * 9, [1e-3] * 9, threads=4) == "", "four threads, and three of torch's that spin"
+    spinning = [7e-3] * 9, [1e-3] * 9
+    assert cpu_over_wall(*spinning, threads=4, runtimes=2) == "", "four threads, and three of torch's own that spin"
+    assert "7.0 cores" in cpu_over_wall(*spinning, threads=4, runtimes=1)
+
+
+def test_openmp_runtimes_are_counted(monkeypatch):
+    assert world.openmp_runtimes() >= 1, "torch's"
+    monkeypatch.setattr(world.ran, "mapped", lambda: {"/a/libgomp.so.1", "/b/libgomp-1234.so.1.0.0", "/c/libm.so.6"})
+    assert world.openmp_runtimes() == 2
 
 
 def test_few_or_short_calls_are_no_evidence():
