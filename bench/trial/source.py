@@ -14,9 +14,10 @@ types in a source, and native code can hide anything. What ran is for the checks
 
 import ast
 import functools
+import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -39,7 +40,12 @@ LAUNCHERS = frozenset(  # not read for findings: they are the harness's, in kern
         *(f"cuda/{name}.py" for name in ("__init__", "compiler", "gpu", "packing", "signature")),
     )
 )
-CACHE = frozenset(f"@{KERNELS / '__init__.py'}.{name}" for name in ("put", "cache_dir"))  # files between calls
+# What a variant is offered by them; the rest (compiler flags, the simulator's hook) is theirs.
+OFFERED = words(
+    "Kernel Strided Argument blocks most_shared MAX_PARAMETER_BYTES Unavailable WARP pack_width row_shape"
+    " multiprocessors capability UNFUSED Tiles Config TORCH_DTYPES tune text_of"
+)
+IN_TUNING = words("put cache_dir random_call")  # files between calls, and numbers
 PURE = words(
     "__future__ abc collections contextlib dataclasses enum fractions functools itertools math numbers re string struct"
     " textwrap typing typing_extensions warnings"
@@ -49,8 +55,9 @@ QUESTIONS = {
     "os": {"environ", "getenv", "path", "cpu_count", "sep"},
     "sys": {"byteorder", "float_info", "maxsize", "platform", "version_info"},
     "types": {"SimpleNamespace", "MappingProxyType"},
+    "logging": {"getLogger"},
 }
-TUNING = words("hashlib inspect json logging pathlib platform random shutil statistics tempfile time")
+TUNING = words("hashlib inspect json pathlib platform random shutil statistics tempfile time")
 # That compute, or reach into the process: never, whatever REQUIRES says.
 NEVER = words(
     "numpy scipy numba cupy jax tensorflow cffi ctypes mkl sklearn pandas polars pyarrow numexpr bottleneck onnxruntime"
@@ -75,7 +82,7 @@ TORCH = DTYPES | {
         "Tensor Size device dtype layout strided finfo iinfo is_tensor inf nan pi empty empty_like empty_strided"
         " no_grad inference_mode get_num_threads contiguous_format preserve_format __version__ version"
         " cuda.is_available cuda.current_device cuda.device_count cuda.get_device_properties cuda.get_device_name"
-        " cuda.get_device_capability"
+        " cuda.get_device_capability cuda.device cuda.device_of cuda.current_stream"
     )
 }
 # Of torch, in `prepare` too: it makes what a call would use later.
@@ -85,7 +92,8 @@ VIEWS = words(
     "T mT H mH data_ptr device dim dtype element_size expand expand_as flatten imag itemsize layout movedim narrow"
     " nbytes ndim ndimension nelement new_empty new_empty_strided numel permute real reshape select shape size split"
     " squeeze storage_offset stride swapaxes swapdims t tensor_split transpose type unbind unflatten unfold unsqueeze"
-    " view view_as as_strided chunk detach get_device diagonal names"
+    " view view_as as_strided chunk detach get_device diagonal names requires_grad contiguous"
+    " untyped_storage"
 )
 # Names that lists, texts and numbers have too say nothing of a tensor, unless the contract says that it is one.
 PLAIN = frozenset(name for kind in (list, dict, set, str, bytes, tuple, int, float, slice) for name in dir(kind))
@@ -109,9 +117,13 @@ PROCESS = re.compile(
     r"|unsetenv|setsid|_exit|abort|dup2?|pipe2?|memfd_create)"
 )
 ENVIRONMENT = "os.environ"
+EVALUATES = words("typing.get_type_hints typing.ForwardRef typing_extensions.get_type_hints string.Formatter")
+COMPILER = re.compile(r"triton\.(jit|runtime\.jit|experimental\.gluon\.jit)")
 SUFFIXES = (".cpp", ".cc", ".cxx", ".c", ".cu", ".cuh", ".hpp", ".h")
+# What views and parts of a tensor are told by is no tensor; nor are several.
 OF_NO_TENSOR = words(
-    "shape size stride dtype device numel dim element_size data_ptr storage_offset nelement nbytes itemsize"
+    "shape size stride dtype device numel dim ndim element_size data_ptr storage_offset nelement nbytes itemsize type"
+    " get_device layout names requires_grad split chunk unbind tensor_split"
 )
 
 T = TypeVar("T", bound=ast.AST)
@@ -157,7 +169,7 @@ class _Written(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _read(path: Path, changed_ns: int) -> _Written:
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_bytes())  # in the encoding that it says it has
     nodes = list(ast.walk(tree))
     return _Written(tree.body, nodes, {child: node for node in nodes for child in ast.iter_child_nodes(node)})
 
@@ -192,6 +204,8 @@ class _Files:
                 self.broken.append(Finding(path, 1, f"cannot be read ({type(error).__name__})"))
                 return None
             self.known[path] = file
+            if _unchecked(path):
+                self.broken.append(Finding(path, 1, "has a compiled module beside it that Python does not check"))
             self._bind(file)
         return self.known[path]
 
@@ -303,6 +317,18 @@ class _Files:
         return f"@{path}" if path and self.get(path) else None
 
 
+def _unchecked(path: Path) -> bool:
+    """Whether Python would run a compiled module by its hash, or without any look at the source (PEP 552)."""
+    compiled = Path(importlib.util.cache_from_source(str(path)))
+    return compiled.is_file() and any(compiled.read_bytes()[4:8])
+
+
+def _module(path: Path) -> str:
+    """kernels.cpu, of a file of kernels/."""
+    parts = path.relative_to(KERNELS.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
 # --- Python ---
 
 
@@ -313,6 +339,7 @@ class _Reader:
         self.file, self.files, self.variant = file, files, variant
         self.parents = file.written.parents
         self.own_names, self.for_tuning = files.own_names, files.for_tuning
+        self.tensors: dict[ast.FunctionDef, set[str]] = {}
 
     def findings(self) -> Iterator[Finding]:
         rules = OWN_RULES if self.variant.own_code else TORCH_RULES
@@ -337,7 +364,7 @@ class _Reader:
 
     def _tuning(self, node: ast.AST) -> bool:
         function = self._function(node)
-        if function is None or function.name not in self.for_tuning or node in function.decorator_list:
+        if function is None or function.name not in self.for_tuning or not self._in_body(function, node):
             return False
         return isinstance(self.parents[function], ast.Module)
 
@@ -353,20 +380,45 @@ class _Reader:
         if function is None or self.variant.backend != "triton":
             return False
         decorators = [d.func if isinstance(d, ast.Call) else d for d in function.decorator_list]
-        if any(node is d or d in self._around(node) for d in function.decorator_list):
-            return False
-        names = [self.files.dotted(self.file, d) or "" for d in decorators]
-        return any(re.fullmatch(r"triton\.(jit|runtime\.jit|experimental\.gluon\.jit)", name) for name in names)
+        names = [self.files.dotted(self.file, d) or "" for d in decorators if self._given(d)]
+        return any(COMPILER.fullmatch(name) for name in names) and self._in_body(function, node)
 
-    def _tensors(self, node: ast.AST) -> frozenset[str]:
+    def _in_body(self, function: ast.FunctionDef, node: ast.AST) -> bool:
+        """Not in its decorators, defaults and annotations, which are worked out where it is defined."""
+        inside = [node, *self._around(node)]
+        return inside[inside.index(function) - 1] in function.body if function in inside else False
+
+    def _tensors(self, node: ast.AST) -> Set[str]:
         """Names that are a tensor by the contract, in forward and backward."""
         function = self._function(node)
         if function is None or self.file.path != self.variant.path or function.name not in contract.PHASES:
             return frozenset()
         if function.name not in contract.phases_of(contract.load(self.variant.layer)):
             return frozenset()
-        p = contract.pass_of(contract.load(self.variant.layer), function.name)
-        return frozenset({t.name for t in (*p.inputs, *p.outputs) if not t.many} | {"workspace"})
+        if function not in self.tensors:
+            p = contract.pass_of(contract.load(self.variant.layer), function.name)
+            found = self.tensors[function] = {t.name for t in (*p.inputs, *p.outputs) if not t.many} | {"workspace"}
+            for node in ast.walk(function):
+                if isinstance(node, ast.Assign) and self._rooted(node.value, found):
+                    found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        return self.tensors[function]
+
+    def _rooted(self, value: ast.expr, tensors: Set[str]) -> bool:
+        """Whether it is one of these tensors, a view of it, or its type."""
+        while not isinstance(value, ast.Name):
+            if isinstance(value, ast.Attribute) and value.attr not in OF_NO_TENSOR and not value.attr.startswith("is_"):
+                value = value.value
+            elif isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
+                if value.func.id != "type" or not value.args:
+                    return False
+                value = value.args[0]
+            elif isinstance(value, ast.Call):
+                value = value.func
+            elif isinstance(value, ast.Subscript):
+                value = value.value
+            else:
+                return False
+        return value.id in tensors
 
     def _top(self, node: ast.AST) -> bool:
         """Whether a name or an attribute is the whole of a dotted name."""
@@ -379,6 +431,10 @@ class _Reader:
         if not isinstance(node, ast.Name) or node.id not in self.file.names:
             return False
         return node.id not in self.file.rebound or self._alias(node.id)
+
+    def _limits(self, node: ast.expr) -> bool:
+        """torch.finfo(…), whose max is a number."""
+        return isinstance(node, ast.Call) and self._called(node) in ("torch.finfo", "torch.iinfo")
 
     def _alias(self, name: str) -> bool:
         """Whether all that is ever assigned to a name are names of imports."""
@@ -450,8 +506,13 @@ class _Reader:
         """kept: what stands there may be used by a call later, and not by tuning alone."""
         first, *rest = dotted.split(".")
         if dotted.startswith("@"):
-            if dotted in CACHE and not tuning:
-                yield f"files: {dotted.rpartition('.')[2]}"
+            path, _, member = dotted[1:].partition(".py.")
+            name = member.partition(".")[0]
+            theirs = name and name not in OFFERED | (IN_TUNING if tuning else set())
+            if theirs and Path(f"{path}.py") in LAUNCHERS:
+                yield f"{_module(Path(f'{path}.py'))}.{name}"
+        elif dotted in EVALUATES:
+            yield dotted
         elif first == "torch":
             packages = set(self.variant.requires if self.variant.kernels else ()) - OPERATORS
             named = rest[:1] == ["ops"] and bool(packages & set(rest[1:2]))
@@ -482,44 +543,35 @@ class _Reader:
         name = node.attr
         if name.startswith("__") and name.endswith("__") and name not in DUNDERS | FRAMES:
             yield f"looks into {name}"
-        elif self._given(node.value) or self._tuning(node):
+        elif self._given(node.value) or self._limits(node.value) or self._tuning(node):
             return
         elif name in FILES:
             yield f"files: {name}"
         elif name in COMPUTES:
-            if name.endswith("_") or name not in PLAIN | self.own_names or self._of_tensor(node):
+            parent = self.parents.get(node)
+            called = isinstance(parent, ast.Call) and parent.func is node and name not in PLAIN | self.own_names
+            if name.endswith("_") or name == "data" or called or self._rooted(node.value, self._tensors(node)):
                 yield f"Tensor.{name}"
-        elif isinstance(node.ctx, ast.Store) and (tensor := self._tensor(node, node.value)):
-            yield f"sets {tensor}.{name}"
+        elif name == "fn" and self.variant.backend == "triton":
+            yield "calls in Python what Triton was to compile (fn)"
+        elif isinstance(node.ctx, ast.Store) and self._rooted(node.value, self._tensors(node)):
+            yield f"sets {ast.unparse(node.value)}.{name}"
 
-    def _tensor(self, node: ast.AST, named: ast.expr) -> str | None:
-        return named.id if isinstance(named, ast.Name) and named.id in self._tensors(node) else None
-
-    def _of_tensor(self, node: ast.Attribute) -> bool:
-        """Whether it is of a tensor by the contract, of a view of it or of its type."""
-        value: ast.expr = node.value
-        while not isinstance(value, ast.Name):
-            if isinstance(value, ast.Attribute) and value.attr not in OF_NO_TENSOR:
-                value = value.value
-            elif isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
-                if value.func.id != "type" or not value.args:
-                    return False
-                value = value.args[0]
-            elif isinstance(value, ast.Call):
-                value = value.func
-            elif isinstance(value, ast.Subscript):
-                value = value.value
-            else:
-                return False
-        return self._tensor(node, value) is not None
+    def classes(self, node: ast.AST) -> Iterator[str]:
+        """Tensors of its own, that may compute when they are looked at; attributes taken apart by a pattern."""
+        if isinstance(node, ast.ClassDef):
+            if any((self.files.dotted(self.file, base) or "").startswith("torch.") for base in node.bases):
+                yield f"a class of torch's: {node.name}"
+        elif isinstance(node, ast.MatchClass):
+            yield from (f"Tensor.{name}" for name in node.kwd_attrs if name in COMPUTES - PLAIN)
 
     def stores(self, node: ast.AST) -> Iterator[str]:
         """`out[…] = x`, `out += x`: torch copies and adds."""
         if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
-            if tensor := self._tensor(node, node.value):
-                yield f"writes {tensor}[…] by torch"
-        elif isinstance(node, ast.AugAssign) and (tensor := self._tensor(node, node.target)):
-            yield f"changes {tensor} by torch"
+            if self._rooted(node.value, self._tensors(node)):
+                yield f"writes {ast.unparse(node.value)}[…] by torch"
+        elif isinstance(node, ast.AugAssign) and self._rooted(node.target, self._tensors(node)):
+            yield f"changes {ast.unparse(node.target)} by torch"
 
     def environment(self, node: ast.AST) -> Iterator[str]:
         """What Triton and others read when they compile: its interpreter is NumPy."""
@@ -559,7 +611,8 @@ class _Reader:
             told = self.files.dotted(self.file, node.value)
         elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
             told = self.files.dotted(self.file, node.value) or self._namespace(node.value)
-            target = node if told and (told == "sys.modules" or told.endswith("__dict__")) else None
+            of_launcher = told is not None and any(told.startswith(f"@{path}") for path in LAUNCHERS)
+            target = node if told and (told == "sys.modules" or told.endswith("__dict__") or of_launcher) else None
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("setattr", "delattr"):
             target = node.args[0] if node.args else None
             told = self.files.dotted(self.file, target)
@@ -567,8 +620,10 @@ class _Reader:
             return
         own = told.startswith("@") and not any(told.startswith(f"@{path}") for path in LAUNCHERS)
         if not own:
-            said = told.rpartition("/kernels/")[2] if told.startswith("@") else told
-            yield f"replaces {said}{f'.{node.attr}' if isinstance(node, ast.Attribute) else ''}"
+            if told.startswith("@"):
+                path, _, member = told[1:].partition(".py.")
+                told = f"{_module(Path(f'{path}.py'))}.{member}"
+            yield f"replaces {told}{f'.{node.attr}' if isinstance(node, ast.Attribute) else ''}"
 
     def _namespace(self, node: ast.expr) -> str | None:
         """`vars(torch)` is torch.__dict__."""
@@ -600,7 +655,7 @@ SHARED_RULES: tuple[Rule, ...] = (_Reader.frames, _Reader.patches)
 TORCH_RULES: tuple[Rule, ...] = (*SHARED_RULES, _Reader.reaches)
 OWN_RULES: tuple[Rule, ...] = (
     *SHARED_RULES,
-    *(_Reader.imports, _Reader.uses, _Reader.builtins, _Reader.attributes, _Reader.stores),
+    *(_Reader.imports, _Reader.uses, _Reader.builtins, _Reader.attributes, _Reader.classes, _Reader.stores),
     *(_Reader.environment, _Reader.kernels),
 )
 

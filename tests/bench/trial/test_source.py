@@ -1,5 +1,6 @@
 """What a source says that it must not: each kind is named by its line, and every honest variant comes out clean."""
 
+import py_compile
 import textwrap
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def test_the_examples_are_clean():
         '        raise Unavailable("strides")\n'
         "    rows = a.view(-1, a.shape[-1]).reshape(-1).T\n    sizes = list(a.shape)\n    sizes.sort()\n"
         "    k(out, rows, b.transpose(0, 1), sizes.index(1), sizes.copy(), a.data_ptr(), a.shape.count(1))\n",
+        "import torch\n\n\ndef forward(a, b, *, out):\n    n = out.numel()\n    n += 1\n    torch.finfo(a.dtype).max\n"
+        "    with torch.cuda.device(a.device):\n        parts = a.contiguous().split(2)\n        parts.count(1)\n",
         # Its own objects may have names that tensors have too.
         "from dataclasses import dataclass\n\n\n@dataclass\nclass Tile:\n    max: int\n\n    def sum(self):\n"
         "        return self.max + 1\n\n\ndef forward(a, b, *, out):\n    Tile(3).sum() + Tile(4).max\n",
@@ -169,7 +172,14 @@ def test_numpy_is_named_whatever_it_says_that_it_needs(said):
         ("a.numpy()", "line 5: Tensor.numpy"),
         ("a.to(torch.float32)", "line 5: Tensor.to"),
         ("a.tolist()", "line 5: Tensor.tolist"),
-        ("a.contiguous()", "line 5: Tensor.contiguous"),
+        ("out.view(-1)[:2] = a", "line 5: writes out.view(-1)[…] by torch"),
+        ("rows = out.view(-1)\nrows[0] = 1", "line 6: writes rows[…] by torch"),
+        ("rows = out.T\nrows += 1", "line 6: changes rows by torch"),
+        ("rows = a.view(-1)\nrows.add(b)", "line 6: Tensor.add"),
+        ("f = a.matmul", "line 5: Tensor.matmul"),
+        ("class Lazy(torch.Tensor): pass", "line 5: a class of torch's: Lazy"),
+        ("match a:\n    case torch.Tensor(add_=f): f(b)", "line 6: Tensor.add_"),
+        ("import typing\ntyping.get_type_hints(a)", "line 6: typing.get_type_hints"),
         ("a.__add__(b)", "line 5: looks into __add__"),
         ("a.__dlpack__()", "line 5: looks into __dlpack__"),
         ("out.data = a", "line 5: Tensor.data"),
@@ -222,9 +232,11 @@ def test_a_use_of_an_ordinary_module_is_named(said, module, line, told):
         ("import kernels.cpu as k\nk.ctypes.CDLL", "line 3: uses ctypes"),
         ("import kernels.cpu\nkernels.cpu.ctypes.CDLL", "line 3: uses ctypes"),
         ("from kernels.cpu import torch as t\nt.add", "line 3: torch.add"),
-        ("from kernels import cache_dir\ncache_dir()", "line 3: files: cache_dir"),
+        ("from kernels.cpu import FLAGS\nFLAGS.append('-lmkl')", "line 3: kernels.cpu.FLAGS"),
+        ("import kernels.cpu as k\nk.build('x.cpp')", "line 3: kernels.cpu.build"),
+        ("from kernels import cache_dir\ncache_dir()", "line 3: kernels.cache_dir"),
         ("from dataclasses import sys\nsys.modules", "line 3: dataclasses.sys.modules"),
-        ("from kernels.cpu import Kernel\nKernel.__call__ = print", "line 3: replaces cpu/__init__.py.Kernel.__call__"),
+        ("from kernels.cpu import Kernel\nKernel.__call__ = print", "line 3: replaces kernels.cpu.Kernel.__call__"),
         (
             'from kernels.cpu import Kernel\nKernel("x" + ".cpp", "add")',
             "line 3: a kernel's source is not written down as a text",
@@ -299,6 +311,12 @@ def triton(said, line: str = "pass", decorator: str = "@triton.jit") -> list[str
 
 def test_what_triton_compiles_is_its_own(said):
     assert triton(said) == []
+    fake = TRITON.replace("{decorator}", "triton = Fake()\n\n\n    @triton.jit").format(line="pass")
+    assert "line 13: Tensor.to" in said(fake, "triton")
+    default = TRITON.replace("BLOCK: tl.constexpr", "BLOCK=tl.load(0).sum()").format(
+        line="pass", decorator="@triton.jit"
+    )
+    assert said(default, "triton") == ["line 8: Tensor.sum"]
     assert triton(said, decorator='@triton.jit(do_not_specialize=["N"])') == []
     assert "line 10: Tensor.to" in triton(said, decorator="@tl.jit"), "which is no compiler"
 
@@ -310,6 +328,7 @@ def test_what_triton_compiles_is_its_own(said):
         ("triton.runtime.interpreter", "triton.runtime.interpreter"),
         ("triton.runtime.jit.torch.add(a, b)", "triton.runtime.jit.torch.add"),
         ("out.zero_()", "Tensor.zero_"),
+        ("add.fn(out, a, b, 4, 64)", "calls in Python what Triton was to compile (fn)"),
     ],
 )
 def test_a_host_of_triton_launches_and_does_nothing_else(said, line, told):
@@ -440,6 +459,21 @@ def test_what_a_source_includes_is_read_too(tmp_path):
     strange = variant(tmp_path, CPP.replace("made_up.cpp", "part.hpp").replace("made_up", "x"))
     v.path.with_suffix(".cpp").unlink()
     assert foreign(strange) == ["part.hpp line 2: fork()"], "whatever its name ends in"
+
+
+def test_a_source_is_read_in_its_own_encoding(said, tmp_path):
+    v = variant(tmp_path, "")
+    hidden = '"""Made up."""\n# coding: unicode_escape\n# \\u000aimport ctypes\n' + FORWARD + "    pass\n"
+    v.path.write_text("# -*- coding: unicode_escape -*-\n" + hidden)
+    assert foreign(v) == ["line 5: imports ctypes"]
+
+
+def test_a_compiled_module_that_python_takes_unseen_is_named(tmp_path):
+    v = variant(tmp_path, FORWARD + "    pass\n")
+    py_compile.compile(str(v.path), doraise=True)
+    assert foreign(v) == []
+    py_compile.compile(str(v.path), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    assert foreign(v) == ["line 1: has a compiled module beside it that Python does not check"]
 
 
 @pytest.mark.parametrize("name", ["library_in_disguise", "numpy_in_disguise"])
