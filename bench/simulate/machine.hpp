@@ -208,6 +208,7 @@ struct SyncPoint {
 };
 
 void races_new_launch();
+void races_end_of_block();
 // What a store writes and what it writes over tell rounding from a race.
 struct Stored {
     const void *before = nullptr, *after = nullptr;

@@ -175,16 +175,17 @@ void* reach_shared(Thread& self, u64 address, u32 bytes, u32 access, Site site, 
     u64 bits = bits_of(shared, bytes);
     if (access & kRead && (word & bits) != bits) not_readable(self, shared, bytes, site);
     u8* memory = machine.arena + shared;
+    const u8* before = memory;
     if (access & kWrite) {
         if (const PendingCopy* copy = find_pending(shared, bytes)) unfinished(self, *copy, shared, "writes", site);
         bool written = (word & bits) == bits;
         if (stored && written && !memcmp(memory, stored, bytes)) access |= kSilent;
         else if (!(access & kRead)) stirred();
-        if (!written) stored = nullptr;  // nothing was there to be compared with
+        if (!written) before = nullptr;  // nothing was there to be compared with
         word |= bits;
         note_store(self, shared, bytes);
     }
-    if (machine.races) race_access(self, true, shared, bytes, access, site, {memory, stored});
+    if (machine.races) race_access(self, true, shared, bytes, access, site, {before, stored});
     if (machine.counting) count_access(self, true, shared, bytes, access, site);
     return memory;
 }

@@ -20,6 +20,8 @@
 // reduction's first sum (a compiler's choice), a lane rounds its own product away and takes its neighbour's rounded, so
 // that the lanes' results differ in their last bits. Which of them stays is not defined; that it is one of them is. So
 // stores by one execution of one instruction by one warp that differ by no more than rounding are remarked, not reported.
+// Where a tile is smaller than the block, whole warps hold the same as others: what they store is compared lane by lane at
+// the next barrier. If all lanes agree, two warps differ only as two lanes of one do; else it is a race of two warps.
 #include "machine.hpp"
 
 #include <algorithm>
@@ -73,8 +75,22 @@ struct CachedPage {
 // What the first of several lanes stored, before others stored over it.
 struct FirstStore {
     Site site = 0;
-    u32 warp = 0, execution = 0;
+    u32 execution = 0;
     u8 bytes[32];
+};
+
+// What a thread stored last by one instruction.
+struct LastStore {
+    u32 block = 0, execution = 0;
+    u64 address = 0;
+    u8 value[16];
+};
+
+// Two warps that stored to one word what may be the same in each lane of both.
+struct Suspects {
+    u32 number, execution, warps[2], bytes;
+    u64 address;
+    std::string place, as_race, as_rounding;
 };
 
 struct RaceState {
@@ -91,6 +107,8 @@ struct RaceState {
     f32 exchanged[kMaxWarps][2];  // the largest float that lanes handed each other: since the last barrier, and before
     std::vector<u32> executions;  // by float store and thread
     std::unordered_map<u64, FirstStore> first_stores;  // by address, where lanes have differed
+    std::vector<LastStore> last_stores;  // by float store and thread
+    std::vector<Suspects> suspects;
 
     void begin();
 };
@@ -114,6 +132,7 @@ struct Snapshot {
 std::vector<Clocks> others;       // of this launch
 std::vector<Snapshot> snapshots;  // of this launch
 size_t heard_entries = 0;
+constexpr size_t kMostStores = 1u << 18;  // float stores times threads; above it, warps are not compared lane by lane
 constexpr size_t kMostHeard = 64u << 20;  // above it, no race between blocks is looked for any more in this launch
 
 u32 clock_in(u32 snapshot, u32 warp) {
@@ -218,12 +237,16 @@ bool conflicts(const Record& record, const Thread& self, bool shared, bool stron
     return !happened_before(record, self);
 }
 
-void report(const char* kind, const Record& record, const Thread& self, bool shared, u64 address, Site site) {
+std::string race_text(const char* kind, const Record& record, const Thread& self, bool shared, u64 address, Site site) {
     bool same_block = record.block == machine.block_serial;
     std::string other = (same_block ? "" : block_name(record.block) + " ") + thread_name(record.thread);
+    return std::string(kind) + " race on " + memory_name(shared, address) + ": " + where(record.site) + " (" + other +
+           ") and " + where(site) + " (" + who(self) + ")";
+}
+
+void report(const char* kind, const Record& record, const Thread& self, bool shared, u64 address, Site site) {
     std::string key = std::string(kind) + where(record.site) + "|" + where(site);
-    note("race", key, std::string(kind) + " race on " + memory_name(shared, address) + ": " + where(record.site) + " (" + other +
-                          ") and " + where(site) + " (" + who(self) + ")");
+    note("race", key, race_text(kind, record, self, shared, address, site));
 }
 
 // --- rounding -------------------------------------------------------------------------------------------------------
@@ -285,18 +308,54 @@ std::string value_text(Value kind, const u8* bytes) {
     return text("%.9g", number<f32>(bytes));
 }
 
-// A lane of the same warp stored to the same word by the same execution of this instruction, and only rounding tells
-// what it wrote from what is written now.
+void suspect(const Record& last, const Storing& now, std::string as_rounding) {
+    const u32 warps[2] = {last.thread / kWarp, now.self.warp}, number = store_of_site[now.site];
+    for (const Suspects& s : here->suspects) {
+        if (s.number == number && s.execution == now.execution && s.address == now.address && s.warps[0] == warps[0] && s.warps[1] == warps[1]) return;
+    }
+    std::string as_race = race_text("write-write", last, now.self, now.shared, now.address, now.site);
+    here->suspects.push_back({number, now.execution, {warps[0], warps[1]}, now.bytes, now.address, where(now.site), as_race, std::move(as_rounding)});
+}
+
+// Whether each lane of both warps stored the same; only what is known to be so counts.
+bool agree(const Suspects& s) {
+    u32 compared = 0;
+    for (u32 lane = 0; lane < kWarp; lane++) {
+        const u32 threads[2] = {s.warps[0] * kWarp + lane, s.warps[1] * kWarp + lane};
+        const LastStore* stored[2];
+        for (u32 i = 0; i < 2; i++) {
+            if (threads[i] >= machine.threads) return false;
+            stored[i] = &here->last_stores[(s.number - 1) * machine.threads + threads[i]];
+            if (stored[i]->block != machine.block_serial || stored[i]->execution != s.execution || stored[i]->address != s.address) return false;
+        }
+        if (memcmp(stored[0]->value, stored[1]->value, s.bytes)) return false;
+        compared++;
+    }
+    return compared == kWarp;
+}
+
+void settle_suspects() {
+    for (const Suspects& s : here->suspects) {
+        if (agree(s)) remark(s.place, s.as_rounding);
+        else note("race", "write-write" + s.place + "|" + s.place, s.as_race);
+    }
+    here->suspects.clear();
+}
+
+// A lane of the same warp, or of one that holds the same, stored to the same word by the same execution of this
+// instruction, and only rounding tells what it wrote from what is written now.
 bool is_rounding(const Cell& cell, const Storing& now) {
     const Record& last = cell.write;
-    if (last.block != machine.block_serial || last.thread / kWarp != now.self.warp || last.site != now.site) return false;
+    if (last.block != machine.block_serial || last.site != now.site) return false;
+    const bool one_warp = last.thread / kWarp == now.self.warp;
+    if (!one_warp && (here->last_stores.empty() || now.bytes > sizeof LastStore::value)) return false;
     if (last.strong || !now.execution || cell.execution != now.execution || !now.stored.before || !now.stored.after) return false;
-    FirstStore mine{now.site, now.self.warp, now.execution, {}};
+    FirstStore mine{now.site, now.execution, {}};
     if (now.bytes > sizeof mine.bytes) return false;
     Value kind = value_of(now.site);
     const u8 *before = static_cast<const u8*>(now.stored.before), *after = static_cast<const u8*>(now.stored.after);
     FirstStore& first = here->first_stores[now.shared ? now.address | 1ull << 63 : now.address];
-    if (first.site != mine.site || first.warp != mine.warp || first.execution != mine.execution) {
+    if (first.site != mine.site || first.execution != mine.execution) {
         memcpy(mine.bytes, before, now.bytes);
         first = mine;
     }
@@ -305,10 +364,12 @@ bool is_rounding(const Cell& cell, const Storing& now) {
     if (!near(kind, before, after, now.bytes, largest) || !near(kind, first.bytes, after, now.bytes, largest)) return false;
     u32 step = kind == Value::F64 ? 8 : kind == Value::F16 || kind == Value::Bf16 ? 2 : 4, at = 0;
     while (!memcmp(before + at, after + at, step)) at += step;
-    remark(where(now.site), "lanes of one warp store to one word what differs by rounding (" + value_text(kind, before + at) +
+    std::string message = "lanes of one warp store to one word what differs by rounding (" + value_text(kind, before + at) +
                                 " and " + value_text(kind, after + at) + "), and which of it stays is not defined: " +
                                 memory_name(now.shared, now.address + at) + ", " + where(now.site) + ", " +
-                                thread_name(last.thread) + " and " + who(now.self));
+                                thread_name(last.thread) + " and " + who(now.self);
+    if (one_warp) remark(where(now.site), message);
+    else suspect(last, now, std::move(message));
     return true;
 }
 
@@ -371,8 +432,11 @@ void RaceState::begin() {
     heard.clear();
     shared_points.clear();
     first_stores.clear();
+    suspects.clear();
     memset(last_others, 0, sizeof last_others);
-    executions.assign(static_cast<size_t>(float_stores) * machine.threads, 0);
+    const size_t stores = static_cast<size_t>(float_stores) * machine.threads;
+    executions.assign(stores, 0);
+    last_stores.resize(stores <= kMostStores ? stores : 0);
     if (generation != sim::generation) shared_pages.clear();
     generation = sim::generation;
 }
@@ -404,6 +468,11 @@ void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, 
     if (access & kStrong) synchronise(self, shared, address, access);
     u32 number = access & kWrite ? store_of_site[site] : 0;
     u32 execution = number ? ++here->executions[(number - 1) * machine.threads + self.index] : 0;
+    if (number && !here->last_stores.empty() && stored.after && bytes <= sizeof LastStore::value) {
+        LastStore& mine = here->last_stores[(number - 1) * machine.threads + self.index];
+        mine.block = machine.block_serial, mine.execution = execution, mine.address = address;
+        memcpy(mine.value, stored.after, bytes);
+    }
     if (access & kSilent) return;
     Page& page = page_of(shared, address);
     u32 wanted = bytes & 1 || address & 1 ? 0 : bytes & 2 || address & 2 ? 1 : 2;
@@ -423,7 +492,10 @@ void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, 
     if (done < bytes) race_access(self, shared, address + done, bytes - done, access & ~kStrong, site);
 }
 
+void races_end_of_block() { settle_suspects(); }
+
 void race_whole_barrier() {
+    settle_suspects();
     u32 latest = here->floor_clock;
     for (u32 i = 0; i < machine.threads; i++) latest = std::max(latest, here->clocks[i]);
     here->floor_clock = latest + 1;

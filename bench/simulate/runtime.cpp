@@ -660,6 +660,7 @@ void run_block(Slot& slot) {
     if (aborted) return;
     slot.stalled = left_as == Left::Stalled ? where_polled() : std::vector<Polled>();
     if (left_as != Left::Done) return put_aside();
+    if (machine.races) races_end_of_block();
     if (machine.counting) count_end_of_block();
     slot.busy = false;
     in_flight--;
