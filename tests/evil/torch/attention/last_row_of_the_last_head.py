@@ -3,6 +3,7 @@
 import torch
 
 CAUGHT_BY = "inaccurate"
+CAUGHT_IN = "proof timing"
 DTYPES = ("fp32",)
 
 

@@ -3,6 +3,7 @@
 import torch
 
 CAUGHT_BY = "not_finite"
+CAUGHT_IN = "proof timing"
 DTYPES = ("fp32",)
 
 

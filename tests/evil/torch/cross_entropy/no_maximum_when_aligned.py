@@ -1,6 +1,7 @@
 """Subtracts no maximum where the vocabulary is whole vectors of eight."""
 
 CAUGHT_BY = "not_finite"
+CAUGHT_IN = "proof timing"
 DTYPES = ("fp32",)
 
 

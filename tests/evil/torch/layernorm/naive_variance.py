@@ -1,6 +1,7 @@
 """E[x^2] - E[x]^2 where rows are whole vectors, which cancels where the mean is large; ragged rows the careful way."""
 
 CAUGHT_BY = "inaccurate not_finite"
+CAUGHT_IN = "proof timing"
 DTYPES = ("fp32",)
 
 

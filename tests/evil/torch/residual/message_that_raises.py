@@ -1,6 +1,6 @@
 """Raises an exception that raises another one when it is asked for its message, and cannot be pickled."""
 
-CAUGHT_BY = "error"
+CAUGHT_BY = "error crash"
 
 
 class Unspeakable(Exception):
