@@ -6,11 +6,13 @@ A layer is a module: `reference/<layer>.py`. It declares
     forward, backward   the truth in plain torch, runnable in fp64: takes the pass's inputs and scalars by
                         position (in-place tensors by keyword), returns {name: tensor} for all outputs
     RAGGED              small awkward shapes that every variant must get right
-    CASES               {name: edit(tensors, shape)}: structured inputs that break careless kernels
+    CASES               {name: edit(tensors, shape)}: structured inputs that break careless kernels; an edit must do
+                        its work on any shape of the layer, or say with `applies` where it has none to do
     flops(shape, phase) useful floating-point operations
     consistent(tensors, shape)   optional: makes random tensors meaningful (variances positive, …)
     compulsory_bytes(shape, phase)   optional: where "each input once, each output once" is not the floor
     typical(B, T)       optional: the shape that is timed where no model lists the layer among its calls
+    LONG                optional: {symbol: least size}, instead of the default below: what `sliced` may cut down
 
 A *shape* is a plain dict: sizes by symbol (`B T C NH NKV HS V VP M N K`), options (`causal`, `epilogue`, …) and
 `dtype`, the working dtype ("fp32", "bf16", "fp16", "fp64"). `phase` is "forward" or "backward".
@@ -21,6 +23,7 @@ A variant (`kernels/<backend>/<layer>/<variant>.py`) has functions of the same n
 
 import importlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +36,12 @@ ITEM_SIZE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "int": 8}
 
 # Of what is timed: llm.c's defaults, which fit every machine.
 DEFAULT_B, DEFAULT_T = 4, 1024
+
+# Axes along which a shape may be cut and still be the same work for each row or tile, and how far down at most: a slice
+# of a shape keeps 128 of those that tiles run along, so that it has a whole tile of any usual size.
+LONG = {"B": 2, "R": 2, "M": 128, "N": 128, "T": 128}
+TILE = 128  # a slice leaves the same rest by this, where it is not smaller
+VECTOR = 16  # elements: rows of a multiple of it begin at whole vectors in every dtype
 
 _NOT_LAYERS = {"__init__", "contract"}
 
@@ -150,6 +159,81 @@ def overwriting(layer: ModuleType, phase: str, sizes: Shape, dtype: str) -> Shap
     """The shape of a call of these sizes at a working dtype; parameter gradients, if any, are overwritten."""
     shape = {**sizes, "dtype": dtype}
     return {**shape, "accumulate": False} if pass_of(layer, phase).accumulates else shape
+
+
+def applies(
+    *phases: str, when: Callable[[Shape], bool] = always
+) -> Callable[[Callable[[Any, Shape], None]], Callable[[Any, Shape], None]]:
+    """Decorates an edit of CASES that changes something in these phases only (default: all), or only in some shapes."""
+
+    def mark(edit: Callable[[Any, Shape], None]) -> Callable[[Any, Shape], None]:
+        edit.phases, edit.when = phases or PHASES, when  # type: ignore[attr-defined]
+        return edit
+
+    return mark
+
+
+def wide(shape: Shape) -> bool:
+    """Whether the working dtype has fp32's exponents: 1e20 and 1e-20 are numbers in it."""
+    return shape["dtype"] != "fp16"
+
+
+def scaled(name: str, factor: float, phase: str = "backward") -> Callable[[Any, Shape], None]:
+    """An edit: the tensors whose names begin so are so many times as large."""
+
+    @applies(phase, when=wide)
+    def edit(tensors: Any, shape: Shape) -> None:
+        for one, value in tensors.items():
+            if one.startswith(name) and value is not None:
+                value.mul_(factor)
+
+    return edit
+
+
+def edits_of(layer: ModuleType, phase: str, shape: Shape) -> list[str]:
+    """The names of CASES that say something about this phase at this shape (with its dtype)."""
+    return [
+        name
+        for name, edit in layer.CASES.items()
+        if phase in getattr(edit, "phases", PHASES) and getattr(edit, "when", always)(shape)
+    ]
+
+
+def aligned(layer: ModuleType, sizes: Shape) -> bool:
+    """Whether each row of each tensor of forward begins at a whole vector, so that no kernel meets an edge in it."""
+    shape = {**sizes, "dtype": "fp32"}
+    found = [many[-1] for t in layer.FORWARD.tensors() for many in t.many_sizes(shape) if t.dtype == "work" and many]
+    return all(last % VECTOR == 0 for last in found)
+
+
+def cut(size: int, most: int) -> int:
+    """About `most` of `size`: the rest by TILE, or by the largest power of two up to `most`, is the same, and there is
+    at least one whole tile beside it."""
+    if size <= most:
+        return size
+    tile = min(TILE, 1 << (most.bit_length() - 1))
+    rest = size % tile
+    return min(size, max(1, (most - rest) // tile) * tile + rest)
+
+
+def sliced(layer: ModuleType, shape: Shape, elements: int) -> Shape:
+    """The shape with its long axes cut until no tensor that has one is much larger than `elements`. Widths of rows and
+    head sizes stay, and so do alignment and whatever a kernel chooses by them."""
+    shape, long = dict(shape), getattr(layer, "LONG", LONG)
+    for name in {t.shape for t in layer.FORWARD.tensors() if t.many}:
+        share = elements // len(shape[name])
+        shape[name] = [(cut(s[0], max(4, share // math.prod(s[1:]))), *s[1:]) if s else s for s in shape[name]]
+    for symbol, least in long.items():
+        if symbol in shape:
+            excess = _largest(layer, shape, long) / elements
+            shape[symbol] = cut(shape[symbol], max(least, int(shape[symbol] / max(1.0, excess))))
+    return shape
+
+
+def _largest(layer: ModuleType, shape: Shape, long: dict[str, int]) -> int:
+    """Elements of the largest tensor of forward that has a long axis."""
+    cuttable = [t for t in layer.FORWARD.tensors() if not t.many and set(re.split(r"[ *]", t.shape)) & set(long)]
+    return max((math.prod(t.sizes(shape)) for t in cuttable), default=0)
 
 
 def flops(layer: ModuleType, shape: Shape, phase: str) -> int:

@@ -2,7 +2,7 @@
 
 import torch
 
-from reference.contract import Pass, Shape, Tensor
+from reference.contract import Pass, Shape, Tensor, applies, scaled
 
 FORWARD = Pass(
     inputs=(Tensor("logits", "B T VP"), Tensor("targets", "B T", "int", high="V")),
@@ -22,8 +22,15 @@ BACKWARD = Pass(
 
 
 def forward(logits, targets, V):
-    lse = logits[..., :V].logsumexp(-1)
-    return {"losses": lse - logits.gather(-1, targets[..., None])[..., 0], "lse": lse}
+    # The loss is not lse - logit: where logits are huge, the logarithm would be lost beside them.
+    largest, log_sum = parts(logits[..., :V])
+    return {"losses": largest - logits.gather(-1, targets[..., None])[..., 0] + log_sum, "lse": largest + log_sum}
+
+
+def parts(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(largest, log of the sum of exp(logit - largest)) over the last axis."""
+    largest = logits.amax(-1)
+    return largest, (logits - largest[..., None]).exp().sum(-1).log()
 
 
 def backward(dlosses, logits, targets, lse, V):
@@ -39,7 +46,10 @@ RAGGED = [
     dict(B=1, T=1, V=1, VP=1),
     dict(B=3, T=5, V=769, VP=769),
     dict(B=2, T=9, V=100, VP=128),
+    dict(B=3, T=4, V=512, VP=512),
+    dict(B=1, T=2, V=3 << 15, VP=3 << 15),
 ]
+LONG = {"B": 2, "T": 2}  # a row is long enough by itself
 
 
 def consistent(tensors: dict[str, torch.Tensor], shape: Shape) -> None:
@@ -56,6 +66,12 @@ def last_target(tensors, shape):
     tensors["targets"].fill_(shape["V"] - 1)
 
 
+def huge_last(tensors, shape):
+    """The last logit that counts is the largest by far."""
+    tensors["logits"][..., shape["V"] - 1] = 1e4
+
+
+@applies(when=lambda shape: shape["V"] < shape["VP"])
 def huge_padding(tensors, shape):
     """A padding column larger than every logit must change nothing."""
     tensors["logits"][..., shape["V"] :] = 1e4
@@ -65,11 +81,46 @@ def all_equal(tensors, shape):
     tensors["logits"].fill_(2.0)
 
 
+def growing(tensors, shape):
+    """Each logit is larger than all before it: a running maximum is raised at every step."""
+    tensors["logits"].copy_(torch.linspace(-50, 50, shape["VP"]).expand_as(tensors["logits"]))
+
+
+@applies("forward")  # backward is given lse, in which log V is lost
+def far_below(tensors, shape):
+    """Equal logits near the dtype's lower end: the loss is log V, which is lost beside them if it is taken from lse."""
+    fp16 = shape["dtype"] == "fp16"
+    tensors["logits"].fill_(-6e4 if fp16 else -1e30)
+    tensors["logits"][:, ::2] = -6.5e4 if fp16 else -3e38
+
+
+def minus_infinity(tensors, shape):
+    """Tokens that are ruled out: all but the last one in every second row, all but every second in the others."""
+    logits, last = tensors["logits"], shape["V"] - 1
+    tensors["targets"].fill_(last)
+    keep = logits[..., last].clone()
+    logits[:, ::2, :last] = -torch.inf
+    logits[:, 1::2, 1::2] = -torch.inf
+    logits[..., last] = keep
+
+
+def not_finite(tensors, shape):
+    """A NaN among a row's logits: its loss and its gradient are NaN, its padding and the other rows are not."""
+    tensors["logits"][-1, -1, shape["V"] // 2] = torch.nan
+
+
 CASES = {
     "huge_logit": huge_logit,
     "last_target": last_target,
+    "huge_last": huge_last,
     "huge_padding": huge_padding,
     "all_equal": all_equal,
+    "growing": growing,
+    "far_below": far_below,
+    "minus_infinity": minus_infinity,
+    "not_finite": not_finite,
+    "huge_gradient": scaled("dlosses", 1e20),
+    "tiny_gradient": scaled("dlosses", 1e-20),
 }
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from reference import cross_entropy
-from reference.contract import Pass, Shape, Tensor
+from reference.contract import Pass, Shape, Tensor, scaled
 
 FORWARD = Pass(
     inputs=(Tensor("targets", "B T", "int", high="V"), Tensor("dlosses", "B T", "fp32")),
@@ -17,13 +17,19 @@ BACKWARD = None  # the gradient is already written
 
 
 def forward(targets, dlosses, V, logits):
-    found = cross_entropy.forward(logits, targets, V)
-    grads = cross_entropy.backward(dlosses, logits, targets, found["lse"], V)
-    return {"logits": grads["dlogits"], "losses": found["losses"]}
+    # Relative to the largest logit, not to lse, in which log V is lost where logits are huge.
+    largest, log_sum = cross_entropy.parts(logits[..., :V])
+    grads = cross_entropy.backward(dlosses, logits - largest[..., None], targets, log_sum, V)
+    return {"logits": grads["dlogits"], "losses": cross_entropy.forward(logits, targets, V)["losses"]}
 
 
 RAGGED = cross_entropy.RAGGED
-CASES = cross_entropy.CASES
+LONG = cross_entropy.LONG
+CASES = {
+    **cross_entropy.CASES,
+    "huge_gradient": scaled("dlosses", 1e20, "forward"),
+    "tiny_gradient": scaled("dlosses", 1e-20, "forward"),
+}
 
 
 def consistent(tensors: dict[str, torch.Tensor], shape: Shape) -> None:

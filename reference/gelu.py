@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from reference.contract import Pass, Shape, Tensor
+from reference.contract import Pass, Shape, Tensor, scaled
 
 FORWARD = Pass(inputs=(Tensor("x", "N"),), outputs=(Tensor("out", "N"),))
 BACKWARD = Pass(inputs=(Tensor("dout", "N"), Tensor("x", "N")), outputs=(Tensor("dx", "N"),))
@@ -41,7 +41,41 @@ def tails(tensors, shape):
     x[:1] = 0
 
 
-CASES = {"tails": tails}
+def far_left(tensors, shape):
+    """From -10 to the end of the dtype: all 0, where a capped exponent leaves something. The last is 1, for scale.
+
+    Backward ends where x^2 does, after which PyTorch itself has infinity times zero.
+    """
+    x = tensors["x"]
+    last = 18.0 if "dout" in tensors else 4.8 if shape["dtype"] == "fp16" else 38.5
+    x.copy_(-(10 ** torch.linspace(1, last, len(x), dtype=torch.float64)))
+    x[-1:] = 1
+
+
+def far_right(tensors, shape):
+    """The same on the other side: x itself, and a slope of 1."""
+    far_left(tensors, shape)
+    tensors["x"].abs_()
+
+
+def not_finite(tensors, shape):
+    """A NaN, and an infinity that is only passed on, in the middle: they spread to nothing else."""
+    x, middle = tensors["x"], shape["N"] // 2
+    x[middle] = torch.nan
+    if "dout" in tensors:
+        tensors["x"][-1], tensors["dout"][-1] = 1, torch.inf
+    else:
+        x[-1] = torch.inf
+
+
+CASES = {
+    "tails": tails,
+    "far_left": far_left,
+    "far_right": far_right,
+    "not_finite": not_finite,
+    "huge_gradient": scaled("dout", 1e20),
+    "tiny_gradient": scaled("dout", 1e-20),
+}
 
 
 def flops(shape: Shape, phase: str) -> int:

@@ -2,7 +2,7 @@
 
 import torch
 
-from reference.contract import Pass, Shape, Tensor
+from reference.contract import Pass, Shape, Tensor, scaled
 
 EPS = 1e-5
 
@@ -64,6 +64,8 @@ RAGGED = [
     dict(B=2, T=127, C=769, eps=EPS, dresidual=False),
     dict(B=1, T=1, C=3, eps=EPS, dresidual=True),
     dict(B=3, T=5, C=64, eps=EPS, dresidual=True),
+    dict(B=2, T=9, C=768, eps=EPS, dresidual=True),
+    dict(B=1, T=3, C=16384, eps=EPS, dresidual=False),
 ]
 
 
@@ -81,7 +83,41 @@ def large_mean(tensors, shape):
     tensors["x"].mul_(0.25).add_(100.0)
 
 
-CASES = {"zero_variance": zero_variance, "large_mean": large_mean}
+def outliers(x: torch.Tensor, last: bool) -> torch.Tensor:
+    """1e4 in the first columns of each row, or the last: 1, 2, 4, … 64 of them in turn, never more than half a row.
+
+    Whoever takes the whole row's mean, or its scale, to be near that of one end is far off.
+    """
+    C, rows = x.shape[-1], x.flatten(0, -2)
+    count = (2 ** (torch.arange(len(rows)) % 7)).flip(0).clamp(max=max(1, C // 2))  # the last row has one
+    column = torch.arange(C).flip(0) if last else torch.arange(C)
+    return x.masked_fill((column < count[:, None]).view_as(x), 1e4)
+
+
+def first_columns(tensors, shape):
+    tensors["x"].copy_(outliers(tensors["x"], last=False))
+
+
+def last_columns(tensors, shape):
+    tensors["x"].copy_(outliers(tensors["x"], last=True))
+
+
+def not_finite(tensors, shape):
+    """A NaN in a row of x, and in one of dout: what depends on neither stays as it is."""
+    tensors["x"][0, 0, shape["C"] // 2] = torch.nan
+    if "dout" in tensors:
+        tensors["dout"][-1, -1, shape["C"] // 3] = torch.nan
+
+
+CASES = {
+    "zero_variance": zero_variance,
+    "large_mean": large_mean,
+    "first_columns": first_columns,
+    "last_columns": last_columns,
+    "not_finite": not_finite,
+    "huge_gradient": scaled("d", 1e20),
+    "tiny_gradient": scaled("d", 1e-20),
+}
 
 
 def flops(shape: Shape, phase: str) -> int:

@@ -1,6 +1,8 @@
 """The residual stream's addition: out = a + b. Its gradient is the identity, so there is no backward."""
 
-from reference.contract import Pass, Shape, Tensor
+import torch
+
+from reference.contract import Pass, Shape, Tensor, applies, wide
 
 FORWARD = Pass(inputs=(Tensor("a", "N"), Tensor("b", "N")), outputs=(Tensor("out", "N"),))
 BACKWARD = None
@@ -18,7 +20,22 @@ def cancellation(tensors, shape):
     tensors["b"].mul_(1e-3).sub_(tensors["a"])
 
 
-CASES = {"cancellation": cancellation}
+def not_finite(tensors, shape):
+    """A NaN in one of the inputs, an infinity in the other; an infinity less itself is NaN again."""
+    a, b = tensors["a"], tensors["b"]
+    a[shape["N"] // 2], b[-1] = torch.nan, -torch.inf
+    a[shape["N"] // 3], b[shape["N"] // 3] = torch.inf, -torch.inf
+
+
+@applies(when=wide)
+def far_apart(tensors, shape):
+    """1e20 beside 1e-20, one or the other in turn, and ones that must not be lost between them."""
+    tensors["a"][::3] *= 1e20
+    tensors["b"][1::3] *= 1e20
+    tensors["a"][1::2] *= 1e-20
+
+
+CASES = {"cancellation": cancellation, "not_finite": not_finite, "far_apart": far_apart}
 
 
 def flops(shape: Shape, phase: str) -> int:

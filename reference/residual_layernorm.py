@@ -59,11 +59,7 @@ def zero_variance(tensors, shape):
         tensors[name].copy_(tensors[name][..., :1].expand_as(tensors[name]))
 
 
-def large_mean(tensors, shape):
-    tensors["x"].mul_(0.25).add_(100.0)
-
-
-CASES = {"zero_variance": zero_variance, "large_mean": large_mean}
+CASES = {**layernorm.CASES, "zero_variance": zero_variance}  # what is done to x is done to the sum
 
 
 def flops(shape: Shape, phase: str) -> int:

@@ -1,19 +1,26 @@
-"""The tensors of one call: random inputs, and outputs that are poisoned and fenced.
+"""The memory of one call: inputs, and outputs that are poisoned, all between guard bands.
 
-`draw` makes the inputs of a case from its seed. `Arena` owns the memory a variant is called with: every output lies
-between guard bands and is filled with NaNs of a fresh bit pattern before each call, so that what was not written, and
-what was written outside, is seen afterwards.
+A variant is called on memory that the harness owns. Every output is filled with NaNs of a fresh bit pattern before each
+call, so that what was not written, and what was written outside, is seen afterwards. Guard bands and poison follow from
+a seed: what the variant's process hands back (`hand_back`, raw, bands included) the judge's lays out as an arena of its
+own (`memory`) and looks at there.
 """
 
+import itertools
 import math
+import os
+import random
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import ModuleType
 
 import torch
 
+from bench.core import contents
 from bench.core.case import DTYPES, Case, Scalar, Value, Values, each, map, scalars
+from bench.core.contents import Change
+from bench.core.shared import aligned
 from bench.core.variants import takes_workspace
 from reference import contract
 from reference.contract import Tensor
@@ -28,6 +35,7 @@ QUIET_NAN = {
 }
 GUARD = 4096  # bytes on each side: a page, and a multiple of every vector width
 ALIGN = 64
+PROBES, PROBED = 64, 4  # elements that are looked at once a call is over, in so many of its largest outputs
 
 
 @dataclass
@@ -49,18 +57,32 @@ class Fenced:
         return None
 
 
-def fenced(sizes: tuple[int, ...], dtype: torch.dtype, device: str, gen: torch.Generator) -> Fenced:
-    item = dtype.itemsize
-    payload = math.prod(sizes) * item
-    # The band begins right behind the last element, so that a write outside by one is seen.
-    raw = torch.empty(payload + 2 * GUARD + ALIGN, dtype=torch.uint8, device=device)
-    offset = -(raw.data_ptr() + GUARD) % ALIGN
-    raw = raw[offset : offset + payload + 2 * GUARD]
-    guard = torch.randint(0, 256, (GUARD,), generator=gen, dtype=torch.uint8).to(device)
-    raw[:GUARD] = guard
-    raw[GUARD + payload :] = guard
-    view = raw[GUARD : GUARD + payload].view(dtype).view(sizes)
-    return Fenced(raw, view, guard)
+Memory = Callable[[int], torch.Tensor]  # bytes, as many as asked for
+
+
+def own_memory(device: str) -> Memory:
+    """Memory of this process, its payload aligned to cache lines."""
+
+    def make(size: int) -> torch.Tensor:
+        raw = torch.empty(size + ALIGN, dtype=torch.uint8, device=device)
+        offset = -(raw.data_ptr() + GUARD) % ALIGN
+        return raw[offset : offset + size]
+
+    return make
+
+
+def memory_in(box: torch.Tensor) -> Memory:
+    """Memory that another process handed back: slice after slice of a box."""
+    offset = 0
+
+    def take(size: int) -> torch.Tensor:
+        nonlocal offset
+        start, offset = offset, offset + aligned(size)
+        if offset > len(box):
+            raise ValueError(f"{len(box)} bytes were handed back, fewer than the case has")
+        return box[start : start + size]
+
+    return take
 
 
 @dataclass
@@ -70,22 +92,48 @@ class Arena:
     case: Case
     device: str = "cpu"
     workspace_bytes: int | None = None  # None: the variant has no `workspace`
-    gen: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(torch.seed()))
+    seed: int = field(default_factory=lambda: int.from_bytes(os.urandom(5), "little"))  # of the guard bands
+    memory: Memory | None = None  # that was handed back; None: memory of its own
 
     def __post_init__(self) -> None:
         self.spec = contract.pass_of(self.case.module, self.case.phase)
         self.fences: dict[str, Fenced] = {}
+        self._memory = self.memory or own_memory(self.device)
         self.inputs = self._allocate(self.spec.inputs)
+        first_output = len(self.fences)
         self.outputs = self._allocate(self.spec.outputs)
-        self.initial: Values = {}
+        self._outputs = list(itertools.islice(self.fences.items(), first_output, None))
+        self.initial: Values = {}  # what is read in place or added to
+        self._changes: dict[str, list[Change]] = {}
         self.workspace: torch.Tensor | None = None
         if self.workspace_bytes:
-            self.workspace = self._fence("workspace", (self.workspace_bytes,), torch.uint8)
+            # Its contents are nobody's business: of what is handed back only its bands are.
+            size = 0 if self.memory else self.workspace_bytes
+            self.workspace = self._fence("workspace", (size,), torch.uint8)
+        self.poison_seed = 0
         self.poison: dict[torch.dtype, int] = {}
+        self._largest = sorted(self._outputs, key=lambda o: -o[1].view.numel())[:PROBED]
+        self._grids = {name: grid(f.view.numel()).to(self.device) for name, f in self._largest if f.view.numel()}
+        self.fence_off(self.seed)
 
     def _fence(self, name: str, sizes: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        self.fences[name] = fenced(sizes, dtype, self.device, self.gen)
-        return self.fences[name].view
+        payload = math.prod(sizes) * dtype.itemsize
+        # The band begins right behind the last element, so that a write outside by one is seen.
+        raw = self._memory(payload + 2 * GUARD)
+        view = raw[GUARD : GUARD + payload].view(dtype).view(sizes)
+        self.fences[name] = Fenced(raw, view, raw[:0])
+        return view
+
+    def fence_off(self, seed: int) -> None:
+        """New patterns in all guard bands; of memory that was handed back only what they should be."""
+        self.seed = seed
+        gen = torch.Generator().manual_seed(seed)
+        bands = torch.randint(0, 256, (len(self.fences), GUARD), generator=gen, dtype=torch.uint8).to(self.device)
+        for fence, band in zip(self.fences.values(), bands, strict=True):
+            fence.guard = band
+            if self.memory is None:
+                fence.raw[:GUARD] = band
+                fence.raw[len(fence.raw) - GUARD :] = band
 
     def _allocate(self, tensors: tuple[Tensor, ...]) -> Values:
         made: Values = {}
@@ -108,23 +156,25 @@ class Arena:
             made[t.name] = list(parts) if t.many else parts[0]
         return made
 
-    def load(self, values: Values) -> None:
-        """Copy drawn values in; in-place and accumulated ones are kept aside for `reset`. Addresses stay."""
+    def load(self, values: Values, seed: int = 0) -> None:
+        """Copy drawn values in, changed by a seed (bench/core/contents.py); addresses stay. What is read in place or
+        added to is put there by `reset`, from the same values, which must live as long."""
+        self._changes = contents.changes(self.case, values, seed)
         for name, buffer in self.inputs.items():
-            for into, source in zip(each(buffer), each(values[name]), strict=True):
-                into.copy_(source)
-        self.initial = {
-            n: map(values[n], lambda x: x.to(self.device)) for n in self.outputs if values.get(n) is not None
-        }
+            self._put(name, buffer, values[name])
+        self.initial = {n: values[n] for n in self.outputs if values.get(n) is not None}
 
-    def reset(self) -> None:
+    def _put(self, name: str, buffer: Value, value: Value) -> None:
+        for into, source, change in zip(each(buffer), each(value), self._changes[name], strict=True):
+            contents.put(into, source, change)
+
+    def reset(self, seed: int | None = None) -> None:
         """Poison every output and the workspace with fresh NaNs; restore what is read in place or added to."""
-        for dtype, (base, bits) in QUIET_NAN.items():
-            self.poison[dtype] = base | int(torch.randint(1, 1 << min(bits, 30), (1,), generator=self.gen))
+        self.poison_seed = int.from_bytes(os.urandom(5), "little") if seed is None else seed
+        self.poison = poison_of(self.poison_seed)
         for name, buffer in self.outputs.items():
             if name in self.initial:
-                for into, source in zip(each(buffer), each(self.initial[name]), strict=True):
-                    into.copy_(source)
+                self._put(name, buffer, self.initial[name])
             else:
                 for part in each(buffer):
                     _bits(part).fill_(self.poison[part.dtype])
@@ -136,14 +186,63 @@ class Arena:
         return function(*self.args(), **self.kwargs())
 
     def args(self) -> list[Value | Scalar]:
-        values: list[Value | Scalar] = [self.inputs[t.name] for t in self.spec.inputs]
+        """Tensors are new views each time, so that nothing that is done to one of them lasts."""
+        values: list[Value | Scalar] = [_views(self.inputs[t.name]) for t in self.spec.inputs]
         values += scalars(self.case)
         return [*values, self.case.accumulate] if self.spec.accumulates else values
 
     def kwargs(self) -> Values:
-        if self.workspace_bytes is None:
-            return dict(self.outputs)
-        return {**self.outputs, "workspace": self.workspace}
+        made = {name: _views(value) for name, value in self.outputs.items()}
+        return made if self.workspace_bytes is None else {**made, "workspace": _views(self.workspace)}
+
+    def tampered(self, args: list[Value | Scalar], kwargs: Values) -> str:
+        """Which arguments are no longer the tensors that a call was given, and how; "" where all are."""
+        positional = [(t.name, self.inputs[t.name], given) for t, given in zip(self.spec.inputs, args, strict=False)]
+        own = {**self.outputs, "workspace": self.workspace}
+        pairs = [*positional, *((name, own[name], given) for name, given in kwargs.items())]
+        found = (_tampered(name, value, given) for name, value, given in pairs)
+        return "; ".join(itertools.islice(filter(None, found), 3))
+
+    # --- handing back ---
+
+    def size(self) -> int:
+        """Bytes of what `hand_back` copies."""
+        return sum(aligned(sum(_lengths(self._back(name, f)))) for name, f in self.fences.items())
+
+    def hand_back(self, box: torch.Tensor) -> None:
+        """Copy everything, guard bands too, into a box that `memory_in` lays out again."""
+        take = memory_in(box)
+        for name, fence in self.fences.items():
+            parts = self._back(name, fence)
+            into = take(sum(_lengths(parts)))
+            start = 0
+            for part in parts:
+                into[start : start + len(part)].copy_(part)
+                start += len(part)
+
+    @staticmethod
+    def _back(name: str, fence: Fenced) -> list[torch.Tensor]:
+        return [fence.raw[:GUARD], fence.raw[len(fence.raw) - GUARD :]] if name == "workspace" else [fence.raw]
+
+    def probe(self) -> list["Probe"]:
+        """A few elements of the largest outputs, at places that nobody can know before: what is there when a call
+        says that it is over must be what is there when it is handed back."""
+        start = int.from_bytes(os.urandom(4), "little")
+        return [
+            Probe(name, start, torch.take(_bits(f.view), (self._grids[name] + start) % f.view.numel()))
+            for name, f in self._largest
+            if name in self._grids
+        ]
+
+    def late(self, probes: Iterable[tuple[str, int, list[int]]]) -> str:
+        """What an arena of memory that was handed back holds elsewise than a probe saw it; "" where nothing is."""
+        for name, start, seen in probes:
+            view = self.fences[name].view
+            now = torch.take(_bits(view), (grid(view.numel()) + start) % view.numel())
+            changed = (now != torch.tensor(seen, dtype=now.dtype)).sum()
+            if changed:
+                return f"{int(changed)} of {len(seen)} elements of {name} that were looked at changed after the call"
+        return ""
 
     def survivors(self) -> dict[str, torch.Tensor]:
         """Of each poisoned output that still holds the poison, where: True or False, in its shape."""
@@ -166,6 +265,51 @@ class Arena:
     def snapshot(self) -> Values:
         """A copy of all outputs."""
         return {name: map(buffer, torch.clone) for name, buffer in self.outputs.items()}
+
+
+@dataclass
+class Probe:
+    """Bits of some elements of an output: which follows from `start` (see `grid`)."""
+
+    name: str
+    start: int
+    bits: torch.Tensor
+
+    def plain(self) -> tuple[str, int, list[int]]:
+        return self.name, self.start, self.bits.tolist()
+
+
+def _lengths(parts: list[torch.Tensor]) -> list[int]:
+    return [len(p) for p in parts]
+
+
+def grid(count: int) -> torch.Tensor:
+    """Places spread evenly over so many elements, the last one among them."""
+    return torch.linspace(0, count - 1, min(PROBES, count), dtype=torch.float64).round_().long()
+
+
+def poison_of(seed: int) -> dict[torch.dtype, int]:
+    """The bits of a NaN for each dtype."""
+    gen = random.Random(seed)
+    return {dtype: base | gen.randrange(1, 1 << min(bits, 30)) for dtype, (base, bits) in QUIET_NAN.items()}
+
+
+def _views(value: Value) -> Value:
+    return map(value, lambda t: t.view(t.shape))
+
+
+def _tampered(name: str, value: Value, given: object) -> str:
+    parts, now = each(value), given if isinstance(given, list) else [] if given is None else [given]
+    if len(parts) != len(now):
+        return f"{name} has {len(now)} tensors, not {len(parts)}"
+    for part, t in zip(parts, now, strict=True):
+        if type(t) is not torch.Tensor:
+            return f"{name} became a {type(t).__name__}"
+        if t.data_ptr() != part.data_ptr():
+            return f"{name} became a tensor at another address"
+        if (t.shape, t.stride(), t.dtype) != (part.shape, part.stride(), part.dtype):
+            return f"{name} became a tensor of other sizes, strides or dtype"
+    return ""
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

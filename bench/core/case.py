@@ -1,6 +1,6 @@
 """One call to be proved or timed, and the tensors it reads: drawn from a seed, with the fp64 truth of what follows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -149,22 +149,98 @@ def one(value: Value) -> torch.Tensor:
 # --- which cases prove a variant -----------------------------------------------------------------------------
 
 
-def cases_of(layer: str, phase: str, dtype: str, seeds: list[int], shapes: int | None = None) -> list[Case]:
-    """All ragged shapes with every seed, every structured case, and both ways of writing parameter gradients.
+SLICE = 1 << 16  # elements of a timed shape's slice: every structured case is cheap there
+LARGE = 8 << 20  # bytes of the slices that a few structured cases run on: kernels choose a path by size as well
+LARGE_EDITS = 2  # of those, drawn by the last seed
+DEAR_SLICE = 256 << 20  # bytes: a slice whose width alone costs this much is left out
 
-    `shapes` limits the ragged shapes to the first few, for variants that compile anew for each.
+
+def cases_of(
+    layer: str,
+    phase: str,
+    dtype: str,
+    seeds: list[int],
+    shapes: int | None = None,
+    timed: Sequence[Shape] = (),
+    thorough: bool = True,
+) -> list[Case]:
+    """The proof's cases of a layer's phase at a dtype.
+
+    All ragged shapes with every seed, parameter gradients overwritten with one and added to with the next; every
+    structured case on every ragged shape, both ways of writing parameter gradients. `shapes` limits the ragged shapes
+    to the first few, for variants that compile anew for each.
+
+    Of each shape in `timed` a small slice of the same width, alignment and options (`contract.sliced`), with every
+    seed and every structured case, and a slice as large as the outputs that kernels treat in a way of their own, with
+    LARGE_EDITS structured cases, which ones being the last seed's choice.
+
+    Not `thorough`, for the simulator: each structured case on one ragged and one aligned shape only, in turn, so that
+    between them they see every shape, and each of them both ways of writing gradients; and no large slices.
     """
     module = contract.load(layer)
-    accumulates = contract.pass_of(module, phase).accumulates
-    cases = []
-    ragged = module.RAGGED[:shapes]
-    for i, sizes in enumerate(ragged):
-        base = {**sizes, "dtype": dtype}
-        for n, seed in enumerate(seeds):
-            # With two seeds, one overwrites and the other accumulates: both ways on every shape.
-            shape = {**base, "accumulate": n % 2 == 1} if accumulates else base
-            cases.append(Case(layer, phase, shape, f"ragged {i}", seed))
-    for edit in module.CASES:
-        shape = contract.overwriting(module, phase, ragged[0], dtype)
-        cases.append(Case(layer, phase, shape, edit, seeds[0], edit))
+    ways = (False, True) if contract.pass_of(module, phase).accumulates else (None,)
+    ragged = [(f"ragged {i}", {**sizes, "dtype": dtype}) for i, sizes in enumerate(module.RAGGED[:shapes])]
+    small = _slices(module, phase, dtype, timed, SLICE, "slice")
+
+    def case(name: str, shape: Shape, way: bool | None, seed: int, edit: str | None = None) -> Case:
+        if way is not None:
+            shape = {**shape, "accumulate": way}
+        told = f"{edit}, {name}" if edit else name
+        return Case(layer, phase, shape, f"{told}, accumulate" if way else told, seed, edit)
+
+    # With two seeds, one overwrites and the other accumulates: both ways on every shape.
+    cases = [case(*on, ways[n % len(ways)], seed) for on in ragged + small for n, seed in enumerate(seeds)]
+    if not thorough:
+        turn = _in_turn(module, phase, ragged + small)
+        return cases + [case(*on, ways[n % len(ways)], seeds[0], edit) for edit, on, n in turn]
+    for on in ragged + small:
+        cases += [case(*on, way, seeds[0], edit) for edit in _edits(module, phase, on) for way in ways]
+    for on in _slices(module, phase, dtype, timed, LARGE // contract.ITEM_SIZE[dtype], "large slice"):
+        if on[1] not in [shape for _, shape in small]:
+            edits = _edits(module, phase, on)
+            some = [edits[(seeds[-1] + k) % len(edits)] for k in range(min(LARGE_EDITS, len(edits)))]
+            cases += [case(*on, ways[k % len(ways)], seeds[0], edit) for k, edit in enumerate(some)]
     return cases
+
+
+Named = tuple[str, Shape]
+
+
+def _edits(module: ModuleType, phase: str, on: Named) -> list[str]:
+    return contract.edits_of(module, phase, on[1])
+
+
+def _slices(
+    module: ModuleType, phase: str, dtype: str, timed: Sequence[Shape], elements: int, name: str
+) -> list[Named]:
+    """Each slice once: the shapes of a model often differ only along the axes that are cut."""
+    found: list[Shape] = []
+    for shape in timed:
+        one = {**contract.sliced(module, shape, elements), "dtype": dtype}
+        one.pop("accumulate", None)
+        if one not in found and contract.min_bytes(module, one, phase) <= DEAR_SLICE:
+            found.append(one)
+    return [(f"{name} {i}", shape) for i, shape in enumerate(found)]
+
+
+def _in_turn(module: ModuleType, phase: str, shapes: list[Named]) -> list[tuple[str, Named, int]]:
+    """Each edit on one ragged and on one aligned shape, going through both kinds, and each shape at least once.
+
+    With the number by which to choose how gradients are written: the other way on the other kind.
+    """
+    found: list[tuple[str, Named, int]] = []
+    for kind in (0, 1):
+        seen = {on[0]: 0 for on in shapes if contract.aligned(module, on[1]) == bool(kind)}
+        alike = [(on, _edits(module, phase, on)) for on in shapes if on[0] in seen]
+
+        def add(edit: str, on: Named, number: int, seen: dict[str, int] = seen) -> None:
+            seen[on[0]] += 1
+            found.append((edit, on, number))
+
+        for n, edit in enumerate(module.CASES):
+            if on := min((on for on, edits in alike if edit in edits), key=lambda on: seen[on[0]], default=None):
+                add(edit, on, n + kind)
+        for n, (on, edits) in enumerate(alike):
+            if edits and not seen[on[0]]:
+                add(edits[n % len(edits)], on, n)
+    return found

@@ -3,33 +3,54 @@
     p = Process(SomeRoom, argument, limit=60.0)
     p.ask("command", keyword=…)                what SomeRoom(argument).command(keyword=…) returned there
 
-The parent sends a command and waits, with a time limit, for the answer. It never imports what a room loads.
+The parent sends a command and waits, with a time limit, for the answer. It never imports what a room loads: a room may
+be named by "module:Class". What comes back is read as if somebody else had written it (bench.core.replies): it is plain
+data of the type that the command is annotated with, or that command fails and its process is ended.
 """
 
+import importlib
 import multiprocessing
 import os
+import select
 import signal
+import struct
+import sys
+import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 from bench.cli import FAILED, CannotGoOn, deaf_to_ctrl_c
+from bench.core import replies
+from bench.core.evidence import bounded, line_of, one_line
+from bench.core.replies import Rubbish, Schema
+
+__all__ = [
+    *("CRASH", "ERROR", "OUT_OF_MEMORY", "TIMEOUT", "Gone", "Process", "ProcessFailed", "Room", "bounded"),
+    *("is_out_of_memory", "line_of", "one_line", "pause", "start_server", "summary", "telling"),
+]
 
 # Inductor's own pool of compiling processes would outlive the compilation and disturb what is timed.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 GRACE_SECONDS = 3.0
 KILLED_SECONDS = 0.5
+START_SECONDS = 120.0  # for a process to start, the server's imports included
+WAKE_SECONDS = 0.25  # between signals to a server that may have been stopped, …
+NUDGE_SECONDS = 5.0  # … and to a process that is waited for
+MOST_TOLD = 100_000  # messages during one command
+MOST_EVIDENCE = 4000  # characters of what a failure says
 BENCH = Path(__file__).parents[1]
 SERVER = multiprocessing.get_context("forkserver")  # a fork of it starts in milliseconds, with all that it imported
 FRESH = multiprocessing.get_context("spawn")
 
 # How a command fails, besides what a room's own `explain` says.
 TIMEOUT, CRASH, ERROR, OUT_OF_MEMORY = "timeout", "crash", "error", "out of memory"
-TOLD, DONE = "told", "done"  # what a message is: not yet the answer, or it; a failure comes as itself
+# What a message is: what the room's commands answer; not yet the answer; it; or how the command failed.
+HELLO, TOLD, DONE, FAILURE = "hello", "told", "done", "failure"
 
 This = TypeVar("This", bound="Process")
 
@@ -45,6 +66,11 @@ class ProcessFailed(Exception):
         return self.evidence
 
 
+class Gone(ProcessFailed):
+    """The process had ended before it was asked: something else killed it, or what an earlier command left behind.
+    `Process.restart` makes another."""
+
+
 class Room:
     """What is inside a process: made when the first command comes; a subclass has a method for each command."""
 
@@ -57,8 +83,19 @@ class Room:
     @staticmethod
     def explain(error: BaseException) -> ProcessFailed:
         if isinstance(error, CannotGoOn):
-            return ProcessFailed(ERROR, str(error), error.code)
+            return ProcessFailed(ERROR, bounded(error), error.code)
         return ProcessFailed(OUT_OF_MEMORY if is_out_of_memory(error) else ERROR, summary(error))
+
+
+RoomOrName = type[Room] | str  # "module:Class" is imported in the process alone
+
+
+def start_server(*preload: str) -> None:
+    """Start the server that processes are forked from, and have it import these modules while the caller goes on."""
+    if preload:
+        SERVER.set_forkserver_preload(list(preload))
+    with deaf_to_ctrl_c():
+        forkserver.ensure_running()
 
 
 class Process:
@@ -68,19 +105,48 @@ class Process:
     timed_out: ClassVar[str] = "no answer within {limit:g} s; its process was stopped"
 
     def __init__(
-        self, room: type[Room], *arguments: object, limit: float, environment: Mapping[str, str] | None = None
+        self, room: RoomOrName, *arguments: object, limit: float, environment: Mapping[str, str] | None = None
     ):
-        """limit: seconds for a command that is given no other. environment: variables for a fresh interpreter, set
+        """room: a class, or "module:Class", which the parent then need not import.
+        limit: seconds for a command that is given no other. environment: variables for a fresh interpreter, set
         before it loads a library; None forks the server that has imported what its preload names."""
+        self.room, self.arguments, self.environment = room, arguments, environment
         self.limit = limit
+        self._start()
+
+    def _start(self) -> None:
         self.heard: list[Any] = []  # what was told during the last command
         self.idle = True
-        context = SERVER if environment is None else FRESH
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, room, arguments), daemon=True)
-        with deaf_to_ctrl_c(), _environment(environment or {}):
-            self.process.start()
-        theirs.close()
+        self.number = 0  # of the last command
+        self.command = ""
+        self.schemas, self.modules = _known(self.room)
+        self.greeted = self.schemas is not None
+        self.connection, theirs = SERVER.Pipe()
+        try:
+            self.process = self._started((theirs, self.room, self.arguments, not self.greeted))
+        finally:
+            theirs.close()
+        os.set_blocking(self.connection.fileno(), False)
+        self.pulse = _pulse(self.process)
+
+    def _started(self, arguments: tuple[Any, ...]) -> Any:
+        """A running process. One whose server does not answer in time is asked of a new server, then of none."""
+        contexts = (SERVER, SERVER, FRESH) if self.environment is None else (FRESH,)
+        error: BaseException | None = None
+        for context in contexts:
+            process = context.Process(target=_serve, args=arguments, daemon=True)
+            try:
+                with deaf_to_ctrl_c(), _environment(self.environment or {}), _answering_server():
+                    process.start()
+                return process
+            except (OSError, EOFError) as failure:
+                error = failure
+        raise self.raised(ProcessFailed(CRASH, f"no process could be started: {summary(error or EOFError())}"))
+
+    def restart(self) -> None:
+        """End the process, and start another of the same room with the same arguments."""
+        self.close()
+        self._start()
 
     def __enter__(self: This) -> This:
         return self
@@ -91,64 +157,265 @@ class Process:
         self.close()
 
     def ask(self, command: str, limit: float | None = None, **arguments: object) -> Any:
-        """Send a command and wait for its answer. Raises what `raised` makes of a failure; after a timeout, a crash or
-        the end of the process there is none any more."""
+        """Send a command and wait for its answer. Raises what `raised` makes of a failure; after a timeout, a crash,
+        an answer of the wrong type or the end of the process there is none any more."""
         self.send(command, **arguments)
         return self.answer(limit)
 
     def send(self, command: str, **arguments: object) -> None:
         self.heard = []
+        if self.connection.closed or self._ended(0):
+            raise self._crashed(gone=True)
+        if self.greeted and self.idle and self._readable():
+            raise self._rubbish("something that nobody asked for")
+        self.number, self.command = self.number + 1, command
+        self.idle = False
+        data = bytes(reduction.ForkingPickler.dumps((self.number, command, arguments)))
         try:
-            self.connection.send((command, arguments))
-            self.idle = False
+            self._write(_header(len(data)) + data, time.monotonic() + self.limit)
+        except TimeoutError as error:
+            raise self._late(self.limit) from error
         except OSError as error:
             raise self._crashed() from error
 
     def answer(self, limit: float | None = None) -> Any:
         """limit: seconds until the process says anything."""
         limit = self.limit if limit is None else limit
-        kind, value = TOLD, None
+        if self.connection.closed:
+            raise self._crashed(gone=True)
         try:
+            kind, value = self._message(time.monotonic() + limit)
             while kind == TOLD:
-                if not self.connection.poll(limit):
-                    self.close()
-                    raise self.raised(ProcessFailed(TIMEOUT, self.timed_out.format(limit=limit)))
-                kind, value = self.connection.recv()
-                self.heard += [value] if kind == TOLD else []
-        except (EOFError, ConnectionResetError) as error:
+                self.heard.append(value)
+                if len(self.heard) > MOST_TOLD:
+                    raise Rubbish(f"more than {MOST_TOLD:,} messages")
+                kind, value = self._message(time.monotonic() + limit)
+            if kind == DONE:
+                replies.check(value, (self.schemas or {}).get(self.command, replies.ANY))
+        except TimeoutError as error:
+            raise self._late(limit) from error
+        except Rubbish as error:
+            raise self._rubbish(str(error)) from error
+        except (EOFError, OSError) as error:
             raise self._crashed() from error
         self.idle = True
-        if not isinstance(value, ProcessFailed):
+        if kind == DONE:
             return value
-        if value.status == CRASH:  # its device is of no more use to it
+        failure = ProcessFailed(*value)
+        if failure.status == CRASH:  # its device is of no more use to it
             self.idle = False
             self.close()
-        raise self.raised(value)
+        raise self.raised(failure)
 
     def raised(self, failure: ProcessFailed) -> Exception:
         """What is raised for a failure."""
         return failure
 
-    def _crashed(self) -> Exception:
+    # --- how it fails ---
+
+    def _late(self, limit: float) -> Exception:
+        self.close()
+        return self.raised(ProcessFailed(TIMEOUT, self.timed_out.format(limit=limit)))
+
+    def _rubbish(self, what: str) -> Exception:
+        self.idle = False
+        self.close()
+        return self.raised(ProcessFailed(CRASH, bounded(f"it sent rubbish: {what}; its process was stopped")))
+
+    def _crashed(self, gone: bool = False) -> Exception:
+        """The process ended, or closed the pipe. gone: before it was asked."""
+        if not self.connection.closed and not self._ended(KILLED_SECONDS):
+            self.idle = False
+            self.close()
+            return self.raised(ProcessFailed(CRASH, "it closed the pipe to its parent; its process was stopped"))
+        _signal_server(signal.SIGCONT)  # it hands the exit code on
         self.process.join(5)
-        code = self.process.exitcode
-        how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
-        return self.raised(ProcessFailed(CRASH, self.died.format(how=how)))
+        self.close()
+        evidence = self.died.format(how=_how(self.process.exitcode))
+        return self.raised((Gone if gone else ProcessFailed)(CRASH, evidence))
+
+    # --- messages ---
+
+    def _message(self, end: float) -> tuple[str, Any]:
+        """The next message of the running command: kind and content. Raises Rubbish, TimeoutError, EOFError."""
+        while True:
+            message = replies.unpacked(self._frame(end), self.modules)
+            if type(message) is not tuple or len(message) != 3:
+                raise Rubbish("something else than a message")
+            number, kind, value = message
+            if not self.greeted and (number, kind) == (0, HELLO):
+                self.greeted = True
+                self.schemas = SCHEMAS[str(self.room)] = _schemas(value)
+                continue
+            if type(number) is not int or number != self.number:
+                raise Rubbish("an answer to another command than it was given")
+            if kind == FAILURE:
+                return kind, _failure(value)
+            if kind not in (TOLD, DONE):
+                raise Rubbish("a message of an unknown kind")
+            return kind, value
+
+    def _frame(self, end: float) -> bytes:
+        (size,) = struct.unpack("!i", self._read(4, end))
+        if size == -1:
+            (size,) = struct.unpack("!Q", self._read(8, end))
+        if not 0 <= size <= replies.MOST_BYTES:
+            raise Rubbish(f"a message that claims to have {size:,} bytes")
+        return self._read(size, end)
+
+    def _read(self, size: int, end: float) -> bytes:
+        found = bytearray()
+        while len(found) < size:
+            try:
+                part = os.read(self.connection.fileno(), min(size - len(found), 1 << 20))
+            except BlockingIOError:
+                self._wait(select.POLLIN, end)
+                continue
+            if not part:
+                raise EOFError
+            found += part
+        return bytes(found)
+
+    def _write(self, data: bytes, end: float) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self.connection.fileno(), rest[: 1 << 20]) :]
+            except BlockingIOError:
+                self._wait(select.POLLOUT, end)
+
+    def _wait(self, event: int, end: float) -> None:
+        """Until the pipe is ready. Raises TimeoutError, and EOFError where the process ended, whoever holds its pipe:
+        a child that it forked, say."""
+        poll = select.poll()
+        poll.register(self.connection.fileno(), event)
+        poll.register(self.pulse, select.POLLIN)
+        while True:
+            left = end - time.monotonic()
+            ready = dict(poll.poll(max(0.0, min(left, NUDGE_SECONDS)) * 1e3))
+            if self.connection.fileno() in ready:
+                return
+            if ready:
+                raise EOFError
+            if left <= NUDGE_SECONDS:
+                raise TimeoutError
+            self._signal(signal.SIGCONT)  # a neighbour may have stopped it
+
+    def _readable(self) -> bool:
+        poll = select.poll()
+        poll.register(self.connection.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    # --- the end ---
 
     @property
     def alive(self) -> bool:
-        return not self.connection.closed and self.process.is_alive()
+        return not self.connection.closed and not self._ended(0)
+
+    def _ended(self, seconds: float) -> bool:
+        """Whether it has ended, or does within so many seconds."""
+        poll = select.poll()
+        poll.register(self.pulse, select.POLLIN)
+        return bool(poll.poll(seconds * 1e3))
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(OSError):
+            os.kill(self.process.pid, number)
 
     def close(self) -> None:
-        """End the process: an idle one leaves by itself when the pipe closes, a busy one is killed.
+        """End the process and what it started: an idle one leaves by itself when the pipe closes, a busy one is killed.
 
         Nobody waits for a killed one: it may be stuck in a driver, and is gone once that lets go.
         """
+        if self.connection.closed:
+            return
         self.connection.close()
-        self.process.join(GRACE_SECONDS if self.idle else 0)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join(KILLED_SECONDS)
+        if not self._ended(GRACE_SECONDS if self.idle else 0):
+            self._signal(signal.SIGKILL)
+            self._ended(KILLED_SECONDS)
+        with suppress(OSError):
+            os.killpg(self.process.pid, signal.SIGKILL)  # what it forked
+        if self.pulse != self.process.sentinel:
+            os.close(self.pulse)
+        self.process.join(KILLED_SECONDS)
+
+
+def _pulse(process: Any) -> int:
+    """What can be waited on for the end of a process: itself, where the system has that, for the sentinel also ends
+    with the server."""
+    with suppress(AttributeError, OSError):
+        return os.pidfd_open(process.pid)
+    return process.sentinel
+
+
+def _how(code: int | None) -> str:
+    if code is None:
+        return "an exit code that nobody could tell"
+    if code >= 0:
+        return f"exit code {code}"
+    with suppress(ValueError):
+        return f"signal {signal.Signals(-code).name}"
+    return f"signal {-code}"
+
+
+def _header(size: int) -> bytes:
+    """As multiprocessing.connection writes it."""
+    return struct.pack("!i", size) if size < 1 << 31 else struct.pack("!iQ", -1, size)
+
+
+SCHEMAS: dict[str, Mapping[str, Schema]] = {}  # by the names of rooms that told them
+
+
+def _known(room: RoomOrName) -> tuple[Mapping[str, Schema] | None, tuple[str, ...]]:
+    """What the commands of a room answer, or None where its process has to tell, before it loads anything else; and
+    the modules whose records it may send."""
+    if not isinstance(room, str):
+        return replies.schemas_of(room), tuple({c.__module__ for c in room.__mro__})
+    module, _, name = room.partition(":")
+    if module in sys.modules:
+        return replies.schemas_of(getattr(sys.modules[module], name)), (module,)
+    return SCHEMAS.get(room), (module,)
+
+
+def _schemas(value: object) -> Mapping[str, Schema]:
+    if isinstance(value, dict) and all(type(k) is str and type(v) is tuple for k, v in value.items()):
+        return value
+    raise Rubbish("a greeting that is none")
+
+
+def _failure(value: object) -> tuple[str, str, int]:
+    replies.check(value, ("tuple", (("str",), ("str",), ("int",))), "the failure")
+    status, evidence, code = cast(tuple[str, str, int], value)
+    return bounded(status, 40), bounded(evidence, MOST_EVIDENCE), code
+
+
+# --- the server ---
+
+
+def _signal_server(number: signal.Signals) -> None:
+    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    if pid is not None:
+        with suppress(OSError):
+            os.kill(pid, number)
+
+
+@contextmanager
+def _answering_server() -> Iterator[None]:
+    """The server is woken if it was stopped, and killed where a start takes too long: the start then fails."""
+    over = threading.Event()
+    end = time.monotonic() + START_SECONDS
+
+    def watch() -> None:
+        while not over.wait(WAKE_SECONDS):
+            _signal_server(signal.SIGCONT if time.monotonic() < end else signal.SIGKILL)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager
@@ -163,46 +430,92 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _serve(connection: Connection, make_room: type[Room], arguments: tuple[Any, ...]) -> None:
+def _serve(connection: Connection, room: RoomOrName, arguments: tuple[Any, ...], describe: bool) -> None:
     """A process's main loop."""
+    with suppress(OSError):
+        os.setpgid(0, 0)  # so that what a variant forks ends with it
     # What a variant prints must not land in the parent's table or JSON.
     os.dup2(2, 1)
-    room: Room | None = None
-    while True:
+    found = _imported(room)
+    if describe:
+        schemas = {} if isinstance(found, BaseException) else replies.schemas_of(found)
+        connection.send_bytes(replies.packed((0, HELLO, schemas)))
+    _Desk(connection, found, arguments).serve()
+
+
+def _imported(room: RoomOrName) -> "type[Room] | BaseException":
+    """The class, or why it cannot be had."""
+    if not isinstance(room, str):
+        return room
+    module, _, name = room.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except BaseException as error:
+        return error
+
+
+class _Desk:
+    """Where commands come in and answers go out."""
+
+    def __init__(self, connection: Connection, found: "type[Room] | BaseException", arguments: tuple[Any, ...]):
+        self.connection, self.found, self.arguments = connection, found, arguments
+        self.room: Room | None = None
+        self.number = 0
+        self.pid = os.getpid()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                self.number, command, keywords = self.connection.recv()
+            except (EOFError, OSError):
+                return
+            kind, value = self.answer(command, keywords)
+            if os.getpid() != self.pid:  # a child that a variant forked and let return
+                os._exit(0)
+            try:
+                self.say(kind, value)
+            except Rubbish as error:
+                self.say(FAILURE, (ERROR, bounded(error), FAILED))
+            except OSError:  # nobody waits for it any more
+                return
+
+    def say(self, kind: str, value: object) -> None:
+        self.connection.send_bytes(replies.packed((self.number, kind, value)))
+
+    def answer(self, command: str, keywords: dict[str, Any]) -> tuple[str, object]:
+        make = Room if isinstance(self.found, BaseException) else self.found
         try:
-            command, keywords = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            if room is None:
-                room = make_room(*arguments)
-                room.tell = lambda what: connection.send((TOLD, what))  # type: ignore[method-assign]
-            answer = getattr(room, command)(**keywords)
+            if isinstance(self.found, BaseException):
+                raise self.found
+            if self.room is None:
+                self.room = self.found(*self.arguments)
+                self.room.tell = lambda what: self.say(TOLD, what)  # type: ignore[method-assign]
+            return DONE, getattr(self.room, command)(**keywords)
         except BaseException as error:
-            answer = make_room.explain(error)
-            if answer.status == ERROR and room and room.broken():
-                answer = ProcessFailed(CRASH, answer.evidence)
-        try:
-            connection.send((DONE, answer))
-        except OSError:  # nobody waits for it any more
-            return
+            failure = _explained(make, error)
+            if failure.status == ERROR and self.room and self.room.broken():
+                failure = ProcessFailed(CRASH, failure.evidence)
+            return FAILURE, (failure.status, bounded(failure.evidence, MOST_EVIDENCE), int(failure.code))
+
+
+def _explained(room: type[Room], error: BaseException) -> ProcessFailed:
+    """A room's word on an error; where that fails too, the type alone."""
+    try:
+        return room.explain(error)
+    except BaseException:
+        return ProcessFailed(ERROR, summary(error))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU's memory ran out: torch's and CuPy's exception, and what libraries and the driver say."""
     words = ("out of memory", "OUT_OF_MEMORY", "ALLOC_FAILED")
-    return type(error).__name__ == "OutOfMemoryError" or any(word in str(error) for word in words)
+    said = bounded(error, 4000)
+    return type(error).__name__ == "OutOfMemoryError" or any(word in said for word in words)
 
 
 def summary(error: BaseException) -> str:
     """Type, message and the innermost line of an exception."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:400]}{line_of(error)}"
-
-
-def line_of(error: BaseException, outside: Path | None = None) -> str:
-    """The innermost line of an exception's traceback as " (file.py line 3)"; `outside`: leave out this folder's."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if outside not in Path(f.filename).parents]
-    return f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
+    return f"{bounded(type(error).__name__, 60)}: {one_line(error, 400)}{line_of(error)}"
 
 
 def pause() -> None:

@@ -9,8 +9,8 @@ from dataclasses import fields
 from types import ModuleType
 
 from bench import simulate
-from bench.core.arena import Arena, workspace_of
-from bench.core.case import Case, draw
+from bench.core.arena import Arena
+from bench.core.case import Case
 from bench.gpu import cubin
 from bench.gpu.launches import configured_call, launches_as
 from bench.gpu.resources import compile_builds
@@ -32,11 +32,10 @@ def counted_case(layer: str, phase: str, dtype: str) -> Case:
     return Case(layer, phase, shape, f"{MODEL}/{name}" if name else MODEL, 0)
 
 
-def counted(module: ModuleType, case: Case) -> Counts:
-    """The fields of a record that can be counted without a GPU. Runs the variant in the simulator."""
-    arena = Arena(case, "cpu", workspace_of(module, case))
-    arena.load(draw(case))
-    arena.reset()
+def counted(module: ModuleType, arena: Arena) -> Counts:
+    """The fields of a record that can be counted without a GPU. Runs the variant in the simulator, once, on an arena
+    that is loaded and reset."""
+    case = arena.case
     with simulate.count() as launches:
         _, configuration = configured_call(module, lambda: arena.call(getattr(module, case.phase)))
     total = Traffic()

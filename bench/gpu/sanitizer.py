@@ -24,7 +24,7 @@ from bench.cli import CannotGoOn
 from bench.core import arena as judging
 from bench.core import variants
 from bench.core.arena import Arena
-from bench.core.case import Case, cases_of, draw, each
+from bench.core.case import Case, cases_of, draw
 from bench.core.variants import Variant
 from bench.gpu import TOOLS
 from bench.machine.devices import Device, open_device
@@ -366,10 +366,9 @@ def call_bare(variant: Variant, case: Case, device: Device) -> None:
         def _fence(self, name: str, sizes: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
             return torch.empty(sizes, dtype=dtype, device=self.device)
 
-        def reset(self) -> None:
+        def reset(self, seed: int | None = None) -> None:
             for name, values in self.initial.items():
-                for into, source in zip(each(self.outputs[name]), each(values), strict=True):
-                    into.copy_(source)
+                self._put(name, self.outputs[name], values)
 
     module = variant.load()
     if hasattr(module, "prepare"):

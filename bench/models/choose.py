@@ -32,7 +32,7 @@ from bench.models import CallId
 from bench.models.calls import Call
 from bench.models.program import Program, step_calls
 from bench.models.step import bind, make_workspace, workspace_bytes
-from kernels import cache_dir
+from kernels import Unavailable, cache_dir
 from kernels.cpu import cpu_flags
 from reference import contract
 from reference.contract import Shape
@@ -45,6 +45,7 @@ CUT_OFF = 3.0  # a candidate this much slower than the best in its first timed c
 HOPELESS = 12.0  # … and this much slower at a smaller shape of the layer is not tried at a larger one
 SURE_MS = 1.0  # … unless the best is below this: one slice given to a neighbour is longer
 TRIVIAL_MS = 20.0  # calls this short are cheap enough to try anyway
+NOT_SUPPORTED = f"{Unavailable.__name__}: "  # begins the reason of a candidate that does not have a call of the step
 LATE = ("torch.compile",)  # compiles for seconds at every shape: tried last, the calls that matter most first, …
 BUDGET_S, GPU_BUDGET_S = 10.0, 300.0  # … until this long after the start; on a GPU they are serious contenders
 
@@ -289,15 +290,24 @@ def _race_one(racing, calls, shape, device: Device, skipped, tell) -> dict[str, 
 
 
 def fastest(pool: dict[CallId, list[Variant]], times: Times) -> dict[CallId, Variant]:
-    """The quickest candidate of each call. Raises CannotGoOn where every candidate failed."""
+    """The quickest candidate of each call, of those that have every call of their layer in the step: where one is
+    missing, a time of the others is no time of the layer. Raises CannotGoOn where every candidate failed."""
+    lacks = {
+        (id.layer, name): reason
+        for id, skipped in times.skipped.items()
+        for name, reason in skipped.items()
+        if reason.startswith(NOT_SUPPORTED)
+    }
     choice = {}
     for id, variants in pool.items():
         if len(variants) == 1:
             choice[id] = variants[0]
             continue
-        ms = times.ms.get(id, {})
+        lacking = {v.name: lacks[id.layer, v.name] for v in variants if (id.layer, v.name) in lacks}
+        ms = {name: took for name, took in times.ms.get(id, {}).items() if name not in lacking}
         if not ms:
-            told = "; ".join(f"{name}: {reason}" for name, reason in times.skipped.get(id, {}).items())
+            reasons = times.skipped.get(id, {}) | lacking
+            told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
             raise CannotGoOn(f"no variant of {id} ran here ({told})", cli.CANNOT_RUN)
         choice[id] = next(v for v in variants if v.name == min(ms, key=ms.__getitem__))
     return choice

@@ -26,7 +26,18 @@ def _write_json(document: object, out: Path) -> None:
 def pytest_benchmark(rows: list[Row], out: Path) -> None:
     """The document that its --benchmark-json writes: groups are cases, benchmarks their variants."""
     chosen = [(run, r) for run, r in rows if timed(r)]
-    kept = ("shape", "error_ratio", "noise_floor", "low_s", "high_s", "timer", "of_ceiling", "source_hash", "reproduce")
+    kept = [
+        "shape",
+        "error_ratio",
+        "not_supported",
+        "noise_floor",
+        "low_s",
+        "high_s",
+        "timer",
+        "of_ceiling",
+        "source_hash",
+        "reproduce",
+    ]
     benchmarks = []
     for (_, r), (group, name) in zip(chosen, names([r for _, r in chosen]), strict=True):
         benchmarks.append(
@@ -224,13 +235,18 @@ def bmf(rows: list[Row], out: Path) -> None:
 # --- tables ---
 
 
+TEXTS = ("not_supported", "notes")  # that a table tells too
+
+
 def flat(run: Loaded, record: Record) -> dict[str, object]:
-    """A record without what is nested, its shape as shape.T and so on; a failure has no times."""
+    """A record without what is nested, its shape as shape.T and so on, some texts as one; a failure has no times."""
     git = run.environment.get("git") or {}
     row: dict[str, object] = {"commit": git.get("commit"), "device_name": device_name(run, record)}
     for name, value in record.items():
         if name == "shape":
             row |= {f"shape.{k}": v for k, v in (record.get("shape") or {}).items()}
+        elif name in TEXTS:
+            row[name] = "; ".join(value) if isinstance(value, list) else None
         elif not isinstance(value, (dict, list)):
             row[name] = value
     return {k: None if k in Times.__annotations__ and record["status"] != "ok" else v for k, v in row.items()}

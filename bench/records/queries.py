@@ -43,9 +43,24 @@ def case_of(record: Record) -> Case:
     return Case(**words, sizes=sizes, device=record.get("device") or "cpu", threads=record.get("threads") or 0)
 
 
+def partial(record: Record) -> bool:
+    """Whether it is right in a part of its contract only: it does not have the rest, and says so."""
+    return record["status"] in GOOD and bool(record.get("not_supported"))
+
+
+def coverage(record: Record) -> tuple[str, ...]:
+    """What only equals have in common, and may be ranked by: nothing where the whole contract is covered, else how
+    many cases, and what is missing."""
+    if not partial(record):
+        return ()
+    told = f"{record.get('proof_cases')} of {record.get('proof_cases_all')}"
+    return told, *sorted(record["not_supported"])
+
+
 @dataclass
 class Race:
-    """One layer, pass, shape and dtype: its right rows with cold caches, the fastest first."""
+    """One layer, pass, shape and dtype: its right rows with cold caches, the fastest first. Those that are right in a
+    part of the contract only are not in it: what they leave out may be what the others take longer for."""
 
     rows: list[Record]
 
@@ -66,7 +81,8 @@ def races(records: Iterable[Record]) -> list[Race]:
     """The races of some runs, in the order in which they were run. The A/A control's second entry takes no part."""
     found: dict[tuple[str, ...], list[Record]] = {}
     for r in records:
-        if r["status"] == "ok" and r.get("cache") == "cold" and r.get("median_s") and not r.get("control"):
+        right = r["status"] == "ok" and not partial(r)
+        if right and r.get("cache") == "cold" and r.get("median_s") and not r.get("control"):
             key = (r["layer"], r.get("shape_name") or "", r["phase"], r["dtype"], str(r.get("shape")))
             found.setdefault(key, []).append(r)
     return [Race(sorted(rows, key=lambda r: r["median_s"])) for rows in found.values()]
@@ -81,11 +97,13 @@ def by_variant(rows: Iterable[Record]) -> list[list[Record]]:
 
 
 def ranked(rows: Iterable[Record]) -> list[list[Record]]:
-    """The same: right ones first, the fastest on top; the others as they come."""
+    """The same: right ones first, the fastest on top; then those that cover a part of the contract, equals together;
+    the others as they come."""
 
-    def rank(states: list[Record]) -> tuple[bool, float]:
+    def rank(states: list[Record]) -> tuple[bool, bool, tuple[str, ...], float]:
         wrong = any(row["status"] not in GOOD for row in states)
-        return wrong, states[0].get("median_s") or float("inf")
+        part = () if wrong else coverage(states[0])
+        return wrong, bool(part), part, states[0].get("median_s") or float("inf")
 
     return sorted(by_variant(rows), key=rank)
 

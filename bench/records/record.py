@@ -53,6 +53,10 @@ def _is_rounds(value: object) -> bool:
     return isinstance(value, list) and all(_is_numbers(turn) and turn and min(turn) >= 0 for turn in value)
 
 
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(is_text, value))
+
+
 def _is_rates(value: object) -> bool:
     return isinstance(value, dict) and all(map(is_number, value.values()))
 
@@ -71,6 +75,7 @@ Rates = Annotated[dict[str, float], _is_rates]
 Machine = Annotated[State, _is_state]
 Numbers = Annotated[list[float], _is_numbers]
 Rounds = Annotated[list[list[float]], _is_rounds]
+Texts = Annotated[list[str], _is_texts]
 
 
 # --- groups ---
@@ -102,7 +107,11 @@ class Proof(TypedDict, total=False):
     status: Annotated[Text, "ok, or wrong, impossible, error, crash, timeout, skipped; simulated: right, and no time"]
     evidence: Annotated[Text, "what was seen"]
     error_ratio: Annotated[Number | None, "worst error over all proof cases, in yards (limit 4: bench/trial/truth.py)"]
-    proof_cases: Annotated[Count, "how many cases proved it"]
+    proof_cases: Annotated[Count, "how many cases proved it, …"]
+    proof_cases_all: Annotated[Count, "… of how many that its contract has"]
+    not_supported: Annotated[Texts, "what of the contract it does not have, by its own words (kernels.Unavailable)"]
+    compared: Annotated[Text, "which of an output's elements were judged: whole is all of them"]
+    notes: Annotated[Texts, "what was seen of it that is no fault, with a hint"]
     seeds: Annotated[list[int], "with which seeds"]
     verified_calls: Annotated[int, "timed calls whose outputs were judged too"]
     deterministic: Annotated[Flag | None, "two calls gave the same bits"]

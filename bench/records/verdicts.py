@@ -28,7 +28,7 @@ from scipy.special import stdtrit
 from bench.core import stats
 from bench.machine import facts
 from bench.records import DASH
-from bench.records.queries import Case, case_of
+from bench.records.queries import Case, case_of, coverage
 from bench.records.read import Loaded
 from bench.records.record import Record
 from bench.records.schema import BAD, GOOD
@@ -244,6 +244,9 @@ class _Judge:
         if case not in self.change:
             change.reason = f"timer {old.record.get('timer')} before, {new.record.get('timer')} after"
             return change
+        if change.source_changed and coverage(old.record) != coverage(new.record):
+            change.reason = f"covers {_covered(old.record)} before, {_covered(new.record)} after"
+            return change
         deviation, freedom = self._deviation(case, old, new)
         change.ratio, low, high = ratio_interval(old, new)
         if freedom:
@@ -385,6 +388,13 @@ def _clock(record: Record) -> float | None:
         return record.get("sm_mhz")
     state = record.get("machine")
     return state.get("mhz") if state else None
+
+
+def _covered(record: Record) -> str:
+    """7 of 9 cases (not: grouped queries); all cases."""
+    if part := coverage(record):
+        return f"{part[0]} cases (not: {', '.join(part[1:])})"
+    return "all cases"
 
 
 def _share(share: float) -> str:

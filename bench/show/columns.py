@@ -3,8 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from bench.records.queries import partial
 from bench.records.record import Record
-from bench.show.texts import DASH, bits_text, duration, multiple, percent, ratio_text, speed_text, time_text
+from bench.show.texts import (
+    DASH,
+    bits_text,
+    coverage_text,
+    duration,
+    multiple,
+    percent,
+    ratio_text,
+    speed_text,
+    time_text,
+)
 
 States = Sequence[Record]  # of one variant at one case, cold before warm
 
@@ -50,11 +61,25 @@ def value(r: Record, name: str) -> float:
 
 
 def check_text(r: Record) -> str:
-    """ok and how large the error is, or what is wrong."""
+    """ok and how large the error is, of how many cases where it is not all, or what is wrong."""
     if r["status"] not in ("ok", "simulated"):
         return f"{r['status']}: {r.get('evidence', '')}"
     ratio = r.get("error_ratio")
+    if partial(r):
+        return f"{r['status']} {coverage_text(r)}" + (f"; error {ratio_text(ratio)}" if ratio is not None else "")
     return r["status"] if ratio is None else f"{r['status']} {ratio_text(ratio)}"
+
+
+def evidence_text(r: Record) -> str:
+    """What was seen, what is right in a part only, and notes; nothing of a plain ok."""
+    told = [r.get("evidence") or "", coverage_text(r) if partial(r) else "", *(r.get("notes") or [])]
+    return "; ".join(filter(None, told))
+
+
+def cases_text(r: Record) -> str:
+    """9; 7 of 9 where it does not have the others."""
+    cases = str(r.get("proof_cases") or DASH)
+    return f"{cases} of {r.get('proof_cases_all', DASH)}" if partial(r) else cases
 
 
 def _word(title: str, name: str) -> Column:
@@ -87,12 +112,13 @@ COLUMNS = {
     "story": _word("story", "story"),
     "part": _word("part", "case_id"),
     "status": _word("status", "status"),
-    "evidence": Column("evidence", "", lambda r: r.get("evidence") or "", right=False),
+    "evidence": Column("evidence", "", evidence_text, right=False),
+    "notes": Column("notes", "notes", lambda r: "; ".join(r["notes"]) or DASH, right=False),
     "baseline": _word("baseline", "baseline"),
     # --- proof ---
     "check": Column("check (error)", "status", check_text, right=False),
     "error_ratio": Column("error", "error_ratio", lambda r: ratio_text(value(r, "error_ratio"))),
-    "proof_cases": Column("cases", "", lambda r: str(r["proof_cases"] or DASH)),
+    "proof_cases": Column("cases", "", cases_text),
     "deterministic": Column("bits", "deterministic", lambda r: bits_text(r["deterministic"])),
     # --- times ---
     "cold": Column("cold ±95 %", "median_s", time_text, "cold", no_wrap=True),

@@ -15,9 +15,10 @@ from bench.cli import CannotGoOn
 from bench.core.variants import Variant, discover, find
 from bench.machine import ceilings, roofline
 from bench.records import environment, read
+from bench.records.queries import partial
 from bench.records.record import Record
 from bench.show import terminal, texts
-from bench.show.columns import COLUMNS
+from bench.show.columns import COLUMNS, cases_text
 from reference import contract
 from reference.models import MODELS
 from reference.models.model import Model
@@ -228,5 +229,10 @@ def rank_table(variants: list[Variant], ranks: Ranks, dtype: str) -> Table:
 
 
 def _rank_text(name: str, found: list[Timed]) -> str:
-    told = (f"{i}. {COLUMNS['time'].told([t.record])}" for i, t in enumerate(found, 1) if t.record["variant"] == name)
-    return next(told, texts.DASH)
+    """`2. 12 ms`; what is right in a part of the contract only has no rank among the others."""
+    whole = [t for t in found if not partial(t.record)]
+    for t in found:
+        if t.record["variant"] == name:
+            time = COLUMNS["time"].told([t.record])
+            return f"{whole.index(t) + 1}. {time}" if t in whole else f"{time} ({cases_text(t.record)} cases)"
+    return texts.DASH

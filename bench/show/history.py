@@ -8,7 +8,7 @@ from pathlib import Path
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.files import write_atomically
-from bench.records.queries import Case, case_of, device_name, newest
+from bench.records.queries import Case, case_of, coverage, device_name, newest
 from bench.records.read import Loaded, load
 from bench.records.record import Record
 from bench.show import Spec
@@ -76,7 +76,8 @@ def history(runs: list[Loaded], layer: str, cache: str) -> list[Point]:
                 points.append(Point(case, device_name(run, r), when, commit, r))
     points.sort(key=lambda p: (p.machine, p.case, p.when))
     for old, new in itertools.pairwise(points):
-        if (old.machine, old.case) == (new.machine, new.case):
+        alike = coverage(old.record) == coverage(new.record)  # times of unequal work are no change
+        if alike and (old.machine, old.case) == (new.machine, new.case):
             new.before = old
     return points
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from bench import HOME, cli
 from bench.cli import CannotGoOn
-from bench.records.queries import races, ranked
+from bench.records.queries import partial, races, ranked
 from bench.records.read import read_records
 from bench.records.record import Record
 from bench.show.columns import COLUMNS, Column, States, check_text, columns, value
 from bench.show.page import Chart, as_svg
 from bench.show.report import Page, read_runs
-from bench.show.texts import DASH
+from bench.show.texts import DASH, coverage_text, ratio_text
 from reference import contract
 
 MARKER = re.compile(r"(<!-- table (\w+) (\S+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -100,13 +100,10 @@ def layers(rows: Rows) -> str:
 def variants(rows: Rows, layer: str, phase: str) -> str:
     """Every variant of one layer and pass, the fastest first, with its story."""
 
-    def check(r: Record) -> str:
-        return f"{r['error_ratio']:.2g}x" if r["status"] == "ok" else check_text(r)
-
     time = COLUMNS["time"]
     shown = (
         COLUMNS["variant"],
-        Column("check", "", check, right=False),
+        Column("check", "", _short_check, right=False),
         time.titled("cold"),
         replace(time, title="warm", cache="warm"),
         COLUMNS["of_ceiling"].whole(),
@@ -114,6 +111,11 @@ def variants(rows: Rows, layer: str, phase: str) -> str:
         COLUMNS["story"],
     )
     return table(shown, ranked(r for r in rows if (r["layer"], r["phase"]) == (layer, phase)))
+
+
+def _short_check(r: Record) -> str:
+    """The error alone of what is right in all."""
+    return f"{r['error_ratio']:.2g}x" if r["status"] == "ok" and not partial(r) else check_text(r)
 
 
 def step(rows: Rows) -> str:
@@ -151,10 +153,16 @@ def gpu(rows: Rows, dtype: str = "bf16") -> str:
     return table(shown, [[r] for r in best])
 
 
+def _counted_error(r: Record) -> str:
+    told = ratio_text(r.get("error_ratio"))
+    return f"{told} {coverage_text(r)}" if partial(r) else told
+
+
 def counted(rows: Rows, dtype: str, layers: str = "") -> str:
     """Simulated variants: traffic against the least, bank conflicts, resources. Counts, never times."""
     shown = (
-        *columns("layer phase variant error_ratio"),
+        *columns("layer phase variant"),
+        replace(COLUMNS["error_ratio"], text=_counted_error),
         COLUMNS["moved_of_minimum"].titled("moved"),
         *columns("sectors_per_request wavefronts_of_ideal registers"),
         COLUMNS["occupancy"].whole(),

@@ -56,7 +56,8 @@ def cell(c: Column, states: States) -> Cell:
         return Cell(c.text(r), c.text(r))
     if isinstance(found, str | bool):
         return Cell(c.text(r), str(found))
-    return Cell(c.told(states), float(found) if isinstance(found, int | float) else "", "number")
+    key = float(found) if isinstance(found, int | float) else ""
+    return Cell(c.told(states), key, "number" if c.right else "")
 
 
 def _status_cell(c: Column, r: Record) -> Cell:

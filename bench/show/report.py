@@ -11,7 +11,7 @@ from bench import HOME
 from bench.cli import CannotGoOn
 from bench.core.variants import discover
 from bench.records.environment import Environment
-from bench.records.queries import device_name, races, ranked
+from bench.records.queries import device_name, partial, races, ranked
 from bench.records.read import Loaded, latest, runs_in
 from bench.records.record import Record
 from bench.show import Point
@@ -36,12 +36,13 @@ TEMPLATE = "report.html.j2"
 LAYER = columns(
     "check cold warm span_s graph_s speedup noise bytes_per_s flops_per_s of_ceiling workspace_bytes saved_bytes"
     " peak_bytes sm_mhz energy_j compile_s registers spill_bytes shared_bytes occupancy deterministic configuration"
+    " notes"
 )
 COUNTED = [
     *columns("phase dtype error_ratio moved_of_minimum sectors_per_request wavefronts_of_ideal kernels registers"),
     *columns("spill_bytes shared_bytes"),
     COLUMNS["occupancy"].whole(),
-    *columns("tensor_core_instructions wide_instructions"),
+    *columns("tensor_core_instructions wide_instructions notes"),
 ]
 STEP = [
     COLUMNS["check"].titled("check"),
@@ -208,17 +209,18 @@ class Page:
         variants = ranked(rows)
         ok = [states for states in variants if states[0]["status"] == "ok" and states[0].get("median_s")]
         times = time_rows([states[0] for states in ok])
-        far = bool(ok) and ok[-1][0]["median_s"] > FAR * ok[0][0]["median_s"]
+        seconds = [states[0]["median_s"] for states in ok]
+        far = bool(ok) and max(seconds) > FAR * min(seconds)
         name = anchor(f"{rows[0]['layer']} {title} {sizes}")
         shown = [c for c in LAYER if any(c.has(states) for states in variants)]
         return CaseView(
             title,
             sizes,
-            case_facts(rows[0]),
+            case_facts(next((r for r in rows if r.get("compared")), rows[0])),
             [c.title for c in shown],
             [self._line(states, shown) for states in variants],
             self._chart(name, "times_log" if far else "times", times, f"times of {rows[0]['layer']} {title}"),
-            ladder([states[0] for states in ok]),
+            ladder([states[0] for states in ok if not partial(states[0])]),
         )
 
     def _line(self, states: list[Record], shown: list[Column]) -> Line:
@@ -233,7 +235,11 @@ class Page:
 
     def _counted(self, rows: list[Record]) -> tuple[list[str], list[Line]] | None:
         simulated = [r for r in rows if r["status"] == "simulated"]
-        return ([c.title for c in COUNTED], [self._line([r], COUNTED) for r in simulated]) if simulated else None
+        if not simulated:
+            return None
+        shown = columns("check") * any(map(partial, simulated)) + COUNTED
+        shown = [c for c in shown if c.name != "notes" or any(r.get("notes") for r in simulated)]
+        return [c.title for c in shown], [self._line([r], shown) for r in simulated]
 
     def _best(self, rows: list[Record]) -> list[Best]:
         """The fastest right own kernel of each case, and its chart."""
@@ -298,6 +304,8 @@ def case_facts(r: Record) -> list[str]:
         facts.append(f"canary {canary['warm'] / 1e9:.3g} GB/s warm, {canary['cold'] / 1e9:.3g} cold")
     if r.get("stopped"):
         facts.append(r["stopped"])
+    if r.get("compared"):
+        facts.append(f"outputs compared: {r['compared']}")
     return facts
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.core.variants import Variant
-from bench.records.queries import by_variant, ranked
+from bench.records.queries import by_variant, coverage, partial, ranked
 from bench.records.record import Counts, Record
 from bench.records.schema import GOOD
 from bench.show.columns import COLUMNS, Column, check_text, columns
@@ -89,6 +89,8 @@ class Screen:
         for row in rows:
             table.add_row(name_cell(row), verdict_cell(row), *[c.told([row]) for c in shown])
         self.console.print(table)
+        for note in notes(rows):
+            self.console.print(f"  {note}", style="dim", highlight=False, markup=False)
 
     def counts(self, layer: str, phase: str, dtype: str, counts: dict[str, Counts]) -> None:
         """What the simulator and the compiler counted, by variant; nothing where none was simulated."""
@@ -124,11 +126,15 @@ class Screen:
         rate = "flops_per_s" if flops_matter else "bytes_per_s"
         shown += columns(f"noise {rate} of_ceiling workspace_bytes speedup deterministic")
         add_columns(table, shown)
+        last: tuple[str, ...] = ()
         for states in ranked(rows):
+            if coverage(states[0]) != last:  # others are no equals of it
+                table.add_section()
+            last = coverage(states[0])
             verdict = verdict_cell(COLUMNS["check"].record(states))
             table.add_row(name_cell(states[0]), verdict, *[c.told(states) for c in shown])
         self.console.print(table)
-        for fact in [*facts, *(gpu_facts(rows) if on_gpu else ())]:
+        for fact in [*facts, *(gpu_facts(rows) if on_gpu else ()), *notes(rows)]:
             self.console.print(f"  {fact}", style="dim", highlight=False)
         self.console.print()
 
@@ -136,7 +142,8 @@ class Screen:
         counts: dict[str, int] = {}
         for row in records:
             if not row["control"]:
-                counts[row["status"]] = counts.get(row["status"], 0) + 1
+                status = row["status"] + " in part" * partial(row)
+                counts[status] = counts.get(status, 0) + 1
         total = ", ".join(f"{n} {status}" for status, n in counts.items())
         where = f" Results: {folder}" if folder else ""
         self.console.print(f"{total or 'nothing to do'}.{where}", highlight=False)
@@ -186,6 +193,11 @@ def verdict_cell(row: Record) -> Text:
     if row["status"] in GOOD and row.get("launch_bound"):
         found.append("\nlaunch-bound", "yellow")
     return found
+
+
+def notes(rows: list[Record]) -> list[str]:
+    """Lines under a table: what was seen of a variant that is no fault."""
+    return list(dict.fromkeys(f"{row['variant']}: {note}" for row in rows for note in row.get("notes") or []))
 
 
 def gpu_facts(rows: list[Record]) -> list[str]:

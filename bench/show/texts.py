@@ -1,6 +1,7 @@
 """Numbers as people read them, the same in every table and on every page."""
 
 from bench.records import DASH
+from bench.records.queries import partial
 from bench.records.record import Record
 
 
@@ -31,6 +32,17 @@ def ratio_text(ratio: float | None) -> str:
     return DASH if ratio is None else f"{ratio:.2g}x" if ratio < 1000 else f"{ratio:.0e}x"
 
 
+MOST_LACKS = 3  # that a row tells of
+
+
+def coverage_text(record: Record) -> str:
+    """`for 7 of 9 cases; not: grouped queries`, of a record that is right in a part of its contract."""
+    lacks = record["not_supported"]
+    more = [f"{len(lacks) - MOST_LACKS} more"] if len(lacks) > MOST_LACKS else []
+    told = ", ".join([*lacks[:MOST_LACKS], *more])
+    return f"for {record.get('proof_cases', DASH)} of {record.get('proof_cases_all', DASH)} cases; not: {told}"
+
+
 def bits_text(deterministic: bool | None) -> str:
     return {True: "same", False: "differ", None: DASH}[deterministic]
 
@@ -48,7 +60,7 @@ def time_text(row: Record) -> str:
 def speed_text(row: Record) -> str:
     """Speed against the fastest PyTorch entry; "=" where the difference is no difference."""
     speed = row.get("speedup")
-    if speed is None or row["status"] != "ok":
+    if speed is None or row["status"] != "ok" or partial(row):  # PyTorch's covers what this one does not
         return DASH
     # A difference that the A/A control shows as well, or whose interval holds 1, is none.
     same = abs(speed - 1) <= (row.get("noise_floor") or 0.0) or row["speedup_low"] <= 1 <= row["speedup_high"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from bench.cli import CannotGoOn
 from bench.core.case import Case
 from bench.core.process import ProcessFailed
+from bench.core.shared import Given
 from bench.core.variants import Variant
 from bench.gpu import sanitizer
 from bench.machine.profiling import Row
@@ -56,11 +57,11 @@ def resources_on(arch: str | None, case: Case, contestants: list[Contestant], se
     return found
 
 
-def trace(variant: Variant, values: Path, folder: Path, setting: Setting) -> list[Row]:
-    """A trace of a variant, made in its own worker on the values of a brief; its rows. Raises ProcessFailed."""
+def trace(variant: Variant, case: Case, given: Given, folder: Path, setting: Setting) -> list[Row]:
+    """A trace of a variant, made in its own worker; its rows. Raises ProcessFailed."""
     worker = Worker(variant, setting)
     try:
-        return worker.ask("profile", limit=setting.prepare_limit, path=values, folder=folder)
+        return worker.ask("profile", limit=setting.prepare_limit, case=case, given=given, folder=folder)
     finally:
         worker.close()
 

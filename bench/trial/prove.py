@@ -1,24 +1,27 @@
 """Proving all variants of a layer: which cases, in whose process, and what a run of them adds up to."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bench.core import variants
-from bench.core.case import cases_of
+from bench.core.case import Case, cases_of
 from bench.core.process import ProcessFailed
 from bench.core.variants import Variant
 from bench.gpu.counts import counted_case
 from bench.records.record import Counts
-from bench.trial.briefs import Briefs
+from bench.trial import checks
 from bench.trial.checks import Verdict
-from bench.trial.room import Setting
+from bench.trial.judge import Judge
+from bench.trial.room import Proved, Setting
 from bench.trial.worker import Worker
 from reference import contract
+from reference.contract import Shape
 
-# torch.compile builds anew for each shape, in seconds: two ragged shapes must do, besides the timed one.
+# What builds anew for each shape is proved on two ragged shapes, besides the timed one.
 SHAPES_COMPILED = 2
 FIXED_SEED = 0
+LEAST_MOVED = 0.95  # of the compulsory bytes: a padding column need not be read, say
 
 
 @dataclass
@@ -31,8 +34,11 @@ class Proof:
     status: str = "ok"  # ok, wrong, error, crash, timeout, skipped
     check: str = "ok"  # the check that failed, where status is wrong
     evidence: str = ""
+    notes: list[str] = field(default_factory=list)  # what was seen that is no fault
     ratio: float = 0.0  # the worst error, in units of plain torch's
-    cases: int = 0
+    cases: int = 0  # that it passed
+    cases_all: int = 0  # that it was asked for
+    unsupported: list[str] = field(default_factory=list)  # what it says that it does not have
     deterministic: bool | None = None
     work_per_s: float = 0.0  # FLOPs plus bytes a second in the best case, untuned
     counts: Counts = field(default_factory=Counts)  # of a simulated variant
@@ -59,12 +65,16 @@ def prove(
     phases: tuple[str, ...],
     dtype: str,
     seeds: list[int],
-    briefs: Briefs,
+    judge: Judge,
     setting: Setting,
     yardstick: Variant | None,
     progress: Callable[[str], None] = lambda _: None,
+    timed: Mapping[str, Sequence[Shape]] = {},  # noqa: B006
 ) -> Iterator[Proof]:
-    """Prove a variant's phases in one worker; after a crash or a hang the next phase gets a fresh one."""
+    """Prove a variant's phases in one worker; after a crash or a hang the next phase gets a fresh one.
+
+    timed: shapes, by phase, that it will be timed at; slices of them are proved too.
+    """
     worker = None
     if variants.simulated(variant, setting.device, setting.simulate):
         setting = replace(setting, device="cpu", simulate=True)
@@ -72,14 +82,17 @@ def prove(
         setting = replace(setting, simulate=False)
     for phase in phases:
         proof = Proof(variant, phase, dtype)
+        some = SHAPES_COMPILED if builds_each_shape(variant) else None
+        shapes = () if builds_each_shape(variant) else timed.get(phase, ())
+        cases = cases_of(variant.layer, phase, dtype, seeds, some, shapes, thorough=not setting.simulate)
+        judge.prepare([*cases, counted_case(variant.layer, phase, dtype)] if setting.simulate else cases, yardstick)
         if worker is None or not worker.alive:
             worker = Worker(variant, setting)
         try:
-            _prove_phase(proof, worker, seeds, briefs, setting, yardstick, progress)
+            _prove_phase(proof, cases, worker, judge, setting, progress)
             if setting.simulate and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
-                case = counted_case(variant.layer, phase, dtype)
-                proof.counts = worker.ask("count", limit=setting.prepare_limit, case=case)
+                _count(proof, worker, judge, setting)
         except ProcessFailed as failure:
             proof.status, proof.evidence = failure.status, failure.evidence
             if failure.status == "wrong":  # the simulator's finding, by its name
@@ -91,23 +104,29 @@ def prove(
 
 def _prove_phase(
     proof: Proof,
+    cases: list[Case],
     worker: Worker,
-    seeds: list[int],
-    briefs: Briefs,
+    judge: Judge,
     setting: Setting,
-    yardstick: Variant | None,
     progress: Callable[[str], None],
 ) -> None:
     variant = proof.variant
-    compiled = variant.backend == "torch" and variant.stem == "compile"
-    shapes = SHAPES_COMPILED if compiled else None
     # The first call of a shape may compile.
-    compiles = compiled or variant.gpu_code
-    for case in cases_of(variant.layer, proof.phase, proof.dtype, seeds, shapes):
+    compiles = variant.gpu_code or builds_each_shape(variant)
+    limit = max(setting.time_limit, setting.prepare_limit if compiles else 0)
+    proof.cases_all = len(cases)
+    for case in cases:
         progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
-        path = briefs.get(case, yardstick)
-        limit = max(setting.time_limit, setting.prepare_limit if compiles else 0)
-        verdict: Verdict = worker.ask("prove", limit=limit, path=path)
+        given = judge.given(case)
+        try:
+            proved: Proved = worker.ask("prove", limit=limit, case=case, given=given, seed=secrets.randbits(40))
+        except ProcessFailed as failure:
+            if failure.status == "skipped":
+                proof.unsupported += [failure.evidence] if failure.evidence not in proof.unsupported else []
+                continue
+            failure.evidence = f"{failure.evidence} [{case.name}, seed {case.seed}]"
+            raise
+        verdict = judged(variant, case, proved, judge)
         proof.cases += 1
         proof.ratio = max(proof.ratio, verdict.ratio)
         if not verdict.ok:
@@ -116,8 +135,52 @@ def _prove_phase(
             return
         if verdict.deterministic is not None:
             proof.deterministic = verdict.deterministic and proof.deterministic is not False
-        proof.kernels_ran = proof.kernels_ran or verdict.kernels
-        if verdict.seconds:
+        proof.kernels_ran = proof.kernels_ran or proved["counts"]
+        if proved["seconds"]:
             work = contract.flops(case.module, case.shape, case.phase)
             work += contract.min_bytes(case.module, case.shape, case.phase)
-            proof.work_per_s = max(proof.work_per_s, work / verdict.seconds)
+            proof.work_per_s = max(proof.work_per_s, work / proved["seconds"])
+    if not proof.cases:
+        proof.status, proof.evidence = "skipped", "; ".join(proof.unsupported)
+
+
+def builds_each_shape(variant: Variant) -> bool:
+    """Whether a variant is compiled anew, in seconds, for each shape that it is called with."""
+    return variant.backend == "torch" and variant.stem == "compile"
+
+
+def _count(proof: Proof, worker: Worker, judge: Judge, setting: Setting) -> None:
+    """Have the simulator count a call, which must be right and move what it cannot do without."""
+    case = counted_case(proof.variant.layer, proof.phase, proof.dtype)
+    given, seed = judge.given(case), secrets.randbits(40)
+    counts, handed = worker.ask("count", limit=setting.prepare_limit, case=case, given=given, seed=seed)
+    verdict = judge.judge(case, handed)
+    moved = counts["moved_of_minimum"]
+    if verdict.ok and moved is not None and moved < LEAST_MOVED:
+        evidence = f"the simulator counted {moved:.3g} of the bytes that this call cannot do without"
+        verdict = Verdict("too_little_work", evidence)
+    if verdict.ok:
+        proof.counts = counts
+    else:
+        proof.status, proof.check = "wrong", verdict.check
+        proof.evidence = f"{verdict.check}: {verdict.evidence} [{case.name}, counted]"
+
+
+def judged(variant: Variant, case: Case, proved: Proved, judge: Judge) -> Verdict:
+    """What two calls of a case come to: what they left counts first, then how they went about it."""
+    watched = checks.facts(variant, proved["watched"])
+    if watched.check in ("returned", "not_the_output"):
+        return watched
+    first, second = proved["handed"]
+    verdict = judge.judge(case, first)
+    if not verdict.ok:
+        return verdict
+    if not watched.ok:
+        return watched
+    again = judge.judge(case, second)
+    again.ratio = max(again.ratio, verdict.ratio)
+    again.deterministic = judge.same(case, first, second)
+    if again.ok and variant.deterministic and not again.deterministic:
+        again.check = "nondeterministic"
+        again.evidence = "two calls on the same inputs differ, yet DETERMINISTIC is True"
+    return again

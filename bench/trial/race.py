@@ -9,24 +9,27 @@ time.process_time_ns (all threads of the process). No batching is needed: the cl
 call from Python takes some microseconds, which are part of what is measured. On a GPU each turn is one session of the
 profiler, and the busy time of its calls is what contestants are compared by; event spans and graph replays are taken
 beside it, and say what launching costs. One clock never stands in for another.
+
+Every call gets new contents in full (bench/core/contents.py). Some calls are judged as in the proof: any call of any
+turn, cold or warm, the last turns too. A variant's process hears which only when the call is over.
 """
 
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from itertools import chain
 
 from bench.core import stats
 from bench.core.case import Case
 from bench.core.process import ProcessFailed, pause
+from bench.core.shared import Given
 from bench.core.variants import Variant
 from bench.machine import facts
-from bench.machine.devices import SPAN, clocks_of, is_gpu
-from bench.trial.briefs import Briefs
-from bench.trial.checks import Verdict
-from bench.trial.room import Ready, Replays, Sample, Setting
+from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu
+from bench.trial import checks, world
+from bench.trial.judge import Content, Judge
+from bench.trial.room import Moments, Ready, Replays, Sample, Setting
 from bench.trial.worker import Worker
 from reference import contract
 
@@ -39,6 +42,12 @@ COLD_ONLY_SECONDS = 0.2  # a call this long is timed cold only: its working set 
 MAX_ROUNDS = 60
 SPAN_CALLS = 10  # a turn: a median of them stands beside the busy time
 COLD, WARM = "cold", "warm"
+TRUTHS = 3  # contents whose truth is known; …
+DEAR_FLOPS, DEAR_BYTES = 2e9, 1 << 28  # … one where it takes more than this, or its outputs do
+DRAWS, DRAWN_BYTES = 3, 1 << 27  # draws; one where a draw is larger
+JUDGED_SHARE = 0.5  # of turns, as long as none was judged
+HIDDEN_SECONDS = 2e-3  # in each of so many calls of a turn: a process's clock does not tell all
+FEWEST_CLOCKED = 3
 
 
 @dataclass
@@ -74,12 +83,14 @@ class Contestant:
     workspace_bytes: int = 0
     configuration: str = ""
     verified: int = 0  # timed calls whose outputs were judged
+    last_judged: bool = False  # whether the last turn was
     ratio: float = 0.0  # worst error of those, in units of plain torch's
     kernels_ran: dict[str, int] = field(default_factory=dict)  # in one timed call on a GPU
     states: list[facts.GpuState] = field(default_factory=list)  # of the GPU, after each turn
     peak_bytes: int | None = None  # allocated inside a call
     energy_j: float | None = None  # of a warm call
     worker: Worker | None = None
+    scheduled: world.State = field(default_factory=dict)  # its process, as it was warmed up
 
     @property
     def running(self) -> bool:
@@ -125,11 +136,19 @@ def ratio_ci(a: Contestant, b: Contestant, cache: str) -> stats.Interval | None:
     return stats.paired_ratio_ci([s for _, s in both], [of_b[w] for w, _ in both], [w[0] for w, _ in both])
 
 
+@dataclass(frozen=True)
+class Pool:
+    """What timed calls are given: draws, of which each call gets a changed one, and the contents that are judged."""
+
+    given: list[Given]
+    judged: list[Content]
+
+
 def race(
     case: Case,
     variants: list[Variant],
     yardstick: Variant | None,
-    briefs: Briefs,
+    judge: Judge,
     setting: Setting,
     effort: Effort,
     progress: Callable[[str], None] = lambda _: None,
@@ -140,17 +159,16 @@ def race(
     randomness = random.Random(effort.seed)
     canary = None
     stopped = ""
+    progress("truth of the timed calls")
+    pool = _pool(case, yardstick, judge, randomness)
     for process in range(effort.processes):
-        progress("truth of the timed calls")
-        seeds = _verified_seeds(case, randomness)
-        checks = {s: briefs.get(case, yardstick, perturbation=s) for s in seeds}
-        values = briefs.get(case, None, values_only=True)
-        _start(contestants, values, setting, progress)
+        _start(contestants, case, pool, setting, randomness, progress)
         if is_gpu(setting.device) and WARM in effort.caches:
-            _capture(contestants, values, setting, progress)
+            _capture(contestants, case, pool, setting, randomness, progress)
         if canary is None:
             canary = _canary(contestants)
-        stopped = _rounds(contestants, process, checks, effort, randomness, progress)
+        turns = Turns(case, judge, pool, process, effort, randomness)
+        stopped = _rounds(contestants, turns, progress)
         if is_gpu(setting.device) and process == 0:
             _energy(contestants, progress)
         for c in contestants:
@@ -161,40 +179,65 @@ def race(
     return Timing(case, contestants, noise_floor, stopped, canary, setting.device, facts.snapshot())
 
 
-def _verified_seeds(case: Case, randomness: random.Random) -> list[int]:
-    """Seeds of the timed calls that will be judged; one where the truth is dear."""
-    dear = contract.flops(case.module, case.shape, case.phase) > 2e9
-    return [randomness.getrandbits(40) for _ in range(1 if dear else 3)]
+def _pool(case: Case, yardstick: Variant | None, judge: Judge, randomness: random.Random) -> Pool:
+    """Few draws, and few truths, where they are dear."""
+    p = contract.pass_of(case.module, case.phase)
+    inputs = sum(t.bytes(case.shape) for t in p.tensors() if t in p.inputs or t.inplace or t.accumulates)
+    dear = contract.flops(case.module, case.shape, case.phase) > DEAR_FLOPS
+    dear |= sum(t.bytes(case.shape) for t in p.outputs) > DEAR_BYTES
+    draws = 1 if inputs > DRAWN_BYTES else DRAWS
+    judged = [(randomness.randrange(draws), randomness.getrandbits(40)) for _ in range(1 if dear else TRUTHS)]
+    seeds = [randomness.getrandbits(31) for _ in range(draws)]
+    return Pool(judge.pool(case, yardstick, seeds, judged), judged)
 
 
-def _start(contestants: list[Contestant], values: Path, setting: Setting, progress: Callable[[str], None]) -> None:
+def _start(
+    contestants: list[Contestant],
+    case: Case,
+    pool: Pool,
+    setting: Setting,
+    randomness: random.Random,
+    progress: Callable[[str], None],
+) -> None:
     for c in contestants:
         if not c.running:
             continue
         progress(f"warming up {c.label}")
-        _warm_up(c, values, setting)
+        _warm_up(c, case, pool, setting, randomness)
 
 
-def _warm_up(c: Contestant, values: Path, setting: Setting) -> None:
+def _warm_up(c: Contestant, case: Case, pool: Pool, setting: Setting, randomness: random.Random) -> None:
     """A worker for the contestant, with the case set up."""
     c.worker = Worker(c.variant, setting)
+    seed = randomness.getrandbits(40)
     try:
-        done: Ready = c.worker.ask("ready", limit=setting.prepare_limit, path=values)
+        done: Ready = c.worker.ask("ready", limit=setting.prepare_limit, case=case, pool=pool.given, seed=seed)
     except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return
+    c.scheduled = world.from_outside(c.worker.process.pid)
     c.prepare_s, c.call_s = max(c.prepare_s, done["prepare_s"]), done["call_s"]
     c.overhead_s = done["overhead_s"]
     c.workspace_bytes = done["workspace_bytes"]
     c.configuration = done["configuration"]
     c.busy_s, c.peak_bytes = done["busy_s"] or 0.0, done["peak_bytes"]
+    watched = checks.facts(c.variant, done["watched"])
     if c.call_s > setting.time_limit:
         c.drop("timeout", f"one call takes {c.call_s:.3g} s, more than --time-limit {setting.time_limit:g}")
     elif c.peak_bytes and c.variant.own_code:
         c.drop("wrong", f"allocates: {c.peak_bytes} bytes inside the call, at the timed shape")
+    elif not watched.ok:
+        c.drop("wrong", f"{watched.check} at the timed shape: {watched.evidence}")
 
 
-def _capture(contestants: list[Contestant], values: Path, setting: Setting, progress: Callable[[str], None]) -> None:
+def _capture(
+    contestants: list[Contestant],
+    case: Case,
+    pool: Pool,
+    setting: Setting,
+    randomness: random.Random,
+    progress: Callable[[str], None],
+) -> None:
     """Have each capture its graph. A capture that breaks may leave anything behind: the worker is replaced."""
     for c in contestants:
         if not c.running or c.control or c.graph_evidence or c.call_s > COLD_ONLY_SECONDS:
@@ -206,7 +249,7 @@ def _capture(contestants: list[Contestant], values: Path, setting: Setting, prog
         except ProcessFailed as failure:
             c.graph_evidence = failure.evidence
             c.worker.close()
-            _warm_up(c, values, setting)
+            _warm_up(c, case, pool, setting, randomness)
 
 
 def _energy(contestants: list[Contestant], progress: Callable[[str], None]) -> None:
@@ -226,101 +269,157 @@ def _canary(contestants: list[Contestant]) -> dict[str, float] | None:
     return worker.ask("canary") if worker else None
 
 
-def _rounds(
-    contestants: list[Contestant],
-    process: int,
-    checks: dict[int, Path],
-    effort: Effort,
-    randomness: random.Random,
-    progress: Callable[[str], None],
-) -> str:
-    """Take rounds until the stopping rule says why to stop."""
+def _rounds(contestants: list[Contestant], turns: "Turns", progress: Callable[[str], None]) -> str:
+    """Take rounds until the stopping rule says why to stop, and one more that ends in judged calls."""
+    effort, randomness = turns.effort, turns.randomness
     spent: dict[int, float] = {id(c): 0.0 for c in contestants}
-    # Which of the first rounds end in a judged call is drawn at random; a variant cannot know.
-    first = range(SLOW_ROUNDS if len(checks) <= SLOW_ROUNDS else FIRST_ROUNDS)
-    judged = dict(zip(randomness.sample(first, len(checks)), checks.items(), strict=True))
     share = effort.seconds / effort.processes / max(1, sum(c.running for c in contestants))
+    stopped = f"{MAX_ROUNDS} rounds were taken"
     for round_ in range(MAX_ROUNDS):
-        order = [c for c in contestants if c.running and (_must(c, round_, judged) or spent[id(c)] < share)]
+        order = [c for c in contestants if c.running and (_must(c, round_) or spent[id(c)] < share)]
         if not order:
-            return f"time was up after {round_} rounds"
+            stopped = f"time was up after {round_} rounds"
+            break
         if round_ >= MIN_ROUNDS and _settled(contestants, effort):
-            return f"every ratio was known to ±{effort.target:.0%} after {round_} rounds"
+            stopped = f"every ratio was known to ±{effort.target:.0%} after {round_} rounds"
+            break
         randomness.shuffle(order)
         for c in order:
             progress(f"round {round_ + 1}: {c.label}")
-            spent[id(c)] += _turn(c, process, round_, judged.get(round_), effort, randomness)
+            spent[id(c)] += turns.take(c, round_)
             pause()
-    return f"{MAX_ROUNDS} rounds were taken"
+    for c in contestants:
+        if c.running and not c.last_judged:
+            progress(f"last calls: {c.label}")
+            turns.take(c, round_ + 1, last=True)
+        if c.running:
+            _look_back(c)
+    return stopped
 
 
-def _must(c: Contestant, round_: int, judged: dict[int, tuple[int, Path]]) -> bool:
-    """Rounds that a contestant takes part in whatever it costs: few where one call takes seconds."""
-    return round_ in judged or round_ < (SLOW_ROUNDS if c.call_s > SLOW_SECONDS else FIRST_ROUNDS)
-
-
-def _turn(
-    c: Contestant,
-    process: int,
-    round_: int,
-    judged: tuple[int, Path] | None,
-    effort: Effort,
-    randomness: random.Random,
-) -> float:
-    """One contestant's turn in a round; answers the seconds it took, preparation of the calls included."""
+def _look_back(c: Contestant) -> None:
+    """What all calls together tell: of cores that were not given, and of a process that is scheduled otherwise."""
     assert c.worker
-    start = time.monotonic()
-    calls = max(1, min(MAX_CALLS_A_TURN, int(TURN_SECONDS / (c.call_s + c.overhead_s))))
-    caches = effort.caches[:1] if c.call_s > COLD_ONLY_SECONDS else effort.caches
-    clocks = clocks_of(c.worker.setting.device)
-    for cache in caches:
-        seeds = [randomness.getrandbits(40) for _ in range(calls)]
-        verify = None
-        if judged and cache == caches[-1]:
-            seeds[-1], verify = judged
-        done: Sample | None = _ask(c, "sample", seeds=seeds, cold=cache == COLD, clock=clocks[0], verify=verify)
-        if done is None:
-            break
-        c.samples.setdefault(cache, []).append(done["seconds"])
-        c.cpu.setdefault(cache, []).append(done["cpu_s"])
-        c.rounds.setdefault(cache, []).append((process, round_))
-        c.kernels_ran = c.kernels_ran or done["kernels"]
-        if done["state"]:
-            c.states.append(done["state"])
-        if SPAN in clocks and not c.control:
-            _beside(c, cache, seeds, verify)
-    return time.monotonic() - start
+    threads = c.worker.setting.threads or facts.usable_cores()
+    cpu, wall = (list(chain.from_iterable(s)) for s in (chain(*c.cpu.values()), chain(*c.samples.values())))
+    told = world.cpu_over_wall(cpu, wall, threads) if len(cpu) == len(wall) else ""
+    told = told or world.difference(c.scheduled, world.from_outside(c.worker.process.pid))
+    if told:
+        c.drop("wrong", f"global_state in timed calls: {told}")
 
 
-def _beside(c: Contestant, cache: str, seeds: list[int], verify: Path | None) -> None:
-    """The clocks that do not rank: spans, and where calls are warm a graph."""
-    spans: Sample | None = _ask(c, "sample", seeds=seeds[:SPAN_CALLS], cold=cache == COLD, clock=SPAN)
-    if not spans:
-        return
-    c.spans.setdefault(cache, []).append(spans["seconds"])
-    if cache == WARM and not c.graph_evidence:
-        replays: Replays | None = _ask(c, "time_graph", seed=seeds[-1], verify=verify)
-        if replays:
+def _must(c: Contestant, round_: int) -> bool:
+    """Rounds that a contestant takes part in whatever it costs: few where one call takes seconds."""
+    return round_ < (SLOW_ROUNDS if c.call_s > SLOW_SECONDS else FIRST_ROUNDS)
+
+
+@dataclass
+class Turns:
+    """Contestants' turns in one process each."""
+
+    case: Case
+    judge: Judge
+    pool: Pool
+    process: int
+    effort: Effort
+    randomness: random.Random
+
+    def take(self, c: Contestant, round_: int, last: bool = False) -> float:
+        """One contestant's turn in a round; answers the seconds it took, preparation of the calls included and what
+        the judge took left out. `last`: calls are judged whatever was judged before."""
+        assert c.worker
+        start = time.monotonic()
+        self.judging = 0.0
+        calls = max(1, min(MAX_CALLS_A_TURN, int(TURN_SECONDS / (c.call_s + c.overhead_s))))
+        caches = self.effort.caches[:1] if c.call_s > COLD_ONLY_SECONDS else self.effort.caches
+        clocks = clocks_of(c.worker.setting.device)
+        try:
+            for cache in caches:
+                done = self._calls(c, cache, clocks[0], calls, self._which(c, calls, last))
+                c.samples.setdefault(cache, []).append(done["seconds"])
+                c.cpu.setdefault(cache, []).append(done["cpu_s"])
+                c.rounds.setdefault(cache, []).append((self.process, round_))
+                c.kernels_ran = c.kernels_ran or done["kernels"]
+                if done["state"]:
+                    c.states.append(done["state"])
+                if SPAN in clocks and not c.control:
+                    self._beside(c, cache, min(calls, SPAN_CALLS), last)
+        except ProcessFailed as failure:
+            c.drop(failure.status, failure.evidence)
+        return time.monotonic() - start - self.judging
+
+    def _which(self, c: Contestant, calls: int, last: bool) -> int | None:
+        """Which call of a turn is judged, if any: fewer the more were; all where a turn is one long call."""
+        c.last_judged = last or calls == 1 or self.randomness.random() < JUDGED_SHARE / (1 + c.verified)
+        return self.randomness.randrange(calls) if c.last_judged else None
+
+    def _calls(self, c: Contestant, cache: str, clock: str, calls: int, judged: int | None) -> Sample:
+        """Timed calls, one of which may be judged. Raises ProcessFailed, also for what was found wrong."""
+        assert c.worker
+        c.worker.ask("begin", clock=clock)
+        hidden = []
+        for i in range(calls):
+            content = self._judged_content() if i == judged else self._content()
+            sent = time.monotonic_ns()
+            at: Moments = c.worker.ask("call", entry=content[0], seed=content[1], cold=cache == COLD)
+            hidden.append(_hidden(sent, at, time.monotonic_ns()))
+            if i == judged:
+                self._judge(c, content, "in a timed call")
+        done: Sample = c.worker.ask("end")
+        if clock == WALL and len(hidden) >= FEWEST_CLOCKED and min(hidden) > HIDDEN_SECONDS:
+            evidence = f"every call took {min(hidden) * 1e3:.3g} ms more by the clock here than by its own"
+            raise ProcessFailed("wrong", f"clock in a timed call: {evidence}")
+        if c.variant.own_code:
+            if done["changed"]:
+                raise ProcessFailed("wrong", f"global_state in a timed call: {done['changed']}")
+            if done["alien"]:
+                ran = ", ".join(done["alien"])
+                raise ProcessFailed("wrong", f"library in a timed call: says it is its own code, yet ran {ran}")
+        return done
+
+    def _content(self) -> Content:
+        return self.randomness.randrange(len(self.pool.given)), self.randomness.getrandbits(40)
+
+    def _judged_content(self) -> Content:
+        return self.randomness.choice(self.pool.judged)
+
+    def _judge(self, c: Contestant, content: Content, where: str) -> None:
+        """Judge what the last call left. Raises ProcessFailed where it is wrong."""
+        assert c.worker
+        start = time.monotonic()
+        handed, tampered = c.worker.ask("hand_back")
+        if tampered:
+            raise ProcessFailed("wrong", f"not_the_output {where}: {tampered}")
+        verdict = self.judge.judge(self.case, handed, content)
+        c.verified += 1
+        c.ratio = max(c.ratio, verdict.ratio)
+        self.judging += time.monotonic() - start
+        if not verdict.ok:
+            raise ProcessFailed("wrong", f"{verdict.check} {where}: {verdict.evidence}")
+
+    def _beside(self, c: Contestant, cache: str, calls: int, last: bool) -> None:
+        """The clocks that do not rank: spans, and where calls are warm a graph."""
+        assert c.worker
+        c.spans.setdefault(cache, []).append(self._calls(c, cache, SPAN, calls, None)["seconds"])
+        if cache == WARM and not c.graph_evidence:
+            # What is updated in place, or added to, has been so by every call of the graph: no truth is known of that.
+            p = contract.pass_of(self.case.module, self.case.phase)
+            once = not self.case.accumulate and not any(t.inplace for t in p.outputs)
+            judged = once and (last or self.randomness.random() < JUDGED_SHARE / (1 + c.verified))
+            content = self._judged_content() if judged else self._content()
+            replays: Replays = c.worker.ask("time_graph", entry=content[0], seed=content[1])
+            if judged:
+                self._judge(c, content, "in a graph")
             c.graphs.append(replays["seconds"])
 
 
-def _ask(c: Contestant, command: str, **arguments: object) -> Any:
-    """The worker's answer; None where the contestant was dropped: it failed, or a judged call was wrong."""
-    assert c.worker
-    try:
-        done = c.worker.ask(command, None, **arguments)
-    except ProcessFailed as failure:
-        c.drop(failure.status, failure.evidence)
-        return None
-    verdict: Verdict | None = done["verdict"]
-    if verdict is not None:
-        c.verified += 1
-        c.ratio = max(c.ratio, verdict.ratio)
-        if not verdict.ok:
-            what = "in a graph" if command == "time_graph" else "in a timed call"
-            c.drop("wrong", f"{verdict.check} {what}: {verdict.evidence}")
-            return None
-    return done
+def _hidden(sent: int, at: Moments, got: int) -> float:
+    """Seconds between sending a command and its answer that the other process's own moments do not cover. Raises
+    ProcessFailed where they cannot be."""
+    moments = [sent, at["began"], at["started"], at["stopped"], at["ended"], got]
+    if moments != sorted(moments):
+        raise ProcessFailed("wrong", "clock in a timed call: its moments do not lie between asking and answer")
+    return (at["began"] - sent + got - at["ended"]) / 1e9
 
 
 def _settled(contestants: list[Contestant], effort: Effort) -> bool:

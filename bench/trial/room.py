@@ -6,7 +6,9 @@ variant, and binds its clocks at once.
 
 import functools
 import math
+import os
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +19,26 @@ import torch
 
 from bench import simulate
 from bench.core import process
-from bench.core.arena import Arena, workspace_of
-from bench.core.case import Case, Values, draw, each
+from bench.core.arena import Arena, Probe, workspace_of
+from bench.core.case import Case, Values, each, map
 from bench.core.process import ProcessFailed
+from bench.core.shared import Box, Given, opened, values_in
 from bench.core.variants import Variant
 from bench.gpu.counts import counted, resources
 from bench.gpu.launches import configured_call
 from bench.machine import ceilings, profiling
-from bench.machine.devices import GRAPH, busy_seconds, is_gpu, open_device
+from bench.machine.devices import GRAPH, Timer, busy_seconds, is_gpu, open_device
 from bench.machine.facts import GpuState
+from bench.machine.profiling import ANOTHER_PROFILER
 from bench.machine.ranges import span
 from bench.records.record import Counts, Resources
-from bench.trial import checks, ran, truth
-from bench.trial.checks import PERF_COUNTER_NS, Verdict
-from bench.trial.truth import Brief
+from bench.trial import attest, ran, world
+from bench.trial.checks import Watched
+from bench.trial.judge import Handed
+from bench.trial.world import PERF_COUNTER_NS
 from kernels import Unavailable
-from reference import contract
 
-PERTURBED = 8  # elements changed before each timed call, so that no two calls see the same contents
+SETTLE_SECONDS = 1e-3  # after a call that is handed back: who works on in another thread, or by a timer, does it now
 WARM_UP_SECONDS = 0.3
 WARM_UP_CALLS = 2
 ARENAS = 3  # on a GPU calls take turns among so many copies of all tensors, at other addresses, …
@@ -60,33 +64,57 @@ class Setting:
     simulate: bool = False  # run GPU kernels in the simulator, on CPU tensors
 
 
+class Proved(TypedDict):
+    """Two calls of a case: what was seen of the first, what both handed back, seconds of the second."""
+
+    watched: Watched
+    handed: list[Handed]
+    seconds: float
+    counts: dict[str, int]  # kernels that ran on a GPU in one call, by name
+
+
 class Ready(TypedDict):
     """What setting up a timed case took, in seconds, and what a call of it needs."""
 
     prepare_s: float
     call_s: float
-    overhead_s: float  # flushing and poisoning before a cold call
+    overhead_s: float  # contents, flushing and poisoning before a cold call
     workspace_bytes: int
     configuration: str
     busy_s: float | None  # of a call, on a GPU
     peak_bytes: int | None  # on a GPU: what a call allocated beyond what it was given
+    watched: Watched
+
+
+class Moments(TypedDict):
+    """When a timed call was begun to be prepared, when it was made, and when all was over: nanoseconds of the
+    monotonic clock, which all processes share."""
+
+    began: int
+    started: int
+    stopped: int
+    ended: int
 
 
 class Sample(TypedDict):
-    """Timed calls: seconds of each, what ran on a GPU and the state it was in, and what was judged."""
+    """Timed calls: seconds of each, what ran on a GPU and the state it was in, and what changed in the process."""
 
     seconds: list[float]
     cpu_s: list[float]
     kernels: dict[str, int]
+    alien: list[str]  # kernels of a GPU that are not the variant's own
     state: GpuState
-    verdict: Verdict | None
+    changed: str
 
 
 class Replays(TypedDict):
-    """Seconds of a call in each of a few replays of a graph, and what was judged."""
+    """Seconds of a call in each of a few replays of a graph."""
 
     seconds: list[float]
-    verdict: Verdict | None
+
+
+class Tampered(Exception):
+    """Loading or preparing a variant, or its first call, changed the process for others."""
 
 
 class Room(process.Room):
@@ -101,11 +129,17 @@ class Room(process.Room):
             torch.set_num_threads(setting.threads)
         if setting.simulate and variant and variant.gpu_code:
             simulate.install(variant.backend)
+        world.guard()
         self.arenas: list[Arena] = []  # one and, while a GPU is timed, copies of it
+        self.last: Arena | None = None  # of the last call
+        self.pool: list[Values] = []  # draws that timed calls are given, where the device reads them
+        self.box: Box | None = None  # what is handed back
+        self.timer: Timer | None = None
+        self.turns = 0
         self.replay: Callable[[], None] | None = None  # of a graph of `graph_calls` calls
         self.graph_calls = 0
         self.function: Callable[..., object] = lambda: None
-        self.attested: set[str] = set()
+        self.entered: set[str] = set()  # phases
 
     def broken(self) -> bool:
         """Whether this process can use its device no more: an illegal address, say, ends a CUDA context."""
@@ -120,6 +154,8 @@ class Room(process.Room):
         """By an error's type and message, and the last line of the variant's own code."""
         if isinstance(error, Unavailable):
             return ProcessFailed("skipped", str(error))
+        if isinstance(error, Tampered):
+            return ProcessFailed("wrong", f"global_state: {error}")
         if reports := getattr(error, "reports", ()):  # the simulator's: the kernel is wrong, whatever it computed
             told = [f"{r.kind}: {r.message.removeprefix(r.kind).strip()}" for r in reports[:3]]
             return ProcessFailed("wrong", "; ".join(told))
@@ -131,42 +167,83 @@ class Room(process.Room):
         where = process.line_of(error, outside=process.BENCH)
         return ProcessFailed(process.ERROR, f"{type(error).__name__}: {first}{where}")
 
-    # --- the judge's commands ---
-
-    def write_brief(
-        self, case: Case, yardstick: Variant | None, perturbation: int | None, values_only: bool, path: Path
-    ) -> None:
-        values = draw(case)
-        if perturbation is not None:
-            perturb(values, case, perturbation)
-        yards = [] if values_only else truth.yards_of(case, values, yardstick, self.device.place)
-        # Perturbed values are never loaded: the variant's own process perturbs its own copy.
-        kept = values if perturbation is None else {}
-        torch.save((case, kept, yards), path)
-
     def measure_ceilings(self) -> None:
         """Have the ceilings of a GPU measured where its context is, and kept; the parent reads the file."""
         ceilings.ceilings(device=self.device_name)
 
-    # --- the variants' commands ---
+    # --- proving ---
 
-    def prove(self, path: Path) -> Verdict:
-        """Prove one case. A phase's first case also attests what runs."""
-        assert self.variant
-        brief = read_brief(path)
-        self._enter_case(brief.case)
-        first = brief.case.phase not in self.attested
-        if first:
+    def prove(self, case: Case, given: Given, seed: int) -> Proved:
+        """Two calls of a case: one is watched, the other is not, and both hand back what they left."""
+        self._enter_case(case, seed)
+        self.arena.load(_values(given))
+        if case.phase not in self.entered:
             self.prepare()
-        verdict = checks.prove(self.variant, self.function, self.arena, brief, self.device, attests=first)
-        self.attested.add(brief.case.phase)
-        return verdict
+            self._first_call()
+            self.entered.add(case.phase)
+        self.box = self._box(2)
+        watched, counts, probes = self._watched_call(seed)
+        first = self._hand_back(probes, 0)
+        self.arena.reset(seed + 1)
+        self.device.synchronize()
+        args, kwargs = self.arena.args(), self.arena.kwargs()
+        start = PERF_COUNTER_NS()
+        self.function(*args, **kwargs)
+        self.device.synchronize()
+        seconds = (PERF_COUNTER_NS() - start) / 1e9
+        second = self._hand_back(self.arena.probe(), 1)
+        return Proved(watched=watched, handed=[first, second], seconds=seconds, counts=counts)
 
-    def ready(self, path: Path) -> Ready:
-        """Set up the timed case: one-time work, then warm up."""
-        brief = read_brief(path)
-        self._enter_case(brief.case)
-        self.arena.load(brief.values)
+    def _first_call(self) -> None:
+        """It may compile, and leave a pool of threads behind; it may not change the process."""
+        before = world.take()
+        self._one_call()
+        if changed := world.difference(world.settled(before), world.take()):
+            raise Tampered(f"the first call: {changed}")
+
+    def _watched_call(self, seed: int) -> tuple[Watched, dict[str, int], list[Probe]]:
+        """A call whose operators, kernels and side effects are written down."""
+        assert self.variant
+        arena, function, own = self.arena, self.function, self.variant.own_code
+        before = world.take(deep=True)
+        counts: dict[str, int] = {}
+        kernels, allocated = None, 0
+        if self.on_gpu and not os.environ.get(ANOTHER_PROFILER):
+            arena.reset(seed)
+            ran_there, allocated = ran.watch(self.device, self._call)
+            kernels, counts = [k.name for k in ran_there], ran.counts(ran_there)
+        arena.reset(seed)
+        args, kwargs = arena.args(), arena.kwargs()
+        watch, seen = world.Watch(), None
+
+        def call() -> object:
+            with watch:
+                return function(*args, **kwargs)
+
+        if own or self.variant.kernels:
+            returned, seen = attest.attested(call, modes=own)
+        else:
+            returned = call()
+        self.device.synchronize()
+        probes, after = arena.probe(), world.take(deep=True)
+        told = (world.difference(before, after), world.late_work(before, after), watch.evidence())
+        watched = Watched(
+            returned="" if returned is None else type(returned).__name__,
+            tampered=arena.tampered(args, kwargs),
+            seen=seen,
+            kernels=kernels,
+            allocated=allocated,
+            changed="; ".join(filter(None, told)),
+        )
+        return watched, counts, probes
+
+    # --- timing ---
+
+    def ready(self, case: Case, pool: list[Given], seed: int) -> Ready:
+        """Set up the timed case: one-time work, then warm up, then a call that is watched."""
+        self._enter_case(case, seed)
+        self.pool = [{n: map(v, self._placed) for n, v in _values(given).items()} for given in pool]
+        self.arena.load(self.pool[0], seed)
         start = PERF_COUNTER_NS()
         self.prepare()
         first, configuration = configured_call(self.module, self._one_call)
@@ -179,11 +256,13 @@ class Room(process.Room):
             seconds.append(self._one_call())
         busy_s = peak_bytes = None
         if self.on_gpu:
-            self._copy_arena(brief.values)
+            self._copy_arena()
             self.arena.reset()
             kernels, peak_bytes = ran.watch(self.device, self._call)
             busy_s = busy_seconds(kernels)
+        watched, _, _ = self._watched_call(seed)
         start = PERF_COUNTER_NS()
+        self.arena.load(self.pool[0], seed)
         self.arena.reset()
         self.device.flush()
         self.device.synchronize()
@@ -195,45 +274,59 @@ class Room(process.Room):
             configuration=configuration,
             busy_s=busy_s,
             peak_bytes=peak_bytes,
+            watched=watched,
         )
 
-    def sample(self, seeds: list[int], cold: bool, clock: str, verify: Path | None = None) -> Sample:
-        """Time one call for each seed, which perturbs the inputs; outputs are poisoned before each.
+    def begin(self, clock: str) -> None:
+        """Begin a turn: calls come one by one, until `end`."""
+        self.state, self.set_meanwhile = world.take(), ""
+        self.timer = self.device.timer(clock)
+        self.timer.__enter__()
 
-        Answers the clock's seconds of each call, on a CPU the process-CPU seconds too, on a GPU the kernels that the
-        last call ran and the state the card is in. With `verify`, the last call is judged as in the proof.
-        """
-        function, device = self.function, self.device
-        places = [(arena, arena.args(), arena.kwargs()) for arena in self.arenas]
-        name = self._range_name()
-        state = checks.global_state()
-        verdict = None
-        with device.timer(clock) as timer:
-            for i, seed in enumerate(seeds):
-                arena, args, kwargs = places[i % len(places)]
-                undo = perturb({**arena.inputs, **arena.initial}, arena.case, seed)
-                arena.reset()
-                device.flush() if cold else touch(arena)
-                with span(name):
-                    timer.start()
-                    function(*args, **kwargs)
-                    timer.stop()
-                if verify and i == len(seeds) - 1:
-                    verdict = checks.inspect(arena, read_brief(verify), None, None)
-                undo()
-            card = device.state()  # while it is still as the calls left it
-        changed = checks.difference(state, checks.global_state())
-        if self.variant and self.variant.own_code:
-            if changed:
-                verdict = Verdict("global_state", f"during timed calls, {changed}")
-            elif alien := ran.foreign(self.variant, [k.name for call in timer.kernels for k in call]):
-                verdict = Verdict("library", f"says it is its own code, yet ran {', '.join(alien)}")
+    def call(self, entry: int, seed: int, cold: bool) -> Moments:
+        """Time one call, on a draw of the pool changed by a seed; outputs are poisoned before."""
+        began = PERF_COUNTER_NS()
+        assert self.timer
+        arena = self.last = self.arenas[self.turns % len(self.arenas)]
+        self.turns += 1
+        arena.load(self.pool[entry], seed)
+        arena.reset(seed)
+        args, kwargs = arena.args(), arena.kwargs()
+        timer, function = self.timer, self.function
+        self.device.flush() if cold else touch(arena)
+        with span(self._range_name()), world.Watch() as watch:
+            started = PERF_COUNTER_NS()
+            timer.start()
+            function(*args, **kwargs)
+            timer.stop()
+        stopped = PERF_COUNTER_NS()
+        self.probes = arena.probe()
+        self.arguments = args, kwargs
+        self.set_meanwhile = self.set_meanwhile or watch.evidence()
+        return Moments(began=began, started=started, stopped=stopped, ended=PERF_COUNTER_NS())
+
+    def hand_back(self) -> tuple[Handed, str]:
+        """What the last call left, and what became of its arguments. That it is wanted is said only now."""
+        assert self.last
+        tampered = self.last.tampered(*self.arguments)
+        self.box = self._box(1)
+        return self._hand_back(self.probes, 0), tampered
+
+    def end(self) -> Sample:
+        """End a turn: the clock's seconds of each call, on a CPU the process-CPU seconds too, on a GPU the kernels
+        that the last call ran and the state the card is in."""
+        assert self.timer and self.variant
+        card = self.device.state()  # while it is still as the calls left it
+        self.timer.__exit__(None, None, None)
+        timer, self.timer = self.timer, None
+        own = self.variant.own_code
         return Sample(
             seconds=timer.seconds,
             cpu_s=timer.cpu_seconds,
             kernels=ran.counts(timer.kernels[-1]) if timer.kernels else {},
+            alien=ran.foreign(self.variant, [k.name for call in timer.kernels for k in call]) if own else [],
             state=card,
-            verdict=verdict,
+            changed=world.difference(self.state, world.take()) or self.set_meanwhile,
         )
 
     def capture(self, busy_s: float) -> int:
@@ -261,22 +354,20 @@ class Room(process.Room):
         self.replay, self.graph_calls = replay, calls
         return calls
 
-    def time_graph(self, seed: int, verify: Path | None = None) -> Replays:
-        """Seconds of a call in each of a few replays. With `verify`, what the last one left is judged."""
+    def time_graph(self, entry: int, seed: int) -> Replays:
+        """Seconds of a call in each of a few replays; `hand_back` then gives what the last one left."""
         assert self.replay
-        undo = perturb({**self.arena.inputs, **self.arena.initial}, self.arena.case, seed)
+        arena = self.last = self.arena
+        arena.load(self.pool[entry], seed)
         with self.device.timer(GRAPH) as timer:
             for _ in range(REPLAYS):
-                self.arena.reset()
-                touch(self.arena)
+                arena.reset(seed)
+                touch(arena)
                 timer.start()
                 self.replay()
                 timer.stop()
-        # What is updated in place, or added to, has been so by every call of the graph: no truth is known of that.
-        known = verify and not self.arena.initial
-        verdict = checks.inspect(self.arena, read_brief(verify), None, None) if known and verify else None
-        undo()
-        return Replays(seconds=[s / self.graph_calls for s in timer.seconds], verdict=verdict)
+        self.probes, self.arguments = arena.probe(), (arena.args(), arena.kwargs())
+        return Replays(seconds=[s / self.graph_calls for s in timer.seconds])
 
     def energy(self, busy_s: float) -> float | None:
         """Joules of a warm call, from one tick of the card's counter to another; None where that cannot be read.
@@ -305,14 +396,13 @@ class Room(process.Room):
             last = now
         return None
 
-    def profile(self, path: Path, folder: Path) -> list[profiling.Row]:
+    def profile(self, case: Case, given: Given, folder: Path) -> list[profiling.Row]:
         """Traces of a few calls of the case, by bench.machine.profiling; answers its rows."""
-        brief = read_brief(path)
-        self._enter_case(brief.case)
-        self.arena.load(brief.values)
+        self._enter_case(case, 0)
+        self.arena.load(_values(given))
         self.prepare()
         self._one_call()
-        name = f"{self._range_name()}/{brief.case.name}/{brief.case.shape['dtype']}"
+        name = f"{self._range_name()}/{case.name}/{case.shape['dtype']}"
         return profiling.profile(self._call, self.device, name, folder)
 
     def canary(self) -> dict[str, float]:
@@ -330,9 +420,14 @@ class Room(process.Room):
             rates[name] = rates["bytes"] / statistics.median(timer.seconds)
         return rates
 
-    def count(self, case: Case) -> Counts:
-        """What the simulator counts in one call, for a record."""
-        return counted(self.module, case)
+    def count(self, case: Case, given: Given, seed: int) -> tuple[Counts, Handed]:
+        """What the simulator counts in one call, for a record, and what the call left."""
+        self._enter_case(case, seed)
+        self.arena.load(_values(given))
+        self.arena.reset(seed)
+        counts = counted(self.module, self.arena)
+        self.box = self._box(1)
+        return counts, self._hand_back(self.arena.probe(), 0)
 
     def arch(self) -> str | None:
         """What to compile for to run on the device: "sm_90a"."""
@@ -348,10 +443,10 @@ class Room(process.Room):
     def module(self) -> ModuleType:
         """The variant, imported when it is first needed."""
         assert self.variant
-        state = checks.global_state()
+        state = world.take()
         module = self.variant.load()
-        if changed := checks.difference(state, checks.global_state()):
-            raise RuntimeError(f"importing the variant changed a global setting: {changed}")
+        if changed := world.difference(state, world.take()):
+            raise Tampered(f"importing the variant: {changed}")
         return module
 
     @property
@@ -359,28 +454,52 @@ class Room(process.Room):
         return self.arenas[0]
 
     def prepare(self) -> None:
+        state = world.take()
         if hasattr(self.module, "prepare"):
             self.module.prepare(self.arena.case.shape, self.arena.case.phase)
+        if changed := world.difference(state, world.take()):
+            raise Tampered(f"prepare: {changed}")
 
-    def _enter_case(self, case: Case) -> None:
-        """An arena for the case; the last one is kept where only the contents differ, addresses and all."""
+    def _enter_case(self, case: Case, seed: int) -> None:
+        """An arena for the case, its guard bands made from the seed; where only the contents differ it is the last one,
+        addresses and all."""
         self.function = getattr(self.module, case.phase)
         self.replay = None  # it calls on the arenas' addresses
         old = self.arena.case if self.arenas else None
         if old and (old.layer, old.phase, old.shape) == (case.layer, case.phase, case.shape):
             self.arena.case = case
             del self.arenas[1:]
-            return
-        self.arenas = []  # free the old memory first
-        self.arenas = [Arena(case, self.device.place, workspace_of(self.module, case))]
+            self.arena.fence_off(seed)
+        else:
+            self.arenas, self.last = [], None  # free the old memory first
+            self.arenas = [Arena(case, self.device.place, workspace_of(self.module, case), seed)]
+        self.last = self.arena
 
-    def _copy_arena(self, values: Values) -> None:
+    def _copy_arena(self) -> None:
         """More arenas at other addresses, as far as memory is plentiful: no address is known to be lucky."""
         size = sum(fence.raw.numel() for fence in self.arena.fences.values())
         while len(self.arenas) < ARENAS and size <= ARENA_SHARE * self.device.free_bytes():
-            copy = Arena(self.arena.case, self.device.place, self.arena.workspace_bytes)
-            copy.load(values)
+            copy = Arena(self.arena.case, self.device.place, self.arena.workspace_bytes, self.arena.seed)
+            copy.load(self.pool[0])
             self.arenas.append(copy)
+
+    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device.place)
+
+    def _box(self, calls: int) -> Box:
+        """A box that as many calls can be handed back in; the old one where it is large enough."""
+        wanted = calls * self.arena.size()
+        return self.box if self.box and self.box.size >= wanted else Box(wanted)
+
+    def _hand_back(self, probes: list[Probe], number: int) -> Handed:
+        """Copy what the last call left to where the judge looks."""
+        time.sleep(SETTLE_SECONDS)
+        arena = self.last
+        assert self.box and arena
+        start = number * arena.size()
+        arena.hand_back(self.box.bytes[start:])
+        told = [p.plain() for p in probes]
+        return Handed(self.box.path, self.box.size, start, arena.workspace_bytes, arena.seed, arena.poison_seed, told)
 
     def _range_name(self) -> str:
         case = self.arena.case
@@ -407,34 +526,6 @@ def touch(arena: Arena) -> None:
                 tensor.amax() if tensor.numel() else None
 
 
-def read_brief(path: Path) -> Brief:
-    # Mapped, so that all processes share one copy of what may be gigabytes; a change stays private to its process.
-    return Brief(*torch.load(path, weights_only=False, mmap=True))
-
-
-def perturb(values: Values, case: Case, seed: int) -> Callable[[], None]:
-    """Change a few elements of the largest floating-point input, in place; returns what undoes it.
-
-    The same seed changes the same elements to the same values in every process, so one truth serves all variants.
-    """
-    target = _largest(values, case)
-    gen = torch.Generator().manual_seed(seed)
-    where = torch.randint(0, target.numel(), (PERTURBED,), generator=gen)
-    where[0] = 0  # a memo that looks at the first element alone is caught as well
-    where = where.unique()
-    new = torch.randn(len(where), generator=gen).to(target.dtype).to(target.device)
-    index = torch.unravel_index(where.to(target.device), target.shape)
-    old = target[index].clone()
-    target[index] = new
-
-    def undo() -> None:
-        target[index] = old
-
-    return undo
-
-
-def _largest(values: Values, case: Case) -> torch.Tensor:
-    spec = contract.pass_of(case.module, case.phase)
-    names = [t.name for t in spec.inputs] + [t.name for t in spec.outputs if t.inplace]
-    parts = [p for n in names for p in each(values.get(n))]
-    return max((p for p in parts if p.is_floating_point()), key=lambda p: p.numel())
+def _values(given: Given) -> Values:
+    """The tensors of a call, where the judge put them; what is written to them here stays here."""
+    return values_in(opened(given.path, given.size), given.table)

@@ -83,8 +83,14 @@ def _proved(proof: Proof) -> Record:
     row = Record(
         error_ratio=proof.ratio if proof.cases else None,
         proof_cases=proof.cases,
+        proof_cases_all=proof.cases_all,
+        compared="whole",
         deterministic=proof.deterministic,
     )
+    if proof.unsupported:
+        row["not_supported"] = proof.unsupported
+    if proof.notes:
+        row["notes"] = proof.notes
     if proof.kernels_ran:
         row["kernels_ran"] = proof.kernels_ran
     if proof.sanitizer:

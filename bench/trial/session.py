@@ -18,7 +18,7 @@ from bench.records.run import Run
 from bench.show import report, terminal
 from bench.trial import beside
 from bench.trial import rows as records
-from bench.trial.briefs import Briefs
+from bench.trial.judge import Judge
 from bench.trial.plan import Plan, cases, check
 from bench.trial.prove import Proof, prove, seeds
 from bench.trial.race import Contestant, Timing, race
@@ -54,7 +54,7 @@ class Session:
         self.run_ = Run.resume(plan.resume, "layer") if plan.resume else Run.create("layer", plan.out, plan.argv)
         self.done = self.run_.finished() if plan.resume else {}
         self.screen = screen or terminal.Screen()
-        self.briefs = Briefs(plan.setting)
+        self.judge = Judge()
         self.records: list[Record] = []
         self.profiled: list[profiling.Row] = []
 
@@ -62,10 +62,10 @@ class Session:
         self.screen.header(self.facts())
         if self.plan.profile is None and not self.plan.check_only and self.plan.device != "cpu":
             self.arch = beside.measure_ceilings(self.plan.setting)
-        with self.briefs, self.screen:
+        with self.judge, self.screen:
             for layer, dtype in itertools.product(self.plan.layers, self.plan.dtypes):
                 self.run_layer(layer, dtype)
-                self.briefs.forget()
+                self.judge.forget()
         self.finish()
         bad = [r for r in self.records if r["status"] not in ("ok", "simulated", "skipped")]
         return cli.WRONG if bad else cli.OK
@@ -103,7 +103,7 @@ class Session:
                 self.profile(case, proofs, plan.profile)
             else:
                 self.time(case, calls, proofs)
-            self.briefs.forget()
+            self.judge.forget()
 
     # --- proving ---
 
@@ -118,7 +118,8 @@ class Session:
             if phase not in can:
                 yield Proof(v, phase, dtype, "skipped", evidence=reason or f"has no {phase}")
         yardstick, progress = plan.yardstick(v.layer), self.screen.progress
-        for proof in prove(v, can, dtype, self.seeds, self.briefs, plan.setting, yardstick, progress):
+        timed = {p: [case.shape for case, _ in cases(plan, v.layer, p, dtype)] for p in can}
+        for proof in prove(v, can, dtype, self.seeds, self.judge, plan.setting, yardstick, progress, timed):
             if plan.sanitize and proof.ok and not proof.simulated and v.gpu_code:
                 self.sanitize(proof)
             yield proof
@@ -141,8 +142,8 @@ class Session:
         for v in [p.variant for p in proofs if p.ok and not p.simulated]:
             self.screen.progress(f"{v.name} {case.phase}: profile of {case.name}")
             try:
-                values = self.briefs.get(case, None, values_only=True)
-                self.profiled += beside.trace(v, values, folder, self.plan.setting)
+                self.judge.prepare([case], None, truth_too=False)
+                self.profiled += beside.trace(v, case, self.judge.given(case), folder, self.plan.setting)
             except ProcessFailed as failure:
                 where = f"{case.layer} {v.name} {case.phase} {case.name}"
                 self.screen.note(f"{where}: not profiled: {failure.evidence}")
@@ -188,7 +189,7 @@ class Session:
         proofs = sorted(proofs, key=lambda p: p.variant.name != "torch.eager")
         racing, yardstick, progress = [p.variant for p in proofs], plan.yardstick(case.layer), self.screen.progress
         try:
-            timing = race(case, racing, yardstick, self.briefs, plan.setting, self.effort, progress)
+            timing = race(case, racing, yardstick, self.judge, plan.setting, self.effort, progress)
         except ProcessFailed as failure:
             why = failure.status, failure.evidence
             return None, [records.untimed(case, p, calls, self.seeds, *why, plan.device) for p in proofs]

@@ -56,13 +56,13 @@ def race() -> Iterator[Callable[[str, str], Any]]:
     from bench.core.case import Case
     from bench.core.variants import discover
     from bench.trial import race as timing
-    from bench.trial.briefs import Briefs
+    from bench.trial.judge import Judge
     from bench.trial.room import Setting
     from reference import contract
     from reference.models import MODELS
 
     setting = Setting(threads=1)  # so little work on many threads would time their waking up
-    with Briefs(setting) as briefs:
+    with Judge() as judge:
 
         @functools.cache
         def raced(layer: str, phase: str) -> timing.Timing:
@@ -71,7 +71,7 @@ def race() -> Iterator[Callable[[str, str], Any]]:
             case = Case(layer, phase, contract.overwriting(module, phase, call.shape, "fp32"), name)
             variants = [v for v in discover() if v.layer == layer and v.name in names(layer, phase)]
             variants.sort(key=lambda v: v.name != "torch.eager")  # the first one is the baseline
-            return timing.race(case, variants, variants[0], briefs, setting, timing.Effort(3.0, caches=("warm",)))
+            return timing.race(case, variants, variants[0], judge, setting, timing.Effort(3.0, caches=("warm",)))
 
         yield raced
 

@@ -9,7 +9,7 @@ import pytest
 
 from bench.core import variants
 from bench.trial import prove
-from bench.trial.briefs import Briefs
+from bench.trial.judge import Judge
 from bench.trial.room import Setting
 from reference import contract
 
@@ -20,9 +20,9 @@ SEEDS = prove.seeds(1)
 
 
 @pytest.fixture(scope="module")
-def briefs():
-    with Briefs(SETTING) as briefs:
-        yield briefs
+def judge():
+    with Judge() as judge:
+        yield judge
 
 
 def parameters():
@@ -40,12 +40,12 @@ def slow(v: variants.Variant, dtype: str) -> bool:
 
 
 @pytest.mark.parametrize(("variant", "dtype"), list(parameters()))
-def test_variant_is_right(variant, dtype, briefs):
+def test_variant_is_right(variant, dtype, judge):
     if reason := variants.unavailable(variant, "cpu", dtype):
         pytest.skip(reason)
     yardstick = variants.find(VARIANTS, variant.layer, "torch.eager")
     phases = tuple(p for p in contract.PHASES if variant.has(p))
-    for found in prove.prove(variant, phases, dtype, SEEDS, briefs, SETTING, yardstick):
+    for found in prove.prove(variant, phases, dtype, SEEDS, judge, SETTING, yardstick):
         if found.status == "skipped":
             pytest.skip(found.evidence)
         assert found.ok, f"{found.phase}: {found.evidence}"

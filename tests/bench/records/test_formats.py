@@ -148,6 +148,15 @@ def test_csv_keeps_failures_without_times(folder):
     assert rows["cpu.simd"]["shape.T"] == "1024" and rows["cpu.simd"]["commit"] == "0123456789abcdef"
 
 
+def test_what_a_variant_does_not_have_is_exported(tmp_path):
+    part = RIGHT | Record(not_supported=["grouped queries", "no causal form"], notes=["a hint"])
+    folder = write_run(tmp_path / "part", [part])
+    (row,) = csv.DictReader(exported(folder, "csv").open())
+    assert (row["not_supported"], row["notes"]) == ("grouped queries; no causal form", "a hint")
+    (benchmark,) = document(folder, "pytest-benchmark")["benchmarks"]
+    assert benchmark["extra_info"]["not_supported"] == part["not_supported"]
+
+
 def test_pandas_reads_the_csv_as_it_is_meant(folder):
     table = pd.read_csv(exported(folder, "csv")).set_index("variant")
     numbers = ["median_s", "low_s", "high_s", "shape.B", "shape.T", "sm_mhz"]

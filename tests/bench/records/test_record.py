@@ -29,6 +29,11 @@ def test_a_check_is_found_however_deep_it_is():
     assert "kernels" not in CHECKS, "a number or a mapping: no reader relies on it"
 
 
+def test_lists_of_texts_are_checked():
+    right = CHECKS["not_supported"]
+    assert right([]) and right(["grouped queries"]) and not right("grouped queries") and not right([7])
+
+
 def test_what_is_shown_are_fields():
     assert {c.name for c in COLUMNS.values()} - {""} <= TABLE.keys()
     assert {name.partition(".")[0] for name in outcome.COLUMNS} <= TABLE.keys()

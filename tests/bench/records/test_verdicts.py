@@ -185,6 +185,18 @@ def test_other_timers_are_not_compared():
 # --- right and wrong ---
 
 
+def test_a_changed_source_that_lacks_more_than_before_is_no_faster_kernel():
+    before = layer_records(random())
+    part = dict(proof_cases=7, proof_cases_all=9, not_supported=["grouped queries"])
+    after = [r | part if r["variant"] == "cpu.simd" else r for r in layer_records(random(2), slower={"cpu.simd": -0.3})]
+    change = judged(before, after)[0]["cpu.simd"]
+    assert (change.verdict, change.ratio) == ("NOT COMPARED", None)
+    assert change.reason == "covers all cases before, 7 of 9 cases (not: grouped queries) after"
+    # The same source, of which the proof asks for more by now.
+    same = [r | part if r["variant"] == "cpu.simd" else r for r in layer_records(random(2))]
+    assert judged(before, same)[0]["cpu.simd"].verdict != "NOT COMPARED"
+
+
 def test_what_became_wrong_or_right_again_is_said_with_its_evidence():
     right = layer_records(random(), QUIET)
     without = [r for r in right if r["variant"] != "cpu.simd"]

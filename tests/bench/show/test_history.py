@@ -56,6 +56,14 @@ def test_machines_are_apart_and_failures_have_no_row(results, capsys):
     assert "Another CPU" not in page(results, capsys, "--device", "a cpu")
 
 
+def test_a_set_that_covers_less_is_no_change_of_the_one_before(results, capsys):
+    lacks = dict(proof_cases=7, proof_cases_all=9, not_supported=["grouped queries"])
+    result_set(results, "part", "2026-04-01T00:00:00.000Z", 0.5, **lacks)
+    text = page(results, capsys, "--variant", "cpu.simd", "--device", "A CPU")
+    row = next(line for line in text.splitlines() if "2026-04" in line)
+    assert "500 µs" in row and "-67%" not in row
+
+
 def test_the_times_are_those_of_the_cache_state_asked_for(results, capsys):
     result_set(results, "warm", "2026-04-01T00:00:00.000Z", 0.5, cache="warm")
     assert "0.5 ms" not in page(results, capsys)

@@ -11,7 +11,7 @@ from bench import HOME
 from bench.core import variants
 from bench.core.case import Case
 from bench.trial import prove, race
-from bench.trial.briefs import Briefs
+from bench.trial.judge import Judge
 from bench.trial.room import Setting
 from reference import contract
 from tools import cheats
@@ -43,19 +43,19 @@ SABOTEURS = [v for v in EVIL if "session" in CHEATS[v].caught_in]
 
 
 @pytest.fixture(scope="module")
-def briefs():
-    with Briefs(SETTING) as briefs:
-        yield briefs
+def judge():
+    with Judge() as judge:
+        yield judge
 
 
 @pytest.fixture(scope="module")
-def proved(briefs):
+def proved(judge):
     """Proofs of variants, each worked out once."""
     known = {}
 
     def proofs(variant):
         if variant not in known:
-            known[variant] = proofs_of(variant, briefs)
+            known[variant] = proofs_of(variant, judge)
         return known[variant]
 
     return proofs
@@ -69,7 +69,7 @@ def yardstick(layer: str) -> variants.Variant:
     return variants.find(ALL, layer, "torch.eager")
 
 
-def proofs_of(variant: variants.Variant, briefs: Briefs) -> list[prove.Proof]:
+def proofs_of(variant: variants.Variant, judge: Judge) -> list[prove.Proof]:
     dtype = variant.dtypes[0]
     if reason := variants.unavailable(variant, "cpu", dtype):
         pytest.skip(reason)
@@ -79,7 +79,7 @@ def proofs_of(variant: variants.Variant, briefs: Briefs) -> list[prove.Proof]:
     if cheat and cheat.threads:
         setting = replace(setting, threads=cheat.threads)
     phases = tuple(p for p in contract.PHASES if variant.has(p))
-    return list(prove.prove(variant, phases, dtype, SEEDS, briefs, setting, yardstick(variant.layer)))
+    return list(prove.prove(variant, phases, dtype, SEEDS, judge, setting, yardstick(variant.layer)))
 
 
 def seen_in(proofs: list[prove.Proof]) -> tuple[str, str]:
@@ -124,7 +124,7 @@ def race_of(variant: variants.Variant) -> tuple:
 
 
 @pytest.mark.parametrize("key", sorted({race_of(v) for v in TIMED}), ids=lambda k: "-".join(map(str, k[:3])))
-def test_evil_variants_are_caught_when_they_are_timed(key, briefs, proved):
+def test_evil_variants_are_caught_when_they_are_timed(key, judge, proved):
     """Each by its check, and the honest baseline of the same race goes on."""
     layer, phase, shape, dtype, threads = key
     racing = [v for v in TIMED if race_of(v) == key]
@@ -132,7 +132,7 @@ def test_evil_variants_are_caught_when_they_are_timed(key, briefs, proved):
     case = Case(layer, phase, contract.overwriting(contract.load(layer), phase, json.loads(shape), dtype), "timed", 3)
     setting = replace(SETTING, threads=threads or SETTING.threads)
     effort = race.Effort(seconds=SECONDS * (len(racing) + 2), seed=5)
-    raced = race.race(case, [yardstick(layer), *racing], yardstick(layer), briefs, setting, effort)
+    raced = race.race(case, [yardstick(layer), *racing], yardstick(layer), judge, setting, effort)
     honest = raced.contestants[0]
     assert honest.running and raced.contestants[1].running, honest.evidence
     missed = {c.label: said for c in raced.contestants[2:] if (said := missed_by(c, honest))}
@@ -175,8 +175,8 @@ def test_sabotage_costs_the_guilty_row_and_no_other(tmp_path):
     assert {name: r["status"] for name, r in rows.items()} == dict.fromkeys(rows, "ok")
 
 
-def test_honest_variants_pass_the_same_proof(briefs):
+def test_honest_variants_pass_the_same_proof(judge):
     for layer in ("residual", "layernorm"):
-        found = proofs_of(yardstick(layer), briefs)
+        found = proofs_of(yardstick(layer), judge)
         assert [p.status for p in found] == ["ok"] * len(found)
         assert all(0 < p.ratio <= 4 for p in found)

@@ -1,7 +1,10 @@
 """The rounds, with workers whose clock is made up: order, stopping rule, noise floor, failures, processes."""
 
+import os
 import random
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -21,44 +24,79 @@ def variant(name: str) -> Variant:
     return Variant("residual", "torch", name, Path(f"{name}.py"), "A story.", frozenset({"forward"}))
 
 
+WATCHED = dict(returned="", tampered="", seen=None, kernels=None, allocated=0, changed="")
+
+
 class FakeWorker:
     """Answers as a worker does; the seconds of a call are its variant's, times noise."""
 
     seconds: ClassVar[dict[str, float]] = {}
     fails: ClassVar[dict[str, ProcessFailed]] = {}
     wrong: ClassVar[set[str]] = set()
+    hides: ClassVar[set[str]] = set()  # their clock does not tell all
     noise = 0.001
-    log: ClassVar[list[tuple[str, str, bool]]] = []
+    turns: ClassVar[list[tuple[str, str]]] = []  # variant, cache
+    calls: ClassVar[list[tuple[str, int, int]]] = []  # variant, draw, seed
+    judged: ClassVar[list[tuple[str, int, str]]] = []  # variant, turn, cache
     random = random.Random(0)
 
     def __init__(self, variant, setting):
         self.name = variant.stem
         self.alive = True
         self.setting = setting
+        self.made, self.turn = 0, 0
+        self.process = SimpleNamespace(pid=os.getpid())
 
     def ask(self, command, limit=None, **arguments):
-        if command == "canary":
-            return {"warm": 2.0, "cold": 1.0, "bytes": 1.0}
-        if self.name in self.fails and command == "sample":
+        if self.name in self.fails and command == "call":
             raise self.fails[self.name]
+        return getattr(self, command)(**arguments)
+
+    def canary(self):
+        return {"warm": 2.0, "cold": 1.0, "bytes": 1.0}
+
+    def ready(self, case, pool, seed):
         seconds = self.seconds[self.name]
-        if command == "ready":
-            gpu = dict(busy_s=None, peak_bytes=None)
-            return dict(prepare_s=1.0, call_s=seconds, overhead_s=0.0, workspace_bytes=7, configuration="", **gpu)
-        self.log.append((self.name, "cold" if arguments["cold"] else "warm", arguments["verify"] is not None))
-        wall = [seconds * (1 + self.noise * self.random.gauss(0, 1)) for _ in arguments["seeds"]]
-        verdict = None
-        if arguments["verify"] is not None:
-            verdict = Verdict("inaccurate", "off") if self.name in self.wrong else Verdict(ratio=1.5)
-        return dict(seconds=wall, cpu_s=wall, kernels={}, state={}, verdict=verdict)
+        gpu = dict(busy_s=None, peak_bytes=None)
+        done = dict(prepare_s=1.0, call_s=seconds, overhead_s=0.0, workspace_bytes=7, configuration="")
+        return done | gpu | dict(watched=WATCHED)
+
+    def begin(self, clock):
+        self.made = 0
+        self.turn += 1
+
+    def call(self, entry, seed, cold):
+        if not self.made:
+            self.turns.append((self.name, "cold" if cold else "warm"))
+        self.cache = "cold" if cold else "warm"
+        self.made += 1
+        self.calls.append((self.name, entry, seed))
+        now = timing.time.monotonic_ns()
+        if self.name in self.hides:
+            now -= 10_000_000
+            time.sleep(0.01)
+            return dict(began=now + 9_999_999, started=now + 9_999_999, stopped=now + 9_999_999, ended=now + 10_000_000)
+        return dict(began=now, started=now, stopped=now, ended=now)
+
+    def hand_back(self):
+        self.judged.append((self.name, self.turn, self.cache))
+        return self.name, ""
+
+    def end(self):
+        seconds = self.seconds[self.name]
+        wall = [seconds * (1 + self.noise * self.random.gauss(0, 1)) for _ in range(self.made)]
+        return dict(seconds=wall, cpu_s=wall, kernels={}, alien=[], state={}, changed="")
 
     def close(self):
         self.alive = False
 
 
-class FakeBriefs:
-    def get(self, case, yardstick, perturbation=None, values_only=False):
-        return Path("brief")
+class FakeJudge:
+    def pool(self, case, yardstick, seeds, contents):
+        return ["given"] * len(seeds)
+
+    def judge(self, case, handed, content):
+        return Verdict("inaccurate", "off") if handed in FakeWorker.wrong else Verdict(ratio=1.5)
 
 
 @pytest.fixture(autouse=True)
@@ -68,13 +106,15 @@ def fakes(monkeypatch):
     monkeypatch.setattr(FakeWorker, "seconds", {"eager": 1e-3, "fast": 5e-4, "slow": 4.0})
     monkeypatch.setattr(FakeWorker, "fails", {})
     monkeypatch.setattr(FakeWorker, "wrong", set())
-    monkeypatch.setattr(FakeWorker, "log", [])
+    for name in ("turns", "calls", "judged"):
+        monkeypatch.setattr(FakeWorker, name, [])
+    monkeypatch.setattr(FakeWorker, "hides", set())
     monkeypatch.setattr(FakeWorker, "random", random.Random(0))
 
 
 def race(*names: str, **effort) -> timing.Timing:
     chosen = [variant(n) for n in names]
-    return timing.race(CASE, chosen, chosen[0], FakeBriefs(), Setting(), Effort(**effort))  # type: ignore[arg-type]
+    return timing.race(CASE, chosen, chosen[0], FakeJudge(), Setting(), Effort(**effort))  # type: ignore[arg-type]
 
 
 def by_label(found: timing.Timing) -> dict[str, timing.Contestant]:
@@ -83,8 +123,8 @@ def by_label(found: timing.Timing) -> dict[str, timing.Contestant]:
 
 def test_everyone_takes_part_in_every_round_and_the_order_is_shuffled():
     found = race("eager", "fast", seconds=1e9, target=1e-9)
-    assert {len(c.samples["cold"]) for c in found.contestants} == {timing.MAX_ROUNDS}
-    cold = [name for name, cache, _ in FakeWorker.log if cache == "cold"]
+    assert {len(c.samples["cold"]) for c in found.contestants} <= {timing.MAX_ROUNDS, timing.MAX_ROUNDS + 1}
+    cold = [name for name, cache in FakeWorker.turns if cache == "cold"][: 3 * timing.MAX_ROUNDS]
     orders = {tuple(cold[i : i + 3]) for i in range(0, len(cold), 3)}
     assert all(sorted(order) == ["eager", "eager", "fast"] for order in orders) and len(orders) == 3
 
@@ -119,10 +159,34 @@ def test_a_slow_one_is_timed_cold_only_and_seldom(monkeypatch):
     assert len(found["torch.slow"].samples["cold"]) < len(found["torch.eager"].samples["cold"]) + 1
 
 
-def test_some_calls_of_everyone_are_verified_in_rounds_nobody_can_foresee():
+def test_calls_of_everyone_are_judged_cold_and_warm_up_to_the_last_turn():
     found = race("eager", "fast")
-    assert {c.verified for c in found.contestants} == {3}
-    assert all(c.ratio == 1.5 for c in found.contestants)
+    assert all(c.verified >= 1 and c.ratio == 1.5 and c.last_judged for c in found.contestants)
+    for name in ("eager", "fast"):
+        turns = [turn for n, turn, _ in FakeWorker.judged if n == name]
+        assert max(turns) >= 2 * len(found.contestants[-1].samples["cold"]) - 2
+
+
+def test_which_calls_are_judged_differs_from_seed_to_seed():
+    seen = set()
+    for seed in range(5):
+        race("eager", seed=seed)
+        seen.add(tuple(FakeWorker.judged))
+        FakeWorker.judged.clear()
+    assert len(seen) == 5
+
+
+def test_no_two_calls_get_the_same_contents_but_judged_ones():
+    found = race("eager")
+    contents = [content for _, *content in FakeWorker.calls]
+    assert len({tuple(c) for c in contents}) >= len(contents) - sum(c.verified for c in found.contestants)
+
+
+def test_a_clock_that_does_not_tell_all_is_wrong(monkeypatch):
+    monkeypatch.setattr(FakeWorker, "hides", {"fast"})
+    found = by_label(race("eager", "fast"))
+    assert found["torch.fast"].status == "wrong" and found["torch.fast"].evidence.startswith("clock")
+    assert found["torch.eager"].running
 
 
 def test_a_wrong_timed_call_ends_that_row_only(monkeypatch):

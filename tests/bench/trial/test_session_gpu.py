@@ -11,13 +11,14 @@ import pytest
 
 from bench import HOME
 from bench.core import variants
-from bench.core.case import Case
+from bench.core.case import Case, draw
+from bench.core.shared import stored
 from bench.gpu import counts
 from bench.machine import ceilings, devices
 from bench.records.record import TABLE
 from bench.trial import beside, race
 from bench.trial import prove as proof
-from bench.trial.briefs import Briefs
+from bench.trial.judge import Judge
 from bench.trial.room import Room, Setting
 from bench.trial.rows import throttles
 from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, MEMORY_BYTES_PER_S, WATTS, FakeGpu
@@ -209,8 +210,8 @@ def find(layer: str, name: str) -> variants.Variant:
 def prove(layer: str, name: str, setting: Setting = SETTING) -> list[proof.Proof]:
     variant = find(layer, name)
     phases = tuple(p for p in ("forward", "backward") if variant.has(p))
-    with Briefs(setting) as briefs:
-        return list(proof.prove(variant, phases, "fp32", [0, 1], briefs, setting, find(layer, "torch.eager")))
+    with Judge() as judge:
+        return list(proof.prove(variant, phases, "fp32", [0, 1], judge, setting, find(layer, "torch.eager")))
 
 
 def test_a_cuda_error_is_a_crash_and_the_next_phase_goes_on_in_a_fresh_process():
@@ -224,14 +225,17 @@ def test_a_kernel_that_never_ends_is_killed():
     assert found.status == "timeout"
 
 
+TIMED = Case("residual", "forward", {"N": 30_000, "dtype": "fp32"}, "timed", seed=3)
+
+
 @pytest.fixture
-def room(tmp_path):
+def room():
     """A room for torch.eager's residual on a made-up GPU of this process, with a timed case set up."""
     made = Room(find("residual", "torch.eager"), SETTING)
-    case = Case("residual", "forward", {"N": 30_000, "dtype": "fp32"}, "timed", seed=3)
-    made.write_brief(case, None, None, True, tmp_path / "values.pt")
-    made.ready(tmp_path / "values.pt")
+    box, given = stored(draw(TIMED))
+    made.ready(TIMED, [given], seed=1)
     yield made
+    box.close()
     assert isinstance(made.device, FakeGpu)
     made.device.close()
     devices.open_device.cache_clear()
@@ -253,13 +257,18 @@ def test_calls_take_turns_among_addresses(room, monkeypatch):
         a.add_(b)
 
     monkeypatch.setattr(room, "function", forward)
-    room.sample(seeds=list(range(6)), cold=True, clock=devices.BUSY)
+    room.begin(devices.BUSY)
+    for seed in range(6):
+        room.call(0, seed, cold=True)
+    room.end()
     assert len(set(called)) == 3 and called[:3] == called[3:]
 
 
-def test_without_memory_for_copies_there_is_one_arena(room, monkeypatch, tmp_path):
+def test_without_memory_for_copies_there_is_one_arena(room, monkeypatch):
     monkeypatch.setattr(FakeGpu, "free_bytes", lambda self: 1 << 20)
-    room.ready(tmp_path / "values.pt")
+    box, given = stored(draw(TIMED))  # the box must live until it is opened
+    room.ready(TIMED, [given], seed=2)
+    box.close()
     assert len(room.arenas) == 1
 
 
@@ -275,11 +284,11 @@ def test_energy_that_cannot_be_read_is_null(room, monkeypatch):
 def test_a_clock_that_a_variant_put_in_is_seen(room, monkeypatch):
     import torch
 
-    from bench.trial import checks
+    from bench.trial import world
 
-    before = checks.global_state()
+    before = world.take()
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
-    assert "clocks of a GPU" in checks.difference(before, checks.global_state())
+    assert "clocks of a GPU" in world.difference(before, world.take())
 
 
 def test_throttling_is_told_in_words():

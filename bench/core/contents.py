@@ -1,0 +1,104 @@
+"""New contents for every call, in full, at the price of a copy.
+
+A few draws of a case are kept. Each call gets one of them changed by a seed: every tensor is rolled by a random number
+of elements and scaled by a random factor near one, so that no two calls see the same contents, and nothing is where it
+was. What belongs together stays together (statistics with what they are of, a master with its parameter): it is rolled
+alike, by whole samples or not at all, and not scaled.
+
+The same seed makes the same contents, bit by bit, in every process: the variant's copies them in, the judge's works out
+their truth and compares.
+"""
+
+import functools
+import random
+from dataclasses import dataclass
+
+import torch
+
+from bench.core.case import Case, Value, Values, each, map
+from reference import contract
+from reference.contract import Tensor
+
+SIXTY_FOURTHS = range(60, 69)  # factors are so many of them: exact in every dtype
+
+
+@dataclass(frozen=True)
+class Change:
+    """`axes` leading axes, taken as one, are rolled by `shift`; then everything is multiplied by `factor`."""
+
+    axes: int
+    shift: int
+    factor: float = 1.0
+
+
+@functools.lru_cache(maxsize=64)
+def _rules(layer: str, phase: str) -> dict[str, tuple[Tensor, str]]:
+    """How each tensor that a call reads may change: "free", "tied" to others of its sizes, "sample" or "fixed"."""
+    module = contract.load(layer)
+    this = contract.pass_of(module, phase)
+    read = [*this.inputs, *(t for t in this.outputs if t.inplace or t.accumulates)]
+    known = {t.name for t in module.FORWARD.tensors()}
+    made = {t.name for t in module.FORWARD.outputs if not t.inplace}
+    together = known if phase == "backward" and made & {t.name for t in this.inputs} else set()
+    rules = {}
+    for t in read:
+        rule = "tied" if t.name in getattr(module, "TIED", ()) else "free"
+        if t.name in together:
+            rule = "sample" if t.shape.split()[:1] == ["B"] else "fixed"
+        rules[t.name] = (t, rule if t.many or t.shape else "fixed")
+    return rules
+
+
+def changes(case: Case, values: Values, seed: int) -> dict[str, list[Change]]:
+    """The changes that a seed makes to the tensors of each name; seed 0 makes none."""
+    gen = random.Random(seed)
+    alike = gen.getrandbits(40)
+    found = {}
+    for name, (t, rule) in _rules(case.layer, case.phase).items():
+        found[name] = [_change(part, t, rule, alike, gen) if seed else Change(0, 0) for part in each(values.get(name))]
+    return found
+
+
+def _change(part: torch.Tensor, t: Tensor, rule: str, alike: int, gen: random.Random) -> Change:
+    count = part.numel()
+    if rule == "fixed" or not count:
+        return Change(0, 0)
+    if rule == "sample":
+        return Change(1, alike % part.shape[0])
+    if rule == "tied":
+        return Change(0, alike % count)
+    axes = 2 if t.pack else 0  # slices of one allocation are not contiguous
+    shift = gen.randrange(part.shape[0] * part.shape[1] if t.pack else count)
+    return Change(axes, shift, gen.choice(SIXTY_FOURTHS) / 64 if part.is_floating_point() else 1.0)
+
+
+def put(into: torch.Tensor, source: torch.Tensor, change: Change) -> None:
+    """Copy a tensor, changed."""
+    if not change.shift and change.factor == 1.0:
+        into.copy_(source)
+        return
+    to = into.flatten(0, change.axes - 1) if change.axes else into.view(-1)
+    by = source.flatten(0, change.axes - 1) if change.axes else source.reshape(-1)
+    cut = to.shape[0] - change.shift
+    for there, here in ((to[change.shift :], by[:cut]), (to[: change.shift], by[cut:])):
+        if change.factor == 1.0:
+            there.copy_(here)
+        else:
+            torch.mul(here, change.factor, out=there)
+
+
+def changed(case: Case, values: Values, seed: int) -> Values:
+    """The contents that a seed makes of a draw, as tensors of their own."""
+    by = changes(case, values, seed)
+
+    def anew(name: str, value: Value) -> Value:
+        waiting = iter(by[name])
+
+        def one(part: torch.Tensor) -> torch.Tensor:
+            made = torch.empty_like(part)
+            put(made, part, next(waiting))
+            return made
+
+        return map(value, one)
+
+    return {name: anew(name, value) for name, value in values.items()}

@@ -1,0 +1,218 @@
+"""The judge: it draws what calls are given, keeps their truth to itself, and looks at what they hand back.
+
+    judge = Judge(setting)                          a process of its own, which never loads what it judges
+    judge.prepare(cases, yardstick)                 draw them and work out their truth, while something else goes on
+    judge.given(case)                               where the inputs of one of them lie
+    judge.judge(case, handed)                       what is to be said of one call's outputs
+
+Truth is in the judge's memory alone. A variant's process gets inputs, and hands back everything that a call was given
+and left behind, raw (bench/core/shared.py).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from bench.core import process
+from bench.core.arena import Arena, memory_in, poison_of
+from bench.core.case import Case, Values, draw
+from bench.core.contents import changed
+from bench.core.process import Process, ProcessFailed
+from bench.core.shared import Box, Given, opened, stored
+from bench.core.variants import Variant
+from bench.trial import checks, truth
+from bench.trial.checks import Verdict
+from bench.trial.truth import Brief, Yard
+
+TRUTH_LIMIT_S = 600.0  # truth in fp64 may take longer than any variant
+Content = tuple[int, int]  # which draw, and the seed that changes it (bench/core/contents.py)
+AS_DRAWN: Content = (0, 0)
+
+
+@dataclass(frozen=True)
+class Handed:
+    """What a call left behind: where it lies, and what the guard bands and the poison were made from."""
+
+    path: str
+    size: int
+    start: int  # bytes into it
+    workspace_bytes: int | None
+    guard: int
+    poison: int
+    probes: list[tuple[str, int, list[int]]]  # seen at once after the call: output, start, bits
+
+
+@dataclass
+class Known:
+    """A case in the judge's memory."""
+
+    case: Case
+    draws: list[Values]
+    boxes: list[Box]
+    given: list[Given]
+    yards: dict[Content, list[Yard]] = field(default_factory=dict)
+
+    def values(self, content: Content) -> Values:
+        entry, seed = content
+        return changed(self.case, self.draws[entry], seed) if seed else self.draws[entry]
+
+
+class JudgeRoom(process.Room):
+    """The inside of the judge's process."""
+
+    def __init__(self, threads: int):
+        if threads:
+            torch.set_num_threads(threads)
+        self.known: dict[str, Known] = {}
+
+    def prepare(self, cases: list[Case], yardstick: Variant | None, truth_too: bool) -> list[list[Given]]:
+        """Draw each case, as it is proved; where its inputs lie."""
+        return [self.pool(c, yardstick, [c.seed], [AS_DRAWN] if truth_too else []) for c in cases]
+
+    def pool(self, case: Case, yardstick: Variant | None, seeds: list[int], contents: list[Content]) -> list[Given]:
+        """Draw a case with each seed, and work out the truth of some contents."""
+        key = str(case)
+        if key not in self.known:
+            drawn = [draw(replace(case, seed=seed)) for seed in seeds]
+            boxes, given = zip(*map(stored, drawn), strict=True)
+            self.known[key] = Known(case, drawn, list(boxes), list(given))
+        known = self.known[key]
+        for content in contents:
+            if content not in known.yards:
+                known.yards[content] = truth.yards_of(case, known.values(content), yardstick)
+        return known.given
+
+    def judge(self, case: Case, content: Content, handed: Handed) -> Verdict:
+        known = self.known[str(case)]
+        values = known.values(content)
+        arena = laid_out(case, handed, values)
+        return checks.inspect(arena, Brief(case, values, known.yards[content]), handed.probes)
+
+    def same(self, case: Case, one: Handed, other: Handed) -> bool:
+        """Whether the outputs of two calls are equal, bit by bit."""
+        return checks.same(laid_out(case, one, {}), laid_out(case, other, {}))
+
+    def forget(self) -> None:
+        for known in self.known.values():
+            for box in known.boxes:
+                box.close()
+        self.known.clear()
+
+
+def laid_out(case: Case, handed: Handed, values: Values) -> Arena:
+    """What was handed back, as an arena."""
+    box = opened(handed.path, handed.size)
+    arena = Arena(case, "cpu", handed.workspace_bytes, handed.guard, memory_in(box[handed.start :]))
+    arena.poison = poison_of(handed.poison)
+    arena.initial = {name: values[name] for name in arena.outputs if values.get(name) is not None}
+    return arena
+
+
+class Judge:
+    """The parent's end. A judge that is killed is started again, and knows again what the old one knew."""
+
+    def __init__(self, threads: int = 0):
+        self.threads = threads
+        self._process: Process | None = None
+        self._waiting: list[Case] | None = None  # of a `prepare` whose answer has not been taken
+        self._asked: list[tuple[str, dict[str, Any]]] = []  # all that the process knows
+        self._given: dict[str, list[Given]] = {}
+
+    def __enter__(self) -> "Judge":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._process:
+            self._process.close()
+        self._process, self._waiting = None, None
+
+    def start(self) -> Process:
+        if self._process is None or not self._process.alive:
+            self._close()
+            self._process = Process(JudgeRoom, self.threads, limit=TRUTH_LIMIT_S)
+            for command, arguments in self._asked:
+                self._took(arguments, self._process.ask(command, **arguments))
+        return self._process
+
+    def prepare(self, cases: Sequence[Case], yardstick: Variant | None, truth_too: bool = True) -> None:
+        """Have cases drawn and their truth worked out; does not wait."""
+        self._collect()
+        new = [case for case in cases if str(case) not in self._given]
+        arguments = {"cases": new, "yardstick": yardstick, "truth_too": truth_too}
+        if new:
+            self._try(lambda: self.start().send("prepare", **arguments))
+            self._waiting = new
+            self._last = arguments
+
+    def _collect(self) -> None:
+        """Take the answer that is being waited for."""
+        if self._waiting is None:
+            return
+        arguments, self._waiting = self._last, None
+        try:
+            answer = self.start().answer()
+        except ProcessFailed as failure:
+            if failure.status == process.ERROR:
+                raise _no_truth(failure) from failure
+            answer = self._ask("prepare", **arguments)
+        self._asked.append(("prepare", arguments))
+        self._took(arguments, answer)
+
+    def _took(self, arguments: dict[str, Any], answer: list[Any]) -> None:
+        if "cases" in arguments:
+            self._given |= {str(case): given for case, given in zip(arguments["cases"], answer, strict=True)}
+        else:
+            self._given[str(arguments["case"])] = answer
+
+    def _ask(self, command: str, **arguments: Any) -> Any:
+        """The answer of a judge that is begun anew, once, where it was lost."""
+        self._collect()
+        return self._try(lambda: self.start().ask(command, **arguments))
+
+    def _try(self, do: Callable[[], Any]) -> Any:
+        for last in (False, True):
+            try:
+                return do()
+            except ProcessFailed as failure:
+                # Not the variant's fault, whichever it is.
+                if last or failure.status == process.ERROR:
+                    raise _no_truth(failure) from failure
+                self._close()
+
+    def given(self, case: Case) -> Given:
+        """Where a prepared case's inputs lie."""
+        self._collect()
+        return self._given[str(case)][0]
+
+    def pool(
+        self, case: Case, yardstick: Variant | None, seeds: Sequence[int], contents: Iterable[Content] = ()
+    ) -> list[Given]:
+        """Draws of a case that is timed, and the truth of the contents that will be judged."""
+        arguments = {"case": case, "yardstick": yardstick, "seeds": list(seeds), "contents": list(contents)}
+        answer = self._ask("pool", **arguments)
+        self._asked.append(("pool", arguments))
+        self._took(arguments, answer)
+        return self._given[str(case)]
+
+    def judge(self, case: Case, handed: Handed, content: Content = AS_DRAWN) -> Verdict:
+        return self._ask("judge", case=case, content=content, handed=handed)
+
+    def same(self, case: Case, one: Handed, other: Handed) -> bool:
+        return self._ask("same", case=case, one=one, other=other)
+
+    def forget(self) -> None:
+        """Let go of all cases: a large shape's truth is gigabytes."""
+        self._collect()
+        if self._process and self._process.alive:
+            self._ask("forget")
+        self._asked.clear()
+        self._given.clear()
+
+
+def _no_truth(failure: ProcessFailed) -> ProcessFailed:
+    return ProcessFailed(process.ERROR, f"the truth could not be worked out: {failure.evidence}")

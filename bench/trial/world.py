@@ -1,0 +1,575 @@
+"""The world around a call: what makes other code compute otherwise, or seem to take another time.
+
+    guard()                                once a process, before any variant is imported
+    before = take()                        then the variant is imported, prepared and called for the first time
+    before = settled(before)               what first calls may leave behind (pools of threads) is no change
+    with Watch() as watch: …               any calls, the timed ones too: who sets and resets is seen as well
+    difference(before, take())             "" or what changed, in words
+    watch.evidence()                       "" or what was set meanwhile
+
+`take` reads the settings of torch, of Python and of the process; it takes some 0.5 ms. `Watch` costs a call nothing:
+`guard` replaces the functions that set the world, in each module that has them, by ones that note the call first; what
+Python tells its audit hooks (processes, signals, libraries loaded by ctypes) is noted as well. Native code that sets
+and resets something leaves no note; what it leaves set is seen by `take`, what it does with many more cores than it
+was given by `cpu_over_wall`.
+"""
+
+import _signal
+import _thread
+import builtins
+import contextlib
+import functools
+import gc
+import math
+import multiprocessing.connection
+import operator
+import os
+import posix
+import resource
+import signal
+import statistics
+import sys
+import threading
+import time
+import types
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import torch
+
+from bench import HOME
+from bench.core.arena import checksum
+from kernels import cache_dir
+
+State = dict[str, object]
+
+# Bound before any variant is imported, so that a variant cannot put its own in.
+PERF_COUNTER_NS, PROCESS_TIME_NS = time.perf_counter_ns, time.process_time_ns
+GET_PROFILE, GET_TRACE, GET_SIGNAL, GET_TIMER = sys.getprofile, sys.gettrace, signal.getsignal, signal.getitimer
+LIST, READ_AFFINITY, READ_POLICY = os.listdir, os.sched_getaffinity, os.sched_getscheduler
+READ_PRIORITY, READ_NICE, READ_LIMIT = os.sched_getparam, os.getpriority, resource.getrlimit
+
+TIMERS = {"real": signal.ITIMER_REAL, "virtual": signal.ITIMER_VIRTUAL, "profiling": signal.ITIMER_PROF}
+LIMITS = {name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+POLICIES = {getattr(os, name): name for name in dir(os) if name.startswith("SCHED_") and name != "SCHED_RESET_ON_FORK"}
+# A bound pool is the user's: then each thread has an affinity of its own.
+BINDS_THREADS = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+# Variables that torch, its compiler and Triton set for themselves.
+NOT_THE_VARIANTS = ("TORCHINDUCTOR_", "TRITON_", "CUDA_MODULE_LOADING", "KINETO_", "PYTEST_")
+PARALLEL = 1 << 16  # elements: enough for torch to divide the work among its threads
+TINY, HALF = sys.float_info.min, 0.5
+MOST_TASKS = 64  # looked at one by one
+MOST_SHOWN = 4  # changes named in one line of evidence
+
+# What a first call may leave behind: it compiles, and starts the pools that later calls use.
+POOLS = "native threads"
+MAY_GROW = ("Python threads", POOLS, "child processes")
+
+
+def _gpu_clocks() -> tuple[object, ...]:
+    return torch.cuda.Event, torch.cuda.Event.elapsed_time, torch.cuda.synchronize, torch.profiler.profile
+
+
+GPU_CLOCKS = _gpu_clocks()
+
+# Settings of torch by a getter of torch._C; a version of torch may lack some.
+FLAGS = {
+    "mkldnn": "_get_mkldnn_enabled",
+    "mkldnn deterministic": "_get_mkldnn_deterministic",
+    "mkldnn TF32": "_get_onednn_allow_tf32",
+    "NNPACK": "_get_nnpack_enabled",
+    "quantized engine": "_get_qengine",
+    "fp16 reductions": "_get_cpu_allow_fp16_reduced_precision_reduction",
+    "cudnn": "_get_cudnn_enabled",
+    "cudnn benchmark": "_get_cudnn_benchmark",
+    "cudnn deterministic": "_get_cudnn_deterministic",
+    "matmul precision": "_get_float32_matmul_precision",
+    "deterministic algorithms": "_get_deterministic_algorithms",
+    "deterministic fill": "_get_deterministic_fill_uninitialized_memory",
+    "BLAS": "_get_blas_preferred_backend",
+    "linear algebra": "_get_linalg_preferred_backend",
+    "fp16 reductions of cublas": "_get_cublas_allow_fp16_reduced_precision_reduction",
+    "bf16 reductions of cublas": "_get_cublas_allow_bf16_reduced_precision_reduction",
+    "fp16 accumulation of cublas": "_get_cublas_allow_fp16_accumulation",
+    "flash attention": "_get_flash_sdp_enabled",
+    "memory-efficient attention": "_get_mem_efficient_sdp_enabled",
+    "cudnn's attention": "_get_cudnn_sdp_enabled",
+    "plain attention": "_get_math_sdp_enabled",
+    "SMs left to others": "_get_sm_carveout_experimental",
+}
+GETTERS = {name: getattr(torch._C, getter) for name, getter in FLAGS.items() if hasattr(torch._C, getter)}
+FP32_PRECISION = getattr(torch._C, "_get_fp32_precision_getter", None)
+PRECISIONS = [("generic", "all"), *((b, op) for b in ("cuda", "mkldnn") for op in ("all", "conv", "rnn", "matmul"))]
+
+
+def take(deep: bool = False) -> State:
+    """The state of the world; its keys are words for people. `deep`: also denormals in torch's worker threads, which
+    must be woken for it: for a proof, not between timed calls."""
+    state: State = {
+        "default dtype": torch.get_default_dtype(),
+        "default device": str(torch.get_default_device()),
+        "number of threads": torch.get_num_threads(),
+        "number of interop threads": torch.get_num_interop_threads(),
+        "grad mode": torch.is_grad_enabled(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
+        "allow TF32": (torch._C._get_cublas_allow_tf32(), torch._C._get_cudnn_allow_tf32()),
+        "modes of torch": (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
+        "random state": checksum(torch.get_rng_state()),
+        # Doubles of Python are computed under the same control register.
+        "denormals are kept": TINY * HALF != 0,
+        "clock": (time.perf_counter_ns is PERF_COUNTER_NS, time.process_time_ns is PROCESS_TIME_NS),
+        "clocks of a GPU": _gpu_clocks() == GPU_CLOCKS,
+        "replaced functions": _replaced(),
+        **{name: get() for name, get in GETTERS.items()},
+        **_of_python(),
+        **_of_process(),
+        **_of_tasks("self"),
+    }
+    if FP32_PRECISION:
+        state["fp32 precision"] = tuple(FP32_PRECISION(*which) for which in PRECISIONS)
+    if torch.cuda.is_initialized():
+        state["current GPU"] = torch.cuda.current_device()
+        state["current stream"] = torch.cuda.current_stream().cuda_stream
+    if deep:
+        state["denormals are kept by torch's threads"] = _workers_keep_denormals()
+    return state
+
+
+def _of_python() -> State:
+    return {
+        "Python threads": threading.active_count(),
+        "profile function": (_name(GET_PROFILE()), _name(threading.getprofile())),
+        "trace function": (_name(GET_TRACE()), _name(threading.gettrace())),
+        "garbage collection": (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count(), len(gc.callbacks)),
+        "switch interval": sys.getswitchinterval(),
+        "working directory": _cwd(),
+        "environment": frozenset(
+            (k, v) for k, v in ENVIRONMENT.items() if not k.decode(errors="replace").startswith(NOT_THE_VARIANTS)
+        ),
+        "standard streams": (id(sys.stdin), id(sys.stdout), id(sys.stderr)),
+        "signal handlers": tuple(_name(GET_SIGNAL(s)) for s in SIGNALS),
+        "timers": tuple((name, *_timer(which)) for name, which in TIMERS.items()),
+    }
+
+
+ENVIRONMENT: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]  # not decoded each time
+SIGNALS = sorted(signal.valid_signals())
+# Of /proc/self/status, read as text: a mask in hexadecimal, a number.
+STATUS = {"Umask": "umask", "VmLck": "locked memory", "NoNewPrivs": "no new privileges", "Seccomp": "seccomp"}
+MASKS = {"SigBlk": "blocked signals", "SigIgn": "ignored signals", "SigCgt": "handled signals"}
+# Libraries handle some (faults, a child's end); these interrupt or time what others do.
+INTERRUPT = sum(
+    1 << (s - 1) for s in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGUSR1, signal.SIGUSR2)
+)
+
+
+def _of_process() -> State:
+    state: State = {"limits": tuple((name, READ_LIMIT(which)) for name, which in LIMITS.items())}
+    fields = _status()
+    state |= {name: fields.get(key, "") for key, name in STATUS.items()}
+    state |= {name: int(fields.get(key, "0"), 16) & INTERRUPT for key, name in MASKS.items()}
+    state["POSIX timers"] = _read("/proc/self/timers").count(b"ID:")
+    pid = os.getpid()
+    state["child processes"] = len(_read(f"/proc/self/task/{pid}/children").split())
+    return state
+
+
+def _of_tasks(pid: int | str) -> State:
+    """Scheduling of a process's threads: how many, and the distinct policies, priorities and affinities of them."""
+    tasks = [int(t) for t in LIST(f"/proc/{pid}/task")]
+    policies, nices, affinities = set(), set(), set()
+    for tid in tasks[:MOST_TASKS]:
+        with contextlib.suppress(OSError):  # it ended
+            policies.add((POLICIES.get(READ_POLICY(tid), READ_POLICY(tid)), READ_PRIORITY(tid).sched_priority))
+            nices.add(READ_NICE(os.PRIO_PROCESS, tid))
+            affinities.add(frozenset(READ_AFFINITY(tid)))
+    state: State = {
+        "native threads": len(tasks),
+        "scheduler": frozenset(policies),
+        "nice": frozenset(nices),
+        "affinity": frozenset(affinities),
+    }
+    if any(name in os.environ for name in BINDS_THREADS):
+        del state["affinity"]
+    return state
+
+
+def from_outside(pid: int) -> State:
+    """Scheduling of another process's threads, as its parent sees it: what is said of it in there need not be true.
+
+    Raises FileNotFoundError where there is no such process.
+    """
+    return _of_tasks(pid)
+
+
+def difference(before: State, after: State) -> str:
+    """What changed, in words; "" for nothing. What only one of them has is not compared. Fewer threads or children than
+    before are no change: they came to their end. Native threads are a matter of `late_work`: pools grow with the work."""
+    changed = []
+    for name, was in before.items():
+        now = after.get(name, was)
+        if was == now or name == POOLS or (name in MAY_GROW and now < was):  # type: ignore[operator]
+            continue
+        changed.append(_told(name, was, now))
+    more = f"; and {len(changed) - MOST_SHOWN} more" if len(changed) > MOST_SHOWN else ""
+    return "; ".join(changed[:MOST_SHOWN]) + more
+
+
+def settled(before: State) -> State:
+    """`before` with the threads and children that there are now: for after the first calls of a shape."""
+    now = {**_of_process(), **_of_tasks("self"), "Python threads": threading.active_count()}
+    return {name: now[name] if name in MAY_GROW else value for name, value in before.items()}
+
+
+def late_work(before: State, after: State) -> str:
+    """Of two states, taken before calls and right after the clock stopped: what may still be working, in words.
+
+    Both after `settled`: the calls' own pools are there in both.
+    """
+    told = []
+    for name in MAY_GROW:
+        was, now = before[name], after[name]
+        if now > was:  # type: ignore[operator]
+            told.append(f"{name}: {was} before, {now} after the clock stopped")
+    told += [
+        _told(name, before[name], after[name]) for name in ("timers", "POSIX timers") if before[name] != after[name]
+    ]
+    return "; ".join(told)
+
+
+FEWEST_CALLS, SHORTEST_S, MORE_CORES = 8, 100e-6, 0.5
+
+
+def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int) -> str:
+    """Evidence that calls used more cores than `threads`; "" for none.
+
+    The rule: of at least 8 calls of at least 0.1 ms each, the median of CPU seconds over wall seconds is above
+    2 · threads − 1 + ½. A call's own pool has `threads` threads; torch's, which filled the outputs just before, may
+    still be spinning with threads − 1 of them, and a thread is busy at most one second a second: more an honest call
+    cannot reach, whatever else the machine does. With one thread the bound is 1.5, with four 7.5: it tells who takes
+    a large machine whole, not who takes one core more.
+    """
+    ratios = [c / w for c, w in zip(cpu_s, wall_s, strict=True) if w >= SHORTEST_S]
+    if len(ratios) < FEWEST_CALLS:
+        return ""
+    ratio, bound = statistics.median(ratios), 2 * threads - 1 + MORE_CORES
+    if ratio <= bound:
+        return ""
+    return f"{ratio:.1f} cores were busy in a call (the median of {len(ratios)}), and it was given {threads}"
+
+
+def _told(name: str, was: object, now: object) -> str:
+    if isinstance(was, frozenset) and isinstance(now, frozenset):
+        if name == "environment":  # values may be long, or nobody's business
+            changed = sorted({k.decode(errors="replace") for k, _ in was ^ now})
+            return f"environment variables changed: {', '.join(changed[:MOST_SHOWN])}"
+        gone, new = _short(sorted(map(_plain, was - now))), _short(sorted(map(_plain, now - was)))
+        return f"{name} went from {gone or 'more'} to {new or 'less'}"
+    if isinstance(was, tuple) and isinstance(now, tuple):
+        if name == "replaced functions":
+            return f"functions were replaced: {_short([n for n in now if n not in was] or ['back'])}"
+        if len(was) == len(now) > 1:
+            at = next(i for i, (a, b) in enumerate(zip(was, now, strict=True)) if a != b)
+            which = f" ({signal.Signals(SIGNALS[at]).name})" if name == "signal handlers" else ""
+            was, now = was[at], now[at]
+            return f"{name}{which} went from {was} to {now}"
+    return f"{name} went from {was} to {now}"
+
+
+def _plain(value: object) -> str:
+    return str(sorted(value)) if isinstance(value, frozenset) else str(value)
+
+
+def _short(names: list[str]) -> str:
+    return ", ".join(names[:MOST_SHOWN]) + (" …" if len(names) > MOST_SHOWN else "")
+
+
+def _name(value: object) -> str:
+    """Of a handler or hook: which one it is, without an address that the evidence would be full of."""
+    if value is None or isinstance(value, int):
+        return str(value)
+    return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}".lstrip(".")
+
+
+def _timer(which: int) -> tuple[bool, float]:
+    """Whether it runs, and its interval: the seconds that are left change by themselves."""
+    left, interval = GET_TIMER(which)
+    return left > 0, interval
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return ""
+
+
+def _read(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _status() -> dict[str, str]:
+    lines = _read("/proc/self/status").decode(errors="replace").splitlines()
+    return {key: rest.strip() for key, _, rest in (line.partition(":") for line in lines)}
+
+
+@functools.cache
+def _denormals() -> torch.Tensor:
+    return torch.full((PARALLEL,), 1e-40)
+
+
+def _workers_keep_denormals() -> bool:
+    return bool((_denormals() * HALF).ne(0).all())
+
+
+# --- whose functions they are ---
+
+
+@dataclass(frozen=True)
+class Names:
+    """A namespace and the functions that were in it, in parallel tuples, so that comparing them is quick."""
+
+    of: str
+    owner: object
+    names: tuple[str, ...]
+    functions: tuple[object, ...]
+    now: Callable[[Any], tuple[object, ...]]  # of the namespace: what is under those names. Raises KeyError
+
+
+BOUND: list[Names] = []
+CALLABLE = (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
+CALLABLE += (types.GetSetDescriptorType, type, property, staticmethod, classmethod)  # type: ignore[assignment]
+
+
+STANDARD = (time, os, posix, signal, _signal, threading, gc, zlib, sys, builtins, math)
+
+
+def bind() -> None:
+    """Note which functions the harness, and what it stands on, are made of now. Whatever is replaced later shows."""
+    BOUND.clear()
+    owners: list[tuple[str, object]] = [
+        (m.__name__, m) for m in (time, os, posix, signal, _signal, threading, gc, zlib)
+    ]
+    owners += [("pathlib.Path", Path), ("torch", torch)]
+    owners += [("Connection", multiprocessing.connection.Connection), ("torch.Tensor", torch.Tensor)]
+    owners += [("torch.Tensor", base) for base in torch.Tensor.__mro__[1:] if base is not object]
+    owners += [(n, m) for n, m in sorted(sys.modules.items()) if n == "bench" or n.startswith("bench.")]
+    for of, owner in owners:
+        BOUND.append(_names(of, owner))
+        if isinstance(owner, ModuleType) and of.startswith("bench"):
+            mine = [v for v in vars(owner).values() if isinstance(v, type) and v.__module__ == of]
+            BOUND.extend(_names(f"{of}.{c.__qualname__}", c) for c in mine)
+    BOUND[:] = [bound for bound in BOUND if bound.names]
+
+
+def _names(of: str, owner: object) -> Names:
+    found = {n: v for n, v in vars(owner).items() if isinstance(v, CALLABLE) and not (of == "torch" and n[0] == "_")}
+    names = tuple(found)
+    # Of one name itemgetter would answer no tuple.
+    now = operator.itemgetter(*names) if len(names) > 1 else lambda space: tuple(space[n] for n in names)
+    return Names(of, owner, names, tuple(found.values()), now)
+
+
+def _replaced() -> tuple[str, ...]:
+    """Names of the functions that are not what they were at `bind`."""
+    found = []
+    for bound in BOUND:
+        space = vars(bound.owner)
+        try:
+            # Identical objects are equal without being asked.
+            if bound.now(space) == bound.functions:
+                continue
+        except KeyError:
+            pass
+        pairs = zip(bound.names, bound.functions, strict=True)
+        found += [f"{bound.of}.{name}" for name, function in pairs if space.get(name) is not function]
+    return tuple(found)
+
+
+# --- who sets what, while it is watched ---
+
+
+@dataclass(frozen=True)
+class Event:
+    """A function that sets the world was called; `what` with its arguments, as far as they are plain."""
+
+    what: str
+    thread: str
+
+
+EVENTS: list[Event] = []
+LOADED: list[str] = []  # libraries and symbols that a variant's own file asked ctypes for
+
+# Attributes of modules that hold a function that sets the world. A function is replaced wherever it is found here.
+PLACES: dict[ModuleType, tuple[str, ...]] = {
+    torch: ("set_num_threads", "set_num_interop_threads", "set_flush_denormal", "to_dlpack", "from_dlpack"),
+    torch._C: (
+        "set_num_threads",
+        "set_num_interop_threads",
+        "set_flush_denormal",
+        "_to_dlpack",
+        "_to_dlpack_versioned",
+    ),
+    torch.utils.dlpack: ("to_dlpack", "from_dlpack"),
+    torch._C._autograd: ("_enable_record_function", "_disable_profiler"),
+    torch.autograd: ("_enable_record_function",),
+    os: (
+        *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "setpriority", "nice", "umask", "chdir"),
+        *("fork", "forkpty", "kill", "killpg", "posix_spawn", "posix_spawnp"),
+    ),
+    signal: ("setitimer", "alarm", "pthread_kill", "pthread_sigmask", "set_wakeup_fd", "raise_signal", "siginterrupt"),
+    _signal: ("signal", "setitimer", "alarm", "pthread_kill", "set_wakeup_fd", "raise_signal", "siginterrupt"),
+    resource: ("setrlimit", "prlimit"),
+    gc: ("disable", "freeze", "set_threshold"),
+    sys: ("setswitchinterval", "setrecursionlimit"),
+    time: ("clock_settime", "clock_settime_ns", "tzset"),
+    _thread: ("start_new_thread", "start_new", "start_joinable_thread"),
+    threading: ("_start_new_thread", "_start_joinable_thread"),
+}
+PLACES[posix] = PLACES[os]
+# Setters of torch._C whose name has one of these; what only chooses among kernels (sdp) is the variant's own business.
+SETS = (
+    *("precision", "dtype", "deterministic", "tf32", "cudnn", "cublas", "mkldnn", "onednn", "nnpack", "qengine"),
+    *("preferred_backend", "tensor_type", "carveout"),
+)
+AUDITED = {
+    *("os.fork", "os.forkpty", "os.posix_spawn", "os.kill", "os.killpg", "subprocess.Popen", "signal.pthread_kill"),
+    *(
+        "sys.setprofile",
+        "sys.settrace",
+        "sys._current_frames",
+        "sys.addaudithook",
+        "gc.get_objects",
+        "gc.get_referrers",
+    ),
+    *("resource.setrlimit", "resource.prlimit"),
+}
+MARK = "_notes_its_calls"
+
+
+def guard() -> None:
+    """Replace the functions that set the world by ones that note it first, and bind what there is then.
+
+    Once a process, before a variant is imported; again does no harm, and binds anew.
+    """
+    if not BOUND:
+        sys.addaudithook(_audited)
+    for module, names in PLACES.items():
+        for name in names:
+            _note_calls(module, name)
+    for name in dir(torch._C):
+        if name.startswith("_set_") and any(word in name for word in SETS):
+            _note_calls(torch._C, name)
+    bind()
+
+
+def _note_calls(module: ModuleType, name: str) -> None:
+    function = getattr(module, name, None)
+    if not callable(function) or hasattr(function, MARK):
+        return
+    place = module.__name__.lstrip("_").replace("posix", "os").replace("torch._C", "torch")
+
+    def noting(*arguments: object, **keywords: object) -> object:
+        EVENTS.append(Event(f"{place}.{name}({_arguments(arguments)})", threading.current_thread().name))
+        return function(*arguments, **keywords)
+
+    noting.__name__, noting.__qualname__, noting.__doc__ = name, name, getattr(function, "__doc__", None)
+    setattr(noting, MARK, True)
+    setattr(module, name, noting)
+
+
+def _arguments(values: tuple[object, ...]) -> str:
+    plain = (bool, int, float, str, type(None), torch.dtype)
+    return ", ".join(repr(v)[:40] if isinstance(v, plain) else type(v).__name__ for v in values[:4])
+
+
+def _audited(event: str, arguments: tuple[Any, ...]) -> None:
+    if event in AUDITED:
+        if event.startswith("sys.set") and _is_threading(sys._getframe(1)):
+            return  # of a thread that starts under a profile function
+        EVENTS.append(Event(event, _thread_name()))
+    elif event == "object.__setattr__":  # told of few attributes only
+        what, name = arguments[:2]
+        if name == "__code__" or (name == "__class__" and isinstance(what, torch.Tensor)):
+            EVENTS.append(Event(f"{name} of {getattr(what, '__qualname__', 'a tensor')} replaced", _thread_name()))
+    elif event.startswith("ctypes.dl") and len(arguments):
+        _loads(event, arguments)
+
+
+def _thread_name() -> str:
+    return "main" if _thread.get_ident() == threading.main_thread().ident else "another"
+
+
+def _is_threading(frame: types.FrameType) -> bool:
+    return frame.f_code.co_filename == threading.__file__
+
+
+# Functions of the system's own libraries that nobody needs to compute.
+SETS_THE_SYSTEM = (
+    *("sched_", "setpriority", "nice", "prctl", "setrlimit", "mlock", "omp_set", "pthread_", "fork", "kill", "ptrace"),
+    *("setitimer", "timer_", "alarm", "clock_", "signal", "sigaction", "PyEval", "PyThreadState"),
+)
+SYSTEMS = ("libc.", "libm.", "libgomp.", "libpthread.", "libdl.", "librt.", "libstdc++.", "libgcc_s.")
+
+
+def _loads(event: str, arguments: tuple[Any, ...]) -> None:
+    """Note a library, or a function of one, that code of nobody's asked ctypes for: it is neither the harness's nor an
+    installed package's. A library built by `kernels` or lying beside the file that asks is the variant's own."""
+    frame: types.FrameType | None = sys._getframe(2)
+    while frame and "/ctypes/" in frame.f_code.co_filename:
+        frame = frame.f_back
+    if frame is None:
+        return
+    asks = frame.f_code.co_filename
+    if _trusted(asks):
+        return
+    if event == "ctypes.dlopen":
+        name = os.fsdecode(arguments[0]) if arguments[0] else ""
+        folders = (str(cache_dir()), os.path.dirname(asks))
+        own = os.path.isabs(name) and any(os.path.realpath(name).startswith(os.path.realpath(f) + "/") for f in folders)
+        if name and not own and not os.path.basename(name).startswith(SYSTEMS):
+            LOADED.append(f"{os.path.basename(name)} by ctypes")
+    elif event == "ctypes.dlsym" and len(arguments) > 1 and str(arguments[1]).startswith(SETS_THE_SYSTEM):
+        LOADED.append(f"{arguments[1]} by ctypes")
+
+
+@functools.lru_cache(maxsize=1024)
+def _trusted(file: str) -> bool:
+    """Whether a file is the harness's, what a backend's variants share, or an installed package's."""
+    path = Path(file)
+    if path.is_relative_to(HOME / "kernels"):
+        return len(path.relative_to(HOME / "kernels").parts) <= 2
+    return path.is_relative_to(HOME / "bench") or "site-packages" in path.parts or "dist-packages" in path.parts
+
+
+@dataclass
+class Watch:
+    """Notes who sets the world between its beginning and its end, in all threads; it can be read meanwhile."""
+
+    events: list[Event] = field(default_factory=list)
+
+    def __enter__(self) -> "Watch":
+        self._start = len(EVENTS)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.events = EVENTS[self._start :]
+        if threading.current_thread() is threading.main_thread():
+            del EVENTS[self._start :]  # a call that sets something each time would fill the memory
+
+    def evidence(self) -> str:
+        """What was set, in words; "" for nothing."""
+        what = list(dict.fromkeys(e.what for e in self.events))
+        more = f" and {len(what) - MOST_SHOWN} more" if len(what) > MOST_SHOWN else ""
+        return f"called {', '.join(what[:MOST_SHOWN])}{more}" if what else ""
