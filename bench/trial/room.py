@@ -182,7 +182,7 @@ class Room(process.Room):
             self._first_call()
             self.entered.add(case.phase)
         self.box = self._box(2)
-        watched, counts, probes = self._watched_call(seed)
+        watched, counts, probes = self._watched_call(seed, warm=False)
         first = self._hand_back(probes, 0)
         self.arena.reset(seed + 1)
         self.device.synchronize()
@@ -201,8 +201,8 @@ class Room(process.Room):
         if changed := world.difference(world.settled(before), world.take()):
             raise Tampered(f"the first call: {changed}")
 
-    def _watched_call(self, seed: int) -> tuple[Watched, dict[str, int], list[Probe]]:
-        """A call whose operators, kernels and side effects are written down."""
+    def _watched_call(self, seed: int, warm: bool) -> tuple[Watched, dict[str, int], list[Probe]]:
+        """A call whose operators, kernels and side effects are written down. warm: pools of threads are there."""
         assert self.variant
         arena, function, own = self.arena, self.function, self.variant.own_code
         before = world.take(deep=True)
@@ -226,6 +226,7 @@ class Room(process.Room):
             returned = call()
         self.device.synchronize()
         probes, after = arena.probe(), world.take(deep=True)
+        before = before if warm else before | {world.POOLS: after[world.POOLS]}
         told = (world.difference(before, after), world.late_work(before, after), watch.evidence())
         watched = Watched(
             returned="" if returned is None else type(returned).__name__,
@@ -260,7 +261,7 @@ class Room(process.Room):
             self.arena.reset()
             kernels, peak_bytes = ran.watch(self.device, self._call)
             busy_s = busy_seconds(kernels)
-        watched, _, _ = self._watched_call(seed)
+        watched, _, _ = self._watched_call(seed, warm=True)
         start = PERF_COUNTER_NS()
         self.arena.load(self.pool[0], seed)
         self.arena.reset()

@@ -1,4 +1,4 @@
-"""The comparison: units of plain torch's error, not finite first, nothing that a NaN could slip through."""
+"""The comparison: whole outputs, in units of what errors may be, not finite first, nothing a NaN could slip through."""
 
 import dataclasses
 
@@ -8,30 +8,140 @@ import torch
 from bench.core.arena import Arena
 from bench.core.case import DTYPES, Case, draw, each, one
 from bench.trial import truth as judge
-from bench.trial.truth import K, Yard
+from bench.trial.truth import K_ONE, K, Limits, Size, Yard
 from reference import contract
 
+EXACT = Limits()
 
-def yard(truth: torch.Tensor, max_error: float, rms_error: float) -> Yard:
-    return Yard("out", truth.double().flatten(), None, tuple(truth.shape), max_error, rms_error, rms_error)
+
+def yard(truth: torch.Tensor, limits: Limits = EXACT, dtype: torch.dtype = torch.float32) -> Yard:
+    return Yard("out", truth.double().flatten(), tuple(truth.shape), dtype, dtype, limits)
 
 
 TRUTH = torch.linspace(-1, 1, 1001, dtype=torch.float64).reshape(77, 13)
+NOISY = Limits(noise=1e-5, honest=Size(one=3.0, stretch=1.0, all=1.0, absolute=3e-5))  # errors of about 1e-5
+
+
+# --- the limit -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("times", "passes"), [(0.0, True), (1.0, True), (3.9, True), (4.5, False), (100.0, False)])
-def test_the_limit_is_a_multiple_of_plain_torchs_error(times, passes):
-    unit = 1e-5
-    finding = judge.judge(TRUTH.float() + times * unit, yard(TRUTH, unit, unit))
-    assert bool(finding.evidence) != passes
+def test_the_limit_is_a_multiple_of_the_yard(times, passes):
+    finding = judge.judge(TRUTH.float() + times * 1e-5, yard(TRUTH, NOISY))
+    assert bool(finding.evidence) != passes and (finding.check == "ok") == passes
     assert finding.ratio == pytest.approx(times, rel=0.02, abs=0.01)
+
+
+@pytest.mark.parametrize(("times", "passes"), [(0.9, True), (1.1, False)])
+def test_one_element_may_be_further_off_than_all(times, passes):
+    got = TRUTH.float()
+    got[40, 7] += times * K_ONE * 3e-5
+    assert bool(judge.judge(got, yard(TRUTH, NOISY)).evidence) != passes
 
 
 def test_one_wrong_element_among_many_is_found_and_named():
     got = TRUTH.float()
     got[40, 7] += 1e-2
-    finding = judge.judge(got, yard(TRUTH, 1e-6, 1e-7))
-    assert "[40, 7]" in finding.evidence
+    assert "[40, 7]" in judge.judge(got, yard(TRUTH, NOISY)).evidence
+
+
+def test_every_element_is_compared():
+    truth = torch.randn(3 * judge.BLOCK + 77, dtype=torch.float64)
+    honest = truth.float()
+    for at in (0, 1, judge.BLOCK - 1, judge.BLOCK, 2 * judge.BLOCK + 5, len(truth) - 78, len(truth) - 1):
+        got = honest.clone()
+        got[at] += 1e-3
+        assert f"[{at}]" in judge.judge(got, yard(truth)).evidence
+    assert not judge.judge(honest, yard(truth)).evidence
+
+
+@pytest.mark.parametrize("rows", [slice(3, 4), slice(76, 77), slice(0, 1)])
+def test_small_errors_in_one_row_are_found_where_the_whole_and_the_largest_are_not(rows):
+    truth = torch.rand(77, 769, dtype=torch.float64) + 1
+    got = truth.bfloat16().float()
+    got[rows] *= 1.01
+    finding = judge.judge(got.bfloat16(), yard(truth, dtype=torch.bfloat16))
+    assert f"all over [{rows.start}, 0] to [{rows.start}, 768]" in finding.evidence
+
+
+def test_a_small_error_everywhere_is_found_by_the_rms():
+    # One element of plain torch is far off, so the maximum alone would let this pass.
+    limits = Limits(noise=1e-6, honest=Size(one=1000.0, stretch=1.0, all=1.0, absolute=1e-3))
+    finding = judge.judge(TRUTH.float() + 1e-4, yard(TRUTH, limits))
+    assert finding.ratio > K and "small errors all over it" in finding.evidence
+
+
+def test_a_large_value_may_be_no_further_off_than_the_largest_error_seen():
+    # In units of the element, plain torch's worst error is that of an element near 0, and much is allowed by it.
+    limits = Limits(noise=1e-8, honest=Size(one=20.0, stretch=1.0, all=1.0, absolute=1e-7))
+    got = TRUTH.float()
+    got[0, 0] += 3e-6
+    assert "[0, 0]" in judge.judge(got, yard(TRUTH, limits)).evidence
+
+
+def test_an_exact_yardstick_still_leaves_an_ulp():
+    got = TRUTH.float()  # rounded once
+    assert not judge.judge(got, yard(TRUTH)).evidence
+    assert judge.judge(got * (1 + 6e-7), yard(TRUTH)).evidence
+
+
+def test_plain_torch_itself_may_not_be_off_by_a_share_of_the_truth():
+    # The yardstick is as wrong as the variant; the ratio is 1, yet nobody may be off by 20 %.
+    wrong = Limits(noise=0.2, honest=Size(1.0, 1.0, 1.0, 0.2), formula_rms=1e-7)
+    finding = judge.judge(TRUTH.float() * 1.2, yard(TRUTH, wrong))
+    assert "truth's rms" in finding.evidence and finding.check == "inaccurate"
+    assert not judge.judge(TRUTH.float() * 1.2, yard(TRUTH, wrong), sane=False).evidence
+
+
+def test_zeros_do_not_pass_as_small_values():
+    truth = torch.full((64, 50257), 2e-5, dtype=torch.float64)
+    assert judge.judge(torch.zeros(64, 50257, dtype=torch.bfloat16), yard(truth, dtype=torch.bfloat16)).evidence
+
+
+def test_a_scalar_and_nothing_at_all_are_outputs_too():
+    assert not judge.judge(torch.tensor(2.0), yard(torch.tensor(2.0))).evidence
+    assert judge.judge(torch.tensor(2.001), yard(torch.tensor(2.0))).evidence
+    assert not judge.judge(torch.zeros(0, 3), yard(torch.zeros(0, 3))).evidence
+
+
+# --- not finite ------------------------------------------------------------------------------------------------
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_not_finite_never_passes(bad):
+    got = TRUTH.float()
+    got[3, 5] = bad
+    huge = Limits(1e9, Size(1e9, 1e9, 1e9, 1e9))
+    finding = judge.judge(got, yard(TRUTH, huge))
+    assert "not finite" in finding.evidence and "[3, 5]" in finding.evidence and finding.check == "not_finite"
+
+
+@pytest.mark.parametrize("right", [NAN, INF, -INF])
+@pytest.mark.parametrize("got", [NAN, INF, -INF, 0.0, 3e38])
+def test_where_the_truth_is_not_finite_the_same_must_come_out(right, got):
+    truth, out = TRUTH.clone(), TRUTH.float()
+    truth[3, 5], out[3, 5] = right, got
+    finding = judge.judge(out, yard(truth))
+    same = torch.equal(torch.tensor([right]).nan_to_num(7), torch.tensor([got]).nan_to_num(7))
+    assert (finding.check == "ok") == (finding.evidence == "") == same
+    if not same:
+        assert finding.check == "not_finite" and "not finite" in finding.evidence and "[3, 5]" in finding.evidence
+    out[40, 7] += 1e-2  # and the others are compared as before
+    assert judge.judge(out, yard(truth)).evidence
+
+
+def test_infinity_is_right_only_where_the_truth_rounds_to_it_in_the_outputs_dtype():
+    truth = torch.tensor([1.0, 1e5, -1e5, 65504.0])
+    as_half = yard(truth, dtype=torch.float16)
+    assert not judge.judge(truth.half(), as_half).evidence  # inf, -inf
+    for wrong in ([1, 65504, -INF, 65504], [1, -INF, -INF, 65504], [1, INF, -INF, INF]):
+        assert judge.judge(torch.tensor(wrong).half(), as_half).evidence, wrong
+    assert judge.judge(truth.half().float(), yard(truth)).evidence  # fp32 holds 1e5
+
+
+# --- evidence --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -48,7 +158,7 @@ def test_one_wrong_element_among_many_is_found_and_named():
 def test_what_the_wrong_elements_have_in_common_is_told(where, said, bad):
     got = TRUTH.float()
     got[where] += bad
-    evidence = judge.judge(got, yard(TRUTH, 1e-6, 1e-7)).evidence
+    evidence = judge.judge(got, yard(TRUTH, NOISY)).evidence
     assert said in evidence
 
 
@@ -62,58 +172,21 @@ def test_where_an_output_was_not_written_is_told():
 def test_scattered_errors_have_nothing_in_common():
     got = TRUTH.float()
     got[[1, 2, 40, 76], [0, 5, 9, 12]] += 1e-2
-    evidence = judge.judge(got, yard(TRUTH, 1e-6, 1e-7)).evidence
+    evidence = judge.judge(got, yard(TRUTH, NOISY)).evidence
     assert "4 of 1001 are off, the first at [1, 0]" in evidence and "axis" not in evidence
 
 
-def test_a_small_error_everywhere_is_found_by_the_rms():
-    # One element of plain torch is far off, so the maximum alone would let this pass.
-    finding = judge.judge(TRUTH.float() + 1e-4, yard(TRUTH, 1e-3, 1e-6))
-    assert finding.evidence and finding.ratio > K
+# --- yards -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_not_finite_never_passes(bad):
-    got = TRUTH.float()
-    got[3, 5] = bad
-    finding = judge.judge(got, yard(TRUTH, float("1e9"), float("1e9")))
-    assert "not finite" in finding.evidence and "[3, 5]" in finding.evidence
-
-
-def test_an_exact_yardstick_still_leaves_an_ulp():
-    got = TRUTH.float()  # rounded once
-    assert not judge.judge(got, yard(TRUTH, 0.0, 0.0)).evidence
-    assert judge.judge(got * (1 + 6e-7), yard(TRUTH, 0.0, 0.0)).evidence
-
-
-def test_plain_torch_itself_may_not_be_off_by_a_share_of_the_truth():
-    # The yardstick is as wrong as the variant; the ratio is 1, yet nobody may be off by 20 %.
-    wrong = dataclasses.replace(yard(TRUTH, 0.2, 0.2), formula_rms=1e-7)
-    assert "truth's rms" in judge.judge(TRUTH.float() * 1.2, wrong).evidence
-
-
-def test_zeros_do_not_pass_as_small_values():
-    truth = torch.full((64, 50257), 2e-5, dtype=torch.float64)
-    sampled = yard(truth, 3e-8, 2e-8)
-    assert judge.judge(torch.zeros(64, 50257, dtype=torch.bfloat16), sampled).evidence
-
-
-def test_an_overflow_in_plain_torch_is_no_licence(monkeypatch):
+def test_an_overflow_in_plain_torch_is_no_licence(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
     case = Case("residual", "forward", {"N": 8, "dtype": "fp32"}, "test")
-    values = draw(case)
-    inf = {"out": torch.full((8,), float("inf"))}
+    inf = {"out": torch.full((8,), INF)}
     monkeypatch.setattr(judge, "_run_formula", lambda *_: inf)
-    monkeypatch.setattr(judge, "_move_inputs", lambda *_: {})
-    (found,) = judge.yards_of(case, values, None)
-    assert (found.max_error, found.rms_error) == (0.0, 0.0)
-
-
-def test_large_outputs_are_compared_by_a_fresh_random_sample(monkeypatch):
-    monkeypatch.setattr(judge, "MAX_COMPARED", 100)
-    case = Case("residual", "forward", {"N": 1000, "dtype": "fp32"}, "test")
-    first, second = (judge.brief(case, None).yards[0] for _ in range(2))
-    assert first.sample is not None and second.sample is not None
-    assert len(first.truth) == 100 and not torch.equal(first.sample, second.sample)
+    monkeypatch.setattr(judge, "_run_moved", lambda *_: inf)
+    (found,) = judge.yards_of(case, draw(case), None)
+    assert found.limits == Limits()
 
 
 @pytest.mark.parametrize("layer", contract.layer_names())
