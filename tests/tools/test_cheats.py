@@ -39,11 +39,11 @@ def test_a_page_without_marks_is_left_alone():
 def test_a_changed_file_is_told(tmp_path, monkeypatch, capsys):
     page = tmp_path / "docs" / "judge.md"
     page.parent.mkdir()
-    page.write_text(f"before\n{cheats.BEGIN}\nold\n{cheats.END}\nafter\n")
+    page.write_text(f"before\n{cheats.BEGIN}\nthe table of yesterday\n{cheats.END}\nafter\n")
     monkeypatch.setattr(cheats, "PAGE", page)
     monkeypatch.setattr(cheats, "HOME", tmp_path)
     assert cheats.main(["--check"]) == 1 and "tools/cheats.py" in capsys.readouterr().err
     assert cheats.main([]) == 0 and cheats.main(["--check"]) == 0
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "yesterday" not in text
     assert "| residual torch.zeros | Answers zeros, which are close to anything small. | `inaccurate` | proof |" in text

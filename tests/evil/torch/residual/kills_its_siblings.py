@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-CAUGHT_BY = "global_state crash error wrong"
+CAUGHT_BY = "global_state crash error"
 CAUGHT_IN = "session"
 
 
