@@ -82,7 +82,7 @@ TORCH = DTYPES | {
         "Tensor Size device dtype layout strided finfo iinfo is_tensor inf nan pi empty empty_like empty_strided"
         " no_grad inference_mode get_num_threads contiguous_format preserve_format __version__ version"
         " cuda.is_available cuda.current_device cuda.device_count cuda.get_device_properties cuda.get_device_name"
-        " cuda.get_device_capability cuda.device cuda.device_of cuda.current_stream"
+        " cuda.get_device_capability cuda.device cuda.device_of cuda.current_stream cuda.synchronize channels_last"
     )
 }
 # Of torch, in `prepare` too: it makes what a call would use later.
@@ -106,10 +106,11 @@ COMPUTES = frozenset(
 # --- what no variant may use ---
 
 FRAMES = words(
-    "_getframe _current_frames currentframe setprofile settrace get_objects get_referrers get_referents f_back f_locals"
-    " f_globals f_builtins tb_frame gi_frame cr_frame ag_frame __globals__ __closure__ cell_contents __subclasses__"
-    " getouterframes getinnerframes"
+    "_getframe _current_frames currentframe getouterframes getinnerframes walk_stack extract_stack setprofile settrace"
+    " addaudithook get_objects get_referrers get_referents f_back f_locals f_globals f_builtins tb_frame gi_frame"
+    " cr_frame ag_frame __globals__ __closure__ cell_contents __subclasses__"
 )
+WATCHING = re.compile(r"(sys\.monitoring|gc\.callbacks|inspect\.(stack|trace))\b")
 PATCHING = frozenset({"ctypes", "_ctypes", "unittest.mock", "forbiddenfruit"})
 SETTINGS = re.compile(r"torch\.backends\b|[\w.]*\.\w*config\b")  # a check of its own watches these
 PROCESS = re.compile(
@@ -119,6 +120,7 @@ PROCESS = re.compile(
 ENVIRONMENT = "os.environ"
 EVALUATES = words("typing.get_type_hints typing.ForwardRef typing_extensions.get_type_hints string.Formatter")
 COMPILER = re.compile(r"triton\.(jit|runtime\.jit|experimental\.gluon\.jit)")
+MOST_TEXT = 100  # of a finding
 SUFFIXES = (".cpp", ".cc", ".cxx", ".c", ".cu", ".cuh", ".hpp", ".h")
 # What views and parts of a tensor are told by is no tensor; nor are several.
 OF_NO_TENSOR = words(
@@ -146,7 +148,7 @@ def foreign(variant: Variant) -> list[str]:
     if variant.own_code:
         start = [variant.path.with_suffix(suffix) for suffix in SUFFIXES] + files.natives()
         for path, text in native.sources(start, KERNELS / variant.backend):
-            found |= {Finding(path, line, what) for line, what in native.foreign(text)}
+            found |= {Finding(path, line, what[:MOST_TEXT]) for line, what in native.foreign(text)}
     own = [f for f in found if f.path == variant.path]
     others = [f for f in found if f.path != variant.path]
     told = [f"line {f.line}: {f.what}" for f in sorted(own, key=lambda f: (f.line, f.what))]
@@ -200,7 +202,7 @@ class _Files:
         if path not in self.known:
             try:
                 file = _File(path, _read(path, path.stat().st_mtime_ns))
-            except (OSError, SyntaxError, ValueError, RecursionError) as error:
+            except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
                 self.broken.append(Finding(path, 1, f"cannot be read ({type(error).__name__})"))
                 return None
             self.known[path] = file
@@ -340,6 +342,8 @@ class _Reader:
         self.parents = file.written.parents
         self.own_names, self.for_tuning = files.own_names, files.for_tuning
         self.tensors: dict[ast.FunctionDef, set[str]] = {}
+        self.bound: dict[ast.AST, frozenset[str]] = {}
+        self.aliases: dict[str, bool] = {}
 
     def findings(self) -> Iterator[Finding]:
         rules = OWN_RULES if self.variant.own_code else TORCH_RULES
@@ -348,7 +352,7 @@ class _Reader:
                 continue
             for rule in rules:
                 for what in rule(self, node):
-                    yield Finding(self.file.path, getattr(node, "lineno", 1), what)
+                    yield Finding(self.file.path, getattr(node, "lineno", 1), what[:MOST_TEXT])
 
     # --- where a node is ---
 
@@ -430,7 +434,9 @@ class _Reader:
             node = node.value
         if not isinstance(node, ast.Name) or node.id not in self.file.names:
             return False
-        return node.id not in self.file.rebound or self._alias(node.id)
+        if node.id not in self.aliases:
+            self.aliases[node.id] = node.id not in self.file.rebound or self._alias(node.id)
+        return self.aliases[node.id]
 
     def _limits(self, node: ast.expr) -> bool:
         """torch.finfo(…), whose max is a number."""
@@ -532,9 +538,39 @@ class _Reader:
             yield f"{dotted}{how}"
 
     def builtins(self, node: ast.AST) -> Iterator[str]:
-        said = isinstance(node, ast.Name) and node.id in BUILTINS and node.id not in self.file.rebound and node.id
-        if said and (said in HIDING or not self._tuning(node)):
-            yield f"{said}()"
+        if not isinstance(node, ast.Name) or node.id not in BUILTINS or not isinstance(node.ctx, ast.Load):
+            return
+        hidden = node.id in HIDING or not (self._tuning(node) or self._asks_triton(node))
+        if hidden and not any(node.id in self._locals(f) for f in self._around(node) if isinstance(f, SCOPES)):
+            yield f"{node.id}()"
+
+    def _asks_triton(self, node: ast.Name) -> bool:
+        """`getattr(tl, "make_tensor_descriptor", None)`: whether this version has it."""
+        call = self.parents.get(node)
+        if node.id != "getattr" or not isinstance(call, ast.Call) or call.func is not node or len(call.args) < 2:
+            return False
+        of, name = call.args[:2]
+        told = isinstance(name, ast.Constant) and isinstance(name.value, str) and name.value
+        asked = (self.files.dotted(self.file, of) or "").startswith("triton.") and self._given(of)
+        return bool(told) and asked and str(told).lstrip("_") not in HIDDEN and not str(told).startswith("_")
+
+    def _locals(self, scope: ast.AST) -> frozenset[str]:
+        """Names that are bound in a function itself, and so are no builtins in it."""
+        if scope not in self.bound:
+            assert isinstance(scope, SCOPES)
+            found = {a.arg for a in ast.walk(scope.args) if isinstance(a, ast.arg)}
+            others: set[str] = set()
+            waiting: list[ast.AST] = list(scope.body) if isinstance(scope.body, list) else [scope.body]
+            while waiting:
+                inside = waiting.pop()
+                if isinstance(inside, ast.Name) and isinstance(inside.ctx, ast.Store):
+                    found.add(inside.id)
+                elif isinstance(inside, ast.Global | ast.Nonlocal):
+                    others |= set(inside.names)
+                if not isinstance(inside, (*SCOPES, ast.ClassDef, *COMPREHENSIONS)):
+                    waiting += ast.iter_child_nodes(inside)
+            self.bound[scope] = frozenset(found - others)
+        return self.bound[scope]
 
     def attributes(self, node: ast.AST) -> Iterator[str]:
         """Methods and attributes of what may be a tensor, of files, and of objects' insides."""
@@ -602,6 +638,9 @@ class _Reader:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
             names = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         yield from (f"looks at frames or objects of others: {name}" for name in names if name in FRAMES)
+        dotted = self.files.dotted(self.file, node) if isinstance(node, ast.expr) and self._top(node) else None
+        if dotted and WATCHING.match(dotted):
+            yield f"looks at frames or objects of others: {dotted}"
 
     def patches(self, node: ast.AST) -> Iterator[str]:
         """What was defined elsewhere is replaced."""
@@ -649,8 +688,10 @@ class _Reader:
         yield from (f"imports {module}" for module in found[:1])
 
 
+SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 Rule = Callable[[_Reader, ast.AST], Iterator[str]]
-HIDDEN = frozenset(NEVER | TUNING | set(QUESTIONS) | {"torch", "np", "ops", "testing", "interpreter"})
+HIDDEN = frozenset(NEVER | TUNING - {"random"} | set(QUESTIONS) | {"torch", "np", "ops", "testing", "interpreter"})
 SHARED_RULES: tuple[Rule, ...] = (_Reader.frames, _Reader.patches)
 TORCH_RULES: tuple[Rule, ...] = (*SHARED_RULES, _Reader.reaches)
 OWN_RULES: tuple[Rule, ...] = (
