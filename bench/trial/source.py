@@ -45,13 +45,16 @@ QUESTIONS = {
     "sys": {"byteorder", "float_info", "maxsize", "platform", "version_info"},
     "types": {"SimpleNamespace", "MappingProxyType"},
     "logging": {"getLogger"},
+    "operator": {"lt", "le", "eq", "ne", "ge", "gt", "itemgetter"},
+    "importlib": {"metadata"},
+    "packaging": {"version"},
 }
 TUNING = words("hashlib inspect json pathlib platform random shutil statistics tempfile time")
 # That compute, or reach into the process: never, whatever REQUIRES says.
 NEVER = words(
     "numpy scipy numba cupy jax tensorflow cffi ctypes mkl sklearn pandas polars pyarrow numexpr bottleneck onnxruntime"
-    " mxnet paddle cython pycuda subprocess multiprocessing threading concurrent asyncio signal importlib gc builtins"
-    " operator copy socket mmap bench tests reference"
+    " mxnet paddle cython pycuda subprocess multiprocessing threading concurrent asyncio signal gc builtins"
+    " copy socket mmap bench tests reference"
 )
 BUILTINS = words(
     "open exec eval compile __import__ getattr setattr delattr globals locals vars memoryview input breakpoint"
@@ -104,7 +107,7 @@ PATCHING = frozenset({"ctypes", "_ctypes", "unittest.mock", "forbiddenfruit"})
 SETTINGS = re.compile(r"torch\.backends\b|[\w.]*\.\w*config\b")  # a check of its own watches these
 PROCESS = re.compile(
     r"os\.(sched_\w+|nice|setpriority|fork\w*|exec\w+|spawn\w+|posix_spawn\w*|system|popen|kill\w*|ptrace|putenv"
-    r"|unsetenv|setsid|_exit|abort|dup2?|pipe2?|memfd_create)"
+    r"|unsetenv|setsid|_exit|abort|dup2?|pipe2?|memfd_create)|importlib\b"
 )
 ENVIRONMENT = "os.environ"
 EVALUATES = words("typing.get_type_hints typing.ForwardRef typing_extensions.get_type_hints string.Formatter")

@@ -118,7 +118,7 @@ def test_a_package_that_it_says_it_needs_and_its_operators_are_clean(said):
             "import multiprocessing.pool",
         ),
         *("import threading", "from concurrent.futures import ThreadPoolExecutor", "import asyncio", "import _thread"),
-        *("import signal", "import importlib", "import gc", "import builtins", "import operator", "import copy"),
+        *("import signal", "import gc", "import builtins", "import copy", "import runpy"),
         *("import mmap", "import socket", "import atexit", "import pickle", "import some_library"),
         *("from bench.trial import truth", "from reference.residual import forward as truth", "import tests.fake_gpu"),
         *("import torch.nn.functional as F", "from torch import add", "from torch.nn import functional"),
@@ -222,6 +222,10 @@ def test_what_a_helper_does_is_named_wherever_it_is_called_from(said):
         ("inspect", "inspect.currentframe()", "looks at frames or objects of others: currentframe"),
         ("pathlib", 'pathlib.Path("x")', "pathlib.Path"),
         ("types", "types.FunctionType", "types.FunctionType"),
+        ("operator", "operator.add(a, b)", "operator.add"),
+        ("operator", 'operator.methodcaller("add_")', "operator.methodcaller"),
+        ("importlib", 'importlib.import_module("numpy")', "importlib.import_module"),
+        ("importlib.util", "importlib.util.find_spec", "importlib.util.find_spec"),
         ("collections", "collections._sys.modules", "collections._sys.modules"),
         ("dataclasses", "dataclasses.sys.modules", "dataclasses.sys.modules"),
     ],
@@ -274,6 +278,7 @@ def test_a_module_beside_it_is_read_too(tmp_path):
         ("    import numpy", "imports numpy"),
         ("    import os\n    os.nice(-5)", "os.nice"),
         ('    exec("1")', "exec()"),
+        ('    import importlib\n    importlib.import_module("numpy")', "importlib.import_module"),
     ],
 )
 def test_prepare_may_tune_and_nothing_else(said, prepare, told):
@@ -324,6 +329,53 @@ def test_what_triton_compiles_is_its_own(said):
     assert said(default, "triton") == ["line 8: Tensor.sum"]
     assert triton(said, decorator='@triton.jit(do_not_specialize=["N"])') == []
     assert "line 10: Tensor.to" in triton(said, decorator="@tl.jit"), "which is no compiler"
+
+
+def test_a_host_of_triton_as_others_write_it_is_clean(said):
+    text = """
+        import importlib.metadata
+        import operator
+
+        import torch
+        import triton
+        import triton.language as tl
+        from packaging.version import Version
+
+        try:
+            from triton.language.extra.libdevice import rsqrt
+        except ModuleNotFoundError:
+            from triton.language.extra.cuda.libdevice import rsqrt
+
+        MOST = 65536
+        NEW = operator.ge(Version(triton.__version__), Version(importlib.metadata.version("triton")))
+
+
+        def settings(n):
+            block = triton.next_power_of_2(n)
+            if block > MOST:
+                raise RuntimeError(f"{n} exceeds {MOST}")
+            return block, 16 if torch.version.hip else 32
+
+
+        @triton.autotune(configs=[triton.Config({}, num_warps=w) for w in (4, 8)], key=["C"])
+        @triton.jit
+        def kernel(X, Y, C, eps, BLOCK: tl.constexpr):
+            c = tl.arange(0, BLOCK)
+            x = tl.load(X + c, mask=c < C, other=0.0).to(tl.float32)
+            tl.store(Y + c, x * rsqrt(tl.sum(x * x, 0) / C + eps), mask=c < C)
+
+
+        def forward(a, b, *, out):
+            rows = a.contiguous().view(-1, a.shape[-1])
+            n, C = rows.shape
+            block, warps = settings(C)
+            assert a.is_cuda and a.stride(-1) == 1
+            processors = torch.cuda.get_device_properties(a.device).multi_processor_count
+            grid = lambda meta: (triton.cdiv(n, meta.get("ROWS", processors)),)
+            with torch.cuda.device(a.device.index):
+                kernel[grid](rows, out, C, torch.finfo(a.dtype).eps, BLOCK=block, num_warps=warps)
+    """
+    assert said(text, "triton") == []
 
 
 @pytest.mark.parametrize(
