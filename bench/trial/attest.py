@@ -237,6 +237,13 @@ def _packages() -> frozenset[str]:
     return frozenset(found)
 
 
+def start() -> None:
+    """Start the profiler once, for nothing: it leaves a thread behind, which then belongs to the harness. For before the
+    state of the world is taken."""
+    with Operators():
+        pass
+
+
 def attested(call: Callable[[], object], modes: bool = True) -> tuple[object, Seen]:
     """Make one call under all witnesses: what it returned, and what they saw. Raises what the call raises.
 

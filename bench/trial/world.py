@@ -211,9 +211,12 @@ def _of_tasks(pid: int | str) -> State:
 def from_outside(pid: int) -> State:
     """Scheduling of another process's threads, as its parent sees it: what is said of it in there need not be true.
 
-    Raises FileNotFoundError where there is no such process.
+    Empty where there is no such process any more.
     """
-    return _of_tasks(pid)
+    try:
+        return _of_tasks(pid)
+    except FileNotFoundError:
+        return {}
 
 
 def difference(before: State, after: State) -> str:
@@ -257,8 +260,9 @@ def late_work(before: State, after: State) -> str:
 FEWEST_CALLS, SHORTEST_S, MORE_CORES = 8, 100e-6, 0.5
 
 
-def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int, runtimes: int = 1) -> str:
-    """Evidence that calls used more cores than `threads`; "" for none. `runtimes`: `openmp_runtimes` of their process.
+def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int, runtimes: int = 2) -> str:
+    """Evidence that calls used more cores than `threads`; "" for none. `runtimes`: `openmp_runtimes` of their process,
+    where it is known.
 
     The rule: of at least 8 calls of at least 0.1 ms each, the median of CPU seconds over wall seconds is above
     threads + (runtimes − 1) · (threads − 1) + ½. Where torch and a kernel share an OpenMP runtime, they share a pool,
