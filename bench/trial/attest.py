@@ -238,8 +238,10 @@ def _packages() -> frozenset[str]:
 
 
 def start() -> None:
-    """Start the profiler once, for nothing: it leaves a thread behind, which then belongs to the harness. For before the
-    state of the world is taken."""
+    """Start the profiler once, for nothing: it leaves a thread behind, which then belongs to the harness.
+
+    For before the state of the world is taken.
+    """
     with Operators():
         pass
 
