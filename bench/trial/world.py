@@ -584,7 +584,7 @@ def _heard(event: str, arguments: tuple[Any, ...], frame: types.FrameType) -> No
         return _loads(event, arguments, asks)
     if event == LOOKS_UP:  # Python's library does for its own ends, named tuples say
         file = frame.f_code.co_filename
-        if _of_python_itself(file) and not file.endswith(LOOK_UP_FOR_OTHERS):
+        if _trusted(file) or (_of_python_itself(file) and not file.endswith(LOOK_UP_FOR_OTHERS)):
             return None
     elif event.startswith("sys.set") and frame.f_code.co_filename.startswith(SETS_HOOKS):
         return None  # a thread that starts under a profile function sets it; so does the harness, to look
