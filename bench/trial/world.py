@@ -499,7 +499,8 @@ LOOKS_UP, LOOK_UP_FOR_OTHERS = "sys._getframe", (f"{os.sep}inspect.py", f"{os.se
 STARTS_THREADS = ("start_new", "start_new_thread", "start_joinable_thread")
 HEARD = AUDITED | {LOOKS_UP, SETS_AN_ATTRIBUTE, "ctypes.dlopen", "ctypes.dlsym", "ctypes.dlsym/handle"}
 INSIDE: set[int] = set()  # threads that are in the hook
-SETS_HOOKS = (threading.__file__, f"{HOME / 'bench'}{os.sep}")
+ROOTS = (HOME, Path(__file__).parents[2])  # as Python names files, which a link may lead to
+SETS_HOOKS = (threading.__file__, *(f"{root}{os.sep}bench{os.sep}" for root in ROOTS))
 MARK = "_notes_its_calls"
 
 
@@ -644,10 +645,12 @@ def _trusted(file: str) -> bool:
     """Whether a file is the harness's, what a backend's variants share, or an installed package's; "" is nobody's."""
     if not file:
         return True
-    path = Path(file)
-    if path.is_relative_to(HOME / "kernels"):
-        return len(path.relative_to(HOME / "kernels").parts) <= 2
-    return path.is_relative_to(HOME / "bench") or any(s in path.parts for s in SITE)
+    for root in ROOTS:
+        if file.startswith(f"{root}{os.sep}kernels{os.sep}"):
+            return len(Path(file).relative_to(root).parts) <= 3
+        if file.startswith(f"{root}{os.sep}bench{os.sep}"):
+            return True
+    return any(f"{os.sep}{s}{os.sep}" in file for s in SITE)
 
 
 @dataclass
