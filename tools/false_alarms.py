@@ -1,6 +1,6 @@
 """How often the proof (bench/trial/truth.py) would call an honest variant inaccurate: docs/false_alarms.md.
 
-.venv/bin/python tools/false_alarms.py                      20 s for each layer, phase and dtype: some 20 minutes
+.venv/bin/python tools/false_alarms.py                      40 s for each layer, phase and dtype: 20 minutes
 .venv/bin/python tools/false_alarms.py --seconds 2 --layers gelu,softmax --out page.md
 
 Every draw has a seed of its own and its yard is worked out anew. Judged by it are honest stand-ins, never the very
@@ -11,12 +11,14 @@ which would compile each shape; and the repository's own kernels for the CPU.
 
 import argparse
 import math
+import multiprocessing
 import os
 import random
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +52,10 @@ class Row:
     seeds: int = 0
     ratios: list[float] = field(default_factory=list)  # the worst of a call's outputs
     failed: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"{self.layer} {self.phase} {self.dtype}"
 
     def bound(self) -> float:
         return upper_bound(len(self.failed), len(self.ratios))
@@ -86,27 +92,28 @@ def tail_beyond(ratios: list[float], limit: float) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=20, help="for each layer, phase and dtype")
+    parser.add_argument("--seconds", type=float, default=40, help="for each layer, phase and dtype")
     parser.add_argument("--layers", default=",".join(contract.layer_names()))
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=HOME / "docs" / "false_alarms.md")
     options = parser.parse_args(argv)
-    torch.set_num_threads(1)
+    wanted = [(name, phase) for name in options.layers.split(",") for phase in contract.phases_of(contract.load(name))]
+    all = [(*one, dtype, options.seconds, options.seed) for one in wanted for dtype in DTYPES]
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("LAYERBENCH_CACHE", cache)
-        for layer in options.layers.split(","):
-            for phase in contract.phases_of(contract.load(layer)):
-                for dtype in DTYPES:
-                    rows.append(measure(layer, phase, dtype, options.seconds, options.seed))
-                    row = rows[-1]
-                    print(f"{layer} {phase} {dtype}: {len(row.failed)} of {len(row.ratios)}, {max(row.ratios):.2f}")
-                    options.out.write_text(page(rows, options.seconds))
+        with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+            for row in pool.map(measure, *zip(*all, strict=True)):
+                rows.append(row)
+                print(f"{row.name}: {len(row.failed)} of {len(row.ratios)}, {max(row.ratios):.2f}", flush=True)
+                options.out.write_text(page(rows, options.seconds))
     return 0
 
 
 def measure(layer: str, phase: str, dtype: str, seconds: float, seed: int) -> Row:
     """Draw cases of the proof in random order until the time is over, and judge the stand-ins on each."""
+    torch.set_num_threads(1)
     every = variants.discover()
     eager = variants.find(every, layer, "torch.eager")
     others = [v for v in every if v.layer == layer and v.has(phase) and dtype in v.dtypes and not v.gpu_code]
@@ -176,7 +183,7 @@ def page(rows: list[Row], seconds: float) -> str:
         "",
         "A row by itself has too few calls for as low a bound (`bound`). `tail` is where the largest twentieth of its "
         "ratios point: the rate beyond the limit if their tail is a power law (Hill 1975). By that, "
-        f"{worst.layer} {worst.phase} {worst.dtype} is the worst: one run in {_one_in(worst.tail() * worst.cases)}.",
+        f"{worst.name} is the worst: one run in {_one_in(worst.tail() * worst.cases)}.",
         "",
         "A ratio is an error in yards; the limit is 4. Cases are those of the proof (small ragged shapes, structured "
         "inputs), each draw with a seed and a yard of its own. Calls are of honest stand-ins, never of the very "

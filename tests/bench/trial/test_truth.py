@@ -378,7 +378,9 @@ def test_one_element_by_twenty_times_the_typical_maximum_and_a_thousandth_that_i
             errors = (right.double().flatten() - yard.truth).abs()
             got = right.clone()
             position = int(torch.randint(got.numel(), ()))
-            worst = max(float(errors.max()), torch.finfo(got.dtype).eps / 2 * yard.peak)
+            # Of few elements the maximum is a matter of luck: there it is that of all draws.
+            seen = float(errors.max()) if len(errors) >= 128 else yard.limits.honest.absolute
+            worst = max(seen, torch.finfo(got.dtype).eps / 2 * yard.peak)
             got.view(-1)[position] += 20 * worst
             assert judge.judge(got, yard).check == "inaccurate", (yard.name, position)
             assert judge.judge(right * (1 - 1e-3), yard).check == "inaccurate", yard.name
