@@ -1,6 +1,9 @@
 """Every cheating or broken variant of tests/evil is caught, and by the check that is meant to catch it."""
 
-import ast
+import json
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 
@@ -11,23 +14,32 @@ from bench.trial import prove, race
 from bench.trial.judge import Judge
 from bench.trial.room import Setting
 from reference import contract
+from tools import cheats
 
-EVIL = HOME / "tests" / "evil"
-SETTING = Setting(threads=2, time_limit=6)
+SETTING = Setting(threads=2, time_limit=20, prepare_limit=60)
+PATIENCE_S = 1.5  # with those that never come back
 SEEDS = [0, 1]
+SECONDS = 0.15  # of a race, for each contestant
+GAIN = 0.8  # of an honest variant's time: whoever takes less than this has gained something
+LONGEST_EVIDENCE = 4000  # characters
 
-ALL = variants.discover((EVIL,))
-VARIANTS = [v for v in ALL if v.path.is_relative_to(EVIL)]
+# Small, aligned, and larger than any ragged shape of the proof.
+SHAPES: dict[str, dict] = {
+    "residual": dict(N=120_000),
+    "gelu": dict(N=120_000),
+    "layernorm": dict(B=2, T=64, C=768, eps=1e-5, dresidual=False),
+    "matmul": dict(M=192, N=192, K=1024, epilogue="bias", dgelu=False),
+    "softmax": dict(R=48, S=2048, causal=False),
+    "attention": dict(B=1, T=256, NH=2, NKV=2, HS=64, causal=True),
+    "cross_entropy": dict(B=2, T=16, V=2000, VP=2048),
+    "global_norm": dict(tensors=[(768, 256), (768,)]),
+}
 
-
-def constants(variant: variants.Variant) -> dict[str, str]:
-    """CAUGHT_BY, the check; CAUGHT_IN, proof (the default) or timing."""
-    found = {"CAUGHT_IN": "proof"}
-    for node in ast.parse(variant.path.read_text()).body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
-            assert isinstance(node.targets[0], ast.Name)
-            found[node.targets[0].id] = str(node.value.value)
-    return found
+ALL = variants.discover((cheats.EVIL,))
+EVIL = [v for v in ALL if v.path.is_relative_to(cheats.EVIL)]
+CHEATS = {v: cheats.read(v.path) for v in EVIL}
+TIMED = [v for v in EVIL if "timing" in CHEATS[v].caught_in]
+SABOTEURS = [v for v in EVIL if "session" in CHEATS[v].caught_in]
 
 
 @pytest.fixture(scope="module")
@@ -36,39 +48,136 @@ def judge():
         yield judge
 
 
+@pytest.fixture(scope="module")
+def proved(judge):
+    """Proofs of variants, each worked out once."""
+    known = {}
+
+    def proofs(variant):
+        if variant not in known:
+            known[variant] = proofs_of(variant, judge)
+        return known[variant]
+
+    return proofs
+
+
+def name_of(variant: variants.Variant) -> str:
+    return f"{variant.layer}-{variant.name}"
+
+
 def yardstick(layer: str) -> variants.Variant:
     return variants.find(ALL, layer, "torch.eager")
 
 
 def proofs_of(variant: variants.Variant, judge: Judge) -> list[prove.Proof]:
-    if reason := variants.unavailable(variant, "cpu", "fp32"):
+    dtype = variant.dtypes[0]
+    if reason := variants.unavailable(variant, "cpu", dtype):
         pytest.skip(reason)
+    setting, cheat = SETTING, CHEATS.get(variant)
+    if cheat and "timeout" in cheat.caught_by:
+        setting = replace(setting, time_limit=PATIENCE_S, prepare_limit=PATIENCE_S)
+    if cheat and cheat.threads:
+        setting = replace(setting, threads=cheat.threads)
     phases = tuple(p for p in contract.PHASES if variant.has(p))
-    return list(prove.prove(variant, phases, "fp32", SEEDS, judge, SETTING, yardstick(variant.layer)))
+    timed = {p: [timed_shape(variant, p)] for p in phases} if cheat and "timing" in cheat.caught_in else {}
+    return list(prove.prove(variant, phases, dtype, SEEDS, judge, setting, yardstick(variant.layer), timed=timed))
+
+
+def timed_shape(variant: variants.Variant, phase: str) -> dict:
+    shape = SHAPES[variant.layer] | CHEATS[variant].shape
+    return contract.overwriting(contract.load(variant.layer), phase, shape, variant.dtypes[0])
+
+
+def seen_in(proofs: list[prove.Proof]) -> tuple[str, str]:
+    """What the proof said first that is not "ok", and its evidence."""
+    for proof in proofs:
+        if not proof.ok:
+            seen = proof.check if proof.status == "wrong" else proof.status
+            return seen.replace(" ", "_"), proof.evidence
+    return "ok", ""
+
+
+def check_evidence(evidence: str) -> None:
+    """There is some, of a length that can be read, and it can be written to any file and terminal."""
+    assert evidence and len(evidence) <= LONGEST_EVIDENCE
+    assert evidence.encode() and not any(ord(c) < 32 and c not in "\n\t" for c in evidence)
 
 
 def test_there_are_enough_of_them():
-    assert len(VARIANTS) >= 16
+    assert len(EVIL) >= 100
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: f"{v.layer}-{v.name}")
-def test_evil_variant_is_caught(variant, judge):
-    expected = constants(variant)
-    found = proofs_of(variant, judge)
-    if expected["CAUGHT_IN"] == "proof":
-        seen = found[-1].check if found[-1].status == "wrong" else found[-1].status
-        assert seen == expected["CAUGHT_BY"], found[-1].evidence
-        assert found[-1].evidence
-        return
-    assert all(p.ok for p in found), "this one must pass the proof: it is caught when it is timed"
-    phase = found[-1].phase
-    case = Case(variant.layer, phase, {"N": 40_000, "dtype": "fp32"}, "timed", seed=3)
-    effort = race.Effort(seconds=0.5, seed=5)
-    raced = race.race(case, [yardstick(variant.layer), variant], yardstick(variant.layer), judge, SETTING, effort)
-    cheat = raced.contestants[-1]
-    assert cheat.status == "wrong"
-    assert cheat.evidence.startswith(f"{expected['CAUGHT_BY']} in a timed call"), cheat.evidence
-    assert raced.contestants[0].running, "the honest baseline goes on"
+@pytest.mark.parametrize("variant", [v for v in EVIL if v not in SABOTEURS], ids=name_of)
+def test_evil_variant_is_caught(variant, proved):
+    cheat = CHEATS[variant]
+    seen, evidence = seen_in(proved(variant))
+    if cheat.caught_in == ("timing",):
+        assert seen == "ok", f"this one must pass the proof, it is caught when it is timed: {evidence}"
+    elif cheat.caught_in == ("proof",):
+        assert seen in cheat.caught_by, evidence
+    else:
+        assert seen in ("ok", *cheat.caught_by), evidence
+    if seen != "ok":
+        check_evidence(evidence)
+
+
+def race_of(variant: variants.Variant) -> tuple:
+    """What cheats must have in common to be timed in one race: layer, phase, shape, dtype and threads."""
+    cheat = CHEATS[variant]
+    phase = "forward" if variant.has("forward") else "backward"
+    return variant.layer, phase, json.dumps(timed_shape(variant, phase)), cheat.threads
+
+
+@pytest.mark.parametrize("key", sorted({race_of(v) for v in TIMED}), ids=lambda k: "-".join(map(str, k[:3])))
+def test_evil_variants_are_caught_when_they_are_timed(key, judge, proved):
+    """Each by its check, and the honest baseline of the same race goes on."""
+    layer, phase, shape, threads = key
+    racing = [v for v in TIMED if race_of(v) == key]
+    racing = [v for v in racing if CHEATS[v].caught_in == ("timing",) or seen_in(proved(v))[0] == "ok"]
+    case = Case(layer, phase, json.loads(shape), "timed", 3)
+    setting = replace(SETTING, threads=threads or SETTING.threads)
+    effort = race.Effort(seconds=SECONDS * (len(racing) + 2), seed=5)
+    raced = race.race(case, [yardstick(layer), *racing], yardstick(layer), judge, setting, effort)
+    honest = raced.contestants[0]
+    assert honest.running and raced.contestants[1].running, honest.evidence
+    missed = {c.label: said for c in raced.contestants[2:] if (said := missed_by(c, honest))}
+    assert not missed, missed
+
+
+def missed_by(c: race.Contestant, honest: race.Contestant) -> str:
+    """What is not as it should be of a cheat after its race; nothing where it was caught."""
+    expected = CHEATS[c.variant].caught_by
+    if c.running:
+        return gained(c, honest) if "no_gain" in expected else f"not caught; gained {gained(c, honest) or 'nothing'}"
+    check_evidence(c.evidence)
+    seen = c.evidence.split()[0].rstrip(":") if c.status == "wrong" else c.status
+    return "" if seen in expected else f"{c.status}: {c.evidence}"
+
+
+def gained(c: race.Contestant, honest: race.Contestant) -> str:
+    """How much faster it is than the honest one, where that is more than noise."""
+    for cache in c.samples:
+        took, takes = c.median_ci(cache), honest.median_ci(cache)
+        if took and takes and took[0] < GAIN * takes[0]:
+            return f"{takes[0] / took[0]:.2f}x, {cache}"
+    return ""
+
+
+def test_sabotage_costs_the_guilty_row_and_no_other(tmp_path):
+    """One run of saboteurs and of honest variants, before and behind them."""
+    names = ["torch.eager", *sorted(v.name for v in SABOTEURS), "torch.compile", "cpu.simd", "cpu.naive"]
+    command = [sys.executable, "-m", "bench.layer", "residual", "--kernels", str(cheats.EVIL), "--only", ",".join(names)]
+    command += ["--seconds", "0.5", "-a", "B=1", "-a", "T=8", "--time-limit", "5", "--out", str(tmp_path), "--json"]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    rows = {r["variant"]: r for r in json.loads(done.stdout.splitlines()[-1])["records"] if not r["control"]}
+    assert set(rows) == set(names)
+    for variant in SABOTEURS:
+        row = rows.pop(variant.name)
+        seen = row["evidence"].split()[0].rstrip(":") if row["status"] == "wrong" else row["status"]
+        assert seen in CHEATS[variant].caught_by, row["evidence"]
+        check_evidence(row["evidence"])
+    assert {name: r["status"] for name, r in rows.items()} == dict.fromkeys(rows, "ok")
 
 
 def test_honest_variants_pass_the_same_proof(judge):

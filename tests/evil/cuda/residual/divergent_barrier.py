@@ -2,7 +2,7 @@
 
 from kernels.cuda import Kernel, blocks
 
-CAUGHT_BY = "divergent barrier"
+CAUGHT_BY = "divergent_barrier"
 THREADS = 256
 
 kernel = Kernel("divergent_barrier.cu", "add")

@@ -1,0 +1,17 @@
+"""Tells warm calls by how soon they follow, and skips half of the work in those."""
+
+import time
+
+import torch
+
+CAUGHT_BY = "inaccurate"
+CAUGHT_IN = "timing"
+last = 0.0
+
+
+def forward(a, b, *, out):
+    global last
+    torch.add(a, b, out=out)
+    if out.numel() > 100_000 and time.monotonic() - last < 0.004:
+        out[: out.numel() // 2] = 0
+    last = time.monotonic()

@@ -1,0 +1,16 @@
+"""Stops the process that workers are forked from: the next one never starts."""
+
+import os
+import signal
+from pathlib import Path
+
+import torch
+
+CAUGHT_BY = "global_state crash error"
+CAUGHT_IN = "session"
+
+
+def forward(a, b, *, out):
+    torch.add(a, b, out=out)
+    if b"forkserver" in Path(f"/proc/{os.getppid()}/cmdline").read_bytes():
+        os.kill(os.getppid(), signal.SIGSTOP)

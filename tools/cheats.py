@@ -1,0 +1,107 @@
+"""The table of docs/judge.md: each cheat and accident of tests/evil, with the check that catches it.
+
+python tools/cheats.py          write the table anew between its two marks
+python tools/cheats.py --check  only say whether it is what the files say; exit code 1 where it is not
+"""
+
+import argparse
+import ast
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parents[1]
+EVIL = HOME / "tests" / "evil"
+PAGE = HOME / "docs" / "judge.md"
+BEGIN, END = "<!-- cheats -->", "<!-- end of cheats -->"
+WHERE = {
+    "proof": "proof",
+    "timing": "timing",
+    "proof timing": "proof or timing",
+    "session": "session",
+}
+
+
+@dataclass(frozen=True)
+class Cheat:
+    """What a file of tests/evil says of itself, by its constants."""
+
+    path: Path
+    story: str
+    caught_by: tuple[str, ...]  # names of checks or statuses, any of which may be the first to see it
+    caught_in: tuple[str, ...] = ("proof",)  # proof, timing, both (either may), or session
+    shape: dict[str, object] = field(default_factory=dict)  # entries of the timed shape that are its own
+    threads: int = 0  # it was given; 0: as all others
+
+    @property
+    def name(self) -> str:
+        """`torch.zeros` of `residual` is "residual torch.zeros"."""
+        backend, layer, _ = self.path.relative_to(EVIL).parts
+        return f"{layer} {backend}.{self.path.stem}"
+
+
+def read(path: Path) -> Cheat:
+    """A cheat from its source. ValueError where it does not say what catches it, or where."""
+    tree = ast.parse(path.read_text())
+    said = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if name in ("CAUGHT_BY", "CAUGHT_IN", "SHAPE", "THREADS"):
+                said[name] = ast.literal_eval(node.value)
+    if not said.get("CAUGHT_BY"):
+        raise ValueError(f"{path} does not say what it is caught by")
+    where = said.get("CAUGHT_IN", "proof")
+    if where not in WHERE:
+        raise ValueError(f"{path}: CAUGHT_IN is {where!r}, which is none of {', '.join(WHERE)}")
+    return Cheat(
+        path=path,
+        story=(ast.get_docstring(tree) or "").partition("\n")[0],
+        caught_by=tuple(said["CAUGHT_BY"].split()),
+        caught_in=tuple(where.split()),
+        shape=said.get("SHAPE", {}),
+        threads=said.get("THREADS", 0),
+    )
+
+
+def cheats() -> list[Cheat]:
+    """All of them, by layer and name."""
+    return sorted((read(path) for path in EVIL.glob("*/*/*.py")), key=lambda c: c.name)
+
+
+def table(found: list[Cheat]) -> str:
+    """Markdown: one line a cheat."""
+    lines = ["| cheat or accident | what it does | caught by | where |", "|---|---|---|---|"]
+    for cheat in found:
+        story = cheat.story.replace("|", "\\|")
+        checks = ", ".join(f"`{name}`" for name in cheat.caught_by)
+        lines.append(f"| {cheat.name} | {story} | {checks} | {WHERE[' '.join(cheat.caught_in)]} |")
+    return "\n".join(lines)
+
+
+def with_table(page: str, found: list[Cheat]) -> str:
+    """The page with the table between its marks replaced. ValueError where it has no such marks."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no {BEGIN} and {END} for the table to stand between")
+    count = f"{len(found)} cheats and accidents:"
+    return f"{before}{begin}\n{count}\n\n{table(found)}\n{end}{after}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args(argv)
+    old = PAGE.read_text()
+    new = with_table(old, cheats())
+    if args.check:
+        if new != old:
+            print(f"{PAGE.relative_to(HOME)} is not what tests/evil says: python tools/cheats.py", file=sys.stderr)
+        return int(new != old)
+    PAGE.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
