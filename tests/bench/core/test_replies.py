@@ -54,7 +54,7 @@ class Harmful:
 
 
 HERE = (__name__,)
-VALUES = (
+VALUES: tuple[Any, ...] = (
     *(None, True, 0, -1, 1 << 40, -(1 << 200), 0.5, float("inf"), "", "é" * 1000, "half \udc80", b"bytes", ()),
     *((1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), [], [1], {}, {"a": [1, {"b": (None,)}]}, {1, 2}, frozenset({"a"})),
     *(Path("/a/b"), collections.OrderedDict(a=1), collections.Counter("aab"), collections.deque([1], 3)),
