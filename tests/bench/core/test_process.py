@@ -261,7 +261,7 @@ def test_a_stopped_process_that_takes_no_command_is_a_timeout(saboteur, monkeypa
 
 
 def server_pid() -> int:
-    return forkserver._forkserver._forkserver_pid
+    return forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
 
 
 def test_a_stopped_server_is_woken(saboteur):
