@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from bench import cli
+from bench.trial import ROOMS
 
 
 def parser() -> cli.Parser:
@@ -57,6 +58,9 @@ def parser() -> cli.Parser:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
+    from bench.core import process
+
+    process.start_server(*ROOMS)  # it imports torch while we do
     from bench.trial import plan, session, watch
 
     if args.layer == "list":

@@ -8,6 +8,8 @@ p is the fp32 master where there is one, and the parameter is its rounding; else
 step, lr and grad_scale are 0-d fp32 tensors, so that a captured CUDA graph can be replayed with new values.
 """
 
+import math
+
 import torch
 
 from reference.contract import Pass, Shape, Tensor, default_bytes
@@ -33,6 +35,7 @@ FORWARD = Pass(
     ),
 )
 BACKWARD = None
+TIED = ("params", "masters")  # a parameter is its master, rounded
 
 
 def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, params, m, v, masters):
@@ -42,7 +45,7 @@ def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, param
         g = grad * grad_scale
         mi = beta1 * m[i] + (1 - beta1) * g
         vi = beta2 * v[i] + (1 - beta2) * g * g
-        update = mi / (1 - beta1**step) / ((vi / (1 - beta2**step)).sqrt() + eps)
+        update = mi / correction(beta1, step) / ((vi / correction(beta2, step)).sqrt() + eps)
         p = p - lr * (update + weight_decays[i] * p)
         for name, value in (("params", p), ("m", mi), ("v", vi), ("masters", p)):
             new[name].append(value)
@@ -51,13 +54,25 @@ def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, param
     return new
 
 
-def _shape(tensors: list[tuple[int, ...]]) -> Shape:
+def correction(beta: float, step: torch.Tensor) -> torch.Tensor:
+    """1 - beta^step, without the cancellation: 1 - 0.9999 has lost three of fp32's digits."""
+    return -torch.expm1(step * math.log(beta)) if beta else torch.ones_like(step)
+
+
+def _shape(tensors: list[tuple[int, ...]], beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1) -> Shape:
     """As models are trained: decay on matrices only, biases and norm weights have none."""
-    decays = [0.1 if len(sizes) >= 2 else 0.0 for sizes in tensors]
-    return dict(tensors=tensors, weight_decays=decays, beta1=0.9, beta2=0.95, eps=1e-8)
+    decays = [decay if len(sizes) >= 2 else 0.0 for sizes in tensors]
+    return dict(tensors=tensors, weight_decays=decays, beta1=beta1, beta2=beta2, eps=eps)
 
 
-RAGGED = [_shape([(1,), (769, 3), (127,), (64, 64)]), _shape([(50257,)])]
+RAGGED = [
+    _shape([(1,), (769, 3), (127,), (64, 64)]),
+    _shape([(50257,)]),
+    # torch.optim's own defaults, whole vectors and chunks; then what hides in the usual constants: an eps that is felt,
+    # no momentum, a decay as large as the update
+    _shape([(2, 4096), (2048,)], beta2=0.999, decay=0.01),
+    _shape([(33, 5), (16,)], beta1=0.0, beta2=0.9999, eps=0.1, decay=100.0),
+]
 
 
 def consistent(tensors: dict, shape: Shape) -> None:
@@ -91,7 +106,57 @@ def zero_grad(tensors, shape):
         g.zero_()
 
 
-CASES = {"first_step": first_step, "zero_grad": zero_grad}
+def no_gradient(tensors, shape):
+    """An all-zero gradient in the midst of training: moments fade, weights still decay and coast on."""
+    for g in tensors["grads"]:
+        g.zero_()
+
+
+def at_step(number: int):
+    def edit(tensors, shape):
+        tensors["step"].fill_(number)
+
+    edit.__doc__ = f"Step {number}."
+    return edit
+
+
+def scaled(tensors, shape, size, scale):
+    """Gradients of about `size` (fp16: as near as it goes) and a grad_scale that belongs to them; an empty state."""
+    if shape["dtype"] == "fp16":
+        size, scale = (1e3, 1e-3) if size > 1 else (1e-3, scale)
+    first_step(tensors, shape)
+    for g in tensors["grads"]:
+        g.mul_(size / 1e-2)
+    tensors["grad_scale"].fill_(scale)
+
+
+def clipped_from_huge(tensors, shape):
+    """Gradients of 1e20 that clipping scales to 1: squared before they are scaled, they overflow."""
+    scaled(tensors, shape, 1e20, 1e-20)
+
+
+def tiny_gradient(tensors, shape):
+    """Gradients of 1e-16, far below eps: the update is m / eps and all but vanishes, and v is 1e-33, no less."""
+    scaled(tensors, shape, 1e-16, 1.0)
+
+
+def one_nan(tensors, shape):
+    """A NaN in one element of the first gradient: it spoils that element's state and no other."""
+    tensors["grads"][0].flatten()[-1:].fill_(torch.nan)
+
+
+CASES = {
+    "first_step": first_step,
+    "zero_grad": zero_grad,
+    "no_gradient": no_gradient,
+    "step_2": at_step(2),
+    "step_10": at_step(10),
+    "step_1000": at_step(1000),
+    "step_2_24": at_step(2**24),
+    "clipped_from_huge": clipped_from_huge,
+    "tiny_gradient": tiny_gradient,
+    "one_nan": one_nan,
+}
 
 
 def compulsory_bytes(shape: Shape, phase: str) -> int:

@@ -72,6 +72,10 @@ RAGGED = [
     dict(B=1, T=130, NH=4, NKV=2, HS=32, causal=True),
     dict(B=1, T=65, NH=2, NKV=2, HS=48, causal=False),
     dict(B=1, T=257, NH=1, NKV=1, HS=80, causal=True),
+    dict(B=1, T=256, NH=4, NKV=1, HS=32, causal=True),  # whole tiles, and one key for four queries
+    dict(B=1, T=128, NH=1, NKV=1, HS=96, causal=False),
+    dict(B=1, T=64, NH=8, NKV=1, HS=128, causal=True),
+    dict(B=1, T=33, NH=1, NKV=1, HS=256, causal=True),  # last, for there are kernels that have no such tiles
 ]
 
 
@@ -86,7 +90,59 @@ def all_equal(tensors, shape):
     tensors["k"].fill_(0.5)
 
 
-CASES = {"huge_logit": huge_logit, "all_equal": all_equal}
+def far_below(tensors, shape):
+    """All scores are below -1e30 (fp16: -500), the first key's by far the highest: out is its value. A running
+    maximum that starts at a number, rather than at -infinity, stays above them all."""
+    for name in ("q", "k"):
+        tensors[name].zero_()  # the score is one product, which no order of summing rounds
+    query, key = (2.0**6, 2.0**8) if shape["dtype"] == "fp16" else (2.0**54, 2.0**52)
+    tensors["q"][..., 0] = query
+    tensors["k"][..., 0] = -key
+    tensors["k"][:, 0, :, 0] = -key / 2
+
+
+def far_above(tensors, shape):
+    """As `far_below`, but all scores are above 1e30 (fp16: 1000): exp of any of them overflows."""
+    far_below(tensors, shape)
+    tensors["q"].neg_()
+    tensors["k"][:, 0, :, 0] *= 4
+
+
+def rising(tensors, shape):
+    """Every key's score is above all before it, so that the running maximum moves with each tile, by hundreds in all:
+    a sum that is not scaled down again counts keys that no longer matter."""
+    for name in ("q", "k"):
+        tensors[name].zero_()
+    tensors["q"][..., 0] = 64.0
+    tensors["k"][..., 0] = torch.arange(shape["T"]).view(-1, 1) / 8
+
+
+def outlier_values(tensors, shape):
+    """The first and the last channel of v, and with it of out, are large."""
+    for index in (0, -1):
+        tensors["v"][..., index] *= 30 if shape["dtype"] == "fp16" else 1e4
+
+
+def nan_query(tensors, shape):
+    """A NaN in the last query of the first head: its row is NaN, and so is what is summed over it; no other row is."""
+    tensors["q"][0, -1, 0, 0] = torch.nan
+
+
+def nan_value(tensors, shape):
+    """A NaN in the first key's value, which all queries see: that column of out is NaN, no other."""
+    tensors["v"][0, 0, 0, 0] = torch.nan
+
+
+CASES = {
+    "huge_logit": huge_logit,
+    "all_equal": all_equal,
+    "far_below": far_below,
+    "far_above": far_above,
+    "rising": rising,
+    "outlier_values": outlier_values,
+    "nan_query": nan_query,
+    "nan_value": nan_value,
+}
 
 
 def flops(shape: Shape, phase: str) -> int:

@@ -12,6 +12,7 @@ A layer is a module: `reference/<layer>.py`. It declares
     consistent(tensors, shape)   optional: makes random tensors meaningful (variances positive, …)
     compulsory_bytes(shape, phase)   optional: where "each input once, each output once" is not the floor
     typical(B, T)       optional: the shape that is timed where no model lists the layer among its calls
+    TIED                optional: names of tensors whose elements belong together one by one
     LONG                optional: {symbol: least size}, instead of the default below: what `sliced` may cut down
 
 A *shape* is a plain dict: sizes by symbol (`B T C NH NKV HS V VP M N K`), options (`causal`, `epilogue`, …) and

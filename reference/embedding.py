@@ -31,7 +31,13 @@ def backward(dout, tokens, V):
     return {"dwte": dwte, "dwpe": dout.sum(0)}
 
 
-RAGGED = [dict(B=2, T=127, C=769, V=300), dict(B=1, T=1, C=768, V=1), dict(B=3, T=33, C=64, V=50257)]
+RAGGED = [
+    dict(B=2, T=127, C=769, V=300),
+    dict(B=1, T=1, C=768, V=1),
+    dict(B=3, T=33, C=64, V=50257),
+    dict(B=2, T=64, C=8, V=98304),  # 2^15 3: more than 16 bits name
+    dict(B=1, T=128, C=128, V=256),  # 2^n of everything
+]
 
 
 def one_token(tensors, shape):
@@ -39,7 +45,55 @@ def one_token(tensors, shape):
     tensors["tokens"].fill_(shape["V"] - 1)
 
 
-CASES = {"one_token": one_token}
+def two_tokens(tensors, shape):
+    """The first token and the last take turns: rows at both ends, and no long run of one."""
+    tokens = tensors["tokens"].view(-1)
+    tokens.zero_()
+    tokens[1::2] = shape["V"] - 1
+
+
+def same_low_bits(tensors, shape):
+    """Tokens that differ only above their low eight or sixteen bits, which a sort of too few bits takes for one."""
+    stride = 65536 if shape["V"] > 65536 else 256
+    count = tensors["tokens"].numel()
+    tensors["tokens"].copy_((torch.arange(count) * stride % shape["V"] // stride * stride).view_as(tensors["tokens"]))
+
+
+def falling(tensors, shape):
+    """Every token once, the largest first, as far as there are so many."""
+    count = tensors["tokens"].numel()
+    tensors["tokens"].copy_(((shape["V"] - 1 - torch.arange(count)) % shape["V"]).view_as(tensors["tokens"]))
+
+
+def huge_gradient(tensors, shape):
+    """Gradients of 1e20; in fp16, whose range is small, of 1e3."""
+    if "dout" in tensors:
+        tensors["dout"].mul_(1e3 if shape["dtype"] == "fp16" else 1e20)
+
+
+def tiny_gradient(tensors, shape):
+    """Gradients of 1e-20; in fp16 of 1e-3."""
+    if "dout" in tensors:
+        tensors["dout"].mul_(1e-3 if shape["dtype"] == "fp16" else 1e-20)
+
+
+def one_nan(tensors, shape):
+    """A NaN in one element: of a row of wte that the first token reads, or of dout. It stays in its column."""
+    if "dout" in tensors:
+        tensors["dout"][-1, -1, -1] = torch.nan
+    else:
+        tensors["wte"][tensors["tokens"][0, 0], -1] = torch.nan
+
+
+CASES = {
+    "one_token": one_token,
+    "two_tokens": two_tokens,
+    "same_low_bits": same_low_bits,
+    "falling": falling,
+    "huge_gradient": huge_gradient,
+    "tiny_gradient": tiny_gradient,
+    "one_nan": one_nan,
+}
 
 
 def flops(shape: Shape, phase: str) -> int:

@@ -68,6 +68,7 @@ RAGGED = [
     dict(M=1, N=1, K=1, epilogue="none", dgelu=False),
     dict(M=33, N=257, K=48, epilogue="bias_gelu", dgelu=False),
     dict(M=128, N=192, K=256, epilogue="bias_gelu", dgelu=True),
+    dict(M=256, N=256, K=64, epilogue="none", dgelu=False),  # whole tiles without an epilogue, as the head is
 ]
 
 
@@ -82,7 +83,64 @@ def ones_and_zeros(tensors, shape):
         tensors[name].copy_((tensors[name] > 0).to(tensors[name].dtype))
 
 
-CASES = {"ones_and_zeros": ones_and_zeros}
+OUTLIER = 1e4  # as trained transformers have in a few channels; in fp16, whose products must fit, less
+
+
+def _outliers(tensors, shape, index):
+    size = 30 if shape["dtype"] == "fp16" else OUTLIER
+    for name in ("x", "weight", "dout"):
+        if name in tensors:
+            tensors[name][:, index] *= size
+
+
+def outliers_first(tensors, shape):
+    """A few thousand times the rest in the first column of each operand: x and weight are summed over it."""
+    _outliers(tensors, shape, 0)
+
+
+def outliers_last(tensors, shape):
+    """The same in the last column, which a ragged tile's tail holds."""
+    _outliers(tensors, shape, -1)
+
+
+def outlier_rows(tensors, shape):
+    """The first row of x, and with it of dout, is large: a scale that a tile shares would lose the rows beside it."""
+    for name in ("x", "dout"):
+        if name in tensors:
+            tensors[name][0] *= 30 if shape["dtype"] == "fp16" else OUTLIER
+
+
+def _scaled(tensors, shape, size):
+    """dout, or in forward x, times size; in fp16 as far as it goes."""
+    if shape["dtype"] == "fp16":
+        size = min(max(size, 1e-3), 1e2)
+    tensors["dout" if "dout" in tensors else "x"].mul_(size)
+
+
+def huge(tensors, shape):
+    """Gradients, or in forward activations, of 1e20: GELU's cube does not fit fp32, its value does."""
+    _scaled(tensors, shape, 1e20)
+
+
+def tiny(tensors, shape):
+    """Gradients, or in forward activations, of 1e-20."""
+    _scaled(tensors, shape, 1e-20)
+
+
+def one_nan(tensors, shape):
+    """A NaN in the last element of x, or of dout: it spoils that row, or that row and column, and nothing else."""
+    tensors["dout" if "dout" in tensors else "x"][-1, -1] = torch.nan
+
+
+CASES = {
+    "ones_and_zeros": ones_and_zeros,
+    "outliers_first": outliers_first,
+    "outliers_last": outliers_last,
+    "outlier_rows": outlier_rows,
+    "huge": huge,
+    "tiny": tiny,
+    "one_nan": one_nan,
+}
 
 
 def flops(shape: Shape, phase: str) -> int:

@@ -67,10 +67,10 @@ def growing(tensors, shape):
 
 
 def far_below(tensors, shape):
-    """Equal scores near the dtype's lower end, below what a kernel may have chosen as its lowest score."""
-    fp16 = shape["dtype"] == "fp16"
-    tensors["x"].fill_(-6e4 if fp16 else -1e30)
-    tensors["x"][::2] = -6.5e4 if fp16 else -3e38
+    """All scores below what a kernel may have chosen as the lowest there is; the last one is the largest by far."""
+    x, fp16 = tensors["x"], shape["dtype"] == "fp16"
+    x.fill_(-6.5e4 if fp16 else -3e38)
+    x.scatter_(1, _last_seen(x, shape), -6e4 if fp16 else -1e30)
 
 
 def minus_infinity(tensors, shape):

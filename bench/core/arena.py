@@ -259,13 +259,6 @@ class Arena:
     def broken_fences(self) -> dict[str, str]:
         return {name: evidence for name, f in self.fences.items() if (evidence := f.broken())}
 
-    def input_checksums(self) -> dict[str, int]:
-        return {name: checksum(buffer) for name, buffer in self.inputs.items()}
-
-    def snapshot(self) -> Values:
-        """A copy of all outputs."""
-        return {name: map(buffer, torch.clone) for name, buffer in self.outputs.items()}
-
 
 @dataclass
 class Probe:

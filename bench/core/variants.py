@@ -3,7 +3,7 @@
 kernels/<backend>/<layer>/<variant>.py is `<backend>.<variant>` of `<layer>`. Reading the syntax tree is enough to list
 stories, check signatures against the contract and tell what a variant needs, without importing torch or Triton.
 More roots with the same layout come from `--kernels DIR` and from the entry point group `layerbench.kernels`
-(each entry point names a package whose folder is a root).
+(each entry point names a package whose folder is a root). A file of theirs that cannot be a variant costs itself alone.
 """
 
 import ast
@@ -11,23 +11,38 @@ import functools
 import hashlib
 import importlib.util
 import inspect
+import os
 import sys
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
 from bench import HOME
-from bench.cli import USAGE, CannotGoOn, did_you_mean
+from bench.cli import USAGE, CannotGoOn, did_you_mean, say
 from bench.core import BACKENDS
+from bench.core.evidence import STORY, one_line
 from kernels import Unavailable
 from reference import contract
 
 KERNELS = HOME / "kernels"
-CONSTANTS = ("DTYPES", "REQUIRES", "DETERMINISTIC", "KERNELS", "SPILLS", "TENSOR_CORES")
+MOST_SOURCE_BYTES = 4 << 20  # of a variant's Python file
+MOST_NOTICES = 10  # on files of one root that are no variants
+# What a variant's file may say of itself, and the types of it; a text alone counts as a tuple of one.
+CONSTANTS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("DTYPES", "REQUIRES", "KERNELS"), (tuple,)),
+    "DETERMINISTIC": (bool, type(None)),
+    "SPILLS": (int,),
+    "TENSOR_CORES": (bool,),
+}
 
 
 class Misplaced(CannotGoOn):
     """A file under a kernels folder that cannot be a variant; the message names it and says why."""
+
+
+class Unreadable(Misplaced):
+    """Its place says which variant it would be; its content cannot be read, or breaks a rule."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +61,8 @@ class Variant:
     kernels: tuple[str, ...] = ()
     spills: int = 0  # bytes of registers that a GPU kernel is known to spill, at most, on any architecture
     tensor_cores: bool = False  # a GPU kernel that says it uses them: its machine code must
+    outside: bool = False  # of another root than this repository's: no yardstick, and no baseline of PyTorch's
+    fault: str = ""  # why its file is no variant after all: it cannot run
 
     @property
     def name(self) -> str:
@@ -83,15 +100,23 @@ class Variant:
         folders = [d for d in self.path.parent.parent.iterdir() if d.is_dir() and d.name not in contract.layer_names()]
         shared = [p for d in (self.path.parent.parent, *folders) for p in d.iterdir() if p.is_file()]
         for path in sorted(own) + sorted(shared):
-            digest.update(path.name.encode() + path.read_bytes())
+            digest.update(os.fsencode(path.name) + _content(path))
         return digest.hexdigest()[:16]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except PermissionError:  # somebody's file beside the variants, which it cannot have read either
+        return b""
 
 
 def discover(extra: tuple[Path, ...] = ()) -> list[Variant]:
     """All variants of this repository, of the installed entry points and of `extra` roots.
 
-    Raises Misplaced for a file in the wrong place, with the wrong signature or without a story, and for two
-    variants of one name.
+    Raises Misplaced for two variants of one name, and in this repository for a file in the wrong place, with the wrong
+    signature or without a story. Of another root such a file is told once on stderr, and left out; where its place
+    names a layer it is a variant with a `fault`, so that its row says why there is no more.
     """
     found: dict[tuple[str, str], Variant] = {}
     for root in (KERNELS, *_entry_point_roots(), *extra):
@@ -126,15 +151,38 @@ def _entry_point_roots() -> list[Path]:
 def _scan(root: Path) -> list[Variant]:
     if not root.is_dir():
         raise Misplaced(f"{root} is not a folder of kernels")
-    variants = []
+    outside = root != KERNELS
+    found, skipped = [], []
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
-        if path.stem.startswith("_") or "__pycache__" in parts:
+        if path.stem.startswith("_") or "__pycache__" in parts or any(p.startswith(".") for p in parts):
             continue
         if len(parts) == 2 and parts[0] in BACKENDS and parts[1] not in contract.layer_names():
             continue  # a backend's shared launcher code
-        variants.append(_read(path, parts))
-    return variants
+        try:
+            found.append(replace(_read(path, parts), outside=outside))
+        except Misplaced as error:
+            if not outside:
+                raise
+            skipped.append(f"skipped: {one_line(error)}")
+            if isinstance(error, Unreadable):
+                found.append(_faulty(path, parts, one_line(error)))
+    more = len(skipped) - MOST_NOTICES
+    for notice in (*skipped[:MOST_NOTICES], *([f"skipped: {more} more files of {root}"] if more > 0 else [])):
+        _tell_once(notice)
+    return found
+
+
+@functools.cache
+def _tell_once(text: str) -> None:
+    say(text)
+
+
+def _faulty(path: Path, parts: tuple[str, ...], fault: str) -> Variant:
+    """What stands for a file whose place is a variant's and whose content is not."""
+    backend, layer, _ = parts
+    phases = frozenset(contract.phases_of(contract.load(layer)))
+    return Variant(layer, backend, path.stem, path, "No variant: see its evidence.", phases, outside=True, fault=fault)
 
 
 def _read(path: Path, parts: tuple[str, ...]) -> Variant:
@@ -147,16 +195,15 @@ def _read(path: Path, parts: tuple[str, ...]) -> Variant:
     if layer not in contract.layer_names():
         hint = did_you_mean(layer, contract.layer_names())
         raise Misplaced(f"{path} is misplaced: no layer {layer!r}{hint}")
-    try:
-        tree = ast.parse(path.read_text(), str(path))
-    except SyntaxError as error:
-        raise Misplaced(f"{path} line {error.lineno}: {error.msg}") from error
-    story = (ast.get_docstring(tree) or "").partition("\n")[0].strip()
+    if path.stem != one_line(path.stem, 100) or "," in path.stem:
+        raise Misplaced(f"{path} is misplaced: its name has a character that no name of a variant has, or too many")
+    tree = _tree(path)
+    story = one_line((ast.get_docstring(tree) or "").partition("\n")[0].strip(), STORY)
     if not story:
-        raise Misplaced(f"{path} tells no story: its first docstring line must say what it does")
+        raise Unreadable(f"{path} tells no story: its first docstring line must say what it does")
     functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
     if "forward" not in functions and "backward" not in functions:
-        raise Misplaced(f"{path} has neither forward nor backward")
+        raise Unreadable(f"{path} has neither forward nor backward")
     _check_signatures(path, layer, functions)
     constants = _constants(path, tree)
     return Variant(
@@ -170,24 +217,40 @@ def _read(path: Path, parts: tuple[str, ...]) -> Variant:
     )
 
 
+def _tree(path: Path) -> ast.Module:
+    """The syntax tree of a source file; Unreadable where there is none."""
+    try:
+        if not path.is_file():  # a folder, a pipe that nobody writes to, a link to nothing
+            raise Unreadable(f"{path} is no file")
+        if path.stat().st_size > MOST_SOURCE_BYTES:
+            raise Unreadable(f"{path} has more than {MOST_SOURCE_BYTES >> 20} MiB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an escape that is none, say: importing it warns
+            return ast.parse(path.read_bytes(), os.fsdecode(path))
+    except SyntaxError as error:
+        raise Unreadable(f"{path} line {error.lineno}: {error.msg}") from error
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise Unreadable(f"{path} cannot be read: {type(error).__name__}: {one_line(error, 200)}") from error
+
+
 def _check_signatures(path: Path, layer: str, functions: dict[str, ast.FunctionDef]) -> None:
     module = contract.load(layer)
     for phase in contract.PHASES:
         if phase not in functions:
             continue
         if phase not in contract.phases_of(module):
-            raise Misplaced(f"{path} has a {phase}, but {layer} has none")
+            raise Unreadable(f"{path} has a {phase}, but {layer} has none")
         p = contract.pass_of(module, phase)
         args = functions[phase].args
         before = [a.arg for a in (*args.posonlyargs, *args.args)]
         after = [a.arg for a in args.kwonlyargs]
         if "workspace" in after and "workspace" not in functions:
-            raise Misplaced(f"{path}: {phase} takes a workspace, but no workspace(shape, phase) says how large")
+            raise Unreadable(f"{path}: {phase} takes a workspace, but no workspace(shape, phase) says how large")
         want_after = [*p.keyword(), *(["workspace"] if "workspace" in after else [])]
         if before != p.positional() or sorted(after) != sorted(want_after):
             wanted = f"{phase}({', '.join(p.positional())}, *, {', '.join(want_after)})"
             written = ", ".join([*before, *(["*", *after] if after else [])])
-            raise Misplaced(f"{path}: {layer} wants {wanted}, not {phase}({written})")
+            raise Unreadable(f"{path}: {layer} wants {wanted}, not {phase}({written})")
 
 
 def _constants(path: Path, tree: ast.Module) -> dict:
@@ -200,14 +263,24 @@ def _constants(path: Path, tree: ast.Module) -> dict:
             continue
         try:
             value = ast.literal_eval(node.value)
-        except ValueError as error:
-            raise Misplaced(f"{path} line {node.lineno}: {name} must be a literal") from error
-        values[name] = (value,) if isinstance(value, str) else value
+        except (ValueError, TypeError, RecursionError, MemoryError) as error:
+            raise Unreadable(f"{path} line {node.lineno}: {name} must be a literal") from error
+        values[name] = value = (
+            (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+        )
+        if type(value) not in CONSTANTS[name] or (isinstance(value, tuple) and not all(type(v) is str for v in value)):
+            raise Unreadable(f"{path} line {node.lineno}: {name} cannot be {ast.unparse(node.value)[:60]}")
     for dtype in values.get("DTYPES", ()):
         if dtype not in contract.ITEM_SIZE:
             known = ", ".join(d for d in contract.ITEM_SIZE if d != "int")
-            raise Misplaced(f"{path}: DTYPES has {dtype!r}, which is none of {known}")
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+            raise Unreadable(f"{path}: DTYPES has {dtype!r}, which is none of {known}")
+    return values
+
+
+def _several(value: object) -> object:
+    """A text as a tuple of one, a list of texts as a tuple; what is neither as None, which no constant of texts is."""
+    texts = (value,) if isinstance(value, str) else value
+    return tuple(texts) if isinstance(texts, (list, tuple)) and all(type(t) is str for t in texts) else None
 
 
 def takes_workspace(module: ModuleType, phase: str) -> bool:
@@ -225,6 +298,8 @@ def unavailable(variant: Variant, device: str, dtype: str, simulate: bool = Fals
 
     `simulate` has the simulator run GPU kernels although `device` is a GPU.
     """
+    if variant.fault:
+        return variant.fault
     if dtype not in variant.dtypes:
         return f"does not support {dtype} (has {', '.join(variant.dtypes)})"
     if simulated(variant, device, simulate):
@@ -265,9 +340,11 @@ def _missing(need: str, device: str) -> str | None:
             return "no usable NVIDIA GPU"
         major, minor = torch.cuda.get_device_capability(device)
         return _too_old(need, major * 10 + minor)
-    if importlib.util.find_spec(need) is None:
-        return f"needs the Python package {need}"
-    return None
+    try:
+        found = importlib.util.find_spec(need)
+    except (ImportError, ValueError):  # of a package inside one that is missing; of a name that none can have
+        found = None
+    return None if found else f"needs the Python package {need}"
 
 
 def _too_old(need: str, capability: int) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 from bench.cli import CannotGoOn
 from bench.core.files import write_atomically
 from bench.records import FORMATS
-from bench.records.queries import Row, device_name, names, newest, samples, timed
+from bench.records.queries import Row, coverage, device_name, names, newest, partial, samples, timed
 from bench.records.read import Loaded, load
 from bench.records.record import Record, Times
 
@@ -26,18 +26,8 @@ def _write_json(document: object, out: Path) -> None:
 def pytest_benchmark(rows: list[Row], out: Path) -> None:
     """The document that its --benchmark-json writes: groups are cases, benchmarks their variants."""
     chosen = [(run, r) for run, r in rows if timed(r)]
-    kept = [
-        "shape",
-        "error_ratio",
-        "not_supported",
-        "noise_floor",
-        "low_s",
-        "high_s",
-        "timer",
-        "of_ceiling",
-        "source_hash",
-        "reproduce",
-    ]
+    kept = ("shape", "error_ratio", "not_supported", "noise_floor", "low_s", "high_s", "timer", "of_ceiling")
+    more = ("source_hash", "reproduce")
     benchmarks = []
     for (_, r), (group, name) in zip(chosen, names([r for _, r in chosen]), strict=True):
         benchmarks.append(
@@ -47,7 +37,7 @@ def pytest_benchmark(rows: list[Row], out: Path) -> None:
                 "fullname": f"{group} {name}",
                 "params": None,
                 "param": None,
-                "extra_info": {k: r.get(k) for k in kept if r.get(k) is not None},
+                "extra_info": {k: r.get(k) for k in (*kept, *more) if r.get(k) is not None},
                 "options": {"timer": r.get("timer")},
                 "stats": _pytest_benchmark_stats(samples(r)),
             }
@@ -123,6 +113,8 @@ def nvbench(rows: list[Row], out: Path) -> None:
         )
         device = devices.index(device_name(run, r))
         values = {axis: _axis_text(r.get(key)) for axis, key in AXES.items()}
+        if partial(r):  # no equal of the whole ones, nor of itself when it was whole
+            values["variant"] += f" ({coverage(r)[0]} cases)"
         state: dict[str, Any] = {
             "name": " ".join([f"Device={device}", *(f"{axis}={text}" for axis, text in values.items())]),
             "device": device,

@@ -129,7 +129,8 @@ def samples(record: Record) -> list[float]:
 
 
 def names(records: list[Record]) -> list[tuple[str, str]]:
-    """(group, name) of each: what is compared with each other, and with what. Sizes are told where they must be."""
+    """(group, name) of each: what is compared with each other, and with what. Sizes are told where they must be; what
+    covers a part of its contract is in a group of its equals."""
     plain = [" ".join(words(r)) for r in records]
     counts = Counter(zip(plain, (r["variant"] for r in records), strict=True))
     groups = []
@@ -137,7 +138,8 @@ def names(records: list[Record]) -> list[tuple[str, str]]:
         if counts[group, r["variant"]] > 1:
             sizes = [f"{name}={size}" for name, size in (r.get("shape") or {}).items()]
             group = " ".join([group, *sizes, r.get("device") or "", f"threads={r.get('threads')}"])
-        groups.append((group, r["variant"]))
+        part = f", right in {coverage(r)[0]} cases" if partial(r) else ""
+        groups.append((group + part, r["variant"]))
     return groups
 
 

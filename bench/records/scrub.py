@@ -1,4 +1,5 @@
-"""What may leave this machine: no absolute paths, no names of host and user, no secrets."""
+"""What may leave this machine: no absolute paths, no names of host and user, no secrets; and no text that steers a
+terminal, or that no file can hold. Everything that enters a record goes through here."""
 
 import contextlib
 import getpass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import HOME
+from bench.core.evidence import plain
 
 # --- what may leave this machine ---
 
@@ -23,12 +25,14 @@ _OWN_WORDS = {
 _SECRET_NAME = re.compile(
     r"token|secret|passw|api_?key|access_?key|private|credential|cookie|(^|_)auth|session", re.IGNORECASE
 )
+# Each looks at a character a few times at most, whatever the text is: a run of letters is tried from its start alone.
 _SECRET_TEXT = re.compile(
     r"(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"  # user:password@ in an address
     r"|\b(?:gh[pousr]_|github_pat_|glpat-|hf_|sk-|xox[abprs]-|pypi-)[\w-]{10,}"
-    r"|\bAKIA[0-9A-Z]{16}\b|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"
-    r"|[\w.+-]+@[\w-]+\.[\w.-]+"  # mail address
+    r"|\bAKIA[0-9A-Z]{16}\b"
+    r"|(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.-]+"  # mail address
 )
+_DOTTED = re.compile(r"[\w.-]{30,}")  # may hold a JSON web token: eyJ….….…
 # An absolute path: a slash that no word, dot or slash precedes, so that "GB/s", "a/b" and "../x" stay. The last
 # part is kept where it looks like a file's name, because an error message is useless without it.
 _PATH = re.compile(r"(?:(?<![\w./~>\]-])|(?<=-[IL]))/(?:[^\s/:;,'\"()\[\]<>|=]+/)*([^\s/:;,'\"()\[\]<>|=]*)")
@@ -58,13 +62,16 @@ def clean(value: Any, *, free_text: bool = False, key: str = "") -> Any:
 
 
 def scrub(text: str, *, names: bool = True) -> str:
-    """`text` without secrets, absolute paths and, with `names`, the names of host and user.
+    """`text`, plain (see bench.core.evidence), without secrets, absolute paths and, with `names`, the names of host and
+    user.
 
     Paths inside the working folder or the repository become relative; others keep a file's name at most.
     """
     for secret in _secret_values():
         text = text.replace(secret, "<secret>")
-    text = _SECRET_TEXT.sub("<secret>", text)
+    text = _SECRET_TEXT.sub("<secret>", plain(text))
+    if "eyJ" in text:
+        text = _DOTTED.sub(lambda run: _without_token(run[0]), text)
     for folder in _own_folders():
         text = re.sub(rf"(?<![\w.~-]){re.escape(folder)}(?:/|(?![\w.-]))", "", text)
     text = _PATH.sub(lambda path: _stand_in(path[1]), text)
@@ -72,6 +79,16 @@ def scrub(text: str, *, names: bool = True) -> str:
         for word, stand_in in _identifying_names():
             text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", stand_in, text)
     return text
+
+
+def _without_token(run: str) -> str:
+    """Letters, dashes and dots without a JSON web token: three parts, of which the first starts with eyJ."""
+    parts = run.split(".")
+    for i, head in enumerate(parts[:-2]):
+        start = 0 if head.startswith("eyJ") else head.find("-eyJ") + 1
+        if head[start : start + 3] == "eyJ" and len(head) >= start + 13 and len(parts[i + 1]) >= 10:
+            return ".".join([*parts[:i], head[:start] + "<secret>", *parts[i + 3 :]])
+    return run
 
 
 def _stand_in(last_part: str) -> str:

@@ -130,7 +130,8 @@ def document(e: Explained) -> dict[str, object]:
             dict(variant=v.name, story=v.story, dtypes=v.dtypes, phases=sorted(v.functions)) for v in e.variants
         ],
         "ranks": [
-            dict(shape=shape, phase=phase) | {name: timed.record.get(name) for name in ("variant", "median_s", "run")}
+            dict(shape=shape, phase=phase)
+            | {name: timed.record.get(name) for name in ("variant", "median_s", "run", "not_supported")}
             for (shape, phase), found in e.ranks.items()
             for timed in found
         ],

@@ -11,7 +11,7 @@ from rich.text import Text
 from bench import cli
 from bench.core import files
 from bench.records import read
-from bench.records.queries import races
+from bench.records.queries import partial, races
 from bench.records.record import Record
 from bench.records.schema import BAD
 from bench.show.columns import COLUMNS, Column, States, columns, value
@@ -34,6 +34,7 @@ class Summary:
     fastest: list[Fastest]  # of each layer, pass and shape
     failed: list[Record]  # each variant once for each thing it fails of
     training: list[Record]  # the contestants of the training step
+    partial: list[Record]  # each variant once that is right in a part of its contract
 
     @classmethod
     def of(cls, out: Path) -> "Summary":
@@ -43,7 +44,13 @@ class Summary:
             rows = read.latest(read.read_records(file)[0]).values()
             found.setdefault(file.parent.name.partition("-")[0], []).extend(rows)
         measured = [r for rows in found.values() for r in rows]
-        return cls(parts, fastest(found.get("time", [])), failures(measured), training(found.get("e2e", [])))
+        return cls(
+            parts,
+            fastest(found.get("time", [])),
+            failures(measured),
+            training(found.get("e2e", [])),
+            parts_of(measured),
+        )
 
     def exit_code(self) -> int:
         statuses = {p["status"] for p in self.parts} | {f["status"] for f in self.failed}
@@ -52,7 +59,13 @@ class Summary:
         return cli.FAILED if statuses & {"crash", "error"} else cli.OK
 
     def document(self) -> dict[str, Sequence[Record]]:
-        return {"parts": self.parts, "fastest": self.fastest, "failed": self.failed, "training": self.training}
+        return {
+            "parts": self.parts,
+            "fastest": self.fastest,
+            "failed": self.failed,
+            "training": self.training,
+            "partial": self.partial,
+        }
 
     def write(self, out: Path) -> None:
         files.write_atomically(out / "summary.json", json.dumps(self.document(), indent=1) + "\n")
@@ -80,6 +93,7 @@ class Summary:
         found = (
             ("fastest variant, caches cold", FASTEST, self.fastest),
             ("what failed", columns("layer variant phase dtype status evidence"), self.failed),
+            ("right in a part of the contract", columns("layer variant phase dtype status evidence"), self.partial),
             ("training step", TRAINING, self.training),
             ("parts that did not finish", columns("part status evidence"), unfinished),
         )
@@ -123,6 +137,15 @@ def failures(rows: Iterable[Record]) -> list[Record]:
         if r["status"] in BAD and not cut_short:
             key = tuple(str(r.get(k)) for k in ("layer", "variant", "phase", "dtype", "status", "tool"))
             found.setdefault(key, _only(r, "layer variant phase dtype status evidence reproduce"))
+    return list(found.values())
+
+
+def parts_of(rows: Iterable[Record]) -> list[Record]:
+    """Each variant that is right in a part of its contract, once."""
+    found: dict[tuple[str, ...], Record] = {}
+    for r in filter(partial, rows):
+        key = tuple(str(r.get(k)) for k in ("layer", "variant", "phase", "dtype"))
+        found.setdefault(key, _only(r, "layer variant phase dtype status proof_cases proof_cases_all not_supported"))
     return list(found.values())
 
 

@@ -12,7 +12,7 @@ import importlib.util
 import platform
 
 from bench.simulate.counts import KernelCount, Traffic
-from bench.simulate.launcher import Report, SimulationError, count, run, run_ptx
+from bench.simulate.launcher import Note, Report, SimulationError, count, run, run_ptx, take_notes
 from bench.simulate.ptx import PtxError
 from bench.simulate.tensor_map import tensor_map
 from bench.simulate.use import UnknownInstruction
@@ -22,6 +22,7 @@ from kernels.cuda import compiler
 
 __all__ = [
     "KernelCount",
+    "Note",
     "PtxError",
     "Report",
     "SimulationError",
@@ -31,6 +32,7 @@ __all__ = [
     "install",
     "run",
     "run_ptx",
+    "take_notes",
     "tensor_map",
     "unavailable",
 ]

@@ -181,20 +181,20 @@ struct BulkGroups {
     std::vector<Work> open;
     std::deque<std::vector<Work>> committed;
 };
-BulkGroups bulk_groups[kMaxThreads];
-bool bulk_used = false;
+struct BulkState {
+    std::vector<BulkGroups> groups;  // by thread, where the block has any
 
-[[maybe_unused]] const bool hooked = (on_new_block([] {
-                                          if (bulk_used)
-                                              std::fill(bulk_groups, bulk_groups + kMaxThreads, BulkGroups());
-                                          bulk_used = false;
-                                      }),
-                                      true);
+    void begin() { groups.clear(); }
+    BulkGroups& of(const Thread& thread) {
+        if (groups.empty()) groups.resize(machine.threads);
+        return groups[thread.index];
+    }
+};
+OfBlock<BulkState> bulk;
 
 void store_later(Thread& self, Work work) {
-    bulk_used = true;
     if (lands_at_once()) work();
-    else bulk_groups[self.index].open.push_back(std::move(work));
+    else bulk->of(self).open.push_back(std::move(work));
 }
 
 void check_bulk_size(Thread& self, u32 bytes, Site site) {
@@ -248,16 +248,15 @@ void bulk_store(Thread& self, u64 to, u64 from_shared, u32 bytes, Site site) {
 }
 
 void bulk_commit(Thread& self) {
-    BulkGroups& groups = bulk_groups[self.index];
+    BulkGroups& groups = bulk->of(self);
     groups.committed.push_back(std::move(groups.open));
     groups.open.clear();
-    bulk_used = true;
 }
 
 // .read waits until shared memory was read, the other form also until global memory was written: here both happen at
 // once.
 void bulk_wait(Thread& self, u32 newest) {
-    auto& committed = bulk_groups[self.index].committed;
+    auto& committed = bulk->of(self).committed;
     while (committed.size() > newest) {
         std::vector<Work> group = std::move(committed.front());
         committed.pop_front();

@@ -34,8 +34,16 @@ struct Total {
     u64 requests = 0, units = 0, ideal = 0;
 };
 
-std::unordered_map<u64, Request> requests;                // of the running block, by warp, site and occurrence
-std::unordered_map<u64, u32> occurrences;                 // by thread and site
+struct CountState {
+    std::unordered_map<u64, Request> requests;  // by warp, site and occurrence
+    std::unordered_map<u64, u32> occurrences;   // by thread and site
+
+    void begin() {
+        requests.clear();
+        occurrences.clear();
+    }
+};
+OfBlock<CountState> here;
 std::unordered_map<u64, Total> totals;                    // of the launch, by site and kind
 std::vector<Total> answered;
 
@@ -80,8 +88,6 @@ void count_shared(Total& total, const Request& request) {
 }  // namespace
 
 void count_new_launch() {
-    requests.clear();
-    occurrences.clear();
     totals.clear();
 }
 
@@ -89,15 +95,15 @@ void count_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access,
     Kind kind = shared ? kShared : !(access & kWrite) ? kGlobalLoad : access & kRead ? kGlobalAtomic : kGlobalStore;
     // cp.async reads global and writes shared memory at one site: the space is part of the key.
     u64 site_and_space = static_cast<u64>(site) * 2 + shared;
-    u64 occurrence = occurrences[site_and_space << 10 | self.index]++;
-    Request& request = requests[(occurrence << 5 | self.warp) << 24 | site_and_space];
+    u64 occurrence = here->occurrences[site_and_space << 10 | self.index]++;
+    Request& request = here->requests[(occurrence << 5 | self.warp) << 24 | site_and_space];
     request.site = site;
     request.kind = kind;
     request.parts.push_back({address, bytes, self.lane});
 }
 
 void count_end_of_block() {
-    for (const auto& entry : requests) {
+    for (const auto& entry : here->requests) {
         const Request& request = entry.second;
         Total& total = totals[static_cast<u64>(request.site) * 4 + request.kind];
         total.site = request.site;
@@ -106,8 +112,7 @@ void count_end_of_block() {
         if (request.kind == kShared) count_shared(total, request);
         else count_global(total, request);
     }
-    requests.clear();
-    occurrences.clear();
+    here->begin();
 }
 
 // What Python reads after a launch that counted: one total for each site and kind.

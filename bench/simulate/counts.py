@@ -62,6 +62,7 @@ class _Place(ctypes.Structure):
         ("caller_file", ctypes.c_char_p),
         ("caller_line", ctypes.c_uint32),
         ("instruction", ctypes.c_char_p),
+        ("value", ctypes.c_uint32),
     )
 
 

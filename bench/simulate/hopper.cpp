@@ -21,7 +21,26 @@ struct PhaseBarrier {
     std::vector<Flight> flights;
     SyncPoint arriving, completed[2];  // of the running phase, and of the last one of each parity
 };
-std::unordered_map<u32, PhaseBarrier> barriers;  // by shared address
+
+// Who wrote each 16 bytes of shared memory by stores or cp.async.
+struct Written {
+    u32 time, thread;
+};
+
+struct HopperState {
+    std::unordered_map<u32, PhaseBarrier> barriers;  // by shared address
+    std::vector<Written> written;
+    u32 now = 0;
+    u32 fenced[kMaxThreads];  // when a thread last fenced the async proxy
+
+    void begin() {
+        barriers.clear();
+        written.clear();
+        memset(fenced, 0, sizeof fenced);
+        now = 1;
+    }
+};
+OfBlock<HopperState> here;
 
 [[noreturn]] void bad_mbarrier(const Thread& self, u64 address, const std::string& what, Site site) {
     fail("mbarrier", text("mbarrier at shared byte %llu: ", static_cast<unsigned long long>(address)) + what + ", " +
@@ -30,8 +49,8 @@ std::unordered_map<u32, PhaseBarrier> barriers;  // by shared address
 
 PhaseBarrier& find(Thread& self, u64 address, Site site) {
     check_shared(self, address, sizeof kMark, sizeof kMark, kRead | kWrite, site);
-    auto found = barriers.find(static_cast<u32>(address));
-    if (found == barriers.end()) bad_mbarrier(self, address, "used without mbarrier.init", site);
+    auto found = here->barriers.find(static_cast<u32>(address));
+    if (found == here->barriers.end()) bad_mbarrier(self, address, "used without mbarrier.init", site);
     if (memcmp(machine.arena + address, &kMark, sizeof kMark))
         bad_mbarrier(self, address, "something else was written over it", site);
     // Whoever uses it must know of its initialisation; users do not race with each other.
@@ -51,7 +70,7 @@ void settle(PhaseBarrier& barrier) {
     barrier.arriving = SyncPoint();
     barrier.phase++;
     barrier.pending = barrier.expected;
-    progress();
+    stirred();
     wake_all(barrier);
 }
 
@@ -93,25 +112,7 @@ bool land_one(PhaseBarrier& barrier, u64 address, Site site) {
 // try_wait may give up at any time; in other orders than the first it does so now and then.
 bool gives_up() { return machine.seed && random_number() % 4 == 0; }
 
-// --- proxies: when a thread last fenced, who wrote each 16 bytes of shared memory by stores or cp.async
-// ---------------
-
 constexpr u32 kPiece = 16;
-
-struct Written {
-    u32 time, thread;
-};
-std::vector<Written> written;
-u32 now = 0;
-u32 fenced[kMaxThreads];
-
-void new_block() {
-    barriers.clear();
-    written.clear();
-    memset(fenced, 0, sizeof fenced);
-    now = 1;
-}
-[[maybe_unused]] const bool hooked = (on_new_block(new_block), true);
 
 }  // namespace
 
@@ -128,7 +129,7 @@ void take_off(Thread& self, u64 address, Flight flight, Site site) {
         barrier.flights.push_back(std::move(flight));
         wake_all(barrier);
     }
-    progress();
+    stirred();
 }
 
 void expect_arrivals(Thread& self, u64 address, u32 more, Site site) {
@@ -140,10 +141,10 @@ void expect_arrivals(Thread& self, u64 address, u32 more, Site site) {
 void mbarrier_init(Thread& self, u64 address, u32 count, Site site) {
     check_shared(self, address, sizeof kMark, sizeof kMark, kWrite, site);
     if (!count || count > kMostPending) bad_mbarrier(self, address, text("initialised for %u arrivals", count), site);
-    if (barriers.count(static_cast<u32>(address)))
+    if (here->barriers.count(static_cast<u32>(address)))
         bad_mbarrier(self, address, "initialised again without mbarrier.inval", site);
     memcpy(reach_shared(self, address, sizeof kMark, kWrite, site), &kMark, sizeof kMark);
-    PhaseBarrier& barrier = barriers[static_cast<u32>(address)];
+    PhaseBarrier& barrier = here->barriers[static_cast<u32>(address)];
     barrier.expected = barrier.pending = count;
 }
 
@@ -153,7 +154,7 @@ void mbarrier_invalidate(Thread& self, u64 address, Site site) {
     if (!barrier.flights.empty()) bad_mbarrier(self, address, "invalidated before a copy has landed", site);
     const u64 nothing = ~0ull;
     memcpy(reach_shared(self, address, sizeof nothing, kWrite, site, &nothing), &nothing, sizeof nothing);
-    barriers.erase(static_cast<u32>(address));
+    here->barriers.erase(static_cast<u32>(address));
 }
 
 void mbarrier_expect(Thread& self, u64 address, u32 bytes, Site site) {
@@ -168,7 +169,7 @@ u64 mbarrier_arrive(Thread& self, u64 address, u32 arrivals, u32 expected_bytes,
     count_bytes(self, barrier, address, expected_bytes, site);
     if (machine.races && order & kRelease) race_release(self, barrier.arriving);
     count_arrivals(self, barrier, address, arrivals, site);
-    progress();
+    stirred();
     settle(barrier);
     return state;
 }
@@ -182,6 +183,7 @@ bool mbarrier_test(Thread& self, u64 address, u32 parity, u32 order, bool blocks
         }
         if (land_one(barrier, address, site)) continue;
         if (!blocks || gives_up()) {
+            self.fiber->seen.address = address;  // for the deadlock report
             yield_to_others(site);
             return false;
         }
@@ -193,31 +195,31 @@ bool mbarrier_test(Thread& self, u64 address, u32 parity, u32 order, bool blocks
 // --- proxies --------------------------------------------------------------------------------------------------------
 
 void note_store(const Thread& self, u32 shared, u32 bytes) {
-    if (written.empty()) written.resize(machine.shared_bytes / kPiece + 1);
-    for (u32 i = shared / kPiece; i <= (shared + bytes - 1) / kPiece; i++) written[i] = {now, self.index};
+    if (here->written.empty()) here->written.resize(machine.shared_bytes / kPiece + 1);
+    for (u32 i = shared / kPiece; i <= (shared + bytes - 1) / kPiece; i++) here->written[i] = {here->now, self.index};
 }
 
 void forget_stores(u32 shared, u32 bytes) {
-    if (written.empty()) return;
-    for (u32 i = (shared + kPiece - 1) / kPiece; i < (shared + bytes) / kPiece; i++) written[i] = {};
+    if (here->written.empty()) return;
+    for (u32 i = (shared + kPiece - 1) / kPiece; i < (shared + bytes) / kPiece; i++) here->written[i] = {};
 }
 
-void fence_async_proxy(Thread& self) { fenced[self.index] = ++now; }
+void fence_async_proxy(Thread& self) { here->fenced[self.index] = ++here->now; }
 
 u32 proxy_time(u32 first_thread, u32 threads) {
     u32 latest = 0;
     for (u32 i = first_thread; i < first_thread + threads && i < kMaxThreads; i++)
-        latest = fenced[i] > latest ? fenced[i] : latest;
+        latest = here->fenced[i] > latest ? here->fenced[i] : latest;
     return latest;
 }
 
 // A fence of the writer after its store is what kernels usually have; one of the reader, once it knows of the store,
 // does too.
 void check_proxy(Thread& self, u32 shared, u32 bytes, u32 fenced_at, const char* reader, Site site) {
-    if (written.empty()) return;
+    if (here->written.empty()) return;
     for (u32 i = shared / kPiece; i <= (shared + bytes - 1) / kPiece; i++) {
-        const Written& store = written[i];
-        if (store.time < fenced[store.thread] || store.time < fenced_at) continue;
+        const Written& store = here->written[i];
+        if (store.time < here->fenced[store.thread] || store.time < fenced_at) continue;
         if (!store.time) continue;  // written by nobody, or by a bulk copy
         fail("proxy", std::string(reader) + text(" reads shared memory byte %u, which ", i * kPiece) +
                           thread_name(store.thread) +

@@ -321,7 +321,8 @@ ATOMIC_ORDER = {
     **{"": "0", "relaxed": "0", "acquire": "kAcquire", "release": "kRelease"},
     "acq_rel": "kAcquire | kRelease",
 }
-SCOPES = dict.fromkeys(("", "cta", "cluster", "gpu", "sys"), "")
+# A cluster has one block here.
+SCOPES = {**dict.fromkeys(("", "gpu", "sys"), "0"), **dict.fromkeys(("cta", "cluster"), "kBlockScope")}
 # Hints for the caches say nothing about values.
 LOAD_CACHE = dict.fromkeys(("", "ca", "cg", "cs", "lu", "cv"), "")
 STORE_CACHE = dict.fromkeys(("", "wb", "cg", "cs", "wt"), "")
@@ -344,7 +345,7 @@ def _check_vector(use: Use, name: str) -> str:
 
 def _load(use: Use) -> str:
     memory, count = _check_vector(use, "d"), use.count("d")
-    loaded = use.fill(f"load<{{SPACE}}, {memory}>(self, {use.address('a')}, {{ORDER}}, {{site}})")
+    loaded = use.fill(f"load<{{SPACE}}, {memory}>(self, {use.address('a')}, {{ORDER}} | {{SCOPE}}, {{site}})")
     if use.modifiers["SPACE"] == "param":
         loaded = use.load_parameter("a", memory) or loaded  # by name, or through an address
     if count == 1:
@@ -358,7 +359,11 @@ def _store(use: Use) -> str:
     stored = f"({memory}){values[0]}" if count == 1 else f"{memory}{{{{{', '.join(values)}}}}}"
     if use.modifiers["SPACE"] == "param":
         return use.store_parameter("b", memory, stored)
-    return use.fill(f"store<{{SPACE}}, {memory}>(self, {use.address('b')}, ") + stored + use.fill(", {ORDER}, {site});")
+    return (
+        use.fill(f"store<{{SPACE}}, {memory}>(self, {use.address('b')}, ")
+        + stored
+        + use.fill(", {ORDER} | {SCOPE}, {site});")
+    )
 
 
 # cvta changes an address only between shared and generic, since the other spaces are the host's own memory.
@@ -386,7 +391,7 @@ MOVEMENT = [
         "9.7.9 ld.global.nc",
         "ld.SPACE.CACHE.nc.EVICT.FETCH.VEC.T <d>, [a]",
         _load,
-        **{"SPACE": {"global": "Space::Global"}, "ORDER": {"": "0"}, "CACHE": LOAD_CACHE},
+        **{"SPACE": {"global": "Space::Global"}, "ORDER": {"": "0"}, "SCOPE": {"": "0"}, "CACHE": LOAD_CACHE},
         **{"EVICT": EVICTION, "FETCH": PREFETCH, "VEC": VECTORS, "T": STORED},
     ),
     instruction(
@@ -505,7 +510,7 @@ def _call(use: Use) -> str:
 
 
 CONTROL = [
-    instruction("9.7.12 bra", "bra{.uni} a:name", lambda use: f"goto {use.label('a')};"),
+    instruction("9.7.12 bra", "bra{.uni} a:name", lambda use: use.jump("a")),
     instruction("9.7.12 brx.idx", "brx.idx{.uni} a:u32, b:name", lambda use: use.branch_table("a", "b")),
     instruction("9.7.12 call", "call{.uni} a:name, b:name=", _call),
     instruction("9.7.12 call", "call{.uni} c:name, a:name, b:name", _call),
@@ -551,14 +556,16 @@ def _atomics() -> list[Instruction]:
         ("dec", "o_ == 0 || o_ > {b} ? {b} : o_ - 1", ("u32",)),
         ("exch", "{b}", ("b32", "b64")),
     ]
-    body = "atomic<{SPACE}, {T}>(self, {a:address}, {ORDER}, [&]({T} o_) -> {T} { return (void)o_, CHANGE; }, {site})"
+    access = "{ORDER} | {SCOPE}"
+    body = f"atomic<{{SPACE}}, {{T}}>(self, {{a:address}}, {access}, [&]({{T}} o_) -> {{T}} {{ return (void)o_, CHANGE; }}, {{site}})"
+    locking = body.replace(access, f"{access} | kExchange")
     for name, change, types in operations:
-        code = body.replace("CHANGE", change)
+        code = (locking if name == "exch" else body).replace("CHANGE", change)
         choices = {**ATOMIC_CHOICES, "T": types}
         lines.append(instruction("9.7.13 atom", f"atom.ORDER.SCOPE.SPACE.{name}.T d, [a], b", code, **choices))
         if name != "exch":
             lines.append(instruction("9.7.13 red", f"red.ORDER.SCOPE.SPACE.{name}.T [a], b", f"{code};", **choices))
-    cas = body.replace("CHANGE", "o_ == {b} ? {c} : o_")
+    cas = locking.replace("CHANGE", "o_ == {b} ? {c} : o_")
     swapped = {**ATOMIC_CHOICES, "T": BITS}
     lines.append(instruction("9.7.13 atom", "atom.ORDER.SCOPE.SPACE.cas.T d, [a], b, c", cas, **swapped))
     pair = "pack(half_add<{H}>(low(o_), low({b})), half_add<{H}>(high(o_), high({b})))"
@@ -571,7 +578,7 @@ def _atomics() -> list[Instruction]:
     return lines
 
 
-FENCES = dict.fromkeys(("cta", "cluster", "gpu", "sys"), "")
+FENCES = {name: code for name, code in SCOPES.items() if name}
 REDUCTIONS = {
     **{"add.u32": "Add", "add.s32": "Add", "min.u32": "MinUnsigned", "min.s32": "MinSigned"},
     **{"max.u32": "MaxUnsigned", "max.s32": "MaxSigned", "and.b32": "And", "or.b32": "Or", "xor.b32": "Xor"},
@@ -580,11 +587,13 @@ REDUCTIONS = {
 SYNCHRONISATION = [
     *_barriers(),
     instruction("9.7.13 bar.warp.sync", "bar.warp.sync a:u32", "sync_warp(self, {a}, {site});"),
-    instruction("9.7.13 membar", "membar.LEVEL", "fence(self);", LEVEL=dict.fromkeys(("cta", "gl", "sys"), "")),
+    instruction(
+        "9.7.13 membar", "membar.LEVEL", "fence(self, {LEVEL});", LEVEL={"cta": "kBlockScope", "gl": "0", "sys": "0"}
+    ),
     instruction(
         "9.7.13 fence",
         "fence.ORDER.SCOPE",
-        "fence(self);",
+        "fence(self, {SCOPE});",
         ORDER=dict.fromkeys(("", "sc", "acq_rel"), ""),
         SCOPE=FENCES,
     ),

@@ -5,9 +5,10 @@ import itertools
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -26,6 +27,15 @@ MAP_32BIT = 0x40  # Linux on x86-64
 class Report:
     """One finding. `kind` is one of a few fixed phrases ("race", "out-of-bounds", …); the message has the lines."""
 
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is no error, but worth to be known of a kernel: so far, results that rounding makes `nondeterministic`."""
+
+    kernel: str
     kind: str
     message: str
 
@@ -74,6 +84,12 @@ class _Launch(ctypes.Structure):
 _one_at_a_time = threading.Lock()  # the runtime is one machine
 _seeds = itertools.count()  # each launch has its own order of threads and blocks; the first of a process runs in order
 _counts: list[KernelCount] | None = None
+_notes: dict[tuple[str, str], Note] = {}  # by kernel and line
+MOST_NOTES = 20
+FUSED = (
+    "a product fused into the first sum of a reduction does that, and so does a combination that depends on its order; "
+    "in Triton, launch with enable_fp_fusion=False"
+)
 
 
 def run(launch: Launch) -> None:
@@ -116,8 +132,23 @@ def run_ptx(
         reports = _launch(module, symbol, grid, block, shared, arguments, seed)
         if _counts is not None:
             _counts.append(read_counts(build.load_runtime(), module, name or symbol, grid, block))
+        _keep_notes(name or symbol)
     if reports:
         raise SimulationError(name or symbol, reports)
+
+
+def take_notes() -> tuple[Note, ...]:
+    """What this process's launches were found to do since the last call, one of each kernel and line, and forget it."""
+    with _one_at_a_time:
+        notes = tuple(_notes.values())
+        _notes.clear()
+    return notes
+
+
+def _keep_notes(kernel: str) -> None:
+    for place, message in _entries(build.load_runtime().sim_remarks):
+        if len(_notes) < MOST_NOTES:
+            _notes.setdefault((kernel, place), Note(kernel, "nondeterministic", f"{message} ({FUSED})"))
 
 
 def unsupported_arch(arch: str) -> str | None:
@@ -159,12 +190,16 @@ def _launch(module, symbol, grid, block, shared, arguments: Sequence[Argument], 
         argument_bytes=sizes,
         ranges=table,
     )
-    runtime = build.load_runtime()
-    runtime.sim_launch.restype = ctypes.c_char_p
-    answer: Callable = runtime.sim_launch
-    text = answer(ctypes.byref(passed)).decode(errors="replace")
+    found = _entries(build.load_runtime().sim_launch, ctypes.byref(passed))
     del keep
-    return [Report(*entry.split("\t", 1)) for entry in text.split("\x1e") if entry]
+    return [Report(kind, message) for kind, message in found]
+
+
+def _entries(call: Any, *arguments: Any) -> list[tuple[str, str]]:
+    """What a function of the runtime tells: pairs of a short text and a long one."""
+    call.restype = ctypes.c_char_p
+    told = call(*arguments).decode(errors="replace")
+    return [(first, rest) for first, _, rest in (entry.partition("\t") for entry in told.split("\x1e") if entry)]
 
 
 def _parameters(arguments: Sequence[Argument]):

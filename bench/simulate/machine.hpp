@@ -6,7 +6,7 @@
 //   begin_copy() / land_copy()    an asynchronous write to shared memory, which nobody may read before it has landed
 //   reach_global/shared()         a checked access (memory.hpp)
 //   SyncPoint, release/acquire    a synchronisation object, for the race checker
-//   on_new_block()                a hook for state that each block starts afresh
+//   OfBlock<State>                state that each block has for itself
 // README.md walks through an example.
 #pragma once
 #include <string>
@@ -23,11 +23,16 @@ namespace sim {
 [[noreturn]] void fail(const char* kind, const std::string& message);
 // Keep a report and go on; one of each `key`.
 void note(const char* kind, const std::string& key, const std::string& message);
+// Keep what is no error, but worth to be known; one of each `key`.
+void remark(const std::string& key, const std::string& message);
 std::string where(Site site);         // "naive.cu:34"
 std::string who(const Thread& self);  // "block (0,0,0) thread (5,0,0)"
 std::string thread_name(u32 index);   // "thread (5,0,0)", of the running block
+std::string block_name(u32 serial);   // "block (5,0,0)", of any block of this launch
+std::string memory_name(bool shared, u64 address);  // "`out` byte 12"
 std::string text(const char* format, ...) __attribute__((format(printf, 1, 2)));
 bool same_place(Site a, Site b);
+Value value_of(Site site);
 
 // --- the machine ----------------------------------------------------------------------------------------------------
 
@@ -48,6 +53,14 @@ struct AsyncCopy {
     u64 number;  // of all copies, in the order of their issue
 };
 
+struct Poll {
+    u64 address = 0, value = 0;
+    Site site = ~0u;
+
+    bool operator==(const Poll&) const = default;
+};
+constexpr u32 kPolls = 4;  // places that one loop may ask in turn
+
 struct Fiber {
     Thread thread;
     void* stack_pointer = nullptr;
@@ -59,8 +72,11 @@ struct Fiber {
     u32 mask = 0;
     void* payload = nullptr;
     u32 votes = 0, voters = 0;  // what the last barrier counted
-    u64 poll_address = 0, poll_value = 0;
-    Site poll_site = ~0u;
+    Poll polls[kPolls];  // what strong loads and atomics saw last; the newest lies before `next_poll`
+    u32 next_poll = 0;
+    Poll seen;           // by any load, once the thread is watched
+    bool polling = false;
+    u32 long_loops = 0;
     std::vector<AsyncCopy> open_copies;                 // not yet committed
     std::vector<std::vector<AsyncCopy>> copy_groups;    // committed, oldest first
 };
@@ -81,7 +97,21 @@ struct Range {
     bool global;   // else .param or .const
 };
 
-struct Machine {
+// Of the block that runs; put aside while another one does.
+struct RunningBlock {
+    Dim3 block{};
+    u32 block_serial = 0;
+    Fiber* fibers = nullptr;
+    Warp warps[kMaxWarps];
+    u32 live = 0, exited = 0;
+    u32 active_requests = 0;  // threads in activemask
+    u32 pending_copies = 0;   // bytes of shared memory that asynchronous copies have not written yet
+    // shared memory: one arena, and a bit for each byte that may be read
+    u8* arena = nullptr;
+    u64* readable = nullptr;
+};
+
+struct Machine : RunningBlock {
     // the launch
     const Module* module = nullptr;
     const ModuleKernel* kernel = nullptr;
@@ -93,18 +123,14 @@ struct Machine {
     std::vector<Range> ranges;
     std::vector<const Range*> range_of_site;  // the range that a site used last
     u32 first_block_serial = 0;               // serial numbers count on over launches: older records are stale
-    // the running block
-    Dim3 block{};
-    u32 block_serial = 0;
-    std::vector<Fiber> fibers;
+    u32 last_serial = 0;
+    std::vector<Dim3> blocks;                 // of this launch, by serial number from the first
     Fiber* current = nullptr;
-    Warp warps[kMaxWarps];
-    u32 live = 0, exited = 0, spins = 0;
-    u32 active_requests = 0;  // threads in activemask
-    u32 pending_copies = 0;   // bytes of shared memory that asynchronous copies have not written yet
-    // shared memory: one arena, and a bit for each byte that may be read
-    u8* arena = nullptr;
-    u64* readable = nullptr;
+    // who waits in vain
+    u32 rounds = 0;    // of all ready threads of the block, since memory changed, in which some polled
+    u64 idle = 0;      // polls, and what was woken between them, since memory changed
+    u64 restless = 0;  // the same, since a thread returned
+    u32 wakes = 0;     // since the last poll
 };
 
 extern Machine machine;
@@ -117,8 +143,10 @@ u64 random_number();
 void begin_wait(State state, const char* waits_for, Site site);
 void run_another();
 void wake(Fiber& fiber);
-void yield_to_others(Site site);                              // stay ready, run others; counts towards a deadlock
-void progress();                                              // something changed: pollers may hope again
+void yield_to_others(Site site);  // a poll in vain: stay ready, run others; counts towards a deadlock
+void preempt();                   // stay ready, run another block if there is one
+bool others_could_run();          // blocks, that is
+inline void stirred() { machine.idle = machine.rounds = 0; }  // something changed, in this block
 inline void park(const char* waits_for, Site site) {
     begin_wait(State::Parked, waits_for, site);
     run_another();
@@ -176,15 +204,20 @@ void forget_stores(u32 shared, u32 bytes);  // a copy has written over them
 struct SyncPoint {
     u32 block = 0;                // serial of the block that `known` is about
     u32 known[kMaxWarps] = {};    // by warp: accesses with an earlier clock have happened
-    std::vector<u64> blocks;      // bits: blocks of this launch whose accesses have happened
+    std::vector<u32> heard;       // by block of this launch: what has happened there (races.cpp)
 };
 
 void races_new_launch();
-void races_new_block();
-void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, Site site);
+void races_end_of_block();
+// What a store writes and what it writes over tell rounding from a race.
+struct Stored {
+    const void *before = nullptr, *after = nullptr;
+};
+void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, Site site, Stored stored = {});
+void race_exchange(const Lanes& lanes, f32 largest);  // floats of this size went from lane to lane
 void race_whole_barrier();
 void race_warp_sync(const Lanes& lanes);
-void race_fence(Thread& self);
+void race_fence(Thread& self, u32 scope);
 void race_release(Thread& self, SyncPoint& point);
 void race_acquire(Thread& self, const SyncPoint& point);
 
@@ -194,8 +227,28 @@ void count_new_launch();
 void count_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, Site site);
 void count_end_of_block();
 
-// --- further parts that want to know of a new block -----------------------------------------------------------------
+// --- what parts of the runtime know of a block ----------------------------------------------------------------------
 
-void on_new_block(void (*hook)());
+// Each block in flight has states of its own; `begin()` makes one as new.
+class BlockPart {
+   public:
+    BlockPart();
+    virtual ~BlockPart() = default;
+    virtual void* make() const = 0;
+    virtual void use(void* state) = 0;
+    virtual void begin() = 0;
+};
+
+template <class State>
+class OfBlock : public BlockPart {
+   public:
+    State* operator->() const { return now_; }
+    void* make() const override { return new State(); }
+    void use(void* state) override { now_ = static_cast<State*>(state); }
+    void begin() override { now_->begin(); }
+
+   private:
+    State* now_ = nullptr;
+};
 
 }  // namespace sim

@@ -18,8 +18,16 @@ struct PendingCopy {
     u32 shared, bytes;
     Site site;
 };
-std::unordered_map<u32, PendingCopy> pending;  // by first byte; they do not overlap
-u64* pending_bits = nullptr;                   // a bit for each byte of shared memory that a copy is writing
+struct CopyState {
+    std::unordered_map<u32, PendingCopy> pending;      // by first byte; they do not overlap
+    u64 bits[kArenaBytes / 64 + 1] = {};               // one for each byte of shared memory that a copy is writing
+
+    void begin() {
+        if (!pending.empty()) memset(bits, 0, sizeof bits);
+        pending.clear();
+    }
+};
+OfBlock<CopyState> copies;
 
 const char* verb(u32 access) { return access & kRead ? (access & kWrite ? "atomic access" : "read") : "write"; }
 
@@ -84,7 +92,8 @@ void* reach_range(Thread& self, u64 address, u32 bytes, u32 alignment, u32 acces
     void* memory = reinterpret_cast<void*>(address);
     if (machine.races && range->tracked) {
         if (stored && !memcmp(memory, stored, bytes)) access |= kSilent;
-        race_access(self, false, address, bytes, access, site);
+        else if (access & kWrite && !(access & kRead)) stirred();
+        race_access(self, false, address, bytes, access, site, {memory, stored});
     }
     if (machine.counting && range->global) count_access(self, false, address, bytes, access, site);
     return memory;
@@ -105,9 +114,9 @@ void each_word(u32 shared, u32 bytes, Change change) {
 // The copy that is writing some of these bytes. The bits answer the usual case, the search is for the report.
 const PendingCopy* find_pending(u32 shared, u32 bytes) {
     u64 touched = 0;
-    if (machine.pending_copies) each_word(shared, bytes, [&](u32 word, u64 bits) { touched |= pending_bits[word] & bits; });
+    if (machine.pending_copies) each_word(shared, bytes, [&](u32 word, u64 bits) { touched |= copies->bits[word] & bits; });
     if (!touched) return nullptr;
-    for (const auto& entry : pending) {
+    for (const auto& entry : copies->pending) {
         const PendingCopy& copy = entry.second;
         if (shared < copy.shared + copy.bytes && copy.shared < shared + bytes) return &copy;
     }
@@ -166,13 +175,17 @@ void* reach_shared(Thread& self, u64 address, u32 bytes, u32 access, Site site, 
     u64 bits = bits_of(shared, bytes);
     if (access & kRead && (word & bits) != bits) not_readable(self, shared, bytes, site);
     u8* memory = machine.arena + shared;
+    const u8* before = memory;
     if (access & kWrite) {
         if (const PendingCopy* copy = find_pending(shared, bytes)) unfinished(self, *copy, shared, "writes", site);
-        if (stored && (word & bits) == bits && !memcmp(memory, stored, bytes)) access |= kSilent;
+        bool written = (word & bits) == bits;
+        if (stored && written && !memcmp(memory, stored, bytes)) access |= kSilent;
+        else if (!(access & kRead)) stirred();
+        if (!written) before = nullptr;  // nothing was there to be compared with
         word |= bits;
         note_store(self, shared, bytes);
     }
-    if (machine.races) race_access(self, true, shared, bytes, access, site);
+    if (machine.races) race_access(self, true, shared, bytes, access, site, {before, stored});
     if (machine.counting) count_access(self, true, shared, bytes, access, site);
     return memory;
 }
@@ -203,18 +216,23 @@ bool is_constant(Thread&, u64 address) {
 
 // --- polling --------------------------------------------------------------------------------------------------------
 
-void polled(Thread& self, u64 address, u64 value, Site site) {
+void polled(Thread& self, u64 address, u64 value, u32 access, Site site) {
     Fiber& fiber = *self.fiber;
-    if (fiber.poll_site == site && fiber.poll_address == address && fiber.poll_value == value) {
-        yield_to_others(site);
-    } else {
-        fiber.poll_site = site, fiber.poll_address = address, fiber.poll_value = value;
+    const Poll now{address, value, site};
+    bool again = fiber.seen == now;
+    fiber.seen = now;
+    if (access & kStrong) {
+        again = std::find(fiber.polls, fiber.polls + kPolls, now) != fiber.polls + kPolls;
+        if (!again) fiber.polls[fiber.next_poll++ % kPolls] = now;
     }
+    if (again) yield_to_others(site);
 }
 
-void atomic_done(Thread& self, u64 address, bool changed, Site site) {
-    if (changed) progress();
-    else polled(self, address, 0, site);
+void atomic_done(Thread& self, u64 address, bool did_change, u32 access, Site site) {
+    if (!did_change) return polled(self, address, 0, kStrong, site);
+    changed(address);
+    // Another block may find the lock taken: in every order but the first it does now and then.
+    if (access & kExchange && !in_window(self, address) && machine.seed && !machine.counting && random_number() % 4 == 0) preempt();
 }
 
 // --- asynchronous copies: they land as late as the program allows, so that a missing wait is seen -------------------
@@ -223,12 +241,9 @@ void new_block_memory() {
     if (!machine.arena) {
         machine.arena = static_cast<u8*>(aligned_alloc(kArenaBytes, kArenaBytes));
         machine.readable = static_cast<u64*>(calloc(kArenaBytes / 64 + 1, sizeof(u64)));
-        pending_bits = static_cast<u64*>(calloc(kArenaBytes / 64 + 1, sizeof(u64)));
     }
     memset(machine.arena, 0xff, machine.shared_bytes);  // NaN in every floating-point format
     memset(machine.readable, 0, (machine.shared_bytes / 64 + 1) * sizeof(u64));
-    if (!pending.empty()) memset(pending_bits, 0, (kArenaBytes / 64 + 1) * sizeof(u64));
-    pending.clear();
     machine.pending_copies = 0;
 }
 
@@ -236,10 +251,10 @@ void begin_copy(Thread& self, u32 shared, u32 bytes, Site site) {
     if (const PendingCopy* copy = find_pending(shared, bytes)) unfinished(self, *copy, shared, "copies to", site);
     each_word(shared, bytes, [](u32 word, u64 bits) {
         machine.readable[word] &= ~bits;
-        pending_bits[word] |= bits;
+        copies->bits[word] |= bits;
     });
     if (machine.races) race_access(self, true, shared, bytes, kWrite | kCopy, site);
-    pending[shared] = {shared, bytes, site};
+    copies->pending[shared] = {shared, bytes, site};
     machine.pending_copies += bytes;
 }
 
@@ -248,10 +263,10 @@ void land_copy(Thread& self, u32 shared, const void* data, u32 bytes, Site site)
     forget_stores(shared, bytes);
     each_word(shared, bytes, [](u32 word, u64 bits) {
         machine.readable[word] |= bits;
-        pending_bits[word] &= ~bits;
+        copies->bits[word] &= ~bits;
     });
     if (machine.races) race_access(self, true, shared, bytes, kWrite | kCopy, site);
-    if (pending.erase(shared)) machine.pending_copies -= bytes;
+    if (copies->pending.erase(shared)) machine.pending_copies -= bytes;
 }
 
 }  // namespace sim

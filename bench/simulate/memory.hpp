@@ -15,6 +15,8 @@ enum Access : u32 {
     kRelease = 16,
     kSilent = 32,  // a write of the bytes that are there already
     kCopy = 64,    // by an asynchronous copy
+    kBlockScope = 128,  // what it orders, it orders for its own block alone (.cta)
+    kExchange = 256,    // cas and exch, of which locks are made
 };
 
 enum class Space : u32 { Generic, Global, Shared, Local, Const, Param };
@@ -26,10 +28,12 @@ void* reach_local(Thread& self, u64 address, u32 bytes, u32 access, Site site);
 void* reach_constant(Thread& self, u64 address, u32 bytes, u32 access, Site site);  // .const and .param
 void* reach_generic(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored = nullptr);
 
-// A thread that polls must let others run: after a strong load that saw what it saw before.
-void polled(Thread& self, u64 address, u64 value, Site site);
+// A thread that polls must let others run: after a load that saw what it saw before, if it is strong or the thread has
+// looped for long.
+void polled(Thread& self, u64 address, u64 value, u32 access, Site site);
 // After an atomic: one that changed memory is progress, one that did not is a poll.
-void atomic_done(Thread& self, u64 address, bool changed, Site site);
+void atomic_done(Thread& self, u64 address, bool did_change, u32 access, Site site);
+void changed(u64 address);  // by an atomic or a strong store: who polls there may hope again
 
 template <Space S>
 inline void* reach(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored = nullptr) {
@@ -50,17 +54,20 @@ template <Space S, class T>
 inline T load(Thread& self, u64 address, u32 access, Site site) {
     T value;
     memcpy(&value, reach<S>(self, address, sizeof(T), kRead | access, site), sizeof(T));
-    if (access & kStrong) {
+    constexpr bool others_write = S == Space::Generic || S == Space::Global || S == Space::Shared;
+    if (access & kStrong || (others_write && self.watched)) {
         u64 seen = 0;
         memcpy(&seen, &value, sizeof(T) < 8 ? sizeof(T) : 8);
-        polled(self, address, seen, site);
+        polled(self, address, seen, access, site);
     }
     return value;
 }
 
 template <Space S, class T>
 inline void store(Thread& self, u64 address, T value, u32 access, Site site) {
-    memcpy(reach<S>(self, address, sizeof(T), kWrite | access, site, &value), &value, sizeof(T));
+    void* memory = reach<S>(self, address, sizeof(T), kWrite | access, site, &value);
+    if (access & kStrong && memcmp(memory, &value, sizeof(T))) changed(address);
+    memcpy(memory, &value, sizeof(T));
 }
 
 // `change` is the new value as a function of the old one, which is returned.
@@ -71,7 +78,7 @@ inline T atomic(Thread& self, u64 address, u32 access, Change change, Site site)
     memcpy(&before, memory, sizeof(T));
     after = change(before);
     memcpy(memory, &after, sizeof(T));
-    atomic_done(self, address, memcmp(&before, &after, sizeof(T)) != 0, site);
+    atomic_done(self, address, memcmp(&before, &after, sizeof(T)) != 0, access, site);
     return before;
 }
 

@@ -9,15 +9,28 @@
 // never the other way round.
 //
 // Blocks. Accesses of different blocks conflict, unless a release (a fence, then an atomic) and an acquire of the same
-// address order them, as in "the last block to finish adds up".
+// address order them, as in "the last block to finish adds up" and under a lock. What a release lets know is a snapshot
+// of the clocks, by warp, up to which the releasing thread knows its own block; `heard` keeps the latest of each block.
 //
 // Memory. Each granule of memory remembers its last write and two reads. Granules are 4 bytes; a page that sees a smaller
 // access is split, so neighbours in one word are never mixed up. A write that changes nothing is not looked at: all
 // threads may store the same value, which is common and harmless.
+//
+// Rounding. After a reduction all lanes of a warp may store its result to one word. Where a product is fused into the
+// reduction's first sum (a compiler's choice), a lane rounds its own product away and takes its neighbour's rounded, so
+// that the lanes' results differ in their last bits. Which of them stays is not defined; that it is one of them is. So
+// stores by one execution of one instruction by one warp that differ by no more than rounding are remarked, not reported.
+// Where a tile is smaller than the block, whole warps hold the same as others: what they store is compared lane by lane at
+// the next barrier. If all lanes agree, two warps differ only as two lanes of one do; else it is a race of two warps.
 #include "machine.hpp"
 
 #include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
 #include <unordered_map>
+
+#include "arithmetic.hpp"
 
 namespace sim {
 
@@ -38,6 +51,7 @@ struct Record {
 
 struct Cell {
     Record write, read, earlier_read;
+    u32 execution = 0;  // the how-manieth of its instruction by its thread the write was
 };
 
 struct Page {
@@ -58,79 +72,314 @@ struct CachedPage {
     Page* page = nullptr;
 };
 
+// What the first of several lanes stored, before others stored over it.
+struct FirstStore {
+    Site site = 0;
+    u32 execution = 0;
+    u8 bytes[32];
+};
+
+// What a thread stored last by one instruction.
+struct LastStore {
+    u32 block = 0, execution = 0;
+    u64 address = 0;
+    u8 value[16];
+};
+
+// Two warps that stored to one word what may be the same in each lane of both.
+struct Suspects {
+    u32 number, execution, warps[2], bytes;
+    u64 address;
+    std::string place, as_race, as_rounding;
+};
+
+struct RaceState {
+    u32 floor_clock = 0;
+    u32 clocks[kMaxThreads];
+    u32 lane_known[kMaxThreads][kWarp];
+    u32 warp_known[kMaxWarps][kMaxWarps];
+    u32 fenced[kMaxThreads];     // the widest fence that the thread has made
+    std::vector<u32> heard;      // by block of this launch: the snapshot that this block has acquired, or 0
+    std::vector<Page> shared_pages;
+    std::unordered_map<u64, SyncPoint> shared_points;  // by address
+    u32 generation = 0;          // of serial numbers
+    u32 last_others[kMaxWarps];   // of the warp's last snapshot
+    f32 exchanged[kMaxWarps][2];  // the largest float that lanes handed each other: since the last barrier, and before
+    std::vector<u32> executions;  // by float store and thread
+    std::unordered_map<u64, FirstStore> first_stores;  // by address, where lanes have differed
+    std::vector<LastStore> last_stores;  // by float store and thread
+    std::vector<Suspects> suspects;
+
+    void begin();
+};
+OfBlock<RaceState> here;
+
+enum Fenced : u32 { kUnfenced, kForBlock, kForAll };
+using Clocks = std::array<u32, kMaxWarps>;
+
 std::unordered_map<u64, Page> global_pages;
 CachedPage page_cache[kPageCache];
-std::vector<Page> shared_pages;
-
-u32 floor_clock = 0;
-u32 clocks[kMaxThreads];
-u32 lane_known[kMaxThreads][kWarp];
-u32 warp_known[kMaxWarps][kMaxWarps];
-bool fenced[kMaxThreads];         // the thread has made a fence
-std::vector<u64> known_blocks;    // bits: blocks of the launch that this block has acquired
+u32 generation = 0;
 bool synchronises = false;        // some thread of this launch has used a fence, release or acquire
-std::unordered_map<u64, SyncPoint> points;  // by address
+std::unordered_map<u64, SyncPoint> points;  // by global address
+std::vector<u32> store_of_site;   // float stores are numbered from 1, to count their executions
+u32 float_stores = 0;
+
+// What a thread knew of its block when it released: of the other warps, and of its own. The first is of nothing.
+struct Snapshot {
+    u32 others, warp, clock;
+};
+std::vector<Clocks> others;       // of this launch
+std::vector<Snapshot> snapshots;  // of this launch
+size_t heard_entries = 0;
+constexpr size_t kMostStores = 1u << 18;  // float stores times threads; above it, warps are not compared lane by lane
+constexpr size_t kMostHeard = 64u << 20;  // above it, no race between blocks is looked for any more in this launch
+
+u32 clock_in(u32 snapshot, u32 warp) {
+    const Snapshot& s = snapshots[snapshot];
+    return warp == s.warp ? s.clock : others[s.others][warp];
+}
 
 Page& page_of(bool shared, u64 address) {
     u64 number = address / kPageBytes;
     if (shared) {
-        if (number >= shared_pages.size()) shared_pages.resize(number + 1);
-        return shared_pages[number];
+        if (number >= here->shared_pages.size()) here->shared_pages.resize(number + 1);
+        return here->shared_pages[number];
     }
     CachedPage& cached = page_cache[number % kPageCache];
     if (cached.number != number) cached = {number, &global_pages[number]};
     return *cached.page;
 }
 
-bool has_bit(const std::vector<u64>& bits, u32 i) { return i / 64 < bits.size() && bits[i / 64] >> i % 64 & 1; }
+u32 ordinal(u32 block) { return block - machine.first_block_serial; }
 
-void set_bit(std::vector<u64>& bits, u32 i) {
-    if (i / 64 >= bits.size()) bits.resize(i / 64 + 1);
-    bits[i / 64] |= 1ull << i % 64;
+u32& at(std::vector<u32>& heard, u32 block) {
+    if (heard.size() <= block) heard_entries += block + 1 - heard.size(), heard.resize(block + 1);
+    return heard[block];
 }
 
-void join_bits(std::vector<u64>& into, const std::vector<u64>& from) {
-    if (into.size() < from.size()) into.resize(from.size());
-    for (size_t i = 0; i < from.size(); i++) into[i] |= from[i];
+// The later of two snapshots of one block; a new one where neither is.
+u32 joined(u32 a, u32 b) {
+    if (a == b || !b) return a;
+    if (!a) return b;
+    const Snapshot x = snapshots[a], y = snapshots[b];
+    if (x.others == y.others && x.warp == y.warp) return x.clock >= y.clock ? a : b;
+    Clocks both;
+    for (u32 w = 0; w < kMaxWarps; w++) both[w] = std::max(clock_in(a, w), clock_in(b, w));
+    others.push_back(both);
+    snapshots.push_back({static_cast<u32>(others.size() - 1), x.warp, both[x.warp]});
+    return static_cast<u32>(snapshots.size() - 1);
+}
+
+void join(std::vector<u32>& into, const std::vector<u32>& from) {
+    if (!from.empty()) at(into, static_cast<u32>(from.size() - 1));
+    for (size_t i = 0; i < from.size(); i++) {
+        if (into[i] != from[i]) into[i] = joined(into[i], from[i]);
+    }
+}
+
+// Up to which clock of each warp of its own block this thread knows what happened, after letting its own be known.
+Clocks release_clocks(const Thread& self) {
+    Clocks known;
+    for (u32 w = 0; w < kMaxWarps; w++) known[w] = std::max(here->warp_known[self.warp][w], here->floor_clock);
+    u32& own = known[self.warp];
+    own = std::max(own, ++here->clocks[self.index]);
+    for (u32 lane = 0; lane < kWarp; lane++) own = std::max(own, here->lane_known[self.index][lane]);
+    return known;
+}
+
+// That as a snapshot: most of them differ from the warp's last one by its own clock alone.
+u32 snapshot(const Thread& self, Clocks known) {
+    u32 clock = known[self.warp], &last = here->last_others[self.warp];
+    known[self.warp] = 0;
+    if (!last || others[last] != known) {
+        others.push_back(known);
+        last = static_cast<u32>(others.size() - 1);
+    }
+    snapshots.push_back({last, self.warp, clock});
+    return static_cast<u32>(snapshots.size() - 1);
+}
+
+template <class Known>
+void learn(Thread& self, Known known) {
+    for (u32 w = 0; w < kMaxWarps; w++) here->warp_known[self.warp][w] = std::max(here->warp_known[self.warp][w], known(w));
+    for (u32 lane = 0; lane < kWarp; lane++) {
+        here->lane_known[self.index][lane] = std::max(here->lane_known[self.index][lane], known(self.warp));
+    }
+}
+
+Clocks release(Thread& self, SyncPoint& point) {
+    if (point.block != machine.block_serial) {
+        point.block = machine.block_serial;
+        std::fill(point.known, point.known + kMaxWarps, 0u);
+    }
+    const Clocks known = release_clocks(self);
+    for (u32 w = 0; w < kMaxWarps; w++) point.known[w] = std::max(point.known[w], known[w]);
+    return known;
 }
 
 bool happened_before(const Record& record, const Thread& self) {
-    if (record.block != machine.block_serial) return has_bit(known_blocks, record.block - machine.first_block_serial);
-    if (record.clock < floor_clock || record.thread == self.index) return true;
-    if (record.thread / kWarp == self.warp) return record.clock < lane_known[self.index][record.thread % kWarp];
-    return record.clock < warp_known[self.warp][record.thread / kWarp];
+    if (record.block != machine.block_serial) {
+        u32 block = ordinal(record.block);
+        u32 heard = block < here->heard.size() ? here->heard[block] : 0;
+        return heard && record.clock < clock_in(heard, record.thread / kWarp);
+    }
+    if (record.clock < here->floor_clock || record.thread == self.index) return true;
+    if (record.thread / kWarp == self.warp) return record.clock < here->lane_known[self.index][record.thread % kWarp];
+    return record.clock < here->warp_known[self.warp][record.thread / kWarp];
 }
 
 bool conflicts(const Record& record, const Thread& self, bool shared, bool strong) {
     if (record.block < machine.first_block_serial) return false;  // of an earlier launch, or none
     if (shared && record.block != machine.block_serial) return false;
     if (record.strong && strong) return false;
+    if (record.block != machine.block_serial && heard_entries > kMostHeard) return false;
     return !happened_before(record, self);
 }
 
-std::string name_of(bool shared, u64 address) {
-    if (shared) return text("shared memory byte %llu", static_cast<unsigned long long>(address));
-    for (const Range& range : machine.ranges) {
-        if (address - range.begin < range.bytes) {
-            return text("`%s` byte %llu", range.name.c_str(), static_cast<unsigned long long>(address - range.begin));
-        }
-    }
-    return "memory";
+std::string race_text(const char* kind, const Record& record, const Thread& self, bool shared, u64 address, Site site) {
+    bool same_block = record.block == machine.block_serial;
+    std::string other = (same_block ? "" : block_name(record.block) + " ") + thread_name(record.thread);
+    return std::string(kind) + " race on " + memory_name(shared, address) + ": " + where(record.site) + " (" + other +
+           ") and " + where(site) + " (" + who(self) + ")";
 }
 
 void report(const char* kind, const Record& record, const Thread& self, bool shared, u64 address, Site site) {
-    bool same_block = record.block == machine.block_serial;
-    std::string other = same_block ? thread_name(record.thread) : "another block";
     std::string key = std::string(kind) + where(record.site) + "|" + where(site);
-    note("race", key, std::string(kind) + " race on " + name_of(shared, address) + ": " + where(record.site) + " (" + other +
-                          ") and " + where(site) + " (" + who(self) + ")");
+    note("race", key, race_text(kind, record, self, shared, address, site));
 }
 
-void look_at(Cell& cell, const Record& now, Thread& self, bool shared, u64 address, u32 access) {
+// --- rounding -------------------------------------------------------------------------------------------------------
+
+// Two sums of a warp's 32 products, each product and each sum rounded once, lie less than so many units in the last
+// place of the largest term or partial sum apart: half a unit for each of 32 products and 31 sums (of up to twice that
+// size), in both.
+constexpr f64 kSumUnits = 96;
+
+template <class T>
+f64 number(const u8* bytes) {
+    T value;
+    memcpy(&value, bytes, sizeof value);
+    return static_cast<f64>(value);
+}
+
+f64 half_number(Value kind, const u8* bytes) {
+    u16 bits;
+    memcpy(&bits, bytes, sizeof bits);
+    return kind == Value::F16 ? F16::decode(bits) : Bf16::decode(bits);
+}
+
+// Whether two values of a kind differ by no more than rounding; `largest` is the largest float that lanes exchanged.
+bool near(Value kind, f64 a, f64 b, f64 largest) {
+    if (std::isnan(a) && std::isnan(b)) return true;
+    if (!std::isfinite(a) || !std::isfinite(b)) return a == b;
+    f64 size = std::max(std::fabs(a), std::fabs(b)), sums = kSumUnits * std::max(largest, size);
+    f64 allowed = kind == Value::F64 ? kSumUnits * size * 0x1p-52 : sums * 0x1p-23;
+    if (kind == Value::Tf32 || kind == Value::F16) allowed += size * 0x1p-10 + 0x1p-24;
+    if (kind == Value::Bf16) allowed += size * 0x1p-7;
+    return std::fabs(a - b) <= allowed;
+}
+
+bool near(Value kind, const u8* a, const u8* b, u32 bytes, f64 largest) {
+    u32 step = kind == Value::F64 ? 8 : kind == Value::F16 || kind == Value::Bf16 ? 2 : 4;
+    if (kind == Value::Other || bytes % step) return false;
+    for (u32 i = 0; i < bytes; i += step) {
+        f64 x = step == 8 ? number<f64>(a + i) : step == 4 ? number<f32>(a + i) : half_number(kind, a + i);
+        f64 y = step == 8 ? number<f64>(b + i) : step == 4 ? number<f32>(b + i) : half_number(kind, b + i);
+        if (memcmp(a + i, b + i, step) && !near(kind, x, y, largest)) return false;
+    }
+    return true;
+}
+
+// One store, as far as telling rounding from a race needs it.
+struct Storing {
+    Thread& self;
+    bool shared;
+    u64 address;
+    u32 bytes;
+    Site site;
+    u32 execution;
+    Stored stored;
+};
+
+std::string value_text(Value kind, const u8* bytes) {
+    if (kind == Value::F64) return text("%.17g", number<f64>(bytes));
+    if (kind == Value::F16 || kind == Value::Bf16) return text("%.5g", half_number(kind, bytes));
+    return text("%.9g", number<f32>(bytes));
+}
+
+void suspect(const Record& last, const Storing& now, std::string as_rounding) {
+    const u32 warps[2] = {last.thread / kWarp, now.self.warp}, number = store_of_site[now.site];
+    for (const Suspects& s : here->suspects) {
+        if (s.number == number && s.execution == now.execution && s.address == now.address && s.warps[0] == warps[0] && s.warps[1] == warps[1]) return;
+    }
+    std::string as_race = race_text("write-write", last, now.self, now.shared, now.address, now.site);
+    here->suspects.push_back({number, now.execution, {warps[0], warps[1]}, now.bytes, now.address, where(now.site), as_race, std::move(as_rounding)});
+}
+
+// Whether each lane of both warps stored the same; only what is known to be so counts.
+bool agree(const Suspects& s) {
+    u32 compared = 0;
+    for (u32 lane = 0; lane < kWarp; lane++) {
+        const u32 threads[2] = {s.warps[0] * kWarp + lane, s.warps[1] * kWarp + lane};
+        const LastStore* stored[2];
+        for (u32 i = 0; i < 2; i++) {
+            if (threads[i] >= machine.threads) return false;
+            stored[i] = &here->last_stores[(s.number - 1) * machine.threads + threads[i]];
+            if (stored[i]->block != machine.block_serial || stored[i]->execution != s.execution || stored[i]->address != s.address) return false;
+        }
+        if (memcmp(stored[0]->value, stored[1]->value, s.bytes)) return false;
+        compared++;
+    }
+    return compared == kWarp;
+}
+
+void settle_suspects() {
+    for (const Suspects& s : here->suspects) {
+        if (agree(s)) remark(s.place, s.as_rounding);
+        else note("race", "write-write" + s.place + "|" + s.place, s.as_race);
+    }
+    here->suspects.clear();
+}
+
+// A lane of the same warp, or of one that holds the same, stored to the same word by the same execution of this
+// instruction, and only rounding tells what it wrote from what is written now.
+bool is_rounding(const Cell& cell, const Storing& now) {
+    const Record& last = cell.write;
+    if (last.block != machine.block_serial || last.site != now.site) return false;
+    const bool one_warp = last.thread / kWarp == now.self.warp;
+    if (!one_warp && (here->last_stores.empty() || now.bytes > sizeof LastStore::value)) return false;
+    if (last.strong || !now.execution || cell.execution != now.execution || !now.stored.before || !now.stored.after) return false;
+    FirstStore mine{now.site, now.execution, {}};
+    if (now.bytes > sizeof mine.bytes) return false;
+    Value kind = value_of(now.site);
+    const u8 *before = static_cast<const u8*>(now.stored.before), *after = static_cast<const u8*>(now.stored.after);
+    FirstStore& first = here->first_stores[now.shared ? now.address | 1ull << 63 : now.address];
+    if (first.site != mine.site || first.execution != mine.execution) {
+        memcpy(mine.bytes, before, now.bytes);
+        first = mine;
+    }
+    f64 largest = std::max(here->exchanged[now.self.warp][0], here->exchanged[now.self.warp][1]);
+    // With the first as well as with the last: many small steps are no rounding.
+    if (!near(kind, before, after, now.bytes, largest) || !near(kind, first.bytes, after, now.bytes, largest)) return false;
+    u32 step = kind == Value::F64 ? 8 : kind == Value::F16 || kind == Value::Bf16 ? 2 : 4, at = 0;
+    while (!memcmp(before + at, after + at, step)) at += step;
+    std::string message = "lanes of one warp store to one word what differs by rounding (" + value_text(kind, before + at) +
+                                " and " + value_text(kind, after + at) + "), and which of it stays is not defined: " +
+                                memory_name(now.shared, now.address + at) + ", " + where(now.site) + ", " +
+                                thread_name(last.thread) + " and " + who(now.self);
+    if (one_warp) remark(where(now.site), message);
+    else suspect(last, now, std::move(message));
+    return true;
+}
+
+void look_at(Cell& cell, const Record& now, u64 address, u32 access, const Storing& storing) {
+    Thread& self = storing.self;
+    const bool shared = storing.shared;
     Site site = now.site;
     const Record& last = cell.read;  // a write since then would have cleared it
     if (access == kRead && last.thread == now.thread && last.clock == now.clock && last.block == now.block) return;
-    if (conflicts(cell.write, self, shared, now.strong)) {
+    if (conflicts(cell.write, self, shared, now.strong) && !(access & kWrite && is_rounding(cell, storing))) {
         report(access & kWrite ? "write-write" : "write-read", cell.write, self, shared, address, site);
     }
     if (access & kWrite) {
@@ -138,7 +387,7 @@ void look_at(Cell& cell, const Record& now, Thread& self, bool shared, u64 addre
         if (conflicts(cell.earlier_read, self, shared, now.strong)) {
             report("read-write", cell.earlier_read, self, shared, address, site);
         }
-        cell = Cell{now, {}, {}};
+        cell = Cell{now, {}, {}, storing.execution};
     } else if (cell.read.block == now.block && cell.read.thread == now.thread) {
         cell.read = now;
     } else {
@@ -150,99 +399,135 @@ void look_at(Cell& cell, const Record& now, Thread& self, bool shared, u64 addre
 void synchronise(Thread& self, bool shared, u64 address, u32 access) {
     synchronises |= (access & (kAcquire | kRelease)) != 0;
     if (!synchronises) return;
-    SyncPoint& point = points[shared ? address | 1ull << 63 : address];
+    const bool across = !shared && !(access & kBlockScope);
+    SyncPoint& point = shared ? here->shared_points[address] : points[address];
+    const u32 block = ordinal(machine.block_serial);
     if (access & kRead) {
         race_acquire(self, point);
-        join_bits(known_blocks, point.blocks);
+        if (across && heard_entries <= kMostHeard) {
+            join(here->heard, point.heard);
+            if (u32 own = at(here->heard, block)) learn(self, [&](u32 w) { return clock_in(own, w); });
+        }
     }
     // Only what a fence (or a release) stands before is let known: an atomic alone orders nothing else.
-    if (access & kWrite && (access & kRelease || fenced[self.index])) {
-        race_release(self, point);
-        join_bits(point.blocks, known_blocks);
-        set_bit(point.blocks, machine.block_serial - machine.first_block_serial);
-    }
+    u32 fenced = access & kRelease ? kForAll : here->fenced[self.index];
+    if (!(access & kWrite) || !fenced) return;
+    const Clocks known = release(self, point);
+    if (!across || fenced < kForAll || heard_entries > kMostHeard) return;
+    join(point.heard, here->heard);
+    u32& heard = at(point.heard, block);
+    heard = joined(heard, snapshot(self, known));
 }
 
 }  // namespace
 
-void races_new_launch() {
-    if (machine.block_serial > kLastSerial || global_pages.size() * kPageBytes * sizeof(Cell) / 4 > kShadowLimit) {
-        global_pages.clear();
-        shared_pages.clear();
-        for (CachedPage& cached : page_cache) cached = CachedPage();
-        machine.block_serial = 0;
-        machine.first_block_serial = 1;
-    }
-    points.clear();
-    synchronises = false;
-}
-
-void races_new_block() {
+void RaceState::begin() {
+    if (!machine.races) return;
     floor_clock = 0;
     memset(warp_known, 0, sizeof warp_known);
     memset(lane_known, 0, machine.threads * sizeof lane_known[0]);
     memset(fenced, 0, machine.threads * sizeof fenced[0]);
+    memset(exchanged, 0, sizeof exchanged);
     std::fill(clocks, clocks + machine.threads, 1u);
-    known_blocks.clear();
+    heard.clear();
+    shared_points.clear();
+    first_stores.clear();
+    suspects.clear();
+    memset(last_others, 0, sizeof last_others);
+    const size_t stores = static_cast<size_t>(float_stores) * machine.threads;
+    executions.assign(stores, 0);
+    last_stores.resize(stores <= kMostStores ? stores : 0);
+    if (generation != sim::generation) shared_pages.clear();
+    generation = sim::generation;
 }
 
-void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, Site site) {
+void races_new_launch() {
+    if (machine.last_serial > kLastSerial || global_pages.size() * kPageBytes * sizeof(Cell) / 4 > kShadowLimit) {
+        global_pages.clear();
+        for (CachedPage& cached : page_cache) cached = CachedPage();
+        generation++;
+        machine.last_serial = 0;
+        machine.first_block_serial = 1;
+    }
+    points.clear();
+    others.assign(1, Clocks{});
+    snapshots.assign(1, Snapshot{});
+    heard_entries = 0;
+    synchronises = false;
+    store_of_site.assign(machine.module->place_count, 0);
+    float_stores = 0;
+    for (Site site = 0; site < machine.module->place_count; site++) {
+        if (value_of(site) != Value::Other && !strncmp(machine.module->places[site].instruction, "st.", 3)) {
+            store_of_site[site] = ++float_stores;
+        }
+    }
+}
+
+void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, Site site, Stored stored) {
+    const u32 clock = here->clocks[self.index];  // a release lets its own access be known too
     if (access & kStrong) synchronise(self, shared, address, access);
+    u32 number = access & kWrite ? store_of_site[site] : 0;
+    u32 execution = number ? ++here->executions[(number - 1) * machine.threads + self.index] : 0;
+    if (number && !here->last_stores.empty() && stored.after && bytes <= sizeof LastStore::value) {
+        LastStore& mine = here->last_stores[(number - 1) * machine.threads + self.index];
+        mine.block = machine.block_serial, mine.execution = execution, mine.address = address;
+        memcpy(mine.value, stored.after, bytes);
+    }
     if (access & kSilent) return;
     Page& page = page_of(shared, address);
     u32 wanted = bytes & 1 || address & 1 ? 0 : bytes & 2 || address & 2 ? 1 : 2;
     if (wanted < page.shift) page.split(wanted);
     Record now;
     now.block = machine.block_serial;
-    now.clock = clocks[self.index];
+    now.clock = clock;
     now.thread = self.index;
     now.strong = (access & kStrong) != 0;
     now.site = site;
+    const Storing storing{self, shared, address, bytes, site, execution, stored};
     u32 first = static_cast<u32>(address % kPageBytes), last = std::min(first + bytes, kPageBytes) - 1;
     for (u32 i = first >> page.shift; i <= last >> page.shift; i++) {
-        look_at(page.cells[i], now, self, shared, address / kPageBytes * kPageBytes + (static_cast<u64>(i) << page.shift), access);
+        look_at(page.cells[i], now, address / kPageBytes * kPageBytes + (static_cast<u64>(i) << page.shift), access, storing);
     }
-    u32 here = last + 1 - first;  // a copy may reach over the page's end
-    if (here < bytes) race_access(self, shared, address + here, bytes - here, access & ~kStrong, site);
+    u32 done = last + 1 - first;  // a copy may reach over the page's end
+    if (done < bytes) race_access(self, shared, address + done, bytes - done, access & ~kStrong, site);
 }
 
+void races_end_of_block() { settle_suspects(); }
+
 void race_whole_barrier() {
-    u32 latest = floor_clock;
-    for (u32 i = 0; i < machine.threads; i++) latest = std::max(latest, clocks[i]);
-    floor_clock = latest + 1;
-    std::fill(clocks, clocks + machine.threads, floor_clock);
+    settle_suspects();
+    u32 latest = here->floor_clock;
+    for (u32 i = 0; i < machine.threads; i++) latest = std::max(latest, here->clocks[i]);
+    here->floor_clock = latest + 1;
+    std::fill(here->clocks, here->clocks + machine.threads, here->floor_clock);
+    for (auto& largest : here->exchanged) largest[1] = largest[0], largest[0] = 0;
+}
+
+void race_exchange(const Lanes& lanes, f32 largest) {
+    f32& seen = here->exchanged[lanes.warp.fibers[0].thread.warp][0];
+    seen = std::max(seen, largest);
 }
 
 void race_warp_sync(const Lanes& lanes) {
     u32 first = static_cast<u32>(lanes.warp.fibers[0].thread.index);
     u32 joined[kWarp] = {};
     each_lane(lanes.mask, [&](u32 lane) {
-        for (u32 k = 0; k < kWarp; k++) joined[k] = std::max(joined[k], lane_known[first + lane][k]);
+        for (u32 k = 0; k < kWarp; k++) joined[k] = std::max(joined[k], here->lane_known[first + lane][k]);
     });
-    each_lane(lanes.mask, [&](u32 lane) { joined[lane] = std::max(joined[lane], ++clocks[first + lane]); });
-    each_lane(lanes.mask, [&](u32 lane) { std::copy(joined, joined + kWarp, lane_known[first + lane]); });
+    each_lane(lanes.mask, [&](u32 lane) { joined[lane] = std::max(joined[lane], ++here->clocks[first + lane]); });
+    each_lane(lanes.mask, [&](u32 lane) { std::copy(joined, joined + kWarp, here->lane_known[first + lane]); });
 }
 
-void race_fence(Thread& self) {
-    fenced[self.index] = true;
+void race_fence(Thread& self, u32 scope) {
+    u32& fenced = here->fenced[self.index];
+    fenced = std::max<u32>(fenced, scope == kBlockScope ? kForBlock : kForAll);
     synchronises = true;
 }
 
-void race_release(Thread& self, SyncPoint& point) {
-    if (point.block != machine.block_serial) {
-        point.block = machine.block_serial;
-        std::fill(point.known, point.known + kMaxWarps, 0u);
-    }
-    for (u32 w = 0; w < kMaxWarps; w++) point.known[w] = std::max({point.known[w], warp_known[self.warp][w], floor_clock});
-    point.known[self.warp] = std::max(point.known[self.warp], ++clocks[self.index]);
-}
+void race_release(Thread& self, SyncPoint& point) { release(self, point); }
 
 void race_acquire(Thread& self, const SyncPoint& point) {
-    if (point.block != machine.block_serial) return;
-    for (u32 w = 0; w < kMaxWarps; w++) warp_known[self.warp][w] = std::max(warp_known[self.warp][w], point.known[w]);
-    for (u32 lane = 0; lane < kWarp; lane++) {
-        lane_known[self.index][lane] = std::max(lane_known[self.index][lane], point.known[self.warp]);
-    }
+    if (point.block == machine.block_serial) learn(self, [&](u32 w) { return point.known[w]; });
 }
 
 }  // namespace sim

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <memory>
 #include <set>
 
 namespace sim {
@@ -21,7 +22,14 @@ constexpr size_t kStackBytes = 256 * 1024;
 constexpr size_t kPage = 4096;
 constexpr u32 kRing = 2048;  // a power of two above kMaxThreads
 constexpr u32 kMaxReports = 20;
-constexpr u32 kMaxSpins = 1000000;  // yields of pollers without any progress: then they wait for ever
+constexpr u64 kMostIdle = 1000000;     // polls, and what was woken between them, without any change: then they wait for ever
+constexpr u64 kMostRestless = 50000000;  // the same without a thread that returned: what changes leads nowhere
+constexpr u32 kLongLoopWeight = 4;     // of a long loop's round, among them
+constexpr u32 kPatience = 64;          // rounds of a long loop, before other blocks are let run
+constexpr u32 kVainRounds = 4;         // of a block's threads, before other blocks are let run
+// In all blocks in flight: a block of 256 for each multiprocessor of an H100. A card may have more; here each has a stack.
+constexpr u32 kThreadsInFlight = 132 * 256;
+constexpr u32 kPreemptedBlocks = 4;    // that many begin before one that was taken off in the middle comes to its end
 
 struct BarrierState {
     u32 arrived = 0, expected = 0;
@@ -35,18 +43,61 @@ struct Report {
     std::string kind, message;
 };
 
-Fiber* ring[kRing];
-u32 ring_head = 0, ring_tail = 0;
-BarrierState barriers[kBarriers];
+struct SchedulerState {
+    Fiber* ring[kRing];
+    u32 head = 0, tail = 0;
+    u32 round_end = 0;  // where the round of the last poll ends
+    BarrierState barriers[kBarriers];
+
+    void begin() {
+        head = tail = round_end = 0;
+        for (BarrierState& barrier : barriers) barrier = BarrierState();
+    }
+};
+OfBlock<SchedulerState> here;
+
+// Changes of memory that others may poll for, by address.
+constexpr u32 kChangeKinds = 4096;
+u32 changes[kChangeKinds];
+u32 kind_of(u64 address) { return static_cast<u32>(address / 8 * 0x9E3779B97F4A7C15ull >> 52); }
+
+struct Polled {
+    u32 kind, changes;
+};
+
+// A block in flight: memory and fibers are used again by later blocks.
+struct Slot {
+    RunningBlock block;
+    std::vector<Fiber> fibers;
+    u8* stacks = nullptr;  // of all fibers, but for the first slot's
+    u32 stack_count = 0;
+    std::vector<void*> parts;
+    bool busy = false;
+    std::vector<Polled> stalled;  // where it polls, if that is all it can do
+    u64 turn = 0;          // when it last ran
+};
+std::vector<std::unique_ptr<Slot>> slots;
+Slot* running = nullptr;
+u32 in_flight = 0;
+u64 blocks_total = 0, blocks_started = 0;
+enum class Left { Done, Stalled, Preempted };
+Left left_as = Left::Done;
+
+std::vector<BlockPart*>& block_parts() {  // filled before main, in any order
+    static std::vector<BlockPart*> all;
+    return all;
+}
+
 void* main_stack_pointer = nullptr;
 bool aborted = false;
-std::vector<Report> reports;
-std::set<std::string> report_keys;
-std::vector<void (*)()> block_hooks;
+std::vector<Report> reports, remarks;
+std::set<std::string> report_keys, remark_keys;
 pthread_t launching_thread;
 u64 ticks = 0;
 
 }  // namespace
+
+BlockPart::BlockPart() { block_parts().push_back(this); }
 
 // --- reports --------------------------------------------------------------------------------------------------------
 
@@ -80,6 +131,27 @@ bool same_place(Site a, Site b) {
     const Place &p = machine.module->places[a], &q = machine.module->places[b];
     return p.line == q.line && p.caller_line == q.caller_line && !strcmp(p.file, q.file) &&
            !strcmp(p.caller_file, q.caller_file);
+}
+
+std::string block_name(u32 serial) {
+    const Dim3& at = machine.blocks[serial - machine.first_block_serial];
+    return text("block (%u,%u,%u)", at.x, at.y, at.z);
+}
+
+std::string memory_name(bool shared, u64 address) {
+    if (shared) return text("shared memory byte %llu", static_cast<unsigned long long>(address));
+    for (const Range& range : machine.ranges) {
+        if (address - range.begin < range.bytes) {
+            return text("`%s` byte %llu", range.name.c_str(), static_cast<unsigned long long>(address - range.begin));
+        }
+    }
+    return "memory";
+}
+
+Value value_of(Site site) { return static_cast<Value>(machine.module->places[site].value); }
+
+void remark(const std::string& key, const std::string& message) {
+    if (remarks.size() < kMaxReports && remark_keys.insert(key).second) remarks.push_back({key, message});
 }
 
 void note(const char* kind, const std::string& key, const std::string& message) {
@@ -138,38 +210,94 @@ __attribute__((noinline)) void jump(Fiber* next) {
 
 void make_ready(Fiber& fiber) {
     fiber.state = State::Ready;
-    ring[ring_tail++ % kRing] = &fiber;
+    here->ring[here->tail++ % kRing] = &fiber;
 }
 
 Fiber* next_ready() {
-    if (ring_head == ring_tail) return nullptr;
+    u32& head = here->head;
+    if (head == here->tail) return nullptr;
     if (machine.seed) {
-        u32 chosen = ring_head + static_cast<u32>(random_number() % (ring_tail - ring_head));
-        std::swap(ring[ring_head % kRing], ring[chosen % kRing]);
+        u32 chosen = head + static_cast<u32>(random_number() % (here->tail - head));
+        std::swap(here->ring[head % kRing], here->ring[chosen % kRing]);
     }
-    return ring[ring_head++ % kRing];
+    return here->ring[head++ % kRing];
 }
 
-[[noreturn]] void deadlock() {
-    const Dim3& block = machine.block;
-    std::string message = text("deadlock in block (%u,%u,%u)", block.x, block.y, block.z);
-    u32 shown = 0;
+// Where a thread waits, in words; threads that wait alike are told of together.
+std::string wait_of(const Fiber& fiber) {
+    std::string message = fiber.waits_for;
+    if (fiber.state == State::Ready) message = fiber.long_loops && !fiber.polling ? "loops" : "runs";
+    if (fiber.state == State::Ready && fiber.polling) {
+        u64 address = fiber.seen.address;
+        bool generic = is_shared(const_cast<Thread&>(fiber.thread), address);
+        bool shared = generic || address < machine.shared_bytes;
+        message = "polls " + memory_name(shared, generic ? address - fiber.thread.shared_window : address);
+    }
+    if (fiber.state == State::Warp) message += text(" with mask 0x%08x", fiber.mask);
+    return message + ", " + where(fiber.site);
+}
+
+// What the threads of the running block wait for: those that poll first, because they wait for somebody else.
+std::string waits() {
+    struct Group {
+        std::string wait;
+        u32 first, threads;
+    };
+    std::vector<Group> groups;
     for (u32 i = 0; i < machine.threads; i++) {
         const Fiber& fiber = machine.fibers[i];
         if (fiber.state == State::Done) continue;
-        if (++shown > 6) {
-            message += "; …";
-            break;
-        }
-        const char* waits_for = fiber.state == State::Ready ? "polls" : fiber.waits_for;
-        message += (shown == 1 ? ": " : "; ") + thread_name(i) + " " + waits_for;
-        if (fiber.state == State::Warp) message += text(" with mask 0x%08x", fiber.mask);
-        message += ", " + where(fiber.site);
+        std::string wait = wait_of(fiber);
+        auto same = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.wait == wait; });
+        if (same != groups.end()) same->threads++;
+        else groups.push_back({wait, i, 1});
     }
-    if (machine.grid.x * machine.grid.y * machine.grid.z > 1) {
-        message += " (blocks run one after the other here: one that waits for a later block never ends)";
+    auto rank = [](const Group& g) { return g.wait.rfind("polls", 0) == 0 ? 0 : g.wait.rfind("runs", 0) == 0 ? 2 : 1; };
+    std::stable_sort(groups.begin(), groups.end(), [&](const Group& a, const Group& b) { return rank(a) < rank(b); });
+    while (groups.size() > 1 && rank(groups.back()) == 2) groups.pop_back();  // it is on its way to where others wait
+    std::string message;
+    for (size_t i = 0; i < groups.size() && i < 6; i++) {
+        std::string more = groups[i].threads > 1 ? text(" (and %u more threads)", groups[i].threads - 1) : "";
+        message += (i ? "; " : "") + thread_name(groups[i].first) + " " + groups[i].wait + more;
+    }
+    return message + (groups.size() > 6 ? "; …" : "");
+}
+
+void put_aside();
+void take_up(Slot& slot);
+
+// `others`: it is the blocks that wait for each other, so tell of some more of them.
+[[noreturn]] void deadlock(bool others) {
+    constexpr u32 kTold = 4;
+    const Dim3& block = machine.block;
+    std::string message = text("deadlock in block (%u,%u,%u): ", block.x, block.y, block.z) + waits();
+    if (others && in_flight > 1) {
+        Slot* last = running;
+        put_aside();
+        u32 told = 1;
+        for (auto& slot : slots) {
+            if (!slot->busy || slot.get() == last || told == kTold) continue;
+            take_up(*slot);
+            message += "; " + block_name(machine.block_serial) + ": " + waits();
+            told++;
+        }
+        if (told < in_flight) message += text("; and %u more blocks", in_flight - told);
+        take_up(*last);
+    }
+    if (blocks_started < blocks_total) {
+        message += text(" (%u of %llu blocks are in flight here, %llu have not begun)", in_flight,
+                        static_cast<unsigned long long>(blocks_total), static_cast<unsigned long long>(blocks_total - blocks_started));
     }
     fail("deadlock", message);
+}
+
+// What was woken since the last poll belongs to it: a poll in vain by one thread may be a round of the whole block.
+void count_idle(u32 weight) {
+    u64 units = weight + std::min(machine.wakes, kMaxThreads);
+    machine.wakes = 0;
+    machine.idle += units;
+    machine.restless += units;
+    if (machine.idle > kMostIdle || machine.restless > kMostRestless) deadlock(true);
 }
 
 }  // namespace
@@ -180,7 +308,7 @@ void run_another() {
         settle_active_masks();
         next = next_ready();
     }
-    if (!next && machine.live) deadlock();
+    if (!next && machine.live) deadlock(false);
     if (next != machine.current) jump(next);
 }
 
@@ -207,23 +335,56 @@ void begin_wait(State state, const char* waits_for, Site site) {
 
 void wake(Fiber& fiber) {
     make_ready(fiber);
-    machine.spins = 0;
+    machine.wakes++;
 }
 
-void progress() { machine.spins = 0; }
+void changed(u64 address) {
+    stirred();
+    changes[kind_of(address)]++;
+}
+
+// Give up the processor, to a thread of another block where there is one.
+void leave(Left how) {
+    left_as = how;
+    jump(nullptr);
+}
 
 void yield_to_others(Site site) {
     Fiber& fiber = *machine.current;
     fiber.site = site;
-    if (++machine.spins > kMaxSpins) deadlock();
+    fiber.polling = true;
+    count_idle(1);
     make_ready(fiber);
-    Fiber* next = next_ready();
     // Only pollers are ready: those who asked which lanes are active have waited long enough.
-    if (machine.active_requests && machine.spins % kRing == 0) settle_active_masks();
+    if (here->head >= here->round_end) machine.rounds++, here->round_end = here->tail;
+    const bool in_vain = machine.rounds > kVainRounds;
+    if (in_vain && machine.active_requests) settle_active_masks();
+    else if (in_vain && others_could_run()) return leave(Left::Stalled);
+    Fiber* next = next_ready();
     if (next != &fiber) jump(next);
 }
 
-void on_new_block(void (*hook)()) { block_hooks.push_back(hook); }
+void long_loop(Thread& self, Site site) {
+    Fiber& fiber = *self.fiber;
+    self.watched = true;
+    fiber.site = site;
+    fiber.polling = false;
+    count_idle(kLongLoopWeight);
+    make_ready(fiber);
+    if (++fiber.long_loops % kPatience == 0 && others_could_run()) return leave(Left::Stalled);
+    Fiber* next = next_ready();
+    if (next != &fiber) jump(next);
+}
+
+bool others_could_run() {
+    return in_flight > 1 || (blocks_started < blocks_total && in_flight < kThreadsInFlight / machine.threads);
+}
+
+void preempt() {
+    if (in_flight == 1 && blocks_started == blocks_total) return;
+    make_ready(*machine.current);
+    leave(Left::Preempted);
+}
 
 // --- barriers -------------------------------------------------------------------------------------------------------
 
@@ -257,7 +418,7 @@ void check_whole(const Thread& self, const BarrierState& barrier) {
 BarrierState& arrive(Thread& self, u32 id, u32 threads, bool waits, Site site) {
     if (id >= kBarriers) bad_barrier(self, text("barrier %u does not exist (0 to 15)", id), site);
     if (threads % kWarp) bad_barrier(self, text("a barrier for %u threads, no multiple of 32", threads), site);
-    BarrierState& barrier = barriers[id];
+    BarrierState& barrier = here->barriers[id];
     bool whole = threads == kWholeBlock;
     u32 expected = whole ? machine.threads : threads;
     if (!barrier.arrived) {
@@ -313,8 +474,8 @@ bool barrier_vote(Thread& self, u32 id, u32 threads, bool value, Vote kind, Site
     return kind == Vote::All ? self.fiber->votes == self.fiber->voters : self.fiber->votes > 0;
 }
 
-void fence(Thread& self) {
-    if (machine.races) race_fence(self);
+void fence(Thread& self, u32 scope) {
+    if (machine.races) race_fence(self, scope);
 }
 
 // --- what ends a thread ---------------------------------------------------------------------------------------------
@@ -346,10 +507,11 @@ extern "C" __attribute__((used, visibility("hidden"))) void sim_fiber_main() {
     fiber.state = State::Done;
     machine.live--;
     machine.exited++;
-    machine.spins = 0;
+    machine.restless = 0;
+    stirred();
     Warp& warp = machine.warps[fiber.thread.warp];
     warp.live &= ~(1u << fiber.thread.lane);
-    for (const BarrierState& barrier : barriers) {
+    for (const BarrierState& barrier : here->barriers) {
         if (barrier.whole && !barrier.waiters.empty()) exited_before_barrier(fiber, *barrier.waiters[0]);
     }
     each_lane(warp.waiting, [&](u32 lane) {
@@ -363,17 +525,51 @@ extern "C" __attribute__((used, visibility("hidden"))) void sim_fiber_main() {
 
 namespace {
 
-void make_fibers(u32 threads) {
-    if (machine.fibers.empty()) machine.fibers.resize(kMaxThreads);
-    for (u32 i = 0; i < threads; i++) {
-        Fiber& fiber = machine.fibers[i];
-        if (fiber.stack) continue;
-        void* memory = mmap(nullptr, kStackBytes + kPage, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (memory == MAP_FAILED) abort();
-        mprotect(memory, kPage, PROT_NONE);
-        fiber.stack = static_cast<u8*>(memory) + kPage;
+u8* map_stacks(size_t bytes) {
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return memory == MAP_FAILED ? nullptr : static_cast<u8*>(memory);
+}
+
+// The first slot's stacks have a guard page each, which finds frames that are too large. All blocks have the same frames,
+// so the others do without: the system has a limit on the number of mappings. False where there is no memory.
+bool make_fibers(Slot& slot, u32 threads) {
+    if (slot.fibers.size() < threads) slot.fibers.resize(threads);
+    if (&slot == slots[0].get()) {
+        for (u32 i = 0; i < threads; i++) {
+            Fiber& fiber = slot.fibers[i];
+            if (fiber.stack) continue;
+            u8* memory = map_stacks(kStackBytes + kPage);
+            if (!memory) abort();
+            mprotect(memory, kPage, PROT_NONE);
+            fiber.stack = memory + kPage;
+        }
+        return true;
     }
+    if (slot.stack_count >= threads) return true;
+    if (slot.stacks) munmap(slot.stacks, slot.stack_count * kStackBytes);
+    slot.stacks = map_stacks(threads * kStackBytes);
+    slot.stack_count = slot.stacks ? threads : 0;
+    for (u32 i = 0; i < slot.stack_count; i++) slot.fibers[i].stack = slot.stacks + i * kStackBytes;
+    return slot.stacks;
+}
+
+// A slot that no block has, or null where there is no memory for more.
+Slot* free_slot(u32 threads) {
+    for (auto& slot : slots) {
+        if (!slot->busy) return make_fibers(*slot, threads) ? slot.get() : nullptr;
+    }
+    slots.push_back(std::make_unique<Slot>());
+    Slot& slot = *slots.back();
+    for (BlockPart* part : block_parts()) slot.parts.push_back(part->make());
+    return make_fibers(slot, threads) ? &slot : nullptr;
+}
+
+void put_aside() { running->block = machine; }
+
+void take_up(Slot& slot) {
+    running = &slot;
+    static_cast<RunningBlock&>(machine) = slot.block;
+    for (size_t i = 0; i < slot.parts.size(); i++) block_parts()[i]->use(slot.parts[i]);
 }
 
 void start_thread(u32 index) {
@@ -392,10 +588,15 @@ void start_thread(u32 index) {
     thread.total_shared = machine.shared_bytes;
     thread.local_begin = thread.local_bytes = 0;
     thread.exit_site = 0;
+    thread.loops = 0;
+    thread.watched = false;
     thread.fiber = &fiber;
     fiber.open_copies.clear();
     fiber.copy_groups.clear();
-    fiber.poll_site = ~0u;
+    std::fill(fiber.polls, fiber.polls + kPolls, Poll());
+    fiber.seen = Poll();
+    fiber.polling = false;
+    fiber.long_loops = 0;
     // Stacks begin at different places in their pages, or all of them would compete for the same lines of the cache.
     u8* top = fiber.stack + kStackBytes - 64 - index * 192 % kPage;
     void** stack = reinterpret_cast<void**>(reinterpret_cast<u64>(top) & ~63ull);
@@ -407,21 +608,62 @@ void start_thread(u32 index) {
     make_ready(fiber);
 }
 
-void run_block() {
-    ring_head = ring_tail = 0;
-    machine.block_serial++;
+void begin_block(Slot& slot, Dim3 at) {
+    slot.busy = true;
+    slot.block.fibers = slot.fibers.data();
+    take_up(slot);
+    in_flight++;
+    blocks_started++;
+    machine.block = at;
+    machine.block_serial = ++machine.last_serial;
+    machine.blocks.push_back(at);
     machine.live = machine.threads;
-    machine.exited = machine.spins = machine.active_requests = 0;
+    machine.exited = machine.active_requests = 0;
     for (u32 w = 0; w < kMaxWarps; w++) machine.warps[w] = Warp{&machine.fibers[w * kWarp], 0, 0, 0};
-    for (BarrierState& barrier : barriers) barrier = BarrierState();
     new_block_memory();
-    if (machine.races) races_new_block();
-    for (auto hook : block_hooks) hook();
+    for (BlockPart* part : block_parts()) part->begin();
     for (u32 i = 0; i < machine.threads; i++) start_thread(i);
     for (Warp& warp : machine.warps) warp.live = warp.existing;
+    machine.restless = 0;
+    stirred();
+    put_aside();
+}
+
+std::vector<Polled> where_polled() {
+    std::vector<Polled> found;
+    for (u32 i = 0; i < machine.threads; i++) {
+        const Fiber& fiber = machine.fibers[i];
+        if (fiber.state != State::Ready) continue;
+        u32 kind = fiber.polling ? kind_of(fiber.seen.address) : 0;
+        if (std::any_of(found.begin(), found.end(), [&](const Polled& p) { return p.kind == kind; })) continue;
+        found.push_back({kind, changes[kind]});
+    }
+    return found;
+}
+
+bool waits_in_vain(const Slot& slot) {
+    return !slot.stalled.empty() &&
+           std::all_of(slot.stalled.begin(), slot.stalled.end(), [](const Polled& p) { return p.changes == changes[p.kind]; });
+}
+
+// Run a block until it ends, or lets others run.
+void run_block(Slot& slot) {
+    static u64 turns = 0;
+    if (running != &slot) take_up(slot);
+    slot.turn = ++turns;
+    machine.rounds = 0;
+    here->round_end = here->head;
     machine.current = nullptr;
+    left_as = Left::Done;
     jump(next_ready());
+    machine.current = nullptr;
+    if (aborted) return;
+    slot.stalled = left_as == Left::Stalled ? where_polled() : std::vector<Polled>();
+    if (left_as != Left::Done) return put_aside();
+    if (machine.races) races_end_of_block();
     if (machine.counting) count_end_of_block();
+    slot.busy = false;
+    in_flight--;
 }
 
 // A crash in translated code becomes a report; one anywhere else stays what it is.
@@ -497,6 +739,28 @@ std::string bad_configuration() {
     return "";
 }
 
+// The block to run next. One that polls is not asked again before something changed; as long as some wait, those that
+// have not begun do so in their order, because a block may count on the ones before it being on their way.
+template <class Begin>
+Slot* choose(Begin begin_another) {
+    std::vector<Slot*> able, stalled;
+    for (auto& slot : slots) {
+        if (slot->busy) (waits_in_vain(*slot) ? stalled : able).push_back(slot.get());
+    }
+    auto oldest = [](const std::vector<Slot*>& of) {
+        return *std::min_element(of.begin(), of.end(), [](Slot* a, Slot* b) { return a->turn < b->turn; });
+    };
+    const bool more = blocks_started < blocks_total, preempted = left_as == Left::Preempted;
+    if (preempted && more && in_flight < kPreemptedBlocks && random_number() % 2) {
+        if (Slot* slot = begin_another(false)) return slot;
+    }
+    if (!able.empty()) return preempted ? able[random_number() % able.size()] : oldest(able);
+    if (more && in_flight < kThreadsInFlight / machine.threads) {
+        if (Slot* slot = begin_another(!stalled.empty())) return slot;
+    }
+    return stalled.empty() ? nullptr : oldest(stalled);
+}
+
 void run_blocks() {
     const Dim3& grid = machine.grid;
     u64 blocks = static_cast<u64>(grid.x) * grid.y * grid.z;
@@ -505,18 +769,38 @@ void run_blocks() {
         order[i] = static_cast<u32>(i);
         std::swap(order[i], order[random_number() % (i + 1)]);
     }
-    for (u64 i = 0; i < blocks && !aborted; i++) {
-        u64 block = machine.seed ? order[i] : i;
-        machine.block = {static_cast<u32>(block % grid.x), static_cast<u32>(block / grid.x % grid.y),
-                         static_cast<u32>(block / grid.x / grid.y)};
-        run_block();
+    std::vector<bool> begun(blocks);
+    u64 next = 0, lowest = 0;  // in this order, and by number
+    auto begin_another = [&](bool in_order) {
+        Slot* slot = free_slot(machine.threads);
+        if (!slot) return slot;
+        while (lowest < blocks && begun[lowest]) lowest++;
+        while (next < blocks && begun[machine.seed ? order[next] : next]) next++;
+        u64 block = in_order || !machine.seed ? lowest : order[next];
+        begun[block] = true;
+        begin_block(*slot, {static_cast<u32>(block % grid.x), static_cast<u32>(block / grid.x % grid.y),
+                            static_cast<u32>(block / grid.x / grid.y)});
+        return slot;
+    };
+    left_as = Left::Done;
+    in_flight = 0;
+    blocks_total = blocks;
+    blocks_started = 0;
+    while (!aborted && (in_flight || blocks_started < blocks)) {
+        Slot* slot = choose(begin_another);
+        if (!slot) abort();  // there was memory for the first
+        run_block(*slot);
+    }
+    for (auto& slot : slots) slot->busy = false;
+    for (size_t i = 1; i < slots.size(); i++) {  // a launch with many blocks in flight is seldom followed by another
+        if (slots[i]->stacks) madvise(slots[i]->stacks, slots[i]->stack_count * kStackBytes, MADV_DONTNEED);
     }
 }
 
-const char* reports_as_text() {
+const char* as_text(const std::vector<Report>& told) {
     static std::string all;
     all.clear();
-    for (const Report& report : reports) all += report.kind + "\t" + report.message + "\x1e";
+    for (const Report& report : told) all += report.kind + "\t" + report.message + "\x1e";
     return all.c_str();
 }
 
@@ -606,6 +890,8 @@ std::string bad_arguments(const PassedLaunch& launch) {
 extern "C" __attribute__((visibility("default"))) const char* sim_launch(const PassedLaunch* launch) {
     reports.clear();
     report_keys.clear();
+    remarks.clear();
+    remark_keys.clear();
     aborted = false;
     machine.module = launch->module;
     machine.kernel = find_kernel(*launch->module, launch->symbol);
@@ -616,11 +902,13 @@ extern "C" __attribute__((visibility("default"))) const char* sim_launch(const P
     }
     if (!problem.empty()) {
         reports.push_back({"launch", problem});
-        return reports_as_text();
+        return as_text(reports);
     }
     launching_thread = pthread_self();
-    make_fibers(machine.threads);
-    machine.first_block_serial = machine.block_serial + 1;
+    running = nullptr;
+    machine.blocks.clear();
+    machine.idle = machine.restless = machine.wakes = 0;
+    machine.first_block_serial = machine.last_serial + 1;
     if (machine.races) races_new_launch();
     if (machine.counting) count_new_launch();
     {
@@ -628,7 +916,10 @@ extern "C" __attribute__((visibility("default"))) const char* sim_launch(const P
         run_blocks();
     }
     machine.current = nullptr;
-    return reports_as_text();
+    return as_text(reports);
 }
+
+// What the last launch did that is worth to be known, and no error: the line and the text of each.
+extern "C" __attribute__((visibility("default"))) const char* sim_remarks() { return as_text(remarks); }
 
 }  // namespace sim

@@ -1,7 +1,7 @@
 // What a translated kernel sees of the simulated GPU: its thread, barriers, warp operations, and the module it describes.
 //
-// One OS thread runs one block at a time, one fiber per CUDA thread. A fiber runs until it must wait; nothing is
-// preempted, so atomics are plain code and a run repeats exactly from its seed.
+// One OS thread runs one fiber at a time, one per CUDA thread. A fiber runs until it must wait, or has looped for long;
+// nothing is preempted within an instruction, so atomics are plain code and a run repeats exactly from its seed.
 //
 // This header and those that it includes are compiled with every kernel: they stay free of the standard library, because
 // the C++ compiler's time is most of what a simulated launch costs.
@@ -40,7 +40,11 @@ struct Place {
     const char* caller_file;  // where the line was inlined, or ""
     u32 caller_line;
     const char* instruction;  // its opcode
+    u32 value;                // a Value: what a store writes or a shuffle exchanges
 };
+
+// What kind of number a register holds, as far as the instructions that made it say so.
+enum class Value : u32 { Other, F32, Tf32, F64, F16, Bf16 };  // pairs of halves are halves
 
 struct Fiber;
 
@@ -55,6 +59,8 @@ struct Thread {
     u64 local_begin = 0;      // this thread's .local variables
     u64 local_bytes = 0;
     Site exit_site = 0;       // where it returned
+    u32 loops = 0;            // jumps back
+    bool watched = false;     // it loops for long: a load that sees the same again and again may wait for somebody
     Fiber* fiber = nullptr;
 };
 
@@ -93,6 +99,13 @@ struct Module {
 [[noreturn]] void bad_branch_index(Thread& self, u32 index, Site site);
 u64 clock();
 
+// Every jump back is counted: a loop without end must let others run, and be found.
+constexpr u32 kLongLoop = 4096;
+void long_loop(Thread& self, Site site);
+inline void jump_back(Thread& self, Site site) {
+    if (__builtin_expect(++self.loops % kLongLoop == 0, 0)) long_loop(self, site);
+}
+
 // --- barriers (PTX ISA 9.7.13.1) ------------------------------------------------------------------------------------
 
 constexpr u32 kWholeBlock = 0;  // in place of a barrier's thread count
@@ -101,7 +114,7 @@ void barrier_arrive(Thread& self, u32 id, u32 threads, Site site);
 enum class Vote : u32 { All, Any, Uniform, Ballot };
 u32 barrier_count(Thread& self, u32 id, u32 threads, bool value, Site site);  // bar.red.popc
 bool barrier_vote(Thread& self, u32 id, u32 threads, bool value, Vote kind, Site site);
-void fence(Thread& self);
+void fence(Thread& self, u32 scope);  // kBlockScope (memory.hpp), or 0 for a wider one
 
 // --- warp operations: the last lane to arrive does the work of all (warp.cpp) ---------------------------------------
 

@@ -8,6 +8,7 @@ from bench.simulate import instructions, instructions_tensor
 from bench.simulate.ptx import BYTES_OF, Block, Kernel, Label, Module, Place, PtxError, Statement, Variable, parse
 from bench.simulate.table import Instruction
 from bench.simulate.use import Use, ctype, identifier, register_type, unknown
+from bench.simulate.values import Values
 
 HEADERS = ("runtime.hpp", "memory.hpp", "arithmetic.hpp")
 MIN_DYNAMIC_ALIGN = 16
@@ -31,12 +32,35 @@ TABLE = _table()
 def find_line(statement: Statement) -> tuple[Instruction, dict[str, str]]:
     """The table's line for a statement, and the spelling of each of its choices."""
     lines = TABLE.get(statement.opcode.split(".", 1)[0], [])
+    opcode = in_order(statement.opcode)
     for line in lines:
-        modifiers = line.match(statement.opcode, len(statement.operands))
+        modifiers = line.match(opcode, len(statement.operands))
         if modifiers is not None:
             return line, modifiers
     known = sorted({line.opcode for line in lines})
     raise unknown(statement, f"the table has {', '.join(known)}" if known else "the table has nothing like it")
+
+
+ORDERED = ("ld", "st", "atom", "red")
+QUALIFIERS = (
+    {"weak", "volatile", "relaxed", "acquire", "release", "acq_rel"},
+    {"cta", "cluster", "gpu", "sys"},
+    {"global", "shared", "shared::cta", "local", "const", "param"},
+)
+
+
+def in_order(opcode: str) -> str:
+    """Order, scope and space of a memory instruction as the manual has them.
+
+    ptxas takes them in any order: Triton writes atom.global.acq_rel.gpu.cas and atom.global.gpu.acq_rel.exch.
+    """
+    name, *parts = opcode.split(".")
+    if name not in ORDERED:
+        return opcode
+    ranks = [next((i for i, q in enumerate(QUALIFIERS) if part in q), None) for part in parts]
+    leading = ranks.index(None) if None in ranks else len(parts)
+    first = [part for _, part in sorted(zip(ranks[:leading], parts[:leading], strict=True), key=lambda pair: pair[0])]
+    return ".".join([name, *first, *parts[leading:]])
 
 
 def string(text: str) -> str:
@@ -48,7 +72,7 @@ class ModuleWriter:
 
     def __init__(self, module: Module):
         self.module = module
-        self.places: list[tuple[Place, str]] = []
+        self.places: list[tuple[Place, str, str]] = []
         self.headers = dict.fromkeys(HEADERS)
         self.globals = {v.name: v for v in module.variables if v.space in ("global", "const") and v.bytes}
 
@@ -64,9 +88,9 @@ class ModuleWriter:
         ]
         return "\n".join(parts) + "\n"
 
-    def site(self, statement: Statement) -> int:
-        """A number for an instruction, by which the runtime knows it."""
-        self.places.append((statement.place, statement.opcode))
+    def site(self, statement: Statement, value: str = "Other") -> int:
+        """A number for an instruction, by which the runtime knows it; `value` is what it hands to others."""
+        self.places.append((statement.place, statement.opcode, value))
         return len(self.places) - 1
 
     def definition(self, variable: Variable) -> str:
@@ -86,8 +110,8 @@ class ModuleWriter:
 
     def description(self, kernels: "list[KernelWriter]") -> str:
         places = [
-            f"{{{string(p.file)}, {p.line}, {string(p.caller_file)}, {p.caller_line}, {string(opcode)}}}"
-            for p, opcode in self.places
+            f"{{{string(p.file)}, {p.line}, {string(p.caller_file)}, {p.caller_line}, {string(opcode)}, (u32)Value::{value}}}"
+            for p, opcode, value in self.places
         ]
         variables = []
         for v in self.globals.values():
@@ -121,6 +145,7 @@ class KernelWriter:
         self.static_shared = self.lay_out_shared()
         self.local_bytes = 0
         self.sums = instructions_tensor.wgmma_sums(kernel.body)
+        self.values = Values(kernel.body)
         self.declarations: dict[str, str] = {}  # C++ name -> C++ type, of registers in use
         self.arrays: list[str] = []
 
@@ -180,6 +205,7 @@ class Scope:
     def __init__(self, kernel: KernelWriter, block: Block, outer: "Scope | None", prefix: str):
         self.kernel, self.block, self.outer, self.prefix = kernel, block, outer, prefix
         self.labels = block.labels()
+        self.behind: set[str] = set()  # labels that were written
         self.variables: dict[str, str] = {}  # .local and .param: name -> C++ address
         for v in block.variables:
             if v.space == "local":
@@ -203,6 +229,7 @@ class Scope:
         inner = 0
         for item in self.block.body:
             if isinstance(item, Label):
+                self.behind.add(item.name)
                 yield f"{self.label(item.name)}: ;"
             elif isinstance(item, Block):
                 yield from Scope(self.kernel, item, self, f"{self.prefix}i{inner}_").write()
@@ -247,6 +274,12 @@ class Scope:
                 return f"{scope.prefix}L_{identifier(name)}"
             scope = scope.outer
         raise PtxError(f"the label {name} is not declared")
+
+    def is_behind(self, name: str) -> bool:
+        scope: Scope | None = self
+        while scope and name not in scope.labels:
+            scope = scope.outer
+        return scope is not None and name in scope.behind
 
     def targets(self, name: str) -> list[str]:
         scope: Scope | None = self

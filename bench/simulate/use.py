@@ -71,7 +71,7 @@ class Block(Protocol):
 
     @property
     def kernel(self) -> Any:
-        """With its `sums` and `parameters`, and `module.site` of a statement."""
+        """With its `sums`, `parameters` and `values`, and `module.site` of a statement."""
 
     def find_register(self, name: str) -> tuple[str, str] | None: ...
 
@@ -81,6 +81,10 @@ class Block(Protocol):
 
     def label(self, name: str) -> str:
         """A label as C++."""
+        ...
+
+    def is_behind(self, name: str) -> bool:
+        """Whether a label stands before this instruction."""
         ...
 
     def targets(self, name: str) -> list[str]:
@@ -126,7 +130,8 @@ class Use:
 
     @functools.cached_property
     def site(self) -> int:
-        return self.scope.kernel.module.site(self.statement)
+        kind = self.scope.kernel.values.exchanged(self.statement)
+        return self.scope.kernel.module.site(self.statement, kind)
 
     # --- what the table's functions ask ---
 
@@ -197,10 +202,16 @@ class Use:
     def label(self, name: str) -> str:
         return self.scope.label(self.text(name))
 
+    def jump(self, name: str) -> str:
+        """A jump; one that goes back may be a loop without end."""
+        jump = f"goto {self.label(name)};"
+        return f"jump_back(self, {self.site}); {jump}" if self.scope.is_behind(self.text(name)) else jump
+
     def branch_table(self, index: str, targets: str) -> str:
         cases = " ".join(f"case {i}: goto {t};" for i, t in enumerate(self.scope.targets(self.text(targets))))
         value = self.value(index)
-        return f"switch ({value}) {{ {cases} default: bad_branch_index(self, {value}, {self.site}); }}"
+        back = f"jump_back(self, {self.site}); "
+        return f"{back}switch ({value}) {{ {cases} default: bad_branch_index(self, {value}, {self.site}); }}"
 
     def load_parameter(self, name: str, memory: str) -> str | None:
         """A parameter's value where the operand names the parameter; None where it is an address in a register."""

@@ -2,6 +2,8 @@
 #include "machine.hpp"
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 
 namespace sim {
 
@@ -108,6 +110,14 @@ void perform_shuffle(const Lanes& lanes) {
         }
         mine.result = lanes.of<Shuffled>(mine.source).value;
     });
+    if (machine.races && value_of(lanes.site(static_cast<u32>(__builtin_ctz(lanes.mask)))) == Value::F32) {
+        f32 largest = 0;
+        each_lane(lanes.mask, [&](u32 lane) {
+            f32 value = std::bit_cast<f32>(lanes.of<Shuffled>(lane).value);
+            if (std::isfinite(value)) largest = std::max(largest, std::fabs(value));
+        });
+        race_exchange(lanes, largest);
+    }
 }
 const Operation kShuffle{"shfl.sync", perform_shuffle};
 

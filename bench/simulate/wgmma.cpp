@@ -72,17 +72,18 @@ struct Warpgroup {
 
     u64 issued_by_all() const { return *std::min_element(issued, issued + kWarps); }
 };
-Warpgroup warpgroups[kMaxWarps / kWarps];
-bool used = false;
+struct WgmmaState {
+    Warpgroup groups[kMaxWarps / kWarps];
+    bool used = false;
 
-[[maybe_unused]] const bool hooked = (on_new_block([] {
-                                          if (used)
-                                              std::fill(std::begin(warpgroups), std::end(warpgroups), Warpgroup());
-                                          used = false;
-                                      }),
-                                      true);
+    void begin() {
+        if (used) std::fill(std::begin(groups), std::end(groups), Warpgroup());
+        used = false;
+    }
+};
+OfBlock<WgmmaState> here;
 
-Warpgroup& group_of(const Thread& self) { return warpgroups[self.warp / kWarps]; }
+Warpgroup& group_of(const Thread& self) { return here->groups[self.warp / kWarps]; }
 
 [[noreturn]] void bad_wgmma(const Thread& self, const std::string& what, Site site) {
     fail("wgmma", what + ", " + where(site) + ", " + who(self));
@@ -171,7 +172,7 @@ void land_until(Thread& self, Warpgroup& group, u64 target) {
         group.landed++;
     }
     if (machine.races) race_release(self, group.point);
-    progress();
+    stirred();
 }
 
 // --- a warp meets, then its warpgroup's sequence goes on ------------------------------------------------------------
@@ -216,7 +217,7 @@ void perform_issue(const Lanes& lanes) {
     require_one_instruction(lanes, "wgmma.mma_async");
     Thread& first = lanes.thread(0);
     Warpgroup& group = group_of(first);
-    used = true;
+    here->used = true;
     if (!group.fenced[first.warp % kWarps])
         bad_wgmma(first, "the warp's first wgmma comes without a wgmma.fence before it", lanes.site(0));
     WgmmaOperation& op = next_operation(group, lanes);
@@ -229,7 +230,7 @@ void perform_issue(const Lanes& lanes) {
         if (mine.a) std::copy(mine.a, mine.a + 4, op.a[t]);
     });
     if (++op.warps < kWarps) return;
-    progress();
+    stirred();
     for (Fiber* fiber : group.waiters) wake(*fiber);
     group.waiters.clear();
     if (lands_at_once()) land_until(first, group, group.issued_by_all());
@@ -239,14 +240,14 @@ const Operation kIssue{"wgmma.mma_async", perform_issue, true};
 void perform_fence(const Lanes& lanes) {
     const Thread& first = lanes.thread(0);
     group_of(first).fenced[first.warp % kWarps] = true;
-    used = true;
+    here->used = true;
 }
 const Operation kFence{"wgmma.fence", perform_fence, true};
 
 void perform_commit(const Lanes& lanes) {
     const Thread& first = lanes.thread(0);
     Warpgroup& group = group_of(first);
-    used = true;
+    here->used = true;
     group.committed[first.warp % kWarps].push_back(group.issued[first.warp % kWarps]);
 }
 const Operation kCommit{"wgmma.commit_group", perform_commit, true};

@@ -5,14 +5,14 @@
 
 Several witnesses, because each has a blind side:
 
-    the profiler    every operator that passes PyTorch's dispatcher, in all threads of the process, and whatever dispatch
-                    modes are switched off: RecordFunction's global callbacks. Blind where a thread switches them off;
-                    markers before and after the call, and `world.Watch`, tell that
+    the profiler    every operator that passes PyTorch's dispatcher, in all threads of the process, and whatever
+                    dispatch modes are switched off: RecordFunction's global callbacks. Blind where a thread switches
+                    them off; markers before and after the call, and `world.Watch`, tell that
     a dispatch mode the operators of this thread; blind where modes are switched off
     a function mode tensors that are handed to another library by `numpy()`, `__array__`, `__dlpack__`
-    sys.setprofile  other packages' functions by the file or module that they come from, in this thread and in those that
-                    it starts with `threading`. Blind to what is neither Python nor a built-in function (a ufunc, say):
-                    but that needs an array of the tensor's memory first, which a built-in function makes
+    sys.setprofile  other packages' functions by the file or module that they come from, in this thread and in those
+                    that it starts with `threading`. Blind to what is neither Python nor a built-in function (a ufunc,
+                    say): but that needs an array of the tensor's memory first, which a built-in function makes
 
 What compiled code does with the pointers that it was given none of them sees (see `ran`, and the source check).
 """
@@ -43,7 +43,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench import HOME
 from bench.core.variants import Variant
-from bench.trial import ran
+from bench.trial import ran, world
 
 # The profiler says on stderr when it starts and stops; it reads this at its first start.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
@@ -276,6 +276,31 @@ def judge_calls(variant: Variant, seen: Seen) -> Fault | None:
             return Fault("allocates", f"allocated inside the call: {_some(allocated)}")
     elif variant.kernels and not any(fnmatch.fnmatch(c, k) for c in called for k in variant.kernels):
         return Fault("library", f"none of {', '.join(variant.kernels)} ran, but {_some(sorted(called))}")
+    return None
+
+
+def judge_loaded(variant: Variant) -> Fault | None:
+    """Own code may load what it built itself; of somebody else's library it has, by ctypes, no need. For any time after
+    the variant was imported: `world.guard` has listened since before."""
+    if variant.own_code and world.LOADED:
+        return Fault("library", f"says it is its own code, yet loaded {_some(sorted(set(world.LOADED)))}")
+    return None
+
+
+def judge_linked(variant: Variant, before: set[str]) -> Fault | None:
+    """What a CPU kernel's own library is linked against: for after the first call, with what `ran.mapped` answered
+    before the variant was imported. Its story is in its symbols: what it sets and resets leaves no other trace."""
+    if not variant.own_code or variant.gpu_code:
+        return None
+    for library in ran.brought(before):
+        try:
+            wants = ran.borrowed(library)
+        except (OSError, ValueError):  # it is gone, or of another kind
+            continue
+        if names := wants.get("library"):
+            return Fault("library", f"{library.name} calls {_some(names)}, which are not its own")
+        if names := wants.get("global_state"):
+            return Fault("global_state", f"{library.name} calls {_some(names)}, which set what is not a call's")
     return None
 
 

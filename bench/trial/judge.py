@@ -81,7 +81,8 @@ class JudgeRoom(process.Room):
         known = self.known[key]
         for content in contents:
             if content not in known.yards:
-                known.yards[content] = truth.yards_of(case, known.values(content), yardstick)
+                like = next(iter(known.yards.values()), None)
+                known.yards[content] = truth.yards_of(case, known.values(content), yardstick, like=like)
         return known.given
 
     def judge(self, case: Case, content: Content, handed: Handed) -> Verdict:

@@ -55,7 +55,7 @@ class Plan:
         return [v for v in self.variants if v.layer == layer and (not self.named or v.name in self.named)]
 
     def yardstick(self, layer: str) -> Variant | None:
-        return next((v for v in self.variants if v.layer == layer and v.name == "torch.eager"), None)
+        return next((v for v in self.variants if v.layer == layer and v.name == "torch.eager" and not v.outside), None)
 
 
 def plan_of(

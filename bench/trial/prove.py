@@ -10,7 +10,7 @@ from bench.core.process import ProcessFailed
 from bench.core.variants import Variant
 from bench.gpu.counts import counted_case
 from bench.records.record import Counts
-from bench.trial import checks
+from bench.trial import checks, source
 from bench.trial.checks import Verdict
 from bench.trial.judge import Judge
 from bench.trial.room import Proved, Setting
@@ -69,11 +69,13 @@ def prove(
     setting: Setting,
     yardstick: Variant | None,
     progress: Callable[[str], None] = lambda _: None,
-    timed: Mapping[str, Sequence[Shape]] = {},  # noqa: B006
+    timed: Mapping[str, Sequence[Shape]] = {},
+    kept: dict[str, Worker] | None = None,
 ) -> Iterator[Proof]:
     """Prove a variant's phases in one worker; after a crash or a hang the next phase gets a fresh one.
 
-    timed: shapes, by phase, that it will be timed at; slices of them are proved too.
+    timed: shapes, by phase, that it will be timed at; slices of them are proved too. kept: where the worker is put, by
+    the variant's name, if it can go on to be timed.
     """
     worker = None
     if variants.simulated(variant, setting.device, setting.simulate):
@@ -98,7 +100,9 @@ def prove(
             if failure.status == "wrong":  # the simulator's finding, by its name
                 proof.check = failure.evidence.partition(":")[0]
         yield proof
-    if worker:
+    if worker and worker.alive and kept is not None and not setting.simulate and not builds_each_shape(variant):
+        kept[variant.name] = worker
+    elif worker:
         worker.close()
 
 
@@ -136,12 +140,16 @@ def _prove_phase(
         if verdict.deterministic is not None:
             proof.deterministic = verdict.deterministic and proof.deterministic is not False
         proof.kernels_ran = proof.kernels_ran or proved["counts"]
+        proof.notes += [note for note in proved["notes"] if note not in proof.notes]
         if proved["seconds"]:
             work = contract.flops(case.module, case.shape, case.phase)
             work += contract.min_bytes(case.module, case.shape, case.phase)
             proof.work_per_s = max(proof.work_per_s, work / proved["seconds"])
     if not proof.cases:
         proof.status, proof.evidence = "skipped", "; ".join(proof.unsupported)
+    elif found := source.foreign(variant):
+        proof.status, proof.check = "wrong", "source"
+        proof.evidence = f"source: {'; '.join(found[:3])}"
 
 
 def builds_each_shape(variant: Variant) -> bool:

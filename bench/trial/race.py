@@ -29,6 +29,7 @@ from bench.machine import facts
 from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu
 from bench.trial import checks, world
 from bench.trial.judge import Content, Judge
+from bench.trial.prove import builds_each_shape
 from bench.trial.room import Moments, Ready, Replays, Sample, Setting
 from bench.trial.worker import Worker
 from reference import contract
@@ -152,9 +153,14 @@ def race(
     setting: Setting,
     effort: Effort,
     progress: Callable[[str], None] = lambda _: None,
+    workers: dict[str, Worker] | None = None,
 ) -> Timing:
-    """Time all variants on one case. The first one is the baseline of the stopping rule and of the A/A control."""
-    contestants = [Contestant(v, v.name) for v in variants]
+    """Time all variants on one case. The first one is the baseline of the stopping rule and of the A/A control.
+
+    workers: processes that have a variant loaded already, by its name; they are taken, and put back if they can go on.
+    """
+    workers = {} if workers is None else workers
+    contestants = [Contestant(v, v.name, worker=workers.pop(v.name, None)) for v in variants]
     contestants.insert(1, Contestant(variants[0], f"{variants[0].name} (again)", control=True))
     randomness = random.Random(effort.seed)
     canary = None
@@ -172,11 +178,17 @@ def race(
         if is_gpu(setting.device) and process == 0:
             _energy(contestants, progress)
         for c in contestants:
-            if c.worker:
-                c.worker.close()
-                c.worker = None
+            _let_go(c, workers if process == effort.processes - 1 else None)
     noise_floor = _noise_floor(contestants, effort.caches)
     return Timing(case, contestants, noise_floor, stopped, canary, setting.device, facts.snapshot())
+
+
+def _let_go(c: Contestant, workers: dict[str, Worker] | None) -> None:
+    worker, c.worker = c.worker, None
+    if worker and worker.alive and workers is not None and not c.control and not builds_each_shape(c.variant):
+        workers[c.variant.name] = worker
+    elif worker:
+        worker.close()
 
 
 def _pool(case: Case, yardstick: Variant | None, judge: Judge, randomness: random.Random) -> Pool:
@@ -208,7 +220,8 @@ def _start(
 
 def _warm_up(c: Contestant, case: Case, pool: Pool, setting: Setting, randomness: random.Random) -> None:
     """A worker for the contestant, with the case set up."""
-    c.worker = Worker(c.variant, setting)
+    if c.worker is None or not c.worker.alive:
+        c.worker = Worker(c.variant, setting)
     seed = randomness.getrandbits(40)
     try:
         done: Ready = c.worker.ask("ready", limit=setting.prepare_limit, case=case, pool=pool.given, seed=seed)

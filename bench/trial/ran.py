@@ -3,12 +3,18 @@
 Own code may run the kernels that its own sources define: `__global__` functions of the .cu files that its Python names
 or that share its stem, `@triton.jit` functions, and those of the modules that it imports from its backend. What else it
 runs (a library's kernel, or one that is compiled elsewhere) must match its KERNELS. Copies and fills are nobody's code.
+
+And what own code on a CPU is linked against: the shared objects that it brought into the process, and the functions
+that these want of others. A kernel needs the C and C++ library, OpenMP's runtime, and nothing else.
 """
 
 import ast
+import ctypes
 import fnmatch
 import functools
 import re
+import struct
+import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,6 +22,7 @@ from pathlib import Path
 from bench import HOME
 from bench.core.variants import Variant
 from bench.machine.devices import BUSY, Device, Kernel
+from kernels import cache_dir
 
 COPIES = ("Memcpy", "Memset")
 NAME_LENGTH = 100  # of a kernel's name in a record
@@ -119,3 +126,92 @@ def _jit_functions(path: Path) -> Iterator[str]:
 def _global_functions(path: Path) -> list[str]:
     text = re.sub(r"//[^\n]*|/\*.*?\*/", " ", path.read_text(), flags=re.S)
     return re.findall(r"__global__\s+[^;{}]*?\b(?!__launch_bounds__)(\w+)\s*\(", text)
+
+
+# --- what a CPU kernel is linked against ---
+
+SYSTEM = ("libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1")
+# Of OpenMP's runtimes, which must not be loaded to ask them; of libatomic and libmvec.
+SYSTEM_NAMES = ("GOMP_", "omp_", "__kmpc_", "__atomic_", "_ZGV")
+# Functions of those that compute nothing: they find other libraries, or set what a call has no business to set.
+FINDS = ("dlopen", "dlmopen", "dlsym", "dlvsym", "dl_iterate_phdr", "system", "popen", "execv", "posix_spawn", "fork")
+SETS = (
+    *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "pthread_setaffinity_np", "pthread_setschedparam"),
+    *("setpriority", "nice", "prctl", "setrlimit", "setitimer", "timer_create", "timerfd_create", "alarm", "ualarm"),
+    *("signal", "sigaction", "kill", "ptrace", "syscall", "clock_settime", "mlockall", "omp_set_num_threads"),
+)
+UNDEFINED, WEAK, DYNAMIC_SYMBOLS = 0, 2, 11  # of an ELF file: section index, binding, section type
+
+
+def mapped() -> set[str]:
+    """The shared objects in this process's memory, by path."""
+    lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+    return {path for line in lines if ".so" in (path := line[73:].strip())}
+
+
+def brought(before: set[str]) -> list[Path]:
+    """Shared objects that came into the process since `mapped` answered `before`, and that no installed package, no
+    Python and no system brought: those that a variant built."""
+    stays = {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    stays |= {"/usr", "/lib", "/lib64", "/opt"}
+    here = [Path(p).resolve() for p in mapped() - before]
+    mine = str(cache_dir().resolve())
+    return sorted(
+        p
+        for p in here
+        if p.is_relative_to(mine) or not ("site-packages" in p.parts or any(p.is_relative_to(s) for s in stays))
+    )
+
+
+@functools.cache
+def borrowed(library: Path) -> dict[str, list[str]]:
+    """What a shared object wants of others, beyond the C and C++ library and OpenMP's runtime, by the check it fails.
+
+    "library": functions of others, or that find others; "global_state": functions that set what is not a call's.
+
+    Raises ValueError where the file is no 64-bit little-endian ELF.
+    """
+    wants = undefined(library)
+    found = {
+        "library": [name for name in wants if name.startswith(FINDS) or not _of_the_system(name)],
+        "global_state": [name for name in wants if name in SETS],
+    }
+    return {check: names for check, names in found.items() if names}
+
+
+def undefined(library: Path) -> list[str]:
+    """Names of the functions and data that a shared object wants of others; weak ones it can do without are left out.
+
+    System V ABI, ELF-64: the section of dynamic symbols, 24 bytes each, and that of their names.
+    """
+    data = library.read_bytes()
+    if data[:6] != b"\x7fELF\x02\x01":
+        raise ValueError(f"{library.name} is no 64-bit little-endian ELF file")
+    start, size, count = struct.unpack_from("<Q10xHH", data, 40)
+    # Of each section: type, offset, size and the section that belongs to it.
+    sections = [struct.unpack_from("<4xI16xQQI", data, start + i * size) for i in range(count)]
+    found = []
+    for kind, offset, length, strings in sections:
+        if kind != DYNAMIC_SYMBOLS:
+            continue
+        names = sections[strings][1]
+        for name, info, section in struct.iter_unpack("<IBxH16x", data[offset : offset + length]):
+            if name and section == UNDEFINED and info >> 4 != WEAK:
+                found.append(data[names + name : data.index(b"\0", names + name)].decode())
+    return sorted(found)
+
+
+def _of_the_system(name: str) -> bool:
+    libraries = _system()
+    return name.startswith(SYSTEM_NAMES) or not libraries or any(hasattr(library, name) for library in libraries)
+
+
+@functools.cache
+def _system() -> list[ctypes.CDLL]:
+    found = []
+    for name in SYSTEM:
+        try:
+            found.append(ctypes.CDLL(name))
+        except OSError:  # another C library: then nothing can be said of its functions
+            return []
+    return found

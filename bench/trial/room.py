@@ -21,6 +21,7 @@ from bench import simulate
 from bench.core import process
 from bench.core.arena import Arena, Probe, workspace_of
 from bench.core.case import Case, Values, each, map
+from bench.core.evidence import line_of, one_line, telling
 from bench.core.process import ProcessFailed
 from bench.core.shared import Box, Given, opened, values_in
 from bench.core.variants import Variant
@@ -51,6 +52,7 @@ REPLAYS = 3  # in one turn
 ENERGY_SECONDS = 0.4  # of device time between two ticks of the energy counter, which come every 20 to 100 ms
 ENERGY_BATCH_SECONDS = 5e-3  # between looks at it
 ENERGY_PATIENCE_S = 2.0
+MOST_REPORTS = 3  # of the simulator, in a row
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Proved(TypedDict):
     handed: list[Handed]
     seconds: float
     counts: dict[str, int]  # kernels that ran on a GPU in one call, by name
+    notes: list[str]  # what the simulator saw that is no fault
 
 
 class Ready(TypedDict):
@@ -153,19 +156,19 @@ class Room(process.Room):
     def explain(error: BaseException) -> ProcessFailed:
         """By an error's type and message, and the last line of the variant's own code."""
         if isinstance(error, Unavailable):
-            return ProcessFailed("skipped", str(error))
+            return ProcessFailed("skipped", one_line(error))
         if isinstance(error, Tampered):
             return ProcessFailed("wrong", f"global_state: {error}")
         if reports := getattr(error, "reports", ()):  # the simulator's: the kernel is wrong, whatever it computed
-            told = [f"{r.kind}: {r.message.removeprefix(r.kind).strip()}" for r in reports[:3]]
-            return ProcessFailed("wrong", "; ".join(told))
-        if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
-            return ProcessFailed(process.ERROR, f"out of memory: {error}")
-        first = " ".join(str(error).strip().splitlines()[:3])
+            told = [f"{r.kind}: {r.message.removeprefix(r.kind).lstrip(': ')}" for r in reports[:MOST_REPORTS]]
+            return ProcessFailed("wrong", one_line("; ".join(told)))
+        said = telling(error)
+        if isinstance(error, MemoryError) or "not enough memory" in said or "out of memory" in said:
+            return ProcessFailed(process.ERROR, f"out of memory: {said}")
         if type(error).__name__ == "CompileError":  # tells its own place
-            return ProcessFailed(process.ERROR, first)
-        where = process.line_of(error, outside=process.BENCH)
-        return ProcessFailed(process.ERROR, f"{type(error).__name__}: {first}{where}")
+            return ProcessFailed(process.ERROR, said)
+        where = line_of(error, outside=process.BENCH)
+        return ProcessFailed(process.ERROR, f"{one_line(type(error).__name__, 60)}: {said}{where}")
 
     def measure_ceilings(self) -> None:
         """Have the ceilings of a GPU measured where its context is, and kept; the parent reads the file."""
@@ -192,7 +195,8 @@ class Room(process.Room):
         self.device.synchronize()
         seconds = (PERF_COUNTER_NS() - start) / 1e9
         second = self._hand_back(self.arena.probe(), 1)
-        return Proved(watched=watched, handed=[first, second], seconds=seconds, counts=counts)
+        notes = [f"{n.kind} in {n.kernel}: {n.message}" for n in simulate.take_notes()]
+        return Proved(watched=watched, handed=[first, second], seconds=seconds, counts=counts, notes=notes)
 
     def _first_call(self) -> None:
         """It may compile, and leave a pool of threads behind; it may not change the process."""

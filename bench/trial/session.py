@@ -22,6 +22,7 @@ from bench.trial.judge import Judge
 from bench.trial.plan import Plan, cases, check
 from bench.trial.prove import Proof, prove, seeds
 from bench.trial.race import Contestant, Timing, race
+from bench.trial.worker import Worker
 from reference import contract
 
 
@@ -55,6 +56,7 @@ class Session:
         self.done = self.run_.finished() if plan.resume else {}
         self.screen = screen or terminal.Screen()
         self.judge = Judge()
+        self.workers: dict[str, Worker] = {}  # that proved a variant of the layer and can go on to time it
         self.records: list[Record] = []
         self.profiled: list[profiling.Row] = []
 
@@ -64,11 +66,19 @@ class Session:
             self.arch = beside.measure_ceilings(self.plan.setting)
         with self.judge, self.screen:
             for layer, dtype in itertools.product(self.plan.layers, self.plan.dtypes):
-                self.run_layer(layer, dtype)
+                try:
+                    self.run_layer(layer, dtype)
+                finally:
+                    self.close_workers()
                 self.judge.forget()
         self.finish()
         bad = [r for r in self.records if r["status"] not in ("ok", "simulated", "skipped")]
         return cli.WRONG if bad else cli.OK
+
+    def close_workers(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
+        self.workers.clear()
 
     def facts(self) -> terminal.Conditions:
         threads = self.plan.setting.threads or machine.usable_cores()
@@ -119,7 +129,8 @@ class Session:
                 yield Proof(v, phase, dtype, "skipped", evidence=reason or f"has no {phase}")
         yardstick, progress = plan.yardstick(v.layer), self.screen.progress
         timed = {p: [case.shape for case, _ in cases(plan, v.layer, p, dtype)] for p in can}
-        for proof in prove(v, can, dtype, self.seeds, self.judge, plan.setting, yardstick, progress, timed):
+        kept = None if plan.check_only or plan.profile else self.workers
+        for proof in prove(v, can, dtype, self.seeds, self.judge, plan.setting, yardstick, progress, timed, kept):
             if plan.sanitize and proof.ok and not proof.simulated and v.gpu_code:
                 self.sanitize(proof)
             yield proof
@@ -189,7 +200,7 @@ class Session:
         proofs = sorted(proofs, key=lambda p: p.variant.name != "torch.eager")
         racing, yardstick, progress = [p.variant for p in proofs], plan.yardstick(case.layer), self.screen.progress
         try:
-            timing = race(case, racing, yardstick, self.judge, plan.setting, self.effort, progress)
+            timing = race(case, racing, yardstick, self.judge, plan.setting, self.effort, progress, self.workers)
         except ProcessFailed as failure:
             why = failure.status, failure.evidence
             return None, [records.untimed(case, p, calls, self.seeds, *why, plan.device) for p in proofs]
@@ -234,9 +245,14 @@ class Session:
 
 def fastest_torch(timing: Timing) -> Contestant | None:
     """The PyTorch entry that the speed column compares with: the fastest one, not a convenient one."""
-    entries = [c for c in timing.contestants if c.variant.backend == "torch" and not c.control and c.running]
+    entries = [c for c in timing.contestants if _is_torch(c.variant) and not c.control and c.running]
     cold = [(ci[0], c) for c in entries if (ci := c.median_ci(next(iter(c.samples), "")))]
     return min(cold, key=lambda pair: pair[0])[1] if cold else None
+
+
+def _is_torch(variant: Variant) -> bool:
+    """PyTorch as this repository calls it: a variant from outside is nobody's yardstick."""
+    return variant.backend == "torch" and not variant.outside
 
 
 def predicted_too_slow(proof: Proof, case: Case, limit: float) -> str:

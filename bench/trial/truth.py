@@ -35,6 +35,7 @@ import json
 import math
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
@@ -58,7 +59,8 @@ DEAR = 1e9  # FLOPs plus bytes of a case whose truth is not worked out a second 
 CHEAP = 2e7  # FLOPs plus bytes that all seeds of a case may cost
 SEEDS, ENOUGH = 8, 256  # seeds that are drawn, until so many elements were seen of each output
 SHORT, LONG = 128, 1024  # elements of a stretch
-BLOCK = 1 << 17  # elements compared at once, in memory that stays in the cache
+BLOCK = 32_000  # elements compared at once: they stay in the cache, and torch keeps to one thread for so few
+MANY = 16  # blocks from which another thread is worth its start
 KEPT = 4096  # yards kept on disk, at most
 
 
@@ -127,8 +129,8 @@ class Yard:
     @functools.cached_property
     def peak(self) -> float:
         """The largest magnitude of the truth, where it is finite."""
-        found = float(self.truth.abs().max()) if len(self.truth) else 0.0
-        return found if found < math.inf else float(self.truth.abs().nan_to_num_(0.0, 0.0, 0.0).max())
+        parts = (self.truth[start:stop].abs().nan_to_num_(0.0, 0.0, 0.0) for start, stop in _blocks(len(self.truth), 1))
+        return max((float(part.amax()) for part in parts), default=0.0)
 
 
 @dataclass
@@ -441,11 +443,12 @@ def judge(got: torch.Tensor, yard: Yard, sane: bool = True) -> Finding:
     `sane` also asks for an error that is small beside the truth, whatever plain torch's may be. A structured case is
     made to be ill-conditioned, and is not asked.
     """
-    flat = got.detach().cpu().reshape(-1)
-    size = measure(flat, yard)
+    flat, most = got.detach().cpu().reshape(-1), yard.allowed
+    size = measure(flat, yard, most.absolute)
     if size.one == math.inf and (wrong := _not_as_finite(flat, yard.truth, yard.dtype)).any():
         return Finding(yard.name, math.inf, _not_finite(flat, yard, wrong), "not_finite")
-    ratios = Size(*(K * a / b for a, b in zip(astuple(size), astuple(yard.allowed), strict=True)))
+    ratios = Size(*(K * a / b for a, b in zip(astuple(size), astuple(most), strict=True)))
+    ratios = replace(ratios, absolute=ratios.absolute if size.absolute > most.absolute else 0.0)
     finding = Finding(yard.name, max(astuple(ratios)))
     if not finding.ratio <= K:
         return replace(finding, evidence=_inaccurate(flat, yard, ratios), check="inaccurate")
@@ -459,35 +462,58 @@ def judge(got: torch.Tensor, yard: Yard, sane: bool = True) -> Finding:
     return finding
 
 
-def measure(flat: torch.Tensor, yard: Yard) -> Size:
+def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
     """How large the errors of a flat output are, each in units of what it may be; infinite where it is not as finite
-    as the truth. One pass, a block at a time."""
-    count, length = len(flat), _stretch(yard.sizes)
-    one = stretch = total = absolute = 0.0
-    for start, stop in _blocks(count, length):
-        units, largest = _units(flat[start:stop], yard, start, stop)
-        squares, absolute = units.square_(), max(absolute, largest)
-        one, total = max(one, float(squares.max())), total + float(squares.sum())
-        whole = len(squares) // length * length
-        if whole:
-            stretch = max(stretch, float(squares[:whole].view(-1, length).sum(-1).max()) / length)
-        if whole < len(squares):  # the end, as a stretch of the same length
-            first = max(0, count - length)
-            stretch = max(stretch, float(_units(flat[first:], yard, first, count)[0].square_().mean()))
-    return Size(math.sqrt(one), math.sqrt(stretch), math.sqrt(total / max(count, 1)), absolute)
+    as the truth. An absolute error that cannot exceed `small` is not worked out: that bound stands for it.
+
+    One pass, a block at a time; a large output in as many threads as torch has.
+    """
+    count, length, noise = len(flat), _stretch(yard.sizes), yard.noise
+    if not count:
+        return Size()
+    largest_unit = yard.share * yard.peak + noise
+
+    def part(blocks: list[tuple[int, int]]) -> list[float]:
+        one = stretch = total = absolute = 0.0
+        for start, stop in blocks:
+            got, truth = flat[start:stop], yard.truth[start:stop]
+            squares = _units(got, truth, yard, noise).square_()
+            most = float(squares.amax())
+            bound = math.sqrt(most) * largest_unit
+            one, absolute = max(one, most), max(absolute, bound if bound < small else _absolute(got, truth, yard))
+            whole = len(squares) // length * length
+            if whole:
+                sums = squares[:whole].view(-1, length).sum(-1)
+                stretch, total = max(stretch, float(sums.amax())), total + float(sums.sum())
+            if whole < len(squares):  # the end: as a stretch of the same length
+                total += float(squares[whole:].sum())
+                first = max(0, count - length)
+                last = _units(flat[first:], yard.truth[first:], yard, noise)
+                stretch = max(stretch, float(last.square_().mean()) * length)
+        return [one, stretch, total, absolute]
+
+    blocks = list(_blocks(count, length))
+    workers = min(torch.get_num_threads(), 1 + len(blocks) // MANY)
+    if workers == 1:
+        found = [part(blocks)]
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            found = list(pool.map(part, [blocks[i::workers] for i in range(workers)]))
+    one, stretch, total, absolute = zip(*found, strict=True)
+    return Size(math.sqrt(max(one)), math.sqrt(max(stretch) / length), math.sqrt(sum(total) / count), max(absolute))
 
 
-def _units(got: torch.Tensor, yard: Yard, start: int, stop: int) -> tuple[torch.Tensor, float]:
-    """Errors of the elements from start to stop, each in units of what it may be; and the largest, absolute."""
-    truth = yard.truth[start:stop]
-    unit = truth.abs().mul_(yard.share).add_(yard.noise)
+def _units(got: torch.Tensor, truth: torch.Tensor, yard: Yard, noise: float) -> torch.Tensor:
+    """Errors, each in units of what it may be."""
+    error = (got - truth).div_(truth.abs().mul_(yard.share).add_(noise))
+    return error if math.isfinite(float(error.sum())) else _settled(error, got, truth, yard.dtype)
+
+
+def _absolute(got: torch.Tensor, truth: torch.Tensor, yard: Yard) -> float:
+    """The largest error."""
     error = got - truth
-    largest = float(torch.linalg.vector_norm(error, math.inf))
-    if not largest < math.inf:
-        error = _settled(error, got, truth, yard.dtype)
-        unit.masked_fill_(~unit.isfinite(), 1.0)
-        largest = float(error.abs().max())
-    return error.div_(unit), largest
+    largest = float(error.abs().amax())
+    return largest if largest < math.inf else float(_settled(error, got, truth, yard.dtype).abs_().amax())
 
 
 def _settled(error: torch.Tensor, got: torch.Tensor, truth: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -567,7 +593,7 @@ def _inaccurate(flat: torch.Tensor, yard: Yard, ratios: Size) -> str:
     allowed, length = yard.allowed, _stretch(yard.sizes)
     worst, at, first, largest, too_far = -1.0, 0, 0, 0.0, []
     for start, stop in _blocks(len(flat), length):
-        units = _units(flat[start:stop], yard, start, stop)[0].abs_()
+        units = _units(flat[start:stop], yard.truth[start:stop], yard, yard.noise).abs_()
         error = (flat[start:stop] - yard.truth[start:stop]).abs_()
         too_far.append((units > allowed.one).logical_or_(error > allowed.absolute))
         if float(units.max()) > worst:

@@ -1,21 +1,21 @@
-"""The parent's end of a variant's process, or of the judge's: a crash, a hang or a flipped flag costs one row."""
+"""The parent's end of a variant's process: a crash, a hang or a flipped flag costs one row."""
 
 from bench.core import process
 from bench.core.process import Process
 from bench.core.variants import Variant
-from bench.trial import room
-from bench.trial.room import Room, Setting
+from bench.trial import ROOMS
+from bench.trial.room import Setting
 
-# Workers are forked from a server that has imported the room, and so torch, once.
-process.SERVER.set_forkserver_preload([room.__name__])
+# Workers are forked from a server that has imported what they need, and so torch, once.
+process.SERVER.set_forkserver_preload(list(ROOMS))
 
 
 class Worker(Process):
-    """A process whose commands are the methods of `Room`. `variant` None makes it a judge."""
+    """A process whose commands are the methods of `Room`. `variant` None: only its device is asked."""
 
     died = "the process died with {how}"
     timed_out = "no answer within {limit:g} s (--time-limit); stopped"
 
     def __init__(self, variant: Variant | None, setting: Setting):
-        super().__init__(Room, variant, setting, limit=setting.time_limit)
-        self.setting = setting
+        super().__init__("bench.trial.room:Room", variant, setting, limit=setting.time_limit)
+        self.variant, self.setting = variant, setting

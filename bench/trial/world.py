@@ -33,7 +33,7 @@ import threading
 import time
 import types
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -43,6 +43,7 @@ import torch
 
 from bench import HOME
 from bench.core.arena import checksum
+from bench.trial import ran
 from kernels import cache_dir
 
 State = dict[str, object]
@@ -59,7 +60,7 @@ POLICIES = {getattr(os, name): name for name in dir(os) if name.startswith("SCHE
 # A bound pool is the user's: then each thread has an affinity of its own.
 BINDS_THREADS = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 # Variables that torch, its compiler and Triton set for themselves.
-NOT_THE_VARIANTS = ("TORCHINDUCTOR_", "TRITON_", "CUDA_MODULE_LOADING", "KINETO_", "PYTEST_")
+NOT_THE_VARIANTS = ("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "CUDA_MODULE_LOADING", "KINETO_", "PYTEST_")
 PARALLEL = 1 << 16  # elements: enough for torch to divide the work among its threads
 TINY, HALF = sys.float_info.min, 0.5
 MOST_TASKS = 64  # looked at one by one
@@ -125,19 +126,27 @@ def take(deep: bool = False) -> State:
         "clock": (time.perf_counter_ns is PERF_COUNTER_NS, time.process_time_ns is PROCESS_TIME_NS),
         "clocks of a GPU": _gpu_clocks() == GPU_CLOCKS,
         "replaced functions": _replaced(),
-        **{name: get() for name, get in GETTERS.items()},
+        **{name: _asked(get) for name, get in GETTERS.items()},
         **_of_python(),
         **_of_process(),
         **_of_tasks("self"),
     }
     if FP32_PRECISION:
-        state["fp32 precision"] = tuple(FP32_PRECISION(*which) for which in PRECISIONS)
+        state["fp32 precision"] = tuple(_asked(FP32_PRECISION, *which) for which in PRECISIONS)
     if torch.cuda.is_initialized():
         state["current GPU"] = torch.cuda.current_device()
         state["current stream"] = torch.cuda.current_stream().cuda_stream
     if deep:
         state["denormals are kept by torch's threads"] = _workers_keep_denormals()
     return state
+
+
+def _asked(get: Callable[..., object], *arguments: object) -> object:
+    """A setting; torch raises where it was made in two ways that contradict each other, which is a change as well."""
+    try:
+        return get(*arguments)
+    except RuntimeError as error:
+        return f"an error ({str(error)[:60]})"
 
 
 def _of_python() -> State:
@@ -208,8 +217,11 @@ def from_outside(pid: int) -> State:
 
 
 def difference(before: State, after: State) -> str:
-    """What changed, in words; "" for nothing. What only one of them has is not compared. Fewer threads or children than
-    before are no change: they came to their end. Native threads are a matter of `late_work`: pools grow with the work."""
+    """What changed, in words; "" for nothing. What only one of them has is not compared.
+
+    Fewer threads or children than before are no change: they came to their end. Native threads are a matter of
+    `late_work`: pools grow with the work.
+    """
     changed = []
     for name, was in before.items():
         now = after.get(name, was)
@@ -245,22 +257,28 @@ def late_work(before: State, after: State) -> str:
 FEWEST_CALLS, SHORTEST_S, MORE_CORES = 8, 100e-6, 0.5
 
 
-def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int) -> str:
-    """Evidence that calls used more cores than `threads`; "" for none.
+def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int, runtimes: int = 1) -> str:
+    """Evidence that calls used more cores than `threads`; "" for none. `runtimes`: `openmp_runtimes` of their process.
 
     The rule: of at least 8 calls of at least 0.1 ms each, the median of CPU seconds over wall seconds is above
-    2 · threads − 1 + ½. A call's own pool has `threads` threads; torch's, which filled the outputs just before, may
-    still be spinning with threads − 1 of them, and a thread is busy at most one second a second: more an honest call
-    cannot reach, whatever else the machine does. With one thread the bound is 1.5, with four 7.5: it tells who takes
-    a large machine whole, not who takes one core more.
+    threads + (runtimes − 1) · (threads − 1) + ½. Where torch and a kernel share an OpenMP runtime, they share a pool,
+    and an honest call keeps `threads` threads busy at most; where each has its own, the other one's threads, which
+    filled the outputs just before, may still be spinning. A thread is busy at most one second a second, so an honest
+    call cannot reach the bound, whatever else the machine does. One more thread that works half the time stays below.
     """
     ratios = [c / w for c, w in zip(cpu_s, wall_s, strict=True) if w >= SHORTEST_S]
     if len(ratios) < FEWEST_CALLS:
         return ""
-    ratio, bound = statistics.median(ratios), 2 * threads - 1 + MORE_CORES
+    ratio, bound = statistics.median(ratios), threads + (max(1, runtimes) - 1) * (threads - 1) + MORE_CORES
     if ratio <= bound:
         return ""
     return f"{ratio:.1f} cores were busy in a call (the median of {len(ratios)}), and it was given {threads}"
+
+
+def openmp_runtimes() -> int:
+    """How many OpenMP runtimes this process has loaded, each with a pool of its own."""
+    names = {Path(file).name for file in ran.mapped()}
+    return sum(name.startswith(("libgomp", "libiomp", "libomp")) for name in names)
 
 
 def _told(name: str, was: object, now: object) -> str:
@@ -343,6 +361,7 @@ class Names:
     names: tuple[str, ...]
     functions: tuple[object, ...]
     now: Callable[[Any], tuple[object, ...]]  # of the namespace: what is under those names. Raises KeyError
+    known: frozenset[str]  # all names that were there
 
 
 BOUND: list[Names] = []
@@ -361,7 +380,6 @@ def bind() -> None:
     ]
     owners += [("pathlib.Path", Path), ("torch", torch)]
     owners += [("Connection", multiprocessing.connection.Connection), ("torch.Tensor", torch.Tensor)]
-    owners += [("torch.Tensor", base) for base in torch.Tensor.__mro__[1:] if base is not object]
     owners += [(n, m) for n, m in sorted(sys.modules.items()) if n == "bench" or n.startswith("bench.")]
     for of, owner in owners:
         BOUND.append(_names(of, owner))
@@ -372,11 +390,13 @@ def bind() -> None:
 
 
 def _names(of: str, owner: object) -> Names:
-    found = {n: v for n, v in vars(owner).items() if isinstance(v, CALLABLE) and not (of == "torch" and n[0] == "_")}
+    found = {n: v for n, v in vars(owner).items() if isinstance(v, CALLABLE)}
+    if of == "torch":  # its compiler replaces one, and what is private comes and goes
+        found = {n: v for n, v in found.items() if n[0] != "_" and n != "manual_seed"}
     names = tuple(found)
     # Of one name itemgetter would answer no tuple.
     now = operator.itemgetter(*names) if len(names) > 1 else lambda space: tuple(space[n] for n in names)
-    return Names(of, owner, names, tuple(found.values()), now)
+    return Names(of, owner, names, tuple(found.values()), now, frozenset(vars(owner)))
 
 
 def _replaced() -> tuple[str, ...]:
@@ -384,6 +404,8 @@ def _replaced() -> tuple[str, ...]:
     found = []
     for bound in BOUND:
         space = vars(bound.owner)
+        if len(space) != len(bound.known):
+            found += [f"{bound.of}.{name}" for name in space.keys() - bound.known if _shadows(bound.owner, name)]
         try:
             # Identical objects are equal without being asked.
             if bound.now(space) == bound.functions:
@@ -393,6 +415,13 @@ def _replaced() -> tuple[str, ...]:
         pairs = zip(bound.names, bound.functions, strict=True)
         found += [f"{bound.of}.{name}" for name, function in pairs if space.get(name) is not function]
     return tuple(found)
+
+
+def _shadows(owner: object, name: str) -> bool:
+    """Whether a new name hides what was found before: a class's an inherited one, a module's a builtin."""
+    if isinstance(owner, type):
+        return any(hasattr(base, name) for base in owner.__mro__[1:])
+    return hasattr(builtins, name) and not (name.startswith("__") and name.endswith("__"))
 
 
 # --- who sets what, while it is watched ---
@@ -453,6 +482,7 @@ AUDITED = {
     ),
     *("resource.setrlimit", "resource.prlimit"),
 }
+SETS_HOOKS = (threading.__file__, f"{HOME / 'bench'}{os.sep}")
 MARK = "_notes_its_calls"
 
 
@@ -461,30 +491,50 @@ def guard() -> None:
 
     Once a process, before a variant is imported; again does no harm, and binds anew.
     """
-    if not BOUND:
-        sys.addaudithook(_audited)
+    _listen()
     for module, names in PLACES.items():
         for name in names:
             _note_calls(module, name)
     for name in dir(torch._C):
         if name.startswith("_set_") and any(word in name for word in SETS):
             _note_calls(torch._C, name)
+    for place, name, prop in _properties():
+        prop.setter = _noting(prop.setter, f"{place}.{name}")
     bind()
 
 
+def _properties() -> Iterator[tuple[str, str, Any]]:
+    """The settings of torch.backends that are attributes and hold the setter they were given: (module, name, it)."""
+    for module in [m for n, m in sorted(sys.modules.items()) if n.startswith("torch.backends.")]:
+        for name, value in vars(type(module)).items():
+            if isinstance(value, torch.backends.ContextProp):
+                yield module.__name__, name, value
+
+
+@functools.cache
+def _listen() -> None:
+    sys.addaudithook(_audited)  # there is no way to take it back
+
+
 def _note_calls(module: ModuleType, name: str) -> None:
-    function = getattr(module, name, None)
-    if not callable(function) or hasattr(function, MARK):
-        return
-    place = module.__name__.lstrip("_").replace("posix", "os").replace("torch._C", "torch")
+    if callable(function := getattr(module, name, None)):
+        place = module.__name__.lstrip("_").replace("posix", "os").replace("torch._C", "torch")
+        setattr(module, name, _noting(function, f"{place}.{name}"))
+
+
+def _noting(function: Callable[..., object], what: str) -> Callable[..., object]:
+    """The function, but each call of it is noted; the same one where it is so already."""
+    if hasattr(function, MARK):
+        return function
 
     def noting(*arguments: object, **keywords: object) -> object:
-        EVENTS.append(Event(f"{place}.{name}({_arguments(arguments)})", threading.current_thread().name))
+        EVENTS.append(Event(f"{what}({_arguments(arguments)})", _thread_name()))
         return function(*arguments, **keywords)
 
-    noting.__name__, noting.__qualname__, noting.__doc__ = name, name, getattr(function, "__doc__", None)
+    noting.__name__ = noting.__qualname__ = what.rpartition(".")[2]
+    noting.__doc__ = getattr(function, "__doc__", None)
     setattr(noting, MARK, True)
-    setattr(module, name, noting)
+    return noting
 
 
 def _arguments(values: tuple[object, ...]) -> str:
@@ -494,8 +544,9 @@ def _arguments(values: tuple[object, ...]) -> str:
 
 def _audited(event: str, arguments: tuple[Any, ...]) -> None:
     if event in AUDITED:
-        if event.startswith("sys.set") and _is_threading(sys._getframe(1)):
-            return  # of a thread that starts under a profile function
+        # A thread that starts under a profile function sets it; so does the harness, to look.
+        if event.startswith("sys.set") and sys._getframe(1).f_code.co_filename.startswith(SETS_HOOKS):
+            return
         EVENTS.append(Event(event, _thread_name()))
     elif event == "object.__setattr__":  # told of few attributes only
         what, name = arguments[:2]
@@ -507,10 +558,6 @@ def _audited(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _thread_name() -> str:
     return "main" if _thread.get_ident() == threading.main_thread().ident else "another"
-
-
-def _is_threading(frame: types.FrameType) -> bool:
-    return frame.f_code.co_filename == threading.__file__
 
 
 # Functions of the system's own libraries that nobody needs to compute.

@@ -1,4 +1,5 @@
 """Two stages: all cores sum fixed chunks, 64 squares a lane in fp32 and then in double; one core adds the chunks.
+Blocks whose squares do not fit fp32 are summed again in double.
 
 Floor: one read of the gradients, two FLOPs an element; memory sets the pace. Measured on one Zen 5 core:
 0.7 of the bandwidth of a streamed copy, whose writes overlap its reads.

@@ -1,5 +1,7 @@
 """Addition and LayerNorm in one sweep: the sum is normalised while its row is still in L1.
 
+Forward shares its sums with layernorm's simd, backward is the same function, as addition passes the gradient on.
+
 Floor, per element: forward two reads and two writes, backward three reads and one write; memory sets the pace.
 Measured out of cache on one Zen 5 core at B=4, T=1024, C=768: 0.8 of a streamed copy's bandwidth in fp32, 0.7 forward
 and 0.6 backward in bf16.
@@ -11,8 +13,8 @@ DETERMINISTIC = True  # rows are cut into chunks by their number, not by the thr
 
 MAX_CHUNKS = 64  # as in layernorm.hpp
 
-forward_kernel = Kernel("simd.cpp", "residual_layernorm_forward")
-backward_kernel = Kernel("simd.cpp", "residual_layernorm_backward")
+forward_kernel = Kernel("../layernorm/simd.cpp", "residual_layernorm_forward")
+backward_kernel = Kernel("../layernorm/simd.cpp", "layernorm_backward")
 
 
 def workspace(shape, phase):

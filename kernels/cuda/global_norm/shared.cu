@@ -16,6 +16,10 @@ __device__ double block_sum_of_doubles(double value) {
     return total;
 }
 
+// Squares add up well in fp32 where their sum is in between: it did not overflow, and what underflowed is too small
+// beside it to matter.
+constexpr float LEAST = 0x1p-90f, MOST = 3.402823466e38f;
+
 // sums[block] = the sum of squares of one chunk: CHUNK elements of one tensor, or its last ones.
 template <typename T, int TENSORS, int N, int THREADS, int CHUNK>
 __global__ void __launch_bounds__(THREADS)
@@ -41,9 +45,18 @@ __global__ void __launch_bounds__(THREADS)
             add(g);
         }
     }
-    double sum = 0;
+    float found = 0;
 #pragma unroll
-    for (int k = 0; k < N; k++) sum += squares[k];
+    for (int k = 0; k < N; k++) found += squares[k];
+    double sum = found;
+    if (!(found >= LEAST && found <= MOST)) {  // again in double; rare, but for threads that have nothing to add
+        sum = 0;
+        for (int i = threadIdx.x * N; i < size; i += THREADS * N)
+            for (int k = 0; k < N && i + k < size; k++) {
+                double g = to_float(grad[i + k]);
+                sum += g * g;
+            }
+    }
     sum = block_sum_of_doubles<THREADS>(sum);
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }

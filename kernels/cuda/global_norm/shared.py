@@ -2,7 +2,8 @@
 
 Floor: one read of the gradients, two FLOPs an element; memory sets the pace. A block finds its tensor and chunk by
 binary search; a thread's loads of a whole chunk depend on nothing, so that many are in flight. Squares are summed in
-short fp32 chains, 4 or 8 a thread, everything above in double; no atomics, so that the order is always the same.
+short fp32 chains, 4 or 8 a thread, everything above in double; a thread whose squares do not fit fp32 sums them again
+in double. No atomics, so that the order is always the same.
 """
 
 import math

@@ -17,7 +17,8 @@ def _update(grad, step, lr, grad_scale, beta1, beta2, eps, decay, param, m, v, m
     g = grad.float() * grad_scale
     new_m = beta1 * m + (1 - beta1) * g
     new_v = beta2 * v + (1 - beta2) * g * g
-    update = new_m / (1 - beta1**step) / ((new_v / (1 - beta2**step)).sqrt() + eps)
+    step = step.double()  # 1 - 0.9999 has lost three of fp32's digits
+    update = new_m / (1 - beta1**step).float() / ((new_v / (1 - beta2**step).float()).sqrt() + eps)
     new_p = p - lr * (update + decay * p)
     m.copy_(new_m)
     v.copy_(new_v)

@@ -16,11 +16,13 @@ def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, *, pa
     torch._foreach_lerp_(m, g, 1 - beta1)
     torch._foreach_mul_(v, beta2)
     torch._foreach_addcmul_(v, g, g, value=1 - beta2)
-    # p -= lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps)
-    denominators = torch._foreach_sqrt(torch._foreach_div(v, 1 - beta2**step))
+    # p -= lr / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps), the powers in fp64: 1 - 0.9999 has lost three
+    # of fp32's digits
+    step = step.double()
+    denominators = torch._foreach_sqrt(torch._foreach_div(v, (1 - beta2**step).float()))
     torch._foreach_add_(denominators, eps)
     updates = torch._foreach_div(m, denominators)
-    torch._foreach_mul_(updates, lr / (1 - beta1**step))
+    torch._foreach_mul_(updates, (lr / (1 - beta1**step)).float())
     torch._foreach_sub_(updated, updates)
     if masters is not None:
         torch._foreach_copy_(params, masters)

@@ -1,7 +1,7 @@
 """A sum of squares for each chunk of each tensor, and a second launch that adds the sums in order: no atomics.
 
-Floor: one read of the gradients, two FLOPs an element; memory sets the pace. Squares are added in fp32 within a thread
-and in double above, so that the order of the tree leaves no trace in the result.
+Floor: one read of the gradients, two FLOPs an element; memory sets the pace. Squares are taken and added in double, so
+that neither their size nor the order of the tree leaves a trace in the result.
 """
 
 import math
@@ -26,8 +26,9 @@ def sum_squares(sums, grads, sizes, CHUNK: tl.constexpr):
     start = chunk.to(tl.int64) * CHUNK
     left = pick(sizes, tensor) - start
     i = tl.arange(0, CHUNK)
-    g = tl.load(pick(grads, tensor) + start + i, mask=i < left, other=0.0).to(tl.float32)
-    tl.store(sums + program, tl.sum((g * g).to(tl.float64)))
+    # Widened before they are squared: a square of 1e20 does not fit fp32, and one of 1e-30 is 0 in it.
+    g = tl.load(pick(grads, tensor) + start + i, mask=i < left, other=0.0).to(tl.float32).to(tl.float64)
+    tl.store(sums + program, tl.sum(g * g))
 
 
 @triton.jit(do_not_specialize=["count"])

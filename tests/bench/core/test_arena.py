@@ -56,15 +56,6 @@ def test_inputs_are_fenced_too():
     assert list(arena.broken_fences()) == ["a[0]"]
 
 
-def test_checksums_see_one_changed_element():
-    arena = arena_of(RESIDUAL)
-    before = arena.input_checksums()
-    assert arena.input_checksums() == before
-    one(arena.inputs["b"])[99] += 1
-    after = arena.input_checksums()
-    assert after["a"] == before["a"] and after["b"] != before["b"]
-
-
 def test_q_k_v_are_slices_of_one_tensor_and_so_are_their_gradients():
     arena = arena_of(ATTENTION)
     for names in (("q", "k", "v"), ("dq", "dk", "dv")):
@@ -100,3 +91,56 @@ def test_in_place_tensors_are_restored_before_each_call():
     one(arena.outputs["logits"]).zero_()
     arena.reset()
     assert torch.equal(one(arena.outputs["logits"]), one(values["logits"]))
+
+
+def test_what_is_done_to_an_argument_does_not_last_and_is_told():
+    arena = arena_of(RESIDUAL)
+    args, kwargs = arena.args(), arena.kwargs()
+    assert arena.tampered(args, kwargs) == ""
+    kwargs["out"].data = torch.zeros(100)
+    assert "another address" in arena.tampered(args, kwargs)
+    assert one(arena.outputs["out"]).isnan().all() and arena.tampered(arena.args(), arena.kwargs()) == ""
+
+
+@pytest.mark.parametrize(
+    ("tamper", "says"),
+    [
+        (lambda t: setattr(t, "__class__", Lazy), "became a Lazy"),
+        (lambda t: t.resize_(50), "other sizes"),
+        (lambda t: t.set_(torch.zeros(100)), "another address"),
+        (lambda t: t.as_strided_((50,), (2,)), "other sizes"),
+    ],
+)
+def test_an_output_that_is_no_longer_the_output(tamper, says):
+    arena = arena_of(RESIDUAL)
+    args, kwargs = arena.args(), arena.kwargs()
+    tamper(kwargs["out"])
+    assert says in arena.tampered(args, kwargs)
+
+
+class Lazy(torch.Tensor):
+    pass
+
+
+def test_a_probe_sees_what_is_written_later():
+    arena = arena_of(RESIDUAL)
+    one(arena.outputs["out"]).zero_()
+    told = [p.plain() for p in arena.probe()]
+    assert arena.late(told) == ""
+    one(arena.outputs["out"])[:] = 1
+    assert "64 of 64 elements of out[0]" in arena.late(told)
+
+
+def test_probes_lie_elsewhere_each_time():
+    arena = arena_of(Case("residual", "forward", {"N": 100_000, "dtype": "fp32"}, "test"))
+    assert len({arena.probe()[0].start for _ in range(10)}) == 10
+
+
+def test_guard_bands_and_poison_follow_from_their_seeds():
+    one_, other = Arena(RESIDUAL, seed=3), Arena(RESIDUAL, seed=4)
+    for arena in (one_, other):
+        arena.reset(seed=8)
+    assert one_.poison == other.poison
+    assert not torch.equal(one_.fences["a[0]"].guard, other.fences["a[0]"].guard)
+    other.fence_off(3)
+    assert torch.equal(one_.fences["a[0]"].guard, other.fences["a[0]"].guard) and not other.broken_fences()

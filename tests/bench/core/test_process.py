@@ -1,13 +1,20 @@
 """One protocol for every process: commands, limits, messages, failures, the end; forked from the server and fresh."""
 
 import os
+import pickle
 import signal
+import sys
+import threading
 import time
+from multiprocessing import forkserver
+from pathlib import Path
 
 import pytest
 
 from bench.cli import CANNOT_RUN, CannotGoOn
-from bench.core.process import CRASH, ERROR, OUT_OF_MEMORY, TIMEOUT, Process, ProcessFailed, Room
+from bench.core import process as process_module
+from bench.core.process import CRASH, ERROR, OUT_OF_MEMORY, TIMEOUT, Gone, Process, ProcessFailed, Room, start_server
+from tests.bench.core.saboteur import Pair, Runs, Saboteur
 
 
 class Subject(Room):
@@ -113,3 +120,220 @@ def test_a_busy_one_is_killed_when_the_parent_leaves():
         raise KeyboardInterrupt
     process.process.join(5)
     assert process.process.exitcode == -signal.SIGKILL and time.monotonic() - start < 20
+
+
+# --- accidents and sabotage: the guilty command fails with a word on why, everybody else goes on ---
+
+
+@pytest.fixture
+def saboteur():
+    with Process(Saboteur, limit=20.0) as found:
+        yield found
+
+
+def test_plain_answers_of_the_right_type_come_through(saboteur):
+    assert saboteur.ask("pair", left=3) == Pair(3, 0.5) and saboteur.ask("time", seconds=2.0) == {"seconds": 2.0}
+    assert saboteur.ask("count") == [0.5, 0.25] and {type(x) for x in saboteur.ask("count")} == {float}
+
+
+@pytest.mark.parametrize(
+    "command, arguments, evidence",
+    [
+        ("lie", {"what": "text"}, "the answer is of type str, not int"),
+        ("lie", {"what": None}, "the answer is of type NoneType, not int"),
+        ("pair", {"left": "three"}, "the answer.left is of type str, not int"),
+        ("time", {"seconds": float("nan")}, "the answer.seconds is nan, which is not a duration"),
+        ("time", {"seconds": -1.0}, "the answer.seconds is -1.0, which is not a duration"),
+        ("garbage", {"data": b"\xff\xff\xff\xfe" + b"x" * 50}, "a message that claims to have -2 bytes"),
+        ("garbage", {"data": b"\x7f\xff\xff\xff"}, "a message that claims to have 2,147,483,647 bytes"),
+        ("garbage", {"data": b"\x00\x00\x00\x04oops"}, "4 bytes that are no message"),
+        ("pickled", {"message": pickle.dumps(("not", "one"))}, "something else than a message"),
+        ("pickled", {"message": pickle.dumps((7, "done", None))}, "an answer to another command"),
+        ("pickled", {"message": pickle.dumps((1, "odd", None))}, "a message of an unknown kind"),
+        ("pickled", {"message": pickle.dumps((1, "failure", "x"))}, "the failure is of type str"),
+        ("flood", {}, "more than"),
+    ],
+)
+def test_rubbish_is_the_failure_of_its_command_and_ends_its_process(
+    saboteur, command, arguments, evidence, monkeypatch
+):
+    monkeypatch.setattr("bench.core.process.MOST_TOLD", 100)
+    with Process(Saboteur, limit=20.0) as neighbour:
+        found = failure(saboteur, command, **arguments)
+        assert found.status == CRASH and found.evidence.startswith("it sent rubbish: ") and evidence in found.evidence
+        assert not saboteur.alive and neighbour.ask("well") == "well"
+        again = failure(saboteur, "well")
+        assert isinstance(again, Gone) and not saboteur.alive
+    saboteur.restart()
+    assert saboteur.ask("well") == "well"
+
+
+def test_a_message_that_would_run_code_in_the_parent_does_not(saboteur, tmp_path):
+    message = pickle.dumps((1, "done", Runs(f"touch {tmp_path}/ran")), 4)
+    found = failure(saboteur, "pickled", message=message)
+    assert "a message that asks for posix.system" in found.evidence and not (tmp_path / "ran").exists()
+
+
+def test_a_message_that_never_ends_is_a_timeout(saboteur):
+    start = time.monotonic()
+    assert failure(saboteur, "garbage", 0.5, data=b"\x00\x00\x10\x00half").status == TIMEOUT
+    assert time.monotonic() - start < 5
+
+
+def test_an_answer_before_the_answer_is_found_at_the_next_command(saboteur):
+    assert (
+        saboteur.ask("answer_first", number=1) == "mine"
+    )  # of the right type: whether it is true is the judge's question
+    time.sleep(0.3)
+    found = failure(saboteur, "well")
+    assert found.status == CRASH and "nobody asked for" in found.evidence
+
+
+def test_an_answer_that_cannot_be_sent_is_an_error_and_the_process_goes_on(saboteur):
+    assert "cannot be sent" in failure(saboteur, "unsendable").evidence
+    assert "more than" in failure(saboteur, "large").evidence
+    assert saboteur.ask("well") == "well"
+
+
+def test_a_closed_pipe_is_told_at_once(saboteur):
+    start = time.monotonic()
+    found = failure(saboteur, "close_all")
+    assert found.status == CRASH and time.monotonic() - start < 10
+
+
+def test_a_forked_child_that_holds_the_pipe_hides_no_death(saboteur):
+    start = time.monotonic()
+    found = failure(saboteur, "fork_and_die")
+    assert (found.status, found.evidence) == (CRASH, "its process died with signal SIGSEGV")
+    assert time.monotonic() - start < 10
+
+
+def test_a_forked_child_that_returns_does_not_answer_too(saboteur):
+    assert saboteur.ask("fork_and_return") == "well"
+    time.sleep(0.2)
+    assert saboteur.ask("well") == "well"
+
+
+def test_what_a_command_forked_ends_with_its_process(saboteur):
+    child = saboteur.ask("leave_a_child")
+    assert is_running(child)
+    saboteur.close()
+    end = time.monotonic() + 5
+    while is_running(child) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not is_running(child)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_a_killed_neighbour_says_so_and_is_started_again(saboteur):
+    with Process(Saboteur, limit=20.0) as neighbour:
+        assert neighbour.ask("well") == "well"
+        saboteur.ask("kill", pid=neighbour.process.pid, number=signal.SIGKILL)
+        neighbour.process.join(5)
+        found = failure(neighbour, "well")
+        assert isinstance(found, Gone) and found.evidence == "its process died with signal SIGKILL"
+        neighbour.restart()
+        assert neighbour.ask("well") == "well"
+    assert saboteur.ask("well") == "well"
+
+
+def test_a_stopped_neighbour_is_woken(saboteur, monkeypatch):
+    monkeypatch.setattr("bench.core.process.NUDGE_SECONDS", 0.2)
+    with Process(Saboteur, limit=20.0) as neighbour:
+        assert neighbour.ask("well") == "well"
+        saboteur.ask("kill", pid=neighbour.process.pid, number=signal.SIGSTOP)
+        assert neighbour.ask("well") == "well"
+
+
+def test_a_stopped_process_that_takes_no_command_is_a_timeout(saboteur, monkeypatch):
+    monkeypatch.setattr("bench.core.process.Process._signal", lambda self, number: None)
+    assert saboteur.ask("well") == "well"
+    os.kill(saboteur.process.pid, signal.SIGSTOP)
+    saboteur.limit = 0.5
+    assert failure(saboteur, "lie", what=bytes(1 << 23)).status == TIMEOUT
+
+
+def server_pid() -> int:
+    return forkserver._forkserver._forkserver_pid
+
+
+def test_a_stopped_server_is_woken(saboteur):
+    assert saboteur.ask("well") == "well"
+    saboteur.ask("kill", pid=server_pid(), number=signal.SIGSTOP)
+    with Process(Saboteur, limit=20.0) as another:
+        assert another.ask("well") == "well"
+
+
+def test_a_server_that_does_not_answer_is_replaced(saboteur, monkeypatch):
+    send = process_module._signal_server
+    monkeypatch.setattr(process_module, "START_SECONDS", 0.3)
+    monkeypatch.setattr(process_module, "_signal_server", lambda n: send(n) if n == signal.SIGKILL else None)
+    before = server_pid()
+    saboteur.ask("kill", pid=before, number=signal.SIGSTOP)
+    threading.Timer(1.5, lambda: monkeypatch.setattr(process_module, "START_SECONDS", 60.0)).start()
+    with Process(Saboteur, limit=20.0) as another:
+        assert another.ask("well") == "well"
+    assert server_pid() != before or not is_running(before)
+
+
+def test_without_its_server_a_process_goes_on_and_ends(saboteur):
+    assert saboteur.ask("well") == "well"
+    os.kill(server_pid(), signal.SIGKILL)
+    time.sleep(0.2)
+    assert saboteur.alive and saboteur.ask("well") == "well"
+    saboteur.send("garbage", data=b"")
+    saboteur.close()
+    time.sleep(0.2)
+    assert not is_running(saboteur.process.pid)
+    with Process(Saboteur, limit=20.0) as another:
+        assert another.ask("well") == "well"
+
+
+def test_evidence_is_bounded_and_plain_where_it_arises(saboteur):
+    start = time.monotonic()
+    found = failure(saboteur, "raise_", size=10 << 20, text="a@")
+    assert found.evidence.startswith("ValueError: a@a@") and len(found.evidence) < 600
+    found = failure(saboteur, "raise_", size=1, text="\x1b[31mred\udc80 \x1b]0;title\x07end")
+    assert found.evidence.startswith("ValueError: red\ufffd end")
+    assert "Unspeakable" in failure(saboteur, "unspeakable").evidence
+    assert time.monotonic() - start < 10 and saboteur.ask("well") == "well"
+
+
+def test_a_room_can_be_named_and_its_types_are_held_all_the_same(tmp_path, monkeypatch):
+    """The parent imports nothing: the process tells what its commands answer, before it loads anything else."""
+    (tmp_path / "far_room.py").write_text(FAR)
+    monkeypatch.syspath_prepend(tmp_path)
+    for _ in range(2):  # the second time they are known
+        with Process("far_room:Far", 3, limit=20.0, environment={"PYTHONPATH": str(tmp_path)}) as far:
+            assert far.ask("good") == 3 and "far_room" not in sys.modules
+            assert "the answer is of type str, not int" in failure(far, "bad").evidence
+    with Process("far_room:Missing", limit=20.0, environment={"PYTHONPATH": str(tmp_path)}) as missing:
+        assert "has no attribute 'Missing'" in failure(missing, "good").evidence
+
+
+FAR = """
+from bench.core.process import Room
+
+class Far(Room):
+    def __init__(self, number: int):
+        self.number = number
+
+    def good(self) -> int:
+        return self.number
+
+    def bad(self) -> int:
+        return "bad"
+"""
+
+
+def test_the_server_can_be_started_early():
+    start = time.monotonic()
+    start_server()
+    assert time.monotonic() - start < 5 and is_running(server_pid())

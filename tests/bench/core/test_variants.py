@@ -1,5 +1,7 @@
-"""Discovery: a path is a name, and what cannot be a variant is an error that names the file."""
+"""Discovery: a path is a name; what cannot be a variant is an error that names the file, and elsewhere costs itself."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,10 @@ from kernels import Unavailable
 GOOD = '"""Adds."""\n\ndef forward(a, b, *, out):\n    pass\n'
 
 
-def write(root: Path, path: str, text: str = GOOD) -> Path:
+def write(root: Path, path: str, text: str | bytes = GOOD) -> Path:
     file = root / path
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     return file
 
 
@@ -43,7 +45,7 @@ def test_reading_does_not_run_the_file(tmp_path):
         found.load()
 
 
-@pytest.mark.parametrize(
+WRONG = pytest.mark.parametrize(
     ("path", "text", "says"),
     [
         ("torch/residul/mine.py", GOOD, "no layer 'residul'; did you mean 'residual'"),
@@ -59,13 +61,74 @@ def test_reading_does_not_run_the_file(tmp_path):
         ("torch/residual/mine.py", GOOD + "DTYPES = list(x)\n", "must be a literal"),
         ("torch/residual/mine.py", GOOD + 'DTYPES = ("fp32", "float16")\n', "'float16', which is none of .*fp16"),
         ("torch/residual/mine.py", GOOD.replace("out)", "out, workspace)"), "takes a workspace, but no workspace"),
+        ("torch/residual/mine.py", GOOD + "REQUIRES = 5\n", "REQUIRES cannot be 5"),
+        ("torch/residual/mine.py", GOOD + "SPILLS = 'many'\n", "SPILLS cannot be"),
+        ("torch/residual/mine.py", GOOD + "X = " + "-" * 20_000 + "1\n", "mine.py"),  # too deep for the parser
+        ("torch/residual/mine.py", GOOD + "\0", "null bytes"),
+        ("torch/residual/mine.py", b'"""\xff."""\n', "line 1|cannot be read"),
+        ("torch/residual/mine.py", "#" * (variants.MOST_SOURCE_BYTES + 1), "more than 4 MiB"),
+        ("torch/residual/mi\nne.py", GOOD, "name has a character"),
     ],
 )
-def test_what_cannot_be_a_variant_is_an_error_that_names_the_file(tmp_path, path, text, says):
+
+
+@WRONG
+def test_what_cannot_be_a_variant_is_an_error_that_names_the_file(tmp_path, monkeypatch, path, text, says):
     file = write(tmp_path, path, text)
+    monkeypatch.setattr(variants, "KERNELS", tmp_path.resolve())
     with pytest.raises(Misplaced, match=says) as error:
-        variants.discover((tmp_path,))
+        variants.discover()
     assert file.name in str(error.value)
+
+
+@WRONG
+def test_elsewhere_it_costs_itself_alone_and_says_why(tmp_path, capsys, path, text, says):
+    file = write(tmp_path, path, text)
+    write(tmp_path, "torch/residual/right.py")
+    found = {v.stem: v for v in outside(tmp_path)}
+    assert found.pop("right").fault == ""
+    told = capsys.readouterr().err
+    assert re.search(says, told) and told.startswith("skipped: ") and told.count("\n") == 1
+    if path.startswith("torch/residual/mine"):
+        fault = variants.unavailable(found.pop("mine"), "cpu", "fp32") or ""
+        assert re.search(says, fault) and file.name in fault
+    assert not found and len(variants.discover()) > 30
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    folder = tmp_path / "torch" / "residual"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "pipe.py")
+    (folder / "folder.py").mkdir()
+    (folder / "nothing.py").symlink_to(tmp_path / "gone.py")
+    assert {v.stem: v.fault.endswith("is no file") for v in outside(tmp_path)} == dict.fromkeys(
+        ("pipe", "folder", "nothing"), True
+    )
+
+
+def test_a_folder_of_other_things_is_told_in_a_few_lines(tmp_path, capsys):
+    for i in range(30):
+        write(tmp_path, f"script{i}.py", "print()")
+    write(tmp_path, ".venv/lib/site.py", "print()")
+    assert outside(tmp_path) == []
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == variants.MOST_NOTICES + 1 and f"{30 - variants.MOST_NOTICES} more files" in lines[-1]
+
+
+def test_a_story_steers_no_terminal_and_can_be_written_down(tmp_path):
+    story = "Adds \\x1b[31mred\\x1b]0;title\\x07 \\udc80 \\u202eback " + "long " * 1000
+    write(tmp_path, "torch/residual/mine.py", GOOD.replace("Adds.", story))
+    (found,) = outside(tmp_path)
+    assert found.story.startswith("Adds red \ufffd \ufffdback long") and len(found.story) < 400
+    assert found.story.encode().isascii() is False and "\x1b" not in found.story
+
+
+def test_a_variant_of_another_root_is_known_as_one(tmp_path):
+    write(tmp_path, "torch/residual/mine.py")
+    assert {v.path.is_relative_to(tmp_path.resolve()): v.outside for v in variants.discover((tmp_path,))} == {
+        True: True,
+        False: False,
+    }
 
 
 def test_two_variants_of_one_name_are_an_error(tmp_path):

@@ -149,12 +149,17 @@ def test_csv_keeps_failures_without_times(folder):
 
 
 def test_what_a_variant_does_not_have_is_exported(tmp_path):
-    part = RIGHT | Record(not_supported=["grouped queries", "no causal form"], notes=["a hint"])
+    lacks = ["grouped queries", "no causal form"]
+    part = RIGHT | Record(not_supported=lacks, proof_cases=7, proof_cases_all=9, notes=["a hint"])
     folder = write_run(tmp_path / "part", [part])
     (row,) = csv.DictReader(exported(folder, "csv").open())
     assert (row["not_supported"], row["notes"]) == ("grouped queries; no causal form", "a hint")
     (benchmark,) = document(folder, "pytest-benchmark")["benchmarks"]
     assert benchmark["extra_info"]["not_supported"] == part["not_supported"]
+    assert benchmark["group"] == f"{NAME}, right in 7 of 9 cases", "among its equals"
+    assert list(document(folder, "bmf")) == [f"{NAME}, right in 7 of 9 cases cpu.simd"]
+    (state,) = document(folder, "nvbench")["benchmarks"][0]["states"]
+    assert "variant=cpu.simd (7 of 9 cases)" in state["name"]
 
 
 def test_pandas_reads_the_csv_as_it_is_meant(folder):

@@ -19,11 +19,8 @@ def names(rows):
 def test_the_fastest_of_a_race_covers_the_whole_contract():
     whole = [row("cpu.simd", seconds=2e-3), row("torch.eager", seconds=3e-3)]
     (race,) = races([*whole, part("cpu.quick", 1e-3), part("torch.quick", 1e-3)])
-    assert (race.first["variant"], race.own["variant"], race.torch["variant"]) == (
-        "cpu.simd",
-        "cpu.simd",
-        "torch.eager",
-    )
+    assert race.own and race.torch
+    assert [r["variant"] for r in (race.first, race.own, race.torch)] == ["cpu.simd", "cpu.simd", "torch.eager"]
     assert len(race.rows) == 2
     assert races([part("cpu.quick", 1e-3)]) == []
 

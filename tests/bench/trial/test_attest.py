@@ -1,9 +1,10 @@
-"""Whose code ran: what no author would call his own is seen, whichever thread or back door it takes; honest code is not."""
+"""Whose code ran: what is not the variant's own is seen, whichever thread or back door it takes; the rest is free."""
 
 import ctypes
 import threading
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from torch.utils import dlpack
 from bench.core import variants
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import cases_of, draw
-from bench.trial import attest
+from bench.trial import attest, world
 from bench.trial.attest import attested, judge_calls
 
 ALL = variants.discover()
@@ -51,12 +52,12 @@ def numpy_with_modes_off():
 
 
 def numpy_over_a_pointer():
-    memory = (ctypes.c_float * 64).from_address(OUT.data_ptr())
+    memory: Any = (ctypes.c_float * 64).from_address(OUT.data_ptr())
     np.add(np.frombuffer(memory, np.float32), 1, out=np.ctypeslib.as_array(memory))
 
 
 def numpy_in_a_thread():
-    memory = (ctypes.c_float * 64).from_address(OUT.data_ptr())
+    memory: Any = (ctypes.c_float * 64).from_address(OUT.data_ptr())
     thread = threading.Thread(target=lambda: np.frombuffer(memory, np.float32).fill(1))
     thread.start()
     thread.join()
@@ -79,6 +80,7 @@ class Standing:
         self.done.wait(5)
 
 
+SCRIPTED: Any = torch.jit.trace(lambda x: x + 1, A, check_trace=False)
 CHEATS = {
     "add": lambda: torch.add(A, A, out=OUT),
     "a method": lambda: OUT.mul_(2),
@@ -99,7 +101,6 @@ CHEATS = {
     "a copy": lambda: OUT.copy_(A),
     "scripted": lambda: SCRIPTED(A),
 }
-SCRIPTED = torch.jit.trace(lambda x: x + 1, A, check_trace=False)
 
 
 @pytest.mark.parametrize("cheat", CHEATS.values(), ids=CHEATS.keys())
@@ -208,6 +209,13 @@ def test_it_costs_little():
         attested(lambda: None)
         took.append(time.perf_counter() - start)
     assert sorted(took)[10] < 20e-3, "every shape is attested; some 0.5 ms on a quiet core"
+
+
+def test_a_library_loaded_by_ctypes_is_judged(monkeypatch):
+    assert attest.judge_loaded(OWN) is None
+    monkeypatch.setattr(world, "LOADED", ["libopenblas.so by ctypes"])
+    assert attest.judge_loaded(OWN) == ("library", "says it is its own code, yet loaded libopenblas.so by ctypes")
+    assert attest.judge_loaded(variants.find(ALL, "residual", "torch.eager")) is None
 
 
 def test_evidence_stays_one_line():

@@ -1,11 +1,18 @@
 """Which kernels are a variant's own: names out of its sources against names as a profiler shows them."""
 
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+
 import pytest
+import torch
 
 from bench.core import variants
 from bench.gpu.counts import counted_case
 from bench.gpu.launches import launches_of
-from bench.trial import ran
+from bench.trial import attest, ran
 
 ALL = variants.discover()
 ATEN = (
@@ -72,3 +79,79 @@ def test_what_a_triton_variant_launches_is_its_own():
         variant = find(layer, name)
         launched = [use.build.name for use in launches_of(variant.load(), counted_case(layer, "forward", "fp32"))]
         assert launched and ran.foreign(variant, launched) == []
+
+
+# --- what a CPU kernel is linked against ---
+
+BORROWS = {
+    "dlsym": ("library", '#include <dlfcn.h>\nvoid* f() { return dlsym(RTLD_DEFAULT, "cblas_sgemm"); }'),
+    "cblas_sgemm": ("library", 'extern "C" void cblas_sgemm(); void f() { cblas_sgemm(); }'),
+    "_ZN2at3addEv": ("library", "namespace at { void add(); } void f() { at::add(); }"),
+    "system": ("library", '#include <cstdlib>\nint f() { return system("true"); }'),
+    "setpriority": ("global_state", "#include <sys/resource.h>\nvoid f() { setpriority(PRIO_PROCESS, 0, 0); }"),
+    "setitimer": ("global_state", "#include <sys/time.h>\nvoid f() { setitimer(ITIMER_REAL, nullptr, nullptr); }"),
+    "sched_setscheduler": (
+        "global_state",
+        "#include <sched.h>\nint f(sched_param* p) { return sched_setscheduler(0, 1, p); }",
+    ),
+    "omp_set_num_threads": ("global_state", "#include <omp.h>\nvoid f() { omp_set_num_threads(2); }"),
+    "syscall": ("global_state", "#include <unistd.h>\nlong f() { return syscall(144, 0, 1); }"),
+}
+HONEST = """
+#include <cmath>
+#include <thread>
+#include <vector>
+extern "C" void f(float* out, const float* x, long n) {
+    std::vector<float> sums(64);
+    #pragma omp parallel for
+    for (long i = 0; i < n; i++) out[i] = std::tanh(x[i]) + std::exp(x[i]);
+    std::thread([&] { sums[0] = out[0]; }).join();
+    if (n < 0) throw sums[0];
+}
+"""
+
+
+@functools.cache
+def compiler() -> str:
+    return shutil.which("g++") or pytest.skip("no g++")
+
+
+def built(source, folder):
+    (folder / "a.cpp").write_text(source)
+    command = [compiler(), "-O1", "-fopenmp", "-shared", "-fPIC", "-std=c++17", folder / "a.cpp", "-o", folder / "a.so"]
+    subprocess.run(command, check=True, timeout=60)
+    return folder / "a.so"
+
+
+@pytest.mark.parametrize("name", BORROWS)
+def test_what_a_library_has_others_do_is_read_from_it(name, tmp_path):
+    check, source = BORROWS[name]
+    assert name in ran.borrowed(built(source, tmp_path))[check]
+
+
+def test_what_every_kernel_needs_is_not_borrowed(tmp_path):
+    library = built(HONEST, tmp_path)
+    assert {"GOMP_parallel", "tanhf"} <= set(ran.undefined(library)) and ran.borrowed(library) == {}
+
+
+def test_what_is_no_library_is_refused(tmp_path):
+    (tmp_path / "a.so").write_text("no")
+    with pytest.raises(ValueError, match="ELF"):
+        ran.borrowed(tmp_path / "a.so")
+
+
+def test_the_kernels_here_borrow_nothing():
+    before = ran.mapped()
+    variant = find("softmax", "cpu.simd")
+    if reason := variants.unavailable(variant, "cpu", "fp32"):
+        pytest.skip(reason)
+    variant.load().forward_kernel._load(torch.float32)
+    assert [p.name for p in ran.brought(before)] and attest.judge_linked(variant, before) is None
+
+
+def test_a_borrowing_library_is_judged(tmp_path):
+    before, library = ran.mapped(), built(BORROWS["cblas_sgemm"][1], tmp_path)
+    ctypes.CDLL(str(library), mode=os.RTLD_LAZY)
+    fault = attest.judge_linked(find("softmax", "cpu.simd"), before)
+    assert fault == ("library", "a.so calls cblas_sgemm, which are not its own")
+    assert attest.judge_linked(find("softmax", "torch.eager"), before) is None

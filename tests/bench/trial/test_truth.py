@@ -1,12 +1,17 @@
 """The comparison: whole outputs, in units of what errors may be, not finite first, nothing a NaN could slip through."""
 
 import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from bench.core import files, variants
 from bench.core.arena import Arena
-from bench.core.case import DTYPES, Case, draw, each, one
+from bench.core.case import DTYPES, Case, Value, Values, cases_of, draw, each, map, one
 from bench.trial import truth as judge
 from bench.trial.truth import K_ONE, K, Limits, Size, Yard
 from reference import contract
@@ -210,3 +215,277 @@ def test_the_same_seed_draws_the_same_tensors_and_another_does_not():
     cases = (case, case, dataclasses.replace(case, seed=8))
     first, second, other = (one(draw(c)["x"]) for c in cases)
     assert torch.equal(first, second) and not torch.equal(first, other)
+
+
+ALL = variants.discover()
+
+
+def eager(layer: str) -> variants.Variant:
+    return variants.find(ALL, layer, "torch.eager")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """Yards are kept beside this run, and worked out by one thread, as tests run side by side."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAYERBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
+
+
+@functools.cache
+def proved(layer: str, phase: str, dtype: str, name: str) -> tuple[Case, Values, list[Yard]]:
+    """A case of the proof by its name ("ragged 0", "large_mean"), what goes in, and its yards."""
+    case = next(c for c in cases_of(layer, phase, dtype, [0]) if c.name == name)
+    values = draw(case)
+    return case, values, judge.yards_of(case, values, eager(layer))
+
+
+def call(function: Callable[..., object], case: Case, values: Values) -> Values:
+    """The outputs of a call of a variant's function."""
+    arena = Arena(case)
+    arena.load(values)
+    arena.reset()
+    arena.call(function)
+    return arena.outputs
+
+
+def wrong(case: Case, yards: list[Yard], outputs: Values) -> list[str]:
+    """The names of the outputs that are not right."""
+    tensors = [part for t in contract.pass_of(case.module, case.phase).outputs for part in each(outputs[t.name])]
+    return [
+        yard.name
+        for yard, got in zip(yards, tensors, strict=True)
+        if judge.judge(got, yard, sane=case.edit is None).check != "ok"
+    ]
+
+
+def written(case: Case, results: Values) -> Values:
+    """A formula's results in the outputs' dtypes."""
+    dtypes = {t.name: DTYPES[t.dtype_in(case.shape)] for t in contract.pass_of(case.module, case.phase).outputs}
+    return {name: map(results.get(name), functools.partial(torch.Tensor.to, dtype=d)) for name, d in dtypes.items()}
+
+
+def adamw(case: Case, values: Values, **changes: Value) -> Values:
+    """AdamW in fp32, honest but for a change of the values."""
+    return written(case, judge._run_formula(case, values | changes))
+
+
+def half_skipped(new: Value, old: Value) -> Value:
+    """Every second element as it was."""
+    pairs = zip(each(new), each(old), strict=True)
+    return [torch.where(torch.arange(n.numel()).view(n.shape) % 2 == 0, n, o) for n, o in pairs]
+
+
+def no_decay(case, values):
+    none = case.shape | {"weight_decays": [0.0] * len(case.shape["tensors"])}
+    return adamw(dataclasses.replace(case, shape=none), values)
+
+
+def no_update(case, values):
+    return adamw(case, values) | {name: values[name] for name in ("params", "masters", "m", "v")}
+
+
+def no_update_but_of_the_moments(case, values):
+    return adamw(case, values) | {name: values[name] for name in ("params", "masters")}
+
+
+def half_of_the_updates(case, values):
+    new = adamw(case, values)
+    return new | {name: half_skipped(new[name], values[name]) for name in ("params", "masters")}
+
+
+def rounded_masters(case, values):
+    new = adamw(case, values)
+    return new | {"masters": map(new["masters"], lambda x: x.to(DTYPES[case.shape["dtype"]]).float())}
+
+
+def no_bias_correction(case, values):
+    return adamw(case, values, step=torch.tensor(1e9))
+
+
+def correction_of_the_step_before(case, values):
+    return adamw(case, values, step=values["step"] + 1)
+
+
+ADAMW = [no_decay, no_update, no_update_but_of_the_moments, half_of_the_updates, rounded_masters, no_bias_correction]
+ADAMW += [correction_of_the_step_before]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ["ragged 0", "ragged 1", "first_step"])
+@pytest.mark.parametrize("cheat", ADAMW)
+def test_an_optimizer_in_a_narrow_dtype_is_judged_by_its_state_in_fp32(cheat, name, dtype):
+    case, values, yards = proved("adamw", "forward", dtype, name)
+    assert not wrong(case, yards, adamw(case, values))
+    decays = any(case.shape["weight_decays"])
+    assert bool(wrong(case, yards, cheat(case, values))) == (cheat is not no_decay or decays)
+
+
+STATISTICS = [
+    ("layernorm", "mean"),
+    ("layernorm", "rstd"),
+    ("residual_layernorm", "mean"),
+    ("residual_layernorm", "rstd"),
+    ("cross_entropy", "losses"),
+    ("cross_entropy", "lse"),
+    ("fused_classifier", "losses"),
+    ("global_norm", "norm"),
+    ("attention", "lse"),
+]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(("layer", "name"), STATISTICS)
+def test_a_statistic_in_fp32_is_neither_missing_nor_a_hundredth_off(layer, name, dtype):
+    # The fused classifier's are cross entropy's.
+    edits = list(contract.load(layer).CASES) if layer != "fused_classifier" else []
+    for edit in ["ragged 0", *edits]:
+        case, values, yards = proved(layer, "forward", dtype, edit)
+        honest = call(eager(layer).load().forward, case, values)
+        assert not wrong(case, yards, honest), edit
+        (truth,) = (y.truth for y in yards if y.name == name)
+        if not truth.any():
+            continue  # all_zero's norm
+        for factor in (0.0, 0.99, 1.01):
+            outputs = honest | {name: one(honest[name]) * factor}
+            if (layer, dtype, edit) == ("residual_layernorm", "bf16", "large_mean") and factor:
+                continue  # residual_out is near 100, where bf16's unit is 0.5: moments of what was written are a % off
+            assert wrong(case, yards, outputs) == [name], (edit, factor)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_a_row_of_softmax_that_does_not_add_up_to_one_is_found(dtype):
+    case, values, yards = proved("softmax", "forward", dtype, "ragged 3")
+    honest = call(eager("softmax").load().forward, case, values)
+    assert not wrong(case, yards, honest)
+    for row in (0, 7, 32):
+        out = one(honest["out"]).float()
+        out[row] *= 1.01
+        assert wrong(case, yards, {"out": out.to(DTYPES[dtype])}) == ["out"], row
+
+
+@pytest.mark.parametrize("layer", contract.layer_names())
+def test_one_element_by_twenty_times_the_typical_maximum_and_a_thousandth_that_is_missing_are_found(layer):
+    for phase in contract.phases_of(contract.load(layer)):
+        case, values, yards = proved(layer, phase, "fp32", "ragged 0")
+        honest = call(getattr(eager(layer).load(), phase), case, values)
+        assert not wrong(case, yards, honest)
+        tensors = [part for t in contract.pass_of(case.module, phase).outputs for part in each(honest[t.name])]
+        for yard, right in zip(yards, tensors, strict=True):
+            errors = (right.double().flatten() - yard.truth).abs()
+            got = right.clone()
+            position = int(torch.randint(got.numel(), ()))
+            worst = max(float(errors.max()), torch.finfo(got.dtype).eps / 2 * yard.peak)
+            got.view(-1)[position] += 20 * worst
+            assert judge.judge(got, yard).check == "inaccurate", (yard.name, position)
+            assert judge.judge(right * (1 - 1e-3), yard).check == "inaccurate", yard.name
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------
+
+
+def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Notes of what is worked out from now on: formula, moved, truth."""
+    done: list[str] = []
+    for name in ("_run_formula", "_run_moved", "truth_of"):
+        monkeypatch.setattr(judge, name, noted(getattr(judge, name), name, done))
+    return done
+
+
+def noted(function: Callable[..., Value], name: str, done: list[str]) -> Callable[..., Value]:
+    def wrapper(*args: object) -> Value:
+        done.append(name)
+        return function(*args)
+
+    return wrapper
+
+
+CASE = Case("layernorm", "forward", {**contract.load("layernorm").RAGGED[2], "dtype": "bf16"}, "test", 3)
+
+
+def test_a_second_run_works_out_the_truth_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    done, values = count(monkeypatch), draw(CASE)
+    first = judge.yards_of(CASE, values, eager("layernorm"))
+    assert "_run_formula" in done and "_run_moved" in done
+    done.clear()
+    second = judge.yards_of(CASE, values, eager("layernorm"))
+    assert done == ["truth_of"] and [y.limits for y in second] == [y.limits for y in first]
+    for other in (
+        (dataclasses.replace(CASE, seed=4), eager("layernorm")),
+        (dataclasses.replace(CASE, edit="large_mean"), eager("layernorm")),
+        (dataclasses.replace(CASE, shape=CASE.shape | {"dtype": "fp16"}), eager("layernorm")),
+        (CASE, None),
+        (CASE, variants.find(ALL, "layernorm", "torch.compile")),
+    ):
+        assert judge._recalled(other[0], other[1], "cpu", 3) is None
+    monkeypatch.setattr(torch, "__version__", "0")
+    assert judge._recalled(CASE, eager("layernorm"), "cpu", 3) is None
+
+
+@pytest.mark.parametrize(
+    "entry", ["[]", "3", '"x"', "[[0, [1, 1, 1], 0]]", '[[0, ["a", 1, 1, 1], 0]]', "[[0, 1, 2]]", "{}"]
+)
+def test_a_damaged_entry_counts_as_none(monkeypatch, tmp_path, entry):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    judge._remember(CASE, None, "cpu", [Limits()] * 3)
+    assert judge._recalled(CASE, None, "cpu", 3) == [Limits()] * 3
+    files.remember(judge._file(CASE), {judge._key(CASE, None, "cpu"): json.loads(entry)})
+    assert judge._recalled(CASE, None, "cpu", 3) is None
+
+
+def test_what_is_kept_does_not_grow_without_end(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(judge, "KEPT", 3)
+    for seed in range(5):
+        judge._remember(dataclasses.replace(CASE, seed=seed), None, "cpu", [Limits()])
+    kept = [bool(judge._recalled(dataclasses.replace(CASE, seed=seed), None, "cpu", 1)) for seed in range(5)]
+    assert kept == [False, False, True, True, True]
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / "file"))
+    assert judge.yards_of(CASE, draw(CASE), None)
+
+
+def test_another_draw_is_judged_by_the_yard_of_the_first(monkeypatch):
+    yards = judge.yards_of(CASE, draw(CASE), eager("layernorm"))
+    other = dataclasses.replace(CASE, seed=99)
+    values = draw(other)
+    done = count(monkeypatch)
+    found = judge.yards_of(other, values, eager("layernorm"), like=yards)
+    assert done == ["truth_of"]
+    assert not wrong(other, found, call(eager("layernorm").load().forward, other, values))
+    assert len(wrong(other, yards, call(eager("layernorm").load().forward, other, values))) == 3  # another truth
+
+
+def test_several_threads_may_work_out_yards_at_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    cases = [dataclasses.replace(CASE, seed=seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda case: judge.yards_of(case, draw(case), eager("layernorm")), cases))
+    for case, yards in zip(cases, found, strict=True):
+        assert judge._recalled(case, eager("layernorm"), "cpu", 3) == [y.limits for y in yards]
+        again = judge.yards_of(case, draw(case), eager("layernorm"))
+        assert all(torch.equal(a.truth, b.truth) for a, b in zip(yards, again, strict=True))
+
+
+def test_truth_of_narrow_outputs_is_kept_in_fp32_and_of_others_in_fp64():
+    kept = {y.name: y.truth.dtype for y in judge.yards_of(CASE, draw(CASE), None)}
+    assert kept == {"out": torch.float32, "mean": torch.float64, "rstd": torch.float64}
+
+
+def test_a_statistic_of_an_output_may_be_of_what_was_written():
+    # Moments of residual_out as it was rounded to bf16: 100 has a unit of 0.5 there.
+    case, values, yards = proved("residual_layernorm", "forward", "bf16", "large_mean")
+    chained = judge._run_stored(case, values)
+    plain = judge._run_formula(case, values)
+    assert chained and not torch.allclose(one(chained["rstd"]), one(plain["rstd"]), rtol=1e-3)
+    for results in (chained, plain):
+        assert not wrong(case, yards, written(case, results))
+    assert judge._run_stored(*proved("adamw", "forward", "bf16", "ragged 0")[:2]) is None  # masters are not rounded
+    assert judge._run_stored(*proved("layernorm", "forward", "bf16", "large_mean")[:2]) is None

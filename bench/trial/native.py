@@ -1,0 +1,96 @@
+"""What a C++ or CUDA source says that no kernel needs: processes, libraries, clocks, files, threads that stay.
+
+Comments and texts are blanked first, so that a word in them is none. A thread that is joined is a way to compute, and
+is not named. Macros can hide what they like: this is a look at a source, no sandbox.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# By whatever use of the name, …
+NEVER = words(
+    "dlopen dlmopen dlsym dlvsym dl_iterate_phdr fork vfork posix_spawn posix_spawnp popen execl execlp execle execv"
+    " execvp execve ptrace process_vm_readv process_vm_writev mprotect pthread_detach pthread_setaffinity_np"
+    " pthread_setschedparam sched_setscheduler sched_setparam sched_setattr sched_setaffinity setpriority setitimer"
+    " timer_create timer_settime timerfd_create clock_gettime clock_settime gettimeofday settimeofday adjtimex"
+    " sigaction fopen freopen openat shm_open memfd_create setenv putenv unsetenv ifstream ofstream"
+)
+# … and where they are called, and are no function of the source's own: words that kernels use too.
+CALLED = words("system signal kill clone syscall alarm ualarm nice open execveat")
+PATTERNS = {
+    r"(?<!\w)std\s*::\s*(async|system|signal|fstream)\b": "std::{}",
+    r"::\s*(async)\b": "std::{}",
+    r"(?:\.|->)\s*(detach)\s*\(": "a thread's {}()",
+    r"\b(cblas_\w+|[sdcz]gemm_)\s*\(": "{}()",
+    r"__attribute__\s*\(\([^)]*\b(constructor|destructor|ifunc)\b": "what runs when it is loaded: {}",
+    r"\[\[\s*gnu\s*::\s*(constructor|destructor|ifunc)\b": "what runs when it is loaded: {}",
+}
+LIBRARIES = re.compile(r"torch/|ATen/|c10/|caffe2/|mkl|cblas|lapacke|Eigen/|dnnl|oneapi/|Python\.h|cublas|cudnn|dlfcn")
+INCLUDES = re.compile(r'^[ \t]*#[ \t]*(?:include|include_next|import)\b[ \t]*(?:[<"](?P<file>[^>"\n]+)[>"])?', re.M)
+PATHS = re.compile(r"/(proc|sys|dev)/")
+DEFINED = r"[\w>&*]\s+{}\s*\([^;{{}}]*\)\s*(?:const\s*)?(?:noexcept\s*)?\{{"  # a function of its own of this name
+# Comments, raw texts, texts, characters.
+TOKENS = re.compile(
+    r"//[^\n]*|/\*.*?\*/|R\"([^()\\\s]{0,16})\((.*?)\)\1\"|\"((?:\\.|[^\"\\\n])*)\"|'(?:\\.|[^'\\\n])'", re.S
+)
+NAME = re.compile(r"(?P<before>\.|->|::)?\s*\b(?P<name>[A-Za-z_]\w*)(?P<call>\s*\()?")
+
+
+def foreign(text: str) -> Iterator[tuple[int, str]]:
+    """(line, what) of each thing in a source that no kernel needs."""
+    code, texts = stripped(text)
+    for found in NAME.finditer(code):
+        name, before = found["name"], found["before"]
+        member = before in (".", "->")
+        own = before is None and re.search(DEFINED.format(name), code) if name in CALLED else None
+        if (name in NEVER and not member) or (name in CALLED and found["call"] and not member and not own):
+            yield line_of(code, found.start("name")), f"{name}()"
+    for pattern, said in PATTERNS.items():
+        for found in re.finditer(pattern, code):
+            yield line_of(code, found.start(1)), said.format(found[1])
+    for found in INCLUDES.finditer(text):
+        if not found["file"]:
+            yield line_of(text, found.start()), "includes what a macro names"
+        elif LIBRARIES.search(found["file"]):
+            yield line_of(text, found.start()), f"includes {found['file']}"
+    for line, literal in texts:
+        if PATHS.search(literal):
+            yield line, f"a path: {literal[:40]}"
+
+
+def sources(start: Iterable[Path], folder: Path) -> Iterator[tuple[Path, str]]:
+    """Sources that exist, and what they include, from beside them or from their backend's folder: (path, text)."""
+    waiting, done = list(start), set()
+    while waiting:
+        path = waiting.pop().resolve()
+        if path in done or not path.is_file():
+            continue
+        done.add(path)
+        text = path.read_text(errors="replace")
+        yield path, text
+        for found in INCLUDES.finditer(text):
+            if found["file"]:
+                waiting += [path.parent / found["file"], folder / found["file"]]
+
+
+def stripped(text: str) -> tuple[str, list[tuple[int, str]]]:
+    """The code with its comments and texts blank, lines where they were; and the texts with their lines."""
+    texts: list[tuple[int, str]] = []
+
+    def blank(found: re.Match[str]) -> str:
+        literal = found[2] if found[2] is not None else found[3]
+        if literal is not None:
+            texts.append((line_of(text, found.start()), literal))
+        return re.sub(r"[^\n]", " ", found[0])
+
+    return TOKENS.sub(blank, text), texts
+
+
+def line_of(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1

@@ -1,0 +1,90 @@
+"""New contents for each call: in full, the same in every process, and what belongs together stays together."""
+
+import pytest
+import torch
+
+from bench.core import contents
+from bench.core.arena import Arena
+from bench.core.case import Case, draw, each, one, run_truth
+from reference import contract
+
+
+def case_of(layer: str, phase: str, number: int = 0, dtype: str = "fp32") -> Case:
+    module = contract.load(layer)
+    return Case(layer, phase, contract.overwriting(module, phase, module.RAGGED[number], dtype), "test", seed=5)
+
+
+GELU = Case("gelu", "forward", {"N": 4096, "dtype": "fp32"}, "test")
+LAYERNORM = Case(
+    "layernorm", "backward", {"B": 4, "T": 8, "C": 64, "eps": 1e-5, "dresidual": False, "dtype": "fp32"}, ""
+)
+
+
+def test_every_element_changes_and_no_two_seeds_agree():
+    x = one(draw(GELU)["x"])
+    seen = [x, *(one(contents.changed(GELU, {"x": x}, seed)["x"]) for seed in range(1, 30))]
+    for i, a in enumerate(seen):
+        for b in seen[:i]:
+            assert (a == b).double().mean() < 0.01
+
+
+def test_values_stay_of_the_same_size():
+    x = one(draw(GELU)["x"])
+    assert one(contents.changed(GELU, {"x": x}, 9)["x"]).std() == pytest.approx(float(x.std()), rel=0.08)
+
+
+def test_seed_0_changes_nothing():
+    values = draw(LAYERNORM)
+    made = contents.changed(LAYERNORM, values, 0)
+    assert all(torch.equal(a, b) for n in values for a, b in zip(each(made[n]), each(values[n]), strict=True))
+
+
+@pytest.mark.parametrize("layer", contract.layer_names())
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_an_arena_holds_what_the_judge_works_out_the_truth_of(layer, dtype):
+    """Packed slices, lists, tensors in place: the two ways of making the contents agree bit by bit."""
+    for phase in contract.phases_of(contract.load(layer)):
+        for number in range(2):
+            case = case_of(layer, phase, number, dtype)
+            values = draw(case)
+            arena = Arena(case)
+            arena.load(values, seed=77)
+            arena.reset()
+            wanted = contents.changed(case, values, 77)
+            for name, value in wanted.items():
+                held = each({**arena.inputs, **arena.outputs}[name])
+                for a, b in zip(held, each(value), strict=True):
+                    assert torch.equal(a, b), name
+
+
+def test_statistics_stay_with_what_they_are_of():
+    """A variant may recompute what forward saved: new contents must not contradict themselves."""
+    values = contents.changed(LAYERNORM, draw(LAYERNORM), 3)
+    x = one(values["x"]).double()
+    assert torch.allclose(x.mean(-1), one(values["mean"]).double(), atol=1e-6)
+    other = draw(LAYERNORM)
+    assert not torch.equal(one(other["x"]), one(values["x"])) and not torch.equal(
+        one(other["dout"]), one(values["dout"])
+    )
+
+
+def test_attention_saved_what_it_now_gets():
+    case = case_of("attention", "backward", 0)
+    values = contents.changed(case, draw(case), 8)
+    forward = run_truth(case.module, "forward", values, case.shape)
+    for name in {t.name for t in case.module.FORWARD.outputs} & values.keys():
+        assert torch.allclose(one(forward[name]), one(values[name]).double(), atol=1e-4)
+
+
+def test_a_parameter_stays_its_masters_rounding():
+    case = case_of("adamw", "forward", 0, "bf16")
+    values = contents.changed(case, draw(case), 4)
+    for p, master in zip(each(values["params"]), each(values["masters"]), strict=True):
+        assert torch.equal(p, master.bfloat16())
+    assert float(one(values["step"])) == float(one(draw(case)["step"]))
+
+
+def test_whole_numbers_stay_in_range():
+    case = case_of("embedding", "forward")
+    tokens = one(contents.changed(case, draw(case), 4)["tokens"])
+    assert tokens.dtype == torch.int64 and tokens.min() >= 0 and tokens.max() < case.shape["V"]

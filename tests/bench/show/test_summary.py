@@ -1,0 +1,29 @@
+"""A suite's summary tells what is right in a part of its contract, and ranks it with nobody."""
+
+import json
+from typing import Any
+
+from bench.show.summary import Summary
+from tests.bench.show.test_report import row
+
+
+def test_what_is_right_in_a_part_is_told_once_and_is_never_the_fastest(tmp_path, capsys):
+    lacks: dict[str, Any] = dict(proof_cases=7, proof_cases_all=9, not_supported=["grouped queries"], evidence="")
+    rows = [
+        row("cuda.quick", seconds=1e-6, **lacks),
+        row("cuda.quick", seconds=1e-6, cache="warm", **lacks),
+        row("cuda.slow", seconds=2e-3),
+    ]
+    (tmp_path / "time-gelu").mkdir()
+    (tmp_path / "records.jsonl").write_text(json.dumps({"schema": 1, "case_id": "time-gelu", "status": "ok"}) + "\n")
+    lines = "".join(json.dumps({"schema": 1, **r}) + "\n" for r in rows)
+    (tmp_path / "time-gelu" / "records.jsonl").write_text(lines)
+    summary = Summary.of(tmp_path)
+    assert [r["variant"] for r in summary.fastest] == ["cuda.slow"] and summary.fastest[0]["variants"] == 1
+    assert [r["variant"] for r in summary.partial] == ["cuda.quick"]
+    assert summary.exit_code() == 0 and not summary.failed
+    summary.write(tmp_path)
+    summary.print()
+    told = "for 7 of 9 cases; not: grouped queries"
+    assert told in (tmp_path / "summary.md").read_text() and told in capsys.readouterr().out
+    assert json.loads((tmp_path / "summary.json").read_text())["partial"] == summary.partial

@@ -1,0 +1,417 @@
+"""The state of the world: each change is told in words, what is set and reset too; of honest calls nothing."""
+
+import _thread
+import ctypes
+import functools
+import gc
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.core import arena, variants
+from bench.core.arena import Arena, workspace_of
+from bench.core.case import cases_of, draw
+from bench.trial import world
+from bench.trial.world import Watch, cpu_over_wall, difference, from_outside, late_work, settled, take
+
+ALL = variants.discover()
+A, OUT = torch.ones(256), torch.empty(256)
+
+
+@pytest.fixture(autouse=True)
+def guarded(monkeypatch):
+    """This process guarded for one test; monkeypatch puts back what was there."""
+    monkeypatch.setattr(world, "BOUND", [])
+    setters = tuple(n for n in dir(torch._C) if n.startswith("_set_"))
+    for module, names in [*world.PLACES.items(), (torch._C, setters)]:
+        for name in names:
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, getattr(module, name))
+    for _, _, prop in world._properties():
+        monkeypatch.setattr(prop, "setter", prop.setter)
+    world.guard()
+
+
+# --- what is left changed ---
+
+
+def denormals():
+    assert torch.set_flush_denormal(True)
+
+
+# What is changed, how it is undone, and a word of the evidence.
+CHANGES: dict[str, tuple[Callable, Callable, Callable]] = {
+    "threads": (lambda: torch.set_num_threads(1), lambda n: torch.set_num_threads(n), torch.get_num_threads),
+    "dtype": (lambda: torch.set_default_dtype(torch.float64), torch.set_default_dtype, torch.get_default_dtype),
+    "denormals": (denormals, lambda _: torch.set_flush_denormal(False), lambda: None),
+    "nice": (lambda: os.nice(1), lambda was: os.setpriority(os.PRIO_PROCESS, 0, was), lambda: os.getpriority(0, 0)),
+    "affinity": (
+        lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}),
+        lambda was: os.sched_setaffinity(0, was),
+        lambda: os.sched_getaffinity(0),
+    ),
+    "scheduler": (
+        lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)),
+        lambda _: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0)),
+        lambda: None,
+    ),
+    "timers": (
+        lambda: signal.setitimer(signal.ITIMER_VIRTUAL, 1000),
+        lambda _: signal.setitimer(signal.ITIMER_VIRTUAL, 0),
+        lambda: None,
+    ),
+    "signal handlers (SIGALRM)": (
+        lambda: signal.signal(signal.SIGALRM, lambda *_: None),
+        lambda was: signal.signal(signal.SIGALRM, was),
+        lambda: signal.getsignal(signal.SIGALRM),
+    ),
+    "garbage collection": (gc.disable, lambda _: gc.enable(), lambda: None),
+    "switch interval": (lambda: sys.setswitchinterval(0.5), sys.setswitchinterval, sys.getswitchinterval),
+    "umask": (lambda: os.umask(0o77), os.umask, lambda: 0o22),
+    "limits": (
+        lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1])),
+        lambda was: resource.setrlimit(resource.RLIMIT_NOFILE, was),
+        lambda: resource.getrlimit(resource.RLIMIT_NOFILE),
+    ),
+    "environment": (
+        lambda: os.environ.update(OMP_DYNAMIC="true"),
+        lambda _: os.environ.pop("OMP_DYNAMIC"),
+        lambda: None,
+    ),
+    "profile function": (
+        lambda: threading.setprofile(lambda *_: None),
+        lambda _: threading.setprofile(None),  # type: ignore[arg-type]
+        lambda: None,
+    ),
+    "mkldnn": (
+        lambda: torch._C._set_mkldnn_enabled(False),
+        torch._C._set_mkldnn_enabled,
+        torch._C._get_mkldnn_enabled,
+    ),
+    "fp16 reductions of cublas": (
+        lambda: torch._C._set_cublas_allow_fp16_reduced_precision_reduction(False),
+        lambda _: torch._C._set_cublas_allow_fp16_reduced_precision_reduction(True),
+        lambda: None,
+    ),
+    "random state": (lambda: torch.rand(1), torch.set_rng_state, torch.get_rng_state),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_is_left_changed_is_told(what):
+    change, undo, value = CHANGES[what]
+    before, was = take(), value()
+    change()
+    try:
+        told = difference(before, take())
+    finally:
+        undo(was)
+    assert what in told and len(told) < 400
+    assert what not in difference(before, take()), "and undone it is no change"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (time, "perf_counter_ns"),
+        (time, "time"),
+        (time, "monotonic"),
+        (os, "write"),
+        (torch, "allclose"),
+        (torch.Tensor, "copy_"),
+        (torch.Tensor, "__eq__"),
+        (torch.Tensor, "__rsub__"),
+        (arena, "len"),
+        (arena, "checksum"),
+        (Arena, "reset"),
+        (world, "take"),
+        (threading, "active_count"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_a_function_of_the_harness_that_is_replaced_is_told(owner, name, monkeypatch):
+    before = take()
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, lambda *_, **__: 0, raising=False)
+        after = _state_of_functions()
+    assert name in difference({"replaced functions": before["replaced functions"]}, after)
+
+
+def _state_of_functions() -> world.State:
+    return {"replaced functions": world._replaced()}
+
+
+def test_its_code_replaced_in_place_is_told():
+    def other(value):
+        return 0
+
+    was = arena.checksum.__code__
+    with Watch() as watch:
+        arena.checksum.__code__ = other.__code__
+    arena.checksum.__code__ = was
+    assert "__code__ of checksum" in watch.evidence()
+
+
+def test_settings_that_contradict_each_other_are_told():
+    before, was = take(), torch._C._get_fp32_precision_getter("mkldnn", "matmul")
+    torch._C._set_fp32_precision_setter("mkldnn", "matmul", "bf16")
+    told = difference(before, take())
+    torch._C._set_fp32_precision_setter("mkldnn", "matmul", was)
+    assert "fp32 precision" in told
+
+
+def test_denormals_in_torchs_worker_threads_are_looked_at():
+    assert take(deep=True)["denormals are kept by torch's threads"] is True
+    torch.set_flush_denormal(True)
+    try:
+        assert take(deep=True)["denormals are kept by torch's threads"] is False
+    finally:
+        torch.set_flush_denormal(False)
+
+
+# --- what is set and set back ---
+
+
+def threads_inside():
+    torch.set_num_threads(2)
+    torch.add(A, A, out=OUT)
+    torch.set_num_threads(torch.get_num_threads())
+
+
+def in_a_thread():
+    thread = threading.Thread(target=lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)))
+    thread.start()
+    thread.join()
+
+
+def frozen():
+    gc.freeze()
+    gc.unfreeze()
+
+
+SET_AND_RESET: dict[str, Callable] = {
+    "set_num_threads(2)": threads_inside,
+    "set_num_threads": lambda: list(map(torch.set_num_threads, [torch.get_num_threads()])),
+    "set_flush_denormal": lambda: functools.partial(torch.set_flush_denormal, False)(),
+    "matmul_precision": lambda: torch.set_float32_matmul_precision(torch.get_float32_matmul_precision()),
+    "default_dtype": lambda: torch.set_default_dtype(torch.float32),
+    "deterministic": lambda: torch.use_deterministic_algorithms(False),
+    "mkldnn": lambda: setattr(torch.backends.mkldnn, "enabled", True),
+    "cudnn": lambda: setattr(torch.backends.cudnn, "benchmark", False),
+    "tf32": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", False),
+    "sched_setaffinity": in_a_thread,
+    "setpriority": lambda: os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0)),
+    "setitimer": lambda: signal.setitimer(signal.ITIMER_PROF, 0),
+    "alarm": lambda: signal.alarm(0),
+    "signal": lambda: signal.signal(signal.SIGUSR1, signal.getsignal(signal.SIGUSR1)),
+    "setswitchinterval": lambda: sys.setswitchinterval(sys.getswitchinterval()),
+    "setprofile": lambda: sys.setprofile(sys.getprofile()),
+    "gc.freeze": frozen,
+    "start": lambda: threading.Thread(target=lambda: None).start(),
+    "start_new_thread": lambda: _thread.start_new_thread(lambda: None, ()),
+    "Popen": lambda: subprocess.run(["true"]),
+    "kill": lambda: os.kill(os.getpid(), 0),
+    "dlpack": lambda: np.from_dlpack(OUT),
+    "to_dlpack": lambda: torch.utils.dlpack.to_dlpack(OUT),
+    "setrlimit": lambda: resource.setrlimit(resource.RLIMIT_CORE, resource.getrlimit(resource.RLIMIT_CORE)),
+}
+
+
+@pytest.mark.parametrize("what", SET_AND_RESET)
+def test_what_is_set_and_reset_during_a_call_is_told(what):
+    SET_AND_RESET[what]()
+    with Watch() as watch:
+        SET_AND_RESET[what]()
+    assert what in watch.evidence() and len(watch.evidence()) < 400
+
+
+def test_a_watch_tells_its_own_time_only():
+    torch.set_num_threads(torch.get_num_threads())
+    with Watch() as first:
+        pass
+    with Watch() as second:
+        gc.disable()
+    gc.enable()
+    assert first.evidence() == "" and "disable" in second.evidence()
+
+
+# --- work that is not there yet ---
+
+
+def test_a_thread_that_works_on_is_told():
+    before = settled(take())
+    enough = threading.Event()
+    thread = threading.Thread(target=enough.wait)
+    thread.start()
+    told = late_work(before, take())
+    enough.set()
+    thread.join()
+    assert "Python threads" in told and "native threads" in told and late_work(before, take()) == ""
+
+
+def test_a_timer_that_will_ring_is_told():
+    before = take()
+    signal.setitimer(signal.ITIMER_VIRTUAL, 1000)
+    told = late_work(before, take())
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    assert "timers" in told
+
+
+def test_a_child_that_works_on_is_told():
+    before = settled(take())
+    child = subprocess.Popen(["sleep", "30"])
+    told = late_work(before, take())
+    child.kill()
+    child.wait()
+    assert "child processes: 0 before, 1" in told
+
+
+# --- more cores than given ---
+
+
+def test_cores_beyond_those_given_are_told():
+    assert "2.0 cores" in cpu_over_wall([2e-3] * 9, [1e-3] * 9, threads=1)
+    assert "16.0 cores" in cpu_over_wall([16e-3] * 9, [1e-3] * 9, threads=4)
+
+
+def test_a_pool_that_still_spins_is_no_evidence():
+    assert cpu_over_wall([1.02e-3] * 9, [1e-3] * 9, threads=1) == ""
+    spinning = [7e-3] * 9, [1e-3] * 9
+    assert cpu_over_wall(*spinning, threads=4, runtimes=2) == "", "four threads, and three of torch's own that spin"
+    assert "7.0 cores" in cpu_over_wall(*spinning, threads=4, runtimes=1)
+
+
+def test_openmp_runtimes_are_counted(monkeypatch):
+    assert world.openmp_runtimes() >= 1, "torch's"
+    monkeypatch.setattr(world.ran, "mapped", lambda: {"/a/libgomp.so.1", "/b/libgomp-1234.so.1.0.0", "/c/libm.so.6"})
+    assert world.openmp_runtimes() == 2
+
+
+def test_few_or_short_calls_are_no_evidence():
+    assert cpu_over_wall([9e-3] * 7, [1e-3] * 7, threads=1) == ""
+    assert cpu_over_wall([90e-6] * 50, [10e-6] * 50, threads=1) == "", "the clock's own grain"
+    assert cpu_over_wall([9.0, *[1e-3] * 20], [1e-3] * 21, threads=1) == "", "one call is no rule"
+
+
+# --- from outside ---
+
+
+def test_a_childs_scheduling_is_read_from_outside():
+    code = "import os, sys; os.nice(3); os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))"
+    code += "; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        before = from_outside(os.getpid())
+        assert child.stdout and child.stdin
+        child.stdout.readline()
+        told = difference(before, from_outside(child.pid))
+        child.stdin.close()
+    assert "scheduler" in told and "SCHED_BATCH" in told and "nice" in told
+
+
+def test_there_must_be_such_a_process():
+    with pytest.raises(FileNotFoundError):
+        from_outside(2**22 + 5)
+
+
+# --- libraries ---
+
+
+def asks_ctypes(path: str | None, symbol: str | None = None) -> list[str]:
+    world.LOADED.clear()
+    library = ctypes.CDLL(path)
+    if symbol:
+        getattr(library, symbol)
+    return world.LOADED[:]
+
+
+def test_a_library_of_somebody_else_is_told(tmp_path):
+    numpys = next(Path(np.__file__).parent.rglob("_multiarray_umath*.so"))
+    assert asks_ctypes(str(numpys)) == [f"{numpys.name} by ctypes"]
+    assert asks_ctypes(None, "sched_setaffinity") == ["sched_setaffinity by ctypes"]
+    assert asks_ctypes("libm.so.6", "expf") == []
+
+
+def test_a_variants_own_library_is_not():
+    variant = variants.find(ALL, "residual", "cpu.simd")
+    if reason := variants.unavailable(variant, "cpu", "fp32"):
+        pytest.skip(reason)
+    world.LOADED.clear()
+    _call(variant, "forward")()
+    assert world.LOADED == []
+
+
+# --- honest calls ---
+
+
+def _call(variant: variants.Variant, phase: str):
+    """A call of the variant on its layer's first case."""
+    module, case = variant.load(), next(iter(cases_of(variant.layer, phase, "fp32", [0])))
+    memory = Arena(case, "cpu", workspace_of(module, case))
+    memory.load(draw(case))
+    memory.reset()
+    return lambda: memory.call(getattr(module, phase))
+
+
+HONEST = [
+    *[("residual", "cpu.simd"), ("attention", "cpu.flash"), ("layernorm", "cpu.simd"), ("adamw", "cpu.naive")],
+    *[
+        ("residual", "torch.eager"),
+        ("attention", "torch.eager"),
+        ("attention", "torch.sdpa_flash"),
+        ("adamw", "torch.eager"),
+    ],
+]
+
+
+@pytest.mark.parametrize(("layer", "name"), HONEST)
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+def test_honest_calls_change_nothing(layer, name, phase):
+    variant = variants.find(ALL, layer, name)
+    if not variant.has(phase):
+        pytest.skip("has no backward")
+    if reason := variants.unavailable(variant, "cpu", "fp32"):
+        pytest.skip(reason)
+    call = _call(variant, phase)
+    before = take()
+    call()
+    assert difference(settled(before), take()) == "", "not even the first one, which may compile"
+    before = settled(before)
+    with Watch() as watch:
+        for _ in range(3):
+            call()
+    after = take()
+    assert (watch.evidence(), difference(before, after), late_work(before, after)) == ("", "", "")
+
+
+@pytest.mark.slow
+def test_a_compiler_at_work_changes_nothing():
+    variant = variants.find(ALL, "gelu", "torch.compile")
+    if reason := variants.unavailable(variant, "cpu", "fp32"):
+        pytest.skip(reason)
+    call = _call(variant, "forward")
+    before = take()
+    call()
+    assert difference(settled(before), take()) == ""
+    before = settled(before)
+    with Watch() as watch:
+        call()
+    assert (watch.evidence(), difference(before, take())) == ("", "")
+
+
+def test_taking_it_is_cheap():
+    took = []
+    for _ in range(30):
+        start = time.perf_counter()
+        take()
+        took.append(time.perf_counter() - start)
+    assert min(took) < 3e-3, "0.4 ms on a quiet core: it runs around every turn"
