@@ -143,6 +143,7 @@ class Room(process.Room):
         self.graph_calls = 0
         self.function: Callable[..., object] = lambda: None
         self.entered: set[str] = set()  # phases
+        self.mapped: set[str] = set()  # libraries that were there before the variant
 
     def broken(self) -> bool:
         """Whether this process can use its device no more: an illegal address, say, ends a CUDA context."""
@@ -236,6 +237,7 @@ class Room(process.Room):
             returned="" if returned is None else type(returned).__name__,
             tampered=arena.tampered(args, kwargs),
             seen=seen,
+            brought=attest.judge_loaded(self.variant) or attest.judge_linked(self.variant, self.mapped),
             kernels=kernels,
             allocated=allocated,
             changed="; ".join(filter(None, told)),
@@ -448,7 +450,7 @@ class Room(process.Room):
     def module(self) -> ModuleType:
         """The variant, imported when it is first needed."""
         assert self.variant
-        state = world.take()
+        state, self.mapped = world.take(), ran.mapped()
         module = self.variant.load()
         if changed := world.difference(state, world.take()):
             raise Tampered(f"importing the variant: {changed}")

@@ -24,7 +24,7 @@ def variant(name: str) -> Variant:
     return Variant("residual", "torch", name, Path(f"{name}.py"), "A story.", frozenset({"forward"}))
 
 
-WATCHED = dict(returned="", tampered="", seen=None, kernels=None, allocated=0, changed="")
+WATCHED = dict(returned="", tampered="", seen=None, brought=None, kernels=None, allocated=0, changed="")
 
 
 class FakeWorker:
