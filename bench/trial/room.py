@@ -86,6 +86,7 @@ class Ready(TypedDict):
     configuration: str
     busy_s: float | None  # of a call, on a GPU
     peak_bytes: int | None  # on a GPU: what a call allocated beyond what it was given
+    runtimes: int  # of OpenMP in the process, each with threads of its own
     watched: Watched
 
 
@@ -132,7 +133,9 @@ class Room(process.Room):
             torch.set_num_threads(setting.threads)
         if setting.simulate and variant and variant.gpu_code:
             simulate.install(variant.backend)
-        world.guard()
+        if variant:
+            attest.start()
+            world.guard()
         self.arenas: list[Arena] = []  # one and, while a GPU is timed, copies of it
         self.last: Arena | None = None  # of the last call
         self.pool: list[Values] = []  # draws that timed calls are given, where the device reads them
@@ -281,6 +284,7 @@ class Room(process.Room):
             configuration=configuration,
             busy_s=busy_s,
             peak_bytes=peak_bytes,
+            runtimes=world.openmp_runtimes(),
             watched=watched,
         )
 
