@@ -22,6 +22,7 @@ A variant (`kernels/<backend>/<layer>/<variant>.py`) has functions of the same n
 `parameters` gives: inputs, scalars, then `*`, then everything it writes. A tensor that a shape does not use is None.
 """
 
+import functools
 import importlib
 import math
 import re
@@ -131,10 +132,11 @@ class Call:
     calls: int
 
 
-def layer_names() -> list[str]:
+@functools.cache
+def layer_names() -> tuple[str, ...]:
     """All layers, by file name."""
     here = Path(__file__).parent
-    return sorted(p.stem for p in here.glob("*.py") if p.stem not in _NOT_LAYERS)
+    return tuple(sorted(p.stem for p in here.glob("*.py") if p.stem not in _NOT_LAYERS))
 
 
 def load(layer: str) -> ModuleType:

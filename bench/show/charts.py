@@ -1,28 +1,22 @@
 """The report's charts as Vega-Lite specifications, made with Altair: each is drawn from rows that are put in later.
 
-    specs = all_specs()                    {"times": {…}, …}: every one names its data "rows"
-    with_rows(specs["times"], rows)        a whole specification, for a picture
+    all_specs()        {"times": {…}, …}: every one names its data "rows"
 
 A specification holds no colour that depends on light or dark; the page puts those in when it draws.
 """
 
-import copy
-import functools
-
 import altair as alt
 
 from bench.core import BACKENDS
-from bench.show import Point, Spec
+from bench.show import Spec
 
 COLOURS = {name: backend.colour for name, backend in BACKENDS.items()} | {"ours": BACKENDS["cpu"].colour}
 LIMIT = 4  # an error may be this many times plain torch's (bench/trial/truth.py)
-ROW_HEIGHT = {"variant": 24, "case": 24, "contestant": 40}  # by what a chart has a row for
 FOR_LABELS = {"left": 5, "top": 5, "right": 90, "bottom": 5}  # labels stand right of the longest bar
 VERDICTS = {"SLOWER": "#d6453d", "FASTER": "#1a9850", "SAME": "#2f6fde", "UNCLEAR": "#8a929c"}
 Chart = alt.LayerChart | alt.FacetChart
 
 
-@functools.cache
 def all_specs() -> dict[str, Spec]:
     charts = {
         "times": times(log=False),
@@ -37,22 +31,6 @@ def all_specs() -> dict[str, Spec]:
     }
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     return {name: chart.properties(width="container", autosize=fit).to_dict() for name, chart in charts.items()}
-
-
-def height_of(spec: Spec, rows: list[Point]) -> int:
-    """A chart's height: its own, or as many rows as there are names on its y axis."""
-    if "height" in spec:
-        return spec["height"]
-    by = next(layer["encoding"]["y"]["field"] for layer in spec["layer"] if "y" in layer["encoding"])
-    return ROW_HEIGHT[by] * len({row[by] for row in rows})
-
-
-def with_rows(spec: Spec, rows: list[Point], width: int = 720) -> Spec:
-    """A whole specification, with the rows in it."""
-    whole = copy.deepcopy(spec) | {"datasets": {"rows": rows}, "width": width, "height": height_of(spec, rows)}
-    whole["config"] = {**whole.get("config", {}), "axisY": {"labelLimit": 330}}
-    whole.setdefault("background", "white")
-    return whole
 
 
 def _rows() -> alt.NamedData:

@@ -16,7 +16,7 @@ from bench.cli import CannotGoOn
 from bench.core.files import put, write_atomically
 from bench.records.record import Record
 from bench.records.schema import GOOD
-from bench.show import Point
+from bench.show import Point, specs
 from bench.show.columns import Column, States
 from kernels import cache_dir
 
@@ -99,15 +99,13 @@ def write(page: Page, template: str, out: Path) -> Path:
 def render(page: Page, template: str) -> str:
     import jinja2
 
-    from bench.show import charts  # needs Altair
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"anchor": anchor, "backend": backend_of}
-    specs = charts.all_specs()
-    data = {n: {**vars(c), "height": charts.height_of(specs[c.spec], c.rows)} for n, c in page.data.items()}
-    return environment.get_template(template).render(page=page, specs=specs, data=data, vega=vega_bundle())
+    known = specs.all_specs()
+    data = {n: {**vars(c), "height": specs.height_of(known[c.spec], c.rows)} for n, c in page.data.items()}
+    return environment.get_template(template).render(page=page, specs=known, data=data, vega=vega_bundle())
 
 
 def vega_bundle() -> str:
@@ -127,13 +125,11 @@ def write_pictures(page: Page, folder: Path) -> int:
     """Every chart of the page as .png (twice the size) and .svg, named after its place; how many."""
     import vl_convert
 
-    from bench.show import charts  # needs Altair
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        specs = charts.all_specs()
+        known = specs.all_specs()
         for name, chart in page.data.items():
-            spec = charts.with_rows(specs[chart.spec], chart.rows)
+            spec = specs.with_rows(known[chart.spec], chart.rows)
             (folder / f"{name}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
             (folder / f"{name}.svg").write_text(as_svg(chart))
     except OSError as error:
@@ -149,9 +145,7 @@ def backend_of(name: str) -> str:
 def as_svg(chart: Chart) -> str:
     import vl_convert
 
-    from bench.show import charts  # needs Altair
-
-    return vl_convert.vegalite_to_svg(charts.with_rows(charts.all_specs()[chart.spec], chart.rows))
+    return vl_convert.vegalite_to_svg(specs.with_rows(specs.all_specs()[chart.spec], chart.rows))
 
 
 def anchor(text: str) -> str:

@@ -153,7 +153,7 @@ class Page:
     def __init__(self, runs: list[Loaded], title: str | None = None):
         self.runs = runs
         self.data: dict[str, Chart] = {}
-        self.hashes = _source_hashes()
+        self.hashes = _source_hashes({(r["layer"], r["variant"]) for run in runs for r in run.records})
         self.several_machines = len({machine_of(run) for run in runs}) > 1
         layer_rows = [(run, r) for run in runs for r in run.records if r.get("phase") != "step"]
         layer_rows.sort(key=lambda x: _place(x[1]["layer"]))
@@ -354,10 +354,10 @@ def sizes_text(r: Record) -> str:
     return " ".join(f"{k}={v}" for k, v in (r.get("shape") or {}).items() if k not in hidden)
 
 
-def _source_hashes() -> dict[tuple[str, str], str]:
-    """Of the variants of this checkout; nothing where they cannot be read."""
+def _source_hashes(wanted: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Of these variants in this checkout; nothing where they cannot be read."""
     try:
-        return {(v.layer, v.name): v.source_hash() for v in discover()}
+        return {(v.layer, v.name): v.source_hash() for v in discover() if (v.layer, v.name) in wanted}
     except CannotGoOn:
         return {}
 

@@ -130,7 +130,7 @@ def check(plan: Plan, layer: str) -> Part:
 
 def sanitize(plan: Plan, tool: str) -> Part:
     """Its own limit ends it a little before ours would, with a row for every variant."""
-    which = "all" if list(plan.layers) == contract.layer_names() else ",".join(plan.layers)
+    which = "all" if tuple(plan.layers) == contract.layer_names() else ",".join(plan.layers)
     command = ["-m", "bench.sanitize", which, "--tools", tool, "--device", plan.device, *more_kernels(plan)]
     return Part(f"sanitize-{tool}", lambda seconds: [*command, "--time-limit", f"{max(1.0, seconds - 8):.0f}"])
 

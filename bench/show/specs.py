@@ -1,0 +1,48 @@
+"""The charts' specifications (bench/show/charts.py), and what is done with them without Altair, which takes a second.
+
+No specification depends on what it will show, so they are kept in the cache until Altair or charts.py changes.
+"""
+
+import contextlib
+import copy
+import functools
+import hashlib
+from importlib import metadata
+from pathlib import Path
+
+from bench.core import files
+from bench.show import Point, Spec
+from kernels import cache_dir
+
+ROW_HEIGHT = {"variant": 24, "case": 24, "contestant": 40}  # by what a chart has a row for
+
+
+@functools.cache
+def all_specs() -> dict[str, Spec]:
+    """By the kind of a chart. Needs Altair where they are not in the cache."""
+    source = Path(__file__).with_name("charts.py").read_bytes() + metadata.version("altair").encode()
+    file = cache_dir() / f"charts-{hashlib.sha256(source).hexdigest()[:16]}.json"
+    if known := files.recall(file):
+        return known
+    from bench.show import charts
+
+    specs = charts.all_specs()
+    with contextlib.suppress(OSError):  # the next page takes a second longer
+        files.remember(file, specs)
+    return specs
+
+
+def height_of(spec: Spec, rows: list[Point]) -> int:
+    """A chart's height: its own, or as many rows as there are names on its y axis."""
+    if "height" in spec:
+        return spec["height"]
+    by = next(layer["encoding"]["y"]["field"] for layer in spec["layer"] if "y" in layer["encoding"])
+    return ROW_HEIGHT[by] * len({row[by] for row in rows})
+
+
+def with_rows(spec: Spec, rows: list[Point], width: int = 720) -> Spec:
+    """A whole specification, with the rows in it."""
+    whole = copy.deepcopy(spec) | {"datasets": {"rows": rows}, "width": width, "height": height_of(spec, rows)}
+    whole["config"] = {**whole.get("config", {}), "axisY": {"labelLimit": 330}}
+    whole.setdefault("background", "white")
+    return whole
