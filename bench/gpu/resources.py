@@ -57,7 +57,7 @@ class Compiled:
 def chosen(layers: list[str], only: str | None, kernels: list[str]) -> list[Variant]:
     """GPU variants of these layers, or of all; `only`: a comma list of names, `kernels`: folders of more variants."""
     names = contract.layer_names()
-    layers = [cli.choose(name, names, "layer") for name in layers] or names
+    layers = [cli.choose(name, names, "layer") for name in layers] or list(names)
     found = discover(tuple(map(Path, kernels)))
     variants = [v for v in found if v.gpu_code and v.layer in layers]
     known = sorted({v.name for v in variants})

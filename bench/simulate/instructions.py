@@ -557,7 +557,10 @@ def _atomics() -> list[Instruction]:
         ("exch", "{b}", ("b32", "b64")),
     ]
     access = "{ORDER} | {SCOPE}"
-    body = f"atomic<{{SPACE}}, {{T}}>(self, {{a:address}}, {access}, [&]({{T}} o_) -> {{T}} {{ return (void)o_, CHANGE; }}, {{site}})"
+    body = (
+        f"atomic<{{SPACE}}, {{T}}>(self, {{a:address}}, {access}, "
+        f"[&]({{T}} o_) -> {{T}} {{ return (void)o_, CHANGE; }}, {{site}})"
+    )
     locking = body.replace(access, f"{access} | kExchange")
     for name, change, types in operations:
         code = (locking if name == "exch" else body).replace("CHANGE", change)

@@ -59,7 +59,8 @@ def in_order(opcode: str) -> str:
         return opcode
     ranks = [next((i for i, q in enumerate(QUALIFIERS) if part in q), None) for part in parts]
     leading = ranks.index(None) if None in ranks else len(parts)
-    first = [part for _, part in sorted(zip(ranks[:leading], parts[:leading], strict=True), key=lambda pair: pair[0])]
+    known = [(rank, part) for rank, part in zip(ranks[:leading], parts, strict=False) if rank is not None]
+    first = [part for _, part in sorted(known, key=lambda pair: pair[0])]
     return ".".join([name, *first, *parts[leading:]])
 
 
@@ -110,7 +111,8 @@ class ModuleWriter:
 
     def description(self, kernels: "list[KernelWriter]") -> str:
         places = [
-            f"{{{string(p.file)}, {p.line}, {string(p.caller_file)}, {p.caller_line}, {string(opcode)}, (u32)Value::{value}}}"
+            f"{{{string(p.file)}, {p.line}, {string(p.caller_file)}, {p.caller_line}, {string(opcode)}, "
+            f"(u32)Value::{value}}}"
             for p, opcode, value in self.places
         ]
         variables = []
