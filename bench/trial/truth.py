@@ -53,6 +53,7 @@ K = 4.0  # an error may be this many times the yard's
 K_ONE = 8.0  # the largest error of one element may be this many times the yard's largest
 FLOOR_ALL = 0.5  # units that the yard is at least: the rms of a value rounded correctly is 0.4,
 FLOOR_ONE = 1.0  # and its largest error 1
+ANOTHER_DRAW = 1.5  # the noise of one draw may be this many times that of another
 SANE = 0.05  # and nobody, torch included, may be off by more than this share of the truth's rms
 NOTHING = 1e-6  # a truth this small, from inputs of size one, is all cancellation: no share of it can be asked for
 DEAR = 1e9  # FLOPs plus bytes of a case whose truth is not worked out a second time, with moved inputs
@@ -85,6 +86,11 @@ class Limits:
     noise: float = 0.0  # absolute: what honest arithmetic is off beyond rounding
     honest: Size = Size()
     formula_rms: float = 0.0  # absolute: of the reference in fp32
+
+    def elsewhere(self) -> "Limits":
+        """For another draw of the same case, which may be as much noisier."""
+        absolute = self.honest.absolute * ANOTHER_DRAW
+        return replace(self, noise=self.noise * ANOTHER_DRAW, honest=replace(self.honest, absolute=absolute))
 
 
 @dataclass
@@ -169,7 +175,8 @@ def yards_of(
 ) -> list[Yard]:
     """The truth of each output tensor of a case, in the contract's order, and its yard.
 
-    With `like`, the yards of another draw of the same case, only the truth is worked out. Else the yard comes from
+    With `like`, the yards of another draw of the same case, only the truth is worked out: for timed shapes, without an
+    edit (which may make one draw much noisier than the next). Else the yard comes from
     the cache where this case was seen before with the same torch, formula, yardstick and rules (this file).
     May run in several threads at once.
     """
@@ -180,7 +187,7 @@ def yards_of(
             _remember(case, yardstick, device, [yard.limits for yard in yards])
             return yards
     else:
-        found = [yard.limits for yard in like]
+        found = [yard.limits.elsewhere() for yard in like]
     yards = _truths(case, values)
     return [replace(yard, limits=limits) for yard, limits in zip(yards, found, strict=True)]
 

@@ -462,6 +462,7 @@ def test_another_draw_is_judged_by_the_yard_of_the_first(monkeypatch):
     found = judge.yards_of(other, values, eager("layernorm"), like=yards)
     assert done == ["truth_of"]
     assert not wrong(other, found, call(eager("layernorm").load().forward, other, values))
+    assert all(0 < y.limits.noise < z.limits.noise for y, z in zip(yards[:1], found[:1], strict=True))
     assert len(wrong(other, yards, call(eager("layernorm").load().forward, other, values))) == 3  # another truth
 
 
