@@ -264,7 +264,7 @@ def _work(case: Case) -> float:
 def _draws(case: Case, yards: list[Yard]) -> int:
     fewest = min((yard.truth.numel() for yard in yards), default=1)
     wanted = math.ceil(ENOUGH / max(fewest, 1))
-    return max(1, min(wanted, SEEDS, int(CHEAP / _work(case))))
+    return max(1, min(wanted, SEEDS, int(CHEAP / max(1, _work(case)))))
 
 
 def _limits_of(samples: list[_Sample], least: float) -> Limits:
@@ -496,8 +496,7 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
         one = stretch = total = absolute = 0.0
         for start, stop in blocks:
             got, truth = flat[start:stop], yard.truth[start:stop]
-            squares = _units(got, truth, yard, noise).square_()
-            most = float(squares.amax())
+            squares, most = _squares(got, truth, yard, noise)
             bound = math.sqrt(most) * largest_unit
             one, absolute = max(one, most), max(absolute, bound if bound < small else _absolute(got, truth, yard))
             whole = len(squares) // length * length
@@ -507,8 +506,8 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
             if whole < len(squares):  # the end: as a stretch of the same length
                 total += float(squares[whole:].sum())
                 first = max(0, count - length)
-                last = _units(flat[first:], yard.truth[first:], yard, noise)
-                stretch = max(stretch, float(last.square_().mean()) * length)
+                last, _ = _squares(flat[first:], yard.truth[first:], yard, noise)
+                stretch = max(stretch, float(last.mean()) * length)
         return [one, stretch, total, absolute]
 
     blocks = list(_blocks(count, length))
@@ -522,10 +521,14 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
     return Size(math.sqrt(max(one)), math.sqrt(max(stretch) / length), math.sqrt(sum(total) / count), max(absolute))
 
 
-def _units(got: torch.Tensor, truth: torch.Tensor, yard: Yard, noise: float) -> torch.Tensor:
-    """Errors, each in units of what it may be."""
-    error = (got - truth).div_(truth.abs().mul_(yard.share).add_(noise))
-    return error if math.isfinite(float(error.sum())) else _settled(error, got, truth, yard.dtype)
+def _squares(got: torch.Tensor, truth: torch.Tensor, yard: Yard, noise: float) -> tuple[torch.Tensor, float]:
+    """Of errors, each in units of what it may be; and the largest of them."""
+    squares = (got - truth).div_(truth.abs().mul_(yard.share).add_(noise)).square_()
+    most = float(squares.amax())
+    if not most < math.inf:  # NaN neither
+        squares = _settled(squares, got, truth, yard.dtype)
+        most = float(squares.amax())
+    return squares, most
 
 
 def _absolute(got: torch.Tensor, truth: torch.Tensor, yard: Yard) -> float:
@@ -615,7 +618,7 @@ def _inaccurate(flat: torch.Tensor, yard: Yard, ratios: Size) -> str:
     allowed, length = yard.allowed, _stretch(yard.sizes)
     worst, at, first, largest, too_far = -1.0, 0, 0, 0.0, []
     for start, stop in _blocks(len(flat), length):
-        units = _units(flat[start:stop], yard.truth[start:stop], yard, yard.noise).abs_()
+        units = _squares(flat[start:stop], yard.truth[start:stop], yard, yard.noise)[0].sqrt_()
         error = (flat[start:stop] - yard.truth[start:stop]).abs_()
         too_far.append((units > allowed.one).logical_or_(error > allowed.absolute))
         if float(units.max()) > worst:
