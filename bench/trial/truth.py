@@ -53,6 +53,7 @@ K = 4.0  # an error may be this many times the yard's
 K_ONE = 8.0  # the largest error of one element may be this many times the yard's largest
 FLOOR_ALL = 0.5  # units that the yard is at least: the rms of a value rounded correctly is 0.4,
 FLOOR_ONE = 1.0  # and its largest error 1
+ANOTHER_DRAW = 1.5  # the noise of one draw may be this many times that of another
 SANE = 0.05  # and nobody, torch included, may be off by more than this share of the truth's rms
 NOTHING = 1e-6  # a truth this small, from inputs of size one, is all cancellation: no share of it can be asked for
 DEAR = 1e9  # FLOPs plus bytes of a case whose truth is not worked out a second time, with moved inputs
@@ -85,6 +86,11 @@ class Limits:
     noise: float = 0.0  # absolute: what honest arithmetic is off beyond rounding
     honest: Size = Size()
     formula_rms: float = 0.0  # absolute: of the reference in fp32
+
+    def elsewhere(self) -> "Limits":
+        """For another draw of the same case, which may be as much noisier."""
+        absolute = self.honest.absolute * ANOTHER_DRAW
+        return replace(self, noise=self.noise * ANOTHER_DRAW, honest=replace(self.honest, absolute=absolute))
 
 
 @dataclass
@@ -169,7 +175,8 @@ def yards_of(
 ) -> list[Yard]:
     """The truth of each output tensor of a case, in the contract's order, and its yard.
 
-    With `like`, the yards of another draw of the same case, only the truth is worked out. Else the yard comes from
+    With `like`, the yards of another draw of the same case, only the truth is worked out: for timed shapes, without an
+    edit (which may make one draw much noisier than the next). Else the yard comes from
     the cache where this case was seen before with the same torch, formula, yardstick and rules (this file).
     May run in several threads at once.
     """
@@ -180,7 +187,7 @@ def yards_of(
             _remember(case, yardstick, device, [yard.limits for yard in yards])
             return yards
     else:
-        found = [yard.limits for yard in like]
+        found = [yard.limits.elsewhere() for yard in like]
     yards = _truths(case, values)
     return [replace(yard, limits=limits) for yard, limits in zip(yards, found, strict=True)]
 
@@ -257,7 +264,7 @@ def _work(case: Case) -> float:
 def _draws(case: Case, yards: list[Yard]) -> int:
     fewest = min((yard.truth.numel() for yard in yards), default=1)
     wanted = math.ceil(ENOUGH / max(fewest, 1))
-    return max(1, min(wanted, SEEDS, int(CHEAP / _work(case))))
+    return max(1, min(wanted, SEEDS, int(CHEAP / max(1, _work(case)))))
 
 
 def _limits_of(samples: list[_Sample], least: float) -> Limits:
@@ -489,8 +496,7 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
         one = stretch = total = absolute = 0.0
         for start, stop in blocks:
             got, truth = flat[start:stop], yard.truth[start:stop]
-            squares = _units(got, truth, yard, noise).square_()
-            most = float(squares.amax())
+            squares, most = _squares(got, truth, yard, noise)
             bound = math.sqrt(most) * largest_unit
             one, absolute = max(one, most), max(absolute, bound if bound < small else _absolute(got, truth, yard))
             whole = len(squares) // length * length
@@ -500,8 +506,8 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
             if whole < len(squares):  # the end: as a stretch of the same length
                 total += float(squares[whole:].sum())
                 first = max(0, count - length)
-                last = _units(flat[first:], yard.truth[first:], yard, noise)
-                stretch = max(stretch, float(last.square_().mean()) * length)
+                last, _ = _squares(flat[first:], yard.truth[first:], yard, noise)
+                stretch = max(stretch, float(last.mean()) * length)
         return [one, stretch, total, absolute]
 
     blocks = list(_blocks(count, length))
@@ -515,10 +521,14 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
     return Size(math.sqrt(max(one)), math.sqrt(max(stretch) / length), math.sqrt(sum(total) / count), max(absolute))
 
 
-def _units(got: torch.Tensor, truth: torch.Tensor, yard: Yard, noise: float) -> torch.Tensor:
-    """Errors, each in units of what it may be."""
-    error = (got - truth).div_(truth.abs().mul_(yard.share).add_(noise))
-    return error if math.isfinite(float(error.sum())) else _settled(error, got, truth, yard.dtype)
+def _squares(got: torch.Tensor, truth: torch.Tensor, yard: Yard, noise: float) -> tuple[torch.Tensor, float]:
+    """Of errors, each in units of what it may be; and the largest of them."""
+    squares = (got - truth).div_(truth.abs().mul_(yard.share).add_(noise)).square_()
+    most = float(squares.amax())
+    if not most < math.inf:  # NaN neither
+        squares = _settled(squares, got, truth, yard.dtype)
+        most = float(squares.amax())
+    return squares, most
 
 
 def _absolute(got: torch.Tensor, truth: torch.Tensor, yard: Yard) -> float:
@@ -608,7 +618,7 @@ def _inaccurate(flat: torch.Tensor, yard: Yard, ratios: Size) -> str:
     allowed, length = yard.allowed, _stretch(yard.sizes)
     worst, at, first, largest, too_far = -1.0, 0, 0, 0.0, []
     for start, stop in _blocks(len(flat), length):
-        units = _units(flat[start:stop], yard.truth[start:stop], yard, yard.noise).abs_()
+        units = _squares(flat[start:stop], yard.truth[start:stop], yard, yard.noise)[0].sqrt_()
         error = (flat[start:stop] - yard.truth[start:stop]).abs_()
         too_far.append((units > allowed.one).logical_or_(error > allowed.absolute))
         if float(units.max()) > worst:

@@ -146,6 +146,20 @@ def test_infinity_is_right_only_where_the_truth_rounds_to_it_in_the_outputs_dtyp
     assert judge.judge(truth.half().float(), yard(truth)).evidence  # fp32 holds 1e5
 
 
+def test_what_is_not_finite_in_the_inputs_must_come_out_where_the_truth_has_it():
+    case = next(c for c in cases_of("softmax", "forward", "fp32", [0]) if c.name == "ragged 3")
+    values = draw(case)
+    x = one(values["x"])
+    x[3, 5], x[4, :], x[5, 1:] = NAN, -INF, -INF  # a NaN, a row that is masked wholly, one with one score left
+    yards = judge.worked_out(case, values, eager("softmax"))
+    honest = one(call(eager("softmax").load().forward, case, values)["out"])
+    assert honest[3:5].isnan().all() and honest[5].sum() == 1
+    assert not wrong(case, yards, {"out": honest})
+    for row in (3, 4):
+        assert wrong(case, yards, {"out": honest.index_fill(0, torch.tensor(row), 0.0)}) == ["out"]
+    assert wrong(case, yards, {"out": honest.index_fill(0, torch.tensor(5), NAN)}) == ["out"]
+
+
 # --- evidence --------------------------------------------------------------------------------------------------
 
 
@@ -462,6 +476,7 @@ def test_another_draw_is_judged_by_the_yard_of_the_first(monkeypatch):
     found = judge.yards_of(other, values, eager("layernorm"), like=yards)
     assert done == ["truth_of"]
     assert not wrong(other, found, call(eager("layernorm").load().forward, other, values))
+    assert all(0 < y.limits.noise < z.limits.noise for y, z in zip(yards[:1], found[:1], strict=True))
     assert len(wrong(other, yards, call(eager("layernorm").load().forward, other, values))) == 3  # another truth
 
 

@@ -1,0 +1,53 @@
+"""The measurement of false alarms: its bounds are those of the books, and what is wrong is counted."""
+
+import random
+
+import pytest
+import torch
+
+from tools import false_alarms
+
+
+@pytest.mark.parametrize(
+    ("fails", "trials", "bound"),
+    [(0, 1, 0.95), (0, 100, 0.02951), (0, 3000, 0.000998), (3, 100, 0.0757), (10, 10, 1.0), (5000, 10000, 0.5083)],
+)
+def test_the_upper_bound_is_clopper_and_pearsons(fails, trials, bound):
+    assert false_alarms.upper_bound(fails, trials) == pytest.approx(bound, rel=0.005)
+
+
+@pytest.mark.parametrize("slope", [3.0, 8.0])
+def test_the_tail_of_a_power_law_is_found(slope):
+    draw = random.Random(3)
+    ratios = [draw.random() ** (-1 / slope) for _ in range(20_000)]
+    assert false_alarms.tail_beyond(ratios, 3.0) == pytest.approx(3.0**-slope, rel=0.4)
+
+
+def test_few_ratios_and_equal_ones_have_no_tail():
+    assert false_alarms.tail_beyond([1.0] * 50, 4.0) == 0.0
+    assert false_alarms.tail_beyond([], 4.0) == 0.0
+    assert false_alarms.tail_beyond([5.0] * 50, 4.0) == 1.0
+
+
+@pytest.mark.parametrize(("factor", "fails"), [(1.0, False), (1.01, True)])
+def test_stand_ins_are_judged_and_what_is_wrong_is_counted(monkeypatch, tmp_path, factor, fails):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    real, threads = false_alarms.call, torch.get_num_threads()
+    monkeypatch.setattr(false_alarms, "call", lambda *arguments: [part * factor for part in real(*arguments)])
+    row = false_alarms.measure("residual", "forward", "fp16", 0.05, 1)
+    torch.set_num_threads(threads)
+    assert row.seeds and len(row.ratios) >= 2 * row.seeds
+    assert len(row.failed) == (len(row.ratios) if fails else 0)
+    page = false_alarms.page([row], 0.05)
+    assert "| residual | forward | fp16 |" in page and ("What failed" in page) == fails
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", false_alarms.DTYPES)
+@pytest.mark.parametrize("layer", ["gelu", "layernorm", "attention", "adamw"])
+def test_honest_stand_ins_do_not_fail(monkeypatch, tmp_path, layer, dtype):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    threads = torch.get_num_threads()
+    row = false_alarms.measure(layer, "forward", dtype, 20, 2)
+    torch.set_num_threads(threads)
+    assert len(row.ratios) > 20 and not row.failed
