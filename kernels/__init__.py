@@ -5,7 +5,8 @@ from pathlib import Path
 
 
 class Unavailable(RuntimeError):
-    """This machine cannot run a variant; the message says what is missing and how to get it."""
+    """This machine cannot run a variant; the message says what is missing and how to get it. Or it does not have what a
+    case asks for, then in two or three words ("grouped queries")."""
 
 
 def cache_dir() -> Path:

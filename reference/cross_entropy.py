@@ -42,12 +42,12 @@ def backward(dlosses, logits, targets, lse, V):
 
 
 RAGGED = [
-    dict(B=2, T=3, V=50257, VP=50304),
+    dict(B=2, T=2, V=50257, VP=50304),
     dict(B=1, T=1, V=1, VP=1),
     dict(B=3, T=5, V=769, VP=769),
     dict(B=2, T=9, V=100, VP=128),
     dict(B=3, T=4, V=512, VP=512),
-    dict(B=1, T=2, V=3 << 15, VP=3 << 15),
+    dict(B=1, T=1, V=3 << 15, VP=3 << 15),
 ]
 LONG = {"B": 2, "T": 2}  # a row is long enough by itself
 

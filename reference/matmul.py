@@ -88,18 +88,19 @@ OUTLIER = 1e4  # as trained transformers have in a few channels; in fp16, whose 
 
 def _outliers(tensors, shape, index):
     size = 30 if shape["dtype"] == "fp16" else OUTLIER
-    for name in ("x", "weight", "dout"):
-        if name in tensors:
-            tensors[name][:, index] *= size
+    tensors["x"][:, index] *= size
+    tensors["weight"][:, index] *= size
+    if "dout" in tensors:  # dx is summed over the rows of weight
+        tensors["weight"][index] *= size
 
 
 def outliers_first(tensors, shape):
-    """A few thousand times the rest in the first column of each operand: x and weight are summed over it."""
+    """Ten thousand times the rest in the first place along the axis that is summed over."""
     _outliers(tensors, shape, 0)
 
 
 def outliers_last(tensors, shape):
-    """The same in the last column, which a ragged tile's tail holds."""
+    """The same in the last place, which a ragged tile's tail holds."""
     _outliers(tensors, shape, -1)
 
 

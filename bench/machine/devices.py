@@ -133,6 +133,11 @@ def is_gpu(name: str) -> bool:
     return name != "cpu"
 
 
+def is_made_up(name: str) -> bool:
+    """Whether the device is a class of somebody's, whose kernels are as made up as itself."""
+    return is_gpu(name) and name.partition(":")[0] != "cuda"
+
+
 def clocks_of(name: str) -> tuple[str, ...]:
     """The clocks that the device of this name has, without opening it: a process that only asks needs no context."""
     return (BUSY, SPAN, GRAPH) if is_gpu(name) else (WALL,)

@@ -38,13 +38,14 @@ class Memory:
         self.recompute = tuple(recompute)
         self.tensors: list[torch.Tensor] = []  # all of them, as allocated
         self.saved_bytes = 0
-        self.params, _ = self._flat(dtype)
+        self.params, self.flat_params = self._flat(dtype)
         self.grads, self.flat_grads = self._flat(dtype)
         self.m, self.flat_m = self._flat("fp32")
         self.v, self.flat_v = self._flat("fp32")
         self.masters: dict[str, torch.Tensor] | None = None
+        self.flat_masters: torch.Tensor | None = None
         if dtype in ("bf16", "fp16"):
-            self.masters, _ = self._flat("fp32")
+            self.masters, self.flat_masters = self._flat("fp32")
 
         self.tokens = self.new(B, T, dtype="int")
         self.targets = self.new(B, T, dtype="int")

@@ -6,10 +6,12 @@
 
 A `Program` writes the step down as a list of calls of the contract, in order, with their arguments; it is the whole
 model, and its `Memory` every tensor. `Step` binds each call to a variant once, so that running is one loop: nothing is
-allocated and nothing is looked up. On a GPU that loop is recorded once as a graph (`Step.capture`) and replayed.
+allocated and nothing is looked up. On a GPU that loop is recorded once as two graphs (`Step.capture`), which are
+replayed: between them the norm of the gradients is read, and where it is not finite the update is left out.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
@@ -36,9 +38,9 @@ class Step:
     A module has the contract's function of the call's phase, and perhaps `workspace` and `prepare`. accumulation:
     micro-batches a step. All variants share one workspace, as large as the largest wish.
 
-    Everything between the copy of the batches and the reading of loss and norm is launched by `_launch`, from memory
-    that is there, with what changes from step to step (batches, lr, the step's number) in tensors: so it can be
-    recorded as a graph.
+    Everything between the copy of the batches and the reading of loss and norm, and everything after it, is launched
+    from memory that is there, with what changes from step to step (batches, lr, the step's number) in tensors: so each
+    can be recorded as a graph.
     """
 
     def __init__(self, program: Program, modules: Mapping[CallId, ModuleType], accumulation: int = 1):
@@ -46,7 +48,7 @@ class Step:
         mem = program.memory
         self.device = mem.device
         self.inbox = mem.inbox(accumulation)
-        self.replay: Callable[[], None] | None = None
+        self.replay: tuple[Callable[[], None], Callable[[], None]] | None = None  # of gradients and norm, of the update
         self.cleared, self.max_norm = program.cleared, program.model.recipe.max_norm
         sizes_and_dtype = (program.model, mem.B, mem.T, mem.dtype, mem.recompute)
         self.shapes = {id: c.shape for id, c in step_calls(*sizes_and_dtype).items()}
@@ -112,36 +114,49 @@ class Step:
     def run(self, batches: Sequence[Batch], lr: float, plain: bool = False) -> tuple[float, float]:
         """One step of training: (loss, gradient norm before clipping). One batch a micro-batch.
 
-        The graph is replayed where there is one; plain: launch every kernel by itself nevertheless.
+        Where the norm is not finite there is no update: parameters, moments and the step's number stay. The graphs are
+        replayed where there are any; plain: launch every kernel by itself nevertheless.
         """
         mem = self.memory
         self._take(batches)
         mem.lr.fill_(lr)
-        if self.replay and not plain:
-            self.replay()
-        else:
-            self._launch(_run)
-        return mem.loss.item(), mem.norm.item()
+        graphs = None if plain else self.replay
+        graphs[0]() if graphs else self._gradients_and_norm(_run)
+        loss, norm = mem.loss.item(), mem.norm.item()
+        if math.isfinite(norm):
+            graphs[1]() if graphs else self._update(_run)
+        return loss, norm
 
-    def _launch(self, run: Runner) -> None:
-        """The whole step on the device: nothing is read back."""
-        mem = self.memory
-        mem.step.add_(1)
+    def _launch(self, run: Runner) -> bool:
+        """The whole step by plain launches; whether the norm was finite, and so the parameters were updated."""
+        self._gradients_and_norm(run)
+        finite = math.isfinite(self.memory.norm.item())
+        if finite:
+            self._update(run)
+        return finite
+
+    def _gradients_and_norm(self, run: Runner) -> None:
         self._gradients(run)
         run([self.update_norm])
+
+    def _update(self, run: Runner) -> None:
+        """Clipping and AdamW. Nothing is read back."""
+        mem = self.memory
+        mem.step.add_(1)
         # grad_scale = min(1, max_norm / (norm + eps)), on the device and in place
         torch.add(mem.norm, CLIP_EPS, out=mem.grad_scale)
         mem.grad_scale.reciprocal_().mul_(self.max_norm).clamp_(max=1)
         run([self.update_adamw])
 
     def capture(self) -> str | None:
-        """Record the whole step as a graph for `run` to replay; which call prevents that and why, else None.
+        """Record the step as two graphs for `run` to replay; which call prevents that and why, else None.
 
         Warms up with one step of plain launches, in which kernels compile and libraries load. What was trained is
         lost: `load` follows. After a failure a CUDA process is best started afresh: some versions of torch leave their
         allocator in the middle of the capture.
         """
-        self._launch(_run)
+        self._gradients_and_norm(_run)
+        self._update(_run)
         self.device.synchronize()
         calls = [*self.first_calls, *self.later_calls, *self.update_calls]
         bounds = [*self.first, *self.later, self.update_norm, self.update_adamw]
@@ -157,7 +172,8 @@ class Step:
                     raise
 
         try:
-            self.replay = self.device.capture(lambda: self._launch(run))
+            gradients = self.device.capture(lambda: self._gradients_and_norm(run))
+            self.replay = gradients, self.device.capture(lambda: self._update(run))
         except Exception as error:
             return broke[0] if broke else self._search(bounds, calls) or _one_line(error)
         return None
@@ -181,7 +197,8 @@ class Step:
         return f"{call.id} ({name}): {_one_line(error)}"
 
     def run_timed(self, batches: Sequence[Batch], lr: float, clock: str | None = None) -> dict[CallId, float]:
-        """One step of plain launches with a clock around every call: milliseconds of each call, all its repetitions.
+        """One step of plain launches with a clock around every call: milliseconds of each call, all its repetitions;
+        0 of an update that is left out.
 
         clock: of the device, else its first one.
         """
@@ -196,10 +213,11 @@ class Step:
                 timer.stop()
 
         with timer:
-            self._launch(run)
-        times: dict[CallId, float] = {}
-        for id, seconds in zip(self._ids_in_order(), timer.seconds, strict=True):
-            times[id] = times.get(id, 0.0) + seconds * 1e3
+            updated = self._launch(run)
+        ids = self._ids_in_order()
+        times = dict.fromkeys(ids, 0.0)
+        for id, seconds in zip(ids if updated else ids[:-1], timer.seconds, strict=True):
+            times[id] += seconds * 1e3
         return times
 
     def run_marked(self, batches: Sequence[Batch], lr: float, mark: Callable[[CallId], AbstractContextManager]) -> None:

@@ -134,7 +134,7 @@ class Screen:
             verdict = verdict_cell(COLUMNS["check"].record(states))
             table.add_row(name_cell(states[0]), verdict, *[c.told(states) for c in shown])
         self.console.print(table)
-        for fact in [*facts, *(gpu_facts(rows) if on_gpu else ()), *notes(rows)]:
+        for fact in [*facts, *compared(rows), *(gpu_facts(rows) if on_gpu else ()), *notes(rows)]:
             self.console.print(f"  {fact}", style="dim", highlight=False)
         self.console.print()
 
@@ -193,6 +193,12 @@ def verdict_cell(row: Record) -> Text:
     if row["status"] in GOOD and row.get("launch_bound"):
         found.append("\nlaunch-bound", "yellow")
     return found
+
+
+def compared(rows: list[Record]) -> list[str]:
+    """One line under a table, where its rows tell: how much of their outputs was judged."""
+    told = sorted({row["compared"] for row in rows if row.get("compared")})
+    return [f"outputs compared: {', '.join(told)}"] if told else []
 
 
 def notes(rows: list[Record]) -> list[str]:

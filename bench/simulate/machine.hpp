@@ -72,7 +72,7 @@ struct Fiber {
     u32 mask = 0;
     void* payload = nullptr;
     u32 votes = 0, voters = 0;  // what the last barrier counted
-    Poll polls[kPolls];  // what strong loads and atomics saw last; the newest lies before `next_poll`
+    Poll polls[kPolls];  // what strong loads saw last, and where atomics failed; the oldest lies at `next_poll`
     u32 next_poll = 0;
     Poll seen;           // by any load, once the thread is watched
     bool polling = false;
@@ -129,7 +129,7 @@ struct Machine : RunningBlock {
     // who waits in vain
     u32 rounds = 0;    // of all ready threads of the block, since memory changed, in which some polled
     u64 idle = 0;      // polls, and what was woken between them, since memory changed
-    u64 restless = 0;  // the same, since a thread returned
+    u64 restless = 0;  // the same, since a thread returned or saw what it had polled for
     u32 wakes = 0;     // since the last poll
 };
 

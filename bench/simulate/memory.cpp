@@ -216,14 +216,27 @@ bool is_constant(Thread&, u64 address) {
 
 // --- polling --------------------------------------------------------------------------------------------------------
 
+namespace {
+
+Poll* find_poll(Fiber& fiber, u64 address, Site site) {
+    Poll* end = fiber.polls + kPolls;
+    Poll* found = std::find_if(fiber.polls, end, [&](const Poll& p) { return p.address == address && p.site == site; });
+    return found == end ? nullptr : found;
+}
+
+}  // namespace
+
 void polled(Thread& self, u64 address, u64 value, u32 access, Site site) {
     Fiber& fiber = *self.fiber;
     const Poll now{address, value, site};
     bool again = fiber.seen == now;
     fiber.seen = now;
     if (access & kStrong) {
-        again = std::find(fiber.polls, fiber.polls + kPolls, now) != fiber.polls + kPolls;
-        if (!again) fiber.polls[fiber.next_poll++ % kPolls] = now;
+        Poll* known = find_poll(fiber, address, site);
+        again = known && known->value == value;
+        if (known && !again) machine.restless = 0;  // what it waited for came
+        if (!known) known = &fiber.polls[fiber.next_poll++ % kPolls];
+        *known = now;
     }
     if (again) yield_to_others(site);
 }
@@ -231,6 +244,7 @@ void polled(Thread& self, u64 address, u64 value, u32 access, Site site) {
 void atomic_done(Thread& self, u64 address, bool did_change, u32 access, Site site) {
     if (!did_change) return polled(self, address, 0, kStrong, site);
     changed(address);
+    if (find_poll(*self.fiber, address, site)) machine.restless = 0;
     // Another block may find the lock taken: in every order but the first it does now and then.
     if (access & kExchange && !in_window(self, address) && machine.seed && !machine.counting && random_number() % 4 == 0) preempt();
 }

@@ -271,8 +271,9 @@ f64 half_number(Value kind, const u8* bytes) {
 
 // Whether two values of a kind differ by no more than rounding; `largest` is the largest float that lanes exchanged.
 bool near(Value kind, f64 a, f64 b, f64 largest) {
-    if (std::isnan(a) && std::isnan(b)) return true;
-    if (!std::isfinite(a) || !std::isfinite(b)) return a == b;
+    if (!std::isfinite(a) || !std::isfinite(b)) {  // of what has overflowed, the order makes infinity or NaN
+        return !std::isfinite(a) && !std::isfinite(b) && (a == b || std::isnan(a) || std::isnan(b));
+    }
     f64 size = std::max(std::fabs(a), std::fabs(b)), sums = kSumUnits * std::max(largest, size);
     f64 allowed = kind == Value::F64 ? kSumUnits * size * 0x1p-52 : sums * 0x1p-23;
     if (kind == Value::Tf32 || kind == Value::F16) allowed += size * 0x1p-10 + 0x1p-24;

@@ -23,8 +23,9 @@ constexpr size_t kPage = 4096;
 constexpr u32 kRing = 2048;  // a power of two above kMaxThreads
 constexpr u32 kMaxReports = 20;
 constexpr u64 kMostIdle = 1000000;     // polls, and what was woken between them, without any change: then they wait for ever
-constexpr u64 kMostRestless = 50000000;  // the same without a thread that returned: what changes leads nowhere
-constexpr u32 kLongLoopWeight = 4;     // of a long loop's round, among them
+constexpr u64 kMostRestless = 4000000;  // the same without a thread that returned or saw what it waits for: what changes
+                                        // leads nowhere
+constexpr u32 kLongLoopWeight = 16;    // of a long loop's round, among them
 constexpr u32 kPatience = 64;          // rounds of a long loop, before other blocks are let run
 constexpr u32 kVainRounds = 4;         // of a block's threads, before other blocks are let run
 // In all blocks in flight: a block of 256 for each multiprocessor of an H100. A card may have more; here each has a stack.
@@ -233,7 +234,7 @@ std::string wait_of(const Fiber& fiber) {
         bool shared = generic || address < machine.shared_bytes;
         message = "polls " + memory_name(shared, generic ? address - fiber.thread.shared_window : address);
     }
-    if (fiber.state == State::Warp) message += text(" with mask 0x%08x", fiber.mask);
+    if (fiber.state == State::Warp) message = "waits in " + message + text(" with mask 0x%08x", fiber.mask);
     return message + ", " + where(fiber.site);
 }
 

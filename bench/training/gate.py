@@ -13,18 +13,52 @@ step of a single run may hit the centre by chance. FLOOR (a few units in fp32's 
 over gradients) keeps the band from zero width. Three things must stay inside: the loss and the global gradient norm at
 every step, and the norm of each parameter's gradient at the first step, where dev is the largest relative distance
 over all parameters and runs. The last one names the culprit, and sees a gradient that is small beside the rest.
+
+What the optimizer does hides in that band, which in bf16 is a thousand times wider than a step's weight decay. So each
+update is judged by itself (`Updates`): AdamW's formula in fp64, on the gradients and the state that ours had, says what
+must have become of a random sample of every parameter and its moments. State is kept in fp32 at every dtype, and is
+judged as fp32: within SLACK times what the formula errs by in fp32, and FLOOR of the values that were added. A decay of
+less than that, lr * decay < FLOOR, cannot be seen, nor felt. Where the gradient norm is not finite, nothing may change.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import torch
+
+from bench.cli import CannotGoOn
+from reference import contract
+from reference.models.model import Model
 
 SLACK = 4.0  # as in the check of single layers: an error may be four times PyTorch's own
 POOLED = 3
 FLOOR = 8 * 2.0**-23
 
+EPS = {"bf16": 2.0**-7, "fp16": 2.0**-10}  # one unit in the last place, relative
+TINY = 2.0**-126  # fp32's smallest normal number: below it a kernel may round to 0
+
 Trajectory = Sequence[Mapping[str, Any]]  # one dict a step: loss, norm, and at the first step norms
+
+
+class NotFinite(CannotGoOn):
+    """PyTorch's own training left the finite numbers: there is nothing to judge by."""
+
+
+def must_be_finite(name: str, run: Trajectory, lr: float) -> None:
+    """Raises NotFinite with the name of the run and the step where it went astray."""
+    for i, step in enumerate(run):
+        if not _finite([step]):
+            raise NotFinite(
+                f"{name} is not finite from step {i + 1} on at --lr {lr:g} (loss {step['loss']:.3g}, gradient norm "
+                f"{step['norm']:.3g}): there is no band to judge by; lower --lr"
+            )
+
+
+def _finite(run: Trajectory) -> bool:
+    return all(math.isfinite(s["loss"]) and math.isfinite(s["norm"]) for s in run)
 
 
 @dataclass(frozen=True)
@@ -36,16 +70,17 @@ class Excess:
     ours: float
     centre: float
     band: float
+    whose: str = "PyTorch's"
 
     @property
     def times(self) -> float:
         """Distance in units of the band; infinite for what is not finite."""
-        found = abs(self.ours - self.centre) / self.band
+        found = abs(self.ours - self.centre) / self.band if self.band else math.inf
         return found if math.isfinite(found) else math.inf
 
     def __str__(self) -> str:
         return (
-            f"step {self.step}: {self.what} is {self.ours:.6g}, PyTorch's {self.centre:.6g} ± {self.band:.2g} "
+            f"step {self.step}: {self.what} is {self.ours:.6g}, {self.whose} {self.centre:.6g} ± {self.band:.2g} "
             f"({self.times:.3g} times the band)"
         )
 
@@ -61,10 +96,10 @@ class Gate:
 
     @classmethod
     def measured(cls, centre: Trajectory, runs: list[Trajectory]) -> "Gate":
-        """The band from PyTorch's own runs, each as long as the centre. Raises ValueError where one is not finite."""
+        """The band from PyTorch's own runs, each as long as the centre. Raises NotFinite."""
         for run in [centre, *runs]:
-            if not all(math.isfinite(s["loss"]) and math.isfinite(s["norm"]) for s in run):
-                raise ValueError("PyTorch's own run is not finite at these settings: lower --lr")
+            if not _finite(run):
+                raise NotFinite("PyTorch's own run is not finite at these settings: lower --lr")
         theirs = centre[0]["norms"]
         distances = [
             abs(run[0]["norms"][name] - norm) / norm
@@ -104,3 +139,107 @@ class Gate:
 def _band(centre: Trajectory, runs: list[Trajectory], name: str) -> list[float]:
     dev = [max((abs(run[t][name] - c[name]) for run in runs), default=0.0) for t, c in enumerate(centre)]
     return [SLACK * max(dev[: max(t + 1, POOLED)]) + FLOOR * abs(c[name]) for t, c in enumerate(centre)]
+
+
+# --- the optimizer ---
+
+
+@dataclass(frozen=True)
+class State:
+    """A sample of the optimizer's state, (elements,) each; masters only below fp32."""
+
+    params: np.ndarray
+    m: np.ndarray
+    v: np.ndarray
+    masters: np.ndarray | None
+
+    def named(self) -> dict[str, np.ndarray]:
+        found = {name: getattr(self, name) for name in ("params", "m", "v", "masters")}
+        return {name: values for name, values in found.items() if values is not None}
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the optimizer was given at some elements, and what it made of them. `counts`: how many elements are of each
+    parameter, one parameter after the other."""
+
+    counts: list[int]
+    grads: np.ndarray
+    grad_scale: float
+    lr: float
+    before: State
+    after: State
+
+
+@dataclass
+class Updates:
+    """Judges the updates of one contestant, in the order of its steps. `dtype` is the working one's name."""
+
+    model: Model
+    dtype: str
+    steps: int = 0  # that there were
+    updates: int = 0  # of those, the ones that changed parameters
+    excesses: list[Excess] = field(default_factory=list)
+
+    def judge(self, update: Update, norm: float) -> None:
+        """The next step's update, `norm` that of its gradients."""
+        self.steps += 1
+        if math.isfinite(norm):
+            self.updates += 1
+            self.excesses += self._wrong(update)
+        else:
+            self.excesses += self._moved(update, norm)
+
+    def _wrong(self, update: Update) -> Iterator[Excess]:
+        want, rough = (self._formula(update, dtype) for dtype in (torch.float64, torch.float32))
+        before, after = update.before.named(), update.after.named()
+        for name, values in after.items():
+            kept = before[name].astype(np.float64)
+            floor = FLOOR * (np.abs(kept) + np.abs(want[name])) + TINY
+            if name == "params" and "masters" in after:  # the master's rounding, whatever the master is
+                want[name] = after["masters"].astype(np.float64)
+                floor = np.abs(want[name]) * EPS[self.dtype] + TINY
+                rough[name] = want[name]
+            error = np.abs(values.astype(np.float64) - want[name])
+            slack = np.abs(rough[name] - want[name])
+            for parameter, part in self._parts(update):
+                band = SLACK * slack[part].max() + floor[part]
+                if not (error[part] <= band).all():
+                    worst = int(np.argmax(np.nan_to_num(error[part] / band, nan=np.inf)))
+                    yield self._excess(name, parameter, values[part][worst], want[name][part][worst], band[worst])
+
+    def _moved(self, update: Update, norm: float) -> Iterator[Excess]:
+        before, after = update.before.named(), update.after.named()
+        for name, values in after.items():
+            for parameter, part in self._parts(update):
+                changed = (values[part] != before[name][part]).nonzero()[0]
+                if len(changed):
+                    i = changed[0]
+                    what = f"{name} (gradient norm {norm:g}, so no update)"
+                    yield self._excess(what, parameter, values[part][i], before[name][part][i], 0.0, "before it was")
+
+    def _excess(
+        self, name: str, parameter: str, ours: float, want: float, band: float, whose: str = "by AdamW's formula"
+    ) -> Excess:
+        what = f"{'the parameter' if name == 'params' else name.removesuffix('s')} of {parameter} after the update"
+        return Excess(what, self.steps, float(ours), float(want), float(band), whose)
+
+    def _parts(self, update: Update) -> Iterator[tuple[str, slice]]:
+        end = 0
+        for parameter, count in zip(self.model.parameter_shapes(), update.counts, strict=True):
+            end += count
+            yield parameter, slice(end - count, end)
+
+    def _formula(self, update: Update, dtype: torch.dtype) -> dict[str, np.ndarray]:
+        """The reference's AdamW on the sample, at a dtype."""
+        shape = self.model.update_shapes()[1]
+        adamw = contract.load("adamw")
+
+        def lists(values: np.ndarray | None) -> list[torch.Tensor] | None:
+            return None if values is None else list(torch.from_numpy(values).to(dtype).split(update.counts))
+
+        numbers = (torch.tensor(x, dtype=dtype) for x in (self.updates, update.lr, update.grad_scale))
+        scalars = [shape[name] for name in adamw.FORWARD.scalars]
+        kept = {name: lists(getattr(update.before, name)) for name in ("params", "m", "v", "masters")}
+        new = adamw.forward(lists(update.grads), *numbers, *scalars, **kept)
+        return {name: torch.cat(values).double().numpy() for name, values in new.items()}

@@ -19,7 +19,7 @@ from bench.show import columns
 from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, duration, number, percent
 from bench.training.field import Entrant
-from bench.training.gate import Gate, Trajectory
+from bench.training.gate import Excess, Gate, Trajectory
 from bench.training.pick import Choice, Picked
 from bench.training.plan import Plan
 from bench.training.rooms import Built, InContext, Job
@@ -83,6 +83,7 @@ class Measured(Trained):
 
     entrants: list[Entrant]  # ours first
     gate_runs: list[Trajectory]  # PyTorch's: the centre, and perturbed ones
+    updates: dict[str, list[Excess]]  # of ours: where the optimizer did something else than its formula
     picked: Picked
     swaps: dict[str, Choice]  # by what was written
     built: dict[str, Built]  # of ours
@@ -143,15 +144,17 @@ def _of_contestant(s: Trained, name: str) -> Record:
     )
 
 
-def interrupted(s: Trained) -> list[Record]:
-    """Records of the steps that were taken before somebody ended the run: their losses and times, and no verdict."""
+def unjudged(s: Trained, why: str) -> list[Record]:
+    """Records of the steps that were taken before the run ended early, or before somebody ended it (then `why` is
+    empty): their losses and times, and no verdict."""
     total = s.plan.turns[-1].steps.stop
     done = {name: steps for name, steps in s.trajectories.items() if steps}
     return [
         _of_contestant(s, name)
         | Record(
             status="skipped",
-            evidence=f"interrupted after {len(steps)} of {total} steps, not judged",
+            evidence=f"{'stopped' if why else 'interrupted'} after {len(steps)} of {total} steps, not judged"
+            + (f": {why}" if why else ""),
             samples=[[x["wall_s"]] for x in steps],
         )
         for name, steps in done.items()
@@ -168,7 +171,7 @@ class Judged:
         self.theirs = [e.name for e in measured.entrants if not e.ours]
         centre, *perturbed = measured.gate_runs
         self.gate = Gate.measured(centre, [*perturbed, *(measured.trajectories[n] for n in self.theirs)])
-        self.excesses = {name: self.gate.excesses(measured.trajectories[name]) for name in self.ours}
+        self.excesses = {n: self.gate.excesses(measured.trajectories[n]) + measured.updates[n] for n in self.ours}
         self.parity = not any(self.excesses.values())
 
     def judged_row(self, name: str) -> Record:

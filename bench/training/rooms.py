@@ -4,6 +4,7 @@ The methods of the rooms are the commands that `bench.training.contestants.Conte
 """
 
 import math
+import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
@@ -26,12 +27,15 @@ from bench.machine.ranges import span
 from bench.models import CallId, choose
 from bench.models.calls import Batch
 from bench.models.choose import Times
+from bench.models.memory import Memory
 from bench.models.program import program
 from bench.models.step import CLIP_EPS, Step
+from bench.training.gate import State, Update
 from reference.models.model import Model
 from reference.models.plain import decay_groups, init_parameters, network
 
 SDPA_CALLS = 5
+SAMPLED = 64  # elements of each parameter whose updates are judged: the first, the last, and others at random
 
 NumpyBatch = tuple[np.ndarray, np.ndarray]
 
@@ -54,13 +58,15 @@ class Job:
 
 
 class StepDone(TypedDict):
-    """One training step: loss, norm of all gradients before clipping, each gradient's where asked, and seconds."""
+    """One training step: loss, norm of all gradients before clipping, each gradient's where asked, and seconds; of ours
+    also a sample of its update."""
 
     loss: float
     norm: float
     norms: dict[str, float]
     wall_s: float
     cpu_s: float
+    update: Update | None
 
 
 class Room(process.Room):
@@ -108,7 +114,7 @@ class Room(process.Room):
             loss, norm, norms = self._step(ready, lr, details)
             timer.stop()
             cpu = time.process_time_ns() - cpu
-        return StepDone(loss=loss, norm=norm, norms=norms, wall_s=timer.seconds[0], cpu_s=cpu / 1e9)
+        return StepDone(loss=loss, norm=norm, norms=norms, wall_s=timer.seconds[0], cpu_s=cpu / 1e9, update=None)
 
     def steps(self, steps: Iterable[list[NumpyBatch]], lr: float, details: bool = False) -> list[StepDone]:
         """Several steps, one after the other; `details` of the first."""
@@ -148,6 +154,7 @@ class OurRoom(Room):
         super().__init__(job)
         self.program = program(job.model, job.B, job.T, job.dtype, self.device, job.recompute)
         self.memory = self.program.memory
+        self.sample = Sample(self.memory)
 
     def race(self, pool: dict[CallId, list[Variant]], **limits: float) -> Times:
         """Time candidates at the step's calls (see bench.models.choose.race). What was loaded is lost."""
@@ -172,6 +179,12 @@ class OurRoom(Room):
 
     def load(self, perturbed: int | None = None) -> None:
         self.training.load(self.parameters(perturbed))
+
+    def step(self, batches: list[NumpyBatch], lr: float, details: bool = False) -> StepDone:
+        before = self.sample.state()
+        done = super().step(batches, lr, details)
+        done["update"] = self.sample.update(before, lr)
+        return done
 
     def _step(self, batches: list[Batch], lr: float, details: bool) -> tuple[float, float, dict[str, float]]:
         loss, norm = self.training.run(batches, lr)
@@ -210,6 +223,41 @@ class OurRoom(Room):
         except RuntimeError as error:  # the profiler's counters may be somebody else's
             cli.say(f"calls are timed by {self.clock}, not by {clock}: {summary(error)}")
             return self.training.run_timed(batches, lr, self.clock), self.clock
+
+
+class Sample:
+    """A few elements of every parameter, at places that nobody knows beforehand; read outside of the clock."""
+
+    def __init__(self, memory: Memory):
+        draw = random.SystemRandom()
+        self.memory = memory
+        offsets = {n: sorted(_places(p.numel(), draw)) for n, p in memory.params.items()}
+        self.counts = [len(places) for places in offsets.values()]
+
+        def index(views: dict[str, torch.Tensor]) -> torch.Tensor:
+            # Each flat buffer aligns its parameters by itself.
+            found = [views[n].storage_offset() + place for n, places in offsets.items() for place in places]
+            return torch.tensor(found, device=memory.device.place)
+
+        self.of_work, self.of_fp32 = index(memory.params), index(memory.m)
+
+    def state(self) -> State:
+        mem = self.memory
+        masters = None if mem.flat_masters is None else _taken(mem.flat_masters, self.of_fp32)
+        m, v = _taken(mem.flat_m, self.of_fp32), _taken(mem.flat_v, self.of_fp32)
+        return State(_taken(mem.flat_params, self.of_work), m, v, masters)
+
+    def update(self, before: State, lr: float) -> Update:
+        grads, grad_scale = _taken(self.memory.flat_grads, self.of_work), self.memory.grad_scale.item()
+        return Update(self.counts, grads, grad_scale, lr, before, self.state())
+
+
+def _places(count: int, draw: random.Random) -> set[int]:
+    return {0, count - 1, *(draw.randrange(count) for _ in range(SAMPLED - 2))}
+
+
+def _taken(flat: torch.Tensor, index: torch.Tensor) -> np.ndarray:
+    return flat[index].float().cpu().numpy()
 
 
 @dataclass(frozen=True)

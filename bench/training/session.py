@@ -1,5 +1,6 @@
 """One run of `bench.e2e`: contestants train turn about in processes of their own, and the gate judges what they did."""
 
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,10 @@ from bench.text import corpus, shards
 from bench.training import WARM_UP, outcome, pick
 from bench.training.contestants import Contestant, OutOfMemory
 from bench.training.field import OURS, Entrant, Field
-from bench.training.gate import Trajectory
+from bench.training.gate import NotFinite, Trajectory, Updates, must_be_finite
 from bench.training.pick import Picked
 from bench.training.plan import Plan
-from bench.training.rooms import InContext, JudgeRoom
+from bench.training.rooms import InContext, JudgeRoom, StepDone
 
 PYTORCH_RUNS = 3  # at least, besides the centre, to measure the band: the baselines, and perturbed runs
 BYTES_A_PARAMETER = 20  # of one contestant: weight, gradient, two moments, a master or temporary
@@ -40,6 +41,7 @@ class Session:
         self.batches = batches_of(plan)
         self.notes: list[str] = []  # what the page must say of the run
         self.trajectories: dict[str, Trajectory] = {}
+        self.updates: dict[str, Updates] = {}  # of ours
 
     @property
     def trained(self) -> outcome.Trained:
@@ -54,8 +56,8 @@ class Session:
         peaks = outcome.matmul_peaks(plan.job.device, plan.job.dtype)
         try:
             measured = self._measure(peaks)
-        except KeyboardInterrupt:  # an hour of training is not to be lost
-            for record in outcome.interrupted(self.trained):
+        except (KeyboardInterrupt, NotFinite) as error:  # an hour of training is not to be lost
+            for record in outcome.unjudged(self.trained, str(error)):
                 run.append(record)
             raise
         report = outcome.Simulated(measured) if plan.job.simulate else outcome.Report(measured)
@@ -96,6 +98,7 @@ class Session:
             trajectories=self.trajectories,
             entrants=field.entrants,
             gate_runs=gate_runs,
+            updates={name: judged.excesses for name, judged in self.updates.items()},
             picked=picked,
             swaps=self.swaps,
             built=field.built,
@@ -165,6 +168,9 @@ class Session:
                 runs.append(judge.ask("run", centre=False, perturbed=seed, batches=steps, lr=plan.lr, limit=limit))
         if not plan.gpu:
             field.recipes |= {e.name: c.answer(plan.setup_limit) for e, c in baselines.items()}
+        for i, run in enumerate(runs):
+            which = f"a perturbed run in {plan.job.dtype}" if i else "the run in fp32"
+            must_be_finite(f"PyTorch's own training ({which})", run, plan.lr)
         return runs
 
     def _train(self, field: Field) -> None:
@@ -172,6 +178,7 @@ class Session:
         plan, entrants = self.plan, field.entrants
         order = random.Random(plan.job.seed)
         self.trajectories |= {e.name: [] for e in entrants}
+        self.updates |= {e.name: Updates(plan.job.model, plan.job.dtype) for e in entrants if e.ours}
         cli.say(f"{WARM_UP} + {plan.steps} steps of {', '.join(self.trajectories)}")
         for turn in plan.turns:
             if turn.steps.start == WARM_UP:
@@ -180,14 +187,33 @@ class Session:
             batches = list(self.batches.of(turn.steps))
             for e in order.sample(entrants, len(entrants)):
                 pause()
-                self.trajectories[e.name] += field.contestants[e].ask(
-                    "steps",
-                    steps=batches,
-                    lr=plan.lr,
-                    details=turn.steps.start == 0,
-                    limit=plan.time_limit * len(batches),
+                self.trajectories[e.name] += self._judged(
+                    e,
+                    field.contestants[e].ask(
+                        "steps",
+                        steps=batches,
+                        lr=plan.lr,
+                        details=turn.steps.start == 0,
+                        limit=plan.time_limit * len(batches),
+                    ),
+                    field,
                 )
                 field.park(e)
+        for e in field.baselines:
+            must_be_finite(e.name, self.trajectories[e.name], plan.lr)
+
+    def _judged(self, e: Entrant, steps: list[StepDone], field: Field) -> list[StepDone]:
+        """The steps, their updates judged and let go of. What was skipped is said at once."""
+        for step in steps if e.ours else ():
+            judge = self.updates[e.name]
+            assert step["update"]
+            judge.judge(step["update"], step["norm"])
+            step["update"] = None
+            if not math.isfinite(step["norm"]):
+                field.note(
+                    f"{e.name}: the gradient norm of step {judge.steps} is {step['norm']}: its update was skipped"
+                )
+        return steps
 
     def _in_context(self, field: Field) -> dict[str, list[InContext]]:
         """By our contestants: steps with a clock around every call."""

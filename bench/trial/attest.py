@@ -41,7 +41,6 @@ from torch._C._profiler import (
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench import HOME
 from bench.core.variants import Variant
 from bench.trial import ran, world
 
@@ -214,10 +213,11 @@ def _package(file: str) -> str | None:
     """The installed package that a source file belongs to; "" for the harness and for what a backend's variants share,
     None for all else: a variant's own file, the standard library, code from a string."""
     path = Path(file)
-    if path.is_relative_to(HOME / "bench"):
-        return ""
-    if path.is_relative_to(HOME / "kernels"):
-        return "" if len(path.relative_to(HOME / "kernels").parts) <= 2 else None
+    for root in world.ROOTS:
+        if path.is_relative_to(root / "bench"):
+            return ""
+        if path.is_relative_to(root / "kernels"):
+            return "" if len(path.relative_to(root).parts) <= 3 else None
     for site in SITE:
         if site in path.parts:
             inside = path.parts[path.parts.index(site) + 1 :]
@@ -235,6 +235,15 @@ def _packages() -> frozenset[str]:
         if entry.name in SITE and entry.is_dir():
             found |= {p.name.partition(".")[0] for p in entry.iterdir()}
     return frozenset(found)
+
+
+def start() -> None:
+    """Start the profiler once, for nothing: it leaves a thread behind, which then belongs to the harness.
+
+    For before the state of the world is taken.
+    """
+    with Operators():
+        pass
 
 
 def attested(call: Callable[[], object], modes: bool = True) -> tuple[object, Seen]:

@@ -23,7 +23,6 @@ in the judge's process (bench/trial/judge.py), in this order; the first that fai
 When it is timed (race.py), calls that nobody can foresee are judged in the same way, and
 
     clock           its process tells times that do not fit the clock here
-    remembers       calls on contents that it had not seen take longer
 
 A simulated kernel can also fail by what the simulator sees while it runs: out-of-bounds, misaligned, race,
 uninitialised, divergent barrier, deadlock, … (bench/simulate/README.md).
@@ -37,7 +36,7 @@ from bench.core import case
 from bench.core.arena import Arena, equal_bits
 from bench.core.variants import Variant
 from bench.trial import attest, truth
-from bench.trial.attest import Seen
+from bench.trial.attest import Fault, Seen
 from bench.trial.truth import Brief, Finding, survivors
 from reference import contract
 
@@ -62,6 +61,7 @@ class Watched(TypedDict):
     returned: str  # a type's name; "": nothing
     tampered: str  # what became of the tensors that it was given
     seen: Seen | None  # operators of torch, and ways out of it; None: nobody looked
+    brought: Fault | None  # what is against the libraries that came with it
     kernels: list[str] | None  # that a GPU ran; None: not watched
     allocated: int  # bytes on a GPU
     changed: str  # of the process's settings
@@ -74,6 +74,7 @@ def facts(variant: Variant, seen: Watched) -> Verdict:
     if seen["tampered"]:
         return Verdict("not_the_output", seen["tampered"])
     fault = attest.judge_calls(variant, seen["seen"]) if seen["seen"] is not None else None
+    fault = fault or seen["brought"]
     if fault is None and seen["kernels"] is not None:
         fault = attest.judge_kernels(variant, seen["kernels"], seen["allocated"])
     if fault:

@@ -4,6 +4,7 @@ Comments and texts are blanked first, so that a word in them is none. A thread t
 is not named. Macros can hide what they like: this is a look at a source, no sandbox.
 """
 
+import bisect
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,46 +29,60 @@ PATTERNS = {
     r"::\s*(async)\b": "std::{}",
     r"(?:\.|->)\s*(detach)\s*\(": "a thread's {}()",
     r"\b(cblas_\w+|[sdcz]gemm_)\s*\(": "{}()",
-    r"__attribute__\s*\(\([^)]*\b(constructor|destructor|ifunc)\b": "what runs when it is loaded: {}",
+    r"__attribute__\s*\(\([^)]{0,200}\b(constructor|destructor|ifunc)\b": "what runs when it is loaded: {}",
     r"\[\[\s*gnu\s*::\s*(constructor|destructor|ifunc)\b": "what runs when it is loaded: {}",
 }
 LIBRARIES = re.compile(r"torch/|ATen/|c10/|caffe2/|mkl|cblas|lapacke|Eigen/|dnnl|oneapi/|Python\.h|cublas|cudnn|dlfcn")
 INCLUDES = re.compile(r'^[ \t]*#[ \t]*(?:include|include_next|import)\b[ \t]*(?:[<"](?P<file>[^>"\n]+)[>"])?', re.M)
 PATHS = re.compile(r"/(proc|sys|dev)/")
-DEFINED = r"[\w>&*]\s+{}\s*\([^;{{}}]*\)\s*(?:const\s*)?(?:noexcept\s*)?\{{"  # a function of its own of this name
-# Comments, raw texts, texts, characters.
+# A function of its own of this name.
+DEFINED = r"[\w>&*]\s{{1,99}}{}\s{{0,9}}\([^;{{}}]{{0,999}}\)\s{{0,99}}(?:const\s{{1,9}}|noexcept\s{{0,9}})?\{{"
+# Comments, raw texts, texts, characters; what is not closed goes on to the end, so that each is looked at once.
 TOKENS = re.compile(
-    r"//[^\n]*|/\*.*?\*/|R\"([^()\\\s]{0,16})\((.*?)\)\1\"|\"((?:\\.|[^\"\\\n])*)\"|'(?:\\.|[^'\\\n])'", re.S
+    r"//[^\n]*|/\*.*?(?:\*/|\Z)|R\"([^()\\\s]{0,16})\((.*?)(?:\)\1\"|\Z)|\"((?:\\.|[^\"\\\n])*)\"|'(?:\\.|[^'\\\n])'",
+    re.S,
 )
-NAME = re.compile(r"(?P<before>\.|->|::)?\s*\b(?P<name>[A-Za-z_]\w*)(?P<call>\s*\()?")
+NAME = re.compile(r"\b(?P<name>[A-Za-z_]\w*)(?P<call>\s*\()?")
+LONGEST = 2 << 20  # characters of a source that is read
+MOST_FILES = 500
 
 
 def foreign(text: str) -> Iterator[tuple[int, str]]:
     """(line, what) of each thing in a source that no kernel needs."""
+    if len(text) > LONGEST:
+        yield 1, "is too long to be read"
+        return
+    ends = [found.start() for found in re.finditer("\n", text)]
+    yield from ((bisect.bisect_left(ends, at) + 1, what) for at, what in _found(text))
+
+
+def _found(text: str) -> Iterator[tuple[int, str]]:
+    """The same by their places."""
     code, texts = stripped(text)
+    own = {name for name in CALLED if name in code and re.search(DEFINED.format(name), code)}
     for found in NAME.finditer(code):
-        name, before = found["name"], found["before"]
-        member = before in (".", "->")
-        own = before is None and re.search(DEFINED.format(name), code) if name in CALLED else None
-        if (name in NEVER and not member) or (name in CALLED and found["call"] and not member and not own):
-            yield line_of(code, found.start("name")), f"{name}()"
+        name = found["name"]
+        if name not in NEVER | CALLED:
+            continue
+        before = code[max(0, found.start() - 20) : found.start()].rstrip()
+        called = found["call"] and (name not in own or before.endswith("::"))
+        if not before.endswith((".", "->")) and (name in NEVER or called):
+            yield found.start(), f"{name}()"
     for pattern, said in PATTERNS.items():
         for found in re.finditer(pattern, code):
-            yield line_of(code, found.start(1)), said.format(found[1])
+            yield found.start(1), said.format(found[1])
     for found in INCLUDES.finditer(text):
         if not found["file"]:
-            yield line_of(text, found.start()), "includes what a macro names"
+            yield found.end(), "includes what a macro names"
         elif LIBRARIES.search(found["file"]):
-            yield line_of(text, found.start()), f"includes {found['file']}"
-    for line, literal in texts:
-        if PATHS.search(literal):
-            yield line, f"a path: {literal[:40]}"
+            yield found.end(), f"includes {found['file']}"
+    yield from ((at, f"a path: {literal[:40]}") for at, literal in texts if PATHS.search(literal))
 
 
 def sources(start: Iterable[Path], folder: Path) -> Iterator[tuple[Path, str]]:
     """Sources that exist, and what they include, from beside them or from their backend's folder: (path, text)."""
-    waiting, done = list(start), set()
-    while waiting:
+    waiting, done = list(start), set[Path]()
+    while waiting and len(done) < MOST_FILES:
         path = waiting.pop().resolve()
         if path in done or not path.is_file():
             continue
@@ -80,17 +95,13 @@ def sources(start: Iterable[Path], folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def stripped(text: str) -> tuple[str, list[tuple[int, str]]]:
-    """The code with its comments and texts blank, lines where they were; and the texts with their lines."""
+    """The code with its comments and texts blank, of the same length and lines; and the texts with their places."""
     texts: list[tuple[int, str]] = []
 
     def blank(found: re.Match[str]) -> str:
         literal = found[2] if found[2] is not None else found[3]
         if literal is not None:
-            texts.append((line_of(text, found.start()), literal))
+            texts.append((found.start(), literal))
         return re.sub(r"[^\n]", " ", found[0])
 
     return TOKENS.sub(blank, text), texts
-
-
-def line_of(text: str, at: int) -> int:
-    return text.count("\n", 0, at) + 1

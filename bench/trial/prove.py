@@ -9,6 +9,7 @@ from bench.core.case import Case, cases_of
 from bench.core.process import ProcessFailed
 from bench.core.variants import Variant
 from bench.gpu.counts import counted_case
+from bench.machine import devices
 from bench.records.record import Counts
 from bench.trial import checks, source
 from bench.trial.checks import Verdict
@@ -34,6 +35,7 @@ class Proof:
     status: str = "ok"  # ok, wrong, error, crash, timeout, skipped
     check: str = "ok"  # the check that failed, where status is wrong
     evidence: str = ""
+    compared: str = "whole"  # how much of each output was
     notes: list[str] = field(default_factory=list)  # what was seen that is no fault
     ratio: float = 0.0  # the worst error, in units of plain torch's
     cases: int = 0  # that it passed
@@ -147,7 +149,7 @@ def _prove_phase(
             proof.work_per_s = max(proof.work_per_s, work / proved["seconds"])
     if not proof.cases:
         proof.status, proof.evidence = "skipped", "; ".join(proof.unsupported)
-    elif found := source.foreign(variant):
+    elif found := [] if devices.is_made_up(setting.device) else source.foreign(variant):
         proof.status, proof.check = "wrong", "source"
         proof.evidence = f"source: {'; '.join(found[:3])}"
 

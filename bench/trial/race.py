@@ -90,6 +90,7 @@ class Contestant:
     states: list[facts.GpuState] = field(default_factory=list)  # of the GPU, after each turn
     peak_bytes: int | None = None  # allocated inside a call
     energy_j: float | None = None  # of a warm call
+    runtimes: int = 1  # of OpenMP in its process
     worker: Worker | None = None
     scheduled: world.State = field(default_factory=dict)  # its process, as it was warmed up
 
@@ -230,7 +231,7 @@ def _warm_up(c: Contestant, case: Case, pool: Pool, setting: Setting, randomness
         return
     c.scheduled = world.from_outside(c.worker.process.pid)
     c.prepare_s, c.call_s = max(c.prepare_s, done["prepare_s"]), done["call_s"]
-    c.overhead_s = done["overhead_s"]
+    c.overhead_s, c.runtimes = done["overhead_s"], done["runtimes"]
     c.workspace_bytes = done["workspace_bytes"]
     c.configuration = done["configuration"]
     c.busy_s, c.peak_bytes = done["busy_s"] or 0.0, done["peak_bytes"]
@@ -315,7 +316,7 @@ def _look_back(c: Contestant) -> None:
     assert c.worker
     threads = c.worker.setting.threads or facts.usable_cores()
     cpu, wall = (list(chain.from_iterable(s)) for s in (chain(*c.cpu.values()), chain(*c.samples.values())))
-    told = world.cpu_over_wall(cpu, wall, threads) if len(cpu) == len(wall) else ""
+    told = world.cpu_over_wall(cpu, wall, threads, c.runtimes) if len(cpu) == len(wall) else ""
     told = told or world.difference(c.scheduled, world.from_outside(c.worker.process.pid))
     if told:
         c.drop("wrong", f"global_state in timed calls: {told}")

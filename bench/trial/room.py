@@ -86,6 +86,7 @@ class Ready(TypedDict):
     configuration: str
     busy_s: float | None  # of a call, on a GPU
     peak_bytes: int | None  # on a GPU: what a call allocated beyond what it was given
+    runtimes: int  # of OpenMP in the process, each with threads of its own
     watched: Watched
 
 
@@ -132,7 +133,9 @@ class Room(process.Room):
             torch.set_num_threads(setting.threads)
         if setting.simulate and variant and variant.gpu_code:
             simulate.install(variant.backend)
-        world.guard()
+        if variant:
+            attest.start()
+            world.guard()
         self.arenas: list[Arena] = []  # one and, while a GPU is timed, copies of it
         self.last: Arena | None = None  # of the last call
         self.pool: list[Values] = []  # draws that timed calls are given, where the device reads them
@@ -143,6 +146,7 @@ class Room(process.Room):
         self.graph_calls = 0
         self.function: Callable[..., object] = lambda: None
         self.entered: set[str] = set()  # phases
+        self.mapped: set[str] = set()  # libraries that were there before the variant
 
     def broken(self) -> bool:
         """Whether this process can use its device no more: an illegal address, say, ends a CUDA context."""
@@ -236,6 +240,7 @@ class Room(process.Room):
             returned="" if returned is None else type(returned).__name__,
             tampered=arena.tampered(args, kwargs),
             seen=seen,
+            brought=attest.judge_loaded(self.variant) or attest.judge_linked(self.variant, self.mapped),
             kernels=kernels,
             allocated=allocated,
             changed="; ".join(filter(None, told)),
@@ -279,6 +284,7 @@ class Room(process.Room):
             configuration=configuration,
             busy_s=busy_s,
             peak_bytes=peak_bytes,
+            runtimes=world.openmp_runtimes(),
             watched=watched,
         )
 
@@ -448,7 +454,7 @@ class Room(process.Room):
     def module(self) -> ModuleType:
         """The variant, imported when it is first needed."""
         assert self.variant
-        state = world.take()
+        state, self.mapped = world.take(), ran.mapped()
         module = self.variant.load()
         if changed := world.difference(state, world.take()):
             raise Tampered(f"importing the variant: {changed}")

@@ -84,12 +84,14 @@ def _proved(proof: Proof) -> Record:
     row = Record(
         error_ratio=proof.ratio if proof.cases else None,
         proof_cases=proof.cases,
-        proof_cases_all=proof.cases_all,
-        compared="whole",
         deterministic=proof.deterministic,
     )
+    if proof.cases:
+        row["compared"] = proof.compared
+    if proof.cases_all:
+        row["proof_cases_all"] = proof.cases_all
     if proof.unsupported:
-        row["not_supported"] = proof.unsupported
+        row["not_supported"] = [text.strip() or "a case, by no name" for text in proof.unsupported]
     if proof.notes:
         row["notes"] = proof.notes
     if proof.kernels_ran:
@@ -220,7 +222,8 @@ def _times(common: Record, c: Contestant, cache: str, baseline: Contestant | Non
         row |= Record(span_s=span, span_samples=c.spans[cache], launch_bound=1 - median / span if bound else None)
     if cache == WARM and c.graphs:
         row |= Record(graph_s=statistics.median(chain(*c.graphs)), graph_samples=c.graphs)
-    if baseline and c.running and (found := ratio_ci(baseline, c, cache)):
+    whole = not common.get("not_supported")
+    if baseline and c.running and whole and (found := ratio_ci(baseline, c, cache)):
         speedup, least, most = found
         row |= Record(speedup=speedup, speedup_low=least, speedup_high=most, baseline=baseline.variant.name)
 

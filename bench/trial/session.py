@@ -208,7 +208,8 @@ class Session:
 
     def timed(self, timing: Timing, calls: int, proofs: dict[str, Proof]) -> Iterator[Record]:
         """The records of a race; `proofs` by the variant's name."""
-        baseline, threads = fastest_torch(timing), self.plan.setting.threads
+        partial = {name for name, proof in proofs.items() if proof.unsupported}
+        baseline, threads = fastest_torch(timing, partial), self.plan.setting.threads
         needs = beside.resources_on(self.arch, timing.case, timing.contestants, self.plan.setting)
         for c in timing.contestants:
             proof = proofs[c.variant.name]
@@ -243,9 +244,11 @@ class Session:
         return row
 
 
-def fastest_torch(timing: Timing) -> Contestant | None:
-    """The PyTorch entry that the speed column compares with: the fastest one, not a convenient one."""
-    entries = [c for c in timing.contestants if _is_torch(c.variant) and not c.control and c.running]
+def fastest_torch(timing: Timing, partial: set[str]) -> Contestant | None:
+    """The PyTorch entry that the speed column compares with: the fastest one, not a convenient one, of those that have
+    the whole contract. partial: names of variants that do not."""
+    running = [c for c in timing.contestants if not c.control and c.running]
+    entries = [c for c in running if _is_torch(c.variant) and c.variant.name not in partial]
     cold = [(ci[0], c) for c in entries if (ci := c.median_ci(next(iter(c.samples), "")))]
     return min(cold, key=lambda pair: pair[0])[1] if cold else None
 

@@ -13,34 +13,23 @@ types in a source, and native code can hide anything. What ran is for the checks
 """
 
 import ast
-import functools
-import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 import torch
 
-from bench import HOME
 from bench.core import BACKENDS
 from bench.core.variants import KERNELS, Variant
 from bench.trial import native
+from bench.trial.modules import LAUNCHERS, SUFFIXES, Finding, Module, Modules, name_of
 from bench.trial.native import words
 from reference import contract
 
 # --- what own code may use ---
 
-LAUNCHERS = frozenset(  # not read for findings: they are the harness's, in kernels/
-    KERNELS / name
-    for name in (
-        *("__init__.py", "cpu/__init__.py", "triton/__init__.py", "triton/tuning.py"),
-        *(f"cuda/{name}.py" for name in ("__init__", "compiler", "gpu", "packing", "signature")),
-    )
-)
-# What a variant is offered by them; the rest (compiler flags, the simulator's hook) is theirs.
+# What a variant is offered by its backend's launchers; the rest (compiler flags, the simulator's hook) is theirs.
 OFFERED = words(
     "Kernel Strided Argument blocks most_shared MAX_PARAMETER_BYTES Unavailable WARP pack_width row_shape"
     " multiprocessors capability UNFUSED Tiles Config TORCH_DTYPES tune text_of"
@@ -56,13 +45,16 @@ QUESTIONS = {
     "sys": {"byteorder", "float_info", "maxsize", "platform", "version_info"},
     "types": {"SimpleNamespace", "MappingProxyType"},
     "logging": {"getLogger"},
+    "operator": {"lt", "le", "eq", "ne", "ge", "gt", "itemgetter"},
+    "importlib": {"metadata"},
+    "packaging": {"version"},
 }
 TUNING = words("hashlib inspect json pathlib platform random shutil statistics tempfile time")
 # That compute, or reach into the process: never, whatever REQUIRES says.
 NEVER = words(
     "numpy scipy numba cupy jax tensorflow cffi ctypes mkl sklearn pandas polars pyarrow numexpr bottleneck onnxruntime"
-    " mxnet paddle cython pycuda subprocess multiprocessing threading concurrent asyncio signal importlib gc builtins"
-    " operator copy socket mmap bench tests reference"
+    " mxnet paddle cython pycuda subprocess multiprocessing threading concurrent asyncio signal gc builtins"
+    " copy socket mmap bench tests reference"
 )
 BUILTINS = words(
     "open exec eval compile __import__ getattr setattr delattr globals locals vars memoryview input breakpoint"
@@ -82,7 +74,7 @@ TORCH = DTYPES | {
         "Tensor Size device dtype layout strided finfo iinfo is_tensor inf nan pi empty empty_like empty_strided"
         " no_grad inference_mode get_num_threads contiguous_format preserve_format __version__ version"
         " cuda.is_available cuda.current_device cuda.device_count cuda.get_device_properties cuda.get_device_name"
-        " cuda.get_device_capability cuda.device cuda.device_of cuda.current_stream"
+        " cuda.get_device_capability cuda.device cuda.device_of cuda.current_stream cuda.synchronize channels_last"
     )
 }
 # Of torch, in `prepare` too: it makes what a call would use later.
@@ -106,227 +98,45 @@ COMPUTES = frozenset(
 # --- what no variant may use ---
 
 FRAMES = words(
-    "_getframe _current_frames currentframe setprofile settrace get_objects get_referrers get_referents f_back f_locals"
-    " f_globals f_builtins tb_frame gi_frame cr_frame ag_frame __globals__ __closure__ cell_contents __subclasses__"
-    " getouterframes getinnerframes"
+    "_getframe _current_frames currentframe getouterframes getinnerframes walk_stack extract_stack setprofile settrace"
+    " addaudithook get_objects get_referrers get_referents f_back f_locals f_globals f_builtins tb_frame gi_frame"
+    " cr_frame ag_frame __globals__ __closure__ cell_contents __subclasses__"
 )
+WATCHING = re.compile(r"(sys\.monitoring|gc\.callbacks|inspect\.(stack|trace))\b")
 PATCHING = frozenset({"ctypes", "_ctypes", "unittest.mock", "forbiddenfruit"})
 SETTINGS = re.compile(r"torch\.backends\b|[\w.]*\.\w*config\b")  # a check of its own watches these
 PROCESS = re.compile(
     r"os\.(sched_\w+|nice|setpriority|fork\w*|exec\w+|spawn\w+|posix_spawn\w*|system|popen|kill\w*|ptrace|putenv"
-    r"|unsetenv|setsid|_exit|abort|dup2?|pipe2?|memfd_create)"
+    r"|unsetenv|setsid|_exit|abort|dup2?|pipe2?|memfd_create)|importlib\b"
 )
 ENVIRONMENT = "os.environ"
 EVALUATES = words("typing.get_type_hints typing.ForwardRef typing_extensions.get_type_hints string.Formatter")
 COMPILER = re.compile(r"triton\.(jit|runtime\.jit|experimental\.gluon\.jit)")
-SUFFIXES = (".cpp", ".cc", ".cxx", ".c", ".cu", ".cuh", ".hpp", ".h")
+MOST_TEXT = 100  # of a finding
 # What views and parts of a tensor are told by is no tensor; nor are several.
 OF_NO_TENSOR = words(
     "shape size stride dtype device numel dim ndim element_size data_ptr storage_offset nelement nbytes itemsize type"
     " get_device layout names requires_grad split chunk unbind tensor_split"
 )
 
-T = TypeVar("T", bound=ast.AST)
-
-
-class Finding(NamedTuple):
-    """What a line of a file says."""
-
-    path: Path
-    line: int
-    what: str
-
 
 def foreign(variant: Variant) -> list[str]:
     """What the variant's source uses that it must not, by file and line; empty for an honest one."""
-    files = _Files(variant)
+    files = Modules(variant)
     found = set(files.broken)
     for file in files.read():
-        found |= set(_Reader(file, files, variant).findings())
+        try:
+            found |= set(_Reader(file, files, variant).findings())
+        except RecursionError:
+            found.add(Finding(file.path, 1, "is nested too deeply to be read"))
     if variant.own_code:
         start = [variant.path.with_suffix(suffix) for suffix in SUFFIXES] + files.natives()
         for path, text in native.sources(start, KERNELS / variant.backend):
-            found |= {Finding(path, line, what) for line, what in native.foreign(text)}
+            found |= {Finding(path, line, what[:MOST_TEXT]) for line, what in native.foreign(text)}
     own = [f for f in found if f.path == variant.path]
     others = [f for f in found if f.path != variant.path]
     told = [f"line {f.line}: {f.what}" for f in sorted(own, key=lambda f: (f.line, f.what))]
     return told + [f"{f.path.name} line {f.line}: {f.what}" for f in sorted(others)]
-
-
-# --- files ---
-
-
-class _Written(NamedTuple):
-    """A syntax tree: its statements, all its nodes, and what each node stands in."""
-
-    body: list[ast.stmt]
-    nodes: list[ast.AST]
-    parents: dict[ast.AST, ast.AST]
-
-    def of(self, kind: type[T]) -> Iterator[T]:
-        return (node for node in self.nodes if isinstance(node, kind))
-
-
-@functools.lru_cache(maxsize=256)
-def _read(path: Path, changed_ns: int) -> _Written:
-    tree = ast.parse(path.read_bytes())  # in the encoding that it says it has
-    nodes = list(ast.walk(tree))
-    return _Written(tree.body, nodes, {child: node for node in nodes for child in ast.iter_child_nodes(node)})
-
-
-@dataclass
-class _File:
-    """A module as it is written. `names`: what each name stands for that an import, or an assignment of such a name,
-    gave it; `@file` is a module that is read here. `rebound`: names that stand for something else as well."""
-
-    path: Path
-    written: "_Written"
-    names: dict[str, str] = field(default_factory=dict)
-    rebound: set[str] = field(default_factory=set)
-    imported: set[str] = field(default_factory=set)  # first parts of the modules it imports itself
-
-
-class _Files:
-    """The modules that a variant consists of, each read once."""
-
-    def __init__(self, variant: Variant):
-        self.variant = variant
-        self.known: dict[Path, _File] = {}
-        self.broken: list[Finding] = []
-        self.start = self.get(variant.path)
-
-    def get(self, path: Path) -> _File | None:
-        """A module and, before it is returned, those it imports; None where it cannot be read."""
-        if path not in self.known:
-            try:
-                file = _File(path, _read(path, path.stat().st_mtime_ns))
-            except (OSError, SyntaxError, ValueError, RecursionError) as error:
-                self.broken.append(Finding(path, 1, f"cannot be read ({type(error).__name__})"))
-                return None
-            self.known[path] = file
-            if _unchecked(path):
-                self.broken.append(Finding(path, 1, "has a compiled module beside it that Python does not check"))
-            self._bind(file)
-        return self.known[path]
-
-    @functools.cached_property
-    def own_names(self) -> frozenset[str]:
-        return _own_names(self.read())
-
-    @functools.cached_property
-    def for_tuning(self) -> frozenset[str]:
-        return _for_tuning(self.read())
-
-    def natives(self) -> list[Path]:
-        """The C++ and CUDA files that are named."""
-        found = []
-        for file in self.read():
-            texts = {n.value for n in file.written.of(ast.Constant) if isinstance(n.value, str) and "\n" not in n.value}
-            called = {a.value for n in file.written.of(ast.Call) for a in n.args[:1] if isinstance(a, ast.Constant)}
-            found += [file.path.parent / text for text in texts if text.endswith(SUFFIXES) or text in called]
-        return [path for path in found if len(str(path)) < 1000]
-
-    def read(self) -> list[_File]:
-        """All but launchers, and what is another backend's: its import is named, and enough."""
-        others = [KERNELS / backend for backend in BACKENDS if backend != self.variant.backend]
-        return [
-            file
-            for path, file in self.known.items()
-            if path not in LAUNCHERS and not any(path.is_relative_to(other) for other in others)
-        ]
-
-    def module(self, at: Path, name: str, level: int) -> Path | None:
-        """The file of a module that is the variant's own or its backend's; None for packages."""
-        parts = name.split(".") if name else []
-        root = self.variant.path.parents[2]
-        if level:
-            folders = [at.parents[level - 1]]
-        elif parts[0] in ("kernels", root.name):
-            folders = [HOME, root.parent]
-        elif parts[0] in sys.stdlib_module_names or parts[0] in ("torch", "triton", "bench", "tests", "reference"):
-            return None
-        else:
-            folders = [at.parent, root]
-        for base in (folder.joinpath(*parts) for folder in folders):
-            for file in (base.with_suffix(".py") if parts else base, base / "__init__.py"):
-                if file.is_file() and (level or file.is_relative_to(KERNELS) or file.is_relative_to(root)):
-                    return file
-        return None
-
-    def _bind(self, file: _File) -> None:
-        for imported in file.written.of(ast.Import):
-            for a in imported.names:
-                self._import(file, a)
-        for taken in file.written.of(ast.ImportFrom):
-            for a in taken.names:
-                file.names[a.asname or a.name] = self.member(file, taken, a.name)
-        for _ in range(2):  # a name of a name
-            for node in file.written.of(ast.Assign):
-                for target in node.targets:
-                    self._alias(file, target, node.value)
-            for annotated in file.written.of(ast.AnnAssign):
-                self._alias(file, annotated.target, annotated.value)
-            for inside in file.written.of(ast.NamedExpr):
-                self._alias(file, inside.target, inside.value)
-        file.rebound |= {node.arg for node in file.written.of(ast.arg)}
-        file.rebound |= {node.id for node in file.written.of(ast.Name) if isinstance(node.ctx, ast.Store)}
-
-    def _alias(self, file: _File, target: ast.expr, value: ast.expr | None) -> None:
-        if isinstance(target, ast.Name) and (dotted := self.dotted(file, value)):
-            file.names.setdefault(target.id, dotted)
-
-    def _import(self, file: _File, a: ast.alias) -> None:
-        first = a.name.partition(".")[0]
-        file.imported.add(first)
-        for part in (a.name, first):
-            path = self.module(file.path, part, 0)
-            if path and self.get(path) and (a.asname or part == first):
-                file.names[a.asname or first] = f"@{path}"
-                return
-        file.names[a.asname or first] = a.name if a.asname else first
-
-    def member(self, file: _File, node: ast.ImportFrom, name: str) -> str:
-        """What `from module import name` stands for."""
-        module = node.module or ""
-        if not node.level:
-            file.imported.add(module.partition(".")[0])
-        inner = self.module(file.path, f"{module}.{name}" if module else name, node.level)
-        outer = self.module(file.path, module, node.level) if module or node.level else None
-        if inner and self.get(inner) and inner != outer:
-            return f"@{inner}"
-        if outer and (other := self.get(outer)):
-            return other.names.get(name, f"@{outer}.{name}")
-        return f"{module}.{name}" if module else name
-
-    def dotted(self, file: _File, node: ast.expr | None) -> str | None:
-        """torch.add, of `t.add` where t is torch; None where it is no name that an import gave."""
-        if isinstance(node, ast.Name):
-            return file.names.get(node.id)
-        if not isinstance(node, ast.Attribute):
-            return None
-        base = self.dotted(file, node.value)
-        if base and base.startswith("@") and (other := self.known.get(Path(base[1:]))):
-            return other.names.get(node.attr) or self._submodule(other, node.attr) or f"{base}.{node.attr}"
-        return f"{base}.{node.attr}" if base else None
-
-    def _submodule(self, package: _File, name: str) -> str | None:
-        if package.path.name != "__init__.py":
-            return None
-        folder = package.path.parent
-        path = next((p for p in (folder / f"{name}.py", folder / name / "__init__.py") if p.is_file()), None)
-        return f"@{path}" if path and self.get(path) else None
-
-
-def _unchecked(path: Path) -> bool:
-    """Whether Python would run a compiled module by its hash, or without any look at the source (PEP 552)."""
-    compiled = Path(importlib.util.cache_from_source(str(path)))
-    return compiled.is_file() and any(compiled.read_bytes()[4:8])
-
-
-def _module(path: Path) -> str:
-    """kernels.cpu, of a file of kernels/."""
-    parts = path.relative_to(KERNELS.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 # --- Python ---
@@ -335,11 +145,13 @@ def _module(path: Path) -> str:
 class _Reader:
     """Findings of one module."""
 
-    def __init__(self, file: _File, files: _Files, variant: Variant):
+    def __init__(self, file: Module, files: Modules, variant: Variant):
         self.file, self.files, self.variant = file, files, variant
         self.parents = file.written.parents
         self.own_names, self.for_tuning = files.own_names, files.for_tuning
         self.tensors: dict[ast.FunctionDef, set[str]] = {}
+        self.bound: dict[ast.AST, frozenset[str]] = {}
+        self.aliases: dict[str, bool] = {}
 
     def findings(self) -> Iterator[Finding]:
         rules = OWN_RULES if self.variant.own_code else TORCH_RULES
@@ -348,7 +160,7 @@ class _Reader:
                 continue
             for rule in rules:
                 for what in rule(self, node):
-                    yield Finding(self.file.path, getattr(node, "lineno", 1), what)
+                    yield Finding(self.file.path, getattr(node, "lineno", 1), what[:MOST_TEXT])
 
     # --- where a node is ---
 
@@ -430,7 +242,9 @@ class _Reader:
             node = node.value
         if not isinstance(node, ast.Name) or node.id not in self.file.names:
             return False
-        return node.id not in self.file.rebound or self._alias(node.id)
+        if node.id not in self.aliases:
+            self.aliases[node.id] = node.id not in self.file.rebound or self._alias(node.id)
+        return self.aliases[node.id]
 
     def _limits(self, node: ast.expr) -> bool:
         """torch.finfo(…), whose max is a number."""
@@ -510,7 +324,7 @@ class _Reader:
             name = member.partition(".")[0]
             theirs = name and name not in OFFERED | (IN_TUNING if tuning else set())
             if theirs and Path(f"{path}.py") in LAUNCHERS:
-                yield f"{_module(Path(f'{path}.py'))}.{name}"
+                yield f"{name_of(Path(f'{path}.py'))}.{name}"
         elif dotted in EVALUATES:
             yield dotted
         elif first == "torch":
@@ -532,9 +346,39 @@ class _Reader:
             yield f"{dotted}{how}"
 
     def builtins(self, node: ast.AST) -> Iterator[str]:
-        said = isinstance(node, ast.Name) and node.id in BUILTINS and node.id not in self.file.rebound and node.id
-        if said and (said in HIDING or not self._tuning(node)):
-            yield f"{said}()"
+        if not isinstance(node, ast.Name) or node.id not in BUILTINS or not isinstance(node.ctx, ast.Load):
+            return
+        hidden = node.id in HIDING or not (self._tuning(node) or self._asks_triton(node))
+        if hidden and not any(node.id in self._locals(f) for f in self._around(node) if isinstance(f, SCOPES)):
+            yield f"{node.id}()"
+
+    def _asks_triton(self, node: ast.Name) -> bool:
+        """`getattr(tl, "make_tensor_descriptor", None)`: whether this version has it."""
+        call = self.parents.get(node)
+        if node.id != "getattr" or not isinstance(call, ast.Call) or call.func is not node or len(call.args) < 2:
+            return False
+        of, name = call.args[:2]
+        told = isinstance(name, ast.Constant) and isinstance(name.value, str) and name.value
+        asked = (self.files.dotted(self.file, of) or "").startswith("triton.") and self._given(of)
+        return bool(told) and asked and str(told).lstrip("_") not in HIDDEN and not str(told).startswith("_")
+
+    def _locals(self, scope: ast.AST) -> frozenset[str]:
+        """Names that are bound in a function itself, and so are no builtins in it."""
+        if scope not in self.bound:
+            assert isinstance(scope, SCOPES)
+            found = {a.arg for a in ast.walk(scope.args) if isinstance(a, ast.arg)}
+            others: set[str] = set()
+            waiting: list[ast.AST] = list(scope.body) if isinstance(scope.body, list) else [scope.body]
+            while waiting:
+                inside = waiting.pop()
+                if isinstance(inside, ast.Name) and isinstance(inside.ctx, ast.Store):
+                    found.add(inside.id)
+                elif isinstance(inside, ast.Global | ast.Nonlocal):
+                    others |= set(inside.names)
+                if not isinstance(inside, (*SCOPES, ast.ClassDef, *COMPREHENSIONS)):
+                    waiting += ast.iter_child_nodes(inside)
+            self.bound[scope] = frozenset(found - others)
+        return self.bound[scope]
 
     def attributes(self, node: ast.AST) -> Iterator[str]:
         """Methods and attributes of what may be a tensor, of files, and of objects' insides."""
@@ -602,6 +446,9 @@ class _Reader:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
             names = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         yield from (f"looks at frames or objects of others: {name}" for name in names if name in FRAMES)
+        dotted = self.files.dotted(self.file, node) if isinstance(node, ast.expr) and self._top(node) else None
+        if dotted and WATCHING.match(dotted):
+            yield f"looks at frames or objects of others: {dotted}"
 
     def patches(self, node: ast.AST) -> Iterator[str]:
         """What was defined elsewhere is replaced."""
@@ -622,7 +469,7 @@ class _Reader:
         if not own:
             if told.startswith("@"):
                 path, _, member = told[1:].partition(".py.")
-                told = f"{_module(Path(f'{path}.py'))}.{member}"
+                told = f"{name_of(Path(f'{path}.py'))}.{member}"
             yield f"replaces {told}{f'.{node.attr}' if isinstance(node, ast.Attribute) else ''}"
 
     def _namespace(self, node: ast.expr) -> str | None:
@@ -649,8 +496,10 @@ class _Reader:
         yield from (f"imports {module}" for module in found[:1])
 
 
+SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 Rule = Callable[[_Reader, ast.AST], Iterator[str]]
-HIDDEN = frozenset(NEVER | TUNING | set(QUESTIONS) | {"torch", "np", "ops", "testing", "interpreter"})
+HIDDEN = frozenset(NEVER | TUNING - {"random"} | set(QUESTIONS) | {"torch", "np", "ops", "testing", "interpreter"})
 SHARED_RULES: tuple[Rule, ...] = (_Reader.frames, _Reader.patches)
 TORCH_RULES: tuple[Rule, ...] = (*SHARED_RULES, _Reader.reaches)
 OWN_RULES: tuple[Rule, ...] = (
@@ -665,47 +514,3 @@ def _torch_may(dotted: str) -> bool:
     if head == "torch.Tensor":
         return name in VIEWS
     return dotted in TORCH or dotted == "torch" or head in DTYPES or head == "torch.version"
-
-
-def _own_names(files: Iterable[_File]) -> frozenset[str]:
-    """Names of what the classes of the variant's own files have: its objects' attributes are no tensors'."""
-    found = set()
-    for file in files:
-        for one in file.written.of(ast.ClassDef):
-            for node in ast.walk(one):
-                if isinstance(node, ast.FunctionDef):
-                    found.add(node.name)
-                elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                    found.add(node.attr)
-                elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                    found.add(node.id)
-    return frozenset(found)
-
-
-def _for_tuning(files: Iterable[_File]) -> frozenset[str]:
-    """Functions that `prepare` and `workspace` reach and nothing else does, by the names that are written in them."""
-    says: dict[str, set[str]] = {}
-    top: set[str] = set()
-    for file in files:
-        for node in file.written.body:
-            names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
-            names |= {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
-            if isinstance(node, ast.FunctionDef):
-                says.setdefault(node.name, set()).update(names - {node.name})
-                decorators = (n for d in node.decorator_list for n in ast.walk(d))
-                top |= {n.id for n in decorators if isinstance(n, ast.Name)}
-            elif not isinstance(node, ast.Import | ast.ImportFrom):
-                top |= names
-
-    def reached(start: Iterable[str]) -> set[str]:
-        found: set[str] = set()
-        waiting = [name for name in start if name in says]
-        while waiting:
-            name = waiting.pop()
-            if name not in found:
-                found.add(name)
-                waiting += [n for n in says[name] if n in says]
-        return found
-
-    tuning = reached(["prepare", "workspace"])
-    return frozenset(tuning - reached([*top, *(set(says) - tuning), *contract.PHASES]))

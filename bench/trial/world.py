@@ -29,6 +29,7 @@ import resource
 import signal
 import statistics
 import sys
+import sysconfig
 import threading
 import time
 import types
@@ -68,6 +69,7 @@ MOST_SHOWN = 4  # changes named in one line of evidence
 
 # What a first call may leave behind: it compiles, and starts the pools that later calls use.
 POOLS = "native threads"
+DEEDS = "what its own code did"
 MAY_GROW = ("Python threads", POOLS, "child processes")
 
 
@@ -126,6 +128,7 @@ def take(deep: bool = False) -> State:
         "clock": (time.perf_counter_ns is PERF_COUNTER_NS, time.process_time_ns is PROCESS_TIME_NS),
         "clocks of a GPU": _gpu_clocks() == GPU_CLOCKS,
         "replaced functions": _replaced(),
+        DEEDS: tuple(DONE),
         **{name: _asked(get) for name, get in GETTERS.items()},
         **_of_python(),
         **_of_process(),
@@ -211,9 +214,12 @@ def _of_tasks(pid: int | str) -> State:
 def from_outside(pid: int) -> State:
     """Scheduling of another process's threads, as its parent sees it: what is said of it in there need not be true.
 
-    Raises FileNotFoundError where there is no such process.
+    Empty where there is no such process any more.
     """
-    return _of_tasks(pid)
+    try:
+        return _of_tasks(pid)
+    except FileNotFoundError:
+        return {}
 
 
 def difference(before: State, after: State) -> str:
@@ -257,8 +263,9 @@ def late_work(before: State, after: State) -> str:
 FEWEST_CALLS, SHORTEST_S, MORE_CORES = 8, 100e-6, 0.5
 
 
-def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int, runtimes: int = 1) -> str:
-    """Evidence that calls used more cores than `threads`; "" for none. `runtimes`: `openmp_runtimes` of their process.
+def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int, runtimes: int = 2) -> str:
+    """Evidence that calls used more cores than `threads`; "" for none. `runtimes`: `openmp_runtimes` of their process,
+    where it is known.
 
     The rule: of at least 8 calls of at least 0.1 ms each, the median of CPU seconds over wall seconds is above
     threads + (runtimes − 1) · (threads − 1) + ½. Where torch and a kernel share an OpenMP runtime, they share a pool,
@@ -289,6 +296,8 @@ def _told(name: str, was: object, now: object) -> str:
         gone, new = _short(sorted(map(_plain, was - now))), _short(sorted(map(_plain, now - was)))
         return f"{name} went from {gone or 'more'} to {new or 'less'}"
     if isinstance(was, tuple) and isinstance(now, tuple):
+        if name == DEEDS:
+            return f"its own code called {_short([n for n in now if n not in was])}"
         if name == "replaced functions":
             return f"functions were replaced: {_short([n for n in now if n not in was] or ['back'])}"
         if len(was) == len(now) > 1:
@@ -436,6 +445,7 @@ class Event:
 
 
 EVENTS: list[Event] = []
+DONE: dict[str, None] = {}  # in order: what a variant's own file did at any time, its import and first call included
 LOADED: list[str] = []  # libraries and symbols that a variant's own file asked ctypes for
 
 # Attributes of modules that hold a function that sets the world. A function is replaced wherever it is found here.
@@ -482,7 +492,15 @@ AUDITED = {
     ),
     *("resource.setrlimit", "resource.prlimit"),
 }
-SETS_HOOKS = (threading.__file__, f"{HOME / 'bench'}{os.sep}")
+STANDARD_LIBRARY, SITE = sysconfig.get_path("stdlib") + os.sep, ("site-packages", "dist-packages")
+SETS_AN_ATTRIBUTE = "object.__setattr__"
+COMPILES = "subprocess.Popen"  # before the first call
+LOOKS_UP, LOOK_UP_FOR_OTHERS = "sys._getframe", (f"{os.sep}inspect.py", f"{os.sep}traceback.py")
+STARTS_THREADS = ("start_new", "start_new_thread", "start_joinable_thread")
+HEARD = AUDITED | {LOOKS_UP, SETS_AN_ATTRIBUTE, "ctypes.dlopen", "ctypes.dlsym", "ctypes.dlsym/handle"}
+INSIDE: set[int] = set()  # threads that are in the hook
+ROOTS = (HOME, Path(__file__).parents[2])  # as Python names files, which a link may lead to
+SETS_HOOKS = (threading.__file__, *(f"{root}{os.sep}bench{os.sep}" for root in ROOTS))
 MARK = "_notes_its_calls"
 
 
@@ -527,8 +545,12 @@ def _noting(function: Callable[..., object], what: str) -> Callable[..., object]
     if hasattr(function, MARK):
         return function
 
+    starts = what.rpartition(".")[2].lstrip("_") in STARTS_THREADS
+
     def noting(*arguments: object, **keywords: object) -> object:
         EVENTS.append(Event(f"{what}({_arguments(arguments)})", _thread_name()))
+        if starts and not _trusted(_asks(sys._getframe(1))):
+            DONE["a thread's start"] = None
         return function(*arguments, **keywords)
 
     noting.__name__ = noting.__qualname__ = what.rpartition(".")[2]
@@ -543,17 +565,40 @@ def _arguments(values: tuple[object, ...]) -> str:
 
 
 def _audited(event: str, arguments: tuple[Any, ...]) -> None:
-    if event in AUDITED:
-        # A thread that starts under a profile function sets it; so does the harness, to look.
-        if event.startswith("sys.set") and sys._getframe(1).f_code.co_filename.startswith(SETS_HOOKS):
-            return
-        EVENTS.append(Event(event, _thread_name()))
-    elif event == "object.__setattr__":  # told of few attributes only
-        what, name = arguments[:2]
-        if name == "__code__" or (name == "__class__" and isinstance(what, torch.Tensor)):
-            EVENTS.append(Event(f"{name} of {getattr(what, '__qualname__', 'a tensor')} replaced", _thread_name()))
-    elif event.startswith("ctypes.dl") and len(arguments):
-        _loads(event, arguments)
+    """The hook. What it does itself is audited as well: such a call of it, inside the first, is over at once."""
+    if event not in HEARD:
+        return
+    thread = _thread.get_ident()
+    if thread in INSIDE:
+        return
+    INSIDE.add(thread)
+    try:
+        _heard(event, arguments, sys._getframe(1))
+    finally:
+        INSIDE.discard(thread)
+
+
+def _heard(event: str, arguments: tuple[Any, ...], frame: types.FrameType) -> None:
+    """Note an event of Python's that `frame` raised: for `Watch`, and for good where a variant's own file did it."""
+    asks, what = _asks(frame), event
+    if event.startswith("ctypes."):
+        return _loads(event, arguments, asks)
+    if event == LOOKS_UP:  # Python's library does for its own ends, named tuples say
+        file = frame.f_code.co_filename
+        if _trusted(file) or (_of_python_itself(file) and not file.endswith(LOOK_UP_FOR_OTHERS)):
+            return None
+    elif event.startswith("sys.set") and frame.f_code.co_filename.startswith(SETS_HOOKS):
+        return None  # a thread that starts under a profile function sets it; so does the harness, to look
+    elif event == SETS_AN_ATTRIBUTE:  # told of few attributes only
+        owner, name = arguments[:2]
+        if name != "__code__" and not (name == "__class__" and isinstance(owner, torch.Tensor)):
+            return None
+        what = f"{name} of {getattr(owner, '__qualname__', 'a tensor')} replaced"
+    if event != LOOKS_UP:
+        EVENTS.append(Event(what, _thread_name()))
+    if event != COMPILES and not _trusted(asks):
+        DONE[what] = None
+    return None
 
 
 def _thread_name() -> str:
@@ -568,15 +613,9 @@ SETS_THE_SYSTEM = (
 SYSTEMS = ("libc.", "libm.", "libgomp.", "libpthread.", "libdl.", "librt.", "libstdc++.", "libgcc_s.")
 
 
-def _loads(event: str, arguments: tuple[Any, ...]) -> None:
+def _loads(event: str, arguments: tuple[Any, ...], asks: str) -> None:
     """Note a library, or a function of one, that code of nobody's asked ctypes for: it is neither the harness's nor an
     installed package's. A library built by `kernels` or lying beside the file that asks is the variant's own."""
-    frame: types.FrameType | None = sys._getframe(2)
-    while frame and "/ctypes/" in frame.f_code.co_filename:
-        frame = frame.f_back
-    if frame is None:
-        return
-    asks = frame.f_code.co_filename
     if _trusted(asks):
         return
     if event == "ctypes.dlopen":
@@ -589,13 +628,29 @@ def _loads(event: str, arguments: tuple[Any, ...]) -> None:
         LOADED.append(f"{arguments[1]} by ctypes")
 
 
+def _asks(frame: types.FrameType | None) -> str:
+    """The file that asks for what happens in `frame`: the innermost that is not Python's own library's; "" for none."""
+    while frame and (_of_python_itself(frame.f_code.co_filename) or frame.f_code.co_filename == __file__):
+        frame = frame.f_back
+    return frame.f_code.co_filename if frame else ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_python_itself(file: str) -> bool:
+    return file.startswith((STANDARD_LIBRARY, "<frozen ")) and not any(f"{os.sep}{s}{os.sep}" in file for s in SITE)
+
+
 @functools.lru_cache(maxsize=1024)
 def _trusted(file: str) -> bool:
-    """Whether a file is the harness's, what a backend's variants share, or an installed package's."""
-    path = Path(file)
-    if path.is_relative_to(HOME / "kernels"):
-        return len(path.relative_to(HOME / "kernels").parts) <= 2
-    return path.is_relative_to(HOME / "bench") or "site-packages" in path.parts or "dist-packages" in path.parts
+    """Whether a file is the harness's, what a backend's variants share, or an installed package's; "" is nobody's."""
+    if not file:
+        return True
+    for root in ROOTS:
+        if file.startswith(f"{root}{os.sep}kernels{os.sep}"):
+            return len(Path(file).relative_to(root).parts) <= 3
+        if file.startswith(f"{root}{os.sep}bench{os.sep}"):
+            return True
+    return any(f"{os.sep}{s}{os.sep}" in file for s in SITE)
 
 
 @dataclass

@@ -11,9 +11,9 @@ GELU_CUBIC = tl.constexpr(0.044715)
 @triton.jit
 def gelu_exp(x):
     """exp(-2u), u = GELU_SCALE (x + GELU_CUBIC x^3): 1/2 (1 + tanh u) is 1 / (1 + exp(-2u)), which needs no tanh and
-    has no cancellation where tanh u is near -1. Bounded above, so that it never is infinity; GELU is 0 by then."""
+    has no cancellation where tanh u is near -1. Infinity on the far left, where GELU is x over that."""
     scale = -2 * LOG2_E * GELU_SCALE
-    return tl.exp2(tl.minimum(120.0, x * (scale + scale * GELU_CUBIC * (x * x))))
+    return tl.exp2(x * (scale + scale * GELU_CUBIC * (x * x)))
 
 
 @triton.jit
@@ -24,7 +24,10 @@ def gelu(x):
 
 @triton.jit
 def gelu_grad(x):
-    """Its derivative: gate + x gate', gate' = gate (1 - gate) 2 u'. 1 - gate is taken as e gate, which keeps digits."""
+    """Its derivative: gate + x gate', gate' = gate (1 - gate) 2 u'. 1 - gate is taken as e gate, which keeps digits.
+
+    Beyond 10 it is 0 or 1 to fp32, and x bounded, so that infinity never meets zero; a NaN is neither side of 10."""
+    x = tl.where(x < -10.0, -10.0, tl.where(x > 10.0, 10.0, x))
     e = gelu_exp(x)
     gate = 1 / (1 + e)
     slope = 2 * GELU_SCALE + 6 * GELU_SCALE * GELU_CUBIC * (x * x)

@@ -33,19 +33,29 @@ INLINE float coarse(float value) {
     return value;
 }
 
-// One row whatever is in it: a pass for the mean, one for the deviations from about it.
-template <bool STREAM>
-INLINE void normalise_any_row(T* out, float* mean_out, float* rstd_out, Row row, const T* weight, const T* bias,
-                              int64_t C, float eps) {
-    float about = coarse(sums_of(C, [&](int64_t i, int64_t n, vec& sum, vec&) { sum += row.at(i, n); }).first / C);
-    Sums centred = sums_of(C, [&](int64_t i, int64_t n, vec& sum, vec& squares) {
+// Of x - about.
+INLINE Sums centred(Row row, int64_t C, float about) {
+    return sums_of(C, [&](int64_t i, int64_t n, vec& sum, vec& squares) {
         vec deviation = select_part(n, row.at(i, n) - about, vec{});
         sum += deviation;
         squares += deviation * deviation;
     });
-    double rest = centred.first / C;
+}
+
+// One row whatever is in it. Where its mean is small beside its values, sums as they are lose nothing; else a second pass
+// takes them about the mean.
+template <bool STREAM>
+INLINE void normalise_any_row(T* out, float* mean_out, float* rstd_out, Row row, const T* weight, const T* bias,
+                              int64_t C, float eps) {
+    float about = 0;
+    Sums sums = centred(row, C, about);
+    if (2 * sums.first * sums.first > sums.second * C) {
+        about = coarse(sums.first / C);
+        sums = centred(row, C, about);
+    }
+    double rest = sums.first / C;
     float mean = float(about + rest);
-    float rstd = float(1 / std::sqrt(centred.second / C - rest * rest + eps));
+    float rstd = float(1 / std::sqrt(sums.second / C - rest * rest + eps));
     for_vectors(C, [&](int64_t i, int64_t n, int64_t) {
         vec norm = (row.at(i, n) - mean) * rstd;
         put_part<STREAM>(out + i, norm * load_part(weight + i, n) + load_part(bias + i, n), n);
@@ -54,7 +64,7 @@ INLINE void normalise_any_row(T* out, float* mean_out, float* rstd_out, Row row,
     *rstd_out = rstd;
 }
 
-// normalise_row, which takes the first values' mean for near the row's; where it was further off than the row's
+// normalise_row, which takes the first values' mean for near the row's. Where it was further off than half the row's
 // standard deviation (or anything is NaN), digits were lost, and the row is done again.
 template <bool STREAM>
 INLINE void normalise(T* out, float* mean, float* rstd, Row row, const T* weight, const T* bias, int64_t C, float eps) {
@@ -64,7 +74,7 @@ INLINE void normalise(T* out, float* mean, float* rstd, Row row, const T* weight
         vec first = {};
         for_vectors(some, [&](int64_t i, int64_t n, int64_t) { first += row.at(i, n); });
         float off = (hsum(first) / some - *mean) * *rstd;
-        if (off * off <= 1) return;
+        if (off * off <= 0.25f) return;
     }
     normalise_any_row<STREAM>(out, mean, rstd, row, weight, bias, C, eps);
 }

@@ -3,7 +3,7 @@
 Floor, per element of x: forward one read and one write, backward three reads (dout, dresidual, x) and one write;
 under one FLOP a byte, so memory sets the pace. Measured out of cache on one Zen 5 core at B=4, T=1024, C=768: 0.8 of
 a streamed copy's bandwidth forward, 0.7 to 0.8 backward; 0.8 and 0.65 in bf16. Both moments come from one pass,
-relative to the mean of the first 64 values; a row where that lies far from its mean, or of more than 2048, takes two.
+relative to the mean of the first 64 values; a row of more than 2048, or where that lies far from its mean, in another.
 """
 
 from kernels.cpu import Kernel

@@ -27,7 +27,8 @@ __device__ void normalise_row(T* out, float* mean_out, float* rstd_out, const Pa
     });
     rest = block_sum<THREADS>(rest) * SHARE;
     squares = block_sum<THREADS>(squares) * SHARE;
-    float rstd = rsqrtf(fmaxf(squares - rest * rest, 0.0f) + eps);
+    float variance = squares - rest * rest;
+    float rstd = rsqrtf((variance < 0 ? 0 : variance) + eps);  // a NaN is not less, and stays
 
     for_packs<N, PACKS, THREADS>(C, [&](int p, int i) {
         Packed<float, N> w = load_floats<N>(weight + i), b = load_floats<N>(bias + i), y;
@@ -36,7 +37,9 @@ __device__ void normalise_row(T* out, float* mean_out, float* rstd_out, const Pa
         store_floats(out + i, y);
     });
     if (threadIdx.x % THREADS == 0) {
-        *mean_out = about + rest;
+        // Where the mean is small beside the spread the first sum is the sharper one: x - about is then rounded alike for
+        // all x of one binade, and the rest drifts.
+        *mean_out = about * about * (rstd * rstd) < 1 ? about : about + rest;
         *rstd_out = rstd;
     }
 }

@@ -1,5 +1,7 @@
 """The training step: its gradients are PyTorch's, its memory is planned once, its clocks account for every call."""
 
+import contextlib
+import math
 import resource
 from typing import Any
 
@@ -131,6 +133,33 @@ def test_training_is_pytorchs(truth):
     assert norm > SMALL.recipe.max_norm  # so the clip was at work
     for name, p in model.named().items():
         assert torch.allclose(step.memory.params[name], p, atol=2e-5), name
+
+
+@pytest.mark.parametrize("norm", [float("inf"), float("nan")])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_without_a_finite_norm_there_is_no_update(truth, dtype, norm):
+    """The norm of the second step is not finite: it says so and leaves no trace, in no way of running a step."""
+
+    class Wild:
+        @staticmethod
+        def forward(grads, **outputs):
+            outputs["norm"].fill_(norms.pop(0))
+
+    modules = {id: truth[id.layer] for id in step_calls(SMALL, B, T, dtype)}
+    step = Step(program(SMALL, B, T, dtype), {**modules, NORM: Wild})
+    step.load(parameters(torch.float32))
+    mem = step.memory
+    norms = [3.0, norm, norm, norm, 2.0]
+    assert step.run([batch(0)], 1e-2)[1] == 3.0
+    kept = [t.clone() for t in (mem.flat_params, mem.flat_m, mem.flat_v, mem.step)]
+    _, told = step.run([batch(1)], 1e-2)
+    assert not math.isfinite(told)
+    assert step.run_timed([batch(1)], 1e-2)[CallId("adamw", "", "forward")] == 0
+    step.run_marked([batch(1)], 1e-2, lambda id: contextlib.nullcontext())
+    for before, after in zip(kept, (mem.flat_params, mem.flat_m, mem.flat_v, mem.step), strict=True):
+        assert torch.equal(before, after)
+    step.run([batch(2)], 1e-2)
+    assert mem.step == 2 and not torch.equal(kept[0], mem.flat_params)
 
 
 def test_bf16_parameters_are_rounded_masters(truth):

@@ -47,14 +47,14 @@ def test_a_failure_says_what_failed_and_nothing_of_what_it_lacks(part):
 
 
 def test_the_terminal_sets_it_apart_below_the_others_with_its_notes(part, capsys):
-    rows = [part, row("cpu.simd", seconds=1e-3)]
+    rows = [part, row("cpu.simd", seconds=1e-3, compared="whole")]
     screen = Screen()
     screen.timings("gelu", [], rows, ("cold",), False)
     screen.proofs("gelu", "forward", "fp32", rows)
     screen.footer(rows, None)
     timed, _, proved = capsys.readouterr().out.partition("gelu forward fp32: proof")
     assert timed.index("cpu.simd") < timed.index("cpu.quick"), "the faster one is no equal"
-    assert "for 7 of 9" in timed and f"cpu.quick: {HINT}" in timed
+    assert "for 7 of 9" in timed and f"cpu.quick: {HINT}" in timed and "outputs compared: whole" in timed
     assert "7 of 9" in proved and "1 ok in part, 1 ok" in proved
 
 

@@ -154,6 +154,48 @@ def test_a_wrong_step_gets_no_mfu(tmp_path):
     assert rows[0]["mfu_palm_of_ceiling"] == ""
 
 
+def test_a_missing_weight_decay_is_seen_in_bf16(tmp_path):
+    """No loss shows it: the optimizer's own state does."""
+    truth_variants.write(tmp_path / "kernels", "undecayed", ("adamw",))
+    file = tmp_path / "kernels" / "torch" / "adamw" / "undecayed.py"
+    file.write_text(file.read_text().replace("eps, weight_decays]", "eps, [0.0] * len(grads)]"))
+    out, kernels = tmp_path / "run", f"torch.eager,adamw=torch.undecayed,{tmp_path / 'kernels'}"
+    done = command(*QUICK, "--dtype", "bf16", "--kernels", kernels, "--data", shards(tmp_path), "--out", out)
+    assert done.returncode == cli.WRONG, done.stderr
+    assert "parity: FAILED for ours" in done.stdout and "master of wte after the update is" in done.stdout
+    ours, eager = list(csv.DictReader((out / "e2e.csv").open()))
+    assert ours["status"] == "wrong" and eager["status"] == "ok"
+
+
+def test_a_rate_at_which_pytorch_diverges_is_said(tmp_path):
+    """No band, no verdict, no traceback."""
+    out = tmp_path / "run"
+    done = command(*QUICK, "--lr", "100", "--kernels", "torch.eager", "--data", shards(tmp_path), "--out", out)
+    assert done.returncode == cli.FAILED and "Traceback" not in done.stderr
+    assert "is not finite from step" in done.stderr and "lower --lr" in done.stderr
+
+
+def test_steps_that_cannot_be_judged_are_kept(tmp_path, monkeypatch, capsys):
+    """PyTorch's baseline diverges after an hour of training: what everybody did until then is written down."""
+    from bench import e2e
+    from bench.training import session
+    from bench.training.gate import NotFinite
+
+    def stray(name: str, run: list, lr: float) -> None:
+        if name == "torch.eager":
+            raise NotFinite(f"{name} is not finite")
+
+    monkeypatch.setattr(session, "must_be_finite", stray)
+    out = tmp_path / "run"
+    with pytest.raises(NotFinite):
+        e2e.main([*map(str, QUICK), "--kernels", "torch.eager", "--data", str(shards(tmp_path)), "--out", str(out)])
+    rows = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
+    assert [r["variant"] for r in rows] == ["ours", "torch.eager"]
+    for r in rows:
+        assert r["status"] == "skipped" and len(r["losses"]) == 5
+        assert r["evidence"] == "stopped after 5 of 5 steps, not judged: torch.eager is not finite"
+
+
 def test_a_crash_names_the_contestant(tmp_path):
     file = truth_variants.write(tmp_path / "kernels", "crash", ("attention",)) / "torch" / "attention" / "crash.py"
     file.write_text(file.read_text() + "\n\nimport os, signal\n\ntruth_variants = None\n")

@@ -202,6 +202,13 @@ def test_what_a_call_raises_goes_through_and_nothing_is_left_behind():
     assert judged(lambda: torch.add(A, A, out=OUT)) == ("library", "says it is its own code, yet called add")
 
 
+def test_after_a_start_it_leaves_no_thread_behind():
+    attest.start()
+    before = world.take()
+    attested(lambda: None)
+    assert world.late_work(before, world.take()) == ""
+
+
 def test_it_costs_little():
     took = []
     for _ in range(20):

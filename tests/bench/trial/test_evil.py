@@ -1,9 +1,11 @@
 """Every cheating or broken variant of tests/evil is caught, and by the check that is meant to catch it."""
 
 import json
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 
@@ -21,7 +23,7 @@ PATIENCE_S = 1.5  # with those that never come back
 SEEDS = [0, 1]
 SECONDS = 0.15  # of a race, for each contestant
 GAIN = 0.8  # of an honest variant's time: whoever takes less than this has gained something
-LONGEST_EVIDENCE = 4000  # characters
+LONGEST_EVIDENCE = 4200  # characters
 
 # Small, aligned, and larger than any ragged shape of the proof.
 SHAPES: dict[str, dict] = {
@@ -44,7 +46,7 @@ SABOTEURS = [v for v in EVIL if "session" in CHEATS[v].caught_in]
 
 @pytest.fixture(scope="module")
 def judge():
-    with Judge() as judge:
+    with Judge(1) as judge:
         yield judge
 
 
@@ -79,7 +81,8 @@ def proofs_of(variant: variants.Variant, judge: Judge) -> list[prove.Proof]:
     if cheat and cheat.threads:
         setting = replace(setting, threads=cheat.threads)
     phases = tuple(p for p in contract.PHASES if variant.has(p))
-    timed = {p: [timed_shape(variant, p)] for p in phases} if cheat and "timing" in cheat.caught_in else {}
+    # Slices of what is timed are proved too; what only the clock is to catch must get by without them.
+    timed = {p: [timed_shape(variant, p)] for p in phases} if cheat and cheat.caught_in == ("proof", "timing") else {}
     return list(prove.prove(variant, phases, dtype, SEEDS, judge, setting, yardstick(variant.layer), timed=timed))
 
 
@@ -155,11 +158,12 @@ def missed_by(c: race.Contestant, honest: race.Contestant) -> str:
 
 
 def gained(c: race.Contestant, honest: race.Contestant) -> str:
-    """How much faster it is than the honest one, where that is more than noise."""
+    """How much faster it usually is than the honest one is at its best; nothing where that is no faster."""
     for cache in c.samples:
-        took, takes = c.median_ci(cache), honest.median_ci(cache)
-        if took and takes and took[0] < GAIN * takes[0]:
-            return f"{takes[0] / took[0]:.2f}x, {cache}"
+        took = statistics.median(chain.from_iterable(c.samples[cache]))
+        takes = min(chain.from_iterable(honest.samples[cache]))
+        if took < GAIN * takes:
+            return f"{takes / took:.2f}x, {cache}"
     return ""
 
 

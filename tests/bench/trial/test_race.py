@@ -24,7 +24,7 @@ def variant(name: str) -> Variant:
     return Variant("residual", "torch", name, Path(f"{name}.py"), "A story.", frozenset({"forward"}))
 
 
-WATCHED = dict(returned="", tampered="", seen=None, kernels=None, allocated=0, changed="")
+WATCHED = dict(returned="", tampered="", seen=None, brought=None, kernels=None, allocated=0, changed="")
 
 
 class FakeWorker:
@@ -57,7 +57,7 @@ class FakeWorker:
 
     def ready(self, case, pool, seed):
         seconds = self.seconds[self.name]
-        gpu = dict(busy_s=None, peak_bytes=None)
+        gpu = dict(busy_s=None, peak_bytes=None, runtimes=1)
         done = dict(prepare_s=1.0, call_s=seconds, overhead_s=0.0, workspace_bytes=7, configuration="")
         return done | gpu | dict(watched=WATCHED)
 

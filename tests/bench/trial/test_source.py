@@ -2,6 +2,7 @@
 
 import py_compile
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,7 @@ def test_the_examples_are_clean():
         "    k(out, rows, b.transpose(0, 1), sizes.index(1), sizes.copy(), a.data_ptr(), a.shape.count(1))\n",
         "import torch\n\n\ndef forward(a, b, *, out):\n    n = out.numel()\n    n += 1\n    torch.finfo(a.dtype).max\n"
         "    with torch.cuda.device(a.device):\n        parts = a.contiguous().split(2)\n        parts.count(1)\n",
+        "def unpacked(input, vars):\n    return input, vars\n\n\n" + FORWARD + "    unpacked(a, b)\n",
         # Its own objects may have names that tensors have too.
         "from dataclasses import dataclass\n\n\n@dataclass\nclass Tile:\n    max: int\n\n    def sum(self):\n"
         "        return self.max + 1\n\n\ndef forward(a, b, *, out):\n    Tile(3).sum() + Tile(4).max\n",
@@ -116,7 +118,7 @@ def test_a_package_that_it_says_it_needs_and_its_operators_are_clean(said):
             "import multiprocessing.pool",
         ),
         *("import threading", "from concurrent.futures import ThreadPoolExecutor", "import asyncio", "import _thread"),
-        *("import signal", "import importlib", "import gc", "import builtins", "import operator", "import copy"),
+        *("import signal", "import gc", "import builtins", "import copy", "import runpy"),
         *("import mmap", "import socket", "import atexit", "import pickle", "import some_library"),
         *("from bench.trial import truth", "from reference.residual import forward as truth", "import tests.fake_gpu"),
         *("import torch.nn.functional as F", "from torch import add", "from torch.nn import functional"),
@@ -159,6 +161,9 @@ def test_numpy_is_named_whatever_it_says_that_it_needs(said):
         ('eval("a + b")', "line 5: eval()"),
         ('f = compile("1", "", "eval")', "line 5: compile()"),
         ('g = globals\ng()["x"] = 1', "line 5: globals()"),
+        ("def unused(exec): pass\nexec('1')", "line 6: exec()"),
+        ("[exec for exec in ()]\nexec('1')", "line 6: exec()"),
+        ("global exec\nexec = exec", "line 6: exec()"),
         ('vars(a)["x"] = 1', "line 5: vars()"),
         ('open("/proc/self/maps")', "line 5: open()"),
         ('__builtins__["open"]', "line 5: __builtins__()"),
@@ -217,6 +222,10 @@ def test_what_a_helper_does_is_named_wherever_it_is_called_from(said):
         ("inspect", "inspect.currentframe()", "looks at frames or objects of others: currentframe"),
         ("pathlib", 'pathlib.Path("x")', "pathlib.Path"),
         ("types", "types.FunctionType", "types.FunctionType"),
+        ("operator", "operator.add(a, b)", "operator.add"),
+        ("operator", 'operator.methodcaller("add_")', "operator.methodcaller"),
+        ("importlib", 'importlib.import_module("numpy")', "importlib.import_module"),
+        ("importlib.util", "importlib.util.find_spec", "importlib.util.find_spec"),
         ("collections", "collections._sys.modules", "collections._sys.modules"),
         ("dataclasses", "dataclasses.sys.modules", "dataclasses.sys.modules"),
     ],
@@ -269,6 +278,7 @@ def test_a_module_beside_it_is_read_too(tmp_path):
         ("    import numpy", "imports numpy"),
         ("    import os\n    os.nice(-5)", "os.nice"),
         ('    exec("1")', "exec()"),
+        ('    import importlib\n    importlib.import_module("numpy")', "importlib.import_module"),
     ],
 )
 def test_prepare_may_tune_and_nothing_else(said, prepare, told):
@@ -321,9 +331,65 @@ def test_what_triton_compiles_is_its_own(said):
     assert "line 10: Tensor.to" in triton(said, decorator="@tl.jit"), "which is no compiler"
 
 
+def test_a_host_of_triton_as_others_write_it_is_clean(said):
+    text = """
+        import importlib.metadata
+        import operator
+
+        import torch
+        import triton
+        import triton.language as tl
+        from packaging.version import Version
+
+        try:
+            from triton.language.extra.libdevice import rsqrt
+        except ModuleNotFoundError:
+            from triton.language.extra.cuda.libdevice import rsqrt
+
+        MOST = 65536
+        NEW = operator.ge(Version(triton.__version__), Version(importlib.metadata.version("triton")))
+
+
+        def settings(n):
+            block = triton.next_power_of_2(n)
+            if block > MOST:
+                raise RuntimeError(f"{n} exceeds {MOST}")
+            return block, 16 if torch.version.hip else 32
+
+
+        @triton.autotune(configs=[triton.Config({}, num_warps=w) for w in (4, 8)], key=["C"])
+        @triton.jit
+        def kernel(X, Y, C, eps, BLOCK: tl.constexpr):
+            c = tl.arange(0, BLOCK)
+            x = tl.load(X + c, mask=c < C, other=0.0).to(tl.float32)
+            tl.store(Y + c, x * rsqrt(tl.sum(x * x, 0) / C + eps), mask=c < C)
+
+
+        def forward(a, b, *, out):
+            rows = a.contiguous().view(-1, a.shape[-1])
+            n, C = rows.shape
+            block, warps = settings(C)
+            assert a.is_cuda and a.stride(-1) == 1
+            processors = torch.cuda.get_device_properties(a.device).multi_processor_count
+            grid = lambda meta: (triton.cdiv(n, meta.get("ROWS", processors)),)
+            with torch.cuda.device(a.device.index):
+                kernel[grid](rows, out, C, torch.finfo(a.dtype).eps, BLOCK=block, num_warps=warps)
+    """
+    assert said(text, "triton") == []
+
+
+@pytest.mark.parametrize(
+    "line", ['getattr(tl, "make_tensor_descriptor", None)', "triton.language.random.rand", "triton.next_power_of_2(3)"]
+)
+def test_a_host_of_triton_may_ask_for_what_this_version_has(said, line):
+    assert triton(said, line) == []
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
+        ('getattr(tl, "torch")', "getattr()"),
+        ('getattr(tl, "make" + "it")', "getattr()"),
         ("triton.testing.do_bench(add)", "triton.testing.do_bench"),
         ("triton.runtime.interpreter", "triton.runtime.interpreter"),
         ("triton.runtime.jit.torch.add(a, b)", "triton.runtime.jit.torch.add"),
@@ -367,6 +433,13 @@ def test_pytorchs_variants_may_use_what_they_like(said, lines):
         ("import threading\nthreading.setprofile(print)", "looks at frames or objects of others: setprofile"),
         ("try: raise ValueError\nexcept ValueError as e: e.__traceback__.tb_frame.f_back", "… tb_frame"),
         ("forward.__globals__", "looks at frames or objects of others: __globals__"),
+        ("import inspect\ninspect.stack()", "looks at frames or objects of others: inspect.stack"),
+        ("import gc\ngc.callbacks.append(print)", "looks at frames or objects of others: gc.callbacks.append"),
+        (
+            "import sys\nsys.monitoring.use_tool_id(1, 'x')",
+            "looks at frames or objects of others: sys.monitoring.use_tool_id",
+        ),
+        ("import sys\nsys.addaudithook(print)", "looks at frames or objects of others: addaudithook"),
         ("import ctypes", "imports ctypes"),
         ("from ctypes import pythonapi", "imports ctypes"),
         ('import importlib\nimportlib.import_module("ctypes")', "imports ctypes"),
@@ -474,6 +547,31 @@ def test_a_compiled_module_that_python_takes_unseen_is_named(tmp_path):
     assert foreign(v) == []
     py_compile.compile(str(v.path), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     assert foreign(v) == ["line 1: has a compiled module beside it that Python does not check"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/*" * 50_000,
+        'R"(' * 50_000,
+        "int x; //" + " " * 200_000 + "\n{",
+        "system( " * 20_000,
+        "void  system" + " " * 100_000,
+    ],
+    ids=["comments", "texts", "blanks", "calls", "a definition"],
+)
+def test_a_long_source_is_read_in_no_time(text):
+    start = time.process_time()
+    list(native.foreign(text))
+    assert time.process_time() - start < 2
+
+
+def test_what_is_too_long_or_too_deep_to_be_read_is_said(said):
+    assert list(native.foreign("x" * (native.LONGEST + 1))) == [(1, "is too long to be read")]
+    assert said(FORWARD + "    x = " + "-" * 20_000 + "1\n") == ["line 1: cannot be read (MemoryError)"]
+    for depth in (800, 1_500, 5_000):  # whatever reads it first gives up
+        told = said(FORWARD + "    x = " + "a." * depth + "b\n")
+        assert told == [] if depth == 800 else told[0].startswith("line 1: "), told
 
 
 @pytest.mark.parametrize("name", ["library_in_disguise", "numpy_in_disguise"])

@@ -378,7 +378,9 @@ def test_one_element_by_twenty_times_the_typical_maximum_and_a_thousandth_that_i
             errors = (right.double().flatten() - yard.truth).abs()
             got = right.clone()
             position = int(torch.randint(got.numel(), ()))
-            worst = max(float(errors.max()), torch.finfo(got.dtype).eps / 2 * yard.peak)
+            # Of few elements the maximum is a matter of luck: there it is that of all draws.
+            seen = float(errors.max()) if len(errors) >= 128 else yard.limits.honest.absolute
+            worst = max(seen, torch.finfo(got.dtype).eps / 2 * yard.peak)
             got.view(-1)[position] += 20 * worst
             assert judge.judge(got, yard).check == "inaccurate", (yard.name, position)
             assert judge.judge(right * (1 - 1e-3), yard).check == "inaccurate", yard.name
@@ -421,9 +423,9 @@ def test_a_second_run_works_out_the_truth_alone(monkeypatch, tmp_path):
         (CASE, None),
         (CASE, variants.find(ALL, "layernorm", "torch.compile")),
     ):
-        assert judge._recalled(other[0], other[1], "cpu", 3) is None
+        assert judge._recalled(other[0], other[1], "cpu") is None
     monkeypatch.setattr(torch, "__version__", "0")
-    assert judge._recalled(CASE, eager("layernorm"), "cpu", 3) is None
+    assert judge._recalled(CASE, eager("layernorm"), "cpu") is None
 
 
 @pytest.mark.parametrize(
@@ -432,17 +434,17 @@ def test_a_second_run_works_out_the_truth_alone(monkeypatch, tmp_path):
 def test_a_damaged_entry_counts_as_none(monkeypatch, tmp_path, entry):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
     judge._remember(CASE, None, "cpu", [Limits()] * 3)
-    assert judge._recalled(CASE, None, "cpu", 3) == [Limits()] * 3
+    assert judge._recalled(CASE, None, "cpu") == [Limits()] * 3
     files.remember(judge._file(CASE), {judge._key(CASE, None, "cpu"): json.loads(entry)})
-    assert judge._recalled(CASE, None, "cpu", 3) is None
+    assert judge._recalled(CASE, None, "cpu") is None
 
 
 def test_what_is_kept_does_not_grow_without_end(monkeypatch, tmp_path):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(judge, "KEPT", 3)
     for seed in range(5):
-        judge._remember(dataclasses.replace(CASE, seed=seed), None, "cpu", [Limits()])
-    kept = [bool(judge._recalled(dataclasses.replace(CASE, seed=seed), None, "cpu", 1)) for seed in range(5)]
+        judge._remember(dataclasses.replace(CASE, seed=seed), None, "cpu", [Limits()] * 3)
+    kept = [bool(judge._recalled(dataclasses.replace(CASE, seed=seed), None, "cpu")) for seed in range(5)]
     assert kept == [False, False, True, True, True]
 
 
@@ -469,7 +471,7 @@ def test_several_threads_may_work_out_yards_at_once(monkeypatch, tmp_path):
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda case: judge.yards_of(case, draw(case), eager("layernorm")), cases))
     for case, yards in zip(cases, found, strict=True):
-        assert judge._recalled(case, eager("layernorm"), "cpu", 3) == [y.limits for y in yards]
+        assert judge._recalled(case, eager("layernorm"), "cpu") == [y.limits for y in yards]
         again = judge.yards_of(case, draw(case), eager("layernorm"))
         assert all(torch.equal(a.truth, b.truth) for a, b in zip(yards, again, strict=True))
 

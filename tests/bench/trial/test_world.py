@@ -4,6 +4,7 @@ import _thread
 import ctypes
 import functools
 import gc
+import inspect
 import os
 import resource
 import signal
@@ -11,7 +12,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections import namedtuple
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -276,6 +280,50 @@ def test_a_child_that_works_on_is_told():
     assert "child processes: 0 before, 1" in told
 
 
+# --- what a variant's own file does, its first call included ---
+
+
+def by_raw_thread():
+    _thread.start_new_thread(lambda: None, ())
+
+
+def by_pool():
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(len, ())
+
+
+DEEDS: dict[str, Callable] = {
+    "a thread's start": by_raw_thread,
+    "a thread's start ": by_pool,
+    "sys._getframe": lambda: sys._getframe(0),
+    "sys._getframe ": inspect.stack,
+    "gc.get_objects": gc.get_objects,
+    "gc.get_referrers": lambda: gc.get_referrers(A),
+    "sys._current_frames": sys._current_frames,
+    "os.kill": lambda: os.kill(os.getpid(), 0),
+    "__code__ of": lambda: setattr(by_pool, "__code__", by_pool.__code__),
+}
+
+
+@pytest.mark.parametrize("what", DEEDS)
+def test_a_deed_of_a_first_call_is_not_settled(what, monkeypatch):
+    monkeypatch.setattr(world, "DONE", {})
+    before = take()
+    DEEDS[what]()
+    assert f"its own code called {what.strip()}" in difference(settled(before), take())
+
+
+def test_what_python_and_packages_do_for_themselves_is_no_deed(monkeypatch):
+    monkeypatch.setattr(world, "DONE", {})
+    before = take()
+    namedtuple("Pair", "a b")
+    dataclass(type("Point", (), {"__annotations__": {"x": int}}))
+    subprocess.run(["true"])
+    compile("1", "somewhere", "eval")
+    torch.nn.Linear(2, 2)(torch.ones(1, 2)).sum().backward()
+    assert difference({world.DEEDS: before[world.DEEDS]}, take()) == ""
+
+
 # --- more cores than given ---
 
 
@@ -318,9 +366,8 @@ def test_a_childs_scheduling_is_read_from_outside():
     assert "scheduler" in told and "SCHED_BATCH" in told and "nice" in told
 
 
-def test_there_must_be_such_a_process():
-    with pytest.raises(FileNotFoundError):
-        from_outside(2**22 + 5)
+def test_a_process_that_is_gone_tells_nothing():
+    assert from_outside(2**22 + 5) == {} and difference(from_outside(os.getpid()), {}) == ""
 
 
 # --- libraries ---

@@ -3,6 +3,7 @@
 import torch
 
 CAUGHT_BY = "inaccurate no_gain"
+CAUGHT_IN = "timing"
 memo: dict[tuple, torch.Tensor] = {}
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-CAUGHT_BY = "inaccurate unwritten"
+CAUGHT_BY = "inaccurate unwritten global_state"
 
 
 def content(*_, **__):

@@ -4,7 +4,7 @@ import time
 
 import torch
 
-CAUGHT_BY = "inaccurate"
+CAUGHT_BY = "inaccurate no_gain"
 CAUGHT_IN = "timing"
 last = 0.0
 

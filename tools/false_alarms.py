@@ -1,0 +1,209 @@
+"""How often the proof (bench/trial/truth.py) would call an honest variant inaccurate: docs/false_alarms.md.
+
+.venv/bin/python tools/false_alarms.py                      40 s for each layer, phase and dtype: 20 minutes
+.venv/bin/python tools/false_alarms.py --seconds 2 --layers gelu,softmax --out page.md
+
+Every draw has a seed of its own and its yard is worked out anew. Judged by it are honest stand-ins, never the very
+answers the yard was made of: torch.eager on another draw (as timed calls are judged), with its sums in another order
+(axes that may be turned round are), with two threads instead of one; the other PyTorch variants but torch.compile,
+which would compile each shape; and the repository's own kernels for the CPU.
+"""
+
+import argparse
+import math
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+HOME = Path(__file__).parent.parent
+sys.path.insert(0, str(HOME))
+
+import torch  # noqa: E402
+
+from bench.core import variants  # noqa: E402
+from bench.core.arena import Arena, workspace_of  # noqa: E402
+from bench.core.case import Case, Values, cases_of, draw, each, map  # noqa: E402
+from bench.core.variants import Variant  # noqa: E402
+from bench.trial import truth  # noqa: E402
+from reference import contract  # noqa: E402
+
+DTYPES = ("fp32", "bf16", "fp16")
+TURNABLE = {"B", "C", "K", "M", "N", "HS"}  # symbols of axes whose order means nothing to any layer
+TAIL = 0.05  # the share of ratios that the estimate of the tail is made of
+CONFIDENCE = 0.95
+
+
+@dataclass
+class Row:
+    """What was seen of one layer, phase and dtype. A call that is judged is one draw of one stand-in."""
+
+    layer: str
+    phase: str
+    dtype: str
+    cases: int  # of a proof
+    seeds: int = 0
+    ratios: list[float] = field(default_factory=list)  # the worst of a call's outputs
+    failed: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"{self.layer} {self.phase} {self.dtype}"
+
+    def bound(self) -> float:
+        return upper_bound(len(self.failed), len(self.ratios))
+
+    def tail(self) -> float:
+        return tail_beyond(self.ratios, truth.K)
+
+
+def upper_bound(fails: int, trials: int) -> float:
+    """Clopper & Pearson (1934): the largest rate at which so few fails still come with 5 % probability."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        rate = (low + high) / 2
+        low, high = (rate, high) if _at_most(fails, trials, rate) > 1 - CONFIDENCE else (low, rate)
+    return high
+
+
+def _at_most(fails: int, trials: int, rate: float) -> float:
+    """The binomial distribution up to `fails`."""
+    if fails >= trials:
+        return 1.0
+    return sum(math.comb(trials, k) * rate**k * (1 - rate) ** (trials - k) for k in range(fails + 1))
+
+
+def tail_beyond(ratios: list[float], limit: float) -> float:
+    """The share of ratios beyond the limit, from the slope of the largest seen (Hill 1975): a power law is the
+    heaviest tail they could have."""
+    largest = sorted((r for r in ratios if r > 0), reverse=True)[: max(10, int(len(ratios) * TAIL))]
+    if len(largest) < 10 or largest[0] == largest[-1]:
+        return float(bool(largest) and largest[-1] > limit)
+    slope = (len(largest) - 1) / sum(math.log(r / largest[-1]) for r in largest)
+    return min(1.0, len(largest) / len(ratios) * (limit / largest[-1]) ** -slope)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=40, help="for each layer, phase and dtype")
+    parser.add_argument("--layers", default=",".join(contract.layer_names()))
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=HOME / "docs" / "false_alarms.md")
+    options = parser.parse_args(argv)
+    wanted = [(name, phase) for name in options.layers.split(",") for phase in contract.phases_of(contract.load(name))]
+    all = [(*one, dtype, options.seconds, options.seed) for one in wanted for dtype in DTYPES]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("LAYERBENCH_CACHE", cache)
+        with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+            for row in pool.map(measure, *zip(*all, strict=True)):
+                rows.append(row)
+                print(f"{row.name}: {len(row.failed)} of {len(row.ratios)}, {max(row.ratios):.2f}", flush=True)
+                options.out.write_text(page(rows, options.seconds))
+    return 0
+
+
+def measure(layer: str, phase: str, dtype: str, seconds: float, seed: int) -> Row:
+    """Draw cases of the proof in random order until the time is over, and judge the stand-ins on each."""
+    torch.set_num_threads(1)
+    every = variants.discover()
+    eager = variants.find(every, layer, "torch.eager")
+    others = [v for v in every if v.layer == layer and v.has(phase) and dtype in v.dtypes and not v.gpu_code]
+    others = [v for v in others if v.stem not in ("eager", "compile") and not variants.unavailable(v, "cpu", dtype)]
+    cases = cases_of(layer, phase, dtype, [0, 1])
+    row, order = Row(layer, phase, dtype, len(cases)), random.Random(f"{layer} {phase} {dtype} {seed}")
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        case = replace(order.choice(cases), seed=order.randrange(2**31))
+        values = draw(case)
+        yards = truth.worked_out(case, values, eager)
+        row.seeds += 1
+        for name, judged, outputs in stand_ins(case, values, yards, eager, others):
+            findings = [truth.judge(got, y, case.edit is None) for got, y in zip(outputs, judged, strict=True)]
+            row.ratios.append(max(f.ratio for f in findings))
+            row.failed += [f"{name}, {case}: {f.evidence}" for f in findings if f.check != "ok"][:1]
+    return row
+
+
+def stand_ins(
+    case: Case, values: Values, yards: list[truth.Yard], eager: Variant, others: list[Variant]
+) -> Iterator[tuple[str, list[truth.Yard], list[torch.Tensor]]]:
+    """Each honest stand-in: its name, the yards it is judged by, and its outputs in the same order."""
+    another = replace(case, seed=(case.seed + 1) % 2**31)
+    fresh = draw(another)
+    yield "another draw", truth.yards_of(another, fresh, eager, like=yards), call(eager, another, fresh)
+    torch.set_num_threads(2)
+    yield "two threads", yards, call(eager, case, values)
+    torch.set_num_threads(1)
+    yield "sums turned round", yards, turned_call(eager, case, values)
+    for variant in others:
+        yield variant.name, yards, call(variant, case, values)
+
+
+def call(variant: Variant, case: Case, values: Values) -> list[torch.Tensor]:
+    module = variant.load()
+    arena = Arena(case, "cpu", workspace_of(module, case))
+    arena.load(values)
+    arena.reset()
+    arena.call(getattr(module, case.phase))
+    return [part.clone() for value in arena.outputs.values() for part in each(value)]
+
+
+def turned_call(variant: Variant, case: Case, values: Values) -> list[torch.Tensor]:
+    """The same, with every axis turned round whose order means nothing."""
+    p = contract.pass_of(case.module, case.phase)
+    axes = {t.name: [] if t.many else [i for i, s in enumerate(t.shape.split()) if s in TURNABLE] for t in p.tensors()}
+    turned = {name: map(value, partial(torch.Tensor.flip, dims=axes[name])) for name, value in values.items()}
+    names = [t.name for t in p.outputs if t.when(case.shape) for _ in t.many_sizes(case.shape)]
+    return [part.flip(axes[name]) for name, part in zip(names, call(variant, case, turned), strict=True)]
+
+
+def page(rows: list[Row], seconds: float) -> str:
+    calls, fails = sum(len(r.ratios) for r in rows), sum(len(r.failed) for r in rows)
+    pooled = upper_bound(fails, calls)
+    most = max(r.cases for r in rows)
+    worst = max(rows, key=lambda r: r.tail() * r.cases)
+    lines = [
+        "# How often an honest variant is called inaccurate",
+        "",
+        f"Written by `tools/false_alarms.py --seconds {seconds:g}` (torch {torch.__version__}, "
+        f"{torch.backends.cpu.get_cpu_capability()}, on a CPU); limits: K = {truth.K:g}, K_ONE = {truth.K_ONE:g}.",
+        "",
+        f"{calls:,} judged calls on {sum(r.seeds for r in rows):,} seeds, {fails} called inaccurate. With 95 % "
+        f"confidence the rate over all layers is below {pooled:.1e} a call. A proof of a phase judges up to {most} "
+        f"cases, and so fails an honest variant less than once in {1 / (most * pooled):,.0f} runs.",
+        "",
+        "A row by itself has too few calls for as low a bound (`bound`). `tail` is where the largest twentieth of its "
+        "ratios point: the rate beyond the limit if their tail is a power law (Hill 1975). By that, "
+        f"{worst.name} is the worst: one run in {_one_in(worst.tail() * worst.cases)}.",
+        "",
+        "A ratio is an error in yards; the limit is 4. Cases are those of the proof (small ragged shapes, structured "
+        "inputs), each draw with a seed and a yard of its own. Calls are of honest stand-ins, never of the very "
+        "answers a yard is made of: torch.eager on another draw of the case by the yard of the first, with two "
+        "threads, and with axes turned round; the other PyTorch variants without torch.compile; the repository's CPU "
+        "kernels (fp32, bf16). What this does not cover: GPUs, large shapes, arithmetic nobody has written here.",
+        "",
+        "| layer | phase | dtype | seeds | calls | fails | largest ratio | bound (95 %) | tail |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for r in rows:
+        numbers = f"{r.seeds:,} | {len(r.ratios):,} | {len(r.failed)} | {max(r.ratios):.2f} | {r.bound():.1e}"
+        lines.append(f"| {r.layer} | {r.phase} | {r.dtype} | {numbers} | {r.tail():.0e} |")
+    failed = [f"- {text}" for r in rows for text in r.failed[:3]]
+    return "\n".join([*lines, *(["", "What failed (at most three a row):", "", *failed] if failed else [])]) + "\n"
+
+
+def _one_in(rate: float) -> str:
+    return f"{1 / rate:,.0f}" if rate > 1e-9 else "a billion or more"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
