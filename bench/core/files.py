@@ -24,7 +24,7 @@ def write_atomically(file: Path, text: str) -> Path:
     """Write `file` whole or not at all, its folder made where there is none. Raises CannotGoOn where it cannot be
     written, DiskFull where there is no space; the old file then stays."""
     try:
-        put(file, text.encode())
+        put(file, text.encode(errors="replace"))  # half of a surrogate pair is no reason to lose the rest
     except OSError as error:
         raise cannot_write(file, error) from error
     return file

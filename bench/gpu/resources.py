@@ -15,6 +15,7 @@ from rich.progress import track
 from bench import cli
 from bench.core.case import DTYPES as TORCH
 from bench.core.case import Case
+from bench.core.evidence import bounded, telling
 from bench.core.files import make_folder, need_cache, write_atomically
 from bench.core.variants import Variant, discover
 from bench.gpu import cubin
@@ -29,6 +30,7 @@ from reference.models import MODELS
 DTYPES = ("fp32", "bf16")
 WORTH_PROCESSES = 8  # pairs of variant and architecture: fewer are compiled sooner than processes start
 MODEL = "gpt2-124m"
+MESSAGE = 4000  # characters of a compiler's message
 
 Found = cubin.Resources | str  # the second: why there are none
 
@@ -59,7 +61,7 @@ def chosen(layers: list[str], only: str | None, kernels: list[str]) -> list[Vari
     names = contract.layer_names()
     layers = [cli.choose(name, names, "layer") for name in layers] or list(names)
     found = discover(tuple(map(Path, kernels)))
-    variants = [v for v in found if v.gpu_code and v.layer in layers]
+    variants = [v for v in found if v.gpu_code and v.layer in layers and not v.fault]
     known = sorted({v.name for v in variants})
     wanted = [cli.choose(n, known, "variant") for n in only.split(",")] if only else known
     return [v for v in variants if v.name in wanted]
@@ -102,7 +104,7 @@ def compile_variant(job: tuple[Variant, str, list[str]]) -> list[Compiled]:
             uses = kernels_of(variant, dtype, arch)
             known = compile_builds(sorted({use.build for _, _, use in uses}, key=str), arch)
         except Exception as error:
-            fault = f"cannot be called: {type(error).__name__}: {error}"
+            fault = f"cannot be called: {type(error).__name__}: {telling(error)}"
             rows.append(Compiled(variant.layer, variant.name, "", dtype, arch, "", 0, 0, fault=fault))
             continue
         for phase, configuration, use in uses:
@@ -168,7 +170,7 @@ def compile_builds(builds: list[Build], arch: str) -> dict[Build, Found]:
         try:
             binary = compile_source(source, tuple(b.name for b in group), arch, "cubin", defines)
         except CompileError as error:
-            found |= dict.fromkeys(group, str(error))
+            found |= dict.fromkeys(group, bounded(error, MESSAGE))
             continue
         by_symbol = cubin.resources(binary.code, binary.log)
         found |= {b: by_symbol[binary.names[b.name]] for b in group}
@@ -180,7 +182,7 @@ def _assembled(build: Any, arch: str) -> Found:
     try:
         return cubin.resources(*cubin.assemble(build.ptx, arch))[build.name]
     except cubin.AssemblyError as error:
-        return str(error)
+        return bounded(error, MESSAGE)
 
 
 def _fill(row: Compiled, found: Found) -> None:

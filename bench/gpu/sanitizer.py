@@ -25,6 +25,7 @@ from bench.core import arena as judging
 from bench.core import variants
 from bench.core.arena import Arena
 from bench.core.case import Case, cases_of, draw
+from bench.core.evidence import telling
 from bench.core.variants import Variant
 from bench.gpu import TOOLS
 from bench.machine.devices import Device, open_device
@@ -343,7 +344,7 @@ def make_calls(calls: Calls) -> int:
                 call_bare(one[0], case, device)
                 made += 1
         except Exception as error:
-            what = f"{name_of(one)}: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            what = f"{name_of(one)}: {type(error).__name__}: {telling(error)}"
             if re.search("CUDA.error", what, re.IGNORECASE):
                 raise CannotGoOn(f"after this nothing runs: {what}") from error
             print(FAILED, what, flush=True)

@@ -26,6 +26,7 @@ import torch
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core import BACKENDS, files
+from bench.core.evidence import telling
 from bench.core.variants import Variant, simulated, unavailable
 from bench.machine.devices import SPAN, Device, open_device
 from bench.models import CallId
@@ -255,7 +256,7 @@ def _race_one(racing, calls, shape, device: Device, skipped, tell) -> dict[str, 
     def failed(name: str, error: Exception) -> None:
         """A variant that cannot run is no candidate; the reason is kept."""
         samples.pop(name, None)
-        skipped[name] = f"{type(error).__name__}: {error}".partition("\n")[0]
+        skipped[name] = f"{type(error).__name__}: {telling(error)}"
         try:
             device.synchronize()
         except Exception as lost:

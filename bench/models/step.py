@@ -18,6 +18,7 @@ from types import ModuleType
 
 import torch
 
+from bench.core.evidence import telling
 from bench.core.variants import takes_workspace
 from bench.models import CallId
 from bench.models.calls import Batch, Call, Tensors
@@ -239,7 +240,7 @@ class Step:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
+    return f"{type(error).__name__}: {telling(error)}"
 
 
 def _run(bound: list[Bound]) -> None:

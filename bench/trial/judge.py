@@ -186,8 +186,9 @@ class Judge:
                 self._close()
 
     def given(self, case: Case) -> Given:
-        """Where a prepared case's inputs lie."""
+        """Where a prepared case's inputs lie: in memory that ends with the judge: one that was killed is begun anew."""
         self._collect()
+        self._try(self.start)
         return self._given[str(case)][0]
 
     def pool(

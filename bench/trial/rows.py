@@ -53,7 +53,8 @@ def of_proof(proof: Proof, layer: str, dtype: str, seeds: list[int]) -> Record:
 
 
 def _identity(case: Case, v: Variant, calls: int | None, seeds: list[int]) -> Record:
-    return Record(
+    elsewhere = Record(outside=True) if v.outside else Record()
+    return elsewhere | Record(
         case_id=case_id(case, v),
         layer=case.layer,
         variant=v.name,

@@ -46,3 +46,16 @@ def test_old_records_whole_ones_and_failures_are_not_partial(more):
 def test_the_order_of_what_is_missing_does_not_matter():
     assert coverage(part("a.b", 1, ["x", "y"])) == coverage(part("a.c", 2, ["y", "x"])) == ("7 of 9", "x", "y")
     assert coverage(part("a.b", 1)) != coverage(part("a.b", 1) | {"proof_cases": 6})
+
+
+def test_a_composition_of_another_root_is_neither_the_yardstick_nor_a_kernel_of_ours():
+    rows = [row("torch.sleeps", seconds=1e-3) | {"outside": True}, row("cpu.simd", seconds=2e-3)]
+    (race,) = races([*rows, row("torch.eager", seconds=3e-3)])
+    assert race.torch and race.own
+    assert (race.first["variant"], race.own["variant"], race.torch["variant"]) == (
+        "torch.sleeps",
+        "cpu.simd",
+        "torch.eager",
+    )
+    (alone,) = races(rows)
+    assert alone.torch is None

@@ -95,6 +95,19 @@ def test_a_judge_that_somebody_ends_or_stops_goes_on(judge, number):
     box.close()
 
 
+def test_what_a_killed_judge_had_drawn_is_drawn_again(judge):
+    judge.prepare([CASE], EAGER)
+    before = judge.given(CASE)
+    process = judge.start().process
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(5)
+    with pytest.raises(OSError):
+        opened(before.path, before.size)
+    box, left = handed(judge)
+    assert judge.judge(CASE, left).ok
+    box.close()
+
+
 def test_what_cannot_be_drawn_is_nobodys_fault_but_an_error(judge):
     with pytest.raises(ProcessFailed, match="the truth could not be worked out"):
         judge.pool(Case("residual", "forward", {"M": 1, "dtype": "fp32"}, "no such size"), EAGER, [1])
