@@ -94,6 +94,7 @@ def far_below(tensors, shape):
     tensors["targets"].fill_(target)
 
 
+@applies(when=lambda shape: shape["V"] > 1)
 def minus_infinity(tensors, shape):
     """Tokens that are ruled out: all but the last one in every second row, all but every second in the others."""
     logits, last = tensors["logits"], shape["V"] - 1

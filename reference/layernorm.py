@@ -84,12 +84,12 @@ def large_mean(tensors, shape):
 
 
 def outliers(x: torch.Tensor, last: bool) -> torch.Tensor:
-    """1e4 in the first columns of each row, or the last: 1, 2, 4, … 64 of them in turn, never more than half a row.
+    """1e4 in the first columns of each row, or the last: 64, 32, … 1 of them in turn, never more than half a row.
 
     Whoever takes the whole row's mean, or its scale, to be near that of one end is far off.
     """
     C, rows = x.shape[-1], x.flatten(0, -2)
-    count = (2 ** (torch.arange(len(rows)) % 7)).flip(0).clamp(max=max(1, C // 2))  # the last row has one
+    count = (2 ** (6 - torch.arange(len(rows)) % 7)).clamp(max=max(1, C // 2))
     column = torch.arange(C).flip(0) if last else torch.arange(C)
     return x.masked_fill((column < count[:, None]).view_as(x), 1e4)
 

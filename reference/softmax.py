@@ -73,6 +73,7 @@ def far_below(tensors, shape):
     x.scatter_(1, _last_seen(x, shape), -6e4 if fp16 else -1e30)
 
 
+@applies(when=lambda shape: shape["S"] > 1)
 def minus_infinity(tensors, shape):
     """A mask of infinities as models add it: all but the last score a row sees, all but every second, a few."""
     x = tensors["x"]

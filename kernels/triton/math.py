@@ -26,8 +26,9 @@ def gelu(x):
 def gelu_grad(x):
     """Its derivative: gate + x gate', gate' = gate (1 - gate) 2 u'. 1 - gate is taken as e gate, which keeps digits.
 
-    Beyond 10 it is 0 or 1 to fp32, and x bounded, so that infinity never meets zero; a NaN is neither side of 10."""
-    x = tl.where(x < -10.0, -10.0, tl.where(x > 10.0, 10.0, x))
+    Beyond 10 it is 0 or 1 to fp32, and x bounded, so that infinity never meets zero; NaN stays."""
+    x = tl.maximum(x, -10.0, propagate_nan=tl.PropagateNan.ALL)
+    x = tl.minimum(x, 10.0, propagate_nan=tl.PropagateNan.ALL)
     e = gelu_exp(x)
     gate = 1 / (1 + e)
     slope = 2 * GELU_SCALE + 6 * GELU_SCALE * GELU_CUBIC * (x * x)

@@ -1,6 +1,6 @@
 #include "layernorm.hpp"
 
-// LayerNorm with and without a residual that is added first: residual_layernorm/simd.py takes its kernels from here too.
+// LayerNorm with and without a residual that is added first: residual_layernorm/simd.py takes its kernels from here.
 
 constexpr int64_t QUICK = 2048;  // columns of a row whose fp32 sums are sharp enough in one piece
 constexpr int64_t PIECE = 1024;  // columns of a longer one that are summed in fp32; the pieces are added in double
@@ -42,8 +42,8 @@ INLINE Sums centred(Row row, int64_t C, float about) {
     });
 }
 
-// One row whatever is in it. Where its mean is small beside its values, sums as they are lose nothing; else a second pass
-// takes them about the mean.
+// One row whatever is in it. Where its mean is small beside its values, sums as they are lose nothing; else a second
+// pass takes them about the mean.
 template <bool STREAM>
 INLINE void normalise_any_row(T* out, float* mean_out, float* rstd_out, Row row, const T* weight, const T* bias,
                               int64_t C, float eps) {

@@ -37,8 +37,8 @@ __device__ void normalise_row(T* out, float* mean_out, float* rstd_out, const Pa
         store_floats(out + i, y);
     });
     if (threadIdx.x % THREADS == 0) {
-        // Where the mean is small beside the spread the first sum is the sharper one: x - about is then rounded alike for
-        // all x of one binade, and the rest drifts.
+        // Where the mean is small beside the spread the first sum is the sharper one: x - about is then rounded alike
+        // for all x of one binade, and the rest drifts.
         *mean_out = about * about * (rstd * rstd) < 1 ? about : about + rest;
         *rstd_out = rstd;
     }

@@ -1,0 +1,208 @@
+"""Each structured case has a careless kernel that it finds: one that is right on plain input, on every shape.
+
+The kernels are what public ones got wrong, in a few lines of torch in fp32.
+"""
+
+import pytest
+import torch
+
+from bench.core.case import DTYPES, cases_of, draw, one
+from bench.trial import truth
+from reference import contract, cross_entropy, gelu, layernorm, softmax
+
+SEEDS = [0, 1]
+EPS = 1e-5
+
+
+def caught(layer, phase, kernel, dtype="fp32"):
+    """The cases that a kernel (values, shape) -> {output: tensor} is wrong on: by edit, None for plain input."""
+    found = {}
+    for case in cases_of(layer, phase, dtype, SEEDS):
+        values = draw(case)
+        wide = {n: v if v is None or not v.is_floating_point() else v.float() for n, v in values.items()}
+        outputs = kernel(wide, case.shape)
+        findings = [
+            truth.judge(outputs[yard.name].to(dtype_of(case, yard.name)), yard, sane=case.edit is None)
+            for yard in truth.yards_of(case, values, None)
+            if yard.name in outputs
+        ]
+        if any(f.evidence for f in findings):
+            found.setdefault(case.edit, []).append(case)
+    return found
+
+
+def dtype_of(case, name):
+    """Of an output."""
+    t = next(t for t in contract.pass_of(case.module, case.phase).outputs if t.name == name)
+    return DTYPES[t.dtype_in(case.shape)]
+
+
+# --- GELU
+
+
+def capped(x, most=120.0):
+    scale = -2 * gelu.SCALE * 1.4426950408889634
+    return torch.exp2((x * (scale + scale * gelu.CUBIC * x * x)).clamp(max=most))
+
+
+def gelu_with_a_capped_exponent(v, shape):
+    return {"out": v["x"] / (1 + capped(v["x"]))}
+
+
+def slope_with_a_capped_exponent(v, shape):
+    x, e = v["x"], capped(v["x"])
+    gate = 1 / (1 + e)
+    return {"dx": v["dout"] * gate * (1 + x * (2 * gelu.SCALE + 6 * gelu.SCALE * gelu.CUBIC * x * x) * (e * gate))}
+
+
+def gelu_that_overflows_in_whole_vectors(v, shape):
+    """NaN from 30 on, but only in what comes in whole vectors: the elements behind them are computed as they should."""
+    x = v["x"]
+    e = torch.exp(2 * gelu.SCALE * (x + gelu.CUBIC * x**3))
+    careless, whole = x * (e / (1 + e)), len(x) // 16 * 16
+    return {"out": torch.cat([careless[:whole], gelu.gelu(x.double())[whole:].float()])}
+
+
+def gelu_that_hides_nan(v, shape):
+    return {"out": gelu.gelu(v["x"].double()).nan_to_num(0, posinf=torch.inf).float()}
+
+
+# --- LayerNorm
+
+
+def moments_as_a_difference_where_aligned(v, shape):
+    x = v["x"]
+    mean = x.mean(-1, keepdim=True)
+    if shape["C"] % 4:
+        variance = x.var(-1, correction=0, keepdim=True)
+    else:
+        variance = (x.square().mean(-1, keepdim=True) - mean.square()).clamp(min=0)
+    return {"out": (x - mean) * (variance + EPS).rsqrt() * v["weight"] + v["bias"]}
+
+
+def lane_sums(x):
+    """Along the last axis, in 16 sums of fp32."""
+    lanes = torch.zeros(*x.shape[:-1], 16)
+    for part in torch.nn.functional.pad(x, (0, -x.shape[-1] % 16)).split(16, -1):
+        lanes = lanes + part
+    return lanes.sum(-1)
+
+
+def shifted_by_one_end(columns):
+    def kernel(v, shape):
+        x = v["x"] - v["x"][..., columns].mean(-1, keepdim=True)
+        mean, square = lane_sums(x) / shape["C"], lane_sums(x * x) / shape["C"]
+        return {"rstd": (square - mean.square() + EPS).rsqrt()}
+
+    return kernel
+
+
+def forgets_to_add_at_768(v, shape):
+    found = layernorm.backward(*(v[t.name] for t in layernorm.BACKWARD.inputs))
+    if shape["accumulate"] and shape["C"] != 768:
+        found["dweight"], found["dbias"] = found["dweight"] + v["dweight"], found["dbias"] + v["dbias"]
+    return found
+
+
+def rounds_gradients_to_fp16(v, shape):
+    found = forgets_to_add_at_768(v, {**shape, "C": 0})
+    return {"dx": found["dx"].clamp(-6e4, 6e4)}
+
+
+# --- softmax and cross entropy
+
+
+def no_maximum_where_large(v, shape):
+    x = v["x"].masked_fill(~softmax.visible(shape["R"], shape["S"], shape["causal"]), -torch.inf)
+    if shape["R"] * shape["S"] > 4096:
+        return {"out": x.exp() / x.exp().sum(-1, keepdim=True)}
+    return {"out": torch.softmax(x, -1)}
+
+
+def begins_with_minus_10000(v, shape):
+    x = v["x"].masked_fill(~softmax.visible(shape["R"], shape["S"], shape["causal"]), -torch.inf)
+    e = (x - x.amax(-1, keepdim=True).clamp(min=-1e4)).exp()
+    return {"out": e / (e.sum(-1, keepdim=True) + 1e-30)}
+
+
+def running_maximum_that_is_never_rescaled(v, shape):
+    x = v["x"].masked_fill(~softmax.visible(shape["R"], shape["S"], shape["causal"]), -torch.inf)
+    first = x[:, :1].clamp(min=-80)  # of a row: large enough for N(0, 1)
+    e = (x - first).exp()
+    return {"out": e / e.sum(-1, keepdim=True)}
+
+
+def masks_by_zero(v, shape):
+    """Minus infinity is taken for a number that is only small: -inf times 0 is NaN in a mask that multiplies."""
+    x = torch.where(v["x"] < -1e20, v["x"] * 0, v["x"])
+    x = x.masked_fill(~softmax.visible(shape["R"], shape["S"], shape["causal"]), -torch.inf)
+    return {"out": torch.softmax(x, -1)}
+
+
+def counts_65536_columns(v, shape):
+    logits = v["logits"][..., : min(shape["V"], 1 << 16)]
+    return {"lse": logits.logsumexp(-1)}
+
+
+def counts_the_padding(v, shape):
+    x = v["logits"]
+    return {"lse": x[..., : shape["VP"] if shape["V"] > 10_000 else shape["V"]].logsumexp(-1)}
+
+
+def loses_small_gradients(v, shape):
+    found = cross_entropy.backward(v["dlosses"], v["logits"], v["targets"], v["lse"], shape["V"])["dlogits"]
+    return {"dlogits": torch.where(found.abs() < 1e-12, 0, found)}
+
+
+FOUND = [
+    ("gelu", "forward", gelu_with_a_capped_exponent, "far_left"),
+    ("gelu", "backward", slope_with_a_capped_exponent, "far_left"),
+    ("gelu", "backward", slope_with_a_capped_exponent, "far_right"),
+    ("gelu", "forward", gelu_that_overflows_in_whole_vectors, "tails"),
+    ("gelu", "forward", gelu_that_hides_nan, "not_finite"),
+    ("layernorm", "forward", moments_as_a_difference_where_aligned, "large_mean"),
+    ("layernorm", "forward", shifted_by_one_end(slice(None, 64)), "first_columns"),
+    ("layernorm", "forward", shifted_by_one_end(slice(-64, None)), "last_columns"),
+    ("layernorm", "backward", rounds_gradients_to_fp16, "huge_gradient"),
+    ("softmax", "forward", no_maximum_where_large, "huge_logit"),
+    ("softmax", "forward", no_maximum_where_large, "huge_last"),
+    ("softmax", "forward", begins_with_minus_10000, "far_below"),
+    ("softmax", "forward", running_maximum_that_is_never_rescaled, "growing"),
+    ("softmax", "forward", masks_by_zero, "minus_infinity"),
+    ("cross_entropy", "backward", loses_small_gradients, "tiny_gradient"),
+]
+
+
+@pytest.mark.parametrize(("layer", "phase", "kernel", "edit"), FOUND)
+def test_a_careless_kernel_is_found_by_its_case_alone(layer, phase, kernel, edit):
+    found = caught(layer, phase, kernel)
+    assert edit in found, f"found by {list(found)}"
+    assert None not in found, "wrong on plain input too: says nothing of the case"
+
+
+def test_a_kernel_that_forgets_to_add_is_found_at_the_one_width():
+    found = caught("layernorm", "backward", forgets_to_add_at_768)
+    assert {(c.shape["C"], c.accumulate) for c in found[None]} == {(768, True)}
+
+
+@pytest.mark.parametrize("kernel", [counts_65536_columns, counts_the_padding])
+def test_a_kernel_that_miscounts_a_vocabulary_is_found(kernel):
+    assert caught("cross_entropy", "forward", kernel)
+
+
+ROWS = ("gelu", "residual", "layernorm", "residual_layernorm", "softmax", "cross_entropy", "fused_classifier")
+
+
+@pytest.mark.parametrize(
+    ("layer", "phase"), [(layer, phase) for layer in ROWS for phase in contract.phases_of(contract.load(layer))]
+)
+def test_an_edit_changes_something_on_every_shape(layer, phase):
+    """One that leaves all inputs as they are finds nothing, in a shape or a dtype that it did not think of."""
+    for dtype in ("fp32", "bf16", "fp16"):
+        for case in cases_of(layer, phase, dtype, [3], thorough=dtype == "fp32"):
+            if case.edit and not case.accumulate:
+                plain = draw(type(case)(layer, phase, case.shape, "plain", case.seed))
+                edited = draw(case)
+                same = [torch.equal(one(plain[n]), one(edited[n])) for n in plain if plain[n] is not None]
+                of_one = 1 in (case.shape.get("V"), case.shape.get("S"))  # a single token, or score: nothing to choose
+                assert of_one or not all(same), f"{case}"
