@@ -1,4 +1,4 @@
-"""Sums of squares of each tensor in fp32, at three scales in one pass, and the root of their sum: one Inductor graph."""
+"""Sums of squares of each tensor in fp32, at three scales in one pass, and the root of it all: one Inductor graph."""
 
 import torch
 
