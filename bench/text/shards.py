@@ -12,6 +12,7 @@ from bench.text.tokenizer import VOCABULARY, DataError
 
 MAGIC, VERSION, HEADER_INTS = 20240520, 1, 256
 HEADER_BYTES = 4 * HEADER_INTS
+CHECKED_AT_ONCE = 1 << 20  # tokens
 OTHER_MAGICS = {
     20240326: "a model checkpoint",
     20240327: "a debug state",
@@ -74,15 +75,26 @@ def open_shard(path: Path, vocabulary: int = VOCABULARY) -> np.ndarray:
         raise DataError(f"{path}: odd length of {size:,} bytes, so not uint16 tokens; it was cut off, {AGAIN}")
     if size == start:
         raise DataError(f"{path}: a header and no tokens; {AGAIN}")
-    tokens = np.memmap(path, dtype="<u2", mode="r", offset=start)
-    largest = int(tokens.max())
+    largest, at = _largest(path, start)
     if largest >= vocabulary:
-        at = int(tokens.argmax())
         raise DataError(
             f"{path}: token {largest} at position {at:,}, but the vocabulary has {vocabulary:,}; "
             f"the file is damaged or was made for another vocabulary, {AGAIN}"
         )
-    return tokens
+    return np.memmap(path, dtype="<u2", mode="r", offset=start)
+
+
+def _largest(path: Path, start: int) -> tuple[int, int]:
+    """The largest token of a file and its place. Read piece by piece: what is looked at in a map stays in memory, and
+    every contestant would be charged for the whole data set."""
+    largest, at, done = -1, 0, 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while len(piece := np.fromfile(file, dtype="<u2", count=CHECKED_AT_ONCE)):
+            if (found := int(piece.max())) > largest:
+                largest, at = found, done + int(piece.argmax())
+            done += len(piece)
+    return largest, at
 
 
 def training_shards(folder: Path) -> list[Path]:

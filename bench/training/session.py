@@ -187,17 +187,14 @@ class Session:
             batches = list(self.batches.of(turn.steps))
             for e in order.sample(entrants, len(entrants)):
                 pause()
-                self.trajectories[e.name] += self._judged(
-                    e,
-                    field.contestants[e].ask(
-                        "steps",
-                        steps=batches,
-                        lr=plan.lr,
-                        details=turn.steps.start == 0,
-                        limit=plan.time_limit * len(batches),
-                    ),
-                    field,
+                done = field.contestants[e].ask(
+                    "steps",
+                    steps=batches,
+                    lr=plan.lr,
+                    details=turn.steps.start == 0,
+                    limit=plan.time_limit * len(batches),
                 )
+                self.trajectories[e.name] = [*self.trajectories[e.name], *self._judged(e, done, field)]
                 field.park(e)
         for e in field.baselines:
             must_be_finite(e.name, self.trajectories[e.name], plan.lr)

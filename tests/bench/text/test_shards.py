@@ -384,3 +384,37 @@ def test_command_line_errors_are_one_line_with_a_code(tmp_path):
     assert "did you mean '--json'" in done.stderr
     assert (done := command(str(tmp_path / "nothing"))).returncode == 1
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+
+
+RESIDENT = """
+import sys
+from bench.text import shards
+
+def resident():
+    lines = open("/proc/self/status").read().splitlines()
+    return sum(int(s.split()[1]) for s in lines if s.startswith(("RssAnon", "RssFile"))) * 1024
+
+def draw(folder):
+    tokens = shards.open_tokens(folder)
+    next(shards.batches(tokens, 4, 64, 0))
+    return tokens
+
+draw(sys.argv[1])  # so that all is imported
+before = resident()
+tokens = draw(sys.argv[2])
+print(2 * len(tokens), resident() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux says how much memory is resident")
+def test_a_folder_of_shards_does_not_come_into_memory(tmp_path):
+    """Neither copied nor, by being checked, left resident in the map."""
+    ids = np.random.default_rng(0).integers(0, 50257, 8 << 20).astype(np.uint16)
+    for folder, count, tokens in (("small", 1, ids[:1000]), ("large", 4, ids)):
+        (tmp_path / folder).mkdir()
+        for i in range(count):
+            shards.write_tokens(tmp_path / folder / f"train_{i}.bin", tokens)
+    command = [sys.executable, "-c", RESIDENT, tmp_path / "small", tmp_path / "large"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HOME)
+    size, grown = map(int, done.stdout.split())
+    assert size == 4 * ids.nbytes and grown < size / 4  # a page that is looked at brings its neighbours

@@ -40,6 +40,7 @@ def judged(job: Job, spec: str, lr: float = LR) -> Updates:
     tokens = np.random.default_rng(0).integers(0, SMALL.v, (STEPS, job.B, job.T + 1))
     for t in tokens:
         done = room.step([(t[:, :-1].copy(), t[:, 1:].copy())], lr)
+        assert done["update"]
         found.judge(done["update"], done["norm"])
     return found
 

@@ -18,7 +18,7 @@ from bench.models import choose
 from bench.models.program import step_calls
 from bench.text import shards as data
 from bench.training.contestants import Contestant
-from bench.training.gate import Gate
+from bench.training.gate import Gate, NotFinite
 from bench.training.rooms import Job, JudgeRoom, OurRoom, Room, TorchRoom
 from reference.models.gpt2 import GPT2
 from reference.models.model import Model
@@ -179,7 +179,6 @@ def test_steps_that_cannot_be_judged_are_kept(tmp_path, monkeypatch, capsys):
     """PyTorch's baseline diverges after an hour of training: what everybody did until then is written down."""
     from bench import e2e
     from bench.training import session
-    from bench.training.gate import NotFinite
 
     def stray(name: str, run: list, lr: float) -> None:
         if name == "torch.eager":
@@ -347,7 +346,7 @@ def test_what_is_not_finite_is_outside(bad):
     found = Gate.measured(centre, [run_of([5.5, 4.5])])
     assert found.excesses(run_of([5.0, bad]))
     assert found.worst(run_of([5.0, bad]), "loss") == math.inf
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(NotFinite, match="not finite"):
         Gate.measured(centre, [run_of([5.0, bad])])
 
 
