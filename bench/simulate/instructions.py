@@ -359,7 +359,11 @@ def _store(use: Use) -> str:
     stored = f"({memory}){values[0]}" if count == 1 else f"{memory}{{{{{', '.join(values)}}}}}"
     if use.modifiers["SPACE"] == "param":
         return use.store_parameter("b", memory, stored)
-    return use.fill(f"store<{{SPACE}}, {memory}>(self, {use.address('b')}, ") + stored + use.fill(", {ORDER} | {SCOPE}, {site});")
+    return (
+        use.fill(f"store<{{SPACE}}, {memory}>(self, {use.address('b')}, ")
+        + stored
+        + use.fill(", {ORDER} | {SCOPE}, {site});")
+    )
 
 
 # cvta changes an address only between shared and generic, since the other spaces are the host's own memory.
@@ -552,9 +556,9 @@ def _atomics() -> list[Instruction]:
         ("dec", "o_ == 0 || o_ > {b} ? {b} : o_ - 1", ("u32",)),
         ("exch", "{b}", ("b32", "b64")),
     ]
-    access = "{ORDER} | {SCOPE}"
-    body = f"atomic<{{SPACE}}, {{T}}>(self, {{a:address}}, {access}, [&]({{T}} o_) -> {{T}} {{ return (void)o_, CHANGE; }}, {{site}})"
-    locking = body.replace(access, f"{access} | kExchange")
+    body = "atomic<{SPACE}, {T}>(self, {a:address}, ACCESS, [&]({T} o_) -> {T} { return (void)o_, CHANGE; }, {site})"
+    locking = body.replace("ACCESS", "{ORDER} | {SCOPE} | kExchange")
+    body = body.replace("ACCESS", "{ORDER} | {SCOPE}")
     for name, change, types in operations:
         code = (locking if name == "exch" else body).replace("CHANGE", change)
         choices = {**ATOMIC_CHOICES, "T": types}
@@ -583,7 +587,9 @@ REDUCTIONS = {
 SYNCHRONISATION = [
     *_barriers(),
     instruction("9.7.13 bar.warp.sync", "bar.warp.sync a:u32", "sync_warp(self, {a}, {site});"),
-    instruction("9.7.13 membar", "membar.LEVEL", "fence(self, {LEVEL});", LEVEL={"cta": "kBlockScope", "gl": "0", "sys": "0"}),
+    instruction(
+        "9.7.13 membar", "membar.LEVEL", "fence(self, {LEVEL});", LEVEL={"cta": "kBlockScope", "gl": "0", "sys": "0"}
+    ),
     instruction(
         "9.7.13 fence",
         "fence.ORDER.SCOPE",

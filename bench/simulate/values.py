@@ -1,7 +1,7 @@
 """What kind of number a register holds, as far as the instructions that made it say so.
 
-PTX registers have a width and no type, Triton's above all. Where lanes of a warp store to one word, the race checker has
-to know whether what differs is the last bit of a float.
+PTX registers have a width and no type, Triton's above all. Where lanes of a warp store to one word, the race checker
+has to know whether what differs is the last bit of a float.
 """
 
 import re
@@ -35,15 +35,16 @@ class Values:
         name = statement.opcode.split(".", 1)[0]
         if name not in ("st", "shfl"):
             return "Other"
-        kinds = set()
+        kinds: set[str] = set()
         for register in REGISTER.findall(statement.operands[1]):
             kinds |= self.kinds(register)
         return kinds.pop() if len(kinds) == 1 else "Other"
 
     def kinds(self, register: str) -> frozenset[str]:
-        """All kinds that a register may hold: of FLOATS, and "Other". What was loaded may be anything, and says nothing."""
+        """All kinds that a register may hold, of FLOATS and "Other". What was loaded may be anything: it says nothing."""
         if register not in self.known:
-            found, seen, open_ = set(), {register}, [register]
+            found: set[str] = set()
+            seen, open_ = {register}, [register]
             while open_:
                 for statement in self.made[open_.pop()]:
                     sources = list(self.sources(statement))
