@@ -41,7 +41,7 @@ class Values:
         return kinds.pop() if len(kinds) == 1 else "Other"
 
     def kinds(self, register: str) -> frozenset[str]:
-        """All kinds that a register may hold, of FLOATS and "Other". What was loaded may be anything: it says nothing."""
+        """All kinds that a register may hold, of FLOATS and "Other". What was loaded may be any: it says nothing."""
         if register not in self.known:
             found: set[str] = set()
             seen, open_ = {register}, [register]
