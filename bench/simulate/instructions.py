@@ -556,12 +556,9 @@ def _atomics() -> list[Instruction]:
         ("dec", "o_ == 0 || o_ > {b} ? {b} : o_ - 1", ("u32",)),
         ("exch", "{b}", ("b32", "b64")),
     ]
-    access = "{ORDER} | {SCOPE}"
-    body = (
-        f"atomic<{{SPACE}}, {{T}}>(self, {{a:address}}, {access}, "
-        f"[&]({{T}} o_) -> {{T}} {{ return (void)o_, CHANGE; }}, {{site}})"
-    )
-    locking = body.replace(access, f"{access} | kExchange")
+    body = "atomic<{SPACE}, {T}>(self, {a:address}, ACCESS, [&]({T} o_) -> {T} { return (void)o_, CHANGE; }, {site})"
+    locking = body.replace("ACCESS", "{ORDER} | {SCOPE} | kExchange")
+    body = body.replace("ACCESS", "{ORDER} | {SCOPE}")
     for name, change, types in operations:
         code = (locking if name == "exch" else body).replace("CHANGE", change)
         choices = {**ATOMIC_CHOICES, "T": types}

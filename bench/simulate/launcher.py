@@ -47,6 +47,17 @@ class SimulationError(RuntimeError):
         self.kernel, self.reports = kernel, tuple(reports)
         super().__init__("\n".join([f"{kernel}:", *(f"  {r.message}" for r in reports)]))
 
+    def evidence(self, most: int = 3) -> str:
+        """Reports for one line of a table: the first of every kind, then more up to `most`, and how many are left.
+
+        The kernel comes first: a variant may launch several.
+        """
+        firsts = list({r.kind: r for r in reversed(self.reports)}.values())[::-1]
+        told = [*firsts, *(r for r in self.reports if r not in firsts)][: max(most, len(firsts))]
+        left = len(self.reports) - len(told)
+        parts = [f"{r.kind}: {r.message.removeprefix(r.kind).lstrip(' :,')}" for r in told]
+        return f"{self.kernel}: " + "; ".join(parts) + (f"; and {left} more" if left else "")
+
     def __reduce__(self):  # workers send it to their parent
         return SimulationError, (self.kernel, self.reports)
 

@@ -1,5 +1,6 @@
 """Turns PTX into C++: a register becomes a local variable, a label a label, an instruction its table line's C++."""
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -57,11 +58,9 @@ def in_order(opcode: str) -> str:
     name, *parts = opcode.split(".")
     if name not in ORDERED:
         return opcode
-    ranks = [next((i for i, q in enumerate(QUALIFIERS) if part in q), None) for part in parts]
-    leading = ranks.index(None) if None in ranks else len(parts)
-    known = [(rank, part) for rank, part in zip(ranks[:leading], parts, strict=False) if rank is not None]
-    first = [part for _, part in sorted(known, key=lambda pair: pair[0])]
-    return ".".join([name, *first, *parts[leading:]])
+    leading = list(itertools.takewhile(lambda part: any(part in q for q in QUALIFIERS), parts))
+    ordered = sorted(leading, key=lambda part: next(i for i, q in enumerate(QUALIFIERS) if part in q))
+    return ".".join([name, *ordered, *parts[len(leading) :]])
 
 
 def string(text: str) -> str:
@@ -111,8 +110,8 @@ class ModuleWriter:
 
     def description(self, kernels: "list[KernelWriter]") -> str:
         places = [
-            f"{{{string(p.file)}, {p.line}, {string(p.caller_file)}, {p.caller_line}, {string(opcode)}, "
-            f"(u32)Value::{value}}}"
+            f"{{{string(p.file)}, {p.line}, {string(p.caller_file)}, {p.caller_line}, "
+            f"{string(opcode)}, (u32)Value::{value}}}"
             for p, opcode, value in self.places
         ]
         variables = []

@@ -41,9 +41,10 @@ class Values:
         return kinds.pop() if len(kinds) == 1 else "Other"
 
     def kinds(self, register: str) -> frozenset[str]:
-        """All kinds that a register may hold: of FLOATS, and "Other". What was loaded may be anything: it says nothing."""
+        """All kinds that a register may hold, of FLOATS and "Other". What was loaded may be any: it says nothing."""
         if register not in self.known:
-            found, seen, open_ = set(), {register}, [register]
+            found: set[str] = set()
+            seen, open_ = {register}, [register]
             while open_:
                 for statement in self.made[open_.pop()]:
                     sources = list(self.sources(statement))

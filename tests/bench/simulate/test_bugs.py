@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from bench.simulate import SimulationError
+from bench.simulate import Report, SimulationError
 from tests.bench.simulate.kernels import marked_lines, names, run
 
 FOUND_AS = {
@@ -96,6 +96,15 @@ def test_a_report_says_what_and_where():
     line = marked_lines("bugs.cu", "read_past_the_end")[0]
     wanted = f"out-of-bounds read of 4 bytes, 0 bytes behind the end of `in`, {line}, block (1,0,0) thread (0,0,0)"
     assert report.message == wanted
+
+
+def test_evidence_has_every_kind_and_says_how_much_it_leaves_out():
+    races = [Report("race", f"write-read race {i}") for i in range(5)]
+    error = SimulationError("add", [*races, Report("deadlock", "deadlock in block 0"), Report("trap", "trap, a.cu:3")])
+    told = error.evidence()
+    assert told == "add: race: write-read race 0; deadlock: in block 0; trap: a.cu:3; and 4 more"
+    assert SimulationError("add", races[:1]).evidence() == "add: race: write-read race 0"
+    assert "race 3" in error.evidence(most=6) and error.evidence(most=6).endswith("and 1 more")
 
 
 def test_the_error_survives_the_way_between_processes():

@@ -1,4 +1,4 @@
-"""Lanes that store one reduction's result to one word differ by rounding: a note, and no race. Anything else stays one."""
+"""Lanes that store one reduction's result to one word differ by rounding: a note, no race. Anything else stays one."""
 
 import pytest
 import torch
@@ -72,7 +72,8 @@ def test_one_note_of_each_line_however_often_it_runs():
 )
 def test_what_a_register_holds(made, kind):
     """Registers of 32 bits may hold anything: it is known from the instructions that made them."""
-    body = f"{{ .reg .b32 %r<9>; .reg .b16 %rs<2>; .reg .b64 %rd<2>; .reg .pred %p<2>; {made} st.shared.b32 [%rd1], %r1; }}"
+    registers = ".reg .b32 %r<9>; .reg .b16 %rs<2>; .reg .b64 %rd<2>; .reg .pred %p<2>;"
+    body = f"{{ {registers} {made} st.shared.b32 [%rd1], %r1; }}"
     (kernel,) = parse(f".version 8.5\n.target sm_90a\n.visible .entry k() {body}").kernels
     store = list(kernel.body.statements())[-1]
     assert Values(kernel.body).exchanged(store) == kind

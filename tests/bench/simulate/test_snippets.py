@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench.simulate import SimulationError, UnknownInstruction
+from bench.simulate.translate import in_order
 from tests.bench.simulate.snippets import SNIPPETS, THREADS, launch, snippet_ptx
 
 
@@ -62,3 +63,12 @@ def test_an_unknown_modifier_is_named_with_what_there_is():
 def test_printf_is_refused():
     message = body_error("{ .param .b64 p0; .param .b32 r0; call.uni (r0), vprintf, (p0, p0); }")
     assert "printf" in message
+
+
+def test_qualifiers_may_stand_in_any_order():
+    """ptxas takes them so, and Triton writes them so."""
+    assert in_order("atom.global.acq_rel.gpu.cas.b32") == "atom.acq_rel.gpu.global.cas.b32"
+    assert in_order("atom.global.gpu.acq_rel.exch.b32") == "atom.acq_rel.gpu.global.exch.b32"
+    assert in_order("ld.global.volatile.v2.b32") == "ld.volatile.global.v2.b32"
+    assert in_order("st.shared::cta.b32") == "st.shared::cta.b32"
+    assert in_order("add.sat.s32") == "add.sat.s32"

@@ -174,16 +174,16 @@ def backward(x, dy, w, b, groups: int, warps: int, locked: bool = True) -> tuple
 @pytest.mark.parametrize(("n", "warps", "groups"), [(100, 4, 1), (160, 8, 4)])
 def test_gradients_under_locks_are_right_in_any_order(n, warps, groups):
     x, dy, w, b = draw(13, n)
-    inputs = [t.double().requires_grad_() for t in (x, w, b)]
-    y = torch.nn.functional.layer_norm(inputs[0], (n,), *inputs[1:], EPS)
-    wanted = torch.autograd.grad(y, inputs, dy.double())
+    x64, w64, b64 = inputs = [t.double().requires_grad_() for t in (x, w, b)]
+    wanted = torch.autograd.grad(torch.nn.functional.layer_norm(x64, (n,), w64, b64, EPS), inputs, dy.double())
     for _ in range(2 * ORDERS):
         assert all(close(g, w_) for g, w_ in zip(backward(x, dy, w, b, groups, warps), wanted, strict=True))
 
 
 def test_without_the_lock_it_is_a_race():
+    x, dy, w, b = draw(4, 100)
     with pytest.raises(SimulationError) as caught:
-        backward(*draw(4, 100), groups=1, warps=4, locked=False)
+        backward(x, dy, w, b, groups=1, warps=4, locked=False)
     assert {r.kind for r in caught.value.reports} == {"race"}
     assert "`DW`" in str(caught.value) or "`DB`" in str(caught.value)
 
