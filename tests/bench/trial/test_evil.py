@@ -170,7 +170,16 @@ def gained(c: race.Contestant, honest: race.Contestant) -> str:
 def test_sabotage_costs_the_guilty_row_and_no_other(tmp_path):
     """One run of saboteurs and of honest variants, before and behind them."""
     names = ["torch.eager", *sorted(v.name for v in SABOTEURS), "torch.compile", "cpu.simd", "cpu.naive"]
-    command = [sys.executable, "-m", "bench.layer", "residual", "--kernels", str(cheats.EVIL), "--only", ",".join(names)]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.layer",
+        "residual",
+        "--kernels",
+        str(cheats.EVIL),
+        "--only",
+        ",".join(names),
+    ]
     command += ["--seconds", "0.5", "-a", "B=1", "-a", "T=8", "--time-limit", "5", "--out", str(tmp_path), "--json"]
     done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=100)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
