@@ -3,7 +3,6 @@
 import torch
 
 CAUGHT_BY = "global_state"
-CAUGHT_IN = "timing"
 THREADS = 1
 SHAPE = {"N": 2_000_000}
 

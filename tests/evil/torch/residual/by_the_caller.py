@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-CAUGHT_BY = "inaccurate unwritten"
+CAUGHT_BY = "inaccurate unwritten source"
 CAUGHT_IN = "proof timing"
 
 

@@ -4,8 +4,8 @@ import sys
 
 import torch
 
-CAUGHT_BY = "inaccurate no_gain"
-CAUGHT_IN = "timing"
+CAUGHT_BY = "inaccurate no_gain source"
+CAUGHT_IN = "proof timing"
 known: set[tuple[str, ...]] = set()
 
 

@@ -3,7 +3,7 @@
 import torch
 
 CAUGHT_BY = "inaccurate"
-CAUGHT_IN = "timing"
+CAUGHT_IN = "proof timing"
 calls = 0
 
 
