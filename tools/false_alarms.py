@@ -51,6 +51,7 @@ class Row:
     cases: int  # of a proof
     seeds: int = 0
     ratios: list[float] = field(default_factory=list)  # the worst of a call's outputs
+    largest: str = ""  # stand-in and case of the largest ratio
     failed: list[str] = field(default_factory=list)
 
     @property
@@ -129,7 +130,10 @@ def measure(layer: str, phase: str, dtype: str, seconds: float, seed: int) -> Ro
         row.seeds += 1
         for name, judged, outputs in stand_ins(case, values, yards, eager, others):
             findings = [truth.judge(got, y, case.edit is None) for got, y in zip(outputs, judged, strict=True)]
-            row.ratios.append(max(f.ratio for f in findings))
+            ratio = max(f.ratio for f in findings)
+            if ratio > max(row.ratios, default=0.0):
+                row.largest = f"{name}, {case.name}"
+            row.ratios.append(ratio)
             row.failed += [f"{name}, {case}: {f.evidence}" for f in findings if f.check != "ok"][:1]
     return row
 
@@ -194,12 +198,12 @@ def page(rows: list[Row], seconds: float) -> str:
         "repository's CPU kernels (fp32, bf16). What this does not cover: GPUs, large shapes, arithmetic nobody has "
         "written here.",
         "",
-        "| layer | phase | dtype | seeds | calls | fails | largest ratio | bound (95 %) | tail |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|",
+        "| layer | phase | dtype | seeds | calls | fails | largest ratio | bound (95 %) | tail | largest of |",
+        "|---|---|---|--:|--:|--:|--:|--:|--:|---|",
     ]
     for r in rows:
         numbers = f"{r.seeds:,} | {len(r.ratios):,} | {len(r.failed)} | {max(r.ratios):.2f} | {r.bound():.1e}"
-        lines.append(f"| {r.layer} | {r.phase} | {r.dtype} | {numbers} | {r.tail():.0e} |")
+        lines.append(f"| {r.layer} | {r.phase} | {r.dtype} | {numbers} | {r.tail():.0e} | {r.largest} |")
     failed = [f"- {text}" for r in rows for text in r.failed[:3]]
     return "\n".join([*lines, *(["", "What failed (at most three a row):", "", *failed] if failed else [])]) + "\n"
 
