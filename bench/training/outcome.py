@@ -340,7 +340,7 @@ class Report(Judged):
         if self.s.plan.gpu:
             for name in self.ours:
                 built = self.s.built[name]
-                how = "one CUDA graph" if built.graph else f"plain launches ({built.graph_evidence})"
+                how = "two CUDA graphs" if built.graph else f"plain launches ({built.graph_evidence})"
                 screen.print(f"{name}: {how}", highlight=False)
             for name in self.theirs:
                 screen.print(f"{name}: {self.s.recipes[name]}", highlight=False)

@@ -331,7 +331,7 @@ def test_a_gpus_step_through_the_command_line(tmp_path):
     parts = document["reconciliation"]
     assert parts["layers_s"] > 0 < parts["gaps_s"] and parts["remainder_s"] < 0  # what the graph saves
     assert parts["layers_s"] + parts["gaps_s"] + parts["remainder_s"] == pytest.approx(parts["step_s"])
-    assert "ours: one CUDA graph" in done.stdout and "gelu recomputed in backward" in done.stdout
+    assert "ours: two CUDA graphs" in done.stdout and "gelu recomputed in backward" in done.stdout
     assert "bf16 autocast" in done.stdout
     rows = (tmp_path / "profile" / "ranges.csv").read_text()
     assert "matmul/qkv/forward/torch.eager" in rows and "gelu/recompute/forward/torch.eager" in rows
