@@ -17,6 +17,7 @@ import struct
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, reduction
@@ -98,6 +99,9 @@ def start_server(*preload: str) -> None:
         forkserver.ensure_running()
 
 
+RUNNING: "weakref.WeakSet[Process]" = weakref.WeakSet()
+
+
 class Process:
     """The parent's end of one process."""
 
@@ -127,6 +131,7 @@ class Process:
         finally:
             theirs.close()
         os.set_blocking(self.connection.fileno(), False)
+        RUNNING.add(self)
         self.pulse = _pulse(self.process)
 
     def _started(self, arguments: tuple[Any, ...]) -> Any:
@@ -338,6 +343,12 @@ class Process:
         if self.pulse != self.process.sentinel:
             os.close(self.pulse)
         self.process.join(KILLED_SECONDS)
+
+
+def end_all() -> None:
+    """Kill every process that runs, whoever waits for it."""
+    for one in list(RUNNING):
+        one._signal(signal.SIGKILL)
 
 
 def _pulse(process: Any) -> int:

@@ -40,6 +40,7 @@ PERF_COUNTER_NS, PROCESS_TIME_NS = time.perf_counter_ns, time.process_time_ns
 BUSY, SPAN, GRAPH, WALL = "busy", "span", "graph", "perf_counter"
 BACKLOG_SECONDS = 200e-6  # of spinning before an event span: longer than the host takes to launch what is timed
 FLUSH = 2  # times the last-level cache
+IDLE_SECONDS, IDLE_SHARE = 100e-6, 0.2  # after a call, until the host has seen that the GPU is idle
 Event = dict[str, Any]  # of a Chrome trace: times in microseconds
 
 
@@ -225,25 +226,38 @@ def _flush_buffer(device: str, cache_bytes: int) -> torch.Tensor:
 
 
 class SpanTimer(Timer):
-    """Events on the current stream, recorded behind a spin of the GPU, so that the call is queued before it starts."""
+    """Events on the current stream, recorded behind a spin of the GPU, so that the call is queued before it starts.
+
+    A third one is recorded once all streams are done: what a call left to another stream is part of its span.
+    """
 
     def __init__(self, device: "Cuda"):
         super().__init__()
         self.device = device
-        self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event, torch.cuda.Event]] = []
 
     def __exit__(self, *_: object) -> None:
         self.device.synchronize()
-        self.seconds += [start.elapsed_time(end) / 1e3 for start, end in self._pairs]
+        for start, end, idle in self._events:
+            self.seconds.append(span_seconds(start.elapsed_time(end) / 1e3, start.elapsed_time(idle) / 1e3))
 
     def start(self) -> None:
-        self._pairs.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
+        one, two, three = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+        self._events.append((one, two, three))
         torch.cuda._sleep(self.device.backlog_cycles)
-        self._pairs[-1][0].record()
+        one.record()
 
     def stop(self) -> None:
-        self._pairs[-1][1].record()
+        _, end, idle = self._events[-1]
+        end.record()
         self.device.synchronize()
+        idle.record()
+
+
+def span_seconds(to_end: float, to_idle: float) -> float:
+    """A call's span: until its own stream was done, or all were, where that is later by more than the host needs to
+    see that they are done."""
+    return to_idle if to_idle - to_end > max(IDLE_SECONDS, IDLE_SHARE * to_end) else to_end
 
 
 RANGE = "layerbench call {}"

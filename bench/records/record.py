@@ -98,9 +98,7 @@ class Identity(TypedDict, total=False):
     shape: Annotated[Sizes, "sizes and options; of a step B, T and accumulation: micro-batches a step"]
     calls: Annotated[Count | None, "how often one training step makes this call (0: only an unfused step does)"]
     source_hash: Annotated[Text, "of the variant's files and its backend's shared ones"]
-    outside: Annotated[
-        Flag, "of another root than this repository's: --kernels DIR, an installed package"
-    ]
+    outside: Annotated[Flag, "of another root than this repository's: --kernels DIR, an installed package"]
     reproduce: Annotated[Text, "the command that measures it again"]
 
 

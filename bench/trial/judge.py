@@ -9,9 +9,11 @@ Truth is in the judge's memory alone. A variant's process gets inputs, and hands
 and left behind, raw (bench/core/shared.py).
 """
 
+import functools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -111,6 +113,20 @@ def laid_out(case: Case, handed: Handed, values: Values) -> Arena:
     return arena
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _in_turn(method: Method) -> Method:
+    """One thread at a time."""
+
+    @functools.wraps(method)
+    def locked(self: "Judge", *arguments: Any, **keywords: Any) -> Any:
+        with self._lock:
+            return method(self, *arguments, **keywords)
+
+    return cast(Method, locked)
+
+
 class Judge:
     """The parent's end. A judge that is killed is started again, and knows again what the old one knew."""
 
@@ -120,6 +136,7 @@ class Judge:
         self._waiting: list[Case] | None = None  # of a `prepare` whose answer has not been taken
         self._asked: list[tuple[str, dict[str, Any]]] = []  # all that the process knows
         self._given: dict[str, list[Given]] = {}
+        self._lock = threading.RLock()  # variants are proved in several threads
 
     def __enter__(self) -> "Judge":
         return self
@@ -132,6 +149,7 @@ class Judge:
             self._process.close()
         self._process, self._waiting = None, None
 
+    @_in_turn
     def start(self) -> Process:
         if self._process is None or not self._process.alive:
             self._close()
@@ -140,6 +158,7 @@ class Judge:
                 self._took(arguments, self._process.ask(command, **arguments))
         return self._process
 
+    @_in_turn
     def prepare(self, cases: Sequence[Case], yardstick: Variant | None, truth_too: bool = True) -> None:
         """Have cases drawn and their truth worked out; does not wait."""
         self._collect()
@@ -156,7 +175,8 @@ class Judge:
             return
         arguments, self._waiting = self._last, None
         try:
-            answer = self.start().answer()
+            assert self._process
+            answer = self._process.answer()
         except ProcessFailed as failure:
             if failure.status == process.ERROR:
                 raise _no_truth(failure) from failure
@@ -185,12 +205,14 @@ class Judge:
                     raise _no_truth(failure) from failure
                 self._close()
 
+    @_in_turn
     def given(self, case: Case) -> Given:
         """Where a prepared case's inputs lie: in memory that ends with the judge: one that was killed is begun anew."""
         self._collect()
         self._try(self.start)
         return self._given[str(case)][0]
 
+    @_in_turn
     def pool(
         self, case: Case, yardstick: Variant | None, seeds: Sequence[int], contents: Iterable[Content] = ()
     ) -> list[Given]:
@@ -201,12 +223,15 @@ class Judge:
         self._took(arguments, answer)
         return self._given[str(case)]
 
+    @_in_turn
     def judge(self, case: Case, handed: Handed, content: Content = AS_DRAWN) -> Verdict:
         return self._ask("judge", case=case, content=content, handed=handed)
 
+    @_in_turn
     def same(self, case: Case, one: Handed, other: Handed) -> bool:
         return self._ask("same", case=case, one=one, other=other)
 
+    @_in_turn
     def forget(self) -> None:
         """Let go of all cases: a large shape's truth is gigabytes."""
         self._collect()

@@ -52,7 +52,6 @@ REPLAYS = 3  # in one turn
 ENERGY_SECONDS = 0.4  # of device time between two ticks of the energy counter, which come every 20 to 100 ms
 ENERGY_BATCH_SECONDS = 5e-3  # between looks at it
 ENERGY_PATIENCE_S = 2.0
-MOST_REPORTS = 3  # of the simulator, in a row
 
 
 @dataclass(frozen=True)
@@ -163,9 +162,9 @@ class Room(process.Room):
             return ProcessFailed("skipped", one_line(error))
         if isinstance(error, Tampered):
             return ProcessFailed("wrong", f"global_state: {error}")
-        if reports := getattr(error, "reports", ()):  # the simulator's: the kernel is wrong, whatever it computed
-            told = [f"{r.kind}: {r.message.removeprefix(r.kind).lstrip(': ')}" for r in reports[:MOST_REPORTS]]
-            return ProcessFailed("wrong", one_line("; ".join(told)))
+        if isinstance(error, simulate.SimulationError):  # the kernel is wrong, whatever it computed
+            told = error.evidence().removeprefix(f"{error.kernel}: ")
+            return ProcessFailed("wrong", f"{told} (in {error.kernel})")
         said = telling(error)
         if isinstance(error, MemoryError) or "not enough memory" in said or "out of memory" in said:
             return ProcessFailed(process.ERROR, f"out of memory: {said}")

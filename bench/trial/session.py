@@ -3,11 +3,12 @@
 import itertools
 import shlex
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from bench import cli
-from bench.core import files
+from bench.core import files, process
 from bench.core.case import Case
 from bench.core.process import ProcessFailed
 from bench.core.variants import Variant, discover, simulated, unavailable
@@ -20,7 +21,7 @@ from bench.trial import beside
 from bench.trial import rows as records
 from bench.trial.judge import Judge
 from bench.trial.plan import Plan, cases, check
-from bench.trial.prove import Proof, prove, seeds
+from bench.trial.prove import Proof, builds_each_shape, prove, seeds
 from bench.trial.race import Contestant, Timing, race
 from bench.trial.worker import Worker
 from reference import contract
@@ -40,6 +41,10 @@ def list_layers(folders: list[str], device: str, as_json: bool) -> int:
     return cli.OK
 
 
+class Stopped(Exception):
+    """Another lane ended the session."""
+
+
 class Session:
     """One command: what its plan says, and the run folder that the records go to."""
 
@@ -56,6 +61,7 @@ class Session:
         self.done = self.run_.finished() if plan.resume else {}
         self.screen = screen or terminal.Screen()
         self.judge = Judge()
+        self.stopped = False
         self.workers: dict[str, Worker] = {}  # that proved a variant of the layer and can go on to time it
         self.records: list[Record] = []
         self.profiled: list[profiling.Row] = []
@@ -99,7 +105,7 @@ class Session:
 
     def run_layer(self, layer: str, dtype: str) -> None:
         phases = [p for p in contract.phases_of(contract.load(layer)) if p in self.plan.phases]
-        proofs = [proof for v in self.plan.chosen(layer) for proof in self.prove(v, phases, dtype)]
+        proofs = self.prove_all(self.plan.chosen(layer), phases, dtype)
         for phase in phases if proofs else ():
             self.run_phase(layer, phase, dtype, [p for p in proofs if p.phase == phase])
 
@@ -117,6 +123,33 @@ class Session:
 
     # --- proving ---
 
+    def prove_all(self, variants: list[Variant], phases: list[str], dtype: str) -> list[Proof]:
+        """Proofs of all phases of these variants, in their order.
+
+        On a CPU in two lanes at once: those that are mostly compiled or simulated, on one core, and the others. Nothing
+        is timed yet.
+        """
+        lanes: dict[bool, list[Variant]] = {}
+        for v in variants:
+            lanes.setdefault(self.plan.device == "cpu" and (v.gpu_code or builds_each_shape(v)), []).append(v)
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            futures = [pool.submit(self.prove_lane, lane, phases, dtype) for lane in lanes.values()]
+            try:
+                found = {name: proofs for future in futures for name, proofs in future.result().items()}
+            except BaseException:  # Ctrl-C, say: no lane waits for its process any more
+                self.stopped = True
+                process.end_all()
+                raise
+        return [proof for v in variants for proof in found[v.name]]
+
+    def prove_lane(self, variants: list[Variant], phases: list[str], dtype: str) -> dict[str, list[Proof]]:
+        return {v.name: list(self.prove(v, phases, dtype)) for v in variants}
+
+    def progress(self, text: str) -> None:
+        if self.stopped:
+            raise Stopped
+        self.screen.progress(text)
+
     def prove(self, v: Variant, phases: list[str], dtype: str) -> Iterator[Proof]:
         """A proof of each phase, skipped ones first."""
         plan = self.plan
@@ -127,7 +160,7 @@ class Session:
         for phase in phases:
             if phase not in can:
                 yield Proof(v, phase, dtype, "skipped", evidence=reason or f"has no {phase}")
-        yardstick, progress = plan.yardstick(v.layer), self.screen.progress
+        yardstick, progress = plan.yardstick(v.layer), self.progress
         timed = {p: [case.shape for case, _ in cases(plan, v.layer, p, dtype)] for p in can}
         kept = None if plan.check_only or plan.profile else self.workers
         for proof in prove(v, can, dtype, self.seeds, self.judge, plan.setting, yardstick, progress, timed, kept):

@@ -117,6 +117,13 @@ class Yard:
         return self.limits.noise + max(info.smallest_normal * info.eps, torch.finfo(torch.float32).tiny)
 
     @property
+    def faint(self) -> float:
+        """What is lost beside the rest of the tensor, and may be off where all that were drawn happen to be exact: an
+        ulp of fp32 arithmetic at the rms for narrow outputs (whose rounding hides it), else at a thousandth of that."""
+        arithmetic = torch.float64 if self.work == torch.float64 else torch.float32
+        return torch.finfo(arithmetic).eps * self.rms * (1.0 if self.dtype.itemsize == 2 else 1e-3)
+
+    @property
     def allowed(self) -> Size:
         """How large errors may be."""
         honest, largest, count = self.limits.honest, self.share * self.peak + self.noise, len(self.truth)
@@ -272,9 +279,8 @@ def _limits_of(samples: list[_Sample], least: float) -> Limits:
     # An overflow in plain torch is no licence: a sample that is not finite where the truth is says nothing.
     samples = [s for s in samples if _as_finite(s) and not _says_nothing(s)]
     noise = max((_beyond(s.got, s.yard) for s in samples), default=0.0)
-    if samples and samples[0].yard.dtype.itemsize == 2:  # where rounding hides it: an element of a draw may show it
-        noise = max(noise, torch.finfo(torch.float32).eps * samples[0].yard.rms)
-    limits = Limits(noise := max(noise, least))
+    noise = max(noise, least, samples[0].yard.faint if samples else 0.0)
+    limits = Limits(noise)
     for s in samples:
         limits = replace(limits, honest=limits.honest | measure(s.got, replace(s.yard, limits=Limits(noise))))
     formula = max((_rms_error(s.got, s.yard) for s in samples if s.one == "formula"), default=0.0)

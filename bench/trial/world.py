@@ -112,6 +112,8 @@ PRECISIONS = [("generic", "all"), *((b, op) for b in ("cuda", "mkldnn") for op i
 def take(deep: bool = False) -> State:
     """The state of the world; its keys are words for people. `deep`: also denormals in torch's worker threads, which
     must be woken for it: for a proof, not between timed calls."""
+    # First, for it may start those threads, which are counted below.
+    deeper: State = {"denormals are kept by torch's threads": _workers_keep_denormals()} if deep else {}
     state: State = {
         "default dtype": torch.get_default_dtype(),
         "default device": str(torch.get_default_device()),
@@ -139,9 +141,7 @@ def take(deep: bool = False) -> State:
     if torch.cuda.is_initialized():
         state["current GPU"] = torch.cuda.current_device()
         state["current stream"] = torch.cuda.current_stream().cuda_stream
-    if deep:
-        state["denormals are kept by torch's threads"] = _workers_keep_denormals()
-    return state
+    return state | deeper
 
 
 def _asked(get: Callable[..., object], *arguments: object) -> object:

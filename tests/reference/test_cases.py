@@ -6,7 +6,7 @@ The kernels are what public ones got wrong, in a few lines of torch in fp32.
 import pytest
 import torch
 
-from bench.core.case import DTYPES, cases_of, draw, one
+from bench.core.case import DTYPES, Case, cases_of, draw, map, one
 from bench.trial import truth
 from reference import contract, cross_entropy, gelu, layernorm, softmax
 
@@ -16,10 +16,10 @@ EPS = 1e-5
 
 def caught(layer, phase, kernel, dtype="fp32"):
     """The cases that a kernel (values, shape) -> {output: tensor} is wrong on: by edit, None for plain input."""
-    found = {}
+    found: dict[str | None, list[Case]] = {}
     for case in cases_of(layer, phase, dtype, SEEDS):
         values = draw(case)
-        wide = {n: v if v is None or not v.is_floating_point() else v.float() for n, v in values.items()}
+        wide = {n: map(v, lambda x: x.float() if x.is_floating_point() else x) for n, v in values.items()}
         outputs = kernel(wide, case.shape)
         findings = [
             truth.judge(outputs[yard.name].to(dtype_of(case, yard.name)), yard, sane=case.edit is None)

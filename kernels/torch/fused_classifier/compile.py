@@ -14,4 +14,5 @@ def forward(targets, dlosses, V, *, logits, losses):
     total = e.sum(-1, keepdim=True)
     losses.copy_((top - x.gather(-1, targets[..., None]) + total.log())[..., 0])
     # dlogits = dloss * (softmax - onehot(target))
-    logits.copy_((e / total - (column == targets[..., None]).float()) * dlosses[..., None])
+    d = (e / total - (column == targets[..., None]).float()) * dlosses[..., None]
+    logits.copy_(torch.where(column < V, d, 0.0))  # 0 in the padding of a row that is NaN, too

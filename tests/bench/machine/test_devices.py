@@ -115,3 +115,9 @@ def test_operators_are_kernels_and_caches_make_them_faster(gpu):
     warm = seconds()
     gpu.flush()
     assert seconds() > 4 * warm
+
+
+def test_what_a_call_leaves_to_another_stream_is_part_of_its_span():
+    assert devices.span_seconds(1e-3, 1.02e-3) == 1e-3, "the host saw it 20 us later"
+    assert devices.span_seconds(5e-6, 60e-6) == 5e-6
+    assert devices.span_seconds(5e-6, 2e-3) == 2e-3 and devices.span_seconds(1e-3, 1.5e-3) == 1.5e-3

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import resource
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -140,16 +141,13 @@ def test_training_is_pytorchs(truth):
 def test_without_a_finite_norm_there_is_no_update(truth, dtype, norm):
     """The norm of the second step is not finite: it says so and leaves no trace, in no way of running a step."""
 
-    class Wild:
-        @staticmethod
-        def forward(grads, **outputs):
-            outputs["norm"].fill_(norms.pop(0))
-
+    norms = [3.0, norm, norm, norm, 2.0]
+    wild = ModuleType("wild")
+    wild.forward = lambda grads, **outputs: outputs["norm"].fill_(norms.pop(0))  # type: ignore[attr-defined]
     modules = {id: truth[id.layer] for id in step_calls(SMALL, B, T, dtype)}
-    step = Step(program(SMALL, B, T, dtype), {**modules, NORM: Wild})
+    step = Step(program(SMALL, B, T, dtype), {**modules, NORM: wild})
     step.load(parameters(torch.float32))
     mem = step.memory
-    norms = [3.0, norm, norm, norm, 2.0]
     assert step.run([batch(0)], 1e-2)[1] == 3.0
     kept = [t.clone() for t in (mem.flat_params, mem.flat_m, mem.flat_v, mem.step)]
     _, told = step.run([batch(1)], 1e-2)

@@ -205,7 +205,22 @@ def test_an_overflow_in_plain_torch_is_no_licence(monkeypatch, tmp_path):
     monkeypatch.setattr(judge, "_run_formula", lambda *_: inf)
     monkeypatch.setattr(judge, "_run_moved", lambda *_: inf)
     (found,) = judge.yards_of(case, draw(case), None)
-    assert found.limits == Limits()
+    assert found.limits == Limits(noise=0.0)
+
+
+def test_a_value_lost_beside_the_others_is_no_error_where_torch_is_exact_by_luck():
+    # All in GELU's tails, where tanh is 1 or -1: torch gives a zero, an exponential gives 1e-35.
+    case = Case("gelu", "forward", {"N": 7, "dtype": "fp32"}, "tails")
+    values: Values = {"x": torch.tensor([30.0, -30, -40, 50, -60, 60, -25])}
+    (yard,) = [
+        dataclasses.replace(y, limits=judge._limits_of(judge._samples(case, values, [y], None, "cpu")[0], 0.0))
+        for y in judge._truths(case, values)
+    ]
+    got = yard.truth.float()
+    got[4] = -1.9e-35
+    assert judge.judge(got, yard).check == "ok"
+    got[4] = -1e-4
+    assert judge.judge(got, yard).check == "inaccurate"
 
 
 @pytest.mark.parametrize("layer", contract.layer_names())

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 
+from bench import HOME
 from bench.core import arena, variants
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import cases_of, draw
@@ -462,3 +463,11 @@ def test_taking_it_is_cheap():
         take()
         took.append(time.perf_counter() - start)
     assert min(took) < 3e-3, "0.4 ms on a quiet core: it runs around every turn"
+
+
+def test_to_look_at_torchs_threads_is_no_change_of_their_number():
+    """The first look starts them, where nothing large was computed before."""
+    code = "import torch; torch.set_num_threads(2); from bench.trial import world; w = world.take"
+    code += "; print(w(deep=True)[world.POOLS] == w(deep=True)[world.POOLS])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HOME)
+    assert done.stdout == "True\n", done.stdout + done.stderr
