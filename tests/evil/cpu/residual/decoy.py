@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from kernels.cpu import Kernel
 
-CAUGHT_BY = "library source too_little_work"
+CAUGHT_BY = "library source too_little_work global_state"
 kernel = Kernel("../../honest.cpp", "add")
 
 

@@ -6,7 +6,7 @@ import torch
 
 from kernels.cuda import Kernel
 
-CAUGHT_BY = "library source too_little_work"
+CAUGHT_BY = "library source too_little_work global_state"
 kernel = Kernel("decoy.cu", "add")
 
 

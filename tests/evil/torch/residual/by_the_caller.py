@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-CAUGHT_BY = "inaccurate unwritten source"
+CAUGHT_BY = "source global_state inaccurate unwritten"
 CAUGHT_IN = "proof timing"
 
 

@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-CAUGHT_BY = "inaccurate no_gain source"
+CAUGHT_BY = "source global_state inaccurate no_gain"
 CAUGHT_IN = "proof timing"
 known: set[tuple[str, ...]] = set()
 

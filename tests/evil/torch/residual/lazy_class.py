@@ -2,7 +2,7 @@
 
 import torch
 
-CAUGHT_BY = "not_the_output unwritten"
+CAUGHT_BY = "not_the_output unwritten global_state"
 waiting: dict[int, tuple] = {}
 
 
