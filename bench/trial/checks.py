@@ -97,7 +97,7 @@ def inspect(arena: Arena, brief: Brief, probes: Iterable[tuple[str, int, list[in
     ratio = max((f.ratio for f in findings), default=0.0)
     wrong = [f for f in findings if f.evidence]
     if wrong:
-        check = "not_finite" if any("not finite" in f.evidence for f in wrong) else "inaccurate"
+        check = "not_finite" if any(f.check == "not_finite" for f in wrong) else "inaccurate"
         return Verdict(check, "; ".join(f.evidence for f in wrong[:3]), ratio)
     return Verdict(ratio=ratio)
 

@@ -23,6 +23,7 @@ from bench.core.arena import Arena, Probe, workspace_of
 from bench.core.case import Case, Values, each, map
 from bench.core.evidence import line_of, one_line, telling
 from bench.core.process import ProcessFailed
+from bench.core.replies import Seconds
 from bench.core.shared import Box, Given, opened, values_in
 from bench.core.variants import Variant
 from bench.gpu.counts import counted, resources
@@ -70,7 +71,7 @@ class Proved(TypedDict):
 
     watched: Watched
     handed: list[Handed]
-    seconds: float
+    seconds: Seconds
     counts: dict[str, int]  # kernels that ran on a GPU in one call, by name
     notes: list[str]  # what the simulator saw that is no fault
 
@@ -78,12 +79,12 @@ class Proved(TypedDict):
 class Ready(TypedDict):
     """What setting up a timed case took, in seconds, and what a call of it needs."""
 
-    prepare_s: float
-    call_s: float
-    overhead_s: float  # contents, flushing and poisoning before a cold call
+    prepare_s: Seconds
+    call_s: Seconds
+    overhead_s: Seconds  # contents, flushing and poisoning before a cold call
     workspace_bytes: int
     configuration: str
-    busy_s: float | None  # of a call, on a GPU
+    busy_s: Seconds | None  # of a call, on a GPU
     peak_bytes: int | None  # on a GPU: what a call allocated beyond what it was given
     runtimes: int  # of OpenMP in the process, each with threads of its own
     watched: Watched
@@ -102,8 +103,8 @@ class Moments(TypedDict):
 class Sample(TypedDict):
     """Timed calls: seconds of each, what ran on a GPU and the state it was in, and what changed in the process."""
 
-    seconds: list[float]
-    cpu_s: list[float]
+    seconds: list[Seconds]
+    cpu_s: list[Seconds]
     kernels: dict[str, int]
     alien: list[str]  # kernels of a GPU that are not the variant's own
     state: GpuState
@@ -113,7 +114,7 @@ class Sample(TypedDict):
 class Replays(TypedDict):
     """Seconds of a call in each of a few replays of a graph."""
 
-    seconds: list[float]
+    seconds: list[Seconds]
 
 
 class Tampered(Exception):

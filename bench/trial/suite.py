@@ -209,9 +209,21 @@ class Running:
         self.process.send_signal(signal.SIGINT)
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """It and all that it started: a worker leads a group of its own, and all are of one session."""
+        for pid in (self.process.pid, *_of_session(self.process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+
+def _of_session(session: int) -> list[int]:
+    """The processes of a session, from /proc: state, parent, group and session come behind the name in brackets."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            if int(stat.read_text().rpartition(")")[2].split()[3]) == session:
+                found.append(int(stat.parent.name))
+    return found
 
 
 class Suite:
