@@ -4,7 +4,7 @@ import gc
 
 import torch
 
-CAUGHT_BY = "inaccurate"
+CAUGHT_BY = "inaccurate global_state source"
 
 
 def tensors():
