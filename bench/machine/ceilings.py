@@ -35,6 +35,7 @@ from kernels import Unavailable, cache_dir
 from kernels.cpu import CompileError, Kernel, find_compiler
 from kernels.cpu.matmul import simd
 
+LOOK_SECONDS = 300.0  # between two looks at the bandwidth
 BANDWIDTH_ROUNDS = 12  # at least
 BANDWIDTH_SECONDS = 1.5  # and at least: among neighbours, the best of many is what counts
 MATMUL_SIZES = (512, 1024, 2048)  # the small one fits between two turns of a neighbour
@@ -63,6 +64,7 @@ class Ceilings:
     measured_at: str  # UTC, ISO 8601
     seconds: float  # what the measurement took
     isa: list[str] = field(default_factory=list)
+    looked_at: float = 0.0  # seconds since the epoch: when the bandwidth was looked at again
 
     @property
     def best_bytes_per_s(self) -> float | None:
@@ -113,18 +115,20 @@ def higher(earlier: Ceilings, now: Ceilings) -> Ceilings:
 
 
 def look_again() -> None:
-    """A short look at the CPU's bandwidth (under a second): where it is higher than remembered, that counts from now.
+    """A short look at the CPU's bandwidth (a second or two): where it is higher than remembered, that counts from now.
 
-    Done before each race. On a shared machine memory is twice as fast at some times as at others, and a row must not
-    stand beside a ceiling that was measured in a worse hour.
+    Done before a race, unless somebody looked a few minutes ago. On a shared machine memory is twice as fast at some
+    times as at others, and a row must not stand beside a ceiling that was measured in a worse hour.
     """
     known = ceilings()
+    if known.age_seconds < LOOK_SECONDS or time.time() - known.looked_at < LOOK_SECONDS:
+        return
     found = _best_ways(_cpu_bandwidths(rounds=3, seconds=0.2))
     faster = {name: f for name, f in found.items() if f[0] > known.bytes_per_s.get(name, 0.0)}
     for name, (rate, spread, how) in faster.items():
         known.bytes_per_s[name], known.spread[name], known.how[name] = rate, spread, how
-    if faster:
-        _keep("cpu", known)
+    known.looked_at = time.time()
+    _keep("cpu", known)
 
 
 def cache_file() -> Path:
@@ -238,8 +242,8 @@ def _cpu_bandwidths(rounds: int = BANDWIDTH_ROUNDS, seconds: float = BANDWIDTH_S
         # The kernel that will use them touches the pages first, so that each lies near the thread that works on it.
         for array, other in ((a, out), (b, out), (out, a)):
             kernels["copy"](array, other, n)
-        a.normal_()
-        b.normal_()
+        torch.arange(n, out=a)
+        b.fill_(1.0)
         kernels["copy"](out, a, n)
         if not torch.equal(out, a):
             raise RuntimeError("bench/machine/ceilings.cpp does not copy: its bandwidth means nothing")

@@ -71,21 +71,27 @@ class JudgeRoom(process.Room):
 
     def prepare(self, cases: list[Case], yardstick: Variant | None, truth_too: bool) -> list[list[Given]]:
         """Draw each case, as it is proved; where its inputs lie."""
-        return [self.pool(c, yardstick, [c.seed], [AS_DRAWN] if truth_too else []) for c in cases]
+        given = [self.draws(case, [case.seed]) for case in cases]
+        for case in cases if truth_too else ():
+            self.truths(case, yardstick, [AS_DRAWN])
+        return given
 
-    def pool(self, case: Case, yardstick: Variant | None, seeds: list[int], contents: list[Content]) -> list[Given]:
-        """Draw a case with each seed, and work out the truth of some contents."""
+    def draws(self, case: Case, seeds: list[int]) -> list[Given]:
+        """Draw a case with each seed; where the inputs lie."""
         key = str(case)
         if key not in self.known:
             drawn = [draw(replace(case, seed=seed)) for seed in seeds]
             boxes, given = zip(*map(stored, drawn), strict=True)
             self.known[key] = Known(case, drawn, list(boxes), list(given))
-        known = self.known[key]
+        return self.known[key].given
+
+    def truths(self, case: Case, yardstick: Variant | None, contents: list[Content]) -> None:
+        """Work out the truth of some contents."""
+        known = self.known[str(case)]
         for content in contents:
             if content not in known.yards:
                 like = next(iter(known.yards.values()), None)
                 known.yards[content] = truth.yards_of(case, known.values(content), yardstick, like=like)
-        return known.given
 
     def judge(self, case: Case, content: Content, handed: Handed) -> Verdict:
         known = self.known[str(case)]
@@ -133,7 +139,7 @@ class Judge:
     def __init__(self, threads: int = 0):
         self.threads = threads
         self._process: Process | None = None
-        self._waiting: list[Case] | None = None  # of a `prepare` whose answer has not been taken
+        self._waiting: tuple[str, dict[str, Any]] | None = None  # a command whose answer has not been taken
         self._asked: list[tuple[str, dict[str, Any]]] = []  # all that the process knows
         self._given: dict[str, list[Given]] = {}
         self._lock = threading.RLock()  # variants are proved in several threads
@@ -155,39 +161,42 @@ class Judge:
             self._close()
             self._process = Process(JudgeRoom, self.threads, limit=TRUTH_LIMIT_S)
             for command, arguments in self._asked:
-                self._took(arguments, self._process.ask(command, **arguments))
+                self._took(command, arguments, self._process.ask(command, **arguments))
         return self._process
 
     @_in_turn
     def prepare(self, cases: Sequence[Case], yardstick: Variant | None, truth_too: bool = True) -> None:
         """Have cases drawn and their truth worked out; does not wait."""
-        self._collect()
         new = [case for case in cases if str(case) not in self._given]
-        arguments = {"cases": new, "yardstick": yardstick, "truth_too": truth_too}
         if new:
-            self._try(lambda: self.start().send("prepare", **arguments))
-            self._waiting = new
-            self._last = arguments
+            self._send("prepare", cases=new, yardstick=yardstick, truth_too=truth_too)
+
+    def _send(self, command: str, **arguments: Any) -> None:
+        self._collect()
+        self._try(lambda: self.start().send(command, **arguments))
+        self._waiting = command, arguments
 
     def _collect(self) -> None:
         """Take the answer that is being waited for."""
         if self._waiting is None:
             return
-        arguments, self._waiting = self._last, None
+        (command, arguments), self._waiting = self._waiting, None
         try:
             assert self._process
             answer = self._process.answer()
         except ProcessFailed as failure:
             if failure.status == process.ERROR:
                 raise _no_truth(failure) from failure
-            answer = self._ask("prepare", **arguments)
-        self._asked.append(("prepare", arguments))
-        self._took(arguments, answer)
+            answer = self._ask(command, **arguments)
+        self._took(command, arguments, answer)
 
-    def _took(self, arguments: dict[str, Any], answer: list[Any]) -> None:
-        if "cases" in arguments:
+    def _took(self, command: str, arguments: dict[str, Any], answer: Any) -> None:
+        """Keep what the process now knows, for one that may have to take its place, and where inputs lie."""
+        if (command, arguments) not in self._asked:
+            self._asked.append((command, arguments))
+        if command == "prepare":
             self._given |= {str(case): given for case, given in zip(arguments["cases"], answer, strict=True)}
-        else:
+        elif command == "draws":
             self._given[str(arguments["case"])] = answer
 
     def _ask(self, command: str, **arguments: Any) -> Any:
@@ -216,12 +225,16 @@ class Judge:
     def pool(
         self, case: Case, yardstick: Variant | None, seeds: Sequence[int], contents: Iterable[Content] = ()
     ) -> list[Given]:
-        """Draws of a case that is timed, and the truth of the contents that will be judged."""
-        arguments = {"case": case, "yardstick": yardstick, "seeds": list(seeds), "contents": list(contents)}
-        answer = self._ask("pool", **arguments)
-        self._asked.append(("pool", arguments))
-        self._took(arguments, answer)
+        """Draws of a case that is timed; the truth of the contents that will be judged is worked out from now on."""
+        answer = self._ask("draws", case=case, seeds=list(seeds))
+        self._took("draws", {"case": case, "seeds": list(seeds)}, answer)
+        self._send("truths", case=case, yardstick=yardstick, contents=list(contents))
         return self._given[str(case)]
+
+    @_in_turn
+    def ready(self) -> None:
+        """Wait until all that was asked for is worked out."""
+        self._collect()
 
     @_in_turn
     def judge(self, case: Case, handed: Handed, content: Content = AS_DRAWN) -> Verdict:

@@ -41,12 +41,12 @@ from bench.trial.world import PERF_COUNTER_NS
 from kernels import Unavailable
 
 SETTLE_SECONDS = 1e-3  # after a call that is handed back: who works on in another thread, or by a timer, does it now
-WARM_UP_SECONDS = 0.3
+WARM_UP_SECONDS = 0.1
 WARM_UP_CALLS = 2
 ARENAS = 3  # on a GPU calls take turns among so many copies of all tensors, at other addresses, …
 ARENA_SHARE = 0.1  # … each of which is no larger than this share of the free memory
 CANARY_BYTES = 8 << 20  # on a CPU; on a GPU a quarter of its cache
-CANARY_READS = 7
+CANARY_READS = 5
 GRAPH_SECONDS = 1e-3  # a graph holds so many calls that a replay takes this long, …
 FEWEST_IN_GRAPH, MOST_IN_GRAPH = 4, 500  # … within reason
 REPLAYS = 3  # in one turn
@@ -257,6 +257,7 @@ class Room(process.Room):
         self._enter_case(case, seed)
         self.pool = [{n: map(v, self._placed) for n, v in _values(given).items()} for given in pool]
         self.arena.load(self.pool[0], seed)
+        before = world.take()
         start = PERF_COUNTER_NS()
         self.prepare()
         first, configuration = configured_call(self.module, self._one_call)
@@ -273,6 +274,8 @@ class Room(process.Room):
             self.arena.reset()
             kernels, peak_bytes = ran.watch(self.device, self._call)
             busy_s = busy_seconds(kernels)
+        if changed := world.difference(world.settled(before), world.take()):
+            raise Tampered(f"warming up: {changed}")
         watched, _, _ = self._watched_call(seed, warm=True)
         start = PERF_COUNTER_NS()
         self.arena.load(self.pool[0], seed)

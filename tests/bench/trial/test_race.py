@@ -95,6 +95,9 @@ class FakeJudge:
     def pool(self, case, yardstick, seeds, contents):
         return ["given"] * len(seeds)
 
+    def ready(self):
+        pass
+
     def judge(self, case, handed, content):
         return Verdict("inaccurate", "off") if handed in FakeWorker.wrong else Verdict(ratio=1.5)
 
