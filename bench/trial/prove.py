@@ -102,7 +102,7 @@ def prove(
             if failure.status == "wrong":  # the simulator's finding, by its name
                 proof.check = failure.evidence.partition(":")[0]
         yield proof
-    if worker and worker.alive and kept is not None and not setting.simulate and not builds_each_shape(variant):
+    if worker and worker.alive and kept is not None and not setting.simulate:
         kept[variant.name] = worker
     elif worker:
         worker.close()

@@ -30,7 +30,6 @@ from bench.machine import facts
 from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu
 from bench.trial import checks, world
 from bench.trial.judge import Content, Judge
-from bench.trial.prove import builds_each_shape
 from bench.trial.room import Moments, Ready, Replays, Sample, Setting
 from bench.trial.worker import Worker
 from reference import contract
@@ -190,7 +189,7 @@ def race(
 
 def _let_go(c: Contestant, workers: dict[str, Worker] | None) -> None:
     worker, c.worker = c.worker, None
-    if worker and worker.alive and workers is not None and not c.control and not builds_each_shape(c.variant):
+    if worker and worker.alive and workers is not None and not c.control:
         workers[c.variant.name] = worker
     elif worker:
         worker.close()
