@@ -12,8 +12,9 @@ now or remembered), a backend (`cpu`), a variant (`cpu.naive`), and overrides `l
 max-autotune, the fastest SDPA backend pinned); `compile-plain`, torch.compile(model) and nothing else; `compile-bf16`,
 `compile` with bf16 parameters and fp32 masters, as our step keeps them.
 
-On a GPU our whole step is one CUDA graph, unless a kernel cannot be captured (then the page says which) or --no-graph;
-without --batch, B is halved until everything fits. Steps are timed by the GPU's events.
+On a GPU our whole step is two CUDA graphs, with a look at the gradients' norm between them, unless a kernel cannot be
+captured (then the page says which) or --no-graph; without --batch, B is halved until everything fits. Steps are timed
+by the GPU's events.
 
 MFU is useful FLOPs a second over what the machine can do: the matmul rate measured by bench.machine.ceilings, and the
 datasheet's where it is known. PaLM's convention counts 6 (P - wpe) + 12 L C T a token, llm.c's 6 P + 6 L C T.

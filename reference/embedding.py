@@ -38,6 +38,7 @@ RAGGED = [
     dict(B=2, T=64, C=8, V=98304),  # 2^15 3: more than 16 bits name
     dict(B=1, T=128, C=128, V=256),  # 2^n of everything
 ]
+LONG = {"B": 2, "T": 128, "V": 128}  # else a slice's table alone would be too much
 
 
 def one_token(tensors, shape):

@@ -9,6 +9,7 @@ More roots with the same layout come from `--kernels DIR` and from the entry poi
 import ast
 import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import inspect
 import os

@@ -355,7 +355,7 @@ def _cases(variant: Variant, phase: str, calls: Calls) -> list[Case]:
     accumulates = contract.pass_of(contract.load(variant.layer), phase).accumulates
     # The second seed adds to parameter gradients where the first overwrites them.
     seeds = [calls.seed, calls.seed + 1] if accumulates else [calls.seed]
-    return cases_of(variant.layer, phase, calls.dtype, seeds)
+    return cases_of(variant.layer, phase, calls.dtype, seeds, thorough=False)
 
 
 def call_bare(variant: Variant, case: Case, device: Device) -> None:

@@ -179,7 +179,7 @@ class OnGpu(TypedDict, total=False):
     launch_bound: Annotated[Number | None, "the gaps' share of a span far longer than the kernels need, else null"]
     graph_s: Annotated[Number, "warm: a call's share of a replayed CUDA graph of many calls"]
     graph_samples: Annotated[list[list[float]], "of it"]
-    graph: Annotated[bool, "whether our step was one CUDA graph"]
+    graph: Annotated[bool, "whether our step was captured as CUDA graphs"]
     graph_evidence: Annotated[Text | None, "why there is no graph"]
     kernels_ran: Annotated[dict[str, int], "in one call, how often by name (shortened). Kernels, copies and fills"]
     peak_bytes: Annotated[Count | None, "inside a call, beyond arguments and workspace; of a step: in use at most"]

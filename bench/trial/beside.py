@@ -57,6 +57,18 @@ def resources_on(arch: str | None, case: Case, contestants: list[Contestant], se
     return found
 
 
+def cannot_launch(variant: Variant, case: Case, setting: Setting) -> str:
+    """Why a GPU kernel does not have a case that it was not run at, by its own word; "" where it says nothing."""
+    worker = Worker(variant, replace(setting, device="cpu", simulate=False))
+    try:
+        worker.ask("launches", limit=COMPILE_LIMIT_S, case=case)
+    except ProcessFailed as failure:
+        return failure.evidence if failure.status == "skipped" else ""
+    finally:
+        worker.close()
+    return ""
+
+
 def trace(variant: Variant, case: Case, given: Given, folder: Path, setting: Setting) -> list[Row]:
     """A trace of a variant, made in its own worker; its rows. Raises ProcessFailed."""
     worker = Worker(variant, setting)

@@ -46,6 +46,7 @@ COLD, WARM = "cold", "warm"
 TRUTHS = 3  # contents whose truth is known; …
 DEAR_FLOPS, DEAR_BYTES = 2e9, 1 << 28  # … one where it takes more than this, or its outputs do
 DRAWS, DRAWN_BYTES = 3, 1 << 27  # draws; one where a draw is larger
+COME_BACK = 0.1  # of the calls that are not judged get contents that others judge
 JUDGED_SHARE = 0.5  # of turns, as long as none was judged
 HIDDEN_SECONDS = 2e-3  # in each of so many calls: a process's clock does not tell all
 FEWEST_CLOCKED = 3
@@ -398,6 +399,9 @@ class Turns:
         return done
 
     def _content(self) -> Content:
+        """New contents; now and then some that are judged at other times, so that coming back tells nothing."""
+        if self.randomness.random() < COME_BACK:
+            return self._judged_content()
         return self.randomness.randrange(len(self.pool.given)), self.randomness.getrandbits(40)
 
     def _judged_content(self) -> Content:

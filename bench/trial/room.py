@@ -27,7 +27,7 @@ from bench.core.replies import Seconds
 from bench.core.shared import Box, Given, opened, values_in
 from bench.core.variants import Variant
 from bench.gpu.counts import counted, resources
-from bench.gpu.launches import configured_call
+from bench.gpu.launches import configured_call, launches_of
 from bench.machine import ceilings, profiling
 from bench.machine.devices import GRAPH, Timer, busy_seconds, is_gpu, open_device
 from bench.machine.facts import GpuState
@@ -445,6 +445,10 @@ class Room(process.Room):
         counts = counted(self.module, self.arena)
         self.box = self._box(1)
         return counts, self._hand_back(self.arena.probe(), 0)
+
+    def launches(self, case: Case) -> int:
+        """How many kernels a call of this case launches; none is run. Asked of a room that has no GPU."""
+        return len(launches_of(self.module, case))
 
     def arch(self) -> str | None:
         """What to compile for to run on the device: "sm_90a"."""

@@ -215,6 +215,8 @@ class Session:
         """The record of a variant that takes no part in the race; None for one that does."""
         device = self.plan.device
         if proof.simulated:
+            if why := beside.cannot_launch(proof.variant, case, self.plan.setting):
+                return records.untimed(case, proof, calls, self.seeds, "skipped", why, device)
             return records.simulated(case, proof, calls, self.seeds, device)
         if not proof.ok:
             return records.untimed(case, proof, calls, self.seeds, proof.status, proof.evidence, device)

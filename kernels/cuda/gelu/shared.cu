@@ -1,14 +1,6 @@
 #include "common/gelu.cuh"
 #include "common/packed.cuh"
 
-// From here on GELU is 0 or x, and its slope 0 or 1, to fp32. x is bounded before the formula, as a bound of the
-// exponential alone leaves x or x^3 times something that is not 0. A NaN is neither side of it, and stays.
-constexpr float FAR = 10;
-
-__device__ inline float from_left(float x) { return x < -FAR ? -FAR : x; }
-
-__device__ inline float near(float x) { return x > FAR ? FAR : from_left(x); }
-
 // out = gelu(x). A thread has PACKS packs, a block's width apart, and asks for all of them before it uses one.
 template <typename T, int N, int PACKS, int THREADS>
 __global__ void gelu_forward(T* out, const T* x, long long n) {
@@ -21,13 +13,13 @@ __global__ void gelu_forward(T* out, const T* x, long long n) {
 #pragma unroll
         for (int p = 0; p < PACKS; p++) {
 #pragma unroll
-            for (int k = 0; k < N; k++) values[p][k] = gelu(from_left(values[p][k]));
+            for (int k = 0; k < N; k++) values[p][k] = gelu(values[p][k]);
             store_floats(out + first + p * STEP, values[p]);
         }
     } else {  // the last block
         for (int p = 0; p < PACKS; p++)
             for (long long i = first + p * STEP; i < min(n, first + p * STEP + N); i++)
-                out[i] = from_float<T>(gelu(from_left(to_float(x[i]))));
+                out[i] = from_float<T>(gelu(to_float(x[i])));
     }
 }
 
@@ -38,9 +30,9 @@ __global__ void gelu_backward(T* dx, const T* dout, const T* x, long long n) {
     if (i + N <= n) {
         Packed<float, N> gradient = load_floats_once<N>(dout + i), value = load_floats_once<N>(x + i);
 #pragma unroll
-        for (int k = 0; k < N; k++) gradient[k] *= gelu_grad(near(value[k]));
+        for (int k = 0; k < N; k++) gradient[k] *= gelu_grad(value[k]);
         store_floats(dx + i, gradient);
     } else {
-        for (; i < n; i++) dx[i] = from_float<T>(to_float(dout[i]) * gelu_grad(near(to_float(x[i]))));
+        for (; i < n; i++) dx[i] = from_float<T>(to_float(dout[i]) * gelu_grad(to_float(x[i])));
     }
 }
