@@ -149,7 +149,8 @@ def stand_ins(
     torch.set_num_threads(2)
     yield "two threads", yards, call(eager, case, values)
     torch.set_num_threads(1)
-    yield "sums turned round", yards, turned_call(eager, case, values)
+    if case.edit is None:  # an edit may be about the order: outliers in the first columns are not those in the last
+        yield "sums turned round", yards, turned_call(eager, case, values)
     for variant in others:
         yield variant.name, yards, call(variant, case, values)
 
@@ -194,7 +195,7 @@ def page(rows: list[Row], seconds: float) -> str:
         "A ratio is an error in yards; the limit is 4. Cases are those of the proof (small ragged shapes, structured "
         "inputs), each draw with a seed and a yard of its own. Calls are of honest stand-ins, never of the very "
         "answers a yard is made of: torch.eager on another draw of the case by the yard of the first (plain values), "
-        "with two threads, and with axes turned round; the other PyTorch variants without torch.compile; the "
+        "with two threads, and with axes turned round (plain values); the other PyTorch variants without torch.compile; the "
         "repository's CPU kernels (fp32, bf16). What this does not cover: GPUs, large shapes, arithmetic nobody has "
         "written here.",
         "",
