@@ -232,6 +232,14 @@ class Judge:
         return self._given[str(case)]
 
     @_in_turn
+    def draws_of(self, case: Case) -> list[Given]:
+        """Where the draws of a timed case lie. Does not wait for their truth, unless the judge has to be begun anew."""
+        if self._process is None or not self._process.alive:
+            self._collect()
+            self._try(self.start)
+        return self._given[str(case)]
+
+    @_in_turn
     def ready(self) -> None:
         """Wait until all that was asked for is worked out."""
         self._collect()

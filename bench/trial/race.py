@@ -144,8 +144,15 @@ def ratio_ci(a: Contestant, b: Contestant, cache: str) -> stats.Interval | None:
 class Pool:
     """What timed calls are given: draws, of which each call gets a changed one, and the contents that are judged."""
 
-    given: list[Given]
+    judge: Judge
+    case: Case
+    draws: int
     judged: list[Content]
+
+    @property
+    def given(self) -> list[Given]:
+        """Where the draws lie now: a judge that was begun anew has them elsewhere."""
+        return self.judge.draws_of(self.case)
 
 
 def race(
@@ -205,7 +212,8 @@ def _pool(case: Case, yardstick: Variant | None, judge: Judge, randomness: rando
     draws = 1 if inputs > DRAWN_BYTES else DRAWS
     judged = [(randomness.randrange(draws), randomness.getrandbits(40)) for _ in range(1 if dear else TRUTHS)]
     seeds = [randomness.getrandbits(31) for _ in range(draws)]
-    return Pool(judge.pool(case, yardstick, seeds, judged), judged)
+    judge.pool(case, yardstick, seeds, judged)
+    return Pool(judge, case, draws, judged)
 
 
 def _start(
@@ -402,7 +410,7 @@ class Turns:
         """New contents; now and then some that are judged at other times, so that coming back tells nothing."""
         if self.randomness.random() < COME_BACK:
             return self._judged_content()
-        return self.randomness.randrange(len(self.pool.given)), self.randomness.getrandbits(40)
+        return self.randomness.randrange(self.pool.draws), self.randomness.getrandbits(40)
 
     def _judged_content(self) -> Content:
         return self.randomness.choice(self.pool.judged)

@@ -95,6 +95,9 @@ class FakeJudge:
     def pool(self, case, yardstick, seeds, contents):
         return ["given"] * len(seeds)
 
+    def draws_of(self, case):
+        return ["given"]
+
     def ready(self):
         pass
 
