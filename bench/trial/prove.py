@@ -89,10 +89,11 @@ def prove(
         some = SHAPES_COMPILED if builds_each_shape(variant) else None
         shapes = () if builds_each_shape(variant) else timed.get(phase, ())
         cases = cases_of(variant.layer, phase, dtype, seeds, some, shapes, thorough=not setting.simulate)
-        judge.prepare([*cases, counted_case(variant.layer, phase, dtype)] if setting.simulate else cases, yardstick)
-        if worker is None or not worker.alive:
-            worker = Worker(variant, setting)
+        counted = [counted_case(variant.layer, phase, dtype)] if setting.simulate else []
         try:
+            judge.prepare([*cases, *counted], yardstick)
+            if worker is None or not worker.alive:
+                worker = Worker(variant, setting)
             _prove_phase(proof, cases, worker, judge, setting, progress)
             if setting.simulate and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
