@@ -296,9 +296,9 @@ class Room(process.Room):
 
     def begin(self, clock: str) -> None:
         """Begin a turn: calls come one by one, until `end`."""
-        self.state, self.set_meanwhile = world.take(), ""
         self.timer = self.device.timer(clock)
-        self.timer.__enter__()
+        self.timer.__enter__()  # a profiler may start threads
+        self.state, self.set_meanwhile = world.take(), ""
 
     def call(self, entry: int, seed: int, cold: bool) -> Moments:
         """Time one call, on a draw of the pool changed by a seed; outputs are poisoned before."""
@@ -334,6 +334,7 @@ class Room(process.Room):
         that the last call ran and the state the card is in."""
         assert self.timer and self.variant
         card = self.device.state()  # while it is still as the calls left it
+        changed = world.difference(self.state, world.take()) or self.set_meanwhile
         self.timer.__exit__(None, None, None)
         timer, self.timer = self.timer, None
         own = self.variant.own_code
@@ -343,7 +344,7 @@ class Room(process.Room):
             kernels=ran.counts(timer.kernels[-1]) if timer.kernels else {},
             alien=ran.foreign(self.variant, [k.name for call in timer.kernels for k in call]) if own else [],
             state=card,
-            changed=world.difference(self.state, world.take()) or self.set_meanwhile,
+            changed=changed,
         )
 
     def capture(self, busy_s: float) -> int:
