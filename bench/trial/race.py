@@ -393,6 +393,8 @@ class Turns:
             if i == judged:
                 self._judge(c, content, "in a timed call")
         done: Sample = c.worker.ask("end")
+        if len(done["seconds"]) != calls or len(done["cpu_s"]) not in (0, calls):
+            raise ProcessFailed("wrong", f"clock in a timed call: times of {len(done['seconds'])} calls, not {calls}")
         if clock == WALL and len(c.hidden) >= FEWEST_CLOCKED and min(c.hidden) > HIDDEN_SECONDS:
             evidence = f"every call took {min(c.hidden) * 1e3:.3g} ms more by the clock here than by its own"
             raise ProcessFailed("wrong", f"clock in a timed call: {evidence}")

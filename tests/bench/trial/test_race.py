@@ -196,6 +196,29 @@ def test_most_calls_get_contents_that_were_never_seen(monkeypatch):
     assert len({tuple(c) for c in contents}) >= len(contents) - sum(c.verified for c in found.contestants)
 
 
+def test_times_of_other_calls_than_were_made_are_wrong(monkeypatch):
+    honest = FakeWorker.end
+    more = lambda self: honest(self) | (dict(seconds=[1e-9] * 99) if self.name == "fast" else {})  # noqa: E731
+    monkeypatch.setattr(FakeWorker, "end", more)
+    found = by_label(race("eager", "fast"))
+    assert "times of 99 calls" in found["torch.fast"].evidence and found["torch.eager"].running
+
+
+def test_seconds_that_are_fewer_than_those_between_the_moments_are_wrong(monkeypatch):
+    honest = FakeWorker.call
+
+    def slow(self, entry, seed, cold):
+        made = honest(self, entry, seed, cold)
+        if self.name != "fast":
+            return made
+        time.sleep(0.004)
+        return made | dict(stopped=made["started"] + 4_000_000, ended=made["started"] + 4_000_000)
+
+    monkeypatch.setattr(FakeWorker, "call", slow)
+    found = by_label(race("eager", "fast"))
+    assert "fewer than those between" in found["torch.fast"].evidence and found["torch.eager"].running
+
+
 def test_a_clock_that_does_not_tell_all_is_wrong(monkeypatch):
     monkeypatch.setattr(FakeWorker, "hides", {"fast"})
     found = by_label(race("eager", "fast"))
