@@ -146,16 +146,16 @@ def _band(centre: Trajectory, runs: list[Trajectory], name: str) -> list[float]:
 
 @dataclass(frozen=True)
 class State:
-    """A sample of the optimizer's state, (elements,) each; masters only below fp32."""
+    """A sample of the optimizer's state, (elements,) each, plain numbers as they travel; masters only below fp32."""
 
-    params: np.ndarray
-    m: np.ndarray
-    v: np.ndarray
-    masters: np.ndarray | None
+    params: list[float]
+    m: list[float]
+    v: list[float]
+    masters: list[float] | None
 
     def named(self) -> dict[str, np.ndarray]:
         found = {name: getattr(self, name) for name in ("params", "m", "v", "masters")}
-        return {name: values for name, values in found.items() if values is not None}
+        return {name: np.array(values, np.float32) for name, values in found.items() if values is not None}
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Update:
     parameter, one parameter after the other."""
 
     counts: list[int]
-    grads: np.ndarray
+    grads: list[float]
     grad_scale: float
     lr: float
     before: State
@@ -235,8 +235,8 @@ class Updates:
         shape = self.model.update_shapes()[1]
         adamw = contract.load("adamw")
 
-        def lists(values: np.ndarray | None) -> list[torch.Tensor] | None:
-            return None if values is None else list(torch.from_numpy(values).to(dtype).split(update.counts))
+        def lists(values: list[float] | None) -> list[torch.Tensor] | None:
+            return None if values is None else list(torch.tensor(values).to(dtype).split(update.counts))
 
         numbers = (torch.tensor(x, dtype=dtype) for x in (self.updates, update.lr, update.grad_scale))
         scalars = [shape[name] for name in adamw.FORWARD.scalars]

@@ -256,8 +256,8 @@ def _places(count: int, draw: random.Random) -> set[int]:
     return {0, count - 1, *(draw.randrange(count) for _ in range(SAMPLED - 2))}
 
 
-def _taken(flat: torch.Tensor, index: torch.Tensor) -> np.ndarray:
-    return flat[index].float().cpu().numpy()
+def _taken(flat: torch.Tensor, index: torch.Tensor) -> list[float]:
+    return flat[index].float().cpu().tolist()
 
 
 @dataclass(frozen=True)

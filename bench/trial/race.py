@@ -19,7 +19,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, compress
 
 from bench.core import stats
 from bench.core.case import Case
@@ -43,7 +43,7 @@ COLD_ONLY_SECONDS = 0.2  # a call this long is timed cold only: its working set 
 MAX_ROUNDS = 60
 SPAN_CALLS = 10  # a turn: a median of them stands beside the busy time
 COLD, WARM = "cold", "warm"
-TRUTHS = 3  # contents whose truth is known; …
+TRUTHS = 3  # contents whose truth is known, besides those of the last turns; …
 DEAR_FLOPS, DEAR_BYTES = 2e9, 1 << 28  # … one where it takes more than this, or its outputs do
 DRAWS, DRAWN_BYTES = 3, 1 << 27  # draws; one where a draw is larger
 COME_BACK = 0.1  # of the calls that are not judged get contents that others judge
@@ -93,6 +93,7 @@ class Contestant:
     energy_j: float | None = None  # of a warm call
     hidden: list[float] = field(default_factory=list)  # seconds of each call that its process's moments leave out
     short: list[float] = field(default_factory=list)  # … and that they leave in, but its clock leaves out
+    seen: set[Content] = field(default_factory=set)  # contents that its calls were given
     runtimes: int = 1  # of OpenMP in its process
     worker: Worker | None = None
     scheduled: world.State = field(default_factory=dict)  # its process, as it was warmed up
@@ -148,7 +149,8 @@ class Pool:
     judge: Judge
     case: Case
     draws: int
-    judged: list[Content]
+    judged: list[Content]  # at any time; they may come back
+    closing: dict[str, Content]  # by cache state: judged in the last turn, and never seen before
 
     @property
     def given(self) -> list[Given]:
@@ -177,7 +179,7 @@ def race(
     canary = None
     stopped = ""
     progress("drawing the timed calls' contents")
-    pool = _pool(case, yardstick, judge, randomness)
+    pool = _pool(case, yardstick, judge, effort.caches, randomness)
     for process in range(effort.processes):
         _start(contestants, case, pool, setting, randomness, progress)
         if is_gpu(setting.device) and WARM in effort.caches:
@@ -204,17 +206,21 @@ def _let_go(c: Contestant, workers: dict[str, Worker] | None) -> None:
         worker.close()
 
 
-def _pool(case: Case, yardstick: Variant | None, judge: Judge, randomness: random.Random) -> Pool:
+def _pool(
+    case: Case, yardstick: Variant | None, judge: Judge, caches: tuple[str, ...], randomness: random.Random
+) -> Pool:
     """Few draws, and few truths, where they are dear."""
     p = contract.pass_of(case.module, case.phase)
     inputs = sum(t.bytes(case.shape) for t in p.tensors() if t in p.inputs or t.inplace or t.accumulates)
     dear = contract.flops(case.module, case.shape, case.phase) > DEAR_FLOPS
     dear |= sum(t.bytes(case.shape) for t in p.outputs) > DEAR_BYTES
     draws = 1 if inputs > DRAWN_BYTES else DRAWS
-    judged = [(randomness.randrange(draws), randomness.getrandbits(40)) for _ in range(1 if dear else TRUTHS)]
+    known = [
+        (randomness.randrange(draws), randomness.getrandbits(40)) for _ in range(len(caches) + (1 if dear else TRUTHS))
+    ]
     seeds = [randomness.getrandbits(31) for _ in range(draws)]
-    judge.pool(case, yardstick, seeds, judged)
-    return Pool(judge, case, draws, judged)
+    judge.pool(case, yardstick, seeds, known)
+    return Pool(judge, case, draws, known[len(caches) :], dict(zip(caches, known, strict=False)))
 
 
 def _start(
@@ -362,10 +368,11 @@ class Turns:
         clocks = clocks_of(c.worker.setting.device)
         try:
             for cache in caches:
-                done = self._calls(c, cache, clocks[0], calls, self._which(c, calls, last))
-                c.samples.setdefault(cache, []).append(done["seconds"])
-                c.cpu.setdefault(cache, []).append(done["cpu_s"])
-                c.rounds.setdefault(cache, []).append((self.process, round_))
+                done = self._calls(c, cache, clocks[0], calls, self._which(c, cache, calls, last))
+                if done["seconds"]:
+                    c.samples.setdefault(cache, []).append(done["seconds"])
+                    c.cpu.setdefault(cache, []).append(done["cpu_s"])
+                    c.rounds.setdefault(cache, []).append((self.process, round_))
                 c.kernels_ran = c.kernels_ran or done["kernels"]
                 if done["state"]:
                     c.states.append(done["state"])
@@ -375,23 +382,35 @@ class Turns:
             c.drop(failure.status, failure.evidence)
         return time.monotonic() - start - self.judging
 
-    def _which(self, c: Contestant, calls: int, last: bool) -> int | None:
-        """Which call of a turn is judged, if any: fewer the more were; all of one that takes its time anyway."""
-        c.last_judged = last or c.call_s > SLOW_SECONDS or self.randomness.random() < JUDGED_SHARE / (1 + c.verified)
-        return self.randomness.randrange(calls) if c.last_judged else None
+    def _which(self, c: Contestant, cache: str, calls: int, last: bool) -> tuple[int, Content] | None:
+        """Which call of a turn is judged, if any, and on which contents: fewer calls the more were judged; all of one
+        that takes its time anyway, as long as there are contents that it has not seen."""
+        unseen = [content for content in self.pool.judged if content not in c.seen]
+        content = None
+        if last:
+            content = self.pool.closing[cache]
+        elif c.call_s > SLOW_SECONDS:
+            content = next((x for x in (*unseen, *self.pool.closing.values()) if x not in c.seen), None)
+        elif self.randomness.random() < JUDGED_SHARE / (1 + c.verified) and (unseen or calls > 1):
+            content = self.randomness.choice(unseen or self.pool.judged)
+        c.last_judged = content is not None
+        return None if content is None else (self.randomness.randrange(calls), content)
 
-    def _calls(self, c: Contestant, cache: str, clock: str, calls: int, judged: int | None) -> Sample:
-        """Timed calls, one of which may be judged. Raises ProcessFailed, also for what was found wrong."""
+    def _calls(self, c: Contestant, cache: str, clock: str, calls: int, judged: tuple[int, Content] | None) -> Sample:
+        """Timed calls, one of which may be judged; times of those whose contents were new to the contestant. Raises
+        ProcessFailed, also for what was found wrong."""
         assert c.worker
         c.worker.ask("begin", clock=clock)
-        between = []
+        between, new = [], []
         for i in range(calls):
-            content = self._judged_content() if i == judged else self._content()
+            content = judged[1] if judged and i == judged[0] else self._content(calls)
+            new.append(content not in c.seen)
+            c.seen.add(content)
             sent = time.monotonic_ns()
             at: Moments = c.worker.ask("call", entry=content[0], seed=content[1], cold=cache == COLD)
             c.hidden.append(_hidden(sent, at, time.monotonic_ns()))
             between.append((at["stopped"] - at["started"]) / 1e9)
-            if i == judged:
+            if judged and i == judged[0]:
                 self._judge(c, content, "in a timed call")
         done: Sample = c.worker.ask("end")
         if len(done["seconds"]) != calls or len(done["cpu_s"]) not in (0, calls):
@@ -408,11 +427,14 @@ class Turns:
         if done["alien"]:
             ran = ", ".join(done["alien"])
             raise ProcessFailed("wrong", f"library in a timed call: says it is its own code, yet ran {ran}")
+        # Whoever remembers an answer may be quick with it: it is not timed.
+        done["seconds"], done["cpu_s"] = ([*compress(times, new)] for times in (done["seconds"], done["cpu_s"]))
         return done
 
-    def _content(self) -> Content:
-        """New contents; now and then some that are judged at other times, so that coming back tells nothing."""
-        if self.randomness.random() < COME_BACK:
+    def _content(self, calls: int) -> Content:
+        """New contents; of many calls now and then some that are judged at other times, so that coming back tells
+        nothing."""
+        if calls > 1 and self.randomness.random() < COME_BACK:
             return self._judged_content()
         return self.randomness.randrange(self.pool.draws), self.randomness.getrandbits(40)
 
@@ -442,7 +464,7 @@ class Turns:
             p = contract.pass_of(self.case.module, self.case.phase)
             once = not self.case.accumulate and not any(t.inplace for t in p.outputs)
             judged = once and (last or self.randomness.random() < JUDGED_SHARE / (1 + c.verified))
-            content = self._judged_content() if judged else self._content()
+            content = self._judged_content() if judged else self._content(1)
             replays: Replays = c.worker.ask("time_graph", entry=content[0], seed=content[1])
             if judged:
                 self._judge(c, content, "in a graph")

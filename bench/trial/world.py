@@ -594,6 +594,8 @@ def _heard(event: str, arguments: tuple[Any, ...], frame: types.FrameType) -> No
         if name != "__code__" and not (name == "__class__" and isinstance(owner, torch.Tensor)):
             return None
         what = f"{name} of {getattr(owner, '__qualname__', 'a tensor')} replaced"
+    if event == COMPILES and _trusted(asks):
+        return None  # a launcher builds for a shape that it meets for the first time
     if event != LOOKS_UP:
         EVENTS.append(Event(what, _thread_name()))
     if event != COMPILES and not _trusted(asks):
