@@ -322,7 +322,7 @@ def _rounds(contestants: list[Contestant], turns: "Turns", progress: Callable[[s
             spent[id(c)] += turns.take(c, round_)
             pause()
     for c in contestants:
-        if c.running and not c.last_judged:
+        if c.running and (not c.last_judged or (c.worker and is_gpu(c.worker.setting.device))):  # its graph too
             progress(f"last calls: {c.label}")
             turns.take(c, round_ + 1, last=True)
         if c.running:

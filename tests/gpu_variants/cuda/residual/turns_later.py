@@ -1,4 +1,4 @@
-"""Its own kernel while it is proved, a library's once it is timed."""
+"""Its own kernel while it is proved, a library's after many calls."""
 
 import torch
 
@@ -6,8 +6,12 @@ from tests.fake_gpu import kernel
 
 KERNELS = ("residual_*",)
 CAUGHT_BY = "library in a timed call"
+CALLS = 150  # more than a proof makes
+calls = 0
 
 
 def forward(a, b, *, out):
-    with kernel("residual_forward" if a.numel() < 20_000 else "nvjet_tst_128x8_64x12_2x1_v_bz_TNT"):
+    global calls
+    calls += 1
+    with kernel("residual_forward" if calls < CALLS else "nvjet_tst_128x8_64x12_2x1_v_bz_TNT"):
         torch.add(a, b, out=out)
