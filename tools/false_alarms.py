@@ -195,8 +195,9 @@ def page(rows: list[Row], seconds: float) -> str:
         "A ratio is an error in yards; the limit is 4. Cases are those of the proof (small ragged shapes, structured "
         "inputs), each draw with a seed and a yard of its own. Calls are of honest stand-ins, never of the very "
         "answers a yard is made of: torch.eager on another draw of the case by the yard of the first (plain values), "
-        "with two threads, and with axes turned round (plain values); the other PyTorch variants without torch.compile; "
-        "the repository's CPU kernels (fp32, bf16). What this does not cover: GPUs, large shapes, arithmetic nobody has "
+        "with two threads, and with axes turned round (plain values); the other PyTorch variants without "
+        "torch.compile; the repository's CPU kernels (fp32, bf16). What this does not cover: GPUs, large shapes, "
+        "arithmetic nobody has "
         "written here.",
         "",
         "| layer | phase | dtype | seeds | calls | fails | largest ratio | bound (95 %) | tail | largest of |",

@@ -73,11 +73,13 @@ def prove(
     progress: Callable[[str], None] = lambda _: None,
     timed: Mapping[str, Sequence[Shape]] = {},
     kept: dict[str, Worker] | None = None,
+    thorough: bool = True,
 ) -> Iterator[Proof]:
     """Prove a variant's phases in one worker; after a crash or a hang the next phase gets a fresh one.
 
     timed: shapes, by phase, that it will be timed at; slices of them are proved too. kept: where the worker is put, by
-    the variant's name, if it can go on to be timed.
+    the variant's name, if it can go on to be timed. thorough: every structured case on every shape; never in the
+    simulator.
     """
     worker = None
     if variants.simulated(variant, setting.device, setting.simulate):
@@ -88,7 +90,7 @@ def prove(
         proof = Proof(variant, phase, dtype)
         some = SHAPES_COMPILED if builds_each_shape(variant) else None
         shapes = () if builds_each_shape(variant) else timed.get(phase, ())
-        cases = cases_of(variant.layer, phase, dtype, seeds, some, shapes, thorough=not setting.simulate)
+        cases = cases_of(variant.layer, phase, dtype, seeds, some, shapes, thorough=thorough and not setting.simulate)
         counted = [counted_case(variant.layer, phase, dtype)] if setting.simulate else []
         try:
             judge.prepare([*cases, *counted], yardstick)

@@ -191,7 +191,7 @@ def test_a_graph_that_cannot_be_captured_is_noted_and_no_error(residual):
     [
         ("runs_aten", "wrong", "library: says it is its own code, yet ran at::native::vectorized_elementwise_kernel<4"),
         ("runs_another", "wrong", "library: says it is its own code, yet ran residual_forward_of_somebody_else<float>"),
-        ("turns_later", "wrong", "library in a timed call: says it is its own code, yet ran nvjet_tst_128x8"),
+        ("turns_later", "wrong", "library at the timed shape: says it is its own code, yet ran nvjet_tst_128x8"),
         ("allocates", "wrong", "allocates: allocated 1048576 bytes inside the call"),
         ("idle_in_graphs", "wrong", "unwritten in a graph: poison survived in 100% of out"),
         ("unseen", "error", "the profiler saw no kernel"),

@@ -5,7 +5,7 @@ import torch
 from tests.fake_gpu import kernel
 
 KERNELS = ("residual_*",)
-CAUGHT_BY = "library in a timed call"
+CAUGHT_BY = "library at the timed shape"
 CALLS = 150  # more than a proof makes
 calls = 0
 
