@@ -174,10 +174,8 @@ SIGNALS = sorted(signal.valid_signals())
 # Of /proc/self/status, read as text: a mask in hexadecimal, a number.
 STATUS = {"Umask": "umask", "VmLck": "locked memory", "NoNewPrivs": "no new privileges", "Seccomp": "seccomp"}
 MASKS = {"SigBlk": "blocked signals", "SigIgn": "ignored signals", "SigCgt": "handled signals"}
-# Libraries handle some (faults, a child's end); these interrupt or time what others do.
-INTERRUPT = sum(
-    1 << (s - 1) for s in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGUSR1, signal.SIGUSR2)
-)
+# Libraries handle some (faults, a child's end; LLVM SIGUSR1 and 2, as it compiles); timers send these.
+INTERRUPT = sum(1 << (s - 1) for s in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF))
 
 
 def _of_process() -> State:
