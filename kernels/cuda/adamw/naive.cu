@@ -16,8 +16,9 @@ __global__ void adamw(T* param, float* m, float* v, float* master, const T* grad
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= n) return;
     float g = to_float(grad[i]) * *grad_scale;
-    m[i] += one_minus_beta1 * (g - m[i]);
-    v[i] += one_minus_beta2 * (g * g - v[i]);
+    // not m + (1 - beta1) (g - m), which loses digits of g where beta1 is small
+    m[i] = (1 - one_minus_beta1) * m[i] + one_minus_beta1 * g;
+    v[i] = (1 - one_minus_beta2) * v[i] + one_minus_beta2 * g * g;
     float m_hat = m[i] / bias_correction(one_minus_beta1, *step);
     float v_hat = v[i] / bias_correction(one_minus_beta2, *step);
     float p = master ? master[i] : to_float(param[i]);

@@ -22,8 +22,9 @@ __device__ void update(T* param, float* m_at, float* v_at, float* master, const 
 #pragma unroll
     for (int k = 0; k < N; k++) {
         float scaled = g[k] * rates.grad_scale;
-        m[k] += rates.one_minus_beta1 * (scaled - m[k]);
-        v[k] += rates.one_minus_beta2 * (scaled * scaled - v[k]);
+        // not m + (1 - beta1) (g - m), which loses digits of g where beta1 is small
+        m[k] = (1 - rates.one_minus_beta1) * m[k] + rates.one_minus_beta1 * scaled;
+        v[k] = (1 - rates.one_minus_beta2) * v[k] + rates.one_minus_beta2 * scaled * scaled;
         float direction = m[k] * rates.m_scale / (sqrtf(v[k] * rates.v_scale) + rates.eps);
         p[k] -= rates.lr * (direction + rates.weight_decay * p[k]);
     }

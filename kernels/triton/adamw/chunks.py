@@ -43,9 +43,9 @@ def adamw(
     m = tl.load(m_at, mask=inside, other=0.0)
     v = tl.load(v_at, mask=inside, other=0.0)
     p = tl.load(p_at, mask=inside, other=0.0)
-    # m = beta1 m + (1 - beta1) g
-    m += one_minus_beta1 * (g - m)
-    v += one_minus_beta2 * (g * g - v)
+    # not m + (1 - beta1) (g - m), which loses digits of g where beta1 is small
+    m = (1 - one_minus_beta1) * m + one_minus_beta1 * g
+    v = (1 - one_minus_beta2) * v + one_minus_beta2 * g * g
     m_hat = m / bias_correction(one_minus_beta1, time)
     v_hat = v / bias_correction(one_minus_beta2, time)
     p -= rate * (m_hat / (tl.sqrt_rn(v_hat) + eps) + decay * p)
