@@ -386,6 +386,24 @@ def test_a_statistic_in_fp32_is_neither_missing_nor_a_hundredth_off(layer, name,
             assert wrong(case, yards, outputs) == [name], (edit, factor)
 
 
+def test_torch_that_is_exact_by_luck_on_an_edit_is_no_yard_for_a_narrow_output():
+    case, values, yards = proved("attention", "backward", "bf16", "all_equal, ragged 3")
+    flash = call(variants.find(ALL, "attention", "torch.sdpa_flash").load().backward, case, values)
+    assert not wrong(case, yards, flash)
+    assert wrong(case, yards, flash | {"dv": one(flash["dv"]) * 1.05}) == ["dv"]
+
+
+def test_an_edits_few_large_elements_are_no_licence_for_the_others():
+    truth = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    plain = yard(truth, dtype=torch.bfloat16)
+    assert plain.typical == pytest.approx(1, rel=0.1)
+    truth[:20], truth[20:30], truth[30:40] = 1e4, INF, NAN
+    edited = yard(truth, dtype=torch.bfloat16)
+    assert edited.rms > 1e3 and edited.typical == pytest.approx(1, rel=0.1)
+    truth[:600] = 0
+    assert yard(truth, dtype=torch.bfloat16).typical == 0
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_a_row_of_softmax_that_does_not_add_up_to_one_is_found(dtype):
     case, values, yards = proved("softmax", "forward", dtype, "ragged 3")
