@@ -15,7 +15,6 @@ turn, cold or warm, the last turns too. A variant's process hears which only whe
 """
 
 import random
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -418,9 +417,9 @@ class Turns:
         if clock == WALL and len(c.hidden) >= FEWEST_CLOCKED and min(c.hidden) > HIDDEN_SECONDS:
             evidence = f"every call took {min(c.hidden) * 1e3:.3g} ms more by the clock here than by its own"
             raise ProcessFailed("wrong", f"clock in a timed call: {evidence}")
-        # Whoever shares a core may be put aside between two readings, now and then.
+        # Whoever shares a core may be put aside between two readings, and often is on a busy machine.
         c.short += [held - s for s, held in zip(done["seconds"], between, strict=True)]
-        if clock == WALL and len(c.short) >= FEWEST_CLOCKED and statistics.median(c.short) > HIDDEN_SECONDS:
+        if clock == WALL and len(c.short) >= FEWEST_CLOCKED and min(c.short) > HIDDEN_SECONDS:
             raise ProcessFailed("wrong", "clock in a timed call: its seconds are fewer than those between its moments")
         if done["changed"]:
             raise ProcessFailed("wrong", f"global_state in a timed call: {done['changed']}")
