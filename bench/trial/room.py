@@ -167,6 +167,8 @@ class Room(process.Room):
             told = error.evidence().removeprefix(f"{error.kernel}: ")
             return ProcessFailed("wrong", f"{told} (in {error.kernel})")
         said = telling(error)
+        if type(error).__name__ == "OutOfResources":  # Triton's: no such GPU can launch it at this shape
+            return ProcessFailed("skipped", said)
         if isinstance(error, MemoryError) or "not enough memory" in said or "out of memory" in said:
             return ProcessFailed(process.ERROR, f"out of memory: {said}")
         if type(error).__name__ == "CompileError":  # tells its own place
