@@ -8,8 +8,8 @@ own (`memory`) and looks at there.
 
 import itertools
 import math
-import os
 import random
+import secrets
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ import torch
 from bench.core import contents
 from bench.core.case import DTYPES, Case, Scalar, Value, Values, each, map, scalars
 from bench.core.contents import Change
-from bench.core.shared import aligned
+from bench.core.shared import ALIGN, aligned
 from bench.core.variants import takes_workspace
 from reference import contract
 from reference.contract import Tensor
@@ -34,7 +34,6 @@ QUIET_NAN = {
     torch.float16: (0x7E00, 9),
 }
 GUARD = 4096  # bytes on each side: a page, and a multiple of every vector width
-ALIGN = 64
 PROBES, PROBED = 64, 4  # elements that are looked at once a call is over, in so many of its largest outputs
 
 
@@ -92,7 +91,7 @@ class Arena:
     case: Case
     device: str = "cpu"
     workspace_bytes: int | None = None  # None: the variant has no `workspace`
-    seed: int = field(default_factory=lambda: int.from_bytes(os.urandom(5), "little"))  # of the guard bands
+    seed: int = field(default_factory=lambda: secrets.randbits(40))  # of the guard bands
     memory: Memory | None = None  # that was handed back; None: memory of its own
 
     def __post_init__(self) -> None:
@@ -170,7 +169,7 @@ class Arena:
 
     def reset(self, seed: int | None = None) -> None:
         """Poison every output and the workspace with fresh NaNs; restore what is read in place or added to."""
-        self.poison_seed = int.from_bytes(os.urandom(5), "little") if seed is None else seed
+        self.poison_seed = secrets.randbits(40) if seed is None else seed
         self.poison = poison_of(self.poison_seed)
         for name, buffer in self.outputs.items():
             if name in self.initial:
@@ -227,7 +226,7 @@ class Arena:
     def probe(self) -> list["Probe"]:
         """A few elements of the largest outputs, at places that nobody can know before: what is there when a call
         says that it is over must be what is there when it is handed back."""
-        start = int.from_bytes(os.urandom(4), "little")
+        start = secrets.randbits(32)
         return [
             Probe(name, start, torch.take(_bits(f.view), (self._grids[name] + start) % f.view.numel()))
             for name, f in self._largest

@@ -1,6 +1,6 @@
 """The judge: it draws what calls are given, keeps their truth to itself, and looks at what they hand back.
 
-    judge = Judge(setting)                          a process of its own, which never loads what it judges
+    judge = Judge()                                 a process of its own, which never loads what it judges
     judge.prepare(cases, yardstick)                 draw them and work out their truth, while something else goes on
     judge.given(case)                               where the inputs of one of them lie
     judge.judge(case, handed)                       what is to be said of one call's outputs

@@ -457,7 +457,8 @@ class Turns:
     def _beside(self, c: Contestant, cache: str, calls: int, last: bool) -> None:
         """The clocks that do not rank: spans, and where calls are warm a graph."""
         assert c.worker
-        c.spans.setdefault(cache, []).append(self._calls(c, cache, SPAN, calls, None)["seconds"])
+        if spans := self._calls(c, cache, SPAN, calls, None)["seconds"]:
+            c.spans.setdefault(cache, []).append(spans)
         if cache == WARM and not c.graph_evidence:
             # What is updated in place, or added to, has been so by every call of the graph: no truth is known of that.
             p = contract.pass_of(self.case.module, self.case.phase)

@@ -122,7 +122,7 @@ class Tampered(Exception):
 
 
 class Room(process.Room):
-    """One variant in one process. `variant` None makes it the judge's room."""
+    """One variant in one process. `variant` None: only its device is asked."""
 
     def __init__(self, variant: Variant | None, setting: Setting):
         self.variant = variant
