@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.core.arena import ALIGN, Arena
+from bench.core.arena import ALIGN, QUIET_NAN, Arena, poison_of
 from bench.core.case import Case, draw, one, run_truth, truth_of
 from reference import contract
 
@@ -144,3 +144,10 @@ def test_guard_bands_and_poison_follow_from_their_seeds():
     assert not torch.equal(one_.fences["a[0]"].guard, other.fences["a[0]"].guard)
     other.fence_off(3)
     assert torch.equal(one_.fences["a[0]"].guard, other.fences["a[0]"].guard) and not other.broken_fences()
+
+
+def test_poison_is_no_nan_that_arithmetic_makes():
+    """Clear free bits are what a CPU makes of 0/0, set ones what a GPU does."""
+    for dtype, (base, bits) in QUIET_NAN.items():
+        made = {poison_of(seed)[dtype] - base for seed in range(2000)}
+        assert len(made) > 60 and made.isdisjoint({0, (1 << bits) - 1, (1 << min(bits, 30)) - 1}), dtype

@@ -22,6 +22,7 @@ SETTING = Setting(threads=2, time_limit=20, prepare_limit=60)
 PATIENCE_S = 1.5  # with those that never come back
 SEEDS = [0, 1]
 SECONDS = 0.15  # of a race, for each contestant
+ATTEMPTS = 3  # races of those that seem to have gained something
 GAIN = 0.8  # of an honest variant's time: whoever takes less than this has gained something
 LONGEST_EVIDENCE = 4200  # characters
 
@@ -114,9 +115,7 @@ def test_there_are_enough_of_them():
 def test_evil_variant_is_caught(variant, proved):
     cheat = CHEATS[variant]
     seen, evidence = seen_in(proved(variant))
-    if cheat.caught_in == ("timing",):
-        assert seen == "ok", f"this one must pass the proof, it is caught when it is timed: {evidence}"
-    elif cheat.caught_in == ("proof",):
+    if cheat.caught_in == ("proof",):
         assert seen in cheat.caught_by, evidence
     else:
         assert seen in ("ok", *cheat.caught_by), evidence
@@ -139,11 +138,17 @@ def test_evil_variants_are_caught_when_they_are_timed(key, judge, proved):
     racing = [v for v in racing if CHEATS[v].caught_in == ("timing",) or seen_in(proved(v))[0] == "ok"]
     case = Case(layer, phase, json.loads(shape), "timed", 3)
     setting = replace(SETTING, threads=threads or SETTING.threads)
-    effort = race.Effort(seconds=SECONDS * (len(racing) + 2), seed=5)
-    raced = race.race(case, [yardstick(layer), *racing], yardstick(layer), judge, setting, effort)
-    honest = raced.contestants[0]
-    assert honest.running and raced.contestants[1].running, honest.evidence
-    missed = {c.label: said for c in raced.contestants[2:] if (said := missed_by(c, honest))}
+    missed: dict = {}
+    for attempt in range(ATTEMPTS):
+        effort = race.Effort(seconds=SECONDS * (len(racing) + 2) * (1 + attempt), seed=5 + attempt)
+        raced = race.race(case, [yardstick(layer), *racing], yardstick(layer), judge, setting, effort)
+        honest = raced.contestants[0]
+        assert honest.running and raced.contestants[1].running, honest.evidence
+        missed = {c.label: said for c in raced.contestants[2:] if (said := missed_by(c, honest))}
+        # On a busy machine few and short samples can look like a gain; whoever gains, gains every time.
+        racing = [v for v in racing if v.name in missed]
+        if not missed or any("no_gain" not in CHEATS[v].caught_by for v in racing):
+            break
     assert not missed, missed
 
 
