@@ -15,14 +15,16 @@ turn, cold or warm, the last turns too. A variant's process hears which only whe
 """
 
 import random
+import secrets
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, compress
 
 from bench.core import stats
 from bench.core.case import Case
-from bench.core.process import ProcessFailed, pause
+from bench.core.process import ProcessFailed, end_all, pause
 from bench.core.shared import Given
 from bench.core.variants import Variant
 from bench.machine import facts
@@ -35,6 +37,7 @@ from reference import contract
 
 TURN_SECONDS = 0.04  # one turn of a fast contestant
 MAX_CALLS_A_TURN = 50
+SETTLING = 2  # processes that are made ready for a case at once: nothing is measured yet
 FIRST_ROUNDS = 3  # taken by everyone, …
 SLOW_ROUNDS, SLOW_SECONDS = 2, 1.0  # … but this many where one call takes so long
 MIN_ROUNDS = 5  # before the stopping rule is asked
@@ -230,20 +233,36 @@ def _start(
     randomness: random.Random,
     progress: Callable[[str], None],
 ) -> None:
-    for c in contestants:
-        if not c.running:
-            continue
+    running = [c for c in contestants if c.running]
+    progress("setting up")
+    with ThreadPoolExecutor(max_workers=SETTLING) as threads:
+        try:
+            list(threads.map(lambda c: _settle(c, case, pool, setting), running))
+        except BaseException:  # Ctrl-C, say: no thread waits for its process any more
+            end_all()
+            raise
+    for c in running:
         progress(f"warming up {c.label}")
-        _warm_up(c, case, pool, setting, randomness)
+        _warm_up(c, setting, randomness)
 
 
-def _warm_up(c: Contestant, case: Case, pool: Pool, setting: Setting, randomness: random.Random) -> None:
-    """A worker for the contestant, with the case set up."""
+def _settle(c: Contestant, case: Case, pool: Pool, setting: Setting) -> None:
+    """A worker for the contestant, with memory for the case."""
     if c.worker is None or not c.worker.alive:
         c.worker = Worker(c.variant, setting)
-    seed = randomness.getrandbits(40)
     try:
-        done: Ready = c.worker.ask("ready", limit=setting.prepare_limit, case=case, pool=pool.given, seed=seed)
+        c.worker.ask("settle", limit=setting.prepare_limit, case=case, pool=pool.given, seed=secrets.randbits(40))
+    except ProcessFailed as failure:
+        c.drop(failure.status, failure.evidence)
+
+
+def _warm_up(c: Contestant, setting: Setting, randomness: random.Random) -> None:
+    """Whatever is done once, then calls until they are warm."""
+    if not c.running:
+        return
+    assert c.worker
+    try:
+        done: Ready = c.worker.ask("ready", limit=setting.prepare_limit, seed=randomness.getrandbits(40))
     except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return
@@ -281,7 +300,8 @@ def _capture(
         except ProcessFailed as failure:
             c.graph_evidence = failure.evidence
             c.worker.close()
-            _warm_up(c, case, pool, setting, randomness)
+            _settle(c, case, pool, setting)
+            _warm_up(c, setting, randomness)
 
 
 def _energy(contestants: list[Contestant], progress: Callable[[str], None]) -> None:

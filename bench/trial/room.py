@@ -254,11 +254,15 @@ class Room(process.Room):
 
     # --- timing ---
 
-    def ready(self, case: Case, pool: list[Given], seed: int) -> Ready:
-        """Set up the timed case: one-time work, then warm up, then a call that is watched."""
+    def settle(self, case: Case, pool: list[Given], seed: int) -> None:
+        """Memory of the timed case, touched; nothing of it is measured, so that several processes may do so at once."""
         self._enter_case(case, seed)
         self.pool = [{n: map(v, self._placed) for n, v in _values(given).items()} for given in pool]
         self.arena.load(self.pool[0], seed)
+        self.device.flush()
+
+    def ready(self, seed: int) -> Ready:
+        """Set up the case that was settled: one-time work, then warm up, then a call that is watched."""
         before = world.take()
         start = PERF_COUNTER_NS()
         self.prepare()

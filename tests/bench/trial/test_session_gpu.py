@@ -233,7 +233,8 @@ def room():
     """A room for torch.eager's residual on a made-up GPU of this process, with a timed case set up."""
     made = Room(find("residual", "torch.eager"), SETTING)
     box, given = stored(draw(TIMED))
-    made.ready(TIMED, [given], seed=1)
+    made.settle(TIMED, [given], seed=1)
+    made.ready(seed=1)
     yield made
     box.close()
     assert isinstance(made.device, FakeGpu)
@@ -267,7 +268,8 @@ def test_calls_take_turns_among_addresses(room, monkeypatch):
 def test_without_memory_for_copies_there_is_one_arena(room, monkeypatch):
     monkeypatch.setattr(FakeGpu, "free_bytes", lambda self: 1 << 20)
     box, given = stored(draw(TIMED))  # the box must live until it is opened
-    room.ready(TIMED, [given], seed=2)
+    room.settle(TIMED, [given], seed=2)
+    room.ready(seed=2)
     box.close()
     assert len(room.arenas) == 1
 
