@@ -74,12 +74,13 @@ def prove(
     timed: Mapping[str, Sequence[Shape]] = {},
     kept: dict[str, Worker] | None = None,
     thorough: bool = True,
+    count: bool = True,
 ) -> Iterator[Proof]:
     """Prove a variant's phases in one worker; after a crash or a hang the next phase gets a fresh one.
 
     timed: shapes, by phase, that it will be timed at; slices of them are proved too. kept: where the worker is put, by
     the variant's name, if it can go on to be timed. thorough: every structured case on every shape; never in the
-    simulator.
+    simulator. count: what is simulated is also counted, at a larger shape.
     """
     worker = None
     if variants.simulated(variant, setting.device, setting.simulate):
@@ -91,13 +92,13 @@ def prove(
         some = SHAPES_COMPILED if builds_each_shape(variant) else None
         shapes = () if builds_each_shape(variant) else timed.get(phase, ())
         cases = cases_of(variant.layer, phase, dtype, seeds, some, shapes, thorough=thorough and not setting.simulate)
-        counted = [counted_case(variant.layer, phase, dtype)] if setting.simulate else []
+        counted = [counted_case(variant.layer, phase, dtype)] if setting.simulate and count else []
         try:
             judge.prepare([*cases, *counted], yardstick)
             if worker is None or not worker.alive:
                 worker = Worker(variant, setting)
             _prove_phase(proof, cases, worker, judge, setting, progress)
-            if setting.simulate and proof.ok:
+            if counted and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
                 _count(proof, worker, judge, setting)
         except ProcessFailed as failure:
