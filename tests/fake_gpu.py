@@ -9,6 +9,7 @@ does: a launch costs LAUNCH_SECONDS of host time, the device works through its q
 """
 
 import contextlib
+import mmap
 import os
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from bench.core.shared import Box
 from bench.machine.devices import BACKLOG_SECONDS, BUSY, GRAPH, SPAN, Kernel, Timer, busy_seconds
 from bench.machine.facts import GpuState
 
@@ -26,6 +28,7 @@ MEMORY_BYTES_PER_S = 1e12
 CACHE_BYTES_PER_S = 5e12
 CACHE_BYTES = 4 << 20
 WATTS = 300.0
+IPC = "LAYERBENCH_FAKE_GPU_IPC"  # in the environment: "refused", or "unmapped": nobody can open what is offered
 MEMORY_BYTES = "LAYERBENCH_FAKE_GPU_BYTES"  # in the environment: more than this in one tensor is out of memory
 
 VIEWS = {
@@ -138,6 +141,9 @@ class FakeGpu:
     def arch(self) -> str | None:
         return "sm_90a"
 
+    def ipc(self) -> "FakeIpc":
+        return FakeIpc()
+
     def free_bytes(self) -> int:
         return int(os.environ.get(MEMORY_BYTES, 1 << 30))
 
@@ -149,6 +155,31 @@ class FakeGpu:
 
     def state(self) -> GpuState:
         return {"sm_mhz": 1700, "power_w": WATTS, "temperature_c": 50, "throttle_reasons": 0}
+
+
+class FakeIpc:
+    """Windows are boxes, which other processes map to write to. No operators of the device."""
+
+    def window(self, size: int) -> "FakeWindow":
+        if os.environ.get(IPC) == "refused":
+            raise OSError("cuIpcGetMemHandle answers 801")
+        return FakeWindow(size)
+
+    @contextlib.contextmanager
+    def opened(self, name: str, size: int) -> Iterator[torch.Tensor]:
+        if os.environ.get(IPC) == "unmapped":
+            raise OSError("cuIpcOpenMemHandle_v2 answers 201")
+        file = os.open(name, os.O_RDWR)
+        mapped = mmap.mmap(file, size)
+        os.close(file)
+        yield torch.frombuffer(mapped, dtype=torch.uint8)
+        mapped.close()  # raises BufferError where somebody still has a tensor of it
+
+
+class FakeWindow(Box):
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.name = self.path
 
 
 class FakeTimer(Timer):

@@ -328,7 +328,7 @@ def checksum(value: Value) -> int:
     return crc
 
 
-def equalbits(a: Values, b: Values) -> bool:
+def equal_bits(a: Values, b: Values) -> bool:
     """Bitwise equality of two snapshots, NaNs included."""
     return all(
         torch.equal(bits(x.contiguous()), bits(y.contiguous()))

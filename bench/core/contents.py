@@ -144,7 +144,7 @@ def part(source: torch.Tensor, change: Change, start: int = 0, stop: int | None 
     if not source.dim():
         return source if change.factor == 1.0 else source * change.factor
     stop = len(source) if stop is None else stop
-    if not change.shift and change.factor == 1.0 or not source.numel():
+    if (not change.shift and change.factor == 1.0) or not source.numel():
         return source[start:stop]
     by = source.flatten(0, change.axes - 1) if change.axes else source.reshape(-1)
     each_row = len(by) // len(source)

@@ -242,8 +242,11 @@ def _warm_up(c: Contestant, case: Case, pool: Pool, setting: Setting, randomness
     if c.worker is None or not c.worker.alive:
         c.worker = Worker(c.variant, setting)
     seed = randomness.getrandbits(40)
+    worker, limit = c.worker, setting.prepare_limit
     try:
-        done: Ready = c.worker.ask("ready", limit=setting.prepare_limit, case=case, pool=pool.given, seed=seed)
+        done: Ready = pool.judge.with_inputs(
+            lambda: worker.ask("ready", limit=limit, case=case, pool=pool.given, seed=seed)
+        )
     except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return

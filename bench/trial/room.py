@@ -24,7 +24,7 @@ from bench.core.case import Case, Values, each, map
 from bench.core.evidence import line_of, one_line, telling
 from bench.core.process import ProcessFailed
 from bench.core.replies import Seconds
-from bench.core.shared import Box, Given, opened, values_in
+from bench.core.shared import Box, Given, ipc_of, opened, values_in
 from bench.core.variants import Variant
 from bench.gpu.counts import counted, resources
 from bench.gpu.launches import configured_call, launches_of
@@ -36,7 +36,7 @@ from bench.machine.ranges import span
 from bench.records.record import Counts, Resources
 from bench.trial import attest, ran, world
 from bench.trial.checks import Watched
-from bench.trial.judge import Handed
+from bench.trial.judge import UNMAPPED, Handed
 from bench.trial.world import PERF_COUNTER_NS
 from kernels import Unavailable
 
@@ -121,6 +121,10 @@ class Tampered(Exception):
     """Loading or preparing a variant, or its first call, changed the process for others."""
 
 
+class Unmapped(Exception):
+    """This process cannot map the judge's window: its inputs must come through the host's memory."""
+
+
 class Room(process.Room):
     """One variant in one process. `variant` None: only its device is asked."""
 
@@ -129,6 +133,9 @@ class Room(process.Room):
         self.device_name = setting.device
         self.on_gpu = is_gpu(setting.device)
         self.device = open_device(setting.device)
+        self.ipc = ipc_of(self.device) if self.on_gpu else None
+        self.window: tuple[str, int] | None = None  # of the judge's: name and bytes, where outputs are put
+        self.through_host = ""  # why inputs or outputs went through the host's memory
         if setting.threads:
             torch.set_num_threads(setting.threads)
         if setting.simulate and variant and variant.gpu_code:
@@ -159,6 +166,8 @@ class Room(process.Room):
     @staticmethod
     def explain(error: BaseException) -> ProcessFailed:
         """By an error's type and message, and the last line of the variant's own code."""
+        if isinstance(error, Unmapped):
+            return ProcessFailed(UNMAPPED, one_line(error))
         if isinstance(error, Unavailable):
             return ProcessFailed("skipped", one_line(error))
         if isinstance(error, Tampered):
@@ -185,7 +194,7 @@ class Room(process.Room):
     def prove(self, case: Case, given: Given, seed: int) -> Proved:
         """Two calls of a case: one is watched, the other is not, and both hand back what they left."""
         self._enter_case(case, seed)
-        self.arena.load(_values(given))
+        self.arena.load(self._values(given))
         assert self.variant
         if case.phase not in self.entered:
             self.prepare()
@@ -193,9 +202,8 @@ class Room(process.Room):
             self.entered.add(case.phase)
         elif not self.variant.own_code:  # torch.compile sets what it likes while it builds for a new shape
             self._first_call()
-        self.box = self._box(2)
         watched, counts, probes = self._watched_call(seed, warm=False)
-        first = self._hand_back(probes, 0)
+        first = self._hand_back(probes, 0, calls=2)
         self.arena.reset(seed + 1)
         self.device.synchronize()
         args, kwargs = self.arena.args(), self.arena.kwargs()
@@ -203,8 +211,9 @@ class Room(process.Room):
         self.function(*args, **kwargs)
         self.device.synchronize()
         seconds = (PERF_COUNTER_NS() - start) / 1e9
-        second = self._hand_back(self.arena.probe(), 1)
+        second = self._hand_back(self.arena.probe(), 1, calls=2)
         notes = [f"{n.kind} in {n.kernel}: {n.message}" for n in simulate.take_notes()]
+        notes += [self.through_host] if self.through_host else []
         return Proved(watched=watched, handed=[first, second], seconds=seconds, counts=counts, notes=notes)
 
     def _first_call(self) -> None:
@@ -257,7 +266,8 @@ class Room(process.Room):
     def ready(self, case: Case, pool: list[Given], seed: int) -> Ready:
         """Set up the timed case: one-time work, then warm up, then a call that is watched."""
         self._enter_case(case, seed)
-        self.pool = [{n: map(v, self._placed) for n, v in _values(given).items()} for given in pool]
+        self.pool = []  # the old memory first
+        self.pool = [{n: map(v, self._placed) for n, v in self._values(given).items()} for given in pool]
         self.arena.load(self.pool[0], seed)
         before = world.take()
         start = PERF_COUNTER_NS()
@@ -328,7 +338,6 @@ class Room(process.Room):
         """What the last call left, and what became of its arguments. That it is wanted is said only now."""
         assert self.last
         tampered = self.last.tampered(*self.arguments)
-        self.box = self._box(1)
         return self._hand_back(self.probes, 0), tampered
 
     def end(self) -> Sample:
@@ -419,7 +428,7 @@ class Room(process.Room):
     def profile(self, case: Case, given: Given, folder: Path) -> list[profiling.Row]:
         """Traces of a few calls of the case, by bench.machine.profiling; answers its rows."""
         self._enter_case(case, 0)
-        self.arena.load(_values(given))
+        self.arena.load(self._values(given))
         self.prepare()
         self._one_call()
         name = f"{self._range_name()}/{case.name}/{case.shape['dtype']}"
@@ -443,10 +452,9 @@ class Room(process.Room):
     def count(self, case: Case, given: Given, seed: int) -> tuple[Counts, Handed]:
         """What the simulator counts in one call, for a record, and what the call left."""
         self._enter_case(case, seed)
-        self.arena.load(_values(given))
+        self.arena.load(self._values(given))
         self.arena.reset(seed)
         counts = counted(self.module, self.arena)
-        self.box = self._box(1)
         return counts, self._hand_back(self.arena.probe(), 0)
 
     def launches(self, case: Case) -> int:
@@ -510,20 +518,50 @@ class Room(process.Room):
     def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device.place)
 
+    def _values(self, given: Given) -> Values:
+        """The tensors of a call, where the judge put them; what is written to them here stays here."""
+        self.window = (given.window, given.size) if given.window else None
+        self.through_host = given.note
+        if not given.window:
+            return values_in(opened(given.path, given.size), given.table)
+        if self.ipc is None:
+            raise Unmapped("the device's memory cannot be shared")
+        try:
+            with self.ipc.opened(given.window, given.size) as memory:
+                values = values_in(memory, given.table)
+                copies = {name: map(value, torch.clone) for name, value in values.items()}
+                self.device.synchronize()
+                del memory, values
+        except OSError as error:
+            raise Unmapped(f"the judge's memory on the device cannot be mapped: {one_line(error)}") from error
+        return copies
+
     def _box(self, calls: int) -> Box:
         """A box that as many calls can be handed back in; the old one where it is large enough."""
         wanted = calls * self.arena.size()
         return self.box if self.box and self.box.size >= wanted else Box(wanted)
 
-    def _hand_back(self, probes: list[Probe], number: int) -> Handed:
-        """Copy what the last call left to where the judge looks."""
+    def _hand_back(self, probes: list[Probe], number: int, calls: int = 1) -> Handed:
+        """Copy what the last call left to where the judge looks: the number of so many that it looks at together."""
         time.sleep(SETTLE_SECONDS)
         arena = self.last
-        assert self.box and arena
+        assert arena
         start = number * arena.size()
+        end, told = start + arena.size(), [p.plain() for p in probes]
+        made_from = arena.workspace_bytes, arena.seed, arena.poison_seed, told
+        if self.window and self.ipc and end <= self.window[1]:
+            name, size = self.window
+            try:
+                with self.ipc.opened(name, size) as memory:
+                    arena.hand_back(memory[start:])
+                    self.device.synchronize()
+                    del memory
+                return Handed("", end, start, *made_from, window=name)
+            except OSError as error:
+                self.through_host = f"outputs went through the host's memory: {one_line(error)}"
+        self.box = self._box(calls)
         arena.hand_back(self.box.bytes[start:])
-        told = [p.plain() for p in probes]
-        return Handed(self.box.path, self.box.size, start, arena.workspace_bytes, arena.seed, arena.poison_seed, told)
+        return Handed(self.box.path, self.box.size, start, *made_from)
 
     def _range_name(self) -> str:
         case = self.arena.case
@@ -548,8 +586,3 @@ def touch(arena: Arena) -> None:
         for tensor in each(value):
             if tensor.is_floating_point():
                 tensor.amax() if tensor.numel() else None
-
-
-def _values(given: Given) -> Values:
-    """The tensors of a call, where the judge put them; what is written to them here stays here."""
-    return values_in(opened(given.path, given.size), given.table)

@@ -213,7 +213,7 @@ def test_a_value_lost_beside_the_others_is_no_error_where_torch_is_exact_by_luck
     case = Case("gelu", "forward", {"N": 7, "dtype": "fp32"}, "tails")
     values: Values = {"x": torch.tensor([30.0, -30, -40, 50, -60, 60, -25])}
     (yard,) = [
-        dataclasses.replace(y, limits=judge._limits_of(judge._samples(case, values, [y], None, "cpu")[0], 0.0))
+        dataclasses.replace(y, limits=judge._limits_of(judge._samples(case, values, [y], None, judge.CPU)[0], 0.0))
         for y in judge._truths(case, values)
     ]
     got = yard.truth.float()
