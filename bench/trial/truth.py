@@ -184,7 +184,9 @@ def drawn(case: Case, where: Where = CPU) -> Values:
 
         def saved(values: Values, names: set[str]) -> Values:
             shape = {name: size for name, size in case.shape.items() if name != "accumulate"}
-            return _answer(pieces.truth, replace(case, phase="forward", shape=shape), values, where, names) or {}
+            known = values.keys() - names
+            read = {t.name: values[t.name] for t in case.module.FORWARD.tensors() if t.name in known}
+            return _answer(pieces.truth, replace(case, phase="forward", shape=shape), read, where, names) or {}
 
         values = draw(case, where.place, saved)
     return {name: map(value, lambda x: x.to(where.place).contiguous()) for name, value in values.items()}

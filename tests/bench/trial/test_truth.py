@@ -12,9 +12,12 @@ import torch
 from bench.core import files, variants
 from bench.core.arena import Arena
 from bench.core.case import DTYPES, Case, Value, Values, cases_of, draw, each, map, one
+from bench.core.contents import Contents
+from bench.trial import pieces
 from bench.trial import truth as judge
 from bench.trial.truth import K_ONE, K, Limits, Size, Yard
 from reference import contract
+from tests.fake_gpu import FakeGpu
 
 EXACT = Limits()
 
@@ -540,3 +543,115 @@ def test_a_statistic_of_an_output_may_be_of_what_was_written():
         assert not wrong(case, yards, written(case, results))
     assert judge._run_stored(*proved("adamw", "forward", "bf16", "ragged 0")[:2]) is None  # masters are not rounded
     assert judge._run_stored(*proved("layernorm", "forward", "bf16", "large_mean, ragged 0")[:2]) is None
+
+
+# --- on a GPU --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A made-up one, on which every case is large; tensors are compared a few thousand at a time."""
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(judge, "LARGE", 0)
+    monkeypatch.setattr(judge, "DRAWN_HERE", 0)
+    monkeypatch.setattr(judge, "YARD", 1 << 14)
+    monkeypatch.setattr(pieces, "LEAST", 1 << 10)
+    made = FakeGpu()
+    yield judge.Where(made.place, "made up", made, piece_bytes=1 << 20, kept_bytes=0)
+    made.close()
+
+
+def cut_case(layer: str, phase: str, dtype: str, rows: int = 7) -> Case:
+    module = contract.load(layer)
+    shape = contract.overwriting(module, phase, module.RAGGED[-1 if layer == "gelu" else 0], dtype)
+    if layer == "softmax":
+        shape |= {"S": 64, "R": 64 * rows, "causal": True}
+    elif layer in ("cross_entropy", "fused_classifier"):
+        shape |= {"B": rows, "V": 769, "VP": 800}
+    elif layer == "attention":
+        shape |= {"B": rows, "T": 40}
+    elif "B" in shape:
+        shape |= {"B": rows}
+    return Case(layer, phase, shape, "cut", seed=11)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("layer", contract.layer_names())
+def test_in_pieces_honest_outputs_pass_and_one_wrong_element_fails(gpu, layer, dtype):
+    for phase in contract.phases_of(contract.load(layer)):
+        case = cut_case(layer, phase, dtype)
+        if case.shape.get("accumulate") is False:
+            case = dataclasses.replace(case, shape=case.shape | {"accumulate": True})
+        contents = Contents(case, judge.drawn(case, gpu), seed=21)
+        yards = judge.yards_of(case, contents, eager(layer), gpu)
+        whole = judge._truths(case, contents.whole())
+        again = [isinstance(y.truth, judge.Recomputed) for y in yards]
+        cut = judge.cut_of(case)
+        assert again == [cut is not None and y.name in cut.names(case) for y in yards]
+        for mine, right in zip(yards, whole, strict=True):
+            scale = max(right.peak, 1e-30)
+            assert torch.allclose(mine.truth[:].double(), right.truth.double(), rtol=1e-6, atol=1e-9 * scale), mine.name
+            assert mine.rms == pytest.approx(right.rms) and mine.peak == pytest.approx(right.peak)
+        honest = call(getattr(eager(layer).load(), phase), case, contents.whole())
+        assert not wrong(case, yards, honest)
+        for t in contract.pass_of(case.module, phase).outputs:
+            for i, part in enumerate(each(honest[t.name])):
+                name = f"{t.name}[{i}]" if t.many else t.name
+                yard = next(y for y in yards if y.name == name)
+                flat = part.reshape(-1)
+                flat[-1] = flat[-1] * 1.1 + 5 * yard.rms
+                part.copy_(flat.view(part.shape))
+                found = judge.judge(part, yard)
+                assert found.check == "inaccurate", name
+                assert part.numel() == 1 or str([size - 1 for size in part.shape]) in found.evidence, found.evidence
+
+
+def test_what_is_not_finite_is_found_in_any_piece(gpu):
+    case = cut_case("softmax", "forward", "bf16")
+    contents = Contents(case, judge.drawn(case, gpu))
+    (yard,) = judge.yards_of(case, contents, eager("softmax"), gpu)
+    honest = one(call(eager("softmax").load().forward, case, contents.whole())["out"])
+    for row in (0, 200, 447):
+        got = honest.clone()
+        got[row, 0] = NAN
+        found = judge.judge(got, yard)
+        assert found.check == "not_finite" and f"[{row}, 0]" in found.evidence
+
+
+def test_the_yard_of_a_large_shape_is_that_of_some_of_its_rows(gpu, monkeypatch):
+    case = cut_case("attention", "forward", "bf16", rows=16)
+    contents = Contents(case, judge.drawn(case, gpu))
+    seen = []
+    run = judge._run_eager
+    monkeypatch.setattr(judge, "_run_eager", lambda c, *rest: seen.append(c.shape["B"]) or run(c, *rest))
+    part = judge.yards_of(case, contents, eager("attention"), gpu)
+    whole = judge.worked_out(case, contents.whole(), eager("attention"))
+    assert seen == [2, 16]
+    for a, b in zip(part, whole, strict=True):
+        # Of few elements the largest error, and the noise by it, are smaller: the limits have room for that.
+        assert 0.3 < a.limits.noise / b.limits.noise <= 1.5, a.name
+        assert 0.3 < a.limits.honest.absolute / b.limits.honest.absolute <= 1.5, a.name
+
+
+def test_a_sum_over_all_rows_is_held_to_the_yard_of_all_of_them(gpu, monkeypatch):
+    case = cut_case("layernorm", "backward", "fp32")
+    contents = Contents(case, judge.drawn(case, gpu))
+    run, rows = judge._run_formula, []
+    monkeypatch.setattr(judge, "_run_formula", lambda c, v: rows.append(c.shape["B"]) or run(c, v))
+    judge.yards_of(case, contents, None, gpu)
+    assert sum(rows) >= 7 and max(rows) < 7
+
+
+def test_what_is_large_is_drawn_on_the_device_and_what_is_small_or_edited_by_the_cpu(gpu, monkeypatch):
+    asked = []
+    draw_ = judge.draw
+    monkeypatch.setattr(judge, "draw", lambda case, *where: asked.append(bool(where)) or draw_(case, *where))
+    case = cut_case("cross_entropy", "backward", "bf16")
+    here = judge.drawn(case, gpu)
+    judge.drawn(dataclasses.replace(case, edit="huge_logit"), gpu)
+    monkeypatch.setattr(judge, "DRAWN_HERE", 1 << 20)
+    there = judge.drawn(case, gpu)
+    assert asked == [True, False, False]
+    # The made-up one's generator is the CPU's; what forward saves was worked out in pieces.
+    assert all(torch.equal(one(here[name]), one(there[name])) for name in there)
+    assert all(x.is_contiguous() for value in here.values() for x in each(value))
