@@ -28,7 +28,6 @@ MEMORY_BYTES_PER_S = 1e12
 CACHE_BYTES_PER_S = 5e12
 CACHE_BYTES = 4 << 20
 WATTS = 300.0
-IPC = "LAYERBENCH_FAKE_GPU_IPC"  # in the environment: "refused", or "unmapped": nobody can open what is offered
 MEMORY_BYTES = "LAYERBENCH_FAKE_GPU_BYTES"  # in the environment: more than this in one tensor is out of memory
 
 VIEWS = {
@@ -141,8 +140,10 @@ class FakeGpu:
     def arch(self) -> str | None:
         return "sm_90a"
 
+    shares = ""  # "refused"; or "unmapped", "unmapped later": windows that others cannot open
+
     def ipc(self) -> "FakeIpc":
-        return FakeIpc()
+        return FakeIpc(self.shares)
 
     def free_bytes(self) -> int:
         return int(os.environ.get(MEMORY_BYTES, 1 << 30))
@@ -157,17 +158,33 @@ class FakeGpu:
         return {"sm_mhz": 1700, "power_w": WATTS, "temperature_c": 50, "throttle_reasons": 0}
 
 
+class Refusing(FakeGpu):
+    shares = "refused"
+
+
+class Unmapped(FakeGpu):
+    shares = "unmapped"
+
+
+class UnmappedLater(FakeGpu):
+    shares = "unmapped later"
+
+
 class FakeIpc:
     """Windows are boxes, which other processes map to write to. No operators of the device."""
 
+    def __init__(self, shares: str = "") -> None:
+        self.shares, self.opened_times = shares, 0
+
     def window(self, size: int) -> "FakeWindow":
-        if os.environ.get(IPC) == "refused":
+        if self.shares == "refused":
             raise OSError("cuIpcGetMemHandle answers 801")
         return FakeWindow(size)
 
     @contextlib.contextmanager
     def opened(self, name: str, size: int) -> Iterator[torch.Tensor]:
-        if os.environ.get(IPC) == "unmapped":
+        self.opened_times += 1
+        if self.shares == "unmapped" or (self.shares == "unmapped later" and self.opened_times > 1):
             raise OSError("cuIpcOpenMemHandle_v2 answers 201")
         file = os.open(name, os.O_RDWR)
         mapped = mmap.mmap(file, size)

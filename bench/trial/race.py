@@ -27,7 +27,7 @@ from bench.core.shared import Given
 from bench.core.variants import Variant
 from bench.machine import facts
 from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu
-from bench.trial import checks, world
+from bench.trial import checks, needs, world
 from bench.trial.judge import Content, Judge
 from bench.trial.room import Moments, Ready, Replays, Sample, Setting
 from bench.trial.worker import Worker
@@ -42,9 +42,7 @@ COLD_ONLY_SECONDS = 0.2  # a call this long is timed cold only: its working set 
 MAX_ROUNDS = 60
 SPAN_CALLS = 10  # a turn: a median of them stands beside the busy time
 COLD, WARM = "cold", "warm"
-TRUTHS = 3  # contents whose truth is known, besides those of the last turns; …
-DEAR_FLOPS, DEAR_BYTES = 2e9, 1 << 28  # … one where it takes more than this, or its outputs do
-DRAWS, DRAWN_BYTES = 3, 1 << 27  # draws; one where a draw is larger
+PARKED = "no graph: the contestants' memory is too large to be there all at once"
 COME_BACK = 0.1  # of the calls that are not judged get contents that others judge
 JUDGED_SHARE = 0.5  # of turns, as long as none was judged
 HIDDEN_SECONDS = 2e-3  # in each of so many calls: a process's clock does not tell all
@@ -150,6 +148,7 @@ class Pool:
     draws: int
     judged: list[Content]  # at any time; they may come back
     closing: dict[str, Content]  # by cache state: judged in the last turn, and never seen before
+    parked: bool = False  # contestants have their memory in their turns alone
 
     @property
     def given(self) -> list[Given]:
@@ -178,7 +177,7 @@ def race(
     canary = None
     stopped = ""
     progress("drawing the timed calls' contents")
-    pool = _pool(case, yardstick, judge, effort.caches, randomness)
+    pool = _pool(case, yardstick, judge, effort.caches, randomness, len(contestants))
     for process in range(effort.processes):
         _start(contestants, case, pool, setting, randomness, progress)
         if is_gpu(setting.device) and WARM in effort.caches:
@@ -190,7 +189,7 @@ def race(
         turns = Turns(case, judge, pool, process, effort, randomness)
         stopped = _rounds(contestants, turns, progress)
         if is_gpu(setting.device) and process == 0:
-            _energy(contestants, progress)
+            _energy(contestants, pool, progress)
         for c in contestants:
             _let_go(c, workers if process == effort.processes - 1 else None)
     noise_floor = _noise_floor(contestants, effort.caches)
@@ -206,20 +205,34 @@ def _let_go(c: Contestant, workers: dict[str, Worker] | None) -> None:
 
 
 def _pool(
-    case: Case, yardstick: Variant | None, judge: Judge, caches: tuple[str, ...], randomness: random.Random
+    case: Case,
+    yardstick: Variant | None,
+    judge: Judge,
+    caches: tuple[str, ...],
+    randomness: random.Random,
+    contestants: int = 1,
 ) -> Pool:
     """Few draws, and few truths, where they are dear."""
-    p = contract.pass_of(case.module, case.phase)
-    inputs = sum(t.bytes(case.shape) for t in p.tensors() if t in p.inputs or t.inplace or t.accumulates)
-    dear = contract.flops(case.module, case.shape, case.phase) > DEAR_FLOPS
-    dear |= sum(t.bytes(case.shape) for t in p.outputs) > DEAR_BYTES
-    draws = 1 if inputs > DRAWN_BYTES else DRAWS
-    known = [
-        (randomness.randrange(draws), randomness.getrandbits(40)) for _ in range(len(caches) + (1 if dear else TRUTHS))
-    ]
+    wanted = needs.of(case, len(caches), contestants, judge.means())
+    draws = wanted.draws
+    known = [(randomness.randrange(draws), randomness.getrandbits(40)) for _ in range(len(caches) + wanted.truths)]
     seeds = [randomness.getrandbits(31) for _ in range(draws)]
     judge.pool(case, yardstick, seeds, known)
-    return Pool(judge, case, draws, known[len(caches) :], dict(zip(caches, known, strict=False)))
+    closing = dict(zip(caches, known, strict=False))
+    return Pool(judge, case, draws, known[len(caches) :], closing, wanted.parked)
+
+
+def _enter(c: Contestant, pool: Pool, seed: int) -> None:
+    """Give a contestant its memory, where it has it in its turns alone."""
+    assert c.worker
+    worker, limit = c.worker, c.worker.setting.prepare_limit
+    if pool.parked:
+        pool.judge.with_inputs(lambda: worker.ask("enter", limit=limit, case=pool.case, pool=pool.given, seed=seed))
+
+
+def _leave(c: Contestant, pool: Pool) -> None:
+    if pool.parked and c.worker and c.worker.alive:
+        c.worker.ask("leave")
 
 
 def _start(
@@ -247,6 +260,7 @@ def _warm_up(c: Contestant, case: Case, pool: Pool, setting: Setting, randomness
         done: Ready = pool.judge.with_inputs(
             lambda: worker.ask("ready", limit=limit, case=case, pool=pool.given, seed=seed)
         )
+        _leave(c, pool)
     except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return
@@ -275,6 +289,8 @@ def _capture(
 ) -> None:
     """Have each capture its graph. A capture that breaks may leave anything behind: the worker is replaced."""
     for c in contestants:
+        if pool.parked:
+            c.graph_evidence = PARKED
         if not c.running or c.control or c.graph_evidence or c.call_s > COLD_ONLY_SECONDS:
             continue
         assert c.worker
@@ -287,14 +303,16 @@ def _capture(
             _warm_up(c, case, pool, setting, randomness)
 
 
-def _energy(contestants: list[Contestant], progress: Callable[[str], None]) -> None:
+def _energy(contestants: list[Contestant], pool: Pool, progress: Callable[[str], None]) -> None:
     for c in contestants:
         if not c.running or c.control:
             continue
         assert c.worker
         progress(f"energy of {c.label}")
         try:
+            _enter(c, pool, seed=1)
             c.energy_j = c.worker.ask("energy", busy_s=c.busy_s)
+            _leave(c, pool)
         except ProcessFailed as failure:
             c.drop(failure.status, f"while energy was measured: {failure.evidence}")
 
@@ -369,6 +387,7 @@ class Turns:
         caches = self.effort.caches[:1] if c.call_s > COLD_ONLY_SECONDS else self.effort.caches
         clocks = clocks_of(c.worker.setting.device)
         try:
+            _enter(c, self.pool, self.randomness.getrandbits(40))
             for cache in caches:
                 done = self._calls(c, cache, clocks[0], calls, self._which(c, cache, calls, last))
                 if done["seconds"]:
@@ -380,6 +399,7 @@ class Turns:
                     c.states.append(done["state"])
                 if SPAN in clocks and not c.control:
                     self._beside(c, cache, min(calls, SPAN_CALLS), last)
+            _leave(c, self.pool)
         except ProcessFailed as failure:
             c.drop(failure.status, failure.evidence)
         return time.monotonic() - start - self.judging

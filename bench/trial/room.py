@@ -44,7 +44,7 @@ SETTLE_SECONDS = 1e-3  # after a call that is handed back: who works on in anoth
 WARM_UP_SECONDS = 0.1
 WARM_UP_CALLS = 2
 ARENAS = 3  # on a GPU calls take turns among so many copies of all tensors, at other addresses, …
-ARENA_SHARE = 0.1  # … each of which is no larger than this share of the free memory
+ARENA_SHARE = 0.02  # … each of which is no larger than this share of the free memory: others need theirs too
 CANARY_BYTES = 8 << 20  # on a CPU; on a GPU a quarter of its cache
 CANARY_READS = 5
 GRAPH_SECONDS = 1e-3  # a graph holds so many calls that a replay takes this long, …
@@ -267,7 +267,7 @@ class Room(process.Room):
         """Set up the timed case: one-time work, then warm up, then a call that is watched."""
         self._enter_case(case, seed)
         self.pool = []  # the old memory first
-        self.pool = [{n: map(v, self._placed) for n, v in self._values(given).items()} for given in pool]
+        self.pool = [self._placed_values(given) for given in pool]
         self.arena.load(self.pool[0], seed)
         before = world.take()
         start = PERF_COUNTER_NS()
@@ -305,6 +305,18 @@ class Room(process.Room):
             runtimes=world.openmp_runtimes(),
             watched=watched,
         )
+
+    def enter(self, case: Case, pool: list[Given], seed: int) -> None:
+        """Memory for the turns of a case that was set up, after `leave`."""
+        self._enter_case(case, seed)
+        self.pool = [self._placed_values(given) for given in pool]
+        self.arena.load(self.pool[0], seed)
+        self.arena.reset(seed)
+
+    def leave(self) -> None:
+        """Give the memory of a timed case back to the device, for others."""
+        self.arenas, self.pool, self.last, self.replay = [], [], None, None
+        self.device.release_unused()
 
     def begin(self, clock: str) -> None:
         """Begin a turn: calls come one by one, until `end`."""
@@ -515,8 +527,8 @@ class Room(process.Room):
             copy.load(self.pool[0])
             self.arenas.append(copy)
 
-    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self.device.place)
+    def _placed_values(self, given: Given) -> Values:
+        return {n: map(v, lambda x: x.to(self.device.place)) for n, v in self._values(given).items()}
 
     def _values(self, given: Given) -> Values:
         """The tensors of a call, where the judge put them; what is written to them here stays here."""
