@@ -170,6 +170,20 @@ class UnmappedLater(FakeGpu):
     shares = "unmapped later"
 
 
+class Tight(FakeGpu):
+    """So little memory that truth is worked out in pieces, hardly any of it kept, and contestants are parked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from bench.trial import pieces, truth
+
+        truth.LARGE = truth.DRAWN_HERE = 0
+        truth.YARD, pieces.LEAST = 1 << 13, 1 << 10
+
+    def free_bytes(self) -> int:
+        return 64 << 20
+
+
 class FakeIpc:
     """Windows are boxes, which other processes map to write to. No operators of the device."""
 

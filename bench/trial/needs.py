@@ -54,15 +54,17 @@ def judge_bytes(case: Case, draws: int, contents: int, means: Means) -> int:
     """At most, of the judge's process: its draws; the window and what is copied out of it; a piece and the truth that
     is kept, each within a share of the memory."""
     drawn, left, free = draws * input_bytes(case), handed_bytes(case), means["free_bytes"]
-    kept = min(free // KEPT_SHARE, kept_bytes(case))
-    return CONTEXT + drawn + max(drawn, left) + left + 2 * (free // PIECE_SHARE) + contents * kept
+    kept = contents * kept_bytes(case, free // KEPT_SHARE)
+    return CONTEXT + drawn + max(drawn, left) + left + 2 * (free // PIECE_SHARE) + kept
 
 
-def kept_bytes(case: Case) -> int:
-    """Of one truth, were all of it kept: fp32 for narrow outputs, else fp64."""
-    shape, p = case.shape, contract.pass_of(case.module, case.phase)
-    widened = {t.name: 2 if contract.ITEM_SIZE[t.dtype_in(shape)] < 8 else 1 for t in p.outputs}
-    return sum(t.bytes(shape) * widened[t.name] for t in p.outputs)
+def kept_bytes(case: Case, room: int) -> int:
+    """Of one truth, fp32 for narrow outputs, else fp64: the smallest outputs, as far as there is room."""
+    shape, total = case.shape, 0
+    p = contract.pass_of(case.module, case.phase)
+    for size in sorted(t.bytes(shape) * (2 if contract.ITEM_SIZE[t.dtype_in(shape)] < 8 else 1) for t in p.outputs):
+        total += size if total + size <= room else 0
+    return total
 
 
 def contestant_bytes(case: Case, draws: int) -> int:

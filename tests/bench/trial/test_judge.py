@@ -8,7 +8,7 @@ import pytest
 
 from bench import HOME
 from bench.core.arena import Arena
-from bench.core.case import Case, one
+from bench.core.case import Case, Values, one
 from bench.core.process import ProcessFailed
 from bench.core.shared import Box, opened, values_in
 from bench.core.variants import discover, find
@@ -137,7 +137,7 @@ def on_card(judge: Judge, change=lambda memory: None, number: int = 0) -> Handed
     given = judge.given(CASE)
     assert given.window and not given.path
     with FakeIpc().opened(given.window, given.size) as memory:
-        values = {name: value.clone() for name, value in values_in(memory, given.table).items()}
+        values: Values = {name: one(value).clone() for name, value in values_in(memory, given.table).items()}
         arena = Arena(CASE, seed=7)
         arena.load(values)
         arena.reset(seed=9)
@@ -186,7 +186,7 @@ def test_contents_of_a_timed_case_are_judged_on_a_gpu(card):
     first, second = card.pool(timed, EAGER, [5, 6], [(1, 123)]) or card.draws_of(timed)
     assert first.window == second.window and first.table != second.table
     with FakeIpc().opened(second.window, second.size) as memory:
-        values = {name: value.clone() for name, value in values_in(memory, second.table).items()}
+        values: Values = {name: one(value).clone() for name, value in values_in(memory, second.table).items()}
         arena = Arena(timed, seed=7)
         arena.load(values, 123)
         arena.reset(seed=9)

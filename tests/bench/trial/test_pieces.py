@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.core.case import Case, Values, draw, each
+from bench.core.case import Case, Values, draw, each, one
 from bench.core.contents import Contents
 from bench.trial import pieces
 from bench.trial.pieces import Cut, Formula, Recomputed, cut_of
@@ -139,9 +139,9 @@ def test_truth_that_is_not_kept_is_the_same_wherever_one_looks():
         ran.append(case.shape["B"])
         return pieces.truth(case, values)
 
-    whole = pieces.truth(case, contents.whole())["logits"].float().flatten()
+    logits = one(pieces.truth(case, contents.whole())["logits"])
+    whole, sizes = logits.float().flatten(), tuple(logits.shape)
     formula = Formula(case, contents, run, Cut("B"), 2)
-    sizes = tuple(pieces.truth(case, contents.whole())["logits"].shape)
     again = Recomputed(formula, "logits", torch.float32, sizes, torch.device("cpu"))
     assert len(again) == again.numel() == len(whole) and again.dtype == torch.float32
     row = len(whole) // 5

@@ -348,5 +348,32 @@ def test_profiles_are_traces_and_one_table_and_nothing_is_timed(cache, tmp_path)
     assert "nsys profile" in done.stdout and "python -m bench.layer gelu" in done.stdout
 
 
+EVIL = HOME / "tests" / "evil"
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "evil"),
+    [
+        ("residual", "gpt2-124m", "torch.one_in_the_middle"),
+        pytest.param("matmul", "gpt2-124m/fcproj", "torch.one_tile", marks=pytest.mark.slow),
+    ],
+)
+def test_on_a_card_with_little_memory_truth_comes_in_pieces_and_contestants_take_turns(
+    cache, tmp_path, layer, shape, evil
+):
+    folder = tmp_path / "run"
+    what = (layer, "--shape", shape, "--only", f"torch.eager,{evil}", "--pass", "forward", "-a", "B=1", "-a", "T=160")
+    how = ("--kernels", str(EVIL), "--device", "tests.fake_gpu:Tight", "--threads", "1", "--seconds", "0.5")
+    command = [sys.executable, "-m", "bench.layer", *what, *how, "--out", str(folder)]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=300)
+    rows = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    eager = [r for r in rows if r["variant"] == "torch.eager" and not r["control"]]
+    assert {r["cache"] for r in eager} == {"cold", "warm"}, done.stderr
+    assert all(r["status"] == "ok" and r["verified_calls"] > 1 and r["median_s"] > 0 for r in eager), eager
+    assert all("too large to be there all at once" in r["graph_evidence"] for r in eager if r["cache"] == "warm")
+    row = next(r for r in rows if r["variant"] == evil)
+    assert row["status"] == "wrong" and row["evidence"].startswith("inaccurate"), row["evidence"]
+
+
 def test_clocks_stay_apart():
     assert race.clocks_of(DEVICE) == ("busy", "span", "graph") and race.clocks_of("cpu") == ("perf_counter",)

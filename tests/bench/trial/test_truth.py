@@ -219,7 +219,7 @@ def test_a_value_lost_beside_the_others_is_no_error_where_torch_is_exact_by_luck
         dataclasses.replace(y, limits=judge._limits_of(judge._samples(case, values, [y], None, judge.CPU)[0], 0.0))
         for y in judge._truths(case, values)
     ]
-    got = yard.truth.float()
+    got = yard.truth[:].float()
     got[4] = -1.9e-35
     assert judge.judge(got, yard).check == "ok"
     got[4] = -1e-4
@@ -239,7 +239,7 @@ def test_inputs_are_rounded_first_and_every_output_gets_a_yard(layer, dtype):
         arena = Arena(case)
         wanted = sum(len(b) if isinstance(b, list) else b is not None for b in arena.outputs.values())
         assert len(found.yards) == wanted
-        assert all(y.truth.isfinite().all() for y in found.yards)
+        assert all(y.truth[:].isfinite().all() for y in found.yards)
 
 
 def test_the_same_seed_draws_the_same_tensors_and_another_does_not():
@@ -379,7 +379,7 @@ def test_a_statistic_in_fp32_is_neither_missing_nor_a_hundredth_off(layer, name,
         case, values, yards = proved(layer, "forward", dtype, told)
         honest = call(eager(layer).load().forward, case, values)
         assert not wrong(case, yards, honest), edit
-        (truth,) = (y.truth for y in yards if y.name == name)
+        (truth,) = (y.truth[:] for y in yards if y.name == name)
         if not truth[truth.isfinite()].any():
             continue  # all_zero's norm, and one that is infinite or NaN
         for factor in (0.0, 0.99, 1.01):
@@ -426,7 +426,7 @@ def test_one_element_by_twenty_times_the_typical_maximum_and_a_thousandth_that_i
         assert not wrong(case, yards, honest)
         tensors = [part for t in contract.pass_of(case.module, phase).outputs for part in each(honest[t.name])]
         for yard, right in zip(yards, tensors, strict=True):
-            errors = (right.double().flatten() - yard.truth).abs()
+            errors = (right.double().flatten() - yard.truth[:]).abs()
             got = right.clone()
             position = int(torch.randint(got.numel(), ()))
             # Of few elements the maximum is a matter of luck: there it is that of all draws.
@@ -525,7 +525,7 @@ def test_several_threads_may_work_out_yards_at_once(monkeypatch, tmp_path):
     for case, yards in zip(cases, found, strict=True):
         assert judge._recalled(case, eager("layernorm"), "cpu") == [y.limits for y in yards]
         again = judge.yards_of(case, draw(case), eager("layernorm"))
-        assert all(torch.equal(a.truth, b.truth) for a, b in zip(yards, again, strict=True))
+        assert all(torch.equal(a.truth[:], b.truth[:]) for a, b in zip(yards, again, strict=True))
 
 
 def test_truth_of_narrow_outputs_is_kept_in_fp32_and_of_others_in_fp64():
@@ -590,7 +590,9 @@ def test_in_pieces_honest_outputs_pass_and_one_wrong_element_fails(gpu, layer, d
         assert again == [cut is not None and y.name in cut.names(case) for y in yards]
         for mine, right in zip(yards, whole, strict=True):
             scale = max(right.peak, 1e-30)
-            assert torch.allclose(mine.truth[:].double(), right.truth.double(), rtol=1e-6, atol=1e-9 * scale), mine.name
+            assert torch.allclose(mine.truth[:].double(), right.truth[:].double(), rtol=1e-6, atol=1e-9 * scale), (
+                mine.name
+            )
             assert mine.rms == pytest.approx(right.rms) and mine.peak == pytest.approx(right.peak)
         honest = call(getattr(eager(layer).load(), phase), case, contents.whole())
         assert not wrong(case, yards, honest)
@@ -618,12 +620,22 @@ def test_what_is_not_finite_is_found_in_any_piece(gpu):
         assert found.check == "not_finite" and f"[{row}, 0]" in found.evidence
 
 
+def seen_by(monkeypatch: pytest.MonkeyPatch, name: str, what: Callable[..., int]) -> list[int]:
+    """What a function of truth.py is called with from now on."""
+    function, seen = getattr(judge, name), []
+
+    def wrapper(*args: object) -> object:
+        seen.append(what(*args))
+        return function(*args)
+
+    monkeypatch.setattr(judge, name, wrapper)
+    return seen
+
+
 def test_the_yard_of_a_large_shape_is_that_of_some_of_its_rows(gpu, monkeypatch):
     case = cut_case("attention", "forward", "bf16", rows=16)
     contents = Contents(case, judge.drawn(case, gpu))
-    seen = []
-    run = judge._run_eager
-    monkeypatch.setattr(judge, "_run_eager", lambda c, *rest: seen.append(c.shape["B"]) or run(c, *rest))
+    seen = seen_by(monkeypatch, "_run_eager", lambda c, *_: c.shape["B"])
     part = judge.yards_of(case, contents, eager("attention"), gpu)
     whole = judge.worked_out(case, contents.whole(), eager("attention"))
     assert seen == [2, 16]
@@ -636,16 +648,13 @@ def test_the_yard_of_a_large_shape_is_that_of_some_of_its_rows(gpu, monkeypatch)
 def test_a_sum_over_all_rows_is_held_to_the_yard_of_all_of_them(gpu, monkeypatch):
     case = cut_case("layernorm", "backward", "fp32")
     contents = Contents(case, judge.drawn(case, gpu))
-    run, rows = judge._run_formula, []
-    monkeypatch.setattr(judge, "_run_formula", lambda c, v: rows.append(c.shape["B"]) or run(c, v))
+    rows = seen_by(monkeypatch, "_run_formula", lambda c, _: c.shape["B"])
     judge.yards_of(case, contents, None, gpu)
     assert sum(rows) >= 7 and max(rows) < 7
 
 
 def test_what_is_large_is_drawn_on_the_device_and_what_is_small_or_edited_by_the_cpu(gpu, monkeypatch):
-    asked = []
-    draw_ = judge.draw
-    monkeypatch.setattr(judge, "draw", lambda case, *where: asked.append(bool(where)) or draw_(case, *where))
+    asked = seen_by(monkeypatch, "draw", lambda _, *where: bool(where))
     case = cut_case("cross_entropy", "backward", "bf16")
     here = judge.drawn(case, gpu)
     judge.drawn(dataclasses.replace(case, edit="huge_logit"), gpu)
