@@ -17,6 +17,7 @@ turn, cold or warm, the last turns too. A variant's process hears which only whe
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, compress
 
@@ -199,6 +200,9 @@ def race(
 def _let_go(c: Contestant, workers: dict[str, Worker] | None) -> None:
     worker, c.worker = c.worker, None
     if worker and worker.alive and workers is not None and not c.control:
+        if is_gpu(worker.setting.device):
+            with suppress(ProcessFailed):  # others need the memory of this case
+                worker.ask("leave")
         workers[c.variant.name] = worker
     elif worker:
         worker.close()
