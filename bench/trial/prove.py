@@ -127,9 +127,13 @@ def _prove_phase(
     proof.cases_all = len(cases)
     for case in cases:
         progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
-        given = judge.given(case)
+
+        def ask(case: Case = case) -> Proved:
+            given, seed = judge.given(case, setting.device), secrets.randbits(40)
+            return worker.ask("prove", limit=limit, case=case, given=given, seed=seed)
+
         try:
-            proved: Proved = worker.ask("prove", limit=limit, case=case, given=given, seed=secrets.randbits(40))
+            proved = judge.with_inputs(ask)
         except ProcessFailed as failure:
             if failure.status == "skipped":
                 proof.unsupported += [failure.evidence] if failure.evidence not in proof.unsupported else []
@@ -166,7 +170,7 @@ def builds_each_shape(variant: Variant) -> bool:
 def _count(proof: Proof, worker: Worker, judge: Judge, setting: Setting) -> None:
     """Have the simulator count a call, which must be right and move what it cannot do without."""
     case = counted_case(proof.variant.layer, proof.phase, proof.dtype)
-    given, seed = judge.given(case), secrets.randbits(40)
+    given, seed = judge.given(case, setting.device), secrets.randbits(40)
     counts, handed = worker.ask("count", limit=setting.prepare_limit, case=case, given=given, seed=seed)
     verdict = judge.judge(case, handed)
     moved = counts["moved_of_minimum"]

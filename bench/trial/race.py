@@ -19,6 +19,7 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, compress
 
@@ -29,7 +30,7 @@ from bench.core.shared import Given
 from bench.core.variants import Variant
 from bench.machine import facts
 from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu
-from bench.trial import checks, world
+from bench.trial import checks, needs, world
 from bench.trial.judge import Content, Judge
 from bench.trial.room import Moments, Ready, Replays, Sample, Setting
 from bench.trial.worker import Worker
@@ -45,9 +46,7 @@ COLD_ONLY_SECONDS = 0.2  # a call this long is timed cold only: its working set 
 MAX_ROUNDS = 60
 SPAN_CALLS = 10  # a turn: a median of them stands beside the busy time
 COLD, WARM = "cold", "warm"
-TRUTHS = 3  # contents whose truth is known, besides those of the last turns; …
-DEAR_FLOPS, DEAR_BYTES = 2e9, 1 << 28  # … one where it takes more than this, or its outputs do
-DRAWS, DRAWN_BYTES = 3, 1 << 27  # draws; one where a draw is larger
+PARKED = "the contestants' memory is too large to be there all at once"
 COME_BACK = 0.1  # of the calls that are not judged get contents that others judge
 JUDGED_SHARE = 0.5  # of turns, as long as none was judged
 HIDDEN_SECONDS = 2e-3  # in each of so many calls: a process's clock does not tell all
@@ -153,6 +152,7 @@ class Pool:
     draws: int
     judged: list[Content]  # at any time; they may come back
     closing: dict[str, Content]  # by cache state: judged in the last turn, and never seen before
+    parked: bool = False  # contestants have their memory in their turns alone
 
     @property
     def given(self) -> list[Given]:
@@ -181,7 +181,7 @@ def race(
     canary = None
     stopped = ""
     progress("drawing the timed calls' contents")
-    pool = _pool(case, yardstick, judge, effort.caches, randomness)
+    pool = _pool(case, yardstick, judge, effort.caches, randomness, len(contestants))
     for process in range(effort.processes):
         _start(contestants, case, pool, setting, randomness, progress)
         if is_gpu(setting.device) and WARM in effort.caches:
@@ -193,7 +193,7 @@ def race(
         turns = Turns(case, judge, pool, process, effort, randomness)
         stopped = _rounds(contestants, turns, progress)
         if is_gpu(setting.device) and process == 0:
-            _energy(contestants, progress)
+            _energy(contestants, pool, progress)
         for c in contestants:
             _let_go(c, workers if process == effort.processes - 1 else None)
     noise_floor = _noise_floor(contestants, effort.caches)
@@ -203,26 +203,43 @@ def race(
 def _let_go(c: Contestant, workers: dict[str, Worker] | None) -> None:
     worker, c.worker = c.worker, None
     if worker and worker.alive and workers is not None and not c.control:
+        if is_gpu(worker.setting.device):
+            with suppress(ProcessFailed):  # others need the memory of this case
+                worker.ask("leave")
         workers[c.variant.name] = worker
     elif worker:
         worker.close()
 
 
 def _pool(
-    case: Case, yardstick: Variant | None, judge: Judge, caches: tuple[str, ...], randomness: random.Random
+    case: Case,
+    yardstick: Variant | None,
+    judge: Judge,
+    caches: tuple[str, ...],
+    randomness: random.Random,
+    contestants: int = 1,
 ) -> Pool:
     """Few draws, and few truths, where they are dear."""
-    p = contract.pass_of(case.module, case.phase)
-    inputs = sum(t.bytes(case.shape) for t in p.tensors() if t in p.inputs or t.inplace or t.accumulates)
-    dear = contract.flops(case.module, case.shape, case.phase) > DEAR_FLOPS
-    dear |= sum(t.bytes(case.shape) for t in p.outputs) > DEAR_BYTES
-    draws = 1 if inputs > DRAWN_BYTES else DRAWS
-    known = [
-        (randomness.randrange(draws), randomness.getrandbits(40)) for _ in range(len(caches) + (1 if dear else TRUTHS))
-    ]
+    wanted = needs.of(case, len(caches), contestants, judge.means())
+    draws = wanted.draws
+    known = [(randomness.randrange(draws), randomness.getrandbits(40)) for _ in range(len(caches) + wanted.truths)]
     seeds = [randomness.getrandbits(31) for _ in range(draws)]
     judge.pool(case, yardstick, seeds, known)
-    return Pool(judge, case, draws, known[len(caches) :], dict(zip(caches, known, strict=False)))
+    closing = dict(zip(caches, known, strict=False))
+    return Pool(judge, case, draws, known[len(caches) :], closing, wanted.parked)
+
+
+def _enter(c: Contestant, pool: Pool, seed: int) -> None:
+    """Give a contestant its memory, where it has it in its turns alone."""
+    assert c.worker
+    worker, limit = c.worker, c.worker.setting.prepare_limit
+    if pool.parked:
+        pool.judge.with_inputs(lambda: worker.ask("enter", limit=limit, case=pool.case, pool=pool.given, seed=seed))
+
+
+def _leave(c: Contestant, pool: Pool) -> None:
+    if pool.parked and c.worker and c.worker.alive:
+        c.worker.ask("leave")
 
 
 def _start(
@@ -234,16 +251,17 @@ def _start(
     progress: Callable[[str], None],
 ) -> None:
     running = [c for c in contestants if c.running]
-    progress("setting up")
-    with ThreadPoolExecutor(max_workers=SETTLING) as threads:
-        try:
-            list(threads.map(lambda c: _settle(c, case, pool, setting), running))
-        except BaseException:  # Ctrl-C, say: no thread waits for its process any more
-            end_all()
-            raise
+    if not is_gpu(setting.device):
+        progress("setting up")
+        with ThreadPoolExecutor(max_workers=SETTLING) as threads:
+            try:
+                list(threads.map(lambda c: _settle(c, case, pool, setting), running))
+            except BaseException:  # Ctrl-C, say: no thread waits for its process any more
+                end_all()
+                raise
     for c in running:
         progress(f"warming up {c.label}")
-        _warm_up(c, setting, randomness)
+        _warm_up(c, case, pool, setting, randomness)
 
 
 def _settle(c: Contestant, case: Case, pool: Pool, setting: Setting) -> None:
@@ -256,13 +274,19 @@ def _settle(c: Contestant, case: Case, pool: Pool, setting: Setting) -> None:
         c.drop(failure.status, failure.evidence)
 
 
-def _warm_up(c: Contestant, setting: Setting, randomness: random.Random) -> None:
+def _warm_up(c: Contestant, case: Case, pool: Pool, setting: Setting, randomness: random.Random) -> None:
     """Whatever is done once, then calls until they are warm."""
     if not c.running:
         return
-    assert c.worker
+    if c.worker is None or not c.worker.alive:
+        c.worker = Worker(c.variant, setting)
+    seed = randomness.getrandbits(40)
+    worker, limit = c.worker, setting.prepare_limit
     try:
-        done: Ready = c.worker.ask("ready", limit=setting.prepare_limit, seed=randomness.getrandbits(40))
+        done: Ready = pool.judge.with_inputs(
+            lambda: worker.ask("ready", limit=limit, case=case, pool=pool.given, seed=seed)
+        )
+        _leave(c, pool)
     except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return
@@ -291,6 +315,8 @@ def _capture(
 ) -> None:
     """Have each capture its graph. A capture that breaks may leave anything behind: the worker is replaced."""
     for c in contestants:
+        if pool.parked:
+            c.graph_evidence = PARKED
         if not c.running or c.control or c.graph_evidence or c.call_s > COLD_ONLY_SECONDS:
             continue
         assert c.worker
@@ -300,18 +326,19 @@ def _capture(
         except ProcessFailed as failure:
             c.graph_evidence = failure.evidence
             c.worker.close()
-            _settle(c, case, pool, setting)
-            _warm_up(c, setting, randomness)
+            _warm_up(c, case, pool, setting, randomness)
 
 
-def _energy(contestants: list[Contestant], progress: Callable[[str], None]) -> None:
+def _energy(contestants: list[Contestant], pool: Pool, progress: Callable[[str], None]) -> None:
     for c in contestants:
         if not c.running or c.control:
             continue
         assert c.worker
         progress(f"energy of {c.label}")
         try:
+            _enter(c, pool, seed=1)
             c.energy_j = c.worker.ask("energy", busy_s=c.busy_s)
+            _leave(c, pool)
         except ProcessFailed as failure:
             c.drop(failure.status, f"while energy was measured: {failure.evidence}")
 
@@ -386,6 +413,7 @@ class Turns:
         caches = self.effort.caches[:1] if c.call_s > COLD_ONLY_SECONDS else self.effort.caches
         clocks = clocks_of(c.worker.setting.device)
         try:
+            _enter(c, self.pool, self.randomness.getrandbits(40))
             for cache in caches:
                 done = self._calls(c, cache, clocks[0], calls, self._which(c, cache, calls, last))
                 if done["seconds"]:
@@ -397,6 +425,7 @@ class Turns:
                     c.states.append(done["state"])
                 if SPAN in clocks and not c.control:
                     self._beside(c, cache, min(calls, SPAN_CALLS), last)
+            _leave(c, self.pool)
         except ProcessFailed as failure:
             c.drop(failure.status, failure.evidence)
         return time.monotonic() - start - self.judging

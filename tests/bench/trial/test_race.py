@@ -38,6 +38,8 @@ class FakeWorker:
     turns: ClassVar[list[tuple[str, str]]] = []  # variant, cache
     calls: ClassVar[list[tuple[str, int, int]]] = []  # variant, draw, seed
     judged: ClassVar[list[tuple[str, int, str]]] = []  # variant, turn, cache
+    held: ClassVar[list[str]] = []  # variants that have memory
+    most_held: ClassVar[list[int]] = []
     random = random.Random(0)
 
     def __init__(self, variant, setting):
@@ -64,6 +66,7 @@ class FakeWorker:
     def begin(self, clock):
         self.made = 0
         self.turn += 1
+        self.most_held.append(len(self.held))
 
     def call(self, entry, seed, cold):
         if not self.made:
@@ -77,6 +80,14 @@ class FakeWorker:
             time.sleep(0.01)
             return dict(began=now + 9_999_999, started=now + 9_999_999, stopped=now + 9_999_999, ended=now + 10_000_000)
         return dict(began=now, started=now, stopped=now, ended=now)
+
+    def enter(self, case, pool, seed):
+        assert pool == ["given"]
+        self.held.append(self.name)
+
+    def leave(self):
+        if self.name in self.held:  # not after `ready`
+            self.held.remove(self.name)
 
     def hand_back(self):
         self.judged.append((self.name, self.turn, self.cache))
@@ -92,6 +103,14 @@ class FakeWorker:
 
 
 class FakeJudge:
+    means_: ClassVar[dict | None] = None
+
+    def means(self):
+        return self.means_
+
+    def with_inputs(self, ask):
+        return ask()
+
     def pool(self, case, yardstick, seeds, contents):
         return ["given"] * len(seeds)
 
@@ -112,7 +131,8 @@ def fakes(monkeypatch):
     monkeypatch.setattr(FakeWorker, "seconds", {"eager": 1e-3, "fast": 5e-4, "slow": 4.0})
     monkeypatch.setattr(FakeWorker, "fails", {})
     monkeypatch.setattr(FakeWorker, "wrong", set())
-    for name in ("turns", "calls", "judged"):
+    monkeypatch.setattr(FakeJudge, "means_", None)
+    for name in ("turns", "calls", "judged", "held", "most_held"):
         monkeypatch.setattr(FakeWorker, name, [])
     monkeypatch.setattr(FakeWorker, "hides", set())
     monkeypatch.setattr(FakeWorker, "random", random.Random(0))
@@ -249,3 +269,11 @@ def test_a_crash_of_the_baseline_leaves_the_others(monkeypatch):
 def test_several_processes_start_afresh_and_label_their_rounds():
     found = race("eager", "fast", processes=2)
     assert {p for p, _ in found.contestants[0].rounds["cold"]} == {0, 1}
+
+
+@pytest.mark.parametrize(("free", "held"), [(1 << 40, 0), (1 << 20, 1)])
+def test_where_memory_is_short_contestants_have_it_in_their_turns_alone(monkeypatch, free, held):
+    monkeypatch.setattr(FakeJudge, "means_", dict(free_bytes=free, flops_per_s=1e12, bytes_per_s=1e12))
+    found = race("eager", "fast", seconds=0.3)
+    assert all(c.running for c in found.contestants)
+    assert set(FakeWorker.most_held) == {held} and FakeWorker.held == []

@@ -233,8 +233,7 @@ def room():
     """A room for torch.eager's residual on a made-up GPU of this process, with a timed case set up."""
     made = Room(find("residual", "torch.eager"), SETTING)
     box, given = stored(draw(TIMED))
-    made.settle(TIMED, [given], seed=1)
-    made.ready(seed=1)
+    made.ready(TIMED, [given], seed=1)
     yield made
     box.close()
     assert isinstance(made.device, FakeGpu)
@@ -268,8 +267,7 @@ def test_calls_take_turns_among_addresses(room, monkeypatch):
 def test_without_memory_for_copies_there_is_one_arena(room, monkeypatch):
     monkeypatch.setattr(FakeGpu, "free_bytes", lambda self: 1 << 20)
     box, given = stored(draw(TIMED))  # the box must live until it is opened
-    room.settle(TIMED, [given], seed=2)
-    room.ready(seed=2)
+    room.ready(TIMED, [given], seed=2)
     box.close()
     assert len(room.arenas) == 1
 
@@ -348,6 +346,33 @@ def test_profiles_are_traces_and_one_table_and_nothing_is_timed(cache, tmp_path)
     assert "gelu/forward/cuda.honest/gpt2-124m/fp32" in table and "cuda.faults" not in table
     assert len(list((tmp_path / "profile").glob("*.trace.json.gz"))) == 2
     assert "nsys profile" in done.stdout and "python -m bench.layer gelu" in done.stdout
+
+
+EVIL = HOME / "tests" / "evil"
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "evil"),
+    [
+        ("residual", "gpt2-124m", "torch.one_in_the_middle"),
+        pytest.param("matmul", "gpt2-124m/fcproj", "torch.one_tile", marks=pytest.mark.slow),
+    ],
+)
+def test_on_a_card_with_little_memory_truth_comes_in_pieces_and_contestants_take_turns(
+    cache, tmp_path, layer, shape, evil
+):
+    folder = tmp_path / "run"
+    what = (layer, "--shape", shape, "--only", f"torch.eager,{evil}", "--pass", "forward", "-a", "B=1", "-a", "T=160")
+    how = ("--kernels", str(EVIL), "--device", "tests.fake_gpu:Tight", "--threads", "1", "--seconds", "0.5")
+    command = [sys.executable, "-m", "bench.layer", *what, *how, "--out", str(folder)]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=300)
+    rows = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    eager = [r for r in rows if r["variant"] == "torch.eager" and not r["control"]]
+    assert {r["cache"] for r in eager} == {"cold", "warm"}, done.stderr
+    assert all(r["status"] == "ok" and r["verified_calls"] > 1 and r["median_s"] > 0 for r in eager), eager
+    assert all("too large to be there all at once" in r["graph_evidence"] for r in eager if r["cache"] == "warm")
+    row = next(r for r in rows if r["variant"] == evil)
+    assert row["status"] == "wrong" and row["evidence"].startswith("inaccurate"), row["evidence"]
 
 
 def test_clocks_stay_apart():
