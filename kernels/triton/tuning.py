@@ -15,6 +15,7 @@ The first entry of an architecture is its default, so nothing needs tuning to ru
 those of the next older one. What was measured is kept in a file, by GPU, Triton's version, source and shape.
 """
 
+import functools
 import hashlib
 import inspect
 import json
@@ -43,7 +44,7 @@ class Tiles:
 
     def at(self, dtype: torch.dtype, *sizes: int | bool) -> Config:
         """The configuration for a launch, told apart by dtype and sizes."""
-        key = f"{str(dtype).removeprefix('torch.')} {' '.join(str(int(s)) for s in sizes)}".strip()
+        key = _key(dtype, sizes)
         config = self.trying or self.tuned.get(key) or self.candidates(dtype)[0]
         self.used[key] = config
         return config
@@ -66,6 +67,11 @@ class Tiles:
         table = self.fp32 if dtype == torch.float32 else self.half
         known = [arch for arch in table if arch <= capability()]
         return table[max(known, default=min(table))]
+
+
+@functools.cache
+def _key(dtype: torch.dtype, sizes: tuple[int | bool, ...]) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {' '.join(str(int(s)) for s in sizes)}".strip()
 
 
 def text_of(name: str, config: Config) -> str:

@@ -93,7 +93,8 @@ EXPORT CUresult cuModuleGetFunction(CUfunction* out, CUmodule module, const char
         const char* section = strings + s[i].name;
         if (!strncmp(section, ".nv.info.", 9) && !strcmp(section + 9, name))
             read_info(f, elf + s[i].offset, elf + s[i].offset + s[i].size), found = 1;
-        if (!strncmp(section, ".nv.shared.", 11) && !strcmp(section + 11, name)) f->static_shared = s[i].size;
+        if (!strncmp(section, ".nv.shared.", 11) && !strcmp(section + 11, name))
+            f->static_shared = s[i].size - RESERVED_SHARED;  // the system's come first
     }
     *out = (CUfunction)f;
     return found ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND;
@@ -116,8 +117,9 @@ EXPORT CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute att
     if (attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES) {
         if (value + f->static_shared > MOST_SHARED) return CUDA_ERROR_INVALID_VALUE;
         f->opted_in = value;
+        return CUDA_SUCCESS;
     }
-    return CUDA_SUCCESS;
+    return attribute == CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
 }
 
 EXPORT CUresult cuFuncSetCacheConfig(CUfunction function, CUfunc_cache config) { return CUDA_SUCCESS; }
