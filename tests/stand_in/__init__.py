@@ -73,6 +73,7 @@ class StandIn:
         # By its soname this is from now on the process's libcuda.
         os.environ["TRITON_LIBCUDA_PATH"] = str(library())
         self.lib = ctypes.CDLL(str(library() / "libcuda.so.1"), mode=ctypes.RTLD_GLOBAL)
+        self.device = 0  # that tensors are said to be on; -1: the CPU
         self.lib.stand_in_name.restype = ctypes.c_char_p
         self.lib.stand_in_geometry.restype = ctypes.POINTER(ctypes.c_uint)
         self.lib.stand_in_stream.restype = ctypes.c_uint64
@@ -125,7 +126,7 @@ def use() -> StandIn:
 
     there = StandIn()
     there.lib.cuCtxSetCurrent(None)  # as torch does, once a tensor is on a GPU
-    cuda.place = packing.place = lambda tensor: 0
+    cuda.place = packing.place = lambda tensor: there.device
     gpu.current_stream = lambda device: STREAM
     torch._C._cuda_getCurrentRawStream = lambda device: STREAM
     use_triton()

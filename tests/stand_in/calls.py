@@ -1,7 +1,7 @@
 """python -m tests.stand_in.calls [LAYER/BACKEND.STEM/PASS …]: a call of GPU variants over the stand-in driver.
 
 Each at the first shape of its layer in gpt2-124m, B=4, T=1024, bf16; a line of JSON each: the launches as the driver
-was asked for them, and the host's time a launch. Memory is reserved, and neither filled nor read.
+was asked for them and as they should be, and the host's time a call. Memory is reserved, and neither filled nor read.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from tests import stand_in
 
-MODEL, B, T = "gpt2-124m", 4, 1024
+MODEL, B, T, DTYPE, ARCH = "gpt2-124m", 4, 1024, "bf16", "sm_90a"
 CALLS, TURNS = 50, 5
 
 
@@ -43,45 +43,64 @@ def host_seconds(call) -> float:
     return best
 
 
-def made(driver: stand_in.StandIn, name: str, dtype: str = "bf16") -> dict:
+def made(driver: stand_in.StandIn, name: str, dtype: str) -> dict:
+    """What two calls asked the driver for, on tensors at other addresses each, beside what was to be asked for: the
+    launches as the simulator is handed them, whose arguments are encoded without a plan."""
     from bench.core.arena import Arena, workspace_of
     from bench.core.variants import discover, find
 
     layer, variant, phase = name.split("/")
     module = find(discover(), layer, variant).load()
     case = case_of(layer, phase, dtype)
-    arena = Arena(case, "cpu", workspace_of(module, case))
-    args, kwargs = arena.args(), arena.kwargs()
-    function = getattr(module, phase)
-    function(*args, **kwargs)  # compiles
-    driver.forget()
+    arenas = [Arena(case, "cpu", workspace_of(module, case)) for _ in range(2)]
+    arenas[0].call(getattr(module, phase))  # compiles, and plans
     driver.capture(stand_in.STREAM)
-    function(*args, **kwargs)
-    launched, counts = driver.launched(), driver.counts()
+    calls = []
+    for arena in arenas:
+        driver.forget()
+        arena.call(getattr(module, phase))
+        asked = [dict(vars(each), parameters=[p.hex() for p in each.parameters]) for each in driver.launched()]
+        calls.append(dict(asked=asked, counts=driver.counts(), wanted=wanted(driver, arena, module)))
     driver.capture(None)
+    return dict(name=name, calls=calls, host_s=host_of(driver, arenas[0], module))
+
+
+def wanted(driver: stand_in.StandIn, arena, module) -> list[dict]:
+    from bench.gpu.launches import launching_with
+
+    found: list = []
+    driver.device = -1
+    with launching_with(found.append, ARCH):
+        arena.call(getattr(module, arena.case.phase))
+    driver.device = 0
+    return [
+        dict(
+            name=each.build.name,
+            grid=each.grid,
+            block=each.block,
+            shared=each.shared,
+            parameters=[a.value.hex() for a in each.arguments],
+            tensors=[[t.data_ptr() for t in a.tensors] for a in each.arguments],
+        )
+        for each in found
+    ]
+
+
+def host_of(driver: stand_in.StandIn, arena, module) -> float:
+    """Seconds of the host that a call takes."""
+    args, kwargs = arena.args(), arena.kwargs()
+    function = getattr(module, arena.case.phase)
     driver.record(False)
     seconds = host_seconds(lambda: function(*args, **kwargs))
     driver.record(True)
-    addresses = {
-        n: [t.data_ptr() for t in (v if isinstance(v, list) else [v])]
-        for n, v in {**arena.inputs, **kwargs}.items()
-        if v is not None
-    }
-    return dict(
-        name=name,
-        launches=[dict(vars(each), parameters=[p.hex() for p in each.parameters]) for each in launched],
-        counts=counts,
-        host_us=seconds * 1e6,
-        launch_us=seconds * 1e6 / max(1, len(launched)),
-        addresses=addresses,
-    )
+    return seconds
 
 
 def lines(names: list[str]) -> Iterator[dict]:
     driver = stand_in.use()
     for name in names:
         try:
-            yield made(driver, name)
+            yield made(driver, name, DTYPE)
         except Exception as error:
             yield dict(name=name, error=f"{type(error).__name__}: {error}")
 

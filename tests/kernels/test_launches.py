@@ -1,0 +1,84 @@
+"""Launches as a driver is asked for them, without a card: the real launch paths over a library that writes down.
+
+What should be asked for is known from the simulator's side of the launcher, whose arguments are encoded one by one and
+checked: the packed ones must be the same bytes, at the same addresses, in a first call, in one that finds its plan, and on
+tensors that lie elsewhere.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests import stand_in
+
+pytestmark = pytest.mark.skipif(bool(reason := stand_in.missing()), reason=reason)
+
+FEW = (
+    *("adamw/cuda.shared/forward", "global_norm/cuda.shared/forward", "attention/cuda.shared/backward"),
+    *("matmul/cuda.shared/backward", "residual_layernorm/cuda.naive/backward", "residual/triton.block/forward"),
+)
+TENSOR_MAP = 128  # bytes that only the driver may make; the stand-in's begin with the address
+
+
+def asked(*names: str) -> list[dict]:
+    command = [sys.executable, "-m", "tests.stand_in.calls", *names]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(found: dict) -> None:
+    assert "error" not in found, found["error"]
+    for call in found["calls"]:
+        counts = call["counts"]
+        assert counts["refused"] == counts["synchronizations"] == 0
+        assert counts["launches"] == len(call["asked"]) == len(call["wanted"]) > 0
+        for launch, wanted in zip(call["asked"], call["wanted"], strict=True):
+            where = f"{found['name']}: {launch['name']}"
+            assert launch["stream"] == stand_in.STREAM and launch["captured"], where
+            assert wanted["name"].partition("<")[0] in launch["name"], where
+            for geometry in ("grid", "block", "shared"):
+                assert launch[geometry] == wanted[geometry], f"{where}: {geometry}"
+            check_parameters(where, launch["parameters"], wanted["parameters"], wanted["tensors"])
+
+
+def check_parameters(where: str, launch: list[str], wanted: list[str], tensors: list[list[int]]) -> None:
+    assert len(launch) == len(wanted), where
+    for i, (there, should, pointed) in enumerate(zip(launch, wanted, tensors, strict=True)):
+        if len(there) == 2 * TENSOR_MAP and len(pointed) == 1:
+            there, should = there[:16], pointed[0].to_bytes(8, "little").hex()
+        assert there == should, f"{where}: parameter {i}"
+
+
+def test_the_driver_is_asked_for_what_the_kernels_take():
+    found = asked(*FEW)
+    assert [f["name"] for f in found] == list(FEW)
+    for each in found:
+        check(each)
+    lists = next(f for f in found if f["name"].startswith("adamw"))
+    one, other = (call["asked"][0]["parameters"][0] for call in lists["calls"])
+    assert one != other  # the addresses are those of the call, not of the first
+
+
+@pytest.mark.slow
+def test_every_variant_asks_for_what_its_kernels_take():
+    from tests.stand_in.calls import everything
+
+    found = asked()
+    assert [f["name"] for f in found] == everything()
+    for each in found:
+        check(each)
+
+
+def test_a_wrong_byte_is_seen():
+    parameters = ["00" * 8, "07000000"]
+    check_parameters("k", parameters, parameters, [[0], []])
+    with pytest.raises(AssertionError, match="parameter 1"):
+        check_parameters("k", parameters, ["00" * 8, "08000000"], [[0], []])
+    with pytest.raises(AssertionError, match="parameter 0"):
+        check_parameters("k", ["01" * TENSOR_MAP], ["00" * TENSOR_MAP], [[5]])
