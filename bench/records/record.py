@@ -176,7 +176,9 @@ class OnGpu(TypedDict, total=False):
 
     span_s: Annotated[Number, "by events around a call that was queued behind a spin: kernels and the gaps between"]
     span_samples: Annotated[list[list[float]], "of it"]
-    launch_bound: Annotated[Number | None, "the gaps' share of a span far longer than the kernels need, else null"]
+    host_s: Annotated[Number, "that launching a call takes the host, median over the spans"]
+    launch_s: Annotated[Number, "its share of each kernel, copy and fill of `kernels_ran`"]
+    launch_bound: Annotated[Number | None, "share of a span, or of host_s, in which the GPU waits, if it is large"]
     graph_s: Annotated[Number, "warm: a call's share of a replayed CUDA graph of many calls"]
     graph_samples: Annotated[list[list[float]], "of it"]
     graph: Annotated[bool, "whether our step was captured as CUDA graphs"]

@@ -26,7 +26,7 @@ from bench.core.process import ProcessFailed, pause
 from bench.core.shared import Given
 from bench.core.variants import Variant
 from bench.machine import facts
-from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu
+from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu, queued
 from bench.trial import checks, world
 from bench.trial.judge import Content, Judge
 from bench.trial.room import Moments, Ready, Replays, Sample, Setting
@@ -74,6 +74,7 @@ class Contestant:
     samples: dict[str, list[list[float]]] = field(default_factory=dict)  # of the clock that ranks
     cpu: dict[str, list[list[float]]] = field(default_factory=dict)
     spans: dict[str, list[list[float]]] = field(default_factory=dict)
+    hosts: list[float] = field(default_factory=list)  # seconds that launching a call took the host
     graphs: list[list[float]] = field(default_factory=list)  # a call's share of a replay, warm
     graph_evidence: str = ""  # why there are none
     rounds: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # (process, round) of each
@@ -412,7 +413,8 @@ class Turns:
             if judged and i == judged[0]:
                 self._judge(c, content, "in a timed call")
         done: Sample = c.worker.ask("end")
-        if len(done["seconds"]) != calls or len(done["cpu_s"]) not in (0, calls):
+        hosts = calls if clock == SPAN else 0
+        if len(done["seconds"]) != calls or len(done["cpu_s"]) not in (0, calls) or len(done["host_s"]) != hosts:
             raise ProcessFailed("wrong", f"clock in a timed call: times of {len(done['seconds'])} calls, not {calls}")
         if clock == WALL and len(c.hidden) >= FEWEST_CLOCKED and min(c.hidden) > HIDDEN_SECONDS:
             evidence = f"every call took {min(c.hidden) * 1e3:.3g} ms more by the clock here than by its own"
@@ -427,7 +429,8 @@ class Turns:
             ran = ", ".join(done["alien"])
             raise ProcessFailed("wrong", f"library in a timed call: says it is its own code, yet ran {ran}")
         # Whoever remembers an answer may be quick with it: it is not timed.
-        done["seconds"], done["cpu_s"] = ([*compress(times, new)] for times in (done["seconds"], done["cpu_s"]))
+        done["seconds"] = [*compress(done["seconds"], new)]
+        done["cpu_s"], done["host_s"] = ([*compress(done[name], new)] for name in ("cpu_s", "host_s"))
         return done
 
     def _content(self, calls: int) -> Content:
@@ -457,7 +460,9 @@ class Turns:
     def _beside(self, c: Contestant, cache: str, calls: int, last: bool) -> None:
         """The clocks that do not rank: spans, and where calls are warm a graph."""
         assert c.worker
-        if spans := self._calls(c, cache, SPAN, calls, None)["seconds"]:
+        done = self._calls(c, cache, SPAN, calls, None)
+        c.hosts += done["host_s"]
+        if spans := queued(done["seconds"], done["host_s"], done["backlog_s"]):
             c.spans.setdefault(cache, []).append(spans)
         if cache == WARM and not c.graph_evidence:
             # What is updated in place, or added to, has been so by every call of the graph: no truth is known of that.

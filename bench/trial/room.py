@@ -29,7 +29,17 @@ from bench.core.variants import Variant
 from bench.gpu.counts import counted, resources
 from bench.gpu.launches import configured_call, launches_of
 from bench.machine import ceilings, profiling
-from bench.machine.devices import GRAPH, Timer, busy_seconds, is_gpu, is_made_up, open_device
+from bench.machine.devices import (
+    BACKLOG_SECONDS,
+    GRAPH,
+    SPAN,
+    Timer,
+    backlog_of,
+    busy_seconds,
+    is_gpu,
+    is_made_up,
+    open_device,
+)
 from bench.machine.facts import GpuState
 from bench.machine.profiling import ANOTHER_PROFILER
 from bench.machine.ranges import span
@@ -43,6 +53,7 @@ from kernels import Unavailable
 SETTLE_SECONDS = 1e-3  # after a call that is handed back: who works on in another thread, or by a timer, does it now
 WARM_UP_SECONDS = 0.1
 WARM_UP_CALLS = 2
+HOST_CALLS = 3  # of which the host's time is taken before the first span
 ARENAS = 3  # on a GPU calls take turns among so many copies of all tensors, at other addresses, …
 ARENA_SHARE = 0.1  # … each of which is no larger than this share of the free memory
 CANARY_BYTES = 8 << 20  # on a CPU; on a GPU a quarter of its cache
@@ -105,6 +116,8 @@ class Sample(TypedDict):
 
     seconds: list[Seconds]
     cpu_s: list[Seconds]
+    host_s: list[Seconds]  # of spans: until the host had launched all
+    backlog_s: Seconds  # of spinning before each span
     kernels: dict[str, int]
     alien: list[str]  # kernels of a GPU that are not the variant's own
     state: GpuState
@@ -141,6 +154,7 @@ class Room(process.Room):
         self.pool: list[Values] = []  # draws that timed calls are given, where the device reads them
         self.box: Box | None = None  # what is handed back
         self.timer: Timer | None = None
+        self.backlog_s = BACKLOG_SECONDS  # before a span of this case
         self.turns = 0
         self.replay: Callable[[], None] | None = None  # of a graph of `graph_calls` calls
         self.graph_calls = 0
@@ -276,6 +290,7 @@ class Room(process.Room):
             self.arena.reset()
             kernels, peak_bytes = ran.watch(self.device, self._call)
             busy_s = busy_seconds(kernels)
+            self.backlog_s = backlog_of(self._host_seconds())
         if changed := world.difference(world.settled(before), world.take()):
             raise Tampered(f"warming up: {changed}")
         watched, _, _ = self._watched_call(seed, warm=True)
@@ -298,7 +313,7 @@ class Room(process.Room):
 
     def begin(self, clock: str) -> None:
         """Begin a turn: calls come one by one, until `end`."""
-        self.timer = self.device.timer(clock)
+        self.timer = self.device.timer(clock, self.backlog_s)
         self.timer.__enter__()  # a profiler may start threads
         self.state, self.set_meanwhile = world.take(), ""
 
@@ -343,6 +358,8 @@ class Room(process.Room):
         return Sample(
             seconds=timer.seconds,
             cpu_s=timer.cpu_seconds,
+            host_s=timer.host_seconds,
+            backlog_s=self.backlog_s,
             kernels=ran.counts(timer.kernels[-1]) if timer.kernels else {},
             alien=ran.foreign(self.variant, [k.name for call in timer.kernels for k in call]) if own else [],
             state=card,
@@ -531,6 +548,17 @@ class Room(process.Room):
 
     def _call(self) -> None:
         self.arena.call(self.function)
+
+    def _host_seconds(self) -> float:
+        """The most that the host needed to launch any of a few warm calls."""
+        with self.device.timer(SPAN) as timer:
+            for _ in range(HOST_CALLS):
+                self.arena.reset()
+                args, kwargs = self.arena.args(), self.arena.kwargs()
+                timer.start()
+                self.function(*args, **kwargs)
+                timer.stop()
+        return max(timer.host_seconds)
 
     def _one_call(self) -> float:
         """Seconds of a call as the host sees it, until the device is done."""
