@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
@@ -96,6 +96,14 @@ def configured_call(module: ModuleType, call: Callable[[], T]) -> tuple[T, str]:
         table.used.clear()
     answer = call()
     return answer, "; ".join(table.text(name) for name, table in tables.items() if table.used)
+
+
+@contextmanager
+def untuned() -> Iterator[None]:
+    """Preparing a Triton variant measures nothing inside (kernels.triton.tuning.untuned)."""
+    tuning = sys.modules.get("kernels.triton.tuning")  # where it is not imported, no variant has a table
+    with tuning.untuned() if tuning else nullcontext():
+        yield
 
 
 def tables_of(module: ModuleType) -> dict[str, Any]:

@@ -212,10 +212,9 @@ def gpu_facts(rows: list[Record]) -> list[str]:
     lines = []
     for row in (states[0] for states in by_variant(rows)):
         if share := row.get("launch_bound"):
-            told = f"span {duration(row['span_s'])}" + (f", host {duration(row['host_s'])}" if "host_s" in row else "")
-            lines.append(
-                f"{row['variant']} is launch-bound: {percent(share)} of it the GPU waits for launches ({told})"
-            )
+            spans = f"span {duration(row['span_s'])}" + (f", host {duration(row['host_s'])}" if "host_s" in row else "")
+            waits = f"{percent(share)} of it the GPU waits for launches"
+            lines.append(f"{row['variant']} is launch-bound: {waits} ({spans})")
         if reason := row.get("graph_evidence"):
             lines.append(f"{row['variant']} has no graph: {reason}")
     clocks = [mhz for row in rows if (mhz := row.get("sm_mhz"))]

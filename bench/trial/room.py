@@ -10,6 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,7 @@ from bench.core.replies import Seconds
 from bench.core.shared import Box, Given, opened, values_in
 from bench.core.variants import Variant
 from bench.gpu.counts import counted, resources
-from bench.gpu.launches import configured_call, launches_of
+from bench.gpu.launches import configured_call, launches_of, untuned
 from bench.machine import ceilings, profiling
 from bench.machine.devices import (
     BACKLOG_SECONDS,
@@ -202,7 +203,7 @@ class Room(process.Room):
         self.arena.load(_values(given))
         assert self.variant
         if case.phase not in self.entered:
-            self.prepare()
+            self.prepare(tuned=False)  # no time is taken of these shapes
             self._first_call()
             self.entered.add(case.phase)
         elif not self.variant.own_code:  # torch.compile sets what it likes while it builds for a new shape
@@ -494,10 +495,11 @@ class Room(process.Room):
     def arena(self) -> Arena:
         return self.arenas[0]
 
-    def prepare(self) -> None:
+    def prepare(self, tuned: bool = True) -> None:
         state = world.take()
         if hasattr(self.module, "prepare"):
-            self.module.prepare(self.arena.case.shape, self.arena.case.phase)
+            with nullcontext() if tuned else untuned():
+                self.module.prepare(self.arena.case.shape, self.arena.case.phase)
         if changed := world.difference(state, world.take()):
             raise Tampered(f"prepare: {changed}")
 

@@ -33,8 +33,8 @@ def tile(BM: int, BN: int, BK: int, num_warps: int, num_stages: int) -> Config:
 # 128 with three stages lets two programs share a multiprocessor, and one store while the other multiplies.
 HOPPER = [tile(128, 256, 64, 8, 4), tile(128, 256, 64, 8, 3), tile(128, 128, 64, 8, 3), tile(128, 128, 64, 8, 4)]
 AMPERE = [tile(128, 128, 32, 8, 4), tile(128, 128, 64, 8, 3), tile(128, 64, 32, 4, 4)]
-# Plain arithmetic, no tensor cores.
-PLAIN = [tile(128, 128, 8, 8, 4), tile(64, 128, 8, 8, 4), tile(64, 64, 16, 4, 3)]
+# Plain arithmetic, no tensor cores. Triton 3.6 wants 16 terms of a product at least, in fp32 too.
+PLAIN = [tile(128, 128, 16, 8, 3), tile(64, 128, 16, 8, 3), tile(64, 64, 16, 4, 3)]
 
 FORWARD = Tiles(half={80: AMPERE, 90: HOPPER}, fp32={80: PLAIN})
 DX = Tiles(half={80: AMPERE, 90: HOPPER}, fp32={80: PLAIN})

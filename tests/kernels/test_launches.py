@@ -1,8 +1,7 @@
 """Launches as a driver is asked for them, without a card: the real launch paths over a library that writes down.
 
 What should be asked for is known from the simulator's side of the launcher, whose arguments are encoded one by one and
-checked: the packed ones must be the same bytes, at the same addresses, in a first call, in one that finds its plan, and on
-tensors that lie elsewhere.
+checked: the packed ones must be the same bytes, where a plan is found too, and on tensors that lie elsewhere.
 """
 
 import json

@@ -21,7 +21,7 @@ from bench.trial import prove as proof
 from bench.trial.judge import Judge
 from bench.trial.room import Room, Setting
 from bench.trial.rows import throttles
-from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, MEMORY_BYTES_PER_S, WATTS, FakeGpu
+from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, LAUNCH_SECONDS, MEMORY_BYTES_PER_S, WATTS, FakeGpu
 
 VARIANTS = HOME / "tests" / "gpu_variants"
 DEVICE = "tests.fake_gpu:FakeGpu"
