@@ -34,7 +34,7 @@ import torch
 
 from bench.cli import CANNOT_RUN, USAGE, CannotGoOn
 from bench.machine import facts
-from kernels.cuda.gpu import arch_of
+from kernels.cuda.gpu import arch_of, name_of
 
 PERF_COUNTER_NS, PROCESS_TIME_NS = time.perf_counter_ns, time.process_time_ns
 BUSY, SPAN, GRAPH, WALL = "busy", "span", "graph", "perf_counter"
@@ -161,6 +161,11 @@ def check_device(name: str) -> None:
             getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise CannotGoOn(f"device {name!r}: {error}", USAGE) from error
+
+
+def chip_name(name: str) -> str:
+    """What the maker calls the device of this name; no CUDA context is made."""
+    return name_of(_cuda_index(name)) if name.partition(":")[0] == "cuda" else open_device(name).chip()[0]
 
 
 # --- the CPU ---

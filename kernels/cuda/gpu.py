@@ -12,11 +12,12 @@ import itertools
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 
 from kernels import Unavailable
-from kernels.cuda import Build, Launch
+from kernels.cuda import Build, Launch, place
 from kernels.cuda.compiler import compile_source
 
 DEFAULT_SHARED = 48 * 1024  # static and dynamic: more must be asked for
@@ -138,6 +139,13 @@ class Plan:
             raise LaunchError(f"{Launch(self.build, grid, block, shared, ())}: {_text(driver(), code)}")
 
 
+def launch(call: Launch) -> None:
+    """One launch whose arguments are encoded already, on the GPU that its tensors are on."""
+    device = next(place(t) for a in call.arguments for t in a.tensors if place(t) >= 0)
+    whole = replace(call, arguments=tuple(replace(a, format="") for a in call.arguments))
+    Plan(whole, device).launch(call.grid, call.block, call.shared, [a.value for a in call.arguments])
+
+
 @functools.cache
 def arch_of(device: int) -> str:
     """The architecture to compile for; Hopper and later with their own instructions (sm_90a). Makes no context."""
@@ -156,3 +164,11 @@ def capability_of(device: int) -> tuple[int, int]:
         _ok(library.cuDeviceGetAttribute(ctypes.byref(value), attribute, handle), f"GPU {device}")
         found.append(value.value)
     return found[0], found[1]
+
+
+def name_of(device: int) -> str:
+    """A GPU's name, as torch tells it too. Makes no context."""
+    library, handle, text = driver(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    _ok(library.cuDeviceGet(ctypes.byref(handle), device), f"GPU {device}")
+    _ok(library.cuDeviceGetName(text, len(text), handle), f"GPU {device}")
+    return text.value.decode(errors="replace")

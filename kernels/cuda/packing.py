@@ -104,8 +104,8 @@ class Lists:
         if not first or place(first[0]) < 0:  # for the simulator, which must see the tensors
             return self._made(lists)
         there = [each for each in lists if each is not None]
-        addresses = tuple(map(torch.Tensor.data_ptr, chain.from_iterable(there)))  # type: ignore[misc]
-        sizes = tuple(map(torch.Tensor.numel, first))  # type: ignore[misc]
+        addresses = tuple(map(torch.Tensor.data_ptr, chain.from_iterable(there)))
+        sizes = tuple(map(torch.Tensor.numel, first))
         key = (addresses, sizes, *(each and (len(each), each[0].dtype) for each in lists))
         found = self.kept.get(key)
         if found is None:
@@ -131,6 +131,7 @@ class Lists:
 
 def _encoded(group: Group) -> Group:
     n = group.count
+    assert isinstance(group.sizes, list) and isinstance(group.firsts, list)
     return Group(
         group.some,
         n,

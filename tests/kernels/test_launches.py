@@ -74,6 +74,54 @@ def test_every_variant_asks_for_what_its_kernels_take():
         check(each)
 
 
+def in_a_process(code: str) -> None:
+    """Run code in a process of its own, which has the stand-in driver as `there`."""
+    given = f"from tests import stand_in\nfrom kernels.cuda import gpu\nthere = stand_in.StandIn()\n{code}"
+    done = subprocess.run([sys.executable, "-c", given], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_asking_for_a_capability_makes_no_context():
+    in_a_process("""
+assert gpu.capability_of(0) == (9, 0) and gpu.arch_of(0) == "sm_90a" and gpu.name_of(0) == "Stand-in"
+assert there.contexts() == 0
+""")
+
+
+STATIC, DYNAMIC = 32768, 32768  # bytes: more than 48 KiB together, but neither of them is
+
+
+def test_static_shared_memory_counts_where_dynamic_is_asked_for(tmp_path):
+    (tmp_path / "both.cu").write_text(f"""
+extern __shared__ float dynamic[];
+__global__ void both(float* out) {{
+    __shared__ float fixed[{STATIC // 4}];
+    fixed[threadIdx.x] = dynamic[threadIdx.x] = out[threadIdx.x];
+    __syncthreads();
+    out[threadIdx.x] = fixed[blockDim.x - 1 - threadIdx.x] + dynamic[blockDim.x - 1 - threadIdx.x];
+}}
+""")
+    in_a_process(f"""
+import pathlib, torch
+__file__ = {str(tmp_path)!r}
+from kernels.cuda import Kernel
+there = stand_in.use()
+kernel = Kernel("both.cu", "both")
+kernel.source = pathlib.Path({str(tmp_path / "both.cu")!r})
+out = torch.empty(128)
+kernel(grid=1, block=128, shared=1024)(out)
+assert there.counts()["attributes_set"] == 0
+kernel(grid=1, block=128, shared={DYNAMIC})(out)
+assert there.counts() | dict(launches=2, refused=0, attributes_set=1) == there.counts()
+try:
+    kernel(grid=1, block=128, shared=227 * 1024 - {STATIC} + 1)(out)
+except gpu.LaunchError as error:
+    assert "beside {STATIC} static" in str(error), error
+else:
+    raise AssertionError("more than a block may have")
+""")
+
+
 def test_a_wrong_byte_is_seen():
     parameters = ["00" * 8, "07000000"]
     check_parameters("k", parameters, parameters, [[0], []])

@@ -91,6 +91,12 @@ class StandIn:
         """Say that this stream is being captured."""
         self.lib.stand_in_capture(2**64 - 1 if stream is None else stream)
 
+    def contexts(self) -> int:
+        """How many contexts this thread has on its stack, torch's own included."""
+        found = ctypes.c_void_p()
+        self.lib.cuCtxGetCurrent(ctypes.byref(found))
+        return found.value or 0
+
     def counts(self) -> dict[str, int]:
         return {name: self.lib.stand_in_count(i) for i, name in enumerate(COUNTS)}
 

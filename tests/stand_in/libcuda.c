@@ -173,6 +173,9 @@ EXPORT CUresult cuGetExportTable(const void** table, const CUuuid* id) { return 
 EXPORT CUresult cuInit(unsigned flags) { return CUDA_SUCCESS; }
 EXPORT CUresult cuDriverGetVersion(int* version) { return *version = 13000, CUDA_SUCCESS; }
 EXPORT CUresult cuDeviceGetCount(int* count) { return *count = 1, CUDA_SUCCESS; }
+EXPORT CUresult cuDeviceGetName(char* name, int length, CUdevice device) {
+    return snprintf(name, length, "Stand-in"), CUDA_SUCCESS;
+}
 EXPORT CUresult cuDeviceGet(CUdevice* device, int ordinal) { return *device = ordinal, CUDA_SUCCESS; }
 EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice d) { return *context = (CUcontext)1, CUDA_SUCCESS; }
 EXPORT CUresult cuCtxGetCurrent(CUcontext* context) { return *context = (CUcontext)(long)context_made, CUDA_SUCCESS; }
