@@ -48,6 +48,7 @@ from bench.records.record import Counts, Resources
 from bench.trial import attest, ran, world
 from bench.trial.checks import Watched
 from bench.trial.judge import Handed
+from bench.trial.refusals import refusal
 from bench.trial.world import PERF_COUNTER_NS
 from kernels import Unavailable
 
@@ -181,6 +182,8 @@ class Room(process.Room):
         if isinstance(error, simulate.SimulationError):  # the kernel is wrong, whatever it computed
             told = error.evidence().removeprefix(f"{error.kernel}: ")
             return ProcessFailed("wrong", f"{told} (in {error.kernel})")
+        if refused := refusal(error):  # a library has no kernel for it
+            return ProcessFailed("skipped", refused)
         said = telling(error)
         if type(error).__name__ == "OutOfResources":  # Triton's: no such GPU can launch it at this shape
             return ProcessFailed("skipped", said)
