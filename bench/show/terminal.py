@@ -215,6 +215,10 @@ def gpu_facts(rows: list[Record]) -> list[str]:
             spans = f"span {duration(row['span_s'])}" + (f", host {duration(row['host_s'])}" if "host_s" in row else "")
             waits = f"{percent(share)} of it the GPU waits for launches"
             lines.append(f"{row['variant']} is launch-bound: {waits} ({spans})")
+        if copies := row.get("copies"):
+            least, count = duration(row["uncopied_s"]), sum(copies.values())
+            ends = f"without the {count} cop{'y' if count == 1 else 'ies'} that end its call; speedups are against that"
+            lines.append(f"{row['variant']} takes {least} {row['cache']} {ends}")
         if reason := row.get("graph_evidence"):
             lines.append(f"{row['variant']} has no graph: {reason}")
     clocks = [mhz for row in rows if (mhz := row.get("sm_mhz"))]

@@ -121,6 +121,8 @@ class Sample(TypedDict):
     host_s: list[Seconds]  # of spans: until the host had launched all
     backlog_s: Seconds  # of spinning before each span
     kernels: dict[str, int]
+    uncopied_s: list[Seconds]  # of a library's calls on a GPU: without the copies that end them, …
+    copies: dict[str, int]  # … which in the last call were these
     alien: list[str]  # kernels of a GPU that are not the variant's own
     state: GpuState
     changed: str
@@ -365,6 +367,8 @@ class Room(process.Room):
             host_s=timer.host_seconds,
             backlog_s=self.backlog_s,
             kernels=ran.counts(timer.kernels[-1]) if timer.kernels else {},
+            uncopied_s=[] if own else [ran.uncopied_seconds(call) for call in timer.kernels],
+            copies=ran.counts(ran.last_copies(timer.kernels[-1])) if timer.kernels and not own else {},
             alien=ran.foreign(self.variant, [k.name for call in timer.kernels for k in call]) if own else [],
             state=card,
             changed=changed,

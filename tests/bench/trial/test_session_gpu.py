@@ -180,6 +180,16 @@ def test_compiling_that_takes_too_long_is_given_up(monkeypatch):
     assert beside.resources_on("sm_90a", case, racing, SETTING) == {}
 
 
+def test_a_library_that_copies_its_results_out_is_compared_without_that(cache, tmp_path):
+    args = ("attention", "--only", "torch.sdpa_flash", "--pass", "forward", "-a", "T=16", "--seconds", "1")
+    done, rows = layer(tmp_path / "run", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for row in rows:
+        assert row["copies"] == {"at::native::copy__kernel": 2}, "of out and lse"
+        assert 0 < row["uncopied_s"] < row["median_s"] and row["speedup"] == pytest.approx(1)
+    assert "without the 2 copies that end its call" in done.stdout
+
+
 def test_a_launch_bound_variant_is_flagged(residual):
     row = of(residual, "cuda.many_launches", "warm")
     assert row["status"] == "ok" and row["median_s"] == pytest.approx(200e-6)
