@@ -22,7 +22,7 @@ def place(heads, tiles):
     return first + rest % size, rest // size
 
 
-# The number of tiles on the diagonal is a constant, although the last ones may lie beyond T. On Hopper a loop that
+# The number of tiles on the diagonal, or at the end of T, is a constant, although they may lie beyond T. On Hopper a loop that
 # might run no iteration can keep ptxas from leaving a product in flight across iterations ("wgmma … are serialized").
 
 
@@ -32,7 +32,8 @@ def keys_of(first, T, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr):
     if CAUSAL:
         return first // BN * BN, first // BN * BN + max(BM, BN)
     else:
-        return T // BN * BN, T
+        full = (T - 1) // BN * BN  # the last tile is one that may reach beyond T, whether it does or not
+        return full, full + BN
 
 
 @triton.jit
