@@ -22,18 +22,20 @@ def place(heads, tiles):
     return first + rest % size, rest // size
 
 
-# The number of tiles on the diagonal, or at the end of T, is a constant, although they may lie beyond T. On Hopper a loop that
+# The number of tiles on the diagonal is a constant, although the last ones may lie beyond T. On Hopper a loop that
 # might run no iteration can keep ptxas from leaving a product in flight across iterations ("wgmma … are serialized").
+# For the same reason there is one loop where nothing is causal: with masks if the last tile reaches over the end.
 
 
 @triton.jit
-def keys_of(first, T, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr):
-    """For the BM queries from `first` on: (end of the tiles of keys that all of them see, of those that any sees)."""
+def keys_of(first, T, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr, EVEN: tl.constexpr):
+    """For the BM queries from `first` on: (end of the tiles of keys that need no mask, of those that any sees)."""
     if CAUSAL:
         return first // BN * BN, first // BN * BN + max(BM, BN)
+    elif EVEN:
+        return T, T
     else:
-        full = (T - 1) // BN * BN  # the last tile is one that may reach beyond T, whether it does or not
-        return full, full + BN
+        return 0, T
 
 
 @triton.jit
