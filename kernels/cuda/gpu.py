@@ -146,6 +146,24 @@ def launch(call: Launch) -> None:
     Plan(whole, device).launch(call.grid, call.block, call.shared, [a.value for a in call.arguments])
 
 
+def upload(device: int, to: int, what: bytes, stream: int) -> None:
+    """Copy bytes to the GPU, in the stream; they must live as long as a graph that captures this."""
+    copy = driver().cuMemcpyHtoDAsync_v2
+    arguments = ctypes.c_uint64(to), ctypes.c_char_p(what), ctypes.c_size_t(len(what)), ctypes.c_void_p(stream)
+    code = copy(*arguments)
+    if code in NOT_CURRENT:
+        with _current(device):
+            code = copy(*arguments)
+    _ok(code, f"copying {len(what)} bytes")
+
+
+def capturing(stream: int) -> bool:
+    """Whether what is launched on the stream becomes part of a graph."""
+    status = ctypes.c_int()
+    _ok(driver().cuStreamIsCapturing(ctypes.c_void_p(stream), ctypes.byref(status)), "asking for a capture")
+    return status.value != 0
+
+
 @functools.cache
 def arch_of(device: int) -> str:
     """The architecture to compile for; Hopper and later with their own instructions (sm_90a). Makes no context."""

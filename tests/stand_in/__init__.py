@@ -63,7 +63,7 @@ class Launched:
     parameters: tuple[bytes, ...]
 
 
-COUNTS = ("recorded", "launches", "refused", "maps", "synchronizations", "attributes_set")
+COUNTS = ("recorded", "launches", "refused", "maps", "synchronizations", "attributes_set", "copies")
 
 
 class StandIn:

@@ -27,7 +27,7 @@ typedef struct {
 } Record;
 
 static Record* records;
-static int record_count, record_room, recording = 1, launches, refused, maps, synchronizations, context_made, attributes_set;
+static int record_count, record_room, recording = 1, launches, refused, maps, synchronizations, context_made, attributes_set, copies;
 static CUstream capturing = (CUstream)-1;
 
 // --- the cubin: an ELF file whose sections .nv.info.<kernel> and .nv.shared.<kernel> tell ---
@@ -190,6 +190,11 @@ EXPORT CUresult cuStreamSynchronize(CUstream stream) { return synchronizations++
 EXPORT CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
     return *status = stream == capturing ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE, CUDA_SUCCESS;
 }
+EXPORT CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t bytes, CUstream stream) {
+    copies++;
+    if (stream != capturing) memcpy((void*)to, from, bytes);  // a captured copy is made later
+    return CUDA_SUCCESS;
+}
 EXPORT CUresult cuPointerGetAttribute(void* data, CUpointer_attribute attribute, CUdeviceptr pointer) {
     return *(CUdeviceptr*)data = pointer, CUDA_SUCCESS;
 }
@@ -238,12 +243,12 @@ EXPORT CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType typ
 EXPORT void stand_in_record(int on) { recording = on; }
 EXPORT void stand_in_capture(CUstream stream) { capturing = stream; }
 EXPORT int stand_in_count(int which) {
-    int all[] = {record_count, launches, refused, maps, synchronizations, attributes_set};
+    int all[] = {record_count, launches, refused, maps, synchronizations, attributes_set, copies};
     return all[which];
 }
 EXPORT void stand_in_forget(void) {
     for (int i = 0; i < record_count; i++) free(records[i].values);
-    record_count = launches = refused = maps = synchronizations = attributes_set = 0;
+    record_count = launches = refused = maps = synchronizations = attributes_set = copies = 0;
 }
 EXPORT const char* stand_in_name(int i) { return records[i].function->name; }
 EXPORT const unsigned* stand_in_geometry(int i) { return records[i].grid; }  // grid, block, shared, attributes
