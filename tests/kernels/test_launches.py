@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(bool(reason := stand_in.missing()), reason=reaso
 FEW = (
     *("adamw/cuda.shared/forward", "global_norm/cuda.shared/forward", "attention/cuda.shared/backward"),
     *("matmul/cuda.shared/backward", "residual_layernorm/cuda.naive/backward", "residual/triton.block/forward"),
+    "adamw/triton.chunks/forward",
 )
 TENSOR_MAP = 128  # bytes that only the driver may make; the stand-in's begin with the address
 
@@ -39,7 +40,7 @@ def check(found: dict) -> None:
         assert counts["launches"] == len(call["asked"]) == len(call["wanted"]) > 0
         for launch, wanted in zip(call["asked"], call["wanted"], strict=True):
             where = f"{found['name']}: {launch['name']}"
-            assert launch["stream"] == stand_in.STREAM and launch["captured"], where
+            assert launch["stream"] == stand_in.STREAM and launch["captured"] == call["captured"], where
             assert wanted["name"].partition("<")[0] in launch["name"], where
             for geometry in ("grid", "block", "shared"):
                 assert launch[geometry] == wanted[geometry], f"{where}: {geometry}"
@@ -59,9 +60,11 @@ def test_the_driver_is_asked_for_what_the_kernels_take():
     assert [f["name"] for f in found] == list(FEW)
     for each in found:
         check(each)
-    lists = next(f for f in found if f["name"].startswith("adamw"))
-    one, other = (call["asked"][0]["parameters"][0] for call in lists["calls"])
-    assert one != other  # the addresses are those of the call, not of the first
+    for name, parameter in (("adamw/cuda.shared", 0), ("adamw/triton.chunks", 5)):
+        lists = next(f for f in found if f["name"].startswith(name))
+        one, other = (call["asked"][0]["parameters"][parameter] for call in lists["calls"])
+        assert one != other, "the addresses are those of the call, not of the first"
+        assert [call["counts"]["copies"] for call in lists["calls"]] == [0, int("triton" in name)]
 
 
 @pytest.mark.slow
@@ -119,6 +122,43 @@ except gpu.LaunchError as error:
     assert "beside {STATIC} static" in str(error), error
 else:
     raise AssertionError("more than a block may have")
+""")
+
+
+def test_a_table_is_written_once_kept_for_graphs_and_again_where_an_address_or_a_size_changed():
+    in_a_process("""
+import ctypes, torch
+there = stand_in.use()
+from kernels.triton.lists import Lists
+tensors = [torch.empty(n) for n in (5, 0, 33)]
+lists = Lists(32)
+read = lambda table: ctypes.string_at(table.address, len(table.words))
+copies = lambda: there.counts()["copies"]
+first = lists.table(tensors, numbers=[0.5, 1.0, 2.0])
+assert copies() == 1 and read(first) == first.words and first.programs == 3
+assert lists.table([t.detach() for t in tensors], numbers=[0.5, 1.0, 2.0]).address == first.address and copies() == 1
+for other in ([tensors[0][:4], *tensors[1:]], [tensors[0], tensors[1], torch.empty(33)]):
+    table = lists.table(other, numbers=[0.5, 1.0, 2.0])
+    assert table.address != first.address and table.words != first.words and read(table) == table.words
+assert copies() == 3
+assert lists.table(tensors, numbers=[0.5, 1.0, 3.0]).address != first.address and copies() == 4
+
+# What a graph copies is there only when the graph is replayed: a call outside writes it again.
+more = [torch.empty(64)]
+there.capture(stand_in.STREAM)
+captured = lists.table(more)
+assert copies() == 5 and read(captured) != captured.words
+there.capture(None)
+again = lists.table(more)
+assert again.address == captured.address and copies() == 6 and read(again) == again.words
+
+# The oldest make room, but none that a graph reads; and everything here has as many bytes.
+import kernels.triton.lists as module
+module.KEPT = 4
+kept = [torch.empty(64) for _ in range(8)]
+taken = [lists.table([t]).address for t in kept]
+assert captured.address not in taken and len(lists.kept) <= 7
+assert read(lists.table([kept[-1]])) == lists.table([kept[-1]]).words
 """)
 
 

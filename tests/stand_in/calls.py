@@ -4,6 +4,7 @@ Each at the first shape of its layer in gpt2-124m, B=4, T=1024, bf16; a line of 
 was asked for them and as they should be, and the host's time a call. Memory is reserved, and neither filled nor read.
 """
 
+import ctypes
 import json
 import sys
 import time
@@ -54,15 +55,25 @@ def made(driver: stand_in.StandIn, name: str, dtype: str) -> dict:
     case = case_of(layer, phase, dtype)
     arenas = [Arena(case, "cpu", workspace_of(module, case)) for _ in range(2)]
     arenas[0].call(getattr(module, phase))  # compiles, and plans
-    driver.capture(stand_in.STREAM)
     calls = []
-    for arena in arenas:
+    for arena, captured in zip(arenas, (True, False), strict=True):
+        driver.capture(stand_in.STREAM if captured else None)
         driver.forget()
         arena.call(getattr(module, phase))
         asked = [dict(vars(each), parameters=[p.hex() for p in each.parameters]) for each in driver.launched()]
-        calls.append(dict(asked=asked, counts=driver.counts(), wanted=wanted(driver, arena, module)))
+        should = wanted(driver, arena, module)
+        for launch, other in zip(asked, should, strict=True):
+            read_tables(launch["parameters"], other["tables"])
+        calls.append(dict(asked=asked, counts=driver.counts(), wanted=should, captured=captured))
     driver.capture(None)
     return dict(name=name, calls=calls, host_s=host_of(driver, arenas[0], module))
+
+
+def read_tables(parameters: list[str], tables: dict[int, str]) -> None:
+    """In the place of a table's address what lies there, and should."""
+    for i, words in tables.items():
+        address = int.from_bytes(bytes.fromhex(parameters[i]), "little")
+        parameters[i] = ctypes.string_at(address, len(words) // 2).hex()
 
 
 def wanted(driver: stand_in.StandIn, arena, module) -> list[dict]:
@@ -73,17 +84,20 @@ def wanted(driver: stand_in.StandIn, arena, module) -> list[dict]:
     with launching_with(found.append, ARCH):
         arena.call(getattr(module, arena.case.phase))
     driver.device = 0
-    return [
-        dict(
-            name=each.build.name,
-            grid=each.grid,
-            block=each.block,
-            shared=each.shared,
-            parameters=[a.value.hex() for a in each.arguments],
-            tensors=[[t.data_ptr() for t in a.tensors] for a in each.arguments],
-        )
-        for each in found
-    ]
+    return [as_wanted(each) for each in found]
+
+
+def as_wanted(launch) -> dict:
+    tables = {i: t.words.hex() for i, a in enumerate(launch.arguments) for t in a.tensors if hasattr(t, "words")}
+    return dict(
+        name=launch.build.name,
+        grid=launch.grid,
+        block=launch.block,
+        shared=launch.shared,
+        parameters=[tables.get(i, a.value.hex()) for i, a in enumerate(launch.arguments)],
+        tensors=[[t.data_ptr() for t in a.tensors] for a in launch.arguments],
+        tables=tables,
+    )
 
 
 def host_of(driver: stand_in.StandIn, arena, module) -> float:
