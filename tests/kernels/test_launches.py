@@ -162,6 +162,46 @@ assert read(lists.table([kept[-1]])) == lists.table([kept[-1]]).words
 """)
 
 
+def test_what_a_kernel_cannot_take_is_refused_after_a_plan_was_made_too(tmp_path):
+    (tmp_path / "add.cu").write_text("""
+#include "common/many.cuh"
+template <typename T>
+__global__ void add(T* out, const __grid_constant__ Many<const T*, 2> terms, int n, float factor) {
+    if (threadIdx.x < n) out[threadIdx.x] = (terms[0][threadIdx.x] + terms[1][threadIdx.x]) * factor;
+}
+""")
+    in_a_process(f"""
+import pathlib, torch
+__file__ = {str(tmp_path)!r}
+from kernels.cuda import Kernel
+there = stand_in.use()
+kernel = Kernel("add.cu", "add")
+kernel.source = pathlib.Path({str(tmp_path / "add.cu")!r})
+a, b, out = (torch.empty(8, 8) for _ in range(3))
+call = kernel(grid=1, block=64)
+for _ in range(2):
+    call(out, [a, b], 8, 0.5)
+def refused(kind, words, *args):
+    try:
+        call(*args)
+    except kind as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(words)
+    assert there.counts()["launches"] == 2, words
+refused(ValueError, "does not fit into int", out, [a, b], 1 << 31, 0.5)
+refused(TypeError, "is int, not 8.0", out, [a, b], 8.0, 0.5)
+refused(ValueError, "not contiguous", out.t(), [a, b], 8, 0.5)
+refused(ValueError, "not contiguous", out, [a, b.t()], 8, 0.5)
+refused(TypeError, "both are T", out, [a, b.to(torch.bfloat16)], 8, 0.5)
+refused(TypeError, "a tensor is wanted", out, [a, 3], 8, 0.5)
+refused(TypeError, "a number is wanted", out, [a, b], None, 0.5)
+refused(TypeError, "takes 4 arguments", out, [a, b], 8)
+call(out, [a, None], 8, 1)
+assert there.launched()[-1].parameters[1][8:] == bytes(8)
+""")
+
+
 def test_a_wrong_byte_is_seen():
     parameters = ["00" * 8, "07000000"]
     check_parameters("k", parameters, parameters, [[0], []])
