@@ -96,8 +96,8 @@ class FakeGpu:
             raise RuntimeError("operation not permitted when stream is capturing")
         self.host = max(self.host, self.device)
 
-    def timer(self, clock: str) -> "FakeTimer":
-        return FakeTimer(self, clock)
+    def timer(self, clock: str, backlog_s: float = BACKLOG_SECONDS) -> "FakeTimer":
+        return FakeTimer(self, clock, backlog_s)
 
     def flush(self) -> None:
         self.cached.clear()
@@ -214,9 +214,9 @@ class FakeWindow(Box):
 
 
 class FakeTimer(Timer):
-    def __init__(self, gpu: FakeGpu, clock: str):
+    def __init__(self, gpu: FakeGpu, clock: str, backlog_s: float):
         super().__init__()
-        self.gpu, self.clock = gpu, clock
+        self.gpu, self.clock, self.backlog_s = gpu, clock, backlog_s
 
     def __exit__(self, *failed: Any) -> None:
         if failed and failed[0] is None and self.clock == BUSY and not all(self.kernels):
@@ -225,12 +225,13 @@ class FakeTimer(Timer):
     def start(self) -> None:
         self.gpu.synchronize()
         if self.clock == SPAN:
-            self.gpu.launch("spin", BACKLOG_SECONDS)
-        self._begin, self._first = self.gpu.device, len(self.gpu.ran)
+            self.gpu.launch("spin", self.backlog_s)
+        self._begin, self._first, self._begun = self.gpu.device, len(self.gpu.ran), self.gpu.host
 
     def stop(self) -> None:
         kernels = [] if self.gpu.blind else self.gpu.ran[self._first :]
         if self.clock == SPAN:
+            self.host_seconds.append(self.gpu.host - self._begun)
             self.seconds.append(self.gpu.device - self._begin)
         else:
             self.kernels.append(kernels)

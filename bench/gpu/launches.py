@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
@@ -60,7 +60,7 @@ def launches_of(module: ModuleType, case: Case, arch: str = cuda.TARGET) -> list
     def write_down(launch: Launch) -> None:
         found.append(KernelUse(launch.build, launch.grid, launch.block, launch.shared))
 
-    with _launching_with(write_down, arch):
+    with launching_with(write_down, arch):
         arena = Arena(case, "cpu", workspace_of(module, case))
         arena.call(getattr(module, case.phase))
     return found
@@ -98,6 +98,14 @@ def configured_call(module: ModuleType, call: Callable[[], T]) -> tuple[T, str]:
     return answer, "; ".join(table.text(name) for name, table in tables.items() if table.used)
 
 
+@contextmanager
+def untuned() -> Iterator[None]:
+    """Preparing a Triton variant measures nothing inside (kernels.triton.tuning.untuned)."""
+    tuning = sys.modules.get("kernels.triton.tuning")  # where it is not imported, no variant has a table
+    with tuning.untuned() if tuning else nullcontext():
+        yield
+
+
 def tables_of(module: ModuleType) -> dict[str, Any]:
     """A Triton variant's tables of tile sizes (kernels.triton.tuning.Tiles), by name."""
     tuning = sys.modules.get("kernels.triton.tuning")  # where it is not imported, no variant has a table
@@ -105,7 +113,8 @@ def tables_of(module: ModuleType) -> dict[str, Any]:
 
 
 @contextmanager
-def _launching_with(run: Callable[[Launch], None], arch: str) -> Iterator[None]:
+def launching_with(run: Callable[[Launch], None], arch: str) -> Iterator[None]:
+    """Have launches on CPU tensors go to `run`, made for an architecture, as long as the context lasts."""
     with ExitStack() as stack:
         if "triton" in sys.modules:  # else no variant has imported it
             from bench.simulate import triton_driver

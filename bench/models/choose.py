@@ -28,7 +28,7 @@ from bench.cli import CannotGoOn
 from bench.core import BACKENDS, files
 from bench.core.evidence import telling
 from bench.core.variants import Variant, simulated, unavailable
-from bench.machine.devices import SPAN, Device, open_device
+from bench.machine.devices import SPAN, Device, chip_name
 from bench.models import CallId
 from bench.models.calls import Call
 from bench.models.program import Program, step_calls
@@ -356,7 +356,7 @@ def _source(v: Variant) -> str:
 
 def open_cache(device: str, threads: int) -> Cache:
     """The cache of this machine: keyed by CPU (or GPU), threads and versions, so that a stale time is never used."""
-    chip = _cpu_name() if device == "cpu" else open_device(device).chip()[0]
+    chip = _cpu_name() if device == "cpu" else chip_name(device)
     context = [chip, cpu_flags(), device, threads, torch.__version__, platform.python_version()]
     return Cache(cache_dir() / "step_times.json", context)
 

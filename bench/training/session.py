@@ -10,7 +10,7 @@ from bench.cli import CannotGoOn
 from bench.core import files, variants
 from bench.core.process import pause
 from bench.machine import facts, profiling
-from bench.machine.devices import open_device
+from bench.machine.devices import check_device
 from bench.records.run import Run
 from bench.show.report import write_beside
 from bench.text import corpus, shards
@@ -31,7 +31,7 @@ class Session:
     """One command. `run` tells the story; the methods below it are its steps."""
 
     def __init__(self, plan: Plan):
-        open_device(plan.job.device)  # says at once where there is none
+        check_device(plan.job.device)  # says at once where there is none
         self.plan = plan
         job, calls = plan.job, plan.calls
         found = variants.discover(plan.spec.folders)

@@ -29,7 +29,7 @@ from bench.core.process import ProcessFailed, end_all, pause
 from bench.core.shared import Given
 from bench.core.variants import Variant
 from bench.machine import facts
-from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu
+from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu, queued
 from bench.trial import checks, needs, world
 from bench.trial.judge import Content, Judge
 from bench.trial.room import Moments, Ready, Replays, Sample, Setting
@@ -74,8 +74,11 @@ class Contestant:
     status: str = "ok"
     evidence: str = ""
     samples: dict[str, list[list[float]]] = field(default_factory=dict)  # of the clock that ranks
+    uncopied: dict[str, list[list[float]]] = field(default_factory=dict)  # the same without the copies that end a call
+    copies: dict[str, int] = field(default_factory=dict)  # those of one call, by name
     cpu: dict[str, list[list[float]]] = field(default_factory=dict)
     spans: dict[str, list[list[float]]] = field(default_factory=dict)
+    hosts: list[float] = field(default_factory=list)  # seconds that launching a call took the host
     graphs: list[list[float]] = field(default_factory=list)  # a call's share of a replay, warm
     graph_evidence: str = ""  # why there are none
     rounds: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # (process, round) of each
@@ -114,6 +117,16 @@ class Contestant:
             return None
         return stats.median_ci(self.samples[cache], [p for p, _ in self.rounds[cache]])
 
+    def least(self, cache: str) -> list[list[float]]:
+        """The samples that others are compared with: a library is not blamed for copying its results to where the
+        contract wants them."""
+        return self.uncopied[cache] if self.copies else self.samples[cache]
+
+    def least_median(self, cache: str) -> float | None:
+        if not self.samples.get(cache):
+            return None
+        return stats.median_ci(self.least(cache), [p for p, _ in self.rounds[cache]])[0]
+
     def noise(self, cache: str) -> float | None:
         return stats.noise(self.samples[cache]) if self.samples.get(cache) else None
 
@@ -132,11 +145,12 @@ class Timing:
 
 
 def ratio_ci(a: Contestant, b: Contestant, cache: str) -> stats.Interval | None:
-    """(ratio, low, high) of a's time over b's, from the rounds both took part in."""
+    """(ratio, low, high) of a's time over b's, from the rounds both took part in; copies that end a library's call are
+    left out."""
     if not a.samples.get(cache) or not b.samples.get(cache):
         return None
-    of_b = dict(zip(b.rounds[cache], b.samples[cache], strict=True))
-    of_a = zip(a.rounds[cache], a.samples[cache], strict=True)
+    of_b = dict(zip(b.rounds[cache], b.least(cache), strict=True))
+    of_a = zip(a.rounds[cache], a.least(cache), strict=True)
     both = [(where, samples) for where, samples in of_a if where in of_b]
     if not both:
         return None
@@ -419,8 +433,10 @@ class Turns:
                 if done["seconds"]:
                     c.samples.setdefault(cache, []).append(done["seconds"])
                     c.cpu.setdefault(cache, []).append(done["cpu_s"])
+                    c.uncopied.setdefault(cache, []).append(done["uncopied_s"])
                     c.rounds.setdefault(cache, []).append((self.process, round_))
                 c.kernels_ran = c.kernels_ran or done["kernels"]
+                c.copies = c.copies or done["copies"]
                 if done["state"]:
                     c.states.append(done["state"])
                 if SPAN in clocks and not c.control:
@@ -461,7 +477,9 @@ class Turns:
             if judged and i == judged[0]:
                 self._judge(c, content, "in a timed call")
         done: Sample = c.worker.ask("end")
-        if len(done["seconds"]) != calls or len(done["cpu_s"]) not in (0, calls):
+        hosts = calls if clock == SPAN else 0
+        others = {len(done["cpu_s"]), len(done["uncopied_s"])}
+        if len(done["seconds"]) != calls or not others <= {0, calls} or len(done["host_s"]) != hosts:
             raise ProcessFailed("wrong", f"clock in a timed call: times of {len(done['seconds'])} calls, not {calls}")
         if clock == WALL and len(c.hidden) >= FEWEST_CLOCKED and min(c.hidden) > HIDDEN_SECONDS:
             evidence = f"every call took {min(c.hidden) * 1e3:.3g} ms more by the clock here than by its own"
@@ -476,7 +494,9 @@ class Turns:
             ran = ", ".join(done["alien"])
             raise ProcessFailed("wrong", f"library in a timed call: says it is its own code, yet ran {ran}")
         # Whoever remembers an answer may be quick with it: it is not timed.
-        done["seconds"], done["cpu_s"] = ([*compress(times, new)] for times in (done["seconds"], done["cpu_s"]))
+        done["seconds"] = [*compress(done["seconds"], new)]
+        done["cpu_s"], done["host_s"] = ([*compress(done[name], new)] for name in ("cpu_s", "host_s"))
+        done["uncopied_s"] = [*compress(done["uncopied_s"], new)]
         return done
 
     def _content(self, calls: int) -> Content:
@@ -506,7 +526,9 @@ class Turns:
     def _beside(self, c: Contestant, cache: str, calls: int, last: bool) -> None:
         """The clocks that do not rank: spans, and where calls are warm a graph."""
         assert c.worker
-        if spans := self._calls(c, cache, SPAN, calls, None)["seconds"]:
+        done = self._calls(c, cache, SPAN, calls, None)
+        c.hosts += done["host_s"]
+        if spans := queued(done["seconds"], done["host_s"], done["backlog_s"]):
             c.spans.setdefault(cache, []).append(spans)
         if cache == WARM and not c.graph_evidence:
             # What is updated in place, or added to, has been so by every call of the graph: no truth is known of that.

@@ -10,6 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -27,9 +28,19 @@ from bench.core.replies import Seconds
 from bench.core.shared import Box, Given, ipc_of, opened, values_in
 from bench.core.variants import Variant
 from bench.gpu.counts import counted, resources
-from bench.gpu.launches import configured_call, launches_of
+from bench.gpu.launches import configured_call, launches_of, untuned
 from bench.machine import ceilings, profiling
-from bench.machine.devices import GRAPH, Timer, busy_seconds, is_gpu, is_made_up, open_device
+from bench.machine.devices import (
+    BACKLOG_SECONDS,
+    GRAPH,
+    SPAN,
+    Timer,
+    backlog_of,
+    busy_seconds,
+    is_gpu,
+    is_made_up,
+    open_device,
+)
 from bench.machine.facts import GpuState
 from bench.machine.profiling import ANOTHER_PROFILER
 from bench.machine.ranges import span
@@ -37,12 +48,14 @@ from bench.records.record import Counts, Resources
 from bench.trial import attest, ran, world
 from bench.trial.checks import Watched
 from bench.trial.judge import UNMAPPED, Handed
+from bench.trial.refusals import refusal
 from bench.trial.world import PERF_COUNTER_NS
 from kernels import Unavailable
 
 SETTLE_SECONDS = 1e-3  # after a call that is handed back: who works on in another thread, or by a timer, does it now
 WARM_UP_SECONDS = 0.1
 WARM_UP_CALLS = 2
+HOST_CALLS = 3  # of which the host's time is taken before the first span
 ARENAS = 3  # on a GPU calls take turns among so many copies of all tensors, at other addresses, …
 ARENA_SHARE = 0.02  # … each of which is no larger than this share of the free memory: others need theirs too
 CANARY_BYTES = 8 << 20  # on a CPU; on a GPU a quarter of its cache
@@ -105,7 +118,11 @@ class Sample(TypedDict):
 
     seconds: list[Seconds]
     cpu_s: list[Seconds]
+    host_s: list[Seconds]  # of spans: until the host had launched all
+    backlog_s: Seconds  # of spinning before each span
     kernels: dict[str, int]
+    uncopied_s: list[Seconds]  # of a library's calls on a GPU: without the copies that end them, …
+    copies: dict[str, int]  # … which in the last call were these
     alien: list[str]  # kernels of a GPU that are not the variant's own
     state: GpuState
     changed: str
@@ -149,6 +166,7 @@ class Room(process.Room):
         self.settled: Case | None = None  # that timing will begin with
         self.box: Box | None = None  # what is handed back
         self.timer: Timer | None = None
+        self.backlog_s = BACKLOG_SECONDS  # before a span of this case
         self.turns = 0
         self.replay: Callable[[], None] | None = None  # of a graph of `graph_calls` calls
         self.graph_calls = 0
@@ -176,6 +194,8 @@ class Room(process.Room):
         if isinstance(error, simulate.SimulationError):  # the kernel is wrong, whatever it computed
             told = error.evidence().removeprefix(f"{error.kernel}: ")
             return ProcessFailed("wrong", f"{told} (in {error.kernel})")
+        if refused := refusal(error):  # a library has no kernel for it
+            return ProcessFailed("skipped", refused)
         said = telling(error)
         if type(error).__name__ == "OutOfResources":  # Triton's: no such GPU can launch it at this shape
             return ProcessFailed("skipped", said)
@@ -198,7 +218,7 @@ class Room(process.Room):
         self.arena.load(self._values(given))
         assert self.variant
         if case.phase not in self.entered:
-            self.prepare()
+            self.prepare(tuned=False)  # no time is taken of these shapes
             self._first_call()
             self.entered.add(case.phase)
         elif not self.variant.own_code:  # torch.compile sets what it likes while it builds for a new shape
@@ -295,6 +315,7 @@ class Room(process.Room):
             self.arena.reset()
             kernels, peak_bytes = ran.watch(self.device, self._call)
             busy_s = busy_seconds(kernels)
+            self.backlog_s = backlog_of(self._host_seconds())
         if changed := world.difference(world.settled(before), world.take()):
             raise Tampered(f"warming up: {changed}")
         watched, _, _ = self._watched_call(seed, warm=True)
@@ -329,7 +350,7 @@ class Room(process.Room):
 
     def begin(self, clock: str) -> None:
         """Begin a turn: calls come one by one, until `end`."""
-        self.timer = self.device.timer(clock)
+        self.timer = self.device.timer(clock, self.backlog_s)
         self.timer.__enter__()  # a profiler may start threads
         self.state, self.set_meanwhile = world.take(), ""
 
@@ -373,7 +394,11 @@ class Room(process.Room):
         return Sample(
             seconds=timer.seconds,
             cpu_s=timer.cpu_seconds,
+            host_s=timer.host_seconds,
+            backlog_s=self.backlog_s,
             kernels=ran.counts(timer.kernels[-1]) if timer.kernels else {},
+            uncopied_s=[] if own else [ran.uncopied_seconds(call) for call in timer.kernels],
+            copies=ran.counts(ran.last_copies(timer.kernels[-1])) if timer.kernels and not own else {},
             alien=ran.foreign(self.variant, [k.name for call in timer.kernels for k in call]) if own else [],
             state=card,
             changed=changed,
@@ -506,10 +531,11 @@ class Room(process.Room):
     def arena(self) -> Arena:
         return self.arenas[0]
 
-    def prepare(self) -> None:
+    def prepare(self, tuned: bool = True) -> None:
         state = world.take()
         if hasattr(self.module, "prepare"):
-            self.module.prepare(self.arena.case.shape, self.arena.case.phase)
+            with nullcontext() if tuned else untuned():
+                self.module.prepare(self.arena.case.shape, self.arena.case.phase)
         if changed := world.difference(state, world.take()):
             raise Tampered(f"prepare: {changed}")
 
@@ -590,6 +616,17 @@ class Room(process.Room):
 
     def _call(self) -> None:
         self.arena.call(self.function)
+
+    def _host_seconds(self) -> float:
+        """The most that the host needed to launch any of a few warm calls."""
+        with self.device.timer(SPAN) as timer:
+            for _ in range(HOST_CALLS):
+                self.arena.reset()
+                args, kwargs = self.arena.args(), self.arena.kwargs()
+                timer.start()
+                self.function(*args, **kwargs)
+                timer.stop()
+        return max(timer.host_seconds)
 
     def _one_call(self) -> float:
         """Seconds of a call as the host sees it, until the device is done."""

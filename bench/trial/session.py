@@ -288,7 +288,7 @@ def fastest_torch(timing: Timing, partial: set[str]) -> Contestant | None:
     the whole contract. partial: names of variants that do not."""
     running = [c for c in timing.contestants if not c.control and c.running]
     entries = [c for c in running if _is_torch(c.variant) and c.variant.name not in partial]
-    cold = [(ci[0], c) for c in entries if (ci := c.median_ci(next(iter(c.samples), "")))]
+    cold = [(s, c) for c in entries if (s := c.least_median(next(iter(c.samples), "")))]
     return min(cold, key=lambda pair: pair[0])[1] if cold else None
 
 

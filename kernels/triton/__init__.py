@@ -10,7 +10,9 @@ On CUDA tensors this is Triton as everybody knows it; on CPU tensors the simulat
 driver was put in (bench/simulate/triton_driver.py). Tile sizes that depend on the GPU are a table: tuning.py.
 """
 
+import functools
 import os
+from typing import Any
 
 from kernels import cache_dir
 
@@ -23,14 +25,21 @@ def multiprocessors() -> int:
     """Of the GPU that kernels are launched on (or simulated for)."""
     from triton.runtime import driver
 
-    return driver.active.utils.get_device_properties(driver.active.get_current_device())["multiprocessor_count"]
+    return _facts(driver.active, driver.active.get_current_device())[0]
 
 
 def capability() -> int:
     """Of the GPU that kernels are launched on (or simulated for): 80 is Ampere, 90 Hopper, 100 Blackwell."""
     from triton.runtime import driver
 
-    return driver.active.get_current_target().arch
+    return _facts(driver.active, driver.active.get_current_device())[1]
+
+
+@functools.lru_cache(maxsize=16)
+def _facts(driver: Any, device: int) -> tuple[int, int]:
+    """(multiprocessors, capability), asked once a device: every launch of some variants wants to know."""
+    count = driver.utils.get_device_properties(device)["multiprocessor_count"]
+    return count, driver.get_current_target().arch
 
 
 # An option of launches. Fused into the first addition of a sum over lanes, a product is rounded on one side of it only:

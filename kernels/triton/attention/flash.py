@@ -149,17 +149,23 @@ def attention_forward(
     sums = tl.zeros((BM, WIDTH), tl.float32)
     largest = tl.full((BM,), float("-inf"), tl.float32)
     total = tl.zeros((BM,), tl.float32)
-    full, seen = keys_of(first, T, BM, BN, CAUSAL)
-    for j in tl.range(0, full, BN):
-        k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, True)
-        v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, True)
-        key = j + tl.arange(0, BN)
-        sums, largest, total = attend(sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, False)
-    for j in tl.range(full, seen, BN):
-        k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, EVEN)
-        v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, EVEN)
-        key = j + tl.arange(0, BN)
-        sums, largest, total = attend(sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, True)
+    full, seen = keys_of(first, T, BM, BN, CAUSAL, EVEN)
+    if CAUSAL or EVEN:
+        for j in tl.range(0, full, BN):
+            k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, True)
+            v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, True)
+            key = j + tl.arange(0, BN)
+            sums, largest, total = attend(
+                sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, False
+            )
+    if CAUSAL or not EVEN:
+        for j in tl.range(full, seen, BN):
+            k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, EVEN)
+            v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, EVEN)
+            key = j + tl.arange(0, BN)
+            sums, largest, total = attend(
+                sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, True
+            )
 
     out += head_at(head, T, NH * HS, NH, HS)
     store_rows(out, sums * (1 / total)[:, None], first, T, NH * HS, HS, BM, WIDTH)
@@ -186,17 +192,19 @@ def attention_dq(
     lse2, delta = find_statistics(statistics, lse, dout_tile, out_tile, head, heads, query, T)
 
     sums = tl.zeros((BM, WIDTH), tl.float32)
-    full, seen = keys_of(first, T, BM, BN, CAUSAL)
-    for j in tl.range(0, full, BN):
-        k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, True)
-        v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, True)
-        key = j + tl.arange(0, BN)
-        sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, False)
-    for j in tl.range(full, seen, BN):
-        k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, EVEN)
-        v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, EVEN)
-        key = j + tl.arange(0, BN)
-        sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, True)
+    full, seen = keys_of(first, T, BM, BN, CAUSAL, EVEN)
+    if CAUSAL or EVEN:
+        for j in tl.range(0, full, BN):
+            k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, True)
+            v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, True)
+            key = j + tl.arange(0, BN)
+            sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, False)
+    if CAUSAL or not EVEN:
+        for j in tl.range(full, seen, BN):
+            k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, EVEN)
+            v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, EVEN)
+            key = j + tl.arange(0, BN)
+            sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, True)
     store_rows(dq + at, sums * (scale / LOG2_E), first, T, stride, HS, BM, WIDTH)
 
 

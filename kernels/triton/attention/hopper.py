@@ -104,11 +104,14 @@ def attention_forward(
     sums = tl.zeros((BM, WIDTH), tl.float32)
     largest = tl.full((BM,), float("-inf"), tl.float32)
     total = tl.zeros((BM,), tl.float32)
-    full, seen = keys_of(first, T, BM, BN, CAUSAL)
-    for j in tl.range(0, full, BN):
-        k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
-        key = j + tl.arange(0, BN)
-        sums, largest, total = attend(sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, False)
+    full, seen = keys_of(first, T, BM, BN, CAUSAL, False)
+    if CAUSAL:
+        for j in tl.range(0, full, BN):
+            k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
+            key = j + tl.arange(0, BN)
+            sums, largest, total = attend(
+                sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, False
+            )
     for j in tl.range(full, seen, BN):
         k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
         key = j + tl.arange(0, BN)
@@ -133,11 +136,12 @@ def attention_dq(
     lse2, delta = find_statistics(statistics, lse, dout_tile, load_tile(out, b, head, first), row, heads, query, T)
 
     sums = tl.zeros((BM, WIDTH), tl.float32)
-    full, seen = keys_of(first, T, BM, BN, CAUSAL)
-    for j in tl.range(0, full, BN):
-        k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
-        key = j + tl.arange(0, BN)
-        sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, False)
+    full, seen = keys_of(first, T, BM, BN, CAUSAL, False)
+    if CAUSAL:
+        for j in tl.range(0, full, BN):
+            k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
+            key = j + tl.arange(0, BN)
+            sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, False)
     for j in tl.range(full, seen, BN):
         k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
         key = j + tl.arange(0, BN)

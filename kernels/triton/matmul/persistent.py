@@ -42,7 +42,7 @@ SLICE = tl.constexpr(128)
 GELU_SLICE = tl.constexpr(64)
 
 CANDIDATES = [tile(128, 256, 64, 8, 4), tile(128, 256, 64, 8, 3), tile(128, 128, 64, 8, 4)]
-FORWARD = Tiles(half={90: CANDIDATES}, fp32={90: matmul_tiles.PLAIN[:1]})
+FORWARD = Tiles(half={90: CANDIDATES}, fp32=matmul_tiles.FORWARD.fp32)
 DX = Tiles(half={90: CANDIDATES}, fp32={90: matmul_tiles.PLAIN[:1]})
 DWEIGHT = Tiles(half={90: CANDIDATES}, fp32=matmul_tiles.DWEIGHT.fp32)
 
