@@ -77,6 +77,13 @@ class Field:
             self._judge = self._kept(Contestant("PyTorch's band", JudgeRoom, self.plan.job))
         return self._judge
 
+    def new_judge(self) -> None:
+        """The judge's process is of no more use."""
+        if self._judge is not None:
+            self._judge.idle = False
+            self._judge.close()
+        self._judge = None
+
     def note(self, text: str) -> None:
         cli.say(text)
         self.notes.append(text)

@@ -73,6 +73,7 @@ class Session:
         self.peak_bytes: dict[str, int] = {}
         self.in_context: dict[str, list[InContext]] = {}
         self.stopped = ""  # why there are no more turns
+        self.failed: Out | None = None  # how our step did
         self.seconds_a_step = 0.0  # of a whole turn, judge and all
 
     def run(self) -> int:
@@ -157,6 +158,7 @@ class Session:
             matmul_peaks=self.matmul_peaks,
             notes=self.notes,
             stopped=self.stopped,
+            failed=self.failed,
         )
 
     def _append(self, records: list[Record]) -> None:
@@ -176,6 +178,9 @@ class Session:
         """The rows of a run that ends before its time."""
         if isinstance(error, NotFinite) or not self.turns:
             self._append(outcome.unjudged(outcome.Trained(self.plan, self.trajectories), str(error)))
+            if self.failed and self.picked:
+                row = outcome.begun(self.plan, OURS.name, self.field.built[OURS.name], self.picked)
+                self._append([row | Record(status=self.failed.status, evidence=self.failed.evidence)])
             return
         how = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
         self.stopped = self._how_far(how) + (f": {error}" if str(error) else "")
@@ -220,12 +225,20 @@ class Session:
             self._begin_to_compile(field, e)
             if e not in last:
                 self._end_compiling(field, e, self.plan.compile_limit)
-        self.matmul_peaks = field.judge.ask("peaks", limit=self.deadline.limit(self.plan.setup_limit))
+        self._measure_peaks(field)
         if not racing:
             return last
         for e in last:
             self._end_compiling(field, e, self.plan.compile_limit)
         return []
+
+    def _measure_peaks(self, field: Field) -> None:
+        """In the judge's process, which has a CUDA context anyway. Without them there is no MFU."""
+        try:
+            self.matmul_peaks = field.judge.ask("peaks", limit=self.deadline.limit(self.plan.setup_limit))
+        except CannotGoOn as error:
+            field.note(f"no MFU, the rate of large matmuls could not be measured: {error}")
+            field.new_judge()
 
     def _pick(self, field: Field) -> None:
         """Pick, build and load ours, and write down what it is."""
@@ -405,6 +418,7 @@ class Session:
                 field.park(e)
             except CannotGoOn as error:
                 if e == OURS:
+                    self.failed = Out(_status(error), str(error)) if self.deadline.left > 0 else None
                     raise
                 self._drop(field, e, Out(_status(error), str(error)))
                 continue

@@ -1,5 +1,6 @@
 """Resources that were compiled beforehand: what they say, and when they do not hold."""
 
+import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -82,8 +83,7 @@ def test_what_is_known_starts_no_process(mine, file, monkeypatch):
 
     monkeypatch.setattr(beside, "Worker", Counted)
     monkeypatch.setattr(beside, "replace", lambda setting, **_: setting)
-    reading = table.known
-    monkeypatch.setattr(table, "known", lambda *asked: reading(*asked, file))
+    monkeypatch.setattr(table, "known", functools.partial(table.known, table=file))
     contestant: Any = SimpleNamespace(variant=mine, running=True, configuration="")
     setting: Any = None
     found = beside.resources_on(ARCH, first_case(mine), [contestant], setting)
