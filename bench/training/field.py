@@ -110,6 +110,7 @@ class Field:
 
     def _kept(self, contestant: Contestant) -> Contestant:
         """It ends with the field."""
+        contestant.deadline = self.deadline
         self._all.append(contestant)
         return self._stack.enter_context(contestant)
 
