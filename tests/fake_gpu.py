@@ -175,10 +175,10 @@ class Tight(FakeGpu):
 
     def __init__(self) -> None:
         super().__init__()
-        from bench.trial import pieces, truth
+        from bench.trial import cuts, truth
 
         truth.LARGE = truth.DRAWN_HERE = 0
-        truth.YARD, pieces.LEAST = 1 << 13, 1 << 10
+        truth.YARD, cuts.LEAST = 1 << 13, 1 << 10
 
     def free_bytes(self) -> int:
         return 64 << 20

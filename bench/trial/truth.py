@@ -27,7 +27,7 @@ finite, unless the truth rounds to infinity in the output's dtype.
 Truth is kept in fp64 for outputs in fp32 and fp64. For narrower outputs it is kept in fp32: its rounding is at most
 2^-12 of half a unit of theirs.
 
-**On a GPU** all of this happens there (`Where`). What is large is worked out in pieces (pieces.py), and truth that is
+**On a GPU** all of this happens there (`Where`). What is large is worked out in pieces (cuts.py), and truth that is
 too large to keep is worked out anew while it is compared. The yard of a large shape comes from a piece of it; where an
 output is a sum over all pieces, from the whole. Every element is compared in both.
 """
@@ -55,8 +55,8 @@ from bench.core.case import DTYPES, Case, Value, Values, draw, each, map, one, s
 from bench.core.contents import Contents
 from bench.core.variants import Variant
 from bench.machine.devices import Device
-from bench.trial import pieces
-from bench.trial.pieces import Cut, Formula, Recomputed, Run, cut_of
+from bench.trial import cuts
+from bench.trial.cuts import Cut, Formula, Recomputed, Run, cut_of
 from kernels import cache_dir
 from reference import contract
 
@@ -124,7 +124,7 @@ class Where:
 
     def formula(self, case: Case, contents: Contents, run: Run, cut: Cut) -> Formula:
         assert self.device
-        rows = pieces.rows_within(case, contents, run, cut, self.device, self.piece_bytes)
+        rows = cuts.rows_within(case, contents, run, cut, self.device, self.piece_bytes)
         return Formula(case, contents, run, cut, rows, self.device.release_unused)
 
 
@@ -186,7 +186,7 @@ def drawn(case: Case, where: Where = CPU) -> Values:
             shape = {name: size for name, size in case.shape.items() if name != "accumulate"}
             known = values.keys() - names
             read = {t.name: values[t.name] for t in case.module.FORWARD.tensors() if t.name in known}
-            return _answer(pieces.truth, replace(case, phase="forward", shape=shape), read, where, names) or {}
+            return _answer(cuts.truth, replace(case, phase="forward", shape=shape), read, where, names) or {}
 
         values = draw(case, where.place, saved)
     return {name: map(value, lambda x: x.to(where.place).contiguous()) for name, value in values.items()}
@@ -332,7 +332,7 @@ def _truths(case: Case, values: Values | Contents, where: Where = CPU) -> list[Y
     shape, contents, cut = case.shape, _contents(case, values), where.cut(case)
     work = DTYPES[shape["dtype"]]
     if cut:
-        return _truths_in_pieces(case, contents, where.formula(case, contents, pieces.truth, cut), where)
+        return _truths_in_pieces(case, contents, where.formula(case, contents, cuts.truth, cut), where)
     truth = truth_of(case, contents.whole())
     yards = []
     for t, name, i in _names(case):
@@ -642,7 +642,7 @@ def _sources() -> str:
     digest = hashlib.sha256()
     for path in (
         Path(__file__),
-        Path(pieces.__file__),
+        Path(cuts.__file__),
         Path(inspect.getfile(Case)),
         *sorted(Path(contract.__file__).parent.glob("*.py")),
     ):

@@ -13,7 +13,6 @@ from bench.core import files, variants
 from bench.core.arena import Arena
 from bench.core.case import DTYPES, Case, Value, Values, cases_of, draw, each, map, one
 from bench.core.contents import Contents
-from bench.trial import pieces
 from bench.trial import truth as judge
 from bench.trial.truth import K_ONE, K, Limits, Size, Yard
 from reference import contract

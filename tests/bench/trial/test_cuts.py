@@ -5,8 +5,8 @@ import torch
 
 from bench.core.case import Case, Values, draw, each, one
 from bench.core.contents import Contents
-from bench.trial import pieces
-from bench.trial.pieces import Cut, Formula, Recomputed, cut_of
+from bench.trial import cuts
+from bench.trial.cuts import Cut, Formula, Recomputed, cut_of
 from reference import contract
 from reference.models import MODELS
 from tests.fake_gpu import FakeGpu
@@ -58,8 +58,8 @@ def test_pieces_put_together_are_the_whole(layer):
         cut = cut_of(case)
         assert cut
         contents = Contents(case, draw(case), seed=5)
-        whole = pieces.truth(case, contents.whole())
-        found = Formula(case, contents, pieces.truth, cut, 2 * cut.granule).collect()
+        whole = cuts.truth(case, contents.whole())
+        found = Formula(case, contents, cuts.truth, cut, 2 * cut.granule).collect()
         assert found is not None and found.keys() == whole.keys()
         for name, value in whole.items():
             for a, b in zip(each(found[name]), each(value), strict=True):
@@ -69,17 +69,17 @@ def test_pieces_put_together_are_the_whole(layer):
 def test_a_layer_whose_rows_depend_on_each_other_is_not_cut(monkeypatch):
     module = contract.load("gelu")
     monkeypatch.setattr(module, "forward", lambda x: {"out": x / x.abs().amax()})
-    pieces._cut_of.cache_clear()
+    cuts._cut_of.cache_clear()
     assert cut_of(timed("gelu", "forward")) is None
-    pieces._cut_of.cache_clear()
+    cuts._cut_of.cache_clear()
 
 
 def test_a_sum_that_is_no_sum_over_rows_is_not_cut(monkeypatch):
     module, honest = contract.load("layernorm"), contract.load("layernorm").backward
     monkeypatch.setattr(module, "backward", lambda *a: honest(*a) | {"dbias": a[0].amax((0, 1))})
-    pieces._cut_of.cache_clear()
+    cuts._cut_of.cache_clear()
     assert cut_of(timed("layernorm", "backward")) is None
-    pieces._cut_of.cache_clear()
+    cuts._cut_of.cache_clear()
 
 
 @pytest.fixture
@@ -98,15 +98,15 @@ def test_a_piece_is_as_large_as_memory_allows_and_never_less_than_a_granule(gpu)
     def peak(rows: int) -> int:
         before = gpu.memory()[0]
         gpu.forget_peak()
-        for _ in Formula(case, contents, pieces.truth, cut, rows).pieces():
+        for _ in Formula(case, contents, cuts.truth, cut, rows).pieces():
             pass
         return gpu.memory()[1] - before
 
     budget = peak(4) + 1
-    rows = pieces.rows_within(case, contents, pieces.truth, cut, gpu, budget)
+    rows = cuts.rows_within(case, contents, cuts.truth, cut, gpu, budget)
     assert 3 <= rows <= 4 and peak(rows) <= budget < peak(8)
-    assert pieces.rows_within(case, contents, pieces.truth, cut, gpu, 1) == 1
-    assert pieces.rows_within(case, contents, pieces.truth, cut, gpu, 1 << 40) == 16
+    assert cuts.rows_within(case, contents, cuts.truth, cut, gpu, 1) == 1
+    assert cuts.rows_within(case, contents, cuts.truth, cut, gpu, 1 << 40) == 16
 
 
 def test_a_piece_that_finds_no_memory_is_halved():
@@ -119,10 +119,10 @@ def test_a_piece_that_finds_no_memory_is_halved():
         ran.append(case.shape["B"])
         if case.shape["B"] > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return pieces.truth(case, values)
+        return cuts.truth(case, values)
 
     found = Formula(case, contents, run, Cut("B"), 5).collect()
-    whole = pieces.truth(case, contents.whole())
+    whole = cuts.truth(case, contents.whole())
     assert found is not None and ran == [5, 2, 3, 1, 2]
     assert all(torch.allclose(torch.as_tensor(found[name]), torch.as_tensor(whole[name])) for name in whole)
     most = 0
@@ -137,9 +137,9 @@ def test_truth_that_is_not_kept_is_the_same_wherever_one_looks():
 
     def run(case: Case, values: Values) -> Values:
         ran.append(case.shape["B"])
-        return pieces.truth(case, values)
+        return cuts.truth(case, values)
 
-    logits = one(pieces.truth(case, contents.whole())["logits"])
+    logits = one(cuts.truth(case, contents.whole())["logits"])
     whole, sizes = logits.float().flatten(), tuple(logits.shape)
     formula = Formula(case, contents, run, Cut("B"), 2)
     again = Recomputed(formula, "logits", torch.float32, sizes, torch.device("cpu"))
