@@ -56,8 +56,8 @@ def test_variant_is_right(variant, dtype, judge, request):
     phases = tuple(p for p in contract.PHASES if variant.has(p))
     thorough = "not slow" not in request.config.option.markexpr
     seeds = SEEDS if thorough or not variant.gpu_code else SEEDS[-1:]
-    how = dict(thorough=thorough, count=thorough)
-    for found in prove.prove(variant, phases, dtype, seeds, judge, SETTING, yardstick, **how):
+    proofs = prove.prove(variant, phases, dtype, seeds, judge, SETTING, yardstick, thorough=thorough, count=thorough)
+    for found in proofs:
         if found.status == "skipped":
             pytest.skip(found.evidence)
         assert found.ok, f"{found.phase}: {found.evidence}"

@@ -13,6 +13,7 @@ from bench.core import files, variants
 from bench.core.arena import Arena
 from bench.core.case import DTYPES, Case, Value, Values, cases_of, draw, each, map, one
 from bench.core.contents import Contents
+from bench.trial import cuts
 from bench.trial import truth as judge
 from bench.trial.truth import K_ONE, K, Limits, Size, Yard
 from reference import contract
@@ -554,7 +555,7 @@ def gpu(monkeypatch, tmp_path):
     monkeypatch.setattr(judge, "LARGE", 0)
     monkeypatch.setattr(judge, "DRAWN_HERE", 0)
     monkeypatch.setattr(judge, "YARD", 1 << 14)
-    monkeypatch.setattr(pieces, "LEAST", 1 << 10)
+    monkeypatch.setattr(cuts, "LEAST", 1 << 10)
     made = FakeGpu()
     yield judge.Where(made.place, "made up", made, piece_bytes=1 << 20, kept_bytes=0)
     made.close()
