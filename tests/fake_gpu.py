@@ -146,7 +146,7 @@ class FakeGpu:
         return FakeIpc(self.shares)
 
     def free_bytes(self) -> int:
-        return int(os.environ.get(MEMORY_BYTES, 1 << 30))
+        return int(os.environ.get(MEMORY_BYTES, 64 << 30))
 
     def cache_bytes(self) -> int:
         return CACHE_BYTES

@@ -15,7 +15,7 @@ TRUTHS, DRAWS = 3, 3  # contents whose truth is known, besides those of the last
 DEAR_FLOPS, DEAR_BYTES = 2e9, 1 << 28  # … on a CPU one truth where it takes more than this, or its outputs do, …
 DRAWN_BYTES = 1 << 27  # … and one draw where it is larger
 DEAR_SECONDS = 1.0  # on a GPU one truth where all together take longer
-PASSES = 20  # over all tensors in fp64 that a truth and a comparison are taken for
+PASSES = 50  # over all tensors in fp64 that a truth and a comparison are at most (counted: 5 to 53 of them)
 USED = 0.8  # of the memory that is free: the rest is for what variants of torch make on their way
 CONTEXT = 600 << 20  # bytes of a process that uses a GPU before it has a tensor: context, modules, workspaces
 
