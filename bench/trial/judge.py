@@ -156,6 +156,7 @@ class JudgeRoom(process.Room):
             if content not in known.yards:
                 like = next(iter(known.yards.values()), None)
                 known.yards[content] = truth.yards_of(case, known.contents(content), yardstick, self.where, like)
+                truth.let_go(known.yards[content])
         if len(contents) > 1 or contents != [AS_DRAWN]:  # a timed shape: what is held for later may be gigabytes
             self._release()
 
