@@ -140,6 +140,7 @@ class FakeGpu:
     def arch(self) -> str | None:
         return "sm_90a"
 
+    context_bytes = 0  # of a process, before it has a tensor
     shares = ""  # "refused"; or "unmapped", "unmapped later": windows that others cannot open
 
     def ipc(self) -> "FakeIpc":
@@ -172,6 +173,8 @@ class UnmappedLater(FakeGpu):
 
 class Tight(FakeGpu):
     """So little memory that truth is worked out in pieces, hardly any of it kept, and contestants are parked."""
+
+    context_bytes = 64 << 20
 
     def __init__(self) -> None:
         super().__init__()

@@ -38,6 +38,7 @@ TRUTH_LIMIT_S = 600.0  # truth in fp64 may take longer than any variant
 Content = tuple[int, int]  # which draw, and the seed that changes it (bench/core/contents.py)
 AS_DRAWN: Content = (0, 0)
 UNMAPPED = "unmapped"  # how a command fails whose process cannot map the judge's window
+CONTEXT = 600 << 20  # bytes of a process that uses a GPU before it has a tensor
 TWO_CALLS = 1 << 30  # bytes of what a call leaves up to which a window has room for two
 
 
@@ -155,6 +156,7 @@ class JudgeRoom(process.Room):
             if content not in known.yards:
                 like = next(iter(known.yards.values()), None)
                 known.yards[content] = truth.yards_of(case, known.contents(content), yardstick, self.where, like)
+                truth.let_go(known.yards[content])
         if len(contents) > 1 or contents != [AS_DRAWN]:  # a timed shape: what is held for later may be gigabytes
             self._release()
 
@@ -180,7 +182,8 @@ class JudgeRoom(process.Room):
         self.rates = self.rates or truth.rates_of(self.device)
         self.device.release_unused()
         flops, size = self.rates
-        return Means(free_bytes=self.device.free_bytes(), flops_per_s=flops, bytes_per_s=size)
+        context = getattr(self.device, "context_bytes", CONTEXT)
+        return Means(free_bytes=self.device.free_bytes(), context_bytes=context, flops_per_s=flops, bytes_per_s=size)
 
     def forget(self) -> None:
         for known in self.known.values():

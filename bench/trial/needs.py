@@ -15,9 +15,8 @@ TRUTHS, DRAWS = 3, 3  # contents whose truth is known, besides those of the last
 DEAR_FLOPS, DEAR_BYTES = 2e9, 1 << 28  # … on a CPU one truth where it takes more than this, or its outputs do, …
 DRAWN_BYTES = 1 << 27  # … and one draw where it is larger
 DEAR_SECONDS = 1.0  # on a GPU one truth where all together take longer
-PASSES = 20  # over all tensors in fp64 that a truth and a comparison are taken for
+PASSES = 50  # over all tensors in fp64 that a truth and a comparison are at most (counted: 5 to 53 of them)
 USED = 0.8  # of the memory that is free: the rest is for what variants of torch make on their way
-CONTEXT = 600 << 20  # bytes of a process that uses a GPU before it has a tensor: context, modules, workspaces
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def of(case: Case, last: int, contestants: int = 1, means: Means | None = None) 
     truths = TRUTHS if (TRUTHS + last) * truth_seconds(case, means) <= DEAR_SECONDS else 1
     free = USED * means["free_bytes"]
     for draws in (DRAWS, 1):
-        if judge_bytes(case, draws, truths + last, means) + contestants * contestant_bytes(case, draws) <= free:
+        if judge_bytes(case, draws, truths + last, means) + contestants * contestant_bytes(case, draws, means) <= free:
             return Needs(draws, truths)
     return Needs(1, truths, parked=True)
 
@@ -55,7 +54,7 @@ def judge_bytes(case: Case, draws: int, contents: int, means: Means) -> int:
     is kept, each within a share of the memory."""
     drawn, left, free = draws * input_bytes(case), handed_bytes(case), means["free_bytes"]
     kept = contents * kept_bytes(case, free // KEPT_SHARE)
-    return CONTEXT + drawn + max(drawn, left) + left + 2 * (free // PIECE_SHARE) + kept
+    return means["context_bytes"] + drawn + max(drawn, left) + left + 2 * (free // PIECE_SHARE) + kept
 
 
 def kept_bytes(case: Case, room: int) -> int:
@@ -67,10 +66,10 @@ def kept_bytes(case: Case, room: int) -> int:
     return total
 
 
-def contestant_bytes(case: Case, draws: int) -> int:
+def contestant_bytes(case: Case, draws: int, means: Means) -> int:
     """Of a contestant's process: its copies of the draws, its arena, and its context. Copies of a small arena are made
     where there is room; what a variant takes for itself nobody knows before."""
-    return CONTEXT + draws * input_bytes(case) + handed_bytes(case)
+    return means["context_bytes"] + draws * input_bytes(case) + handed_bytes(case)
 
 
 def truth_seconds(case: Case, means: Means) -> float:

@@ -143,6 +143,7 @@ class Means(TypedDict):
     """What a GPU has for judging: bytes that are free, and what it was seen to do a second."""
 
     free_bytes: int
+    context_bytes: int  # that a process takes before it has a tensor: context, modules, workspaces
     flops_per_s: float  # in fp64
     bytes_per_s: float
 

@@ -12,10 +12,13 @@ from bench.core.case import Case, Values, one
 from bench.core.process import ProcessFailed
 from bench.core.shared import Box, opened, values_in
 from bench.core.variants import discover, find
+from bench.machine.devices import open_device
+from bench.trial import pieces, truth
 from bench.trial import prove as proof
-from bench.trial.judge import Handed, Judge
+from bench.trial.judge import Handed, Judge, JudgeRoom
 from bench.trial.room import Setting
-from tests.fake_gpu import FakeIpc
+from reference import contract
+from tests.fake_gpu import FakeGpu, FakeIpc
 
 CASE = Case("residual", "forward", {"N": 1000, "dtype": "fp32"}, "test", seed=4)
 EAGER = find(discover(), "residual", "torch.eager")
@@ -196,7 +199,7 @@ def test_contents_of_a_timed_case_are_judged_on_a_gpu(card):
     left = Handed("", second.size, 0, None, 7, 9, [], window=second.window)
     assert card.judge(timed, left, (1, 123)).ok
     means = card.means()
-    assert means and min(means.values()) > 0
+    assert means and means["free_bytes"] == 1 << 30 and means["flops_per_s"] > 0 and means["bytes_per_s"] > 0
 
 
 @pytest.mark.parametrize(
@@ -219,6 +222,57 @@ def test_where_memory_cannot_be_shared_all_goes_through_the_hosts_and_a_note_say
         wrong = find(discover((VARIANTS,)), "residual", "torch.zeros")
         (found,) = proof.prove(wrong, ("forward",), "fp32", [0, 1], judge, Setting(device, threads=1), EAGER)
     assert found.check == "inaccurate"
+
+
+@pytest.fixture
+def tight(monkeypatch, tmp_path):
+    """The inside of a judge on a card with little memory, in this process."""
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    for module, name in ((truth, "LARGE"), (truth, "DRAWN_HERE"), (truth, "YARD"), (pieces, "LEAST")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # what the device sets is set back
+    room = JudgeRoom(1, "tests.fake_gpu:Tight")
+    room.where = replace(room.where, piece_bytes=1 << 20, kept_bytes=1 << 16)
+    yield room
+    room.forget()
+    assert isinstance(room.device, FakeGpu)
+    room.device.close()
+    open_device.cache_clear()
+
+
+@pytest.mark.parametrize("layer", ["fused_classifier", "cross_entropy"])
+def test_a_judge_takes_little_more_memory_than_what_it_was_handed(tight, layer):
+    shape = dict(B=48, T=8, V=1000, VP=1024, dtype="bf16")
+    case = Case(layer, contract.phases_of(contract.load(layer))[-1], shape, "timed", seed=3)
+    content = (0, 77)
+    tight.draws(case, [case.seed])
+    device = tight.device
+    (given,) = tight.lay(case, False, "")
+    before = device.memory()[0]
+    device.forget_peak()
+    tight.truths(case, find(discover(), layer, "torch.eager"), [content])
+    elements = 48 * 8 * 1024
+    held = device.memory()[0] - before
+    assert held < elements, "truth is not kept"
+    assert device.memory()[1] - before < 4 << 20 < 2 * 8 * elements, "two tensors in fp64 would be more"
+    with tight.ipc.opened(given.window, given.size) as memory:
+        arena = Arena(case, seed=7)
+        arena.load({name: one(value).clone() for name, value in values_in(memory, given.table).items()}, 77)
+        arena.reset(seed=9)
+        arena.call(getattr(find(discover(), layer, "torch.eager").load(), case.phase))
+        arena.hand_back(memory)
+        big = one(arena.outputs["logits" if layer == "fused_classifier" else "dlogits"])
+        del memory
+    left = Handed("", given.size, 0, None, 7, 9, [], window=given.window)
+    before = device.memory()[0]
+    device.forget_peak()
+    assert tight.judge(case, content, left).ok
+    assert device.memory()[1] - before < given.size + (8 << 20)
+    with tight.ipc.opened(given.window, given.size) as memory:
+        big[30, 5, 100] += 0.5
+        arena.hand_back(memory)
+        del memory
+    found = tight.judge(case, content, left)
+    assert found.check == "inaccurate" and "[30, 5, 100]" in found.evidence
 
 
 def test_a_process_that_simulates_gets_its_inputs_in_the_hosts_memory(card):

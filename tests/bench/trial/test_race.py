@@ -273,7 +273,9 @@ def test_several_processes_start_afresh_and_label_their_rounds():
 
 @pytest.mark.parametrize(("free", "held"), [(1 << 40, 0), (1 << 20, 1)])
 def test_where_memory_is_short_contestants_have_it_in_their_turns_alone(monkeypatch, free, held):
-    monkeypatch.setattr(FakeJudge, "means_", dict(free_bytes=free, flops_per_s=1e12, bytes_per_s=1e12))
+    monkeypatch.setattr(
+        FakeJudge, "means_", dict(free_bytes=free, context_bytes=1 << 20, flops_per_s=1e12, bytes_per_s=1e12)
+    )
     found = race("eager", "fast", seconds=0.3)
     assert all(c.running for c in found.contestants)
     assert set(FakeWorker.most_held) == {held} and FakeWorker.held == []
