@@ -85,7 +85,18 @@ class FakeWorker:
     def end(self):
         seconds = self.seconds[self.name]
         wall = [seconds * (1 + self.noise * self.random.gauss(0, 1)) for _ in range(self.made)]
-        return dict(seconds=wall, cpu_s=wall, kernels={}, alien=[], state={}, changed="")
+        return dict(
+            seconds=wall,
+            cpu_s=wall,
+            host_s=[],
+            backlog_s=0.0,
+            uncopied_s=[],
+            copies={},
+            kernels={},
+            alien=[],
+            state={},
+            changed="",
+        )
 
     def close(self):
         self.alive = False
@@ -249,3 +260,15 @@ def test_a_crash_of_the_baseline_leaves_the_others(monkeypatch):
 def test_several_processes_start_afresh_and_label_their_rounds():
     found = race("eager", "fast", processes=2)
     assert {p for p, _ in found.contestants[0].rounds["cold"]} == {0, 1}
+
+
+def test_a_library_is_compared_without_the_copies_that_end_its_calls():
+    variant = object()
+    whole, bare, mine = [[4.0, 4.0]] * 3, [[2.0, 2.0]] * 3, [[1.0, 1.0]] * 3
+    rounds = {"cold": [(0, n) for n in range(3)]}
+    library = timing.Contestant(variant, "torch.sdpa", samples={"cold": whole}, uncopied={"cold": bare}, rounds=rounds)
+    own = timing.Contestant(variant, "cuda.own", samples={"cold": mine}, uncopied={"cold": [[]] * 3}, rounds=rounds)
+    assert timing.ratio_ci(library, own, "cold")[0] == 4 and library.least_median("cold") == 4, "nothing is copied"
+    library.copies = {"Memcpy DtoD": 1}
+    assert timing.ratio_ci(library, own, "cold")[0] == 2 and library.least_median("cold") == 2
+    assert library.median_ci("cold")[0] == 4 and own.least_median("warm") is None
