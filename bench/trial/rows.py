@@ -225,8 +225,8 @@ def _times(common: Record, c: Contestant, cache: str, baseline: Contestant | Non
         flops_per_s=common["flops"] / median,
         of_ceiling=common["floor_s"] / median if common["floor_s"] else None,
     )
-    if c.copies:
-        row |= Record(uncopied_s=c.least_median(cache), copies=c.copies)
+    if c.copies and (least := c.least_median(cache)) is not None:
+        row |= Record(uncopied_s=least, copies=c.copies)
     if cache in c.spans:
         span = statistics.median(chain(*c.spans[cache]))
         paced = max(span, common.get("host_s", 0.0))  # call after call, the GPU waits for what takes longest

@@ -21,18 +21,28 @@ os.environ.setdefault("TRITON_CACHE_DIR", str(cache_dir() / "triton"))
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default of Triton 3.6 to 3.9; 3.10 is to change it
 
 
+def blocks(work: int, per_block: int) -> int:
+    """How many blocks cover `work` items: triton.cdiv, without its microseconds."""
+    return -(-work // per_block)
+
+
 def multiprocessors() -> int:
     """Of the GPU that kernels are launched on (or simulated for)."""
-    from triton.runtime import driver
-
-    return _facts(driver.active, driver.active.get_current_device())[0]
+    active = _driver().active
+    return _facts(active, active.get_current_device())[0]
 
 
 def capability() -> int:
     """Of the GPU that kernels are launched on (or simulated for): 80 is Ampere, 90 Hopper, 100 Blackwell."""
+    active = _driver().active
+    return _facts(active, active.get_current_device())[1]
+
+
+@functools.cache
+def _driver() -> Any:
     from triton.runtime import driver
 
-    return _facts(driver.active, driver.active.get_current_device())[1]
+    return driver
 
 
 @functools.lru_cache(maxsize=16)

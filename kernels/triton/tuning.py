@@ -56,6 +56,8 @@ class Tiles:
 
     def _default(self, dtype: torch.dtype) -> Config:
         configs = self.candidates(dtype)
+        if not self.refused:
+            return configs[0]
         return next((c for c in configs if text_of("", c) not in self.refused), configs[0])
 
     def text(self, name: str) -> str:

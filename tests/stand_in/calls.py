@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from tests import stand_in
 
 MODEL, B, T, DTYPE, ARCH = "gpt2-124m", 4, 1024, "bf16", "sm_90a"
-CALLS, TURNS = 50, 5
+CALLS, TURNS = 10, 40
 
 
 def everything() -> list[str]:

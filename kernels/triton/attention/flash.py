@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.triton import blocks
 from kernels.triton.attention_tiles import (
     add_dkdv,
     add_dq,
@@ -282,7 +283,7 @@ def forward(q, k, v, causal, *, out, lse):
     B, T, NH, HS = q.shape
     sizes, constants = common(q, k, causal)
     config = tables(HS)[0].at(q.dtype, T, HS, causal)
-    grid = (B * NH * triton.cdiv(T, config["BM"]),)
+    grid = (B * NH * blocks(T, config["BM"]),)
     attention_forward[grid](out, lse, q, k, v, *sizes, **constants, EVEN=even(T, config), **config)
 
 
@@ -292,11 +293,11 @@ def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv, workspace):
     statistics = workspace.view(torch.float32)
 
     config = tables(HS)[1].at(q.dtype, T, HS, causal)
-    grid = (B * NH * triton.cdiv(T, config["BM"]),)
+    grid = (B * NH * blocks(T, config["BM"]),)
     dq_arguments = dq, statistics, dout, q, k, v, out, lse
     attention_dq[grid](*dq_arguments, *sizes, **constants, EVEN=even(T, config), **config)
 
     config = tables(HS)[2].at(q.dtype, T, HS, causal)
-    grid = (B * k.shape[2] * triton.cdiv(T, config["BN"]),)
+    grid = (B * k.shape[2] * blocks(T, config["BN"]),)
     dkdv_arguments = dk, dv, dout, q, k, v, statistics
     attention_dkdv[grid](*dkdv_arguments, *sizes, **constants, EVEN=even(T, config), **config)

@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.triton import blocks
 from kernels.triton.lists import Lists, address_of, chunk_of, size_of
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -51,7 +52,7 @@ def norm_of_sums(norm, sums, count, BLOCK: tl.constexpr):
 
 
 def chunks(size):
-    return triton.cdiv(size, CHUNK)
+    return blocks(size, CHUNK)
 
 
 def workspace(shape, phase):

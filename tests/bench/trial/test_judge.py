@@ -13,7 +13,7 @@ from bench.core.process import ProcessFailed
 from bench.core.shared import Box, opened, values_in
 from bench.core.variants import discover, find
 from bench.machine.devices import open_device
-from bench.trial import pieces, truth
+from bench.trial import cuts, truth
 from bench.trial import prove as proof
 from bench.trial.judge import Handed, Judge, JudgeRoom
 from bench.trial.room import Setting
@@ -228,7 +228,7 @@ def test_where_memory_cannot_be_shared_all_goes_through_the_hosts_and_a_note_say
 def tight(monkeypatch, tmp_path):
     """The inside of a judge on a card with little memory, in this process."""
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
-    for module, name in ((truth, "LARGE"), (truth, "DRAWN_HERE"), (truth, "YARD"), (pieces, "LEAST")):
+    for module, name in ((truth, "LARGE"), (truth, "DRAWN_HERE"), (truth, "YARD"), (cuts, "LEAST")):
         monkeypatch.setattr(module, name, getattr(module, name))  # what the device sets is set back
     room = JudgeRoom(1, "tests.fake_gpu:Tight")
     room.where = replace(room.where, piece_bytes=1 << 20, kept_bytes=1 << 16)

@@ -96,7 +96,18 @@ class FakeWorker:
     def end(self):
         seconds = self.seconds[self.name]
         wall = [seconds * (1 + self.noise * self.random.gauss(0, 1)) for _ in range(self.made)]
-        return dict(seconds=wall, cpu_s=wall, kernels={}, alien=[], state={}, changed="")
+        return dict(
+            seconds=wall,
+            cpu_s=wall,
+            host_s=[],
+            backlog_s=0.0,
+            uncopied_s=[],
+            copies={},
+            kernels={},
+            alien=[],
+            state={},
+            changed="",
+        )
 
     def close(self):
         self.alive = False
@@ -279,3 +290,15 @@ def test_where_memory_is_short_contestants_have_it_in_their_turns_alone(monkeypa
     found = race("eager", "fast", seconds=0.3)
     assert all(c.running for c in found.contestants)
     assert set(FakeWorker.most_held) == {held} and FakeWorker.held == []
+
+
+def test_a_library_is_compared_without_the_copies_that_end_its_calls():
+    variant = object()
+    whole, bare, mine = [[4.0, 4.0]] * 3, [[2.0, 2.0]] * 3, [[1.0, 1.0]] * 3
+    rounds = {"cold": [(0, n) for n in range(3)]}
+    library = timing.Contestant(variant, "torch.sdpa", samples={"cold": whole}, uncopied={"cold": bare}, rounds=rounds)
+    own = timing.Contestant(variant, "cuda.own", samples={"cold": mine}, uncopied={"cold": [[]] * 3}, rounds=rounds)
+    assert timing.ratio_ci(library, own, "cold")[0] == 4 and library.least_median("cold") == 4, "nothing is copied"
+    library.copies = {"Memcpy DtoD": 1}
+    assert timing.ratio_ci(library, own, "cold")[0] == 2 and library.least_median("cold") == 2
+    assert library.median_ci("cold")[0] == 4 and own.least_median("warm") is None
