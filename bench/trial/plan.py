@@ -37,6 +37,9 @@ class Plan:
     seed: int | None  # the proof's second one; None: random
     no_simulate: bool
     check_only: bool
+    smoke: bool  # one case of each variant and no more
+    proofs: Path | None  # a folder of proofs to take over, and to add to
+    compile_resources: bool  # what is not known of a timed kernel is found by compiling it
     sanitize: bool
     profile: Path | None
     out: Path | None
@@ -67,6 +70,8 @@ def plan_of(
     shape: str,
     axis: list[str],
     check_only: bool,
+    smoke: bool,
+    proofs: Path | None,
     device: str,
     simulate: bool,
     no_simulate: bool,
@@ -108,7 +113,10 @@ def plan_of(
         effort=Effort(seconds, caches=caches, processes=processes),
         seed=seed,
         no_simulate=no_simulate,
-        check_only=check_only,
+        check_only=check_only or smoke,
+        smoke=smoke,
+        proofs=proofs,
+        compile_resources=proofs is None,
         sanitize=sanitize,
         profile=profile,
         out=out,
