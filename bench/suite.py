@@ -35,7 +35,9 @@ OF_STEP = {"tiktoken": "the training step is skipped", "tokenizers": "the traini
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.suite", description=__doc__)
-    p.add_argument("--out", type=Path, metavar="DIR", help=f"folder of the results; DIR/pack: at most {PACK_FILES} files")
+    p.add_argument(
+        "--out", type=Path, metavar="DIR", help=f"folder of the results; DIR/pack: at most {PACK_FILES} files"
+    )
     p.add_argument("--resume", action="store_true", help="go on in DIR: run what has not finished there")
     what = p.add_argument_group("what to run")
     what.add_argument("--device", help="default cuda where torch sees a GPU, else cpu")
@@ -44,7 +46,10 @@ def parser() -> cli.Parser:
     what.add_argument("--layers", metavar="A,B", help="these layers alone")
     what.add_argument("--model", default="gpt2-124m", help="whose shapes and training step, default gpt2-124m")
     what.add_argument(
-        "--batch", type=cli.count, metavar="B", help=f"sequences that layers are timed at; default {GPU_TIMED_B} on a GPU"
+        "--batch",
+        type=cli.count,
+        metavar="B",
+        help=f"sequences that layers are timed at; default {GPU_TIMED_B} on a GPU",
     )
     what.add_argument(
         "--kernels", action="append", default=[], metavar="DIR", help="more variants, for all but the training step"

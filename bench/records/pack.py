@@ -3,7 +3,6 @@
 import contextlib
 import os
 import tarfile
-import tempfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -91,19 +90,13 @@ class Pack:
         return self.sizes[file]
 
     def _make(self, name: str, files: Iterable[Path]) -> None:
-        making = self.out / MAKING
-        making.mkdir(exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=making)
-        try:
-            with os.fdopen(handle, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz", compresslevel=6) as archive:
-                for file in files:
-                    with contextlib.suppress(FileNotFoundError):
-                        archive.add(file, file.relative_to(self.out))
-            os.chmod(partial, 0o644)
-            os.replace(partial, self.folder / name)
-        except BaseException:
-            Path(partial).unlink(missing_ok=True)
-            raise
+        partial = self.out / MAKING / name
+        partial.parent.mkdir(exist_ok=True)
+        with tarfile.open(partial, mode="w:gz", compresslevel=6) as archive:
+            for file in files:
+                with contextlib.suppress(FileNotFoundError):
+                    archive.add(file, file.relative_to(self.out))
+        os.replace(partial, self.folder / name)
 
 
 def by_group(out: Path) -> dict[str, list[Path]]:

@@ -36,7 +36,7 @@ class Lane:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=HOME,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             start_new_session=True,
         )
         assert self.process.stdin and self.process.stdout

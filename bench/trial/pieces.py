@@ -18,8 +18,8 @@ FIRST = ("attention", "matmul")  # then the others, those first that move the mo
 CORES_A_PROOF = 4  # so many let another proof run beside: nothing is timed then
 SHORT_SECONDS = 90.0  # a training step with less than this is compared with eager PyTorch alone
 HANG_SECONDS = 10.0  # for one call on a GPU (bench.layer --time-limit), and five times that for a first one
-# Guesses in seconds until pieces have been finished: of a start, a proof, a look and a set-up of one variant's phase, of
-# a case's rounds, of the steps.
+# Guesses in seconds until pieces have been finished: of a start; of a proof, a look and a set-up of one variant's phase;
+# of a case's rounds; of the steps.
 START, PROOF, LOOK, SET_UP = 6.0, 3.0, 1.0, 1.5
 ROUNDS = {True: 2.5, False: 6.0}  # on a GPU; on a CPU
 QUICK_STEP, STEP, SANITIZE, DOCTOR = 60.0, 150.0, 40.0, 15.0

@@ -17,6 +17,8 @@ from bench.trial.room import Setting
 from reference import contract
 from reference.models import MODELS, Model
 
+FIRST_CALLS = 5  # times the limit of a call may one take that compiles
+
 AxisValue = int | bool | str
 Axes = dict[str, list[AxisValue]]
 
@@ -109,7 +111,7 @@ def plan_of(
         model=MODELS[cli.choose(model, MODELS, "model")],
         shape_name=shape_name,
         axes=axes,
-        setting=Setting(device, threads, time_limit, simulate=simulate),
+        setting=Setting(device, threads, time_limit, FIRST_CALLS * time_limit, simulate),
         effort=Effort(seconds, caches=caches, processes=processes),
         seed=seed,
         no_simulate=no_simulate,

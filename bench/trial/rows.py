@@ -113,7 +113,12 @@ def _proved(proof: Proof) -> Record:
 
 def simulated(case: Case, proof: Proof, calls: int, seeds: list[int], device: str = "cpu") -> Record:
     """The record of a variant that the simulator ran: proved and counted, not timed."""
-    return _identity(case, proof.variant, calls, proof.seeds or seeds) | _proved(proof) | _work(case, device) | _counted(proof)
+    return (
+        _identity(case, proof.variant, calls, proof.seeds or seeds)
+        | _proved(proof)
+        | _work(case, device)
+        | _counted(proof)
+    )
 
 
 def _counted(proof: Proof) -> Record:
