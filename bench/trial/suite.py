@@ -131,6 +131,7 @@ class Suite:
     running: list[Running] = field(default_factory=list)
     idle: dict[bool, list[Process]] = field(default_factory=lambda: {True: [], False: []})  # by whether undisturbed
     status: Status | None = None
+    at_the_end: bool = False  # every piece has had its turn
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -209,7 +210,10 @@ class Suite:
             for r in list(self.running):
                 self.look_after(r, waiting)
             if not waiting and not self.running:  # estimates have changed meanwhile
-                waiting, passed = [p for p in passed if self.limit_of(p)], [p for p in passed if not self.limit_of(p)]
+                self.at_the_end = True
+                waiting = [p for p in passed if self.limit_of(p)]
+                passed = [p for p in passed if p not in waiting]
+        passed = [p for p in passed if p.name not in self.again]  # of those it is written what they were cut short at
         for piece in passed:
             why = f"not started: about {self.estimates.of(piece):.0f} s, {max(0.0, self.left):.0f} s were left"
             self.keep(piece, "timeout", why, [], 0.0)
@@ -232,9 +236,14 @@ class Suite:
         return False
 
     def limit_of(self, piece: Piece) -> float:
-        """How many seconds a piece may take from now on; 0 where it is not worth a start."""
+        """How many seconds a piece may take from now on; 0 where it is not worth a start.
+
+        What keeps nothing when it is cut short is not started for most of what is left before the end.
+        """
         left, expected = self.left, self.estimates.of(piece)
         if left < min(expected, expected if piece.least is None else piece.least):
+            return 0.0
+        if not (piece.resumes or self.at_the_end or expected <= left / 2):
             return 0.0
         return min(left, max(LEAST_LIMIT, MOST * expected))
 

@@ -143,6 +143,7 @@ def planned(out: Path, *more: str) -> Plan:
 
 
 def test_what_was_proved_is_timed_without_a_second_proof(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAYERBENCH_REPORT", "0")
     proofs = ("--proofs", str(tmp_path / "proofs"))
     asked: list[tuple[str, ...]] = []
     prove = session.prove

@@ -289,6 +289,14 @@ def test_minutes_are_kept_whatever_the_guesses_are_worth(tmp_path, cores, minute
     assert made_up.ended or minutes < 1
 
 
+def test_a_step_that_would_take_most_of_a_short_time_comes_last(tmp_path, cores):
+    made_up = MadeUp(MadeUpClock(), lambda name: min(10.0, GUESSES[name]))
+    run_all(tmp_path / "out", made_up, "--layers", "gelu", minutes=1.8)
+    names = [name for name, _ in made_up.started]
+    assert names.index("time-gelu-forward") < names.index("e2e-quick"), "it keeps nothing where it is cut short"
+    assert {"check-gelu-bf16", "time-gelu-backward"} <= set(made_up.ended)
+
+
 def test_estimates_are_learned_by_kind():
     def piece(kind: str, guess: float) -> Piece:
         return Piece(f"{kind}-{guess}", kind, lambda _: [], guess)
@@ -420,7 +428,7 @@ def test_a_resumed_suite_runs_only_what_has_not_finished(bench):
 
 
 def test_ctrl_c_keeps_everything_and_sums_up(bench, capsys):
-    queue = [bench.piece("check-a"), bench.piece("check-slow", "keep(status='wrong'); time.sleep(60)", guess=30)]
+    queue = [bench.piece("check-a"), bench.piece("check-slow", "keep(status='wrong'); time.sleep(60)", guess=10)]
 
     def interrupt() -> None:
         while not (bench.out / "check-slow" / "records.jsonl").exists():
