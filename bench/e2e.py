@@ -2,11 +2,14 @@
 
 First the parity gate: loss and gradient norm of every step must stay in the band that PyTorch's own runs span (see
 bench/training/gate.py); where they do not, no MFU is printed and the exit code is 2. Steps of all contestants take
-turns in random order, each contestant in a process of its own. Memory is planned once.
+turns in random order, each contestant in a process of its own. Memory is planned once. PyTorch's fp32 run, which the
+gate judges by, takes as many steps as the contestants do, since every timed step is judged; it goes a turn ahead of
+them, so that what is cut short has judged what it has timed. After each turn the records are on disk.
 
 --kernels is a comma list: `fastest` (the default: the quickest variant here for each layer, shape and pass, measured
 now or remembered), a backend (`cpu`), a variant (`cpu.naive`), and overrides `layer=…` or `layer/shape=…`, for example
-`fastest,attention=cpu.naive,matmul/qkv=torch.eager`. A folder in the list adds the variants in it.
+`fastest,attention=cpu.naive,matmul/qkv=torch.eager`. A folder in the list adds the variants in it. A FILE.json in it is
+the kernels.json of an earlier run: its kernels are taken without a race, but for those whose source has changed.
 
 --baseline names PyTorch's steps: `eager`, as it comes; `compile`, as a careful user writes it (on a GPU: autocast,
 max-autotune, the fastest SDPA backend pinned); `compile-plain`, torch.compile(model) and nothing else; `compile-bf16`,
@@ -16,16 +19,21 @@ On a GPU our whole step is two CUDA graphs, with a look at the gradients' norm b
 captured (then the page says which) or --no-graph; without --batch, B is halved until everything fits. Steps are timed
 by the GPU's events.
 
+--minutes: ours and the first baseline start (on a GPU compile-plain, else compile), the others join after two timed
+turns each while there is time; a compilation that runs over its limit is given up, and its row says so.
+
 MFU is useful FLOPs a second over what the machine can do: the matmul rate measured by bench.machine.ceilings, and the
 datasheet's where it is known. PaLM's convention counts 6 (P - wpe) + 12 L C T a token, llm.c's 6 P + 6 L C T.
 """
 
 import sys
+import time
 from pathlib import Path
 
 from bench import cli
 from bench.training import (
     BASELINES,
+    COMPILE_LIMIT_S,
     CPU_B,
     CPU_BASELINES,
     CPU_T,
@@ -94,6 +102,16 @@ def parser() -> cli.Parser:
     how.add_argument(
         "--time-limit", type=cli.above_zero, default=600.0, metavar="S", help="for one step, default 600 s"
     )
+    how.add_argument(
+        "--minutes", type=cli.above_zero, metavar="M", help="end within so many, with what was measured by then"
+    )
+    how.add_argument(
+        "--compile-limit",
+        type=cli.above_zero,
+        default=COMPILE_LIMIT_S,
+        metavar="S",
+        help=f"for each baseline to compile, default {COMPILE_LIMIT_S:g} s",
+    )
     how.add_argument("--remeasure", action="store_true", help="measure candidates again, whatever is remembered")
     out = p.add_argument_group("results")
     out.add_argument("--out", type=Path, help="folder of this run (default: a new one under runs/)")
@@ -108,11 +126,12 @@ def parser() -> cli.Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    begin = time.monotonic()
     argv = sys.argv[1:] if argv is None else argv
     args = parser().parse_args(argv)
     from bench.training import plan, session
 
-    return session.Session(plan.plan_of(**vars(args), argv=argv)).run()
+    return session.Session(plan.plan_of(**vars(args), argv=argv), begin).run()
 
 
 if __name__ == "__main__":

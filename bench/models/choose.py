@@ -7,7 +7,8 @@
 
 `--kernels` is a comma list. One entry may set the default: `fastest` (any variant), a backend (`cpu`: the fastest of
 that backend) or a variant (`cpu.naive`). Entries `layer=…` or `layer/shape=…` override it, with the same three kinds
-of value. A folder adds the variants that lie in it.
+of value. A folder adds the variants that lie in it; a FILE.json names kernels that were chosen before
+(bench.models.chosen).
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from bench.cli import CannotGoOn
 from bench.core import BACKENDS, files
 from bench.core.evidence import telling
 from bench.core.variants import Variant, simulated, unavailable
-from bench.machine.devices import SPAN, Device, open_device
+from bench.machine.devices import SPAN, Device
 from bench.models import CallId
 from bench.models.calls import Call
 from bench.models.program import Program, step_calls
@@ -53,32 +54,41 @@ BUDGET_S, GPU_BUDGET_S = 10.0, 300.0  # … until this long after the start; on 
 
 @dataclass
 class Spec:
-    """`--kernels` as written: the default, the overrides by layer or place, and extra folders of variants."""
+    """`--kernels` as written: the default, the overrides by layer or place, extra folders of variants, and a file with
+    an earlier choice."""
 
     default: str = FASTEST
     overrides: dict[str, str] = field(default_factory=dict)
     folders: tuple[Path, ...] = ()
+    chosen: Path | None = None
 
     def override(self, id: CallId) -> str | None:
         return self.overrides.get(id.place, self.overrides.get(id.layer))
 
 
 def parse(text: str) -> Spec:
-    """The parts of a `--kernels` list. Raises CannotGoOn for two defaults or an empty entry."""
-    spec, defaults = Spec(), []
+    """The parts of a `--kernels` list. Raises CannotGoOn for two defaults or files, or an empty entry."""
+    spec = Spec()
+    defaults: list[str] = []
+    files: list[Path] = []
     for entry in text.split(","):
         where, equals, value = entry.strip().partition("=")
         if not where or (equals and not value):
             raise CannotGoOn(f"--kernels {text!r} has an empty entry", cli.USAGE)
         if equals:
             spec.overrides[where] = value
+        elif where.endswith(".json"):
+            files.append(Path(where))
         elif os.sep in where or Path(where).is_dir():
             spec.folders += (Path(where),)
         else:
             defaults.append(where)
     if len(defaults) > 1:
         raise CannotGoOn(f"--kernels names {' and '.join(defaults)} for all layers; one of them", cli.USAGE)
+    if len(files) > 1:
+        raise CannotGoOn(f"--kernels names {' and '.join(map(str, files))}; one of them", cli.USAGE)
     spec.default = defaults[0] if defaults else FASTEST
+    spec.chosen = files[0] if files else None
     return spec
 
 
@@ -143,7 +153,8 @@ class Times:
     broke: tuple[CallId, str] | None = None  # the call and variant after which the GPU was of no more use
 
 
-Told = Times | tuple[CallId, str]  # what a race tells while it runs
+Told = Times | tuple[CallId, str]  # what a race tells while it runs, …
+Keep = Callable[[Told], None]  # … and who hears it
 
 
 def told(heard: Iterable[Told]) -> tuple[Times, tuple[CallId, str] | None]:
@@ -168,6 +179,7 @@ def race(
     budget: float = BUDGET_S,
     hopeless: float = HOPELESS,
     tell: Callable[[Told], None] = lambda what: None,
+    stop: float = math.inf,
 ) -> Times:
     """Time every candidate at its calls of the step, interleaved, on the step's own memory (its contents are lost).
 
@@ -175,6 +187,7 @@ def race(
     On a GPU its events time them, behind a backlog that keeps launching out of the time, as a graph does. Where a
     candidate leaves the GPU unusable the race ends with what it has, and `broke` says which.
 
+    stop: seconds after which no further call is raced; the times lack those.
     tell: called with (call, variant name) before a candidate is tried, and with Times after each call, so that nothing
     is lost with a process that a candidate kills, or hangs in.
     """
@@ -191,7 +204,8 @@ def race(
 
     times = Times()
     rates: dict[tuple[str, str, str], float] = {}  # (layer, phase, variant): ms for one operation
-    deadline = time.monotonic() + budget
+    start = time.monotonic()
+    deadline, end = start + budget, start + stop
 
     def race_one(id: CallId, racing: list[Variant]) -> None:
         skipped = times.skipped[id]
@@ -206,6 +220,8 @@ def race(
 
     try:
         for id in sorted(pool, key=work):
+            if time.monotonic() > end:
+                break
             times.ms[id], times.skipped[id] = {}, {}
             of = {v.name: rates.get((id.layer, id.phase, v.name)) for v in pool[id]}
             known = {name: rate for name, rate in of.items() if rate is not None}
@@ -219,11 +235,11 @@ def race(
                     racing.append(v)
             race_one(id, racing)
 
-        for id in sorted(pool, key=weight, reverse=True):
+        for id in sorted(times.ms, key=weight, reverse=True):
             ms, skipped = times.ms[id], times.skipped[id]
             late = [v for v in pool[id] if v.name in LATE and v.name not in ms | skipped]
-            if late and time.monotonic() > deadline:
-                skipped |= {v.name: f"the {budget:g} s for measuring were spent" for v in late}
+            if late and time.monotonic() > min(deadline, end):
+                skipped |= {v.name: f"the {min(budget, stop):.3g} s for measuring were spent" for v in late}
             elif late:
                 leader = min(ms, key=ms.__getitem__, default=None)
                 race_one(id, [*late, *(v for v in pool[id] if v.name == leader)])
@@ -292,7 +308,9 @@ def _race_one(racing, calls, shape, device: Device, skipped, tell) -> dict[str, 
 
 def fastest(pool: dict[CallId, list[Variant]], times: Times) -> dict[CallId, Variant]:
     """The quickest candidate of each call, of those that have every call of their layer in the step: where one is
-    missing, a time of the others is no time of the layer. Raises CannotGoOn where every candidate failed."""
+    missing, a time of the others is no time of the layer. A call that no time was left for is served by who is quickest
+    at the nearest: the layer's in the same pass, or in the other; else by PyTorch. Raises CannotGoOn where every
+    candidate failed."""
     lacks = {
         (id.layer, name): reason
         for id, skipped in times.skipped.items()
@@ -304,6 +322,9 @@ def fastest(pool: dict[CallId, list[Variant]], times: Times) -> dict[CallId, Var
         if len(variants) == 1:
             choice[id] = variants[0]
             continue
+        if open_ := unraced(id, variants, times):
+            choice[id] = _nearest(id, open_, times)
+            continue
         lacking = {v.name: lacks[id.layer, v.name] for v in variants if (id.layer, v.name) in lacks}
         ms = {name: took for name, took in times.ms.get(id, {}).items() if name not in lacking}
         if not ms:
@@ -312,6 +333,22 @@ def fastest(pool: dict[CallId, list[Variant]], times: Times) -> dict[CallId, Var
             raise CannotGoOn(f"no variant of {id} ran here ({told})", cli.CANNOT_RUN)
         choice[id] = next(v for v in variants if v.name == min(ms, key=ms.__getitem__))
     return choice
+
+
+def unraced(id: CallId, variants: list[Variant], times: Times) -> list[Variant]:
+    """The candidates of a call that no time was left to race; none where it was raced."""
+    return [] if id in times.ms else [v for v in variants if v.name not in times.skipped.get(id, {})]
+
+
+def _nearest(id: CallId, variants: list[Variant], times: Times) -> Variant:
+    """Of a call that was not raced: the winner of the raced call that is most like it."""
+    here = {v.name: v for v in variants}
+    raced = sorted((other for other in times.ms if other.layer == id.layer), key=lambda other: other.phase != id.phase)
+    for other in raced:
+        for name in sorted(times.ms[other], key=times.ms[other].__getitem__):
+            if name in here:
+                return here[name]
+    return here.get("torch.eager", variants[0])
 
 
 # --- what was measured before ---
@@ -354,14 +391,14 @@ def _source(v: Variant) -> str:
     return f"{v.name}@{v.source_hash()}"
 
 
-def open_cache(device: str, threads: int) -> Cache:
-    """The cache of this machine: keyed by CPU (or GPU), threads and versions, so that a stale time is never used."""
-    chip = _cpu_name() if device == "cpu" else open_device(device).chip()[0]
+def open_cache(chip: str, device: str, threads: int) -> Cache:
+    """The cache of this machine: keyed by CPU (or GPU), threads and versions, so that a stale time is never used.
+    chip: the device's name, which a process that has opened it knows."""
     context = [chip, cpu_flags(), device, threads, torch.__version__, platform.python_version()]
     return Cache(cache_dir() / "step_times.json", context)
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((s.partition(":")[2].strip() for s in lines if s.startswith("model name")), platform.processor())

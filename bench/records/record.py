@@ -241,6 +241,7 @@ class Step(Change, Mfu, total=False):
     last_loss: Annotated[Number, "of losses"]
     worst_loss: Annotated[Number, "furthest from PyTorch, of the band that its own runs span; above 1 it is wrong"]
     worst_norm: Annotated[Number, "the same of norms"]
+    chosen: Annotated[Text, "ours: kernels chosen beforehand: in which file, where, when; what of it was not used"]
     planned_bytes: Annotated[int | None, "ours: planned before anything runs"]
     recompute: Annotated[list[str], "ours: outputs that backward computes again"]
     in_context_s: Annotated[Rates, "ours: of each call of `kernels`, all its repetitions, inside the step, …"]

@@ -1,5 +1,7 @@
 """Numbers as people read them, the same in every table and on every page."""
 
+import math
+
 from bench.records import DASH
 from bench.records.queries import partial
 from bench.records.record import Record
@@ -63,7 +65,9 @@ def speed_text(row: Record) -> str:
     if speed is None or row["status"] != "ok" or partial(row):  # PyTorch's covers what this one does not
         return DASH
     # A difference that the A/A control shows as well, or whose interval holds 1, is none.
-    same = abs(speed - 1) <= (row.get("noise_floor") or 0.0) or row["speedup_low"] <= 1 <= row["speedup_high"]
+    # Of a single round nothing is known but the ratio: its interval has no upper end.
+    low, high = row.get("speedup_low") or 0.0, row.get("speedup_high") or math.inf
+    same = abs(speed - 1) <= (row.get("noise_floor") or 0.0) or low <= 1 <= high
     return f"{speed:.2f}x" + (" =" if same else "")
 
 

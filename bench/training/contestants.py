@@ -8,14 +8,19 @@ The parent sends a command and waits for its answer; meanwhile every other proce
 and peak memory are each contestant's own. A process that dies or hangs ends the run with a message that says which.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from bench.cli import CannotGoOn
 from bench.core.process import CRASH, OUT_OF_MEMORY, TIMEOUT, Process, ProcessFailed
 from bench.machine.devices import is_gpu
+from bench.machine.facts import usable_cores
 from bench.training.rooms import Job, Room
 
 STEP_LIMIT_S = 600.0  # one step; the naive kernels need a minute or two for gpt2-124m
 SETUP_LIMIT_S = 900.0  # compiling, measuring
 TEARDOWN_LIMIT_S = 30.0
+COMPILE_THREADS = 8
 
 
 class OutOfMemory(CannotGoOn):
@@ -23,20 +28,45 @@ class OutOfMemory(CannotGoOn):
 
 
 class Lost(CannotGoOn):
-    """A contestant's process died, or does not answer."""
+    """A contestant's process died, or does not answer; `status` says which, as a record does."""
+
+    def __init__(self, said: str, status: str = CRASH):
+        super().__init__(said)
+        self.status = status
+
+
+class _Heard(list):
+    """What a command tells, and somebody who hears it as it comes."""
+
+    def __init__(self, listener: Callable[[Any], None]):
+        super().__init__()
+        self.listener = listener
+
+    def append(self, what: Any) -> None:
+        super().append(what)
+        self.listener(what)
 
 
 class Contestant(Process):
     """A process whose commands are a room's methods. Each raises CannotGoOn with its name and what happened.
 
-    It is an interpreter of its own: each OpenMP library reads OMP_NUM_THREADS when it is loaded.
+    It is an interpreter of its own: each OpenMP library reads OMP_NUM_THREADS when it is loaded. On a GPU Inductor
+    compiles on several cores: its pool sleeps while steps are timed, and takes no part in what the GPU does then.
     """
 
     def __init__(self, name: str, room: type[Room], job: Job, *arguments: object):
-        threads = {"OMP_NUM_THREADS": str(job.threads)}
-        super().__init__(room, job, *arguments, limit=STEP_LIMIT_S, environment=threads)
         self.name = name
         self.on_gpu = is_gpu(job.device)
+        self.listener: Callable[[Any], None] | None = None  # hears at once what is told while a command runs
+        threads = {"OMP_NUM_THREADS": str(job.threads)}
+        if self.on_gpu:
+            threads["TORCHINDUCTOR_COMPILE_THREADS"] = str(min(COMPILE_THREADS, usable_cores()))
+        super().__init__(room, job, *arguments, limit=STEP_LIMIT_S, environment=threads)
+
+    def send(self, command: str, **arguments: object) -> None:
+        super().send(command, **arguments)
+        if self.listener:
+            self.heard = _Heard(self.listener)
 
     def raised(self, failure: ProcessFailed) -> CannotGoOn:
         said = f"{self.name}: {failure.evidence}"
@@ -44,7 +74,7 @@ class Contestant(Process):
             return OutOfMemory(said)
         if failure.status in (TIMEOUT, CRASH):
             hint = " (SIGKILL is often the system running out of memory)" if said.endswith("SIGKILL") else ""
-            return Lost(said + hint)
+            return Lost(said + hint, failure.status)
         return CannotGoOn(said, failure.code)
 
     def close(self) -> None:

@@ -6,10 +6,11 @@ from types import TracebackType
 
 from bench import cli
 from bench.core.variants import Variant
-from bench.models import CallId
+from bench.models import CallId, choose
 from bench.training.contestants import Contestant
+from bench.training.deadline import Deadline
 from bench.training.plan import Plan
-from bench.training.rooms import Built, OurRoom, TorchRoom
+from bench.training.rooms import Built, JudgeRoom, OurRoom, TorchRoom
 
 PARK_LIMIT_S = 60.0
 
@@ -30,15 +31,22 @@ class Entrant:
 OURS = Entrant("ours")
 
 
+def baseline(mode: str) -> Entrant:
+    return Entrant(f"torch.{mode}", baseline=mode)
+
+
 class Field:
     """Use as a context manager: it ends the processes."""
 
-    def __init__(self, plan: Plan, notes: list[str]):
+    def __init__(self, plan: Plan, notes: list[str], deadline: Deadline | None = None):
         self.plan = plan
         self.notes = notes  # what the page must say of the run
+        self.deadline = deadline or Deadline(None, 0.0)
         self.contestants: dict[Entrant, Contestant] = {}
         self.built: dict[str, Built] = {}  # by the name of ours
         self.recipes: dict[str, str] = {}  # by the name of PyTorch's
+        self._judge: Contestant | None = None
+        self._spawned: dict[Entrant, Contestant] = {}  # that nobody has asked for anything yet
         self._stack = ExitStack()
 
     def __enter__(self) -> "Field":
@@ -58,31 +66,70 @@ class Field:
     def baselines(self) -> dict[Entrant, Contestant]:
         return {e: c for e, c in self.contestants.items() if not e.ours}
 
+    @property
+    def judge(self) -> Contestant:
+        """PyTorch's own runs, which the gate judges by."""
+        if self._judge is None:
+            self._judge = self._stack.enter_context(Contestant("PyTorch's band", JudgeRoom, self.plan.job))
+        return self._judge
+
     def note(self, text: str) -> None:
         cli.say(text)
         self.notes.append(text)
 
+    def chip(self) -> str:
+        """The device's name. On a GPU our contestant says it: this process never makes a CUDA context."""
+        if not self.plan.gpu:
+            return choose.cpu_name()
+        return self.contestants[OURS].ask("chip", limit=self.deadline.limit(PARK_LIMIT_S))
+
+    def spawn(self, *entrants: Entrant) -> None:
+        """Start these processes and the judge's: they import PyTorch side by side, before the first is asked."""
+        for e in entrants:
+            if e not in self._spawned and e not in self.contestants:
+                self._spawned[e] = self._process(e)
+        _ = self.judge
+
+    def _process(self, e: Entrant) -> Contestant:
+        if e.ours:
+            made = Contestant(e.name, OurRoom, self.plan.job)
+        else:
+            made = Contestant(e.name, TorchRoom, self.plan.job, e.baseline)
+        return self._stack.enter_context(made)
+
+    def enter(self, e: Entrant) -> Contestant:
+        """Have an entrant take part."""
+        self.contestants[e] = self._spawned.pop(e) if e in self._spawned else self._process(e)
+        return self.contestants[e]
+
     def start(self, e: Entrant) -> None:
         """Ours allocates all its memory, before others are tried beside it."""
-        self.contestants[e] = self._stack.enter_context(Contestant(e.name, OurRoom, self.plan.job))
+        self.enter(e)
         self.park(e, self.plan.setup_limit)
 
     def restart(self, e: Entrant) -> None:
         self.contestants[e].close()
         self.start(e)
 
+    def leave(self, e: Entrant) -> None:
+        """An entrant takes part no longer; its process ends."""
+        contestant = self.contestants.pop(e)
+        contestant.idle = False  # nobody waits for what it is doing
+        contestant.close()
+
     def park(self, e: Entrant, limit: float = PARK_LIMIT_S) -> None:
         """Have a contestant on a GPU lend the memory that it does not use to the others."""
         if self.plan.gpu:
-            self.contestants[e].ask("park", limit=limit)
+            self.contestants[e].ask("park", limit=self.deadline.limit(limit))
 
     def build(self, e: Entrant, choice: dict[CallId, Variant]) -> None:
         """Our step, built and loaded: on a GPU as a graph, or where that fails by plain launches in a new process."""
-        graph, limit = self.plan.graph, self.plan.setup_limit
+        graph, limit = self.plan.graph, self.deadline.limit(self.plan.setup_limit)
         built = self.contestants[e].ask("build", choice=choice, graph=graph, limit=limit)
         if graph and not built.graph:
             self.note(f"{e.name} is no graph, its kernels are launched one by one: {built.graph_evidence}")
             self.restart(e)
+            limit = self.deadline.limit(self.plan.setup_limit)
             plain = self.contestants[e].ask("build", choice=choice, graph=False, limit=limit)
             built = replace(plain, graph_evidence=built.graph_evidence)
         elif self.plan.gpu and not graph:
@@ -90,8 +137,3 @@ class Field:
         self.built[e.name] = built
         self.contestants[e].ask("load")
         self.park(e)
-
-    def start_baselines(self) -> None:
-        for mode in self.plan.baselines:
-            e = Entrant(f"torch.{mode}", baseline=mode)
-            self.contestants[e] = self._stack.enter_context(Contestant(e.name, TorchRoom, self.plan.job, mode))

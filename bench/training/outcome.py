@@ -3,6 +3,7 @@
 One Record (bench/records/record.py) a contestant: ours, `ours, LAYER=VARIANT` for each swap, and PyTorch's.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ from bench.show.texts import DASH, duration, number, percent
 from bench.training.field import Entrant
 from bench.training.gate import Excess, Gate, Trajectory
 from bench.training.pick import Choice, Picked
-from bench.training.plan import Plan
+from bench.training.plan import Plan, Turn
 from bench.training.rooms import Built, InContext, Job
 
 COLUMNS = (
@@ -70,7 +71,7 @@ class Trained:
     """The steps that were taken, by contestant."""
 
     plan: Plan
-    trajectories: dict[str, Trajectory]
+    trajectories: Mapping[str, Trajectory]
 
     @property
     def job(self) -> Job:
@@ -78,10 +79,21 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Measured(Trained):
-    """All that a session found out, by contestant where nothing else is said. A simulated one has no times."""
+class Out:
+    """Why somebody takes part no longer, or never did: a record's status and evidence."""
 
+    status: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Measured(Trained):
+    """All that a session found out so far, by contestant where nothing else is said. A simulated one has no times."""
+
+    turns: list[Turn]  # that all entrants have had; trajectories may be longer
+    caught_up: dict[str, int]  # of who came late: the steps before, which were not timed
     entrants: list[Entrant]  # ours first
+    out: dict[str, Out]  # who is none any more
     gate_runs: list[Trajectory]  # PyTorch's: the centre, and perturbed ones
     updates: dict[str, list[Excess]]  # of ours: where the optimizer did something else than its formula
     picked: Picked
@@ -89,9 +101,15 @@ class Measured(Trained):
     built: dict[str, Built]  # of ours
     recipes: dict[str, str]  # of PyTorch's: what each is, in words
     peak_bytes: dict[str, int]
-    in_context: dict[str, list[InContext]]  # of ours
+    in_context: dict[str, list[InContext]]  # of ours; empty where there was no time for it, or is none yet
     matmul_peaks: dict[str, float | None]  # FLOP/s by where they are from
     notes: list[str]  # what the page must say
+    stopped: str  # why there are fewer turns than planned
+
+    @property
+    def steps(self) -> int:
+        """How many all entrants have taken."""
+        return self.turns[-1].steps.stop if self.turns else 0
 
 
 def matmul_peaks(device: str, dtype: str) -> dict[str, float | None]:
@@ -123,10 +141,9 @@ def choices(choice: dict[CallId, Variant], pool: dict[CallId, list[Variant]], ti
     console().print(table)
 
 
-def _of_contestant(s: Trained, name: str) -> Record:
+def _of_contestant(s: Trained, name: str, steps: Trajectory) -> Record:
     """Which steps a record is of, and what they came to, judged or not."""
-    steps = s.trajectories[name]
-    return Record(
+    known = Record(
         case_id=f"{s.job.model.name} {name}",
         layer=s.job.model.name,
         variant=name,
@@ -135,13 +152,45 @@ def _of_contestant(s: Trained, name: str) -> Record:
         device=s.job.device,
         threads=s.job.threads,
         shape=dict(B=s.job.B, T=s.job.T, accumulation=s.job.accumulation),
-        first_loss=steps[0]["loss"],
-        last_loss=steps[-1]["loss"],
-        losses=[x["loss"] for x in steps],
-        norms=[x["norm"] for x in steps],
         reproduce=" ".join(["python", "-m", "bench.e2e", *s.plan.argv]),
         machine=facts.snapshot(),
     )
+    if steps:
+        known |= Record(
+            first_loss=steps[0]["loss"],
+            last_loss=steps[-1]["loss"],
+            losses=[x["loss"] for x in steps],
+            norms=[x["norm"] for x in steps],
+        )
+    return known
+
+
+def begun(plan: Plan, name: str, built: Built, picked: Picked) -> Record:
+    """The record of our step when it is built and has taken no step."""
+    row = _of_contestant(Trained(plan, {}), name, []) | Record(status="skipped", evidence="built; no step taken yet")
+    return row | _of_ours(plan, built, picked.choice, picked.chosen)
+
+
+def _of_ours(plan: Plan, built: Built, choice: Choice, chosen: str) -> Record:
+    """What our step is made of."""
+    row = Record(
+        planned_bytes=built.bytes,
+        kernels={str(key): v.name for key, v in choice.items()},
+        recompute=list(plan.job.recompute),
+        saved_bytes=built.saved_bytes,
+    )
+    if chosen:
+        row["chosen"] = chosen
+    if plan.gpu:
+        row["graph"], row["graph_evidence"] = built.graph, built.graph_evidence
+    return row
+
+
+def _excluded(s: Trained, name: str, out: Out) -> Record:
+    """The record of somebody who takes part no longer, or never did."""
+    steps = s.trajectories.get(name, [])
+    row = _of_contestant(s, name, steps) | Record(status=out.status, evidence=out.evidence)
+    return row | Record(samples=[[x["wall_s"]] for x in steps]) if steps else row
 
 
 def unjudged(s: Trained, why: str) -> list[Record]:
@@ -150,7 +199,7 @@ def unjudged(s: Trained, why: str) -> list[Record]:
     total = s.plan.turns[-1].steps.stop
     done = {name: steps for name, steps in s.trajectories.items() if steps}
     return [
-        _of_contestant(s, name)
+        _of_contestant(s, name, steps)
         | Record(
             status="skipped",
             evidence=f"{'stopped' if why else 'interrupted'} after {len(steps)} of {total} steps, not judged"
@@ -162,41 +211,54 @@ def unjudged(s: Trained, why: str) -> list[Record]:
 
 
 class Judged:
-    """What follows from a session's losses and norms alone: are our steps inside PyTorch's band?"""
+    """What follows from a session's losses and norms alone: are our steps inside PyTorch's band? A subclass says it."""
 
     def __init__(self, measured: Measured):
+        """measured: with a turn at least that everybody has had."""
         self.s = measured
+        self.steps = {e.name: measured.trajectories[e.name][: measured.steps] for e in measured.entrants}
         self.swap_of = {e.name: e.swap for e in measured.entrants}  # "" for what is no swap
         self.ours = [e.name for e in measured.entrants if e.ours]
         self.theirs = [e.name for e in measured.entrants if not e.ours]
-        centre, *perturbed = measured.gate_runs
-        self.gate = Gate.measured(centre, [*perturbed, *(measured.trajectories[n] for n in self.theirs)])
-        self.excesses = {n: self.gate.excesses(measured.trajectories[n]) + measured.updates[n] for n in self.ours}
+        centre, *perturbed = (run[: measured.steps] for run in measured.gate_runs)
+        self.gate = Gate.measured(centre, [*perturbed, *(self.steps[n] for n in self.theirs)])
+        self.excesses = {n: self.gate.excesses(self.steps[n]) + measured.updates[n] for n in self.ours}
         self.parity = not any(self.excesses.values())
 
     def judged_row(self, name: str) -> Record:
         """A record's fields that are no times."""
-        s, steps = self.s, self.s.trajectories[name]
-        row = _of_contestant(s, name) | Record(
+        s, steps = self.s, self.steps[name]
+        row = _of_contestant(s, name, steps) | Record(
             status="wrong" if self.excesses.get(name) else "ok",
             evidence="; ".join(map(str, self.excesses.get(name, [])[:SHOWN_EXCESSES])),
-            planned_bytes=s.built[name].bytes if name in self.ours else None,
-            worst_loss=self.gate.worst(steps, "loss"),
-            worst_norm=self.gate.worst(steps, "norm"),
+            planned_bytes=None,
         )
-        if name in self.ours:
-            row["kernels"] = {str(key): v.name for key, v in self._choice(name).items()}
-            row["recompute"], row["saved_bytes"] = list(s.job.recompute), s.built[name].saved_bytes
-        if name in self.ours and s.plan.gpu:
-            row["graph"], row["graph_evidence"] = s.built[name].graph, s.built[name].graph_evidence
-        return row
+        loss, norm = self.gate.worst(steps, "loss"), self.gate.worst(steps, "norm")
+        if np.isfinite([loss, norm]).all():
+            row |= Record(worst_loss=loss, worst_norm=norm)
+        if s.stopped:
+            row["stopped"] = s.stopped
+        return row | _of_ours(s.plan, s.built[name], self._choice(name), s.picked.chosen) if name in self.ours else row
+
+    def records(self) -> list[Record]:
+        raise NotImplementedError
+
+    def document(self) -> dict[str, object]:
+        raise NotImplementedError
+
+    def print(self) -> None:
+        raise NotImplementedError
+
+    def excluded(self) -> list[Record]:
+        """The rows of who takes part no longer."""
+        return [_excluded(self.s, name, out) for name, out in self.s.out.items()]
 
     def _choice(self, name: str) -> dict[CallId, Variant]:
         return {**self.s.picked.choice, **self.s.swaps.get(self.swap_of[name], {})}
 
     def print_gate(self, screen: Console) -> None:
         if self.parity:
-            worst = {what: max(self.gate.worst(self.s.trajectories[n], what) for n in self.ours) for what in GATED}
+            worst = {what: max(self.gate.worst(self.steps[n], what) for n in self.ours) for what in GATED}
             screen.print(
                 f"parity: ok over {len(self.gate.centre)} steps. Furthest from PyTorch, of the band: "
                 f"loss {percent(worst['loss'])}, gradient norm {percent(worst['norm'])}.",
@@ -218,7 +280,8 @@ class Simulated(Judged):
 
     def records(self) -> list[Record]:
         rows = [self.judged_row(e.name) for e in self.s.entrants]
-        return [row | Record(status="simulated") if row["status"] == "ok" else row for row in rows]
+        rows = [row | Record(status="simulated") if row["status"] == "ok" else row for row in rows]
+        return rows + self.excluded()
 
     def document(self) -> dict[str, object]:
         return {"parity": self.parity, "contestants": self.records()}
@@ -232,7 +295,7 @@ class Simulated(Judged):
         for name in ("step", "PyTorch fp32", *names):
             table.add_column(name, justify="right")
         for i, step in enumerate(self.gate.centre):
-            ours = [f"{self.s.trajectories[name][i]['loss']:.6f}" for name in names]
+            ours = [f"{self.steps[name][i]['loss']:.6f}" for name in names]
             table.add_row(str(i + 1), f"{step['loss']:.6f}", *ours)
         screen.print(table)
 
@@ -243,20 +306,42 @@ class Report(Judged):
     def __init__(self, measured: Measured):
         super().__init__(measured)
         job = measured.job
-        rounds = [turn.timed for turn in measured.plan.turns if turn.timed]
+        rounds = [turn.timed for turn in measured.turns if turn.timed]
+        self.rounds = {  # which of them a contestant was timed in
+            n: [timed for timed in rounds if timed.start >= measured.caught_up.get(n, 0)] for n in self.steps
+        }
         self.walls, self.cpus = (
-            {n: [[t[i][what] for i in timed] for timed in rounds] for n, t in measured.trajectories.items()}
+            {n: [[t[i][what] for i in timed] for timed in self.rounds[n]] for n, t in self.steps.items()}
             for what in ("wall_s", "cpu_s")
         )
         self.tokens = job.B * job.T * job.accumulation
         self.flops = job.model.flops_per_token(job.T)
         self.calls = measured.plan.calls
         self.peaks = measured.matmul_peaks
-        self.baseline = min(self.theirs, key=lambda n: stats.median_ci(self.walls[n])[0], default=None)
-        self.changes = {text: self._change(text) for text in measured.swaps}
+        timed = [n for n in self.theirs if self.walls[n]]
+        self.baseline = min(timed, key=lambda n: stats.median_ci(self.walls[n])[0], default=None)
+        self.changes = {text: self._change(text) for text in measured.swaps if text in self.swap_of.values()}
         self.rows = [self._row(e.name) for e in measured.entrants]
+        self.timed = [row for row in self.rows if "median_s" in row]
+
+    def _ratio(self, a: str, b: str) -> stats.Interval:
+        """Of two contestants' times, by the rounds that both were timed in."""
+        both = [timed for timed in self.rounds[a] if timed in self.rounds[b]]
+        of_a, of_b = ([[self.steps[n][i]["wall_s"] for i in timed] for timed in both] for n in (a, b))
+        return stats.paired_ratio_ci(of_a, of_b)
+
+    def _untimed(self, name: str) -> Record:
+        """The row of somebody whose steps were judged, none of them timed."""
+        row = self.judged_row(name)
+        samples = [[x["wall_s"]] for x in self.steps[name]]
+        if row["status"] == "ok":
+            so_far = f"{self.s.steps} of {self.s.plan.turns[-1].steps.stop} steps taken, none timed yet"
+            row |= Record(status="skipped", evidence=self.s.stopped or so_far)
+        return row | Record(samples=samples)
 
     def _row(self, name: str) -> Record:
+        if not self.walls[name]:
+            return self._untimed(name)
         median, low, high = stats.median_ci(self.walls[name])
         row = self.judged_row(name) | Record(
             timer="span" if self.s.plan.gpu else "wall",
@@ -270,22 +355,23 @@ class Report(Judged):
             tokens_per_s=self.tokens / median,
             peak_bytes=self.s.peak_bytes[name],
         )
-        if self.baseline and name != self.baseline:
-            speedup, least, most = stats.paired_ratio_ci(self.walls[self.baseline], self.walls[name])
+        if self.baseline and name != self.baseline and set(self.rounds[self.baseline]) & set(self.rounds[name]):
+            speedup, least, most = self._ratio(self.baseline, name)
             row |= Record(speedup=speedup, speedup_low=least, speedup_high=most, baseline=self.baseline)
         if self.parity:
             row |= self._mfu(median)
-        if name in self.ours:
+        if self.s.in_context.get(name):
             row["in_context_clock"] = self.s.in_context[name][0].clock
             row["in_context_s"] = {str(key): ms / 1e3 for key, ms in self.layer_ms(name).items()}
-            if alone := self.alone_ms(name):
-                row["alone_s"] = {str(key): ms * self._calls(key) / 1e3 for key, ms in alone.items()}
-        return row | self.changes.get(self.swap_of[name], Change())
+        if name in self.ours and (alone := self.alone_ms(name)):
+            row["alone_s"] = {str(key): ms * self._calls(key) / 1e3 for key, ms in alone.items()}
+        return row | (self.changes.get(self.swap_of[name]) or Change())
 
     def _mfu(self, seconds: float) -> Mfu:
         """MFU by both conventions against both peaks; None where a peak is not known."""
         rate = {name: flops * self.tokens / seconds for name, flops in self.flops.items()}
-        share = {(n, where): rate[n] / peak if peak else None for n in rate for where, peak in self.peaks.items()}
+        peaks = {where: self.peaks.get(where) for where in ("ceiling", "datasheet")}
+        share = {(n, where): rate[n] / peak if peak else None for n in rate for where, peak in peaks.items()}
         return Mfu(
             mfu_palm_of_ceiling=share["palm", "ceiling"],
             mfu_palm_of_datasheet=share["palm", "datasheet"],
@@ -307,15 +393,15 @@ class Report(Judged):
         return {key: ms for key, ms in first.items() if ms is not None}
 
     def records(self) -> list[Record]:
-        return self.rows
+        return self.rows + self.excluded()
 
     def document(self) -> dict[str, object]:
         return {
             "parity": self.parity,
             "band": {"loss": self.gate.loss, "norm": self.gate.norm, "gradients": self.gate.gradients},
-            "contestants": [{k: v for k, v in row.items() if "samples" not in k} for row in self.rows],
-            "reconciliation": self.reconciliation(),
-            "swaps": [dict(swap=text, **change) for text, change in self.changes.items()],
+            "contestants": [{k: v for k, v in row.items() if "samples" not in k} for row in self.records()],
+            "reconciliation": self.reconciliation() if self.s.in_context else {},
+            "swaps": [dict(swap=text, **change) for text, change in self.changes.items() if change],
         }
 
     # --- the page ---
@@ -331,8 +417,13 @@ class Report(Judged):
             screen.print(note, style="yellow", highlight=False)
         screen.print(self._speed_table())
         self._print_recipes(screen)
-        screen.print(self._layer_table())
-        if self.s.swaps:
+        for name, out in self.s.out.items():
+            screen.print(f"{name}: {out.status}: {out.evidence}", style="yellow", highlight=False)
+        if self.s.picked.chosen:
+            screen.print(f"kernels {self.s.picked.chosen}", highlight=False)
+        if self.s.in_context:
+            screen.print(self._layer_table())
+        if any(self.changes.values()):
             screen.print(self._swap_table())
 
     def _print_recipes(self, screen: Console) -> None:
@@ -369,7 +460,7 @@ class Report(Judged):
         scale, unit = (1e12, "TFLOP/s") if self.s.plan.gpu else (1e9, "GFLOP/s")
         known = [f"{where} {number(peak, scale)} {unit}" for where, peak in self.peaks.items()]
         table.caption = f"MFU of the matmul peak: {', '.join(known)}. Loss: first and last step."
-        for row in self.rows:
+        for row in self.timed:
             half = (row["high_s"] or np.inf) - row["low_s"]
             speed = DASH
             if "speedup" in row:
@@ -383,7 +474,7 @@ class Report(Judged):
                 *[columns.COLUMNS[f"mfu_{c}_of_{w}"].told([row]) for c in self.flops for w in peaks],
                 number(row["peak_bytes"], 1e6),
                 f"{row['first_loss']:.3f}, {row['last_loss']:.3f}",
-                f"{percent(row['worst_loss'])}, {percent(row['worst_norm'])}",
+                ", ".join(percent(row[what]) if what in row else DASH for what in ("worst_loss", "worst_norm")),
             )
         return table
 
@@ -427,9 +518,12 @@ class Report(Judged):
     def _calls(self, key: CallId) -> int:
         return self.calls[key].calls * (1 if key.layer in UPDATE else self.s.job.accumulation)
 
-    def _change(self, text: str) -> Change:
-        """Predicted and measured change of the step by one swap, seconds; None where it could not be measured."""
+    def _change(self, text: str) -> Change | None:
+        """Predicted and measured change of the step by one swap, seconds; None where it could not be measured. Nothing
+        before the steps were timed, call by call too."""
         base, other = self.ours[0], next(n for n in self.ours if self.swap_of[n] == text)
+        if not (self.walls[base] and self.walls[other] and self.s.in_context):
+            return None
         swap, times = self.s.swaps[text], self.s.picked.swap_times[text]
         alone: float | None = 0.0
         for key, v in swap.items():
@@ -440,7 +534,7 @@ class Report(Judged):
             change = (ms[v.name] - ms[self.s.picked.choice[key].name]) * self._calls(key) / 1e3 if known else None
             alone = None if alone is None or change is None else alone + change
         before, after = self.layer_ms(base), self.layer_ms(other)
-        ratio, low, high = stats.paired_ratio_ci(self.walls[other], self.walls[base])
+        ratio, low, high = self._ratio(other, base)
         median = stats.median_ci(self.walls[base])[0]
         return Change(
             predicted_alone_s=alone,
@@ -456,6 +550,8 @@ class Report(Judged):
         for name in ("predicted, alone", "predicted, in context", "measured [95 %]"):
             table.add_column(name, justify="right")
         for text, change in self.changes.items():
+            if change is None:
+                continue
             alone, in_context, *measured = map(
                 _ms,
                 (

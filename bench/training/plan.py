@@ -12,9 +12,11 @@ from bench.training import (
     BASELINES,
     CPU_B,
     CPU_BASELINES,
+    CPU_IN_TIME,
     CPU_T,
     GPU_B,
     GPU_BASELINES,
+    GPU_IN_TIME,
     GPU_STEPS,
     GPU_T,
     SIMULATED_STEPS,
@@ -50,6 +52,8 @@ class Plan:
     lr: float
     steps: int  # timed ones
     time_limit: float  # seconds for one step
+    minutes: float | None  # for all of it
+    compile_limit: float  # seconds for a baseline to compile
     profile: Path | None
     out: Path | None
     json: bool
@@ -111,6 +115,8 @@ def plan_of(
     seed: int,
     threads: int | None,
     time_limit: float,
+    minutes: float | None,
+    compile_limit: float,
     remeasure: bool,
     out: Path | None,
     profile: Path | None,
@@ -122,7 +128,8 @@ def plan_of(
     if simulate:
         device, baseline = "cpu", "none"  # nothing is timed, so there is nothing to compare with
     gpu = device != "cpu"
-    baseline = baseline or (GPU_BASELINES if gpu else CPU_BASELINES)
+    in_time, in_any = (GPU_IN_TIME, GPU_BASELINES) if gpu else (CPU_IN_TIME, CPU_BASELINES)
+    baseline = baseline or (in_time if minutes else in_any)
     job = Job(
         model=sizes,
         B=batch or (GPU_B.get(sizes.name, max(GPU_B.values())) if gpu else CPU_B),
@@ -147,6 +154,8 @@ def plan_of(
         lr=lr,
         steps=steps or (SIMULATED_STEPS if simulate else GPU_STEPS if gpu else STEPS),
         time_limit=time_limit,
+        minutes=minutes,
+        compile_limit=compile_limit,
         profile=profile,
         out=out,
         json=json,

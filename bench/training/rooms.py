@@ -21,7 +21,7 @@ from bench.core import process
 from bench.core.case import DTYPES
 from bench.core.process import is_out_of_memory, summary
 from bench.core.variants import Variant
-from bench.machine import profiling
+from bench.machine import ceilings, profiling, roofline
 from bench.machine.devices import SPAN, is_gpu, open_device
 from bench.machine.ranges import span
 from bench.models import CallId, choose
@@ -128,6 +128,9 @@ class Room(process.Room):
         """A trace of one step (see bench.machine.profiling); its rows."""
         ready = self._batches(batches)
         return profiling.profile(lambda: self._step(ready, lr, False), self.device, name, folder, calls=1)
+
+    def chip(self) -> str:
+        return self.device.chip()[0]
 
     def park(self) -> None:
         """Hand memory that is not in use back to the GPU, for the other contestants."""
@@ -405,28 +408,70 @@ class TorchRoom(Room):
 
 
 class JudgeRoom(Room):
-    """PyTorch's own runs, one after the other in one process: the fp32 centre and perturbed runs at the dtype."""
+    """PyTorch's own runs, side by side in one process: the fp32 centre and perturbed runs at the dtype."""
 
-    def run(
-        self, centre: bool, perturbed: int | None, batches: Iterable[list[NumpyBatch]], lr: float
-    ) -> list[StepDone]:
-        """A whole trajectory from the start: loss, norm and, for the first step, the norms of each step.
+    def __init__(self, job: Job):
+        super().__init__(job)
+        self.runs: list[_JudgesRun] = []
 
-        batches: of each step, iterated again where the run starts anew. centre: fp32 from the unperturbed parameters;
-        else the working dtype in our step's formats, perturbed. Where a micro-batch does not fit into a GPU's memory,
-        it is taken in slices whose gradients add up.
-        """
-        room = _Centre(self.job) if centre else TorchRoom(self.job, "eager", pure=True)
-        slices = 1
+    def peaks(self) -> dict[str, float | None]:
+        """FLOP/s of large matmuls on this device: measured here or before, and by its datasheet where that is known."""
+        found = ceilings.ceilings(device=self.job.device)
+        sheet = roofline.datasheet(found.device)
+        datasheet = sheet.flops_per_s(self.job.dtype) if sheet else None
+        return {"ceiling": found.flops_per_s.get(self.job.dtype), "datasheet": datasheet}
+
+    def begin(self, perturbed: list[int]) -> None:
+        """Start the centre's run, and one from parameters perturbed by each of these seeds."""
+        self.runs = [_JudgesRun(self.job, None), *(_JudgesRun(self.job, seed) for seed in perturbed)]
+
+    def go_on(self, steps: list[list[NumpyBatch]], lr: float) -> list[list[StepDone]]:
+        """The next steps of each run, the centre's first: loss, norm and, of a run's first step, every gradient's."""
+        return [run.steps(steps, lr) for run in self.runs]
+
+    def run(self, centre: bool, perturbed: int | None, batches: list[list[NumpyBatch]], lr: float) -> list[StepDone]:
+        """A whole trajectory from the start."""
+        return _JudgesRun(self.job, None if centre else perturbed).steps(batches, lr)
+
+
+class _JudgesRun:
+    """One of PyTorch's own runs. perturbed: None is the fp32 centre, from the unperturbed parameters; a seed is the
+    working dtype in our step's formats, perturbed.
+
+    Where a micro-batch does not fit into a GPU's memory, it is taken in slices whose gradients add up.
+    """
+
+    def __init__(self, job: Job, perturbed: int | None):
+        self.job, self.perturbed = job, perturbed
+        self.room = _Centre(job) if perturbed is None else TorchRoom(job, "eager", pure=True)
+        self.room.load(perturbed)
+        self.taken, self.slices = 0, 1
+
+    def steps(self, steps: list[list[NumpyBatch]], lr: float) -> list[StepDone]:
+        return [self._step(batches, lr) for batches in steps]
+
+    def _step(self, batches: list[NumpyBatch], lr: float) -> StepDone:
         while True:
             try:
-                room.load(perturbed)
-                return room.steps((_sliced(b, slices) for b in batches), lr, details=True)
+                done = self.room.step(_sliced(batches, self.slices), lr, details=self.taken == 0)
             except RuntimeError as error:
-                if not is_gpu(self.job.device) or not is_out_of_memory(error) or self.job.B % (2 * slices):
+                smaller = self.job.B % (2 * self.slices) == 0
+                if not is_gpu(self.job.device) or not is_out_of_memory(error) or not smaller:
                     raise
-            slices *= 2
-            room.park()
+                self.slices *= 2
+                self._again()
+                continue
+            self.taken += 1
+            return done
+
+    def _again(self) -> None:
+        """Back to before the step. Of a later one only gradients are there by half: the update allocates nothing."""
+        self.room.park()
+        if self.taken == 0:
+            self.room.load(self.perturbed)
+        else:
+            self.room.optimizer.zero_grad(set_to_none=True)
+            self.room.model.zero_grad(set_to_none=True)
 
 
 def _sliced(batches: list[NumpyBatch], slices: int) -> list[NumpyBatch]:

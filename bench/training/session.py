@@ -1,133 +1,261 @@
-"""One run of `bench.e2e`: contestants train turn about in processes of their own, and the gate judges what they did."""
+"""One run of `bench.e2e`: contestants train turn about in processes of their own, and the gate judges what they did.
+
+What is finished is on disk: the choice of kernels, our step once it is built, all rows after each turn of everybody,
+and again with what the steps with a clock around every call say. A kill costs the turn under way.
+"""
 
 import math
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core import files, variants
-from bench.core.process import pause
+from bench.core.process import ERROR, TIMEOUT, pause
 from bench.machine import facts, profiling
-from bench.machine.devices import open_device
+from bench.machine.devices import check_device
+from bench.models import chosen
+from bench.records.record import Record
 from bench.records.run import Run
 from bench.show.report import write_beside
 from bench.text import corpus, shards
 from bench.training import WARM_UP, outcome, pick
-from bench.training.contestants import Contestant, OutOfMemory
-from bench.training.field import OURS, Entrant, Field
+from bench.training.contestants import Lost, OutOfMemory
+from bench.training.deadline import Deadline
+from bench.training.field import OURS, Entrant, Field, baseline
 from bench.training.gate import NotFinite, Trajectory, Updates, must_be_finite
+from bench.training.outcome import Out
 from bench.training.pick import Picked
-from bench.training.plan import Plan
-from bench.training.rooms import InContext, JudgeRoom, StepDone
+from bench.training.plan import Plan, Turn
+from bench.training.rooms import InContext, StepDone
 
 PYTORCH_RUNS = 3  # at least, besides the centre, to measure the band: the baselines, and perturbed runs
 BYTES_A_PARAMETER = 20  # of one contestant: weight, gradient, two moments, a master or temporary
 IN_CONTEXT_STEPS = 3
+TURNS_ALONE = 2  # timed turns between one baseline's joining and the next one's
+COMPILE_SHARE = 0.5  # of what is left of --minutes, for the first baseline to compile
+LEAST_COMPILE_S, LEAST_START_S = 20.0, 5.0  # less than this is not worth starting a baseline, compiled or eager
+LATE = 1.2  # times its estimate a turn may take
 
 
 class Session:
     """One command. `run` tells the story; the methods below it are its steps."""
 
-    def __init__(self, plan: Plan):
-        open_device(plan.job.device)  # says at once where there is none
+    def __init__(self, plan: Plan, begin: float | None = None):
+        """begin: when the command began, in seconds of time.monotonic()."""
+        check_device(plan.job.device)  # says at once where there is none
         self.plan = plan
+        self.deadline = Deadline(plan.minutes, time.monotonic() if begin is None else begin)
         job, calls = plan.job, plan.calls
         found = variants.discover(plan.spec.folders)
-        self.pool = pick.candidates(plan.spec, found, calls, job)
+        self.candidates = pick.candidates(plan.spec, found, calls, job)
         self.swaps = {text: pick.swapped(text, spec, found, calls, job) for text, spec in plan.swaps.items()}
         check_memory(plan)
         self.batches = batches_of(plan)
         self.notes: list[str] = []  # what the page must say of the run
-        self.trajectories: dict[str, Trajectory] = {}
-        self.updates: dict[str, Updates] = {}  # of ours
+        self.matmul_peaks: dict[str, float | None] = {}
+        self.written: dict[str, Record] = {}  # by case, as it was appended last
+        self.full_disk: CannotGoOn | None = None
+        self._forget()
 
-    @property
-    def trained(self) -> outcome.Trained:
-        return outcome.Trained(self.plan, self.trajectories)
+    def _forget(self) -> None:
+        """No step was taken, and nobody was picked."""
+        self.picked: Picked | None = None
+        self.waiting: list[Entrant] = []  # baselines that may join while there is time
+        self.turns: list[Turn] = []  # that everybody has had
+        self.gate_runs: list[Trajectory] = []  # PyTorch's: the centre, and perturbed ones
+        self.trajectories: dict[str, list[StepDone]] = {}
+        self.updates: dict[str, Updates] = {}  # of ours
+        self.caught_up: dict[str, int] = {}  # steps that a late one took before it joined
+        self.out: dict[str, Out] = {}
+        self.peak_bytes: dict[str, int] = {}
+        self.in_context: dict[str, list[InContext]] = {}
+        self.stopped = ""  # why there are no more turns
+        self.seconds_a_step = 0.0  # of a whole turn, judge and all
 
     def run(self) -> int:
         plan = self.plan
         files.need_cache()
         if plan.profile:
             files.make_folder(plan.profile)
-        run = Run.create("e2e", plan.out, plan.argv)
-        peaks = outcome.matmul_peaks(plan.job.device, plan.job.dtype)
+        self.run_ = Run.create("e2e", plan.out, plan.argv)
+        if not plan.gpu:  # a GPU's are measured where there is a CUDA context
+            self.matmul_peaks = outcome.matmul_peaks(plan.job.device, plan.job.dtype)
         try:
-            measured = self._measure(peaks)
-        except (KeyboardInterrupt, NotFinite) as error:  # an hour of training is not to be lost
-            for record in outcome.unjudged(self.trained, str(error)):
-                run.append(record)
+            report = self._measure()
+        except (KeyboardInterrupt, CannotGoOn) as error:  # an hour of training is not to be lost
+            self._keep_what_there_is(error)
             raise
-        report = outcome.Simulated(measured) if plan.job.simulate else outcome.Report(measured)
-        self._report(run, report)
-        return cli.OK if report.parity else cli.WRONG
+        return self._report(report)
 
-    def _report(self, run: Run, report: outcome.Simulated | outcome.Report) -> None:
+    def _report(self, report: outcome.Judged) -> int:
         plan = self.plan
         report.print()  # first, for it is minutes' work, and the disk may be full
-        for record in report.records():
-            run.append(record)
-        run.write_csv(outcome.COLUMNS)
+        if self.full_disk:
+            raise self.full_disk
+        self.run_.write_csv(outcome.COLUMNS)
         if plan.profile:
             print(f"traces (for ui.perfetto.dev) and ranges.csv: {plan.profile}")
             print(profiling.command_lines(["python", "-m", "bench.e2e", *plan.argv]))
-        print(f"results: {run.folder}")
-        print(write_beside(run.folder))
+        print(f"results: {self.run_.folder}")
+        print(write_beside(self.run_.folder))
         if plan.json:
-            cli.print_json({"run": str(run.folder), **report.document()})
+            cli.print_json({"run": str(self.run_.folder), **report.document()})
+        return cli.OK if report.parity else cli.WRONG
 
-    def _measure(self, matmul_peaks: dict[str, float | None]) -> outcome.Measured:
+    def _measure(self) -> outcome.Judged:
         while True:
-            with Field(self.plan, self.notes) as field:
+            with Field(self.plan, self.notes, self.deadline) as field:
+                self.field = field
                 try:
-                    picked = self._set_up(field)
+                    self._set_up(field)
                 except OutOfMemory as error:
                     too_large = str(error)
                 else:
-                    return self._measured(field, picked, matmul_peaks)
+                    return self._measured(field)
             self._halve(too_large)
 
-    def _measured(self, field: Field, picked: Picked, matmul_peaks: dict[str, float | None]) -> outcome.Measured:
-        gate_runs = self._judge(field)
+    def _measured(self, field: Field) -> outcome.Judged:
         self._train(field)
-        timed = not self.plan.job.simulate
-        measured = outcome.Measured(
-            plan=self.plan,
-            trajectories=self.trajectories,
-            entrants=field.entrants,
-            gate_runs=gate_runs,
-            updates={name: judged.excesses for name, judged in self.updates.items()},
-            picked=picked,
-            swaps=self.swaps,
-            built=field.built,
-            recipes=field.recipes,
-            peak_bytes={e.name: c.ask("peak_bytes") for e, c in field.contestants.items()} if timed else {},
-            in_context=self._in_context(field) if timed else {},
-            matmul_peaks=matmul_peaks,
-            notes=self.notes,
-        )
+        if not any(turn.timed for turn in self.turns):
+            raise CannotGoOn(f"no step was timed within --minutes {self.plan.minutes:g}; the page says how far it came")
+        if not self.plan.job.simulate:
+            self._look_inside(field)
+        report = self._keep()
         if self.plan.profile:
             self._profile(field, self.plan.profile.absolute())
-        return measured
+        return report
 
-    def _set_up(self, field: Field) -> Picked:
-        """All contestants with their steps built. Raises OutOfMemory where they do not fit into the GPU's memory."""
+    # --- what is on disk ---
+
+    def _keep(self) -> outcome.Judged:
+        """Append the rows of what was found out so far."""
+        s = self._found()
+        report = outcome.Simulated(s) if self.plan.job.simulate else outcome.Report(s)
+        self._append(report.records())
+        return report
+
+    def _found(self) -> outcome.Measured:
+        assert self.picked
+        return outcome.Measured(
+            plan=self.plan,
+            trajectories=self.trajectories,
+            turns=self.turns,
+            caught_up=self.caught_up,
+            entrants=[e for e in self.field.entrants if e.name in self.trajectories],
+            out=self.out,
+            gate_runs=self.gate_runs,
+            updates={name: list(judged.excesses) for name, judged in self.updates.items()},
+            picked=self.picked,
+            swaps=self.swaps,
+            built=self.field.built,
+            recipes=self.field.recipes,
+            peak_bytes=self.peak_bytes,
+            in_context=self.in_context,
+            matmul_peaks=self.matmul_peaks,
+            notes=self.notes,
+            stopped=self.stopped,
+        )
+
+    def _append(self, records: list[Record]) -> None:
+        """Those that say something new. A full disk is told when everything was shown."""
+        for record in records:
+            told = record | Record(machine=None)
+            if self.full_disk or self.written.get(record["case_id"]) == told:
+                continue
+            try:
+                self.run_.append(record)
+            except CannotGoOn as error:
+                cli.say(f"{error}; the run goes on, and is shown when it ends")
+                self.full_disk = error
+            self.written[record["case_id"]] = told
+
+    def _keep_what_there_is(self, error: BaseException) -> None:
+        """The rows of a run that ends before its time."""
+        if isinstance(error, NotFinite) or not self.turns:
+            self._append(outcome.unjudged(outcome.Trained(self.plan, self.trajectories), str(error)))
+            return
+        how = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
+        self.stopped = self._how_far(how) + (f": {error}" if str(error) else "")
+        self._keep()
+
+    def _how_far(self, how: str) -> str:
+        taken = self.turns[-1].steps.stop if self.turns else 0
+        return f"{how} after {taken} of {self.plan.turns[-1].steps.stop} steps"
+
+    # --- setting up ---
+
+    def _set_up(self, field: Field) -> None:
+        """All contestants with their steps built; with --minutes one baseline, and the others wait. Raises OutOfMemory
+        where they do not fit into the GPU's memory."""
+        self._forget()
+        plan = self.plan
+        baselines = [baseline(mode) for mode in plan.baselines]
+        first, self.waiting = (baselines[:1], baselines[1:]) if self.deadline.bounded else (baselines, [])
+        racing = any(len(found) > 1 for found in self.candidates.pool.values())
+        if plan.gpu or not racing:  # on a CPU their imports would disturb a race
+            field.spawn(OURS, *first)
         field.start(OURS)
-        if self.plan.gpu:  # the baselines need the most memory: whether they fit is known before the race
-            field.start_baselines()
-            self._warm_one_by_one(field)
-        picked = pick.pick(field, self.pool, self.swaps)
-        outcome.choices(picked.choice, self.pool, picked.times)
+        compiling: list[Entrant] = []
+        if plan.gpu:  # the baselines need the most memory: whether they fit is known before the race
+            compiling = self._compile_on_gpu(field, first, racing)
+        self._pick(field)
+        if not plan.gpu:
+            for e in first:
+                self._begin_to_compile(field, e)
+            compiling = first
+            self._judge(field, plan.turns[0].steps.stop)
+        for e in compiling:
+            self._end_compiling(field, e, plan.compile_limit)
+        while self.waiting and not field.baselines:  # nothing to compare with yet
+            self._join(field)
+
+    def _compile_on_gpu(self, field: Field, first: list[Entrant], racing: bool) -> list[Entrant]:
+        """Each with the whole GPU that ours leaves. Where nothing is to be measured the last one compiles on while ours
+        is built; it is returned."""
+        last = first[-1:]
+        for e in first:
+            self._begin_to_compile(field, e)
+            if e not in last:
+                self._end_compiling(field, e, self.plan.compile_limit)
+        self.matmul_peaks = field.judge.ask("peaks", limit=self.deadline.limit(self.plan.setup_limit))
+        if not racing:
+            return last
+        for e in last:
+            self._end_compiling(field, e, self.plan.compile_limit)
+        return []
+
+    def _pick(self, field: Field) -> None:
+        """Pick, build and load ours, and write down what it is."""
+        plan = self.plan
+        self.picked = picked = pick.pick(field, self.candidates, self.swaps)
+        outcome.choices(picked.choice, self.candidates.pool, picked.times)
+        if not plan.job.simulate:
+            self._keep_choice(field, picked)
         field.build(OURS, picked.choice)
+        self._append([outcome.begun(plan, OURS.name, field.built[OURS.name], picked)])
         for text, swap in self.swaps.items():
             e = Entrant(f"{OURS.name}, {text}", swap=text)
-            field.start(e)
-            field.build(e, {**picked.choice, **swap})
-        if not self.plan.gpu:
-            field.start_baselines()
-        return picked
+            try:
+                field.start(e)
+                field.build(e, {**picked.choice, **swap})
+            except OutOfMemory:
+                raise
+            except CannotGoOn as error:
+                self._drop(field, e, Out(_status(error), str(error)))
+
+    def _keep_choice(self, field: Field, picked: Picked) -> None:
+        """kernels.json, for `--kernels` of another run."""
+        job = self.plan.job
+        utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        about: dict[str, str | int] = {"chip": field.chip(), "utc": utc, "run": self.run_.folder.name}
+        about |= {"model": job.model.name, "dtype": job.dtype, "B": job.B, "T": job.T}
+        try:
+            chosen.write(self.run_.folder, picked.choice, about)
+        except CannotGoOn as error:
+            self.full_disk = self.full_disk or error
 
     def _halve(self, too_large: str) -> None:
         """Half the batch, where nobody asked for this one; CannotGoOn where that cannot be."""
@@ -143,59 +271,144 @@ class Session:
         self.plan = replace(self.plan, job=replace(job, B=B // 2))
         self.batches = batches_of(self.plan)
 
-    def _warm_one_by_one(self, field: Field) -> None:
-        """Compile, and take one step, each baseline with the whole GPU that ours leaves."""
-        for e, c in field.baselines.items():
-            cli.say(f"setting up {e.name}")
-            limit = self.plan.setup_limit
-            field.recipes[e.name] = c.ask("warm", batches=self.batches.step(0), lr=self.plan.lr, limit=limit)
+    # --- baselines ---
+
+    def _begin_to_compile(self, field: Field, e: Entrant) -> None:
+        """Compile, and take one step, which touches all memory."""
+        cli.say(f"setting up {e.name}")
+        field.enter(e).send("warm", batches=self.batches.step(0), lr=self.plan.lr)
+
+    def _end_compiling(self, field: Field, e: Entrant, limit: float) -> bool:
+        """Whether it takes part. What fails, or takes too long, has a row that says so; what does not fit beside ours
+        is raised where the batch may still be made smaller."""
+        limit = self.deadline.limit(limit, 1.0 if self.turns else COMPILE_SHARE)
+        try:
+            field.recipes[e.name] = field.contestants[e].answer(limit)
             field.park(e)
+            return True
+        except OutOfMemory as error:
+            if not self.turns and self.plan.halve:
+                raise
+            self._drop(field, e, Out("skipped", f"it does not fit beside the others: {error}"))
+        except Lost as error:
+            late = f"given up: it was not ready after {limit:.0f} s of compiling"
+            self._drop(field, e, Out(error.status, late if error.status == TIMEOUT else str(error)))
+        except CannotGoOn as error:
+            self._drop(field, e, Out(ERROR, str(error)))
+        return False
+
+    def _drop(self, field: Field, e: Entrant, out: Out) -> None:
+        """Somebody who takes part no longer; the others go on."""
+        field.note(f"{e.name} is out: {out.evidence}")
+        self.out[e.name] = out
+        field.leave(e)
+
+    def _join(self, field: Field) -> None:
+        """The next baseline that waits and gets ready in time. It takes the steps that the others have had, untimed."""
+        while self.waiting:
+            e = self.waiting.pop(0)
+            taken = self.turns[-1].steps.stop if self.turns else 0
+            limit = min(self.plan.compile_limit, self.deadline.left - self._reserve(taken + self._turn_steps))
+            if limit < (LEAST_START_S if e.baseline == "eager" else LEAST_COMPILE_S):
+                self.out[e.name] = Out("skipped", "no time was left for it")
+                continue
+            self._begin_to_compile(field, e)
+            if self._end_compiling(field, e, limit) and self._catch_up(field, e, taken):
+                return
+
+    def _catch_up(self, field: Field, e: Entrant, taken: int) -> bool:
+        if not taken:
+            return True
+        steps, c = list(self.batches.of(range(taken))), field.contestants[e]
+        try:
+            limit = self.deadline.limit(self.plan.time_limit * taken)
+            done = c.ask("steps", steps=steps, lr=self.plan.lr, details=True, limit=limit)
+            c.ask("forget_peak")
+            field.park(e)
+        except CannotGoOn as error:
+            self._drop(field, e, Out(_status(error), str(error)))
+            return False
+        must_be_finite(e.name, done, self.plan.lr)
+        self.trajectories[e.name], self.caught_up[e.name] = done, taken
+        return True
 
     # --- what they do ---
 
-    def _judge(self, field: Field) -> list[Trajectory]:
-        """PyTorch's centre run and its perturbed runs. On a CPU the baselines set up and compile meanwhile, untimed."""
-        plan, baselines = self.plan, field.baselines
-        cli.say("measuring PyTorch's own band" + ("" if plan.gpu else "; compiling the baselines"))
-        if not plan.gpu:
-            for c in baselines.values():
-                c.send("warm", batches=self.batches.step(0), lr=plan.lr)
-        steps = self.batches.of(range(plan.turns[-1].steps.stop))
-        limit = len(steps) * plan.time_limit
-        with Contestant("PyTorch's band", JudgeRoom, plan.job) as judge:
-            runs = [judge.ask("run", centre=True, perturbed=None, batches=steps, lr=plan.lr, limit=limit)]
-            for seed in range(max(1, PYTORCH_RUNS - len(baselines))):
-                runs.append(judge.ask("run", centre=False, perturbed=seed, batches=steps, lr=plan.lr, limit=limit))
-        if not plan.gpu:
-            field.recipes |= {e.name: c.answer(plan.setup_limit) for e, c in baselines.items()}
-        for i, run in enumerate(runs):
+    def _judge(self, field: Field, stop: int) -> None:
+        """PyTorch's centre run and its perturbed runs, up to a step: as far as anybody trains, and no further."""
+        plan, judge = self.plan, field.judge
+        if not self.gate_runs:
+            cli.say("measuring PyTorch's own band" + ("" if plan.gpu else "; compiling the baselines"))
+            seeds = list(range(max(1, PYTORCH_RUNS - len(field.baselines))))
+            judge.ask("begin", perturbed=seeds, limit=self.deadline.limit(plan.setup_limit))
+            self.gate_runs = [[] for _ in (None, *seeds)]
+        taken = len(self.gate_runs[0])
+        if taken >= stop:
+            return
+        steps = list(self.batches.of(range(taken, stop)))
+        limit = self.deadline.limit(len(steps) * len(self.gate_runs) * plan.time_limit)
+        more = judge.ask("go_on", steps=steps, lr=plan.lr, limit=limit)
+        if plan.gpu:
+            judge.ask("park", limit=limit)
+        self.gate_runs = [[*run, *new] for run, new in zip(self.gate_runs, more, strict=True)]
+        for i, run in enumerate(self.gate_runs):
             which = f"a perturbed run in {plan.job.dtype}" if i else "the run in fp32"
             must_be_finite(f"PyTorch's own training ({which})", run, plan.lr)
-        return runs
 
     def _train(self, field: Field) -> None:
         """All steps: warm-up and timed, turn by turn, the contestants in random order within each round of turns."""
-        plan, entrants = self.plan, field.entrants
+        plan = self.plan
         order = random.Random(plan.job.seed)
-        self.trajectories |= {e.name: [] for e in entrants}
-        self.updates |= {e.name: Updates(plan.job.model, plan.job.dtype) for e in entrants if e.ours}
+        self.trajectories |= {e.name: [] for e in field.entrants}
+        self.updates |= {e.name: Updates(plan.job.model, plan.job.dtype) for e in field.entrants if e.ours}
         cli.say(f"{WARM_UP} + {plan.steps} steps of {', '.join(self.trajectories)}")
+        alone = 0  # timed turns since a baseline joined
         for turn in plan.turns:
-            if turn.steps.start == WARM_UP:
-                for c in field.contestants.values():
-                    c.ask("forget_peak")
-            batches = list(self.batches.of(turn.steps))
-            for e in order.sample(entrants, len(entrants)):
-                pause()
-                done = field.contestants[e].ask(
-                    "steps",
-                    steps=batches,
-                    lr=plan.lr,
-                    details=turn.steps.start == 0,
-                    limit=plan.time_limit * len(batches),
-                )
-                self.trajectories[e.name] = [*self.trajectories[e.name], *self._judged(e, done, field)]
+            if alone >= TURNS_ALONE and self.waiting:
+                self._join(field)
+                alone = 0
+            if self.deadline.left < LATE * len(turn.steps) * self.seconds_a_step + self._reserve(0):
+                self.stopped = self._how_far(f"--minutes {plan.minutes:g}: stopped")
+                field.note(self.stopped)
+                break
+            begin = time.monotonic()
+            self._turn(field, turn, order)
+            self.seconds_a_step = (time.monotonic() - begin) / len(turn.steps)
+            self.turns.append(turn)
+            alone += bool(turn.timed)
+            if self._worth_keeping(turn):
+                self._keep()
+        self.out |= {e.name: Out("skipped", "no turn was left for it") for e in self.waiting}
+
+    def _worth_keeping(self, turn: Turn) -> bool:
+        """A row has all samples: of a long run not every turn is written down."""
+        every = max(1, len(self.plan.turns) // 100)
+        return len(self.turns) % every == 0 or turn == self.plan.turns[-1]
+
+    def _turn(self, field: Field, turn: Turn, order: random.Random) -> None:
+        """Everybody's turn. Whoever fails is out, but for our step and the judge: without them there is no run."""
+        plan = self.plan
+        self._judge(field, turn.steps.stop)
+        if turn.steps.start == WARM_UP:
+            for c in field.contestants.values():
+                c.ask("forget_peak")
+        batches = list(self.batches.of(turn.steps))
+        limit = self.deadline.limit(plan.time_limit * len(batches))
+        details = turn.steps.start == 0
+        for e in order.sample(field.entrants, len(field.entrants)):
+            pause()
+            c = field.contestants[e]
+            try:
+                done = c.ask("steps", steps=batches, lr=plan.lr, details=details, limit=limit)
+                if turn.timed and not plan.job.simulate:
+                    self.peak_bytes[e.name] = c.ask("peak_bytes")
                 field.park(e)
+            except CannotGoOn as error:
+                if e == OURS:
+                    raise
+                self._drop(field, e, Out(_status(error), str(error)))
+                continue
+            self.trajectories[e.name] = [*self.trajectories[e.name], *self._judged(e, done, field)]
         for e in field.baselines:
             must_be_finite(e.name, self.trajectories[e.name], plan.lr)
 
@@ -212,24 +425,52 @@ class Session:
                 )
         return steps
 
-    def _in_context(self, field: Field) -> dict[str, list[InContext]]:
-        """By our contestants: steps with a clock around every call."""
-        found: dict[str, list[InContext]] = {e.name: [] for e in field.entrants if e.ours}
-        lr, limit = self.plan.lr, self.plan.time_limit
-        for batches in self.batches.of(in_context_steps(self.plan)):
-            for e in [e for e in field.entrants if e.ours]:
-                step = field.contestants[e].ask("step_in_context", batches=batches, lr=lr, limit=limit)
-                found[e.name].append(step)
-        return found
+    @property
+    def _turn_steps(self) -> int:
+        return len(self.plan.turns[-1].steps)
+
+    def _reserve(self, steps: int) -> float:
+        """Seconds that must be left for so many steps of somebody who joins and a turn after them, and for looking
+        inside ours at the end."""
+        if not self.deadline.bounded:
+            return 0.0
+        ours = [step["wall_s"] for step in self.trajectories.get(OURS.name, [])]
+        step = max(ours[-self._turn_steps :], default=0.0)
+        looks = IN_CONTEXT_STEPS * len([e for e in self.field.entrants if e.ours])
+        inside = looks * (4 * step + (2.0 if self.plan.gpu else 0.0))  # a GPU's profiler is read, too
+        return inside + 2 * steps * step + (LATE * self._turn_steps * self.seconds_a_step if steps else 0.0)
+
+    def _look_inside(self, field: Field) -> None:
+        """Of our contestants: steps with a clock around every call, after all others."""
+        if self.deadline.left < 0:
+            field.note("no time was left for the steps with a clock around every call")
+            return
+        lr, ours = self.plan.lr, [e for e in field.entrants if e.ours]
+        found: dict[str, list[InContext]] = {e.name: [] for e in ours}
+        limit = self.deadline.limit(self.plan.time_limit)
+        try:
+            for batches in self.batches.of(in_context_steps(self.turns)):
+                for e in ours:
+                    step = field.contestants[e].ask("step_in_context", batches=batches, lr=lr, limit=limit)
+                    found[e.name].append(step)
+        except CannotGoOn as error:
+            field.note(f"no times of the calls inside the step: {error}")
+            return
+        self.in_context = found
 
     def _profile(self, field: Field, folder: Path) -> None:
         rows: list[profiling.Row] = []
-        batches, lr, limit = self.batches.step(in_context_steps(self.plan)[-1]), self.plan.lr, self.plan.setup_limit
+        batches, lr = self.batches.step(in_context_steps(self.turns)[-1]), self.plan.lr
         for e, c in {OURS: field.contestants[OURS], **field.baselines}.items():
             cli.say(f"a trace of {e.name}")
+            limit = self.deadline.limit(self.plan.setup_limit)
             rows += c.ask("profile", name=f"step/{e.name}", folder=folder, batches=batches, lr=lr, limit=limit)
             field.park(e)
         profiling.write_csv(folder, rows)
+
+
+def _status(error: CannotGoOn) -> str:
+    return error.status if isinstance(error, Lost) else ERROR
 
 
 def check_memory(plan: Plan) -> None:
@@ -237,11 +478,13 @@ def check_memory(plan: Plan) -> None:
     have = facts.available_bytes()
     if plan.gpu or have is None:
         return
-    contestants = 2 + len(plan.swaps) + len(plan.baselines)  # ours and the judge
+    # Ours, and the judge with its runs side by side.
+    judged = 1 + max(1, PYTORCH_RUNS - len(plan.baselines))
+    contestants = 1 + judged + len(plan.swaps) + len(plan.baselines)
     need = contestants * plan.job.model.parameters * BYTES_A_PARAMETER
     if need > have:
         raise CannotGoOn(
-            f"{contestants} contestants of {plan.job.model.name} need about {need / 1e9:.0f} GB of memory, "
+            f"{contestants} trainings of {plan.job.model.name} side by side need about {need / 1e9:.0f} GB of memory, "
             f"{have / 1e9:.0f} GB are free: take fewer (--baseline none, no --swap) or a smaller model"
         )
 
@@ -252,7 +495,7 @@ def batches_of(plan: Plan) -> shards.Batches:
     return shards.Batches(corpus.dataset(plan.data), job.B, job.T, job.accumulation, job.seed)
 
 
-def in_context_steps(plan: Plan) -> range:
+def in_context_steps(turns: list[Turn]) -> range:
     """Numbers of the steps that are timed call by call, after all others."""
-    last = plan.turns[-1].steps.stop
+    last = turns[-1].steps.stop
     return range(last, last + IN_CONTEXT_STEPS)
