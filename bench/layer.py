@@ -42,7 +42,13 @@ def parser() -> cli.Parser:
     how.add_argument("--seconds", type=cli.above_zero, default=12.0, help="for each shape and pass, default 12")
     how.add_argument("--cache", default="cold,warm", help="cold, warm or both (default)")
     how.add_argument("--processes", type=cli.count, default=1, help="fresh processes for each variant (publish with 2)")
-    how.add_argument("--time-limit", type=cli.above_zero, default=60.0, metavar="S", help="for a case, default 60 s; five times that where it compiles")
+    how.add_argument(
+        "--time-limit",
+        type=cli.above_zero,
+        default=60.0,
+        metavar="S",
+        help="for a case, default 60 s; five times that where it compiles",
+    )
     how.add_argument(
         "--proofs", type=Path, metavar="DIR", help="take over proofs of the same sources from there, and add to them"
     )

@@ -54,6 +54,7 @@ def parser() -> cli.Parser:
     what.add_argument(
         "--kernels", action="append", default=[], metavar="DIR", help="more variants, for all but the training step"
     )
+    what.add_argument("--data", type=Path, metavar="PATH", help="what the training step trains on, as for bench.e2e")
     prepared = p.add_argument_group("what a cold GPU would compile")
     prepared.add_argument("--prepare", type=Path, metavar="FILE", help="write an archive of it, and run nothing")
     prepared.add_argument("--prepared", type=Path, metavar="FILE", help="use such an archive, as far as it fits")
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     if prepared:
         from bench.gpu import archive
 
-        archive.use(prepared)
+        args["data"] = args["data"] or archive.use(prepared)
     from bench.trial import suite
 
     return suite.suite_of(suite.plan_of(**args, argv=argv)).run()

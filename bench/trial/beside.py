@@ -36,15 +36,17 @@ def measure_ceilings(setting: Setting) -> str | None:
         worker.close()
 
 
-def resources_on(arch: str | None, case: Case, contestants: list[Contestant], setting: Setting) -> dict[str, Resources]:
+def resources_on(
+    arch: str | None, case: Case, contestants: list[Contestant], setting: Setting, compile_rest: bool = True
+) -> dict[str, Resources]:
     """`resources` of the variants that were timed on a GPU of this architecture, by name; what cannot be compiled, or
-    not in time, is missing.
+    not in time, is missing; not compile_rest: nothing is compiled while a GPU waits.
 
     In processes of their own that have no CUDA context: the driver that only writes launches down replaces Triton's.
     """
     setting = replace(setting, device="cpu", simulate=False)
     timed = {c.variant.name: c for c in contestants if arch and c.running and c.variant.gpu_code}
-    workers = {name: Worker(c.variant, setting) for name, c in timed.items()}
+    workers = {name: Worker(c.variant, setting) for name, c in timed.items() if compile_rest}
     end = time.monotonic() + COMPILE_LIMIT_S
     found: dict[str, Resources] = {}
     for name, worker in workers.items():

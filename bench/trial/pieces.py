@@ -1,28 +1,31 @@
 """What `bench.suite` runs, in small pieces by worth, and how long each will take as far as is known by then."""
 
+import contextlib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench import HOME
+from bench.cli import CannotGoOn
 from bench.core.variants import Variant, discover
 from bench.gpu import TOOLS
 from bench.machine import facts
 from bench.machine.devices import is_gpu
+from bench.models import chosen
 from bench.trial import GPU_TIMED_B, STAGES
 from reference import contract
 from reference.models import MODELS
 
 FIRST = ("attention", "matmul")  # then the others, those first that move the most bytes in a training step
 CORES_A_PROOF = 4  # so many let another proof run beside: nothing is timed then
-SHORT_SECONDS = 90.0  # a training step with less than this is compared with eager PyTorch alone
 HANG_SECONDS = 10.0  # for one call on a GPU (bench.layer --time-limit), and five times that for a first one
-# Guesses in seconds until pieces have been finished: of a start; of a proof, a look and a set-up of one variant's phase;
+# Guesses in seconds until pieces have been finished: of a start; of a proof, a look and a set-up of one variant's pass;
 # of a case's rounds; of the steps.
 START, PROOF, LOOK, SET_UP = 6.0, 3.0, 1.0, 1.5
 ROUNDS = {True: 2.5, False: 6.0}  # on a GPU; on a CPU
-QUICK_STEP, STEP, SANITIZE, DOCTOR = 60.0, 150.0, 40.0, 15.0
+QUICK_STEP, STEP, SANITIZE, DOCTOR = 75.0, 150.0, 40.0, 15.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class What:
     model: str
     batch: int
     kernels: tuple[str, ...]  # folders of more variants
-    proofs: Path
+    proofs: Path  # DIR/proofs
+    data: Path | None = None  # that the step trains on, as bench.e2e --data
 
     @property
     def gpu(self) -> bool:
@@ -155,21 +159,58 @@ def timing(what: What, layer: str, phase: str, dtype: str, rows: int) -> Piece:
 
 
 def quick_step(what: What) -> Piece:
-    command = [*_training(what), "--baseline", "eager", "--steps", "4"]
-    return Piece("e2e-quick", "e2e", lambda _: command, QUICK_STEP, QUICK_STEP / 2, alone=True, fresh=True)
+    """A few steps beside eager PyTorch."""
+
+    def fitted(seconds: float) -> list[str]:
+        return [*_training(what, seconds, QUICK_STEP), "--baseline", "eager", "--steps", "4"]
+
+    return Piece("e2e-quick", "e2e", fitted, QUICK_STEP, QUICK_STEP / 2, alone=True, fresh=True)
 
 
 def step(what: What) -> Piece:
-    command = _training(what)
-    # On a GPU eager's fp32 logits would have the batch halved for all.
-    full = [*command, "--baseline", "compile,compile-plain"] if what.gpu else command
-    quick = [*command, "--baseline", "eager", "--steps", "4"]
-    guess, least = (STEP, SHORT_SECONDS) if what.gpu else (QUICK_STEP, QUICK_STEP / 2)
-    return Piece("e2e", "e2e", lambda s: quick if s < SHORT_SECONDS else full, guess, least, alone=True, fresh=True)
+    def fitted(seconds: float) -> list[str]:
+        command = _training(what, seconds, STEP)
+        # On a GPU eager's fp32 logits would have the batch halved for all.
+        return [*command, "--baseline", "compile-plain,compile"] if what.gpu else command
+
+    return Piece("e2e", "e2e", fitted, STEP, QUICK_STEP / 2, alone=True, fresh=True)
 
 
-def _training(what: What) -> list[str]:
-    return ["-m", "bench.e2e", what.model, "--device", what.device, "--json"]
+def _training(what: What, seconds: float, most: float) -> list[str]:
+    """bench.e2e with a time of its own, which ends it in order a little before ours would."""
+    minutes = max(0.2, (min(seconds, 1.3 * most) - 5) / 60)
+    before = chosen_beforehand(what)
+    kernels = ["--kernels", str(before)] if before else []
+    data = ["--data", str(what.data)] if what.data else []
+    return [
+        "-m",
+        "bench.e2e",
+        what.model,
+        "--device",
+        what.device,
+        "--json",
+        "--minutes",
+        f"{minutes:.2f}",
+        *kernels,
+        *data,
+    ]
+
+
+def chosen_beforehand(what: What) -> Path | None:
+    """Which kernels serve the step, without a race: the latest choice that is committed for this GPU. What of it no
+    longer holds bench.e2e races anew."""
+    chip = _chip(what)
+    found: list[tuple[str, Path]] = []
+    for file in (HOME / "results").rglob("kernels.json"):
+        with contextlib.suppress(CannotGoOn):
+            found += [(c.utc, file) for c in [chosen.read(file)] if (c.chip, c.model) == (chip, what.model)]
+    return max(found)[1] if found else None
+
+
+def _chip(what: What) -> str:
+    """The GPU's name as a choice of kernels tells it, without a CUDA context; "" for none."""
+    gpus = (facts.describe().get("gpus") or []) if what.gpu else []
+    return str(gpus[0].get("name")) if gpus else ""
 
 
 def sanitize(what: What, tool: str) -> Piece:

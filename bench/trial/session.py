@@ -264,7 +264,8 @@ class Session:
         """The records of a race; `proofs` by the variant's name."""
         partial = {name for name, proof in proofs.items() if proof.unsupported}
         baseline, threads = fastest_torch(timing, partial), self.plan.setting.threads
-        needs = beside.resources_on(self.arch, timing.case, timing.contestants, self.plan.setting)
+        setting, rest = self.plan.setting, self.plan.compile_resources
+        needs = beside.resources_on(self.arch, timing.case, timing.contestants, setting, rest)
         for c in timing.contestants:
             proof = proofs[c.variant.name]
             for row in records.timed(timing.case, proof, calls, self.seeds, c, baseline, timing, threads):

@@ -71,6 +71,7 @@ def plan_of(
     model: str,
     batch: int | None,
     kernels: list[str],
+    data: Path | None,
     json: bool,
     argv: list[str],
 ) -> Plan:
@@ -80,7 +81,7 @@ def plan_of(
     chosen = [cli.choose(n, names, "layer") for n in layers.split(",")] if layers else names
     device = choose_device(device)
     b = batch_of(device, batch)
-    what = What(device, stage, tuple(chosen), model, b, tuple(kernels), out / "proofs")
+    what = What(device, stage, tuple(chosen), model, b, tuple(kernels), out / "proofs", data and data.resolve())
     return Plan(out, resume, minutes, what, json, tuple(argv))
 
 

@@ -501,7 +501,26 @@ def test_commands_are_those_of_the_project_and_fit_their_time():
     assert timed.axis == proved.axis == ["B=64", "dtype=bf16"] and timed.shape == proved.shape and proved.check_only
     assert timed.proofs == proved.proofs and timed.seconds < pieces.ROUNDS[True]
     assert layer.parser().parse_args(of("cpu")["time-gelu-forward"].command(9.0)[2:]).axis == ["B=4", "dtype=fp32"]
-    assert "--steps" in found["e2e"].command(30.0) and "--steps" not in found["e2e"].command(300.0)
+    quick, full = (e2e.parser().parse_args(found[n].command(1000.0)[2:]) for n in ("e2e-quick", "e2e"))
+    assert quick.baseline == "eager" and full.baseline == "compile-plain,compile" and quick.minutes < 2 < full.minutes
+    short = e2e.parser().parse_args(found["e2e"].command(60.0)[2:])
+    assert short.minutes == pytest.approx(55 / 60, abs=0.01), "it ends by itself before it is stopped"
+
+
+def test_the_step_takes_the_kernels_that_were_chosen_for_this_gpu(tmp_path, monkeypatch):
+    about = {"utc": "2026-11-28", "run": "e2e", "model": "gpt2-124m", "dtype": "bf16", "B": 64, "T": 1024}
+    for name, chip, utc in (("a", "A", "2026-11-27"), ("b", "A", "2026-11-28"), ("c", "B", "2026-11-29")):
+        file = tmp_path / "results" / name / "kernels.json"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"schema": 1, **about, "chip": chip, "utc": utc, "kernels": {}}))
+    (tmp_path / "results" / "kernels.json").write_text("damaged")
+    monkeypatch.setattr(pieces, "HOME", tmp_path)
+    monkeypatch.setattr(pieces.facts, "describe", lambda: {"gpus": [{"name": "A"}]})
+    step = of(GPU)["e2e"].command(100.0)
+    assert step[step.index("--kernels") + 1] == str(tmp_path / "results" / "b" / "kernels.json")
+    monkeypatch.setattr(pieces.facts, "describe", lambda: {"gpus": [{"name": "C"}]})
+    assert "--kernels" not in of(GPU)["e2e"].command(100.0)
+    assert "--kernels" not in of(GPU, "--model", "gpt2-tiny")["e2e"].command(100.0)
 
 
 def test_what_is_missing_is_said_and_nothing_is_installed(monkeypatch, capsys):
