@@ -38,6 +38,7 @@ def parser() -> cli.Parser:
     p.add_argument(
         "--out", type=Path, metavar="DIR", help=f"folder of the results; DIR/pack: at most {PACK_FILES} files"
     )
+    p.add_argument("--pack", type=Path, metavar="DIR", help="where the archives to take home lie (default: DIR/pack)")
     p.add_argument("--resume", action="store_true", help="go on in DIR: run what has not finished there")
     what = p.add_argument_group("what to run")
     what.add_argument("--device", help="default cuda where torch sees a GPU, else cpu")

@@ -60,7 +60,7 @@ def launches_of(module: ModuleType, case: Case, arch: str = cuda.TARGET) -> list
     def write_down(launch: Launch) -> None:
         found.append(KernelUse(launch.build, launch.grid, launch.block, launch.shared))
 
-    with _launching_with(write_down, arch):
+    with launching_with(write_down, arch):
         arena = Arena(case, "cpu", workspace_of(module, case))
         arena.call(getattr(module, case.phase))
     return found
@@ -105,12 +105,15 @@ def tables_of(module: ModuleType) -> dict[str, Any]:
 
 
 @contextmanager
-def _launching_with(run: Callable[[Launch], None], arch: str) -> Iterator[None]:
+def launching_with(run: Callable[[Launch], None], arch: str, whole: bool = False) -> Iterator[None]:
+    """Have launches on CPU tensors go to `run`. whole: Triton compiles as for a card, down to the cubin."""
     with ExitStack() as stack:
         if "triton" in sys.modules:  # else no variant has imported it
             from bench.simulate import triton_driver
 
             stack.enter_context(triton_driver.launching_with(run, arch))
+            if whole:
+                triton_driver.knobs.runtime.add_stages_inspection_hook = None
         stack.enter_context(cuda.targeting(arch))
         before = cuda._simulator
         cuda.simulate_with(run)

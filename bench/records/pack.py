@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Iterable
@@ -12,6 +13,7 @@ from bench import cli
 from bench.records import PACK_BYTES, PACK_FILES
 
 GROUPS = ("suite", "smoke", "e2e", "time", "check", "proofs", "sanitize")  # the most important first
+OURS = re.compile(rf"({'|'.join(GROUPS)})-[0-9]+\.tar\.gz(\.part)?")  # no other file is touched
 HEADER_BYTES = 1024  # of a file in an archive, at most
 TRAILER_BYTES = 4096  # of an archive
 MAKING = ".packing"  # beside pack/: what is half made is never in it
@@ -21,13 +23,15 @@ Seen = tuple[int, int]  # a file's size and time of change
 
 @dataclass
 class Pack:
-    """DIR/pack/*.tar.gz: all of DIR in a few files of limited size, by group, the most important first.
+    """DIR/pack/*.tar.gz, or in another folder: all of DIR in a few files of limited size, by group, the most important
+    first.
 
     `update` makes anew what has changed; between any two of its steps, and so also where the process is ended in one,
     every archive there is whole and within the limits. `tar xzf` of each in one place puts the folder together again.
     """
 
     out: Path
+    elsewhere: Path | None = None
     seen: dict[Path, Seen] = field(default_factory=dict)  # as they were packed or measured
     sizes: dict[Path, int] = field(default_factory=dict)  # compressed
     made: dict[str, list[tuple[Path, Seen]]] = field(default_factory=dict)  # what is in each archive
@@ -35,15 +39,21 @@ class Pack:
 
     @property
     def folder(self) -> Path:
-        return self.out / "pack"
+        return self.elsewhere or self.out / "pack"
+
+    @property
+    def making(self) -> Path:
+        """Where archives are made, to be moved in one step: on the same file system."""
+        beside = self.out.stat().st_dev == self.folder.stat().st_dev
+        return self.out / MAKING if beside else self.folder
 
     def update(self) -> list[Path]:
         """Pack what has changed; the archives. What does not fit is named on stderr, once."""
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         bins, left_out = self._bins()
         wanted = {f"{name}.tar.gz": files for name, files in bins}
         for old in self.folder.iterdir():
-            if old.name not in wanted and old.is_file():
+            if old.name not in wanted and OURS.fullmatch(old.name):
                 old.unlink()
                 self.made.pop(old.name, None)
         # A file that moves on to a later archive of its group is in that one before it leaves the earlier.
@@ -90,7 +100,7 @@ class Pack:
         return self.sizes[file]
 
     def _make(self, name: str, files: Iterable[Path]) -> None:
-        partial = self.out / MAKING / name
+        partial = self.making / f"{name}.part"
         partial.parent.mkdir(exist_ok=True)
         with tarfile.open(partial, mode="w:gz", compresslevel=6) as archive:
             for file in files:

@@ -56,6 +56,7 @@ class Plan:
     resume: bool
     minutes: float
     what: What
+    pack: Path | None
     json: bool
     argv: tuple[str, ...]
 
@@ -72,6 +73,7 @@ def plan_of(
     batch: int | None,
     kernels: list[str],
     data: Path | None,
+    pack: Path | None,
     json: bool,
     argv: list[str],
 ) -> Plan:
@@ -82,7 +84,7 @@ def plan_of(
     device = choose_device(device)
     b = batch_of(device, batch)
     what = What(device, stage, tuple(chosen), model, b, tuple(kernels), out / "proofs", data and data.resolve())
-    return Plan(out, resume, minutes, what, json, tuple(argv))
+    return Plan(out, resume, minutes, what, pack, json, tuple(argv))
 
 
 # --- what it stands on; tests have a clock and processes of their own ---
@@ -149,7 +151,7 @@ class Suite:
             if (piece := piece_named(name, self.pieces)) and r["status"] in DONE and r.get("seconds"):
                 self.estimates.learn(piece, r["seconds"])
         self.again: set[str] = set()  # that were cut short and had, or wait for, a second try
-        self.pack = Pack(self.out)
+        self.pack = Pack(self.out, plan.pack)
         self.books_s = 0.0  # spent on summing up
         self.logs = self.out / "logs"
         self.logs.mkdir(exist_ok=True)

@@ -73,6 +73,17 @@ def test_only_what_has_changed_is_made_anew(tmp_path):
     assert after["check-1.tar.gz"] == before["check-1.tar.gz"] and after["time-1.tar.gz"] != before["time-1.tar.gz"]
 
 
+def test_it_may_lie_elsewhere_among_files_of_others(tmp_path):
+    out, home = tmp_path / "out", tmp_path / "home"
+    noise(out, "time-a/records.jsonl", 100)
+    noise(home, "cache.tar.gz", 100)
+    one = Pack(out, home)
+    assert [p.name for p in one.update()] == ["time-1.tar.gz"]
+    (out / "time-a" / "records.jsonl").unlink()
+    assert one.update() == []
+    assert [p.name for p in home.iterdir()] == ["cache.tar.gz"] and not (out / "pack").exists()
+
+
 class Killed(BaseException):
     """As if the process was ended: nothing is tidied up after it but what stands in the code itself."""
 
