@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import tarfile
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ ARCH = "sm_90a"
 MOST_BYTES = 60_000_000
 DTYPES = ("bf16", "fp32")  # the first with all tile sizes of a variant: it is the one that is timed
 COMPILER = {"cuda": "NVRTC", "triton": "Triton"}
+LOADED = (".json", ".cubin")  # of what Triton keeps of a kernel; the other stages are ten times as large
 SHARED = HOME.parent / "shared" / "data"
 PARTS = ("cuda", "triton", "data")  # of the cache, that an archive holds
 Manifest = dict[str, Any]
@@ -137,11 +139,18 @@ def _cache_in(folder: Path) -> Iterator[None]:
 def _compiled(variants: list[Variant], model: str, batch: int) -> Iterator[tuple[Variant, list[str]]]:
     """Each variant, compiled, and what of it could not be. In processes: Triton reads its cache's place once."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(usable_cores(), context) as pool, cli.deaf_to_ctrl_c():
-        parts = {pool.submit(compile_variant, v, model, batch): v for v in variants}
-        for number, part in enumerate(as_completed(parts), start=1):
-            cli.say(f"[{number} of {len(parts)}] {_name(parts[part])}")
-            yield parts[part], part.result()
+    with ProcessPoolExecutor(usable_cores(), context) as pool:
+        with cli.deaf_to_ctrl_c():
+            parts = {pool.submit(compile_variant, v, model, batch): v for v in variants}
+        try:
+            for number, part in enumerate(as_completed(parts), start=1):
+                cli.say(f"[{number} of {len(parts)}] {_name(parts[part])}")
+                yield parts[part], part.result()
+        except BaseException:  # Ctrl-C: nobody waits for the others
+            threading.excepthook = lambda _: None  # the pool's own would tell of its end in a traceback
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def compile_variant(variant: Variant, model: str, batch: int) -> list[str]:
@@ -214,7 +223,7 @@ def _write(file: Path, folder: Path, sources: dict[str, str], made: Made) -> Non
     contents: dict[str, bytes] = {}
     left, over = MOST_BYTES, 0
     for group in _groups(folder):
-        files = {f"cache/{p.relative_to(folder).as_posix()}": p.read_bytes() for p in group}
+        files = {f"cache/{p.relative_to(folder).as_posix()}": _of_use(p) for p in group}
         size = len(_packed(files))  # alone it is hardly larger than in the archive
         if size > left:
             over += 1
@@ -237,13 +246,23 @@ def _write(file: Path, folder: Path, sources: dict[str, str], made: Made) -> Non
 
 
 def _groups(folder: Path) -> Iterator[list[Path]]:
-    """What belongs together: tokens first, a cubin with its names, a kernel of Triton's with all its stages."""
+    """What belongs together: tokens first, a cubin with its names, a kernel of Triton's with what it is loaded from."""
     yield [p for p in sorted((folder / "data").rglob("*.bin"))] + sorted((folder / "data").rglob("about.json"))
     for names in sorted((folder / "cuda").glob("*.json")):
         yield [names, names.with_suffix(".cubin")]
     for kernel in sorted((folder / "triton").glob("*")):
         if kernel.is_dir():
-            yield sorted(p for p in kernel.iterdir() if p.is_file())
+            yield sorted(p for p in kernel.iterdir() if p.suffix in LOADED)
+
+
+def _of_use(file: Path) -> bytes:
+    """A file's content; Triton's list of a kernel's files without those that are only read by people."""
+    content = file.read_bytes()
+    if not file.name.startswith("__grp__"):
+        return content
+    document = json.loads(content)
+    document["child_paths"] = {n: n for n in document["child_paths"] if PurePosixPath(n).suffix in LOADED}
+    return json.dumps(document).encode()
 
 
 def _packed(contents: dict[str, bytes]) -> bytes:

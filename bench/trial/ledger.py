@@ -22,6 +22,7 @@ from typing import Any
 from bench import HOME
 from bench.core.case import Case
 from bench.core.files import put
+from bench.core.process import OUT_OF_MEMORY
 from bench.core.variants import Variant
 from bench.machine.devices import is_gpu
 from bench.records.environment import environment
@@ -32,6 +33,7 @@ from bench.trial.room import Setting
 HARNESS = ("bench", "reference")  # whose sources decide what is right
 READ_BY_COMPILERS = ("CUDA_", "CUBLAS_", "NVIDIA_", "PYTORCH_", "TORCH", "TRITON_", "CXX", "CC", "LAYERBENCH_")
 NOT_READ = ("TRITON_CACHE_DIR", "LAYERBENCH_CACHE", "LAYERBENCH_REPORT")  # where things lie, not what they are
+DEFAULTS = {"TRITON_DEFAULT_FP_FUSION": "1"}  # that kernels/triton sets where it is imported
 SAVED = tuple(f.name for f in dataclasses.fields(Proof) if f.name not in ("variant", "phase", "dtype", "counts"))
 Grounds = dict[str, Any]
 
@@ -63,7 +65,8 @@ class Ledger:
         """Write a proof down. before: `grounds` as they were when it began; nothing is kept where they have changed."""
         v = proof.variant
         now = grounds(v, proof.phase, proof.dtype, self.setting, yardstick)
-        if proof.simulated or not proof.seeds or now != before:
+        crowded = proof.status == "error" and OUT_OF_MEMORY in proof.evidence.lower()  # by what ran beside it
+        if proof.simulated or crowded or not proof.seeds or now != before:
             return
         now["cases"] = digest_of(cases_for(v, proof.phase, proof.dtype, proof.seeds, timed, self.setting))
         document = {"grounds": now, "proof": {name: getattr(proof, name) for name in SAVED}}
@@ -113,7 +116,8 @@ def _machine(gpu: bool) -> str:
     told["cpu"] = {k: v for k, v in cpu.items() if k in ("model", "isa")} if isinstance(cpu, dict) else None
     if not gpu:
         told["usable"] = cpu.get("usable") if isinstance(cpu, dict) else None
-    told["environment"] = {k: v for k, v in os.environ.items() if k.startswith(READ_BY_COMPILERS) and k not in NOT_READ}
+    read = DEFAULTS | os.environ
+    told["environment"] = {k: v for k, v in read.items() if k.startswith(READ_BY_COMPILERS) and k not in NOT_READ}
     return _digest(told)
 
 

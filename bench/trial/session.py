@@ -70,6 +70,12 @@ class Session:
         self.profiled: list[profiling.Row] = []
 
     def run(self) -> int:
+        try:
+            return self.run_all()
+        finally:
+            self.run_.close()  # the process may go on with another run
+
+    def run_all(self) -> int:
         self.screen.header(self.facts())
         if self.plan.profile is None and not self.plan.check_only and self.plan.device != "cpu":
             self.arch = beside.measure_ceilings(self.plan.setting)

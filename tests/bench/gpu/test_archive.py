@@ -49,11 +49,11 @@ def contents(file: Path) -> dict[str, bytes]:
         return {m.name: opened.extractfile(m).read() for m in opened}  # type: ignore[union-attr]
 
 
-def changed(file: Path, to: Path, manifest: dict | None = None, **files: bytes) -> Path:
+def changed(file: Path, to: Path, manifest: dict | None = None, files: dict[str, bytes] | None = None) -> Path:
     """The archive with another manifest (these fields), or other contents of files."""
     inside = contents(file)
     told = json.loads(inside["manifest.json"]) | (manifest or {})
-    inside |= {"manifest.json": json.dumps(told).encode()} | files
+    inside |= {"manifest.json": json.dumps(told).encode()} | (files or {})
     with tarfile.open(to, "w:gz") as opened:
         for name, content in inside.items():
             entry = tarfile.TarInfo(name)
@@ -116,7 +116,7 @@ def test_what_was_made_of_other_sources_is_said_by_name(made, cold, tmp_path, ca
 
 def test_what_was_damaged_on_the_way_is_left_out_and_counted(made, cold, tmp_path, capsys):
     name = next(n for n in contents(made) if n.startswith("cache/cuda/") and n.endswith(".cubin"))
-    archive.use(changed(made, tmp_path / "other.tar.gz", **{name: b"damaged"}))
+    archive.use(changed(made, tmp_path / "other.tar.gz", files={name: b"damaged"}))
     assert "1 files are damaged" in capsys.readouterr().err
     assert not (cold / "cuda" / Path(name).name).exists()
 
@@ -125,7 +125,7 @@ def test_what_was_damaged_on_the_way_is_left_out_and_counted(made, cold, tmp_pat
 def test_no_name_leads_out_of_the_cache(made, cold, tmp_path, name):
     content = b"x"
     files = {name: hashlib.sha256(content).hexdigest()}
-    bad = changed(made, tmp_path / "bad.tar.gz", {"files": files}, **{name: content})
+    bad = changed(made, tmp_path / "bad.tar.gz", {"files": files}, {name: content})
     try:
         archive.use(bad)
     except CannotGoOn as error:

@@ -121,9 +121,10 @@ def test_what_is_damaged_or_of_other_cases_counts_as_none(mine, tmp_path):
     assert found(good | {"proof": good["proof"] | lacks})
 
 
-def test_what_changed_while_it_was_proved_and_what_was_simulated_is_not_kept(mine, tmp_path):
+def test_what_changed_meanwhile_what_was_simulated_and_what_had_no_room_is_not_kept(mine, tmp_path):
     one = Ledger(tmp_path / "proofs", SETTING)
     before = grounds(mine, "forward", "fp32", SETTING, None)
+    one.keep(proof(mine, status="error", evidence="CUDA out of memory: 2 GB [ragged 0, seed 0]"), TIMED, None, before)
     simulated = proof(mine)
     simulated.counts = {"sectors": 3}
     one.keep(simulated, TIMED, None, before)
@@ -162,6 +163,9 @@ def test_what_was_proved_is_timed_without_a_second_proof(tmp_path, monkeypatch):
     assert {r["status"] for r in (check, *timed, again)} == {"ok"} and timed[0]["median_s"] > 0
     assert timed[0]["seeds"] == check["seeds"] == again["seeds"], "a row tells the seeds that it was proved with"
     assert timed[0]["proof_cases"] == check["proof_cases"] == check["proof_cases_all"] > 3
+    more = plan_of(**vars(parser().parse_args([*QUICK, *proofs, "--resume", str(tmp_path / "time")])), argv=[])
+    assert session.Session(more).run() == 0, "in one process, one after the other"
+    assert read.read_records(tmp_path / "time")[0] == rows["time"], "nothing is raced again"
     session.Session(planned(tmp_path / "other", "--check-only", *proofs, "-a", "dtype=bf16")).run()
     assert asked[-1] == ("forward",), "of another dtype nothing was proved"
 

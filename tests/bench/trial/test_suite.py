@@ -639,17 +639,18 @@ def test_the_whole_of_it_on_the_cpu_with_a_broken_variant(tmp_path):
     variant.write_text(WRONG)
     out = tmp_path / "out"
     args = ["--out", str(out), "--device", "cpu", "--layers", "residual", "--model", "gpt2-tiny", "--minutes", "12"]
-    args += ["--kernels", str(tmp_path / "kernels"), "--pack"]
+    args += ["--kernels", str(tmp_path / "kernels"), "--batch", "1"]
     done = run(*args, "--json")
     assert done.returncode == 2, done.stdout + done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     assert {p["case_id"]: p["status"] for p in document["parts"]} == {
         "doctor": "ok",
-        "check-residual": "wrong",
-        "time-residual": "wrong",
         "e2e": "ok",
+        "check-residual-fp32": "wrong",
+        "time-residual-forward": "wrong",
+        "check-residual-bf16": "wrong",
     }
-    for name in ("check-residual", "time-residual", "e2e"):
+    for name in ("check-residual-fp32", "time-residual-forward", "e2e"):
         assert read.read_records(out / name)[0], name
     assert json.loads((out / "doctor.json").read_text())["abilities"]
     assert [f["variant"] for f in document["failed"]] == ["torch.forgets"] * 2, (
@@ -658,9 +659,13 @@ def test_the_whole_of_it_on_the_cpu_with_a_broken_variant(tmp_path):
     (best,) = document["fastest"]
     assert best["layer"] == "residual" and best["variant"] != "torch.forgets" and best["fastest_torch_s"]
     assert {r["variant"] for r in document["training"]} >= {"ours", "torch.eager"}
-    assert len(list((out / "pack").iterdir())) <= 8
+    proved, timed = (read.read_records(out / name)[0] for name in ("check-residual-fp32", "time-residual-forward"))
+    seeds = {r["variant"]: r["seeds"] for r in proved if r["status"] in ("ok", "wrong")}
+    assert len(seeds) > 2 and all(r["seeds"] == seeds.get(r["variant"], r["seeds"]) for r in timed), "proved once"
+    home = unpacked(out / "pack", tmp_path / "home")
+    assert {f.relative_to(home) for f in home.rglob("*.jsonl")} == {f.relative_to(out) for f in out.rglob("*.jsonl")}
     before = (out / "records.jsonl").read_text()
     again = run(*args, "--resume")
-    assert again.returncode == 2 and again.stderr.count("finished before") == 4
+    assert again.returncode == 2 and again.stderr.count("finished before") == 5
     assert (out / "records.jsonl").read_text() == before
     shutil.rmtree(out)
