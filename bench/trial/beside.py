@@ -17,15 +17,25 @@ from bench.trial.prove import Proof
 from bench.trial.race import Contestant
 from bench.trial.room import Setting
 from bench.trial.worker import Worker
+from kernels import cache_dir
 
+MEASURED: dict[tuple[str, Path], str | None] = {}  # a GPU's architecture, by its name and the cache of its ceilings
 COMPILE_LIMIT_S = 20.0  # for all variants of a case together
 
 
 def measure_ceilings(setting: Setting) -> str | None:
     """Have the device's ceilings measured and remembered; a GPU's architecture.
 
-    In a process of its own: this one never makes a CUDA context, and a GPU that hangs does not stop it.
+    In a process of its own: this one never makes a CUDA context, and a GPU that hangs does not stop it. Once for all
+    sessions of a process: to start one takes seconds, in which the GPU waits.
     """
+    known = setting.device, cache_dir()
+    if known not in MEASURED:
+        MEASURED[known] = _measured(setting)
+    return MEASURED[known]
+
+
+def _measured(setting: Setting) -> str | None:
     worker = Worker(None, setting)
     try:
         worker.ask("measure_ceilings", limit=setting.prepare_limit)

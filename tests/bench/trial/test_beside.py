@@ -19,3 +19,19 @@ def case(head_size: int) -> Case:
 def test_a_kernel_that_cannot_be_launched_at_a_shape_says_so_without_a_gpu(head_size, says):
     told = beside.cannot_launch(SHARED, case(head_size), Setting())
     assert says in told and bool(told) == bool(says)
+
+
+def test_ceilings_are_looked_at_once_for_all_sessions_of_a_process(monkeypatch, tmp_path):
+    asked: list[str] = []
+
+    def measured(setting: Setting) -> str:
+        asked.append(setting.device)
+        return "sm_90a"
+
+    monkeypatch.setattr(beside, "_measured", measured)
+    monkeypatch.setattr(beside, "MEASURED", {})
+    for cache in ("one", "two"):
+        monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / cache))
+        for device in ("cuda:0", "cuda:1", "cuda:0"):
+            assert beside.measure_ceilings(Setting(device)) == "sm_90a"
+    assert asked == ["cuda:0", "cuda:1"] * 2

@@ -596,6 +596,17 @@ def test_the_summary_ranks_what_is_right_and_tells_each_failure_once(tmp_path, c
     assert json.loads((tmp_path / "summary.json").read_text())["fastest"] == summary.fastest
 
 
+def test_of_what_was_begun_anew_the_later_counts(tmp_path):
+    made_up(tmp_path)
+    write(tmp_path / "time-gelu-2", timed("torch.eager", 4e-6), timed("cuda.fast", 2.5e-6, case_id="2"))
+    step = {"layer": "gpt2-124m", "phase": "step", "dtype": "bf16", "shape": {"B": 64, "T": 1024}, "status": "ok"}
+    write(tmp_path / "e2e-2", step | {"variant": "ours", "median_s": 0.04})
+    write(tmp_path / "e2e-10", step | {"variant": "ours", "median_s": 0.03})
+    summary = Summary.of(tmp_path)
+    assert [(f["variant"], f["median_s"]) for f in summary.fastest] == [("cuda.fast", 2.5e-6)]
+    assert [r["median_s"] for r in summary.training if r["variant"] == "ours"] == [0.03]
+
+
 def test_a_summary_of_nothing_says_so(tmp_path, capsys):
     write(tmp_path, {"case_id": "doctor", "status": "ok"})
     summary = Summary.of(tmp_path)
