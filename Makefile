@@ -28,6 +28,7 @@ gpu:  ## everything on this machine's NVIDIA GPU in nine minutes; results under 
 	@$(ON_GPU) -m bench.suite --device cuda --out runs/suite-$$(date -u +%Y%m%dT%H%M%SZ) $(if $(wildcard $(PREPARED)),--prepared $(PREPARED))
 
 gpu-pack: setup  ## without a GPU: what a cold one would compile, in runs/prepared.tar.gz (docs/gpu.md)
+	$(PY) -m bench.static --table
 	$(PY) -m bench.suite --prepare $(PREPARED)
 
 tables: setup  ## rewrite README.md's tables from results/

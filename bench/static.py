@@ -11,7 +11,7 @@ the variant's SPILLS does not allow, or TENSOR_CORES = True without a tensor-cor
 
 from pathlib import Path
 
-from bench import cli
+from bench import HOME, cli
 from bench.core import WORKING_DTYPES
 from bench.gpu import ARCHS
 
@@ -24,6 +24,12 @@ def parser() -> cli.Parser:
     p.add_argument("--dtype", default="fp32,bf16", help="default fp32,bf16")
     p.add_argument("--kernels", action="append", default=[], metavar="DIR", help="more variants, same layout")
     p.add_argument("--out", type=Path, metavar="FOLDER", help="write static.csv there")
+    p.add_argument(
+        "--table",
+        action="store_true",
+        help="instead, compile what results/ lacks of the calls that are timed on a GPU (--arch sm_90a): a changed "
+        "source, another compiler, a new variant",
+    )
     p.add_argument("--jobs", type=cli.count, default=0, help="compilations at once (default: the cores)")
     p.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return p
@@ -37,6 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     dtypes = [cli.choose(d, WORKING_DTYPES, "dtype") for d in args.dtype.split(",")]
     variants = resources.chosen(args.layer, args.only, args.kernels)
     resources.prepare(args.out)
+    if args.table:
+        from bench.gpu import table
+
+        archs = archs if args.arch != ",".join(ARCHS) else [table.ARCH]
+        print(f"{table.update(variants, archs, dtypes, args.jobs)} compiled: {table.TABLE.relative_to(HOME)}")
+        return cli.OK
     rows = resources.compile_all(variants, archs, dtypes, args.jobs)
     if args.json:
         cli.print_json({"kernels": [r.row() for r in rows]})

@@ -12,7 +12,7 @@ from bench import simulate
 from bench.core.arena import Arena
 from bench.core.case import Case
 from bench.gpu import cubin
-from bench.gpu.launches import configured_call, launches_as
+from bench.gpu.launches import KernelUse, configured_call, launches_as
 from bench.gpu.resources import compile_builds
 from bench.records.record import Counts, Resources
 from bench.simulate import Traffic
@@ -70,6 +70,11 @@ def resources(module: ModuleType, case: Case, arch: str, configuration: str) -> 
     uses = launches_as(module, case, arch, configuration)
     if not uses:
         raise RuntimeError("the call launches no kernel")
+    return resources_of(uses, arch)
+
+
+def resources_of(uses: list[KernelUse], arch: str) -> Resources:
+    """`resources` of these launches. Raises RuntimeError with the compiler's message."""
     known = compile_builds(sorted({use.build for use in uses}, key=str), arch)
     needs = []
     for use in uses:

@@ -69,7 +69,7 @@ def launches_of(module: ModuleType, case: Case, arch: str = cuda.TARGET) -> list
 def launches_as(module: ModuleType, case: Case, arch: str, configuration: str) -> list[KernelUse]:
     """`launches_of` with the tile sizes that `configured_call` told of another call. Raises LookupError where these
     tables do not give them."""
-    entries = _without_origin(configuration)
+    entries = without_origin(configuration)
     tables = tables_of(module)
     for name, table in tables.items():
         ran_with = [config for text, config in table.listed(name).items() if text in entries]
@@ -79,12 +79,12 @@ def launches_as(module: ModuleType, case: Case, arch: str, configuration: str) -
     finally:
         for table in tables.values():
             table.trying = None
-    if _without_origin(ran) != entries:
+    if without_origin(ran) != entries:
         raise LookupError(f"{configuration!r} is wanted, the tables give {ran!r}")
     return found
 
 
-def _without_origin(configuration: str) -> set[str]:
+def without_origin(configuration: str) -> set[str]:
     """Its entries without `(default)` and `(tuned)`."""
     return {entry.rpartition(" (")[0] for entry in configuration.split("; ")}
 

@@ -15,6 +15,7 @@ from bench.cli import CannotGoOn
 from bench.core.process import CRASH, OUT_OF_MEMORY, TIMEOUT, Process, ProcessFailed
 from bench.machine.devices import is_gpu
 from bench.machine.facts import usable_cores
+from bench.training.deadline import Deadline
 from bench.training.rooms import Job, Room
 
 STEP_LIMIT_S = 600.0  # one step; the naive kernels need a minute or two for gpt2-124m
@@ -57,11 +58,16 @@ class Contestant(Process):
     def __init__(self, name: str, room: type[Room], job: Job, *arguments: object):
         self.name = name
         self.on_gpu = is_gpu(job.device)
+        self.deadline: Deadline | None = None  # of the run: no answer is waited for any longer
         self.listener: Callable[[Any], None] | None = None  # hears at once what is told while a command runs
         threads = {"OMP_NUM_THREADS": str(job.threads)}
         if self.on_gpu:
             threads["TORCHINDUCTOR_COMPILE_THREADS"] = str(min(COMPILE_THREADS, usable_cores()))
         super().__init__(room, job, *arguments, limit=STEP_LIMIT_S, environment=threads)
+
+    def answer(self, limit: float | None = None) -> Any:
+        limit = self.limit if limit is None else limit
+        return super().answer(self.deadline.limit(limit) if self.deadline else limit)
 
     def send(self, command: str, **arguments: object) -> None:
         super().send(command, **arguments)

@@ -47,6 +47,7 @@ class Field:
         self.recipes: dict[str, str] = {}  # by the name of PyTorch's
         self._judge: Contestant | None = None
         self._spawned: dict[Entrant, Contestant] = {}  # that nobody has asked for anything yet
+        self._all: list[Contestant] = []
         self._stack = ExitStack()
 
     def __enter__(self) -> "Field":
@@ -55,6 +56,9 @@ class Field:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # An idle process leaves by itself, one after the other and each in seconds; nothing of theirs is left to keep.
+        for contestant in self._all:
+            contestant.idle = False
         self._stack.__exit__(kind, error, trace)
 
     @property
@@ -70,8 +74,15 @@ class Field:
     def judge(self) -> Contestant:
         """PyTorch's own runs, which the gate judges by."""
         if self._judge is None:
-            self._judge = self._stack.enter_context(Contestant("PyTorch's band", JudgeRoom, self.plan.job))
+            self._judge = self._kept(Contestant("PyTorch's band", JudgeRoom, self.plan.job))
         return self._judge
+
+    def new_judge(self) -> None:
+        """The judge's process is of no more use."""
+        if self._judge is not None:
+            self._judge.idle = False
+            self._judge.close()
+        self._judge = None
 
     def note(self, text: str) -> None:
         cli.say(text)
@@ -95,7 +106,13 @@ class Field:
             made = Contestant(e.name, OurRoom, self.plan.job)
         else:
             made = Contestant(e.name, TorchRoom, self.plan.job, e.baseline)
-        return self._stack.enter_context(made)
+        return self._kept(made)
+
+    def _kept(self, contestant: Contestant) -> Contestant:
+        """It ends with the field."""
+        contestant.deadline = self.deadline
+        self._all.append(contestant)
+        return self._stack.enter_context(contestant)
 
     def enter(self, e: Entrant) -> Contestant:
         """Have an entrant take part."""

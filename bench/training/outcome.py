@@ -105,6 +105,7 @@ class Measured(Trained):
     matmul_peaks: dict[str, float | None]  # FLOP/s by where they are from
     notes: list[str]  # what the page must say
     stopped: str  # why there are fewer turns than planned
+    failed: Out | None = None  # how our step did, in the turn after these
 
     @property
     def steps(self) -> int:
@@ -238,6 +239,8 @@ class Judged:
             row |= Record(worst_loss=loss, worst_norm=norm)
         if s.stopped:
             row["stopped"] = s.stopped
+        if s.failed and name == self.ours[0]:
+            row |= Record(status=s.failed.status, evidence=s.failed.evidence)
         return row | _of_ours(s.plan, s.built[name], self._choice(name), s.picked.chosen) if name in self.ours else row
 
     def records(self) -> list[Record]:

@@ -58,6 +58,7 @@ class Session:
         self.matmul_peaks: dict[str, float | None] = {}
         self.written: dict[str, Record] = {}  # by case, as it was appended last
         self.full_disk: CannotGoOn | None = None
+        self.side_by_side = plan.gpu  # ours is built while a baseline compiles
         self._forget()
 
     def _forget(self) -> None:
@@ -73,6 +74,7 @@ class Session:
         self.peak_bytes: dict[str, int] = {}
         self.in_context: dict[str, list[InContext]] = {}
         self.stopped = ""  # why there are no more turns
+        self.failed: Out | None = None  # how our step did
         self.seconds_a_step = 0.0  # of a whole turn, judge and all
 
     def run(self) -> int:
@@ -115,7 +117,10 @@ class Session:
                     too_large = str(error)
                 else:
                     return self._measured(field)
-            self._halve(too_large)
+            if self.side_by_side:  # it may have been the other's memory: once more, one after the other
+                self.side_by_side = False
+            else:
+                self._halve(too_large)
 
     def _measured(self, field: Field) -> outcome.Judged:
         self._train(field)
@@ -157,6 +162,7 @@ class Session:
             matmul_peaks=self.matmul_peaks,
             notes=self.notes,
             stopped=self.stopped,
+            failed=self.failed,
         )
 
     def _append(self, records: list[Record]) -> None:
@@ -176,6 +182,9 @@ class Session:
         """The rows of a run that ends before its time."""
         if isinstance(error, NotFinite) or not self.turns:
             self._append(outcome.unjudged(outcome.Trained(self.plan, self.trajectories), str(error)))
+            if self.failed and self.picked:
+                row = outcome.begun(self.plan, OURS.name, self.field.built[OURS.name], self.picked)
+                self._append([row | Record(status=self.failed.status, evidence=self.failed.evidence)])
             return
         how = "interrupted" if isinstance(error, KeyboardInterrupt) else "stopped"
         self.stopped = self._how_far(how) + (f": {error}" if str(error) else "")
@@ -194,13 +203,14 @@ class Session:
         plan = self.plan
         baselines = [baseline(mode) for mode in plan.baselines]
         first, self.waiting = (baselines[:1], baselines[1:]) if self.deadline.bounded else (baselines, [])
-        racing = any(len(found) > 1 for found in self.candidates.pool.values())
+        racing = bool(self.swaps) or any(len(found) > 1 for found in self.candidates.pool.values())
+        self.side_by_side &= not racing and bool(first)
         if plan.gpu or not racing:  # on a CPU their imports would disturb a race
             field.spawn(OURS, *first)
         field.start(OURS)
         compiling: list[Entrant] = []
         if plan.gpu:  # the baselines need the most memory: whether they fit is known before the race
-            compiling = self._compile_on_gpu(field, first, racing)
+            compiling = self._compile_on_gpu(field, first)
         self._pick(field)
         if not plan.gpu:
             for e in first:
@@ -212,7 +222,7 @@ class Session:
         while self.waiting and not field.baselines:  # nothing to compare with yet
             self._join(field)
 
-    def _compile_on_gpu(self, field: Field, first: list[Entrant], racing: bool) -> list[Entrant]:
+    def _compile_on_gpu(self, field: Field, first: list[Entrant]) -> list[Entrant]:
         """Each with the whole GPU that ours leaves. Where nothing is to be measured the last one compiles on while ours
         is built; it is returned."""
         last = first[-1:]
@@ -220,12 +230,20 @@ class Session:
             self._begin_to_compile(field, e)
             if e not in last:
                 self._end_compiling(field, e, self.plan.compile_limit)
-        self.matmul_peaks = field.judge.ask("peaks", limit=self.deadline.limit(self.plan.setup_limit))
-        if not racing:
+        self._measure_peaks(field)
+        if self.side_by_side:
             return last
         for e in last:
             self._end_compiling(field, e, self.plan.compile_limit)
         return []
+
+    def _measure_peaks(self, field: Field) -> None:
+        """In the judge's process, which has a CUDA context anyway. Without them there is no MFU."""
+        try:
+            self.matmul_peaks = field.judge.ask("peaks", limit=self.deadline.limit(self.plan.setup_limit))
+        except CannotGoOn as error:
+            field.note(f"no MFU, the rate of large matmuls could not be measured: {error}")
+            field.new_judge()
 
     def _pick(self, field: Field) -> None:
         """Pick, build and load ours, and write down what it is."""
@@ -278,21 +296,21 @@ class Session:
         cli.say(f"setting up {e.name}")
         field.enter(e).send("warm", batches=self.batches.step(0), lr=self.plan.lr)
 
-    def _end_compiling(self, field: Field, e: Entrant, limit: float) -> bool:
+    def _end_compiling(self, field: Field, e: Entrant, limit: float, late: bool = False) -> bool:
         """Whether it takes part. What fails, or takes too long, has a row that says so; what does not fit beside ours
-        is raised where the batch may still be made smaller."""
+        is raised where the batch may still be made smaller: not for one that comes late."""
         limit = self.deadline.limit(limit, 1.0 if self.turns else COMPILE_SHARE)
         try:
             field.recipes[e.name] = field.contestants[e].answer(limit)
             field.park(e)
             return True
         except OutOfMemory as error:
-            if not self.turns and self.plan.halve:
+            if not late and (self.plan.halve or self.side_by_side):
                 raise
             self._drop(field, e, Out("skipped", f"it does not fit beside the others: {error}"))
         except Lost as error:
-            late = f"given up: it was not ready after {limit:.0f} s of compiling"
-            self._drop(field, e, Out(error.status, late if error.status == TIMEOUT else str(error)))
+            slow = f"given up: it was not ready after {limit:.0f} s of compiling"
+            self._drop(field, e, Out(error.status, slow if error.status == TIMEOUT else str(error)))
         except CannotGoOn as error:
             self._drop(field, e, Out(ERROR, str(error)))
         return False
@@ -313,7 +331,7 @@ class Session:
                 self.out[e.name] = Out("skipped", "no time was left for it")
                 continue
             self._begin_to_compile(field, e)
-            if self._end_compiling(field, e, limit) and self._catch_up(field, e, taken):
+            if self._end_compiling(field, e, limit, late=True) and self._catch_up(field, e, taken):
                 return
 
     def _catch_up(self, field: Field, e: Entrant, taken: int) -> bool:
@@ -405,6 +423,7 @@ class Session:
                 field.park(e)
             except CannotGoOn as error:
                 if e == OURS:
+                    self.failed = Out(_status(error), str(error)) if self.deadline.left > 0 else None
                     raise
                 self._drop(field, e, Out(_status(error), str(error)))
                 continue
@@ -459,6 +478,9 @@ class Session:
         self.in_context = found
 
     def _profile(self, field: Field, folder: Path) -> None:
+        if self.deadline.left < 0:
+            field.note("no time was left for traces")
+            return
         rows: list[profiling.Row] = []
         batches, lr = self.batches.step(in_context_steps(self.turns)[-1]), self.plan.lr
         for e, c in {OURS: field.contestants[OURS], **field.baselines}.items():

@@ -10,7 +10,7 @@ from bench.core.case import Case
 from bench.core.process import ProcessFailed
 from bench.core.shared import Given
 from bench.core.variants import Variant
-from bench.gpu import sanitizer
+from bench.gpu import sanitizer, table
 from bench.machine.profiling import Row
 from bench.records.record import Resources
 from bench.trial.prove import Proof
@@ -50,15 +50,21 @@ def resources_on(
     arch: str | None, case: Case, contestants: list[Contestant], setting: Setting, compile_rest: bool = True
 ) -> dict[str, Resources]:
     """`resources` of the variants that were timed on a GPU of this architecture, by name; what cannot be compiled, or
-    not in time, is missing; not compile_rest: nothing is compiled while a GPU waits.
+    not in time, is missing.
 
-    In processes of their own that have no CUDA context: the driver that only writes launches down replaces Triton's.
+    What was compiled beforehand is read (bench.gpu.table). The rest is, in processes of their own that have no CUDA
+    context: the driver that only writes launches down replaces Triton's. Not compile_rest: nothing is compiled while
+    a GPU waits.
     """
     setting = replace(setting, device="cpu", simulate=False)
     timed = {c.variant.name: c for c in contestants if arch and c.running and c.variant.gpu_code}
-    workers = {name: Worker(c.variant, setting) for name, c in timed.items() if compile_rest}
-    end = time.monotonic() + COMPILE_LIMIT_S
     found: dict[str, Resources] = {}
+    for name, c in timed.items():
+        if arch and (beforehand := table.known(c.variant, case, arch, c.configuration)):
+            found[name] = beforehand
+    rest = {name: c for name, c in timed.items() if name not in found} if compile_rest else {}
+    workers = {name: Worker(c.variant, setting) for name, c in rest.items()}
+    end = time.monotonic() + COMPILE_LIMIT_S
     for name, worker in workers.items():
         with suppress(ProcessFailed):
             worker.send("resources", case=case, arch=arch, configuration=timed[name].configuration)

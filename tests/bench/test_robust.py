@@ -21,7 +21,7 @@ import pytest
 from bench import HOME, cli
 from bench.cli import FAILED, INTERRUPTED, OK, USAGE
 from bench.machine import facts
-from bench.records.read import read_records, runs_in
+from bench.records.read import latest, read_records, runs_in
 from bench.records.schema import MEASURED
 from tests.compare_runs import ENVIRONMENT, Noise, failure, layer_records, step_records, write_run
 
@@ -564,7 +564,8 @@ def test_a_training_that_is_interrupted_keeps_the_steps_it_took(command, run, tm
     monkeypatch.setattr(session, "pause", ctrl_c_in_the_third_turn)
     what = "gpt2-tiny --kernels torch.eager --baseline eager --seq 16 --data data.bin --threads 1 --out cut"
     assert command("e2e", *what.split()).code == INTERRUPTED
-    rows, problems = read_records(tmp_path / "cut", MEASURED)
+    records, problems = read_records(tmp_path / "cut", MEASURED)
+    rows = latest(records).values()
     assert not problems and {r["variant"] for r in rows} == {"ours", "torch.eager"}
     for r in rows:
         assert r["status"] == "skipped" and "interrupted after" in r["evidence"]

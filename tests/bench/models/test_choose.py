@@ -6,7 +6,7 @@ from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.variants import discover
 from bench.models import CallId
-from bench.models.choose import Cache, Times, fastest, race
+from bench.models.choose import Cache, Times, fastest, race, unraced
 from bench.models.program import program, step_calls
 from reference.models.gpt2 import GPT2
 
@@ -86,3 +86,14 @@ def test_a_layer_that_nobody_has_whole_is_refused_with_what_is_missing(pool):
     with pytest.raises(CannotGoOn, match=f"torch.partial: Unavailable: {LACKS}") as refused:
         fastest(pool, times)
     assert refused.value.code == cli.CANNOT_RUN
+
+
+def test_a_call_that_no_time_was_left_for_is_served_by_who_is_quickest_at_the_nearest(pool):
+    nothing = race(program(SMALL, B, T, "fp32"), pool, stop=-1)
+    assert not nothing.ms and {v.name for v in fastest(pool, nothing).values()} == {"torch.eager"}
+    one, other = CallId("matmul", "qkv", "forward"), CallId("matmul", "fcproj", "forward")
+    times = Times({one: {"torch.eager": 2.0, "torch.partial": 1.0}}, {other: {"torch.partial": "it hung"}})
+    choice = fastest(pool, times)
+    assert choice.pop(other).name == "torch.eager", "not by who is out at it"
+    assert {v.name for v in choice.values()} == {"torch.partial"}
+    assert unraced(other, pool[other], times) and not unraced(one, pool[one], times)

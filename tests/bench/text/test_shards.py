@@ -356,6 +356,29 @@ def test_default_dataset_is_the_standard_library(own_cache):
     assert data.default_dataset() == train
 
 
+def test_where_the_default_dataset_is_kept_is_remembered(own_cache, monkeypatch):
+    """The library's source is read again for another Python, and where the shards are gone."""
+    read: list[int] = []
+
+    def cached(corpus):
+        read.append(1)
+        folder = own_cache / f"shards-{len(read)}"
+        folder.mkdir(parents=True)
+        (folder / "train.bin").touch()
+        return folder
+
+    monkeypatch.setattr(data, "cached", cached)
+    monkeypatch.setattr(data, "standard_library", lambda: None)
+    first = data.default_dataset()
+    assert data.default_dataset() == first and len(read) == 1
+    with monkeypatch.context() as another:
+        another.setattr(data.sys, "version", "another")
+        assert data.default_dataset() != first and len(read) == 2
+    assert data.default_dataset() == first and len(read) == 2
+    first.unlink()
+    assert data.default_dataset() != first and len(read) == 3
+
+
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 

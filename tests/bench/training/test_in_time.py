@@ -19,6 +19,7 @@ from bench.models.program import step_calls
 from bench.records.read import MEASURED, latest, read_records
 from bench.records.run import Run
 from bench.training import WARM_UP, deadline, pick, plan
+from bench.training.contestants import OutOfMemory
 from bench.training.deadline import Deadline
 from bench.training.rooms import Job
 from bench.training.session import TURNS_ALONE, Session
@@ -73,8 +74,8 @@ def run(tmp_path_factory):
         states.append(Path(shutil.copytree(self.folder, home / f"state{len(states)}")))
         return done
 
-    def hangs(self, field, e, limit):
-        return end_compiling(self, field, e, 0.01 if e.baseline == "compile-plain" else limit)
+    def hangs(self, field, e, limit, late=False):
+        return end_compiling(self, field, e, 0.01 if e.baseline == "compile-plain" else limit, late)
 
     def all_of_it(self, steps):
         return float("inf") if steps > 20 else reserve(self, steps)  # nobody may join any more
@@ -246,3 +247,24 @@ def test_a_file_that_is_no_choice_is_refused(tmp_path, text, why):
         found_with(tmp_path / "missing.json")
     with pytest.raises(cli.CannotGoOn, match="one of them"):
         choose.parse("a.json,b.json")
+
+
+# --- memory ---
+
+
+def test_a_batch_is_halved_only_when_building_one_after_the_other_did_not_fit(tmp_path, monkeypatch):
+    """Ours is built while a baseline compiles: that both together were too much says nothing of the batch."""
+    tried: list[tuple[bool, int]] = []
+
+    def too_much(self, field):
+        tried.append((self.side_by_side, self.plan.job.B))
+        raise OutOfMemory("too much") if len(tried) < 4 else cli.CannotGoOn("enough")
+
+    monkeypatch.setattr(Session, "_set_up", too_much)
+    monkeypatch.setattr("bench.training.session.batches_of", lambda plan: None)
+    line = ("--device", FAKE, "--kernels", "torch.eager", "--seq", "8", "--out", str(tmp_path / "run"))
+    session = Session(planned("gpt2-tiny", *line))
+    most = session.plan.job.B
+    with pytest.raises(cli.CannotGoOn, match="enough"):
+        session.run()
+    assert tried == [(True, most), (False, most), (False, most // 2), (False, most // 4)]

@@ -213,6 +213,8 @@ def test_a_crash_names_the_contestant(tmp_path):
     done = command(*QUICK, "--kernels", kernels, "--data", shards(tmp_path), "--out", tmp_path / "run")
     assert done.returncode == cli.FAILED
     assert "ours: its process died with signal SIGSEGV" in done.stderr
+    ours = next(r for r in rows_of(tmp_path / "run") if r["variant"] == "ours")
+    assert ours["status"] == "crash" and "SIGSEGV" in ours["evidence"] and ours["kernels"]
     assert "Traceback" not in done.stderr
 
 

@@ -300,7 +300,9 @@ def test_a_candidate_that_costs_the_process_is_out_and_the_race_goes_on(tmp_path
     racing = replace(planned("gpt2-tiny", "--device", FAKE), job=Job(SMALL, B, T, "bf16", FAKE))
     with Field(racing, notes) as field:
         field.start(OURS)
-        times = pick.measure(field, pool)
+        heard: list[choose.Told] = []
+        times = pick.measure(field, pool, heard.append)
+    assert any(isinstance(told, choose.Times) and ADAMW in told.ms for told in heard), "each call's times at once"
     assert list(times.ms[NORM]) == ["torch.eager"] and times.ms[ADAMW]
     assert why in times.skipped[NORM]["torch.bad"]
     assert "torch.bad of global_norm forward is out" in notes[0] and len(notes) == 1

@@ -1,0 +1,158 @@
+"""What the calls of a training step need on a GPU, compiled beforehand: a table in results/, read before anything is.
+
+    {"schema": 1, "variants": {"matmul triton.tiled": {"source": "0123456789abcdef", "by": "Triton 3.6.0",
+     "calls": {"sm_90a backward {\\"C\\": …} TILES BM=128 …": {"registers": 128, …}}}}}
+
+`python -m bench.static --table` writes it. An entry holds for the same source, and for the compiler that is installed
+where it is asked for; what is missing, or does not hold, is compiled (bench.gpu.counts).
+"""
+
+import functools
+import importlib.metadata
+import json
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, cast
+
+from bench import HOME, cli
+from bench.core.case import Case
+from bench.core.evidence import telling
+from bench.core.files import write_atomically
+from bench.core.variants import Variant
+from bench.gpu import counts
+from bench.gpu.launches import configured_call, launches_of, without_origin
+from bench.gpu.resources import MODEL, configurations_of, runs_on
+from bench.machine.facts import usable_cores
+from bench.records.record import Resources
+from kernels import Unavailable
+from reference import contract
+from reference.models import MODELS
+
+TABLE = HOME / "results" / "simulator-sm_90a" / "resources.json"
+ARCH = "sm_90a"
+SCHEMA = 1
+BATCHES = (contract.DEFAULT_B, 64)  # that calls are timed at
+Entry = dict[str, Any]
+
+
+def known(variant: Variant, case: Case, arch: str, configuration: str, table: Path = TABLE) -> Resources | None:
+    """The resources of a call, if they were compiled beforehand from this source by this compiler."""
+    entry = read(table).get(_name(variant))
+    if entry is None or entry["by"] != compiler(variant.backend) or entry["source"] != variant.source_hash():
+        return None
+    found = entry["calls"].get(_call(case.phase, case.shape, arch, configuration))
+    return cast(Resources, dict(found)) if found else None
+
+
+def _name(variant: Variant) -> str:
+    return f"{variant.layer} {variant.name}"
+
+
+def _call(phase: str, shape: contract.Shape, arch: str, configuration: str) -> str:
+    entries = " ".join(sorted(without_origin(configuration)))
+    return f"{arch} {phase} {json.dumps(shape, sort_keys=True)} {entries}".strip()
+
+
+@functools.cache
+def compiler(backend: str) -> str:
+    """What turns a backend's kernels into machine code here; "" where it is not installed."""
+    try:
+        if backend == "triton":
+            return f"Triton {importlib.metadata.version('triton')}"
+        from kernels.cuda.compiler import version  # needs cuda-bindings
+
+        return f"NVRTC {version().split()[0]}"
+    except (importlib.metadata.PackageNotFoundError, Unavailable):
+        return ""
+
+
+@functools.cache
+def read(table: Path) -> dict[str, Entry]:
+    """Entries by layer and variant. A table that is missing or damaged is empty: then everything is compiled."""
+    try:
+        document = json.loads(table.read_text())
+        variants = document["variants"] if document["schema"] == SCHEMA else {}
+        return {name: e for name, e in variants.items() if {"source", "by", "calls"} <= e.keys()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+# --- writing it ---
+
+
+def update(variants: list[Variant], archs: list[str], dtypes: list[str], jobs: int = 0, table: Path = TABLE) -> int:
+    """Compile what the table lacks of these variants, and what it has of another source or compiler; written after
+    each variant, so that an end before time costs one. How many were compiled."""
+    entries = dict(read(table))
+    work = [v for v in variants if not _holds(entries.get(_name(v)), v, archs, dtypes)]
+    for variant, entry in _compiled(work, archs, dtypes, jobs):
+        entries[_name(variant)] = entry
+        _write(table, entries)
+        cli.say(f"{_name(variant)}: {len(entry['calls'])} calls")
+    read.cache_clear()
+    return len(work)
+
+
+def _holds(entry: Entry | None, variant: Variant, archs: list[str], dtypes: list[str]) -> bool:
+    if not entry or (entry["by"], entry["source"]) != (compiler(variant.backend), variant.source_hash()):
+        return False
+    wanted = {(a, d) for a in archs if runs_on(variant, a) for d in dtypes if d in variant.dtypes}
+    return wanted <= {tuple(covered) for covered in entry.get("covers", [])}
+
+
+def _write(table: Path, entries: dict[str, Entry]) -> None:
+    document = {"schema": SCHEMA, "variants": dict(sorted(entries.items()))}
+    write_atomically(table, json.dumps(document, indent=0, sort_keys=True) + "\n")
+
+
+def _compiled(work: list[Variant], archs: list[str], dtypes: list[str], jobs: int) -> Iterator[tuple[Variant, Entry]]:
+    if len(work) == 1:
+        yield work[0], compile_calls(work[0], archs, dtypes)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs or usable_cores(), context) as pool:
+        with cli.deaf_to_ctrl_c():
+            parts = {pool.submit(compile_calls, v, archs, dtypes): v for v in work}
+        for part in as_completed(parts):
+            yield parts[part], part.result()
+
+
+def compile_calls(variant: Variant, archs: list[str], dtypes: list[str]) -> Entry:
+    """The entry of a variant: every call of the model's step, in every configuration of its tables."""
+    calls: dict[str, Resources] = {}
+    covers = [(a, d) for a in archs if runs_on(variant, a) for d in dtypes if d in variant.dtypes]
+    for arch, dtype in covers:
+        try:
+            calls |= _calls(variant, arch, dtype)
+        except Exception as error:
+            cli.say(f"{_name(variant)} {arch} {dtype}: {type(error).__name__}: {telling(error)}")
+    return {
+        "source": variant.source_hash(),
+        "by": compiler(variant.backend),
+        "covers": covers,
+        "calls": calls,
+    }
+
+
+def _calls(variant: Variant, arch: str, dtype: str) -> dict[str, Resources]:
+    module = variant.load()
+    found: dict[str, Resources] = {}
+    for _ in configurations_of(module, dtype, arch):
+        for case in cases_of(variant, dtype):
+            uses, ran = configured_call(module, functools.partial(launches_of, module, case, arch))
+            name = _call(case.phase, case.shape, arch, ran)
+            if uses and name not in found:
+                found[name] = counts.resources_of(uses, arch)
+    return found
+
+
+def cases_of(variant: Variant, dtype: str) -> Iterable[Case]:
+    """The calls of the model's step that a variant is timed at."""
+    layer = contract.load(variant.layer)
+    for phase in contract.phases_of(layer):
+        for B in BATCHES if variant.has(phase) else ():
+            for name, call in MODELS[MODEL].shapes(variant.layer, B, contract.DEFAULT_T).items():
+                shape = contract.overwriting(layer, phase, call.shape, dtype)
+                yield Case(variant.layer, phase, shape, f"{MODEL}/{name}" if name else MODEL, 0)
