@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor bench gpu tables test test-all lint format clean distclean
+.PHONY: help setup doctor bench gpu gpu-pack tables test test-all lint format clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## */\1\t/' | expand -t 12
@@ -20,8 +20,16 @@ bench: setup  ## the main job: this machine, attention's variants, a GPT-2 124M 
 	$(PY) -m bench.e2e gpt2-124m --steps 4
 	@echo "results, newest first:" && ls -1dt runs/*/ | head -n 2
 
-gpu: setup  ## everything on this machine's NVIDIA GPU in nine minutes; results under runs/suite-<utc>
-	@$(PY) -m bench.suite --device cuda --out runs/suite-$$(date -u +%Y%m%dT%H%M%SZ)
+# Nothing is installed while a card waits: what is missing is said. Without .venv, the python that is there.
+ON_GPU := $(if $(wildcard $(PY)),$(PY),$(PYTHON))
+PREPARED := runs/prepared.tar.gz
+
+gpu:  ## everything on this machine's NVIDIA GPU in nine minutes; results under runs/suite-<utc>
+	@$(ON_GPU) -m bench.suite --device cuda --out runs/suite-$$(date -u +%Y%m%dT%H%M%SZ) $(if $(wildcard $(PREPARED)),--prepared $(PREPARED))
+
+gpu-pack: setup  ## without a GPU: what a cold one would compile, in runs/prepared.tar.gz (docs/gpu.md)
+	$(PY) -m bench.static --table
+	$(PY) -m bench.suite --prepare $(PREPARED)
 
 tables: setup  ## rewrite README.md's tables from results/
 	$(PY) -m bench.readme_tables

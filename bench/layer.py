@@ -32,6 +32,7 @@ def parser() -> cli.Parser:
         help="sweep an axis: B, T, dtype (fp32, bf16), or any symbol of the shape",
     )
     what.add_argument("--check-only", action="store_true", help="prove, do not time")
+    what.add_argument("--smoke", action="store_true", help="launch each variant once and compare one case: no proof")
     what.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     what.add_argument("--simulate", action="store_true", help="run GPU kernels in the simulator, though there is a GPU")
     what.add_argument("--no-simulate", action="store_true", help="leave GPU kernels out where there is no GPU")
@@ -41,7 +42,16 @@ def parser() -> cli.Parser:
     how.add_argument("--seconds", type=cli.above_zero, default=12.0, help="for each shape and pass, default 12")
     how.add_argument("--cache", default="cold,warm", help="cold, warm or both (default)")
     how.add_argument("--processes", type=cli.count, default=1, help="fresh processes for each variant (publish with 2)")
-    how.add_argument("--time-limit", type=cli.above_zero, default=60.0, metavar="S", help="for a case, default 60 s")
+    how.add_argument(
+        "--time-limit",
+        type=cli.above_zero,
+        default=60.0,
+        metavar="S",
+        help="for a case, default 60 s; five times that where it compiles",
+    )
+    how.add_argument(
+        "--proofs", type=Path, metavar="DIR", help="take over proofs of the same sources from there, and add to them"
+    )
     how.add_argument("--watch", action="store_true", help="prove and time again after each save (with --only)")
     how.add_argument("--sanitize", action="store_true", help="run each proved variant under compute-sanitizer too")
     how.add_argument(

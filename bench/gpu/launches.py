@@ -113,13 +113,16 @@ def tables_of(module: ModuleType) -> dict[str, Any]:
 
 
 @contextmanager
-def launching_with(run: Callable[[Launch], None], arch: str) -> Iterator[None]:
-    """Have launches on CPU tensors go to `run`, made for an architecture, as long as the context lasts."""
+def launching_with(run: Callable[[Launch], None], arch: str, whole: bool = False) -> Iterator[None]:
+    """Have launches on CPU tensors go to `run`, made for an architecture, as long as the context lasts. whole: Triton
+    compiles as for a card, down to the cubin."""
     with ExitStack() as stack:
         if "triton" in sys.modules:  # else no variant has imported it
             from bench.simulate import triton_driver
 
             stack.enter_context(triton_driver.launching_with(run, arch))
+            if whole:
+                triton_driver.knobs.runtime.add_stages_inspection_hook = None
         stack.enter_context(cuda.targeting(arch))
         before = cuda._simulator
         cuda.simulate_with(run)

@@ -40,9 +40,10 @@ class Summary:
     def of(cls, out: Path) -> "Summary":
         parts = list(read.latest(read.read_records(out)[0]).values())
         found: dict[str, list[Record]] = {}
-        for file in sorted(out.glob("*-*/records.jsonl")) + sorted(out.glob("e2e/records.jsonl")):
+        for file in sorted([*out.glob("*-*/records.jsonl"), *out.glob("e2e/records.jsonl")], key=_in_order):
             rows = read.latest(read.read_records(file)[0]).values()
             found.setdefault(file.parent.name.partition("-")[0], []).extend(rows)
+        found["time"] = list(read.latest(found.get("time", [])).values())  # what was begun anew counts
         measured = [r for rows in found.values() for r in rows]
         return cls(
             parts,
@@ -98,6 +99,14 @@ class Summary:
             ("parts that did not finish", columns("part status evidence"), unfinished),
         )
         return [(title, shown, [[r] for r in rows]) for title, shown, rows in found]
+
+
+def _in_order(file: Path) -> tuple[bool, str, int]:
+    """What was begun anew, in a folder with a number, comes after what it goes on from, and a quick step before the
+    whole one."""
+    name, dash, number = file.parent.name.rpartition("-")
+    name, number = (name, number) if dash and number.isdecimal() else (file.parent.name, "1")
+    return name == "e2e", name, int(number)
 
 
 def _of_step(r: Record) -> str:

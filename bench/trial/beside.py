@@ -17,15 +17,25 @@ from bench.trial.prove import Proof
 from bench.trial.race import Contestant
 from bench.trial.room import Setting
 from bench.trial.worker import Worker
+from kernels import cache_dir
 
+MEASURED: dict[tuple[str, Path], str | None] = {}  # a GPU's architecture, by its name and the cache of its ceilings
 COMPILE_LIMIT_S = 20.0  # for all variants of a case together
 
 
 def measure_ceilings(setting: Setting) -> str | None:
     """Have the device's ceilings measured and remembered; a GPU's architecture.
 
-    In a process of its own: this one never makes a CUDA context, and a GPU that hangs does not stop it.
+    In a process of its own: this one never makes a CUDA context, and a GPU that hangs does not stop it. Once for all
+    sessions of a process: to start one takes seconds, in which the GPU waits.
     """
+    known = setting.device, cache_dir()
+    if known not in MEASURED:
+        MEASURED[known] = _measured(setting)
+    return MEASURED[known]
+
+
+def _measured(setting: Setting) -> str | None:
     worker = Worker(None, setting)
     try:
         worker.ask("measure_ceilings", limit=setting.prepare_limit)
@@ -36,12 +46,15 @@ def measure_ceilings(setting: Setting) -> str | None:
         worker.close()
 
 
-def resources_on(arch: str | None, case: Case, contestants: list[Contestant], setting: Setting) -> dict[str, Resources]:
+def resources_on(
+    arch: str | None, case: Case, contestants: list[Contestant], setting: Setting, compile_rest: bool = True
+) -> dict[str, Resources]:
     """`resources` of the variants that were timed on a GPU of this architecture, by name; what cannot be compiled, or
     not in time, is missing.
 
     What was compiled beforehand is read (bench.gpu.table). The rest is, in processes of their own that have no CUDA
-    context: the driver that only writes launches down replaces Triton's.
+    context: the driver that only writes launches down replaces Triton's. Not compile_rest: nothing is compiled while
+    a GPU waits.
     """
     setting = replace(setting, device="cpu", simulate=False)
     timed = {c.variant.name: c for c in contestants if arch and c.running and c.variant.gpu_code}
@@ -49,7 +62,8 @@ def resources_on(arch: str | None, case: Case, contestants: list[Contestant], se
     for name, c in timed.items():
         if arch and (beforehand := table.known(c.variant, case, arch, c.configuration)):
             found[name] = beforehand
-    workers = {name: Worker(c.variant, setting) for name, c in timed.items() if name not in found}
+    rest = {name: c for name, c in timed.items() if name not in found} if compile_rest else {}
+    workers = {name: Worker(c.variant, setting) for name, c in rest.items()}
     end = time.monotonic() + COMPILE_LIMIT_S
     for name, worker in workers.items():
         with suppress(ProcessFailed):

@@ -17,6 +17,8 @@ from bench.trial.room import Setting
 from reference import contract
 from reference.models import MODELS, Model
 
+FIRST_CALLS = 5  # times the limit of a call may one take that compiles
+
 AxisValue = int | bool | str
 Axes = dict[str, list[AxisValue]]
 
@@ -37,6 +39,9 @@ class Plan:
     seed: int | None  # the proof's second one; None: random
     no_simulate: bool
     check_only: bool
+    smoke: bool  # one case of each variant and no more
+    proofs: Path | None  # a folder of proofs to take over, and to add to
+    compile_resources: bool  # what is not known of a timed kernel is found by compiling it
     sanitize: bool
     profile: Path | None
     out: Path | None
@@ -67,6 +72,8 @@ def plan_of(
     shape: str,
     axis: list[str],
     check_only: bool,
+    smoke: bool,
+    proofs: Path | None,
     device: str,
     simulate: bool,
     no_simulate: bool,
@@ -104,11 +111,14 @@ def plan_of(
         model=MODELS[cli.choose(model, MODELS, "model")],
         shape_name=shape_name,
         axes=axes,
-        setting=Setting(device, threads, time_limit, simulate=simulate),
+        setting=Setting(device, threads, time_limit, FIRST_CALLS * time_limit, simulate),
         effort=Effort(seconds, caches=caches, processes=processes),
         seed=seed,
         no_simulate=no_simulate,
-        check_only=check_only,
+        check_only=check_only or smoke,
+        smoke=smoke,
+        proofs=proofs,
+        compile_resources=proofs is None,
         sanitize=sanitize,
         profile=profile,
         out=out,

@@ -21,6 +21,7 @@ from reference.contract import Shape
 
 # What builds anew for each shape is proved on two ragged shapes, besides the timed one.
 SHAPES_COMPILED = 2
+SMOKE_CASES = 3  # of a first look, which ends with the first that the variant has
 FIXED_SEED = 0
 LEAST_MOVED = 0.95  # of the compulsory bytes: a padding column need not be read, say
 
@@ -46,6 +47,7 @@ class Proof:
     counts: Counts = field(default_factory=Counts)  # of a simulated variant
     kernels_ran: dict[str, int] = field(default_factory=dict)  # in one call on a GPU, by name
     sanitizer: str | None = None  # what compute-sanitizer said, where it was asked
+    seeds: list[int] = field(default_factory=list)  # that its cases were drawn with
 
     @property
     def ok(self) -> bool:
@@ -75,12 +77,14 @@ def prove(
     kept: dict[str, Worker] | None = None,
     thorough: bool = True,
     count: bool = True,
+    smoke: bool = False,
 ) -> Iterator[Proof]:
     """Prove a variant's phases in one worker; after a crash or a hang the next phase gets a fresh one.
 
     timed: shapes, by phase, that it will be timed at; slices of them are proved too. kept: where the worker is put, by
     the variant's name, if it can go on to be timed. thorough: every structured case on every shape; never in the
-    simulator. count: what is simulated is also counted, at a larger shape.
+    simulator. count: what is simulated is also counted, at a larger shape. smoke: a single case, which is a look and no
+    proof.
     """
     worker = None
     if variants.simulated(variant, setting.device, setting.simulate):
@@ -88,16 +92,15 @@ def prove(
     else:
         setting = replace(setting, simulate=False)
     for phase in phases:
-        proof = Proof(variant, phase, dtype)
-        some = SHAPES_COMPILED if builds_each_shape(variant) else None
-        shapes = () if builds_each_shape(variant) else timed.get(phase, ())
-        cases = cases_of(variant.layer, phase, dtype, seeds, some, shapes, thorough=thorough and not setting.simulate)
+        proof = Proof(variant, phase, dtype, seeds=list(seeds))
+        cases = cases_for(variant, phase, dtype, seeds, timed.get(phase, ()), setting, thorough)
+        cases = cases[:SMOKE_CASES] if smoke else cases
         counted = [counted_case(variant.layer, phase, dtype)] if setting.simulate and count else []
         try:
             judge.prepare([*cases, *counted], yardstick)
             if worker is None or not worker.alive:
                 worker = Worker(variant, setting)
-            _prove_phase(proof, cases, worker, judge, setting, progress)
+            _prove_phase(proof, cases, worker, judge, setting, progress, most=1 if smoke else None)
             if counted and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
                 _count(proof, worker, judge, setting)
@@ -112,6 +115,21 @@ def prove(
         worker.close()
 
 
+def cases_for(
+    variant: Variant,
+    phase: str,
+    dtype: str,
+    seeds: list[int],
+    timed: Sequence[Shape],
+    setting: Setting,
+    thorough: bool = True,
+) -> list[Case]:
+    """The cases that prove a variant's phase. timed: the shapes that it will be timed at."""
+    each_shape = builds_each_shape(variant)
+    some, shapes = (SHAPES_COMPILED, ()) if each_shape else (None, timed)
+    return cases_of(variant.layer, phase, dtype, seeds, some, shapes, thorough=thorough and not setting.simulate)
+
+
 def _prove_phase(
     proof: Proof,
     cases: list[Case],
@@ -119,13 +137,17 @@ def _prove_phase(
     judge: Judge,
     setting: Setting,
     progress: Callable[[str], None],
+    most: int | None = None,
 ) -> None:
+    """most: so many cases that are passed are enough."""
     variant = proof.variant
     # The first call of a shape may compile.
     compiles = variant.gpu_code or builds_each_shape(variant)
     limit = max(setting.time_limit, setting.prepare_limit if compiles else 0)
     proof.cases_all = len(cases)
     for case in cases:
+        if most is not None and proof.cases >= most:
+            break
         progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
 
         def ask(case: Case = case) -> Proved:

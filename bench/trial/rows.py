@@ -31,6 +31,8 @@ THROTTLES = {
     0x200: "board limit",
     0x400: "reliability limit",
 }
+# The shape and the evidence of a row that was looked at in one case.
+SMOKE, LOOKED_AT = "smoke", "launched, and right in one case: a look, no proof"
 # The evidence of a row that was proved without a GPU.
 SIMULATED = "right at the proof's small shapes, run by the simulator; a time needs a GPU"
 
@@ -43,6 +45,14 @@ def case_id(case: Case, variant: Variant) -> str:
 
 def _plain(shape: Shape) -> Shape:
     return {k: [list(s) for s in v] if k == "tensors" else v for k, v in shape.items()}
+
+
+def of_smoke(proof: Proof, layer: str, dtype: str, seeds: list[int]) -> Record:
+    """The record of a variant that was looked at in one case: never `ok`, for that is no proof."""
+    row = of_proof(proof, layer, dtype, seeds)
+    row["case_id"] = f"{row['case_id']}-{SMOKE}"
+    row["shape_name"] = SMOKE
+    return row | Record(status="skipped", evidence=LOOKED_AT) if proof.ok else row
 
 
 def of_proof(proof: Proof, layer: str, dtype: str, seeds: list[int]) -> Record:
@@ -104,7 +114,12 @@ def _proved(proof: Proof) -> Record:
 
 def simulated(case: Case, proof: Proof, calls: int, seeds: list[int], device: str = "cpu") -> Record:
     """The record of a variant that the simulator ran: proved and counted, not timed."""
-    return _identity(case, proof.variant, calls, seeds) | _proved(proof) | _work(case, device) | _counted(proof)
+    return (
+        _identity(case, proof.variant, calls, proof.seeds or seeds)
+        | _proved(proof)
+        | _work(case, device)
+        | _counted(proof)
+    )
 
 
 def _counted(proof: Proof) -> Record:
@@ -116,7 +131,7 @@ def untimed(
 ) -> Record:
     """The record of a variant that was not timed, and why."""
     return (
-        _identity(case, proof.variant, calls, seeds)
+        _identity(case, proof.variant, calls, proof.seeds or seeds)
         | _proved(proof)
         | _work(case, device)
         | Record(status=status, evidence=evidence)
@@ -151,7 +166,7 @@ def timed(
 ) -> list[Record]:
     """The records of a timed variant: one for each cache state it has samples of, or one that says why none."""
     c = contestant
-    common = _identity(case, c.variant, calls, seeds) | _proved(proof) | _work(case, timing.device)
+    common = _identity(case, c.variant, calls, proof.seeds or seeds) | _proved(proof) | _work(case, timing.device)
     common |= Record(
         status=c.status,
         evidence=c.evidence,

@@ -21,6 +21,7 @@ from bench.show import report, terminal
 from bench.trial import beside
 from bench.trial import rows as records
 from bench.trial.judge import Judge
+from bench.trial.ledger import Ledger, grounds
 from bench.trial.plan import Plan, cases, check
 from bench.trial.prove import Proof, builds_each_shape, prove, seeds
 from bench.trial.race import Contestant, Timing, race
@@ -62,12 +63,20 @@ class Session:
         self.done = self.run_.finished() if plan.resume else {}
         self.screen = screen or terminal.Screen()
         self.judge = Judge(device=plan.device)
+        self.ledger = Ledger(plan.proofs, plan.setting) if plan.proofs and not plan.smoke else None
         self.stopped = False
         self.workers: dict[str, Worker] = {}  # that proved a variant of the layer and can go on to time it
         self.records: list[Record] = []
+        self.proved: dict[tuple[str, ...], Record] = {}  # of a run that times nothing: layer, variant, phase, dtype
         self.profiled: list[profiling.Row] = []
 
     def run(self) -> int:
+        try:
+            return self.run_all()
+        finally:
+            self.run_.close()  # the process may go on with another run
+
+    def run_all(self) -> int:
         self.screen.header(self.facts())
         if self.plan.profile is None and not self.plan.check_only and self.plan.device != "cpu":
             self.arch = beside.measure_ceilings(self.plan.setting)
@@ -113,7 +122,7 @@ class Session:
     def run_phase(self, layer: str, phase: str, dtype: str, proofs: list[Proof]) -> None:
         plan = self.plan
         if plan.check_only or plan.profile:
-            self.report_proofs(layer, phase, dtype, proofs)
+            self.screen.proofs(layer, phase, dtype, [self.proved[layer, p.variant.name, phase, dtype] for p in proofs])
         self.screen.counts(layer, phase, dtype, {p.variant.name: p.counts for p in proofs if p.simulated})
         for case, calls in () if plan.check_only else cases(plan, layer, phase, dtype):
             if plan.profile:
@@ -152,7 +161,15 @@ class Session:
         self.screen.progress(text)
 
     def prove(self, v: Variant, phases: list[str], dtype: str) -> Iterator[Proof]:
-        """A proof of each phase, skipped ones first."""
+        """A proof of each phase, skipped ones first. Where nothing is timed each is written down as it is made."""
+        for proof in self.proofs(v, phases, dtype):
+            if self.plan.check_only or self.plan.profile:
+                of_it = records.of_smoke if self.plan.smoke else records.of_proof
+                row = self.keep(of_it(proof, v.layer, dtype, proof.seeds or self.seeds))
+                self.proved[v.layer, v.name, proof.phase, dtype] = row
+            yield proof
+
+    def proofs(self, v: Variant, phases: list[str], dtype: str) -> Iterator[Proof]:
         plan = self.plan
         reason = unavailable(v, plan.device, dtype, plan.setting.simulate)
         if plan.no_simulate and simulated(v, plan.device):
@@ -163,10 +180,22 @@ class Session:
                 yield Proof(v, phase, dtype, "skipped", evidence=reason or f"has no {phase}")
         yardstick, progress = plan.yardstick(v.layer), self.progress
         timed = {p: [case.shape for case, _ in cases(plan, v.layer, p, dtype)] for p in can}
-        kept = None if plan.check_only or plan.profile else self.workers
-        for proof in prove(v, can, dtype, self.seeds, self.judge, plan.setting, yardstick, progress, timed, kept):
+        ledger = None if simulated(v, plan.device, plan.setting.simulate) else self.ledger
+        for phase in can if ledger else ():
+            assert ledger
+            old = ledger.find(v, phase, dtype, timed[phase], yardstick)
+            if old and not (plan.sanitize and old.ok and v.gpu_code and not old.sanitizer):
+                can = tuple(p for p in can if p != phase)
+                yield old
+        before = {p: grounds(v, p, dtype, plan.setting, yardstick) for p in can} if ledger else {}
+        kept, smoke = None if plan.check_only or plan.profile else self.workers, plan.smoke
+        for proof in prove(
+            v, can, dtype, self.seeds, self.judge, plan.setting, yardstick, progress, timed, kept, smoke=smoke
+        ):
             if plan.sanitize and proof.ok and not proof.simulated and v.gpu_code:
                 self.sanitize(proof)
+            if ledger:
+                ledger.keep(proof, timed[proof.phase], yardstick, before[proof.phase])
             yield proof
 
     def sanitize(self, proof: Proof) -> None:
@@ -175,10 +204,6 @@ class Session:
         beside.sanitize(proof, self.seeds[-1], self.plan.setting)
         if proof.ok and proof.sanitizer != "ok":
             self.screen.note(f"{v.layer} {v.name} {proof.phase}: compute-sanitizer {proof.sanitizer}")
-
-    def report_proofs(self, layer: str, phase: str, dtype: str, proofs: list[Proof]) -> None:
-        rows = [self.keep(records.of_proof(p, layer, dtype, self.seeds)) for p in proofs]
-        self.screen.proofs(layer, phase, dtype, rows)
 
     # --- at the model's shapes ---
 
@@ -249,7 +274,8 @@ class Session:
         """The records of a race; `proofs` by the variant's name."""
         partial = {name for name, proof in proofs.items() if proof.unsupported}
         baseline, threads = fastest_torch(timing, partial), self.plan.setting.threads
-        needs = beside.resources_on(self.arch, timing.case, timing.contestants, self.plan.setting)
+        setting, rest = self.plan.setting, self.plan.compile_resources
+        needs = beside.resources_on(self.arch, timing.case, timing.contestants, setting, rest)
         for c in timing.contestants:
             proof = proofs[c.variant.name]
             for row in records.timed(timing.case, proof, calls, self.seeds, c, baseline, timing, threads):
@@ -269,11 +295,12 @@ class Session:
     def reproduce(self, row: Record) -> str:
         """The command that measures this row again."""
         parts = ["python", "-m", "bench.layer", row["layer"], "--only", row["variant"], "--pass", row["phase"]]
-        parts += ["--check-only"] if row["shape_name"] == "proof" else ["--shape", row["shape_name"]]
+        looks = {"proof": ["--check-only"], records.SMOKE: ["--smoke"]}
+        parts += looks.get(row["shape_name"], ["--shape", row["shape_name"]])
         parts += ["-a", f"dtype={row['dtype']}"]
         parts += itertools.chain.from_iterable(("-a", a) for a in self.plan.axis_texts if not a.startswith("dtype"))
         parts += [] if self.plan.device == "cpu" else ["--device", self.plan.device]
-        return shlex.join([*parts, "--seed", str(self.seeds[1])])
+        return shlex.join([*parts, "--seed", str(row["seeds"][-1])])
 
     def keep(self, row: Record) -> Record:
         row["reproduce"] = self.reproduce(row)

@@ -1,44 +1,42 @@
-"""The parts of `bench.suite`: each one of the other commands in a process of its own, within its share of the time."""
+"""A suite under way: pieces in the order of their worth, its clock, its books.
+
+Whatever ends it, and when: what was finished by then is on disk, summed up and packed.
+"""
 
 import contextlib
-import os
 import shlex
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from rich.console import Console
 from rich.status import Status
 
-from bench import HOME, cli
+from bench import cli
 from bench.cli import CannotGoOn
-from bench.core.case import cases_of
-from bench.gpu import TOOLS
-from bench.machine import facts
-from bench.machine.devices import is_gpu
 from bench.records import read, scrub
-from bench.records.pack import pack
+from bench.records.pack import Pack
 from bench.records.record import Record
 from bench.records.run import Run
 from bench.show.report import write_beside
 from bench.show.summary import Summary
-from bench.trial import STAGES
+from bench.trial.lane import Lane
+from bench.trial.pieces import CORES_A_PROOF, Estimates, Piece, What, batch_of, piece_named, queue_of
 from reference import contract
 from reference.models import MODELS
 
-WEIGHTS = {"doctor": 2.0, "check": 4.0, "sanitize": 3.0, "time": 6.0, "e2e": 6.0}  # shares of the time
 GRACE_SECONDS = 8.0  # from SIGINT to SIGKILL: a command writes its CSV and ends its workers
-END_SECONDS = 5.0  # of the whole time, for the summary
-CORES_A_PROOF = 4  # so many let another proof run beside: nothing is timed then
+END_SECONDS = 8.0  # of the whole time, for the last pieces' ends and the books
+PAGE_SECONDS = 20.0  # so much must be left over for the report's page
 DONE = ("ok", "wrong", "skipped")  # what --resume does not run again
-SECOND_TRY_SECONDS = 30.0  # so much left over at the end is for the parts that were cut short
-SHORT_SECONDS = 90.0  # a training step with less than this is compared with eager PyTorch alone
-
+MOST = 2.5  # times its estimate may a piece take; then it makes room, and comes last
+LEAST_LIMIT = 45.0  # … but this long in any case: of a kernel that hangs the row is written first
+BOOKS_SHARE = 0.03  # of the time, for summing up in between
 NEWLINE = b"\n"
 
 
@@ -50,22 +48,15 @@ def choose_device(wanted: str | None) -> str:
     return wanted or ("cuda" if there else "cpu")
 
 
-# --- what runs ---
-
-
 @dataclass(frozen=True)
 class Plan:
     """One run of `bench.suite`."""
 
     out: Path
     resume: bool
-    pack: bool
-    device: str
     minutes: float
-    stage: str  # of STAGES, or all
-    layers: tuple[str, ...]
-    model: str
-    kernels: tuple[str, ...]  # folders of more variants
+    what: What
+    pack: Path | None
     json: bool
     argv: tuple[str, ...]
 
@@ -74,13 +65,15 @@ def plan_of(
     *,
     out: Path,
     resume: bool,
-    pack: bool,
     device: str | None,
     minutes: float,
     stage: str,
     layers: str | None,
     model: str,
+    batch: int | None,
     kernels: list[str],
+    data: Path | None,
+    pack: Path | None,
     json: bool,
     argv: list[str],
 ) -> Plan:
@@ -89,173 +82,94 @@ def plan_of(
     names = contract.layer_names()
     chosen = [cli.choose(n, names, "layer") for n in layers.split(",")] if layers else names
     device = choose_device(device)
-    return Plan(out, resume, pack, device, minutes, stage, tuple(chosen), model, tuple(kernels), json, tuple(argv))
+    b = batch_of(device, batch)
+    what = What(device, stage, tuple(chosen), model, b, tuple(kernels), out / "proofs", data and data.resolve())
+    return Plan(out, resume, minutes, what, pack, json, tuple(argv))
 
 
-@dataclass(frozen=True)
-class Part:
-    """One command. Where it writes is added to its arguments."""
-
-    name: str  # and its folder under DIR
-    command: Callable[[float], list[str]]  # Python's arguments, fitted to so many seconds
-    weight: float = 1.0  # its share of its stage's time
-    resumes: bool = False  # has a --resume of its own
+# --- what it stands on; tests have a clock and processes of their own ---
 
 
-@dataclass
-class Stage:
-    name: str
-    parts: list[Part]
-    at_once: int = 1
+class Clock(Protocol):
+    def monotonic(self) -> float: ...
+    def sleep(self, seconds: float, /) -> None: ...
 
 
-def stages(plan: Plan) -> list[Stage]:
-    """The parts in their order, for this device."""
-    gpu = is_gpu(plan.device)
-    wanted = [s for name, of_it in STAGES.items() if plan.stage in (name, "all") for s in of_it]
-    at_once = max(1, facts.usable_cores() // CORES_A_PROOF)
-    found = [
-        Stage("doctor", [Part("doctor", lambda _: ["-m", "bench.doctor", "--json"])]),
-        Stage("check", [check(plan, layer) for layer in plan.layers], at_once),
-        Stage("sanitize", [sanitize(plan, tool) for tool in TOOLS], at_once),
-        Stage("time", [timings(plan, layer, gpu) for layer in plan.layers]),
-        Stage("e2e", training_steps(plan, gpu)),
-    ]
-    return [s for s in found if s.name == "doctor" or (s.name in wanted and (gpu or s.name != "sanitize"))]
+class Process(Protocol):
+    """As bench.trial.lane.Lane: one command after the other."""
+
+    def start(self, command: list[str], out: Path, err: Path) -> None: ...
+    def poll(self) -> int | None: ...
+    def interrupt(self) -> None: ...
+    def kill(self) -> None: ...
+    @property
+    def dead(self) -> bool: ...
 
 
-def check(plan: Plan, layer: str) -> Part:
-    command = ["-m", "bench.layer", layer, "--check-only", "-a", "dtype=bf16,fp32", *common(plan)]
-    return Part(f"check-{layer}", lambda _: command, proof_cases(layer), resumes=True)
-
-
-def sanitize(plan: Plan, tool: str) -> Part:
-    """Its own limit ends it a little before ours would, with a row for every variant."""
-    which = "all" if tuple(plan.layers) == contract.layer_names() else ",".join(plan.layers)
-    command = ["-m", "bench.sanitize", which, "--tools", tool, "--device", plan.device, *more_kernels(plan)]
-    return Part(f"sanitize-{tool}", lambda seconds: [*command, "--time-limit", f"{max(1.0, seconds - 8):.0f}"])
-
-
-def timings(plan: Plan, layer: str, gpu: bool) -> Part:
-    rows = timed_rows(layer, plan.model)
-    command = [
-        "-m",
-        "bench.layer",
-        layer,
-        "--shape",
-        plan.model,
-        "-a",
-        f"dtype={'bf16' if gpu else 'fp32'}",
-        *common(plan),
-    ]
-
-    def fitted(seconds: float) -> list[str]:
-        # Half of the time is for starting, proving and setting up.
-        return [*command, "--seconds", f"{min(12.0, max(0.2, 0.5 * seconds / rows)):.2g}"]
-
-    return Part(f"time-{layer}", fitted, rows, resumes=True)
-
-
-def training_steps(plan: Plan, gpu: bool) -> list[Part]:
-    """On a GPU compiling PyTorch takes minutes, and bench.e2e writes only when it ends: a quick run goes first."""
-    command = ["-m", "bench.e2e", plan.model, "--device", plan.device, "--json"]
-    quick = [*command, "--baseline", "eager", "--steps", "4"]
-    if gpu:  # eager's fp32 logits would have the batch halved for all
-        command = [*command, "--baseline", "compile,compile-plain"]
-    full = Part("e2e", lambda seconds: quick if seconds < SHORT_SECONDS else command, weight=2.0)
-    return [Part("e2e-quick", lambda _: quick), full] if gpu else [full]
-
-
-def common(plan: Plan) -> list[str]:
-    return ["--device", plan.device, "--no-simulate", *more_kernels(plan)]
-
-
-def more_kernels(plan: Plan) -> list[str]:
-    return [part for folder in plan.kernels for part in ("--kernels", str(Path(folder).resolve()))]
-
-
-def proof_cases(layer: str) -> float:
-    phases = contract.phases_of(contract.load(layer))
-    return float(sum(len(cases_of(layer, phase, "fp32", [0, 1])) for phase in phases))
-
-
-def timed_rows(layer: str, model: str) -> float:
-    module = contract.load(layer)
-    shapes = MODELS[model].shapes(layer, contract.DEFAULT_B, min(contract.DEFAULT_T, MODELS[model].max_t))
-    return float(len(contract.phases_of(module)) * len(shapes))
-
-
-# --- running it ---
+class Opener(Protocol):
+    def __call__(self, environment: Mapping[str, str]) -> Process: ...
 
 
 @dataclass
 class Running:
-    """A part under way."""
+    """A piece under way."""
 
-    part: Part
+    piece: Piece
     command: list[str]
     folder: Path
-    process: subprocess.Popen[bytes]
-    limit: float
-    begin: float = field(default_factory=time.monotonic)
-    stopped: bool = False
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.begin
-
-    def stop(self) -> None:
-        """As Ctrl-C does, so that it keeps what it measured."""
-        self.stopped = True
-        self.process.send_signal(signal.SIGINT)
-
-    def kill(self) -> None:
-        """It and all that it started: a worker leads a group of its own, and all are of one session."""
-        for pid in (self.process.pid, *_of_session(self.process.pid)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
+    process: Process
+    limit: float  # seconds
+    begin: float
+    stopped: float | None = None  # when it was asked to end
 
 
-def _of_session(session: int) -> list[int]:
-    """The processes of a session, from /proc: state, parent, group and session come behind the name in brackets."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            if int(stat.read_text().rpartition(")")[2].split()[3]) == session:
-                found.append(int(stat.parent.name))
-    return found
-
-
+@dataclass
 class Suite:
-    """One command: its stages, its clock, and what became of each part."""
+    """One command: its pieces, its clock, and what became of each."""
 
-    def __init__(self, plan: Plan, stages: list[Stage]):
-        self.plan, self.stages, self.out = plan, stages, plan.out
-        self.begin = time.monotonic()
-        self.seconds = plan.minutes * 60
+    plan: Plan
+    pieces: list[Piece]
+    clock: Clock = time
+    open_process: Opener = Lane
+    running: list[Running] = field(default_factory=list)
+    idle: dict[bool, list[Process]] = field(default_factory=lambda: {True: [], False: []})  # by whether undisturbed
+    status: Status | None = None
+    at_the_end: bool = False  # every piece has had its turn
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        self.out, self.begin, self.seconds = plan.out, self.clock.monotonic(), plan.minutes * 60
         if plan.resume:
             self.records: Run = Run.resume(self.out, read.SUITE)
             self.check_that_it_is_the_same()
         else:
             self.records = Run.create(read.SUITE, self.out, plan.argv)
-        self.finished = [name for name, r in self.records.finished().items() if r["status"] in DONE]
-        self.cut_short: set[str] = set()
+        before = self.records.finished()
+        self.finished = [name for name, r in before.items() if r["status"] in DONE]
+        self.estimates = Estimates()
+        for name, r in before.items():
+            if (piece := piece_named(name, self.pieces)) and r["status"] in DONE and r.get("seconds"):
+                self.estimates.learn(piece, r["seconds"])
+        self.again: set[str] = set()  # that were cut short and had, or wait for, a second try
+        self.pack = Pack(self.out, plan.pack)
+        self.books_s = 0.0  # spent on summing up
         self.logs = self.out / "logs"
         self.logs.mkdir(exist_ok=True)
-        self.running: list[Running] = []
-        self.status: Status | None = None
 
     def check_that_it_is_the_same(self) -> None:
         for r in self.records.records():
             for what in ("device", "model"):
-                if (then := r.get(what)) != (now := getattr(self.plan, what)):
+                if (then := r.get(what)) != (now := getattr(self.plan.what, what)):
                     self.records.close()
                     raise CannotGoOn(f"{self.out} was measured with --{what} {then}, not {now}: take another --out")
 
     @property
+    def elapsed(self) -> float:
+        return self.clock.monotonic() - self.begin
+
+    @property
     def left(self) -> float:
-        return self.seconds - END_SECONDS - (time.monotonic() - self.begin)
+        return self.seconds - END_SECONDS - self.elapsed
 
     def run(self) -> int:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a time limit from outside is like Ctrl-C
@@ -263,141 +177,192 @@ class Suite:
         interrupted = False
         try:
             with self.live_line():
-                self.run_stages()
+                self.run_queue()
         except KeyboardInterrupt:
             interrupted = True
             self.end_all()
         finally:
-            for r in self.running:
-                r.kill()
-        summary = Summary.of(self.out)
-        summary.write(self.out)
+            for process in [r.process for r in self.running] + self.idle[True] + self.idle[False]:
+                process.kill()
+        summary = self.sum_up()
         summary.print()
         print(f"results: {self.out}")
-        print(write_beside(self.out))
-        if self.plan.pack:
-            pack(self.out)
+        if self.left > PAGE_SECONDS:
+            print(write_beside(self.out))
+        else:
+            print(f"the page: python -m bench.report {self.out}")
+        packed = self.pack.update()
+        size = sum(p.stat().st_size for p in packed) / 1e6
+        cli.say(f"packed: {self.pack.folder}, {len(packed)} files, {size:.1f} MB")
         if self.plan.json:
             cli.print_json({"run": str(self.out), **summary.document()})
         return cli.INTERRUPTED if interrupted else summary.exit_code()
 
-    def run_stages(self) -> None:
-        """Every part once; then, if time is left, those again that were cut short."""
+    # --- the queue ---
+
+    def run_queue(self) -> None:
+        """Every piece in turn, as far as it fits; what was cut short comes once more, last."""
         for name in self.finished:
             self.say(f"{name}: finished before")
-        self.run_round(lambda part: part.name not in self.finished)
-        if self.left > SECOND_TRY_SECONDS:
-            self.run_round(lambda part: part.name in self.cut_short)
-
-    def run_round(self, wanted: Callable[[Part], bool]) -> None:
-        todo = [(s, parts) for s in self.stages if (parts := [p for p in s.parts if wanted(p)])]
-        for i, (stage, parts) in enumerate(todo):
-            later = sum(WEIGHTS[s.name] for s, _ in todo[i:])
-            self.run_stage(stage, parts, self.left * WEIGHTS[stage.name] / later)
-
-    def run_stage(self, stage: Stage, waiting: list[Part], seconds: float) -> None:
-        """A part's limit is its share of what the stage has left when it starts."""
-        deadline = time.monotonic() + seconds
+        waiting = [p for p in self.pieces if p.name not in self.finished]
+        passed: list[Piece] = []  # over, for want of time
         while waiting or self.running:
-            while waiting and len(self.running) < stage.at_once:
-                left = deadline - time.monotonic()
-                weights = sum(p.weight for p in waiting) + sum(r.part.weight for r in self.running)
-                part = waiting.pop(0)
-                limit = min(left, left * stage.at_once * part.weight / weights)
-                if limit < 1:
-                    self.keep(part, "timeout", "no time was left for it", [], 0.0)
-                else:
-                    self.running.append(self.start(part, limit, stage.at_once))
-            self.update(stage)
-            time.sleep(0.1)
+            if not self.start_next(waiting, passed):
+                self.update(waiting)
+                self.clock.sleep(0.05)
             for r in list(self.running):
-                self.look_after(r)
+                self.look_after(r, waiting)
+            if not waiting and not self.running:  # estimates have changed meanwhile
+                self.at_the_end = True
+                waiting = [p for p in passed if self.limit_of(p)]
+                passed = [p for p in passed if p not in waiting]
+        passed = [p for p in passed if p.name not in self.again]  # of those it is written what they were cut short at
+        for piece in passed:
+            why = f"not started: about {self.estimates.of(piece):.0f} s, {max(0.0, self.left):.0f} s were left"
+            self.keep(piece, "timeout", why, [], 0.0)
+        if passed:
+            self.books()
 
-    def start(self, part: Part, limit: float, at_once: int) -> Running:
-        folder, where = self.folder(part)
-        command = [sys.executable, *part.command(limit), *where]
-        environment = os.environ | {"PYTHONUNBUFFERED": "1", "LAYERBENCH_REPORT": "0"}  # one page of all in the end
-        if at_once > 1:  # the cores are shared
+    def start_next(self, waiting: list[Piece], passed: list[Piece]) -> bool:
+        """Start the first piece that fits into the time, if it may run beside what runs."""
+        while waiting:
+            piece = waiting[0]
+            limit = self.limit_of(piece)
+            if not limit:
+                passed.append(waiting.pop(0))
+                continue
+            at_once = 1 if piece.alone or any(r.piece.alone for r in self.running) else self.plan.what.at_once
+            if len(self.running) >= at_once:
+                return False
+            self.running.append(self.start(waiting.pop(0), limit))
+            return True
+        return False
+
+    def limit_of(self, piece: Piece) -> float:
+        """How many seconds a piece may take from now on; 0 where it is not worth a start.
+
+        What keeps nothing when it is cut short is not started for most of what is left before the end.
+        """
+        left, expected = self.left, self.estimates.of(piece)
+        if left < min(expected, expected if piece.least is None else piece.least):
+            return 0.0
+        if not (piece.resumes or self.at_the_end or expected <= left / 2):
+            return 0.0
+        return min(left, max(LEAST_LIMIT, MOST * expected))
+
+    def start(self, piece: Piece, limit: float) -> Running:
+        folder, where = self.folder(piece)
+        command = [*piece.command(limit), *where]
+        process = self.process_for(piece)
+        process.start(command, self.logs / f"{piece.name}.out", self.logs / f"{piece.name}.err")
+        return Running(piece, command, folder, process, limit, self.clock.monotonic())
+
+    def process_for(self, piece: Piece) -> Process:
+        if not piece.fresh and self.idle[self.undisturbed(piece)]:
+            return self.idle[self.undisturbed(piece)].pop()
+        environment = {"LAYERBENCH_REPORT": "0"}  # one page of all in the end
+        if not self.undisturbed(piece):
             environment["OMP_NUM_THREADS"] = str(CORES_A_PROOF)
-        with (self.logs / f"{part.name}.out").open("w") as out, (self.logs / f"{part.name}.err").open("w") as err:
-            process = subprocess.Popen(
-                command, stdout=out, stderr=err, cwd=HOME, env=environment, start_new_session=True
-            )
-        return Running(part, command, folder, process, limit)
+        return self.open_process(environment)
 
-    def folder(self, part: Part) -> tuple[Path, list[str]]:
-        """Where a part writes, and how to tell it: what was cut short goes on, or begins anew beside."""
-        folder = (self.out / part.name).resolve()
-        if part.name == "doctor":
+    def undisturbed(self, piece: Piece) -> bool:
+        """Whether all cores are this piece's."""
+        return piece.alone or self.plan.what.at_once == 1
+
+    def folder(self, piece: Piece) -> tuple[Path, list[str]]:
+        """Where a piece writes, and how to tell it: what was cut short goes on, or begins anew beside."""
+        folder = (self.out / piece.name).resolve()
+        if piece.kind == "doctor":
             return folder, []
-        if part.resumes and (folder / "records.jsonl").exists():
+        if piece.resumes and (folder / read.RECORDS).exists() and (folder / read.ENVIRONMENT).exists():
             return folder, ["--resume", str(folder)]
         number = 1
-        while (folder / "env.json").exists():
+        while (folder / read.ENVIRONMENT).exists() or (folder / read.RECORDS).exists():
             number += 1
-            folder = (self.out / f"{part.name}-{number}").resolve()
+            folder = (self.out / f"{piece.name}-{number}").resolve()
         return folder, ["--out", str(folder)]
 
-    def look_after(self, r: Running) -> None:
-        if r.process.poll() is None and r.seconds < r.limit:
+    def look_after(self, r: Running, waiting: list[Piece]) -> None:
+        code, now = r.process.poll(), self.clock.monotonic()
+        if code is None and r.stopped is None and now - r.begin >= r.limit:
+            r.stopped = now
+            r.process.interrupt()
             return
-        if r.process.poll() is None and not r.stopped:
-            r.stop()
+        if code is None and (r.stopped is None or now - r.stopped < GRACE_SECONDS):
             return
-        if r.process.poll() is None and r.seconds < r.limit + GRACE_SECONDS:
-            return
-        if r.stopped:
-            r.kill()
         self.running.remove(r)
-        self.keep(r.part, *self.outcome(r), r.command, r.seconds)
+        if code is None or r.process.dead or r.piece.fresh:
+            r.process.kill()
+        else:
+            self.idle[self.undisturbed(r.piece)].append(r.process)
+        seconds = now - r.begin
+        self.keep(r.piece, *self.outcome(r, code), r.command, seconds)
+        self.estimates.learn(r.piece, seconds, cut_short=r.stopped is not None)
+        if r.stopped is not None and r.piece.name not in self.again:
+            self.again.add(r.piece.name)
+            waiting.append(r.piece)
+        self.books()
 
-    def outcome(self, r: Running) -> tuple[str, str]:
-        """(status, evidence) of a part that has ended."""
-        code = r.process.returncode
-        last = last_line(self.logs / f"{r.part.name}.err")
-        if r.stopped:
-            return "timeout", f"stopped after its share of the time, {r.limit:.0f} s{self.kept(r)}"
-        if r.part.name == "doctor" and code == cli.OK:
+    def outcome(self, r: Running, code: int | None) -> tuple[str, str]:
+        """(status, evidence) of a piece that has ended."""
+        last = last_line(self.logs / f"{r.piece.name}.err")
+        if r.stopped is not None and code != cli.OK:
+            return "timeout", f"stopped after {r.limit:.0f} s{self.kept(r)}"
+        if r.piece.kind == "doctor" and code == cli.OK:
             (self.out / "doctor.json").write_text(last_line(self.logs / "doctor.out") + "\n")
-        if code < 0:
-            return "crash", f"died with signal {signal.Signals(-code).name}"
-        status = {cli.OK: "ok", cli.WRONG: "wrong", cli.CANNOT_RUN: "skipped"}.get(code, "error")
+        if code is not None and code < 0:
+            return "crash", f"died with signal {signal.Signals(-code).name}{self.kept(r)}"
+        status = {cli.OK: "ok", cli.WRONG: "wrong", cli.CANNOT_RUN: "skipped"}.get(code or 0, "error")
         return status, {"ok": "", "wrong": "a variant is wrong, or fails"}.get(status, last or f"exit code {code}")
 
     def kept(self, r: Running) -> str:
-        file = r.folder / "records.jsonl"
+        file = r.folder / read.RECORDS
         return f"; records kept: {file.read_bytes().count(NEWLINE)}" if file.exists() else ""
 
-    def keep(self, part: Part, status: str, evidence: str, command: list[str], seconds: float) -> None:
+    # --- its books ---
+
+    def keep(self, piece: Piece, status: str, evidence: str, command: list[str], seconds: float) -> None:
         self.records.append(
             Record(
-                case_id=part.name,
+                case_id=piece.name,
                 status=status,
                 evidence=evidence,
                 seconds=round(seconds, 1),
-                device=self.plan.device,
-                model=self.plan.model,
-                command=shlex.join(["python", *command[1:]]),
+                device=self.plan.what.device,
+                model=self.plan.what.model,
+                command=shlex.join(["python", *command]),
             )
         )
-        if status == "timeout":
-            self.cut_short.add(part.name)
-        for log in self.logs.glob(f"{part.name}.*"):
-            log.write_text(scrub.scrub(log.read_text(errors="replace")))
+        for log in (self.logs / f"{piece.name}.out", self.logs / f"{piece.name}.err"):
+            if log.exists():
+                log.write_text(scrub.scrub(log.read_text(errors="replace")))
         told = f": {evidence}" if evidence else ""
-        self.say(f"{part.name}: {status}{told}" + (f", {seconds:.0f} s" if seconds else ""))
+        self.say(f"{piece.name}: {status}{told}" + (f", {seconds:.0f} s" if seconds else ""))
+
+    def books(self) -> None:
+        """Sum up, where that is cheap, and pack what there is."""
+        if self.books_s <= BOOKS_SHARE * self.elapsed:
+            begin = self.clock.monotonic()
+            self.sum_up()
+            self.books_s += self.clock.monotonic() - begin
+        self.pack.update()
+
+    def sum_up(self) -> Summary:
+        summary = Summary.of(self.out)
+        summary.write(self.out)
+        return summary
 
     def end_all(self) -> None:
-        """After Ctrl-C: all parts end as after theirs, and are written down."""
+        """After Ctrl-C: all pieces end as after their time, and are written down."""
         for r in self.running:
-            r.stop()
-        deadline = time.monotonic() + GRACE_SECONDS
+            r.process.interrupt()
+        deadline = self.clock.monotonic() + GRACE_SECONDS
         for r in list(self.running):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                r.process.wait(max(0.0, deadline - time.monotonic()))
-            r.kill()
+            while r.process.poll() is None and self.clock.monotonic() < deadline:
+                self.clock.sleep(0.05)
+            r.process.kill()
             self.running.remove(r)
-            self.keep(r.part, "timeout", f"interrupted{self.kept(r)}", r.command, r.seconds)
+            self.keep(r.piece, "timeout", f"interrupted{self.kept(r)}", r.command, self.clock.monotonic() - r.begin)
 
     # --- what a person sees meanwhile ---
 
@@ -411,13 +376,13 @@ class Suite:
         with self.status:
             yield
 
-    def update(self, stage: Stage) -> None:
+    def update(self, waiting: list[Piece]) -> None:
         if self.status:
-            names = ", ".join(r.part.name for r in self.running)
-            self.status.update(f"{stage.name}: {names}; {clock(max(0.0, self.left))} left")
+            names = ", ".join(r.piece.name for r in self.running)
+            self.status.update(f"{names}; {len(waiting)} more; {clock(max(0.0, self.left))} left")
 
     def say(self, text: str) -> None:
-        cli.say(f"[{clock(time.monotonic() - self.begin)} of {clock(self.seconds)}] {text}")
+        cli.say(f"[{clock(self.elapsed)} of {clock(self.seconds)}] {text}")
 
 
 def clock(seconds: float) -> str:
@@ -425,5 +390,12 @@ def clock(seconds: float) -> str:
 
 
 def last_line(file: Path) -> str:
-    lines = [line for line in file.read_text(errors="replace").splitlines() if line.strip()]
+    try:
+        lines = [line for line in file.read_text(errors="replace").splitlines() if line.strip()]
+    except OSError:
+        return ""
     return lines[-1] if lines else ""
+
+
+def suite_of(plan: Plan) -> Suite:
+    return Suite(plan, queue_of(plan.what))
