@@ -57,6 +57,9 @@ class FakeWorker:
     def canary(self):
         return {"warm": 2.0, "cold": 1.0, "bytes": 1.0}
 
+    def settle(self, case, pool, seed):
+        assert pool == ["given"]
+
     def ready(self, case, pool, seed):
         seconds = self.seconds[self.name]
         gpu = dict(busy_s=None, peak_bytes=None, runtimes=1)
