@@ -138,7 +138,7 @@ def measure_and_keep(
         dtype = TORCH_DTYPES[shape["dtype"]]
         asked = _asked(tables, call)
         found = [_fastest(table, dtype, call, milliseconds) if table in asked else {} for table in tables]
-        told = {case: found}
+        told: dict[str, Any] = {case: found}
         if any(table.refused for table in tables):
             told[f"{case}{REFUSED}"] = [table.refused for table in tables]
         put(file, json.dumps(_read(file) | told, indent=1).encode())
