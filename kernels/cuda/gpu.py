@@ -146,15 +146,22 @@ def launch(call: Launch) -> None:
     Plan(whole, device).launch(call.grid, call.block, call.shared, [a.value for a in call.arguments])
 
 
-def upload(device: int, to: int, what: bytes, stream: int) -> None:
-    """Copy bytes to the GPU, in the stream; they must live as long as a graph that captures this."""
+def upload(device: int, to: int, source: int, size: int, stream: int) -> None:
+    """Copy bytes of page-locked memory to the GPU, in the stream; a graph that captures this reads them again."""
     copy = driver().cuMemcpyHtoDAsync_v2
-    arguments = ctypes.c_uint64(to), ctypes.c_char_p(what), ctypes.c_size_t(len(what)), ctypes.c_void_p(stream)
+    arguments = ctypes.c_uint64(to), ctypes.c_void_p(source), ctypes.c_size_t(size), ctypes.c_void_p(stream)
     code = copy(*arguments)
     if code in NOT_CURRENT:
         with _current(device):
             code = copy(*arguments)
-    _ok(code, f"copying {len(what)} bytes")
+    _ok(code, f"copying {size} bytes")
+
+
+def wait(device: int, stream: int | None = None) -> None:
+    """For a stream, or for all that the GPU does."""
+    with _current(device):
+        code = driver().cuCtxSynchronize() if stream is None else driver().cuStreamSynchronize(ctypes.c_void_p(stream))
+    _ok(code, "waiting")
 
 
 def capturing(stream: int) -> bool:
