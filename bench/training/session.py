@@ -312,8 +312,8 @@ class Session:
                 raise
             self._drop(field, e, Out("skipped", f"it does not fit beside the others: {error}"))
         except Lost as error:
-            slow = f"given up: it was not ready after {limit:.0f} s of compiling"
-            self._drop(field, e, Out(error.status, slow if error.status == TIMEOUT else str(error)))
+            slow = Out("skipped", f"given up: it was not ready after {limit:.0f} s of compiling")
+            self._drop(field, e, slow if error.status == TIMEOUT else Out(error.status, str(error)))
         except CannotGoOn as error:
             self._drop(field, e, Out(ERROR, str(error)))
         return False
