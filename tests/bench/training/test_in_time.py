@@ -245,6 +245,16 @@ def test_a_choice_serves_as_it_stands_and_nothing_is_raced(tmp_path):
     assert {v.name for id, some in named.pool.items() for v in some if id.layer == "matmul"} == {"torch.compile"}
 
 
+@pytest.mark.parametrize(("chip", "told"), [("Made-up GPU", ""), ("Another", "; here it is Another")])
+def test_a_choice_of_another_card_is_taken_and_says_so(tmp_path, chip, told):
+    notes: list[str] = []
+    field: Any = SimpleNamespace(chip=lambda: chip, note=notes.append)
+    found = found_with(choice_file(tmp_path))
+    picked = pick.pick(field, found, {})
+    assert picked.chosen == str(found) + told and notes == [picked.chosen]
+    assert {v.name for v in picked.choice.values()} == {"torch.eager"}
+
+
 @pytest.mark.parametrize(
     ("entry", "why"),
     [
