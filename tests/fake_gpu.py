@@ -9,6 +9,7 @@ does: a launch costs LAUNCH_SECONDS of host time, the device works through its q
 """
 
 import contextlib
+import mmap
 import os
 import weakref
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from bench.core.shared import Box
 from bench.machine.devices import BACKLOG_SECONDS, BUSY, GRAPH, SPAN, Kernel, Timer, busy_seconds
 from bench.machine.facts import GpuState
 
@@ -94,8 +96,8 @@ class FakeGpu:
             raise RuntimeError("operation not permitted when stream is capturing")
         self.host = max(self.host, self.device)
 
-    def timer(self, clock: str) -> "FakeTimer":
-        return FakeTimer(self, clock)
+    def timer(self, clock: str, backlog_s: float = BACKLOG_SECONDS) -> "FakeTimer":
+        return FakeTimer(self, clock, backlog_s)
 
     def flush(self) -> None:
         self.cached.clear()
@@ -138,6 +140,12 @@ class FakeGpu:
     def arch(self) -> str | None:
         return "sm_90a"
 
+    context_bytes = 0  # of a process, before it has a tensor
+    shares = ""  # "refused"; or "unmapped", "unmapped later": windows that others cannot open
+
+    def ipc(self) -> "FakeIpc":
+        return FakeIpc(self.shares)
+
     def free_bytes(self) -> int:
         return int(os.environ.get(MEMORY_BYTES, 1 << 30))
 
@@ -151,10 +159,67 @@ class FakeGpu:
         return {"sm_mhz": 1700, "power_w": WATTS, "temperature_c": 50, "throttle_reasons": 0}
 
 
-class FakeTimer(Timer):
-    def __init__(self, gpu: FakeGpu, clock: str):
+class Refusing(FakeGpu):
+    shares = "refused"
+
+
+class Unmapped(FakeGpu):
+    shares = "unmapped"
+
+
+class UnmappedLater(FakeGpu):
+    shares = "unmapped later"
+
+
+class Tight(FakeGpu):
+    """So little memory that truth is worked out in pieces, hardly any of it kept, and contestants are parked."""
+
+    context_bytes = 64 << 20
+
+    def __init__(self) -> None:
         super().__init__()
-        self.gpu, self.clock = gpu, clock
+        from bench.trial import cuts, truth
+
+        truth.LARGE = truth.DRAWN_HERE = 0
+        truth.YARD, cuts.LEAST = 1 << 13, 1 << 10
+
+    def free_bytes(self) -> int:
+        return 64 << 20
+
+
+class FakeIpc:
+    """Windows are boxes, which other processes map to write to. No operators of the device."""
+
+    def __init__(self, shares: str = "") -> None:
+        self.shares, self.opened_times = shares, 0
+
+    def window(self, size: int) -> "FakeWindow":
+        if self.shares == "refused":
+            raise OSError("cuIpcGetMemHandle answers 801")
+        return FakeWindow(size)
+
+    @contextlib.contextmanager
+    def opened(self, name: str, size: int) -> Iterator[torch.Tensor]:
+        self.opened_times += 1
+        if self.shares == "unmapped" or (self.shares == "unmapped later" and self.opened_times > 1):
+            raise OSError("cuIpcOpenMemHandle_v2 answers 201")
+        file = os.open(name, os.O_RDWR)
+        mapped = mmap.mmap(file, size)
+        os.close(file)
+        yield torch.frombuffer(mapped, dtype=torch.uint8)
+        mapped.close()  # raises BufferError where somebody still has a tensor of it
+
+
+class FakeWindow(Box):
+    def __init__(self, size: int):
+        super().__init__(size)
+        self.name = self.path
+
+
+class FakeTimer(Timer):
+    def __init__(self, gpu: FakeGpu, clock: str, backlog_s: float):
+        super().__init__()
+        self.gpu, self.clock, self.backlog_s = gpu, clock, backlog_s
 
     def __exit__(self, *failed: Any) -> None:
         if failed and failed[0] is None and self.clock == BUSY and not all(self.kernels):
@@ -163,12 +228,13 @@ class FakeTimer(Timer):
     def start(self) -> None:
         self.gpu.synchronize()
         if self.clock == SPAN:
-            self.gpu.launch("spin", BACKLOG_SECONDS)
-        self._begin, self._first = self.gpu.device, len(self.gpu.ran)
+            self.gpu.launch("spin", self.backlog_s)
+        self._begin, self._first, self._begun = self.gpu.device, len(self.gpu.ran), self.gpu.host
 
     def stop(self) -> None:
         kernels = [] if self.gpu.blind else self.gpu.ran[self._first :]
         if self.clock == SPAN:
+            self.host_seconds.append(self.gpu.host - self._begun)
             self.seconds.append(self.gpu.device - self._begin)
         else:
             self.kernels.append(kernels)

@@ -18,14 +18,13 @@ from types import ModuleType
 import torch
 
 from bench.core import contents
-from bench.core.case import DTYPES, Case, Scalar, Value, Values, each, map, scalars
+from bench.core.case import DTYPES, Case, Scalar, Value, Values, bits, each, map, scalars
 from bench.core.contents import Change
 from bench.core.shared import ALIGN, aligned
 from bench.core.variants import takes_workspace
 from reference import contract
 from reference.contract import Tensor
 
-BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 # Quiet NaNs: all exponent bits and the first fraction bit set; the remaining fraction bits are free.
 QUIET_NAN = {
     torch.float64: (0x7FF8000000000000, 51),
@@ -176,7 +175,7 @@ class Arena:
                 self._put(name, buffer, self.initial[name])
             else:
                 for part in each(buffer):
-                    _bits(part).fill_(self.poison[part.dtype])
+                    bits(part).fill_(self.poison[part.dtype])
         if self.workspace is not None:
             self.workspace.fill_(0xFF)
 
@@ -228,7 +227,7 @@ class Arena:
         says that it is over must be what is there when it is handed back."""
         start = secrets.randbits(32)
         return [
-            Probe(name, start, torch.take(_bits(f.view), (self._grids[name] + start) % f.view.numel()))
+            Probe(name, start, torch.take(bits(f.view), (self._grids[name] + start) % f.view.numel()))
             for name, f in self._largest
             if name in self._grids
         ]
@@ -237,8 +236,8 @@ class Arena:
         """What an arena of memory that was handed back holds elsewise than a probe saw it; "" where nothing is."""
         for name, start, seen in probes:
             view = self.fences[name].view
-            now = torch.take(_bits(view), (grid(view.numel()) + start) % view.numel())
-            changed = (now != torch.tensor(seen, dtype=now.dtype)).sum()
+            now = torch.take(bits(view), (grid(view.numel()).to(view.device) + start) % view.numel())
+            changed = (now != torch.tensor(seen, dtype=now.dtype, device=now.device)).sum()
             if changed:
                 return f"{int(changed)} of {len(seen)} elements of {name} that were looked at changed after the call"
         return ""
@@ -250,13 +249,29 @@ class Arena:
             if name in self.initial:
                 continue
             for i, p in enumerate(each(buffer)):
-                left = _bits(p) == self.poison[p.dtype]
+                left = bits(p) == self.poison[p.dtype]
                 if left.any():
                     found[f"{name}[{i}]" if isinstance(buffer, list) else name] = left
         return found
 
     def broken_fences(self) -> dict[str, str]:
         return {name: evidence for name, f in self.fences.items() if (evidence := f.broken())}
+
+
+def handed_bytes(case: Case) -> int:
+    """Bytes of what `hand_back` copies of an arena of this case, the bands of a workspace included."""
+    p, shape = contract.pass_of(case.module, case.phase), case.shape
+    total = aligned(2 * GUARD)
+    for tensors in (p.inputs, p.outputs):
+        packs: dict[str, int] = {}
+        for t in tensors:
+            if t.pack:
+                packs[t.pack] = packs.get(t.pack, 0) + t.bytes(shape)
+            elif t.when(shape):
+                item = DTYPES[t.dtype_in(shape)].itemsize
+                total += sum(aligned(math.prod(sizes) * item + 2 * GUARD) for sizes in t.many_sizes(shape))
+        total += sum(aligned(size + 2 * GUARD) for size in packs.values())
+    return total
 
 
 @dataclass
@@ -304,10 +319,6 @@ def _tampered(name: str, value: Value, given: object) -> str:
     return ""
 
 
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.view(BITS[tensor.dtype.itemsize])
-
-
 def checksum(value: Value) -> int:
     """CRC-32 of the contents, in order."""
     crc = 0
@@ -320,7 +331,7 @@ def checksum(value: Value) -> int:
 def equal_bits(a: Values, b: Values) -> bool:
     """Bitwise equality of two snapshots, NaNs included."""
     return all(
-        torch.equal(_bits(x.contiguous()), _bits(y.contiguous()))
+        torch.equal(bits(x.contiguous()), bits(y.contiguous()))
         for name in a
         for x, y in zip(each(a[name]), each(b[name]), strict=True)
     )

@@ -1,5 +1,6 @@
 """One call to be proved or timed, and the tensors it reads: drawn from a seed, with the fp64 truth of what follows."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,7 +17,7 @@ DTYPES = {
     "fp16": torch.float16,
     "int": torch.int64,
 }
-
+BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
 Value = torch.Tensor | list[torch.Tensor] | None  # of an argument: None where the shape does not use it
 Values = dict[str, Value]
@@ -51,14 +52,16 @@ def _short(value: object) -> str:
     return f"[{len(value)}]" if isinstance(value, list) and len(value) > 4 else str(value)
 
 
-def draw(case: Case) -> Values:
+def draw(case: Case, place: str = "cpu", forward_truth: "Callable[[Values, set[str]], Values] | None" = None) -> Values:
     """All tensors that a call reads, by name: inputs, in-place contents, and old values of gradients it adds to.
 
     Values are N(0, 1) times the contract's scale, made meaningful by the layer's `consistent`, changed by the case's
-    edit, and rounded to the declared dtype. What forward saves comes from the fp64 truth of forward. CPU tensors.
+    edit, and rounded to the declared dtype. What forward saves comes from the fp64 truth of forward: from
+    `forward_truth`, given forward's inputs and the names of what is wanted, where the whole is too large for a device.
+    Drawn where `place` says, by the generator there; the same seed and place, the same bits.
     """
     layer, shape = case.module, case.shape
-    gen = torch.Generator().manual_seed(case.seed)
+    gen = torch.Generator(device=place).manual_seed(case.seed)
     this = contract.pass_of(layer, case.phase)
     wanted = {t.name: t for t in this.inputs}
     wanted |= {t.name: t for t in this.outputs if t.inplace or (t.accumulates and case.accumulate)}
@@ -66,13 +69,14 @@ def draw(case: Case) -> Values:
     saved = {t.name for t in layer.FORWARD.outputs if not t.inplace} & set(wanted)
     specs = {**forward, **{n: t for n, t in wanted.items() if n not in saved}}
     values: Values = {name: _random(t, shape, gen) for name, t in specs.items()}
-    if hasattr(layer, "consistent"):
-        layer.consistent(values, shape)
-    if case.edit:
-        layer.CASES[case.edit](values, shape)
+    with torch.device(place) if place != "cpu" else contextlib.nullcontext():
+        if hasattr(layer, "consistent"):
+            layer.consistent(values, shape)
+        if case.edit:
+            layer.CASES[case.edit](values, shape)
     values = {name: _cast(v, specs[name], shape) for name, v in values.items()}
     if saved:
-        truth = run_truth(layer, "forward", values, shape)
+        truth = forward_truth(values, saved) if forward_truth else run_truth(layer, "forward", values, shape)
         values |= {name: _cast(truth[name], wanted[name], shape) for name in saved}
     return {name: values[name] for name in wanted}
 
@@ -92,9 +96,14 @@ def _random(t: Tensor, shape: Shape, gen: torch.Generator) -> Value:
 
 def _random_one(t: Tensor, sizes: tuple[int, ...], shape: Shape, gen: torch.Generator) -> torch.Tensor:
     if t.dtype == "int":
-        return torch.randint(0, shape[t.high], sizes, generator=gen)
+        return torch.randint(0, shape[t.high], sizes, generator=gen, device=gen.device)
     dtype = torch.float64 if shape["dtype"] == "fp64" else torch.float32
-    return torch.randn(sizes, generator=gen, dtype=dtype).mul_(t.scale)
+    return torch.randn(sizes, generator=gen, dtype=dtype, device=gen.device).mul_(t.scale)
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """Its bit patterns as whole numbers."""
+    return tensor.view(BITS[tensor.dtype.itemsize])
 
 
 def map(value: Value, f: Callable[[torch.Tensor], torch.Tensor]) -> Value:

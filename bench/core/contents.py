@@ -11,14 +11,16 @@ their truth and compares.
 
 import functools
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 
-from bench.core.case import Case, Value, Values, each, map
+from bench.core.case import Case, Value, Values, bits, each, map
 from reference import contract
 from reference.contract import Tensor
 
+BLOCK, DEVICE_BLOCK = 1 << 20, 1 << 26  # elements compared at once on a CPU, and where a launch costs more than a read
 FACTORS = range(7680, 8705)  # of 8192: many, so that norms do not come back either; exact in fp32
 
 
@@ -102,3 +104,69 @@ def changed(case: Case, values: Values, seed: int) -> Values:
         return map(value, one)
 
     return {name: anew(name, value) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a call is given: a draw, changed by a seed. Any rows of it can be had without the rest."""
+
+    case: Case
+    drawn: Values
+    seed: int = 0
+
+    @functools.cached_property
+    def _changes(self) -> dict[str, list[Change]]:
+        return changes(self.case, self.drawn, self.seed)
+
+    def whole(self) -> Values:
+        return changed(self.case, self.drawn, self.seed) if self.seed else self.drawn
+
+    def rows(self, start: int, stop: int, names: Collection[str]) -> Values:
+        """Everything, of tensors of these names only some rows of the first axis."""
+
+        def value(name: str) -> Value:
+            parts = [
+                part(source, change, *((start, stop) if name in names else (0, None)))
+                for source, change in zip(each(self.drawn[name]), self._changes[name], strict=True)
+            ]
+            return parts if isinstance(self.drawn[name], list) else parts[0] if parts else None
+
+        return {name: value(name) for name in self.drawn}
+
+    def held_by(self, name: str, buffer: Value) -> bool:
+        """Whether a buffer holds the tensors of this name, bit by bit, NaNs included."""
+        pairs = zip(each(buffer), each(self.drawn[name]), self._changes[name], strict=True)
+        return all(_holds(held, source, change) for held, source, change in pairs)
+
+
+def part(source: torch.Tensor, change: Change, start: int = 0, stop: int | None = None) -> torch.Tensor:
+    """Rows of the first axis of a tensor, changed; a view where nothing changes. Of a 0-d tensor the whole."""
+    if not source.dim():
+        return source if change.factor == 1.0 else source * change.factor
+    stop = len(source) if stop is None else stop
+    if (not change.shift and change.factor == 1.0) or not source.numel():
+        return source[start:stop]
+    by = source.flatten(0, change.axes - 1) if change.axes else source.reshape(-1)
+    each_row = len(by) // len(source)
+    first, count = (start * each_row - change.shift) % len(by), (stop - start) * each_row
+    made = by[first : first + count]
+    if len(made) < count:
+        made = torch.cat([made, by[: count - len(made)]])
+    made = made if change.factor == 1.0 else made * change.factor
+    return made.reshape(stop - start, *source.shape[1:])
+
+
+def _holds(held: torch.Tensor, source: torch.Tensor, change: Change) -> bool:
+    if held.shape != source.shape or held.dtype != source.dtype:
+        return False
+    if not held.dim():
+        return torch.equal(bits(held), bits(part(source, change)))
+    block = BLOCK if held.device.type == "cpu" else DEVICE_BLOCK
+    rows = max(1, block * len(held) // max(1, held.numel()))
+    return all(
+        torch.equal(
+            bits(held[at : at + rows].contiguous()),
+            bits(part(source, change, at, min(at + rows, len(held))).contiguous()),
+        )
+        for at in range(0, len(held), rows)
+    )

@@ -4,14 +4,22 @@ box = Box(size)                     bytes that are zero; box.bytes is the tensor
 opened(box.path, box.size)          the same bytes in another process of this user
 box, given = stored(values)         the tensors of a call, and where they lie
 values_in(opened(...), given.table) these tensors there
+
+On a GPU one process has a window, memory of the device that others map for as long as they copy into it or out of it
+(`Ipc`). It belongs to the judge, so that nothing is lost with a variant's process, and the judge keeps nothing in it.
+Where the driver refuses, everything goes through a box.
 """
 
+import contextlib
+import ctypes
 import fcntl
 import math
 import mmap
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
@@ -65,28 +73,40 @@ def opened(path: str, size: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Given:
-    """Where the tensors of a call lie."""
+    """Where the tensors of a call lie: in a box, or in a window of the device's memory."""
 
     path: str
     size: int
     table: Table
+    window: str = ""  # its name; then there is no path
+    note: str = ""  # why it is no window, where it should be one
 
 
 def stored(values: Values) -> tuple[Box, Given]:
-    """Copy CPU tensors into a box of their own, each of them contiguous and aligned."""
+    """Copy tensors into a box of their own, each of them contiguous and aligned."""
+    table, end = placed(values)
+    box = Box(end)
+    put_into(box.bytes, table, values)
+    box.seal()
+    return box, Given(box.path, box.size, table)
+
+
+def placed(values: Values, start: int = 0) -> tuple[Table, int]:
+    """Where tensors go in memory, one behind the other from `start` on, and where they end."""
     table: Table = {}
-    end = 0
+    end = start
     for name, value in values.items():
         places: list[Place] = []
         for tensor in each(value):
             places.append((NAMES[tensor.dtype], tuple(tensor.shape), end))
             end += aligned(tensor.numel() * tensor.element_size())
         table[name] = places if isinstance(value, list) else places[0] if places else None
-    box = Box(end)
-    for into, source in zip(_all(values_in(box.bytes, table)), _all(values), strict=True):
+    return table, end
+
+
+def put_into(memory: torch.Tensor, table: Table, values: Values) -> None:
+    for into, source in zip(_all(values_in(memory, table)), _all(values), strict=True):
         into.copy_(source)
-    box.seal()
-    return box, Given(box.path, box.size, table)
 
 
 def values_in(memory: torch.Tensor, table: Table) -> Values:
@@ -112,3 +132,116 @@ def aligned(size: int) -> int:
 def _all(values: Values) -> Iterator[torch.Tensor]:
     for value in values.values():
         yield from each(value)
+
+
+# --- memory of a GPU ---
+
+
+class Window(Protocol):
+    """Memory of a device that other processes may map."""
+
+    name: str  # by which they do
+    bytes: torch.Tensor
+
+    def close(self) -> None: ...
+
+
+class Ipc(Protocol):
+    """How processes of a device share its memory. Every method raises OSError where that is refused."""
+
+    def window(self, size: int) -> Window:
+        """Memory of this process that others can open."""
+
+    def opened(self, name: str, size: int) -> AbstractContextManager[torch.Tensor]:
+        """The bytes of another process's window, mapped for as long as the context lasts. What is written is written
+        for both; the device must be done with it when the context ends."""
+
+
+def ipc_of(device: Any) -> Ipc | None:
+    """A GPU's way of sharing memory: the device's own `ipc`, where it is made up, or CUDA's; None where it has none."""
+    if hasattr(device, "ipc"):
+        return device.ipc()
+    try:
+        return CudaIpc(device.place) if device.place.startswith("cuda") else None
+    except (OSError, AttributeError):  # no such library, or an old one
+        return None
+
+
+class _IpcHandle(ctypes.Structure):
+    _fields_ = [("bytes", ctypes.c_char * 64)]  # CUipcMemHandle
+
+
+class CudaIpc:
+    """By CUDA's IPC handles, asked of the driver itself: torch's own sharing counts who has what in a file that a
+    killed process never sets right, and the memory is lost. The context is torch's, which must be current."""
+
+    LAZY_PEER_ACCESS = 1  # CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
+
+    def __init__(self, place: str, driver: Any = None):
+        self.place = place
+        self.driver = driver or ctypes.CDLL("libcuda.so.1")
+        pointer = ctypes.c_uint64
+        for name, arguments in {
+            "cuMemAlloc_v2": [ctypes.POINTER(pointer), ctypes.c_size_t],
+            "cuMemFree_v2": [pointer],
+            "cuIpcGetMemHandle": [ctypes.POINTER(_IpcHandle), pointer],
+            "cuIpcOpenMemHandle_v2": [ctypes.POINTER(pointer), _IpcHandle, ctypes.c_uint],
+            "cuIpcCloseMemHandle": [pointer],
+        }.items():
+            getattr(self.driver, name).argtypes = arguments
+
+    def window(self, size: int) -> "CudaWindow":
+        torch.empty(1, device=self.place)  # there is a context, and it is current
+        address, handle = ctypes.c_uint64(), _IpcHandle()
+        self._ask("cuMemAlloc_v2", ctypes.byref(address), size)
+        try:
+            self._ask("cuIpcGetMemHandle", ctypes.byref(handle), address)
+        except OSError:
+            self._ask("cuMemFree_v2", address)
+            raise
+        return CudaWindow(self, address.value, bytes(handle).hex(), self._tensor(address.value, size))
+
+    @contextlib.contextmanager
+    def opened(self, name: str, size: int) -> Iterator[torch.Tensor]:
+        torch.empty(1, device=self.place)
+        address = ctypes.c_uint64()
+        handle = _IpcHandle.from_buffer_copy(bytes.fromhex(name))
+        self._ask("cuIpcOpenMemHandle_v2", ctypes.byref(address), handle, self.LAZY_PEER_ACCESS)
+        try:
+            yield self._tensor(address.value, size)
+        finally:
+            torch.cuda.synchronize(self.place)
+            self._ask("cuIpcCloseMemHandle", address)
+
+    def free(self, address: int) -> None:
+        self._ask("cuMemFree_v2", address)
+
+    def _tensor(self, address: int, size: int) -> torch.Tensor:
+        return torch.as_tensor(_Bare(address, size), device=self.place)
+
+    def _ask(self, name: str, *arguments: object) -> None:
+        if code := getattr(self.driver, name)(*arguments):
+            raise OSError(f"{name} answers {code}")
+
+
+class _Bare:
+    """Bytes at an address of the device, as NumPy's and torch's interface for such tells them."""
+
+    def __init__(self, address: int, size: int):
+        self.__cuda_array_interface__ = dict(
+            shape=(size,), typestr="|u1", data=(address, False), strides=None, version=3, stream=None
+        )
+
+
+@dataclass
+class CudaWindow:
+    ipc: CudaIpc
+    address: int
+    name: str
+    bytes: torch.Tensor
+
+    def close(self) -> None:
+        if self.address:
+            self.bytes = torch.empty(0)
+            self.ipc.free(self.address)
+        self.address = 0

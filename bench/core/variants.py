@@ -339,7 +339,9 @@ def _missing(need: str, device: str) -> str | None:
 
         if not torch.cuda.is_available():
             return "no usable NVIDIA GPU"
-        major, minor = torch.cuda.get_device_capability(device)
+        from kernels.cuda.gpu import capability_of  # torch would make a context, which nobody here needs
+
+        major, minor = capability_of(int(device.partition(":")[2] or 0))
         return _too_old(need, major * 10 + minor)
     try:
         found = importlib.util.find_spec(need)

@@ -33,12 +33,14 @@ class Resources:
     tensor_core_instructions: int
     wide_instructions: int  # 128-bit loads and stores
     instructions: int
+    serialized: bool = False  # wgmma, as ptxas says: each waits for the one before
 
 
 def resources(cubin: bytes, log: str) -> dict[str, Resources]:
     """By symbol, from a cubin and ptxas's -v report of it."""
     found = {}
     code = dict(_functions(disassemble(cubin)))
+    serialized = set(re.findall(r"wgmma.*? serialized .*?function '?([\w$.]+)", log))
     for symbol, report in _reports(log):
         text = code.get(symbol, "")
         spills = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", report)
@@ -54,6 +56,7 @@ def resources(cubin: bytes, log: str) -> dict[str, Resources]:
             tensor_core_instructions=len(TENSOR_CORE.findall(text)),
             wide_instructions=len(WIDE.findall(text)),
             instructions=len(re.findall(r"^\s*/\*[0-9a-f]{4,}\*/\s+\S", text, flags=re.M)),
+            serialized=symbol in serialized,
         )
     return found
 

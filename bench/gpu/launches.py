@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
@@ -98,6 +98,14 @@ def configured_call(module: ModuleType, call: Callable[[], T]) -> tuple[T, str]:
     return answer, "; ".join(table.text(name) for name, table in tables.items() if table.used)
 
 
+@contextmanager
+def untuned() -> Iterator[None]:
+    """Preparing a Triton variant measures nothing inside (kernels.triton.tuning.untuned)."""
+    tuning = sys.modules.get("kernels.triton.tuning")  # where it is not imported, no variant has a table
+    with tuning.untuned() if tuning else nullcontext():
+        yield
+
+
 def tables_of(module: ModuleType) -> dict[str, Any]:
     """A Triton variant's tables of tile sizes (kernels.triton.tuning.Tiles), by name."""
     tuning = sys.modules.get("kernels.triton.tuning")  # where it is not imported, no variant has a table
@@ -106,7 +114,8 @@ def tables_of(module: ModuleType) -> dict[str, Any]:
 
 @contextmanager
 def launching_with(run: Callable[[Launch], None], arch: str, whole: bool = False) -> Iterator[None]:
-    """Have launches on CPU tensors go to `run`. whole: Triton compiles as for a card, down to the cubin."""
+    """Have launches on CPU tensors go to `run`, made for an architecture, as long as the context lasts. whole: Triton
+    compiles as for a card, down to the cubin."""
     with ExitStack() as stack:
         if "triton" in sys.modules:  # else no variant has imported it
             from bench.simulate import triton_driver

@@ -199,11 +199,13 @@ def _fill(row: Compiled, found: Found) -> None:
 
 
 def _judge(variant: Variant, rows: list[Compiled]) -> None:
-    """Mark spills that were not declared, and tensor cores that are claimed and not used."""
+    """Mark spills that were not declared, tensor cores that are claimed and not used, and products that wait."""
     for row in rows:
         spilled = row.facts.get("spill_bytes", 0)
         if not row.fault and spilled > variant.spills:
             row.fault = f"spills {spilled} bytes, SPILLS allows {variant.spills}"
+        if not row.fault and row.facts.get("serialized"):
+            row.fault = "wgmma is serialized: no product is in flight while another begins"
     compiled = [r for r in rows if r.facts]
     if variant.tensor_cores and compiled and not any(r.facts["tensor_core_instructions"] for r in compiled):
         compiled[0].fault = compiled[0].fault or "TENSOR_CORES is True, but no kernel has a tensor-core instruction"

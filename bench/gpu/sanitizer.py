@@ -28,6 +28,7 @@ from bench.core.case import Case, cases_of, draw
 from bench.core.evidence import telling
 from bench.core.variants import Variant
 from bench.gpu import TOOLS
+from bench.gpu.launches import untuned
 from bench.machine.devices import Device, open_device
 from bench.records.record import Record
 from bench.records.run import Run
@@ -373,7 +374,8 @@ def call_bare(variant: Variant, case: Case, device: Device) -> None:
 
     module = variant.load()
     if hasattr(module, "prepare"):
-        module.prepare(case.shape, case.phase)
+        with untuned():  # under a tool no time is one, and each measurement is many calls
+            module.prepare(case.shape, case.phase)
     arena = Bare(case, device.place, judging.workspace_of(module, case))
     arena.load(draw(case))
     arena.reset()

@@ -34,11 +34,13 @@ import torch
 
 from bench.cli import CANNOT_RUN, USAGE, CannotGoOn
 from bench.machine import facts
-from kernels.cuda.gpu import arch_of
+from kernels.cuda.gpu import arch_of, name_of
 
 PERF_COUNTER_NS, PROCESS_TIME_NS = time.perf_counter_ns, time.process_time_ns
 BUSY, SPAN, GRAPH, WALL = "busy", "span", "graph", "perf_counter"
-BACKLOG_SECONDS = 200e-6  # of spinning before an event span: longer than the host takes to launch what is timed
+# Of spinning before an event span, so that what is timed is queued before it begins: at least this, and so many times
+# what the host was seen to need for a call, but no more than a bound.
+BACKLOG_SECONDS, BACKLOG_FACTOR, MOST_BACKLOG_SECONDS = 200e-6, 1.5, 20e-3
 FLUSH = 2  # times the last-level cache
 IDLE_SECONDS, IDLE_SHARE = 100e-6, 0.2  # after a call, until the host has seen that the GPU is idle
 Event = dict[str, Any]  # of a Chrome trace: times in microseconds
@@ -69,6 +71,7 @@ class Timer:
         self.seconds: list[float] = []
         self.cpu_seconds: list[float] = []  # of all threads of the process; empty where the clock does not tell
         self.kernels: list[list[Kernel]] = []  # of each call; empty where the clock does not see them
+        self.host_seconds: list[float] = []  # of each span: until the host had launched all, the spin not awaited
 
     def __enter__(self) -> "Timer":
         return self
@@ -89,7 +92,9 @@ class Device(Protocol):
     clocks: tuple[str, ...]
 
     def synchronize(self) -> None: ...
-    def timer(self, clock: str) -> Timer: ...
+    def timer(self, clock: str, backlog_s: float = BACKLOG_SECONDS) -> Timer:
+        """backlog_s: of spinning before a span, see `backlog_of`."""
+
     def flush(self) -> None:
         """Empty the last-level cache: nothing the next call reads is in it, nothing it must write back."""
 
@@ -158,6 +163,11 @@ def check_device(name: str) -> None:
             raise CannotGoOn(f"device {name!r}: {error}", USAGE) from error
 
 
+def chip_name(name: str) -> str:
+    """What the maker calls the device of this name; no CUDA context is made."""
+    return name_of(_cuda_index(name)) if name.partition(":")[0] == "cuda" else open_device(name).chip()[0]
+
+
 # --- the CPU ---
 
 
@@ -180,7 +190,7 @@ class Cpu:
     def synchronize(self) -> None:
         pass
 
-    def timer(self, clock: str) -> Timer:
+    def timer(self, clock: str, backlog_s: float = BACKLOG_SECONDS) -> Timer:
         return WallTimer()
 
     def flush(self) -> None:
@@ -231,9 +241,10 @@ class SpanTimer(Timer):
     A third one is recorded once all streams are done: what a call left to another stream is part of its span.
     """
 
-    def __init__(self, device: "Cuda"):
+    def __init__(self, device: "Cuda", backlog_s: float = BACKLOG_SECONDS):
         super().__init__()
         self.device = device
+        self._cycles = int(backlog_s * device.cycles_per_s)
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event, torch.cuda.Event]] = []
 
     def __exit__(self, *_: object) -> None:
@@ -244,14 +255,27 @@ class SpanTimer(Timer):
     def start(self) -> None:
         one, two, three = (torch.cuda.Event(enable_timing=True) for _ in range(3))
         self._events.append((one, two, three))
-        torch.cuda._sleep(self.device.backlog_cycles)
+        torch.cuda._sleep(self._cycles)
         one.record()
+        self._begun = PERF_COUNTER_NS()
 
     def stop(self) -> None:
+        self.host_seconds.append((PERF_COUNTER_NS() - self._begun) / 1e9)
         _, end, idle = self._events[-1]
         end.record()
         self.device.synchronize()
         idle.record()
+
+
+def backlog_of(host_s: float) -> float:
+    """Seconds of spinning before the span of a call that the host needs so many seconds to launch."""
+    return min(max(BACKLOG_SECONDS, BACKLOG_FACTOR * host_s), MOST_BACKLOG_SECONDS)
+
+
+def queued(spans: list[float], host_s: list[float], backlog_s: float) -> list[float]:
+    """Of the spans of a few calls those that were launched before they could begin: in the others the GPU waited for a
+    host that was late. All of them where none was: a call that waits for the GPU itself never can be."""
+    return [span for span, host in zip(spans, host_s, strict=True) if host <= backlog_s] or spans
 
 
 def span_seconds(to_end: float, to_idle: float) -> float:
@@ -361,13 +385,13 @@ class Cuda:
         self.index = index
         self.properties = torch.cuda.get_device_properties(index)
         # clock_rate is in kHz; newer versions of torch leave it out, and then 2 GHz is near enough for a backlog.
-        self.backlog_cycles = int(BACKLOG_SECONDS * getattr(self.properties, "clock_rate", 2_000_000) * 1e3)
+        self.cycles_per_s = getattr(self.properties, "clock_rate", 2_000_000) * 1e3
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.index)
 
-    def timer(self, clock: str) -> Timer:
-        return BusyTimer(self) if clock == BUSY else SpanTimer(self)
+    def timer(self, clock: str, backlog_s: float = BACKLOG_SECONDS) -> Timer:
+        return BusyTimer(self) if clock == BUSY else SpanTimer(self, backlog_s)
 
     def flush(self) -> None:
         """Read twice the L2 cache, after lines that were pinned in it are let go."""

@@ -209,6 +209,7 @@ def versions() -> dict[str, str | None]:
     import torch
 
     found = {name: version(name) for name in PACKAGES}
+    found["torch"] = torch.__version__  # with its build: 2.11.0+cu130, which its metadata need not tell
     found["cupy"] = next((v for name in CUPY if (v := version(name))), None)
     found["torch_cuda"] = torch.version.cuda
     found["python"] = platform.python_version()

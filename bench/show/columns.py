@@ -125,6 +125,8 @@ COLUMNS = {
     "warm": Column("warm ±95 %", "median_s", time_text, "warm", no_wrap=True),
     "time": _seconds("time", "median_s"),
     "span_s": _seconds("span", "span_s", no_wrap=True),
+    "uncopied_s": _seconds("without copies", "uncopied_s", no_wrap=True),
+    "launch_s": _seconds("launch", "launch_s", no_wrap=True),
     "graph_s": _seconds("graph", "graph_s", no_wrap=True),
     "speedup": Column("vs torch", "speedup", speed_text, no_wrap=True),
     "noise": _share("noise", "noise"),

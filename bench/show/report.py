@@ -34,9 +34,9 @@ from bench.show.texts import DASH, duration, percent
 
 TEMPLATE = "report.html.j2"
 LAYER = columns(
-    "check cold warm span_s graph_s speedup noise bytes_per_s flops_per_s of_ceiling workspace_bytes saved_bytes"
-    " peak_bytes sm_mhz energy_j compile_s registers spill_bytes shared_bytes occupancy deterministic configuration"
-    " notes"
+    "check cold warm uncopied_s span_s graph_s launch_s speedup noise bytes_per_s flops_per_s of_ceiling"
+    " workspace_bytes saved_bytes peak_bytes sm_mhz energy_j compile_s registers spill_bytes shared_bytes occupancy"
+    " deterministic configuration notes"
 )
 COUNTED = [
     *columns("phase dtype error_ratio moved_of_minimum sectors_per_request wavefronts_of_ideal kernels registers"),

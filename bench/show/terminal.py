@@ -117,12 +117,13 @@ class Screen:
         flops_matter: bool,
         on_gpu: bool = False,
     ) -> None:
-        """One line a variant. On a GPU the times by cache state are busy times, and two more clocks stand beside."""
+        """One line a variant. On a GPU the times by cache state are busy times, and two more clocks stand beside;
+        `launch` is the host's time for each kernel."""
         table = new_table(title)
         table.add_column("variant", overflow="fold", min_width=24, ratio=1)
         table.add_column("check", overflow="fold", min_width=8, max_width=48)
         shown = columns(" ".join(caches))
-        shown += [COLUMNS["span_s"].titled(f"span {caches[0]}"), COLUMNS["graph_s"]] if on_gpu else []
+        shown += [COLUMNS["span_s"].titled(f"span {caches[0]}"), *columns("graph_s launch_s")] if on_gpu else []
         rate = "flops_per_s" if flops_matter else "bytes_per_s"
         shown += columns(f"noise {rate} of_ceiling workspace_bytes speedup deterministic")
         add_columns(table, shown)
@@ -211,8 +212,13 @@ def gpu_facts(rows: list[Record]) -> list[str]:
     lines = []
     for row in (states[0] for states in by_variant(rows)):
         if share := row.get("launch_bound"):
-            gaps = "of its span the GPU waits for launches"
-            lines.append(f"{row['variant']} is launch-bound: {percent(share)} {gaps} (span {duration(row['span_s'])})")
+            spans = f"span {duration(row['span_s'])}" + (f", host {duration(row['host_s'])}" if "host_s" in row else "")
+            waits = f"{percent(share)} of it the GPU waits for launches"
+            lines.append(f"{row['variant']} is launch-bound: {waits} ({spans})")
+        if copies := row.get("copies"):
+            least, count = duration(row["uncopied_s"]), sum(copies.values())
+            ends = f"without the {count} cop{'y' if count == 1 else 'ies'} that end its call; speedups are against that"
+            lines.append(f"{row['variant']} takes {least} {row['cache']} {ends}")
         if reason := row.get("graph_evidence"):
             lines.append(f"{row['variant']} has no graph: {reason}")
     clocks = [mhz for row in rows if (mhz := row.get("sm_mhz"))]

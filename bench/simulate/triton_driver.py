@@ -231,4 +231,5 @@ def _flat(kinds: Iterable[Kind]) -> Iterator[str]:
 
 
 def _pointer(name: str, tensor: torch.Tensor) -> Argument:
-    return Argument(name, struct.pack("<Q", tensor.data_ptr()), (tensor,))
+    pointed = getattr(tensor, "tensors", ())  # of a table of addresses (kernels.triton.lists)
+    return Argument(name, struct.pack("<Q", tensor.data_ptr()), (tensor, *pointed))

@@ -86,7 +86,7 @@ def inspect(arena: Arena, brief: Brief, probes: Iterable[tuple[str, int, list[in
     """Judge what a call left behind. The arena holds what was handed back; the brief, what must be there."""
     if broken := arena.broken_fences():
         return Verdict("out_of_bounds", "; ".join(f"{name}: {what}" for name, what in broken.items()))
-    if changed := [n for n, buffer in arena.inputs.items() if not equal_bits({n: buffer}, {n: brief.values[n]})]:
+    if changed := [name for name, buffer in arena.inputs.items() if not brief.contents.held_by(name, buffer)]:
         return Verdict("input_changed", f"input {', '.join(changed)} changed")
     if late := arena.late(probes):
         return Verdict("late", late)

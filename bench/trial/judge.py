@@ -7,6 +7,11 @@
 
 Truth is in the judge's memory alone. A variant's process gets inputs, and hands back everything that a call was given
 and left behind, raw (bench/core/shared.py).
+
+Where variants run on a GPU the judge works there too: inputs are laid into a window of the device's memory, from which
+a variant's process copies them, and into which it copies what a call left. The judge owns the window and keeps nothing
+in it: inputs are laid anew each time they are asked for, outputs copied out before anything is looked at. Where a
+process cannot map it, all goes through the host's memory, and a note says why.
 """
 
 import functools
@@ -18,32 +23,41 @@ from typing import Any, TypeVar, cast
 import torch
 
 from bench.core import process
-from bench.core.arena import Arena, memory_in, poison_of
-from bench.core.case import Case, Values, draw
-from bench.core.contents import changed
+from bench.core.arena import Arena, handed_bytes, memory_in, poison_of
+from bench.core.case import Case, Values
+from bench.core.contents import Contents
 from bench.core.process import Process, ProcessFailed
-from bench.core.shared import Box, Given, opened, stored
+from bench.core.shared import Box, Given, Window, ipc_of, opened, placed, put_into, stored
 from bench.core.variants import Variant
+from bench.machine.devices import is_gpu, open_device
 from bench.trial import checks, truth
 from bench.trial.checks import Verdict
-from bench.trial.truth import Brief, Yard
+from bench.trial.truth import Brief, Means, Yard
 
 TRUTH_LIMIT_S = 600.0  # truth in fp64 may take longer than any variant
 Content = tuple[int, int]  # which draw, and the seed that changes it (bench/core/contents.py)
 AS_DRAWN: Content = (0, 0)
+UNMAPPED = "unmapped"  # how a command fails whose process cannot map the judge's window
+CONTEXT = 600 << 20  # bytes of a process that uses a GPU before it has a tensor
+TWO_CALLS = 1 << 30  # bytes of what a call leaves up to which a window has room for two
 
 
 @dataclass(frozen=True)
 class Handed:
     """What a call left behind: where it lies, and what the guard bands and the poison were made from."""
 
-    path: str
+    path: str  # "": in the judge's window
     size: int
     start: int  # bytes into it
     workspace_bytes: int | None
     guard: int
     poison: int
     probes: list[tuple[str, int, list[int]]]  # seen at once after the call: output, start, bits
+    window: str = ""  # its name
+
+
+class Lost(Exception):
+    """What was handed back lies in the window of a judge that is no more."""
 
 
 @dataclass
@@ -56,18 +70,24 @@ class Known:
     given: list[Given]
     yards: dict[Content, list[Yard]] = field(default_factory=dict)
 
-    def values(self, content: Content) -> Values:
+    def contents(self, content: Content) -> Contents:
         entry, seed = content
-        return changed(self.case, self.draws[entry], seed) if seed else self.draws[entry]
+        return Contents(self.case, self.draws[entry], seed)
 
 
 class JudgeRoom(process.Room):
     """The inside of the judge's process."""
 
-    def __init__(self, threads: int):
+    def __init__(self, threads: int, device: str = "cpu"):
         if threads:
             torch.set_num_threads(threads)
+        self.device = open_device(device) if is_gpu(device) else None
+        self.where = truth.where_of(self.device, device) if self.device else truth.CPU
+        self.ipc = ipc_of(self.device) if self.device else None
+        self.window: Window | None = None
+        self.refused = "" if self.ipc else "the device's memory cannot be shared"
         self.known: dict[str, Known] = {}
+        self.rates: tuple[float, float] | None = None
 
     def prepare(self, cases: list[Case], yardstick: Variant | None, truth_too: bool) -> list[list[Given]]:
         """Draw each case, as it is proved; where its inputs lie."""
@@ -77,13 +97,57 @@ class JudgeRoom(process.Room):
         return given
 
     def draws(self, case: Case, seeds: list[int]) -> list[Given]:
-        """Draw a case with each seed; where the inputs lie."""
+        """Draw a case with each seed; where the inputs lie. Those on a GPU lie nowhere before they are laid."""
         key = str(case)
         if key not in self.known:
-            drawn = [draw(replace(case, seed=seed)) for seed in seeds]
-            boxes, given = zip(*map(stored, drawn), strict=True)
-            self.known[key] = Known(case, drawn, list(boxes), list(given))
+            drawn = [truth.drawn(replace(case, seed=seed), self.where) for seed in seeds]
+            self.known[key] = Known(case, drawn, [], [])
+            if not self.device:
+                self._store(self.known[key])
         return self.known[key].given
+
+    @staticmethod
+    def _store(known: Known) -> None:
+        boxes, given = zip(*map(stored, known.draws), strict=True)
+        known.boxes, known.given = list(boxes), list(given)
+
+    def lay(self, case: Case, host: bool, why: str) -> list[Given]:
+        """Put a case's draws where another process can get at them: into the window, or into boxes of the host's
+        memory, and why."""
+        known = self.known[str(case)]
+        if host or self.refused:
+            if not known.given:
+                self._store(known)
+            return [replace(given, note=why if host else self.refused) for given in known.given]
+        tables, end = [], 0
+        for values in known.draws:
+            table, end = placed(values, end)
+            tables.append(table)
+        left = handed_bytes(case)
+        try:
+            window = self._window_of(max(end, left if left > TWO_CALLS else 2 * left))
+        except OSError as error:
+            self.refused = f"the judge's memory on the device cannot be shared: {error}"
+            return self.lay(case, host, why)
+        for table, values in zip(tables, known.draws, strict=True):
+            put_into(window.bytes, table, values)
+        assert self.device
+        self.device.synchronize()
+        return [Given("", len(window.bytes), table, window.name) for table in tables]
+
+    def _window_of(self, size: int) -> Window:
+        """The window, of at least this size."""
+        assert self.ipc and self.device
+        if self.window is None or len(self.window.bytes) < size:
+            self._close_window()
+            self.device.release_unused()
+            self.window = self.ipc.window(max(1, size))
+        return self.window
+
+    def _close_window(self) -> None:
+        if self.window:
+            self.window.close()
+        self.window = None
 
     def truths(self, case: Case, yardstick: Variant | None, contents: list[Content]) -> None:
         """Work out the truth of some contents."""
@@ -91,32 +155,72 @@ class JudgeRoom(process.Room):
         for content in contents:
             if content not in known.yards:
                 like = next(iter(known.yards.values()), None)
-                known.yards[content] = truth.yards_of(case, known.values(content), yardstick, like=like)
+                known.yards[content] = truth.yards_of(case, known.contents(content), yardstick, self.where, like)
+                truth.let_go(known.yards[content])
+        if len(contents) > 1 or contents != [AS_DRAWN]:  # a timed shape: what is held for later may be gigabytes
+            self._release()
 
     def judge(self, case: Case, content: Content, handed: Handed) -> Verdict:
         known = self.known[str(case)]
-        values = known.values(content)
-        arena = laid_out(case, handed, values)
-        return checks.inspect(arena, Brief(case, values, known.yards[content]), handed.probes)
+        contents = known.contents(content)
+        arena = self.laid_out(case, handed, contents.drawn)
+        verdict = checks.inspect(arena, Brief(case, contents, known.yards[content]), handed.probes)
+        truth.let_go(known.yards[content])
+        if content != AS_DRAWN:
+            del arena
+            self._release()
+        return verdict
 
     def same(self, case: Case, one: Handed, other: Handed) -> bool:
         """Whether the outputs of two calls are equal, bit by bit."""
-        return checks.same(laid_out(case, one, {}), laid_out(case, other, {}))
+        return checks.same(self.laid_out(case, one, {}), self.laid_out(case, other, {}))
+
+    def means(self) -> Means | None:
+        """What there is for judging; None on a CPU."""
+        if not self.device:
+            return None
+        self.rates = self.rates or truth.rates_of(self.device)
+        self.device.release_unused()
+        flops, size = self.rates
+        context = getattr(self.device, "context_bytes", CONTEXT)
+        return Means(free_bytes=self.device.free_bytes(), context_bytes=context, flops_per_s=flops, bytes_per_s=size)
 
     def forget(self) -> None:
         for known in self.known.values():
             for box in known.boxes:
                 box.close()
         self.known.clear()
+        self._close_window()
+        self._release()
 
+    def laid_out(self, case: Case, handed: Handed, values: Values) -> Arena:
+        """What was handed back, as an arena."""
+        memory = memory_in(self._bytes_of(handed)[handed.start :])
+        arena = Arena(case, self.where.place, handed.workspace_bytes, handed.guard, memory)
+        arena.poison = poison_of(handed.poison)
+        arena.initial = {name: values[name] for name in arena.outputs if values.get(name) is not None}
+        return arena
 
-def laid_out(case: Case, handed: Handed, values: Values) -> Arena:
-    """What was handed back, as an arena."""
-    box = opened(handed.path, handed.size)
-    arena = Arena(case, "cpu", handed.workspace_bytes, handed.guard, memory_in(box[handed.start :]))
-    arena.poison = poison_of(handed.poison)
-    arena.initial = {name: values[name] for name in arena.outputs if values.get(name) is not None}
-    return arena
+    def _bytes_of(self, handed: Handed) -> torch.Tensor:
+        """A copy of them: who has the window mapped cannot change what is looked at."""
+        if not handed.window:
+            return opened(handed.path, handed.size).to(self.where.place)
+        if self.window is None or handed.window != self.window.name:
+            raise Lost("the outputs of this call were lost with the judge's process, which had to be begun anew")
+        return self.window.bytes[: handed.size].clone()
+
+    def _release(self) -> None:
+        if self.device:
+            self.device.release_unused()
+
+    def broken(self) -> bool:
+        """Whether the device is of no more use: an illegal address, say, ends a CUDA context."""
+        try:
+            if self.device:
+                self.device.synchronize()
+        except Exception:
+            return True
+        return False
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -136,8 +240,10 @@ def _in_turn(method: Method) -> Method:
 class Judge:
     """The parent's end. A judge that is killed is started again, and knows again what the old one knew."""
 
-    def __init__(self, threads: int = 0):
-        self.threads = threads
+    def __init__(self, threads: int = 0, device: str = "cpu"):
+        """device: that variants run on, by its name; the judge works there too."""
+        self.threads, self.device = threads, device
+        self.host = ""  # why inputs go through the host's memory, once they do
         self._process: Process | None = None
         self._waiting: tuple[str, dict[str, Any]] | None = None  # a command whose answer has not been taken
         self._asked: list[tuple[str, dict[str, Any]]] = []  # all that the process knows
@@ -159,7 +265,7 @@ class Judge:
     def start(self) -> Process:
         if self._process is None or not self._process.alive:
             self._close()
-            self._process = Process(JudgeRoom, self.threads, limit=TRUTH_LIMIT_S)
+            self._process = Process(JudgeRoom, self.threads, self.device, limit=TRUTH_LIMIT_S)
             for command, arguments in self._asked:
                 self._took(command, arguments, self._process.ask(command, **arguments))
         return self._process
@@ -215,11 +321,30 @@ class Judge:
                 self._close()
 
     @_in_turn
-    def given(self, case: Case) -> Given:
-        """Where a prepared case's inputs lie: in memory that ends with the judge: one that was killed is begun anew."""
+    def given(self, case: Case, device: str | None = None) -> Given:
+        """Where a prepared case's inputs lie: in memory that ends with the judge: one that was killed is begun anew.
+        device: of the process that they are for, where it is not the judge's own."""
+        if is_gpu(self.device):
+            elsewhere = device not in (None, self.device)
+            return self._ask("lay", case=case, host=True, why="")[0] if elsewhere else self._laid(case)[0]
         self._collect()
         self._try(self.start)
         return self._given[str(case)][0]
+
+    def _laid(self, case: Case) -> list[Given]:
+        """Inputs on a GPU, laid anew: nobody can have changed them for the next one who asks."""
+        return self._ask("lay", case=case, host=bool(self.host), why=self.host)
+
+    def with_inputs(self, ask: Callable[[], Any]) -> Any:
+        """What comes of a command that a process is given inputs for; asked again, through the host's memory, where it
+        cannot map the window. Raises ProcessFailed."""
+        try:
+            return ask()
+        except ProcessFailed as failure:
+            if failure.status != UNMAPPED:
+                raise
+            self.host = failure.evidence
+        return ask()
 
     @_in_turn
     def pool(
@@ -234,10 +359,17 @@ class Judge:
     @_in_turn
     def draws_of(self, case: Case) -> list[Given]:
         """Where the draws of a timed case lie. Does not wait for their truth, unless the judge has to be begun anew."""
+        if is_gpu(self.device):
+            return self._laid(case)
         if self._process is None or not self._process.alive:
             self._collect()
             self._try(self.start)
         return self._given[str(case)]
+
+    @_in_turn
+    def means(self) -> Means | None:
+        """What a GPU has for judging; None on a CPU."""
+        return self._ask("means") if is_gpu(self.device) else None
 
     @_in_turn
     def ready(self) -> None:

@@ -76,13 +76,15 @@ def prove(
     timed: Mapping[str, Sequence[Shape]] = {},
     kept: dict[str, Worker] | None = None,
     thorough: bool = True,
+    count: bool = True,
     smoke: bool = False,
 ) -> Iterator[Proof]:
     """Prove a variant's phases in one worker; after a crash or a hang the next phase gets a fresh one.
 
     timed: shapes, by phase, that it will be timed at; slices of them are proved too. kept: where the worker is put, by
     the variant's name, if it can go on to be timed. thorough: every structured case on every shape; never in the
-    simulator. smoke: a single case, which is a look and no proof.
+    simulator. count: what is simulated is also counted, at a larger shape. smoke: a single case, which is a look and no
+    proof.
     """
     worker = None
     if variants.simulated(variant, setting.device, setting.simulate):
@@ -93,13 +95,13 @@ def prove(
         proof = Proof(variant, phase, dtype, seeds=list(seeds))
         cases = cases_for(variant, phase, dtype, seeds, timed.get(phase, ()), setting, thorough)
         cases = cases[:SMOKE_CASES] if smoke else cases
-        counted = [counted_case(variant.layer, phase, dtype)] if setting.simulate else []
+        counted = [counted_case(variant.layer, phase, dtype)] if setting.simulate and count else []
         try:
             judge.prepare([*cases, *counted], yardstick)
             if worker is None or not worker.alive:
                 worker = Worker(variant, setting)
             _prove_phase(proof, cases, worker, judge, setting, progress, most=1 if smoke else None)
-            if setting.simulate and proof.ok:
+            if counted and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
                 _count(proof, worker, judge, setting)
         except ProcessFailed as failure:
@@ -147,9 +149,13 @@ def _prove_phase(
         if most is not None and proof.cases >= most:
             break
         progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
-        given = judge.given(case)
+
+        def ask(case: Case = case) -> Proved:
+            given, seed = judge.given(case, setting.device), secrets.randbits(40)
+            return worker.ask("prove", limit=limit, case=case, given=given, seed=seed)
+
         try:
-            proved: Proved = worker.ask("prove", limit=limit, case=case, given=given, seed=secrets.randbits(40))
+            proved = judge.with_inputs(ask)
         except ProcessFailed as failure:
             if failure.status == "skipped":
                 proof.unsupported += [failure.evidence] if failure.evidence not in proof.unsupported else []
@@ -186,7 +192,7 @@ def builds_each_shape(variant: Variant) -> bool:
 def _count(proof: Proof, worker: Worker, judge: Judge, setting: Setting) -> None:
     """Have the simulator count a call, which must be right and move what it cannot do without."""
     case = counted_case(proof.variant.layer, proof.phase, proof.dtype)
-    given, seed = judge.given(case), secrets.randbits(40)
+    given, seed = judge.given(case, setting.device), secrets.randbits(40)
     counts, handed = worker.ask("count", limit=setting.prepare_limit, case=case, given=given, seed=seed)
     verdict = judge.judge(case, handed)
     moved = counts["moved_of_minimum"]

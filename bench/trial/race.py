@@ -15,19 +15,22 @@ turn, cold or warm, the last turns too. A variant's process hears which only whe
 """
 
 import random
+import secrets
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, compress
 
 from bench.core import stats
 from bench.core.case import Case
-from bench.core.process import ProcessFailed, pause
+from bench.core.process import ProcessFailed, end_all, pause
 from bench.core.shared import Given
 from bench.core.variants import Variant
 from bench.machine import facts
-from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu
-from bench.trial import checks, world
+from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu, queued
+from bench.trial import checks, needs, world
 from bench.trial.judge import Content, Judge
 from bench.trial.room import Moments, Ready, Replays, Sample, Setting
 from bench.trial.worker import Worker
@@ -35,6 +38,7 @@ from reference import contract
 
 TURN_SECONDS = 0.04  # one turn of a fast contestant
 MAX_CALLS_A_TURN = 50
+SETTLING = 2  # processes that are made ready for a case at once: nothing is measured yet
 FIRST_ROUNDS = 3  # taken by everyone, …
 SLOW_ROUNDS, SLOW_SECONDS = 2, 1.0  # … but this many where one call takes so long
 MIN_ROUNDS = 5  # before the stopping rule is asked
@@ -42,9 +46,7 @@ COLD_ONLY_SECONDS = 0.2  # a call this long is timed cold only: its working set 
 MAX_ROUNDS = 60
 SPAN_CALLS = 10  # a turn: a median of them stands beside the busy time
 COLD, WARM = "cold", "warm"
-TRUTHS = 3  # contents whose truth is known, besides those of the last turns; …
-DEAR_FLOPS, DEAR_BYTES = 2e9, 1 << 28  # … one where it takes more than this, or its outputs do
-DRAWS, DRAWN_BYTES = 3, 1 << 27  # draws; one where a draw is larger
+PARKED = "the contestants' memory is too large to be there all at once"
 COME_BACK = 0.1  # of the calls that are not judged get contents that others judge
 JUDGED_SHARE = 0.5  # of turns, as long as none was judged
 HIDDEN_SECONDS = 2e-3  # in each of so many calls: a process's clock does not tell all
@@ -72,8 +74,11 @@ class Contestant:
     status: str = "ok"
     evidence: str = ""
     samples: dict[str, list[list[float]]] = field(default_factory=dict)  # of the clock that ranks
+    uncopied: dict[str, list[list[float]]] = field(default_factory=dict)  # the same without the copies that end a call
+    copies: dict[str, int] = field(default_factory=dict)  # those of one call, by name
     cpu: dict[str, list[list[float]]] = field(default_factory=dict)
     spans: dict[str, list[list[float]]] = field(default_factory=dict)
+    hosts: list[float] = field(default_factory=list)  # seconds that launching a call took the host
     graphs: list[list[float]] = field(default_factory=list)  # a call's share of a replay, warm
     graph_evidence: str = ""  # why there are none
     rounds: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # (process, round) of each
@@ -112,6 +117,16 @@ class Contestant:
             return None
         return stats.median_ci(self.samples[cache], [p for p, _ in self.rounds[cache]])
 
+    def least(self, cache: str) -> list[list[float]]:
+        """The samples that others are compared with: a library is not blamed for copying its results to where the
+        contract wants them."""
+        return self.uncopied[cache] if self.copies else self.samples[cache]
+
+    def least_median(self, cache: str) -> float | None:
+        if not self.samples.get(cache):
+            return None
+        return stats.median_ci(self.least(cache), [p for p, _ in self.rounds[cache]])[0]
+
     def noise(self, cache: str) -> float | None:
         return stats.noise(self.samples[cache]) if self.samples.get(cache) else None
 
@@ -130,11 +145,12 @@ class Timing:
 
 
 def ratio_ci(a: Contestant, b: Contestant, cache: str) -> stats.Interval | None:
-    """(ratio, low, high) of a's time over b's, from the rounds both took part in."""
+    """(ratio, low, high) of a's time over b's, from the rounds both took part in; copies that end a library's call are
+    left out."""
     if not a.samples.get(cache) or not b.samples.get(cache):
         return None
-    of_b = dict(zip(b.rounds[cache], b.samples[cache], strict=True))
-    of_a = zip(a.rounds[cache], a.samples[cache], strict=True)
+    of_b = dict(zip(b.rounds[cache], b.least(cache), strict=True))
+    of_a = zip(a.rounds[cache], a.least(cache), strict=True)
     both = [(where, samples) for where, samples in of_a if where in of_b]
     if not both:
         return None
@@ -150,6 +166,7 @@ class Pool:
     draws: int
     judged: list[Content]  # at any time; they may come back
     closing: dict[str, Content]  # by cache state: judged in the last turn, and never seen before
+    parked: bool = False  # contestants have their memory in their turns alone
 
     @property
     def given(self) -> list[Given]:
@@ -178,7 +195,7 @@ def race(
     canary = None
     stopped = ""
     progress("drawing the timed calls' contents")
-    pool = _pool(case, yardstick, judge, effort.caches, randomness)
+    pool = _pool(case, yardstick, judge, effort.caches, randomness, len(contestants))
     for process in range(effort.processes):
         _start(contestants, case, pool, setting, randomness, progress)
         if is_gpu(setting.device) and WARM in effort.caches:
@@ -190,7 +207,7 @@ def race(
         turns = Turns(case, judge, pool, process, effort, randomness)
         stopped = _rounds(contestants, turns, progress)
         if is_gpu(setting.device) and process == 0:
-            _energy(contestants, progress)
+            _energy(contestants, pool, progress)
         for c in contestants:
             _let_go(c, workers if process == effort.processes - 1 else None)
     noise_floor = _noise_floor(contestants, effort.caches)
@@ -200,26 +217,43 @@ def race(
 def _let_go(c: Contestant, workers: dict[str, Worker] | None) -> None:
     worker, c.worker = c.worker, None
     if worker and worker.alive and workers is not None and not c.control:
+        if is_gpu(worker.setting.device):
+            with suppress(ProcessFailed):  # others need the memory of this case
+                worker.ask("leave")
         workers[c.variant.name] = worker
     elif worker:
         worker.close()
 
 
 def _pool(
-    case: Case, yardstick: Variant | None, judge: Judge, caches: tuple[str, ...], randomness: random.Random
+    case: Case,
+    yardstick: Variant | None,
+    judge: Judge,
+    caches: tuple[str, ...],
+    randomness: random.Random,
+    contestants: int = 1,
 ) -> Pool:
     """Few draws, and few truths, where they are dear."""
-    p = contract.pass_of(case.module, case.phase)
-    inputs = sum(t.bytes(case.shape) for t in p.tensors() if t in p.inputs or t.inplace or t.accumulates)
-    dear = contract.flops(case.module, case.shape, case.phase) > DEAR_FLOPS
-    dear |= sum(t.bytes(case.shape) for t in p.outputs) > DEAR_BYTES
-    draws = 1 if inputs > DRAWN_BYTES else DRAWS
-    known = [
-        (randomness.randrange(draws), randomness.getrandbits(40)) for _ in range(len(caches) + (1 if dear else TRUTHS))
-    ]
+    wanted = needs.of(case, len(caches), contestants, judge.means())
+    draws = wanted.draws
+    known = [(randomness.randrange(draws), randomness.getrandbits(40)) for _ in range(len(caches) + wanted.truths)]
     seeds = [randomness.getrandbits(31) for _ in range(draws)]
     judge.pool(case, yardstick, seeds, known)
-    return Pool(judge, case, draws, known[len(caches) :], dict(zip(caches, known, strict=False)))
+    closing = dict(zip(caches, known, strict=False))
+    return Pool(judge, case, draws, known[len(caches) :], closing, wanted.parked)
+
+
+def _enter(c: Contestant, pool: Pool, seed: int) -> None:
+    """Give a contestant its memory, where it has it in its turns alone."""
+    assert c.worker
+    worker, limit = c.worker, c.worker.setting.prepare_limit
+    if pool.parked:
+        pool.judge.with_inputs(lambda: worker.ask("enter", limit=limit, case=pool.case, pool=pool.given, seed=seed))
+
+
+def _leave(c: Contestant, pool: Pool) -> None:
+    if pool.parked and c.worker and c.worker.alive:
+        c.worker.ask("leave")
 
 
 def _start(
@@ -230,20 +264,43 @@ def _start(
     randomness: random.Random,
     progress: Callable[[str], None],
 ) -> None:
-    for c in contestants:
-        if not c.running:
-            continue
+    running = [c for c in contestants if c.running]
+    if not is_gpu(setting.device):
+        progress("setting up")
+        with ThreadPoolExecutor(max_workers=SETTLING) as threads:
+            try:
+                list(threads.map(lambda c: _settle(c, case, pool, setting), running))
+            except BaseException:  # Ctrl-C, say: no thread waits for its process any more
+                end_all()
+                raise
+    for c in running:
         progress(f"warming up {c.label}")
         _warm_up(c, case, pool, setting, randomness)
 
 
+def _settle(c: Contestant, case: Case, pool: Pool, setting: Setting) -> None:
+    """A worker for the contestant, with memory for the case."""
+    if c.worker is None or not c.worker.alive:
+        c.worker = Worker(c.variant, setting)
+    try:
+        c.worker.ask("settle", limit=setting.prepare_limit, case=case, pool=pool.given, seed=secrets.randbits(40))
+    except ProcessFailed as failure:
+        c.drop(failure.status, failure.evidence)
+
+
 def _warm_up(c: Contestant, case: Case, pool: Pool, setting: Setting, randomness: random.Random) -> None:
-    """A worker for the contestant, with the case set up."""
+    """Whatever is done once, then calls until they are warm."""
+    if not c.running:
+        return
     if c.worker is None or not c.worker.alive:
         c.worker = Worker(c.variant, setting)
     seed = randomness.getrandbits(40)
+    worker, limit = c.worker, setting.prepare_limit
     try:
-        done: Ready = c.worker.ask("ready", limit=setting.prepare_limit, case=case, pool=pool.given, seed=seed)
+        done: Ready = pool.judge.with_inputs(
+            lambda: worker.ask("ready", limit=limit, case=case, pool=pool.given, seed=seed)
+        )
+        _leave(c, pool)
     except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return
@@ -272,6 +329,8 @@ def _capture(
 ) -> None:
     """Have each capture its graph. A capture that breaks may leave anything behind: the worker is replaced."""
     for c in contestants:
+        if pool.parked:
+            c.graph_evidence = PARKED
         if not c.running or c.control or c.graph_evidence or c.call_s > COLD_ONLY_SECONDS:
             continue
         assert c.worker
@@ -284,14 +343,16 @@ def _capture(
             _warm_up(c, case, pool, setting, randomness)
 
 
-def _energy(contestants: list[Contestant], progress: Callable[[str], None]) -> None:
+def _energy(contestants: list[Contestant], pool: Pool, progress: Callable[[str], None]) -> None:
     for c in contestants:
         if not c.running or c.control:
             continue
         assert c.worker
         progress(f"energy of {c.label}")
         try:
+            _enter(c, pool, seed=1)
             c.energy_j = c.worker.ask("energy", busy_s=c.busy_s)
+            _leave(c, pool)
         except ProcessFailed as failure:
             c.drop(failure.status, f"while energy was measured: {failure.evidence}")
 
@@ -366,17 +427,21 @@ class Turns:
         caches = self.effort.caches[:1] if c.call_s > COLD_ONLY_SECONDS else self.effort.caches
         clocks = clocks_of(c.worker.setting.device)
         try:
+            _enter(c, self.pool, self.randomness.getrandbits(40))
             for cache in caches:
                 done = self._calls(c, cache, clocks[0], calls, self._which(c, cache, calls, last))
                 if done["seconds"]:
                     c.samples.setdefault(cache, []).append(done["seconds"])
                     c.cpu.setdefault(cache, []).append(done["cpu_s"])
+                    c.uncopied.setdefault(cache, []).append(done["uncopied_s"])
                     c.rounds.setdefault(cache, []).append((self.process, round_))
                 c.kernels_ran = c.kernels_ran or done["kernels"]
+                c.copies = c.copies or done["copies"]
                 if done["state"]:
                     c.states.append(done["state"])
                 if SPAN in clocks and not c.control:
                     self._beside(c, cache, min(calls, SPAN_CALLS), last)
+            _leave(c, self.pool)
         except ProcessFailed as failure:
             c.drop(failure.status, failure.evidence)
         return time.monotonic() - start - self.judging
@@ -412,7 +477,9 @@ class Turns:
             if judged and i == judged[0]:
                 self._judge(c, content, "in a timed call")
         done: Sample = c.worker.ask("end")
-        if len(done["seconds"]) != calls or len(done["cpu_s"]) not in (0, calls):
+        hosts = calls if clock == SPAN else 0
+        others = {len(done["cpu_s"]), len(done["uncopied_s"])}
+        if len(done["seconds"]) != calls or not others <= {0, calls} or len(done["host_s"]) != hosts:
             raise ProcessFailed("wrong", f"clock in a timed call: times of {len(done['seconds'])} calls, not {calls}")
         if clock == WALL and len(c.hidden) >= FEWEST_CLOCKED and min(c.hidden) > HIDDEN_SECONDS:
             evidence = f"every call took {min(c.hidden) * 1e3:.3g} ms more by the clock here than by its own"
@@ -427,7 +494,9 @@ class Turns:
             ran = ", ".join(done["alien"])
             raise ProcessFailed("wrong", f"library in a timed call: says it is its own code, yet ran {ran}")
         # Whoever remembers an answer may be quick with it: it is not timed.
-        done["seconds"], done["cpu_s"] = ([*compress(times, new)] for times in (done["seconds"], done["cpu_s"]))
+        done["seconds"] = [*compress(done["seconds"], new)]
+        done["cpu_s"], done["host_s"] = ([*compress(done[name], new)] for name in ("cpu_s", "host_s"))
+        done["uncopied_s"] = [*compress(done["uncopied_s"], new)]
         return done
 
     def _content(self, calls: int) -> Content:
@@ -457,7 +526,9 @@ class Turns:
     def _beside(self, c: Contestant, cache: str, calls: int, last: bool) -> None:
         """The clocks that do not rank: spans, and where calls are warm a graph."""
         assert c.worker
-        if spans := self._calls(c, cache, SPAN, calls, None)["seconds"]:
+        done = self._calls(c, cache, SPAN, calls, None)
+        c.hosts += done["host_s"]
+        if spans := queued(done["seconds"], done["host_s"], done["backlog_s"]):
             c.spans.setdefault(cache, []).append(spans)
         if cache == WARM and not c.graph_evidence:
             # What is updated in place, or added to, has been so by every call of the graph: no truth is known of that.

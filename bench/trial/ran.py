@@ -17,14 +17,17 @@ import struct
 import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 
 from bench import HOME
 from bench.core.variants import Variant
-from bench.machine.devices import BUSY, Device, Kernel
+from bench.machine.devices import BUSY, Device, Kernel, busy_seconds
 from kernels import cache_dir
 
 COPIES = ("Memcpy", "Memset")
+# A copy from the device to itself: the driver's, and ATen's kernels for copy_ (the last is the made-up GPU's).
+COPY = re.compile(r"^Memcpy (DtoD|Device)|copy_kernel_cuda|\bcopy__kernel\b")
 NAME_LENGTH = 100  # of a kernel's name in a record
 
 
@@ -42,6 +45,19 @@ def watch(device: Device, call: Callable[[], object]) -> tuple[list[Kernel], int
         timer.stop()
         _, peak = device.memory()
     return timer.kernels[0], peak - before
+
+
+def last_copies(kernels: list[Kernel]) -> list[Kernel]:
+    """The copies on the device that end a call: a library's results on their way to where the contract wants them.
+    None where the call is nothing but copies."""
+    copies = list(takewhile(lambda k: COPY.search(k.name), sorted(kernels, key=lambda k: -k.start)))
+    return [] if len(copies) == len(kernels) else copies[::-1]
+
+
+def uncopied_seconds(kernels: list[Kernel]) -> float:
+    """The busy time of a call without the copies that end it."""
+    copies = last_copies(kernels)
+    return busy_seconds([k for k in kernels if k not in copies])
 
 
 def counts(kernels: Iterable[Kernel]) -> dict[str, int]:

@@ -10,6 +10,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -24,27 +25,39 @@ from bench.core.case import Case, Values, each, map
 from bench.core.evidence import line_of, one_line, telling
 from bench.core.process import ProcessFailed
 from bench.core.replies import Seconds
-from bench.core.shared import Box, Given, opened, values_in
+from bench.core.shared import Box, Given, ipc_of, opened, values_in
 from bench.core.variants import Variant
 from bench.gpu.counts import counted, resources
-from bench.gpu.launches import configured_call, launches_of
+from bench.gpu.launches import configured_call, launches_of, untuned
 from bench.machine import ceilings, profiling
-from bench.machine.devices import GRAPH, Timer, busy_seconds, is_gpu, is_made_up, open_device
+from bench.machine.devices import (
+    BACKLOG_SECONDS,
+    GRAPH,
+    SPAN,
+    Timer,
+    backlog_of,
+    busy_seconds,
+    is_gpu,
+    is_made_up,
+    open_device,
+)
 from bench.machine.facts import GpuState
 from bench.machine.profiling import ANOTHER_PROFILER
 from bench.machine.ranges import span
 from bench.records.record import Counts, Resources
 from bench.trial import attest, ran, world
 from bench.trial.checks import Watched
-from bench.trial.judge import Handed
+from bench.trial.judge import UNMAPPED, Handed
+from bench.trial.refusals import refusal
 from bench.trial.world import PERF_COUNTER_NS
 from kernels import Unavailable
 
 SETTLE_SECONDS = 1e-3  # after a call that is handed back: who works on in another thread, or by a timer, does it now
 WARM_UP_SECONDS = 0.1
 WARM_UP_CALLS = 2
+HOST_CALLS = 3  # of which the host's time is taken before the first span
 ARENAS = 3  # on a GPU calls take turns among so many copies of all tensors, at other addresses, …
-ARENA_SHARE = 0.1  # … each of which is no larger than this share of the free memory
+ARENA_SHARE = 0.02  # … each of which is no larger than this share of the free memory: others need theirs too
 CANARY_BYTES = 8 << 20  # on a CPU; on a GPU a quarter of its cache
 CANARY_READS = 5
 GRAPH_SECONDS = 1e-3  # a graph holds so many calls that a replay takes this long, …
@@ -105,7 +118,11 @@ class Sample(TypedDict):
 
     seconds: list[Seconds]
     cpu_s: list[Seconds]
+    host_s: list[Seconds]  # of spans: until the host had launched all
+    backlog_s: Seconds  # of spinning before each span
     kernels: dict[str, int]
+    uncopied_s: list[Seconds]  # of a library's calls on a GPU: without the copies that end them, …
+    copies: dict[str, int]  # … which in the last call were these
     alien: list[str]  # kernels of a GPU that are not the variant's own
     state: GpuState
     changed: str
@@ -121,6 +138,10 @@ class Tampered(Exception):
     """Loading or preparing a variant, or its first call, changed the process for others."""
 
 
+class Unmapped(Exception):
+    """This process cannot map the judge's window: its inputs must come through the host's memory."""
+
+
 class Room(process.Room):
     """One variant in one process. `variant` None: only its device is asked."""
 
@@ -129,6 +150,9 @@ class Room(process.Room):
         self.device_name = setting.device
         self.on_gpu = is_gpu(setting.device)
         self.device = open_device(setting.device)
+        self.ipc = ipc_of(self.device) if self.on_gpu else None
+        self.window: tuple[str, int] | None = None  # of the judge's: name and bytes, where outputs are put
+        self.through_host = ""  # why inputs or outputs went through the host's memory
         if setting.threads:
             torch.set_num_threads(setting.threads)
         if setting.simulate and variant and variant.gpu_code:
@@ -139,8 +163,10 @@ class Room(process.Room):
         self.arenas: list[Arena] = []  # one and, while a GPU is timed, copies of it
         self.last: Arena | None = None  # of the last call
         self.pool: list[Values] = []  # draws that timed calls are given, where the device reads them
+        self.settled: Case | None = None  # that timing will begin with
         self.box: Box | None = None  # what is handed back
         self.timer: Timer | None = None
+        self.backlog_s = BACKLOG_SECONDS  # before a span of this case
         self.turns = 0
         self.replay: Callable[[], None] | None = None  # of a graph of `graph_calls` calls
         self.graph_calls = 0
@@ -159,6 +185,8 @@ class Room(process.Room):
     @staticmethod
     def explain(error: BaseException) -> ProcessFailed:
         """By an error's type and message, and the last line of the variant's own code."""
+        if isinstance(error, Unmapped):
+            return ProcessFailed(UNMAPPED, one_line(error))
         if isinstance(error, Unavailable):
             return ProcessFailed("skipped", one_line(error))
         if isinstance(error, Tampered):
@@ -166,6 +194,8 @@ class Room(process.Room):
         if isinstance(error, simulate.SimulationError):  # the kernel is wrong, whatever it computed
             told = error.evidence().removeprefix(f"{error.kernel}: ")
             return ProcessFailed("wrong", f"{told} (in {error.kernel})")
+        if refused := refusal(error):  # a library has no kernel for it
+            return ProcessFailed("skipped", refused)
         said = telling(error)
         if type(error).__name__ == "OutOfResources":  # Triton's: no such GPU can launch it at this shape
             return ProcessFailed("skipped", said)
@@ -185,17 +215,16 @@ class Room(process.Room):
     def prove(self, case: Case, given: Given, seed: int) -> Proved:
         """Two calls of a case: one is watched, the other is not, and both hand back what they left."""
         self._enter_case(case, seed)
-        self.arena.load(_values(given))
+        self.arena.load(self._values(given))
         assert self.variant
         if case.phase not in self.entered:
-            self.prepare()
+            self.prepare(tuned=False)  # no time is taken of these shapes
             self._first_call()
             self.entered.add(case.phase)
         elif not self.variant.own_code:  # torch.compile sets what it likes while it builds for a new shape
             self._first_call()
-        self.box = self._box(2)
         watched, counts, probes = self._watched_call(seed, warm=False)
-        first = self._hand_back(probes, 0)
+        first = self._hand_back(probes, 0, calls=2)
         self.arena.reset(seed + 1)
         self.device.synchronize()
         args, kwargs = self.arena.args(), self.arena.kwargs()
@@ -203,8 +232,9 @@ class Room(process.Room):
         self.function(*args, **kwargs)
         self.device.synchronize()
         seconds = (PERF_COUNTER_NS() - start) / 1e9
-        second = self._hand_back(self.arena.probe(), 1)
+        second = self._hand_back(self.arena.probe(), 1, calls=2)
         notes = [f"{n.kind} in {n.kernel}: {n.message}" for n in simulate.take_notes()]
+        notes += [self.through_host] if self.through_host else []
         return Proved(watched=watched, handed=[first, second], seconds=seconds, counts=counts, notes=notes)
 
     def _first_call(self) -> None:
@@ -254,11 +284,20 @@ class Room(process.Room):
 
     # --- timing ---
 
-    def ready(self, case: Case, pool: list[Given], seed: int) -> Ready:
-        """Set up the timed case: one-time work, then warm up, then a call that is watched."""
+    def settle(self, case: Case, pool: list[Given], seed: int) -> None:
+        """Memory of the timed case, touched; nothing of it is measured, so that several processes may do so at once."""
         self._enter_case(case, seed)
-        self.pool = [{n: map(v, self._placed) for n, v in _values(given).items()} for given in pool]
+        self.pool = []  # the old memory first
+        self.pool = [self._placed_values(given) for given in pool]
         self.arena.load(self.pool[0], seed)
+        self.device.flush()
+        self.settled = case
+
+    def ready(self, case: Case, pool: list[Given], seed: int) -> Ready:
+        """Set up the timed case, unless it was: one-time work, then warm up, then a call that is watched."""
+        if self.settled != case:
+            self.settle(case, pool, seed)
+        self.settled = None
         before = world.take()
         start = PERF_COUNTER_NS()
         self.prepare()
@@ -276,6 +315,7 @@ class Room(process.Room):
             self.arena.reset()
             kernels, peak_bytes = ran.watch(self.device, self._call)
             busy_s = busy_seconds(kernels)
+            self.backlog_s = backlog_of(self._host_seconds())
         if changed := world.difference(world.settled(before), world.take()):
             raise Tampered(f"warming up: {changed}")
         watched, _, _ = self._watched_call(seed, warm=True)
@@ -296,9 +336,21 @@ class Room(process.Room):
             watched=watched,
         )
 
+    def enter(self, case: Case, pool: list[Given], seed: int) -> None:
+        """Memory for the turns of a case that was set up, after `leave`."""
+        self._enter_case(case, seed)
+        self.pool = [self._placed_values(given) for given in pool]
+        self.arena.load(self.pool[0], seed)
+        self.arena.reset(seed)
+
+    def leave(self) -> None:
+        """Give the memory of a timed case back to the device, for others."""
+        self.arenas, self.pool, self.last, self.replay = [], [], None, None
+        self.device.release_unused()
+
     def begin(self, clock: str) -> None:
         """Begin a turn: calls come one by one, until `end`."""
-        self.timer = self.device.timer(clock)
+        self.timer = self.device.timer(clock, self.backlog_s)
         self.timer.__enter__()  # a profiler may start threads
         self.state, self.set_meanwhile = world.take(), ""
 
@@ -328,7 +380,6 @@ class Room(process.Room):
         """What the last call left, and what became of its arguments. That it is wanted is said only now."""
         assert self.last
         tampered = self.last.tampered(*self.arguments)
-        self.box = self._box(1)
         return self._hand_back(self.probes, 0), tampered
 
     def end(self) -> Sample:
@@ -343,7 +394,11 @@ class Room(process.Room):
         return Sample(
             seconds=timer.seconds,
             cpu_s=timer.cpu_seconds,
+            host_s=timer.host_seconds,
+            backlog_s=self.backlog_s,
             kernels=ran.counts(timer.kernels[-1]) if timer.kernels else {},
+            uncopied_s=[] if own else [ran.uncopied_seconds(call) for call in timer.kernels],
+            copies=ran.counts(ran.last_copies(timer.kernels[-1])) if timer.kernels and not own else {},
             alien=ran.foreign(self.variant, [k.name for call in timer.kernels for k in call]) if own else [],
             state=card,
             changed=changed,
@@ -419,7 +474,7 @@ class Room(process.Room):
     def profile(self, case: Case, given: Given, folder: Path) -> list[profiling.Row]:
         """Traces of a few calls of the case, by bench.machine.profiling; answers its rows."""
         self._enter_case(case, 0)
-        self.arena.load(_values(given))
+        self.arena.load(self._values(given))
         self.prepare()
         self._one_call()
         name = f"{self._range_name()}/{case.name}/{case.shape['dtype']}"
@@ -443,10 +498,9 @@ class Room(process.Room):
     def count(self, case: Case, given: Given, seed: int) -> tuple[Counts, Handed]:
         """What the simulator counts in one call, for a record, and what the call left."""
         self._enter_case(case, seed)
-        self.arena.load(_values(given))
+        self.arena.load(self._values(given))
         self.arena.reset(seed)
         counts = counted(self.module, self.arena)
-        self.box = self._box(1)
         return counts, self._hand_back(self.arena.probe(), 0)
 
     def launches(self, case: Case) -> int:
@@ -477,10 +531,11 @@ class Room(process.Room):
     def arena(self) -> Arena:
         return self.arenas[0]
 
-    def prepare(self) -> None:
+    def prepare(self, tuned: bool = True) -> None:
         state = world.take()
         if hasattr(self.module, "prepare"):
-            self.module.prepare(self.arena.case.shape, self.arena.case.phase)
+            with nullcontext() if tuned else untuned():
+                self.module.prepare(self.arena.case.shape, self.arena.case.phase)
         if changed := world.difference(state, world.take()):
             raise Tampered(f"prepare: {changed}")
 
@@ -507,23 +562,53 @@ class Room(process.Room):
             copy.load(self.pool[0])
             self.arenas.append(copy)
 
-    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self.device.place)
+    def _placed_values(self, given: Given) -> Values:
+        return {n: map(v, lambda x: x.to(self.device.place)) for n, v in self._values(given).items()}
+
+    def _values(self, given: Given) -> Values:
+        """The tensors of a call, where the judge put them; what is written to them here stays here."""
+        self.window = (given.window, given.size) if given.window else None
+        self.through_host = given.note
+        if not given.window:
+            return values_in(opened(given.path, given.size), given.table)
+        if self.ipc is None:
+            raise Unmapped("the device's memory cannot be shared")
+        try:
+            with self.ipc.opened(given.window, given.size) as memory:
+                values = values_in(memory, given.table)
+                copies = {name: map(value, torch.clone) for name, value in values.items()}
+                self.device.synchronize()
+                del memory, values
+        except OSError as error:
+            raise Unmapped(f"the judge's memory on the device cannot be mapped: {one_line(error)}") from error
+        return copies
 
     def _box(self, calls: int) -> Box:
         """A box that as many calls can be handed back in; the old one where it is large enough."""
         wanted = calls * self.arena.size()
         return self.box if self.box and self.box.size >= wanted else Box(wanted)
 
-    def _hand_back(self, probes: list[Probe], number: int) -> Handed:
-        """Copy what the last call left to where the judge looks."""
+    def _hand_back(self, probes: list[Probe], number: int, calls: int = 1) -> Handed:
+        """Copy what the last call left to where the judge looks: the number of so many that it looks at together."""
         time.sleep(SETTLE_SECONDS)
         arena = self.last
-        assert self.box and arena
+        assert arena
         start = number * arena.size()
+        end, told = start + arena.size(), [p.plain() for p in probes]
+        made_from = arena.workspace_bytes, arena.seed, arena.poison_seed, told
+        if self.window and self.ipc and end <= self.window[1]:
+            name, size = self.window
+            try:
+                with self.ipc.opened(name, size) as memory:
+                    arena.hand_back(memory[start:])
+                    self.device.synchronize()
+                    del memory
+                return Handed("", end, start, *made_from, window=name)
+            except OSError as error:
+                self.through_host = f"outputs went through the host's memory: {one_line(error)}"
+        self.box = self._box(calls)
         arena.hand_back(self.box.bytes[start:])
-        told = [p.plain() for p in probes]
-        return Handed(self.box.path, self.box.size, start, arena.workspace_bytes, arena.seed, arena.poison_seed, told)
+        return Handed(self.box.path, self.box.size, start, *made_from)
 
     def _range_name(self) -> str:
         case = self.arena.case
@@ -531,6 +616,17 @@ class Room(process.Room):
 
     def _call(self) -> None:
         self.arena.call(self.function)
+
+    def _host_seconds(self) -> float:
+        """The most that the host needed to launch any of a few warm calls."""
+        with self.device.timer(SPAN) as timer:
+            for _ in range(HOST_CALLS):
+                self.arena.reset()
+                args, kwargs = self.arena.args(), self.arena.kwargs()
+                timer.start()
+                self.function(*args, **kwargs)
+                timer.stop()
+        return max(timer.host_seconds)
 
     def _one_call(self) -> float:
         """Seconds of a call as the host sees it, until the device is done."""
@@ -548,8 +644,3 @@ def touch(arena: Arena) -> None:
         for tensor in each(value):
             if tensor.is_floating_point():
                 tensor.amax() if tensor.numel() else None
-
-
-def _values(given: Given) -> Values:
-    """The tensors of a call, where the judge put them; what is written to them here stays here."""
-    return values_in(opened(given.path, given.size), given.table)

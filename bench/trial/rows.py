@@ -19,7 +19,8 @@ from bench.trial.race import WARM, Contestant, Timing, ratio_ci
 from reference import contract
 from reference.contract import Shape
 
-LAUNCH_BOUND, LAUNCH_BOUND_S = 1.5, 5e-6  # a span so many times, and so many seconds, longer than the busy time
+# The span, or the host's time, is so many times, and so many seconds, longer than the busy time.
+LAUNCH_BOUND, LAUNCH_BOUND_S = 1.5, 5e-6
 # NVML's reasons for a lower clock. Idling is none, nor is a clock that somebody set.
 THROTTLES = {
     0x04: "power cap",
@@ -196,7 +197,10 @@ def _gpu(c: Contestant) -> Record:
     """What a GPU's row tells beside its times."""
     clocks = [mhz for state in c.states if (mhz := state.get("sm_mhz"))]
     reasons = [bits for state in c.states if (bits := state.get("throttle_reasons")) is not None]
-    return Record(
+    host = Record()
+    if c.hosts:
+        host = Record(host_s=(host_s := statistics.median(c.hosts)), launch_s=host_s / launched(c.kernels_ran))
+    return host | Record(
         kernels_ran=c.kernels_ran,
         peak_bytes=c.peak_bytes,
         energy_j=c.energy_j,
@@ -204,6 +208,11 @@ def _gpu(c: Contestant) -> Record:
         throttled=throttles(reasons),
         graph_evidence=c.graph_evidence or None,
     )
+
+
+def launched(kernels: dict[str, int]) -> int:
+    """How many kernels, copies and fills a call launched; at least one."""
+    return max(1, sum(kernels.values()))
 
 
 def throttles(reasons: list[int]) -> str | None:
@@ -231,10 +240,13 @@ def _times(common: Record, c: Contestant, cache: str, baseline: Contestant | Non
         flops_per_s=common["flops"] / median,
         of_ceiling=common["floor_s"] / median if common["floor_s"] else None,
     )
+    if c.copies and (least := c.least_median(cache)) is not None:
+        row |= Record(uncopied_s=least, copies=c.copies)
     if cache in c.spans:
         span = statistics.median(chain(*c.spans[cache]))
-        bound = span > LAUNCH_BOUND * median and span - median > LAUNCH_BOUND_S
-        row |= Record(span_s=span, span_samples=c.spans[cache], launch_bound=1 - median / span if bound else None)
+        paced = max(span, common.get("host_s", 0.0))  # call after call, the GPU waits for what takes longest
+        bound = paced > LAUNCH_BOUND * median and paced - median > LAUNCH_BOUND_S
+        row |= Record(span_s=span, span_samples=c.spans[cache], launch_bound=1 - median / paced if bound else None)
     if cache == WARM and c.graphs:
         row |= Record(graph_s=statistics.median(chain(*c.graphs)), graph_samples=c.graphs)
     whole = not common.get("not_supported")

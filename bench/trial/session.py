@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from bench import cli
@@ -61,7 +62,7 @@ class Session:
         self.run_ = Run.resume(plan.resume, "layer") if plan.resume else Run.create("layer", plan.out, plan.argv)
         self.done = self.run_.finished() if plan.resume else {}
         self.screen = screen or terminal.Screen()
-        self.judge = Judge()
+        self.judge = Judge(device=plan.device)
         self.ledger = Ledger(plan.proofs, plan.setting) if plan.proofs and not plan.smoke else None
         self.stopped = False
         self.workers: dict[str, Worker] = {}  # that proved a variant of the layer and can go on to time it
@@ -214,10 +215,13 @@ class Session:
             self.screen.progress(f"{v.name} {case.phase}: profile of {case.name}")
             try:
                 self.judge.prepare([case], None, truth_too=False)
-                self.profiled += beside.trace(v, case, self.judge.given(case), folder, self.plan.setting)
+                self.profiled += self.judge.with_inputs(partial(self.trace, v, case, folder))
             except ProcessFailed as failure:
                 where = f"{case.layer} {v.name} {case.phase} {case.name}"
                 self.screen.note(f"{where}: not profiled: {failure.evidence}")
+
+    def trace(self, v: Variant, case: Case, folder: Path) -> list[profiling.Row]:
+        return beside.trace(v, case, self.judge.given(case), folder, self.plan.setting)
 
     def time(self, case: Case, calls: int, proofs: list[Proof]) -> None:
         """Race the variants that were proved; records of the others say why they were not."""
@@ -313,7 +317,7 @@ def fastest_torch(timing: Timing, partial: set[str]) -> Contestant | None:
     the whole contract. partial: names of variants that do not."""
     running = [c for c in timing.contestants if not c.control and c.running]
     entries = [c for c in running if _is_torch(c.variant) and c.variant.name not in partial]
-    cold = [(ci[0], c) for c in entries if (ci := c.median_ci(next(iter(c.samples), "")))]
+    cold = [(s, c) for c in entries if (s := c.least_median(next(iter(c.samples), "")))]
     return min(cold, key=lambda pair: pair[0])[1] if cold else None
 
 

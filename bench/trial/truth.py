@@ -26,6 +26,10 @@ finite, unless the truth rounds to infinity in the output's dtype.
 
 Truth is kept in fp64 for outputs in fp32 and fp64. For narrower outputs it is kept in fp32: its rounding is at most
 2^-12 of half a unit of theirs.
+
+**On a GPU** all of this happens there (`Where`). What is large is worked out in pieces (cuts.py), and truth that is
+too large to keep is worked out anew while it is compared. The yard of a large shape comes from a piece of it; where an
+output is a sum over all pieces, from the whole. Every element is compared in both.
 """
 
 import contextlib
@@ -35,18 +39,24 @@ import inspect
 import json
 import math
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from bench.core import files
 from bench.core.arena import Arena, workspace_of
-from bench.core.case import DTYPES, Case, Value, Values, draw, each, map, scalars, truth_of
+from bench.core.case import DTYPES, Case, Value, Values, draw, each, map, one, scalars, truth_of
+from bench.core.contents import Contents
 from bench.core.variants import Variant
+from bench.machine.devices import Device
+from bench.trial import cuts
+from bench.trial.cuts import Cut, Formula, Recomputed, Run, cut_of
 from kernels import cache_dir
 from reference import contract
 
@@ -62,6 +72,10 @@ CHEAP = 2e7  # FLOPs plus bytes that all seeds of a case may cost
 SEEDS, ENOUGH = 8, 256  # seeds that are drawn, until so many elements were seen of each output
 SHORT, LONG = 128, 1024  # elements of a stretch
 BLOCK = 32_000  # elements compared at once: they stay in the cache, and torch keeps to one thread for so few
+DEVICE_BLOCK = 1 << 25  # … and on a GPU, where a launch and a look at its result cost more than a pass
+LARGE = 1e9  # FLOPs plus bytes from which a GPU works in pieces
+YARD = 1 << 22  # elements of the piece that the yard of a large shape comes from
+DRAWN_HERE = 64 << 20  # bytes of inputs up to which the CPU draws them for a GPU: the same for both
 MANY = 16  # blocks from which another thread is worth its start
 KEPT = 4096  # yards kept on disk, at most
 
@@ -94,12 +108,97 @@ class Limits:
         return replace(self, noise=self.noise * ANOTHER_DRAW, honest=replace(self.honest, absolute=absolute))
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where truth is worked out, and how much memory that may take."""
+
+    place: str = "cpu"  # where tensors are
+    key: str = "cpu"  # what yards on disk are kept under
+    device: Device | None = None  # None: the CPU, where nothing is cut
+    piece_bytes: int = 4 << 30  # that a piece takes, with all that a formula makes on its way
+    kept_bytes: int = 4 << 30  # of truth of one call's outputs; what is larger is worked out anew each time
+
+    def cut(self, case: Case) -> Cut | None:
+        """Where a case is cut, if it is large."""
+        return cut_of(case) if self.device and _work(case) > LARGE else None
+
+    def formula(self, case: Case, contents: Contents, run: Run, cut: Cut) -> Formula:
+        assert self.device
+        rows = cuts.rows_within(case, contents, run, cut, self.device, self.piece_bytes)
+        return Formula(case, contents, run, cut, rows, self.device.release_unused)
+
+
+CPU = Where()
+RATE_SIZE = 1024  # of the matrices by which a GPU's rates are seen
+PIECE_SHARE, KEPT_SHARE = 32, 40  # of a GPU's memory: one part in so many
+
+
+def where_of(device: Device, name: str) -> Where:
+    """On a GPU of this name (as given to `open_device`)."""
+    free = device.free_bytes()
+    return Where(device.place, f"{name} {device.chip()[0]}", device, free // PIECE_SHARE, free // KEPT_SHARE)
+
+
+class Means(TypedDict):
+    """What a GPU has for judging: bytes that are free, and what it was seen to do a second."""
+
+    free_bytes: int
+    context_bytes: int  # that a process takes before it has a tensor: context, modules, workspaces
+    flops_per_s: float  # in fp64
+    bytes_per_s: float
+
+
+def rates_of(device: Device) -> tuple[float, float]:
+    """FLOP/s of a product in fp64, and bytes/s of a copy: cards differ by fifty in the first. Short, and so rather too
+    low."""
+    a = torch.ones(RATE_SIZE, RATE_SIZE, dtype=torch.float64, device=device.place)
+    seconds = []
+    for work in (lambda: a @ a, lambda: a.clone()):
+        taken = []
+        for _ in range(3):
+            device.synchronize()
+            start = time.perf_counter()
+            work()
+            device.synchronize()
+            taken.append(time.perf_counter() - start)
+        seconds.append(min(taken))
+    return 2 * RATE_SIZE**3 / seconds[0], 2 * a.numel() * 8 / seconds[1]
+
+
+def let_go(yards: "list[Yard]") -> None:
+    """Of the pieces that were worked out last."""
+    for yard in yards:
+        if isinstance(yard.truth, Recomputed):
+            yard.truth.formula.let_go()
+
+
+def drawn(case: Case, where: Where = CPU) -> Values:
+    """A draw of a case, where truth is worked out. Small ones come from the CPU's generator, and so the same for all
+    devices; large ones from the device's own."""
+    if where.device is None:
+        return draw(case)
+    p = contract.pass_of(case.module, case.phase)
+    size = sum(t.bytes(case.shape) for t in p.tensors() if t in p.inputs or t.inplace or t.accumulates)
+    if case.edit or size <= DRAWN_HERE:
+        values = draw(case)
+    else:
+
+        def saved(values: Values, names: set[str]) -> Values:
+            shape = {name: size for name, size in case.shape.items() if name != "accumulate"}
+            known = values.keys() - names
+            read = {t.name: values[t.name] for t in case.module.FORWARD.tensors() if t.name in known}
+            return _answer(cuts.truth, replace(case, phase="forward", shape=shape), read, where, names) or {}
+
+        values = draw(case, where.place, saved)
+    return {name: map(value, lambda x: x.to(where.place).contiguous()) for name, value in values.items()}
+
+
 @dataclass
 class Yard:
     """Truth of one output tensor and the errors that honest arithmetic makes against it."""
 
     name: str
-    truth: torch.Tensor  # flat, fp64 or fp32
+    truth: torch.Tensor | Recomputed  # flat, fp64 or fp32
     sizes: tuple[int, ...]
     dtype: torch.dtype  # the output's own
     work: torch.dtype  # the case's working dtype
@@ -141,19 +240,22 @@ class Yard:
     @functools.cached_property
     def rms(self) -> float:
         """Of the truth, where it is finite."""
-        return _rms(self.truth)
+        return self.truth.rms_and_peak[0] if isinstance(self.truth, Recomputed) else _rms(self.truth)
 
     @functools.cached_property
     def typical(self) -> float:
         """The rms as the median tells it, which few large elements do not move: a normal distribution's is 0.67 of it.
         No more than the rms."""
+        assert isinstance(self.truth, torch.Tensor)
         finite = self.truth[self.truth.isfinite()].abs()
         return min(self.rms, float(finite.median()) / 0.6745) if len(finite) else 0.0
 
     @functools.cached_property
     def peak(self) -> float:
         """The largest magnitude of the truth, where it is finite."""
-        parts = (self.truth[start:stop].abs().nan_to_num_(0.0, 0.0, 0.0) for start, stop in _blocks(len(self.truth), 1))
+        if isinstance(self.truth, Recomputed):
+            return self.truth.rms_and_peak[1]
+        parts = (self.truth[start:stop].abs().nan_to_num_(0.0, 0.0, 0.0) for start, stop in _blocks(self.truth, 1))
         return max((float(part.amax()) for part in parts), default=0.0)
 
 
@@ -162,8 +264,12 @@ class Brief:
     """Everything needed to prove one case: what goes in, and what must come out."""
 
     case: Case
-    values: Values
+    contents: Contents
     yards: list[Yard]
+
+    @property
+    def values(self) -> Values:
+        return self.contents.whole()
 
 
 @dataclass
@@ -179,14 +285,18 @@ class Finding:
 # --- yards -----------------------------------------------------------------------------------------------------
 
 
-def brief(case: Case, yardstick: Variant | None, device: str = "cpu") -> Brief:
+def brief(case: Case, yardstick: Variant | None, where: Where = CPU) -> Brief:
     """Draw a case's inputs and work out its truth and its yards."""
-    values = draw(case)
-    return Brief(case, values, yards_of(case, values, yardstick, device))
+    contents = Contents(case, drawn(case, where))
+    return Brief(case, contents, yards_of(case, contents, yardstick, where))
 
 
 def yards_of(
-    case: Case, values: Values, yardstick: Variant | None, device: str = "cpu", like: list[Yard] | None = None
+    case: Case,
+    values: Values | Contents,
+    yardstick: Variant | None,
+    where: Where = CPU,
+    like: list[Yard] | None = None,
 ) -> list[Yard]:
     """The truth of each output tensor of a case, in the contract's order, and its yard.
 
@@ -196,34 +306,87 @@ def yards_of(
     May run in several threads at once.
     """
     if like is None:
-        found = _recalled(case, yardstick, device)
+        found = _recalled(case, yardstick, where.key)
         if found is None:
-            yards = worked_out(case, values, yardstick, device)
-            _remember(case, yardstick, device, [yard.limits for yard in yards])
+            yards = worked_out(case, values, yardstick, where)
+            _remember(case, yardstick, where.key, [yard.limits for yard in yards])
             return yards
     else:
         found = [yard.limits.elsewhere() for yard in like]
-    yards = _truths(case, values)
+    yards = _truths(case, values, where)
     return [replace(yard, limits=limits) for yard, limits in zip(yards, found, strict=True)]
 
 
-def worked_out(case: Case, values: Values, yardstick: Variant | None, device: str = "cpu") -> list[Yard]:
+def worked_out(case: Case, values: Values | Contents, yardstick: Variant | None, where: Where = CPU) -> list[Yard]:
     """`yards_of` without a look at what is kept."""
-    yards = _truths(case, values)
-    found = _limits(case, values, yards, yardstick, device)
+    yards = _truths(case, values, where)
+    found = _limits(case, values, yards, yardstick, where)
     return [replace(yard, limits=limits) for yard, limits in zip(yards, found, strict=True)]
 
 
-def _truths(case: Case, values: Values) -> list[Yard]:
+def _contents(case: Case, values: Values | Contents) -> Contents:
+    return values if isinstance(values, Contents) else Contents(case, values)
+
+
+def _truths(case: Case, values: Values | Contents, where: Where = CPU) -> list[Yard]:
     """The yards of a case with their truth alone."""
-    shape = case.shape
-    truth = truth_of(case, values)
+    shape, contents, cut = case.shape, _contents(case, values), where.cut(case)
+    work = DTYPES[shape["dtype"]]
+    if cut:
+        return _truths_in_pieces(case, contents, where.formula(case, contents, cuts.truth, cut), where)
+    truth = truth_of(case, contents.whole())
     yards = []
     for t, name, i in _names(case):
-        one, dtype = each(truth[t.name])[i], DTYPES[t.dtype_in(shape)]
-        kept = one.to(torch.float32 if dtype.itemsize == 2 else torch.float64).reshape(-1)
-        yards.append(Yard(name, kept, tuple(one.shape), dtype, DTYPES[shape["dtype"]]))
+        part, dtype = each(truth[t.name])[i], DTYPES[t.dtype_in(shape)]
+        yards.append(Yard(name, part.to(_kept_as(dtype)).reshape(-1), tuple(part.shape), dtype, work))
     return yards
+
+
+def _kept_as(dtype: torch.dtype) -> torch.dtype:
+    """What the truth of an output in this dtype is kept in."""
+    return torch.float32 if dtype.itemsize == 2 else torch.float64
+
+
+def _truths_in_pieces(case: Case, contents: Contents, formula: Formula, where: Where) -> list[Yard]:
+    """Truth that there is room for, the smallest first; the rest is worked out anew where it is needed."""
+    shape = case.shape
+    outputs = [t for t, _, _ in _names(case)]
+    dtypes = {t.name: DTYPES[t.dtype_in(shape)] for t in outputs}
+    sizes = {t.name: t.sizes(shape) for t in outputs}
+    kept, room = set(), where.kept_bytes
+    for name in sorted(sizes, key=lambda name: math.prod(sizes[name])):
+        room -= math.prod(sizes[name]) * _kept_as(dtypes[name]).itemsize
+        if name not in formula.names or room >= 0:
+            kept.add(name)
+    found = formula.collect(kept, lambda name: _kept_as(dtypes[name])) if kept else {}
+    assert found is not None
+    found = _with_old(case, contents, found)
+    yards = []
+    for t in outputs:
+        again = Recomputed(formula, t.name, _kept_as(dtypes[t.name]), sizes[t.name], torch.device(where.place))
+        truth = one(found[t.name]).to(_kept_as(dtypes[t.name])).reshape(-1) if t.name in kept else again
+        yards.append(Yard(t.name, truth, sizes[t.name], dtypes[t.name], DTYPES[shape["dtype"]]))
+    return yards
+
+
+def _with_old(case: Case, contents: Contents, results: Values) -> Values:
+    """Where gradients accumulate: the old values are added to what pieces came to."""
+    outputs = [t for t in contract.pass_of(case.module, case.phase).outputs if t.accumulates and t.name in results]
+    if case.accumulate and outputs:
+        old = contents.rows(0, 0, contents.drawn.keys() - {t.name for t in outputs})
+        results |= {t.name: one(results[t.name]) + one(old[t.name]).to(one(results[t.name]).dtype) for t in outputs}
+    return results
+
+
+def _answer(
+    run: Run, case: Case, values: Values | Contents, where: Where = CPU, only: set[str] | None = None
+) -> Values | None:
+    """What a formula makes of a case, in pieces where it is large; of those outputs alone, if any are named."""
+    contents, cut = _contents(case, values), where.cut(case)
+    if cut is None:
+        return run(case, contents.whole())
+    found = where.formula(case, contents, run, cut).collect(only)
+    return None if found is None else _with_old(case, contents, found)
 
 
 def _names(case: Case) -> Iterator[tuple[contract.Tensor, str, int]]:
@@ -243,19 +406,30 @@ class _Sample:
     yard: Yard
 
 
-def _limits(case: Case, values: Values, yards: list[Yard], yardstick: Variant | None, device: str) -> list[Limits]:
-    """The yard of each output, from this draw and, where that is cheap, from further ones."""
-    samples = _samples(case, values, yards, yardstick, device)
+def _limits(
+    case: Case, values: Values | Contents, yards: list[Yard], yardstick: Variant | None, where: Where
+) -> list[Limits]:
+    """The yard of each output, from this draw and, where that is cheap, from further ones; of a large case on a GPU
+    from some rows of it, unless an output is a sum over all of them."""
+    cut = where.cut(case)
+    if cut and cut.names(case) >= {t.name for t, _, _ in _names(case)}:
+        rows = cut.rows(case, YARD)
+        part = replace(case, shape={**case.shape, cut.axis: rows})
+        values = _contents(case, values).rows(0, rows, cut.names(case))
+        small = replace(where, device=None)  # in one piece
+        found = _samples(part, values, _truths(part, values, small), yardstick, small)
+        return [_limits_of(samples, 0.0) for samples in found]
+    samples = _samples(case, values, yards, yardstick, where)
     for n in range(1, _draws(case, yards)):
         another = replace(case, seed=(case.seed + 7919 * n) % 2**31)
-        values = draw(another)
-        more = _samples(another, values, _truths(another, values), yardstick, device)
+        values = drawn(another, where)
+        more = _samples(another, values, _truths(another, values, where), yardstick, where)
         samples = [a + b for a, b in zip(samples, more, strict=True)]
-    least = _plain_noise(case, yards, yardstick, device)
+    least = _plain_noise(case, yards, yardstick, where)
     return [_limits_of(found, noise) for found, noise in zip(samples, least, strict=True)]
 
 
-def _plain_noise(case: Case, yards: list[Yard], yardstick: Variant | None, device: str) -> list[float]:
+def _plain_noise(case: Case, yards: list[Yard], yardstick: Variant | None, where: Where) -> list[float]:
     """What torch's noise would be were it the share of the truth that it is on values without the case's edit: on
     edited ones it may be exact by luck (scores that are all equal need no rounding).
 
@@ -263,7 +437,7 @@ def _plain_noise(case: Case, yards: list[Yard], yardstick: Variant | None, devic
     large elements are no licence for the others. 0 for all other outputs."""
     if not (case.edit and yardstick and any(yard.dtype.itemsize == 2 or _is_statistic(yard) for yard in yards)):
         return [0.0] * len(yards)
-    shares = _plain_shares(replace(case, edit=None), yardstick, device)
+    shares = _plain_shares(replace(case, edit=None), yardstick, where)
     return [
         share * (yard.rms if _is_statistic(yard) else yard.typical) if share else 0.0
         for share, yard in zip(shares, yards, strict=True)
@@ -273,14 +447,14 @@ def _plain_noise(case: Case, yards: list[Yard], yardstick: Variant | None, devic
 _SHARES: dict[str, list[float]] = {}  # by `_key`: a shape has many edits
 
 
-def _plain_shares(plain: Case, yardstick: Variant, device: str) -> list[float]:
+def _plain_shares(plain: Case, yardstick: Variant, where: Where) -> list[float]:
     """How far off torch is on a case without an edit, as shares of the truth's rms: statistics, and outputs in a
     narrow dtype beyond their rounding; 0 for all other outputs."""
-    key = _key(plain, yardstick, device)
+    key = _key(plain, yardstick, where.key)
     if key not in _SHARES:
-        values = draw(plain)
-        eager, shares = _run_eager(plain, values, yardstick, device), []
-        for yard, (t, _, i) in zip(_truths(plain, values), _names(plain), strict=True):
+        values = drawn(plain, where)
+        eager, shares = _run_eager(plain, values, yardstick, where), []
+        for yard, (t, _, i) in zip(_truths(plain, values, where), _names(plain), strict=True):
             sample = _Sample("eager", each(eager[t.name])[i].reshape(-1), yard)
             off = _rms_error if _is_statistic(yard) else _beyond if yard.dtype.itemsize == 2 else None
             counts = off and yard.rms > 0 and _as_finite(sample) and not _says_nothing(sample)
@@ -319,7 +493,11 @@ def _limits_of(samples: list[_Sample], least: float) -> Limits:
 
 
 def _as_finite(sample: _Sample) -> bool:
-    return not _not_as_finite(sample.got, sample.yard.truth, sample.yard.dtype).any()
+    got, yard = sample.got, sample.yard
+    return not any(
+        bool(_not_as_finite(got[start:stop], yard.truth[start:stop], yard.dtype).any())
+        for start, stop in _blocks(yard.truth, 1)
+    )
 
 
 def _says_nothing(sample: _Sample) -> bool:
@@ -331,32 +509,32 @@ def _says_nothing(sample: _Sample) -> bool:
 
 
 def _samples(
-    case: Case, values: Values, yards: list[Yard], yardstick: Variant | None, device: str
+    case: Case, values: Values | Contents, yards: list[Yard], yardstick: Variant | None, where: Where
 ) -> list[list[_Sample]]:
     """By output: the formula's, the moved truth's and torch's answer to one draw."""
-    made = {"formula": _run_formula(case, values)}
-    if (stored := _run_stored(case, values)) is not None:
+    made = {"formula": _answer(_run_formula, case, values, where)}
+    if (stored := _answer(_run_stored, case, values, where)) is not None:
         made["stored"] = stored
     if yardstick:
-        made["eager"] = _run_eager(case, values, yardstick, device)
+        made["eager"] = _run_eager(case, _contents(case, values).whole(), yardstick, where)
     if _work(case) <= DEAR:
-        made["moved"] = _run_moved(case, values)
+        made["moved"] = _run_moved(case, _contents(case, values).whole())
     found = []
     for yard, (t, _, i) in zip(yards, _names(case), strict=True):
-        outputs = {one: each(results[t.name])[i] for one, results in made.items()}
+        outputs = {one: each(results[t.name])[i] for one, results in made.items() if results is not None}
         # A moved truth has arithmetic's error alone: rounding it too would count that twice.
         flat = {n: (x if n == "moved" else x.to(yard.dtype)).reshape(-1) for n, x in outputs.items()}
         found.append([_Sample(n, x, yard) for n, x in flat.items()])
     return found
 
 
-def _run_eager(case: Case, values: Values, yardstick: Variant, device: str) -> Values:
+def _run_eager(case: Case, values: Values, yardstick: Variant, where: Where) -> Values:
     module = yardstick.load()
-    arena = Arena(case, device, workspace_of(module, case))
+    arena = Arena(case, where.place, workspace_of(module, case))
     arena.load(values)
     arena.reset()
     arena.call(getattr(module, case.phase))
-    return {name: map(value, lambda x: x.cpu()) for name, value in arena.outputs.items()}
+    return arena.outputs
 
 
 def _run_formula(case: Case, values: Values) -> Values:
@@ -427,7 +605,7 @@ def _run_moved(case: Case, values: Values) -> Values:
     def move(x: torch.Tensor) -> torch.Tensor:
         if not x.is_floating_point():
             return x
-        sign = torch.randint(0, 2, x.shape, generator=gen) * 2 - 1
+        sign = (torch.randint(0, 2, x.shape, generator=gen) * 2 - 1).to(x.device)
         return x.double() * (1 + sign * (eps / 2))
 
     def move_scalar(x: object) -> object:
@@ -451,10 +629,9 @@ def _file(case: Case) -> Path:
 
 def _key(case: Case, yardstick: Variant | None, device: str) -> str:
     """Of all that a yard depends on."""
-    where = (device, torch.cuda.get_device_name(device) if device.startswith("cuda") else "")
     parts = (
         *(case.layer, case.phase, case.shape, case.edit, case.seed),
-        *(torch.__version__, torch.backends.cpu.get_cpu_capability(), *where),
+        *(torch.__version__, torch.backends.cpu.get_cpu_capability(), device),
         *(yardstick.source_hash() if yardstick else None, _sources()),
     )
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
@@ -462,9 +639,14 @@ def _key(case: Case, yardstick: Variant | None, device: str) -> str:
 
 @functools.cache
 def _sources() -> str:
-    """Hash of what defines truths and yards: this file, how cases are drawn, the formulas."""
+    """Hash of what defines truths and yards: this file, how cases are drawn and cut, the formulas."""
     digest = hashlib.sha256()
-    for path in (Path(__file__), Path(inspect.getfile(Case)), *sorted(Path(contract.__file__).parent.glob("*.py"))):
+    for path in (
+        Path(__file__),
+        Path(cuts.__file__),
+        Path(inspect.getfile(Case)),
+        *sorted(Path(contract.__file__).parent.glob("*.py")),
+    ):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -499,9 +681,9 @@ def judge(got: torch.Tensor, yard: Yard, sane: bool = True) -> Finding:
     `sane` also asks for an error that is small beside the truth, whatever plain torch's may be. A structured case is
     made to be ill-conditioned, and is not asked.
     """
-    flat, most = got.detach().cpu().reshape(-1), yard.allowed
+    flat, most = got.detach().to(yard.truth.device).reshape(-1), yard.allowed
     size = measure(flat, yard, most.absolute)
-    if size.one == math.inf and (wrong := _not_as_finite(flat, yard.truth, yard.dtype)).any():
+    if size.one == math.inf and (wrong := _all_not_as_finite(flat, yard)).any():
         return Finding(yard.name, math.inf, _not_finite(flat, yard, wrong), "not_finite")
     ratios = Size(*(K * a / b for a, b in zip(astuple(size), astuple(most), strict=True)))
     ratios = replace(ratios, absolute=ratios.absolute if size.absolute > most.absolute else 0.0)
@@ -547,8 +729,9 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
                 stretch = max(stretch, float(last.mean()) * length)
         return [one, stretch, total, absolute]
 
-    blocks = list(_blocks(count, length))
-    workers = min(torch.get_num_threads(), 1 + len(blocks) // MANY)
+    blocks = list(_blocks(yard.truth, length))
+    alone = isinstance(yard.truth, Recomputed) or yard.truth.device.type != "cpu"
+    workers = 1 if alone else min(torch.get_num_threads(), 1 + len(blocks) // MANY)
     if workers == 1:
         found = [part(blocks)]
     else:
@@ -588,12 +771,17 @@ def _not_as_finite(got: torch.Tensor, truth: torch.Tensor, dtype: torch.dtype) -
     return ~(got.isfinite() & truth.isfinite()) & ~same
 
 
+def _all_not_as_finite(flat: torch.Tensor, yard: Yard) -> torch.Tensor:
+    blocks = _blocks(yard.truth, 1)
+    return torch.cat([_not_as_finite(flat[a:b], yard.truth[a:b], yard.dtype) for a, b in blocks])
+
+
 def _beyond(flat: torch.Tensor, yard: Yard) -> float:
     """What the errors are beyond a share of their own elements: the rms, or a quarter of the largest. A normal
     distribution's largest of many is some four times its rms; where few elements are much noisier than the rest
     (attention's first row, a tail of GELU) the rms would hide them, and the next draw show them."""
     total = most = 0.0
-    for start, stop in _blocks(len(flat), 1):
+    for start, stop in _blocks(flat, 1):
         truth = yard.truth[start:stop]
         error = (flat[start:stop] - truth).abs_().sub_(truth.abs(), alpha=yard.share).clamp_(min=0)
         error = error.double().nan_to_num_(0.0, 0.0, 0.0)
@@ -604,7 +792,7 @@ def _beyond(flat: torch.Tensor, yard: Yard) -> float:
 def _rms_error(flat: torch.Tensor, yard: Yard) -> float:
     """The rms of the difference, where both are finite."""
     total = 0.0
-    for start, stop in _blocks(len(flat), 1):
+    for start, stop in _blocks(flat, 1):
         error = flat[start:stop].double().sub_(yard.truth[start:stop])
         total += float(error.nan_to_num_(0.0, 0.0, 0.0).square_().sum())
     return math.sqrt(total / max(len(flat), 1))
@@ -613,7 +801,7 @@ def _rms_error(flat: torch.Tensor, yard: Yard) -> float:
 def _rms(flat: torch.Tensor) -> float:
     """Of the finite elements."""
     total, count = 0.0, 0
-    for start, stop in _blocks(len(flat), 1):
+    for start, stop in _blocks(flat, 1):
         part = flat[start:stop].double()
         squares = part.square()
         if not float(squares.sum()) < math.inf:
@@ -622,9 +810,10 @@ def _rms(flat: torch.Tensor) -> float:
     return math.sqrt(total / max(count, 1))
 
 
-def _blocks(count: int, length: int) -> Iterator[tuple[int, int]]:
-    """Ranges of about BLOCK elements, all but the last whole stretches."""
-    step = max(1, BLOCK // length) * length
+def _blocks(flat: torch.Tensor | Recomputed, length: int) -> Iterator[tuple[int, int]]:
+    """Ranges of about BLOCK elements (on a GPU DEVICE_BLOCK), all but the last whole stretches."""
+    count = len(flat)
+    step = max(1, (BLOCK if flat.device.type == "cpu" else DEVICE_BLOCK) // length) * length
     for start in range(0, count, step):
         yield start, min(start + step, count)
 
@@ -640,9 +829,9 @@ def _stretch(sizes: tuple[int, ...]) -> int:
 
 def _not_finite(flat: torch.Tensor, yard: Yard, wrong: torch.Tensor) -> str:
     first = int(wrong.nonzero()[0])
-    share, where = float(wrong.double().mean()), f"first at {_index(first, yard.sizes)}"
+    share, where = int(wrong.sum()) / len(wrong), f"first at {_index(first, yard.sizes)}"
     common_to_all = common(wrong.view(yard.sizes))
-    if bool((flat[wrong].isfinite()).all()):  # where the truth is NaN or infinite
+    if not bool((wrong & ~flat.isfinite()).any()):  # where the truth is NaN or infinite
         told = f"{flat[first]:.6g} instead of {yard.truth[first]:.6g}"
         return (
             f"{yard.name} is finite where the truth is not finite, in {share:.0%} of it, {where}: {told}{common_to_all}"
@@ -654,13 +843,15 @@ def _inaccurate(flat: torch.Tensor, yard: Yard, ratios: Size) -> str:
     """The worst element, and what those that are too far off have in common; or the worst stretch."""
     allowed, length = yard.allowed, _stretch(yard.sizes)
     worst, at, first, largest, too_far = -1.0, 0, 0, 0.0, []
-    for start, stop in _blocks(len(flat), length):
+    for start, stop in _blocks(yard.truth, length):
         units = _squares(flat[start:stop], yard.truth[start:stop], yard, yard.noise)[0].sqrt_()
         error = (flat[start:stop] - yard.truth[start:stop]).abs_()
         too_far.append((units > allowed.one).logical_or_(error > allowed.absolute))
         if float(units.max()) > worst:
             worst, at = float(units.max()), start + int(units.argmax())
-        sums = torch.stack([piece.square().sum() for piece in units.split(length)])
+        whole = len(units) // length * length
+        squares = units.square()
+        sums = torch.cat([squares[:whole].view(-1, length).sum(-1), squares[whole:].sum(0, keepdim=True)])
         if float(sums.max()) > largest:
             largest, first = float(sums.max()), start + length * int(sums.argmax())
     evidence = (

@@ -18,9 +18,10 @@ on CPU tensors the simulator runs it, where one was put in with `simulate_with` 
 
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ DTYPE_OF = {
     "int": torch.int32,
     "unsigned char": torch.uint8,
 }
+SCALAR_TYPES = (int, float, bool)
 SCALARS = {"int": "<i", "unsigned": "<I", "long long": "<q", "unsigned long long": "<Q", "float": "<f", "bool": "<?"}
 MAX_PARAMETER_BYTES = 32764  # CUDA 12.1 and later, sm_70 and later
 
@@ -64,12 +66,18 @@ class Build:
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument as the device sees it: the bytes of its value, and the tensors it points to."""
+    """One argument as the device sees it: the bytes of its value, and the tensors it points to.
+
+    What is kept from call to call (packing.Lists) holds no tensors, but their dtype and the number of their GPU.
+    """
 
     name: str
     value: bytes
     tensors: tuple[torch.Tensor, ...] = ()
     const: bool = False
+    dtype: torch.dtype | None = None
+    device: int = -1
+    format: str = ""  # how `struct` writes the value from what `flat` gives of it; "": its bytes are what is passed
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,7 @@ class Kernel:
         self.entry = entry
         self.constants = constants
         self._signature: Signature | None = None
+        self._plans: dict[tuple, Any] = {}  # by device, constants and what `flat` tells of the arguments
 
     @property
     def signature(self) -> Signature:
@@ -145,11 +154,35 @@ class Kernel:
         """The kernel with its launch geometry: call that with the arguments. `shared` is dynamic, in bytes."""
 
         def launch(*args: Any) -> None:
-            self._launch(_three(grid), _three(block), shared, {**self.constants, **constants}, args)
+            self._launch(_three(grid), _three(block), shared, constants, args)
 
         return launch
 
     def _launch(self, grid, block, shared: int, constants: dict[str, Any], args: tuple) -> None:
+        """A launch of a kind that is known is packed and handed to the driver; the first is checked, and planned."""
+        device, values, kinds = flat(args)
+        if device >= 0:
+            key = (device, *constants.items(), *kinds)
+            plan = self._plans.get(key)
+            if plan is not None:
+                try:
+                    plan.launch(grid, block, shared, values)
+                    return
+                except struct.error:  # the check says what does not fit
+                    pass
+        call = self._checked(grid, block, shared, {**self.constants, **constants}, args)
+        if device >= 0:
+            from kernels.cuda import gpu
+
+            plan = self._plans[key] = gpu.Plan(call, device)
+            plan.launch(grid, block, shared, values)
+        elif _simulator is not None:
+            _simulator(call)
+        else:
+            raise Unavailable("CUDA kernels need an NVIDIA GPU, or the simulator (--simulate)")
+
+    def _checked(self, grid, block, shared: int, constants: dict[str, Any], args: tuple) -> Launch:
+        """The launch with its arguments encoded. Raises TypeError or ValueError for what the kernel cannot take."""
         signature = self.signature
         if len(args) != len(signature.parameters):
             wanted = ", ".join(p.name for p in signature.parameters)
@@ -159,15 +192,7 @@ class Kernel:
         size = sum(len(a.value) for a in arguments)
         if size > MAX_PARAMETER_BYTES:
             raise ValueError(f"{self.entry}: {size} bytes of parameters, a kernel takes {MAX_PARAMETER_BYTES}")
-        launch = Launch(self.build(work, constants), grid, block, shared, arguments)
-        if any(t.is_cuda for a in arguments for t in a.tensors):
-            from kernels.cuda import gpu
-
-            gpu.launch(launch)
-        elif _simulator is not None:
-            _simulator(launch)
-        else:
-            raise Unavailable("CUDA kernels need an NVIDIA GPU, or the simulator (--simulate)")
+        return Launch(self.build(work, constants), grid, block, shared, arguments)
 
     def build(self, work: torch.dtype | None, constants: dict[str, Any] | None = None) -> Build:
         """The instance of this kernel for a working dtype and constants."""
@@ -195,55 +220,114 @@ def _constant(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def flat(args: Iterable[Any]) -> tuple[int, list, list]:
+    """Of a launch's arguments: the number of their GPU (-1: none is on one), the values that are passed, and all that
+    tells launches apart whose values are written alike. On the way of every launch."""
+    device = -1
+    values: list[Any] = []
+    kinds: list[Any] = []
+    for arg in args:
+        kind = type(arg)
+        if kind is int or kind is float or kind is bool:
+            values.append(arg)
+            kinds.append(kind)
+        elif arg is None:
+            values.append(0)
+            kinds.append(None)
+        elif kind is list:
+            if arg and type(arg[0]) in SCALAR_TYPES:
+                values += arg
+                kinds.append((type(arg[0]), len(arg)))
+            else:
+                there, some, told = flat(arg)
+                device = max(device, there)
+                values += some
+                kinds.append(tuple(told))
+        elif kind is Argument:
+            values.append(arg.value)
+            kinds.append((len(arg.value), arg.dtype))
+            device = max(device, arg.device)
+        elif kind is Strided or isinstance(arg, torch.Tensor):
+            tensor = arg.tensor if kind is Strided else arg
+            if device < 0:
+                device = place(tensor)
+            values.append(tensor.data_ptr())
+            kinds.append(tensor.dtype)
+            if not tensor.is_contiguous():
+                kinds.append(tensor.stride(-1) if kind is Strided else None)
+        else:
+            values.append(arg)
+            kinds.append(kind)
+    return device, values, kinds
+
+
+def place(tensor: torch.Tensor) -> int:
+    """The number of the GPU that a tensor is on; -1 of a CPU."""
+    return tensor.get_device()
+
+
 def working_dtype(entry: str, parameters: tuple[Parameter, ...], args: tuple) -> torch.dtype | None:
     """The dtype of the arguments that the kernel calls `T*`; all must agree. None where there are none."""
     found: dict[torch.dtype, str] = {}
     for p, a in zip(parameters, args, strict=True):
         if p.pointer and p.type == "T":
-            for t in _tensors(a):
-                found.setdefault(t.dtype, p.name)
+            for dtype in _dtypes(a):
+                found.setdefault(dtype, p.name)
     if len(found) > 1:
         (one, a), (other, b) = list(found.items())[:2]
         raise TypeError(f"{entry}: {a} is {one}, but {b} is {other}; both are T")
     return next(iter(found), None)
 
 
-def _tensors(arg: Any) -> list[torch.Tensor]:
+def _dtypes(arg: Any) -> list[torch.dtype]:
     if isinstance(arg, Strided):
-        return [arg.tensor]
+        return [arg.tensor.dtype]
     if isinstance(arg, torch.Tensor):
-        return [arg]
-    return [t for t in arg if isinstance(t, torch.Tensor)] if isinstance(arg, list) else []
+        return [arg.dtype]
+    if isinstance(arg, Argument):
+        return [arg.dtype] if arg.dtype else []
+    return [t.dtype for t in arg if isinstance(t, torch.Tensor)] if isinstance(arg, list) else []
 
 
 def _argument(entry: str, p: Parameter, arg: Any, work: torch.dtype | None) -> Argument:
     where = f"{entry}: argument {p.name}"
-    if p.many:
+    if p.many and not isinstance(arg, Argument):
         if not isinstance(arg, list):
             raise TypeError(f"{where} is Many<…>: a list is wanted, not {type(arg).__name__}")
         parts = [_one(f"{where}[{i}]", p, a, work) for i, a in enumerate(arg)]
-        return Argument(p.name, b"".join(part.value for part in parts), sum((x.tensors for x in parts), ()), p.const)
+        return Argument(
+            p.name,
+            b"".join(part.value for part in parts),
+            tuple(chain.from_iterable(part.tensors for part in parts)),
+            p.const,
+            format="".join(part.format for part in parts),
+        )
     return _one(where, p, arg, work)
 
 
 def _one(where: str, p: Parameter, arg: Any, work: torch.dtype | None) -> Argument:
-    if isinstance(arg, Argument):  # encoded already: a tensor map
+    if isinstance(arg, Argument):  # encoded already: a tensor map, or a list that is kept
+        _check_dtype(where, p, arg.dtype, work)
         return replace(arg, name=p.name)
     if not p.pointer:
-        return Argument(p.name, _number(where, p.type, arg))
+        return Argument(p.name, _number(where, p.type, arg), format=SCALARS[p.type][1:])
     if arg is None:
-        return Argument(p.name, struct.pack("<Q", 0))
+        return Argument(p.name, struct.pack("<Q", 0), format="Q")
     strided = isinstance(arg, Strided)
     tensor = arg.tensor if strided else arg
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"{where} is a pointer: a tensor is wanted, not {type(arg).__name__}")
-    wanted = work if p.type == "T" else DTYPE_OF.get(p.type)
-    # The workspace is bytes; its kernel says what it makes of them.
-    if wanted is not None and tensor.dtype not in (wanted, torch.uint8):
-        raise TypeError(f"{where} is {p.type}*: {wanted} is wanted, not {tensor.dtype}")
+    _check_dtype(where, p, tensor.dtype, work)
     if not tensor.is_contiguous() and not (strided and tensor.stride(-1) == 1):
         raise ValueError(f"{where} is not contiguous (strides {tensor.stride()}); Strided(tensor) says it need not be")
-    return Argument(p.name, struct.pack("<Q", tensor.data_ptr()), (tensor,), p.const)
+    return Argument(p.name, struct.pack("<Q", tensor.data_ptr()), (tensor,), p.const, format="Q")
+
+
+def _check_dtype(where: str, p: Parameter, dtype: torch.dtype | None, work: torch.dtype | None) -> None:
+    wanted = work if p.type == "T" else DTYPE_OF.get(p.type)
+    # The workspace is bytes; its kernel says what it makes of them.
+    if None not in (wanted, dtype) and dtype not in (wanted, torch.uint8):
+        raise TypeError(f"{where} is {p.type}*: {wanted} is wanted, not {dtype}")
 
 
 def _number(where: str, kind: str, value: Any) -> bytes:

@@ -10,7 +10,9 @@ On CUDA tensors this is Triton as everybody knows it; on CPU tensors the simulat
 driver was put in (bench/simulate/triton_driver.py). Tile sizes that depend on the GPU are a table: tuning.py.
 """
 
+import functools
 import os
+from typing import Any
 
 from kernels import cache_dir
 
@@ -19,18 +21,35 @@ os.environ.setdefault("TRITON_CACHE_DIR", str(cache_dir() / "triton"))
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # the default of Triton 3.6 to 3.9; 3.10 is to change it
 
 
+def blocks(work: int, per_block: int) -> int:
+    """How many blocks cover `work` items: triton.cdiv, without its microseconds."""
+    return -(-work // per_block)
+
+
 def multiprocessors() -> int:
     """Of the GPU that kernels are launched on (or simulated for)."""
-    from triton.runtime import driver
-
-    return driver.active.utils.get_device_properties(driver.active.get_current_device())["multiprocessor_count"]
+    active = _driver().active
+    return _facts(active, active.get_current_device())[0]
 
 
 def capability() -> int:
     """Of the GPU that kernels are launched on (or simulated for): 80 is Ampere, 90 Hopper, 100 Blackwell."""
+    active = _driver().active
+    return _facts(active, active.get_current_device())[1]
+
+
+@functools.cache
+def _driver() -> Any:
     from triton.runtime import driver
 
-    return driver.active.get_current_target().arch
+    return driver
+
+
+@functools.lru_cache(maxsize=16)
+def _facts(driver: Any, device: int) -> tuple[int, int]:
+    """(multiprocessors, capability), asked once a device: every launch of some variants wants to know."""
+    count = driver.utils.get_device_properties(device)["multiprocessor_count"]
+    return count, driver.get_current_target().arch
 
 
 # An option of launches. Fused into the first addition of a sum over lanes, a product is rounded on one side of it only:

@@ -24,15 +24,18 @@ def place(heads, tiles):
 
 # The number of tiles on the diagonal is a constant, although the last ones may lie beyond T. On Hopper a loop that
 # might run no iteration can keep ptxas from leaving a product in flight across iterations ("wgmma … are serialized").
+# For the same reason there is one loop where nothing is causal: with masks if the last tile reaches over the end.
 
 
 @triton.jit
-def keys_of(first, T, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr):
-    """For the BM queries from `first` on: (end of the tiles of keys that all of them see, of those that any sees)."""
+def keys_of(first, T, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr, EVEN: tl.constexpr):
+    """For the BM queries from `first` on: (end of the tiles of keys that need no mask, of those that any sees)."""
     if CAUSAL:
         return first // BN * BN, first // BN * BN + max(BM, BN)
+    elif EVEN:
+        return T, T
     else:
-        return T // BN * BN, T
+        return 0, T
 
 
 @triton.jit

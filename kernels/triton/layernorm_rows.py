@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.triton import UNFUSED
+from kernels.triton import UNFUSED, blocks
 
 # Of a tensor: the bytes that a program takes at a time, and those of them that are a thread's, in 16-byte accesses.
 # Backward keeps three tensors and two running sums: with more, fewer than four programs fit on a multiprocessor.
@@ -124,7 +124,7 @@ def forward(residual_out, out, mean, rstd, x, residual, weight, bias, eps):
     """Tensors (B, T, C); residual and residual_out may be None."""
     B, T, C = x.shape
     sizes = tile(C, x.element_size(), FORWARD_BYTES, FORWARD_THREAD)
-    forward_kernel[(triton.cdiv(B * T, sizes["ROWS"]),)](
+    forward_kernel[(blocks(B * T, sizes["ROWS"]),)](
         residual_out, out, mean, rstd, x, residual, weight, bias, B * T, C, eps, **sizes, **UNFUSED
     )
 
@@ -137,12 +137,12 @@ def backward(dx, dweight, dbias, dout, dresidual, x, weight, mean, rstd, accumul
     """Tensors (B, T, C); dresidual may be None."""
     B, T, C = x.shape
     sizes = tile(C, x.element_size(), BACKWARD_BYTES, BACKWARD_THREAD)
-    programs = min(PROGRAMS, WARPS // sizes["num_warps"], triton.cdiv(B * T, sizes["ROWS"]))
+    programs = min(PROGRAMS, WARPS // sizes["num_warps"], blocks(B * T, sizes["ROWS"]))
     partials = workspace.view(torch.float32)
     backward_kernel[(programs,)](
         dx, partials, dout, dresidual, x, weight, mean, rstd, B * T, C, **sizes, **UNFUSED
     )  # fmt: skip
-    grid = triton.cdiv(C, COLUMNS), 2
+    grid = blocks(C, COLUMNS), 2
     add_partials[grid](
         dweight, dbias, partials, programs, C, ACCUMULATE=accumulate, COLUMNS=COLUMNS, SLICES=SLICES, num_warps=4
     )

@@ -7,11 +7,13 @@ tiles are read as they lie, and turned on the way from shared memory to the tens
 Tiles on the GPU at the same time share operands in L2, by their order: strips of STRIP tiles, one above the other.
 """
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
 
-from kernels.triton import capability, multiprocessors
+from kernels.triton import blocks, capability, multiprocessors
 from kernels.triton.math import gelu, gelu_grad
 from kernels.triton.tuning import TORCH_DTYPES, Config, Tiles
 
@@ -31,10 +33,10 @@ def tile(BM: int, BN: int, BK: int, num_warps: int, num_stages: int) -> Config:
 # 128 with three stages lets two programs share a multiprocessor, and one store while the other multiplies.
 HOPPER = [tile(128, 256, 64, 8, 4), tile(128, 256, 64, 8, 3), tile(128, 128, 64, 8, 3), tile(128, 128, 64, 8, 4)]
 AMPERE = [tile(128, 128, 32, 8, 4), tile(128, 128, 64, 8, 3), tile(128, 64, 32, 4, 4)]
-# Plain arithmetic, no tensor cores.
-PLAIN = [tile(128, 128, 8, 8, 4), tile(64, 128, 8, 8, 4), tile(64, 64, 16, 4, 3)]
+# Plain arithmetic, no tensor cores. Triton 3.6 wants 16 terms of a product at least, in fp32 too.
+PLAIN = [tile(128, 128, 16, 8, 3), tile(64, 128, 16, 8, 3), tile(64, 64, 16, 4, 3)]
 
-FORWARD = Tiles(half={80: AMPERE, 90: HOPPER}, fp32={80: PLAIN})
+FORWARD = Tiles(half={80: AMPERE, 90: HOPPER}, fp32={80: PLAIN[1:]})  # the widest spills: a row's results and a GELU
 DX = Tiles(half={80: AMPERE, 90: HOPPER}, fp32={80: PLAIN})
 DWEIGHT = Tiles(half={80: AMPERE, 90: HOPPER}, fp32={80: PLAIN})
 
@@ -278,13 +280,13 @@ def dx_of(dout, weight, x_pre_gelu, dx):
 
 
 def tiles(rows, columns, config):
-    return triton.cdiv(rows, config["BM"]) * triton.cdiv(columns, config["BN"])
+    return blocks(rows, config["BM"]) * blocks(columns, config["BN"])
 
 
 def dweight_of(dout, x, dweight, dbias, accumulate, config, rows=None, workspace=None):
     """dweight (+)= dout^T x and dbias (+)= the sums of dout's columns, in parts of that many rows of dout and x."""
     (M, N), K = dout.shape, x.shape[1]
-    parts = triton.cdiv(M, rows or M)
+    parts = blocks(M, rows or M)
     launch = matmul_dweight[(tiles(N, K, config), parts)]
     ones = capability() >= 90 and dout.element_size() == 2  # that is, where tl.dot is wgmma
     options = dict(ONES=ones, EVEN=M % config["BK"] == 0, STRIP=STRIP, **config)
@@ -300,22 +302,26 @@ def dweight_of(dout, x, dweight, dbias, accumulate, config, rows=None, workspace
 def part_rows(M, N, K, dtype, config):
     """Into how long parts of M, a multiple of BK, dweight's programs are cut: those that end first. A multiprocessor
     runs one at a time, and a tile of partial sums costs it as much as some rows multiplied into the tile."""
-    processors, one_part = multiprocessors(), tiles(N, K, config)
+    return cheapest_rows(M, config["BK"], tiles(N, K, config), dtype, multiprocessors())
+
+
+@functools.cache
+def cheapest_rows(M, BK, one_part, dtype, processors):
     tile_cost = 50 if dtype == torch.float32 else 800  # fp32 multiplies 16 times as long, and writes as much
 
     def cost(parts):
-        waves = triton.cdiv(parts * one_part, processors)
-        return waves * triton.cdiv(M, parts) + (parts > 1) * parts * one_part / processors * tile_cost
+        waves = blocks(parts * one_part, processors)
+        return waves * blocks(M, parts) + (parts > 1) * parts * one_part / processors * tile_cost
 
-    parts = min(range(1, min(MOST_PARTS, triton.cdiv(M, config["BK"])) + 1), key=cost)
-    return triton.cdiv(triton.cdiv(M, parts), config["BK"]) * config["BK"]
+    parts = min(range(1, min(MOST_PARTS, blocks(M, BK)) + 1), key=cost)
+    return blocks(blocks(M, parts), BK) * BK
 
 
 def partial_bytes(shape, table):
     """Workspace for the partial sums of dweight and dbias, with the configuration that needs the most."""
     M, N, K = shape["M"], shape["N"], shape["K"]
     dtype = TORCH_DTYPES[shape["dtype"]]
-    parts = max(triton.cdiv(M, part_rows(M, N, K, dtype, config)) for config in table.candidates(dtype))
+    parts = max(blocks(M, part_rows(M, N, K, dtype, config)) for config in table.candidates(dtype))
     return 4 * parts * N * (K + 1) if parts > 1 else 0
 
 
@@ -328,6 +334,6 @@ def partials_in(workspace, parts, N, K):
 
 def add_parts_of(dweight, dbias, partials, bias_partials, accumulate):
     parts, size, N = len(partials), dweight.numel(), len(dweight)
-    grid = triton.cdiv(size, ADD_BLOCK) + (triton.cdiv(N, ADD_BLOCK) if dbias is not None else 0)
+    grid = blocks(size, ADD_BLOCK) + (blocks(N, ADD_BLOCK) if dbias is not None else 0)
     launch = add_parts[(grid,)]
     launch(dweight, dbias, partials, bias_partials, size, N, parts, accumulate, BLOCK=ADD_BLOCK, num_warps=4)

@@ -12,14 +12,19 @@
     kernel[grid](…, **TILES.at(x.dtype, M, N, K))
 
 The first entry of an architecture is its default, so nothing needs tuning to run; an architecture without entries uses
-those of the next older one. What was measured is kept in a file, by GPU, Triton's version, source and shape.
+those of the next older one. What was measured is kept in a file, by GPU, Triton's version, source and shape. Only one
+process measures on a GPU at a time, and only where times are wanted: a proof takes the defaults (`untuned`).
 """
 
+import contextlib
+import fcntl
+import functools
 import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +45,29 @@ class Tiles:
         self.tuned: dict[str, Config] = {}  # by key
         self.used: dict[str, Config] = {}  # by key, of the launches so far: what a row of results shows
         self.trying: Config | None = None
+        self.refused: dict[str, str] = {}  # what does not compile, or fit this GPU, by its text: the error's type
 
     def at(self, dtype: torch.dtype, *sizes: int | bool) -> Config:
         """The configuration for a launch, told apart by dtype and sizes."""
-        key = f"{str(dtype).removeprefix('torch.')} {' '.join(str(int(s)) for s in sizes)}".strip()
-        config = self.trying or self.tuned.get(key) or self.candidates(dtype)[0]
+        key = _key(dtype, sizes)
+        config = self.trying or self.tuned.get(key) or self._default(dtype)
         self.used[key] = config
         return config
 
+    def _default(self, dtype: torch.dtype) -> Config:
+        configs = self.candidates(dtype)
+        if not self.refused:
+            return configs[0]
+        return next((c for c in configs if text_of("", c) not in self.refused), configs[0])
+
     def text(self, name: str) -> str:
-        """`TILES BM=128 num_warps=4 (default)` for each configuration in use; `(tuned)` where it was measured."""
+        """`TILES BM=128 num_warps=4 (default)` for each configuration in use; `(tuned)` where it was measured, with
+        those that were left out."""
+        without = ", ".join(f"{config.strip()}: {error}" for config, error in self.refused.items())
         found: dict[str, None] = {}
         for key, config in self.used.items():
             origin = "tuned" if self.tuned.get(key) == config else "default"
-            found[f"{text_of(name, config)} ({origin})"] = None
+            found[f"{text_of(name, config)} ({origin}{f', without {without}' if without else ''})"] = None
         return "; ".join(found)
 
     def listed(self, name: str) -> dict[str, Config]:
@@ -66,6 +80,11 @@ class Tiles:
         table = self.fp32 if dtype == torch.float32 else self.half
         known = [arch for arch in table if arch <= capability()]
         return table[max(known, default=min(table))]
+
+
+@functools.cache
+def _key(dtype: torch.dtype, sizes: tuple[int | bool, ...]) -> str:
+    return f"{str(dtype).removeprefix('torch.')} {' '.join(str(int(s)) for s in sizes)}".strip()
 
 
 def text_of(name: str, config: Config) -> str:
@@ -83,7 +102,7 @@ def tune(layer: str, shape: dict[str, Any], phase: str, function: Callable[..., 
     in the others. Elsewhere the defaults stand. `function` is the variant's forward or backward."""
     from triton.runtime import driver
 
-    if driver.active.get_active_torch_device().type != "cuda":
+    if _untuned or driver.active.get_active_torch_device().type != "cuda":
         return
     from triton.testing import do_bench
 
@@ -105,18 +124,67 @@ def measure_and_keep(
     """`tune` with the GPU's name, its tensors' device and the clock as arguments."""
     file = cache_dir() / "triton-tuned.json"
     case = _case(function, shape, phase, gpu)
-    known = _read(file).get(case)
-    if known is not None and len(known) == len(tables):
-        for table, tuned in zip(tables, known, strict=True):
-            table.tuned |= tuned
+    if _take_known(file, case, tables):
         return
-    args, kwargs = random_call(layer, shape, phase, device, sys.modules[function.__module__])
-    found = [
-        _fastest(table, TORCH_DTYPES[shape["dtype"]], lambda: function(*args, **kwargs), milliseconds)
-        for table in tables
-    ]
-    everything = _read(file) | {case: found}
-    put(file, json.dumps(everything, indent=1).encode())
+    with _alone_on(device) as alone:
+        # Another process may have measured meanwhile; where one does so for too long, the defaults stand.
+        if _take_known(file, case, tables) or not alone:
+            return
+        args, kwargs = random_call(layer, shape, phase, device, sys.modules[function.__module__])
+
+        def call() -> None:
+            function(*args, **kwargs)
+
+        dtype = TORCH_DTYPES[shape["dtype"]]
+        asked = _asked(tables, call)
+        found = [_fastest(table, dtype, call, milliseconds) if table in asked else {} for table in tables]
+        put(file, json.dumps(_read(file) | {case: found}, indent=1).encode())
+
+
+def _take_known(file: Path, case: str, tables: tuple[Tiles, ...]) -> bool:
+    """Whether the case was measured before; its configurations are then set."""
+    known = _read(file).get(case)
+    if known is None or len(known) != len(tables):
+        return False
+    for table, tuned in zip(tables, known, strict=True):
+        table.tuned |= tuned
+    return True
+
+
+_untuned = False
+
+
+@contextlib.contextmanager
+def untuned() -> Iterator[None]:
+    """Nothing is measured inside: a proof's small shapes need no tuning, and under a sanitizer no time is one."""
+    global _untuned
+    before, _untuned = _untuned, True
+    try:
+        yield
+    finally:
+        _untuned = before
+
+
+PATIENCE_SECONDS = 120.0  # with another process that measures on the same GPU
+
+
+@contextlib.contextmanager
+def _alone_on(device: str) -> Iterator[bool]:
+    """Whether this process alone may measure on a device now; it waits for others, but not for ever."""
+    file = cache_dir() / f"tuning-{device.replace(':', '-')}.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w") as lock:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    yield False
+                    return
+                time.sleep(0.05)
+        yield True  # closing the file gives the lock back
 
 
 def _case(function: Callable, shape: dict[str, Any], phase: str, gpu: str) -> str:
@@ -134,12 +202,38 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
 
 
+def _asked(tables: tuple[Tiles, ...], call: Callable[[], None]) -> list[Tiles]:
+    """The tables that a call asks: those of another way to compute it are not worth a measurement. All of them where
+    the defaults are refused."""
+    before = [table.used for table in tables]
+    for table in tables:
+        table.used = {}
+    try:
+        call()
+        return [table for table in tables if table.used]
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        return list(tables)
+    finally:
+        for table, used in zip(tables, before, strict=True):
+            table.used = used
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a configuration did not compile, or does not fit the GPU: nothing ran. Triton's own errors, and what its
+    passes end with."""
+    from triton.errors import TritonError
+
+    return isinstance(error, TritonError) or "PassManager::run failed" in str(error)
+
+
 def _fastest(
     table: Tiles, dtype: torch.dtype, call: Callable[[], None], milliseconds: Callable[[Callable[[], None]], float]
 ) -> dict[str, Config]:
-    """Measure every candidate, and set the fastest for all keys that the call asks the table for."""
-    from triton.runtime.errors import OutOfResources
-
+    """Measure every candidate, and set the fastest for all keys that the call asks the table for. What is refused is
+    left out; raises the last refusal where nothing is left."""
+    refusal: Exception | None = None
     times: list[tuple[float, Config]] = []
     keys: set[str] = set()
     for config in table.candidates(dtype):
@@ -147,12 +241,16 @@ def _fastest(
         try:
             times.append((milliseconds(call), config))
             keys |= set(table.used)
-        except OutOfResources:  # does not fit this GPU: no candidate
-            pass
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            refusal = error
+            table.refused[text_of("", config)] = type(error).__name__
         finally:
             table.used, table.trying = before, None
-    best = min(times, key=lambda entry: entry[0])[1] if times else None
-    tuned = dict.fromkeys(keys, best) if best else {}
+    if refusal and not times:
+        raise refusal
+    tuned = dict.fromkeys(keys, min(times, key=lambda entry: entry[0])[1])
     table.tuned |= tuned
     return tuned
 

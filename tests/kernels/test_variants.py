@@ -2,7 +2,8 @@
 
 What takes minutes is proved by `make test-all`: torch.compile, which builds each shape anew (one of its variants is
 proved always), fp16, and GPU kernels, which the simulator runs, in more than one dtype: `make test` proves naive ones
-in fp32 and all others in bf16. It also tries each structured case on every shape; `make test` on two.
+in fp32 and all others in bf16. It also tries each structured case on every shape, `make test` on two, and counts what
+moves.
 """
 
 import pytest
@@ -55,7 +56,8 @@ def test_variant_is_right(variant, dtype, judge, request):
     phases = tuple(p for p in contract.PHASES if variant.has(p))
     thorough = "not slow" not in request.config.option.markexpr
     seeds = SEEDS if thorough or not variant.gpu_code else SEEDS[-1:]
-    for found in prove.prove(variant, phases, dtype, seeds, judge, SETTING, yardstick, thorough=thorough):
+    proofs = prove.prove(variant, phases, dtype, seeds, judge, SETTING, yardstick, thorough=thorough, count=thorough)
+    for found in proofs:
         if found.status == "skipped":
             pytest.skip(found.evidence)
         assert found.ok, f"{found.phase}: {found.evidence}"

@@ -36,7 +36,7 @@ def test_stand_ins_are_judged_and_what_is_wrong_is_counted(monkeypatch, tmp_path
     monkeypatch.setattr(false_alarms, "call", lambda *arguments: [part * factor for part in real(*arguments)])
     row = false_alarms.measure("residual", "forward", "fp16", 0.05, 1)
     torch.set_num_threads(threads)
-    assert row.seeds and len(row.ratios) >= 2 * row.seeds
+    assert len(row.ratios) >= row.seeds > 0
     assert len(row.failed) == (len(row.ratios) if fails else 0)
     page = false_alarms.page([row], 0.05)
     assert "| residual | forward | fp16 |" in page and ("What failed" in page) == fails

@@ -7,10 +7,8 @@ its fp32 companions move 16 without gaps between neighbouring threads. The tenso
 launch, 56 bytes each: up to 583 tensors, which is all of GPT-2 1558M.
 """
 
-from itertools import accumulate
-
 from kernels.cuda import MAX_PARAMETER_BYTES, Kernel
-from kernels.cuda.packing import pack_width
+from kernels.cuda.packing import Lists
 
 DETERMINISTIC = True
 
@@ -21,14 +19,12 @@ MOST_TENSORS = (MAX_PARAMETER_BYTES - 64) // 56  # of a launch
 forward_kernel = Kernel("shared.cu", "adamw", THREADS=THREADS, CHUNK=CHUNK)
 
 
+lists = Lists(CHUNK, MOST_TENSORS)
+
+
 def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, *, params, m, v, masters):
     scalars = step, lr, grad_scale, 1 - beta1, 1 - beta2, eps
-    masters = masters or [None] * len(params)
-    for first in range(0, len(params), MOST_TENSORS):
-        some = slice(first, first + MOST_TENSORS)
-        tensors = params[some], m[some], v[some], masters[some], grads[some]
-        sizes = [p.numel() for p in params[some]]
-        firsts = [0, *accumulate(-(-size // CHUNK) for size in sizes)]  # the first chunk of each, and their number
-        N = min(4, pack_width(*(t for each in tensors for t in each)))
-        launch = forward_kernel(grid=firsts.pop(), block=THREADS, TENSORS=len(sizes), N=N)
-        launch(*tensors, sizes, firsts, weight_decays[some], *scalars)
+    for group in lists.groups(params, m, v, masters, grads):
+        N = min(4, group.width)
+        launch = forward_kernel(grid=group.blocks, block=THREADS, TENSORS=group.count, N=N)
+        launch(*group.tensors, group.sizes, group.firsts, weight_decays[group.some], *scalars)

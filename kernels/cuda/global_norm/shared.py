@@ -7,10 +7,9 @@ in double. No atomics, so that the order is always the same.
 """
 
 import math
-from itertools import accumulate
 
 from kernels.cuda import MAX_PARAMETER_BYTES, Kernel
-from kernels.cuda.packing import pack_width
+from kernels.cuda.packing import Lists
 
 DETERMINISTIC = True
 
@@ -32,14 +31,13 @@ def workspace(shape, phase):
     return 8 * sum(chunks(math.prod(sizes)) for sizes in shape["tensors"])
 
 
+lists = Lists(CHUNK, MOST_TENSORS)
+
+
 def forward(grads, *, norm, workspace):
     done = 0
-    for first in range(0, len(grads), MOST_TENSORS):
-        some = grads[first : first + MOST_TENSORS]
-        sizes = [g.numel() for g in some]
-        firsts = [0, *accumulate(chunks(size) for size in sizes)]  # the first chunk of each, and their number
-        grid = firsts.pop()
-        launch = square_kernel(grid=grid, block=THREADS, TENSORS=len(some), N=pack_width(*some))
-        launch(workspace[8 * done :], some, sizes, firsts)
-        done += grid
+    for group in lists.groups(grads):
+        launch = square_kernel(grid=group.blocks, block=THREADS, TENSORS=group.count, N=group.width)
+        launch(workspace[8 * done :], *group.tensors, group.sizes, group.firsts)
+        done += group.blocks
     norm_kernel(grid=1, block=FINAL_THREADS)(norm, workspace, done)

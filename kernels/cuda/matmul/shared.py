@@ -7,6 +7,7 @@ to registers meanwhile. Weight gradients whose tiles are too few for a GPU are c
 kernel adds in order; so are the rows of dbias.
 """
 
+from functools import cache
 from math import gcd
 
 from kernels.cuda import Kernel, blocks
@@ -36,6 +37,7 @@ def tiles(rows, columns):
     return blocks(rows, TILE) * blocks(columns, TILE)
 
 
+@cache
 def part_rows(M, N, K):
     """Into how long parts of M, a multiple of DEPTH, dweight's blocks are cut: those that end first."""
 

@@ -15,6 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.triton import blocks
 from kernels.triton.attention_tiles import (
     add_dkdv,
     add_dq,
@@ -149,17 +150,23 @@ def attention_forward(
     sums = tl.zeros((BM, WIDTH), tl.float32)
     largest = tl.full((BM,), float("-inf"), tl.float32)
     total = tl.zeros((BM,), tl.float32)
-    full, seen = keys_of(first, T, BM, BN, CAUSAL)
-    for j in tl.range(0, full, BN):
-        k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, True)
-        v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, True)
-        key = j + tl.arange(0, BN)
-        sums, largest, total = attend(sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, False)
-    for j in tl.range(full, seen, BN):
-        k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, EVEN)
-        v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, EVEN)
-        key = j + tl.arange(0, BN)
-        sums, largest, total = attend(sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, True)
+    full, seen = keys_of(first, T, BM, BN, CAUSAL, EVEN)
+    if CAUSAL or EVEN:
+        for j in tl.range(0, full, BN):
+            k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, True)
+            v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, True)
+            key = j + tl.arange(0, BN)
+            sums, largest, total = attend(
+                sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, False
+            )
+    if CAUSAL or not EVEN:
+        for j in tl.range(full, seen, BN):
+            k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, EVEN)
+            v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, EVEN)
+            key = j + tl.arange(0, BN)
+            sums, largest, total = attend(
+                sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, True
+            )
 
     out += head_at(head, T, NH * HS, NH, HS)
     store_rows(out, sums * (1 / total)[:, None], first, T, NH * HS, HS, BM, WIDTH)
@@ -186,17 +193,19 @@ def attention_dq(
     lse2, delta = find_statistics(statistics, lse, dout_tile, out_tile, head, heads, query, T)
 
     sums = tl.zeros((BM, WIDTH), tl.float32)
-    full, seen = keys_of(first, T, BM, BN, CAUSAL)
-    for j in tl.range(0, full, BN):
-        k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, True)
-        v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, True)
-        key = j + tl.arange(0, BN)
-        sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, False)
-    for j in tl.range(full, seen, BN):
-        k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, EVEN)
-        v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, EVEN)
-        key = j + tl.arange(0, BN)
-        sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, True)
+    full, seen = keys_of(first, T, BM, BN, CAUSAL, EVEN)
+    if CAUSAL or EVEN:
+        for j in tl.range(0, full, BN):
+            k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, True)
+            v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, True)
+            key = j + tl.arange(0, BN)
+            sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, False)
+    if CAUSAL or not EVEN:
+        for j in tl.range(full, seen, BN):
+            k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, EVEN)
+            v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, EVEN)
+            key = j + tl.arange(0, BN)
+            sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, True)
     store_rows(dq + at, sums * (scale / LOG2_E), first, T, stride, HS, BM, WIDTH)
 
 
@@ -274,7 +283,7 @@ def forward(q, k, v, causal, *, out, lse):
     B, T, NH, HS = q.shape
     sizes, constants = common(q, k, causal)
     config = tables(HS)[0].at(q.dtype, T, HS, causal)
-    grid = (B * NH * triton.cdiv(T, config["BM"]),)
+    grid = (B * NH * blocks(T, config["BM"]),)
     attention_forward[grid](out, lse, q, k, v, *sizes, **constants, EVEN=even(T, config), **config)
 
 
@@ -284,11 +293,11 @@ def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv, workspace):
     statistics = workspace.view(torch.float32)
 
     config = tables(HS)[1].at(q.dtype, T, HS, causal)
-    grid = (B * NH * triton.cdiv(T, config["BM"]),)
+    grid = (B * NH * blocks(T, config["BM"]),)
     dq_arguments = dq, statistics, dout, q, k, v, out, lse
     attention_dq[grid](*dq_arguments, *sizes, **constants, EVEN=even(T, config), **config)
 
     config = tables(HS)[2].at(q.dtype, T, HS, causal)
-    grid = (B * k.shape[2] * triton.cdiv(T, config["BN"]),)
+    grid = (B * k.shape[2] * blocks(T, config["BN"]),)
     dkdv_arguments = dk, dv, dout, q, k, v, statistics
     attention_dkdv[grid](*dkdv_arguments, *sizes, **constants, EVEN=even(T, config), **config)

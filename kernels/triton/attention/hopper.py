@@ -8,8 +8,8 @@ TMA too. fp32 has no use for it and runs flash.py's kernels.
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
+from kernels.triton import blocks
 from kernels.triton.attention import flash
 from kernels.triton.attention_tiles import (
     add_dkdv,
@@ -21,6 +21,7 @@ from kernels.triton.attention_tiles import (
     place,
     queries_of,
 )
+from kernels.triton.descriptors import described
 from kernels.triton.math import LOG2_E
 from kernels.triton.tuning import Tiles, tune
 
@@ -104,11 +105,14 @@ def attention_forward(
     sums = tl.zeros((BM, WIDTH), tl.float32)
     largest = tl.full((BM,), float("-inf"), tl.float32)
     total = tl.zeros((BM,), tl.float32)
-    full, seen = keys_of(first, T, BM, BN, CAUSAL)
-    for j in tl.range(0, full, BN):
-        k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
-        key = j + tl.arange(0, BN)
-        sums, largest, total = attend(sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, False)
+    full, seen = keys_of(first, T, BM, BN, CAUSAL, False)
+    if CAUSAL:
+        for j in tl.range(0, full, BN):
+            k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
+            key = j + tl.arange(0, BN)
+            sums, largest, total = attend(
+                sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, False
+            )
     for j in tl.range(full, seen, BN):
         k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
         key = j + tl.arange(0, BN)
@@ -133,11 +137,12 @@ def attention_dq(
     lse2, delta = find_statistics(statistics, lse, dout_tile, load_tile(out, b, head, first), row, heads, query, T)
 
     sums = tl.zeros((BM, WIDTH), tl.float32)
-    full, seen = keys_of(first, T, BM, BN, CAUSAL)
-    for j in tl.range(0, full, BN):
-        k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
-        key = j + tl.arange(0, BN)
-        sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, False)
+    full, seen = keys_of(first, T, BM, BN, CAUSAL, False)
+    if CAUSAL:
+        for j in tl.range(0, full, BN):
+            k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
+            key = j + tl.arange(0, BN)
+            sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, False)
     for j in tl.range(full, seen, BN):
         k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
         key = j + tl.arange(0, BN)
@@ -206,8 +211,8 @@ def describe(rows, *tensors):
     for x in tensors:
         B, T, heads, HS = x.shape
         batch, row, head, _ = x.stride()
-        block = [1, 1, rows, triton.next_power_of_2(HS)]
-        yield TensorDescriptor(x, [B, heads, T, HS], [batch, head, row, 1], block)
+        block = (1, 1, rows, triton.next_power_of_2(HS))
+        yield described(x, (B, heads, T, HS), (batch, head, row, 1), block)
 
 
 def common(q, k, causal):
@@ -223,7 +228,7 @@ def forward(q, k, v, causal, *, out, lse):
     B, T, NH, HS = q.shape
     sizes, constants = common(q, k, causal)
     config = tables(HS)[0].at(q.dtype, T, HS, causal)
-    grid = (B * NH * triton.cdiv(T, config["BM"]),)
+    grid = (B * NH * blocks(T, config["BM"]),)
     maps = *describe(config["BM"], out, q), *describe(config["BN"], k, v)
     attention_forward[grid](*maps, lse, *sizes, **constants, **config)
 
@@ -236,14 +241,14 @@ def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv, workspace):
     statistics = workspace.view(torch.float32)
 
     config = tables(HS)[1].at(q.dtype, T, HS, causal)
-    grid = (B * NH * triton.cdiv(T, config["BM"]),)
+    grid = (B * NH * blocks(T, config["BM"]),)
     dq_map, dout_map, q_map, out_map = describe(config["BM"], dq, dout, q, out)
     k_map, v_map = describe(config["BN"], k, v)
     dq_arguments = dq_map, dout_map, q_map, k_map, v_map, out_map, statistics, lse
     attention_dq[grid](*dq_arguments, *sizes, **constants, **config)
 
     config = tables(HS)[2].at(q.dtype, T, HS, causal)
-    grid = (B * k.shape[2] * triton.cdiv(T, config["BN"]),)
+    grid = (B * k.shape[2] * blocks(T, config["BN"]),)
     dk_map, dv_map, k_map, v_map = describe(config["BN"], dk, dv, k, v)
     dout_map, q_map = describe(config["BM"], dout, q)
     dkdv_arguments = dk_map, dv_map, dout_map, q_map, k_map, v_map, statistics

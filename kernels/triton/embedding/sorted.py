@@ -9,6 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
+from kernels.triton import blocks
+
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
 
@@ -181,8 +183,8 @@ def add_rows(
 
 def scratch(n, V, C):
     """Bytes of backward's scratch: the order, another one, counts, starts, sums of pieces."""
-    sizes = (4 * n, 4 * n, 4 * triton.cdiv(n, TILE) * DIGITS, 4 * (V + 1), 4 * (n // PIECE) * C)
-    return [triton.cdiv(size, 16) * 16 for size in sizes]
+    sizes = (4 * n, 4 * n, 4 * blocks(n, TILE) * DIGITS, 4 * (V + 1), 4 * (n // PIECE) * C)
+    return [blocks(size, 16) * 16 for size in sizes]
 
 
 def workspace(shape, phase):
@@ -191,7 +193,7 @@ def workspace(shape, phase):
 
 def forward(tokens, wte, wpe, *, out):
     B, T, C = out.shape
-    grid = triton.cdiv(B * T, ROWS), triton.cdiv(C, COLUMNS)
+    grid = blocks(B * T, ROWS), blocks(C, COLUMNS)
     embedding_forward[grid](out, tokens, wte, wpe, B * T, T, C, ROWS=ROWS, COLUMNS=COLUMNS, num_warps=4)
 
 
@@ -201,16 +203,16 @@ def backward(dout, tokens, V, accumulate, *, dwte, dwpe, workspace):
     parts = workspace[: sum(scratch(n, V, C))].split(scratch(n, V, C))
     order, spare, counts, starts = (part.view(torch.int32) for part in parts[:4])
     partials = parts[4].view(torch.float32)
-    across = triton.cdiv(C, COLUMNS)
+    across = blocks(C, COLUMNS)
     columns = dict(COLUMNS=COLUMNS, num_warps=2)
 
-    grid = triton.cdiv(T, POSITIONS), across
+    grid = blocks(T, POSITIONS), across
     sum_sequences[grid](
         dwpe, dout, B, T, C, ACCUMULATE=accumulate, POSITIONS=POSITIONS, COLUMNS=COLUMNS, num_warps=4
     )  # fmt: skip
     order = sort_by_token(order, spare, counts, tokens, n, V)
     steps = n.bit_length()
-    find_starts[(triton.cdiv(V + 1, SEARCHED),)](starts, tokens, order, n, V, steps, SEARCHED=SEARCHED, num_warps=4)
+    find_starts[(blocks(V + 1, SEARCHED),)](starts, tokens, order, n, V, steps, SEARCHED=SEARCHED, num_warps=4)
     if n >= PIECE:
         add_pieces[(n // PIECE, across)](partials, dout, tokens, order, n, C, PIECE=PIECE, BATCH=BATCH, **columns)
     add_rows[(V, across)](
@@ -220,7 +222,7 @@ def backward(dout, tokens, V, accumulate, *, dwte, dwpe, workspace):
 
 def sort_by_token(one, other, counts, tokens, n, V):
     """Positions in the order of their tokens, in one of two buffers, which is returned."""
-    tiles = triton.cdiv(n, TILE)
+    tiles = blocks(n, TILE)
     order = None  # before the first pass: as they are
     for shift in range(0, max(1, (V - 1).bit_length()), DIGIT_BITS):
         count_digits[(tiles,)](counts, tokens, order, n, tiles, shift, TILE=TILE, DIGITS=DIGITS, num_warps=8)

@@ -6,6 +6,7 @@ Floor: forward one read and one write an element, backward two reads and one wri
 import triton
 import triton.language as tl
 
+from kernels.triton import blocks
 from kernels.triton.math import gelu, gelu_grad
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -31,8 +32,8 @@ def gelu_backward(dx, dout, x, N, BLOCK: tl.constexpr):
 
 
 def forward(x, *, out):
-    gelu_forward[(triton.cdiv(x.numel(), BLOCK),)](out, x, x.numel(), BLOCK=BLOCK, num_warps=4)
+    gelu_forward[(blocks(x.numel(), BLOCK),)](out, x, x.numel(), BLOCK=BLOCK, num_warps=4)
 
 
 def backward(dout, x, *, dx):
-    gelu_backward[(triton.cdiv(x.numel(), BLOCK),)](dx, dout, x, x.numel(), BLOCK=BLOCK, num_warps=4)
+    gelu_backward[(blocks(x.numel(), BLOCK),)](dx, dout, x, x.numel(), BLOCK=BLOCK, num_warps=4)

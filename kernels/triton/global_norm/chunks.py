@@ -10,7 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.triton.many import chunk_of, groups, padded, pick
+from kernels.triton import blocks
+from kernels.triton.lists import Lists, address_of, chunk_of, size_of
 
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
@@ -20,14 +21,24 @@ FINAL_BLOCK = 1024
 
 
 @triton.jit
-def sum_squares(sums, grads, sizes, CHUNK: tl.constexpr):
+def sum_squares(
+    sums,
+    grads,
+    table,
+    ALIGNED: tl.constexpr,
+    LISTS: tl.constexpr,
+    UNIT: tl.constexpr,
+    COUNT: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
     program = tl.program_id(0)
-    tensor, chunk = chunk_of(program, sizes, CHUNK)
-    start = chunk.to(tl.int64) * CHUNK
-    left = pick(sizes, tensor) - start
+    tensor, chunk = chunk_of(program, table, LISTS, COUNT)
+    start = chunk * CHUNK
+    left = size_of(table, tensor, LISTS, UNIT, COUNT) - start
+    grad = address_of(grads, table, 0, tensor, ALIGNED, COUNT) + start
     i = tl.arange(0, CHUNK)
     # Widened before they are squared: a square of 1e20 does not fit fp32, and one of 1e-30 is 0 in it.
-    g = tl.load(pick(grads, tensor) + start + i, mask=i < left, other=0.0).to(tl.float32).to(tl.float64)
+    g = tl.load(grad + i, mask=i < left, other=0.0).to(tl.float32).to(tl.float64)
     tl.store(sums + program, tl.sum(g * g))
 
 
@@ -41,7 +52,7 @@ def norm_of_sums(norm, sums, count, BLOCK: tl.constexpr):
 
 
 def chunks(size):
-    return triton.cdiv(size, CHUNK)
+    return blocks(size, CHUNK)
 
 
 def workspace(shape, phase):
@@ -49,11 +60,14 @@ def workspace(shape, phase):
     return 8 * sum(chunks(math.prod(sizes)) for sizes in shape["tensors"])
 
 
+lists = Lists(CHUNK)
+
+
+def prepare(shape, phase):
+    lists.reserve()
+
+
 def forward(grads, *, norm, workspace):
-    sums, done = workspace.view(torch.float64), 0
-    for some in groups(len(grads)):
-        sizes = [g.numel() for g in grads[some]]
-        grid = sum(chunks(size) for size in sizes)
-        sum_squares[(grid,)](sums[done:], padded(grads[some], grads[0]), padded(sizes, 0), CHUNK=CHUNK, num_warps=8)
-        done += grid
-    norm_of_sums[(1,)](norm, sums, done, BLOCK=FINAL_BLOCK, num_warps=8)
+    sums, table = workspace.view(torch.float64), lists.table(grads)
+    sum_squares[(table.programs,)](sums, *table.bases, table, CHUNK=CHUNK, num_warps=8, **table.constants)
+    norm_of_sums[(1,)](norm, sums, table.programs, BLOCK=FINAL_BLOCK, num_warps=8)

@@ -13,9 +13,8 @@ from math import gcd
 
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.triton import matmul_tiles, multiprocessors
+from kernels.triton import blocks, descriptors, matmul_tiles, multiprocessors
 from kernels.triton.math import gelu, gelu_grad
 from kernels.triton.matmul_tiles import (
     STRIP,
@@ -42,7 +41,7 @@ SLICE = tl.constexpr(128)
 GELU_SLICE = tl.constexpr(64)
 
 CANDIDATES = [tile(128, 256, 64, 8, 4), tile(128, 256, 64, 8, 3), tile(128, 128, 64, 8, 4)]
-FORWARD = Tiles(half={90: CANDIDATES}, fp32={90: matmul_tiles.PLAIN[:1]})
+FORWARD = Tiles(half={90: CANDIDATES}, fp32=matmul_tiles.FORWARD.fp32)
 DX = Tiles(half={90: CANDIDATES}, fp32={90: matmul_tiles.PLAIN[:1]})
 DWEIGHT = Tiles(half={90: CANDIDATES}, fp32=matmul_tiles.DWEIGHT.fp32)
 
@@ -183,7 +182,7 @@ def launch_dx(dout, weight, x_pre_gelu, dx):
 def launch_dweight(dout, x, dweight, dbias, accumulate, config, rows, workspace):
     (M, N), K = dout.shape, x.shape[1]
     operands = described(dout, config["BK"], config["BM"]), described(x, config["BK"], config["BN"])
-    parts = triton.cdiv(M, rows)
+    parts = blocks(M, rows)
     launch = mapped_dweight[(tiles(N, K, config), parts)]
     if parts == 1:
         launch(dweight, dbias, *operands, M, N, K, rows, accumulate, STRIP=STRIP, **config)
@@ -203,7 +202,7 @@ def mapped(*tensors):
 
 def described(tensor, rows, columns):
     """For tiles of that size."""
-    return None if tensor is None else TensorDescriptor.from_tensor(tensor, [rows, columns])
+    return None if tensor is None else descriptors.described(tensor, tensor.shape, tensor.stride(), (rows, columns))
 
 
 def programs(work):

@@ -6,6 +6,8 @@ Floor: two reads and one write an element; a twelfth of a FLOP a byte in fp32, s
 import triton
 import triton.language as tl
 
+from kernels.triton import blocks
+
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
 BLOCK = 1024
@@ -21,4 +23,4 @@ def residual_kernel(out, a, b, N, BLOCK: tl.constexpr):
 
 
 def forward(a, b, *, out):
-    residual_kernel[(triton.cdiv(out.numel(), BLOCK),)](out, a, b, out.numel(), BLOCK=BLOCK, num_warps=4)
+    residual_kernel[(blocks(out.numel(), BLOCK),)](out, a, b, out.numel(), BLOCK=BLOCK, num_warps=4)

@@ -8,7 +8,7 @@ begins where the first one ended, which the L2 cache answers.
 import triton
 import triton.language as tl
 
-from kernels.triton import UNFUSED
+from kernels.triton import UNFUSED, blocks
 from kernels.triton.math import LOG2_E
 from kernels.triton.online import LOWEST, add_packs, columns_of, pack_of, whole_of
 
@@ -140,7 +140,7 @@ def short_rows(R, S):
     block = triton.next_power_of_2(S)
     rows = max(1, SHORT // block)
     warps = min(16, max(1, rows * block // (32 * ELEMENTS)))
-    return (triton.cdiv(R, rows),), dict(ROWS=rows, BLOCK=block, num_warps=warps)
+    return (blocks(R, rows),), dict(ROWS=rows, BLOCK=block, num_warps=warps)
 
 
 def pack(x):

@@ -88,3 +88,32 @@ def test_whole_numbers_stay_in_range():
     case = case_of("embedding", "forward")
     tokens = one(contents.changed(case, draw(case), 4)["tokens"])
     assert tokens.dtype == torch.int64 and tokens.min() >= 0 and tokens.max() < case.shape["V"]
+
+
+@pytest.mark.parametrize("layer", contract.layer_names())
+def test_some_rows_of_contents_are_those_of_the_whole_and_a_buffer_is_held_to_all_of_it(layer, monkeypatch):
+    monkeypatch.setattr(contents, "BLOCK", 100)  # more than one block, and a rest
+    for phase in contract.phases_of(contract.load(layer)):
+        case = case_of(layer, phase, 0, "bf16")
+        drawn = draw(case)
+        made, whole = contents.Contents(case, drawn, 77), contents.changed(case, drawn, 77)
+        names = {n for n, v in drawn.items() if not isinstance(v, list) and v is not None and v.dim()}
+        for name, value in whole.items():
+            size = len(one(value)) if name in names else 1
+            rows = made.rows(size // 2, size, {name} & names)
+            wanted = [x[size // 2 :] if name in names else x for x in each(value)]
+            assert all(torch.equal(a, b) for a, b in zip(each(rows[name]), wanted, strict=True)), name
+            assert made.held_by(name, value), name
+            for part in each(value):
+                if part.numel():
+                    last = (-1,) * part.dim()
+                    held = part[last].clone()
+                    part[last] += 1 if part.dtype == torch.int64 else 0.5
+                    assert not made.held_by(name, value), name
+                    part[last] = held
+
+
+def test_a_nan_is_held_as_the_nan_that_it_is():
+    x = torch.tensor([1.0, float("nan")])
+    held = contents.Contents(GELU, {"x": x})
+    assert held.held_by("x", x.clone()) and not held.held_by("x", -x) and not held.held_by("x", x.half())

@@ -6,9 +6,10 @@ import os
 import pytest
 import torch
 
+from bench.core import shared
 from bench.core.arena import Arena, memory_in, poison_of
 from bench.core.case import Case, draw, each, one
-from bench.core.shared import Box, opened, stored, values_in
+from bench.core.shared import Box, opened, placed, put_into, stored, values_in
 from reference import contract
 
 
@@ -85,3 +86,90 @@ def test_fewer_bytes_than_a_case_has_are_an_error():
     case = Case("residual", "forward", {"N": 100, "dtype": "fp32"}, "test")
     with pytest.raises(ValueError, match="fewer than the case has"):
         Arena(case, memory=memory_in(torch.zeros(100, dtype=torch.uint8)))
+
+
+class Driver:
+    """Stands for libcuda: every call is noted and succeeds, but those that are to fail."""
+
+    def __init__(self, **fails: int):
+        self.fails = fails
+        self.asked: list[tuple[str, list]] = []
+        for name in (
+            *("cuMemAlloc_v2", "cuMemFree_v2", "cuIpcGetMemHandle"),
+            *("cuIpcOpenMemHandle_v2", "cuIpcCloseMemHandle"),
+        ):
+            setattr(self, name, self._function(name))
+
+    def _function(self, name: str):
+        def function(*arguments):
+            self.asked.append((name, [getattr(a, "value", a) for a in arguments]))
+            if name in ("cuMemAlloc_v2", "cuIpcOpenMemHandle_v2"):
+                arguments[0]._obj.value = 0x7000
+            if name == "cuIpcGetMemHandle":
+                arguments[0]._obj.bytes = b"handle"
+            return self.fails.get(name, 0)
+
+        return function
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """CUDA's windows over a driver that only answers; tensors are on the CPU."""
+    monkeypatch.setattr(shared.CudaIpc, "_tensor", lambda self, address, size: torch.zeros(size, dtype=torch.uint8))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    return lambda **fails: shared.CudaIpc("cpu", Driver(**fails))
+
+
+def test_a_window_is_memory_of_the_driver_that_another_process_maps_while_it_copies(cuda):
+    ipc = cuda()
+    window = ipc.window(100)
+    assert len(bytes.fromhex(window.name)) == 64 and bytes.fromhex(window.name).startswith(b"handle\0")
+    assert len(window.bytes) == 100 and window.address == 0x7000
+    with ipc.opened(window.name, 100) as memory:
+        assert len(memory) == 100
+        told = ipc.driver.asked[-1]
+        assert (
+            told[0] == "cuIpcOpenMemHandle_v2" and bytes(told[1][1]) == bytes.fromhex(window.name) and told[1][2] == 1
+        )
+    assert ipc.driver.asked[-1] == ("cuIpcCloseMemHandle", [0x7000])
+    window.close()
+    window.close()
+    assert [name for name, _ in ipc.driver.asked].count("cuMemFree_v2") == 1
+
+
+def test_what_the_driver_refuses_is_an_error_that_names_it_and_leaves_nothing(cuda):
+    ipc = cuda(cuIpcGetMemHandle=801)
+    with pytest.raises(OSError, match="cuIpcGetMemHandle answers 801"):
+        ipc.window(100)
+    assert ipc.driver.asked[-1] == ("cuMemFree_v2", [0x7000])
+    with pytest.raises(OSError, match="cuMemAlloc_v2 answers 2"):
+        cuda(cuMemAlloc_v2=2).window(1 << 40)
+    with (
+        pytest.raises(OSError, match="cuIpcOpenMemHandle_v2 answers 201"),
+        cuda(cuIpcOpenMemHandle_v2=201).opened("00" * 64, 100),
+    ):
+        pass
+
+
+def test_a_mapping_ends_with_an_error_too(cuda):
+    ipc = cuda()
+    with pytest.raises(ZeroDivisionError), ipc.opened("00" * 64, 8):
+        raise ZeroDivisionError
+    assert ipc.driver.asked[-1][0] == "cuIpcCloseMemHandle"
+
+
+def test_a_device_without_a_way_to_share_has_none():
+    class Place:
+        place = "cpu"
+
+    assert shared.ipc_of(Place()) is None
+
+
+def test_several_draws_lie_one_behind_the_other():
+    first, end = placed({"x": torch.arange(3), "z": None})
+    second, last = placed({"x": [torch.ones(5)]}, end)
+    memory = torch.zeros(last, dtype=torch.uint8)
+    put_into(memory, first, {"x": torch.arange(3), "z": None})
+    put_into(memory, second, {"x": [torch.ones(5)]})
+    assert torch.equal(one(values_in(memory, first)["x"]), torch.arange(3))
+    assert torch.equal(each(values_in(memory, second)["x"])[0], torch.ones(5))

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.cli import CannotGoOn
 from bench.core import variants
@@ -235,3 +236,20 @@ def test_the_source_hash_follows_a_backends_shared_headers(tmp_path):
     (tmp_path / "cuda" / "common").mkdir()
     (tmp_path / "cuda" / "common" / "packed.cuh").write_text("// wider")
     assert found.source_hash() != before
+
+
+def test_who_asks_what_a_gpu_can_do_makes_no_context(monkeypatch):
+    from kernels.cuda import gpu
+
+    def context(*_):
+        raise AssertionError("torch makes a context for this")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", context)
+    monkeypatch.setattr(gpu, "capability_of", lambda device: {0: (8, 0), 3: (9, 0)}[device])
+    variants._missing.cache_clear()
+    try:
+        assert variants._missing("sm90", "cuda:3") is None
+        assert variants._missing("sm90", "cuda") == "needs sm90, this GPU is sm80"
+    finally:
+        variants._missing.cache_clear()

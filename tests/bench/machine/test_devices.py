@@ -86,6 +86,27 @@ def test_busy_leaves_out_the_gaps_that_span_has(gpu):
     assert found[SPAN] == pytest.approx(100 * LAUNCH_SECONDS - devices.BACKLOG_SECONDS, rel=0.05)
 
 
+def test_a_backlog_covers_the_host_within_bounds():
+    assert devices.backlog_of(1e-6) == devices.BACKLOG_SECONDS
+    assert devices.backlog_of(1e-3) == pytest.approx(1.5e-3)
+    assert devices.backlog_of(10.0) == devices.MOST_BACKLOG_SECONDS
+    # The second call was late: its span is the host's. Where all are, they wait for the GPU themselves.
+    assert devices.queued([1.0, 5.0, 2.0], [0.1, 0.3, 0.1], 0.2) == [1.0, 2.0]
+    assert devices.queued([5.0, 6.0], [0.3, 0.3], 0.2) == [5.0, 6.0]
+
+
+def test_a_span_behind_a_backlog_has_no_time_of_the_host_in_it(gpu):
+    for backlog_s, seconds in ((devices.backlog_of(100 * LAUNCH_SECONDS), 100e-6), (0.0, 100 * LAUNCH_SECONDS)):
+        with gpu.timer(SPAN, backlog_s) as timer:
+            timer.start()
+            for _ in range(100):
+                with kernel("mine", 1e-6):
+                    pass
+            timer.stop()
+        assert timer.seconds[0] == pytest.approx(seconds, rel=0.05)
+        assert timer.host_seconds == [pytest.approx(100 * LAUNCH_SECONDS)]
+
+
 def test_a_graph_launches_once_and_computes_again(gpu):
     x = torch.zeros(4)
     replay = gpu.capture(lambda: x.add_(1))

@@ -81,6 +81,14 @@ def test_versions_are_those_that_run(description):
     assert versions["python"] == sys.version.split()[0]
 
 
+def test_torch_is_told_with_its_build_where_its_metadata_has_none(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(facts.metadata, "version", lambda package: "2.11.0")
+    monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
+    assert facts.versions()["torch"] == "2.11.0+cu130"
+
+
 def test_no_driver_is_no_failure():
     library, reason = facts.nvml()
     assert (library is None) == bool(reason)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from bench.training.field import OURS, Field
 from bench.training.rooms import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
 from reference.models.gpt2 import GPT2, init_parameters
 from tests.bench.training.test_session import command
-from tests.fake_gpu import MEMORY_BYTES, FakeGpu
+from tests.fake_gpu import MEMORY_BYTES, FakeGpu, kernel
 
 FAKE = "tests.fake_gpu:FakeGpu"
 SMALL = GPT2("small", L=2, NH=2, C=32, max_t=24, v=300)
@@ -369,3 +370,19 @@ def test_a_batch_is_halved_until_it_fits_but_not_one_that_was_asked_for(tmp_path
     done = command(*quick(tmp_path), "--out", tmp_path / "other", "--kernels", "torch.eager", "--batch", 16, **limit)
     assert done.returncode == cli.FAILED and "does not fit on this GPU with --batch 16" in done.stderr
     assert "--batch 8" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_candidates_are_raced_by_what_the_gpu_needs_not_by_the_hosts_launches(gpu):
+    def variant(name: str, launches: int, seconds: float) -> SimpleNamespace:
+        def forward() -> None:
+            for _ in range(launches):
+                with kernel(name, seconds / launches):
+                    pass
+
+        module = SimpleNamespace(forward=forward)
+        return SimpleNamespace(name=name, load=lambda: module)
+
+    call = SimpleNamespace(id=SimpleNamespace(phase="forward"), inputs=[], outputs={}, accumulate=False)
+    racing = [variant("many_launches", 400, 400e-6), variant("one", 1, 800e-6)]  # 2 ms of the host, in a graph none
+    found = choose._race_one(racing, [call], {}, gpu, {}, lambda _: None)
+    assert found == {"many_launches": pytest.approx(0.4), "one": pytest.approx(0.8)}

@@ -38,6 +38,8 @@ class FakeWorker:
     turns: ClassVar[list[tuple[str, str]]] = []  # variant, cache
     calls: ClassVar[list[tuple[str, int, int]]] = []  # variant, draw, seed
     judged: ClassVar[list[tuple[str, int, str]]] = []  # variant, turn, cache
+    held: ClassVar[list[str]] = []  # variants that have memory
+    most_held: ClassVar[list[int]] = []
     random = random.Random(0)
 
     def __init__(self, variant, setting):
@@ -55,6 +57,9 @@ class FakeWorker:
     def canary(self):
         return {"warm": 2.0, "cold": 1.0, "bytes": 1.0}
 
+    def settle(self, case, pool, seed):
+        assert pool == ["given"]
+
     def ready(self, case, pool, seed):
         seconds = self.seconds[self.name]
         gpu = dict(busy_s=None, peak_bytes=None, runtimes=1)
@@ -64,6 +69,7 @@ class FakeWorker:
     def begin(self, clock):
         self.made = 0
         self.turn += 1
+        self.most_held.append(len(self.held))
 
     def call(self, entry, seed, cold):
         if not self.made:
@@ -78,6 +84,14 @@ class FakeWorker:
             return dict(began=now + 9_999_999, started=now + 9_999_999, stopped=now + 9_999_999, ended=now + 10_000_000)
         return dict(began=now, started=now, stopped=now, ended=now)
 
+    def enter(self, case, pool, seed):
+        assert pool == ["given"]
+        self.held.append(self.name)
+
+    def leave(self):
+        if self.name in self.held:  # not after `ready`
+            self.held.remove(self.name)
+
     def hand_back(self):
         self.judged.append((self.name, self.turn, self.cache))
         return self.name, ""
@@ -85,13 +99,32 @@ class FakeWorker:
     def end(self):
         seconds = self.seconds[self.name]
         wall = [seconds * (1 + self.noise * self.random.gauss(0, 1)) for _ in range(self.made)]
-        return dict(seconds=wall, cpu_s=wall, kernels={}, alien=[], state={}, changed="")
+        return dict(
+            seconds=wall,
+            cpu_s=wall,
+            host_s=[],
+            backlog_s=0.0,
+            uncopied_s=[],
+            copies={},
+            kernels={},
+            alien=[],
+            state={},
+            changed="",
+        )
 
     def close(self):
         self.alive = False
 
 
 class FakeJudge:
+    means_: ClassVar[dict | None] = None
+
+    def means(self):
+        return self.means_
+
+    def with_inputs(self, ask):
+        return ask()
+
     def pool(self, case, yardstick, seeds, contents):
         return ["given"] * len(seeds)
 
@@ -112,7 +145,8 @@ def fakes(monkeypatch):
     monkeypatch.setattr(FakeWorker, "seconds", {"eager": 1e-3, "fast": 5e-4, "slow": 4.0})
     monkeypatch.setattr(FakeWorker, "fails", {})
     monkeypatch.setattr(FakeWorker, "wrong", set())
-    for name in ("turns", "calls", "judged"):
+    monkeypatch.setattr(FakeJudge, "means_", None)
+    for name in ("turns", "calls", "judged", "held", "most_held"):
         monkeypatch.setattr(FakeWorker, name, [])
     monkeypatch.setattr(FakeWorker, "hides", set())
     monkeypatch.setattr(FakeWorker, "random", random.Random(0))
@@ -249,3 +283,25 @@ def test_a_crash_of_the_baseline_leaves_the_others(monkeypatch):
 def test_several_processes_start_afresh_and_label_their_rounds():
     found = race("eager", "fast", processes=2)
     assert {p for p, _ in found.contestants[0].rounds["cold"]} == {0, 1}
+
+
+@pytest.mark.parametrize(("free", "held"), [(1 << 40, 0), (1 << 20, 1)])
+def test_where_memory_is_short_contestants_have_it_in_their_turns_alone(monkeypatch, free, held):
+    monkeypatch.setattr(
+        FakeJudge, "means_", dict(free_bytes=free, context_bytes=1 << 20, flops_per_s=1e12, bytes_per_s=1e12)
+    )
+    found = race("eager", "fast", seconds=0.3)
+    assert all(c.running for c in found.contestants)
+    assert set(FakeWorker.most_held) == {held} and FakeWorker.held == []
+
+
+def test_a_library_is_compared_without_the_copies_that_end_its_calls():
+    variant = object()
+    whole, bare, mine = [[4.0, 4.0]] * 3, [[2.0, 2.0]] * 3, [[1.0, 1.0]] * 3
+    rounds = {"cold": [(0, n) for n in range(3)]}
+    library = timing.Contestant(variant, "torch.sdpa", samples={"cold": whole}, uncopied={"cold": bare}, rounds=rounds)
+    own = timing.Contestant(variant, "cuda.own", samples={"cold": mine}, uncopied={"cold": [[]] * 3}, rounds=rounds)
+    assert timing.ratio_ci(library, own, "cold")[0] == 4 and library.least_median("cold") == 4, "nothing is copied"
+    library.copies = {"Memcpy DtoD": 1}
+    assert timing.ratio_ci(library, own, "cold")[0] == 2 and library.least_median("cold") == 2
+    assert library.median_ci("cold")[0] == 4 and own.least_median("warm") is None

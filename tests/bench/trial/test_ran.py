@@ -12,6 +12,7 @@ import torch
 from bench.core import variants
 from bench.gpu.counts import counted_case
 from bench.gpu.launches import launches_of
+from bench.machine.devices import Kernel
 from bench.trial import attest, ran
 
 ALL = variants.discover()
@@ -155,3 +156,20 @@ def test_a_borrowing_library_is_judged(tmp_path):
     fault = attest.judge_linked(find("softmax", "cpu.simd"), before)
     assert fault == ("library", "a.so calls cblas_sgemm, which are not its own")
     assert attest.judge_linked(find("softmax", "torch.eager"), before) is None
+
+
+DIRECT = "void at::native::elementwise_kernel<128, 4, at::native::direct_copy_kernel_cuda(at::TensorIteratorBase&)::…>"
+CAST = "void at::native::unrolled_elementwise_kernel<at::native::bfloat16_copy_kernel_cuda(at::TensorIteratorBase&)::…>"
+
+
+def test_copies_that_end_a_call_are_told_and_no_others():
+    attention = Kernel("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16", 1.0, 5.0)
+    first, second = Kernel("Memcpy DtoD (Device -> Device)", 5.0, 6.0), Kernel(CAST, 6.0, 8.0)
+    before = Kernel(DIRECT, 0.0, 1.0)
+    assert ran.last_copies([second, before, attention, first]) == [first, second]
+    assert ran.uncopied_seconds([before, attention, first, second]) == 5.0
+    assert ran.last_copies([before, attention]) == [] and ran.uncopied_seconds([before, attention]) == 5.0
+    assert ran.last_copies([first, second]) == [], "a call that is nothing but copies is its copies"
+    concatenated = Kernel("void at::native::(anonymous namespace)::CatArrayBatchedCopy<…>", 8.0, 9.0)
+    assert ran.last_copies([attention, first, concatenated]) == [], "that is work of another kind"
+    assert ran.last_copies([attention, Kernel("Memcpy HtoD (Pinned -> Device)", 5.0, 6.0)]) == []

@@ -21,7 +21,7 @@ from bench.trial import prove as proof
 from bench.trial.judge import Judge
 from bench.trial.room import Room, Setting
 from bench.trial.rows import throttles
-from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, MEMORY_BYTES_PER_S, WATTS, FakeGpu
+from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, LAUNCH_SECONDS, MEMORY_BYTES_PER_S, WATTS, FakeGpu
 
 VARIANTS = HOME / "tests" / "gpu_variants"
 DEVICE = "tests.fake_gpu:FakeGpu"
@@ -93,7 +93,16 @@ def test_a_run_on_a_gpu_ranks_by_the_profiler_and_shows_three_clocks(gelu):
         assert f"--device {DEVICE}" in r["reproduce"] and r.keys() <= TABLE.keys()
     warm = of(gelu, "cuda.honest", "warm")
     assert warm["median_s"] == pytest.approx(2e-3) and warm["graph_s"] == pytest.approx(2e-3)
-    for shown in ("timer: busy", "cold ±95 %", "span cold", "graph", "canary: 1 MiB", "cold is cold", "SM clock 1700"):
+    for shown in (
+        "timer: busy",
+        "cold ±95 %",
+        "span cold",
+        "graph",
+        "launch",
+        "canary: 1 MiB",
+        "cold is cold",
+        "SM clock 1700",
+    ):
         assert shown in done.stdout, shown
     assert all(len(line) <= 160 for line in done.stdout.splitlines() if "reproduce" not in line)
 
@@ -171,10 +180,22 @@ def test_compiling_that_takes_too_long_is_given_up(monkeypatch):
     assert beside.resources_on("sm_90a", case, racing, SETTING) == {}
 
 
+def test_a_library_that_copies_its_results_out_is_compared_without_that(cache, tmp_path):
+    args = ("attention", "--only", "torch.sdpa_flash", "--pass", "forward", "-a", "T=16", "--seconds", "1")
+    done, rows = layer(tmp_path / "run", *args)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for row in rows:
+        assert row["copies"] == {"at::native::copy__kernel": 2}, "of out and lse"
+        assert 0 < row["uncopied_s"] < row["median_s"] and row["speedup"] == pytest.approx(1)
+    assert "without the 2 copies that end its call" in done.stdout
+
+
 def test_a_launch_bound_variant_is_flagged(residual):
     row = of(residual, "cuda.many_launches", "warm")
     assert row["status"] == "ok" and row["median_s"] == pytest.approx(200e-6)
-    assert row["span_s"] > 3 * row["median_s"] and 0.6 < row["launch_bound"] < 0.9
+    assert row["span_s"] == pytest.approx(row["median_s"]), "its span is behind a backlog as long as its launches"
+    assert row["host_s"] > 3 * row["median_s"] and 0.6 < row["launch_bound"] < 0.9
+    assert row["launch_s"] == pytest.approx(LAUNCH_SECONDS)
     assert row["graph_s"] < 1.1 * row["median_s"], "a graph launches once"
     assert "cuda.many_launches is launch-bound" in residual[0].stdout
 
@@ -346,6 +367,33 @@ def test_profiles_are_traces_and_one_table_and_nothing_is_timed(cache, tmp_path)
     assert "gelu/forward/cuda.honest/gpt2-124m/fp32" in table and "cuda.faults" not in table
     assert len(list((tmp_path / "profile").glob("*.trace.json.gz"))) == 2
     assert "nsys profile" in done.stdout and "python -m bench.layer gelu" in done.stdout
+
+
+EVIL = HOME / "tests" / "evil"
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "evil"),
+    [
+        ("residual", "gpt2-124m", "torch.one_in_the_middle"),
+        pytest.param("matmul", "gpt2-124m/fcproj", "torch.one_tile", marks=pytest.mark.slow),
+    ],
+)
+def test_on_a_card_with_little_memory_truth_comes_in_pieces_and_contestants_take_turns(
+    cache, tmp_path, layer, shape, evil
+):
+    folder = tmp_path / "run"
+    what = (layer, "--shape", shape, "--only", f"torch.eager,{evil}", "--pass", "forward", "-a", "B=1", "-a", "T=160")
+    how = ("--kernels", str(EVIL), "--device", "tests.fake_gpu:Tight", "--threads", "1", "--seconds", "0.5")
+    command = [sys.executable, "-m", "bench.layer", *what, *how, "--out", str(folder)]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=300)
+    rows = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    eager = [r for r in rows if r["variant"] == "torch.eager" and not r["control"]]
+    assert {r["cache"] for r in eager} == {"cold", "warm"}, done.stderr
+    assert all(r["status"] == "ok" and r["verified_calls"] > 1 and r["median_s"] > 0 for r in eager), eager
+    assert all("too large to be there all at once" in r["graph_evidence"] for r in eager if r["cache"] == "warm")
+    row = next(r for r in rows if r["variant"] == evil)
+    assert row["status"] == "wrong" and row["evidence"].startswith("inaccurate"), row["evidence"]
 
 
 def test_clocks_stay_apart():

@@ -12,9 +12,12 @@ import torch
 from bench.core import files, variants
 from bench.core.arena import Arena
 from bench.core.case import DTYPES, Case, Value, Values, cases_of, draw, each, map, one
+from bench.core.contents import Contents
+from bench.trial import cuts
 from bench.trial import truth as judge
 from bench.trial.truth import K_ONE, K, Limits, Size, Yard
 from reference import contract
+from tests.fake_gpu import FakeGpu
 
 EXACT = Limits()
 
@@ -213,10 +216,10 @@ def test_a_value_lost_beside_the_others_is_no_error_where_torch_is_exact_by_luck
     case = Case("gelu", "forward", {"N": 7, "dtype": "fp32"}, "tails")
     values: Values = {"x": torch.tensor([30.0, -30, -40, 50, -60, 60, -25])}
     (yard,) = [
-        dataclasses.replace(y, limits=judge._limits_of(judge._samples(case, values, [y], None, "cpu")[0], 0.0))
+        dataclasses.replace(y, limits=judge._limits_of(judge._samples(case, values, [y], None, judge.CPU)[0], 0.0))
         for y in judge._truths(case, values)
     ]
-    got = yard.truth.float()
+    got = yard.truth[:].float()
     got[4] = -1.9e-35
     assert judge.judge(got, yard).check == "ok"
     got[4] = -1e-4
@@ -236,7 +239,7 @@ def test_inputs_are_rounded_first_and_every_output_gets_a_yard(layer, dtype):
         arena = Arena(case)
         wanted = sum(len(b) if isinstance(b, list) else b is not None for b in arena.outputs.values())
         assert len(found.yards) == wanted
-        assert all(y.truth.isfinite().all() for y in found.yards)
+        assert all(y.truth[:].isfinite().all() for y in found.yards)
 
 
 def test_the_same_seed_draws_the_same_tensors_and_another_does_not():
@@ -376,7 +379,7 @@ def test_a_statistic_in_fp32_is_neither_missing_nor_a_hundredth_off(layer, name,
         case, values, yards = proved(layer, "forward", dtype, told)
         honest = call(eager(layer).load().forward, case, values)
         assert not wrong(case, yards, honest), edit
-        (truth,) = (y.truth for y in yards if y.name == name)
+        (truth,) = (y.truth[:] for y in yards if y.name == name)
         if not truth[truth.isfinite()].any():
             continue  # all_zero's norm, and one that is infinite or NaN
         for factor in (0.0, 0.99, 1.01):
@@ -423,7 +426,7 @@ def test_one_element_by_twenty_times_the_typical_maximum_and_a_thousandth_that_i
         assert not wrong(case, yards, honest)
         tensors = [part for t in contract.pass_of(case.module, phase).outputs for part in each(honest[t.name])]
         for yard, right in zip(yards, tensors, strict=True):
-            errors = (right.double().flatten() - yard.truth).abs()
+            errors = (right.double().flatten() - yard.truth[:]).abs()
             got = right.clone()
             position = int(torch.randint(got.numel(), ()))
             # Of few elements the maximum is a matter of luck: there it is that of all draws.
@@ -522,7 +525,7 @@ def test_several_threads_may_work_out_yards_at_once(monkeypatch, tmp_path):
     for case, yards in zip(cases, found, strict=True):
         assert judge._recalled(case, eager("layernorm"), "cpu") == [y.limits for y in yards]
         again = judge.yards_of(case, draw(case), eager("layernorm"))
-        assert all(torch.equal(a.truth, b.truth) for a, b in zip(yards, again, strict=True))
+        assert all(torch.equal(a.truth[:], b.truth[:]) for a, b in zip(yards, again, strict=True))
 
 
 def test_truth_of_narrow_outputs_is_kept_in_fp32_and_of_others_in_fp64():
@@ -540,3 +543,124 @@ def test_a_statistic_of_an_output_may_be_of_what_was_written():
         assert not wrong(case, yards, written(case, results))
     assert judge._run_stored(*proved("adamw", "forward", "bf16", "ragged 0")[:2]) is None  # masters are not rounded
     assert judge._run_stored(*proved("layernorm", "forward", "bf16", "large_mean, ragged 0")[:2]) is None
+
+
+# --- on a GPU --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A made-up one, on which every case is large; tensors are compared a few thousand at a time."""
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(judge, "LARGE", 0)
+    monkeypatch.setattr(judge, "DRAWN_HERE", 0)
+    monkeypatch.setattr(judge, "YARD", 1 << 14)
+    monkeypatch.setattr(cuts, "LEAST", 1 << 10)
+    made = FakeGpu()
+    yield judge.Where(made.place, "made up", made, piece_bytes=1 << 20, kept_bytes=0)
+    made.close()
+
+
+def cut_case(layer: str, phase: str, dtype: str, rows: int = 7) -> Case:
+    module = contract.load(layer)
+    shape = contract.overwriting(module, phase, module.RAGGED[-1 if layer == "gelu" else 0], dtype)
+    if layer == "softmax":
+        shape |= {"S": 64, "R": 64 * rows, "causal": True}
+    elif layer in ("cross_entropy", "fused_classifier"):
+        shape |= {"B": rows, "V": 769, "VP": 800}
+    elif layer == "attention":
+        shape |= {"B": rows, "T": 40}
+    elif "B" in shape:
+        shape |= {"B": rows}
+    return Case(layer, phase, shape, "cut", seed=11)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("layer", contract.layer_names())
+def test_in_pieces_honest_outputs_pass_and_one_wrong_element_fails(gpu, layer, dtype):
+    for phase in contract.phases_of(contract.load(layer)):
+        case = cut_case(layer, phase, dtype)
+        if case.shape.get("accumulate") is False:
+            case = dataclasses.replace(case, shape=case.shape | {"accumulate": True})
+        contents = Contents(case, judge.drawn(case, gpu), seed=21)
+        yards = judge.yards_of(case, contents, eager(layer), gpu)
+        whole = judge._truths(case, contents.whole())
+        again = [isinstance(y.truth, judge.Recomputed) for y in yards]
+        cut = judge.cut_of(case)
+        assert again == [cut is not None and y.name in cut.names(case) for y in yards]
+        for mine, right in zip(yards, whole, strict=True):
+            scale = max(right.peak, 1e-30)
+            assert torch.allclose(mine.truth[:].double(), right.truth[:].double(), rtol=1e-6, atol=1e-9 * scale), (
+                mine.name
+            )
+            assert mine.rms == pytest.approx(right.rms) and mine.peak == pytest.approx(right.peak)
+        honest = call(getattr(eager(layer).load(), phase), case, contents.whole())
+        assert not wrong(case, yards, honest)
+        for t in contract.pass_of(case.module, phase).outputs:
+            for i, part in enumerate(each(honest[t.name])):
+                name = f"{t.name}[{i}]" if t.many else t.name
+                yard = next(y for y in yards if y.name == name)
+                flat = part.reshape(-1)
+                flat[-1] = flat[-1] * 1.1 + 5 * yard.rms
+                part.copy_(flat.view(part.shape))
+                found = judge.judge(part, yard)
+                assert found.check == "inaccurate", name
+                assert part.numel() == 1 or str([size - 1 for size in part.shape]) in found.evidence, found.evidence
+
+
+def test_what_is_not_finite_is_found_in_any_piece(gpu):
+    case = cut_case("softmax", "forward", "bf16")
+    contents = Contents(case, judge.drawn(case, gpu))
+    (yard,) = judge.yards_of(case, contents, eager("softmax"), gpu)
+    honest = one(call(eager("softmax").load().forward, case, contents.whole())["out"])
+    for row in (0, 200, 447):
+        got = honest.clone()
+        got[row, 0] = NAN
+        found = judge.judge(got, yard)
+        assert found.check == "not_finite" and f"[{row}, 0]" in found.evidence
+
+
+def seen_by(monkeypatch: pytest.MonkeyPatch, name: str, what: Callable[..., int]) -> list[int]:
+    """What a function of truth.py is called with from now on."""
+    function, seen = getattr(judge, name), []
+
+    def wrapper(*args: object) -> object:
+        seen.append(what(*args))
+        return function(*args)
+
+    monkeypatch.setattr(judge, name, wrapper)
+    return seen
+
+
+def test_the_yard_of_a_large_shape_is_that_of_some_of_its_rows(gpu, monkeypatch):
+    case = cut_case("attention", "forward", "bf16", rows=16)
+    contents = Contents(case, judge.drawn(case, gpu))
+    seen = seen_by(monkeypatch, "_run_eager", lambda c, *_: c.shape["B"])
+    part = judge.yards_of(case, contents, eager("attention"), gpu)
+    whole = judge.worked_out(case, contents.whole(), eager("attention"))
+    assert seen == [2, 16]
+    for a, b in zip(part, whole, strict=True):
+        # Of few elements the largest error, and the noise by it, are smaller: the limits have room for that.
+        assert 0.3 < a.limits.noise / b.limits.noise <= 1.5, a.name
+        assert 0.3 < a.limits.honest.absolute / b.limits.honest.absolute <= 1.5, a.name
+
+
+def test_a_sum_over_all_rows_is_held_to_the_yard_of_all_of_them(gpu, monkeypatch):
+    case = cut_case("layernorm", "backward", "fp32")
+    contents = Contents(case, judge.drawn(case, gpu))
+    rows = seen_by(monkeypatch, "_run_formula", lambda c, _: c.shape["B"])
+    judge.yards_of(case, contents, None, gpu)
+    assert sum(rows) >= 7 and max(rows) < 7
+
+
+def test_what_is_large_is_drawn_on_the_device_and_what_is_small_or_edited_by_the_cpu(gpu, monkeypatch):
+    asked = seen_by(monkeypatch, "draw", lambda _, *where: bool(where))
+    case = cut_case("cross_entropy", "backward", "bf16")
+    here = judge.drawn(case, gpu)
+    judge.drawn(dataclasses.replace(case, edit="huge_logit"), gpu)
+    monkeypatch.setattr(judge, "DRAWN_HERE", 1 << 20)
+    there = judge.drawn(case, gpu)
+    assert asked == [True, False, False]
+    # The made-up one's generator is the CPU's; what forward saves was worked out in pieces.
+    assert all(torch.equal(one(here[name]), one(there[name])) for name in there)
+    assert all(x.is_contiguous() for value in here.values() for x in each(value))

@@ -8,13 +8,17 @@ import torch
 from kernels import cache_dir
 
 pytest.importorskip("triton", reason="Triton is not installed (pip install 'layerbench[simulate]')")
-from triton.runtime.errors import OutOfResources
+from triton.compiler.errors import CompilationError
+from triton.runtime import driver
+from triton.runtime.errors import OutOfResources, PTXASError
 
 from kernels.triton import tuning
 from kernels.triton.tuning import Tiles, measure_and_keep
 
 SMALL, LARGE, HUGE = dict(BLOCK=1), dict(BLOCK=2), dict(BLOCK=3)
 SHAPE = dict(N=16, dtype="bf16")
+PASSES = RuntimeError("PassManager::run failed")
+BLOCKS = ("BM", "BN", "BK")
 calls: list[int] = []
 TILES: Tiles
 
@@ -86,10 +90,74 @@ def test_what_does_not_fit_is_no_candidate():
     assert TILES.at(torch.bfloat16, 16) == SMALL
 
 
-def test_nothing_fits_and_the_default_stands():
+@pytest.mark.parametrize("refusal", [CompilationError("src", None, "K >= 16"), PTXASError("ptxas"), PASSES])
+def test_what_does_not_compile_is_left_out_and_named(refusal):
+    def clock(call) -> float:
+        call()
+        if calls[-1] == 1:
+            raise refusal
+        return 1.0
+
+    tuned(clock)
+    name = type(refusal).__name__
+    assert TILES.at(torch.bfloat16, 16) == LARGE
+    assert TILES.text("TILES") == f"TILES BLOCK=2 (tuned, without BLOCK=1: {name})"
+    assert TILES.at(torch.bfloat16, 17) == LARGE, "nor is it the default of another shape"
+
+
+def test_where_nothing_is_left_the_refusal_is_told():
     TILES.half = {90: [LARGE]}
-    tuned(milliseconds({}, fails=2))
-    assert TILES.at(torch.bfloat16, 16) == LARGE and "(default)" in TILES.text("TILES")
+    with pytest.raises(OutOfResources, match="shared memory"):
+        tuned(milliseconds({}, fails=2))
+
+
+def test_a_table_that_the_call_does_not_ask_is_not_measured():
+    other = Tiles(half={80: [SMALL, LARGE]}, fp32={80: [LARGE]})
+    measured = []
+
+    def clock(call) -> float:
+        measured.append(other.trying)
+        call()
+        return 1.0
+
+    measure_and_keep("gelu", SHAPE, "forward", forward, (other, TILES), "a GPU", "cpu", clock)
+    assert measured == [None, None] and not other.tuned and TILES.tuned
+
+
+def test_nothing_is_measured_for_a_proof(monkeypatch):
+    class Driver:
+        def get_active_torch_device(self):
+            raise AssertionError("asked")
+
+    monkeypatch.setattr(driver, "_active", Driver())
+    with tuning.untuned():
+        tuning.tune("gelu", SHAPE, "forward", forward, TILES)
+    with pytest.raises(AssertionError, match="asked"):
+        tuning.tune("gelu", SHAPE, "forward", forward, TILES)
+
+
+def test_one_process_measures_at_a_time_and_the_other_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr(tuning, "PATIENCE_SECONDS", 0.1)
+    with tuning._alone_on("cpu") as alone:
+        assert alone
+        tuned(milliseconds({1: 5.0, 2: 4.0}))
+        assert not calls and TILES.at(torch.bfloat16, 16) == SMALL, "the default"
+        with tuning._alone_on("cuda:1") as other:
+            assert other
+    tuned(milliseconds({1: 5.0, 2: 4.0}))
+    assert TILES.at(torch.bfloat16, 16) == LARGE
+
+
+def test_no_product_is_of_fewer_terms_than_triton_takes():
+    """3.6 refuses tl.dot with an inner size below 16, whatever the dtype."""
+    from bench.core.variants import discover
+
+    few = []
+    for variant in discover():
+        if variant.backend == "triton" and variant.layer in ("matmul", "attention"):
+            for name, table in tuning.tables_of(variant.load()).items():
+                few += [text for text, c in table.listed(name).items() if min(c[k] for k in c if k in BLOCKS) < 16]
+    assert not few
 
 
 def test_an_error_of_the_kernel_is_not_hidden():

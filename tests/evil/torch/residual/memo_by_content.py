@@ -2,7 +2,7 @@
 
 import torch
 
-CAUGHT_BY = "inaccurate no_gain"
+CAUGHT_BY = "inaccurate not_finite no_gain"
 CAUGHT_IN = "proof timing"
 memo: dict[tuple, torch.Tensor] = {}
 
