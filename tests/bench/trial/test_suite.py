@@ -527,15 +527,15 @@ def test_the_step_takes_the_kernels_that_were_chosen_for_this_gpu(tmp_path, monk
 def test_what_is_missing_is_said_and_nothing_is_installed(monkeypatch, capsys):
     from bench import suite as command
 
-    monkeypatch.setattr(command, "found", lambda name: name not in ("rich", "cupy"))
+    monkeypatch.setattr(command, "found", lambda name: name not in ("rich", "triton"))
     with pytest.raises(CannotGoOn, match=r"not installed for .*: rich; `make setup`") as error:
         command.tell_missing("cuda")
     assert error.value.code == 3
-    monkeypatch.setattr(command, "found", lambda name: name != "cupy")
+    monkeypatch.setattr(command, "found", lambda name: name != "triton")
     command.tell_missing("cpu")
-    assert "cupy" not in capsys.readouterr().err
+    assert "triton" not in capsys.readouterr().err
     command.tell_missing("cuda")
-    assert "not installed: cupy; cuda.* are skipped" in capsys.readouterr().err
+    assert "not installed: triton; triton.* are skipped" in capsys.readouterr().err
 
 
 # --- what came out ---
