@@ -1,8 +1,8 @@
 """python -m bench.suite --out DIR: everything this project measures on a machine, within a given time.
 
-The work is a queue of small pieces, the worthiest first: what the machine is (bench.doctor); on a GPU one look at every
-kernel; the training step, quick; attention and matmul, then the layers bound by memory, each proved before it is timed
-at the model's shapes; proofs in the other dtype; the training step against PyTorch (bench.e2e); compute-sanitizer. Each
+The work is a queue of small pieces, the worthiest first: on a GPU one look at every kernel; the training step, quick;
+attention and matmul; what the machine is (bench.doctor); the layers bound by memory, each proved before it is timed at
+the model's shapes; proofs in the other dtype; the training step against PyTorch (bench.e2e); compute-sanitizer. Each
 piece is one of the other commands with a folder of its own under DIR. One that crashes or hangs is written down and the
 next goes on; what does not fit into the time is cut or passed over. How long pieces take is learned as they end. After
 each of them everything is on disk and packed: whatever ends the suite, what it had is there, and --resume goes on.
@@ -29,7 +29,7 @@ from bench.records import PACK_FILES
 from bench.trial import GPU_TIMED_B, STAGES
 
 NEEDED = ("torch", "numpy", "rich")  # without these nothing runs
-OF_GPU = {"cupy": "cuda.* are skipped", "cuda.bindings": "cuda.* are skipped", "triton": "triton.* are skipped"}
+OF_GPU = {"cuda.bindings": "cuda.* are skipped", "triton": "triton.* are skipped"}
 OF_STEP = {"tiktoken": "the training step is skipped", "tokenizers": "the training step is skipped"}
 
 

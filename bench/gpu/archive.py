@@ -184,7 +184,10 @@ def proof_cases(variant: Variant, dtype: str, timed: Iterable[Case]) -> Iterator
     for phase in dict.fromkeys(case.phase for case in timed):
         shapes = [case.shape for case in timed if case.phase == phase]
         cases = cases_of(variant.layer, phase, dtype, [0, 1], None, shapes)
-        yield from {str(sorted(case.shape.items(), key=str)): case for case in cases}.values()
+        first: dict[str, Case] = {}
+        for case in cases:
+            first.setdefault(str(sorted(case.shape.items(), key=str)), case)
+        yield from first.values()
 
 
 def _compile_call(module: Any, case: Case) -> str:
@@ -198,9 +201,11 @@ def _compile_call(module: Any, case: Case) -> str:
     try:
         with launching_with(compile_cuda, ARCH, whole=True):
             Arena(case, "cpu", workspace_of(module, case)).call(getattr(module, case.phase))
-    except Unavailable as error:  # a part of the contract that it does not have; or no compiler
-        return "" if len(str(error).split()) <= 3 else str(error)
+    except Unavailable:  # a part of the contract that it does not have
+        return ""
     except Exception as error:
+        if type(error).__name__ == "OutOfResources":  # Triton's: it has no such case on this card either
+            return ""
         return f"{case.name}: {type(error).__name__}: {telling(error)}"
     return ""
 

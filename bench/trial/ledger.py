@@ -65,7 +65,8 @@ class Ledger:
         """Write a proof down. before: `grounds` as they were when it began; nothing is kept where they have changed."""
         v = proof.variant
         now = grounds(v, proof.phase, proof.dtype, self.setting, yardstick)
-        crowded = proof.status == "error" and OUT_OF_MEMORY in proof.evidence.lower()  # by what ran beside it
+        failed = not proof.ok and proof.status != "wrong"
+        crowded = failed and OUT_OF_MEMORY in f"{proof.status} {proof.evidence}".lower()  # by what ran beside it
         if proof.simulated or crowded or not proof.seeds or now != before:
             return
         now["cases"] = digest_of(cases_for(v, proof.phase, proof.dtype, proof.seeds, timed, self.setting))

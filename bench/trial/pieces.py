@@ -68,8 +68,9 @@ class What:
 def queue_of(what: What) -> list[Piece]:
     """All pieces, the worthiest first: whatever the time is good for, its first part is the best to have.
 
-    The machine; one look at every kernel; the training step, quick; attention and matmul, then what is bound by memory,
-    each proved before it is timed; proofs in the other dtype; the training step against torch.compile; the sanitizer.
+    One look at every kernel; the training step, quick; attention and matmul; the machine; what is bound by memory, each
+    layer proved before it is timed; proofs in the other dtype; the training step against torch.compile; the sanitizer.
+    On a CPU the machine first, for its ceilings, and the step after matmul.
     """
     layers = by_worth(what)
     variants = [v for v in discover(tuple(map(Path, what.kernels))) if v.layer in what.layers]
@@ -86,14 +87,15 @@ def queue_of(what: What) -> list[Piece]:
         ]
 
     first, rest = [n for n in layers if n in FIRST], [n for n in layers if n not in FIRST]
-    queue = [Piece("doctor", "doctor", lambda _: ["-m", "bench.doctor", "--json"], DOCTOR, alone=True, fresh=True)]
+    doctor = Piece("doctor", "doctor", lambda _: ["-m", "bench.doctor", "--json"], DOCTOR, alone=True, fresh=True)
+    queue = [] if what.gpu else [doctor]
     if what.gpu:
         queue += [smoke(what, layer, _rows(what, variants, layer, timed_dtype)) for layer in layers]
         queue.append(quick_step(what))
     for group in (first, *(rest[i : i + what.at_once] for i in range(0, len(rest), what.at_once))):
         queue += [*proofs_of(group, timed_dtype), *timings_of(group)]
-        if group is first and not what.gpu:
-            queue.append(step(what))
+        if group is first:
+            queue.append(doctor if what.gpu else step(what))
     queue += proofs_of(layers, other)
     if what.gpu:
         queue += [step(what), *(sanitize(what, tool) for tool in TOOLS)]

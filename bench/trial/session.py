@@ -174,6 +174,8 @@ class Session:
         reason = unavailable(v, plan.device, dtype, plan.setting.simulate)
         if plan.no_simulate and simulated(v, plan.device):
             reason = "needs a GPU, and --no-simulate leaves the simulator out"
+        if plan.smoke and builds_each_shape(v):
+            reason = reason or "compiles for each shape, in seconds: no look at it"
         can = tuple(p for p in phases if v.has(p) and not reason)
         for phase in phases:
             if phase not in can:
