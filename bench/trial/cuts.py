@@ -71,7 +71,9 @@ def _cut_of(layer: str, phase: str, told: str) -> Cut | None:
 
 def _leads(p: Pass, shape: Shape, axis: str) -> bool:
     """Whether the axis is the first of each tensor that has it, and of an input."""
-    having = [t for t in p.tensors() if not t.many and t.when(shape) and axis in re.split(r"[ *]", t.shape)]
+    if any(t.many for t in p.tensors()):
+        return False
+    having = [t for t in p.tensors() if t.when(shape) and axis in re.split(r"[ *]", t.shape)]
     alone = all(t.shape.split()[0] == axis and re.split(r"[ *]", t.shape).count(axis) == 1 for t in having)
     return alone and any(t in having for t in p.inputs + tuple(t for t in p.outputs if t.inplace))
 

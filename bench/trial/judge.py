@@ -39,6 +39,7 @@ Content = tuple[int, int]  # which draw, and the seed that changes it (bench/cor
 AS_DRAWN: Content = (0, 0)
 UNMAPPED = "unmapped"  # how a command fails whose process cannot map the judge's window
 CONTEXT = 600 << 20  # bytes of a process that uses a GPU before it has a tensor
+LEAST_WINDOW = 32 << 20  # bytes: most cases of a proof fit, so that it is made once
 TWO_CALLS = 1 << 30  # bytes of what a call leaves up to which a window has room for two
 
 
@@ -141,7 +142,7 @@ class JudgeRoom(process.Room):
         if self.window is None or len(self.window.bytes) < size:
             self._close_window()
             self.device.release_unused()
-            self.window = self.ipc.window(max(1, size))
+            self.window = self.ipc.window(max(LEAST_WINDOW, size))
         return self.window
 
     def _close_window(self) -> None:

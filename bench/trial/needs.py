@@ -16,7 +16,8 @@ DEAR_FLOPS, DEAR_BYTES = 2e9, 1 << 28  # … on a CPU one truth where it takes m
 DRAWN_BYTES = 1 << 27  # … and one draw where it is larger
 DEAR_SECONDS = 1.0  # on a GPU one truth where all together take longer
 PASSES = 50  # over all tensors in fp64 that a truth and a comparison are at most (counted: 5 to 53 of them)
-USED = 0.8  # of the memory that is free: the rest is for what variants of torch make on their way
+USED = 0.9  # of the memory that is free
+SPARE = 3  # times its arena that a variant of torch makes on its way, and its process then holds
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ def kept_bytes(case: Case, room: int) -> int:
 
 
 def contestant_bytes(case: Case, draws: int, means: Means) -> int:
-    """Of a contestant's process: its copies of the draws, its arena, and its context. Copies of a small arena are made
-    where there is room; what a variant takes for itself nobody knows before."""
-    return means["context_bytes"] + draws * input_bytes(case) + handed_bytes(case)
+    """Of a contestant's process: its context, its copies of the draws, its arena, and what it makes on its way. Copies
+    of a small arena are made where there is room."""
+    return means["context_bytes"] + draws * input_bytes(case) + (1 + SPARE) * handed_bytes(case)
 
 
 def truth_seconds(case: Case, means: Means) -> float:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from bench import HOME
-from bench.core.arena import Arena
+from bench.core.arena import Arena, handed_bytes
 from bench.core.case import Case, Values, one
 from bench.core.process import ProcessFailed
 from bench.core.shared import Box, opened, values_in
@@ -262,11 +262,11 @@ def test_a_judge_takes_little_more_memory_than_what_it_was_handed(tight, layer):
         arena.hand_back(memory)
         big = one(arena.outputs["logits" if layer == "fused_classifier" else "dlogits"])
         del memory
-    left = Handed("", given.size, 0, None, 7, 9, [], window=given.window)
+    left = Handed("", handed_bytes(case), 0, None, 7, 9, [], window=given.window)
     before = device.memory()[0]
     device.forget_peak()
     assert tight.judge(case, content, left).ok
-    assert device.memory()[1] - before < given.size + (8 << 20)
+    assert device.memory()[1] - before < handed_bytes(case) + (8 << 20)
     with tight.ipc.opened(given.window, given.size) as memory:
         big[30, 5, 100] += 0.5
         arena.hand_back(memory)

@@ -575,8 +575,10 @@ def cut_case(layer: str, phase: str, dtype: str, rows: int = 7) -> Case:
     return Case(layer, phase, shape, "cut", seed=11)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-@pytest.mark.parametrize("layer", contract.layer_names())
+@pytest.mark.parametrize(
+    ("layer", "dtype"),
+    [*((layer, "bf16") for layer in contract.layer_names()), ("layernorm", "fp32"), ("softmax", "fp32")],
+)
 def test_in_pieces_honest_outputs_pass_and_one_wrong_element_fails(gpu, layer, dtype):
     for phase in contract.phases_of(contract.load(layer)):
         case = cut_case(layer, phase, dtype)
@@ -643,6 +645,20 @@ def test_the_yard_of_a_large_shape_is_that_of_some_of_its_rows(gpu, monkeypatch)
         # Of few elements the largest error, and the noise by it, are smaller: the limits have room for that.
         assert 0.3 < a.limits.noise / b.limits.noise <= 1.5, a.name
         assert 0.3 < a.limits.honest.absolute / b.limits.honest.absolute <= 1.5, a.name
+
+
+def test_a_yardstick_that_a_gpu_has_no_room_for_is_left_out(gpu, monkeypatch):
+    def run(*_: object) -> Values:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    case = cut_case("layernorm", "backward", "fp32")
+    contents = Contents(case, judge.drawn(case, gpu))
+    monkeypatch.setattr(judge, "_run_eager", run)
+    yards = judge.yards_of(case, contents, eager("layernorm"), gpu)
+    honest = call(eager("layernorm").load().backward, case, contents.whole())
+    assert not wrong(case, yards, honest)
+    with pytest.raises(torch.OutOfMemoryError):
+        judge.worked_out(case, contents.whole(), eager("layernorm"))
 
 
 def test_a_sum_over_all_rows_is_held_to_the_yard_of_all_of_them(gpu, monkeypatch):
