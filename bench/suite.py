@@ -29,7 +29,7 @@ from bench.records import PACK_FILES
 from bench.trial import GPU_TIMED_B, STAGES
 
 NEEDED = ("torch", "numpy", "rich")  # without these nothing runs
-OF_GPU = {"cuda.bindings": "cuda.* are skipped", "triton": "triton.* are skipped"}
+OF_GPU = {"cupy": "cuda.* are skipped", "cuda.bindings": "cuda.* are skipped", "triton": "triton.* are skipped"}
 OF_STEP = {"tiktoken": "the training step is skipped", "tokenizers": "the training step is skipped"}
 
 

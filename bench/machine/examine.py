@@ -17,9 +17,8 @@ from bench.cli import CannotGoOn
 from bench.core import BACKENDS, files, stats
 from bench.machine import ceilings, facts
 from bench.machine.ceilings import Ceilings
-from kernels import Unavailable, cache_dir
+from kernels import cache_dir
 from kernels.cpu import CompileError, build
-from kernels.cuda.gpu import driver
 
 # The A/A probe: one torch operation entered twice, in turns.
 PROBE_SECONDS = 1.5
@@ -108,7 +107,7 @@ def list_abilities() -> list[Ability]:
         vectors_work(),
         cuda_works(),
         triton_works(),
-        driver_works(),
+        cupy_works(),
         simulator_works(),
     ]
 
@@ -170,13 +169,16 @@ def triton_works() -> Ability:
     return Ability("triton", True, f"triton {version}")
 
 
-def driver_works() -> Ability:
-    """kernels/cuda asks the driver itself to launch."""
-    try:
-        driver()
-    except Unavailable as error:
-        return Ability("libcuda", False, str(error))
-    return Ability("libcuda", True, "NVIDIA's driver answers")
+def cupy_works() -> Ability:
+    version = next((v for name in facts.CUPY if (v := facts.version(name))), None)
+    if not version:
+        return Ability("cupy", False, "not installed; kernels/cuda needs it: pip install '.[gpu]'")
+    import cupy
+
+    # cupy imports without a driver and fails at first use.
+    if not cupy.cuda.is_available():
+        return Ability("cupy", False, f"cupy {version} is installed, but no NVIDIA driver answers")
+    return Ability("cupy", True, f"cupy {version}")
 
 
 def simulator_works() -> Ability:

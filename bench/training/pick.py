@@ -89,7 +89,9 @@ def swapped(text: str, spec: choose.Spec, variants: list[Variant], calls: Iterab
 def pick(field: Field, found: Candidates, swaps: dict[str, Choice]) -> Picked:
     """One variant for each call of the step."""
     several = {key: some for key, some in found.pool.items() if len(some) > 1}
-    if told := str(found):
+    told = str(found)
+    if found.chosen:
+        told += f"; here it is {chip}" if (chip := field.chip()) != found.chosen.chip else ""
         field.note(told)
     times = times_of(field, several)
     choice = choose.fastest(found.pool, times)

@@ -75,7 +75,10 @@ class Session:
         self.in_context: dict[str, list[InContext]] = {}
         self.stopped = ""  # why there are no more turns
         self.failed: Out | None = None  # how our step did
-        self.seconds_a_step = 0.0  # of a whole turn, judge and all
+        self.judge_s, self.turn_s = (
+            0.0,
+            0.0,
+        )  # what a step of the last turn took: of the judge's runs, and of all others
 
     def run(self) -> int:
         plan = self.plan
@@ -309,8 +312,8 @@ class Session:
                 raise
             self._drop(field, e, Out("skipped", f"it does not fit beside the others: {error}"))
         except Lost as error:
-            slow = f"given up: it was not ready after {limit:.0f} s of compiling"
-            self._drop(field, e, Out(error.status, slow if error.status == TIMEOUT else str(error)))
+            slow = Out("skipped", f"given up: it was not ready after {limit:.0f} s of compiling")
+            self._drop(field, e, slow if error.status == TIMEOUT else Out(error.status, str(error)))
         except CannotGoOn as error:
             self._drop(field, e, Out(ERROR, str(error)))
         return False
@@ -365,7 +368,9 @@ class Session:
             return
         steps = list(self.batches.of(range(taken, stop)))
         limit = self.deadline.limit(len(steps) * len(self.gate_runs) * plan.time_limit)
+        begin = time.monotonic()
         more = judge.ask("go_on", steps=steps, lr=plan.lr, limit=limit)
+        self.judge_s = (time.monotonic() - begin) / len(steps)
         if plan.gpu:
             judge.ask("park", limit=limit)
         self.gate_runs = [[*run, *new] for run, new in zip(self.gate_runs, more, strict=True)]
@@ -385,13 +390,14 @@ class Session:
             if alone >= TURNS_ALONE and self.waiting:
                 self._join(field)
                 alone = 0
-            if self.deadline.left < LATE * len(turn.steps) * self.seconds_a_step + self._reserve(0):
+            if self.deadline.left < self._turn_seconds(len(turn.steps)) + self._reserve(0):
                 self.stopped = self._how_far(f"--minutes {plan.minutes:g}: stopped")
                 field.note(self.stopped)
                 break
+            self._judge(field, turn.steps.stop)
             begin = time.monotonic()
             self._turn(field, turn, order)
-            self.seconds_a_step = (time.monotonic() - begin) / len(turn.steps)
+            self.turn_s = (time.monotonic() - begin) / len(turn.steps)
             self.turns.append(turn)
             alone += bool(turn.timed)
             if self._worth_keeping(turn):
@@ -406,7 +412,6 @@ class Session:
     def _turn(self, field: Field, turn: Turn, order: random.Random) -> None:
         """Everybody's turn. Whoever fails is out, but for our step and the judge: without them there is no run."""
         plan = self.plan
-        self._judge(field, turn.steps.stop)
         if turn.steps.start == WARM_UP:
             for c in field.contestants.values():
                 c.ask("forget_peak")
@@ -446,7 +451,7 @@ class Session:
 
     @property
     def _turn_steps(self) -> int:
-        return len(self.plan.turns[-1].steps)
+        return max(len(turn.steps) for turn in self.plan.turns)
 
     def _reserve(self, steps: int) -> float:
         """Seconds that must be left for so many steps of somebody who joins and a turn after them, and for looking
@@ -457,7 +462,11 @@ class Session:
         step = max(ours[-self._turn_steps :], default=0.0)
         looks = IN_CONTEXT_STEPS * len([e for e in self.field.entrants if e.ours])
         inside = looks * (4 * step + (2.0 if self.plan.gpu else 0.0))  # a GPU's profiler is read, too
-        return inside + 2 * steps * step + (LATE * self._turn_steps * self.seconds_a_step if steps else 0.0)
+        return inside + 2 * steps * step + (self._turn_seconds(self._turn_steps) if steps else 0.0)
+
+    def _turn_seconds(self, steps: int) -> float:
+        """What a turn of so many steps may take, judge and all."""
+        return LATE * steps * (self.judge_s + self.turn_s)
 
     def _look_inside(self, field: Field) -> None:
         """Of our contestants: steps with a clock around every call, after all others."""

@@ -75,7 +75,7 @@ BLOCK = 32_000  # elements compared at once: they stay in the cache, and torch k
 DEVICE_BLOCK = 1 << 25  # … and on a GPU, where a launch and a look at its result cost more than a pass
 LARGE = 1e9  # FLOPs plus bytes from which a GPU works in pieces
 YARD = 1 << 22  # elements of the piece that the yard of a large shape comes from
-DRAWN_HERE = 64 << 20  # bytes of inputs up to which the CPU draws them for a GPU: the same for both
+DRAWN_HERE = 16 << 20  # bytes of inputs up to which the CPU draws them for a GPU: the same for both
 MANY = 16  # blocks from which another thread is worth its start
 KEPT = 4096  # yards kept on disk, at most
 
@@ -173,24 +173,23 @@ def let_go(yards: "list[Yard]") -> None:
 
 
 def drawn(case: Case, where: Where = CPU) -> Values:
-    """A draw of a case, where truth is worked out. Small ones come from the CPU's generator, and so the same for all
-    devices; large ones from the device's own."""
+    """A draw of a case, where truth is worked out. Small ones come from the CPU's generator, and are the same for all
+    devices; large ones come from the device's own. What forward saved is worked out there in both."""
     if where.device is None:
         return draw(case)
     p = contract.pass_of(case.module, case.phase)
     size = sum(t.bytes(case.shape) for t in p.tensors() if t in p.inputs or t.inplace or t.accumulates)
-    if case.edit or size <= DRAWN_HERE:
-        values = draw(case)
-    else:
 
-        def saved(values: Values, names: set[str]) -> Values:
-            shape = {name: size for name, size in case.shape.items() if name != "accumulate"}
-            known = values.keys() - names
-            read = {t.name: values[t.name] for t in case.module.FORWARD.tensors() if t.name in known}
-            return _answer(cuts.truth, replace(case, phase="forward", shape=shape), read, where, names) or {}
+    def there(values: Values) -> Values:
+        return {name: map(value, lambda x: x.to(where.place).contiguous()) for name, value in values.items()}
 
-        values = draw(case, where.place, saved)
-    return {name: map(value, lambda x: x.to(where.place).contiguous()) for name, value in values.items()}
+    def saved(values: Values, names: set[str]) -> Values:
+        shape = {name: size for name, size in case.shape.items() if name != "accumulate"}
+        known = values.keys() - names
+        read = there({t.name: values[t.name] for t in case.module.FORWARD.tensors() if t.name in known})
+        return _answer(cuts.truth, replace(case, phase="forward", shape=shape), read, where, names) or {}
+
+    return there(draw(case, "cpu" if case.edit or size <= DRAWN_HERE else where.place, saved))
 
 
 @dataclass

@@ -1,8 +1,7 @@
-"""Launches on the GPU, through the driver itself: a kernel is loaded once, and a call of it packs its arguments into
-one buffer and asks the driver to launch on torch's current stream. Nothing is copied, allocated or waited for.
+"""Launches on the GPU: a kernel is loaded once, and a call of it packs its arguments into one buffer and has CuPy's
+binding of the driver launch it on torch's current stream. Nothing is copied, allocated or waited for.
 
-`libcuda.so.1` is called by ctypes: no other library stands between a launch and the driver, and the host's time of one
-is some microseconds.
+What CuPy does not bind, or only with a context, is asked of libcuda.so.1 by ctypes.
 """
 
 import contextlib
@@ -13,6 +12,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import ModuleType
 
 import torch
 
@@ -38,11 +38,20 @@ def driver() -> ctypes.CDLL:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         raise Unavailable("CUDA kernels need NVIDIA's driver (libcuda.so.1)") from error
-    sizes = [ctypes.c_uint] * 7  # grid, block, dynamic shared memory
-    library.cuLaunchKernel.argtypes = [ctypes.c_void_p, *sizes, *[ctypes.c_void_p] * 3]
     if code := library.cuInit(0):
         raise Unavailable(f"NVIDIA's driver does not start: {_text(library, code)}")
     return library
+
+
+@functools.cache
+def cupy_driver() -> ModuleType:
+    """CuPy's binding of the driver. Raises Unavailable where there is none."""
+    driver()
+    try:
+        from cupy_backends.cuda.api import driver as binding
+    except ImportError as error:
+        raise Unavailable("CUDA kernels need CuPy: pip install cupy-cuda13x") from error
+    return binding
 
 
 def _text(library: ctypes.CDLL, code: int) -> str:
@@ -81,23 +90,28 @@ class Function:
 
     def __init__(self, build: Build, device: int):
         binary = compile_source(build.source, (build.name,), arch_of(device), "cubin", build.defines)
-        module, handle, static = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_int()
-        self.build, self.device = build, device
-        with _current(device):
-            _ok(driver().cuModuleLoadData(ctypes.byref(module), binary.code), f"loading {build.label}")
-            symbol = binary.names[build.name].encode()
-            _ok(driver().cuModuleGetFunction(ctypes.byref(handle), module, symbol), f"loading {build.label}")
-            _ok(driver().cuFuncGetAttribute(ctypes.byref(static), SHARED_SIZE_BYTES, handle), build.label)
-        self.handle = handle.value
-        self.static = static.value
+        self.build, self.device, cuda = build, device, cupy_driver()
+        with _current(device), _refusals(f"loading {build.label}"):
+            self.module = cuda.moduleLoadData(binary.code)  # never unloaded
+            self.handle: int = cuda.moduleGetFunction(self.module, binary.names[build.name])
+            self.static: int = cuda.funcGetAttribute(SHARED_SIZE_BYTES, self.handle)
         self.allowed = max(0, DEFAULT_SHARED - self.static)
 
     def allow(self, shared: int) -> None:
         """Ask for so many bytes of dynamic shared memory. Raises LaunchError where the device does not have them."""
-        with _current(self.device):
-            code = driver().cuFuncSetAttribute(ctypes.c_void_p(self.handle), MAX_DYNAMIC_SHARED_SIZE_BYTES, shared)
-        _ok(code, f"{self.build.label}: {shared} bytes of dynamic shared memory beside {self.static} static ones")
+        what = f"{self.build.label}: {shared} bytes of dynamic shared memory beside {self.static} static ones"
+        with _current(self.device), _refusals(what):
+            cupy_driver().funcSetAttribute(self.handle, MAX_DYNAMIC_SHARED_SIZE_BYTES, shared)
         self.allowed = shared
+
+
+@contextlib.contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """What the driver refuses, as LaunchError."""
+    try:
+        yield
+    except cupy_driver().CUDADriverError as error:
+        raise LaunchError(f"{what}: {error}") from error
 
 
 @functools.cache
@@ -121,7 +135,8 @@ class Plan:
         places = itertools.accumulate(sizes[:-1], initial=first)
         self.pointers = (ctypes.c_void_p * max(1, len(sizes)))(*places)
         self.address = ctypes.addressof(self.pointers)
-        self._launch = driver().cuLaunchKernel
+        self._launch = cupy_driver().launchKernel
+        self._refused = cupy_driver().CUDADriverError
 
     def launch(self, grid: tuple[int, int, int], block: tuple[int, int, int], shared: int, values: list) -> None:
         """On torch's current stream. Raises struct.error where a value does not fit its parameter, or LaunchError."""
@@ -131,12 +146,13 @@ class Plan:
         stream = current_stream(self.device)
         with _one_at_a_time:
             self.pack.pack_into(self.buffer, 0, *values)
-            code = self._launch(function.handle, *grid, *block, shared, stream, self.address, None)
-            if code in NOT_CURRENT:
-                with _current(self.device):
-                    code = self._launch(function.handle, *grid, *block, shared, stream, self.address, None)
-        if code:
-            raise LaunchError(f"{Launch(self.build, grid, block, shared, ())}: {_text(driver(), code)}")
+            try:
+                self._launch(function.handle, *grid, *block, shared, stream, self.address, 0)
+            except self._refused as error:
+                if error.status not in NOT_CURRENT:
+                    raise LaunchError(f"{Launch(self.build, grid, block, shared, ())}: {error}") from error
+                with _current(self.device), _refusals(str(Launch(self.build, grid, block, shared, ()))):
+                    self._launch(function.handle, *grid, *block, shared, stream, self.address, 0)
 
 
 def launch(call: Launch) -> None:
@@ -146,15 +162,22 @@ def launch(call: Launch) -> None:
     Plan(whole, device).launch(call.grid, call.block, call.shared, [a.value for a in call.arguments])
 
 
-def upload(device: int, to: int, what: bytes, stream: int) -> None:
-    """Copy bytes to the GPU, in the stream; they must live as long as a graph that captures this."""
+def upload(device: int, to: int, source: int, size: int, stream: int) -> None:
+    """Copy bytes of page-locked memory to the GPU, in the stream; a graph that captures this reads them again."""
     copy = driver().cuMemcpyHtoDAsync_v2
-    arguments = ctypes.c_uint64(to), ctypes.c_char_p(what), ctypes.c_size_t(len(what)), ctypes.c_void_p(stream)
+    arguments = ctypes.c_uint64(to), ctypes.c_void_p(source), ctypes.c_size_t(size), ctypes.c_void_p(stream)
     code = copy(*arguments)
     if code in NOT_CURRENT:
         with _current(device):
             code = copy(*arguments)
-    _ok(code, f"copying {len(what)} bytes")
+    _ok(code, f"copying {size} bytes")
+
+
+def wait(device: int, stream: int | None = None) -> None:
+    """For a stream, or for all that the GPU does."""
+    with _current(device):
+        code = driver().cuCtxSynchronize() if stream is None else driver().cuStreamSynchronize(ctypes.c_void_p(stream))
+    _ok(code, "waiting")
 
 
 def capturing(stream: int) -> bool:

@@ -7,7 +7,8 @@
         residual_kernel[(triton.cdiv(a.numel(), BLOCK),)](out, a, b, a.numel(), BLOCK=BLOCK)
 
 On CUDA tensors this is Triton as everybody knows it; on CPU tensors the simulator runs what Triton compiled, where its
-driver was put in (bench/simulate/triton_driver.py). Tile sizes that depend on the GPU are a table: tuning.py.
+driver was put in (bench/simulate/triton_driver.py). Tile sizes that depend on the GPU are a table: tuning.py; so are
+lists of tensors: lists.py. What Hopper's copy engine moves is described once: descriptors.py.
 """
 
 import functools

@@ -8,7 +8,7 @@ A list has a base, its first tensor, and the table tells how far from there the 
 units that are constants, so that the compiler knows as much of alignment as of any argument and makes wide accesses of
 them. A program finds its tensor and chunk with `chunk_of`, what is its with `address_of`, `size_of`, `number_of`.
 As long as addresses, sizes and numbers are the same a call has nothing to do but to look; where one changed, another
-table is written, by one copy in the stream. A table that a CUDA graph reads stays as it is.
+table is written, by one copy that is waited for. A table that a CUDA graph reads stays as it is.
 """
 
 import ctypes
@@ -68,12 +68,13 @@ class Table:
     """A kernel's argument: what Triton asks of a tensor of int64."""
 
     words: bytes
-    address: int
+    address: int  # on the GPU
     programs: int  # chunks of all tensors
     constants: dict  # for the kernel: LISTS, COUNT, ALIGNED, UNIT
     bases: list[torch.Tensor | None] = field(default_factory=list)  # the first tensors of the lists of this call
     tensors: list[torch.Tensor] = field(default_factory=list)  # that it points to, for the simulator
-    memory: object = None  # that holds it, on a CPU
+    memory: object = None  # that holds it, for the simulator
+    source: int = 0  # address of the host's copy
     written: bool = False
     captured: bool = False
     dtype = torch.int64
@@ -97,13 +98,28 @@ class Table:
         return (1,)
 
 
+@dataclass
+class Slab:
+    """Memory for tables on a GPU, and page-locked memory of the host that they are copied from, place for place."""
+
+    there: torch.Tensor
+    here: torch.Tensor
+    taken: int = 0
+
+    @staticmethod
+    def of(size: int, device: torch.device) -> "Slab":
+        locked = device.type == "cuda"
+        host = torch.empty(size, dtype=torch.uint8, pin_memory=locked)
+        return Slab(torch.empty(size, dtype=torch.uint8, device=device), host)
+
+
 class Lists:
     """Tables of one kernel. chunk: elements of a program."""
 
     def __init__(self, chunk: int):
         self.chunk = chunk
         self.kept: dict[tuple, Table] = {}
-        self.slabs: list[tuple[torch.Tensor, int]] = []  # memory, and how much of it is taken
+        self.slabs: list[Slab] = []
 
     def table(self, *lists: Tensors, numbers: Sequence[float] = ()) -> Table:
         """The table for these lists; the first one is there, and tells the sizes."""
@@ -114,19 +130,23 @@ class Lists:
             return self._simulated(lists, numbers)
         from kernels.cuda import gpu
 
-        stream = gpu.current_stream(device)
         there = [each for each in lists if each is not None]
         addresses = tuple(map(torch.Tensor.data_ptr, chain.from_iterable(there)))
         sizes = tuple(map(torch.Tensor.numel, first))
-        key = (stream, addresses, sizes, tuple(numbers), *(each and (len(each), each[0].dtype) for each in lists))
+        key = (device, addresses, sizes, tuple(numbers), *(each and (len(each), each[0].dtype) for each in lists))
+        stream = gpu.current_stream(device)
+        captured = gpu.capturing(stream)
         table = self.kept.get(key)
         if table is None:
-            table = self.kept[key] = self._made(lists, numbers)
-            table.address = self._place(len(table.words), stream, first[0].device)
-        captured = gpu.capturing(stream)
+            table = self._made(lists, numbers)
+            table.address, table.source = self._place(len(table.words), device, first[0].device, captured)
+            ctypes.memmove(table.source, table.words, len(table.words))
+            self.kept[key] = table
         if not table.written:
-            gpu.upload(device, table.address, table.words, stream)
-            table.written = not captured  # a captured copy is made when the graph is replayed
+            gpu.upload(device, table.address, table.source, len(table.words), stream)
+            if not captured:  # a captured copy is made when the graph is replayed, for the graph
+                gpu.wait(device, stream)  # once; then any stream may read it
+                table.written = True
         table.captured |= captured
         return replace(table, bases=_bases(lists))
 
@@ -163,28 +183,31 @@ class Lists:
         table.bases = _bases(lists)
         return table
 
-    def _place(self, size: int, stream: int, device: torch.device) -> int:
-        """Memory for another table: of the oldest one that has as many bytes and no graph, or new."""
-        if len(self.kept) > KEPT:
+    def _place(self, size: int, device: int, where: torch.device, captured: bool) -> tuple[int, int]:
+        """Memory for another table, on the GPU and on the host: of the oldest one that has as many bytes and no graph,
+        or new."""
+        if len(self.kept) >= KEPT and not captured:
             for key, old in self.kept.items():
-                if key[0] == stream and old.address and not old.captured and len(old.words) == size:
+                if key[0] == device and not old.captured and len(old.words) == size:
+                    from kernels.cuda import gpu
+
                     del self.kept[key]
-                    return old.address  # what reads it was launched before in the same stream
-        memory, taken = self.slabs[-1] if self.slabs else (torch.Tensor(), SLAB)
-        if taken + size > memory.nbytes or memory.device != device:
-            memory, taken = torch.empty(max(SLAB, size), dtype=torch.uint8, device=device), 0
-            self.slabs.append((memory, 0))
-        self.slabs[-1] = memory, taken + -(-size // ALIGN) * ALIGN
-        return memory.data_ptr() + taken
+                    gpu.wait(device)  # for what reads it, in any stream
+                    return old.address, old.source
+        slab = self.slabs[-1] if self.slabs else None
+        if slab is None or slab.taken + size > slab.there.nbytes or slab.there.device != where:
+            slab = Slab.of(max(SLAB, size), where)
+            self.slabs.append(slab)
+        start, slab.taken = slab.taken, slab.taken + -(-size // ALIGN) * ALIGN
+        return slab.there.data_ptr() + start, slab.here.data_ptr() + start
 
     def reserve(self) -> None:
         """Ask for the memory of the first tables: for `prepare`, so that no call allocates."""
         from triton.runtime import driver
 
         device = driver.active.get_active_torch_device()
-        if device.type == "cuda" and (not self.slabs or self.slabs[-1][1] > SLAB // 2):
-            device = torch.device("cuda", driver.active.get_current_device())
-            self.slabs.append((torch.empty(SLAB, dtype=torch.uint8, device=device), 0))
+        if device.type == "cuda" and (not self.slabs or self.slabs[-1].taken > SLAB // 2):
+            self.slabs.append(Slab.of(SLAB, torch.device("cuda", driver.active.get_current_device())))
 
 
 def _bases(lists: tuple[Tensors, ...]) -> list[torch.Tensor | None]:

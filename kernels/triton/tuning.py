@@ -138,18 +138,26 @@ def measure_and_keep(
         dtype = TORCH_DTYPES[shape["dtype"]]
         asked = _asked(tables, call)
         found = [_fastest(table, dtype, call, milliseconds) if table in asked else {} for table in tables]
-        put(file, json.dumps(_read(file) | {case: found}, indent=1).encode())
+        told: dict[str, Any] = {case: found}
+        if any(table.refused for table in tables):
+            told[f"{case}{REFUSED}"] = [table.refused for table in tables]
+        put(file, json.dumps(_read(file) | told, indent=1).encode())
 
 
 def _take_known(file: Path, case: str, tables: tuple[Tiles, ...]) -> bool:
     """Whether the case was measured before; its configurations are then set."""
-    known = _read(file).get(case)
+    everything = _read(file)
+    known = everything.get(case)
     if known is None or len(known) != len(tables):
         return False
     for table, tuned in zip(tables, known, strict=True):
         table.tuned |= tuned
+    for table, refused in zip(tables, everything.get(f"{case}{REFUSED}", []), strict=False):
+        table.refused |= refused
     return True
 
+
+REFUSED = " | refused"  # ends the key of what was left out
 
 _untuned = False
 

@@ -7,6 +7,7 @@ driver does not touch them, and `use` has the launchers take them for a GPU's.
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import os
 import subprocess
 import tempfile
@@ -19,6 +20,8 @@ STREAM = 0x5000  # what torch's current stream is said to be
 
 def missing() -> str:
     """Why there can be none here; "" where it can."""
+    if importlib.util.find_spec("cupy") is None:
+        return "no CuPy, by which CUDA kernels are launched"
     try:
         _headers()
         subprocess.run(["cc", "--version"], check=True, capture_output=True)

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from bench import HOME
 from bench.cli import CannotGoOn
 from bench.core import variants
+from bench.core.case import Case
 from bench.gpu import sanitizer
 from bench.gpu.sanitizer import TOOLS, Calls, judge
+from bench.machine.devices import open_device
 from tests.fake_gpu import FakeGpu
 
 DEVICE = "tests.fake_gpu:FakeGpu"
@@ -332,3 +335,14 @@ def test_the_real_tool_finds_real_mistakes(stem, tool):
     assert status == "wrong" and f"{tool}: " in evidence and f"{stem}.cu:" in evidence
     honest = variants.find(variants.discover(), "residual", "cuda.naive")
     assert sanitizer.sanitize(honest, "forward", "fp32", 0, 240)[0] == "ok"
+
+
+def test_nothing_is_tuned_under_a_tool():
+    tuning = pytest.importorskip("kernels.triton.tuning", reason="Triton is not installed")
+    seen = []
+    module = SimpleNamespace(
+        prepare=lambda shape, phase: seen.append((phase, tuning._untuned)), forward=lambda x, *, out: None
+    )
+    case = Case("gelu", "forward", {"N": 8, "dtype": "fp32"}, "small")
+    sanitizer.call_bare(SimpleNamespace(load=lambda: module), case, open_device("cpu"))  # type: ignore[arg-type]
+    assert seen == [("forward", True)] and not tuning._untuned

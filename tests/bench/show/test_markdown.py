@@ -137,3 +137,21 @@ def test_mistakes_are_named(home):
 
 def test_the_documents_of_this_repository_are_up_to_date():
     assert readme_tables.main(["--check"]) == 0
+
+
+def test_a_training_step_is_shown_by_its_last_rows_and_by_those_with_times(home):
+    """A run writes its rows anew after each turn; a compiler that was given up has a row without a time."""
+    step = dict(schema=1, layer="gpt2-124m", phase="step", dtype="bf16", status="ok", evidence="", peak_bytes=1e9)
+    rows = [
+        {**step, "case_id": "ours", "variant": "ours", "status": "skipped", "evidence": "built; no step taken yet"},
+        {**step, "case_id": "ours", "variant": "ours", "median_s": 0.2, "tokens_per_s": 10.0},
+        {**step, "case_id": "ours", "variant": "ours", "median_s": 0.1, "tokens_per_s": 20.0},
+        {**step, "case_id": "compile", "variant": "torch.compile", "status": "skipped", "evidence": "given up"},
+        {**step, "case_id": "eager", "variant": "torch.eager", "median_s": 0.3, "tokens_per_s": 5.0},
+    ]
+    (home / "run" / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    table = markdown.rewrite("<!-- table step run -->\n<!-- end -->").splitlines()
+    assert [line.split(" | ")[:2] for line in table if "ours" in line or "torch" in line] == [
+        ["| ours", "100"],
+        ["| torch.eager", "300"],
+    ]

@@ -9,6 +9,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,7 @@ from bench.records.run import Run
 from bench.training import WARM_UP, deadline, pick, plan
 from bench.training.contestants import OutOfMemory
 from bench.training.deadline import Deadline
+from bench.training.field import OURS
 from bench.training.rooms import Job
 from bench.training.session import TURNS_ALONE, Session
 from tests.bench.training.test_session_gpu import FAKE, SMALL, B, T, planned, quick
@@ -97,7 +100,7 @@ def rows_of(folder: Path) -> dict[str, dict]:
 
 def test_a_baseline_that_does_not_get_ready_costs_its_own_row(run):
     rows = rows_of(run[0])
-    assert rows["torch.compile-plain"]["status"] == "timeout"
+    assert rows["torch.compile-plain"]["status"] == "skipped"
     assert rows["torch.compile-plain"]["evidence"].startswith("given up: it was not ready after 0 s")
     assert rows["ours"]["status"] == rows["torch.eager"]["status"] == "ok"
     assert rows["torch.compile"]["status"] == "skipped" and "no time was left" in rows["torch.compile"]["evidence"]
@@ -178,6 +181,42 @@ def test_a_command_gets_no_more_than_is_left(monkeypatch):
     assert Deadline(None, 900.0).limit(600) == 600 and not Deadline(None, 0.0).bounded
 
 
+@pytest.mark.parametrize("minutes", [1, 1.5, 4])
+def test_no_turn_begins_that_would_not_end_in_time(tmp_path, monkeypatch, minutes):
+    """A scripted clock: the judge takes a second for each step, the others two."""
+    now = 0.0
+    monkeypatch.setattr("bench.training.session.batches_of", lambda plan: None)
+    line = ("--device", FAKE, "--kernels", "torch.eager", "--out", str(tmp_path / "run"), "--minutes", str(minutes))
+    session = Session(planned("gpt2-tiny", *line), begin=0.0)
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr("bench.training.session.time", clock)
+    monkeypatch.setattr(deadline, "time", clock)
+
+    def passes(seconds: float):
+        def step(*arguments: object) -> None:
+            nonlocal now
+            steps = [a for a in arguments if isinstance(a, plan.Turn)]
+            taken = session.turns[-1].steps.stop if session.turns else 0
+            now += seconds * (len(steps[0].steps) if steps else arguments[1] - taken)  # type: ignore[operator]
+            session.judge_s = 1.0
+
+        return step
+
+    monkeypatch.setattr(session, "_judge", passes(1.0))
+    monkeypatch.setattr(session, "_turn", passes(2.0))
+    monkeypatch.setattr(session, "_keep", lambda: None)
+    notes: list[str] = []
+    field: Any = SimpleNamespace(entrants=[OURS], baselines={}, note=notes.append)
+    session.field = field
+    session._train(field)
+    taken = session.turns[-1].steps.stop
+    assert now == 3 * taken <= session.deadline.end
+    if taken < session.plan.turns[-1].steps.stop:
+        assert session.stopped == f"--minutes {minutes:g}: stopped after {taken} of 38 steps" and notes
+        assert session.deadline.left < session._turn_seconds(6) + session._reserve(0), "another would have been late"
+    assert (taken == 38) == (minutes == 4) and taken > WARM_UP
+
+
 def test_with_minutes_the_plain_compiler_comes_first():
     gpu, cpu = planned("gpt2-124m", "--device", FAKE, "--minutes", "4"), planned("gpt2-124m", "--minutes", "4")
     assert gpu.baselines == ("compile-plain", "eager", "compile") and cpu.baselines == ("compile", "eager")
@@ -204,6 +243,16 @@ def test_a_choice_serves_as_it_stands_and_nothing_is_raced(tmp_path):
     assert "not used" not in str(found)
     named = found_with(choice_file(tmp_path), "matmul=torch.compile")
     assert {v.name for id, some in named.pool.items() for v in some if id.layer == "matmul"} == {"torch.compile"}
+
+
+@pytest.mark.parametrize(("chip", "told"), [("Made-up GPU", ""), ("Another", "; here it is Another")])
+def test_a_choice_of_another_card_is_taken_and_says_so(tmp_path, chip, told):
+    notes: list[str] = []
+    field: Any = SimpleNamespace(chip=lambda: chip, note=notes.append)
+    found = found_with(choice_file(tmp_path))
+    picked = pick.pick(field, found, {})
+    assert picked.chosen == str(found) + told and notes == [picked.chosen]
+    assert {v.name for v in picked.choice.values()} == {"torch.eager"}
 
 
 @pytest.mark.parametrize(

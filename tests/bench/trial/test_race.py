@@ -296,12 +296,21 @@ def test_where_memory_is_short_contestants_have_it_in_their_turns_alone(monkeypa
 
 
 def test_a_library_is_compared_without_the_copies_that_end_its_calls():
-    variant = object()
-    whole, bare, mine = [[4.0, 4.0]] * 3, [[2.0, 2.0]] * 3, [[1.0, 1.0]] * 3
+    eager = variant("eager")
     rounds = {"cold": [(0, n) for n in range(3)]}
-    library = timing.Contestant(variant, "torch.sdpa", samples={"cold": whole}, uncopied={"cold": bare}, rounds=rounds)
-    own = timing.Contestant(variant, "cuda.own", samples={"cold": mine}, uncopied={"cold": [[]] * 3}, rounds=rounds)
-    assert timing.ratio_ci(library, own, "cold")[0] == 4 and library.least_median("cold") == 4, "nothing is copied"
+
+    def contestant(name: str, whole: float, bare: list[float]) -> timing.Contestant:
+        samples, uncopied = {"cold": [[whole, whole]] * 3}, {"cold": [bare] * 3}
+        return timing.Contestant(eager, name, samples=samples, uncopied=uncopied, rounds=rounds)
+
+    def ratio() -> float:
+        found = timing.ratio_ci(library, own, "cold")
+        assert found
+        return found[0]
+
+    library, own = contestant("torch.sdpa", 4.0, [2.0, 2.0]), contestant("cuda.own", 1.0, [])
+    assert ratio() == 4 and library.least_median("cold") == 4, "nothing is copied"
     library.copies = {"Memcpy DtoD": 1}
-    assert timing.ratio_ci(library, own, "cold")[0] == 2 and library.least_median("cold") == 2
-    assert library.median_ci("cold")[0] == 4 and own.least_median("warm") is None
+    assert ratio() == 2 and library.least_median("cold") == 2
+    whole = library.median_ci("cold")
+    assert whole and whole[0] == 4 and own.least_median("warm") is None

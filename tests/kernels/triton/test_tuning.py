@@ -92,6 +92,8 @@ def test_what_does_not_fit_is_no_candidate():
 
 @pytest.mark.parametrize("refusal", [CompilationError("src", None, "K >= 16"), PTXASError("ptxas"), PASSES])
 def test_what_does_not_compile_is_left_out_and_named(refusal):
+    global TILES
+
     def clock(call) -> float:
         call()
         if calls[-1] == 1:
@@ -103,6 +105,9 @@ def test_what_does_not_compile_is_left_out_and_named(refusal):
     assert TILES.at(torch.bfloat16, 16) == LARGE
     assert TILES.text("TILES") == f"TILES BLOCK=2 (tuned, without BLOCK=1: {name})"
     assert TILES.at(torch.bfloat16, 17) == LARGE, "nor is it the default of another shape"
+    TILES = Tiles(TILES.half, TILES.fp32)
+    tuned(clock)
+    assert TILES.at(torch.bfloat16, 17) == LARGE and TILES.refused == {" BLOCK=1": name}, "another process knows it too"
 
 
 def test_where_nothing_is_left_the_refusal_is_told():
