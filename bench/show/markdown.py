@@ -10,7 +10,7 @@ from pathlib import Path
 from bench import HOME, cli
 from bench.cli import CannotGoOn
 from bench.records.queries import partial, races, ranked
-from bench.records.read import latest, read_records
+from bench.records.read import latest, read_records, runs_in
 from bench.records.record import Record
 from bench.show.columns import COLUMNS, Column, States, check_text, columns, value
 from bench.show.page import Chart, as_svg
@@ -49,7 +49,7 @@ def rewrite(text: str, draw: bool = False) -> str:
         if kind not in TABLES:
             raise CannotGoOn(f"no table {kind!r}{cli.did_you_mean(kind, TABLES)}")
         chosen = dict(option.split("=", 1) for option in options.split())
-        rows = [] if kind == "gpu" and not (HOME / folder).exists() else _records(HOME / folder)
+        rows = _of_all_runs(HOME / folder) if kind == "gpu" else _records(HOME / folder)
         return f"{start}{TABLES[kind](rows, **chosen)}\n{end}"
 
     def chart(found: re.Match[str]) -> str:
@@ -72,6 +72,13 @@ def _chart(name: str, folder: str) -> Chart:
     if known := [n for n in charts if n.startswith(name)]:
         return charts[known[0]]
     raise CannotGoOn(f"no chart {name!r} of {folder} (there are {', '.join(charts)})")
+
+
+def _of_all_runs(folder: Path) -> Rows:
+    """The records of every run below a folder, for a suite has one for each of its pieces; none where nothing was
+    measured yet."""
+    runs = runs_in(folder) if folder.is_dir() else []
+    return [r for run in runs for r in latest(run.records).values() if not r.get("control")]
 
 
 def _records(folder: Path) -> Rows:

@@ -77,6 +77,29 @@ def test_a_gpu_that_was_not_measured_has_dashes_and_never_a_number(home):
     assert "| gelu | backward | – | – | – | – |" in lines
 
 
+def test_a_gpu_that_a_suite_measured_is_told_from_all_its_pieces(home):
+    from tests.bench.show.test_report import row
+
+    def write(name, kind, *rows):
+        folder = home / "results" / name
+        folder.mkdir(parents=True)
+        (folder / "env.json").write_text(json.dumps({"kind": kind}))
+        lines = [json.dumps({"schema": 1, **r, "case_id": str(i)}) for i, r in enumerate(rows)]
+        (folder / "records.jsonl").write_text("\n".join(lines) + "\n")
+
+    def gpu(variant: str, seconds: float = 1e-3, phase: str = "forward", **more: str | None):
+        return row(variant, phase, seconds=seconds, timer="busy", dtype="bf16") | more
+
+    write("suite", "suite", {"status": "ok", "seconds": 3.0}, {"status": "timeout"})
+    look = gpu("triton.block", status="skipped", shape_name="smoke", median_s=None)
+    write("suite/smoke-gelu", "layer", look)
+    write("suite/time-gelu-forward", "layer", gpu("triton.block", 1e-5), gpu("torch.eager"))
+    write("suite/time-gelu-backward", "layer", gpu("cuda.naive", 1e-4, "backward"))
+    lines = markdown.rewrite("<!-- table gpu results -->\n<!-- end -->").splitlines()
+    assert any(line.startswith("| gelu | forward | triton.block | 10 µs |") for line in lines), lines
+    assert any(line.startswith("| gelu | backward | cuda.naive | 100 µs |") for line in lines), lines
+
+
 def test_a_picture_is_drawn_again_where_its_numbers_changed(home):
     from tests.bench.show.test_report import row
 
