@@ -209,7 +209,7 @@ class Session:
         racing = bool(self.swaps) or any(len(found) > 1 for found in self.candidates.pool.values())
         self.side_by_side &= not racing and bool(first)
         if plan.gpu or not racing:  # on a CPU their imports would disturb a race
-            field.spawn(OURS, *first)
+            field.spawn(OURS, *(baselines if plan.gpu else first))
         field.start(OURS)
         compiling: list[Entrant] = []
         if plan.gpu:  # the baselines need the most memory: whether they fit is known before the race
