@@ -145,7 +145,8 @@ class Screen:
             if not row["control"]:
                 status = row["status"] + " in part" * partial(row)
                 counts[status] = counts.get(status, 0) + 1
-        total = ", ".join(f"{n} {status}" for status, n in counts.items())
+        told = sorted(counts, key=lambda status: (not status.startswith("ok"), status))  # lanes end in any order
+        total = ", ".join(f"{counts[status]} {status}" for status in told)
         where = f" Results: {folder}" if folder else ""
         self.console.print(f"{total or 'nothing to do'}.{where}", highlight=False)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import shlex
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -65,6 +66,7 @@ class Session:
         self.judge = Judge(device=plan.device)
         self.ledger = Ledger(plan.proofs, plan.setting) if plan.proofs and not plan.smoke else None
         self.stopped = False
+        self.writing = threading.Lock()  # lanes write down what they proved
         self.workers: dict[str, Worker] = {}  # that proved a variant of the layer and can go on to time it
         self.records: list[Record] = []
         self.proved: dict[tuple[str, ...], Record] = {}  # of a run that times nothing: layer, variant, phase, dtype
@@ -307,8 +309,9 @@ class Session:
     def keep(self, row: Record) -> Record:
         row["reproduce"] = self.reproduce(row)
         row["device"] = self.plan.device
-        self.records.append(row)
-        self.run_.append(row)
+        with self.writing:
+            self.records.append(row)
+            self.run_.append(row)
         return row
 
 

@@ -134,7 +134,7 @@ ARGUMENTS = [
     ("suite", "--out s --minutes nan", "is not a number above 0"),
     ("suite", "--out s --layers gelu,", "unknown layer ''"),
     ("suite", "--out s --model gpt2-125m", "did you mean 'gpt2-124m'"),
-    ("suite", "", "required: --out"),
+    ("suite", "", "--out DIR says where"),
     ("doctor", "extra", "unrecognized arguments: extra"),
     ("static", "gelu --jobs -1", "is not a whole number above 0"),
     ("static", "gelu --arch sm_90", "did you mean 'sm_90a'"),

@@ -89,7 +89,7 @@ def proofs_of(variant: variants.Variant, judge: Judge) -> list[prove.Proof]:
             variant, phases, dtype, SEEDS, judge, setting, yardstick(variant.layer), timed=timed, thorough=thorough
         )
         found = list(known)
-        if seen_in(found)[0] != "ok" or cheat is None or cheat.caught_in != ("proof",):
+        if seen_in(found)[0] != "ok" or cheat is None or "proof" not in cheat.caught_in:
             break
     return found
 
