@@ -101,6 +101,10 @@ def test_without_torch_it_says_so_and_installs_nothing(call, tmp_path):
 def test_make_gpu_installs_nothing():
     for there, python in (("/bin/sh", "/bin/sh"), ("/nowhere/python", "python3")):
         done = subprocess.run(
-            ["make", "--no-print-directory", "-n", "gpu", f"PY={there}"], cwd=HOME, capture_output=True, text=True, check=True
+            ["make", "--no-print-directory", "-n", "gpu", f"PY={there}"],
+            cwd=HOME,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert "install" not in done.stdout and done.stdout.startswith(f"{python} -m bench.suite --device cuda --out")
