@@ -141,7 +141,7 @@ class Process:
         for context in contexts:
             process = context.Process(target=_serve, args=arguments, daemon=True)
             try:
-                with deaf_to_ctrl_c(), _environment(self.environment or {}), _answering_server():
+                with deaf_to_ctrl_c(), with_variables(self.environment or {}), _answering_server():
                     process.start()
                 return process
             except (OSError, EOFError) as failure:
@@ -430,15 +430,15 @@ def _answering_server() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """These variables for what is started meanwhile."""
+def with_variables(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for what is started meanwhile."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
         yield
     finally:
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def _serve(connection: Connection, room: RoomOrName, arguments: tuple[Any, ...], describe: bool) -> None:

@@ -31,6 +31,7 @@ from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case, cases_of
 from bench.core.evidence import telling
 from bench.core.files import cannot_write, put
+from bench.core.process import with_variables
 from bench.core.variants import Variant, discover
 from bench.gpu.launches import launching_with
 from bench.gpu.resources import configurations_of, runs_on
@@ -120,20 +121,9 @@ def _name(variant: Variant) -> str:
     return f"{variant.layer} {variant.name}"
 
 
-@contextlib.contextmanager
-def _cache_in(folder: Path) -> Iterator[None]:
+def _cache_in(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Have this process, and those that it starts, keep what they build in another folder."""
-    ours = {"LAYERBENCH_CACHE": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")}
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    return with_variables({"LAYERBENCH_CACHE": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")})
 
 
 def _compiled(variants: list[Variant], model: str, batch: int) -> Iterator[tuple[Variant, list[str]]]:
