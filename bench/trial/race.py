@@ -145,12 +145,12 @@ class Timing:
 
 
 def ratio_ci(a: Contestant, b: Contestant, cache: str) -> stats.Interval | None:
-    """(ratio, low, high) of a's time over b's, from the rounds both took part in; copies that end a library's call are
-    left out."""
+    """(ratio, low, high) of a's time over b's, from the rounds both took part in. Copies that end a library's call are
+    left out where another variant is compared with it; its own time, b's, is all of it."""
     if not a.samples.get(cache) or not b.samples.get(cache):
         return None
-    of_b = dict(zip(b.rounds[cache], b.least(cache), strict=True))
-    of_a = zip(a.rounds[cache], a.least(cache), strict=True)
+    of_b = dict(zip(b.rounds[cache], b.samples[cache], strict=True))
+    of_a = zip(a.rounds[cache], a.samples[cache] if a.variant is b.variant else a.least(cache), strict=True)
     both = [(where, samples) for where, samples in of_a if where in of_b]
     if not both:
         return None

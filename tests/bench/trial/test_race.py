@@ -296,12 +296,11 @@ def test_where_memory_is_short_contestants_have_it_in_their_turns_alone(monkeypa
 
 
 def test_a_library_is_compared_without_the_copies_that_end_its_calls():
-    eager = variant("eager")
     rounds = {"cold": [(0, n) for n in range(3)]}
 
     def contestant(name: str, whole: float, bare: list[float]) -> timing.Contestant:
         samples, uncopied = {"cold": [[whole, whole]] * 3}, {"cold": [bare] * 3}
-        return timing.Contestant(eager, name, samples=samples, uncopied=uncopied, rounds=rounds)
+        return timing.Contestant(variant(name), name, samples=samples, uncopied=uncopied, rounds=rounds)
 
     def ratio() -> float:
         found = timing.ratio_ci(library, own, "cold")
@@ -312,5 +311,9 @@ def test_a_library_is_compared_without_the_copies_that_end_its_calls():
     assert ratio() == 4 and library.least_median("cold") == 4, "nothing is copied"
     library.copies = {"Memcpy DtoD": 1}
     assert ratio() == 2 and library.least_median("cold") == 2
+    # Whoever ends in copies is no faster for it, and no other than itself.
+    for other, wanted in ((own, 1 / 4), (library, 1.0)):
+        found = timing.ratio_ci(other, library, "cold")
+        assert found and found[0] == wanted
     whole = library.median_ci("cold")
     assert whole and whole[0] == 4 and own.least_median("warm") is None
