@@ -184,7 +184,7 @@ class OnGpu(TypedDict, total=False):
     graph: Annotated[bool, "whether our step was captured as CUDA graphs"]
     graph_evidence: Annotated[Text | None, "why there is no graph"]
     kernels_ran: Annotated[dict[str, int], "in one call, how often by name (shortened). Kernels, copies and fills"]
-    uncopied_s: Annotated[Number, "of a library: the median without the copies that end a call: others are compared with this"]
+    uncopied_s: Annotated[Number, "of a library: the median without the copies that end a call; others meet this one"]
     copies: Annotated[dict[str, int], "those copies of its results to where the contract wants them, as kernels_ran"]
     peak_bytes: Annotated[Count | None, "inside a call, beyond arguments and workspace; of a step: in use at most"]
     energy_j: Annotated[Number | None, "of a warm call, by the card's counter between two ticks, 0.4 s or more apart"]
