@@ -1,5 +1,9 @@
 """The parent's end of a variant's process: a crash, a hang or a flipped flag costs one row."""
 
+import os
+import threading
+from contextlib import suppress
+
 from bench.core import process
 from bench.core.process import Process
 from bench.core.variants import Variant
@@ -19,3 +23,18 @@ class Worker(Process):
     def __init__(self, variant: Variant | None, setting: Setting):
         super().__init__("bench.trial.room:Room", variant, setting, limit=setting.time_limit)
         self.variant, self.setting = variant, setting
+
+    def waited_ns(self) -> int:
+        """Nanoseconds that this thread and the process have been ready to run without a core to run on: what a busy
+        machine takes, and nobody's fault. 0 where the system does not count it (Linux: schedstat)."""
+        return sum(_waited_ns(task) for task in (threading.get_native_id(), self.process.pid))
+
+
+def _waited_ns(task: int) -> int:
+    with suppress(OSError, ValueError, IndexError):
+        file = os.open(f"/proc/{task}/schedstat", os.O_RDONLY)
+        try:
+            return int(os.read(file, 100).split()[1])
+        finally:
+            os.close(file)
+    return 0

@@ -34,6 +34,8 @@ class FakeWorker:
     fails: ClassVar[dict[str, ProcessFailed]] = {}
     wrong: ClassVar[set[str]] = set()
     hides: ClassVar[set[str]] = set()  # their clock does not tell all
+    waits: ClassVar[dict[str, int]] = {}  # so many of their calls first wait for a core, and …
+    waits_counted: ClassVar[bool] = True  # … whether the system counts that
     noise = 0.001
     turns: ClassVar[list[tuple[str, str]]] = []  # variant, cache
     calls: ClassVar[list[tuple[str, int, int]]] = []  # variant, draw, seed
@@ -46,7 +48,7 @@ class FakeWorker:
         self.name = variant.stem
         self.alive = True
         self.setting = setting
-        self.made, self.turn = 0, 0
+        self.made, self.turn, self.waited, self.all = 0, 0, 0, 0
         self.process = SimpleNamespace(pid=os.getpid())
 
     def ask(self, command, limit=None, **arguments):
@@ -77,6 +79,10 @@ class FakeWorker:
         self.cache = "cold" if cold else "warm"
         self.made += 1
         self.calls.append((self.name, entry, seed))
+        self.all += 1
+        if self.all <= self.waits.get(self.name, 0):
+            time.sleep(0.004)
+            self.waited += 4_000_000 * self.waits_counted
         now = timing.time.monotonic_ns()
         if self.name in self.hides:
             now -= 10_000_000
@@ -111,6 +117,9 @@ class FakeWorker:
             state={},
             changed="",
         )
+
+    def waited_ns(self):
+        return self.waited
 
     def close(self):
         self.alive = False
@@ -149,6 +158,7 @@ def fakes(monkeypatch):
     for name in ("turns", "calls", "judged", "held", "most_held"):
         monkeypatch.setattr(FakeWorker, name, [])
     monkeypatch.setattr(FakeWorker, "hides", set())
+    monkeypatch.setattr(FakeWorker, "waits", {})
     monkeypatch.setattr(FakeWorker, "random", random.Random(0))
 
 
@@ -258,6 +268,22 @@ def test_a_clock_that_does_not_tell_all_is_wrong(monkeypatch):
     found = by_label(race("eager", "fast"))
     assert found["torch.fast"].status == "wrong" and found["torch.fast"].evidence.startswith("clock")
     assert found["torch.eager"].running
+
+
+@pytest.mark.parametrize(("waits", "counted"), [(10_000, True), (timing.FEWEST_CLOCKED + 1, False)])
+def test_who_waits_for_a_core_is_no_liar(monkeypatch, waits, counted):
+    """In every call, as the scheduler counted; or in the first ones, where nobody counts: more calls tell."""
+    monkeypatch.setattr(FakeWorker, "waits", {"fast": waits})
+    monkeypatch.setattr(FakeWorker, "waits_counted", counted)
+    found = by_label(race("eager", "fast", seconds=0.5))
+    assert found["torch.fast"].running, found["torch.fast"].evidence
+    assert all(len(round_) for round_ in found["torch.fast"].samples["cold"])
+
+
+def test_a_liar_who_waits_too_is_wrong(monkeypatch):
+    monkeypatch.setattr(FakeWorker, "hides", {"fast"})
+    monkeypatch.setattr(FakeWorker, "waits", {"fast": 10_000})
+    assert by_label(race("eager", "fast"))["torch.fast"].evidence.startswith("clock")
 
 
 def test_a_wrong_timed_call_ends_that_row_only(monkeypatch):
