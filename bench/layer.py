@@ -20,7 +20,7 @@ def parser() -> cli.Parser:
     p.add_argument("layer", help="a layer's name, `all`, or `list`")
     what = p.add_argument_group("what to run")
     what.add_argument("--all", action="store_true", help="all variants (the default unless --only is given)")
-    what.add_argument("--only", metavar="A,B", help="these variants, for example cpu.simd,torch.eager")
+    what.add_argument("--only", metavar="A,B", help="these variants, for example cpu.simd,torch.eager, or cuda.*")
     what.add_argument("--pass", dest="phase", choices=("forward", "backward", "both"), default="both")
     what.add_argument("--shape", default="gpt2-124m", metavar="MODEL[/NAME]", help="default gpt2-124m: all its shapes")
     what.add_argument(

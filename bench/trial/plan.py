@@ -1,5 +1,6 @@
 """What one run of `bench.layer` is to do, parsed from what was asked for, and the cases that follow from it."""
 
+import fnmatch
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ Axes = dict[str, list[AxisValue]]
 class Plan:
     layers: tuple[str, ...]
     named: tuple[str, ...]  # the variants to run; none: all
+    outright: tuple[str, ...]  # those of them that were named in full, and must be able to run
     folders: tuple[Path, ...]  # of more variants
     variants: tuple[Variant, ...]  # of the layers, named or not
     phases: tuple[str, ...]
@@ -103,7 +105,8 @@ def plan_of(
     model, _, shape_name = shape.partition("/")
     return Plan(
         layers=tuple(layers),
-        named=tuple(only.split(",")) if only else (),
+        named=tuple(_named(only, [v.name for v in found if v.layer in layers])) if only else (),
+        outright=tuple(name for name in only.split(",") if not _is_pattern(name)) if only else (),
         folders=folders,
         variants=tuple(v for v in found if v.layer in layers),
         phases=contract.PHASES if phase == "both" else (phase,),
@@ -128,6 +131,21 @@ def plan_of(
         axis_texts=tuple(axis),
         argv=tuple(argv),
     )
+
+
+def _is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def _named(only: str, known: list[str]) -> Iterator[str]:
+    """cuda.naive,cpu.* as the names that it stands for, each once."""
+    given = set()
+    for text in only.split(","):
+        matching = sorted(set(fnmatch.filter(known, text))) if _is_pattern(text) else [text]
+        if not matching:
+            raise CannotGoOn(f"no variant is called {text!r} (known: {', '.join(sorted(set(known)))})", cli.USAGE)
+        yield from (name for name in matching if name not in given)
+        given |= {*matching}
 
 
 def parse_axes(texts: list[str]) -> Axes:
@@ -161,7 +179,7 @@ def check(plan: Plan) -> None:
 
 def _check_names(plan: Plan) -> None:
     known = sorted({v.name for v in plan.variants})
-    for name in plan.named:
+    for name in plan.outright:
         cli.choose(name, known, f"variant of {', '.join(plan.layers)}")
         for v in plan.variants:
             for dtype in plan.dtypes if v.name == name else ():
