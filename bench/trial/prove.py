@@ -11,7 +11,7 @@ from bench.core.variants import Variant
 from bench.gpu.counts import counted_case
 from bench.machine import devices
 from bench.records.record import Counts
-from bench.trial import checks, source
+from bench.trial import checks, source, truth
 from bench.trial.checks import Verdict
 from bench.trial.judge import Judge
 from bench.trial.room import Proved, Setting
@@ -23,6 +23,8 @@ from reference.contract import Shape
 SHAPES_COMPILED = 2
 SMOKE_CASES = 3  # of a first look, which ends with the first that the variant has
 FIXED_SEED = 0
+BORDERLINE = 4.0  # an error up to so many times the limit may be one draw's luck …
+REDRAWS = 2  # … and is wrong if it is in one of so many further draws
 LEAST_MOVED = 0.95  # of the compulsory bytes: a padding column need not be read, say
 
 
@@ -100,7 +102,7 @@ def prove(
             judge.prepare([*cases, *counted], yardstick)
             if worker is None or not worker.alive:
                 worker = Worker(variant, setting)
-            _prove_phase(proof, cases, worker, judge, setting, progress, most=1 if smoke else None)
+            _prove_phase(proof, cases, worker, judge, yardstick, setting, progress, most=1 if smoke else None)
             if counted and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
                 _count(proof, worker, judge, setting)
@@ -135,6 +137,7 @@ def _prove_phase(
     cases: list[Case],
     worker: Worker,
     judge: Judge,
+    yardstick: Variant | None,
     setting: Setting,
     progress: Callable[[str], None],
     most: int | None = None,
@@ -150,19 +153,16 @@ def _prove_phase(
             break
         progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
 
-        def ask(case: Case = case) -> Proved:
-            given, seed = judge.given(case, setting.device), secrets.randbits(40)
-            return worker.ask("prove", limit=limit, case=case, given=given, seed=seed)
-
         try:
-            proved = judge.with_inputs(ask)
+            verdict, proved = _tried(variant, case, worker, judge, setting, limit)
+            if _borderline(verdict):
+                verdict = _drawn_again(proof, case, verdict, worker, judge, yardstick, setting, limit)
         except ProcessFailed as failure:
             if failure.status == "skipped":
                 proof.unsupported += [failure.evidence] if failure.evidence not in proof.unsupported else []
                 continue
             failure.evidence = f"{failure.evidence} [{case.name}, seed {case.seed}]"
             raise
-        verdict = judged(variant, case, proved, judge)
         proof.cases += 1
         proof.ratio = max(proof.ratio, verdict.ratio)
         if not verdict.ok:
@@ -182,6 +182,49 @@ def _prove_phase(
     elif found := [] if devices.is_made_up(setting.device) else source.foreign(variant):
         proof.status, proof.check = "wrong", "source"
         proof.evidence = f"source: {'; '.join(found[:3])}"
+
+
+def _tried(
+    variant: Variant, case: Case, worker: Worker, judge: Judge, setting: Setting, limit: float
+) -> tuple[Verdict, Proved]:
+    """Two calls of a case, and what they come to. Raises ProcessFailed."""
+
+    def ask() -> Proved:
+        given, seed = judge.given(case, setting.device), secrets.randbits(40)
+        return worker.ask("prove", limit=limit, case=case, given=given, seed=seed)
+
+    proved = judge.with_inputs(ask)
+    return judged(variant, case, proved, judge), proved
+
+
+def _borderline(verdict: Verdict) -> bool:
+    return verdict.check == "inaccurate" and verdict.ratio <= BORDERLINE * truth.K
+
+
+def _drawn_again(
+    proof: Proof,
+    case: Case,
+    first: Verdict,
+    worker: Worker,
+    judge: Judge,
+    yardstick: Variant | None,
+    setting: Setting,
+    limit: float,
+) -> Verdict:
+    """What a case comes to whose error was near the limit: honest arithmetic is beyond it in one draw of thousands, a
+    fault in most. The first finding stands where another draw has one too; else a note tells of it."""
+    others = [replace(case, seed=secrets.randbelow(2**31)) for _ in range(REDRAWS)]
+    judge.prepare(others, yardstick)
+    worst = 0.0
+    for other in others:
+        verdict, _ = _tried(proof.variant, other, worker, judge, setting, limit)
+        if not verdict.ok:
+            evidence = f"{first.evidence}; drawn again with seed {other.seed}: {verdict.evidence}"
+            return replace(verdict, check=first.check, evidence=evidence, ratio=max(first.ratio, verdict.ratio))
+        worst = max(worst, verdict.ratio)
+    luck = f"in {REDRAWS} further draws at most {worst:.2g}x, so one draw's luck"
+    proof.notes.append(f"{case.name}, seed {case.seed}: {first.evidence}; {luck}")
+    return replace(verdict, ratio=first.ratio)
 
 
 def builds_each_shape(variant: Variant) -> bool:
