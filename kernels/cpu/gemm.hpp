@@ -221,21 +221,24 @@ INLINE int64_t even_piece(int64_t n, int64_t most, int64_t multiple) {
     return round_up((n + pieces - 1) / pieces, multiple);
 }
 
-// Sums of one packed panel of A along k, added to sums[TILE_ROWS].
-INLINE void add_row_sums(float* sums, const float* panel, int64_t depth) {
+// Sums of one packed panel of A along k, added to sums[TILE_ROWS]. In fp64: a column of few large values among many
+// small ones loses those in fp32, and this is one pass over what the product takes hundreds of.
+INLINE void add_row_sums(double* sums, const float* panel, int64_t depth) {
     using floats = lanes<TILE_ROWS>::floats;
     using words = lanes<TILE_ROWS>::words;
+    typedef double doubles __attribute__((vector_size(TILE_ROWS * sizeof(double))));
+    auto wide = [](floats x) { return __builtin_convertvector(x, doubles); };
     auto at = [=](int64_t k) {
         words w;
         memcpy(&w, panel + k * TILE_ROWS, sizeof w);
-        return PAIRED ? (floats)(w << 16) + (floats)(w & 0xffff0000) : (floats)w;
+        return PAIRED ? wide((floats)(w << 16)) + wide((floats)(w & 0xffff0000)) : wide((floats)w);
     };
-    floats sum[CHAINS] = {};
+    doubles sum[CHAINS] = {};
     int64_t k = 0;
     for (; k + CHAINS <= depth; k += CHAINS)
         for (int64_t c = 0; c < CHAINS; c++) sum[c] += at(k + c);
     for (; k < depth; k++) sum[0] += at(k);
-    floats total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    doubles total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     for (int r = 0; r < TILE_ROWS; r++) sums[r] += total[r];
 }
 
@@ -252,7 +255,7 @@ INLINE void finish_tile(const float* tile, int64_t i, int64_t i1, int64_t j, int
 // C = A B. Calls finish(i, j, n, value) once for every n <= 16 neighbours C[i, j .. j + n). Every element is summed in
 // one fixed order, whatever the number of threads. row_sums, if not null, receives the sum of each row of A.
 template <class Finish>
-static void gemm(int64_t M, int64_t N, int64_t K, Operand A, Operand B, float* row_sums, void* workspace,
+static void gemm(int64_t M, int64_t N, int64_t K, Operand A, Operand B, double* row_sums, void* workspace,
                  Finish finish) {
     const int64_t block_rows = even_piece(M, BLOCK_ROWS, TILE_ROWS), block_cols = even_piece(N, BLOCK_COLS, TILE_COLS);
     const int64_t slice = even_piece(K, MAX_DEPTH * UNIT, UNIT);
@@ -272,10 +275,10 @@ static void gemm(int64_t M, int64_t N, int64_t K, Operand A, Operand B, float* r
                     float* panel = packed_a + (i - i0) * depth;
                     pack_panel<TILE_ROWS>(panel, A, i, i1, k0, k_count);
                     if (row_sums && j0 == 0) {
-                        float sums[TILE_ROWS] = {};
+                        double sums[TILE_ROWS] = {};
                         add_row_sums(sums, panel, depth);
                         for (int64_t r = i; r < std::min(i + TILE_ROWS, i1); r++)
-                            row_sums[r] = sums[r - i] + (first ? 0.0f : row_sums[r]);
+                            row_sums[r] = sums[r - i] + (first ? 0.0 : row_sums[r]);
                     }
                 }
 #pragma omp for schedule(static)

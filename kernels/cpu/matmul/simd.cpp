@@ -1,7 +1,7 @@
 #include "gelu.hpp"
 #include "gemm.hpp"
 
-// simd.py asks for this much, and N floats more for the sums of dbias.
+// simd.py asks for this much, and N doubles more for the sums of dbias.
 constexpr int64_t PACKING_BYTES = 12 << 20;
 static_assert(GEMM_WORKSPACE <= PACKING_BYTES, "simd.py asks for too little");
 
@@ -26,11 +26,11 @@ EXPORT void matmul_backward(T* dx, T* dweight, T* dbias, const T* dout, const T*
         if (x_pre_gelu) value *= gelu_grad16(load_part(x_pre_gelu + i * K + k, n));
         store_part(dx + i * K + k, value, n);
     });
-    float* sums = dbias ? workspace + PACKING_BYTES / sizeof(float) : nullptr;
+    double* sums = dbias ? (double*)(workspace + PACKING_BYTES / sizeof(float)) : nullptr;
     gemm(N, K, M, {dout, 1, N}, {x, 1, K}, sums, workspace, [=](int64_t i, int64_t k, int64_t n, vec value) {
         T* to = dweight + i * K + k;
         store_part(to, accumulate ? load_part(to, n) + value : value, n);
     });
     if (dbias)
-        for (int64_t i = 0; i < N; i++) store(dbias + i, accumulate ? load(dbias + i) + sums[i] : sums[i]);
+        for (int64_t i = 0; i < N; i++) store(dbias + i, float(accumulate ? load(dbias + i) + sums[i] : sums[i]));
 }

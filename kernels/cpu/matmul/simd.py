@@ -15,8 +15,8 @@ backward_kernel = Kernel("simd.cpp", "matmul_backward")
 
 
 def workspace(shape, phase):
-    """Packed blocks, and fp32 sums of dbias."""
-    return PACKING_BYTES + 4 * shape["N"]
+    """Packed blocks, and fp64 sums of dbias."""
+    return PACKING_BYTES + 8 * shape["N"]
 
 
 def forward(x, weight, bias, epilogue, *, out, pre_gelu, workspace):
