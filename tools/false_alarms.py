@@ -33,7 +33,8 @@ from bench.core.arena import Arena, workspace_of  # noqa: E402
 from bench.core.case import Case, Values, cases_of, draw, each, map  # noqa: E402
 from bench.core.variants import Variant  # noqa: E402
 from bench.trial import truth  # noqa: E402
-from bench.trial.prove import BORDERLINE, REDRAWS  # noqa: E402
+from bench.trial.checks import BORDERLINE  # noqa: E402
+from bench.trial.prove import REDRAWS  # noqa: E402
 from reference import contract  # noqa: E402
 
 DTYPES = ("fp32", "bf16", "fp16")

@@ -40,6 +40,9 @@ from bench.trial.attest import Fault, Seen
 from bench.trial.truth import Brief, Finding, survivors
 from reference import contract
 
+# An error up to so many times the limit may be luck, of the draw or of the yard: it is looked at again.
+BORDERLINE = 4.0
+
 
 @dataclass
 class Verdict:
@@ -53,6 +56,10 @@ class Verdict:
     @property
     def ok(self) -> bool:
         return self.check == "ok"
+
+    @property
+    def borderline(self) -> bool:
+        return self.check == "inaccurate" and self.ratio <= BORDERLINE * truth.K
 
 
 class Watched(TypedDict):

@@ -70,6 +70,7 @@ class Known:
     boxes: list[Box]
     given: list[Given]
     yards: dict[Content, list[Yard]] = field(default_factory=dict)
+    yardstick: Variant | None = None
 
     def contents(self, content: Content) -> Contents:
         entry, seed = content
@@ -153,6 +154,7 @@ class JudgeRoom(process.Room):
     def truths(self, case: Case, yardstick: Variant | None, contents: list[Content]) -> None:
         """Work out the truth of some contents."""
         known = self.known[str(case)]
+        known.yardstick = yardstick
         for content in contents:
             if content not in known.yards:
                 like = next(iter(known.yards.values()), None)
@@ -166,6 +168,9 @@ class JudgeRoom(process.Room):
         contents = known.contents(content)
         arena = self.laid_out(case, handed, contents.drawn)
         verdict = checks.inspect(arena, Brief(case, contents, known.yards[content]), handed.probes)
+        if content != AS_DRAWN and verdict.borderline:  # by the yard of other contents
+            known.yards[content] = truth.worked_out(case, contents, known.yardstick, self.where)
+            verdict = checks.inspect(arena, Brief(case, contents, known.yards[content]), handed.probes)
         truth.let_go(known.yards[content])
         if content != AS_DRAWN:
             del arena

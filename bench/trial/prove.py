@@ -11,7 +11,7 @@ from bench.core.variants import Variant
 from bench.gpu.counts import counted_case
 from bench.machine import devices
 from bench.records.record import Counts
-from bench.trial import checks, source, truth
+from bench.trial import checks, source
 from bench.trial.checks import Verdict
 from bench.trial.judge import Judge
 from bench.trial.room import Proved, Setting
@@ -23,8 +23,7 @@ from reference.contract import Shape
 SHAPES_COMPILED = 2
 SMOKE_CASES = 3  # of a first look, which ends with the first that the variant has
 FIXED_SEED = 0
-BORDERLINE = 4.0  # an error up to so many times the limit may be one draw's luck …
-REDRAWS = 2  # … and is wrong if it is in one of so many further draws
+REDRAWS = 2  # a borderline error is wrong if it is in one of so many further draws
 LEAST_MOVED = 0.95  # of the compulsory bytes: a padding column need not be read, say
 
 
@@ -155,7 +154,7 @@ def _prove_phase(
 
         try:
             verdict, proved = _tried(variant, case, worker, judge, setting, limit)
-            if _borderline(verdict):
+            if verdict.borderline:
                 verdict = _drawn_again(proof, case, verdict, worker, judge, yardstick, setting, limit)
         except ProcessFailed as failure:
             if failure.status == "skipped":
@@ -195,10 +194,6 @@ def _tried(
 
     proved = judge.with_inputs(ask)
     return judged(variant, case, proved, judge), proved
-
-
-def _borderline(verdict: Verdict) -> bool:
-    return verdict.check == "inaccurate" and verdict.ratio <= BORDERLINE * truth.K
 
 
 def _drawn_again(

@@ -49,6 +49,7 @@ COLD, WARM = "cold", "warm"
 PARKED = "the contestants' memory is too large to be there all at once"
 COME_BACK = 0.1  # of the calls that are not judged get contents that others judge
 JUDGED_SHARE = 0.5  # of turns, as long as none was judged
+SURE_TURNS = 2  # at least, of judged calls, after one whose error was near the limit
 HIDDEN_SECONDS = 2e-3  # in each of so many calls: a process's clock does not tell all
 FEWEST_CLOCKED = 5
 SURELY_CLOCKED = 30  # calls before anybody is blamed: on a busy machine a few in a row may all have waited for a core
@@ -92,6 +93,8 @@ class Contestant:
     verified: int = 0  # timed calls whose outputs were judged
     last_judged: bool = False  # whether the last turn was
     ratio: float = 0.0  # worst error of those, in units of plain torch's
+    luck: str = ""  # what was said against one of them that was borderline; a second one is wrong, …
+    doubted: Content | None = None  # … on other contents than these
     kernels_ran: dict[str, int] = field(default_factory=dict)  # in one timed call on a GPU
     states: list[facts.GpuState] = field(default_factory=list)  # of the GPU, after each turn
     peak_bytes: int | None = None  # allocated inside a call
@@ -388,6 +391,9 @@ def _rounds(contestants: list[Contestant], turns: "Turns", progress: Callable[[s
         if c.running and (not c.last_judged or (c.worker and is_gpu(c.worker.setting.device))):  # its graph too
             progress(f"last calls: {c.label}")
             turns.take(c, round_ + 1, last=True)
+        for _ in range(SURE_TURNS):
+            if c.running and c.luck:
+                turns.take(c, round_ + 1, last=True)
         if c.running:
             _look_back(c)
     return stopped
@@ -451,10 +457,12 @@ class Turns:
 
     def _which(self, c: Contestant, cache: str, calls: int, last: bool) -> tuple[int, Content] | None:
         """Which call of a turn is judged, if any, and on which contents: fewer calls the more were judged; all of one
-        that takes its time anyway, as long as there are contents that it has not seen."""
+        that takes its time anyway, as long as there are contents that it has not seen; all of one that is doubted."""
         unseen = [content for content in self.pool.judged if content not in c.seen]
         content = None
-        if last:
+        if c.luck:
+            content = self._judged_content(c)
+        elif last:
             content = self.pool.closing[cache]
         elif c.call_s > SLOW_SECONDS:
             content = next((x for x in (*unseen, *self.pool.closing.values()) if x not in c.seen), None)
@@ -524,11 +532,12 @@ class Turns:
         """New contents; of many calls now and then some that are judged at other times, so that coming back tells
         nothing."""
         if calls > 1 and self.randomness.random() < COME_BACK:
-            return self._judged_content()
+            return self.randomness.choice(self.pool.judged)
         return self.randomness.randrange(self.pool.draws), self.randomness.getrandbits(40)
 
-    def _judged_content(self) -> Content:
-        return self.randomness.choice(self.pool.judged)
+    def _judged_content(self, c: Contestant) -> Content:
+        known = [*self.pool.judged, *self.pool.closing.values()]
+        return self.randomness.choice([content for content in known if content != c.doubted] or known)
 
     def _judge(self, c: Contestant, content: Content, where: str) -> None:
         """Judge what the last call left. Raises ProcessFailed where it is wrong."""
@@ -541,8 +550,11 @@ class Turns:
         c.verified += 1
         c.ratio = max(c.ratio, verdict.ratio)
         self.judging += time.monotonic() - start
-        if not verdict.ok:
-            raise ProcessFailed("wrong", f"{verdict.check} {where}: {verdict.evidence}")
+        if verdict.borderline and not c.luck:
+            c.luck, c.doubted = f"{verdict.check} {where}: {verdict.evidence}", content
+        elif not verdict.ok:
+            again = f"; before, {c.luck}" if c.luck else ""
+            raise ProcessFailed("wrong", f"{verdict.check} {where}: {verdict.evidence}{again}")
 
     def _beside(self, c: Contestant, cache: str, calls: int, last: bool) -> None:
         """The clocks that do not rank: spans, and where calls are warm a graph."""
@@ -556,7 +568,7 @@ class Turns:
             p = contract.pass_of(self.case.module, self.case.phase)
             once = not self.case.accumulate and not any(t.inplace for t in p.outputs)
             judged = once and (last or self.randomness.random() < JUDGED_SHARE / (1 + c.verified))
-            content = self._judged_content() if judged else self._content(1)
+            content = self._judged_content(c) if judged else self._content(1)
             replays: Replays = c.worker.ask("time_graph", entry=content[0], seed=content[1])
             if judged:
                 self._judge(c, content, "in a graph")

@@ -182,6 +182,8 @@ def timed(
         canary=timing.canary,
         machine=timing.load,
     )
+    if c.running and c.luck:
+        common["notes"] = [*proof.notes, f"one of {c.verified} judged calls near the limit, {c.luck}"]
     if is_gpu(timing.device):
         common |= _gpu(c)
     if c.ratio:

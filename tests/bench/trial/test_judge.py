@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,9 +14,10 @@ from bench.core.process import ProcessFailed
 from bench.core.shared import Box, opened, values_in
 from bench.core.variants import discover, find
 from bench.machine.devices import open_device
-from bench.trial import cuts, truth
+from bench.trial import checks, cuts, truth
 from bench.trial import prove as proof
-from bench.trial.judge import Handed, Judge, JudgeRoom
+from bench.trial.checks import Verdict
+from bench.trial.judge import AS_DRAWN, Handed, Judge, JudgeRoom
 from bench.trial.room import Setting
 from reference import contract
 from tests.fake_gpu import FakeGpu, FakeIpc
@@ -91,6 +93,31 @@ def test_contents_that_a_seed_makes_have_their_own_truth(judge):
     arena.load(values, 124)  # other contents than it says
     arena.hand_back(box.bytes)
     assert judge.judge(timed, left, (1, 123)).check == "input_changed"
+
+
+@pytest.mark.parametrize(
+    ("content", "first", "looks"),
+    [
+        ((1, 123), Verdict("inaccurate", "off", truth.K), 2),
+        ((1, 123), Verdict("inaccurate", "far off", 100 * truth.K), 1),
+        ((1, 123), Verdict("unwritten", "poison"), 1),
+        (AS_DRAWN, Verdict("inaccurate", "off", truth.K), 1),  # a yard of its own already
+    ],
+)
+def test_what_is_near_the_limit_by_the_yard_of_other_contents_is_judged_by_its_own(monkeypatch, content, first, looks):
+    room, verdicts, yards = JudgeRoom(0), [first, Verdict()], []
+    room.draws(CASE, [5, 6])
+    room.truths(CASE, EAGER, [(0, 7), (1, 123), AS_DRAWN])
+    monkeypatch.setattr(truth, "worked_out", lambda case, contents, yardstick, where: [contents, yardstick])
+    monkeypatch.setattr(truth, "let_go", lambda yards: None)
+    monkeypatch.setattr(room, "laid_out", lambda *_: SimpleNamespace())
+    monkeypatch.setattr(checks, "inspect", lambda arena, brief, probes: yards.append(brief.yards) or verdicts.pop(0))
+    found = room.judge(CASE, content, Handed("", 0, 0, None, 7, 9, []))
+    assert len(yards) == looks and found.ok == (looks == 2)
+    if looks == 2:
+        contents, yardstick = yards[1]
+        assert (contents.seed, yardstick) == (123, EAGER)
+    room.forget()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

@@ -293,6 +293,29 @@ def test_a_wrong_timed_call_ends_that_row_only(monkeypatch):
     assert found["torch.eager"].running
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_one_error_near_the_limit_is_luck_and_a_second_is_wrong(monkeypatch, times):
+    """After one, every turn is judged, on other contents."""
+    judged: list[timing.Content] = []
+
+    def judge(self, case, handed, content):
+        if handed != "fast":
+            return Verdict(ratio=1.5)
+        judged.append(content)
+        return Verdict("inaccurate", f"off {len(judged)}", 4.4) if len(judged) <= times else Verdict(ratio=1.0)
+
+    monkeypatch.setattr(FakeJudge, "judge", judge)
+    monkeypatch.setattr(timing, "JUDGED_SHARE", 0.0)  # the last turns alone are judged
+    fast = by_label(race("eager", "fast"))["torch.fast"]
+    assert judged[0] != judged[1]
+    if times == 1:
+        assert fast.running and fast.luck.endswith("off 1") and fast.ratio == 4.4
+        assert len(judged) > timing.SURE_TURNS
+    else:
+        assert fast.status == "wrong" and len(judged) == 2
+        assert "off 2; before, inaccurate in a timed call: off 1" in fast.evidence
+
+
 def test_a_crash_ends_that_row_only(monkeypatch):
     monkeypatch.setattr(FakeWorker, "fails", {"fast": ProcessFailed("crash", "signal SIGSEGV")})
     found = by_label(race("eager", "fast"))
