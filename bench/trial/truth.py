@@ -70,6 +70,7 @@ NOTHING = 1e-6  # a truth this small, from inputs of size one, is all cancellati
 DEAR = 1e9  # FLOPs plus bytes of a case whose truth is not worked out a second time, with moved inputs
 CHEAP = 2e7  # FLOPs plus bytes that all seeds of a case may cost
 SEEDS, ENOUGH = 8, 256  # seeds that are drawn, until so many elements were seen of each output
+NORMAL_MEDIAN = 0.6745  # of magnitudes, as a share of their rms, where they are normally distributed
 SHORT, LONG = 128, 1024  # elements of a stretch
 BLOCK = 32_000  # elements compared at once: they stay in the cache, and torch keeps to one thread for so few
 DEVICE_BLOCK = 1 << 25  # … and on a GPU, where a launch and a look at its result cost more than a pass
@@ -101,6 +102,7 @@ class Limits:
     noise: float = 0.0  # absolute: what honest arithmetic is off beyond rounding
     honest: Size = Size()
     formula_rms: float = 0.0  # absolute: of the reference in fp32
+    beside: float = 0.0  # noise again, as a share of what is typical of an element's own stretch
 
     def elsewhere(self) -> "Limits":
         """For another draw of the same case, which may be as much noisier."""
@@ -243,11 +245,10 @@ class Yard:
 
     @functools.cached_property
     def typical(self) -> float:
-        """The rms as the median tells it, which few large elements do not move: a normal distribution's is 0.67 of it.
-        No more than the rms."""
+        """The rms as the median tells it, which few large elements do not move. No more than the rms."""
         assert isinstance(self.truth, torch.Tensor)
         finite = self.truth[self.truth.isfinite()].abs()
-        return min(self.rms, float(finite.median()) / 0.6745) if len(finite) else 0.0
+        return min(self.rms, float(finite.median()) / NORMAL_MEDIAN) if len(finite) else 0.0
 
     @functools.cached_property
     def peak(self) -> float:
@@ -417,7 +418,7 @@ def _limits(
         values = _contents(case, values).rows(0, rows, cut.names(case))
         small = replace(where, device=None)  # in one piece
         found = _samples(part, values, _truths(part, values, small), yardstick, small)
-        return [_limits_of(samples, 0.0) for samples in found]
+        return [_limits_of(samples, Limits()) for samples in found]
     samples = _samples(case, values, yards, yardstick, where)
     for n in range(1, _draws(case, yards)):
         another = replace(case, seed=(case.seed + 7919 * n) % 2**31)
@@ -425,20 +426,23 @@ def _limits(
         more = _samples(another, values, _truths(another, values, where), yardstick, where)
         samples = [a + b for a, b in zip(samples, more, strict=True)]
     least = _plain_noise(case, yards, yardstick, where)
-    return [_limits_of(found, noise) for found, noise in zip(samples, least, strict=True)]
+    return [_limits_of(found, plain) for found, plain in zip(samples, least, strict=True)]
 
 
-def _plain_noise(case: Case, yards: list[Yard], yardstick: Variant | None, where: Where) -> list[float]:
+def _plain_noise(case: Case, yards: list[Yard], yardstick: Variant | None, where: Where) -> list[Limits]:
     """What torch's noise would be were it the share of the truth that it is on values without the case's edit: on
     edited ones it may be exact by luck (scores that are all equal need no rounding).
 
-    For statistics a share of the truth's rms. For outputs in a narrow dtype of what is typical of it: an edit's few
-    large elements are no licence for the others. 0 for all other outputs."""
+    For statistics a share of the truth's rms. For outputs in a narrow dtype of what is typical of it, and of what is
+    typical of an element's own stretch, if that is more: an edit's few large elements are no licence for the others,
+    and its many small ones make none of those noise. 0 for all other outputs."""
     if not (case.edit and yardstick and any(yard.dtype.itemsize == 2 or _is_statistic(yard) for yard in yards)):
-        return [0.0] * len(yards)
+        return [Limits()] * len(yards)
     shares = _plain_shares(replace(case, edit=None), yardstick, where)
     return [
-        share * (yard.rms if _is_statistic(yard) else yard.typical) if share else 0.0
+        Limits(share * yard.rms)
+        if _is_statistic(yard)
+        else Limits(share * yard.typical if share else 0.0, beside=share)
         for share, yard in zip(shares, yards, strict=True)
     ]
 
@@ -478,15 +482,15 @@ def _draws(case: Case, yards: list[Yard]) -> int:
     return max(1, min(wanted, SEEDS, int(CHEAP / max(1, _work(case)))))
 
 
-def _limits_of(samples: list[_Sample], least: float) -> Limits:
+def _limits_of(samples: list[_Sample], least: Limits) -> Limits:
     """The yard of one output; its noise is at least so much."""
     # An overflow in plain torch is no licence: a sample that is not finite where the truth is says nothing.
     samples = [s for s in samples if _as_finite(s) and not _says_nothing(s)]
     noise = max((_beyond(s.got, s.yard) for s in samples), default=0.0)
-    noise = max(noise, least, samples[0].yard.faint if samples else 0.0)
-    limits = Limits(noise)
+    noise = max(noise, least.noise, samples[0].yard.faint if samples else 0.0)
+    limits = unit = Limits(noise, beside=least.beside)
     for s in samples:
-        limits = replace(limits, honest=limits.honest | measure(s.got, replace(s.yard, limits=Limits(noise))))
+        limits = replace(limits, honest=limits.honest | measure(s.got, replace(s.yard, limits=unit)))
     formula = max((_rms_error(s.got, s.yard) for s in samples if s.one == "formula"), default=0.0)
     return replace(limits, formula_rms=formula)
 
@@ -656,7 +660,10 @@ def _recalled(case: Case, yardstick: Variant | None, device: str) -> list[Limits
     """What an earlier run found, or None; an entry that is not whole counts as none."""
     entry = files.recall(_file(case)).get(_key(case, yardstick, device))
     try:
-        found = [Limits(float(n), Size(*(float(x) for x in size)), float(formula)) for n, size, formula in entry or []]
+        found = [
+            Limits(float(noise), Size(*(float(x) for x in size)), float(formula), float(beside))
+            for noise, size, formula, beside in entry or []
+        ]
     except (TypeError, ValueError):
         return None
     return found if len(found) == len(list(_names(case))) else None
@@ -664,7 +671,7 @@ def _recalled(case: Case, yardstick: Variant | None, device: str) -> list[Limits
 
 def _remember(case: Case, yardstick: Variant | None, device: str, found: list[Limits]) -> None:
     """Keep what was found for later runs. A cache that cannot be written costs time, not the run."""
-    entry = [(limits.noise, astuple(limits.honest), limits.formula_rms) for limits in found]
+    entry = [(limits.noise, astuple(limits.honest), limits.formula_rms, limits.beside) for limits in found]
     with _WRITING:
         file = _file(case)
         entries = {**files.recall(file), _key(case, yardstick, device): entry}
@@ -707,16 +714,16 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
 
     One pass, a block at a time; a large output in as many threads as torch has.
     """
-    count, length, noise = len(flat), _stretch(yard.sizes), yard.noise
+    count, length = len(flat), _stretch(yard.sizes)
     if not count:
         return Size()
-    largest_unit = yard.share * yard.peak + noise
+    largest_unit = (yard.share + yard.limits.beside / NORMAL_MEDIAN) * yard.peak + yard.noise
 
     def part(blocks: list[tuple[int, int]]) -> list[float]:
         one = stretch = total = absolute = 0.0
         for start, stop in blocks:
             got, truth = flat[start:stop], yard.truth[start:stop]
-            squares, most = _squares(got, truth, yard, noise)
+            squares, most = _squares(got, truth, yard, length)
             bound = math.sqrt(most) * largest_unit
             one, absolute = max(one, most), max(absolute, bound if bound < small else _absolute(got, truth, yard))
             whole = len(squares) // length * length
@@ -726,7 +733,7 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
             if whole < len(squares):  # the end: as a stretch of the same length
                 total += float(squares[whole:].sum())
                 first = max(0, count - length)
-                last, _ = _squares(flat[first:], yard.truth[first:], yard, noise)
+                last, _ = _squares(flat[first:], yard.truth[first:], yard, length)
                 stretch = max(stretch, float(last.mean()) * length)
         return [one, stretch, total, absolute]
 
@@ -742,14 +749,25 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
     return Size(math.sqrt(max(one)), math.sqrt(max(stretch) / length), math.sqrt(sum(total) / count), max(absolute))
 
 
-def _squares(got: torch.Tensor, truth: torch.Tensor, yard: Yard, noise: float) -> tuple[torch.Tensor, float]:
-    """Of errors, each in units of what it may be; and the largest of them."""
-    squares = (got - truth).div_(truth.abs().mul_(yard.share).add_(noise)).square_()
+def _squares(got: torch.Tensor, truth: torch.Tensor, yard: Yard, length: int) -> tuple[torch.Tensor, float]:
+    """Of errors, each in units of what it may be; and the largest of them. length: of a stretch."""
+    unit = truth.abs().mul_(yard.share).add_(yard.noise)
+    if yard.limits.beside:
+        unit += yard.limits.beside * _typical_beside(truth, length)
+    squares = (got - truth).div_(unit).square_()
     most = float(squares.amax())
     if not most < math.inf:  # NaN neither
         squares = _settled(squares, got, truth, yard.dtype)
         most = float(squares.amax())
     return squares, most
+
+
+def _typical_beside(truth: torch.Tensor, length: int) -> torch.Tensor:
+    """For each element the rms of its stretch, as the median tells it; the end is a stretch, too."""
+    finite, whole = truth.abs().nan_to_num_(0.0, 0.0, 0.0), len(truth) // length * length
+    stretches = [finite[:whole].view(-1, length), finite[whole:].view(1, -1)]
+    typical = [x.median(-1, keepdim=True).values.expand_as(x).reshape(-1) for x in stretches if x.numel()]
+    return torch.cat(typical) / NORMAL_MEDIAN
 
 
 def _absolute(got: torch.Tensor, truth: torch.Tensor, yard: Yard) -> float:
@@ -845,7 +863,7 @@ def _inaccurate(flat: torch.Tensor, yard: Yard, ratios: Size) -> str:
     allowed, length = yard.allowed, _stretch(yard.sizes)
     worst, at, first, largest, too_far = -1.0, 0, 0, 0.0, []
     for start, stop in _blocks(yard.truth, length):
-        units = _squares(flat[start:stop], yard.truth[start:stop], yard, yard.noise)[0].sqrt_()
+        units = _squares(flat[start:stop], yard.truth[start:stop], yard, length)[0].sqrt_()
         error = (flat[start:stop] - yard.truth[start:stop]).abs_()
         too_far.append((units > allowed.one).logical_or_(error > allowed.absolute))
         if float(units.max()) > worst:
