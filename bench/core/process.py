@@ -81,6 +81,10 @@ class Room:
         """Whether the process is of no more use after an error."""
         return False
 
+    def idle(self) -> bool:
+        """Do a little of what is to be done while nobody asks; whether there was any."""
+        return False
+
     @staticmethod
     def explain(error: BaseException) -> ProcessFailed:
         if isinstance(error, CannotGoOn):
@@ -524,6 +528,8 @@ class _Desk:
     def serve(self) -> None:
         while True:
             try:
+                while self.room and not self.connection.poll() and self.room.idle():
+                    pass
                 self.number, command, keywords = self.connection.recv()
             except (EOFError, OSError):
                 return

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from bench.core import variants
@@ -145,43 +146,61 @@ def _prove_phase(
     compiles = variant.gpu_code or builds_each_shape(variant)
     limit = max(setting.time_limit, setting.prepare_limit if compiles else 0)
     proof.cases_all = len(cases)
-    for case in cases:
-        if most is not None and proof.cases >= most:
-            break
-        progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        last: Future[bool] | None = None  # whether the case before was passed: the judge looks while the next is called
+        for case in cases:
+            if most is not None and proof.cases >= most:
+                break
+            progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
 
-        def ask(case: Case = case) -> Proved:
-            given, seed = judge.given(case, setting.device), secrets.randbits(40)
-            return worker.ask("prove", limit=limit, case=case, given=given, seed=seed)
+            def ask(case: Case = case) -> Proved:
+                given, seed = judge.given(case, setting.device), secrets.randbits(40)
+                return worker.ask("prove", limit=limit, case=case, given=given, seed=seed)
 
-        try:
-            proved = judge.with_inputs(ask)
-        except ProcessFailed as failure:
-            if failure.status == "skipped":
+            proved, failure = None, None
+            try:
+                proved = judge.with_inputs(ask)
+            except ProcessFailed as error:
+                failure = error
+            if last and not last.result():
+                return
+            last = None
+            if proved:
+                last = pool.submit(_passed, proof, case, proved, judge)
+                if not judge.behind and not last.result():
+                    return
+            elif failure and failure.status == "skipped":
                 proof.unsupported += [failure.evidence] if failure.evidence not in proof.unsupported else []
-                continue
-            failure.evidence = f"{failure.evidence} [{case.name}, seed {case.seed}]"
-            raise
-        verdict = judged(variant, case, proved, judge)
-        proof.cases += 1
-        proof.ratio = max(proof.ratio, verdict.ratio)
-        if not verdict.ok:
-            proof.status, proof.check = "wrong", verdict.check
-            proof.evidence = f"{verdict.check}: {verdict.evidence} [{case.name}, seed {case.seed}]"
+            elif failure:
+                failure.evidence = f"{failure.evidence} [{case.name}, seed {case.seed}]"
+                raise failure
+        if last and not last.result():
             return
-        if verdict.deterministic is not None:
-            proof.deterministic = verdict.deterministic and proof.deterministic is not False
-        proof.kernels_ran = proof.kernels_ran or proved["counts"]
-        proof.notes += [note for note in proved["notes"] if note not in proof.notes]
-        if proved["seconds"]:
-            work = contract.flops(case.module, case.shape, case.phase)
-            work += contract.min_bytes(case.module, case.shape, case.phase)
-            proof.work_per_s = max(proof.work_per_s, work / proved["seconds"])
     if not proof.cases:
         proof.status, proof.evidence = "skipped", "; ".join(proof.unsupported)
     elif found := [] if devices.is_made_up(setting.device) else source.foreign(variant):
         proof.status, proof.check = "wrong", "source"
         proof.evidence = f"source: {'; '.join(found[:3])}"
+
+
+def _passed(proof: Proof, case: Case, proved: Proved, judge: Judge) -> bool:
+    """Whether two calls of a case were right, which is added to the proof."""
+    verdict = judged(proof.variant, case, proved, judge)
+    proof.cases += 1
+    proof.ratio = max(proof.ratio, verdict.ratio)
+    if not verdict.ok:
+        proof.status, proof.check = "wrong", verdict.check
+        proof.evidence = f"{verdict.check}: {verdict.evidence} [{case.name}, seed {case.seed}]"
+        return False
+    if verdict.deterministic is not None:
+        proof.deterministic = verdict.deterministic and proof.deterministic is not False
+    proof.kernels_ran = proof.kernels_ran or proved["counts"]
+    proof.notes += [note for note in proved["notes"] if note not in proof.notes]
+    if proved["seconds"]:
+        work = contract.flops(case.module, case.shape, case.phase)
+        work += contract.min_bytes(case.module, case.shape, case.phase)
+        proof.work_per_s = max(proof.work_per_s, work / proved["seconds"])
+    return True
 
 
 def builds_each_shape(variant: Variant) -> bool:

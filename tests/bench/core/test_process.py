@@ -336,6 +336,26 @@ class Far(Room):
 """
 
 
+class Diligent(Room):
+    def __init__(self) -> None:
+        self.done = 0
+
+    def idle(self) -> bool:
+        self.done += 1
+        time.sleep(0.01)
+        return self.done < 5
+
+    def count(self) -> int:
+        return self.done
+
+
+def test_while_nobody_asks_a_room_does_a_little_at_a_time():
+    with Process(Diligent, limit=20.0) as process:
+        assert process.ask("count") == 0
+        time.sleep(0.5)
+        assert process.ask("count") == 5, "until there is nothing left"
+
+
 def test_the_server_can_be_started_early():
     start = time.monotonic()
     start_server()
