@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from bench.core import process
 
-    process.start_server(*ROOMS)  # it imports torch while we do
+    process.start_server(*ROOMS)
     from bench.trial import plan, session, watch
 
     if args.layer == "list":

@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from multiprocessing import forkserver, reduction
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -81,6 +81,10 @@ class Room:
         """Whether the process is of no more use after an error."""
         return False
 
+    def idle(self) -> bool:
+        """Do a little of what is to be done while nobody asks; whether there was any."""
+        return False
+
     @staticmethod
     def explain(error: BaseException) -> ProcessFailed:
         if isinstance(error, CannotGoOn):
@@ -92,11 +96,58 @@ RoomOrName = type[Room] | str  # "module:Class" is imported in the process alone
 
 
 def start_server(*preload: str) -> None:
-    """Start the server that processes are forked from, and have it import these modules while the caller goes on."""
+    """Start the server that processes are forked from, with these modules imported, which the caller then has as well.
+
+    Where this process has one thread the server is a fork of it: a fresh interpreter would import torch a second time.
+    Call it before there is anything to hide from processes, or to share with them. With other threads, whose locks a
+    fork would keep, a fresh one is started and imports them while the caller goes on.
+    """
     if preload:
         SERVER.set_forkserver_preload(list(preload))
-    with deaf_to_ctrl_c():
+    alone = threading.active_count() == 1
+    for name in preload if alone else ():
+        importlib.import_module(name)
+    with deaf_to_ctrl_c(), _forked_server() if preload and alone else nullcontext():
         forkserver.ensure_running()
+
+
+@contextmanager
+def _forked_server() -> Iterator[None]:
+    """A server that is started meanwhile runs its line of Python in a fork, with the files that it would be handed."""
+    start = forkserver.util.spawnv_passfds  # type: ignore[attr-defined]
+
+    def fork(path: str, arguments: Sequence[str], files: Sequence[int]) -> int:
+        if pid := os.fork():
+            return pid
+        try:
+            _close_all_but({0, 1, 2, *files})
+            _forget_signal_handlers()
+            with suppress(OSError):
+                Path("/proc/self/comm").write_text("forkserver")  # what `ps` says
+            exec(arguments[-1], {})
+        finally:
+            os._exit(FAILED)
+
+    forkserver.util.spawnv_passfds = fork  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        forkserver.util.spawnv_passfds = start  # type: ignore[attr-defined]
+
+
+def _forget_signal_handlers() -> None:
+    """As a fresh interpreter has them; what is ignored stays so."""
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """Whoever waits for the end of a pipe would wait for this process too."""
+    for file in map(int, os.listdir("/proc/self/fd")):
+        if file not in kept:
+            with suppress(OSError):
+                os.close(file)
 
 
 RUNNING: "weakref.WeakSet[Process]" = weakref.WeakSet()
@@ -477,6 +528,8 @@ class _Desk:
     def serve(self) -> None:
         while True:
             try:
+                while self.room and not self.connection.poll() and self.room.idle():
+                    pass
                 self.number, command, keywords = self.connection.recv()
             except (EOFError, OSError):
                 return

@@ -14,9 +14,11 @@ in it: inputs are laid anew each time they are asked for, outputs copied out bef
 process cannot map it, all goes through the host's memory, and a note says why.
 """
 
+import ctypes
 import functools
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
@@ -41,6 +43,8 @@ UNMAPPED = "unmapped"  # how a command fails whose process cannot map the judge'
 CONTEXT = 600 << 20  # bytes of a process that uses a GPU before it has a tensor
 LEAST_WINDOW = 32 << 20  # bytes: most cases of a proof fit, so that it is made once
 TWO_CALLS = 1 << 30  # bytes of what a call leaves up to which a window has room for two
+SMALL = 1e8  # FLOPs plus bytes of a case that one thread is enough for: the others would take a core from who is proved
+TRIM_THRESHOLD, MMAP_MAX, MOST = -1, -4, 2**31 - 1  # of mallopt(3)
 
 
 @dataclass(frozen=True)
@@ -83,25 +87,49 @@ class JudgeRoom(process.Room):
     def __init__(self, threads: int, device: str = "cpu"):
         if threads:
             torch.set_num_threads(threads)
+        self.threads = torch.get_num_threads()
         self.device = open_device(device) if is_gpu(device) else None
+        if not self.device:
+            _keep_memory()
         self.where = truth.where_of(self.device, device) if self.device else truth.CPU
         self.ipc = ipc_of(self.device) if self.device else None
         self.window: Window | None = None
         self.refused = "" if self.ipc else "the device's memory cannot be shared"
         self.known: dict[str, Known] = {}
         self.rates: tuple[float, float] | None = None
+        self.waiting: list[Case] = []  # whose truth is worked out while nobody asks
 
     def prepare(self, cases: list[Case], yardstick: Variant | None, truth_too: bool) -> list[list[Given]]:
-        """Draw each case, as it is proved; where its inputs lie."""
+        """Draw each case, as it is proved; where its inputs lie. On a CPU its truth comes later: a variant can be
+        called meanwhile."""
         given = [self.draws(case, [case.seed]) for case in cases]
         for case in cases if truth_too else ():
-            self.truths(case, yardstick, [AS_DRAWN])
+            if self.device:
+                self.truths(case, yardstick, [AS_DRAWN])
+            else:
+                self.known[str(case)].yardstick = yardstick
+                self.waiting.append(case)
         return given
+
+    def idle(self) -> bool:
+        """Work out the truth of a case that is being proved."""
+        if not self.waiting:
+            return False
+        case = self.waiting.pop(0)
+        if str(case) in self.known:
+            with suppress(Exception):  # whoever asks for it will hear
+                self._yards(case, AS_DRAWN)
+        return True
+
+    def rest(self) -> None:
+        """Nothing is worked out any more unless somebody asks for it."""
+        self.waiting.clear()
 
     def draws(self, case: Case, seeds: list[int]) -> list[Given]:
         """Draw a case with each seed; where the inputs lie. Those on a GPU lie nowhere before they are laid."""
         key = str(case)
         if key not in self.known:
+            self._share_cores(case)
             drawn = [truth.drawn(replace(case, seed=seed), self.where) for seed in seeds]
             self.known[key] = Known(case, drawn, [], [])
             if not self.device:
@@ -153,25 +181,35 @@ class JudgeRoom(process.Room):
 
     def truths(self, case: Case, yardstick: Variant | None, contents: list[Content]) -> None:
         """Work out the truth of some contents."""
-        known = self.known[str(case)]
-        known.yardstick = yardstick
+        self.known[str(case)].yardstick = yardstick
         for content in contents:
-            if content not in known.yards:
-                like = next(iter(known.yards.values()), None)
-                known.yards[content] = truth.yards_of(case, known.contents(content), yardstick, self.where, like)
-                truth.let_go(known.yards[content])
+            self._yards(case, content)
         if len(contents) > 1 or contents != [AS_DRAWN]:  # a timed shape: what is held for later may be gigabytes
             self._release()
 
-    def judge(self, case: Case, content: Content, handed: Handed) -> Verdict:
+    def _yards(self, case: Case, content: Content) -> list[Yard]:
+        """Truth and yards of contents, worked out where they are not known."""
+        self._share_cores(case)
         known = self.known[str(case)]
-        contents = known.contents(content)
+        if content not in known.yards:
+            like = next(iter(known.yards.values()), None)
+            known.yards[content] = truth.yards_of(case, known.contents(content), known.yardstick, self.where, like)
+            truth.let_go(known.yards[content])
+        return known.yards[content]
+
+    def _share_cores(self, case: Case) -> None:
+        torch.set_num_threads(1 if not self.device and truth.work_of(case) < SMALL else self.threads)
+
+    def judge(self, case: Case, content: Content, handed: Handed) -> Verdict:
+        yards = self._yards(case, content)
+        contents = self.known[str(case)].contents(content)
         arena = self.laid_out(case, handed, contents.drawn)
-        verdict = checks.inspect(arena, Brief(case, contents, known.yards[content]), handed.probes)
+        verdict = checks.inspect(arena, Brief(case, contents, yards), handed.probes)
         if content != AS_DRAWN and verdict.borderline:  # by the yard of other contents
-            known.yards[content] = truth.worked_out(case, contents, known.yardstick, self.where)
-            verdict = checks.inspect(arena, Brief(case, contents, known.yards[content]), handed.probes)
-        truth.let_go(known.yards[content])
+            known = self.known[str(case)]
+            yards = known.yards[content] = truth.worked_out(case, contents, known.yardstick, self.where)
+            verdict = checks.inspect(arena, Brief(case, contents, yards), handed.probes)
+        truth.let_go(yards)
         if content != AS_DRAWN:
             del arena
             self._release()
@@ -196,8 +234,12 @@ class JudgeRoom(process.Room):
             for box in known.boxes:
                 box.close()
         self.known.clear()
+        self.waiting.clear()
         self._close_window()
         self._release()
+        if not self.device:
+            with suppress(AttributeError):
+                ctypes.CDLL(None).malloc_trim(0)
 
     def laid_out(self, case: Case, handed: Handed, values: Values) -> Arena:
         """What was handed back, as an arena."""
@@ -227,6 +269,15 @@ class JudgeRoom(process.Room):
         except Exception:
             return True
         return False
+
+
+def _keep_memory() -> None:
+    """Have glibc keep for the next formula what the last one gave back: each temporary of a large tensor is otherwise
+    made of new pages, which takes longer than what is worked out in it."""
+    with suppress(AttributeError):  # another C library
+        library = ctypes.CDLL(None)
+        library.mallopt(MMAP_MAX, 0)
+        library.mallopt(TRIM_THRESHOLD, MOST)
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -372,6 +423,11 @@ class Judge:
             self._try(self.start)
         return self._given[str(case)]
 
+    @property
+    def behind(self) -> bool:
+        """Whether it can look at what one call left while the next is made: on a GPU both lie in the same window."""
+        return not is_gpu(self.device)
+
     @_in_turn
     def means(self) -> Means | None:
         """What a GPU has for judging; None on a CPU."""
@@ -379,8 +435,10 @@ class Judge:
 
     @_in_turn
     def ready(self) -> None:
-        """Wait until all that was asked for is worked out."""
+        """Wait until all that was asked for is worked out; of what was not, nothing is from now on."""
         self._collect()
+        if self._process and self._process.alive:
+            self._ask("rest")
 
     @_in_turn
     def judge(self, case: Case, handed: Handed, content: Content = AS_DRAWN) -> Verdict:

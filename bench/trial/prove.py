@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from bench.core import variants
@@ -147,35 +148,42 @@ def _prove_phase(
     compiles = variant.gpu_code or builds_each_shape(variant)
     limit = max(setting.time_limit, setting.prepare_limit if compiles else 0)
     proof.cases_all = len(cases)
-    for case in cases:
-        if most is not None and proof.cases >= most:
-            break
-        progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
 
-        try:
-            verdict, proved = _tried(variant, case, worker, judge, setting, limit)
-            if verdict.borderline:
-                verdict = _drawn_again(proof, case, verdict, worker, judge, yardstick, setting, limit)
-        except ProcessFailed as failure:
-            if failure.status == "skipped":
+    def call(case: Case) -> Proved:
+        return _called(case, worker, judge, setting, limit)
+
+    def passed(case: Case, proved: Proved, looked: Future[Verdict]) -> bool:
+        verdict = looked.result()
+        if verdict.borderline:
+            verdict = _drawn_again(proof, case, verdict, judge, yardstick, call)
+        return _passed(proof, case, proved, verdict)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        last: tuple[Case, Proved, Future[Verdict]] | None = None  # the judge looks at it while the next is called
+        for case in cases:
+            if most is not None and proof.cases >= most:
+                break
+            progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
+            proved, failure = None, None
+            try:
+                proved = call(case)
+            except ProcessFailed as error:
+                failure = error
+            if last and not passed(*last):
+                return
+            last = None
+            if proved:
+                last = case, proved, pool.submit(judged, variant, case, proved, judge)
+                if not judge.behind or most is not None:
+                    if not passed(*last):
+                        return
+                    last = None
+            elif failure and failure.status == "skipped":
                 proof.unsupported += [failure.evidence] if failure.evidence not in proof.unsupported else []
-                continue
-            failure.evidence = f"{failure.evidence} [{case.name}, seed {case.seed}]"
-            raise
-        proof.cases += 1
-        proof.ratio = max(proof.ratio, verdict.ratio)
-        if not verdict.ok:
-            proof.status, proof.check = "wrong", verdict.check
-            proof.evidence = f"{verdict.check}: {verdict.evidence} [{case.name}, seed {case.seed}]"
+            elif failure:
+                raise failure
+        if last and not passed(*last):
             return
-        if verdict.deterministic is not None:
-            proof.deterministic = verdict.deterministic and proof.deterministic is not False
-        proof.kernels_ran = proof.kernels_ran or proved["counts"]
-        proof.notes += [note for note in proved["notes"] if note not in proof.notes]
-        if proved["seconds"]:
-            work = contract.flops(case.module, case.shape, case.phase)
-            work += contract.min_bytes(case.module, case.shape, case.phase)
-            proof.work_per_s = max(proof.work_per_s, work / proved["seconds"])
     if not proof.cases:
         proof.status, proof.evidence = "skipped", "; ".join(proof.unsupported)
     elif found := [] if devices.is_made_up(setting.device) else source.foreign(variant):
@@ -183,28 +191,42 @@ def _prove_phase(
         proof.evidence = f"source: {'; '.join(found[:3])}"
 
 
-def _tried(
-    variant: Variant, case: Case, worker: Worker, judge: Judge, setting: Setting, limit: float
-) -> tuple[Verdict, Proved]:
-    """Two calls of a case, and what they come to. Raises ProcessFailed."""
+def _called(case: Case, worker: Worker, judge: Judge, setting: Setting, limit: float) -> Proved:
+    """Two calls of a case. Raises ProcessFailed, which says of which case."""
 
     def ask() -> Proved:
         given, seed = judge.given(case, setting.device), secrets.randbits(40)
         return worker.ask("prove", limit=limit, case=case, given=given, seed=seed)
 
-    proved = judge.with_inputs(ask)
-    return judged(variant, case, proved, judge), proved
+    try:
+        return judge.with_inputs(ask)
+    except ProcessFailed as failure:
+        if failure.status != "skipped":
+            failure.evidence = f"{failure.evidence} [{case.name}, seed {case.seed}]"
+        raise
+
+
+def _passed(proof: Proof, case: Case, proved: Proved, verdict: Verdict) -> bool:
+    """Whether two calls of a case were right, which is added to the proof."""
+    proof.cases += 1
+    proof.ratio = max(proof.ratio, verdict.ratio)
+    if not verdict.ok:
+        proof.status, proof.check = "wrong", verdict.check
+        proof.evidence = f"{verdict.check}: {verdict.evidence} [{case.name}, seed {case.seed}]"
+        return False
+    if verdict.deterministic is not None:
+        proof.deterministic = verdict.deterministic and proof.deterministic is not False
+    proof.kernels_ran = proof.kernels_ran or proved["counts"]
+    proof.notes += [note for note in proved["notes"] if note not in proof.notes]
+    if proved["seconds"]:
+        work = contract.flops(case.module, case.shape, case.phase)
+        work += contract.min_bytes(case.module, case.shape, case.phase)
+        proof.work_per_s = max(proof.work_per_s, work / proved["seconds"])
+    return True
 
 
 def _drawn_again(
-    proof: Proof,
-    case: Case,
-    first: Verdict,
-    worker: Worker,
-    judge: Judge,
-    yardstick: Variant | None,
-    setting: Setting,
-    limit: float,
+    proof: Proof, case: Case, first: Verdict, judge: Judge, yardstick: Variant | None, call: Callable[[Case], Proved]
 ) -> Verdict:
     """What a case comes to whose error was near the limit: honest arithmetic is beyond it in one draw of thousands, a
     fault in most. The first finding stands where another draw has one too; else a note tells of it."""
@@ -212,7 +234,7 @@ def _drawn_again(
     judge.prepare(others, yardstick)
     worst = 0.0
     for other in others:
-        verdict, _ = _tried(proof.variant, other, worker, judge, setting, limit)
+        verdict = judged(proof.variant, other, call(other), judge)
         if not verdict.ok:
             evidence = f"{first.evidence}; drawn again with seed {other.seed}: {verdict.evidence}"
             return replace(verdict, check=first.check, evidence=evidence, ratio=max(first.ratio, verdict.ratio))

@@ -165,6 +165,7 @@ class Room(process.Room):
         self.pool: list[Values] = []  # draws that timed calls are given, where the device reads them
         self.settled: Case | None = None  # that timing will begin with
         self.box: Box | None = None  # what is handed back
+        self.box_before: Box | None = None  # of the case before: the judge may still look at it
         self.timer: Timer | None = None
         self.backlog_s = BACKLOG_SECONDS  # before a span of this case
         self.turns = 0
@@ -214,6 +215,7 @@ class Room(process.Room):
 
     def prove(self, case: Case, given: Given, seed: int) -> Proved:
         """Two calls of a case: one is watched, the other is not, and both hand back what they left."""
+        self.box, self.box_before = self.box_before, self.box
         self._enter_case(case, seed)
         self.arena.load(self._values(given))
         assert self.variant
@@ -286,6 +288,7 @@ class Room(process.Room):
 
     def settle(self, case: Case, pool: list[Given], seed: int) -> None:
         """Memory of the timed case, touched; nothing of it is measured, so that several processes may do so at once."""
+        self.box = self.box_before = None  # the proof is over
         self._enter_case(case, seed)
         self.pool = []  # the old memory first
         self.pool = [self._placed_values(given) for given in pool]

@@ -29,6 +29,8 @@ from bench.trial.race import Contestant, Timing, race
 from bench.trial.worker import Worker
 from reference import contract
 
+WORTH_A_LOOK_S = 1.0  # of a race: a shorter one is a first impression, and takes the ceilings as they are remembered
+
 
 def list_layers(folders: list[str], device: str, as_json: bool) -> int:
     """Print which variants there are, those in `folders` too, and why some cannot run on this device."""
@@ -262,7 +264,8 @@ class Session:
         plan = self.plan
         if not proofs:
             return None, []
-        if plan.device == "cpu":
+        if plan.device == "cpu" and self.effort.seconds >= WORTH_A_LOOK_S:
+            self.judge.ready()  # nothing else is at work
             ceilings.look_again()
         # The baseline of the noise floor and of the stopping rule comes first.
         proofs = sorted(proofs, key=lambda p: p.variant.name != "torch.eager")

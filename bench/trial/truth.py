@@ -44,7 +44,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -122,7 +122,7 @@ class Where:
 
     def cut(self, case: Case) -> Cut | None:
         """Where a case is cut, if it is large."""
-        return cut_of(case) if self.device and _work(case) > LARGE else None
+        return cut_of(case) if self.device and work_of(case) > LARGE else None
 
     def formula(self, case: Case, contents: Contents, run: Run, cut: Cut) -> Formula:
         assert self.device
@@ -471,7 +471,8 @@ def _is_statistic(yard: Yard) -> bool:
     return yard.dtype.itemsize > yard.work.itemsize
 
 
-def _work(case: Case) -> float:
+def work_of(case: Case) -> float:
+    """FLOPs plus bytes of a call."""
     layer, shape = case.module, case.shape
     return contract.flops(layer, shape, case.phase) + contract.min_bytes(layer, shape, case.phase)
 
@@ -479,7 +480,7 @@ def _work(case: Case) -> float:
 def _draws(case: Case, yards: list[Yard]) -> int:
     fewest = min((yard.truth.numel() for yard in yards), default=1)
     wanted = math.ceil(ENOUGH / max(fewest, 1))
-    return max(1, min(wanted, SEEDS, int(CHEAP / max(1, _work(case)))))
+    return max(1, min(wanted, SEEDS, int(CHEAP / max(1, work_of(case)))))
 
 
 def _limits_of(samples: list[_Sample], least: Limits) -> Limits:
@@ -522,7 +523,7 @@ def _samples(
         # On a GPU that has no room for it the formula alone is the yard: a stricter one.
         with contextlib.suppress(*([torch.OutOfMemoryError] if where.device else [])):
             made["eager"] = _run_eager(case, _contents(case, values).whole(), yardstick, where)
-    if _work(case) <= DEAR:
+    if work_of(case) <= DEAR:
         made["moved"] = _run_moved(case, _contents(case, values).whole())
     found = []
     for yard, (t, _, i) in zip(yards, _names(case), strict=True):
@@ -656,9 +657,27 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
+_READ: dict[Path, tuple[object, dict[str, Any]]] = {}  # what a file held when it had this stamp
+
+
+def _stamp(file: Path) -> object:
+    with contextlib.suppress(OSError):
+        found = file.stat()
+        return found.st_ino, found.st_mtime_ns, found.st_size
+    return None
+
+
+def _entries(file: Path) -> dict[str, Any]:
+    """What a file holds; read again where it was written anew."""
+    stamp = _stamp(file)
+    if file not in _READ or _READ[file][0] != stamp:
+        _READ[file] = stamp, files.recall(file)
+    return _READ[file][1]
+
+
 def _recalled(case: Case, yardstick: Variant | None, device: str) -> list[Limits] | None:
     """What an earlier run found, or None; an entry that is not whole counts as none."""
-    entry = files.recall(_file(case)).get(_key(case, yardstick, device))
+    entry = _entries(_file(case)).get(_key(case, yardstick, device))
     try:
         found = [
             Limits(float(noise), Size(*(float(x) for x in size)), float(formula), float(beside))
@@ -674,10 +693,11 @@ def _remember(case: Case, yardstick: Variant | None, device: str, found: list[Li
     entry = [(limits.noise, astuple(limits.honest), limits.formula_rms, limits.beside) for limits in found]
     with _WRITING:
         file = _file(case)
-        entries = {**files.recall(file), _key(case, yardstick, device): entry}
+        entries = {**_entries(file), _key(case, yardstick, device): entry}
         newest = dict(list(entries.items())[-KEPT:])
         with contextlib.suppress(OSError):
             files.put(file, json.dumps(newest).encode())
+            _READ[file] = _stamp(file), newest
 
 
 # --- the comparison --------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """One protocol for every process: commands, limits, messages, failures, the end; forked from the server and fresh."""
 
+import json
 import os
 import pickle
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import HOME
 from bench.cli import CANNOT_RUN, CannotGoOn
 from bench.core import process as process_module
 from bench.core.process import CRASH, ERROR, OUT_OF_MEMORY, TIMEOUT, Gone, Process, ProcessFailed, Room, start_server
@@ -333,7 +336,65 @@ class Far(Room):
 """
 
 
+class Diligent(Room):
+    def __init__(self) -> None:
+        self.done = 0
+
+    def idle(self) -> bool:
+        self.done += 1
+        time.sleep(0.01)
+        return self.done < 5
+
+    def count(self) -> int:
+        return self.done
+
+
+def test_while_nobody_asks_a_room_does_a_little_at_a_time():
+    with Process(Diligent, limit=20.0) as process:
+        assert process.ask("count") == 0
+        time.sleep(0.5)
+        assert process.ask("count") == 5, "until there is nothing left"
+
+
 def test_the_server_can_be_started_early():
     start = time.monotonic()
     start_server()
     assert time.monotonic() - start < 5 and is_running(server_pid())
+
+
+def test_a_command_imports_once_for_itself_and_the_server(tmp_path):
+    """The server is a fork, with signals as a fresh interpreter has them, and nothing of the caller's open; where
+    there are other threads it is a fresh one."""
+    script = tmp_path / "command.py"
+    script.write_text(COMMAND)
+    for threads, (forked, open_file) in {0: (True, False), 1: (False, False)}.items():
+        line = [sys.executable, str(script), str(threads)]
+        done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HOME)})
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == [forked, forked, open_file, ["SIG_DFL", "default_int_handler"]]
+
+
+COMMAND = """
+import json, os, signal, sys, threading, time
+from pathlib import Path
+from bench.core.process import Process, Room, start_server
+
+class Inside(Room):
+    def look(self, file: int) -> list[object]:
+        server = Path(f"/proc/{os.getppid()}")
+        handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+        return [
+            b"command.py" in (server / "cmdline").read_bytes(), (server / "comm").read_text() == "forkserver\\n",
+            (server / "fd" / str(file)).exists(), [getattr(h, "name", None) or h.__name__ for h in handlers],
+        ]
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    if int(sys.argv[1]):
+        threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
+    file = os.dup(os.open(os.devnull, os.O_RDONLY))
+    os.dup2(file, 77)
+    start_server("bench.core.replies")
+    with Process(Inside, limit=60.0) as process:
+        print(json.dumps(process.ask("look", file=77)))
+"""

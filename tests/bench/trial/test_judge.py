@@ -143,6 +143,16 @@ def test_what_a_killed_judge_had_drawn_is_drawn_again(judge):
     box.close()
 
 
+def test_truth_of_a_proof_is_worked_out_while_nobody_asks_and_not_while_somebody_is_timed():
+    room = JudgeRoom(1)
+    given = room.prepare([CASE, replace(CASE, name="another", seed=5)], EAGER, truth_too=True)
+    assert len(given) == 2 and not any(known.yards for known in room.known.values()), "a variant can be called already"
+    assert room.idle() and [len(known.yards) for known in room.known.values()] == [1, 0]
+    room.rest()
+    assert not room.idle() and [len(known.yards) for known in room.known.values()] == [1, 0]
+    room.forget()
+
+
 def test_what_cannot_be_drawn_is_nobodys_fault_but_an_error(judge):
     with pytest.raises(ProcessFailed, match="the truth could not be worked out"):
         judge.pool(Case("residual", "forward", {"M": 1, "dtype": "fp32"}, "no such size"), EAGER, [1])

@@ -1,60 +1,123 @@
-"""What the cases of a proof come to, with verdicts that are made up."""
+"""What the cases of a proof come to, with calls and verdicts that are made up. The next case is called while the judge
+looks at the last: what is said is said of the first that fails."""
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bench.core.case import Case
+from bench.core.process import ProcessFailed
 from bench.core.variants import discover, find
-from bench.trial import prove as proving
-from bench.trial import truth
+from bench.trial import prove, truth
 from bench.trial.checks import Verdict
 from bench.trial.prove import Proof
 from bench.trial.room import Setting
 
-CASE = Case("residual", "forward", {"N": 7, "dtype": "fp32"}, "ragged 0", seed=4)
+FIRST = Case("residual", "forward", {"N": 8, "dtype": "fp32"}, "case 0")
+CASES = [replace(FIRST, name=f"case {i}", seed=i) for i in range(4)]
 EAGER = find(discover(), "residual", "torch.eager")
-JUDGE = SimpleNamespace(prepare=lambda cases, yardstick: None)
+PROVED: Any = {"counts": {}, "notes": [], "seconds": 0.5}
+RIGHT = Verdict(ratio=1.0)
 
 
 def off(times: float, check: str = "inaccurate") -> Verdict:
+    """So many times the limit."""
     return Verdict(check, f"{times:g}x", times * truth.K)
 
 
-def proved(monkeypatch, *verdicts: Verdict) -> tuple[Proof, list[int]]:
-    """A proof of one case whose draws come to these, and the seeds that were drawn."""
-    left, seeds = list(verdicts), []
+FAR = off(100)
 
-    def tried(variant, case, *_):
-        seeds.append(case.seed)
-        return left.pop(0), dict(counts={}, notes=[], seconds=0.0)
 
-    monkeypatch.setattr(proving, "_tried", tried)
-    monkeypatch.setattr(proving.source, "foreign", lambda variant: [])
+def proof_of(
+    monkeypatch,
+    verdicts: list[Verdict],
+    calls: list[ProcessFailed | None],
+    behind: bool = True,
+    further: list[Verdict] | None = None,
+    most: int | None = None,
+) -> tuple[Proof, list[str]]:
+    """A proof whose calls end in failures or not, whose verdicts are these (`further`: of what is drawn again); and how
+    it went, step by step."""
+    went: list[str] = []
+
+    def ask(command: str, limit: float, case: Case, **_: object) -> Any:
+        went.append(f"call {case.name[-1]}" if case in CASES else "call again")
+        if case in CASES and (failure := calls[CASES.index(case)]):
+            raise failure
+        return PROVED
+
+    def judged(variant: object, case: Case, *_: object) -> Verdict:
+        if case not in CASES:
+            assert further and case.name in {c.name for c in CASES}
+            return further.pop(0)
+        went.append(f"judge {case.name[-1]}")
+        return verdicts[CASES.index(case)]
+
+    monkeypatch.setattr(prove, "judged", judged)
+    monkeypatch.setattr(prove.source, "foreign", lambda variant: [])
     proof = Proof(EAGER, "forward", "fp32")
-    proving._prove_phase(proof, [CASE], SimpleNamespace(), JUDGE, EAGER, Setting(), lambda _: None)  # type: ignore[arg-type]
-    assert not left
-    return proof, seeds
-
-
-def test_an_error_near_the_limit_that_no_other_draw_has_is_told_and_passes(monkeypatch):
-    proof, seeds = proved(monkeypatch, off(1.1), Verdict(ratio=1.0), Verdict(ratio=2.0))
-    assert proof.ok and proof.ratio == 1.1 * truth.K, "the row shows the worst, whatever came of it"
-    assert len(set(seeds)) == 3 and seeds[0] == CASE.seed
-    assert proof.notes == ["ragged 0, seed 4: 1.1x; in 2 further draws at most 2x, so one draw's luck"]
-
-
-@pytest.mark.parametrize("further", [[off(1.05)], [Verdict(ratio=1.0), off(3)], [Verdict(), off(9, "not_finite")]])
-def test_an_error_that_another_draw_has_too_is_wrong(monkeypatch, further):
-    proof, seeds = proved(monkeypatch, off(1.1), *further)
-    assert proof.status == "wrong" and proof.check == "inaccurate"
-    assert (
-        proof.evidence.startswith("inaccurate: 1.1x; drawn again with seed ") and "[ragged 0, seed 4]" in proof.evidence
+    judge: Any = SimpleNamespace(
+        given=lambda *_: None, with_inputs=lambda ask: ask(), behind=behind, prepare=lambda cases, yardstick: None
     )
-    assert str(seeds[-1]) in proof.evidence and further[-1].evidence in proof.evidence
+    worker: Any = SimpleNamespace(ask=ask)
+    prove._prove_phase(proof, CASES, worker, judge, EAGER, Setting(), lambda _: None, most)
+    assert not further
+    return proof, went
+
+
+@pytest.mark.parametrize("behind", [True, False])
+def test_every_case_is_called_and_judged(monkeypatch, behind):
+    proof, went = proof_of(monkeypatch, [RIGHT] * 4, [None] * 4, behind)
+    assert proof.ok and proof.cases == 4
+    in_turn = [f"{what} {i}" for i in range(4) for what in ("call", "judge")]
+    assert sorted(went) == sorted(in_turn)
+    assert behind or went == in_turn, "what one call left lies where the next goes"
+
+
+def test_a_first_look_calls_no_more_than_it_needs(monkeypatch):
+    _, went = proof_of(monkeypatch, [RIGHT] * 4, [ProcessFailed("skipped", "a form"), None, None, None], most=1)
+    assert went == ["call 0", "call 1", "judge 1"]
+
+
+@pytest.mark.parametrize("after", [None, ProcessFailed("crash", "died"), ProcessFailed("skipped", "grouped queries")])
+def test_a_wrong_case_is_told_whatever_becomes_of_the_next_call(monkeypatch, after):
+    proof, went = proof_of(monkeypatch, [RIGHT, FAR, RIGHT, RIGHT], [None, None, after, None])
+    assert (proof.check, proof.cases) == ("inaccurate", 2) and "case 1" in proof.evidence
+    assert "call 3" not in went and "judge 2" not in went, "nor is it gone on with for long"
+
+
+def test_a_crash_is_told_of_its_own_case_once_those_before_were_right(monkeypatch):
+    with pytest.raises(ProcessFailed, match=r"died \[case 2, seed 2\]"):
+        proof_of(monkeypatch, [RIGHT] * 4, [None, None, ProcessFailed("crash", "died"), None])
+
+
+def test_a_last_case_that_is_wrong_is_seen(monkeypatch):
+    proof, _ = proof_of(monkeypatch, [RIGHT, RIGHT, RIGHT, FAR], [None] * 4)
+    assert proof.check == "inaccurate" and "case 3" in proof.evidence
+
+
+@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("behind", [True, False])
+def test_an_error_near_the_limit_that_no_other_draw_has_is_told_and_passes(monkeypatch, at, behind):
+    verdicts = [off(1.1) if i == at else RIGHT for i in range(4)]
+    proof, went = proof_of(monkeypatch, verdicts, [None] * 4, behind, [Verdict(ratio=1.0), Verdict(ratio=2.0)])
+    assert proof.ok and proof.ratio == 1.1 * truth.K, "the row shows the worst, whatever came of it"
+    assert proof.cases == 4 and went.count("call again") == prove.REDRAWS
+    assert proof.notes == [f"case {at}, seed {at}: 1.1x; in 2 further draws at most 2x, so one draw's luck"]
+
+
+@pytest.mark.parametrize("further", [[off(1.05)], [RIGHT, off(3)], [RIGHT, off(9, "not_finite")]])
+def test_an_error_that_another_draw_has_too_is_wrong(monkeypatch, further):
+    said = further[-1].evidence
+    proof, _ = proof_of(monkeypatch, [RIGHT, off(1.1), RIGHT, RIGHT], [None] * 4, further=further)
+    assert proof.status == "wrong" and proof.check == "inaccurate"
+    assert proof.evidence.startswith("inaccurate: 1.1x; drawn again with seed ")
+    assert said in proof.evidence and "[case 1, seed 1]" in proof.evidence
 
 
 @pytest.mark.parametrize("verdict", [off(4.1), off(1, "unwritten"), off(float("nan")), off(1, "not_finite")])
 def test_what_no_luck_explains_is_wrong_at_once(monkeypatch, verdict):
-    proof, seeds = proved(monkeypatch, verdict)
-    assert proof.status == "wrong" and seeds == [CASE.seed]
+    proof, went = proof_of(monkeypatch, [verdict, RIGHT, RIGHT, RIGHT], [None] * 4)
+    assert proof.status == "wrong" and "call again" not in went
