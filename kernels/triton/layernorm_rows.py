@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.triton import UNFUSED, blocks
+from kernels.triton import UNFUSED, blocks, power_of_2
 
 # Of a tensor: the bytes that a program takes at a time, and those of them that are a thread's, in 16-byte accesses.
 # Backward keeps three tensors and two running sums: with more, fewer than four programs fit on a multiprocessor.
@@ -116,7 +116,7 @@ def add_partials(
 
 def tile(C, size, program_bytes, thread_bytes):
     """ROWS, BLOCK and num_warps for rows of C elements of `size` bytes."""
-    block = triton.next_power_of_2(C)
+    block = power_of_2(C)
     rows = min(MOST_ROWS, max(1, program_bytes // size // block))
     warps = min(32, max(1, rows * block * size // (32 * thread_bytes)))
     return dict(ROWS=rows, BLOCK=block, num_warps=warps)

@@ -1,5 +1,5 @@
-"""The norm where a block takes one chunk after another and several tensors, and where squares do not fit fp32: no ragged
-shape has as many chunks as that takes, so blocks are made few."""
+"""The norm where a block takes one chunk after another, of several tensors, and where squares do not fit fp32: no
+ragged shape has as many chunks as that takes, so blocks are made few."""
 
 import pytest
 import torch

@@ -45,7 +45,7 @@ def backward_launch(row, size, most):
     two_rows = STAGES * TENSORS * size * threads * elements
     ahead = row.N * size >= LEAST_COPY and two_rows <= most
     shared = max(sums, two_rows if ahead else 0)
-    registers = 48 + (AHEAD_REGISTERS if ahead else 5) * elements  # of a thread: seen with 5 to 24 elements, both dtypes
+    registers = 48 + (AHEAD_REGISTERS if ahead else 5) * elements  # of a thread: seen with 5 to 24 elements
     by_memory = SHARED_PER_SM // (shared + RESERVED_SHARED)
     return max(1, min(MAX_PER_SM, by_memory, REGISTERS_PER_SM // (registers * threads))), ahead, shared
 

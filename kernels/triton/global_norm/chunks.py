@@ -1,8 +1,8 @@
 """A sum of squares a program, which takes chunk after chunk of the tensors; a second launch adds the sums in order.
 
-Floor: one read of the gradients, two FLOPs an element; memory sets the pace. Programs leave 1024 sums at most, which the
-second launch's only program reads all at once: it waits for memory once. Squares are taken and added in double, so that
-neither their size nor the order of the tree leaves a trace in the result. No atomics.
+Floor: one read of the gradients, two FLOPs an element; memory sets the pace. Programs leave 1024 sums at most, which
+the second launch's only program reads all at once: it waits for memory once. Squares are taken and added in double, so
+that neither their size nor the order of the tree leaves a trace in the result. No atomics.
 """
 
 import math

@@ -2,10 +2,10 @@
 
 Floor: 2 M N K FLOPs forward, twice that backward, at the rate of Hopper's tensor cores; every operand read once, every
 result written once. The loop over tiles and the one over K are made one, so that the operands of the next tile travel
-while this one's results are finished, and results leave while the next tile is multiplied. What is left of a tile's end,
-when a program's tensor cores rest, is short where a tile leaves in one piece, and hidden where two programs share a
-multiprocessor, one of which multiplies while the other takes GELUs. The map of a tensor knows where it ends: no masks,
-no addresses in registers.
+while this one's results are finished, and results leave while the next tile is multiplied. What is left of a tile's
+end, when a program's tensor cores rest, is short where a tile leaves in one piece, and hidden where two programs share
+a multiprocessor, one of which multiplies while the other takes GELUs. The map of a tensor knows where it ends: no
+masks, no addresses in registers.
 dweight's tiles are few and their sums long: as in `splitk` they are cut into as many parts as fill the GPU once, one a
 program, and a second kernel adds them.
 
@@ -41,7 +41,7 @@ REQUIRES = ("sm90",)
 
 # Where a tile's end is short, one program a multiprocessor with the widest tile, as wgmma is then fed with the fewest
 # reads of shared memory. With a GELU, or its gradient, it is a third of a tile at K = 768: two programs come first.
-# SLICE: columns of a tile that leave at a time, by way of shared memory; whatever follows waits until they have left it.
+# SLICE: columns of a tile that leave at a time, by way of shared memory; what follows waits until they have left it.
 ONE = [
     dict(tile(128, 256, 64, 8, 3), SLICE=256),
     dict(tile(128, 256, 64, 8, 4), SLICE=128),
