@@ -120,9 +120,7 @@ def launching_with(run: Callable[[Launch], None], arch: str, whole: bool = False
         if "triton" in sys.modules:  # else no variant has imported it
             from bench.simulate import triton_driver
 
-            stack.enter_context(triton_driver.launching_with(run, arch))
-            if whole:
-                triton_driver.knobs.runtime.add_stages_inspection_hook = None
+            stack.enter_context(triton_driver.launching_with(run, arch, whole))
         stack.enter_context(cuda.targeting(arch))
         before = cuda._simulator
         cuda.simulate_with(run)

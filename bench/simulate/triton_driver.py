@@ -4,6 +4,7 @@ Plain Triton code runs unchanged: `kernel[grid](tensors…)` binds, specializes 
 what would go to the CUDA driver comes here. Triton 3.6 to 3.9. Compilation ends at PTX: nothing here needs ptxas.
 """
 
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -80,18 +81,32 @@ def triton_version() -> tuple[int, ...]:
 def install(launch: Callable[[Launch], None] = run, arch: str | None = None) -> None:
     """Have Triton's launches go to `launch`, compiled for `arch` ("sm_80", "sm_90a", "sm_100a")."""
     knobs.runtime.add_stages_inspection_hook = stop_at_ptx
+    # A folder of their own: up to Triton 3.6 the key of what it keeps says nothing of the hook, and a card's launch
+    # would find a kernel without machine code. Not by TRITON_CACHE_DIR, which processes that are started would inherit.
+    vars(knobs.cache)["dir"] = f"{os.environ['TRITON_CACHE_DIR']}-ptx"
     driver.set_active(Driver(launch, arch or cuda.TARGET))
 
 
 @contextmanager
-def launching_with(launch: Callable[[Launch], None], arch: str | None = None) -> Iterator[None]:
-    """`install` for as long as the context lasts; then as before."""
-    before = driver._active, knobs.runtime.add_stages_inspection_hook
+def launching_with(launch: Callable[[Launch], None], arch: str | None = None, whole: bool = False) -> Iterator[None]:
+    """`install` for as long as the context lasts; then as before. whole: compile as for a card, down to the cubin, and
+    where that looks for it."""
+    before = driver._active, knobs.runtime.add_stages_inspection_hook, vars(knobs.cache).get("dir")
     install(launch, arch)
+    if whole:
+        _compile_with(None, None)
     try:
         yield
     finally:
-        driver._active, knobs.runtime.add_stages_inspection_hook = before
+        driver._active, *others = before
+        _compile_with(*others)
+
+
+def _compile_with(hook: Any, folder: str | None) -> None:
+    knobs.runtime.add_stages_inspection_hook = hook
+    vars(knobs.cache).pop("dir", None)
+    if folder is not None:
+        vars(knobs.cache)["dir"] = folder
 
 
 def stop_at_ptx(*stages_of: Any) -> tuple[str, str] | None:

@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,12 @@ def most_shared(tensor: torch.Tensor) -> int:
     """Bytes of shared memory, static and dynamic, that a block on the tensor's device may have."""
     if not tensor.is_cuda:
         return MOST_SHARED[_target]
-    properties: Any = torch.cuda.get_device_properties(tensor.device)
+    return _most_shared_on(place(tensor))
+
+
+@cache
+def _most_shared_on(device: int) -> int:
+    properties: Any = torch.cuda.get_device_properties(device)
     return properties.shared_memory_per_block_optin
 
 

@@ -27,6 +27,11 @@ def blocks(work: int, per_block: int) -> int:
     return -(-work // per_block)
 
 
+def power_of_2(least: int) -> int:
+    """The smallest that is no less: triton.next_power_of_2, without its microseconds."""
+    return 1 << max(0, least - 1).bit_length()
+
+
 def multiprocessors() -> int:
     """Of the GPU that kernels are launched on (or simulated for)."""
     active = _driver().active

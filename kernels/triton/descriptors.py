@@ -1,7 +1,6 @@
 """Descriptors of tensors, for Hopper's copy engine: checked once for an address, a layout and a tile."""
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +23,12 @@ class Base:
 
 
 def described(
-    tensor: torch.Tensor, sizes: Sequence[int], strides: Sequence[int], tile: Sequence[int]
+    tensor: torch.Tensor, sizes: tuple[int, ...], strides: tuple[int, ...], tile: tuple[int, ...]
 ) -> TensorDescriptor:
     """A descriptor of the tensor with these sizes and strides, in elements, for tiles of that many."""
     if cuda.place(tensor) < 0:  # for the simulator, which must see the tensor
         return TensorDescriptor(tensor, list(sizes), list(strides), list(tile))
-    return _kept(tensor.data_ptr(), tensor.dtype, tuple(sizes), tuple(strides), tuple(tile))
+    return _kept(tensor.data_ptr(), tensor.dtype, sizes, strides, tile)
 
 
 @functools.lru_cache(maxsize=KEPT)

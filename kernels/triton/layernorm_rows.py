@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.triton import UNFUSED, blocks
+from kernels.triton import UNFUSED, blocks, power_of_2
 
 # Of a tensor: the bytes that a program takes at a time, and those of them that are a thread's, in 16-byte accesses.
 # Backward keeps three tensors and two running sums: with more, fewer than four programs fit on a multiprocessor.
@@ -18,6 +18,7 @@ MOST_ROWS = 32  # of a program, so that short rows still make many programs
 
 # Of backward: 16 warps a multiprocessor of an H100. Constants, so that sums come out the same on every card.
 WARPS, PROGRAMS = 132 * 16, 132 * 4
+STAGES = 3
 COLUMNS, SLICES = 8, 256  # of the partial sums that a program of the second stage takes at a time: sectors of 32 bytes
 
 
@@ -61,14 +62,15 @@ def add_pairs(a, b, c, d):
 
 @triton.jit(do_not_specialize=["rows"])
 def backward_kernel(
-    dx, partials, dout, dresidual, x, weight, mean, rstd, rows, C, ROWS: tl.constexpr, BLOCK: tl.constexpr
-):
+    dx, partials, dout, dresidual, x, weight, mean, rstd, rows, C,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
     """dx of some rows, and this program's sums of dweight and dbias over them, into partials[program, 0 … 1, C]."""
     column = tl.arange(0, BLOCK)
     w = tl.load(weight + column, mask=column < C, other=0.0).to(tl.float32)
     dweight = tl.zeros((BLOCK,), tl.float32)
     dbias = tl.zeros((BLOCK,), tl.float32)
-    for first in range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS):
+    for first in tl.range(tl.program_id(0) * ROWS, rows, tl.num_programs(0) * ROWS, num_stages=STAGES):
         row, inside, start, at = tile_of(first, rows, C, ROWS, BLOCK)
         d = tl.load(dout + start + at, mask=inside, other=0.0).to(tl.float32)
         value = tl.load(x + start + at, mask=inside, other=0.0).to(tl.float32)
@@ -114,7 +116,7 @@ def add_partials(
 
 def tile(C, size, program_bytes, thread_bytes):
     """ROWS, BLOCK and num_warps for rows of C elements of `size` bytes."""
-    block = triton.next_power_of_2(C)
+    block = power_of_2(C)
     rows = min(MOST_ROWS, max(1, program_bytes // size // block))
     warps = min(32, max(1, rows * block * size // (32 * thread_bytes)))
     return dict(ROWS=rows, BLOCK=block, num_warps=warps)
@@ -140,7 +142,7 @@ def backward(dx, dweight, dbias, dout, dresidual, x, weight, mean, rstd, accumul
     programs = min(PROGRAMS, WARPS // sizes["num_warps"], blocks(B * T, sizes["ROWS"]))
     partials = workspace.view(torch.float32)
     backward_kernel[(programs,)](
-        dx, partials, dout, dresidual, x, weight, mean, rstd, B * T, C, **sizes, **UNFUSED
+        dx, partials, dout, dresidual, x, weight, mean, rstd, B * T, C, STAGES=STAGES, **sizes, **UNFUSED
     )  # fmt: skip
     grid = blocks(C, COLUMNS), 2
     add_partials[grid](

@@ -14,7 +14,7 @@ table is written, by one copy that is waited for. A table that a CUDA graph read
 import ctypes
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate, chain
 from math import gcd
 
@@ -23,6 +23,7 @@ import triton
 import triton.language as tl
 
 from kernels import cuda
+from kernels.triton import power_of_2
 
 Tensors = Sequence[torch.Tensor] | None  # None: their addresses are not asked for
 NEVER = 1 << 62  # the first chunk of no tensor
@@ -81,6 +82,13 @@ class Table:
 
     def data_ptr(self) -> int:
         return self.address
+
+    def of(self, bases: list[torch.Tensor | None]) -> "Table":
+        """This one for a call's lists: what is kept holds no tensors. (dataclasses.replace takes microseconds.)"""
+        table = object.__new__(Table)
+        vars(table).update(vars(self))
+        table.bases = bases
+        return table
 
     # What the simulator asks besides, to know which memory is the kernel's.
 
@@ -148,7 +156,7 @@ class Lists:
                 gpu.wait(device, stream)  # once; then any stream may read it
                 table.written = True
         table.captured |= captured
-        return replace(table, bases=_bases(lists))
+        return table.of(_bases(lists))
 
     def _made(self, lists: tuple[Tensors, ...], numbers: Sequence[float]) -> Table:
         """Raises TypeError or ValueError where tensors of one list differ in dtype, or are not contiguous."""
@@ -159,7 +167,7 @@ class Lists:
                 raise TypeError("a list has tensors of several dtypes")
             if each and not all(t.is_contiguous() for t in each):
                 raise ValueError("a list has a tensor that is not contiguous")
-        count = max(LEAST, triton.next_power_of_2(len(first)))
+        count = max(LEAST, power_of_2(len(first)))
         sizes = [t.numel() for t in first]
         firsts = [0, *accumulate(-(-size // self.chunk) for size in sizes)]
         programs = firsts.pop()

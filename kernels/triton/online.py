@@ -7,6 +7,7 @@ that grows: once for a pack of neighbours, which is one thread's 16-byte access.
 import triton
 import triton.language as tl
 
+from kernels.triton import power_of_2
 from kernels.triton.math import LOG2_E
 
 LOWEST = tl.constexpr(-3.4028234663852886e38)  # finite, so that LOWEST - LOWEST is 0 and not NaN
@@ -57,5 +58,5 @@ def log_sum_exp(x, V, VP, BLOCK: tl.constexpr, PACK: tl.constexpr):
 def launch_sizes(logits, most, elements):
     """The constants of a program that passes over a row: `most` columns a step, `elements` of a thread."""
     PACK = pack_of(logits)
-    block = min(most, max(32 * PACK, triton.next_power_of_2(logits.shape[-1])))
+    block = min(most, max(32 * PACK, power_of_2(logits.shape[-1])))
     return dict(BLOCK=block, PACK=PACK, num_warps=max(1, block // (32 * elements)))

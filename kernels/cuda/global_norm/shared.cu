@@ -20,16 +20,9 @@ __device__ double block_sum_of_doubles(double value) {
 // beside it to matter.
 constexpr float LEAST = 0x1p-90f, MOST = 3.402823466e38f;
 
-// sums[block] = the sum of squares of one chunk: CHUNK elements of one tensor, or its last ones.
-template <typename T, int TENSORS, int N, int THREADS, int CHUNK>
-__global__ void __launch_bounds__(THREADS)
-    sum_squares(double* sums, const __grid_constant__ Many<const T*, TENSORS> grads,
-                const __grid_constant__ Many<long long, TENSORS> sizes,
-                const __grid_constant__ Many<int, TENSORS> firsts) {
-    static_assert(CHUNK % (THREADS * N) == 0, "only the end of a tensor is uneven");
-    const int t = tensor_of(firsts, blockIdx.x);
-    const long long begin = (blockIdx.x - firsts[t]) * (long long)CHUNK, size = min((long long)CHUNK, sizes[t] - begin);
-    const T* grad = grads[t] + begin;
+// The sum of squares of this thread's share of one chunk: CHUNK elements of one tensor, or its last ones.
+template <int N, int THREADS, int CHUNK, typename T>
+__device__ double squares_of(const T* grad, long long size) {
     Packed<float, N> squares = filled<N>(0);  // N chains of additions a thread
     auto add = [&](const Packed<float, N>& g) {
 #pragma unroll
@@ -48,14 +41,29 @@ __global__ void __launch_bounds__(THREADS)
     float found = 0;
 #pragma unroll
     for (int k = 0; k < N; k++) found += squares[k];
-    double sum = found;
-    if (!(found >= LEAST && found <= MOST)) {  // again in double; rare, but for threads that have nothing to add
-        sum = 0;
-        for (int i = threadIdx.x * N; i < size; i += THREADS * N)
-            for (int k = 0; k < N && i + k < size; k++) {
-                double g = to_float(grad[i + k]);
-                sum += g * g;
-            }
+    if (found >= LEAST && found <= MOST) return found;
+    double sum = 0;  // again in double; rare, but for threads that have nothing to add
+    for (int i = threadIdx.x * N; i < size; i += THREADS * N)
+        for (int k = 0; k < N && i + k < size; k++) {
+            double g = to_float(grad[i + k]);
+            sum += g * g;
+        }
+    return sum;
+}
+
+// sums[block] = the sum of squares of every gridDim.x-th of `chunks` chunks. Blocks are as many as the second stage has
+// threads, at most: what one block adds in the end is then one number a thread, however many gradients there are.
+template <typename T, int TENSORS, int N, int THREADS, int CHUNK>
+__global__ void __launch_bounds__(THREADS)
+    sum_squares(double* sums, const __grid_constant__ Many<const T*, TENSORS> grads,
+                const __grid_constant__ Many<long long, TENSORS> sizes,
+                const __grid_constant__ Many<int, TENSORS> firsts, int chunks) {
+    static_assert(CHUNK % (THREADS * N) == 0, "only the end of a tensor is uneven");
+    double sum = 0;
+    for (int chunk = blockIdx.x; chunk < chunks; chunk += gridDim.x) {
+        const int t = tensor_of(firsts, chunk);
+        const long long begin = (chunk - firsts[t]) * (long long)CHUNK;
+        sum += squares_of<N, THREADS, CHUNK>(grads[t] + begin, min((long long)CHUNK, sizes[t] - begin));
     }
     sum = block_sum_of_doubles<THREADS>(sum);
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;

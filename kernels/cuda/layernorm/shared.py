@@ -5,7 +5,9 @@ one FLOP a byte, so memory sets the pace. A row too long for a warp is a block's
 once stay, and each sums its rows' dweight and dbias in registers; a second kernel adds the blocks.
 """
 
-from kernels.cuda import Kernel, blocks
+from functools import cache
+
+from kernels.cuda import Kernel, blocks, most_shared
 from kernels.cuda.packing import pack_width, row_shape
 
 DETERMINISTIC = True  # rows go to blocks by their number, and the number of blocks is fixed by shape and alignment
@@ -15,7 +17,10 @@ BACKWARD_ELEMENTS = 24  # fewer, as there are two tensors and two running sums o
 BACKWARD_SCALARS = 16  # … where each is loaded by itself, to an address of its own
 SMS = 132  # of an H100 or H200; a constant, so that sums come out the same on every card
 REGISTERS_PER_SM = 65536
+SHARED_PER_SM, RESERVED_SHARED = 228 << 10, 1 << 10  # bytes; the second: of each block, for the system
 MAX_PER_SM = 8  # blocks
+STAGES, TENSORS, LEAST_COPY = 2, 3, 4  # of rows that are copied ahead, as in shared.cu; the least bytes of a copy
+AHEAD_REGISTERS = 3  # an element
 COLUMNS, SLICES = 32, 16  # of the second stage, as in shared.cu
 
 forward_kernel = Kernel("shared.cu", "layernorm_forward")
@@ -30,10 +35,19 @@ def workspace(shape, phase):
     return SMS * MAX_PER_SM * 2 * shape["C"] * 4
 
 
-def resident_blocks(elements, threads):
-    """How many blocks of backward fit on an SM at once; the compiler is told, and keeps to the registers they have."""
-    registers = 48 + 5 * elements  # of a thread: seen with 5 to 24 elements, both dtypes
-    return max(1, min(MAX_PER_SM, REGISTERS_PER_SM // (registers * threads)))
+@cache
+def backward_launch(row, size, most):
+    """(blocks that fit on an SM at once, whether the next row is copied ahead, bytes of dynamic shared memory) of
+    backward, for elements of so many bytes and at most so many bytes of shared memory; the compiler is told the first,
+    and keeps to the registers they have."""
+    threads, elements = row.ROWS * row.THREADS, row.PACKS * row.N
+    sums = 4 * threads * elements if row.ROWS > 1 else 0
+    two_rows = STAGES * TENSORS * size * threads * elements
+    ahead = row.N * size >= LEAST_COPY and two_rows <= most
+    shared = max(sums, two_rows if ahead else 0)
+    registers = 48 + (AHEAD_REGISTERS if ahead else 5) * elements  # of a thread: seen with 5 to 24 elements
+    by_memory = SHARED_PER_SM // (shared + RESERVED_SHARED)
+    return max(1, min(MAX_PER_SM, by_memory, REGISTERS_PER_SM // (registers * threads))), ahead, shared
 
 
 def forward(x, weight, bias, eps, *, out, mean, rstd):
@@ -48,9 +62,10 @@ def backward(dout, dresidual, x, weight, mean, rstd, accumulate, *, dx, dweight,
     B, T, C = x.shape
     N = pack_width(dx, dout, dresidual, x, weight, multiple_of=C)
     row = row_shape(C, N, BACKWARD_SCALARS if N == 1 else BACKWARD_ELEMENTS)
-    per_sm = resident_blocks(row.PACKS * row.N, row.ROWS * row.THREADS)
+    per_sm, ahead, shared = backward_launch(row, x.element_size(), most_shared(x))
     count = min(SMS * per_sm, blocks(B * T, row.ROWS))
-    rows_kernel(grid=count, block=row.ROWS * row.THREADS, BLOCKS_PER_SM=per_sm, **row.template)(
-        dx, workspace, dout, dresidual, x, weight, mean, rstd, B * T
+    launch = rows_kernel(
+        grid=count, block=row.ROWS * row.THREADS, shared=shared, BLOCKS_PER_SM=per_sm, AHEAD=ahead, **row.template
     )
+    launch(dx, workspace, dout, dresidual, x, weight, mean, rstd, B * T)
     add_kernel(grid=blocks(2 * C, COLUMNS), block=COLUMNS * SLICES)(dweight, dbias, workspace, count, C, accumulate)

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.triton import blocks
+from kernels.triton import blocks, power_of_2
 from kernels.triton.attention_tiles import (
     add_dkdv,
     add_dq,
@@ -270,7 +270,7 @@ def common(q, k, causal):
     """(arguments, constants) that all kernels end with: sizes. q, k and v are slices of one tensor (B, T, …, HS)."""
     B, T, NH, HS = q.shape
     assert q.stride() == k.stride() == (T * q.stride(1), q.stride(1), HS, 1), "not slices of one packed tensor"
-    constants = dict(GROUP=NH // k.shape[2], HS=HS, WIDTH=triton.next_power_of_2(HS), CAUSAL=causal)
+    constants = dict(GROUP=NH // k.shape[2], HS=HS, WIDTH=power_of_2(HS), CAUSAL=causal)
     return (T, q.stride(1), B * NH, NH, HS**-0.5 * LOG2_E.value), constants
 
 

@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.triton import blocks
+from kernels.triton import blocks, power_of_2
 from kernels.triton.attention import flash
 from kernels.triton.attention_tiles import (
     add_dkdv,
@@ -211,14 +211,14 @@ def describe(rows, *tensors):
     for x in tensors:
         B, T, heads, HS = x.shape
         batch, row, head, _ = x.stride()
-        block = (1, 1, rows, triton.next_power_of_2(HS))
+        block = (1, 1, rows, power_of_2(HS))
         yield described(x, (B, heads, T, HS), (batch, head, row, 1), block)
 
 
 def common(q, k, causal):
     """(arguments, constants) that all kernels end with: sizes."""
     B, T, NH, HS = q.shape
-    constants = dict(GROUP=NH // k.shape[2], WIDTH=triton.next_power_of_2(HS), CAUSAL=causal)
+    constants = dict(GROUP=NH // k.shape[2], WIDTH=power_of_2(HS), CAUSAL=causal)
     return (T, B * NH, NH, HS**-0.5 * LOG2_E.value), constants
 
 

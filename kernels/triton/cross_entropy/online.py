@@ -7,7 +7,7 @@ with the pack they share and then not counted.
 import triton
 import triton.language as tl
 
-from kernels.triton import blocks
+from kernels.triton import blocks, power_of_2
 from kernels.triton.math import LOG2_E
 from kernels.triton.online import launch_sizes, log_sum_exp
 
@@ -48,7 +48,7 @@ def forward(logits, targets, V, *, losses, lse):
 
 def backward(dlosses, logits, targets, lse, V, *, dlogits):
     rows, VP = targets.numel(), logits.shape[-1]
-    block = min(BACKWARD_BLOCK, max(256, triton.next_power_of_2(VP)))
+    block = min(BACKWARD_BLOCK, max(256, power_of_2(VP)))
     grid = rows, blocks(VP, block)
     cross_entropy_backward[grid](
         dlogits, dlosses, logits, targets, lse, V, VP, BLOCK=block, num_warps=max(1, block // 512)

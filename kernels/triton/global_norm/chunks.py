@@ -1,7 +1,8 @@
-"""A sum of squares for each chunk of each tensor, and a second launch that adds the sums in order: no atomics.
+"""A sum of squares a program, which takes chunk after chunk of the tensors; a second launch adds the sums in order.
 
-Floor: one read of the gradients, two FLOPs an element; memory sets the pace. Squares are taken and added in double, so
-that neither their size nor the order of the tree leaves a trace in the result.
+Floor: one read of the gradients, two FLOPs an element; memory sets the pace. Programs leave 1024 sums at most, which
+the second launch's only program reads all at once: it waits for memory once. Squares are taken and added in double, so
+that neither their size nor the order of the tree leaves a trace in the result. No atomics.
 """
 
 import math
@@ -18,28 +19,32 @@ DETERMINISTIC = True
 
 CHUNK = 8192  # elements of a program
 FINAL_BLOCK = 1024
+MOST_PROGRAMS = 1024  # one for each lane of the second launch; a constant, so that the order is the same on every card
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["chunks"])
 def sum_squares(
     sums,
     grads,
     table,
+    chunks,
     ALIGNED: tl.constexpr,
     LISTS: tl.constexpr,
     UNIT: tl.constexpr,
     COUNT: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    program = tl.program_id(0)
-    tensor, chunk = chunk_of(program, table, LISTS, COUNT)
-    start = chunk * CHUNK
-    left = size_of(table, tensor, LISTS, UNIT, COUNT) - start
-    grad = address_of(grads, table, 0, tensor, ALIGNED, COUNT) + start
-    i = tl.arange(0, CHUNK)
-    # Widened before they are squared: a square of 1e20 does not fit fp32, and one of 1e-30 is 0 in it.
-    g = tl.load(grad + i, mask=i < left, other=0.0).to(tl.float32).to(tl.float64)
-    tl.store(sums + program, tl.sum(g * g))
+    found = tl.full((), 0.0, tl.float64)
+    for program in range(tl.program_id(0), chunks, tl.num_programs(0)):
+        tensor, chunk = chunk_of(program, table, LISTS, COUNT)
+        start = chunk * CHUNK
+        left = size_of(table, tensor, LISTS, UNIT, COUNT) - start
+        grad = address_of(grads, table, 0, tensor, ALIGNED, COUNT) + start
+        i = tl.arange(0, CHUNK)
+        # Widened before they are squared: a square of 1e20 does not fit fp32, and one of 1e-30 is 0 in it.
+        g = tl.load(grad + i, mask=i < left, other=0.0).to(tl.float32).to(tl.float64)
+        found += tl.sum(g * g)
+    tl.store(sums + tl.program_id(0), found)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -56,8 +61,8 @@ def chunks(size):
 
 
 def workspace(shape, phase):
-    """A double for each chunk of each tensor."""
-    return 8 * sum(chunks(math.prod(sizes)) for sizes in shape["tensors"])
+    """A double for each program."""
+    return 8 * min(MOST_PROGRAMS, sum(chunks(math.prod(sizes)) for sizes in shape["tensors"]))
 
 
 lists = Lists(CHUNK)
@@ -69,5 +74,6 @@ def prepare(shape, phase):
 
 def forward(grads, *, norm, workspace):
     sums, table = workspace.view(torch.float64), lists.table(grads)
-    sum_squares[(table.programs,)](sums, *table.bases, table, CHUNK=CHUNK, num_warps=8, **table.constants)
-    norm_of_sums[(1,)](norm, sums, table.programs, BLOCK=FINAL_BLOCK, num_warps=8)
+    programs = min(MOST_PROGRAMS, table.programs)
+    sum_squares[(programs,)](sums, *table.bases, table, table.programs, CHUNK=CHUNK, num_warps=8, **table.constants)
+    norm_of_sums[(1,)](norm, sums, programs, BLOCK=FINAL_BLOCK, num_warps=8)

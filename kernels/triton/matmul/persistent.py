@@ -1,8 +1,11 @@
-"""One program a multiprocessor takes tile after tile; the copy engine (TMA) brings the operands and takes the results.
+"""Programs that stay take tile after tile; the copy engine (TMA) brings the operands and takes the results.
 
 Floor: 2 M N K FLOPs forward, twice that backward, at the rate of Hopper's tensor cores; every operand read once, every
 result written once. The loop over tiles and the one over K are made one, so that the operands of the next tile travel
-while this one's results are finished. The map of a tensor knows where it ends: no masks, no addresses in registers.
+while this one's results are finished, and results leave while the next tile is multiplied. What is left of a tile's
+end, when a program's tensor cores rest, is short where a tile leaves in one piece, and hidden where two programs share
+a multiprocessor, one of which multiplies while the other takes GELUs. The map of a tensor knows where it ends: no
+masks, no addresses in registers.
 dweight's tiles are few and their sums long: as in `splitk` they are cut into as many parts as fill the GPU once, one a
 program, and a second kernel adds them.
 
@@ -36,20 +39,30 @@ DETERMINISTIC = True
 TENSOR_CORES = True
 REQUIRES = ("sm90",)
 
-# Columns of a tile that are stored at a time, by way of shared memory; fewer where as many are read to be stored.
-SLICE = tl.constexpr(128)
-GELU_SLICE = tl.constexpr(64)
+# Where a tile's end is short, one program a multiprocessor with the widest tile, as wgmma is then fed with the fewest
+# reads of shared memory. With a GELU, or its gradient, it is a third of a tile at K = 768: two programs come first.
+# SLICE: columns of a tile that leave at a time, by way of shared memory; what follows waits until they have left it.
+ONE = [
+    dict(tile(128, 256, 64, 8, 3), SLICE=256),
+    dict(tile(128, 256, 64, 8, 4), SLICE=128),
+    dict(tile(128, 128, 64, 8, 4), SLICE=128),
+]
+TWO = dict(tile(128, 128, 64, 8, 3), SLICE=64)
+TWO_GRADIENT = dict(tile(128, 128, 64, 8, 3), SLICE=32)  # whose pre-GELUs come by way of shared memory too
+SHARED = 113 << 10  # bytes for each of two programs: half of a Hopper multiprocessor's, without what the system keeps
 
+FORWARD = Tiles(half={90: [*ONE, TWO]}, fp32=matmul_tiles.FORWARD.fp32)
+FORWARD_GELU = Tiles(half={90: [TWO, dict(ONE[1], SLICE=64)]}, fp32=matmul_tiles.FORWARD.fp32)
+DX = Tiles(half={90: [*ONE, TWO]}, fp32={90: matmul_tiles.PLAIN[:1]})
+DX_GELU = Tiles(half={90: [TWO_GRADIENT, dict(ONE[1], SLICE=64)]}, fp32={90: matmul_tiles.PLAIN[:1]})
 CANDIDATES = [tile(128, 256, 64, 8, 4), tile(128, 256, 64, 8, 3), tile(128, 128, 64, 8, 4)]
-FORWARD = Tiles(half={90: CANDIDATES}, fp32=matmul_tiles.FORWARD.fp32)
-DX = Tiles(half={90: CANDIDATES}, fp32={90: matmul_tiles.PLAIN[:1]})
 DWEIGHT = Tiles(half={90: CANDIDATES}, fp32=matmul_tiles.DWEIGHT.fp32)
 
 
 @triton.jit(do_not_specialize=["M", "N", "K"])
 def persistent_forward(
     out, pre_gelu, x, weight, bias, M, N, K,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STRIP: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STRIP: tl.constexpr, SLICE: tl.constexpr,
 ):  # fmt: skip
     tl.assume(K > 0)
     tile_count = tl.cdiv(M, BM) * tl.cdiv(N, BN)
@@ -58,15 +71,17 @@ def persistent_forward(
         sums = tl.zeros((BM, BN), tl.float32)
         for k in range(0, K, BK):
             sums = tl.dot(x.load([row, k]), weight.load([column, k]).T, sums)
-        send_out(out, pre_gelu, bias, sums, row, column, N, BM, BN)
+        send_out(out, pre_gelu, bias, sums, row, column, N, BM, BN, SLICE)
 
 
 @triton.jit
-def send_out(out, pre_gelu, bias, sums, row, column, N, BM: tl.constexpr, BN: tl.constexpr):
+def send_out(
+    out, pre_gelu, bias, sums, row, column, N, BM: tl.constexpr, BN: tl.constexpr, SLICE: tl.constexpr
+):  # fmt: skip
     if BN > SLICE:
         left, right = halves(sums, BM, BN)
-        send_out(out, pre_gelu, bias, left, row, column, N, BM, BN // 2)
-        send_out(out, pre_gelu, bias, right, row, column + BN // 2, N, BM, BN // 2)
+        send_out(out, pre_gelu, bias, left, row, column, N, BM, BN // 2, SLICE)
+        send_out(out, pre_gelu, bias, right, row, column + BN // 2, N, BM, BN // 2, SLICE)
     else:
         sums = with_bias(sums, bias, column, N, BN)
         if pre_gelu is not None:
@@ -78,7 +93,7 @@ def send_out(out, pre_gelu, bias, sums, row, column, N, BM: tl.constexpr, BN: tl
 @triton.jit(do_not_specialize=["M", "N", "K"])
 def persistent_dx(
     dx, dout, weight, x_pre_gelu, M, N, K,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STRIP: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STRIP: tl.constexpr, SLICE: tl.constexpr,
 ):  # fmt: skip
     tl.assume(N > 0)
     tile_count = tl.cdiv(M, BM) * tl.cdiv(K, BN)
@@ -87,16 +102,15 @@ def persistent_dx(
         sums = tl.zeros((BM, BN), tl.float32)
         for n in range(0, N, BK):
             sums = tl.dot(dout.load([row, n]), weight.load([n, column]), sums)
-        send_dx(dx, x_pre_gelu, sums, row, column, BM, BN)
+        send_dx(dx, x_pre_gelu, sums, row, column, BM, BN, SLICE)
 
 
 @triton.jit
-def send_dx(dx, x_pre_gelu, sums, row, column, BM: tl.constexpr, BN: tl.constexpr):
-    WIDEST: tl.constexpr = SLICE if x_pre_gelu is None else GELU_SLICE
-    if BN > WIDEST:
+def send_dx(dx, x_pre_gelu, sums, row, column, BM: tl.constexpr, BN: tl.constexpr, SLICE: tl.constexpr):
+    if BN > SLICE:
         left, right = halves(sums, BM, BN)
-        send_dx(dx, x_pre_gelu, left, row, column, BM, BN // 2)
-        send_dx(dx, x_pre_gelu, right, row, column + BN // 2, BM, BN // 2)
+        send_dx(dx, x_pre_gelu, left, row, column, BM, BN // 2, SLICE)
+        send_dx(dx, x_pre_gelu, right, row, column + BN // 2, BM, BN // 2, SLICE)
     else:
         if x_pre_gelu is not None:
             sums *= gelu_grad(x_pre_gelu.load([row, column]).to(tl.float32))
@@ -146,11 +160,11 @@ def forward(x, weight, bias, epilogue, *, out, pre_gelu):
         matmul_tiles.forward(x, weight, bias, out, pre_gelu)
         return
     (M, K), N = x.shape, weight.shape[0]
-    config = FORWARD.at(x.dtype, M, N, K)
+    config = (FORWARD if pre_gelu is None else FORWARD_GELU).at(x.dtype, M, N, K)
     BM, BN, BK = config["BM"], config["BN"], config["BK"]
-    results = [described(result, BM, min(BN, SLICE.value)) for result in (out, pre_gelu)]
+    results = [described(result, BM, min(BN, config["SLICE"])) for result in (out, pre_gelu)]
     operands = described(x, BM, BK), described(weight, BN, BK)
-    launch = persistent_forward[(programs(tiles(M, N, config)),)]
+    launch = persistent_forward[(programs(M, N, config),)]
     launch(*results, *operands, bias, M, N, K, STRIP=STRIP, **config)
 
 
@@ -170,12 +184,12 @@ def backward(dout, x, weight, x_pre_gelu, accumulate, *, dx, dweight, dbias, wor
 
 def launch_dx(dout, weight, x_pre_gelu, dx):
     (M, N), K = dout.shape, weight.shape[1]
-    config = DX.at(dout.dtype, M, K, N)
+    config = (DX if x_pre_gelu is None else DX_GELU).at(dout.dtype, M, K, N)
     BM, BN, BK = config["BM"], config["BN"], config["BK"]
-    columns = min(BN, (SLICE if x_pre_gelu is None else GELU_SLICE).value)
+    columns = min(BN, config["SLICE"])
     result, pre_gelu = described(dx, BM, columns), described(x_pre_gelu, BM, columns)
     operands = described(dout, BM, BK), described(weight, BK, BN)
-    launch = persistent_dx[(programs(tiles(M, K, config)),)]
+    launch = persistent_dx[(programs(M, K, config),)]
     launch(result, *operands, pre_gelu, M, N, K, STRIP=STRIP, **config)
 
 
@@ -205,10 +219,14 @@ def described(tensor, rows, columns):
     return None if tensor is None else descriptors.described(tensor, tensor.shape, tensor.stride(), (rows, columns))
 
 
-def programs(work):
-    return min(work, multiprocessors())
+def programs(rows, columns, config):
+    """That fit on the GPU at once, or one for each tile."""
+    stage = 2 * (config["BM"] + config["BN"]) * config["BK"]
+    two = config["num_stages"] * stage + 2 * config["BM"] * config["SLICE"] <= SHARED
+    return min(tiles(rows, columns, config), multiprocessors() * (2 if two else 1))
 
 
 def prepare(shape, phase):
-    tables = (FORWARD, matmul_tiles.FORWARD) if phase == "forward" else (DX, matmul_tiles.DX, DWEIGHT)
+    forward_tables = FORWARD, FORWARD_GELU, matmul_tiles.FORWARD
+    tables = forward_tables if phase == "forward" else (DX, DX_GELU, matmul_tiles.DX, DWEIGHT)
     tune("matmul", shape, phase, globals()[phase], *tables)

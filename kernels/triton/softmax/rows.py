@@ -8,7 +8,7 @@ begins where the first one ended, which the L2 cache answers.
 import triton
 import triton.language as tl
 
-from kernels.triton import UNFUSED, blocks
+from kernels.triton import UNFUSED, blocks, power_of_2
 from kernels.triton.math import LOG2_E
 from kernels.triton.online import LOWEST, add_packs, columns_of, pack_of, whole_of
 
@@ -137,7 +137,7 @@ def backward(dout, out, causal, *, dx):
 
 def short_rows(R, S):
     """(grid, sizes): a row a program, or several where they are short."""
-    block = triton.next_power_of_2(S)
+    block = power_of_2(S)
     rows = max(1, SHORT // block)
     warps = min(16, max(1, rows * block // (32 * ELEMENTS)))
     return (blocks(R, rows),), dict(ROWS=rows, BLOCK=block, num_warps=warps)

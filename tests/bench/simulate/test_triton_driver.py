@@ -155,3 +155,11 @@ def test_descriptors_of_four_axes_see_through_strides():
     maps.append(TensorDescriptor(x, [2, 2, 40, 64], [batch, head, row, 1], [1, 1, 16, 64]))
     copy_by_four[(3, 2, 2)](*maps, ROWS=16)
     assert torch.equal(out, x)
+
+
+def test_what_ends_at_ptx_is_kept_where_no_cards_launch_looks(tmp_path, monkeypatch):
+    """Up to Triton 3.6 the key is the same, and a launch would be handed a kernel without machine code."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "kept"))
+    with launching_with(lambda _: None, "sm_90a"):
+        scaled(32, torch.bfloat16, num_warps=8)  # which no other test compiles
+    assert list(tmp_path.rglob("*.ptx")) and not (tmp_path / "kept").exists()
