@@ -68,6 +68,9 @@ class _Range(ctypes.Structure):
         ("bytes", ctypes.c_uint64),
         ("name", ctypes.c_char_p),
         ("writable", ctypes.c_uint32),
+        ("parameter", ctypes.c_uint32),
+        ("pitch", ctypes.c_uint64),
+        ("row", ctypes.c_uint64),
     )
 
 
@@ -228,11 +231,30 @@ def _parameters(arguments: Sequence[Argument]):
 
 def _ranges(arguments: Sequence[Argument]) -> Iterator[_Range]:
     """The memory of the tensors that the arguments point to."""
-    for argument in arguments:
+    for number, argument in enumerate(arguments):
         for i, tensor in enumerate(argument.tensors):
             if tensor.numel():
                 name = f"{argument.name}[{i}]" if len(argument.tensors) > 1 else argument.name
-                yield _Range(tensor.data_ptr(), span(tensor), name.encode(), not argument.const)
+                writable = not argument.const
+                yield _Range(tensor.data_ptr(), span(tensor), name.encode(), writable, number, *rows(tensor))
+
+
+def rows(tensor: torch.Tensor) -> tuple[int, int]:
+    """Bytes from row to row, and of a row, of a view that leaves out a part of each row; (0, all) of any other.
+
+    A view may leave out more than one distance tells (heads of rows of a part): then its whole span is its own.
+    """
+    axes = sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1)
+    row = 1
+    while axes and axes[0][0] == row:
+        row *= axes.pop(0)[1]
+    pitch = axes[0][0] if axes else 0
+    if not axes or pitch < row:
+        return 0, 2**64 - 1
+    for before, after in zip(axes, axes[1:], strict=False):
+        if after[0] != before[0] * before[1]:
+            return 0, 2**64 - 1
+    return pitch * tensor.element_size(), row * tensor.element_size()
 
 
 def span(tensor: torch.Tensor) -> int:

@@ -95,6 +95,14 @@ struct Range {
     bool writable;
     bool tracked;  // by the race checker: what nobody may write cannot race
     bool global;   // else .param or .const
+    u64 parameters = 0;           // that point to it
+    u64 pitch = 0, row = ~0ull;   // bytes from row to row, and of a row, where gaps between them are not its own
+
+    bool holds(u64 address, u64 size) const {
+        u64 offset = address - begin;
+        if (offset >= bytes || bytes - offset < size) return false;
+        return !pitch || offset % pitch + size <= row;
+    }
 };
 
 // Of the block that runs; put aside while another one does.
@@ -121,6 +129,7 @@ struct Machine : RunningBlock {
     u64 seed = 0, random_state = 0;
     bool races = true, counting = false;
     std::vector<Range> ranges;
+    u64 pointers = 0;                         // the parameters that point to memory
     std::vector<const Range*> range_of_site;  // the range that a site used last
     u32 first_block_serial = 0;               // serial numbers count on over launches: older records are stale
     u32 last_serial = 0;

@@ -44,8 +44,29 @@ std::string relation(const Range& range, u64 address, u32 bytes) {
     u64 end = range.begin + range.bytes;
     auto number = [](u64 n) { return static_cast<unsigned long long>(n); };
     if (address < range.begin) return text("%llu bytes before the beginning of `%s`", number(range.begin - address), range.name.c_str());
+    if (range.pitch && address < end) {
+        u64 offset = (address - range.begin) % range.pitch;
+        if (offset >= range.row) return text("between the rows of `%s`, %llu bytes behind the end of one", range.name.c_str(), number(offset - range.row));
+        if (offset + bytes > range.row) return text("reaching %llu bytes over the end of a row of `%s`", number(offset + bytes - range.row), range.name.c_str());
+    }
     if (address >= end) return text("%llu bytes behind the end of `%s`", number(address - end), range.name.c_str());
     return text("reaching %llu bytes over the end of `%s`", number(address + bytes - end), range.name.c_str());
+}
+
+// The parameters that the address of an instruction comes from, of those that point to memory; 0: it may be any.
+u64 bases_of(Site site) { return machine.module->places[site].bases & machine.pointers; }
+
+// The range that holds the access, and may be written where it must be.
+const Range* find_range(u64 address, u32 bytes, bool write, bool global_only, u64 bases) {
+    const Range* readable = nullptr;
+    for (const Range& range : machine.ranges) {
+        if (global_only && !range.global) continue;
+        if (bases && range.global && !(range.parameters & bases)) continue;
+        if (!range.holds(address, bytes)) continue;
+        if (!write || range.writable) return &range;
+        readable = &range;
+    }
+    return readable;
 }
 
 [[noreturn]] void out_of_bounds(const Thread& self, u64 address, u32 bytes, u32 access, Site site) {
@@ -55,34 +76,24 @@ std::string relation(const Range& range, u64 address, u32 bytes) {
     }
     const Range* nearest = nullptr;
     u64 best = ~0ull;
+    u64 bases = bases_of(site);
     for (const Range& range : machine.ranges) {
+        if (bases && !(range.parameters & bases)) continue;
         u64 end = range.begin + range.bytes;
         u64 distance = address < range.begin ? range.begin - address : address >= end ? address - end : 0;
         if (distance < best) best = distance, nearest = &range;
     }
     std::string place = nearest ? relation(*nearest, address, bytes) : "and the kernel was given no memory";
+    const Range* hit = bases ? find_range(address, bytes, false, false, 0) : nullptr;
+    if (hit && hit != nearest) place += ", in `" + hit->name + "`";
     fail("out-of-bounds", head + place + at(self, site));
-}
-
-// The range that holds the access, and may be written where it must be.
-const Range* find_range(u64 address, u32 bytes, bool write, bool global_only) {
-    const Range* readable = nullptr;
-    for (const Range& range : machine.ranges) {
-        if (global_only && !range.global) continue;
-        u64 offset = address - range.begin;
-        if (offset >= range.bytes || range.bytes - offset < bytes) continue;
-        if (!write || range.writable) return &range;
-        readable = &range;
-    }
-    return readable;
 }
 
 void* reach_range(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site, const void* stored, bool global_only) {
     if (address & (alignment - 1)) misaligned(self, address, alignment, access, site, "global");
     const Range* range = machine.range_of_site[site];
-    u64 offset = address - range->begin;
-    if (__builtin_expect(offset >= range->bytes || range->bytes - offset < bytes, 0)) {
-        range = find_range(address, bytes, access & kWrite, global_only);
+    if (__builtin_expect(!range->holds(address, bytes), 0)) {
+        range = find_range(address, bytes, access & kWrite, global_only, bases_of(site));
         if (!range) out_of_bounds(self, address, bytes, access, site);
         if (access & kWrite && !range->writable) {
             fail("read-only", "writes to the read-only input `" + range->name + "`" + at(self, site));
@@ -210,7 +221,7 @@ void* reach_generic(Thread& self, u64 address, u32 bytes, u32 access, Site site,
 bool is_shared(Thread& self, u64 address) { return in_window(self, address); }
 bool is_local(Thread& self, u64 address) { return in_local(self, address); }
 bool is_constant(Thread&, u64 address) {
-    const Range* range = find_range(address, 1, false, false);
+    const Range* range = find_range(address, 1, false, false, 0);
     return range && !range->global;
 }
 

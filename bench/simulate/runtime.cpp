@@ -812,7 +812,8 @@ const char* as_text(const std::vector<Report>& told) {
 struct PassedRange {
     u64 begin, bytes;
     const char* name;
-    u32 writable;
+    u32 writable, parameter;
+    u64 pitch, row;
 };
 
 struct PassedLaunch {
@@ -842,9 +843,12 @@ void set_up(const PassedLaunch& launch) {
     machine.counting = launch.counting;
     machine.current = nullptr;
     machine.ranges.clear();
+    machine.pointers = 0;
     for (u32 i = 0; i < launch.range_count; i++) {
         const PassedRange& r = launch.ranges[i];
-        machine.ranges.push_back({r.begin, r.bytes, r.name, r.writable != 0, true, true});
+        const u64 parameter = r.parameter < 64 ? 1ull << r.parameter : 0;
+        machine.ranges.push_back({r.begin, r.bytes, r.name, r.writable != 0, true, true, parameter, r.pitch, r.row});
+        machine.pointers |= parameter;
     }
     for (u32 i = 0; i < launch.module->variable_count; i++) {
         const ModuleVariable& v = launch.module->variables[i];

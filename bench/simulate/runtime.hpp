@@ -41,6 +41,7 @@ struct Place {
     u32 caller_line;
     const char* instruction;  // its opcode
     u32 value;                // a Value: what a store writes or a shuffle exchanges
+    u64 bases;                // a bit for each parameter that its address may come from; 0: any
 };
 
 // What kind of number a register holds, as far as the instructions that made it say so.

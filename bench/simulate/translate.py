@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from bench.simulate import instructions, instructions_tensor
+from bench.simulate.bases import Bases
 from bench.simulate.ptx import BYTES_OF, Block, Kernel, Label, Module, Place, PtxError, Statement, Variable, parse
 from bench.simulate.table import Instruction
 from bench.simulate.use import Use, ctype, identifier, register_type, unknown
@@ -72,7 +73,7 @@ class ModuleWriter:
 
     def __init__(self, module: Module):
         self.module = module
-        self.places: list[tuple[Place, str, str]] = []
+        self.places: list[tuple[Place, str, str, int]] = []
         self.headers = dict.fromkeys(HEADERS)
         self.globals = {v.name: v for v in module.variables if v.space in ("global", "const") and v.bytes}
 
@@ -88,9 +89,10 @@ class ModuleWriter:
         ]
         return "\n".join(parts) + "\n"
 
-    def site(self, statement: Statement, value: str = "Other") -> int:
-        """A number for an instruction, by which the runtime knows it; `value` is what it hands to others."""
-        self.places.append((statement.place, statement.opcode, value))
+    def site(self, statement: Statement, value: str = "Other", bases: int = 0) -> int:
+        """A number for an instruction, by which the runtime knows it; `value` is what it hands to others, `bases` the
+        parameters that its address comes from."""
+        self.places.append((statement.place, statement.opcode, value, bases))
         return len(self.places) - 1
 
     def definition(self, variable: Variable) -> str:
@@ -111,8 +113,8 @@ class ModuleWriter:
     def description(self, kernels: "list[KernelWriter]") -> str:
         places = [
             f"{{{string(p.file)}, {p.line}, {string(p.caller_file)}, {p.caller_line}, "
-            f"{string(opcode)}, (u32)Value::{value}}}"
-            for p, opcode, value in self.places
+            f"{string(opcode)}, (u32)Value::{value}, {bases}ull}}"
+            for p, opcode, value, bases in self.places
         ]
         variables = []
         for v in self.globals.values():
@@ -147,6 +149,7 @@ class KernelWriter:
         self.local_bytes = 0
         self.sums = instructions_tensor.wgmma_sums(kernel.body)
         self.values = Values(kernel.body)
+        self.bases = Bases(kernel.body, self.parameters)
         self.declarations: dict[str, str] = {}  # C++ name -> C++ type, of registers in use
         self.arrays: list[str] = []
 

@@ -71,7 +71,7 @@ class Block(Protocol):
 
     @property
     def kernel(self) -> Any:
-        """With its `sums`, `parameters` and `values`, and `module.site` of a statement."""
+        """With its `sums`, `parameters`, `values` and `bases`, and `module.site` of a statement."""
 
     def find_register(self, name: str) -> tuple[str, str] | None: ...
 
@@ -130,8 +130,9 @@ class Use:
 
     @functools.cached_property
     def site(self) -> int:
-        kind = self.scope.kernel.values.exchanged(self.statement)
-        return self.scope.kernel.module.site(self.statement, kind)
+        kernel = self.scope.kernel
+        kind, bases = kernel.values.exchanged(self.statement), kernel.bases.mask(self.statement)
+        return kernel.module.site(self.statement, kind, bases)
 
     # --- what the table's functions ask ---
 
