@@ -5,7 +5,7 @@ second, where the kernel may write: only that the address was made from the firs
 """
 
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from dataclasses import dataclass
 
 from bench.simulate.ptx import Block, Statement
@@ -50,9 +50,13 @@ class Bases:
                 made.append((register, s))
                 for source in {r for operand in s.operands[1:] for r in NAME.findall(operand)}:
                     uses[source].append((register, s))
-        waiting = made
+        made_somewhere = {register for register, _ in made}
+        waiting = deque(made)
         while waiting:
-            register, s = waiting.pop()
+            register, s = waiting.popleft()
+            sources = {r for operand in s.operands[1:] for r in NAME.findall(operand)}
+            if any(r in made_somewhere and r not in self.known for r in sources):
+                continue  # its turn comes when they are known
             before = self.known.get(register)
             after = self.result(s) if before is None else before.either(self.result(s))
             if after != before:

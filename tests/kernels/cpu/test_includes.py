@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernels.includes import sources
+from kernels.cpu.includes import sources
 
 
 def found(tmp_path, text, **files):
