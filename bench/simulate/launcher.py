@@ -251,7 +251,7 @@ def rows(tensor: torch.Tensor) -> tuple[int, int]:
     pitch = axes[0][0] if axes else 0
     if not axes or pitch < row:
         return 0, 2**64 - 1
-    for before, after in zip(axes, axes[1:], strict=False):
+    for before, after in itertools.pairwise(axes):
         if after[0] != before[0] * before[1]:
             return 0, 2**64 - 1
     return pitch * tensor.element_size(), row * tensor.element_size()

@@ -56,8 +56,11 @@ struct AsyncCopy {
 struct Poll {
     u64 address = 0, value = 0;
     Site site = ~0u;
+    bool again = false;  // it was the same at least twice
 
-    bool operator==(const Poll&) const = default;
+    bool operator==(const Poll& other) const {
+        return address == other.address && value == other.value && site == other.site;
+    }
 };
 constexpr u32 kPolls = 4;  // places that one loop may ask in turn
 

@@ -247,7 +247,9 @@ void polled(Thread& self, u64 address, u64 value, u32 access, Site site) {
         again = known && known->value == value;
         if (known && !again) machine.restless = 0;  // what it waited for came
         if (!known) known = &fiber.polls[fiber.next_poll++ % kPolls];
+        const bool before = known->again && *known == now;
         *known = now;
+        known->again = before || again;
     }
     if (again) yield_to_others(site);
 }

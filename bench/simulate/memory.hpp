@@ -17,6 +17,7 @@ enum Access : u32 {
     kCopy = 64,    // by an asynchronous copy
     kBlockScope = 128,  // what it orders, it orders for its own block alone (.cta)
     kExchange = 256,    // cas and exch, of which locks are made
+    kVolatile = 512,    // strong, but lanes of a warp are not ordered by it
 };
 
 enum class Space : u32 { Generic, Global, Shared, Local, Const, Param };

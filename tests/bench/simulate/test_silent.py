@@ -29,6 +29,8 @@ WANTED = {
     "producer_and_consumer": (lambda x: x.view(-1, 32).flip(1).reshape(-1), {"grid": 1}),
     "copies_ahead": (lambda x: by_block(x).flip(1).reshape(-1), {"grid": 1}),
     "flag_with_fences": (lambda x: lanes(x, lambda i: i ^ 33), {}),
+    "volatile_sum": (lambda x: by_block(x).sum(1), {}),
+    "flag_in_a_warp": (lambda x: x[:1].repeat(2), {}),
     "groups": (lambda x: x.view(-1, 16).sum(1).repeat_interleave(16), {}),
     "histogram": (None, {}),
     "bytes": (None, {}),
