@@ -129,7 +129,7 @@ KERNEL volatile_between_warps(ARGUMENTS) {
     volatile float* seen = buffer;
     seen[threadIdx.x] = 0;
     __syncthreads();
-    seen[threadIdx.x] = in[threadIdx.x];  // BUG
+    seen[threadIdx.x] = in[threadIdx.x] + 1;  // BUG
     out[threadIdx.x] = seen[threadIdx.x ^ 32];  // BUG
 }
 KERNEL lanes_exchange_through_global(ARGUMENTS) {
