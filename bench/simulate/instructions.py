@@ -315,8 +315,20 @@ SPACES = {
 }
 MEMORY_SPACES = {name: SPACES[name] for name in ("", "global", "shared", "shared::cta")}
 WRITABLE_SPACES = {**MEMORY_SPACES, "local": "Space::Local", "param": "Space::Param"}
-LOAD_ORDER = {"": "0", "weak": "0", "volatile": "kStrong | kVolatile", "relaxed": "kStrong", "acquire": "kStrong | kAcquire"}
-STORE_ORDER = {"": "0", "weak": "0", "volatile": "kStrong | kVolatile", "relaxed": "kStrong", "release": "kStrong | kRelease"}
+LOAD_ORDER = {
+    "": "0",
+    "weak": "0",
+    "volatile": "kStrong | kVolatile",
+    "relaxed": "kStrong",
+    "acquire": "kStrong | kAcquire",
+}
+STORE_ORDER = {
+    "": "0",
+    "weak": "0",
+    "volatile": "kStrong | kVolatile",
+    "relaxed": "kStrong",
+    "release": "kStrong | kRelease",
+}
 ATOMIC_ORDER = {
     **{"": "0", "relaxed": "0", "acquire": "kAcquire", "release": "kRelease"},
     "acq_rel": "kAcquire | kRelease",

@@ -31,9 +31,40 @@ class Report:
     message: str
 
 
+# Kinds of findings, the gravest first. What the runtime can go on after, a race, comes last: a real fault elsewhere, or
+# the reason that there is one, is not to hide behind it.
+GRAVITY = (
+    *(
+        "launch",
+        "crash",
+        "out-of-bounds",
+        "misaligned",
+        "read-only",
+        "uninitialised",
+        "unfinished copy",
+        "division by zero",
+    ),
+    *(
+        "branch",
+        "trap",
+        "assertion",
+        "deadlock",
+        "divergent barrier",
+        "barrier",
+        "cluster",
+        "mbarrier",
+        "warp operation",
+    ),
+    *("wgmma", "tensor map", "proxy", "call", "race"),
+)
+BENIGN = ("race",)  # after which a launch, and a case, goes on
+MOST_FINDINGS = 50  # of a case
+
+
 @dataclass(frozen=True)
 class Note:
-    """What is no error, but worth to be known of a kernel: so far, results that rounding makes `nondeterministic`."""
+    """What is no error, but worth to be known of a kernel: results that rounding makes `nondeterministic`; threads that
+    `returned early`, before a barrier of the others."""
 
     kernel: str
     kind: str
@@ -41,10 +72,10 @@ class Note:
 
 
 class SimulationError(RuntimeError):
-    """The simulator found errors in a kernel; `reports` has them one by one."""
+    """The simulator found errors in a kernel; `reports` has them one by one, the gravest first."""
 
     def __init__(self, kernel: str, reports: Sequence[Report]):
-        self.kernel, self.reports = kernel, tuple(reports)
+        self.kernel, self.reports = kernel, tuple(sorted(reports, key=_gravity))
         super().__init__("\n".join([f"{kernel}:", *(f"  {r.message}" for r in reports)]))
 
     def evidence(self, most: int = 3) -> str:
@@ -60,6 +91,10 @@ class SimulationError(RuntimeError):
 
     def __reduce__(self):  # workers send it to their parent
         return SimulationError, (self.kernel, self.reports)
+
+
+def _gravity(report: Report) -> int:
+    return GRAVITY.index(report.kind) if report.kind in GRAVITY else 0
 
 
 class _Range(ctypes.Structure):
@@ -147,8 +182,48 @@ def run_ptx(
         if _counts is not None:
             _counts.append(read_counts(build.load_runtime(), module, name or symbol, grid, block))
         _keep_notes(name or symbol)
-    if reports:
+    if not reports:
+        return
+    if _collected is None:
         raise SimulationError(name or symbol, reports)
+    _collected.extend((name or symbol, report) for report in reports)
+    if any(report.kind not in BENIGN for report in reports):
+        raise _everything(_collected)
+
+
+_collected: list[tuple[str, Report]] | None = None  # by kernel
+
+
+@contextmanager
+def collecting() -> Iterator[None]:
+    """Go on after races: at its end, or at the first finding that a launch cannot go on after, all are raised at once.
+
+    A race may be on values that nobody uses, and what is wrong behind it is to be found too.
+    """
+    global _collected
+    if _collected is not None:
+        yield
+        return
+    found = _collected = []
+    try:
+        yield
+    except SimulationError:
+        raise
+    except Exception as error:
+        if found:
+            raise _everything(found) from error
+        raise
+    finally:
+        _collected = None
+    if found:
+        raise _everything(found)
+
+
+def _everything(found: list[tuple[str, Report]]) -> SimulationError:
+    """Each finding once, of the kernel with the gravest; the others' say whose they are."""
+    kernel = min(found, key=lambda f: _gravity(f[1]))[0]
+    told = (r if k == kernel else Report(r.kind, f"{r.message}, in {k}") for k, r in found)
+    return SimulationError(kernel, sorted(dict.fromkeys(told), key=_gravity)[:MOST_FINDINGS])
 
 
 def take_notes() -> tuple[Note, ...]:
@@ -160,9 +235,11 @@ def take_notes() -> tuple[Note, ...]:
 
 
 def _keep_notes(kernel: str) -> None:
-    for place, message in _entries(build.load_runtime().sim_remarks):
+    for key, message in _entries(build.load_runtime().sim_remarks):
+        kind, _, place = key.partition("\x1f")
         if len(_notes) < MOST_NOTES:
-            _notes.setdefault((kernel, place), Note(kernel, "nondeterministic", f"{message} ({FUSED})"))
+            hint = f" ({FUSED})" if kind == "nondeterministic" else ""
+            _notes.setdefault((kernel, kind + place), Note(kernel, kind, message + hint))
 
 
 def unsupported_arch(arch: str) -> str | None:

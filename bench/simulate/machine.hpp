@@ -23,8 +23,8 @@ namespace sim {
 [[noreturn]] void fail(const char* kind, const std::string& message);
 // Keep a report and go on; one of each `key`.
 void note(const char* kind, const std::string& key, const std::string& message);
-// Keep what is no error, but worth to be known; one of each `key`.
-void remark(const std::string& key, const std::string& message);
+// Keep what is no error, but worth to be known; one of each `kind` and `key`.
+void remark(const char* kind, const std::string& key, const std::string& message);
 std::string where(Site site);         // "naive.cu:34"
 std::string who(const Thread& self);  // "block (0,0,0) thread (5,0,0)"
 std::string thread_name(u32 index);   // "thread (5,0,0)", of the running block

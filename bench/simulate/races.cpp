@@ -354,7 +354,7 @@ bool agree(const Suspects& s) {
 
 void settle_suspects() {
     for (const Suspects& s : here->suspects) {
-        if (agree(s)) remark(s.place, s.as_rounding);
+        if (agree(s)) remark("nondeterministic", s.place, s.as_rounding);
         else note("race", "write-write" + s.place + "|" + s.place, s.as_race);
     }
     here->suspects.clear();
@@ -386,7 +386,7 @@ bool is_rounding(const Cell& cell, const Storing& now) {
                                 " and " + value_text(kind, after + at) + "), and which of it stays is not defined: " +
                                 memory_name(now.shared, now.address + at) + ", " + where(now.site) + ", " +
                                 thread_name(last.thread) + " and " + who(now.self);
-    if (one_warp) remark(where(now.site), message);
+    if (one_warp) remark("nondeterministic", where(now.site), message);
     else suspect(last, now, std::move(message));
     return true;
 }

@@ -151,8 +151,9 @@ std::string memory_name(bool shared, u64 address) {
 
 Value value_of(Site site) { return static_cast<Value>(machine.module->places[site].value); }
 
-void remark(const std::string& key, const std::string& message) {
-    if (remarks.size() < kMaxReports && remark_keys.insert(key).second) remarks.push_back({key, message});
+void remark(const char* kind, const std::string& key, const std::string& message) {
+    std::string name = std::string(kind) + "\x1f" + key;
+    if (remarks.size() < kMaxReports && remark_keys.insert(name).second) remarks.push_back({name, message});
 }
 
 void note(const char* kind, const std::string& key, const std::string& message) {
@@ -391,18 +392,20 @@ void preempt() {
 
 namespace {
 
-// CUDA's guide wants __syncthreads() to be reached by all threads of the block or by none. (The PTX manual lets a thread
-// that has exited count as arrived; a kernel that leans on that is reported all the same, because CUDA C++ does not promise it.)
-[[noreturn]] void exited_before_barrier(const Fiber& exited, const Fiber& waiting) {
-    fail("divergent barrier", "divergent barrier: " + who(waiting.thread) + " waits at " + where(waiting.site) + ", but " +
-                                  thread_name(exited.thread.index) + " has returned, " + where(exited.thread.exit_site));
+// A block's barrier is for those threads that have not returned: CUDA's guide says so of Volta and later. It is told,
+// because what such a thread should have brought to the barrier is missing without a word.
+void exited_before_barrier(const Fiber& exited, const Fiber& waiting) {
+    remark("returned early", where(waiting.site),
+           who(exited.thread) + " has returned, " + where(exited.thread.exit_site) + ", before __syncthreads() of the others, " +
+               where(waiting.site) + ": since Volta it \"will not succeed until reached by all non-exited threads in the block\"" +
+               " (CUDA C++ Programming Guide, compute capability 7.x), so they do not wait for it");
 }
 
 [[noreturn]] void bad_barrier(const Thread& self, const std::string& what, Site site) {
     fail("barrier", what + ", " + where(site) + ", " + who(self));
 }
 
-// What must hold where all threads of the block meet: they come to one place, and none has returned.
+// What must hold where all threads of the block meet: they come to one place.
 void check_whole(const Thread& self, const BarrierState& barrier) {
     if (!barrier.waiters.empty()) {
         const Fiber& other = *barrier.waiters[0];  // stands for all: each was compared with it when it came
@@ -411,8 +414,9 @@ void check_whole(const Thread& self, const BarrierState& barrier) {
                                           ", but " + thread_name(self.index) + " at " + where(self.fiber->site));
         }
     }
-    for (u32 i = 0; machine.exited && i < machine.threads; i++) {
-        if (machine.fibers[i].state == State::Done) exited_before_barrier(machine.fibers[i], *self.fiber);
+    if (!machine.exited || !barrier.waiters.empty()) return;
+    for (u32 i = 0; i < machine.threads; i++) {
+        if (machine.fibers[i].state == State::Done) return exited_before_barrier(machine.fibers[i], *self.fiber);
     }
 }
 
@@ -435,6 +439,10 @@ BarrierState& arrive(Thread& self, u32 id, u32 threads, bool waits, Site site) {
     return barrier;
 }
 
+bool complete(const BarrierState& barrier) {
+    return barrier.arrived == (barrier.whole ? machine.live : barrier.expected);
+}
+
 void open(BarrierState& barrier) {
     BarrierState opened = std::move(barrier);
     barrier = BarrierState();
@@ -452,7 +460,7 @@ void sync(Thread& self, u32 id, u32 threads, bool value, Site site) {
     barrier.votes += value;
     barrier.waiters.push_back(self.fiber);
     begin_wait(State::Barrier, "waits at a barrier", site);
-    if (barrier.arrived == barrier.expected) open(barrier);
+    if (complete(barrier)) open(barrier);
     run_another();
 }
 
@@ -462,7 +470,7 @@ void barrier_sync(Thread& self, u32 id, u32 threads, Site site) { sync(self, id,
 
 void barrier_arrive(Thread& self, u32 id, u32 threads, Site site) {
     BarrierState& barrier = arrive(self, id, threads, false, site);
-    if (barrier.arrived == barrier.expected) open(barrier);
+    if (complete(barrier)) open(barrier);
 }
 
 u32 barrier_count(Thread& self, u32 id, u32 threads, bool value, Site site) {
@@ -512,8 +520,10 @@ extern "C" __attribute__((used, visibility("hidden"))) void sim_fiber_main() {
     stirred();
     Warp& warp = machine.warps[fiber.thread.warp];
     warp.live &= ~(1u << fiber.thread.lane);
-    for (const BarrierState& barrier : here->barriers) {
-        if (barrier.whole && !barrier.waiters.empty()) exited_before_barrier(fiber, *barrier.waiters[0]);
+    for (BarrierState& barrier : here->barriers) {
+        if (!barrier.whole || barrier.waiters.empty()) continue;
+        exited_before_barrier(fiber, *barrier.waiters[0]);
+        if (complete(barrier)) open(barrier);
     }
     each_lane(warp.waiting, [&](u32 lane) {
         if (warp.waiting >> lane & 1) try_operation(warp, warp.fibers[lane].mask);

@@ -181,12 +181,6 @@ KERNEL arrives_too_early(ARGUMENTS) {
 
 // --- barriers -------------------------------------------------------------------------------------------------------
 
-KERNEL returned_before_the_barrier(ARGUMENTS) {
-    if (threadIdx.x >= n - 3) return;
-    out[threadIdx.x] = 1;
-    __syncthreads();  // BUG
-    out[threadIdx.x] = 2;
-}
 KERNEL different_barriers(ARGUMENTS) {
     if (threadIdx.x < 32) {
         __syncthreads();  // BUG

@@ -142,6 +142,23 @@ KERNEL flag_in_a_warp(ARGUMENTS) {
         out[first + 1] = out[first];
     }
 }
+// Threads return before barriers of the others, some of them while others wait already.
+KERNEL returned_early(ARGUMENTS) {
+    __shared__ float buffer[THREADS];
+    int first = blockIdx.x * THREADS;
+    if (threadIdx.x >= 40) return;
+    buffer[threadIdx.x] = in[first + threadIdx.x];
+    __syncthreads();
+    float other = buffer[39 - threadIdx.x];
+    if (threadIdx.x >= 33) {
+        out[first + threadIdx.x] = other;
+        return;
+    }
+    __syncthreads();
+    buffer[threadIdx.x] = other;
+    __syncthreads();
+    out[first + threadIdx.x] = buffer[threadIdx.x];
+}
 // Half warps add up on their own, and the active lanes of a branch elect one that counts them.
 KERNEL groups(ARGUMENTS) {
     int i = blockIdx.x * THREADS + threadIdx.x;
