@@ -14,6 +14,7 @@ import torch
 
 from bench.simulate import build
 from bench.simulate.counts import KernelCount, read_counts
+from bench.simulate.use import UnknownInstruction
 from kernels import cuda
 from kernels.cuda import Argument, Launch
 from kernels.cuda.compiler import compile_source
@@ -122,7 +123,7 @@ class _Launch(ctypes.Structure):
         ("counting", ctypes.c_uint32),
         ("argument_count", ctypes.c_uint32),
         ("range_count", ctypes.c_uint32),
-        ("padding", ctypes.c_uint32),
+        ("cooperative", ctypes.c_uint32),
         ("seed", ctypes.c_uint64),
         ("arguments", ctypes.POINTER(ctypes.c_void_p)),
         ("argument_bytes", ctypes.POINTER(ctypes.c_uint32)),
@@ -154,6 +155,7 @@ def run(launch: Launch) -> None:
         launch.shared,
         launch.arguments,
         name=name,
+        cooperative=getattr(launch, "cooperative", False),
     )
 
 
@@ -168,17 +170,22 @@ def run_ptx(
     *,
     seed: int | None = None,
     name: str = "",
+    cooperative: bool = False,
 ) -> None:
     """Run the kernel `symbol` of a PTX module on the CPU tensors that its arguments point to.
 
     `arch` is what the PTX was made for; `seed` orders threads and blocks (0: in order), by default anew at each launch.
+    `cooperative`: all blocks are in flight together, and may wait for each other (grid.sync()).
     """
     if reason := unsupported_arch(arch):
         raise SimulationError(name or symbol, [Report("launch", reason)])
     module = build.load_module(ptx)
+    if refused := dict(_split(ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(module, "sim_refused"))))):
+        if symbol in refused:
+            raise UnknownInstruction(refused[symbol])
     seed = next(_seeds) if seed is None else seed
     with _one_at_a_time:
-        reports = _launch(module, symbol, grid, block, shared, arguments, seed)
+        reports = _launch(module, symbol, grid, block, shared, arguments, cooperative, seed)
         if _counts is not None:
             _counts.append(read_counts(build.load_runtime(), module, name or symbol, grid, block))
         _keep_notes(name or symbol)
@@ -261,7 +268,7 @@ def count() -> Iterator[list[KernelCount]]:
         _counts = None
 
 
-def _launch(module, symbol, grid, block, shared, arguments: Sequence[Argument], seed: int) -> list[Report]:
+def _launch(module, symbol, grid, block, shared, arguments: Sequence[Argument], cooperative: bool, seed: int) -> list[Report]:
     values, keep = _parameters(arguments)
     ranges = list(_ranges(arguments))
     sizes = (ctypes.c_uint32 * max(1, len(arguments)))(*(len(a.value) for a in arguments))
@@ -276,6 +283,7 @@ def _launch(module, symbol, grid, block, shared, arguments: Sequence[Argument], 
         counting=_counts is not None,
         argument_count=len(arguments),
         range_count=len(ranges),
+        cooperative=cooperative,
         seed=seed,
         arguments=values,
         argument_bytes=sizes,
@@ -289,7 +297,11 @@ def _launch(module, symbol, grid, block, shared, arguments: Sequence[Argument], 
 def _entries(call: Any, *arguments: Any) -> list[tuple[str, str]]:
     """What a function of the runtime tells: pairs of a short text and a long one."""
     call.restype = ctypes.c_char_p
-    told = call(*arguments).decode(errors="replace")
+    return _split(call(*arguments))
+
+
+def _split(entries: bytes) -> list[tuple[str, str]]:
+    told = entries.decode(errors="replace")
     return [(first, rest) for first, _, rest in (entry.partition("\t") for entry in told.split("\x1e") if entry)]
 
 

@@ -130,7 +130,7 @@ struct Machine : RunningBlock {
     u32 threads = 0, shared_bytes = 0, dynamic_shared = 0;
     u8** parameters = nullptr;
     u64 seed = 0, random_state = 0;
-    bool races = true, counting = false;
+    bool races = true, counting = false, cooperative = false;
     std::vector<Range> ranges;
     u64 pointers = 0;                         // the parameters that point to memory
     std::vector<const Range*> range_of_site;  // the range that a site used last
@@ -204,6 +204,8 @@ void new_block_memory();
 
 // Accesses of any length, whose alignment is not their size.
 void* reach_global_run(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site, const void* stored = nullptr);
+std::string read_text(Thread& self, u64 address, Site site);
+bool in_own_stack(const Thread& self, u64 address);
 void* reach_run(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site);  // also parameters and constants
 void check_shared(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site);
 
@@ -221,6 +223,7 @@ struct SyncPoint {
 
 void races_new_launch();
 void races_end_of_block();
+void race_forget(u64 address, u64 bytes);  // global memory that is new
 // What a store writes and what it writes over tell rounding from a race.
 struct Stored {
     const void *before = nullptr, *after = nullptr;

@@ -45,6 +45,8 @@ inline void* reach(Thread& self, u64 address, u32 bytes, u32 access, Site site, 
     return reach_generic(self, address, bytes, access, site, stored);
 }
 
+void aligned(Thread& self, u64 address, u32 bytes, Site site);  // or it is reported
+
 // The elements of a vector access; they are loaded and stored at once, and aligned as a whole.
 template <class T, int N>
 struct Vector {

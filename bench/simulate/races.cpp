@@ -511,6 +511,13 @@ void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, 
     if (done < bytes) race_access(self, shared, address + done, bytes - done, access & ~kStrong, site);
 }
 
+void race_forget(u64 address, u64 bytes) {
+    for (u64 at = address; at < address + bytes; at += 4) {
+        Page& page = page_of(false, at);
+        for (u64 byte = at; byte < at + 4; byte++) page.cells[byte % kPageBytes >> page.shift] = Cell();
+    }
+}
+
 void races_end_of_block() { settle_suspects(); }
 
 void race_whole_barrier() {

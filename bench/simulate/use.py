@@ -29,6 +29,9 @@ SPECIAL = {
     "%total_smem_size": "self.total_shared",
     "%smid": "0u",  # one multiprocessor, that runs one block at a time
     "%nsmid": "1u",
+    **{f"%envreg{i}": f"environment({i})" for i in range(32)},  # 1 and 2: where a cooperative launch counts its blocks
+    **{f"%reserved_smem_offset_{name}": "kReservedShared" for name in ("begin", "0", "1")},
+    **{f"%reserved_smem_offset_{name}": "(kReservedShared + kReservedBytes)" for name in ("end", "cap")},
     "%gridid": "0u",
     "%clock": "(u32)clock()",
     "%clock64": "clock()",
@@ -226,11 +229,6 @@ class Use:
         if not variable or base in self.scope.kernel.parameters:
             raise ValueError("only a call's parameters can be stored to")
         return f"*({memory}*)({variable} + {offset}) = {value};"
-
-    def call_parameters(self, name: str, types: tuple[str, ...]) -> list[str]:
-        """The values of the first parameters of a call, which were stored before it."""
-        names = [n.strip() for n in self.text(name).strip("()").split(",")]
-        return [f"*(const {t}*)({self.scope.variable_address(n)})" for n, t in zip(names, types, strict=False)]
 
     # --- operands ---
 
