@@ -99,18 +99,10 @@ inline T add_with_carry(T a, T b, u32 in, u32& out) {
         return static_cast<T>(sum);
     }
 }
+// The carry of a difference is that of a + ~b + 1: there where nothing was borrowed. The manual leaves open which of the
+// two it is; the division of 128-bit integers that NVRTC writes ends a chain of subc with addc, and needs this one.
 template <class T>
-inline T sub_with_carry(T a, T b, u32 in, u32& out) {  // the carry is what was borrowed
-    if constexpr (sizeof(T) == 4) {
-        u64 rest = static_cast<u64>(static_cast<u32>(a)) - static_cast<u32>(b) - in;
-        out = static_cast<u32>(rest >> 63);
-        return static_cast<T>(rest);
-    } else {
-        u128 rest = static_cast<u128>(static_cast<u64>(a)) - static_cast<u64>(b) - in;
-        out = static_cast<u32>(rest >> 127);
-        return static_cast<T>(rest);
-    }
-}
+inline T sub_with_carry(T a, T b, u32 in, u32& out) { return add_with_carry<T>(a, static_cast<T>(~b), in, out); }
 template <class T> inline T product_lo(T a, T b) { return static_cast<T>(static_cast<u64>(a) * static_cast<u64>(b)); }
 template <class T>
 inline T product_hi(T a, T b) {

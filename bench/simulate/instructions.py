@@ -549,7 +549,9 @@ def _names(text: str) -> list[str]:
 
 
 def _exit(use: Use) -> str:
-    return f"exit_thread(self, {use.site});" if use.scope.kernel.is_function else f"self.exit_site = {use.site}; return;"
+    return (
+        f"exit_thread(self, {use.site});" if use.scope.kernel.is_function else f"self.exit_site = {use.site}; return;"
+    )
 
 
 CONTROL = [

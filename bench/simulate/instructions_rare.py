@@ -20,7 +20,7 @@ UNUSED = "u32 unused_; (void)unused_; "
 
 def _carries() -> list[Instruction]:
     section, lines = "9.7.2 extended-precision arithmetic", []
-    for name, begins, reads in (("add", "0", "carry_"), ("sub", "0", "carry_")):
+    for name, begins, reads in (("add", "0", "carry_"), ("sub", "1", "carry_")):
         call = f"{name}_with_carry<{{T}}>({{a}}, {{b}}, IN, OUT)"
         first = call.replace("IN", begins).replace("OUT", "carry_")
         lines.append(instruction(section, f"{name}.cc.T d, a, b", first, T=WORDS))
@@ -52,7 +52,9 @@ INTEGERS = [
     ),
     instruction("9.7.1 sad", "sad.T d, a, b, c", "({a} < {b} ? {b} - {a} : {a} - {b}) + {c}", T=WORDS),
     instruction("9.7.1 mul24", "mul24.lo.u32 d, a, b", "({a} & 0xffffffu) * ({b} & 0xffffffu)"),
-    instruction("9.7.1 mul24", "mul24.lo.s32 d, a, b", "(s32)((u32)((s32)({a} << 8) >> 8) * (u32)((s32)({b} << 8) >> 8))"),
+    instruction(
+        "9.7.1 mul24", "mul24.lo.s32 d, a, b", "(s32)((u32)((s32)({a} << 8) >> 8) * (u32)((s32)({b} << 8) >> 8))"
+    ),
 ]
 
 # --- floats: other roundings, and of eight bits -----------------------------------------------------------------------
@@ -61,8 +63,16 @@ DOUBLE = {"rz": "Toward::Zero", "rm": "Toward::Down", "rp": "Toward::Up"}
 BYTE = {"e4m3x2": "E4m3", "e5m2x2": "E5m2"}
 RELU = {"": "", "relu": "relu"}
 FLOATS = [
-    instruction("9.7.3 rcp", "rcp.RND.FTZ.f32 d, a", "{FTZ}(divide_toward<{RND}>(1.0f, {FTZ}({a})))", RND=DOUBLE, FTZ=FLUSH),
-    instruction("9.7.3 div", "div.RND.FTZ.f32 d, a, b", "{FTZ}(divide_toward<{RND}>({FTZ}({a}), {FTZ}({b})))", RND=DOUBLE, FTZ=FLUSH),
+    instruction(
+        "9.7.3 rcp", "rcp.RND.FTZ.f32 d, a", "{FTZ}(divide_toward<{RND}>(1.0f, {FTZ}({a})))", RND=DOUBLE, FTZ=FLUSH
+    ),
+    instruction(
+        "9.7.3 div",
+        "div.RND.FTZ.f32 d, a, b",
+        "{FTZ}(divide_toward<{RND}>({FTZ}({a}), {FTZ}({b})))",
+        RND=DOUBLE,
+        FTZ=FLUSH,
+    ),
     instruction("9.7.3 sqrt", "sqrt.RND.FTZ.f32 d, a", "{FTZ}(sqrt_toward<{RND}>({FTZ}({a})))", RND=DOUBLE, FTZ=FLUSH),
     # The first source is the upper byte.
     instruction(
@@ -98,10 +108,15 @@ def _vector_atomic(use: Use) -> str:
     memory, add = {
         "f32": ("f32", "o_ + x_"),
         **{k: ("u16", f"half_add<{c}>(o_, x_)") for k, c in HALF.items()},
-        **{k: ("u32", f"pack(half_add<{c}>(low(o_), low(x_)), half_add<{c}>(high(o_), high(x_)))") for k, c in HALF_PAIR.items()},
+        **{
+            k: ("u32", f"pack(half_add<{c}>(low(o_), low(x_)), half_add<{c}>(high(o_), high(x_)))")
+            for k, c in HALF_PAIR.items()
+        },
     }[kind]
     size = {"f32": 4, "u16": 2, "u32": 4}[memory]
-    code = [f"u64 at_ = {use.address('a')}; aligned(self, at_, {size * len(values)}, {use.site}); {memory} old_[{len(values)}];"]
+    code = [
+        f"u64 at_ = {use.address('a')}; aligned(self, at_, {size * len(values)}, {use.site}); {memory} old_[{len(values)}];"
+    ]
     access = use.fill("{ORDER} | {SCOPE}")
     for i, value in enumerate(values):
         code.append(
@@ -115,15 +130,23 @@ def _vector_atomic(use: Use) -> str:
 
 def _vector_atomics() -> list[Instruction]:
     lines = []
-    choices = {**ATOMIC_CHOICES, "SPACE": {k: v for k, v in MEMORY_SPACES.items() if k in ("", "global")}, "HINT": CACHE_HINT}
+    choices = {
+        **ATOMIC_CHOICES,
+        "SPACE": {k: v for k, v in MEMORY_SPACES.items() if k in ("", "global")},
+        "HINT": CACHE_HINT,
+    }
     for vectors, types in ((("v2", "v4"), ("f32", *HALF_PAIR)), (("v2", "v4", "v8"), tuple(HALF))):
         noftz = "{.noftz}"
         vec = dict.fromkeys(vectors, "")
         kinds = dict.fromkeys(types, "")
         for place in (f"add{noftz}.HINT.VEC.H", f"VEC.H.add{noftz}.HINT"):
             syntax = f"ORDER.SCOPE.SPACE.{place}"
-            lines.append(instruction("9.7.13 atom", f"atom.{syntax} <d>, [a], <b>", _vector_atomic, VEC=vec, H=kinds, **choices))
-            lines.append(instruction("9.7.13 red", f"red.{syntax} [a], <b>", _vector_atomic, VEC=vec, H=kinds, **choices))
+            lines.append(
+                instruction("9.7.13 atom", f"atom.{syntax} <d>, [a], <b>", _vector_atomic, VEC=vec, H=kinds, **choices)
+            )
+            lines.append(
+                instruction("9.7.13 red", f"red.{syntax} [a], <b>", _vector_atomic, VEC=vec, H=kinds, **choices)
+            )
     return lines
 
 
@@ -186,7 +209,9 @@ def _wmma() -> list[Instruction]:
     whole = {"s32": FRAGMENTS["s32"]}
     bytes_ = {t: FRAGMENTS[t] for t in ("s8", "u8")}
     lines.append(
-        instruction(section, f"{head}.D.A.B.C {operands}", _fragment_product, D=whole, C=whole, A=bytes_, B=bytes_, **sides)
+        instruction(
+            section, f"{head}.D.A.B.C {operands}", _fragment_product, D=whole, C=whole, A=bytes_, B=bytes_, **sides
+        )
     )
     return lines
 
@@ -194,9 +219,19 @@ def _wmma() -> list[Instruction]:
 # --- 9.7.9.25 reductions by bulk copies ---------------------------------------------------------------------------------
 
 REDUCED = {
-    **{"add.f32": "add_to<f32>, 4", "add.f64": "add_to<f64>, 8", "add.u32": "add_to<u32>, 4", "add.s32": "add_to<u32>, 4"},
+    **{
+        "add.f32": "add_to<f32>, 4",
+        "add.f64": "add_to<f64>, 8",
+        "add.u32": "add_to<u32>, 4",
+        "add.s32": "add_to<u32>, 4",
+    },
     **{"add.u64": "add_to<u64>, 8", "add.noftz.f16": "add_half_to<F16>, 2", "add.noftz.bf16": "add_half_to<Bf16>, 2"},
-    **{"min.u32": "min_to<u32>, 4", "min.s32": "min_to<s32>, 4", "max.u32": "max_to<u32>, 4", "max.s32": "max_to<s32>, 4"},
+    **{
+        "min.u32": "min_to<u32>, 4",
+        "min.s32": "min_to<s32>, 4",
+        "max.u32": "max_to<u32>, 4",
+        "max.s32": "max_to<s32>, 4",
+    },
 }
 
 

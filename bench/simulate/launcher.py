@@ -268,7 +268,9 @@ def count() -> Iterator[list[KernelCount]]:
         _counts = None
 
 
-def _launch(module, symbol, grid, block, shared, arguments: Sequence[Argument], cooperative: bool, seed: int) -> list[Report]:
+def _launch(
+    module, symbol, grid, block, shared, arguments: Sequence[Argument], cooperative: bool, seed: int
+) -> list[Report]:
     values, keep = _parameters(arguments)
     ranges = list(_ranges(arguments))
     sizes = (ctypes.c_uint32 * max(1, len(arguments)))(*(len(a.value) for a in arguments))

@@ -55,6 +55,21 @@ std::string relation(const Range& range, u64 address, u32 bytes) {
     return text("reaching %llu bytes over the end of `%s`", number(address + bytes - end), range.name.c_str());
 }
 
+// What kernels have of malloc. It outlives a launch, as on a card.
+constexpr u64 kHeapBytes = 8ull << 20;  // cudaLimitMallocHeapSize, where nobody has set it
+struct Heap {
+    std::map<u64, Range> pieces;
+    u64 bytes = 0;
+};
+Heap heap;
+
+const Range* find_in_heap(u64 address, u32 bytes) {
+    auto after = heap.pieces.upper_bound(address);
+    if (after == heap.pieces.begin()) return nullptr;
+    const Range& range = std::prev(after)->second;
+    return range.holds(address, bytes) ? &range : nullptr;
+}
+
 // The parameters that the address of an instruction comes from, of those that point to memory; 0: it may be any.
 u64 bases_of(Site site) { return machine.module->places[site].bases & machine.pointers; }
 
@@ -79,31 +94,21 @@ const Range* find_range(u64 address, u32 bytes, bool write, bool global_only, u6
     const Range* nearest = nullptr;
     u64 best = ~0ull;
     u64 bases = bases_of(site);
-    for (const Range& range : machine.ranges) {
-        if (bases && !(range.parameters & bases)) continue;
+    auto look_at = [&](const Range& range) {
         u64 end = range.begin + range.bytes;
         u64 distance = address < range.begin ? range.begin - address : address >= end ? address - end : 0;
         if (distance < best) best = distance, nearest = &range;
+    };
+    for (const Range& range : machine.ranges) {
+        if (!bases || range.parameters & bases) look_at(range);
+    }
+    if (!bases) {
+        for (const auto& piece : heap.pieces) look_at(piece.second);
     }
     std::string place = nearest ? relation(*nearest, address, bytes) : "and the kernel was given no memory";
     const Range* hit = bases ? find_range(address, bytes, false, false, 0) : nullptr;
     if (hit && hit != nearest) place += ", in `" + hit->name + "`";
     fail("out-of-bounds", head + place + at(self, site));
-}
-
-// What kernels have of malloc. It outlives a launch, as on a card.
-constexpr u64 kHeapBytes = 8ull << 20;  // cudaLimitMallocHeapSize, where nobody has set it
-struct Heap {
-    std::map<u64, Range> pieces;
-    u64 bytes = 0;
-};
-Heap heap;
-
-const Range* find_in_heap(u64 address, u32 bytes) {
-    auto after = heap.pieces.upper_bound(address);
-    if (after == heap.pieces.begin()) return nullptr;
-    const Range& range = std::prev(after)->second;
-    return range.holds(address, bytes) ? &range : nullptr;
 }
 
 void* reach_range(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site, const void* stored, bool global_only) {

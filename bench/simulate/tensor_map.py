@@ -32,7 +32,9 @@ def tensor_map(
     sizes = [*reversed(tensor.shape), *[1] * rest]
     boxes = [*reversed(box), *[1] * rest]
     strides = [s * tensor.element_size() for s in reversed(tensor.stride()[:-1])] + [0] * rest
-    header = struct.pack("<QQ4I", MARK, tensor.data_ptr(), tensor.ndim, tensor.element_size(), swizzle, KINDS.get(tensor.dtype, 0))
+    header = struct.pack(
+        "<QQ4I", MARK, tensor.data_ptr(), tensor.ndim, tensor.element_size(), swizzle, KINDS.get(tensor.dtype, 0)
+    )
     packed = header + struct.pack("<5I5I4Q", *sizes, *boxes, *strides)
     return Argument(name, packed.ljust(MAP_BYTES, b"\0"), (tensor,), const)
 

@@ -8,7 +8,19 @@ from collections.abc import Iterator
 
 from bench.simulate import instructions, instructions_rare, instructions_tensor
 from bench.simulate.bases import NAME, Bases
-from bench.simulate.ptx import BYTES_OF, Block, Function, Kernel, Label, Module, Place, PtxError, Statement, Variable, parse
+from bench.simulate.ptx import (
+    BYTES_OF,
+    Block,
+    Function,
+    Kernel,
+    Label,
+    Module,
+    Place,
+    PtxError,
+    Statement,
+    Variable,
+    parse,
+)
 from bench.simulate.table import Instruction
 from bench.simulate.use import UnknownInstruction, Use, ctype, identifier, register_type, unknown
 from bench.simulate.values import Values
@@ -327,7 +339,12 @@ class KernelWriter(BodyWriter):
                 f"return {writer.name}(self, parameters, arguments, results);"
             )
         return "\n".join(
-            (f"static void call_{self.number}_by_address({BY_ADDRESS}) {{", *cases, "no_function(self, address, site);", "}")
+            (
+                f"static void call_{self.number}_by_address({BY_ADDRESS}) {{",
+                *cases,
+                "no_function(self, address, site);",
+                "}",
+            )
         )
 
 

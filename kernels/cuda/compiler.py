@@ -41,7 +41,7 @@ def compile_source(
     """
     target = arch if kind == "cubin" else arch.replace("sm_", "compute_")
     options = [
-        *("--std=c++17", "-default-device", "-lineinfo", f"-arch={target}"),
+        *("--std=c++17", "-default-device", "--device-int128", "-lineinfo", f"-arch={target}"),
         *(f"-D{d}" for d in defines),
     ]
     if kind == "cubin":

@@ -141,7 +141,7 @@ def test_without_the_race_checker(monkeypatch):
     ("opcode", "operands"),
     [
         ("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster", 4),
-        ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group", 2),
+        ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.min.tile.bulk_group", 2),
         ("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32", 4),
         ("mma.sp.sync.aligned.m16n8k32.row.col.f32.bf16.bf16.f32", 5),
         ("wgmma.mma_async.sp.sync.aligned.m64n64k32.f32.bf16.bf16", 9),
