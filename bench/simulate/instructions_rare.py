@@ -1,7 +1,7 @@
 """What published kernels use now and then: the third part of the instruction table, with the sections of the manual.
 
-Carries, dot products of bytes, 8-bit floats, atomics on vectors, fragments (wmma), reductions by bulk copies. wmma.hpp has
-the functions that the C++ calls besides those of the usual headers.
+Carries, dot products of bytes, 8-bit floats, atomics on vectors, fragments (wmma), reductions by bulk copies. wmma.hpp
+has the functions that the C++ calls besides those of the usual headers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from bench.simulate.instructions_tensor import AXES, CACHE_HINT, split_tile
 from bench.simulate.table import Instruction, instruction, with_header
 from bench.simulate.use import Use
 
-# --- 9.7.2 extended precision: the carry is a variable of the function ------------------------------------------------
+# --- 9.7.2 extended precision: the carry is a variable of the function -----------------------------------------------
 
 WORDS = ("u32", "u64", "s32", "s64")
 WRITES = {"": "unused_", "cc": "carry_"}
@@ -57,7 +57,7 @@ INTEGERS = [
     ),
 ]
 
-# --- floats: other roundings, and of eight bits -----------------------------------------------------------------------
+# --- floats: other roundings, and of eight bits ----------------------------------------------------------------------
 
 DOUBLE = {"rz": "Toward::Zero", "rm": "Toward::Down", "rp": "Toward::Up"}
 BYTE = {"e4m3x2": "E4m3", "e5m2x2": "E5m2"}
@@ -98,7 +98,7 @@ FLOATS = [
     ),
 ]
 
-# --- 9.7.13 atomics on vectors: each element for itself ----------------------------------------------------------------
+# --- 9.7.13 atomics on vectors: each element for itself --------------------------------------------------------------
 
 
 def _vector_atomic(use: Use) -> str:
@@ -115,12 +115,13 @@ def _vector_atomic(use: Use) -> str:
     }[kind]
     size = {"f32": 4, "u16": 2, "u32": 4}[memory]
     code = [
-        f"u64 at_ = {use.address('a')}; aligned(self, at_, {size * len(values)}, {use.site}); {memory} old_[{len(values)}];"
+        f"u64 at_ = {use.address('a')}; aligned(self, at_, {size * len(values)}, {use.site});",
+        f"{memory} old_[{len(values)}];",
     ]
-    access = use.fill("{ORDER} | {SCOPE}")
+    access, function = use.fill("{ORDER} | {SCOPE}"), f"atomic<{use.fill('{SPACE}')}, {memory}>"
     for i, value in enumerate(values):
         code.append(
-            f"{{ {memory} x_ = {value}; old_[{i}] = atomic<{use.fill('{SPACE}')}, {memory}>(self, at_ + {i * size}, {access}, "
+            f"{{ {memory} x_ = {value}; old_[{i}] = {function}(self, at_ + {i * size}, {access}, "
             f"[&]({memory} o_) -> {memory} {{ return {add}; }}, {use.site}); }}"
         )
     if use.statement.opcode.startswith("atom"):
@@ -150,7 +151,7 @@ def _vector_atomics() -> list[Instruction]:
     return lines
 
 
-# --- 9.7.14 wmma -------------------------------------------------------------------------------------------------------
+# --- 9.7.14 wmma -----------------------------------------------------------------------------------------------------
 
 MATRIX_TYPES = ("f16", "bf16", "tf32", "s8", "u8")
 SHAPES = {"m16n16k16": "16, 16, 16", "m32n8k16": "32, 8, 16", "m8n32k16": "8, 32, 16", "m16n16k8": "16, 16, 8"}
@@ -170,7 +171,8 @@ def _fragment_access(use: Use) -> str:
     size = {"a": (rows, inner), "b": (inner, columns)}.get(matrix, (rows, columns))
     stride = use.value("s") or str(size[1] if use.modifiers["LAYOUT"] == "row" else size[0])
     form = f"{{{size[0]}, {size[1]}, {use.fill('{LAYOUT}')}, {use.fill('{TYPE}')}, {count}}}"
-    call = f"fragment_access(self, {form}, {str(load).lower()}, r_, {use.address('a')}, {stride}, {use.fill('{SPACE}')}, {use.site});"
+    place = f"{use.address('a')}, {stride}, {use.fill('{SPACE}')}"
+    call = f"fragment_access(self, {form}, {str(load).lower()}, r_, {place}, {use.site});"
     if load:
         return f"u32 r_[{count}]; {call} " + use.assign_all("d", [f"r_[{i}]" for i in range(count)], "b32")
     return f"u32 r_[] = {{{', '.join(use.values('b', 'b32'))}}}; {call}"
@@ -216,7 +218,7 @@ def _wmma() -> list[Instruction]:
     return lines
 
 
-# --- 9.7.9.25 reductions by bulk copies ---------------------------------------------------------------------------------
+# --- 9.7.9.25 reductions by bulk copies ------------------------------------------------------------------------------
 
 REDUCED = {
     **{

@@ -180,9 +180,9 @@ def run_ptx(
     if reason := unsupported_arch(arch):
         raise SimulationError(name or symbol, [Report("launch", reason)])
     module = build.load_module(ptx)
-    if refused := dict(_split(ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(module, "sim_refused"))))):
-        if symbol in refused:
-            raise UnknownInstruction(refused[symbol])
+    refused = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(module, "sim_refused")))
+    if refused and symbol in (messages := dict(_split(refused))):
+        raise UnknownInstruction(messages[symbol])
     seed = next(_seeds) if seed is None else seed
     with _one_at_a_time:
         reports = _launch(module, symbol, grid, block, shared, arguments, cooperative, seed)

@@ -84,8 +84,8 @@ def build(source: Path, *extra_flags: str) -> Path:
     """Compile `source` to a shared library, or find it in the cache; returns the library's path.
 
     Cached by the source with all that it may include (kernels/cpu/includes.py), flags, compiler and CPU, so a stale
-    build is never loaded. What the compiler says it has read must be among that, else the build is this process's alone.
-    Raises Unavailable without a compiler, CompileError with the compiler's message.
+    build is never loaded. What the compiler says it has read must be among that, else the build is this process's
+    alone. Raises Unavailable without a compiler, CompileError with the compiler's message.
     """
     compiler, version = find_compiler()
     flags = [*FLAGS, *extra_flags]
