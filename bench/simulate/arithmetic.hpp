@@ -72,6 +72,59 @@ inline f32 add_toward(f32 a, f32 b) { return fma_toward<direction>(a, 1.0f, b); 
 template <Toward direction>
 inline f32 multiply_toward(f32 a, f32 b) { return round_toward<direction>(static_cast<f64>(a) * static_cast<f64>(b), 0.0); }
 
+template <Toward direction>
+inline f32 divide_toward(f32 a, f32 b) {
+    f64 quotient = static_cast<f64>(a) / static_cast<f64>(b);
+    if (is_nan(quotient) || __builtin_isinf(quotient) || quotient == 0) return static_cast<f32>(quotient);
+    return round_toward<direction>(quotient, __builtin_fma(-quotient, static_cast<f64>(b), static_cast<f64>(a)) / static_cast<f64>(b));
+}
+template <Toward direction>
+inline f32 sqrt_toward(f32 x) {
+    f64 root = __builtin_sqrt(static_cast<f64>(x));
+    if (is_nan(root) || __builtin_isinf(root) || root == 0) return static_cast<f32>(root);
+    return round_toward<direction>(root, __builtin_fma(-root, root, static_cast<f64>(x)) / root);
+}
+
+// --- carries: a number of more words than one -----------------------------------------------------------------------
+
+template <class T>
+inline T add_with_carry(T a, T b, u32 in, u32& out) {
+    if constexpr (sizeof(T) == 4) {
+        u64 sum = static_cast<u64>(static_cast<u32>(a)) + static_cast<u32>(b) + in;
+        out = static_cast<u32>(sum >> 32);
+        return static_cast<T>(sum);
+    } else {
+        u128 sum = static_cast<u128>(static_cast<u64>(a)) + static_cast<u64>(b) + in;
+        out = static_cast<u32>(sum >> 64);
+        return static_cast<T>(sum);
+    }
+}
+// The carry of a difference is that of a + ~b + 1: there where nothing was borrowed. The manual leaves open which of the
+// two it is; the division of 128-bit integers that NVRTC writes ends a chain of subc with addc, and needs this one.
+template <class T>
+inline T sub_with_carry(T a, T b, u32 in, u32& out) { return add_with_carry<T>(a, static_cast<T>(~b), in, out); }
+template <class T> inline T product_lo(T a, T b) { return static_cast<T>(static_cast<u64>(a) * static_cast<u64>(b)); }
+template <class T>
+inline T product_hi(T a, T b) {
+    return static_cast<T>(static_cast<s128>(a) * static_cast<s128>(b) >> 8 * sizeof(T));
+}
+
+inline s32 dot_bytes(u32 a, bool a_signed, u32 b, bool b_signed, u32 c) {
+    for (u32 i = 0; i < 32; i += 8) {
+        u8 x = static_cast<u8>(a >> i), y = static_cast<u8>(b >> i);
+        c += static_cast<u32>((a_signed ? static_cast<s8>(x) : x) * (b_signed ? static_cast<s8>(y) : y));
+    }
+    return static_cast<s32>(c);
+}
+inline s32 dot_halves(u32 a, bool a_signed, u32 b, bool b_signed, u32 from, u32 c) {
+    for (u32 i = 0; i < 2; i++) {
+        u16 x = static_cast<u16>(a >> 16 * i);
+        u8 y = static_cast<u8>(b >> (from + 8 * i));
+        c += static_cast<u32>(a_signed ? static_cast<s16>(x) : x) * static_cast<u32>(b_signed ? static_cast<s8>(y) : y);
+    }
+    return static_cast<s32>(c);
+}
+
 // --- approximations -------------------------------------------------------------------------------------------------
 // The manual gives bounds on the errors of the .approx forms, not values. Most are within 2 units, and are computed as well
 // as f32 can; tanh.approx is only good to 2^-11, so its result is rounded to 11 bits: a kernel that needs more must fail here.
@@ -126,6 +179,33 @@ struct F16 {
     static u16 encode(f32 x) { return narrow<5, 10>(static_cast<f64>(x)); }
     static u16 encode_down(f32 x) { return narrow<5, 10, true>(static_cast<f64>(x)); }
     static u16 round(f64 x, int inexact = 0) { return narrow<5, 10>(x, inexact); }
+};
+
+// Floats of eight bits; what is too large becomes the largest number (.satfinite).
+inline f64 relu(f64 x) { return x > 0 || is_nan(x) ? x : 0.0; }
+inline u16 pack_bytes(u32 upper, u32 lower) { return static_cast<u16>(upper << 8 | lower); }
+struct E4m3 {  // no infinity, and NaN is all ones
+    static f64 decode(u32 raw) {
+        u32 power = raw >> 3 & 15, fraction = raw & 7;
+        if (power == 15 && fraction == 7) return __builtin_nan("");
+        f64 size = power ? __builtin_ldexp(8 + fraction, static_cast<int>(power) - 10) : __builtin_ldexp(fraction, -9);
+        return raw & 0x80 ? -size : size;
+    }
+    static u32 encode(f64 x) {
+        if (is_nan(x)) return 0x7f;
+        u32 sign = static_cast<u32>(bits<u64>(x) >> 63 << 7);
+        f64 size = __builtin_fabs(x);
+        if (size >= 448) return sign | 0x7e;
+        return sign | (size >= 128 ? narrow<4, 3>(size / 2) + 8u : narrow<4, 3>(size));
+    }
+};
+struct E5m2 {
+    static f64 decode(u32 raw) { return static_cast<f64>(F16::decode(static_cast<u16>(raw << 8))); }
+    static u32 encode(f64 x) {
+        if (is_nan(x)) return 0x7f;
+        u32 sign = static_cast<u32>(bits<u64>(x) >> 63 << 7), size = narrow<5, 2>(__builtin_fabs(x));
+        return sign | (size >= 0x7c ? 0x7bu : size);
+    }
 };
 
 // Sums and products of two halves are exact in f64, or differ from it by less than rounding can see.

@@ -88,7 +88,7 @@ constexpr u32 kTileAlign = 128;
 
 struct TensorMap {
     u64 mark, base;
-    u32 axes, element, swizzle, unused;
+    u32 axes, element, swizzle, kind;  // kind: of the elements, for reductions (KINDS in tensor_map.py)
     u32 size[kMostAxes], box[kMostAxes];  // the contiguous axis first
     u64 stride[kMostAxes - 1];            // in bytes, of the axes behind the first
 
@@ -157,7 +157,16 @@ void load_tile(Thread& self, const Tile& tile, u32 shared, Site site) {
     land_copy(self, shared, data.data(), tile.map.bytes(), site);
 }
 
-void store_tile(Thread& self, const Tile& tile, u32 shared, Site site) {
+// One access for each element: as an atomic that nobody hears the answer of.
+void reduce_into(Thread& self, u64 to, const u8* from, u32 bytes, Combine combine, u32 element, Site site) {
+    for (u32 i = 0; i < bytes; i += element) {
+        u8* into = static_cast<u8*>(reach_global_run(self, to + i, element, element, kRead | kWrite | kStrong, site));
+        combine(into, from + i);
+        changed(to + i);
+    }
+}
+
+void store_tile(Thread& self, const Tile& tile, u32 shared, Site site, Combine combine = nullptr) {
     const u32 row_bytes = tile.map.row_bytes(), element = tile.map.element;
     std::vector<u8> row(row_bytes);
     for (u32 r = 0; r < tile.map.rows(); r++) {
@@ -169,7 +178,8 @@ void store_tile(Thread& self, const Tile& tile, u32 shared, Site site) {
         Row target = tile.row(r);
         if (u32 bytes = (target.end - target.begin) * element) {
             const u8* from = &row[target.begin * element];
-            memcpy(reach_global_run(self, target.address, bytes, element, kWrite, site, from), from, bytes);
+            if (combine) reduce_into(self, target.address, from, bytes, combine, element, site);
+            else memcpy(reach_global_run(self, target.address, bytes, element, kWrite, site, from), from, bytes);
         }
     }
 }
@@ -220,6 +230,33 @@ void tile_store(Thread& self, u64 map, const s32* at, u32 rank, u64 from_shared,
     u32 shared = static_cast<u32>(from_shared);
     check_proxy(self, shared, tile.map.bytes(), proxy_time(self.index, 1), "a TMA store", site);
     store_later(self, [thread = &self, tile, shared, site] { store_tile(*thread, tile, shared, site); });
+}
+
+void tile_reduce(Thread& self, u64 map, const s32* at, u32 rank, u64 from_shared, Site site) {
+    static const Combine kAdd[] = {nullptr, add_to<f32>, add_half_to<F16>, add_half_to<Bf16>, add_to<f64>, add_to<u32>, add_to<u64>};
+    Tile tile = tile_at(read_map(self, map, rank, site), at);
+    const Combine combine = tile.map.kind < sizeof kAdd / sizeof *kAdd ? kAdd[tile.map.kind] : nullptr;
+    if (!combine) fail("tensor map", "elements of this map cannot be added, " + where(site) + ", " + who(self));
+    check_shared(self, from_shared, tile.map.bytes(), kTileAlign, kRead, site);
+    u32 shared = static_cast<u32>(from_shared);
+    check_proxy(self, shared, tile.map.bytes(), proxy_time(self.index, 1), "a TMA reduction", site);
+    store_later(self, [thread = &self, tile, shared, site, combine] { store_tile(*thread, tile, shared, site, combine); });
+}
+
+void bulk_reduce(Thread& self, u64 to, u64 from_shared, u32 bytes, Combine combine, u32 element, Site site) {
+    check_bulk_size(self, bytes, site);
+    check_shared(self, from_shared, bytes, kPiece, kRead, site);
+    aligned(self, to, kPiece, site);
+    u32 shared = static_cast<u32>(from_shared);
+    check_proxy(self, shared, bytes, proxy_time(self.index, 1), "a bulk reduction", site);
+    store_later(self, [=, thread = &self] {
+        std::vector<u8> data(bytes);
+        for (u32 i = 0; i < bytes; i += kPiece) {
+            Uncounted guard;
+            memcpy(&data[i], reach_shared(*thread, shared + i, kPiece, kRead, site), kPiece);
+        }
+        reduce_into(*thread, to, data.data(), bytes, combine, element, site);
+    });
 }
 
 void bulk_load(Thread& self, u64 to_shared, u64 from, u32 bytes, u64 barrier, Site site) {

@@ -195,6 +195,7 @@ bool mbarrier_test(Thread& self, u64 address, u32 parity, u32 order, bool blocks
 // --- proxies --------------------------------------------------------------------------------------------------------
 
 void note_store(const Thread& self, u32 shared, u32 bytes) {
+    if (shared >= kReservedShared) return;
     if (here->written.empty()) here->written.resize(machine.shared_bytes / kPiece + 1);
     for (u32 i = shared / kPiece; i <= (shared + bytes - 1) / kPiece; i++) here->written[i] = {here->now, self.index};
 }

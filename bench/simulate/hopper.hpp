@@ -27,9 +27,26 @@ void bulk_load(Thread& self, u64 to_shared, u64 from, u32 bytes, u64 barrier, Si
 void bulk_store(Thread& self, u64 to, u64 from_shared, u32 bytes, Site site);
 void tile_load(Thread& self, u64 to_shared, u64 map, const s32* at, u32 rank, u64 barrier, Site site);
 void tile_store(Thread& self, u64 map, const s32* at, u32 rank, u64 from_shared, Site site);
+// Reductions: each element of shared memory goes into one of global memory, at once for itself and in any order.
+using Combine = void (*)(u8* into, const u8* from);
+void bulk_reduce(Thread& self, u64 to, u64 from_shared, u32 bytes, Combine combine, u32 element, Site site);
+void tile_reduce(Thread& self, u64 map, const s32* at, u32 rank, u64 from_shared, Site site);  // adds
 void bulk_commit(Thread& self);
 void bulk_wait(Thread& self, u32 newest);
 void fence_async_proxy(Thread& self);
+
+template <class T, class Change>
+inline void change_to(u8* into, const u8* from, Change change) {
+    T a, b;
+    memcpy(&a, into, sizeof a);
+    memcpy(&b, from, sizeof b);
+    a = change(a, b);
+    memcpy(into, &a, sizeof a);
+}
+template <class T> void add_to(u8* into, const u8* from) { change_to<T>(into, from, [](T a, T b) -> T { return a + b; }); }
+template <class T> void min_to(u8* into, const u8* from) { change_to<T>(into, from, [](T a, T b) { return a < b ? a : b; }); }
+template <class T> void max_to(u8* into, const u8* from) { change_to<T>(into, from, [](T a, T b) { return a > b ? a : b; }); }
+template <class H> void add_half_to(u8* into, const u8* from) { change_to<u16>(into, from, half_add<H>); }
 
 // --- wgmma (PTX ISA 9.7.15) -----------------------------------------------------------------------------------------
 

@@ -315,8 +315,20 @@ SPACES = {
 }
 MEMORY_SPACES = {name: SPACES[name] for name in ("", "global", "shared", "shared::cta")}
 WRITABLE_SPACES = {**MEMORY_SPACES, "local": "Space::Local", "param": "Space::Param"}
-LOAD_ORDER = {"": "0", "weak": "0", "volatile": "kStrong", "relaxed": "kStrong", "acquire": "kStrong | kAcquire"}
-STORE_ORDER = {"": "0", "weak": "0", "volatile": "kStrong", "relaxed": "kStrong", "release": "kStrong | kRelease"}
+LOAD_ORDER = {
+    "": "0",
+    "weak": "0",
+    "volatile": "kStrong | kVolatile",
+    "relaxed": "kStrong",
+    "acquire": "kStrong | kAcquire",
+}
+STORE_ORDER = {
+    "": "0",
+    "weak": "0",
+    "volatile": "kStrong | kVolatile",
+    "relaxed": "kStrong",
+    "release": "kStrong | kRelease",
+}
 ATOMIC_ORDER = {
     **{"": "0", "relaxed": "0", "acquire": "kAcquire", "release": "kRelease"},
     "acq_rel": "kAcquire | kRelease",
@@ -499,23 +511,55 @@ COPIES = [
 
 
 def _call(use: Use) -> str:
-    """Only a failed assert: its parameters are message, file, line, function and size."""
-    function = use.text("a")
-    if function == "vprintf":
-        raise ValueError("printf in a kernel is not simulated")
-    if function != "__assertfail":
-        raise ValueError(f"a call of {function}: functions that were not inlined are not simulated")
-    message, file, line = use.call_parameters("b", ("u64", "u64", "u32"))
-    return use.fill(f"assertion_failed(self, (const void*){message}, (const void*){file}, {line}, {{site}});")
+    """A device function that was not inlined, by name or by address, or one of the four that the driver brings."""
+    operands = list(use.statement.operands)
+    given, wanted = [], []
+    if operands[0].startswith("("):
+        wanted = _names(operands.pop(0))
+    target, operands = operands[0], operands[1:]
+    if operands and operands[0].startswith("("):
+        given = _names(operands[0])
+    address = use.scope.variable_address
+    places = [", ".join([*(f"(u8*)({address(n)})" for n in names), "nullptr"]) for names in (given, wanted)]
+    arrays = f"u8* given_[] = {{{places[0]}}}; u8* wanted_[] = {{{places[1]}}}; "
+    values = [f"*(const u64*)({address(n)})" for n in given]
+    site = use.site
+    if target == "__assertfail":
+        line = f"*(const u32*)({address(given[2])})"
+        return f"assertion_failed(self, (const void*){values[0]}, (const void*){values[1]}, {line}, {site});"
+    if target == "vprintf":
+        return f"{arrays}print(self, {values[0]}, {values[1]}, wanted_[0], {site});"
+    if target == "malloc":
+        return f"{arrays}heap_allocate(self, {values[0]}, wanted_[0], {site});"
+    if target == "free":
+        return f"heap_free(self, {values[0]}, {site});"
+    kernel = use.scope.kernel
+    if function := kernel.call(target):
+        return f"{arrays}{function}(self, parameters, given_, wanted_);"
+    if use.scope.find_register(target):
+        counts = f"{len(given)}, {len(wanted)}"
+        number = kernel.kernel_writer.number
+        callee = use.operand(target, "u64")
+        return f"{arrays}call_{number}_by_address(self, parameters, {callee}, given_, wanted_, {counts}, {site});"
+    raise ValueError(f"a call of {target}, which this file only announces")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.strip("()").split(",") if name.strip()]
+
+
+def _exit(use: Use) -> str:
+    return (
+        f"exit_thread(self, {use.site});" if use.scope.kernel.is_function else f"self.exit_site = {use.site}; return;"
+    )
 
 
 CONTROL = [
     instruction("9.7.12 bra", "bra{.uni} a:name", lambda use: use.jump("a")),
     instruction("9.7.12 brx.idx", "brx.idx{.uni} a:u32, b:name", lambda use: use.branch_table("a", "b")),
-    instruction("9.7.12 call", "call{.uni} a:name, b:name=", _call),
-    instruction("9.7.12 call", "call{.uni} c:name, a:name, b:name", _call),
+    instruction("9.7.12 call", "call{.uni} a:name, b:name=, c:name=, e:name=", _call),
     instruction("9.7.12 ret", "ret{.uni}", "self.exit_site = {site}; return;"),
-    instruction("9.7.12 exit", "exit", "self.exit_site = {site}; return;"),
+    instruction("9.7.12 exit", "exit", _exit),
 ]
 
 # --- 9.7.13 parallel synchronisation ---------------------------------------------------------------------------------

@@ -166,7 +166,7 @@ MBARRIER = [
 # --- 9.7.9.25 bulk and tensor copies, 9.7.13 fences of the async proxy -----------------------------------------------
 
 
-def _split_tile(use: Use, name: str) -> tuple[str, str]:
+def split_tile(use: Use, name: str) -> tuple[str, str]:
     """`[map, {x, y}]` as the C++ of the map's address, and of an array of coordinates."""
     found = re.fullmatch(r"\[\s*([^,\s]+)\s*,\s*\{(.*)\}\s*\]", use.text(name), flags=re.DOTALL)
     coordinates = split_operands(found[2]) if found else []
@@ -177,19 +177,19 @@ def _split_tile(use: Use, name: str) -> tuple[str, str]:
 
 
 def _tile_load(use: Use) -> str:
-    tensor_map, coordinates = _split_tile(use, "a")
+    tensor_map, coordinates = split_tile(use, "a")
     rank = use.modifiers["AXES"][0]
     call = f"tile_load(self, {use.address('d')}, {tensor_map}, at_, {rank}, {use.address('b')}, {use.site});"
     return f"{coordinates} {call}"
 
 
 def _tile_store(use: Use) -> str:
-    tensor_map, coordinates = _split_tile(use, "d")
+    tensor_map, coordinates = split_tile(use, "d")
     rank = use.modifiers["AXES"][0]
     return f"{coordinates} tile_store(self, {tensor_map}, at_, {rank}, {use.address('a')}, {use.site});"
 
 
-AXES = dict.fromkeys(("2d", "3d", "4d"), "")
+AXES = dict.fromkeys(("2d", "3d", "4d", "5d"), "")
 INTO = dict.fromkeys(("shared::cluster", "shared::cta"), "")
 
 COPIES = [

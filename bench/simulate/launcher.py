@@ -14,6 +14,7 @@ import torch
 
 from bench.simulate import build
 from bench.simulate.counts import KernelCount, read_counts
+from bench.simulate.use import UnknownInstruction
 from kernels import cuda
 from kernels.cuda import Argument, Launch
 from kernels.cuda.compiler import compile_source
@@ -31,9 +32,40 @@ class Report:
     message: str
 
 
+# Kinds of findings, the gravest first. What the runtime can go on after, a race, comes last: a real fault elsewhere, or
+# the reason that there is one, is not to hide behind it.
+GRAVITY = (
+    *(
+        "launch",
+        "crash",
+        "out-of-bounds",
+        "misaligned",
+        "read-only",
+        "uninitialised",
+        "unfinished copy",
+        "division by zero",
+    ),
+    *(
+        "branch",
+        "trap",
+        "assertion",
+        "deadlock",
+        "divergent barrier",
+        "barrier",
+        "cluster",
+        "mbarrier",
+        "warp operation",
+    ),
+    *("wgmma", "tensor map", "proxy", "call", "race"),
+)
+BENIGN = ("race",)  # after which a launch, and a case, goes on
+MOST_FINDINGS = 50  # of a case
+
+
 @dataclass(frozen=True)
 class Note:
-    """What is no error, but worth to be known of a kernel: so far, results that rounding makes `nondeterministic`."""
+    """What is no error, but worth to be known of a kernel: results that rounding makes `nondeterministic`; threads that
+    `returned early`, before a barrier of the others."""
 
     kernel: str
     kind: str
@@ -41,10 +73,10 @@ class Note:
 
 
 class SimulationError(RuntimeError):
-    """The simulator found errors in a kernel; `reports` has them one by one."""
+    """The simulator found errors in a kernel; `reports` has them one by one, the gravest first."""
 
     def __init__(self, kernel: str, reports: Sequence[Report]):
-        self.kernel, self.reports = kernel, tuple(reports)
+        self.kernel, self.reports = kernel, tuple(sorted(reports, key=_gravity))
         super().__init__("\n".join([f"{kernel}:", *(f"  {r.message}" for r in reports)]))
 
     def evidence(self, most: int = 3) -> str:
@@ -62,12 +94,19 @@ class SimulationError(RuntimeError):
         return SimulationError, (self.kernel, self.reports)
 
 
+def _gravity(report: Report) -> int:
+    return GRAVITY.index(report.kind) if report.kind in GRAVITY else 0
+
+
 class _Range(ctypes.Structure):
     _fields_ = (
         ("begin", ctypes.c_uint64),
         ("bytes", ctypes.c_uint64),
         ("name", ctypes.c_char_p),
         ("writable", ctypes.c_uint32),
+        ("parameter", ctypes.c_uint32),
+        ("pitch", ctypes.c_uint64),
+        ("row", ctypes.c_uint64),
     )
 
 
@@ -84,7 +123,7 @@ class _Launch(ctypes.Structure):
         ("counting", ctypes.c_uint32),
         ("argument_count", ctypes.c_uint32),
         ("range_count", ctypes.c_uint32),
-        ("padding", ctypes.c_uint32),
+        ("cooperative", ctypes.c_uint32),
         ("seed", ctypes.c_uint64),
         ("arguments", ctypes.POINTER(ctypes.c_void_p)),
         ("argument_bytes", ctypes.POINTER(ctypes.c_uint32)),
@@ -116,6 +155,7 @@ def run(launch: Launch) -> None:
         launch.shared,
         launch.arguments,
         name=name,
+        cooperative=getattr(launch, "cooperative", False),
     )
 
 
@@ -130,22 +170,67 @@ def run_ptx(
     *,
     seed: int | None = None,
     name: str = "",
+    cooperative: bool = False,
 ) -> None:
     """Run the kernel `symbol` of a PTX module on the CPU tensors that its arguments point to.
 
     `arch` is what the PTX was made for; `seed` orders threads and blocks (0: in order), by default anew at each launch.
+    `cooperative`: all blocks are in flight together, and may wait for each other (grid.sync()).
     """
     if reason := unsupported_arch(arch):
         raise SimulationError(name or symbol, [Report("launch", reason)])
     module = build.load_module(ptx)
+    refused = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(module, "sim_refused")))
+    if refused and symbol in (messages := dict(_split(refused))):
+        raise UnknownInstruction(messages[symbol])
     seed = next(_seeds) if seed is None else seed
     with _one_at_a_time:
-        reports = _launch(module, symbol, grid, block, shared, arguments, seed)
+        reports = _launch(module, symbol, grid, block, shared, arguments, cooperative, seed)
         if _counts is not None:
             _counts.append(read_counts(build.load_runtime(), module, name or symbol, grid, block))
         _keep_notes(name or symbol)
-    if reports:
+    if not reports:
+        return
+    if _collected is None:
         raise SimulationError(name or symbol, reports)
+    _collected.extend((name or symbol, report) for report in reports)
+    if any(report.kind not in BENIGN for report in reports):
+        raise _everything(_collected)
+
+
+_collected: list[tuple[str, Report]] | None = None  # by kernel
+
+
+@contextmanager
+def collecting() -> Iterator[None]:
+    """Go on after races: at its end, or at the first finding that a launch cannot go on after, all are raised at once.
+
+    A race may be on values that nobody uses, and what is wrong behind it is to be found too.
+    """
+    global _collected
+    if _collected is not None:
+        yield
+        return
+    found = _collected = []
+    try:
+        yield
+    except SimulationError:
+        raise
+    except Exception as error:
+        if found:
+            raise _everything(found) from error
+        raise
+    finally:
+        _collected = None
+    if found:
+        raise _everything(found)
+
+
+def _everything(found: list[tuple[str, Report]]) -> SimulationError:
+    """Each finding once, of the kernel with the gravest; the others' say whose they are."""
+    kernel = min(found, key=lambda f: _gravity(f[1]))[0]
+    told = (r if k == kernel else Report(r.kind, f"{r.message}, in {k}") for k, r in found)
+    return SimulationError(kernel, sorted(dict.fromkeys(told), key=_gravity)[:MOST_FINDINGS])
 
 
 def take_notes() -> tuple[Note, ...]:
@@ -157,9 +242,11 @@ def take_notes() -> tuple[Note, ...]:
 
 
 def _keep_notes(kernel: str) -> None:
-    for place, message in _entries(build.load_runtime().sim_remarks):
+    for key, message in _entries(build.load_runtime().sim_remarks):
+        kind, _, place = key.partition("\x1f")
         if len(_notes) < MOST_NOTES:
-            _notes.setdefault((kernel, place), Note(kernel, "nondeterministic", f"{message} ({FUSED})"))
+            hint = f" ({FUSED})" if kind == "nondeterministic" else ""
+            _notes.setdefault((kernel, kind + place), Note(kernel, kind, message + hint))
 
 
 def unsupported_arch(arch: str) -> str | None:
@@ -181,7 +268,9 @@ def count() -> Iterator[list[KernelCount]]:
         _counts = None
 
 
-def _launch(module, symbol, grid, block, shared, arguments: Sequence[Argument], seed: int) -> list[Report]:
+def _launch(
+    module, symbol, grid, block, shared, arguments: Sequence[Argument], cooperative: bool, seed: int
+) -> list[Report]:
     values, keep = _parameters(arguments)
     ranges = list(_ranges(arguments))
     sizes = (ctypes.c_uint32 * max(1, len(arguments)))(*(len(a.value) for a in arguments))
@@ -196,6 +285,7 @@ def _launch(module, symbol, grid, block, shared, arguments: Sequence[Argument], 
         counting=_counts is not None,
         argument_count=len(arguments),
         range_count=len(ranges),
+        cooperative=cooperative,
         seed=seed,
         arguments=values,
         argument_bytes=sizes,
@@ -209,7 +299,11 @@ def _launch(module, symbol, grid, block, shared, arguments: Sequence[Argument], 
 def _entries(call: Any, *arguments: Any) -> list[tuple[str, str]]:
     """What a function of the runtime tells: pairs of a short text and a long one."""
     call.restype = ctypes.c_char_p
-    told = call(*arguments).decode(errors="replace")
+    return _split(call(*arguments))
+
+
+def _split(entries: bytes) -> list[tuple[str, str]]:
+    told = entries.decode(errors="replace")
     return [(first, rest) for first, _, rest in (entry.partition("\t") for entry in told.split("\x1e") if entry)]
 
 
@@ -228,11 +322,30 @@ def _parameters(arguments: Sequence[Argument]):
 
 def _ranges(arguments: Sequence[Argument]) -> Iterator[_Range]:
     """The memory of the tensors that the arguments point to."""
-    for argument in arguments:
+    for number, argument in enumerate(arguments):
         for i, tensor in enumerate(argument.tensors):
             if tensor.numel():
                 name = f"{argument.name}[{i}]" if len(argument.tensors) > 1 else argument.name
-                yield _Range(tensor.data_ptr(), span(tensor), name.encode(), not argument.const)
+                writable = not argument.const
+                yield _Range(tensor.data_ptr(), span(tensor), name.encode(), writable, number, *rows(tensor))
+
+
+def rows(tensor: torch.Tensor) -> tuple[int, int]:
+    """Bytes from row to row, and of a row, of a view that leaves out a part of each row; (0, all) of any other.
+
+    A view may leave out more than one distance tells (heads of rows of a part): then its whole span is its own.
+    """
+    axes = sorted((stride, size) for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1)
+    row = 1
+    while axes and axes[0][0] == row:
+        row *= axes.pop(0)[1]
+    pitch = axes[0][0] if axes else 0
+    if not axes or pitch < row:
+        return 0, 2**64 - 1
+    for before, after in itertools.pairwise(axes):
+        if after[0] != before[0] * before[1]:
+            return 0, 2**64 - 1
+    return pitch * tensor.element_size(), row * tensor.element_size()
 
 
 def span(tensor: torch.Tensor) -> int:

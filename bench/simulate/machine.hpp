@@ -23,8 +23,8 @@ namespace sim {
 [[noreturn]] void fail(const char* kind, const std::string& message);
 // Keep a report and go on; one of each `key`.
 void note(const char* kind, const std::string& key, const std::string& message);
-// Keep what is no error, but worth to be known; one of each `key`.
-void remark(const std::string& key, const std::string& message);
+// Keep what is no error, but worth to be known; one of each `kind` and `key`.
+void remark(const char* kind, const std::string& key, const std::string& message);
 std::string where(Site site);         // "naive.cu:34"
 std::string who(const Thread& self);  // "block (0,0,0) thread (5,0,0)"
 std::string thread_name(u32 index);   // "thread (5,0,0)", of the running block
@@ -56,8 +56,11 @@ struct AsyncCopy {
 struct Poll {
     u64 address = 0, value = 0;
     Site site = ~0u;
+    bool again = false;  // it was the same at least twice
 
-    bool operator==(const Poll&) const = default;
+    bool operator==(const Poll& other) const {
+        return address == other.address && value == other.value && site == other.site;
+    }
 };
 constexpr u32 kPolls = 4;  // places that one loop may ask in turn
 
@@ -95,6 +98,14 @@ struct Range {
     bool writable;
     bool tracked;  // by the race checker: what nobody may write cannot race
     bool global;   // else .param or .const
+    u64 parameters = 0;           // that point to it
+    u64 pitch = 0, row = ~0ull;   // bytes from row to row, and of a row, where gaps between them are not its own
+
+    bool holds(u64 address, u64 size) const {
+        u64 offset = address - begin;
+        if (offset >= bytes || bytes - offset < size) return false;
+        return !pitch || offset % pitch + size <= row;
+    }
 };
 
 // Of the block that runs; put aside while another one does.
@@ -119,8 +130,9 @@ struct Machine : RunningBlock {
     u32 threads = 0, shared_bytes = 0, dynamic_shared = 0;
     u8** parameters = nullptr;
     u64 seed = 0, random_state = 0;
-    bool races = true, counting = false;
+    bool races = true, counting = false, cooperative = false;
     std::vector<Range> ranges;
+    u64 pointers = 0;                         // the parameters that point to memory
     std::vector<const Range*> range_of_site;  // the range that a site used last
     u32 first_block_serial = 0;               // serial numbers count on over launches: older records are stale
     u32 last_serial = 0;
@@ -192,6 +204,8 @@ void new_block_memory();
 
 // Accesses of any length, whose alignment is not their size.
 void* reach_global_run(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site, const void* stored = nullptr);
+std::string read_text(Thread& self, u64 address, Site site);
+bool in_own_stack(const Thread& self, u64 address);
 void* reach_run(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site);  // also parameters and constants
 void check_shared(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site);
 
@@ -209,6 +223,7 @@ struct SyncPoint {
 
 void races_new_launch();
 void races_end_of_block();
+void race_forget(u64 address, u64 bytes);  // global memory that is new
 // What a store writes and what it writes over tell rounding from a race.
 struct Stored {
     const void *before = nullptr, *after = nullptr;

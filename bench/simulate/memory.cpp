@@ -4,6 +4,8 @@
 #include <stdlib.h>
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <unordered_map>
 
 namespace sim {
@@ -44,8 +46,44 @@ std::string relation(const Range& range, u64 address, u32 bytes) {
     u64 end = range.begin + range.bytes;
     auto number = [](u64 n) { return static_cast<unsigned long long>(n); };
     if (address < range.begin) return text("%llu bytes before the beginning of `%s`", number(range.begin - address), range.name.c_str());
+    if (range.pitch && address < end) {
+        u64 offset = (address - range.begin) % range.pitch;
+        if (offset >= range.row) return text("between the rows of `%s`, %llu bytes behind the end of one", range.name.c_str(), number(offset - range.row));
+        if (offset + bytes > range.row) return text("reaching %llu bytes over the end of a row of `%s`", number(offset + bytes - range.row), range.name.c_str());
+    }
     if (address >= end) return text("%llu bytes behind the end of `%s`", number(address - end), range.name.c_str());
     return text("reaching %llu bytes over the end of `%s`", number(address + bytes - end), range.name.c_str());
+}
+
+// What kernels have of malloc. It outlives a launch, as on a card.
+constexpr u64 kHeapBytes = 8ull << 20;  // cudaLimitMallocHeapSize, where nobody has set it
+struct Heap {
+    std::map<u64, Range> pieces;
+    u64 bytes = 0;
+};
+Heap heap;
+
+const Range* find_in_heap(u64 address, u32 bytes) {
+    auto after = heap.pieces.upper_bound(address);
+    if (after == heap.pieces.begin()) return nullptr;
+    const Range& range = std::prev(after)->second;
+    return range.holds(address, bytes) ? &range : nullptr;
+}
+
+// The parameters that the address of an instruction comes from, of those that point to memory; 0: it may be any.
+u64 bases_of(Site site) { return machine.module->places[site].bases & machine.pointers; }
+
+// The range that holds the access, and may be written where it must be.
+const Range* find_range(u64 address, u32 bytes, bool write, bool global_only, u64 bases) {
+    const Range* readable = nullptr;
+    for (const Range& range : machine.ranges) {
+        if (global_only && !range.global) continue;
+        if (bases && range.global && !(range.parameters & bases)) continue;
+        if (!range.holds(address, bytes)) continue;
+        if (!write || range.writable) return &range;
+        readable = &range;
+    }
+    return readable;
 }
 
 [[noreturn]] void out_of_bounds(const Thread& self, u64 address, u32 bytes, u32 access, Site site) {
@@ -55,34 +93,30 @@ std::string relation(const Range& range, u64 address, u32 bytes) {
     }
     const Range* nearest = nullptr;
     u64 best = ~0ull;
-    for (const Range& range : machine.ranges) {
+    u64 bases = bases_of(site);
+    auto look_at = [&](const Range& range) {
         u64 end = range.begin + range.bytes;
         u64 distance = address < range.begin ? range.begin - address : address >= end ? address - end : 0;
         if (distance < best) best = distance, nearest = &range;
+    };
+    for (const Range& range : machine.ranges) {
+        if (!bases || range.parameters & bases) look_at(range);
+    }
+    if (!bases) {
+        for (const auto& piece : heap.pieces) look_at(piece.second);
     }
     std::string place = nearest ? relation(*nearest, address, bytes) : "and the kernel was given no memory";
+    const Range* hit = bases ? find_range(address, bytes, false, false, 0) : nullptr;
+    if (hit && hit != nearest) place += ", in `" + hit->name + "`";
     fail("out-of-bounds", head + place + at(self, site));
-}
-
-// The range that holds the access, and may be written where it must be.
-const Range* find_range(u64 address, u32 bytes, bool write, bool global_only) {
-    const Range* readable = nullptr;
-    for (const Range& range : machine.ranges) {
-        if (global_only && !range.global) continue;
-        u64 offset = address - range.begin;
-        if (offset >= range.bytes || range.bytes - offset < bytes) continue;
-        if (!write || range.writable) return &range;
-        readable = &range;
-    }
-    return readable;
 }
 
 void* reach_range(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site, const void* stored, bool global_only) {
     if (address & (alignment - 1)) misaligned(self, address, alignment, access, site, "global");
     const Range* range = machine.range_of_site[site];
-    u64 offset = address - range->begin;
-    if (__builtin_expect(offset >= range->bytes || range->bytes - offset < bytes, 0)) {
-        range = find_range(address, bytes, access & kWrite, global_only);
+    if (__builtin_expect(!range->holds(address, bytes), 0)) {
+        range = find_range(address, bytes, access & kWrite, global_only, bases_of(site));
+        if (!range && !bases_of(site)) range = find_in_heap(address, bytes);
         if (!range) out_of_bounds(self, address, bytes, access, site);
         if (access & kWrite && !range->writable) {
             fail("read-only", "writes to the read-only input `" + range->name + "`" + at(self, site));
@@ -142,9 +176,18 @@ const PendingCopy* find_pending(u32 shared, u32 bytes) {
 }
 
 bool in_window(const Thread& self, u64 address) { return address - self.shared_window < kArenaBytes; }
-bool in_local(const Thread& self, u64 address) { return address - self.local_begin < self.local_bytes; }
+const LocalFrame* find_frame(const Thread& self, u64 address) {
+    const LocalFrame* frame = self.locals;
+    while (frame && address - frame->begin >= frame->bytes) frame = frame->outer;
+    return frame;
+}
+bool in_local(const Thread& self, u64 address) { return find_frame(self, address); }
 
 }  // namespace
+
+void aligned(Thread& self, u64 address, u32 bytes, Site site) {
+    if (address & (bytes - 1)) misaligned(self, address, bytes, kRead | kWrite, site, "global");
+}
 
 void* reach_global(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored) {
     return reach_range(self, address, bytes, bytes, access, site, stored, true);
@@ -164,11 +207,14 @@ void check_shared(Thread& self, u64 address, u32 bytes, u32 alignment, u32 acces
 }
 
 void* reach_constant(Thread& self, u64 address, u32 bytes, u32 access, Site site) {
+    if (in_own_stack(self, address)) return reinterpret_cast<void*>(address);  // a function's parameter
     return reach_range(self, address, bytes, bytes, access, site, nullptr, false);
 }
 
 void* reach_shared(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored) {
-    if (address >= machine.shared_bytes || machine.shared_bytes - address < bytes) outside_shared(self, address, bytes, access, site);
+    if (address >= machine.shared_bytes || machine.shared_bytes - address < bytes) {
+        if (address - kReservedShared >= kReservedBytes) outside_shared(self, address, bytes, access, site);
+    }
     if (address & (bytes - 1)) misaligned(self, address, bytes, access, site, "shared");
     u32 shared = static_cast<u32>(address);
     u64& word = machine.readable[shared / 64];
@@ -190,12 +236,57 @@ void* reach_shared(Thread& self, u64 address, u32 bytes, u32 access, Site site, 
     return memory;
 }
 
+void heap_allocate(Thread& self, u64 bytes, void* answer, Site site) {
+    u64 address = 0;
+    if (bytes && bytes <= kHeapBytes - heap.bytes) {
+        void* memory = aligned_alloc(16, (bytes + 15) / 16 * 16);
+        memset(memory, 0xff, bytes);
+        address = reinterpret_cast<u64>(memory);
+        heap.pieces[address] = {address, bytes, "memory of malloc, " + where(site), true, true, true};
+        heap.bytes += bytes;
+        if (machine.races) race_forget(address, bytes);  // of what lay there before
+    }
+    memcpy(answer, &address, sizeof address);
+    stirred();
+    (void)self;
+}
+
+void heap_free(Thread& self, u64 address, Site site) {
+    if (!address) return;
+    auto found = heap.pieces.find(address);
+    if (found == heap.pieces.end()) {
+        fail("call", text("free of address 0x%llx, which malloc did not give or which is free already",
+                          static_cast<unsigned long long>(address)) + at(self, site));
+    }
+    static const Range nothing{0, 0, "", false, false, false};
+    for (const Range*& range : machine.range_of_site) {
+        if (range == &found->second) range = &nothing;
+    }
+    heap.bytes -= found->second.bytes;
+    heap.pieces.erase(found);
+    free(reinterpret_cast<void*>(address));
+}
+
+// The text at a generic address, of at most so many characters.
+std::string read_text(Thread& self, u64 address, Site site) {
+    constexpr size_t kMostCharacters = 4096;
+    std::string found;
+    for (; found.size() < kMostCharacters; address++) {
+        char c = *static_cast<const char*>(reach_generic(self, address, 1, kRead, site));
+        if (!c) break;
+        found += c;
+    }
+    return found;
+}
+
 void* reach_local(Thread& self, u64 address, u32 bytes, u32 access, Site site) {
-    u64 offset = address - self.local_begin;
-    if (offset >= self.local_bytes || self.local_bytes - offset < bytes) {
+    const LocalFrame* frame = find_frame(self, address);
+    if (!frame || frame->bytes - (address - frame->begin) < bytes) {
+        if (!frame) frame = self.locals;
+        u64 begin = frame ? frame->begin : 0, size = frame ? frame->bytes : 0;
         fail("out-of-bounds", text("out-of-bounds %s of %u bytes at offset %lld of the thread's %llu bytes of local memory",
-                                   verb(access), bytes, static_cast<long long>(offset),
-                                   static_cast<unsigned long long>(self.local_bytes)) + at(self, site));
+                                   verb(access), bytes, static_cast<long long>(address - begin),
+                                   static_cast<unsigned long long>(size)) + at(self, site));
     }
     if (address & (bytes - 1)) misaligned(self, address, bytes, access, site, "local");
     return reinterpret_cast<void*>(address);
@@ -210,7 +301,7 @@ void* reach_generic(Thread& self, u64 address, u32 bytes, u32 access, Site site,
 bool is_shared(Thread& self, u64 address) { return in_window(self, address); }
 bool is_local(Thread& self, u64 address) { return in_local(self, address); }
 bool is_constant(Thread&, u64 address) {
-    const Range* range = find_range(address, 1, false, false);
+    const Range* range = find_range(address, 1, false, false, 0);
     return range && !range->global;
 }
 
@@ -236,7 +327,9 @@ void polled(Thread& self, u64 address, u64 value, u32 access, Site site) {
         again = known && known->value == value;
         if (known && !again) machine.restless = 0;  // what it waited for came
         if (!known) known = &fiber.polls[fiber.next_poll++ % kPolls];
+        const bool before = known->again && *known == now;
         *known = now;
+        known->again = before || again;
     }
     if (again) yield_to_others(site);
 }
@@ -258,6 +351,8 @@ void new_block_memory() {
     }
     memset(machine.arena, 0xff, machine.shared_bytes);  // NaN in every floating-point format
     memset(machine.readable, 0, (machine.shared_bytes / 64 + 1) * sizeof(u64));
+    memset(machine.arena + kReservedShared, 0, kReservedBytes);
+    memset(machine.readable + kReservedShared / 64, 0xff, kReservedBytes / 8);
     machine.pending_copies = 0;
 }
 

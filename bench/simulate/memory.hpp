@@ -17,6 +17,7 @@ enum Access : u32 {
     kCopy = 64,    // by an asynchronous copy
     kBlockScope = 128,  // what it orders, it orders for its own block alone (.cta)
     kExchange = 256,    // cas and exch, of which locks are made
+    kVolatile = 512,    // strong, but lanes of a warp are not ordered by it
 };
 
 enum class Space : u32 { Generic, Global, Shared, Local, Const, Param };
@@ -43,6 +44,8 @@ inline void* reach(Thread& self, u64 address, u32 bytes, u32 access, Site site, 
     if constexpr (S == Space::Const || S == Space::Param) return reach_constant(self, address, bytes, access, site);
     return reach_generic(self, address, bytes, access, site, stored);
 }
+
+void aligned(Thread& self, u64 address, u32 bytes, Site site);  // or it is reported
 
 // The elements of a vector access; they are loaded and stored at once, and aligned as a whole.
 template <class T, int N>

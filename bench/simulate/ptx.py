@@ -91,12 +91,24 @@ class Kernel:
     body: Block
     block_limit: tuple[int, int, int] | None = None  # .maxntid: at most so many threads
     block_wanted: tuple[int, int, int] | None = None  # .reqntid: exactly this block
+    cluster: tuple[int, int, int] | None = None  # .reqnctapercluster: blocks of a cluster
+
+
+@dataclass
+class Function:
+    """A device function that was not inlined; `results` has no more than one variable."""
+
+    symbol: str
+    parameters: list[Variable]
+    results: list[Variable]
+    body: Block
 
 
 @dataclass
 class Module:
     kernels: list[Kernel] = field(default_factory=list)
     variables: list[Variable] = field(default_factory=list)
+    functions: dict[str, Function] = field(default_factory=dict)
     target: str = ""  # "sm_90a"
 
 
@@ -156,8 +168,11 @@ class _Reader:
                 body, position = self.block(position)
                 module.kernels.append(_kernel(token, body))
             elif token["function"]:
-                if token["function_end"] == "{":  # a device function; a call of it is reported at the call
-                    _, position = self.block(position)
+                if token["function_end"] == "{":  # else it is only announced
+                    self.place = Place()
+                    body, position = self.block(position)
+                    function = _function(token["function"], body)
+                    module.functions[function.symbol] = function
             elif token["statement"]:
                 if variable := _variable(token[0].rstrip("; \n")):
                     module.variables.append(variable)
@@ -277,7 +292,22 @@ def _kernel(head: re.Match, body: Block) -> Kernel:
         body,
         _three(head["directives"], "maxntid"),
         _three(head["directives"], "reqntid"),
+        _three(head["directives"], "reqnctapercluster"),
     )
+
+
+HEAD = re.compile(r"\.func\s*(?:\((?P<results>[^)]*)\))?\s*(?P<symbol>[\w$]+)\s*(?:\((?P<parameters>[^)]*)\))?")
+
+
+def _function(head: str, body: Block) -> Function:
+    found = HEAD.search(head)
+    if not found:
+        raise PtxError(f"cannot read the function {head[:80]!r}")
+    lists = [[_variable(p) for p in split_operands(found[name] or "")] for name in ("parameters", "results")]
+    if any(v is None for variables in lists for v in variables):
+        raise PtxError(f"cannot read the parameters of {found['symbol']}")
+    parameters, results = ([v for v in variables if v] for variables in lists)
+    return Function(found["symbol"], parameters, results, body)
 
 
 def _three(directives: str, name: str) -> tuple[int, int, int] | None:

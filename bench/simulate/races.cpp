@@ -46,7 +46,8 @@ struct Record {
     u32 clock = 0;
     u32 thread : 10 = 0;
     u32 strong : 1 = 0;
-    u32 site : 21 = 0;
+    u32 is_volatile : 1 = 0;
+    u32 site : 20 = 0;
 };
 
 struct Cell {
@@ -229,10 +230,24 @@ bool happened_before(const Record& record, const Thread& self) {
     return record.clock < here->warp_known[self.warp][record.thread / kWarp];
 }
 
-bool conflicts(const Record& record, const Thread& self, bool shared, bool strong) {
+// Whether a thread asks for a word again and again: what it waits for may come without anything that orders it.
+bool polls_for(const Record& read) {
+    const Fiber& fiber = machine.fibers[read.thread];
+    return std::any_of(fiber.polls, fiber.polls + kPolls, [&](const Poll& p) { return p.site == read.site && p.again; });
+}
+
+// `volatile` says that each access is made, and not when: lanes of a warp (and, where they hand over a float, which is
+// data and no flag, warps of a block) that meet by it alone lean on running in step.
+bool leans_on_step(const Record& record, const Record& now, const Thread& self, Site written) {
+    if (!record.is_volatile || !now.is_volatile || record.block != machine.block_serial) return false;
+    if (record.thread / kWarp != self.warp && value_of(written) == Value::Other) return false;
+    return record.site == written || !polls_for(record);
+}
+
+bool conflicts(const Record& record, const Record& now, const Thread& self, bool shared, Site written) {
     if (record.block < machine.first_block_serial) return false;  // of an earlier launch, or none
     if (shared && record.block != machine.block_serial) return false;
-    if (record.strong && strong) return false;
+    if (record.strong && now.strong && !leans_on_step(record, now, self, written)) return false;
     if (record.block != machine.block_serial && heard_entries > kMostHeard) return false;
     return !happened_before(record, self);
 }
@@ -244,9 +259,11 @@ std::string race_text(const char* kind, const Record& record, const Thread& self
            ") and " + where(site) + " (" + who(self) + ")";
 }
 
-void report(const char* kind, const Record& record, const Thread& self, bool shared, u64 address, Site site) {
-    std::string key = std::string(kind) + where(record.site) + "|" + where(site);
-    note("race", key, race_text(kind, record, self, shared, address, site));
+void report(const char* kind, const Record& record, const Record& now, const Thread& self, bool shared, u64 address) {
+    std::string key = std::string(kind) + where(record.site) + "|" + where(now.site);
+    const bool in_step = record.is_volatile && now.is_volatile;
+    note("race", key, race_text(kind, record, self, shared, address, now.site) +
+                          (in_step ? "; volatile orders no threads, not even lanes of one warp: __syncwarp() does" : ""));
 }
 
 // --- rounding -------------------------------------------------------------------------------------------------------
@@ -337,7 +354,7 @@ bool agree(const Suspects& s) {
 
 void settle_suspects() {
     for (const Suspects& s : here->suspects) {
-        if (agree(s)) remark(s.place, s.as_rounding);
+        if (agree(s)) remark("nondeterministic", s.place, s.as_rounding);
         else note("race", "write-write" + s.place + "|" + s.place, s.as_race);
     }
     here->suspects.clear();
@@ -369,7 +386,7 @@ bool is_rounding(const Cell& cell, const Storing& now) {
                                 " and " + value_text(kind, after + at) + "), and which of it stays is not defined: " +
                                 memory_name(now.shared, now.address + at) + ", " + where(now.site) + ", " +
                                 thread_name(last.thread) + " and " + who(now.self);
-    if (one_warp) remark(where(now.site), message);
+    if (one_warp) remark("nondeterministic", where(now.site), message);
     else suspect(last, now, std::move(message));
     return true;
 }
@@ -380,13 +397,13 @@ void look_at(Cell& cell, const Record& now, u64 address, u32 access, const Stori
     Site site = now.site;
     const Record& last = cell.read;  // a write since then would have cleared it
     if (access == kRead && last.thread == now.thread && last.clock == now.clock && last.block == now.block) return;
-    if (conflicts(cell.write, self, shared, now.strong) && !(access & kWrite && is_rounding(cell, storing))) {
-        report(access & kWrite ? "write-write" : "write-read", cell.write, self, shared, address, site);
+    if (conflicts(cell.write, now, self, shared, cell.write.site) && !(access & kWrite && is_rounding(cell, storing))) {
+        report(access & kWrite ? "write-write" : "write-read", cell.write, now, self, shared, address);
     }
     if (access & kWrite) {
-        if (conflicts(cell.read, self, shared, now.strong)) report("read-write", cell.read, self, shared, address, site);
-        if (conflicts(cell.earlier_read, self, shared, now.strong)) {
-            report("read-write", cell.earlier_read, self, shared, address, site);
+        if (conflicts(cell.read, now, self, shared, site)) report("read-write", cell.read, now, self, shared, address);
+        if (conflicts(cell.earlier_read, now, self, shared, site)) {
+            report("read-write", cell.earlier_read, now, self, shared, address);
         }
         cell = Cell{now, {}, {}, storing.execution};
     } else if (cell.read.block == now.block && cell.read.thread == now.thread) {
@@ -483,6 +500,7 @@ void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, 
     now.clock = clock;
     now.thread = self.index;
     now.strong = (access & kStrong) != 0;
+    now.is_volatile = (access & kVolatile) != 0;
     now.site = site;
     const Storing storing{self, shared, address, bytes, site, execution, stored};
     u32 first = static_cast<u32>(address % kPageBytes), last = std::min(first + bytes, kPageBytes) - 1;
@@ -491,6 +509,13 @@ void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, 
     }
     u32 done = last + 1 - first;  // a copy may reach over the page's end
     if (done < bytes) race_access(self, shared, address + done, bytes - done, access & ~kStrong, site);
+}
+
+void race_forget(u64 address, u64 bytes) {
+    for (u64 at = address; at < address + bytes; at += 4) {
+        Page& page = page_of(false, at);
+        for (u64 byte = at; byte < at + 4; byte++) page.cells[byte % kPageBytes >> page.shift] = Cell();
+    }
 }
 
 void races_end_of_block() { settle_suspects(); }

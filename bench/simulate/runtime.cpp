@@ -95,6 +95,8 @@ std::vector<Report> reports, remarks;
 std::set<std::string> report_keys, remark_keys;
 pthread_t launching_thread;
 u64 ticks = 0;
+alignas(16) u32 grid_workspace[4];  // its size, and the barrier of a cooperative launch's blocks
+size_t printed = 0;  // characters, in this launch
 
 }  // namespace
 
@@ -151,8 +153,9 @@ std::string memory_name(bool shared, u64 address) {
 
 Value value_of(Site site) { return static_cast<Value>(machine.module->places[site].value); }
 
-void remark(const std::string& key, const std::string& message) {
-    if (remarks.size() < kMaxReports && remark_keys.insert(key).second) remarks.push_back({key, message});
+void remark(const char* kind, const std::string& key, const std::string& message) {
+    std::string name = std::string(kind) + "\x1f" + key;
+    if (remarks.size() < kMaxReports && remark_keys.insert(name).second) remarks.push_back({name, message});
 }
 
 void note(const char* kind, const std::string& key, const std::string& message) {
@@ -391,18 +394,20 @@ void preempt() {
 
 namespace {
 
-// CUDA's guide wants __syncthreads() to be reached by all threads of the block or by none. (The PTX manual lets a thread
-// that has exited count as arrived; a kernel that leans on that is reported all the same, because CUDA C++ does not promise it.)
-[[noreturn]] void exited_before_barrier(const Fiber& exited, const Fiber& waiting) {
-    fail("divergent barrier", "divergent barrier: " + who(waiting.thread) + " waits at " + where(waiting.site) + ", but " +
-                                  thread_name(exited.thread.index) + " has returned, " + where(exited.thread.exit_site));
+// A block's barrier is for those threads that have not returned: CUDA's guide says so of Volta and later. It is told,
+// because what such a thread should have brought to the barrier is missing without a word.
+void exited_before_barrier(const Fiber& exited, const Fiber& waiting) {
+    remark("returned early", where(waiting.site),
+           who(exited.thread) + " has returned, " + where(exited.thread.exit_site) + ", before __syncthreads() of the others, " +
+               where(waiting.site) + ": since Volta it \"will not succeed until reached by all non-exited threads in the block\"" +
+               " (CUDA C++ Programming Guide, compute capability 7.x), so they do not wait for it");
 }
 
 [[noreturn]] void bad_barrier(const Thread& self, const std::string& what, Site site) {
     fail("barrier", what + ", " + where(site) + ", " + who(self));
 }
 
-// What must hold where all threads of the block meet: they come to one place, and none has returned.
+// What must hold where all threads of the block meet: they come to one place.
 void check_whole(const Thread& self, const BarrierState& barrier) {
     if (!barrier.waiters.empty()) {
         const Fiber& other = *barrier.waiters[0];  // stands for all: each was compared with it when it came
@@ -411,8 +416,9 @@ void check_whole(const Thread& self, const BarrierState& barrier) {
                                           ", but " + thread_name(self.index) + " at " + where(self.fiber->site));
         }
     }
-    for (u32 i = 0; machine.exited && i < machine.threads; i++) {
-        if (machine.fibers[i].state == State::Done) exited_before_barrier(machine.fibers[i], *self.fiber);
+    if (!machine.exited || !barrier.waiters.empty()) return;
+    for (u32 i = 0; i < machine.threads; i++) {
+        if (machine.fibers[i].state == State::Done) return exited_before_barrier(machine.fibers[i], *self.fiber);
     }
 }
 
@@ -435,6 +441,10 @@ BarrierState& arrive(Thread& self, u32 id, u32 threads, bool waits, Site site) {
     return barrier;
 }
 
+bool complete(const BarrierState& barrier) {
+    return barrier.arrived == (barrier.whole ? machine.live : barrier.expected);
+}
+
 void open(BarrierState& barrier) {
     BarrierState opened = std::move(barrier);
     barrier = BarrierState();
@@ -452,7 +462,7 @@ void sync(Thread& self, u32 id, u32 threads, bool value, Site site) {
     barrier.votes += value;
     barrier.waiters.push_back(self.fiber);
     begin_wait(State::Barrier, "waits at a barrier", site);
-    if (barrier.arrived == barrier.expected) open(barrier);
+    if (complete(barrier)) open(barrier);
     run_another();
 }
 
@@ -462,7 +472,7 @@ void barrier_sync(Thread& self, u32 id, u32 threads, Site site) { sync(self, id,
 
 void barrier_arrive(Thread& self, u32 id, u32 threads, Site site) {
     BarrierState& barrier = arrive(self, id, threads, false, site);
-    if (barrier.arrived == barrier.expected) open(barrier);
+    if (complete(barrier)) open(barrier);
 }
 
 u32 barrier_count(Thread& self, u32 id, u32 threads, bool value, Site site) {
@@ -498,11 +508,85 @@ void bad_branch_index(Thread& self, u32 index, Site site) {
     fail("branch", text("branch index %u is outside of its list, ", index) + where(site) + ", " + who(self));
 }
 
+bool is_call(Thread& self, u32 parameters, u32 results, u32 given, u32 wanted, Site site) {
+    if (parameters == given && results == wanted) return true;
+    fail("call", text("calls a function of %u parameters and %u results by a pointer to one of %u and %u, ", parameters, results,
+                      given, wanted) + where(site) + ", " + who(self));
+}
+
+void no_function(Thread& self, u64 address, Site site) {
+    fail("call", text("calls address 0x%llx, where no function of this kernel is, ", static_cast<unsigned long long>(address)) +
+                     where(site) + ", " + who(self));
+}
+
+bool in_own_stack(const Thread& self, u64 address) {
+    return address - reinterpret_cast<u64>(self.fiber->stack) < kStackBytes;
+}
+
+// printf: what it was given lies in a buffer, each value at a multiple of its size; floats are doubles.
+void print(Thread& self, u64 format, u64 arguments, void* answer, Site site) {
+    constexpr size_t kMostPrinted = 64 * 1024;  // in a launch
+    const std::string given = read_text(self, format, site);
+    std::string line;
+    u32 values = 0;
+    u64 at = arguments;
+    auto take = [&](u32 bytes) {
+        at = (at + bytes - 1) / bytes * bytes;
+        u64 value = 0;
+        memcpy(&value, reach_generic(self, at, bytes, kRead, site), bytes);
+        at += bytes;
+        values++;
+        return value;
+    };
+    for (size_t i = 0; i < given.size(); i++) {
+        if (given[i] != '%') {
+            line += given[i];
+            continue;
+        }
+        std::string part = "%";
+        bool is_long = false;
+        for (i++; i < given.size() && strchr("-+ #0123456789.*lhzjt", given[i]); i++) {
+            if (given[i] == '*') part += std::to_string(static_cast<s32>(take(4)));
+            else if (!strchr("lhzjt", given[i])) part += given[i];
+            else is_long |= given[i] != 'h';
+        }
+        const char kind = i < given.size() ? given[i] : '%';
+        if (part.size() > 16) part = "%";
+        if (strchr("fFeEgGaA", kind)) {
+            u64 bits = take(8);
+            f64 value;
+            memcpy(&value, &bits, sizeof value);
+            line += text((part + kind).c_str(), value);
+        } else if (kind == 's') {
+            line += text((part + "s").c_str(), read_text(self, take(8), site).c_str());
+        } else if (kind == 'p') {
+            line += text("0x%llx", static_cast<unsigned long long>(take(8)));
+        } else if (kind == 'c') {
+            line += static_cast<char>(take(4));
+        } else if (strchr("diouxX", kind)) {
+            u64 value = take(is_long ? 8 : 4);
+            if (!is_long && strchr("di", kind)) value = static_cast<u64>(static_cast<s64>(static_cast<s32>(value)));
+            line += text((part + "ll" + kind).c_str(), static_cast<unsigned long long>(value));
+        } else {
+            line += kind;
+        }
+    }
+    if (printed < kMostPrinted) fputs(line.c_str(), stderr);  // as far as the launch's share goes; stdout is the caller's
+    printed += line.size();
+    s32 told = static_cast<s32>(values);
+    memcpy(answer, &told, sizeof told);
+}
+
+u32 environment(u32 number) {
+    const u64 workspace = machine.cooperative ? reinterpret_cast<u64>(grid_workspace) : 0;
+    return number == 1 ? static_cast<u32>(workspace >> 32) : number == 2 ? static_cast<u32>(workspace) : 0;
+}
+
 u64 clock() { return ticks += 64; }
 
-extern "C" __attribute__((used, visibility("hidden"))) void sim_fiber_main() {
-    Fiber& fiber = *machine.current;
-    machine.kernel->body(fiber.thread, machine.parameters);
+namespace {
+
+[[noreturn]] void end_of_thread(Fiber& fiber) {
     fiber.open_copies.clear();  // a copy that nobody waited for never lands
     fiber.copy_groups.clear();
     fiber.state = State::Done;
@@ -512,14 +596,29 @@ extern "C" __attribute__((used, visibility("hidden"))) void sim_fiber_main() {
     stirred();
     Warp& warp = machine.warps[fiber.thread.warp];
     warp.live &= ~(1u << fiber.thread.lane);
-    for (const BarrierState& barrier : here->barriers) {
-        if (barrier.whole && !barrier.waiters.empty()) exited_before_barrier(fiber, *barrier.waiters[0]);
+    for (BarrierState& barrier : here->barriers) {
+        if (!barrier.whole || barrier.waiters.empty()) continue;
+        exited_before_barrier(fiber, *barrier.waiters[0]);
+        if (complete(barrier)) open(barrier);
     }
     each_lane(warp.waiting, [&](u32 lane) {
         if (warp.waiting >> lane & 1) try_operation(warp, warp.fibers[lane].mask);
     });
     run_another();
     abort();  // not reached: nobody resumes a thread that is done
+}
+
+}  // namespace
+
+void exit_thread(Thread& self, Site site) {
+    self.exit_site = site;
+    end_of_thread(*self.fiber);
+}
+
+extern "C" __attribute__((used, visibility("hidden"))) void sim_fiber_main() {
+    Fiber& fiber = *machine.current;
+    machine.kernel->body(fiber.thread, machine.parameters);
+    end_of_thread(fiber);
 }
 
 // --- blocks and launches --------------------------------------------------------------------------------------------
@@ -587,7 +686,7 @@ void start_thread(u32 index) {
     thread.shared_window = reinterpret_cast<u64>(machine.arena);
     thread.dynamic_shared = machine.dynamic_shared;
     thread.total_shared = machine.shared_bytes;
-    thread.local_begin = thread.local_bytes = 0;
+    thread.locals = nullptr;
     thread.exit_site = 0;
     thread.loops = 0;
     thread.watched = false;
@@ -734,6 +833,15 @@ std::string bad_configuration() {
         return text("a block of (%u,%u,%u) threads, but the kernel wants (%u,%u,%u)", block.x, block.y, block.z, wanted.x,
                     wanted.y, wanted.z);
     }
+    if (machine.cooperative) {
+        const u32 warps = (static_cast<u32>(threads) + kWarp - 1) / kWarp, shared = machine.shared_bytes + 1024;
+        const u64 fit = std::min({64 / warps, 32u, 228 * 1024 / shared}) * 132ull, all = static_cast<u64>(grid.x) * grid.y * grid.z;
+        const u64 here = kThreadsInFlight / static_cast<u32>(threads);
+        if (all > std::min(fit, here)) {
+            return text("a cooperative launch of %llu blocks; at most %llu are in flight together%s", static_cast<unsigned long long>(all),
+                        static_cast<unsigned long long>(std::min(fit, here)), fit > here ? " here" : "");
+        }
+    }
     if (machine.shared_bytes > kSharedLimit) {
         return text("%u bytes of shared memory; a block has at most %u", machine.shared_bytes, kSharedLimit);
     }
@@ -812,14 +920,15 @@ const char* as_text(const std::vector<Report>& told) {
 struct PassedRange {
     u64 begin, bytes;
     const char* name;
-    u32 writable;
+    u32 writable, parameter;
+    u64 pitch, row;
 };
 
 struct PassedLaunch {
     const Module* module;
     const char* symbol;
     u32 grid[3], block[3];
-    u32 dynamic_shared, races, counting, argument_count, range_count, padding;
+    u32 dynamic_shared, races, counting, argument_count, range_count, cooperative;
     u64 seed;
     u8** arguments;
     const u32* argument_bytes;
@@ -840,11 +949,15 @@ void set_up(const PassedLaunch& launch) {
     machine.random_state = launch.seed * 0x9E3779B97F4A7C15ull + 0x1234567;
     machine.races = launch.races;
     machine.counting = launch.counting;
+    machine.cooperative = launch.cooperative;
     machine.current = nullptr;
     machine.ranges.clear();
+    machine.pointers = 0;
     for (u32 i = 0; i < launch.range_count; i++) {
         const PassedRange& r = launch.ranges[i];
-        machine.ranges.push_back({r.begin, r.bytes, r.name, r.writable != 0, true, true});
+        const u64 parameter = r.parameter < 64 ? 1ull << r.parameter : 0;
+        machine.ranges.push_back({r.begin, r.bytes, r.name, r.writable != 0, true, true, parameter, r.pitch, r.row});
+        machine.pointers |= parameter;
     }
     for (u32 i = 0; i < launch.module->variable_count; i++) {
         const ModuleVariable& v = launch.module->variables[i];
@@ -853,6 +966,11 @@ void set_up(const PassedLaunch& launch) {
     for (u32 i = 0; i < kernel.parameter_count; i++) {
         std::string name = text("parameter %u", i);
         machine.ranges.push_back({reinterpret_cast<u64>(launch.arguments[i]), kernel.parameter_bytes[i], name, false, false, false});
+    }
+    if (machine.cooperative) {
+        memset(grid_workspace, 0, sizeof grid_workspace);
+        grid_workspace[0] = sizeof grid_workspace;
+        machine.ranges.push_back({reinterpret_cast<u64>(grid_workspace), sizeof grid_workspace, "the grid's barrier", true, true, true});
     }
     // What no argument may write cannot race; overlapping views of one buffer are looked at together.
     for (Range& range : machine.ranges) {
@@ -894,6 +1012,7 @@ extern "C" __attribute__((visibility("default"))) const char* sim_launch(const P
     remarks.clear();
     remark_keys.clear();
     aborted = false;
+    printed = 0;
     machine.module = launch->module;
     machine.kernel = find_kernel(*launch->module, launch->symbol);
     std::string problem = machine.kernel ? bad_arguments(*launch) : text("there is no kernel %s", launch->symbol);

@@ -41,6 +41,7 @@ struct Place {
     u32 caller_line;
     const char* instruction;  // its opcode
     u32 value;                // a Value: what a store writes or a shuffle exchanges
+    u64 bases;                // a bit for each parameter that its address may come from; 0: any
 };
 
 // What kind of number a register holds, as far as the instructions that made it say so.
@@ -56,12 +57,26 @@ struct Thread {
     u64 shared_window;        // generic address of shared address 0
     u32 dynamic_shared;       // bytes the launch asked for
     u32 total_shared;
-    u64 local_begin = 0;      // this thread's .local variables
-    u64 local_bytes = 0;
+    const struct LocalFrame* locals = nullptr;  // this thread's .local variables
     Site exit_site = 0;       // where it returned
     u32 loops = 0;            // jumps back
     bool watched = false;     // it loops for long: a load that sees the same again and again may wait for somebody
     Fiber* fiber = nullptr;
+};
+
+// The .local variables of a kernel or function, for as long as it runs; those of its callers lie behind.
+struct LocalFrame {
+    Thread& self;
+    u64 begin, bytes;
+    const LocalFrame* outer;
+
+    LocalFrame(Thread& thread, void* memory, u64 size)
+        : self(thread), begin(reinterpret_cast<u64>(memory)), bytes(size), outer(thread.locals) {
+        self.locals = this;
+    }
+    ~LocalFrame() { self.locals = outer; }
+    LocalFrame(const LocalFrame&) = delete;
+    LocalFrame& operator=(const LocalFrame&) = delete;
 };
 
 // What a kernel's library says about itself; see translate.py, which writes it.
@@ -96,8 +111,18 @@ struct Module {
 [[noreturn]] void trap(Thread& self, Site site);
 [[noreturn]] void assertion_failed(Thread& self, const void* message, const void* file, u32 line, Site site);
 [[noreturn]] void division_by_zero(Thread& self, Site site);
+[[noreturn]] void exit_thread(Thread& self, Site site);  // from within a function
+// Calls by address: whether a function takes and answers so many values, and what is said where there is none.
+bool is_call(Thread& self, u32 parameters, u32 results, u32 given, u32 wanted, Site site);
+[[noreturn]] void no_function(Thread& self, u64 address, Site site);
+void print(Thread& self, u64 format, u64 arguments, void* answer, Site site);  // printf
+void heap_allocate(Thread& self, u64 bytes, void* answer, Site site);          // malloc
+void heap_free(Thread& self, u64 address, Site site);
 [[noreturn]] void bad_branch_index(Thread& self, u32 index, Site site);
 u64 clock();
+u32 environment(u32 number);  // %envreg
+// Shared memory of the system's own, behind what a block may have; cooperative groups of several warps meet there.
+constexpr u32 kReservedShared = 252 * 1024, kReservedBytes = 1024;
 
 // Every jump back is counted: a loop without end must let others run, and be found.
 constexpr u32 kLongLoop = 4096;

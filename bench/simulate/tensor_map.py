@@ -14,6 +14,7 @@ from kernels.cuda import Argument
 MAP_BYTES = 128
 MARK = 0x70616D2D726F736E  # kMapMark in async_copy.cpp
 MAX_AXES = 5
+KINDS = {torch.float32: 1, torch.float16: 2, torch.bfloat16: 3, torch.float64: 4, torch.int32: 5, torch.int64: 6}
 MAX_BOX = 256
 SWIZZLES = (0, 32, 64, 128)  # bytes; 0 for none
 
@@ -31,7 +32,9 @@ def tensor_map(
     sizes = [*reversed(tensor.shape), *[1] * rest]
     boxes = [*reversed(box), *[1] * rest]
     strides = [s * tensor.element_size() for s in reversed(tensor.stride()[:-1])] + [0] * rest
-    header = struct.pack("<QQ4I", MARK, tensor.data_ptr(), tensor.ndim, tensor.element_size(), swizzle, 0)
+    header = struct.pack(
+        "<QQ4I", MARK, tensor.data_ptr(), tensor.ndim, tensor.element_size(), swizzle, KINDS.get(tensor.dtype, 0)
+    )
     packed = header + struct.pack("<5I5I4Q", *sizes, *boxes, *strides)
     return Argument(name, packed.ljust(MAP_BYTES, b"\0"), (tensor,), const)
 

@@ -1,14 +1,28 @@
 """Turns PTX into C++: a register becomes a local variable, a label a label, an instruction its table line's C++."""
 
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from bench.simulate import instructions, instructions_tensor
-from bench.simulate.ptx import BYTES_OF, Block, Kernel, Label, Module, Place, PtxError, Statement, Variable, parse
+from bench.simulate import instructions, instructions_rare, instructions_tensor
+from bench.simulate.bases import NAME, Bases
+from bench.simulate.ptx import (
+    BYTES_OF,
+    Block,
+    Function,
+    Kernel,
+    Label,
+    Module,
+    Place,
+    PtxError,
+    Statement,
+    Variable,
+    parse,
+)
 from bench.simulate.table import Instruction
-from bench.simulate.use import Use, ctype, identifier, register_type, unknown
+from bench.simulate.use import UnknownInstruction, Use, ctype, identifier, register_type, unknown
 from bench.simulate.values import Values
 
 HEADERS = ("runtime.hpp", "memory.hpp", "arithmetic.hpp")
@@ -22,7 +36,7 @@ def translate(text: str) -> str:
 
 def _table() -> dict[str, list[Instruction]]:
     lines: dict[str, list[Instruction]] = defaultdict(list)
-    for line in (*instructions.INSTRUCTIONS, *instructions_tensor.INSTRUCTIONS):
+    for line in (*instructions.INSTRUCTIONS, *instructions_tensor.INSTRUCTIONS, *instructions_rare.INSTRUCTIONS):
         lines[re.split(r"[.{]", line.opcode, maxsplit=1)[0]].append(line)
     return lines
 
@@ -64,7 +78,8 @@ def in_order(opcode: str) -> str:
 
 
 def string(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return '"' + escaped.replace("\x1e", "\\036") + '"'
 
 
 class ModuleWriter:
@@ -72,13 +87,24 @@ class ModuleWriter:
 
     def __init__(self, module: Module):
         self.module = module
-        self.places: list[tuple[Place, str, str]] = []
+        self.places: list[tuple[Place, str, str, int]] = []
         self.headers = dict.fromkeys(HEADERS)
         self.globals = {v.name: v for v in module.variables if v.space in ("global", "const") and v.bytes}
+        self.numbers = {name: i for i, name in enumerate(module.functions)}  # of functions: their addresses
+        self.refused: dict[str, str] = {}  # by kernel: what it needs and the simulator does not have
 
     def cpp(self) -> str:
-        kernels = [KernelWriter(self, kernel, i) for i, kernel in enumerate(self.module.kernels)]
-        bodies = [kernel.cpp() for kernel in kernels]
+        kernels, bodies = [], []
+        for i, kernel in enumerate(self.module.kernels):
+            writer, sites = KernelWriter(self, kernel, i), len(self.places)
+            try:
+                bodies.append(writer.cpp())
+                kernels.append(writer)
+            except UnknownInstruction as error:  # the kernel may not be the one that is launched
+                del self.places[sites:]
+                self.refused[kernel.symbol] = str(error)
+        if self.refused and not kernels:
+            raise UnknownInstruction(next(iter(self.refused.values())))
         parts = [
             *(f'#include "{header}"' for header in self.headers),
             "using namespace sim;",
@@ -88,9 +114,10 @@ class ModuleWriter:
         ]
         return "\n".join(parts) + "\n"
 
-    def site(self, statement: Statement, value: str = "Other") -> int:
-        """A number for an instruction, by which the runtime knows it; `value` is what it hands to others."""
-        self.places.append((statement.place, statement.opcode, value))
+    def site(self, statement: Statement, value: str = "Other", bases: int = 0) -> int:
+        """A number for an instruction, by which the runtime knows it; `value` is what it hands to others, `bases` the
+        parameters that its address comes from."""
+        self.places.append((statement.place, statement.opcode, value, bases))
         return len(self.places) - 1
 
     def definition(self, variable: Variable) -> str:
@@ -103,6 +130,11 @@ class ModuleWriter:
     def initial(self, variable: Variable, value: str) -> str:
         if re.fullmatch(r"0[fFdD][0-9a-fA-F]+", value):
             return f"0x{value[2:]}"
+        if found := re.fullmatch(r"(?:generic\()?([A-Za-z_$%][\w$]*)\)?(?:\+(\d+))?", value):
+            if found[1] in self.numbers and not found[2] and BYTES_OF[variable.type] == 8:
+                return function_address(self.numbers[found[1]])
+            if found[1] in self.globals and BYTES_OF[variable.type] == 8:
+                return f"(u64)G_{identifier(found[1])} + {found[2] or 0}"
         if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+|\d+)U?", value):
             element = ctype("b" + re.sub(r"\D", "", variable.type))
             return f"({element}){value.rstrip('U')}" + ("ull" if element == "u64" and value[0] != "-" else "")
@@ -111,8 +143,8 @@ class ModuleWriter:
     def description(self, kernels: "list[KernelWriter]") -> str:
         places = [
             f"{{{string(p.file)}, {p.line}, {string(p.caller_file)}, {p.caller_line}, "
-            f"{string(opcode)}, (u32)Value::{value}}}"
-            for p, opcode, value in self.places
+            f"{string(opcode)}, (u32)Value::{value}, {bases}ull}}"
+            for p, opcode, value, bases in self.places
         ]
         variables = []
         for v in self.globals.values():
@@ -125,10 +157,22 @@ class ModuleWriter:
                 _array("ModuleVariable", "variables", variables),
                 *(_array("u32", f"bytes_{k.number}", [str(p.bytes) for p in k.kernel.parameters]) for k in kernels),
                 _array("ModuleKernel", "kernels", [k.description() for k in kernels]),
+                'extern "C" __attribute__((visibility("default"), used)) const char sim_refused[];',
+                f"const char sim_refused[] = {string(_entries(self.refused))};",
                 'extern "C" __attribute__((visibility("default"), used)) const Module sim_module;',
                 "const Module sim_module = {{places, {}, variables, {}, kernels, {}}};".format(*sizes),
             )
         )
+
+
+def _entries(texts: dict[str, str]) -> str:
+    """For the launcher: pairs of a short text and a long one."""
+    return "".join(f"{name}\t{text}\x1e" for name, text in texts.items())
+
+
+def function_address(number: int) -> str:
+    """A function's, as C++: no memory lies there."""
+    return f"{0x5F00_0000_0000 + 16 * number:#x}ull"
 
 
 def _array(element: str, name: str, values: list[str]) -> str:
@@ -136,19 +180,81 @@ def _array(element: str, name: str, values: list[str]) -> str:
     return f"static const {element} {name}[] = {{\n" + ",\n".join(f"    {v}" for v in values or ["{}"]) + "\n};"
 
 
-class KernelWriter:
-    """C++ of one kernel: parameters and registers as locals, then its statements in order."""
+class BodyWriter:
+    """C++ of a kernel's or a function's body: registers as locals, then its statements in order."""
 
-    def __init__(self, module: ModuleWriter, kernel: Kernel, number: int):
-        self.module, self.kernel, self.number = module, kernel, number
-        self.parameters = {p.name: i for i, p in enumerate(kernel.parameters)}
-        self.shared: dict[str, int] = {}
-        self.static_shared = self.lay_out_shared()
+    parameters: dict[str, str]  # by PTX name, the C++ of their address
+    is_function = False
+
+    def __init__(self, module: ModuleWriter, kernel: "KernelWriter", body: Block, parameters: dict[str, int]):
+        self.module, self.kernel_writer, self.body = module, kernel, body
         self.local_bytes = 0
-        self.sums = instructions_tensor.wgmma_sums(kernel.body)
-        self.values = Values(kernel.body)
+        self.sums = instructions_tensor.wgmma_sums(body)
+        self.values = Values(body)
+        self.bases = Bases(body, parameters)
         self.declarations: dict[str, str] = {}  # C++ name -> C++ type, of registers in use
         self.arrays: list[str] = []
+
+    @property
+    def shared(self) -> dict[str, int]:
+        return self.kernel_writer.offsets
+
+    def call(self, name: str) -> str | None:
+        """The C++ function of a device function, or None where the module has none of that name."""
+        if name not in self.module.module.functions:
+            return None
+        return self.kernel_writer.function(name)
+
+    def inside(self, opening: str) -> str:
+        statements = [*Scope(self, self.body, None, "").write()]
+        registers = defaultdict(list)
+        for name, kind in self.declarations.items():
+            registers[kind].append(f"{name} = 0")
+        lines = [opening, "u32 carry_ = 0; (void)carry_;"]
+        if self.local_bytes:
+            lines.append(f"alignas(64) u8 local_[{self.local_bytes}];")
+            lines.append("LocalFrame frame_(self, local_, sizeof local_);")
+        lines += [f"{kind} {', '.join(names)};" for kind, names in registers.items()]
+        return "\n".join([*lines, *self.arrays, *statements, "return;", "}"])
+
+
+class FunctionWriter(BodyWriter):
+    """A device function, as one kernel calls it: shared variables lie where that kernel has them."""
+
+    is_function = True
+
+    def __init__(self, module: ModuleWriter, kernel: "KernelWriter", function: Function):
+        super().__init__(module, kernel, function.body, {})
+        self.function = function
+        self.parameters = {p.name: f"(u64)arguments[{i}]" for i, p in enumerate(function.parameters)}
+        self.results = {p.name: f"(u64)results[{i}]" for i, p in enumerate(function.results)}
+
+    @property
+    def name(self) -> str:
+        return f"call_{self.kernel_writer.number}_{self.module.numbers[self.function.symbol]}"
+
+    @property
+    def head(self) -> str:
+        return f"static void {self.name}(Thread& self, u8* const* parameters, u8* const* arguments, u8* const* results)"
+
+    def cpp(self) -> str:
+        return self.inside(f"{self.head} {{\n(void)self, (void)parameters, (void)arguments, (void)results;")
+
+
+class KernelWriter(BodyWriter):
+    """A kernel, and the functions that it may call."""
+
+    def __init__(self, module: ModuleWriter, kernel: Kernel, number: int):
+        numbers = {p.name: i for i, p in enumerate(kernel.parameters)}
+        super().__init__(module, self, kernel.body, numbers)
+        self.kernel, self.number = kernel, number
+        self.parameters = {name: f"(u64)parameters[{i}]" for name, i in numbers.items()}
+        self.results: dict[str, str] = {}
+        self.functions: dict[str, FunctionWriter] = {}
+        self.waiting: list[FunctionWriter] = []
+        self.offsets: dict[str, int] = {}
+        self.in_tables: set[str] = set()  # functions whose addresses lie in memory that the kernel reads
+        self.static_shared = self.lay_out_shared()
 
     def description(self) -> str:
         limit, wanted = (
@@ -158,12 +264,31 @@ class KernelWriter:
         sizes = f"{count}, bytes_{self.number}, {self.static_shared}"
         return f"{{{symbol}, kernel_{self.number}, {sizes}, {{{limit}}}, {{{wanted}}}}}"
 
+    def reachable(self) -> list[Block]:
+        """This kernel's body, and those of all functions that it may call, by name or by address."""
+        functions = self.module.module.functions
+        found, waiting = {}, [self.kernel.body]
+        tables = {v.name: {x for text in v.values for x in NAME.findall(text)} for v in self.module.globals.values()}
+        seen: set[str] = set()
+        while waiting:
+            body = waiting.pop()
+            found[id(body)] = body
+            names = {n for s in body.statements() for operand in s.operands for n in NAME.findall(operand)}
+            while names - seen:
+                new = names - seen
+                seen |= new
+                waiting += [functions[n].body for n in new if n in functions]
+                listed = {n for table in new & set(tables) for n in tables[table]}
+                self.in_tables |= listed & set(functions)
+                names |= listed
+        return list(found.values())
+
     def lay_out_shared(self) -> int:
         """Offsets of the shared variables that this kernel names; the dynamic array begins where they end."""
-        text = " ".join(" ".join(s.operands) for s in self.kernel.body.statements())
-        named = set(re.findall(r"[\w$]+", text))
+        bodies = self.reachable()
+        named = {name for b in bodies for s in b.statements() for o in s.operands for name in NAME.findall(o)}
         offset, dynamic_align, dynamic = 0, MIN_DYNAMIC_ALIGN, []
-        for v in (*self.module.module.variables, *_shared_inside(self.kernel.body)):
+        for v in (*self.module.module.variables, *(v for b in bodies for v in _shared_inside(b))):
             if v.space != "shared" or v.name not in named:
                 continue
             if not v.bytes:
@@ -171,26 +296,62 @@ class KernelWriter:
                 dynamic_align = max(dynamic_align, v.align)
                 continue
             offset = -(-offset // v.align) * v.align
-            self.shared[v.name] = offset
+            self.offsets[v.name] = offset
             offset += v.bytes
         offset = -(-offset // dynamic_align) * dynamic_align if dynamic or offset else 0
-        self.shared.update(dict.fromkeys(dynamic, offset))
+        self.offsets.update(dict.fromkeys(dynamic, offset))
         return offset
 
+    def function(self, symbol: str) -> str:
+        """The C++ function of a device function, which is written with this kernel."""
+        if symbol not in self.functions:
+            self.functions[symbol] = writer = FunctionWriter(self.module, self, self.module.module.functions[symbol])
+            self.waiting.append(writer)
+        return self.functions[symbol].name
+
     def cpp(self) -> str:
-        statements = [*Scope(self, self.kernel.body, None, "").write()]
-        registers = defaultdict(list)
-        for name, kind in self.declarations.items():
-            registers[kind].append(f"{name} = 0")
-        lines = [
-            f"static void kernel_{self.number}(Thread& self, u8* const* parameters) {{",
-            "(void)self, (void)parameters;",
-        ]
-        if self.local_bytes:
-            lines.append(f"alignas(64) u8 local_[{self.local_bytes}];")
-            lines.append("self.local_begin = (u64)local_, self.local_bytes = sizeof local_;")
-        lines += [f"{kind} {', '.join(names)};" for kind, names in registers.items()]
-        return "\n".join([*lines, *self.arrays, *statements, "return;", "}"])
+        if self.kernel.cluster and math.prod(self.kernel.cluster) > 1:
+            size = ", ".join(map(str, self.kernel.cluster))
+            raise UnknownInstruction(
+                f"the simulator does not run clusters of several blocks: {self.kernel.symbol} wants "
+                f"__cluster_dims__({size}) (PTX ISA, Performance-Tuning Directives: .reqnctapercluster)"
+            )
+        own = self.inside(
+            f"static void kernel_{self.number}(Thread& self, u8* const* parameters) {{\n(void)self, (void)parameters;"
+        )
+        for symbol in sorted(self.in_tables):
+            self.function(symbol)
+        bodies = []
+        while self.waiting:
+            bodies.append(self.waiting.pop().cpp())
+        heads = [f"{f.head};" for f in self.functions.values()]
+        heads.append(f"static void call_{self.number}_by_address({BY_ADDRESS});")
+        return "\n".join([*heads, own, *bodies, self.dispatcher()])
+
+    def dispatcher(self) -> str:
+        """Calls by address: any function whose address the kernel may have, if it takes and answers as many values."""
+        cases = []
+        for symbol, writer in self.functions.items():
+            address, function = function_address(self.module.numbers[symbol]), writer.function
+            sizes = f"{len(function.parameters)}, {len(function.results)}"
+            cases.append(
+                f"if (address == {address} && is_call(self, {sizes}, given, wanted, site)) "
+                f"return {writer.name}(self, parameters, arguments, results);"
+            )
+        return "\n".join(
+            (
+                f"static void call_{self.number}_by_address({BY_ADDRESS}) {{",
+                *cases,
+                "no_function(self, address, site);",
+                "}",
+            )
+        )
+
+
+BY_ADDRESS = (
+    "Thread& self, u8* const* parameters, u64 address, u8* const* arguments, u8* const* results, u32 given, "
+    "u32 wanted, Site site"
+)
 
 
 def _shared_inside(block: Block) -> Iterator[Variable]:
@@ -203,7 +364,7 @@ def _shared_inside(block: Block) -> Iterator[Variable]:
 class Scope:
     """A block of statements and the names it declares; inline assembly opens scopes of its own."""
 
-    def __init__(self, kernel: KernelWriter, block: Block, outer: "Scope | None", prefix: str):
+    def __init__(self, kernel: BodyWriter, block: Block, outer: "Scope | None", prefix: str):
         self.kernel, self.block, self.outer, self.prefix = kernel, block, outer, prefix
         self.labels = block.labels()
         self.behind: set[str] = set()  # labels that were written
@@ -301,5 +462,10 @@ class Scope:
         if name in kernel.shared:
             return f"{kernel.shared[name]}ull"
         if name in kernel.parameters:
-            return f"(u64)parameters[{kernel.parameters[name]}]"
+            return kernel.parameters[name]
+        if name in kernel.results:
+            return kernel.results[name]
+        if name in kernel.module.numbers:
+            kernel.call(name)
+            return function_address(kernel.module.numbers[name])
         return f"(u64)G_{identifier(name)}" if name in kernel.module.globals else None

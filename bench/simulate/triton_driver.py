@@ -4,11 +4,15 @@ Plain Triton code runs unchanged: `kernel[grid](tensors…)` binds, specializes 
 what would go to the CUDA driver comes here. Triton 3.6 to 3.9. Compilation ends at PTX: nothing here needs ptxas.
 """
 
+import hashlib
 import os
 import struct
+import sys
+import sysconfig
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -81,6 +85,7 @@ def triton_version() -> tuple[int, ...]:
 def install(launch: Callable[[Launch], None] = run, arch: str | None = None) -> None:
     """Have Triton's launches go to `launch`, compiled for `arch` ("sm_80", "sm_90a", "sm_100a")."""
     knobs.runtime.add_stages_inspection_hook = stop_at_ptx
+    knobs.runtime.jit_cache_hook = about_to_compile
     # A folder of their own: up to Triton 3.6 the key of what it keeps says nothing of the hook, and a card's launch
     # would find a kernel without machine code. Not by TRITON_CACHE_DIR, which processes that are started would inherit.
     vars(knobs.cache)["dir"] = f"{os.environ['TRITON_CACHE_DIR']}-ptx"
@@ -91,15 +96,16 @@ def install(launch: Callable[[Launch], None] = run, arch: str | None = None) -> 
 def launching_with(launch: Callable[[Launch], None], arch: str | None = None, whole: bool = False) -> Iterator[None]:
     """`install` for as long as the context lasts; then as before. whole: compile as for a card, down to the cubin, and
     where that looks for it."""
-    before = driver._active, knobs.runtime.add_stages_inspection_hook, vars(knobs.cache).get("dir")
+    runtime = knobs.runtime
+    before = driver._active, runtime.add_stages_inspection_hook, vars(knobs.cache).get("dir"), runtime.jit_cache_hook
     install(launch, arch)
     if whole:
         _compile_with(None, None)
     try:
         yield
     finally:
-        driver._active, *others = before
-        _compile_with(*others)
+        driver._active, hook, folder, knobs.runtime.jit_cache_hook = before
+        _compile_with(hook, folder)
 
 
 def _compile_with(hook: Any, folder: str | None) -> None:
@@ -112,10 +118,47 @@ def _compile_with(hook: Any, folder: str | None) -> None:
 def stop_at_ptx(*stages_of: Any) -> tuple[str, str] | None:
     """Triton's hook into its stages: without arguments the key of this pipeline, else (backend, stages, …)."""
     if not stages_of:
-        return "layerbench-ptx", "layerbench-ptx"
+        key = f"layerbench-ptx {_read_by(_compiled)}"
+        return key, key
     _, stages, *_ = stages_of
     stages["cubin"] = lambda code, metadata: b""
     return None
+
+
+_compiled: Any = None  # the function that Triton is about to compile
+
+
+def about_to_compile(*, fn: Any, **_: Any) -> bool:
+    """Triton's hook before it looks into its cache; False: go on."""
+    global _compiled
+    _compiled = fn.jit_function
+    return False
+
+
+def _read_by(function: Any) -> str:
+    """A digest of the modules that a kernel's own can reach: Triton's key has the functions that a kernel calls and the
+    constants that it names, but not what it takes out of another module, as in `tiles.WIDTH`."""
+    waiting: list[Any] = [getattr(function, "__module__", None)]
+    seen: set[str] = set()
+    digest = hashlib.sha256()
+    while waiting:
+        name = waiting.pop()
+        name = name if isinstance(name, str) else ""
+        module = sys.modules.get(name)
+        path = getattr(module, "__file__", None) or ""
+        if not module or name in seen or not path.endswith(".py") or path.startswith(_INSTALLED):
+            continue
+        seen.add(name)
+        for value in vars(module).values():
+            waiting.append(getattr(value, "__name__" if isinstance(value, ModuleType) else "__module__", None))
+    for path in sorted({str(sys.modules[name].__file__) for name in seen}):
+        with suppress(OSError), open(path, "rb") as file:
+            digest.update(hashlib.sha256(file.read()).digest())
+    return digest.hexdigest()[:20]
+
+
+# Of the standard library and of packages: Triton's key has its own version, and torch does not change what it compiles.
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 
 class Driver:

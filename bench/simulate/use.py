@@ -29,6 +29,9 @@ SPECIAL = {
     "%total_smem_size": "self.total_shared",
     "%smid": "0u",  # one multiprocessor, that runs one block at a time
     "%nsmid": "1u",
+    **{f"%envreg{i}": f"environment({i})" for i in range(32)},  # 1 and 2: where a cooperative launch counts its blocks
+    **{f"%reserved_smem_offset_{name}": "kReservedShared" for name in ("begin", "0", "1")},
+    **{f"%reserved_smem_offset_{name}": "(kReservedShared + kReservedBytes)" for name in ("end", "cap")},
     "%gridid": "0u",
     "%clock": "(u32)clock()",
     "%clock64": "clock()",
@@ -41,9 +44,58 @@ class UnknownInstruction(RuntimeError):
     """A kernel uses what the simulator's table does not have; the message names the instruction and its line."""
 
 
+# Chapters of the PTX ISA manual (9.0), and beginnings of opcodes; the longest that fits counts.
+HEADINGS = (
+    (
+        "9.7.1 Integer Arithmetic Instructions",
+        "add sub mul mad mul24 mad24 sad div rem abs neg min max popc clz bfind fns brev bfe bfi szext bmsk dp4a dp2a",
+    ),
+    (
+        "9.7.2 Extended-Precision Integer Arithmetic Instructions",
+        "add.cc addc sub.cc subc mad.lo.cc mad.hi.cc madc",
+    ),
+    ("9.7.3 Floating Point Instructions", "testp copysign fma rcp sqrt rsqrt sin cos lg2 ex2 tanh"),
+    ("9.7.6 Comparison and Selection Instructions", "set setp selp slct"),
+    ("9.7.8 Logic and Shift Instructions", "and or xor not cnot lop3 shf shl shr"),
+    (
+        "9.7.9 Data Movement and Conversion Instructions",
+        "mov shfl prmt ld ldu st prefetch prefetchu applypriority discard createpolicy isspacep cvta cvt mapa"
+        " getctarank multimem",
+    ),
+    (
+        "9.7.9.25 Data Movement and Conversion Instructions: Asynchronous copy",
+        "cp st.async st.bulk red.async tensormap",
+    ),
+    ("9.7.10 Texture Instructions", "tex tld4 txq istypep"),
+    ("9.7.11 Surface Instructions", "suld sust sured suq"),
+    ("9.7.12 Control Flow Instructions", "bra brx call ret exit"),
+    (
+        "9.7.13 Parallel Synchronization and Communication Instructions",
+        "bar barrier membar fence atom red vote match activemask redux elect griddepcontrol mbarrier"
+        " clusterlaunchcontrol",
+    ),
+    ("9.7.14 Warp Level Matrix Multiply-Accumulate Instructions", "wmma mma ldmatrix stmatrix movmatrix"),
+    ("9.7.15 Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions", "wgmma"),
+    ("9.7.16 TensorCore 5th Generation Family Instructions", "tcgen05"),
+    ("9.7.17 Stack Manipulation Instructions", "stacksave stackrestore alloca"),
+    ("9.7.18 Video Instructions", "vadd vsub vabsdiff vmin vmax vshl vshr vmad vset vadd2 vadd4"),
+    ("9.7.19 Miscellaneous Instructions", "brkpt nanosleep pmevent trap setmaxnreg"),
+)
+CHAPTERS = {name: heading for heading, names in HEADINGS for name in names.split()}
+
+
+def chapter(opcode: str) -> str:
+    """Where the manual has an instruction; "" where its name is none of the manual's."""
+    parts = opcode.split(".")
+    names = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((CHAPTERS[name] for name in names if name in CHAPTERS), "")
+
+
 def unknown(statement: Statement, why: str) -> UnknownInstruction:
+    section = chapter(statement.opcode)
+    manual = f" (PTX ISA, {section})" if section else ""
     return UnknownInstruction(
-        f"the simulator does not know `{statement}`, {statement.place} (PTX line {statement.ptx_line}): {why}"
+        f"the simulator does not know `{statement}`, {statement.place} (PTX line {statement.ptx_line}): {why}{manual}"
     )
 
 
@@ -71,7 +123,7 @@ class Block(Protocol):
 
     @property
     def kernel(self) -> Any:
-        """With its `sums`, `parameters` and `values`, and `module.site` of a statement."""
+        """With its `sums`, `parameters`, `values` and `bases`, and `module.site` of a statement."""
 
     def find_register(self, name: str) -> tuple[str, str] | None: ...
 
@@ -130,8 +182,9 @@ class Use:
 
     @functools.cached_property
     def site(self) -> int:
-        kind = self.scope.kernel.values.exchanged(self.statement)
-        return self.scope.kernel.module.site(self.statement, kind)
+        kernel = self.scope.kernel
+        kind, bases = kernel.values.exchanged(self.statement), kernel.bases.mask(self.statement)
+        return kernel.module.site(self.statement, kind, bases)
 
     # --- what the table's functions ask ---
 
@@ -225,11 +278,6 @@ class Use:
         if not variable or base in self.scope.kernel.parameters:
             raise ValueError("only a call's parameters can be stored to")
         return f"*({memory}*)({variable} + {offset}) = {value};"
-
-    def call_parameters(self, name: str, types: tuple[str, ...]) -> list[str]:
-        """The values of the first parameters of a call, which were stored before it."""
-        names = [n.strip() for n in self.text(name).strip("()").split(",")]
-        return [f"*(const {t}*)({self.scope.variable_address(n)})" for n, t in zip(names, types, strict=False)]
 
     # --- operands ---
 

@@ -152,6 +152,12 @@ def _prove_phase(
     def call(case: Case) -> Proved:
         return _called(case, worker, judge, setting, limit)
 
+    def attempt(case: Case) -> tuple[Proved | None, ProcessFailed | None]:
+        try:
+            return call(case), None
+        except ProcessFailed as failure:
+            return None, failure
+
     def passed(case: Case, proved: Proved, looked: Future[Verdict]) -> bool:
         verdict = looked.result()
         if verdict.borderline:
@@ -164,13 +170,13 @@ def _prove_phase(
             if most is not None and proof.cases >= most:
                 break
             progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
-            proved, failure = None, None
-            try:
-                proved = call(case)
-            except ProcessFailed as error:
-                failure = error
-            if last and not passed(*last):
-                return
+            proved, failure = attempt(case)
+            if last:
+                again = last[2].result().borderline
+                if not passed(*last):
+                    return
+                if again:  # what it left lay where the further draws went
+                    proved, failure = attempt(case)
             last = None
             if proved:
                 last = case, proved, pool.submit(judged, variant, case, proved, judge)

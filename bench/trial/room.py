@@ -216,6 +216,10 @@ class Room(process.Room):
     def prove(self, case: Case, given: Given, seed: int) -> Proved:
         """Two calls of a case: one is watched, the other is not, and both hand back what they left."""
         self.box, self.box_before = self.box_before, self.box
+        with simulate.collecting():
+            return self._prove(case, given, seed)
+
+    def _prove(self, case: Case, given: Given, seed: int) -> Proved:
         self._enter_case(case, seed)
         self.arena.load(self._values(given))
         assert self.variant

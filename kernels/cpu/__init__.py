@@ -8,10 +8,12 @@ lists of tensors) arrive as pointers, ints and bools as int64_t, floats as float
 those, None as nullptr. The .cpp exports its entry points with `extern "C"`.
 """
 
+import atexit
 import ctypes
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from pathlib import Path
 import torch
 
 from kernels import Unavailable, cache_dir
+from kernels.cpu.includes import sources
 
 HERE = Path(__file__).parent
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", f"-I{HERE}"]
@@ -80,26 +83,53 @@ def _argument(arg):
 def build(source: Path, *extra_flags: str) -> Path:
     """Compile `source` to a shared library, or find it in the cache; returns the library's path.
 
-    Cached by source, shared headers, flags, compiler and CPU, so a stale build is never loaded.
-    Raises Unavailable without a compiler, CompileError with the compiler's message.
+    Cached by the source with all that it may include (kernels/cpu/includes.py), flags, compiler and CPU, so a stale
+    build is never loaded. What the compiler says it has read must be among that, else the build is this process's
+    alone. Raises Unavailable without a compiler, CompileError with the compiler's message.
     """
     compiler, version = find_compiler()
     flags = [*FLAGS, *extra_flags]
-    key = hashlib.sha256()
-    for part in (source, *sorted(HERE.glob("*.hpp"))):
-        key.update(part.read_bytes())
-    key.update(repr((flags, version, cpu_flags())).replace(str(HERE), "").encode())
-    library = cache_dir() / "cpu" / f"{source.parent.name}-{source.stem}-{key.hexdigest()[:20]}.so"
-    if library.exists():
+    read = sources(source, [HERE, *_searched()])
+    text = repr((read.digest, flags, version, cpu_flags())).replace(str(HERE), "")
+    key = hashlib.sha256(text.encode()).hexdigest()[:20]
+    library = cache_dir() / "cpu" / f"{source.parent.name}-{source.stem}-{key}.so"
+    if kept := _unkept.get(library):
+        return kept
+    if read.whole and library.exists():
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
     partial = library.with_suffix(f".{os.getpid()}.part")
-    done = subprocess.run([compiler, str(source), *flags, "-o", str(partial)], capture_output=True, text=True)
-    if done.returncode:
-        partial.unlink(missing_ok=True)
-        raise CompileError(f"{compiler} could not compile {source.name}:\n{done.stderr.strip()}")
-    os.replace(partial, library)  # atomic: two processes may build the same kernel at once
-    return library
+    told = library.with_suffix(f".{os.getpid()}.d")
+    command = [compiler, str(source), *flags, "-MMD", "-MF", str(told), "-o", str(partial)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        if done.returncode:
+            raise CompileError(f"{compiler} could not compile {source.name}:\n{done.stderr.strip()}")
+        if not read.whole or not _dependencies(told) <= {p.resolve() for p in read.files}:
+            atexit.register(partial.unlink, missing_ok=True)
+            return _unkept.setdefault(library, partial)
+        os.replace(partial, library)  # atomic: two processes may build the same kernel at once
+        return library
+    finally:
+        told.unlink(missing_ok=True)
+        if done.returncode:
+            partial.unlink(missing_ok=True)
+
+
+_unkept: dict[Path, Path] = {}  # builds that read what their key does not cover: for this process alone
+
+
+def _dependencies(file: Path) -> set[Path]:
+    """The files of a make rule that the compiler wrote, without those of the system."""
+    rule = re.sub(r"\\\n", " ", file.read_text())
+    names = re.findall(r"(?:\\ |\S)+", rule.partition(": ")[2])
+    return {Path(name.replace("\\ ", " ").replace("$$", "$")).resolve() for name in names}
+
+
+def _searched() -> list[Path]:
+    """Folders that the environment adds to what the compiler searches."""
+    told = (os.environ.get(name, "") for name in ("CPATH", "CPLUS_INCLUDE_PATH"))
+    return [Path(folder or ".") for text in told if text for folder in text.split(os.pathsep)]
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """NVRTC, without a driver: CUDA C++ to PTX or to a cubin for one architecture, cached on disk.
 
-`compile_source` is what the launcher, the simulator and `bench.static` share. The key of the cache is the source, the
-headers beside it, the options and NVRTC's version, so a stale build is never loaded.
+`compile_source` is what the launcher, the simulator and `bench.static` share. The key of the cache is the source with
+all that it may include (kernels/cpu/includes.py), the options and NVRTC's version, so a stale build is never loaded.
 """
 
 import functools
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernels import Unavailable, cache_dir, put
+from kernels.cpu.includes import sources
 
 HERE = Path(__file__).parent
 
@@ -40,13 +41,16 @@ def compile_source(
     """
     target = arch if kind == "cubin" else arch.replace("sm_", "compute_")
     options = [
-        *("--std=c++17", "-default-device", "-lineinfo", f"-arch={target}"),
+        *("--std=c++17", "-default-device", "--device-int128", "-lineinfo", f"-arch={target}"),
         *(f"-D{d}" for d in defines),
     ]
     if kind == "cubin":
         options.append("--ptxas-options=-v")
     folders = [HERE, source.parent, cuda_headers()]
-    stem = cache_dir() / "cuda" / f"{source.parent.name}-{source.stem}-{_key(source, names, kind, options)}"
+    key, whole = _key(source, names, kind, options)
+    if not whole:
+        return _compile_unkept(key, source, names, kind, (*options, *(f"-I{folder}" for folder in folders)))
+    stem = cache_dir() / "cuda" / f"{source.parent.name}-{source.stem}-{key}"
     code, facts = stem.with_suffix(f".{kind}"), stem.with_suffix(".json")
     if not facts.exists():
         binary = _compile(source, names, kind, [*options, *(f"-I{folder}" for folder in folders)])
@@ -55,12 +59,18 @@ def compile_source(
     return Binary(code.read_bytes(), **json.loads(facts.read_text()))
 
 
-def _key(source: Path, names: tuple[str, ...], kind: str, options: list[str]) -> str:
-    digest = hashlib.sha256()
-    for path in [source, *sorted(HERE.rglob("*.cuh")), *sorted(source.parent.glob("*.cuh"))]:
-        digest.update(path.name.encode() + path.read_bytes())
+def _key(source: Path, names: tuple[str, ...], kind: str, options: list[str]) -> tuple[str, bool]:
+    """What a build is found again by; False where it may read what this does not cover."""
+    read = sources(source, [HERE, source.parent], [cuda_headers()])
+    digest = hashlib.sha256(read.digest.encode())
     digest.update(repr((names, kind, options, version())).encode())
-    return digest.hexdigest()[:20]
+    return digest.hexdigest()[:20], read.whole
+
+
+@functools.lru_cache(maxsize=64)
+def _compile_unkept(key: str, source: Path, names: tuple[str, ...], kind: str, options: tuple[str, ...]) -> Binary:
+    """A build for this process alone: of what the source includes by a macro's name, nothing is known before."""
+    return _compile(source, names, kind, list(options))
 
 
 def _compile(source: Path, names: tuple[str, ...], kind: str, options: list[str]) -> Binary:

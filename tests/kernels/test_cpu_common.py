@@ -144,6 +144,30 @@ def test_without_a_compiler_the_message_says_what_to_install(tmp_path, monkeypat
         cpu.find_compiler.cache_clear()
 
 
+@pytest.mark.parametrize("include", ['#include "helper.h"', "#include NAME"])
+def test_a_build_is_as_new_as_what_it_includes(include, tmp_path, monkeypatch):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "answer.cpp"
+    source.write_text(f'#define NAME "helper.h"\n{include}\nextern "C" void answer(int* out) {{ *out = ANSWER; }}\n')
+    built = []
+    for answer in (3, 4):
+        (tmp_path / "helper.h").write_text(f"#define ANSWER {answer}\n")
+        cpu._unkept.clear()  # another process
+        built.append(cpu.build(source, "-DT_FP32").read_bytes())
+    assert built[0] != built[1]
+
+
+def test_what_the_compiler_has_read_and_nobody_expected_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "answer.cpp"
+    source.write_text('#include "helper.h"\nextern "C" void answer(int* out) { *out = 1; }\n')
+    (tmp_path / "helper.h").write_text("")
+    assert cpu.build(source, "-DT_FP32").suffix == ".so"
+    (hidden := tmp_path / "hidden").mkdir()
+    (tmp_path / "helper.h").rename(hidden / "helper.h")
+    assert cpu.build(source, "-DT_FP32", f"-I{hidden}").suffix == ".part"
+
+
 def test_the_cache_is_used_until_something_changes(tmp_path, monkeypatch):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / "cache"))
     source = tmp_path / "answer.cpp"

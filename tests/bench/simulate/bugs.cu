@@ -101,6 +101,37 @@ KERNEL missing_syncwarp(ARGUMENTS) {
     float sum = __shfl_xor_sync(0xffffffff, in[threadIdx.x], 1);
     out[threadIdx.x] = sum + buffer[threadIdx.x ^ 1];  // BUG
 }
+KERNEL warp_synchronous_sum(ARGUMENTS) {
+    __shared__ float buffer[64];
+    buffer[threadIdx.x] = in[threadIdx.x];
+    __syncthreads();
+    volatile float* sums = buffer;
+    if (threadIdx.x < 32) {
+        sums[threadIdx.x] += sums[threadIdx.x + 32];
+        sums[threadIdx.x] += sums[threadIdx.x + 16];  // BUG
+        sums[threadIdx.x] += sums[threadIdx.x + 8];
+    }
+    out[threadIdx.x] = buffer[0];
+}
+KERNEL warp_synchronous_integers(ARGUMENTS) {
+    __shared__ int buffer[64];
+    buffer[threadIdx.x] = in[threadIdx.x];
+    __syncthreads();
+    volatile int* sums = buffer;
+    for (int k = 16; k; k /= 2) {
+        if (threadIdx.x < 32) sums[threadIdx.x] += sums[threadIdx.x + k];  // BUG
+    }
+    __syncthreads();
+    out[threadIdx.x] = buffer[0];
+}
+KERNEL volatile_between_warps(ARGUMENTS) {
+    __shared__ float buffer[64];
+    volatile float* seen = buffer;
+    seen[threadIdx.x] = 0;
+    __syncthreads();
+    seen[threadIdx.x] = in[threadIdx.x] + 1;  // BUG
+    out[threadIdx.x] = seen[threadIdx.x ^ 32];  // BUG
+}
 KERNEL lanes_exchange_through_global(ARGUMENTS) {
     out[threadIdx.x] = in[threadIdx.x] + 1;  // BUG
     float sum = 0;
@@ -150,12 +181,6 @@ KERNEL arrives_too_early(ARGUMENTS) {
 
 // --- barriers -------------------------------------------------------------------------------------------------------
 
-KERNEL returned_before_the_barrier(ARGUMENTS) {
-    if (threadIdx.x >= n - 3) return;
-    out[threadIdx.x] = 1;
-    __syncthreads();  // BUG
-    out[threadIdx.x] = 2;
-}
 KERNEL different_barriers(ARGUMENTS) {
     if (threadIdx.x < 32) {
         __syncthreads();  // BUG

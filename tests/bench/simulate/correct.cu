@@ -112,6 +112,53 @@ KERNEL flag_with_fences(ARGUMENTS) {
     __syncthreads();
     out[first + threadIdx.x] = other;
 }
+// A sum through volatile memory, whose steps __syncwarp orders.
+KERNEL volatile_sum(ARGUMENTS) {
+    __shared__ float buffer[THREADS];
+    volatile float* sums = buffer;
+    sums[threadIdx.x] = in[blockIdx.x * THREADS + threadIdx.x];
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        for (int k = 32; k; k /= 2) {
+            float sum = sums[threadIdx.x] + (threadIdx.x + k < THREADS ? sums[threadIdx.x + k] : 0);
+            __syncwarp();
+            sums[threadIdx.x] = sum;
+            __syncwarp();
+        }
+    }
+    if (threadIdx.x == 0) out[blockIdx.x] = sums[0];
+}
+// A lane waits for a lane of its own warp, by a flag; each knows of the other's data by fences.
+KERNEL flag_in_a_warp(ARGUMENTS) {
+    volatile unsigned* flags = counters + blockIdx.x;
+    int first = blockIdx.x * THREADS;
+    if (threadIdx.x == 3) {
+        out[first] = in[first];
+        __threadfence();
+        *flags = 1;
+    } else if (threadIdx.x == 5) {
+        while (*flags == 0) {}
+        __threadfence();
+        out[first + 1] = out[first];
+    }
+}
+// Threads return before barriers of the others, some of them while others wait already.
+KERNEL returned_early(ARGUMENTS) {
+    __shared__ float buffer[THREADS];
+    int first = blockIdx.x * THREADS;
+    if (threadIdx.x >= 40) return;
+    buffer[threadIdx.x] = in[first + threadIdx.x];
+    __syncthreads();
+    float other = buffer[39 - threadIdx.x];
+    if (threadIdx.x >= 33) {
+        out[first + threadIdx.x] = other;
+        return;
+    }
+    __syncthreads();
+    buffer[threadIdx.x] = other;
+    __syncthreads();
+    out[first + threadIdx.x] = buffer[threadIdx.x];
+}
 // Half warps add up on their own, and the active lanes of a branch elect one that counts them.
 KERNEL groups(ARGUMENTS) {
     int i = blockIdx.x * THREADS + threadIdx.x;

@@ -108,6 +108,10 @@ __global__ void tile_in(unsigned* out, const __grid_constant__ TensorMap map, in
         arrive_expecting(&barrier, bytes);
         if constexpr (AXES == 2) {
             load_tile(shared, &map, x, y, &barrier);
+        } else if constexpr (AXES == 5) {
+            asm volatile(
+                "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %4, %4}], [%5];" ::"r"(
+                    shared_address(shared)), "l"(&map), "r"(x), "r"(y), "r"(z), "r"(shared_address(&barrier)) : "memory");
         } else {
             asm volatile(
                 "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(
@@ -129,6 +133,17 @@ __global__ void tile_out(const unsigned* in, const __grid_constant__ TensorMap m
             asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(&map), "r"(x),
                          "r"(y), "r"(z), "r"(shared_address(shared)) : "memory");
         }
+        close_stores();
+        wait_stores<0>();
+    }
+}
+
+// A tile that is added to what is there.
+KERNEL tile_added(const unsigned* in, const __grid_constant__ TensorMap map, int x, int y, int z, int bytes) {
+    copy_in(in, bytes);
+    if (threadIdx.x == 0) {
+        asm volatile("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(x),
+                     "r"(y), "r"(shared_address(shared)) : "memory");
         close_stores();
         wait_stores<0>();
     }

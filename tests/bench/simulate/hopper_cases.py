@@ -88,6 +88,16 @@ def store_tile(case: TileCase, device="cpu", seed=0) -> torch.Tensor:
     return tensor.cpu()
 
 
+def add_tile(case: TileCase) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is there after a tile was added, and what was before."""
+    image = swizzle(whole_numbers(*case.box, dtype=case.dtype, seed=6), case.swizzle).view(torch.int32)
+    tensor = whole_numbers(*case.shape, dtype=case.dtype)
+    before = tensor.clone()
+    target = Map(tensor, case.box, case.swizzle, const=False)
+    run("tile_added", [image, target, *case.coordinates, case.bytes], 0)
+    return tensor, before
+
+
 def stored(case: TileCase) -> torch.Tensor:
     tile = whole_numbers(*case.box, dtype=case.dtype, seed=6)
     padded = torch.zeros([s + 300 for s in case.shape], dtype=case.dtype)
@@ -247,6 +257,7 @@ def small_products(kernel: str, dtype: torch.dtype, n: int, device="cpu") -> tor
 NAMES = (
     *("barrier_phases", "barrier_orders_memory", "copies_arrive<true>", "copies_arrive<false>", "bulk_round"),
     *(f"tile_{way}<{axes}>" for way in ("in", "out") for axes in (2, 3)),
+    *("tile_in<5>", "tile_added"),
     *dict.fromkeys(case.kernel for case in PRODUCT_CASES),
     *("products_in_f16", "narrow_products"),
 )

@@ -15,7 +15,8 @@ HERE = Path(__file__).parent
 
 
 def names(source: str) -> list[str]:
-    return re.findall(r"^KERNEL (\w+)", (HERE / source).read_text(), flags=re.MULTILINE)
+    text = (HERE / source).read_text()
+    return re.findall(r"^(?:KERNEL |[A-Z]+\()(\w+)", text, flags=re.MULTILINE)
 
 
 @cache
@@ -35,7 +36,9 @@ def marked_lines(source: str, kernel: str) -> list[str]:
     return found
 
 
-def run(source: str, kernel: str, n: int, *, grid=1, block=64, shared=0, seed=0, counters=True, count_words=256):
+def run(
+    source: str, kernel: str, n: int, *, grid=1, block=64, shared=0, seed=0, counters=True, count_words=256, **options
+):
     """Run one kernel on fresh tensors; returns out, in and counters."""
     generator = torch.Generator().manual_seed(3)
     given = torch.randint(-8, 8, (n,), generator=generator).float()  # sums of these are exact in any order
@@ -57,5 +60,6 @@ def run(source: str, kernel: str, n: int, *, grid=1, block=64, shared=0, seed=0,
         arguments,
         seed=seed,
         name=kernel,
+        **options,
     )
     return out, given, numbers

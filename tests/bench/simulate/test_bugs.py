@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from bench.simulate import Report, SimulationError
+from bench.simulate import Report, SimulationError, collecting
 from tests.bench.simulate.kernels import marked_lines, names, run
 
 FOUND_AS = {
@@ -25,13 +25,15 @@ FOUND_AS = {
     "missing_barrier_before_reuse": "race",
     "two_writers": "race",
     "missing_syncwarp": "race",
+    "warp_synchronous_sum": "race",
+    "warp_synchronous_integers": "race",
+    "volatile_between_warps": "race",
     "lanes_exchange_through_global": "race",
     "blocks_add_without_atomics": "race",
     "last_block_without_fence": "race",
     "atomic_and_plain": "race",
     "copy_over_what_is_read": "race",
     "arrives_too_early": "race",
-    "returned_before_the_barrier": "divergent barrier",
     "different_barriers": "divergent barrier",
     "waits_for_too_many": "deadlock",
     "waits_for_ever": "deadlock",
@@ -83,6 +85,7 @@ def test_bug_is_found(kernel):
         f"{lines}: {error}"
     )
     assert "/" not in re.sub(r"\(inlined at .*?\)", "", str(error)), "no paths"
+    assert not re.search(r": [:,]|, [,:]|: $", error.evidence() + str(error))
 
 
 @pytest.mark.parametrize("seed", (1, 2, 3))
@@ -102,9 +105,41 @@ def test_evidence_has_every_kind_and_says_how_much_it_leaves_out():
     races = [Report("race", f"write-read race {i}") for i in range(5)]
     error = SimulationError("add", [*races, Report("deadlock", "deadlock in block 0"), Report("trap", "trap, a.cu:3")])
     told = error.evidence()
-    assert told == "add: race: write-read race 0; deadlock: in block 0; trap: a.cu:3; and 4 more"
+    assert told == "add: trap: a.cu:3; deadlock: in block 0; race: write-read race 0; and 4 more"
     assert SimulationError("add", races[:1]).evidence() == "add: race: write-read race 0"
     assert "race 3" in error.evidence(most=6) and error.evidence(most=6).endswith("and 1 more")
+
+
+def twice(first: str, second: str) -> SimulationError:
+    """Two launches of one case, of which the second is what matters."""
+    with pytest.raises(SimulationError) as caught, collecting():
+        run("bugs.cu", first, n=64, seed=0)
+        run("bugs.cu", second, n=64, seed=0, **OPTIONS.get(second, {}))
+    return caught.value
+
+
+def test_a_race_hides_nothing_that_comes_behind_it():
+    error = twice("two_writers", "read_past_the_end")
+    assert [r.kind for r in error.reports] == ["out-of-bounds", "race"]
+    assert error.kernel == "read_past_the_end" and error.reports[1].message.endswith("in two_writers")
+    assert error.evidence().startswith("read_past_the_end: out-of-bounds: read of 4 bytes")
+
+
+def test_a_race_alone_is_raised_at_the_end_and_once():
+    assert [r.kind for r in twice("two_writers", "two_writers").reports] == ["race"]
+
+
+def test_a_race_is_raised_though_something_else_goes_wrong_behind_it():
+    with pytest.raises(SimulationError, match="race"), collecting():
+        run("bugs.cu", "two_writers", n=64, seed=0)
+        raise ValueError("of what was computed")
+
+
+def test_nothing_is_put_off_without_being_asked():
+    with pytest.raises(SimulationError):
+        run("bugs.cu", "two_writers", n=64, seed=0)
+    with collecting():
+        pass
 
 
 def test_the_error_survives_the_way_between_processes():

@@ -74,6 +74,28 @@ def test_tiles_are_stored(case, seed):
     assert torch.equal(cases.store_tile(case, seed=seed), cases.stored(case))
 
 
+def test_tiles_of_five_axes_are_loaded():
+    case = cases.TileCase((2, 3, 2, 9, 16), (1, 1, 2, 4, 8), (0, 0, 0, 7, 8))
+    wanted, tensor = torch.zeros(case.box, dtype=case.dtype), cases.whole_numbers(*case.shape)
+    wanted[..., :2, :] = tensor[:1, :1, :, 7:, 8:]  # two of its four rows are there
+    assert torch.equal(cases.load_tile(case), wanted.flatten().view(torch.int32))
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16))
+def test_tiles_are_added(dtype):
+    case = cases.TileCase((20, 16), (16, 8), (9, 5), swizzle=32 if dtype == torch.float32 else 0, dtype=dtype)
+    after, before = cases.add_tile(case)
+    assert torch.equal(after.float(), before.float() + added(case))
+
+
+def added(case) -> torch.Tensor:
+    """The tile where it lies in the tensor, zero elsewhere."""
+    tile = cases.whole_numbers(*case.box, dtype=case.dtype, seed=6)
+    whole = torch.zeros([s + 300 for s in case.shape])
+    whole[tuple(slice(100 + a, 100 + a + b) for a, b in zip(case.at, case.box, strict=True))] = tile.float()
+    return whole[tuple(slice(100, 100 + s) for s in case.shape)]
+
+
 @pytest.mark.parametrize(
     ("tensor", "box", "swizzle", "problem"),
     [
@@ -141,7 +163,7 @@ def test_without_the_race_checker(monkeypatch):
     ("opcode", "operands"),
     [
         ("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster", 4),
-        ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.add.tile.bulk_group", 2),
+        ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.min.tile.bulk_group", 2),
         ("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32", 4),
         ("mma.sp.sync.aligned.m16n8k32.row.col.f32.bf16.bf16.f32", 5),
         ("wgmma.mma_async.sp.sync.aligned.m64n64k32.f32.bf16.bf16", 9),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bench.simulate import take_notes
 from tests.bench.simulate.kernels import names, run
 
 GRID, THREADS = 4, 64
@@ -29,6 +30,9 @@ WANTED = {
     "producer_and_consumer": (lambda x: x.view(-1, 32).flip(1).reshape(-1), {"grid": 1}),
     "copies_ahead": (lambda x: by_block(x).flip(1).reshape(-1), {"grid": 1}),
     "flag_with_fences": (lambda x: lanes(x, lambda i: i ^ 33), {}),
+    "volatile_sum": (lambda x: by_block(x).sum(1), {}),
+    "flag_in_a_warp": (lambda x: x[:1].repeat(2), {}),
+    "returned_early": (lambda x: x[:40].flip(0), {}),
     "groups": (lambda x: x.view(-1, 16).sum(1).repeat_interleave(16), {}),
     "histogram": (None, {}),
     "bytes": (None, {}),
@@ -52,6 +56,17 @@ def test_correct_kernel_is_silent(kernel, seed):
     else:
         assert torch.equal(counters.view(torch.uint8)[:N].bool(), given > 0)
         assert torch.equal(out.view(torch.int16)[:N].bool(), given > 0)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_who_has_returned_before_a_barrier_is_told_in_the_guides_words(seed):
+    take_notes()
+    run("correct.cu", "returned_early", N, grid=GRID, seed=seed)
+    notes = take_notes()
+    assert {note.kind for note in notes} == {"returned early"}
+    assert all("non-exited threads in the block" in n.message and "correct.cu:" in n.message for n in notes)
+    run("correct.cu", "block_sums", N, grid=GRID, seed=seed)
+    assert take_notes() == ()
 
 
 def test_without_the_race_checker(monkeypatch):

@@ -60,9 +60,22 @@ def test_an_unknown_modifier_is_named_with_what_there_is():
     assert "add.rn.strange.f32" in message and "add{.rn}.FTZ.SAT.f32" in message
 
 
-def test_printf_is_refused():
-    message = body_error("{ .param .b64 p0; .param .b32 r0; call.uni (r0), vprintf, (p0, p0); }")
-    assert "printf" in message
+@pytest.mark.parametrize(
+    ("body", "section"),
+    [
+        ("tcgen05.fence::before_thread_sync;", "9.7.16"),
+        ("mapa.shared::cluster.u32 %r1, %r2, %r3;", "9.7.9"),
+        ("add.cc.f32 %f1, %f2, %f3;", "9.7.2"),
+        ("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r1], %r2, [%r3];", "9.7.9.25"),
+    ],
+)
+def test_an_unknown_instruction_comes_with_the_manuals_section(body, section):
+    assert f"(PTX ISA, {section} " in body_error(body)
+
+
+def test_a_function_that_is_only_announced_is_refused():
+    message = body_error("{ .param .b64 p0; .param .b32 r0; call.uni (r0), cudaLaunchDevice, (p0, p0); }")
+    assert "cudaLaunchDevice, which this file only announces" in message
 
 
 def test_qualifiers_may_stand_in_any_order():

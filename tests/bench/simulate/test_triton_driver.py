@@ -1,9 +1,13 @@
 """Triton's own runtime over our driver: it binds, specializes and compiles as on a card, and the simulator launches."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from bench import simulate
+from bench import HOME, simulate
 from bench.simulate import SimulationError
 
 triton = pytest.importorskip("triton", reason="Triton is not installed (pip install 'layerbench[simulate]')")
@@ -163,3 +167,34 @@ def test_what_ends_at_ptx_is_kept_where_no_cards_launch_looks(tmp_path, monkeypa
     with launching_with(lambda _: None, "sm_90a"):
         scaled(32, torch.bfloat16, num_warps=8)  # which no other test compiles
     assert list(tmp_path.rglob("*.ptx")) and not (tmp_path / "kept").exists()
+
+
+PROGRAM = """
+import sys
+sys.path[:0] = [{folder!r}, {home!r}]
+import torch, triton, triton.language as tl
+import helper_of_a_test
+from bench import simulate
+
+simulate.install("triton")
+
+@triton.jit
+def fill(out):
+    tl.store(out, helper_of_a_test.FACTOR)
+
+out = torch.zeros(1)
+fill[(1,)](out)
+print(out.item())
+"""
+
+
+def test_a_build_is_as_new_as_what_it_takes_out_of_a_module(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(folder=str(tmp_path), home=str(HOME)))
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+    for value in ("2.5", "3.5"):
+        (tmp_path / "helper_of_a_test.py").write_text(
+            f"import triton.language as tl\nFACTOR = tl.constexpr({value})  # {value * 9}\n"
+        )
+        done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True)
+        assert done.stdout.strip() == value, done.stderr

@@ -105,6 +105,8 @@ def test_an_error_near_the_limit_that_no_other_draw_has_is_told_and_passes(monke
     proof, went = proof_of(monkeypatch, verdicts, [None] * 4, behind, [Verdict(ratio=1.0), Verdict(ratio=2.0)])
     assert proof.ok and proof.ratio == 1.1 * truth.K, "the row shows the worst, whatever came of it"
     assert proof.cases == 4 and went.count("call again") == prove.REDRAWS
+    left = went[len(went) - went[::-1].index("call again") :]
+    assert at == 3 or "call 2" in left, "the further draws went where it had left its outputs"
     assert proof.notes == [f"case {at}, seed {at}: 1.1x; in 2 further draws at most 2x, so one draw's luck"]
 
 

@@ -183,9 +183,32 @@ def test_builds_are_cached_by_source_header_and_define(source, monkeypatch, tmp_
     first = build(1)
     assert build(1) == first and len(calls) == 1
     assert build(2) != first and len(calls) == 2
-    (source.parent / "mine.cuh").write_text("// a header beside the source")
+    source.write_text(source.read_text() + "// changed")
     assert build(1) == first and len(calls) == 3
     assert first.names == {"plain": "plain"} and b".visible .entry plain" in first.code
+
+
+@pytest.mark.parametrize(
+    "include", ['#include "helper.h"', "#include <helper.h>", "#include NAME", '#include "../other/helper.h"']
+)
+def test_a_build_is_as_new_as_what_it_includes(include, monkeypatch, tmp_path):
+    from kernels.cuda import compiler
+
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / "cache"))
+    helper = tmp_path / "other" / "helper.h" if "other" in include else tmp_path / "mine" / "helper.h"
+    for folder in (tmp_path / "mine", tmp_path / "other"):
+        folder.mkdir()
+    source = tmp_path / "mine" / "answer.cu"
+    source.write_text(
+        f'#define NAME "helper.h"\n{include}\nextern "C" __global__ void f(int* out) {{ *out = ANSWER; }}\n'
+    )
+
+    def build(answer):
+        helper.write_text(f"#define ANSWER {answer}\n")
+        compiler._compile_unkept.cache_clear()  # another process
+        return compiler.compile_source(source, ("f",), "sm_90a").code
+
+    assert b"42" in build(42) and b"43" in build(43)
 
 
 def test_a_compilation_without_messages_leaves_python_alone(source, monkeypatch, tmp_path):

@@ -1,0 +1,112 @@
+"""Which of a kernel's parameters an address was made from, as far as its instructions say so.
+
+Two arguments may be slices of one workspace, one behind the other. What goes past the end of the first lands in the
+second, where the kernel may write: only that the address was made from the first tells that it may not do so there.
+"""
+
+import re
+from collections import defaultdict, deque
+from dataclasses import dataclass
+
+from bench.simulate.ptx import Block, Statement
+from bench.simulate.table import TYPE
+from bench.simulate.values import LOADS, REGISTER, WITHOUT_RESULT
+
+MOST_PARAMETERS = 64  # bits of a mask
+NAME = re.compile(r"%?[A-Za-z_$][\w$]*")
+
+
+@dataclass(frozen=True)
+class Base:
+    """`parameters` that a value may be made from; `other`: it may be an address that was made from none of them."""
+
+    parameters: frozenset[int] = frozenset()
+    other: bool = False
+
+    def either(self, more: "Base") -> "Base":
+        return Base(self.parameters | more.parameters, self.other or more.other)
+
+    def plus(self, more: "Base") -> "Base":
+        """A sum: where one side surely is an address of a parameter, the other is a distance, wherever it is from."""
+        sure = any(b.parameters and not b.other for b in (self, more))
+        return Base(self.parameters | more.parameters, (self.other or more.other) and not sure)
+
+
+NUMBER, OTHER = Base(), Base(other=True)
+
+
+class Bases:
+    """The registers of one function. Scopes of inline assembly may use a name twice: then it may be either."""
+
+    def __init__(self, body: Block, parameters: dict[str, int]):
+        self.parameters = parameters
+        self.known: dict[str, Base] = {}
+        uses: dict[str, list[tuple[str, Statement]]] = defaultdict(list)
+        made = []
+        for s in body.statements():
+            if not s.operands or s.opcode.split(".", 1)[0] in WITHOUT_RESULT:
+                continue
+            for register in REGISTER.findall(s.operands[0]):
+                made.append((register, s))
+                for source in {r for operand in s.operands[1:] for r in NAME.findall(operand)}:
+                    uses[source].append((register, s))
+        made_somewhere = {register for register, _ in made}
+        waiting = deque(made)
+        while waiting:
+            register, s = waiting.popleft()
+            sources = {r for operand in s.operands[1:] for r in NAME.findall(operand)}
+            if any(r in made_somewhere and r not in self.known for r in sources):
+                continue  # its turn comes when they are known
+            before = self.known.get(register)
+            after = self.result(s) if before is None else before.either(self.result(s))
+            if after != before:
+                self.known[register] = after
+                waiting += uses[register]
+
+    def mask(self, statement: Statement) -> int:
+        """A bit for each parameter that the global address of an access may come from; 0 where it may be any."""
+        address = self.of_address(_global_operand(statement))
+        if address.other or any(k >= MOST_PARAMETERS for k in address.parameters):
+            return 0
+        return sum(1 << k for k in address.parameters)
+
+    def of_address(self, operand: str) -> Base:
+        found = NAME.search(operand)
+        return self.of(found[0]) if found else OTHER
+
+    def of(self, operand: str) -> Base:
+        """Of an operand: a register, a parameter's name, another variable, or a number."""
+        if operand in self.parameters:
+            return Base(frozenset({self.parameters[operand]}))
+        if not NAME.fullmatch(operand) or operand.startswith("%") or operand in self.known:
+            return self.known.get(operand, NUMBER)
+        return NUMBER if operand in ("WARP_SZ",) else OTHER
+
+    def result(self, statement: Statement) -> Base:
+        name, *parts = statement.opcode.split(".")
+        sources = [s.strip() for s in statement.operands[1:]]
+        types = [part for part in parts if TYPE.fullmatch(part)]
+        wide = any(t.endswith(("64", "128")) for t in types)
+        if name == "ld" and "param" in parts:
+            return self.of_address(sources[0])
+        if name in LOADS or name == "call":
+            return OTHER if wide or name == "call" else NUMBER
+        if name == "mov" and (sources[0].startswith("{") or statement.operands[0].startswith("{")):
+            return OTHER if wide and not statement.operands[0].startswith("{") else NUMBER
+        if name in ("mov", "cvta", "mapa"):
+            return self.of(re.split(r"[+\s]", sources[0])[0])
+        if name == "selp":
+            return self.of(sources[0]).either(self.of(sources[1]))
+        found = NUMBER
+        for source in sources:
+            found = found.plus(self.of(source))
+        return found
+
+
+def _global_operand(statement: Statement) -> str:
+    """The operand of an access that is its address; of a copy, the side that may be global memory."""
+    addresses = [o for o in statement.operands if o.startswith("[")]
+    if statement.opcode.startswith("cp.") and len(addresses) > 1:
+        spaces = [p for p in statement.opcode.split(".") if p.startswith(("shared", "global"))]
+        return addresses[0] if spaces[:1] == ["global"] else addresses[1]
+    return addresses[0] if addresses else ""
