@@ -8,12 +8,12 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from kernels import Unavailable, cache_dir, put
+from kernels.cuda import cplusplus, standard
 
 HERE = Path(__file__).parent
 
@@ -45,7 +45,7 @@ def compile_source(
     ]
     if kind == "cubin":
         options.append("--ptxas-options=-v")
-    folders = [HERE, source.parent, cuda_headers()]
+    folders = [HERE, source.parent, *standard.folders()]
     stem = cache_dir() / "cuda" / f"{source.parent.name}-{source.stem}-{_key(source, names, kind, options)}"
     code, facts = stem.with_suffix(f".{kind}"), stem.with_suffix(".json")
     if not facts.exists():
@@ -64,24 +64,73 @@ def _key(source: Path, names: tuple[str, ...], kind: str, options: list[str]) ->
 
 
 def _compile(source: Path, names: tuple[str, ...], kind: str, options: list[str]) -> Binary:
+    unit = _unit(source, names, options)
     nvrtc = _nvrtc()
     # The path as the program's name: it is in the compiler's messages and in the line table of the PTX.
-    program = _ok(nvrtc.nvrtcCreateProgram(source.read_bytes(), str(source).encode(), 0, [], []))
+    headers = {name: text.encode(errors="surrogateescape") for name, text in unit.headers.items()}
+    program = _ok(
+        nvrtc.nvrtcCreateProgram(
+            unit.text.encode(errors="surrogateescape"),
+            str(source).encode(),
+            len(headers),
+            list(headers.values()),
+            [name.encode() for name in headers],
+        )
+    )
     try:
         for name in names:
             _ok(nvrtc.nvrtcAddNameExpression(program, name.encode()))
-        encoded = [o.encode() for o in options]
+        encoded = [o.encode() for o in (*options, f"--pre-include={standard.PRELUDE_NAME}")]
         (failed,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
         log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program).decode(errors="replace")
         if failed != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             short = re.sub(rf"{re.escape(str(source.parent))}/", "", log.rstrip("\0")).strip()
-            raise CompileError(f"NVRTC could not compile {source.name} for {', '.join(names)}:\n{short or failed}")
+            raise CompileError(_told(f"{source.name} for {', '.join(names)}", short or str(failed), unit.empty))
         lowered = {n: _ok(nvrtc.nvrtcGetLoweredName(program, n.encode())).decode() for n in names}
         get = (nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN) if kind == "cubin" else None
         code = _text(*(get or (nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX)), program)
         return Binary(code if kind == "cubin" else code.rstrip(b"\0"), lowered, log.rstrip("\0"))
     finally:
         nvrtc.nvrtcDestroyProgram(program)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What NVRTC is handed: the source, and headers by name; `empty` are those that nobody has."""
+
+    text: str
+    headers: dict[str, str]
+    empty: list[str]
+
+
+def _unit(source: Path, names: tuple[str, ...], options: list[str]) -> _Unit:
+    """The source without code of the host's, where there is such code, and stand-ins for headers that NVRTC lacks."""
+    defines = dict(o[2:].partition("=")[::2] for o in options if o.startswith("-D"))
+    parsed = cplusplus.read(source, {k: v or "1" for k, v in defines.items()}, [HERE])
+    texts = parsed.without_host_code(names)
+    whole = [s.text for s in parsed.sources.values()]
+    made, empty = standard.headers(texts.values() if texts else whole, parsed.beside)
+    if texts is None:
+        return _Unit(whole[0], made, empty)
+    own = texts.pop(source.name)
+    return _Unit(own, {**made, **texts}, empty)
+
+
+MESSAGE = re.compile(
+    r"^[^\n]*?\b(?:(?P<error>(?:catastrophic |fatal |internal )?error)|warning|remark)\b[^\n]*:", re.M | re.I
+)
+
+
+def _told(what: str, log: str, empty: list[str]) -> str:
+    """NVRTC's messages, errors first. Headers that nobody has come next: an unknown name may be theirs."""
+    starts = [*MESSAGE.finditer(log)]
+    ends = [*(m.start() for m in starts[1:]), len(log)]
+    parts = [(not m["error"], log[m.start() : end].strip()) for m, end in zip(starts, ends, strict=True)]
+    parts.sort(key=lambda part: part[0])
+    lines = [text for _, text in parts] or [log]
+    if empty:
+        lines.insert(sum(not later for later, _ in parts) or 1, f"not found, so taken as empty: {', '.join(empty)}")
+    return f"NVRTC could not compile {what}:\n" + "\n".join(lines)
 
 
 def _ok(answer: tuple):
@@ -113,27 +162,16 @@ def _nvrtc():
 
 @functools.cache
 def version() -> str:
-    """NVRTC's version, and that of the headers it compiles with."""
+    """NVRTC's version, that of the headers it compiles with, and of what is done to a source before."""
     _, major, minor = _nvrtc().nvrtcVersion()
+    ours = hashlib.sha256(b"".join(Path(str(m.__file__)).read_bytes() for m in (cplusplus, standard))).hexdigest()[:8]
     try:
         headers = importlib.metadata.version("nvidia-cuda-runtime")
     except importlib.metadata.PackageNotFoundError:
         headers = str(cuda_headers())
-    return f"{major}.{minor} {headers}"
+    return f"{major}.{minor} {headers} {standard.folders()} {ours}"
 
 
-@functools.cache
 def cuda_headers() -> Path:
     """The folder with cuda_bf16.h: of the nvidia-cuda-runtime wheel, or of the toolkit at $CUDA_HOME."""
-    candidates = []
-    try:
-        files = importlib.metadata.files("nvidia-cuda-runtime") or []
-        candidates += [Path(str(f.locate())).parent for f in files if f.name == "cuda_bf16.h"]
-    except importlib.metadata.PackageNotFoundError:
-        pass
-    home = os.environ.get("CUDA_HOME") or "/usr/local/cuda"
-    candidates.append(Path(home) / "include")
-    for folder in candidates:
-        if (folder / "cuda_bf16.h").is_file():
-            return folder
-    raise Unavailable("the CUDA headers are not installed (pip install 'layerbench[simulate]', or set CUDA_HOME)")
+    return standard.folders()[0]
