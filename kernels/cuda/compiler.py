@@ -9,11 +9,17 @@ import hashlib
 import importlib.metadata
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kernels import Unavailable, cache_dir, put
-from kernels.cuda import cplusplus, standard
+from kernels.cuda import cplusplus, signature, standard
+from kernels.cuda.signature import Appended, Parameter
+
+if TYPE_CHECKING:
+    from kernels.cuda import Build
 
 HERE = Path(__file__).parent
 
@@ -32,7 +38,12 @@ class Binary:
 
 
 def compile_source(
-    source: Path, names: tuple[str, ...], arch: str, kind: str = "ptx", defines: tuple[str, ...] = ()
+    source: Path,
+    names: tuple[str, ...],
+    arch: str,
+    kind: str = "ptx",
+    defines: tuple[str, ...] = (),
+    appended: Appended | None = None,
 ) -> Binary:
     """Compile `source` for `arch` ("sm_80", "sm_90a", …) with the instances `names`; `kind` is "ptx" or "cubin".
 
@@ -46,10 +57,14 @@ def compile_source(
     if kind == "cubin":
         options.append("--ptxas-options=-v")
     folders = [HERE, source.parent, *standard.folders()]
-    stem = cache_dir() / "cuda" / f"{source.parent.name}-{source.stem}-{_key(source, names, kind, options)}"
+    stem = (
+        cache_dir()
+        / "cuda"
+        / f"{source.parent.name}-{source.stem}-{_key(source, names, kind, [*options, repr(appended)])}"
+    )
     code, facts = stem.with_suffix(f".{kind}"), stem.with_suffix(".json")
     if not facts.exists():
-        binary = _compile(source, names, kind, [*options, *(f"-I{folder}" for folder in folders)])
+        binary = _compile(source, names, kind, [*options, *(f"-I{folder}" for folder in folders)], appended)
         put(code, binary.code)
         put(facts, json.dumps({"names": binary.names, "log": binary.log}).encode())
     return Binary(code.read_bytes(), **json.loads(facts.read_text()))
@@ -63,8 +78,10 @@ def _key(source: Path, names: tuple[str, ...], kind: str, options: list[str]) ->
     return digest.hexdigest()[:20]
 
 
-def _compile(source: Path, names: tuple[str, ...], kind: str, options: list[str]) -> Binary:
-    unit = _unit(source, names, options)
+def _compile(
+    source: Path, names: tuple[str, ...], kind: str, options: list[str], appended: Appended | None = None
+) -> Binary:
+    unit = _unit(source, names, options, appended)
     nvrtc = _nvrtc()
     # The path as the program's name: it is in the compiler's messages and in the line table of the PTX.
     headers = {name: text.encode(errors="surrogateescape") for name, text in unit.headers.items()}
@@ -103,17 +120,36 @@ class _Unit:
     empty: list[str]
 
 
-def _unit(source: Path, names: tuple[str, ...], options: list[str]) -> _Unit:
+def _unit(source: Path, names: tuple[str, ...], options: list[str], appended: Appended | None) -> _Unit:
     """The source without code of the host's, where there is such code, and stand-ins for headers that NVRTC lacks."""
     defines = dict(o[2:].partition("=")[::2] for o in options if o.startswith("-D"))
     parsed = cplusplus.read(source, {k: v or "1" for k, v in defines.items()}, [HERE])
-    texts = parsed.without_host_code(names)
+    behind = appended.text if appended else ""
+    if appended and appended.inlined:
+        parsed.inline(appended.inlined)
+    texts = parsed.without_host_code(appended.roots if appended else names)
     whole = [s.text for s in parsed.sources.values()]
     made, empty = standard.headers(texts.values() if texts else whole, parsed.beside)
-    if texts is None:
+    if texts is None and not behind:
         return _Unit(whole[0], made, empty)
+    texts = texts or {s.name: s.text for s in parsed.sources.values()}
     own = texts.pop(source.name)
-    return _Unit(own, {**made, **texts}, empty)
+    return _Unit(own + behind, {**made, **texts}, empty)
+
+
+def parameters_of(build: "Build", parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
+    """The parameters of an instance with their types as the compiler has them. Raises as `compile_source` does."""
+    roots = tuple(re.findall(r"\w+", build.name))
+    for fields in (True, False):  # of structs; not where one has parts that cannot be named
+        asked = Appended(signature.question(build.name, fields), roots)
+        try:
+            binary = compile_source(build.source, (), "sm_90a", "ptx", build.defines, asked)
+        except CompileError:
+            if not fields:
+                raise
+        else:
+            return signature.answer(binary.code.decode(), parameters)
+    raise AssertionError
 
 
 MESSAGE = re.compile(
@@ -164,7 +200,9 @@ def _nvrtc():
 def version() -> str:
     """NVRTC's version, that of the headers it compiles with, and of what is done to a source before."""
     _, major, minor = _nvrtc().nvrtcVersion()
-    ours = hashlib.sha256(b"".join(Path(str(m.__file__)).read_bytes() for m in (cplusplus, standard))).hexdigest()[:8]
+    ours = hashlib.sha256(
+        b"".join(Path(str(m.__file__)).read_bytes() for m in (cplusplus, signature, standard))
+    ).hexdigest()[:8]
     try:
         headers = importlib.metadata.version("nvidia-cuda-runtime")
     except importlib.metadata.PackageNotFoundError:

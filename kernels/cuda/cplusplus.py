@@ -14,6 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+HERE = Path(__file__).parent
 LEXEMES = re.compile(
     r"""(?P<blank>\s+|//(?:\\\n|[^\n])*|/\*.*?(?:\*/|\Z)|\\\n)
       |(?P<text>(?:u8|[uUL])?R"(?P<mark>[^()\\\s]{0,16})\(.*?(?:\)(?P=mark)"|\Z)
@@ -32,9 +38,9 @@ PREDEFINED = {
 }
 OPENS, CLOSES = "([{", ")]}"
 # Words with brackets behind them that belong to a function's declaration, and are not its name.
-ATTRIBUTES = frozenset(
+ATTRIBUTES = _words(
     "__launch_bounds__ __attribute__ __declspec alignas __align__ decltype __cluster_dims__ __maxnreg__ __block_size__"
-    " noexcept explicit throw".split()
+    " noexcept explicit throw"
 )
 CONDITION = re.compile(r"[\d\s()+\-*/%<>=!&|^~xXa-fA-F]*|.*\b(?:and|or|not)\b.*")
 MOST_EXPANSIONS = 20_000  # tokens that a macro's use may become
@@ -289,6 +295,24 @@ class Unit:
             out += self.expanded(made, path, hidden | {token.text})
         return out
 
+    def inline(self, name: str) -> None:
+        """Have the kernels of a name be functions for others to call, in texts of the same length."""
+        for d in self.kernels(name):
+            source = self.sources[d.path]
+            tokens = list(d.tokens)
+            for i, token in enumerate(tokens):
+                if token.text == "{":
+                    break
+                end = token.end
+                if token.text in ("__launch_bounds__", "__cluster_dims__", "__maxnreg__"):
+                    end = tokens[_closing(tokens, i + 1)].end
+                    made = " " * (end - token.start)
+                elif token.text == "__global__" and source.text[token.start : end] == token.text:
+                    made = "__device__"
+                else:
+                    continue
+                source.text = source.text[: token.start] + made + source.text[end:]
+
     # --- what a kernel does not need ---
 
     def without_host_code(self, names: Iterable[str]) -> dict[str, str] | None:
@@ -432,9 +456,7 @@ def _angle(tokens: Sequence[Token], start: int) -> int | None:
         text = tokens[i].text
         if text in ("(", "["):
             i = _closing(tokens, i)
-        elif text in (";", "{", "}", ")", "&&", "||"):
-            return None
-        elif text == "<<":
+        elif text in (";", "{", "}", ")", "&&", "||", "<<"):
             return None
         else:
             depth += (text == "<") - (text == ">")
@@ -463,7 +485,7 @@ def _split(tokens: Sequence[Token]) -> list[list[Token]]:
     return [p for p in parts if p] if len(parts) == 1 else parts
 
 
-split_commas = _split
+split_commas, closing = _split, _closing
 
 
 def _declarations(path: Path, tokens: list[Token], unit: Unit) -> list[Declaration]:
@@ -530,7 +552,7 @@ def _opened(tokens: Sequence[Token], i: int) -> tuple[tuple[str, ...], int] | No
     at = 1 if texts[0] == "inline" else 0
     if texts[at : at + 1] != ["namespace"]:
         return None
-    names = []
+    names: list[str] = []
     for j in range(at + 1, len(texts)):
         if texts[j] == "{":
             return tuple(names), i + j + 1
@@ -603,9 +625,7 @@ def _function(tokens: Sequence[Token]) -> Function | None:
     while i < len(tokens):
         token = tokens[i]
         text = token.text
-        if text in ("=", ";", "{", "class", "struct", "union", "enum", "typedef", "using") and not (
-            text in ("struct", "class", "enum", "union")
-        ):
+        if text in ("=", ";", "{", "typedef", "using"):
             return None
         if text == "operator":
             opens = next((j for j in range(i + 1, len(tokens)) if tokens[j].text == "("), len(tokens))
@@ -666,7 +686,7 @@ def _named(d: Declaration) -> Declaration:
     if first == "namespace" and len(texts) > 1:  # an alias
         d.kind, d.names = "using", (texts[1],)
         return d
-    if first == "static_assert" or first == "template" and texts[1:2] != ["<"]:
+    if first == "static_assert" or (first == "template" and texts[1:2] != ["<"]):
         d.kind, d.names = ("instantiation", tuple(_instantiated(d))) if first == "template" else ("other", ())
         return d
     body = next((i for i, t in enumerate(d.tokens) if t.text == "{"), None)

@@ -1,7 +1,7 @@
 """Headers that NVRTC does not bring and published sources include: where the toolkit's are, and small stand-ins.
 
-A header of the host's (stdio.h, vector, cublas_v2.h, torch/types.h) is empty: what needs it is the host's too, and is not
-compiled. What kernels do need of the C library is in `PRELUDE`, which every build begins with.
+A header of the host's (stdio.h, vector, cublas_v2.h, torch/types.h) is empty: what needs it is the host's too, and is
+not compiled. What kernels do need of the C library is in `PRELUDE`, which every build begins with.
 """
 
 import functools
@@ -13,6 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kernels import Unavailable
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
 
 PRELUDE_NAME = "layerbench_prelude.h"
 PRELUDE = """#pragma once
@@ -92,8 +97,10 @@ NARROW = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"  # which the host's 
 SMALL = {
     # What NVRTC has by itself, or the prelude brings.
     **dict.fromkeys(
-        "stdint.h cstdint stddef.h cstddef float.h cfloat limits.h climits math.h cmath stdio.h cstdio stdlib.h cstdlib"
-        " string.h cstring stdbool.h cstdbool inttypes.h cinttypes time.h ctime sys/types.h".split(),
+        _words(
+            "stdint.h cstdint stddef.h cstddef float.h cfloat limits.h climits math.h cmath stdio.h cstdio"
+            " stdlib.h cstdlib string.h cstring stdbool.h cstdbool inttypes.h cinttypes time.h ctime sys/types.h"
+        ),
         "",
     ),
     "assert.h": ASSERT,
@@ -103,14 +110,16 @@ SMALL = {
     # CUB refuses to be included whole by NVRTC; these are its parts for device code.
     "cub/cub.cuh": "\n".join(
         f"#include <cub/{part}.cuh>"
-        for part in "block/block_reduce block/block_scan block/block_load block/block_store block/block_exchange"
-        " block/block_radix_sort warp/warp_reduce warp/warp_scan".split()
+        for part in _words(
+            "block/block_reduce block/block_scan block/block_load block/block_store block/block_exchange"
+            " block/block_radix_sort warp/warp_reduce warp/warp_scan"
+        )
     ),
 }
 # C++ headers of which device code uses the parts that libcu++ has.
-OF_LIBCUPP = (
+OF_LIBCUPP = _words(
     "type_traits utility tuple array functional limits algorithm numeric complex initializer_list iterator cstdint"
-).split()
+)
 HOST_ONLY = re.compile(
     r"thrust/|torch/|ATen/|c10/|cublas|cudnn|cusparse|curand\.h|nccl|mpi|nvml|nvToolsExt|cutensor\.h"
 )
