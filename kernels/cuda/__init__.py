@@ -278,15 +278,18 @@ class Kernel:
         constants = {**self.constants, **constants}
         fixed = types.arguments_of(self.entry)
         given: dict[str, str] = dict(zip(signature.template, fixed, strict=False))
-        for name in signature.template[len(fixed) :]:
+        defaults = dict(signature.defaults)
+        told = {name for name in signature.template if name in given or name in constants or name in dtypes}
+        last = max((i for i, name in enumerate(signature.template) if name in told or name not in defaults), default=-1)
+        for name in signature.template[len(fixed) : last + 1]:
             if name in constants:
                 given[name] = _constant(constants.pop(name))
             elif name in dtypes:
                 if dtypes[name] not in C_NAMES:
                     raise Unavailable(f"CUDA kernels are built for fp32, bf16 and fp16, not {dtypes[name]}")
                 given[name] = C_NAMES[dtypes[name]]
-            elif name in signature.defaults:
-                break
+            elif name in defaults:
+                given[name] = types.substituted(defaults[name], given)
             elif name == "T" and name in signature.types:
                 raise Unavailable("CUDA kernels are built for fp32, bf16 and fp16, not None")
             else:

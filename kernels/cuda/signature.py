@@ -58,14 +58,14 @@ class Parameter:
 class Signature:
     """A kernel's template parameters, by name, and its parameters.
 
-    types: names of template parameters that are types. defaults: of those that need not be given. name: with its
-    namespaces. cast: the types as they are written, where other functions have this name too.
+    types: names of template parameters that are types. defaults: (name, C++) of those that need not be given. name: with
+    its namespaces. cast: the types as they are written, where other functions have this name too.
     """
 
     template: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     types: frozenset[str] = frozenset()
-    defaults: frozenset[str] = frozenset()
+    defaults: tuple[tuple[str, str], ...] = ()
     name: str = ""
     cast: tuple[str, ...] = ()
 
@@ -74,7 +74,7 @@ class Signature:
         name = f"{self.name}<{', '.join(values)}>" if values else self.name
         if not self.cast:
             return name
-        types = ", ".join(re.sub(r"\w+", lambda word: given.get(word[0], word[0]), text) for text in self.cast)
+        types = ", ".join(substituted(text, given) for text in self.cast)
         return f"static_cast<void(*)({types})>({name})"
 
 
@@ -85,6 +85,11 @@ class Appended:
     text: str
     roots: tuple[str, ...]
     inlined: str = ""
+
+
+def substituted(text: str, given: Mapping[str, str]) -> str:
+    """C++ with names replaced."""
+    return re.sub(r"[A-Za-z_]\w*", lambda word: given.get(word[0], word[0]), text)
 
 
 def arguments_of(entry: str) -> list[str]:
@@ -116,7 +121,7 @@ def read_signatures(source: Path, entry: str, defines: Mapping[str, str] | None 
 
 def _signature(source: Path, d: Declaration, several: bool) -> Signature:
     assert d.function
-    names, types, defaults = list[str](), set[str](), set[str]()
+    names, types, defaults = list[str](), set[str](), list[tuple[str, str]]()
     for tokens in d.function.template:
         texts = [t.text for t in tokens]
         equals = texts.index("=") if "=" in texts else len(texts)
@@ -128,11 +133,11 @@ def _signature(source: Path, d: Declaration, several: bool) -> Signature:
         if words and words[0] in ("typename", "class"):
             types.add(name)
         if equals < len(texts):
-            defaults.add(name)
+            defaults.append((name, " ".join(texts[equals + 1 :])))
     parameters = [_parameter(source, d.function.name, p, i) for i, p in enumerate(d.function.parameters)]
     cast = tuple(_written(p) for p in d.function.parameters) if several else ()
     qualified = "::".join((*d.scope, d.function.name))
-    return Signature(tuple(names), tuple(parameters), frozenset(types), frozenset(defaults), qualified, cast)
+    return Signature(tuple(names), tuple(parameters), frozenset(types), tuple(defaults), qualified, cast)
 
 
 def _declarator(tokens: Sequence[Token]) -> tuple[list[Token], Token | None, bool]:
