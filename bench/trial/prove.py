@@ -44,7 +44,8 @@ class Proof:
     unsupported: list[str] = field(default_factory=list)  # what it says that it does not have
     deterministic: bool | None = None
     work_per_s: float = 0.0  # FLOPs plus bytes a second in the best case, untuned
-    counts: Counts = field(default_factory=Counts)  # of a simulated variant
+    by_simulator: bool = False
+    counts: Counts = field(default_factory=Counts)  # of a simulated variant; empty where nobody asked for them
     kernels_ran: dict[str, int] = field(default_factory=dict)  # in one call on a GPU, by name
     sanitizer: str | None = None  # what compute-sanitizer said, where it was asked
     seeds: list[int] = field(default_factory=list)  # that its cases were drawn with
@@ -56,7 +57,7 @@ class Proof:
     @property
     def simulated(self) -> bool:
         """Right, as the simulator ran it: it can be counted, not timed."""
-        return self.ok and bool(self.counts)
+        return self.ok and self.by_simulator
 
 
 def seeds(seed: int | None) -> list[int]:
@@ -100,10 +101,11 @@ def prove(
             judge.prepare([*cases, *counted], yardstick)
             if worker is None or not worker.alive:
                 worker = Worker(variant, setting)
-            _prove_phase(proof, cases, worker, judge, setting, progress, most=1 if smoke else None)
+            proof.by_simulator = setting.simulate
+            passed = _prove_phase(proof, cases, worker, judge, setting, progress, most=1 if smoke else None)
             if counted and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
-                _count(proof, worker, judge, setting)
+                _count(proof, [*counted, *passed], worker, judge, setting)
         except ProcessFailed as failure:
             proof.status, proof.evidence = failure.status, failure.evidence
             if failure.status == "wrong":  # the simulator's finding, by its name
@@ -138,13 +140,14 @@ def _prove_phase(
     setting: Setting,
     progress: Callable[[str], None],
     most: int | None = None,
-) -> None:
-    """most: so many cases that are passed are enough."""
+) -> list[Case]:
+    """The cases that are passed, the one with most work first. most: so many are enough."""
     variant = proof.variant
     # The first call of a shape may compile.
     compiles = variant.gpu_code or builds_each_shape(variant)
     limit = max(setting.time_limit, setting.prepare_limit if compiles else 0)
     proof.cases_all = len(cases)
+    passed: list[Case] = []
     for case in cases:
         if most is not None and proof.cases >= most:
             break
@@ -168,7 +171,8 @@ def _prove_phase(
         if not verdict.ok:
             proof.status, proof.check = "wrong", verdict.check
             proof.evidence = f"{verdict.check}: {verdict.evidence} [{case.name}, seed {case.seed}]"
-            return
+            return []
+        passed.append(case)
         if verdict.deterministic is not None:
             proof.deterministic = verdict.deterministic and proof.deterministic is not False
         proof.kernels_ran = proof.kernels_ran or proved["counts"]
@@ -182,6 +186,7 @@ def _prove_phase(
     elif found := [] if devices.is_made_up(setting.device) else source.foreign(variant):
         proof.status, proof.check = "wrong", "source"
         proof.evidence = f"source: {'; '.join(found[:3])}"
+    return sorted(passed, key=lambda c: -contract.min_bytes(c.module, c.shape, c.phase))
 
 
 def builds_each_shape(variant: Variant) -> bool:
@@ -189,11 +194,17 @@ def builds_each_shape(variant: Variant) -> bool:
     return variant.backend == "torch" and variant.stem == "compile"
 
 
-def _count(proof: Proof, worker: Worker, judge: Judge, setting: Setting) -> None:
-    """Have the simulator count a call, which must be right and move what it cannot do without."""
-    case = counted_case(proof.variant.layer, proof.phase, proof.dtype)
-    given, seed = judge.given(case, setting.device), secrets.randbits(40)
-    counts, handed = worker.ask("count", limit=setting.prepare_limit, case=case, given=given, seed=seed)
+def _count(proof: Proof, cases: Sequence[Case], worker: Worker, judge: Judge, setting: Setting) -> None:
+    """Have the simulator count a call, which must be right and move what it cannot do without: of the first of these
+    cases that the variant takes."""
+    for case in cases:
+        given, seed = judge.given(case, setting.device), secrets.randbits(40)
+        try:
+            counts, handed = worker.ask("count", limit=setting.prepare_limit, case=case, given=given, seed=seed)
+            break
+        except ProcessFailed as failure:
+            if failure.status != "skipped" or case is cases[-1]:
+                raise
     verdict = judge.judge(case, handed)
     moved = counts["moved_of_minimum"]
     if verdict.ok and moved is not None and moved < LEAST_MOVED:
