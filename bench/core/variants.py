@@ -96,9 +96,10 @@ class Variant:
         return module
 
     def source_hash(self) -> str:
-        """Of the variant's own files (same stem, any suffix) and its backend's shared ones."""
+        """Of the variant's own files (same stem, any suffix; a folder of that name) and its backend's shared ones."""
         digest = hashlib.sha256()
         own = [p for p in self.path.parent.iterdir() if p.stem == self.stem and p.is_file()]
+        own += [p for p in (self.path.parent / self.stem).rglob("*") if p.is_file()]  # what bench.import brought
         folders = [d for d in self.path.parent.parent.iterdir() if d.is_dir() and d.name not in contract.layer_names()]
         shared = [p for d in (self.path.parent.parent, *folders) for p in d.iterdir() if p.is_file()]
         for path in sorted(own) + sorted(shared):

@@ -114,7 +114,9 @@ def _sources(start: Path) -> tuple[set[Path], set[Path]]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 waiting += _imported(path, node)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".cu"):
+            elif (
+                isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith((".cu", ".cuh"))
+            ):
                 sources.add((path.parent / node.value).resolve())
     return modules, sources
 
