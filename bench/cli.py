@@ -22,12 +22,13 @@ OK = 0
 FAILED = 1  # something went wrong that is not a verdict on a kernel (disk full, cannot set up)
 WRONG = 2  # a variant's result is wrong, or parity with PyTorch failed
 CANNOT_RUN = 3  # a variant named explicitly cannot run here
+NOTHING_TRIED = 4  # variants were named explicitly, and none of them takes any of what it was to be tried at
 USAGE = 64  # the command line makes no sense (sysexits.h EX_USAGE)
 INTERRUPTED = 130  # Ctrl-C, or ended from outside by SIGTERM or a closed terminal
 
 EXIT_CODES = (
     "exit codes: 0 fine, 1 could not go on, 2 a result is wrong, 3 a named variant cannot run here, "
-    "64 usage, 130 interrupted"
+    "4 nothing of what was named was tried, 64 usage, 130 interrupted"
 )
 
 

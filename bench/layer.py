@@ -32,6 +32,7 @@ def parser() -> cli.Parser:
         help="sweep an axis: B, T, dtype (fp32, bf16), or any symbol of the shape",
     )
     what.add_argument("--check-only", action="store_true", help="prove, do not time")
+    what.add_argument("--count", action="store_true", help="with --check-only: count what simulated kernels move, too")
     what.add_argument("--smoke", action="store_true", help="launch each variant once and compare one case: no proof")
     what.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     what.add_argument("--simulate", action="store_true", help="run GPU kernels in the simulator, though there is a GPU")

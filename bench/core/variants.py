@@ -25,6 +25,7 @@ from bench.core import BACKENDS
 from bench.core.evidence import STORY, one_line
 from kernels import Unavailable
 from reference import contract
+from reference.contract import Shape
 
 KERNELS = HOME / "kernels"
 MOST_SOURCE_BYTES = 4 << 20  # of a variant's Python file
@@ -95,9 +96,10 @@ class Variant:
         return module
 
     def source_hash(self) -> str:
-        """Of the variant's own files (same stem, any suffix) and its backend's shared ones."""
+        """Of the variant's own files (same stem, any suffix; a folder of that name) and its backend's shared ones."""
         digest = hashlib.sha256()
         own = [p for p in self.path.parent.iterdir() if p.stem == self.stem and p.is_file()]
+        own += [p for p in (self.path.parent / self.stem).rglob("*") if p.is_file()]  # what bench.import brought
         folders = [d for d in self.path.parent.parent.iterdir() if d.is_dir() and d.name not in contract.layer_names()]
         shared = [p for d in (self.path.parent.parent, *folders) for p in d.iterdir() if p.is_file()]
         for path in sorted(own) + sorted(shared):
@@ -213,7 +215,7 @@ def _read(path: Path, parts: tuple[str, ...]) -> Variant:
         stem=path.stem,
         path=path,
         story=story,
-        functions=frozenset(functions) & {"forward", "backward", "workspace", "prepare"},
+        functions=frozenset(functions) & {"forward", "backward", "workspace", "prepare", "supports"},
         **{name.lower(): value for name, value in constants.items()},
     )
 
@@ -227,15 +229,29 @@ def _tree(path: Path) -> ast.Module:
             raise Unreadable(f"{path} has more than {MOST_SOURCE_BYTES >> 20} MiB")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an escape that is none, say: importing it warns
-            return ast.parse(path.read_bytes(), os.fsdecode(path))
+            return ast.parse(_utf8(path), os.fsdecode(path))
     except SyntaxError as error:
         raise Unreadable(f"{path} line {error.lineno}: {error.msg}") from error
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise Unreadable(f"{path} cannot be read: {type(error).__name__}: {one_line(error, 200)}") from error
 
 
+def _utf8(path: Path) -> str:
+    """What a file says; Unreadable where it is in another encoding than all that read it expect."""
+    content = path.read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise Unreadable(f"{path} line {line} is not UTF-8 (latin-1, perhaps): save it as UTF-8") from error
+
+
 def _check_signatures(path: Path, layer: str, functions: dict[str, ast.FunctionDef]) -> None:
     module = contract.load(layer)
+    if "supports" in functions:
+        args = functions["supports"].args
+        if [a.arg for a in (*args.posonlyargs, *args.args)] != ["shape"] or args.kwonlyargs:
+            raise Unreadable(f"{path}: supports takes a shape: supports(shape)")
     for phase in contract.PHASES:
         if phase not in functions:
             continue
@@ -282,6 +298,21 @@ def _several(value: object) -> object:
     """A text as a tuple of one, a list of texts as a tuple; what is neither as None, which no constant of texts is."""
     texts = (value,) if isinstance(value, str) else value
     return tuple(texts) if isinstance(texts, (list, tuple)) and all(type(t) is str for t in texts) else None
+
+
+def need_support(module: ModuleType, shape: Shape) -> None:
+    """Ask a variant's `supports(shape)`, where it has one. Raises Unavailable with its words, or with the sizes."""
+    if not hasattr(module, "supports"):
+        return
+    answer = module.supports(shape)
+    if answer is True:
+        return
+    if answer is False:
+        sizes = ", ".join(f"{name}={value}" for name, value in shape.items() if type(value) is int)
+        raise Unavailable(f"a shape such as {sizes}")
+    if isinstance(answer, str) and answer:
+        raise Unavailable(one_line(answer, 100))
+    raise TypeError(f"supports(shape) answers True, False, or a few words on what it does not take, not {answer!r:.60}")
 
 
 def takes_workspace(module: ModuleType, phase: str) -> bool:

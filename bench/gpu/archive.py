@@ -186,7 +186,7 @@ def _compile_call(module: Any, case: Case) -> str:
     def compile_cuda(launch: Any) -> None:
         if isinstance(launch, cuda.Launch):
             build = launch.build
-            compile_source(build.source, (build.name,), ARCH, "cubin", build.defines)
+            compile_source(build.source, (build.name,), ARCH, "cubin", build.defines, build.appended)
 
     try:
         with launching_with(compile_cuda, ARCH, whole=True):

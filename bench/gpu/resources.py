@@ -165,10 +165,10 @@ def compile_builds(builds: list[Build], arch: str) -> dict[Build, Found]:
     found: dict[Build, Found] = {}
     ours = [b for b in builds if isinstance(b, cuda.Build)]
     found |= {b: _assembled(b, arch) for b in builds if not isinstance(b, cuda.Build)}
-    for source, defines in sorted({(b.source, b.defines) for b in ours}):
-        group = [b for b in ours if (b.source, b.defines) == (source, defines)]
+    for source, defines, appended in sorted({(b.source, b.defines, b.appended) for b in ours}, key=str):
+        group = [b for b in ours if (b.source, b.defines, b.appended) == (source, defines, appended)]
         try:
-            binary = compile_source(source, tuple(b.name for b in group), arch, "cubin", defines)
+            binary = compile_source(source, tuple(b.name for b in group), arch, "cubin", defines, appended)
         except CompileError as error:
             found |= dict.fromkeys(group, bounded(error, MESSAGE))
             continue

@@ -19,7 +19,7 @@ from types import ModuleType
 import torch
 
 from bench.core.evidence import telling
-from bench.core.variants import takes_workspace
+from bench.core.variants import need_support, takes_workspace
 from bench.models import CallId
 from bench.models.calls import Batch, Call, Tensors
 from bench.models.memory import ALIGN
@@ -258,7 +258,8 @@ def bind(call: Call, module: ModuleType, workspace: torch.Tensor, shape: contrac
 
 
 def workspace_bytes(call: Call, module: ModuleType, shape: contract.Shape) -> int:
-    """Scratch that the variant asks for at this call."""
+    """Scratch that the variant asks for at this call. Raises Unavailable where it says that it does not take it."""
+    need_support(module, shape)
     if not takes_workspace(module, call.id.phase):
         return 0
     return module.workspace({**shape, "accumulate": call.accumulate}, call.id.phase)

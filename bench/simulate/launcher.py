@@ -145,7 +145,7 @@ FUSED = (
 def run(launch: Launch) -> None:
     """Compile, translate and run a launch. Raises SimulationError with what was found."""
     source = launch.build
-    binary = compile_source(source.source, (source.name,), ARCH, "ptx", source.defines)
+    binary = compile_source(source.source, (source.name,), ARCH, "ptx", source.defines, source.appended)
     name = f"{source.source.name}: {source.name}"
     run_ptx(
         binary.code.decode(),

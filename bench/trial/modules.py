@@ -22,7 +22,10 @@ LAUNCHERS = frozenset(  # the harness's, in kernels/: they are trusted
     for name in (
         *("__init__.py", "cpu/__init__.py", "triton/__init__.py", "triton/tuning.py", "triton/lists.py"),
         "triton/descriptors.py",
-        *(f"cuda/{name}.py" for name in ("__init__", "compiler", "gpu", "packing", "signature")),
+        *(
+            f"cuda/{name}.py"
+            for name in ("__init__", "compiler", "cplusplus", "gpu", "packing", "signature", "standard")
+        ),
     )
 )
 SUFFIXES = (".cpp", ".cc", ".cxx", ".c", ".cu", ".cuh", ".hpp", ".h")

@@ -41,6 +41,7 @@ class Plan:
     seed: int | None  # the proof's second one; None: random
     no_simulate: bool
     check_only: bool
+    count: bool  # what simulated kernels move, where nothing is timed too
     smoke: bool  # one case of each variant and no more
     proofs: Path | None  # a folder of proofs to take over, and to add to
     compile_resources: bool  # what is not known of a timed kernel is found by compiling it
@@ -74,6 +75,7 @@ def plan_of(
     shape: str,
     axis: list[str],
     check_only: bool,
+    count: bool,
     smoke: bool,
     proofs: Path | None,
     device: str,
@@ -119,6 +121,7 @@ def plan_of(
         seed=seed,
         no_simulate=no_simulate,
         check_only=check_only or smoke,
+        count=count or not (check_only or smoke),
         smoke=smoke,
         proofs=proofs,
         compile_resources=proofs is None,

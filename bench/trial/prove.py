@@ -46,7 +46,8 @@ class Proof:
     unsupported: list[str] = field(default_factory=list)  # what it says that it does not have
     deterministic: bool | None = None
     work_per_s: float = 0.0  # FLOPs plus bytes a second in the best case, untuned
-    counts: Counts = field(default_factory=Counts)  # of a simulated variant
+    by_simulator: bool = False
+    counts: Counts = field(default_factory=Counts)  # of a simulated variant; empty where nobody asked for them
     kernels_ran: dict[str, int] = field(default_factory=dict)  # in one call on a GPU, by name
     sanitizer: str | None = None  # what compute-sanitizer said, where it was asked
     seeds: list[int] = field(default_factory=list)  # that its cases were drawn with
@@ -58,7 +59,7 @@ class Proof:
     @property
     def simulated(self) -> bool:
         """Right, as the simulator ran it: it can be counted, not timed."""
-        return self.ok and bool(self.counts)
+        return self.ok and self.by_simulator
 
 
 def seeds(seed: int | None) -> list[int]:
@@ -102,10 +103,12 @@ def prove(
             judge.prepare([*cases, *counted], yardstick)
             if worker is None or not worker.alive:
                 worker = Worker(variant, setting)
-            _prove_phase(proof, cases, worker, judge, yardstick, setting, progress, most=1 if smoke else None)
+            proof.by_simulator = setting.simulate
+            most = 1 if smoke else None
+            passed = _prove_phase(proof, cases, worker, judge, yardstick, setting, progress, most)
             if counted and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
-                _count(proof, worker, judge, setting)
+                _count(proof, [*counted, *passed], worker, judge, setting)
         except ProcessFailed as failure:
             proof.status, proof.evidence = failure.status, failure.evidence
             if failure.status == "wrong":  # the simulator's finding, by its name
@@ -141,13 +144,14 @@ def _prove_phase(
     setting: Setting,
     progress: Callable[[str], None],
     most: int | None = None,
-) -> None:
-    """most: so many cases that are passed are enough."""
+) -> list[Case]:
+    """The cases that are passed, the one with most work first. most: so many are enough."""
     variant = proof.variant
     # The first call of a shape may compile.
     compiles = variant.gpu_code or builds_each_shape(variant)
     limit = max(setting.time_limit, setting.prepare_limit if compiles else 0)
     proof.cases_all = len(cases)
+    right: list[Case] = []
 
     def call(case: Case) -> Proved:
         return _called(case, worker, judge, setting, limit)
@@ -162,7 +166,9 @@ def _prove_phase(
         verdict = looked.result()
         if verdict.borderline:
             verdict = _drawn_again(proof, case, verdict, judge, yardstick, call)
-        return _passed(proof, case, proved, verdict)
+        if _passed(proof, case, proved, verdict):
+            right.append(case)
+        return proof.ok
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         last: tuple[Case, Proved, Future[Verdict]] | None = None  # the judge looks at it while the next is called
@@ -174,7 +180,7 @@ def _prove_phase(
             if last:
                 again = last[2].result().borderline
                 if not passed(*last):
-                    return
+                    return []
                 if again:  # what it left lay where the further draws went
                     proved, failure = attempt(case)
             last = None
@@ -182,19 +188,20 @@ def _prove_phase(
                 last = case, proved, pool.submit(judged, variant, case, proved, judge)
                 if not judge.behind or most is not None:
                     if not passed(*last):
-                        return
+                        return []
                     last = None
             elif failure and failure.status == "skipped":
                 proof.unsupported += [failure.evidence] if failure.evidence not in proof.unsupported else []
             elif failure:
                 raise failure
         if last and not passed(*last):
-            return
+            return []
     if not proof.cases:
         proof.status, proof.evidence = "skipped", "; ".join(proof.unsupported)
     elif found := [] if devices.is_made_up(setting.device) else source.foreign(variant):
         proof.status, proof.check = "wrong", "source"
         proof.evidence = f"source: {'; '.join(found[:3])}"
+    return sorted(right, key=lambda c: -contract.min_bytes(c.module, c.shape, c.phase))
 
 
 def _called(case: Case, worker: Worker, judge: Judge, setting: Setting, limit: float) -> Proved:
@@ -255,11 +262,17 @@ def builds_each_shape(variant: Variant) -> bool:
     return variant.backend == "torch" and variant.stem == "compile"
 
 
-def _count(proof: Proof, worker: Worker, judge: Judge, setting: Setting) -> None:
-    """Have the simulator count a call, which must be right and move what it cannot do without."""
-    case = counted_case(proof.variant.layer, proof.phase, proof.dtype)
-    given, seed = judge.given(case, setting.device), secrets.randbits(40)
-    counts, handed = worker.ask("count", limit=setting.prepare_limit, case=case, given=given, seed=seed)
+def _count(proof: Proof, cases: Sequence[Case], worker: Worker, judge: Judge, setting: Setting) -> None:
+    """Have the simulator count a call, which must be right and move what it cannot do without: of the first of these
+    cases that the variant takes."""
+    for case in cases:
+        given, seed = judge.given(case, setting.device), secrets.randbits(40)
+        try:
+            counts, handed = worker.ask("count", limit=setting.prepare_limit, case=case, given=given, seed=seed)
+            break
+        except ProcessFailed as failure:
+            if failure.status != "skipped" or case is cases[-1]:
+                raise
     verdict = judge.judge(case, handed)
     moved = counts["moved_of_minimum"]
     if verdict.ok and moved is not None and moved < LEAST_MOVED:

@@ -24,6 +24,7 @@ from bench import HOME
 from bench.core.variants import Variant
 from bench.machine.devices import BUSY, Device, Kernel, busy_seconds
 from kernels import cache_dir
+from kernels.cuda import cplusplus
 
 COPIES = ("Memcpy", "Memset")
 # A copy from the device to itself: the driver's, and ATen's kernels for copy_ (the last is the made-up GPU's).
@@ -113,7 +114,9 @@ def _sources(start: Path) -> tuple[set[Path], set[Path]]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 waiting += _imported(path, node)
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".cu"):
+            elif (
+                isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith((".cu", ".cuh"))
+            ):
                 sources.add((path.parent / node.value).resolve())
     return modules, sources
 
@@ -140,8 +143,11 @@ def _jit_functions(path: Path) -> Iterator[str]:
 
 
 def _global_functions(path: Path) -> list[str]:
-    text = re.sub(r"//[^\n]*|/\*.*?\*/", " ", path.read_text(), flags=re.S)
-    return re.findall(r"__global__\s+[^;{}]*?\b(?!__launch_bounds__)(\w+)\s*\(", text)
+    """With their namespaces. What loads scalars and goes on as one of them has its name (kernels.cuda.Loaded)."""
+    unit = cplusplus.read(path, None, [cplusplus.HERE])
+    kernels = (d for d in unit.declarations if d.function and "__global__" in d.function.qualifiers)
+    names = ["::".join((*d.scope, d.function.name)) for d in kernels if d.function]
+    return names + [f"{name.replace('::', '_')}_loading" for name in names]
 
 
 # --- what a CPU kernel is linked against ---

@@ -5,8 +5,10 @@ variant, and binds its clocks at once.
 """
 
 import functools
+import hashlib
 import math
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -50,8 +52,11 @@ from bench.trial.checks import Watched
 from bench.trial.judge import UNMAPPED, Handed
 from bench.trial.refusals import refusal
 from bench.trial.world import PERF_COUNTER_NS
-from kernels import Unavailable
+from kernels import Unavailable, cache_dir, put
 
+MESSAGES = "messages"  # of compilers, in the cache
+MESSAGE = re.compile(r"\[all of it: (compiler-[0-9a-f]{10}\.txt)\]")
+MOST_MESSAGE = 1 << 20  # characters
 SETTLE_SECONDS = 1e-3  # after a call that is handed back: who works on in another thread, or by a timer, does it now
 WARM_UP_SECONDS = 0.1
 WARM_UP_CALLS = 2
@@ -203,7 +208,7 @@ class Room(process.Room):
         if isinstance(error, MemoryError) or "not enough memory" in said or "out of memory" in said:
             return ProcessFailed(process.ERROR, f"out of memory: {said}")
         if type(error).__name__ == "CompileError":  # tells its own place
-            return ProcessFailed(process.ERROR, said)
+            return ProcessFailed(process.ERROR, f"{said}{whole_message(error)}")
         where = line_of(error, outside=process.BENCH)
         return ProcessFailed(process.ERROR, f"{one_line(type(error).__name__, 60)}: {said}{where}")
 
@@ -643,6 +648,17 @@ class Room(process.Room):
         self.arena.call(self.function)
         self.device.synchronize()
         return (PERF_COUNTER_NS() - start) / 1e9
+
+
+def whole_message(error: BaseException) -> str:
+    """Keep all that a compiler said, and tell the name of that file; the session puts it beside the run."""
+    text = str(error)[:MOST_MESSAGE]
+    name = f"compiler-{hashlib.sha256(text.encode(errors='replace')).hexdigest()[:10]}.txt"
+    try:
+        put(cache_dir() / MESSAGES / name, text.encode(errors="replace"))
+    except OSError:
+        return ""
+    return f" [all of it: {name}]"
 
 
 def touch(arena: Arena) -> None:

@@ -1,7 +1,9 @@
 """One run of `bench.layer`: variants are proved, then timed, and each case that is finished is written down."""
 
+import contextlib
 import itertools
 import shlex
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +28,9 @@ from bench.trial.ledger import Ledger, grounds
 from bench.trial.plan import Plan, cases, check
 from bench.trial.prove import Proof, builds_each_shape, prove, seeds
 from bench.trial.race import Contestant, Timing, race
+from bench.trial.room import MESSAGE, MESSAGES
 from bench.trial.worker import Worker
+from kernels import cache_dir
 from reference import contract
 
 WORTH_A_LOOK_S = 1.0  # of a race: a shorter one is a first impression, and takes the ceilings as they are remembered
@@ -93,7 +97,23 @@ class Session:
                 self.judge.forget()
         self.finish()
         bad = [r for r in self.records if r["status"] not in ("ok", "simulated", "skipped")]
+        untried = self.untried()
+        for name, why in untried.items():
+            self.screen.note(f"{name} was not tried: {why}")
+        if untried and len(untried) == len(set(self.plan.named)):
+            return cli.NOTHING_TRIED
         return cli.WRONG if bad else cli.OK
+
+    def untried(self) -> dict[str, str]:
+        """The variants named by --only of which not one case was tried, and why."""
+        of: dict[str, list[Record]] = {name: [] for name in self.plan.named}
+        for r in [*self.records, *self.done.values()]:
+            of.get(r["variant"], []).append(r)
+        return {
+            name: "; ".join(dict.fromkeys(r["evidence"] for r in rows)) or "no record of it"
+            for name, rows in of.items()
+            if all(r["status"] == "skipped" and not r.get("proof_cases") for r in rows)
+        }
 
     def close_workers(self) -> None:
         for worker in self.workers.values():
@@ -127,7 +147,7 @@ class Session:
         plan = self.plan
         if plan.check_only or plan.profile:
             self.screen.proofs(layer, phase, dtype, [self.proved[layer, p.variant.name, phase, dtype] for p in proofs])
-        self.screen.counts(layer, phase, dtype, {p.variant.name: p.counts for p in proofs if p.simulated})
+        self.screen.counts(layer, phase, dtype, {p.variant.name: p.counts for p in proofs if p.counts})
         for case, calls in () if plan.check_only else cases(plan, layer, phase, dtype):
             if plan.profile:
                 self.profile(case, proofs, plan.profile)
@@ -196,7 +216,18 @@ class Session:
         before = {p: grounds(v, p, dtype, plan.setting, yardstick) for p in can} if ledger else {}
         kept, smoke = None if plan.check_only or plan.profile else self.workers, plan.smoke
         for proof in prove(
-            v, can, dtype, self.seeds, self.judge, plan.setting, yardstick, progress, timed, kept, smoke=smoke
+            v,
+            can,
+            dtype,
+            self.seeds,
+            self.judge,
+            plan.setting,
+            yardstick,
+            progress,
+            timed,
+            kept,
+            count=plan.count,
+            smoke=smoke,
         ):
             if plan.sanitize and proof.ok and not proof.simulated and v.gpu_code:
                 self.sanitize(proof)
@@ -312,10 +343,18 @@ class Session:
     def keep(self, row: Record) -> Record:
         row["reproduce"] = self.reproduce(row)
         row["device"] = self.plan.device
+        copy_messages(row["evidence"], self.run_.folder)
         with self.writing:
             self.records.append(row)
             self.run_.append(row)
         return row
+
+
+def copy_messages(evidence: str, folder: Path) -> None:
+    """Put what a compiler said beside the run, where a row names it (room.whole_message)."""
+    for name in MESSAGE.findall(evidence):
+        with contextlib.suppress(OSError):
+            shutil.copyfile(cache_dir() / MESSAGES / name, folder / name)
 
 
 def fastest_torch(timing: Timing, partial: set[str]) -> Contestant | None:

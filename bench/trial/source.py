@@ -25,14 +25,15 @@ from bench.core.variants import KERNELS, Variant
 from bench.trial import native
 from bench.trial.modules import LAUNCHERS, SUFFIXES, Finding, Module, Modules, name_of
 from bench.trial.native import words
+from kernels.cuda import cplusplus
 from reference import contract
 
 # --- what own code may use ---
 
 # What a variant is offered by its backend's launchers; the rest (compiler flags, the simulator's hook) is theirs.
 OFFERED = words(
-    "Kernel Strided Argument blocks most_shared MAX_PARAMETER_BYTES Unavailable WARP pack_width row_shape Lists"
-    " multiprocessors capability power_of_2 described UNFUSED Tiles Config TORCH_DTYPES tune text_of"
+    "Kernel Strided Argument Loaded as_int32 blocks most_shared MAX_PARAMETER_BYTES Unavailable WARP pack_width"
+    " row_shape Lists multiprocessors capability power_of_2 described UNFUSED Tiles Config TORCH_DTYPES tune text_of"
 )
 IN_TUNING = words("put cache_dir random_call")  # files between calls, and numbers
 PURE = words(
@@ -132,11 +133,22 @@ def foreign(variant: Variant) -> list[str]:
     if variant.own_code:
         start = [variant.path.with_suffix(suffix) for suffix in SUFFIXES] + files.natives()
         for path, text in native.sources(start, KERNELS / variant.backend):
+            text = _compiled(path, text) if variant.backend == "cuda" else text
             found |= {Finding(path, line, what[:MOST_TEXT]) for line, what in native.foreign(text)}
     own = [f for f in found if f.path == variant.path]
     others = [f for f in found if f.path != variant.path]
     told = [f"line {f.line}: {f.what}" for f in sorted(own, key=lambda f: (f.line, f.what))]
     return told + [f"{f.path.name} line {f.line}: {f.what}" for f in sorted(others)]
+
+
+def _compiled(path: Path, text: str) -> str:
+    """Of a CUDA source what is compiled: without code of the host's, and without its libraries' headers, of which NVRTC
+    is handed empty ones (kernels/cuda/standard.py)."""
+    unit = cplusplus.read(path, None, [cplusplus.HERE])
+    names = tuple(d.function.name for d in unit.declarations if d.function and "__global__" in d.function.qualifiers)
+    blank = unit.without_host_code(names) or {}
+    text = blank.get(path.name, text)
+    return re.sub(r"^[ \t]*#[ \t]*include[ \t]*<[^>\n]*>", "", text, flags=re.M)
 
 
 # --- Python ---

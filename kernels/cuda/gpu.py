@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import itertools
+import re
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from types import ModuleType
 import torch
 
 from kernels import Unavailable
-from kernels.cuda import Build, Launch, place
+from kernels.cuda import Build, Launch, bf16_bits, place
 from kernels.cuda.compiler import compile_source
 
 DEFAULT_SHARED = 48 * 1024  # static and dynamic: more must be asked for
@@ -89,7 +90,7 @@ class Function:
     """A kernel on a device, and how much dynamic shared memory it was allowed so far."""
 
     def __init__(self, build: Build, device: int):
-        binary = compile_source(build.source, (build.name,), arch_of(device), "cubin", build.defines)
+        binary = compile_source(build.source, (build.name,), arch_of(device), "cubin", build.defines, build.appended)
         self.build, self.device, cuda = build, device, cupy_driver()
         with _current(device), _refusals(f"loading {build.label}"):
             self.module = cuda.moduleLoadData(binary.code)  # never unloaded
@@ -129,7 +130,9 @@ class Plan:
         self.build, self.device = call.build, device
         self.function = _function(call.build, device)
         sizes = [len(a.value) for a in call.arguments]
-        self.pack = struct.Struct("<" + "".join(a.format or f"{len(a.value)}s" for a in call.arguments))
+        formats = "".join(a.format or f"{len(a.value)}s" for a in call.arguments)
+        self.bf16 = _places(formats)  # of values that `struct` has no letter for
+        self.pack = struct.Struct("<" + formats.replace("W", "H"))
         self.buffer = ctypes.create_string_buffer(max(1, sum(sizes)))
         first = ctypes.addressof(self.buffer)
         places = itertools.accumulate(sizes[:-1], initial=first)
@@ -144,6 +147,8 @@ class Plan:
         if shared > function.allowed:
             function.allow(shared)
         stream = current_stream(self.device)
+        for i in self.bf16:
+            values[i] = bf16_bits(values[i])
         with _one_at_a_time:
             self.pack.pack_into(self.buffer, 0, *values)
             try:
@@ -153,6 +158,12 @@ class Plan:
                     raise LaunchError(f"{Launch(self.build, grid, block, shared, ())}: {error}") from error
                 with _current(self.device), _refusals(str(Launch(self.build, grid, block, shared, ()))):
                     self._launch(function.handle, *grid, *block, shared, stream, self.address, 0)
+
+
+def _places(formats: str) -> tuple[int, ...]:
+    """Which of the values are bf16: `W` in the formats, where `8x` takes no value and `8s` one."""
+    values = [f[-1] for f in re.findall(r"\d*[a-zA-Z?]", formats) if f[-1] != "x"]
+    return tuple(i for i, letter in enumerate(values) if letter == "W")
 
 
 def launch(call: Launch) -> None:

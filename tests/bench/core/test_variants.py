@@ -67,6 +67,7 @@ WRONG = pytest.mark.parametrize(
         ("torch/residual/mine.py", GOOD + "X = " + "-" * 20_000 + "1\n", "mine.py"),  # too deep for the parser
         ("torch/residual/mine.py", GOOD + "\0", "null bytes"),
         ("torch/residual/mine.py", b'"""\xff."""\n', "line 1|cannot be read"),
+        ("torch/residual/mine.py", b"# coding: latin-1\n" + GOOD.encode() + b"# \xe9\n", "line 6 is not UTF-8"),
         ("torch/residual/mine.py", "#" * (variants.MOST_SOURCE_BYTES + 1), "more than 4 MiB"),
         ("torch/residual/mi\nne.py", GOOD, "name has a character"),
     ],

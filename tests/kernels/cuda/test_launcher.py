@@ -138,8 +138,10 @@ def test_a_null_pointer_and_a_strided_tensor_can_be_passed(source, launched):
 
 
 def test_a_template_parameter_that_is_not_given_is_named(source, launched):
-    with pytest.raises(TypeError, match=r"the template's WIDTH is not given"):
-        kernel(source, "scale")(grid=1, block=8)(*arguments())
+    with pytest.raises(TypeError, match=r"the template's N is not given"):
+        kernel(source, "fill")(grid=1, block=2)([torch.empty(2)], [1.5])
+    kernel(source, "scale")(grid=1, block=8)(*arguments())  # its WIDTH has a default
+    assert launched[0].build.name == "scale<float>"
 
 
 def test_too_many_bytes_of_parameters_are_refused(source, launched):

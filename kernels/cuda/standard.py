@@ -1,0 +1,189 @@
+"""Headers that NVRTC does not bring and published sources include: where the toolkit's are, and small stand-ins.
+
+A header of the host's (stdio.h, vector, cublas_v2.h, torch/types.h) is empty: what needs it is the host's too, and is
+not compiled. What kernels do need of the C library is in `PRELUDE`, which every build begins with.
+"""
+
+import functools
+import importlib.metadata
+import os
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from kernels import Unavailable
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+PRELUDE_NAME = "layerbench_prelude.h"
+PRELUDE = """#pragma once
+typedef signed char int8_t; typedef short int16_t; typedef int int32_t; typedef long long int64_t;
+typedef unsigned char uint8_t; typedef unsigned short uint16_t; typedef unsigned int uint32_t;
+typedef unsigned long long uint64_t; typedef long long intptr_t; typedef unsigned long long uintptr_t;
+typedef unsigned char uchar; typedef unsigned short ushort; typedef unsigned int uint; typedef unsigned long ulong;
+#ifndef INFINITY
+#define INFINITY __int_as_float(0x7f800000)
+#endif
+#ifndef HUGE_VALF
+#define HUGE_VALF INFINITY
+#endif
+#ifndef NAN
+#define NAN __int_as_float(0x7fffffff)
+#endif
+#define FLT_MAX 3.402823466e+38f
+#define FLT_MIN 1.175494351e-38f
+#define FLT_EPSILON 1.192092896e-7f
+#define DBL_MAX 1.7976931348623158e+308
+#define DBL_MIN 2.2250738585072014e-308
+#define DBL_EPSILON 2.2204460492503131e-16
+#define SCHAR_MAX 127
+#define UCHAR_MAX 255
+#define SHRT_MAX 32767
+#define USHRT_MAX 65535
+#define INT_MAX 2147483647
+#define INT_MIN (-INT_MAX - 1)
+#define UINT_MAX 4294967295u
+#define LLONG_MAX 9223372036854775807ll
+#define LLONG_MIN (-LLONG_MAX - 1)
+#define ULLONG_MAX 18446744073709551615ull
+#define INT8_MAX 127
+#define INT16_MAX 32767
+#define INT32_MAX INT_MAX
+#define INT32_MIN INT_MIN
+#define UINT8_MAX 255
+#define UINT16_MAX 65535
+#define UINT32_MAX UINT_MAX
+#define INT64_MAX LLONG_MAX
+#define INT64_MIN LLONG_MIN
+#define UINT64_MAX ULLONG_MAX
+#ifndef M_PI
+#define M_E 2.7182818284590452354
+#define M_LOG2E 1.4426950408889634074
+#define M_LOG10E 0.43429448190325182765
+#define M_LN2 0.69314718055994530942
+#define M_LN10 2.30258509299404568402
+#define M_PI 3.14159265358979323846
+#define M_PI_2 1.57079632679489661923
+#define M_PI_4 0.78539816339744830962
+#define M_1_PI 0.31830988618379067154
+#define M_2_PI 0.63661977236758134308
+#define M_2_SQRTPI 1.12837916709551257390
+#define M_SQRT2 1.41421356237309504880
+#define M_SQRT1_2 0.70710678118654752440
+#endif
+"""
+ASSERT = """#undef assert
+#ifdef NDEBUG
+#define assert(condition) ((void)0)
+#else
+#define assert(condition) ((condition) ? (void)0 : __trap())
+#endif
+"""
+DRIVER = """#pragma once
+#ifndef __cuda_cuda_h__
+#define __cuda_cuda_h__
+typedef struct alignas(64) CUtensorMap_st { unsigned long long opaque[16]; } CUtensorMap;
+typedef unsigned long long CUdeviceptr;
+typedef int CUresult;
+typedef int CUdevice;
+typedef struct CUstream_st* CUstream;
+#endif
+"""
+NARROW = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"  # which the host's libraries bring along
+SMALL = {
+    # What NVRTC has by itself, or the prelude brings.
+    **dict.fromkeys(
+        _words(
+            "stdint.h cstdint stddef.h cstddef float.h cfloat limits.h climits math.h cmath stdio.h cstdio"
+            " stdlib.h cstdlib string.h cstring stdbool.h cstdbool inttypes.h cinttypes time.h ctime sys/types.h"
+        ),
+        "",
+    ),
+    "assert.h": ASSERT,
+    "cassert": ASSERT,
+    "cuda.h": DRIVER,
+    "cudaTypedefs.h": DRIVER,
+    # CUB refuses to be included whole by NVRTC; these are its parts for device code.
+    "cub/cub.cuh": "\n".join(
+        f"#include <cub/{part}.cuh>"
+        for part in _words(
+            "block/block_reduce block/block_scan block/block_load block/block_store block/block_exchange"
+            " block/block_radix_sort warp/warp_reduce warp/warp_scan"
+        )
+    ),
+}
+# C++ headers of which device code uses the parts that libcu++ has.
+OF_LIBCUPP = _words(
+    "type_traits utility tuple array functional limits algorithm numeric complex initializer_list iterator cstdint"
+)
+HOST_ONLY = re.compile(
+    r"thrust/|torch/|ATen/|c10/|cublas|cudnn|cusparse|curand\.h|nccl|mpi|nvml|nvToolsExt|cutensor\.h"
+)
+STD = re.compile(r"\bstd\s*::")
+ASKED = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:<([^>\n]+)>|"([^"\n]+)")', re.M)
+
+
+@functools.cache
+def folders() -> tuple[Path, ...]:
+    """Where headers of the toolkit are, the folder with cuda_bf16.h first: of NVIDIA's packages (the runtime's, CCCL's
+    with CUB and libcu++, the compiler's with mma.h), then of the toolkit at $CUDA_HOME. Raises Unavailable without any.
+    """
+    home = Path(os.environ.get("CUDA_HOME") or "/usr/local/cuda") / "include"
+    found = [*_of_package("nvidia-cuda-runtime", "cuda_bf16.h"), *_near("nvidia/cu13/include"), home]
+    first = next((f for f in found if (f / "cuda_bf16.h").is_file()), None)
+    if first is None:
+        raise Unavailable("the CUDA headers are not installed (pip install 'layerbench[simulate]', or set CUDA_HOME)")
+    every = [first, *found]
+    every += [f / "cccl" for f in every]
+    return tuple(dict.fromkeys(f for f in every if f.is_dir()))
+
+
+def _of_package(package: str, header: str) -> list[Path]:
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [Path(str(f.locate())).parent for f in files if f.name == header]
+
+
+def _near(folder: str) -> list[Path]:
+    """In every place that packages are in; they share this folder."""
+    return [Path(place) / folder for place in sys.path if place and (Path(place) / folder).is_dir()]
+
+
+def present(header: str) -> bool:
+    """Whether the toolkit's folders have it."""
+    return any((folder / header).is_file() for folder in folders())
+
+
+def headers(texts: Iterable[str], beside: Iterable[str] = ()) -> tuple[dict[str, str], list[str]]:
+    """Stand-ins for what these texts include and no folder has, by name; and which of them are but empty.
+
+    beside: names that the source's own headers were included by.
+    """
+    beside = set(beside)
+    made, empty = {PRELUDE_NAME: PRELUDE}, []
+    texts = list(texts)
+    standard = any(STD.search(text) for text in texts)  # libcu++ takes NVRTC some seconds
+    for text in texts:
+        for found in ASKED.finditer(text):
+            name = found[1] or found[2]
+            if name in made or name in beside:
+                continue
+            if name in SMALL:
+                made[name] = SMALL[name] if not name.startswith("cub/") or present("cub/config.cuh") else ""
+            elif HOST_ONLY.match(name):
+                made[name] = NARROW
+                empty.append(name)
+            elif name in OF_LIBCUPP and not standard:
+                made[name] = ""
+            elif name in OF_LIBCUPP and present(f"cuda/std/{name}"):
+                made[name] = f"#include <cuda/std/{name}>\nnamespace std {{ using namespace cuda::std; }}\n"
+            elif not present(name):
+                made[name] = ""
+                empty.append(name)
+    return made, empty

@@ -1,0 +1,78 @@
+"""`supports(shape)`: what a variant says it takes is proved, the rest is told, and nothing tried is no success."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from bench import layer
+from bench.cli import NOTHING_TRIED, OK
+from bench.cli import WRONG as WRONG_CODE
+from bench.core.variants import discover, need_support
+from bench.trial.room import MESSAGE, whole_message
+from bench.trial.session import copy_messages
+from kernels import Unavailable, cache_dir
+
+ADDS = '"""Adds."""\n\nimport torch\n\n{supports}\n\n\ndef forward(a, b, *, out):\n    torch.add(a, b, out=out)\n'
+WRONG_ELSEWHERE = ADDS + "    if a.numel() % 2:\n        out.zero_()\n"
+
+
+def prove(tmp_path, text, *more):
+    file = tmp_path / "kernels" / "torch" / "residual" / "mine.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    arguments = ["residual", "--only", "torch.mine", "--kernels", str(tmp_path / "kernels"), "--pass", "forward"]
+    code = layer.main([*arguments, *(more or ["--check-only"]), "--out", str(tmp_path / "run")])
+    return code, [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+
+
+def test_the_shapes_it_does_not_take_are_told_and_not_tried(tmp_path):
+    supports = 'def supports(shape):\n    return shape["N"] % 2 == 0 or "an odd N"'
+    code, (row,) = prove(tmp_path, WRONG_ELSEWHERE.format(supports=supports))
+    assert code == OK and row["status"] == "ok"
+    assert row["not_supported"] == ["an odd N"] and 0 < row["proof_cases"] < row["proof_cases_all"]
+
+
+def test_what_it_says_it_takes_must_be_right(tmp_path):
+    code, (row,) = prove(tmp_path, WRONG_ELSEWHERE.format(supports="def supports(shape):\n    return True"))
+    assert code == WRONG_CODE and row["status"] == "wrong"
+
+
+def test_a_named_variant_that_takes_nothing_has_an_exit_code_of_its_own(tmp_path, capsys):
+    code, (row,) = prove(tmp_path, ADDS.format(supports="def supports(shape):\n    return False"))
+    assert code == NOTHING_TRIED and row["status"] == "skipped"
+    assert "torch.mine was not tried: a shape such as" in capsys.readouterr().out
+
+
+def test_a_look_is_a_try(tmp_path):
+    code, _ = prove(tmp_path, ADDS.format(supports=""), "--smoke")
+    assert code == OK
+
+
+@pytest.mark.parametrize("answer", [None, 1, "", []])
+def test_an_answer_that_says_nothing_is_an_error(answer):
+    with pytest.raises(TypeError, match="supports"):
+        need_support(SimpleNamespace(supports=lambda shape: answer), {"C": 4})  # type: ignore[arg-type]
+
+
+def test_the_sizes_are_told_where_it_says_no_more_than_no():
+    with pytest.raises(Unavailable, match="a shape such as B=2, C=7"):
+        need_support(SimpleNamespace(supports=lambda shape: False), {"B": 2, "C": 7, "dtype": "fp32"})  # type: ignore[arg-type]
+
+
+def test_another_parameter_list_is_refused(tmp_path, capsys):
+    file = tmp_path / "torch" / "residual" / "mine.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(ADDS.format(supports="def supports(shape, phase):\n    return True"))
+    (found,) = (v for v in discover((tmp_path,)) if v.stem == "mine")
+    assert "supports takes a shape" in found.fault
+
+
+def test_all_that_a_compiler_said_lies_beside_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / "cache"))
+    told = whole_message(ValueError("error: first\nwarning: later"))
+    (name,) = MESSAGE.findall(told)
+    copy_messages(f"error: first{told} [case, seed 0]", tmp_path)
+    assert (tmp_path / name).read_text() == "error: first\nwarning: later"
+    copy_messages("[all of it: compiler-../../etc.txt] [all of it: compiler-0123456789.txt]", tmp_path)
+    assert cache_dir() == tmp_path / "cache" and [p.name for p in tmp_path.glob("*.txt")] == [name]
