@@ -20,7 +20,14 @@ from reference import contract
 LAUNCHERS = frozenset(  # the harness's, in kernels/: they are trusted
     KERNELS / name
     for name in (
-        *("__init__.py", "cpu/__init__.py", "triton/__init__.py", "triton/tuning.py", "triton/lists.py"),
+        *(
+            "__init__.py",
+            "cpu/__init__.py",
+            "cpu/includes.py",
+            "triton/__init__.py",
+            "triton/tuning.py",
+            "triton/lists.py",
+        ),
         "triton/descriptors.py",
         *(
             f"cuda/{name}.py"
