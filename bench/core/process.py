@@ -121,7 +121,7 @@ def _forked_server() -> Iterator[None]:
             return pid
         try:
             _close_all_but({0, 1, 2, *files})
-            _forget_signal_handlers()
+            _forget_hooks()
             with suppress(OSError):
                 Path("/proc/self/comm").write_text("forkserver")  # what `ps` says
             exec(arguments[-1], {})
@@ -135,8 +135,10 @@ def _forked_server() -> Iterator[None]:
         forkserver.util.spawnv_passfds = start  # type: ignore[attr-defined]
 
 
-def _forget_signal_handlers() -> None:
-    """As a fresh interpreter has them; what is ignored stays so."""
+def _forget_hooks() -> None:
+    """Of a debugger, and handlers of signals: none, as in a fresh interpreter. A signal that is ignored stays so."""
+    for set_hook in (sys.settrace, sys.setprofile, threading.settrace, threading.setprofile):
+        set_hook(None)  # type: ignore[arg-type]
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -163,7 +163,7 @@ def _scan(root: Path) -> list[Variant]:
         if len(parts) == 2 and parts[0] in BACKENDS and parts[1] not in contract.layer_names():
             continue  # a backend's shared launcher code
         try:
-            found.append(replace(_read(path, parts), outside=outside))
+            found.append(replace(_read_once(path, parts, _stamp(path)), outside=outside))
         except Misplaced as error:
             if not outside:
                 raise
@@ -174,6 +174,21 @@ def _scan(root: Path) -> list[Variant]:
     for notice in (*skipped[:MOST_NOTICES], *([f"skipped: {more} more files of {root}"] if more > 0 else [])):
         _tell_once(notice)
     return found
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """By which a file is known to be another one."""
+    try:
+        found = path.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    except OSError:
+        return ()
+
+
+@functools.lru_cache(maxsize=1024)
+def _read_once(path: Path, parts: tuple[str, ...], stamp: tuple[int, ...]) -> Variant:
+    """A run asks for all variants several times."""
+    return _read(path, parts)
 
 
 @functools.cache

@@ -16,6 +16,7 @@ the class of a half type. `self` is the running thread, `{site}` the number of t
 text is not enough, a function of `Use` (translate.py) writes the statements.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -54,7 +55,7 @@ class Instruction:
     choices: dict[str, dict[str, str]]
     types: frozenset[str]  # the choices that are types
     operands: tuple[OperandSyntax, ...]
-    pattern: re.Pattern = field(repr=False)
+    pattern: str = field(repr=False)  # of opcodes; compiled when one is looked for, which most processes never do
     header: str = ""  # a C++ header that the code needs besides the usual ones
 
     @property
@@ -64,7 +65,7 @@ class Instruction:
     def match(self, opcode: str, operands: int) -> dict[str, str] | None:
         """The spelling of each choice where this line describes `opcode` with so many operands; else None."""
         needed = sum(o.default is None for o in self.operands)
-        found = self.pattern.fullmatch(opcode)
+        found = _compiled(self.pattern).fullmatch(opcode)
         if not found or not needed <= operands <= len(self.operands):
             return None
         return {name: value or "" for name, value in found.groupdict().items()}
@@ -107,7 +108,10 @@ def _operand(text: str) -> OperandSyntax:
     return OperandSyntax(name, "name" if kind == "name" else "value", kind or None, has_default, second)
 
 
-def _pattern(opcode: str, choices: dict[str, dict[str, str]]) -> re.Pattern:
+_compiled = functools.cache(re.compile)
+
+
+def _pattern(opcode: str, choices: dict[str, dict[str, str]]) -> str:
     out = ""
     for part in re.findall(r"\{[^}]*\}|\.[\w:]+|^[\w]+", opcode):
         optional, word = part.startswith("{"), part.strip("{}")
@@ -119,4 +123,4 @@ def _pattern(opcode: str, choices: dict[str, dict[str, str]]) -> re.Pattern:
         else:
             piece = f"(?:{re.escape(word)})"
         out += piece + ("?" if optional else "")
-    return re.compile(out)
+    return out

@@ -63,6 +63,7 @@ BINDS_THREADS = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINI
 # Variables that torch, its compiler and Triton set for themselves.
 NOT_THE_VARIANTS = ("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "CUDA_MODULE_LOADING", "KINETO_", "PYTEST_")
 PARALLEL = 1 << 16  # elements: enough for torch to divide the work among its threads
+ALONE = 1 << 14  # elements: so few that torch does not
 TINY, HALF = sys.float_info.min, 0.5
 MOST_TASKS = 64  # looked at one by one
 MOST_SHOWN = 4  # changes named in one line of evidence
@@ -353,7 +354,9 @@ def _denormals() -> torch.Tensor:
 
 
 def _workers_keep_denormals() -> bool:
-    return bool((_denormals() * HALF).ne(0).all())
+    """All threads halve their share; this one looks at the results: threads are woken once."""
+    halved = _denormals() * HALF
+    return all(bool(part.ne(0).all()) for part in halved.split(ALONE))
 
 
 # --- whose functions they are ---

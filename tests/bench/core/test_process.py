@@ -371,7 +371,7 @@ def test_a_command_imports_once_for_itself_and_the_server(tmp_path):
         line = [sys.executable, str(script), str(threads)]
         done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HOME)})
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == [forked, forked, open_file, ["SIG_DFL", "default_int_handler"]]
+        assert json.loads(done.stdout) == [forked, forked, open_file, ["SIG_DFL", "default_int_handler"], None]
 
 
 COMMAND = """
@@ -386,14 +386,15 @@ class Inside(Room):
         return [
             b"command.py" in (server / "cmdline").read_bytes(), (server / "comm").read_text() == "forkserver\\n",
             (server / "fd" / str(file)).exists(), [getattr(h, "name", None) or h.__name__ for h in handlers],
+            sys.getprofile(),
         ]
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: None)
     if int(sys.argv[1]):
         threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
-    file = os.dup(os.open(os.devnull, os.O_RDONLY))
-    os.dup2(file, 77)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 77)
+    sys.setprofile(lambda *_: None)
     start_server("bench.core.replies")
     with Process(Inside, limit=60.0) as process:
         print(json.dumps(process.ask("look", file=77)))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import HOME
+from bench import HOME, cli, layer
 from bench.records.record import TABLE
 
 EVIL = HOME / "tests" / "evil"
@@ -22,10 +22,28 @@ def run(*args: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=timeout)
 
 
+def here(capsys, *args: str) -> tuple[int, str, str]:
+    """The same in this process: exit code, stdout, stderr. For what ends before anything is proved."""
+    try:
+        code = cli._run(lambda: layer.main([*args]))
+    except SystemExit as stop:  # argparse's
+        assert isinstance(stop.code, int)
+        code = stop.code
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
 def small(out: Path, *more: str) -> list[str]:
     """A fast real run: two variants of residual at a small shape."""
     common = ["residual", "--only", "torch.eager,cpu.simd", "--seconds", "0.4", "-a", "B=1", "-a", "T=64"]
     return [*common, "--out", str(out), *more]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """Such a run, and its folder."""
+    folder = tmp_path_factory.mktemp("small") / "run"
+    return run(*small(folder, "--json")), folder
 
 
 @pytest.mark.parametrize(
@@ -45,23 +63,27 @@ def small(out: Path, *more: str) -> list[str]:
         (["residual", "--kernels", "no/such/folder"], 1, "not a folder"),
     ],
 )
-def test_mistakes_get_a_clear_answer_and_an_exit_code(args, code, says, tmp_path):
+def test_mistakes_get_a_clear_answer_and_an_exit_code(args, code, says, tmp_path, capsys):
     out = [] if "--resume" in args else ["--out", str(tmp_path / "run")]
-    done = run(*args, *out)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert says in done.stderr and "Traceback" not in done.stderr
+    ended, _, errors = here(capsys, *args, *out)
+    assert ended == code and says in errors and "Traceback" not in errors
 
 
-def test_list_shows_every_layer_and_why_something_is_skipped():
-    done = run("list", "--json")
-    variants = json.loads(done.stdout.splitlines()[-1])["variants"]
+def test_a_mistake_is_the_exit_code_of_the_process(tmp_path):
+    done = run("atention", "--out", str(tmp_path / "run"))
+    assert done.returncode == 64 and "did you mean 'attention'" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_list_shows_every_layer_and_why_something_is_skipped(capsys):
+    _, out, _ = here(capsys, "list", "--json")
+    variants = json.loads(out.splitlines()[-1])["variants"]
     assert {"attention", "adamw", "softmax"} <= {v["layer"] for v in variants}
     cudnn = next(v for v in variants if v["variant"] == "torch.sdpa_cudnn")
     assert "GPU" in cudnn["skipped"] and cudnn["story"]
 
 
-def test_a_run_proves_times_and_writes_it_down(tmp_path):
-    done = run(*small(tmp_path / "run", "--json"))
+def test_a_run_proves_times_and_writes_it_down(measured):
+    done, folder = measured
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     rows = [r for r in document["records"] if not r["control"]]
@@ -74,15 +96,15 @@ def test_a_run_proves_times_and_writes_it_down(tmp_path):
         assert r["bytes"] == 3 * 4 * 64 * 768 and r["reproduce"].startswith("python -m bench.layer residual")
     assert any(r["control"] for r in document["records"])
     assert "noise floor" in done.stdout and "canary" in done.stdout
-    lines = (tmp_path / "run" / "records.jsonl").read_text().splitlines()
+    lines = (folder / "records.jsonl").read_text().splitlines()
     assert all(json.loads(line)["samples"] for line in lines)
     assert {name for line in lines for name in json.loads(line)} <= TABLE.keys()
-    assert (tmp_path / "run" / "layer.csv").exists() and (tmp_path / "run" / "env.json").exists()
+    assert (folder / "layer.csv").exists() and (folder / "env.json").exists()
 
 
-def test_a_resumed_run_measures_only_what_is_missing(tmp_path):
+def test_a_resumed_run_measures_only_what_is_missing(measured, tmp_path):
     folder = tmp_path / "run"
-    assert run(*small(folder)).returncode == 0
+    shutil.copytree(measured[1], folder)
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
     kept = [line for line in lines if json.loads(line)["variant"] == "torch.eager"]
     (folder / "records.jsonl").write_text("".join(kept) + lines[-1][:40])  # the crash cut the last line short
@@ -172,8 +194,6 @@ def test_a_broken_cuda_kernel_is_reported_with_its_line(tmp_path):
 
 def test_the_simulator_can_be_left_out(tmp_path):
     """The row says so, and nothing is compiled."""
-    from bench import layer
-
     out = tmp_path / "run"
     where = ["--only", "cuda.naive,torch.eager", "--no-simulate", "--check-only", "--out", str(out)]
     assert layer.main(["residual", *where]) == 0
