@@ -3,6 +3,7 @@
 Read from ptxas's report and from the disassembly (cuobjdump), so no GPU is needed. These are counts, never times.
 """
 
+import functools
 import hashlib
 import re
 import shutil
@@ -36,6 +37,7 @@ class Resources:
     serialized: bool = False  # wgmma, as ptxas says: each waits for the one before
 
 
+@functools.lru_cache(maxsize=256)  # calls share their kernels, and to disassemble one takes a second
 def resources(cubin: bytes, log: str) -> dict[str, Resources]:
     """By symbol, from a cubin and ptxas's -v report of it."""
     found = {}

@@ -18,7 +18,9 @@ MOST_ROWS = 32  # of a program, so that short rows still make many programs
 
 # Of backward: 16 warps a multiprocessor of an H100. Constants, so that sums come out the same on every card.
 WARPS, PROGRAMS = 132 * 16, 132 * 4
-STAGES = 3
+# Backward: rows whose loads have begun, one more than there are copies of them in shared memory. Rows that take more
+# than so many bytes there are loaded when their turn comes.
+STAGES, STAGED_BYTES = 3, 64 << 10
 COLUMNS, SLICES = 8, 256  # of the partial sums that a program of the second stage takes at a time: sectors of 32 bytes
 
 
@@ -131,6 +133,12 @@ def forward(residual_out, out, mean, rstd, x, residual, weight, bias, eps):
     )
 
 
+def stages(sizes, size):
+    """Of backward: three tensors with elements of so many bytes."""
+    staged = (STAGES - 1) * 3 * sizes["ROWS"] * sizes["BLOCK"] * size
+    return STAGES if staged <= STAGED_BYTES else 1
+
+
 def backward_workspace(C):
     return 4 * PROGRAMS * 2 * C
 
@@ -141,8 +149,9 @@ def backward(dx, dweight, dbias, dout, dresidual, x, weight, mean, rstd, accumul
     sizes = tile(C, x.element_size(), BACKWARD_BYTES, BACKWARD_THREAD)
     programs = min(PROGRAMS, WARPS // sizes["num_warps"], blocks(B * T, sizes["ROWS"]))
     partials = workspace.view(torch.float32)
+    staged = stages(sizes, x.element_size())
     backward_kernel[(programs,)](
-        dx, partials, dout, dresidual, x, weight, mean, rstd, B * T, C, STAGES=STAGES, **sizes, **UNFUSED
+        dx, partials, dout, dresidual, x, weight, mean, rstd, B * T, C, STAGES=staged, **sizes, **UNFUSED
     )  # fmt: skip
     grid = blocks(C, COLUMNS), 2
     add_partials[grid](

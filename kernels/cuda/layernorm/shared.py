@@ -19,6 +19,7 @@ SMS = 132  # of an H100 or H200; a constant, so that sums come out the same on e
 REGISTERS_PER_SM = 65536
 SHARED_PER_SM, RESERVED_SHARED = 228 << 10, 1 << 10  # bytes; the second: of each block, for the system
 MAX_PER_SM = 8  # blocks
+STATIC_SHARED = 256  # bytes, at most: the sums of a block's warps
 STAGES, TENSORS, LEAST_COPY = 2, 3, 4  # of rows that are copied ahead, as in shared.cu; the least bytes of a copy
 AHEAD_REGISTERS = 3  # an element
 COLUMNS, SLICES = 32, 16  # of the second stage, as in shared.cu
@@ -43,7 +44,7 @@ def backward_launch(row, size, most):
     threads, elements = row.ROWS * row.THREADS, row.PACKS * row.N
     sums = 4 * threads * elements if row.ROWS > 1 else 0
     two_rows = STAGES * TENSORS * size * threads * elements
-    ahead = row.N * size >= LEAST_COPY and two_rows <= most
+    ahead = row.N * size >= LEAST_COPY and two_rows + STATIC_SHARED <= most
     shared = max(sums, two_rows if ahead else 0)
     registers = 48 + (AHEAD_REGISTERS if ahead else 5) * elements  # of a thread: seen with 5 to 24 elements
     by_memory = SHARED_PER_SM // (shared + RESERVED_SHARED)
