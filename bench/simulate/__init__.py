@@ -12,7 +12,17 @@ import importlib.util
 import platform
 
 from bench.simulate.counts import KernelCount, Traffic
-from bench.simulate.launcher import Note, Report, SimulationError, collecting, count, run, run_ptx, take_notes
+from bench.simulate.launcher import (
+    Note,
+    Report,
+    SimulationError,
+    collecting,
+    count,
+    limit_time,
+    run,
+    run_ptx,
+    take_notes,
+)
 from bench.simulate.ptx import PtxError
 from bench.simulate.tensor_map import tensor_map
 from bench.simulate.use import UnknownInstruction
@@ -31,6 +41,7 @@ __all__ = [
     "collecting",
     "count",
     "install",
+    "limit_time",
     "run",
     "run_ptx",
     "take_notes",

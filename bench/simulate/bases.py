@@ -18,21 +18,29 @@ NAME = re.compile(r"%?[A-Za-z_$][\w$]*")
 
 @dataclass(frozen=True)
 class Base:
-    """`parameters` that a value may be made from; `other`: it may be an address that was made from none of them."""
+    """`parameters` that a value may be made from; `other`: it may be an address that was made from none of them; `far`:
+    it may be the distance from one object to any other.
+
+    What was loaded from a parameter's memory may be an address, or a distance, to what that parameter points to: tables
+    of both are in use, and a table's argument holds all the tensors that it tells of.
+    """
 
     parameters: frozenset[int] = frozenset()
     other: bool = False
+    far: bool = False
 
     def either(self, more: "Base") -> "Base":
-        return Base(self.parameters | more.parameters, self.other or more.other)
+        return Base(self.parameters | more.parameters, self.other or more.other, self.far or more.far)
 
     def plus(self, more: "Base") -> "Base":
-        """A sum: where one side surely is an address of a parameter, the other is a distance, wherever it is from."""
+        """A sum: where one side surely is an address of a parameter, the other is a distance."""
         sure = any(b.parameters and not b.other for b in (self, more))
-        return Base(self.parameters | more.parameters, (self.other or more.other) and not sure)
+        far = self.far or more.far
+        return Base(self.parameters | more.parameters, (self.other or more.other) and not sure, far)
 
 
 NUMBER, OTHER = Base(), Base(other=True)
+ANYTHING = Base(other=True, far=True)  # of shared or local memory, or of a call
 
 
 class Bases:
@@ -66,7 +74,7 @@ class Bases:
     def mask(self, statement: Statement) -> int:
         """A bit for each parameter that the global address of an access may come from; 0 where it may be any."""
         address = self.of_address(_global_operand(statement))
-        if address.other or any(k >= MOST_PARAMETERS for k in address.parameters):
+        if address.other or address.far or any(k >= MOST_PARAMETERS for k in address.parameters):
             return 0
         return sum(1 << k for k in address.parameters)
 
@@ -89,10 +97,15 @@ class Bases:
         wide = any(t.endswith(("64", "128")) for t in types)
         if name == "ld" and "param" in parts:
             return self.of_address(sources[0])
-        if name in LOADS or name == "call":
-            return OTHER if wide or name == "call" else NUMBER
+        if name == "call":
+            return ANYTHING
+        if name in LOADS:
+            address = self.of_address(_global_operand(statement))
+            if "global" in parts and address.parameters and not address.far:
+                return Base(address.parameters, other=wide)
+            return ANYTHING if wide else NUMBER
         if name == "mov" and (sources[0].startswith("{") or statement.operands[0].startswith("{")):
-            return OTHER if wide and not statement.operands[0].startswith("{") else NUMBER
+            return ANYTHING if wide and not statement.operands[0].startswith("{") else NUMBER
         if name in ("mov", "cvta", "mapa"):
             return self.of(re.split(r"[+\s]", sources[0])[0])
         if name == "selp":

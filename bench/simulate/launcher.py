@@ -36,6 +36,7 @@ class Report:
 # the reason that there is one, is not to hide behind it.
 GRAVITY = (
     *(
+        "timeout",
         "launch",
         "crash",
         "out-of-bounds",
@@ -125,6 +126,7 @@ class _Launch(ctypes.Structure):
         ("range_count", ctypes.c_uint32),
         ("cooperative", ctypes.c_uint32),
         ("seed", ctypes.c_uint64),
+        ("time_limit", ctypes.c_double),
         ("arguments", ctypes.POINTER(ctypes.c_void_p)),
         ("argument_bytes", ctypes.POINTER(ctypes.c_uint32)),
         ("ranges", ctypes.POINTER(_Range)),
@@ -179,6 +181,9 @@ def run_ptx(
     """
     if reason := unsupported_arch(arch):
         raise SimulationError(name or symbol, [Report("launch", reason)])
+    if wrong := [n for n in (*grid, *block) if not 0 <= n < 2**32]:
+        sizes = f"a grid of {tuple(grid)} blocks of {tuple(block)} threads"
+        raise SimulationError(name or symbol, [Report("launch", f"{sizes}: {wrong[0]} is no size")])
     module = build.load_module(ptx)
     refused = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(module, "sim_refused")))
     if refused and symbol in (messages := dict(_split(refused))):
@@ -231,6 +236,15 @@ def _everything(found: list[tuple[str, Report]]) -> SimulationError:
     kernel = min(found, key=lambda f: _gravity(f[1]))[0]
     told = (r if k == kernel else Report(r.kind, f"{r.message}, in {k}") for k, r in found)
     return SimulationError(kernel, sorted(dict.fromkeys(told), key=_gravity)[:MOST_FINDINGS])
+
+
+_time_limit = 0.0
+
+
+def limit_time(seconds: float) -> None:
+    """From now on a launch that runs for longer ends as a `timeout`; 0: none does."""
+    global _time_limit
+    _time_limit = seconds
 
 
 def take_notes() -> tuple[Note, ...]:
@@ -287,6 +301,7 @@ def _launch(
         range_count=len(ranges),
         cooperative=cooperative,
         seed=seed,
+        time_limit=_time_limit,
         arguments=values,
         argument_bytes=sizes,
         ranges=table,

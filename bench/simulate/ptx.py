@@ -91,7 +91,7 @@ class Kernel:
     body: Block
     block_limit: tuple[int, int, int] | None = None  # .maxntid: at most so many threads
     block_wanted: tuple[int, int, int] | None = None  # .reqntid: exactly this block
-    cluster: tuple[int, int, int] | None = None  # .reqnctapercluster: blocks of a cluster
+    cluster: tuple[int, int, int] | None = None  # .reqnctapercluster: blocks of a cluster; zeros: the launch says
 
 
 @dataclass
@@ -292,7 +292,8 @@ def _kernel(head: re.Match, body: Block) -> Kernel:
         body,
         _three(head["directives"], "maxntid"),
         _three(head["directives"], "reqntid"),
-        _three(head["directives"], "reqnctapercluster"),
+        _three(head["directives"], "reqnctapercluster")
+        or ((0, 0, 0) if ".explicitcluster" in head["directives"] else None),
     )
 
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include <algorithm>
 #include <memory>
@@ -96,6 +97,13 @@ std::set<std::string> report_keys, remark_keys;
 pthread_t launching_thread;
 u64 ticks = 0;
 alignas(16) u32 grid_workspace[4];  // its size, and the barrier of a cooperative launch's blocks
+f64 time_limit = 0, begun = 0;  // seconds; no limit where it is 0
+
+f64 seconds() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return static_cast<f64>(now.tv_sec) + static_cast<f64>(now.tv_nsec) * 1e-9;
+}
 size_t printed = 0;  // characters, in this launch
 
 }  // namespace
@@ -347,6 +355,16 @@ void changed(u64 address) {
     changes[kind_of(address)]++;
 }
 
+// The end of a launch's time. Looked at where a launch that goes on for ever must come by: jumps back, polls, barriers.
+void look_at_clock(Site site) {
+    constexpr u32 kEvery = 64;
+    static u32 calls = 0;
+    if (!time_limit || ++calls % kEvery) return;
+    if (seconds() - begun < time_limit) return;
+    fail("timeout", text("the launch has run for %.3g seconds, its limit, and is in block (%u,%u,%u), ", time_limit, machine.block.x,
+                         machine.block.y, machine.block.z) + where(site));
+}
+
 // Give up the processor, to a thread of another block where there is one.
 void leave(Left how) {
     left_as = how;
@@ -355,6 +373,7 @@ void leave(Left how) {
 
 void yield_to_others(Site site) {
     Fiber& fiber = *machine.current;
+    look_at_clock(site);
     fiber.site = site;
     fiber.polling = true;
     count_idle(1);
@@ -370,6 +389,7 @@ void yield_to_others(Site site) {
 
 void long_loop(Thread& self, Site site) {
     Fiber& fiber = *self.fiber;
+    look_at_clock(site);
     self.watched = true;
     fiber.site = site;
     fiber.polling = false;
@@ -425,6 +445,7 @@ void check_whole(const Thread& self, const BarrierState& barrier) {
 BarrierState& arrive(Thread& self, u32 id, u32 threads, bool waits, Site site) {
     if (id >= kBarriers) bad_barrier(self, text("barrier %u does not exist (0 to 15)", id), site);
     if (threads % kWarp) bad_barrier(self, text("a barrier for %u threads, no multiple of 32", threads), site);
+    look_at_clock(site);
     BarrierState& barrier = here->barriers[id];
     bool whole = threads == kWholeBlock;
     u32 expected = whole ? machine.threads : threads;
@@ -823,7 +844,8 @@ std::string bad_configuration() {
         return text("a block of (%u,%u,%u) threads; a block has 1 to 1024, at most 64 in z", block.x, block.y, block.z);
     }
     if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) {
-        return text("a grid of (%u,%u,%u) blocks", grid.x, grid.y, grid.z);
+        return text("a grid of (%u,%u,%u) blocks; a grid has at least 1 along each axis, and at most 2147483647, 65535 and 65535",
+                    grid.x, grid.y, grid.z);
     }
     if (limit.x && threads > static_cast<u64>(limit.x) * limit.y * limit.z) {
         return text("a block of %llu threads, but the kernel's __launch_bounds__ allow %u",
@@ -930,6 +952,7 @@ struct PassedLaunch {
     u32 grid[3], block[3];
     u32 dynamic_shared, races, counting, argument_count, range_count, cooperative;
     u64 seed;
+    f64 time_limit;
     u8** arguments;
     const u32* argument_bytes;
     const PassedRange* ranges;
@@ -950,6 +973,8 @@ void set_up(const PassedLaunch& launch) {
     machine.races = launch.races;
     machine.counting = launch.counting;
     machine.cooperative = launch.cooperative;
+    time_limit = launch.time_limit;
+    begun = seconds();
     machine.current = nullptr;
     machine.ranges.clear();
     machine.pointers = 0;

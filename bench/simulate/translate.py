@@ -184,6 +184,7 @@ class BodyWriter:
     """C++ of a kernel's or a function's body: registers as locals, then its statements in order."""
 
     parameters: dict[str, str]  # by PTX name, the C++ of their address
+    results: dict[str, str]
     is_function = False
 
     def __init__(self, module: ModuleWriter, kernel: "KernelWriter", body: Block, parameters: dict[str, int]):
@@ -249,7 +250,7 @@ class KernelWriter(BodyWriter):
         super().__init__(module, self, kernel.body, numbers)
         self.kernel, self.number = kernel, number
         self.parameters = {name: f"(u64)parameters[{i}]" for name, i in numbers.items()}
-        self.results: dict[str, str] = {}
+        self.results = {}
         self.functions: dict[str, FunctionWriter] = {}
         self.waiting: list[FunctionWriter] = []
         self.offsets: dict[str, int] = {}
@@ -310,8 +311,8 @@ class KernelWriter(BodyWriter):
         return self.functions[symbol].name
 
     def cpp(self) -> str:
-        if self.kernel.cluster and math.prod(self.kernel.cluster) > 1:
-            size = ", ".join(map(str, self.kernel.cluster))
+        if self.kernel.cluster and math.prod(self.kernel.cluster) != 1:
+            size = ", ".join(map(str, self.kernel.cluster)) if all(self.kernel.cluster) else "…"
             raise UnknownInstruction(
                 f"the simulator does not run clusters of several blocks: {self.kernel.symbol} wants "
                 f"__cluster_dims__({size}) (PTX ISA, Performance-Tuning Directives: .reqnctapercluster)"

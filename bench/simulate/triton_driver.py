@@ -26,6 +26,7 @@ import kernels.triton  # noqa: F401  sets the environment that Triton reads
 from bench.simulate import ptx
 from bench.simulate.launcher import run_ptx
 from bench.simulate.tensor_map import tensor_map
+from bench.simulate.use import UnknownInstruction
 from kernels import cuda
 from kernels.cuda import Argument
 
@@ -58,6 +59,7 @@ class Launch:
     block: tuple[int, int, int]
     shared: int
     arguments: tuple[Argument, ...]
+    cooperative: bool = False
 
 
 WGMMA = "wgmma.fence.sync.aligned;"
@@ -67,7 +69,8 @@ PROXY_FENCE = "fence.proxy.async.shared::cta;"
 def run(launch: Launch) -> None:
     """Run a launch in the simulator. Raises SimulationError with what was found."""
     build = launch.build
-    run_ptx(with_fences(build.ptx), build.name, launch.grid, launch.block, launch.shared, launch.arguments, build.arch)
+    code, place = with_fences(build.ptx), (launch.grid, launch.block, launch.shared)
+    run_ptx(code, build.name, *place, launch.arguments, build.arch, cooperative=launch.cooperative)
 
 
 def with_fences(code: str) -> str:
@@ -238,9 +241,13 @@ class Launcher:
         # Scratch that is not used has a parameter all the same.
         arguments += [Argument("scratch", bytes(8))] * (len(self.kernel.parameters) - len(arguments))
         block = (self.metadata.num_warps * 32, 1, 1)
+        if (ctas := getattr(self.metadata, "num_ctas", 1)) > 1:
+            raise UnknownInstruction(f"the simulator does not run clusters of several blocks: num_ctas={ctas}")
+        cooperative = bool(getattr(self.metadata, "launch_cooperative_grid", False))
         if x * y * z:
             # Triton keeps this object: the driver may be another one by now.
-            driver.active.launch(Launch(self.build, (x, y, z), block, self.metadata.shared, tuple(arguments)))
+            shared = self.metadata.shared
+            driver.active.launch(Launch(self.build, (x, y, z), block, shared, tuple(arguments), cooperative))
 
     def _arguments(self, name: str, kind: Kind, value: Any, maps: Iterator[dict]) -> Iterator[Argument]:
         if isinstance(kind, tuple):

@@ -162,6 +162,7 @@ class Room(process.Room):
             torch.set_num_threads(setting.threads)
         if setting.simulate and variant and variant.gpu_code:
             simulate.install(variant.backend)
+            simulate.limit_time(setting.time_limit)
         if variant:
             attest.start()
             world.guard()
@@ -199,6 +200,8 @@ class Room(process.Room):
             return ProcessFailed("wrong", f"global_state: {error}")
         if isinstance(error, simulate.SimulationError):  # the kernel is wrong, whatever it computed
             told = error.evidence().removeprefix(f"{error.kernel}: ")
+            if error.reports[0].kind == "timeout":
+                return ProcessFailed(process.TIMEOUT, f"{told.removeprefix('timeout: ')} (in {error.kernel})")
             return ProcessFailed("wrong", f"{told} (in {error.kernel})")
         if refused := refusal(error):  # a library has no kernel for it
             return ProcessFailed("skipped", refused)

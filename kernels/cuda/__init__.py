@@ -20,6 +20,7 @@ have becomes a `#define`. On CUDA tensors a kernel runs on torch's current strea
 on CPU tensors the simulator runs it, where one was put in with `simulate_with` (bench/simulate).
 """
 
+import operator
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -326,8 +327,14 @@ def _is_known(p: Parameter) -> bool:
 
 
 def _three(size: int | tuple) -> tuple[int, int, int]:
-    size = (size,) if isinstance(size, int) else tuple(size)
-    return (*size, 1, 1)[:3]  # type: ignore[return-value]
+    """A grid or block with all its axes. Raises TypeError for what is none."""
+    if type(size) is int:
+        return size, 1, 1
+    sizes = size if isinstance(size, tuple | list) else (size,)
+    if not 1 <= len(sizes) <= 3 or any(not hasattr(n, "__index__") for n in sizes):
+        raise TypeError(f"a grid or a block is one to three whole numbers, not {size!r}")
+    x, y, z = (*map(operator.index, sizes), 1, 1)[:3]
+    return x, y, z
 
 
 def _constant(value: Any) -> str:

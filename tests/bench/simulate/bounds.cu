@@ -44,6 +44,17 @@ KERNEL pointer_from_memory(ARGUMENTS) {
     table[1][threadIdx.x] = 1;
     table[opaque(0)][threadIdx.x] = 2;
 }
+KERNEL distance_from_memory(ARGUMENTS) {
+    // `table` tells where both are, and so how far apart
+    const long long* addresses = reinterpret_cast<const long long*>(table);
+    a[(addresses[1] - addresses[0]) / 4 + threadIdx.x] = 1;
+}
+KERNEL distance_through_shared_memory(ARGUMENTS) {
+    __shared__ long long distance[64];
+    distance[threadIdx.x] = b - a;
+    __syncthreads();
+    a[distance[63 - threadIdx.x] + threadIdx.x] = 1;
+}
 KERNEL pointer_from_a_struct(ARGUMENTS) {
     pair.at[threadIdx.x % 2][threadIdx.x] = 1;
 }

@@ -2,10 +2,11 @@
 
 import pickle
 import re
+import time
 
 import pytest
 
-from bench.simulate import Report, SimulationError, collecting
+from bench.simulate import Report, SimulationError, collecting, limit_time
 from tests.bench.simulate.kernels import marked_lines, names, run
 
 FOUND_AS = {
@@ -142,6 +143,19 @@ def test_nothing_is_put_off_without_being_asked():
         pass
 
 
+@pytest.mark.parametrize("kernel", ("for_ever_with_a_barrier", "for_ever_without_one"))
+def test_a_launch_has_an_end(kernel):
+    limit_time(1.0)
+    start = time.monotonic()
+    try:
+        with pytest.raises(SimulationError) as caught:
+            run("endless.cu", kernel, n=64, grid=3, block=256)
+    finally:
+        limit_time(0)
+    assert caught.value.reports[0].kind == "timeout" and "endless.cu:" in str(caught.value)
+    assert time.monotonic() - start < 60
+
+
 def test_the_error_survives_the_way_between_processes():
     error = reports("null_pointer", seed=0)
     again = pickle.loads(pickle.dumps(error))
@@ -153,7 +167,9 @@ def test_the_error_survives_the_way_between_processes():
     [
         ({"block": 1025}, "1 to 1024"),
         ({"shared": 228 * 1024}, "shared memory"),
-        ({"grid": 0}, "grid"),
+        ({"grid": 0}, "at most 2147483647, 65535 and 65535"),
+        ({"grid": -1}, "-1 is no size"),
+        ({"grid": 2**32 + 1}, "is no size"),
     ],
 )
 def test_a_launch_that_no_gpu_would_accept(options, message):

@@ -52,6 +52,19 @@ def test_options_and_keywords_reach_the_kernel():
     assert torch.equal(out, (x * 0.5).square())
 
 
+def test_clusters_are_refused():
+    with pytest.raises(simulate.UnknownInstruction, match="clusters of several blocks"):
+        scaled(100, num_ctas=2)
+
+
+def test_a_cooperative_launch_says_so():
+    seen = []
+    with launching_with(seen.append):
+        scaled(100, launch_cooperative_grid=True)
+        scaled(100)
+    assert [launch.cooperative for launch in seen] == [True, False]
+
+
 def test_a_write_behind_the_end_is_found_with_its_line():
     x, out = torch.randn(100), torch.empty(90)
     with pytest.raises(SimulationError, match=r"out-of-bounds write .* of `out`, test_triton_driver.py:\d+"):

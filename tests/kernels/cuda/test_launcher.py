@@ -2,6 +2,7 @@
 
 import struct
 
+import numpy as np
 import pytest
 import torch
 
@@ -220,6 +221,15 @@ def test_a_compilation_without_messages_leaves_python_alone(source, monkeypatch,
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / "cache"))
     assert compile_source(source, ("plain",), "sm_90a", "ptx", ("FILLER=1",)).log == ""
     assert bytes([32])[0] == 32
+
+
+@pytest.mark.parametrize("size", (2.5, (1.0, 2), (), (1, 1, 1, 1), "64", None, (1, None)))
+def test_what_is_no_grid_is_said(source, launched, size):
+    for geometry in ((size, 128), (1, size)):
+        with pytest.raises(TypeError, match="one to three whole numbers, not"):
+            kernel(source, "plain", FILLER=1)(*geometry)(torch.empty(1, dtype=torch.uint8))
+    kernel(source, "plain", FILLER=1)([2, 3], (np.int64(32),))(torch.empty(1, dtype=torch.uint8))
+    assert launched[-1].grid == (2, 3, 1) and launched[-1].block == (32, 1, 1)
 
 
 def test_blocks_cover_the_work():
