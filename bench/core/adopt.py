@@ -7,13 +7,15 @@ the contract keeps in tensors as Loaded, int64 tokens as int32. What cannot be k
 import ast
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench import HOME, cli
 from bench.cli import CannotGoOn
 from bench.core.scaffold import NAME, shown
-from kernels.cuda import DTYPE_OF, cplusplus
+from kernels import Unavailable
+from kernels.cuda import DTYPE_OF, SCALARS, Build, cplusplus
+from kernels.cuda.compiler import CompileError, parameters_of
 from kernels.cuda.cplusplus import Token
 from kernels.cuda.signature import Parameter, Signature, canonical, read_signatures
 from reference import contract
@@ -23,7 +25,7 @@ DECIDE = "DECIDE"
 BLOCK = 256  # threads, where nobody says
 # What others call the tensors and scalars of the contracts.
 CALLED = {
-    "x": "inp input in src data act activations a_in inputs idata in_data",
+    "x": "inp input in src data act activations a inputs idata in_data",
     "out": "output y dst result o res output_matrix c odata out_data outputs",
     "a": "inp1 x1 input1 in1 residual left",
     "b": "inp2 x2 input2 in2 right x",
@@ -66,6 +68,7 @@ COLUMNS = _words("c cols n_cols num_cols ncols d h dim hidden_size hidden n widt
 ALL = _words("n size numel num_elements n_elements total length len num_parameters count num elements")
 HEADS = {"nh": "NH", "n_head": "NH", "n_heads": "NH", "num_heads": "NH", "hs": "HS", "d": "HS", "head_size": "HS"}
 HEADS |= {"head_dim": "HS", "nkv": "NKV", "seq_len": "T", "seqlen": "T"}
+MATMUL = {"oc": "N", "ic": "K", "c": "K", "bt": "M", "b": "M", "t": "1", "alpha": "1.0", "beta": "0.0"}  # B T rows
 ROUND_UP = _words("ceil_div ceildiv CEIL_DIV cdiv div_ceil DIVUP CEILDIV divUp iDivUp div_up divup")
 SIZES = {"float": 4, "double": 8, "int": 4, "half": 2, "__half": 2, "__nv_bfloat16": 2, "nv_bfloat16": 2, "float4": 16}
 
@@ -101,7 +104,10 @@ def adopt(
     if not source.is_file():
         raise CannotGoOn(f"{source} is no file")
     backend = "triton" if source.suffix == ".py" else "cuda"
+    if not kernel and backend == "cuda":
+        kernel = _chosen(source, cplusplus.read(source))
     name = name or re.sub(r"\W+", "_", (kernel or source.stem).partition("<")[0]).strip("_").lower()
+    name = f"k{name}" if name[:1].isdigit() else name
     if not NAME.fullmatch(name):
         raise CannotGoOn(f"{name!r} is no name for a file here: --name WORD (small letters, digits, _)", cli.USAGE)
     folder = (into or HOME / "kernels") / backend / layer
@@ -122,10 +128,10 @@ def adopt(
 
 def adopted(source: Path, layer: str, kernel: str | None, name: str) -> Adopted:
     """The variant of a CUDA kernel."""
-    unit = cplusplus.read(source)
-    entry = _chosen(source, unit, kernel)
+    unit = cplusplus.read(source, None, [cplusplus.HERE])
+    entry = kernel or _chosen(source, unit)
     try:
-        signatures = read_signatures(source, entry)
+        signatures = [_asked(source, s) for s in read_signatures(source, entry)]
     except (LookupError, ValueError) as error:
         raise CannotGoOn(str(error)) from error
     module = contract.load(layer)
@@ -138,9 +144,19 @@ def adopted(source: Path, layer: str, kernel: str | None, name: str) -> Adopted:
     return min(choices, key=lambda w: w.lacking).written()
 
 
-def _chosen(source: Path, unit: cplusplus.Unit, kernel: str | None) -> str:
-    if kernel:
-        return kernel
+def _asked(source: Path, signature: Signature) -> Signature:
+    """With the types that only the compiler knows, where there is one and the kernel is no template."""
+    if signature.template or all(q.type in DTYPE_OF or q.type in SCALARS for q in signature.parameters):
+        return signature
+    try:
+        build = Build(source, signature.expression([], {}))
+        return replace(signature, parameters=parameters_of(build, signature.parameters))
+    except (CompileError, Unavailable, ValueError):
+        return signature
+
+
+def _chosen(source: Path, unit: cplusplus.Unit) -> str:
+    """The one kernel of a source. CannotGoOn where there are several, or none."""
     found = [d for d in unit.declarations if d.function and "__global__" in d.function.qualifiers]
     here = [d for d in found if d.path == source.resolve()] or found
     names = list(dict.fromkeys("::".join((*d.scope, d.function.name)) for d in here if d.function))
@@ -284,7 +300,7 @@ class _Writer:
         shared = f", shared={head['shared']}" if head["shared"] not in ("", "0") else ""
         call = f"{self.phase}_kernel(grid={head['grid']}, block={head['block']}{shared}{keywords})"
         body = [f"    {line}" for line in self._refusals()]
-        body += [f"    {line}" for line in self._sizes()]
+        body += [f"    {line}" for line in self._sizes(f"{call} {', '.join(arguments)}")]
         if self.loop:
             body.append(f"    for i in range(len({self.loop})):")
         body += [f"{indent}{line}" for line in self.lines]
@@ -355,15 +371,15 @@ class _Writer:
     def _loads(self, name: str) -> bool:
         return name in self.used
 
-    def _sizes(self) -> Iterator[str]:
-        """The sizes that the lines below name, from a tensor's shape."""
-        wanted = set(re.findall(r"[A-Za-z_]\w*", " ".join([*self.lines, *self.known.values()])))
+    def _sizes(self, launch: str) -> Iterator[str]:
+        """The sizes that the lines below and the launch name, from a tensor's shape."""
+        wanted = set(re.findall(r"[A-Za-z_]\w*", " ".join(self.lines) + " " + launch))
         for t in (*self.p.inputs, *self.p.outputs):
             symbols = t.shape.split()
             plain = not t.many and t.when is contract.always and all(s.isidentifier() for s in symbols)
             if plain and wanted & set(symbols):
                 names = [s if s in wanted else "_" for s in symbols]
-                yield f"{', '.join(names)}{',' if len(names) == 1 else ''} = {t.name}.shape"
+                yield f"{symbols[0]} = {t.name}.numel()" if len(names) == 1 else f"{', '.join(names)} = {t.name}.shape"
                 wanted -= set(symbols)
 
     def _workspace(self) -> list[str]:
@@ -378,7 +394,11 @@ class _Writer:
 
     def _main(self) -> str:
         """The tensor whose rows and columns sizes are."""
-        return next((t.name for t in (*self.p.outputs, *self.p.inputs) if not t.many and t.shape), "")
+        return max(
+            (t for t in (*self.p.outputs, *self.p.inputs) if not t.many and t.shape and not t.parameter),
+            key=lambda t: (len(t.shape.split()), t.dtype == "work"),
+            default=contract.Tensor("", ""),
+        ).name
 
     def _scalar(self, said: str) -> str | None:
         """Python of a size or number that goes by a name."""
@@ -388,8 +408,14 @@ class _Writer:
         every = {s for t in self.tensors.values() if not t.many for s in t.shape.split() if s.isidentifier()}
         if self.loop and plain in ALL:
             return f"{self.loop}[i].numel()"
-        if said in every:
+        scalars = self.p.positional()[len(self.p.inputs) :]
+        if said in every or said in scalars:
+            self.used.add(said)
             return said
+        if {"M", "N", "K"} <= every and plain in MATMUL:
+            return MATMUL[plain]
+        if "NH" in every and plain in ("n", "s", "l", "seq"):
+            return "T"
         if plain in HEADS and HEADS[plain] in every:
             return HEADS[plain]
         if said.upper() in every and len(said) > 1:
@@ -402,7 +428,7 @@ class _Writer:
             return symbols[-1]
         if plain in ALL and symbols:
             return " * ".join(symbols)
-        for name in self.p.positional()[len(self.p.inputs) :]:
+        for name in scalars:
             if plain == name.lower() or plain in _others(name):
                 self.used.add(name)
                 return f"{name}[i]" if name == "weight_decays" else name
@@ -488,6 +514,12 @@ class _Writer:
         last = {name: i for i, (name, _) in enumerate(launcher.defined)}
         needed = {t.text for part in (launcher.grid, launcher.block, launcher.shared, *launcher.template,
                                       *launcher.arguments) for t in part}  # fmt: skip
+        pointers = {
+            part[0].text
+            for part, q in zip(launcher.arguments, self.signature.parameters, strict=False)
+            if q.pointer and part
+        }
+        needed -= pointers
         for name, tokens in reversed(launcher.defined):
             if name in needed:
                 needed |= {t.text for t in tokens}
@@ -514,7 +546,8 @@ class _Writer:
             return self.known[name]
         value = self._scalar(name)
         if value is None and self.launcher and name in self.launcher.parameters and "block" in name.lower():
-            self.lines.append(f"{_safe(name)} = {BLOCK}  # {DECIDE}: {self.launcher.name} is told it")
+            side = 16 if "sqrt" in name.lower() else BLOCK
+            self.lines.append(f"{_safe(name)} = {side}  # {DECIDE}: {self.launcher.name} is told it")
             value = _safe(name)
         if value is None and (macro := self.unit.macros.get(name)) and macro.parameters is None:
             value = _Expression(self, macro.body).text()
@@ -552,7 +585,8 @@ class _Expression:
 
     def _of(self, tokens: list[Token]) -> str | None:
         out, i = "", 0
-        real = any(
+        real = any(t.text in ("float", "double") and tokens[max(0, k - 1)].text == "(" for k, t in enumerate(tokens))
+        real |= any(
             t.kind == "number" and re.search(r"\.|\d[eE]|f$", t.text) and not t.text.startswith("0x") for t in tokens
         )
         while i < len(tokens):
