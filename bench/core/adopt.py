@@ -27,8 +27,8 @@ BLOCK = 256  # threads, where nobody says
 CALLED = {
     "x": "inp input in src data act activations a inputs idata in_data",
     "out": "output y dst result o res output_matrix c odata out_data outputs",
-    "a": "inp1 x1 input1 in1 residual left",
-    "b": "inp2 x2 input2 in2 right x",
+    "a": "inp1 x1 input1 in1 residual left x",
+    "b": "inp2 x2 input2 in2 right y",
     "weight": "gamma w scale g weights b",
     "bias": "beta bias_",
     "mean": "mu",
@@ -137,7 +137,7 @@ def adopted(source: Path, layer: str, kernel: str | None, name: str) -> Adopted:
     module = contract.load(layer)
     launcher = _launcher(unit, signatures[0].name.rpartition("::")[2])
     choices = [
-        _Writer(source, unit, signature, phase, contract.pass_of(module, phase), launcher, entry, name)
+        Writer(source, unit, signature, phase, contract.pass_of(module, phase), launcher, entry, name)
         for signature in signatures
         for phase in contract.phases_of(module)
     ]
@@ -241,7 +241,7 @@ def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
 # --- the variant ---
 
 
-class _Writer:
+class Writer:
     """One way to see a kernel as a phase of a layer. `lacking`: how much of it is not known."""
 
     def __init__(self, source, unit, signature: Signature, phase: str, p: Pass, launcher, entry: str, name: str):
@@ -272,8 +272,8 @@ class _Writer:
                 if q.name in found:
                     continue
                 options = [n for n in self.tensors if n not in found.values() and self._fits(q, n)]
-                said = _plain(q.name)
-                name = next((n for n in options if said == n.lower() or (not exact and said in _others(n))), None)
+                said = plain_name(q.name)
+                name = next((n for n in options if said == n.lower() or (not exact and said in others(n))), None)
                 if name:
                     found[q.name] = name
         for outputs in (True, False):
@@ -286,6 +286,8 @@ class _Writer:
     def _fits(self, q: Parameter, name: str) -> bool:
         """Whether a pointer's type and direction are a tensor's."""
         tensor = self.tensors[name]
+        if not q.type:  # Triton's
+            return True
         if tensor.dtype == "int":
             return q.type in ("int", "long", "long long")
         if q.const and tensor in self.p.outputs and not tensor.inplace:
@@ -294,13 +296,13 @@ class _Writer:
 
     def written(self) -> Adopted:
         head = self._geometry()
-        arguments = [self._argument(i, q) for i, q in enumerate(self.signature.parameters)]
+        arguments = [self.argument(i, q) for i, q in enumerate(self.signature.parameters)]
         indent = "    " * (2 if self.loop else 1)
         keywords = "".join(f", {n}={v}" for n, v in head["template"].items())
         shared = f", shared={head['shared']}" if head["shared"] not in ("", "0") else ""
         call = f"{self.phase}_kernel(grid={head['grid']}, block={head['block']}{shared}{keywords})"
-        body = [f"    {line}" for line in self._refusals()]
-        body += [f"    {line}" for line in self._sizes(f"{call} {', '.join(arguments)}")]
+        body = [f"    {line}" for line in self.refusals()]
+        body += [f"    {line}" for line in self.sizes(f"{call} {', '.join(arguments)}")]
         if self.loop:
             body.append(f"    for i in range(len({self.loop})):")
         body += [f"{indent}{line}" for line in self.lines]
@@ -347,7 +349,7 @@ class _Writer:
             return f'("fp32", "bf16")  # {DECIDE}: what {", ".join(sorted(work))} is'
         return f"({', '.join(repr(d) for d in found)},)".replace("'", '"') if found else '("fp32",)'
 
-    def _refusals(self) -> Iterator[str]:
+    def refusals(self) -> Iterator[str]:
         """What the contract may ask for and the kernel has no parameter for."""
         for t in (*self.p.inputs, *self.p.outputs):
             if t.name not in self.matched.values() and t.when is not contract.always:
@@ -371,7 +373,7 @@ class _Writer:
     def _loads(self, name: str) -> bool:
         return name in self.used
 
-    def _sizes(self, launch: str) -> Iterator[str]:
+    def sizes(self, launch: str) -> Iterator[str]:
         """The sizes that the lines below and the launch name, from a tensor's shape."""
         wanted = set(re.findall(r"[A-Za-z_]\w*", " ".join(self.lines) + " " + launch))
         for t in (*self.p.inputs, *self.p.outputs):
@@ -392,7 +394,7 @@ class _Writer:
 
     # --- values ---
 
-    def _main(self) -> str:
+    def main(self) -> str:
         """The tensor whose rows and columns sizes are."""
         return max(
             (t for t in (*self.p.outputs, *self.p.inputs) if not t.many and t.shape and not t.parameter),
@@ -400,10 +402,10 @@ class _Writer:
             default=contract.Tensor("", ""),
         ).name
 
-    def _scalar(self, said: str) -> str | None:
+    def scalar(self, said: str) -> str | None:
         """Python of a size or number that goes by a name."""
-        plain = _plain(said)
-        main = self.tensors.get(self._main())
+        plain = plain_name(said)
+        main = self.tensors.get(self.main())
         symbols = main.shape.split() if main else []
         every = {s for t in self.tensors.values() if not t.many for s in t.shape.split() if s.isidentifier()}
         if self.loop and plain in ALL:
@@ -429,7 +431,7 @@ class _Writer:
         if plain in ALL and symbols:
             return " * ".join(symbols)
         for name in scalars:
-            if plain == name.lower() or plain in _others(name):
+            if plain == name.lower() or plain in others(name):
                 self.used.add(name)
                 return f"{name}[i]" if name == "weight_decays" else name
         if found := re.fullmatch(r"beta_?([12])_?(correction|corr)|bias_?correction_?([12])", plain):
@@ -438,13 +440,13 @@ class _Writer:
             self.used |= {which, "step"}
             return f'Loaded(step, f"1 - powf({{{which}!r}}f, x)")' if "step" in self.tensors else None
         for name, t in self.tensors.items():
-            if t.shape == "" and (plain == name.lower() or plain in _others(name)):
+            if t.shape == "" and (plain == name.lower() or plain in others(name)):
                 self.imports.add("Loaded")
                 self.used.add(name)
                 return f"Loaded({name})"
         return "1e-5" if plain in ("eps", "epsilon") else None
 
-    def _argument(self, number: int, q: Parameter) -> str:
+    def argument(self, number: int, q: Parameter) -> str:
         if q.pointer:
             if q.name in self.matched:
                 return self._tensor(q, self.matched[q.name])
@@ -453,7 +455,7 @@ class _Writer:
         value = None
         if self.launcher and number < len(self.launcher.arguments):
             value = self._python(self.launcher.arguments[number])
-        value = self._scalar(q.name) if value is None else value
+        value = self.scalar(q.name) if value is None else value
         if value is None:
             self.lines.append(f"{_safe(q.name)} = 0  # {DECIDE}: {q.type} {q.name}")
             return _safe(q.name)
@@ -476,7 +478,7 @@ class _Writer:
         launcher, signature = self.launcher, self.signature
         template: dict[str, str] = {}
         if launcher is None:
-            main = self._main()
+            main = self.main()
             work = f"{self.loop}[i].numel()" if self.loop else f"{main}.numel()"
             self.imports.add("blocks")
             self.lines.append(f"block = {BLOCK}  # {DECIDE}: threads of a block; the source has no launch of it")
@@ -528,7 +530,7 @@ class _Writer:
                 continue
             value = self._python(tokens)
             if value is None:
-                known = self._scalar(name)
+                known = self.scalar(name)
                 if known is None and name not in _texts(launcher.grid, launcher.block, launcher.shared):
                     continue
                 value = known or f"1  # {DECIDE}: {' '.join(t.text for t in tokens)}"
@@ -544,7 +546,7 @@ class _Writer:
         """What a name of the launcher stands for, a line of its own where that is a guess."""
         if name in self.known:
             return self.known[name]
-        value = self._scalar(name)
+        value = self.scalar(name)
         if value is None and self.launcher and name in self.launcher.parameters and "block" in name.lower():
             side = 16 if "sqrt" in name.lower() else BLOCK
             self.lines.append(f"{_safe(name)} = {side}  # {DECIDE}: {self.launcher.name} is told it")
@@ -570,7 +572,7 @@ class _Writer:
 class _Expression:
     """C++ of sizes as Python: products, sums, whole divisions, ceil_div, dim3, sizeof."""
 
-    def __init__(self, writer: _Writer, tokens: Sequence[Token]):
+    def __init__(self, writer: Writer, tokens: Sequence[Token]):
         self.writer, self.tokens = writer, list(tokens)
 
     def text(self) -> str | None:
@@ -659,11 +661,11 @@ class _Expression:
         return (value if alone or len(tokens) == 1 else f"({value})"), i + 1
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     return re.sub(r"^(d|dev|g)_(?=\w)|_(ptr|mem|memory|d|gpu|dev|device)$", "", name.lower()).strip("_") or name.lower()
 
 
-def _others(name: str) -> set[str]:
+def others(name: str) -> set[str]:
     """What else a tensor of the contract is called; of a gradient, what its tensor is called with a d before it."""
     found = set(CALLED.get(name, "").split())
     if name.startswith("d") and len(name) > 1:
