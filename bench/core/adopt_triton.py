@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.cli import USAGE, CannotGoOn
-from bench.core.adopt import ALL, DECIDE, Adopted, Writer, others, plain_name
+from bench.core.adopt_cuda import ALL, DECIDE, Adopted, Writer, others, plain_name
 from kernels.cuda.cplusplus import Unit
 from kernels.cuda.signature import Parameter, Signature
 from reference import contract

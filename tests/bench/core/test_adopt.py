@@ -8,7 +8,8 @@ import torch
 
 from bench import simulate
 from bench.cli import CannotGoOn
-from bench.core.adopt import DECIDE, adopt
+from bench.core.adopt import adopt
+from bench.core.adopt_cuda import DECIDE
 from bench.core.variants import discover
 from bench.trial import ran, source
 from kernels import cuda
