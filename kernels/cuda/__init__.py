@@ -315,7 +315,7 @@ class Kernel:
             if not all(_is_known(p) for p in parameters):
                 from kernels.cuda.compiler import parameters_of
 
-                parameters = parameters_of(build, parameters)
+                parameters = parameters_of(build.source, build.name, build.defines, parameters)
             self._resolved[key] = parameters
         return self._resolved[key]
 

@@ -13,15 +13,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kernels import Unavailable, cache_dir, put
 from kernels.cpu.includes import sources
 from kernels.cuda import cplusplus, signature, standard
 from kernels.cuda.signature import Appended, Parameter
-
-if TYPE_CHECKING:
-    from kernels.cuda import Build
 
 HERE = Path(__file__).parent
 HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-cccl", "nvidia-cuda-crt")  # packages that kernels include from
@@ -148,13 +144,15 @@ def _unit(source: Path, names: tuple[str, ...], options: list[str], appended: Ap
     return _Unit(own + behind, {**made, **texts}, empty)
 
 
-def parameters_of(build: "Build", parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
+def parameters_of(
+    source: Path, name: str, defines: tuple[str, ...], parameters: Sequence[Parameter]
+) -> tuple[Parameter, ...]:
     """The parameters of an instance with their types as the compiler has them. Raises as `compile_source` does."""
-    roots = tuple(re.findall(r"\w+", build.name))
+    roots = tuple(re.findall(r"\w+", name))
     for fields in (True, False):  # of structs; not where one has parts that cannot be named
-        asked = Appended(signature.question(build.name, fields), roots)
+        asked = Appended(signature.question(name, fields), roots)
         try:
-            binary = compile_source(build.source, (), "sm_90a", "ptx", build.defines, asked)
+            binary = compile_source(source, (), "sm_90a", "ptx", defines, asked)
         except CompileError:
             if not fields:
                 raise

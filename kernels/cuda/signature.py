@@ -58,8 +58,8 @@ class Parameter:
 class Signature:
     """A kernel's template parameters, by name, and its parameters.
 
-    types: names of template parameters that are types. defaults: (name, C++) of those that need not be given. name: with
-    its namespaces. cast: the types as they are written, where other functions have this name too.
+    types: names of template parameters that are types. defaults: (name, C++) of those that need not be given. name:
+    with its namespaces. cast: the types as they are written, where other functions have this name too.
     """
 
     template: tuple[str, ...]

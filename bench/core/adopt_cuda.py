@@ -1,0 +1,653 @@
+"""A variant file for a kernel that somebody wrote for something else: its parameters matched to a layer's contract.
+
+What is known is filled in: tensors and sizes by name, geometry as the source's own launcher computes it, scalars that
+the contract keeps in tensors as Loaded, int64 tokens as int32. What cannot be known is a line with DECIDE in it.
+"""
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bench import cli
+from bench.cli import CannotGoOn
+from kernels import Unavailable
+from kernels.cuda import DTYPE_OF, SCALARS, cplusplus
+from kernels.cuda.compiler import CompileError, parameters_of
+from kernels.cuda.cplusplus import Token
+from kernels.cuda.signature import Parameter, Signature, canonical, read_signatures
+from reference import contract
+from reference.contract import Pass
+
+DECIDE = "DECIDE"
+BLOCK = 256  # threads, where nobody says
+# What others call the tensors and scalars of the contracts.
+CALLED = {
+    "x": "inp input in src data act activations a inputs idata in_data",
+    "out": "output y dst result o res output_matrix c odata out_data outputs",
+    "a": "inp1 x1 input1 in1 residual left x",
+    "b": "inp2 x2 input2 in2 right y",
+    "weight": "gamma w scale g weights b",
+    "bias": "beta bias_",
+    "mean": "mu",
+    "rstd": "rs inv_std invstd rsigma inv_var",
+    "tokens": "inp input_ids ids indices idx token_ids input",
+    "targets": "labels target label",
+    "losses": "loss out",
+    "logits": "logits inp x input",
+    "dlosses": "dloss grad_losses",
+    "residual": "inp2 res x2 skip",
+    "residual_out": "residual_ res_out sum",
+    "q": "query",
+    "k": "key",
+    "v": "value exp_avg_sq m2",
+    "m": "exp_avg m1",
+    "params": "param params_memory p weights w theta",
+    "grads": "grad grads_memory g gradients",
+    "masters": "master master_params master_weights",
+    "norm": "out total",
+    "lse": "l_vec logsumexp softmax_lse",
+    "eps": "epsilon",
+    "lr": "learning_rate learningrate alpha step_size",
+    "step": "t iteration",
+    "grad_scale": "clip_scale scale grad_factor",
+    "weight_decays": "weight_decay wd decay",
+    "beta1": "b1 beta_1",
+    "beta2": "b2 beta_2",
+}
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+ROWS = _words("n rows n_rows num_rows nrows m num_tokens bt b batch batch_size r")
+COLUMNS = _words("c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size")
+ALL = _words("n size numel num_elements n_elements total length len num_parameters count num elements")
+HEADS = {"nh": "NH", "n_head": "NH", "n_heads": "NH", "num_heads": "NH", "hs": "HS", "d": "HS", "head_size": "HS"}
+HEADS |= {"head_dim": "HS", "nkv": "NKV", "seq_len": "T", "seqlen": "T"}
+MATMUL = {"oc": "N", "ic": "K", "c": "K", "bt": "M", "b": "M", "t": "1", "alpha": "1.0", "beta": "0.0"}  # B T rows
+ROUND_UP = _words("ceil_div ceildiv CEIL_DIV cdiv div_ceil DIVUP CEILDIV divUp iDivUp div_up divup")
+SIZES = {"float": 4, "double": 8, "int": 4, "half": 2, "__half": 2, "__nv_bfloat16": 2, "nv_bfloat16": 2, "float4": 16}
+
+
+@dataclass
+class Launcher:
+    """How the source launches the kernel: C++ of its arguments, and what is defined before, in order."""
+
+    name: str
+    grid: list[Token]
+    block: list[Token]
+    shared: list[Token]
+    template: list[list[Token]]
+    arguments: list[list[Token]]
+    defined: list[tuple[str, list[Token]]] = field(default_factory=list)
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass
+class Adopted:
+    """The text of a variant, and how many lines are left to decide."""
+
+    text: str
+    files: dict[Path, bytes]  # the kernel's source and headers, unchanged, by where they go
+    decide: list[str]
+
+
+def adopted(source: Path, layer: str, kernel: str | None, name: str) -> Adopted:
+    """The variant of a CUDA kernel."""
+    unit = cplusplus.read(source, None, [cplusplus.HERE])
+    entry = kernel or chosen(source, unit)
+    try:
+        signatures = [_asked(source, s) for s in read_signatures(source, entry)]
+    except (LookupError, ValueError) as error:
+        raise CannotGoOn(str(error)) from error
+    module = contract.load(layer)
+    launcher = _launcher(unit, signatures[0].name.rpartition("::")[2])
+    choices = [
+        Writer(source, unit, signature, phase, contract.pass_of(module, phase), launcher, entry, name)
+        for signature in signatures
+        for phase in contract.phases_of(module)
+    ]
+    return min(choices, key=lambda w: w.lacking).written()
+
+
+def _asked(source: Path, signature: Signature) -> Signature:
+    """With the types that only the compiler knows, where there is one and the kernel is no template."""
+    if signature.template or all(q.type in DTYPE_OF or q.type in SCALARS for q in signature.parameters):
+        return signature
+    try:
+        found = parameters_of(source, signature.expression([], {}), (), signature.parameters)
+        return replace(signature, parameters=found)
+    except (CompileError, Unavailable, ValueError):
+        return signature
+
+
+def chosen(source: Path, unit: cplusplus.Unit) -> str:
+    """The one kernel of a source. CannotGoOn where there are several, or none."""
+    found = [d for d in unit.declarations if d.function and "__global__" in d.function.qualifiers]
+    here = [d for d in found if d.path == source.resolve()] or found
+    names = list(dict.fromkeys("::".join((*d.scope, d.function.name)) for d in here if d.function))
+    if len(names) != 1:
+        raise CannotGoOn(f"{source.name} has {len(names)} kernels: --kernel {'|'.join(names) or 'NAME'}", cli.USAGE)
+    return names[0]
+
+
+# --- the host's launcher ---
+
+
+def _launcher(unit: cplusplus.Unit, kernel: str) -> Launcher | None:
+    """The first `kernel<<<grid, block, shared>>>(…)` of the source, in whatever function it is."""
+    for d in unit.declarations:
+        tokens = d.tokens
+        for i, token in enumerate(tokens):
+            if token.text != kernel or token.kind != "word":
+                continue
+            at, template = i + 1, []
+            if at < len(tokens) and tokens[at].text == "<":
+                close = _template_end(tokens, at)
+                if close is None:
+                    continue
+                template = cplusplus.split_commas(tokens[at + 1 : close])
+                at = close + 1
+            texts = [t.text for t in tokens[at : at + 2]]
+            if texts != ["<<", "<"]:
+                continue
+            end = next((j for j in range(at + 2, len(tokens)) if _closes(tokens, j)), None)
+            if end is None or not d.function:
+                continue
+            where: list[list[Token]] = [*cplusplus.split_commas(tokens[at + 2 : end]), [], [], []]
+            opens = end + 3
+            close = cplusplus.closing(tokens, opens)
+            names = tuple(p[-1].text for p in d.function.parameters if p and p[-1].kind == "word")
+            return Launcher(
+                d.function.name,
+                where[0],
+                where[1],
+                where[2],
+                template,
+                cplusplus.split_commas(tokens[opens + 1 : close]),
+                list(_definitions(tokens[:i])),
+                names,
+            )
+    return None
+
+
+def _template_end(tokens: Sequence[Token], start: int) -> int | None:
+    """Where `<` closes before a `<<<`."""
+    depth = 0
+    for i in range(start, min(len(tokens), start + 200)):
+        text = tokens[i].text
+        depth += (text == "<") - (text == ">")
+        if text in (";", "{"):
+            return None
+        if depth == 0:
+            return i
+    return None
+
+
+def _closes(tokens: Sequence[Token], j: int) -> bool:
+    return [t.text for t in tokens[j : j + 3]] == [">", ">", ">"]
+
+
+def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
+    """`name = expression;` and `dim3 name(x, y);`, in order, of a function's body so far."""
+    i = 0
+    while i < len(tokens) - 1:
+        word, after = tokens[i], tokens[i + 1].text
+        if word.kind == "word" and after == "=" and i and tokens[i - 1].text not in (".", "->", "]"):
+            end = next((j for j in range(i, len(tokens)) if tokens[j].text == ";"), len(tokens))
+            yield word.text, list(tokens[i + 2 : end])
+            i = end
+        elif word.kind == "word" and after == "(" and i and tokens[i - 1].text == "dim3":
+            close = cplusplus.closing(tokens, i + 1)
+            yield word.text, [Token("word", "dim3", 0, 0), *tokens[i + 1 : close + 1]]
+            i = close
+        i += 1
+
+
+# --- the variant ---
+
+
+class Writer:
+    """One way to see a kernel as a phase of a layer. `lacking`: how much of it is not known."""
+
+    def __init__(self, source, unit, signature: Signature, phase: str, p: Pass, launcher, entry: str, name: str):
+        self.source, self.unit, self.signature, self.phase, self.p = source, unit, signature, phase, p
+        self.launcher: Launcher | None = launcher
+        self.entry, self.name = entry, name
+        self.decide: list[str] = []
+        self.used: set[str] = set()
+        self.lines: list[str] = []
+        self.needs_int: list[str] = []
+        self.tensors = {t.name: t for t in (*p.inputs, *p.outputs)}
+        self.loop = next((t.name for t in p.outputs if t.many), next((t.name for t in p.inputs if t.many), ""))
+        self.known: dict[str, str] = {}  # C++ names with a Python value
+        self.imports = {"Kernel"}
+        self.matched = self._match()
+        missing = [n for n, t in self.tensors.items() if n not in self.matched.values() and t in p.outputs]
+        unmatched = [q for q in signature.parameters if q.pointer and q.name not in self.matched]
+        self.lacking = (
+            2 * len(unmatched) + len(missing) + (("backward" in entry or "bwd" in entry) != (phase == "backward"))
+        )
+
+    def _match(self) -> dict[str, str]:
+        """Pointers by name: {parameter: tensor}; what is left over of one direction is matched where it is but one."""
+        pointers = [q for q in self.signature.parameters if q.pointer]
+        found: dict[str, str] = {}
+        for exact in (True, False):
+            for q in pointers:
+                if q.name in found:
+                    continue
+                options = [n for n in self.tensors if n not in found.values() and self._fits(q, n)]
+                said = plain_name(q.name)
+                name = next((n for n in options if said == n.lower() or (not exact and said in others(n))), None)
+                if name:
+                    found[q.name] = name
+        for outputs in (True, False):
+            names = [t.name for t in (self.p.outputs if outputs else self.p.inputs) if t.name not in found.values()]
+            left = [q for q in pointers if q.name not in found and q.const != outputs]
+            if len(names) == len(left) == 1 and self._fits(left[0], names[0]):
+                found[left[0].name] = names[0]
+        return found
+
+    def _fits(self, q: Parameter, name: str) -> bool:
+        """Whether a pointer's type and direction are a tensor's."""
+        tensor = self.tensors[name]
+        if not q.type:  # Triton's
+            return True
+        if tensor.dtype == "int":
+            return q.type in ("int", "long", "long long")
+        if q.const and tensor in self.p.outputs and not tensor.inplace:
+            return False
+        return q.type not in ("int", "long", "long long", "unsigned")
+
+    def written(self) -> Adopted:
+        head = self._geometry()
+        arguments = [self.argument(i, q) for i, q in enumerate(self.signature.parameters)]
+        indent = "    " * (2 if self.loop else 1)
+        keywords = "".join(f", {n}={v}" for n, v in head["template"].items())
+        shared = f", shared={head['shared']}" if head["shared"] not in ("", "0") else ""
+        call = f"{self.phase}_kernel(grid={head['grid']}, block={head['block']}{shared}{keywords})"
+        body = [f"    {line}" for line in self.refusals()]
+        body += [f"    {line}" for line in self.sizes(f"{call} {', '.join(arguments)}")]
+        if self.loop:
+            body.append(f"    for i in range(len({self.loop})):")
+        body += [f"{indent}{line}" for line in self.lines]
+        body.append(f"{indent}launch = {call}")
+        body.append(f"{indent}launch({', '.join(arguments)})")
+        workspace = ", workspace" if self.needs_int else ""
+        names = f"{', '.join(self.p.positional())}, *, {', '.join(self.p.keyword())}{workspace}"
+        relative = f"{self.name}/{self.source.name}"
+        text = [
+            f'"""{self.signature.name} of {self.source.name}, as it is'
+            + (f'; launched as its {self.launcher.name} does."""' if self.launcher else '."""'),
+            "",
+            *(["import math", ""] if any("math." in line for line in body) else []),
+            *(["from kernels import Unavailable"] if any("Unavailable" in line for line in body) else []),
+            f"from kernels.cuda import {', '.join(sorted(self.imports, key=str.lower))}",
+            "",
+            f"DTYPES = {self._dtypes()}",
+            f'{self.phase}_kernel = Kernel("{relative}", "{self.entry}")',
+            "",
+            "",
+            *self._workspace(),
+            f"def {self.phase}({names}):",
+            *body,
+            "",
+        ]
+        files = {}
+        for path, found in self.unit.sources.items():
+            name = self.source.name if path == self.source.resolve() else found.name
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                self.decide.append(f"# {DECIDE}: {name} lies elsewhere and was not copied")
+                continue
+            files[Path(self.name) / name] = path.read_bytes()
+        whole = "\n".join(text)
+        return Adopted(whole, files, [line.strip() for line in whole.splitlines() if DECIDE in line] + self.decide)
+
+    def _dtypes(self) -> str:
+        work = {q.type for q in self.signature.parameters if q.pointer and q.name in self.matched
+                and self.tensors[self.matched[q.name]].dtype == "work"}  # fmt: skip
+        if work & self.signature.types:
+            return '("fp32", "bf16")'
+        told = {"float": "fp32", "__nv_bfloat16": "bf16", "__half": "fp16", "float4": "fp32"}
+        found = sorted({told[kind] for kind in work if kind in told})
+        if any(kind not in DTYPE_OF for kind in work):
+            return f'("fp32", "bf16")  # {DECIDE}: what {", ".join(sorted(work))} is'
+        return f"({', '.join(repr(d) for d in found)},)".replace("'", '"') if found else '("fp32",)'
+
+    def refusals(self) -> Iterator[str]:
+        """What the contract may ask for and the kernel has no parameter for."""
+        for t in (*self.p.inputs, *self.p.outputs):
+            if t.name not in self.matched.values() and t.when is not contract.always:
+                yield f"if {t.name} is not None:"
+                yield f'    raise Unavailable("{t.name}")'
+            elif t.name not in self.matched.values() and not self._loads(t.name):
+                yield f"# {DECIDE}: the kernel has no parameter for {t.name}"
+        for name in self.p.positional()[len(self.p.inputs) :]:
+            if name in self.used:
+                continue
+            if name == "accumulate":
+                yield "if accumulate:"
+                yield '    raise Unavailable("accumulation")'
+            elif name == "causal":
+                yield f"if causal:  # {DECIDE}: `not causal`, where the kernel masks by itself"
+                yield '    raise Unavailable("causal")'
+            elif name == "epilogue":
+                yield "if epilogue:"
+                yield '    raise Unavailable("an epilogue")'
+
+    def _loads(self, name: str) -> bool:
+        return name in self.used
+
+    def sizes(self, launch: str) -> Iterator[str]:
+        """The sizes that the lines below and the launch name, from a tensor's shape."""
+        wanted = set(re.findall(r"[A-Za-z_]\w*", " ".join(self.lines) + " " + launch))
+        for t in (*self.p.inputs, *self.p.outputs):
+            symbols = t.shape.split()
+            plain = not t.many and t.when is contract.always and all(s.isidentifier() for s in symbols)
+            if plain and wanted & set(symbols):
+                names = [s if s in wanted else "_" for s in symbols]
+                yield f"{symbols[0]} = {t.name}.numel()" if len(names) == 1 else f"{', '.join(names)} = {t.name}.shape"
+                wanted -= set(symbols)
+
+    def _workspace(self) -> list[str]:
+        if not self.needs_int:
+            return []
+        size = " + ".join(
+            "4 * " + " * ".join(f'shape["{s}"]' for s in self.tensors[n].shape.split()) for n in self.needs_int
+        )
+        return ["def workspace(shape, phase):", f"    return {size}  # int32 of {', '.join(self.needs_int)}", "", ""]
+
+    # --- values ---
+
+    def main(self) -> str:
+        """The tensor whose rows and columns sizes are."""
+        return max(
+            (t for t in (*self.p.outputs, *self.p.inputs) if not t.many and t.shape and not t.parameter),
+            key=lambda t: (len(t.shape.split()), t.dtype == "work"),
+            default=contract.Tensor("", ""),
+        ).name
+
+    def scalar(self, said: str) -> str | None:
+        """Python of a size or number that goes by a name."""
+        plain = plain_name(said)
+        main = self.tensors.get(self.main())
+        symbols = main.shape.split() if main else []
+        every = {s for t in self.tensors.values() if not t.many for s in t.shape.split() if s.isidentifier()}
+        if self.loop and plain in ALL:
+            return f"{self.loop}[i].numel()"
+        scalars = self.p.positional()[len(self.p.inputs) :]
+        if said in every or said in scalars:
+            self.used.add(said)
+            return said
+        if {"M", "N", "K"} <= every and plain in MATMUL:
+            return MATMUL[plain]
+        if "NH" in every and plain in ("n", "s", "l", "seq"):
+            return "T"
+        if plain in HEADS and HEADS[plain] in every:
+            return HEADS[plain]
+        if said.upper() in every and len(said) > 1:
+            return said.upper()
+        if len(symbols) == 1 and plain in ALL | ROWS:
+            return symbols[0]
+        if len(symbols) > 1 and plain in ROWS:
+            return " * ".join(symbols[:-1])
+        if len(symbols) > 1 and plain in COLUMNS:
+            return symbols[-1]
+        if plain in ALL and symbols:
+            return " * ".join(symbols)
+        for name in scalars:
+            if plain == name.lower() or plain in others(name):
+                self.used.add(name)
+                return f"{name}[i]" if name == "weight_decays" else name
+        if found := re.fullmatch(r"beta_?([12])_?(correction|corr)|bias_?correction_?([12])", plain):
+            which = f"beta{found[1] or found[3]}"
+            self.imports.add("Loaded")
+            self.used |= {which, "step"}
+            return f'Loaded(step, f"1 - powf({{{which}!r}}f, x)")' if "step" in self.tensors else None
+        for name, t in self.tensors.items():
+            if t.shape == "" and (plain == name.lower() or plain in others(name)):
+                self.imports.add("Loaded")
+                self.used.add(name)
+                return f"Loaded({name})"
+        return "1e-5" if plain in ("eps", "epsilon") else None
+
+    def argument(self, number: int, q: Parameter) -> str:
+        if q.pointer:
+            if q.name in self.matched:
+                return self._tensor(q, self.matched[q.name])
+            self.lines.append(f"# {DECIDE}: {q.type}* {q.name}, which is none of {', '.join(self.tensors)}")
+            return "None"
+        value = None
+        if self.launcher and number < len(self.launcher.arguments):
+            value = self._python(self.launcher.arguments[number])
+        value = self.scalar(q.name) if value is None else value
+        if value is None:
+            self.lines.append(f"{_safe(q.name)} = 0  # {DECIDE}: {q.type} {q.name}")
+            return _safe(q.name)
+        return value
+
+    def _tensor(self, q: Parameter, name: str) -> str:
+        t = self.tensors[name]
+        if t.dtype == "int" and q.type == "int":
+            before = " + ".join(f"4 * {n}.numel()" for n in self.needs_int)
+            self.needs_int.append(name)
+            self.imports.add("as_int32")
+            return f"as_int32({name}, workspace{', ' + before if before else ''})"
+        if t.many:
+            return f"None if {name} is None else {name}[i]" if t.when is not contract.always else f"{name}[i]"
+        return name
+
+    # --- geometry ---
+
+    def _geometry(self) -> dict:
+        launcher, signature = self.launcher, self.signature
+        template: dict[str, str] = {}
+        if launcher is None:
+            main = self.main()
+            work = f"{self.loop}[i].numel()" if self.loop else f"{main}.numel()"
+            self.imports.add("blocks")
+            self.lines.append(f"block = {BLOCK}  # {DECIDE}: threads of a block; the source has no launch of it")
+            self.lines.append(f"grid = blocks({work}, block)  # {DECIDE}: how many blocks")
+            grid, block, shared = "grid", "block", ""
+        else:
+            self._define(launcher)
+            grid = self._python(launcher.grid) or self._undecided("grid", launcher.grid, "1")
+            block = self._python(launcher.block) or self._undecided("block", launcher.block, str(BLOCK))
+            shared = ""
+            if launcher.shared:
+                shared = self._python(launcher.shared) or self._undecided("shared", launcher.shared, "0")
+            for name, tokens in zip(signature.template, launcher.template, strict=False):
+                if name in signature.types:
+                    written = canonical([t.text for t in tokens])
+                    if not any(q.pointer and q.type == name for q in signature.parameters):
+                        template[name] = f'"{written}"'
+                else:
+                    template[name] = self._python(tokens) or self._undecided(name, tokens, "1")
+        if "<" not in self.entry:
+            given = {q.type for q in signature.parameters if q.pointer}
+            for name in signature.template:
+                if name not in template and name not in given and name not in dict(signature.defaults):
+                    self.lines.append(f"{_safe(name)} = 1  # {DECIDE}: the template's {name}")
+                    template[name] = _safe(name)
+        return {"grid": grid, "block": block, "shared": shared, "template": template}
+
+    def _undecided(self, name: str, tokens: list[Token], default: str) -> str:
+        written = " ".join(t.text for t in tokens)
+        self.lines.append(f"{_safe(name)} = {default}  # {DECIDE}: {written}")
+        return _safe(name)
+
+    def _define(self, launcher: Launcher) -> None:
+        """Python of the launcher's definitions that its launch needs, in their order."""
+        last = {name: i for i, (name, _) in enumerate(launcher.defined)}
+        needed = {t.text for part in (launcher.grid, launcher.block, launcher.shared, *launcher.template,
+                                      *launcher.arguments) for t in part}  # fmt: skip
+        pointers = {
+            part[0].text
+            for part, q in zip(launcher.arguments, self.signature.parameters, strict=False)
+            if q.pointer and part
+        }
+        needed -= pointers
+        for name, tokens in reversed(launcher.defined):
+            if name in needed:
+                needed |= {t.text for t in tokens}
+        for i, (name, tokens) in enumerate(launcher.defined):
+            if name not in needed or i != last[name]:
+                continue
+            value = self._python(tokens)
+            if value is None:
+                known = self.scalar(name)
+                if known is None and name not in _texts(launcher.grid, launcher.block, launcher.shared):
+                    continue
+                value = known or f"1  # {DECIDE}: {' '.join(t.text for t in tokens)}"
+            if value != _safe(name):
+                self.lines.append(f"{_safe(name)} = {value}")
+            self.known[name] = _safe(name)
+
+    def _python(self, tokens: Sequence[Token]) -> str | None:
+        """A C++ expression of sizes as Python; None where a name in it is not known."""
+        return _Expression(self, tokens).text()
+
+    def name_value(self, name: str) -> str | None:
+        """What a name of the launcher stands for, a line of its own where that is a guess."""
+        if name in self.known:
+            return self.known[name]
+        value = self.scalar(name)
+        if value is None and self.launcher and name in self.launcher.parameters and "block" in name.lower():
+            side = 16 if "sqrt" in name.lower() else BLOCK
+            self.lines.append(f"{_safe(name)} = {side}  # {DECIDE}: {self.launcher.name} is told it")
+            value = _safe(name)
+        if value is None and (macro := self.unit.macros.get(name)) and macro.parameters is None:
+            value = _Expression(self, macro.body).text()
+        if value is None:
+            value = self._constant(name)
+        if value is not None:
+            self.known[name] = value
+        return value
+
+    def _constant(self, name: str) -> str | None:
+        """Of a constant that the file defines."""
+        for d in self.unit.declarations:
+            texts = [t.text for t in d.tokens]
+            if d.kind == "variable" and name in d.names and "=" in texts and texts[-1] == ";":
+                at = texts.index("=")
+                return None if name in texts[at:] else _Expression(self, d.tokens[at + 1 : -1]).text()
+        return None
+
+
+class _Expression:
+    """C++ of sizes as Python: products, sums, whole divisions, ceil_div, dim3, sizeof."""
+
+    def __init__(self, writer: Writer, tokens: Sequence[Token]):
+        self.writer, self.tokens = writer, list(tokens)
+
+    def text(self) -> str | None:
+        out = self._of(self.tokens)
+        if not out:
+            return None
+        try:
+            ast.parse(out, mode="eval")
+        except SyntaxError:
+            return None
+        return out
+
+    def _of(self, tokens: list[Token]) -> str | None:
+        out, i = "", 0
+        real = any(t.text in ("float", "double") and tokens[max(0, k - 1)].text == "(" for k, t in enumerate(tokens))
+        real |= any(
+            t.kind == "number" and re.search(r"\.|\d[eE]|f$", t.text) and not t.text.startswith("0x") for t in tokens
+        )
+        while i < len(tokens):
+            token = tokens[i]
+            if token.kind == "word":
+                text, i = self._word(tokens, i)
+                if text is None:
+                    return None
+                out += text
+                continue
+            if token.kind == "number":
+                out += re.sub(r"(?i)(?<=[\d.])(?:f|u|l|ul|ll|ull|z)$", "", token.text)
+            elif token.text == "(" and (skip := self._cast(tokens, i)):
+                i = skip
+                continue
+            elif token.text in ("+", "-", "*", "(", ")", ",", "%", "<<"):
+                out += {",": ", ", "(": "(", ")": ")"}.get(token.text, f" {token.text} ")
+            elif token.text == "/":
+                out += " / " if real else " // "
+            elif token.text == "::":
+                pass
+            else:
+                return None
+            i += 1
+        return re.sub(r"\( -", "(-", out.strip())
+
+    @staticmethod
+    def _cast(tokens: list[Token], i: int) -> int | None:
+        """Behind `(float)`."""
+        close = cplusplus.closing(tokens, i)
+        inside = [t.text for t in tokens[i + 1 : close]]
+        kinds = {"float", "double", "int", "size_t", "unsigned", "long", "uint", "uint32_t", "int64_t"}
+        return close + 1 if inside and set(inside) <= kinds and close + 1 < len(tokens) else None
+
+    def _word(self, tokens: list[Token], i: int) -> tuple[str | None, int]:
+        text = tokens[i].text
+        following = tokens[i + 1].text if i + 1 < len(tokens) else ""
+        if text == "std":
+            return "", i + 2
+        if text in ("static_cast",):
+            close = next((j for j in range(i, len(tokens)) if tokens[j].text == ">"), i)
+            return "", close + 1
+        if text == "sizeof":
+            close = cplusplus.closing(tokens, i + 1)
+            kind = canonical([t.text for t in tokens[i + 2 : close]])
+            size = SIZES.get(kind)
+            work = next((n for n, t in self.writer.tensors.items() if t.dtype == "work" and not t.many), None)
+            return (str(size) if size else f"{work}.element_size()" if work else None), close + 1
+        if following == "(":
+            close = cplusplus.closing(tokens, i + 1)
+            inside = self._of(tokens[i + 2 : close])
+            if inside is None:
+                return None, i
+            if text in ROUND_UP:
+                self.writer.imports.add("blocks")
+                return f"blocks({inside})", close + 1
+            if text == "dim3":
+                return (f"({inside})" if "," in inside else inside), close + 1
+            if text in ("min", "max"):
+                return f"{text}({inside})", close + 1
+            if text in ("sqrt", "sqrtf"):
+                return f"math.sqrt({inside})", close + 1
+            if text == "ceil":
+                return f"math.ceil({inside})", close + 1
+            return None, i
+        value = self.writer.name_value(text)
+        if value is None:
+            return None, i
+        alone = value.isidentifier() or value.isdigit() or re.fullmatch(r"[\w.\[\]()]+", value)
+        return (value if alone or len(tokens) == 1 else f"({value})"), i + 1
+
+
+def plain_name(name: str) -> str:
+    return re.sub(r"^(d|dev|g)_(?=\w)|_(ptr|mem|memory|d|gpu|dev|device)$", "", name.lower()).strip("_") or name.lower()
+
+
+def others(name: str) -> set[str]:
+    """What else a tensor of the contract is called; of a gradient, what its tensor is called with a d before it."""
+    found = set(CALLED.get(name, "").split())
+    if name.startswith("d") and len(name) > 1:
+        of = {name[1:], *CALLED.get(name[1:], "").split()}
+        found |= {form.format(n) for n in of for form in ("d{}", "grad_{}", "{}_grad", "d_{}", "g{}")}
+        found |= {"dy", "grad_out", "grad_output", "do"} if name == "dout" else set()
+    return found
+
+
+def _safe(name: str) -> str:
+    name = re.sub(r"\W", "_", name)
+    return f"{name}_" if name in ("lambda", "in", "is", "i", "launch") or not name[:1].isalpha() else name
+
+
+def _texts(*parts: Sequence[Token]) -> set[str]:
+    return {t.text for part in parts for t in part}

@@ -1,0 +1,162 @@
+"""The variant of a Triton kernel that exists: its functions copied, its parameters matched to a layer's contract.
+
+Launchers of Triton kernels are any Python, so that grid and tile sizes are guesses by the names, each marked.
+"""
+
+import ast
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.cli import USAGE, CannotGoOn
+from bench.core.adopt_cuda import ALL, DECIDE, Adopted, Writer, others, plain_name
+from kernels.cuda.cplusplus import Unit
+from kernels.cuda.signature import Parameter, Signature
+from reference import contract
+
+TUNED = ("autotune", "heuristics")
+KNOWN = {"num_warps", "num_stages"}
+GUESSES = {"BLOCK": "1024", "GROUP": "8", "NUM": "4"}
+
+
+def adopted_triton(source: Path, layer: str, kernel: str | None) -> Adopted:
+    """The variant's text. CannotGoOn where there is no such kernel, or several and none is named."""
+    try:
+        tree = ast.parse(source.read_text())
+    except (SyntaxError, ValueError) as error:
+        raise CannotGoOn(f"{source.name}: {error}") from error
+    jitted = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef) and _is_jit(n)}
+    called = {n.func.id for f in jitted.values() for n in ast.walk(f)
+              if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}  # fmt: skip
+    kernels = [name for name in jitted if name not in called]
+    if kernel is None and len(kernels) != 1:
+        raise CannotGoOn(f"{source.name} has {len(kernels)} kernels: --kernel {'|'.join(kernels) or 'NAME'}", USAGE)
+    entry = kernel or kernels[0]
+    if entry not in jitted:
+        raise CannotGoOn(f"{source.name} has no @triton.jit function {entry} (it has: {', '.join(jitted)})")
+    module = contract.load(layer)
+    choices = [_TritonWriter(source, jitted[entry], p, contract.pass_of(module, p)) for p in contract.phases_of(module)]
+    writer = min(choices, key=lambda w: w.lacking)
+    return writer.text(_needed(tree, jitted, entry))
+
+
+def _is_jit(node: ast.FunctionDef) -> bool:
+    return any(re.search(r"\bjit\b", ast.unparse(d)) for d in node.decorator_list)
+
+
+def _needed(tree: ast.Module, jitted: dict[str, ast.FunctionDef], entry: str) -> list[ast.stmt]:
+    """The statements that the kernel needs, in order: imports of Triton's, constants, functions; tuning left out."""
+    wanted, waiting = set[str](), [entry]
+    while waiting:
+        name = waiting.pop()
+        if name in wanted:
+            continue
+        wanted.add(name)
+        for node in tree.body:
+            if _binds(node) == name and (name in jitted or not isinstance(node, ast.FunctionDef)):
+                waiting += [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+    kept: list[ast.stmt] = []
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom) and "triton" in ast.unparse(node):
+            kept.append(node)
+        elif _binds(node) in wanted:
+            if isinstance(node, ast.FunctionDef):
+                if node.name not in jitted:
+                    continue
+                node.decorator_list = [d for d in node.decorator_list if not any(t in ast.unparse(d) for t in TUNED)]
+            kept.append(node)
+    return kept
+
+
+def _binds(node: ast.stmt) -> str:
+    if isinstance(node, ast.FunctionDef):
+        return node.name
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        return node.targets[0].id
+    return node.target.id if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) else ""
+
+
+class _TritonWriter(Writer):
+    def __init__(self, source: Path, function: ast.FunctionDef, phase: str, p: contract.Pass):
+        self.function = function
+        arguments = [*function.args.args, *function.args.kwonlyargs]
+        self.constants = [a.arg for a in arguments if a.annotation and "constexpr" in ast.unparse(a.annotation)]
+        names = [a.arg for a in arguments if a.arg not in self.constants]
+        tensors = [t.name for t in (*p.inputs, *p.outputs)]
+        parameters = [Parameter(name, "", pointer=_is_pointer(name, tensors)) for name in names]
+        signature = Signature((), tuple(parameters), name=function.name)
+        super().__init__(source, Unit(), signature, phase, p, None, function.name, function.name)
+        if not any(q.pointer for q in parameters):
+            self.lacking += 10
+
+    def text(self, kept: Sequence[ast.stmt]) -> Adopted:
+        values = [self._value(number, q) for number, q in enumerate(self.signature.parameters)]
+        values += [f"{name}={self._tile(name)}" for name in self.constants]
+        rows = any("BLOCK" not in line and DECIDE not in line for line in self.lines)
+        block = next((name for name in self.constants if name.upper().startswith("BLOCK")), "")
+        main = self.tensors[self.main()]
+        flat = len(main.shape.split()) == 1 or any(plain_name(q.name) in ALL for q in self.signature.parameters)
+        if flat and block and not rows:
+            grid = f"(triton.cdiv({main.name}.numel(), {block}),)"
+        else:
+            grid = f"({main.name}.numel() // {main.name}.shape[-1],)"
+        self.lines.append(f"grid = {grid}  # {DECIDE}: how many programs")
+        launch = f"{self.function.name}[grid]({', '.join(values)})"
+        refusals, sizes = list(self.refusals()), list(self.sizes(launch))
+        body = [f"    {line}" for line in (*refusals, *sizes, *self.lines, launch)]
+        names = f"{', '.join(self.p.positional())}, *, {', '.join(self.p.keyword())}"
+        parts = [ast.unparse(node) for node in kept]
+        refuses = any("Unavailable" in line for line in body)
+        text = [
+            f'"""{self.function.name} of {self.source.name}; launched by guesses."""',
+            "",
+            *(part for part in parts if part.startswith(("import", "from"))),
+            *(["", "from kernels import Unavailable"] if refuses else []),
+            *(f"\n{part}" if part[0] != "@" else f"\n\n{part}" for part in parts
+              if not part.startswith(("import", "from"))),
+            "",
+            "",
+            f"def {self.phase}({names}):",
+            *body,
+            "",
+        ]  # fmt: skip
+        if not any(re.match(r"import triton$|import triton\b(?!\.)", part) for part in parts):
+            text.insert(2, "import triton")
+        whole = "\n".join(text)
+        return Adopted(whole, {}, [line.strip() for line in whole.splitlines() if DECIDE in line])
+
+    def _value(self, number: int, q: Parameter) -> str:
+        stride = re.match(r"(?:(.*?)_)?(?:row_)?stride_?(.*)$", q.name.lower())
+        if stride and not q.pointer:
+            said = plain_name((stride[1] or stride[2]).removesuffix("_row"))
+            tensor = next(
+                (t for p, t in self.matched.items() if plain_name(p).startswith(said[:-1] or said)), self.main()
+            )
+            self.lines.append(f"{q.name} = {tensor}.stride(-2)  # {DECIDE}: of which tensor and axis")
+            return q.name
+        return self.argument(number, q)
+
+    def _tile(self, name: str) -> str:
+        if name in KNOWN:
+            return "4"
+        if name.upper().startswith("BLOCK") and len(self.tensors[self.main()].shape.split()) > 1 and not any(
+            plain_name(q.name) in ALL for q in self.signature.parameters if self.scalar(q.name) != self.columns()
+        ):  # fmt: skip
+            guess = f"triton.next_power_of_2({self.columns()})"
+        else:
+            guess = next((value for start, value in GUESSES.items() if name.upper().startswith(start)), "1")
+        self.lines.append(f"{name} = {guess}  # {DECIDE}: a tile's size")
+        return name
+
+    def columns(self) -> str:
+        return self.tensors[self.main()].shape.split()[-1]
+
+
+def _is_pointer(name: str, tensors: Sequence[str]) -> bool:
+    if re.search(r"ptr|pointer", name.lower()):
+        return True
+    if re.search(r"stride|^n_|^num_|eps|scale", name.lower()):
+        return False
+    return plain_name(name) in {t.lower() for t in tensors} or (
+        name[:1].isupper() and any(plain_name(name) in others(t) for t in tensors) and len(name) <= 4
+    )

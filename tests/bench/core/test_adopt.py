@@ -1,0 +1,182 @@
+"""Variants of kernels that exist: matched to the contract, launched as their source does it, what is open marked."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import simulate
+from bench.cli import CannotGoOn
+from bench.core.adopt import adopt
+from bench.core.adopt_cuda import DECIDE
+from bench.core.variants import discover
+from bench.trial import ran, source
+from kernels import cuda
+
+SOFTMAX = """
+#include <stdio.h>
+#include <cublas_v2.h>
+#include "mine.h"
+__global__ void rows_kernel(float* out, const float* inp, int N, int C) {
+    extern __shared__ float parts[];
+    const float* x = inp + (size_t)blockIdx.x * C;
+    float top = -INFINITY, sum = 0.0f;
+    for (int i = threadIdx.x; i < C; i += blockDim.x) top = fmaxf(top, x[i]);
+    parts[threadIdx.x] = top;
+    __syncthreads();
+    for (int i = 0; i < blockDim.x; i++) top = fmaxf(top, parts[i]);
+    __syncthreads();
+    for (int i = threadIdx.x; i < C; i += blockDim.x) sum += expf(x[i] - top);
+    parts[threadIdx.x] = sum;
+    __syncthreads();
+    sum = 0.0f;
+    for (int i = 0; i < blockDim.x; i++) sum += parts[i];
+    for (int i = threadIdx.x; i < C; i += blockDim.x) out[(size_t)blockIdx.x * C + i] = expf(x[i] - top) / sum;
+}
+__global__ void another(float* out) {}
+void softmax_rows(float* out, const float* inp, int N, int C) {
+    const int block_size = 4 * WARP;
+    dim3 grid(ceil_div(N * 32, 32), 1);
+    size_t shared = block_size * sizeof(float);
+    rows_kernel<<<grid, block_size, shared>>>(out, inp, N, C);
+    cudaCheck(cudaGetLastError());
+}
+int main() { FILE* f = fopen("/proc/self/stat", "r"); system("date"); return 0; }
+"""
+MINE = """#pragma once
+#define WARP 16
+#define cudaCheck(e) check(e)
+template <class T> T ceil_div(T a, T b) { return (a + b - 1) / b; }
+"""
+ADAMW = """
+template <typename Tp>
+__global__ void adamw_step(Tp* params_memory, const Tp* grads_memory, float* m_memory, float* v_memory,
+                           long num_parameters,
+                           float learning_rate, float beta1, float beta2, float beta1_correction,
+                           float beta2_correction, float eps, float weight_decay) {}
+void update(float* params_memory, int block_size) { adamw_step<<<CEIL_DIV(num_parameters, block_size), block_size>>>(
+    params_memory, grads_memory, m_memory, v_memory, num_parameters, learning_rate, 0.9f, 0.999f, c1, c2, 1e-8f, wd); }
+"""
+TOKENS = "__global__ void embed(float* out, const int* inp, const float* wte, const float* wpe, int B, int T, int C) {}"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "mine.h").write_text(MINE)
+    (tmp_path / "softmax.cu").write_text(SOFTMAX)
+    return tmp_path
+
+
+def taken(folder, name, layer, text=None, **more):
+    """(the variant, the text of its file, what is to be decided)."""
+    if text:
+        (folder / name).write_text(text)
+    written, decide, variant = adopt(folder / name, layer, into=folder / "into", **more)
+    (found,) = (v for v in discover((folder / "into",)) if v.outside and v.layer == layer)
+    assert found.name == variant and not found.fault
+    return found, Path(written[0]).read_text(), decide
+
+
+def test_the_kernel_is_right_as_its_own_launcher_launches_it(folder):
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    found, text, decide = taken(folder, "softmax.cu", "softmax", kernel="rows_kernel")
+    assert "block_size = 4 * 16" in text and "grid = (blocks(R * 32, 32), 1)" in text
+    assert [line for line in decide if "causal" not in line] == []
+    copied = folder / "into" / "cuda" / "softmax" / "rows_kernel"
+    assert (copied / "softmax.cu").read_text() == SOFTMAX and (copied / "mine.h").read_text() == MINE
+    simulate.install("cuda")
+    try:
+        x, out = torch.randn(3, 77), torch.zeros(3, 77)
+        runpy.run_path(str(found.path))["forward"](x, False, out=out)
+    finally:
+        cuda.simulate_with(None)
+    assert torch.allclose(out, x.softmax(-1), atol=1e-6)
+
+
+def test_host_code_is_no_finding_of_the_source_and_the_kernel_its_own(folder):
+    found, _, _ = taken(folder, "softmax.cu", "softmax", kernel="rows_kernel")
+    assert source.foreign(found) == []
+    assert ran.foreign(found, ["rows_kernel(float *, float const *, int, int)"]) == []
+    assert ran.foreign(found, ["elsewhere(float *)"]) == ["elsewhere"]
+
+
+def test_what_device_code_has_no_need_of_stays_a_finding(folder):
+    text = SOFTMAX.replace("extern __shared__", "gettimeofday(0, 0); extern __shared__")
+    found, _, _ = taken(folder, "softmax.cu", "softmax", text, kernel="rows_kernel")
+    assert any("gettimeofday" in finding for finding in source.foreign(found))
+
+
+def test_the_source_hash_follows_what_was_copied(folder):
+    found, _, _ = taken(folder, "softmax.cu", "softmax", kernel="rows_kernel")
+    before = found.source_hash()
+    (found.path.parent / found.stem / "mine.h").write_text(MINE + "// changed")
+    assert found.source_hash() != before
+
+
+def test_scalars_that_the_contract_has_in_tensors_are_loaded(folder):
+    _, text, decide = taken(folder, "adamw.cu", "adamw", ADAMW)
+    assert 'Loaded(lr), 0.9, 0.999, Loaded(step, f"1 - powf({beta1!r}f, x)")' in text
+    assert "launch(params[i], grads[i], m[i], v[i], params[i].numel()" in text
+    assert 'DTYPES = ("fp32", "bf16")' in text
+    assert any("grad_scale" in line for line in decide) and all(DECIDE in line for line in decide)
+
+
+def test_tokens_become_int32_and_a_launch_that_nobody_wrote_is_marked(folder):
+    _, text, decide = taken(folder, "tokens.cu", "embedding", TOKENS)
+    assert 'return 4 * shape["B"] * shape["T"]' in text and "as_int32(tokens, workspace), wte, wpe, B, T, C" in text
+    assert {line.partition(" ")[0] for line in decide} == {"block", "grid"}
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "more", "says"),
+    [
+        ("softmax.cu", "softmax", {}, r"2 kernels: --kernel rows_kernel\|another"),
+        ("softmax.cu", "softmax", {"kernel": "rows"}, r"no __global__ function rows \(it has: rows_kernel, another\)"),
+        ("softmax.cu", "softmx", {}, "unknown layer 'softmx'; did you mean"),
+        ("nothing.cu", "softmax", {}, "is no file"),
+        ("softmax.cu", "softmax", {"kernel": "another", "name": "No Name"}, "is no name for a file"),
+    ],
+)
+def test_mistakes_are_told(folder, name, layer, more, says):
+    with pytest.raises(CannotGoOn, match=says):
+        adopt(folder / name, layer, into=folder / "into", **more)
+
+
+def test_nothing_is_written_over(folder):
+    taken(folder, "softmax.cu", "softmax", kernel="rows_kernel")
+    with pytest.raises(CannotGoOn, match="choose another --name"):
+        adopt(folder / "softmax.cu", "softmax", "rows_kernel", into=folder / "into")
+
+
+TRITON = """
+import torch
+import triton
+import triton.language as tl
+
+SCALE = tl.constexpr(1.0)
+UNUSED = torch.zeros(1)
+
+@triton.jit
+def twice(x):
+    return x * SCALE
+
+@triton.autotune(configs=[triton.Config({"BLOCK_SIZE": 64})], key=["n_elements"])
+@triton.jit
+def add_kernel(x_ptr, y_ptr, output_ptr, n_elements, BLOCK_SIZE: tl.constexpr):
+    i = tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
+    inside = i < n_elements
+    total = twice(tl.load(x_ptr + i, mask=inside)) + tl.load(y_ptr + i, mask=inside)
+    tl.store(output_ptr + i, total, mask=inside)
+
+def add(x, y):
+    return add_kernel[(1,)](x, y, torch.empty_like(x), x.numel())
+"""
+
+
+def test_a_triton_kernel_is_copied_without_its_tuning(folder):
+    _, text, decide = taken(folder, "add.py", "residual", TRITON)
+    assert "autotune" not in text and "torch" not in text and "def twice(x)" in text and "SCALE" in text
+    assert "add_kernel[grid](a, b, out, N, BLOCK_SIZE=BLOCK_SIZE)" in text
+    assert {line.partition(" ")[0] for line in decide} == {"BLOCK_SIZE", "grid"}
