@@ -216,7 +216,7 @@ def version() -> str:
 
 
 def _version_of(package: str) -> str:
-    """By its number, not by where it lies: builds are found again on another machine. A toolkit is told by its folder."""
+    """By its number, not by where it lies: builds are found again elsewhere. A toolkit is told by its folder."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
