@@ -98,13 +98,14 @@ RoomOrName = type[Room] | str  # "module:Class" is imported in the process alone
 def start_server(*preload: str) -> None:
     """Start the server that processes are forked from, with these modules imported, which the caller then has as well.
 
-    Where this process has one thread the server is a fork of it: a fresh interpreter would import torch a second time.
-    Call it before there is anything to hide from processes, or to share with them. With other threads, whose locks a
-    fork would keep, a fresh one is started and imports them while the caller goes on.
+    Where this process has one thread, and torch is yet to be imported, the server is a fork of it: a fresh interpreter
+    would import torch a second time. Call it before there is anything to hide from processes, or to share with them.
+    With other threads, whose locks a fork would keep, or where torch may have computed (OpenMP's threads are not there
+    in a fork, which waits for them without end), a fresh one is started and imports them while the caller goes on.
     """
     if preload:
         SERVER.set_forkserver_preload(list(preload))
-    alone = threading.active_count() == 1
+    alone = threading.active_count() == 1 and "torch" not in sys.modules
     for name in preload if alone else ():
         importlib.import_module(name)
     with deaf_to_ctrl_c(), _forked_server() if preload and alone else nullcontext():

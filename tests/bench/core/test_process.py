@@ -364,11 +364,15 @@ def test_the_server_can_be_started_early():
 
 def test_a_command_imports_once_for_itself_and_the_server(tmp_path):
     """The server is a fork, with signals as a fresh interpreter has them, and nothing of the caller's open; where
-    there are other threads it is a fresh one."""
+    there are other threads, Python's or those that torch computes with, it is a fresh one."""
     script = tmp_path / "command.py"
     script.write_text(COMMAND)
-    for threads, (forked, open_file) in {0: (True, False), 1: (False, False)}.items():
-        line = [sys.executable, str(script), str(threads)]
+    for had, (forked, open_file) in {
+        "nothing": (True, False),
+        "thread": (False, False),
+        "torch": (False, False),
+    }.items():
+        line = [sys.executable, str(script), had]
         done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HOME)})
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == [forked, forked, open_file, ["SIG_DFL", "default_int_handler"], None]
@@ -389,13 +393,21 @@ class Inside(Room):
             sys.getprofile(),
         ]
 
+    def compute(self) -> float:
+        import torch
+        return float(torch.ones(1 << 22).add(1).sum())
+
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: None)
-    if int(sys.argv[1]):
+    if sys.argv[1] == "torch":
+        import torch
+        torch.ones(1 << 22).add(1)
+    if sys.argv[1] == "thread":
         threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 77)
     sys.setprofile(lambda *_: None)
     start_server("bench.core.replies")
     with Process(Inside, limit=60.0) as process:
         print(json.dumps(process.ask("look", file=77)))
+        assert process.ask("compute") == 2 << 22
 """
