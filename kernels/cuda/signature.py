@@ -110,13 +110,32 @@ def read_signatures(source: Path, entry: str, defines: Mapping[str, str] | None 
     Raises LookupError where there is none, ValueError where one is odd.
     """
     name = entry.partition("<")[0].strip()
-    unit = cplusplus.read(source, defines, [cplusplus.HERE])
+    unit = _unit(source, tuple(sorted((defines or {}).items())))
     found = unit.kernels(name)
     if not found:
         known = [d.function.name for d in unit.declarations if d.function and "__global__" in d.function.qualifiers]
         has = f" (it has: {', '.join(dict.fromkeys(known))})" if known else ""
         raise LookupError(f"{source.name} has no __global__ function {name}{has}")
     return [_signature(source, d, several=len(found) > 1) for d in found]
+
+
+_units: dict[tuple[Path, tuple], tuple[cplusplus.Unit, dict[Path, int]]] = {}  # with when their files were changed
+
+
+def _unit(source: Path, defines: tuple[tuple[str, str], ...]) -> cplusplus.Unit:
+    """A source as it is now; its kernels ask one after the other, and it is read for the first."""
+    kept = _units.get((source, defines))
+    if kept is None or any(_changed(path) != at for path, at in kept[1].items()):
+        unit = cplusplus.read(source, dict(defines), [cplusplus.HERE])
+        kept = _units[source, defines] = unit, {path: _changed(path) for path in unit.sources}
+    return kept[0]
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return -1
 
 
 def _signature(source: Path, d: Declaration, several: bool) -> Signature:

@@ -8,10 +8,16 @@ import pytest
 from bench import layer
 from bench.cli import NOTHING_TRIED, OK
 from bench.cli import WRONG as WRONG_CODE
+from bench.core.case import Case
+from bench.core.process import ProcessFailed
 from bench.core.variants import discover, need_support
-from bench.trial.room import MESSAGE, whole_message
+from bench.trial.checks import Verdict
+from bench.trial.plan import plan_of
+from bench.trial.prove import Proof, _count
+from bench.trial.room import MESSAGE, Setting, whole_message
 from bench.trial.session import copy_messages
 from kernels import Unavailable, cache_dir
+from reference import contract
 
 ADDS = '"""Adds."""\n\nimport torch\n\n{supports}\n\n\ndef forward(a, b, *, out):\n    torch.add(a, b, out=out)\n'
 WRONG_ELSEWHERE = ADDS + "    if a.numel() % 2:\n        out.zero_()\n"
@@ -76,3 +82,32 @@ def test_all_that_a_compiler_said_lies_beside_the_run(tmp_path, monkeypatch):
     assert (tmp_path / name).read_text() == "error: first\nwarning: later"
     copy_messages("[all of it: compiler-../../etc.txt] [all of it: compiler-0123456789.txt]", tmp_path)
     assert cache_dir() == tmp_path / "cache" and [p.name for p in tmp_path.glob("*.txt")] == [name]
+
+
+def test_what_is_counted_is_a_shape_that_it_takes():
+    module = contract.load("residual")
+    cases = [Case("residual", "forward", dict(N=n, dtype="fp32"), f"n {n}", 0) for n in (7, 8)]
+    asked = []
+
+    class Simulated:
+        def ask(self, command, **given):
+            asked.append(given["case"].shape["N"])
+            if given["case"].shape["N"] % 2:
+                raise ProcessFailed("skipped", "an odd N")
+            return {"moved_of_minimum": 1.0}, None
+
+    judging = SimpleNamespace(given=lambda *_: None, judge=lambda *_: Verdict())
+    proof = Proof(SimpleNamespace(layer=module), "forward", "fp32", by_simulator=True)  # type: ignore[arg-type]
+    _count(proof, cases, Simulated(), judging, Setting())  # type: ignore[arg-type]
+    assert asked == [7, 8] and proof.counts == {"moved_of_minimum": 1.0} and proof.simulated
+    with pytest.raises(ProcessFailed, match="an odd N"):
+        _count(proof, cases[:1], Simulated(), judging, Setting())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "counts"),
+    [([], True), (["--check-only"], False), (["--smoke"], False), (["--check-only", "--count"], True)],
+)
+def test_a_proof_alone_counts_where_it_is_asked(arguments, counts):
+    given = vars(layer.parser().parse_args(["residual", *arguments]))
+    assert plan_of(**given, argv=[]).count == counts

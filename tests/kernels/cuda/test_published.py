@@ -283,6 +283,19 @@ def test_a_bf16_scalar_is_rounded_as_torch_does(value):
     assert bf16_bits(float("nan")) & 0x7FFF > 0x7F80
 
 
+def test_bf16_scalars_are_found_among_the_values_of_a_launch():
+    from kernels.cuda.gpu import _places
+
+    assert _places("QWfh2xWQ8sW4x?") == (1, 4, 7)
+    assert _places("QQi") == ()
+
+
+def test_a_signature_follows_its_headers(source):
+    assert len(read_signatures(source, "kinds")[0].parameters) == 14
+    (source.parent / "mine.h").write_text(MINE + "__global__ void fresh(int n) {}\n")
+    assert len(read_signatures(source, "fresh")) == 1
+
+
 # --- headers ---
 
 
