@@ -167,7 +167,7 @@ def _prove_phase(
             last = None
             if proved:
                 last = pool.submit(_passed, proof, case, proved, judge)
-                if not judge.behind and not last.result():
+                if (most is not None or not judge.behind) and not last.result():
                     return
             elif failure and failure.status == "skipped":
                 proof.unsupported += [failure.evidence] if failure.evidence not in proof.unsupported else []

@@ -19,7 +19,13 @@ PROVED: Any = {"counts": {}, "notes": [], "seconds": 0.5}
 RIGHT, INACCURATE = Verdict("ok", ""), Verdict("inaccurate", "far off")
 
 
-def proof_of(monkeypatch, verdicts: list[Verdict], calls: list[ProcessFailed | None], behind: bool = True):
+def proof_of(
+    monkeypatch,
+    verdicts: list[Verdict],
+    calls: list[ProcessFailed | None],
+    behind: bool = True,
+    most: int | None = None,
+):
     """A proof whose calls end in failures or not, whose verdicts are these; and how it went, step by step."""
     went: list[str] = []
 
@@ -38,7 +44,7 @@ def proof_of(monkeypatch, verdicts: list[Verdict], calls: list[ProcessFailed | N
     proof = prove.Proof(variant, "forward", "fp32")
     judge: Any = SimpleNamespace(given=lambda *_: None, with_inputs=lambda ask: ask(), behind=behind)
     worker: Any = SimpleNamespace(ask=ask)
-    prove._prove_phase(proof, CASES, worker, judge, Setting(), lambda _: None)
+    prove._prove_phase(proof, CASES, worker, judge, Setting(), lambda _: None, most)
     return proof, went
 
 
@@ -71,3 +77,8 @@ def test_a_crash_is_told_of_its_own_case_once_those_before_were_right(monkeypatc
 def test_a_last_case_that_is_wrong_is_seen(monkeypatch):
     proof, _ = proof_of(monkeypatch, [RIGHT, RIGHT, RIGHT, INACCURATE], [None] * 4)
     assert proof.check == "inaccurate" and "case 3" in proof.evidence
+
+
+def test_of_a_look_no_more_is_called_than_is_asked_for(monkeypatch):
+    proof, went = proof_of(monkeypatch, [RIGHT] * 4, [ProcessFailed("skipped", "x"), None, None, None], most=1)
+    assert proof.cases == 1 and went == ["call 0", "call 1", "judge 1"]
