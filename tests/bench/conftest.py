@@ -1,11 +1,36 @@
-"""For all tests of the harness: a room sets the threads of torch in its own process; no other test inherits them."""
+"""For all tests of the harness: no test inherits torch's threads from another, and commands that end at once."""
+
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
 
+from bench import cli
+
 
 @pytest.fixture(autouse=True)
 def threads():
+    """A room sets them in its own process."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def ended(capsys) -> Callable[..., tuple[int, str]]:
+    """Runs a command's main() with arguments; its exit code and what it said on stderr. For what ends before anything
+    is begun: a process of its own would import torch for that."""
+
+    def run(command: ModuleType, *arguments: object) -> tuple[int, str]:
+        capsys.readouterr()
+        try:
+            code = cli._run(lambda: command.main([*map(str, arguments)]))
+        except SystemExit as stop:  # argparse's
+            assert isinstance(stop.code, int)
+            code = stop.code
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        return code, told.err
+
+    return run

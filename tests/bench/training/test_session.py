@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import HOME, cli
+from bench import HOME, cli, e2e
 from bench.core.variants import discover
 from bench.models import choose
 from bench.models.program import step_calls
@@ -69,11 +69,9 @@ def test_help_is_quick():
         (["gpt2-tiny", "--data", "no/such/file.bin"], 1, "no/such/file.bin"),
     ],
 )
-def test_usage_errors(arguments, code, message):
-    done = command(*arguments)
-    assert done.returncode == code, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_usage_errors(arguments, code, message, ended):
+    found, errors = ended(e2e, *arguments)
+    assert found == code and message in errors
 
 
 def test_what_does_not_fit_is_refused(monkeypatch):
@@ -463,6 +461,6 @@ def test_a_simulated_step_is_judged_and_not_timed(tmp_path):
     assert done.returncode == cli.WRONG and "parity: FAILED" in done.stdout
 
 
-def test_gpu_kernels_are_not_trained_with_unasked():
-    done = command("gpt2-tiny", "--kernels", "cuda.naive")
-    assert done.returncode == cli.CANNOT_RUN and "--simulate" in done.stderr
+def test_gpu_kernels_are_not_trained_with_unasked(ended):
+    found, errors = ended(e2e, "gpt2-tiny", "--kernels", "cuda.naive")
+    assert found == cli.CANNOT_RUN and "--simulate" in errors

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import HOME, cli, layer
+from bench import HOME, layer
 from bench.records.record import TABLE
 
 EVIL = HOME / "tests" / "evil"
@@ -20,17 +20,6 @@ EVIL = HOME / "tests" / "evil"
 def run(*args: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench.layer", *args]
     return subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=timeout)
-
-
-def here(capsys, *args: str) -> tuple[int, str, str]:
-    """The same in this process: exit code, stdout, stderr. For what ends before anything is proved."""
-    try:
-        code = cli._run(lambda: layer.main([*args]))
-    except SystemExit as stop:  # argparse's
-        assert isinstance(stop.code, int)
-        code = stop.code
-    told = capsys.readouterr()
-    return code, told.out, told.err
 
 
 def small(out: Path, *more: str) -> list[str]:
@@ -63,10 +52,10 @@ def measured(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
         (["residual", "--kernels", "no/such/folder"], 1, "not a folder"),
     ],
 )
-def test_mistakes_get_a_clear_answer_and_an_exit_code(args, code, says, tmp_path, capsys):
-    out = [] if "--resume" in args else ["--out", str(tmp_path / "run")]
-    ended, _, errors = here(capsys, *args, *out)
-    assert ended == code and says in errors and "Traceback" not in errors
+def test_mistakes_get_a_clear_answer_and_an_exit_code(args, code, says, tmp_path, ended):
+    out = [] if "--resume" in args else ["--out", tmp_path / "run"]
+    found, errors = ended(layer, *args, *out)
+    assert found == code and says in errors
 
 
 def test_a_mistake_is_the_exit_code_of_the_process(tmp_path):
@@ -75,8 +64,8 @@ def test_a_mistake_is_the_exit_code_of_the_process(tmp_path):
 
 
 def test_list_shows_every_layer_and_why_something_is_skipped(capsys):
-    _, out, _ = here(capsys, "list", "--json")
-    variants = json.loads(out.splitlines()[-1])["variants"]
+    assert layer.main(["list", "--json"]) == 0
+    variants = json.loads(capsys.readouterr().out.splitlines()[-1])["variants"]
     assert {"attention", "adamw", "softmax"} <= {v["layer"] for v in variants}
     cudnn = next(v for v in variants if v["variant"] == "torch.sdpa_cudnn")
     assert "GPU" in cudnn["skipped"] and cudnn["story"]
