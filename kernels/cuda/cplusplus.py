@@ -8,6 +8,7 @@ Bodies are only skipped. What a type is, is the compiler's to say (signature.py 
 """
 
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -369,7 +370,8 @@ def _is_host(d: Declaration) -> bool:
     """Whether it is code of the host's, or needs a type of the host's: a function that no device runs, a variable."""
     if d.kind == "function" and d.function:
         return not d.function.qualifiers & {"__global__", "__device__", "constexpr"}
-    return d.kind == "variable" and not d.words & {"__device__", "__constant__", "constexpr", "const", "__global__"}
+    on_device = {"__device__", "__constant__", "__shared__", "__managed__", "constexpr", "const", "__global__"}
+    return d.kind == "variable" and not d.words & on_device
 
 
 def _made_sure_of(d: Declaration) -> str:
@@ -648,7 +650,7 @@ def _function(tokens: Sequence[Token]) -> Function | None:
             i = close + 1
             continue
         if text == "(":
-            if not i or tokens[i - 1].kind != "word":
+            if not i or tokens[i - 1].kind != "word" or _points(tokens, i):
                 return None
             return _with(tokens, tokens[i - 1].text, i, template, qualifiers, False, full)
         if token.kind == "word":
@@ -723,16 +725,41 @@ def _named(d: Declaration) -> Declaration:
         pointed = next((k for k in words if k > 1 and texts[k - 1] == "*" and texts[k - 2] == "("), None)
         declared = [texts[pointed if pointed is not None else words[-1]]]
     else:
-        d.kind = "variable"
-        for k in range(i, len(texts) - 1):
-            if d.tokens[k].kind == "word" and texts[k + 1] in ("=", ";", ",", "[", "{", "("):
-                declared.append(texts[k])
-                if texts[k + 1] in ("=", "{", "("):
-                    break
+        d.kind, declared = "variable", _variables(d.tokens[i:])
     d.names = tuple(dict.fromkeys(declared))
     if not d.names:
         d.kind = "other"
     return d
+
+
+def _variables(tokens: Sequence[Token]) -> list[str]:
+    """The names that a declaration of variables declares, pointers to functions and arrays among them."""
+    plain: list[Token] = []
+    k = 0
+    while k < len(tokens):
+        if tokens[k].text in ATTRIBUTES and tokens[k + 1 : k + 2] and tokens[k + 1].text == "(":
+            k = _closing(tokens, k + 1) + 1
+        else:
+            plain.append(tokens[k])
+            k += 1
+    names = []
+    for k, (token, after) in enumerate(itertools.pairwise(plain)):
+        if token.kind != "word":
+            continue
+        pointed = k > 1 and plain[k - 1].text in ("*", "&") and plain[k - 2].text == "("
+        if pointed and after.text in (")", "["):
+            names.append(token.text)
+            break
+        if after.text in ("=", ";", ",", "[", "{") or (after.text == "(" and not _points(plain, k + 1)):
+            names.append(token.text)
+            if after.text in ("=", "{", "("):
+                break
+    return names
+
+
+def _points(tokens: Sequence[Token], opens: int) -> bool:
+    """Whether a bracket is that of a pointer's name: the `(` of `int (*f)(int)`."""
+    return opens + 1 < len(tokens) and tokens[opens + 1].text in ("*", "&")
 
 
 def _instantiated(d: Declaration) -> list[str]:
