@@ -556,7 +556,12 @@ class _Expression:
 
     def _of(self, tokens: list[Token]) -> str | None:
         out, i = "", 0
-        real = any(t.text in ("float", "double") and tokens[max(0, k - 1)].text == "(" for k, t in enumerate(tokens))
+        real = any(
+            t.text in ("float", "double")
+            and [x.text for x in tokens[max(0, k - 2) : k]][-1:] == ["("]
+            and tokens[max(0, k - 2)].text != "sizeof"
+            for k, t in enumerate(tokens)
+        )
         real |= any(
             t.kind == "number" and re.search(r"\.|\d[eE]|f$", t.text) and not t.text.startswith("0x") for t in tokens
         )

@@ -38,7 +38,7 @@ __global__ void another(float* out) {}
 void softmax_rows(float* out, const float* inp, int N, int C) {
     const int block_size = 4 * WARP;
     dim3 grid(ceil_div(N * 32, 32), 1);
-    size_t shared = block_size * sizeof(float);
+    size_t shared = 4 * block_size / 4 * sizeof(float);
     rows_kernel<<<grid, block_size, shared>>>(out, inp, N, C);
     cudaCheck(cudaGetLastError());
 }
@@ -83,6 +83,7 @@ def test_the_kernel_is_right_as_its_own_launcher_launches_it(folder):
         pytest.skip(reason)
     found, text, decide = taken(folder, "softmax.cu", "softmax", kernel="rows_kernel")
     assert "block_size = 4 * 16" in text and "grid = (blocks(R * 32, 32), 1)" in text
+    assert "shared = 4 * block_size // 4 * 4" in text
     assert [line for line in decide if "causal" not in line] == []
     copied = folder / "into" / "cuda" / "softmax" / "rows_kernel"
     assert (copied / "softmax.cu").read_text() == SOFTMAX and (copied / "mine.h").read_text() == MINE
