@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def test_clusters_are_refused():
 
 
 def test_a_cooperative_launch_says_so():
-    seen = []
+    seen: list[Any] = []
     with launching_with(seen.append):
         scaled(100, launch_cooperative_grid=True)
         scaled(100)

@@ -111,7 +111,12 @@ def test_what_is_near_the_limit_by_the_yard_of_other_contents_is_judged_by_its_o
     monkeypatch.setattr(truth, "worked_out", lambda case, contents, yardstick, where: [contents, yardstick])
     monkeypatch.setattr(truth, "let_go", lambda yards: None)
     monkeypatch.setattr(room, "laid_out", lambda *_: SimpleNamespace())
-    monkeypatch.setattr(checks, "inspect", lambda arena, brief, probes: yards.append(brief.yards) or verdicts.pop(0))
+
+    def inspect(arena, brief, probes) -> Verdict:
+        yards.append(brief.yards)
+        return verdicts.pop(0)
+
+    monkeypatch.setattr(checks, "inspect", inspect)
     found = room.judge(CASE, content, Handed("", 0, 0, None, 7, 9, []))
     assert len(yards) == looks and found.ok == (looks == 2)
     if looks == 2:
