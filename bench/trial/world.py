@@ -62,7 +62,7 @@ POLICIES = {getattr(os, name): name for name in dir(os) if name.startswith("SCHE
 BINDS_THREADS = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 # Variables that torch, its compiler and Triton set for themselves.
 NOT_THE_VARIANTS = ("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "CUDA_MODULE_LOADING", "KINETO_", "PYTEST_")
-PARALLEL = 1 << 16  # elements: enough for torch to divide the work among its threads
+PARALLEL = 1 << 15  # elements a thread: as many as torch gives to each, at least
 ALONE = 1 << 14  # elements: so few that torch does not
 TINY, HALF = sys.float_info.min, 0.5
 MOST_TASKS = 64  # looked at one by one
@@ -349,13 +349,14 @@ def _status() -> dict[str, str]:
 
 
 @functools.cache
-def _denormals() -> torch.Tensor:
-    return torch.full((PARALLEL,), 1e-40)
+def _denormals(threads: int) -> torch.Tensor:
+    """So many that each of the threads has a share."""
+    return torch.full((max(2, threads) * PARALLEL,), 1e-40)
 
 
 def _workers_keep_denormals() -> bool:
     """All threads halve their share; this one looks at the results: threads are woken once."""
-    halved = _denormals() * HALF
+    halved = _denormals(torch.get_num_threads()) * HALF
     return all(bool(part.ne(0).all()) for part in halved.split(ALONE))
 
 

@@ -6,6 +6,7 @@ import functools
 import gc
 import inspect
 import os
+import platform
 import resource
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from bench.core.arena import Arena, workspace_of
 from bench.core.case import cases_of, draw
 from bench.trial import world
 from bench.trial.world import Watch, cpu_over_wall, difference, from_outside, late_work, settled, take
+from kernels.cpu import Kernel
 
 ALL = variants.discover()
 A, OUT = torch.ones(256), torch.empty(256)
@@ -182,6 +184,20 @@ def test_denormals_in_torchs_worker_threads_are_looked_at():
         assert take(deep=True)["denormals are kept by torch's threads"] is False
     finally:
         torch.set_flush_denormal(False)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="sets x86's MXCSR")
+@pytest.mark.parametrize("thread", [1, 3])
+def test_denormals_are_looked_at_in_every_one_of_torchs_threads(thread):
+    threads, flush = torch.get_num_threads(), Kernel("flush_in_a_thread.cpp", "flush_in_a_thread")
+    torch.set_num_threads(4)
+    try:
+        assert take(deep=True)["denormals are kept by torch's threads"] is True
+        flush(torch.zeros(1), thread, 4, True)
+        assert take(deep=True)["denormals are kept by torch's threads"] is False
+    finally:
+        flush(torch.zeros(1), thread, 4, False)
+        torch.set_num_threads(threads)
 
 
 # --- what is set and set back ---
