@@ -7,6 +7,7 @@ More roots with the same layout come from `--kernels DIR` and from the entry poi
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -15,6 +16,7 @@ import inspect
 import os
 import sys
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -24,10 +26,12 @@ from bench.cli import USAGE, CannotGoOn, did_you_mean, say
 from bench.core import BACKENDS
 from bench.core.evidence import STORY, one_line
 from kernels import Unavailable
+from kernels.includes import sources
 from reference import contract
 from reference.contract import Shape
 
 KERNELS = HOME / "kernels"
+COMPILED = (".cu", ".cuh", ".cpp", ".cc", ".cxx", ".c", ".hpp", ".h")
 MOST_SOURCE_BYTES = 4 << 20  # of a variant's Python file
 MOST_NOTICES = 10  # on files of one root that are no variants
 # What a variant's file may say of itself, and the types of it; a text alone counts as a tuple of one.
@@ -96,15 +100,48 @@ class Variant:
         return module
 
     def source_hash(self) -> str:
-        """Of the variant's own files (same stem, any suffix; a folder of that name) and its backend's shared ones."""
+        """Of the variant's own files (same stem, any suffix; a folder of that name), its backend's shared ones, and
+        what its own import and include."""
         digest = hashlib.sha256()
         own = [p for p in self.path.parent.iterdir() if p.stem == self.stem and p.is_file()]
         own += [p for p in (self.path.parent / self.stem).rglob("*") if p.is_file()]  # what bench.import brought
         folders = [d for d in self.path.parent.parent.iterdir() if d.is_dir() and d.name not in contract.layer_names()]
         shared = [p for d in (self.path.parent.parent, *folders) for p in d.iterdir() if p.is_file()]
-        for path in sorted(own) + sorted(shared):
+        further = _read_by({*own, *shared}, own, self.path)
+        for path in sorted(own) + sorted(shared) + sorted(further):
             digest.update(os.fsencode(path.name) + _content(path))
         return digest.hexdigest()[:16]
+
+
+def _read_by(known: set[Path], files: list[Path], variant: Path) -> set[Path]:
+    """What these files of a variant import of its own folders, and include, beside what is known."""
+    backend, root = variant.parent.parent, variant.parent.parent.parent
+    found: set[Path] = set()
+    waiting = list(files)
+    while waiting:
+        path = waiting.pop()
+        read: Iterable[Path] = ()
+        if path.suffix == ".py":
+            read = _imported(_content(path), (path.parent, backend, root, root.parent))
+        elif path.suffix in COMPILED:
+            with contextlib.suppress(OSError):
+                read = sources(path, [backend, variant.parent]).files
+        new = {p for p in read if p not in known | found and p.is_relative_to(root)}
+        found |= new
+        waiting += new
+    return found
+
+
+def _imported(source: bytes, folders: Iterable[Path]) -> Iterator[Path]:
+    """Files in these folders that a module may import."""
+    with contextlib.suppress(SyntaxError, ValueError, RecursionError, MemoryError):
+        for node in ast.walk(ast.parse(source)):
+            names = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            within = (node.module or "") if isinstance(node, ast.ImportFrom) else ""
+            for name in [within, *(f"{within}.{name}".strip(".") for name in names)]:
+                for folder in folders if name else ():
+                    whole = folder.joinpath(*name.split("."))
+                    yield from (p for p in (whole.with_suffix(".py"), whole / "__init__.py") if p.is_file())
 
 
 def _content(path: Path) -> bytes:
@@ -162,6 +199,8 @@ def _scan(root: Path) -> list[Variant]:
             continue
         if len(parts) == 2 and parts[0] in BACKENDS and parts[1] not in contract.layer_names():
             continue  # a backend's shared launcher code
+        if len(parts) == 1 and not outside:
+            continue  # what the launchers share
         try:
             found.append(replace(_read_once(path, parts, _stamp(path)), outside=outside))
         except Misplaced as error:

@@ -23,7 +23,7 @@ LAUNCHERS = frozenset(  # the harness's, in kernels/: they are trusted
         *(
             "__init__.py",
             "cpu/__init__.py",
-            "cpu/includes.py",
+            "includes.py",
             "triton/__init__.py",
             "triton/tuning.py",
             "triton/lists.py",

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from kernels import Unavailable, cache_dir
-from kernels.cpu.includes import sources
+from kernels.includes import sources
 
 HERE = Path(__file__).parent
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", f"-I{HERE}"]
@@ -83,7 +83,7 @@ def _argument(arg):
 def build(source: Path, *extra_flags: str) -> Path:
     """Compile `source` to a shared library, or find it in the cache; returns the library's path.
 
-    Cached by the source with all that it may include (kernels/cpu/includes.py), flags, compiler and CPU, so a stale
+    Cached by the source with all that it may include (kernels/includes.py), flags, compiler and CPU, so a stale
     build is never loaded. What the compiler says it has read must be among that, else the build is this process's
     alone. Raises Unavailable without a compiler, CompileError with the compiler's message.
     """

@@ -1,7 +1,7 @@
 """NVRTC, without a driver: CUDA C++ to PTX or to a cubin for one architecture, cached on disk.
 
 `compile_source` is what the launcher, the simulator and `bench.static` share. The key of the cache is the source with
-all that it may include (kernels/cpu/includes.py), the options and NVRTC's version, so a stale build is never loaded.
+all that it may include (kernels/includes.py), the options and NVRTC's version, so a stale build is never loaded.
 """
 
 import functools
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernels import Unavailable, cache_dir, put
-from kernels.cpu.includes import sources
 from kernels.cuda import cplusplus, signature, standard
 from kernels.cuda.signature import Appended, Parameter
+from kernels.includes import sources
 
 HERE = Path(__file__).parent
 HEADERS = ("nvidia-cuda-runtime", "nvidia-cuda-cccl", "nvidia-cuda-crt")  # packages that kernels include from

@@ -9,7 +9,7 @@ import torch
 
 from bench.cli import CannotGoOn
 from bench.core import variants
-from bench.core.variants import Misplaced
+from bench.core.variants import Misplaced, Variant
 from kernels import Unavailable
 
 GOOD = '"""Adds."""\n\ndef forward(a, b, *, out):\n    pass\n'
@@ -254,3 +254,29 @@ def test_who_asks_what_a_gpu_can_do_makes_no_context(monkeypatch):
         assert variants._missing("sm90", "cuda") == "needs sm90, this GPU is sm80"
     finally:
         variants._missing.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["cuda/gelu/helper.h", "cuda/gelu/deeper.h", "cuda/gelu/tiles.py", "parts/shapes.py", "cuda/gelu/mine.cu"],
+)
+def test_a_variants_source_is_all_that_it_includes_and_imports(tmp_path, changed):
+    texts = {
+        "cuda/gelu/mine.py": '"""Made up."""\nfrom cuda.gelu.tiles import WIDTH\n\n\ndef forward(x, *, out):\n    pass\n',
+        "cuda/gelu/mine.cu": '#include "helper.h"\n',
+        "cuda/gelu/helper.h": "#include <deeper.h>\n",
+        "cuda/gelu/deeper.h": "// 1\n",
+        "cuda/gelu/tiles.py": "import parts.shapes\nWIDTH = 1\n",
+        "cuda/gelu/other.py": '"""Another one."""\n\n\ndef forward(x, *, out):\n    pass\n',
+        "parts/shapes.py": "SHAPE = 1\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    mine, other = (
+        Variant("gelu", "cuda", stem, tmp_path / f"cuda/gelu/{stem}.py", "Made up.", frozenset({"forward"}))
+        for stem in ("mine", "other")
+    )
+    before, untouched = mine.source_hash(), other.source_hash()
+    (tmp_path / changed).write_text(texts[changed] + "# changed\n")
+    assert mine.source_hash() != before and other.source_hash() == untouched

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernels.cpu.includes import sources
+from kernels.includes import sources
 
 
 def found(tmp_path, text, **files):
