@@ -262,12 +262,12 @@ def test_who_asks_what_a_gpu_can_do_makes_no_context(monkeypatch):
 )
 def test_a_variants_source_is_all_that_it_includes_and_imports(tmp_path, changed):
     texts = {
-        "cuda/gelu/mine.py": '"""Made up."""\nfrom cuda.gelu.tiles import WIDTH\n\n\ndef forward(x, *, out):\n    pass\n',
+        "cuda/gelu/mine.py": f"{GOOD}from cuda.gelu.tiles import WIDTH\n",
         "cuda/gelu/mine.cu": '#include "helper.h"\n',
         "cuda/gelu/helper.h": "#include <deeper.h>\n",
         "cuda/gelu/deeper.h": "// 1\n",
         "cuda/gelu/tiles.py": "import parts.shapes\nWIDTH = 1\n",
-        "cuda/gelu/other.py": '"""Another one."""\n\n\ndef forward(x, *, out):\n    pass\n',
+        "cuda/gelu/other.py": GOOD,
         "parts/shapes.py": "SHAPE = 1\n",
     }
     for name, text in texts.items():

@@ -126,7 +126,7 @@ def test_what_changed_meanwhile_what_was_simulated_and_what_had_no_room_is_not_k
     before = grounds(mine, "forward", "fp32", SETTING, None)
     one.keep(proof(mine, status="error", evidence="CUDA out of memory: 2 GB [ragged 0, seed 0]"), TIMED, None, before)
     simulated = proof(mine)
-    simulated.counts = {"sectors": 3}
+    simulated.by_simulator = True
     one.keep(simulated, TIMED, None, before)
     mine.path.write_text(MINE.replace("Adds", "Writes its own source anew"))
     one.keep(proof(mine), TIMED, None, before)
