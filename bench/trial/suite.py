@@ -312,7 +312,8 @@ class Suite:
             (self.out / "doctor.json").write_text(last_line(self.logs / "doctor.out") + "\n")
         if code is not None and code < 0:
             return "crash", f"died with signal {signal.Signals(-code).name}{self.kept(r)}"
-        status = {cli.OK: "ok", cli.WRONG: "wrong", cli.CANNOT_RUN: "skipped"}.get(code or 0, "error")
+        skipped = dict.fromkeys((cli.CANNOT_RUN, cli.NOTHING_TRIED), "skipped")
+        status = {cli.OK: "ok", cli.WRONG: "wrong", **skipped}.get(code or 0, "error")
         return status, {"ok": "", "wrong": "a variant is wrong, or fails"}.get(status, last or f"exit code {code}")
 
     def kept(self, r: Running) -> str:
