@@ -215,7 +215,7 @@ def turned_call(variant: Variant, case: Case, values: Values) -> list[torch.Tens
 def page(rows: list[Row], seconds: float) -> str:
     calls, beyond, fails = (sum(len(getattr(r, name)) for r in rows) for name in ("ratios", "beyond", "failed"))
     pooled = upper_bound(fails, calls)
-    most = max(r.cases for r in rows)
+    most, mean = max(r.cases for r in rows), sum(r.cases for r in rows) / len(rows)
     worst = max(rows, key=lambda r: r.tail() * r.cases)
     lines = [
         "# How often an honest variant is called inaccurate",
@@ -226,8 +226,8 @@ def page(rows: list[Row], seconds: float) -> str:
         f"{calls:,} judged calls on {sum(r.seeds for r in rows):,} seeds, {beyond} of them beyond the limit, {fails} "
         f"called inaccurate: an error of up to {BORDERLINE:g} times the limit must be in one of {REDRAWS} further "
         f"draws too. With 95 % confidence the rate over all layers is below {pooled:.1e} a call. A proof of a phase "
-        f"judges up to {most} "
-        f"cases, and so fails an honest variant less than once in {1 / (most * pooled):,.0f} runs.",
+        f"judges {mean:.0f} cases on average, {most} at most, and so fails an honest variant less than once in "
+        f"{1 / (mean * pooled):,.0f} runs on average, and in {1 / (most * pooled):,.0f} where it judges most.",
         "",
         "A row by itself has too few calls for as low a bound (`bound`). `tail` is where the largest twentieth of its "
         "ratios point: the rate beyond the limit if their tail is a power law (Hill 1975). By that, "
