@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
-from bench.cli import FAILED, CannotGoOn, deaf_to_ctrl_c
+from bench.cli import ENDING, FAILED, CannotGoOn, deaf_to_ctrl_c
 from bench.core import replies
 from bench.core.evidence import bounded, line_of, one_line
 from bench.core.replies import Rubbish, Schema
@@ -118,11 +118,15 @@ def _forked_server() -> Iterator[None]:
     start = forkserver.util.spawnv_passfds  # type: ignore[attr-defined]
 
     def fork(path: str, arguments: Sequence[str], files: Sequence[int]) -> int:
+        # What a handler raises in Python's own hooks around a fork is lost.
+        masked = signal.pthread_sigmask(signal.SIG_BLOCK, {*ENDING, signal.SIGALRM})
         if pid := os.fork():
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
             return pid
         try:
             _close_all_but({0, 1, 2, *files})
             _forget_hooks()
+            signal.pthread_sigmask(signal.SIG_SETMASK, masked)
             with suppress(OSError):
                 Path("/proc/self/comm").write_text("forkserver")  # what `ps` says
             exec(arguments[-1], {})

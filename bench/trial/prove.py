@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from bench.core import variants
 from bench.core.case import Case, cases_of
-from bench.core.process import ProcessFailed
+from bench.core.process import ERROR, ProcessFailed
+from bench.core.shared import Given
 from bench.core.variants import Variant
 from bench.gpu.counts import counted_case
 from bench.machine import devices
@@ -206,13 +207,21 @@ def _prove_phase(
 
 def _called(case: Case, worker: Worker, judge: Judge, setting: Setting, limit: float) -> Proved:
     """Two calls of a case. Raises ProcessFailed, which says of which case."""
+    given: Given | None = None
 
     def ask() -> Proved:
-        given, seed = judge.given(case, setting.device), secrets.randbits(40)
-        return worker.ask("prove", limit=limit, case=case, given=given, seed=seed)
+        nonlocal given
+        given = judge.given(case, setting.device)
+        return worker.ask("prove", limit=limit, case=case, given=given, seed=secrets.randbits(40))
 
     try:
-        return judge.with_inputs(ask)
+        try:
+            return judge.with_inputs(ask)
+        except ProcessFailed as failure:
+            # A judge that somebody killed takes the inputs with it: those of the one that took its place lie elsewhere.
+            if failure.status != ERROR or judge.given(case, setting.device) == given:
+                raise
+            return judge.with_inputs(ask)
     except ProcessFailed as failure:
         if failure.status != "skipped":
             failure.evidence = f"{failure.evidence} [{case.name}, seed {case.seed}]"

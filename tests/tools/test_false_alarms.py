@@ -39,7 +39,7 @@ def test_stand_ins_are_judged_and_what_is_wrong_is_counted(monkeypatch, tmp_path
     assert len(row.ratios) >= row.seeds > 0
     assert len(row.failed) == (len(row.ratios) if fails else 0)
     page = false_alarms.page([row], 0.05)
-    assert "| residual | forward | fp16 |" in page and ("What failed" in page) == fails
+    assert "| residual | forward | fp16 |" in page and ("What was beyond the limit" in page) == fails
 
 
 @pytest.mark.slow

@@ -14,9 +14,6 @@ KERNEL for_ever_with_a_barrier(ARGUMENTS) {
 }
 KERNEL for_ever_without_one(ARGUMENTS) {
     if (threadIdx.x >= 64 || blockIdx.x) return;
-    float sum = 0;
-    while (sum >= 0) {
-        sum += 1;
-        counters[threadIdx.x % 64] = static_cast<unsigned>(sum) % 2;
-    }
+    volatile unsigned* counter = counters + threadIdx.x % 64;
+    for (unsigned i = 0; n >= 0; i++) *counter = i;
 }

@@ -93,6 +93,21 @@ def test_a_crash_is_told_of_its_own_case_once_those_before_were_right(monkeypatc
         proof_of(monkeypatch, [RIGHT] * 4, [None, None, ProcessFailed("crash", "died"), None])
 
 
+@pytest.mark.parametrize(("lie", "asked"), [(["there", "elsewhere", "elsewhere"], 2), (["there"] * 3, 1)])
+def test_inputs_that_were_lost_with_the_judge_are_given_again(lie, asked):
+    """A killed one is begun anew, and its inputs lie elsewhere: who was told of the old ones is asked again, once."""
+    calls = []
+
+    def ask(*_, given: str, **__: object) -> Any:
+        calls.append(given)
+        raise ProcessFailed("error", "no such file")
+
+    judge: Any = SimpleNamespace(given=lambda *_: lie.pop(0), with_inputs=lambda ask: ask())
+    with pytest.raises(ProcessFailed, match=r"no such file \[case 0, seed 0\]"):
+        prove._called(CASES[0], SimpleNamespace(ask=ask), judge, Setting(), 1.0)  # type: ignore[arg-type]
+    assert calls == ["there", "elsewhere"][:asked]
+
+
 def test_a_last_case_that_is_wrong_is_seen(monkeypatch):
     proof, _ = proof_of(monkeypatch, [RIGHT, RIGHT, RIGHT, FAR], [None] * 4)
     assert proof.check == "inaccurate" and "case 3" in proof.evidence

@@ -1,4 +1,4 @@
-"""Threads beyond the end leave before the barrier that the others wait at."""
+"""Threads beyond the end wait at a barrier of their own, while the others of their warp wait at another."""
 
 from kernels.cuda import Kernel, blocks
 

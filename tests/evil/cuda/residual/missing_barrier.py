@@ -2,7 +2,7 @@
 
 from kernels.cuda import Kernel, blocks
 
-CAUGHT_BY = "race"
+CAUGHT_BY = "race uninitialised"
 THREADS = 256
 
 kernel = Kernel("missing_barrier.cu", "add")
