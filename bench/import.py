@@ -32,6 +32,7 @@ def parser() -> cli.Parser:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from bench.core.adopt import adopt
+    from bench.core.variants import discover, find
 
     written, decide, name = adopt(args.file, args.layer, args.kernel, args.name, args.into)
     for path in written:
@@ -40,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"to decide: {line}")
     prove = ["-m", "bench.layer", args.layer, "--only", name, "--check-only"]
     prove += ["--kernels", str(args.into)] if args.into else []
+    has = find(discover((args.into,) if args.into else ()), args.layer, name).dtypes
+    prove += [] if "fp32" in has else ["-a", f"dtype={','.join(has)}"]
     print(f"prove it: python {' '.join(prove)}", flush=True)
     return cli.OK if args.no_proof else subprocess.run([sys.executable, *prove]).returncode
 

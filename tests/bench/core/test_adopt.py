@@ -1,5 +1,6 @@
 """Variants of kernels that exist: matched to the contract, launched as their source does it, what is open marked."""
 
+import importlib
 import runpy
 from pathlib import Path
 
@@ -181,3 +182,16 @@ def test_a_triton_kernel_is_copied_without_its_tuning(folder):
     assert "autotune" not in text and "torch" not in text and "def twice(x)" in text and "SCALE" in text
     assert "add_kernel[grid](a, b, out, N, BLOCK_SIZE=BLOCK_SIZE)" in text
     assert {line.partition(" ")[0] for line in decide} == {"BLOCK_SIZE", "grid"}
+
+
+@pytest.mark.parametrize(("kind", "asked"), [("__nv_bfloat16", " -a dtype=bf16"), ("float", "")])
+def test_it_is_proved_at_a_dtype_that_it_has(tmp_path, capsys, kind, asked):
+    source = tmp_path / "add.cu"
+    source.write_text(
+        f"#include <cuda_bf16.h>\n__global__ void add({kind}* out, const {kind}* a, const {kind}* b, int N) {{\n"
+        "    int i = blockIdx.x * blockDim.x + threadIdx.x;\n    if (i < N) out[i] = (float)a[i] + (float)b[i];\n}\n"
+    )
+    command = importlib.import_module("bench.import").main
+    assert command([str(source), "--layer", "residual", "--into", str(tmp_path / "mine"), "--no-proof"]) == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("prove it:")]
+    assert line.endswith(f"--kernels {tmp_path / 'mine'}{asked}")
