@@ -31,7 +31,7 @@ from reference import contract
 from reference.contract import Shape
 
 KERNELS = HOME / "kernels"
-COMPILED = (".cu", ".cuh", ".cpp", ".cc", ".cxx", ".c", ".hpp", ".h")
+COMPILED = (".cpp", ".cc", ".cxx", ".c", ".cu", ".cuh", ".hpp", ".h")  # sources that lie beside a variant's Python
 MOST_SOURCE_BYTES = 4 << 20  # of a variant's Python file
 MOST_NOTICES = 10  # on files of one root that are no variants
 # What a variant's file may say of itself, and the types of it; a text alone counts as a tuple of one.

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from bench import HOME
 from bench.core import BACKENDS
-from bench.core.variants import KERNELS, Variant
+from bench.core.variants import COMPILED, KERNELS, Variant
 from reference import contract
 
 LAUNCHERS = frozenset(  # the harness's, in kernels/: they are trusted
@@ -35,7 +35,6 @@ LAUNCHERS = frozenset(  # the harness's, in kernels/: they are trusted
         ),
     )
 )
-SUFFIXES = (".cpp", ".cc", ".cxx", ".c", ".cu", ".cuh", ".hpp", ".h")
 
 T = TypeVar("T", bound=ast.AST)
 
@@ -118,7 +117,7 @@ class Modules:
         for file in self.read():
             texts = {n.value for n in file.written.of(ast.Constant) if isinstance(n.value, str) and "\n" not in n.value}
             called = {a.value for n in file.written.of(ast.Call) for a in n.args[:1] if isinstance(a, ast.Constant)}
-            found += [file.path.parent / text for text in texts if text.endswith(SUFFIXES) or text in called]
+            found += [file.path.parent / text for text in texts if text.endswith(COMPILED) or text in called]
         return [path for path in found if len(str(path)) < 1000]
 
     def read(self) -> list[Module]:

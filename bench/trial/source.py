@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 
 from bench.core import BACKENDS
-from bench.core.variants import KERNELS, Variant
+from bench.core.variants import COMPILED, KERNELS, Variant
 from bench.trial import native
-from bench.trial.modules import LAUNCHERS, SUFFIXES, Finding, Module, Modules, name_of
+from bench.trial.modules import LAUNCHERS, Finding, Module, Modules, name_of
 from bench.trial.native import words
 from kernels.cuda import cplusplus
 from reference import contract
@@ -131,7 +131,7 @@ def foreign(variant: Variant) -> list[str]:
         except RecursionError:
             found.add(Finding(file.path, 1, "is nested too deeply to be read"))
     if variant.own_code:
-        start = [variant.path.with_suffix(suffix) for suffix in SUFFIXES] + files.natives()
+        start = [variant.path.with_suffix(suffix) for suffix in COMPILED] + files.natives()
         for path, text in native.sources(start, KERNELS / variant.backend):
             text = _compiled(path, text) if variant.backend == "cuda" else text
             found |= {Finding(path, line, what[:MOST_TEXT]) for line, what in native.foreign(text)}

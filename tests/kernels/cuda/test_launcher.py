@@ -8,8 +8,9 @@ import torch
 
 import kernels
 from kernels import cuda
-from kernels.cuda import Kernel, Strided, blocks
+from kernels.cuda import Strided, blocks
 from kernels.cuda.signature import Parameter, read_signature
+from tests.kernels.cuda.conftest import kernel
 
 SOURCE = """
 #include "common/types.cuh"
@@ -34,20 +35,6 @@ __global__ void odd(const int& reference) {}
 def source(tmp_path):
     (tmp_path / "scale.cu").write_text(SOURCE)
     return tmp_path / "scale.cu"
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """The launches of a test, written down instead of run."""
-    found: list[cuda.Launch] = []
-    monkeypatch.setattr(cuda, "_simulator", found.append)
-    return found
-
-
-def kernel(source, entry, **constants):
-    made = Kernel(source.name, entry, **constants)
-    made.source = source
-    return made
 
 
 def arguments(dtype=torch.float32, n=8):

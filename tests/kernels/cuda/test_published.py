@@ -10,9 +10,10 @@ import torch
 
 from bench import simulate
 from kernels import cuda
-from kernels.cuda import Argument, Kernel, Loaded, as_int32, bf16_bits, compiler, cplusplus, standard
+from kernels.cuda import Argument, Loaded, as_int32, bf16_bits, compiler, cplusplus, standard
 from kernels.cuda.compiler import CompileError, compile_source
 from kernels.cuda.signature import arguments_of, read_signatures
+from tests.kernels.cuda.conftest import kernel
 
 KINDS = """
 #include <stdio.h>
@@ -85,19 +86,6 @@ def simulated():
     simulate.install("cuda")
     yield
     cuda.simulate_with(None)
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    found: list[cuda.Launch] = []
-    monkeypatch.setattr(cuda, "_simulator", found.append)
-    return found
-
-
-def kernel(source, entry, **constants):
-    made = Kernel(source.name, entry, **constants)
-    made.source = source
-    return made
 
 
 def of_kinds(x, out):
