@@ -480,7 +480,6 @@ class Turns:
         for i in range(calls):
             content = judged[1] if judged and i == judged[0] else self._content(calls)
             new.append(content not in c.seen)
-            c.seen.add(content)
             between.append(self._call(c, content, cache))
             if judged and i == judged[0]:
                 self._judge(c, content, "in a timed call")
@@ -507,6 +506,7 @@ class Turns:
     def _call(self, c: Contestant, content: Content, cache: str) -> float:
         """One call; the seconds between its own moments. What they leave out is kept."""
         assert c.worker
+        c.seen.add(content)
         waited, sent = c.worker.waited_ns(), time.monotonic_ns()
         at: Moments = c.worker.ask("call", entry=content[0], seed=content[1], cold=cache == COLD)
         hidden = _hidden(sent, at, time.monotonic_ns())
