@@ -4,25 +4,17 @@ ragged shape has as many chunks as that takes, so blocks are made few."""
 import pytest
 import torch
 
-from bench import simulate
-from bench.core import variants
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case, one
-from kernels import cuda
 
-VARIANTS = variants.discover()
 FEW = {"cuda.shared": "MOST_BLOCKS", "triton.chunks": "MOST_PROGRAMS"}
 SIZES = (40_000, 3, 16_384, 17, 9_000)
 
 
 @pytest.mark.parametrize("name", FEW)
 @pytest.mark.parametrize("scale", [1.0, 1e20, 1e-25])
-def test_chunks_after_chunks(name, scale, monkeypatch):
-    variant = variants.find(VARIANTS, "global_norm", name)
-    if reason := variants.unavailable(variant, "cpu", "bf16"):
-        pytest.skip(reason)
-    simulate.install(variant.backend)
-    module = variant.load()
+def test_chunks_after_chunks(name, scale, monkeypatch, simulated):
+    module = simulated("global_norm", name)
     monkeypatch.setattr(module, FEW[name], 3)
     shape = dict(tensors=[(n,) for n in SIZES], dtype="bf16")
     assert module.workspace(shape, "forward") == 3 * 8
@@ -32,9 +24,6 @@ def test_chunks_after_chunks(name, scale, monkeypatch):
     arena = Arena(case, "cpu", workspace_of(module, case))
     arena.load({"grads": grads})
     arena.reset()
-    try:
-        arena.call(module.forward)
-    finally:
-        cuda.simulate_with(None)
+    arena.call(module.forward)
     truth = torch.linalg.vector_norm(torch.cat([g.double() for g in grads]))
     torch.testing.assert_close(one(arena.outputs["norm"]).double().reshape(()), truth, rtol=3e-7, atol=0)

@@ -4,13 +4,9 @@ as many rows as that takes, so blocks are made few."""
 import pytest
 import torch
 
-from bench import simulate
-from bench.core import variants
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case, draw, one, truth_of
-from kernels import cuda
 
-VARIANTS = variants.discover()
 FEW = {"cuda.shared": ("SMS", 1), "triton.rows": ("PROGRAMS", 2)}
 ROWS = 77  # of blocks of 2 to 32 rows, the last ones' incomplete
 
@@ -18,12 +14,8 @@ ROWS = 77  # of blocks of 2 to 32 rows, the last ones' incomplete
 @pytest.mark.parametrize("name", FEW)
 # bytes of an access: 16, or 2 (no copy is as small); the last: too long for two at once in Triton
 @pytest.mark.parametrize("C", [40, 37, 1601, 1608, 9000])
-def test_rows_after_rows(name, C, monkeypatch):
-    variant = variants.find(VARIANTS, "layernorm", name)
-    if reason := variants.unavailable(variant, "cpu", "bf16"):
-        pytest.skip(reason)
-    simulate.install(variant.backend)
-    module = variant.load()
+def test_rows_after_rows(name, C, monkeypatch, simulated):
+    module = simulated("layernorm", name)
     constant, few = FEW[name]
     home = module if hasattr(module, constant) else module.layernorm_rows
     monkeypatch.setattr(home, constant, few)
@@ -33,10 +25,7 @@ def test_rows_after_rows(name, C, monkeypatch):
     arena = Arena(case, "cpu", workspace_of(module, case))
     arena.load(values)
     arena.reset()
-    try:
-        arena.call(module.backward)
-    finally:
-        cuda.simulate_with(None)
+    arena.call(module.backward)
     truth = truth_of(case, values)
     for output, got in arena.outputs.items():
         torch.testing.assert_close(one(got).double(), truth[output], rtol=2**-7, atol=2**-5)
