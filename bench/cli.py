@@ -4,6 +4,7 @@ Nothing heavy is imported here, so that `--help` answers at once.
 """
 
 import argparse
+import atexit
 import contextlib
 import difflib
 import errno
@@ -13,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -128,13 +130,30 @@ def run(main: Callable[[], int]) -> NoReturn:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # not under nohup
             signal.signal(number, _interrupt)
     try:
-        sys.exit(_run(main))
+        code = _run(main)
+    except SystemExit as stop:  # argparse's
+        code = stop.code if isinstance(stop.code, int) else OK if stop.code is None else FAILED
     finally:
         # Nothing is left to be kept. Another Ctrl-C now ends the process, and no traceback of its exit is seen.
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number in ENDING:
             if signal.getsignal(number) in (_interrupt, signal.default_int_handler):
                 signal.signal(number, signal.SIG_DFL)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process after what is registered for its end, and without taking torch apart, which is half a second."""
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does first
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            pass
+        except OSError:
+            code = code or FAILED
+    os._exit(code)
 
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # how a person, a time limit and a closed terminal end us
