@@ -98,7 +98,11 @@ class Loaded:
 
 def load(path: Path, code: int = FAILED) -> list[Loaded]:
     """The runs in a folder that have a record. CannotGoOn with `code` where there is none."""
-    runs = runs_in(path, code)
+    return with_records(runs_in(path, code), path, code)
+
+
+def with_records(runs: list[Loaded], path: Path, code: int = FAILED) -> list[Loaded]:
+    """Those of a folder's runs that have a record. CannotGoOn with `code` where none has."""
     found = [run for run in runs if run.records]
     if not found:
         problems = [problem for run in runs for problem in run.problems]

@@ -15,6 +15,8 @@ SLOWER are said only where the change is beyond all that such runs show:
                 change is not this variant's doing
     threshold   smaller changes do not matter
 
+What a case could have shown is the largest of them: a change that is smaller would have been called SAME or UNCLEAR.
+
 Samples of one process are not independent, so more of them do not help, and more processes little; more runs do.
 """
 
@@ -27,7 +29,8 @@ from scipy.special import stdtrit
 
 from bench.core import stats
 from bench.machine import facts
-from bench.records import DASH
+from bench.records import DASH, FAILURES
+from bench.records.gate import Lost, Thresholds, lost
 from bench.records.queries import Case, case_of, coverage
 from bench.records.read import Loaded
 from bench.records.record import Record
@@ -97,6 +100,7 @@ class Change:
     noise_floor: float | None = None  # the larger of the two
     reach: float | None = None
     drift: float | None = None  # None where no unchanged variant was timed beside it
+    smallest: float | None = None  # the least change that would have been called one; None where none would
 
     @property
     def size(self) -> float:
@@ -116,6 +120,14 @@ class Comparison:
     newly_wrong: list[Case]  # after and not before, whether there was anything before or not
     still_wrong: list[Case]
     right_in_both: int  # cases, timed or not
+    lost: list[Lost]  # what was right before and is not there, or is less
+
+    @property
+    def found(self) -> dict[str, int]:
+        """How many cases are what a gate may fail on."""
+        verdicts = [c.verdict for c in self.changes]
+        counts = verdicts.count(SLOWER), len(self.newly_wrong), len(self.lost), verdicts.count(UNCLEAR)
+        return dict(zip(FAILURES, counts, strict=True))
 
 
 # --- one side ---
@@ -161,10 +173,10 @@ def _processes(record: Record, run: Loaded) -> dict[tuple[str, int], np.ndarray]
 # --- both sides ---
 
 
-def compare(before: Side, after: Side, threshold: float, same_machine: bool = True) -> Comparison:
+def compare(before: Side, after: Side, thresholds: Thresholds, same_machine: bool = True) -> Comparison:
     """The verdict on each case that both sides have, and what only one side has or became wrong.
 
-    threshold: a share; smaller changes do not matter. same_machine: False where the sides are known to differ in more
+    thresholds: smaller changes do not matter. same_machine: False where the sides are known to differ in more
     than the source, so that unchanged variants are no control, and clocks may be others.
     """
     old, new = _outcomes(before), _outcomes(after)
@@ -179,9 +191,11 @@ def compare(before: Side, after: Side, threshold: float, same_machine: bool = Tr
             failed = record if _bad(record) else was
             reason = f"{failed['status']}{'' if _bad(record) else ' before'}: {failed.get('evidence') or DASH}"
             changes.append(Change(case, was, record, WRONG if _bad(record) else FIXED, reason))
-    changes += _Judge(before, after, threshold, same_machine).changes()
+    changes += _Judge(before, after, thresholds, same_machine).changes()
+    gone = lost(*({case: entry.record for case, entry in s.entries.items()} for s in (before, after)))
     right = sum(not _bad(record) and case in old and not _bad(old[case]) for case, record in new.items())
-    return Comparison(changes, _only(before, old, after, new), _only(after, new, before, old), newly, still, right)
+    only = _only(before, old, after, new), _only(after, new, before, old)
+    return Comparison(changes, *only, newly, still, right, gone)
 
 
 def _outcomes(of: Side) -> dict[Case, Record]:
@@ -211,8 +225,8 @@ def _only(mine: Side, my_outcomes: dict[Case, Record], theirs: Side, their_outco
 class _Judge:
     """The cases that both sides timed, and what controls and unchanged variants say about noise."""
 
-    def __init__(self, before: Side, after: Side, threshold: float, same_machine: bool):
-        self.threshold, self.same_machine = threshold, same_machine
+    def __init__(self, before: Side, after: Side, thresholds: Thresholds, same_machine: bool):
+        self.thresholds, self.same_machine = thresholds, same_machine
         pairs = {case: (before.entries.get(case), new) for case, new in after.entries.items() if new.processes}
         self.pairs = {case: (old, new) for case, (old, new) in pairs.items() if old and old.processes}
         self.change = {
@@ -262,20 +276,33 @@ class _Judge:
         if moved := self._others(case):
             change.drift = math.expm1(float(np.median(moved)))
         change.verdict, change.reason = self._verdict(change, old, new)
+        change.smallest = self._smallest(change, old, new)
         return change
+
+    def _smallest(self, change: Change, old: Entry, new: Entry) -> float | None:
+        """The least change that `_verdict` would call SLOWER here, as a share."""
+        if disturbance(old, new, self.same_machine) or not (change.ratio and change.low and change.high):
+            return None
+        if change.reach is None:
+            return None
+        share = max(self.thresholds.of(change.case), change.noise_floor or 0.0, change.reach)
+        usual = max(math.log(change.ratio / change.low), math.log(change.high / change.ratio))
+        drift = abs(math.log1p(change.drift or 0.0))
+        return math.expm1(min(max(usual, math.log1p(share) + drift), 700.0))
 
     def _verdict(self, change: Change, old: Entry, new: Entry) -> tuple[str, str]:
         if disturbed := disturbance(old, new, self.same_machine):
             return UNCLEAR, disturbed
         if change.low is None or change.high is None:
             return UNCLEAR, "a single round"
-        small, moved = math.log1p(self.threshold), math.log(change.ratio or 1)
+        threshold = self.thresholds.of(change.case)
+        small, moved = math.log1p(threshold), math.log(change.ratio or 1)
         if -small <= math.log(change.low) and math.log(change.high) <= small:
             if abs(math.log1p(change.drift or 0.0)) > small:
                 return UNCLEAR, f"the same, but unchanged variants moved {change.drift:+.1%}"
-            return SAME, f"within {_share(self.threshold)}"
+            return SAME, f"within {_share(threshold)}"
         if abs(moved) <= small:
-            return UNCLEAR, f"its interval is wider than {_share(self.threshold)}"
+            return UNCLEAR, f"its interval is wider than {_share(threshold)}"
         if change.low <= 1 <= change.high:
             return UNCLEAR, "the interval holds 1"
         noise = change.noise_floor or 0.0
@@ -412,3 +439,25 @@ def geometric_means(changes: Iterable[Change]) -> dict[tuple[str, str], tuple[fl
         if c.ratio:
             found.setdefault((c.case.layer, c.case.phase), []).append(math.log(c.ratio))
     return {key: (math.exp(float(np.mean(logs))), len(logs)) for key, logs in sorted(found.items())}
+
+
+@dataclass
+class Power:
+    """Which changes of a layer's pass would have been seen: those beyond the least, and, in all cases, the most."""
+
+    least: float | None  # a share; None where none would
+    most: float | None
+    blind: int  # cases in which none would
+
+
+def powers(changes: Iterable[Change]) -> dict[tuple[str, str], Power]:
+    """(layer, phase) -> what could have been seen, of the cases that both sides timed."""
+    found: dict[tuple[str, str], list[float | None]] = {}
+    for c in changes:
+        if c.before_s is not None:
+            found.setdefault((c.case.layer, c.case.phase), []).append(c.smallest)
+    told = {key: [s for s in all_ if s is not None] for key, all_ in found.items()}
+    return {
+        key: Power(min(seen, default=None), max(seen, default=None), len(found[key]) - len(seen))
+        for key, seen in sorted(told.items())
+    }

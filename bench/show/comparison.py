@@ -1,7 +1,7 @@
 """What a comparison of two runs says: verdicts in words, tables and one document."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict
@@ -10,15 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cli import CannotGoOn
-from bench.records import verdicts
+from bench.records import gate, verdicts
 from bench.records.conditions import Differences, differences
-from bench.records.queries import Case
-from bench.records.read import Loaded, load
-from bench.records.verdicts import VERDICTS, Change, Comparison, Side, geometric_means
+from bench.records.gate import NOT_COMPARABLE, Thresholds
+from bench.records.queries import Case, case_of
+from bench.records.read import Loaded, Problem, runs_in, with_records
+from bench.records.verdicts import VERDICTS, Change, Comparison, Power, Side, geometric_means, powers
 from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, change_text, duration, percent
 
-FINE, GOT_SLOWER, GOT_WRONG, NOT_COMPARABLE = 0, 1, 2, 3
 RUNS_LISTED = 3  # of a side; --json names all
 LISTED = 8  # of the cases that only one side has; --json names all
 
@@ -26,17 +26,39 @@ MFU = {"MFU (PaLM)": "mfu_palm", "MFU (llm.c)": "mfu_llmc"}
 STYLES = {"FASTER": "green", "SLOWER": "bold red", "WRONG": "bold red", "FIXED": "green", "UNCLEAR": "yellow"}
 
 
-def exit_code(comparison: Comparison, fail_on: str | None) -> int:
-    if fail_on in ("wrong", "any") and comparison.newly_wrong:
-        return GOT_WRONG
-    slower = any(c.verdict == "SLOWER" for c in comparison.changes)
-    return GOT_SLOWER if fail_on in ("slower", "any") and slower else FINE
+def compared(before: Path, after: Path, thresholds: Thresholds, cross_env: bool) -> "Verdicts":
+    """The verdicts on two folders. CannotGoOn where they share no case, are the same runs, or, without `cross_env`,
+    were measured under different conditions."""
+    one, other = (runs_in(path, NOT_COMPARABLE) for path in (before, after))
+    return _compared(one, other, before, after, thresholds, cross_env)
 
 
-def compared(before: Path, after: Path, threshold: float, cross_env: bool) -> tuple["Verdicts", str]:
-    """The verdicts on two folders, and a sentence where nothing of one is right. CannotGoOn where they share no case,
-    or, without `cross_env`, were measured under different conditions."""
-    one, other = (load(path, NOT_COMPARABLE) for path in (before, after))
+def against_history(after: Path, history: Path, number: int, thresholds: Thresholds) -> "Verdicts":
+    """The verdicts on a run beside the last `number` of those in a folder that were measured before it under the same
+    conditions. CannotGoOn where there is none, or no case that both sides have."""
+    new = runs_in(after, NOT_COMPARABLE)
+    first, seen = min((_started(run) for run in new if run.records), default=""), _marks(new)
+    like = next((run for run in new if run.records), None)
+    old = [
+        run
+        for run in runs_in(history, NOT_COMPARABLE)
+        if like and run.records and alike(run, like) and _started(run) < first and not _marks([run]) & seen
+    ]
+    if like and not old:
+        raise CannotGoOn(f"no run in {history} was measured before {after} under the same conditions", NOT_COMPARABLE)
+    cases = {case_of(r).any_cache for run in new for r in run.records}
+    telling = [run for run in old if any(case_of(r).any_cache in cases for r in run.records)]
+    last = sorted(telling, key=_started)[-number:] or old[:1]
+    return _compared(last, new, history, after, thresholds, False)
+
+
+def _compared(
+    one: list[Loaded], other: list[Loaded], before: Path, after: Path, thresholds: Thresholds, cross_env: bool
+) -> "Verdicts":
+    damaged = [problem for run in (*one, *other) for problem in run.problems]
+    one, other = with_records(one, before, NOT_COMPARABLE), with_records(other, after, NOT_COMPARABLE)
+    if _marks(other) <= _marks(one) or _marks(one) <= _marks(other):
+        raise CannotGoOn(f"{before} and {after} hold the same run: there is nothing to compare", NOT_COMPARABLE)
     old, new = verdicts.side(one, alike), verdicts.side(other, alike)
     differing = differing_environments(old, new)
     if differing and not cross_env:
@@ -46,8 +68,18 @@ def compared(before: Path, after: Path, threshold: float, cross_env: bool) -> tu
         )
     if reason := nothing_in_common(before, after, old, new):
         raise CannotGoOn(reason, NOT_COMPARABLE)
-    found = verdicts.compare(old, new, threshold, same_machine=not differing)
-    return Verdicts(found, one, other, threshold, differing), only_failures(before, old) or only_failures(after, new)
+    found = verdicts.compare(old, new, thresholds, same_machine=not differing)
+    failures = only_failures(before, old) or only_failures(after, new)
+    return Verdicts(found, one, other, thresholds, differing, damaged, failures)
+
+
+def _marks(runs: Iterable[Loaded]) -> set[tuple[str, str, str]]:
+    """What tells the records of one run from those of all others, wherever its folder was copied to."""
+    return {(r.get("run") or "", r.get("utc") or "", r["case_id"]) for run in runs for r in run.records}
+
+
+def _started(run: Loaded) -> str:
+    return run.environment.get("started") or min((r.get("utc") or "" for r in run.records), default="")
 
 
 # --- environments ---
@@ -107,13 +139,26 @@ class Verdicts:
         comparison: Comparison,
         before: list[Loaded],
         after: list[Loaded],
-        threshold: float,
+        thresholds: Thresholds,
         differing: Differences,
+        damaged: Sequence[Problem] = (),
+        failures: str = "",
     ):
         self.comparison, self.before, self.after = comparison, before, after
-        self.threshold, self.differing = threshold, differing
+        self.thresholds, self.differing, self.damaged = thresholds, differing, damaged
+        self.failures = failures  # a sentence where nothing of a side is right
         # Of each layer the failures first, then the biggest change.
         self.changes = sorted(comparison.changes, key=lambda c: (c.case.layer, c.case.phase == "step", -c.size))
+
+    @property
+    def found(self) -> dict[str, int]:
+        """How many there are of what a gate may fail on; a line that cannot be read is lost work, too."""
+        found = self.comparison.found
+        return found | {"missing": found["missing"] + len(self.damaged)}
+
+    def power_lines(self) -> list[str]:
+        """Of each layer's pass, which change would have been seen."""
+        return [f"{layer} {phase}: {power_text(power)}" for (layer, phase), power in powers(self.changes).items()]
 
     def document(self) -> dict[str, object]:
         means = geometric_means(self.changes)
@@ -122,7 +167,15 @@ class Verdicts:
             "after": [run_facts(run) for run in self.after],
             "across_environments": bool(self.differing),
             "differing": self.differing,
-            "threshold": self.threshold,
+            "threshold": self.thresholds.default,
+            "thresholds": dict(self.thresholds.own),
+            "found": self.found,
+            "lost": [_case_document(gone.case) | {"why": gone.why} for gone in self.comparison.lost],
+            "damaged": [str(problem) for problem in self.damaged],
+            "smallest": [
+                {"layer": layer, "phase": phase, **asdict(power)}
+                for (layer, phase), power in powers(self.changes).items()
+            ],
             "verdicts": Counter(c.verdict for c in self.changes),
             "cases": [_document(c) for c in self.changes],
             "geometric_means": [
@@ -138,16 +191,20 @@ class Verdicts:
     def one_sided(self) -> list[tuple[str, list[Case]]]:
         """What there is no verdict on: cases of one side, and what was never right."""
         found = self.comparison
+        gone = {lost.case for lost in found.lost}
         parts = (
-            ("only before", found.only_before),
+            ("only before", [case for case in found.only_before if case not in gone]),
             ("only after", found.only_after),
             ("wrong after and not there before", [c for c in found.newly_wrong if c in found.only_after]),
             ("wrong before and after", found.still_wrong),
         )
         return [(what, cases) for what, cases in parts if cases]
 
-    def print(self) -> None:
+    def print(self, fail_on: Sequence[str] = ()) -> None:
         screen = console()
+        headline = gate.headline(self.found, fail_on)
+        style = "bold" if not fail_on else "bold red" if gate.failed(self.found, fail_on) else "bold green"
+        screen.print(headline, highlight=False, markup=False, style=style)
         for what, runs in (("before", self.before), ("after", self.after)):
             lines = [run_line(run) for run in runs[:RUNS_LISTED]]
             if (more := len(runs) - RUNS_LISTED) > 0:
@@ -207,21 +264,49 @@ class Verdicts:
         for name in ("layer", "pass"):
             table.add_column(name)
         shown = [v for v in VERDICTS if any(c.verdict == v for c in changes)]
-        for name in ("cases", "change", *shown):
+        for name in ("cases", "change", *shown, "could be seen"):
             table.add_column(name, justify="right")
+        seen = powers(changes)
         for (layer, phase), (ratio, cases) in geometric_means(changes).items():
             counts = Counter(c.verdict for c in changes if (c.case.layer, c.case.phase) == (layer, phase))
-            table.add_row(layer, phase, str(cases), change_text(ratio), *[str(counts[v] or "") for v in shown])
+            table.add_row(
+                layer,
+                phase,
+                str(cases),
+                change_text(ratio),
+                *[str(counts[v] or "") for v in shown],
+                power_text(seen[layer, phase]),
+            )
         return table
 
     def _footer(self) -> Iterator[str]:
+        if gone := self.comparison.lost:
+            more = f"; and {len(gone) - LISTED} more" if len(gone) > LISTED else ""
+            yield f"LOST ({len(gone)}): {'; '.join(f'{case_text(g.case)}: {g.why}' for g in gone[:LISTED])}{more}"
+        if self.damaged:
+            yield f"DAMAGED: {len(self.damaged)} lines cannot be read (see the warnings)"
         for what, cases in self.one_sided():
             more = f"; and {len(cases) - LISTED} more" if len(cases) > LISTED else ""
             yield f"{what} ({len(cases)}): {'; '.join(case_text(c) for c in cases[:LISTED])}{more}"
         counts = Counter(c.verdict for c in self.changes)
         told = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
         told = told or f"nothing was timed in both; {self.comparison.right_in_both} right in both"
-        yield f"{told}. Changes below {self.threshold * 100:g}% do not matter."
+        yield f"{told}. Changes below {threshold_text(self.thresholds)} do not matter."
+
+
+def threshold_text(thresholds: Thresholds) -> str:
+    """2% (attention 5%)"""
+    own = ", ".join(f"{name} {share * 100:g}%" for name, share in thresholds.own.items())
+    return f"{thresholds.default * 100:g}%" + (f" ({own})" if own else "")
+
+
+def power_text(power: Power) -> str:
+    """+2.1%; +2.1% to +12%, where the layer's cases differ; nothing, where no change would have been seen."""
+    if power.least is None or power.most is None:
+        return "nothing"
+    ends = [change_text(1 + share) for share in (power.least, power.most)]
+    blind = f", nothing in {power.blind}" if power.blind else ""
+    return " to ".join(dict.fromkeys(ends)) + blind
 
 
 def _add_times(table: Table) -> None:

@@ -2,11 +2,13 @@
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.cli import CannotGoOn
+from bench.records import ANY
+from bench.records.gate import failed, headline
 from bench.records.queries import Case
 from bench.records.read import Loaded
 from bench.records.verdicts import VERDICTS, Change, geometric_means
@@ -20,6 +22,7 @@ from bench.show.comparison import (
     mfu_text,
     noted,
     run_line,
+    threshold_text,
     time_cells,
     why,
 )
@@ -48,9 +51,13 @@ class Section:
 class Page:
     """What comparison.html.j2 shows. `data` holds the rows of all charts, by name."""
 
-    def __init__(self, told: Verdicts):
+    def __init__(self, told: Verdicts, fail_on: Sequence[str] = ()):
         self.data: dict[str, Chart] = {}
-        self.differing, self.threshold = told.differing, told.threshold
+        self.headline, self.failed = headline(told.found, fail_on), bool(failed(told.found, fail_on or ANY))
+        self.differing, self.threshold = told.differing, threshold_text(told.thresholds)
+        self.power = told.power_lines()
+        self.lost = [f"{case_text(gone.case)}: {gone.why}" for gone in told.comparison.lost]
+        self.lost += [str(problem) for problem in told.damaged]
         self.title = f"{_names(told.before)} → {_names(told.after)}"
         self.sides = [("before", _facts(told.before)), ("after", _facts(told.after))]
         self.noted = noted(told.before, told.after)
@@ -137,12 +144,12 @@ def _facts(runs: list[Loaded]) -> list[tuple[str, list[tuple[str, str]]]]:
     return [(run_line(run), environment_facts(run.environment)) for run in shown]
 
 
-def write_page(told: Verdicts, out: Path | None) -> str:
+def write_page(told: Verdicts, out: Path | None, fail_on: Sequence[str] = ()) -> str:
     """The HTML page, where it is wanted; why it could not be written, or nothing."""
     if out is None:
         return ""
     try:
-        print(f"page: {write(Page(told), TEMPLATE, out)}")
+        print(f"page: {write(Page(told, fail_on), TEMPLATE, out)}")
     except CannotGoOn as error:
         return str(error)
     return ""
