@@ -143,7 +143,10 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 
 def _leave(code: int) -> NoReturn:
-    """Ends the process after what is registered for its end, and without taking torch apart, which is half a second."""
+    """Ends the process after what is registered for its end, and without taking torch apart, which is half a second.
+    Where a profiler or a tracer looks on, as ever: it has yet to say what it saw."""
+    if sys.getprofile() or sys.gettrace() or _monitored():
+        sys.exit(code)
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does first
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -154,6 +157,12 @@ def _leave(code: int) -> NoReturn:
         except OSError:
             code = code or FAILED
     os._exit(code)
+
+
+def _monitored() -> bool:
+    """Whether a tool of Python 3.12's monitoring looks on, as cProfile does."""
+    monitoring = getattr(sys, "monitoring", None)
+    return monitoring is not None and any(monitoring.get_tool(number) for number in range(6))
 
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # how a person, a time limit and a closed terminal end us

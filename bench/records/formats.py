@@ -11,9 +11,9 @@ import numpy as np
 from bench.cli import CannotGoOn
 from bench.core.files import write_atomically
 from bench.records import FORMATS
-from bench.records.queries import Row, coverage, device_name, names, newest, partial, samples, timed
-from bench.records.read import Loaded, load
-from bench.records.record import Record, Times
+from bench.records.queries import Row, coverage, device_name, flat, names, newest, partial, samples, timed
+from bench.records.read import load
+from bench.records.record import Record
 
 
 def _write_json(document: object, out: Path) -> None:
@@ -225,23 +225,6 @@ def bmf(rows: list[Row], out: Path) -> None:
 
 
 # --- tables ---
-
-
-TEXTS = ("not_supported", "notes")  # that a table tells too
-
-
-def flat(run: Loaded, record: Record) -> dict[str, object]:
-    """A record without what is nested, its shape as shape.T and so on, some texts as one; a failure has no times."""
-    git = run.environment.get("git") or {}
-    row: dict[str, object] = {"commit": git.get("commit"), "device_name": device_name(run, record)}
-    for name, value in record.items():
-        if name == "shape":
-            row |= {f"shape.{k}": v for k, v in (record.get("shape") or {}).items()}
-        elif name in TEXTS:
-            row[name] = "; ".join(value) if isinstance(value, list) else None
-        elif not isinstance(value, (dict, list)):
-            row[name] = value
-    return {k: None if k in Times.__annotations__ and record["status"] != "ok" else v for k, v in row.items()}
 
 
 def csv(rows: list[Row], out: Path) -> None:

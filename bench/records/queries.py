@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.records.read import Loaded
-from bench.records.record import Record
+from bench.records.record import Record, Times
 from bench.records.schema import GOOD
 
 Row = tuple[Loaded, Record]
+TEXTS = ("not_supported", "notes")  # that a table tells too
 
 
 class Case(NamedTuple):
@@ -40,7 +41,13 @@ def case_of(record: Record) -> Case:
     names = ("layer", "phase", "shape_name", "dtype", "cache", "variant")
     words = {name: str(record.get(name) or "") for name in names}
     # A record of a proof alone names no device; those that had none were all the CPU's.
-    return Case(**words, sizes=sizes, device=record.get("device") or "cpu", threads=record.get("threads") or 0)
+    return Case(**words, sizes=sizes, device=record.get("device") or "cpu", threads=_asked(record))
+
+
+def _asked(record: Record) -> int:
+    """How many threads were asked for, 0 where it was left to torch; older records have that as `threads`."""
+    asked = record.get("threads_asked")
+    return (record.get("threads") or 0) if asked is None else asked
 
 
 def partial(record: Record) -> bool:
@@ -156,6 +163,21 @@ def device_name(run: Loaded, record: Record) -> str:
         return (run.environment.get("cpu") or {}).get("model") or device
     gpus, index = run.environment.get("gpus") or [], device.partition(":")[2] or "0"
     return gpus[int(index)]["name"] if index.isdigit() and int(index) < len(gpus) else device
+
+
+def flat(run: Loaded, record: Record) -> dict[str, object]:
+    """A record as a row that says by itself what it is: commit and device's model, the shape as shape.T and so on, some
+    texts as one, nothing that is nested; a failure has no times."""
+    git = run.environment.get("git") or {}
+    row: dict[str, object] = {"commit": git.get("commit"), "device_name": device_name(run, record)}
+    for name, value in record.items():
+        if name == "shape":
+            row |= {f"shape.{k}": v for k, v in (record.get("shape") or {}).items()}
+        elif name in TEXTS:
+            row[name] = "; ".join(value) if isinstance(value, list) else None
+        elif not isinstance(value, (dict, list)):
+            row[name] = value
+    return {k: None if k in Times.__annotations__ and record["status"] != "ok" else v for k, v in row.items()}
 
 
 def words(record: Record) -> list[str]:

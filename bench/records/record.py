@@ -146,7 +146,8 @@ class Conditions(TypedDict, total=False):
 
     cache: Annotated[Text | None, "cold or warm"]
     timer: Annotated[Text, "clock of the samples"]
-    threads: Annotated[Count, "CPU threads (0: torch's choice)"]
+    threads: Annotated[Count, "CPU threads that were used (in records without the next, 0 is torch's choice)"]
+    threads_asked: Annotated[Count, "what --threads asked for; 0 is torch's choice"]
     control: Annotated[Flag, "the second entry of the A/A control: for the noise floor, never ranked"]
     processes: Annotated[list[int], _is_numbers, "which process each round was measured in"]
     noise_floor: Annotated[Number | None, "relative; from the A/A control of this case"]

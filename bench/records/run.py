@@ -28,7 +28,8 @@ from bench.cli import CannotGoOn
 from bench.core.files import DiskFull, cannot_write, write_atomically
 from bench.records.conditions import differences
 from bench.records.environment import environment
-from bench.records.read import ENVIRONMENT, RECORDS, latest, read_environment, read_records
+from bench.records.queries import flat
+from bench.records.read import ENVIRONMENT, RECORDS, Loaded, latest, read_environment, read_records
 from bench.records.record import Record
 from bench.records.schema import REQUIRED, SCHEMA, STATUSES
 from bench.records.scrub import clean
@@ -124,15 +125,17 @@ class Run:
     def write_csv(self, columns: Iterable[str] | None = None) -> Path:
         """<kind>.csv: one row a case, in the order of measurement; what a record lacks is empty.
 
-        columns: names of fields, `shape.T` for one inside another; by default every field that is no list or dict.
+        columns: names of fields, `shape.T` for one inside another; by default all that `queries.flat` has.
         """
         finished = list(self.finished().values())
-        columns = list(columns) if columns is not None else _flat_fields(finished)
+        run = Loaded(self.folder, self.kind, read_environment(self.folder), finished)
+        rows = [flat(run, record) for record in finished]
+        columns = list(columns) if columns is not None else list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(columns)
-        for record in finished:
-            writer.writerow([_cell(record, column) for column in columns])
+        for record, row in zip(finished, rows, strict=True):
+            writer.writerow([row[column] if column in row else _cell(record, column) for column in columns])
         with self._going_on():
             return write_atomically(self.folder / f"{self.kind}.csv", text.getvalue())
 
@@ -201,14 +204,6 @@ def _look_up(record: Record, path: str) -> object:
     for name in path.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     return value
-
-
-def _flat_fields(records: Iterable[Record]) -> list[str]:
-    fields: dict[str, bool] = {}
-    for record in records:
-        for name, value in record.items():
-            fields[name] = fields.get(name, True) and not isinstance(value, (dict, list))
-    return [name for name, flat in fields.items() if flat]
 
 
 def _cell(record: Record, column: str) -> object:

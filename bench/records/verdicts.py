@@ -23,6 +23,7 @@ Samples of one process are not independent, so more of them do not help, and mor
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import stdtrit
@@ -361,27 +362,33 @@ def ratio_interval(before: Entry, after: Entry) -> stats.Interval:
 
     Unbounded where a side has one round only.
     """
-    random = np.random.default_rng(stats.SEED)
     ratio = after.median / before.median
-    medians = [_resampled(list(entry.processes.values()), random) for entry in (before, after)]
-    if medians[0] is None or medians[1] is None:
+    sides = [list(entry.processes.values()) for entry in (before, after)]
+    if any(sum(map(len, processes)) == 1 for processes in sides):
         return ratio, 0.0, math.inf
+    one, other = (_resampled(processes, side) for side, processes in enumerate(sides))
     tail = 50 * (1 - LEVEL)
-    low, high = np.percentile(medians[1] / medians[0], [tail, 100 - tail])
+    low, high = np.percentile(other / one, [tail, 100 - tail])
     return ratio, float(low), float(high)
 
 
-def _resampled(processes: list[np.ndarray], random: np.random.Generator) -> np.ndarray | None:
-    """The median of each resample, (RESAMPLES,); None where there is one round only."""
-    counts = np.array([len(rounds) for rounds in processes])
-    if counts.sum() == 1:
-        return None
-    padded = np.zeros((len(counts), counts.max()))
-    for row, rounds in zip(padded, processes, strict=True):
-        row[: len(rounds)] = rounds
-    chosen = random.integers(0, len(counts), (stats.RESAMPLES, len(counts), 1))
-    rounds = (random.random((stats.RESAMPLES, *padded.shape)) * counts[chosen]).astype(int)
-    return np.median(padded[chosen, rounds].reshape(stats.RESAMPLES, -1), axis=1)
+def _resampled(processes: list[np.ndarray], side: int) -> np.ndarray:
+    """The median of each resample, (RESAMPLES,)."""
+    chosen = _resamples(tuple(len(rounds) for rounds in processes), side, stats.RESAMPLES)
+    drawn = np.sort(np.concatenate(processes)[chosen], axis=1)
+    middle = drawn.shape[1] // 2
+    return drawn[:, middle] if drawn.shape[1] % 2 else (drawn[:, middle - 1] + drawn[:, middle]) / 2
+
+
+@lru_cache(maxsize=64)
+def _resamples(counts: tuple[int, ...], side: int, number: int) -> np.ndarray:
+    """Which rounds each resample takes, (number, processes * the most rounds): a process is drawn, then its rounds, and
+    the two sides apart. The same for all cases that have as many, so that thousands of cases take seconds."""
+    random = np.random.default_rng([stats.SEED, side])
+    starts, sizes = np.cumsum((0, *counts[:-1])), np.array(counts)
+    chosen = random.integers(0, len(counts), (number, len(counts), 1))
+    rounds = (random.random((number, len(counts), max(counts))) * sizes[chosen]).astype(int)
+    return (starts[chosen] + rounds).reshape(number, -1).astype(np.int32)
 
 
 def quantile(level: float, freedom: int) -> float:

@@ -8,6 +8,7 @@ import statistics
 from itertools import chain
 
 import numpy as np
+import torch
 
 from bench.core.case import Case
 from bench.core.variants import Variant
@@ -176,7 +177,8 @@ def timed(
         compile_s=c.prepare_s,
         configuration=c.configuration,
         timer=clocks_of(timing.device)[0],
-        threads=threads,
+        threads=threads or torch.get_num_threads(),
+        threads_asked=threads,
         noise_floor=timing.noise_floor,
         stopped=timing.stopped,
         canary=timing.canary,
