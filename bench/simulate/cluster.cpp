@@ -107,6 +107,7 @@ void cluster_arrive(Thread& self, bool releases, bool aligned, Site site) {
     Fiber& fiber = *self.fiber;
     if (fiber.met_cluster) bad_barrier(self, "barrier.cluster.arrive again, without barrier.cluster.wait between", site);
     fiber.met_cluster = true;
+    fiber.cluster_arrivals++;
     fiber.cluster_phase = cluster.phase;
     if (machine.races) {
         if (releases) race_release(self, cluster.arriving, kClusterScope);
@@ -127,6 +128,7 @@ void cluster_wait(Thread& self, bool aligned, Site site) {
         park("waits at the cluster's barrier", site);
     }
     fiber.met_cluster = false;
+    fiber.cluster_waits++;
     if (machine.races) race_acquire(self, cluster.completed, kClusterScope);
 }
 

@@ -18,7 +18,7 @@ struct PhaseBarrier {
     s64 bytes = 0;     // announced and not yet copied
     u32 phase = 0;
     Thread* maker = nullptr;
-    bool announced = false;  // to the cluster
+    u32 announced = ~0u;  // the cluster's barriers at which its maker had arrived, when it announced it
     std::vector<Fiber*> waiters;
     std::vector<Flight> flights;
     SyncPoint arriving, completed[2];  // of the running phase, and of the last one of each parity
@@ -61,7 +61,7 @@ PhaseBarrier& find(Thread& self, u64 address, Site site) {
     if (memcmp(machine.arena + address, &kMark, sizeof kMark))
         bad_mbarrier(self, address, "something else was written over it", site);
     // Whoever uses it must know of its initialisation; users do not race with each other.
-    const bool told = found->second.announced && found->second.maker->fiber->slot != self.fiber->slot;
+    const bool told = self.fiber->cluster_waits > found->second.announced;
     const u32 access = (kRead | kStrong) | (told ? u32{kAnnounced} : 0);
     if (machine.races) race_access(self, true, address, sizeof kMark, access, site);
     return found->second;
@@ -181,7 +181,10 @@ void mbarrier_invalidate(Thread& self, u64 address, Site site) {
 }
 
 void mbarrier_announce(Thread& self) {
-    for (auto& entry : here->barriers) entry.second.announced |= entry.second.maker == &self;
+    for (auto& entry : here->barriers) {
+        PhaseBarrier& barrier = entry.second;
+        if (barrier.maker == &self && barrier.announced == ~0u) barrier.announced = self.fiber->cluster_arrivals;
+    }
 }
 
 void mbarrier_expect(Thread& self, u64 address, u32 bytes, Site site) {

@@ -88,6 +88,7 @@ struct Fiber {
     Slot* slot = nullptr;        // of its block
     bool met_cluster = false;    // it has arrived at the cluster's barrier and not waited there yet
     u32 cluster_phase = 0;       // in which it arrived
+    u32 cluster_arrivals = 0, cluster_waits = 0;
     std::vector<AsyncCopy> open_copies;                 // not yet committed
     std::vector<std::vector<AsyncCopy>> copy_groups;    // committed, oldest first
 };

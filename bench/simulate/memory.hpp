@@ -19,7 +19,7 @@ enum Access : u32 {
     kExchange = 256,    // cas and exch, of which locks are made
     kVolatile = 512,    // strong, but lanes of a warp are not ordered by it
     kClusterScope = 1024,  // what it orders, it orders for its own cluster alone (.cluster)
-    kAnnounced = 2048,     // of an mbarrier that its maker has announced to the cluster (fence.mbarrier_init)
+    kAnnounced = 2048,     // of an mbarrier that its maker announced (fence.mbarrier_init) before a barrier of the cluster
 };
 
 enum class Space : u32 { Generic, Global, Shared, Cluster, Local, Const, Param };

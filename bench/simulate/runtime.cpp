@@ -755,6 +755,7 @@ void start_thread(u32 index) {
     thread.fiber = &fiber;
     fiber.slot = running;
     fiber.met_cluster = false;
+    fiber.cluster_arrivals = fiber.cluster_waits = 0;
     fiber.open_copies.clear();
     fiber.copy_groups.clear();
     std::fill(fiber.polls, fiber.polls + kPolls, Poll());

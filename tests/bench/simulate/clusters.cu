@@ -57,6 +57,7 @@ KERNEL histogram(ARGUMENTS) {
     asm volatile("atom.relaxed.cluster.shared::cluster.add.u32 %0, [%1], 1;" : "=r"(old) : "r"(there) : "memory");
     sync_cluster();
     if (threadIdx.x < 64) out[block_of_grid() * 64 + threadIdx.x] = bins[threadIdx.x];
+    sync_cluster();
     asm volatile("red.relaxed.cluster.shared::cluster.max.u32 [%0], %1;" ::"r"(address_in_block(&bins[0], 0)), "r"(old) : "memory");
     sync_cluster();
 }

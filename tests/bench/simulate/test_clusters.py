@@ -69,3 +69,188 @@ def test_sums_over_the_cluster(size, seed):
     out, given = run("summed", cluster=size, seed=seed)
     wanted = by_cluster(given, size).sum(1, keepdim=True).expand(-1, size, -1)
     assert torch.equal(out, wanted.reshape(-1).int())
+
+
+def test_every_kernel_is_run_and_every_line_of_the_table_is_used():
+    used = set()
+    for kernel in parse(compiled("clusters.cu").code.decode()).kernels:
+        used |= {find_line(s)[0].syntax for s in kernel.body.statements()}
+    assert not {line.syntax for line in instructions_cluster.INSTRUCTIONS} - used
+    text = (HERE / "test_clusters.py").read_text()
+    assert not [name for name in names("clusters.cu") if f'"{name}"' not in text]
+
+
+def test_a_block_knows_its_place():
+    out, _ = run("registers", cluster=(2, 3, 1), blocks=(4, 6, 2), threads=32)
+    found = out.view(-1)[: 48 * 16].view(2, 6, 4, 16)
+    for z, y, x in ((0, 0, 0), (1, 4, 3), (0, 5, 2)):
+        own, sizes = [x % 2, y % 3, 0], [2, 3, 1]
+        cluster, clusters = [x // 2, y // 3, z], [2, 2, 2]
+        assert found[z, y, x].tolist() == [*own, *sizes, *cluster, *clusters, x % 2 + y % 3 * 2, 6, 1, 1024]
+    single, _ = run("registers", blocks=3, threads=32)
+    assert single.view(-1)[32:48].tolist() == [0, 0, 0, 1, 1, 1, 2, 0, 0, 3, 1, 1, 0, 1, 0, 1024]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_kernel_may_say_its_clusters_size(seed):
+    out, given = run("swapped", seed=seed)
+    assert torch.equal(out, rolled(given, 2).flatten())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_atomics_in_each_others_memory(seed):
+    out, given = run("histogram", cluster=4, seed=seed)
+    wanted = torch.stack([torch.bincount(c.flatten() % 256, minlength=256) for c in by_cluster(given, 4)])
+    assert torch.equal(out, wanted.flatten().int())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_vectors_go_around(seed):
+    out, given = run("vectors", cluster=4, words=4, seed=seed)
+    wanted = rolled(given, 4, 2)[..., None] + torch.arange(4)
+    assert torch.equal(out, wanted.flatten().int())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_asynchronous_stores(seed):
+    out, given = run("stored_async", cluster=4, words=8, seed=seed)
+    wanted = rolled(given, 4)[..., None] + torch.arange(8)
+    assert torch.equal(out, wanted.flatten().int())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_asynchronous_reductions(seed):
+    out, given = run("reduced_async", cluster=4, seed=seed)
+    for i, values in enumerate(by_cluster(given, 4).reshape(2, -1).tolist()):
+        wanted = [sum(values), max(values), min(values), 0, 2**32 - 1, 0, 0]
+        for v in values:
+            wanted[3:6] = [wanted[3] | v, wanted[4] & v, wanted[5] ^ v]
+        got = out[10 * i : 10 * i + 10].tolist()
+        assert got[:6] == wanted[:6]
+        assert got[8] + (got[9] << 32) == sum(values) << 20
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("size", (1, 2, 4))
+def test_tiles_that_all_blocks_get(size, seed):
+    out, _ = run("multicast", cluster=size, blocks=4, n=4, seed=seed)
+    matrix = torch.arange(16 * TILE * 4 * TILE).view(16 * TILE, 4 * TILE)
+    seen = matrix[: size * TILE].view(size, TILE, 4, TILE).sum((0, 2)).flatten()
+    assert torch.equal(out.view(4, -1), seen.int().expand(4, -1))
+
+
+@pytest.mark.parametrize("mask", (0b11, 0b1010, 0b0001))
+def test_bytes_that_some_blocks_get(mask):
+    for seed in (0, 1, 7):
+        out, given = run("bytes_multicast", cluster=4, n=mask, seed=seed)
+        takes = torch.tensor([mask >> rank % 4 & 1 for rank in range(8)]).bool()[:, None]
+        assert torch.equal(out.view(8, -1), torch.where(takes, given[:1], 7))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_bytes_sent_to_another_block(seed):
+    out, given = run("sent", cluster=4, words=2, seed=seed)
+    before = rolled(given, 4).flatten()
+    assert torch.equal(out.view(-1, 2), torch.stack([before, before + 5], 1))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_load_into_another_blocks_memory(seed):
+    out, given = run("loaded_for_another", cluster=4, seed=seed)
+    assert torch.equal(out, rolled(given, 4).flatten())
+
+
+def test_addresses_there_and_back():
+    out, _ = run("addresses", cluster=4)
+    for block, found in enumerate(out.view(-1)[:64].view(8, 8).tolist()):
+        other = 3 - block % 4
+        assert found == [other, other, 1, 0, 100 * other + 2, 1, 0, 100 * other + 3]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_cooperative_groups(seed):
+    out, given = run("by_groups", cluster=4, seed=seed)
+    wanted = by_cluster(given, 4).sum(1, keepdim=True) + torch.arange(4)[None, :, None]
+    assert torch.equal(out, wanted.flatten().int())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_global_memory_is_handed_over(seed):
+    out, given = run("through_global", cluster=4, words=2, seed=seed)
+    wanted = by_cluster(given, 4).sum(1, keepdim=True) + torch.arange(4)[None, :, None]
+    assert torch.equal(out[: given.numel()], wanted.flatten().int())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_a_cluster_knows_is_told_to_others(seed):
+    out, given = run("last_adds", cluster=4, blocks=16, words=2, seed=seed)
+    assert torch.equal(out[:64], given.sum(0).int())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_number_goes_around(seed):
+    out, given = run("ring", cluster=8, blocks=16, seed=seed)
+    assert torch.equal(out[:16], by_cluster(given, 8)[..., 0].cumsum(1).flatten().int())
+
+
+def test_threads_that_returned_are_not_waited_for():
+    out, given = run("some_return", cluster=2, threads=64, n=40)
+    assert torch.equal(out.view(8, 64)[:, :40], given.view(4, 2, 64)[:, :1, :40].expand(-1, 2, -1).reshape(8, 40))
+
+
+def test_sixteen_blocks_where_they_are_allowed():
+    out, given = run("summed", cluster=16, blocks=16, any_cluster=True)
+    assert torch.equal(out, given.sum(0).int().expand(16, -1).flatten())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options", "problem"),
+    [
+        ("summed", {"cluster": 2, "blocks": 7}, r"a grid of \(7,1,1\) blocks is no multiple of the cluster's \(2,1,1\)"),
+        ("swapped", {"blocks": 7}, r"no multiple of the cluster's \(2,1,1\)"),
+        ("swapped", {"cluster": 4}, r"__cluster_dims__ are \(2,1,1\)"),
+        ("summed", {"cluster": 16, "blocks": 16}, "a cluster has 1 to 8, and up to 16 where"),
+        ("summed", {"cluster": 32, "blocks": 32, "any_cluster": True}, "a cluster has 1 to 16"),
+        ("summed", {"cluster": (2, 0, 1)}, "a cluster has 1 to 8"),
+        ("summed", {"cluster": -2}, "-2 is no size"),
+    ],
+)
+def test_clusters_that_a_card_refuses(kernel, options, problem):
+    with pytest.raises(SimulationError, match=problem) as caught:
+        run(kernel, **options)
+    assert [r.kind for r in caught.value.reports] == ["launch"]
+
+
+@pytest.mark.parametrize(
+    ("directive", "cluster", "problem"),
+    [
+        (".explicitcluster", None, "a size that the launch says, and this one says none"),
+        (".explicitcluster", (2, 1, 1), None),
+        (".maxclusterrank 4", (8, 1, 1), r"\.maxclusterrank is 4"),
+        (".maxclusterrank 4", (4, 1, 1), None),
+        (".explicitcluster .reqnctapercluster 2", None, None),
+    ],
+)
+def test_what_ptx_says_of_a_kernels_clusters(directive, cluster, problem):
+    text = f".version 8.5\n.target sm_90a\n.address_size 64\n.visible .entry k() {directive} {{ ret; }}\n"
+    if problem is None:
+        run_ptx(text, "k", (8, 1, 1), (1, 1, 1), 0, [], cluster=cluster)
+    else:
+        with pytest.raises(SimulationError, match=problem):
+            run_ptx(text, "k", (8, 1, 1), (1, 1, 1), 0, [], cluster=cluster)
+
+
+def test_a_multicast_reads_global_memory_once():
+    sectors = []
+    for size in (1, 2):
+        with count() as counts:
+            run("multicast", cluster=size, blocks=2, n=1)
+        sectors.append(sum(line.load_sectors for line in counts[0].lines.values()))
+    assert sectors == [2 * TILE, 2 * TILE]
+
+
+def test_without_the_race_checker(monkeypatch):
+    monkeypatch.setenv("LAYERBENCH_SIMULATE_RACES", "0")
+    for seed in (0, 3):
+        out, given = run("ring", cluster=8, blocks=16, seed=seed)
+        assert torch.equal(out[:16], by_cluster(given, 8)[..., 0].cumsum(1).flatten().int())
