@@ -254,3 +254,67 @@ def test_without_the_race_checker(monkeypatch):
     for seed in (0, 3):
         out, given = run("ring", cluster=8, blocks=16, seed=seed)
         assert torch.equal(out[:16], by_cluster(given, 8)[..., 0].cumsum(1).flatten().int())
+
+
+# --- planted bugs ----------------------------------------------------------------------------------------------------
+
+FOUND_AS = {
+    "read_without_a_barrier": "race",
+    "barrier_of_the_block_alone": "race",
+    "relaxed_arrival": "race",
+    "reached_before_it_began": "cluster",
+    "block_ends_too_early": "cluster",
+    "block_has_ended": "cluster",
+    "rank_that_is_not_there": "cluster",
+    "one_block_skips_the_barrier": "deadlock",
+    "arrives_twice": "barrier",
+    "waits_without_an_arrival": "barrier",
+    "barrier_for_half_a_warp": "deadlock",
+    "mask_without_the_other": "deadlock",
+    "mask_of_too_many": "cluster",
+    "bytes_not_expected": "unfinished copy",
+    "half_of_the_bytes_expected": "unfinished copy",
+    "memory_not_known_to_be_free": "unfinished copy",
+    "freed_before_it_is_read": "race",
+    "free_in_the_wrong_block": "deadlock",
+    "behind_the_others_memory": "out-of-bounds",
+    "others_memory_in_the_own_window": "out-of-bounds",
+    "others_memory_is_not_written": "uninitialised",
+    "waits_for_the_others_barrier": "cluster",
+    "others_barrier_is_not_made": "mbarrier",
+    "barrier_made_too_late": "race",
+    "barrier_beside_the_wrong_memory": "cluster",
+    "store_not_waited_for": "unfinished copy",
+    "sum_without_an_atomic": "race",
+    "sent_without_a_proxy_fence": "proxy",
+    "flag_of_the_block_alone": "race",
+    "copied_to_a_block_that_may_have_ended": "cluster",
+}
+
+
+def bug(kernel: str, seed: int) -> SimulationError:
+    with pytest.raises(SimulationError) as caught:
+        run(kernel, blocks=2, source="cluster_bugs.cu", seed=seed)
+    return caught.value
+
+
+def test_every_planted_bug_has_its_report():
+    assert tuple(FOUND_AS) == names("cluster_bugs.cu")
+
+
+@pytest.mark.parametrize("kernel", FOUND_AS)
+def test_bug_is_found(kernel):
+    error = bug(kernel, seed=0)
+    wanted = [r for r in error.reports if r.kind == FOUND_AS[kernel]]
+    assert wanted, f"found as {[r.kind for r in error.reports]}: {error}"
+    lines = marked_lines("cluster_bugs.cu", rf"__cluster_dims__\(2, 1, 1\) {kernel}")
+    assert lines
+    assert any(all(re.search(rf"{re.escape(line)}\b", r.message) for line in lines) for r in wanted), (
+        f"{lines}: {error}"
+    )
+
+
+@pytest.mark.parametrize("seed", (1, 2, 3, 4, 5, 6))
+@pytest.mark.parametrize("kernel", FOUND_AS)
+def test_bug_is_found_in_other_orders(kernel, seed):
+    assert bug(kernel, seed).reports
