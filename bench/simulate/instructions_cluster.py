@@ -15,9 +15,7 @@ from bench.simulate.use import Use
 
 WIDTHS = ("u32", "u64")
 ADDRESSES = [
-    instruction(
-        "9.7.9 mapa", "mapa.shared::cluster.T d, a, b:u32", "map_to_rank(self, {a}, {b}, {site})", T=WIDTHS
-    ),
+    instruction("9.7.9 mapa", "mapa.shared::cluster.T d, a, b:u32", "map_to_rank(self, {a}, {b}, {site})", T=WIDTHS),
     instruction("9.7.9 mapa", "mapa.u64 d, a, b:u32", "map_generic_to_rank(self, {a}, {b}, {site})"),
     instruction(
         "9.7.9 getctarank", "getctarank.shared::cluster.T d:u32, a", "rank_of_address(self, {a}, {site})", T=WIDTHS

@@ -20,7 +20,9 @@ TILE = 8
 
 @cache
 def names(source: str) -> tuple[str, ...]:
-    return tuple(re.findall(r"^KERNEL (?:__cluster_dims__\([^)]*\) )?(\w+)\(", (HERE / source).read_text(), re.MULTILINE))
+    return tuple(
+        re.findall(r"^KERNEL (?:__cluster_dims__\([^)]*\) )?(\w+)\(", (HERE / source).read_text(), re.MULTILINE)
+    )
 
 
 @cache
@@ -206,7 +208,11 @@ def test_sixteen_blocks_where_they_are_allowed():
 @pytest.mark.parametrize(
     ("kernel", "options", "problem"),
     [
-        ("summed", {"cluster": 2, "blocks": 7}, r"a grid of \(7,1,1\) blocks is no multiple of the cluster's \(2,1,1\)"),
+        (
+            "summed",
+            {"cluster": 2, "blocks": 7},
+            r"a grid of \(7,1,1\) blocks is no multiple of the cluster's \(2,1,1\)",
+        ),
         ("swapped", {"blocks": 7}, r"no multiple of the cluster's \(2,1,1\)"),
         ("swapped", {"cluster": 4}, r"__cluster_dims__ are \(2,1,1\)"),
         ("summed", {"cluster": 16, "blocks": 16}, "a cluster has 1 to 8, and up to 16 where"),
