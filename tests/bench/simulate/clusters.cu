@@ -4,7 +4,11 @@
 
 #include "common/hopper.cuh"
 
+#ifdef CLUSTER  // on a card, where launches do not say it
+#define KERNEL extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1)
+#else
 #define KERNEL extern "C" __global__ void
+#endif
 #define ARGUMENTS unsigned *out, const unsigned *in, unsigned *counters, const __grid_constant__ TensorMap map, int n
 constexpr int TILE = 8, TILE_BYTES = TILE * TILE * 4, MOST_BLOCKS = 16;
 
@@ -27,7 +31,7 @@ KERNEL registers(ARGUMENTS) {
 }
 
 // A kernel that says its cluster's size: each block answers what its neighbour was given.
-KERNEL __cluster_dims__(2, 1, 1) swapped(ARGUMENTS) {
+extern "C" __global__ void __cluster_dims__(2, 1, 1) swapped(ARGUMENTS) {
     __shared__ unsigned mine[256];
     mine[threadIdx.x] = in[place()];
     sync_cluster();
@@ -322,6 +326,26 @@ KERNEL ring(ARGUMENTS) {
     }
     sync_cluster();
 }
+
+// Data and a flag in the same block's memory, in the other's (set from outside) or the own (seen from outside).
+__device__ void hand_over(unsigned* out, const unsigned* in, bool from_outside) {
+    __shared__ unsigned data[64], flag;
+    int other = block_rank() ^ 1;
+    if (threadIdx.x == 0) flag = 0;
+    sync_cluster();
+    unsigned flags = address_in_block(&flag, from_outside ? other : block_rank()), seen = 0;
+    unsigned asked = address_in_block(&flag, from_outside ? block_rank() : other);
+    (from_outside ? in_block(data, other) : data)[threadIdx.x] = in[place()];
+    __syncthreads();
+    if (threadIdx.x == 0) asm volatile("st.release.cluster.shared::cluster.u32 [%0], 1;" ::"r"(flags) : "memory");
+    if (threadIdx.x == 0)
+        while (!seen) asm volatile("ld.acquire.cluster.shared::cluster.u32 %0, [%1];" : "=r"(seen) : "r"(asked) : "memory");
+    __syncthreads();
+    out[place()] = (from_outside ? data : in_block(data, other))[threadIdx.x];
+    sync_cluster();
+}
+KERNEL flags_set_from_outside(ARGUMENTS) { hand_over(out, in, true); }
+KERNEL flags_seen_from_outside(ARGUMENTS) { hand_over(out, in, false); }
 
 // Threads that return early are not waited for.
 KERNEL some_return(ARGUMENTS) {

@@ -1,28 +1,32 @@
 """Clusters of several blocks: what kernels answer, what launches are refused, and planted bugs by their reports."""
 
 import re
-import struct
+from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 
+from bench import simulate
 from bench.simulate import SimulationError, count, instructions_cluster, run_ptx, tensor_map
 from bench.simulate.ptx import parse
 from bench.simulate.translate import find_line
-from kernels.cuda import Argument
+from kernels import cuda
+from kernels.cuda import Build, Kernel, Launch
 from kernels.cuda.compiler import Binary, compile_source
+from tests.bench.simulate.devices import Map, arguments_of, on_a_card
 from tests.bench.simulate.kernels import HERE, marked_lines
 
 SEEDS = range(9)  # 7 lands every copy at once, 6 half of them
 TILE = 8
 
 
+KERNEL = re.compile(r'^(?:KERNEL |extern "C" __global__ void )(?:__cluster_dims__\([^)]*\) )?(\w+)\(', re.MULTILINE)
+
+
 @cache
 def names(source: str) -> tuple[str, ...]:
-    return tuple(
-        re.findall(r"^KERNEL (?:__cluster_dims__\([^)]*\) )?(\w+)\(", (HERE / source).read_text(), re.MULTILINE)
-    )
+    return tuple(KERNEL.findall((HERE / source).read_text()))
 
 
 @cache
@@ -34,23 +38,37 @@ def numbers(count: int, most: int = 1000) -> torch.Tensor:
     return torch.randint(0, most, (count,), generator=torch.Generator().manual_seed(3)).int()
 
 
-def run(kernel: str, *, cluster=None, blocks=8, threads=64, words=1, n=0, seed=0, source="clusters.cu", **options):
+def run(
+    kernel: str,
+    *,
+    cluster=None,
+    blocks=8,
+    threads=64,
+    words=1,
+    n=0,
+    seed=0,
+    source="clusters.cu",
+    device="cpu",
+    **options,
+):
     """Run a kernel; returns `words` numbers for each of its threads, and what it was given as [block][thread]."""
     grid = blocks if isinstance(blocks, tuple) else (blocks, 1, 1)
     all_threads = grid[0] * grid[1] * grid[2] * threads
-    given, counters = numbers(all_threads), torch.zeros(256, dtype=torch.int32)
-    out = torch.zeros(words * all_threads, dtype=torch.int32)
-    matrix = torch.arange(16 * TILE * 4 * TILE, dtype=torch.int32).view(16 * TILE, 4 * TILE)
-    arguments = [
-        Argument("out", struct.pack("<Q", out.data_ptr()), (out,)),
-        Argument("in", struct.pack("<Q", given.data_ptr()), (given,), const=True),
-        Argument("counters", struct.pack("<Q", counters.data_ptr()), (counters,)),
-        tensor_map(matrix, (TILE, TILE)),
-        Argument("n", struct.pack("<i", n)),
-    ]
-    binary, block = compiled(source), (threads, 1, 1)
+    given, counters = numbers(all_threads).to(device), torch.zeros(256, dtype=torch.int32, device=device)
+    out = torch.zeros(words * all_threads, dtype=torch.int32, device=device)
+    matrix = torch.arange(16 * TILE * 4 * TILE, dtype=torch.int32, device=device).view(16 * TILE, 4 * TILE)
+    arguments = arguments_of([out, given, counters, Map(matrix, (TILE, TILE)), n])
+    arguments[1] = replace(arguments[1], const=True)
+    block = (threads, 1, 1)
+    if device != "cpu":
+        from kernels.cuda import gpu
+
+        defines = (f"CLUSTER={cluster}",) if cluster else ()
+        gpu.launch(Launch(Build(HERE / source, kernel, defines), grid, block, 0, tuple(arguments)))
+        return out.cpu(), given.cpu().view(-1, threads)
     sizes = (cluster, 1, 1) if isinstance(cluster, int) else cluster
     options = {"seed": seed, "name": kernel, "cluster": sizes, **options}
+    binary = compiled(source)
     run_ptx(binary.code.decode(), binary.names[kernel], grid, block, 0, arguments, **options)
     return out, given.view(-1, threads)
 
@@ -195,6 +213,13 @@ def test_a_number_goes_around(seed):
     assert torch.equal(out[:16], by_cluster(given, 8)[..., 0].cumsum(1).flatten().int())
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kernel", ("flags_set_from_outside", "flags_seen_from_outside"))
+def test_flags_of_the_clusters_scope(kernel, seed):
+    out, given = run(kernel, cluster=2, seed=seed)
+    assert torch.equal(out, rolled(given, 2).flatten())
+
+
 def test_threads_that_returned_are_not_waited_for():
     out, given = run("some_return", cluster=2, threads=64, n=40)
     assert torch.equal(out.view(8, 64)[:, :40], given.view(4, 2, 64)[:, :1, :40].expand(-1, 2, -1).reshape(8, 40))
@@ -244,6 +269,20 @@ def test_what_ptx_says_of_a_kernels_clusters(directive, cluster, problem):
     else:
         with pytest.raises(SimulationError, match=problem):
             run_ptx(text, "k", (8, 1, 1), (1, 1, 1), 0, [], cluster=cluster)
+
+
+def test_the_launcher_takes_kernels_for_clusters():
+    given, out = numbers(512), torch.zeros(512, dtype=torch.int32)
+    matrix = tensor_map(torch.zeros(TILE, TILE, dtype=torch.int32), (TILE, TILE))
+    simulate.install("cuda")
+    try:
+        kernel = Kernel("clusters.cu", "swapped")
+        kernel(grid=8, block=64)(out, given, None, matrix, 0)
+        with pytest.raises(SimulationError, match="no multiple of the cluster's"):
+            kernel(grid=7, block=64)(out, given, None, matrix, 0)
+    finally:
+        cuda.simulate_with(None)
+    assert torch.equal(out, rolled(given.view(8, 64), 2).flatten())
 
 
 def test_a_multicast_reads_global_memory_once():
@@ -324,3 +363,34 @@ def test_bug_is_found(kernel):
 @pytest.mark.parametrize("kernel", FOUND_AS)
 def test_bug_is_found_in_other_orders(kernel, seed):
     assert bug(kernel, seed).reports
+
+
+# --- on a card -------------------------------------------------------------------------------------------------------
+
+# What each kernel is run with, and the numbers of its answer that count.
+ANSWERS = {
+    "swapped": ({}, 512),
+    "summed": ({"cluster": 4}, 512),
+    "histogram": ({"cluster": 4}, 512),
+    "vectors": ({"cluster": 4, "words": 4}, 2048),
+    "stored_async": ({"cluster": 4, "words": 8}, 4096),
+    "reduced_async": ({"cluster": 4}, 6),
+    "multicast": ({"cluster": 4, "n": 4}, 512),
+    "bytes_multicast": ({"cluster": 4, "n": 0b1010}, 512),
+    "sent": ({"cluster": 4, "words": 2}, 1024),
+    "loaded_for_another": ({"cluster": 4}, 512),
+    "addresses": ({"cluster": 4}, 64),
+    "by_groups": ({"cluster": 4}, 512),
+    "through_global": ({"cluster": 4, "words": 2}, 512),
+    "last_adds": ({"cluster": 4, "words": 2}, 64),
+    "flags_set_from_outside": ({"cluster": 2}, 512),
+    "flags_seen_from_outside": ({"cluster": 2}, 512),
+    "ring": ({"cluster": 8, "blocks": 16}, 16),
+}
+
+
+@on_a_card
+@pytest.mark.parametrize("kernel", ANSWERS)
+def test_kernels_conform(kernel):
+    options, count = ANSWERS[kernel]
+    assert torch.equal(run(kernel, **options, device="cuda")[0][:count], run(kernel, **options)[0][:count])

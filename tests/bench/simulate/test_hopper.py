@@ -190,6 +190,12 @@ def test_products(case, seed):
     assert torch.equal(cases.multiply(case, seed=seed), cases.product_of(case))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", cases.WIDTH_CASES, ids=str)
+def test_products_of_every_width(case):
+    assert torch.equal(cases.multiply(case), cases.product_of(case))
+
+
 def test_products_in_f16_and_with_a_negated_operand():
     a, b = cases.whole_numbers(64, 16, seed=7), cases.whole_numbers(16, 16, seed=8)
     got = cases.small_products("products_in_f16", torch.float16, 16).view(torch.float16)
