@@ -1,7 +1,7 @@
 """Clusters of several blocks: addresses of other blocks' shared memory, their barrier, and what is copied to them.
 
-Part of the instruction table, with the sections of the PTX ISA manual. cluster.hpp has the functions that the C++ calls.
-Loads, stores and atomics with .shared::cluster stand with the others, in instructions.py.
+Part of the instruction table, with the sections of the PTX ISA manual. cluster.hpp has the functions that the C++
+calls. Loads, stores and atomics with .shared::cluster stand with the others, in instructions.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from bench.simulate.ptx import BYTES_OF
 from bench.simulate.table import Instruction, instruction, with_header
 from bench.simulate.use import Use
 
-# --- 9.7.9 addresses --------------------------------------------------------------------------------------------------
+# --- 9.7.9 addresses -------------------------------------------------------------------------------------------------
 
 WIDTHS = ("u32", "u64")
 ADDRESSES = [
@@ -26,7 +26,7 @@ ADDRESSES = [
     instruction("9.7.9 cvta", "cvta.to.shared::cluster.u64 d, a", "generic_to_cluster(self, {a})"),
 ]
 
-# --- 9.7.13 the cluster's barrier, and counting by hand ---------------------------------------------------------------
+# --- 9.7.13 the cluster's barrier, and counting by hand --------------------------------------------------------------
 
 ALIGNED = {"": "false", "aligned": "true"}
 BARRIERS = [
@@ -52,7 +52,7 @@ BARRIERS = [
     ),
 ]
 
-# --- 9.7.9 asynchronous stores and 9.7.13 reductions --------------------------------------------------------------------
+# --- 9.7.9 asynchronous stores and 9.7.13 reductions -----------------------------------------------------------------
 
 
 def _store_async(use: Use) -> str:
@@ -64,6 +64,7 @@ def _store_async(use: Use) -> str:
     return f"{element} x_[] = {{{', '.join(values)}}}; {call}"
 
 
+COMPLETES = "mbarrier::complete_tx::bytes"
 STORED = ("b32", "b64", "u32", "u64", "s32", "s64", "f32", "f64")
 COMBINED = {
     **{"inc.u32": "inc_to<u32>, 4", "dec.u32": "dec_to<u32>, 4"},
@@ -83,20 +84,20 @@ def _reduce_async(use: Use) -> str:
 REMOTE = [
     instruction(
         "9.7.9 st.async",
-        "st.async{.weak}{.shared::cluster}.mbarrier::complete_tx::bytes{.shared::cluster}.VEC.T [a], <b>, [c]",
+        f"st.async{{.weak}}{{.shared::cluster}}.{COMPLETES}{{.shared::cluster}}.VEC.T [a], <b>, [c]",
         _store_async,
         VEC=dict.fromkeys(("", "v2", "v4"), ""),
         T=STORED,
     ),
     instruction(
         "9.7.13 red.async",
-        "red.async{.relaxed}{.cluster}{.shared::cluster}.mbarrier::complete_tx::bytes{.shared::cluster}.KIND [a], b, [c]",
+        f"red.async{{.relaxed}}{{.cluster}}{{.shared::cluster}}.{COMPLETES}{{.shared::cluster}}.KIND [a], b, [c]",
         _reduce_async,
         KIND=COMBINED,
     ),
 ]
 
-# --- 9.7.9.25 bulk copies to other blocks, and to several ---------------------------------------------------------------
+# --- 9.7.9.25 bulk copies to other blocks, and to several ------------------------------------------------------------
 
 
 def _tile_multicast(use: Use) -> str:
@@ -105,7 +106,6 @@ def _tile_multicast(use: Use) -> str:
     return f"{coordinates} tile_multicast(self, {places}, {use.value('c')}, {use.site});"
 
 
-COMPLETES = "mbarrier::complete_tx::bytes"
 COPIES = [
     instruction(
         "9.7.9 cp.async.bulk.tensor",
@@ -117,7 +117,8 @@ COPIES = [
     ),
     instruction(
         "9.7.9 cp.async.bulk",
-        f"cp.async.bulk.shared::cluster.global.{COMPLETES}.multicast::cluster.HINT [d], [a], b:u32, [c], e:u16, f:u64=0",
+        f"cp.async.bulk.shared::cluster.global.{COMPLETES}.multicast::cluster.HINT "
+        "[d], [a], b:u32, [c], e:u16, f:u64=0",
         "bulk_multicast(self, {d:address}, {a:address}, {b}, {c:address}, {e}, {site});",
         HINT=CACHE_HINT,
     ),

@@ -183,8 +183,8 @@ def run_ptx(
 
     `arch` is what the PTX was made for; `seed` orders threads and blocks (0: in order), by default anew at each launch.
     `cooperative`: all blocks are in flight together, and may wait for each other (grid.sync()). `cluster`: blocks of a
-    cluster along each axis, where the kernel does not say it (__cluster_dims__); more than 8 need `any_cluster`, as they
-    need cudaFuncAttributeNonPortableClusterSizeAllowed.
+    cluster along each axis, where the kernel does not say it (__cluster_dims__); more than 8 need `any_cluster`, as a
+    card needs cudaFuncAttributeNonPortableClusterSizeAllowed.
     """
     if reason := unsupported_arch(arch):
         raise SimulationError(name or symbol, [Report("launch", reason)])

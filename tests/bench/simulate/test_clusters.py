@@ -16,6 +16,7 @@ from kernels.cuda import Build, Kernel, Launch
 from kernels.cuda.compiler import Binary, compile_source
 from tests.bench.simulate.devices import Map, arguments_of, on_a_card
 from tests.bench.simulate.kernels import HERE, marked_lines
+from tests.bench.simulate.matmuls import CLUSTER, is_right, multiply, verdict
 
 SEEDS = range(9)  # 7 lands every copy at once, 6 half of them
 TILE = 8
@@ -363,6 +364,35 @@ def test_bug_is_found(kernel):
 @pytest.mark.parametrize("kernel", FOUND_AS)
 def test_bug_is_found_in_other_orders(kernel, seed):
     assert bug(kernel, seed).reports
+
+
+# --- a product whose blocks share operands ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_blocks_that_share_tiles_multiply(seed):
+    shape = CLUSTER.shapes[0]
+    assert is_right(multiply(CLUSTER, shape, seed), shape)
+
+
+BROKEN = {
+    "the own block's stage alone is freed": ("arrive_in_block(&empty[s], t)", "arrive(&empty[s])"),
+    "only one block frees the stage": ("t < 2) arrive_in_block(&empty[s], t)", "t == 0) arrive_in_block(&empty[s], 0)"),
+    "nobody waits for the other's reads": ("if (round > 0) wait_phase(&empty[s], (round - 1) % 2);", ""),
+    "the tile is not given": ("load_tile_in_blocks(0b11,", "load_tile_in_blocks(1 << block_rank(),"),
+    "the other half is loaded": ("first_column + half_rows", "first_column + COLUMNS / 2 - half_rows"),
+    "the other begins when it likes": ("    sync_cluster();\n    const", "    __syncthreads();\n    const"),
+    "the other ends when it likes": ("    sync_cluster();  //", "    //"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_between_blocks_is_found(name, tmp_path):
+    text, (line, instead) = CLUSTER.source.read_text(), BROKEN[name]
+    assert text.count(line) == 1
+    source = tmp_path / "broken.cu"
+    source.write_text(text.replace(line, instead))
+    assert verdict(replace(CLUSTER, shapes=CLUSTER.shapes[:1]), (0,), source)
 
 
 # --- on a card -------------------------------------------------------------------------------------------------------
