@@ -70,8 +70,9 @@ def run(launch: Launch) -> None:
     """Run a launch in the simulator. Raises SimulationError with what was found."""
     build = launch.build
     code, place = with_fences(build.ptx), (launch.grid, launch.block, launch.shared)
-    options = {"cooperative": launch.cooperative, "cluster": launch.cluster, "any_cluster": True}
-    run_ptx(code, build.name, *place, launch.arguments, build.arch, **options)
+    cooperative, cluster = launch.cooperative, launch.cluster
+    arguments = launch.arguments
+    run_ptx(code, build.name, *place, arguments, build.arch, cooperative=cooperative, cluster=cluster, any_cluster=True)
 
 
 def with_fences(code: str) -> str:
