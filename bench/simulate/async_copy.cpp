@@ -72,7 +72,7 @@ void copy_async_arrive(Thread& self, u64 barrier, bool counts_itself, Site site)
         for (auto& group : thread->fiber->copy_groups) land_from(group);
         land_from(thread->fiber->open_copies);
     };
-    take_off(self, barrier, {land_older, self.index, 0, 1}, site);
+    take_off(self, barrier, {land_older, &self, 0, 1}, site);
 }
 
 // --- tensor maps: what tensor_map.py writes in place of the driver's 128 bytes --------------------------------------
@@ -207,21 +207,60 @@ void store_later(Thread& self, Work work) {
     else bulk->of(self).open.push_back(std::move(work));
 }
 
+// A load into the shared memory that is visited. Multicast reads global memory once, for the first of its blocks.
+void load_tile_here(Thread& self, const Tile& tile, u64 to_shared, u64 barrier, bool counted, Site site) {
+    check_shared(self, to_shared, tile.map.bytes(), kTileAlign, kWrite, site);
+    u32 shared = static_cast<u32>(to_shared);
+    begin_copy(self, shared, tile.map.bytes(), site);
+    auto land = [=, thread = &self] {
+        const bool counting = machine.counting;
+        machine.counting &= counted;
+        load_tile(*thread, tile, shared, site);
+        machine.counting = counting;
+    };
+    take_off(self, barrier, {land, &self, tile.map.bytes(), 0}, site);
+}
+
+void load_bytes_here(Thread& self, u64 to_shared, u64 from, u32 bytes, u64 barrier, Site site) {
+    check_shared(self, to_shared, bytes, kPiece, kWrite, site);
+    u32 shared = static_cast<u32>(to_shared);
+    begin_copy(self, shared, bytes, site);
+    auto land = [=, thread = &self] { land_copy(*thread, shared, reinterpret_cast<const void*>(from), bytes, site); };
+    take_off(self, barrier, {land, &self, bytes, 0}, site);
+}
+
+// Calls `load(first)` in the shared memory of each block of a mask.
+template <class Load>
+void in_each(Thread& self, u32 blocks, Site site, Load load) {
+    if (blocks >> machine.cluster_blocks) {
+        fail("cluster", text("a multicast to the blocks of mask 0x%x, but the cluster has %u, ", blocks, machine.cluster_blocks) + where(site) + ", " + who(self));
+    }
+    bool first = true;
+    each_lane(blocks, [&](u32 rank) {
+        Reach there(self, mapped(rank, 0), site);
+        load(first);
+        first = false;
+    });
+}
+
+}  // namespace
+
 void check_bulk_size(Thread& self, u32 bytes, Site site) {
     if (bytes % kPiece)
         fail("misaligned",
              text("a bulk copy of %u bytes, no multiple of 16, ", bytes) + where(site) + ", " + who(self));
 }
 
-}  // namespace
-
 void tile_load(Thread& self, u64 to_shared, u64 map, const s32* at, u32 rank, u64 barrier, Site site) {
     Tile tile = tile_at(read_map(self, map, rank, site), at);
-    check_shared(self, to_shared, tile.map.bytes(), kTileAlign, kWrite, site);
-    u32 shared = static_cast<u32>(to_shared);
-    begin_copy(self, shared, tile.map.bytes(), site);
-    auto land = [thread = &self, tile, shared, site] { load_tile(*thread, tile, shared, site); };
-    take_off(self, barrier, {land, self.index, tile.map.bytes(), 0}, site);
+    check_same_block(self, to_shared, barrier, site);
+    Reach there(self, to_shared, site);
+    load_tile_here(self, tile, offset_of(to_shared), offset_of(barrier), true, site);
+}
+
+void tile_multicast(Thread& self, u64 to_shared, u64 map, const s32* at, u32 rank, u64 barrier, u32 blocks, Site site) {
+    Tile tile = tile_at(read_map(self, map, rank, site), at);
+    in_each(self, blocks, site, [&](bool first) { load_tile_here(self, tile, offset_of(to_shared), offset_of(barrier), first, site); });
 }
 
 void tile_store(Thread& self, u64 map, const s32* at, u32 rank, u64 from_shared, Site site) {
@@ -261,12 +300,16 @@ void bulk_reduce(Thread& self, u64 to, u64 from_shared, u32 bytes, Combine combi
 
 void bulk_load(Thread& self, u64 to_shared, u64 from, u32 bytes, u64 barrier, Site site) {
     check_bulk_size(self, bytes, site);
-    check_shared(self, to_shared, bytes, kPiece, kWrite, site);
+    check_same_block(self, to_shared, barrier, site);
     reach_global_run(self, from, bytes, kPiece, kRead, site);
-    u32 shared = static_cast<u32>(to_shared);
-    begin_copy(self, shared, bytes, site);
-    auto land = [=, thread = &self] { land_copy(*thread, shared, reinterpret_cast<const void*>(from), bytes, site); };
-    take_off(self, barrier, {land, self.index, bytes, 0}, site);
+    Reach there(self, to_shared, site);
+    load_bytes_here(self, offset_of(to_shared), from, bytes, offset_of(barrier), site);
+}
+
+void bulk_multicast(Thread& self, u64 to_shared, u64 from, u32 bytes, u64 barrier, u32 blocks, Site site) {
+    check_bulk_size(self, bytes, site);
+    reach_global_run(self, from, bytes, kPiece, kRead, site);
+    in_each(self, blocks, site, [&](bool) { load_bytes_here(self, offset_of(to_shared), from, bytes, offset_of(barrier), site); });
 }
 
 void bulk_store(Thread& self, u64 to, u64 from_shared, u32 bytes, Site site) {

@@ -16,9 +16,10 @@ bool lands_at_once();
 // Work under way that an mbarrier waits for: `land` does it, then so many bytes and arrivals are counted.
 struct Flight {
     std::function<void()> land;
-    u32 thread;  // that issued it
+    Thread* issuer;
     u32 bytes, arrivals;
 };
+// `barrier` is an offset in the shared memory that is visited, or else the own block's.
 void take_off(Thread& self, u64 barrier, Flight flight, Site site);
 void expect_arrivals(Thread& self, u64 barrier, u32 more, Site site);
 
@@ -44,6 +45,9 @@ class Uncounted {
    private:
     bool was_ = machine.counting;
 };
+
+void check_bulk_size(Thread& self, u32 bytes, Site site);
+void check_same_block(const Thread& self, u64 to, u64 barrier, Site site);
 
 // For .aligned instructions: all lanes must be at the same one.
 void require_one_instruction(const Lanes& lanes, const char* name);

@@ -17,6 +17,8 @@ struct PhaseBarrier {
     u32 pending = 0;   // of which are still missing
     s64 bytes = 0;     // announced and not yet copied
     u32 phase = 0;
+    Thread* maker = nullptr;
+    u32 announced = ~0u;  // the cluster's barriers at which its maker had arrived, when it announced it
     std::vector<Fiber*> waiters;
     std::vector<Flight> flights;
     SyncPoint arriving, completed[2];  // of the running phase, and of the last one of each parity
@@ -24,27 +26,32 @@ struct PhaseBarrier {
 
 // Who wrote each 16 bytes of shared memory by stores or cp.async.
 struct Written {
-    u32 time, thread;
+    u32 time;
+    const Thread* thread;
 };
 
 struct HopperState {
     std::unordered_map<u32, PhaseBarrier> barriers;  // by shared address
     std::vector<Written> written;
-    u32 now = 0;
-    u32 fenced[kMaxThreads];  // when a thread last fenced the async proxy
 
     void begin() {
         barriers.clear();
         written.clear();
-        memset(fenced, 0, sizeof fenced);
-        now = 1;
     }
 };
-OfBlock<HopperState> here;
+OfMemory<HopperState> here;
+
+struct FenceState {
+    u32 fenced[kMaxThreads];  // when a thread last fenced the async proxy
+
+    void begin() { memset(fenced, 0, sizeof fenced); }
+};
+OfBlock<FenceState> fences;
+u32 now = 1;  // counts such fences; those of blocks long gone do no harm
 
 [[noreturn]] void bad_mbarrier(const Thread& self, u64 address, const std::string& what, Site site) {
-    fail("mbarrier", text("mbarrier at shared byte %llu: ", static_cast<unsigned long long>(address)) + what + ", " +
-                         where(site) + ", " + who(self));
+    fail("mbarrier", text("mbarrier at shared byte %llu", static_cast<unsigned long long>(address)) + whose_memory() + ": " +
+                         what + ", " + where(site) + ", " + who(self));
 }
 
 PhaseBarrier& find(Thread& self, u64 address, Site site) {
@@ -54,7 +61,9 @@ PhaseBarrier& find(Thread& self, u64 address, Site site) {
     if (memcmp(machine.arena + address, &kMark, sizeof kMark))
         bad_mbarrier(self, address, "something else was written over it", site);
     // Whoever uses it must know of its initialisation; users do not race with each other.
-    if (machine.races) race_access(self, true, address, sizeof kMark, kRead | kStrong, site);
+    const bool told = self.fiber->cluster_waits > found->second.announced;
+    const u32 access = (kRead | kStrong) | (told ? u32{kAnnounced} : 0);
+    if (machine.races) race_access(self, true, address, sizeof kMark, access, site);
     return found->second;
 }
 
@@ -71,6 +80,7 @@ void settle(PhaseBarrier& barrier) {
     barrier.phase++;
     barrier.pending = barrier.expected;
     stirred();
+    memory_changed();
     wake_all(barrier);
 }
 
@@ -91,7 +101,7 @@ void count_arrivals(Thread& self, PhaseBarrier& barrier, u64 address, u32 arriva
 }
 
 void land(PhaseBarrier& barrier, u64 address, Flight flight, Site site) {
-    Thread& issuer = machine.fibers[flight.thread].thread;
+    Thread& issuer = *flight.issuer;
     flight.land();
     if (machine.races) race_release(issuer, barrier.arriving);
     count_bytes(issuer, barrier, address, -static_cast<s64>(flight.bytes), site);
@@ -114,6 +124,15 @@ bool gives_up() { return machine.seed && random_number() % 4 == 0; }
 
 constexpr u32 kPiece = 16;
 
+// Only a block's own threads may make, unmake and wait for its mbarriers.
+u64 own(Thread& self, u64 address, const char* what, Site site) {
+    if (rank_of(self, address) != self.rank && address >> kRankShift <= kMaxRanks) {
+        fail("cluster", text("%s an mbarrier of another block, of rank %u: only its own threads may, ", what, rank_of(self, address)) +
+                            where(site) + ", " + who(self));
+    }
+    return address >> kRankShift <= kMaxRanks ? offset_of(address) : address;
+}
+
 }  // namespace
 
 bool lands_at_once() {
@@ -127,6 +146,7 @@ void take_off(Thread& self, u64 address, Flight flight, Site site) {
         land(barrier, address, std::move(flight), site);
     } else {
         barrier.flights.push_back(std::move(flight));
+        memory_changed();
         wake_all(barrier);
     }
     stirred();
@@ -139,6 +159,7 @@ void expect_arrivals(Thread& self, u64 address, u32 more, Site site) {
 }
 
 void mbarrier_init(Thread& self, u64 address, u32 count, Site site) {
+    address = own(self, address, "initialises", site);
     check_shared(self, address, sizeof kMark, sizeof kMark, kWrite, site);
     if (!count || count > kMostPending) bad_mbarrier(self, address, text("initialised for %u arrivals", count), site);
     if (here->barriers.count(static_cast<u32>(address)))
@@ -146,9 +167,11 @@ void mbarrier_init(Thread& self, u64 address, u32 count, Site site) {
     memcpy(reach_shared(self, address, sizeof kMark, kWrite, site), &kMark, sizeof kMark);
     PhaseBarrier& barrier = here->barriers[static_cast<u32>(address)];
     barrier.expected = barrier.pending = count;
+    barrier.maker = &self;
 }
 
 void mbarrier_invalidate(Thread& self, u64 address, Site site) {
+    address = own(self, address, "invalidates", site);
     PhaseBarrier& barrier = find(self, address, site);
     if (!barrier.waiters.empty()) bad_mbarrier(self, address, "invalidated while threads wait for it", site);
     if (!barrier.flights.empty()) bad_mbarrier(self, address, "invalidated before a copy has landed", site);
@@ -157,17 +180,37 @@ void mbarrier_invalidate(Thread& self, u64 address, Site site) {
     here->barriers.erase(static_cast<u32>(address));
 }
 
+void mbarrier_announce(Thread& self) {
+    for (auto& entry : here->barriers) {
+        PhaseBarrier& barrier = entry.second;
+        if (barrier.maker == &self && barrier.announced == ~0u) barrier.announced = self.fiber->cluster_arrivals;
+    }
+}
+
 void mbarrier_expect(Thread& self, u64 address, u32 bytes, Site site) {
+    Reach there(self, address, site);
+    address = offset_of(address);
     PhaseBarrier& barrier = find(self, address, site);
     count_bytes(self, barrier, address, bytes, site);
     settle(barrier);
 }
 
+void mbarrier_complete(Thread& self, u64 address, u32 bytes, Site site) {
+    Reach there(self, address, site);
+    address = offset_of(address);
+    PhaseBarrier& barrier = find(self, address, site);
+    count_bytes(self, barrier, address, -static_cast<s64>(bytes), site);
+    settle(barrier);
+}
+
 u64 mbarrier_arrive(Thread& self, u64 address, u32 arrivals, u32 expected_bytes, u32 order, Site site) {
+    Reach there(self, address, site);
+    address = offset_of(address);
     PhaseBarrier& barrier = find(self, address, site);
     u64 state = static_cast<u64>(barrier.pending) << 1 | (barrier.phase & 1);
     count_bytes(self, barrier, address, expected_bytes, site);
-    if (machine.races && order & kRelease) race_release(self, barrier.arriving);
+    if (machine.races && order & kRelease) race_release(self, barrier.arriving, order & kBlockScope);
+    if (machine.races && !(order & kRelease)) race_meet(self, barrier.arriving);
     count_arrivals(self, barrier, address, arrivals, site);
     stirred();
     settle(barrier);
@@ -175,10 +218,11 @@ u64 mbarrier_arrive(Thread& self, u64 address, u32 arrivals, u32 expected_bytes,
 }
 
 bool mbarrier_test(Thread& self, u64 address, u32 parity, u32 order, bool blocks, Site site) {
+    address = own(self, address, "waits for", site);
     for (;;) {
         PhaseBarrier& barrier = find(self, address, site);
         if (barrier.phase % 2 != parity % 2) {
-            if (machine.races && order & kAcquire) race_acquire(self, barrier.completed[parity % 2]);
+            if (machine.races && order & kAcquire) race_acquire(self, barrier.completed[parity % 2], order & kBlockScope);
             return true;
         }
         if (land_one(barrier, address, site)) continue;
@@ -197,7 +241,7 @@ bool mbarrier_test(Thread& self, u64 address, u32 parity, u32 order, bool blocks
 void note_store(const Thread& self, u32 shared, u32 bytes) {
     if (shared >= kReservedShared) return;
     if (here->written.empty()) here->written.resize(machine.shared_bytes / kPiece + 1);
-    for (u32 i = shared / kPiece; i <= (shared + bytes - 1) / kPiece; i++) here->written[i] = {here->now, self.index};
+    for (u32 i = shared / kPiece; i <= (shared + bytes - 1) / kPiece; i++) here->written[i] = {now, &self};
 }
 
 void forget_stores(u32 shared, u32 bytes) {
@@ -205,12 +249,12 @@ void forget_stores(u32 shared, u32 bytes) {
     for (u32 i = (shared + kPiece - 1) / kPiece; i < (shared + bytes) / kPiece; i++) here->written[i] = {};
 }
 
-void fence_async_proxy(Thread& self) { here->fenced[self.index] = ++here->now; }
+void fence_async_proxy(Thread& self) { fences->fenced[self.index] = ++now; }
 
 u32 proxy_time(u32 first_thread, u32 threads) {
     u32 latest = 0;
     for (u32 i = first_thread; i < first_thread + threads && i < kMaxThreads; i++)
-        latest = here->fenced[i] > latest ? here->fenced[i] : latest;
+        latest = fences->fenced[i] > latest ? fences->fenced[i] : latest;
     return latest;
 }
 
@@ -220,10 +264,10 @@ void check_proxy(Thread& self, u32 shared, u32 bytes, u32 fenced_at, const char*
     if (here->written.empty()) return;
     for (u32 i = shared / kPiece; i <= (shared + bytes - 1) / kPiece; i++) {
         const Written& store = here->written[i];
-        if (store.time < here->fenced[store.thread] || store.time < fenced_at) continue;
         if (!store.time) continue;  // written by nobody, or by a bulk copy
+        if (store.time < fences.of(*store.thread).fenced[store.thread->index] || store.time < fenced_at) continue;
         fail("proxy", std::string(reader) + text(" reads shared memory byte %u, which ", i * kPiece) +
-                          thread_name(store.thread) +
+                          (store.thread->fiber->slot == self.fiber->slot ? thread_name(store.thread->index) : who(*store.thread)) +
                           " wrote by a store or cp.async, without a fence.proxy.async between, " + where(site) + ", " +
                           who(self));
     }

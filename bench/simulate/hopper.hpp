@@ -5,16 +5,20 @@
 
 namespace sim {
 
-// An address operand of a barrier or a copy: an offset in shared memory, or generic. A cluster has one block here.
-inline u64 shared_operand(Thread&, u64 address) { return address; }
-inline u64 generic_operand(Thread& self, u64 address) { return generic_to_shared(self, address); }
+// An address operand of a barrier or a copy: an offset in the own block's shared memory, an address of the cluster's
+// window, or generic; as an address of the cluster's window.
+inline u64 cluster_operand(Thread&, u64 address) { return address; }
+inline u64 shared_operand(Thread&, u64 address) { return address >> 24 ? address | 1ull << 40 : address; }  // out of bounds
+inline u64 generic_operand(Thread& self, u64 address) { return generic_to_cluster(self, address); }
 
 // --- mbarrier (PTX ISA 9.7.13.15) -----------------------------------------------------------------------------------
 
 void mbarrier_init(Thread& self, u64 barrier, u32 count, Site site);
 void mbarrier_invalidate(Thread& self, u64 barrier, Site site);
 void mbarrier_expect(Thread& self, u64 barrier, u32 bytes, Site site);
-// `order` is kRelease, or 0 for .relaxed. Answers the state that test_wait takes: its lowest bit is the phase's parity.
+void mbarrier_complete(Thread& self, u64 barrier, u32 bytes, Site site);
+void mbarrier_announce(Thread& self);  // fence.mbarrier_init
+// `order` is kRelease, or 0 for .relaxed, and perhaps kBlockScope. Answers the state that test_wait takes: its lowest bit is the phase's parity.
 u64 mbarrier_arrive(Thread& self, u64 barrier, u32 arrivals, u32 expected_bytes, u32 order, Site site);
 // Whether the phase of this parity is complete; `blocks` for try_wait, which may wait until it is.
 bool mbarrier_test(Thread& self, u64 barrier, u32 parity, u32 order, bool blocks, Site site);
@@ -26,6 +30,9 @@ void copy_async_arrive(Thread& self, u64 barrier, bool counts_itself, Site site)
 void bulk_load(Thread& self, u64 to_shared, u64 from, u32 bytes, u64 barrier, Site site);
 void bulk_store(Thread& self, u64 to, u64 from_shared, u32 bytes, Site site);
 void tile_load(Thread& self, u64 to_shared, u64 map, const s32* at, u32 rank, u64 barrier, Site site);
+// To the same place in every block of the cluster whose rank is set in `blocks`, and counted by its mbarrier there.
+void bulk_multicast(Thread& self, u64 to_shared, u64 from, u32 bytes, u64 barrier, u32 blocks, Site site);
+void tile_multicast(Thread& self, u64 to_shared, u64 map, const s32* at, u32 rank, u64 barrier, u32 blocks, Site site);
 void tile_store(Thread& self, u64 map, const s32* at, u32 rank, u64 from_shared, Site site);
 // Reductions: each element of shared memory goes into one of global memory, at once for itself and in any order.
 using Combine = void (*)(u8* into, const u8* from);

@@ -309,11 +309,12 @@ SPACES = {
     "global": "Space::Global",
     "shared": "Space::Shared",
     "shared::cta": "Space::Shared",
+    "shared::cluster": "Space::Cluster",
     "local": "Space::Local",
     "const": "Space::Const",
     "param": "Space::Param",
 }
-MEMORY_SPACES = {name: SPACES[name] for name in ("", "global", "shared", "shared::cta")}
+MEMORY_SPACES = {name: SPACES[name] for name in ("", "global", "shared", "shared::cta", "shared::cluster")}
 WRITABLE_SPACES = {**MEMORY_SPACES, "local": "Space::Local", "param": "Space::Param"}
 LOAD_ORDER = {
     "": "0",
@@ -333,8 +334,7 @@ ATOMIC_ORDER = {
     **{"": "0", "relaxed": "0", "acquire": "kAcquire", "release": "kRelease"},
     "acq_rel": "kAcquire | kRelease",
 }
-# A cluster has one block here.
-SCOPES = {**dict.fromkeys(("", "gpu", "sys"), "0"), **dict.fromkeys(("cta", "cluster"), "kBlockScope")}
+SCOPES = {**dict.fromkeys(("", "gpu", "sys"), "0"), "cta": "kBlockScope", "cluster": "kClusterScope"}
 # Hints for the caches say nothing about values.
 LOAD_CACHE = dict.fromkeys(("", "ca", "cg", "cs", "lu", "cv"), "")
 STORE_CACHE = dict.fromkeys(("", "wb", "cg", "cs", "wt"), "")

@@ -1,7 +1,7 @@
 """Tensor cores and Hopper's copies: the second part of the instruction table, with the sections of the PTX ISA manual.
 
-tensor_core.hpp and hopper.hpp have the functions that the C++ calls. Multicast, clusters of several blocks, sparse and
-8-bit forms are not here, and so are unknown instructions.
+tensor_core.hpp and hopper.hpp have the functions that the C++ calls. What only clusters of several blocks need has a
+table of its own, instructions_cluster.py. Sparse and 8-bit forms are not here, and so are unknown instructions.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from bench.simulate.use import Use
 # A missing space means a generic address.
 SPACE = {
     "": "generic_operand",
-    **dict.fromkeys(("shared", "shared::cta", "shared::cluster"), "shared_operand"),
+    **dict.fromkeys(("shared", "shared::cta"), "shared_operand"),
+    "shared::cluster": "cluster_operand",
 }
 MATRIX_SPACE = {"": "Space::Generic", "shared": "Space::Shared", "shared::cta": "Space::Shared"}
-SCOPE = dict.fromkeys(("", "cta", "cluster"), "")
+# Where none is given the manual says .cta; kernels arrive so at other blocks' barriers, and it is taken for .cluster.
+SCOPE = {"": "0", "cta": "kBlockScope", "cluster": "0"}
 CACHE_HINT = {"": "", "L2::cache_hint": ""}
 
 
@@ -114,7 +116,7 @@ def _waits() -> list[Instruction]:
                 instruction(
                     f"9.7.13 mbarrier.{name}",
                     f"mbarrier.{name}{kind}.ORDER.SCOPE.SPACE.b64 p, [a], {operand}{hint}",
-                    f"mbarrier_test(self, {BARRIER}, {parity}, {{ORDER}}, {blocks}, {{site}})",
+                    f"mbarrier_test(self, {BARRIER}, {parity}, {{ORDER}} | {{SCOPE}}, {blocks}, {{site}})",
                     **WAIT_CHOICES,
                 )
             )
@@ -144,13 +146,13 @@ MBARRIER = [
     instruction(
         "9.7.13 mbarrier.arrive",
         "mbarrier.arrive.ORDER.SCOPE.SPACE.b64 d:u64, [a], b:u32=1",
-        f"mbarrier_arrive(self, {BARRIER}, {{b}}, 0, {{ORDER}}, {{site}})",
+        f"mbarrier_arrive(self, {BARRIER}, {{b}}, 0, {{ORDER}} | {{SCOPE}}, {{site}})",
         **ARRIVE_CHOICES,
     ),
     instruction(
         "9.7.13 mbarrier.arrive",
         "mbarrier.arrive.expect_tx.ORDER.SCOPE.SPACE.b64 d:u64, [a], b:u32",
-        f"mbarrier_arrive(self, {BARRIER}, 1, {{b}}, {{ORDER}}, {{site}})",
+        f"mbarrier_arrive(self, {BARRIER}, 1, {{b}}, {{ORDER}} | {{SCOPE}}, {{site}})",
         **ARRIVE_CHOICES,
     ),
     *_waits(),
@@ -234,7 +236,7 @@ COPIES = [
         },
     ),
     # The simulator's barriers are initialised for everybody at once; that others are told is checked as a race.
-    instruction("9.7.13 fence.mbarrier_init", "fence.mbarrier_init.release.cluster", ";"),
+    instruction("9.7.13 fence.mbarrier_init", "fence.mbarrier_init.release.cluster", "mbarrier_announce(self);"),
     instruction("9.7.19 setmaxnreg", "setmaxnreg.KIND.sync.aligned.u32 a:u32", ";", KIND={"inc": "", "dec": ""}),
 ]
 

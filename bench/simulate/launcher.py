@@ -125,6 +125,8 @@ class _Launch(ctypes.Structure):
         ("argument_count", ctypes.c_uint32),
         ("range_count", ctypes.c_uint32),
         ("cooperative", ctypes.c_uint32),
+        ("cluster", ctypes.c_uint32 * 3),
+        ("any_cluster", ctypes.c_uint32),
         ("seed", ctypes.c_uint64),
         ("time_limit", ctypes.c_double),
         ("arguments", ctypes.POINTER(ctypes.c_void_p)),
@@ -158,6 +160,7 @@ def run(launch: Launch) -> None:
         launch.arguments,
         name=name,
         cooperative=getattr(launch, "cooperative", False),
+        cluster=getattr(launch, "cluster", None),
     )
 
 
@@ -173,16 +176,21 @@ def run_ptx(
     seed: int | None = None,
     name: str = "",
     cooperative: bool = False,
+    cluster: tuple[int, int, int] | None = None,
+    any_cluster: bool = False,
 ) -> None:
     """Run the kernel `symbol` of a PTX module on the CPU tensors that its arguments point to.
 
     `arch` is what the PTX was made for; `seed` orders threads and blocks (0: in order), by default anew at each launch.
-    `cooperative`: all blocks are in flight together, and may wait for each other (grid.sync()).
+    `cooperative`: all blocks are in flight together, and may wait for each other (grid.sync()). `cluster`: blocks of a
+    cluster along each axis, where the kernel does not say it (__cluster_dims__); more than 8 need `any_cluster`, as a
+    card needs cudaFuncAttributeNonPortableClusterSizeAllowed.
     """
     if reason := unsupported_arch(arch):
         raise SimulationError(name or symbol, [Report("launch", reason)])
-    if wrong := [n for n in (*grid, *block) if not 0 <= n < 2**32]:
-        sizes = f"a grid of {tuple(grid)} blocks of {tuple(block)} threads"
+    if wrong := [n for n in (*grid, *block, *(cluster or ())) if not 0 <= n < 2**32]:
+        clusters = f", in clusters of {tuple(cluster)}" if cluster else ""
+        sizes = f"a grid of {tuple(grid)} blocks of {tuple(block)} threads{clusters}"
         raise SimulationError(name or symbol, [Report("launch", f"{sizes}: {wrong[0]} is no size")])
     module = build.load_module(ptx)
     refused = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(module, "sim_refused")))
@@ -190,7 +198,8 @@ def run_ptx(
         raise UnknownInstruction(messages[symbol])
     seed = next(_seeds) if seed is None else seed
     with _one_at_a_time:
-        reports = _launch(module, symbol, grid, block, shared, arguments, cooperative, seed)
+        kind = {"cooperative": cooperative, "cluster": cluster or (0, 0, 0), "any_cluster": any_cluster}
+        reports = _launch(module, symbol, grid, block, shared, arguments, kind, seed)
         if _counts is not None:
             _counts.append(read_counts(build.load_runtime(), module, name or symbol, grid, block))
         _keep_notes(name or symbol)
@@ -283,7 +292,7 @@ def count() -> Iterator[list[KernelCount]]:
 
 
 def _launch(
-    module, symbol, grid, block, shared, arguments: Sequence[Argument], cooperative: bool, seed: int
+    module, symbol, grid, block, shared, arguments: Sequence[Argument], kind: dict[str, Any], seed: int
 ) -> list[Report]:
     values, keep = _parameters(arguments)
     ranges = list(_ranges(arguments))
@@ -299,7 +308,9 @@ def _launch(
         counting=_counts is not None,
         argument_count=len(arguments),
         range_count=len(ranges),
-        cooperative=cooperative,
+        cooperative=kind["cooperative"],
+        cluster=(ctypes.c_uint32 * 3)(*kind["cluster"]),
+        any_cluster=kind["any_cluster"],
         seed=seed,
         time_limit=_time_limit,
         arguments=values,

@@ -6,9 +6,12 @@
 //   begin_copy() / land_copy()    an asynchronous write to shared memory, which nobody may read before it has landed
 //   reach_global/shared()         a checked access (memory.hpp)
 //   SyncPoint, release/acquire    a synchronisation object, for the race checker
-//   OfBlock<State>                state that each block has for itself
+//   OfBlock<State>, OfMemory<…>   state that each block, or its shared memory, has for itself
+//   Reach                         the shared memory of a block of the cluster, where an address names one
 // README.md walks through an example.
 #pragma once
+#include <array>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -44,6 +47,8 @@ constexpr u32 kSharedLimit = 227 * 1024;  // sm_90: bytes of shared memory a blo
 enum class State : u8 { Ready, Barrier, Warp, Active, Parked, Done };
 
 struct Operation;
+struct Slot;
+struct Cluster;
 
 struct AsyncCopy {
     u32 shared;
@@ -80,6 +85,10 @@ struct Fiber {
     Poll seen;           // by any load, once the thread is watched
     bool polling = false;
     u32 long_loops = 0;
+    Slot* slot = nullptr;        // of its block
+    bool met_cluster = false;    // it has arrived at the cluster's barrier and not waited there yet
+    u32 cluster_phase = 0;       // in which it arrived
+    u32 cluster_arrivals = 0, cluster_waits = 0;
     std::vector<AsyncCopy> open_copies;                 // not yet committed
     std::vector<std::vector<AsyncCopy>> copy_groups;    // committed, oldest first
 };
@@ -108,18 +117,25 @@ struct Range {
     }
 };
 
+// A block's shared memory: one arena, and a bit for each byte that may be read. Threads of its cluster reach it, too.
+struct BlockMemory {
+    u32 owner = 0;            // the block's serial number
+    u8* arena = nullptr;
+    u64* readable = nullptr;
+    u32 pending_copies = 0;   // bytes that asynchronous copies have not written yet
+    bool visited = false;     // by threads of another block
+};
+
 // Of the block that runs; put aside while another one does.
-struct RunningBlock {
+struct RunningBlock : BlockMemory {
     Dim3 block{};
     u32 block_serial = 0;
     Fiber* fibers = nullptr;
     Warp warps[kMaxWarps];
     u32 live = 0, exited = 0;
     u32 active_requests = 0;  // threads in activemask
-    u32 pending_copies = 0;   // bytes of shared memory that asynchronous copies have not written yet
-    // shared memory: one arena, and a bit for each byte that may be read
-    u8* arena = nullptr;
-    u64* readable = nullptr;
+    Cluster* cluster = nullptr;
+    u32 rank = 0;             // in it
 };
 
 struct Machine : RunningBlock {
@@ -131,6 +147,9 @@ struct Machine : RunningBlock {
     u8** parameters = nullptr;
     u64 seed = 0, random_state = 0;
     bool races = true, counting = false, cooperative = false;
+    Dim3 cluster_size{1, 1, 1};
+    u32 cluster_blocks = 1;
+    bool explicit_cluster = false, any_cluster = false;  // any: more blocks than 8, which not every GPU has
     std::vector<Range> ranges;
     u64 pointers = 0;                         // the parameters that point to memory
     std::vector<const Range*> range_of_site;  // the range that a site used last
@@ -163,6 +182,45 @@ inline void park(const char* waits_for, Site site) {
     begin_wait(State::Parked, waits_for, site);
     run_another();
 }
+
+// --- clusters (cluster.cpp) ------------------------------------------------------------------------------------------
+
+// An address of shared memory in the cluster's window: an offset, and above it the block's rank and one more; an offset
+// alone is the own block's, as the manual has the block's window in the cluster's.
+constexpr u32 kRankShift = 24, kMaxRanks = 16;
+inline u64 offset_of(u64 address) { return address & ((1ull << kRankShift) - 1); }
+u32 rank_of(const Thread& self, u64 address);
+u64 mapped(u32 rank, u64 offset);
+
+// As long as it lives, the machine's shared memory is that of a block of this cluster. Nobody may wait meanwhile.
+class Visit {
+   public:
+    explicit Visit(Slot& host);
+    ~Visit();
+    Visit(const Visit&) = delete;
+    Visit& operator=(const Visit&) = delete;
+
+   private:
+    Slot* before_;
+};
+
+// A visit to the block that an address of the cluster's window names. It must be there: begun, and not yet ended.
+class Reach {
+   public:
+    Reach(Thread& self, u64 address, Site site);
+    const u32 rank;
+
+   private:
+    Visit visit_;
+};
+// The block's memory has changed: those of its threads that poll may hope again.
+void memory_changed();
+bool has_ended(const Slot& slot);
+u32 serial_of(const Thread& self);  // of its block
+std::string whose_memory();         // " of block (1,0,0)", where it is not the running block's
+
+void cluster_lost_thread(Fiber& fiber);  // it has returned
+void cluster_ended_block();              // the running one
 
 // --- warp operations ------------------------------------------------------------------------------------------------
 
@@ -215,10 +273,16 @@ void forget_stores(u32 shared, u32 bytes);  // a copy has written over them
 
 // --- the race checker (races.cpp) -----------------------------------------------------------------------------------
 
+using Clocks = std::array<u32, kMaxWarps>;
+
 struct SyncPoint {
     u32 block = 0;                // serial of the block that `known` is about
     u32 known[kMaxWarps] = {};    // by warp: accesses with an earlier clock have happened
     std::vector<u32> heard;       // by block of this launch: what has happened there (races.cpp)
+    u32 cluster = 0;              // serial of the first block of the cluster that the rest is about
+    u32 begun = 0;                // by rank, a bit: blocks that have begun
+    std::vector<Clocks> ranks;    // by rank: what has happened there
+    std::vector<u32> ranks_heard; // by block of this launch: what the cluster's blocks have heard of
 };
 
 void races_new_launch();
@@ -233,8 +297,13 @@ void race_exchange(const Lanes& lanes, f32 largest);  // floats of this size wen
 void race_whole_barrier();
 void race_warp_sync(const Lanes& lanes);
 void race_fence(Thread& self, u32 scope);
-void race_release(Thread& self, SyncPoint& point);
-void race_acquire(Thread& self, const SyncPoint& point);
+// `access`: the scope; kClusterScope or kBlockScope, or 0.
+void race_release(Thread& self, SyncPoint& point, u32 access = 0);
+void race_acquire(Thread& self, const SyncPoint& point, u32 access = 0);
+// An arrival without a release, unless a fence stands before it: that the block has begun is known all the same.
+void race_meet(Thread& self, SyncPoint& point);
+bool race_has_begun(const Thread& self, u32 rank);  // whether this thread knows it
+void race_block_ends();  // whether nobody else may still reach the block's shared memory
 
 // --- counters (count.cpp) -------------------------------------------------------------------------------------------
 
@@ -247,23 +316,63 @@ void count_end_of_block();
 // Each block in flight has states of its own; `begin()` makes one as new.
 class BlockPart {
    public:
-    BlockPart();
+    explicit BlockPart(bool of_memory);
     virtual ~BlockPart() = default;
     virtual void* make() const = 0;
     virtual void use(void* state) = 0;
     virtual void begin() = 0;
+    const bool of_memory;  // a visitor uses the host's
+
+   protected:
+    u32 index_;
+};
+
+// A block in flight: memory and fibers are used again by later blocks.
+struct Polled {
+    u32 kind, changes;
+};
+struct Slot {
+    RunningBlock block;
+    std::vector<Fiber> fibers;
+    u8* stacks = nullptr;  // of all fibers, but for the first slot's
+    u32 stack_count = 0;
+    std::vector<void*> parts;
+    bool busy = false, ended = false;  // a block that has ended lies here until its cluster has
+    std::vector<Polled> stalled;  // where it polls, if that is all it can do
+    u64 turn = 0;          // when it last ran
+    std::shared_ptr<Cluster> cluster;
+};
+
+// Blocks that are in flight together, and meet at a barrier of their own.
+struct Cluster {
+    u32 first_serial = 0;          // of its blocks, by rank
+    std::vector<Slot*> members;    // by rank
+    u32 blocks = 0, threads = 0;   // that have not ended
+    u32 missing = 0, phase = 0;    // threads that the barrier's phase waits for
+    std::vector<Fiber*> waiters;
+    SyncPoint arriving, completed;
 };
 
 template <class State>
 class OfBlock : public BlockPart {
    public:
+    explicit OfBlock(bool of_memory = false) : BlockPart(of_memory) {}
     State* operator->() const { return now_; }
+    State& of(const Slot& slot) const { return *static_cast<State*>(slot.parts[index_]); }
+    State& of(const Thread& self) const { return of(*self.fiber->slot); }
     void* make() const override { return new State(); }
     void use(void* state) override { now_ = static_cast<State*>(state); }
     void begin() override { now_->begin(); }
 
    private:
     State* now_ = nullptr;
+};
+
+// State of a block's shared memory.
+template <class State>
+class OfMemory : public OfBlock<State> {
+   public:
+    OfMemory() : OfBlock<State>(true) {}
 };
 
 }  // namespace sim

@@ -29,7 +29,7 @@ struct CopyState {
         pending.clear();
     }
 };
-OfBlock<CopyState> copies;
+OfMemory<CopyState> copies;
 
 const char* verb(u32 access) { return access & kRead ? (access & kWrite ? "atomic access" : "read") : "write"; }
 
@@ -157,22 +157,36 @@ const PendingCopy* find_pending(u32 shared, u32 bytes) {
     return nullptr;
 }
 
+// What a message about another block's memory says besides.
+std::string whose(const Thread&) {
+    std::string block = whose_memory();
+    return block.empty() ? "" : " (it is memory" + block + ")";
+}
+
 [[noreturn]] void unfinished(const Thread& self, const PendingCopy& copy, u32 shared, const char* does, Site site) {
     fail("unfinished copy", text("%s shared memory byte %u, which an asynchronous copy is still writing (no wait for the copy of ",
-                                 does, shared) + where(copy.site) + ")" + at(self, site));
+                                 does, shared) + where(copy.site) + ")" + whose(self) + at(self, site));
 }
 
 [[noreturn]] void not_readable(const Thread& self, u32 shared, u32 bytes, Site site) {
     if (const PendingCopy* copy = find_pending(shared, bytes)) unfinished(self, *copy, shared, "reads", site);
     u32 byte = shared;
     while (machine.readable[byte / 64] >> byte % 64 & 1) byte++;
-    fail("uninitialised", text("reads shared memory byte %u, which nothing in this block has written", byte) + at(self, site));
+    fail("uninitialised", text("reads shared memory byte %u, which nothing in this block has written", byte) + whose(self) + at(self, site));
+}
+
+bool names_rank(u64 address) {
+    const u32 low = static_cast<u32>(address), above = low >> kRankShift;
+    return above && above <= kMaxRanks && offset_of(low) < machine.shared_bytes;
 }
 
 [[noreturn]] void outside_shared(const Thread& self, u64 address, u32 bytes, u32 access, Site site) {
     s64 offset = static_cast<s64>(static_cast<s32>(address));
     fail("out-of-bounds", text("out-of-bounds %s of %u bytes at offset %lld of the block's %u bytes of shared memory", verb(access),
-                               bytes, static_cast<long long>(offset), machine.shared_bytes) + at(self, site));
+                               bytes, static_cast<long long>(offset), machine.shared_bytes) + whose(self) +
+                              (names_rank(address)
+                                   ? ": the address is one of the cluster's window (mapa), this instruction wants the block's own" : "") +
+                              at(self, site));
 }
 
 bool in_window(const Thread& self, u64 address) { return address - self.shared_window < kArenaBytes; }
@@ -227,6 +241,7 @@ void* reach_shared(Thread& self, u64 address, u32 bytes, u32 access, Site site, 
         bool written = (word & bits) == bits;
         if (stored && written && !memcmp(memory, stored, bytes)) access |= kSilent;
         else if (!(access & kRead)) stirred();
+        memory_changed();
         if (!written) before = nullptr;  // nothing was there to be compared with
         word |= bits;
         note_store(self, shared, bytes);
@@ -292,13 +307,48 @@ void* reach_local(Thread& self, u64 address, u32 bytes, u32 access, Site site) {
     return reinterpret_cast<void*>(address);
 }
 
+void* reach_cluster(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored) {
+    Reach there(self, address, site);
+    return reach_shared(self, offset_of(address), bytes, access, site, stored);
+}
+
 void* reach_generic(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored) {
     if (in_window(self, address)) return reach_shared(self, address - self.shared_window, bytes, access, site, stored);
+    if (machine.cluster_blocks > 1 && is_in_cluster(self, address)) {
+        return reach_cluster(self, generic_to_cluster(self, address), bytes, access, site, stored);
+    }
     if (in_local(self, address)) return reach_local(self, address, bytes, access, site);
     return reach_range(self, address, bytes, bytes, access, site, stored, false);
 }
 
 bool is_shared(Thread& self, u64 address) { return in_window(self, address); }
+
+bool is_in_cluster(Thread& self, u64 address) {
+    if (in_window(self, address)) return true;
+    if (machine.cluster_blocks == 1) return false;
+    const std::vector<Slot*>& members = self.fiber->slot->cluster->members;
+    auto holds = [&](const Slot* slot) { return address - reinterpret_cast<u64>(slot->block.arena) < kArenaBytes; };
+    return std::any_of(members.begin(), members.end(), holds);
+}
+
+u64 generic_to_cluster(Thread& self, u64 address) {
+    if (in_window(self, address)) return address - self.shared_window;
+    if (machine.cluster_blocks > 1) {
+        const std::vector<Slot*>& members = self.fiber->slot->cluster->members;
+        for (u32 rank = 0; rank < members.size(); rank++) {
+            u64 offset = address - reinterpret_cast<u64>(members[rank]->block.arena);
+            if (offset < kArenaBytes) return mapped(rank, offset);
+        }
+    }
+    return address - self.shared_window;  // out of bounds, wherever it is used
+}
+
+u64 cluster_to_generic(Thread& self, u64 address) {
+    const u32 rank = rank_of(self, address);
+    const std::vector<Slot*>& members = self.fiber->slot->cluster->members;
+    if (rank >= members.size()) return self.shared_window + address;
+    return reinterpret_cast<u64>(members[rank]->block.arena) + offset_of(address);
+}
 bool is_local(Thread& self, u64 address) { return in_local(self, address); }
 bool is_constant(Thread&, u64 address) {
     const Range* range = find_range(address, 1, false, false, 0);

@@ -18,13 +18,17 @@ enum Access : u32 {
     kBlockScope = 128,  // what it orders, it orders for its own block alone (.cta)
     kExchange = 256,    // cas and exch, of which locks are made
     kVolatile = 512,    // strong, but lanes of a warp are not ordered by it
+    kClusterScope = 1024,  // what it orders, it orders for its own cluster alone (.cluster)
+    kAnnounced = 2048,     // of an mbarrier that its maker announced (fence.mbarrier_init) before a barrier of the cluster
 };
 
-enum class Space : u32 { Generic, Global, Shared, Local, Const, Param };
+enum class Space : u32 { Generic, Global, Shared, Cluster, Local, Const, Param };
 
 // Checks one access and returns the host address; a store passes what it will write, for the race checker.
 void* reach_global(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored = nullptr);
 void* reach_shared(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored = nullptr);
+// The same in the cluster's window, where an address may name another block's memory.
+void* reach_cluster(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored = nullptr);
 void* reach_local(Thread& self, u64 address, u32 bytes, u32 access, Site site);
 void* reach_constant(Thread& self, u64 address, u32 bytes, u32 access, Site site);  // .const and .param
 void* reach_generic(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored = nullptr);
@@ -40,6 +44,7 @@ template <Space S>
 inline void* reach(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored = nullptr) {
     if constexpr (S == Space::Global) return reach_global(self, address, bytes, access, site, stored);
     if constexpr (S == Space::Shared) return reach_shared(self, address, bytes, access, site, stored);
+    if constexpr (S == Space::Cluster) return reach_cluster(self, address, bytes, access, site, stored);
     if constexpr (S == Space::Local) return reach_local(self, address, bytes, access, site);
     if constexpr (S == Space::Const || S == Space::Param) return reach_constant(self, address, bytes, access, site);
     return reach_generic(self, address, bytes, access, site, stored);
@@ -57,7 +62,7 @@ template <Space S, class T>
 inline T load(Thread& self, u64 address, u32 access, Site site) {
     T value;
     memcpy(&value, reach<S>(self, address, sizeof(T), kRead | access, site), sizeof(T));
-    constexpr bool others_write = S == Space::Generic || S == Space::Global || S == Space::Shared;
+    constexpr bool others_write = S == Space::Generic || S == Space::Global || S == Space::Shared || S == Space::Cluster;
     if (access & kStrong || (others_write && self.watched)) {
         u64 seen = 0;
         memcpy(&seen, &value, sizeof(T) < 8 ? sizeof(T) : 8);
@@ -96,7 +101,10 @@ void copy_async_wait_all(Thread& self);
 
 inline u64 shared_to_generic(Thread& self, u64 address) { return self.shared_window + address; }
 inline u64 generic_to_shared(Thread& self, u64 address) { return address - self.shared_window; }
+u64 generic_to_cluster(Thread& self, u64 address);
+u64 cluster_to_generic(Thread& self, u64 address);
 bool is_shared(Thread& self, u64 address);
+bool is_in_cluster(Thread& self, u64 address);  // shared memory of any block of the cluster
 bool is_local(Thread& self, u64 address);
 bool is_constant(Thread& self, u64 address);
 inline bool is_global(Thread& self, u64 a) { return !is_shared(self, a) && !is_local(self, a) && !is_constant(self, a); }

@@ -91,7 +91,9 @@ class Kernel:
     body: Block
     block_limit: tuple[int, int, int] | None = None  # .maxntid: at most so many threads
     block_wanted: tuple[int, int, int] | None = None  # .reqntid: exactly this block
-    cluster: tuple[int, int, int] | None = None  # .reqnctapercluster: blocks of a cluster; zeros: the launch says
+    cluster: tuple[int, int, int] | None = None  # .reqnctapercluster: blocks of a cluster
+    explicit_cluster: bool = False  # .explicitcluster: where the kernel does not say the size, the launch must
+    most_ranks: int = 0  # .maxclusterrank
 
 
 @dataclass
@@ -292,8 +294,9 @@ def _kernel(head: re.Match, body: Block) -> Kernel:
         body,
         _three(head["directives"], "maxntid"),
         _three(head["directives"], "reqntid"),
-        _three(head["directives"], "reqnctapercluster")
-        or ((0, 0, 0) if ".explicitcluster" in head["directives"] else None),
+        _three(head["directives"], "reqnctapercluster"),
+        ".explicitcluster" in head["directives"],
+        (_three(head["directives"], "maxclusterrank") or (0,))[0],
     )
 
 

@@ -16,6 +16,10 @@
 // access is split, so neighbours in one word are never mixed up. A write that changes nothing is not looked at: all
 // threads may store the same value, which is common and harmless.
 //
+// Clusters. Blocks of a cluster conflict on their shared memory too, and are ordered by its barrier and by mbarriers.
+// What a thread knows of the other blocks of its cluster is kept by warp and rank, and let known with what it knows of
+// its own. A block's end is an access to all of its shared memory.
+//
 // Rounding. After a reduction all lanes of a warp may store its result to one word. Where a product is fused into the
 // reduction's first sum (a compiler's choice), a lane rounds its own product away and takes its neighbour's rounded, so
 // that the lanes' results differ in their last bits. Which of them stays is not defined; that it is one of them is. So
@@ -94,6 +98,16 @@ struct Suspects {
     std::string place, as_race, as_rounding;
 };
 
+// What is known of a block's shared memory.
+struct SharedState {
+    std::vector<Page> pages;
+    std::unordered_map<u64, SyncPoint> points;  // by address
+    u32 generation = 0;  // of serial numbers
+
+    void begin();
+};
+OfMemory<SharedState> memory;
+
 struct RaceState {
     u32 floor_clock = 0;
     u32 clocks[kMaxThreads];
@@ -101,9 +115,10 @@ struct RaceState {
     u32 warp_known[kMaxWarps][kMaxWarps];
     u32 fenced[kMaxThreads];     // the widest fence that the thread has made
     std::vector<u32> heard;      // by block of this launch: the snapshot that this block has acquired, or 0
-    std::vector<Page> shared_pages;
-    std::unordered_map<u64, SyncPoint> shared_points;  // by address
-    u32 generation = 0;          // of serial numbers
+    // Of the other blocks of a cluster, by rank: what all warps know, what one does (warp * blocks + rank); and which
+    // are known to have begun, a bit for each.
+    std::vector<Clocks> ranks_floor, ranks_known;
+    u32 begun_floor, begun[kMaxWarps];
     u32 last_others[kMaxWarps];   // of the warp's last snapshot
     f32 exchanged[kMaxWarps][2];  // the largest float that lanes handed each other: since the last barrier, and before
     std::vector<u32> executions;  // by float store and thread
@@ -115,8 +130,7 @@ struct RaceState {
 };
 OfBlock<RaceState> here;
 
-enum Fenced : u32 { kUnfenced, kForBlock, kForAll };
-using Clocks = std::array<u32, kMaxWarps>;
+enum Fenced : u32 { kUnfenced, kForBlock, kForCluster, kForAll };
 
 std::unordered_map<u64, Page> global_pages;
 CachedPage page_cache[kPageCache];
@@ -144,8 +158,8 @@ u32 clock_in(u32 snapshot, u32 warp) {
 Page& page_of(bool shared, u64 address) {
     u64 number = address / kPageBytes;
     if (shared) {
-        if (number >= here->shared_pages.size()) here->shared_pages.resize(number + 1);
-        return here->shared_pages[number];
+        if (number >= memory->pages.size()) memory->pages.resize(number + 1);
+        return memory->pages[number];
     }
     CachedPage& cached = page_cache[number % kPageCache];
     if (cached.number != number) cached = {number, &global_pages[number]};
@@ -180,18 +194,18 @@ void join(std::vector<u32>& into, const std::vector<u32>& from) {
 }
 
 // Up to which clock of each warp of its own block this thread knows what happened, after letting its own be known.
-Clocks release_clocks(const Thread& self) {
+Clocks release_clocks(RaceState& its, const Thread& self) {
     Clocks known;
-    for (u32 w = 0; w < kMaxWarps; w++) known[w] = std::max(here->warp_known[self.warp][w], here->floor_clock);
+    for (u32 w = 0; w < kMaxWarps; w++) known[w] = std::max(its.warp_known[self.warp][w], its.floor_clock);
     u32& own = known[self.warp];
-    own = std::max(own, ++here->clocks[self.index]);
-    for (u32 lane = 0; lane < kWarp; lane++) own = std::max(own, here->lane_known[self.index][lane]);
+    own = std::max(own, ++its.clocks[self.index]);
+    for (u32 lane = 0; lane < kWarp; lane++) own = std::max(own, its.lane_known[self.index][lane]);
     return known;
 }
 
 // That as a snapshot: most of them differ from the warp's last one by its own clock alone.
-u32 snapshot(const Thread& self, Clocks known) {
-    u32 clock = known[self.warp], &last = here->last_others[self.warp];
+u32 snapshot(RaceState& its, const Thread& self, Clocks known) {
+    u32 clock = known[self.warp], &last = its.last_others[self.warp];
     known[self.warp] = 0;
     if (!last || others[last] != known) {
         others.push_back(known);
@@ -202,32 +216,105 @@ u32 snapshot(const Thread& self, Clocks known) {
 }
 
 template <class Known>
-void learn(Thread& self, Known known) {
-    for (u32 w = 0; w < kMaxWarps; w++) here->warp_known[self.warp][w] = std::max(here->warp_known[self.warp][w], known(w));
+void learn(RaceState& its, Thread& self, Known known) {
+    for (u32 w = 0; w < kMaxWarps; w++) its.warp_known[self.warp][w] = std::max(its.warp_known[self.warp][w], known(w));
     for (u32 lane = 0; lane < kWarp; lane++) {
-        here->lane_known[self.index][lane] = std::max(here->lane_known[self.index][lane], known(self.warp));
+        its.lane_known[self.index][lane] = std::max(its.lane_known[self.index][lane], known(self.warp));
     }
 }
 
-Clocks release(Thread& self, SyncPoint& point) {
-    if (point.block != machine.block_serial) {
-        point.block = machine.block_serial;
+void join(Clocks& into, const Clocks& from) {
+    for (u32 w = 0; w < kMaxWarps; w++) into[w] = std::max(into[w], from[w]);
+}
+
+// --- clusters: what threads of one block know of another --------------------------------------------------------------
+
+bool in_clusters() { return machine.cluster_blocks > 1; }
+
+// The rank of a block, by its serial number, in the cluster that runs; or more than there are.
+u32 rank_in_cluster(u32 serial) { return serial - machine.cluster->first_serial; }
+
+Clocks& known_of(RaceState& its, const Thread& self, u32 rank) {
+    return its.ranks_known[self.warp * machine.cluster_blocks + rank];
+}
+
+// That the thread's block has begun is known by any arrival.
+void meet(RaceState& its, const Thread& self, SyncPoint& point) {
+    if (point.cluster != machine.cluster->first_serial) {
+        point.cluster = machine.cluster->first_serial;
+        point.ranks.assign(machine.cluster_blocks, Clocks{});
+        point.ranks_heard.clear();
+        point.begun = 0;
+    }
+    point.begun |= its.begun_floor | its.begun[self.warp] | 1u << self.rank;
+}
+
+void release_to_cluster(RaceState& its, const Thread& self, SyncPoint& point, const Clocks& known) {
+    meet(its, self, point);
+    for (u32 rank = 0; rank < machine.cluster_blocks; rank++) {
+        if (rank == self.rank) {
+            join(point.ranks[rank], known);
+            continue;
+        }
+        join(point.ranks[rank], its.ranks_floor[rank]);
+        join(point.ranks[rank], known_of(its, self, rank));
+    }
+    join(point.ranks_heard, its.heard);
+}
+
+// What a thread lets know its own block alone, it lets know all of it: less is found, and nothing that is not so.
+void release_in_block(RaceState& its, const Thread& self) {
+    its.begun_floor |= its.begun[self.warp];
+    for (u32 rank = 0; rank < machine.cluster_blocks; rank++) join(its.ranks_floor[rank], known_of(its, self, rank));
+}
+
+void acquire_in_cluster(RaceState& its, Thread& self, const SyncPoint& point) {
+    if (point.cluster != machine.cluster->first_serial) return;
+    its.begun[self.warp] |= point.begun;
+    for (u32 rank = 0; rank < point.ranks.size(); rank++) {
+        if (rank == self.rank) learn(its, self, [&](u32 w) { return point.ranks[rank][w]; });
+        else join(known_of(its, self, rank), point.ranks[rank]);
+    }
+    join(its.heard, point.ranks_heard);
+}
+
+Clocks release(RaceState& its, Thread& self, SyncPoint& point, u32 access) {
+    const Clocks known = release_clocks(its, self);
+    if (in_clusters() && !(access & kBlockScope)) {
+        release_to_cluster(its, self, point, known);
+        return known;
+    }
+    if (in_clusters()) release_in_block(its, self);
+    const u32 serial = serial_of(self);
+    if (point.block != serial) {
+        point.block = serial;
         std::fill(point.known, point.known + kMaxWarps, 0u);
     }
-    const Clocks known = release_clocks(self);
     for (u32 w = 0; w < kMaxWarps; w++) point.known[w] = std::max(point.known[w], known[w]);
     return known;
 }
 
-bool happened_before(const Record& record, const Thread& self) {
-    if (record.block != machine.block_serial) {
+void acquire(RaceState& its, Thread& self, const SyncPoint& point, u32 access) {
+    if (in_clusters() && !(access & kBlockScope)) acquire_in_cluster(its, self, point);
+    if (point.block == serial_of(self)) learn(its, self, [&](u32 w) { return point.known[w]; });
+}
+
+bool known_in_cluster(RaceState& its, const Record& record, const Thread& self) {
+    const u32 rank = in_clusters() ? rank_in_cluster(record.block) : kMaxRanks, warp = record.thread / kWarp;
+    if (rank >= machine.cluster_blocks) return false;
+    return record.clock < its.ranks_floor[rank][warp] || record.clock < known_of(its, self, rank)[warp];
+}
+
+bool happened_before(RaceState& its, const Record& record, const Thread& self) {
+    if (record.block != serial_of(self)) {
+        if (known_in_cluster(its, record, self)) return true;
         u32 block = ordinal(record.block);
-        u32 heard = block < here->heard.size() ? here->heard[block] : 0;
+        u32 heard = block < its.heard.size() ? its.heard[block] : 0;
         return heard && record.clock < clock_in(heard, record.thread / kWarp);
     }
-    if (record.clock < here->floor_clock || record.thread == self.index) return true;
-    if (record.thread / kWarp == self.warp) return record.clock < here->lane_known[self.index][record.thread % kWarp];
-    return record.clock < here->warp_known[self.warp][record.thread / kWarp];
+    if (record.clock < its.floor_clock || record.thread == self.index) return true;
+    if (record.thread / kWarp == self.warp) return record.clock < its.lane_known[self.index][record.thread % kWarp];
+    return record.clock < its.warp_known[self.warp][record.thread / kWarp];
 }
 
 // Whether a thread asks for a word again and again: what it waits for may come without anything that orders it.
@@ -239,21 +326,21 @@ bool polls_for(const Record& read) {
 // `volatile` says that each access is made, and not when: lanes of a warp (and, where they hand over a float, which is
 // data and no flag, warps of a block) that meet by it alone lean on running in step.
 bool leans_on_step(const Record& record, const Record& now, const Thread& self, Site written) {
-    if (!record.is_volatile || !now.is_volatile || record.block != machine.block_serial) return false;
+    if (!record.is_volatile || !now.is_volatile || record.block != now.block) return false;
     if (record.thread / kWarp != self.warp && value_of(written) == Value::Other) return false;
     return record.site == written || !polls_for(record);
 }
 
 bool conflicts(const Record& record, const Record& now, const Thread& self, bool shared, Site written) {
     if (record.block < machine.first_block_serial) return false;  // of an earlier launch, or none
-    if (shared && record.block != machine.block_serial) return false;
+    if (shared && rank_in_cluster(record.block) >= machine.cluster_blocks) return false;  // of another block that was here
     if (record.strong && now.strong && !leans_on_step(record, now, self, written)) return false;
-    if (record.block != machine.block_serial && heard_entries > kMostHeard) return false;
-    return !happened_before(record, self);
+    if (record.block != now.block && heard_entries > kMostHeard) return false;
+    return !happened_before(here.of(self), record, self);
 }
 
 std::string race_text(const char* kind, const Record& record, const Thread& self, bool shared, u64 address, Site site) {
-    bool same_block = record.block == machine.block_serial;
+    bool same_block = record.block == serial_of(self);
     std::string other = (same_block ? "" : block_name(record.block) + " ") + thread_name(record.thread);
     return std::string(kind) + " race on " + memory_name(shared, address) + ": " + where(record.site) + " (" + other +
            ") and " + where(site) + " (" + who(self) + ")";
@@ -364,7 +451,7 @@ void settle_suspects() {
 // instruction, and only rounding tells what it wrote from what is written now.
 bool is_rounding(const Cell& cell, const Storing& now) {
     const Record& last = cell.write;
-    if (last.block != machine.block_serial || last.site != now.site) return false;
+    if (last.block != serial_of(now.self) || last.block != machine.block_serial || last.site != now.site) return false;
     const bool one_warp = last.thread / kWarp == now.self.warp;
     if (!one_warp && (here->last_stores.empty() || now.bytes > sizeof LastStore::value)) return false;
     if (last.strong || !now.execution || cell.execution != now.execution || !now.stored.before || !now.stored.after) return false;
@@ -397,7 +484,8 @@ void look_at(Cell& cell, const Record& now, u64 address, u32 access, const Stori
     Site site = now.site;
     const Record& last = cell.read;  // a write since then would have cleared it
     if (access == kRead && last.thread == now.thread && last.clock == now.clock && last.block == now.block) return;
-    if (conflicts(cell.write, now, self, shared, cell.write.site) && !(access & kWrite && is_rounding(cell, storing))) {
+    const bool told = access & kAnnounced && cell.write.block == machine.owner;
+    if (!told && conflicts(cell.write, now, self, shared, cell.write.site) && !(access & kWrite && is_rounding(cell, storing))) {
         report(access & kWrite ? "write-write" : "write-read", cell.write, now, self, shared, address);
     }
     if (access & kWrite) {
@@ -414,27 +502,54 @@ void look_at(Cell& cell, const Record& now, u64 address, u32 access, const Stori
     }
 }
 
+// Of the cluster's blocks, what is heard of outside of it, and what the thread knows of them by the cluster's means.
+void learn_of_cluster(RaceState& its, Thread& self) {
+    for (u32 rank = 0; in_clusters() && rank < machine.cluster_blocks; rank++) {
+        const u32 block = ordinal(machine.cluster->first_serial + rank);
+        const u32 heard = block < its.heard.size() ? its.heard[block] : 0;
+        if (!heard || rank == self.rank) continue;
+        its.begun[self.warp] |= 1u << rank;
+        for (u32 w = 0; w < kMaxWarps; w++) known_of(its, self, rank)[w] = std::max(known_of(its, self, rank)[w], clock_in(heard, w));
+    }
+}
+
+void tell_of_cluster(RaceState& its, const Thread& self, SyncPoint& point) {
+    for (u32 rank = 0; in_clusters() && rank < machine.cluster_blocks; rank++) {
+        if (rank == self.rank) continue;
+        Clocks known = its.ranks_floor[rank];
+        join(known, known_of(its, self, rank));
+        if (known == Clocks{}) continue;
+        others.push_back(known);
+        snapshots.push_back({static_cast<u32>(others.size() - 1), 0, known[0]});
+        u32& heard = at(point.heard, ordinal(machine.cluster->first_serial + rank));
+        heard = joined(heard, static_cast<u32>(snapshots.size() - 1));
+    }
+}
+
 void synchronise(Thread& self, bool shared, u64 address, u32 access) {
     synchronises |= (access & (kAcquire | kRelease)) != 0;
     if (!synchronises) return;
-    const bool across = !shared && !(access & kBlockScope);
-    SyncPoint& point = shared ? here->shared_points[address] : points[address];
-    const u32 block = ordinal(machine.block_serial);
+    RaceState& its = here.of(self);
+    const bool across = !shared && !(access & (kBlockScope | kClusterScope));
+    SyncPoint& point = shared ? memory->points[address] : points[address];
+    const u32 block = ordinal(serial_of(self));
     if (access & kRead) {
-        race_acquire(self, point);
+        acquire(its, self, point, access);
         if (across && heard_entries <= kMostHeard) {
-            join(here->heard, point.heard);
-            if (u32 own = at(here->heard, block)) learn(self, [&](u32 w) { return clock_in(own, w); });
+            join(its.heard, point.heard);
+            if (u32 own = at(its.heard, block)) learn(its, self, [&](u32 w) { return clock_in(own, w); });
+            learn_of_cluster(its, self);
         }
     }
     // Only what a fence (or a release) stands before is let known: an atomic alone orders nothing else.
-    u32 fenced = access & kRelease ? kForAll : here->fenced[self.index];
+    u32 fenced = access & kRelease ? kForAll : its.fenced[self.index];
     if (!(access & kWrite) || !fenced) return;
-    const Clocks known = release(self, point);
+    const Clocks known = release(its, self, point, fenced == kForBlock ? access | kBlockScope : access);
     if (!across || fenced < kForAll || heard_entries > kMostHeard) return;
-    join(point.heard, here->heard);
+    join(point.heard, its.heard);
+    tell_of_cluster(its, self, point);
     u32& heard = at(point.heard, block);
-    heard = joined(heard, snapshot(self, known));
+    heard = joined(heard, snapshot(its, self, known));
 }
 
 }  // namespace
@@ -448,14 +563,23 @@ void RaceState::begin() {
     memset(exchanged, 0, sizeof exchanged);
     std::fill(clocks, clocks + machine.threads, 1u);
     heard.clear();
-    shared_points.clear();
     first_stores.clear();
     suspects.clear();
     memset(last_others, 0, sizeof last_others);
     const size_t stores = static_cast<size_t>(float_stores) * machine.threads;
     executions.assign(stores, 0);
     last_stores.resize(stores <= kMostStores ? stores : 0);
-    if (generation != sim::generation) shared_pages.clear();
+    const u32 ranks = machine.cluster_blocks > 1 ? machine.cluster_blocks : 0;
+    ranks_floor.assign(ranks, Clocks{});
+    ranks_known.assign(ranks * kMaxWarps, Clocks{});
+    begun_floor = 0;
+    memset(begun, 0, sizeof begun);
+}
+
+void SharedState::begin() {
+    if (!machine.races) return;
+    points.clear();
+    if (generation != sim::generation) pages.clear();
     generation = sim::generation;
 }
 
@@ -482,13 +606,14 @@ void races_new_launch() {
 }
 
 void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, Site site, Stored stored) {
-    const u32 clock = here->clocks[self.index];  // a release lets its own access be known too
+    RaceState& its = here.of(self);
+    const u32 clock = its.clocks[self.index];  // a release lets its own access be known too
     if (access & kStrong) synchronise(self, shared, address, access);
     u32 number = access & kWrite ? store_of_site[site] : 0;
-    u32 execution = number ? ++here->executions[(number - 1) * machine.threads + self.index] : 0;
-    if (number && !here->last_stores.empty() && stored.after && bytes <= sizeof LastStore::value) {
-        LastStore& mine = here->last_stores[(number - 1) * machine.threads + self.index];
-        mine.block = machine.block_serial, mine.execution = execution, mine.address = address;
+    u32 execution = number ? ++its.executions[(number - 1) * machine.threads + self.index] : 0;
+    if (number && !its.last_stores.empty() && stored.after && bytes <= sizeof LastStore::value) {
+        LastStore& mine = its.last_stores[(number - 1) * machine.threads + self.index];
+        mine.block = serial_of(self), mine.execution = execution, mine.address = address;
         memcpy(mine.value, stored.after, bytes);
     }
     if (access & kSilent) return;
@@ -496,7 +621,7 @@ void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, 
     u32 wanted = bytes & 1 || address & 1 ? 0 : bytes & 2 || address & 2 ? 1 : 2;
     if (wanted < page.shift) page.split(wanted);
     Record now;
-    now.block = machine.block_serial;
+    now.block = serial_of(self);
     now.clock = clock;
     now.thread = self.index;
     now.strong = (access & kStrong) != 0;
@@ -527,6 +652,13 @@ void race_whole_barrier() {
     here->floor_clock = latest + 1;
     std::fill(here->clocks, here->clocks + machine.threads, here->floor_clock);
     for (auto& largest : here->exchanged) largest[1] = largest[0], largest[0] = 0;
+    if (!in_clusters()) return;
+    for (u32 w = 0; w < kMaxWarps && w * kWarp < machine.threads; w++) {
+        here->begun_floor |= here->begun[w];
+        for (u32 rank = 0; rank < machine.cluster_blocks; rank++) {
+            join(here->ranks_floor[rank], here->ranks_known[w * machine.cluster_blocks + rank]);
+        }
+    }
 }
 
 void race_exchange(const Lanes& lanes, f32 largest) {
@@ -546,14 +678,44 @@ void race_warp_sync(const Lanes& lanes) {
 
 void race_fence(Thread& self, u32 scope) {
     u32& fenced = here->fenced[self.index];
-    fenced = std::max<u32>(fenced, scope == kBlockScope ? kForBlock : kForAll);
+    fenced = std::max<u32>(fenced, scope == kBlockScope ? kForBlock : scope == kClusterScope ? kForCluster : kForAll);
     synchronises = true;
 }
 
-void race_release(Thread& self, SyncPoint& point) { release(self, point); }
+void race_release(Thread& self, SyncPoint& point, u32 access) { release(here.of(self), self, point, access); }
 
-void race_acquire(Thread& self, const SyncPoint& point) {
-    if (point.block == machine.block_serial) learn(self, [&](u32 w) { return point.known[w]; });
+void race_acquire(Thread& self, const SyncPoint& point, u32 access) { acquire(here.of(self), self, point, access); }
+
+void race_meet(Thread& self, SyncPoint& point) {
+    RaceState& its = here.of(self);
+    if (its.fenced[self.index] >= kForCluster) return race_release(self, point, kClusterScope);
+    if (in_clusters()) meet(its, self, point);
+}
+
+bool race_has_begun(const Thread& self, u32 rank) {
+    const RaceState& its = here.of(self);
+    return (its.begun_floor | its.begun[self.warp]) >> rank & 1;
+}
+
+// Accesses by other blocks to this one's shared memory must have happened before the last of its threads returned.
+void race_block_ends() {
+    if (!machine.visited) return;
+    std::vector<Clocks> known = here->ranks_floor;
+    for (u32 i = 0; i < here->ranks_known.size(); i++) join(known[i % machine.cluster_blocks], here->ranks_known[i]);
+    auto look = [&](const Record& record, u64 address) {
+        const u32 rank = rank_in_cluster(record.block);
+        if (rank >= machine.cluster_blocks || rank == machine.rank || record.clock < known[rank][record.thread / kWarp]) return;
+        note("cluster", "end" + where(record.site), block_name(machine.block_serial) +
+             " may have ended when its shared memory is reached: byte " + std::to_string(address) + ", " + where(record.site) + ", " +
+             block_name(record.block) + " " + thread_name(record.thread) + "; nothing orders the two, a barrier of the cluster would");
+    };
+    for (size_t p = 0; p < memory->pages.size(); p++) {
+        const Page& page = memory->pages[p];
+        for (size_t i = 0; i < page.cells.size(); i++) {
+            const u64 address = p * kPageBytes + (i << page.shift);
+            for (const Record* record : {&page.cells[i].write, &page.cells[i].read, &page.cells[i].earlier_read}) look(*record, address);
+        }
+    }
 }
 
 }  // namespace sim

@@ -63,26 +63,12 @@ constexpr u32 kChangeKinds = 4096;
 u32 changes[kChangeKinds];
 u32 kind_of(u64 address) { return static_cast<u32>(address / 8 * 0x9E3779B97F4A7C15ull >> 52); }
 
-struct Polled {
-    u32 kind, changes;
-};
-
-// A block in flight: memory and fibers are used again by later blocks.
-struct Slot {
-    RunningBlock block;
-    std::vector<Fiber> fibers;
-    u8* stacks = nullptr;  // of all fibers, but for the first slot's
-    u32 stack_count = 0;
-    std::vector<void*> parts;
-    bool busy = false;
-    std::vector<Polled> stalled;  // where it polls, if that is all it can do
-    u64 turn = 0;          // when it last ran
-};
 std::vector<std::unique_ptr<Slot>> slots;
 Slot* running = nullptr;
+Slot* reached = nullptr;  // whose shared memory the machine has: the running block's, but for a visit
 u32 in_flight = 0;
 u64 blocks_total = 0, blocks_started = 0;
-enum class Left { Done, Stalled, Preempted };
+enum class Left { Done, Stalled, Preempted, Asleep };
 Left left_as = Left::Done;
 
 std::vector<BlockPart*>& block_parts() {  // filled before main, in any order
@@ -108,7 +94,42 @@ size_t printed = 0;  // characters, in this launch
 
 }  // namespace
 
-BlockPart::BlockPart() { block_parts().push_back(this); }
+// --- visits to the shared memory of other blocks --------------------------------------------------------------------
+
+namespace {
+
+void go_to(Slot& host) {
+    if (reached == &host) return;
+    static_cast<BlockMemory&>(reached->block) = machine;
+    static_cast<BlockMemory&>(machine) = host.block;
+    reached = &host;
+    for (size_t i = 0; i < host.parts.size(); i++) {
+        if (block_parts()[i]->of_memory) block_parts()[i]->use(host.parts[i]);
+    }
+}
+
+}  // namespace
+
+Visit::Visit(Slot& host) : before_(reached) {
+    go_to(host);
+    if (reached != running) machine.visited = true;
+}
+
+Visit::~Visit() { go_to(*before_); }
+
+void memory_changed() {
+    if (reached != running) reached->stalled.clear();
+}
+
+std::string whose_memory() {
+    return machine.owner == machine.block_serial ? "" : " of " + block_name(machine.owner);
+}
+
+bool has_ended(const Slot& slot) { return slot.ended; }
+
+BlockPart::BlockPart(bool of_memory) : of_memory(of_memory), index_(static_cast<u32>(block_parts().size())) {
+    block_parts().push_back(this);
+}
 
 // --- reports --------------------------------------------------------------------------------------------------------
 
@@ -150,7 +171,7 @@ std::string block_name(u32 serial) {
 }
 
 std::string memory_name(bool shared, u64 address) {
-    if (shared) return text("shared memory byte %llu", static_cast<unsigned long long>(address));
+    if (shared) return text("shared memory byte %llu", static_cast<unsigned long long>(address)) + whose_memory();
     for (const Range& range : machine.ranges) {
         if (address - range.begin < range.bytes) {
             return text("`%s` byte %llu", range.name.c_str(), static_cast<unsigned long long>(address - range.begin));
@@ -221,8 +242,10 @@ __attribute__((noinline)) void jump(Fiber* next) {
 }
 
 void make_ready(Fiber& fiber) {
+    SchedulerState& its = here.of(*fiber.slot);
     fiber.state = State::Ready;
-    here->ring[here->tail++ % kRing] = &fiber;
+    its.ring[its.tail++ % kRing] = &fiber;
+    if (fiber.slot != running) fiber.slot->stalled.clear();
 }
 
 Fiber* next_ready() {
@@ -279,7 +302,7 @@ void put_aside();
 void take_up(Slot& slot);
 
 // `others`: it is the blocks that wait for each other, so tell of some more of them.
-[[noreturn]] void deadlock(bool others) {
+std::string deadlock_text(bool others) {
     constexpr u32 kTold = 4;
     const Dim3& block = machine.block;
     std::string message = text("deadlock in block (%u,%u,%u): ", block.x, block.y, block.z) + waits();
@@ -288,7 +311,7 @@ void take_up(Slot& slot);
         put_aside();
         u32 told = 1;
         for (auto& slot : slots) {
-            if (!slot->busy || slot.get() == last || told == kTold) continue;
+            if (!slot->busy || slot->ended || slot.get() == last || told == kTold) continue;
             take_up(*slot);
             message += "; " + block_name(machine.block_serial) + ": " + waits();
             told++;
@@ -300,8 +323,10 @@ void take_up(Slot& slot);
         message += text(" (%u of %llu blocks are in flight here, %llu have not begun)", in_flight,
                         static_cast<unsigned long long>(blocks_total), static_cast<unsigned long long>(blocks_total - blocks_started));
     }
-    fail("deadlock", message);
+    return message;
 }
+
+[[noreturn]] void deadlock(bool others) { fail("deadlock", deadlock_text(others)); }
 
 // What was woken since the last poll belongs to it: a poll in vain by one thread may be a round of the whole block.
 void count_idle(u32 weight) {
@@ -312,6 +337,8 @@ void count_idle(u32 weight) {
     if (machine.idle > kMostIdle || machine.restless > kMostRestless) deadlock(true);
 }
 
+void leave(Left how);
+
 }  // namespace
 
 void run_another() {
@@ -320,6 +347,7 @@ void run_another() {
         settle_active_masks();
         next = next_ready();
     }
+    if (!next && machine.live && machine.cluster->blocks > 1) return leave(Left::Asleep);  // others may wake it
     if (!next && machine.live) deadlock(false);
     if (next != machine.current) jump(next);
 }
@@ -365,11 +393,15 @@ void look_at_clock(Site site) {
                          machine.block.y, machine.block.z) + where(site));
 }
 
+namespace {
+
 // Give up the processor, to a thread of another block where there is one.
 void leave(Left how) {
     left_as = how;
     jump(nullptr);
 }
+
+}  // namespace
 
 void yield_to_others(Site site) {
     Fiber& fiber = *machine.current;
@@ -617,6 +649,7 @@ namespace {
     stirred();
     Warp& warp = machine.warps[fiber.thread.warp];
     warp.live &= ~(1u << fiber.thread.lane);
+    cluster_lost_thread(fiber);
     for (BarrierState& barrier : here->barriers) {
         if (!barrier.whole || barrier.waiters.empty()) continue;
         exited_before_barrier(fiber, *barrier.waiters[0]);
@@ -688,7 +721,7 @@ Slot* free_slot(u32 threads) {
 void put_aside() { running->block = machine; }
 
 void take_up(Slot& slot) {
-    running = &slot;
+    running = reached = &slot;
     static_cast<RunningBlock&>(machine) = slot.block;
     for (size_t i = 0; i < slot.parts.size(); i++) block_parts()[i]->use(slot.parts[i]);
 }
@@ -701,6 +734,14 @@ void start_thread(u32 index) {
     thread.ctaid = machine.block;
     thread.ntid = size;
     thread.nctaid = machine.grid;
+    const Dim3 &grid = machine.grid, &cluster = machine.cluster_size, &at = machine.block;
+    thread.clusterid = {at.x / cluster.x, at.y / cluster.y, at.z / cluster.z};
+    thread.nclusterid = {grid.x / cluster.x, grid.y / cluster.y, grid.z / cluster.z};
+    thread.cluster_ctaid = {at.x % cluster.x, at.y % cluster.y, at.z % cluster.z};
+    thread.cluster_nctaid = cluster;
+    thread.rank = machine.rank;
+    thread.cluster_blocks = machine.cluster_blocks;
+    thread.explicit_cluster = machine.explicit_cluster;
     thread.index = index;
     thread.lane = index % kWarp;
     thread.warp = index / kWarp;
@@ -712,6 +753,9 @@ void start_thread(u32 index) {
     thread.loops = 0;
     thread.watched = false;
     thread.fiber = &fiber;
+    fiber.slot = running;
+    fiber.met_cluster = false;
+    fiber.cluster_arrivals = fiber.cluster_waits = 0;
     fiber.open_copies.clear();
     fiber.copy_groups.clear();
     std::fill(fiber.polls, fiber.polls + kPolls, Poll());
@@ -729,14 +773,20 @@ void start_thread(u32 index) {
     make_ready(fiber);
 }
 
-void begin_block(Slot& slot, Dim3 at) {
-    slot.busy = true;
+void begin_block(Slot& slot, Dim3 at, u32 rank) {
+    static u64 begins = 0;
+    slot.ended = false;
+    slot.stalled.clear();
+    slot.turn = begins++;  // those of a cluster by rank
     slot.block.fibers = slot.fibers.data();
     take_up(slot);
     in_flight++;
     blocks_started++;
     machine.block = at;
-    machine.block_serial = ++machine.last_serial;
+    machine.cluster = slot.cluster.get();
+    machine.rank = rank;
+    machine.block_serial = machine.owner = ++machine.last_serial;
+    machine.visited = false;
     machine.blocks.push_back(at);
     machine.live = machine.threads;
     machine.exited = machine.active_requests = 0;
@@ -748,6 +798,43 @@ void begin_block(Slot& slot, Dim3 at) {
     machine.restless = 0;
     stirred();
     put_aside();
+}
+
+// The blocks of a cluster, whose first one is at `at`, in slots of their own; false where there is no memory for all.
+bool begin_cluster(Dim3 at) {
+    auto cluster = std::make_shared<Cluster>();
+    for (u32 rank = 0; rank < machine.cluster_blocks; rank++) {
+        Slot* slot = free_slot(machine.threads);
+        if (!slot) {
+            for (Slot* taken : cluster->members) taken->busy = false, taken->cluster.reset();
+            return false;
+        }
+        slot->busy = true;
+        slot->cluster = cluster;
+        cluster->members.push_back(slot);
+    }
+    const Dim3& size = machine.cluster_size;
+    cluster->first_serial = machine.last_serial + 1;
+    cluster->blocks = machine.cluster_blocks;
+    cluster->threads = cluster->missing = machine.cluster_blocks * machine.threads;
+    for (u32 rank = 0; rank < machine.cluster_blocks; rank++) {
+        const Dim3 inside{rank % size.x, rank / size.x % size.y, rank / (size.x * size.y)};
+        begin_block(*cluster->members[rank], {at.x + inside.x, at.y + inside.y, at.z + inside.z}, rank);
+    }
+    return true;
+}
+
+// The running block has ended. Its memory and fibers may be used again when its whole cluster has.
+void end_block() {
+    if (machine.races) races_end_of_block();
+    if (machine.counting) count_end_of_block();
+    cluster_ended_block();
+    in_flight--;
+    running->ended = true;
+    put_aside();
+    if (machine.cluster->blocks) return;
+    const std::shared_ptr<Cluster> cluster = running->cluster;
+    for (Slot* slot : cluster->members) slot->busy = false, slot->cluster.reset();
 }
 
 std::vector<Polled> where_polled() {
@@ -769,7 +856,7 @@ bool waits_in_vain(const Slot& slot) {
 
 // Run a block until it ends, or lets others run.
 void run_block(Slot& slot) {
-    static u64 turns = 0;
+    static u64 turns = 1ull << 32;  // behind those that have not run
     if (running != &slot) take_up(slot);
     slot.turn = ++turns;
     machine.rounds = 0;
@@ -781,10 +868,7 @@ void run_block(Slot& slot) {
     if (aborted) return;
     slot.stalled = left_as == Left::Stalled ? where_polled() : std::vector<Polled>();
     if (left_as != Left::Done) return put_aside();
-    if (machine.races) races_end_of_block();
-    if (machine.counting) count_end_of_block();
-    slot.busy = false;
-    in_flight--;
+    end_block();
 }
 
 // A crash in translated code becomes a report; one anywhere else stays what it is.
@@ -836,6 +920,34 @@ class CrashGuard {
     stack_t old_stack_;
 };
 
+constexpr u32 kPortableRanks = 8;
+
+std::string size_text(const Dim3& size) { return text("(%u,%u,%u)", size.x, size.y, size.z); }
+
+std::string bad_cluster() {
+    const ModuleKernel& kernel = *machine.kernel;
+    const Dim3 &size = machine.cluster_size, &wanted = kernel.cluster_wanted, &grid = machine.grid;
+    const u64 blocks = static_cast<u64>(size.x) * size.y * size.z;
+    if (wanted.x && (wanted.x != size.x || wanted.y != size.y || wanted.z != size.z)) {
+        return "a cluster of " + size_text(size) + " blocks, but the kernel's __cluster_dims__ are " + size_text(wanted);
+    }
+    if (kernel.explicit_cluster && !wanted.x && !machine.explicit_cluster) {
+        return "the kernel is for clusters of a size that the launch says, and this one says none";
+    }
+    const u32 most = machine.any_cluster ? kMaxRanks : kPortableRanks;
+    if (!blocks || blocks > most) {
+        return "a cluster of " + size_text(size) + text(" blocks; a cluster has 1 to %u", most) +
+               (most < kMaxRanks ? ", and up to 16 where the kernel is allowed a size that not every GPU has" : "");
+    }
+    if (kernel.most_ranks && blocks > kernel.most_ranks) {
+        return "a cluster of " + size_text(size) + text(" blocks, but the kernel's .maxclusterrank is %u", kernel.most_ranks);
+    }
+    if (grid.x % size.x || grid.y % size.y || grid.z % size.z) {
+        return "a grid of " + size_text(grid) + " blocks is no multiple of the cluster's " + size_text(size);
+    }
+    return "";
+}
+
 std::string bad_configuration() {
     const ModuleKernel& kernel = *machine.kernel;
     const Dim3 &block = machine.block_size, &grid = machine.grid, &limit = kernel.block_limit, &wanted = kernel.block_wanted;
@@ -855,6 +967,8 @@ std::string bad_configuration() {
         return text("a block of (%u,%u,%u) threads, but the kernel wants (%u,%u,%u)", block.x, block.y, block.z, wanted.x,
                     wanted.y, wanted.z);
     }
+    std::string problem = bad_cluster();
+    if (!problem.empty()) return problem;
     if (machine.cooperative) {
         const u32 warps = (static_cast<u32>(threads) + kWarp - 1) / kWarp, shared = machine.shared_bytes + 1024;
         const u64 fit = std::min({64 / warps, 32u, 228 * 1024 / shared}) * 132ull, all = static_cast<u64>(grid.x) * grid.y * grid.z;
@@ -876,7 +990,10 @@ template <class Begin>
 Slot* choose(Begin begin_another) {
     std::vector<Slot*> able, stalled;
     for (auto& slot : slots) {
-        if (slot->busy) (waits_in_vain(*slot) ? stalled : able).push_back(slot.get());
+        if (!slot->busy || slot->ended) continue;
+        const SchedulerState& its = here.of(*slot);
+        if (its.head == its.tail) continue;  // all its threads wait for other blocks of the cluster
+        (waits_in_vain(*slot) ? stalled : able).push_back(slot.get());
     }
     auto oldest = [](const std::vector<Slot*>& of) {
         return *std::min_element(of.begin(), of.end(), [](Slot* a, Slot* b) { return a->turn < b->turn; });
@@ -885,15 +1002,25 @@ Slot* choose(Begin begin_another) {
     if (preempted && more && in_flight < kPreemptedBlocks && random_number() % 2) {
         if (Slot* slot = begin_another(false)) return slot;
     }
-    if (!able.empty()) return preempted ? able[random_number() % able.size()] : oldest(able);
-    if (more && in_flight < kThreadsInFlight / machine.threads) {
+    const bool by_chance = preempted || (machine.cluster_blocks > 1 && machine.seed);
+    if (!able.empty()) return by_chance ? able[random_number() % able.size()] : oldest(able);
+    if (more && in_flight + machine.cluster_blocks <= kThreadsInFlight / machine.threads) {
         if (Slot* slot = begin_another(!stalled.empty())) return slot;
     }
     return stalled.empty() ? nullptr : oldest(stalled);
 }
 
+// No thread in flight can go on: each waits for one of another block of its cluster, or of its own.
+void all_asleep() {
+    auto waiting = std::find_if(slots.begin(), slots.end(), [](auto& slot) { return slot->busy && !slot->ended; });
+    take_up(**waiting);
+    reports.insert(reports.begin(), {"deadlock", deadlock_text(true)});
+    aborted = true;
+}
+
 void run_blocks() {
-    const Dim3& grid = machine.grid;
+    const Dim3 &all = machine.grid, &size = machine.cluster_size;
+    const Dim3 grid{all.x / size.x, all.y / size.y, all.z / size.z};  // of clusters
     u64 blocks = static_cast<u64>(grid.x) * grid.y * grid.z;
     std::vector<u32> order(machine.seed ? blocks : 0);
     for (u64 i = 0; i < order.size(); i++) {
@@ -902,27 +1029,26 @@ void run_blocks() {
     }
     std::vector<bool> begun(blocks);
     u64 next = 0, lowest = 0;  // in this order, and by number
-    auto begin_another = [&](bool in_order) {
-        Slot* slot = free_slot(machine.threads);
-        if (!slot) return slot;
+    auto begin_another = [&](bool in_order) -> Slot* {
         while (lowest < blocks && begun[lowest]) lowest++;
         while (next < blocks && begun[machine.seed ? order[next] : next]) next++;
         u64 block = in_order || !machine.seed ? lowest : order[next];
+        const Dim3 at{static_cast<u32>(block % grid.x), static_cast<u32>(block / grid.x % grid.y), static_cast<u32>(block / grid.x / grid.y)};
+        if (!begin_cluster({at.x * size.x, at.y * size.y, at.z * size.z})) return nullptr;
         begun[block] = true;
-        begin_block(*slot, {static_cast<u32>(block % grid.x), static_cast<u32>(block / grid.x % grid.y),
-                            static_cast<u32>(block / grid.x / grid.y)});
-        return slot;
+        const std::vector<Slot*>& members = running->cluster->members;
+        return members[machine.seed ? random_number() % members.size() : 0];
     };
     left_as = Left::Done;
     in_flight = 0;
-    blocks_total = blocks;
+    blocks_total = blocks * machine.cluster_blocks;
     blocks_started = 0;
-    while (!aborted && (in_flight || blocks_started < blocks)) {
-        Slot* slot = choose(begin_another);
-        if (!slot) abort();  // there was memory for the first
-        run_block(*slot);
+    while (!aborted && (in_flight || blocks_started < blocks_total)) {
+        if (Slot* slot = choose(begin_another)) run_block(*slot);
+        else if (in_flight) all_asleep();
+        else abort();  // there was memory for the first
     }
-    for (auto& slot : slots) slot->busy = false;
+    for (auto& slot : slots) slot->busy = false, slot->cluster.reset();
     for (size_t i = 1; i < slots.size(); i++) {  // a launch with many blocks in flight is seldom followed by another
         if (slots[i]->stacks) madvise(slots[i]->stacks, slots[i]->stack_count * kStackBytes, MADV_DONTNEED);
     }
@@ -951,6 +1077,7 @@ struct PassedLaunch {
     const char* symbol;
     u32 grid[3], block[3];
     u32 dynamic_shared, races, counting, argument_count, range_count, cooperative;
+    u32 cluster[3], any_cluster;  // zeros: as the kernel has it
     u64 seed;
     f64 time_limit;
     u8** arguments;
@@ -973,6 +1100,12 @@ void set_up(const PassedLaunch& launch) {
     machine.races = launch.races;
     machine.counting = launch.counting;
     machine.cooperative = launch.cooperative;
+    const bool told = launch.cluster[0];
+    const Dim3& wanted = kernel.cluster_wanted;
+    machine.cluster_size = told ? Dim3{launch.cluster[0], launch.cluster[1], launch.cluster[2]} : wanted.x ? wanted : Dim3{1, 1, 1};
+    machine.cluster_blocks = machine.cluster_size.x * machine.cluster_size.y * machine.cluster_size.z;
+    machine.explicit_cluster = told || wanted.x;
+    machine.any_cluster = launch.any_cluster;
     time_limit = launch.time_limit;
     begun = seconds();
     machine.current = nullptr;

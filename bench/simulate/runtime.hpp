@@ -52,6 +52,9 @@ struct Fiber;
 // What a kernel reads of itself and its block. The runtime fills it in before the thread starts.
 struct Thread {
     Dim3 tid, ctaid, ntid, nctaid;
+    Dim3 clusterid, nclusterid, cluster_ctaid, cluster_nctaid;
+    u32 rank, cluster_blocks;  // in the cluster, x fastest
+    bool explicit_cluster;
     u32 index;                // in the block, x fastest
     u32 lane, warp;
     u64 shared_window;        // generic address of shared address 0
@@ -95,6 +98,9 @@ struct ModuleKernel {
     u32 static_shared;         // bytes, rounded up to where the dynamic shared memory begins
     Dim3 block_limit;          // .maxntid: 0 where not given
     Dim3 block_wanted;         // .reqntid
+    Dim3 cluster_wanted;       // .reqnctapercluster: 0 where not given
+    bool explicit_cluster;     // .explicitcluster
+    u32 most_ranks;            // .maxclusterrank: 0 where not given
 };
 
 struct Module {
@@ -139,7 +145,7 @@ void barrier_arrive(Thread& self, u32 id, u32 threads, Site site);
 enum class Vote : u32 { All, Any, Uniform, Ballot };
 u32 barrier_count(Thread& self, u32 id, u32 threads, bool value, Site site);  // bar.red.popc
 bool barrier_vote(Thread& self, u32 id, u32 threads, bool value, Vote kind, Site site);
-void fence(Thread& self, u32 scope);  // kBlockScope (memory.hpp), or 0 for a wider one
+void fence(Thread& self, u32 scope);  // kBlockScope or kClusterScope (memory.hpp), or 0 for a wider one
 
 // --- warp operations: the last lane to arrive does the work of all (warp.cpp) ---------------------------------------
 

@@ -1,12 +1,11 @@
 """Turns PTX into C++: a register becomes a local variable, a label a label, an instruction its table line's C++."""
 
 import itertools
-import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-from bench.simulate import instructions, instructions_rare, instructions_tensor
+from bench.simulate import instructions, instructions_cluster, instructions_rare, instructions_tensor
 from bench.simulate.bases import NAME, Bases
 from bench.simulate.ptx import (
     BYTES_OF,
@@ -36,7 +35,8 @@ def translate(text: str) -> str:
 
 def _table() -> dict[str, list[Instruction]]:
     lines: dict[str, list[Instruction]] = defaultdict(list)
-    for line in (*instructions.INSTRUCTIONS, *instructions_tensor.INSTRUCTIONS, *instructions_rare.INSTRUCTIONS):
+    tables = (instructions, instructions_tensor, instructions_cluster, instructions_rare)
+    for line in (line for table in tables for line in table.INSTRUCTIONS):
         lines[re.split(r"[.{]", line.opcode, maxsplit=1)[0]].append(line)
     return lines
 
@@ -60,7 +60,7 @@ ORDERED = ("ld", "st", "atom", "red")
 QUALIFIERS = (
     {"weak", "volatile", "relaxed", "acquire", "release", "acq_rel"},
     {"cta", "cluster", "gpu", "sys"},
-    {"global", "shared", "shared::cta", "local", "const", "param"},
+    {"global", "shared", "shared::cta", "shared::cluster", "local", "const", "param"},
 )
 
 
@@ -258,12 +258,13 @@ class KernelWriter(BodyWriter):
         self.static_shared = self.lay_out_shared()
 
     def description(self) -> str:
-        limit, wanted = (
-            ", ".join(map(str, d or (0, 0, 0))) for d in (self.kernel.block_limit, self.kernel.block_wanted)
-        )
-        symbol, count = string(self.kernel.symbol), len(self.kernel.parameters)
+        kernel = self.kernel
+        wanted = (kernel.block_limit, kernel.block_wanted, kernel.cluster)
+        limits = ", ".join(f"{{{', '.join(map(str, d or (0, 0, 0)))}}}" for d in wanted)
+        symbol, count = string(kernel.symbol), len(kernel.parameters)
         sizes = f"{count}, bytes_{self.number}, {self.static_shared}"
-        return f"{{{symbol}, kernel_{self.number}, {sizes}, {{{limit}}}, {{{wanted}}}}}"
+        cluster = f"{str(kernel.explicit_cluster).lower()}, {kernel.most_ranks}"
+        return f"{{{symbol}, kernel_{self.number}, {sizes}, {limits}, {cluster}}}"
 
     def reachable(self) -> list[Block]:
         """This kernel's body, and those of all functions that it may call, by name or by address."""
@@ -311,12 +312,6 @@ class KernelWriter(BodyWriter):
         return self.functions[symbol].name
 
     def cpp(self) -> str:
-        if self.kernel.cluster and math.prod(self.kernel.cluster) != 1:
-            size = ", ".join(map(str, self.kernel.cluster)) if all(self.kernel.cluster) else "…"
-            raise UnknownInstruction(
-                f"the simulator does not run clusters of several blocks: {self.kernel.symbol} wants "
-                f"__cluster_dims__({size}) (PTX ISA, Performance-Tuning Directives: .reqnctapercluster)"
-            )
         own = self.inside(
             f"static void kernel_{self.number}(Thread& self, u8* const* parameters) {{\n(void)self, (void)parameters;"
         )

@@ -26,7 +26,6 @@ import kernels.triton  # noqa: F401  sets the environment that Triton reads
 from bench.simulate import ptx
 from bench.simulate.launcher import run_ptx
 from bench.simulate.tensor_map import tensor_map
-from bench.simulate.use import UnknownInstruction
 from kernels import cuda
 from kernels.cuda import Argument
 
@@ -60,6 +59,7 @@ class Launch:
     shared: int
     arguments: tuple[Argument, ...]
     cooperative: bool = False
+    cluster: tuple[int, int, int] | None = None
 
 
 WGMMA = "wgmma.fence.sync.aligned;"
@@ -70,7 +70,9 @@ def run(launch: Launch) -> None:
     """Run a launch in the simulator. Raises SimulationError with what was found."""
     build = launch.build
     code, place = with_fences(build.ptx), (launch.grid, launch.block, launch.shared)
-    run_ptx(code, build.name, *place, launch.arguments, build.arch, cooperative=launch.cooperative)
+    cooperative, cluster = launch.cooperative, launch.cluster
+    arguments = launch.arguments
+    run_ptx(code, build.name, *place, arguments, build.arch, cooperative=cooperative, cluster=cluster, any_cluster=True)
 
 
 def with_fences(code: str) -> str:
@@ -234,20 +236,21 @@ class Launcher:
         arguments: list[Argument] = []
         for name, kind, value in zip(self.names, self.signature, values, strict=True):
             arguments += self._arguments(name, kind, value, maps)
-        scratch = self.metadata.global_scratch_size * x * y * z
+        scratch = self.metadata.global_scratch_size * x * y * z * getattr(self.metadata, "num_ctas", 1)
         if scratch:
             size = scratch + self.metadata.global_scratch_align
             arguments.append(_pointer("scratch", torch.empty(size, dtype=torch.uint8)))
         # Scratch that is not used has a parameter all the same.
         arguments += [Argument("scratch", bytes(8))] * (len(self.kernel.parameters) - len(arguments))
         block = (self.metadata.num_warps * 32, 1, 1)
-        if (ctas := getattr(self.metadata, "num_ctas", 1)) > 1:
-            raise UnknownInstruction(f"the simulator does not run clusters of several blocks: num_ctas={ctas}")
+        # A program is a cluster of so many blocks.
+        ctas = getattr(self.metadata, "num_ctas", 1)
+        grid, cluster = (x * ctas, y, z), (ctas, 1, 1) if ctas > 1 else None
         cooperative = bool(getattr(self.metadata, "launch_cooperative_grid", False))
         if x * y * z:
             # Triton keeps this object: the driver may be another one by now.
             shared = self.metadata.shared
-            driver.active.launch(Launch(self.build, (x, y, z), block, shared, tuple(arguments), cooperative))
+            driver.active.launch(Launch(self.build, grid, block, shared, tuple(arguments), cooperative, cluster))
 
     def _arguments(self, name: str, kind: Kind, value: Any, maps: Iterator[dict]) -> Iterator[Argument]:
         if isinstance(kind, tuple):

@@ -10,13 +10,14 @@ from bench.simulate.table import PREDICATES, TYPE, WIDE, Instruction, OperandSyn
 HALF_CLASS = {"f16": "F16", "bf16": "Bf16", "f16x2": "F16", "bf16x2": "Bf16"}
 SPECIAL = {
     **{f"%{name}.{axis}": f"self.{name}.{axis}" for name in ("tid", "ntid", "ctaid", "nctaid") for axis in "xyz"},
-    **{f"%cluster_ctaid.{axis}": "0u" for axis in "xyz"},  # every block is a cluster of its own
-    **{f"%cluster_nctaid.{axis}": "1u" for axis in "xyz"},
-    **{f"%clusterid.{axis}": f"self.ctaid.{axis}" for axis in "xyz"},
-    **{f"%nclusterid.{axis}": f"self.nctaid.{axis}" for axis in "xyz"},
-    "%cluster_ctarank": "0u",
-    "%cluster_nctarank": "1u",
-    "%is_explicit_cluster": "false",
+    **{
+        f"%{name}.{axis}": f"self.{name}.{axis}"
+        for name in ("cluster_ctaid", "cluster_nctaid", "clusterid", "nclusterid")
+        for axis in "xyz"
+    },
+    "%cluster_ctarank": "self.rank",
+    "%cluster_nctarank": "self.cluster_blocks",
+    "%is_explicit_cluster": "self.explicit_cluster",
     "%laneid": "self.lane",
     "%warpid": "self.warp",
     "%nwarpid": "((self.ntid.x * self.ntid.y * self.ntid.z + 31) / 32)",
@@ -27,6 +28,7 @@ SPECIAL = {
     "%lanemask_ge": "(~0u << self.lane)",
     "%dynamic_smem_size": "self.dynamic_shared",
     "%total_smem_size": "self.total_shared",
+    "%aggr_smem_size": "(self.total_shared + kReservedBytes)",  # and what the system has of it
     "%smid": "0u",  # one multiprocessor, that runs one block at a time
     "%nsmid": "1u",
     **{f"%envreg{i}": f"environment({i})" for i in range(32)},  # 1 and 2: where a cooperative launch counts its blocks

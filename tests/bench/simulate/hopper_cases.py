@@ -158,11 +158,18 @@ PRODUCT_CASES = [
     ProductCase(BF16, 128, K128, MN64),
     ProductCase(F16, 32, MN128, K32),
     ProductCase(BF16, 256, K128, K128),
+    ProductCase(BF16, 48, K128, K128),
+    ProductCase(F16, 80, None, K64),
+    ProductCase(TF32, 96, K128, K128),
     ProductCase(TF32, 32, K128, K64),
     ProductCase(TF32, 32, K0, K32),
     ProductCase(BF16, 64, None, K128),
     ProductCase(F16, 32, None, MN32),
     ProductCase(TF32, 32, None, K128),
+]
+# Each number of columns once, in turns of type and of where A comes from.
+WIDTH_CASES = [
+    ProductCase((BF16, F16, TF32)[n // 8 % 3], n, None if n // 8 % 2 else K128, K128) for n in range(8, 257, 8)
 ]
 OFFSET = 32  # bytes into the swizzled lines of a B whose K is contiguous: the second slice of K
 
@@ -264,5 +271,9 @@ NAMES = (
 SHARED = 64 * 1024
 
 
+WIDTHS = tuple(case.kernel for case in WIDTH_CASES if case.kernel not in NAMES)
+
+
 def run(kernel: str, args: list, seed: int = 0) -> None:
-    launch("hopper.cu", NAMES, kernel, args, block=THREADS, shared=SHARED, seed=seed)
+    names = WIDTHS if kernel in WIDTHS else NAMES
+    launch("hopper.cu", names, kernel, args, block=THREADS, shared=SHARED, seed=seed)

@@ -39,8 +39,19 @@ def _wgmma_arguments(out, a, b) -> list:
     return [Map(a, tile, 128), Map(b, tile, 128), Map(out, result, const=False), a.shape[1]]
 
 
+def _cluster_arguments(out, a, b) -> list:
+    half = COLUMNS // 2
+    return [
+        Map(a, (ROWS, WGMMA_DEPTH), 128),
+        Map(b, (half, WGMMA_DEPTH), 128),
+        Map(out, (ROWS // 2, COLUMNS), const=False),
+        a.shape[1],
+    ]
+
+
 MMA = Matmul("matmul_mma", 256, MMA_SHARED, _mma_arguments, ((100, 136, 104), (128, 128, 160)))
 WGMMA = Matmul("matmul_wgmma", 384, WGMMA_SHARED, _wgmma_arguments, ((100, 136, 72), (128, 128, 512)))
+CLUSTER = Matmul("matmul_cluster", 384, WGMMA_SHARED, _cluster_arguments, ((200, 72, 328), (256, 128, 512)))
 
 
 def inputs(shape: Shape) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -162,7 +162,7 @@ def test_without_the_race_checker(monkeypatch):
 @pytest.mark.parametrize(
     ("opcode", "operands"),
     [
-        ("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster", 4),
+        ("cp.async.bulk.tensor.3d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes.multicast::cluster", 5),
         ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.min.tile.bulk_group", 2),
         ("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32", 4),
         ("mma.sp.sync.aligned.m16n8k32.row.col.f32.bf16.bf16.f32", 5),
@@ -172,8 +172,8 @@ def test_without_the_race_checker(monkeypatch):
         ("tcgen05.mma.cta_group::1.kind::f16", 5),
         ("mbarrier.arrive_drop.shared.b64", 2),
         ("ldmatrix.sync.aligned.m16n16.x1.trans.shared.b8", 2),
-        ("barrier.cluster.arrive", 0),
-        ("mapa.shared::cluster.u32", 3),
+        ("barrier.cluster.arrive.acquire", 0),
+        ("mapa.shared::cta.u32", 3),
     ],
 )
 def test_what_is_not_simulated_stays_unknown(opcode, operands):
@@ -188,6 +188,12 @@ def test_what_is_not_simulated_stays_unknown(opcode, operands):
 @pytest.mark.parametrize("case", cases.PRODUCT_CASES, ids=str)
 def test_products(case, seed):
     assert torch.equal(cases.multiply(case, seed=seed), cases.product_of(case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", cases.WIDTH_CASES, ids=str)
+def test_products_of_every_width(case):
+    assert torch.equal(cases.multiply(case), cases.product_of(case))
 
 
 def test_products_in_f16_and_with_a_negated_operand():

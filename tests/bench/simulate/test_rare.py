@@ -215,15 +215,7 @@ def test_a_kernel_that_nobody_launches_may_need_what_is_not_there(tmp_path):
 
     good = ".visible .entry good() { ret; }"
     bad = ".visible .entry bad() { .reg .f32 %f<3>; frobnicate.f32 %f1, %f2; ret; }"
-    clusters = ".visible .entry pair() .reqnctapercluster 2, 1, 1 { ret; }"
-    clusters += "\n.visible .entry any() .explicitcluster { ret; }"
-    clusters += "\n.visible .entry single() .explicitcluster .reqnctapercluster 1 { ret; }"
-    text = f".version 8.5\n.target sm_90a\n.address_size 64\n{good}\n{bad}\n{clusters}\n"
+    text = f".version 8.5\n.target sm_90a\n.address_size 64\n{good}\n{bad}\n"
     run_ptx(text, "good", (1, 1, 1), (1, 1, 1), 0, [])
     with pytest.raises(UnknownInstruction, match="frobnicate"):
         run_ptx(text, "bad", (1, 1, 1), (1, 1, 1), 0, [])
-    with pytest.raises(UnknownInstruction, match=r"clusters of several blocks: pair wants __cluster_dims__\(2, 1, 1\)"):
-        run_ptx(text, "pair", (2, 1, 1), (1, 1, 1), 0, [])
-    with pytest.raises(UnknownInstruction, match="clusters"):
-        run_ptx(text, "any", (2, 1, 1), (1, 1, 1), 0, [])
-    run_ptx(text, "single", (3, 1, 1), (1, 1, 1), 0, [])

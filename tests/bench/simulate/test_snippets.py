@@ -64,9 +64,9 @@ def test_an_unknown_modifier_is_named_with_what_there_is():
     ("body", "section"),
     [
         ("tcgen05.fence::before_thread_sync;", "9.7.16"),
-        ("mapa.shared::cluster.u32 %r1, %r2, %r3;", "9.7.9"),
+        ("mapa.shared::cta.u32 %r1, %r2, %r3;", "9.7.9"),
         ("add.cc.f32 %f1, %f2, %f3;", "9.7.2"),
-        ("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r1], %r2, [%r3];", "9.7.9.25"),
+        ("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u16 [%r1], %r2, [%r3];", "9.7.9.25"),
     ],
 )
 def test_an_unknown_instruction_comes_with_the_manuals_section(body, section):

@@ -53,9 +53,14 @@ def test_options_and_keywords_reach_the_kernel():
     assert torch.equal(out, (x * 0.5).square())
 
 
-def test_clusters_are_refused():
-    with pytest.raises(simulate.UnknownInstruction, match="clusters of several blocks"):
-        scaled(100, num_ctas=2)
+@pytest.mark.parametrize("ctas", (2, 4))
+def test_a_program_may_be_a_cluster(ctas):
+    seen: list[Any] = []
+    with launching_with(seen.append):
+        scaled(1000, num_ctas=ctas)
+    assert (seen[0].grid, seen[0].cluster) == ((16 * ctas, 1, 1), (ctas, 1, 1))
+    out, x = scaled(1000, num_ctas=ctas)
+    assert torch.equal(out, x * 0.5)
 
 
 def test_a_cooperative_launch_says_so():
