@@ -52,6 +52,9 @@ class Engine(Protocol):
     def build(self, graph: Any) -> int:
         """Choose and compile a plan; bytes of its workspace. Raises Unavailable where there is none."""
 
+    def name(self, graph: Any) -> str:
+        """The chosen plan's."""
+
     def execute(self, graph: Any, addresses: dict[int, int], workspace: int, device: int) -> None: ...
 
 
@@ -81,6 +84,9 @@ class Card:
         except self.frontend.cudnnGraphNotSupportedError as error:
             raise Unavailable(f"cuDNN has no plan: {str(error).strip().splitlines()[-1][:80]}") from error
         return graph.get_workspace_size()
+
+    def name(self, graph: Any) -> str:
+        return str(graph.get_plan_name_at_index(getattr(graph, "_plan_index", 0)))
 
     def execute(self, graph: Any, addresses: dict[int, int], workspace: int, device: int) -> None:
         handle = self.handle(device)
@@ -147,8 +153,8 @@ class Plan:
 
     def text(self) -> str:
         """`forward eng2_k19=2 workspace=256 (heuristic A)`"""
-        name = self.graph.get_plan_name_at_index(getattr(self.graph, "_plan_index", 0))
-        return f"{self.phase} {str(name).replace('; ', ' ')} workspace={self.workspace} (heuristic A)"
+        name = self.engine.name(self.graph).replace("; ", " ")
+        return f"{self.phase} {name} workspace={self.workspace} (heuristic A)"
 
 
 class Attention(Calls):

@@ -107,9 +107,6 @@ class Graph:
     def build_operation_graph(self) -> None:
         pass
 
-    def get_plan_name_at_index(self, index: int) -> str:
-        return f"double_eng{index}"
-
 
 def double() -> SimpleNamespace:
     return SimpleNamespace(data_type=DataType, diagonal_alignment=Alignment, pygraph=Graph)
@@ -158,6 +155,9 @@ class StandIn:
                 raise ValueError(f"{name}: {t.data_type}, {t.stride}")
         self.built.append(graph)
         return WORKSPACE
+
+    def name(self, graph: Any) -> str:
+        return "stand-in"
 
     def execute(self, graph: Any, addresses: dict[int, int], workspace: int, device: int) -> None:
         self.executed += 1
