@@ -2,7 +2,7 @@
 
     ATTENTION = Attention(deterministic=False)                       # a variant's own; its rows tell what ran
     ATTENTION.workspace(shape, phase)                                # builds the plan, which alone knows
-    ATTENTION.forward(q, k, v, causal, out, lse, workspace)
+    ATTENTION.attend(q, k, v, causal, out, lse, workspace)
 
 By NVIDIA's cudnn-frontend, whose graph is a Python object until it is lowered ("Attention" in its documentation:
 sdpa, sdpa_backward). A tensor of a graph is (B, heads, T, HS) with free strides, so packed q, k and v are views, and
@@ -184,11 +184,11 @@ class Attention(Calls):
         plan = self._plan(phase, layouts, shape["causal"], device)
         return plan.workspace + ROUND
 
-    def forward(self, q, k, v, causal, out, lse, workspace) -> None:
+    def attend(self, q, k, v, causal, out, lse, workspace) -> None:
         """out and lse, from packed q, k and v, on torch's current stream; nothing is allocated."""
         self._run("forward", (q, k, v, out, lse), causal, workspace)
 
-    def backward(self, dout, q, k, v, out, lse, causal, dq, dk, dv, workspace) -> None:
+    def gradients(self, dout, q, k, v, out, lse, causal, dq, dk, dv, workspace) -> None:
         """dq, dk and dv, into the slices that they are. A single key has gradients by a kernel of our own."""
         if _single("backward", q.shape[1]):
             self.own("a single key's gradients")

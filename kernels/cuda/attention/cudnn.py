@@ -21,8 +21,8 @@ def workspace(shape, phase):
 
 
 def forward(q, k, v, causal, *, out, lse, workspace):
-    ATTENTION.forward(q, k, v, causal, out, lse, workspace)
+    ATTENTION.attend(q, k, v, causal, out, lse, workspace)
 
 
 def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv, workspace):
-    ATTENTION.backward(dout, q, k, v, out, lse, causal, dq, dk, dv, workspace)
+    ATTENTION.gradients(dout, q, k, v, out, lse, causal, dq, dk, dv, workspace)
