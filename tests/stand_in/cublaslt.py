@@ -153,7 +153,9 @@ class StandIn:
     keeps: Descriptions
     has: frozenset[int] = frozenset((PLAIN, BIAS, GELU_AUX_BIAS, DGELU, BGRADB))
     memory: list[tuple[int, int]] = field(default_factory=list)
+    kept: list[object] = field(default_factory=list)  # what earlier calls had, so that later ones are elsewhere
     computes: bool = True  # without it a product is accepted, and nothing happens
+    fails: frozenset[int] = frozenset()  # algorithms that refuse to run, although they were found
     launched: list[dict] = field(default_factory=list)  # the descriptions of products, with "stream" and "algorithm"
     searches: int = 0
     why: str = ""  # the last refusal
@@ -226,6 +228,8 @@ class StandIn:
         told, layouts = self.read("MatmulDesc", desc), [self.read("MatrixLayout", x) for x in (A, B, C, D)]
         words = [ctypes.c_uint64.from_address(algorithm + 8 * i).value for i in range(3)]
         self.launched.append(told | {"stream": stream, "algorithm": words[1], "workspace": workspace})
+        if words[1] in self.fails:
+            return "an algorithm that does not run"
         if not self.computes:
             return ""
         status, why = refused(told, layouts, self.has)

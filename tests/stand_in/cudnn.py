@@ -124,16 +124,20 @@ class StandIn:
 
     frontend: ModuleType | SimpleNamespace
     memory: list[tuple[int, int]] = field(default_factory=list)
+    kept: list[object] = field(default_factory=list)  # what earlier calls had, so that later ones are elsewhere
     on_cpu = True
     built: list[Any] = field(default_factory=list)
     executed: int = 0
-    edit: Callable[[dict[int, int]], dict[int, int]] | None = None  # of the addresses of a call: a planted mistake
+    plant: Callable[[Any], object] | None = None  # a mistake, into a node that was described
+    swap: tuple[int, int] | None = None  # another one: two tensors' numbers, whose addresses are exchanged
 
     def handle(self, device: int) -> None:
         return None
 
     def build(self, graph: Any) -> int:
         """Validated as the library does it, and by what it says of sizes."""
+        if self.plant:
+            self.plant(graph.nodes[0])
         graph.validate()
         graph.build_operation_graph()
         (node,) = graph.nodes
@@ -166,7 +170,10 @@ class StandIn:
         with _disable_current_modes():
             self._touch(workspace, WORKSPACE)
             ctypes.memset(workspace, 0xFF, WORKSPACE)
-            self._compute(graph.nodes[0], self.edit(dict(addresses)) if self.edit else addresses)
+            if self.swap:
+                a, b = self.swap
+                addresses = addresses | {a: addresses[b], b: addresses[a]}
+            self._compute(graph.nodes[0], addresses)
 
     def _compute(self, node: Any, addresses: dict[int, int]) -> None:
         ports = {**node.inputs, **node.outputs}

@@ -4,27 +4,24 @@
 
 constexpr int THREADS = 256;
 
-// What stands in for an epilogue that the library does not have. All but the last two pass once over what the product
-// left, N neighbouring elements a thread; N divides a row.
+// What stands in for an epilogue that the library does not have. The first three go once over a result, N neighbouring
+// elements a thread; N divides a row.
 
-// v (+ bias) becomes out, or becomes pre_gelu and its GELU out. v is where the product left it: in pre_gelu where that is
-// wanted, else in out.
+// Every row of out is the bias: what a product is then added to, so that the sum is rounded once.
 template <typename T, int N>
-__global__ void __launch_bounds__(THREADS)
-    finish_forward(T* out, T* pre_gelu, const T* bias, long long n, int columns) {
+__global__ void __launch_bounds__(THREADS) fill_rows(T* out, const T* bias, long long n, int columns) {
+    const long long i = (blockIdx.x * (long long)THREADS + threadIdx.x) * N;
+    if (i < n) store(out + i, load<N>(bias + i % columns));
+}
+
+// out = gelu(pre_gelu)
+template <typename T, int N>
+__global__ void __launch_bounds__(THREADS) gelu_of(T* out, const T* pre_gelu, long long n) {
     const long long i = (blockIdx.x * (long long)THREADS + threadIdx.x) * N;
     if (i >= n) return;
-    Packed<float, N> v = load_floats<N>((pre_gelu ? pre_gelu : out) + i);
-    if (bias) {
-        Packed<float, N> terms = load_floats<N>(bias + i % columns);
+    Packed<float, N> v = load_floats<N>(pre_gelu + i);
 #pragma unroll
-        for (int k = 0; k < N; k++) v[k] += terms[k];
-        if (pre_gelu) store_floats(pre_gelu + i, v);
-    }
-    if (pre_gelu) {
-#pragma unroll
-        for (int k = 0; k < N; k++) v[k] = gelu(v[k]);
-    }
+    for (int k = 0; k < N; k++) v[k] = gelu(v[k]);
     store_floats(out + i, v);
 }
 

@@ -34,7 +34,8 @@ THREADS, WARP = 256, 32  # as in cublaslt.cu
 BIAS_ROWS = 256  # rows of dout in one part of dbias, where the library does not sum them
 
 PRODUCTS = Products()
-finish_kernel = Kernel("cublaslt.cu", "finish_forward")
+fill_kernel = Kernel("cublaslt.cu", "fill_rows")
+gelu_kernel = Kernel("cublaslt.cu", "gelu_of")
 gelu_grad_kernel = Kernel("cublaslt.cu", "times_gelu_grad")
 rows_kernel = Kernel("cublaslt.cu", "sum_rows")
 add_kernel = Kernel("cublaslt.cu", "add_parts")
@@ -63,26 +64,27 @@ def is_wide(tensor):
 
 def forward(x, weight, bias, epilogue, *, out, pre_gelu, workspace):
     if epilogue == "none":
-        return multiply(OUT, weight, x, out, workspace)
-    if epilogue == "bias":
-        if not PRODUCTS.run(OUT, BIAS, weight, x, out, workspace, bias=bias):
-            multiply(OUT, weight, x, out, workspace)
-            finish(out, None, bias)
-        return None
-    if not is_wide(x) and PRODUCTS.run(OUT, GELU_AUX_BIAS, weight, x, out, workspace, bias=bias, aux=pre_gelu):
-        return None
-    if PRODUCTS.run(OUT, BIAS, weight, x, pre_gelu, workspace, bias=bias):
-        return finish(out, pre_gelu, None)
-    multiply(OUT, weight, x, pre_gelu, workspace)
-    return finish(out, pre_gelu, bias)
+        multiply(OUT, weight, x, out, workspace)
+    elif epilogue == "bias":
+        with_bias(x, weight, bias, out, workspace)
+    elif is_wide(x) or not PRODUCTS.run(OUT, GELU_AUX_BIAS, weight, x, out, workspace, bias=bias, aux=pre_gelu):
+        with_bias(x, weight, bias, pre_gelu, workspace)
+        gelu(out, pre_gelu)
 
 
-def finish(out, pre_gelu, bias):
-    """Bias and GELU of what the product left, by a kernel of its own."""
-    PRODUCTS.own("bias" if pre_gelu is None else "gelu" if bias is None else "bias and gelu")
-    n, columns = out.numel(), out.shape[1]
-    N = pack_width(out, pre_gelu, bias, multiple_of=columns)
-    finish_kernel(grid=blocks(n, THREADS * N), block=THREADS, N=N)(out, pre_gelu, bias, n, columns)
+def with_bias(x, weight, bias, out, workspace):
+    """The product and the bias, rounded once."""
+    if not PRODUCTS.run(OUT, BIAS, weight, x, out, workspace, bias=bias):
+        PRODUCTS.own("bias")
+        (M, N), width = out.shape, pack_width(out, bias, multiple_of=out.shape[1])
+        fill_kernel(grid=blocks(M * N, THREADS * width), block=THREADS, N=width)(out, bias, M * N, N)
+        multiply(OUT, weight, x, out, workspace, add=True)
+
+
+def gelu(out, pre_gelu):
+    PRODUCTS.own("gelu")
+    n, N = out.numel(), pack_width(out, pre_gelu, multiple_of=out.shape[1])
+    gelu_kernel(grid=blocks(n, THREADS * N), block=THREADS, N=N)(out, pre_gelu, n)
 
 
 def backward(dout, x, weight, x_pre_gelu, accumulate, *, dx, dweight, dbias, workspace):
@@ -92,18 +94,17 @@ def backward(dout, x, weight, x_pre_gelu, accumulate, *, dx, dweight, dbias, wor
         if x_pre_gelu is not None:
             times_gelu_grad(dx, x_pre_gelu)
 
-    if dbias is None:
-        return multiply(DWEIGHT, x, dout, dweight, workspace, add=accumulate)
     scratch = workspace[WORKSPACE + -workspace.data_ptr() % ROUND :].view(torch.float32)
-    sums = scratch[: dbias.numel()] if accumulate else dbias
-    exact = is_wide(dbias) or not accumulate
-    if exact and PRODUCTS.run(DWEIGHT, BGRADB, x, dout, dweight, workspace, bias=sums, add=accumulate):
+    sums = scratch[: dweight.shape[0]] if accumulate else dbias
+    fused = dbias is not None and (is_wide(dout) or not accumulate)
+    if fused and PRODUCTS.run(DWEIGHT, BGRADB, x, dout, dweight, workspace, bias=sums, add=accumulate):
         if accumulate:
             PRODUCTS.own("adding dbias")
             add_parts(dbias, sums, 1, True)
-        return None
+        return
     multiply(DWEIGHT, x, dout, dweight, workspace, add=accumulate)
-    return sum_rows(dbias, dout, accumulate, scratch)
+    if dbias is not None:
+        sum_rows(dbias, dout, accumulate, scratch)
 
 
 def times_gelu_grad(dx, x_pre_gelu):
