@@ -9,6 +9,7 @@ import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,7 +68,9 @@ def case_of(phase: str, dtype: str, accumulate: bool = False, seed: int = 0, **s
 
 
 WHOLE: dict[str, Any] = dict(M=128, N=192, K=256, epilogue="bias_gelu", dgelu=True)
-NARROW: dict[str, Any] = dict(M=33, N=257, K=104, epilogue="bias_gelu", dgelu=True)  # rows of out that cannot be fused with GELU
+NARROW: dict[str, Any] = dict(
+    M=33, N=257, K=104, epilogue="bias_gelu", dgelu=True
+)  # rows of out that cannot be fused with GELU
 
 
 def wanted(case: Case, has: frozenset[int] = ALL) -> set[str]:
@@ -284,7 +287,7 @@ def test_a_call_makes_views_and_nothing_else(variant, there):
         case = case_of(phase, "bf16", **WHOLE)
         variant.prepare(case.shape, phase)
         args, kwargs = binding.drawn("matmul", case.shape, phase, "cpu", variant.workspace(case.shape, phase))
-        returned, seen = attest.attested(lambda phase=phase, a=args, k=kwargs: getattr(variant, phase)(*a, **k))
+        returned, seen = attest.attested(partial(getattr(variant, phase), *args, **kwargs))
         assert returned is None and attest.judge_calls(v, seen) is None, seen
     assert len(there.launched) == 2 * 3
 
@@ -326,7 +329,7 @@ def test_the_row_tells_what_was_not_fused_and_why(variant, there):
         (case_of("forward", "fp32", **WHOLE), "gelu (own)"),
         (case_of("backward", "bf16", True, **WHOLE), "dbias (own)"),
     ):
-        assert told in configured_call(variant, lambda case=case: proof.called(variant, case, there))[1].split("; ")
+        assert told in configured_call(variant, partial(proof.called, variant, case, there))[1].split("; ")
     there.has = ALL - {BGRADB}
     variant.PRODUCTS.plans.clear()
     _, told = configured_call(variant, lambda: proof.called(variant, BACKWARD, there))
