@@ -286,6 +286,8 @@ def frontend(log: list[str]) -> SimpleNamespace:
         pass
 
     class Graph(double.Graph):
+        _plan_index = 0
+
         def __init__(self, **values: Any):
             log.append(f"graph of {values['handle']}")
             super().__init__(**values)
