@@ -302,7 +302,10 @@ class Products(Calls):
         if _put is None and not torch.cuda.is_available():
             return
         device = "cpu" if _put is not None and _put.on_cpu else "cuda"
-        args, kwargs = drawn(layer, shape, phase, device, workspace)
+        try:
+            args, kwargs = drawn(layer, shape, phase, device, workspace)
+        except torch.OutOfMemoryError:  # a model that fills the card: its first call plans, and the heuristic decides
+            return
         clock = milliseconds or (on_the_card if device == "cuda" else None)
         self.milliseconds = None if is_untuned() else clock
         try:
