@@ -179,7 +179,7 @@ class Product(NamedTuple):
 # out^T (N, M) = weight (N, K) x^T;  dx^T (K, M) = weight^T (K, N) dout^T;  dweight^T (K, N) = x^T (K, M) dout
 OUT, DX, DWEIGHT = Product("out", (True, False)), Product("dx", (False, False)), Product("dweight", (False, True))
 
-Clock = Callable[[Callable[[], None]], float]  # milliseconds of a launch
+Clock = Callable[[Callable[[], object]], float]  # milliseconds of a launch
 Key = tuple[Product, int, torch.Size, torch.Size, torch.dtype, int, int, Library | None]
 
 
@@ -196,6 +196,12 @@ class Plan:
     best: int = 0  # of the candidates
     measured: bool = False
     why_not: str = ""  # where there are none
+
+    def drop(self) -> None:
+        """The algorithm does not run here, although it was found: the next most promising one is the best."""
+        self.candidates.pop(self.best)
+        self.best = 0
+        self.why_not = "" if self.candidates else "no algorithm runs"
 
     def text(self) -> str:
         """`out+bias algorithm=66 tile=20 stages=35 split=1 (measured, 2 of 8)`"""
@@ -249,8 +255,12 @@ class Products(Calls):
         """d = epilogue(op(a) op(b)), or that added to d, on torch's current stream; nothing is allocated.
 
         bias: as long as d's columns; for BGRADB it is written, the sum of b's rows. aux: of d's shape. workspace: of
-        WORKSPACE + ROUND bytes at least. False, and nothing done, where the library does not have it.
+        WORKSPACE + ROUND bytes at least. False, and nothing done, where the library does not have it. Raises ValueError
+        for a tensor that is not contiguous, CublasLtError.
         """
+        for t in (a, b, d, bias, aux):
+            if t is not None and not t.is_contiguous():
+                raise ValueError(f"{product.name}: a tensor is not contiguous (strides {t.stride()})")
         pa, pb, pd = a.data_ptr(), b.data_ptr(), d.data_ptr()
         pbias = 0 if bias is None else bias.data_ptr()
         paux = 0 if aux is None else aux.data_ptr()
@@ -265,11 +275,14 @@ class Products(Calls):
         if plan.library is None:  # on paper
             return True
         scratch = -(-workspace.data_ptr() // ROUND) * ROUND
-        arguments = plan, pa, pb, pd, pbias, paux, add, scratch, device
+        launch = functools.partial(_launch, plan, pa, pb, pd, pbias, paux, add, scratch, device)
         if self.milliseconds and not plan.measured:
-            _measure(plan, functools.partial(_launch, *arguments), self.milliseconds)
-        _launch(*arguments)
-        return True
+            _measure(plan, launch, self.milliseconds)
+        while plan.candidates:
+            if not launch():
+                return True
+            plan.drop()
+        return False
 
     # --- planning ---
 
@@ -318,8 +331,8 @@ class Products(Calls):
             torch.cuda.empty_cache()  # others need it
 
 
-def _launch(plan: Plan, pa: int, pb: int, pd: int, pbias: int, paux: int, add: bool, scratch: int, device: int) -> None:
-    """Set two pointers, and launch on torch's current stream."""
+def _launch(plan: Plan, pa: int, pb: int, pd: int, pbias: int, paux: int, add: bool, scratch: int, device: int) -> int:
+    """Set two pointers, and launch on torch's current stream. Not 0: not supported, and nothing was launched."""
     library, (a, b, d), description = plan.library, plan.layouts, plan.description
     assert library
     found = plan.candidates[plan.best]
@@ -336,8 +349,9 @@ def _launch(plan: Plan, pa: int, pb: int, pd: int, pbias: int, paux: int, add: b
             *(handle, description, ALPHA, pa, a, pb, b, BETA[add], pd, d, pd, d),
             *(ctypes.addressof(found), scratch, found.workspace, stream),
         )
-    if status:
+    if status not in (0, NOT_SUPPORTED):
         raise _failed("cublasLtMatmul", status)
+    return status
 
 
 def _describe(
@@ -382,14 +396,17 @@ def _search(plan: Plan, library: Library, alignment: int, device: int) -> None:
         plan.why_not = "the library has no algorithm"
 
 
-def _measure(plan: Plan, launch: Callable[[], None], milliseconds: Clock) -> None:
-    """What fails is left out: an algorithm that the heuristic offers may still refuse the pointers."""
-    times: dict[int, float] = {}
-    for candidate in range(len(plan.candidates)):
+def _measure(plan: Plan, launch: Callable[[], int], milliseconds: Clock) -> None:
+    """Put the fastest first; what does not run is left out."""
+    times: list[tuple[float, int]] = []
+    for candidate in reversed(range(len(plan.candidates))):
         plan.best = candidate
-        with contextlib.suppress(CublasLtError):
-            times[candidate] = milliseconds(launch)
-    plan.best = min(times, key=times.__getitem__, default=0)
+        if launch():
+            plan.drop()
+            times = [(time, i - 1) for time, i in times]
+        else:
+            times.append((milliseconds(launch), candidate))
+    plan.best = min(times, default=(0.0, 0))[1]
     plan.measured = bool(times)
 
 
@@ -400,7 +417,7 @@ def forbidden(epilogue: int, leading: int) -> str:
     return ""
 
 
-def on_the_card(launch: Callable[[], None]) -> float:
+def on_the_card(launch: Callable[[], object]) -> float:
     """Milliseconds of a launch on the GPU, the best of a few rounds."""
     for _ in range(WARM_UP):
         launch()

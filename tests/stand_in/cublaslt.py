@@ -42,6 +42,7 @@ ADDRESSES = ("bias", "aux", "workspace")
 PLAIN, BIAS, GELU_AUX_BIAS, DGELU, BGRADB = 1, 4, 4 | 32 | 128, 64 | 128, 512
 NEEDS = 1 << 12  # bytes of workspace that an algorithm says it needs; it fills them with NaN
 GIVEN, OF_AN_ALGORITHM = 3, 0x5EED  # algorithms that the heuristic knows, and what theirs begins with
+REFUSED = "an algorithm that was found does not run"
 CONFIGURED = {0: 4, 1: 4, 2: 4, 3: 4, 4: 4, 5: 4, 6: 4, 7: 2, 8: 2}  # bytes of an algorithm's attributes
 
 i32, p, size_t = ctypes.c_int32, ctypes.c_void_p, ctypes.c_size_t
@@ -221,7 +222,7 @@ class StandIn:
                 self.why = self._multiply(*(argument or 0 for argument in arguments))
         except Exception as error:  # nothing may leave a function that C calls
             self.why = f"{type(error).__name__}: {error}"
-        return FAILED if self.why else SUCCESS
+        return NOT_SUPPORTED if self.why == REFUSED else FAILED if self.why else SUCCESS
 
     def _multiply(self, handle, desc, alpha, a, A, b, B, beta, c, C, d, D, algorithm, workspace, size, stream) -> str:
         """Do it; why not, or ""."""
@@ -229,7 +230,7 @@ class StandIn:
         words = [ctypes.c_uint64.from_address(algorithm + 8 * i).value for i in range(3)]
         self.launched.append(told | {"stream": stream, "algorithm": words[1], "workspace": workspace})
         if words[1] in self.fails:
-            return "an algorithm that does not run"
+            return REFUSED
         if not self.computes:
             return ""
         status, why = refused(told, layouts, self.has)

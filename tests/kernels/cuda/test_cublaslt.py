@@ -295,7 +295,7 @@ def test_a_call_makes_views_and_nothing_else(variant, there):
 def test_the_fastest_algorithm_is_taken_and_the_row_tells_which(variant, there):
     case, times = case_of("forward", "bf16", **WHOLE), (3.0, 1.0, 2.0)
 
-    def milliseconds(launch: Callable[[], None]) -> float:
+    def milliseconds(launch: Callable[[], object]) -> float:
         launch()
         return times[there.launched[-1]["algorithm"]]
 
@@ -309,18 +309,38 @@ def test_the_fastest_algorithm_is_taken_and_the_row_tells_which(variant, there):
     assert there.launched[-1]["algorithm"] == 1
     searches = there.searches
     prepare()  # measures nothing again
-    assert there.searches == searches and len(there.launched) == 3 + 1 + 1 + 1
+    assert there.searches == searches and len(there.launched) == 2 * 3 + 1 + 1 + 1
 
     variant.PRODUCTS.plans.clear()
     there.fails = frozenset({1})
     prepare()
     assert there.launched[-1]["algorithm"] == 2
+    _, told = configured_call(variant, partial(proof.called, variant, case, there))
+    assert told.endswith("(measured, 2 of 2)")
+    there.fails = frozenset()
 
     variant.PRODUCTS.plans.clear()
     with untuned():
         prepare()
     _, told = configured_call(variant, lambda: proof.called(variant, case, there))
     assert told.endswith("(heuristic, 1 of 3)")
+
+
+def test_algorithms_that_were_found_and_do_not_run_are_left_out(variant, there):
+    there.fails = frozenset({0})
+    assert fault(variant, FORWARD, there) == ""
+    assert "algorithm=1" in variant.PRODUCTS.text() and variant.PRODUCTS.text().endswith("(heuristic, 1 of 2)")
+    there.fails = frozenset({0, 1, 2})
+    with pytest.raises(Unavailable, match="no algorithm"):
+        proof.called(variant, FORWARD, there)
+    assert "out+bias+gelu not fused: no algorithm runs (own)" in variant.PRODUCTS.text().split("; ")
+
+
+def test_a_tensor_with_gaps_is_refused(variant, there):
+    x, weight = torch.zeros(8, 16)[:, :8], torch.zeros(8, 8)
+    scratch = torch.empty(SMALL + binding.ROUND, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="not contiguous"):
+        variant.forward(x, weight, None, "none", out=torch.zeros(8, 8), pre_gelu=None, workspace=scratch)
 
 
 def test_the_row_tells_what_was_not_fused_and_why(variant, there):
