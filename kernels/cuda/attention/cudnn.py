@@ -7,7 +7,7 @@ from kernels.cuda.cudnn_graph import Attention
 
 DTYPES = ("bf16", "fp16")
 REQUIRES = ("cuda", "sm80", "cudnn")
-KERNELS = ("cudnn_generated_*", "cudnn::*", "*sdpa*", "*flash*")
+KERNELS = ("cudnn_generated_*", "cudnn::*", "*sdpa*", "*flash*", "*fmha*")
 
 ATTENTION = Attention(deterministic=False)
 

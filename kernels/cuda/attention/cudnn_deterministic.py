@@ -8,7 +8,7 @@ from kernels.cuda.cudnn_graph import Attention
 
 DTYPES = ("bf16", "fp16")
 REQUIRES = ("cuda", "sm80", "cudnn")
-KERNELS = ("cudnn_generated_*", "cudnn::*", "*sdpa*", "*flash*")
+KERNELS = ("cudnn_generated_*", "cudnn::*", "*sdpa*", "*flash*", "*fmha*")
 DETERMINISTIC = True
 
 ATTENTION = Attention(deterministic=True)

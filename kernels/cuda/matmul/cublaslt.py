@@ -28,7 +28,10 @@ from kernels.cuda.packing import pack_width
 
 DTYPES = ("fp32", "bf16", "fp16")
 REQUIRES = ("cuda", "cublaslt")
-KERNELS = ("*nvjet*", "*gemm*", "*xmma*", "*gemv*", "*splitK*", "cutlass::*", "cublasLt::*", "cublas::*", "*bgrad*")
+KERNELS = (
+    "*nvjet*", "*gemm*", "*xmma*", "*gemv*", "*splitK*", "*bgrad*", "dot_kernel*", "reduce_1Block_kernel*",
+    "cutlass::*", "cublasLt::*", "cublas::*",
+)  # fmt: skip
 
 THREADS, WARP = 256, 32  # as in cublaslt.cu
 BIAS_ROWS = 256  # rows of dout in one part of dbias, where the library does not sum them

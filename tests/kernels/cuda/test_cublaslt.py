@@ -19,7 +19,7 @@ import torch
 from bench.core import variants
 from bench.core.case import Case, cases_of
 from bench.gpu.launches import configured_call, launches_of, untuned
-from bench.trial import attest
+from bench.trial import attest, ran
 from kernels import Unavailable
 from kernels.cuda import cublaslt as binding
 from kernels.cuda import libraries
@@ -95,7 +95,7 @@ def wanted(case: Case, has: frozenset[int] = ALL) -> set[str]:
     return found | {"dweight", "dbias"}
 
 
-def ran(module) -> set[str]:
+def parts_of(module) -> set[str]:
     told = module.PRODUCTS.used.values()
     plans = {p.product.name + binding.EPILOGUES[p.epilogue] for p in told if not isinstance(p, str) and p.candidates}
     return plans | {each.removesuffix(" (own)") for each in told if isinstance(each, str)}
@@ -110,7 +110,7 @@ def fault(module, case: Case, stand_in: StandIn, has: frozenset[int] = ALL) -> s
         return f"{error}: {stand_in.why}"
     if not verdict.ok:
         return f"{verdict.check}: {verdict.evidence}"
-    return "" if ran(module) == wanted(case, has) else f"ran {ran(module)}, not {wanted(case, has)}"
+    return "" if parts_of(module) == wanted(case, has) else f"ran {parts_of(module)}, not {wanted(case, has)}"
 
 
 def check_all(module, cases: list[Case], stand_in: StandIn) -> None:
@@ -420,6 +420,20 @@ def test_who_asks_which_kernels_are_launched_needs_no_library(variant):
     assert [n.partition("<")[0] for n in names] == ["times_gelu_grad", "add_parts"]
     with pytest.raises(Unavailable, match="NVIDIA GPU"):
         variant.forward(*[torch.empty(8, 8)] * 2, None, "none", out=torch.empty(8, 8), pre_gelu=None, workspace=None)
+
+
+def test_the_librarys_kernels_and_our_own_may_run_and_no_others():
+    (v,) = [v for v in proof.VARIANTS if v.name == "cuda.cublaslt"]
+    theirs = [
+        "nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_TNT",
+        "void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_128x64_64x4_tn_align8>(Params)",
+        "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64_warpgroupsize1x1x1_execute_segment_k_off_kernel",
+        "void cublasLt::splitKreduce_kernel<32, 16, int, float, __nv_bfloat16>(cublasLt::cublasSplitKParams<float>)",
+        "void gelu_of<__nv_bfloat16, 8>(__nv_bfloat16*, __nv_bfloat16 const*, long long)",
+    ]
+    assert ran.foreign(v, theirs) == []
+    others = ["void at::native::vectorized_elementwise_kernel<4>(int)", "matmul_forward", "triton_poi_fused_gelu_0"]
+    assert ran.foreign(v, others) == sorted(map(ran.short, others))
 
 
 def test_what_is_missing_is_said_with_the_way_out(monkeypatch):

@@ -22,7 +22,7 @@ from bench.core import variants
 from bench.core.arena import workspace_of
 from bench.core.case import Case, cases_of
 from bench.gpu.launches import configured_call, launches_of
-from bench.trial import attest
+from bench.trial import attest, ran
 from kernels import Unavailable
 from kernels.cuda import cudnn_graph as binding
 from kernels.cuda import libraries
@@ -275,8 +275,9 @@ def test_who_asks_which_kernels_are_launched_needs_no_library(variant):
     assert launches_of(variant, case_of("forward", **GROUPED)) == []
     (use,) = launches_of(variant, case_of("backward", **SINGLE))
     assert use.build.name.startswith("single_key_backward<")
-    with pytest.raises(Unavailable, match="NVIDIA GPU"):
-        variant.workspace(GROUPED | dict(dtype="bf16"), "forward")
+    if not torch.cuda.is_available():
+        with pytest.raises(Unavailable, match="NVIDIA GPU"):
+            variant.workspace(GROUPED | dict(dtype="bf16"), "forward")
 
 
 def frontend(log: list[str]) -> SimpleNamespace:
@@ -344,6 +345,19 @@ def test_the_card_is_asked_in_this_order_on_torchs_current_stream(variant, monke
     variant.ATTENTION.plans.clear()
     with binding.use(card), pytest.raises(Unavailable, match="no engine for this head"):
         proof.called(variant, case, spare)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_librarys_kernels_and_our_own_may_run_and_no_others(name):
+    v = variants.find(proof.VARIANTS, "attention", name)
+    theirs = [
+        "cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_3_64x128x128_4x1x1_kernel0_0",
+        "void cudnn::fusion::compute_dot_do_o_specialized<true, __nv_bfloat16>(float*)",
+        "void single_key_backward<__nv_bfloat16>(__nv_bfloat16*)",
+    ]
+    assert ran.foreign(v, theirs) == []
+    others = ["void at::native::vectorized_elementwise_kernel<4>(int)", "attention_softmax"]
+    assert ran.foreign(v, others) == sorted(map(ran.short, others))
 
 
 def test_what_is_missing_is_said_with_the_way_out(monkeypatch):
