@@ -391,6 +391,9 @@ def unavailable(variant: Variant, device: str, dtype: str, simulate: bool = Fals
     if simulated(variant, device, simulate):
         from bench import simulate as simulator  # loads torch
 
+        for need in variant.requires:
+            if need in LIBRARIES:
+                return _missing(need, "cpu")
         return simulator.unavailable(variant.backend, variant.requires)
     if variant.backend == "cpu" and device != "cpu":
         return f"runs on the CPU, not on {device}"
@@ -407,16 +410,22 @@ def unavailable(variant: Variant, device: str, dtype: str, simulate: bool = Fals
     return None
 
 
+LIBRARIES = ("cublaslt", "cudnn")  # NVIDIA's, which no simulator runs
 CPU_TAGS = {"avx2": "avx2", "avx512": "avx512f", "avx512bf16": "avx512_bf16", "amx": "amx_bf16"}
 
 
 @functools.cache
 def _missing(need: str, device: str) -> str | None:
-    """Why a tag of REQUIRES is not met: a CPU feature, `cuda`, a compute capability such as `sm80`, or a package."""
+    """Why a tag of REQUIRES is not met: a CPU feature, `cuda`, a compute capability such as `sm80`, a library of
+    NVIDIA's, or a package."""
     if need in CPU_TAGS:
         from kernels.cpu import cpu_flags
 
         return None if CPU_TAGS[need] in cpu_flags().split() else f"this CPU has no {need}"
+    if need in LIBRARIES:
+        from kernels.cuda import libraries  # loads torch
+
+        return libraries.missing(need, device)
     if need == "cuda" or need.startswith("sm"):
         if not device.startswith("cuda"):
             return "needs an NVIDIA GPU (--device cuda)"

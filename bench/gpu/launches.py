@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case
 from kernels import cuda
+from kernels.cuda import libraries
 
 T = TypeVar("T")
 
@@ -90,19 +91,21 @@ def without_origin(configuration: str) -> set[str]:
 
 
 def configured_call(module: ModuleType, call: Callable[[], T]) -> tuple[T, str]:
-    """Make a call; its answer, and the tile sizes that its launches took from a Triton variant's tables."""
-    tables = tables_of(module)
-    for table in tables.values():
-        table.used.clear()
+    """Make a call; its answer, and the tile sizes that its launches took from a Triton variant's tables, or what of a
+    library ran."""
+    tables, calls = tables_of(module), libraries.calls_of(module)
+    for each in (*tables.values(), *calls):
+        each.used.clear()
     answer = call()
-    return answer, "; ".join(table.text(name) for name, table in tables.items() if table.used)
+    told = [table.text(name) for name, table in tables.items() if table.used]
+    return answer, "; ".join([*told, *(each.text() for each in calls if each.used)])
 
 
 @contextmanager
 def untuned() -> Iterator[None]:
-    """Preparing a Triton variant measures nothing inside (kernels.triton.tuning.untuned)."""
+    """Preparing a variant measures nothing inside (kernels.triton.tuning.untuned, kernels.cuda.libraries.untuned)."""
     tuning = sys.modules.get("kernels.triton.tuning")  # where it is not imported, no variant has a table
-    with tuning.untuned() if tuning else nullcontext():
+    with tuning.untuned() if tuning else nullcontext(), libraries.untuned():
         yield
 
 
@@ -122,6 +125,7 @@ def launching_with(run: Callable[[Launch], None], arch: str, whole: bool = False
 
             stack.enter_context(triton_driver.launching_with(run, arch, whole))
         stack.enter_context(cuda.targeting(arch))
+        stack.enter_context(libraries.on_paper())
         before = cuda._simulator
         cuda.simulate_with(run)
         try:

@@ -209,7 +209,7 @@ class Counts(Resources, total=False):
     """What the simulator counts of one call."""
 
     counted_shape: Annotated[str, "counts and resources of a simulated row are of one call at this shape"]
-    configuration: Annotated[Text, "tile sizes that a Triton variant took from its tables: default, or tuned here"]
+    configuration: Annotated[Text, "tiles of a Triton variant's tables, default or tuned; what of a library ran"]
     sectors: Annotated[int, "32-byte sectors of global memory asked for"]
     moved_of_minimum: Annotated[Number | None, "their bytes over the compulsory ones"]
     sectors_per_request: Annotated[Number | None, "a request is one instruction of a warp"]

@@ -33,6 +33,7 @@ LAUNCHERS = frozenset(  # the harness's, in kernels/: they are trusted
             f"cuda/{name}.py"
             for name in ("__init__", "compiler", "cplusplus", "gpu", "packing", "signature", "standard")
         ),
+        *(f"cuda/{name}.py" for name in ("libraries", "cublaslt", "cudnn_graph")),
     )
 )
 

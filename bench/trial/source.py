@@ -34,6 +34,7 @@ from reference import contract
 OFFERED = words(
     "Kernel Strided Argument Loaded as_int32 blocks most_shared MAX_PARAMETER_BYTES Unavailable WARP pack_width"
     " row_shape Lists multiprocessors capability power_of_2 described UNFUSED Tiles Config TORCH_DTYPES tune text_of"
+    " Products OUT DX DWEIGHT DEFAULT BIAS GELU_AUX_BIAS DGELU BGRADB WORKSPACE ROUND Attention"  # of libraries
 )
 IN_TUNING = words("put cache_dir random_call")  # files between calls, and numbers
 PURE = words(

@@ -17,9 +17,11 @@ CALLS, TURNS = 10, 40
 
 
 def everything() -> list[str]:
-    from bench.core.variants import discover
+    """All but what calls a library, which is no kernel of ours (tests/stand_in/cublaslt.py, cudnn.py)."""
+    from bench.core.variants import LIBRARIES, discover
 
-    return [f"{v.layer}/{v.name}/{p}" for v in discover() if v.gpu_code for p in ("forward", "backward") if v.has(p)]
+    ours = [v for v in discover() if v.gpu_code and not set(LIBRARIES) & set(v.requires)]
+    return [f"{v.layer}/{v.name}/{p}" for v in ours for p in ("forward", "backward") if v.has(p)]
 
 
 def case_of(layer: str, phase: str, dtype: str):
