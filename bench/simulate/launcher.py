@@ -157,7 +157,7 @@ def run(launch: Launch) -> None:
         launch.shared,
         launch.arguments,
         name=name,
-        cooperative=getattr(launch, "cooperative", False),
+        cooperative=launch.cooperative,
     )
 
 

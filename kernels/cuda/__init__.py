@@ -132,9 +132,10 @@ class Launch:
     block: tuple[int, int, int]
     shared: int
     arguments: tuple[Argument, ...]
+    cooperative: bool = False  # all blocks are on the GPU together, and may wait for each other (grid.sync())
 
     def __str__(self) -> str:
-        where = f"{self.build.source.name}: {self.build.name}"
+        where = f"{self.build.source.name}: {self.build.name}{' (cooperative)' if self.cooperative else ''}"
         return f"{where} with grid {self.grid}, block {self.block}, {self.shared} bytes of dynamic shared memory"
 
 
@@ -211,19 +212,25 @@ class Kernel:
             self._signatures = read_signatures(self.source, self.entry, defines) if defines or not first else first
         return self._signatures
 
-    def __call__(self, grid: int | tuple, block: int | tuple, shared: int = 0, **constants: Any) -> Callable[..., None]:
-        """The kernel with its launch geometry: call that with the arguments. `shared` is dynamic, in bytes."""
+    def __call__(
+        self, grid: int | tuple, block: int | tuple, shared: int = 0, cooperative: bool = False, **constants: Any
+    ) -> Callable[..., None]:
+        """The kernel with its launch geometry: call that with the arguments. `shared` is dynamic, in bytes.
+
+        cooperative: all blocks are on the GPU together, as `grid.sync()` of cooperative groups needs; more than fit at
+        once are refused (CUDA C++ Programming Guide, Cooperative Groups, grid synchronization).
+        """
 
         def launch(*args: Any) -> None:
-            self._launch(_three(grid), _three(block), shared, constants, args)
+            self._launch(_three(grid), _three(block), shared, constants, args, cooperative)
 
         return launch
 
-    def _launch(self, grid, block, shared: int, constants: dict[str, Any], args: tuple) -> None:
+    def _launch(self, grid, block, shared: int, constants: dict[str, Any], args: tuple, cooperative: bool) -> None:
         """A launch of a kind that is known is packed and handed to the driver; the first is checked, and planned."""
         device, values, kinds = flat(args)
         if device >= 0:
-            key = (device, *constants.items(), *kinds)
+            key = (device, cooperative, *constants.items(), *kinds)
             plan = self._plans.get(key)
             if plan is not None:
                 try:
@@ -232,6 +239,8 @@ class Kernel:
                 except struct.error:  # the check says what does not fit
                     pass
         call = self._checked(grid, block, shared, {**self.constants, **constants}, args)
+        if cooperative:
+            call = replace(call, cooperative=True)
         if device >= 0:
             from kernels.cuda import gpu
 
@@ -268,6 +277,11 @@ class Kernel:
             raise ValueError(f"{self.entry}: {size} bytes of parameters, a kernel takes {MAX_PARAMETER_BYTES}")
         loads = {i: (C_OF[a.tensor.dtype], a.expression) for i, a in enumerate(args) if isinstance(a, Loaded)}
         if loads:
+            if fixed := next((p.name for p in signature.parameters if p.grid_constant), ""):
+                raise TypeError(
+                    f"{self.entry}: nothing can be Loaded where a parameter, {fixed}, is __grid_constant__: the kernel "
+                    "becomes a function of another one, and functions have no such parameters"
+                )
             expression, name = build.name, f"{signature.name.replace('::', '_')}_loading"
             appended = types.loading(self.source, signature, expression, name, loads, given)
             build = replace(build, name=name, appended=appended)

@@ -43,6 +43,7 @@ class Parameter:
     """One parameter: `type` without const, pointer and Many<…>; `many` where it is a list passed by value.
 
     Of a struct that the compiler was asked for, `fields` has (offset, type) of each scalar in it, and `size` its bytes.
+    grid_constant: it is `__grid_constant__`, which a kernel's parameter alone can be.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Parameter:
     many: bool = False
     size: int = 0
     fields: tuple[tuple[int, str], ...] = ()
+    grid_constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,9 @@ def _parameter(source: Path, entry: str, tokens: Sequence[Token], number: int) -
     pointee = texts[: stars[-1]] if stars else texts
     const = "const" in (pointee if pointer else texts)
     words = [t for t in pointee if t not in QUALIFIERS]
-    return Parameter(name.text if name else f"#{number + 1}", canonical(words), pointer, const, many)
+    fixed = any(t.text == "__grid_constant__" for t in tokens)
+    said = name.text if name else f"#{number + 1}"
+    return Parameter(said, canonical(words), pointer, const, many, grid_constant=fixed)
 
 
 def canonical(words: Sequence[str]) -> str:

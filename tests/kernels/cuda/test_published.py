@@ -309,6 +309,23 @@ def test_headers_of_the_toolkit_are_found(tmp_path, header, body, needs):
     assert compile_source(tmp_path / "h.cu", ("k",), "sm_90a").code
 
 
+def test_a_header_of_the_hosts_that_the_toolkit_has_is_not_read_and_those_of_c_are_always_there(tmp_path, monkeypatch):
+    toolkit = tmp_path / "toolkit"
+    for name, text in {
+        "nvtx3/nvToolsExt.h": "#error the host's",
+        "cuda_odd.h": "#include <stdint.h>\n#include <wchar_.h>\n",
+        "wchar_.h": "#include <stddef.h>\ntypedef uint16_t odd_t;\n",
+    }.items():
+        (toolkit / name).parent.mkdir(parents=True, exist_ok=True)
+        (toolkit / name).write_text(text)
+    folders = (toolkit, *standard.folders())
+    monkeypatch.setattr(standard, "folders", lambda: folders)
+    (tmp_path / "n.cu").write_text(
+        "#include <nvtx3/nvToolsExt.h>\n#include <cuda_odd.h>\n__global__ void k(odd_t* x) { x[0] = 1; }\n"
+    )
+    assert compile_source(tmp_path / "n.cu", ("k",), "sm_90a").code
+
+
 def test_a_changed_stand_in_is_another_build(monkeypatch):
     compiler.version.cache_clear()
     try:
@@ -319,3 +336,41 @@ def test_a_changed_stand_in_is_another_build(monkeypatch):
         assert compiler.version() != before
     finally:
         compiler.version.cache_clear()
+
+
+GRID = """
+#include <cooperative_groups.h>
+namespace cg = cooperative_groups;
+__global__ void mirrored(float* out, const float* x) {
+    cg::grid_group grid = cg::this_grid();
+    out[grid.thread_rank()] = x[grid.thread_rank()];
+    grid.sync();
+    float other = out[grid.size() - 1 - grid.thread_rank()];
+    grid.sync();
+    out[grid.thread_rank()] = other;
+}
+"""
+
+
+def test_blocks_wait_for_each_other_in_a_cooperative_launch_and_in_no_other(tmp_path, simulated):
+    (tmp_path / "grid.cu").write_text(GRID)
+    x, out = torch.arange(256.0), torch.zeros(256)
+    mirrored = kernel(tmp_path / "grid.cu", "mirrored")
+    mirrored(grid=4, block=64, cooperative=True)(out, x)
+    assert torch.equal(out, x.flip(0))
+    with pytest.raises(simulate.SimulationError, match="trap"):
+        mirrored(grid=4, block=64)(out, x)
+    with pytest.raises(simulate.SimulationError, match="a cooperative launch of 5000 blocks; at most"):
+        mirrored(grid=5000, block=64, cooperative=True)(out, x)
+
+
+def test_nothing_is_loaded_beside_a_grid_constant_parameter(tmp_path, launched):
+    (tmp_path / "fixed.cu").write_text(
+        "#define HELD const __grid_constant__\n"
+        "__global__ void fixed(float* out, float scale, HELD float4 four) { out[0] = scale * four.x; }"
+    )
+    with pytest.raises(TypeError, match="nothing can be Loaded where a parameter, four, is __grid_constant__"):
+        kernel(tmp_path / "fixed.cu", "fixed")(grid=1, block=1)(torch.zeros(1), Loaded(torch.ones(1)), (1.0,) * 4)
+    assert not launched
+    kernel(tmp_path / "fixed.cu", "fixed")(grid=1, block=1)(torch.zeros(1), 2.0, (1.0,) * 4)
+    assert len(launched) == 1
