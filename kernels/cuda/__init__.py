@@ -177,6 +177,19 @@ def _most_shared_on(device: int) -> int:
     return properties.shared_memory_per_block_optin
 
 
+SIMULATED_MULTIPROCESSORS = 132  # of an H100 SXM and an H200
+
+
+def multiprocessors(tensor: torch.Tensor) -> int:
+    """How many multiprocessors the tensor's device has: what launchers that fill the GPU once ask."""
+    return _multiprocessors_of(place(tensor)) if tensor.is_cuda else SIMULATED_MULTIPROCESSORS
+
+
+@cache
+def _multiprocessors_of(device: int) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def blocks(work: int, per_block: int) -> int:
     """How many blocks cover `work` items; at least one."""
     return max(1, -(-work // per_block))
@@ -549,4 +562,17 @@ def as_int32(tensor: torch.Tensor, workspace: torch.Tensor, first: int = 0) -> t
     return out
 
 
+def zeroed(tensor: torch.Tensor, like: torch.dtype | None = None) -> torch.Tensor:
+    """The tensor, contiguous, with zeros in it; one more launch. For kernels that add to what is there.
+
+    like: of a workspace's bytes, the dtype that the kernel sees them as.
+    """
+    out = tensor if like is None else tensor.view(like)
+    flat_bytes = out.view(-1).view(torch.uint8)
+    _zero(grid=blocks(flat_bytes.numel(), 256 * ZERO_BYTES), block=256)(flat_bytes, flat_bytes.numel())
+    return out
+
+
+ZERO_BYTES = 16  # a thread, as in zero.cu
 _narrow = Kernel("common/narrow.cu", "as_int32")
+_zero = Kernel("common/zero.cu", "zero")

@@ -161,6 +161,19 @@ def parameters_of(
     raise AssertionError
 
 
+VALUE = 'extern "C" __device__ const long long layerbench_value = (long long)({});\n'
+
+
+def value_of(source: Path, expression: str) -> int:
+    """The whole number that a constant expression of the source is. Raises as `compile_source` does, or ValueError."""
+    asked = Appended(VALUE.format(expression), tuple(re.findall(r"\w+", expression)))
+    text = compile_source(source, (), "sm_90a", "ptx", (), asked).code.decode()
+    found = re.search(r"\blayerbench_value(?:\s*=\s*(-?\d+))?;", text)
+    if not found:
+        raise ValueError(f"the compiler did not tell what {expression} is")
+    return int(found[1] or 0)
+
+
 MESSAGE = re.compile(
     r"^[^\n]*?\b(?:(?P<error>(?:catastrophic |fatal |internal )?error)|warning|remark)\b[^\n]*:", re.M | re.I
 )
