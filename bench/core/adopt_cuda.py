@@ -115,12 +115,15 @@ def adopted(source: Path, layer: str, kernel: str | None, name: str) -> Adopted:
 
 
 def _asked(source: Path, signature: Signature) -> Signature:
-    """With the types that only the compiler knows, where there is one and the kernel is no template."""
-    if signature.template or all(q.type in DTYPE_OF or q.type in SCALARS for q in signature.parameters):
+    """With the types that only the compiler knows, where there is one and no argument of a template is wanted."""
+    own = signature.types
+    needed = set(signature.template) - dict(signature.defaults).keys()
+    if needed or all(q.type in (*DTYPE_OF, *SCALARS, *own) for q in signature.parameters):
         return signature
     try:
         found = parameters_of(source, signature.expression([], {}), (), signature.parameters)
-        return replace(signature, parameters=found)
+        mixed = (q if q.type in own else f for q, f in zip(signature.parameters, found, strict=True))
+        return replace(signature, parameters=tuple(mixed))
     except (CompileError, Unavailable, ValueError):
         return signature
 
@@ -291,7 +294,7 @@ class Writer:
         keywords = "".join(f", {n}={v}" for n, v in head["template"].items())
         shared = f", shared={head['shared']}" if head["shared"] not in ("", "0") else ""
         call = f"{self.phase}_kernel(grid={head['grid']}, block={head['block']}{shared}{keywords})"
-        asserted = self._asserted()
+        asserted = [*self._asserted(), *self._too_much(head["shared"])]
         body = [f"    {line}" for line in self.refusals()]
         body += [f"    {line}" for line in self.sizes(f"{call} {', '.join(arguments)} {' '.join(asserted)}")]
         if self.loop:
@@ -357,9 +360,6 @@ class Writer:
             elif name == "causal":
                 yield f"if causal:  # {DECIDE}: `not causal`, where the kernel masks by itself"
                 yield '    raise Unavailable("causal")'
-            elif name == "epilogue":
-                yield "if epilogue:"
-                yield '    raise Unavailable("an epilogue")'
 
     def _asserted(self) -> list[str]:
         """What the launcher asserts of sizes before its launch, as refusals. An assertion that cannot be read is left."""
@@ -367,11 +367,33 @@ class Writer:
         for tokens in self.launcher.asserted if self.launcher else ():
             texts = [t.text for t in tokens]
             tokens = tokens[: texts.index("&&")] if "&&" in texts else tokens  # && "why"
+            before, known = len(self.lines), dict(self.known)
             text = self._python(tokens)
+            if len(self.lines) > before:  # it asks for what a person would have to say
+                del self.lines[before:]
+                self.known = known
+                continue
             if text and re.search(r"[<>=]", text):
                 said = " ".join(t.text for t in tokens).replace(" :: ", "::").replace('"', "'")
                 lines += [f"if not ({text}):", f'    raise Unavailable("not {said}")']
         return lines
+
+    def _too_much(self, shared: str) -> list[str]:
+        """A refusal where the dynamic shared memory grows with the shape."""
+        set_to = dict(line.partition("  #")[0].split(" = ", 1) for line in self.lines if " = " in line)
+        symbols = {s for t in self.tensors.values() for s in t.shape.split()}
+        reached, waiting = set[str](), set(re.findall(r"[A-Za-z_]\w*", shared))
+        while waiting:
+            name = waiting.pop()
+            reached.add(name)
+            waiting |= set(re.findall(r"[A-Za-z_]\w*", set_to.get(name, ""))) - reached
+        if not reached & symbols:
+            return []
+        self.imports.add("most_shared")
+        return [
+            f"if {shared} > most_shared({self.first()}):",
+            '    raise Unavailable("more shared memory than a block has")',
+        ]
 
     def _loads(self, name: str) -> bool:
         return name in self.used
@@ -553,8 +575,8 @@ class Writer:
         if name in self.known:
             return self.known[name]
         value = self.scalar(name)
-        if value is None and self.launcher and name in self.launcher.parameters and "block" in name.lower():
-            side = 16 if "sqrt" in name.lower() else BLOCK
+        if value is None and self.launcher and name in self.launcher.parameters:
+            side = 1 if "block" not in name.lower() else 16 if "sqrt" in name.lower() else BLOCK
             self.lines.append(f"{_safe(name)} = {side}  # {DECIDE}: {self.launcher.name} is told it")
             value = _safe(name)
         if value is None and (macro := self.unit.macros.get(name)) and macro.parameters is None:
@@ -644,9 +666,11 @@ class _Expression:
 
     def _of_device(self, text: str) -> str | None:
         """What a launcher asks of the GPU."""
-        if text == "maxThreadsPerMultiProcessor":
+        if re.fullmatch(r"maxThreadsPerMultiProcessor|(\w+_)?threads_per_sm", text, re.I):
             return "2048"
-        if not re.fullmatch(r"multiProcessorCount|(\w+_)?num_sms?|(\w+_)?sm_count|(\w+_)?num_multiprocessors", text, re.I):
+        if not re.fullmatch(
+            r"multiProcessorCount|(\w+_)?num_sms?|(\w+_)?sm_count|(\w+_)?num_multiprocessors", text, re.I
+        ):
             return None
         self.writer.imports.add("multiprocessors")
         return f"multiprocessors({self.writer.first()})"

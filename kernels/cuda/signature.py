@@ -73,7 +73,8 @@ class Signature:
 
     def expression(self, values: Sequence[str], given: Mapping[str, str]) -> str:
         """What NVRTC is asked for: the instance with these template arguments. given: the same by name."""
-        name = f"{self.name}<{', '.join(values)}>" if values else self.name
+        # a template that is given nothing, because it has a default for everything, is still one
+        name = f"{self.name}<{', '.join(values)}>" if values or self.template else self.name
         if not self.cast:
             return name
         types = ", ".join(substituted(text, given) for text in self.cast)

@@ -374,3 +374,35 @@ def test_nothing_is_loaded_beside_a_grid_constant_parameter(tmp_path, launched):
     assert not launched
     kernel(tmp_path / "fixed.cu", "fixed")(grid=1, block=1)(torch.zeros(1), 2.0, (1.0,) * 4)
     assert len(launched) == 1
+
+
+def test_a_template_that_has_a_default_for_everything_needs_nothing(tmp_path, simulated):
+    (tmp_path / "defaults.cu").write_text(
+        "typedef float real;\ntemplate <bool TWICE = true, class S = int>\n"
+        "__global__ void defaults(real* out, real x) { out[threadIdx.x] = TWICE ? 2 * x : x; }"
+    )
+    out = torch.zeros(4)
+    kernel(tmp_path / "defaults.cu", "defaults")(grid=1, block=4)(out, 1.5)
+    assert out.tolist() == [3.0] * 4
+    kernel(tmp_path / "defaults.cu", "defaults")(grid=1, block=4, TWICE=False)(out, 1.5)
+    assert out.tolist() == [1.5] * 4
+
+
+@pytest.mark.parametrize(("dtype", "first", "count"), [(torch.float32, 0, 1000), (torch.bfloat16, 3, 37), (None, 5, 3)])
+def test_zeros_are_written_where_they_belong_and_nowhere_else(simulated, dtype, first, count):
+    whole = torch.full((2048,), 7, dtype=dtype or torch.uint8)
+    assert cuda.zeroed(whole[first : first + count]).data_ptr() == whole[first:].data_ptr()
+    wanted = torch.full_like(whole, 7)
+    wanted[first : first + count] = 0
+    assert torch.equal(whole, wanted)
+
+
+def test_bytes_of_a_workspace_are_seen_as_what_the_kernel_wants(simulated):
+    seen = cuda.zeroed(torch.full((64,), 7, dtype=torch.uint8), torch.float32)
+    assert seen.dtype == torch.float32 and seen.tolist() == [0.0] * 16
+
+
+def test_a_constant_of_the_source_is_told_and_what_is_none_is_refused(source):
+    assert compiler.value_of(source, "outer::inner::TAKE + 1") == 8
+    with pytest.raises(CompileError):
+        compiler.value_of(source, "outer::inner::NOTHING")
