@@ -362,7 +362,7 @@ class Writer:
                 yield '    raise Unavailable("causal")'
 
     def _asserted(self) -> list[str]:
-        """What the launcher asserts of sizes before its launch, as refusals. An assertion that cannot be read is left."""
+        """What the launcher asserts of sizes before its launch, as refusals; what cannot be read is left out."""
         lines = []
         for tokens in self.launcher.asserted if self.launcher else ():
             texts = [t.text for t in tokens]

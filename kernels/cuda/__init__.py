@@ -226,7 +226,7 @@ class Kernel:
         return self._signatures
 
     def __call__(
-        self, grid: int | tuple, block: int | tuple, shared: int = 0, cooperative: bool = False, **constants: Any
+        self, grid: int | tuple, block: int | tuple, shared: int = 0, cooperative: bool | int = False, **constants: Any
     ) -> Callable[..., None]:
         """The kernel with its launch geometry: call that with the arguments. `shared` is dynamic, in bytes.
 
@@ -239,7 +239,9 @@ class Kernel:
 
         return launch
 
-    def _launch(self, grid, block, shared: int, constants: dict[str, Any], args: tuple, cooperative: bool) -> None:
+    def _launch(
+        self, grid, block, shared: int, constants: dict[str, Any], args: tuple, cooperative: bool | int
+    ) -> None:
         """A launch of a kind that is known is packed and handed to the driver; the first is checked, and planned."""
         device, values, kinds = flat(args)
         if device >= 0:

@@ -208,16 +208,16 @@ ROWS = """
 #include <nvtx3/nvToolsExt.h>
 #include "pack.h"
 template <bool SAVE = true>
-__global__ void fused(floatX* residual, floatX* normed, float* mean, float* rstd, const floatX* inp1, const floatX* inp2,
-                      const floatX* weight, const floatX* bias, float* extra, int N, int C) {}
+__global__ void fused(floatX* residual, floatX* normed, float* mean, float* rstd, const floatX* inp1,
+                      const floatX* inp2, const floatX* weight, const floatX* bias, float* extra, int N, int C) {}
 void launch(floatX* residual, floatX* normed, const floatX* inp1, int N, int C, int how_many, cudaStream_t stream) {
     assert(C % (32 * wide::size) == 0 && "C has no whole packs");
     assert(stream_is_open(stream));
     const int block_size = 256;
     size_t shared = C * sizeof(floatX) * how_many;
     const int grid = deviceProp.maxThreadsPerMultiProcessor * num_SMs / block_size;
-    fused<true><<<dim3(grid, how_many), block_size, shared, stream>>>(residual, normed, mean, rstd, inp1, inp2, weight, bias,
-                                                            nullptr, N, C);
+    fused<true><<<dim3(grid, how_many), block_size, shared, stream>>>(residual, normed, mean, rstd, inp1, inp2, weight,
+                                                                      bias, nullptr, N, C);
 }
 void other(int C) { fused<<<blocks_of_a_card, 32>>>(); }
 """
