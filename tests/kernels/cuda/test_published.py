@@ -406,3 +406,16 @@ def test_a_constant_of_the_source_is_told_and_what_is_none_is_refused(source):
     assert compiler.value_of(source, "outer::inner::TAKE + 1") == 8
     with pytest.raises(CompileError):
         compiler.value_of(source, "outer::inner::NOTHING")
+
+
+def test_a_launcher_that_is_called_as_what_a_kernel_calls_is_left_out_with_its_instantiations(tmp_path):
+    (tmp_path / "same.cu").write_text(
+        "namespace other { template <class T> __device__ T reduce(T x) { return x + x; } }\n"
+        "template <class T> __global__ void sums(T* out) { out[0] = other::reduce(out[0]); }\n"
+        "__device__ int shifted(int x) { return 1 << (x << 2) >> 1; }\n"
+        "template <class T> void reduce(int n, T* out) {\n    sums<T><<<n, 32>>>(out);\n    cudaDeviceSynchronize();\n}\n"
+        "template void reduce<float>(int, float*);\ntemplate void reduce<double>(int, double*);\n"
+        "__global__ void shifts(int* out) { out[0] = shifted(out[0]); }\n"
+    )
+    for name in ("sums<float>", "shifts"):
+        assert compile_source(tmp_path / "same.cu", (name,), "sm_90a").code
