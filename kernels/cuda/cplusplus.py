@@ -328,7 +328,7 @@ class Unit:
         known = {n for d in every for n in d.names}
         device = {n for d in every for n in d.names if d.kind == "function" and not _is_host(d)}
         # A launcher may have the name of what a kernel does mention (cg::reduce), and is explicitly instantiated.
-        launching = {n for d in every for n in d.names if _is_host(d) and _launches(d)} - device
+        launching = {n for d in every for n in d.names if _is_host(d) and _launches(d)}
         while waiting:
             word = waiting.pop()
             if word in reached:

@@ -53,6 +53,19 @@ def test_options_and_keywords_reach_the_kernel():
     assert torch.equal(out, (x * 0.5).square())
 
 
+def test_what_is_tuned_takes_its_first_config_and_runs_once():
+    configs = [triton.Config({"BLOCK": block}, num_warps=1) for block in (32, BLOCK)]
+    tuned = triton.autotune(configs, key=["N"])(scale)
+    seen: list[Any] = []
+    x, out = torch.randn(100), torch.full((100,), float("nan"))
+    grid = lambda meta: (triton.cdiv(100, meta["BLOCK"]),)  # noqa: E731
+    with launching_with(seen.append):
+        tuned[grid](out, x, 0.5, 100)
+    assert [launch.grid for launch in seen] == [(4, 1, 1)]
+    tuned[grid](out, x, 0.5, 100)
+    assert torch.equal(out, x * 0.5)
+
+
 def test_clusters_are_refused():
     with pytest.raises(simulate.UnknownInstruction, match="clusters of several blocks"):
         scaled(100, num_ctas=2)

@@ -413,7 +413,7 @@ def test_a_launcher_that_is_called_as_what_a_kernel_calls_is_left_out_with_its_i
         "namespace other { template <class T> __device__ T reduce(T x) { return x + x; } }\n"
         "template <class T> __global__ void sums(T* out) { out[0] = other::reduce(out[0]); }\n"
         "__device__ int shifted(int x) { return 1 << (x << 2) >> 1; }\n"
-        "template <class T> void reduce(int n, T* out) {\n    sums<T><<<n, 32>>>(out);\n    cudaDeviceSynchronize();\n}\n"
+        "template <class T> void reduce(int n, T* out) {\n    sums<T><<<n, 32>>>(out);\n    cudaGetLastError();\n}\n"
         "template void reduce<float>(int, float*);\ntemplate void reduce<double>(int, double*);\n"
         "__global__ void shifts(int* out) { out[0] = shifted(out[0]); }\n"
     )
