@@ -419,3 +419,44 @@ def test_a_launcher_that_is_called_as_what_a_kernel_calls_is_left_out_with_its_i
     )
     for name in ("sums<float>", "shifts"):
         assert compile_source(tmp_path / "same.cu", (name,), "sm_90a").code
+
+
+NARROW_MATHS = {
+    "exp": torch.exp,
+    "exp2": torch.exp2,
+    "exp10": lambda x: 10**x,
+    "log": torch.log,
+    "log2": torch.log2,
+    "log10": torch.log10,
+    "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt,
+    "rcp": torch.reciprocal,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "tanh": torch.tanh,
+    "rint": torch.round,
+    "floor": torch.floor,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "pair", "dtype"),
+    [("__half", "__half2", torch.float16), ("__nv_bfloat16", "__nv_bfloat162", torch.bfloat16)],
+)
+def test_the_maths_of_narrow_floats_is_there_one_by_one_and_in_pairs(tmp_path, simulated, kind, pair, dtype):
+    body = "".join(f"    out[{2 * i} * 32 + t] = h{name}(x[t]);\n" for i, name in enumerate(NARROW_MATHS))
+    body += "".join(
+        f"    if (t % 2 == 0) *({pair}*)(out + {2 * i + 1} * 32 + t) = h2{name}(*(const {pair}*)(x + t));\n"
+        for i, name in enumerate(NARROW_MATHS)
+    )
+    (tmp_path / "narrow.cu").write_text(
+        "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"
+        f"__global__ void maths({kind}* out, const {kind}* x) {{\n    int t = threadIdx.x;\n{body}}}\n"
+    )
+    x, out = torch.linspace(0.06, 2.9, 32).to(dtype), torch.full((len(NARROW_MATHS), 2, 32), torch.nan).to(dtype)
+    kernel(tmp_path / "narrow.cu", "maths")(grid=1, block=32)(out, x)
+    for (name, formula), found in zip(NARROW_MATHS.items(), out, strict=True):
+        wanted = formula(x.double()).to(dtype).double()
+        ulp = torch.finfo(dtype).eps * wanted.abs().clamp(min=1e-2)
+        for each in found.double():
+            assert ((each - wanted).abs() <= 2 * ulp).all(), name
