@@ -480,6 +480,8 @@ class Writer:
                 return "None"
             self.lines.append(f"# {DECIDE}: {q.type}* {q.name}, which is none of {', '.join(self.tensors)}")
             return "None"
+        if q.type == "empty":
+            return "()"
         value = None
         if self.launcher and number < len(self.launcher.arguments):
             value = self._python(self.launcher.arguments[number])

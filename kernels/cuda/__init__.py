@@ -8,7 +8,8 @@ The kernel's own parameter list in the .cu says what each argument is:
     T*, const T*            a tensor of the working dtype; all `T*` of one call have the same
     float*, long long*, …   a tensor of that dtype; None is a null pointer
     int, size_t, float, half, bool, an enum, T, …           a Python number; or Loaded(tensor), read on the GPU
-    struct                                                  a tuple of its scalars in order, or an Argument
+    struct                                                  a tuple of its scalars in order, () of an empty one;
+                                                            or an Argument
     Many<T*, N>, Many<float, N>                             a list of tensors or numbers, passed by value
     TensorMap               an Argument that holds the map's bytes (bench.simulate.tensor_map)
 
@@ -474,7 +475,7 @@ def _one(where: str, p: Parameter, arg: Any) -> Argument:
     if isinstance(arg, Loaded):
         return _loaded(where, p, arg)
     if not p.pointer:
-        if p.type == "struct":
+        if p.type in ("struct", "empty"):
             return _struct(where, p, arg)
         return Argument(p.name, _number(where, p.type, arg), format=SCALARS[p.type][1:])
     if arg is None:
@@ -499,7 +500,9 @@ def _loaded(where: str, p: Parameter, arg: Loaded) -> Argument:
 
 
 def _struct(where: str, p: Parameter, arg: Any) -> Argument:
-    """A tuple of scalars and tensors, each at its field's place."""
+    """A tuple of scalars and tensors, each at its field's place; () for what has nothing in it (std::true_type)."""
+    if p.type == "empty" and arg == ():
+        return Argument(p.name, bytes(p.size), format=f"{p.size}x")
     if not p.fields:
         raise TypeError(f"{where} is {p.size} bytes of a struct: an Argument with these bytes is wanted")
     if not isinstance(arg, tuple) or len(arg) != len(p.fields):

@@ -254,7 +254,7 @@ CLASSES = {
     5: {2: "__nv_bfloat16"},
     6: {2: "__half"},
 }
-POINTER, CONST = 16, 32
+POINTER, CONST, EMPTY = 16, 32, -1
 ASK = """
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -308,7 +308,7 @@ template <class T> constexpr void put(Table& t);
 template <class... A> constexpr void put_all(Table& t, list<A...>) { (put<A>(t), ...); }
 template <class T> constexpr void put(Table& t) {
     using U = typename bare<T>::type;
-    t.put(code<T>()); t.put(bytes<T>()); t.put(alignof(T));
+    t.put(code<T>()); t.put(bytes<T>()); t.put(__is_empty(U) ? EMPTY : alignof(T));
     if constexpr (code<T>() == 0 && FIELDS && __is_aggregate(U) && __is_class(U)) {
         constexpr int n = count<U>();
         if constexpr (n > 0) { t.put(n); put_all(t, decltype(parts<n>::of(made<U>())){}); }
@@ -335,7 +335,14 @@ def question(expression: str, fields: bool) -> str:
         kinds = ", ".join(f"decltype(x{i})" for i in range(n))
         body = f"{{ auto& [{names}] = s; return list<{kinds}>{{}}; }}"
         parts += f"template <> struct parts<{n}> {{ template <class T> static auto of(T& s) {body} }};\n"
-    words = {"MOST": MOST_FIELDS, "POINTER": POINTER, "CONST": CONST, "FIELDS": int(fields), "NAME": TABLE}
+    words = {
+        "MOST": MOST_FIELDS,
+        "POINTER": POINTER,
+        "CONST": CONST,
+        "EMPTY": EMPTY,
+        "FIELDS": int(fields),
+        "NAME": TABLE,
+    }
     text = re.sub(rf"\b({'|'.join(words)})\b", lambda found: str(words[found[1]]), ASK)
     pointed = expression if expression.startswith("static_cast") else f"&{expression}"
     return text.replace("PARTS", parts).replace("EXPRESSION", pointed)
@@ -354,7 +361,7 @@ def answer(ptx: str, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
     at = 1
     out = []
     for p in parameters:
-        (code, size, _, fields), at = _entry(numbers, at)
+        (code, size, align, fields), at = _entry(numbers, at)
         if p.many:
             out.append(p)
         elif code & POINTER:
@@ -363,7 +370,8 @@ def answer(ptx: str, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
         elif code:
             out.append(replace(p, type=CLASSES[code & 15][size], pointer=False))
         else:
-            out.append(replace(p, type="struct", pointer=False, size=size, fields=tuple(_flat(fields, 0))))
+            kind = "empty" if align == EMPTY else "struct"
+            out.append(replace(p, type=kind, pointer=False, size=size, fields=tuple(_flat(fields, 0))))
     return tuple(out)
 
 
@@ -382,6 +390,8 @@ def _flat(fields: list, start: int):
     """(offset, type) of each scalar, laid out as C does it; "pointer" for a pointer."""
     at = start
     for code, size, align, inner in fields:
+        if align == EMPTY:
+            align, inner = 1, []
         size = 8 if code & POINTER else size
         at += -at % align
         if code & POINTER:

@@ -130,7 +130,7 @@ def narrow() -> list[list[float]]:
     half, bf16 = torch.float16, torch.bfloat16
     found: list[torch.Tensor] = []
     h, b, h2, b2 = (v.float() for v in (x.to(half), x.to(bf16), (2 * x).to(half), (2 * x).to(bf16)))
-    for one, two, dtype in ((h, h2, half), (b, b2, bf16)):
+    for one, dtype in ((h, half), (b, bf16)):
         found += [one.tanh().to(dtype).float()]
     found += [h.tanh() + 2 * h2.tanh(), b.tanh() + 2 * b2.tanh()]
     fused = [(v.double().square() - 0.25).clamp(min=0).to(t).float() for v, t in ((h, half), (b, bf16))]

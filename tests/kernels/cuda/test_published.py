@@ -460,3 +460,19 @@ def test_the_maths_of_narrow_floats_is_there_one_by_one_and_in_pairs(tmp_path, s
         ulp = torch.finfo(dtype).eps * wanted.abs().clamp(min=1e-2)
         for each in found.double():
             assert ((each - wanted).abs() <= 2 * ulp).all(), name
+
+
+def test_a_parameter_with_nothing_in_it_is_an_empty_tuple(tmp_path, simulated):
+    (tmp_path / "tag.cu").write_text(
+        "#include <type_traits>\nstruct One { char c; };\n"
+        "template <bool ON> __global__ void tag(float* out, std::bool_constant<ON>, float x, One one) {\n"
+        "    out[0] = ON ? x + one.c : 0; }\n"
+    )
+    out = torch.zeros(1)
+    launch = kernel(tmp_path / "tag.cu", "tag")(grid=1, block=1, ON=True)
+    launch(out, (), 1.5, (2,))
+    assert out.tolist() == [3.5]
+    with pytest.raises(TypeError, match=r"#2 is 1 bytes of a struct"):
+        launch(out, True, 1.5, (2,))
+    with pytest.raises(TypeError, match="one is a struct: a tuple of 1 is wanted"):
+        launch(out, (), 1.5, ())
