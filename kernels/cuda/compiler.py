@@ -60,8 +60,9 @@ def compile_source(
     options += [f"-I{folder}" for folder in folders]
     if not whole:
         return _compile_unkept(key, source, names, kind, tuple(options), appended)
-    stem = cache_dir() / "cuda" / f"{source.parent.name}-{source.stem}-{key}"
-    code, facts = stem.with_suffix(f".{kind}"), stem.with_suffix(".json")
+    # Appended, and no suffix in another's place: a folder or a file may have dots in its name.
+    stem = f"{source.parent.name}-{source.stem}-{key}"
+    code, facts = (cache_dir() / "cuda" / f"{stem}.{end}" for end in (kind, "json"))
     if not facts.exists():
         binary = _compile(source, names, kind, options, appended)
         put(code, binary.code)

@@ -476,3 +476,19 @@ def test_a_parameter_with_nothing_in_it_is_an_empty_tuple(tmp_path, simulated):
         launch(out, True, 1.5, (2,))
     with pytest.raises(TypeError, match="one is a struct: a tuple of 1 is wanted"):
         launch(out, (), 1.5, ())
+
+
+@pytest.mark.parametrize("name", ["fast.cu/kernels.cu", "plain/one.of.several.cu"])
+def test_dots_in_a_name_mix_no_builds(tmp_path, simulated, name):
+    path = tmp_path / name
+    path.parent.mkdir()
+    text = "template <int BY> __global__ void scale(float* x) { x[threadIdx.x] *= BY; }"
+    path.write_text(text)
+    for by in (2, 3):
+        x = torch.ones(4)
+        kernel(path, "scale", BY=by)(grid=1, block=4)(x)
+        assert x.tolist() == [by] * 4
+    path.write_text(text.replace("*= BY", "*= BY + 4"))
+    x = torch.ones(4)
+    kernel(path, "scale", BY=3)(grid=1, block=4)(x)
+    assert x.tolist() == [7.0] * 4
