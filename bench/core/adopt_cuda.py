@@ -29,7 +29,7 @@ CALLED = {
     "a": "inp1 x1 input1 in1 residual left x",
     "b": "inp2 x2 input2 in2 right y",
     "weight": "gamma w scale g weights b",
-    "bias": "beta bias_",
+    "bias": "beta bias_ b",
     "mean": "mu",
     "rstd": "rs inv_std invstd rsigma inv_var",
     "tokens": "inp input_ids ids indices idx token_ids input",
@@ -62,8 +62,8 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-ROWS = _words("n rows n_rows num_rows nrows m num_tokens bt b batch batch_size r")
-COLUMNS = _words("c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size")
+ROWS = _words("n rows n_rows num_rows nrows m num_tokens bt b batch batch_size batch_dim r")
+COLUMNS = _words("c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size feat_dim")
 ALL = _words("n size numel num_elements n_elements total length len num_parameters count num elements")
 HEADS = {"nh": "NH", "n_head": "NH", "n_heads": "NH", "num_heads": "NH", "hs": "HS", "d": "HS", "head_size": "HS"}
 HEADS |= {"head_dim": "HS", "nkv": "NKV", "seq_len": "T", "seqlen": "T"}
@@ -735,7 +735,10 @@ class _Expression:
 
 
 def plain_name(name: str) -> str:
-    return re.sub(r"^(d|dev|g)_(?=\w)|_(ptr|mem|memory|d|gpu|dev|device)$", "", name.lower()).strip("_") or name.lower()
+    return (
+        re.sub(r"^(d|dev|g)_(?=\w)|_(ptr|pointer|mem|memory|d|gpu|dev|device)$", "", name.lower()).strip("_")
+        or name.lower()
+    )
 
 
 def others(name: str) -> set[str]:

@@ -277,3 +277,25 @@ MATMUL = (
 def test_an_epilogue_that_the_kernel_has_is_not_refused(folder):
     _, text, _ = taken(folder, "mm.cu", "matmul", MATMUL)
     assert "pre_gelu is not None" in text and "epilogue:" not in text and "bias is not None" not in text
+
+
+STRIDED = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def rows_kernel(input_pointer, weight_pointer, B_ptr, mean_pointer, inv_std_pointer, output_pointer,
+                batch_dim, feat_dim, input_batch_stride, input_feat_stride, B_row_stride, stride_output, lost_stride, eps,
+                BLOCK: tl.constexpr):
+    pass
+"""
+
+
+def test_strides_are_those_of_the_tensors_that_they_name(folder):
+    _, text, decide = taken(folder, "rows.py", "layernorm", STRIDED, name="strided")
+    with pytest.raises(CannotGoOn, match=r"triton.rows of layernorm is .*: choose another --name"):
+        adopt(folder / "rows.py", "layernorm", name="rows", into=folder / "into")
+    assert not (folder / "into" / "triton" / "layernorm" / "rows.py").exists()
+    assert "rows_kernel[grid](x, weight, bias, mean, rstd, out, B * T, C, x.stride(-2), x.stride(-1)" in text
+    assert "bias.stride(-1), out.stride(-2), lost_stride, eps, BLOCK=BLOCK)" in text
+    assert {line.partition(" ")[0] for line in decide} == {"lost_stride", "BLOCK", "grid"}
