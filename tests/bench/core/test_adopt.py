@@ -69,7 +69,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def taken(folder, name, layer, text=None, **more):
+def taken(folder, name, layer, text=None, /, **more):
     """(the variant, the text of its file, what is to be decided)."""
     if text:
         (folder / name).write_text(text)
@@ -285,8 +285,8 @@ import triton.language as tl
 
 @triton.jit
 def rows_kernel(input_pointer, weight_pointer, B_ptr, mean_pointer, inv_std_pointer, output_pointer,
-                batch_dim, feat_dim, input_batch_stride, input_feat_stride, B_row_stride, stride_output, lost_stride, eps,
-                BLOCK: tl.constexpr):
+                batch_dim, feat_dim, input_batch_stride, input_feat_stride, B_row_stride, stride_output,
+                lost_stride, eps, BLOCK: tl.constexpr):
     pass
 """
 

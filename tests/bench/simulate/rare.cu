@@ -202,6 +202,23 @@ KERNEL narrow(ARGUMENTS) {
             4 * __low2float(__hgt2(bb, __float2bfloat162_rn(0.5f))) + 8 * __high2float(__hgt2(bb, __float2bfloat162_rn(0.5f))));
 }
 
+// Two lanes at a time shuffle among themselves, the others of the warp wait behind it: cooperative groups' tiles do that.
+KERNEL some_before_all(ARGUMENTS) {
+    float x = in[threadIdx.x];
+    unsigned pair = threadIdx.x % 32 / 2;
+    for (unsigned turn = 0; turn < 3; turn++) {
+        if (pair == turn) x += __shfl_xor_sync(3u << 2 * pair, x, 1);
+        __syncwarp();
+    }
+    out[threadIdx.x] = x;
+}
+KERNEL some_beside_all(ARGUMENTS) {
+    float x = in[threadIdx.x];
+    if (threadIdx.x % 32 < 2) x += __shfl_xor_sync(0xffffffff, x, 1);
+    else __syncwarp();
+    out[threadIdx.x] = x;
+}
+
 // --- memory ---------------------------------------------------------------------------------------------------------
 
 KERNEL vector_atomics(ARGUMENTS) {

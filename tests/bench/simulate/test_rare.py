@@ -19,6 +19,7 @@ FAILING = {
     "heap_overrun": ("out-of-bounds", "0 bytes behind the end of `memory of malloc, rare.cu:"),
     "heap_after_free": ("out-of-bounds", "read of 4 bytes"),
     "freed_twice": ("call", "free already"),
+    "some_beside_all": ("warp operation", "lanes of one warp meet in different operations"),
     "vector_atomic_misaligned": ("misaligned", "8 bytes"),
     "grid_without_sync": ("race", "race on `out`"),
 }
@@ -148,6 +149,10 @@ def narrow() -> list[list[float]]:
     return [v.tolist() for v in found]
 
 
+def pair(t: int) -> float:
+    return float(given()[t] + given()[t ^ 1])
+
+
 def product(m: int, n: int, k: int, a_rows: bool, b_rows: bool) -> list[float]:
     flat = torch.arange(512)
     a, b = given()[flat % 64][: m * k], given()[(flat * 7 + 3) % 64][: k * n]
@@ -175,6 +180,7 @@ WANTED = {
     "directed": ulps,
     "narrow": narrow,
     "vector_atomics": lambda: SHARES,
+    "some_before_all": lambda: [pair(t) if t % 32 < 6 else float(given()[t]) for t in range(64)],
     "bulk_reduction": lambda: given()[:64].tolist(),
     "grid_sync": lambda: given()[: 4 * 64].view(4, 64).flip(0).reshape(-1).tolist(),
     "wmma_half": lambda: product(16, 16, 16, True, False),
