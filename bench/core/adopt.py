@@ -8,6 +8,7 @@ from bench.cli import CannotGoOn
 from bench.core.adopt_cuda import adopted, chosen
 from bench.core.adopt_triton import adopted_triton
 from bench.core.scaffold import NAME, shown
+from bench.core.variants import discover
 from kernels.cuda import cplusplus
 from reference import contract
 
@@ -30,6 +31,8 @@ def adopt(
     file = folder / f"{name}.py"
     if file.exists():
         raise CannotGoOn(f"{shown(file)} is there already: choose another --name")
+    if there := next((v for v in discover() if (v.layer, v.name) == (layer, f"{backend}.{name}")), None):
+        raise CannotGoOn(f"{there.name} of {layer} is {shown(there.path)}: choose another --name")
     made = adopted_triton(source, layer, kernel) if backend == "triton" else adopted(source, layer, kernel, name)
     for to, content in {Path(f"{name}.py"): made.text.encode(), **made.files}.items():
         (folder / to).parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from bench import cli
 from bench.cli import CannotGoOn
 from kernels import Unavailable
 from kernels.cuda import DTYPE_OF, SCALARS, cplusplus
-from kernels.cuda.compiler import CompileError, parameters_of
+from kernels.cuda.compiler import CompileError, parameters_of, value_of
 from kernels.cuda.cplusplus import Token
 from kernels.cuda.signature import Parameter, Signature, canonical, read_signatures
 from reference import contract
@@ -24,21 +24,21 @@ DECIDE = "DECIDE"
 BLOCK = 256  # threads, where nobody says
 # What others call the tensors and scalars of the contracts.
 CALLED = {
-    "x": "inp input in src data act activations a inputs idata in_data",
-    "out": "output y dst result o res output_matrix c odata out_data outputs",
+    "x": "inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1",
+    "out": "output y dst result o res output_matrix c odata g_odata out_data outputs normed normalized",
     "a": "inp1 x1 input1 in1 residual left x",
     "b": "inp2 x2 input2 in2 right y",
     "weight": "gamma w scale g weights b",
-    "bias": "beta bias_",
+    "bias": "beta bias_ b",
     "mean": "mu",
     "rstd": "rs inv_std invstd rsigma inv_var",
     "tokens": "inp input_ids ids indices idx token_ids input",
     "targets": "labels target label",
     "losses": "loss out",
-    "logits": "logits inp x input",
+    "logits": "logits dlogits inp x input",
     "dlosses": "dloss grad_losses",
-    "residual": "inp2 res x2 skip",
-    "residual_out": "residual_ res_out sum",
+    "residual": "inp2 res x2 skip input2 in2",
+    "residual_out": "residual residual_ res_out sum",
     "q": "query",
     "k": "key",
     "v": "value exp_avg_sq m2",
@@ -62,8 +62,8 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-ROWS = _words("n rows n_rows num_rows nrows m num_tokens bt b batch batch_size r")
-COLUMNS = _words("c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size")
+ROWS = _words("n rows n_rows num_rows nrows m num_tokens bt b batch batch_size batch_dim r")
+COLUMNS = _words("c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size feat_dim")
 ALL = _words("n size numel num_elements n_elements total length len num_parameters count num elements")
 HEADS = {"nh": "NH", "n_head": "NH", "n_heads": "NH", "num_heads": "NH", "hs": "HS", "d": "HS", "head_size": "HS"}
 HEADS |= {"head_dim": "HS", "nkv": "NKV", "seq_len": "T", "seqlen": "T"}
@@ -84,6 +84,7 @@ class Launcher:
     arguments: list[list[Token]]
     defined: list[tuple[str, list[Token]]] = field(default_factory=list)
     parameters: tuple[str, ...] = ()
+    asserted: list[list[Token]] = field(default_factory=list)  # before the launch
 
 
 @dataclass
@@ -114,12 +115,15 @@ def adopted(source: Path, layer: str, kernel: str | None, name: str) -> Adopted:
 
 
 def _asked(source: Path, signature: Signature) -> Signature:
-    """With the types that only the compiler knows, where there is one and the kernel is no template."""
-    if signature.template or all(q.type in DTYPE_OF or q.type in SCALARS for q in signature.parameters):
+    """With the types that only the compiler knows, where there is one and no argument of a template is wanted."""
+    own = signature.types
+    needed = set(signature.template) - dict(signature.defaults).keys()
+    if needed or all(q.type in (*DTYPE_OF, *SCALARS, *own) for q in signature.parameters):
         return signature
     try:
         found = parameters_of(source, signature.expression([], {}), (), signature.parameters)
-        return replace(signature, parameters=found)
+        mixed = (q if q.type in own else f for q, f in zip(signature.parameters, found, strict=True))
+        return replace(signature, parameters=tuple(mixed))
     except (CompileError, Unavailable, ValueError):
         return signature
 
@@ -170,8 +174,16 @@ def _launcher(unit: cplusplus.Unit, kernel: str) -> Launcher | None:
                 cplusplus.split_commas(tokens[opens + 1 : close]),
                 list(_definitions(tokens[:i])),
                 names,
+                list(_assertions(tokens[:i])),
             )
     return None
+
+
+def _assertions(tokens: Sequence[Token]) -> Iterator[list[Token]]:
+    """What is inside of every `assert(…)`."""
+    for i, token in enumerate(tokens[:-1]):
+        if token.text == "assert" and tokens[i + 1].text == "(":
+            yield list(tokens[i + 2 : cplusplus.closing(tokens, i + 1)])
 
 
 def _template_end(tokens: Sequence[Token], start: int) -> int | None:
@@ -236,11 +248,15 @@ class Writer:
         """Pointers by name: {parameter: tensor}; what is left over of one direction is matched where it is but one."""
         pointers = [q for q in self.signature.parameters if q.pointer]
         found: dict[str, str] = {}
-        for exact in (True, False):
+        told = any(q.const for q in pointers)  # what is written is told from what is read
+        ways = [(directed, exact) for directed in (told, False) for exact in (True, False)]
+        for directed, exact in dict.fromkeys(ways):
             for q in pointers:
                 if q.name in found:
                     continue
-                options = [n for n in self.tensors if n not in found.values() and self._fits(q, n)]
+                options = [n for n in self.tensors if self._free(n, q, found) and self._fits(q, n)]
+                if directed:
+                    options = [n for n in options if self._written_to(n) != q.const or self.tensors[n].inplace]
                 said = plain_name(q.name)
                 name = next((n for n in options if said == n.lower() or (not exact and said in others(n))), None)
                 if name:
@@ -251,6 +267,14 @@ class Writer:
             if len(names) == len(left) == 1 and self._fits(left[0], names[0]):
                 found[left[0].name] = names[0]
         return found
+
+    def _written_to(self, name: str) -> bool:
+        return self.tensors[name] in self.p.outputs
+
+    def _free(self, name: str, q: Parameter, found: dict[str, str]) -> bool:
+        """Whether a tensor is nobody's yet; what is updated in place may be read and written by two pointers."""
+        theirs = [p for p in self.signature.parameters if found.get(p.name) == name]
+        return not theirs or (self.tensors[name].inplace and [p.const for p in theirs] == [not q.const])
 
     def _fits(self, q: Parameter, name: str) -> bool:
         """Whether a pointer's type and direction are a tensor's."""
@@ -270,11 +294,12 @@ class Writer:
         keywords = "".join(f", {n}={v}" for n, v in head["template"].items())
         shared = f", shared={head['shared']}" if head["shared"] not in ("", "0") else ""
         call = f"{self.phase}_kernel(grid={head['grid']}, block={head['block']}{shared}{keywords})"
+        asserted = [*self._asserted(), *self._too_much(head["shared"])]
         body = [f"    {line}" for line in self.refusals()]
-        body += [f"    {line}" for line in self.sizes(f"{call} {', '.join(arguments)}")]
+        body += [f"    {line}" for line in self.sizes(f"{call} {', '.join(arguments)} {' '.join(asserted)}")]
         if self.loop:
             body.append(f"    for i in range(len({self.loop})):")
-        body += [f"{indent}{line}" for line in self.lines]
+        body += [f"{indent}{line}" for line in (*self.lines, *asserted)]
         body.append(f"{indent}launch = {call}")
         body.append(f"{indent}launch({', '.join(arguments)})")
         workspace = ", workspace" if self.needs_int else ""
@@ -330,14 +355,45 @@ class Writer:
             if name in self.used:
                 continue
             if name == "accumulate":
-                yield "if accumulate:"
+                yield f"if accumulate:  # {DECIDE}: `not accumulate`, where the kernel adds to what is there"
                 yield '    raise Unavailable("accumulation")'
             elif name == "causal":
                 yield f"if causal:  # {DECIDE}: `not causal`, where the kernel masks by itself"
                 yield '    raise Unavailable("causal")'
-            elif name == "epilogue":
-                yield "if epilogue:"
-                yield '    raise Unavailable("an epilogue")'
+
+    def _asserted(self) -> list[str]:
+        """What the launcher asserts of sizes before its launch, as refusals; what cannot be read is left out."""
+        lines = []
+        for tokens in self.launcher.asserted if self.launcher else ():
+            texts = [t.text for t in tokens]
+            tokens = tokens[: texts.index("&&")] if "&&" in texts else tokens  # && "why"
+            before, known = len(self.lines), dict(self.known)
+            text = self._python(tokens)
+            if len(self.lines) > before:  # it asks for what a person would have to say
+                del self.lines[before:]
+                self.known = known
+                continue
+            if text and re.search(r"[<>=]", text):
+                said = " ".join(t.text for t in tokens).replace(" :: ", "::").replace('"', "'")
+                lines += [f"if not ({text}):", f'    raise Unavailable("not {said}")']
+        return lines
+
+    def _too_much(self, shared: str) -> list[str]:
+        """A refusal where the dynamic shared memory grows with the shape."""
+        set_to = dict(line.partition("  #")[0].split(" = ", 1) for line in self.lines if " = " in line)
+        symbols = {s for t in self.tensors.values() for s in t.shape.split()}
+        reached, waiting = set[str](), set(re.findall(r"[A-Za-z_]\w*", shared))
+        while waiting:
+            name = waiting.pop()
+            reached.add(name)
+            waiting |= set(re.findall(r"[A-Za-z_]\w*", set_to.get(name, ""))) - reached
+        if not reached & symbols:
+            return []
+        self.imports.add("most_shared")
+        return [
+            f"if {shared} > most_shared({self.first()}):",
+            '    raise Unavailable("more shared memory than a block has")',
+        ]
 
     def _loads(self, name: str) -> bool:
         return name in self.used
@@ -419,8 +475,13 @@ class Writer:
         if q.pointer:
             if q.name in self.matched:
                 return self._tensor(q, self.matched[q.name])
+            given = self.launcher.arguments[number : number + 1] if self.launcher else []
+            if given and [t.text for t in given[0]] in (["NULL"], ["nullptr"], ["0"]):
+                return "None"
             self.lines.append(f"# {DECIDE}: {q.type}* {q.name}, which is none of {', '.join(self.tensors)}")
             return "None"
+        if q.type == "empty":
+            return "()"
         value = None
         if self.launcher and number < len(self.launcher.arguments):
             value = self._python(self.launcher.arguments[number])
@@ -516,8 +577,8 @@ class Writer:
         if name in self.known:
             return self.known[name]
         value = self.scalar(name)
-        if value is None and self.launcher and name in self.launcher.parameters and "block" in name.lower():
-            side = 16 if "sqrt" in name.lower() else BLOCK
+        if value is None and self.launcher and name in self.launcher.parameters:
+            side = 1 if "block" not in name.lower() else 16 if "sqrt" in name.lower() else BLOCK
             self.lines.append(f"{_safe(name)} = {side}  # {DECIDE}: {self.launcher.name} is told it")
             value = _safe(name)
         if value is None and (macro := self.unit.macros.get(name)) and macro.parameters is None:
@@ -528,11 +589,27 @@ class Writer:
             self.known[name] = value
         return value
 
+    def first(self) -> str:
+        """A tensor that is there in every call."""
+        name = next(t.name for t in (*self.p.outputs, *self.p.inputs) if t.when is contract.always)
+        return f"{name}[0]" if self.tensors[name].many else name
+
+    def compiled(self, expression: str) -> str | None:
+        """A constant of C++ that has a scope in front (x128::size): the compiler is asked."""
+        if not self.source.suffix.startswith(".cu"):
+            return None
+        try:
+            value = value_of(self.source, expression)
+        except (CompileError, Unavailable, ValueError):
+            return None
+        return str(value)
+
     def _constant(self, name: str) -> str | None:
-        """Of a constant that the file defines."""
+        """Of a constant that the file defines; what can be changed is none."""
         for d in self.unit.declarations:
             texts = [t.text for t in d.tokens]
-            if d.kind == "variable" and name in d.names and "=" in texts and texts[-1] == ";":
+            fixed = {"const", "constexpr"} & set(texts)
+            if d.kind == "variable" and fixed and name in d.names and "=" in texts and texts[-1] == ";":
                 at = texts.index("=")
                 return None if name in texts[at:] else _Expression(self, d.tokens[at + 1 : -1]).text()
         return None
@@ -578,7 +655,7 @@ class _Expression:
             elif token.text == "(" and (skip := self._cast(tokens, i)):
                 i = skip
                 continue
-            elif token.text in ("+", "-", "*", "(", ")", ",", "%", "<<"):
+            elif token.text in ("+", "-", "*", "(", ")", ",", "%", "<<", ">=", "<=", "==", "!=", "<", ">"):
                 out += {",": ", ", "(": "(", ")": ")"}.get(token.text, f" {token.text} ")
             elif token.text == "/":
                 out += " / " if real else " // "
@@ -588,6 +665,17 @@ class _Expression:
                 return None
             i += 1
         return re.sub(r"\( -", "(-", out.strip())
+
+    def _of_device(self, text: str) -> str | None:
+        """What a launcher asks of the GPU."""
+        if re.fullmatch(r"maxThreadsPerMultiProcessor|(\w+_)?threads_per_sm", text, re.I):
+            return "2048"
+        if not re.fullmatch(
+            r"multiProcessorCount|(\w+_)?num_sms?|(\w+_)?sm_count|(\w+_)?num_multiprocessors", text, re.I
+        ):
+            return None
+        self.writer.imports.add("multiprocessors")
+        return f"multiprocessors({self.writer.first()})"
 
     @staticmethod
     def _cast(tokens: list[Token], i: int) -> int | None:
@@ -602,6 +690,17 @@ class _Expression:
         following = tokens[i + 1].text if i + 1 < len(tokens) else ""
         if text == "std":
             return "", i + 2
+        if text in ("true", "false"):
+            return text.capitalize(), i + 1
+        if following in (".", "->") and i + 2 < len(tokens):  # of cudaDeviceProp
+            return self._of_device(tokens[i + 2].text), i + 3
+        if (counted := self._of_device(text)) and following != "(":
+            return counted, i + 1
+        if following == "::":
+            end = i
+            while end + 2 < len(tokens) and tokens[end + 1].text == "::":
+                end += 2
+            return self.writer.compiled("".join(t.text for t in tokens[i : end + 1])), end + 1
         if text in ("static_cast",):
             close = next((j for j in range(i, len(tokens)) if tokens[j].text == ">"), i)
             return "", close + 1
@@ -636,7 +735,10 @@ class _Expression:
 
 
 def plain_name(name: str) -> str:
-    return re.sub(r"^(d|dev|g)_(?=\w)|_(ptr|mem|memory|d|gpu|dev|device)$", "", name.lower()).strip("_") or name.lower()
+    return (
+        re.sub(r"^(d|dev|g)_(?=\w)|_(ptr|pointer|mem|memory|d|gpu|dev|device)$", "", name.lower()).strip("_")
+        or name.lower()
+    )
 
 
 def others(name: str) -> set[str]:

@@ -16,6 +16,7 @@ from reference import contract
 
 TUNED = ("autotune", "heuristics")
 KNOWN = {"num_warps", "num_stages"}
+INNER, OUTER = ("feat", "col", "cols", "n"), ("row", "rows", "batch", "m")  # axes, in the names of strides
 GUESSES = {"BLOCK": "1024", "GROUP": "8", "NUM": "4"}
 
 
@@ -126,15 +127,25 @@ class _TritonWriter(Writer):
         return Adopted(whole, {}, [line.strip() for line in whole.splitlines() if DECIDE in line])
 
     def _value(self, number: int, q: Parameter) -> str:
-        stride = re.match(r"(?:(.*?)_)?(?:row_)?stride_?(.*)$", q.name.lower())
-        if stride and not q.pointer:
-            said = plain_name((stride[1] or stride[2]).removesuffix("_row"))
-            tensor = next(
-                (t for p, t in self.matched.items() if plain_name(p).startswith(said[:-1] or said)), self.main()
-            )
-            self.lines.append(f"{q.name} = {tensor}.stride(-2)  # {DECIDE}: of which tensor and axis")
-            return q.name
+        if "stride" in q.name.lower() and not q.pointer:
+            return self._stride(q.name)
         return self.argument(number, q)
+
+    def _stride(self, name: str) -> str:
+        """`x_row_stride`, `stride_x`, `input_feat_stride`: of the tensor that it names, or of the first."""
+        words = [w for w in re.split(r"_+", name.lower()) if w and w not in ("stride", "ptr", "pointer")]
+        inner = bool(words) and words[-1] in INNER
+        said = "_".join(w for w in words if w not in INNER + OUTER)
+        found = (t for p, t in self.matched.items() if said in (plain_name(p), p.lower(), t.lower()))
+        tensor = next(found, None)
+        if tensor is None:
+            self.lines.append(
+                f"{name} = {self.main()}.stride({-1 if inner else -2})  # {DECIDE}: of which tensor and axis"
+            )
+            return name
+        # what has one row only has one axis
+        axis = -1 if inner or len(self.tensors[tensor].shape.split()) == 1 else -2
+        return f"{tensor}.stride({axis})"
 
     def _tile(self, name: str) -> str:
         if name in KNOWN:

@@ -6,7 +6,22 @@ has the functions that the C++ calls besides those of the usual headers.
 
 from __future__ import annotations
 
-from bench.simulate.instructions import ATOMIC_CHOICES, FLUSH, HALF, HALF_PAIR, MEMORY_SPACES
+from bench.simulate.instructions import (
+    ATOMIC_CHOICES,
+    BYTES_UP,
+    COMPARED_FLOATS,
+    COMPARED_INTEGERS,
+    FLOAT_COMPARISONS,
+    FLUSH,
+    HALF,
+    HALF_PAIR,
+    INTEGER_COMPARISONS,
+    MEMORY_SPACES,
+    ORDERED,
+    TO_INTEGRAL,
+    UNORDERED,
+    UNSIGNED_ORDER,
+)
 from bench.simulate.instructions_tensor import AXES, CACHE_HINT, split_tile
 from bench.simulate.table import Instruction, instruction, with_header
 from bench.simulate.use import Use
@@ -97,6 +112,90 @@ FLOATS = [
         B=BYTE,
     ),
 ]
+
+# --- what cuda_fp16.hpp and cuda_bf16.hpp are made of: their maths, comparisons and other roundings -------------------
+
+
+def _holds(compare: str, a: str, b: str, floats: bool) -> str:
+    nan = f"(is_nan({a}) || is_nan({b}))"
+    if compare in ("num", "nan"):
+        return nan if compare == "nan" else f"!{nan}"
+    if compare in UNORDERED:
+        return f"({nan} || {a} {UNORDERED[compare]} {b})"
+    sign = ({**ORDERED, **UNSIGNED_ORDER})[compare]
+    return f"(!{nan} && {a} {sign} {b})" if floats else f"({a} {sign} {b})"
+
+
+def _set(use: Use) -> str:
+    """d = 1 (a float) or all ones (an integer) where a CMP b, else 0; of pairs, each half by itself."""
+    compare, kind, result = use.modifiers["CMP"], use.type_of("a"), use.type_of("d")
+    a, b = use.value("a"), use.value("b")
+    if half := HALF_PAIR.get(kind):
+        parts = [
+            f"(u16)({_holds(compare, f'{half}::decode({end}({a}))', f'{half}::decode({end}({b}))', True)} ? ONE : 0)"
+            for end in ("low", "high")
+        ]
+        return use.assign("d", f"pack({', '.join(parts)})".replace("ONE", f"{half}::encode(1.0f)"))
+    if half := HALF.get(kind):
+        a, b = f"{half}::decode({a})", f"{half}::decode({b})"
+    one, none = f"({result})-1", f"({result})0"
+    if result in HALF:
+        one, none = f"{HALF[result]}::encode(1.0f)", "(u16)0"
+    elif result == "f32":
+        one, none = "1.0f", "0.0f"
+    return use.assign("d", f"{_holds(compare, a, b, kind in COMPARED_FLOATS)} ? {one} : {none}")
+
+
+def _narrow() -> list[Instruction]:
+    low, high = "low({a})", "high({a})"
+    tanh, relu = "{H}::encode(tanh_approx({H}::decode(WORD)))", "half_relu<{H}>(half_fma<{H}>(A, B, C))"
+    lines = [
+        instruction("9.7.4 tanh", "tanh.approx.H d, a", tanh.replace("WORD", "{a}"), H=HALF),
+        instruction(
+            "9.7.4 tanh",
+            "tanh.approx.H d, a",
+            f"pack({tanh.replace('WORD', low)}, {tanh.replace('WORD', high)})",
+            H=HALF_PAIR,
+        ),
+    ]
+    fused = {end: relu for end in ("", "low", "high")}
+    for end in fused:
+        for word in "ABC":
+            operand = f"{{{word.lower()}}}"
+            fused[end] = fused[end].replace(f"{word},", f"{end}({operand}),").replace(f"{word})", f"{end}({operand}))")
+    lines += [
+        instruction("9.7.4 fma", "fma.rn.relu.H d, a, b, c", fused[""], H=HALF),
+        instruction("9.7.4 fma", "fma.rn.relu.H d, a, b, c", f"pack({fused['low']}, {fused['high']})", H=HALF_PAIR),
+    ]
+    for name, half in HALF.items():
+        code = f"{half}::round({{RND}}((f64){half}::decode({{a}})))"
+        lines.append(instruction("9.7.9 cvt", f"cvt.RND.{name}.{name} d, a", code, RND=TO_INTEGRAL))
+    toward = "half_toward<{D:half}, {RND}>({a})"
+    directed = {name: DOUBLE[name] for name in ("rm", "rp")}
+    lines += [
+        instruction("9.7.9 cvt", "cvt.RND.D.f32 d:D, a:f32", toward, RND=directed, D=tuple(HALF)),
+        instruction("9.7.9 cvt", "cvt.RND.D.S d:D, a:S", toward, RND=DOUBLE, D=tuple(HALF), S=BYTES_UP),
+        instruction(
+            "9.7.6 set",
+            "set.CMP.D.S d:D, a:S, b:S",
+            _set,
+            CMP=INTEGER_COMPARISONS,
+            D=("u32", "s32", "f32"),
+            S=COMPARED_INTEGERS,
+        ),
+        instruction(
+            "9.7.6 set",
+            "set.CMP{.ftz}.D.S d:D, a:S, b:S",
+            _set,
+            CMP=FLOAT_COMPARISONS,
+            D=("u32", "s32", "f32", "u16", "s16", "f16", "bf16"),
+            S=COMPARED_FLOATS,
+        ),
+    ]
+    for pair in HALF_PAIR:
+        lines.append(instruction("9.7.6 set", f"set.CMP{{.ftz}}.{pair}.{pair} d, a, b", _set, CMP=FLOAT_COMPARISONS))
+    return lines
+
 
 # --- 9.7.13 atomics on vectors: each element for itself --------------------------------------------------------------
 
@@ -262,6 +361,7 @@ BULK = [
 
 INSTRUCTIONS: list[Instruction] = [
     *(*INTEGERS, *FLOATS, *_vector_atomics()),
+    *with_header("narrow.hpp", _narrow()),
     *with_header("wmma.hpp", _wmma()),
     *with_header("hopper.hpp", BULK),
 ]

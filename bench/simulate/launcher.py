@@ -159,8 +159,7 @@ def run(launch: Launch) -> None:
         launch.shared,
         launch.arguments,
         name=name,
-        cooperative=getattr(launch, "cooperative", False),
-        cluster=getattr(launch, "cluster", None),
+        cooperative=launch.cooperative,
     )
 
 

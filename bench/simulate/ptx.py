@@ -256,8 +256,8 @@ def split_operands(text: str) -> list[str]:
 
 
 def _registers(text: str) -> Iterator[tuple[str, str]]:
-    """`.reg .b32 %r<3>, x` declares %r0, %r1, %r2 and x."""
-    found = re.match(r"\.reg\s+(?:\.v\d\s+)?\.(\w+)\s+(.*)", text, flags=re.DOTALL)
+    """`.reg .b32 %r<3>, x` declares %r0, %r1, %r2 and x; cuda_fp16.hpp writes `.reg.b32 x`."""
+    found = re.match(r"\.reg\s*(?:\.v\d\s*)?\.(\w+)\s+(.*)", text, flags=re.DOTALL)
     if not found:
         raise PtxError(f"cannot read {text!r}")
     for name in found[2].split(","):

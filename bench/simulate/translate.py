@@ -1,6 +1,5 @@
 """Turns PTX into C++: a register becomes a local variable, a label a label, an instruction its table line's C++."""
 
-import itertools
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -67,14 +66,15 @@ QUALIFIERS = (
 def in_order(opcode: str) -> str:
     """Order, scope and space of a memory instruction as the manual has them.
 
-    ptxas takes them in any order: Triton writes atom.global.acq_rel.gpu.cas and atom.global.gpu.acq_rel.exch.
+    ptxas takes them in any order: Triton writes atom.global.acq_rel.gpu.cas and atom.global.gpu.acq_rel.exch, the
+    barrier of CUDA's cooperative groups is atom.add.release.gpu.u32.
     """
     name, *parts = opcode.split(".")
-    if name not in ORDERED:
+    if name not in ORDERED or "async" in parts:
         return opcode
-    leading = list(itertools.takewhile(lambda part: any(part in q for q in QUALIFIERS), parts))
-    ordered = sorted(leading, key=lambda part: next(i for i, q in enumerate(QUALIFIERS) if part in q))
-    return ".".join([name, *ordered, *parts[len(leading) :]])
+    told = [part for part in parts if any(part in q for q in QUALIFIERS)]
+    ordered = sorted(told, key=lambda part: next(i for i, q in enumerate(QUALIFIERS) if part in q))
+    return ".".join([name, *ordered, *(part for part in parts if part not in told)])
 
 
 def string(text: str) -> str:

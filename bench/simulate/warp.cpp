@@ -14,14 +14,17 @@ std::string lanes_text(u32 mask) {
     return __builtin_popcount(mask) == 1 ? text("lane %u", lane) : text("lanes 0x%08x", mask);
 }
 
+// Two lanes that each wait for the other must wait in one operation. Where but one does, the other's comes first: some
+// lanes shuffle among themselves while the rest is at the barrier behind it.
 void check_mask(const Warp& warp, u32 lane, const Fiber& other, u32 other_lane) {
     const Fiber& fiber = warp.fibers[lane];
+    if (!(fiber.mask >> other_lane & 1) || !(other.mask >> lane & 1)) return;
     if (fiber.operation != other.operation) {
         fail("warp operation", "lanes of one warp meet in different operations: " + who(fiber.thread) + " in " +
                                    fiber.operation->name + ", " + where(fiber.site) + "; " + thread_name(other.thread.index) +
                                    " in " + other.operation->name + ", " + where(other.site));
     }
-    if (fiber.mask != other.mask && fiber.mask >> other_lane & 1) {
+    if (fiber.mask != other.mask) {
         fail("warp operation", "lanes of one warp meet with different masks: " + who(fiber.thread) +
                                    text(" with 0x%08x, ", fiber.mask) + where(fiber.site) + "; " +
                                    thread_name(other.thread.index) + text(" with 0x%08x, ", other.mask) + where(other.site));
@@ -76,7 +79,7 @@ void collective(Thread& self, const Operation& operation, u32 mask, void* payloa
     fiber.mask = mask;
     fiber.payload = payload;
     begin_wait(State::Warp, operation.name, site);
-    if (u32 others = warp.waiting & mask) check_mask(warp, static_cast<u32>(__builtin_ctz(others)), fiber, self.lane);
+    each_lane(warp.waiting & mask, [&](u32 lane) { check_mask(warp, lane, fiber, self.lane); });
     warp.waiting |= 1u << self.lane;
     try_operation(warp, mask);
     run_another();

@@ -8,7 +8,8 @@ The kernel's own parameter list in the .cu says what each argument is:
     T*, const T*            a tensor of the working dtype; all `T*` of one call have the same
     float*, long long*, …   a tensor of that dtype; None is a null pointer
     int, size_t, float, half, bool, an enum, T, …           a Python number; or Loaded(tensor), read on the GPU
-    struct                                                  a tuple of its scalars in order, or an Argument
+    struct                                                  a tuple of its scalars in order, () of an empty one;
+                                                            or an Argument
     Many<T*, N>, Many<float, N>                             a list of tensors or numbers, passed by value
     TensorMap               an Argument that holds the map's bytes (bench.simulate.tensor_map)
 
@@ -132,9 +133,10 @@ class Launch:
     block: tuple[int, int, int]
     shared: int
     arguments: tuple[Argument, ...]
+    cooperative: bool = False  # all blocks are on the GPU together, and may wait for each other (grid.sync())
 
     def __str__(self) -> str:
-        where = f"{self.build.source.name}: {self.build.name}"
+        where = f"{self.build.source.name}: {self.build.name}{' (cooperative)' if self.cooperative else ''}"
         return f"{where} with grid {self.grid}, block {self.block}, {self.shared} bytes of dynamic shared memory"
 
 
@@ -176,6 +178,19 @@ def _most_shared_on(device: int) -> int:
     return properties.shared_memory_per_block_optin
 
 
+SIMULATED_MULTIPROCESSORS = 132  # of an H100 SXM and an H200
+
+
+def multiprocessors(tensor: torch.Tensor) -> int:
+    """How many multiprocessors the tensor's device has: what launchers that fill the GPU once ask."""
+    return _multiprocessors_of(place(tensor)) if tensor.is_cuda else SIMULATED_MULTIPROCESSORS
+
+
+@cache
+def _multiprocessors_of(device: int) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def blocks(work: int, per_block: int) -> int:
     """How many blocks cover `work` items; at least one."""
     return max(1, -(-work // per_block))
@@ -211,19 +226,27 @@ class Kernel:
             self._signatures = read_signatures(self.source, self.entry, defines) if defines or not first else first
         return self._signatures
 
-    def __call__(self, grid: int | tuple, block: int | tuple, shared: int = 0, **constants: Any) -> Callable[..., None]:
-        """The kernel with its launch geometry: call that with the arguments. `shared` is dynamic, in bytes."""
+    def __call__(
+        self, grid: int | tuple, block: int | tuple, shared: int = 0, cooperative: bool | int = False, **constants: Any
+    ) -> Callable[..., None]:
+        """The kernel with its launch geometry: call that with the arguments. `shared` is dynamic, in bytes.
+
+        cooperative: all blocks are on the GPU together, as `grid.sync()` of cooperative groups needs; more than fit at
+        once are refused (CUDA C++ Programming Guide, Cooperative Groups, grid synchronization).
+        """
 
         def launch(*args: Any) -> None:
-            self._launch(_three(grid), _three(block), shared, constants, args)
+            self._launch(_three(grid), _three(block), shared, constants, args, cooperative)
 
         return launch
 
-    def _launch(self, grid, block, shared: int, constants: dict[str, Any], args: tuple) -> None:
+    def _launch(
+        self, grid, block, shared: int, constants: dict[str, Any], args: tuple, cooperative: bool | int
+    ) -> None:
         """A launch of a kind that is known is packed and handed to the driver; the first is checked, and planned."""
         device, values, kinds = flat(args)
         if device >= 0:
-            key = (device, *constants.items(), *kinds)
+            key = (device, cooperative, *constants.items(), *kinds)
             plan = self._plans.get(key)
             if plan is not None:
                 try:
@@ -232,6 +255,8 @@ class Kernel:
                 except struct.error:  # the check says what does not fit
                     pass
         call = self._checked(grid, block, shared, {**self.constants, **constants}, args)
+        if cooperative:
+            call = replace(call, cooperative=True)
         if device >= 0:
             from kernels.cuda import gpu
 
@@ -268,6 +293,11 @@ class Kernel:
             raise ValueError(f"{self.entry}: {size} bytes of parameters, a kernel takes {MAX_PARAMETER_BYTES}")
         loads = {i: (C_OF[a.tensor.dtype], a.expression) for i, a in enumerate(args) if isinstance(a, Loaded)}
         if loads:
+            if fixed := next((p.name for p in signature.parameters if p.grid_constant), ""):
+                raise TypeError(
+                    f"{self.entry}: nothing can be Loaded where a parameter, {fixed}, is __grid_constant__: the kernel "
+                    "becomes a function of another one, and functions have no such parameters"
+                )
             expression, name = build.name, f"{signature.name.replace('::', '_')}_loading"
             appended = types.loading(self.source, signature, expression, name, loads, given)
             build = replace(build, name=name, appended=appended)
@@ -445,7 +475,7 @@ def _one(where: str, p: Parameter, arg: Any) -> Argument:
     if isinstance(arg, Loaded):
         return _loaded(where, p, arg)
     if not p.pointer:
-        if p.type == "struct":
+        if p.type in ("struct", "empty"):
             return _struct(where, p, arg)
         return Argument(p.name, _number(where, p.type, arg), format=SCALARS[p.type][1:])
     if arg is None:
@@ -470,7 +500,9 @@ def _loaded(where: str, p: Parameter, arg: Loaded) -> Argument:
 
 
 def _struct(where: str, p: Parameter, arg: Any) -> Argument:
-    """A tuple of scalars and tensors, each at its field's place."""
+    """A tuple of scalars and tensors, each at its field's place; () for what has nothing in it (std::true_type)."""
+    if p.type == "empty" and arg == ():
+        return Argument(p.name, bytes(p.size), format=f"{p.size}x")
     if not p.fields:
         raise TypeError(f"{where} is {p.size} bytes of a struct: an Argument with these bytes is wanted")
     if not isinstance(arg, tuple) or len(arg) != len(p.fields):
@@ -535,4 +567,17 @@ def as_int32(tensor: torch.Tensor, workspace: torch.Tensor, first: int = 0) -> t
     return out
 
 
+def zeroed(tensor: torch.Tensor, like: torch.dtype | None = None) -> torch.Tensor:
+    """The tensor, contiguous, with zeros in it; one more launch. For kernels that add to what is there.
+
+    like: of a workspace's bytes, the dtype that the kernel sees them as.
+    """
+    out = tensor if like is None else tensor.view(like)
+    flat_bytes = out.view(-1).view(torch.uint8)
+    _zero(grid=blocks(flat_bytes.numel(), 256 * ZERO_BYTES), block=256)(flat_bytes, flat_bytes.numel())
+    return out
+
+
+ZERO_BYTES = 16  # a thread, as in zero.cu
 _narrow = Kernel("common/narrow.cu", "as_int32")
+_zero = Kernel("common/zero.cu", "zero")

@@ -60,8 +60,9 @@ def compile_source(
     options += [f"-I{folder}" for folder in folders]
     if not whole:
         return _compile_unkept(key, source, names, kind, tuple(options), appended)
-    stem = cache_dir() / "cuda" / f"{source.parent.name}-{source.stem}-{key}"
-    code, facts = stem.with_suffix(f".{kind}"), stem.with_suffix(".json")
+    # Appended, and no suffix in another's place: a folder or a file may have dots in its name.
+    stem = f"{source.parent.name}-{source.stem}-{key}"
+    code, facts = (cache_dir() / "cuda" / f"{stem}.{end}" for end in (kind, "json"))
     if not facts.exists():
         binary = _compile(source, names, kind, options, appended)
         put(code, binary.code)
@@ -159,6 +160,19 @@ def parameters_of(
         else:
             return signature.answer(binary.code.decode(), parameters)
     raise AssertionError
+
+
+VALUE = 'extern "C" __device__ const long long layerbench_value = (long long)({});\n'
+
+
+def value_of(source: Path, expression: str) -> int:
+    """The whole number that a constant expression of the source is. Raises as `compile_source` does, or ValueError."""
+    asked = Appended(VALUE.format(expression), tuple(re.findall(r"\w+", expression)))
+    text = compile_source(source, (), "sm_90a", "ptx", (), asked).code.decode()
+    found = re.search(r"\blayerbench_value(?:\s*=\s*(-?\d+))?;", text)
+    if not found:
+        raise ValueError(f"the compiler did not tell what {expression} is")
+    return int(found[1] or 0)
 
 
 MESSAGE = re.compile(

@@ -327,6 +327,8 @@ class Unit:
         every = list(self.declarations)
         known = {n for d in every for n in d.names}
         device = {n for d in every for n in d.names if d.kind == "function" and not _is_host(d)}
+        # A launcher may have the name of what a kernel does mention (cg::reduce), and is explicitly instantiated.
+        launching = {n for d in every for n in d.names if _is_host(d) and _launches(d)}
         while waiting:
             word = waiting.pop()
             if word in reached:
@@ -335,6 +337,8 @@ class Unit:
             waiting |= self.mentioned.get(word, set()) - reached
             for d in every:
                 if _is_host(d) and device.intersection(d.names):  # a launcher of the kernel's own name
+                    continue
+                if _launches(d) if _is_host(d) else d.kind == "instantiation" and launching.intersection(d.names):
                     continue
                 if id(d) not in kept and (word in d.names or (d.kind == "other" and not d.names)):
                     kept.add(id(d))
@@ -372,6 +376,12 @@ def _is_host(d: Declaration) -> bool:
         return not d.function.qualifiers & {"__global__", "__device__", "constexpr"}
     on_device = {"__device__", "__constant__", "__shared__", "__managed__", "constexpr", "const", "__global__"}
     return d.kind == "variable" and not d.words & on_device
+
+
+def _launches(d: Declaration) -> bool:
+    """Whether a function has a `kernel<<<…>>>(…)` in it."""
+    texts = [t.text for t in d.tokens] if d.kind == "function" else []
+    return any(a == "<<" and b == "<" for a, b in itertools.pairwise(texts)) and ">>>" in "".join(texts)
 
 
 def _made_sure_of(d: Declaration) -> str:

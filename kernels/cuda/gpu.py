@@ -127,7 +127,7 @@ class Plan:
     """Launches of one kernel that differ in values and geometry alone: the buffer of their arguments, laid out once."""
 
     def __init__(self, call: Launch, device: int):
-        self.build, self.device = call.build, device
+        self.build, self.device, self.cooperative = call.build, device, call.cooperative
         self.function = _function(call.build, device)
         sizes = [len(a.value) for a in call.arguments]
         formats = "".join(a.format or f"{len(a.value)}s" for a in call.arguments)
@@ -138,7 +138,7 @@ class Plan:
         places = itertools.accumulate(sizes[:-1], initial=first)
         self.pointers = (ctypes.c_void_p * max(1, len(sizes)))(*places)
         self.address = ctypes.addressof(self.pointers)
-        self._launch = cupy_driver().launchKernel
+        self._launch = _cooperatively if call.cooperative else cupy_driver().launchKernel
         self._refused = cupy_driver().CUDADriverError
 
     def launch(self, grid: tuple[int, int, int], block: tuple[int, int, int], shared: int, values: list) -> None:
@@ -155,9 +155,17 @@ class Plan:
                 self._launch(function.handle, *grid, *block, shared, stream, self.address, 0)
             except self._refused as error:
                 if error.status not in NOT_CURRENT:
-                    raise LaunchError(f"{Launch(self.build, grid, block, shared, ())}: {error}") from error
-                with _current(self.device), _refusals(str(Launch(self.build, grid, block, shared, ()))):
+                    raise LaunchError(f"{self._named(grid, block, shared)}: {error}") from error
+                with _current(self.device), _refusals(self._named(grid, block, shared)):
                     self._launch(function.handle, *grid, *block, shared, stream, self.address, 0)
+
+    def _named(self, grid: tuple[int, int, int], block: tuple[int, int, int], shared: int) -> str:
+        return str(Launch(self.build, grid, block, shared, (), self.cooperative))
+
+
+def _cooperatively(*launch: int) -> None:
+    """cuLaunchCooperativeKernel with what cuLaunchKernel is given; it has no `extra`, the last of it."""
+    cupy_driver().launchCooperativeKernel(*launch[:-1])
 
 
 def _places(formats: str) -> tuple[int, ...]:

@@ -43,6 +43,7 @@ class Parameter:
     """One parameter: `type` without const, pointer and Many<…>; `many` where it is a list passed by value.
 
     Of a struct that the compiler was asked for, `fields` has (offset, type) of each scalar in it, and `size` its bytes.
+    grid_constant: it is `__grid_constant__`, which a kernel's parameter alone can be.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Parameter:
     many: bool = False
     size: int = 0
     fields: tuple[tuple[int, str], ...] = ()
+    grid_constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Signature:
 
     def expression(self, values: Sequence[str], given: Mapping[str, str]) -> str:
         """What NVRTC is asked for: the instance with these template arguments. given: the same by name."""
-        name = f"{self.name}<{', '.join(values)}>" if values else self.name
+        # a template that is given nothing, because it has a default for everything, is still one
+        name = f"{self.name}<{', '.join(values)}>" if values or self.template else self.name
         if not self.cast:
             return name
         types = ", ".join(substituted(text, given) for text in self.cast)
@@ -221,7 +224,9 @@ def _parameter(source: Path, entry: str, tokens: Sequence[Token], number: int) -
     pointee = texts[: stars[-1]] if stars else texts
     const = "const" in (pointee if pointer else texts)
     words = [t for t in pointee if t not in QUALIFIERS]
-    return Parameter(name.text if name else f"#{number + 1}", canonical(words), pointer, const, many)
+    fixed = any(t.text == "__grid_constant__" for t in tokens)
+    said = name.text if name else f"#{number + 1}"
+    return Parameter(said, canonical(words), pointer, const, many, grid_constant=fixed)
 
 
 def canonical(words: Sequence[str]) -> str:
@@ -249,7 +254,7 @@ CLASSES = {
     5: {2: "__nv_bfloat16"},
     6: {2: "__half"},
 }
-POINTER, CONST = 16, 32
+POINTER, CONST, EMPTY = 16, 32, -1
 ASK = """
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -303,7 +308,7 @@ template <class T> constexpr void put(Table& t);
 template <class... A> constexpr void put_all(Table& t, list<A...>) { (put<A>(t), ...); }
 template <class T> constexpr void put(Table& t) {
     using U = typename bare<T>::type;
-    t.put(code<T>()); t.put(bytes<T>()); t.put(alignof(T));
+    t.put(code<T>()); t.put(bytes<T>()); t.put(__is_empty(U) ? EMPTY : alignof(T));
     if constexpr (code<T>() == 0 && FIELDS && __is_aggregate(U) && __is_class(U)) {
         constexpr int n = count<U>();
         if constexpr (n > 0) { t.put(n); put_all(t, decltype(parts<n>::of(made<U>())){}); }
@@ -330,7 +335,14 @@ def question(expression: str, fields: bool) -> str:
         kinds = ", ".join(f"decltype(x{i})" for i in range(n))
         body = f"{{ auto& [{names}] = s; return list<{kinds}>{{}}; }}"
         parts += f"template <> struct parts<{n}> {{ template <class T> static auto of(T& s) {body} }};\n"
-    words = {"MOST": MOST_FIELDS, "POINTER": POINTER, "CONST": CONST, "FIELDS": int(fields), "NAME": TABLE}
+    words = {
+        "MOST": MOST_FIELDS,
+        "POINTER": POINTER,
+        "CONST": CONST,
+        "EMPTY": EMPTY,
+        "FIELDS": int(fields),
+        "NAME": TABLE,
+    }
     text = re.sub(rf"\b({'|'.join(words)})\b", lambda found: str(words[found[1]]), ASK)
     pointed = expression if expression.startswith("static_cast") else f"&{expression}"
     return text.replace("PARTS", parts).replace("EXPRESSION", pointed)
@@ -349,7 +361,7 @@ def answer(ptx: str, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
     at = 1
     out = []
     for p in parameters:
-        (code, size, _, fields), at = _entry(numbers, at)
+        (code, size, align, fields), at = _entry(numbers, at)
         if p.many:
             out.append(p)
         elif code & POINTER:
@@ -358,7 +370,8 @@ def answer(ptx: str, parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
         elif code:
             out.append(replace(p, type=CLASSES[code & 15][size], pointer=False))
         else:
-            out.append(replace(p, type="struct", pointer=False, size=size, fields=tuple(_flat(fields, 0))))
+            kind = "empty" if align == EMPTY else "struct"
+            out.append(replace(p, type=kind, pointer=False, size=size, fields=tuple(_flat(fields, 0))))
     return tuple(out)
 
 
@@ -377,6 +390,8 @@ def _flat(fields: list, start: int):
     """(offset, type) of each scalar, laid out as C does it; "pointer" for a pointer."""
     at = start
     for code, size, align, inner in fields:
+        if align == EMPTY:
+            align, inner = 1, []
         size = 8 if code & POINTER else size
         at += -at % align
         if code & POINTER:

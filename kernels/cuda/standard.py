@@ -121,7 +121,8 @@ OF_LIBCUPP = _words(
     "type_traits utility tuple array functional limits algorithm numeric complex initializer_list iterator cstdint"
 )
 HOST_ONLY = re.compile(
-    r"thrust/|torch/|ATen/|c10/|cublas|cudnn|cusparse|curand\.h|nccl|mpi|nvml|nvToolsExt|cutensor\.h"
+    r"thrust/|torch/|ATen/|c10/|pybind11/|nvtx3/|nvToolsExt|cublas|cudnn|cusparse|cusolver|cufft|curand\.h|nccl|mpi|nvml"
+    r"|nvrtc\.h|cutensor\.h|cudaProfiler\.h|cuda_profiler_api\.h|omp\.h"
 )
 STD = re.compile(r"\bstd\s*::")
 ASKED = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:<([^>\n]+)>|"([^"\n]+)")', re.M)
@@ -166,7 +167,9 @@ def headers(texts: Iterable[str], beside: Iterable[str] = ()) -> tuple[dict[str,
     beside: names that the source's own headers were included by.
     """
     beside = set(beside)
-    made, empty = {PRELUDE_NAME: PRELUDE}, []
+    # the C library's are there in any case: a header of the toolkit's own may ask for one
+    made, empty = {PRELUDE_NAME: PRELUDE, **{name: text for name, text in SMALL.items() if not text}}, []
+    made = {name: text for name, text in made.items() if name not in beside}
     texts = list(texts)
     standard = any(STD.search(text) for text in texts)  # libcu++ takes NVRTC some seconds
     for text in texts:

@@ -211,3 +211,27 @@ def test_a_wrong_byte_is_seen():
         check_parameters("k", parameters, ["00" * 8, "08000000"], [[0], []])
     with pytest.raises(AssertionError, match="parameter 0"):
         check_parameters("k", ["01" * TENSOR_MAP], ["00" * TENSOR_MAP], [[5]])
+
+
+def test_a_cooperative_launch_is_asked_for_as_one_and_refused_where_it_does_not_fit(tmp_path):
+    (tmp_path / "one.cu").write_text("__global__ void one(float* out, float x) { out[threadIdx.x] = x; }")
+    in_a_process(f"""
+import pathlib, torch
+__file__ = {str(tmp_path)!r}
+from kernels.cuda import Kernel
+there = stand_in.use()
+kernel = Kernel("one.cu", "one")
+kernel.source = pathlib.Path({str(tmp_path / "one.cu")!r})
+out = torch.empty(128)
+for cooperative in (True, False, True):
+    kernel(grid=(6, 2), block=128, cooperative=cooperative)(out, 0.5)
+found = there.launched()
+assert [f.attributes for f in found] == [1000, 0, 1000], found
+assert {{(f.grid, f.block, f.parameters[1]) for f in found}} == {{((6, 2, 1), (128, 1, 1), b"\\0\\0\\0?")}}, found
+try:
+    kernel(grid=132 * 16 + 1, block=128, cooperative=True)(out, 0.5)
+except gpu.LaunchError as error:
+    assert "(cooperative) with grid (2113, 1, 1)" in str(error), error
+else:
+    raise AssertionError("more blocks than fit at once")
+""")

@@ -9,6 +9,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 enum { MOST_SHARED = 227 * 1024, DEFAULT_SHARED = 48 * 1024, RESERVED_SHARED = 1024, MULTIPROCESSORS = 132 };
+enum { COOPERATIVE = 1000 };  // in the place of a launch's number of attributes
 enum { PARAM = 0x17, PARAM_V2 = 0x45, MAX_THREADS = 0x05, MOST_PARAMS = 512 };
 
 typedef struct {
@@ -158,6 +159,13 @@ static CUresult launch(Function* f, const unsigned grid[3], const unsigned block
 EXPORT CUresult cuLaunchKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                                unsigned shared, CUstream stream, void** parameters, void** extra) {
     return launch((Function*)f, (unsigned[]){gx, gy, gz}, (unsigned[]){bx, by, bz}, shared, stream, 0, parameters);
+}
+
+EXPORT CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                                          unsigned bz, unsigned shared, CUstream stream, void** parameters) {
+    if ((uint64_t)gx * gy * gz > 2048 / (bx * by * bz) * MULTIPROCESSORS)  // by threads alone
+        return launches++, refused++, CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
+    return launch((Function*)f, (unsigned[]){gx, gy, gz}, (unsigned[]){bx, by, bz}, shared, stream, COOPERATIVE, parameters);
 }
 
 EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction f, void** parameters, void** extra) {

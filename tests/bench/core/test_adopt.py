@@ -69,7 +69,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def taken(folder, name, layer, text=None, **more):
+def taken(folder, name, layer, text=None, /, **more):
     """(the variant, the text of its file, what is to be decided)."""
     if text:
         (folder / name).write_text(text)
@@ -195,3 +195,107 @@ def test_it_is_proved_at_a_dtype_that_it_has(tmp_path, capsys, kind, asked):
     assert command([str(source), "--layer", "residual", "--into", str(tmp_path / "mine"), "--no-proof"]) == 0
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("prove it:")]
     assert line.endswith(f"--kernels {tmp_path / 'mine'}{asked}")
+
+
+HEADER = """#pragma once
+#include <cuda_bf16.h>
+typedef __nv_bfloat16 floatX;
+template <class T> struct Pack { static constexpr int size = 16 / sizeof(T); T held[size]; };
+typedef Pack<floatX> wide;
+inline int blocks_of_a_card = 0;
+"""
+ROWS = """
+#include <nvtx3/nvToolsExt.h>
+#include "pack.h"
+template <bool SAVE = true>
+__global__ void fused(floatX* residual, floatX* normed, float* mean, float* rstd, const floatX* inp1,
+                      const floatX* inp2, const floatX* weight, const floatX* bias, float* extra, int N, int C) {}
+void launch(floatX* residual, floatX* normed, const floatX* inp1, int N, int C, int how_many, cudaStream_t stream) {
+    assert(C % (32 * wide::size) == 0 && "C has no whole packs");
+    assert(stream_is_open(stream));
+    const int block_size = 256;
+    size_t shared = C * sizeof(floatX) * how_many;
+    const int grid = deviceProp.maxThreadsPerMultiProcessor * num_SMs / block_size;
+    fused<true><<<dim3(grid, how_many), block_size, shared, stream>>>(residual, normed, mean, rstd, inp1, inp2, weight,
+                                                                      bias, nullptr, N, C);
+}
+void other(int C) { fused<<<blocks_of_a_card, 32>>>(); }
+"""
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory):
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("fused")
+    (folder / "pack.h").write_text(HEADER)
+    return taken(folder, "fused.cu", "residual_layernorm", ROWS)
+
+
+def test_what_is_written_is_told_from_what_is_read_and_null_is_null(fused):
+    _, text, _ = fused
+    assert "launch(residual_out, out, mean, rstd, x, residual, weight, bias, None, B * T, C)" in text
+
+
+def test_constants_are_the_compilers_and_what_a_launcher_asserts_is_refused(fused):
+    _, text, _ = fused
+    assert "if not (C % (32 * 8) == 0):" in text and 'raise Unavailable("not C % ( 32 * wide::size ) == 0")' in text
+    assert "stream" not in text
+    assert 'DTYPES = ("bf16",)' in text
+
+
+def test_what_fills_the_gpu_knows_how_large_it_is_and_shared_memory_that_grows_has_an_end(fused):
+    _, text, decide = fused
+    assert "grid = 2048 * multiprocessors(residual_out) // block_size" in text
+    assert "if shared > most_shared(residual_out):" in text
+    assert decide == ["how_many = 1  # DECIDE: launch is told it"]
+
+
+def test_what_can_change_is_no_constant(folder):
+    text = ROWS.replace("fused<true><<<", "no<<<")
+    (folder / "pack.h").write_text(HEADER)
+    _, _, decide = taken(folder, "fused.cu", "residual_layernorm", text)
+    assert any("blocks_of_a_card" in line for line in decide)
+
+
+CLASSIFIER = """
+__global__ void classify(float* dlogits, float* losses, const float* logits, const float* dlosses, const int* targets,
+                         int B, int T, int V, int P) {}
+"""
+
+
+def test_what_is_updated_in_place_may_be_read_and_written_by_two_pointers(folder):
+    _, text, _ = taken(folder, "classify.cu", "fused_classifier", CLASSIFIER)
+    assert "launch(logits, losses, logits, dlosses, as_int32(targets, workspace), B, T, V, VP)" in text
+
+
+MATMUL = (
+    "__global__ void mm(float* out, const float* inp, const float* weight, const float* bias, int BT, int C, int OC) {}"
+)
+
+
+def test_an_epilogue_that_the_kernel_has_is_not_refused(folder):
+    _, text, _ = taken(folder, "mm.cu", "matmul", MATMUL)
+    assert "pre_gelu is not None" in text and "epilogue:" not in text and "bias is not None" not in text
+
+
+STRIDED = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def rows_kernel(input_pointer, weight_pointer, B_ptr, mean_pointer, inv_std_pointer, output_pointer,
+                batch_dim, feat_dim, input_batch_stride, input_feat_stride, B_row_stride, stride_output,
+                lost_stride, eps, BLOCK: tl.constexpr):
+    pass
+"""
+
+
+def test_strides_are_those_of_the_tensors_that_they_name(folder):
+    _, text, decide = taken(folder, "rows.py", "layernorm", STRIDED, name="strided")
+    with pytest.raises(CannotGoOn, match=r"triton.rows of layernorm is .*: choose another --name"):
+        adopt(folder / "rows.py", "layernorm", name="rows", into=folder / "into")
+    assert not (folder / "into" / "triton" / "layernorm" / "rows.py").exists()
+    assert "rows_kernel[grid](x, weight, bias, mean, rstd, out, B * T, C, x.stride(-2), x.stride(-1)" in text
+    assert "bias.stride(-1), out.stride(-2), lost_stride, eps, BLOCK=BLOCK)" in text
+    assert {line.partition(" ")[0] for line in decide} == {"lost_stride", "BLOCK", "grid"}

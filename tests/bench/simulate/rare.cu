@@ -162,6 +162,63 @@ KERNEL directed(ARGUMENTS) {
     out[threadIdx.x + 128] = __frcp_ru(x) - __frcp_rz(x);
 }
 
+// What the narrow floats' headers write as PTX: rounded maths, comparisons into a float, directed conversions. 16 threads.
+#define PUT(i, value) out[16 * (i) + threadIdx.x] = (value)
+KERNEL narrow(ARGUMENTS) {
+    if (threadIdx.x >= 16) return;
+    float x = in[threadIdx.x] / 8 + 0.3f;
+    __half h = __float2half(x), low;
+    __nv_bfloat16 b = __float2bfloat16(x), other;
+    __half2 hh = __halves2half2(h, __float2half(2 * x)), pair;
+    __nv_bfloat162 bb = __halves2bfloat162(b, __float2bfloat16(2 * x)), wide;
+    asm("tanh.approx.f16 %0, %1;" : "=h"(*(unsigned short*)&low) : "h"(*(unsigned short*)&h));
+    asm("tanh.approx.bf16 %0, %1;" : "=h"(*(unsigned short*)&other) : "h"(*(unsigned short*)&b));
+    asm("tanh.approx.f16x2 %0, %1;" : "=r"(*(unsigned*)&pair) : "r"(*(unsigned*)&hh));
+    asm("tanh.approx.bf16x2 %0, %1;" : "=r"(*(unsigned*)&wide) : "r"(*(unsigned*)&bb));
+    PUT(0, __half2float(low));
+    PUT(1, __bfloat162float(other));
+    PUT(2, __low2float(pair) + 2 * __high2float(pair));
+    PUT(3, __low2float(wide) + 2 * __high2float(wide));
+    PUT(4, __half2float(__hfma_relu(h, h, __float2half(-0.25f))));
+    PUT(5, __bfloat162float(__hfma_relu(b, b, __float2bfloat16(-0.25f))));
+    pair = __hfma2_relu(hh, hh, __float2half2_rn(-0.25f));
+    wide = __hfma2_relu(bb, bb, __float2bfloat162_rn(-0.25f));
+    PUT(6, __low2float(pair) + 2 * __high2float(pair));
+    PUT(7, __low2float(wide) + 2 * __high2float(wide));
+    PUT(8, __half2float(hrint(h)) + 10 * __half2float(hceil(h)) + 100 * __half2float(htrunc(h)) + 1000 * __half2float(hfloor(h)));
+    PUT(9, __bfloat162float(hrint(b)) + 10 * __bfloat162float(hceil(b)) + 100 * __bfloat162float(htrunc(b)) + 1000 * __bfloat162float(hfloor(b)));
+    PUT(10, __half2float(__float2half_ru(x / 3)) - __half2float(__float2half_rd(x / 3)));
+    PUT(11, __bfloat162float(__float2bfloat16_ru(x / 3)) - __bfloat162float(__float2bfloat16_rd(x / 3)));
+    int odd = (threadIdx.x % 2 ? 1 : -1) * (4097 + 4 * (int)threadIdx.x);
+    PUT(12, __half2float(__int2half_ru(odd)) - 4096 + 8192 * (__half2float(__int2half_rz(odd)) - 4096));
+    PUT(13, __bfloat162float(__int2bfloat16_rd(odd)) + 8192 * (__bfloat162float(__int2bfloat16_rz(odd)) - 4096));
+    float f;
+    unsigned p, q;
+    asm("set.gt.f32.f32 %0, %1, 0f3F000000;" : "=f"(f) : "f"(x));
+    asm("set.lt.u32.s32 %0, %1, 7;" : "=r"(p) : "r"((int)threadIdx.x));
+    asm("set.neu.s32.f16 %0, %1, %1;" : "=r"(q) : "h"(*(unsigned short*)&h));
+    PUT(14, f + (p == 0xffffffffu ? 10 : p == 0 ? 0 : 1000) + (q ? 100 : 0));
+    PUT(15, __low2float(__hgt2(hh, __float2half2_rn(0.5f))) + 2 * __high2float(__hgt2(hh, __float2half2_rn(0.5f))) +
+            4 * __low2float(__hgt2(bb, __float2bfloat162_rn(0.5f))) + 8 * __high2float(__hgt2(bb, __float2bfloat162_rn(0.5f))));
+}
+
+// Two lanes at a time shuffle among themselves, the others of the warp wait behind it: cooperative groups' tiles do that.
+KERNEL some_before_all(ARGUMENTS) {
+    float x = in[threadIdx.x];
+    unsigned pair = threadIdx.x % 32 / 2;
+    for (unsigned turn = 0; turn < 3; turn++) {
+        if (pair == turn) x += __shfl_xor_sync(3u << 2 * pair, x, 1);
+        __syncwarp();
+    }
+    out[threadIdx.x] = x;
+}
+KERNEL some_beside_all(ARGUMENTS) {
+    float x = in[threadIdx.x];
+    if (threadIdx.x % 32 < 2) x += __shfl_xor_sync(0xffffffff, x, 1);
+    else __syncwarp();
+    out[threadIdx.x] = x;
+}
+
 // --- memory ---------------------------------------------------------------------------------------------------------
 
 KERNEL vector_atomics(ARGUMENTS) {

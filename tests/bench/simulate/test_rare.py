@@ -19,6 +19,7 @@ FAILING = {
     "heap_overrun": ("out-of-bounds", "0 bytes behind the end of `memory of malloc, rare.cu:"),
     "heap_after_free": ("out-of-bounds", "read of 4 bytes"),
     "freed_twice": ("call", "free already"),
+    "some_beside_all": ("warp operation", "lanes of one warp meet in different operations"),
     "vector_atomic_misaligned": ("misaligned", "8 bytes"),
     "grid_without_sync": ("race", "race on `out`"),
 }
@@ -117,6 +118,41 @@ def ulps() -> list[float]:
     return found
 
 
+def rounded(x: torch.Tensor, dtype: torch.dtype, up: bool) -> torch.Tensor:
+    """To the next value of a narrow float that is no less (or no more)."""
+    near = x.to(dtype)
+    wrong = near.double() < x if up else near.double() > x
+    far = torch.full_like(near, math.inf if up else -math.inf)
+    return torch.where(wrong, torch.nextafter(near, far), near).float()
+
+
+def narrow() -> list[list[float]]:
+    x = (given()[:16] / 8 + torch.tensor(0.3)).float()
+    half, bf16 = torch.float16, torch.bfloat16
+    found: list[torch.Tensor] = []
+    h, b, h2, b2 = (v.float() for v in (x.to(half), x.to(bf16), (2 * x).to(half), (2 * x).to(bf16)))
+    for one, dtype in ((h, half), (b, bf16)):
+        found += [one.tanh().to(dtype).float()]
+    found += [h.tanh() + 2 * h2.tanh(), b.tanh() + 2 * b2.tanh()]
+    fused = [(v.double().square() - 0.25).clamp(min=0).to(t).float() for v, t in ((h, half), (b, bf16))]
+    high = [(v.double().square() - 0.25).clamp(min=0).to(t).float() for v, t in ((h2, half), (b2, bf16))]
+    found += [*fused, fused[0] + 2 * high[0], fused[1] + 2 * high[1]]
+    found += [v.round() + 10 * v.ceil() + 100 * v.trunc() + 1000 * v.floor() for v in (h, b)]
+    third = (x / 3).double()
+    found += [rounded(third, dtype, True) - rounded(third, dtype, False) for dtype in (half, bf16)]
+    odd = torch.tensor([(1 if t % 2 else -1) * (4097 + 4 * t) for t in range(16)]).double()
+    zero = [torch.where(odd > 0, rounded(odd, dtype, False), rounded(odd, dtype, True)) for dtype in (half, bf16)]
+    found += [rounded(odd, half, True) - 4096 + 8192 * (zero[0] - 4096)]
+    found += [rounded(odd, bf16, False) + 8192 * (zero[1] - 4096)]
+    found += [(x > 0.5).float() + 10 * (torch.arange(16) < 7)]
+    found += [(h > 0.5).float() + 2 * (h2 > 0.5) + 4 * (b > 0.5) + 8 * (b2 > 0.5)]
+    return [v.tolist() for v in found]
+
+
+def pair(t: int) -> float:
+    return float(given()[t] + given()[t ^ 1])
+
+
 def product(m: int, n: int, k: int, a_rows: bool, b_rows: bool) -> list[float]:
     flat = torch.arange(512)
     a, b = given()[flat % 64][: m * k], given()[(flat * 7 + 3) % 64][: k * n]
@@ -142,7 +178,9 @@ WANTED = {
     "bytes_dotted": lambda: by_thread(bytes_dotted),
     "eight_bits": eight_bits,
     "directed": ulps,
+    "narrow": narrow,
     "vector_atomics": lambda: SHARES,
+    "some_before_all": lambda: [pair(t) if t % 32 < 6 else float(given()[t]) for t in range(64)],
     "bulk_reduction": lambda: given()[:64].tolist(),
     "grid_sync": lambda: given()[: 4 * 64].view(4, 64).flip(0).reshape(-1).tolist(),
     "wmma_half": lambda: product(16, 16, 16, True, False),
@@ -170,6 +208,10 @@ def test_what_comes_out(kernel, seed, capfd):
     wanted = WANTED[kernel]()
     if isinstance(wanted[0], int) and max(wanted) > 1000000:
         assert [v & U32 for v in counters[: len(wanted)].tolist()] == wanted
+    elif kernel == "narrow":
+        rows = out.view(16, 16)
+        assert torch.allclose(rows[:4], torch.tensor(wanted[:4]), rtol=2**-7)  # tanh.approx of bf16 is good to 2^-8
+        assert rows[4:].tolist() == wanted[4:]
     elif kernel == "doubles":
         assert torch.allclose(out[:64], torch.tensor(wanted), rtol=1e-6)
     else:

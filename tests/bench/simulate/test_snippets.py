@@ -84,4 +84,7 @@ def test_qualifiers_may_stand_in_any_order():
     assert in_order("atom.global.gpu.acq_rel.exch.b32") == "atom.acq_rel.gpu.global.exch.b32"
     assert in_order("ld.global.volatile.v2.b32") == "ld.volatile.global.v2.b32"
     assert in_order("st.shared::cta.b32") == "st.shared::cta.b32"
+    assert in_order("atom.add.release.gpu.u32") == "atom.release.gpu.add.u32"  # cooperative_groups/details/sync.h
+    assert in_order("red.or.release.cta.b32") == "red.release.cta.or.b32"
+    assert in_order("red.async.relaxed.cluster.add.u32") == "red.async.relaxed.cluster.add.u32"
     assert in_order("add.sat.s32") == "add.sat.s32"

@@ -63,6 +63,19 @@ def test_a_program_may_be_a_cluster(ctas):
     assert torch.equal(out, x * 0.5)
 
 
+def test_what_is_tuned_takes_its_first_config_and_runs_once():
+    configs = [triton.Config({"BLOCK": block}, num_warps=1) for block in (32, BLOCK)]
+    tuned = triton.autotune(configs, key=["N"])(scale)
+    seen: list[Any] = []
+    x, out = torch.randn(100), torch.full((100,), float("nan"))
+    grid = lambda meta: (triton.cdiv(100, meta["BLOCK"]),)  # noqa: E731
+    with launching_with(seen.append):
+        tuned[grid](out, x, 0.5, 100)
+    assert [launch.grid for launch in seen] == [(4, 1, 1)]
+    tuned[grid](out, x, 0.5, 100)
+    assert torch.equal(out, x * 0.5)
+
+
 def test_a_cooperative_launch_says_so():
     seen: list[Any] = []
     with launching_with(seen.append):

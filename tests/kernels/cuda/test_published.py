@@ -309,6 +309,23 @@ def test_headers_of_the_toolkit_are_found(tmp_path, header, body, needs):
     assert compile_source(tmp_path / "h.cu", ("k",), "sm_90a").code
 
 
+def test_a_header_of_the_hosts_that_the_toolkit_has_is_not_read_and_those_of_c_are_always_there(tmp_path, monkeypatch):
+    toolkit = tmp_path / "toolkit"
+    for name, text in {
+        "nvtx3/nvToolsExt.h": "#error the host's",
+        "cuda_odd.h": "#include <stdint.h>\n#include <wchar_.h>\n",
+        "wchar_.h": "#include <stddef.h>\ntypedef uint16_t odd_t;\n",
+    }.items():
+        (toolkit / name).parent.mkdir(parents=True, exist_ok=True)
+        (toolkit / name).write_text(text)
+    folders = (toolkit, *standard.folders())
+    monkeypatch.setattr(standard, "folders", lambda: folders)
+    (tmp_path / "n.cu").write_text(
+        "#include <nvtx3/nvToolsExt.h>\n#include <cuda_odd.h>\n__global__ void k(odd_t* x) { x[0] = 1; }\n"
+    )
+    assert compile_source(tmp_path / "n.cu", ("k",), "sm_90a").code
+
+
 def test_a_changed_stand_in_is_another_build(monkeypatch):
     compiler.version.cache_clear()
     try:
@@ -319,3 +336,159 @@ def test_a_changed_stand_in_is_another_build(monkeypatch):
         assert compiler.version() != before
     finally:
         compiler.version.cache_clear()
+
+
+GRID = """
+#include <cooperative_groups.h>
+namespace cg = cooperative_groups;
+__global__ void mirrored(float* out, const float* x) {
+    cg::grid_group grid = cg::this_grid();
+    out[grid.thread_rank()] = x[grid.thread_rank()];
+    grid.sync();
+    float other = out[grid.size() - 1 - grid.thread_rank()];
+    grid.sync();
+    out[grid.thread_rank()] = other;
+}
+"""
+
+
+def test_blocks_wait_for_each_other_in_a_cooperative_launch_and_in_no_other(tmp_path, simulated):
+    (tmp_path / "grid.cu").write_text(GRID)
+    x, out = torch.arange(256.0), torch.zeros(256)
+    mirrored = kernel(tmp_path / "grid.cu", "mirrored")
+    mirrored(grid=4, block=64, cooperative=True)(out, x)
+    assert torch.equal(out, x.flip(0))
+    with pytest.raises(simulate.SimulationError, match="trap"):
+        mirrored(grid=4, block=64)(out, x)
+    with pytest.raises(simulate.SimulationError, match="a cooperative launch of 5000 blocks; at most"):
+        mirrored(grid=5000, block=64, cooperative=True)(out, x)
+
+
+def test_nothing_is_loaded_beside_a_grid_constant_parameter(tmp_path, launched):
+    (tmp_path / "fixed.cu").write_text(
+        "#define HELD const __grid_constant__\n"
+        "__global__ void fixed(float* out, float scale, HELD float4 four) { out[0] = scale * four.x; }"
+    )
+    with pytest.raises(TypeError, match="nothing can be Loaded where a parameter, four, is __grid_constant__"):
+        kernel(tmp_path / "fixed.cu", "fixed")(grid=1, block=1)(torch.zeros(1), Loaded(torch.ones(1)), (1.0,) * 4)
+    assert not launched
+    kernel(tmp_path / "fixed.cu", "fixed")(grid=1, block=1)(torch.zeros(1), 2.0, (1.0,) * 4)
+    assert len(launched) == 1
+
+
+def test_a_template_that_has_a_default_for_everything_needs_nothing(tmp_path, simulated):
+    (tmp_path / "defaults.cu").write_text(
+        "typedef float real;\ntemplate <bool TWICE = true, class S = int>\n"
+        "__global__ void defaults(real* out, real x) { out[threadIdx.x] = TWICE ? 2 * x : x; }"
+    )
+    out = torch.zeros(4)
+    kernel(tmp_path / "defaults.cu", "defaults")(grid=1, block=4)(out, 1.5)
+    assert out.tolist() == [3.0] * 4
+    kernel(tmp_path / "defaults.cu", "defaults")(grid=1, block=4, TWICE=False)(out, 1.5)
+    assert out.tolist() == [1.5] * 4
+
+
+@pytest.mark.parametrize(("dtype", "first", "count"), [(torch.float32, 0, 1000), (torch.bfloat16, 3, 37), (None, 5, 3)])
+def test_zeros_are_written_where_they_belong_and_nowhere_else(simulated, dtype, first, count):
+    whole = torch.full((2048,), 7, dtype=dtype or torch.uint8)
+    assert cuda.zeroed(whole[first : first + count]).data_ptr() == whole[first:].data_ptr()
+    wanted = torch.full_like(whole, 7)
+    wanted[first : first + count] = 0
+    assert torch.equal(whole, wanted)
+
+
+def test_bytes_of_a_workspace_are_seen_as_what_the_kernel_wants(simulated):
+    seen = cuda.zeroed(torch.full((64,), 7, dtype=torch.uint8), torch.float32)
+    assert seen.dtype == torch.float32 and seen.tolist() == [0.0] * 16
+
+
+def test_a_constant_of_the_source_is_told_and_what_is_none_is_refused(source):
+    assert compiler.value_of(source, "outer::inner::TAKE + 1") == 8
+    with pytest.raises(CompileError):
+        compiler.value_of(source, "outer::inner::NOTHING")
+
+
+def test_a_launcher_that_is_called_as_what_a_kernel_calls_is_left_out_with_its_instantiations(tmp_path):
+    (tmp_path / "same.cu").write_text(
+        "namespace other { template <class T> __device__ T reduce(T x) { return x + x; } }\n"
+        "template <class T> __global__ void sums(T* out) { out[0] = other::reduce(out[0]); }\n"
+        "__device__ int shifted(int x) { return 1 << (x << 2) >> 1; }\n"
+        "template <class T> void reduce(int n, T* out) {\n    sums<T><<<n, 32>>>(out);\n    cudaGetLastError();\n}\n"
+        "template void reduce<float>(int, float*);\ntemplate void reduce<double>(int, double*);\n"
+        "__global__ void shifts(int* out) { out[0] = shifted(out[0]); }\n"
+    )
+    for name in ("sums<float>", "shifts"):
+        assert compile_source(tmp_path / "same.cu", (name,), "sm_90a").code
+
+
+NARROW_MATHS = {
+    "exp": torch.exp,
+    "exp2": torch.exp2,
+    "exp10": lambda x: 10**x,
+    "log": torch.log,
+    "log2": torch.log2,
+    "log10": torch.log10,
+    "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt,
+    "rcp": torch.reciprocal,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "tanh": torch.tanh,
+    "rint": torch.round,
+    "floor": torch.floor,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "pair", "dtype"),
+    [("__half", "__half2", torch.float16), ("__nv_bfloat16", "__nv_bfloat162", torch.bfloat16)],
+)
+def test_the_maths_of_narrow_floats_is_there_one_by_one_and_in_pairs(tmp_path, simulated, kind, pair, dtype):
+    body = "".join(f"    out[{2 * i} * 32 + t] = h{name}(x[t]);\n" for i, name in enumerate(NARROW_MATHS))
+    body += "".join(
+        f"    if (t % 2 == 0) *({pair}*)(out + {2 * i + 1} * 32 + t) = h2{name}(*(const {pair}*)(x + t));\n"
+        for i, name in enumerate(NARROW_MATHS)
+    )
+    (tmp_path / "narrow.cu").write_text(
+        "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"
+        f"__global__ void maths({kind}* out, const {kind}* x) {{\n    int t = threadIdx.x;\n{body}}}\n"
+    )
+    x, out = torch.linspace(0.06, 2.9, 32).to(dtype), torch.full((len(NARROW_MATHS), 2, 32), torch.nan).to(dtype)
+    kernel(tmp_path / "narrow.cu", "maths")(grid=1, block=32)(out, x)
+    for (name, formula), found in zip(NARROW_MATHS.items(), out, strict=True):
+        wanted = formula(x.double()).to(dtype).double()
+        ulp = torch.finfo(dtype).eps * wanted.abs().clamp(min=1e-2)
+        for each in found.double():
+            assert ((each - wanted).abs() <= 2 * ulp).all(), name
+
+
+def test_a_parameter_with_nothing_in_it_is_an_empty_tuple(tmp_path, simulated):
+    (tmp_path / "tag.cu").write_text(
+        "#include <type_traits>\nstruct One { char c; };\n"
+        "template <bool ON> __global__ void tag(float* out, std::bool_constant<ON>, float x, One one) {\n"
+        "    out[0] = ON ? x + one.c : 0; }\n"
+    )
+    out = torch.zeros(1)
+    launch = kernel(tmp_path / "tag.cu", "tag")(grid=1, block=1, ON=True)
+    launch(out, (), 1.5, (2,))
+    assert out.tolist() == [3.5]
+    with pytest.raises(TypeError, match=r"#2 is 1 bytes of a struct"):
+        launch(out, True, 1.5, (2,))
+    with pytest.raises(TypeError, match="one is a struct: a tuple of 1 is wanted"):
+        launch(out, (), 1.5, ())
+
+
+@pytest.mark.parametrize("name", ["fast.cu/kernels.cu", "plain/one.of.several.cu"])
+def test_dots_in_a_name_mix_no_builds(tmp_path, simulated, name):
+    path = tmp_path / name
+    path.parent.mkdir()
+    text = "template <int BY> __global__ void scale(float* x) { x[threadIdx.x] *= BY; }"
+    path.write_text(text)
+    for by in (2, 3):
+        x = torch.ones(4)
+        kernel(path, "scale", BY=by)(grid=1, block=4)(x)
+        assert x.tolist() == [by] * 4
+    path.write_text(text.replace("*= BY", "*= BY + 4"))
+    x = torch.ones(4)
+    kernel(path, "scale", BY=3)(grid=1, block=4)(x)
+    assert x.tolist() == [7.0] * 4
