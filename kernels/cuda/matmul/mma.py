@@ -1,18 +1,18 @@
 """128 x 128 tiles on tensor cores, copied beside the products in stages; bias, GELU, its gradient and dbias fused.
 
 Floor: 2 M N K FLOPs forward, twice that backward; every operand read once, every result written once. mma.sync, one
-warp at a time: on Hopper about two thirds of what wgmma reaches, 62 to 68 % of it in published comparisons; on Ampere it
-is all that there is.
+warp at a time: on Hopper 62 to 68 % of what wgmma reaches, in published comparisons; on Ampere it is all that there is.
 
 Each of 4 warps has 64 x 64 sums in registers. 64 of the inner dimension are a stage; one is multiplied while cp.async
 brings the others. 16 of it are in registers twice: ldmatrix reads the next while these are multiplied. The 16-byte
-pieces of a tile are swizzled, so that nothing meets in a bank. Two blocks share a multiprocessor: one's way out, through
-shared memory in whole sectors, hides behind the other's products. Weight gradients whose tiles are too few for a GPU are
-cut along M into parts, which a second kernel adds in order. dbias is a product with ones of the tiles of dout that are
-there anyway. What limits it: each warp reads its own operands from shared memory, 64 x 64 x 16 products for every
-4 KiB; and with K = 768 the 12 stages of a tile hardly outlast its beginning and its end.
+pieces of a tile are swizzled, so that nothing meets in a bank. Two blocks share a multiprocessor: one's way out,
+through shared memory in whole sectors, hides behind the other's products. Weight gradients whose tiles are too few for
+a GPU are cut along M into parts, which a second kernel adds in order. dbias is a product with ones of the tiles of dout
+that are there anyway. What limits it: each warp reads its own operands from shared memory, 64 x 64 x 16 products for
+every 4 KiB; and with K = 768 the 12 stages of a tile hardly outlast its beginning and its end.
 
-Rows of no multiple of 16 bytes are copied in smaller accesses, down to single elements without cp.async: right, not fast.
+Rows of no multiple of 16 bytes are copied in smaller accesses, down to single elements without cp.async: right, but
+slow.
 """
 
 from functools import cache
@@ -47,12 +47,12 @@ def tiles(rows, columns):
 
 
 @cache
-def part_rows(M, N, K):
+def part_rows(M, N, K, slots=SLOTS, part_cost=PART_COST):
     """Into how long parts of M, a multiple of DEPTH, dweight's blocks are cut: those that end first."""
 
     def cost(parts):
-        waves = blocks(parts * tiles(N, K), SLOTS)
-        return waves * blocks(M, parts) + (parts > 1) * parts * tiles(N, K) * PART_COST
+        waves = blocks(parts * tiles(N, K), slots)
+        return waves * blocks(M, parts) + (parts > 1) * parts * tiles(N, K) * part_cost
 
     return blocks(blocks(M, min(range(1, MOST_PARTS + 1), key=cost)), DEPTH) * DEPTH
 
