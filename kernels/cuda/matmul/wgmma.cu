@@ -25,7 +25,8 @@ struct Shared {
     T stages[STAGES][2][OPERAND];
     T outboxes[CONSUMERS][2][TILE * HALF];
     Ring<STAGES> ring;
-    Barrier beside[CONSUMERS];  // of what a consumer needs beside its products
+    Barrier beside[CONSUMERS];   // of what a consumer needs beside its products
+    Barrier started[CONSUMERS];  // ends a phase when a consumer has started the last product of an item
 };
 
 // What is worked out: results of rows x columns, each the sum of `part_inners` products, for each part of the inner
@@ -68,7 +69,8 @@ struct Operand {
 };
 
 // All of a kernel but the way out. One thread has tiles copied into the ring of stages, in the order of items. Each
-// consumer multiplies every second item: while one finishes its result, the other has the tensor cores for itself.
+// consumer multiplies every second item, and begins when the other has started its last product: while one finishes its
+// result, the other has the tensor cores for itself.
 // begin(consumer, item) comes before the products, also(consumer, item, a's tile) beside those of each stage, and
 // finish(consumer, item, sums) after them.
 template <typename T, bool A_ALONG, bool B_ALONG, typename Begin, typename Also, typename Finish>
@@ -78,7 +80,10 @@ __device__ void run(const TensorMap* a, const TensorMap* b, const Work& work, Be
     Ring<STAGES>& ring = shared.ring;
     if (threadIdx.x == 0) {
         ring.make(GROUP / WARP);
-        for (int c = 0; c < CONSUMERS; c++) make_barrier(&shared.beside[c], 1);
+        for (int c = 0; c < CONSUMERS; c++) {
+            make_barrier(&shared.beside[c], 1);
+            make_barrier(&shared.started[c], GROUP / WARP);
+        }
         fence_barriers();
     }
     __syncthreads();
@@ -108,6 +113,8 @@ __device__ void run(const TensorMap* a, const TensorMap* b, const Work& work, Be
             }
             begin(outbox, &shared.beside[group], item);
             Sums sums = {};
+            // Who waits for a stage must have seen all but its last use: a phase's parity tells it from its neighbours.
+            if (turn > 0) wait_phase(&shared.started[(turn - 1) % CONSUMERS], (turn - 1) / CONSUMERS % 2);
             for (int step = 0; step < item.steps; step++, n++) {
                 auto& stage = shared.stages[ring.stage(n)];
                 ring.wait(n);
@@ -120,6 +127,7 @@ __device__ void run(const TensorMap* a, const TensorMap* b, const Work& work, Be
                             sums[half], Operand<A_ALONG>::descriptor(stage[0], half * HALF, k),
                             Operand<B_ALONG>::descriptor(stage[1], 0, k));
                 close_products();
+                if (step + 1 == item.steps && lane_id() == 0) arrive(&shared.started[group]);
                 also(item, stage[0]);
                 wait_products<1>();
                 if (step > 0 && lane_id() == 0) ring.give_back(n - 1);

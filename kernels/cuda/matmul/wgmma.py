@@ -30,11 +30,12 @@ TENSOR_CORES = True
 
 TILE, DEPTH, STAGES, THREADS = 128, 64, 5, 384  # as in wgmma.cu
 LINE = 64  # elements of 128 bytes
-SHARED = (STAGES * 2 * TILE * DEPTH + 2 * 2 * TILE * LINE) * 2 + (2 * STAGES + 2) * 8  # Shared in wgmma.cu
+SHARED = (STAGES * 2 * TILE * DEPTH + 2 * 2 * TILE * LINE) * 2 + (2 * STAGES + 4) * 8  # Shared in wgmma.cu
 PIECE = 8  # elements of 16 bytes, of which TMA wants the strides to be multiples
 QUAD = 4
 
 MULTIPROCESSORS = 132  # of an H100 or H200
+SIMULATED = 2  # blocks at most in the simulator: each is to take several tiles of small shapes, too
 PART_COST = 4.0  # of writing and reading a tile of partial sums, in rows multiplied into it
 
 forward_kernel = Kernel("wgmma.cu", "matmul_forward")
@@ -64,8 +65,8 @@ def workspace(shape, phase):
 
 @cache
 def multiprocessors(device):
-    """Of the GPU with this number; in the simulator of the one that it stands for."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device >= 0 else MULTIPROCESSORS
+    """Of the GPU with this number; -1 for the simulator."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device >= 0 else SIMULATED
 
 
 def launch(kernel, items, like):
