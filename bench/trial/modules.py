@@ -31,7 +31,19 @@ LAUNCHERS = frozenset(  # the harness's, in kernels/: they are trusted
         "triton/descriptors.py",
         *(
             f"cuda/{name}.py"
-            for name in ("__init__", "compiler", "cplusplus", "gpu", "packing", "signature", "standard")
+            for name in (
+                *(
+                    "__init__",
+                    "compiler",
+                    "cplusplus",
+                    "gpu",
+                    "packing",
+                    "persistent",
+                    "signature",
+                    "standard",
+                    "tensor_map",
+                ),
+            )
         ),
     )
 )

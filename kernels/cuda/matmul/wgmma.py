@@ -14,13 +14,10 @@ What limits it: tiles of 128 x 128 read 1.33 times from L2 what those of 128 x 2
 kind has too few registers. No clusters: neighbours do not share what they read.
 """
 
-from functools import cache
-
-import torch
-
-from kernels.cuda import Kernel, blocks, place
+from kernels.cuda import Kernel, blocks
 from kernels.cuda.matmul import mma
 from kernels.cuda.matmul.shared import add
+from kernels.cuda.persistent import persistent_blocks
 from kernels.cuda.tensor_map import tensor_map
 
 DTYPES = ("bf16", "fp16")
@@ -35,7 +32,6 @@ PIECE = 8  # elements of 16 bytes, of which TMA wants the strides to be multiple
 QUAD = 4
 
 MULTIPROCESSORS = 132  # of an H100 or H200
-SIMULATED = 2  # blocks at most in the simulator: each is to take several tiles of small shapes, too
 PART_COST = 4.0  # of writing and reading a tile of partial sums, in rows multiplied into it
 
 forward_kernel = Kernel("wgmma.cu", "matmul_forward")
@@ -63,15 +59,8 @@ def workspace(shape, phase):
     return partial_bytes(M, N, K) + 4 * blocks(M, part_rows(M, N, K)) * N if phase == "backward" else 0
 
 
-@cache
-def multiprocessors(device):
-    """Of the GPU with this number; -1 for the simulator."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device >= 0 else SIMULATED
-
-
 def launch(kernel, items, like):
-    grid = min(items, multiprocessors(place(like)))
-    return kernel(grid=grid, block=THREADS, shared=SHARED, T=like.dtype)
+    return kernel(grid=persistent_blocks(items, like), block=THREADS, shared=SHARED, T=like.dtype)
 
 
 def along(operand):
