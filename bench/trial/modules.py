@@ -29,22 +29,8 @@ LAUNCHERS = frozenset(  # the harness's, in kernels/: they are trusted
             "triton/lists.py",
         ),
         "triton/descriptors.py",
-        *(
-            f"cuda/{name}.py"
-            for name in (
-                *(
-                    "__init__",
-                    "compiler",
-                    "cplusplus",
-                    "gpu",
-                    "packing",
-                    "persistent",
-                    "signature",
-                    "standard",
-                    "tensor_map",
-                ),
-            )
-        ),
+        *(f"cuda/{name}.py" for name in ("__init__", "compiler", "cplusplus", "gpu", "packing")),
+        *(f"cuda/{name}.py" for name in ("persistent", "signature", "standard", "tensor_map")),
     )
 )
 

@@ -33,7 +33,8 @@ from reference import contract
 # What a variant is offered by its backend's launchers; the rest (compiler flags, the simulator's hook) is theirs.
 OFFERED = words(
     "Kernel Strided Argument Loaded as_int32 blocks most_shared MAX_PARAMETER_BYTES Unavailable WARP pack_width"
-    " row_shape Lists tensor_map persistent_blocks multiprocessors capability power_of_2 described UNFUSED Tiles Config TORCH_DTYPES tune text_of"
+    " row_shape Lists tensor_map persistent_blocks multiprocessors capability power_of_2 described UNFUSED Tiles Config"
+    " TORCH_DTYPES tune text_of"
 )
 IN_TUNING = words("put cache_dir random_call")  # files between calls, and numbers
 PURE = words(
