@@ -56,11 +56,15 @@ class Mutant:
     survives: str = ""
 
     def write(self, module: ModuleType, folder: Path) -> Path:
-        """All headers and the source, with the edit, in a folder of their own."""
-        shutil.copytree(COMMON, folder / "common")
+        """The source, and beside it the header that is edited: the others are found where they always are, and so none
+        of them may include this one."""
         source = Path(str(module.__file__)).with_suffix(".cu")
         shutil.copy(source, folder)
-        edited = folder / (f"common/{self.file}" if self.file else source.name)
+        edited = folder / source.name
+        if self.file:
+            edited = folder / "common" / self.file
+            edited.parent.mkdir()
+            shutil.copy(COMMON / self.file, edited)
         text = edited.read_text()
         assert not self.old or text.count(self.old) == 1, f"{self.name}: {self.old!r} is there {text.count(self.old)}x"
         edited.write_text(text.replace(self.old, self.new) if self.old else text)
@@ -90,6 +94,15 @@ def cut(module: ModuleType, tried: Tried) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    limit_time(seconds)
+    try:
+        yield
+    finally:
+        limit_time(0)
+
+
 def is_right(got: torch.Tensor, want: torch.Tensor) -> bool:
     """Each element is what rounding the exact result once gives, or its neighbour."""
     unit = 2.0**-8 if got.dtype == torch.bfloat16 else 2.0**-11
@@ -107,7 +120,7 @@ def verdict(mutant: Mutant, module: ModuleType, tries: tuple[Tried, ...], times:
     attribute = f"{mutant.product}_kernel"
     kernel = Kernel(Path(str(module.__file__)).with_suffix(".cu").name, getattr(module, attribute).entry)
     kernel.source = mutant.write(module, folder)
-    with patch.multiple(module, **{attribute: kernel, **dict(mutant.constants)}), limit_time(SECONDS):
+    with patch.multiple(module, **{attribute: kernel, **dict(mutant.constants)}), limited(SECONDS):
         for _ in range(times):  # each launch has an order of threads of its own
             for tried in tries:
                 try:
