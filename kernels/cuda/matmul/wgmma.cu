@@ -130,6 +130,7 @@ __device__ void run(const TensorMap* a, const TensorMap* b, const Work& work, Be
                 if (step + 1 == item.steps && lane_id() == 0) arrive(&shared.started[group]);
                 also(item, stage[0]);
                 wait_products<1>();
+                __syncwarp();  // of the stage before all lanes have read what they wanted
                 if (step > 0 && lane_id() == 0) ring.give_back(n - 1);
             }
             wait_products<0>();
