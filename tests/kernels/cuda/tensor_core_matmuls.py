@@ -120,7 +120,8 @@ def verdict(mutant: Mutant, module: ModuleType, tries: tuple[Tried, ...], times:
     attribute = f"{mutant.product}_kernel"
     kernel = Kernel(Path(str(module.__file__)).with_suffix(".cu").name, getattr(module, attribute).entry)
     kernel.source = mutant.write(module, folder)
-    with patch.multiple(module, **{attribute: kernel, **dict(mutant.constants)}), limited(SECONDS):
+    changed: dict[str, Any] = {attribute: kernel, **dict(mutant.constants)}
+    with patch.multiple(module, **changed), limited(SECONDS):
         for _ in range(times):  # each launch has an order of threads of its own
             for tried in tries:
                 try:

@@ -3,6 +3,7 @@ tests/bench/simulate/test_hopper.py."""
 
 import ctypes
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_the_numbers_are_those_of_the_drivers_header():
 def test_no_more_blocks_than_items_or_multiprocessors(monkeypatch):
     assert persistent.persistent_blocks(1, torch.empty(1)) == 1
     assert persistent.persistent_blocks(50, torch.empty(1)) == persistent.SIMULATED
-    on_a_card = SimpleNamespace(is_cuda=True)
+    on_a_card: Any = SimpleNamespace(is_cuda=True)
     monkeypatch.setattr(persistent, "place", lambda tensor: 3)
     monkeypatch.setattr(persistent, "_multiprocessors", {3: 132}.get)
     found = [persistent.persistent_blocks(n, on_a_card, each) for n, each in ((100, 1), (200, 1), (200, 2), (300, 2))]
