@@ -24,11 +24,11 @@ from bench.simulate.launcher import (
     take_notes,
 )
 from bench.simulate.ptx import PtxError
-from bench.simulate.tensor_map import tensor_map
 from bench.simulate.use import UnknownInstruction
 from kernels import Unavailable, cuda
 from kernels.cpu import find_compiler
 from kernels.cuda import compiler
+from kernels.cuda.tensor_map import tensor_map
 
 __all__ = [
     "KernelCount",

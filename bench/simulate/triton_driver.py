@@ -25,9 +25,9 @@ from triton.runtime.cache import get_cache_manager
 import kernels.triton  # noqa: F401  sets the environment that Triton reads
 from bench.simulate import ptx
 from bench.simulate.launcher import run_ptx
-from bench.simulate.tensor_map import tensor_map
 from kernels import cuda
 from kernels.cuda import Argument
+from kernels.cuda.tensor_map import tensor_map
 
 SCALARS = {"i1": "<?", "u1": "<?", "i8": "<b", "u8": "<B", "i16": "<h", "u16": "<H", "i32": "<i", "u32": "<I"}
 SCALARS |= {"i64": "<q", "u64": "<Q", "fp32": "<f", "f32": "<f", "fp64": "<d"}

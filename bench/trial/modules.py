@@ -31,9 +31,9 @@ LAUNCHERS = frozenset(  # the harness's, in kernels/: they are trusted
         "triton/descriptors.py",
         *(
             f"cuda/{name}.py"
-            for name in ("__init__", "compiler", "cplusplus", "gpu", "packing", "signature", "standard")
+            for name in ("__init__", "compiler", "cplusplus", "gpu", "packing", "persistent", "signature", "standard")
         ),
-        *(f"cuda/{name}.py" for name in ("libraries", "cublaslt", "cudnn_graph")),
+        *(f"cuda/{name}.py" for name in ("tensor_map", "libraries", "cublaslt", "cudnn_graph")),
     )
 )
 

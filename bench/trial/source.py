@@ -33,8 +33,8 @@ from reference import contract
 # What a variant is offered by its backend's launchers; the rest (compiler flags, the simulator's hook) is theirs.
 OFFERED = words(
     "Kernel Strided Argument Loaded as_int32 zeroed blocks most_shared MAX_PARAMETER_BYTES Unavailable WARP"
-    " pack_width row_shape Lists multiprocessors capability power_of_2 described UNFUSED Tiles Config TORCH_DTYPES tune"
-    " text_of"
+    " pack_width row_shape Lists tensor_map persistent_blocks multiprocessors capability power_of_2 described UNFUSED"
+    " Tiles Config TORCH_DTYPES tune text_of"
     " Products OUT DX DWEIGHT DEFAULT BIAS GELU_AUX_BIAS DGELU BGRADB WORKSPACE ROUND Attention"  # of libraries
 )
 IN_TUNING = words("put cache_dir random_call")  # files between calls, and numbers
