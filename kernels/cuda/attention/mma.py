@@ -1,0 +1,85 @@
+"""Tensor cores under a running softmax: probabilities stay in the registers that the next product takes them from.
+
+Floor, a head: 4 HS FLOPs a visible pair of query and key forward, 10 HS backward; q, k, v and out read or written
+once.
+"""
+
+from math import gcd
+
+from kernels.cuda import Kernel, Strided, blocks
+from kernels.cuda.packing import pack_width
+
+DTYPES = ("bf16", "fp16")
+REQUIRES = ("sm80",)
+DETERMINISTIC = True
+TENSOR_CORES = True
+
+# As in mma.cu:
+WARPS, WARP, STRIP, TILE = 4, 32, 16, 64
+THREADS = WARPS * WARP
+WIDEST = 128  # the largest head whose sums, of dk and dv, fit into registers
+BYTES = 2  # of an element
+
+forward_kernel = Kernel("mma.cu", "attention_forward")
+statistics_kernel = Kernel("mma.cu", "attention_statistics")
+dkdv_kernel = Kernel("mma.cu", "attention_dkdv")
+dq_kernel = Kernel("mma.cu", "attention_dq")
+
+
+def supports(shape):
+    return shape["HS"] <= WIDEST or f"head sizes above {WIDEST}"
+
+
+def block_rows(HS):
+    """Queries, or keys, that a block owns."""
+    return WARPS * STRIP * (2 if HS <= 64 else 1)
+
+
+def padded(T):
+    """Places for the statistics of T queries: whole tiles, and whole blocks."""
+    return blocks(T, 2 * TILE) * 2 * TILE
+
+
+def workspace(shape, phase):
+    """Backward: lse in base 2 and delta, in fp32."""
+    return 8 * shape["B"] * shape["NH"] * padded(shape["T"]) if phase == "backward" else 0
+
+
+def tile_bytes(HS, rows):
+    """Of `rows` rows in shared memory."""
+    return BYTES * rows * blocks(HS, STRIP) * STRIP
+
+
+def strides(tensor):
+    return list(tensor.stride()[:3])
+
+
+def access_width(HS, *tensors):
+    """The most elements, up to 16 bytes, at a multiple of which every row begins."""
+    every = gcd(HS, *(stride for t in tensors for stride in strides(t)))
+    return pack_width(*tensors, multiple_of=every)
+
+
+def forward(q, k, v, causal, *, out, lse):
+    B, T, NH, HS = q.shape
+    sizes = B * NH, T, NH, k.shape[2], HS**-0.5, causal
+    rows = block_rows(HS)
+    constants = dict(HS=HS, N=access_width(HS, q, k, v, out))
+    launch = forward_kernel(B * NH * blocks(T, rows), THREADS, tile_bytes(HS, rows + 4 * TILE), **constants)
+    launch(out, lse, Strided(q), Strided(k), Strided(v), strides(q), strides(k), strides(v), *sizes)
+
+
+def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv, workspace):
+    B, T, NH, HS = q.shape
+    NKV, rows, places = k.shape[2], block_rows(HS), padded(T)
+    constants = dict(HS=HS, N=access_width(HS, dout, q, k, v, out, dq, dk, dv))
+    launch = statistics_kernel(blocks(B * NH * places, WARPS * WARP), THREADS, **constants)
+    launch(workspace, dout, out, lse, B * NH, T, places, NH)
+
+    qkv, at = (Strided(q), Strided(k), Strided(v)), (strides(q), strides(k), strides(v))
+    sizes = T, places, NH, NKV, HS**-0.5, causal
+    shared = tile_bytes(HS, 2 * rows + 4 * TILE)
+    launch = dkdv_kernel(B * NKV * blocks(T, rows), THREADS, shared + 16 * TILE, **constants)
+    launch(Strided(dk), Strided(dv), dout, *qkv, workspace, strides(dk), strides(dv), *at, B * NKV, *sizes)
+    launch = dq_kernel(B * NH * blocks(T, rows), THREADS, shared, **constants)
+    launch(Strided(dq), dout, *qkv, workspace, strides(dq), *at, B * NH, *sizes)
