@@ -9,13 +9,16 @@
 
 constexpr int WARPS = 4, THREADS = WARPS * WARP;  // of a block
 constexpr int STRIP = 16;                         // rows of a tensor core's product
-constexpr int PIECE = 8;                          // elements of 16 bytes
 constexpr int TILE = 64;                          // rows of a tile that a block walks over
 constexpr int SECTION = 64;                       // heads whose blocks run together: their tiles stay in the L2 cache
 
 // Columns of a tile: a head, filled up with zeros to what a product takes at once.
 template <int HS>
 constexpr int WIDTH = (HS + STRIP - 1) / STRIP * STRIP;
+template <int HS>
+constexpr int ROW_BYTES = WIDTH<HS> * 2;
+template <int HS>
+constexpr int PIECES = ROW_BYTES<HS> / PIECE_BYTES;
 
 // Strips of rows that a warp owns. What it reads of the other operand serves all of them; wider heads have no registers
 // for two.
@@ -29,6 +32,18 @@ constexpr int BLOCK_ROWS = WARPS * OWN<HS>;
 // Rows of a tile in backward whose scores are in registers at a time, beside the sums.
 constexpr int DKDV_SLICE = 16, DQ_SLICE = 32;
 
+template <int HS, int COLUMNS = WIDTH<HS>>
+using Sums = float[STRIPS<HS>][COLUMNS / 8][4];  // of products with the own rows: as multiply_add has them
+
+// Keeps a branch that is seldom taken a branch: else all of it is worked out each time and selected from.
+__device__ inline void seldom() { asm volatile(""); }
+
+// Tiles in shared memory are known by their addresses there.
+template <typename T>
+__device__ T* in_shared(unsigned address) {
+    return static_cast<T*>(__cvta_shared_to_generic(address));
+}
+
 // Which head's rows a block takes, and which of their tiles, 0 for those that begin first: section by section, in it
 // the first tiles of all its heads before the second ones.
 struct Turn {
@@ -41,118 +56,141 @@ struct Turn {
     }
 };
 
-template <int HS>
-__device__ int place(int row, int column) {
-    return swizzled<WIDTH<HS> / PIECE>(row, column / PIECE) * PIECE + column % PIECE;
-}
+constexpr int power_of_2_up_to(int x) { return x < 2 ? 1 : 2 * power_of_2_up_to(x / 2); }
 
-// ROWS rows of HS elements on their way into a tile, N neighbouring elements a copy; zeros from row `rows` on, and from
-// column HS on. Single elements of 16 bits no asynchronous copy takes.
-template <int HS, int ROWS, int N, typename T>
-__device__ void copy_rows(T* tile, const T* from, long long stride, int rows) {
-    constexpr int PACKS = WIDTH<HS> / N;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < ROWS * PACKS; i += THREADS) {
-        const int row = i / PACKS, column = i % PACKS * N;
-        const bool inside = row < rows && column < HS;
-        T* to = tile + place<HS>(row, column);
-        const T* at = inside ? from + row * stride + column : from;
-        if constexpr (N > 1)
-            copy_async_or_zero<N * sizeof(T)>(to, at, inside);
-        else
-            *to = inside ? *at : T(0.0f);
+// Of rows that go into tiles, what this thread copies: N neighbouring elements, of the same columns each time.
+template <int HS, int N, typename T>
+struct Copier {
+    static constexpr int PACKS = WIDTH<HS> / N, AT_ONCE = power_of_2_up_to(THREADS / PACKS);  // rows
+
+    const T* from;  // this thread's part of the first row
+    long long stride;
+    int row, column;
+
+    __device__ Copier(const T* rows, long long stride)
+        : stride(stride), row(threadIdx.x / PACKS), column(threadIdx.x % PACKS * N) {
+        from = rows + row * stride + column;
     }
+
+    // ROWS rows from `first` on; zeros from row `tokens` and from column HS on. Single elements of 16 bits no
+    // asynchronous copy takes.
+    template <int ROWS>
+    __device__ void copy(unsigned tile, int first, int tokens) const {
+        static_assert(ROWS % AT_ONCE == 0, "threads share rows evenly");
+        if (AT_ONCE * PACKS < THREADS && row >= AT_ONCE) return;
+        constexpr int UNROLL = N > 2 ? ROWS : 4;  // many narrow copies would be much code
+        const T* at = from + first * stride;
+#pragma unroll UNROLL
+        for (int r = 0; r < ROWS; r += AT_ONCE) {
+            const bool inside = first + row + r < tokens && (HS == WIDTH<HS> || column < HS);
+            // every 8 rows the swizzle begins anew
+            const int line = AT_ONCE % 8 == 0 ? row : row + r, further = AT_ONCE % 8 == 0 ? r : 0;
+            T* to = in_shared<T>(tile + swizzled<PIECES<HS>>(line, column / 8) * PIECE_BYTES + further * ROW_BYTES<HS>);
+            if constexpr (N > 1)
+                copy_async_or_zero<N * sizeof(T)>(to + column % 8, at + r * stride, inside);
+            else
+                to[column % 8] = inside ? at[r * stride] : T(0.0f);
+        }
+    }
+};
+
+// A product takes 16 rows by 16 columns of a tile at once, for which a lane gives the address of a row of one of four
+// 8 x 8 matrices: bytes from where the tile begins. The two on the left come first, or the two above.
+template <int HS>
+__device__ unsigned left_first() {
+    return swizzled<PIECES<HS>>(lane_id() % 16, lane_id() / 16) * PIECE_BYTES;
+}
+template <int HS>
+__device__ unsigned upper_first() {
+    return swizzled<PIECES<HS>>(lane_id() / 16 * 8 + lane_id() % 8, lane_id() / 8 % 2) * PIECE_BYTES;
 }
 
-// A warp's own rows of a tile as left operands of products.
+// A warp's own rows of a tile as left operands of products, read each time.
 template <int HS>
 struct Rows {
-    unsigned at[STRIPS<HS>][WIDTH<HS> / STRIP][4];
+    unsigned at;
+    __device__ explicit Rows(unsigned tile) : at(tile + warp_id() * OWN<HS> * ROW_BYTES<HS> + left_first<HS>()) {}
+    __device__ void part(unsigned (&to)[4], int i, int k) const {
+        load_matrices(to, in_shared<void>(piece_further<PIECES<HS>>(at, 2 * k) + i * STRIP * ROW_BYTES<HS>));
+    }
+};
 
-    template <typename T>
-    __device__ void load(const T* tile, int first) {
+// The same, kept in registers.
+template <int HS>
+struct HeldRows {
+    unsigned held[STRIPS<HS>][WIDTH<HS> / STRIP][4];
+    __device__ explicit HeldRows(const Rows<HS>& rows) {
 #pragma unroll
         for (int i = 0; i < STRIPS<HS>; i++)
 #pragma unroll
-            for (int k = 0; k < WIDTH<HS> / STRIP; k++) read(at[i][k], tile, first, i, k);
-    }
-    template <typename T>
-    __device__ static void read(unsigned (&part)[4], const T* tile, int first, int i, int k) {
-        load_matrices(part, tile + place<HS>(first + i * STRIP + lane_id() % 16, k * STRIP + lane_id() / 16 * PIECE));
+            for (int k = 0; k < WIDTH<HS> / STRIP; k++) rows.part(held[i][k], i, k);
     }
     __device__ void part(unsigned (&to)[4], int i, int k) const {
 #pragma unroll
-        for (int r = 0; r < 4; r++) to[r] = at[i][k][r];
+        for (int r = 0; r < 4; r++) to[r] = held[i][k][r];
     }
 };
 
-// The same, read from the tile each time.
-template <int HS, typename T>
-struct RowsInTile {
-    const T* tile;
-    int first;
-    __device__ void part(unsigned (&to)[4], int i, int k) const { Rows<HS>::read(to, tile, first, i, k); }
-};
+// sums of the strips, at two neighbouring blocks of 8 columns, += parts times what ldmatrix left in `both`
+template <typename T, int STRIPS, int BLOCKS>
+__device__ void multiply_add_pair(float (&sums)[STRIPS][BLOCKS][4], int block, const unsigned (&parts)[STRIPS][4],
+                                  const unsigned (&both)[4]) {
+    const unsigned left[2] = {both[0], both[1]}, right[2] = {both[2], both[3]};
+#pragma unroll
+    for (int i = 0; i < STRIPS; i++) {
+        multiply_add<T>(sums[i][block], parts[i], left);
+        multiply_add<T>(sums[i][block + 1], parts[i], right);
+    }
+}
 
-// products = the own rows times the transpose of OTHERS rows of a tile, from `first` on
+// products = the own rows times the transpose of OTHERS rows
 template <typename T, int HS, int OTHERS, typename Own>
-__device__ void multiply_rows(float (&products)[STRIPS<HS>][OTHERS / 8][4], const Own& own, const T* tile, int first) {
+__device__ void multiply_rows(Sums<HS, OTHERS>& products, const Own& own, unsigned rows) {
 #pragma unroll
     for (int i = 0; i < STRIPS<HS>; i++)
 #pragma unroll
         for (int j = 0; j < OTHERS / 8; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++) products[i][j][e] = 0;
+    const unsigned at = rows + upper_first<HS>();
 #pragma unroll
     for (int k = 0; k < WIDTH<HS> / STRIP; k++) {
-        unsigned parts[STRIPS<HS>][4];
+        unsigned parts[STRIPS<HS>][4], both[4];
 #pragma unroll
         for (int i = 0; i < STRIPS<HS>; i++) own.part(parts[i], i, k);
 #pragma unroll
         for (int j = 0; j < OTHERS / 8; j += 2) {
-            unsigned both[4];  // of two blocks of 8 rows
-            const int row = first + j * 8 + lane_id() / 16 * 8 + lane_id() % 8;
-            load_matrices(both, tile + place<HS>(row, k * STRIP + lane_id() / 8 % 2 * PIECE));
-            const unsigned left[2] = {both[0], both[1]}, right[2] = {both[2], both[3]};
-#pragma unroll
-            for (int i = 0; i < STRIPS<HS>; i++) {
-                multiply_add<T>(products[i][j], parts[i], left);
-                multiply_add<T>(products[i][j + 1], parts[i], right);
-            }
+            load_matrices(both, in_shared<void>(piece_further<PIECES<HS>>(at, 2 * k) + j * 8 * ROW_BYTES<HS>));
+            multiply_add_pair<T>(products, j, parts, both);
         }
     }
 }
 
-// sums += weights times OTHERS rows of a tile, from `first` on; the weights are rounded to T
+// sums += weights times OTHERS rows; the weights are rounded to T
 template <typename T, int HS, int OTHERS>
-__device__ void add_rows(float (&sums)[STRIPS<HS>][WIDTH<HS> / 8][4],
-                         const float (&weights)[STRIPS<HS>][OTHERS / 8][4], const T* tile, int first) {
+__device__ void add_rows(Sums<HS>& sums, const Sums<HS, OTHERS>& weights, unsigned rows) {
+    const unsigned at = rows + left_first<HS>();
 #pragma unroll
     for (int k = 0; k < OTHERS / STRIP; k++) {
-        unsigned parts[STRIPS<HS>][4];
+        unsigned parts[STRIPS<HS>][4], both[4];
 #pragma unroll
         for (int i = 0; i < STRIPS<HS>; i++) to_operand<T>(parts[i], weights[i][2 * k], weights[i][2 * k + 1]);
 #pragma unroll
         for (int j = 0; j < WIDTH<HS> / 8; j += 2) {
-            unsigned both[4];  // of two blocks of 8 columns
-            const int row = first + k * STRIP + lane_id() % 16;
-            load_matrices_transposed(both, tile + place<HS>(row, j * 8 + lane_id() / 16 * PIECE));
-            const unsigned left[2] = {both[0], both[1]}, right[2] = {both[2], both[3]};
-#pragma unroll
-            for (int i = 0; i < STRIPS<HS>; i++) {
-                multiply_add<T>(sums[i][j], parts[i], left);
-                multiply_add<T>(sums[i][j + 1], parts[i], right);
-            }
+            load_matrices_transposed(
+                both, in_shared<void>(piece_further<PIECES<HS>>(at, j) + k * STRIP * ROW_BYTES<HS>));
+            multiply_add_pair<T>(sums, j, parts, both);
         }
     }
 }
 
-// The own rows from registers to memory, times `scale`, by way of the tile that they came from: no other warp's rows
-// are touched. `rows` of the block's are there.
+// The own rows from registers to memory, times `scale`, by way of the tile that they came from: a warp touches no rows
+// but its own. `rows` of the block's are there.
 template <int HS, int N, typename T>
-__device__ void store_rows(T* to, long long stride, T* tile, const float (&sums)[STRIPS<HS>][WIDTH<HS> / 8][4],
+__device__ void store_rows(T* to, long long stride, unsigned tile, const Sums<HS>& sums,
                            const float (&scale)[STRIPS<HS>][2], int rows) {
     const int first = warp_id() * OWN<HS>;
+    const unsigned at = tile + swizzled<PIECES<HS>>(first + lane_id() / 4, 0) * PIECE_BYTES + lane_id() % 4 * 4;
     __syncwarp();  // what was read of the tile is read
 #pragma unroll
     for (int i = 0; i < STRIPS<HS>; i++)
@@ -160,9 +198,10 @@ __device__ void store_rows(T* to, long long stride, T* tile, const float (&sums)
         for (int half = 0; half < 2; half++)
 #pragma unroll
             for (int j = 0; j < WIDTH<HS> / 8; j++) {
-                const int row = first + i * STRIP + half * 8 + lane_id() / 4;
-                from_float_pair(tile + place<HS>(row, j * 8 + lane_id() % 4 * 2),
-                                sums[i][j][half * 2] * scale[i][half], sums[i][j][half * 2 + 1] * scale[i][half]);
+                const unsigned pair = packed_pair<T>(sums[i][j][half * 2] * scale[i][half],
+                                                     sums[i][j][half * 2 + 1] * scale[i][half]);
+                const int further = (i * STRIP + half * 8) * ROW_BYTES<HS>;
+                *in_shared<unsigned>(piece_further<PIECES<HS>>(at, j) + further) = pair;
             }
     __syncwarp();
     constexpr int PACKS = HS / N;
@@ -170,8 +209,8 @@ __device__ void store_rows(T* to, long long stride, T* tile, const float (&sums)
     for (int i = lane_id(); i < OWN<HS> * PACKS; i += WARP) {
         const int row = first + i / PACKS, column = i % PACKS * N;
         if (row >= rows) break;
-        const Word<T, N> word = *reinterpret_cast<const Word<T, N>*>(tile + place<HS>(row, column));
-        store_word(reinterpret_cast<Word<T, N>*>(to + row * stride + column), word);
+        const T* from = in_shared<T>(tile + swizzled<PIECES<HS>>(row, column / 8) * PIECE_BYTES) + column % 8;
+        store_word(reinterpret_cast<Word<T, N>*>(to + row * stride + column), *reinterpret_cast<const Word<T, N>*>(from));
     }
 }
 
@@ -182,18 +221,27 @@ __device__ float row_reduce(float value, Combine combine) {
     return combine(value, __shfl_xor_sync(ALL_LANES, value, 2));
 }
 
+// Scores become exp2(scale2 score - offset), with which they are told apart from their row's largest by one multiply-add.
+// Its rounding is the same for the whole row, and of no account; but far away from 0 it is larger than what exp2 can
+// take, and there the largest is subtracted first.
+constexpr float FAR = 1024;
+
+// Sums are scaled anew when a row's largest has grown by more than this, in powers of two: until then probabilities
+// lie above 1, by no more than 16 bits can hold, and nothing is lost.
+constexpr float SLACK = 8;
+
 // out = softmax(q k^T) v and lse, the logarithm of the softmax's denominator. A block takes BLOCK_ROWS queries of a
-// head and walks over the tiles of keys that they see, the next one on its way. A score's distance from its row's
-// largest is taken before it is scaled: that of the largest is 0 however large it is.
+// head and walks over the tiles of keys that they see, the next one on its way.
 template <typename T, int HS, int N>
 __global__ void __launch_bounds__(THREADS)
-    attention_forward(T* out, float* lse, const T* q, const T* k, const T* v, const __grid_constant__ Many<long long, 3> q_strides,
-                      const __grid_constant__ Many<long long, 3> k_strides, const __grid_constant__ Many<long long, 3> v_strides, int heads,
-                      int tokens, int NH, int NKV, float scale, bool causal) {
-    constexpr int QUERIES = BLOCK_ROWS<HS>, KEYS = TILE, TILE_SIZE = KEYS * WIDTH<HS>;
-    extern __shared__ uint4 shared[];
-    T* q_tile = reinterpret_cast<T*>(shared);
-    T* stages = q_tile + QUERIES * WIDTH<HS>;  // of one tile of k and one of v each
+    attention_forward(T* out, float* lse, const T* q, const T* k, const T* v,
+                      const __grid_constant__ Many<long long, 3> q_strides,
+                      const __grid_constant__ Many<long long, 3> k_strides,
+                      const __grid_constant__ Many<long long, 3> v_strides, int heads, int tokens, int NH, int NKV,
+                      float scale, bool causal) {
+    constexpr int QUERIES = BLOCK_ROWS<HS>, KEYS = TILE, TILE_BYTES = TILE * ROW_BYTES<HS>;
+    extern __shared__ __align__(128) unsigned char shared[];
+    const unsigned q_tile = shared_address(shared), stages = q_tile + QUERIES * ROW_BYTES<HS>;  // each of k and v
 
     const int tiles = (tokens + QUERIES - 1) / QUERIES;
     const Turn turn(heads, tiles);
@@ -201,41 +249,41 @@ __global__ void __launch_bounds__(THREADS)
     const int first_query = (tiles - 1 - turn.tile) * QUERIES;  // those that see most keys begin first
     const int keys = causal ? min(tokens, first_query + QUERIES) : tokens;
     const int own_query = first_query + warp_id() * OWN<HS>;
-    q += b * q_strides[0] + first_query * q_strides[1] + head * q_strides[2];
-    k += b * k_strides[0] + kv_head * k_strides[2];
-    v += b * v_strides[0] + kv_head * v_strides[2];
-
+    const Copier<HS, N, T> from_q(q + b * q_strides[0] + head * q_strides[2], q_strides[1]);
+    const Copier<HS, N, T> from_k(k + b * k_strides[0] + kv_head * k_strides[2], k_strides[1]);
+    const Copier<HS, N, T> from_v(v + b * v_strides[0] + kv_head * v_strides[2], v_strides[1]);
     auto copy_stage = [&](int first_key) {
         if (first_key < keys) {
-            T* stage = stages + first_key / KEYS % 2 * 2 * TILE_SIZE;
-            copy_rows<HS, KEYS, N>(stage, k + first_key * k_strides[1], k_strides[1], tokens - first_key);
-            copy_rows<HS, KEYS, N>(stage + TILE_SIZE, v + first_key * v_strides[1], v_strides[1], tokens - first_key);
+            const unsigned stage = stages + first_key / KEYS % 2 * 2 * TILE_BYTES;
+            from_k.template copy<KEYS>(stage, first_key, tokens);
+            from_v.template copy<KEYS>(stage + TILE_BYTES, first_key, tokens);
         }
         close_copies();
     };
-    copy_rows<HS, QUERIES, N>(q_tile, q, q_strides[1], tokens - first_query);
+    from_q.template copy<QUERIES>(q_tile, first_query, tokens);
     close_copies();
     copy_stage(0);
     wait_copies<1>();
     __syncthreads();
-    Rows<HS> queries;
-    queries.load(q_tile, warp_id() * OWN<HS>);
+    const HeldRows<HS> queries(Rows<HS>{q_tile});
 
-    float sums[STRIPS<HS>][WIDTH<HS> / 8][4] = {}, largest[STRIPS<HS>][2], denominator[STRIPS<HS>][2] = {};
+    Sums<HS> sums = {};
+    float largest[STRIPS<HS>][2], denominator[STRIPS<HS>][2] = {};
 #pragma unroll
     for (int i = 0; i < STRIPS<HS>; i++) largest[i][0] = largest[i][1] = MINUS_INFINITY;
-    const float scale2 = scale * LOG2_E;
+    const float scale2 = scale * LOG2_E, slack = SLACK / scale2;
 
     for (int first_key = 0; first_key < keys; first_key += KEYS) {
         wait_copies<0>();
         __syncthreads();  // this stage is there, and the other one done with
         copy_stage(first_key + KEYS);
         if (causal && first_key >= own_query + OWN<HS>) continue;  // none of the own rows sees any
-        const T* k_tile = stages + first_key / KEYS % 2 * 2 * TILE_SIZE;
+        const unsigned k_tile = stages + first_key / KEYS % 2 * 2 * TILE_BYTES;
 
-        float scores[STRIPS<HS>][KEYS / 8][4];
-        multiply_rows<T, HS, KEYS>(scores, queries, k_tile, 0);
+        Sums<HS, KEYS> scores;
+        multiply_rows<T, HS, KEYS>(scores, queries, k_tile);
         if (first_key + KEYS > (causal ? own_query + 1 : tokens)) {
+            seldom();
 #pragma unroll
             for (int i = 0; i < STRIPS<HS>; i++)
 #pragma unroll
@@ -247,30 +295,62 @@ __global__ void __launch_bounds__(THREADS)
                         if (j * 8 + e % 2 >= visible) scores[i][j][e] = MINUS_INFINITY;
                 }
         }
+
+        float most[STRIPS<HS>][2], offset[STRIPS<HS>][2];
+        bool grown = false, far = false;
 #pragma unroll
         for (int i = 0; i < STRIPS<HS>; i++)
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                float most = largest[i][half], sum = 0;
+                most[i][half] = largest[i][half];
 #pragma unroll
                 for (int j = 0; j < KEYS / 8; j++)
-                    most = fmaxf(most, fmaxf(scores[i][j][half * 2], scores[i][j][half * 2 + 1]));
-                most = row_reduce(most, Max{});
-#pragma unroll
-                for (int j = 0; j < KEYS / 8; j++)
-#pragma unroll
-                    for (int e = half * 2; e < half * 2 + 2; e++) {
-                        scores[i][j][e] = exp2_approx((scores[i][j][e] - most) * scale2);
-                        sum += scores[i][j][e];
-                    }
-                const float correction = exp2_approx((largest[i][half] - most) * scale2);
-                largest[i][half] = most;
-                denominator[i][half] = denominator[i][half] * correction + sum;
-#pragma unroll
-                for (int j = 0; j < WIDTH<HS> / 8; j++)
-                    sums[i][j][half * 2] *= correction, sums[i][j][half * 2 + 1] *= correction;
+                    most[i][half] = fmaxf(most[i][half], fmaxf(scores[i][j][half * 2], scores[i][j][half * 2 + 1]));
+                most[i][half] = row_reduce(most[i][half], Max{});
+                grown |= most[i][half] > largest[i][half] + slack;
             }
-        add_rows<T, HS, KEYS>(sums, scores, k_tile + TILE_SIZE, 0);
+        if (__any_sync(ALL_LANES, grown)) {
+            seldom();
+#pragma unroll
+            for (int i = 0; i < STRIPS<HS>; i++)
+#pragma unroll
+                for (int half = 0; half < 2; half++) {
+                    const float correction = exp2_approx((largest[i][half] - most[i][half]) * scale2);
+                    largest[i][half] = most[i][half];
+                    denominator[i][half] *= correction;
+#pragma unroll
+                    for (int j = 0; j < WIDTH<HS> / 8; j++)
+                        sums[i][j][half * 2] *= correction, sums[i][j][half * 2 + 1] *= correction;
+                }
+        }
+#pragma unroll
+        for (int i = 0; i < STRIPS<HS>; i++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                offset[i][half] = largest[i][half] * scale2;
+                far |= fabsf(offset[i][half]) > FAR;
+            }
+        if (__any_sync(ALL_LANES, far)) {
+            seldom();
+#pragma unroll
+            for (int i = 0; i < STRIPS<HS>; i++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    offset[i][e / 2] = 0;
+#pragma unroll
+                    for (int j = 0; j < KEYS / 8; j++) scores[i][j][e] -= largest[i][e / 2];
+                }
+        }
+#pragma unroll
+        for (int i = 0; i < STRIPS<HS>; i++)
+#pragma unroll
+            for (int j = 0; j < KEYS / 8; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    scores[i][j][e] = exp2_approx(scores[i][j][e] * scale2 - offset[i][e / 2]);
+                    denominator[i][e / 2] += scores[i][j][e];
+                }
+        add_rows<T, HS, KEYS>(sums, scores, k_tile + TILE_BYTES);
     }
 
     float reciprocal[STRIPS<HS>][2];
@@ -332,99 +412,112 @@ __global__ void __launch_bounds__(THREADS)
 template <typename T, int HS, int N>
 __global__ void __launch_bounds__(THREADS)
     attention_dkdv(T* dk, T* dv, const T* dout, const T* q, const T* k, const T* v, const float* statistics,
-                   const __grid_constant__ Many<long long, 3> dk_strides, const __grid_constant__ Many<long long, 3> dv_strides,
-                   const __grid_constant__ Many<long long, 3> q_strides, const __grid_constant__ Many<long long, 3> k_strides,
-                   const __grid_constant__ Many<long long, 3> v_strides, int kv_heads, int tokens, int padded, int NH, int NKV,
-                   float scale, bool causal) {
-    constexpr int KEYS = BLOCK_ROWS<HS>, QUERIES = TILE, TILE_SIZE = QUERIES * WIDTH<HS>;
-    extern __shared__ uint4 shared[];
-    T* k_tile = reinterpret_cast<T*>(shared);
-    T* v_tile = k_tile + KEYS * WIDTH<HS>;
-    T* stages = v_tile + KEYS * WIDTH<HS>;  // of one tile of q and one of dout each
-    float* stage_statistics = reinterpret_cast<float*>(stages + 4 * TILE_SIZE);
+                   const __grid_constant__ Many<long long, 3> dk_strides,
+                   const __grid_constant__ Many<long long, 3> dv_strides,
+                   const __grid_constant__ Many<long long, 3> q_strides,
+                   const __grid_constant__ Many<long long, 3> k_strides,
+                   const __grid_constant__ Many<long long, 3> v_strides, int kv_heads, int tokens, int padded, int NH,
+                   int NKV, float scale, bool causal) {
+    constexpr int KEYS = BLOCK_ROWS<HS>, QUERIES = TILE, TILE_BYTES = TILE * ROW_BYTES<HS>;
+    constexpr int STATISTICS = QUERIES * 4;  // bytes
+    constexpr int STAGE = 2 * TILE_BYTES + 2 * STATISTICS;
+    extern __shared__ __align__(128) unsigned char shared[];
+    const unsigned k_tile = shared_address(shared), v_tile = k_tile + KEYS * ROW_BYTES<HS>;
+    const unsigned stages = v_tile + KEYS * ROW_BYTES<HS>;  // each of q, dout, their lse2 and delta
 
     const Turn turn(kv_heads, (tokens + KEYS - 1) / KEYS);
     const int b = turn.head / NKV, kv_head = turn.head % NKV, group = NH / NKV;
     const int first_key = turn.tile * KEYS;  // causal: the first keys are seen most, and begin first
     const int own_key = first_key + warp_id() * OWN<HS>;
-    const int first_tile = causal ? first_key / QUERIES : 0;
-    const int tiles = (tokens + QUERIES - 1) / QUERIES - first_tile;
+    const int begin = causal ? first_key / QUERIES * QUERIES : 0;
+    const int steps = (tokens - begin + QUERIES - 1) / QUERIES * group;
     const long long dout_stride = (long long)NH * HS;
-    k += b * k_strides[0] + first_key * k_strides[1] + kv_head * k_strides[2];
-    v += b * v_strides[0] + first_key * v_strides[1] + kv_head * v_strides[2];
-    q += b * q_strides[0] + kv_head * group * q_strides[2];
-    dout += b * (tokens * dout_stride) + kv_head * group * HS;
+    const Copier<HS, N, T> from_k(k + b * k_strides[0] + kv_head * k_strides[2], k_strides[1]);
+    const Copier<HS, N, T> from_v(v + b * v_strides[0] + kv_head * v_strides[2], v_strides[1]);
+    Copier<HS, N, T> from_q(q + b * q_strides[0] + kv_head * group * q_strides[2], q_strides[1]);
+    Copier<HS, N, T> from_dout(dout + b * (tokens * dout_stride) + kv_head * group * HS, dout_stride);
     statistics += (b * (long long)NH + kv_head * group) * padded;
     const long long to_delta = (long long)kv_heads * group * padded;
 
+    int coming = begin;  // the query that the next stage begins with
     auto copy_stage = [&](int step) {
-        if (step < tiles * group) {
-            const int member = step / tiles, first_query = (first_tile + step % tiles) * QUERIES;
-            const int rows = tokens - first_query;
-            T* stage = stages + step % 2 * 2 * TILE_SIZE;
-            copy_rows<HS, QUERIES, N>(stage, q + first_query * q_strides[1] + member * q_strides[2], q_strides[1], rows);
-            copy_rows<HS, QUERIES, N>(stage + TILE_SIZE, dout + first_query * dout_stride + member * HS, dout_stride,
-                                      rows);
+        if (step < steps) {
+            const unsigned stage = stages + step % 2 * STAGE;
+            from_q.template copy<QUERIES>(stage, coming, tokens);
+            from_dout.template copy<QUERIES>(stage + TILE_BYTES, coming, tokens);
             constexpr int QUADS = QUERIES / 4;  // of 16 bytes
-            if (threadIdx.x < 2 * QUADS) {
-                const int which = threadIdx.x / QUADS, at = threadIdx.x % QUADS * 4;
-                copy_async<16>(stage_statistics + (step % 2 * 2 + which) * QUERIES + at,
-                               statistics + which * to_delta + member * (long long)padded + first_query + at);
+            if (threadIdx.x < 2 * QUADS)
+                copy_async<16>(in_shared<float>(stage + 2 * TILE_BYTES + threadIdx.x * 16),
+                               statistics + threadIdx.x / QUADS * to_delta + coming + threadIdx.x % QUADS * 4);
+            coming += QUERIES;
+            if (coming >= tokens) {  // on to the next head
+                coming = begin;
+                from_q.from += q_strides[2];
+                from_dout.from += HS;
+                statistics += padded;
             }
         }
         close_copies();
     };
-    copy_rows<HS, KEYS, N>(k_tile, k, k_strides[1], tokens - first_key);
-    copy_rows<HS, KEYS, N>(v_tile, v, v_strides[1], tokens - first_key);
+    from_k.template copy<KEYS>(k_tile, first_key, tokens);
+    from_v.template copy<KEYS>(v_tile, first_key, tokens);
     copy_stage(0);
     wait_copies<0>();
     __syncthreads();
-    Rows<HS> keys;
-    keys.load(k_tile, warp_id() * OWN<HS>);
-    const RowsInTile<HS, T> values{v_tile, warp_id() * OWN<HS>};
+    const HeldRows<HS> keys(Rows<HS>{k_tile});
+    const Rows<HS> values(v_tile);
 
-    float dk_sums[STRIPS<HS>][WIDTH<HS> / 8][4] = {}, dv_sums[STRIPS<HS>][WIDTH<HS> / 8][4] = {};
+    Sums<HS> dk_sums = {}, dv_sums = {};
     const float scale2 = scale * LOG2_E;
-    for (int step = 0; step < tiles * group; step++) {
+    int first_query = begin;
+    for (int step = 0; step < steps; step++) {
         wait_copies<0>();
         __syncthreads();  // this stage is there, and the other one done with
         copy_stage(step + 1);
-        const int first_query = (first_tile + step % tiles) * QUERIES;
-        const T* q_tile = stages + step % 2 * 2 * TILE_SIZE;
-        const T* dout_tile = q_tile + TILE_SIZE;
-        const float* lse2 = stage_statistics + step % 2 * 2 * QUERIES + lane_id() % 4 * 2;
-        const float* delta = lse2 + QUERIES;
+        const unsigned q_tile = stages + step % 2 * STAGE, dout_tile = q_tile + TILE_BYTES;
+        const float2* lse2 = in_shared<const float2>(dout_tile + TILE_BYTES + lane_id() % 4 * 8);
+        const float2* delta = in_shared<const float2>(dout_tile + TILE_BYTES + STATISTICS + lane_id() % 4 * 8);
 #pragma unroll 1
         for (int slice = 0; slice < QUERIES; slice += DKDV_SLICE) {
-            if (causal && first_query + slice + DKDV_SLICE <= own_key) continue;  // none sees any of the own rows
-            float p[STRIPS<HS>][DKDV_SLICE / 8][4], ds[STRIPS<HS>][DKDV_SLICE / 8][4];
-            multiply_rows<T, HS, DKDV_SLICE>(p, keys, q_tile, slice);
-            const bool masked = causal && first_query + slice < own_key + OWN<HS> - 1;
+            const int ahead = first_query + slice - own_key;
+            if (causal && ahead + DKDV_SLICE <= 0) continue;  // none sees any of the own rows
+            Sums<HS, DKDV_SLICE> p, ds;
+            multiply_rows<T, HS, DKDV_SLICE>(p, keys, q_tile + slice * ROW_BYTES<HS>);
 #pragma unroll
             for (int j = 0; j < DKDV_SLICE / 8; j++) {
-                const float2 lses = *reinterpret_cast<const float2*>(lse2 + slice + j * 8);
+                const float2 offset = lse2[slice / 2 + j * 4];
+#pragma unroll
+                for (int i = 0; i < STRIPS<HS>; i++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++)
+                        p[i][j][e] = exp2_approx(p[i][j][e] * scale2 - (e % 2 ? offset.y : offset.x));
+            }
+            if (causal && ahead < OWN<HS> - 1) {
+                seldom();
 #pragma unroll
                 for (int i = 0; i < STRIPS<HS>; i++)
 #pragma unroll
                     for (int e = 0; e < 4; e++) {
-                        const int key = own_key + i * STRIP + e / 2 * 8 + lane_id() / 4;
-                        const int query = first_query + slice + j * 8 + lane_id() % 4 * 2 + e % 2;
-                        p[i][j][e] = exp2_approx(p[i][j][e] * scale2 - (e % 2 ? lses.y : lses.x));
-                        if (masked && key > query) p[i][j][e] = 0;
+                        const int hidden = i * STRIP + e / 2 * 8 + lane_id() / 4 - ahead - lane_id() % 4 * 2 - e % 2;
+#pragma unroll
+                        for (int j = 0; j < DKDV_SLICE / 8; j++)
+                            if (j * 8 < hidden) p[i][j][e] = 0;
                     }
             }
-            add_rows<T, HS, DKDV_SLICE>(dv_sums, p, dout_tile, slice);
-            multiply_rows<T, HS, DKDV_SLICE>(ds, values, dout_tile, slice);
+            add_rows<T, HS, DKDV_SLICE>(dv_sums, p, dout_tile + slice * ROW_BYTES<HS>);
+            multiply_rows<T, HS, DKDV_SLICE>(ds, values, dout_tile + slice * ROW_BYTES<HS>);
 #pragma unroll
             for (int j = 0; j < DKDV_SLICE / 8; j++) {
-                const float2 deltas = *reinterpret_cast<const float2*>(delta + slice + j * 8);
+                const float2 offset = delta[slice / 2 + j * 4];
 #pragma unroll
                 for (int i = 0; i < STRIPS<HS>; i++)
 #pragma unroll
-                    for (int e = 0; e < 4; e++) ds[i][j][e] = p[i][j][e] * (ds[i][j][e] - (e % 2 ? deltas.y : deltas.x));
+                    for (int e = 0; e < 4; e++) ds[i][j][e] = p[i][j][e] * (ds[i][j][e] - (e % 2 ? offset.y : offset.x));
             }
-            add_rows<T, HS, DKDV_SLICE>(dk_sums, ds, q_tile, slice);
+            add_rows<T, HS, DKDV_SLICE>(dk_sums, ds, q_tile + slice * ROW_BYTES<HS>);
         }
+        first_query += QUERIES;
+        if (first_query >= tokens) first_query = begin;
     }
 
     float scales[STRIPS<HS>][2], ones[STRIPS<HS>][2];
@@ -440,37 +533,37 @@ __global__ void __launch_bounds__(THREADS)
 template <typename T, int HS, int N>
 __global__ void __launch_bounds__(THREADS)
     attention_dq(T* dq, const T* dout, const T* q, const T* k, const T* v, const float* statistics,
-                 const __grid_constant__ Many<long long, 3> dq_strides, const __grid_constant__ Many<long long, 3> q_strides,
-                 const __grid_constant__ Many<long long, 3> k_strides, const __grid_constant__ Many<long long, 3> v_strides, int heads,
-                 int tokens, int padded, int NH, int NKV, float scale, bool causal) {
-    constexpr int QUERIES = BLOCK_ROWS<HS>, KEYS = TILE, TILE_SIZE = KEYS * WIDTH<HS>;
-    extern __shared__ uint4 shared[];
-    T* q_tile = reinterpret_cast<T*>(shared);
-    T* dout_tile = q_tile + QUERIES * WIDTH<HS>;
-    T* stages = dout_tile + QUERIES * WIDTH<HS>;  // of one tile of k and one of v each
+                 const __grid_constant__ Many<long long, 3> dq_strides,
+                 const __grid_constant__ Many<long long, 3> q_strides,
+                 const __grid_constant__ Many<long long, 3> k_strides,
+                 const __grid_constant__ Many<long long, 3> v_strides, int heads, int tokens, int padded, int NH,
+                 int NKV, float scale, bool causal) {
+    constexpr int QUERIES = BLOCK_ROWS<HS>, KEYS = TILE, TILE_BYTES = TILE * ROW_BYTES<HS>;
+    extern __shared__ __align__(128) unsigned char shared[];
+    const unsigned q_tile = shared_address(shared), dout_tile = q_tile + QUERIES * ROW_BYTES<HS>;
+    const unsigned stages = dout_tile + QUERIES * ROW_BYTES<HS>;  // each of k and v
 
-    const int blocks = (tokens + QUERIES - 1) / QUERIES;
-    const Turn turn(heads, blocks);
+    const int tiles = (tokens + QUERIES - 1) / QUERIES;
+    const Turn turn(heads, tiles);
     const int b = turn.head / NH, head = turn.head % NH, kv_head = head / (NH / NKV);
-    const int first_query = (blocks - 1 - turn.tile) * QUERIES;  // those that see most keys begin first
+    const int first_query = (tiles - 1 - turn.tile) * QUERIES;  // those that see most keys begin first
     const int keys = causal ? min(tokens, first_query + QUERIES) : tokens;
     const int own_query = first_query + warp_id() * OWN<HS>;
     const long long dout_stride = (long long)NH * HS;
-    q += b * q_strides[0] + first_query * q_strides[1] + head * q_strides[2];
-    dout += (b * (long long)tokens + first_query) * dout_stride + head * HS;
-    k += b * k_strides[0] + kv_head * k_strides[2];
-    v += b * v_strides[0] + kv_head * v_strides[2];
-
+    const Copier<HS, N, T> from_q(q + b * q_strides[0] + head * q_strides[2], q_strides[1]);
+    const Copier<HS, N, T> from_dout(dout + b * (tokens * dout_stride) + head * HS, dout_stride);
+    const Copier<HS, N, T> from_k(k + b * k_strides[0] + kv_head * k_strides[2], k_strides[1]);
+    const Copier<HS, N, T> from_v(v + b * v_strides[0] + kv_head * v_strides[2], v_strides[1]);
     auto copy_stage = [&](int first_key) {
         if (first_key < keys) {
-            T* stage = stages + first_key / KEYS % 2 * 2 * TILE_SIZE;
-            copy_rows<HS, KEYS, N>(stage, k + first_key * k_strides[1], k_strides[1], tokens - first_key);
-            copy_rows<HS, KEYS, N>(stage + TILE_SIZE, v + first_key * v_strides[1], v_strides[1], tokens - first_key);
+            const unsigned stage = stages + first_key / KEYS % 2 * 2 * TILE_BYTES;
+            from_k.template copy<KEYS>(stage, first_key, tokens);
+            from_v.template copy<KEYS>(stage + TILE_BYTES, first_key, tokens);
         }
         close_copies();
     };
-    copy_rows<HS, QUERIES, N>(q_tile, q, q_strides[1], tokens - first_query);
-    copy_rows<HS, QUERIES, N>(dout_tile, dout, dout_stride, tokens - first_query);
+    from_q.template copy<QUERIES>(q_tile, first_query, tokens);
+    from_dout.template copy<QUERIES>(dout_tile, first_query, tokens);
     close_copies();
     copy_stage(0);
 
@@ -485,38 +578,50 @@ __global__ void __launch_bounds__(THREADS)
         }
     wait_copies<1>();
     __syncthreads();
-    Rows<HS> queries;
-    queries.load(q_tile, warp_id() * OWN<HS>);
-    const RowsInTile<HS, T> douts{dout_tile, warp_id() * OWN<HS>};
+    const HeldRows<HS> queries(Rows<HS>{q_tile});
+    const Rows<HS> douts(dout_tile);
 
-    float sums[STRIPS<HS>][WIDTH<HS> / 8][4] = {};
+    Sums<HS> sums = {};
     const float scale2 = scale * LOG2_E;
     for (int first_key = 0; first_key < keys; first_key += KEYS) {
         wait_copies<0>();
         __syncthreads();  // this stage is there, and the other one done with
         copy_stage(first_key + KEYS);
-        const T* k_tile = stages + first_key / KEYS % 2 * 2 * TILE_SIZE;
+        const unsigned k_tile = stages + first_key / KEYS % 2 * 2 * TILE_BYTES;
 #pragma unroll 1
         for (int slice = 0; slice < KEYS; slice += DQ_SLICE) {
-            if (causal && first_key + slice >= own_query + OWN<HS>) break;  // none of the own rows sees any
-            float p[STRIPS<HS>][DQ_SLICE / 8][4], ds[STRIPS<HS>][DQ_SLICE / 8][4];
-            multiply_rows<T, HS, DQ_SLICE>(p, queries, k_tile, slice);
-            multiply_rows<T, HS, DQ_SLICE>(ds, douts, k_tile + TILE_SIZE, slice);
-            const bool masked = first_key + slice + DQ_SLICE > (causal ? own_query + 1 : tokens);
+            const int ahead = first_key + slice - own_query;
+            if (causal && ahead >= OWN<HS>) break;  // none of the own rows sees any
+            Sums<HS, DQ_SLICE> p, ds;
+            multiply_rows<T, HS, DQ_SLICE>(p, queries, k_tile + slice * ROW_BYTES<HS>);
+            multiply_rows<T, HS, DQ_SLICE>(ds, douts, k_tile + TILE_BYTES + slice * ROW_BYTES<HS>);
 #pragma unroll
             for (int i = 0; i < STRIPS<HS>; i++)
 #pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    const int query = own_query + i * STRIP + e / 2 * 8 + lane_id() / 4;
-                    const int visible = (causal ? min(query + 1, tokens) : tokens) - first_key - slice;
+                for (int j = 0; j < DQ_SLICE / 8; j++)
 #pragma unroll
-                    for (int j = 0; j < DQ_SLICE / 8; j++) {
-                        float weight = exp2_approx(p[i][j][e] * scale2 - lse2[i][e / 2]);
-                        if (masked && j * 8 + lane_id() % 4 * 2 + e % 2 >= visible) weight = 0;
-                        ds[i][j][e] = weight * (ds[i][j][e] - delta[i][e / 2]);
+                    for (int e = 0; e < 4; e++)
+                        p[i][j][e] = exp2_approx(p[i][j][e] * scale2 - lse2[i][e / 2]);
+            if (causal ? ahead + DQ_SLICE > 1 : first_key + slice + DQ_SLICE > tokens) {
+                seldom();
+#pragma unroll
+                for (int i = 0; i < STRIPS<HS>; i++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        const int query = own_query + i * STRIP + e / 2 * 8 + lane_id() / 4;
+                        const int visible = (causal ? min(query + 1, tokens) : tokens) - first_key - slice;
+#pragma unroll
+                        for (int j = 0; j < DQ_SLICE / 8; j++)
+                            if (j * 8 + lane_id() % 4 * 2 + e % 2 >= visible) p[i][j][e] = 0;
                     }
-                }
-            add_rows<T, HS, DQ_SLICE>(sums, ds, k_tile, slice);
+            }
+#pragma unroll
+            for (int i = 0; i < STRIPS<HS>; i++)
+#pragma unroll
+                for (int j = 0; j < DQ_SLICE / 8; j++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) ds[i][j][e] = p[i][j][e] * (ds[i][j][e] - delta[i][e / 2]);
+            add_rows<T, HS, DQ_SLICE>(sums, ds, k_tile + slice * ROW_BYTES<HS>);
         }
     }
 

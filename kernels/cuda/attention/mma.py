@@ -1,7 +1,24 @@
 """Tensor cores under a running softmax: probabilities stay in the registers that the next product takes them from.
 
 Floor, a head: 4 HS FLOPs a visible pair of query and key forward, 10 HS backward; q, k, v and out read or written
-once.
+once. Beside them stands one exp2 a pair, sixteen a cycle and multiprocessor. After FlashAttention-2 (Dao 2023).
+
+Forward: a warp owns 32 rows of queries (16 in heads above 64), which it holds as operands, with all their scores of a
+tile of 64 keys. The lanes that have a score after q k^T are those that must bring it to p v, so p goes through no
+memory. k and v have two stages each, filled by cp.async while the other is used: one barrier a tile. Rows lie swizzled
+in shared memory, so that neither copies nor ldmatrix meet in a bank. The scale is folded into the exponent's
+multiply-add; masks are applied in tiles on the diagonal or over the end alone, and tiles that a warp does not see it
+leaves out. Blocks with most tiles begin first, 64 heads together, so that keys and values come from the L2 cache.
+
+Backward: scores again, twice: one kernel's warps own keys and walk over queries (dk, dv, of all heads that share the
+keys; scores transposed, for the same reason as above), the other's own queries and walk over keys (dq). No atomics, the
+same bits each time, for 14 HS FLOPs instead of 10. delta = sum(dout * out) and lse in base 2 are worked out before, two
+floats a query.
+
+What limits it: `mma` reaches about 62% of Hopper's wgmma, so that forward cannot pass that share of the tensor cores'
+peak. With 32 rows a warp, shared memory is read half as long as the tensor cores multiply in forward and dq, and about
+as long in dk and dv, whose sums leave no registers for larger slices; with 16 rows it is the limit. Heads that are no
+multiple of 16 long are filled up with zeros. Where rows do not begin at multiples of 16 bytes, copies are narrower.
 """
 
 from math import gcd

@@ -1,23 +1,28 @@
-// Where the 16-byte pieces of a tile lie in shared memory, so that no two lanes meet in a bank, neither where a warp
-// writes neighbouring pieces of rows nor where ldmatrix reads one piece each of 8 rows.
+// The order in which a tile's 16-byte pieces lie in shared memory, so that what a warp reads or copies at once meets in
+// no bank: 8 lines at the same piece, as ldmatrix wants them, or the neighbouring pieces of one line.
 //
-//     copy_async<16>(tile + swizzled<PIECES>(row, piece) * 8, from);          // 8 elements of 16 bits
-//     load_matrices(part, tile + swizzled<PIECES>(row, piece) * 8);
-//
-// Shared memory has 32 banks of 4 bytes: 8 groups of 16 (CUDA C++ Programming Guide, "Shared Memory"). The rows of a
-// tile follow one another without a gap, and the piece's number is xored with one that tells those rows apart that
-// begin in the same group.
+// Shared memory has 32 banks of 4 bytes, so that 8 pieces fill them once (CUDA C++ Programming Guide, "Shared Memory").
+// Lines follow one another without a gap; the number of a piece is xored with one that tells those lines apart that
+// begin in the same bank.
 #pragma once
 
-constexpr int BANK_GROUPS = 8;
+constexpr int PIECE_BYTES = 16;
 
-// The largest power of two, up to BANK_GROUPS, that divides x.
-constexpr int group_factor(int x) { return x % 8 == 0 ? 8 : x % 4 == 0 ? 4 : x % 2 == 0 ? 2 : 1; }
-
-// The place, counted in pieces, of a piece of a row. A row has PIECES of them; the tile begins at a multiple of 128
-// bytes for what is said of the banks, at a multiple of 16 for everything else.
+// Pieces of a line that change places with one another: the largest power of two, up to 8, that divides PIECES.
 template <int PIECES>
-__device__ int swizzled(int row, int piece) {
-    constexpr int TURNS = group_factor(PIECES);  // pieces that are exchanged with one another
-    return row * PIECES + (piece ^ row / (BANK_GROUPS / TURNS) % TURNS);
+constexpr int EXCHANGED = PIECES % 8 == 0 ? 8 : PIECES % 4 == 0 ? 4 : PIECES % 2 == 0 ? 2 : 1;
+
+// Where piece `piece` of line `line` lies, counted in pieces; a line has PIECES of them. With 8 pieces in a line this
+// is the pattern of TMA and wgmma in lines of 128 bytes: PTX ISA, "Swizzling Modes". The tile is aligned to 128 bytes.
+template <int PIECES>
+__device__ int swizzled(int line, int piece) {
+    return line * PIECES + (piece ^ line / (8 / EXCHANGED<PIECES>) % EXCHANGED<PIECES>);
+}
+
+// From the address of a piece to that of the piece `further` pieces on in the same line, which is one instruction where
+// `further` is a constant: no bit of it may be set in the number of the first, such as 2, 4, 6, … after piece 0 or 1.
+template <int PIECES>
+__device__ unsigned piece_further(unsigned address, int further) {
+    constexpr int BLOCK = EXCHANGED<PIECES>;
+    return (address ^ further % BLOCK * PIECE_BYTES) + further / BLOCK * BLOCK * PIECE_BYTES;
 }
