@@ -369,8 +369,8 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 // For each query of each head, in `padded` places for its tokens: lse in base 2, and after all of those, delta, the sum
-// over HS of dout * out. Where there is no query, infinity and 0: it then counts for nothing in dk and dv. A warp takes
-// 32 queries of a head, some lanes a query.
+// over HS of dout * out; 0 where there is no query, whose q and dout are 0 too. A warp takes 32 queries of a head, some
+// lanes a query.
 template <typename T, int HS, int N>
 __global__ void __launch_bounds__(THREADS)
     attention_statistics(float* statistics, const T* dout, const T* out, const float* lse, int heads, int tokens,
@@ -402,7 +402,7 @@ __global__ void __launch_bounds__(THREADS)
     }
     const int query = first + lane_id();
     const bool inside = query < tokens;
-    statistics[place + lane_id()] = inside ? lse[row * (long long)tokens + query] * LOG2_E : -MINUS_INFINITY;
+    statistics[place + lane_id()] = inside ? lse[row * (long long)tokens + query] * LOG2_E : 0;
     statistics[heads * (long long)padded + place + lane_id()] = delta;
 }
 
