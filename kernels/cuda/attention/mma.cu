@@ -210,7 +210,8 @@ __device__ void store_rows(T* to, long long stride, unsigned tile, const Sums<HS
         const int row = first + i / PACKS, column = i % PACKS * N;
         if (row >= rows) break;
         const T* from = in_shared<T>(tile + swizzled<PIECES<HS>>(row, column / 8) * PIECE_BYTES) + column % 8;
-        store_word(reinterpret_cast<Word<T, N>*>(to + row * stride + column), *reinterpret_cast<const Word<T, N>*>(from));
+        store_word(reinterpret_cast<Word<T, N>*>(to + row * stride + column),
+                   *reinterpret_cast<const Word<T, N>*>(from));
     }
 }
 
@@ -221,9 +222,9 @@ __device__ float row_reduce(float value, Combine combine) {
     return combine(value, __shfl_xor_sync(ALL_LANES, value, 2));
 }
 
-// Scores become exp2(scale2 score - offset), with which they are told apart from their row's largest by one multiply-add.
-// Its rounding is the same for the whole row, and of no account; but far away from 0 it is larger than what exp2 can
-// take, and there the largest is subtracted first.
+// Scores become exp2(scale2 score - offset), with which they are told apart from their row's largest by one
+// multiply-add. Its rounding is the same for the whole row, and of no account; but far away from 0 it is larger than
+// what exp2 can take, and there the largest is subtracted first.
 constexpr float FAR = 1024;
 
 // Sums are scaled anew when a row's largest has grown by more than this, in powers of two: until then probabilities
@@ -512,7 +513,8 @@ __global__ void __launch_bounds__(THREADS)
 #pragma unroll
                 for (int i = 0; i < STRIPS<HS>; i++)
 #pragma unroll
-                    for (int e = 0; e < 4; e++) ds[i][j][e] = p[i][j][e] * (ds[i][j][e] - (e % 2 ? offset.y : offset.x));
+                    for (int e = 0; e < 4; e++)
+                        ds[i][j][e] = p[i][j][e] * (ds[i][j][e] - (e % 2 ? offset.y : offset.x));
             }
             add_rows<T, HS, DKDV_SLICE>(dk_sums, ds, q_tile + slice * ROW_BYTES<HS>);
         }
