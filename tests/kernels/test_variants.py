@@ -21,6 +21,7 @@ SEEDS = prove.seeds(1)
 
 # Half a minute and more each in the simulator.
 MINUTES = {
+    ("attention", "cuda.mma"),
     ("attention", "cuda.shared"),
     ("attention", "triton.flash"),
     ("attention", "triton.hopper"),
