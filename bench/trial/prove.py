@@ -92,7 +92,8 @@ def prove(
     """
     worker = None
     if variants.simulated(variant, setting.device, setting.simulate):
-        setting = replace(setting, device="cpu", simulate=True)
+        # The simulator has one thread, and the tensors are small: others of torch's would only wait, spinning.
+        setting = replace(setting, device="cpu", simulate=True, threads=1)
     else:
         setting = replace(setting, simulate=False)
     for phase in phases:
