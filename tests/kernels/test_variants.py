@@ -19,7 +19,7 @@ VARIANTS = variants.discover()
 # Fixed here, so that a test run can be repeated; `python -m bench.layer` draws a random one each time.
 SEEDS = prove.seeds(1)
 
-# Half a minute and more each in the simulator.
+# Half a minute and more each in the simulator, or a kernel that another layer's proof runs too.
 MINUTES = {
     ("attention", "cuda.shared"),
     ("attention", "triton.flash"),
@@ -28,6 +28,7 @@ MINUTES = {
     ("matmul", "triton.persistent"),
     ("matmul", "triton.splitk"),
     ("matmul", "triton.tiled"),
+    ("residual_layernorm", "triton.rows"),  # layernorm's own, and an addition
 }
 
 

@@ -23,14 +23,19 @@ from bench.training.gate import Gate, NotFinite
 from bench.training.rooms import Job, JudgeRoom, OurRoom, Room, TorchRoom
 from reference.models.gpt2 import GPT2
 from reference.models.model import Model
-from tests import truth_variants
+from tests import commands, truth_variants
+from tests.commands import Done
 
 ROOT = HOME
 SMALL = GPT2("small", L=2, NH=2, C=32, max_t=24, v=300)
 STEPS, LR = 6, 1e-3
 
 
-def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+def command(*arguments: object) -> Done:
+    return commands.run("e2e", *arguments)
+
+
+def in_a_process(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "bench.e2e", *map(str, arguments)],
         cwd=ROOT,
@@ -48,7 +53,7 @@ def test_help_is_quick():
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        done = command("--help")
+        done = in_a_process("--help")
         seconds.append(time.perf_counter() - start)
     assert done.returncode == 0
     assert "--swap" in done.stdout
@@ -109,7 +114,7 @@ def test_a_right_step_is_timed(tmp_path):
     out = tmp_path / "run"
     swap = ("--swap", "layernorm=torch.truth")
     kernels = f"torch.eager,{truth_variants.write(tmp_path / 'kernels')}"
-    done = command(*QUICK, *swap, "--kernels", kernels, "--data", shards(tmp_path), "--out", out, "--json")
+    done = in_a_process(*QUICK, *swap, "--kernels", kernels, "--data", shards(tmp_path), "--out", out, "--json")
     assert done.returncode == 0, done.stderr + done.stdout
     document = json.loads(done.stdout.splitlines()[-1])
     assert document["parity"] is True

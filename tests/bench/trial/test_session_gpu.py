@@ -1,7 +1,6 @@
 """Proving and timing on a GPU, with the made-up one: through the command line, and through workers and rooms."""
 
 import json
-import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -22,6 +21,8 @@ from bench.trial import prove as proof
 from bench.trial.judge import Judge
 from bench.trial.room import Room, Setting
 from bench.trial.rows import throttles
+from tests import commands
+from tests.commands import Done
 from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, LAUNCH_SECONDS, MEMORY_BYTES_PER_S, WATTS, FakeGpu, kernel
 
 VARIANTS = HOME / "tests" / "gpu_variants"
@@ -41,22 +42,17 @@ Row = dict
 def cache(tmp_path_factory):
     """A cache folder in which the made-up GPU's ceilings are known: measuring them is test_ceilings' matter."""
     folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("LAYERBENCH_CACHE")
-    os.environ["LAYERBENCH_CACHE"] = str(folder)
     rates = {name: MEMORY_BYTES_PER_S for name in ("read", "copy", "triad")}
     flops = {"fp32": 1e15, "bf16": 1e15}
     known = ceilings.Ceilings(CARD, rates, flops, {}, {}, {}, 1, CACHE_BYTES, None, "2026-01-01T00:00:00+00:00", 0.0)
-    ceilings._keep(DEVICE, known)
-    yield folder
-    os.environ.pop("LAYERBENCH_CACHE")
-    if before is not None:
-        os.environ["LAYERBENCH_CACHE"] = before
+    with commands.with_variables({"LAYERBENCH_CACHE": str(folder)}):
+        ceilings._keep(DEVICE, known)
+        yield folder
 
 
-def layer(folder: Path, *args: str) -> tuple[subprocess.CompletedProcess[str], list[Row]]:
+def layer(folder: Path, *args: str) -> tuple[Done, list[Row]]:
     where = ("--device", DEVICE, "--kernels", str(VARIANTS), "-a", "B=1", "--threads", "1", "--out", str(folder))
-    command = [sys.executable, "-m", "bench.layer", *args, *where]
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=300)
+    done = commands.run("layer", *args, *where)
     lines = (folder / "records.jsonl").read_text().splitlines() if (folder / "records.jsonl").exists() else []
     return done, [row for line in lines if not (row := json.loads(line)).get("control")]
 
@@ -406,8 +402,7 @@ def test_on_a_card_with_little_memory_truth_comes_in_pieces_and_contestants_take
     folder = tmp_path / "run"
     what = ("residual", "--only", f"torch.eager,{evil}", "--pass", "forward", "-a", "B=1", "-a", "T=160")
     how = ("--kernels", str(EVIL), "--device", "tests.fake_gpu:Tight", "--threads", "1", "--seconds", "0.5")
-    command = [sys.executable, "-m", "bench.layer", *what, *how, "--out", str(folder)]
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=300)
+    done = commands.run("layer", *what, *how, "--out", folder)
     rows = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     eager = [r for r in rows if r["variant"] == "torch.eager" and not r["control"]]
     assert {r["cache"] for r in eager} == {"cold", "warm"}, done.stderr
