@@ -416,6 +416,10 @@ class Process:
         with suppress(OSError):
             os.kill(self.process.pid, number)
 
+    def kill(self) -> None:
+        """Whoever waits for it hears that it died."""
+        self._signal(signal.SIGKILL)
+
     def close(self) -> None:
         """End the process and what it started: an idle one leaves by itself when the pipe closes, a busy one is killed.
 
@@ -437,7 +441,7 @@ class Process:
 def end_all() -> None:
     """Kill every process that runs, whoever waits for it."""
     for one in list(RUNNING):
-        one._signal(signal.SIGKILL)
+        one.kill()
 
 
 def _pulse(process: Any) -> int:
