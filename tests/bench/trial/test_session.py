@@ -64,11 +64,6 @@ def test_mistakes_get_a_clear_answer_and_an_exit_code(args, code, says, tmp_path
     assert found == code and says in errors
 
 
-def test_a_mistake_is_the_exit_code_of_the_process(tmp_path):
-    done = in_a_process("atention", "--out", str(tmp_path / "run"))
-    assert done.returncode == 64 and "did you mean 'attention'" in done.stderr and "Traceback" not in done.stderr
-
-
 def test_list_shows_every_layer_and_why_something_is_skipped(capsys):
     assert layer.main(["list", "--json"]) == 0
     variants = json.loads(capsys.readouterr().out.splitlines()[-1])["variants"]
@@ -129,7 +124,7 @@ def test_a_wrong_variant_is_exit_code_2_and_its_row_says_the_evidence(tmp_path):
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path):
     folder = tmp_path / "run"
-    args = ["residual", "--only", "torch.eager,cpu.simd", "--seconds", "2", "-a", "B=1", "-a", "T=8,16,32,64,128"]
+    args = ["residual", "--only", "torch.eager,cpu.simd", "--seconds", "1", "-a", "B=1", "-a", "T=8,16,32,64,128"]
     command = [sys.executable, "-m", "bench.layer", *args, "--out", str(folder)]
     process = subprocess.Popen(command, cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 100
