@@ -315,13 +315,13 @@ def test_a_candidate_that_costs_the_process_is_out_and_the_race_goes_on(tmp_path
 def quick(tmp_path: Path) -> tuple:
     import numpy as np
 
-    tokens = np.random.default_rng(0).integers(0, 50257, 20000).astype(np.uint16)
+    tokens = np.random.default_rng(0).integers(0, 1000, 20000).astype(np.uint16)
     shards.write_tokens(tmp_path / "train.bin", tokens)
     where = ("--data", tmp_path / "train.bin", "--out", tmp_path / "run", "--json")
     return ("gpt2-tiny", "--device", FAKE, "--seq", 16, "--steps", 6, "--baseline", "eager", "--threads", 1, *where)
 
 
-def test_a_gpus_step_through_the_command_line(tmp_path):
+def test_a_gpus_step_through_the_command_line(tmp_path, few_tokens):
     more = ("--recompute", "gelu", "--profile", tmp_path / "profile")
     done = command(*quick(tmp_path), "--batch", 2, "--kernels", "torch.eager", *more)
     assert done.returncode == 0, done.stderr + done.stdout
