@@ -34,19 +34,19 @@ gpu-pack: setup  ## without a GPU: what a cold one would compile, in runs/prepar
 tables: setup  ## rewrite README.md's tables from results/
 	$(PY) -m bench.readme_tables
 
-# What measures this machine runs by itself; all else on all cores at once.
+# What measures this machine runs by itself, and first: what it measured is then known to all else, on all cores at once.
 MEASURING := tests/bench/machine/test_ceilings.py tests/bench/machine/test_examine.py
 
 # Tests share the cores: threads that wait for others sleep instead of spinning, which halves the time.
 test test-all: export OMP_WAIT_POLICY := passive
 
 test: setup  ## the tests, without the slow ones
-	$(PY) -m pytest -q -m "not slow" --durations=5 -n logical --dist worksteal $(MEASURING:%=--ignore=%)
 	$(PY) -m pytest -q -m "not slow" --durations=5 $(MEASURING)
+	$(PY) -m pytest -q -m "not slow" --durations=5 -n logical --dist worksteal $(MEASURING:%=--ignore=%)
 
 test-all: setup  ## all tests
-	$(PY) -m pytest -q --durations=10 -n logical --dist worksteal $(MEASURING:%=--ignore=%)
 	$(PY) -m pytest -q --durations=10 $(MEASURING)
+	$(PY) -m pytest -q --durations=10 -n logical --dist worksteal $(MEASURING:%=--ignore=%)
 
 lint: setup  ## ruff (rules and format) and mypy
 	$(PY) -m ruff check .

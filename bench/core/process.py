@@ -158,6 +158,29 @@ def _close_all_but(kept: set[int]) -> None:
 
 
 RUNNING: "weakref.WeakSet[Process]" = weakref.WeakSet()
+STARTING = threading.RLock()  # one at a time: multiprocessing knows one server, and variables are the whole process's
+SERVERS: dict[tuple[str, ...], Any] = {}  # besides multiprocessing's own: by what they import and their variables
+
+
+def _server_of(variables: Mapping[str, str], preload: str) -> Any:
+    """The server with these variables that has imported this module; it runs once a process is asked of it."""
+    with STARTING:
+        key = preload, *(f"{name}={value}" for name, value in sorted(variables.items()))
+        if key not in SERVERS:
+            SERVERS[key] = forkserver.ForkServer()  # type: ignore[attr-defined]
+            SERVERS[key].set_forkserver_preload([preload])
+        return SERVERS[key]
+
+
+@contextmanager
+def _forking(server: Any) -> Iterator[None]:
+    """Processes that are started meanwhile are forks of this server."""
+    usual = forkserver.connect_to_new_process
+    forkserver.connect_to_new_process = server.connect_to_new_process
+    try:
+        yield
+    finally:
+        forkserver.connect_to_new_process = usual
 
 
 class Process:
@@ -167,12 +190,18 @@ class Process:
     timed_out: ClassVar[str] = "no answer within {limit:g} s; its process was stopped"
 
     def __init__(
-        self, room: RoomOrName, *arguments: object, limit: float, environment: Mapping[str, str] | None = None
+        self,
+        room: RoomOrName,
+        *arguments: object,
+        limit: float,
+        environment: Mapping[str, str] | None = None,
+        preload: str = "",
     ):
         """room: a class, or "module:Class", which the parent then need not import.
         limit: seconds for a command that is given no other. environment: variables for a fresh interpreter, set
-        before it loads a library; None forks the server that has imported what its preload names."""
-        self.room, self.arguments, self.environment = room, arguments, environment
+        before it loads a library; None forks the server that has imported what its preload names. preload: a module
+        that a server of these variables imports once, for all that name it: each is a fork of that one."""
+        self.room, self.arguments, self.environment, self.preload = room, arguments, environment, preload
         self.limit = limit
         self._start()
 
@@ -194,12 +223,14 @@ class Process:
 
     def _started(self, arguments: tuple[Any, ...]) -> Any:
         """A running process. One whose server does not answer in time is asked of a new server, then of none."""
-        contexts = (SERVER, SERVER, FRESH) if self.environment is None else (FRESH,)
+        forked = self.environment is None or self.preload
         error: BaseException | None = None
-        for context in contexts:
+        for context in (SERVER, SERVER, FRESH) if forked else (FRESH,):
             process = context.Process(target=_serve, args=arguments, daemon=True)
+            variables = self.environment or {}
+            server = _server_of(variables, self.preload) if self.preload else forkserver._forkserver  # type: ignore[attr-defined]
             try:
-                with deaf_to_ctrl_c(), with_variables(self.environment or {}), _answering_server():
+                with STARTING, deaf_to_ctrl_c(), with_variables(variables), _forking(server), _answering_server():
                     process.start()
                 return process
             except (OSError, EOFError) as failure:
@@ -385,6 +416,10 @@ class Process:
         with suppress(OSError):
             os.kill(self.process.pid, number)
 
+    def kill(self) -> None:
+        """Whoever waits for it hears that it died."""
+        self._signal(signal.SIGKILL)
+
     def close(self) -> None:
         """End the process and what it started: an idle one leaves by itself when the pipe closes, a busy one is killed.
 
@@ -406,7 +441,7 @@ class Process:
 def end_all() -> None:
     """Kill every process that runs, whoever waits for it."""
     for one in list(RUNNING):
-        one._signal(signal.SIGKILL)
+        one.kill()
 
 
 def _pulse(process: Any) -> int:
@@ -462,10 +497,10 @@ def _failure(value: object) -> tuple[str, str, int]:
 
 
 def _signal_server(number: signal.Signals) -> None:
-    pid = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
-    if pid is not None:
-        with suppress(OSError):
-            os.kill(pid, number)
+    for server in (forkserver._forkserver, *SERVERS.values()):  # type: ignore[attr-defined]
+        if (pid := server._forkserver_pid) is not None:
+            with suppress(OSError):
+                os.kill(pid, number)
 
 
 @contextmanager

@@ -51,8 +51,9 @@ class _Heard(list):
 class Contestant(Process):
     """A process whose commands are a room's methods. Each raises CannotGoOn with its name and what happened.
 
-    It is an interpreter of its own: each OpenMP library reads OMP_NUM_THREADS when it is loaded. On a GPU Inductor
-    compiles on several cores: its pool sleeps while steps are timed, and takes no part in what the GPU does then.
+    All are forks of one interpreter with these variables, which has imported PyTorch and computed nothing: each OpenMP
+    library reads OMP_NUM_THREADS when it is loaded. On a GPU Inductor compiles on several cores: its pool sleeps while
+    steps are timed, and takes no part in what the GPU does then.
     """
 
     def __init__(self, name: str, room: type[Room], job: Job, *arguments: object):
@@ -63,7 +64,7 @@ class Contestant(Process):
         threads = {"OMP_NUM_THREADS": str(job.threads)}
         if self.on_gpu:
             threads["TORCHINDUCTOR_COMPILE_THREADS"] = str(min(COMPILE_THREADS, usable_cores()))
-        super().__init__(room, job, *arguments, limit=STEP_LIMIT_S, environment=threads)
+        super().__init__(room, job, *arguments, limit=STEP_LIMIT_S, environment=threads, preload=room.__module__)
 
     def answer(self, limit: float | None = None) -> Any:
         limit = self.limit if limit is None else limit

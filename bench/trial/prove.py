@@ -1,9 +1,12 @@
 """Proving all variants of a layer: which cases, in whose process, and what a run of them adds up to."""
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from bench.core import variants
 from bench.core.case import Case, cases_of
@@ -26,7 +29,12 @@ SHAPES_COMPILED = 2
 SMOKE_CASES = 3  # of a first look, which ends with the first that the variant has
 FIXED_SEED = 0
 REDRAWS = 2  # a borderline error is wrong if it is in one of so many further draws
+JOIN_SECONDS = 1.0  # of a simulated proof until a second process takes cases of it, and from each to the next
 LEAST_MOVED = 0.95  # of the compulsory bytes: a padding column need not be read, say
+
+
+# Of a case: what two calls of it came to and what is said of that, or how they failed.
+Answered = tuple[Case, Proved | None, Future[Verdict], ProcessFailed | None]
 
 
 @dataclass
@@ -82,17 +90,20 @@ def prove(
     thorough: bool = True,
     count: bool = True,
     smoke: bool = False,
+    workers: int = 1,
 ) -> Iterator[Proof]:
     """Prove a variant's phases in one worker; after a crash or a hang the next phase gets a fresh one.
 
     timed: shapes, by phase, that it will be timed at; slices of them are proved too. kept: where the worker is put, by
     the variant's name, if it can go on to be timed. thorough: every structured case on every shape; never in the
     simulator. count: what is simulated is also counted, at a larger shape. smoke: a single case, which is a look and no
-    proof.
+    proof. workers: so many processes share the cases in the simulator, where it takes more than a moment.
     """
     worker = None
+    team: dict[int, Worker] = {}  # the others, by place
     if variants.simulated(variant, setting.device, setting.simulate):
-        setting = replace(setting, device="cpu", simulate=True)
+        # The simulator has one thread, and the tensors are small: others of torch's would only wait, spinning.
+        setting = replace(setting, device="cpu", simulate=True, threads=1)
     else:
         setting = replace(setting, simulate=False)
     for phase in phases:
@@ -106,7 +117,10 @@ def prove(
                 worker = Worker(variant, setting)
             proof.by_simulator = setting.simulate
             most = 1 if smoke else None
-            passed = _prove_phase(proof, cases, worker, judge, yardstick, setting, progress, most)
+            side_by_side = setting.simulate and workers > 1 and not smoke
+            share = partial(_prove_side_by_side, team=team, most=workers) if side_by_side else None
+            free = partial(_member, team, workers, variant, setting) if side_by_side else None
+            passed = _prove_phase(proof, cases, worker, judge, yardstick, setting, progress, most, share, free)
             if counted and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
                 _count(proof, [*counted, *passed], worker, judge, setting)
@@ -115,6 +129,8 @@ def prove(
             if failure.status == "wrong":  # the simulator's finding, by its name
                 proof.check = failure.evidence.partition(":")[0]
         yield proof
+    for helper in team.values():
+        helper.close()
     if worker and worker.alive and kept is not None and not setting.simulate:
         kept[variant.name] = worker
     elif worker:
@@ -145,8 +161,11 @@ def _prove_phase(
     setting: Setting,
     progress: Callable[[str], None],
     most: int | None = None,
+    share: Callable[..., Generator[Answered, None, None]] | None = None,
+    free: Callable[[], Worker] | None = None,
 ) -> list[Case]:
-    """The cases that are passed, the one with most work first. most: so many are enough."""
+    """The cases that are passed, the one with most work first. most: so many are enough. share: what has them called
+    and looked at in several processes (`_prove_side_by_side`), and free: one that is not at work meanwhile."""
     variant = proof.variant
     # The first call of a shape may compile.
     compiles = variant.gpu_code or builds_each_shape(variant)
@@ -155,13 +174,19 @@ def _prove_phase(
     right: list[Case] = []
 
     def call(case: Case) -> Proved:
-        return _called(case, worker, judge, setting, limit)
+        return _called(case, free() if free else worker, judge, setting, limit)
 
     def attempt(case: Case) -> tuple[Proved | None, ProcessFailed | None]:
         try:
             return call(case), None
         except ProcessFailed as failure:
             return None, failure
+
+    def fell_out(failure: ProcessFailed | None) -> None:
+        if failure and failure.status == "skipped":
+            proof.unsupported += [failure.evidence] if failure.evidence not in proof.unsupported else []
+        elif failure:
+            raise failure
 
     def passed(case: Case, proved: Proved, looked: Future[Verdict]) -> bool:
         verdict = looked.result()
@@ -171,9 +196,16 @@ def _prove_phase(
             right.append(case)
         return proof.ok
 
+    if share:
+        with closing(share(proof, cases, worker, judge, setting, limit, progress)) as answers:
+            for case, proved, looked, failure in answers:
+                if proved and not passed(case, proved, looked):
+                    return []
+                if not proved:
+                    fell_out(failure)
     with ThreadPoolExecutor(max_workers=1) as pool:
         last: tuple[Case, Proved, Future[Verdict]] | None = None  # the judge looks at it while the next is called
-        for case in cases:
+        for case in cases if not share else ():
             if most is not None and proof.cases >= most:
                 break
             progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
@@ -191,10 +223,8 @@ def _prove_phase(
                     if not passed(*last):
                         return []
                     last = None
-            elif failure and failure.status == "skipped":
-                proof.unsupported += [failure.evidence] if failure.evidence not in proof.unsupported else []
-            elif failure:
-                raise failure
+            else:
+                fell_out(failure)
         if last and not passed(*last):
             return []
     if not proof.cases:
@@ -203,6 +233,79 @@ def _prove_phase(
         proof.status, proof.check = "wrong", "source"
         proof.evidence = f"source: {'; '.join(found[:3])}"
     return sorted(right, key=lambda c: -contract.min_bytes(c.module, c.shape, c.phase))
+
+
+def _prove_side_by_side(
+    proof: Proof,
+    cases: list[Case],
+    worker: Worker,
+    judge: Judge,
+    setting: Setting,
+    limit: float,
+    progress: Callable[[str], None],
+    team: dict[int, Worker],
+    most: int,
+) -> Generator[Answered, None, None]:
+    """What comes of each case, in their order, from this worker and others of the same variant, at most so many, who
+    join one after the other while it goes on. Each is called, and at once looked at, in one of them.
+
+    What is said is of the first case that fails, whichever is done first: the cases before it have been taken by then.
+    Once nobody asks for more, those who are at work are ended. team: the others, kept for the next phase.
+    """
+    variant = proof.variant
+    answers: list[Future[tuple[Proved | None, ProcessFailed | None]]] = [Future() for _ in cases]
+    verdicts: list[Future[Verdict]] = [Future() for _ in cases]
+    waiting, over = iter(range(len(cases))), threading.Event()
+    busy, finished = {0: worker}, False
+
+    def take(one: Worker, i: int) -> None:
+        try:
+            progress(f"{variant.name} {proof.phase} {proof.dtype}: {cases[i].name}")
+            proved = _called(cases[i], one, judge, setting, limit)
+        except ProcessFailed as failure:
+            answers[i].set_result((None, failure))
+            return
+        except BaseException as error:
+            answers[i].set_exception(error)
+            return
+        answers[i].set_result((proved, None))
+        try:
+            verdicts[i].set_result(judged(variant, cases[i], proved, judge))
+        except BaseException as error:
+            verdicts[i].set_exception(error)
+
+    def work(place: int) -> None:
+        if place and over.wait(place * JOIN_SECONDS):
+            return
+        while not over.is_set() and (i := next(waiting, None)) is not None:
+            try:
+                busy[place] = _member(team, place, variant, setting) if place else worker
+            except BaseException as error:
+                answers[i].set_exception(error)
+                return
+            take(busy[place], i)
+
+    threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in range(most)]
+    for thread in threads:
+        thread.start()
+    try:
+        for case, answer, verdict in zip(cases, answers, verdicts, strict=True):
+            proved, failure = answer.result()
+            yield case, proved, verdict, failure
+        finished = True
+    finally:
+        over.set()
+        for thread in threads:
+            while thread.is_alive():
+                for one in list(busy.values()) if not finished else ():
+                    one.kill()
+                thread.join(0.1)
+
+
+def _member(team: dict[int, Worker], place: int, variant: Variant, setting: Setting) -> Worker:
+    if place not in team or not team[place].alive:
+        team[place] = Worker(variant, setting)
+    return team[place]
 
 
 def _called(case: Case, worker: Worker, judge: Judge, setting: Setting, limit: float) -> Proved:

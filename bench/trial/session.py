@@ -33,6 +33,7 @@ from bench.trial.worker import Worker
 from kernels import cache_dir
 from reference import contract
 
+MOST_WORKERS = 8  # that share the cases of a simulated proof; each is an interpreter with a variant's libraries
 WORTH_A_LOOK_S = 1.0  # of a race: a shorter one is a first impression, and takes the ceilings as they are remembered
 
 
@@ -228,6 +229,7 @@ class Session:
             kept,
             count=plan.count,
             smoke=smoke,
+            workers=min(MOST_WORKERS, machine.usable_cores()),
         ):
             if plan.sanitize and proof.ok and not proof.simulated and v.gpu_code:
                 self.sanitize(proof)

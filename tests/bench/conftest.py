@@ -1,12 +1,15 @@
-"""For all tests of the harness: no test inherits torch's threads from another, and commands that end at once."""
+"""For all tests of the harness: no test inherits torch's threads from another, commands that end at once, a small
+vocabulary."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 import torch
 
 from bench import cli
+from reference.models import MODELS
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +37,11 @@ def ended(capsys) -> Callable[..., tuple[int, str]]:
         return code, told.err
 
     return run
+
+
+@pytest.fixture
+def few_tokens(monkeypatch) -> int:
+    """gpt2-tiny with so many tokens, for commands in this process: with all of them the head is most of a step."""
+    size = 1000
+    monkeypatch.setitem(MODELS, "gpt2-tiny", replace(MODELS["gpt2-tiny"], v=size))  # type: ignore[type-var]
+    return size

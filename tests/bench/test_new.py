@@ -26,7 +26,7 @@ def test_every_layer_has_a_start_in_every_backend(tmp_path):
     assert all(v.story.startswith("A copy of ") for v in found)
 
 
-@pytest.mark.parametrize(("name", "backend"), [("gelu", "cpu"), ("softmax", "torch")])
+@pytest.mark.parametrize(("name", "backend"), [("gelu", "cpu"), ("residual", "torch")])
 def test_the_start_is_right(tmp_path, name, backend):
     scaffold.new_variant(name, "mine", backend, tmp_path)
     arguments = [name, "--only", f"{backend}.mine", "--kernels", str(tmp_path), "--check-only"]

@@ -550,7 +550,7 @@ SIGNALS: list[tuple[tuple[str, ...], int, int]] = [
 ]
 
 
-def test_a_training_that_is_interrupted_keeps_the_steps_it_took(command, run, tmp_path, monkeypatch):
+def test_a_training_that_is_interrupted_keeps_the_steps_it_took(command, run, tmp_path, monkeypatch, few_tokens):
     from bench import report
     from bench.training import session
 

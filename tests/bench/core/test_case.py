@@ -153,8 +153,9 @@ def test_an_edit_runs_only_where_it_says():
 
 
 @pytest.mark.parametrize(("layer", "phase"), PHASES)
-def test_every_edit_can_be_drawn_on_every_ragged_shape(layer, phase):
+def test_every_structured_case_of_a_quick_proof_can_be_drawn(layer, phase):
+    """That every edit fits every shape is tests/reference/test_vectors.py's."""
     for dtype in ("fp32", "bf16", "fp16"):
-        for c in cases_of(layer, phase, dtype, [0], thorough=dtype == "bf16"):
+        for c in cases_of(layer, phase, dtype, [0], thorough=False):
             if c.edit:
                 draw(c)

@@ -32,6 +32,9 @@ class Subject(Room):
     def variable(self, name: str) -> str | None:
         return os.environ.get(name)
 
+    def parent(self) -> int:
+        return os.getppid()
+
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
 
@@ -50,9 +53,16 @@ class Fragile(Subject):
         return True
 
 
-@pytest.fixture(params=[None, {"OMP_NUM_THREADS": "3"}], ids=["forked", "fresh"])
+PRELOAD = "bench.core.replies"
+
+
+@pytest.fixture(
+    params=[(None, ""), ({"OMP_NUM_THREADS": "3"}, ""), ({"OMP_NUM_THREADS": "3"}, PRELOAD)],
+    ids=["forked", "fresh", "forked of its own"],
+)
 def subject(request):
-    with Process(Subject, "hello", limit=60.0, environment=request.param) as found:
+    environment, preload = request.param
+    with Process(Subject, "hello", limit=60.0, environment=environment, preload=preload) as found:
         yield found
 
 
@@ -76,6 +86,20 @@ def test_a_fresh_process_has_its_variables_and_the_parent_keeps_its_own(monkeypa
     with Process(Subject, "", limit=60.0, environment={"LAYERBENCH_A": "1", "LAYERBENCH_B": "2"}) as fresh:
         assert [fresh.ask("variable", name=f"LAYERBENCH_{x}") for x in "AB"] == ["1", "2"]
     assert os.environ["LAYERBENCH_A"] == "before" and "LAYERBENCH_B" not in os.environ
+
+
+def test_those_of_the_same_variables_are_forks_of_one_server_that_has_imported():
+    def started(value: str) -> Process:
+        return Process(Subject, "", limit=60.0, environment={"LAYERBENCH_A": value}, preload=PRELOAD)
+
+    with started("1") as one, started("1") as same, started("2") as other, Process(Subject, "", limit=60.0) as usual:
+        assert [p.ask("variable", name="LAYERBENCH_A") for p in (one, same, other, usual)] == ["1", "1", "2", None]
+        servers = [p.ask("parent") for p in (one, same, other, usual)]
+        assert servers[0] == servers[1] and len(set(servers)) == 3 and os.getpid() not in servers
+        assert "LAYERBENCH_A" not in os.environ
+        os.kill(servers[0], signal.SIGKILL)  # a start then takes another server
+        with started("1") as again:
+            assert again.ask("variable", name="LAYERBENCH_A") == "1" and again.ask("parent") not in servers
 
 
 def test_a_hang_is_stopped(subject):

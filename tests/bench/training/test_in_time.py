@@ -26,6 +26,7 @@ from bench.training.deadline import Deadline
 from bench.training.field import OURS
 from bench.training.rooms import Job
 from bench.training.session import TURNS_ALONE, Session
+from tests import commands
 from tests.bench.training.test_session_gpu import FAKE, SMALL, B, T, planned, quick
 
 NORM = CallId("global_norm", "", "forward")
@@ -83,8 +84,8 @@ def run(tmp_path_factory):
     def all_of_it(self, steps):
         return float("inf") if steps > 20 else reserve(self, steps)  # nobody may join any more
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LAYERBENCH_CACHE", str(home / "cache"))
+    variables = commands.with_variables({"LAYERBENCH_CACHE": str(home / "cache")})
+    with variables, pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "append", append_and_look)
         patch.setattr(Session, "_end_compiling", hangs)
         patch.setattr(Session, "_reserve", all_of_it)

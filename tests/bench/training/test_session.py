@@ -23,14 +23,19 @@ from bench.training.gate import Gate, NotFinite
 from bench.training.rooms import Job, JudgeRoom, OurRoom, Room, TorchRoom
 from reference.models.gpt2 import GPT2
 from reference.models.model import Model
-from tests import truth_variants
+from tests import commands, truth_variants
+from tests.commands import Done
 
 ROOT = HOME
 SMALL = GPT2("small", L=2, NH=2, C=32, max_t=24, v=300)
 STEPS, LR = 6, 1e-3
 
 
-def command(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+def command(*arguments: object) -> Done:
+    return commands.run("e2e", *arguments)
+
+
+def in_a_process(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "bench.e2e", *map(str, arguments)],
         cwd=ROOT,
@@ -48,7 +53,7 @@ def test_help_is_quick():
     seconds = []
     for _ in range(3):
         start = time.perf_counter()
-        done = command("--help")
+        done = in_a_process("--help")
         seconds.append(time.perf_counter() - start)
     assert done.returncode == 0
     assert "--swap" in done.stdout
@@ -93,7 +98,7 @@ def shards(folder: Path) -> Path:
     """A few thousand tokens, so that the data set need not be built."""
     import numpy as np
 
-    tokens = np.random.default_rng(0).integers(0, 50257, 5000).astype(np.uint16)
+    tokens = np.random.default_rng(0).integers(0, 1000, 5000).astype(np.uint16)
     data.write_tokens(folder / "train.bin", tokens)
     return folder / "train.bin"
 
@@ -109,7 +114,7 @@ def test_a_right_step_is_timed(tmp_path):
     out = tmp_path / "run"
     swap = ("--swap", "layernorm=torch.truth")
     kernels = f"torch.eager,{truth_variants.write(tmp_path / 'kernels')}"
-    done = command(*QUICK, *swap, "--kernels", kernels, "--data", shards(tmp_path), "--out", out, "--json")
+    done = in_a_process(*QUICK, *swap, "--kernels", kernels, "--data", shards(tmp_path), "--out", out, "--json")
     assert done.returncode == 0, done.stderr + done.stdout
     document = json.loads(done.stdout.splitlines()[-1])
     assert document["parity"] is True
@@ -143,7 +148,7 @@ def test_a_right_step_is_timed(tmp_path):
     assert str(tmp_path) not in (out / "records.jsonl").read_text()
 
 
-def test_a_wrong_step_gets_no_mfu(tmp_path):
+def test_a_wrong_step_gets_no_mfu(tmp_path, few_tokens):
     """Missing bias gradients: the gate says so, the exit code is 2, and no MFU is printed or kept."""
     folder = wrong_matmul(tmp_path / "kernels", "outputs['dbias'] is not None and outputs['dbias'].zero_()")
     out = tmp_path / "run"
@@ -160,7 +165,7 @@ def test_a_wrong_step_gets_no_mfu(tmp_path):
     assert rows[0]["mfu_palm_of_ceiling"] == ""
 
 
-def test_a_missing_weight_decay_is_seen_in_bf16(tmp_path):
+def test_a_missing_weight_decay_is_seen_in_bf16(tmp_path, few_tokens):
     """No loss shows it: the optimizer's own state does."""
     truth_variants.write(tmp_path / "kernels", "undecayed", ("adamw",))
     file = tmp_path / "kernels" / "torch" / "adamw" / "undecayed.py"
@@ -173,7 +178,7 @@ def test_a_missing_weight_decay_is_seen_in_bf16(tmp_path):
     assert ours["status"] == "wrong" and eager["status"] == "ok"
 
 
-def test_a_rate_at_which_pytorch_diverges_is_said(tmp_path):
+def test_a_rate_at_which_pytorch_diverges_is_said(tmp_path, few_tokens):
     """No band, no verdict, no traceback."""
     out = tmp_path / "run"
     done = command(*QUICK, "--lr", "100", "--kernels", "torch.eager", "--data", shards(tmp_path), "--out", out)
@@ -181,7 +186,7 @@ def test_a_rate_at_which_pytorch_diverges_is_said(tmp_path):
     assert "is not finite from step" in done.stderr and "lower --lr" in done.stderr
 
 
-def test_steps_that_cannot_be_judged_are_kept(tmp_path, monkeypatch, capsys):
+def test_steps_that_cannot_be_judged_are_kept(tmp_path, few_tokens, monkeypatch, capsys):
     """PyTorch's baseline diverges after an hour of training: what everybody did until then is written down."""
     from bench import e2e
     from bench.training import session
@@ -201,7 +206,7 @@ def test_steps_that_cannot_be_judged_are_kept(tmp_path, monkeypatch, capsys):
         assert r["evidence"] == "stopped after 5 of 5 steps, not judged: torch.eager is not finite"
 
 
-def test_a_crash_names_the_contestant(tmp_path):
+def test_a_crash_names_the_contestant(tmp_path, few_tokens):
     file = truth_variants.write(tmp_path / "kernels", "crash", ("attention",)) / "torch" / "attention" / "crash.py"
     file.write_text(file.read_text() + "\n\nimport os, signal\n\ntruth_variants = None\n")
     file.write_text(

@@ -20,7 +20,7 @@ from bench.training import pick, plan, rooms
 from bench.training.field import OURS, Field
 from bench.training.rooms import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
 from reference.models.gpt2 import GPT2, init_parameters
-from tests.bench.training.test_session import command
+from tests.bench.training.test_session import command, in_a_process
 from tests.fake_gpu import MEMORY_BYTES, FakeGpu, kernel
 
 FAKE = "tests.fake_gpu:FakeGpu"
@@ -315,13 +315,13 @@ def test_a_candidate_that_costs_the_process_is_out_and_the_race_goes_on(tmp_path
 def quick(tmp_path: Path) -> tuple:
     import numpy as np
 
-    tokens = np.random.default_rng(0).integers(0, 50257, 20000).astype(np.uint16)
+    tokens = np.random.default_rng(0).integers(0, 1000, 20000).astype(np.uint16)
     shards.write_tokens(tmp_path / "train.bin", tokens)
     where = ("--data", tmp_path / "train.bin", "--out", tmp_path / "run", "--json")
     return ("gpt2-tiny", "--device", FAKE, "--seq", 16, "--steps", 6, "--baseline", "eager", "--threads", 1, *where)
 
 
-def test_a_gpus_step_through_the_command_line(tmp_path):
+def test_a_gpus_step_through_the_command_line(tmp_path, few_tokens):
     more = ("--recompute", "gelu", "--profile", tmp_path / "profile")
     done = command(*quick(tmp_path), "--batch", 2, "--kernels", "torch.eager", *more)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -363,11 +363,12 @@ def test_a_step_that_cannot_be_captured_says_so_and_trains(tmp_path):
 @pytest.mark.slow
 def test_a_batch_is_halved_until_it_fits_but_not_one_that_was_asked_for(tmp_path):
     limit = {MEMORY_BYTES: str(30 << 20)}  # the fp32 logits of B=64, 64 * 16 * 50304 * 4 bytes, are 206 MB
-    done = command(*quick(tmp_path), "--kernels", "torch.eager", **limit)
+    done = in_a_process(*quick(tmp_path), "--kernels", "torch.eager", **limit)
     assert done.returncode == 0, done.stderr + done.stdout
     (ours, _) = json.loads(done.stdout.splitlines()[-1])["contestants"]
     assert ours["shape"]["B"] == 8 and "B=16 does not fit" in done.stdout
-    done = command(*quick(tmp_path), "--out", tmp_path / "other", "--kernels", "torch.eager", "--batch", 16, **limit)
+    other = ("--out", tmp_path / "other", "--batch", 16)
+    done = in_a_process(*quick(tmp_path), *other, "--kernels", "torch.eager", **limit)
     assert done.returncode == cli.FAILED and "does not fit on this GPU with --batch 16" in done.stderr
     assert "--batch 8" in done.stderr and "Traceback" not in done.stderr
 

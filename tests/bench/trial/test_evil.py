@@ -179,7 +179,14 @@ def gained(c: race.Contestant, honest: race.Contestant) -> str:
     return ""
 
 
-@pytest.mark.parametrize("how", [["--check-only"], ["--seconds", "0.4"]], ids=["proved", "timed"])
+# A run that times proves before.
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(["--check-only"], id="proved", marks=pytest.mark.slow),
+        pytest.param(["--seconds", "0.4"], id="timed"),
+    ],
+)
 def test_sabotage_costs_the_guilty_row_and_no_other(how, tmp_path):
     """One run of saboteurs and of honest variants, before and behind them."""
     names = ["torch.eager", *sorted(v.name for v in SABOTEURS), "cpu.naive"]

@@ -1,7 +1,10 @@
 """What the cases of a proof come to, with calls and verdicts that are made up. The next case is called while the judge
 looks at the last: what is said is said of the first that fails."""
 
+import threading
+import time
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -138,3 +141,91 @@ def test_an_error_that_another_draw_has_too_is_wrong(monkeypatch, further):
 def test_what_no_luck_explains_is_wrong_at_once(monkeypatch, verdict):
     proof, went = proof_of(monkeypatch, [verdict, RIGHT, RIGHT, RIGHT], [None] * 4)
     assert proof.status == "wrong" and "call again" not in went
+
+
+# --- in the simulator: several processes for the cases of one proof ---
+
+
+class Member:
+    """A worker that is made up: it tells who it is, and a call of it ends once it is killed."""
+
+    def __init__(self, *_: object):
+        self.alive, self.killed, self.closed = True, threading.Event(), False
+
+    def kill(self) -> None:
+        self.killed.set()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def shared_proof(
+    monkeypatch, outcome: dict[int, Any], most: int = 3, verdicts: list[Verdict] | None = None
+) -> tuple[Proof, list[tuple[int, Any]], list[Member]]:
+    """A proof by `most` members, whose call of a case fails, takes seconds, waits for ever, or succeeds at once."""
+    made = [Member()]
+    went: list[tuple[int, Any]] = []
+
+    def another(*_: object) -> Member:
+        made.append(Member())
+        return made[-1]
+
+    def called(case: Case, worker: Any, *_: object) -> Any:
+        i = int(case.name[-1])
+        went.append((i, worker))
+        what = outcome.get(i)
+        if isinstance(what, BaseException):
+            raise what
+        if what == "for ever":
+            assert worker.killed.wait(20)
+            worker.alive = False
+            raise ProcessFailed("crash", "killed")
+        time.sleep(what or 0.01)
+        return PROVED
+
+    monkeypatch.setattr(prove, "JOIN_SECONDS", 0.0)
+    monkeypatch.setattr(prove, "Worker", another)
+    monkeypatch.setattr(prove, "_called", called)
+    monkeypatch.setattr(prove, "judged", lambda v, case, *_: (verdicts or [RIGHT] * 4)[int(case.name[-1])])
+    monkeypatch.setattr(prove.source, "foreign", lambda variant: [])
+    judge: Any = SimpleNamespace(prepare=lambda cases, yardstick: None)
+    proof, team, worker = Proof(EAGER, "forward", "fp32"), {}, made[0]
+    share = partial(prove._prove_side_by_side, team=team, most=most)
+    free: Any = partial(prove._member, team, most, EAGER, Setting())
+    how: Any = (CASES, worker, judge, EAGER, Setting(), lambda _: None, None, share, free)
+    try:
+        prove._prove_phase(proof, *how)
+    finally:
+        assert not [t for t in threading.enumerate() if "(work)" in t.name], "nobody is left at work"
+    return proof, went, made
+
+
+def test_cases_are_shared_among_workers_and_each_is_called_once(monkeypatch):
+    proof, went, made = shared_proof(monkeypatch, dict.fromkeys(range(4), 0.2))
+    assert proof.ok and proof.cases == 4 and sorted(i for i, _ in went) == [0, 1, 2, 3]
+    assert len(made) == 3 and {id(w) for _, w in went} == {id(w) for w in made}, "all of them were at work"
+    assert not any(w.killed.is_set() for w in made)
+
+
+def test_the_first_failure_in_order_is_told_and_those_at_work_are_ended(monkeypatch):
+    """Case 1 fails when case 3 has long failed; case 2 never ends, and is not waited for."""
+    outcome = {1: 0.3, 2: "for ever", 3: ProcessFailed("crash", "died")}
+    proof, _, made = shared_proof(monkeypatch, outcome, verdicts=[RIGHT, FAR, RIGHT, RIGHT])
+    assert proof.status == "wrong" and "case 1" in proof.evidence and proof.cases == 2
+    assert any(w.killed.is_set() for w in made)
+    outcome = {0: 0.3, 1: ProcessFailed("wrong", "race"), 2: "for ever", 3: ProcessFailed("crash", "died")}
+    with pytest.raises(ProcessFailed, match="race"):
+        shared_proof(monkeypatch, outcome)
+
+
+def test_what_a_variant_does_not_have_is_skipped_whoever_was_asked(monkeypatch):
+    outcome = {0: ProcessFailed("skipped", "a form"), 2: ProcessFailed("skipped", "a form")}
+    proof, *_ = shared_proof(monkeypatch, outcome)
+    assert proof.ok and proof.cases == 2 and proof.unsupported == ["a form"]
+
+
+def test_an_error_near_the_limit_is_drawn_again_by_one_that_is_not_at_work(monkeypatch):
+    proof, went, _ = shared_proof(monkeypatch, {}, verdicts=[RIGHT, off(1.1), RIGHT, RIGHT])
+    assert proof.status == "wrong" and "drawn again" in proof.evidence, "its other draws have it, too"
+    others = [w for i, w in went if i == 1][1:]
+    assert others and not {id(w) for w in others} & {id(w) for i, w in went if i != 1}

@@ -1,9 +1,9 @@
 """Proving and timing on a GPU, with the made-up one: through the command line, and through workers and rooms."""
 
 import json
-import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from bench.trial import prove as proof
 from bench.trial.judge import Judge
 from bench.trial.room import Room, Setting
 from bench.trial.rows import throttles
+from tests import commands
+from tests.commands import Done
 from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, LAUNCH_SECONDS, MEMORY_BYTES_PER_S, WATTS, FakeGpu, kernel
 
 VARIANTS = HOME / "tests" / "gpu_variants"
@@ -41,22 +43,17 @@ Row = dict
 def cache(tmp_path_factory):
     """A cache folder in which the made-up GPU's ceilings are known: measuring them is test_ceilings' matter."""
     folder = tmp_path_factory.mktemp("cache")
-    before = os.environ.get("LAYERBENCH_CACHE")
-    os.environ["LAYERBENCH_CACHE"] = str(folder)
     rates = {name: MEMORY_BYTES_PER_S for name in ("read", "copy", "triad")}
     flops = {"fp32": 1e15, "bf16": 1e15}
     known = ceilings.Ceilings(CARD, rates, flops, {}, {}, {}, 1, CACHE_BYTES, None, "2026-01-01T00:00:00+00:00", 0.0)
-    ceilings._keep(DEVICE, known)
-    yield folder
-    os.environ.pop("LAYERBENCH_CACHE")
-    if before is not None:
-        os.environ["LAYERBENCH_CACHE"] = before
+    with commands.with_variables({"LAYERBENCH_CACHE": str(folder)}):
+        ceilings._keep(DEVICE, known)
+        yield folder
 
 
-def layer(folder: Path, *args: str) -> tuple[subprocess.CompletedProcess[str], list[Row]]:
+def layer(folder: Path, *args: str) -> tuple[Done, list[Row]]:
     where = ("--device", DEVICE, "--kernels", str(VARIANTS), "-a", "B=1", "--threads", "1", "--out", str(folder))
-    command = [sys.executable, "-m", "bench.layer", *args, *where]
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=300)
+    done = commands.run("layer", *args, *where)
     lines = (folder / "records.jsonl").read_text().splitlines() if (folder / "records.jsonl").exists() else []
     return done, [row for line in lines if not (row := json.loads(line)).get("control")]
 
@@ -128,6 +125,15 @@ def test_the_row_has_the_roofs_that_it_is_under(gelu):
         assert row["datasheet_bytes_per_s"] == 4800e9 and row["datasheet_flops_per_s"] == pytest.approx(66.9e12)
 
 
+@contextmanager
+def few_cases():
+    """For what is not about the proof: every eighth of its cases. `gelu` and `residual` above have all."""
+    all_of_them = proof.cases_for
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "cases_for", lambda *args, **how: all_of_them(*args, **how)[::8])
+        yield
+
+
 @pytest.fixture(scope="module")
 def compiled(cache, tmp_path_factory):
     """Kernels that can be compiled, and one that cannot."""
@@ -135,7 +141,8 @@ def compiled(cache, tmp_path_factory):
     names += ",triton.tuned" if find_spec("triton") else ""
     args = ("gelu", "--only", names, "--pass", "forward", "-a", "T=8", "--seconds", "0.5", "--cache", "warm")
     folder = tmp_path_factory.mktemp("compiled") / "run"
-    return *layer(folder, *args), folder
+    with few_cases():
+        return *layer(folder, *args), folder
 
 
 def test_a_timed_row_tells_what_its_kernels_need(compiled):
@@ -183,7 +190,8 @@ def test_compiling_that_takes_too_long_is_given_up(monkeypatch):
 
 def test_a_library_that_copies_its_results_out_is_compared_without_that(cache, tmp_path):
     args = ("attention", "--only", "torch.sdpa_flash", "--pass", "forward", "-a", "T=16", "--seconds", "1")
-    done, rows = layer(tmp_path / "run", *args)
+    with few_cases():
+        done, rows = layer(tmp_path / "run", *args)
     assert done.returncode == 0, done.stdout + done.stderr
     for row in rows:
         assert row["copies"] == {"at::native::copy__kernel": 2}, "of out and lse"
@@ -348,12 +356,12 @@ def test_throttling_is_told_in_words():
     assert throttles([0x4, 0x40 | 0x1]) == "power cap, heat (hardware)"
 
 
-def test_the_server_that_workers_are_forked_from_never_asks_for_a_gpu():
+def test_the_servers_that_workers_and_contestants_are_forked_from_never_ask_for_a_gpu():
     code = (
         "import torch\n"
         "def asked(*_, **__): raise AssertionError('the preload asks for a GPU')\n"
         "torch._C._cuda_getDeviceCount = torch.cuda._lazy_init = torch.cuda.is_available = asked\n"
-        "import bench.trial.room, sys\n"
+        "import bench.trial.room, bench.training.rooms, sys\n"
         "assert not torch.cuda.is_initialized() and not {'cupy', 'triton'} & set(sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=HOME, capture_output=True, text=True)
@@ -375,7 +383,8 @@ def test_what_the_sanitizer_finds_makes_a_variant_wrong(cache, tmp_path, monkeyp
     found = iter([("wrong", "memcheck: invalid read of 4 bytes in gelu_forward"), ("skipped", "no compute-sanitizer")])
     monkeypatch.setattr(sanitizer, "sanitize", lambda *_: next(found))
     what = ("gelu", "--only", "cuda.honest", "--check-only", "--sanitize", "--kernels", str(VARIANTS))
-    assert layer_command.main([*what, "--device", DEVICE, "--out", str(tmp_path / "run")]) == 2
+    with few_cases():
+        assert layer_command.main([*what, "--device", DEVICE, "--out", str(tmp_path / "run")]) == 2
     forward, backward = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
     assert forward["status"] == "wrong" and forward["evidence"].startswith("sanitizer: memcheck: invalid read")
     assert backward["status"] == "ok" and backward["sanitizer"] == "skipped: no compute-sanitizer"
@@ -384,7 +393,8 @@ def test_what_the_sanitizer_finds_makes_a_variant_wrong(cache, tmp_path, monkeyp
 
 def test_profiles_are_traces_and_one_table_and_nothing_is_timed(cache, tmp_path):
     what = ("gelu", "--only", "torch.eager,cuda.honest,cuda.faults", "--pass", "forward", "-a", "T=8")
-    done, rows = layer(tmp_path / "run", *what, "--profile", str(tmp_path / "profile"))
+    with few_cases():
+        done, rows = layer(tmp_path / "run", *what, "--profile", str(tmp_path / "profile"))
     assert done.returncode == 2, done.stderr
     assert {r["variant"]: r["status"] for r in rows} == {
         "torch.eager": "ok",
@@ -406,8 +416,7 @@ def test_on_a_card_with_little_memory_truth_comes_in_pieces_and_contestants_take
     folder = tmp_path / "run"
     what = ("residual", "--only", f"torch.eager,{evil}", "--pass", "forward", "-a", "B=1", "-a", "T=160")
     how = ("--kernels", str(EVIL), "--device", "tests.fake_gpu:Tight", "--threads", "1", "--seconds", "0.5")
-    command = [sys.executable, "-m", "bench.layer", *what, *how, "--out", str(folder)]
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=300)
+    done = commands.run("layer", *what, *how, "--out", folder)
     rows = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     eager = [r for r in rows if r["variant"] == "torch.eager" and not r["control"]]
     assert {r["cache"] for r in eager} == {"cold", "warm"}, done.stderr

@@ -1,0 +1,57 @@
+"""Commands of bench/ as from a shell, but in this process: one of its own begins with two seconds of importing torch.
+
+What is about signals, the process's end or a stream that breaks has a process of its own all the same, and so has one
+run of each command.
+"""
+
+import contextlib
+import importlib
+import io
+from collections.abc import Iterator, Mapping
+from multiprocessing import forkserver
+from typing import NamedTuple
+
+import pytest
+
+from bench import cli
+from bench.core import process
+
+
+class Done(NamedTuple):
+    """As subprocess.CompletedProcess has it."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def run(name: str, *arguments: object) -> Done:
+    """`python -m bench.NAME ARGUMENTS`: its exit code and what it said."""
+    module = importlib.import_module(f"bench.{name}")
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli._run(lambda: module.main([*map(str, arguments)]))
+        except SystemExit as stop:  # argparse's
+            assert isinstance(stop.code, int)
+            code = stop.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def with_variables(variables: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables of this process and, by a server of their own, of those that it forks."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        _stop_servers()
+        try:
+            yield
+        finally:
+            _stop_servers()
+
+
+def _stop_servers() -> None:
+    """The next process that is started starts one anew."""
+    for server in (forkserver._forkserver, *process.SERVERS.values()):  # type: ignore[attr-defined]
+        server._stop()
