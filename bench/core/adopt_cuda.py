@@ -105,7 +105,8 @@ def adopted(source: Path, layer: str, kernel: str | None, name: str) -> Adopted:
     except (LookupError, ValueError) as error:
         raise CannotGoOn(str(error)) from error
     module = contract.load(layer)
-    launcher = _launcher(unit, signatures[0].name.rpartition("::")[2])
+    kernel_name = signatures[0].name.rpartition("::")[2]
+    launcher = _launcher(unit, kernel_name) or _launcher_near(source, kernel_name)
     choices = [
         Writer(source, unit, signature, phase, contract.pass_of(module, phase), launcher, entry, name)
         for signature in signatures
@@ -176,6 +177,23 @@ def _launcher(unit: cplusplus.Unit, kernel: str) -> Launcher | None:
                 names,
                 list(_assertions(tokens[:i])),
             )
+    return None
+
+
+MOST_NEIGHBOURS = 50  # files that are looked through for a launch
+
+
+def _launcher_near(source: Path, kernel: str) -> Launcher | None:
+    """The launch of a kernel whose file has none: in a file beside it, or in the folder above."""
+    here = source.resolve()
+    folders = (here.parent, here.parent.parent)
+    near = [p for folder in folders for p in sorted(folder.glob("*")) if p.suffix in (".cu", ".cuh", ".cpp", ".h")]
+    launch = re.compile(rf"\b{re.escape(kernel)}\s*(?:<[^;{{}}]*?>)?\s*<<<", re.S)
+    for path in near[:MOST_NEIGHBOURS]:
+        if path != here and launch.search(path.read_text(errors="replace")):
+            found = _launcher(cplusplus.read(path, None, [cplusplus.HERE]), kernel)
+            if found:
+                return found
     return None
 
 

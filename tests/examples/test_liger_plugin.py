@@ -1,6 +1,7 @@
 """The example package: found by its layout, named as an entry point names it, proved where Liger-Kernel is there."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,25 @@ def test_its_entry_point_names_a_package_that_is_there():
     assert (ROOT / "__init__.py").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="Liger-Kernel is not installed")
-@pytest.mark.parametrize("name", ("layernorm", "fused_classifier"))
-def test_they_are_right(name, tmp_path):
-    arguments = [name, "--only", "torch.liger", "--kernels", str(ROOT), "--check-only", "--out", str(tmp_path / "run")]
-    assert layer.main(arguments) == 0
+LIGER = pytest.mark.skipif(importlib.util.find_spec("liger_kernel") is None, reason="Liger-Kernel is not installed")
+
+
+def proved(name, folder) -> int:
+    given = [name, "--only", "torch.liger", "--kernels", str(ROOT), "--check-only", "--time-limit", "200"]
+    return layer.main([*given, "--out", str(folder)])
+
+
+@LIGER
+@pytest.mark.slow  # the simulator needs minutes for it
+def test_layernorm_is_right_forward_and_backward(tmp_path):
+    assert proved("layernorm", tmp_path / "run") == 0
+    records = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    assert {r["phase"] for r in records if r["status"] == "ok"} == {"forward", "backward"}
+
+
+@LIGER
+@pytest.mark.slow
+def test_cross_entropy_is_right_but_for_logits_of_minus_infinity(tmp_path):
+    assert proved("fused_classifier", tmp_path / "run") == 2
+    (record,) = [json.loads(line) for line in (tmp_path / "run" / "records.jsonl").read_text().splitlines()]
+    assert "not_finite" in record["evidence"] and "minus_infinity" in record["evidence"]

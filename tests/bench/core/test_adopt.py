@@ -299,3 +299,29 @@ def test_strides_are_those_of_the_tensors_that_they_name(folder):
     assert "rows_kernel[grid](x, weight, bias, mean, rstd, out, B * T, C, x.stride(-2), x.stride(-1)" in text
     assert "bias.stride(-1), out.stride(-2), lost_stride, eps, BLOCK=BLOCK)" in text
     assert {line.partition(" ")[0] for line in decide} == {"lost_stride", "BLOCK", "grid"}
+
+
+SGEMM = """#pragma once
+template <int TILE, int EACH>
+__global__ void near_tiles(float* out, const float* inp, const float* weight, const float* bias, int M, int N, int K) {}
+"""
+RUNNER = """
+#include <cublas_v2.h>
+#include "kernels/tiles.cuh"
+#define UP(a, b) (((a) + (b) - 1) / (b))
+void near_tile(float* out) { }
+void run(float* out, const float* x, const float* w, const float* b, int M, int N, int K) {
+    const uint TILE = 64;
+    near_tiles<TILE, 8>
+        <<<dim3(UP(N, TILE), UP(M, TILE)), TILE * TILE / 8>>>(out, x, w, b, M, N, K);
+}
+"""
+
+
+def test_a_launch_is_looked_for_beside_the_file_and_in_the_folder_above(folder):
+    (folder / "kernels").mkdir()
+    (folder / "runner.cu").write_text(RUNNER)
+    _, text, decide = taken(folder, "kernels/tiles.cuh", "matmul", SGEMM)
+    assert "launched as its run does" in text and "TILE = 64" in text and "TILE * TILE // 8" in text
+    assert "TILE=TILE, EACH=8" in text and "launch(out, x, weight, bias, M, N, K)" in text
+    assert not [line for line in decide if "block" in line], decide

@@ -54,8 +54,8 @@ def test_a_signature_is_read_from_the_source(source):
         Parameter("on", "bool"),
     )
     lists, values = read_signature(source, "fill").parameters
-    assert lists == Parameter("lists", "T", pointer=True, many=True)
-    assert values == Parameter("values", "float", many=True)
+    assert lists == Parameter("lists", "T", pointer=True, many=True, grid_constant=True)
+    assert values == Parameter("values", "float", many=True, grid_constant=True)
     assert read_signature(source, "plain").template == ()
 
 
