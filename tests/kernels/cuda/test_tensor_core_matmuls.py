@@ -47,7 +47,7 @@ MORE = {  # of instances that are compiled for this alone
     ("wgmma", "dx"): (Tried(300, 200, 264, dgelu=True, blocks=1, dtype="fp16"),),
     ("wgmma", "dweight"): (Tried(600, 136, 72, part=64, accumulate=True, blocks=3, dtype="fp16"),),
 }
-FEW = ("missing_barrier", "half_of_the_rows_summed", "turn_not_waited_for", "sums_not_begun_anew")  # cheap, and telling
+FEW = ("missing_barrier", "turn_not_waited_for")  # one of each variant, cheap and telling
 
 
 @pytest.mark.parametrize(("variant", "product"), list(TRIED))
