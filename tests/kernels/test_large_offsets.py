@@ -41,7 +41,7 @@ def far_apart(shape: tuple[int, ...], seed: int | None) -> torch.Tensor:
     return made
 
 
-@pytest.mark.parametrize("name", ["cpu.naive", "cpu.simd", "cpu.flash"])
+@pytest.mark.parametrize("name", ["cpu.naive", "cpu.simd", "cpu.flash", "cuda.mma"])
 def test_attentions_strides_are_64_bits_wide(name):
     module = loaded("attention", name)
     T, NH, NKV, HS = 20, 2, 1, 32

@@ -223,8 +223,9 @@ __device__ float row_reduce(float value, Combine combine) {
 }
 
 // Scores become exp2(scale2 score - offset), with which they are told apart from their row's largest by one
-// multiply-add. Its rounding is the same for the whole row, and of no account; but far away from 0 it is larger than
-// what exp2 can take, and there the largest is subtracted first.
+// multiply-add: a named one, which the compilers would make of two operations as they like. Its rounding is the same
+// for the whole row, and of no account; but far away from 0 it is larger than what exp2 can take, and there the largest
+// is subtracted first.
 constexpr float FAR = 1024;
 
 // Sums are scaled anew when a row's largest has grown by more than this, in powers of two: until then probabilities
@@ -348,7 +349,7 @@ __global__ void __launch_bounds__(THREADS)
             for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
                 for (int e = 0; e < 4; e++) {
-                    scores[i][j][e] = exp2_approx(scores[i][j][e] * scale2 - offset[i][e / 2]);
+                    scores[i][j][e] = exp2_approx(fmaf(scores[i][j][e], scale2, -offset[i][e / 2]));
                     denominator[i][e / 2] += scores[i][j][e];
                 }
         add_rows<T, HS, KEYS>(sums, scores, k_tile + TILE_BYTES);
@@ -491,7 +492,7 @@ __global__ void __launch_bounds__(THREADS)
                 for (int i = 0; i < STRIPS<HS>; i++)
 #pragma unroll
                     for (int e = 0; e < 4; e++)
-                        p[i][j][e] = exp2_approx(p[i][j][e] * scale2 - (e % 2 ? offset.y : offset.x));
+                        p[i][j][e] = exp2_approx(fmaf(p[i][j][e], scale2, -(e % 2 ? offset.y : offset.x)));
             }
             if (causal && ahead < OWN<HS> - 1) {
                 seldom();
@@ -603,7 +604,7 @@ __global__ void __launch_bounds__(THREADS)
                 for (int j = 0; j < DQ_SLICE / 8; j++)
 #pragma unroll
                     for (int e = 0; e < 4; e++)
-                        p[i][j][e] = exp2_approx(p[i][j][e] * scale2 - lse2[i][e / 2]);
+                        p[i][j][e] = exp2_approx(fmaf(p[i][j][e], scale2, -lse2[i][e / 2]));
             if (causal ? ahead + DQ_SLICE > 1 : first_key + slice + DQ_SLICE > tokens) {
                 seldom();
 #pragma unroll

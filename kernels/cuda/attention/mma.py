@@ -7,18 +7,21 @@ Forward: a warp owns 32 rows of queries (16 in heads above 64), which it holds a
 tile of 64 keys. The lanes that have a score after q k^T are those that must bring it to p v, so p goes through no
 memory. k and v have two stages each, filled by cp.async while the other is used: one barrier a tile. Rows lie swizzled
 in shared memory, so that neither copies nor ldmatrix meet in a bank. The scale is folded into the exponent's
-multiply-add; masks are applied in tiles on the diagonal or over the end alone, and tiles that a warp does not see it
-leaves out. Blocks with most tiles begin first, 64 heads together, so that keys and values come from the L2 cache.
+multiply-add; masks are applied in tiles on the diagonal or over the end alone, tiles that a warp does not see it leaves
+out, and sums are scaled anew only where a row's largest has grown by more than 2^8 (as FlashAttention-4 does). Blocks
+with most tiles begin first, 64 heads together, so that keys and values come from the L2 cache.
 
 Backward: scores again, twice: one kernel's warps own keys and walk over queries (dk, dv, of all heads that share the
 keys; scores transposed, for the same reason as above), the other's own queries and walk over keys (dq). No atomics, the
 same bits each time, for 14 HS FLOPs instead of 10. delta = sum(dout * out) and lse in base 2 are worked out before, two
 floats a query.
 
-What limits it: `mma` reaches about 62% of Hopper's wgmma, so that forward cannot pass that share of the tensor cores'
-peak. With 32 rows a warp, shared memory is read half as long as the tensor cores multiply in forward and dq, and about
-as long in dk and dv, whose sums leave no registers for larger slices; with 16 rows it is the limit. Heads that are no
-multiple of 16 long are filled up with zeros. Where rows do not begin at multiples of 16 bytes, copies are narrower.
+What limits it, by counts: `mma` has some 62 to 68% of the rate of Hopper's wgmma, as others measured, and no kernel
+here can pass that. At HS = 64 a tile of forward is 128 products a warp, beside 64 exp2 a lane, 32 ldmatrix and some 400
+other instructions; two blocks to a multiprocessor, held there by registers, let one multiply while the other takes
+exponents. ldmatrix has the banks busy about half as long as the tensor cores work in forward and dq, and about as long
+in dk and dv, whose sums leave no registers for longer slices, and in heads above 64. Heads whose size is no multiple of
+16 are filled up with zeros; where rows do not begin at multiples of 16 bytes, copies are narrower.
 """
 
 from math import gcd
