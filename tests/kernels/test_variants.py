@@ -2,8 +2,8 @@
 
 What takes minutes is proved by `make test-all`: torch.compile, which builds each shape anew (one of its variants is
 proved always), the rest of PyTorch in bf16, fp16, and of GPU kernels, which the simulator runs, the naive ones, all
-dtypes but bf16, and those of MINUTES. It also draws each shape twice, and so tries both ways of writing gradients on it,
-tries each structured case on every shape, `make test` on two and both ways between them, and counts what moves.
+dtypes but bf16, and those of MINUTES. It also draws each shape twice, and so tries both ways of writing gradients on
+it, tries each structured case on every shape, `make test` on two and both ways between them, and counts what moves.
 """
 
 import pytest

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import HOME
+from bench import HOME, sanitize
 from bench.cli import CannotGoOn
 from bench.core import variants
 from bench.core.case import Case
@@ -312,14 +312,14 @@ def test_without_time_to_find_out_whose_it_is_all_rows_say_so(kernels, monkeypat
     assert {status for _, (status, _) in found} == {"timeout"} and "1 error" in found[0][1][1]
 
 
-def test_without_gpu_or_with_a_typo_it_is_one_line():
+def test_without_gpu_or_with_a_typo_it_is_one_line(ended):
     for args, code, says in [
         (["gelu"], 3, "no usable NVIDIA GPU"),
         (["gleu"], 64, "did you mean 'gelu'"),
         (["gelu", "--only", "cuda.nave"], 64, "did you mean 'cuda.naive'"),
     ]:
-        done = run(*args)
-        assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr, done.stderr
+        found, errors = ended(sanitize, *args)
+        assert found == code and says in errors, errors
 
 
 @pytest.mark.gpu

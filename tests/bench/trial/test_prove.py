@@ -189,7 +189,8 @@ def shared_proof(
     monkeypatch.setattr(prove, "judged", lambda v, case, *_: (verdicts or [RIGHT] * 4)[int(case.name[-1])])
     monkeypatch.setattr(prove.source, "foreign", lambda variant: [])
     judge: Any = SimpleNamespace(prepare=lambda cases, yardstick: None)
-    proof, team, worker = Proof(EAGER, "forward", "fp32"), {}, made[0]
+    team: dict[int, Any] = {}
+    proof, worker = Proof(EAGER, "forward", "fp32"), made[0]
     share = partial(prove._prove_side_by_side, team=team, most=most)
     free: Any = partial(prove._member, team, most, EAGER, Setting())
     how: Any = (CASES, worker, judge, EAGER, Setting(), lambda _: None, None, share, free)
