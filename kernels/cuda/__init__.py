@@ -11,7 +11,7 @@ The kernel's own parameter list in the .cu says what each argument is:
     struct                                                  a tuple of its scalars in order, () of an empty one;
                                                             or an Argument
     Many<T*, N>, Many<float, N>                             a list of tensors or numbers, passed by value
-    TensorMap               an Argument that holds the map's bytes (bench.simulate.tensor_map)
+    TensorMap               an Argument that holds the map's bytes (kernels.cuda.tensor_map)
 
 Types of tensors and the keywords fill the template's parameters: `template <typename T, int HS>` with
 `kernel(grid, block, HS=64)`, whatever T is called; a type that no tensor tells is a keyword too (`Op="Sum<float>"`,
