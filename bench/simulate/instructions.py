@@ -342,6 +342,7 @@ EVICTION = dict.fromkeys(
     ("", *(f"L1::{x}" for x in ("evict_normal", "evict_unchanged", "evict_first", "evict_last", "no_allocate"))), ""
 )
 PREFETCH = dict.fromkeys(("", "L2::64B", "L2::128B", "L2::256B"), "")
+CACHE_HINT = dict.fromkeys(("", "L2::cache_hint"), "")  # with an operand, the policy
 VECTORS = dict.fromkeys(("", "v2", "v4", "v8"), "")
 STORED = ("b8", "b16", "b32", "b64", "b128", *BYTES_UP, "f32", "f64")
 
@@ -394,24 +395,24 @@ MOVEMENT = [
     instruction("9.7.9 prmt", "prmt.b32 d, a, b, c:u32", "permute_bytes({a}, {b}, {c})"),
     instruction(
         "9.7.9 ld",
-        "ld.ORDER.SCOPE.SPACE.CACHE.EVICT.FETCH.VEC.T <d>, [a]",
+        "ld.ORDER.SCOPE.SPACE.CACHE.EVICT.HINT.FETCH.VEC.T <d>, [a], c:u64=0",
         _load,
         **{"ORDER": LOAD_ORDER, "SCOPE": SCOPES, "SPACE": SPACES, "CACHE": LOAD_CACHE},
-        **{"EVICT": EVICTION, "FETCH": PREFETCH, "VEC": VECTORS, "T": STORED},
+        **{"EVICT": EVICTION, "HINT": CACHE_HINT, "FETCH": PREFETCH, "VEC": VECTORS, "T": STORED},
     ),
     instruction(
         "9.7.9 ld.global.nc",
-        "ld.SPACE.CACHE.nc.EVICT.FETCH.VEC.T <d>, [a]",
+        "ld.SPACE.CACHE.nc.EVICT.HINT.FETCH.VEC.T <d>, [a], c:u64=0",
         _load,
         **{"SPACE": {"global": "Space::Global"}, "ORDER": {"": "0"}, "SCOPE": {"": "0"}, "CACHE": LOAD_CACHE},
-        **{"EVICT": EVICTION, "FETCH": PREFETCH, "VEC": VECTORS, "T": STORED},
+        **{"EVICT": EVICTION, "HINT": CACHE_HINT, "FETCH": PREFETCH, "VEC": VECTORS, "T": STORED},
     ),
     instruction(
         "9.7.9 st",
-        "st.ORDER.SCOPE.SPACE.CACHE.EVICT.VEC.T [b], <a>",
+        "st.ORDER.SCOPE.SPACE.CACHE.EVICT.HINT.VEC.T [b], <a>, c:u64=0",
         _store,
         **{"ORDER": STORE_ORDER, "SCOPE": SCOPES, "SPACE": WRITABLE_SPACES, "CACHE": STORE_CACHE},
-        **{"EVICT": EVICTION, "VEC": VECTORS, "T": STORED},
+        **{"EVICT": EVICTION, "HINT": CACHE_HINT, "VEC": VECTORS, "T": STORED},
     ),
     instruction(
         "9.7.9 prefetch",

@@ -1,4 +1,4 @@
-"""Clusters of several blocks: addresses of other blocks' shared memory, their barrier, and what is copied to them.
+"""Clusters: addresses of other blocks' shared memory, their barrier, what is copied to them, and words for the cache.
 
 Part of the instruction table, with the sections of the PTX ISA manual. cluster.hpp has the functions that the C++
 calls. Loads, stores and atomics with .shared::cluster stand with the others, in instructions.py.
@@ -135,4 +135,30 @@ COPIES = [
     ),
 ]
 
-INSTRUCTIONS: list[Instruction] = with_header("cluster.hpp", [*ADDRESSES, *BARRIERS, *REMOTE, *COPIES])
+# --- 9.7.9 what such kernels tell the cache: it says nothing about values ---------------------------------------------
+
+PRIORITIES = dict.fromkeys((f"L2::evict_{x}" for x in ("first", "last", "normal", "unchanged")), "")
+HINTS = [
+    instruction(
+        "9.7.9 createpolicy",
+        "createpolicy.fractional.FIRST.SECOND.b64 d, a:f32=1.0f",
+        "0ull",
+        FIRST=PRIORITIES,
+        SECOND={"": "", **PRIORITIES},
+    ),
+    instruction(
+        "9.7.9 cp.async.bulk.prefetch",
+        "cp.async.bulk.prefetch.L2.global.HINT [a], b:u32, c:u64=0",
+        ";",
+        HINT=CACHE_HINT,
+    ),
+    instruction(
+        "9.7.9 cp.async.bulk.prefetch.tensor",
+        "cp.async.bulk.prefetch.tensor.AXES.L2.global{.tile}.HINT [a], b:u64=0",
+        ";",
+        AXES=AXES,
+        HINT=CACHE_HINT,
+    ),
+]
+
+INSTRUCTIONS: list[Instruction] = with_header("cluster.hpp", [*ADDRESSES, *BARRIERS, *REMOTE, *COPIES, *HINTS])

@@ -164,6 +164,31 @@ KERNEL multicast(ARGUMENTS) {
     sync_cluster();
 }
 
+// The same for one round, with words for the cache; each thread's own number goes through memory besides.
+KERNEL hinted(ARGUMENTS) {
+    __shared__ __align__(128) unsigned tile[TILE * TILE];
+    __shared__ Barrier full;
+    if (threadIdx.x == 0) make_barrier(&full, 1);
+    sync_cluster();
+    unsigned long long keep, drop;
+    asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(keep));
+    asm volatile("createpolicy.fractional.L2::evict_first.L2::evict_unchanged.b64 %0, 0.5;" : "=l"(drop));
+    if (threadIdx.x == 0) {
+        asm volatile("cp.async.bulk.prefetch.L2.global [%0], 256;" ::"l"(in) : "memory");
+        asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(&map), "r"(0), "r"(0) : "memory");
+        arrive_expecting(&full, TILE_BYTES);
+        if (block_rank() == 0)
+            asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(
+                             shared_address(tile)), "l"(&map), "r"(0), "r"(0), "r"(shared_address(&full)), "h"((unsigned short)((1 << blocks_of_cluster()) - 1)), "l"(keep) : "memory");
+    }
+    unsigned v, w;
+    asm volatile("ld.global.L1::no_allocate.L2::cache_hint.u32 %0, [%1], %2;" : "=r"(v) : "l"(in + place()), "l"(drop) : "memory");
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.u32 %0, [%1], %2;" : "=r"(w) : "l"(in + place()), "l"(drop));
+    wait_phase(&full, 0);
+    asm volatile("st.global.L2::cache_hint.u32 [%0], %1, %2;" ::"l"(out + place()), "r"(v + w + tile[threadIdx.x]), "l"(drop) : "memory");
+    sync_cluster();
+}
+
 // The first block copies its bytes to those of the mask `n`; the others wait for nothing.
 KERNEL bytes_multicast(ARGUMENTS) {
     __shared__ __align__(16) unsigned mine[64];

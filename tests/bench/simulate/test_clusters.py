@@ -160,6 +160,13 @@ def test_tiles_that_all_blocks_get(size, seed):
     assert torch.equal(out.view(4, -1), seen.int().expand(4, -1))
 
 
+@pytest.mark.parametrize("seed", (0, 1, 7))
+def test_what_is_said_to_the_cache_changes_nothing(seed):
+    out, given = run("hinted", cluster=4, seed=seed)
+    tile = torch.arange(16 * TILE * 4 * TILE).view(16 * TILE, 4 * TILE)[:TILE, :TILE].flatten()
+    assert torch.equal(out.view(8, -1), (2 * given + tile).int())
+
+
 @pytest.mark.parametrize("mask", (0b11, 0b1010, 0b0001))
 def test_bytes_that_some_blocks_get(mask):
     for seed in (0, 1, 7):
@@ -407,6 +414,7 @@ ANSWERS = {
     "reduced_async": ({"cluster": 4}, 6),
     "multicast": ({"cluster": 4, "n": 4}, 512),
     "bytes_multicast": ({"cluster": 4, "n": 0b1010}, 512),
+    "hinted": ({"cluster": 4}, 512),
     "sent": ({"cluster": 4, "words": 2}, 1024),
     "loaded_for_another": ({"cluster": 4}, 512),
     "addresses": ({"cluster": 4}, 64),
