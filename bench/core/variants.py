@@ -410,8 +410,20 @@ def unavailable(variant: Variant, device: str, dtype: str, simulate: bool = Fals
     return None
 
 
-LIBRARIES = ("cublaslt", "cudnn")  # NVIDIA's, which no simulator runs
+# NVIDIA's, which no simulator runs, and where Python's packages have them: package, file.
+LIBRARIES = {"cublaslt": ("nvidia", "*/lib/libcublasLt.so.*"), "cudnn": ("cudnn", "__init__.py")}
 CPU_TAGS = {"avx2": "avx2", "avx512": "avx512f", "avx512bf16": "avx512_bf16", "amx": "amx_bf16"}
+
+
+def libraries_lie_here(variant: Variant) -> bool:
+    """Whether Python's packages have the libraries that a variant calls: a guess, for which nothing is loaded."""
+    return all(_lies_here(*LIBRARIES[need]) for need in variant.requires if need in LIBRARIES)
+
+
+def _lies_here(package: str, file: str) -> bool:
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations if spec else None) or ()
+    return any(True for folder in folders for _ in Path(folder).glob(file))
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench import HOME
 from bench.cli import CannotGoOn
-from bench.core.variants import Variant, discover
+from bench.core.variants import Variant, discover, libraries_lie_here
 from bench.gpu import TOOLS
 from bench.machine import facts
 from bench.machine.devices import is_gpu
@@ -129,6 +129,7 @@ def _rows(what: What, variants: list[Variant], layer: str, dtype: str, phase: st
     """How many passes of variants a piece looks at."""
     here = [v for v in variants if v.layer == layer and dtype in v.dtypes]
     here = [v for v in here if (v.gpu_code or v.backend == "torch" if what.gpu else not v.gpu_code)]
+    here = [v for v in here if libraries_lie_here(v)]  # a row that is skipped takes no time
     phases = [phase] if phase else contract.phases_of(contract.load(layer))
     return sum(v.has(p) for v in here for p in phases)
 

@@ -280,3 +280,16 @@ def test_a_variants_source_is_all_that_it_includes_and_imports(tmp_path, changed
     before, untouched = mine.source_hash(), other.source_hash()
     (tmp_path / changed).write_text(texts[changed] + "# changed\n")
     assert mine.source_hash() != before and other.source_hash() == untouched
+
+
+def test_a_library_is_looked_for_in_pythons_packages_and_not_loaded(tmp_path, monkeypatch):
+    v = next(v for v in variants.discover() if v.name == "cuda.cublaslt")
+    monkeypatch.setitem(variants.LIBRARIES, "cublaslt", ("vendor_of_a_test", "*/lib/libcublasLt.so.*"))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not variants.libraries_lie_here(v), "there is no such package"
+    library = tmp_path / "vendor_of_a_test" / "cu13" / "lib" / "libcublasLt.so.13"
+    library.parent.mkdir(parents=True)
+    assert not variants.libraries_lie_here(v), "the package has no such file"
+    library.write_bytes(b"")
+    assert variants.libraries_lie_here(v)
+    assert variants.libraries_lie_here(next(v for v in variants.discover() if v.name == "cuda.naive"))
