@@ -62,6 +62,11 @@ QUALIFIERS = (
     {"global", "shared", "shared::cta", "shared::cluster", "local", "const", "param"},
 )
 
+OF_MATRICES = dict.fromkeys(
+    ("ldmatrix", "stmatrix"),
+    ({"sync"}, {"aligned"}, {"m8n8"}, {"x1", "x2", "x4"}, {"trans"}, {"shared", "shared::cta"}, {"b16"}),
+)
+
 
 def in_order(opcode: str) -> str:
     """Order, scope and space of a memory instruction as the manual has them.
@@ -70,6 +75,9 @@ def in_order(opcode: str) -> str:
     barrier of CUDA's cooperative groups is atom.add.release.gpu.u32.
     """
     name, *parts = opcode.split(".")
+    if name in OF_MATRICES:  # ldmatrix.sync.aligned.x4.m8n8.shared.b16, as many write it
+        ranks = {part: next((i for i, q in enumerate(OF_MATRICES[name]) if part in q), -1) for part in parts}
+        return ".".join([name, *sorted(parts, key=lambda part: ranks[part])]) if -1 not in ranks.values() else opcode
     if name not in ORDERED or "async" in parts:
         return opcode
     told = [part for part in parts if any(part in q for q in QUALIFIERS)]

@@ -87,4 +87,9 @@ def test_qualifiers_may_stand_in_any_order():
     assert in_order("atom.add.release.gpu.u32") == "atom.release.gpu.add.u32"  # cooperative_groups/details/sync.h
     assert in_order("red.or.release.cta.b32") == "red.release.cta.or.b32"
     assert in_order("red.async.relaxed.cluster.add.u32") == "red.async.relaxed.cluster.add.u32"
+    assert (
+        in_order("ldmatrix.sync.aligned.x4.trans.m8n8.shared.b16") == "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"
+    )
+    assert in_order("stmatrix.sync.aligned.x2.m8n8.shared::cta.b16") == "stmatrix.sync.aligned.m8n8.x2.shared::cta.b16"
+    assert in_order("ldmatrix.sync.aligned.x4.m16n16.shared.b8") == "ldmatrix.sync.aligned.x4.m16n16.shared.b8"
     assert in_order("add.sat.s32") == "add.sat.s32"

@@ -4,6 +4,7 @@ Kernels run in the simulator, so that a value that arrives wrong is seen.
 """
 
 import struct
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -421,7 +422,7 @@ def test_a_launcher_that_is_called_as_what_a_kernel_calls_is_left_out_with_its_i
         assert compile_source(tmp_path / "same.cu", (name,), "sm_90a").code
 
 
-NARROW_MATHS = {
+NARROW_MATHS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "exp": torch.exp,
     "exp2": torch.exp2,
     "exp10": lambda x: 10**x,
