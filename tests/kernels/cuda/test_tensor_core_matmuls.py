@@ -1,10 +1,11 @@
 """Matmul on tensor cores: cut otherwise than the contract's shapes are, counted, and broken by one edit at a time."""
 
 import pytest
+import torch
 
 from bench import simulate
 from kernels import cuda
-from tests.kernels.cuda.tensor_core_matmuls import Tried, outputs, verdict, wrong
+from tests.kernels.cuda.tensor_core_matmuls import Tried, is_right, outputs, verdict, wrong
 from tests.kernels.cuda.tensor_core_mutants import MMA, WGMMA
 
 MOST_WAVEFRONTS, MOST_SECTORS = 1.05, 1.1  # of the least that is possible
@@ -86,6 +87,20 @@ def test_two_stages_where_three_would_not_fit_twice(simulated):
     module = simulated("matmul", "cuda.mma")
     with cuda.targeting("sm_80"):
         assert not wrong(module, "forward", Tried(150, 136, 200, "bias_gelu"))
+
+
+def test_a_tensor_that_begins_anywhere_is_taken_by_mma_and_refused_by_tma(simulated):
+    def shifted(rows, columns):
+        values = torch.randn(rows * columns + 1, generator=torch.Generator().manual_seed(rows)).bfloat16()
+        return values[1:].view(rows, columns)
+
+    x, weight, out = shifted(70, 72), shifted(65, 72), torch.empty(70, 65, dtype=torch.bfloat16)
+    simulated("matmul", "cuda.mma").forward(x, weight, None, "none", out=out, pre_gelu=None)
+    assert is_right(out, x.double() @ weight.double().T)
+    with pytest.raises(ValueError, match="does not begin at a multiple of 16 bytes"):
+        simulated("matmul", "cuda.wgmma").forward(
+            x, weight[:64], None, "none", out=torch.empty_like(x[:, :64]), pre_gelu=None
+        )
 
 
 def parameters():
