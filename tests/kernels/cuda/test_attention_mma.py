@@ -296,7 +296,7 @@ MUTANTS = [
     *of_the_loop("dq"),
     Mutant("dq", "mask_off_by_one", "% 2 >= visible", "% 2 > visible"),
     Mutant("dq", "no_mask", "(causal ? ahead + DQ_SLICE > 1 :", "(causal ? ahead > 0 :"),
-    Mutant("dq", "leaves_out_too_much", "ahead >= OWN<HS>) break;", "ahead >= OWN<HS> - STRIP) break;"),
+    Mutant("dq", "leaves_out_too_much", "ahead >= OWN<HS>) break;", "ahead >= 0) break;"),
     Mutant("dq", "delta_is_lse", "statistics[heads * (long long)padded + i", "statistics[i"),
     Mutant("dq", "dq_is_not_scaled", "scales[i][1] = scale;", "scales[i][1] = 1;"),
     Mutant("dq", "dq_from_v", "(sums, ds, k_tile +", "(sums, ds, k_tile + TILE_BYTES +"),
