@@ -11,6 +11,7 @@ import sys
 
 import pytest
 
+from bench.core.process import Process, Room
 from tests import stand_in
 
 pytestmark = pytest.mark.skipif(bool(reason := stand_in.missing()), reason=reason)
@@ -78,11 +79,16 @@ def test_every_variant_asks_for_what_its_kernels_take():
         check(each)
 
 
+class Code(Room):
+    def run(self, code: str) -> None:
+        exec(code, {"__name__": "__main__"})
+
+
 def in_a_process(code: str) -> None:
     """Run code in a process of its own, which has the stand-in driver as `there`."""
     given = f"from tests import stand_in\nfrom kernels.cuda import gpu\nthere = stand_in.StandIn()\n{code}"
-    done = subprocess.run([sys.executable, "-c", given], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    with Process(Code, limit=120, environment={}, preload="kernels.cuda.gpu") as process:
+        process.ask("run", code=given)
 
 
 def test_asking_for_a_capability_makes_no_context():

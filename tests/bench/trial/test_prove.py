@@ -15,8 +15,10 @@ from bench.core.process import ProcessFailed
 from bench.core.variants import discover, find
 from bench.trial import prove, truth
 from bench.trial.checks import Verdict
+from bench.trial.judge import Judge
 from bench.trial.prove import Proof
 from bench.trial.room import Setting
+from tools import cheats
 
 FIRST = Case("residual", "forward", {"N": 8, "dtype": "fp32"}, "case 0")
 CASES = [replace(FIRST, name=f"case {i}", seed=i) for i in range(4)]
@@ -230,3 +232,18 @@ def test_an_error_near_the_limit_is_drawn_again_by_one_that_is_not_at_work(monke
     assert proof.status == "wrong" and "drawn again" in proof.evidence, "its other draws have it, too"
     others = [w for i, w in went if i == 1][1:]
     assert others and not {id(w) for w in others} & {id(w) for i, w in went if i != 1}
+
+
+@pytest.mark.parametrize(("name", "status"), [("cuda.naive", "ok"), ("cuda.missing_barrier", "wrong")])
+def test_a_real_proof_comes_to_the_same_by_one_process_and_by_two(monkeypatch, name, status):
+    monkeypatch.setattr(prove, "JOIN_SECONDS", 0.0)
+    known = discover((cheats.EVIL,))
+    variant, setting = find(known, "residual", name), Setting(time_limit=60)
+    with Judge(1) as judge:
+        one, two = (
+            next(prove.prove(variant, ("forward",), "fp32", [0, 1], judge, setting, EAGER, count=False, workers=n))
+            for n in (1, 2)
+        )
+    assert one.status == two.status == status and one.check == two.check and one.by_simulator and two.by_simulator
+    assert one.cases_all == two.cases_all and (not one.ok or one.cases == two.cases == one.cases_all)
+    assert one.evidence.partition("[")[2] == two.evidence.partition("[")[2], "of the first case that shows it"
