@@ -247,3 +247,19 @@ def test_a_real_proof_comes_to_the_same_by_one_process_and_by_two(monkeypatch, n
     assert one.status == two.status == status and one.check == two.check and one.by_simulator and two.by_simulator
     assert one.cases_all == two.cases_all and (not one.ok or one.cases == two.cases == one.cases_all)
     assert one.evidence.partition("[")[2] == two.evidence.partition("[")[2], "of the first case that shows it"
+
+
+@pytest.mark.parametrize(("name", "threads"), [("cuda.naive", 1), ("torch.eager", 2)])
+def test_what_is_simulated_has_one_thread(monkeypatch, name, threads):
+    """Others of torch's would wait for it, spinning."""
+    seen: list[Setting] = []
+
+    def worker(_: object, setting: Setting) -> None:
+        seen.append(setting)
+        raise ProcessFailed("error", "not started")
+
+    monkeypatch.setattr(prove, "Worker", worker)
+    variant, judge = find(discover(), "residual", name), SimpleNamespace(prepare=lambda *_: None)
+    how: Any = (variant, ("forward",), "fp32", [0], judge, Setting(threads=2), EAGER)
+    assert [p.evidence for p in prove.prove(*how)] == ["not started"]
+    assert [s.threads for s in seen] == [threads]
