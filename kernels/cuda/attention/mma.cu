@@ -8,6 +8,7 @@
 #include "common/swizzle.cuh"
 
 constexpr int WARPS = 4, THREADS = WARPS * WARP;  // of a block
+constexpr int PER_SM = 2;                         // blocks: for a third one the compiler would let registers spill
 constexpr int STRIP = 16;                         // rows of a tensor core's product
 constexpr int TILE = 64;                          // rows of a tile that a block walks over
 constexpr int SECTION = 64;                       // heads whose blocks run together: their tiles stay in the L2 cache
@@ -235,7 +236,7 @@ constexpr float SLACK = 8;
 // out = softmax(q k^T) v and lse, the logarithm of the softmax's denominator. A block takes BLOCK_ROWS queries of a
 // head and walks over the tiles of keys that they see, the next one on its way.
 template <typename T, int HS, int N>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, PER_SM)
     attention_forward(T* out, float* lse, const T* q, const T* k, const T* v,
                       const __grid_constant__ Many<long long, 3> q_strides,
                       const __grid_constant__ Many<long long, 3> k_strides,
@@ -534,7 +535,7 @@ __global__ void __launch_bounds__(THREADS)
 
 // dq = scale ds k. A block takes BLOCK_ROWS queries of a head and walks over the tiles of keys that they see.
 template <typename T, int HS, int N>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, PER_SM)
     attention_dq(T* dq, const T* dout, const T* q, const T* k, const T* v, const float* statistics,
                  const __grid_constant__ Many<long long, 3> dq_strides,
                  const __grid_constant__ Many<long long, 3> q_strides,

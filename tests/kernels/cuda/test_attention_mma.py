@@ -301,7 +301,7 @@ MUTANTS = [
     Mutant("dq", "dq_is_not_scaled", "scales[i][1] = scale;", "scales[i][1] = 1;"),
     Mutant("dq", "dq_from_v", "(sums, ds, k_tile +", "(sums, ds, k_tile + TILE_BYTES +"),
 ]
-FEW = ("forward-missing_barrier", "forward-far_and_offset", "-another_swizzle_of_copies")
+FEW = ("forward-missing_barrier", "-another_swizzle_of_copies")
 
 
 def named(mutant: Mutant) -> str:

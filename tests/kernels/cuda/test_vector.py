@@ -55,7 +55,14 @@ def test_rows_after_rows(layer, shape, monkeypatch, simulated):
     assert verdict(module, layer, shape) == "ok"
 
 
-@pytest.mark.parametrize(("layer", "edit"), [(layer, edit) for layer, some in MUTANTS.items() for edit in some])
+def edits():
+    """All but each layer's first are slow."""
+    for layer, some in MUTANTS.items():
+        for n, edit in enumerate(some):
+            yield pytest.param(layer, edit, id=f"{layer}-{n}", marks=[pytest.mark.slow] if n else [])
+
+
+@pytest.mark.parametrize(("layer", "edit"), list(edits()))
 def test_another_row_is_found(layer, edit, monkeypatch, simulated, tmp_path):
     module, (old, new) = simulated(layer, "cuda.vector"), edit
     source = module.forward_kernel.source.read_text()
