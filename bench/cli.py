@@ -144,8 +144,8 @@ def run(main: Callable[[], int]) -> NoReturn:
 
 def _leave(code: int) -> NoReturn:
     """Ends the process after what is registered for its end, and without taking torch apart, which is half a second.
-    Where a profiler or a tracer looks on, as ever: it has yet to say what it saw."""
-    if sys.getprofile() or sys.gettrace() or _monitored():
+    As ever where the process goes on with another command, or a profiler or a tracer has yet to say what it saw."""
+    if lives_on or sys.getprofile() or sys.gettrace() or _monitored():
         sys.exit(code)
     threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, as the interpreter does first
     atexit._run_exitfuncs()
@@ -157,6 +157,9 @@ def _leave(code: int) -> NoReturn:
         except OSError:
             code = code or FAILED
     os._exit(code)
+
+
+lives_on = False  # set where commands run one after the other in one process
 
 
 def _monitored() -> bool:

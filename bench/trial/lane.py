@@ -133,6 +133,7 @@ def run(command: Sequence[str], out: str, err: str) -> int:
     arguments = sys.argv
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        cli.lives_on = True
         if command[0] == "-m":
             sys.argv = list(command[1:])
             runpy.run_module(command[1], run_name="__main__")
