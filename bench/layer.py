@@ -31,6 +31,7 @@ def parser() -> cli.Parser:
         metavar="NAME=V,V",
         help="sweep an axis: B, T, dtype (fp32, bf16), or any symbol of the shape",
     )
+    what.add_argument("--without", metavar="A,B", help="all but these, for example *.naive")
     what.add_argument("--check-only", action="store_true", help="prove, do not time")
     what.add_argument("--count", action="store_true", help="with --check-only: count what simulated kernels move, too")
     what.add_argument("--smoke", action="store_true", help="launch each variant once and compare one case: no proof")

@@ -5,6 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from bench import HOME
@@ -18,6 +19,8 @@ from bench.trial import GPU_TIMED_B, STAGES
 from reference import contract
 from reference.models import MODELS
 
+# Of FIRST on a GPU, at shapes as large: without tensor cores a call takes what all the others are timed in.
+SLOW_RUNGS = ("*.naive", "cuda.shared")
 FIRST = ("attention", "matmul")  # then the others, those first that move the most bytes in a training step
 CORES_A_PROOF = 4  # so many let another proof run beside: nothing is timed then
 HANG_SECONDS = 10.0  # for one call on a GPU (bench.layer --time-limit), and five times that for a first one
@@ -74,6 +77,7 @@ def queue_of(what: What) -> list[Piece]:
     """
     layers = by_worth(what)
     variants = [v for v in discover(tuple(map(Path, what.kernels))) if v.layer in what.layers]
+    timed = [v for v in variants if not any(fnmatch(v.name, rung) for rung in _left_out(what, v.layer))]
     timed_dtype, other = ("bf16", "fp32") if what.gpu else ("fp32", "bf16")
 
     def proofs_of(layers: Iterable[str], dtype: str) -> list[Piece]:
@@ -81,7 +85,7 @@ def queue_of(what: What) -> list[Piece]:
 
     def timings_of(layers: Iterable[str]) -> list[Piece]:
         return [
-            timing(what, layer, phase, timed_dtype, _rows(what, variants, layer, timed_dtype, phase))
+            timing(what, layer, phase, timed_dtype, _rows(what, timed, layer, timed_dtype, phase))
             for layer in layers
             for phase in contract.phases_of(contract.load(layer))
         ]
@@ -102,6 +106,11 @@ def queue_of(what: What) -> list[Piece]:
     wanted = {"doctor", *(kind for stage, kinds in STAGES.items() if what.stage in (stage, "all") for kind in kinds)}
     only_timed = what.stage == "time"  # whose proofs come before, and the other dtype's not at all
     return [p for p in queue if p.kind in wanted and not (only_timed and p.name.endswith(f"-{other}"))]
+
+
+def _left_out(what: What, layer: str) -> tuple[str, ...]:
+    """What of a layer is proved and not timed."""
+    return SLOW_RUNGS if what.gpu and layer in FIRST else ()
 
 
 def by_worth(what: What) -> list[str]:
@@ -151,6 +160,8 @@ def proof(what: What, layer: str, dtype: str, rows: int) -> Piece:
 def timing(what: What, layer: str, phase: str, dtype: str, rows: int) -> Piece:
     shapes_of_it = max(1, len(_calls(what, layer)))
     command = ["-m", "bench.layer", layer, "--pass", phase, *shapes(what, dtype), *kept(what), *common(what)]
+    if left_out := _left_out(what, layer):
+        command += ["--without", ",".join(left_out)]
     rounds = ROUNDS[what.gpu]
 
     def fitted(seconds: float) -> list[str]:

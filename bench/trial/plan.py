@@ -29,6 +29,7 @@ class Plan:
     layers: tuple[str, ...]
     named: tuple[str, ...]  # the variants to run; none: all
     outright: tuple[str, ...]  # those of them that were named in full, and must be able to run
+    without: tuple[str, ...]  # those that do not run
     folders: tuple[Path, ...]  # of more variants
     variants: tuple[Variant, ...]  # of the layers, named or not
     phases: tuple[str, ...]
@@ -60,7 +61,8 @@ class Plan:
 
     def chosen(self, layer: str) -> list[Variant]:
         """The variants of a layer that run; of `all` layers, some may have none of a name."""
-        return [v for v in self.variants if v.layer == layer and (not self.named or v.name in self.named)]
+        found = [v for v in self.variants if v.layer == layer and (not self.named or v.name in self.named)]
+        return [v for v in found if v.name not in self.without]
 
     def yardstick(self, layer: str) -> Variant | None:
         return next((v for v in self.variants if v.layer == layer and v.name == "torch.eager" and not v.outside), None)
@@ -71,6 +73,7 @@ def plan_of(
     layer: str,
     all: bool,  # the default
     only: str | None,
+    without: str | None,
     phase: str,
     shape: str,
     axis: list[str],
@@ -101,14 +104,16 @@ def plan_of(
     names = contract.layer_names()
     found = discover(folders)
     layers = names if layer == "all" else [cli.choose(layer, names, "layer")]
+    known = [v.name for v in found if v.layer in layers]
     axes = parse_axes(axis)
     dtypes = axes.pop("dtype", ["fp32"])
     caches = tuple(cli.choose(c, (COLD, WARM), "cache state") for c in cache.split(","))
     model, _, shape_name = shape.partition("/")
     return Plan(
         layers=tuple(layers),
-        named=tuple(_named(only, [v.name for v in found if v.layer in layers])) if only else (),
+        named=tuple(_named(only, known)) if only else (),
         outright=tuple(name for name in only.split(",") if not _is_pattern(name)) if only else (),
+        without=tuple(cli.choose(name, known, "variant") for name in _named(without, known)) if without else (),
         folders=folders,
         variants=tuple(v for v in found if v.layer in layers),
         phases=contract.PHASES if phase == "both" else (phase,),

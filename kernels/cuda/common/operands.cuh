@@ -6,12 +6,17 @@
 
 #include "common/types.cuh"
 
-// Two neighbours, rounded to nearest even; the first is in the lower half. cvt.rn.bf16x2.f32, cvt.rn.f16x2.f32
+// Two neighbours, rounded to nearest even, and back; the first is in the lower half. cvt.rn.bf16x2.f32, cvt.rn.f16x2.f32
 template <typename T>
 __device__ unsigned packed_pair(float first, float second) {
     unsigned pair;
     from_float_pair(reinterpret_cast<T*>(&pair), first, second);
     return pair;
+}
+
+template <typename T>
+__device__ float2 unpacked_pair(unsigned pair) {
+    return to_float_pair(reinterpret_cast<const T*>(&pair));
 }
 
 // The 16 x 16 matrix whose left and right half, 16 x 8 each, are sums.

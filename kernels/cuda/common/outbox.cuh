@@ -10,18 +10,6 @@
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
-// Two neighbours, rounded, as a register of a matrix holds them; and back.
-template <typename T>
-__device__ unsigned pack_pair(float first, float second) {
-    alignas(4) T pair[2];
-    from_float_pair(pair, first, second);
-    return *reinterpret_cast<unsigned*>(pair);
-}
-template <typename T>
-__device__ float2 unpack_pair(unsigned pair) {
-    return to_float_pair(reinterpret_cast<const T*>(&pair));
-}
-
 // Tiles of LINES lines of 64 16-bit elements, taken in turns. All threads of the group call, in the same order.
 template <typename T, int LINES, int TILES>
 struct Outbox {

@@ -1,5 +1,6 @@
 #include "common/gelu.cuh"
 #include "common/hopper.cuh"
+#include "common/operands.cuh"
 #include "common/outbox.cuh"
 #include "common/packed.cuh"
 #include "common/reduce.cuh"
@@ -159,7 +160,7 @@ __device__ void send_half(Outbox<T, TILE, 2>& outbox, T* tile, const Sums& sums,
             unsigned parts[4];
             const float* of = sums[half] + (side * HALF / 8 + j) * 4;
 #pragma unroll
-            for (int p = 0; p < 4; p++) parts[p] = pack_pair<T>(of[p * 2], of[p * 2 + 1]);
+            for (int p = 0; p < 4; p++) parts[p] = packed_pair<T>(of[p * 2], of[p * 2 + 1]);
             store_matrices(outbox.matrices(tile, half * HALF + warp_id() % 4 * 16, j), parts);
         }
     outbox.send(map, place.column + side * HALF, place.row);
@@ -179,7 +180,7 @@ __device__ void with_beside(const Outbox<T, TILE, 2>& outbox, Sums& sums, F f) {
                 load_matrices(parts, outbox.matrices(outbox.tile(side), half * HALF + warp_id() % 4 * 16, j));
 #pragma unroll
                 for (int p = 0; p < 4; p++) {
-                    float2 other = unpack_pair<T>(parts[p]);
+                    float2 other = unpacked_pair<T>(parts[p]);
                     of[p * 2] = f(of[p * 2], other.x);
                     of[p * 2 + 1] = f(of[p * 2 + 1], other.y);
                 }

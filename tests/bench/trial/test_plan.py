@@ -2,8 +2,9 @@
 
 import pytest
 
+from bench import layer
 from bench.cli import CannotGoOn
-from bench.trial.plan import _named
+from bench.trial.plan import _named, plan_of
 
 KNOWN = ["cpu.simd", "cpu.naive", "cuda.naive", "torch.eager", "cpu.simd"]
 
@@ -24,3 +25,17 @@ def test_patterns_stand_for_every_variant_that_they_match_once(only, names):
 def test_a_pattern_that_matches_nothing_says_what_there_is():
     with pytest.raises(CannotGoOn, match=r"'gpu\.\*' \(known: cpu.naive, cpu.simd, cuda.naive, torch.eager\)"):
         list(_named("gpu.*", KNOWN))
+
+
+def asked(*arguments):
+    given = ["gelu", *arguments]
+    return plan_of(**vars(layer.parser().parse_args(given)), argv=given)
+
+
+def test_what_is_left_out_does_not_run_and_must_be_known():
+    names = [v.name for v in asked().chosen("gelu")]
+    left = [v.name for v in asked("--without", "*.naive,torch.compile").chosen("gelu")]
+    assert left == [n for n in names if not n.endswith(".naive") and n != "torch.compile"] != names
+    assert [v.name for v in asked("--only", "cpu.*", "--without", "cpu.simd").chosen("gelu")] == ["cpu.naive"]
+    with pytest.raises(CannotGoOn, match=r"unknown variant 'cpu.simt'; did you mean 'cpu.simd'"):
+        asked("--without", "cpu.simt")
