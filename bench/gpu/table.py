@@ -88,8 +88,9 @@ def update(variants: list[Variant], archs: list[str], dtypes: list[str], jobs: i
     entries = dict(read(table))
     work = [v for v in variants if not _holds(entries.get(_name(v)), v, archs, dtypes)]
     for variant, entry in _compiled(work, archs, dtypes, jobs):
-        entries[_name(variant)] = entry
-        _write(table, entries)
+        if entry["calls"]:  # else it launches nothing that is compiled here: a library's kernels
+            entries[_name(variant)] = entry
+            _write(table, entries)
         cli.say(f"{_name(variant)}: {len(entry['calls'])} calls")
     read.cache_clear()
     return len(work)

@@ -27,8 +27,8 @@ STYLES = {"FASTER": "green", "SLOWER": "bold red", "WRONG": "bold red", "FIXED":
 
 
 def compared(before: Path, after: Path, thresholds: Thresholds, cross_env: bool) -> "Verdicts":
-    """The verdicts on two folders. CannotGoOn where they share no case, are the same runs, or, without `cross_env`,
-    were measured under different conditions."""
+    """The verdicts on two folders. CannotGoOn where they share no case, or, without `cross_env`, were measured under
+    different conditions."""
     one, other = (runs_in(path, NOT_COMPARABLE) for path in (before, after))
     return _compared(one, other, before, after, thresholds, cross_env)
 
@@ -57,8 +57,6 @@ def _compared(
 ) -> "Verdicts":
     damaged = [problem for run in (*one, *other) for problem in run.problems]
     one, other = with_records(one, before, NOT_COMPARABLE), with_records(other, after, NOT_COMPARABLE)
-    if _marks(other) <= _marks(one) or _marks(one) <= _marks(other):
-        raise CannotGoOn(f"{before} and {after} hold the same run: there is nothing to compare", NOT_COMPARABLE)
     old, new = verdicts.side(one, alike), verdicts.side(other, alike)
     differing = differing_environments(old, new)
     if differing and not cross_env:
@@ -70,7 +68,10 @@ def _compared(
         raise CannotGoOn(reason, NOT_COMPARABLE)
     found = verdicts.compare(old, new, thresholds, same_machine=not differing)
     failures = only_failures(before, old) or only_failures(after, new)
-    return Verdicts(found, one, other, thresholds, differing, damaged, failures)
+    same = ""
+    if _marks(other) <= _marks(one) or _marks(one) <= _marks(other):
+        same = f"{before.name} and {after.name} hold the same run: nothing can be said of a change"
+    return Verdicts(found, one, other, thresholds, differing, damaged, failures, same)
 
 
 def _marks(runs: Iterable[Loaded]) -> set[tuple[str, str, str]]:
@@ -143,10 +144,12 @@ class Verdicts:
         differing: Differences,
         damaged: Sequence[Problem] = (),
         failures: str = "",
+        same: str = "",
     ):
         self.comparison, self.before, self.after = comparison, before, after
         self.thresholds, self.differing, self.damaged = thresholds, differing, damaged
         self.failures = failures  # a sentence where nothing of a side is right
+        self.same = same  # and where both sides are of one run
         # Of each layer the failures first, then the biggest change.
         self.changes = sorted(comparison.changes, key=lambda c: (c.case.layer, c.case.phase == "step", -c.size))
 
@@ -170,6 +173,7 @@ class Verdicts:
             "threshold": self.thresholds.default,
             "thresholds": dict(self.thresholds.own),
             "found": self.found,
+            "same_run": bool(self.same),
             "lost": [_case_document(gone.case) | {"why": gone.why} for gone in self.comparison.lost],
             "damaged": [str(problem) for problem in self.damaged],
             "smallest": [
@@ -205,6 +209,8 @@ class Verdicts:
         headline = gate.headline(self.found, fail_on)
         style = "bold" if not fail_on else "bold red" if gate.failed(self.found, fail_on) else "bold green"
         screen.print(headline, highlight=False, markup=False, style=style)
+        if self.same:
+            screen.print(self.same, highlight=False, markup=False, style="bold yellow")
         for what, runs in (("before", self.before), ("after", self.after)):
             lines = [run_line(run) for run in runs[:RUNS_LISTED]]
             if (more := len(runs) - RUNS_LISTED) > 0:

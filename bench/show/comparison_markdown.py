@@ -21,6 +21,8 @@ def _lines(told: Verdicts, fail_on: Sequence[str]) -> Iterator[str]:
     for what, runs in (("before", told.before), ("after", told.after)):
         more = f", and {len(runs) - RUNS_LISTED} more" if len(runs) > RUNS_LISTED else ""
         yield f"- {what}: {'; '.join(_text(run_line(run)) for run in runs[:RUNS_LISTED])}{more}"
+    if told.same:
+        yield f"- **{_text(told.same)}**"
     for key, (old, new) in told.differing.items():
         yield f"- **across environments**: {_text(key)}: {_text(old)} → {_text(new)}"
     yield f"- changes below {threshold_text(told.thresholds)} do not matter"

@@ -142,7 +142,7 @@ ARGUMENTS = [
     ("static", "gelo", "did you mean 'gelu'"),
     ("report", "", "required: RUN"),
     ("report", "x --pgn y", "did you mean '--png'"),
-    ("compare", "one", "required: AFTER"),
+    ("compare", "one", "two folders, BEFORE and AFTER"),
     ("compare", "one two --fail-no any", "did you mean '--fail-on'"),
     ("history", "gelu --cache x", "invalid choice: 'x'"),
     ("export", "run", "required: --format, --out"),

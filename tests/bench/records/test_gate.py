@@ -110,13 +110,16 @@ def test_what_it_cannot_fail_on(text, capsys):
 # --- the same run ---
 
 
-def test_the_same_run_twice_is_said_to_be(runs, drawn, tmp_path):
+def test_the_same_run_twice_is_said_to_be_and_no_gate_lets_it_through(runs, drawn, tmp_path, capsys):
     one = runs("a", drawn())
     copied = shutil.copytree(one, tmp_path / "copy" / "of" / "a")
     for other in (one, copied, tmp_path / "copy"):
-        with pytest.raises(CannotGoOn, match="hold the same run") as caught:
-            run(one, other, "--fail-on", "any")
-        assert caught.value.code == 3
+        assert run(one, other, "--fail-on", "any") == 3
+        assert "hold the same run" in capsys.readouterr().err
+        assert run(one, other, "--json") == 0
+        *told, document = capsys.readouterr().out.splitlines()
+        assert any("hold the same run" in line for line in told) and json.loads(document)["same_run"]
+    assert run(one, runs("b", drawn()), "--fail-on", "any") == 0
 
 
 # --- what could be seen ---
