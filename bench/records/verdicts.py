@@ -23,7 +23,7 @@ Samples of one process are not independent, so more of them do not help, and mor
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from scipy.special import stdtrit
@@ -58,16 +58,18 @@ class Entry:
     run: Loaded
     processes: dict[tuple[str, int], np.ndarray] = field(default_factory=dict)
 
-    @property
+    # Kept once asked for: runs are pooled before.
+
+    @cached_property
     def median(self) -> float:
         return float(np.median(np.concatenate(list(self.processes.values()))))
 
-    @property
+    @cached_property
     def logs(self) -> dict[tuple[str, int], float]:
         """Each process's logarithm of its median."""
         return {name: math.log(np.median(rounds)) for name, rounds in self.processes.items()}
 
-    @property
+    @cached_property
     def spells(self) -> dict[str, float]:
         """Each run's median of them: what its processes share may be the hour's doing and not the code's."""
         runs: dict[str, list[float]] = {}
@@ -251,6 +253,11 @@ class _Judge:
                         floor = max(abs(end - 1) for end in ratio_interval(first, again)[1:])
                         self.floors[case.race] = max(floor, self.floors.get(case.race, 0.0))
 
+        self.by_layer: dict[str, list[Case]] = {}
+        for race in self.controls:
+            self.by_layer.setdefault(race.layer, []).append(race)
+        self.borrowed: dict[Case, tuple[int, float]] = {}
+
     def changes(self) -> list[Change]:
         return [self._judge(case, *pair) for case, pair in self.pairs.items()]
 
@@ -330,21 +337,22 @@ class _Judge:
         for difference in self.controls.get(case.race, []) if not pooled else ():
             squares += difference**2 / 2  # of two processes
             freedom += 1
-        elsewhere = [
-            abs(d)
-            for race, found in self.controls.items()
-            if race.layer == case.layer and race != case.race
-            for d in found
-        ]
-        borrowed = min(BORROWED, len(elsewhere))
+        borrowed, usual = self._elsewhere(case.race)
         if borrowed:  # the larger of both: equal times of a few processes may be luck
-            usual = (float(np.percentile(elsewhere, MOST)) / MOST_OF_NORMAL) ** 2 / 2
             squares = max(squares / freedom, usual) * (freedom + borrowed) if freedom else usual * borrowed
             freedom += borrowed
         if freedom:
             return math.sqrt(squares / freedom * (1 / len(old.spells) + 1 / len(new.spells))), freedom
         others = self._others(case)  # no control, one process a side: steps of a training, beside PyTorch's
         return (math.sqrt(float(np.mean(np.square(others)))), len(others)) if others else (0.0, 0)
+
+    def _elsewhere(self, race: Case) -> tuple[int, float]:
+        """(degrees of freedom, variance of a process) that the controls of the layer's other cases tell of a race's."""
+        if race not in self.borrowed:
+            found = [abs(d) for r in self.by_layer.get(race.layer, ()) if r != race for d in self.controls[r]]
+            usual = (float(np.percentile(found, MOST)) / MOST_OF_NORMAL) ** 2 / 2 if found else 0.0
+            self.borrowed[race] = min(BORROWED, len(found)), usual
+        return self.borrowed[race]
 
     def _others(self, case: Case) -> list[float]:
         """Changes of the other variants of the race whose source stayed the same."""

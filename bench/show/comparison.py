@@ -20,6 +20,7 @@ from bench.show.terminal import console, new_table
 from bench.show.texts import DASH, change_text, duration, percent
 
 RUNS_LISTED = 3  # of a side; --json names all
+ROWS = 400  # of the table; beyond them what is the same is left out
 LISTED = 8  # of the cases that only one side has; --json names all
 
 MFU = {"MFU (PaLM)": "mfu_palm", "MFU (llm.c)": "mfu_llmc"}
@@ -243,7 +244,7 @@ class Verdicts:
         table.add_column("why", overflow="fold", ratio=1)
         texts = case_texts([c.case for c in changes])
         last = ""
-        for c in changes:
+        for c in listed(changes):
             layer = c.case.layer if c.case.layer != last else ""
             last = c.case.layer
             table.add_row(layer, texts[c.case], c.case.variant, *time_cells(c), _verdict(c), Text(why(c)))
@@ -294,10 +295,23 @@ class Verdicts:
         for what, cases in self.one_sided():
             more = f"; and {len(cases) - LISTED} more" if len(cases) > LISTED else ""
             yield f"{what} ({len(cases)}): {'; '.join(case_text(c) for c in cases[:LISTED])}{more}"
+        if (left := len(self.changes) - len(listed(self.changes))) > 0:
+            yield f"{left} of the cases that are the same are not listed; --json and --html have all"
         counts = Counter(c.verdict for c in self.changes)
         told = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
         told = told or f"nothing was timed in both; {self.comparison.right_in_both} right in both"
         yield f"{told}. Changes below {threshold_text(self.thresholds)} do not matter."
+
+
+def listed(changes: list[Change]) -> list[Change]:
+    """All that changed or is unclear, and of the rest as many as a table holds."""
+    room = ROWS - sum(c.verdict != "SAME" for c in changes)
+    kept = []
+    for c in changes:
+        room -= c.verdict == "SAME"
+        if c.verdict != "SAME" or room >= 0:
+            kept.append(c)
+    return kept
 
 
 def threshold_text(thresholds: Thresholds) -> str:

@@ -1,7 +1,9 @@
 """What the attention kernels do with one tile of queries and one of keys, and which tile a program takes.
 
-Scores are in base 2: `scale` is log2(e) / sqrt(HS), and lse2 = lse * log2(e), so that an exponent is one multiply-add
-and one exp2. `input_precision` matters in fp32 only, where tf32 would be too coarse.
+Exponents are in base 2: `scale` is log2(e) / sqrt(HS), and lse2 = lse * log2(e). Forward subtracts the largest score
+before it scales: scaled first, a multiply-add would leave of the largest what its product was rounded by, and exp2 of
+that is no 1 where scores are far from 0. Backward knows of the largest what lse tells, and takes the multiply-add.
+`input_precision` matters in fp32 only, where tf32 would be too coarse.
 """
 
 import triton
@@ -57,14 +59,14 @@ def sees(query, key, T, CAUSAL: tl.constexpr):
 
 @triton.jit
 def attend(sums, largest, total, q, k, v, query, key, T, scale, CAUSAL: tl.constexpr, MASKED: tl.constexpr):
-    """One tile of keys: the running softmax's maximum and denominator, and the sums of p v."""
+    """One tile of keys: the running softmax's maximum (of unscaled scores) and denominator, and the sums of p v."""
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     if MASKED:
         scores = tl.where(sees(query[:, None], key[None, :], T, CAUSAL), scores, float("-inf"))
     before = largest
-    largest = tl.maximum(before, tl.max(scores, 1) * scale)
-    p = tl.exp2(scores * scale - largest[:, None])
-    correction = tl.exp2(before - largest)
+    largest = tl.maximum(before, tl.max(scores, 1))
+    p = tl.exp2((scores - largest[:, None]) * scale)
+    correction = tl.exp2((before - largest) * scale)
     total = total * correction + tl.sum(p, 1)
     sums = tl.dot(p.to(v.dtype), v, sums * correction[:, None], input_precision="ieee")
     return sums, largest, total

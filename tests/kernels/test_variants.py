@@ -26,6 +26,8 @@ MINUTES = {
     ("attention", "triton.flash"),
     ("attention", "triton.hopper"),
     ("embedding", "triton.sorted"),
+    ("matmul", "cuda.mma"),  # tests/kernels/cuda/test_tensor_core_matmuls.py proves these two at smaller shapes
+    ("matmul", "cuda.wgmma"),
     ("matmul", "triton.persistent"),
     ("matmul", "triton.splitk"),
     ("matmul", "triton.tiled"),

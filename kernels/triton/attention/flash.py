@@ -170,8 +170,8 @@ def attention_forward(
 
     out += head_at(head, T, NH * HS, NH, HS)
     store_rows(out, sums * (1 / total)[:, None], first, T, NH * HS, HS, BM, WIDTH)
-    # lse = ln(sum of 2^x) = (largest + log2(total)) / log2(e)
-    tl.store(lse + head.to(tl.int64) * T + query, (largest + tl.log2(total)) / LOG2_E, mask=query < T)
+    # lse = ln(sum of 2^x) = (largest x + log2(total)) / log2(e)
+    tl.store(lse + head.to(tl.int64) * T + query, (largest * scale + tl.log2(total)) / LOG2_E, mask=query < T)
 
 
 @triton.jit(do_not_specialize=["T", "heads", "NH"])

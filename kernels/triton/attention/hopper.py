@@ -119,8 +119,8 @@ def attention_forward(
         sums, largest, total = attend(sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, True)
 
     store_tile(out, sums * (1 / total)[:, None], b, head, first)
-    # lse = ln(sum of 2^x) = (largest + log2(total)) / log2(e)
-    tl.store(lse + row.to(tl.int64) * T + query, (largest + tl.log2(total)) / LOG2_E, mask=query < T)
+    # lse = ln(sum of 2^x) = (largest x + log2(total)) / log2(e)
+    tl.store(lse + row.to(tl.int64) * T + query, (largest * scale + tl.log2(total)) / LOG2_E, mask=query < T)
 
 
 @triton.jit(do_not_specialize=["T", "heads", "NH"])

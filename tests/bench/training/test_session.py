@@ -436,6 +436,7 @@ def test_it_learns_as_pytorch_does():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # a quiet machine takes two minutes, a busy one ten
 @pytest.mark.parametrize("kernels", ("triton", "cuda.shared"))
 @pytest.mark.parametrize("dtype", ("fp32", "bf16"))
 def test_a_step_of_gpu_kernels_is_inside_the_band_in_the_simulator(kernels, dtype, tmp_path):
