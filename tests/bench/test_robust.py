@@ -514,6 +514,13 @@ def test_output_to_a_full_disk(code):
     assert done.returncode == FAILED and done.stderr.startswith("error: No space left") and "\n" not in done.stderr[:-1]
 
 
+def test_a_profiler_has_the_last_word_of_a_command():
+    """Which ends its process by itself otherwise, without taking PyTorch apart."""
+    command = [sys.executable, "-m", "cProfile", "-m", "bench.compare", "no-such", "folder"]
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=60)
+    assert "function calls" in done.stdout and "no such folder" in done.stderr
+
+
 def test_output_to_nowhere_and_to_a_terminal_of_few_letters():
     done = piped("print('x')", ">&- 2>&-")
     assert (done.returncode, done.stderr) == (OK, "")

@@ -14,6 +14,7 @@ from bench.records.gate import Thresholds, read_thresholds
 from bench.records.queries import case_of
 from bench.records.read import RECORDS, Loaded
 from bench.records.verdicts import FASTER, SLOWER, compare, side
+from bench.show import comparison
 from tests.compare_runs import ENVIRONMENT, Noise, failure, layer_record, layer_records, write_run
 
 QUIET = Noise(process=0.001, round_=0.001, sample=0.002)
@@ -156,6 +157,15 @@ def test_where_nothing_would_have_been_seen_it_says_so(runs, drawn, capsys):
     }
     run(runs("a", drawn()), runs("b", drawn(**busy)))
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines() if "forward" in line][-1] == "nothing"
+
+
+def test_a_long_table_leaves_out_what_is_the_same_and_says_so(runs, drawn, monkeypatch, capsys):
+    monkeypatch.setattr(comparison, "ROWS", 3)
+    run(runs("a", drawn(races=2)), runs("b", drawn(races=2, slower={"cpu.simd": 0.3})))
+    told = capsys.readouterr().out
+    rows = [line for line in told.splitlines() if "fp32 warm" in line]
+    assert sum("SLOWER" in row for row in rows) == 2 and sum("SAME" in row for row in rows) == 1
+    assert "5 of the cases that are the same are not listed" in told
 
 
 # --- history ---
