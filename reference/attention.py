@@ -111,7 +111,7 @@ def _far(tensors, shape, below):
     query, key = (2.0**6, 2.0**8) if shape["dtype"] == "fp16" else (2.0**54, 2.0**52)
     # Odd numbers, so that a score times log2(e) is rounded: where only one side of a difference is (by a multiply-add),
     # exp2 of it overflows.
-    query, key = query * 1.3125, key * 1.1875
+    query, key = query * 1.25, key * 1.25
     q[..., 0], k[..., 0] = query, -key if below else key / 2
     k[:, 0, :, 0] = -key / 2 if below else key
 

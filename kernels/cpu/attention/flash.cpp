@@ -101,7 +101,8 @@ constexpr int64_t NEVER = INT64_MIN / 2;  // for `ahead`
 
 constexpr int64_t VECS = QUERIES / VEC;
 
-// The running softmax of a block of queries: maximum of the scaled scores, and sum of exponentials below it.
+// The running softmax of a block of queries: maximum of the scores before they are scaled, and sum of exponentials below
+// it. It is subtracted first: a multiply-add would leave of far scores what the product of the largest was rounded by.
 struct Running {
     vec max[VECS], sum[VECS];
 };
@@ -122,8 +123,8 @@ static bool softmax_block(float* s, Running& running, float* rescale, int64_t ke
             if (causal) v = select_part(hidden(true, k0 + r, q0 + c * VEC), lowest, v);
             largest[r % 2] = max16(largest[r % 2], v);
         }
-        max[c] = max16(running.max[c], max16(largest[0], largest[1]) * scale);
-        vec factor = exp16(running.max[c] - max[c]);
+        max[c] = max16(running.max[c], max16(largest[0], largest[1]));
+        vec factor = exp16((running.max[c] - max[c]) * scale);
         store16(rescale + c * VEC, factor);
         for (int64_t lane = 0; lane < VEC; lane++) changed |= max[c][lane] != running.max[c][lane];
         running.max[c] = max[c];
@@ -133,7 +134,7 @@ static bool softmax_block(float* s, Running& running, float* rescale, int64_t ke
         for (int64_t c = 0; c < VECS; c++) {
             vec p[2] = {};
             for (int64_t u = 0; u < UNIT && r + u < keys; u++) {
-                p[u] = exp16(load16(s + (r + u) * QUERIES + c * VEC) * scale - max[c]);
+                p[u] = exp16((load16(s + (r + u) * QUERIES + c * VEC) - max[c]) * scale);
                 if (causal) p[u] = select_part(hidden(true, k0 + r + u, q0 + c * VEC), vec{}, p[u]);
             }
             running.sum[c] += p[0] + p[1];
@@ -172,7 +173,7 @@ static void forward_block(T* out_row, int64_t out_stride, float* lse, const floa
     }
     for (int64_t c = 0; c < VECS; c++) store16(sum + c * VEC, running.sum[c]);
     for (int64_t r = 0; r < q_end - q0; r++) {
-        lse[q0 + r] = running.max[r / VEC][r % VEC] + std::log(sum[r]);
+        lse[q0 + r] = running.max[r / VEC][r % VEC] * shape.scale() + std::log(sum[r]);
         for (int64_t d = 0; d < shape.HS; d += VEC)
             store_part(out_row + r * out_stride + d, load16(out + r * D + d) / sum[r], std::min(VEC, shape.HS - d));
     }
