@@ -1,5 +1,6 @@
 """Ranges are heard by a real NVTX tool: a small injection library in the place of Nsight."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -98,11 +99,15 @@ def test_without_the_package_a_span_does_nothing(monkeypatch):
         ranges._domain.cache_clear()
 
 
-def test_a_span_that_nobody_listens_to_costs_less_than_a_microsecond():
+def test_a_span_that_nobody_listens_to_costs_no_more_than_twenty_empty_ones():
     def spanned() -> None:
         with span("gelu/forward/cpu.simd"):
             pass
 
+    def empty() -> None:
+        with contextlib.nullcontext():
+            pass
+
     # The smallest of many short loops: other programs only ever add to it.
-    seconds = min(timeit.repeat(spanned, number=1000, repeat=50)) / 1000
-    assert seconds < 1e-6, f"{seconds * 1e9:.0f} ns"
+    cost, least = (min(timeit.repeat(f, number=1000, repeat=50)) for f in (spanned, empty))
+    assert cost < 20 * least, f"{cost / least:.1f}"
