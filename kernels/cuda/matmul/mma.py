@@ -15,11 +15,11 @@ Rows of no multiple of 16 bytes are copied in smaller accesses, down to single e
 slow.
 """
 
-from functools import cache
 from math import gcd
 
 from kernels.cuda import Kernel, blocks, most_shared
-from kernels.cuda.matmul.shared import add
+from kernels.cuda.matmul import shared
+from kernels.cuda.matmul.shared import add, tiles
 from kernels.cuda.packing import pack_width
 
 DTYPES = ("bf16", "fp16")
@@ -34,7 +34,6 @@ BLOCKS = 2  # that are to share a multiprocessor
 QUAD = 4  # floats of an access, where the shape allows
 
 SLOTS = BLOCKS * 132  # blocks that run at the same time on an H100 or H200
-MOST_PARTS = 64
 PART_COST = 2.0  # of writing and reading a tile of partial sums, in rows multiplied into it
 
 forward_kernel = Kernel("mma.cu", "matmul_forward")
@@ -42,25 +41,12 @@ dx_kernel = Kernel("mma.cu", "matmul_dx")
 dweight_kernel = Kernel("mma.cu", "matmul_dweight")
 
 
-def tiles(rows, columns):
-    return blocks(rows, TILE) * blocks(columns, TILE)
-
-
-@cache
-def part_rows(M, N, K, slots=SLOTS, part_cost=PART_COST):
-    """Into how long parts of M, a multiple of DEPTH, dweight's blocks are cut: those that end first."""
-
-    def cost(parts):
-        waves = blocks(parts * tiles(N, K), slots)
-        return waves * blocks(M, parts) + (parts > 1) * parts * tiles(N, K) * part_cost
-
-    return blocks(blocks(M, min(range(1, MOST_PARTS + 1), key=cost)), DEPTH) * DEPTH
+def part_rows(M, N, K):
+    return shared.part_rows(M, N, K, DEPTH, SLOTS, PART_COST)
 
 
 def partial_bytes(M, N, K):
-    """Of dweight's partial sums; none where one part does it all."""
-    parts = blocks(M, part_rows(M, N, K))
-    return 4 * parts * N * K if parts > 1 else 0
+    return shared.partial_bytes(M, N, K, part_rows)
 
 
 def workspace(shape, phase):
@@ -72,8 +58,8 @@ def workspace(shape, phase):
 def launch(kernel, grid, sizes, *tensors):
     """The kernel, for accesses that the tensors allow and for as many stages as BLOCKS blocks can have."""
     stages = 3 if most_shared(tensors[0]) >= BLOCKS * 3 * STAGE_BYTES else 2
-    shared = max(stages * STAGE_BYTES, RESULT_BYTES)
-    return kernel(grid=grid, block=THREADS, shared=shared, N=width_of(sizes, *tensors), STAGES=stages)
+    size = max(stages * STAGE_BYTES, RESULT_BYTES)
+    return kernel(grid=grid, block=THREADS, shared=size, N=width_of(sizes, *tensors), STAGES=stages)
 
 
 def width_of(sizes, *tensors):

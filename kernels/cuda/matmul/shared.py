@@ -38,19 +38,20 @@ def tiles(rows, columns):
 
 
 @cache
-def part_rows(M, N, K):
-    """Into how long parts of M, a multiple of DEPTH, dweight's blocks are cut: those that end first."""
+def part_rows(M, N, K, depth=DEPTH, slots=SLOTS, part_cost=PART_COST):
+    """Into how long parts of M, a multiple of `depth`, dweight's blocks are cut, of which `slots` run at the same time:
+    those that end first."""
 
     def cost(parts):
-        waves = blocks(parts * tiles(N, K), SLOTS)
-        return waves * blocks(M, parts) + (parts > 1) * parts * tiles(N, K) * PART_COST
+        waves = blocks(parts * tiles(N, K), slots)
+        return waves * blocks(M, parts) + (parts > 1) * parts * tiles(N, K) * part_cost
 
-    return blocks(blocks(M, min(range(1, MOST_PARTS + 1), key=cost)), DEPTH) * DEPTH
+    return blocks(blocks(M, min(range(1, MOST_PARTS + 1), key=cost)), depth) * depth
 
 
-def partial_bytes(M, N, K):
+def partial_bytes(M, N, K, rows_of=part_rows):
     """Of dweight's partial sums; none where one part does it all."""
-    parts = blocks(M, part_rows(M, N, K))
+    parts = blocks(M, rows_of(M, N, K))
     return 4 * parts * N * K if parts > 1 else 0
 
 

@@ -15,8 +15,8 @@ kind has too few registers. No clusters: neighbours do not share what they read.
 """
 
 from kernels.cuda import Kernel, blocks
-from kernels.cuda.matmul import mma
-from kernels.cuda.matmul.shared import add
+from kernels.cuda.matmul import shared
+from kernels.cuda.matmul.shared import add, tiles
 from kernels.cuda.persistent import persistent_blocks
 from kernels.cuda.tensor_map import tensor_map
 
@@ -44,13 +44,11 @@ def supports(shape):
 
 
 def part_rows(M, N, K):
-    return mma.part_rows(M, N, K, MULTIPROCESSORS, PART_COST)
+    return shared.part_rows(M, N, K, DEPTH, MULTIPROCESSORS, PART_COST)
 
 
 def partial_bytes(M, N, K):
-    """Of dweight's partial sums; none where one part does it all."""
-    parts = blocks(M, part_rows(M, N, K))
-    return 4 * parts * N * K if parts > 1 else 0
+    return shared.partial_bytes(M, N, K, part_rows)
 
 
 def workspace(shape, phase):
@@ -81,7 +79,7 @@ def result(tensor, const=False):
 def forward(x, weight, bias, epilogue, *, out, pre_gelu):
     (M, K), N = x.shape, weight.shape[0]
     to, with_gelu = result(out), pre_gelu is not None
-    run = launch(forward_kernel, mma.tiles(M, N), x)
+    run = launch(forward_kernel, tiles(M, N), x)
     run(to, result(pre_gelu) if with_gelu else to, along(x), along(weight), bias, M, N, K, with_gelu)
 
 
@@ -89,13 +87,13 @@ def backward(dout, x, weight, x_pre_gelu, accumulate, *, dx, dweight, dbias, wor
     (M, K), N = x.shape, weight.shape[0]
     to, was_gelu = result(dx), x_pre_gelu is not None
     beside = result(x_pre_gelu, const=True) if was_gelu else to
-    run = launch(dx_kernel, mma.tiles(M, K), dout)
+    run = launch(dx_kernel, tiles(M, K), dout)
     run(to, along(dout), across(weight), beside, M, K, N, was_gelu)
 
     rows, bytes_of_dweight = part_rows(M, N, K), partial_bytes(M, N, K)
     parts, partials = blocks(M, rows), workspace[:bytes_of_dweight] if bytes_of_dweight else None
     bias_partials = workspace[bytes_of_dweight:] if dbias is not None else None
-    run = launch(dweight_kernel, mma.tiles(N, K) * parts, dout)
+    run = launch(dweight_kernel, tiles(N, K) * parts, dout)
     run(result(dweight), partials, bias_partials, across(dout), across(x), N, K, M, rows, accumulate)
     if partials is not None:
         add(dweight, partials, parts, accumulate, QUAD)
