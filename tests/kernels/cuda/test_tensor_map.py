@@ -95,7 +95,6 @@ def test_no_more_blocks_than_items_or_multiprocessors(monkeypatch):
     assert persistent.persistent_blocks(1, torch.empty(1)) == 1
     assert persistent.persistent_blocks(50, torch.empty(1)) == persistent.SIMULATED
     on_a_card: Any = SimpleNamespace(is_cuda=True)
-    monkeypatch.setattr(persistent, "place", lambda tensor: 3)
-    monkeypatch.setattr(persistent, "_multiprocessors", {3: 132}.get)
+    monkeypatch.setattr(persistent, "multiprocessors", lambda tensor: 132)
     found = [persistent.persistent_blocks(n, on_a_card, each) for n, each in ((100, 1), (200, 1), (200, 2), (300, 2))]
     assert found == [100, 132, 200, 264]
