@@ -160,6 +160,8 @@ def run(launch: Launch) -> None:
         launch.arguments,
         name=name,
         cooperative=launch.cooperative,
+        cluster=launch.cluster,
+        any_cluster=True,
     )
 
 
