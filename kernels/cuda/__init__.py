@@ -241,8 +241,8 @@ class Kernel:
 
         cooperative: all blocks are on the GPU together, as `grid.sync()` of cooperative groups needs; more than fit at
         once are refused (CUDA C++ Programming Guide, Cooperative Groups, grid synchronization).
-        cluster: blocks of a cluster along each axis, of a kernel without __cluster_dims__ (ibidem, Thread Block Clusters);
-        16 of them where the GPU has room for that.
+        cluster: blocks of a cluster along each axis, of a kernel without __cluster_dims__ (ibidem, Thread Block
+        Clusters); up to 16 of them where the GPU has room for that.
         """
         together = None if cluster is None else _three(cluster)
 

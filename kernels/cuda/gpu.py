@@ -151,7 +151,7 @@ class Plan:
         if call.cluster:
             if math.prod(call.cluster) > PORTABLE_CLUSTER:
                 self.function.allow_large_clusters()
-            self._launch = functools.partial(_in_clusters, call.cluster, call.cooperative)
+            self._launch: Callable[..., None] = functools.partial(_in_clusters, call.cluster, call.cooperative)
         else:
             self._launch = _cooperatively if call.cooperative else cupy_driver().launchKernel
         self._refused = cupy_driver().CUDADriverError
@@ -200,7 +200,10 @@ class _Config(ctypes.Structure):
 def _in_clusters(cluster: tuple[int, int, int], cooperative: bool, handle: int, *launch: int) -> None:
     """cuLaunchKernelEx with what cuLaunchKernel is given, which CuPy does not bind."""
     *sizes, shared, stream, parameters, _ = launch
-    attributes = (_Attribute * 2)((CLUSTER_DIMENSION, 0, cluster), (COOPERATIVE, 0, (1,)))
+    attributes = (_Attribute * 2)(
+        _Attribute(CLUSTER_DIMENSION, 0, (ctypes.c_uint * 16)(*cluster)),
+        _Attribute(COOPERATIVE, 0, (ctypes.c_uint * 16)(1)),
+    )
     grid, block = (ctypes.c_uint * 3)(*sizes[:3]), (ctypes.c_uint * 3)(*sizes[3:])
     config = _Config(grid, block, shared, stream, attributes, 1 + cooperative)
     code = driver().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(handle), ctypes.c_void_p(parameters), None)
