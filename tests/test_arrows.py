@@ -16,7 +16,7 @@ ROOMS = (
     ("gpu",),
     ("show",),
     ("models", "records"),
-    ("machine",),
+    ("machine", "checkpoints"),
     ("text",),
     ("core",),
     ("simulate",),
