@@ -24,6 +24,7 @@ from bench.models import CallId
 from bench.models.calls import Batch, Call, Tensors
 from bench.models.memory import ALIGN
 from bench.models.program import Program, step_calls
+from bench.models.rounding import round_at_random, scratch_groups
 from reference import contract
 
 CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s guard against a division by zero
@@ -36,14 +37,15 @@ class Step:
     """The training step of `program`, each call bound to the variant that `modules` names for it.
 
     A module has the contract's function of the call's phase, and perhaps `workspace` and `prepare`. accumulation:
-    micro-batches a step. All variants share one workspace, as large as the largest wish.
+    micro-batches a step. All variants share one workspace, as large as the largest wish. seed: of the rounding of
+    weights that have no masters.
 
     Everything between the copy of the batches and the reading of loss and norm, and everything after it, is launched
     from memory that is there, with what changes from step to step (batches, lr, the step's number) in tensors: so each
     can be recorded as a graph.
     """
 
-    def __init__(self, program: Program, modules: Mapping[CallId, ModuleType], accumulation: int = 1):
+    def __init__(self, program: Program, modules: Mapping[CallId, ModuleType], accumulation: int = 1, seed: int = 0):
         self.memory, self.modules, self.accumulation = program.memory, modules, accumulation
         mem = program.memory
         self.device = mem.device
@@ -54,24 +56,69 @@ class Step:
         self.shapes = {id: c.shape for id, c in step_calls(*sizes_and_dtype).items()}
         self.first_calls = program.forward_backward(accumulate=False)
         self.later_calls = program.forward_backward(accumulate=True) if accumulation > 1 else []
-        self.update_calls = program.update()
+        self.update_calls = self._updates(program, seed)
         calls = [*self.first_calls, *self.later_calls, *self.update_calls]
         self._prepare(calls)
-        sizes = [workspace_bytes(c, modules[c.id], self.shapes[c.id]) for c in calls]
+        sizes = [workspace_bytes(c, modules[c.id], self._shape(c)) for c in calls]
         self.workspace = make_workspace(sizes, mem.device.place)
         self.bytes = sum(t.nbytes for t in mem.tensors) + self.workspace.nbytes
         self.first = [self._bind(c) for c in self.first_calls]
         self.later = [self._bind(c) for c in self.later_calls]
-        self.update_norm, self.update_adamw = map(self._bind, self.update_calls)
+        # A step's last micro-batch, and what follows it before the norm: where ranks reduce gradients.
+        self.last_calls = self.later_calls or self.first_calls
+        self.last, self.reduced = list(self.later or self.first), list[Bound]()
+        norm, *adamw = map(self._bind, self.update_calls)
+        self.update_norm, self.update_adamw = norm, [self._with_rounding(bound) for bound in adamw]
+
+    def _updates(self, program: Program, seed: int) -> list[Call]:
+        """The norm and AdamW; without masters AdamW of some parameters after the other, in scratch that they share."""
+        mem = self.memory
+        self.rounds = mem.masters is None and mem.dtype in ("bf16", "fp16")
+        if not self.rounds:
+            return program.update()
+        if mem.dtype != "bf16":
+            raise ValueError(f"{mem.dtype} needs masters: only bf16 is rounded at random")
+        self.seed = seed
+        scratch, groups = scratch_groups(mem.params, ALIGN // 4)
+        mem.tensors.append(scratch)
+        return [program.norm_call(), *(program.adamw_call(group) for group in groups)]
+
+    def _with_rounding(self, bound: Bound) -> Bound:
+        """AdamW, where there are no masters: in fp32 copies of the weights, which are then rounded at random."""
+        if not self.rounds:
+            return bound
+        function, args, outputs = bound
+        weights, copies = outputs["params"], outputs["masters"]
+        assert isinstance(weights, list) and isinstance(copies, list)
+
+        def rounded() -> None:
+            for copy, weight in zip(copies, weights, strict=True):
+                copy.copy_(weight)
+            function(*args, **outputs)
+            for copy, weight in zip(copies, weights, strict=True):
+                first = weight.storage_offset()
+                round_at_random(weight.view(-1), copy.view(-1), first, self.seed, self.memory.step)
+
+        return rounded, (), {}
+
+    def _shape(self, call: Call) -> contract.Shape:
+        """AdamW may be called for some of the parameters."""
+        shape = self.shapes[call.id]
+        if call.id.layer != "adamw":
+            return shape
+        params = call.outputs["params"]
+        assert isinstance(params, list)
+        return {**shape, "tensors": [tuple(p.shape) for p in params], "weight_decays": call.inputs[-1]}
 
     def _prepare(self, calls: list[Call]) -> None:
-        for id in {c.id for c in calls}:
+        shapes = {(c.id, repr(self._shape(c))): self._shape(c) for c in calls}
+        for (id, _), shape in shapes.items():
             module = self.modules[id]
             if hasattr(module, "prepare"):
-                module.prepare(self.shapes[id], id.phase)
+                module.prepare(shape, id.phase)
 
     def _bind(self, call: Call) -> Bound:
-        return bind(call, self.modules[call.id], self.workspace, self.shapes[call.id])
+        return bind(call, self.modules[call.id], self.workspace, self._shape(call))
 
     def load(self, parameters: dict[str, torch.Tensor]) -> None:
         """Take parameters (by name, any float dtype) and start training afresh: no moments, step 0."""
@@ -107,9 +154,11 @@ class Step:
         for i, (tokens, targets) in enumerate(self.inbox):
             mem.tokens.copy_(tokens)
             mem.targets.copy_(targets)
-            run(self.later if i else self.first)
+            last = i + 1 == self.accumulation
+            run(self.last if last else self.later if i else self.first)
             torch.mean(mem.losses, dim=(0, 1), out=mem.micro_loss)
             mem.loss.add_(mem.micro_loss, alpha=1 / self.accumulation)
+        run(self.reduced)
 
     def run(self, batches: Sequence[Batch], lr: float, plain: bool = False) -> tuple[float, float]:
         """One step of training: (loss, gradient norm before clipping). One batch a micro-batch.
@@ -117,15 +166,80 @@ class Step:
         Where the norm is not finite there is no update: parameters, moments and the step's number stay. The graphs are
         replayed where there are any; plain: launch every kernel by itself nevertheless.
         """
+        loss, norm = self.measure(batches, plain)
+        if math.isfinite(norm):
+            self.update(lr, plain)
+        return loss, norm
+
+    def measure(self, batches: Sequence[Batch], plain: bool = False) -> tuple[float, float]:
+        """The first half of a step: gradients of all micro-batches; (loss, gradient norm before clipping)."""
         mem = self.memory
         self._take(batches)
-        mem.lr.fill_(lr)
         graphs = None if plain else self.replay
         graphs[0]() if graphs else self._gradients_and_norm(_run)
-        loss, norm = mem.loss.item(), mem.norm.item()
-        if math.isfinite(norm):
-            graphs[1]() if graphs else self._update(_run)
-        return loss, norm
+        return mem.loss.item(), mem.norm.item()
+
+    def update(self, lr: float, plain: bool = False) -> None:
+        """The second half: clipping and AdamW with the gradients that `measure` left. Nothing is waited for."""
+        self.memory.lr.fill_(lr)
+        graphs = None if plain else self.replay
+        graphs[1]() if graphs else self._update(_run)
+
+    # --- without training ---
+
+    def evaluate(self, batch: Batch) -> torch.Tensor:
+        """Forward alone: the loss of every target, (B, T) fp32, to be read before anything else is run. Gradients,
+        parameters and moments stay."""
+        mem = self.memory
+        tokens, targets = batch
+        mem.tokens.copy_(tokens)
+        mem.targets.copy_(targets)
+        _run(self.first[: self._classifier + 1])
+        return mem.losses
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Forward up to the loss: logits (B, T, VP) of tokens (B, T), to be read before anything else is run."""
+        self.memory.tokens.copy_(tokens)
+        _run(self.first[: self._classifier])
+        call = self.first_calls[self._classifier]
+        names = contract.pass_of(contract.load(call.id.layer), call.id.phase).positional()
+        given = {**dict(zip(names, call.inputs, strict=True)), **call.outputs}
+        logits = given["logits"]
+        assert isinstance(logits, torch.Tensor)
+        return logits
+
+    @property
+    def _classifier(self) -> int:
+        """Where the loss is computed: forward's last call."""
+        return next(i for i, c in enumerate(self.first_calls) if c.outputs.get("losses") is self.memory.losses)
+
+    def first_not_finite(self, batches: Sequence[Batch]) -> str:
+        """Which tensor of a step's gradients is the first to hold a NaN or an infinity, and which call wrote it; a
+        parameter that held one before; or "". Every call runs by itself and its outputs are looked at."""
+        for name, p in self.memory.params.items():
+            if not _finite(p):
+                return f"parameter {name}, before the step"
+        self._take(batches)
+        found: list[str] = []
+        micro_batches = iter(self._micro_batches())
+
+        def run(bounds: list[Bound]) -> None:
+            if bounds is self.reduced:  # what other ranks sent is theirs to find
+                return
+            number, calls = next(micro_batches)
+            for i, (bound, call) in enumerate(zip(_ours(bounds, calls), calls, strict=True)):
+                _run([bound])
+                if not found and (bad := _not_finite(call)):
+                    nth = sum(c.id == call.id for c in calls[: i + 1])
+                    of = sum(c.id == call.id for c in calls)
+                    found.append(f"{bad} of {call.id}, call {nth} of {of} in micro-batch {number + 1}")
+
+        self._gradients(run)
+        return found[0] if found else ""
+
+    def _micro_batches(self) -> list[tuple[int, list[Call]]]:
+        calls = [self.first_calls, *[self.later_calls] * (self.accumulation - 1)]
+        return list(enumerate(calls))
 
     def _launch(self, run: Runner) -> bool:
         """The whole step by plain launches; whether the norm was finite, and so the parameters were updated."""
@@ -146,7 +260,7 @@ class Step:
         # grad_scale = min(1, max_norm / (norm + eps)), on the device and in place
         torch.add(mem.norm, CLIP_EPS, out=mem.grad_scale)
         mem.grad_scale.reciprocal_().mul_(self.max_norm).clamp_(max=1)
-        run([self.update_adamw])
+        run(self.update_adamw)
 
     def capture(self) -> str | None:
         """Record the step as two graphs for `run` to replay; which call prevents that and why, else None.
@@ -159,7 +273,7 @@ class Step:
         self._update(_run)
         self.device.synchronize()
         calls = [*self.first_calls, *self.later_calls, *self.update_calls]
-        bounds = [*self.first, *self.later, self.update_norm, self.update_adamw]
+        bounds = [*self.first, *self.later, self.update_norm, *self.update_adamw]
         call_of = {id(bound): call for bound, call in zip(bounds, calls, strict=True)}
         broke: list[str] = []
 
@@ -216,7 +330,7 @@ class Step:
             updated = self._launch(run)
         ids = self._ids_in_order()
         times = dict.fromkeys(ids, 0.0)
-        for id, seconds in zip(ids if updated else ids[:-1], timer.seconds, strict=True):
+        for id, seconds in zip(ids if updated else ids[: -len(self.update_adamw)], timer.seconds, strict=True):
             times[id] += seconds * 1e3
         return times
 
@@ -237,6 +351,24 @@ class Step:
         """Of every call of a step."""
         later = [c for _ in range(self.accumulation - 1) for c in self.later_calls]
         return [c.id for c in [*self.first_calls, *later, *self.update_calls]]
+
+
+def _ours(bounds: list[Bound], calls: list[Call]) -> list[Bound]:
+    """Without what ranks put between the calls."""
+    return bounds if len(bounds) == len(calls) else [b for b in bounds if not getattr(b[0], "between_ranks", False)]
+
+
+def _not_finite(call: Call) -> str:
+    """The name of the first output of a call that is not finite, or ""."""
+    for name, value in call.outputs.items():
+        for tensor in value if isinstance(value, list) else [] if value is None else [value]:
+            if not _finite(tensor):
+                return name
+    return ""
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def _one_line(error: Exception) -> str:
