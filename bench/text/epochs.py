@@ -130,8 +130,8 @@ def _tokens_hold(path: Path, start: int, vocabulary: int, size: int, changed_ns:
 def permuted(places: np.ndarray, n: int, key: int) -> np.ndarray:
     """Where a permutation of 0 … n-1 that `key` chooses sends each of `places` (int64). No memory but theirs is taken.
 
-    A Feistel network (Luby and Rackoff 1988) over the next power of four; what falls outside goes through it again until
-    it is inside (cycle walking; Black and Rogaway 2002), which keeps it a permutation.
+    A Feistel network (Luby and Rackoff 1988) over the next power of four; what falls outside goes through it again
+    until it is inside (cycle walking; Black and Rogaway 2002), which keeps it a permutation.
     """
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half)) - 1)
@@ -281,8 +281,8 @@ class Epochs:
         rows = shard.read(places, self.T + 1)
         if (largest := int(rows.max())) >= self.vocabulary:
             raise DataError(
-                f"{shard.path}: token {largest}, but the vocabulary has {self.vocabulary:,}; the file was changed while "
-                f"training read from it, or is another one here than where it was checked; {AGAIN}"
+                f"{shard.path}: token {largest}, but the vocabulary has {self.vocabulary:,}; the file was "
+                f"changed while training read from it, or is another one here than where it was checked; {AGAIN}"
             )
         return rows
 
