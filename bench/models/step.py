@@ -15,9 +15,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
+from typing import Any, Protocol
 
 import torch
 
+from bench.checkpoints.state import State, describe
 from bench.core.evidence import telling
 from bench.core.variants import need_support, takes_workspace
 from bench.models import CallId
@@ -29,6 +31,16 @@ from reference import contract
 
 CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s guard against a division by zero
 
+
+class Shards(Protocol):
+    """The optimizer's state, spread over ranks: whole tensors come in and go out."""
+
+    def start(self, parameters: Mapping[str, torch.Tensor]) -> None: ...
+    def load(self, state: State) -> None: ...
+    def gather(self) -> dict[str, Any]:
+        """m, v and masters by name, on the CPU; masters None where there are none. All ranks call it together."""
+
+
 Bound = tuple[Callable[..., object], tuple[object, ...], Mapping[str, Tensors]]
 Runner = Callable[[list[Bound]], None]
 
@@ -38,15 +50,24 @@ class Step:
 
     A module has the contract's function of the call's phase, and perhaps `workspace` and `prepare`. accumulation:
     micro-batches a step. All variants share one workspace, as large as the largest wish. seed: of the rounding of
-    weights that have no masters.
+    weights that have no masters. ranks: processes whose gradients are summed (bench.trainer.ranks).
 
     Everything between the copy of the batches and the reading of loss and norm, and everything after it, is launched
     from memory that is there, with what changes from step to step (batches, lr, the step's number) in tensors: so each
     can be recorded as a graph.
     """
 
-    def __init__(self, program: Program, modules: Mapping[CallId, ModuleType], accumulation: int = 1, seed: int = 0):
-        self.memory, self.modules, self.accumulation = program.memory, modules, accumulation
+    def __init__(
+        self,
+        program: Program,
+        modules: Mapping[CallId, ModuleType],
+        accumulation: int = 1,
+        seed: int = 0,
+        ranks: int = 1,
+    ):
+        self.memory, self.modules, self.accumulation, self.ranks = program.memory, modules, accumulation, ranks
+        self.model = program.model
+        self.shards: Shards | None = None  # of the optimizer's state, where ranks share it
         mem = program.memory
         self.device = mem.device
         self.inbox = mem.inbox(accumulation)
@@ -131,8 +152,40 @@ class Step:
                 mem.masters[name].copy_(value)
         for flat in (mem.flat_m, mem.flat_v, mem.flat_grads):
             flat.zero_()
+        if self.shards:
+            self.shards.start(parameters)
         mem.step.zero_()
-        mem.dlosses.fill_(1 / (mem.B * mem.T * self.accumulation))
+        mem.dlosses.fill_(1 / (mem.B * mem.T * self.accumulation * self.ranks))
+
+    def state(self, step: int, rest: Mapping[str, object]) -> State:
+        """All that training goes on from after `step` steps: views of this memory, to be copied before the next one.
+
+        rest: what else the run remembers; the count of updates is added to it. Where ranks share the optimizer's state
+        all of them must call this.
+        """
+        mem = self.memory
+        said = {**rest, "updates": int(mem.step.item())}
+        moments: dict[str, Any] = dict(m=mem.m, v=mem.v, masters=mem.masters)
+        if self.shards:
+            moments = self.shards.gather()
+        return State(step, describe(self.model), mem.dtype, mem.params, rest=said, **moments)
+
+    def load_state(self, state: State) -> None:
+        """Go on from a state of this model (see bench.checkpoints.run.load). Without moments it starts afresh."""
+        mem = self.memory
+        self.load(dict(state.weights))
+        if not state.m:
+            return
+        mem.step.fill_(float(state.rest["updates"]))
+        if self.shards:
+            self.shards.load(state)
+            return
+        kinds = [(mem.m, state.m), (mem.v, state.v)]
+        if mem.masters is not None and state.masters is not None:
+            kinds.append((mem.masters, state.masters))
+        for views, values in kinds:
+            for name, value in values.items():
+                views[name].copy_(value)
 
     def gradients(self, batches: Sequence[Batch]) -> None:
         """All micro-batches, forward and backward: gradients into `memory.grads`, mean loss into `.loss`."""
