@@ -273,26 +273,23 @@ class Step:
             if not _finite(p):
                 return f"parameter {name}, before the step"
         self._take(batches)
-        found: list[str] = []
-        micro_batches = iter(self._micro_batches())
-
-        def run(bounds: list[Bound]) -> None:
-            if bounds is self.reduced:  # what other ranks sent is theirs to find
-                return
-            number, calls = next(micro_batches)
-            for i, (bound, call) in enumerate(zip(_ours(bounds, calls), calls, strict=True)):
+        mem = self.memory
+        for grad in self.cleared:
+            grad.zero_()
+        for i, (tokens, targets) in enumerate(self.inbox):
+            mem.tokens.copy_(tokens)
+            mem.targets.copy_(targets)
+            bounds, calls = (self.later, self.later_calls) if i else (self.first, self.first_calls)
+            for at, (bound, call) in enumerate(zip(bounds, calls, strict=True)):
                 _run([bound])
-                if not found and (bad := _not_finite(call)):
-                    nth = sum(c.id == call.id for c in calls[: i + 1])
-                    of = sum(c.id == call.id for c in calls)
-                    found.append(f"{bad} of {call.id}, call {nth} of {of} in micro-batch {number + 1}")
+                if bad := _not_finite(call):
+                    nth, of = (sum(c.id == call.id for c in some) for some in (calls[: at + 1], calls))
+                    return f"{bad} of {call.id}, call {nth} of {of} in micro-batch {i + 1}"
+        return ""
 
-        self._gradients(run)
-        return found[0] if found else ""
-
-    def _micro_batches(self) -> list[tuple[int, list[Call]]]:
-        calls = [self.first_calls, *[self.later_calls] * (self.accumulation - 1)]
-        return list(enumerate(calls))
+    def finite(self) -> bool:
+        """Whether every parameter is."""
+        return all(map(_finite, self.memory.params.values()))
 
     def _launch(self, run: Runner) -> bool:
         """The whole step by plain launches; whether the norm was finite, and so the parameters were updated."""
@@ -404,11 +401,6 @@ class Step:
         """Of every call of a step."""
         later = [c for _ in range(self.accumulation - 1) for c in self.later_calls]
         return [c.id for c in [*self.first_calls, *later, *self.update_calls]]
-
-
-def _ours(bounds: list[Bound], calls: list[Call]) -> list[Bound]:
-    """Without what ranks put between the calls."""
-    return bounds if len(bounds) == len(calls) else [b for b in bounds if not getattr(b[0], "between_ranks", False)]
 
 
 def _not_finite(call: Call) -> str:

@@ -1,8 +1,11 @@
 """One training run: it is set up or taken up again, trains step by step, looks at itself now and then, and ends."""
 
+import contextlib
+import json
 import math
 import os
 import resource
+import shlex
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -21,30 +24,47 @@ from bench.machine import ceilings
 from bench.machine.devices import check_device, is_gpu
 from bench.models.calls import Batch
 from bench.models.step import Step
+from bench.records.environment import environment
+from bench.records.read import ENVIRONMENT
+from bench.records.schema import SCHEMA
+from bench.records.scrub import clean
+from bench.text import evaluation
+from bench.text.corpus import TOKENIZER, decoder_beside
+from bench.text.decoding import write_tokenizer
 from bench.text.epochs import Ahead, Epochs, find_shards
-from bench.trainer import build
+from bench.text.tokenizer import DataError
+from bench.trainer import build, evaluate
 from bench.trainer import plan as plans
 from bench.trainer.journal import Journal, events
 from bench.trainer.outliers import Outliers
 from bench.trainer.plan import Plan
 from bench.trainer.progress import Screen, Seen, Speed
 from bench.trainer.ranks import Ranks
+from bench.trainer.sample import Draw, Texts
+from bench.trainer.sample import sample as draw_tokens
 from bench.trainer.stopping import Stopping
 from reference.models.plain import init_parameters
 
 CHECKPOINTS = "checkpoints"
 
 
+def utc() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
 def command(options: Mapping[str, Any], given: Mapping[str, Any], argv: list[str]) -> int:
     """`python -m bench.train`. options: all, by the parser's names; given: those that the command line names."""
     check_device(options["device"])
-    ranks = Ranks.join(options["device"])
+    ranks = Ranks.join()
     threads = options["threads"] or ranks.threads
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for our kernels' library, which is loaded later
-    made, state = begin({**options, "threads": threads}, given, ranks, argv)
-    code = Training(made, ranks, state, argv).run()
-    ranks.leave()
+    here = dict(threads=threads, device=ranks.on(options["device"]), resume=options["resume"] or ranks.restarted)
+    with ranks.one_voice():
+        made, state = begin({**options, **here}, given, ranks, argv)
+        ranks.same(state.step if state else 0, "the newest checkpoint's step (all ranks must see one --out)")
+        code = Training(made, ranks, state, argv).run()
+        ranks.leave()
     return code
 
 
@@ -64,6 +84,7 @@ def begin(
     merged = {**options, **plans.restored(recorded), **given, "threads": options["threads"]}
     if "kernels" not in given:
         merged["kernels"] = build.again(recorded["kernels"], out)
+    merged["device"] = ranks.on(merged["device"])
     made = plans.plan_of(merged, ranks.ranks, argv)
     plans.need_same(recorded, made.options)
     return made, found
@@ -98,6 +119,11 @@ class Training:
             plan.shuffle,
             plan.model.v,
         )
+        self.val = find_shards(plan.val or plan.data, "val") if plan.val_every.steps else []
+        self.questions = evaluation.read(plan.hellaswag, plan.model.v) if plan.hellaswag else []
+        self.texts = Texts(decoder_beside(self.data.shards[0].path))
+        if plan.prompt and self.texts.decoder is None:
+            raise CannotGoOn("--prompt: the data do not say which tokenizer they were made with (bench.data --vocab)")
         self.steps = plan.total_steps(self.data.steps_per_epoch)
         self.lr = plan.schedule_of(self.steps)
         self.speed = Speed()
@@ -127,12 +153,7 @@ class Training:
         try:
             self._set_up()
             with Stopping() as self.stopping, Screen(self.steps, self.done, not ranks.main) as self.screen:
-                self.writer = self._writer()
-                try:
-                    self._train()
-                finally:
-                    if self.writer:
-                        self.writer.close()
+                self._writing()
             return self._ended()
         finally:
             if self.journal:
@@ -166,9 +187,9 @@ class Training:
         else:
             self.step.load(self._parameters())
         if self.journal:
-            utc = datetime.now(timezone.utc).isoformat(timespec="seconds")
             if not self.resumed:
-                build.write_choice(self.folder, plan.race, choice, utc)
+                self._write_environment()
+                build.write_choice(self.folder, plan.race, choice, utc())
             self._begin_the_journal(note)
         self.resumed = None  # as large as the model
 
@@ -185,7 +206,7 @@ class Training:
         self.journal.write(
             "resume" if self.done else "start",
             step=self.done,
-            utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            utc=utc(),
             model=plan.model.name,
             parameters=plan.model.parameters,
             ranks=self.ranks.ranks,
@@ -196,24 +217,76 @@ class Training:
             chosen=note,
         )
 
-    def _writer(self) -> checkpoints.Writer | None:
-        if not self.ranks.main:
-            return None
-        return checkpoints.Writer(self.folder / CHECKPOINTS, self.plan.keep_last, self.plan.keep_every)
+    def _write_environment(self) -> None:
+        command = shlex.join(["python", "-m", "bench.train", *self.argv])
+        header = {"schema": SCHEMA, "kind": "train", "started": utc(), "command": command}
+        document = clean({**header, **environment()}, free_text=True)
+        files.write_atomically(self.folder / ENVIRONMENT, json.dumps(document, indent=1) + "\n")
 
     # --- training ---
+
+    def _writing(self) -> None:
+        """Train with a writer of checkpoints beside it. Ctrl-C for a second time does not wait for it."""
+        plan, folder = self.plan, self.folder / CHECKPOINTS
+        self.writer = checkpoints.Writer(folder, plan.keep_last, plan.keep_every) if self.ranks.main else None
+        if self.writer and self.texts.decoder and not (folder / TOKENIZER).exists():
+            write_tokenizer(folder / TOKENIZER, self.texts.decoder)
+        try:
+            self._train()
+        except Exception:
+            if self.writer:
+                with contextlib.suppress(CannotGoOn):  # the first thing that went wrong is told
+                    self.writer.close()
+            raise
+        if self.writer:
+            self.writer.close()
 
     def _train(self) -> None:
         plan = self.plan
         self.peak = self._peak_flops()
+        if self.done == 0:
+            self._look(plan.val_every.steps > 0, False, False)
         with Ahead(self.data, self.done, plan.data_threads) as batches:
             while self.done < self.steps and not self.why:
-                self._one(next(batches))
+                self._one(self._next(batches))
                 last = self.done == self.steps
                 if self.ranks.any(bool(self.stopping.asked)):
                     self.why = self.stopping.asked or "another rank was asked to"
-                if last or self.why or plan.checkpoint_every(self.done):
+                if not self.why:
+                    due = (plan.val_every, plan.hellaswag_every, plan.sample_every)
+                    self._look(*(every.steps > 0 and (last or every(self.done)) for every in due))
+                if self.code == cli.OK and (last or self.why or plan.checkpoint_every(self.done)):
                     self._checkpoint()
+
+    def _next(self, batches: Ahead) -> list[Any]:
+        """A step's batches. Where the data are gone, what was trained so far is kept."""
+        try:
+            return next(batches)
+        except DataError:
+            if self.ranks.ranks == 1:  # more of them would have to do it together
+                self._checkpoint()
+            raise
+
+    def _look(self, val: bool, hellaswag: bool, sample: bool) -> None:
+        """At the model as it is now: validation loss, questions, a text."""
+        plan, step = self.plan, self.done
+        if val:
+            loss = evaluate.validation(self.step, self.val, plan.val_batches, self.ranks)
+            self._told(f"val loss {loss:.6f}", "val", loss=loss, batches=plan.val_batches)
+        if hellaswag:
+            right, of = evaluate.hellaswag(self.step, self.questions, self.ranks)
+            said = f"hellaswag {right}/{of} = {right / of:.4f}"
+            self._told(said, "hellaswag", right=right, of=of, accuracy=right / of)
+        if sample and self.ranks.main:
+            prompt, draw = self.texts.prompt(plan.prompt), Draw(plan.temperature, plan.top_k)
+            ids = draw_tokens(self.step, prompt, plan.sample_tokens, draw, plan.race.job.seed + step)
+            text = self.texts.text([*prompt, *ids] if plan.prompt else ids)
+            self._told(f"sample: {text}", "sample", text=text, tokenizer=self.texts.name)
+
+    def _told(self, said: str, event: str, **fields: Any) -> None:
+        self.screen.say(f"step {self.done}/{self.steps}  {said}")
+        if self.journal:
+            self.journal.write(event, step=self.done, **fields)
 
     def _one(self, batches: list[Any]) -> None:
         """One step: gradients, whether they are worth an update, the update."""
@@ -249,8 +322,10 @@ class Training:
 
     def _not_finite(self, number: int, batches: list[Batch]) -> None:
         """Say where it began; after too many in a row it is the end."""
-        where = self.step.first_not_finite(batches) or "nowhere when the step was taken again"
-        self.screen.say(f"step {number + 1} is not finite, first in {where}")
+        where = self.step.first_not_finite(batches)
+        if where or self.ranks.main:
+            where = where or "nowhere here when the step was taken again"
+            cli.say(f"step {number + 1}, rank {self.ranks.rank}: not finite, first in {where}")
         if self.journal:
             self.journal.write("not-finite", step=number + 1, where=where, in_a_row=self.bad)
         if self.bad >= self.plan.not_finite_in_a_row:
@@ -308,11 +383,13 @@ class Training:
             losses=self.losses.state(),
             norms=self.norms.state(),
             not_finite=self.bad,
+            vocabulary=self.texts.decoder.fingerprint() if self.texts.decoder else None,
         )
 
     def _checkpoint(self) -> None:
-        if self.bad:  # what is kept is to be gone on with
+        if self.bad and not self.step.finite():  # what is kept is to be gone on with
             return
+        self.ranks.agree(self.step.memory.flat_params, "parameters")
         state = self.step.state(self.done, self._rest())
         if self.writer:
             assert self.journal
