@@ -18,7 +18,6 @@ import torch.distributed as dist
 
 from bench.cli import FAILED, INTERRUPTED, CannotGoOn
 from bench.core.evidence import one_line
-from bench.machine.devices import is_gpu
 from bench.machine.facts import usable_cpus
 
 PATIENCE_S = 600  # for a rank that does not answer; one that has died is noticed at once
@@ -82,32 +81,29 @@ def _job(environment: Mapping[str, str]) -> int:
 class Peers:
     """This process among those that work together; `Peers()` is one that is alone, and waits for nobody.
 
-    rank, ranks, local: see Place. device: this rank's own. threads: its share of the cores that it may use.
+    rank, ranks, local: see Place. threads: its share of the cores that it may use.
     restarted: torchrun has started these processes again after one was lost, so the run should go on, not start.
 
     Its methods are called by all ranks in the same order, and answer all alike. Each raises RankLost where one has
     died.
     """
 
-    def __init__(self, place: Place | None = None, device: str = "cpu"):
+    def __init__(self, place: Place | None = None):
         place = place or Place()
-        self.rank, self.ranks, self.local, self.device = place.rank, place.ranks, place.local, device
+        self.rank, self.ranks, self.local = place.rank, place.ranks, place.local
         self.threads = len(usable_cpus())
         self.restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
     @classmethod
-    def join(cls: type[P], device: str = "cpu", environment: Mapping[str, str] = os.environ) -> P:
+    def join(cls: type[P], environment: Mapping[str, str] = os.environ) -> P:
         """Meet the others, if there are any. Raises CannotGoOn where they do not come."""
         here = place(environment)
         if here.ranks == 1:
-            return cls(here, device)
-        if is_gpu(device):
-            device = f"cuda:{here.local % torch.cuda.device_count()}" if device == "cuda" else device
-            torch.cuda.set_device(device)
-        ranks = cls(here, device)
+            return cls(here)
+        ranks = cls(here)
         try:
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if is_gpu(device) else "gloo",
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
                 init_method=f"tcp://{here.address}" if here.address else "env://",
                 rank=here.rank,
                 world_size=here.ranks,
@@ -120,6 +116,13 @@ class Peers:
                 f"rank {here.rank} of {here.ranks} did not meet the others at {at}: {one_line(error)}"
             ) from error
         return ranks
+
+    def on(self, device: str) -> str:
+        """This rank's own device, where all were told "cuda" (or another rank's)."""
+        if self.ranks == 1 or device.partition(":")[0] != "cuda":
+            return device
+        torch.cuda.set_device(self.local % torch.cuda.device_count())  # Slurm may show each rank its own alone
+        return f"cuda:{torch.cuda.current_device()}"
 
     @property
     def main(self) -> bool:
@@ -169,10 +172,14 @@ class Peers:
         if self.ranks == 1:
             return
         digest = int(flat.view(-1).view(torch.int32).sum(dtype=torch.int64))
-        halves = [self.all(float(half)) for half in (digest >> 32, digest & 0xFFFFFFFF)]  # each fits fp64
-        digests = list(zip(*halves, strict=True))
-        if other := [rank for rank, found in enumerate(digests) if found != digests[0]]:
-            raise CannotGoOn(f"{what} differ between rank 0 and rank {other[0]}: they have not trained as one")
+        for half in (digest >> 32, digest & 0xFFFFFFFF):  # each fits fp64
+            self.same(half, what)
+
+    def same(self, number: float, what: str) -> None:
+        """Raises CannotGoOn, with `what` in its words, where it is not the same number on all ranks."""
+        numbers = self.all(float(number))
+        if other := [rank for rank, found in enumerate(numbers) if found != numbers[0]]:
+            raise CannotGoOn(f"rank 0 and rank {other[0]} differ in {what}")
 
     @contextlib.contextmanager
     def losing(self, doing: str) -> Iterator[None]:

@@ -20,7 +20,6 @@ from typing import NamedTuple, Protocol
 import torch
 import torch.distributed as dist
 
-from bench.machine.devices import is_gpu
 from bench.models.calls import Call
 from bench.models.memory import ALIGN, Memory
 from bench.models.step import Bound, Step
@@ -239,7 +238,7 @@ class Reduction:
         mem = step.memory
         self.peers, self.loss = peers, mem.loss
         self.buckets = plan(mem, step.last_calls, peers.ranks, bucket_bytes)
-        kind = Pairwise if ordered or (ordered is None and not is_gpu(peers.device)) else Collective
+        kind = Pairwise if (ordered if ordered is not None else not mem.flat_grads.is_cuda) else Collective
         self.exchange: Exchange = kind(peers, mem.flat_grads, self.buckets, keep)
         self.numbers = mem.loss.new_zeros(peers.ranks, 1)
         starts: list[list[Bound]] = [[] for _ in range(len(step.last) + 1)]
