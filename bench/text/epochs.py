@@ -87,7 +87,7 @@ class Shard:
         return rows
 
     def _fill(self, row: np.ndarray, handle: int, place: int) -> None:
-        into, at = memoryview(row.view(np.uint8)), self.start + 2 * place
+        into, at = row.view(np.uint8).data, self.start + 2 * place
         while into:
             got = os.preadv(handle, [into], at)
             if got == 0:

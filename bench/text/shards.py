@@ -134,8 +134,8 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _magic(path: Path) -> int:
-    head = np.fromfile(path, dtype="<i4", count=1) if path.is_file() else []
-    return int(head[0]) if len(head) else 0
+    head = np.fromfile(path, dtype="<i4", count=1).tolist() if path.is_file() else []
+    return head[0] if head else 0
 
 
 def batches(tokens: Tokens, B: int, T: int, seed: int, skip: int = 0) -> Iterator[Batch]:
