@@ -9,6 +9,8 @@ import torch
 
 from bench.cli import CannotGoOn
 from bench.core.case import DTYPES
+from reference.models import MODELS
+from reference.models.gpt2 import GPT2
 from reference.models.model import Model
 
 Named = Mapping[str, torch.Tensor]
@@ -45,6 +47,26 @@ def describe(model: Model) -> dict[str, Any]:
     said = dataclasses.asdict(model)
     said.pop("recipe", None)
     return {"family": model.family, **said}
+
+
+def described(said: Mapping[str, Any], where: object) -> Model:
+    """The model that `describe` said this of. CannotGoOn for a family that this program does not have."""
+    for known in MODELS.values():
+        if describe(known) == said:
+            return known
+    kinds = {known.family: type(known) for known in MODELS.values()}
+    try:
+        return kinds[said["family"]](**{key: value for key, value in said.items() if key != "family"})
+    except (KeyError, TypeError) as error:
+        raise CannotGoOn(f"{where}: a model that this program does not know ({error})") from None
+
+
+def sized(*, max_t: int, v: int, L: int, NH: int, C: int) -> GPT2:
+    """The GPT-2 of these sizes, under its name where it has one."""
+    for known in MODELS.values():
+        if isinstance(known, GPT2) and (known.max_t, known.v, known.L, known.NH, known.C) == (max_t, v, L, NH, C):
+            return known
+    return GPT2(f"gpt2-{L}x{C}", L=L, NH=NH, C=C, max_t=max_t, v=v)
 
 
 def need_same_model(found: Mapping[str, Any], model: Model, where: object) -> None:

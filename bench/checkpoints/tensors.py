@@ -5,17 +5,20 @@ data_offsets}}, then the data without a gap. It is written here because the libr
 while it copies, during which a training step could launch nothing; it is read by the library.
 """
 
+import contextlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors
 import safetensors.torch
 import torch
 
 from bench.cli import CannotGoOn
+from bench.core.files import cannot_write
 
 KINDS = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
 PIECE = 1 << 24  # bytes written, or read, at once
@@ -64,16 +67,19 @@ class Image:
 
     def write(self, path: Path) -> int:
         """Write the file and force it to disk; its CRC-32. Raises OSError."""
-        pieces = self.body.numpy().data
-        sum = zlib.crc32(self.head)
+        sum = 0
         with path.open("wb", buffering=0) as file:
-            _write_all(file.fileno(), memoryview(self.head))
-            for start in range(0, len(pieces), PIECE):
-                piece = pieces[start : start + PIECE]
+            for piece in self.pieces():
                 sum = zlib.crc32(piece, sum)
                 _write_all(file.fileno(), piece)
             os.fsync(file.fileno())
         return sum
+
+    def pieces(self) -> Iterator[memoryview]:
+        yield memoryview(self.head)
+        body = self.body.numpy().data
+        for start in range(0, len(body), PIECE):
+            yield body[start : start + PIECE]
 
 
 def _layout(tensors: Tensors) -> dict[str, tuple[torch.dtype, torch.Size]]:
@@ -85,11 +91,12 @@ def _write_all(file: int, piece: memoryview) -> None:
         piece = piece[os.write(file, piece) :]
 
 
-def write(path: Path, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> int:
-    """Write tensors, of any device, to a file and force it to disk; its CRC-32. Raises OSError."""
+def save_to(file: BinaryIO, tensors: Tensors, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors, of any device, into an open file. Raises OSError."""
     image = Image(tensors, metadata)
     image.fill(tensors)
-    return image.write(path)
+    for piece in image.pieces():
+        file.write(piece)
 
 
 def read(path: Path) -> dict[str, torch.Tensor]:
@@ -110,3 +117,23 @@ def checksum(path: Path) -> int:
         while got := file.readinto(view):
             sum = zlib.crc32(view[:got], sum)
     return sum
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that is there when the body is over, forced to disk, and not before. Raises CannotGoOn where there is one
+    already, or where it cannot be written; DiskFull."""
+    temporary = path.with_name(f".{path.name}.writing")
+    if path.exists():
+        raise CannotGoOn(f"{path}: it is there, and stays; take another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
