@@ -124,6 +124,7 @@ class Training:
         self.texts = Texts(decoder_beside(self.data.shards[0].path))
         if plan.prompt and self.texts.decoder is None:
             raise CannotGoOn("--prompt: the data do not say which tokenizer they were made with (bench.data --vocab)")
+        self.identity = self.data.identity()  # once: what it looks at may be gone at the last checkpoint
         self.steps = plan.total_steps(self.data.steps_per_epoch)
         self.lr = plan.schedule_of(self.steps)
         self.speed = Speed()
@@ -137,7 +138,7 @@ class Training:
 
     def _take_up(self, state: State) -> None:
         rest = state.rest
-        if rest["data"] != self.data.identity():
+        if rest["data"] != self.identity:
             raise CannotGoOn(
                 f"the data are not those that the run was begun with (shards, or their tokens): put them back, or "
                 f"start a new run with --from {self.plan.out}"
@@ -278,7 +279,7 @@ class Training:
             said = f"hellaswag {right}/{of} = {right / of:.4f}"
             self._told(said, "hellaswag", right=right, of=of, accuracy=right / of)
         if sample and self.ranks.main:
-            prompt, draw = self.texts.prompt(plan.prompt), Draw(plan.temperature, plan.top_k)
+            prompt, draw = self.texts.prompt(plan.prompt, plan.model.v), Draw(plan.temperature, plan.top_k)
             ids = draw_tokens(self.step, prompt, plan.sample_tokens, draw, plan.race.job.seed + step)
             text = self.texts.text([*prompt, *ids] if plan.prompt else ids)
             self._told(f"sample: {text}", "sample", text=text, tokenizer=self.texts.name)
@@ -379,7 +380,7 @@ class Training:
         """What the next steps depend on, besides tensors."""
         return dict(
             options=plans.for_json(self.plan.options),
-            data=self.data.identity(),
+            data=self.identity,
             losses=self.losses.state(),
             norms=self.norms.state(),
             not_finite=self.bad,

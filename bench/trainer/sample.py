@@ -51,10 +51,11 @@ class Texts:
         self.decoder = decoder
         self.name = decoder.name if decoder else "no tokenizer is known: tokens are numbers"
 
-    def prompt(self, text: str | None) -> list[int]:
-        """Token ids of a prompt; without one the end of a text, after which another begins."""
+    def prompt(self, text: str | None, vocabulary: int) -> list[int]:
+        """Token ids of a prompt; without one the end of a text, after which another begins, if the model knows it."""
         if not text or self.decoder is None:
-            return [self.decoder.end_of_text if self.decoder else END_OF_TEXT]
+            end = self.decoder.end_of_text if self.decoder else END_OF_TEXT
+            return [end if end < vocabulary else 0]
         return Tokenizer.of_ranks(self.decoder.name, self.decoder.ranks()).encoding.encode_ordinary(text)
 
     def text(self, ids: list[int]) -> str:
