@@ -62,6 +62,17 @@ def find_shards(pattern: str | Path | None, part: str = "train") -> list[Path]:
     return validation_shards(folder) if part == "val" else training_shards(folder)
 
 
+def find_validation(val: str | Path | None, data: str | Path | None) -> list[Path]:
+    """The shards that `--val` means; without it those that belong to `--data`: named val, in the same folder.
+
+    Raises DataError where there are none: what is trained on is never taken to validate with.
+    """
+    if val is not None:
+        return find_shards(val, "val")
+    train = find_shards(data)
+    return validation_shards(train[0].parent)
+
+
 @dataclass(frozen=True)
 class Shard:
     """A .bin file that was looked at: where its tokens begin, in bytes, and how many there are."""

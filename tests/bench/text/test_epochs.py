@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.text import epochs, shards
-from bench.text.epochs import Ahead, Epochs, find_shards, in_order, permuted
+from bench.text.epochs import Ahead, Epochs, find_shards, find_validation, in_order, permuted
 from bench.text.tokenizer import DataError
 
 LENGTHS = (97, 5, 64, 131, 1, 66)  # odd ones, one that is whole windows and the token after, two without any window
@@ -157,6 +157,18 @@ def test_what_data_may_name(files, tmp_path):
     odd = tmp_path / "what[1].bin"
     shards.write_tokens(odd, np.arange(9, dtype=np.uint16))
     assert find_shards(odd) == [odd], "a name that looks like a pattern"
+
+
+def test_validation_is_never_what_is_trained_on(files, tmp_path):
+    """A file or a glob for training names no validation: that is looked for beside it."""
+    for data in (files[0], tmp_path / "*_train_*.bin", tmp_path):
+        with pytest.raises(DataError, match="no validation shards"):
+            find_validation(None, data)
+    val = tmp_path / "some_val_000000.bin"
+    shards.write_tokens(val, np.arange(9, dtype=np.uint16))
+    for data in (files[0], tmp_path / "*_train_*.bin", tmp_path):
+        assert find_validation(None, data) == [val]
+    assert find_validation(files[3], tmp_path) == [files[3]], "what --val names is meant"
 
 
 def test_other_files_of_llm_c_in_a_folder_are_not_shards(tmp_path):
