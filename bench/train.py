@@ -93,7 +93,9 @@ def _optimizer(g: argparse._ArgumentGroup) -> None:
     g.add_argument("--epochs", type=cli.above_zero, metavar="E", help="instead of --steps")
     g.add_argument("--lr", type=cli.above_zero, default=LR, help=f"at its highest, default {LR:g}")
     g.add_argument("--schedule", choices=SCHEDULES, default="cosine", help="default cosine")
-    g.add_argument("--warmup", type=_from_zero, default=0, metavar="STEPS", help="a line from 0 to --lr, default 0")
+    g.add_argument(
+        "--warmup", type=cli.whole_from_zero, default=0, metavar="STEPS", help="a line from 0 to --lr, default 0"
+    )
     g.add_argument(
         "--final-fraction",
         type=_share,
@@ -101,10 +103,10 @@ def _optimizer(g: argparse._ArgumentGroup) -> None:
         metavar="F",
         help=f"of --lr at the end, default {FINAL_FRACTION:g}",
     )
-    g.add_argument("--weight-decay", type=_at_least_zero, metavar="X", help="of matrices; default the model's, 0.1")
+    g.add_argument("--weight-decay", type=cli.from_zero, metavar="X", help="of matrices; default the model's, 0.1")
     g.add_argument("--betas", type=_betas, metavar="B1,B2", help="AdamW's; default the model's, 0.9,0.95")
     g.add_argument("--eps", type=cli.above_zero, help="AdamW's; default the model's, 1e-8")
-    g.add_argument("--clip", type=_at_least_zero, metavar="NORM", help="of all gradients; default 1, 0 does not clip")
+    g.add_argument("--clip", type=cli.from_zero, metavar="NORM", help="of all gradients; default 1, 0 does not clip")
     for name, what in (("loss", "loss"), ("norm", "gradient norm")):
         g.add_argument(
             f"--skip-{name}-z",
@@ -129,28 +131,36 @@ def _optimizer(g: argparse._ArgumentGroup) -> None:
 
 def _looks(g: argparse._ArgumentGroup) -> None:
     g.add_argument(
-        "--val-every", type=_from_zero, default=0, metavar="N", help="validation loss, also before and after"
+        "--val-every", type=cli.whole_from_zero, default=0, metavar="N", help="validation loss, also before and after"
     )
     g.add_argument(
         "--val-batches", type=cli.count, default=VAL_BATCHES, metavar="M", help=f"at most, default {VAL_BATCHES}"
     )
     g.add_argument("--hellaswag", type=Path, metavar="FILE", help="an evaluation file (python -m bench.data makes one)")
-    g.add_argument("--hellaswag-every", type=_from_zero, default=0, metavar="N", help="its accuracy, also at the end")
-    g.add_argument("--sample-every", type=_from_zero, default=0, metavar="N", help="a text, also at the end")
+    g.add_argument(
+        "--hellaswag-every", type=cli.whole_from_zero, default=0, metavar="N", help="its accuracy, also at the end"
+    )
+    g.add_argument("--sample-every", type=cli.whole_from_zero, default=0, metavar="N", help="a text, also at the end")
     g.add_argument(
         "--sample-tokens", type=cli.count, default=SAMPLE_TOKENS, metavar="N", help=f"default {SAMPLE_TOKENS}"
     )
     g.add_argument(
-        "--temperature", type=_at_least_zero, default=TEMPERATURE, help=f"default {TEMPERATURE:g}; 0: the likeliest"
+        "--temperature", type=cli.from_zero, default=TEMPERATURE, help=f"default {TEMPERATURE:g}; 0: the likeliest"
     )
-    g.add_argument("--top-k", type=_from_zero, default=TOP_K, metavar="K", help=f"default {TOP_K}; 0: all tokens")
+    g.add_argument(
+        "--top-k", type=cli.whole_from_zero, default=TOP_K, metavar="K", help=f"default {TOP_K}; 0: all tokens"
+    )
     g.add_argument("--prompt", metavar="TEXT", help="what samples begin with; default: the end of a text")
 
 
 def _checkpoints(g: argparse._ArgumentGroup) -> None:
-    g.add_argument("--checkpoint-every", type=_from_zero, default=0, metavar="N", help="also at the end; 0: only there")
+    g.add_argument(
+        "--checkpoint-every", type=cli.whole_from_zero, default=0, metavar="N", help="also at the end; 0: only there"
+    )
     g.add_argument("--keep-last", type=cli.count, default=KEEP_LAST, metavar="K", help=f"default {KEEP_LAST}")
-    g.add_argument("--keep-every", type=_from_zero, default=0, metavar="M", help="keep those of every Mth step too")
+    g.add_argument(
+        "--keep-every", type=cli.whole_from_zero, default=0, metavar="M", help="keep those of every Mth step too"
+    )
     g.add_argument(
         "--from",
         type=Path,
@@ -159,16 +169,8 @@ def _checkpoints(g: argparse._ArgumentGroup) -> None:
     )
 
 
-def _from_zero(text: str) -> int:
-    return cli._whole(text, 0, "a whole number from 0")
-
-
-def _at_least_zero(text: str) -> float:
-    return 0.0 if text.strip() in ("0", "0.0") else cli.above_zero(text)
-
-
 def _share(text: str) -> float:
-    value = _at_least_zero(text)
+    value = cli.from_zero(text)
     if value > 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a fraction from 0 to 1")
     return value

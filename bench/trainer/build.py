@@ -1,7 +1,6 @@
 """The step that a run trains with: kernels picked as `bench.e2e` picks them, bound to memory in this process."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from bench import cli
@@ -65,21 +64,15 @@ def again(kernels: str, folder: Path) -> str:
     return ",".join([*(f"{f}/" for f in choose.parse(kernels).folders), str(file)])
 
 
-def build(
-    race: plan.Plan, choice: Choice, masters: bool = True, ranks: int = 1, B: int | None = None, T: int | None = None
-) -> Step:
-    """The step in this process. CannotGoOn where a GPU's kernels cannot be recorded as a graph.
-
-    B, T: other sizes than the run's, for samples.
-    """
-    job = replace(race.job, B=B or race.job.B, T=T or race.job.T)
-    device = open_device(job.device)
-    made = program(job.model, job.B, job.T, job.dtype, device, job.recompute, masters)
+def build(race: plan.Plan, choice: Choice, masters: bool = True, ranks: int = 1) -> Step:
+    """The step, in this process."""
+    job = race.job
+    made = program(job.model, job.B, job.T, job.dtype, open_device(job.device), job.recompute, masters)
     modules = {id: variant.load() for id, variant in choice.items()}
     return Step(made, modules, job.accumulation, job.seed, ranks)
 
 
 def record(step: Step, race: plan.Plan) -> None:
-    """On a GPU the step as graphs. `load` follows."""
+    """On a GPU the step as graphs. `load` follows. CannotGoOn where a kernel cannot be recorded."""
     if race.graph and (why := step.capture()):
         raise CannotGoOn(f"the step is no graph: {why}; leave it out with --no-graph", cli.CANNOT_RUN)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bench import cli
+from bench.checkpoints import foreign
 from bench.checkpoints import run as checkpoints
 from bench.checkpoints.state import State
 from bench.cli import CannotGoOn
@@ -31,7 +32,7 @@ from bench.records.scrub import clean
 from bench.text import evaluation
 from bench.text.corpus import TOKENIZER, decoder_beside
 from bench.text.decoding import write_tokenizer
-from bench.text.epochs import Ahead, Epochs, find_shards
+from bench.text.epochs import Ahead, Epochs, find_shards, find_validation
 from bench.text.tokenizer import DataError
 from bench.trainer import build, evaluate
 from bench.trainer import plan as plans
@@ -119,7 +120,7 @@ class Training:
             plan.shuffle,
             plan.model.v,
         )
-        self.val = find_shards(plan.val or plan.data, "val") if plan.val_every.steps else []
+        self.val = find_validation(plan.val, plan.data) if plan.val_every.steps else []
         self.questions = evaluation.read(plan.hellaswag, plan.model.v) if plan.hellaswag else []
         self.texts = Texts(decoder_beside(self.data.shards[0].path))
         if plan.prompt and self.texts.decoder is None:
@@ -195,8 +196,10 @@ class Training:
         self.resumed = None  # as large as the model
 
     def _parameters(self) -> dict[str, torch.Tensor]:
-        """Rounded to the working dtype, as `bench.e2e` starts."""
+        """Of --from; else the family's, rounded to the working dtype, as `bench.e2e` starts."""
         plan = self.plan
+        if plan.source:
+            return foreign.weights_from(plan.source, plan.model)
         dtype = DTYPES[plan.race.job.dtype]
         found = init_parameters(plan.model, plan.race.job.seed)
         return {name: p.to(dtype) for name, p in found.items()}

@@ -10,9 +10,10 @@ from typing import Any
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.machine import facts
-from bench.trainer import CPU_B, CPU_T, GPU_T
+from bench.trainer import CPU_B, CPU_T, GPU_T, LR
 from bench.trainer.schedule import Schedule
 from bench.training import GPU_B, plan
+from bench.training.contestants import STEP_LIMIT_S
 from reference.models import MODELS
 from reference.models.model import Model
 
@@ -107,34 +108,22 @@ def plan_of(options: Mapping[str, Any], ranks: int = 1, argv: list[str] | None =
     B = o["batch"] or (GPU_B.get(model.name, max(GPU_B.values())) if gpu else CPU_B)
     T = o["seq"] or min(GPU_T if gpu else CPU_T, model.max_t)
     total = o["total_batch"] or B * T * ranks
-    race = plan.plan_of(
-        model=model.name,
+    race = race_of(
+        replace(model, recipe=recipe_of(model, o)),
         kernels=o["kernels"],
-        baseline="none",
-        swap=[],
-        batch=B,
-        seq=T,
+        B=B,
+        T=T,
         accumulation=micro_batches(total, B, T, ranks),
         dtype=o["dtype"],
         device=o["device"],
+        threads=o["threads"],
         recompute=o["recompute"],
-        no_graph=o["no_graph"] or ranks > 1,
-        data=None,
-        simulate=False,
-        lr=o["lr"],
-        steps=None,
+        graph=not o["no_graph"] and ranks == 1,
         seed=o["seed"],
-        threads=o["threads"] or facts.usable_cores(),
-        time_limit=600.0,
-        minutes=None,
-        compile_limit=600.0,
         remeasure=o["remeasure"],
-        out=None,
-        profile=None,
-        json=False,
         argv=argv or [],
     )
-    job = replace(race.job, model=replace(model, recipe=recipe_of(model, o)))
+    job = race.job
     if o["no_masters"] and job.dtype != "bf16":
         raise CannotGoOn("--no-masters: fp32 weights have none; it goes with --dtype bf16", cli.USAGE)
     if o["steps"] and o["epochs"]:
@@ -143,7 +132,7 @@ def plan_of(options: Mapping[str, Any], ranks: int = 1, argv: list[str] | None =
         raise CannotGoOn("--hellaswag-every needs --hellaswag FILE (python -m bench.data makes one)", cli.USAGE)
     o |= dict(batch=B, seq=T, total_batch=total, dtype=job.dtype)
     return Plan(
-        race=replace(race, job=job),
+        race=race,
         options=o,
         out=o["out"],
         resume=o["resume"],
@@ -177,6 +166,53 @@ def plan_of(options: Mapping[str, Any], ranks: int = 1, argv: list[str] | None =
         keep_last=o["keep_last"],
         keep_every=o["keep_every"],
     )
+
+
+def race_of(
+    model: Model,
+    *,
+    kernels: str,
+    B: int,
+    T: int,
+    dtype: str | None,
+    device: str,
+    threads: int | None,
+    accumulation: int = 1,
+    recompute: str | None = None,
+    graph: bool = True,
+    seed: int = 0,
+    remeasure: bool = False,
+    argv: list[str] | None = None,
+) -> plan.Plan:
+    """What `bench.e2e` would call the choice of kernels for this step."""
+    made = plan.plan_of(
+        model=model.name,
+        kernels=kernels,
+        baseline="none",
+        swap=[],
+        batch=B,
+        seq=T,
+        accumulation=accumulation,
+        dtype=dtype,
+        device=device,
+        recompute=recompute,
+        no_graph=not graph,
+        data=None,
+        simulate=False,
+        lr=LR,
+        steps=None,
+        seed=seed,
+        threads=threads or facts.usable_cores(),
+        time_limit=STEP_LIMIT_S,
+        minutes=None,
+        compile_limit=STEP_LIMIT_S,
+        remeasure=remeasure,
+        out=None,
+        profile=None,
+        json=False,
+        argv=argv or [],
+    )
+    return replace(made, job=replace(made.job, model=model))
 
 
 def recipe_of(model: Model, o: Mapping[str, Any]) -> Any:
