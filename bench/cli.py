@@ -80,6 +80,11 @@ def count(text: str) -> int:
     return _whole(text, 1, "a whole number above 0")
 
 
+def whole_from_zero(text: str) -> int:
+    """How often or how many, 0 for never or none."""
+    return _whole(text, 0, "a whole number from 0")
+
+
 def seed(text: str) -> int:
     """What every generator of random numbers here takes."""
     return _whole(text, 0, "a whole number from 0 to 2147483647", 2**31 - 1)
@@ -104,6 +109,14 @@ def above_zero(text: str) -> float:
         if 0 < float(text) < math.inf:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+
+
+def from_zero(text: str) -> float:
+    """A finite number from 0: a decay, a temperature."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -28,7 +28,7 @@ class GPT2(Model):
     """L blocks of C channels and NH heads, `max_t` positions, `v` tokens padded to `vp` columns; the head is tied."""
 
     family: ClassVar[str] = "gpt2"
-    recipe: ClassVar[Recipe] = Recipe(max_norm=1.0, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1)
+    recipe: Recipe = Recipe(max_norm=1.0, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1)
 
     L: int
     NH: int

@@ -20,7 +20,7 @@ EPS = 1e-5
 @dataclass(frozen=True, kw_only=True)
 class MadeUp(Model):
     family: ClassVar[str] = "made_up"
-    recipe: ClassVar[Recipe] = Recipe(max_norm=0.5, beta1=0.8, beta2=0.9, eps=1e-7, decay=0.05)
+    recipe: Recipe = Recipe(max_norm=0.5, beta1=0.8, beta2=0.9, eps=1e-7, decay=0.05)
 
     L: int
     C: int
