@@ -23,14 +23,15 @@ from typing import Any, NoReturn
 OK = 0
 FAILED = 1  # something went wrong that is not a verdict on a kernel (disk full, cannot set up)
 WRONG = 2  # a variant's result is wrong, or parity with PyTorch failed
-CANNOT_RUN = 3  # a variant named explicitly cannot run here
-NOTHING_TRIED = 4  # variants were named explicitly, and none of them takes any of what it was to be tried at
+CANNOT_RUN = 3  # a variant that was named in full cannot run here, whatever the reason
+NOTHING_TRIED = 4  # a pattern named variants, and none of them takes any of what it was to be tried at
+TIMED_OUT = 5  # nothing is wrong, but a variant or the training step took longer than its time limit
 USAGE = 64  # the command line makes no sense (sysexits.h EX_USAGE)
 INTERRUPTED = 130  # Ctrl-C, or ended from outside by SIGTERM or a closed terminal
 
 EXIT_CODES = (
     "exit codes: 0 fine, 1 could not go on, 2 a result is wrong, 3 a named variant cannot run here, "
-    "4 nothing of what was named was tried, 64 usage, 130 interrupted"
+    "4 nothing of what was named was tried, 5 a time limit ended something, 64 usage, 130 interrupted"
 )
 
 

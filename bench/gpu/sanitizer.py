@@ -135,7 +135,7 @@ def report(calls: Calls, tools: list[str], time_limit: float, out: Path | None, 
     statuses = {r["status"] for r in records}
     if "timeout" in statuses:
         cli.say(f"{sum(r['status'] == 'timeout' for r in records)} of {len(records)} had no time: --time-limit")
-    return cli.WRONG if "wrong" in statuses else cli.FAILED if "timeout" in statuses else cli.OK
+    return cli.WRONG if "wrong" in statuses else cli.TIMED_OUT if "timeout" in statuses else cli.OK
 
 
 def attributed(calls: Calls, tool: str, deadline: float) -> Iterator[tuple[Call, Finding]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import HOME
 from bench.cli import CannotGoOn
+from bench.core.files import DiskFull
 from bench.core.variants import discover
 from bench.records.environment import Environment
 from bench.records.queries import device_name, partial, races, ranked
@@ -66,7 +67,7 @@ ORDER = (
 
 def write_beside(folder: Path) -> str:
     """Put report.html into a finished run's folder; a line that says so, or why there is none ($LAYERBENCH_REPORT=0:
-    nobody wants it now). Never raises: a report can be built again, and what was measured is on the disk."""
+    nobody wants it now). A report can be built again, and what was measured is on the disk; DiskFull alone is raised."""
     if os.environ.get("LAYERBENCH_REPORT") == "0":
         return f"no report: LAYERBENCH_REPORT is 0 (python -m bench.report {folder})"
     if missing := unavailable():
@@ -74,6 +75,8 @@ def write_beside(folder: Path) -> str:
     try:
         out = folder / "report.html"
         write(Page(read_runs([folder])), TEMPLATE, out)
+    except DiskFull:
+        raise
     except (CannotGoOn, OSError, ValueError, KeyError, TypeError) as error:
         return f"no report: {type(error).__name__}: {error} (python -m bench.report {folder})"
     return f"report: {out}"

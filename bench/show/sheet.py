@@ -1,0 +1,115 @@
+"""Tables that fit the terminal: names are never cut, what has no room is left out and said, sentences stand below."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+LEAST_PROSE = 24  # columns of the terminal, below which a sentence is not put into a table
+GAP = 2  # between two columns
+
+
+@dataclass(frozen=True)
+class Col:
+    """A column. `rank` 0: it is there at any width; of the others the highest goes first where not all fit."""
+
+    title: str
+    right: bool = False
+    rank: int = 0
+    prose: bool = False  # sentences: they wrap, and take the room that is left
+    least: int = LEAST_PROSE  # width of a prose column
+
+
+class Sheet:
+    """A table and the lines below it."""
+
+    def __init__(self, title: str, columns: Sequence[Col]):
+        self.title, self.columns = title, list(columns)
+        self.rows: list[list[Text] | None] = []  # None: a line between two sections
+        self.below: list[Text] = []
+        self.left_out: list[str] = []  # titles, told beside those that found no room
+
+    def add(self, *cells: str | Text) -> None:
+        self.rows.append([cell if isinstance(cell, Text) else Text(cell) for cell in cells])
+
+    def section(self) -> None:
+        self.rows.append(None)
+
+    def tell(self, text: str, style: str = "dim") -> None:
+        """A line of its own below the table, of the whole width."""
+        self.below.append(Text(text, style=style))
+
+    def print(self, screen: Console) -> None:
+        shown = list(range(len(self.columns)))
+        if screen.is_terminal:
+            while self._needs(shown) > screen.width and (last := self._last(shown)) is not None:
+                shown.remove(last)
+        else:  # a file or a pipe has room for all
+            screen.width = max(screen.width, self._needs(shown))
+        if self.title:
+            screen.print(Text(self.title, style="bold"))
+        if self.rows:
+            screen.print(self._table(shown, screen.width))
+        for line in self.below:
+            print_line(screen, line)
+        gone = [*self.left_out, *(c.title for i, c in enumerate(self.columns) if i not in shown)]
+        if gone and self.rows:
+            titles = ", ".join(" ".join(title.split()) for title in gone)
+            print_line(screen, Text(f"not shown at {screen.width} columns: {titles}", style="dim"))
+
+    def _last(self, shown: list[int]) -> int | None:
+        """The column that goes next."""
+        able = [i for i in shown if self.columns[i].rank]
+        return max(able, key=lambda i: (self.columns[i].rank, i), default=None)
+
+    def _width(self, i: int) -> int:
+        c = self.columns[i]
+        cells = [row[i].plain for row in self.rows if row]
+        widest = _widest([c.title, *([] if c.prose else cells)])
+        return max(widest, min(c.least, _widest(cells))) if c.prose else widest
+
+    def _needs(self, shown: list[int]) -> int:
+        return sum(map(self._width, shown)) + GAP * (len(shown) - 1) + 1
+
+    def _table(self, shown: list[int], width: int) -> Table:
+        table = bare_table()
+        fits = self._needs(shown) <= width
+        for i in shown:
+            c = self.columns[i]
+            # Where even what stays does not fit, all but names may wrap.
+            fixed = fits or i == 0
+            table.add_column(
+                c.title,
+                justify="right" if c.right else "left",
+                no_wrap=fixed and not c.prose,
+                overflow="fold",
+                min_width=self._width(i) if fixed else None,
+            )
+        for row in self.rows:
+            if row is None:
+                table.add_section()
+            else:
+                table.add_row(*[row[i] for i in shown])
+        return table
+
+
+def _widest(texts: Iterable[str]) -> int:
+    return max((cell_len(line) for text in texts for line in text.split("\n")), default=0)
+
+
+def bare_table() -> Table:
+    """A head, a rule, rows; two blanks between the columns and none around."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+
+
+def print_line(screen: Console, text: Text) -> None:
+    """A line below a table; what is longer than the terminal goes on further in."""
+    if screen.is_terminal:
+        screen.print(Padding(text, (0, 0, 0, 2)))
+    else:
+        screen.print(Text("  ") + text, soft_wrap=True)
