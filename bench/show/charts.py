@@ -12,7 +12,7 @@ from bench.show import Spec
 
 COLOURS = {name: backend.colour for name, backend in BACKENDS.items()} | {"ours": BACKENDS["cpu"].colour}
 LIMIT = 4  # an error may be this many times plain torch's (bench/trial/truth.py)
-FOR_LABELS = {"left": 5, "top": 5, "right": 90, "bottom": 5}  # labels stand right of the longest bar
+FOR_LABELS = {"left": 5, "top": 14, "right": 90, "bottom": 5}  # labels stand right of the longest bar
 FLOOR = "#d62728"
 VERDICTS = {"SLOWER": "#d6453d", "FASTER": "#1a9850", "SAME": "#2f6fde", "UNCLEAR": "#8a929c"}
 Chart = alt.LayerChart | alt.FacetChart
@@ -53,7 +53,7 @@ def times(log: bool) -> Chart:
         y=alt.Y("variant:N", sort=None, title=None),
     )
     scale = alt.Scale(type="log") if log else alt.Scale(domainMin=0)
-    x_axis = alt.Axis(format=",~r", tickCount=6, title="ms, median and 95 % interval; ticks: samples; red: the floor")
+    x_axis = alt.Axis(format=",~r", tickCount=6, title="ms, median and 95 % interval; ticks are samples")
     x = alt.X("ms:Q", scale=scale, axis=x_axis)
     tooltip = ["variant:N", "text:N", "story:N"]
     mark = base.mark_point(filled=True, size=90) if log else base.mark_bar(height=12, cornerRadiusEnd=2, opacity=0.85)
@@ -67,14 +67,11 @@ def times(log: bool) -> Chart:
     label = base.mark_text(align="left", dx=6, baseline="middle", fontSize=11).encode(
         x=alt.X("reach:Q", scale=scale), text="text:N"
     )
-    floor = _floor_line().encode(x=alt.X("floor:Q", scale=scale))
-    return alt.layer(main, samples, interval, label, floor).properties(padding=FOR_LABELS)
-
-
-def _floor_line() -> alt.Chart:
-    """The least time there can be, of rows that know it."""
-    known = alt.Chart(_rows()).transform_filter("isValid(datum.floor)")
-    return known.mark_rule(color=FLOOR, strokeWidth=1.5, strokeDash=[5, 3], tooltip="the floor")
+    known = alt.Chart(_rows()).transform_aggregate(floor="min(floor)").transform_filter("isValid(datum.floor)")
+    floor = known.mark_rule(color=FLOOR, strokeWidth=1.5, strokeDash=[5, 3]).encode(x=alt.X("floor:Q", scale=scale))
+    named = known.mark_text(text="floor", color=FLOOR, align="left", dx=3, baseline="bottom", fontSize=10)
+    named = named.encode(x=alt.X("floor:Q", scale=scale), y=alt.value(0))
+    return alt.layer(main, samples, interval, label, floor, named).properties(padding=FOR_LABELS)
 
 
 def overview() -> Chart:
@@ -158,7 +155,7 @@ def waterfall() -> Chart:
             "part:N",
             scale=alt.Scale(scheme="tableau20"),
             sort=alt.SortField("order"),
-            legend=alt.Legend(title=None, orient="bottom", columns=5, labelLimit=170),
+            legend=alt.Legend(title=None, orient="bottom", columns=4, labelLimit=170),
         ),
         tooltip=["contestant:N", "part:N", "text:N"],
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from bench.records.queries import partial
 from bench.records.record import Record
-from bench.show.columns import COLUMNS, cases_text, value
+from bench.show.columns import COLUMNS, cases_text
 from bench.show.page import backend_of
 from bench.show.points import noisy, tied
 from bench.show.texts import duration, percent
@@ -46,7 +46,7 @@ class Rung:
     backend: str
     story: str
     time: str = ""
-    gain: str = ""  # against the rung before, and by what: "×10.6 by tiles in shared memory"
+    gain: str = ""  # against the rung before, and by what: "×10.6: tiles in shared memory"
     total: str = ""  # against the first rung
     saves: list[str] = field(default_factory=list)
     at: float | None = None  # place on the logarithmic track, in percent
@@ -133,7 +133,7 @@ def _step(old: Record, new: Record, first: Record, track: Track) -> Rung:
     rung = _rung(new, track)
     if new.get("median_s") and not noisy(new):
         rung.gain, rung.total = gain_text(old, new), gain_text(first, new)
-    rung.gain = " ".join(filter(None, (rung.gain, f"by {technique(new.get('story', ''))}")))
+    rung.gain = ": ".join(filter(None, (rung.gain, technique(new.get("story", "")))))
     rung.saves = _saves(old, new)
     return rung
 
@@ -194,15 +194,9 @@ def _said(rows: list[Record], own: list[Record], others: list[Record], libraries
     said = []
     if own[0]["status"] == "simulated":
         said.append("Run by the simulator: right, and counted. There are no times, and so no gains.")
-    elif noisy(own[0]):
-        said.append(f"{too_noisy(own[0])}: no step's gain is told.")
     parts = [f"{r['variant']} ({cases_text(r)} cases)" for r in rows if partial(r)]
     said += [f"Right in a part of the contract, and therefore not on it: {', '.join(parts)}."] if parts else []
     shown = {r["variant"] for r in (*own, *others)} | {r["variant"] for r in rows if partial(r)}
     lost = [f"{r['variant']} ({r['status']})" for r in rows if r["variant"] not in shown]
     said += [f"Not on it: {', '.join(dict.fromkeys(lost))}."] if lost else []
     return said
-
-
-def too_noisy(r: Record) -> str:
-    return f"This case ranks nothing: its noise floor is ±{percent(value(r, 'noise_floor'))}"

@@ -206,10 +206,11 @@ def _cell(best: list[Best], failed: bool, place: "dict[int, str]") -> Cell:
         return Cell("failed", style="failed", link="#troubles") if failed else Cell(DASH)
     link = place.get(id(max(timed, key=_weight).row), "")
     told = "; ".join(_told(b) for b in timed)
-    if any(noisy(b.row) for b in timed):
-        worst = max(value(b.row, "noise_floor") for b in timed if noisy(b.row))
-        return Cell(f"noise ±{percent(worst)}", "ranks nothing", "noisy", link, told)
-    share = share_of(timed)
+    sure = [b for b in timed if not noisy(b.row)]
+    if not sure:
+        least = min(value(b.row, "noise_floor") for b in timed)
+        return Cell(f"noise ±{percent(least)}", "ranks nothing", "noisy", link, told)
+    share = share_of(sure)
     style = "unknown" if share is None else "over" if share > 1 else f"s{sum(share >= at for at in SHARES)}"
     return Cell(percent(share), _more(timed), style, link, told)
 
@@ -227,7 +228,8 @@ def share_of(best: list[Best]) -> float | None:
 
 
 def _more(best: list[Best]) -> str:
-    """The fastest kernel and how it stands against PyTorch; of several shapes how many stand how."""
+    """The fastest kernel and how it stands against PyTorch; of several shapes how many stand how. The share is of those
+    that can be ranked."""
     names = list(dict.fromkeys(b.row["variant"] for b in best))
     name = names[0] if len(names) == 1 else f"{len(names)} kernels"
     stands = Counter(STANDINGS[s][1] for b in best if (s := standing(b.row)))

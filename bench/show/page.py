@@ -20,6 +20,7 @@ from bench.show import Point, specs
 from bench.show.columns import Column, States
 from kernels import cache_dir
 
+LONG = 24  # characters of a cell that may be broken anywhere
 NEEDED = ("altair", "vl_convert", "jinja2")
 
 
@@ -54,8 +55,8 @@ def cell(c: Column, states: States) -> Cell:
         return _status_cell(c, r)
     if not c.name:
         return Cell(c.text(r), c.text(r))
-    if isinstance(found, str | bool):
-        return Cell(c.text(r), str(found))
+    if isinstance(found, str | bool | list):
+        return Cell(c.text(r), str(found), "wrap" if len(c.text(r)) > LONG else "")
     key = float(found) if isinstance(found, int | float) else ""
     return Cell(c.told(states), key, "number" if c.right else "")
 

@@ -16,7 +16,7 @@ from bench.records.read import Loaded, latest, runs_in
 from bench.records.record import Record
 from bench.show import Point, overview, sightings
 from bench.show.columns import COLUMNS, Column, columns
-from bench.show.ladders import Ladder, is_library, is_own, ladder, too_noisy
+from bench.show.ladders import Ladder, is_library, is_own, ladder
 from bench.show.page import Cell, Chart, Line, anchor, cell, unavailable, write
 from bench.show.points import (
     HIDDEN,
@@ -83,6 +83,7 @@ STORIES = {
 }
 FAR = 25.0  # the slowest is this many times slower than the fastest: points on a logarithmic axis
 MOST_LENGTHS = 3  # values of T that a title names
+MOST_COMMITS = 3  # that the first lines name
 # Layers in the order of the training step; others follow by name.
 ORDER = (
     *("embedding", "layernorm", "residual_layernorm", "matmul", "attention", "gelu", "residual", "softmax"),
@@ -188,6 +189,10 @@ class StepView:
     link: str = ""
     warnings: list[str] = field(default_factory=list)
     older: bool = False  # a newer run of the same step is on the page
+
+    @property
+    def short(self) -> str:
+        return self.title.partition(" (")[0] + (" (older)" if self.older else "")
 
 
 class Page:
@@ -301,7 +306,7 @@ class Page:
         far = bool(ok) and max(seconds) > FAR * min(seconds)
         times = time_rows([states[0] for states in ok])
         told = next((r for r in rows if r.get("compared")), rows[0]) if rows else Record()
-        warnings = [f"{too_noisy(r)}."] if (r := next((s[0] for s in ok if noisy(s[0])), None)) else []
+        warnings = [too_noisy(r)] if (r := next((s[0] for s in ok if noisy(s[0])), None)) else []
         return CaseView(
             title,
             f"case-{name}",
@@ -414,6 +419,11 @@ def case_facts(r: Record) -> list[str]:
     return facts
 
 
+def too_noisy(r: Record) -> str:
+    """The word of a case on itself; no gain and no speed is told of it."""
+    return f"This case ranks nothing: its noise floor is ±{percent(r.get('noise_floor'))}."
+
+
 def step_facts(rows: list[Record]) -> list[str]:
     facts = []
     for r in rows:
@@ -482,7 +492,8 @@ def when(runs: list[Loaded]) -> str:
     days = sorted({str(run.environment.get("started", ""))[:10] for run in runs} - {""})
     commits = list(dict.fromkeys(c for run in runs if (c := sightings.commit_of(run))))
     told = [" to ".join(dict.fromkeys((days[0], days[-1])))] if days else []
-    told += [f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"] if commits else []
+    more = f" and {len(commits) - MOST_COMMITS} more" if len(commits) > MOST_COMMITS else ""
+    told += [f"commit{'s' * (len(commits) > 1)} {', '.join(commits[:MOST_COMMITS])}{more}"] if commits else []
     return " · ".join(told)
 
 

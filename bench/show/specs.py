@@ -16,6 +16,7 @@ from kernels import cache_dir
 
 ROW_HEIGHT = {"variant": 24, "case": 24, "contestant": 40}  # by what a chart has a row for
 NARROW_HEIGHT = {"variant": 40, "case": 40, "contestant": 54}  # where a row's name stands above it
+NARROW_LEGEND = 2  # columns
 
 
 @functools.cache
@@ -51,6 +52,10 @@ def narrow(spec: Spec) -> Spec:
     """The same chart for a phone: a row's name stands above the row and not beside it, where it would take half of the
     width."""
     whole = copy.deepcopy(spec)
+    for layer in whole["layer"]:
+        legend = layer["encoding"].get("color", {}).get("legend")
+        if legend and "columns" in legend:
+            legend["columns"] = NARROW_LEGEND
     by = _row_field(spec)
     if not by:
         return whole
