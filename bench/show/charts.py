@@ -12,7 +12,8 @@ from bench.show import Spec
 
 COLOURS = {name: backend.colour for name, backend in BACKENDS.items()} | {"ours": BACKENDS["cpu"].colour}
 LIMIT = 4  # an error may be this many times plain torch's (bench/trial/truth.py)
-FOR_LABELS = {"left": 5, "top": 5, "right": 90, "bottom": 5}  # labels stand right of the longest bar
+FOR_LABELS = {"left": 5, "top": 14, "right": 90, "bottom": 5}  # labels stand right of the longest bar
+FLOOR = "#d62728"
 VERDICTS = {"SLOWER": "#d6453d", "FASTER": "#1a9850", "SAME": "#2f6fde", "UNCLEAR": "#8a929c"}
 Chart = alt.LayerChart | alt.FacetChart
 
@@ -28,6 +29,8 @@ def all_specs() -> dict[str, Spec]:
         "curves": curves(),
         "swaps": swaps(),
         "changes": changes(),
+        "sweep": sweep(),
+        "history": history(),
     }
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     return {name: chart.properties(width="container", autosize=fit).to_dict() for name, chart in charts.items()}
@@ -44,13 +47,13 @@ def _by_backend(legend: bool = True) -> alt.Color:
 
 
 def times(log: bool) -> Chart:
-    """Rows: variant, backend, ms, low, high, reach, text, samples (ms), in order. Bars with the 95 % interval and the
-    samples; where the slowest is far away, points on a logarithmic axis."""
+    """Rows: variant, backend, ms, low, high, reach, floor, text, samples (ms), in order. Bars with the 95 % interval
+    and the samples, and a line where the floor is; where the slowest is far away, points on a logarithmic axis."""
     base = alt.Chart(_rows()).encode(
         y=alt.Y("variant:N", sort=None, title=None),
     )
     scale = alt.Scale(type="log") if log else alt.Scale(domainMin=0)
-    x_axis = alt.Axis(format=",~r", tickCount=6, title="ms a call, median and 95 % interval; ticks are samples")
+    x_axis = alt.Axis(format=",~r", tickCount=6, title="ms, median and 95 % interval; ticks are samples")
     x = alt.X("ms:Q", scale=scale, axis=x_axis)
     tooltip = ["variant:N", "text:N", "story:N"]
     mark = base.mark_point(filled=True, size=90) if log else base.mark_bar(height=12, cornerRadiusEnd=2, opacity=0.85)
@@ -64,16 +67,21 @@ def times(log: bool) -> Chart:
     label = base.mark_text(align="left", dx=6, baseline="middle", fontSize=11).encode(
         x=alt.X("reach:Q", scale=scale), text="text:N"
     )
-    return alt.layer(main, samples, interval, label).properties(padding=FOR_LABELS)
+    known = alt.Chart(_rows()).transform_aggregate(floor="min(floor)").transform_filter("isValid(datum.floor)")
+    floor = known.mark_rule(color=FLOOR, strokeWidth=1.5, strokeDash=[5, 3]).encode(x=alt.X("floor:Q", scale=scale))
+    named = known.mark_text(text="floor", color=FLOOR, align="left", dx=3, baseline="bottom", fontSize=10)
+    named = named.encode(x=alt.X("floor:Q", scale=scale), y=alt.value(0))
+    return alt.layer(main, samples, interval, label, floor, named).properties(padding=FOR_LABELS)
 
 
 def overview() -> Chart:
-    """Rows: case, speedup, low, high, reach, variant, backend, text: the best own kernel against PyTorch."""
+    """Rows: case, speedup, low, high, limit, reach, variant, backend, text: the best own kernel against PyTorch, and
+    where it would be at the floor."""
     base = alt.Chart(_rows()).encode(
         y=alt.Y("case:N", sort=None, title=None),
     )
     scale = alt.Scale(type="log", base=2)
-    x_axis = alt.Axis(title="speed against the fastest PyTorch entry (logarithmic; right of 1 is faster)", format="~g")
+    x_axis = alt.Axis(title="speed against PyTorch's fastest, logarithmic; red: at the floor", format="~g", tickCount=6)
     one = alt.Chart(alt.Data(values=[{"at": 1}])).mark_rule(strokeDash=[4, 3]).encode(x="at:Q")
     bars = base.mark_bar(height=12, opacity=0.85).encode(
         x=alt.X("speedup:Q", scale=scale, axis=x_axis),
@@ -83,7 +91,12 @@ def overview() -> Chart:
     )
     interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
     label = base.mark_text(align="left", dx=6, fontSize=11).encode(x=alt.X("reach:Q", scale=scale), text="text:N")
-    return alt.layer(bars, interval, one, label).properties(padding=FOR_LABELS)
+    limit = (
+        base.transform_filter("isValid(datum.limit)")
+        .mark_tick(color=FLOOR, thickness=2, size=16)
+        .encode(x=alt.X("limit:Q", scale=scale))
+    )
+    return alt.layer(bars, interval, one, limit, label).properties(padding=FOR_LABELS)
 
 
 def roofline() -> Chart:
@@ -142,7 +155,7 @@ def waterfall() -> Chart:
             "part:N",
             scale=alt.Scale(scheme="tableau20"),
             sort=alt.SortField("order"),
-            legend=alt.Legend(title=None, orient="bottom", columns=5, labelLimit=170),
+            legend=alt.Legend(title=None, orient="bottom", columns=4, labelLimit=170),
         ),
         tooltip=["contestant:N", "part:N", "text:N"],
     )
@@ -200,3 +213,38 @@ def changes() -> Chart:
         x=alt.X("ratio:Q", scale=scale), color=colour, tooltip=["case:N", "text:N"]
     )
     return alt.layer(noise, one, interval, points)
+
+
+def sweep() -> Chart:
+    """Rows: at (a size), ms, low, high, floor, variant, backend, text: a line a variant over the sizes of one axis."""
+    x = alt.X("at:Q", scale=alt.Scale(type="log", base=2, nice=False), axis=alt.Axis(title=None, format="~r"))
+    y = alt.Y("ms:Q", scale=alt.Scale(type="log"), axis=alt.Axis(title="ms a call; red: the floor", tickCount=6))
+    colour = alt.Color("variant:N", legend=alt.Legend(title=None, orient="bottom"))
+    base = alt.Chart(_rows()).encode(x=x)
+    lines = base.mark_line(strokeWidth=2).encode(y=y, color=colour)
+    points = base.mark_point(filled=True, size=45).encode(y=y, color=colour, tooltip=["variant:N", "text:N"])
+    interval = base.mark_rule().encode(y="low:Q", y2="high:Q", color=colour)
+    floor = (
+        base.transform_filter("isValid(datum.floor)")
+        .mark_line(color=FLOOR, strokeDash=[5, 3], strokeWidth=1.5)
+        .encode(y="floor:Q")
+    )
+    return alt.layer(lines, points, interval, floor).properties(height=260)
+
+
+def history() -> Chart:
+    """Rows: set (commit and day), ms, low, high, floor, variant, text: a line a variant over the sets, in the order of
+    their dates; commits are on the axis."""
+    x = alt.X("set:N", sort=None, axis=alt.Axis(title=None, labelAngle=-30, labelLimit=160))
+    y = alt.Y("ms:Q", scale=alt.Scale(type="log"), axis=alt.Axis(title="ms; red: the floor", tickCount=6))
+    colour = alt.Color("variant:N", legend=alt.Legend(title=None, orient="bottom"))
+    base = alt.Chart(_rows()).encode(x=x)
+    lines = base.mark_line(strokeWidth=2).encode(y=y, color=colour)
+    points = base.mark_point(filled=True, size=60).encode(y=y, color=colour, tooltip=["variant:N", "set:N", "text:N"])
+    interval = base.mark_rule(strokeWidth=2).encode(y="low:Q", y2="high:Q", color=colour)
+    floor = (
+        base.transform_filter("isValid(datum.floor)")
+        .mark_line(color=FLOOR, strokeDash=[5, 3], strokeWidth=1.5)
+        .encode(y="min(floor):Q")
+    )
+    return alt.layer(lines, points, interval, floor).properties(height=240)

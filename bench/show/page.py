@@ -20,6 +20,7 @@ from bench.show import Point, specs
 from bench.show.columns import Column, States
 from kernels import cache_dir
 
+LONG = 24  # characters of a cell that may be broken anywhere
 NEEDED = ("altair", "vl_convert", "jinja2")
 
 
@@ -54,8 +55,8 @@ def cell(c: Column, states: States) -> Cell:
         return _status_cell(c, r)
     if not c.name:
         return Cell(c.text(r), c.text(r))
-    if isinstance(found, str | bool):
-        return Cell(c.text(r), str(found))
+    if isinstance(found, str | bool | list):
+        return Cell(c.text(r), str(found), "wrap" if len(c.text(r)) > LONG else "")
     key = float(found) if isinstance(found, int | float) else ""
     return Cell(c.told(states), key, "number" if c.right else "")
 
@@ -103,9 +104,18 @@ def render(page: Page, template: str) -> str:
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"anchor": anchor, "backend": backend_of}
-    known = specs.all_specs()
-    data = {n: {**vars(c), "height": specs.height_of(known[c.spec], c.rows)} for n, c in page.data.items()}
-    return environment.get_template(template).render(page=page, specs=known, data=data, vega=vega_bundle())
+    known = {kind: spec for kind, spec in specs.all_specs().items() if kind in {c.spec for c in page.data.values()}}
+    narrow = {kind: specs.narrow(spec) for kind, spec in known.items()}
+    data = {
+        name: {
+            **vars(c),
+            "height": specs.height_of(known[c.spec], c.rows),
+            "narrow_height": specs.height_of(known[c.spec], c.rows, specs.NARROW_HEIGHT),
+        }
+        for name, c in page.data.items()
+    }
+    shown = environment.get_template(template)
+    return shown.render(page=page, specs=known, narrow=narrow, data=data, vega=vega_bundle())
 
 
 def vega_bundle() -> str:

@@ -12,6 +12,11 @@ from bench.show.page import backend_of
 from bench.show.texts import DASH, duration, percent, speed_text
 
 MOST_SAMPLES = 40  # of a row that are drawn
+NOISY = 0.5  # a case whose noise floor is above this ranks nothing: half of a time, or twice it, may be chance
+FEWEST_SIZES = 3  # of an axis that are a sweep: two have no shape between them
+
+# Sizes that tell nothing of how much work it is.
+HIDDEN = ("eps", "accumulate", "beta1", "beta2", "tensors")
 
 T = TypeVar("T")
 Key = TypeVar("Key")
@@ -22,6 +27,29 @@ def grouped(items: Iterable[T], key: Callable[[T], Key]) -> dict[Key, list[T]]:
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
+
+
+def noisy(r: Record) -> bool:
+    return (r.get("noise_floor") or 0.0) > NOISY
+
+
+def standing(r: Record) -> str:
+    """How a row stands against PyTorch's fastest: faster, tied, slower; noisy where its case ranks nothing; "" where
+    there is nothing to stand against."""
+    told = speed_text(r)
+    if told == DASH:
+        return ""
+    if noisy(r):
+        return "noisy"
+    return "tied" if told.endswith("=") else "faster" if value(r, "speedup") > 1 else "slower"
+
+
+def tied(old: Record, new: Record) -> bool:
+    """Whether two times of one race differ by no more than its noise: below the noise floor, or the intervals meet."""
+    ratio = value(old, "median_s") / value(new, "median_s")
+    ends = [(r.get("low_s") or 0.0, _finite(r.get("high_s"), float("inf"))) for r in (old, new)]
+    meet = max(low for low, _ in ends) <= min(high for _, high in ends)
+    return meet or max(ratio, 1 / ratio) - 1 <= (new.get("noise_floor") or 0.0)
 
 
 @dataclass
@@ -41,8 +69,13 @@ class Best:
         return " ".join(x for x in (r["layer"], shape, r["phase"], r["dtype"]) if x)
 
     @property
+    def noisy(self) -> bool:
+        return noisy(self.row)
+
+    @property
     def text(self) -> str:
-        return speed_text(self.row)
+        """How it stands against PyTorch; nothing of a case that ranks nothing."""
+        return DASH if self.noisy else speed_text(self.row)
 
     @property
     def time(self) -> str:
@@ -68,6 +101,7 @@ def time_rows(rows: list[Record]) -> list[Point]:
                 high=high * 1e3,
                 samples=samples[:: max(1, -(-len(samples) // MOST_SAMPLES))],
                 reach=max([high * 1e3, *samples]),
+                floor=_milliseconds(r.get("floor_s")),
                 text=_time_text(r),
             )
         )
@@ -81,6 +115,47 @@ def _time_text(r: Record) -> str:
     return duration(r["median_s"]) + (f"  {speed_text(r)}" if r.get("speedup") else "")
 
 
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
+
+
+def sweeps(rows: list[Record]) -> dict[str, list[Point]]:
+    """The shape sweeps among a layer's timed rows, by what they are of: times over the axis that varies while all
+    other sizes stay. The shapes that a model gives names (its qkv and fc) are no sweep."""
+    found: dict[str, list[Point]] = {}
+    timed = [r for r in rows if r["status"] == "ok" and r.get("median_s") and r.get("cache") != "warm"]
+    for (phase, dtype, name), same in grouped(timed, lambda r: (r["phase"], r["dtype"], r.get("shape_name"))).items():
+        for axis in dict.fromkeys(k for r in same for k, v in (r.get("shape") or {}).items() if _is_size(v)):
+            for others, group in grouped([r for r in same if axis in (r.get("shape") or {})], _without(axis)).items():
+                if len({r["shape"][axis] for r in group}) >= FEWEST_SIZES:
+                    sizes = " ".join(f"{k}={v}" for k, v in others if k not in HIDDEN)
+                    title = " ".join(
+                        filter(None, (phase, name, dtype, f"over {axis};" if sizes else f"over {axis}", sizes))
+                    )
+                    found[title] = _sweep_rows(axis, group)
+    return found
+
+
+def _is_size(size: object) -> bool:
+    return isinstance(size, int) and not isinstance(size, bool)
+
+
+def _without(axis: str) -> Callable[[Record], tuple[tuple[str, object], ...]]:
+    return lambda r: tuple((k, v) for k, v in r["shape"].items() if k != axis)
+
+
+def _sweep_rows(axis: str, rows: list[Record]) -> list[Point]:
+    points = []
+    for r in sorted(rows, key=lambda r: r["shape"][axis]):
+        ms, whole = r["median_s"] * 1e3, "" if not partial(r) else f", right in {cases_text(r)} cases"
+        ends = dict(low=(r.get("low_s") or r["median_s"]) * 1e3, high=_finite(r.get("high_s"), r["median_s"]) * 1e3)
+        size = f"{axis}={r['shape'][axis]}"
+        text = f"{size}: {duration(r['median_s'])}, {percent(r.get('of_ceiling'))} of the ceiling{whole}"
+        known = dict(axis=axis, at=r["shape"][axis], variant=r["variant"], backend=backend_of(r["variant"]))
+        points.append(known | ends | dict(ms=ms, floor=_milliseconds(r.get("floor_s")), text=text))
+    return points
+
+
 def best_rows(best: Iterable[Best]) -> list[Point]:
     return [
         dict(
@@ -90,7 +165,8 @@ def best_rows(best: Iterable[Best]) -> list[Point]:
             speedup=b.row["speedup"],
             low=b.row["speedup_low"],
             high=b.row["speedup_high"],
-            reach=max(b.row["speedup_high"], b.row["speedup"], 1),
+            limit=(limit := b.row["speedup"] / share if (share := b.row.get("of_ceiling")) else None),
+            reach=max(b.row["speedup_high"], b.row["speedup"], limit or 1, 1),
             text=f"{b.text} {b.row['variant']}",
         )
         for b in best
@@ -218,25 +294,6 @@ def swap_rows(rows: list[Record]) -> list[Point]:
                 change = dict(predicted=predicted * 1e3, measured=measured, low=ends[0], high=ends[1])
                 found.append(dict(swap=swap, by=f"layers {by}", text=text, **change))
     return found
-
-
-def ladder(rows: list[Record]) -> list[Point]:
-    """From the slowest to the fastest: what each step of the way buys, and its story."""
-    ordered = sorted(rows, key=lambda r: -r["median_s"])
-    if len(ordered) < 2:
-        return []
-    slowest, fastest = ordered[0]["median_s"], ordered[-1]["median_s"]
-    return [
-        dict(
-            variant=r["variant"],
-            backend=backend_of(r["variant"]),
-            story=r.get("story", ""),
-            time=duration(r["median_s"]),
-            times=f"{slowest / r['median_s']:.3g}x",
-            share=max(1.0, 100 * fastest / r["median_s"]),
-        )
-        for r in ordered
-    ]
 
 
 def _finite(value: object, otherwise: float) -> float:

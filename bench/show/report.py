@@ -3,48 +3,73 @@
 import ast
 import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench import HOME
 from bench.cli import CannotGoOn
 from bench.core.files import DiskFull
-from bench.core.variants import discover
+from bench.core.variants import Variant, discover
 from bench.records.environment import Environment
-from bench.records.queries import device_name, partial, races, ranked
+from bench.records.queries import device_name, races, ranked
 from bench.records.read import Loaded, latest, runs_in
 from bench.records.record import Record
-from bench.show import Point
+from bench.show import Point, overview, sightings
 from bench.show.columns import COLUMNS, Column, columns
-from bench.show.page import Chart, Line, anchor, cell, unavailable, write
+from bench.show.ladders import Ladder, is_library, is_own, ladder
+from bench.show.page import Cell, Chart, Line, anchor, cell, unavailable, write
 from bench.show.points import (
+    HIDDEN,
+    NOISY,
     Best,
     best_rows,
     error_rows,
     grouped,
-    ladder,
     loss_rows,
     measured_peaks,
+    noisy,
     roofline_rows,
     swap_rows,
+    sweeps,
     time_rows,
     waterfall_rows,
 )
 from bench.show.texts import DASH, duration, percent
 
 TEMPLATE = "report.html.j2"
-LAYER = columns(
-    "check cold warm uncopied_s span_s graph_s launch_s speedup noise bytes_per_s flops_per_s of_ceiling"
-    " workspace_bytes saved_bytes peak_bytes sm_mhz energy_j compile_s registers spill_bytes shared_bytes occupancy"
-    " deterministic configuration notes"
-)
-COUNTED = [
-    *columns("phase dtype error_ratio moved_of_minimum sectors_per_request wavefronts_of_ideal kernels registers"),
-    *columns("spill_bytes shared_bytes"),
-    COLUMNS["occupancy"].whole(),
-    *columns("tensor_core_instructions wide_instructions notes"),
-]
+# A case's tables: none has more columns than a screen of 1400 pixels has room for.
+LAYER = {
+    "": columns("check cold warm speedup of_ceiling noise bytes_per_s flops_per_s deterministic"),
+    "time and memory": columns(
+        "uncopied_s span_s graph_s launch_s workspace_bytes saved_bytes peak_bytes energy_j sm_mhz compile_s"
+    ),
+    "resources": columns("registers spill_bytes shared_bytes occupancy configuration notes"),
+}
+COUNTED = {
+    "": columns("phase dtype error_ratio moved_of_minimum sectors_per_request wavefronts_of_ideal kernels notes"),
+    "resources, compiled for sm_90a": [
+        *columns("phase dtype registers spill_bytes shared_bytes"),
+        COLUMNS["occupancy"].whole(),
+        *columns("tensor_core_instructions wide_instructions"),
+    ],
+}
+# What a count says: what is good, and what is bad.
+COUNTS = {
+    "error_ratio": "The worst error, in units of plain PyTorch's: 1x is as good as PyTorch, 4x is the limit.",
+    "moved_of_minimum": "Bytes asked of memory over the bytes that must move: 1x is good, 2x moves all of it twice.",
+    "sectors_per_request": "32-byte sectors that an instruction of a warp touches: 4 is good for 4-byte accesses and 16"
+    " for 16-byte ones; 32 means that every thread reads a place of its own.",
+    "wavefronts_of_ideal": "Passes over the banks of shared memory, of the fewest: 1x is good, more is bank conflicts.",
+    "kernels": "Launches of a call: 1 is good, for each costs the host some microseconds, and what lies between goes"
+    " through memory.",
+    "registers": "Of a thread: up to 32 leave room for all threads of a multiprocessor, 255 is the most there is.",
+    "spill_bytes": "Registers of a thread that were put into memory: 0 is good, anything else is traffic for nothing.",
+    "shared_bytes": "Of a block: the more it takes, the fewer blocks run side by side.",
+    "occupancy": "Warps that fit, of the most: high hides the wait for memory; on tensor cores less is enough.",
+    "tensor_core_instructions": "In the machine code: 0 in a matmul or attention means that the slow units multiply.",
+    "wide_instructions": "Accesses of 16 bytes in the machine code: many are good, 0 means more instructions.",
+}
 STEP = [
     COLUMNS["check"].titled("check"),
     *columns("step tokens_per_s"),
@@ -58,6 +83,8 @@ STORIES = {
     "torch.compile": "torch.compile as a careful user writes it",
 }
 FAR = 25.0  # the slowest is this many times slower than the fastest: points on a logarithmic axis
+MOST_LENGTHS = 3  # values of T that a title names
+MOST_COMMITS = 3  # that the first lines name
 # Layers in the order of the training step; others follow by name.
 ORDER = (
     *("embedding", "layernorm", "residual_layernorm", "matmul", "attention", "gelu", "residual", "softmax"),
@@ -113,16 +140,26 @@ def machine_of(run: Loaded) -> str:
 
 
 @dataclass
+class Table:
+    """title: "" of the one that is always open."""
+
+    title: str
+    columns: list[str]
+    lines: list[Line]
+
+
+@dataclass
 class CaseView:
     """One layer's phase at one shape and dtype."""
 
     title: str
+    anchor: str
     sizes: str
     facts: list[str]
-    columns: list[str]
-    lines: list[Line]
+    warnings: list[str]  # that it ranks nothing, that another run has other numbers
+    tables: list[Table]
     chart: str  # the name of its data, or nothing where nothing was timed
-    ladder: list[Point]
+    ladder: Ladder | None
 
 
 @dataclass
@@ -132,7 +169,9 @@ class LayerView:
     cases: list[CaseView]
     roofline: str
     errors: str
-    counted: tuple[list[str], list[Line]] | None
+    counted: list[Table]
+    counted_ladders: list[tuple[str, Ladder]]
+    sweeps: list[tuple[str, str]]  # what is swept, and its chart
 
 
 @dataclass
@@ -140,6 +179,8 @@ class StepView:
     """One training step: contestants, where the time goes, losses."""
 
     title: str
+    machine: str
+    rows: list[Record]
     facts: list[str]
     columns: list[str]
     lines: list[Line]
@@ -148,6 +189,13 @@ class StepView:
     losses: str
     kernels: list[tuple[str, str]]
     swaps: str
+    link: str = ""
+    warnings: list[str] = field(default_factory=list)
+    older: bool = False  # a newer run of the same step is on the page
+
+    @property
+    def short(self) -> str:
+        return self.title.partition(" (")[0] + (" (older)" if self.older else "")
 
 
 class Page:
@@ -156,27 +204,46 @@ class Page:
     def __init__(self, runs: list[Loaded], title: str | None = None):
         self.runs = runs
         self.data: dict[str, Chart] = {}
-        self.hashes = _source_hashes({(r["layer"], r["variant"]) for run in runs for r in run.records})
+        every = [r for run in runs for r in run.records]
+        here = _variants_of({(r["layer"], r["variant"]) for r in every})
+        self.hashes = {known: v.source_hash() for known, v in here.items()}
+        self.libraries = {v.name for v in here.values() if v.kernels or is_library(v.name)}
         self.several_machines = len({machine_of(run) for run in runs}) > 1
-        layer_rows = [(run, r) for run in runs for r in run.records if r.get("phase") != "step"]
-        layer_rows.sort(key=lambda x: _place(x[1]["layer"]))
-        self.peaks = measured_peaks([r for _, r in layer_rows])
-        self.layers = [self._layer(name, rows) for name, rows in grouped(layer_rows, lambda x: x[1]["layer"]).items()]
-        self.steps = [self._step(run) for run in runs if any(r.get("phase") == "step" for r in run.records)]
-        self.best = self._best([r for _, r in layer_rows])
-        self.troubles = self._troubles([r for run in runs for r in run.records])
-        self.counts = Counter(r["status"] for run in runs for r in run.records)
-        self.environments = [(run.folder.name, environment_facts(run.environment)) for run in runs]
         self.machines = list(dict.fromkeys(machine_of(run) for run in runs))
-        self.noise = max((noise for _, r in layer_rows if (noise := r.get("noise_floor"))), default=None)
+        rows = [(run, r) for run in runs for r in run.records if r.get("phase") != "step"]
+        rows.sort(key=lambda x: _place(x[1]["layer"]))
+        self.seen = sightings.of(rows, lambda run, r: (r["layer"], *self._case_key(run, r)))
+        self.place: dict[int, str] = {}  # of a row by its id(): the address of its case
+        newest = [r for seen in self.seen.values() for r in seen[0].rows]
+        self.peaks = measured_peaks(newest)
+        self.layers = [self._layer(name, found) for name, found in grouped(rows, lambda x: x[1]["layer"]).items()]
+        self.steps = self._steps(runs)
+        self.best = self._best(newest)
+        told = "the best kernel of each layer against PyTorch"
+        self.overview = self._chart("overview", "overview", best_rows(self.best), told)
+        self.troubles = troubles(every)
+        self.simulated = [r for r in newest if r["status"] == "simulated"]
+        self.proofs = overview.proofs(newest)
+        self.noise = overview.noise_line(self.best)
+        self.cards = self._cards(newest)
+        self.grids = overview.grids(self.best, self.troubles["failed"], self.place)
+        self.counts = Counter(r["status"] for r in every)
+        self.meanings = [(COLUMNS[name].title, told) for name, told in COUNTS.items()] if self.simulated else []
+        self.environments = [(run.folder.name, environment_facts(run.environment)) for run in runs]
         self.problems = [str(p) for run in runs for p in run.problems]
-        self.when = sorted(str(run.environment.get("started", ""))[:10] for run in runs)[-1]
+        self.when = when(runs)
+        self.noisy = f"±{percent(NOISY)}"
         self.title = title or self._title()
 
     def _title(self) -> str:
         what = [layer.name for layer in self.layers] if len(self.layers) <= 3 else [f"{len(self.layers)} layers"]
-        what += [step.title.partition(" ")[0] for step in self.steps][:1]
-        return f"{', '.join(what)} on {', '.join(self.machines)}"
+        what += list(dict.fromkeys(step.title.partition(" ")[0] for step in self.steps))[:1]
+        where = " and ".join(self.machines)
+        if self.simulated and not self.best and not self.steps:
+            return f"{', '.join(what)}: proved in the simulator, no times"
+        lengths = sorted({t for run in self.runs for r in run.records if isinstance(t := _length(r), int)})
+        named = ", ".join(map(str, lengths)) if len(lengths) <= MOST_LENGTHS else f"{lengths[0]} to {lengths[-1]}"
+        return f"{', '.join(what)} on {where}" + (f", T={named}" if lengths else "")
 
     def _chart(self, name: str, spec: str, rows: list[Point], label: str) -> str:
         """Keep a chart's rows; its name, or nothing without rows."""
@@ -185,13 +252,25 @@ class Page:
         self.data[name] = Chart(spec, rows, label)
         return name
 
+    def _cards(self, newest: list[Record]) -> list[overview.Card]:
+        failed = self.troubles["failed"]
+        if self.simulated and not self.best and not self.steps:
+            return overview.proved_cards(newest, failed)
+        steps = [(step.title, step.link, step.rows, step.older) for step in self.steps]
+        ranked = [] if self.noise else self.best
+        cards = [overview.step_card(steps), overview.layers_card(ranked), overview.limits_card(ranked, self.place)]
+        for card in cards[1:]:
+            card.below = "This run ranks nothing." if self.noise else card.below
+        return [*cards, overview.failed_card(failed)]
+
     # --- layers ---
 
     def _layer(self, name: str, found: list[tuple[Loaded, Record]]) -> LayerView:
-        timed = [(run, r) for run, r in found if r["status"] != "simulated"]
-        groups = grouped(timed, lambda x: self._case_key(*x))
-        cases = [self._case(key, [r for _, r in rows]) for key, rows in groups.items()]
-        rows = [r for _, r in found]
+        seen = {key: of for key, of in self.seen.items() if key[0] == name}
+        rows = [r for of in seen.values() for r in of[0].rows]
+        simulated = [r for r in rows if r["status"] == "simulated"]
+        cases = [self._case(key, of, at, simulated) for key, of in seen.items() for at in range(len(of))]
+        cases = [case for case in cases if case.tables]
         points = roofline_rows(rows, self.peaks)
         return LayerView(
             name,
@@ -199,78 +278,94 @@ class Page:
             cases,
             self._chart(f"roofline-{name}", "roofline", points, f"roofline of {name}"),
             self._chart(f"errors-{name}", "errors", error_rows(rows), f"errors of {name}'s variants"),
-            self._counted(rows),
+            self._tables(COUNTED, [[r] for r in simulated]) if simulated else [],
+            [
+                (" ".join(key), steps)
+                for key, group in grouped(simulated, lambda r: (r["phase"], r["dtype"])).items()
+                if (steps := ladder(group, self.libraries))
+            ],
+            [
+                (of, self._chart(anchor(f"sweep {name} {of}"), "sweep", points, f"times of {name} {of}"))
+                for of, points in sweeps(rows).items()
+            ],
         )
 
     def _case_key(self, run: Loaded, r: Record) -> tuple[str, ...]:
         machine = machine_of(run) if self.several_machines else ""
         return r["phase"], r.get("shape_name") or "", r["dtype"], sizes_text(r), machine
 
-    def _case(self, key: tuple[str, ...], rows: list[Record]) -> CaseView:
-        phase, shape, dtype, sizes, machine = key
+    def _case(self, key: tuple[str, ...], seen: list[sightings.Sighting], at: int, counted: list[Record]) -> CaseView:
+        """What one run found of a case; the newest is `at` 0."""
+        layer, phase, shape, dtype, sizes, machine = key
+        rows = [r for r in seen[at].rows if r["status"] != "simulated"]
         title = " ".join(part for part in (phase, shape, dtype, machine) if part)
+        title += f", {telling}" if (telling := telling_size(rows[0] if rows else Record())) else ""
+        title += f" ({seen[at].named}: older)" if at else ""
+        name = anchor(f"{layer} {title} {sizes}")
+        self.place |= {id(r): f"#case-{name}" for r in rows}
         variants = ranked(rows)
         ok = [states for states in variants if states[0]["status"] == "ok" and states[0].get("median_s")]
-        times = time_rows([states[0] for states in ok])
         seconds = [states[0]["median_s"] for states in ok]
         far = bool(ok) and max(seconds) > FAR * min(seconds)
-        name = anchor(f"{rows[0]['layer']} {title} {sizes}")
-        shown = [c for c in LAYER if any(c.has(states) for states in variants)]
+        times = time_rows([states[0] for states in ok])
+        told = next((r for r in rows if r.get("compared")), rows[0]) if rows else Record()
+        warnings = [too_noisy(r)] if (r := next((s[0] for s in ok if noisy(s[0])), None)) else []
         return CaseView(
             title,
+            f"case-{name}",
             sizes,
-            case_facts(next((r for r in rows if r.get("compared")), rows[0])),
-            [c.title for c in shown],
-            [self._line(states, shown) for states in variants],
-            self._chart(name, "times_log" if far else "times", times, f"times of {rows[0]['layer']} {title}"),
-            ladder([states[0] for states in ok if not partial(states[0])]),
+            case_facts(told),
+            [*warnings, *sightings.differing(seen, at)],
+            self._tables(LAYER, variants),
+            self._chart(name, "times_log" if far else "times", times, f"times of {layer} {title}"),
+            ladder([states[0] for states in variants], self.libraries, counted) if ok else None,
         )
 
-    def _line(self, states: list[Record], shown: list[Column]) -> Line:
+    def _tables(self, of: dict[str, list[Column]], variants: Sequence[Sequence[Record]]) -> list[Table]:
+        """A table a group of columns; those that nobody fills are left out."""
+        tables = []
+        for title, group in of.items():
+            shown = [c for c in group if any(c.has(states) or not c.name for states in variants)]
+            named = [c for c in shown if c.name]
+            if variants and (named or not title):
+                lines = [self._line(list(states), shown, bool(not title)) for states in variants]
+                tables.append(Table(title, [c.title for c in shown], lines))
+        return tables
+
+    def _line(self, states: list[Record], shown: list[Column], whole: bool = True) -> Line:
+        """whole: with its story and its command, which need not be told in each of a case's tables."""
         r = states[0]
-        cells = [cell(c, states) for c in shown]
-        return Line(r["variant"], r.get("story", ""), cells, r.get("reproduce", ""), self._stale(r))
+        cells = [Cell(DASH, "", "number") if c.name == "speedup" and noisy(r) else cell(c, states) for c in shown]
+        story, again = (r.get("story", ""), r.get("reproduce", "")) if whole else ("", "")
+        return Line(r["variant"], story, cells, again, whole and self._stale(r))
 
     def _stale(self, r: Record) -> bool:
         """Whether the variant's source is here, and another one."""
         now = self.hashes.get((r["layer"], r["variant"]))
         return now is not None and now != r.get("source_hash")
 
-    def _counted(self, rows: list[Record]) -> tuple[list[str], list[Line]] | None:
-        simulated = [r for r in rows if r["status"] == "simulated"]
-        if not simulated:
-            return None
-        shown = columns("check") * any(map(partial, simulated)) + COUNTED
-        shown = [c for c in shown if c.name != "notes" or any(r.get("notes") for r in simulated)]
-        return [c.title for c in shown], [self._line([r], shown) for r in simulated]
-
     def _best(self, rows: list[Record]) -> list[Best]:
-        """The fastest right own kernel of each case, and its chart."""
-        best = [Best(race.own, race.torch) for race in races(rows) if race.own]
-        told = "the best kernel of each layer against PyTorch"
-        self.overview = self._chart("overview", "overview", best_rows(best), told)
-        return best
-
-    def _troubles(self, rows: list[Record]) -> dict[str, list[Record]]:
-        """Rows that failed, and rows that were skipped; one of each variant, phase and reason."""
-        found: dict[str, dict[tuple, Record]] = {"failed": {}, "skipped": {}}
-        for r in rows:
-            if r["status"] in ("ok", "simulated"):
-                continue
-            kind = "skipped" if r["status"] == "skipped" else "failed"
-            found[kind].setdefault((r["layer"], r["variant"], r["phase"], r["dtype"], r.get("evidence")), r)
-        return {kind: list(unique.values()) for kind, unique in found.items()}
+        """The fastest right own kernel of each case; a vendor's library is none, whoever calls it."""
+        found = []
+        for race in races(rows):
+            own = next((r for r in race.rows if is_own(r["variant"], self.libraries)), None)
+            found += [Best(own, race.torch)] if own else []
+        return found
 
     # --- the training step ---
 
-    def _step(self, run: Loaded) -> StepView:
-        rows = [r for r in run.records if r.get("phase") == "step"]
-        first = rows[0]
-        shape = first["shape"]
-        title = f"{first['layer']} {first['dtype']}, B={shape['B']} T={shape['T']}"
-        if shape.get("accumulation", 1) != 1:
-            title += f", {shape['accumulation']} micro-batches"
-        name = anchor(f"{title} {run.folder.name}")
+    def _steps(self, runs: list[Loaded]) -> list[StepView]:
+        rows = [(run, r) for run in runs for r in run.records if r.get("phase") == "step"]
+        seen = sightings.of(rows, lambda run, r: (step_title(r), machine_of(run)))
+        found = [self._step(of, at) for of in seen.values() for at in range(len(of))]
+        for number, step in enumerate(found, 1):
+            step.link = f"#step-{number}"
+        return found
+
+    def _step(self, seen: list[sightings.Sighting], at: int) -> StepView:
+        rows = seen[at].rows
+        first, title = rows[0], step_title(rows[0])
+        name = anchor(f"{title} {seen[at].run.folder.name}")
         shown = [c for c in STEP if any(c.has([r]) for r in rows)]
         lines = [
             Line(r["variant"], STORIES.get(r["variant"], ""), [cell(c, [r]) for c in shown], r.get("reproduce", ""))
@@ -278,7 +373,9 @@ class Page:
         ]
         times = time_rows([r for r in rows if r.get("median_s")])
         return StepView(
-            title,
+            title + (f" ({seen[at].named}: older)" if at else ""),
+            machine_of(seen[at].run),
+            rows,
             step_facts(rows),
             [c.title for c in shown],
             lines,
@@ -287,7 +384,20 @@ class Page:
             self._chart(f"loss-{name}", "curves", loss_rows(rows), "loss of every contestant, step by step"),
             sorted(kernels.items()) if isinstance(kernels := first.get("kernels"), dict) else [],
             self._chart(f"swaps-{name}", "swaps", swap_rows(rows), "predicted and measured change by each swap"),
+            warnings=sightings.differing(seen, at),
+            older=at > 0,
         )
+
+
+def troubles(rows: list[Record]) -> dict[str, list[Record]]:
+    """Rows that failed, and rows that were skipped; one of each variant, phase and reason."""
+    found: dict[str, dict[tuple, Record]] = {"failed": {}, "skipped": {}}
+    for r in rows:
+        if r["status"] in ("ok", "simulated"):
+            continue
+        kind = "skipped" if r["status"] == "skipped" else "failed"
+        found[kind].setdefault((r["layer"], r["variant"], r["phase"], r["dtype"], r.get("evidence")), r)
+    return {kind: list(unique.values()) for kind, unique in found.items()}
 
 
 # --- texts ---
@@ -310,6 +420,11 @@ def case_facts(r: Record) -> list[str]:
     if r.get("compared"):
         facts.append(f"outputs compared: {r['compared']}")
     return facts
+
+
+def too_noisy(r: Record) -> str:
+    """The word of a case on itself; no gain and no speed is told of it."""
+    return f"This case ranks nothing: its noise floor is ±{percent(r.get('noise_floor'))}."
 
 
 def step_facts(rows: list[Record]) -> list[str]:
@@ -353,14 +468,42 @@ def about_layer(name: str) -> str:
 
 
 def sizes_text(r: Record) -> str:
-    hidden = ("eps", "accumulate", "beta1", "beta2", "tensors")
-    return " ".join(f"{k}={v}" for k, v in (r.get("shape") or {}).items() if k not in hidden)
+    return " ".join(f"{k}={v}" for k, v in (r.get("shape") or {}).items() if k not in HIDDEN)
 
 
-def _source_hashes(wanted: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Of these variants in this checkout; nothing where they cannot be read."""
+def _length(r: Record) -> object:
+    return (r.get("shape") or {}).get("T")
+
+
+def telling_size(r: Record) -> str:
+    """T=1024, or, where a layer has no T, the size that stands first."""
+    sizes = {k: v for k, v in (r.get("shape") or {}).items() if k not in HIDDEN}
+    first = "T" if "T" in sizes else next(iter(sizes), "")
+    return f"{first}={sizes[first]}" if first else ""
+
+
+def step_title(r: Record) -> str:
+    """gpt2-124m fp32, B=4 T=64."""
+    shape = r["shape"]
+    title = f"{r['layer']} {r['dtype']}, B={shape['B']} T={shape['T']}"
+    batches = shape.get("accumulation", 1)
+    return title + (f", {batches} micro-batches" if batches != 1 else "")
+
+
+def when(runs: list[Loaded]) -> str:
+    """The days of some runs, and their commits."""
+    days = sorted({str(run.environment.get("started", ""))[:10] for run in runs} - {""})
+    commits = list(dict.fromkeys(c for run in runs if (c := sightings.commit_of(run))))
+    told = [" to ".join(dict.fromkeys((days[0], days[-1])))] if days else []
+    more = f" and {len(commits) - MOST_COMMITS} more" if len(commits) > MOST_COMMITS else ""
+    told += [f"commit{'s' * (len(commits) > 1)} {', '.join(commits[:MOST_COMMITS])}{more}"] if commits else []
+    return " · ".join(told)
+
+
+def _variants_of(wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Variant]:
+    """These variants as they are in this checkout; nothing where they cannot be read."""
     try:
-        return {(v.layer, v.name): v.source_hash() for v in discover() if (v.layer, v.name) in wanted}
+        return {(v.layer, v.name): v for v in discover() if (v.layer, v.name) in wanted}
     except CannotGoOn:
         return {}
 

@@ -15,6 +15,8 @@ from bench.show import Point, Spec
 from kernels import cache_dir
 
 ROW_HEIGHT = {"variant": 24, "case": 24, "contestant": 40}  # by what a chart has a row for
+NARROW_HEIGHT = {"variant": 40, "case": 40, "contestant": 54}  # where a row's name stands above it
+NARROW_LEGEND = 2  # columns
 
 
 @functools.cache
@@ -32,12 +34,49 @@ def all_specs() -> dict[str, Spec]:
     return specs
 
 
-def height_of(spec: Spec, rows: list[Point]) -> int:
+def height_of(spec: Spec, rows: list[Point], row_height: dict[str, int] = ROW_HEIGHT) -> int:
     """A chart's height: its own, or as many rows as there are names on its y axis."""
     if "height" in spec:
         return spec["height"]
-    by = next(layer["encoding"]["y"]["field"] for layer in spec["layer"] if "y" in layer["encoding"])
-    return ROW_HEIGHT[by] * len({row[by] for row in rows})
+    by = _row_field(spec)
+    return row_height[by] * len({row[by] for row in rows})
+
+
+def _row_field(spec: Spec) -> str:
+    """What a chart has a row for: the names on its y axis; "" where that has numbers."""
+    fields = [layer["encoding"]["y"] for layer in spec["layer"] if "y" in layer["encoding"]]
+    return next((y["field"] for y in fields if y.get("type") == "nominal"), "")
+
+
+def narrow(spec: Spec) -> Spec:
+    """The same chart for a phone: a row's name stands above the row and not beside it, where it would take half of the
+    width."""
+    whole = copy.deepcopy(spec)
+    for layer in whole["layer"]:
+        legend = layer["encoding"].get("color", {}).get("legend")
+        if legend and "columns" in legend:
+            legend["columns"] = NARROW_LEGEND
+    by = _row_field(spec)
+    if not by:
+        return whole
+    no_names = {"labels": False, "ticks": False, "domain": False, "title": None}
+    for layer in whole["layer"]:
+        if layer["encoding"].get("y", {}).get("field") == by:
+            layer["encoding"]["y"]["axis"] = no_names
+    once = [{"aggregate": [{"op": "count", "as": "rows"}], "groupby": [by]}]
+    whole["layer"].append(
+        {
+            "data": {"name": "rows"},
+            "transform": once,
+            "mark": {"type": "text", "align": "left", "baseline": "bottom", "dy": -8, "fontSize": 11},
+            "encoding": {
+                "y": {"field": by, "type": "nominal", "sort": None, "axis": no_names},
+                "x": {"value": 2},
+                "text": {"field": by},
+            },
+        }
+    )
+    return whole
 
 
 def with_rows(spec: Spec, rows: list[Point], width: int = 720) -> Spec:
