@@ -87,6 +87,21 @@ __device__ inline void store_tile(const TensorMap* map, int x, int y, const void
                  : "memory");
 }
 
+// Both of a tensor of four axes, x along the contiguous one.
+__device__ inline void load_tile(void* to_shared, const TensorMap* map, int x, int y, int z, int w, Barrier* barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_address(to_shared)),
+        "l"(map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(shared_address(barrier))
+        : "memory");
+}
+__device__ inline void store_tile(const TensorMap* map, int x, int y, int z, int w, const void* from_shared) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(map), "r"(x),
+        "r"(y), "r"(z), "r"(w), "r"(shared_address(from_shared))
+        : "memory");
+}
+
 // The stores since the last call are a group. cp.async.bulk.commit_group
 __device__ inline void close_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
