@@ -65,11 +65,10 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
 
 def _first_host(nodes: str) -> str:
     """Of Slurm's way to write a list: "gpu[03-07,12],cpu1" begins with gpu03."""
-    first = re.match(r"([^\[,]+)(?:\[(\w+))?([^,\[\]]*)", nodes)
-    inside = re.match(r"[^\[,]*\[[^\]]*\]([^,\[]*)", nodes)
+    first = re.match(r"(?:[^\[,]|\[[^\]]*\])+", nodes)  # a comma inside brackets is not the list's
     if not first:
         raise CannotGoOn(f"SLURM_STEP_NODELIST={nodes!r} names no host")
-    return first[1] if not inside else f"{first[1]}{first[2]}{inside[1]}"
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0])
 
 
 def _job(environment: Mapping[str, str]) -> int:
