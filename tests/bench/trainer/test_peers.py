@@ -1,6 +1,7 @@
 """Who the processes are, as those who start them say; what they tell each other is the same everywhere."""
 
 import pytest
+import torch
 
 from bench.cli import CannotGoOn
 from bench.trainer.peers import Peers, Place, place
@@ -41,7 +42,7 @@ def test_place(environment, found):
     ],
 )
 def test_no_place(environment):
-    with pytest.raises(CannotGoOn, match="no place among ranks: .*(RANK|SLURM_PROCID)="):
+    with pytest.raises(CannotGoOn, match=r"no place among ranks: .*(RANK|SLURM_PROCID)="):
         place(environment)
 
 
@@ -63,13 +64,8 @@ def test_what_is_said_is_the_same_everywhere():
 
 def test_alone_there_is_nobody_to_wait_for():
     alone = Peers()
-    assert (alone.all(2.0), alone.mean(2.0), alone.any(False), alone.first("x"), alone.main) == (
-        [2],
-        2,
-        False,
-        "x",
-        True,
-    )
+    assert (alone.all(2.0), alone.mean(2.0), alone.any(False), alone.first("x")) == ([2], 2, False, "x")
+    assert alone.main
     alone.barrier()
     alone.leave()
     with pytest.raises(CannotGoOn, match="my own"), alone.one_voice():
@@ -82,6 +78,17 @@ def test_threads_are_a_share_of_the_cores():
     assert apart(2, share_of_cores, {0: [0, 1, 2], 1: [3]}) == [3, 1]
 
 
-def test_a_gpu_each():
+@pytest.mark.parametrize(("seen", "mine"), [(8, "cuda:1"), (1, "cuda:0")])
+def test_a_gpu_each(monkeypatch, seen, mine):
+    """Of those that are seen: Slurm may show each rank one only."""
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
+    peers = Peers(Place(5, 8, 1))
+    assert peers.on("cuda") == peers.on("cuda:0") == mine
+
+
+def test_other_devices_are_everybodys():
     assert Peers().on("cuda") == "cuda" and Peers(Place(1, 2, 1)).on("cpu") == "cpu"
     assert Peers(Place(1, 2, 1)).on("tests.fake_gpu:FakeGpu") == "tests.fake_gpu:FakeGpu"
