@@ -333,10 +333,10 @@ def start(tmp_path_factory):
 
 
 def disagreements(folder: Path, model: GPT2, expected: list[float], dtype: str, lr: float = 1e-4) -> list[str]:
-    """What test_gpt2.cu would print of ten steps with the CPU's kernels from the folder's files."""
+    """What test_gpt2.cu would print of ten steps with our kernels for CPUs, from the folder's files."""
     debug = llmc.read_debug_state(folder / "debug_state.bin", model)
     _, found, weights = llmc.read_model(folder / f"{dtype}.bin")
-    modules = {v.layer: v.load() for v in discover() if v.name == "torch.eager"}
+    modules = {v.layer: v.load() for v in discover() if v.name == "cpu.naive"}
     B, T = debug.x.shape
     step = Step(program(model, B, T, found), {id: modules[id.layer] for id in step_calls(model, B, T, found)})
     step.load(weights)
