@@ -135,7 +135,7 @@ def test_a_rank_that_dies_is_told_once():
     *others, died = apart(3, dies, Job(micro_batches=3))
     assert died == DIED
     for rank in others:
-        assert "a rank was lost while" in rank["lost"] and "--resume" in rank["lost"]
+        assert "a rank was lost while" in rank["lost"] and "go on with --resume (" in rank["lost"]
         assert rank["code"] == cli.FAILED
     assert sorted(rank["spoke"] for rank in others) == [False, True]
 
