@@ -322,9 +322,12 @@ def test_forward_alone_is_plain_pytorchs_and_changes_nothing(truth):
 def copied(step: Step, number: int) -> State:
     """What a checkpoint holds of a step."""
     state = step.state(number, {"more": 1})
-    named = {kind: {n: t.clone() for n, t in getattr(state, kind).items()} for kind in ("weights", "m", "v")}
-    masters = None if state.masters is None else {n: t.clone() for n, t in state.masters.items()}
-    return replace(state, masters=masters, **named)
+
+    def own(named):
+        return None if named is None else {n: t.clone() for n, t in named.items()}
+
+    m, v, masters = own(state.m), own(state.v), own(state.masters)
+    return replace(state, weights=own(state.weights), m=m, v=v, masters=masters)
 
 
 @pytest.mark.parametrize("masters", [True, False])
