@@ -108,10 +108,14 @@ class Reader:
 
     def array(self, dtype: str, count: int) -> np.ndarray:
         size = np.dtype(dtype).itemsize * count
-        if count < 0 or self.at + size > self.size:  # before memory is taken for what a damaged header promises
-            raise self.error(f"cut off: {self.size:,} bytes, and {self.at + max(size, 0):,} are promised")
+        self.need(size)
         self.at += size
         return np.fromfile(self.file, dtype=dtype, count=count)
+
+    def need(self, size: int) -> None:
+        """CannotGoOn unless so many bytes are left: before memory is taken for what a damaged header promises."""
+        if self.at + size > self.size:
+            raise self.error(f"cut off: {self.size:,} bytes, and {self.at + size:,} are promised")
 
     def end(self) -> None:
         """CannotGoOn where there is more."""
@@ -137,6 +141,9 @@ def read_model(path: Path) -> tuple[GPT2, str, dict[str, torch.Tensor]]:
         model = sized(max_t=max_t, v=v, L=L, NH=NH, C=C)
         if vp != model.vp:
             raise file.error(f"its vocabulary of {v} is padded to {vp}, and not to {model.vp}")
+        # before a damaged header's layers are listed
+        count = (vp + max_t) * C + L * (12 * C * C + 13 * C) + 2 * C
+        file.need(count * (2 if version == VERSIONS["bf16"] else 4))
         dtype = next(name for name, number in VERSIONS.items() if number == version)
         raw = torch.from_numpy(file.array("<i2" if dtype == "bf16" else "<f4", model.parameters))
         file.end()

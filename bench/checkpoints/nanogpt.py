@@ -58,6 +58,8 @@ def convert(tensors: Weights, model: GPT2, where: object) -> dict[str, torch.Ten
 
     CannotGoOn for a tensor that is missing, has another shape, is none of GPT-2's, or a head that is not tied.
     """
+    if len(tensors) < model.L:  # before a damaged configuration's layers are listed
+        raise CannotGoOn(f"{where}: {len(tensors)} tensors are too few for {model.L} layers")
     found = {_bare(name): tensor for name, tensor in tensors.items()}
     shapes, C = model.parameter_shapes(), model.C
     first = found.get("h.0.attn.c_attn.weight")

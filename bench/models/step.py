@@ -117,7 +117,7 @@ class Step:
                 copy.copy_(weight)
             function(*args, **outputs)
             for copy, weight in zip(copies, weights, strict=True):
-                first = weight.storage_offset()
+                first = int(weight.storage_offset())
                 round_at_random(weight.view(-1), copy.view(-1), first, self.seed, self.memory.step)
 
         return rounded, (), {}

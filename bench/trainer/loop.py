@@ -150,11 +150,14 @@ class Training:
     def run(self) -> int:
         ranks = self.ranks
         files.need_cache()
-        self.folder = ranks.first(self._folder() if ranks.main else None)
+        self.folder: Path = ranks.first(self._folder() if ranks.main else Path())
         self.journal = Journal(self.folder) if ranks.main else None
         try:
             self._set_up()
-            with Stopping() as self.stopping, Screen(self.steps, self.done, not ranks.main) as self.screen:
+            with (
+                Stopping(not ranks.main) as self.stopping,
+                Screen(self.steps, self.done, not ranks.main) as self.screen,
+            ):
                 self._writing()
             return self._ended()
         finally:
@@ -326,11 +329,11 @@ class Training:
 
     def _not_finite(self, number: int, batches: list[Batch]) -> None:
         """Say where it began; after too many in a row it is the end."""
-        where = self.step.first_not_finite(batches)
-        if where or self.ranks.main:
-            where = where or "nowhere here when the step was taken again"
-            cli.say(f"step {number + 1}, rank {self.ranks.rank}: not finite, first in {where}")
+        found = self.ranks.everyones(self.step.first_not_finite(batches))
+        nowhere = (0, "nowhere when the step was taken again")
+        rank, where = next(((rank, where) for rank, where in enumerate(found) if where), nowhere)
         if self.journal:
+            cli.say(f"step {number + 1}, rank {rank}: not finite, first in {where}")
             self.journal.write("not-finite", step=number + 1, where=where, in_a_row=self.bad)
         if self.bad >= self.plan.not_finite_in_a_row:
             self.why, self.code = f"{self.bad} steps in a row were not finite", cli.WRONG
@@ -404,7 +407,7 @@ class Training:
 
     def _ended(self) -> int:
         if not self.ranks.main:
-            return self.code
+            return cli.INTERRUPTED if self.why and self.code == cli.OK else self.code
         assert self.journal and self.writer
         self.journal.write("end", step=self.done, why=self.why or "all steps are done")
         kept = self.writer.written

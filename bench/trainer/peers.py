@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from bench.cli import FAILED, INTERRUPTED, CannotGoOn
 from bench.core.evidence import one_line
@@ -63,13 +64,17 @@ def place(environment: Mapping[str, str] = os.environ) -> Place:
     return Place(rank, ranks, local, address)
 
 
+def _said(error: Exception) -> str:
+    """The engine's words, up to the advice in them, without the place in its source."""
+    return re.sub(r"^\[\S*\] ", "", one_line(error)).partition(". ")[0]
+
+
 def _first_host(nodes: str) -> str:
     """Of Slurm's way to write a list: "gpu[03-07,12],cpu1" begins with gpu03."""
-    first = re.match(r"([^\[,]+)(?:\[(\w+))?([^,\[\]]*)", nodes)
-    inside = re.match(r"[^\[,]*\[[^\]]*\]([^,\[]*)", nodes)
+    first = re.match(r"(?:[^\[,]|\[[^\]]*\])+", nodes)  # a comma inside brackets is not the list's
     if not first:
         raise CannotGoOn(f"SLURM_STEP_NODELIST={nodes!r} names no host")
-    return first[1] if not inside else f"{first[1]}{first[2]}{inside[1]}"
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0])
 
 
 def _job(environment: Mapping[str, str]) -> int:
@@ -82,7 +87,6 @@ class Peers:
     """This process among those that work together; `Peers()` is one that is alone, and waits for nobody.
 
     rank, ranks, local: see Place. threads: its share of the cores that it may use.
-    restarted: torchrun has started these processes again after one was lost, so the run should go on, not start.
 
     Its methods are called by all ranks in the same order, and answer all alike. Each raises RankLost where one has
     died.
@@ -92,7 +96,8 @@ class Peers:
         place = place or Place()
         self.rank, self.ranks, self.local = place.rank, place.ranks, place.local
         self.threads = len(usable_cpus())
-        self.restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        self.attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self.store: dist.Store | None = None  # where there are others
 
     @classmethod
     def join(cls: type[P], environment: Mapping[str, str] = os.environ) -> P:
@@ -102,20 +107,23 @@ class Peers:
             return cls(here)
         ranks = cls(here)
         try:
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-                init_method=f"tcp://{here.address}" if here.address else "env://",
-                rank=here.rank,
-                world_size=here.ranks,
-                timeout=datetime.timedelta(seconds=PATIENCE_S),
-            )
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            patience = datetime.timedelta(seconds=PATIENCE_S)
+            ranks.store = ranks._meet(f"tcp://{here.address}" if here.address else "env://", patience)
+            dist.init_process_group(backend, store=ranks.store, rank=here.rank, world_size=here.ranks, timeout=patience)
             ranks.threads = ranks._share_of_cores()
         except (RuntimeError, ValueError, OSError) as error:
             at = here.address or f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
             raise CannotGoOn(
-                f"rank {here.rank} of {here.ranks} did not meet the others at {at}: {one_line(error)}"
+                f"rank {here.rank} of {here.ranks} did not meet the others at {at}: {_said(error)}"
             ) from error
         return ranks
+
+    def _meet(self, where: str, patience: datetime.timedelta) -> dist.Store:
+        """What all ranks can read and write. After a restart torchrun's may still hold what the lost ranks wrote of
+        themselves (torch 2.13), so each attempt has names of its own."""
+        store, _, _ = next(rendezvous(where, self.rank, self.ranks, timeout=patience))
+        return dist.PrefixStore(f"attempt {self.attempt}", store)
 
     def on(self, device: str) -> str:
         """This rank's own device, where all were told "cuda" (or another rank's)."""
@@ -123,6 +131,11 @@ class Peers:
             return device
         torch.cuda.set_device(self.local % torch.cuda.device_count())  # Slurm may show each rank its own alone
         return f"cuda:{torch.cuda.current_device()}"
+
+    @property
+    def restarted(self) -> bool:
+        """Whether torchrun has started the ranks again after one was lost: the run is to go on, not to start."""
+        return self.attempt != "0"
 
     @property
     def main(self) -> bool:
@@ -189,7 +202,7 @@ class Peers:
         except RuntimeError as error:
             message = (
                 f"a rank was lost while rank {self.rank} of {self.ranks} was {doing}; "
-                f"start again with --resume ({one_line(error, 160)})"
+                f"go on with --resume ({_said(error)})"
             )
             raise RankLost(message, FAILED) from error
 
@@ -209,15 +222,12 @@ class Peers:
 
     def _speaks(self) -> bool:
         """Whether no other rank has asked before. Where nobody can be asked, rank 0 is gone, and rank 1 speaks."""
-        if self.ranks == 1:
+        if not self.store:
             return True
         try:
-            return self._store().add("voice", 1) == 1
+            return self.store.add("voice", 1) == 1
         except Exception:
             return self.rank <= 1
-
-    def _store(self) -> dist.Store:
-        return dist.distributed_c10d._get_default_store()
 
     def _share_of_cores(self) -> int:
         """Cores that this rank may use, divided by the ranks that may use them too: Slurm may bind each to its own."""

@@ -15,7 +15,7 @@ from bench.trainer.schedule import Schedule
 from bench.training import GPU_B, plan
 from bench.training.contestants import STEP_LIMIT_S
 from reference.models import MODELS
-from reference.models.model import Model
+from reference.models.model import Model, Recipe
 
 # What the weights after a step depend on: a run that goes on must say the same, or nothing.
 FIXED = (
@@ -215,9 +215,9 @@ def race_of(
     return replace(made, job=replace(made.job, model=model))
 
 
-def recipe_of(model: Model, o: Mapping[str, Any]) -> Any:
+def recipe_of(model: Model, o: Mapping[str, Any]) -> Recipe:
     """The family's recipe with what the command line says otherwise. --clip 0 does not clip."""
-    given = {}
+    given: dict[str, float] = {}
     if o["betas"] is not None:
         given |= dict(zip(("beta1", "beta2"), o["betas"], strict=True))
     if o["clip"] is not None:

@@ -1,5 +1,8 @@
 """What the ranks of the tests do: they train a small GPT-2 from one set of batches, each its share."""
 
+import os
+import signal
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -8,37 +11,156 @@ from bench.checkpoints.state import State
 from bench.core.variants import discover
 from bench.models.program import program, step_calls
 from bench.models.step import Step
+from bench.trainer import peers
+from bench.trainer.peers import RankLost
 from bench.trainer.ranks import Ranks
 from reference.models.gpt2 import GPT2, init_parameters
 
 SMALL = GPT2("small", L=2, NH=2, C=40, max_t=24, v=300)  # sizes that divide into nothing
-B, T, LR, MICRO_BATCHES = 2, 16, 1e-2, 4
-BUCKET_BYTES = 20_000  # some dozens of buckets
+UNCLIPPED = replace(SMALL, recipe=replace(SMALL.recipe, max_norm=1e6))
+B, T, LR = 2, 16, 1e-2
+BUCKET_BYTES = 20_000  # a dozen buckets
+STEPS = 3
 
 
-def build(ranks: int, dtype: str, accumulation: int, masters: bool = True, kernels: str = "torch.eager") -> Step:
-    modules = {v.layer: v.load() for v in discover() if v.name == kernels}
-    calls = step_calls(SMALL, B, T, dtype)
-    made = program(SMALL, B, T, dtype, masters=masters)
-    return Step(made, {id: modules[id.layer] for id in calls}, accumulation, seed=7, ranks=ranks)
+@dataclass(frozen=True)
+class Job:
+    dtype: str = "fp32"
+    optimizer: str = "replicated"
+    micro_batches: int = 4  # of all ranks
+    masters: bool = True
+    bucket_bytes: int = BUCKET_BYTES
+    model: GPT2 = SMALL
+    ordered: bool | None = None
 
 
-def batches(step: int, rank: int, ranks: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """This rank's of the MICRO_BATCHES of a step."""
-    share = MICRO_BATCHES // ranks
-    tokens = torch.randint(0, SMALL.v, (MICRO_BATCHES, B, T + 1), generator=torch.Generator().manual_seed(step))
+def build(job: Job, ranks: int = 1) -> Step:
+    modules = {v.layer: v.load() for v in discover() if v.name == "torch.eager"}
+    calls = step_calls(job.model, B, T, job.dtype)
+    made = program(job.model, B, T, job.dtype, masters=job.masters)
+    return Step(made, {id: modules[id.layer] for id in calls}, job.micro_batches // ranks, seed=7, ranks=ranks)
+
+
+def batches(job: Job, step: int, rank: int = 0, ranks: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """This rank's of a step's micro-batches."""
+    share = job.micro_batches // ranks
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(0, SMALL.v, (job.micro_batches, B, T + 1), generator=generator)
     return [(t[:, :-1], t[:, 1:]) for t in tokens[rank * share : (rank + 1) * share]]
 
 
-def train(
-    ranks: Ranks, optimizer: str, dtype: str, steps: range, start: State | None = None, masters: bool = True
-) -> dict[str, Any]:
-    """Losses, norms and a digest of the parameters after each step, and the state at the end."""
-    step = build(ranks.ranks, dtype, MICRO_BATCHES // ranks.ranks, masters)
-    ranks.reduce(step, optimizer, BUCKET_BYTES)
-    step.load_state(start) if start else step.load(init_parameters(SMALL, 0))
-    done = [step.run(batches(i, ranks.rank, ranks.ranks), LR) for i in steps]
+def reduced(ranks: Ranks, job: Job) -> Step:
+    step = build(job, ranks.ranks)
+    ranks.reduce(step, job.optimizer, job.bucket_bytes, job.ordered)
+    return step
+
+
+def train(ranks: Ranks, job: Job, steps: range = range(STEPS), start: State | None = None) -> dict[str, Any]:
+    """Losses and norms, the parameters after each step, and the state at the end."""
+    step = reduced(ranks, job)
+    step.load_state(start) if start else step.load(init_parameters(job.model, 0))
+    done, parameters = [], []
+    for i in steps:
+        done.append(step.run(batches(job, i, ranks.rank, ranks.ranks), LR))
+        parameters.append(step.memory.flat_params.clone())
+    return dict(
+        losses=[loss for loss, _ in done],
+        norms=[norm for _, norm in done],
+        parameters=parameters,
+        state=step.state(steps.stop, {}),
+        bytes=step.bytes,
+    )
+
+
+def sums(ranks: Ranks, job: Job) -> dict[str, Any]:
+    """The gradients after one step's reduction, and what this rank had to add."""
+    step = reduced(ranks, job)
+    step.load(init_parameters(job.model, 0))
+    given = batches(job, 0, ranks.rank, ranks.ranks)
+    step.measure(given)
+    mem = step.memory
+    plain = build(job, ranks.ranks)
+    plain.load(init_parameters(job.model, 0))
+    plain.gradients(given)
+    return dict(reduced=mem.flat_grads.clone(), own=plain.memory.flat_grads.clone())
+
+
+def one_is_not_finite(ranks: Ranks, job: Job) -> dict[str, Any]:
+    """A step in which the last rank's gradients are infinite, between two that are well."""
+    step = reduced(ranks, job)
+    step.load(init_parameters(job.model, 0))
+    step.run(batches(job, 0, ranks.rank, ranks.ranks), LR)
+    before = step.memory.flat_params.clone()
+    good = step.memory.dlosses.clone()
+    if ranks.rank == ranks.ranks - 1:
+        step.memory.dlosses[0, 0] = torch.inf
+    _, norm = step.run(batches(job, 1, ranks.rank, ranks.ranks), LR)
+    kept = torch.equal(step.memory.flat_params, before)
+    step.memory.dlosses.copy_(good)
+    step.run(batches(job, 2, ranks.rank, ranks.ranks), LR)
+    return dict(norm=norm, kept=kept, updates=step.memory.step.item(), parameters=step.memory.flat_params.clone())
+
+
+def first_bad(ranks: Ranks, job: Job) -> str:
+    """One rank alone looks for what is not finite; then all go on."""
+    step = reduced(ranks, job)
+    step.load(init_parameters(job.model, 0))
+    given = batches(job, 0, ranks.rank, ranks.ranks)
+    found = "?"
+    if ranks.rank == 1:
+        step.memory.dlosses[0, 0] = torch.inf
+        found = step.first_not_finite(given)
+        step.memory.dlosses.fill_(step.memory.dlosses[1, 1])
+    step.run(given, LR)
     ranks.agree(step.memory.flat_params, "parameters")
-    losses, norms = zip(*done, strict=True)
-    state = step.state(steps.stop, {})
-    return dict(losses=losses, norms=norms, params=step.memory.flat_params.clone(), state=state, bytes=step.bytes)
+    return found
+
+
+def words(ranks: Ranks) -> dict[str, Any]:
+    """What is said besides gradients."""
+    r = ranks.rank
+    try:
+        ranks.agree(torch.full((4,), -1.0 - (r == 2)), "the parameters")
+        drifted = ""
+    except Exception as error:
+        drifted = str(error)
+    ranks.agree(torch.arange(16, dtype=torch.bfloat16), "the same")
+    return dict(
+        all=ranks.all(r / 3),
+        mean=ranks.mean(0.1 * r),
+        any=(ranks.any(r == 1), ranks.any(False)),
+        first=ranks.first({"of": r}),
+        main=ranks.main,
+        drifted=drifted,
+    )
+
+
+def share_of_cores(cpus: dict[int, list[int]]) -> int:
+    """threads of this rank, if it may use these cores."""
+    mine = cpus[int(os.environ["RANK"])]
+    peers.usable_cpus = lambda: mine
+    ranks = Ranks.join()
+    ranks.leave()
+    return ranks.threads
+
+
+def dies(job: Job) -> dict[str, Any]:
+    """The last rank is killed in the middle of its second step."""
+    ranks = Ranks.join()
+    step = reduced(ranks, job)
+    step.load(init_parameters(job.model, 0))
+    step.run(batches(job, 0, ranks.rank, ranks.ranks), LR)
+    if ranks.rank == ranks.ranks - 1:
+        middle = len(step.last) // 2
+        step.last.insert(middle, (os.kill, (os.getpid(), signal.SIGKILL), {}))
+    try:
+        step.run(batches(job, 1, ranks.rank, ranks.ranks), LR)
+    except RankLost as lost:
+        try:
+            with ranks.one_voice():
+                raise
+        except SystemExit as silent:
+            return dict(lost=str(lost), code=silent.code, spoke=False)
+        except RankLost:
+            return dict(lost=str(lost), code=lost.code, spoke=True)
+    return dict(lost="")

@@ -1,63 +1,113 @@
-"""Functions run by several processes that meet as torchrun's would, without its start-up: forked from a server that has
-loaded torch."""
+"""Functions run by several processes that find themselves in torchrun's environment, without its start-up: they are
+forked from a server that has loaded torch, and those of `together` live on for the next function."""
 
+import atexit
 import contextlib
 import os
 import pickle
 import socket
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any
+
+import torch
 
 from bench.core.process import SERVER
 from bench.trainer.ranks import Ranks
 from bench.trial import worker  # it has the server load what all tests need
 
 assert worker.ROOMS
-PATIENCE_S = 60
+PATIENCE_S = 90
+DIED = "died"
+Function = Callable[..., Any]
 
 
-def together(ranks: int, function: Callable[..., Any], *args: Any, lost: tuple[int, ...] = ()) -> list[Any]:
-    """[function(ranks, *args) of each rank]; an exception is returned as it was raised, None of a rank in `lost`, which
-    is expected to die."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    ends, processes = [], []
-    for rank in range(ranks):
-        mine, theirs = SERVER.Pipe()
-        process = SERVER.Process(target=_one, args=(theirs, rank, ranks, port, function, args), daemon=True)
-        process.start()
-        theirs.close()
-        ends.append(mine)
-        processes.append(process)
+def together(ranks: int, function: Function, *args: Any) -> list[Any]:
+    """[function(ranks, *args) of each rank]."""
     try:
-        return [_told(end, rank in lost) for rank, end in enumerate(ends)]
+        return _team(ranks).run(function, *args)
+    except BaseException:
+        _end_teams()  # who knows what state they are in
+        raise
+
+
+def apart(ranks: int, function: Function, *args: Any, **variables: str) -> list[Any]:
+    """[function(*args) of each rank], processes of their own that meet by themselves, if at all; an exception is
+    returned as it was raised, DIED for a rank that died. variables: of the environment, besides torchrun's."""
+    team = Team(ranks, False, variables)
+    try:
+        return team.run(function, *args, whatever=True)
     finally:
-        for process in processes:
+        team.end()
+
+
+class Team:
+    """Processes, one for each rank. joined: they have met, and functions get their `Ranks` first."""
+
+    def __init__(self, ranks: int, joined: bool, variables: dict[str, str]):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        shared = dict(WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), **variables)
+        self.ends, self.processes = [], []
+        for rank in range(ranks):
+            mine, theirs = SERVER.Pipe()
+            own = dict(RANK=str(rank), LOCAL_RANK=str(rank), **shared)
+            process = SERVER.Process(target=_serve, args=(theirs, own, joined), daemon=True)
+            process.start()
+            theirs.close()
+            self.ends.append(mine)
+            self.processes.append(process)
+
+    def run(self, function: Function, *args: Any, whatever: bool = False) -> list[Any]:
+        """Of each rank; the first exception is raised, unless any outcome is welcome."""
+        for end in self.ends:
+            end.send_bytes(pickle.dumps((function, args)))
+        found = [_told(end) for end in self.ends]
+        for outcome in () if whatever else found:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            assert outcome is not DIED
+        return found
+
+    def end(self) -> None:
+        for process in self.processes:
             process.kill()
             process.join()
 
 
-def _told(end: Connection, lost: bool) -> Any:
+def _told(end: Any) -> Any:
     if not end.poll(PATIENCE_S):
         raise TimeoutError("a rank has said nothing")
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(EOFError, ConnectionResetError):
         return pickle.loads(end.recv_bytes())
-    assert lost, "a rank died"
-    return None
+    return DIED
 
 
-def _one(end: Connection, rank: int, ranks: int, port: int, function: Callable[..., Any], args: tuple) -> None:
-    os.environ |= dict(RANK=str(rank), WORLD_SIZE=str(ranks), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1")
-    os.environ["MASTER_PORT"] = str(port)
-    import torch
+_teams: dict[int, Team] = {}
 
+
+def _team(ranks: int) -> Team:
+    if ranks not in _teams:
+        _teams[ranks] = Team(ranks, True, {})
+    return _teams[ranks]
+
+
+def _end_teams() -> None:
+    while _teams:
+        _teams.popitem()[1].end()
+
+
+atexit.register(_end_teams)
+
+
+def _serve(end: Any, own: dict[str, str], joined: bool) -> None:
+    os.environ |= own
     torch.set_num_threads(1)
-    try:
-        here = Ranks.join()
-        found = function(here, *args)
-        here.leave()
-    except Exception as error:
-        found = error
-    end.send_bytes(pickle.dumps(found))  # not `send`, which would leave a tensor's contents with this process
+    ranks = (Ranks.join(),) if joined else ()
+    while True:
+        function, args = pickle.loads(end.recv_bytes())
+        try:
+            found = function(*ranks, *args)
+        except BaseException as error:
+            found = error
+        end.send_bytes(pickle.dumps(found))  # not `send`, which would leave a tensor's contents with this process
