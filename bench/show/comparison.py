@@ -42,7 +42,7 @@ def against_history(after: Path, history: Path, number: int, thresholds: Thresho
     like = next((run for run in new if run.records), None)
     old = [
         run
-        for run in runs_in(history, NOT_COMPARABLE)
+        for run in runs_in(history, NOT_COMPARABLE, strict=False)
         if like and run.records and alike(run, like) and _started(run) < first and not _marks([run]) & seen
     ]
     if like and not old:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import cli
 from bench.cli import CannotGoOn
-from bench.core.files import write_atomically
+from bench.core.files import put, write_atomically
 from bench.records.queries import Case, case_of, coverage, device_name, newest
 from bench.records.read import Loaded, load
 from bench.records.record import Record
@@ -47,7 +47,7 @@ class Point:
 def chosen(results: Path, layer: str, cache: str, variants: str | None, device: str | None) -> list[Point]:
     """The history of a layer under a folder; of a comma list of variants alone, and of a device: its name, or a part
     of its machine's. CannotGoOn where there is none."""
-    runs = load(results)
+    runs = load(results, strict=False)  # one damaged folder is no reason to tell nothing of the others
     cli.choose(layer, sorted({r.get("layer") or "" for run in runs for r in run.records}), "layer in the results")
     points = history(runs, layer, cache)
     if variants:
@@ -120,8 +120,7 @@ def draw(layer: str, points: list[Point], file: Path) -> None:
         if file.suffix == ".html":
             write_atomically(file, vl_convert.vegalite_to_html(spec, bundle=True))
         else:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(vl_convert.vegalite_to_png(spec, scale=2))
+            put(file, vl_convert.vegalite_to_png(spec, scale=2))
     except OSError as error:
         raise CannotGoOn(f"cannot write {file}: {error.strerror}") from error
 

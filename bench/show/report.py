@@ -92,11 +92,12 @@ def read_runs(paths: Iterable[Path]) -> list[Loaded]:
     for path in paths:
         if not path.exists():
             raise CannotGoOn(f"no run in {path}: there is no such folder")
-        for run in runs_in(path):
+        for run in runs_in(path, strict=False):
             rows = [r for r in latest(run.records).values() if not r.get("control")]
             runs.append(replace(run, records=rows))
     if not any(run.records for run in runs):
-        raise CannotGoOn(f"nothing to report: {', '.join(str(r.folder) for r in runs)} hold no readable record")
+        names = ", ".join(str(r.folder) for r in runs)
+        raise CannotGoOn(f"nothing to report: {names} {'holds' if len(runs) == 1 else 'hold'} no readable record")
     return [run for run in runs if run.records]
 
 
