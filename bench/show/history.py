@@ -13,7 +13,8 @@ from bench.records.read import Loaded, load
 from bench.records.record import Record
 from bench.show import Spec
 from bench.show.comparison import case_texts
-from bench.show.terminal import console, new_table
+from bench.show.sheet import Col, Sheet
+from bench.show.terminal import console
 from bench.show.texts import DASH, change_text, percent, time_text
 
 
@@ -86,12 +87,10 @@ def print_table(layer: str, points: list[Point]) -> None:
     screen = console()
     texts = case_texts([p.case for p in points])
     for machine in dict.fromkeys(p.machine for p in points):
-        table = new_table(f"{layer} on {machine}")
-        for name in ("case", "variant", "measured", "commit"):
-            table.add_column(name)
-        for name in ("time ±95 %", "change", "noise floor", "of ceiling"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("source")
+        numbers = [("time ±95 %", 0), ("change", 0), ("noise floor", 2), ("of ceiling", 3)]
+        heads = [Col("case"), Col("variant"), Col("measured", rank=1), Col("commit", rank=5)]
+        heads += [Col(name, right=True, rank=rank) for name, rank in numbers]
+        sheet = Sheet(f"{layer} on {machine}", [*heads, Col("source", rank=4)])
         last: tuple[str, str] = ("", "")
         for p in (p for p in points if p.machine == machine):
             series = texts[p.case], p.case.variant
@@ -103,8 +102,9 @@ def print_table(layer: str, points: list[Point]) -> None:
                 source = "" if p.record.get("source_hash") == p.before.record.get("source_hash") else "changed"
             shares = percent(p.record.get("noise_floor")), percent(p.record.get("of_ceiling"))
             when = p.when[:16].replace("T", " ")
-            table.add_row(*shown, when, p.commit, time_text(p.record), change, *shares, source)
-        screen.print(table)
+            sheet.add(*shown, when, p.commit, time_text(p.record), change, *shares, source)
+        sheet.print(screen)
+        screen.print()
     screen.print("commit+: with changes that were not committed. =: within the noise.", style="dim", highlight=False)
 
 

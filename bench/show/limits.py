@@ -40,7 +40,9 @@ def above_ceiling(rows: Iterable[Record], known: Ceilings | None) -> list[str]:
     for r in rows:
         if (r.get("of_ceiling") or 0.0) > max(1.0, (found.get(r["variant"]) or Record()).get("of_ceiling") or 0.0):
             found[r["variant"]] = r
-    return [f"{name} {r['cache']}: {percent(r['of_ceiling'])} of its ceiling: {why(r, known)}" for name, r in found.items()]
+    return [
+        f"{name} {r['cache']}: {percent(r['of_ceiling'])} of its ceiling: {why(r, known)}" for name, r in found.items()
+    ]
 
 
 def why(row: Record, known: Ceilings | None) -> str:

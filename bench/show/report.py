@@ -67,7 +67,7 @@ ORDER = (
 
 def write_beside(folder: Path) -> str:
     """Put report.html into a finished run's folder; a line that says so, or why there is none ($LAYERBENCH_REPORT=0:
-    nobody wants it now). A report can be built again, and what was measured is on the disk; DiskFull alone is raised."""
+    nobody wants it now). Of what goes wrong DiskFull alone is raised: a report can be built again."""
     if os.environ.get("LAYERBENCH_REPORT") == "0":
         return f"no report: LAYERBENCH_REPORT is 0 (python -m bench.report {folder})"
     if missing := unavailable():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -226,7 +227,7 @@ class Ended:
     ],
 )
 def test_the_gravest_that_happened_is_the_exit_code(only, statuses, code):
-    assert Session.exit_code(Ended(only, **statuses)) == code
+    assert Session.exit_code(cast(Session, Ended(only, **statuses))) == code
 
 
 def test_a_page_that_finds_the_disk_full_is_told_after_all_else(monkeypatch, tmp_path, capsys):
