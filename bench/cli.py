@@ -5,10 +5,12 @@ Nothing heavy is imported here, so that `--help` answers at once.
 
 import argparse
 import atexit
+import codecs
 import contextlib
 import difflib
 import errno
 import json
+import locale
 import math
 import os
 import re
@@ -35,6 +37,10 @@ EXIT_CODES = (
 )
 
 
+OF_A_RUN = ("records.jsonl", "env.json")  # files that none but the run itself writes
+OUTPUTS = ("out", "html", "png", "markdown", "pack", "prepare", "profile", "into")  # options that say where to write
+
+
 class CannotGoOn(Exception):
     """An error with a message for the user and the exit code that goes with it."""
 
@@ -54,6 +60,14 @@ class Parser(argparse.ArgumentParser):
         # A variable that is not set (--out "$DIR") must not mean the folder one is in, or everything.
         self.register("type", None, _not_empty)
         self.register("type", Path, lambda text: Path(_not_empty(text)))
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, rest = super().parse_known_args(args, namespace)
+        for option in OUTPUTS:
+            where = getattr(found, option, None)
+            if isinstance(where, Path) and {where.name, Path(os.path.realpath(where)).name} & {*OF_A_RUN}:
+                self.error(f"--{option} {where}: a run's own file has this name; choose another")
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"error: {message}{self._hint(message)} ({self.prog} --help)\n")
@@ -136,6 +150,7 @@ def choose(word: str, known: Iterable[str], what: str) -> str:
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Run a command line's main(); turn the errors a user can act on into one line and an exit code."""
+    _speak_utf8()
     nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere  # they are None after `>&-`
     for stream in (sys.stdout, sys.stderr):
@@ -154,6 +169,17 @@ def run(main: Callable[[], int]) -> NoReturn:
             if signal.getsignal(number) in (_interrupt, signal.default_int_handler):
                 signal.signal(number, signal.SIG_DFL)
     _leave(code)
+
+
+def _speak_utf8() -> None:
+    """Begin again in UTF-8 mode where the locale is another one: sources and records are UTF-8 whatever it says, here
+    and in all processes that this one starts. What is printed stays in the letters that the terminal has."""
+    if sys.flags.utf8_mode or codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8":
+        return
+    letters = getattr(sys.stdout, "encoding", None) or "ascii"
+    os.environ.setdefault("PYTHONIOENCODING", f"{letters}:replace")
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _leave(code: int) -> NoReturn:

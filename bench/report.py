@@ -26,14 +26,18 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    from bench.core.progress import Progress
     from bench.show import page, report
 
     if missing := page.unavailable():
         raise CannotGoOn(missing)
-    runs = report.read_runs(args.runs)
-    shown = report.Page(runs, args.title)
-    out = args.out or runs[0].folder / "report.html"
-    page.write(shown, report.TEMPLATE, out)
+    with Progress() as line:
+        runs = report.read_runs(args.runs)
+        line.tell(f"the page of {len(runs)} runs, {sum(len(run.records) for run in runs)} records")
+        shown = report.Page(runs, args.title)
+        out = args.out or runs[0].folder / "report.html"
+        line.tell(f"writing {out}")
+        page.write(shown, report.TEMPLATE, out)
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if args.png:
         print(f"pictures: {page.write_pictures(shown, args.png)} charts in {args.png}")

@@ -201,7 +201,7 @@ def tell(text: str) -> None:
 
 
 def track(items: Sequence[T], word: str, text: Callable[[T], str] = lambda _: "") -> Iterator[T]:
-    """The items, each told as one of so many while it is worked on: in the line of the command, or in one of its own."""
+    """The items, each told as one of so many while it is worked on: in the command's line, or in one of its own."""
     with Progress() as own:
         line = own.before or own
         line.expect(word, len(items))

@@ -1,10 +1,20 @@
 """How far a run's own numbers can be believed: when it ranks nothing, and why a row may be above its ceiling."""
 
 from collections.abc import Iterable
+from typing import Protocol
 
-from bench.machine.ceilings import Ceilings
 from bench.records.record import Record
 from bench.show.texts import percent
+
+
+class Ceilings(Protocol):
+    """What is asked of bench.machine.ceilings.Ceilings, which loads torch."""
+
+    @property
+    def cache_bytes(self) -> int: ...
+    @property
+    def busy(self) -> str | None: ...
+
 
 RANKS_TO = 0.5  # of a noise floor, as bench.doctor has it: beyond it an entry differs from itself by more than half
 
@@ -30,7 +40,9 @@ def above_ceiling(rows: Iterable[Record], known: Ceilings | None) -> list[str]:
     for r in rows:
         if (r.get("of_ceiling") or 0.0) > max(1.0, (found.get(r["variant"]) or Record()).get("of_ceiling") or 0.0):
             found[r["variant"]] = r
-    return [f"{name} {r['cache']}: {percent(r['of_ceiling'])} of its ceiling: {why(r, known)}" for name, r in found.items()]
+    return [
+        f"{name} {r['cache']}: {percent(r['of_ceiling'])} of its ceiling: {why(r, known)}" for name, r in found.items()
+    ]
 
 
 def why(row: Record, known: Ceilings | None) -> str:

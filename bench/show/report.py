@@ -94,7 +94,7 @@ ORDER = (
 
 def write_beside(folder: Path) -> str:
     """Put report.html into a finished run's folder; a line that says so, or why there is none ($LAYERBENCH_REPORT=0:
-    nobody wants it now). A report can be built again, and what was measured is on the disk; DiskFull alone is raised."""
+    nobody wants it now). Of what goes wrong DiskFull alone is raised: a report can be built again."""
     if os.environ.get("LAYERBENCH_REPORT") == "0":
         return f"no report: LAYERBENCH_REPORT is 0 (python -m bench.report {folder})"
     if missing := unavailable():
@@ -119,11 +119,12 @@ def read_runs(paths: Iterable[Path]) -> list[Loaded]:
     for path in paths:
         if not path.exists():
             raise CannotGoOn(f"no run in {path}: there is no such folder")
-        for run in runs_in(path):
+        for run in runs_in(path, strict=False):
             rows = [r for r in latest(run.records).values() if not r.get("control")]
             runs.append(replace(run, records=rows))
     if not any(run.records for run in runs):
-        raise CannotGoOn(f"nothing to report: {', '.join(str(r.folder) for r in runs)} hold no readable record")
+        names = ", ".join(str(r.folder) for r in runs)
+        raise CannotGoOn(f"nothing to report: {names} {'holds' if len(runs) == 1 else 'hold'} no readable record")
     return [run for run in runs if run.records]
 
 

@@ -23,6 +23,7 @@ class Col:
     rank: int = 0
     prose: bool = False  # sentences: they wrap, and take the room that is left
     least: int = LEAST_PROSE  # width of a prose column
+    below: bool = False  # where it is left out its cells stand below the table
 
 
 class Sheet:
@@ -31,13 +32,16 @@ class Sheet:
     def __init__(self, title: str, columns: Sequence[Col]):
         self.title, self.columns = title, list(columns)
         self.rows: list[list[Text] | None] = []  # None: a line between two sections
+        self.labels: list[str] = []  # of each row, where a cell of it stands below the table
         self.below: list[Text] = []
         self.left_out: list[str] = []  # titles, told beside those that found no room
 
-    def add(self, *cells: str | Text) -> None:
+    def add(self, *cells: str | Text, label: str = "") -> None:
+        self.labels.append(label)
         self.rows.append([cell if isinstance(cell, Text) else Text(cell) for cell in cells])
 
     def section(self) -> None:
+        self.labels.append("")
         self.rows.append(None)
 
     def tell(self, text: str, style: str = "dim") -> None:
@@ -55,12 +59,22 @@ class Sheet:
             screen.print(Text(self.title, style="bold"))
         if self.rows:
             screen.print(self._table(shown, screen.width))
-        for line in self.below:
+        gone = [i for i in range(len(self.columns)) if i not in shown]
+        for line in [*self._moved(gone), *self.below]:
             print_line(screen, line)
-        gone = [*self.left_out, *(c.title for i, c in enumerate(self.columns) if i not in shown)]
-        if gone and self.rows:
-            titles = ", ".join(" ".join(title.split()) for title in gone)
+        names = [*self.left_out, *(self.columns[i].title for i in gone if not self.columns[i].below)]
+        if names and self.rows:
+            titles = ", ".join(" ".join(title.split()) for title in names)
             print_line(screen, Text(f"not shown at {screen.width} columns: {titles}", style="dim"))
+
+    def _moved(self, gone: list[int]) -> list[Text]:
+        """The sentences of columns that had no room, each with whose it is."""
+        told = []
+        for i in gone:
+            for row, label in zip(self.rows, self.labels, strict=True):
+                if self.columns[i].below and row and row[i].plain:
+                    told.append(Text.assemble(f"{label}: " if label else "", row[i]))
+        return told
 
     def _last(self, shown: list[int]) -> int | None:
         """The column that goes next."""

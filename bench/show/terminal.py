@@ -7,9 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from bench.core.progress import Progress
@@ -192,17 +190,8 @@ def print_list(rows: list[tuple[Variant, str | None]]) -> None:
                 screen.print(line, no_wrap=True, overflow="ellipsis")
             else:
                 screen.print(line, soft_wrap=True)
-    screen.print(Text("f, b: has a forward, a backward. python -m bench.explain LAYER tells all of a layer.", style="dim"))
-
-
-def new_table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        title_style="bold",
+    screen.print(
+        Text("f, b: has a forward, a backward. python -m bench.explain LAYER tells all of a layer.", style="dim")
     )
 
 

@@ -435,8 +435,9 @@ class Report(Judged):
     def noise(self) -> float | None:
         """How well the timed steps are known: the widest half of a 95 % interval, of its median. None where a single
         round was timed, which tells nothing of it."""
-        halves = [(r["high_s"] - r["low_s"]) / 2 / r["median_s"] for r in self.timed if r.get("high_s")]
-        return max((half for half in halves if np.isfinite(half)), default=None)
+        ends = [(r["low_s"], r["high_s"] or np.inf, r["median_s"]) for r in self.timed]
+        halves = [(high - low) / 2 / median for low, high, median in ends if np.isfinite(high)]
+        return max(halves, default=None)
 
     def _print_recipes(self, screen: Console) -> None:
         """What each contestant is, where its name does not say it."""
@@ -534,8 +535,8 @@ class Report(Judged):
         return sheet
 
     def _no_shares(self, total: dict[str, float]) -> str:
-        """Why no call has a share of the step: the steps with a clock around every call were taken after the others, and
-        where the machine was another one by then their parts do not add up to the whole. "" where they do."""
+        """Why no call has a share of the step: the steps with a clock around every call are taken after the others, and
+        where the machine is another one by then their parts do not add up to the whole. "" where they do."""
         if none := ranks_nothing(self.noise):
             return f"no shares of the step: {none}"
         # A graph does without most of what plain launches wait for: of it the layers alone must find room in the step.

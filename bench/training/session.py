@@ -138,7 +138,8 @@ class Session:
         self._train(field)
         if not any(turn.timed for turn in self.turns):
             raise CannotGoOn(
-                f"no step was timed within --minutes {self.plan.minutes:g}; the page says how far it came", cli.TIMED_OUT
+                f"no step was timed within --minutes {self.plan.minutes:g}; the page says how far it came",
+                cli.TIMED_OUT,
             )
         if not self.plan.job.simulate:
             self._look_inside(field)

@@ -14,7 +14,14 @@ from bench.records import read
 from bench.records.scrub import clean
 
 PLACEHOLDERS = ("<path>", "<secret>", "<host>", "<user>")  # what env.json has in place of what is nobody's business
-OF_THE_PLACE = ("out", "resume", "pack", "prepared", "profile", "proofs")  # options that change nothing that is measured
+OF_THE_PLACE = (
+    "out",
+    "resume",
+    "pack",
+    "prepared",
+    "profile",
+    "proofs",
+)  # options that change nothing that is measured
 OF_THE_HOUR = ("json", "seconds", "minutes")  # how long to measure may be another thing each time
 
 
@@ -22,8 +29,9 @@ def gone_on_with(
     parser: Callable[[], cli.Parser], argv: Sequence[str], folder: Path, kind: str
 ) -> tuple[argparse.Namespace, list[str]]:
     """(arguments, command line) of a run that goes on in `folder`: those it was begun with, and what `argv` says of
-    places and of the time. parser: makes one in which nothing is required. CannotGoOn where `argv` says otherwise of anything else, or where what was left out of the
-    recorded command must be said again. A folder that has no run of this kind is left to `Run.resume`."""
+    places and of the time. parser: makes one in which nothing is required. CannotGoOn where `argv` says otherwise of
+    anything else, or where what was left out of the recorded command must be said again. A folder that has no run of
+    this kind is left to `Run.resume`."""
     said = given(parser(), argv)
     then = recorded(parser, folder, kind)
     if then is None:

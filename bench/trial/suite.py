@@ -6,7 +6,6 @@ Whatever ends it, and when: what was finished by then is on disk, summed up and 
 import contextlib
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

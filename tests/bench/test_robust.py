@@ -335,8 +335,10 @@ def test_folders_without_a_run(command, run, tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "records.jsonl").symlink_to(tmp_path / "inner" / "records.jsonl")
     (tmp_path / "folder" / "records.jsonl").mkdir(parents=True)
-    for name in ("nowhere", "loop", "data.bin"):
+    for name in ("nowhere", "loop"):
         refused(command, tmp_path / name, "no such folder")
+    for name in ("data.bin", "run/records.jsonl"):
+        refused(command, tmp_path / name, f"is a file: a run is a folder, here {(tmp_path / name).parent}")
     for name in ("empty", "inner"):
         refused(command, tmp_path / name, "no run in")
     refused(command, tmp_path / "folder", "cannot read the run in")

@@ -22,7 +22,9 @@ def on(folder, *argv, kind="layer", parser=layer.parser):
     return vars(args), command
 
 
-@pytest.mark.parametrize("argv", [[], ["gelu"], ["gelu", "--only", "cpu.simd"], ["-a", "T=64", "-a", "dtype=fp32,bf16"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["gelu"], ["gelu", "--only", "cpu.simd"], ["-a", "T=64", "-a", "dtype=fp32,bf16"]]
+)
 def test_what_is_not_said_again_is_as_it_was(folder, argv):
     args, command = on(folder, *argv, "--seconds", "3", "--json")
     assert (args["layer"], args["only"], args["axis"]) == ("gelu", "cpu.simd", ["T=64", "dtype=fp32,bf16"])

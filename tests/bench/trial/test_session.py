@@ -8,12 +8,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 import pytest
 
-from bench import HOME, layer
-from bench.records.record import TABLE
+from bench import HOME, cli, layer
+from bench.core.files import DiskFull
+from bench.records.record import TABLE, Record
+from bench.show.terminal import Screen
+from bench.trial import session
+from bench.trial.plan import plan_of
+from bench.trial.session import Session
 from tests import commands
 from tests.commands import Done
 
@@ -55,6 +61,7 @@ def measured(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
         (["matmul", "-a", "dtype=fp31"], 64, "did you mean 'fp32'"),
         (["residual", "-a", "HS=3", "--only", "torch.eager"], 64, "residual has no axis 'HS'"),
         (["attention", "--only", "torch.sdpa_efficient"], 3, "cannot run: needs an NVIDIA GPU"),
+        ([], 64, "required: layer"),
         (["residual", "--resume", "no/such/run"], 1, "no run to resume"),
         (["residual", "--kernels", "no/such/folder"], 1, "not a folder"),
     ],
@@ -187,10 +194,51 @@ def test_a_broken_cuda_kernel_is_reported_with_its_line(tmp_path):
 
 
 def test_the_simulator_can_be_left_out(tmp_path):
-    """The row says so, and nothing is compiled."""
+    """The row says so, nothing is compiled, and what was named and could not run has its exit code."""
     out = tmp_path / "run"
     where = ["--only", "cuda.naive,torch.eager", "--no-simulate", "--check-only", "--out", str(out)]
-    assert layer.main(["residual", *where]) == 0
+    assert layer.main(["residual", *where]) == cli.CANNOT_RUN
     rows = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert {r["variant"]: r["status"] for r in rows} == {"cuda.naive": "skipped", "torch.eager": "ok"}
     assert "--no-simulate" in next(r["evidence"] for r in rows if r["variant"] == "cuda.naive")
+
+
+class Ended:
+    """A session in whose end these records are, of `--only`s names."""
+
+    def __init__(self, only: str, **statuses: str):
+        self.plan = plan_of(**vars(layer.parser().parse_args(["residual", "--only", only])), argv=[])
+        self.records = [
+            Record(variant=name.replace("_", "."), status=status, evidence="why", proof_cases=3 * (status != "skipped"))
+            for name, status in statuses.items()
+        ]
+        self.done: dict[str, Record] = {}
+        self.screen = Screen()
+
+    untried = Session.untried
+
+
+@pytest.mark.parametrize(
+    ("only", "statuses", "code"),
+    [
+        ("torch.eager,cpu.simd", dict(torch_eager="ok", cpu_simd="ok"), cli.OK),
+        ("torch.eager,cpu.simd", dict(torch_eager="ok", cpu_simd="timeout"), cli.TIMED_OUT),
+        ("torch.eager,cpu.simd", dict(torch_eager="wrong", cpu_simd="timeout"), cli.WRONG),
+        ("torch.eager,cpu.simd", dict(torch_eager="ok", cpu_simd="skipped"), cli.CANNOT_RUN),
+        ("torch.eager,cpu.s*", dict(torch_eager="ok", cpu_simd="skipped"), cli.OK),
+        ("cpu.s*", dict(cpu_simd="skipped"), cli.NOTHING_TRIED),
+        ("cpu.simd,torch.eager", dict(torch_eager="crash", cpu_simd="skipped"), cli.WRONG),
+    ],
+)
+def test_the_gravest_that_happened_is_the_exit_code(only, statuses, code):
+    assert Session.exit_code(cast(Session, Ended(only, **statuses))) == code
+
+
+def test_a_page_that_finds_the_disk_full_is_told_after_all_else(monkeypatch, tmp_path, capsys):
+    def full(_: Path) -> str:
+        raise DiskFull("no space left to write report.html")
+
+    monkeypatch.setattr(session.report, "write_beside", full)
+    with pytest.raises(DiskFull):
+        layer.main(["residual", "--only", "torch.eager", "--smoke", "--json", "--out", str(tmp_path / "run")])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["records"][0]["variant"] == "torch.eager"
