@@ -35,6 +35,7 @@ SAVED = {
     "tensor_core_instructions": "tensor-core instructions {} → {}",
     "wide_instructions": "128-bit accesses {} → {}",
 }
+SAME = "no difference that this run can tell"
 ROOM = 4.0  # percent of the track left of the floor
 
 
@@ -132,16 +133,17 @@ def _rung(r: Record, track: Track) -> Rung:
 def _step(old: Record, new: Record, first: Record, track: Track) -> Rung:
     rung = _rung(new, track)
     if new.get("median_s") and not noisy(new):
-        rung.gain, rung.total = gain_text(old, new), gain_text(first, new)
+        rung.gain = gain_text(old, new)
+        rung.total = "" if old is first or tied(first, new) else gain_text(first, new)
     rung.gain = ": ".join(filter(None, (rung.gain, technique(new.get("story", "")))))
     rung.saves = _saves(old, new)
     return rung
 
 
 def gain_text(old: Record, new: Record) -> str:
-    """×10.6; "=" where the run cannot tell the two apart."""
+    """×10.6, or that the run cannot tell the two apart."""
     if tied(old, new):
-        return "="
+        return SAME
     ratio = old["median_s"] / new["median_s"]
     return f"×{ratio:.3g}" if ratio >= 1 else f"×{ratio:.2f} (slower)"
 
