@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from bench.records.queries import partial
 from bench.records.record import Record
-from bench.show.columns import COLUMNS, cases_text
+from bench.show.columns import COLUMNS, cases_text, value
 from bench.show.page import backend_of
 from bench.show.points import noisy, tied
 from bench.show.texts import duration, percent
@@ -113,8 +113,8 @@ class Track:
     """A logarithmic axis from the floor (or the fastest, where no floor is known) to the slowest, as percent."""
 
     def __init__(self, rows: list[Record]):
-        times = [r["median_s"] for r in rows if r.get("median_s")]
-        floors = [r["floor_s"] for r in rows if r.get("floor_s")]
+        times = [value(r, "median_s") for r in rows if r.get("median_s")]
+        floors = [value(r, "floor_s") for r in rows if r.get("floor_s")]
         self.least, self.most = min([*times, *floors], default=1.0), max(times, default=1.0)
 
     def place(self, seconds: float | None) -> float | None:
