@@ -14,6 +14,7 @@ COLOURS = {name: backend.colour for name, backend in BACKENDS.items()} | {"ours"
 LIMIT = 4  # an error may be this many times plain torch's (bench/trial/truth.py)
 FOR_LABELS = {"left": 5, "top": 14, "right": 90, "bottom": 5}  # labels stand right of the longest bar
 FLOOR = "#d62728"
+FLOOR_POINT = alt.OverlayMarkDef(color=FLOOR, shape="stroke", size=150, strokeWidth=2)  # seen where it is one alone
 VERDICTS = {"SLOWER": "#d6453d", "FASTER": "#1a9850", "SAME": "#2f6fde", "UNCLEAR": "#8a929c"}
 Chart = alt.LayerChart | alt.FacetChart
 
@@ -217,7 +218,9 @@ def changes() -> Chart:
 
 def sweep() -> Chart:
     """Rows: at (a size), ms, low, high, floor, variant, backend, text: a line a variant over the sizes of one axis."""
-    x = alt.X("at:Q", scale=alt.Scale(type="log", base=2, nice=False), axis=alt.Axis(title=None, format="~r"))
+    x = alt.X(
+        "at:Q", scale=alt.Scale(type="log", base=2, nice=False), axis=alt.Axis(title=None, format="~r", tickCount=5)
+    )
     y = alt.Y("ms:Q", scale=alt.Scale(type="log"), axis=alt.Axis(title="ms a call; red: the floor", tickCount=6))
     colour = alt.Color("variant:N", legend=alt.Legend(title=None, orient="bottom"))
     base = alt.Chart(_rows()).encode(x=x)
@@ -226,7 +229,7 @@ def sweep() -> Chart:
     interval = base.mark_rule().encode(y="low:Q", y2="high:Q", color=colour)
     floor = (
         base.transform_filter("isValid(datum.floor)")
-        .mark_line(color=FLOOR, strokeDash=[5, 3], strokeWidth=1.5)
+        .mark_line(color=FLOOR, strokeDash=[5, 3], strokeWidth=1.5, point=FLOOR_POINT)
         .encode(y="floor:Q")
     )
     return alt.layer(lines, points, interval, floor).properties(height=260)
@@ -244,7 +247,7 @@ def history() -> Chart:
     interval = base.mark_rule(strokeWidth=2).encode(y="low:Q", y2="high:Q", color=colour)
     floor = (
         base.transform_filter("isValid(datum.floor)")
-        .mark_line(color=FLOOR, strokeDash=[5, 3], strokeWidth=1.5)
+        .mark_line(color=FLOOR, strokeDash=[5, 3], strokeWidth=1.5, point=FLOOR_POINT)
         .encode(y="min(floor):Q")
     )
     return alt.layer(lines, points, interval, floor).properties(height=240)

@@ -7,15 +7,20 @@ from pathlib import Path
 
 from bench import cli
 from bench.cli import CannotGoOn
-from bench.core.files import put, write_atomically
+from bench.core.files import put
 from bench.records.queries import Case, case_of, coverage, device_name, newest
 from bench.records.read import Loaded, load
 from bench.records.record import Record
 from bench.show import Spec
 from bench.show.comparison import case_texts
+from bench.show.page import Cell, Chart, Line, anchor, write
+from bench.show.points import grouped
 from bench.show.sheet import Col, Sheet
 from bench.show.terminal import console
 from bench.show.texts import DASH, change_text, percent, time_text
+
+TEMPLATE = "history.html.j2"
+COLUMNS = ("measured, commit", "time ±95 %", "change", "noise floor", "of ceiling", "source")
 
 
 @dataclass
@@ -96,61 +101,130 @@ def print_table(layer: str, points: list[Point]) -> None:
             series = texts[p.case], p.case.variant
             shown = ("", "") if series == last else series
             last = series
-            change, source = DASH, ""
-            if p.before and p.change:
-                change = change_text(p.change) + (" =" if p.within_noise else "")
-                source = "" if p.record.get("source_hash") == p.before.record.get("source_hash") else "changed"
+            same = not p.before or p.record.get("source_hash") == p.before.record.get("source_hash")
             shares = percent(p.record.get("noise_floor")), percent(p.record.get("of_ceiling"))
             when = p.when[:16].replace("T", " ")
-            sheet.add(*shown, when, p.commit, time_text(p.record), change, *shares, source)
+            sheet.add(*shown, when, p.commit, time_text(p.record), _change(p), *shares, "" if same else "changed")
         sheet.print(screen)
         screen.print()
     screen.print("commit+: with changes that were not committed. =: within the noise.", style="dim", highlight=False)
 
 
 def draw(layer: str, points: list[Point], file: Path) -> None:
-    """A panel a case and machine: time over the dates of the sets, a line a variant. A .html file needs no network."""
+    """A .html file is a page in the report's frame; any other is a picture: a panel a case and machine."""
+    if file.suffix == ".html":
+        write(Page(layer, points), TEMPLATE, file)
+        return
     try:
         import vl_convert
     except ImportError:
         raise CannotGoOn("a picture needs vl-convert: pip install vl-convert-python") from None
 
-    spec = specification(layer, points)
     try:
-        if file.suffix == ".html":
-            write_atomically(file, vl_convert.vegalite_to_html(spec, bundle=True))
-        else:
-            put(file, vl_convert.vegalite_to_png(spec, scale=2))
+        put(file, vl_convert.vegalite_to_png(specification(layer, points), scale=2))
     except OSError as error:
         raise CannotGoOn(f"cannot write {file}: {error.strerror}") from error
 
 
-def specification(layer: str, points: list[Point]) -> Spec:
-    """The chart in Vega-Lite."""
+# --- as a page ---
+
+
+@dataclass
+class Section:
+    """One case on one machine: a line a variant in the chart, a row a set in the table."""
+
+    name: str
+    title: str
+    columns: list[str]
+    lines: list[Line]
+    chart: str
+
+
+class Page:
+    """What history.html.j2 shows. `data` holds the rows of all charts, by name."""
+
+    def __init__(self, layer: str, points: list[Point]):
+        self.data: dict[str, Chart] = {}
+        self.title = f"{layer} over {len({set_name(p) for p in points})} result sets"
+        self.machines = list(dict.fromkeys(p.machine for p in points))
+        self.sections = [self._section(panel, found) for panel, found in panels(points).items()]
+
+    def _section(self, panel: str, points: list[Point]) -> Section:
+        name = anchor(panel)
+        newest_first = sorted(points, key=lambda p: p.when, reverse=True)
+        self.data[name] = Chart("history", [_row(p) for p in points], f"times of {panel} by result set")
+        return Section(name, panel, list(COLUMNS), [_line(p) for p in newest_first], name)
+
+
+def panels(points: list[Point]) -> dict[str, list[Point]]:
+    """The points of each case and machine, the oldest first."""
     texts = case_texts([p.case for p in points])
-    rows = [
-        {
-            "panel": f"{texts[p.case]}, {p.machine}",
-            "variant": p.case.variant,
-            "when": p.when,
-            "commit": p.commit,
-            "ms": p.record["median_s"] * 1e3,
-            "low": (p.record.get("low_s") or p.record["median_s"]) * 1e3,
-            "high": (p.record.get("high_s") or p.record["median_s"]) * 1e3,
-        }
-        for p in points
+    oldest_first = sorted(points, key=lambda p: p.when)
+    order = dict.fromkeys((texts[p.case], p.machine) for p in points)
+    found = grouped(oldest_first, lambda p: (texts[p.case], p.machine))
+    return {f"{text}, {machine}": found[text, machine] for text, machine in order}
+
+
+def set_name(p: Point) -> str:
+    """2026-11-21 15:42 7a733f7+: when, and of which commit, a result set was measured."""
+    return " ".join(filter(None, (p.when[:16].replace("T", " "), p.commit[:7] + "+" * p.commit.endswith("+"))))
+
+
+def _row(p: Point) -> dict[str, object]:
+    r = p.record
+    low, high = r.get("low_s") or r["median_s"], r.get("high_s")
+    return {
+        "set": set_name(p),
+        "variant": p.case.variant,
+        "ms": r["median_s"] * 1e3,
+        "low": low * 1e3,
+        "high": (high if high and math.isfinite(high) else r["median_s"]) * 1e3,
+        "floor": floor * 1e3 if (floor := r.get("floor_s")) else None,
+        "text": f"{time_text(r)}, {_change(p)}" if p.change else time_text(r),
+    }
+
+
+def _change(p: Point) -> str:
+    """Since the set before; "=" where that tells nothing."""
+    return change_text(p.change) + (" =" if p.within_noise else "") if p.change else DASH
+
+
+def _line(p: Point) -> Line:
+    r, before = p.record, p.before
+    same = before is None or r.get("source_hash") == before.record.get("source_hash")
+    style = "" if not p.change or p.within_noise else "bad" if p.change > 1 else "ok"
+    cells = [
+        Cell(set_name(p), p.when),
+        Cell(time_text(r), r["median_s"], "number"),
+        Cell(_change(p), p.change or "", f"number {style}".strip()),
+        Cell(percent(r.get("noise_floor")), r.get("noise_floor") or "", "number"),
+        Cell(percent(r.get("of_ceiling")), r.get("of_ceiling") or "", "number"),
+        Cell("" if same else "changed", "" if same else "changed"),
     ]
-    when = {"field": "when", "type": "temporal", "title": None}
+    return Line(p.case.variant, "", cells, r.get("reproduce", ""))
+
+
+# --- as a picture ---
+
+
+def specification(layer: str, points: list[Point]) -> Spec:
+    """The chart in Vega-Lite: times over the sets, whose commits are on the axis."""
+    rows = [_row(p) | {"panel": panel} for panel, found in panels(points).items() for p in found]
+    one = {"field": "set", "type": "nominal", "title": None, "sort": None, "axis": {"labelAngle": -30}}
     colour = {"field": "variant", "type": "nominal", "legend": {"orient": "bottom", "columns": 4, "title": None}}
-    time = {"type": "quantitative", "scale": {"type": "log"}, "title": "ms"}
-    told = [{"field": name, "type": "nominal"} for name in ("variant", "commit")] + [{"field": "ms", "format": ".4g"}]
+    time = {"type": "quantitative", "scale": {"type": "log"}, "title": "ms; red: the floor"}
     line = {
         "mark": {"type": "line", "point": True},
-        "encoding": {"x": when, "y": time | {"field": "ms"}, "color": colour, "tooltip": told},
+        "encoding": {"x": one, "y": time | {"field": "ms"}, "color": colour},
     }
     interval = {
         "mark": "rule",
-        "encoding": {"x": when, "y": time | {"field": "low"}, "y2": {"field": "high"}, "color": colour},
+        "encoding": {"x": one, "y": time | {"field": "low"}, "y2": {"field": "high"}, "color": colour},
+    }
+    floor = {
+        "transform": [{"filter": "isValid(datum.floor)"}],
+        "mark": {"type": "line", "color": "#d62728", "strokeDash": [5, 3]},
+        "encoding": {"x": one, "y": time | {"field": "floor", "aggregate": "min"}},
     }
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
@@ -159,6 +233,6 @@ def specification(layer: str, points: list[Point]) -> Spec:
         "data": {"values": rows},
         "facet": {"field": "panel", "type": "nominal", "title": None},
         "columns": 2,
-        "spec": {"width": 360, "height": 220, "layer": [interval, line]},
-        "resolve": {"scale": {"y": "independent"}},
+        "spec": {"width": 360, "height": 220, "layer": [interval, line, floor]},
+        "resolve": {"scale": {"x": "independent", "y": "independent"}},
     }

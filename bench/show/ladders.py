@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from bench.records.queries import partial
 from bench.records.record import Record
-from bench.show.columns import COLUMNS, cases_text
+from bench.show.columns import COLUMNS, cases_text, value
 from bench.show.page import backend_of
 from bench.show.points import noisy, tied
 from bench.show.texts import duration, percent
@@ -35,6 +35,7 @@ SAVED = {
     "tensor_core_instructions": "tensor-core instructions {} → {}",
     "wide_instructions": "128-bit accesses {} → {}",
 }
+SAME = "no difference that this run can tell"
 ROOM = 4.0  # percent of the track left of the floor
 
 
@@ -112,8 +113,8 @@ class Track:
     """A logarithmic axis from the floor (or the fastest, where no floor is known) to the slowest, as percent."""
 
     def __init__(self, rows: list[Record]):
-        times = [r["median_s"] for r in rows if r.get("median_s")]
-        floors = [r["floor_s"] for r in rows if r.get("floor_s")]
+        times = [value(r, "median_s") for r in rows if r.get("median_s")]
+        floors = [value(r, "floor_s") for r in rows if r.get("floor_s")]
         self.least, self.most = min([*times, *floors], default=1.0), max(times, default=1.0)
 
     def place(self, seconds: float | None) -> float | None:
@@ -132,16 +133,17 @@ def _rung(r: Record, track: Track) -> Rung:
 def _step(old: Record, new: Record, first: Record, track: Track) -> Rung:
     rung = _rung(new, track)
     if new.get("median_s") and not noisy(new):
-        rung.gain, rung.total = gain_text(old, new), gain_text(first, new)
+        rung.gain = gain_text(old, new)
+        rung.total = "" if old is first or tied(first, new) else gain_text(first, new)
     rung.gain = ": ".join(filter(None, (rung.gain, technique(new.get("story", "")))))
     rung.saves = _saves(old, new)
     return rung
 
 
 def gain_text(old: Record, new: Record) -> str:
-    """×10.6; "=" where the run cannot tell the two apart."""
+    """×10.6, or that the run cannot tell the two apart."""
     if tied(old, new):
-        return "="
+        return SAME
     ratio = old["median_s"] / new["median_s"]
     return f"×{ratio:.3g}" if ratio >= 1 else f"×{ratio:.2f} (slower)"
 

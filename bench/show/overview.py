@@ -189,7 +189,7 @@ def grids(best: list[Best], failed: list[Record], place: "dict[int, str]") -> li
     """A grid a dtype. place: the address of a row's case, by the row's id(). Of a layer that has no right own kernel
     at a pass, what failed is shown."""
     layers = list(dict.fromkeys([b.layer for b in best] + [r["layer"] for r in failed if r.get("phase") in PHASES]))
-    dtypes = sorted({b.row["dtype"] for b in best}, key=lambda d: (-len(d), d))
+    dtypes = sorted({b.row["dtype"] for b in best})
     found = []
     for dtype in dtypes:
         of = grouped([b for b in best if b.row["dtype"] == dtype], lambda b: (b.layer, b.row["phase"]))
@@ -260,7 +260,7 @@ def proofs(rows: list[Record]) -> Proofs | None:
         return None
     variants = {(r["layer"], r["variant"]) for r in gpu}
     of = {(r["layer"], r["variant"], r["phase"], r["dtype"]): r for r in rows if _tells(r, variants)}
-    columns = sorted({(p, d) for _, _, p, d in of}, key=lambda c: (-len(c[1]), c[1], c[0] != "forward"))
+    columns = sorted({(p, d) for _, _, p, d in of}, key=lambda c: (c[1], c[0] != "forward"))
     lines = []
     for layer, variant in dict.fromkeys((r["layer"], r["variant"]) for r in of.values()):
         lines.append((layer, variant, [_proof(of.get((layer, variant, *c))) for c in columns]))

@@ -151,7 +151,7 @@ def _sweep_rows(axis: str, rows: list[Record]) -> list[Point]:
         ends = dict(low=(r.get("low_s") or r["median_s"]) * 1e3, high=_finite(r.get("high_s"), r["median_s"]) * 1e3)
         size = f"{axis}={r['shape'][axis]}"
         text = f"{size}: {duration(r['median_s'])}, {percent(r.get('of_ceiling'))} of the ceiling{whole}"
-        known = dict(axis=axis, at=r["shape"][axis], variant=r["variant"], backend=backend_of(r["variant"]))
+        known: Point = dict(axis=axis, at=r["shape"][axis], variant=r["variant"], backend=backend_of(r["variant"]))
         points.append(known | ends | dict(ms=ms, floor=_milliseconds(r.get("floor_s")), text=text))
     return points
 

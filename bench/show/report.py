@@ -327,8 +327,10 @@ class Page:
         tables = []
         for title, group in of.items():
             shown = [c for c in group if any(c.has(states) or not c.name for states in variants)]
-            named = [c for c in shown if c.name]
-            if variants and (named or not title):
+            told = [
+                c for c in shown if any(c.told(states) not in ("", DASH) for states in variants) or c.name == "status"
+            ]
+            if variants and (any(c.name for c in told) or not title):
                 lines = [self._line(list(states), shown, bool(not title)) for states in variants]
                 tables.append(Table(title, [c.title for c in shown], lines))
         return tables

@@ -1,11 +1,13 @@
 """The report: from records alone, whole where rows failed, safe against what files say, and alive in a real browser."""
 
+import base64
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import HOME
 from bench import report as command
 from bench.cli import CannotGoOn
 from bench.records.run import SCHEMA, Run
@@ -153,7 +155,8 @@ def test_a_roofline_has_measured_roofs_and_those_of_the_datasheet_where_it_is_kn
     least = {r["name"]: r["gflops"] / r["intensity"] for r in lines if r["intensity"] == 1.25}
     assert least == pytest.approx({"measured ceiling, fp32": 2.0, "datasheet, fp32": 3.0})
     (case,) = page.layers[0].cases
-    told = dict(zip(case.columns, (cell.text for cell in case.lines[0].cells), strict=True))
+    table = next(t for t in case.tables if t.title == "resources")
+    told = dict(zip(table.columns, (cell.text for cell in table.lines[0].cells), strict=True))
     assert (told["registers"], told["spills B"], told["occupancy"]) == ("40", "0", "50%")
 
 
@@ -161,6 +164,87 @@ def test_records_that_do_not_tell_their_ceilings_have_the_roof_of_their_floors(t
     page = report.Page(report.read_runs([write_run(tmp_path / "old", [row("cpu.simd")])]))
     (end,) = [r for r in page.data["roofline-gelu"].rows if r.get("label")]
     assert end["gflops"] / end["intensity"] == pytest.approx(8192 / 5e-4 / 1e9)  # bytes by floor
+
+
+def test_two_runs_of_one_thing_say_why_they_differ_and_the_newest_counts(tmp_path):
+    old = [row("torch.eager", utc="2026-01-01"), row("cpu.simd", utc="2026-01-01", seconds=4e-3, source_hash="1")]
+    new = [row("torch.eager", utc="2026-02-01"), row("cpu.simd", utc="2026-02-01", seconds=1e-3)]
+    folders = [write_run(tmp_path / name, rows) for name, rows in (("new", new), ("old", old))]
+    page = report.Page(report.read_runs(folders))
+    assert [b.row["median_s"] for b in page.best] == [1e-3]
+    first, second = page.layers[0].cases
+    assert (
+        "older" not in first.title
+        and f"{tmp_path.name}/old" in first.warnings[0]
+        and "cpu.simd 4 ms" in first.warnings[0]
+    )
+    assert "the variants' sources" in first.warnings[0] and "the versions" not in first.warnings[0]
+    assert second.title.endswith("older)") and "this one is older" in second.warnings[0]
+    assert len({c.anchor for c in page.layers[0].cases}) == 2
+
+
+def test_one_run_warns_of_nothing(folder):
+    assert [c.warnings for c in report.Page(report.read_runs([folder])).layers[0].cases] == [[]]
+
+
+def test_a_noisy_case_tells_no_speed_and_a_run_of_them_says_that_it_ranks_nothing(tmp_path):
+    noisy: dict[str, Any] = dict(noise_floor=1.21)
+    page = report.Page(
+        report.read_runs([write_run(tmp_path / "r", [row("torch.eager", **noisy), row("cpu.simd", **noisy)])])
+    )
+    assert page.noise.startswith("This run ranks nothing: the noise floor is ±121%")
+    (case,) = page.layers[0].cases
+    table = case.tables[0]
+    assert [line.cells[table.columns.index("vs torch")].text for line in table.lines] == ["–", "–"]
+    assert "ranks nothing" in case.warnings[0] and [b.text for b in page.best] == ["–"]
+    assert [card.facts for card in page.cards[1:3]] == [[], []]
+
+
+def test_every_title_has_its_length(tmp_path):
+    long = dict(shape={"B": 4, "T": 64, "C": 8})
+    runs = [
+        write_run(tmp_path / "a", [row("torch.eager", **long), row("cpu.simd", **long)]),
+        write_run(tmp_path / "b", STEPS, "e2e"),
+    ]
+    page = report.Page(report.read_runs(runs))
+    assert all("T=64" in title for title in (page.title, page.layers[0].cases[0].title, page.steps[0].title))
+    assert report.telling_size(row("cpu.simd")) == "N=1024"  # a layer without T
+
+
+def test_a_simulated_set_is_titled_so_and_tells_what_is_proved_and_what_its_counts_mean(tmp_path):
+    counts: dict[str, Any] = dict(
+        status="simulated", moved_of_minimum=1.2, registers=40, spill_bytes=8, notes=["a hint"]
+    )
+    rows = [
+        row("cuda.naive", cache=None, **counts),
+        row("cuda.shared", cache=None, **counts | dict(spill_bytes=0, moved_of_minimum=1.0)),
+        row("cuda.bad", cache=None, status="wrong", evidence="off"),
+        row("cuda.naive", "backward", cache=None, **counts),
+    ]
+    run = write_run(tmp_path / "sim", rows)
+    page = report.Page(report.read_runs([run]))
+    assert page.title == "gelu: proved in the simulator, no times"
+    assert page.proofs
+    proved = {variant: [text for text, _ in cells] for _, variant, cells in page.proofs.rows}
+    assert page.proofs.columns == ["forward fp32", "backward fp32"]
+    assert proved == {
+        "cuda.naive": ["proved 1.2x", "proved 1.2x"],
+        "cuda.shared": ["proved 1.2x", "–"],
+        "cuda.bad": ["wrong", "–"],
+    }
+    assert [f.number for f in page.cards[0].facts] == ["2", "1"] and [f.number for f in page.cards[2].facts][:2] == [
+        "2",
+        "8 B",
+    ]
+    shown = {title for table in page.layers[0].counted for title in table.columns} - {"pass", "dtype", "notes"}
+    assert shown <= {title for title, _ in page.meanings}  # no count without a sentence
+    assert page_frame.write(page, report.TEMPLATE, tmp_path / "p.html").read_text().count("copy command</button>") >= 3
+
+
+def test_a_librarys_kernel_is_nobodys_own(tmp_path):
+    rows = [row("torch.eager", seconds=2e-3), row("cuda.cublaslt", seconds=1e-3), row("cuda.shared", seconds=3e-3)]
+    page = report.Page(report.read_runs([write_run(tmp_path / "r", rows)]))
+    assert [b.row["variant"] for b in page.best] == ["cuda.shared"]
 
 
 def test_far_apart_times_are_points_on_a_logarithmic_axis(tmp_path):
@@ -240,6 +324,9 @@ def test_pictures_are_written(folder, tmp_path):
 
 # --- in a browser ---
 
+CUT = """return [...document.querySelectorAll(arguments[0])].filter(e => e.scrollWidth > e.clientWidth + 1)
+    .map(e => e.ariaLabel)"""
+
 
 def test_the_page_lives_in_a_browser(page, browser):
     browser.get(f"file://{page}")
@@ -264,6 +351,66 @@ def test_the_page_lives_in_a_browser(page, browser):
     assert browser.execute_script(script) == 1
 
 
+def test_the_first_screen_leads_to_the_layers(tmp_path, browser):
+    rows = [
+        row(v, phase, dtype=d)
+        for v in ("torch.eager", "cpu.simd")
+        for phase in ("forward", "backward")
+        for d in ("fp32", "bf16")
+    ]
+    rows = [r | dict(case_id=f"{i}") for i, r in enumerate(rows)]
+    run = write_run(tmp_path / "r", rows)
+    assert command.main([str(run)]) == 0
+    browser.set_window_size(1400, 900)
+    browser.get(f"file://{run / 'report.html'}")
+    bottom = """return Math.max(...[...document.querySelectorAll('.cards .card, .grid')]
+        .map(e => e.getBoundingClientRect().bottom))"""
+    assert 0 < browser.execute_script(bottom) <= 900
+    shown = "return [...document.querySelectorAll('.grids > *')].filter(g => !g.hidden).map(g => g.dataset.name)"
+    assert browser.execute_script(shown) == ["bf16"]
+    browser.execute_script("document.querySelectorAll('.switch button')[1].click()")
+    assert browser.execute_script(shown) == ["fp32"]
+    # a cell of the grid leads to its case, and unfolds it
+    last = "[...document.querySelectorAll('.grids > :not([hidden]) td a')].pop()"
+    name = browser.execute_script(f"const cell = {last}; cell.click(); return cell.hash.slice(1)")
+    assert "backward" in name and "fp32" in name
+    assert wait_for(lambda: browser.execute_script("return document.getElementById(arguments[0]).open", name))
+
+
+FULL: dict[str, Any] = dict(
+    uncopied_s=1e-3, span_s=1e-3, graph_s=1e-3, launch_s=1e-5, workspace_bytes=10**9, saved_bytes=10**9,
+    peak_bytes=10**9, sm_mhz=1980.0, energy_j=0.1, compile_s=12.5, registers=255, spill_bytes=1024, shared_bytes=232448,
+    occupancy=0.125, notes=["reads a vector in two halves " * 4],
+    configuration="BLOCK_M=128 BLOCK_N=256 BLOCK_K=64 warps=8 stages=4 GROUP=8",
+)  # fmt: skip
+
+
+def test_no_table_is_cut_on_a_common_screen(tmp_path, browser):
+    rows = [row("cuda.persistent_deterministic", device="cuda", **FULL), row("torch.eager", **FULL)]
+    rows += [row("cuda.bad", cache=None, status="wrong", evidence="a_very_long_word_of_evidence" * 20, **FULL)]
+    sim = row(
+        "cuda.long", cache=None, **FULL | dict(status="simulated", moved_of_minimum=1.2, sectors_per_request=31.7)
+    )
+    steps = [
+        r | dict.fromkeys(("mfu_palm_of_ceiling", "mfu_llmc_of_ceiling", "mfu_palm_of_datasheet"), 0.5) for r in STEPS
+    ]
+    folders = [write_run(tmp_path / "a", [*rows, sim]), write_run(tmp_path / "b", steps, "e2e")]
+    assert command.main([*map(str, folders), "--out", str(tmp_path / "p.html")]) == 0
+    look_like(browser, 1400, 900, "light")
+    browser.get(f"file://{tmp_path / 'p.html'}")
+    browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")
+    assert browser.execute_script(CUT, ".table") == []
+    # and a print has what is open, at the width of its paper
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(media="print"))
+    look_like_paper = dict(width=704, height=1000, deviceScaleFactor=1, mobile=False)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", look_like_paper)
+    try:
+        assert browser.execute_script(CUT, ".table") == []
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 704
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(media=""))
+
+
 def test_the_page_is_dark_where_people_want_it_and_fits_a_phone(page, browser):
     look_like(browser, 390, 800, "dark")
     browser.get(f"file://{page}")
@@ -275,3 +422,18 @@ def test_the_page_is_dark_where_people_want_it_and_fits_a_phone(page, browser):
     label = "return getComputedStyle(document.querySelector('.chart svg text')).fill"
     assert wait_for(lambda: browser.execute_script("return document.querySelector('.chart svg text') !== null"))
     assert sum(map(int, re.findall(r"\d+", browser.execute_script(label))[:3])) > 300  # light letters on dark
+    # a chart is as wide as the screen lets it be, and no wider; a row's name stands above it
+    browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")
+    assert browser.execute_script(CUT, ".chart") == []
+
+
+@pytest.mark.slow
+def test_the_committed_results_fit_a_screen_and_fifteen_sheets(tmp_path, browser):
+    out = tmp_path / "p.html"
+    assert command.main([str(HOME / "results/amd-epyc-2-cores"), "--out", str(out)]) == 0
+    look_like(browser, 1400, 900, "light")
+    browser.get(f"file://{out}")
+    assert browser.execute_script("return document.querySelector('.grid').getBoundingClientRect().bottom") <= 900
+    browser.execute_async_script("const done = arguments[0]; window.drawOpen().then(() => done());")
+    sheets = browser.execute_cdp_cmd("Page.printToPDF", dict(paperWidth=8.27, paperHeight=11.69))
+    assert len(re.findall(rb"/Type */Page\b", base64.b64decode(sheets["data"]))) <= 15
