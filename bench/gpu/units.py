@@ -97,7 +97,7 @@ def _products(naive: bool, phase: str, shape: Shape) -> list[tuple[int, int, int
     if phase == "forward":
         return [(256, 256, 128), (256, 512, 256), (512, 256, 192)]
     if shape["epilogue"] == "none":  # the head, whose dweight has tiles enough and is not cut into parts
-        return [(128, 1024, 512), (256, 1536, 512), (256, 1024, 512)]
+        return [(128, 1024, 512), (256, 2048, 256), (256, 1024, 512), (128, 2048, 512)]
     return [(256, 256, 256), (512, 512, 256), (256, 256, 512), (512, 256, 512)]
 
 
@@ -133,11 +133,11 @@ def items_of(module: ModuleType, case: Case) -> list[KernelUse]:
 
 def counted(module: ModuleType, case: Case) -> list[Executed]:
     """Of each launch of a call, in order. Runs it in the simulator."""
-    arena = Arena(case, "cpu", workspace_of(module, case))
-    arena.load(draw(case))
-    arena.reset()
     run = Counting()
-    with launching_with(run, ARCH):
+    with launching_with(run, ARCH):  # what a workspace needs may be asked of the driver
+        arena = Arena(case, "cpu", workspace_of(module, case))
+        arena.load(draw(case))
+        arena.reset()
         arena.call(getattr(module, case.phase))
     return run.found
 
@@ -167,6 +167,8 @@ def point_of(layer: str, phase: str, shape: Shape, items: int) -> Point:
 def fit(points: list[Point], values: list[float], wanted: Point) -> Entry | None:
     """The sum of features that fits all values and gives least at `wanted`: a constant for each, which they are (`of`),
     and how far `off` it is at worst. None where none fits, or there are too few points to try one."""
+    if points and not any(values):
+        return {"of": [], "off": 0.0}
     best: tuple[float, Entry] | None = None
     combinations = itertools.chain.from_iterable(itertools.combinations(FEATURES, n) for n in range(1, len(points)))
     for names in combinations:
@@ -179,7 +181,8 @@ def fit(points: list[Point], values: list[float], wanted: Point) -> Entry | None
         off = max(map(_relative, (matrix @ constants).tolist(), values))
         there = sum(c * wanted[name] for c, name in zip(constants.tolist(), names, strict=True))
         if off <= TOLERANCE and there >= 0 and (best is None or there < best[0] * (1 - 1e-9)):
-            best = there, {**dict(zip(names, constants.tolist(), strict=True)), "of": list(names), "off": off}
+            rounded = [float(f"{c:.12g}") for c in constants.tolist()]
+            best = there, {**dict(zip(names, rounded, strict=True)), "of": list(names), "off": float(f"{off:.1g}")}
     return best[1] if best else None
 
 
