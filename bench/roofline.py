@@ -2,7 +2,7 @@
 
 python -m bench.roofline                        from what results/simulator-sm_90a/units.json has
 python -m bench.roofline --check                write nothing; exit code 1 where the page is not what the counts give
-python -m bench.roofline --count                first count anew, in the simulator, what has another source now (minutes)
+python -m bench.roofline --count                count anew, in the simulator, what has another source now (minutes)
 python -m bench.roofline --count matmul --only cuda.mma --all
 
 Bounds, never times. No GPU is needed. Variants whose counts are of another source than they have now are named.

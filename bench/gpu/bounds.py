@@ -59,7 +59,7 @@ class Part:
     shared_bytes: int
     resident: int  # blocks of a multiprocessor
     point: units.Point
-    counts: dict[str, Any]  # as in units.json
+    counts: dict[str, Any]  # fits of those that are known
     even: bool  # items are equal work
     limits: Limits = H200
 
@@ -69,10 +69,6 @@ class Part:
         if fitted is None:
             return None
         return sum(fitted[f] * self.point[f] for f in fitted["of"] if f in features)
-
-    @property
-    def complete(self) -> bool:
-        return set(units.COUNTS) <= self.counts.keys()
 
     @property
     def waves(self) -> float | None:
@@ -96,7 +92,7 @@ class Part:
             FP32: rates.fp32_seconds(n["fp32"], self.limits),
             SHARED: rates.shared_seconds(n["shared_wavefronts"], self.limits),
             L1: rates.l1_seconds(n["l1_sectors"], self.limits),
-            L2: rates.l2_seconds(n["l2_sectors"], self.limits),
+            L2: rates.l2_seconds(max(n["l2_reads"], n["l2_writes"]), self.limits),
         }
 
     @property
@@ -110,7 +106,7 @@ class Part:
         told = [f["of"] for f in self.counts.values() if f["of"]]
         if not any("work" in of for of in told) or not any("items" in of for of in told):
             return None
-        ends, loop = (max(0.0, *self._seconds(of).values()) for of in (("items",), ("work", "side")))
+        ends, loop = (max(0.0, *self._seconds(of).values()) for of in (("items", "before"), ("work", "side")))
         return ends / (ends + loop) if ends + loop else None
 
 
@@ -138,7 +134,11 @@ class Bound:
     @property
     def complete(self) -> bool:
         """Whether all of all kernels was counted."""
-        return bool(self.parts) and all(part.complete for part in self.parts)
+        return self.knows(*units.COUNTS)
+
+    def knows(self, *counts: str) -> bool:
+        """Whether these were counted of all kernels."""
+        return bool(self.parts) and all(count in part.counts for part in self.parts for count in counts)
 
     @property
     def set_by(self) -> str:
@@ -160,16 +160,17 @@ class Bound:
         return {r: sum(part.seconds[r] for part in self.parts) for r in RESOURCES if r != MEMORY}
 
 
-def bound(layer: str, variant: str, phase: str, name: str, kernels: dict[str, Any], limits: Limits = H200) -> Bound:
-    """kernels: an entry's call, as in units.json."""
+def bound(layer: str, variant: str, phase: str, name: str, entry: units.Entry, limits: Limits = H200) -> Bound:
+    """entry: the variant's, as in units.json."""
     shape = next(c.shape for p, n, c in units.calls_of(layer) if (p, n) == (phase, name))
-    even = not shape.get("causal")
+    call = units.call_name(phase, name)
     parts = []
-    for kernel, facts in kernels.items():
-        known = {key: value for key, value in facts.items() if key != "counts"}
-        point = units.point_of(layer, phase, shape, facts["items"])
-        parts.append(Part(kernel, point=point, counts=facts["counts"], even=even, limits=limits, **known))
-    return Bound(layer, variant, phase, name, *floor(layer, phase, shape, limits), compulsory(layer, phase, shape), parts)
+    for kernel, facts in entry["calls"][call]["kernels"].items():
+        point, counts = units.fitted(entry, call, kernel)
+        kept = {key: facts[key] for key in ("launches", "items", "threads", "registers", "shared_bytes", "resident")}
+        parts.append(Part(kernel, point=point, counts=counts, even=not shape.get("causal"), limits=limits, **kept))
+    seconds, by = floor(layer, phase, shape, limits)
+    return Bound(layer, variant, phase, name, seconds, by, compulsory(layer, phase, shape), parts)
 
 
 def bounds(entries: dict[str, units.Entry], limits: Limits = H200) -> list[Bound]:
@@ -181,14 +182,15 @@ def bounds(entries: dict[str, units.Entry], limits: Limits = H200) -> list[Bound
             key = units.call_name(phase, name)
             for variant, entry in mine.items():
                 if key in entry["calls"]:
-                    found.append(bound(layer, variant, phase, name, entry["calls"][key], limits))
+                    found.append(bound(layer, variant, phase, name, entry, limits))
     return found
 
 
 def best(of_call: list[Bound]) -> Bound | None:
     """The least bound of one call; of equal ones, that whose multiprocessors have least to do. What was not counted
-    whole is no candidate: its bound is low for that reason alone."""
+    whole is no candidate, for its bound is low for that reason alone; unless nothing was, and its products are known."""
     candidates = [b for b in of_call if b.complete]
+    candidates = candidates or [b for b in of_call if b.layer in PRODUCTS and b.knows("mma_flops", "wgmma_flops")]
     return min(candidates, key=lambda b: (b.seconds, b.of_kernels), default=None)
 
 
@@ -225,6 +227,16 @@ def step(all_bounds: list[Bound], limits: Limits = H200) -> list[StepCall]:
                 seconds, by = floor(layer, phase, call.shape, limits)
                 found.append(StepCall(layer, phase, name, call.calls, seconds, by, best(mine)))
     return sorted(found, key=lambda c: -c.seconds)
+
+
+def at(limits: Limits, found: list[Bound]) -> list[Bound]:
+    """The same bounds on another card, or at other ceilings."""
+    moved = []
+    for b in found:
+        shape = next(c.shape for p, n, c in units.calls_of(b.layer) if (p, n) == (b.phase, b.name))
+        seconds, by = floor(b.layer, b.phase, shape, limits)
+        moved.append(replace(b, floor=seconds, floor_by=by, parts=[replace(p, limits=limits) for p in b.parts]))
+    return moved
 
 
 def slower(limits: Limits, memory: float, wgmma: float) -> Limits:

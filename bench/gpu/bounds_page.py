@@ -66,7 +66,14 @@ def page(entries: dict[str, units.Entry]) -> str:
     """The whole page."""
     found = bounds.bounds(entries)
     calls = bounds.step(found)
-    sections = [HEAD, step_section(calls, found), next_section(calls, found), checks_section(found), HOW, limits_section()]
+    sections = [
+        HEAD,
+        step_section(calls, found),
+        next_section(calls, found),
+        checks_section(found),
+        HOW,
+        limits_section(),
+    ]
     sections += [layer_section(layer, found) for layer in _in_order(calls, found)]
     return "\n\n".join(sections) + "\n"
 
@@ -127,14 +134,23 @@ def next_section(calls: list[StepCall], found: list[Bound]) -> str:
     if not gaps:
         return "## Which rung next\n\nEvery call has a variant whose bound is its floor: what is left is to reach it."
     rows = []
-    for c in gaps[:12]:
+    for c in gaps:
         assert c.best
-        parts = sorted(c.best.parts, key=lambda p: -p.bound)
-        longest = f"{parts[0].kernel}, {parts[0].imbalance - 1:.1%} of it imbalance" if parts[0].imbalance > 1.001 else parts[0].kernel
+        longest = max(c.best.parts, key=lambda p: p.bound)
         second = sorted(c.best.by_resource().items(), key=lambda pair: -pair[1])[1]
-        rows.append([_call(c.layer, c.phase, c.name), c.best.variant, _ms(c.gap), c.best.set_by, longest, f"{second[0]}, {_us(second[1])} µs a call"])
+        rows.append(
+            [
+                _call(c.layer, c.phase, c.name),
+                c.best.variant,
+                _ms(c.gap),
+                c.best.set_by,
+                longest.kernel,
+                f"{longest.imbalance - 1:.1%}" if longest.even else DASH,
+                f"{second[0]}, {_us(second[1])}",
+            ]
+        )
     first = gaps[0]
-    header = ["call", "variant", "above the floor, ms a step", "set by", "in", "next resource"]
+    header = ["call", "variant", "above the floor, ms", "set by", "longest kernel", "its tail", "second, µs a call"]
     return f"""## Which rung next
 
 What the best of ours cannot but lose, whoever tunes it: the gap between its bound and the floor, for all calls of a
@@ -143,7 +159,7 @@ cores set where products are by `mma.sync` closes with `wgmma`; one of shared me
 registers or larger tiles; one of imbalance, with smaller or split tiles. Calls that are not listed have a variant whose bound is
 its floor: there, only being measured tells more.
 
-{_table(header, rows, "llrlll")}"""
+{_table(header, rows, "llrllrl")}"""
 
 
 # --- checks ---
@@ -196,7 +212,15 @@ def checks_section(found: list[Bound]) -> str:
     tokens = units.B * units.T
     step = sum(c.seconds for c in bounds.step(found))
     rows = [check.cells() for check in checks(found)]
-    rows.append(["a step of the same tokens, H200, torch.compile", "132.4 ms", f"{_ms(step)} ms", f"{step / 132.4e-3:.0%}", "perf.md 1.2"])
+    rows.append(
+        [
+            "a step of the same tokens, H200, torch.compile",
+            "132.4 ms",
+            f"{_ms(step)} ms",
+            f"{step / 132.4e-3:.0%}",
+            "perf.md 1.2",
+        ]
+    )
     header = ["what", "measured or published", "bound", "reached", "source"]
     flops = MODELS[units.MODEL].flops_per_token(units.T)["palm"] * tokens
     return f"""## How far off bounds are
@@ -230,11 +254,18 @@ def layer_section(layer: str, found: list[Bound]) -> str:
     for (phase, name), group in itertools.groupby(mine, key=lambda b: (b.phase, b.name)):
         ranked = sorted(group, key=lambda b: (not b.complete, b.seconds, b.of_kernels))
         rows = [_variant_row(b) for b in ranked]
-        rows += [[v, *[DASH] * 15] for v in LAYERS_LIBRARIES.get(layer, ())]
-        header = ["variant", "bound, µs", "set by", "of floor", "in turn, µs", *(f"{r}, µs" for r in bounds.RESOURCES[1:])]
-        header += ["registers", "blocks", "waves", "tail", "ends"]
+        rows += [[v, *[DASH] * 16] for v in LAYERS_LIBRARIES.get(layer, ())]
+        header = [
+            "variant",
+            "bound, µs",
+            "set by",
+            "of floor",
+            "in turn, µs",
+            *(f"{r}, µs" for r in bounds.RESOURCES[1:]),
+        ]
+        header += ["exp2, 10⁶", "registers", "blocks", "waves", "tail", "ends"]
         text.append(f"**{_call(layer, phase, name)}**, floor {_us(ranked[0].floor)} µs ({ranked[0].floor_by})")
-        text.append(_table(header, rows, "lrl" + "r" * 13))
+        text.append(_table(header, rows, "lrl" + "r" * 14))
     return "\n\n".join(text)
 
 
@@ -260,6 +291,7 @@ def _variant_row(b: Bound) -> list[str]:
         f"{b.seconds / b.floor:.2f}x",
         _us(b.in_turn) if b.complete else DASH,
         *(DASH if r in missing else _us(by[r]) for r in bounds.RESOURCES[1:]),
+        DASH if any("exp2" not in p.counts for p in b.parts) else _millions(b),
         str(longest.registers),
         str(longest.resident),
         DASH if longest.waves is None else f"{longest.waves:.3g}",
@@ -275,7 +307,7 @@ NEEDS = {
     bounds.FP32: ("fp32",),
     bounds.SHARED: ("shared_wavefronts",),
     bounds.L1: ("l1_sectors",),
-    bounds.L2: ("l2_sectors",),
+    bounds.L2: ("l2_reads", "l2_writes"),
 }
 
 
@@ -289,6 +321,11 @@ def _call(layer: str, phase: str, name: str) -> str:
 def _us(seconds: float) -> str:
     value = seconds * 1e6
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 0.05 else "0"
+
+
+def _millions(b: Bound) -> str:
+    """Results of exp2, 32 an instruction."""
+    return f"{sum(p.amount('exp2') or 0 for p in b.parts) * rates.WARP / 1e6:.4g}"
 
 
 def _ms(seconds: float) -> str:

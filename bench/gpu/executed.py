@@ -47,7 +47,8 @@ class Executed:
     fp32: float = 0  # fma, and of add and mul the more numerous
     shared_wavefronts: float = 0  # bank conflicts included, operands of wgmma too
     l1_sectors: float = 0  # loads through L1, where some may be hits
-    l2_sectors: float = 0  # stores, atomics, and loads that pass L1 by: TMA, cp.async.cg
+    l2_reads: float = 0  # sectors of loads that pass L1 by: TMA, cp.async.cg
+    l2_writes: float = 0  # of stores and atomics
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,9 @@ def read(count: KernelCount, stretches: dict[int, Counter[str]]) -> Executed:
             continue
         if line != OPERANDS:  # of which the simulator reads each 16 bytes for themselves
             found.shared_wavefronts += traffic.shared_wavefronts
-        found.l2_sectors += traffic.store_sectors + traffic.atomic_sectors
+        found.l2_writes += traffic.store_sectors + traffic.atomic_sectors
         if line == PAST_L1:
-            found.l2_sectors += traffic.load_sectors
+            found.l2_reads += traffic.load_sectors
         else:
             found.l1_sectors += traffic.load_sectors
     return found

@@ -50,7 +50,7 @@ def test_counts_are_those_by_hand(tmp_path, stride, wavefronts):
     assert found.special == 3 * WARPS + 2, "a branch that others do not take, and one that nobody takes"
     assert found.fp32 == (5 + 2) * WARPS, "fma, and of one sum and two products the products: they may be fused"
     assert found.shared_wavefronts == 2 * WARPS * wavefronts, "a store and a load, in a column 32 to a bank"
-    assert found.l1_sectors == N * 4 / 32 and found.l2_sectors == N * 4 / 32
+    assert found.l1_sectors == N * 4 / 32 and found.l2_writes == N * 4 / 32
     assert found.mma_flops == found.wgmma_flops == 0
 
 
