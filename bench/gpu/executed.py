@@ -1,8 +1,8 @@
 """What a launch executes, counted in the simulator: products, special functions, fp32 arithmetic, shared and global traffic.
 
 The PTX is rewritten before it runs: its own source lines go, and each instruction stands on a line that names its kind.
-Where straight-line code does arithmetic that is to be counted, a `red` of zero to a word of the module's own stands on a
-line of its own: how often a warp asked for it is how often the warp passed there. So nothing in the simulator is changed,
+Where straight-line code does arithmetic that is to be counted, an atomic addition to a word of the module's own stands on
+a line of its own: how often a warp asked for it is how often the warp passed there. So nothing in the simulator is changed,
 and its counts by line (bench.simulate.counts) are all that is read.
 
 Counts are of PTX. ptxas may still fuse a product with a sum, so of fp32 sums and products in a stretch only the more
@@ -12,7 +12,7 @@ it has mostly taken out already.
 
 import re
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from bench import simulate
@@ -24,7 +24,7 @@ from kernels.cuda.compiler import compile_source
 WARP, WAVEFRONT_BYTES = 32, 128
 FILE, LOADS, PAST_L1, OTHER, OPERANDS, FIRST_STRETCH = "executed", 1, 2, 3, 4, 10
 FILE_NUMBER = 9001  # no module has so many files
-MARK = f"red.relaxed.gpu.global.add.u32 [{FILE}_mark], 0;"
+MARK = f"red.relaxed.gpu.global.add.u32 [{FILE}_mark], 1;"
 DECLARATION = f".visible .global .align 4 .u32 {FILE}_mark;"
 
 # Special-function unit: CUDA C++ Programming Guide, "Arithmetic Instructions", the row of reciprocal … exp2f. Divisions
@@ -47,10 +47,8 @@ class Executed:
     fp32: float = 0  # fma, and of add and mul the more numerous
     shared_wavefronts: float = 0  # bank conflicts included, operands of wgmma too
     l1_sectors: float = 0  # loads through L1, where some may be hits
-    l2_sectors: float = 0  # stores, atomics, and loads that pass L1 by: TMA, cp.async.cg
-
-    def values(self) -> dict[str, float]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+    l2_reads: float = 0  # sectors of loads that pass L1 by: TMA, cp.async.cg
+    l2_writes: float = 0  # of stores and atomics
 
 
 @dataclass(frozen=True)
@@ -132,8 +130,8 @@ def counted(opcode: str, text: str) -> Counter[str]:
         operand_bytes = (n + 64 * a_in_shared) * k * bits // 8
         return Counter(wgmma_flops=2 * 64 * n * k // 4, operand_bytes=operand_bytes // 4)
     if SPECIAL.match(opcode):
-        halves = 2 if opcode.endswith("x2") else 1
-        return Counter(special=halves, exp2=halves * opcode.startswith("ex2"))
+        # Of two halves at once too: how many passes a pair takes is not published, and one is the least.
+        return Counter(special=1, exp2=int(opcode.startswith("ex2")))
     if found := FP32.match(opcode):
         return Counter({{"fma": "fma", "mul": "mul"}.get(found[1], "add"): 1})
     return Counter()
@@ -160,9 +158,9 @@ def read(count: KernelCount, stretches: dict[int, Counter[str]]) -> Executed:
             continue
         if line != OPERANDS:  # of which the simulator reads each 16 bytes for themselves
             found.shared_wavefronts += traffic.shared_wavefronts
-        found.l2_sectors += traffic.store_sectors + traffic.atomic_sectors
+        found.l2_writes += traffic.store_sectors + traffic.atomic_sectors
         if line == PAST_L1:
-            found.l2_sectors += traffic.load_sectors
+            found.l2_reads += traffic.load_sectors
         else:
             found.l1_sectors += traffic.load_sectors
     return found

@@ -1,14 +1,16 @@
-"""What each unit of a GPU kernel's work costs, counted at small shapes: a table in results/, from which bounds are made.
+"""What each unit of a GPU kernel's work costs: counts at small shapes, in a table in results/, and how they scale.
 
-    {"schema": 1, "variants": {"matmul cuda.mma": {"source": …, "by": …, "calls": {"forward fc": {"matmul_forward":
-     {"launches": 1, "items": 12288, "threads": 128, "registers": …, "shared_bytes": …, "resident": 2,
-     "counts": {"l2_sectors": {"items": 2048.0, "work": 0.00097, "of": ["items", "work"], "off": 0.0}}}}}}}}
+    {"schema": 1, "variants": {"matmul cuda.mma": {"source": …, "by": …,
+     "samples": {"forward {\\"K\\": 128, …}": {"matmul_forward": {"items": 4, "work": …, "counts": {"l2_reads": …}}}},
+     "calls": {"forward fc": {"small": ["forward {…}", …], "kernels": {"matmul_forward": {"launches": 1, "items": 12288,
+      "before": 0, "threads": 128, "registers": …, "shared_bytes": …, "resident": 2}}}}}}}
 
-An *item* is a block, or a tile where blocks are persistent; *work* and *side* are what `work` and `side` say. A count is
-fitted as a sum of one to three of these, each times a constant, on more small shapes than it has constants; `off` is by
-how much it misses at worst, relative. Where several such sums fit, the one that promises least at the call's size is
-taken, so that a bound made of it is none too high; where none fits to TOLERANCE the count is not there. Items, threads,
-registers, shared memory and resident blocks are those of the call itself, at B=64, T=1024.
+An *item* is a block, or a tile where blocks are persistent; *work* and *side* are what `work` and `side` say, *before*
+the items of the kernel that is launched before (parts that are added up). A count is fitted as a sum of one to three of
+these, each times a constant, on more small shapes than it has constants. Where several such sums fit, the one that
+promises least at the call's size is taken, so that a bound made of it is none too high; where none fits to TOLERANCE the
+count is not known. Items, threads, registers, shared memory and resident blocks are those of the call itself, at B=64,
+T=1024: launches are written down there, and nothing is run.
 
 `python -m bench.roofline --count` writes it.
 """
@@ -23,6 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench import HOME, cli
@@ -44,7 +47,7 @@ TABLE = HOME / "results" / "simulator-sm_90a" / "units.json"
 SCHEMA = 1
 MODEL, B, T, DTYPE, ARCH = "gpt2-124m", 64, 1024, "bf16", "sm_90a"
 TOLERANCE = 0.005
-FEATURES = ("items", "work", "side")
+FEATURES = ("items", "work", "side", "before")
 COUNTS = tuple(f.name for f in fields(Executed))
 Shape = contract.Shape
 Entry = dict[str, Any]
@@ -97,7 +100,7 @@ def _products(naive: bool, phase: str, shape: Shape) -> list[tuple[int, int, int
     if phase == "forward":
         return [(256, 256, 128), (256, 512, 256), (512, 256, 192)]
     if shape["epilogue"] == "none":  # the head, whose dweight has tiles enough and is not cut into parts
-        return [(128, 1024, 512), (256, 1536, 512), (256, 1024, 512)]
+        return [(128, 1024, 512), (256, 2048, 256), (256, 1024, 512), (128, 2048, 512)]
     return [(256, 256, 256), (512, 512, 256), (256, 256, 512), (512, 256, 512)]
 
 
@@ -133,11 +136,11 @@ def items_of(module: ModuleType, case: Case) -> list[KernelUse]:
 
 def counted(module: ModuleType, case: Case) -> list[Executed]:
     """Of each launch of a call, in order. Runs it in the simulator."""
-    arena = Arena(case, "cpu", workspace_of(module, case))
-    arena.load(draw(case))
-    arena.reset()
     run = Counting()
-    with launching_with(run, ARCH):
+    with launching_with(run, ARCH):  # what a workspace needs may be asked of the driver
+        arena = Arena(case, "cpu", workspace_of(module, case))
+        arena.load(draw(case))
+        arena.reset()
         arena.call(getattr(module, case.phase))
     return run.found
 
@@ -146,87 +149,113 @@ def kernel_name(use: KernelUse) -> str:
     return use.build.label.partition("<")[0]
 
 
-Point = dict[str, float]  # items, work and side of a launch, or of a call's launches of one kernel
-Sample = tuple[Point, Executed]
+Point = dict[str, float]  # FEATURES of a call's launches of one kernel
 
 
-def samples(module: ModuleType, case: Case) -> dict[str, Sample]:
-    """By kernel, all its launches together."""
-    found: dict[str, Sample] = {}
-    for use, one in zip(items_of(module, case), counted(module, case), strict=True):
-        point, before = found.get(kernel_name(use), (point_of(case.layer, case.phase, case.shape, 0), Executed()))
-        total = Executed(**{name: getattr(before, name) + getattr(one, name) for name in COUNTS})
-        found[kernel_name(use)] = ({**point, "items": point["items"] + math.prod(use.grid)}, total)
+def samples(module: ModuleType, case: Case) -> dict[str, Entry]:
+    """By kernel, its launches together: its point, and what was executed."""
+    found: dict[str, Entry] = {}
+    points = points_of(case, items_of(module, case))
+    for (name, _), one in zip(points, counted(module, case), strict=True):
+        counts = found.setdefault(name, {**dict(points)[name], "counts": dict.fromkeys(COUNTS, 0)})["counts"]
+        for count in COUNTS:
+            counts[count] += getattr(one, count)
     return found
 
 
-def point_of(layer: str, phase: str, shape: Shape, items: int) -> Point:
-    return {"items": items, "work": work(layer, shape), "side": side(layer, phase, shape)}
+def points_of(case: Case, uses: list[KernelUse]) -> list[tuple[str, Point]]:
+    """(kernel, point of all its launches) of each launch."""
+    items: dict[str, int] = {}
+    before: dict[str, int] = {}
+    last = 0
+    for use in uses:
+        name = kernel_name(use)
+        before.setdefault(name, last)
+        items[name] = items.get(name, 0) + (last := math.prod(use.grid))
+    at = {"work": work(case.layer, case.shape), "side": side(case.layer, case.phase, case.shape)}
+    names = [kernel_name(use) for use in uses]
+    return [(name, {"items": items[name], **at, "before": before[name]}) for name in names]
 
 
 def fit(points: list[Point], values: list[float], wanted: Point) -> Entry | None:
     """The sum of features that fits all values and gives least at `wanted`: a constant for each, which they are (`of`),
-    and how far `off` it is at worst. None where none fits, or there are too few points to try one."""
+    and how far `off` it is at worst. None where none fits, or there are too few points to try one. What was launched
+    before is asked for only where the kernel's own features do not fit."""
+    if points and not any(values):
+        return {"of": [], "off": 0.0}
+    own = [f for f in FEATURES if f != "before"]
+    return _least(points, values, wanted, own) or _least(points, values, wanted, list(FEATURES))
+
+
+def _least(points: list[Point], values: list[float], wanted: Point, features: list[str]) -> Entry | None:
     best: tuple[float, Entry] | None = None
-    combinations = itertools.chain.from_iterable(itertools.combinations(FEATURES, n) for n in range(1, len(points)))
+    combinations = itertools.chain.from_iterable(itertools.combinations(features, n) for n in range(1, len(points)))
     for names in combinations:
-        matrix = torch.tensor([[p[name] for name in names] for p in points], dtype=torch.float64)
-        scale = matrix.abs().amax(0)
-        if not bool((scale > 0).all()) or torch.linalg.matrix_rank(matrix / scale) < len(names):
-            continue
-        target = torch.tensor(values, dtype=torch.float64)
-        constants = torch.linalg.lstsq(matrix / scale, target).solution / scale
-        off = max(map(_relative, (matrix @ constants).tolist(), values))
-        there = sum(c * wanted[name] for c, name in zip(constants.tolist(), names, strict=True))
-        if off <= TOLERANCE and there >= 0 and (best is None or there < best[0] * (1 - 1e-9)):
-            best = there, {**dict(zip(names, constants.tolist(), strict=True)), "of": list(names), "off": off}
+        constants, off = _solved([[p[name] for name in names] for p in points], values)
+        there = sum(c * wanted[name] for c, name in zip(constants, names, strict=True))
+        if constants and off <= TOLERANCE and there >= 0 and (best is None or there < best[0] * (1 - 1e-9)):
+            best = there, {**dict(zip(names, constants, strict=True)), "of": list(names), "off": off}
     return best[1] if best else None
+
+
+def _solved(rows: list[list[float]], values: list[float]) -> tuple[list[float], float]:
+    """(constants, the worst relative error) by least squares; no constants where they are not determined."""
+    matrix, target = np.array(rows, dtype=float), np.array(values, dtype=float)
+    scale = np.abs(matrix).max(axis=0)
+    if not scale.all() or np.linalg.matrix_rank(matrix / scale) < len(scale):
+        return [], math.inf
+    constants = np.linalg.lstsq(matrix / scale, target, rcond=None)[0] / scale
+    return constants.tolist(), max(map(_relative, (matrix @ constants).tolist(), values))
 
 
 def _relative(a: float, b: float) -> float:
     return abs(a - b) / max(abs(a), abs(b)) if a != b else 0.0
 
 
-def call_entry(variant: Variant, phase: str, shape: Shape, known: dict[str, dict[str, Sample]]) -> Entry:
-    """The kernels of a call: its launches at its own size, and what was counted at small ones. known: by small shape,
-    what was counted for other calls of this phase."""
+def fitted(entry: Entry, call: str, kernel: str) -> tuple[Point, dict[str, Entry]]:
+    """(the call's point, the fit of each count that is known) of a kernel, by a variant's entry."""
+    facts, at = entry["calls"][call]["kernels"][kernel], entry["calls"][call]
+    here = [entry["samples"][key][kernel] for key in at["small"] if kernel in entry["samples"][key]]
+    wanted = {name: facts[name] for name in FEATURES}
+    found = {c: fit(here, [one["counts"][c] for one in here], wanted) for c in COUNTS}
+    return wanted, {count: one for count, one in found.items() if one}
+
+
+def variant_entry(variant: Variant) -> Entry:
+    """All calls of a variant. What cannot be counted at a small shape is said, and has no samples."""
     module, layer = variant.load(), contract.load(variant.layer)
-    case = Case(variant.layer, phase, contract.overwriting(layer, phase, shape, DTYPE), MODEL, 0)
-    kernels = launched(module, case)
-    found_at: list[dict[str, Sample]] = []
-    try:
+    entry: Entry = {"source": variant.source_hash(), "by": table.compiler(variant.backend), "calls": {}, "samples": {}}
+    for phase, name, call in calls_of(variant.layer):
+        if not variant.has(phase):
+            continue
+        case = Case(variant.layer, phase, contract.overwriting(layer, phase, call.shape, DTYPE), MODEL, 0)
+        keys = []
         for small in small_shapes(variant, phase, case.shape):
             key = f"{phase} {json.dumps(small, sort_keys=True)}"
-            if key not in known:
-                known[key] = samples(module, Case(variant.layer, phase, small, "small", 0))
-            found_at.append(known[key])
-    except (Unavailable, RuntimeError) as error:
-        cli.say(f"{variant.layer} {variant.name} {phase}: not counted: {type(error).__name__}: {telling(error)[:300]}")
-        found_at = []
-    for name, one in kernels.items():
-        here = [found[name] for found in found_at if name in found]
-        wanted = point_of(variant.layer, phase, shape, one["items"])
-        points = [point for point, _ in here]
-        fitted = {count: fit(points, [getattr(e, count) for _, e in here], wanted) for count in COUNTS}
-        one["counts"] = {count: found for count, found in fitted.items() if found}
-    return kernels
+            try:
+                if key not in entry["samples"]:
+                    entry["samples"][key] = samples(module, Case(variant.layer, phase, small, "small", 0))
+                keys.append(key)
+            except (Unavailable, RuntimeError) as error:
+                told = f"{type(error).__name__}: {telling(error)[:300]}"
+                cli.say(f"{variant.layer} {variant.name} {key[:100]}: not counted: {told}")
+        entry["calls"][call_name(phase, name)] = {"kernels": launched(module, case), "small": keys}
+    return entry
 
 
 def launched(module: ModuleType, case: Case) -> dict[str, Entry]:
-    """By kernel: launches, items, and what the compiler says of it. Nothing is run."""
+    """By kernel: launches, its point, and what the compiler says of it. Nothing is run."""
     uses = items_of(module, case)
     known = compile_builds(sorted({use.build for use in uses}, key=str), ARCH)
     kernels: dict[str, Entry] = {}
-    for use in uses:
+    for use, (name, point) in zip(uses, points_of(case, uses), strict=True):
         found = known[use.build]
         if isinstance(found, str):
             raise RuntimeError(found)
         shared = found.shared_bytes + use.shared
         resident = cubin.blocks_per_multiprocessor(ARCH, use.threads, found.registers, shared)
         facts = dict(threads=use.threads, registers=found.registers, shared_bytes=shared, resident=resident)
-        one = kernels.setdefault(kernel_name(use), {"launches": 0, "items": 0, **facts})
-        one["launches"] += 1
-        one["items"] += math.prod(use.grid)
+        kernels.setdefault(name, {"launches": 0, **point, **facts})["launches"] += 1
     return kernels
 
 
@@ -279,11 +308,7 @@ def update(layers: list[str], only: list[str], everything: bool = False, file: P
     chosen = [v for v in variants() if not is_library(v) and (not layers or v.layer in layers)]
     chosen = [v for v in chosen if (not only or v.name in only) and (everything or f"{v.layer} {v.name}" in old)]
     for variant in chosen:
-        entry: Entry = {"source": variant.source_hash(), "by": table.compiler(variant.backend), "calls": {}}
-        counted_at: dict[str, dict[str, Sample]] = {}
-        for phase, name, call in calls_of(variant.layer):
-            if variant.has(phase):
-                entry["calls"][call_name(phase, name)] = call_entry(variant, phase, call.shape, counted_at)
+        entry = variant_entry(variant)
         known = read(file) if file.exists() else {}  # another process may have written meanwhile
         known[f"{variant.layer} {variant.name}"] = entry
         document = {"schema": SCHEMA, "variants": dict(sorted(known.items()))}

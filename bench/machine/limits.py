@@ -8,8 +8,15 @@ from dataclasses import dataclass
 
 SECTOR_BYTES, WAVEFRONT_BYTES, WARP = 32, 128, 32
 
-GUIDE = "CUDA C++ Programming Guide, table of arithmetic throughput, compute capability 9.0"
-WHITEPAPER = "NVIDIA H100 whitepaper, table of GPU features"
+# Sources.
+GUIDE = "CUDA C++ Programming Guide, arithmetic throughput, compute capability 9.0"
+BANKS = "CUDA C++ Programming Guide, compute capability 5.x and later"
+WHITEPAPER = "NVIDIA H100 whitepaper, table of features (SXM5); H200 has the same chip"
+DATASHEET = "NVIDIA H200 datasheet"
+PEAK_CLOCK = f"{DATASHEET}: 66.9 TFLOP/s in fp32 are 132 x 256 a cycle at it"
+DENSE = f"{DATASHEET}: half of what it gives with sparsity"
+BY_WARP = "62 to 68 % of wgmma's in published comparisons, 62.9 % on average in arXiv 2402.13499: the most"
+TO_L2 = "NVIDIA A100 whitepaper: 5120 a cycle for all 108 of them, which is less; Hopper's is not published"
 
 
 @dataclass(frozen=True)
@@ -33,25 +40,22 @@ class Limits:
     special: Limit  # results a cycle
     shared: Limit  # bytes a cycle
     l1: Limit  # bytes a cycle
-    l2: Limit  # bytes a cycle
+    l2: Limit  # bytes a cycle, each way
 
 
 _BF16 = 989.4e12
 H200 = Limits(
-    multiprocessors=Limit(132, "", "multiprocessors", WHITEPAPER + " (SXM5); H200 has the same chip"),
-    clock=Limit(1.98e9, "Hz", "highest clock of a multiprocessor", "66.9 TFLOP/s in fp32 (datasheet) are 132 x 256 a cycle at it"),
-    memory=Limit(4.8e12, "B/s", "memory bandwidth", "NVIDIA H200 datasheet"),
-    wgmma=Limit(_BF16, "FLOP/s", "wgmma, bf16 with fp32 sums", "NVIDIA H200 datasheet, half of what it gives with sparsity"),
-    mma=Limit(
-        0.68 * _BF16, "FLOP/s", "mma.sync, the same",
-        "62 to 68 % of wgmma's in published comparisons, 62.9 % on average in arXiv 2402.13499: the highest of them",
-    ),
-    fp32=Limit(128, "results/cycle", "fp32 add, multiply, fma of a multiprocessor", GUIDE),
-    special=Limit(16, "results/cycle", "exp2, log2, reciprocal, root, sine, tanh of a multiprocessor", GUIDE),
-    shared=Limit(128, "B/cycle", "shared memory of a multiprocessor: 32 banks of 4 bytes", "CUDA C++ Programming Guide, compute capability 5.x and later"),
-    l1=Limit(128, "B/cycle", "L1 of a multiprocessor, which is the same memory", "as shared memory"),
-    l2=Limit(64, "B/cycle", "between L2 and one multiprocessor", "NVIDIA A100 whitepaper (5120 B a cycle for 108 of them is less); Hopper's is not published"),
-)  # fmt: skip
+    multiprocessors=Limit(132, "", "multiprocessors", WHITEPAPER),
+    clock=Limit(1.98e9, "Hz", "highest clock of a multiprocessor", PEAK_CLOCK),
+    memory=Limit(4.8e12, "B/s", "memory bandwidth", DATASHEET),
+    wgmma=Limit(_BF16, "FLOP/s", "wgmma, bf16 with fp32 sums", DENSE),
+    mma=Limit(0.68 * _BF16, "FLOP/s", "mma.sync, the same", BY_WARP),
+    fp32=Limit(128, "results/cycle", "fp32 add, multiply, fma", GUIDE),
+    special=Limit(16, "results/cycle", "exp2, log2, reciprocal, root, sine, tanh", GUIDE),
+    shared=Limit(128, "B/cycle", "shared memory: 32 banks of 4 bytes", BANKS),
+    l1=Limit(128, "B/cycle", "L1, which is the same memory", BANKS),
+    l2=Limit(64, "B/cycle", "between L2 and a multiprocessor, each way", TO_L2),
+)
 
 
 # --- of the whole card ---
@@ -93,7 +97,7 @@ def l1_seconds(sectors: float, limits: Limits = H200) -> float:
 
 
 def l2_seconds(sectors: float, limits: Limits = H200) -> float:
-    """32 bytes a sector / (64 bytes a cycle x multiprocessors x clock)."""
+    """32 bytes a sector / (64 bytes a cycle x multiprocessors x clock), one way: reads and writes pass each other."""
     return _cycles(sectors * SECTOR_BYTES / limits.l2.value, limits)
 
 
