@@ -478,9 +478,10 @@ __device__ void produce(BackwardShared<T, HS>& shared, const Walk<OF_KEYS>& work
 }
 
 // dk = scale ds^T q and dv = p^T dout of a consumer's 64 keys. Scores and their gradients are worked out transposed, so
-// that they are in the registers that the products with queries take them from. The next tile's scores are started with
-// those; the gradients' products run beside the exponents.
-template <typename T, int HS>
+// that they are in the registers that the products with queries take them from. The next tile's scores are started
+// before those, and their gradients after them, beside the exponents: where registers allow (EARLY) at once, and else
+// when the sums are there.
+template <typename T, int HS, bool EARLY = HS == 64>
 __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& work, int group, const TensorMap* dk,
                             const TensorMap* dv, float scale) {
     const float scale2 = scale * LOG2_E;
@@ -516,15 +517,21 @@ __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& wor
             begin_products();
             multiply_rows(p, k, 0, q_of(step));
             close_products();
-            while (true) {
-                wait_products<0>();
-                hold(p);
-                hold(dk_sums);
-                hold(dv_sums);
-                if (last >= 0) give_back(shared.passed, n + last);
-                begin_products();
+            if (EARLY) {
                 multiply_rows(ds, v, 0, dout_of(step));
                 close_products();
+            }
+            while (true) {
+                wait_products<EARLY>();
+                hold(p);
+                if (!EARLY) {
+                    hold(dk_sums);
+                    hold(dv_sums);
+                    if (last >= 0) give_back(shared.passed, n + last);
+                    begin_products();
+                    multiply_rows(ds, v, 0, dout_of(step));
+                    close_products();
+                }
 
                 const auto& statistics = shared.statistics[shared.passed.stage(n + step)];
 #pragma unroll
@@ -544,6 +551,11 @@ __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& wor
                 }
                 wait_products<0>();
                 hold(ds);
+                if (EARLY) {
+                    hold(dk_sums);
+                    hold(dv_sums);
+                    if (last >= 0) give_back(shared.passed, n + last);
+                }
 #pragma unroll
                 for (int j = 0; j < PASSING / 8; j++) {
                     const Packed<float, 2> delta = load<2>(statistics[1] + j * 8 + own_column());
@@ -558,8 +570,10 @@ __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& wor
                 if (step >= steps) break;
                 begin_products();
                 multiply_rows(p, k, 0, q_of(step));
+                close_products();
                 add_rows(dv_sums, p_weights, dout_of(last));
                 add_rows(dk_sums, ds_weights, q_of(last));
+                if (EARLY) multiply_rows(ds, v, 0, dout_of(step));
                 close_products();
             }
             begin_products();
