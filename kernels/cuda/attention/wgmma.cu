@@ -79,21 +79,22 @@ template <typename T, int PARTS, int OWN_BOX, int OTHERS_BOX, int COUNT>
 __device__ void multiply_rows(float (&products)[COUNT], const T (&own)[PARTS][OWN_BOX], int first,
                               const T (&others)[PARTS][OTHERS_BOX]) {
     static_assert(OTHERS_BOX == 2 * COUNT * LINE, "a product for each of the others");
+    const unsigned long long a = matrix_descriptor(own[0] + first * LINE, 16, EIGHT_LINES);
+    const unsigned long long b = matrix_descriptor(others[0], 16, EIGHT_LINES);
 #pragma unroll
     for (int d = 0; d < PARTS * LINE; d += STRIP)
-        warpgroup_multiply_add<T, 2 * COUNT>(
-            products, matrix_descriptor(own[d / LINE] + first * LINE + d % LINE, 16, EIGHT_LINES),
-            matrix_descriptor(others[d / LINE] + d % LINE, 16, EIGHT_LINES), d > 0);
+        warpgroup_multiply_add<T, 2 * COUNT>(products, further(a, (d / LINE * OWN_BOX + d % LINE) * sizeof(T)),
+                                             further(b, (d / LINE * OTHERS_BOX + d % LINE) * sizeof(T)), d > 0);
 }
 
 // sums += weights times the rows
 template <typename T, int PARTS, int BOX, int STRIPS, int COUNT>
 __device__ void add_rows(float (&sums)[COUNT], const unsigned (&weights)[STRIPS][4], const T (&rows)[PARTS][BOX]) {
     static_assert(BOX == STRIPS * STRIP * LINE && 2 * COUNT == PARTS * LINE, "a weight for each row");
+    const unsigned long long b = matrix_descriptor(rows[0], BOX * sizeof(T), EIGHT_LINES);
 #pragma unroll
     for (int i = 0; i < STRIPS; i++)
-        warpgroup_multiply_add<T, 2 * COUNT, true>(
-            sums, weights[i], matrix_descriptor(rows[0] + i * STRIP * LINE, BOX * sizeof(T), EIGHT_LINES));
+        warpgroup_multiply_add<T, 2 * COUNT, true>(sums, weights[i], further(b, i * STRIP * LINE * sizeof(T)));
 }
 
 // Products, rounded, as weights of the next ones.
@@ -161,6 +162,10 @@ __device__ void bring(T (&to)[PARTS][BOX], const TensorMap* map, int batch, int 
 #pragma unroll
     for (int box = 0; box < PARTS; box++) load_tile(to[box], map, box * LINE, head, row, batch, full);
 }
+
+// Which warpgroup this is, told by one lane to all: then the compiler knows that it is the same for all of a warp, and
+// keeps what is worked out from it once a warp, where wgmma wants it.
+__device__ inline int warpgroup() { return __shfl_sync(ALL_LANES, threadIdx.x / GROUP, 0); }
 
 // Keeps a branch that is seldom taken a branch: else all of it is worked out each time and selected from.
 __device__ inline void seldom() { asm volatile(""); }
@@ -373,7 +378,7 @@ __global__ void __launch_bounds__(THREADS, 1)
     }
     __syncthreads();
     const Work work{heads, tokens, NH, NKV, causal};
-    const int group = threadIdx.x / GROUP;
+    const int group = warpgroup();
     if (group == CONSUMERS) {
         give_registers_back<PRODUCER_REGISTERS>();
         if (threadIdx.x % GROUP == 0) produce<T, HS>(shared, work, &q, &k, &v);
@@ -415,9 +420,8 @@ struct Walk {
 
     struct Item {
         int row, batch, head, first;  // of what is owned
-        int steps;
-        int passing_head, begin, tiles;  // of what passes: its first head, and of each the tiles from `begin` on
-        __device__ int passing(int step) const { return begin + step % tiles * PASSING; }
+        int passing_head, heads, begin, tiles;  // what passes: tiles of some heads, in each from row `begin` on
+        __device__ int steps() const { return heads * tiles; }
     };
 
     __device__ int heads() const { return batches * (OF_KEYS ? NKV : NH); }
@@ -430,11 +434,11 @@ struct Walk {
         if (OF_KEYS) {  // the first keys are seen most, and come first
             const int first = turn.tile * OWNED, begin = causal ? first : 0;
             const int left = passing_tiles - begin / PASSING;
-            return {turn.row, batch, head, first, left * group, head * group, begin, left};
+            return {turn.row, batch, head, first, head * group, group, begin, left};
         }
         const int first = (tiles() - 1 - turn.tile) * OWNED;
         const int seen = causal ? min(passing_tiles, (first + OWNED) / PASSING) : passing_tiles;
-        return {turn.row, batch, head, first, seen, head / group, 0, seen};
+        return {turn.row, batch, head, first, head / group, 1, 0, seen};
     }
 };
 
@@ -456,26 +460,28 @@ __device__ void produce(BackwardShared<T, HS>& shared, const Walk<OF_KEYS>& work
             for (int c = 0; c < CONSUMERS; c++)
                 bring(own[which][c], maps.own[which], item.batch, item.head, item.first + c * OWN,
                       shared.owned.full(turn));
-        for (int step = 0; step < item.steps; step++, n++) {
-            const int stage = shared.passed.stage(n), head = item.passing_head + step / item.tiles;
-            Barrier* full = shared.passed.full(n);
-            shared.passed.fill(n, BYTES);
+        for (int head = item.passing_head; head < item.passing_head + item.heads; head++)
+            for (int tile = 0; tile < item.tiles; tile++, n++) {
+                const int stage = shared.passed.stage(n), passing = item.begin + tile * PASSING;
+                Barrier* full = shared.passed.full(n);
+                shared.passed.fill(n, BYTES);
 #pragma unroll
-            for (int which = 0; which < 2; which++) {
-                bring(shared.passing[stage][which], maps.passing[which], item.batch, head, item.passing(step), full);
-                if (OF_KEYS) {
-                    const int row = (which * work.batches + item.batch) * work.NH + head;
-                    load_tile(shared.statistics[stage][which], maps.statistics, item.passing(step), row, full);
+                for (int which = 0; which < 2; which++) {
+                    bring(shared.passing[stage][which], maps.passing[which], item.batch, head, passing, full);
+                    if (OF_KEYS) {
+                        const int row = (which * work.batches + item.batch) * work.NH + head;
+                        load_tile(shared.statistics[stage][which], maps.statistics, passing, row, full);
+                    }
                 }
             }
-        }
     }
 }
 
 // dk = scale ds^T q and dv = p^T dout of a consumer's 64 keys. Scores and their gradients are worked out transposed, so
-// that they are in the registers that the products with queries take them from. The next tile's scores are started with
-// those; the gradients' products run beside the exponents.
-template <typename T, int HS>
+// that they are in the registers that the products with queries take them from. The next tile's scores are started
+// before those, and their gradients after them, beside the exponents: where registers allow (EARLY) at once, and else
+// when the sums are there.
+template <typename T, int HS, bool EARLY = HS == 64>
 __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& work, int group, const TensorMap* dk,
                             const TensorMap* dv, float scale) {
     const float scale2 = scale * LOG2_E;
@@ -489,11 +495,15 @@ __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& wor
         unsigned p_weights[PASSING / STRIP][4], ds_weights[PASSING / STRIP][4];
         auto q_of = [&](int step) -> const Rows<T, HS>& { return shared.passing[shared.passed.stage(n + step)][0]; };
         auto dout_of = [&](int step) -> const Rows<T, HS>& { return shared.passing[shared.passed.stage(n + step)][1]; };
-        // From `step` on the first of whose queries any sees own keys; what none sees is given back.
+        const int steps = item.steps(), ahead = item.begin - own_key;  // so far are a head's first queries
+        const bool blind = work.causal && ahead <= -PASSING;           // and none of them sees own keys
+        int first_ahead = ahead;                                       // of the tile of this step
+        // Goes on from `step` to one that sees own keys; what does not is given back.
         auto seen = [&](int step) {
-            for (; step < item.steps; step++) {
+            for (; step < steps; step++, first_ahead += PASSING) {
+                if (first_ahead == ahead + item.tiles * PASSING) first_ahead = ahead;  // the next head's
                 shared.passed.wait(n + step);
-                if (!work.causal || item.passing(step) + PASSING > own_key) break;
+                if (!blind || first_ahead > ahead) break;
                 give_back(shared.passed, n + step);
             }
             return step;
@@ -501,21 +511,27 @@ __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& wor
 
         shared.owned.wait(turn);
         int step = seen(0), last = -1;
-        if (step < item.steps) {
+        if (step < steps) {
             hold(dk_sums);  // zeros before any product is on its way: else each would wait for the one before
             hold(dv_sums);
             begin_products();
             multiply_rows(p, k, 0, q_of(step));
             close_products();
-            while (true) {
-                wait_products<0>();
-                hold(p);
-                hold(dk_sums);
-                hold(dv_sums);
-                if (last >= 0) give_back(shared.passed, n + last);
-                begin_products();
+            if (EARLY) {
                 multiply_rows(ds, v, 0, dout_of(step));
                 close_products();
+            }
+            while (true) {
+                wait_products<EARLY>();
+                hold(p);
+                if (!EARLY) {
+                    hold(dk_sums);
+                    hold(dv_sums);
+                    if (last >= 0) give_back(shared.passed, n + last);
+                    begin_products();
+                    multiply_rows(ds, v, 0, dout_of(step));
+                    close_products();
+                }
 
                 const auto& statistics = shared.statistics[shared.passed.stage(n + step)];
 #pragma unroll
@@ -525,17 +541,21 @@ __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& wor
                     for (int e = 0; e < 4; e++)
                         p[j * 4 + e] = exp2_approx(fmaf(p[j * 4 + e], scale2, -lse2[e % 2]));
                 }
-                const int ahead = item.passing(step) - own_key;
-                if (work.causal && ahead < OWN - 1) {
+                if (work.causal && first_ahead < OWN - 1) {
                     seldom();
 #pragma unroll
                     for (int e = 0; e < PASSING / 2; e++) {
-                        const int hidden = own_row() + e / 2 % 2 * 8 - ahead - own_column() - e % 2;
+                        const int hidden = own_row() + e / 2 % 2 * 8 - first_ahead - own_column() - e % 2;
                         if (e / 4 * 8 < hidden) p[e] = 0;
                     }
                 }
                 wait_products<0>();
                 hold(ds);
+                if (EARLY) {
+                    hold(dk_sums);
+                    hold(dv_sums);
+                    if (last >= 0) give_back(shared.passed, n + last);
+                }
 #pragma unroll
                 for (int j = 0; j < PASSING / 8; j++) {
                     const Packed<float, 2> delta = load<2>(statistics[1] + j * 8 + own_column());
@@ -545,12 +565,15 @@ __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& wor
                 to_weights<T>(p_weights, p);
                 to_weights<T>(ds_weights, ds);
                 last = step;
+                first_ahead += PASSING;
                 step = seen(step + 1);
-                if (step >= item.steps) break;
+                if (step >= steps) break;
                 begin_products();
                 multiply_rows(p, k, 0, q_of(step));
+                close_products();
                 add_rows(dv_sums, p_weights, dout_of(last));
                 add_rows(dk_sums, ds_weights, q_of(last));
+                if (EARLY) multiply_rows(ds, v, 0, dout_of(step));
                 close_products();
             }
             begin_products();
@@ -563,7 +586,7 @@ __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& wor
             give_back(shared.passed, n + last);
         }
         give_back(shared.owned, turn);
-        n += item.steps;
+        n += steps;
         const float scales[2] = {scale, scale}, ones[2] = {1, 1};
         claim(OUTBOXES + group);
         send_rows(shared.out[group][0], OUTBOXES + group, dk_sums, scales, dk, item.batch, item.head, own_key,
@@ -584,7 +607,7 @@ __device__ void sum_keys(BackwardShared<T, HS>& shared, const Walk<false>& work,
     for (int number = blockIdx.x; number < work.items(); number += gridDim.x, turn++) {
         const Walk<false>::Item item = work.item(number);
         const int own_query = item.first + group * OWN;
-        const int steps = work.causal ? min(item.steps, own_query / PASSING + 1) : item.steps;
+        const int steps = work.causal ? min(item.tiles, own_query / PASSING + 1) : item.tiles;
         const auto& q = shared.own[shared.owned.stage(turn)][0][group];
         const auto& dout = shared.own[shared.owned.stage(turn)][1][group];
         float sums[HS / 2] = {}, p[PASSING / 2], ds[PASSING / 2], lse2[2], delta[2];
@@ -644,11 +667,11 @@ __device__ void sum_keys(BackwardShared<T, HS>& shared, const Walk<false>& work,
         wait_products<0>();
         hold(sums);
         give_back(shared.passed, n + steps - 1);
-        for (int step = steps; step < item.steps; step++) {  // which no own query sees
+        for (int step = steps; step < item.tiles; step++) {  // which no own query sees
             shared.passed.wait(n + step);
             give_back(shared.passed, n + step);
         }
-        n += item.steps;
+        n += item.tiles;
         const float scales[2] = {scale, scale};
         claim(OUTBOXES + group);
         send_rows(shared.out[group][0], OUTBOXES + group, sums, scales, dq, item.batch, item.head, own_query,
@@ -681,12 +704,13 @@ __global__ void __launch_bounds__(THREADS, 1)
                    bool causal) {
     auto& shared = backward_shared<T, HS>();
     const Walk<true> work{batches, tokens, NH, NKV, causal};
-    if (threadIdx.x / GROUP == CONSUMERS) {
+    const int group = warpgroup();
+    if (group == CONSUMERS) {
         give_registers_back<PRODUCER_REGISTERS>();
         if (threadIdx.x % GROUP == 0) produce(shared, work, Maps{{&k, &v}, {&q, &dout}, &statistics});
     } else {
         take_registers<CONSUMER_REGISTERS>();
-        sum_queries(shared, work, threadIdx.x / GROUP, &dk, &dv, scale);
+        sum_queries(shared, work, group, &dk, &dv, scale);
     }
 }
 
@@ -698,11 +722,12 @@ __global__ void __launch_bounds__(THREADS, 1)
                  int NH, int NKV, float scale, bool causal) {
     auto& shared = backward_shared<T, HS>();
     const Walk<false> work{batches, tokens, NH, NKV, causal};
-    if (threadIdx.x / GROUP == CONSUMERS) {
+    const int group = warpgroup();
+    if (group == CONSUMERS) {
         give_registers_back<PRODUCER_REGISTERS>();
         if (threadIdx.x % GROUP == 0) produce(shared, work, Maps{{&q, &dout}, {&k, &v}, nullptr});
     } else {
         take_registers<CONSUMER_REGISTERS>();
-        sum_keys(shared, work, threadIdx.x / GROUP, &dq, statistics, padded, scale);
+        sum_keys(shared, work, group, &dq, statistics, padded, scale);
     }
 }

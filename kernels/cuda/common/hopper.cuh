@@ -260,6 +260,12 @@ __device__ inline unsigned long long matrix_descriptor(const void* tile, int lea
            (unsigned long long)swizzle << 62;
 }
 
+// The descriptor of what lies so many bytes further on, a multiple of 16: an addition, where a new one takes five
+// operations. The tile ends below 256 KiB, so that nothing is carried.
+__device__ inline unsigned long long further(unsigned long long descriptor, int bytes) {
+    return descriptor >> 32 << 32 | unsigned(unsigned(descriptor) + bytes / 16);
+}
+
 // sums += a b, or sums = a b. a is 64 x 16 (64 x 8 for float), b 16 x N (8 x N), each by its descriptor. sums is 64 x
 // N: warp w of the four has rows 16 w to 16 w + 15, and lane l of it at sums[4 j], sums[4 j + 1] the neighbours of row
 // l / 4 and columns 8 j + 2 (l % 4) …, at sums[4 j + 2], sums[4 j + 3] those 8 rows below. T is float (its TF32 part),

@@ -51,23 +51,26 @@ def verdict(module: ModuleType, phase: str, shape: dict, edit: str | None = None
 
 @dataclass(frozen=True)
 class Mutant:
-    """One edit: `old`, which is there once in the text from `begin` to `end`, becomes `new`.
+    """One edit: `old`, which is there once in a part of the source, becomes `new`.
 
-    A survivor says why it is not found. tried: shapes and edits of the case beside the usual ones.
+    kernel: which one is run from the edited source. A survivor says why it is not found. tried: shapes and edits of the
+    case beside the usual ones. part: if it is not the kernel's own.
     """
 
+    kernel: str
     name: str
     old: str
     new: str = ""
     survives: str = ""
     tried: tuple[tuple[dict, str | None], ...] = ()
-    begin: str = ""
-    end: str = ""
+    part: str = ""
 
-    def write(self, source: Path, folder: Path) -> Path:
+    def write(self, source: Path, parts: dict[str, tuple[str, str]], folder: Path) -> Path:
+        """parts: for each the texts that it lies between."""
         text = source.read_text()
-        begin = text.index(self.begin)
-        end = text.index(self.end, begin) if self.end else len(text)
+        first, last = parts[self.part or self.kernel]
+        begin = text.index(first)
+        end = text.index(last, begin) if last else len(text)
         part = text[begin:end]
         assert part.count(self.old) == 1, f"{self.name}: {self.old!r} is there {part.count(self.old)} times"
         path = folder / source.name
