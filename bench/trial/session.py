@@ -126,7 +126,7 @@ class Session:
     def untried(self) -> dict[str, str]:
         """The variants named by --only of which not one case was tried, and why."""
         of: dict[str, list[Record]] = {name: [] for name in self.plan.named}
-        for r in [*self.records, *self.done.values()]:
+        for r in (*self.records, *self.done.values()):
             of.get(r["variant"], []).append(r)
         return {
             name: "; ".join(dict.fromkeys(r["evidence"] for r in rows)) or "no record of it"
@@ -301,6 +301,7 @@ class Session:
         for proof in proofs:
             if old := self.finished(case, proof.variant):
                 rows += old
+                self.records += old  # the run's end speaks of all that it holds
             elif row := self.untimed(case, calls, proof):
                 rows.append(self.keep(row))
             else:

@@ -128,6 +128,11 @@ def test_a_wrong_variant_is_exit_code_2_and_its_row_says_the_evidence(tmp_path):
     assert "poison survived in 100% of out" in rows["torch.writes_nothing"]["evidence"]
     assert "SIGSEGV" in rows["torch.crash"]["evidence"]
     assert rows["torch.eager"]["status"] == "ok", "the honest row goes on"
+    again = run("--resume", str(tmp_path / "run"), "--json")
+    assert again.returncode == 2, "nothing was measured anew, and what it holds is wrong"
+    assert {r["case_id"] for r in json.loads(again.stdout.splitlines()[-1])["records"]} == {
+        r["case_id"] for r in json.loads(done.stdout.splitlines()[-1])["records"]
+    }
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path):
