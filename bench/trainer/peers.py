@@ -23,7 +23,7 @@ from bench.core.evidence import one_line
 from bench.machine.facts import usable_cpus
 
 FAREWELL_S = 3.0  # at most, for the others to hear that rank 0 cannot go on
-PATIENCE_S = 600  # for a rank that does not answer; one that has died is noticed at once
+PATIENCE_S = 1800  # for a rank that does not answer, as torch has it; one that has died is noticed at once
 FIRST_PORT, PORTS = 20_000, 20_000  # Slurm gives no port: one of these by the job's number
 
 T = TypeVar("T")

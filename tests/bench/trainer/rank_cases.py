@@ -161,6 +161,16 @@ def command(*words: object, asked: tuple[int, int] = (-1, -1)) -> commands.Done:
     return commands.run("train", *words)
 
 
+def by_srun() -> list[float]:
+    """Every rank's number, by ranks that Slurm has started."""
+    told = os.environ
+    slurm = dict(SLURM_PROCID=told["RANK"], SLURM_STEP_NUM_TASKS=told["WORLD_SIZE"], SLURM_LOCALID=told["LOCAL_RANK"])
+    ranks = Ranks.join({**slurm, "MASTER_ADDR": told["MASTER_ADDR"], "MASTER_PORT": told["MASTER_PORT"]})
+    found = ranks.all(ranks.rank)
+    ranks.leave()
+    return found
+
+
 def dies(job: Job) -> dict[str, Any]:
     """The last rank is killed in the middle of its second step."""
     ranks = Ranks.join()
