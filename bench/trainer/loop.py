@@ -196,6 +196,7 @@ class Training:
                 self._write_environment()
                 build.write_choice(self.folder, plan.race, choice, utc())
             self._begin_the_journal(note)
+            self._say_who(note)
         self.resumed = None  # as large as the model
 
     def _parameters(self) -> dict[str, torch.Tensor]:
@@ -206,6 +207,21 @@ class Training:
         dtype = DTYPES[plan.race.job.dtype]
         found = init_parameters(plan.model, plan.race.job.seed)
         return {name: p.to(dtype) for name, p in found.items()}
+
+    def _say_who(self, note: str) -> None:
+        """What trains, in two lines for people: the model and its data, the kernels."""
+        plan, job = self.plan, self.plan.race.job
+        cli.say(
+            f"{plan.model.name}, {plan.model.parameters:,} parameters in {job.dtype} on {self.ranks.ranks} x {job.device}; "
+            f"{self.data.tokens:,} tokens, {plan.total_batch:,} a step = {plan.micro_batches} x {plan.B} x {plan.T} a rank, "
+            f"{self.data.steps_per_epoch:,} steps an epoch; steps {self.done + 1} to {self.steps}"
+        )
+        by_layer: dict[str, dict[str, None]] = {}
+        for call, name in self.kernels.items():
+            by_layer.setdefault(call.split()[0].partition("/")[0], {})[name] = None
+        cli.say("kernels: " + ", ".join(f"{layer} {'/'.join(names)}" for layer, names in by_layer.items()))
+        if note:
+            cli.say(f"kernels were {note}")
 
     def _begin_the_journal(self, note: str) -> None:
         assert self.journal
