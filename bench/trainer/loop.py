@@ -211,10 +211,11 @@ class Training:
     def _say_who(self, note: str) -> None:
         """What trains, in two lines for people: the model and its data, the kernels."""
         plan, job = self.plan, self.plan.race.job
+        ranks = f" x {self.ranks.ranks} ranks" if self.ranks.ranks > 1 else ""
         cli.say(
-            f"{plan.model.name}, {plan.model.parameters:,} parameters in {job.dtype} on {self.ranks.ranks} x {job.device}; "
-            f"{self.data.tokens:,} tokens, {plan.total_batch:,} a step = {plan.micro_batches} x {plan.B} x {plan.T} a rank, "
-            f"{self.data.steps_per_epoch:,} steps an epoch; steps {self.done + 1} to {self.steps}"
+            f"{plan.model.name}, {plan.model.parameters:,} parameters in {job.dtype} on {job.device}; steps "
+            f"{self.done + 1} to {self.steps} of {plan.total_batch:,} tokens = {plan.micro_batches} micro-batches of "
+            f"{plan.B} x {plan.T}{ranks}; an epoch is {self.data.steps_per_epoch:,}, {self.data.tokens:,} tokens"
         )
         by_layer: dict[str, dict[str, None]] = {}
         for call, name in self.kernels.items():
