@@ -31,7 +31,7 @@ def all_specs() -> dict[str, Spec]:
         "training_norm": over_steps("gradient norm before clipping", log=True),
         "training_lr": over_steps("learning rate"),
         "training_speed": over_steps("tokens a second"),
-        "training_mfu": over_steps("MFU (PaLM's FLOPs), of the measured matmul rate"),
+        "training_mfu": over_steps("MFU, of the measured matmul rate", number=".1%"),
         "swaps": swaps(),
         "changes": changes(),
     }
@@ -168,14 +168,15 @@ def curves() -> Chart:
     return alt.layer(lines, points).properties(height=220)
 
 
-def over_steps(title: str, log: bool = False, validated: bool = False) -> Chart:
+def over_steps(title: str, log: bool = False, validated: bool = False, number: str = "") -> Chart:
     """Rows: step, value, low, high, run, kind ("train", "val"), text: a line a run, a band where steps were put
     together; validation as points on a line of its own."""
-    scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
-    y = alt.Y("value:Q", scale=scale, axis=alt.Axis(title=title, tickCount=6))
+    scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False)
+    axis = alt.Axis(title=title, tickCount=6, **({"format": number} if number else {}))
+    y = alt.Y("value:Q", scale=scale, axis=axis)
     x = alt.X("step:Q", axis=alt.Axis(title="step", tickCount=8, format=",d"))
-    colour = alt.Color("run:N", sort=None, legend=alt.Legend(title=None, orient="bottom", labelLimit=260))
-    base = alt.Chart(_rows()).encode(x=x, color=colour)
+    legend = alt.Legend(title=None, orient="bottom", labelLimit=260, symbolOpacity=1)
+    base = alt.Chart(_rows()).encode(x=x, color=alt.Color("run:N", sort=None, legend=legend))
     tooltip = ["run:N", "step:Q", "text:N"]
     train, val = (base.transform_filter(f"datum.kind == '{kind}'") for kind in ("train", "val"))
     band = train.mark_area(opacity=0.2, line=False).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")

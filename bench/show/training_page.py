@@ -222,7 +222,7 @@ def _row(run: Trained) -> Row:
         DASH if speed is None else f"{speed:,.0f}",
         percent(mfu),
         DASH if memory is None else f"{memory / 1e9:.2f} GB",
-        f"once and {resumes} times again" if resumes else "once",
+        f"once, {resumes} resume{'s' if resumes > 1 else ''}" if resumes else "once",
         str(run.end.get("why", "")) if run.end else "not yet, or killed",
     ]
     story = ", ".join(filter(None, (str(said.get("model", "")), size, tokens_text, many)))

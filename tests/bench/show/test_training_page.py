@@ -76,7 +76,7 @@ def test_the_table_says_what_the_journals_say(runs):
         "tokens/s": "12,800",
         "MFU": "42%",
         "memory": "0.30 GB",
-        "begun": "once and 1 times again",
+        "begun": "once, 1 resume",
         "ended": "all steps are done",
     }
     assert page.rows[0].story == "gpt2-tiny, 3.3 M parameters, 256 tokens a step"
