@@ -214,6 +214,8 @@ def on_slurm(out: Path, jobs: list[tuple[Case, list[str]]], wishes: Wishes) -> N
     lines = [(str(folder), case.name, line) for case, line in jobs]
     if not lines:
         return
+    for case, _ in jobs:
+        _ended(out, case.name).unlink(missing_ok=True)
     try:
         executor = submitit.AutoExecutor(folder=str(folder / "slurm"), cluster="slurm")
         executor.update_parameters(
