@@ -172,7 +172,7 @@ def over_steps(title: str, log: bool = False, validated: bool = False, number: s
     """Rows: step, value, low, high, run, kind ("train", "val"), text: a line a run, a band where steps were put
     together; validation as points on a line of its own."""
     scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False)
-    axis = alt.Axis(title=title, tickCount=6, **({"format": number} if number else {}))
+    axis = alt.Axis(title=title, tickCount=6, format=number or alt.Undefined)
     y = alt.Y("value:Q", scale=scale, axis=axis)
     x = alt.X("step:Q", axis=alt.Axis(title="step", tickCount=8, format=",d"))
     legend = alt.Legend(title=None, orient="bottom", labelLimit=260, symbolOpacity=1)
