@@ -123,6 +123,8 @@ class Training:
         self.val = find_validation(plan.val, plan.data) if plan.val_every.steps else []
         self.questions = evaluation.read(plan.hellaswag, plan.model.v) if plan.hellaswag else []
         self.texts = Texts(decoder_beside(self.data.shards[0].path))
+        if plan.hellaswag and self.texts.decoder:
+            evaluation.need_tokenizer(plan.hellaswag, self.texts.decoder.fingerprint())
         if plan.prompt and self.texts.decoder is None:
             raise CannotGoOn("--prompt: the data do not say which tokenizer they were made with (bench.data --vocab)")
         self.identity = self.data.identity()  # once: what it looks at may be gone at the last checkpoint
