@@ -250,17 +250,32 @@ def job(out: str, name: str, line: list[str]) -> int:
     """
     rank = int(os.environ.get("SLURM_PROCID", "0"))
     began = time.time()
+    started: list[subprocess.Popen[bytes]] = []
+    warned: list[int] = []
+
+    def warn(number: int, _: Any) -> None:
+        warned.append(number)
+        for process in started:
+            process.terminate()
+
     for number in WARNINGS:
-        signal.signal(number, signal.SIG_IGN)  # as the case inherits it: it would die of one
-    with _log(Path(out), name, rank).open("ab") as log:
-        process = subprocess.Popen(line, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-    for number in WARNINGS:
-        signal.signal(number, lambda *_: process.terminate())
+        signal.signal(number, warn)
     signal.signal(signal.SIGTERM, lambda *_: None)
-    code = process.wait()
+    with _log(Path(out), name, rank).open("ab") as log:
+        started.append(subprocess.Popen(line, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_deaf))
+    if warned:
+        started[0].terminate()
+    code = started[0].wait()
     if rank == 0:
         _write_ended(Path(out), name, code, time.time() - began)
     return code
+
+
+def _deaf() -> None:
+    """To warnings, of which a program that knows none dies; and not to SIGTERM."""
+    for number in WARNINGS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 # ---- what it came to -----------------------------------------------------------------------------------------------
