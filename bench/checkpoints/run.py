@@ -384,8 +384,10 @@ def _state(path: Path, said: dict[str, Any]) -> State:
 
 
 def model_of(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of its model, as of `state.describe`, without a look at its tensors. Raises CannotGoOn where
-    it is seen to be torn, or is none."""
+    """What a checkpoint says of its model, as of `state.describe`, without a look at its tensors.
+
+    Raises CannotGoOn where it is seen to be torn, or is none.
+    """
     if why := why_torn(path, [REST]):
         raise CannotGoOn(f"{path}: no whole checkpoint: {why}")
     return _said(path)["model"]
