@@ -1,5 +1,6 @@
 """Weights from whatever file or folder is given, and into the one that is asked for."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,5 +102,8 @@ def export(path: Path, format: str, out: Path) -> str:
         what = "llm.c's model"
     else:
         llmc.write_run(out, state, model)
+        tokenizer = checkpoint_in(path).parent / "tokenizer.bin"
+        if tokenizer.exists():  # under the name that its programs look for
+            shutil.copyfile(tokenizer, out / "gpt2_tokenizer.bin")
         what = f"for llm.c, to go on from step {state.step} with -y 1"
     return f"{out}: {model.name} after {state.step:,} steps in {state.dtype}, {what}"

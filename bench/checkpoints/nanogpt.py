@@ -72,7 +72,10 @@ def convert(tensors: Weights, model: GPT2, where: object) -> dict[str, torch.Ten
             continue
         if theirs not in found:
             raise CannotGoOn(f"{where}: {theirs} is missing: no GPT-2, or a smaller one than {model.name}")
-        tensor = found.pop(theirs).float()
+        tensor = found.pop(theirs)
+        if not tensor.is_floating_point():
+            raise CannotGoOn(f"{where}: {theirs} is {tensor.dtype}: quantized weights are not read")
+        tensor = tensor.float()
         if transposed and is_matrix(ours):
             tensor = tensor.t().contiguous()
         if ours == "wte":

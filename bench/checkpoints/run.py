@@ -18,7 +18,7 @@ import re
 import shutil
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,6 +36,7 @@ WEIGHTS, OPTIMIZER, REST, MARKER = "weights.safetensors", "optimizer.safetensors
 FILES = (WEIGHTS, OPTIMIZER, REST)
 NAME = re.compile(r"step-(\d{8,})")
 WRITING = re.compile(r"\.step-\d{8,}\.(writing|replaced)")  # what a killed process leaves behind
+NICE = 10  # of the thread that writes
 
 Torn = list[tuple[Path, str]]
 
@@ -215,7 +216,8 @@ class Writer:
 
     def _write(self, held: Held) -> None:
         with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)  # of this thread, on Linux: training first
+            me = threading.get_native_id()  # Linux gives a thread its own priority: training comes first
+            os.setpriority(os.PRIO_PROCESS, me, max(os.getpriority(os.PRIO_PROCESS, me), NICE))
         try:
             self.written = held.write(self.folder)
             self._prune(held.step)
@@ -271,13 +273,16 @@ def newest(folder: Path, model: Model) -> tuple[Path | None, Torn]:
     return None, torn
 
 
-def why_torn(path: Path) -> str | None:
-    """What a checkpoint lacks of what its marker promises, in a few words; None where it is whole. All is read."""
+def why_torn(path: Path, files: Iterable[str] = FILES) -> str | None:
+    """What a checkpoint lacks of what its marker promises, in a few words; None where it is whole.
+
+    files: of which all is read; of the others only the size is looked at.
+    """
     if why := _sizes(path):
         return why
     try:
-        for name, (_, sum) in _marker(path)["files"].items():
-            if checksum(path / name) != sum:
+        for name in files:
+            if checksum(path / name) != _marker(path)["files"][name][1]:
                 return f"{name} is not what was written (its CRC-32 differs)"
         said = _said(path)
         if said["step"] != _marker(path)["step"]:
@@ -379,7 +384,10 @@ def _state(path: Path, said: dict[str, Any]) -> State:
 
 
 def model_of(path: Path) -> dict[str, Any]:
-    """What a whole checkpoint says of its model, as of `state.describe`. Raises CannotGoOn where it is torn or none."""
-    if why := why_torn(path):
+    """What a checkpoint says of its model, as of `state.describe`, without a look at its tensors.
+
+    Raises CannotGoOn where it is seen to be torn, or is none.
+    """
+    if why := why_torn(path, [REST]):
         raise CannotGoOn(f"{path}: no whole checkpoint: {why}")
     return _said(path)["model"]

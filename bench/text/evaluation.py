@@ -193,6 +193,20 @@ def convert(path: Path, using: Tokenizer, out: Path) -> dict:
     return about
 
 
+def need_tokenizer(path: Path, fingerprint: str) -> None:
+    """DataError where what is beside an evaluation file says that it was encoded with another tokenizer than that of
+    the data (`Tokenizer.fingerprint`, `Decoder.fingerprint`). A file that says nothing, as llm.c's, is taken."""
+    try:
+        said = json.loads(path.with_suffix(".json").read_text())["tokenizer_sha256"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    if said != fingerprint:
+        raise DataError(
+            f"{path}: encoded with another tokenizer than the data, so its answers would mean nothing; write it again: "
+            "python -m bench.data --hellaswag FILE.jsonl --vocab DATA/tokenizer.bin --out DIR"
+        )
+
+
 # ---- asking a model --------------------------------------------------------------------------------------------------
 
 

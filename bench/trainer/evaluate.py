@@ -17,7 +17,8 @@ def validation(step: Step, shards: list[Path], limit: int, ranks: Ranks) -> floa
         step.evaluate((torch.from_numpy(x), torch.from_numpy(y))).mean(dtype=torch.float64).item()
         for x, y in in_order(shards, mem.B, mem.T, limit, ranks.rank, ranks.ranks, step.model.v)
     ]
-    return ranks.mean(sum(losses) / len(losses))
+    total, batches = ranks.mean(sum(losses)), ranks.mean(len(losses))  # some ranks may have one batch fewer
+    return total / batches
 
 
 def hellaswag(step: Step, examples: list[evaluation.Example], ranks: Ranks) -> tuple[int, int]:

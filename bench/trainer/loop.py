@@ -123,6 +123,8 @@ class Training:
         self.val = find_validation(plan.val, plan.data) if plan.val_every.steps else []
         self.questions = evaluation.read(plan.hellaswag, plan.model.v) if plan.hellaswag else []
         self.texts = Texts(decoder_beside(self.data.shards[0].path))
+        if plan.hellaswag and self.texts.decoder:
+            evaluation.need_tokenizer(plan.hellaswag, self.texts.decoder.fingerprint())
         if plan.prompt and self.texts.decoder is None:
             raise CannotGoOn("--prompt: the data do not say which tokenizer they were made with (bench.data --vocab)")
         self.identity = self.data.identity()  # once: what it looks at may be gone at the last checkpoint
@@ -196,6 +198,7 @@ class Training:
                 self._write_environment()
                 build.write_choice(self.folder, plan.race, choice, utc())
             self._begin_the_journal(note)
+            self._say_who(note)
         self.resumed = None  # as large as the model
 
     def _parameters(self) -> dict[str, torch.Tensor]:
@@ -206,6 +209,22 @@ class Training:
         dtype = DTYPES[plan.race.job.dtype]
         found = init_parameters(plan.model, plan.race.job.seed)
         return {name: p.to(dtype) for name, p in found.items()}
+
+    def _say_who(self, note: str) -> None:
+        """What trains, in two lines for people: the model and its data, the kernels."""
+        plan, job = self.plan, self.plan.race.job
+        ranks = f" x {self.ranks.ranks} ranks" if self.ranks.ranks > 1 else ""
+        cli.say(
+            f"{plan.model.name}, {plan.model.parameters:,} parameters in {job.dtype} on {job.device}; steps "
+            f"{self.done + 1} to {self.steps} of {plan.total_batch:,} tokens = {plan.micro_batches} micro-batches of "
+            f"{plan.B} x {plan.T}{ranks}; an epoch is {self.data.steps_per_epoch:,}, {self.data.tokens:,} tokens"
+        )
+        by_layer: dict[str, dict[str, None]] = {}
+        for call, name in self.kernels.items():
+            by_layer.setdefault(call.split()[0].partition("/")[0], {})[name] = None
+        cli.say("kernels: " + ", ".join(f"{layer} {'/'.join(names)}" for layer, names in by_layer.items()))
+        if note:
+            cli.say(f"kernels were {note}")
 
     def _begin_the_journal(self, note: str) -> None:
         assert self.journal

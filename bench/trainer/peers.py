@@ -9,6 +9,7 @@ import datetime
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -21,7 +22,8 @@ from bench.cli import FAILED, INTERRUPTED, CannotGoOn
 from bench.core.evidence import one_line
 from bench.machine.facts import usable_cpus
 
-PATIENCE_S = 600  # for a rank that does not answer; one that has died is noticed at once
+FAREWELL_S = 3.0  # at most, for the others to hear that rank 0 cannot go on
+PATIENCE_S = 1800  # for a rank that does not answer, as torch has it; one that has died is noticed at once
 FIRST_PORT, PORTS = 20_000, 20_000  # Slurm gives no port: one of these by the job's number
 
 T = TypeVar("T")
@@ -179,6 +181,14 @@ class Peers:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
+    def everyones(self, what: T) -> list[T]:
+        """What every rank has to say, by rank."""
+        found = [what] * self.ranks
+        if self.ranks > 1:
+            with self.losing("waiting for the others"):
+                dist.all_gather_object(found, what)
+        return found
+
     def agree(self, flat: torch.Tensor, what: str) -> None:
         """Raises CannotGoOn, with `what` in its words, where ranks hold different bits in a contiguous tensor, of whole
         groups of 4 bytes. By a sum of them: it finds ranks that have drifted apart, not what somebody hides."""
@@ -214,11 +224,22 @@ class Peers:
             yield
         except (CannotGoOn, KeyboardInterrupt) as error:
             if self._speaks():
+                if not isinstance(error, RankLost):
+                    self._wait_until_all_know()
                 raise
             raise SystemExit(error.code if isinstance(error, CannotGoOn) else INTERRUPTED) from error
         except Exception:
             self._speaks()
             raise
+
+    def _wait_until_all_know(self) -> None:
+        """Rank 0 may be the one that all others ask whether they are to speak: it stays until they have."""
+        if self.store and self.main:
+            with contextlib.suppress(RuntimeError):
+                dist.destroy_process_group()  # what the others notice
+            until = time.monotonic() + FAREWELL_S
+            while self.store.add("voice", 0) < self.ranks and time.monotonic() < until:
+                time.sleep(0.02)
 
     def _speaks(self) -> bool:
         """Whether no other rank has asked before. Where nobody can be asked, rank 0 is gone, and rank 1 speaks."""

@@ -37,6 +37,8 @@ class Ranks(Peers):
         """
         if self.ranks == 1:
             return
+        if step.replay:
+            raise ValueError("a step that is recorded as graphs does not see the other ranks")
         sharded = optimizer == "sharded"
         reduction = Reduction(self, step, sharded, bucket_bytes, ordered)
         if sharded:

@@ -11,11 +11,11 @@ ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Stopping:
     """Use as a context manager, in the main thread; `asked` is the name of the signal that came, or "".
 
-    What was ignored stays ignored, as under nohup.
+    What was ignored stays ignored, as under nohup. quiet: another process says that it was heard.
     """
 
-    def __init__(self) -> None:
-        self.asked = ""
+    def __init__(self, quiet: bool = False) -> None:
+        self.asked, self.quiet = "", quiet
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Stopping":
@@ -35,4 +35,4 @@ class Stopping:
         if self.asked:  # every file is whole or not there, at any moment
             raise KeyboardInterrupt
         self.asked = name
-        cli.say(f"{name}: this step is finished and a checkpoint written; once more ends at once")
+        cli.say(f"{name}: this step is finished and a checkpoint written; once more ends at once", self.quiet)

@@ -7,6 +7,7 @@ Whoever reads the folder later, or goes on with it, needs nothing else.
 import importlib.util
 import itertools
 import json
+import logging
 import os
 import re
 import signal
@@ -31,6 +32,7 @@ from bench.trainer.journal import FILE, events
 
 LONGEST = 150  # characters of a case's name
 POLL_S = 0.05
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # by which a scheduler says that it will end a job
 PATIENCE_S = 60.0  # for cases that were asked to end, to write a checkpoint
 
 
@@ -207,10 +209,13 @@ def on_slurm(out: Path, jobs: list[tuple[Case, list[str]]], wishes: Wishes) -> N
         raise CannotGoOn("--executor slurm needs submitit: pip install 'layerbench[sweep]', or take --executor local")
     import submitit
 
+    logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns of each sacct where Slurm keeps no accounts
     folder = out.resolve()
     lines = [(str(folder), case.name, line) for case, line in jobs]
     if not lines:
         return
+    for case, _ in jobs:
+        _ended(out, case.name).unlink(missing_ok=True)
     try:
         executor = submitit.AutoExecutor(folder=str(folder / "slurm"), cluster="slurm")
         executor.update_parameters(
@@ -238,19 +243,39 @@ def on_slurm(out: Path, jobs: list[tuple[Case, list[str]]], wishes: Wishes) -> N
 
 
 def job(out: str, name: str, line: list[str]) -> int:
-    """What a process of one of Slurm's jobs does: the case, or its part of it. The exit code."""
+    """What a process of one of Slurm's jobs does: the case, or its part of it. The exit code.
+
+    Slurm sends every signal to all processes of a job. SIGTERM is the case's own matter: once is enough. The warning
+    that time is nearly up (submitit asks for it 90 s ahead) becomes SIGTERM, so that the case keeps what it has.
+    """
     rank = int(os.environ.get("SLURM_PROCID", "0"))
     began = time.time()
+    started: list[subprocess.Popen[bytes]] = []
+    warned: list[int] = []
+
+    def warn(number: int, _: Any) -> None:
+        warned.append(number)
+        for process in started:
+            process.terminate()
+
+    for number in WARNINGS:
+        signal.signal(number, warn)
+    signal.signal(signal.SIGTERM, lambda *_: None)
     with _log(Path(out), name, rank).open("ab") as log:
-        process = subprocess.Popen(line, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-        try:
-            code = process.wait()
-        finally:
-            signal.signal(signal.SIGTERM, before)
+        started.append(subprocess.Popen(line, stdout=log, stderr=log, stdin=subprocess.DEVNULL, preexec_fn=_deaf))
+    if warned:
+        started[0].terminate()
+    code = started[0].wait()
     if rank == 0:
         _write_ended(Path(out), name, code, time.time() - began)
     return code
+
+
+def _deaf() -> None:
+    """To warnings, of which a program that knows none dies; and not to SIGTERM."""
+    for number in WARNINGS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 # ---- what it came to -----------------------------------------------------------------------------------------------

@@ -44,6 +44,12 @@ def test_every_export_can_be_started_from(tmp_path, run, format):
     assert str(out) in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_llmcs_folder_has_the_runs_tokenizer(tmp_path, run):
+    (run / "checkpoints" / "tokenizer.bin").write_bytes(b"tokens")
+    export(run, "llmc", tmp_path / "llmc")
+    assert (tmp_path / "llmc" / "gpt2_tokenizer.bin").read_bytes() == b"tokens"
+
+
 @pytest.mark.parametrize("which", ["run", "run/checkpoints", "run/checkpoints/step-00000007"])
 def test_a_run_or_a_checkpoint_of_it_is_taken(tmp_path, run, which):
     wanted = with_padding_of_zeros("fp32").weights

@@ -142,6 +142,7 @@ def test_what_computes_otherwise_is_refused(tmp_path, config, says):
         ("transformer.h.1.mlp.c_fc.weight", None, "h.1.mlp.c_fc.weight is missing"),
         ("transformer.h.1.mlp.c_fc.weight", torch.zeros(16, 63), r"h.1.mlp.c_fc.weight is \(63, 16\)"),
         ("transformer.h.2.ln_1.weight", torch.zeros(16), "h.2.ln_1.weight is none of"),
+        ("transformer.h.1.mlp.c_fc.weight", torch.zeros(16, 64, dtype=torch.int8), "quantized weights are not read"),
         ("lm_head.weight", torch.zeros(200, 16), "not tied"),
         ("transformer.wte.weight", torch.zeros(199, 16), "a vocabulary of 199, made-up has 200"),
     ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 import resource
 import shutil
@@ -69,6 +70,46 @@ def test_the_same_step_again_takes_the_first_ones_place(tmp_path):
     again = dataclasses.replace(state(), rest={"vocabulary": "ab" * 32, "again": True})
     path = save(tmp_path, again)
     assert same(load(path, MODEL), again) and names(tmp_path) == ["step-00000007"]
+
+
+def test_everything_is_forced_to_disk_before_what_depends_on_it(tmp_path, monkeypatch):
+    """Files before the folder that holds them, that before its rename, the rename before the marker, the marker last:
+    what no killed process can show, for the system lives on."""
+    done: list[str] = []
+    fsync, rename, replace = os.fsync, Path.rename, os.replace
+
+    def forced(handle: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
+        new = [f"new {file}" for file in (REST, MARKER) if name.startswith(f".{file}.")]  # put's temporary ones
+        done.append(f"force {(new or [name])[0]}")
+        fsync(handle)
+
+    def renamed(self: Path, to: Path) -> Path:
+        done.append(f"rename to {to.name}")
+        return rename(self, to)
+
+    def replaced(old: str, new: Path) -> None:
+        done.append(f"rename to {Path(new).name}")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", forced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(os, "replace", replaced)
+    folder = tmp_path / "checkpoints"
+    save(folder, state())
+    assert done == [
+        f"force {WEIGHTS}",
+        f"force {OPTIMIZER}",
+        f"force new {REST}",
+        f"rename to {REST}",
+        "force .step-00000007.writing",
+        "rename to step-00000007",
+        "force checkpoints",
+        f"force new {MARKER}",
+        f"rename to {MARKER}",
+        "force step-00000007",
+        "force checkpoints",
+    ]
 
 
 # --- torn ones ---

@@ -205,6 +205,19 @@ def test_the_command_writes_the_file_and_what_it_is(tmp_path, letters):
     assert wrong.returncode == 64 and "--hellaswag takes --out DIR" in wrong.stderr
 
 
+def test_questions_in_another_tokenizer_s_ids_are_refused(tmp_path, letters):
+    file = tmp_path / "hellaswag.bin"
+    evaluation.convert(jsonl(tmp_path / "h.jsonl", LINES), letters, file)
+    evaluation.need_tokenizer(file, letters.fingerprint())
+    with pytest.raises(DataError, match="encoded with another tokenizer than the data"):
+        evaluation.need_tokenizer(file, "another")
+    for content in ("{", "[]", "{}"):
+        file.with_suffix(".json").write_text(content)
+        evaluation.need_tokenizer(file, "another")
+    file.with_suffix(".json").unlink()
+    evaluation.need_tokenizer(file, "another")
+
+
 # ---- answers ---------------------------------------------------------------------------------------------------------
 
 

@@ -11,10 +11,13 @@ from bench.checkpoints.state import State
 from bench.core.variants import discover
 from bench.models.program import program, step_calls
 from bench.models.step import Step
-from bench.trainer import peers
+from bench.trainer import loop, peers
 from bench.trainer.peers import RankLost
 from bench.trainer.ranks import Ranks
+from reference.models import MODELS
 from reference.models.gpt2 import GPT2, init_parameters
+from tests import commands
+from tests.bench.trainer import runs
 
 SMALL = GPT2("small", L=2, NH=2, C=40, max_t=24, v=300)  # sizes that divide into nothing
 UNCLIPPED = replace(SMALL, recipe=replace(SMALL.recipe, max_norm=1e6))
@@ -142,6 +145,30 @@ def share_of_cores(cpus: dict[int, list[int]]) -> int:
     ranks = Ranks.join()
     ranks.leave()
     return ranks.threads
+
+
+def command(*words: object, asked: tuple[int, int] = (-1, -1)) -> commands.Done:
+    """`bench.train` on this rank. asked: (rank, step) to be sent SIGTERM in that step."""
+    MODELS[runs.SMALL.name] = runs.SMALL
+    one = loop.Training._one
+
+    def _one(self: loop.Training, batches: list[Any]) -> None:
+        if (self.ranks.rank, self.done) == asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+        one(self, batches)
+
+    loop.Training._one = _one  # type: ignore[method-assign]
+    return commands.run("train", *words)
+
+
+def by_srun() -> list[float]:
+    """Every rank's number, by ranks that Slurm has started."""
+    told = os.environ
+    slurm = dict(SLURM_PROCID=told["RANK"], SLURM_STEP_NUM_TASKS=told["WORLD_SIZE"], SLURM_LOCALID=told["LOCAL_RANK"])
+    ranks = Ranks.join({**slurm, "MASTER_ADDR": told["MASTER_ADDR"], "MASTER_PORT": told["MASTER_PORT"]})
+    found = ranks.all(ranks.rank)
+    ranks.leave()
+    return found
 
 
 def dies(job: Job) -> dict[str, Any]:

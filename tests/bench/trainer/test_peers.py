@@ -5,7 +5,7 @@ import torch
 
 from bench.cli import CannotGoOn
 from bench.trainer.peers import Peers, Place, place
-from tests.bench.trainer.rank_cases import share_of_cores, words
+from tests.bench.trainer.rank_cases import by_srun, share_of_cores, words
 from tests.bench.trainer.together import apart, together
 
 STEP = dict(SLURM_JOB_ID="77", SLURM_STEP_ID="2", SLURM_STEP_NUM_TASKS="16", SLURM_PROCID="9", SLURM_LOCALID="1")
@@ -70,6 +70,10 @@ def test_alone_there_is_nobody_to_wait_for():
     alone.leave()
     with pytest.raises(CannotGoOn, match="my own"), alone.one_voice():
         raise CannotGoOn("my own")
+
+
+def test_ranks_of_slurm_meet_at_rank_0():
+    assert apart(2, by_srun) == [[0, 1], [0, 1]]
 
 
 def test_threads_are_a_share_of_the_cores():

@@ -1,5 +1,6 @@
 """Every rank keeps its part of the optimizer's state and no more; whole tensors go into checkpoints and come out."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -40,6 +41,21 @@ def test_rounding_at_random_needs_no_scratch_of_the_whole():
     job = Job("bf16", masters=False)
     whole, half = together(2, train, job), together(2, train, replace(job, optimizer="sharded"))
     assert whole[0]["bytes"] - half[0]["bytes"] >= 4 * job.model.parameters * 0.95
+
+
+@pytest.mark.parametrize("job", [Job(), Job("bf16"), Job("bf16", masters=False)], ids=str)
+def test_the_whole_state_is_let_go_of(job):
+    """It is nobody's any more: neither the memory's nor a call's."""
+    step = build(job, 2)
+    mem = step.memory
+    whole = [t for t in (mem.flat_m, mem.flat_v, mem.flat_masters) if t is not None]
+    whole += [t for t in mem.tensors[-1:] if step.rounds]
+    watched = [weakref.ref(t) for t in whole]
+    del whole
+    peers = Peers(Place(0, 2))
+    Sharded(peers, step, Reduction(peers, step, True, 20_000))
+    assert len(watched) == (2 if job.dtype == "fp32" else 3)
+    assert [ref() for ref in watched] == [None] * len(watched)
 
 
 def test_only_rank_0_gathers():

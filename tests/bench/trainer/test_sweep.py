@@ -68,7 +68,9 @@ PLAY = """
 import pathlib, signal, sys, time
 seconds, code, file = float(sys.argv[1]), int(sys.argv[2]), pathlib.Path(sys.argv[3])
 def end(*_):
-    file.with_suffix(".asked").touch()
+    with file.with_suffix(".asked").open("a") as asked:
+        asked.write("asked\\n")
+    time.sleep(0.3)  # for a second one, which would come in between
     sys.exit(130)
 signal.signal(signal.SIGTERM, end)
 file.with_suffix(f".{time.time_ns()}.begun").touch()
@@ -315,16 +317,17 @@ def test_where_slurm_or_submitit_is_missing_one_line_says_so(tmp_path, play, sub
         sweep.on_slurm(tmp_path, play(("a", 0, 0)), Wishes())
 
 
-def test_a_job_that_slurm_ends_passes_it_on(tmp_path, play):
-    """SIGTERM, which Slurm sends before it kills, reaches the case, which then keeps what it has."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_job_that_slurm_ends_keeps_what_it_has(tmp_path, play, number):
+    """Cancelled, or warned that its time is nearly up: all processes get the signal, and the case is asked once."""
     ((case, line),) = play(("a", 60, 0))
     code = f"from bench.trainer.sweep import job; raise SystemExit(job({str(tmp_path)!r}, 'a', {line!r}))"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=HOME)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=HOME, start_new_session=True)
     until = time.monotonic() + 60
     while not list(tmp_path.glob("*.begun")) and time.monotonic() < until:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(60) == cli.INTERRUPTED and (tmp_path / "a.asked").exists()
+    os.killpg(process.pid, number)
+    assert process.wait(60) == cli.INTERRUPTED and (tmp_path / "a.asked").read_text() == "asked\n"
     assert sweep.outcome(tmp_path, case) == cli.INTERRUPTED
 
 

@@ -30,10 +30,10 @@ def together(ranks: int, function: Function, *args: Any) -> list[Any]:
         raise
 
 
-def apart(ranks: int, function: Function, *args: Any, **variables: str) -> list[Any]:
+def apart(ranks: int, function: Function, *args: Any) -> list[Any]:
     """[function(*args) of each rank], processes of their own that meet by themselves, if at all; an exception is
-    returned as it was raised, DIED for a rank that died. variables: of the environment, besides torchrun's."""
-    team = Team(ranks, False, variables)
+    returned as it was raised, DIED for a rank that died."""
+    team = Team(ranks, False)
     try:
         return team.run(function, *args, whatever=True)
     finally:
@@ -43,11 +43,11 @@ def apart(ranks: int, function: Function, *args: Any, **variables: str) -> list[
 class Team:
     """Processes, one for each rank. joined: they have met, and functions get their `Ranks` first."""
 
-    def __init__(self, ranks: int, joined: bool, variables: dict[str, str]):
+    def __init__(self, ranks: int, joined: bool):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
-        shared = dict(WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), **variables)
+        shared = dict(WORLD_SIZE=str(ranks), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         self.ends, self.processes = [], []
         for rank in range(ranks):
             mine, theirs = SERVER.Pipe()
@@ -88,7 +88,7 @@ _teams: dict[int, Team] = {}
 
 def _team(ranks: int) -> Team:
     if ranks not in _teams:
-        _teams[ranks] = Team(ranks, True, {})
+        _teams[ranks] = Team(ranks, True)
     return _teams[ranks]
 
 
@@ -111,3 +111,5 @@ def _serve(end: Any, own: dict[str, str], joined: bool) -> None:
         except BaseException as error:
             found = error
         end.send_bytes(pickle.dumps(found))  # not `send`, which would leave a tensor's contents with this process
+        if not joined:
+            return
