@@ -29,7 +29,8 @@ class Units:
     total: int
     guess_s: float | None = None  # of one, as long as none is done
     done: int = 0
-    spent_s: float = 0.0
+    done_s: float = 0.0  # that those took
+    now_s: float = 0.0  # that the one under way has had
 
     @property
     def left(self) -> int:
@@ -37,11 +38,10 @@ class Units:
 
     def left_s(self) -> float | None:
         """Seconds that the rest takes; None where nothing tells."""
-        each = self.spent_s / self.done if self.done else self.guess_s
+        each = self.done_s / self.done if self.done else self.guess_s
         if not self.left:
             return 0.0
-        # The one under way has had some of its time.
-        return None if each is None else max(0.0, each * self.left - (0.0 if self.done else self.spent_s))
+        return None if each is None else each * (self.left - 1) + max(0.0, each - self.now_s)
 
 
 class Progress:
@@ -55,7 +55,7 @@ class Progress:
         self.lock = threading.RLock()
         self.over = threading.Event()
         self.drawn = self.midline = False  # whether the line is to be seen, and whether something else's is unfinished
-        self.since = clock()  # when `spent_s` was last brought up to date
+        self.since = clock()  # when `now_s` was last brought up to date
 
     # --- what it is told ---
 
@@ -79,6 +79,8 @@ class Progress:
             units = self.units.setdefault(word, Units(word, 1))
             units.done += took
             units.total -= not took
+            units.done_s += units.now_s if took else 0.0
+            units.now_s = 0.0
 
     def tell(self, text: str) -> None:
         """What is being done just now."""
@@ -88,7 +90,7 @@ class Progress:
     def _count_time(self) -> None:
         now = self.clock()
         if self.now:
-            self.now.spent_s += now - self.since
+            self.now.now_s += now - self.since
         self.since = now
 
     def line(self) -> str:

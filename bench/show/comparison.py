@@ -247,8 +247,10 @@ class Verdicts:
         for c in listed(changes):
             layer = c.case.layer if c.case.layer != last else ""
             last = c.case.layer
-            cells = [*time_cells(c), _verdict(c), why(c)]
-            sheet.add(layer, texts[c.case], c.case.variant, *cells, label=f"{c.case.layer} {texts[c.case]} {c.case.variant}")
+            cells: list[str | Text] = [*time_cells(c), _verdict(c), why(c)]
+            sheet.add(
+                layer, texts[c.case], c.case.variant, *cells, label=f"{c.case.layer} {texts[c.case]} {c.case.variant}"
+            )
         return sheet
 
     def _steps_table(self, changes: list[Change]) -> Sheet:
@@ -259,7 +261,7 @@ class Verdicts:
         texts = case_texts([c.case for c in changes])
         for c in changes:
             model = f"{c.case.layer} {texts[c.case]}"
-            cells = [*time_cells(c), _verdict(c), *[mfu_text(c, name) for name in MFU], why(c)]
+            cells: list[str | Text] = [*time_cells(c), _verdict(c), *[mfu_text(c, name) for name in MFU], why(c)]
             sheet.add(model, c.case.variant, *cells, label=f"{model} {c.case.variant}")
         return sheet
 

@@ -103,6 +103,10 @@ class Screen:
             sheet.add(name, *[c.told([Record(**counted)]) for c in COUNTED])
         self.print(sheet)
 
+    def say(self, text: str) -> None:
+        """A sentence, wrapped between words on a terminal."""
+        self.console.print(Text(text), soft_wrap=not self.console.is_terminal)
+
     def note(self, text: str) -> None:
         """A line as it is, to be copied from."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)

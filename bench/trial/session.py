@@ -115,7 +115,7 @@ class Session:
         """By the gravest that happened: a wrong result, a call that never ended, a named variant that could not run."""
         untried = self.untried()
         for name, why in untried.items():
-            self.screen.note(f"{name} was not tried: {why}")
+            self.screen.say(f"{name} was not tried: {why}")
         bad = {r["status"] for r in self.records} - {"ok", "simulated", "skipped"}
         if bad:
             return cli.TIMED_OUT if bad == {TIMEOUT} else cli.WRONG
@@ -180,7 +180,7 @@ class Session:
             self.screen.proofs(layer, phase, dtype, [self.proved[layer, p.variant.name, phase, dtype] for p in proofs])
         self.screen.counts(layer, phase, dtype, {p.variant.name: p.counts for p in proofs if p.counts})
         for case, calls in () if plan.check_only else cases(plan, layer, phase, dtype):
-            self.screen.line.begin(CASE)
+            self.screen.line.begin(CASE, f"{layer} {phase} {case.name} {dtype}")
             if plan.profile:
                 self.profile(case, proofs, plan.profile)
             else:

@@ -48,6 +48,7 @@ def test_it_says_how_far_and_how_long():
     p.begin("case", "round 1: cpu.naive")
     assert p.line() == "case 2 of 4, about 0:18 left: round 1: cpu.naive", "as the first one took"
     clock.now = 60.0
+    assert "about 0:12 left" in p.line(), "the others at least, where one takes longer than was thought"
     for _ in range(3):
         p.done("case")
     p.tell("the page")
