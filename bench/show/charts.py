@@ -82,15 +82,16 @@ def times(log: bool) -> Chart:
 
 
 def overview() -> Chart:
-    """Rows: case, speedup, low, high, limit, reach, variant, backend, text: the best own kernel against PyTorch, and
-    where it would be at the floor."""
+    """Rows: case, speedup, low, high, limit, reach, variant, backend, text, noisy (drawn faintly): the best own kernel
+    against PyTorch, and where it would be at the floor."""
     base = alt.Chart(_rows()).encode(
         y=alt.Y("case:N", sort=None, title=None),
     )
     scale = alt.Scale(type="log", base=2)
     x_axis = alt.Axis(title="speed against PyTorch's fastest, logarithmic; red: at the floor", format="~g", tickCount=6)
     one = alt.Chart(alt.Data(values=[{"at": 1}])).mark_rule(strokeDash=[4, 3]).encode(x="at:Q")
-    bars = base.mark_bar(height=12, opacity=0.85).encode(
+    bars = base.mark_bar(height=12).encode(
+        opacity=alt.condition("datum.noisy", alt.value(0.25), alt.value(0.85)),
         x=alt.X("speedup:Q", scale=scale, axis=x_axis),
         x2=alt.datum(1),
         color=_by_backend(),

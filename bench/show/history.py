@@ -101,10 +101,13 @@ def print_table(layer: str, points: list[Point]) -> None:
             series = texts[p.case], p.case.variant
             shown = ("", "") if series == last else series
             last = series
-            same = not p.before or p.record.get("source_hash") == p.before.record.get("source_hash")
+            change, source = DASH, ""
+            if p.before and p.change:
+                change = change_text(p.change) + (" =" if p.within_noise else "")
+                source = "" if p.record.get("source_hash") == p.before.record.get("source_hash") else "changed"
             shares = percent(p.record.get("noise_floor")), percent(p.record.get("of_ceiling"))
             when = p.when[:16].replace("T", " ")
-            sheet.add(*shown, when, p.commit, time_text(p.record), _change(p), *shares, "" if same else "changed")
+            sheet.add(*shown, when, p.commit, time_text(p.record), change, *shares, source)
         sheet.print(screen)
         screen.print()
     screen.print("commit+: with changes that were not committed. =: within the noise.", style="dim", highlight=False)

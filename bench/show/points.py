@@ -167,7 +167,8 @@ def best_rows(best: Iterable[Best]) -> list[Point]:
             high=b.row["speedup_high"],
             limit=(limit := b.row["speedup"] / share if (share := b.row.get("of_ceiling")) else None),
             reach=max(b.row["speedup_high"], b.row["speedup"], limit or 1, 1),
-            text=f"{b.text} {b.row['variant']}",
+            noisy=b.noisy,
+            text=f"{'too noisy,' if b.noisy else b.text} {b.row['variant']}",
         )
         for b in best
         if b.row.get("speedup") and b.row.get("speedup_high") is not None

@@ -16,6 +16,7 @@ from kernels import cache_dir
 
 ROW_HEIGHT = {"variant": 24, "case": 24, "contestant": 40}  # by what a chart has a row for
 NARROW_HEIGHT = {"variant": 40, "case": 40, "contestant": 54}  # where a row's name stands above it
+ABOVE = {"baseline": "bottom", "dy": -8, "fontSize": 11}  # of a row's bar
 NARROW_LEGEND = 2  # columns
 
 
@@ -49,8 +50,8 @@ def _row_field(spec: Spec) -> str:
 
 
 def narrow(spec: Spec) -> Spec:
-    """The same chart for a phone: a row's name stands above the row and not beside it, where it would take half of the
-    width."""
+    """The same chart for a phone: a row's name and its number stand above the row and not beside it, where they would
+    take most of the width."""
     whole = copy.deepcopy(spec)
     for layer in whole["layer"]:
         legend = layer["encoding"].get("color", {}).get("legend")
@@ -63,12 +64,16 @@ def narrow(spec: Spec) -> Spec:
     for layer in whole["layer"]:
         if layer["encoding"].get("y", {}).get("field") == by:
             layer["encoding"]["y"]["axis"] = no_names
+        if layer["encoding"].get("text", {}).get("field") == "text":
+            layer["mark"] |= ABOVE | {"align": "right", "dx": 0}
+            layer["encoding"]["x"] = {"value": "width"}
+            whole["padding"] = whole["padding"] | {"right": 5}
     once = [{"aggregate": [{"op": "count", "as": "rows"}], "groupby": [by]}]
     whole["layer"].append(
         {
             "data": {"name": "rows"},
             "transform": once,
-            "mark": {"type": "text", "align": "left", "baseline": "bottom", "dy": -8, "fontSize": 11},
+            "mark": {"type": "text", "align": "left"} | ABOVE,
             "encoding": {
                 "y": {"field": by, "type": "nominal", "sort": None, "axis": no_names},
                 "x": {"value": 2},

@@ -16,6 +16,9 @@ def test_names_stand_above_their_rows_and_rows_are_higher(kind):
     assert named["mark"]["type"] == "text" and named["encoding"]["x"] == {"value": 2}
     axes = [layer["encoding"]["y"]["axis"] for layer in narrow["layer"] if layer["encoding"].get("y", {}).get("field")]
     assert axes and all(not axis["labels"] for axis in axes)
+    numbers = [layer for layer in narrow["layer"] if layer["encoding"].get("text", {}).get("field") == "text"]
+    assert all(layer["encoding"]["x"] == {"value": "width"} for layer in numbers)
+    assert bool(numbers) == (kind in ("times", "times_log", "overview"))
     assert spec == specs.all_specs()[kind]  # the wide one is as it was
     assert specs.height_of(narrow, ROWS, specs.NARROW_HEIGHT) > specs.height_of(spec, ROWS)
 
