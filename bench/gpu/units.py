@@ -1,4 +1,4 @@
-"""What each unit of a GPU kernel's work costs: counts at small shapes, in a table in results/, and how they scale.
+"""What a unit of a GPU kernel's work costs: counts at small shapes, in a table in results/, and how they scale.
 
     {"schema": 1, "variants": {"matmul cuda.mma": {"source": …, "by": …,
      "samples": {"forward {\\"K\\": 128, …}": {"matmul_forward": {"items": 4, "work": …, "counts": {"l2_reads": …}}}},
@@ -6,11 +6,11 @@
       "before": 0, "threads": 128, "registers": …, "shared_bytes": …, "resident": 2}}}}}}}
 
 An *item* is a block, or a tile where blocks are persistent; *work* and *side* are what `work` and `side` say, *before*
-the items of the kernel that is launched before (parts that are added up). A count is fitted as a sum of one to three of
-these, each times a constant, on more small shapes than it has constants. Where several such sums fit, the one that
-promises least at the call's size is taken, so that a bound made of it is none too high; where none fits to TOLERANCE the
-count is not known. Items, threads, registers, shared memory and resident blocks are those of the call itself, at B=64,
-T=1024: launches are written down there, and nothing is run.
+the items of the kernel that is launched before (parts that are added up). A count is fitted as a sum of one to three
+of these, each times a constant, on more small shapes than it has constants. Where several such sums fit, the one that
+promises least at the call's size is taken, so that a bound made of it is none too high; where none fits to TOLERANCE
+the count is not known. Items, threads, registers, shared memory and resident blocks are those of the call itself, at
+B=64, T=1024: launches are written down there, and nothing is run.
 
 `python -m bench.roofline --count` writes it.
 """
@@ -46,7 +46,7 @@ from reference.models import MODELS
 TABLE = HOME / "results" / "simulator-sm_90a" / "units.json"
 SCHEMA = 1
 MODEL, B, T, DTYPE, ARCH = "gpt2-124m", 64, 1024, "bf16", "sm_90a"
-TOLERANCE = 0.005
+TOLERANCE, EXACT = 0.005, 1e-6  # relative
 FEATURES = ("items", "work", "side", "before")
 COUNTS = tuple(f.name for f in fields(Executed))
 Shape = contract.Shape
@@ -179,21 +179,29 @@ def points_of(case: Case, uses: list[KernelUse]) -> list[tuple[str, Point]]:
 
 def fit(points: list[Point], values: list[float], wanted: Point) -> Entry | None:
     """The sum of features that fits all values and gives least at `wanted`: a constant for each, which they are (`of`),
-    and how far `off` it is at worst. None where none fits, or there are too few points to try one. What was launched
-    before is asked for only where the kernel's own features do not fit."""
+    and how far `off` it is at worst. None where none fits, or there are too few points to try one. A sum that is exact
+    is taken before one that is not, for what is little at small shapes may be all at large ones; and what was launched
+    before is asked for only where the kernel's own features do not do."""
     if points and not any(values):
         return {"of": [], "off": 0.0}
-    own = [f for f in FEATURES if f != "before"]
-    return _least(points, values, wanted, own) or _least(points, values, wanted, list(FEATURES))
+    for tolerance in (EXACT, TOLERANCE):
+        for features in (FEATURES[:-1], FEATURES):
+            if found := _least(points, values, wanted, features, tolerance):
+                return found
+    return None
 
 
-def _least(points: list[Point], values: list[float], wanted: Point, features: list[str]) -> Entry | None:
+def _least(
+    points: list[Point], values: list[float], wanted: Point, features: tuple[str, ...], tolerance: float
+) -> Entry | None:
     best: tuple[float, Entry] | None = None
     combinations = itertools.chain.from_iterable(itertools.combinations(features, n) for n in range(1, len(points)))
     for names in combinations:
         constants, off = _solved([[p[name] for name in names] for p in points], values)
+        if not constants:
+            continue
         there = sum(c * wanted[name] for c, name in zip(constants, names, strict=True))
-        if constants and off <= TOLERANCE and there >= 0 and (best is None or there < best[0] * (1 - 1e-9)):
+        if off <= tolerance and there >= 0 and (best is None or there < best[0] * (1 - 1e-9)):
             best = there, {**dict(zip(names, constants, strict=True)), "of": list(names), "off": off}
     return best[1] if best else None
 
@@ -267,6 +275,10 @@ def calls_of(layer: str) -> Iterator[tuple[str, str, contract.Call]]:
     for phase in contract.phases_of(contract.load(layer)):
         for name, call in MODELS[MODEL].shapes(layer, B, T).items():
             yield phase, name, call
+
+
+def shape_of(layer: str, phase: str, name: str) -> Shape:
+    return next(call.shape for p, n, call in calls_of(layer) if (p, n) == (phase, name))
 
 
 def call_name(phase: str, name: str) -> str:
