@@ -197,7 +197,12 @@ def best(of_call: list[Bound]) -> Bound | None:
     is."""
     candidates = [b for b in of_call if b.complete]
     candidates = candidates or [b for b in of_call if b.layer in PRODUCTS and b.knows("mma_flops", "wgmma_flops")]
-    return min(candidates, key=lambda b: (b.seconds, b.of_kernels), default=None)
+    return min(candidates, key=rank, default=None)
+
+
+def rank(b: Bound) -> tuple[float, float, str]:
+    """Of an order by bounds that the last digits of a float do not decide."""
+    return float(f"{b.seconds:.4g}"), float(f"{b.in_turn:.4g}"), b.variant
 
 
 @dataclass(frozen=True)
@@ -232,7 +237,7 @@ def step(all_bounds: list[Bound], limits: Limits = H200) -> list[StepCall]:
                 mine = [b for b in all_bounds if (b.layer, b.phase, b.name) == (layer, phase, name)]
                 seconds, by = floor(layer, phase, call.shape, limits)
                 found.append(StepCall(layer, phase, name, call.calls, seconds, by, best(mine)))
-    return sorted(found, key=lambda c: -c.seconds)
+    return sorted(found, key=lambda c: float(f"{-c.seconds:.4g}"))
 
 
 def at(limits: Limits, found: list[Bound]) -> list[Bound]:

@@ -33,9 +33,9 @@ The simulator runs each kernel's PTX at three or four small shapes and counts wh
 and by `wgmma`, results of the special-function unit (exp2, reciprocal, root), fp32 arithmetic, wavefronts of shared
 memory with their bank conflicts, sectors asked of L1 and of L2. Each count is fitted as a constant for each block or
 tile (*item*) and one for each unit of work (M N K of a product, B NH T² of attention, rows or elements elsewhere; M N
-for dbias; what was cut into parts for a kernel that adds them), always at more shapes than constants. What fits
-everywhere, exactly or at least to 0.5 %, is scaled to the call's own items and work. The machine code says registers, and so how many blocks
-share a multiprocessor; the launch, written down at its full size, says how many there are.
+for dbias; what was cut into parts for a kernel that adds them), always at more shapes than constants. What fits all of
+them, exactly or at least to 0.5 %, is scaled to the call's own items and work. The machine code says registers, and so
+how many blocks share a multiprocessor; the launch, written down at its full size, says how many there are.
 
     kernel    = max over resources of (count / rate) x imbalance
     call      = max(floor, sum of its kernels)
@@ -47,7 +47,8 @@ share a multiprocessor; the launch, written down at its full size, says how many
 | floors | products | bytes of memory beyond the compulsory, what L2 holds |
 | launches, items, waves, imbalance | exp2 and the like, fp32 | latencies, barriers, launches, the first tile's way |
 | threads, registers, shared memory | wavefronts of shared memory | clocks under power |
-| resident blocks | sectors of L1 and L2 | integer and address instructions; libraries' kernels |
+| resident blocks | sectors of L1 and L2 | integer and address instructions; what TMA writes to shared memory |
+| | | kernels of libraries |
 
 Counts are of PTX. Where ptxas may fuse sums with products, only the more numerous kind counts. Items of a causal
 attention are not equal work, so it has no imbalance."""
@@ -139,7 +140,7 @@ A step of {_ms(AIM)} ms has its kernels, together, at {total / AIM:.0%} of their
 
 def next_section(calls: list[StepCall]) -> str:
     """Where another kernel, and not a better tuned one, is what is missing."""
-    gaps = sorted((c for c in calls if c.best and c.gap > WORTH), key=lambda c: -c.gap)
+    gaps = sorted((c for c in calls if c.best and c.gap > WORTH), key=lambda c: float(f"{-c.gap:.4g}"))
     if not gaps:
         return "## Which rung next\n\nEvery call has a variant whose bound is its floor: what is left is to reach it."
     header = ["call", "variant", "above the floors, ms", "set by", "longest kernel", "its tail", "products", "second"]
@@ -287,7 +288,7 @@ def layer_section(layer: str, found: list[Bound]) -> str:
         text.append("Kernels of NVIDIA's libraries cannot be counted: dashes.")
     mine = [b for b in found if b.layer == layer]
     for (phase, name), group in itertools.groupby(mine, key=lambda b: (b.phase, b.name)):
-        ranked = sorted(group, key=lambda b: (not b.parts, b.seconds, b.of_kernels))
+        ranked = sorted(group, key=bounds.rank)
         rows = [_variant_row(b) for b in ranked]
         rows += [[v, *[DASH] * (len(HEADER) - 1)] for v in LIBRARIES.get(layer, ())]
         text.append(f"**{_call(layer, phase, name)}**, floor {_us(ranked[0].floor)} µs ({ranked[0].floor_by})")

@@ -201,7 +201,7 @@ def _least(
         if not constants:
             continue
         there = sum(c * wanted[name] for c, name in zip(constants, names, strict=True))
-        if off <= tolerance and there >= 0 and (best is None or there < best[0] * (1 - 1e-9)):
+        if off <= tolerance and there >= 0 and (best is None or there < best[0] * (1 - EXACT)):
             best = there, {**dict(zip(names, constants, strict=True)), "of": list(names), "off": off}
     return best[1] if best else None
 
@@ -212,8 +212,9 @@ def _solved(rows: list[list[float]], values: list[float]) -> tuple[list[float], 
     scale = np.abs(matrix).max(axis=0)
     if not scale.all() or np.linalg.matrix_rank(matrix / scale) < len(scale):
         return [], math.inf
-    constants = np.linalg.lstsq(matrix / scale, target, rcond=None)[0] / scale
-    return constants.tolist(), max(map(_relative, (matrix @ constants).tolist(), values))
+    solved = np.linalg.lstsq(matrix / scale, target, rcond=None)[0] / scale
+    constants = [float(f"{c:.9g}") for c in solved]  # the last digits depend on the machine
+    return constants, max(map(_relative, (matrix @ constants).tolist(), values))
 
 
 def _relative(a: float, b: float) -> float:
