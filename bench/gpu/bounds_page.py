@@ -34,8 +34,9 @@ and by `wgmma`, results of the special-function unit (exp2, reciprocal, root), f
 memory with their bank conflicts, sectors asked of L1 and of L2. Each count is fitted as a constant for each block or
 tile (*item*) and one for each unit of work (M N K of a product, B NH T² of attention, rows or elements elsewhere; M N
 for dbias; what was cut into parts for a kernel that adds them), always at more shapes than constants. What fits all of
-them, exactly or at least to 0.5 %, is scaled to the call's own items and work. The machine code says registers, and so
-how many blocks share a multiprocessor; the launch, written down at its full size, says how many there are.
+them, exactly or at least to 0.5 %, and leaves no doubt about the call, is scaled to the call's own items and work. The
+machine code says registers, and so how many blocks share a multiprocessor; the launch, written down at its full size,
+says how many there are.
 
     kernel    = max over resources of (count / rate) x imbalance
     call      = max(floor, sum of its kernels)
@@ -57,7 +58,8 @@ COLUMNS = """Columns of a variant, after its bound: **in turn**, what its resour
 after the other, which is no bound but what a kernel that overlaps nothing would be near; each resource, all kernels of
 the call together; results of exp2; then, of the longest kernel, registers a thread, blocks on a multiprocessor, waves
 of items, **tail** (by how much the busiest multiprocessor is above the average) and **ends** (the share of an item's
-way in and out, had nothing overlapped with its loop). *In part*: not all counts scale, see the dashes."""
+way in and out, had nothing overlapped with its loop). *In part*: not all counts of all kernels scale, see ≥ and
+dashes."""
 
 
 class Check(NamedTuple):
@@ -85,7 +87,9 @@ def page(entries: dict[str, units.Entry]) -> str:
     """The whole page."""
     found = bounds.bounds(entries)
     calls = bounds.step(found)
-    sections = [HEAD, step_section(calls, found), next_section(calls), checks_section(found, calls), HOW]
+    compilers = sorted({entry["by"] for entry in entries.values()})
+    head = f"{HEAD} They are of the code of {' and '.join(compilers)}."
+    sections = [head, step_section(calls, found), next_section(calls), checks_section(found, calls), HOW]
     sections += [limits_section(), f"# Layer by layer\n\n{COLUMNS}"]
     sections += [layer_section(layer, found) for layer in _in_order(calls, found)]
     return "\n\n".join(sections) + "\n"
@@ -291,9 +295,16 @@ def layer_section(layer: str, found: list[Bound]) -> str:
         ranked = sorted(group, key=bounds.rank)
         rows = [_variant_row(b) for b in ranked]
         rows += [[v, *[DASH] * (len(HEADER) - 1)] for v in LIBRARIES.get(layer, ())]
-        text.append(f"**{_call(layer, phase, name)}**, floor {_us(ranked[0].floor)} µs ({ranked[0].floor_by})")
+        text.append(f"**{_call(layer, phase, name)}**, floor {_floor_text(ranked[0])}")
         text.append(_table(HEADER, rows, "lrl" + "r" * (len(HEADER) - 3)))
     return "\n\n".join(text)
+
+
+def _floor_text(b: Bound) -> str:
+    """µs and the resource of a call's floor, and what it is made of."""
+    flops = bounds.products(b.layer, b.phase, units.shape_of(b.layer, b.phase, b.name))
+    products = f", {flops / 1e9:.1f} GFLOP of products" if flops else ""
+    return f"{_us(b.floor)} µs ({b.floor_by}): {b.nbytes / 1e6:.1f} MB{products}"
 
 
 def _variant_row(b: Bound) -> list[str]:
@@ -305,7 +316,7 @@ def _variant_row(b: Bound) -> list[str]:
         b.set_by,
         f"{b.seconds / b.floor:.2f}x",
         _us(b.in_turn) if b.complete else DASH,
-        *(_us(by[r]) if b.knows(*counts) else DASH for r, counts in NEEDS.items()),
+        *(_known(b, by[r], counts) for r, counts in NEEDS.items()),
         f"{sum(p.amount('exp2') or 0 for p in b.parts) * rates.WARP / 1e6:.4g}" if b.knows("exp2") else DASH,
         str(longest.registers),
         str(longest.resident),
@@ -313,6 +324,13 @@ def _variant_row(b: Bound) -> list[str]:
         f"{longest.imbalance - 1:.1%}" if longest.even and longest.launches == 1 else DASH,
         DASH if longest.ends is None else f"{longest.ends:.0%}",
     ]
+
+
+def _known(b: Bound, seconds: float, counts: tuple[str, ...]) -> str:
+    """µs of a resource; "≥" where its counts are not known of all kernels, and a dash where of none."""
+    if b.knows(*counts):
+        return _us(seconds)
+    return f"≥ {_us(seconds)}" if any(set(counts) <= part.counts.keys() for part in b.parts) else DASH
 
 
 # --- text ---
