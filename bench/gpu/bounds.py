@@ -1,7 +1,7 @@
 """The least time that a call can take on an H200 with a variant's kernels: a bound from counts, never a time.
 
-Kernels of one stream run one after the other, so a call's bound is the sum of its kernels'; a kernel's is the largest of
-what its resources take, as if all of them worked at their limit and side by side (bench.machine.limits). A call is never
+Kernels of one stream run one after the other, so a call's bound is the sum of its kernels'; a kernel's is the largest
+of what its resources take, as if all worked at their limit and side by side (bench.machine.limits). A call is never
 below its floor. What was not counted takes nothing here, so that a bound that misses something is low, not high.
 """
 
@@ -140,6 +140,11 @@ class Bound:
         """Whether these were counted of all kernels."""
         return bool(self.parts) and all(count in part.counts for part in self.parts for count in counts)
 
+    def multiplied(self) -> float:
+        """FLOPs of tensor cores, whatever for."""
+        counts = ("mma_flops", "wgmma_flops")
+        return sum(part.amount(count) or 0.0 for part in self.parts for count in counts)
+
     @property
     def set_by(self) -> str:
         """The resource that decides, and of several kernels that of the longest."""
@@ -162,7 +167,7 @@ class Bound:
 
 def bound(layer: str, variant: str, phase: str, name: str, entry: units.Entry, limits: Limits = H200) -> Bound:
     """entry: the variant's, as in units.json."""
-    shape = next(c.shape for p, n, c in units.calls_of(layer) if (p, n) == (phase, name))
+    shape = units.shape_of(layer, phase, name)
     call = units.call_name(phase, name)
     parts = []
     for kernel, facts in entry["calls"][call]["kernels"].items():
@@ -188,10 +193,16 @@ def bounds(entries: dict[str, units.Entry], limits: Limits = H200) -> list[Bound
 
 def best(of_call: list[Bound]) -> Bound | None:
     """The least bound of one call; of equal ones, that whose multiprocessors have least to do. What was not counted
-    whole is no candidate, for its bound is low for that reason alone; unless nothing was, and its products are known."""
+    whole is no candidate, for its bound is low for that reason alone; but where nothing was, what has known products
+    is."""
     candidates = [b for b in of_call if b.complete]
     candidates = candidates or [b for b in of_call if b.layer in PRODUCTS and b.knows("mma_flops", "wgmma_flops")]
-    return min(candidates, key=lambda b: (b.seconds, b.of_kernels), default=None)
+    return min(candidates, key=rank, default=None)
+
+
+def rank(b: Bound) -> tuple[float, float, str]:
+    """Of an order by bounds that the last digits of a float do not decide."""
+    return float(f"{b.seconds:.4g}"), float(f"{b.in_turn:.4g}"), b.variant
 
 
 @dataclass(frozen=True)
@@ -226,14 +237,14 @@ def step(all_bounds: list[Bound], limits: Limits = H200) -> list[StepCall]:
                 mine = [b for b in all_bounds if (b.layer, b.phase, b.name) == (layer, phase, name)]
                 seconds, by = floor(layer, phase, call.shape, limits)
                 found.append(StepCall(layer, phase, name, call.calls, seconds, by, best(mine)))
-    return sorted(found, key=lambda c: -c.seconds)
+    return sorted(found, key=lambda c: float(f"{-c.seconds:.4g}"))
 
 
 def at(limits: Limits, found: list[Bound]) -> list[Bound]:
     """The same bounds on another card, or at other ceilings."""
     moved = []
     for b in found:
-        shape = next(c.shape for p, n, c in units.calls_of(b.layer) if (p, n) == (b.phase, b.name))
+        shape = units.shape_of(b.layer, b.phase, b.name)
         seconds, by = floor(b.layer, b.phase, shape, limits)
         moved.append(replace(b, floor=seconds, floor_by=by, parts=[replace(p, limits=limits) for p in b.parts]))
     return moved

@@ -1,13 +1,13 @@
-"""What a launch executes, counted in the simulator: products, special functions, fp32 arithmetic, shared and global traffic.
+"""What a launch executes, counted in the simulator: products, special functions, fp32, shared and global traffic.
 
 The PTX is rewritten before it runs: its own source lines go, and each instruction stands on a line that names its kind.
-Where straight-line code does arithmetic that is to be counted, an atomic addition to a word of the module's own stands on
-a line of its own: how often a warp asked for it is how often the warp passed there. So nothing in the simulator is changed,
-and its counts by line (bench.simulate.counts) are all that is read.
+Where straight-line code does arithmetic that is to be counted, an atomic addition to a word of the module's own stands
+on a line of its own: how often a warp asked for it is how often the warp passed there. So nothing in the simulator is
+changed, and its counts by line (bench.simulate.counts) are all that is read.
 
 Counts are of PTX. ptxas may still fuse a product with a sum, so of fp32 sums and products in a stretch only the more
-numerous kind counts beside fma; what it takes out altogether (dead code, loads that it finds twice) the optimiser before
-it has mostly taken out already.
+numerous kind counts beside fma; what it takes out altogether (dead code, loads that it finds twice) the optimiser
+before it has mostly taken out already.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What each unit of a GPU kernel's work costs: counts at small shapes, in a table in results/, and how they scale.
+"""What a unit of a GPU kernel's work costs: counts at small shapes, in a table in results/, and how they scale.
 
     {"schema": 1, "variants": {"matmul cuda.mma": {"source": …, "by": …,
      "samples": {"forward {\\"K\\": 128, …}": {"matmul_forward": {"items": 4, "work": …, "counts": {"l2_reads": …}}}},
@@ -6,11 +6,11 @@
       "before": 0, "threads": 128, "registers": …, "shared_bytes": …, "resident": 2}}}}}}}
 
 An *item* is a block, or a tile where blocks are persistent; *work* and *side* are what `work` and `side` say, *before*
-the items of the kernel that is launched before (parts that are added up). A count is fitted as a sum of one to three of
-these, each times a constant, on more small shapes than it has constants. Where several such sums fit, the one that
-promises least at the call's size is taken, so that a bound made of it is none too high; where none fits to TOLERANCE the
-count is not known. Items, threads, registers, shared memory and resident blocks are those of the call itself, at B=64,
-T=1024: launches are written down there, and nothing is run.
+the items of the kernel that is launched before (parts that are added up). A count is fitted as a sum of one to three
+of these, each times a constant, on more small shapes than it has constants. Where several such sums fit and agree about
+the call, the least is taken, so that a bound made of it is none too high; where they do not agree, or none fits to
+TOLERANCE, the count is not known. Items, threads, registers, shared memory and resident blocks are those of the call
+itself, at B=64, T=1024: launches are written down there, and nothing is run.
 
 `python -m bench.roofline --count` writes it.
 """
@@ -46,7 +46,8 @@ from reference.models import MODELS
 TABLE = HOME / "results" / "simulator-sm_90a" / "units.json"
 SCHEMA = 1
 MODEL, B, T, DTYPE, ARCH = "gpt2-124m", 64, 1024, "bf16", "sm_90a"
-TOLERANCE = 0.005
+TOLERANCE, EXACT = 0.005, 1e-6  # relative
+AGREE = 1.02  # sums that fit, at the call's size
 FEATURES = ("items", "work", "side", "before")
 COUNTS = tuple(f.name for f in fields(Executed))
 Shape = contract.Shape
@@ -66,6 +67,8 @@ def work(layer: str, shape: Shape) -> int:
         return sum(math.prod(s) for s in shape["tensors"])
     if "N" in shape:
         return shape["N"]
+    if "VP" in shape:
+        return shape["B"] * shape["T"] * shape["VP"]
     return shape["R"] if "R" in shape else shape["B"] * shape["T"]
 
 
@@ -89,8 +92,11 @@ def small_shapes(variant: Variant, phase: str, shape: Shape) -> list[Shape]:
         return [{**shape, "R": n * shape["S"]} for n in (1, 2, 3)]
     if layer == "embedding":
         return [{**shape, "B": 1, "T": t, "V": 512} for t in (128, 256, 384)]
-    if "VP" in shape:
-        return [{**shape, "B": 1, "T": t} for t in ((32, 64, 96) if naive else (4, 8, 6))]
+    if "VP" in shape:  # some launch no more than 264 blocks, which have several rows each
+        sizes = (
+            ((32, 8192), (64, 8192), (32, 16384)) if naive else ((264, 8192), (528, 8192), (264, 16384), (396, 8192))
+        )
+        return [{**shape, "B": 1, "T": t, "VP": vp, "V": vp - 47} for t, vp in sizes]
     return [{**shape, "B": b, "T": 128 if naive else 1056} for b in (2, 4, 3)]
 
 
@@ -178,24 +184,37 @@ def points_of(case: Case, uses: list[KernelUse]) -> list[tuple[str, Point]]:
 
 
 def fit(points: list[Point], values: list[float], wanted: Point) -> Entry | None:
-    """The sum of features that fits all values and gives least at `wanted`: a constant for each, which they are (`of`),
-    and how far `off` it is at worst. None where none fits, or there are too few points to try one. What was launched
-    before is asked for only where the kernel's own features do not fit."""
+    """The sum of features that fits all values, and gives least at `wanted`: a constant for each, which they are
+    (`of`), and how far `off` it is at worst. None where none fits, where several do that do not agree at `wanted`, or
+    where there are too few points. A sum that is exact is taken before one that is not, for what is little at small
+    shapes may be all at large ones; and what was launched before is asked for only where the kernel's own features do
+    not do."""
     if points and not any(values):
         return {"of": [], "off": 0.0}
-    own = [f for f in FEATURES if f != "before"]
-    return _least(points, values, wanted, own) or _least(points, values, wanted, list(FEATURES))
+    for tolerance in (EXACT, TOLERANCE):
+        for features in (FEATURES[:-1], FEATURES):
+            if found := _sums(points, values, wanted, features, tolerance):
+                least = min(found, key=lambda pair: pair[0])
+                agree = max(there for there, _ in found) <= least[0] * AGREE
+                return least[1] if agree else None
+    return None
 
 
-def _least(points: list[Point], values: list[float], wanted: Point, features: list[str]) -> Entry | None:
-    best: tuple[float, Entry] | None = None
+def _sums(
+    points: list[Point], values: list[float], wanted: Point, features: tuple[str, ...], tolerance: float
+) -> list[tuple[float, Entry]]:
+    """All sums of these features that fit, and what each gives at `wanted`; those of fewer first."""
+    found = []
     combinations = itertools.chain.from_iterable(itertools.combinations(features, n) for n in range(1, len(points)))
     for names in combinations:
         constants, off = _solved([[p[name] for name in names] for p in points], values)
+        if not constants or off > tolerance:
+            continue
         there = sum(c * wanted[name] for c, name in zip(constants, names, strict=True))
-        if constants and off <= TOLERANCE and there >= 0 and (best is None or there < best[0] * (1 - 1e-9)):
-            best = there, {**dict(zip(names, constants, strict=True)), "of": list(names), "off": off}
-    return best[1] if best else None
+        if there >= 0:
+            there = float(f"{there:.6g}")  # of equal ones the first is the least, whatever the last digits are
+            found.append((there, {**dict(zip(names, constants, strict=True)), "of": list(names), "off": off}))
+    return found
 
 
 def _solved(rows: list[list[float]], values: list[float]) -> tuple[list[float], float]:
@@ -204,8 +223,9 @@ def _solved(rows: list[list[float]], values: list[float]) -> tuple[list[float], 
     scale = np.abs(matrix).max(axis=0)
     if not scale.all() or np.linalg.matrix_rank(matrix / scale) < len(scale):
         return [], math.inf
-    constants = np.linalg.lstsq(matrix / scale, target, rcond=None)[0] / scale
-    return constants.tolist(), max(map(_relative, (matrix @ constants).tolist(), values))
+    solved = np.linalg.lstsq(matrix / scale, target, rcond=None)[0] / scale
+    constants = [float(f"{c:.9g}") for c in solved]  # the last digits depend on the machine
+    return constants, max(map(_relative, (matrix @ constants).tolist(), values))
 
 
 def _relative(a: float, b: float) -> float:
@@ -269,6 +289,10 @@ def calls_of(layer: str) -> Iterator[tuple[str, str, contract.Call]]:
             yield phase, name, call
 
 
+def shape_of(layer: str, phase: str, name: str) -> Shape:
+    return next(call.shape for p, n, call in calls_of(layer) if (p, n) == (phase, name))
+
+
 def call_name(phase: str, name: str) -> str:
     return f"{phase} {name}".strip()
 
@@ -279,11 +303,17 @@ def variants() -> list[Variant]:
 
 
 def read(file: Path = TABLE) -> dict[str, Entry]:
-    """Entries by layer and variant. Raises OSError or ValueError where there is no such table."""
-    document = json.loads(file.read_text())
-    if document.get("schema") != SCHEMA:
-        raise ValueError(f"{file.name} has schema {document.get('schema')}, not {SCHEMA}")
-    return document["variants"]
+    """Entries by layer and variant. Raises CannotGoOn where there is no such table."""
+    try:
+        document = json.loads(file.read_text())
+        if document["schema"] != SCHEMA:
+            raise ValueError(f"its schema is {document['schema']}, not {SCHEMA}")
+        return document["variants"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise cli.CannotGoOn(
+            f"cannot read the counts in {file.name} ({told}): python -m bench.roofline --count"
+        ) from error
 
 
 def stale(entries: dict[str, Entry]) -> list[str]:

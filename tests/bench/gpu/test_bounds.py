@@ -14,14 +14,30 @@ TILES = (M // 128) * (N // 128)
 
 def kernel(**counts: dict[str, float]) -> units.Entry:
     """A kernel of one launch with a tile of 128 x 128 each; what is not given was counted as nothing."""
-    told = {name: {"of": list(c), "off": 0.0, **c} for name, c in counts.items()}
-    nothing = {name: {"of": [], "off": 0.0} for name in units.COUNTS}
     facts = dict(launches=1, items=TILES, threads=128, registers=128, shared_bytes=0, resident=2)
-    return {**facts, "counts": {**nothing, **told}}
+    return {**facts, "counts": {name: counts.get(name, {}) for name in units.COUNTS}}
 
 
-def of(kernels: dict[str, units.Entry], limits=H200) -> bounds.Bound:
-    return bounds.bound("matmul", "cuda.made_up", "forward", "qkv", kernels, limits)
+def entry_of(kernels: dict[str, units.Entry], layer: str, phase: str, name: str) -> units.Entry:
+    """A variant's entry, with samples at three small shapes that have these constants for items and work."""
+    shape, call = units.shape_of(layer, phase, name), units.call_name(phase, name)
+    rest = {"work": units.work(layer, shape), "side": 0, "before": 0}
+    samples: units.Entry = {}
+    for key, items, work in (("a", 4, 1000), ("b", 8, 4000), ("c", 8, 3000)):
+        samples[key] = {}
+        for kernel_name, facts in kernels.items():
+            counts = {n: c.get("items", 0) * items + c.get("work", 0) * work for n, c in facts["counts"].items()}
+            if facts.get("odd"):
+                counts[facts["odd"]] += items**3
+            samples[key][kernel_name] = {"items": items, "work": work, "side": 0, "before": 0, "counts": counts}
+    return {
+        "samples": samples,
+        "calls": {call: {"kernels": {k: {**f, **rest} for k, f in kernels.items()}, "small": [*"abc"]}},
+    }
+
+
+def of(kernels: dict[str, units.Entry], layer: str = "matmul", name: str = "qkv") -> bounds.Bound:
+    return bounds.bound(layer, "cuda.made_up", "forward", name, entry_of(kernels, layer, "forward", name))
 
 
 def test_a_bound_is_the_largest_resource_of_each_kernel_and_the_sum_of_kernels():
@@ -52,17 +68,18 @@ def test_a_call_is_never_below_its_floor():
 
 def test_an_uneven_call_and_several_launches_have_no_imbalance():
     slow = kernel(fp32={"items": 1.0})
-    causal = bounds.bound("attention", "cuda.made_up", "forward", "", {"k": {**slow, "items": 133}})
+    causal = of({"k": {**slow, "items": 133}}, "attention", "")
     assert causal.parts[0].imbalance == 1 and of({"k": {**slow, "items": 133}}).parts[0].imbalance > 1.9
     assert of({"k": {**slow, "items": 133, "launches": 2}}).parts[0].imbalance == 1
 
 
 def test_what_was_not_counted_takes_nothing_and_is_not_the_best():
     full = kernel(wgmma_flops={"work": 2.5})
-    part = {**full, "counts": {n: c for n, c in full["counts"].items() if n != "wgmma_flops"}}
-    low, high = of({"k": part}), of({"k": full})
-    assert low.seconds < high.seconds and not low.complete
+    low, high = of({"k": {**full, "odd": "wgmma_flops"}}), of({"k": full})
+    assert low.seconds < high.seconds and not low.complete and high.complete
     assert bounds.best([low, high]) is high and bounds.best([low]) is None
+    almost = of({"k": {**full, "odd": "special"}})
+    assert not almost.complete and bounds.best([low, almost]) is almost, "its products are known"
 
 
 # --- what is committed ---
@@ -76,15 +93,14 @@ def committed() -> list[bounds.Bound]:
 def test_no_bound_is_below_the_floor_or_above_a_slower_machines(committed):
     """Half as fast in everything: every bound is twice as long. Twice as fast in one thing: none is longer."""
     half = replace(H200, **{f.name: replace(x, value=x.value / 2) for f, x in rate_limits()})
-    entries = units.read()
-    for before, slow in zip(committed, bounds.bounds(entries, half), strict=True):
+    for before, slow in zip(committed, bounds.at(half, committed), strict=True):
         assert before.seconds >= before.floor > 0
         # Clock and rates a cycle are both halved.
         assert slow.floor == pytest.approx(2 * before.floor) and slow.seconds >= 2 * before.seconds * (1 - 1e-12)
     for _, limit in rate_limits():
         name = next(f.name for f in fields(H200) if getattr(H200, f.name) is limit)
         faster = replace(H200, **{name: replace(limit, value=2 * limit.value)})
-        pairs = zip(committed, bounds.bounds(entries, faster), strict=True)
+        pairs = zip(committed, bounds.at(faster, committed), strict=True)
         assert all(fast.seconds <= before.seconds for before, fast in pairs), name
 
 
@@ -95,7 +111,8 @@ def rate_limits():
 def test_no_naive_kernel_has_a_lower_bound_than_the_best(committed):
     for b in (b for b in committed if b.variant.endswith(".naive") and b.complete):
         mine = [c for c in committed if (c.layer, c.phase, c.name) == (b.layer, b.phase, b.name)]
-        assert b.seconds >= bounds.best(mine).seconds
+        best = bounds.best(mine)
+        assert best and b.seconds >= best.seconds
     naive = [b for b in committed if (b.layer, b.variant) == ("matmul", "cuda.naive") and b.complete]
     assert naive and all(b.seconds > 5 * b.floor for b in naive), "without tensor cores"
 
@@ -103,16 +120,13 @@ def test_no_naive_kernel_has_a_lower_bound_than_the_best(committed):
 def test_products_are_at_least_the_contracts(committed):
     """What tensor cores multiply is the call's products, padding and ones for dbias besides, whatever was scaled."""
     checked = 0
-    for b in (b for b in committed if b.layer in bounds.PRODUCTS and b.complete):
-        done = sum((p.amount("mma_flops") or 0) + (p.amount("wgmma_flops") or 0) for p in b.parts)
-        shape = next(c.shape for p, n, c in units.calls_of(b.layer) if (p, n) == (b.phase, b.name))
-        wanted = bounds.products(b.layer, b.phase, shape)
+    for b in (b for b in committed if b.layer in bounds.PRODUCTS and b.knows("mma_flops", "wgmma_flops")):
+        wanted, done = bounds.products(b.layer, b.phase, units.shape_of(b.layer, b.phase, b.name)), b.multiplied()
         if done:
             checked += 1
-            again = (
-                7 / 5 if b.layer == "attention" and b.phase == "backward" else 1
-            )  # two kernels, both of which need q k^T and dout v^T
-            assert 0.999 * wanted <= done <= 1.35 * again * wanted, (b.variant, b.phase, b.name, done / wanted)
+            # Of attention's backward two kernels need q k^T and dout v^T; half of the tiles on the diagonal is masked.
+            again = 7 / 5 if b.layer == "attention" and b.phase == "backward" else 1
+            assert 0.999 * wanted <= done <= 1.2 * again * wanted, (b.variant, b.phase, b.name, done / wanted)
     assert checked > 20
 
 

@@ -23,8 +23,9 @@ def test_the_committed_page_is_what_the_committed_counts_give(entries):
 
 def test_another_count_makes_the_page_stale(entries, monkeypatch):
     changed = copy.deepcopy(entries)
-    count = changed["matmul cuda.wgmma"]["calls"]["forward fc"]["matmul_forward"]["counts"]["wgmma_flops"]
-    count["work"] *= 1.5
+    mine = changed["matmul cuda.wgmma"]
+    for key in mine["calls"]["forward fc"]["small"]:
+        mine["samples"][key]["matmul_forward"]["counts"]["wgmma_flops"] *= 1.5
     monkeypatch.setattr(units, "read", lambda: changed)
     monkeypatch.setattr(units, "stale", lambda _: ["matmul cuda.wgmma"])
     before = roofline.PAGE.read_bytes()

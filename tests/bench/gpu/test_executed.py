@@ -1,5 +1,8 @@
 """What a launch executes: kernels whose counts are known by hand."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,7 +30,7 @@ BODY = """
 """
 
 
-def counted(folder, body: str) -> tuple[Executed, dict]:
+def counted(folder: Path, body: str) -> tuple[Executed, dict[str, Any]]:
     """What a kernel of two tensors of N executed, and its outputs."""
     write(folder, body)
     variant = next(v for v in discover((folder,)) if (v.layer, v.name) == ("residual", "cuda.mine"))
@@ -58,7 +61,7 @@ def test_what_is_counted_is_computed_as_ever(tmp_path):
     body = "if (i < n) out[i] = from_float<T>(to_float(a[i]) + to_float(b[i]));"
     found, outputs = counted(tmp_path / "k", body)
     case = Case("residual", "forward", {"N": N, "dtype": "fp32"}, "by hand")
-    drawn = draw(case)
+    drawn: Any = draw(case)
     assert torch.equal(outputs["out"], drawn["a"] + drawn["b"])
     assert found.fp32 == WARPS and found.special == 0
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bench import cli
 from bench.core.case import Case
 from bench.gpu import units
 from bench.gpu.launches import launches_of
@@ -11,7 +12,8 @@ from reference import contract
 
 
 def points(*rows: tuple[int, int, int]) -> list[units.Point]:
-    return [dict(zip(units.FEATURES, row, strict=True)) for row in rows]
+    """(items, work, side), with nothing before them."""
+    return [dict(zip(units.FEATURES, (*row, 0), strict=True)) for row in rows]
 
 
 def value(found: units.Entry | None, at: units.Point) -> float:
@@ -35,18 +37,48 @@ def test_a_count_that_is_no_such_sum_is_not_known():
     assert units.fit(SMALL, off_by_one_percent, CALL) is None
 
 
-def test_of_several_sums_that_fit_the_least_is_taken():
+def test_of_several_sums_that_fit_none_is_taken_unless_they_agree():
     """Items and work grow together in all small shapes: which of them the count goes by cannot be seen."""
     alike = points((4, 400, 0), (8, 800, 0), (12, 1200, 0))
-    found = units.fit(alike, [40.0, 80.0, 120.0], CALL)
-    assert value(found, CALL) == min(10 * 1000, 90000 / 10)
-    fewer_items = points((10, 90000, 0))[0]
-    assert value(units.fit(alike, [40.0, 80.0, 120.0], fewer_items), fewer_items) == 100
+    persistent, more = points((264, 90000, 0), (900, 90000, 0))
+    assert units.fit(alike, [40.0, 80.0, 120.0], persistent) is None, "264 or 900 of them"
+    assert value(units.fit(alike, [40.0, 80.0, 120.0], more), more) == pytest.approx(9000), "either way"
+    nearly = points((890, 90000, 0))[0]
+    assert value(units.fit(alike, [40.0, 80.0, 120.0], nearly), nearly) == pytest.approx(8900), "the least"
+
+
+def test_what_is_little_at_small_shapes_is_not_lost_in_the_tolerance():
+    values = [1000 * p["items"] + 0.001 * p["work"] for p in SMALL]
+    assert value(units.fit(SMALL, values, CALL), CALL) == pytest.approx(1000 * 1000 + 90)
 
 
 def test_what_never_happens_is_known_to():
     found = units.fit(SMALL, [0.0, 0.0, 0.0], CALL)
     assert found == {"of": [], "off": 0.0}
+
+
+def test_parts_that_a_kernel_adds_up_are_known_by_the_kernel_before():
+    """Twice the parts, twice the loads, of as many items; and only where nothing of its own tells as much."""
+    here = [{**p, "items": 10, "before": b} for p, b in zip([*SMALL, SMALL[0]], (4, 8, 16, 32), strict=True)]
+    call = {**CALL, "items": 100, "before": 700}
+    found = units.fit(here, [3.0 * p["items"] + 5 * p["before"] for p in here], call)
+    assert found and set(found["of"]) == {"items", "before"} and value(found, call) == pytest.approx(3800)
+    own = units.fit(here, [2.0 * p["work"] for p in here], call)
+    assert own and own["of"] == ["work"]
+
+
+def test_launches_of_one_kernel_are_one_point():
+    variant = next(v for v in units.variants() if (v.layer, v.name) == ("matmul", "cuda.mma"))
+    shape = dict(M=4096, N=256, K=256, epilogue="bias", dgelu=False, dtype="bf16", accumulate=False)
+    case = Case("matmul", "backward", shape, "parts")
+    uses = units.items_of(variant.load(), case)
+    points = dict(units.points_of(case, uses))
+    assert [use.grid[1] for use in uses] != [1] * len(uses), "dweight is cut into parts"
+    assert points["matmul_dx"]["before"] == 0 and points["matmul_dweight"]["before"] == 32 * 2
+    assert points["add_parts"]["before"] == points["matmul_dweight"]["items"]
+    adds = [use for use in uses if units.kernel_name(use) == "add_parts"]
+    assert len(adds) == 2 and points["add_parts"]["items"] == sum(use.grid[0] for use in adds)
+    assert points["matmul_dx"]["work"] == 4096 * 256 * 256 and points["matmul_dx"]["side"] == 4096 * 256
 
 
 def every_call():
@@ -75,10 +107,15 @@ def test_persistent_launches_have_their_number_of_tiles_and_then_their_blocks_ag
     assert launches_of(variant.load(), case, units.ARCH)[0].grid[0] < 8 * 4
 
 
-def test_a_table_of_another_schema_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [('{"schema": 0, "variants": {}}', "schema is 0"), ("{", "Expecting"), ("[]", "TypeError"), (None, "No such")],
+)
+def test_a_table_that_is_none_is_refused(tmp_path, text, told):
     file = tmp_path / "units.json"
-    file.write_text(json.dumps({"schema": 0, "variants": {}}))
-    with pytest.raises(ValueError, match="schema 0"):
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(cli.CannotGoOn, match=told):
         units.read(file)
 
 
@@ -88,7 +125,7 @@ def test_what_has_another_source_is_named_and_counted_anew(tmp_path, monkeypatch
         v for v in units.variants() if (v.layer, v.name) in (("residual", "cuda.naive"), ("residual", "cuda.shared"))
     ]
     monkeypatch.setattr(units, "variants", lambda: two)
-    monkeypatch.setattr(units, "call_entry", lambda *_: {})
+    monkeypatch.setattr(units, "variant_entry", lambda v: {"source": v.source_hash(), "calls": {}, "samples": {}})
     assert units.update(["residual"], ["cuda.naive"], file=file) == 1
     entries = units.read(file)
     assert "residual cuda.naive" not in units.stale(entries) and "residual cuda.shared" in units.stale(entries)
