@@ -1,6 +1,27 @@
-"""Hopper: TMA and wgmma around a softmax in registers; of two warpgroups one takes exponents beside the other's products.
+"""Hopper: TMA and wgmma around a softmax in registers; one warpgroup takes exponents beside the other's products.
 
-(story)
+Floor, a head: 4 HS FLOPs a visible pair of query and key forward, 10 HS backward; q, k, v and out read or written
+once. Beside them stands one exp2 a pair. A multiprocessor does 4096 FLOPs and 16 exp2 a cycle: at HS = 64 forward is
+as long at the one as at the other, and only both at once is fast. After FlashAttention-3 (Shah et al. 2024).
+
+Forward: blocks stay, one on each multiprocessor, and take 128 queries of a head after 128 others. One thread has q and
+tiles of 128 keys and values copied, as far ahead as there is room, the next item's too. Each of two warpgroups has 64
+queries. It starts a tile's scores and behind them the products of the last tile's probabilities with its values, hands
+the tensor cores on to the other one, and takes exponents while those run. Probabilities stay in the registers that the
+next product takes them from. Tiles come from the last one on: that one alone is masked, and no row sees nothing of it.
+Exponents as in mma.py: the scale folded in, far scores apart, sums scaled anew beyond 2^8. Items that see most keys
+come first, 64 heads together, so that these stay in L2. out leaves by TMA beside the next item's products.
+
+Backward: two such kernels. One owns 128 keys and walks over tiles of 64 queries, of all heads that share the keys, with
+scores transposed (dk, dv); the other owns queries and walks over keys (dq). No sums pass from block to block: the same
+bits each time, for 14 HS FLOPs instead of 10. The next tile's scores are started before the sums of this one, its
+gradients after them, and exponents run beside both. lse in base 2 and delta are worked out before, by mma.py's kernel.
+
+What limits it, by counts: a warpgroup's tile of forward at HS = 64 is 512 cycles of the tensor cores and 512 of exp2,
+so that a warp that waits for its turn costs both. On the diagonal the first warpgroup works out 64 x 64 scores that
+nobody sees, 6% of all at T = 1024. Backward's scores and their gradients are products of 64 x 64 x 16 with both
+operands in shared memory: 4 KiB in 32 cycles, all that it can read; heads of 128 have no registers to start gradients
+early. No clusters: blocks of one head each read its keys from L2.
 """
 
 import torch

@@ -353,12 +353,13 @@ BACKWARD = [
         (
             "left_out_and_not_given_back",
             "                give_back(shared.passed, n + step);\n            }\n            return",
+            "            }\n            return",
         ),
         ("ahead_never_begins_anew", "first_ahead == ahead + item.tiles * PASSING", "false"),
         ("ahead_stands_still", "                first_ahead += PASSING;\n"),
         ("own_not_waited_for", "        shared.owned.wait(turn);\n"),
         ("own_never_given_back", "        give_back(shared.owned, turn);\n"),
-        ("last_never_given_back", "            give_back(shared.passed, n + last);\n        }"),
+        ("last_never_given_back", "            give_back(shared.passed, n + last);\n        }", "        }"),
         (
             "never_given_back",
             SUMMED,
