@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from rich.table import Table
-
 from bench.records import DASH
-from bench.show.terminal import console, new_table
+from bench.show.sheet import Col, Sheet
+from bench.show.terminal import console
 from bench.show.texts import duration, number, percent
 
 
@@ -26,9 +25,9 @@ def print_scaling(said: dict[str, Any]) -> None:
         highlight=False,
     )
     screen.print(f"link: {_link(link)}", highlight=False)
-    screen.print(_ranks(said["ranks"]))
+    _ranks(said["ranks"]).print(screen)
     if said["measured"]:
-        screen.print(_measured(said["measured"]))
+        _measured(said["measured"]).print(screen)
 
 
 def _signed(seconds: float) -> str:
@@ -42,33 +41,33 @@ def _link(link: dict[str, Any]) -> str:
     return told
 
 
-def _ranks(rows: list[dict[str, Any]]) -> Table:
-    table = new_table("predicted: an upper bound, since ranks share nothing and wait for sums alone")
-    table.add_column("ranks", justify="right")
-    for name in ("tokens a step", "sums", "left over"):
-        table.add_column(name, justify="right")
-    for how in ("no overlap", "overlap"):
-        for name in ("step", "tok/s", "efficiency"):
-            table.add_column(f"{how}:\n{name}", justify="right")
+def _ranks(rows: list[dict[str, Any]]) -> Sheet:
+    heads = [
+        Col("ranks", right=True),
+        *(Col(name, right=True, rank=2) for name in ("tokens a step", "sums", "left over")),
+    ]
+    for rank, how in ((1, "no overlap"), (0, "overlap")):
+        heads += [Col(f"{how}:\n{name}", right=True, rank=rank) for name in ("step", "tok/s", "efficiency")]
+    sheet = Sheet("predicted: an upper bound, since ranks share nothing and wait for sums alone", heads)
     for row in rows:
         cells = [str(row["ranks"]), f"{row['tokens_per_step']:,}", duration(row["sums_s"]), duration(row["exposed_s"])]
         for how in ("without_overlap", "with_overlap"):
             found = row[how]
             cells += [duration(found["step_s"]), f"{found['tokens_per_s']:,.0f}", percent(found["efficiency"])]
-        table.add_row(*cells)
-    return table
+        sheet.add(*cells)
+    return sheet
 
 
-def _measured(runs: list[dict[str, Any]]) -> Table:
-    table = new_table("predicted and measured: the median step of training runs")
-    for name in ("run", "ranks", "threads", "no overlap", "overlap", "measured", "of overlap"):
-        table.add_column(name, justify="left" if name == "run" else "right")
+def _measured(runs: list[dict[str, Any]]) -> Sheet:
+    heads = [Col(name, right=True) for name in ("ranks", "threads", "no overlap", "overlap", "measured", "of overlap")]
+    sheet = Sheet("predicted and measured: the median step of training runs", [Col("run"), *heads])
     for run in runs:
         threads = str(run["threads"] or DASH)
         cells = [run["run"], str(run["ranks"]), threads]
         if "predicted" not in run:
-            table.add_row(*cells, DASH, DASH, duration(run["step_s"]), run["why_not_compared"])
+            sheet.add(*cells, DASH, DASH, duration(run["step_s"]), DASH)
+            sheet.tell(f"{run['run']}: {run['why_not_compared']}")
             continue
         both = [run["predicted"][how]["step_s"] for how in ("without_overlap", "with_overlap")]
-        table.add_row(*cells, *map(duration, both), duration(run["step_s"]), f"{run['step_s'] / both[1]:.2f}x")
-    return table
+        sheet.add(*cells, *map(duration, both), duration(run["step_s"]), f"{run['step_s'] / both[1]:.2f}x")
+    return sheet

@@ -255,6 +255,8 @@ class Training:
         """Train with a writer of checkpoints beside it. Ctrl-C for a second time does not wait for it."""
         plan, folder = self.plan, self.folder / CHECKPOINTS
         self.writer = checkpoints.Writer(folder, plan.keep_last, plan.keep_every) if self.ranks.main else None
+        if self.writer and self.ranks.ranks == 1:  # with more, all would have to say their state together
+            self.writer.reserve(self.step.state(self.done, self._rest()))
         if self.writer and self.texts.decoder and not (folder / TOKENIZER).exists():
             write_tokenizer(folder / TOKENIZER, self.texts.decoder)
         try:

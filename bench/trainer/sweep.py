@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.files import make_folder, write_atomically
 from bench.records import DASH
 from bench.records.read import RECORDS, latest, read_records
-from bench.show.terminal import console, new_table
+from bench.show.sheet import Col, Sheet
+from bench.show.terminal import console
 from bench.show.texts import duration
 from bench.trainer.journal import FILE, events
 
@@ -105,7 +105,7 @@ def command(out: Path, wanted: list[Case], executor: str, wishes: Wishes, resume
     if as_json:
         cli.print_json({"out": str(out), "cases": found})
     else:
-        console().print(table(found))
+        table(found).print(console())
     if executor == "slurm" and not wishes.wait:
         return cli.OK
     codes = [cli.FAILED if case["code"] is None else case["code"] for case in found]
@@ -302,12 +302,9 @@ def summary(out: Path, case: Case) -> dict[str, Any]:
     return said
 
 
-def table(found: list[dict[str, Any]]) -> Table:
-    made = new_table("what the cases came to")
-    made.add_column("case")
-    for name in ("ended", "after", "step", "loss", "val loss", "tok/s"):
-        made.add_column(name, justify="right")
-    made.add_column("records")
+def table(found: list[dict[str, Any]]) -> Sheet:
+    numbers = [Col(name, right=True) for name in ("ended", "after", "step", "loss", "val loss", "tok/s")]
+    made = Sheet("what the cases came to", [Col("case"), *numbers, Col("records", rank=1, below=True)])
     for case in found:
         code, seconds = case["code"], case["seconds"]
         ended = "not yet" if code is None else "ok" if code == cli.OK else f"exit code {code}"
@@ -315,7 +312,7 @@ def table(found: list[dict[str, Any]]) -> Table:
         cells += [_told(case.get(key), form) for key, form in (("step", "d"), ("loss", ".4f"), ("val_loss", ".4f"))]
         cells += [_told(case.get("tokens_per_s"), ",.0f")]
         cells.append(", ".join(f"{count} {status}" for status, count in case.get("records", {}).items()))
-        made.add_row(*cells)
+        made.add(*cells, label=case["name"])
     return made
 
 
