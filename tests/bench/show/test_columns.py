@@ -86,11 +86,13 @@ def test_the_page_tells_it(part, tmp_path):
     assert [best.row["variant"] for best in page.best] == ["cpu.simd"]
     (layer,) = page.layers
     case = layer.cases[0]
-    told = [cell.text for line in case.lines if line.variant == "cpu.quick" for cell in line.cells]
+    lines = [line for table in case.tables for line in table.lines]
+    told = [cell.text for line in lines if line.variant == "cpu.quick" for cell in line.cells]
     assert "ok for 7 of 9 cases; not: grouped queries; error 1.2x" in told and HINT in told
     assert "outputs compared: whole" in case.facts
-    assert {rung["variant"] for rung in case.ladder} == {"cpu.simd", "torch.eager"}
-    assert layer.counted
-    titles, (line,) = layer.counted
+    assert case.ladder and [rung.variant for rung in case.ladder.rungs] == ["cpu.simd", "the floor"]
+    assert "cpu.quick (7 of 9 cases)" in case.ladder.said[0]
+    table = layer.counted[0]
+    (line,) = table.lines
     assert "simulated for 7 of 9 cases; not: grouped queries; error 1.2x" in [cell.text for cell in line.cells]
-    assert len(titles) == len(line.cells)
+    assert len(table.columns) == len(line.cells)
