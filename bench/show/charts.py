@@ -2,7 +2,8 @@
 
     all_specs()        {"times": {…}, …}: every one names its data "rows"
 
-A specification holds no colour that depends on light or dark; the page puts those in when it draws.
+A specification holds no colour that depends on light or dark; the page puts those in when it draws. Layers whose name
+begins with "floor" are left out where no row knows one: nothing has no extent.
 """
 
 import altair as alt
@@ -14,7 +15,9 @@ COLOURS = {name: backend.colour for name, backend in BACKENDS.items()} | {"ours"
 LIMIT = 4  # an error may be this many times plain torch's (bench/trial/truth.py)
 FOR_LABELS = {"left": 5, "top": 14, "right": 90, "bottom": 5}  # labels stand right of the longest bar
 FLOOR = "#d62728"
-FLOOR_POINT = alt.OverlayMarkDef(color=FLOOR, shape="stroke", size=150, strokeWidth=2)  # seen where it is one alone
+FLOOR_POINT = alt.OverlayMarkDef(
+    color=FLOOR, filled=False, shape="stroke", size=150, strokeWidth=2
+)  # seen where it is one alone
 VERDICTS = {"SLOWER": "#d6453d", "FASTER": "#1a9850", "SAME": "#2f6fde", "UNCLEAR": "#8a929c"}
 Chart = alt.LayerChart | alt.FacetChart
 
@@ -78,6 +81,7 @@ def times(log: bool) -> Chart:
     floor = known.mark_rule(color=FLOOR, strokeWidth=1.5, strokeDash=[5, 3]).encode(x=alt.X("floor:Q", scale=scale))
     named = known.mark_text(text="floor", color=FLOOR, align="left", dx=3, baseline="bottom", fontSize=10)
     named = named.encode(x=alt.X("floor:Q", scale=scale), y=alt.value(0))
+    floor, named = floor.properties(name="floor"), named.properties(name="floor_name")
     return alt.layer(main, samples, interval, label, floor, named).properties(padding=FOR_LABELS)
 
 
@@ -103,6 +107,7 @@ def overview() -> Chart:
         base.transform_filter("isValid(datum.limit)")
         .mark_tick(color=FLOOR, thickness=2, size=16)
         .encode(x=alt.X("limit:Q", scale=scale))
+        .properties(name="floor")
     )
     return alt.layer(bars, interval, one, limit, label).properties(padding=FOR_LABELS)
 
@@ -258,6 +263,7 @@ def sweep() -> Chart:
         base.transform_filter("isValid(datum.floor)")
         .mark_line(color=FLOOR, strokeDash=[5, 3], strokeWidth=1.5, point=FLOOR_POINT)
         .encode(y="floor:Q")
+        .properties(name="floor")
     )
     return alt.layer(lines, points, interval, floor).properties(height=260)
 
@@ -276,5 +282,6 @@ def history() -> Chart:
         base.transform_filter("isValid(datum.floor)")
         .mark_line(color=FLOOR, strokeDash=[5, 3], strokeWidth=1.5, point=FLOOR_POINT)
         .encode(y="min(floor):Q")
+        .properties(name="floor")
     )
     return alt.layer(lines, points, interval, floor).properties(height=240)

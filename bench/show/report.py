@@ -12,7 +12,7 @@ from bench.cli import CannotGoOn
 from bench.core.files import DiskFull
 from bench.core.variants import Variant, discover
 from bench.records.environment import Environment
-from bench.records.queries import device_name, races, ranked
+from bench.records.queries import device_name, partial, races, ranked
 from bench.records.read import Loaded, latest, runs_in
 from bench.records.record import Record
 from bench.show import Point, overview, sightings
@@ -279,7 +279,7 @@ class Page:
             cases,
             self._chart(f"roofline-{name}", "roofline", points, f"roofline of {name}"),
             self._chart(f"errors-{name}", "errors", error_rows(rows), f"errors of {name}'s variants"),
-            self._tables(COUNTED, [[r] for r in simulated]) if simulated else [],
+            self._counted(simulated),
             [
                 (" ".join(key), steps)
                 for key, group in grouped(simulated, lambda r: (r["phase"], r["dtype"])).items()
@@ -334,6 +334,11 @@ class Page:
                 lines = [self._line(list(states), shown, bool(not title)) for states in variants]
                 tables.append(Table(title, [c.title for c in shown], lines))
         return tables
+
+    def _counted(self, simulated: list[Record]) -> list[Table]:
+        """What is right in a part of its contract says so."""
+        check = columns("check") * any(map(partial, simulated))
+        return self._tables({**COUNTED, "": check + COUNTED[""]}, [[r] for r in simulated])
 
     def _line(self, states: list[Record], shown: list[Column], whole: bool = True) -> Line:
         """whole: with its story and its command, which need not be told in each of a case's tables."""

@@ -17,6 +17,7 @@ from kernels import cache_dir
 ROW_HEIGHT = {"variant": 24, "case": 24, "contestant": 40}  # by what a chart has a row for
 NARROW_HEIGHT = {"variant": 40, "case": 40, "contestant": 54}  # where a row's name stands above it
 ABOVE = {"baseline": "bottom", "dy": -8, "fontSize": 11}  # of a row's bar
+FLOORS = ("floor", "limit")  # of a row: where the least time stands
 NARROW_LEGEND = 2  # columns
 
 
@@ -84,9 +85,17 @@ def narrow(spec: Spec) -> Spec:
     return whole
 
 
+def fitting(spec: Spec, rows: list[Point]) -> Spec:
+    """Without its lines of the floor where no row knows one."""
+    whole = copy.deepcopy(spec)
+    if not any(row.get(name) is not None for row in rows for name in FLOORS):
+        whole["layer"] = [layer for layer in whole["layer"] if not layer.get("name", "").startswith("floor")]
+    return whole
+
+
 def with_rows(spec: Spec, rows: list[Point], width: int = 720) -> Spec:
     """A whole specification, with the rows in it."""
-    whole = copy.deepcopy(spec) | {"datasets": {"rows": rows}, "width": width, "height": height_of(spec, rows)}
+    whole = fitting(spec, rows) | {"datasets": {"rows": rows}, "width": width, "height": height_of(spec, rows)}
     whole["config"] = {**whole.get("config", {}), "axisY": {"labelLimit": 330}}
     whole.setdefault("background", "white")
     return whole

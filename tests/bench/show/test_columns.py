@@ -6,7 +6,7 @@ import pytest
 
 from bench.show import markdown, report
 from bench.show.columns import COLUMNS, check_text, evidence_text
-from bench.show.explain import Timed, ordered, rank_of
+from bench.show.explain import Timed, _rank_text
 from bench.show.points import time_rows
 from bench.show.terminal import Screen
 from bench.show.texts import coverage_text, speed_text
@@ -71,7 +71,11 @@ def test_charts_tell_it_and_ranks_leave_it_out(part):
     texts = {point["variant"]: point["text"] for point in time_rows([part, whole])}
     assert texts == {"cpu.quick": "100 µs  7 of 9 cases", "cpu.simd": "1 ms  2.00x"}
     found = [Timed(part, "run"), Timed(whole, "run")]
-    assert [(t.record["variant"], rank_of(t, found)) for t in ordered(found)] == [("cpu.simd", "1"), ("cpu.quick", "–")]
+    assert [_rank_text(name, found) for name in ("cpu.quick", "cpu.simd", "cpu.naive")] == [
+        "100 µs (7 of 9 cases)",
+        "1. 1 ms",
+        "–",
+    ]
 
 
 def test_the_page_tells_it(part, tmp_path):
@@ -86,10 +90,9 @@ def test_the_page_tells_it(part, tmp_path):
     told = [cell.text for line in lines if line.variant == "cpu.quick" for cell in line.cells]
     assert "ok for 7 of 9 cases; not: grouped queries; error 1.2x" in told and HINT in told
     assert "outputs compared: whole" in case.facts
-    assert case.ladder is not None
-    assert {rung.variant for rung in (*case.ladder.rungs, *case.ladder.marks)} >= {"cpu.simd", "torch.eager"}
-    assert layer.counted
-    (table,) = layer.counted
+    assert case.ladder and [rung.variant for rung in case.ladder.rungs] == ["cpu.simd", "the floor"]
+    assert "cpu.quick (7 of 9 cases)" in case.ladder.said[0]
+    table = layer.counted[0]
     (line,) = table.lines
     assert "simulated for 7 of 9 cases; not: grouped queries; error 1.2x" in [cell.text for cell in line.cells]
     assert len(table.columns) == len(line.cells)

@@ -6,6 +6,8 @@ import pytest
 
 from bench import history
 from bench.cli import FAILED, USAGE, CannotGoOn
+from bench.show import history as history_room
+from tests.browser import asked, look_like
 from tests.compare_runs import ENVIRONMENT, failure, layer_record, write_run
 
 
@@ -105,3 +107,47 @@ def test_nothing_there(results, argv, told, code):
 def test_no_results_at_all(tmp_path):
     with pytest.raises(CannotGoOn, match="no run in"):
         history.main(["gelu", "--results", str(tmp_path)])
+
+
+# --- the page ---
+
+
+def history_page(results, **more):
+    layer = history_room.chosen(results, "gelu", "cold", None, more.get("device"))
+    return history_room.Page("gelu", layer)
+
+
+def test_commits_stand_on_the_axis_in_the_order_of_their_dates(results):
+    shown = history_page(results, device="A CPU")
+    (section,) = shown.sections
+    rows = shown.data[section.chart].rows
+    assert list(dict.fromkeys(r["set"] for r in rows)) == [f"2026-0{m}-01 00:00 0123456" for m in (1, 2, 3)]
+    simd = [r for r in rows if r["variant"] == "cpu.simd"]
+    assert [r["ms"] for r in simd] == pytest.approx([2.0, 2.05, 1.5]) and simd[2]["text"].endswith("-27%")
+    assert [line.cells[2].text for line in section.lines if line.variant == "cpu.simd"] == ["-27%", "+2.5% =", "–"]
+    assert [line.cells[2].style for line in section.lines if line.variant == "cpu.simd"] == [
+        "number ok",
+        "number",
+        "number",
+    ]
+
+
+def test_machines_have_sections_of_their_own(results):
+    assert [s.title.rpartition(", ")[2] for s in history_page(results).sections] == ["A CPU", "Another CPU"]
+
+
+def test_the_floor_is_a_line_where_it_is_known(results):
+    result_set(results, "floor", "2026-05-01T00:00:00.000Z", 2.0, floor_s=1e-3)
+    (section,) = (shown := history_page(results, device="A CPU")).sections
+    floors = {r["set"]: r["floor"] for r in shown.data[section.chart].rows}
+    assert list(floors.values()) == [None, None, None, pytest.approx(1.0)]
+
+
+def test_the_page_is_drawn_in_the_reports_frame(results, tmp_path, browser, capsys):
+    page(results, capsys, "--html", str(tmp_path / "h.html"))
+    look_like(browser, 390, 800, "dark")
+    browser.get(f"file://{tmp_path / 'h.html'}")
+    browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")
+    assert browser.execute_script("return document.querySelectorAll('.chart svg').length") == 2
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+    assert asked(browser) == [] and browser.get_log("browser") == []

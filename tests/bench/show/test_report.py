@@ -201,7 +201,7 @@ def test_a_noisy_case_tells_no_speed_and_a_run_of_them_says_that_it_ranks_nothin
 
 
 def test_every_title_has_its_length(tmp_path):
-    long = dict(shape={"B": 4, "T": 64, "C": 8})
+    long: dict[str, Any] = dict(shape={"B": 4, "T": 64, "C": 8})
     runs = [
         write_run(tmp_path / "a", [row("torch.eager", **long), row("cpu.simd", **long)]),
         write_run(tmp_path / "b", STEPS, "e2e"),

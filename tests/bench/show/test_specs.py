@@ -35,3 +35,9 @@ def test_a_wide_legend_is_folded():
         layer["encoding"]["color"]["legend"] for layer in specs.narrow(specs.all_specs()["waterfall"])["layer"][:1]
     ]
     assert [legend["columns"] for legend in legends] == [specs.NARROW_LEGEND]
+
+
+def test_a_line_of_the_floor_is_left_out_where_no_row_knows_one():
+    spec = specs.all_specs()["times"]
+    known, unknown = (specs.fitting(spec, [dict(floor=floor)]) for floor in (0.5, None))
+    assert known == spec and len(unknown["layer"]) == len(spec["layer"]) - 2
