@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,23 +173,32 @@ def by_srun() -> list[float]:
     return found
 
 
-def dies(job: Job) -> dict[str, Any]:
-    """The last rank is killed in the middle of its second step."""
+def is_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hangs() -> None:
+    time.sleep(60)
+
+
+def breaks() -> None:
+    raise ZeroDivisionError("a kernel's")
+
+
+def is_lost(job: Job, how: Callable[[], None], patience: int = peers.PATIENCE_S) -> dict[str, Any]:
+    """Something befalls the last rank in the middle of its second step; what the others make of it."""
+    peers.PATIENCE_S = patience
     ranks = Ranks.join()
     step = reduced(ranks, job)
     step.load(init_parameters(job.model, 0))
     step.run(batches(job, 0, ranks.rank, ranks.ranks), LR)
     if ranks.rank == ranks.ranks - 1:
-        middle = len(step.last) // 2
-        step.last.insert(middle, (os.kill, (os.getpid(), signal.SIGKILL), {}))
+        step.last.insert(len(step.last) // 2, (how, (), {}))
     try:
-        step.run(batches(job, 1, ranks.rank, ranks.ranks), LR)
+        with ranks.one_voice():
+            step.run(batches(job, 1, ranks.rank, ranks.ranks), LR)
+    except SystemExit as silent:
+        return dict(lost=str(silent.__cause__), code=silent.code, spoke=False)
     except RankLost as lost:
-        try:
-            with ranks.one_voice():
-                raise
-        except SystemExit as silent:
-            return dict(lost=str(lost), code=silent.code, spoke=False)
-        except RankLost:
-            return dict(lost=str(lost), code=lost.code, spoke=True)
-    return dict(lost="")
+        return dict(lost=str(lost), code=lost.code, spoke=True)
+    return {}
