@@ -91,6 +91,10 @@ class Plan:
         """Of one rank in a step."""
         return self.race.job.accumulation
 
+    @property
+    def looks(self) -> tuple[Every, Every, Every]:
+        return self.val_every, self.hellaswag_every, self.sample_every
+
     def total_steps(self, steps_per_epoch: int) -> int:
         return self.steps or max(1, math.ceil(self.epochs * steps_per_epoch))
 
@@ -247,7 +251,10 @@ def micro_batches(total: int, B: int, T: int, ranks: int) -> int:
 
 def need_same(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """CannotGoOn where an option that changes what is computed is another one than the run was begun with."""
+    longer = recorded.get("schedule") == now.get("schedule") == "constant"  # then no rate depends on where it ends
     for name in FIXED:
+        if longer and name in ("steps", "epochs"):
+            continue
         if plain(recorded.get(name)) != plain(now.get(name)):
             option = name.replace("_", "-")
             raise CannotGoOn(
