@@ -16,6 +16,7 @@ from bench.models.step import Step
 from bench.trainer import loop, peers
 from bench.trainer.peers import RankLost
 from bench.trainer.ranks import Ranks
+from bench.trainer.reduction import Pairwise, Reduction
 from reference.models import MODELS
 from reference.models.gpt2 import GPT2, init_parameters
 from tests import commands
@@ -88,6 +89,32 @@ def sums(ranks: Ranks, job: Job) -> dict[str, Any]:
     plain.load(init_parameters(job.model, 0))
     plain.gradients(given)
     return dict(reduced=mem.flat_grads.clone(), own=plain.memory.flat_grads.clone())
+
+
+def arrives_meanwhile(ranks: Ranks, job: Job) -> bool:
+    """Whether the first bucket's terms arrive while a call of the backward pass runs, and nobody waits for them."""
+    step = build(job, ranks.ranks)
+    exchange = Reduction(ranks, step, False, job.bucket_bytes).exchange
+    assert isinstance(exchange, Pairwise)
+    step.load(init_parameters(job.model, 0))
+    exchange.received.fill_(torch.nan)
+    seen = []
+
+    def call() -> None:
+        assert exchange.arriving
+        bucket, _ = exchange.arriving
+        own = bucket.part(ranks.rank)
+        terms = exchange.received[bucket.number % 2, 1 - ranks.rank, : own.stop - own.start]
+        until = time.monotonic() + 30
+        while terms.isnan().any() and time.monotonic() < until:
+            time.sleep(0.01)
+        seen.append(not terms.isnan().any())
+
+    begun = next(i for i, bound in enumerate(step.last) if hasattr(bound[0], "between_ranks"))
+    assert begun < len(step.last_calls) - 1
+    step.last.insert(begun + 1, (call, (), {}))
+    step.run(batches(job, 0, ranks.rank, ranks.ranks), LR)
+    return seen == [True]
 
 
 def one_is_not_finite(ranks: Ranks, job: Job) -> dict[str, Any]:
