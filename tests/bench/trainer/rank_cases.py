@@ -173,6 +173,7 @@ def share_of_cores(cpus: dict[int, list[int]]) -> int:
     peers.usable_cpus = lambda: mine
     ranks = Ranks.join()
     ranks.leave()
+    assert ranks.machines == 1
     return ranks.threads
 
 
