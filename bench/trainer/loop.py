@@ -37,6 +37,7 @@ from bench.text.epochs import Ahead, Epochs, find_shards, find_validation
 from bench.text.tokenizer import DataError
 from bench.trainer import build, evaluate
 from bench.trainer import plan as plans
+from bench.trainer.beside import Beside
 from bench.trainer.journal import Journal, events
 from bench.trainer.outliers import Outliers
 from bench.trainer.plan import Plan
@@ -141,6 +142,8 @@ class Training:
         self.done = 0  # steps
         self.bad = 0  # losses or norms in a row that were not finite
         self.why = ""  # it ends before its last step
+        self.beside: Beside | None = None
+        self.astray = ""  # how ours left the band of PyTorch's runs
         self.code = cli.OK
         if state:
             self._take_up(state)
@@ -165,6 +168,7 @@ class Training:
             with (
                 Stopping(not ranks.main) as self.stopping,
                 Screen(self.steps, self.done, not ranks.main) as self.screen,
+                contextlib.ExitStack() as self.stack,
             ):
                 self._writing()
             return self._ended()
@@ -299,6 +303,8 @@ class Training:
     def _train(self) -> None:
         plan = self.plan
         self.peak = self._peak_flops()
+        if plan.baseline:
+            self._begin_beside(plan.baseline)
         if self.done == 0:
             self._look(plan.val_every.steps > 0, False, False)
             self._hear()
@@ -313,6 +319,27 @@ class Training:
                     self._hear()
                 if self.code == cli.OK and (last or self.why or plan.checkpoint_every(self.done)):
                     self._checkpoint()
+
+    def _begin_beside(self, mode: str) -> None:
+        if self.done:
+            raise CannotGoOn(
+                "--baseline: PyTorch's training has no checkpoints to go on from: start a new run", cli.USAGE
+            )
+        cli.say(f"PyTorch's own runs begin, and torch.{mode} compiles")
+        self.beside = self.stack.enter_context(Beside(self.plan, mode, self.data.step(0), self.lr(0)))
+        cli.say(f"torch.{mode}: {self.beside.recipe}")
+
+    def _step_beside(self, batches: list[Any], loss: float, norm: float, lr: float) -> None:
+        """PyTorch's step after ours, and every now and then the gate."""
+        assert self.beside and self.journal
+        done = self.beside.step(batches, lr, loss, norm, self.step.memory)
+        theirs = dict(loss=done["loss"], norm=done["norm"], ms=done["wall_s"] * 1e3)
+        self.journal.write("baseline", step=self.done, **theirs, name=self.beside.entrant.name)
+        self.screen.say(f"step {self.done}/{self.steps}  torch.{self.plan.baseline} {theirs['ms']:.1f} ms")
+        if self.plan.parity_every(self.done) or self.done == self.steps:
+            found = self.beside.parity()
+            self._told(str(found), "parity", parity=not found.excesses, worst_loss=found.loss, worst_norm=found.norm)
+            self.astray = str(found) if found.excesses else ""
 
     def _hear(self) -> None:
         """Whether an end was asked for, of any rank."""
@@ -372,6 +399,8 @@ class Training:
         self.bad = 0 if finite else self.bad + 1
         if not finite:
             self._not_finite(number, ready)
+        elif self.beside:
+            self._step_beside(batches, loss, norm, lr)
 
     def _placed(self, batches: list[Any]) -> list[Batch]:
         place = self.step.device.place
@@ -401,7 +430,7 @@ class Training:
         plan = self.plan
         rate = self.speed.add(plan.total_batch, seconds)
         flops = plan.model.flops_per_token(plan.T)
-        mfu = {name: n * rate / self.ranks.ranks / self.peak for name, n in flops.items()} if self.peak else None
+        mfu = {name: n * rate / self.peak for name, n in flops.items()} if self.peak else None
         memory = self._memory_bytes()
         seen = Seen(
             step=self.done,
@@ -429,10 +458,12 @@ class Training:
             )
 
     def _peak_flops(self) -> float | None:
-        """Of one rank's device, as bench.machine.ceilings measured it before; nothing is measured for it here."""
+        """Of all devices together (a machine's cores are one, however many ranks share them), as bench.machine.ceilings
+        measured one before; nothing is measured for it here."""
         job = self.plan.race.job
         known = ceilings.remembered(job.device)
-        return known.flops_per_s.get(job.dtype) if known else None
+        one = known.flops_per_s.get(job.dtype) if known else None
+        return one and one * (self.ranks.ranks if is_gpu(job.device) else self.ranks.machines)
 
     def _memory_bytes(self) -> int:
         if is_gpu(self.plan.race.job.device):
@@ -475,6 +506,8 @@ class Training:
             good = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint"
             raise CannotGoOn(f"{self.why}: {good}", cli.WRONG)
         self.journal.write("end", step=self.done, why=self.why or "all steps are done")
+        if self.astray:
+            raise CannotGoOn(self.astray, cli.WRONG)
         if self.why:
             cli.say(f"ended by {self.why} after step {self.done}: go on with --out {self.folder} --resume")
             return cli.INTERRUPTED
