@@ -29,6 +29,7 @@ from bench.trainer import (
     GPU_T,
     LR,
     NOT_FINITE_IN_A_ROW,
+    PARITY_EVERY,
     SAMPLE_TOKENS,
     SCHEDULES,
     TEMPERATURE,
@@ -36,6 +37,7 @@ from bench.trainer import (
     VAL_BATCHES,
     WINDOW,
 )
+from bench.training import BASELINES
 
 
 def parser() -> cli.Parser:
@@ -52,6 +54,7 @@ def parser() -> cli.Parser:
     _optimizer(p.add_argument_group("schedule and optimizer"))
     _looks(p.add_argument_group("evaluation and samples"))
     _checkpoints(p.add_argument_group("checkpoints"))
+    _beside(p.add_argument_group("beside PyTorch"))
     return p
 
 
@@ -151,6 +154,17 @@ def _looks(g: argparse._ArgumentGroup) -> None:
         "--top-k", type=cli.whole_from_zero, default=TOP_K, metavar="K", help=f"default {TOP_K}; 0: all tokens"
     )
     g.add_argument("--prompt", metavar="TEXT", help="what samples begin with; default: the end of a text")
+
+
+def _beside(g: argparse._ArgumentGroup) -> None:
+    g.add_argument("--baseline", choices=BASELINES, help="PyTorch's training beside ours, as in bench.e2e")
+    g.add_argument(
+        "--parity-every",
+        type=cli.count,
+        default=PARITY_EVERY,
+        metavar="N",
+        help=f"steps between looks whether ours stays in the band of PyTorch's own runs, default {PARITY_EVERY}",
+    )
 
 
 def _checkpoints(g: argparse._ArgumentGroup) -> None:

@@ -7,7 +7,7 @@ import os
 import resource
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from bench.checkpoints.state import State
 from bench.cli import CannotGoOn
 from bench.core import files
 from bench.core.case import DTYPES
-from bench.machine import ceilings
+from bench.core.process import is_out_of_memory, summary
+from bench.machine import ceilings, facts
 from bench.machine.devices import check_device, is_gpu
 from bench.models.calls import Batch
 from bench.models.step import Step
@@ -36,6 +37,7 @@ from bench.text.epochs import Ahead, Epochs, find_shards, find_validation
 from bench.text.tokenizer import DataError
 from bench.trainer import build, evaluate
 from bench.trainer import plan as plans
+from bench.trainer.beside import Beside
 from bench.trainer.journal import Journal, events
 from bench.trainer.outliers import Outliers
 from bench.trainer.plan import Plan
@@ -43,10 +45,12 @@ from bench.trainer.progress import Screen, Seen, Speed
 from bench.trainer.ranks import Ranks
 from bench.trainer.sample import Draw, Texts
 from bench.trainer.sample import sample as draw_tokens
-from bench.trainer.stopping import Stopping
+from bench.trainer.stopping import Asked, Stopping
 from reference.models.plain import init_parameters
 
 CHECKPOINTS = "checkpoints"
+REST = ("options", "data", "losses", "norms", "not_finite", "updates")  # of a checkpoint that a run goes on from
+BYTES_A_PARAMETER = 16  # weight, gradient and two moments; more with masters
 
 
 def utc() -> str:
@@ -99,7 +103,10 @@ def newest(out: Path, ranks: Ranks) -> State | None:
                 cli.say(f"passed over: the checkpoint of step {step} is torn: {why}")
             continue
         said = checkpoints.model_of(path)
-        return checkpoints.load(path, plans.model_named(said["name"]))
+        state = checkpoints.load(path, plans.model_named(said["name"]))
+        if missing := sorted({*REST} - state.rest.keys()):
+            raise CannotGoOn(f"{path} has weights and no run to go on with ({missing[0]} is missing): use --from")
+        return state
     return None
 
 
@@ -135,6 +142,8 @@ class Training:
         self.done = 0  # steps
         self.bad = 0  # losses or norms in a row that were not finite
         self.why = ""  # it ends before its last step
+        self.beside: Beside | None = None
+        self.astray = ""  # how ours left the band of PyTorch's runs
         self.code = cli.OK
         if state:
             self._take_up(state)
@@ -159,9 +168,17 @@ class Training:
             with (
                 Stopping(not ranks.main) as self.stopping,
                 Screen(self.steps, self.done, not ranks.main) as self.screen,
+                contextlib.ExitStack() as self.stack,
             ):
                 self._writing()
             return self._ended()
+        except Exception as error:
+            if self.journal:
+                with contextlib.suppress(CannotGoOn):
+                    self.journal.write(
+                        "end", step=self.done, why=str(error) if isinstance(error, CannotGoOn) else summary(error)
+                    )
+            raise
         finally:
             if self.journal:
                 self.journal.close()
@@ -186,9 +203,17 @@ class Training:
         if not ranks.main:
             choice = build.named(plan.race, names)
         self.kernels = {id: name for id, (name, _) in names.items()}
-        self.step: Step = build.build(plan.race, choice, plan.masters, ranks.ranks)
-        ranks.reduce(self.step, plan.optimizer)
-        build.record(self.step, plan.race)
+        self._need_memory()
+        try:
+            self.step: Step = build.build(plan.race, choice, plan.masters, ranks.ranks)
+            ranks.reduce(self.step, plan.optimizer)
+            build.record(self.step, plan.race)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise CannotGoOn(
+                f"the step does not fit ({summary(error)}): take a smaller --batch, or --recompute"
+            ) from error
         if self.resumed:
             self.step.load_state(self.resumed)
         else:
@@ -200,6 +225,14 @@ class Training:
             self._begin_the_journal(note)
             self._say_who(note)
         self.resumed = None  # as large as the model
+
+    def _need_memory(self) -> None:
+        """Refuse what cannot fit, before the system kills somebody for it."""
+        have, need = facts.available_bytes(), self.plan.model.parameters * BYTES_A_PARAMETER
+        if have and not is_gpu(self.plan.race.job.device) and need > have:
+            raise CannotGoOn(
+                f"{self.plan.model.name} takes {need / 1e9:.0f} GB without activations, {have / 1e9:.0f} GB are free"
+            )
 
     def _parameters(self) -> dict[str, torch.Tensor]:
         """Of --from; else the family's, rounded to the working dtype, as `bench.e2e` starts."""
@@ -272,19 +305,48 @@ class Training:
     def _train(self) -> None:
         plan = self.plan
         self.peak = self._peak_flops()
+        if plan.baseline:
+            self._begin_beside(plan.baseline)
         if self.done == 0:
             self._look(plan.val_every.steps > 0, False, False)
+            self._hear()
         with Ahead(self.data, self.done, plan.data_threads) as batches:
             while self.done < self.steps and not self.why:
                 self._one(self._next(batches))
                 last = self.done == self.steps
-                if self.ranks.any(bool(self.stopping.asked)):
-                    self.why = self.stopping.asked or "another rank was asked to"
-                if not self.why:
-                    due = (plan.val_every, plan.hellaswag_every, plan.sample_every)
-                    self._look(*(every.steps > 0 and (last or every(self.done)) for every in due))
+                self._hear()
+                due = [every.steps > 0 and (last or every(self.done)) for every in plan.looks]
+                if not self.why and any(due):
+                    self._look(*due)
+                    self._hear()
                 if self.code == cli.OK and (last or self.why or plan.checkpoint_every(self.done)):
                     self._checkpoint()
+
+    def _begin_beside(self, mode: str) -> None:
+        if self.done:
+            raise CannotGoOn(
+                "--baseline: PyTorch's training has no checkpoints to go on from: start a new run", cli.USAGE
+            )
+        cli.say(f"PyTorch's own runs begin, and torch.{mode} compiles")
+        self.beside = self.stack.enter_context(Beside(self.plan, mode, self.data.step(0), self.lr(0)))
+        cli.say(f"torch.{mode}: {self.beside.recipe}")
+
+    def _step_beside(self, batches: list[Any], loss: float, norm: float, lr: float) -> None:
+        """PyTorch's step after ours, and every now and then the gate."""
+        assert self.beside and self.journal
+        done = self.beside.step(batches, lr, loss, norm, self.step.memory)
+        theirs = dict(loss=done["loss"], norm=done["norm"], ms=done["wall_s"] * 1e3)
+        self.journal.write("baseline", step=self.done, **theirs, name=self.beside.entrant.name)
+        self.screen.say(f"step {self.done}/{self.steps}  torch.{self.plan.baseline} {theirs['ms']:.1f} ms")
+        if self.plan.parity_every(self.done) or self.done == self.steps:
+            found = self.beside.parity()
+            self._told(str(found), "parity", parity=not found.excesses, worst_loss=found.loss, worst_norm=found.norm)
+            self.astray = str(found) if found.excesses else ""
+
+    def _hear(self) -> None:
+        """Whether an end was asked for, of any rank."""
+        if self.ranks.any(bool(self.stopping.asked)) and not self.why:
+            self.why = self.stopping.asked or "another rank was asked to"
 
     def _next(self, batches: Ahead) -> list[Any]:
         """A step's batches. Where the data are gone, what was trained so far is kept."""
@@ -296,18 +358,23 @@ class Training:
             raise
 
     def _look(self, val: bool, hellaswag: bool, sample: bool) -> None:
-        """At the model as it is now: validation loss, questions, a text."""
+        """At the model as it is now: validation loss, questions, a text. Who asks for an end does not wait for it; of
+        several ranks each would stop somewhere else, so these finish it."""
+        with contextlib.suppress(Asked):
+            self._look_at(val, hellaswag, sample, self.stopping.check if self.ranks.ranks == 1 else lambda: None)
+
+    def _look_at(self, val: bool, hellaswag: bool, sample: bool, check: Callable[[], None]) -> None:
         plan, step = self.plan, self.done
         if val:
-            loss = evaluate.validation(self.step, self.val, plan.val_batches, self.ranks)
+            loss = evaluate.validation(self.step, self.val, plan.val_batches, self.ranks, check)
             self._told(f"val loss {loss:.6f}", "val", loss=loss, batches=plan.val_batches)
         if hellaswag:
-            right, of = evaluate.hellaswag(self.step, self.questions, self.ranks)
+            right, of = evaluate.hellaswag(self.step, self.questions, self.ranks, check)
             said = f"hellaswag {right}/{of} = {right / of:.4f}"
             self._told(said, "hellaswag", right=right, of=of, accuracy=right / of)
         if sample and self.ranks.main:
             prompt, draw = self.texts.prompt(plan.prompt, plan.model.v), Draw(plan.temperature, plan.top_k)
-            ids = draw_tokens(self.step, prompt, plan.sample_tokens, draw, plan.race.job.seed + step)
+            ids = draw_tokens(self.step, prompt, plan.sample_tokens, draw, plan.race.job.seed + step, check)
             text = self.texts.text([*prompt, *ids] if plan.prompt else ids)
             self._told(f"sample: {text}", "sample", text=text, tokenizer=self.texts.name)
 
@@ -334,6 +401,8 @@ class Training:
         self.bad = 0 if finite else self.bad + 1
         if not finite:
             self._not_finite(number, ready)
+        elif self.beside:
+            self._step_beside(batches, loss, norm, lr)
 
     def _placed(self, batches: list[Any]) -> list[Batch]:
         place = self.step.device.place
@@ -363,7 +432,7 @@ class Training:
         plan = self.plan
         rate = self.speed.add(plan.total_batch, seconds)
         flops = plan.model.flops_per_token(plan.T)
-        mfu = {name: n * rate / self.ranks.ranks / self.peak for name, n in flops.items()} if self.peak else None
+        mfu = {name: n * rate / self.peak for name, n in flops.items()} if self.peak else None
         memory = self._memory_bytes()
         seen = Seen(
             step=self.done,
@@ -391,10 +460,12 @@ class Training:
             )
 
     def _peak_flops(self) -> float | None:
-        """Of one rank's device, as bench.machine.ceilings measured it before; nothing is measured for it here."""
+        """Of all devices together (a machine's cores are one, however many ranks share them), as bench.machine.ceilings
+        measured one before; nothing is measured for it here."""
         job = self.plan.race.job
         known = ceilings.remembered(job.device)
-        return known.flops_per_s.get(job.dtype) if known else None
+        one = known.flops_per_s.get(job.dtype) if known else None
+        return one and one * (self.ranks.ranks if is_gpu(job.device) else self.ranks.machines)
 
     def _memory_bytes(self) -> int:
         if is_gpu(self.plan.race.job.device):
@@ -415,7 +486,9 @@ class Training:
         )
 
     def _checkpoint(self) -> None:
-        if self.bad and not self.step.finite():  # what is kept is to be gone on with
+        if not self.step.finite():  # what is kept is to be gone on with
+            if self.ranks.main:
+                cli.say(f"no checkpoint after step {self.done}: a weight is not finite")
             return
         self.ranks.agree(self.step.memory.flat_params, "parameters")
         state = self.step.state(self.done, self._rest())
@@ -429,12 +502,14 @@ class Training:
     def _ended(self) -> int:
         if not self.ranks.main:
             return cli.INTERRUPTED if self.why and self.code == cli.OK else self.code
-        assert self.journal and self.writer
-        self.journal.write("end", step=self.done, why=self.why or "all steps are done")
-        kept = self.writer.written
+        assert self.journal
         if self.code == cli.WRONG:
+            kept, _ = checkpoints.newest(self.folder / CHECKPOINTS, self.plan.model)
             good = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint"
             raise CannotGoOn(f"{self.why}: {good}", cli.WRONG)
+        self.journal.write("end", step=self.done, why=self.why or "all steps are done")
+        if self.astray:
+            raise CannotGoOn(self.astray, cli.WRONG)
         if self.why:
             cli.say(f"ended by {self.why} after step {self.done}: go on with --out {self.folder} --resume")
             return cli.INTERRUPTED

@@ -88,7 +88,7 @@ def _job(environment: Mapping[str, str]) -> int:
 class Peers:
     """This process among those that work together; `Peers()` is one that is alone, and waits for nobody.
 
-    rank, ranks, local: see Place. threads: its share of the cores that it may use.
+    rank, ranks, local: see Place. threads: its share of the cores that it may use. machines: of all ranks.
 
     Its methods are called by all ranks in the same order, and answer all alike. Each raises RankLost where one has
     died.
@@ -97,7 +97,7 @@ class Peers:
     def __init__(self, place: Place | None = None):
         place = place or Place()
         self.rank, self.ranks, self.local = place.rank, place.ranks, place.local
-        self.threads = len(usable_cpus())
+        self.threads, self.machines = len(usable_cpus()), 1
         self.attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self.store: dist.Store | None = None  # where there are others
 
@@ -113,7 +113,7 @@ class Peers:
             patience = datetime.timedelta(seconds=PATIENCE_S)
             ranks.store = ranks._meet(f"tcp://{here.address}" if here.address else "env://", patience)
             dist.init_process_group(backend, store=ranks.store, rank=here.rank, world_size=here.ranks, timeout=patience)
-            ranks.threads = ranks._share_of_cores()
+            ranks._look_around()
         except (RuntimeError, ValueError, OSError) as error:
             at = here.address or f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
             raise CannotGoOn(
@@ -250,10 +250,10 @@ class Peers:
         except Exception:
             return self.rank <= 1
 
-    def _share_of_cores(self) -> int:
-        """Cores that this rank may use, divided by the ranks that may use them too: Slurm may bind each to its own."""
-        mine = (socket.gethostname(), usable_cpus())
-        told: list[tuple[str, list[int]]] = [("", [])] * self.ranks
-        dist.all_gather_object(told, mine)
-        sharing = sum(host == mine[0] and not set(cpus).isdisjoint(mine[1]) for host, cpus in told)
-        return max(1, len(mine[1]) // sharing)
+    def _look_around(self) -> None:
+        """Who shares which machine, and which cores: Slurm may bind each rank to its own."""
+        host, mine = socket.gethostname(), usable_cpus()
+        told = self.everyones((host, mine))
+        sharing = sum(other == host and not set(cpus).isdisjoint(mine) for other, cpus in told)
+        self.threads = max(1, len(mine) // sharing)
+        self.machines = len({other for other, _ in told})

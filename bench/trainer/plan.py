@@ -24,7 +24,7 @@ FIXED = (
     *("lr", "schedule", "warmup", "final_fraction", "steps", "epochs", "skip_loss_z", "skip_norm_z"),
 )
 PATHS = ("out", "from", "hellaswag")
-NOT_KEPT: dict[str, Any] = {"out": None, "resume": True, "from": None, "remeasure": False}
+NOT_KEPT: dict[str, Any] = {"out": None, "resume": True, "from": None, "remeasure": False, "baseline": None}
 NEAREST = 2  # possible batches that are named on either side of an impossible one
 
 
@@ -70,6 +70,8 @@ class Plan:
     temperature: float
     top_k: int
     prompt: str | None
+    baseline: str | None
+    parity_every: Every
     checkpoint_every: Every
     keep_last: int
     keep_every: int
@@ -90,6 +92,10 @@ class Plan:
     def micro_batches(self) -> int:
         """Of one rank in a step."""
         return self.race.job.accumulation
+
+    @property
+    def looks(self) -> tuple[Every, Every, Every]:
+        return self.val_every, self.hellaswag_every, self.sample_every
 
     def total_steps(self, steps_per_epoch: int) -> int:
         return self.steps or max(1, math.ceil(self.epochs * steps_per_epoch))
@@ -126,6 +132,8 @@ def plan_of(options: Mapping[str, Any], ranks: int = 1, argv: list[str] | None =
     job = race.job
     if o["no_masters"] and job.dtype != "bf16":
         raise CannotGoOn("--no-masters: fp32 weights have none; it goes with --dtype bf16", cli.USAGE)
+    if o["baseline"]:
+        _need_what_pytorch_does_too(o, ranks)
     if o["steps"] and o["epochs"]:
         raise CannotGoOn("--steps and --epochs: one of them", cli.USAGE)
     if o["hellaswag_every"] and not o["hellaswag"]:
@@ -162,10 +170,19 @@ def plan_of(options: Mapping[str, Any], ranks: int = 1, argv: list[str] | None =
         temperature=o["temperature"],
         top_k=o["top_k"],
         prompt=o["prompt"],
+        baseline=o["baseline"],
+        parity_every=Every(o["parity_every"]),
         checkpoint_every=Every(o["checkpoint_every"]),
         keep_last=o["keep_last"],
         keep_every=o["keep_every"],
     )
+
+
+def _need_what_pytorch_does_too(o: Mapping[str, Any], ranks: int) -> None:
+    others = {"--skip-loss-z": o["skip_loss_z"], "--skip-norm-z": o["skip_norm_z"], "--no-masters": o["no_masters"]}
+    others |= {"--from": o["from"], "several ranks": ranks > 1}
+    if here := [name for name, given in others.items() if given]:
+        raise CannotGoOn(f"--baseline: PyTorch's training beside ours does not go with {here[0]}", cli.USAGE)
 
 
 def race_of(
@@ -247,7 +264,10 @@ def micro_batches(total: int, B: int, T: int, ranks: int) -> int:
 
 def need_same(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """CannotGoOn where an option that changes what is computed is another one than the run was begun with."""
+    longer = recorded.get("schedule") == now.get("schedule") == "constant"  # then no rate depends on where it ends
     for name in FIXED:
+        if longer and name in ("steps", "epochs"):
+            continue
         if plain(recorded.get(name)) != plain(now.get(name)):
             option = name.replace("_", "-")
             raise CannotGoOn(

@@ -1,6 +1,6 @@
 """Text from a model: one token after the other, each drawn from what the model expects after those before it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,20 +27,26 @@ class Draw:
         return int(ids[torch.multinomial(chances, 1, generator=generator)])
 
 
-def sample(step: Step, prompt: Sequence[int], count: int, draw: Draw, seed: int) -> list[int]:
+def sample(
+    step: Step, prompt: Sequence[int], count: int, draw: Draw, seed: int, check: Callable[[], None] = lambda: None
+) -> list[int]:
     """`count` tokens that go on from `prompt` (at least one token). The same arguments, the same tokens.
 
-    A whole forward pass for each of them, of the step's own size; the model sees the last T tokens at most.
+    A whole forward pass for each of them, of the step's own size; the model sees the last T tokens at most. check: as
+    in `evaluate`. Where logits are not finite the text ends.
     """
     mem = step.memory
     generator = torch.Generator().manual_seed(seed)
     ids = list(prompt)
     tokens = torch.zeros(mem.B, mem.T, dtype=torch.int64)
     for _ in range(count):
+        check()
         seen = ids[-mem.T :]
         tokens[0, : len(seen)] = torch.tensor(seen)
-        logits = step.logits(tokens)[0, len(seen) - 1, : step.model.v]
-        ids.append(draw.one(logits.float().cpu(), generator))
+        logits = step.logits(tokens)[0, len(seen) - 1, : step.model.v].float().cpu()
+        if not torch.isfinite(logits).all():
+            break
+        ids.append(draw.one(logits, generator))
     return ids[len(prompt) :]
 
 

@@ -8,6 +8,10 @@ from bench import cli
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Asked(Exception):
+    """An end was asked for, and what is under way need not be finished."""
+
+
 class Stopping:
     """Use as a context manager, in the main thread; `asked` is the name of the signal that came, or "".
 
@@ -29,6 +33,11 @@ class Stopping:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Raises Asked once an end was asked for."""
+        if self.asked:
+            raise Asked
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name

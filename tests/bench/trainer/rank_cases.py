@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +16,7 @@ from bench.models.step import Step
 from bench.trainer import loop, peers
 from bench.trainer.peers import RankLost
 from bench.trainer.ranks import Ranks
+from bench.trainer.reduction import Pairwise, Reduction
 from reference.models import MODELS
 from reference.models.gpt2 import GPT2, init_parameters
 from tests import commands
@@ -88,6 +91,32 @@ def sums(ranks: Ranks, job: Job) -> dict[str, Any]:
     return dict(reduced=mem.flat_grads.clone(), own=plain.memory.flat_grads.clone())
 
 
+def arrives_meanwhile(ranks: Ranks, job: Job) -> bool:
+    """Whether the first bucket's terms arrive while a call of the backward pass runs, and nobody waits for them."""
+    step = build(job, ranks.ranks)
+    exchange = Reduction(ranks, step, False, job.bucket_bytes).exchange
+    assert isinstance(exchange, Pairwise)
+    step.load(init_parameters(job.model, 0))
+    exchange.received.fill_(torch.nan)
+    seen = []
+
+    def call() -> None:
+        assert exchange.arriving
+        bucket, _ = exchange.arriving
+        own = bucket.part(ranks.rank)
+        terms = exchange.received[bucket.number % 2, 1 - ranks.rank, : own.stop - own.start]
+        until = time.monotonic() + 30
+        while terms.isnan().any() and time.monotonic() < until:
+            time.sleep(0.01)
+        seen.append(not terms.isnan().any())
+
+    begun = next(i for i, bound in enumerate(step.last) if hasattr(bound[0], "between_ranks"))
+    assert begun < len(step.last_calls) - 1
+    step.last.insert(begun + 1, (call, (), {}))
+    step.run(batches(job, 0, ranks.rank, ranks.ranks), LR)
+    return seen == [True]
+
+
 def one_is_not_finite(ranks: Ranks, job: Job) -> dict[str, Any]:
     """A step in which the last rank's gradients are infinite, between two that are well."""
     step = reduced(ranks, job)
@@ -144,6 +173,7 @@ def share_of_cores(cpus: dict[int, list[int]]) -> int:
     peers.usable_cpus = lambda: mine
     ranks = Ranks.join()
     ranks.leave()
+    assert ranks.machines == 1
     return ranks.threads
 
 
@@ -171,23 +201,32 @@ def by_srun() -> list[float]:
     return found
 
 
-def dies(job: Job) -> dict[str, Any]:
-    """The last rank is killed in the middle of its second step."""
+def is_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hangs() -> None:
+    time.sleep(60)
+
+
+def breaks() -> None:
+    raise ZeroDivisionError("a kernel's")
+
+
+def is_lost(job: Job, how: Callable[[], None], patience: int = peers.PATIENCE_S) -> dict[str, Any]:
+    """Something befalls the last rank in the middle of its second step; what the others make of it."""
+    peers.PATIENCE_S = patience
     ranks = Ranks.join()
     step = reduced(ranks, job)
     step.load(init_parameters(job.model, 0))
     step.run(batches(job, 0, ranks.rank, ranks.ranks), LR)
     if ranks.rank == ranks.ranks - 1:
-        middle = len(step.last) // 2
-        step.last.insert(middle, (os.kill, (os.getpid(), signal.SIGKILL), {}))
+        step.last.insert(len(step.last) // 2, (how, (), {}))
     try:
-        step.run(batches(job, 1, ranks.rank, ranks.ranks), LR)
+        with ranks.one_voice():
+            step.run(batches(job, 1, ranks.rank, ranks.ranks), LR)
+    except SystemExit as silent:
+        return dict(lost=str(silent.__cause__), code=silent.code, spoke=False)
     except RankLost as lost:
-        try:
-            with ranks.one_voice():
-                raise
-        except SystemExit as silent:
-            return dict(lost=str(lost), code=silent.code, spoke=False)
-        except RankLost:
-            return dict(lost=str(lost), code=lost.code, spoke=True)
-    return dict(lost="")
+        return dict(lost=str(lost), code=lost.code, spoke=True)
+    return {}

@@ -5,6 +5,7 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -396,3 +397,73 @@ def test_kernels_of_the_run_are_taken_again(data, tmp_path):
     assert resumed["kernels"] == {call: entry["variant"] for call, entry in chosen["kernels"].items()}
     assert "chosen beforehand" in resumed["chosen"]
     assert max(losses(out)) == 4
+
+
+def test_an_end_that_is_asked_for_does_not_wait_for_a_look(data, tmp_path, monkeypatch):
+    """Questions may take an hour on a CPU. What was not finished is not told."""
+    out = tmp_path / "run"
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    real, seen = steps.Step.evaluate, []
+
+    def evaluate(self, batch):
+        seen.append(1)
+        if len(seen) == 9:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, batch)
+
+    monkeypatch.setattr(steps.Step, "evaluate", evaluate)
+    done = train(data, "--steps", 9, "--val-every", 2, "--val-batches", 6, "--out", out)
+    signal.signal(signal.SIGTERM, before)
+    assert done.returncode == cli.INTERRUPTED
+    assert len(seen) == 9
+    assert [e["step"] for e in told(out, "val")] == [0]
+    assert told(out, "checkpoint")[-1]["step"] == 2 == max(losses(out))
+
+
+def test_weights_that_are_not_finite_are_not_kept(data, tmp_path, monkeypatch):
+    """An update may overflow where loss and norm did not: the checkpoint before it stays the last."""
+    out = tmp_path / "run"
+    real = steps.Step.update
+
+    def update(self, lr, plain=False):
+        real(self, lr, plain)
+        if self.memory.step.item() == 4:
+            self.memory.params["h1.fc.weight"][0, 0] = torch.inf
+
+    monkeypatch.setattr(steps.Step, "update", update)
+    done = train(data, "--steps", 20, "--checkpoint-every", 2, "--not-finite", 3, "--sample-every", 1, "--out", out)
+    assert done.returncode == cli.WRONG
+    assert "no checkpoint after step 4: a weight is not finite" in done.stderr
+    assert "first in parameter h1.fc.weight, before the step" in done.stderr
+    assert "the last good checkpoint is" in done.stderr and "step-00000002" in done.stderr
+    assert [e["path"] for e in told(out, "checkpoint")] == ["checkpoints/step-00000002"]
+    assert told(out, "end")[-1]["why"].startswith("3 steps in a row were not finite")
+
+
+def test_a_checkpoint_without_a_run_is_not_gone_on_with(data, tmp_path):
+    out = tmp_path / "run"
+    train(data, "--steps", 2, "--out", out)
+    state = checkpoints.load(out / "checkpoints" / "step-00000002", SMALL)
+    other = tmp_path / "other"
+    checkpoints.save(other / "checkpoints", replace(state, rest={}))
+    done = train(data, "--out", other, "--resume")
+    assert done.returncode == cli.FAILED
+    assert "has weights and no run to go on with" in done.stderr
+    assert train(data, "--steps", 1, "--from", other, "--out", tmp_path / "third").returncode == cli.OK
+
+
+def test_a_constant_rate_may_go_on_for_longer(data, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(data, "--schedule", "constant", "--steps", 8, "--out", whole)
+    train(data, "--schedule", "constant", "--steps", 5, "--out", parts)
+    done = train(data, "--steps", 8, "--out", parts, "--resume")
+    assert done.returncode == cli.OK, done.stderr
+    assert losses(parts) == losses(whole)
+    assert kept(parts, 8) == kept(whole, 8)
+
+
+def test_what_cannot_fit_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.machine.facts.available_bytes", lambda: 100_000)
+    done = train(data, "--steps", 2, "--out", tmp_path / "run")
+    assert done.returncode == cli.FAILED
+    assert "GB are free" in done.stderr

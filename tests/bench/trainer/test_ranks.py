@@ -13,13 +13,16 @@ from tests.bench.trainer.rank_cases import (
     STEPS,
     UNCLIPPED,
     Job,
+    breaks,
     build,
-    dies,
     first_bad,
+    hangs,
+    is_killed,
+    is_lost,
     one_is_not_finite,
     train,
 )
-from tests.bench.trainer.together import DIED, apart, together
+from tests.bench.trainer.together import DIED, SILENT, apart, together
 
 OPTIMIZERS = ("replicated", "sharded")
 # How far a loss may be from one process's: a few roundings of gradients by the working dtype, which AdamW's first
@@ -130,14 +133,21 @@ def test_more_ranks_train_as_one_process(name, ranks):
     assert all(map(torch.equal, found["replicated"][0]["parameters"], found["sharded"][0]["parameters"]))
 
 
-def test_a_rank_that_dies_is_told_once():
-    """Where it dies in the backward pass, with sums under way."""
-    *others, died = apart(3, dies, Job(micro_batches=3))
-    assert died == DIED
+@pytest.mark.parametrize(("how", "patience"), [(is_killed, 60), pytest.param(hangs, 20, marks=pytest.mark.slow)])
+def test_a_rank_that_is_lost_is_told_once(how, patience):
+    """Where it is lost in the backward pass, with sums under way."""
+    *others, lost = apart(3, is_lost, Job(micro_batches=3), how, patience, last=how is is_killed)
+    assert lost is (DIED if how is is_killed else SILENT)
     for rank in others:
-        assert "a rank was lost while" in rank["lost"] and "go on with --resume (" in rank["lost"]
+        assert "a rank was lost while rank" in rank["lost"] and "go on with --resume (" in rank["lost"]
         assert rank["code"] == cli.FAILED
     assert sorted(rank["spoke"] for rank in others) == [False, True]
+
+
+def test_a_rank_that_breaks_has_its_say_alone():
+    *others, broken = apart(3, is_lost, Job(micro_batches=3), breaks)
+    assert isinstance(broken, ZeroDivisionError)
+    assert [(rank["spoke"], rank["code"]) for rank in others] == [(False, cli.FAILED)] * 2
 
 
 def test_without_the_environment_there_is_one_rank():

@@ -10,7 +10,7 @@ from bench.models.program import program
 from bench.models.step import _run
 from bench.trainer.reduction import plan
 from reference.models.gpt2 import init_parameters
-from tests.bench.trainer.rank_cases import SMALL, UNCLIPPED, B, Job, T, batches, build, sums, train
+from tests.bench.trainer.rank_cases import SMALL, UNCLIPPED, B, Job, T, arrives_meanwhile, batches, build, sums, train
 from tests.bench.trainer.together import together
 
 
@@ -71,6 +71,10 @@ def test_most_gradients_are_reduced_beside_the_backward_pass():
     early = sum(b.cuts[-1] - b.cuts[0] for b in found if b.ready < len(calls) - 8)
     assert early > 0.8 * blocks
     assert found[0].ready < len(calls) * 0.6
+
+
+def test_terms_arrive_while_calls_run():
+    assert together(2, arrives_meanwhile, Job()) == [True, True]
 
 
 @pytest.mark.parametrize("optimizer", ["replicated", "sharded"])

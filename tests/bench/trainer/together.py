@@ -17,7 +17,7 @@ from bench.trial import worker  # it has the server load what all tests need
 
 assert worker.ROOMS
 PATIENCE_S = 90
-DIED = "died"
+DIED, SILENT = "died", "silent"
 Function = Callable[..., Any]
 
 
@@ -30,12 +30,12 @@ def together(ranks: int, function: Function, *args: Any) -> list[Any]:
         raise
 
 
-def apart(ranks: int, function: Function, *args: Any) -> list[Any]:
+def apart(ranks: int, function: Function, *args: Any, last: bool = True) -> list[Any]:
     """[function(*args) of each rank], processes of their own that meet by themselves, if at all; an exception is
-    returned as it was raised, DIED for a rank that died."""
+    returned as it was raised, DIED for a rank that died. last: False does not wait for the last rank: SILENT."""
     team = Team(ranks, False)
     try:
-        return team.run(function, *args, whatever=True)
+        return team.run(function, *args, whatever=True, last=last)
     finally:
         team.end()
 
@@ -58,11 +58,11 @@ class Team:
             self.ends.append(mine)
             self.processes.append(process)
 
-    def run(self, function: Function, *args: Any, whatever: bool = False) -> list[Any]:
+    def run(self, function: Function, *args: Any, whatever: bool = False, last: bool = True) -> list[Any]:
         """Of each rank; the first exception is raised, unless any outcome is welcome."""
         for end in self.ends:
             end.send_bytes(pickle.dumps((function, args)))
-        found = [_told(end) for end in self.ends]
+        found = [_told(end) for end in (self.ends if last else self.ends[:-1])] + [SILENT] * (not last)
         for outcome in () if whatever else found:
             if isinstance(outcome, BaseException):
                 raise outcome
