@@ -92,6 +92,7 @@ class Sheet:
 
     def _table(self, shown: list[int], width: int) -> Table:
         table = bare_table()
+        table.show_header = any(self.columns[i].title for i in shown)
         fits = self._needs(shown) <= width
         for i in shown:
             c = self.columns[i]
