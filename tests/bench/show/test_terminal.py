@@ -126,12 +126,15 @@ def test_a_sentence_that_finds_no_room_stands_below_with_whose_it_is():
     sheet = Sheet("verdicts", [Col("variant"), Col("number", True), Col("why", prose=True, rank=1, below=True)])
     sheet.add("cpu.simd", "1", "beyond the noise of both", label="gelu cpu.simd")
     sheet.add("cpu.naive", "2", "", label="gelu cpu.naive")
+    for i in range(4):
+        sheet.add("cpu.tiled", str(i), "a busy machine", label=f"row{i}")
     wide, narrow = on_a_terminal(80), on_a_terminal(30)
     sheet.print(wide)
     sheet.print(narrow)
     assert "below" not in said(wide) and "gelu" not in said(wide)
     told = " ".join(said(narrow).split())
     assert "gelu cpu.simd: beyond the noise of both" in told and "gelu cpu.naive" not in told
+    assert "row0, row1, row2, 1 more: a busy machine" in told
     assert "not shown" not in told and max(map(len, said(narrow).splitlines())) <= 30
 
 
