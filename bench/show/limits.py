@@ -36,13 +36,16 @@ def ranks_nothing(noise: float | None) -> str:
 
 def above_ceiling(rows: Iterable[Record], known: Ceilings | None) -> list[str]:
     """A sentence with its reason for each variant that took less than its floor at the measured ceilings."""
-    found: dict[str, Record] = {}
+    found: dict[str, list[Record]] = {}
     for r in rows:
-        if (r.get("of_ceiling") or 0.0) > max(1.0, (found.get(r["variant"]) or Record()).get("of_ceiling") or 0.0):
-            found[r["variant"]] = r
-    return [
-        f"{name} {r['cache']}: {percent(r['of_ceiling'])} of its ceiling: {why(r, known)}" for name, r in found.items()
-    ]
+        if (r.get("of_ceiling") or 0.0) > 1:
+            found.setdefault(r["variant"], []).append(r)
+    lines = []
+    for name, above in found.items():
+        shares = ", ".join(f"{percent(r['of_ceiling'])} {r['cache']}" for r in above)
+        most = max(above, key=lambda r: r["of_ceiling"] or 0.0)
+        lines.append(f"{name}: {shares}, of its ceiling: {why(most, known)}")
+    return lines
 
 
 def why(row: Record, known: Ceilings | None) -> str:
@@ -52,7 +55,7 @@ def why(row: Record, known: Ceilings | None) -> str:
     cache = known.cache_bytes if known else 0
     if memory_s >= compute_s and row["bytes"] <= 2 * cache:
         size, room = row["bytes"] / 1e6, cache / 1e6
-        told = f"its {size:.3g} MB find room in the last cache ({room:.3g} MB)"
+        told = f"much of its {size:.3g} MB finds room in the last cache ({room:.3g} MB)"
         return f"{told}, and the ceiling is memory's"
     if known and known.busy:
         return f"the ceiling was measured on a busy machine ({known.busy}); python -m bench.doctor --refresh"

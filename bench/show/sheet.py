@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 LEAST_PROSE = 24  # columns of the terminal, below which a sentence is not put into a table
+LABELS = 3  # whose a sentence below the table is; of more rows their number
 GAP = 2  # between two columns
 
 
@@ -68,12 +69,17 @@ class Sheet:
             print_line(screen, Text(f"not shown at {screen.width} columns: {titles}", style="dim"))
 
     def _moved(self, gone: list[int]) -> list[Text]:
-        """The sentences of columns that had no room, each with whose it is."""
+        """The sentences of columns that had no room, each with whose it is; the same of several rows once."""
         told = []
-        for i in gone:
+        for i in (i for i in gone if self.columns[i].below):
+            whose: dict[str, list[str]] = {}
             for row, label in zip(self.rows, self.labels, strict=True):
-                if self.columns[i].below and row and row[i].plain:
-                    told.append(Text.assemble(f"{label}: " if label else "", row[i]))
+                if row and row[i].plain:
+                    whose.setdefault(row[i].plain, []).append(label)
+            for sentence, labels in whose.items():
+                more = [f"{len(labels) - LABELS} more"] if len(labels) > LABELS else []
+                names = ", ".join(filter(None, [*labels[:LABELS], *more]))
+                told.append(Text(f"{names}: {sentence}" if names else sentence))
         return told
 
     def _last(self, shown: list[int]) -> int | None:
@@ -92,6 +98,7 @@ class Sheet:
 
     def _table(self, shown: list[int], width: int) -> Table:
         table = bare_table()
+        table.show_header = any(self.columns[i].title for i in shown)
         fits = self._needs(shown) <= width
         for i in shown:
             c = self.columns[i]

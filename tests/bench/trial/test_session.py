@@ -15,7 +15,9 @@ import pytest
 
 from bench import HOME, cli, layer
 from bench.core.files import DiskFull
+from bench.core.progress import Progress
 from bench.records.record import TABLE, Record
+from bench.show import terminal
 from bench.show.terminal import Screen
 from bench.trial import session
 from bench.trial.plan import plan_of
@@ -100,7 +102,9 @@ def test_a_run_proves_times_and_writes_it_down(measured):
     assert (folder / "layer.csv").exists() and (folder / "env.json").exists()
 
 
-def test_a_resumed_run_measures_only_what_is_missing(measured, tmp_path):
+def test_a_resumed_run_measures_only_what_is_missing(measured, tmp_path, monkeypatch):
+    lines: list[Progress] = []
+    monkeypatch.setattr(terminal, "Progress", lambda: lines.append(Progress()) or lines[-1])
     folder = tmp_path / "run"
     shutil.copytree(measured[1], folder)
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
@@ -115,6 +119,8 @@ def test_a_resumed_run_measures_only_what_is_missing(measured, tmp_path):
     assert after.startswith("".join(kept))
     new = [json.loads(line) for line in after[len("".join(kept)) :].splitlines()[1:]]
     assert {r["variant"] for r in new if not r["control"]} == {"cpu.simd"}
+    found = {word: (units.done, units.total) for word, units in lines[0].units.items()}
+    assert found == {"proof": (4, 4), "case": (2, 2)}, "the line that says how far it is came to the end"
 
 
 def test_a_wrong_variant_is_exit_code_2_and_its_row_says_the_evidence(tmp_path):
