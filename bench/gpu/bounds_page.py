@@ -128,10 +128,12 @@ def step_section(calls: list[StepCall], found: list[Bound]) -> str:
             c.best.set_by if c.best else c.floor_by,
             _ms(c.seconds),
             _ms(c.gap),
+            _ms(c.calls * (c.best.in_turn - c.best.seconds)) if c.best and c.best.complete else DASH,
         ]
         for c in calls
     ]
     header = ["call", "a step", "floor, µs", "least bound", "bound, µs", "set by", "all, ms", "above the floors, ms"]
+    header.append("by overlap, ms")
     return f"""## The step
 
 {_table(["sum over all calls of a step", "ms"], sums, "lr")}
@@ -139,7 +141,10 @@ def step_section(calls: list[StepCall], found: list[Bound]) -> str:
 A step of {_ms(AIM)} ms has its kernels, together, at {total / AIM:.0%} of their bounds, and at
 {at_measured / AIM:.0%} of what those ceilings leave. Where nothing was counted, the floor stands for the bound.
 
-{_table(header, rows, "lrrlrlrr")}"""
+*By overlap* is what all of them would take longer, were nothing in a multiprocessor to overlap: how much there is to
+win, or to lose, by the order of a kernel's work, where bounds say nothing more.
+
+{_table(header, rows, "lrrlrlrrr")}"""
 
 
 def next_section(calls: list[StepCall]) -> str:
