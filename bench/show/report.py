@@ -409,7 +409,7 @@ def troubles(rows: list[Record]) -> dict[str, list[Record]]:
 
 def case_facts(r: Record) -> list[str]:
     """What the work is, and how far the numbers can be trusted."""
-    if not r.get("bytes"):
+    if not r.get("bytes") or r.get("flops") is None:
         return []
     facts = [f"{r['calls']} calls a step" if r.get("calls") else "not part of the fused step"]
     facts.append(f"{r['flops'] / 1e9:.3g} GFLOP, at least {r['bytes'] / 1e6:.3g} MB moved")
