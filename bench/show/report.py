@@ -435,7 +435,7 @@ def step_facts(rows: list[Record]) -> list[str]:
     facts = []
     for r in rows:
         if r["status"] not in ("ok", "simulated"):
-            facts.append(f"parity FAILED for {r['variant']}: {r['evidence']}")
+            facts.append(f"parity FAILED for {r['variant']}: {r.get('evidence', '')}")
     if not facts:
         facts.append("parity: every step's loss and gradient norm is inside the band of PyTorch's own runs")
     ours = rows[0]
