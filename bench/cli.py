@@ -5,10 +5,12 @@ Nothing heavy is imported here, so that `--help` answers at once.
 
 import argparse
 import atexit
+import codecs
 import contextlib
 import difflib
 import errno
 import json
+import locale
 import math
 import os
 import re
@@ -23,15 +25,20 @@ from typing import Any, NoReturn
 OK = 0
 FAILED = 1  # something went wrong that is not a verdict on a kernel (disk full, cannot set up)
 WRONG = 2  # a variant's result is wrong, or parity with PyTorch failed
-CANNOT_RUN = 3  # a variant named explicitly cannot run here
-NOTHING_TRIED = 4  # variants were named explicitly, and none of them takes any of what it was to be tried at
+CANNOT_RUN = 3  # a variant that was named in full cannot run here, whatever the reason
+NOTHING_TRIED = 4  # a pattern named variants, and none of them takes any of what it was to be tried at
+TIMED_OUT = 5  # nothing is wrong, but a variant or the training step took longer than its time limit
 USAGE = 64  # the command line makes no sense (sysexits.h EX_USAGE)
 INTERRUPTED = 130  # Ctrl-C, or ended from outside by SIGTERM or a closed terminal
 
 EXIT_CODES = (
     "exit codes: 0 fine, 1 could not go on, 2 a result is wrong, 3 a named variant cannot run here, "
-    "4 nothing of what was named was tried, 64 usage, 130 interrupted"
+    "4 nothing of what was named was tried, 5 a time limit ended something, 64 usage, 130 interrupted"
 )
+
+
+OF_A_RUN = ("records.jsonl", "env.json")  # files that none but the run itself writes
+OUTPUTS = ("out", "html", "png", "markdown", "pack", "prepare", "profile", "into")  # options that say where to write
 
 
 class CannotGoOn(Exception):
@@ -53,6 +60,14 @@ class Parser(argparse.ArgumentParser):
         # A variable that is not set (--out "$DIR") must not mean the folder one is in, or everything.
         self.register("type", None, _not_empty)
         self.register("type", Path, lambda text: Path(_not_empty(text)))
+
+    def parse_known_args(self, args=None, namespace=None):
+        found, rest = super().parse_known_args(args, namespace)
+        for option in OUTPUTS:
+            where = getattr(found, option, None)
+            if isinstance(where, Path) and {where.name, Path(os.path.realpath(where)).name} & {*OF_A_RUN}:
+                self.error(f"--{option} {where}: a run's own file has this name; choose another")
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"error: {message}{self._hint(message)} ({self.prog} --help)\n")
@@ -78,6 +93,11 @@ def _not_empty(text: str) -> str:
 def count(text: str) -> int:
     """A whole number above 0."""
     return _whole(text, 1, "a whole number above 0")
+
+
+def whole_from_zero(text: str) -> int:
+    """How often or how many, 0 for never or none."""
+    return _whole(text, 0, "a whole number from 0")
 
 
 def seed(text: str) -> int:
@@ -106,6 +126,14 @@ def above_zero(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
+def from_zero(text: str) -> float:
+    """A finite number from 0: a decay, a temperature."""
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """'; did you mean "attention"?' or nothing."""
     close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.5)
@@ -122,6 +150,7 @@ def choose(word: str, known: Iterable[str], what: str) -> str:
 
 def run(main: Callable[[], int]) -> NoReturn:
     """Run a command line's main(); turn the errors a user can act on into one line and an exit code."""
+    _speak_utf8()
     nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere  # they are None after `>&-`
     for stream in (sys.stdout, sys.stderr):
@@ -140,6 +169,17 @@ def run(main: Callable[[], int]) -> NoReturn:
             if signal.getsignal(number) in (_interrupt, signal.default_int_handler):
                 signal.signal(number, signal.SIG_DFL)
     _leave(code)
+
+
+def _speak_utf8() -> None:
+    """Begin again in UTF-8 mode where the locale is another one: sources and records are UTF-8 whatever it says, here
+    and in all processes that this one starts. What is printed stays in the letters that the terminal has."""
+    if sys.flags.utf8_mode or codecs.lookup(locale.getpreferredencoding(False)).name == "utf-8":
+        return
+    letters = getattr(sys.stdout, "encoding", None) or "ascii"
+    os.environ.setdefault("PYTHONIOENCODING", f"{letters}:replace")
+    os.environ["PYTHONUTF8"] = "1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _leave(code: int) -> NoReturn:

@@ -113,9 +113,11 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     if (args.before is None) == (args.against_history is None):
         p.error("two folders, BEFORE and AFTER, or one and --against-history N")
+    from bench.core.progress import Progress
     from bench.show import comparing
 
-    return comparing.run(**vars(args))
+    with Progress():
+        return comparing.run(**vars(args))
 
 
 if __name__ == "__main__":

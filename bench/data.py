@@ -2,11 +2,17 @@
 
     python -m bench.data FILE|DIR --out DIR      # train.bin, val.bin and about.json
     python -m bench.data                         # the default data set: the Python standard library's source
+    python -m bench.data --hellaswag hellaswag_val.jsonl --out DIR      # hellaswag.bin: questions with four endings
 
 A shard is 256 little-endian int32 (magic 20240520, version 1, number of tokens, zeros) and then one uint16 a token.
 nanoGPT's files (uint16 and no header) are read too. The first 90 % of the characters are for training, the rest for
 validation. Documents (files) have <|endoftext|> between them and none before the first, so a single text is its own
 tokens and nothing else. Nothing here uses the network.
+
+`bench.train --data` takes DIR (it trains on the shards named train and validates on those named val), a .bin file, a
+glob of them ('DIR/*_train_*.bin', quoted), or text, which it makes shards of by itself. tokenizer.bin, in llm.c's
+layout, is what samples are decoded with; --vocab takes it too, which questions for a model need: --hellaswag's must be
+encoded as what it was trained on was (its JSON lines: github.com/rowanz/hellaswag; llm.c's evaluation format).
 """
 
 import argparse
@@ -20,7 +26,10 @@ def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.data", description=__doc__)
     p.add_argument("source", nargs="?", type=Path, metavar="FILE|DIR", help="text; default: the standard library")
     p.add_argument("--out", type=Path, metavar="DIR", help="where the shards go; default: the cache")
-    p.add_argument("--vocab", type=Path, metavar="FILE", help="GPT-2's vocabulary as a .tiktoken rank file")
+    p.add_argument(
+        "--vocab", type=Path, metavar="FILE", help="a vocabulary: a .tiktoken rank file, or llm.c's tokenizer .bin"
+    )
+    p.add_argument("--hellaswag", type=Path, metavar="JSONL", help="write HellaSwag's questions to DIR/hellaswag.bin")
     p.add_argument("--val-fraction", type=_fraction, default=VAL_FRACTION, metavar="F", help="default %(default)s")
     p.add_argument("--json", action="store_true", help="one JSON document on stdout")
     return p
@@ -38,6 +47,8 @@ def _fraction(word: str) -> float:
 
 def main() -> int:
     args = parser().parse_args()
+    if args.hellaswag:
+        return questions(args)
     from bench.text.corpus import encode
 
     folder, about = encode(args.source, args.out, args.vocab, args.val_fraction)
@@ -50,6 +61,22 @@ def main() -> int:
     print(f"tokenizer  {about['tokenizer']}")
     print(f"train      {about['train_tokens']:,} tokens  {folder / 'train.bin'}")
     print(f"val        {about['val_tokens']:,} tokens  {folder / 'val.bin'}")
+    return cli.OK
+
+
+def questions(args: argparse.Namespace) -> int:
+    if args.out is None or args.source is not None:
+        raise cli.CannotGoOn("--hellaswag takes --out DIR, and no other text beside it", cli.USAGE)
+    from bench.text.corpus import tokenizer
+    from bench.text.evaluation import convert
+
+    file = args.out / "hellaswag.bin"
+    about = convert(args.hellaswag, tokenizer(args.vocab), file)
+    if args.json:
+        cli.print_json(about | {"file": str(file)})
+        return cli.OK
+    print(f"tokenizer  {about['tokenizer']}")
+    print(f"questions  {about['examples']:,}, the longest of {about['longest_tokens']:,} tokens  {file}")
     return cli.OK
 
 

@@ -1,4 +1,4 @@
-"""python -m bench.export RUN --format FORMAT --out FILE: a run's records for other tools.
+"""python -m bench.export RUN --format FORMAT --out FILE: a run's records, or what it trained, for other tools.
 
 pytest-benchmark         JSON for `pytest-benchmark compare before.json after.json` and its histograms
 nvbench                  JSON for `nvbench-compare-robust before.json after.json` (of cuda-bench[compare]), with the
@@ -8,6 +8,12 @@ github-action-benchmark  JSON for the action's tool `customSmallerIsBetter`, in 
 bmf                      Bencher Metric Format, latency in nanoseconds
 parquet, csv             a table, one row a case; parquet also has the raw samples (needs pyarrow)
 
+Of a training run, or of one checkpoint of it, the newest weights for other programs (docs/checkpoints.md):
+
+hf                       a folder for Hugging Face's GPT2LMHeadModel.from_pretrained
+llmc                     a folder that llm.c's -y 1 goes on from, or with --out FILE.bin its model alone
+nanogpt                  a .safetensors file with nanoGPT's names
+
 RUN is a run's folder, or one with several. What was not right has no time anywhere: it is left out, skipped with its
 reason (nvbench), or a row without times (parquet, csv).
 """
@@ -16,19 +22,25 @@ import sys
 from pathlib import Path
 
 from bench import cli
+from bench.checkpoints import EXPORTS
 from bench.records import FORMATS
 
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.export", description=__doc__)
     p.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or a folder of such")
-    p.add_argument("--format", required=True, choices=FORMATS)
+    p.add_argument("--format", required=True, choices=(*FORMATS, *EXPORTS))
     p.add_argument("--out", required=True, type=Path, metavar="FILE")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    if args.format in EXPORTS:
+        from bench.checkpoints import foreign
+
+        print(foreign.export(args.run, args.format, args.out))
+        return cli.OK
     from bench.records import formats
 
     print(formats.export(args.run, args.format, args.out))

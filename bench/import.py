@@ -32,9 +32,12 @@ def parser() -> cli.Parser:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from bench.core.adopt import adopt
+    from bench.core.progress import Progress
     from bench.core.variants import discover, find
 
-    written, decide, name = adopt(args.file, args.layer, args.kernel, args.name, args.into)
+    with Progress() as progress:
+        progress.tell(f"reading and matching {args.file}")
+        written, decide, name = adopt(args.file, args.layer, args.kernel, args.name, args.into)
     for path in written:
         print(f"written: {path}")
     for line in decide:

@@ -6,6 +6,7 @@ python -m bench.layer all --check-only                prove everything, time not
 python -m bench.layer matmul --only cpu.simd,torch.eager --pass forward --shape gpt2-124m/qkv
 python -m bench.layer layernorm --all -a T=256,1024 -a dtype=fp32,bf16
 python -m bench.layer attention --device cuda -a dtype=bf16
+python -m bench.layer --resume runs/FOLDER            go on with what was interrupted
 """
 
 import sys
@@ -17,7 +18,7 @@ from bench.trial import ROOMS
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.layer", description=__doc__)
-    p.add_argument("layer", help="a layer's name, `all`, or `list`")
+    p.add_argument("layer", nargs="?", help="a layer's name, `all`, or `list`")
     what = p.add_argument_group("what to run")
     what.add_argument("--all", action="store_true", help="all variants (the default unless --only is given)")
     what.add_argument("--only", metavar="A,B", help="these variants, for example cpu.simd,torch.eager, or cuda.*")
@@ -62,19 +63,26 @@ def parser() -> cli.Parser:
     how.add_argument("--threads", type=cli.cores, default=0, help="CPU threads (default: torch's choice)")
     out = p.add_argument_group("results")
     out.add_argument("--out", type=Path, help="folder of this run (default: a new one under runs/)")
-    out.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted run")
+    out.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted run: its own command")
     out.add_argument("--json", action="store_true", help="the last line of stdout is one JSON document")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
+    if not (args.layer or args.resume):
+        p.error("the following arguments are required: layer")
     from bench.core import process
 
     process.start_server(*ROOMS)
-    from bench.trial import plan, session, watch
+    from bench.trial import plan, resume, session, watch
 
+    if args.resume:
+        args, argv = resume.gone_on_with(parser, argv, args.resume, "layer")
+        if not args.layer:
+            raise cli.CannotGoOn(f"no run to resume in {args.resume}: say which layer")
     if args.layer == "list":
         return session.list_layers(args.kernels, args.device, args.json)
     made = plan.plan_of(**vars(args), argv=argv)

@@ -2,6 +2,7 @@
 
 python -m bench.report runs/20261121T152517Z-layer-228fa2                 writes report.html into the run's folder
 python -m bench.report results/amd-epyc-2-cores/* --out report.html       several runs on one page
+python -m bench.report runs/first runs/second --out curves.html           training runs, over one another
 python -m bench.report RUN --png docs/                                    the charts as pictures too (.png and .svg)
 
 The page is built from the records alone, on any machine, also long after: what is fastest for each layer and how near
@@ -9,6 +10,7 @@ the ceiling, every variant's check and times, the training step beside PyTorch's
 measured.
 """
 
+import argparse
 from pathlib import Path
 
 from bench import cli
@@ -26,14 +28,35 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.show import page, report
+    from bench.core.progress import Progress
+    from bench.show import page, report, training_page
 
     if missing := page.unavailable():
         raise CannotGoOn(missing)
-    runs = report.read_runs(args.runs)
-    shown = report.Page(runs, args.title)
-    out = args.out or runs[0].folder / "report.html"
-    page.write(shown, report.TEMPLATE, out)
+    if trained := training_page.runs_in(args.runs):
+        return of_training(args, trained)
+    with Progress() as line:
+        runs = report.read_runs(args.runs)
+        line.tell(f"the page of {len(runs)} runs, {sum(len(run.records) for run in runs)} records")
+        shown = report.Page(runs, args.title)
+        out = args.out or runs[0].folder / "report.html"
+        line.tell(f"writing {out}")
+        page.write(shown, report.TEMPLATE, out)
+    print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    if args.png:
+        print(f"pictures: {page.write_pictures(shown, args.png)} charts in {args.png}")
+    return cli.OK
+
+
+def of_training(args: argparse.Namespace, trained: list[Path]) -> int:
+    """Training runs over one another, on a page of their own."""
+    from bench.show import page, training_page
+
+    if other := [str(r) for r in args.runs if not training_page.runs_in([r])]:
+        raise CannotGoOn(f"{', '.join(other)}: not a training run, as {trained[0]} is; make a page of each", cli.USAGE)
+    shown = training_page.Page(trained, args.title)
+    out = args.out or trained[0] / "report.html"
+    page.write(shown, training_page.TEMPLATE, out)
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if args.png:
         print(f"pictures: {page.write_pictures(shown, args.png)} charts in {args.png}")

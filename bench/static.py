@@ -37,6 +37,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    from bench.core.progress import Progress
     from bench.gpu import resources
 
     archs = [cli.choose(a, ARCHS, "architecture") for a in args.arch.split(",")]
@@ -49,7 +50,8 @@ def main(argv: list[str] | None = None) -> int:
         archs = archs if args.arch != ",".join(ARCHS) else [table.ARCH]
         print(f"{table.update(variants, archs, dtypes, args.jobs)} compiled: {table.TABLE.relative_to(HOME)}")
         return cli.OK
-    rows = resources.compile_all(variants, archs, dtypes, args.jobs)
+    with Progress():
+        rows = resources.compile_all(variants, archs, dtypes, args.jobs)
     if args.json:
         cli.print_json({"kernels": [r.row() for r in rows]})
     else:

@@ -78,8 +78,11 @@ def main(argv: list[str] | None = None) -> int:
         from bench.gpu import archive
 
         args["data"] = args["data"] or archive.use(prepared)
-    from bench.trial import suite
+    from bench.trial import resume, suite
 
+    if args["resume"]:
+        again, argv = resume.gone_on_with(parser, argv, args["out"], "suite")
+        args = {name: args["data"] if name == "data" else value for name, value in vars(again).items() if name in args}
     return suite.suite_of(suite.plan_of(**args, argv=argv)).run()
 
 

@@ -12,11 +12,12 @@ from bench import HOME
 # Each may import from those after it; the two of a pair know nothing of each other.
 ROOMS = (
     ("commands",),
+    ("trainer",),
     ("trial", "training"),
     ("gpu",),
     ("show",),
     ("models", "records"),
-    ("machine",),
+    ("machine", "checkpoints"),
     ("text",),
     ("core",),
     ("simulate",),

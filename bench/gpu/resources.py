@@ -9,19 +9,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
+from rich.text import Text
 
 from bench import cli
 from bench.core.case import DTYPES as TORCH
 from bench.core.case import Case
 from bench.core.evidence import bounded, telling
 from bench.core.files import make_folder, need_cache, write_atomically
+from bench.core.progress import track
 from bench.core.variants import Variant, discover
 from bench.gpu import cubin
 from bench.gpu.launches import Build, KernelUse, launches_of, tables_of
 from bench.machine.facts import usable_cores
 from bench.show import terminal, texts
+from bench.show.sheet import Col, Sheet
 from kernels import cuda
 from kernels.cuda.compiler import CompileError, compile_source
 from reference import contract
@@ -77,17 +78,17 @@ def prepare(folder: Path | None) -> None:
 def compile_all(variants: list[Variant], archs: list[str], dtypes: list[str], jobs: int = 0) -> list[Compiled]:
     """Every kernel that the variants launch, on every architecture that they can run on."""
     work = [(v, arch, dtypes) for v in variants for arch in archs if runs_on(v, arch)]
+    told = [f"compiling {v.layer} {v.name} for {arch}" for v, arch, _ in work]
     if len(work) < WORTH_PROCESSES:
-        return [row for job in work for row in compile_variant(job)]
+        pairs = track(list(zip(work, told, strict=True)), "compilation", lambda pair: pair[1])
+        return [row for job, _ in pairs for row in compile_variant(job)]
 
     context = multiprocessing.get_context("spawn")  # Triton has one driver a process, and so one architecture at once
     with ProcessPoolExecutor(jobs or usable_cores(), context) as pool:
-        screen = Console(stderr=True)
         with cli.deaf_to_ctrl_c():
             parts = pool.map(compile_variant, work)
-        shown = track(parts, "compiling", len(work), console=screen, transient=True, disable=not screen.is_terminal)
         try:
-            return [row for part in shown for row in part]
+            return [row for _ in track(told, "compilation", str) for row in next(parts)]
         except BaseException:  # Ctrl-C: nobody waits for the others
             threading.excepthook = lambda _: None  # the pool's own would tell of its end in a traceback
             for process in multiprocessing.active_children():
@@ -214,20 +215,20 @@ def _judge(variant: Variant, rows: list[Compiled]) -> None:
 def show(rows: list[Compiled]) -> None:
     """One line a kernel; where the architectures differ, their counts stand side by side in the order of --arch."""
     archs = list(dict.fromkeys(r.arch for r in rows if r.arch))
-    grid = terminal.new_table(f"resources on {', '.join(archs)}: from the compiler and the machine code, no times")
-    for name in ("layer", "variant", "kernel"):
-        grid.add_column(name, overflow="fold")
-    for name in ("threads", "registers", "spills", "shared", "occupancy", "tensor", "128-bit"):
-        grid.add_column(name, justify="right", overflow="fold")
-    grid.add_column("fault", overflow="fold", style="red")
+    counts = [("threads", 5), ("registers", 0), ("spills", 0), ("shared", 2), ("occupancy", 1), ("tensor", 3)]
+    heads = [*(Col(name, right=True, rank=rank) for name, rank in (*counts, ("128-bit", 4))), Col("")]
+    title = f"resources on {', '.join(archs)}: from the compiler and the machine code, no times"
+    grid = Sheet(title, [Col("layer"), Col("variant"), Col("kernel", prose=True), *heads])
     last = ("", "")
     for group in _by_kernel(rows):
         r = group[0]
         named = ("", "") if (r.layer, r.variant) == last else (r.layer, r.variant)
         last = (r.layer, r.variant)
         faults = {f"{g.arch}: {g.fault}": None for g in group if g.fault}
-        grid.add_row(*named, r.kernel, str(r.threads), *_cells(group), "; ".join(faults))
-    terminal.console().print(grid)
+        grid.add(*named, r.kernel, str(r.threads), *_cells(group), Text("fault" if faults else "", style="red"))
+        for fault in faults:
+            grid.tell(f"{r.layer} {r.variant} {r.kernel}: {fault}", "red")
+    grid.print(terminal.console())
     faulty = sum(bool(r.fault) for r in rows)
     terminal.console().print(f"{len(rows)} compiled: {len(rows) - faulty} fine, {faulty} with a fault", highlight=False)
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from rich.text import Text
 
 from bench import HOME, cli
 from bench.cli import CannotGoOn
@@ -32,7 +31,8 @@ from bench.gpu.launches import untuned
 from bench.machine.devices import Device, open_device
 from bench.records.record import Record
 from bench.records.run import Run
-from bench.show.terminal import console, new_table
+from bench.show.sheet import Col, Sheet
+from bench.show.terminal import console
 from reference import contract
 
 MISSING = (
@@ -123,19 +123,19 @@ def report(calls: Calls, tools: list[str], time_limit: float, out: Path | None, 
             found[name_of(one)][tool] = finding
             records.append(run.append(_record(calls.only([one]), tool, finding)))
     run.write_csv()
-    table = new_table(f"compute-sanitizer, {calls.dtype}: {', '.join(tools)}")
-    for name in ("call", "verdict", "evidence"):
-        table.add_column(name, overflow="fold")
+    heads = [Col("call"), Col("verdict"), Col("evidence", prose=True, rank=1, least=48, below=True)]
+    sheet = Sheet(f"compute-sanitizer, {calls.dtype}: {', '.join(tools)}", heads)
     for name, of_tools in found.items():
-        table.add_row(name, *map(Text, worst(of_tools)))
-    console().print(table)
+        status, evidence = worst(of_tools)
+        sheet.add(name, status, evidence, label=name)
+    sheet.print(console())
     print(f"results: {run.folder}")
     if as_json:
         cli.print_json({"run": str(run.folder), "records": records})
     statuses = {r["status"] for r in records}
     if "timeout" in statuses:
         cli.say(f"{sum(r['status'] == 'timeout' for r in records)} of {len(records)} had no time: --time-limit")
-    return cli.WRONG if "wrong" in statuses else cli.FAILED if "timeout" in statuses else cli.OK
+    return cli.WRONG if "wrong" in statuses else cli.TIMED_OUT if "timeout" in statuses else cli.OK
 
 
 def attributed(calls: Calls, tool: str, deadline: float) -> Iterator[tuple[Call, Finding]]:

@@ -26,6 +26,7 @@ PROBE_TURN_SECONDS = 0.02
 PROBE_ELEMENTS = 1 << 20  # 4 MB in, 4 MB out: some hundred microseconds
 
 NEEDED_BYTES = 1 << 30  # results, builds and inductor's cache of a full run
+CROWD = 1.5  # times the cores: so high a load is not ours alone, whose threads are no more than they
 GOOD_NOISE = 0.05  # above this, only large differences can be told
 
 
@@ -78,7 +79,7 @@ class Report:
 
 def examine(refresh: bool = False) -> Report:
     """Look at everything, and measure: about 15 s the first time."""
-    state = facts.snapshot()
+    facts.snapshot()
     description = facts.describe()
     places = [look_at(*place) for place in folders()]
     try:
@@ -88,6 +89,7 @@ def examine(refresh: bool = False) -> Report:
         os.environ["LAYERBENCH_CACHE"] = folder = tempfile.mkdtemp(prefix="layerbench-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
     noise = measure_noise()
+    state = facts.snapshot()  # anew: what else ran while it was measured
     abilities = list_abilities()
     devices = ["cpu", "cuda"] if cuda_works().works else ["cpu"]
     found = [ceilings.ceilings(refresh, device) for device in devices]
@@ -243,17 +245,20 @@ def verdict(
     state: facts.State, noise: Noise, abilities: list[Ability], places: list[Place], found: Ceilings
 ) -> list[str]:
     """Sentences to act on; the first one says what this machine is good for now."""
-    busy = facts.busy(state)
+    busy = facts.busy(state) or crowded(state)
     floor = f"±{noise.floor:.1%}" if noise.floor < 0.1 else f"±{noise.floor:.0%}"
+    load = f"load {state['load']}"
+    seen = f"{load} on {state['cores']} cores"
+    if busy:
+        seen = busy if load in busy else f"{busy}; {seen}"
     if noise.floor > 0.5:
-        first = "no good for comparisons now: an operation differs from itself by more than half"
-        first += f"; {busy}" if busy else ""
+        first = f"no good for comparisons now: an operation differs from itself by {floor}; {seen}"
     elif busy:
-        first = f"good only for differences above {floor} now: {busy}"
+        first = f"good only for differences above {floor} now: {seen}"
     elif noise.floor > GOOD_NOISE:
-        first = f"good only for differences above {floor}: nothing else seems to run, but the times spread"
+        first = f"good only for differences above {floor}: nothing else seems to run ({seen}), but the times spread"
     else:
-        first = f"good for differences above {floor}; load {state['load']} on {state['cores']} cores"
+        first = f"good for differences above {floor}; {seen}"
     sentences = [first]
     if busy:
         sentences.append("close the other programs or wait, and run this again; ratios inside one run stay usable")
@@ -274,6 +279,12 @@ def verdict(
         elif place.free_bytes is not None and place.free_bytes < NEEDED_BYTES:
             sentences.append(f"{place.path} ({place.name}) has {place.free_bytes / 1e9:.1f} GB left: make room")
     return sentences
+
+
+def crowded(state: facts.State) -> str | None:
+    """A sentence where more programs want the cores than there are, though just now they did not get them."""
+    load, cores = state["load"], state["cores"]
+    return f"more wants to run than there are cores: load {load} on {cores} cores" if load > CROWD * cores else None
 
 
 def remedy(place: Place) -> str:

@@ -20,6 +20,7 @@ class Memory:
 
     recompute: of RECOMPUTABLE. These outputs are not kept for each block: all blocks write them into one buffer, and
     backward computes them again. That saves `saved_bytes`.
+    masters: False leaves the fp32 masters out (below fp32): weights are then rounded at random (bench.models.rounding).
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Memory:
         dtype: str,
         device: str | Device = "cpu",
         recompute: Collection[str] = (),
+        masters: bool = True,
     ):
         if not 1 <= T <= model.max_t:
             raise ValueError(f"T={T} is outside 1…{model.max_t}, the positions of {model.name}")
@@ -44,7 +46,8 @@ class Memory:
         self.v, self.flat_v = self._flat("fp32")
         self.masters: dict[str, torch.Tensor] | None = None
         self.flat_masters: torch.Tensor | None = None
-        if dtype in ("bf16", "fp16"):
+        self.has_masters = dtype in ("bf16", "fp16") and masters
+        if self.has_masters:
             self.masters, self.flat_masters = self._flat("fp32")
 
         self.tokens = self.new(B, T, dtype="int")

@@ -8,7 +8,7 @@ A family of models writes its step down in bench/models/<family>.py, as a `Progr
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -48,23 +48,38 @@ class Program(ABC, Generic[M]):
 
     def update(self) -> list[Call]:
         """The step's end: the norm of all gradients, then AdamW."""
+        return [self.norm_call(), self.adamw_call(self.memory.masters)]
+
+    def norm_call(self) -> Call:
         mem = self.memory
-        grads = list(mem.grads.values())
+        return Call(CallId("global_norm", "", "forward"), (list(mem.grads.values()),), dict(norm=mem.norm))
+
+    def adamw_call(self, masters: Mapping[str, torch.Tensor] | None) -> Call:
+        """AdamW of the parameters that `masters` names, into these; of all where there are none."""
+        mem = self.memory
+        names = list(mem.params if masters is None else masters)
         _, shape = self.model.update_shapes()
+        decays = dict(zip(mem.params, shape["weight_decays"], strict=True))
+        shape["weight_decays"] = [decays[n] for n in names]
         constants = (shape[name] for name in contract.load("adamw").FORWARD.scalars)
-        state = dict(params=mem.params, m=mem.m, v=mem.v, masters=mem.masters)
-        lists = {name: None if views is None else list(views.values()) for name, views in state.items()}
-        return [
-            Call(CallId("global_norm", "", "forward"), (grads,), dict(norm=mem.norm)),
-            Call(CallId("adamw", "", "forward"), (grads, mem.step, mem.lr, mem.grad_scale, *constants), lists),
-        ]
+        state = dict(params=mem.params, m=mem.m, v=mem.v, masters=masters)
+        lists = {kind: None if views is None else [views[n] for n in names] for kind, views in state.items()}
+        grads = [mem.grads[n] for n in names]
+        inputs = (grads, mem.step, mem.lr, mem.grad_scale, *constants)
+        return Call(CallId("adamw", "", "forward"), inputs, lists)
 
 
 def program(
-    model: Model, B: int, T: int, dtype: str, device: str | Device = "cpu", recompute: Collection[str] = ()
+    model: Model,
+    B: int,
+    T: int,
+    dtype: str,
+    device: str | Device = "cpu",
+    recompute: Collection[str] = (),
+    masters: bool = True,
 ) -> Program:
     """The training step of a model with all its memory allocated."""
-    return _family(model)(model, Memory(model, B, T, dtype, device, recompute))
+    return _family(model)(model, Memory(model, B, T, dtype, device, recompute, masters))
 
 
 def step_calls(

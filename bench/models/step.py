@@ -15,18 +15,31 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import ModuleType
+from typing import Any, Protocol
 
 import torch
 
+from bench.checkpoints.state import State, describe
 from bench.core.evidence import telling
 from bench.core.variants import need_support, takes_workspace
 from bench.models import CallId
 from bench.models.calls import Batch, Call, Tensors
 from bench.models.memory import ALIGN
 from bench.models.program import Program, step_calls
+from bench.models.rounding import round_at_random, scratch_groups
 from reference import contract
 
 CLIP_EPS = 1e-6  # torch.nn.utils.clip_grad_norm_'s guard against a division by zero
+
+
+class Shards(Protocol):
+    """The optimizer's state, spread over ranks: whole tensors come in and go out."""
+
+    def start(self, parameters: Mapping[str, torch.Tensor]) -> None: ...
+    def load(self, state: State) -> None: ...
+    def gather(self) -> dict[str, Any]:
+        """m, v and masters by name, on the CPU; masters None where there are none. All ranks call it together."""
+
 
 Bound = tuple[Callable[..., object], tuple[object, ...], Mapping[str, Tensors]]
 Runner = Callable[[list[Bound]], None]
@@ -36,15 +49,25 @@ class Step:
     """The training step of `program`, each call bound to the variant that `modules` names for it.
 
     A module has the contract's function of the call's phase, and perhaps `workspace` and `prepare`. accumulation:
-    micro-batches a step. All variants share one workspace, as large as the largest wish.
+    micro-batches a step. All variants share one workspace, as large as the largest wish. seed: of the rounding of
+    weights that have no masters. ranks: processes whose gradients are summed (bench.trainer.ranks).
 
     Everything between the copy of the batches and the reading of loss and norm, and everything after it, is launched
     from memory that is there, with what changes from step to step (batches, lr, the step's number) in tensors: so each
     can be recorded as a graph.
     """
 
-    def __init__(self, program: Program, modules: Mapping[CallId, ModuleType], accumulation: int = 1):
-        self.memory, self.modules, self.accumulation = program.memory, modules, accumulation
+    def __init__(
+        self,
+        program: Program,
+        modules: Mapping[CallId, ModuleType],
+        accumulation: int = 1,
+        seed: int = 0,
+        ranks: int = 1,
+    ):
+        self.memory, self.modules, self.accumulation, self.ranks = program.memory, modules, accumulation, ranks
+        self.model = program.model
+        self.shards: Shards | None = None  # of the optimizer's state, where ranks share it
         mem = program.memory
         self.device = mem.device
         self.inbox = mem.inbox(accumulation)
@@ -54,24 +77,69 @@ class Step:
         self.shapes = {id: c.shape for id, c in step_calls(*sizes_and_dtype).items()}
         self.first_calls = program.forward_backward(accumulate=False)
         self.later_calls = program.forward_backward(accumulate=True) if accumulation > 1 else []
-        self.update_calls = program.update()
+        self.update_calls = self._updates(program, seed)
         calls = [*self.first_calls, *self.later_calls, *self.update_calls]
         self._prepare(calls)
-        sizes = [workspace_bytes(c, modules[c.id], self.shapes[c.id]) for c in calls]
+        sizes = [workspace_bytes(c, modules[c.id], self._shape(c)) for c in calls]
         self.workspace = make_workspace(sizes, mem.device.place)
         self.bytes = sum(t.nbytes for t in mem.tensors) + self.workspace.nbytes
         self.first = [self._bind(c) for c in self.first_calls]
         self.later = [self._bind(c) for c in self.later_calls]
-        self.update_norm, self.update_adamw = map(self._bind, self.update_calls)
+        # A step's last micro-batch, and what follows it before the norm: where ranks reduce gradients.
+        self.last_calls = self.later_calls or self.first_calls
+        self.last, self.reduced = list(self.later or self.first), list[Bound]()
+        norm, *adamw = map(self._bind, self.update_calls)
+        self.update_norm, self.update_adamw = norm, [self._with_rounding(bound) for bound in adamw]
+
+    def _updates(self, program: Program, seed: int) -> list[Call]:
+        """The norm and AdamW; without masters AdamW of some parameters after the other, in scratch that they share."""
+        mem = self.memory
+        self.rounds = mem.masters is None and mem.dtype in ("bf16", "fp16")
+        if not self.rounds:
+            return program.update()
+        if mem.dtype != "bf16":
+            raise ValueError(f"{mem.dtype} needs masters: only bf16 is rounded at random")
+        self.seed = seed
+        scratch, groups = scratch_groups(mem.params, ALIGN // 4)
+        mem.tensors.append(scratch)
+        return [program.norm_call(), *(program.adamw_call(group) for group in groups)]
+
+    def _with_rounding(self, bound: Bound) -> Bound:
+        """AdamW, where there are no masters: in fp32 copies of the weights, which are then rounded at random."""
+        if not self.rounds:
+            return bound
+        function, args, outputs = bound
+        weights, copies = outputs["params"], outputs["masters"]
+        assert isinstance(weights, list) and isinstance(copies, list)
+
+        def rounded() -> None:
+            for copy, weight in zip(copies, weights, strict=True):
+                copy.copy_(weight)
+            function(*args, **outputs)
+            for copy, weight in zip(copies, weights, strict=True):
+                first = int(weight.storage_offset())
+                round_at_random(weight.view(-1), copy.view(-1), first, self.seed, self.memory.step)
+
+        return rounded, (), {}
+
+    def _shape(self, call: Call) -> contract.Shape:
+        """AdamW may be called for some of the parameters."""
+        shape = self.shapes[call.id]
+        if call.id.layer != "adamw":
+            return shape
+        params = call.outputs["params"]
+        assert isinstance(params, list)
+        return {**shape, "tensors": [tuple(p.shape) for p in params], "weight_decays": call.inputs[-1]}
 
     def _prepare(self, calls: list[Call]) -> None:
-        for id in {c.id for c in calls}:
+        shapes = {(c.id, repr(self._shape(c))): self._shape(c) for c in calls}
+        for (id, _), shape in shapes.items():
             module = self.modules[id]
             if hasattr(module, "prepare"):
-                module.prepare(self.shapes[id], id.phase)
+                module.prepare(shape, id.phase)
 
     def _bind(self, call: Call) -> Bound:
-        return bind(call, self.modules[call.id], self.workspace, self.shapes[call.id])
+        return bind(call, self.modules[call.id], self.workspace, self._shape(call))
 
     def load(self, parameters: dict[str, torch.Tensor]) -> None:
         """Take parameters (by name, any float dtype) and start training afresh: no moments, step 0."""
@@ -84,8 +152,40 @@ class Step:
                 mem.masters[name].copy_(value)
         for flat in (mem.flat_m, mem.flat_v, mem.flat_grads):
             flat.zero_()
+        if self.shards:
+            self.shards.start(parameters)
         mem.step.zero_()
-        mem.dlosses.fill_(1 / (mem.B * mem.T * self.accumulation))
+        mem.dlosses.fill_(1 / (mem.B * mem.T * self.accumulation * self.ranks))
+
+    def state(self, step: int, rest: Mapping[str, object]) -> State:
+        """All that training goes on from after `step` steps: views of this memory, to be copied before the next one.
+
+        rest: what else the run remembers; the count of updates is added to it. Where ranks share the optimizer's state
+        all of them must call this.
+        """
+        mem = self.memory
+        said = {**rest, "updates": int(mem.step.item())}
+        moments: dict[str, Any] = dict(m=mem.m, v=mem.v, masters=mem.masters)
+        if self.shards:
+            moments = self.shards.gather()
+        return State(step, describe(self.model), mem.dtype, mem.params, rest=said, **moments)
+
+    def load_state(self, state: State) -> None:
+        """Go on from a state of this model (see bench.checkpoints.run.load). Without moments it starts afresh."""
+        mem = self.memory
+        self.load(dict(state.weights))
+        if not state.m:
+            return
+        mem.step.fill_(float(state.rest["updates"]))
+        if self.shards:
+            self.shards.load(state)
+            return
+        kinds = [(mem.m, state.m), (mem.v, state.v)]
+        if mem.masters is not None and state.masters is not None:
+            kinds.append((mem.masters, state.masters))
+        for views, values in kinds:
+            for name, value in values.items():
+                views[name].copy_(value)
 
     def gradients(self, batches: Sequence[Batch]) -> None:
         """All micro-batches, forward and backward: gradients into `memory.grads`, mean loss into `.loss`."""
@@ -107,9 +207,11 @@ class Step:
         for i, (tokens, targets) in enumerate(self.inbox):
             mem.tokens.copy_(tokens)
             mem.targets.copy_(targets)
-            run(self.later if i else self.first)
+            last = i + 1 == self.accumulation
+            run(self.last if last else self.later if i else self.first)
             torch.mean(mem.losses, dim=(0, 1), out=mem.micro_loss)
             mem.loss.add_(mem.micro_loss, alpha=1 / self.accumulation)
+        run(self.reduced)
 
     def run(self, batches: Sequence[Batch], lr: float, plain: bool = False) -> tuple[float, float]:
         """One step of training: (loss, gradient norm before clipping). One batch a micro-batch.
@@ -117,15 +219,77 @@ class Step:
         Where the norm is not finite there is no update: parameters, moments and the step's number stay. The graphs are
         replayed where there are any; plain: launch every kernel by itself nevertheless.
         """
+        loss, norm = self.measure(batches, plain)
+        if math.isfinite(norm):
+            self.update(lr, plain)
+        return loss, norm
+
+    def measure(self, batches: Sequence[Batch], plain: bool = False) -> tuple[float, float]:
+        """The first half of a step: gradients of all micro-batches; (loss, gradient norm before clipping)."""
         mem = self.memory
         self._take(batches)
-        mem.lr.fill_(lr)
         graphs = None if plain else self.replay
         graphs[0]() if graphs else self._gradients_and_norm(_run)
-        loss, norm = mem.loss.item(), mem.norm.item()
-        if math.isfinite(norm):
-            graphs[1]() if graphs else self._update(_run)
-        return loss, norm
+        return mem.loss.item(), mem.norm.item()
+
+    def update(self, lr: float, plain: bool = False) -> None:
+        """The second half: clipping and AdamW with the gradients that `measure` left. Nothing is waited for."""
+        self.memory.lr.fill_(lr)
+        graphs = None if plain else self.replay
+        graphs[1]() if graphs else self._update(_run)
+
+    # --- without training ---
+
+    def evaluate(self, batch: Batch) -> torch.Tensor:
+        """Forward alone: the loss of every target, (B, T) fp32, to be read before anything else is run. Gradients,
+        parameters and moments stay."""
+        mem = self.memory
+        tokens, targets = batch
+        mem.tokens.copy_(tokens)
+        mem.targets.copy_(targets)
+        _run(self.first[: self._classifier + 1])
+        return mem.losses
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Forward up to the loss: logits (B, T, VP) of tokens (B, T), to be read before anything else is run."""
+        self.memory.tokens.copy_(tokens)
+        _run(self.first[: self._classifier])
+        call = self.first_calls[self._classifier]
+        names = contract.pass_of(contract.load(call.id.layer), call.id.phase).positional()
+        given = {**dict(zip(names, call.inputs, strict=True)), **call.outputs}
+        logits = given["logits"]
+        assert isinstance(logits, torch.Tensor)
+        return logits
+
+    @property
+    def _classifier(self) -> int:
+        """Where the loss is computed: forward's last call."""
+        return next(i for i, c in enumerate(self.first_calls) if c.outputs.get("losses") is self.memory.losses)
+
+    def first_not_finite(self, batches: Sequence[Batch]) -> str:
+        """Which tensor of a step's gradients is the first to hold a NaN or an infinity, and which call wrote it; a
+        parameter that held one before; or "". Every call runs by itself and its outputs are looked at."""
+        for name, p in self.memory.params.items():
+            if not _finite(p):
+                return f"parameter {name}, before the step"
+        self._take(batches)
+        mem = self.memory
+        for grad in self.cleared:
+            grad.zero_()
+        for i, (tokens, targets) in enumerate(self.inbox):
+            mem.tokens.copy_(tokens)
+            mem.targets.copy_(targets)
+            bounds, calls = (self.later, self.later_calls) if i else (self.first, self.first_calls)
+            for at, (bound, call) in enumerate(zip(bounds, calls, strict=True)):
+                _run([bound])
+                if bad := _not_finite(call):
+                    nth, of = (sum(c.id == call.id for c in some) for some in (calls[: at + 1], calls))
+                    return f"{bad} of {call.id}, call {nth} of {of} in micro-batch {i + 1}"
+        return ""
+
+    def finite(self) -> bool:
+        """Whether every parameter is."""
+        return all(map(_finite, self.memory.params.values()))
 
     def _launch(self, run: Runner) -> bool:
         """The whole step by plain launches; whether the norm was finite, and so the parameters were updated."""
@@ -146,7 +310,7 @@ class Step:
         # grad_scale = min(1, max_norm / (norm + eps)), on the device and in place
         torch.add(mem.norm, CLIP_EPS, out=mem.grad_scale)
         mem.grad_scale.reciprocal_().mul_(self.max_norm).clamp_(max=1)
-        run([self.update_adamw])
+        run(self.update_adamw)
 
     def capture(self) -> str | None:
         """Record the step as two graphs for `run` to replay; which call prevents that and why, else None.
@@ -159,7 +323,7 @@ class Step:
         self._update(_run)
         self.device.synchronize()
         calls = [*self.first_calls, *self.later_calls, *self.update_calls]
-        bounds = [*self.first, *self.later, self.update_norm, self.update_adamw]
+        bounds = [*self.first, *self.later, self.update_norm, *self.update_adamw]
         call_of = {id(bound): call for bound, call in zip(bounds, calls, strict=True)}
         broke: list[str] = []
 
@@ -216,7 +380,7 @@ class Step:
             updated = self._launch(run)
         ids = self._ids_in_order()
         times = dict.fromkeys(ids, 0.0)
-        for id, seconds in zip(ids if updated else ids[:-1], timer.seconds, strict=True):
+        for id, seconds in zip(ids if updated else ids[: -len(self.update_adamw)], timer.seconds, strict=True):
             times[id] += seconds * 1e3
         return times
 
@@ -237,6 +401,19 @@ class Step:
         """Of every call of a step."""
         later = [c for _ in range(self.accumulation - 1) for c in self.later_calls]
         return [c.id for c in [*self.first_calls, *later, *self.update_calls]]
+
+
+def _not_finite(call: Call) -> str:
+    """The name of the first output of a call that is not finite, or ""."""
+    for name, value in call.outputs.items():
+        for tensor in value if isinstance(value, list) else [] if value is None else [value]:
+            if not _finite(tensor):
+                return name
+    return ""
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
 
 
 def _one_line(error: Exception) -> str:

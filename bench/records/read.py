@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.cli import FAILED, CannotGoOn, cannot
+from bench.cli import FAILED, OF_A_RUN, CannotGoOn, cannot
+from bench.core.progress import track
 from bench.records.environment import Environment
 from bench.records.record import Record
 from bench.records.schema import MEASURED, OF_ENVIRONMENT, REQUIRED, SCHEMA, fault, of_another_kind
 
-RECORDS = "records.jsonl"
-ENVIRONMENT = "env.json"
+RECORDS, ENVIRONMENT = OF_A_RUN
 SUITE = "suite"  # the kind of a run that holds others
 
 
@@ -96,9 +96,9 @@ class Loaded:
     problems: list[Problem] = field(default_factory=list)
 
 
-def load(path: Path, code: int = FAILED) -> list[Loaded]:
+def load(path: Path, code: int = FAILED, strict: bool = True) -> list[Loaded]:
     """The runs in a folder that have a record. CannotGoOn with `code` where there is none."""
-    return with_records(runs_in(path, code), path, code)
+    return with_records(runs_in(path, code, strict), path, code)
 
 
 def with_records(runs: list[Loaded], path: Path, code: int = FAILED) -> list[Loaded]:
@@ -111,25 +111,36 @@ def with_records(runs: list[Loaded], path: Path, code: int = FAILED) -> list[Loa
     return found
 
 
-def runs_in(path: Path, code: int = FAILED) -> list[Loaded]:
+def runs_in(path: Path, code: int = FAILED, strict: bool = True) -> list[Loaded]:
     """The run in a folder, and those below it. Lines that cannot be read are told on stderr; CannotGoOn with `code`
-    where there is no run, or no way to read it."""
+    where there is no run, or no way to read it. Not `strict`: of several runs those that cannot be read are told on
+    stderr, and left out."""
+    if path.is_file():
+        raise CannotGoOn(f"{path} is a file: a run is a folder, here {path.parent}", code)
     if not path.is_dir():
         raise CannotGoOn(f"no such folder: {path}", code)
     files = sorted(path.rglob(RECORDS))
     if not files:
         raise CannotGoOn(f"no run in {path}: neither it nor a folder in it has a {RECORDS}", code)
-    runs = []
-    for file in files:
+    runs: list[Loaded] = []
+    refused: CannotGoOn | None = None
+    for file in track(files, "run", lambda file: f"reading {file.parent}"):
         try:
             environment = read_environment(file.parent)
             of_parts = environment.get("kind") == SUITE  # whose runs lie in folders inside it
             records, problems = read_records(file, () if of_parts else MEASURED)
         except (CannotGoOn, OSError) as error:
             why = cannot(error) if isinstance(error, OSError) else str(error)
-            raise CannotGoOn(f"cannot read the run in {file.parent}: {why}", code) from error
+            refusal = CannotGoOn(f"cannot read the run in {file.parent}: {why}", code)
+            if strict:
+                raise refusal from error
+            refused = refused or refusal
+            print(f"warning: {refusal}; it is left out", file=sys.stderr)
+            continue
         for problem in problems:
             print(f"warning: {problem}", file=sys.stderr)
         records = [] if of_parts else records
         runs.append(Loaded(file.parent, environment.get("kind") or "", environment, records, problems))
+    if refused and not runs:
+        raise refused
     return runs

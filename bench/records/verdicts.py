@@ -29,6 +29,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from bench.core import stats
+from bench.core.progress import track
 from bench.machine import facts
 from bench.records import DASH, FAILURES
 from bench.records.gate import Lost, Thresholds, lost
@@ -259,7 +260,8 @@ class _Judge:
         self.borrowed: dict[Case, tuple[int, float]] = {}
 
     def changes(self) -> list[Change]:
-        return [self._judge(case, *pair) for case, pair in self.pairs.items()]
+        pairs = track(list(self.pairs.items()), "case", lambda pair: f"{pair[0].layer} {pair[0].variant}")
+        return [self._judge(case, *pair) for case, pair in pairs]
 
     def _judge(self, case: Case, old: Entry, new: Entry) -> Change:
         change = Change(case, old.record, new.record, NOT_COMPARED, "", old.median, new.median)

@@ -31,6 +31,12 @@ def all_specs() -> dict[str, Spec]:
         "errors": errors(),
         "waterfall": waterfall(),
         "curves": curves(),
+        "training_loss": over_steps("loss"),
+        "training_losses": over_steps("loss", validated=True),
+        "training_norm": over_steps("gradient norm before clipping", log=True),
+        "training_lr": over_steps("learning rate"),
+        "training_speed": over_steps("tokens a second"),
+        "training_mfu": over_steps("MFU, of the measured matmul rate", number=".1%"),
         "swaps": swaps(),
         "changes": changes(),
         "sweep": sweep(),
@@ -180,6 +186,26 @@ def curves() -> Chart:
     lines = base.mark_line(strokeWidth=2, opacity=0.8).encode(strokeDash=alt.StrokeDash("contestant:N", legend=None))
     points = base.mark_point(size=20, opacity=0.6).encode(tooltip=["contestant:N", "step:Q", "value:Q"])
     return alt.layer(lines, points).properties(height=220)
+
+
+def over_steps(title: str, log: bool = False, validated: bool = False, number: str = "") -> Chart:
+    """Rows: step, value, low, high, run, kind ("train", "val"), text: a line a run, a band where steps were put
+    together; validation as points on a line of its own."""
+    scale = alt.Scale(type="log", nice=False) if log else alt.Scale(zero=False)
+    axis = alt.Axis(title=title, tickCount=6, format=number or alt.Undefined)
+    y = alt.Y("value:Q", scale=scale, axis=axis)
+    x = alt.X("step:Q", axis=alt.Axis(title="step", tickCount=8, format=",d"))
+    legend = alt.Legend(title=None, orient="bottom", labelLimit=260, symbolOpacity=1)
+    base = alt.Chart(_rows()).encode(x=x, color=alt.Color("run:N", sort=None, legend=legend))
+    tooltip = ["run:N", "step:Q", "text:N"]
+    train, val = (base.transform_filter(f"datum.kind == '{kind}'") for kind in ("train", "val"))
+    band = train.mark_area(opacity=0.2, line=False).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
+    line = train.mark_line(strokeWidth=1.5).encode(y=y)
+    hover = train.mark_point(size=40, opacity=0).encode(y=y, tooltip=tooltip)
+    dashes = val.mark_line(strokeWidth=1.5, strokeDash=[5, 3]).encode(y=y)
+    points = val.mark_point(filled=True, size=50).encode(y=y, tooltip=tooltip)
+    more = (dashes, points) if validated else ()  # without rows they would have no extent
+    return alt.layer(band, line, hover, *more).properties(height=240)
 
 
 def swaps() -> Chart:

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict
 
-from rich.table import Table
 from rich.text import Text
 
 from bench.cli import CannotGoOn
@@ -16,7 +15,8 @@ from bench.records.gate import NOT_COMPARABLE, Thresholds
 from bench.records.queries import Case, case_of
 from bench.records.read import Loaded, Problem, runs_in, with_records
 from bench.records.verdicts import VERDICTS, Change, Comparison, Power, Side, geometric_means, powers
-from bench.show.terminal import console, new_table
+from bench.show.sheet import Col, Sheet
+from bench.show.terminal import console
 from bench.show.texts import DASH, change_text, duration, percent
 
 RUNS_LISTED = 3  # of a side; --json names all
@@ -42,7 +42,7 @@ def against_history(after: Path, history: Path, number: int, thresholds: Thresho
     like = next((run for run in new if run.records), None)
     old = [
         run
-        for run in runs_in(history, NOT_COMPARABLE)
+        for run in runs_in(history, NOT_COMPARABLE, strict=False)
         if like and run.records and alike(run, like) and _started(run) < first and not _marks([run]) & seen
     ]
     if like and not old:
@@ -226,57 +226,54 @@ class Verdicts:
         layers = [c for c in self.changes if c.case.phase != "step"]
         screen.print()
         if steps:
-            screen.print(self._steps_table(steps))
+            self._steps_table(steps).print(screen)
+            screen.print()
         if layers:
-            screen.print(self._layers_table(layers))
-            screen.print(self._means_table(layers))
+            self._layers_table(layers).print(screen)
+            screen.print()
+            self._means_table(layers).print(screen)
+            screen.print()
         for line in self._footer():
             screen.print(line, highlight=False, markup=False)
 
     def _title(self, text: str) -> str:
         return f"ACROSS ENVIRONMENTS: {text}" if self.differing else text
 
-    def _layers_table(self, changes: list[Change]) -> Table:
-        table = new_table(self._title("layers, after against before"))
-        for name in ("layer", "case", "variant"):
-            table.add_column(name, overflow="fold", no_wrap=name == "case")
-        _add_times(table)
-        table.add_column("why", overflow="fold", ratio=1)
+    def _layers_table(self, changes: list[Change]) -> Sheet:
+        heads = [Col("layer"), Col("case"), Col("variant"), *TIMES, WHY]
+        sheet = Sheet(self._title("layers, after against before"), heads)
         texts = case_texts([c.case for c in changes])
         last = ""
         for c in listed(changes):
             layer = c.case.layer if c.case.layer != last else ""
             last = c.case.layer
-            table.add_row(layer, texts[c.case], c.case.variant, *time_cells(c), _verdict(c), Text(why(c)))
-        return table
+            cells: list[str | Text] = [*time_cells(c), _verdict(c), why(c)]
+            sheet.add(
+                layer, texts[c.case], c.case.variant, *cells, label=f"{c.case.layer} {texts[c.case]} {c.case.variant}"
+            )
+        return sheet
 
-    def _steps_table(self, changes: list[Change]) -> Table:
-        table = new_table(self._title("training steps, after against before"))
-        table.add_column("model")
-        table.add_column("step by", overflow="fold")
-        _add_times(table)
-        for name in MFU:
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("why", overflow="fold", ratio=1)
+    def _steps_table(self, changes: list[Change]) -> Sheet:
+        mfu = [Col(name, right=True, rank=3) for name in MFU]
+        sheet = Sheet(
+            self._title("training steps, after against before"), [Col("model"), Col("step by"), *TIMES, *mfu, WHY]
+        )
         texts = case_texts([c.case for c in changes])
         for c in changes:
             model = f"{c.case.layer} {texts[c.case]}"
-            table.add_row(
-                model, c.case.variant, *time_cells(c), _verdict(c), *[mfu_text(c, name) for name in MFU], Text(why(c))
-            )
-        return table
+            cells: list[str | Text] = [*time_cells(c), _verdict(c), *[mfu_text(c, name) for name in MFU], why(c)]
+            sheet.add(model, c.case.variant, *cells, label=f"{model} {c.case.variant}")
+        return sheet
 
-    def _means_table(self, changes: list[Change]) -> Table:
-        table = new_table(self._title("geometric mean of the time, after against before"))
-        for name in ("layer", "pass"):
-            table.add_column(name)
+    def _means_table(self, changes: list[Change]) -> Sheet:
         shown = [v for v in VERDICTS if any(c.verdict == v for c in changes)]
-        for name in ("cases", "change", *shown, "could be seen"):
-            table.add_column(name, justify="right")
+        numbers = [Col(name, right=True) for name in ("cases", "change", *shown, "could be seen")]
+        title = self._title("geometric mean of the time, after against before")
+        sheet = Sheet(title, [Col("layer"), Col("pass"), *numbers])
         seen = powers(changes)
         for (layer, phase), (ratio, cases) in geometric_means(changes).items():
             counts = Counter(c.verdict for c in changes if (c.case.layer, c.case.phase) == (layer, phase))
-            table.add_row(
+            sheet.add(
                 layer,
                 phase,
                 str(cases),
@@ -284,7 +281,7 @@ class Verdicts:
                 *[str(counts[v] or "") for v in shown],
                 power_text(seen[layer, phase]),
             )
-        return table
+        return sheet
 
     def _footer(self) -> Iterator[str]:
         if gone := self.comparison.lost:
@@ -329,10 +326,8 @@ def power_text(power: Power) -> str:
     return " to ".join(dict.fromkeys(ends)) + blind
 
 
-def _add_times(table: Table) -> None:
-    for name in ("before", "after", "change [95 %]"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+TIMES = (Col("before", True, 2), Col("after", True, 2), Col("change [95 %]", True), Col("verdict"))
+WHY = Col("why", prose=True, rank=4, below=True)
 
 
 def time_cells(c: Change) -> list[str]:

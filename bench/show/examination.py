@@ -4,10 +4,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from bench.machine import roofline
 from bench.machine.ceilings import Ceilings
@@ -15,6 +12,7 @@ from bench.machine.examine import Report, examine
 from bench.machine.facts import Caches, Cpu, Git, Gpu, State, busy, nvml
 from bench.records import environment, scrub
 from bench.records.schema import SCHEMA
+from bench.show.sheet import Col, Sheet
 from bench.show.texts import DASH
 
 
@@ -41,11 +39,14 @@ def show(report: Report) -> None:
         ("commit", commit_text(m["git"])),
         ("load", load_text(report.state)),
     ]
-    console.print(table_of("this machine", ["", ""], about))
+    table_of("this machine", ["", ""], about).print(console)
+    console.print()
     rows = [(a.name, "yes" if a.works else "no", a.what) for a in report.abilities]
-    console.print(table_of("what can run", ["", "", "with what, or why not"], rows))
+    table_of("what can run", ["", "", "with what, or why not"], rows).print(console)
+    console.print()
     for c in report.ceilings:
-        console.print(table_of(ceilings_title(c), CEILING_COLUMNS, ceiling_rows(c), right={1, 2, 3, 4}))
+        table_of(ceilings_title(c), CEILING_COLUMNS, ceiling_rows(c), right={1, 2, 3, 4}).print(console)
+        console.print()
     n = report.noise
     console.print(
         f"noise floor (A/A): one torch operation against itself, {n.rounds} rounds: ratio {n.ratio:.3f} "
@@ -61,14 +62,13 @@ def show(report: Report) -> None:
         console.print(f"  - {sentence}", markup=False)
 
 
-def table_of(title: str, columns: list[str], rows: list[tuple], right: set[int] | None = None) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.show_header = any(columns)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i in (right or ()) else "left", overflow="fold")
+def table_of(title: str, columns: list[str], rows: list[tuple], right: set[int] | None = None) -> Sheet:
+    """The last column has the sentences."""
+    last = len(columns) - 1
+    sheet = Sheet(title, [Col(c, right=i in (right or ()), prose=i == last) for i, c in enumerate(columns)])
     for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # not markup: "[cuda]" is meant
-    return table
+        sheet.add(*map(str, row))
+    return sheet
 
 
 CEILING_COLUMNS = ["", "best", "spread", "sustained", "of datasheet", "how"]

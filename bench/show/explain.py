@@ -2,13 +2,12 @@
 
 import ast
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
-
-from rich.table import Table
 
 from bench import HOME, cli
 from bench.cli import CannotGoOn
@@ -17,8 +16,9 @@ from bench.machine import ceilings, roofline
 from bench.records import environment, read
 from bench.records.queries import partial
 from bench.records.record import Record
-from bench.show import terminal, texts
-from bench.show.columns import COLUMNS, cases_text
+from bench.show import limits, terminal, texts
+from bench.show.columns import cases_text
+from bench.show.sheet import Col, Sheet
 from reference import contract
 from reference.models import MODELS
 from reference.models.model import Model
@@ -90,18 +90,25 @@ def floors_of(layer: str, model: Model, dtype: str) -> list[Floor]:
 
 
 def ranks_of(layer: str, dtype: str) -> Ranks:
-    """The latest time of each variant on this machine, the fastest first, by (shape, phase)."""
-    rows: dict[tuple[str, str, str], Timed] = {}
+    """The latest time of each variant on this machine, the fastest first, by (shape, phase). What was timed at several
+    sizes of a shape has them in its name: times of unequal work are no ranks."""
+    rows: dict[tuple[str, str, str, str], Timed] = {}
     for folder in _folders():
         for r in read.read_records(folder)[0]:
             if (r.get("layer"), r.get("dtype"), r["status"]) == (layer, dtype, "ok") and r.get("cache") == "cold":
-                key = (r["shape_name"], r["phase"], r["variant"])
+                key = (r["shape_name"], sizes_of(r), r["phase"], r["variant"])
                 if not r.get("control") and (key not in rows or r["utc"] >= rows[key].record["utc"]):
                     rows[key] = Timed(r, str(folder.relative_to(HOME)))
     ranks: Ranks = {}
-    for (shape, phase, _), timed in sorted(rows.items(), key=lambda item: item[1].record["median_s"]):
-        ranks.setdefault((shape, phase), []).append(timed)
+    timed_at = Counter(shape for shape, _ in {(shape, sizes) for shape, sizes, _, _ in rows})
+    several = {shape for shape, count in timed_at.items() if count > 1}
+    for (shape, sizes, phase, _), timed in sorted(rows.items(), key=lambda item: item[1].record["median_s"]):
+        ranks.setdefault((f"{shape} {sizes}" if shape in several else shape, phase), []).append(timed)
     return ranks
+
+
+def sizes_of(r: Record) -> str:
+    return " ".join(f"{name}={size}" for name, size in (r.get("shape") or {}).items())
 
 
 def _folders() -> list[Path]:
@@ -167,15 +174,19 @@ def show(e: Explained) -> None:
     if rest.strip():
         console.print(rest.strip(), highlight=False, markup=False)
     for phase in contract.phases_of(module):
-        console.print(tensor_table(module, phase))
+        console.print()
+        tensor_table(module, phase).print(console)
         console.print(source_of(getattr(module, phase)), highlight=False, markup=False)
-    console.print(floor_table(e))
+    console.print()
+    floor_table(e).print(console)
     if not any(f.calls for f in e.floors):
         console.print("0 calls: GPT-2's step here does this inside another layer, or not at all", style="dim")
     for one in e.variants if e.one else ():
         console.print(f"{one.name}: {one.story}", style="bold", highlight=False, markup=False)
         console.print((_docstring(one).partition("\n")[2]).strip(), highlight=False, markup=False)
-    console.print(rank_table(e.variants, e.ranks, e.dtype))
+    for grid in rank_tables(e):
+        console.print()
+        grid.print(console)
     for folder, day in sorted({(t.folder, t.record["utc"][:10]) for found in e.ranks.values() for t in found}):
         console.print(f"timed in {folder}, {day}", style="dim", highlight=False)
     if not e.ranks:
@@ -193,47 +204,77 @@ def source_of(function: Callable[..., object]) -> str:
     return "\n" + "\n".join(f"    {line}" for line in inspect.getsource(function).rstrip().splitlines())
 
 
-def tensor_table(module: ModuleType, phase: str) -> Table:
-    grid = terminal.new_table(f"{phase}: what goes in and out")
-    for name in ("", "tensor", "shape", "dtype", ""):
-        grid.add_column(name)
+def tensor_table(module: ModuleType, phase: str) -> Sheet:
+    heads = [Col(""), Col("tensor"), Col("shape", prose=True), Col("dtype"), Col("", prose=True)]
+    grid = Sheet(f"{phase}: what goes in and out", heads)
     for t in tensors_of(module, phase):
-        grid.add_row(*t.values())
+        grid.add(*t.values())
     return grid
 
 
-def floor_table(e: Explained) -> Table:
+def floor_table(e: Explained) -> Sheet:
     known = any(f.floor_s for f in e.floors)
     how = "measured ceilings" if known else "ceilings not measured yet: python -m bench.doctor"
-    grid = terminal.new_table(f"floor, {e.model.name} {e.dtype}; {how}")
-    grid.add_column("shape")
-    grid.add_column("pass")
-    for name in ("calls a step", "GFLOP", "MB at least", "floor"):
-        grid.add_column(name, justify="right")
+    numbers = [Col(name, right=True) for name in ("calls a step", "GFLOP", "MB at least", "floor")]
+    grid = Sheet(f"floor, {e.model.name} {e.dtype}; {how}", [Col("shape"), Col("pass"), *numbers])
     for f in e.floors:
         floor = texts.duration(f.floor_s) if f.floor_s else texts.DASH
-        numbers = f"{f.flops / 1e9:.3g}", f"{f.bytes / 1e6:.3g}", floor
-        grid.add_row(f.shape or texts.DASH, f.phase, str(f.calls), *numbers)
+        grid.add(f.shape or texts.DASH, f.phase, str(f.calls), f"{f.flops / 1e9:.3g}", f"{f.bytes / 1e6:.3g}", floor)
     return grid
 
 
-def rank_table(variants: list[Variant], ranks: Ranks, dtype: str) -> Table:
-    """Every variant: its story, and its rank and time in each pass at the shape that was timed last."""
-    grid = terminal.new_table(f"variants, {dtype}: rank and time where they were timed, cold")
-    grid.add_column("variant")
-    grid.add_column("story", overflow="fold", ratio=1)
-    for shape, phase in ranks:
-        grid.add_column(f"{shape.partition('/')[2] or shape}\n{phase}", justify="right")
-    for v in variants:
-        grid.add_row(v.name, v.story, *[_rank_text(v.name, found) for found in ranks.values()])
-    return grid
+def rank_tables(e: Explained) -> list[Sheet]:
+    """Of each shape and pass that was timed here: its variants by rank, down to the floor, which none can pass. Then
+    those that were not timed at all."""
+    shown = {v.name: v for v in e.variants}
+    sheets = []
+    for (shape, phase), found in e.ranks.items():
+        rows = [t for t in ordered(found) if t.record["variant"] in shown]
+        if not rows:
+            continue
+        title = f"{e.layer} {phase} {shape} {e.dtype}: by rank, caches cold"
+        sheet = Sheet(title, [Col("rank", right=True), Col("variant"), Col("time", True), Col("of floor", True), STORY])
+        floor = min((s for t in rows if (s := t.record.get("floor_s"))), default=None)
+        for t in rows:
+            seconds, name = t.record["median_s"], t.record["variant"]
+            sheet.add(
+                rank_of(t, found),
+                name,
+                texts.duration(seconds),
+                f"{seconds / floor:.3g}x" if floor else texts.DASH,
+                part_text(t.record) or shown[name].story,
+            )
+        if floor:
+            sheet.section()
+            sheet.add(
+                "", "floor", texts.duration(floor), "1x", "what its bytes or FLOPs take at this machine's ceilings"
+            )
+        sheets.append(sheet)
+    timed = {t.record["variant"] for found in e.ranks.values() for t in found}
+    if rest := [v for v in e.variants if v.name not in timed]:
+        sheet = Sheet(f"{e.layer} {e.dtype}: not timed on this machine", [Col("variant"), STORY])
+        for v in rest:
+            sheet.add(v.name, v.story)
+        sheets.append(sheet)
+    return sheets
 
 
-def _rank_text(name: str, found: list[Timed]) -> str:
-    """`2. 12 ms`; what is right in a part of the contract only has no rank among the others."""
-    whole = [t for t in found if not partial(t.record)]
-    for t in found:
-        if t.record["variant"] == name:
-            time = COLUMNS["time"].told([t.record])
-            return f"{whole.index(t) + 1}. {time}" if t in whole else f"{time} ({cases_text(t.record)} cases)"
-    return texts.DASH
+STORY = Col("story", prose=True)
+
+
+def ordered(found: list[Timed]) -> list[Timed]:
+    """Ranked ones first, the fastest on top; then what a run too noisy to rank timed, and what is right in a part."""
+    return sorted(found, key=lambda t: (partial(t.record), not limits.ranks(t.record), t.record["median_s"]))
+
+
+def rank_of(timed: Timed, found: list[Timed]) -> str:
+    """1 for the fastest of those that can be ranked; a dash for the others."""
+    able = [t for t in ordered(found) if not partial(t.record) and limits.ranks(t.record)]
+    return str(able.index(timed) + 1) if timed in able else texts.DASH
+
+
+def part_text(record: Record) -> str:
+    """Why a record has no rank; "" for one that has."""
+    if partial(record):
+        return f"right in {cases_text(record)} cases: no equal of the others"
+    return "" if limits.ranks(record) else limits.ranks_nothing(record["noise_floor"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.core.files import put
 from bench.records.queries import Case, case_of, coverage, device_name, newest
 from bench.records.read import Loaded, load
 from bench.records.record import Record
@@ -14,7 +15,8 @@ from bench.show import Spec
 from bench.show.comparison import case_texts
 from bench.show.page import Cell, Chart, Line, anchor, write
 from bench.show.points import grouped
-from bench.show.terminal import console, new_table
+from bench.show.sheet import Col, Sheet
+from bench.show.terminal import console
 from bench.show.texts import DASH, change_text, percent, time_text
 
 TEMPLATE = "history.html.j2"
@@ -51,7 +53,7 @@ class Point:
 def chosen(results: Path, layer: str, cache: str, variants: str | None, device: str | None) -> list[Point]:
     """The history of a layer under a folder; of a comma list of variants alone, and of a device: its name, or a part
     of its machine's. CannotGoOn where there is none."""
-    runs = load(results)
+    runs = load(results, strict=False)  # one damaged folder is no reason to tell nothing of the others
     cli.choose(layer, sorted({r.get("layer") or "" for run in runs for r in run.records}), "layer in the results")
     points = history(runs, layer, cache)
     if variants:
@@ -90,12 +92,10 @@ def print_table(layer: str, points: list[Point]) -> None:
     screen = console()
     texts = case_texts([p.case for p in points])
     for machine in dict.fromkeys(p.machine for p in points):
-        table = new_table(f"{layer} on {machine}")
-        for name in ("case", "variant", "measured", "commit"):
-            table.add_column(name)
-        for name in ("time ±95 %", "change", "noise floor", "of ceiling"):
-            table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("source")
+        numbers = [("time ±95 %", 0), ("change", 0), ("noise floor", 2), ("of ceiling", 3)]
+        heads = [Col("case"), Col("variant"), Col("measured", rank=1), Col("commit", rank=5)]
+        heads += [Col(name, right=True, rank=rank) for name, rank in numbers]
+        sheet = Sheet(f"{layer} on {machine}", [*heads, Col("source", rank=4)])
         last: tuple[str, str] = ("", "")
         for p in (p for p in points if p.machine == machine):
             series = texts[p.case], p.case.variant
@@ -107,8 +107,9 @@ def print_table(layer: str, points: list[Point]) -> None:
                 source = "" if p.record.get("source_hash") == p.before.record.get("source_hash") else "changed"
             shares = percent(p.record.get("noise_floor")), percent(p.record.get("of_ceiling"))
             when = p.when[:16].replace("T", " ")
-            table.add_row(*shown, when, p.commit, time_text(p.record), change, *shares, source)
-        screen.print(table)
+            sheet.add(*shown, when, p.commit, time_text(p.record), change, *shares, source)
+        sheet.print(screen)
+        screen.print()
     screen.print("commit+: with changes that were not committed. =: within the noise.", style="dim", highlight=False)
 
 
@@ -123,8 +124,7 @@ def draw(layer: str, points: list[Point], file: Path) -> None:
         raise CannotGoOn("a picture needs vl-convert: pip install vl-convert-python") from None
 
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(vl_convert.vegalite_to_png(specification(layer, points), scale=2))
+        put(file, vl_convert.vegalite_to_png(specification(layer, points), scale=2))
     except OSError as error:
         raise CannotGoOn(f"cannot write {file}: {error.strerror}") from error
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench import HOME
 from bench.cli import CannotGoOn
+from bench.core.files import DiskFull
 from bench.core.variants import Variant, discover
 from bench.records.environment import Environment
 from bench.records.queries import device_name, partial, races, ranked
@@ -93,7 +94,7 @@ ORDER = (
 
 def write_beside(folder: Path) -> str:
     """Put report.html into a finished run's folder; a line that says so, or why there is none ($LAYERBENCH_REPORT=0:
-    nobody wants it now). Never raises: a report can be built again, and what was measured is on the disk."""
+    nobody wants it now). Of what goes wrong DiskFull alone is raised: a report can be built again."""
     if os.environ.get("LAYERBENCH_REPORT") == "0":
         return f"no report: LAYERBENCH_REPORT is 0 (python -m bench.report {folder})"
     if missing := unavailable():
@@ -101,6 +102,8 @@ def write_beside(folder: Path) -> str:
     try:
         out = folder / "report.html"
         write(Page(read_runs([folder])), TEMPLATE, out)
+    except DiskFull:
+        raise
     except (CannotGoOn, OSError, ValueError, KeyError, TypeError) as error:
         return f"no report: {type(error).__name__}: {error} (python -m bench.report {folder})"
     return f"report: {out}"
@@ -116,11 +119,12 @@ def read_runs(paths: Iterable[Path]) -> list[Loaded]:
     for path in paths:
         if not path.exists():
             raise CannotGoOn(f"no run in {path}: there is no such folder")
-        for run in runs_in(path):
+        for run in runs_in(path, strict=False):
             rows = [r for r in latest(run.records).values() if not r.get("control")]
             runs.append(replace(run, records=rows))
     if not any(run.records for run in runs):
-        raise CannotGoOn(f"nothing to report: {', '.join(str(r.folder) for r in runs)} hold no readable record")
+        names = ", ".join(str(r.folder) for r in runs)
+        raise CannotGoOn(f"nothing to report: {names} {'holds' if len(runs) == 1 else 'hold'} no readable record")
     return [run for run in runs if run.records]
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from rich.text import Text
-
 from bench import cli
 from bench.core import files
 from bench.records import read
@@ -16,7 +14,8 @@ from bench.records.record import Record
 from bench.records.schema import BAD
 from bench.show.columns import COLUMNS, Column, States, columns, value
 from bench.show.markdown import table
-from bench.show.terminal import console, new_table
+from bench.show.sheet import Col, Sheet
+from bench.show.terminal import console
 
 
 class Fastest(Record, total=False):
@@ -82,12 +81,13 @@ class Summary:
             if not rows:
                 screen.print(f"{title}: none")
                 continue
-            grid = new_table(title)
-            for c in shown:
-                grid.add_column(c.title, overflow="fold", justify="right" if c.right else "left")
+            sheet = Sheet(title, [_head(c) for c in shown])
             for states in rows:
-                grid.add_row(*[Text(c.told(states)) for c in shown])
-            screen.print(grid)
+                cells = [c.told(states) for c in shown]
+                label = " ".join(cell for cell, c in zip(cells, shown, strict=True) if c.title != "evidence")
+                sheet.add(*cells, label=label)
+            sheet.print(screen)
+            screen.print()
 
     def tables(self) -> list[tuple[str, Sequence[Column], list[States]]]:
         unfinished = [p for p in self.parts if p["status"] not in ("ok", "wrong")]
@@ -99,6 +99,11 @@ class Summary:
             ("parts that did not finish", columns("part status evidence"), unfinished),
         )
         return [(title, shown, [[r] for r in rows]) for title, shown, rows in found]
+
+
+def _head(c: Column) -> Col:
+    """Of a column on the terminal: evidence, which is sentences, goes below a table that has no room for it."""
+    return Col(c.title, c.right, *((1, True, EVIDENCE, True) if c.title == "evidence" else ()))
 
 
 def _in_order(file: Path) -> tuple[bool, str, int]:
@@ -114,6 +119,7 @@ def _of_step(r: Record) -> str:
     return f"{r['variant']} ({r['layer']} {r['dtype']}, B={shape.get('B')} T={shape.get('T')})"
 
 
+EVIDENCE = 48  # columns, less than which a sentence is not put into a table
 FASTEST = (
     *columns("layer phase shape variant time"),
     Column("vs torch", "fastest_torch_s", lambda r: f"{value(r, 'fastest_torch_s') / r['median_s']:.2f}x"),

@@ -1,24 +1,28 @@
-"""What a person sees: tables on stdout (plain when piped), progress on stderr (only on a terminal)."""
+"""What a person sees: tables on stdout (plain when piped), progress on stderr (bench/core/progress.py)."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from bench.core.progress import Progress
 from bench.core.variants import Variant
 from bench.records.queries import by_variant, coverage, partial, ranked
 from bench.records.record import Counts, Record
 from bench.records.schema import GOOD
-from bench.show.columns import COLUMNS, Column, check_text, columns
-from bench.show.texts import duration, multiple, percent
+from bench.show.columns import COLUMNS, Column, cases_text, check_text, columns
+from bench.show.limits import noise_of, ranks_nothing
+from bench.show.sheet import Col, Sheet
+from bench.show.texts import DASH, coverage_text, duration, multiple, percent
 
 PLAIN_WIDTH = 160  # columns when stdout is no terminal: files and pipes do not wrap
+WIDE = 120  # columns, from which on a table of times tells more than what is right and how fast
+STORY = 44  # columns, at least, of a variant's story under its name
 MARKS = {"ok": "green", "simulated": "cyan", "skipped": "dim", "wrong": "bold red", "impossible": "bold red"}
 
 COUNTED = (
@@ -31,6 +35,7 @@ COUNTED = (
     COLUMNS["tensor_core_instructions"].titled("tensor"),
     COLUMNS["wide_instructions"],
 )
+COUNTED_RANKS = (0, 3, 2, 2, 4, 1, 1, 3, 3, 4, 5)  # which of them go where there is no room, the highest first
 
 
 def console() -> Console:
@@ -52,20 +57,17 @@ class Screen:
 
     def __init__(self) -> None:
         self.console = console()
-        self.status = Console(stderr=True).status("starting") if sys.stderr.isatty() else None
+        self.line = Progress()
 
     def __enter__(self) -> "Screen":
-        if self.status:
-            self.status.start()
+        self.line.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self.status:
-            self.status.stop()
+    def __exit__(self, *error: object) -> None:
+        self.line.__exit__(*error)
 
     def progress(self, text: str) -> None:
-        if self.status:
-            self.status.update(text)
+        self.line.tell(text)
 
     def header(self, how: Conditions) -> None:
         """How this run measures, and what state the machine is in."""
@@ -79,34 +81,39 @@ class Screen:
         )
         if how.busy:
             self.console.print(Text(f"busy machine: {how.busy}", style="yellow"))
+        self.console.print()
 
     def proofs(self, layer: str, phase: str, dtype: str, rows: list[Record]) -> None:
-        table = new_table(f"{layer} {phase} {dtype}: proof")
-        for name in ("variant", "verdict"):
-            table.add_column(name, overflow="fold")
         shown = columns("error_ratio proof_cases deterministic")
-        add_columns(table, shown)
+        sheet = Sheet(f"{layer} {phase} {dtype}: proof", [name_column(), Col("verdict"), *map(column, shown)])
         for row in rows:
-            table.add_row(name_cell(row), verdict_cell(row), *[c.told([row]) for c in shown])
-        self.console.print(table)
-        for note in notes(rows):
-            self.console.print(f"  {note}", style="dim", highlight=False, markup=False)
+            sheet.add(name_cell(row, self.wide), verdict_cell(row), *[c.told([row]) for c in shown])
+        self.tell_below(sheet, rows, [])
+        self.print(sheet)
 
     def counts(self, layer: str, phase: str, dtype: str, counts: dict[str, Counts]) -> None:
         """What the simulator and the compiler counted, by variant; nothing where none was simulated."""
         if not counts:
             return
         first = next(iter(counts.values()))
-        table = new_table(f"{layer} {phase} {dtype}: counted in the simulator at {first['counted_shape']}, no times")
-        table.add_column("variant")
-        add_columns(table, COUNTED)
+        title = f"{layer} {phase} {dtype}: counted in the simulator at {first['counted_shape']}, no times"
+        ranks = zip(COUNTED, COUNTED_RANKS, strict=True)
+        sheet = Sheet(title, [Col("variant"), *(column(c, rank) for c, rank in ranks)])
         for name, counted in counts.items():
-            table.add_row(name, *[c.told([Record(**counted)]) for c in COUNTED])
-        self.console.print(table)
+            sheet.add(name, *[c.told([Record(**counted)]) for c in COUNTED])
+        self.print(sheet)
+
+    def say(self, text: str) -> None:
+        """A sentence, wrapped between words on a terminal."""
+        self.console.print(Text(text), soft_wrap=not self.console.is_terminal)
 
     def note(self, text: str) -> None:
         """A line as it is, to be copied from."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @property
+    def wide(self) -> bool:
+        return not self.console.is_terminal or self.console.width >= WIDE
 
     def timings(
         self,
@@ -118,25 +125,44 @@ class Screen:
         on_gpu: bool = False,
     ) -> None:
         """One line a variant. On a GPU the times by cache state are busy times, and two more clocks stand beside;
-        `launch` is the host's time for each kernel."""
-        table = new_table(title)
-        table.add_column("variant", overflow="fold", min_width=24, ratio=1)
-        table.add_column("check", overflow="fold", min_width=8, max_width=48)
-        shown = columns(" ".join(caches))
-        shown += [COLUMNS["span_s"].titled(f"span {caches[0]}"), *columns("graph_s launch_s")] if on_gpu else []
+        `launch` is the host's time for each kernel. Where the noise floor tells nobody apart nobody is ranked."""
+        first, *others = columns(" ".join(caches))
+        more = [(c, 1) for c in others]
+        more += [(c, 2) for c in columns("graph_s launch_s")] if on_gpu else []
+        more += [(COLUMNS["span_s"].titled(f"span {caches[0]}"), 1)] if on_gpu else []
         rate = "flops_per_s" if flops_matter else "bytes_per_s"
-        shown += columns(f"noise {rate} of_ceiling workspace_bytes speedup deterministic")
-        add_columns(table, shown)
+        more += [(COLUMNS["noise"], 3), (COLUMNS[rate], 4)]
+        ends = [(COLUMNS["deterministic"], 5), (COLUMNS["workspace_bytes"], 6)]
+        if not self.wide:
+            left_out, more, ends = [c.title for c, _ in [*more, *ends]], [], []
+        else:
+            left_out = []
+        shown = [(first, 0), *more, (ABOVE, 0), (COLUMNS["speedup"], 0), *ends]
+        heads = [column(c, rank) for c, rank in shown]
+        sheet = Sheet(title, [name_column(), Col("check"), *heads])
+        sheet.left_out = left_out
+        ranks_none = ranks_nothing(noise_of(rows))
         last: tuple[str, ...] = ()
-        for states in ranked(rows):
-            if coverage(states[0]) != last:  # others are no equals of it
-                table.add_section()
+        for states in by_variant(rows) if ranks_none else ranked(rows):
+            if not ranks_none and coverage(states[0]) != last:  # others are no equals of it
+                sheet.section()
             last = coverage(states[0])
-            verdict = verdict_cell(COLUMNS["check"].record(states))
-            table.add_row(name_cell(states[0]), verdict, *[c.told(states) for c in shown])
-        self.console.print(table)
-        for fact in [*facts, *compared(rows), *(gpu_facts(rows) if on_gpu else ()), *notes(rows)]:
-            self.console.print(f"  {fact}", style="dim", highlight=False)
+            cells = [DASH if ranks_none and c.name == "speedup" else c.told(states) for c, _ in shown]
+            sheet.add(name_cell(states[0], self.wide), verdict_cell(COLUMNS["check"].record(states)), *cells)
+        if ranks_none:
+            sheet.tell(ranks_none, "bold red")
+        self.tell_below(sheet, rows, [*facts, *compared(rows), *(gpu_facts(rows) if on_gpu else ())])
+        self.print(sheet)
+
+    def tell_below(self, sheet: Sheet, rows: list[Record], facts: list[str]) -> None:
+        """What has no room in a table: what failed and how, what is right in a part, facts, notes."""
+        for text, style in failures(rows):
+            sheet.tell(text, style)
+        for text in [*parts(rows), *facts, *notes(rows)]:
+            sheet.tell(text)
+
+    def print(self, sheet: Sheet) -> None:
+        sheet.print(self.console)
         self.console.print()
 
     def footer(self, records: list[Record], folder: Path | None) -> None:
@@ -148,53 +174,84 @@ class Screen:
         told = sorted(counts, key=lambda status: (not status.startswith("ok"), status))  # lanes end in any order
         total = ", ".join(f"{counts[status]} {status}" for status in told)
         where = f" Results: {folder}" if folder else ""
-        self.console.print(f"{total or 'nothing to do'}.{where}", highlight=False)
+        self.note(f"{total or 'nothing to do'}.{where}")
 
 
 def print_list(rows: list[tuple[Variant, str | None]]) -> None:
-    """Layers and their variants, each with its story, or why it is skipped here."""
-    table = new_table("layers and variants")
-    table.add_column("layer")
-    table.add_column("variant")
-    table.add_column("passes")
-    table.add_column("story", overflow="fold", ratio=1)
-    last = ""
-    for v, reason in rows:
-        story = Text(v.story)
-        if reason:
-            story.append(f"  skipped here: {reason}", style="yellow")
-        passes = "".join(p[0] for p in ("forward", "backward") if v.has(p))
-        table.add_row("" if v.layer == last else v.layer, v.name, passes, story)
-        last = v.layer
-    console().print(table)
-
-
-def new_table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        title_style="bold",
+    """Layers and their variants, one line each: its passes, and its story, or why it is skipped here. On a terminal
+    what is longer than its line ends in "…"; names never do."""
+    screen = console()
+    names = max((len(v.name) for v, _ in rows), default=0)
+    for layer, found in groupby(rows, key=lambda row: row[0].layer):
+        screen.print(Text(layer, style="bold"))
+        for v, reason in found:
+            passes = "".join(p[0] if v.has(p) else " " for p in ("forward", "backward"))
+            line = Text(f"  {v.name:{names}}  {passes}  ")
+            if reason:
+                line.append(f"skipped here: {reason}. ", style="yellow")
+            line.append(v.story)
+            if screen.is_terminal:
+                screen.print(line, no_wrap=True, overflow="ellipsis")
+            else:
+                screen.print(line, soft_wrap=True)
+    screen.print(
+        Text("f, b: has a forward, a backward. python -m bench.explain LAYER tells all of a layer.", style="dim")
     )
 
 
-def add_columns(table: Table, shown: Sequence[Column]) -> None:
-    for c in shown:
-        table.add_column(c.title, justify="right" if c.right else "left", no_wrap=c.no_wrap)
+def _share_of_ceiling(r: Record) -> str:
+    share = r["of_ceiling"]
+    return percent(share) + (" !" if share is not None and share > 1 else "")
 
 
-def name_cell(row: Record) -> Text:
+ABOVE = replace(COLUMNS["of_ceiling"], text=_share_of_ceiling)  # what no machine should do is marked
+
+
+def column(c: Column, rank: int = 0) -> Col:
+    return Col(c.title, c.right, rank)
+
+
+def name_column() -> Col:
+    """Of variants and their stories."""
+    return Col("variant", prose=True, least=STORY)
+
+
+def name_cell(row: Record, story: bool = True) -> Text:
     tiles = row.get("configuration")
-    return Text.assemble((row["variant"], "bold"), "\n", (row["story"], "dim"), (f"\n{tiles}" if tiles else "", "dim"))
+    name = Text(row["variant"], "bold")
+    if story:
+        name.append(f"\n{row['story']}", "not bold dim")
+        name.append(f"\n{tiles}" if tiles else "", "not bold dim")
+    return name
 
 
 def verdict_cell(row: Record) -> Text:
-    found = Text(check_text(row), style=MARKS.get(row["status"], "red"))
+    """One or two words: what is to be said of a failure stands below the table."""
+    short = row["status"] if row["status"] not in GOOD else check_text(row)
+    if partial(row):
+        short = f"{row['status']} for {cases_text(row)}"
+    found = Text(short, style=MARKS.get(row["status"], "red"))
     if row["status"] in GOOD and row.get("launch_bound"):
         found.append("\nlaunch-bound", "yellow")
     return found
+
+
+def failures(rows: list[Record]) -> list[tuple[str, str]]:
+    """(line, style) of each way in which rows are not right, the variants that share it together; skipped ones last."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["status"] not in GOOD:
+            found.setdefault((row["status"], row.get("evidence") or ""), []).append(row["variant"])
+    lines = []
+    for (status, evidence), names in sorted(found.items(), key=lambda item: item[0][0] == "skipped"):
+        told = f"{', '.join(dict.fromkeys(names))}: {status}" + (f": {evidence}" if evidence else "")
+        lines.append((told, "yellow" if status == "skipped" else "red"))
+    return lines
+
+
+def parts(rows: list[Record]) -> list[str]:
+    """What is right in a part of its contract, and in which."""
+    return list(dict.fromkeys(f"{r['variant']}: {r['status']} {coverage_text(r)}" for r in rows if partial(r)))
 
 
 def compared(rows: list[Record]) -> list[str]:

@@ -1,11 +1,15 @@
 """Compiles the runtime once, and each translated module once: shared libraries in the cache, found again by hash."""
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
 import subprocess
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.simulate.translate import translate
@@ -17,6 +21,7 @@ HERE = Path(__file__).parent
 COMMON = ["-std=c++20", "-march=native", "-fPIC", "-shared", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off"]
 RUNTIME_FLAGS = [*COMMON, "-O2", "-fvisibility=default"]
 KERNEL_FLAGS = [*COMMON, "-fno-math-errno", "-fno-plt", "-fstack-clash-protection", "-fvisibility=hidden", "-w"]
+MOST_WAITING_S = 120.0  # for another process's compiler
 LONG_PTX = 50_000  # characters: to optimise a longer kernel takes more time than running it at small shapes saves
 
 
@@ -52,23 +57,43 @@ def build_module(ptx: str, folder: Path | None = None) -> Path:
     if library.exists():
         return library
     source = library.with_suffix(f".{os.getpid()}.cpp")
-    source.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        source.write_text(translate(ptx))
-        return _run_compiler([source], flags, library)
-    finally:
-        source.unlink(missing_ok=True)
+    with _only_here(library):
+        if library.exists():
+            return library
+        try:
+            source.write_text(translate(ptx))
+            return _run_compiler([source], flags, library)
+        finally:
+            source.unlink(missing_ok=True)
+
+
+@contextmanager
+def _only_here(library: Path) -> Iterator[None]:
+    """Other processes that want the same wait for it: those that share a proof begin with one kernel, all at once. The
+    system lets go for who dies; who is only stopped is not waited for long."""
+    library.parent.mkdir(parents=True, exist_ok=True)
+    patience = time.monotonic() + MOST_WAITING_S
+    with library.with_suffix(".lock").open("w") as lock:
+        while time.monotonic() < patience:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+        yield
 
 
 def _compile(folder: Path, name: str, sources: list[Path], flags: list[str], text: str) -> Path:
     library = folder / "simulate" / f"{name}-{_digest(text, flags)}.so"
     if library.exists():
         return library
-    library.parent.mkdir(parents=True, exist_ok=True)
-    # Side by side: one after the other they are most of what the first launch of all takes.
-    with ThreadPoolExecutor(min(len(sources), len(os.sched_getaffinity(0)))) as pool:
-        objects = list(pool.map(lambda source: _compile_part(folder, source, flags), sources))
-    return _run_compiler(objects, flags, library)
+    with _only_here(library):
+        if library.exists():
+            return library
+        # Side by side: one after the other they are most of what the first launch of all takes.
+        with ThreadPoolExecutor(min(len(sources), len(os.sched_getaffinity(0)))) as pool:
+            objects = list(pool.map(lambda source: _compile_part(folder, source, flags), sources))
+        return _run_compiler(objects, flags, library)
 
 
 def _compile_part(folder: Path, source: Path, flags: list[str]) -> Path:

@@ -66,7 +66,7 @@ MOST_FINDINGS = 50  # of a case
 @dataclass(frozen=True)
 class Note:
     """What is no error, but worth to be known of a kernel: results that rounding makes `nondeterministic`; threads that
-    `returned early`, before a barrier of the others."""
+    `returned early`, before a barrier of the others; loads that race, and are `unused`."""
 
     kernel: str
     kind: str
@@ -160,6 +160,8 @@ def run(launch: Launch) -> None:
         launch.arguments,
         name=name,
         cooperative=launch.cooperative,
+        cluster=launch.cluster,
+        any_cluster=True,
     )
 
 

@@ -271,6 +271,17 @@ void check_shared(Thread& self, u64 address, u32 bytes, u32 alignment, u32 acces
 void note_store(const Thread& self, u32 shared, u32 bytes);
 void forget_stores(u32 shared, u32 bytes);  // a copy has written over them
 
+// --- races on values that nobody uses (unused.cpp) --------------------------------------------------------------------
+
+extern bool poisoning;       // a launch is run again, and loads that raced are answered with rubbish
+void unused_new_launch();    // after its ranges are known
+// A load and a store of these bytes of global memory race; whether that load was answered with rubbish.
+bool unused_race(u64 address, u32 bytes, u32 reading_block, u32 reader, u32 writing_block, u32 writer);
+void unused_no_more();       // some other race was found: running it again would not excuse the launch
+void* unused_read(const Thread& self, u64 address, u32 bytes);  // rubbish to read instead, or null
+// Whether the launch leaves the same whatever those loads read. run_again: false where anything was found.
+bool unused_by_all(bool (*run_again)());
+
 // --- the race checker (races.cpp) -----------------------------------------------------------------------------------
 
 using Clocks = std::array<u32, kMaxWarps>;

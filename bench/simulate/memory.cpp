@@ -133,6 +133,13 @@ void* reach_range(Thread& self, u64 address, u32 bytes, u32 alignment, u32 acces
     return memory;
 }
 
+// One load, store or atomic.
+void* reach_element(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored, bool global_only) {
+    void* instead = __builtin_expect(poisoning, 0) && access == kRead ? unused_read(self, address, bytes) : nullptr;
+    void* memory = reach_range(self, address, bytes, bytes, access, site, stored, global_only);
+    return instead ? instead : memory;
+}
+
 u64 bits_of(u32 shared, u32 bytes) { return (bytes == 64 ? ~0ull : (1ull << bytes) - 1) << (shared & 63); }
 
 // Calls `change(word, bits)` for the words of the bit map that these bytes fall into.
@@ -204,7 +211,7 @@ void aligned(Thread& self, u64 address, u32 bytes, Site site) {
 }
 
 void* reach_global(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored) {
-    return reach_range(self, address, bytes, bytes, access, site, stored, true);
+    return reach_element(self, address, bytes, access, site, stored, true);
 }
 
 void* reach_global_run(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site, const void* stored) {
@@ -318,7 +325,7 @@ void* reach_generic(Thread& self, u64 address, u32 bytes, u32 access, Site site,
         return reach_cluster(self, generic_to_cluster(self, address), bytes, access, site, stored);
     }
     if (in_local(self, address)) return reach_local(self, address, bytes, access, site);
-    return reach_range(self, address, bytes, bytes, access, site, stored, false);
+    return reach_element(self, address, bytes, access, site, stored, false);
 }
 
 bool is_shared(Thread& self, u64 address) { return in_window(self, address); }

@@ -339,6 +339,14 @@ bool conflicts(const Record& record, const Record& now, const Thread& self, bool
     return !happened_before(here.of(self), record, self);
 }
 
+// What is remembered as one.
+struct Granule {
+    u64 address;
+    u32 bytes;
+};
+
+enum class Reads { None, Before, Now };
+
 std::string race_text(const char* kind, const Record& record, const Thread& self, bool shared, u64 address, Site site) {
     bool same_block = record.block == serial_of(self);
     std::string other = (same_block ? "" : block_name(record.block) + " ") + thread_name(record.thread);
@@ -346,7 +354,12 @@ std::string race_text(const char* kind, const Record& record, const Thread& self
            ") and " + where(site) + " (" + who(self) + ")";
 }
 
-void report(const char* kind, const Record& record, const Record& now, const Thread& self, bool shared, u64 address) {
+// `reads`: which of the two, where one is a load of global memory; what it loads may be of no use to anybody.
+void report(const char* kind, const Record& record, const Record& now, const Thread& self, bool shared, Granule granule, Reads reads) {
+    const u64 address = granule.address;
+    const Record &reader = reads == Reads::Now ? now : record, &writer = reads == Reads::Now ? record : now;
+    if (shared || reads == Reads::None) unused_no_more();
+    else if (unused_race(address, granule.bytes, reader.block, reader.thread, writer.block, writer.thread)) return;
     std::string key = std::string(kind) + where(record.site) + "|" + where(now.site);
     const bool in_step = record.is_volatile && now.is_volatile;
     note("race", key, race_text(kind, record, self, shared, address, now.site) +
@@ -442,7 +455,7 @@ bool agree(const Suspects& s) {
 void settle_suspects() {
     for (const Suspects& s : here->suspects) {
         if (agree(s)) remark("nondeterministic", s.place, s.as_rounding);
-        else note("race", "write-write" + s.place + "|" + s.place, s.as_race);
+        else unused_no_more(), note("race", "write-write" + s.place + "|" + s.place, s.as_race);
     }
     here->suspects.clear();
 }
@@ -478,7 +491,7 @@ bool is_rounding(const Cell& cell, const Storing& now) {
     return true;
 }
 
-void look_at(Cell& cell, const Record& now, u64 address, u32 access, const Storing& storing) {
+void look_at(Cell& cell, const Record& now, Granule granule, u32 access, const Storing& storing) {
     Thread& self = storing.self;
     const bool shared = storing.shared;
     Site site = now.site;
@@ -486,12 +499,13 @@ void look_at(Cell& cell, const Record& now, u64 address, u32 access, const Stori
     if (access == kRead && last.thread == now.thread && last.clock == now.clock && last.block == now.block) return;
     const bool told = access & kAnnounced && cell.write.block == machine.owner;
     if (!told && conflicts(cell.write, now, self, shared, cell.write.site) && !(access & kWrite && is_rounding(cell, storing))) {
-        report(access & kWrite ? "write-write" : "write-read", cell.write, now, self, shared, address);
+        const bool writes = access & kWrite;
+        report(writes ? "write-write" : "write-read", cell.write, now, self, shared, granule, writes ? Reads::None : Reads::Now);
     }
     if (access & kWrite) {
-        if (conflicts(cell.read, now, self, shared, site)) report("read-write", cell.read, now, self, shared, address);
+        if (conflicts(cell.read, now, self, shared, site)) report("read-write", cell.read, now, self, shared, granule, Reads::Before);
         if (conflicts(cell.earlier_read, now, self, shared, site)) {
-            report("read-write", cell.earlier_read, now, self, shared, address);
+            report("read-write", cell.earlier_read, now, self, shared, granule, Reads::Before);
         }
         cell = Cell{now, {}, {}, storing.execution};
     } else if (cell.read.block == now.block && cell.read.thread == now.thread) {
@@ -630,7 +644,7 @@ void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, 
     const Storing storing{self, shared, address, bytes, site, execution, stored};
     u32 first = static_cast<u32>(address % kPageBytes), last = std::min(first + bytes, kPageBytes) - 1;
     for (u32 i = first >> page.shift; i <= last >> page.shift; i++) {
-        look_at(page.cells[i], now, address / kPageBytes * kPageBytes + (static_cast<u64>(i) << page.shift), access, storing);
+        look_at(page.cells[i], now, {address / kPageBytes * kPageBytes + (static_cast<u64>(i) << page.shift), 1u << page.shift}, access, storing);
     }
     u32 done = last + 1 - first;  // a copy may reach over the page's end
     if (done < bytes) race_access(self, shared, address + done, bytes - done, access & ~kStrong, site);

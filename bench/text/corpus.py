@@ -19,6 +19,7 @@ from rich.console import Console
 from bench import cli
 from bench.core.files import put, recall, remember
 from bench.text import VAL_FRACTION
+from bench.text.decoding import Decoder, decoder_of, encoding_of, read_tokenizer, write_tokenizer
 from bench.text.shards import write_tokens
 from bench.text.tokenizer import (
     END_OF_TEXT,
@@ -29,11 +30,13 @@ from bench.text.tokenizer import (
     gpt2_from_file,
     gpt2_from_tiktoken_cache,
     python_version,
+    read_ranks,
     train_to,
     trained,
 )
 from kernels import cache_dir as root
 
+TOKENIZER = "tokenizer.bin"  # beside the shards, in llm.c's layout
 NO_SOURCE = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3"}
 
 
@@ -157,9 +160,10 @@ def cache_dir() -> Path:
 
 
 def tokenizer(vocab: Path | None = None) -> Tokenizer:
-    """GPT-2's encoding from `vocab` or from tiktoken's cache; else the one trained on the standard library."""
+    """The encoding of `vocab`, a .tiktoken rank file or llm.c's tokenizer .bin; without one GPT-2's from tiktoken's
+    cache, else the one trained on the standard library."""
     if vocab is not None:
-        return gpt2_from_file(vocab)
+        return encoding_of(vocab) if vocab.suffix == ".bin" else gpt2_from_file(vocab)
     if at_hand := gpt2_from_tiktoken_cache():
         return at_hand
     source = standard_library()
@@ -197,7 +201,7 @@ def cached(corpus: Corpus, vocab: Path | None = None, val_fraction: float = VAL_
 
 
 def write_shards(corpus: Corpus, using: Tokenizer, folder: Path, val_fraction: float) -> dict:
-    """Write train.bin, val.bin and about.json; returns what about.json says."""
+    """Write train.bin, val.bin, tokenizer.bin and about.json; returns what about.json says."""
     folder.mkdir(parents=True, exist_ok=True)
     about: dict = {
         "source": corpus.name,
@@ -220,6 +224,8 @@ def write_shards(corpus: Corpus, using: Tokenizer, folder: Path, val_fraction: f
         about[f"{part}_tokens"] = len(tokens)
     for part, tokens in zip(("train", "val"), arrays, strict=True):
         write_tokens(folder / f"{part}.bin", tokens)
+    with suppress(DataError):  # a token too long for the format; about.json says which tokenizer it was all the same
+        write_tokenizer(folder / TOKENIZER, decoder_of(using))
     put(folder / "about.json", (json.dumps(about, indent=2) + "\n").encode())
     return about
 
@@ -244,3 +250,44 @@ def working(text: str) -> Iterator[None]:
 
     with Console(stderr=True).status(text):
         yield
+
+
+# ---- back to text ----------------------------------------------------------------------------------------------------
+
+
+def decoder_beside(shard: Path) -> Decoder | None:
+    """The decoder of the tokenizer that a shard was made with; None where nothing tells.
+
+    It is the tokenizer file beside the shard, else the one at hand whose fingerprint stands in about.json there. Where
+    neither is there, shards are taken to be GPT-2's, as llm.c's and nanoGPT's are, if its vocabulary is at hand.
+    """
+    folder = shard if shard.is_dir() else shard.parent
+    for name in (TOKENIZER, "gpt2_tokenizer.bin"):  # the second is llm.c's own
+        if (folder / name).is_file():
+            return read_tokenizer(folder / name)
+    said = about_of(folder)
+    for using in _at_hand():
+        if using.fingerprint() == said.get("tokenizer_sha256"):
+            return decoder_of(using)
+    gpt2 = gpt2_from_tiktoken_cache()
+    if said or gpt2 is None:
+        return None
+    return decoder_of(Tokenizer(f"{gpt2.name}; assumed, for nothing beside the shards says", gpt2.encoding))
+
+
+def about_of(folder: Path) -> dict:
+    """What about.json beside shards says; empty where there is none that can be read."""
+    try:
+        said = json.loads((folder / "about.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _at_hand() -> list[Tokenizer]:
+    """GPT-2's encoding, and those that were trained here before."""
+    gpt2 = gpt2_from_tiktoken_cache()
+    found = [gpt2] if gpt2 else []
+    for vocabulary in sorted(cache_dir().glob("bpe-*.tiktoken")):
+        found.append(Tokenizer.of_ranks("50,257-token BPE from the cache", read_ranks(vocabulary)))
+    return found

@@ -65,6 +65,16 @@ def open_shard(path: Path, vocabulary: int = VOCABULARY) -> np.ndarray:
     Raises DataError, naming the file, for a missing or empty file, a bad header, a size the header does not promise,
     an odd length, and a token that is not below `vocabulary`.
     """
+    start, _ = layout(path)
+    check_tokens(path, start, vocabulary)
+    return np.memmap(path, dtype="<u2", mode="r", offset=start)
+
+
+def layout(path: Path) -> tuple[int, int]:
+    """Where the tokens of a .bin file begin, in bytes, and how many there are; from its header and its size alone.
+
+    Raises DataError as `open_shard` does, but for the tokens themselves (`check_tokens`).
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file; {AGAIN}")
     size = path.stat().st_size
@@ -75,13 +85,17 @@ def open_shard(path: Path, vocabulary: int = VOCABULARY) -> np.ndarray:
         raise DataError(f"{path}: odd length of {size:,} bytes, so not uint16 tokens; it was cut off, {AGAIN}")
     if size == start:
         raise DataError(f"{path}: a header and no tokens; {AGAIN}")
+    return start, (size - start) // 2
+
+
+def check_tokens(path: Path, start: int, vocabulary: int) -> None:
+    """DataError where a token of a .bin file, which begin at byte `start`, is not below `vocabulary`."""
     largest, at = _largest(path, start)
     if largest >= vocabulary:
         raise DataError(
             f"{path}: token {largest} at position {at:,}, but the vocabulary has {vocabulary:,}; "
             f"the file is damaged or was made for another vocabulary, {AGAIN}"
         )
-    return np.memmap(path, dtype="<u2", mode="r", offset=start)
 
 
 def _largest(path: Path, start: int) -> tuple[int, int]:
@@ -99,11 +113,29 @@ def _largest(path: Path, start: int) -> tuple[int, int]:
 
 def training_shards(folder: Path) -> list[Path]:
     """The .bin files to train on: those named train, else those not named val."""
-    shards = sorted(folder.glob("*.bin"))
+    shards = _shards(folder)
     chosen = [s for s in shards if "train" in s.name] or [s for s in shards if "val" not in s.name]
     if not chosen:
         raise DataError(f"{folder}: no training shards (*train*.bin); {AGAIN}")
     return chosen
+
+
+def validation_shards(folder: Path) -> list[Path]:
+    """The .bin files to validate on: those named val."""
+    chosen = [s for s in _shards(folder) if "val" in s.name]
+    if not chosen:
+        raise DataError(f"{folder}: no validation shards (*val*.bin); {AGAIN}")
+    return chosen
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The .bin files of a folder but for llm.c's other files, of which a tokenizer or an evaluation may lie there."""
+    return [f for f in sorted(folder.glob("*.bin")) if _magic(f) not in OTHER_MAGICS]
+
+
+def _magic(path: Path) -> int:
+    head = np.fromfile(path, dtype="<i4", count=1).tolist() if path.is_file() else []
+    return head[0] if head else 0
 
 
 def batches(tokens: Tokens, B: int, T: int, seed: int, skip: int = 0) -> Iterator[Batch]:

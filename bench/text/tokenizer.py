@@ -39,9 +39,18 @@ class Tokenizer:
     name: str  # one honest line, shown with everything that was encoded
     encoding: tiktoken.Encoding
 
+    @classmethod
+    def of_ranks(cls, name: str, ranks: dict[bytes, int]) -> "Tokenizer":
+        """GPT-2's encoding with another vocabulary: the bytes of each token to its id."""
+        return cls(name, _encoding(ranks))
+
+    def ranks(self) -> dict[bytes, int]:
+        """The id of each token's bytes, <|endoftext|> left out."""
+        return self.encoding._mergeable_ranks
+
     def fingerprint(self) -> str:
         """sha256 of the vocabulary: equal fingerprints, equal ids."""
-        return hashlib.sha256(_rank_lines(self.encoding._mergeable_ranks)).hexdigest()
+        return hashlib.sha256(rank_lines(self.ranks())).hexdigest()
 
 
 def gpt2_from_file(path: Path) -> Tokenizer:
@@ -72,7 +81,7 @@ def trained(vocabulary: Path, corpus: str) -> Tokenizer:
 
 def train_to(vocabulary: Path, texts: list[str]) -> None:
     """Train the BPE of `texts` (11 MB take about 6 s) and write it as a .tiktoken rank file."""
-    put(vocabulary, _rank_lines(train_bpe(texts, END_OF_TEXT)))
+    put(vocabulary, rank_lines(train_bpe(texts, END_OF_TEXT)))
 
 
 def train_bpe(texts: Iterable[str], size: int) -> dict[bytes, int]:
@@ -98,6 +107,11 @@ def read_ranks(path: Path) -> dict[bytes, int]:
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error):
             raise DataError(f"{path}:{number}: not a line of a .tiktoken rank file (base64 and rank)") from None
+    return whole_ranks(path, ranks)
+
+
+def whole_ranks(path: Path, ranks: dict[bytes, int]) -> dict[bytes, int]:
+    """`ranks`, read from `path`; DataError unless they are a whole byte-level vocabulary with ids below 50256."""
     if sorted(ranks.values()) != list(range(len(ranks))) or any(bytes([b]) not in ranks for b in range(256)):
         raise DataError(f"{path}: ranks have gaps or a byte is missing; the file is damaged, fetch it again")
     if len(ranks) > END_OF_TEXT:
@@ -122,7 +136,7 @@ def _encoding(ranks: dict[bytes, int]) -> tiktoken.Encoding:
     return tiktoken.Encoding("gpt2", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens=special)
 
 
-def _rank_lines(ranks: dict[bytes, int]) -> bytes:
+def rank_lines(ranks: dict[bytes, int]) -> bytes:
     ordered = sorted(ranks.items(), key=lambda item: item[1])
     return b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in ordered)
 

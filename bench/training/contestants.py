@@ -11,7 +11,7 @@ and peak memory are each contestant's own. A process that dies or hangs ends the
 from collections.abc import Callable
 from typing import Any
 
-from bench.cli import CannotGoOn
+from bench.cli import FAILED, TIMED_OUT, CannotGoOn
 from bench.core.process import CRASH, OUT_OF_MEMORY, TIMEOUT, Process, ProcessFailed
 from bench.machine.devices import is_gpu
 from bench.machine.facts import usable_cores
@@ -32,7 +32,7 @@ class Lost(CannotGoOn):
     """A contestant's process died, or does not answer; `status` says which, as a record does."""
 
     def __init__(self, said: str, status: str = CRASH):
-        super().__init__(said)
+        super().__init__(said, TIMED_OUT if status == TIMEOUT else FAILED)
         self.status = status
 
 

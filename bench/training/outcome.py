@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from bench.core import stats
 from bench.core.variants import Variant
@@ -17,7 +16,9 @@ from bench.models import UPDATE, CallId
 from bench.models.choose import Times
 from bench.records.record import Change, Mfu, Record
 from bench.show import columns
-from bench.show.terminal import console, new_table
+from bench.show.limits import ranks_nothing
+from bench.show.sheet import Col, Sheet
+from bench.show.terminal import console
 from bench.show.texts import DASH, duration, number, percent
 from bench.training.field import Entrant
 from bench.training.gate import Excess, Gate, Trajectory
@@ -53,6 +54,7 @@ COLUMNS = (
     *("planned_bytes", "graph", "graph_evidence", "utc", "run", "reproduce"),
 )
 SHOWN_EXCESSES = 5
+OTHER_MACHINE = 0.3  # so much longer or shorter a step with clocks inside is not by the clocks
 GATED = ("loss", "norm")
 PARTS = {
     "layers_s": "all layers",
@@ -125,9 +127,8 @@ def matmul_peaks(device: str, dtype: str) -> dict[str, float | None]:
 
 def choices(choice: dict[CallId, Variant], pool: dict[CallId, list[Variant]], times: Times) -> None:
     """Print which variant serves which call, with what it took and the nearest other candidate."""
-    table = new_table("kernels of our step (ms a call, measured alone; second best behind)")
-    for name in ("layer/shape", "forward", "backward"):
-        table.add_column(name)
+    title = "kernels of our step (ms a call, measured alone; second best behind)"
+    sheet = Sheet(title, [Col("layer/shape"), Col("forward", prose=True), Col("backward", prose=True)])
     for layer, shape in dict.fromkeys((id.layer, id.shape) for id in choice):
         cells = []
         for phase in ("forward", "backward"):
@@ -137,9 +138,9 @@ def choices(choice: dict[CallId, Variant], pool: dict[CallId, list[Variant]], ti
                 continue
             ranked = sorted(times.ms.get(key, {}).items(), key=lambda pair: pair[1])
             told = [f"{name} {ms:.3g}" for name, ms in ranked[:2]] or [f"{choice[key].name} (named)"]
-            cells.append(", ".join(told))
-        table.add_row(key.place, *cells)
-    console().print(table)
+            cells.append(",\n".join(told))
+        sheet.add(f"{layer}/{shape}" if shape else layer, *cells)
+    sheet.print(console())
 
 
 def _of_contestant(s: Trained, name: str, steps: Trajectory) -> Record:
@@ -294,13 +295,12 @@ class Simulated(Judged):
         screen.print()
         self.print_gate(screen)
         job, names = self.s.job, [e.name for e in self.s.entrants]
-        table = new_table(f"{job.model.name} {job.dtype}, B={job.B} T={job.T}: loss, in the simulator, no times")
-        for name in ("step", "PyTorch fp32", *names):
-            table.add_column(name, justify="right")
+        title = f"{job.model.name} {job.dtype}, B={job.B} T={job.T}: loss, in the simulator, no times"
+        sheet = Sheet(title, [Col(name, right=True) for name in ("step", "PyTorch fp32", *names)])
         for i, step in enumerate(self.gate.centre):
             ours = [f"{self.steps[name][i]['loss']:.6f}" for name in names]
-            table.add_row(str(i + 1), f"{step['loss']:.6f}", *ours)
-        screen.print(table)
+            sheet.add(str(i + 1), f"{step['loss']:.6f}", *ours)
+        sheet.print(screen)
 
 
 class Report(Judged):
@@ -418,16 +418,26 @@ class Report(Judged):
         self.print_gate(screen)
         for note in self.s.notes:
             screen.print(note, style="yellow", highlight=False)
-        screen.print(self._speed_table())
+        self._speed_table().print(screen)
         self._print_recipes(screen)
         for name, out in self.s.out.items():
             screen.print(f"{name}: {out.status}: {out.evidence}", style="yellow", highlight=False)
         if self.s.picked.chosen:
             screen.print(f"kernels {self.s.picked.chosen}", highlight=False)
         if self.s.in_context:
-            screen.print(self._layer_table())
+            screen.print()
+            self._layer_table().print(screen)
         if any(self.changes.values()):
-            screen.print(self._swap_table())
+            screen.print()
+            self._swap_table().print(screen)
+
+    @property
+    def noise(self) -> float | None:
+        """How well the timed steps are known: the widest half of a 95 % interval, of its median. None where a single
+        round was timed, which tells nothing of it."""
+        ends = [(r["low_s"], r["high_s"] or np.inf, r["median_s"]) for r in self.timed]
+        halves = [(high - low) / 2 / median for low, high, median in ends if np.isfinite(high)]
+        return max(halves, default=None)
 
     def _print_recipes(self, screen: Console) -> None:
         """What each contestant is, where its name does not say it."""
@@ -446,29 +456,27 @@ class Report(Judged):
                 highlight=False,
             )
 
-    def _speed_table(self) -> Table:
+    def _speed_table(self) -> Sheet:
         job = self.s.job
         title = f"{job.model.name} {job.dtype}, B={job.B} T={job.T}"
         title += f", {job.accumulation} micro-batches a step" if job.accumulation > 1 else ""
-        table = new_table(title)
-        table.add_column("step by")
-        for name in ("time ±95 %", "CPU time", "tok/s", f"vs {self.baseline or 'PyTorch'}"):
-            table.add_column(name, justify="right", no_wrap=True)
         peaks = [where for where, peak in self.peaks.items() if peak]
-        for convention in ("PaLM", "llm.c"):
-            for where in peaks:
-                table.add_column(f"MFU {convention}\n/ {where}", justify="right")
-        for name in ("peak MB", "loss", "of band:\nloss, norm"):
-            table.add_column(name, justify="right", no_wrap=True)
+        mfu = [f"MFU {convention}\n/ {where}" for convention in ("PaLM", "llm.c") for where in peaks]
+        ends = [(f"vs {self.baseline or 'PyTorch'}", 0), *((name, 1) for name in mfu), ("peak MB", 3), ("loss", 2)]
+        names = [("time ±95 %", 0), ("CPU time", 5), ("tok/s", 0), *ends, ("of band:\nloss, norm", 4)]
+        sheet = Sheet(title, [Col("step by"), *(Col(name, right=True, rank=rank) for name, rank in names)])
+        none = ranks_nothing(self.noise)
+        if none:
+            sheet.tell(none, "bold red")
         scale, unit = (1e12, "TFLOP/s") if self.s.plan.gpu else (1e9, "GFLOP/s")
         known = [f"{where} {number(peak, scale)} {unit}" for where, peak in self.peaks.items()]
-        table.caption = f"MFU of the matmul peak: {', '.join(known)}. Loss: first and last step."
+        sheet.tell(f"MFU of the matmul peak: {', '.join(known)}. Loss: first and last step.")
         for row in self.timed:
             half = (row["high_s"] or np.inf) - row["low_s"]
             speed = DASH
-            if "speedup" in row:
+            if "speedup" in row and not none:
                 speed = "{speedup:.2f}x [{speedup_low:.2f}, {speedup_high:.2f}]".format(**row)
-            table.add_row(
+            sheet.add(
                 row["variant"],
                 f"{duration(row['median_s'])} {percent(half / 2 / row['median_s']) if np.isfinite(half) else DASH}",
                 duration(row["cpu_median_s"]),
@@ -479,7 +487,7 @@ class Report(Judged):
                 f"{row['first_loss']:.3f}, {row['last_loss']:.3f}",
                 ", ".join(percent(row[what]) if what in row else DASH for what in ("worst_loss", "worst_norm")),
             )
-        return table
+        return sheet
 
     def reconciliation(self) -> dict[str, float]:
         """Seconds: all layers in context, the gaps between them, and what is left of the timed step.
@@ -494,29 +502,50 @@ class Report(Judged):
         step = stats.median_ci(self.walls[self.ours[0]])[0]
         return {"layers_s": layers, "gaps_s": gaps, "remainder_s": step - layers - gaps, "step_s": step}
 
-    def _layer_table(self) -> Table:
+    def _layer_table(self) -> Sheet:
         clock = self.s.in_context[self.ours[0]][0].clock
         by = f", by the GPU's clock {clock!r}" if self.s.plan.gpu else ""
         parts = GPU_PARTS if self.s.built[self.ours[0]].graph else PARTS
-        table = new_table(f"where our step goes (ms a step, inside the step{by}; alone: measured on its own)")
-        for name in ("layer/shape", "pass", "variant"):
-            table.add_column(name)
-        for name in ("calls", "ms a step", "of step", "ms a call", "alone"):
-            table.add_column(name, justify="right")
+        numbers = [("calls", 3), ("ms a step", 0), ("of step", 0), ("ms a call", 2), ("alone", 1)]
+        sheet = Sheet(
+            f"where our step goes (ms a step, inside the step{by}; alone: measured on its own)",
+            [*map(Col, ("layer/shape", "pass", "variant")), *(Col(name, True, rank) for name, rank in numbers)],
+        )
         total = self.reconciliation()
+        none = self._no_shares(total)
+        if none:
+            sheet.tell(none, "bold red")
+
+        def share(part: float) -> str:
+            return DASH if none else f"-{percent(-part)}" if part < 0 else percent(part)
+
         step_ms = total["step_s"] * 1e3
         found, alone = self.layer_ms(self.ours[0]), self.alone_ms(self.ours[0])
         for key in sorted(found, key=found.__getitem__, reverse=True):
             calls = self._calls(key)
-            cells = [f"{found[key]:.3g}", percent(found[key] / step_ms), f"{found[key] / calls:.3g}"]
+            cells = [f"{found[key]:.3g}", share(found[key] / step_ms), f"{found[key] / calls:.3g}"]
             told = f"{alone[key]:.3g}" if key in alone else DASH
-            table.add_row(key.place, key.phase, self.s.picked.choice[key].name, str(calls), *cells, told)
-        table.add_section()
+            sheet.add(key.place, key.phase, self.s.picked.choice[key].name, str(calls), *cells, told)
+        sheet.section()
         for part, seconds in total.items():
-            name, share = parts[part], seconds / total["step_s"]
-            told = f"-{percent(-share)}" if share < 0 else percent(share)
-            table.add_row(name, "", "", "", f"{seconds * 1e3:.4g}", told, "", "")
-        return table
+            name, _, told = parts[part].partition(": ")
+            sheet.add(name, "", "", "", f"{seconds * 1e3:.4g}", share(seconds / total["step_s"]), "", "")
+            if told:
+                sheet.tell(parts[part])
+        return sheet
+
+    def _no_shares(self, total: dict[str, float]) -> str:
+        """Why no call has a share of the step: the steps with a clock around every call are taken after the others, and
+        where the machine is another one by then their parts do not add up to the whole. "" where they do."""
+        if none := ranks_nothing(self.noise):
+            return f"no shares of the step: {none}"
+        # A graph does without most of what plain launches wait for: of it the layers alone must find room in the step.
+        inside = total["layers_s"] + (0.0 if self.s.plan.gpu else total["gaps_s"])
+        ratio = inside / total["step_s"]
+        if ratio <= 1 + OTHER_MACHINE and (self.s.plan.gpu or ratio >= 1 / (1 + OTHER_MACHINE)):
+            return ""
+        told = f"with a clock around every call a step took {ratio:.2g} times as long as without"
+        return f"no shares of the step: {told}; the machine was another one by then"
 
     def _calls(self, key: CallId) -> int:
         return self.calls[key].calls * (1 if key.layer in UPDATE else self.s.job.accumulation)
@@ -547,11 +576,12 @@ class Report(Judged):
             change_high_s=(high - 1) * median,
         )
 
-    def _swap_table(self) -> Table:
-        table = new_table("swaps: change of the step in ms, predicted and measured")
-        table.add_column("swap")
-        for name in ("predicted, alone", "predicted, in context", "measured [95 %]"):
-            table.add_column(name, justify="right")
+    def _swap_table(self) -> Sheet:
+        names = [("predicted, alone", 2), ("predicted, in context", 1), ("measured [95 %]", 0)]
+        sheet = Sheet(
+            "swaps: change of the step in ms, predicted and measured",
+            [Col("swap"), *(Col(name, right=True, rank=rank) for name, rank in names)],
+        )
         for text, change in self.changes.items():
             if change is None:
                 continue
@@ -565,8 +595,8 @@ class Report(Judged):
                     change["change_high_s"],
                 ),
             )
-            table.add_row(text, alone, in_context, "{} [{}, {}]".format(*measured))
-        return table
+            sheet.add(text, alone, in_context, "{} [{}, {}]".format(*measured))
+        return sheet
 
 
 def _ms(seconds: float | None) -> str:

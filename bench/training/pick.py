@@ -79,7 +79,7 @@ def _named(id: CallId, before: Chosen, variants: list[Variant]) -> Variant:
 
 def swapped(text: str, spec: choose.Spec, variants: list[Variant], calls: Iterable[CallId], job: Job) -> Choice:
     """The variants to swap in."""
-    touched = [id for id in calls if spec.override(id)]
+    touched = [id for id in calls if spec.override(id)] or list(calls)  # none: what there is, is told
     pool = choose.candidates(spec, variants, touched, job.device, job.dtype, job.simulate)
     if several := [id.place for id, found in pool.items() if len(found) > 1]:
         raise CannotGoOn(f"--swap {text!r}: name one variant of {several[0]}, for example cpu.naive", cli.USAGE)

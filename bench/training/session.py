@@ -12,8 +12,9 @@ from pathlib import Path
 
 from bench import cli
 from bench.cli import CannotGoOn
-from bench.core import files, variants
+from bench.core import files, progress, variants
 from bench.core.process import ERROR, TIMEOUT, pause
+from bench.core.progress import Progress
 from bench.machine import facts, profiling
 from bench.machine.devices import check_device
 from bench.models import chosen
@@ -37,6 +38,7 @@ IN_CONTEXT_STEPS = 3
 TURNS_ALONE = 2  # timed turns between one baseline's joining and the next one's
 COMPILE_SHARE = 0.5  # of what is left of --minutes, for the first baseline to compile
 LEAST_COMPILE_S, LEAST_START_S = 20.0, 5.0  # less than this is not worth starting a baseline, compiled or eager
+TURN = "turn"  # of everybody: what is counted while it goes on
 LATE = 1.2  # times its estimate a turn may take
 
 
@@ -88,12 +90,13 @@ class Session:
         self.run_ = Run.create("e2e", plan.out, plan.argv)
         if not plan.gpu:  # a GPU's are measured where there is a CUDA context
             self.matmul_peaks = outcome.matmul_peaks(plan.job.device, plan.job.dtype)
-        try:
-            report = self._measure()
-        except (KeyboardInterrupt, CannotGoOn) as error:  # an hour of training is not to be lost
-            self._keep_what_there_is(error)
-            raise
-        return self._report(report)
+        with Progress() as self.line:
+            try:
+                report = self._measure()
+            except (KeyboardInterrupt, CannotGoOn) as error:  # an hour of training is not to be lost
+                self._keep_what_there_is(error)
+                raise
+            return self._report(report)
 
     def _report(self, report: outcome.Judged) -> int:
         plan = self.plan
@@ -105,9 +108,15 @@ class Session:
             print(f"traces (for ui.perfetto.dev) and ranges.csv: {plan.profile}")
             print(profiling.command_lines(["python", "-m", "bench.e2e", *plan.argv]))
         print(f"results: {self.run_.folder}")
-        print(write_beside(self.run_.folder))
+        try:
+            progress.tell("the page")
+            print(write_beside(self.run_.folder))
+        except files.DiskFull as full:
+            self.full_disk = full
         if plan.json:
             cli.print_json({"run": str(self.run_.folder), **report.document()})
+        if self.full_disk:
+            raise self.full_disk
         return cli.OK if report.parity else cli.WRONG
 
     def _measure(self) -> outcome.Judged:
@@ -128,7 +137,10 @@ class Session:
     def _measured(self, field: Field) -> outcome.Judged:
         self._train(field)
         if not any(turn.timed for turn in self.turns):
-            raise CannotGoOn(f"no step was timed within --minutes {self.plan.minutes:g}; the page says how far it came")
+            raise CannotGoOn(
+                f"no step was timed within --minutes {self.plan.minutes:g}; the page says how far it came",
+                cli.TIMED_OUT,
+            )
         if not self.plan.job.simulate:
             self._look_inside(field)
         report = self._keep()
@@ -251,10 +263,12 @@ class Session:
     def _pick(self, field: Field) -> None:
         """Pick, build and load ours, and write down what it is."""
         plan = self.plan
+        progress.tell("picking our kernels")
         self.picked = picked = pick.pick(field, self.candidates, self.swaps)
         outcome.choices(picked.choice, self.candidates.pool, picked.times)
         if not plan.job.simulate:
             self._keep_choice(field, picked)
+        progress.tell("building our step")
         field.build(OURS, picked.choice)
         self._append([outcome.begun(plan, OURS.name, field.built[OURS.name], picked)])
         for text, swap in self.swaps.items():
@@ -297,6 +311,7 @@ class Session:
     def _begin_to_compile(self, field: Field, e: Entrant) -> None:
         """Compile, and take one step, which touches all memory."""
         cli.say(f"setting up {e.name}")
+        progress.tell(f"compiling {e.name}")
         field.enter(e).send("warm", batches=self.batches.step(0), lr=self.plan.lr)
 
     def _end_compiling(self, field: Field, e: Entrant, limit: float, late: bool = False) -> bool:
@@ -366,6 +381,7 @@ class Session:
         taken = len(self.gate_runs[0])
         if taken >= stop:
             return
+        progress.tell(f"PyTorch's own runs, up to step {stop}")
         steps = list(self.batches.of(range(taken, stop)))
         limit = self.deadline.limit(len(steps) * len(self.gate_runs) * plan.time_limit)
         begin = time.monotonic()
@@ -385,6 +401,7 @@ class Session:
         self.trajectories |= {e.name: [] for e in field.entrants}
         self.updates |= {e.name: Updates(plan.job.model, plan.job.dtype) for e in field.entrants if e.ours}
         cli.say(f"{WARM_UP} + {plan.steps} steps of {', '.join(self.trajectories)}")
+        self.line.expect(TURN, len(plan.turns))
         alone = 0  # timed turns since a baseline joined
         for turn in plan.turns:
             if alone >= TURNS_ALONE and self.waiting:
@@ -394,11 +411,13 @@ class Session:
                 self.stopped = self._how_far(f"--minutes {plan.minutes:g}: stopped")
                 field.note(self.stopped)
                 break
+            self.line.begin(TURN)
             self._judge(field, turn.steps.stop)
             begin = time.monotonic()
             self._turn(field, turn, order)
             self.turn_s = (time.monotonic() - begin) / len(turn.steps)
             self.turns.append(turn)
+            self.line.done(TURN)
             alone += bool(turn.timed)
             if self._worth_keeping(turn):
                 self._keep()
@@ -420,6 +439,7 @@ class Session:
         details = turn.steps.start == 0
         for e in order.sample(field.entrants, len(field.entrants)):
             pause()
+            progress.tell(f"{steps_text(turn)} of {self.plan.turns[-1].steps.stop}: {e.name}")
             c = field.contestants[e]
             try:
                 done = c.ask("steps", steps=batches, lr=plan.lr, details=details, limit=limit)
@@ -476,6 +496,7 @@ class Session:
         lr, ours = self.plan.lr, [e for e in field.entrants if e.ours]
         found: dict[str, list[InContext]] = {e.name: [] for e in ours}
         limit = self.deadline.limit(self.plan.time_limit)
+        progress.tell("steps with a clock around every call")
         try:
             for batches in self.batches.of(in_context_steps(self.turns)):
                 for e in ours:
@@ -502,6 +523,12 @@ class Session:
 
 def _status(error: CannotGoOn) -> str:
     return error.status if isinstance(error, Lost) else ERROR
+
+
+def steps_text(turn: Turn) -> str:
+    """step 4; steps 4 to 8"""
+    first, last = turn.steps.start + 1, turn.steps.stop
+    return f"step {last}" if first == last else f"steps {first} to {last}"
 
 
 def check_memory(plan: Plan) -> None:

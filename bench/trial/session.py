@@ -14,13 +14,13 @@ from pathlib import Path
 from bench import cli
 from bench.core import files, process
 from bench.core.case import Case
-from bench.core.process import ProcessFailed
+from bench.core.process import TIMEOUT, ProcessFailed
 from bench.core.variants import Variant, discover, simulated, unavailable
 from bench.machine import ceilings, devices, profiling
 from bench.machine import facts as machine
 from bench.records.record import Record, Resources
 from bench.records.run import Run
-from bench.show import report, terminal
+from bench.show import limits, report, terminal
 from bench.trial import beside
 from bench.trial import rows as records
 from bench.trial.judge import Judge
@@ -34,6 +34,7 @@ from kernels import cache_dir
 from reference import contract
 
 MOST_WORKERS = 8  # that share the cases of a simulated proof; each is an interpreter with a variant's libraries
+PROOF, CASE = "proof", "case"  # what is counted while it goes on
 WORTH_A_LOOK_S = 1.0  # of a race: a shorter one is a first impression, and takes the ceilings as they are remembered
 
 
@@ -87,6 +88,7 @@ class Session:
 
     def run_all(self) -> int:
         self.screen.header(self.facts())
+        self.expect()
         if self.plan.profile is None and not self.plan.check_only and self.plan.device != "cpu":
             self.arch = beside.measure_ceilings(self.plan.setting)
         with self.judge, self.screen:
@@ -97,18 +99,34 @@ class Session:
                     self.close_workers()
                 self.judge.forget()
         self.finish()
-        bad = [r for r in self.records if r["status"] not in ("ok", "simulated", "skipped")]
+        return self.exit_code()
+
+    def expect(self) -> None:
+        """How much there is to do, for the line that says how far it is."""
+        plan = self.plan
+        for layer, dtype in itertools.product(plan.layers, plan.dtypes):
+            phases = [p for p in contract.phases_of(contract.load(layer)) if p in plan.phases]
+            self.screen.line.expect(PROOF, len(plan.chosen(layer)) * len(phases))
+            if not plan.check_only:
+                some = [case for phase in phases for case in cases(plan, layer, phase, dtype)]
+                self.screen.line.expect(CASE, len(some), None if plan.profile else plan.effort.seconds)
+
+    def exit_code(self) -> int:
+        """By the gravest that happened: a wrong result, a call that never ended, a named variant that could not run."""
         untried = self.untried()
         for name, why in untried.items():
-            self.screen.note(f"{name} was not tried: {why}")
-        if untried and len(untried) == len(set(self.plan.named)):
-            return cli.NOTHING_TRIED
-        return cli.WRONG if bad else cli.OK
+            self.screen.say(f"{name} was not tried: {why}")
+        bad = {r["status"] for r in self.records} - {"ok", "simulated", "skipped"}
+        if bad:
+            return cli.TIMED_OUT if bad == {TIMEOUT} else cli.WRONG
+        if untried.keys() & {*self.plan.outright}:
+            return cli.CANNOT_RUN
+        return cli.NOTHING_TRIED if untried and len(untried) == len(set(self.plan.named)) else cli.OK
 
     def untried(self) -> dict[str, str]:
         """The variants named by --only of which not one case was tried, and why."""
         of: dict[str, list[Record]] = {name: [] for name in self.plan.named}
-        for r in [*self.records, *self.done.values()]:
+        for r in (*self.records, *self.done.values()):
             of.get(r["variant"], []).append(r)
         return {
             name: "; ".join(dict.fromkeys(r["evidence"] for r in rows)) or "no record of it"
@@ -133,10 +151,22 @@ class Session:
             self.screen.note(profiling.command_lines(["python", "-m", "bench.layer", *self.plan.argv]))
         self.run_.write_csv()
         self.screen.footer(self.records, None if self.plan.watch else self.run_.folder)
-        if not self.plan.watch:
-            self.screen.note(report.write_beside(self.run_.folder))
+        full = None if self.plan.watch else self.write_page()
         if self.plan.json:
             cli.print_json({"run": str(self.run_.folder), "records": [_without_samples(r) for r in self.records]})
+        if full:
+            raise full
+
+    def write_page(self) -> files.DiskFull | None:
+        """The page, said in a line; a disk that is full, to be told when all else was."""
+        with self.screen:
+            self.screen.progress("the page")
+            try:
+                told = report.write_beside(self.run_.folder)
+            except files.DiskFull as full:
+                return full
+        self.screen.note(told)
+        return None
 
     def run_layer(self, layer: str, dtype: str) -> None:
         phases = [p for p in contract.phases_of(contract.load(layer)) if p in self.plan.phases]
@@ -150,11 +180,13 @@ class Session:
             self.screen.proofs(layer, phase, dtype, [self.proved[layer, p.variant.name, phase, dtype] for p in proofs])
         self.screen.counts(layer, phase, dtype, {p.variant.name: p.counts for p in proofs if p.counts})
         for case, calls in () if plan.check_only else cases(plan, layer, phase, dtype):
+            self.screen.line.begin(CASE, f"{layer} {phase} {case.name} {dtype}")
             if plan.profile:
                 self.profile(case, proofs, plan.profile)
             else:
                 self.time(case, calls, proofs)
             self.judge.forget()
+            self.screen.line.done(CASE)
 
     # --- proving ---
 
@@ -183,11 +215,13 @@ class Session:
     def progress(self, text: str) -> None:
         if self.stopped:
             raise Stopped
+        self.screen.line.begin(PROOF)
         self.screen.progress(text)
 
     def prove(self, v: Variant, phases: list[str], dtype: str) -> Iterator[Proof]:
         """A proof of each phase, skipped ones first. Where nothing is timed each is written down as it is made."""
         for proof in self.proofs(v, phases, dtype):
+            self.screen.line.done(PROOF, took=proof.status != "skipped")
             if self.plan.check_only or self.plan.profile:
                 of_it = records.of_smoke if self.plan.smoke else records.of_proof
                 row = self.keep(of_it(proof, v.layer, dtype, proof.seeds or self.seeds))
@@ -267,6 +301,7 @@ class Session:
         for proof in proofs:
             if old := self.finished(case, proof.variant):
                 rows += old
+                self.records += old  # the run's end speaks of all that it holds
             elif row := self.untimed(case, calls, proof):
                 rows.append(self.keep(row))
             else:
@@ -302,7 +337,12 @@ class Session:
             ceilings.look_again()
         # The baseline of the noise floor and of the stopping rule comes first.
         proofs = sorted(proofs, key=lambda p: p.variant.name != "torch.eager")
-        racing, yardstick, progress = [p.variant for p in proofs], plan.yardstick(case.layer), self.screen.progress
+        racing, yardstick = [p.variant for p in proofs], plan.yardstick(case.layer)
+        where = f"{case.layer} {case.phase} {case.name} {case.shape['dtype']}"
+
+        def progress(text: str) -> None:
+            self.screen.progress(f"{where}: {text}")
+
         try:
             timing = race(case, racing, yardstick, self.judge, plan.setting, self.effort, progress, self.workers)
         except ProcessFailed as failure:
@@ -328,6 +368,7 @@ class Session:
         title = f"{case.layer} {case.phase} {case.name} {case.shape['dtype']}: {records.sizes_text(case)}"
         shown = [r for r in rows if not r["control"]]
         facts, on_gpu = records.facts(rows[0], timing), devices.is_gpu(self.plan.device)
+        facts += limits.above_ceiling(shown, ceilings.remembered(self.plan.device))
         self.screen.timings(title, facts, shown, self.effort.caches, flops_matter, on_gpu)
 
     # --- records ---

@@ -6,7 +6,6 @@ Whatever ends it, and when: what was finished by then is on disk, summed up and 
 import contextlib
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from rich.console import Console
-from rich.status import Status
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.core import progress
+from bench.core.files import DiskFull
 from bench.records import read, scrub
 from bench.records.pack import Pack
 from bench.records.record import Record
@@ -133,7 +132,6 @@ class Suite:
     open_process: Opener = Lane
     running: list[Running] = field(default_factory=list)
     idle: dict[bool, list[Process]] = field(default_factory=lambda: {True: [], False: []})  # by whether undisturbed
-    status: Status | None = None
     at_the_end: bool = False  # every piece has had its turn
 
     def __post_init__(self) -> None:
@@ -187,8 +185,12 @@ class Suite:
         summary = self.sum_up()
         summary.print()
         print(f"results: {self.out}")
+        full: CannotGoOn | None = None
         if self.left > PAGE_SECONDS:
-            print(write_beside(self.out))
+            try:
+                print(write_beside(self.out))
+            except DiskFull as error:
+                full = error
         else:
             print(f"the page: python -m bench.report {self.out}")
         packed = self.pack.update()
@@ -196,6 +198,8 @@ class Suite:
         cli.say(f"packed: {self.pack.folder}, {len(packed)} files, {size:.1f} MB")
         if self.plan.json:
             cli.print_json({"run": str(self.out), **summary.document()})
+        if full:
+            raise full
         return cli.INTERRUPTED if interrupted else summary.exit_code()
 
     # --- the queue ---
@@ -313,8 +317,9 @@ class Suite:
         if code is not None and code < 0:
             return "crash", f"died with signal {signal.Signals(-code).name}{self.kept(r)}"
         skipped = dict.fromkeys((cli.CANNOT_RUN, cli.NOTHING_TRIED), "skipped")
-        status = {cli.OK: "ok", cli.WRONG: "wrong", **skipped}.get(code or 0, "error")
-        return status, {"ok": "", "wrong": "a variant is wrong, or fails"}.get(status, last or f"exit code {code}")
+        status = {cli.OK: "ok", cli.WRONG: "wrong", cli.TIMED_OUT: "wrong", **skipped}.get(code or 0, "error")
+        failed = "a variant took too long" if code == cli.TIMED_OUT else "a variant is wrong, or fails"
+        return status, {"ok": "", "wrong": failed}.get(status, last or f"exit code {code}")
 
     def kept(self, r: Running) -> str:
         file = r.folder / read.RECORDS
@@ -369,18 +374,13 @@ class Suite:
 
     @contextlib.contextmanager
     def live_line(self) -> Iterator[None]:
-        """On a terminal, a line that moves: what runs, and how much time is left."""
-        if not sys.stderr.isatty():
-            yield
-            return
-        self.status = Console(stderr=True).status("starting")
-        with self.status:
+        """What runs, and how much time is left."""
+        with progress.Progress():
             yield
 
     def update(self, waiting: list[Piece]) -> None:
-        if self.status:
-            names = ", ".join(r.piece.name for r in self.running)
-            self.status.update(f"{names}; {len(waiting)} more; {clock(max(0.0, self.left))} left")
+        names = ", ".join(r.piece.name for r in self.running)
+        progress.tell(f"{names}; {len(waiting)} more; {clock(max(0.0, self.left))} left")
 
     def say(self, text: str) -> None:
         cli.say(f"[{clock(self.elapsed)} of {clock(self.seconds)}] {text}")
@@ -395,6 +395,7 @@ def last_line(file: Path) -> str:
         lines = [line for line in file.read_text(errors="replace").splitlines() if line.strip()]
     except OSError:
         return ""
+    lines = [line for line in lines if not line.startswith(progress.MARK)]  # how far it was is no reason
     return lines[-1] if lines else ""
 
 

@@ -134,10 +134,12 @@ class Launch:
     shared: int
     arguments: tuple[Argument, ...]
     cooperative: bool = False  # all blocks are on the GPU together, and may wait for each other (grid.sync())
+    cluster: tuple[int, int, int] | None = None  # blocks of a cluster along each axis, where the kernel does not say it
 
     def __str__(self) -> str:
         where = f"{self.build.source.name}: {self.build.name}{' (cooperative)' if self.cooperative else ''}"
-        return f"{where} with grid {self.grid}, block {self.block}, {self.shared} bytes of dynamic shared memory"
+        grid = f"{self.grid}{f' in clusters of {self.cluster}' if self.cluster else ''}"
+        return f"{where} with grid {grid}, block {self.block}, {self.shared} bytes of dynamic shared memory"
 
 
 _simulator: Callable[[Launch], None] | None = None
@@ -227,26 +229,42 @@ class Kernel:
         return self._signatures
 
     def __call__(
-        self, grid: int | tuple, block: int | tuple, shared: int = 0, cooperative: bool | int = False, **constants: Any
+        self,
+        grid: int | tuple,
+        block: int | tuple,
+        shared: int = 0,
+        cooperative: bool | int = False,
+        cluster: int | tuple | None = None,
+        **constants: Any,
     ) -> Callable[..., None]:
         """The kernel with its launch geometry: call that with the arguments. `shared` is dynamic, in bytes.
 
         cooperative: all blocks are on the GPU together, as `grid.sync()` of cooperative groups needs; more than fit at
         once are refused (CUDA C++ Programming Guide, Cooperative Groups, grid synchronization).
+        cluster: blocks of a cluster along each axis, of a kernel without __cluster_dims__ (ibidem, Thread Block
+        Clusters); up to 16 of them where the GPU has room for that.
         """
+        together = None if cluster is None else _three(cluster)
 
         def launch(*args: Any) -> None:
-            self._launch(_three(grid), _three(block), shared, constants, args, cooperative)
+            self._launch(_three(grid), _three(block), shared, constants, args, bool(cooperative), together)
 
         return launch
 
     def _launch(
-        self, grid, block, shared: int, constants: dict[str, Any], args: tuple, cooperative: bool | int
+        self,
+        grid,
+        block,
+        shared: int,
+        constants: dict[str, Any],
+        args: tuple,
+        cooperative: bool,
+        cluster: tuple[int, int, int] | None,
     ) -> None:
         """A launch of a kind that is known is packed and handed to the driver; the first is checked, and planned."""
         device, values, kinds = flat(args)
         if device >= 0:
-            key = (device, cooperative, *constants.items(), *kinds)
+            key = (device, cooperative, cluster, *constants.items(), *kinds)
             plan = self._plans.get(key)
             if plan is not None:
                 try:
@@ -255,8 +273,8 @@ class Kernel:
                 except struct.error:  # the check says what does not fit
                     pass
         call = self._checked(grid, block, shared, {**self.constants, **constants}, args)
-        if cooperative:
-            call = replace(call, cooperative=True)
+        if cooperative or cluster:
+            call = replace(call, cooperative=cooperative, cluster=cluster)
         if device >= 0:
             from kernels.cuda import gpu
 

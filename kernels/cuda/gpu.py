@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import functools
 import itertools
+import math
 import re
 import struct
 import threading
@@ -25,6 +26,9 @@ DEFAULT_SHARED = 48 * 1024  # static and dynamic: more must be asked for
 # CUfunction_attribute, CUdevice_attribute and CUresult (cuda.h)
 SHARED_SIZE_BYTES, MAX_DYNAMIC_SHARED_SIZE_BYTES = 1, 8
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
+NON_PORTABLE_CLUSTER_SIZE_ALLOWED = 14
+CLUSTER_DIMENSION, COOPERATIVE = 4, 2  # CUlaunchAttributeID
+PORTABLE_CLUSTER = 8  # blocks: more need the attribute above, and a GPU that has them
 NOT_CURRENT = (201, 400)  # invalid context, invalid handle: what a thread without this device's context is answered
 
 
@@ -105,6 +109,11 @@ class Function:
             cupy_driver().funcSetAttribute(self.handle, MAX_DYNAMIC_SHARED_SIZE_BYTES, shared)
         self.allowed = shared
 
+    def allow_large_clusters(self) -> None:
+        """Clusters of more blocks than every GPU has. Raises LaunchError where this one has none."""
+        with _current(self.device), _refusals(f"{self.build.label}: clusters of more than {PORTABLE_CLUSTER} blocks"):
+            cupy_driver().funcSetAttribute(self.handle, NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1)
+
 
 @contextlib.contextmanager
 def _refusals(what: str) -> Iterator[None]:
@@ -138,7 +147,13 @@ class Plan:
         places = itertools.accumulate(sizes[:-1], initial=first)
         self.pointers = (ctypes.c_void_p * max(1, len(sizes)))(*places)
         self.address = ctypes.addressof(self.pointers)
-        self._launch = _cooperatively if call.cooperative else cupy_driver().launchKernel
+        self.cluster = call.cluster
+        if call.cluster:
+            if math.prod(call.cluster) > PORTABLE_CLUSTER:
+                self.function.allow_large_clusters()
+            self._launch: Callable[..., None] = functools.partial(_in_clusters, call.cluster, call.cooperative)
+        else:
+            self._launch = _cooperatively if call.cooperative else cupy_driver().launchKernel
         self._refused = cupy_driver().CUDADriverError
 
     def launch(self, grid: tuple[int, int, int], block: tuple[int, int, int], shared: int, values: list) -> None:
@@ -160,7 +175,40 @@ class Plan:
                     self._launch(function.handle, *grid, *block, shared, stream, self.address, 0)
 
     def _named(self, grid: tuple[int, int, int], block: tuple[int, int, int], shared: int) -> str:
-        return str(Launch(self.build, grid, block, shared, (), self.cooperative))
+        return str(Launch(self.build, grid, block, shared, (), self.cooperative, self.cluster))
+
+
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute: what is asked for, and 64 bytes that say how much of it."""
+
+    _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_uint * 16))
+
+
+class _Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)),
+        ("count", ctypes.c_uint),
+    )
+
+
+def _in_clusters(cluster: tuple[int, int, int], cooperative: bool, handle: int, *launch: int) -> None:
+    """cuLaunchKernelEx with what cuLaunchKernel is given, which CuPy does not bind."""
+    *sizes, shared, stream, parameters, _ = launch
+    attributes = (_Attribute * 2)(
+        _Attribute(CLUSTER_DIMENSION, 0, (ctypes.c_uint * 16)(*cluster)),
+        _Attribute(COOPERATIVE, 0, (ctypes.c_uint * 16)(1)),
+    )
+    grid, block = (ctypes.c_uint * 3)(*sizes[:3]), (ctypes.c_uint * 3)(*sizes[3:])
+    config = _Config(grid, block, shared, stream, attributes, 1 + cooperative)
+    code = driver().cuLaunchKernelEx(ctypes.byref(config), ctypes.c_void_p(handle), ctypes.c_void_p(parameters), None)
+    if code:
+        raise cupy_driver().CUDADriverError(code)
 
 
 def _cooperatively(*launch: int) -> None:

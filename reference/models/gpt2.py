@@ -21,6 +21,7 @@ from reference.models.plain import Plain, linear
 VOCAB = 50257  # GPT-2's byte-level BPE, <|endoftext|> included
 EPS = 1e-5  # of its layernorms
 INIT_STD = 0.02
+RECIPE = Recipe(max_norm=1.0, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class GPT2(Model):
     """L blocks of C channels and NH heads, `max_t` positions, `v` tokens padded to `vp` columns; the head is tied."""
 
     family: ClassVar[str] = "gpt2"
-    recipe: ClassVar[Recipe] = Recipe(max_norm=1.0, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1)
+    recipe: Recipe = RECIPE
 
     L: int
     NH: int

@@ -31,10 +31,10 @@ class Model(ABC):
     """
 
     family: ClassVar[str]
-    recipe: ClassVar[Recipe]
 
     name: str
     _: KW_ONLY
+    recipe: Recipe  # the family's; `dataclasses.replace` makes a model that is trained otherwise
     max_t: int
     v: int
 

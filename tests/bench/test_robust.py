@@ -214,6 +214,30 @@ def run(tmp_path) -> Path:
     return write_run(tmp_path / "run", layer_records(np.random.default_rng(0), Noise(), cache="cold"))
 
 
+def test_no_command_writes_over_a_runs_own_files(run, tmp_path, capsys, monkeypatch):
+    """Whatever option says where it writes, and by whatever name the file is reached."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(run / "env.json")
+    tried = set()
+    for file in sorted((HOME / "bench").glob("*.py")):
+        if "def parser" not in file.read_text():
+            continue
+        module = importlib.import_module(f"bench.{file.stem}")
+        actions = module.parser()._actions
+        others = [word for a in actions if a.required for word in (*a.option_strings[:1], (a.choices or ["x"])[0])]
+        for option in (a for a in actions if a.dest in cli.OUTPUTS and a.option_strings):
+            rest = [] if option.required else others
+            rest += ["--format", "csv"] if option.required else []
+            for place in ("run/records.jsonl", "run/../run/env.json", "link"):
+                with pytest.raises(SystemExit) as ended:
+                    module.parser().parse_args([*rest, *(["x"] if option.required else []), f"--{option.dest}", place])
+                said = capsys.readouterr().err
+                assert ended.value.code == USAGE and f"--{option.dest} {place}: a run's own file" in said, said
+            tried.add((file.stem, option.dest))
+    assert {("layer", "out"), ("report", "png"), ("export", "out"), ("compare", "html"), ("history", "html")} <= tried
+    assert len(tried) > 18
+
+
 @pytest.mark.parametrize(("name", "arguments"), PLACES, ids=str)
 @pytest.mark.parametrize("place", ("file", "/proc/nowhere"))  # even root cannot make a folder in /proc
 def test_a_place_that_cannot_be_written(command, run, tmp_path, name, arguments, place):
@@ -335,11 +359,26 @@ def test_folders_without_a_run(command, run, tmp_path):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "records.jsonl").symlink_to(tmp_path / "inner" / "records.jsonl")
     (tmp_path / "folder" / "records.jsonl").mkdir(parents=True)
-    for name in ("nowhere", "loop", "data.bin"):
+    for name in ("nowhere", "loop"):
         refused(command, tmp_path / name, "no such folder")
+    for name in ("data.bin", "run/records.jsonl"):
+        refused(command, tmp_path / name, f"is a file: a run is a folder, here {(tmp_path / name).parent}")
     for name in ("empty", "inner"):
         refused(command, tmp_path / name, "no run in")
     refused(command, tmp_path / "folder", "cannot read the run in")
+
+
+def test_one_damaged_folder_stops_no_history(command, run, tmp_path):
+    """Nor a page of several runs; a gate it stops, for what is lost there may be what became worse."""
+    sets = tmp_path / "sets"
+    for name in ("a-good", "b-damaged", "c-good"):
+        shutil.copytree(run, sets / name)
+    (sets / "b-damaged" / "env.json").write_text("{")
+    for name, arguments in (("history", ("gelu", "--results", sets)), ("report", (sets, "--out", "page.html"))):
+        ended = command(name, *arguments)
+        assert ended.code == OK and "b-damaged" in ended.err and ended.err.count("it is left out") == 1, name
+    assert "gelu" in command("history", "gelu", "--results", sets).out
+    command("compare", sets, run).refuses("cannot read the run in", NOT_COMPARABLE)
 
 
 def test_a_run_that_may_not_be_read(command, run, monkeypatch, tmp_path):
@@ -528,6 +567,18 @@ def test_output_to_nowhere_and_to_a_terminal_of_few_letters():
     assert (done.returncode, done.stdout) == (OK, "5 ?s ? 1 %\n")
 
 
+def test_a_locale_of_few_letters():
+    """Sources, records and what other processes say are UTF-8 all the same; where stdout has no such letter there is
+    another."""
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code = "print(open('README.md').read().count(chr(177)), sys.flags.utf8_mode, chr(177))"
+    done = piped(code, "", **bare)
+    assert done.stdout.split() == [str((HOME / "README.md").read_text().count("±")), "1", "?"], done.stderr
+    command = [sys.executable, "-m", "bench.explain", "gelu"]
+    printed = subprocess.run(command, cwd=HOME, capture_output=True, env=os.environ | bare, timeout=60)
+    assert printed.returncode == OK and b"Traceback" not in printed.stderr and b"def forward(" in printed.stdout
+
+
 # --- Ctrl-C ---
 
 
@@ -578,6 +629,7 @@ def test_a_training_that_is_interrupted_keeps_the_steps_it_took(command, run, tm
         assert r["status"] == "skipped" and "interrupted after" in r["evidence"]
         assert len(r["losses"]) == len(r["norms"]) == len(r["samples"]) == 2 and "median_s" not in r
     assert report.main(["cut"]) == 0  # and its page says so
+    assert json.loads(Path("cut/env.json").read_text())["command"] == f"python -m bench.e2e {what}"
 
 
 @pytest.mark.parametrize(("arguments", "processes", "number"), SIGNALS)

@@ -41,10 +41,12 @@ def far_apart(shape: tuple[int, ...], seed: int | None) -> torch.Tensor:
     return made
 
 
-@pytest.mark.parametrize("name", ["cpu.naive", "cpu.simd", "cpu.flash", "cuda.mma"])
-def test_attentions_strides_are_64_bits_wide(name):
+@pytest.mark.parametrize(
+    ("name", "HS"), [("cpu.naive", 32), ("cpu.simd", 32), ("cpu.flash", 32), ("cuda.mma", 32), ("cuda.wgmma", 64)]
+)
+def test_attentions_strides_are_64_bits_wide(name, HS):
     module = loaded("attention", name)
-    T, NH, NKV, HS = 20, 2, 1, 32
+    T, NH, NKV = 20, 2, 1
     shape = dict(B=2, T=T, NH=NH, NKV=NKV, HS=HS, causal=True, dtype="bf16")
 
     def scratch(phase: str) -> dict:

@@ -241,3 +241,32 @@ except gpu.LaunchError as error:
 else:
     raise AssertionError("more blocks than fit at once")
 """)
+
+
+def test_a_launch_in_clusters_is_asked_for_as_one(tmp_path):
+    (tmp_path / "one.cu").write_text("__global__ void one(float* out, float x) { out[threadIdx.x] = x; }")
+    in_a_process(f"""
+import pathlib, torch
+__file__ = {str(tmp_path)!r}
+from kernels.cuda import Kernel
+there = stand_in.use()
+kernel = Kernel("one.cu", "one")
+kernel.source = pathlib.Path({str(tmp_path / "one.cu")!r})
+out = torch.empty(128)
+how = (dict(cluster=2), dict(), dict(cluster=(3, 2)), dict(cluster=2, cooperative=True), dict(cluster=2))
+for options in how:
+    kernel(grid=(6, 2), block=128, shared=8, **options)(out, 0.5)
+found = there.launched()
+assert [f.attributes for f in found] == [1, 0, 1, 2, 1], found
+alike = {{(f.grid, f.block, f.shared, f.parameters[1]) for f in found}}
+assert alike == {{((6, 2, 1), (128, 1, 1), 8, b"\\0\\0\\0?")}}, found
+before = there.counts()["attributes_set"]
+kernel(grid=16, block=128, cluster=16)(out, 0.5)
+assert there.counts()["attributes_set"] == before + 1, "more than 8 blocks must be allowed first"
+try:
+    kernel(grid=(6, 2), block=128, cluster=4)(out, 0.5)
+except gpu.LaunchError as error:
+    assert "grid (6, 2, 1) in clusters of (4, 1, 1)" in str(error), error
+else:
+    raise AssertionError("a grid that is no multiple of the cluster")
+""")

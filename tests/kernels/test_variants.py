@@ -23,6 +23,7 @@ SEEDS = prove.seeds(1)
 MINUTES = {
     ("attention", "cuda.mma"),
     ("attention", "cuda.shared"),
+    ("attention", "cuda.wgmma"),  # tests/kernels/cuda/test_attention_wgmma.py proves it at fewer shapes
     ("attention", "triton.flash"),
     ("attention", "triton.hopper"),
     ("embedding", "triton.sorted"),

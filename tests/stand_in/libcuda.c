@@ -169,6 +169,13 @@ EXPORT CUresult cuLaunchCooperativeKernel(CUfunction f, unsigned gx, unsigned gy
 }
 
 EXPORT CUresult cuLaunchKernelEx(const CUlaunchConfig* c, CUfunction f, void** parameters, void** extra) {
+    for (unsigned i = 0; i < c->numAttrs; i++) {
+        const CUlaunchAttributeValue* v = &c->attrs[i].value;
+        if (c->attrs[i].id != CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION) continue;
+        if (!v->clusterDim.x || !v->clusterDim.y || !v->clusterDim.z || c->gridDimX % v->clusterDim.x ||
+            c->gridDimY % v->clusterDim.y || c->gridDimZ % v->clusterDim.z)
+            return launches++, refused++, CUDA_ERROR_INVALID_CLUSTER_SIZE;
+    }
     return launch((Function*)f, (unsigned[]){c->gridDimX, c->gridDimY, c->gridDimZ},
                   (unsigned[]){c->blockDimX, c->blockDimY, c->blockDimZ}, c->sharedMemBytes, c->hStream, c->numAttrs,
                   parameters);

@@ -87,6 +87,21 @@ __device__ inline void store_tile(const TensorMap* map, int x, int y, const void
                  : "memory");
 }
 
+// Both of a tensor of four axes, x along the contiguous one.
+__device__ inline void load_tile(void* to_shared, const TensorMap* map, int x, int y, int z, int w, Barrier* barrier) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+        "[%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(shared_address(to_shared)),
+        "l"(map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(shared_address(barrier))
+        : "memory");
+}
+__device__ inline void store_tile(const TensorMap* map, int x, int y, int z, int w, const void* from_shared) {
+    asm volatile(
+        "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3, %4}], [%5];" ::"l"(map), "r"(x),
+        "r"(y), "r"(z), "r"(w), "r"(shared_address(from_shared))
+        : "memory");
+}
+
 // The stores since the last call are a group. cp.async.bulk.commit_group
 __device__ inline void close_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 
@@ -243,6 +258,12 @@ __device__ inline unsigned long long matrix_descriptor(const void* tile, int lea
     auto field = [](unsigned bytes) { return (unsigned long long)(bytes >> 4 & 0x3fff); };
     return field(shared_address(tile)) | field(leading) << 16 | field(stride) << 32 |
            (unsigned long long)swizzle << 62;
+}
+
+// The descriptor of what lies so many bytes further on, a multiple of 16: an addition, where a new one takes five
+// operations. The tile ends below 256 KiB, so that nothing is carried.
+__device__ inline unsigned long long further(unsigned long long descriptor, int bytes) {
+    return descriptor >> 32 << 32 | unsigned(unsigned(descriptor) + bytes / 16);
 }
 
 // sums += a b, or sums = a b. a is 64 x 16 (64 x 8 for float), b 16 x N (8 x N), each by its descriptor. sums is 64 x

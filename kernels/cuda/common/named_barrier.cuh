@@ -6,3 +6,8 @@
 __device__ inline void named_barrier(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
+
+// Comes to it, and does not wait. bar.arrive
+__device__ inline void arrive_at_named_barrier(int number, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}

@@ -116,6 +116,24 @@ def test_a_hopeless_machine_is_called_so():
     assert sentences(floor=0.9)[0].startswith("no good for comparisons")
 
 
+@pytest.mark.parametrize("floor", (0.01, 0.2, 0.9))
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ({}, "load 0.2 on 2 cores"),
+        ({"load": 7.5}, "more wants to run than there are cores: load 7.5 on 2 cores"),
+        ({"load": 7.5, "others": 0.9}, "other programs use 90% of 2 cores (load 7.5)"),
+        ({"load": 1.5, "stolen": 0.3}, "the hypervisor gives 30%"),
+        ({"load": 7.5, "others": None}, "load 7.5 on 2 cores"),
+    ],
+)
+def test_every_verdict_says_the_load_that_it_was_made_under(floor, state, told):
+    said = sentences(state, floor)
+    load = (QUIET | state)["load"]
+    assert told in said[0] and said[0].count(f"load {load}") == 1
+    assert any("close the other programs" in s for s in said) == bool(state)
+
+
 def test_what_is_missing_is_told_with_the_remedy():
     assert any("apt-get install g++" in s for s in sentences(abilities=[Ability("cpu (C++)", False, "none")]))
     assert any("LAYERBENCH_CACHE" in s for s in sentences(places=[Place("cache", "c", False, 10**12)]))

@@ -3,12 +3,14 @@
 import contextlib
 import math
 import resource
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from bench.checkpoints.state import State
 from bench.core.variants import Variant, discover
 from bench.models import CallId
 from bench.models.choose import Cache, candidates, fastest, parse, race, why_not
@@ -279,6 +281,121 @@ def test_wrong_use_is_an_error(truth):
         step.run([batch(0)], 1e-3)
     with pytest.raises(ValueError, match=r"lnf\.bias"):
         step.load({n: p for n, p in parameters(torch.float32).items() if n != "lnf.bias"})
+
+
+# --- the trainer's ---
+
+
+def test_two_halves_are_a_step(truth):
+    whole, halves = build(truth, "fp32", 2), build(truth, "fp32", 2)
+    batches = [batch(0), batch(1)]
+    for step in (whole, halves):
+        step.load(parameters(torch.float32))
+    told = whole.run(batches, 1e-2)
+    assert halves.measure(batches) == told
+    untouched = {n: p.clone() for n, p in halves.memory.params.items()}
+    assert all(torch.equal(p, parameters(torch.float32)[n]) for n, p in untouched.items())
+    halves.update(1e-2)
+    assert torch.equal(whole.memory.flat_params, halves.memory.flat_params)
+    assert not torch.equal(halves.memory.params["wte"], untouched["wte"])
+
+
+def test_forward_alone_is_plain_pytorchs_and_changes_nothing(truth):
+    step = build(truth, "fp32")
+    start = parameters(torch.float32)
+    step.load(start)
+    step.run([batch(0)], 1e-2)
+    step.measure([batch(1)])
+    mem = step.memory
+    kept = [t.clone() for t in (mem.flat_params, mem.flat_grads, mem.flat_m, mem.flat_v, mem.step)]
+    plain = Network(SMALL)
+    plain.load(mem.params)
+    tokens, targets = batch(5)
+    logits = plain(tokens)
+    wanted = torch.nn.functional.cross_entropy(logits.transpose(1, 2)[:, : SMALL.v], targets, reduction="none")
+    torch.testing.assert_close(step.evaluate((tokens, targets)), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(step.logits(tokens)[..., : SMALL.v], logits[..., : SMALL.v], rtol=1e-4, atol=1e-4)
+    for before, after in zip(kept, (mem.flat_params, mem.flat_grads, mem.flat_m, mem.flat_v, mem.step), strict=True):
+        assert torch.equal(before, after)
+
+
+def copied(step: Step, number: int) -> State:
+    """What a checkpoint holds of a step."""
+    state = step.state(number, {"more": 1})
+
+    def own(named):
+        return None if named is None else {n: t.clone() for n, t in named.items()}
+
+    m, v, masters = own(state.m), own(state.v), own(state.masters)
+    return replace(state, weights=own(state.weights), m=m, v=v, masters=masters)
+
+
+@pytest.mark.parametrize("masters", [True, False])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_state_is_all_that_training_goes_on_from(truth, dtype, masters):
+    def made() -> Step:
+        modules = {id: truth[id.layer] for id in step_calls(SMALL, B, T, dtype)}
+        return Step(program(SMALL, B, T, dtype, masters=masters), modules, 2, seed=3)
+
+    whole, later = made(), made()
+    assert (whole.memory.masters is None) == (dtype == "fp32" or not masters)
+    whole.load(parameters(torch.float32))
+    for i in range(3):
+        whole.run([batch(i), batch(i + 1)], 1e-2)
+    state = copied(whole, 3)
+    assert (state.step, state.rest) == (3, {"more": 1, "updates": 3})
+    later.load_state(state)
+    for step in (whole, later):
+        for i in range(3, 6):
+            step.run([batch(i), batch(i + 1)], 1e-2)
+    assert torch.equal(whole.memory.flat_params, later.memory.flat_params)
+    assert torch.equal(whole.memory.flat_m, later.memory.flat_m)
+    assert later.memory.step == 6
+
+
+def test_without_masters_weights_are_masters_rounded_at_random(truth):
+    """After one step: AdamW in fp32 from the same weights, and each weight one of its two neighbours."""
+    modules = {id: truth[id.layer] for id in step_calls(SMALL, B, T, "bf16")}
+    steps = [Step(program(SMALL, B, T, "bf16", masters=m), modules, seed=1) for m in (True, False)]
+    for step in steps:
+        step.load(parameters(torch.bfloat16))
+        step.run([batch(0)], 1e-3)
+    with_masters, without = (step.memory for step in steps)
+    assert with_masters.masters is not None
+    differ = 0
+    for name, master in with_masters.masters.items():
+        got = without.params[name].float()
+        assert ((got - master).abs() <= master.abs() * 2**-7 + 1e-30).all(), name
+        differ += int((got != master.bfloat16().float()).sum())
+    assert differ > 1000  # to the nearest it would be none
+    assert torch.equal(with_masters.flat_m, without.flat_m)
+    assert steps[1].bytes < steps[0].bytes
+
+
+def test_where_it_began_not_to_be_finite(truth):
+    """The first tensor in the order of the calls, not the last; a parameter before all."""
+    step = build(truth, "fp32", 2)
+    step.load(parameters(torch.float32))
+    batches = [batch(0), batch(1)]
+    assert step.first_not_finite(batches) == ""
+    spoil(step, step.later, step.later_calls, "matmul/fcproj backward", 2, "dx")
+    assert step.first_not_finite(batches) == "dx of matmul/fcproj backward, call 2 of 3 in micro-batch 2"
+    spoil(step, step.first, step.first_calls, "residual_layernorm/block forward", 4, "out")
+    assert step.first_not_finite(batches) == "out of residual_layernorm/block forward, call 4 of 5 in micro-batch 1"
+    step.memory.params["h1.fc.bias"][3] = torch.nan
+    assert step.first_not_finite(batches) == "parameter h1.fc.bias, before the step"
+
+
+def spoil(step: Step, bounds: list, calls: list, id: str, nth: int, output: str) -> None:
+    """Have a call write a NaN."""
+    at = [i for i, c in enumerate(calls) if str(c.id) == id][nth - 1]
+    function, args, outputs = bounds[at]
+
+    def wrong(*args, **outputs):
+        function(*args, **outputs)
+        outputs[output].view(-1)[7] = torch.nan
+
+    bounds[at] = (wrong, args, outputs)
 
 
 # --- choosing variants ---

@@ -1,6 +1,7 @@
 """What explain says about a layer comes from its contract, its variants and the runs of this machine."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -61,3 +62,49 @@ def test_a_layer_that_no_step_calls_says_so(layer, elsewhere, capsys):
 def test_names_that_are_not_there(what, said):
     with pytest.raises(CannotGoOn, match=said):
         command.main([what])
+
+
+@pytest.fixture
+def timed_here(tmp_path, monkeypatch):
+    """Writes a run of this machine; gelu's floor is 0.5 ms."""
+    monkeypatch.setattr(explain, "HOME", tmp_path)
+
+    def write(name: str, more: dict[str, Any] | None = None, **seconds: float) -> None:
+        run = Run.create("layer", tmp_path / "runs" / name)
+        for variant, s in seconds.items():
+            run.append(row(variant.replace("_", "."), seconds=s, **(more or {})))
+        run.close()
+
+    return write
+
+
+def ladder(said: str, title: str) -> list[list[str]]:
+    """The words of each row of a table."""
+    lines = said.split(title)[1].splitlines()
+    rows = [line.split() for line in lines[lines.index(next(x for x in lines if "──" in x)) + 1 :]]
+    return rows[: next((i for i, words in enumerate(rows) if words[:1] == ["floor"]), len(rows)) + 1]
+
+
+def test_variants_stand_by_rank_and_end_at_the_floor(timed_here, capsys):
+    timed_here("one", cpu_naive=9e-3, torch_eager=3e-3, cpu_simd=1e-3)
+    assert command.main(["gelu"]) == 0
+    rows = [words for words in ladder(capsys.readouterr().out, "by rank") if words]
+    assert [words[:2] for words in rows[:-1]] == [["1", "cpu.simd"], ["2", "torch.eager"], ["3", "cpu.naive"]]
+    assert rows[0][2:5] == ["1", "ms", "2x"] and rows[-1][:4] == ["floor", "500", "µs", "1x"]
+
+
+def test_a_noisy_run_ranks_nobody(timed_here, capsys):
+    timed_here("noisy", dict(noise_floor=1.21), torch_eager=3e-3, cpu_simd=1e-3)
+    timed_here("quiet", torch_eager=3e-3)
+    assert command.main(["gelu"]) == 0
+    rows = [words for words in ladder(capsys.readouterr().out, "by rank") if words]
+    assert rows[0][:2] == ["1", "torch.eager"] and rows[1][:2] == ["–", "cpu.simd"]
+    assert "this run ranks nothing" in " ".join(rows[1])
+
+
+def test_times_at_other_sizes_are_no_ranks(timed_here, capsys):
+    timed_here("large", torch_eager=3e-3)
+    timed_here("small", dict(shape={"N": 16}), cpu_simd=1e-6)
+    assert command.main(["gelu"]) == 0
+    said = capsys.readouterr().out
+    assert "gpt2-124m N=16 fp32: by rank" in said and "gpt2-124m N=1024 fp32: by rank" in said

@@ -37,12 +37,24 @@ def marked_lines(source: str, kernel: str) -> list[str]:
 
 
 def run(
-    source: str, kernel: str, n: int, *, grid=1, block=64, shared=0, seed=0, counters=True, count_words=256, **options
+    source: str,
+    kernel: str,
+    n: int,
+    *,
+    grid=1,
+    block=64,
+    shared=0,
+    seed=0,
+    counters=True,
+    count_words=256,
+    out=None,
+    **options,
 ):
-    """Run one kernel on fresh tensors; returns out, in and counters."""
+    """Run one kernel on fresh tensors, or an `out` that is given; returns out, in and counters."""
     generator = torch.Generator().manual_seed(3)
     given = torch.randint(-8, 8, (n,), generator=generator).float()  # sums of these are exact in any order
-    out, numbers = torch.zeros(n), torch.zeros(count_words, dtype=torch.int32)
+    out = torch.zeros(n) if out is None else out
+    numbers = torch.zeros(count_words, dtype=torch.int32)
     pointer = struct.pack("<Q", numbers.data_ptr() if counters else 0)
     arguments = [
         Argument("out", struct.pack("<Q", out.data_ptr()), (out,)),

@@ -1,5 +1,8 @@
 """The launcher: a kernel of kernels/cuda on CPU tensors, its cache, its seeds, and where it cannot run."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -35,7 +38,29 @@ def test_a_module_is_built_once(tmp_path, monkeypatch):
     library = build.build_module(ptx, tmp_path)
     monkeypatch.setattr(build.subprocess, "run", None)
     assert build.build_module(ptx, tmp_path) == library
-    assert {p.suffix for p in (tmp_path / "simulate").iterdir()} == {".so"}
+    assert {p.suffix for p in (tmp_path / "simulate").iterdir()} == {".so", ".lock"}
+
+
+def test_several_that_want_the_same_module_build_it_once(tmp_path, monkeypatch):
+    ptx, compile_it, calls = snippet_ptx({"k": "mov.u64 %rd10, 4;"}), build._run_compiler, []
+
+    def counted(*given):
+        calls.append(given)
+        time.sleep(0.3)  # the others have come by then
+        return compile_it(*given)
+
+    monkeypatch.setattr(build, "_run_compiler", counted)
+    with ThreadPoolExecutor(3) as pool:
+        assert len(set(pool.map(lambda _: build.build_module(ptx, tmp_path), range(3)))) == 1
+    assert len(calls) == 1
+
+
+def test_who_is_stopped_with_the_lock_is_not_waited_for_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "MOST_WAITING_S", 0.2)
+    with build._only_here(tmp_path / "kernel.so"):
+        begin = time.monotonic()
+        with build._only_here(tmp_path / "kernel.so"):
+            assert 0.2 <= time.monotonic() - begin < 5
 
 
 def test_orders_of_threads_differ_by_seed_and_repeat():

@@ -32,7 +32,7 @@ def own_cache(tmp_path, monkeypatch):
 def letters(tmp_path) -> Tokenizer:
     """The smallest vocabulary: one token a byte."""
     path = tmp_path / "bytes.tiktoken"
-    path.write_bytes(tokenizer._rank_lines({bytes([b]): b for b in range(256)}))
+    path.write_bytes(tokenizer.rank_lines({bytes([b]): b for b in range(256)}))
     return tokenizer.gpt2_from_file(path)
 
 
@@ -210,7 +210,7 @@ def test_training_is_deterministic_and_round_trips(tmp_path):
     assert ranks == tokenizer.train_bpe(text, 2000)
     assert sorted(ranks.values()) == list(range(2000))
     path = tmp_path / "small.tiktoken"
-    path.write_bytes(tokenizer._rank_lines(ranks))
+    path.write_bytes(tokenizer.rank_lines(ranks))
     assert tokenizer.read_ranks(path) == ranks
     encoding = tokenizer.gpt2_from_file(path).encoding
     for document in text:

@@ -8,11 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
+import pandas as pd
 import pytest
 
-from bench import HOME, layer
-from bench.records.record import TABLE
+from bench import HOME, cli, layer
+from bench.core.files import DiskFull
+from bench.core.progress import Progress
+from bench.records.record import TABLE, Record
+from bench.show import terminal
+from bench.show.terminal import Screen
+from bench.trial import session
+from bench.trial.plan import plan_of
+from bench.trial.session import Session
 from tests import commands
 from tests.commands import Done
 
@@ -54,6 +63,7 @@ def measured(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
         (["matmul", "-a", "dtype=fp31"], 64, "did you mean 'fp32'"),
         (["residual", "-a", "HS=3", "--only", "torch.eager"], 64, "residual has no axis 'HS'"),
         (["attention", "--only", "torch.sdpa_efficient"], 3, "cannot run: needs an NVIDIA GPU"),
+        ([], 64, "required: layer"),
         (["residual", "--resume", "no/such/run"], 1, "no run to resume"),
         (["residual", "--kernels", "no/such/folder"], 1, "not a folder"),
     ],
@@ -92,7 +102,9 @@ def test_a_run_proves_times_and_writes_it_down(measured):
     assert (folder / "layer.csv").exists() and (folder / "env.json").exists()
 
 
-def test_a_resumed_run_measures_only_what_is_missing(measured, tmp_path):
+def test_a_resumed_run_measures_only_what_is_missing(measured, tmp_path, monkeypatch):
+    lines: list[Progress] = []
+    monkeypatch.setattr(terminal, "Progress", lambda: lines.append(Progress()) or lines[-1])
     folder = tmp_path / "run"
     shutil.copytree(measured[1], folder)
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
@@ -107,6 +119,8 @@ def test_a_resumed_run_measures_only_what_is_missing(measured, tmp_path):
     assert after.startswith("".join(kept))
     new = [json.loads(line) for line in after[len("".join(kept)) :].splitlines()[1:]]
     assert {r["variant"] for r in new if not r["control"]} == {"cpu.simd"}
+    found = {word: (units.done, units.total) for word, units in lines[0].units.items()}
+    assert found == {"proof": (4, 4), "case": (2, 2)}, "the line that says how far it is came to the end"
 
 
 def test_a_wrong_variant_is_exit_code_2_and_its_row_says_the_evidence(tmp_path):
@@ -120,6 +134,11 @@ def test_a_wrong_variant_is_exit_code_2_and_its_row_says_the_evidence(tmp_path):
     assert "poison survived in 100% of out" in rows["torch.writes_nothing"]["evidence"]
     assert "SIGSEGV" in rows["torch.crash"]["evidence"]
     assert rows["torch.eager"]["status"] == "ok", "the honest row goes on"
+    again = run("--resume", str(tmp_path / "run"), "--json")
+    assert again.returncode == 2, "nothing was measured anew, and what it holds is wrong"
+    assert {r["case_id"] for r in json.loads(again.stdout.splitlines()[-1])["records"]} == {
+        r["case_id"] for r in json.loads(done.stdout.splitlines()[-1])["records"]
+    }
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path):
@@ -171,8 +190,11 @@ def test_a_cuda_kernel_without_a_gpu_is_simulated_counted_and_not_timed(tmp_path
     assert rows["cuda.naive"]["wide_instructions"] == 0 < rows["cuda.shared"]["wide_instructions"]
     assert rows["cuda.naive"]["sectors_per_request"] == 4 and rows["cuda.shared"]["sectors_per_request"] == 16
     assert "counted in the simulator" in done.stdout
-    with (tmp_path / "run" / "layer.csv").open() as file:
-        assert "sectors_per_request" in file.readline()
+    # A row of layer.csv says by itself what it is.
+    table = pd.read_csv(tmp_path / "run" / "layer.csv").set_index("variant")
+    assert set(table["shape.N"]) == {64 * 768} and set(table["threads"].dropna()) <= {1, os.cpu_count()}
+    assert table["commit"].nunique() == 1 and table["device_name"].nunique() == 1
+    assert "sectors_per_request" in table.columns
 
 
 def test_a_broken_cuda_kernel_is_reported_with_its_line(tmp_path):
@@ -183,10 +205,51 @@ def test_a_broken_cuda_kernel_is_reported_with_its_line(tmp_path):
 
 
 def test_the_simulator_can_be_left_out(tmp_path):
-    """The row says so, and nothing is compiled."""
+    """The row says so, nothing is compiled, and what was named and could not run has its exit code."""
     out = tmp_path / "run"
     where = ["--only", "cuda.naive,torch.eager", "--no-simulate", "--check-only", "--out", str(out)]
-    assert layer.main(["residual", *where]) == 0
+    assert layer.main(["residual", *where]) == cli.CANNOT_RUN
     rows = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert {r["variant"]: r["status"] for r in rows} == {"cuda.naive": "skipped", "torch.eager": "ok"}
     assert "--no-simulate" in next(r["evidence"] for r in rows if r["variant"] == "cuda.naive")
+
+
+class Ended:
+    """A session in whose end these records are, of `--only`s names."""
+
+    def __init__(self, only: str, **statuses: str):
+        self.plan = plan_of(**vars(layer.parser().parse_args(["residual", "--only", only])), argv=[])
+        self.records = [
+            Record(variant=name.replace("_", "."), status=status, evidence="why", proof_cases=3 * (status != "skipped"))
+            for name, status in statuses.items()
+        ]
+        self.done: dict[str, Record] = {}
+        self.screen = Screen()
+
+    untried = Session.untried
+
+
+@pytest.mark.parametrize(
+    ("only", "statuses", "code"),
+    [
+        ("torch.eager,cpu.simd", dict(torch_eager="ok", cpu_simd="ok"), cli.OK),
+        ("torch.eager,cpu.simd", dict(torch_eager="ok", cpu_simd="timeout"), cli.TIMED_OUT),
+        ("torch.eager,cpu.simd", dict(torch_eager="wrong", cpu_simd="timeout"), cli.WRONG),
+        ("torch.eager,cpu.simd", dict(torch_eager="ok", cpu_simd="skipped"), cli.CANNOT_RUN),
+        ("torch.eager,cpu.s*", dict(torch_eager="ok", cpu_simd="skipped"), cli.OK),
+        ("cpu.s*", dict(cpu_simd="skipped"), cli.NOTHING_TRIED),
+        ("cpu.simd,torch.eager", dict(torch_eager="crash", cpu_simd="skipped"), cli.WRONG),
+    ],
+)
+def test_the_gravest_that_happened_is_the_exit_code(only, statuses, code):
+    assert Session.exit_code(cast(Session, Ended(only, **statuses))) == code
+
+
+def test_a_page_that_finds_the_disk_full_is_told_after_all_else(monkeypatch, tmp_path, capsys):
+    def full(_: Path) -> str:
+        raise DiskFull("no space left to write report.html")
+
+    monkeypatch.setattr(session.report, "write_beside", full)
+    with pytest.raises(DiskFull):
+        layer.main(["residual", "--only", "torch.eager", "--smoke", "--json", "--out", str(tmp_path / "run")])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["records"][0]["variant"] == "torch.eager"

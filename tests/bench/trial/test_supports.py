@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench import layer
-from bench.cli import NOTHING_TRIED, OK
+from bench.cli import CANNOT_RUN, NOTHING_TRIED, OK
 from bench.cli import WRONG as WRONG_CODE
 from bench.core.case import Case
 from bench.core.process import ProcessFailed
@@ -44,9 +44,11 @@ def test_what_it_says_it_takes_must_be_right(tmp_path):
     assert code == WRONG_CODE and row["status"] == "wrong"
 
 
-def test_a_named_variant_that_takes_nothing_has_an_exit_code_of_its_own(tmp_path, capsys):
-    code, (row,) = prove(tmp_path, ADDS.format(supports="def supports(shape):\n    return False"))
-    assert code == NOTHING_TRIED and row["status"] == "skipped"
+@pytest.mark.parametrize(("more", "expected"), [((), CANNOT_RUN), (("--only", "torch.min*"), NOTHING_TRIED)])
+def test_what_takes_nothing_has_an_exit_code_by_how_it_was_named(tmp_path, capsys, more, expected):
+    takes_nothing = ADDS.format(supports="def supports(shape):\n    return False")
+    code, (row,) = prove(tmp_path, takes_nothing, "--check-only", *more)
+    assert code == expected and row["status"] == "skipped"
     assert "torch.mine was not tried: a shape such as" in capsys.readouterr().out
 
 

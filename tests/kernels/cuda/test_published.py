@@ -365,6 +365,32 @@ def test_blocks_wait_for_each_other_in_a_cooperative_launch_and_in_no_other(tmp_
         mirrored(grid=5000, block=64, cooperative=True)(out, x)
 
 
+CLUSTER = """
+#include <cooperative_groups.h>
+namespace cg = cooperative_groups;
+__global__ void swapped(float* out, const float* x) {
+    __shared__ float mine[64];
+    cg::cluster_group cluster = cg::this_cluster();
+    mine[threadIdx.x] = x[blockIdx.x * 64 + threadIdx.x];
+    cluster.sync();
+    unsigned other = cluster.num_blocks() - 1 - cluster.block_rank();
+    out[blockIdx.x * 64 + threadIdx.x] = cluster.map_shared_rank(mine, other)[threadIdx.x];
+    cluster.sync();
+}
+"""
+
+
+def test_the_launch_says_how_many_blocks_a_cluster_has(tmp_path, simulated):
+    (tmp_path / "cluster.cu").write_text(CLUSTER)
+    x, out = torch.arange(256.0), torch.zeros(256)
+    swapped = kernel(tmp_path / "cluster.cu", "swapped")
+    for size in (1, 2, 4):
+        swapped(grid=4, block=64, cluster=size)(out, x)
+        assert torch.equal(out.view(-1, size, 64), x.view(-1, size, 64).flip(1)), size
+    with pytest.raises(simulate.SimulationError, match="cluster"):
+        swapped(grid=4, block=64, cluster=3)(out, x)
+
+
 def test_nothing_is_loaded_beside_a_grid_constant_parameter(tmp_path, launched):
     (tmp_path / "fixed.cu").write_text(
         "#define HELD const __grid_constant__\n"

@@ -15,12 +15,13 @@ from reference.models.model import Calls, Model, Recipe
 from reference.models.plain import Plain, linear
 
 EPS = 1e-5
+RECIPE = Recipe(max_norm=0.5, beta1=0.8, beta2=0.9, eps=1e-7, decay=0.05)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MadeUp(Model):
     family: ClassVar[str] = "made_up"
-    recipe: ClassVar[Recipe] = Recipe(max_norm=0.5, beta1=0.8, beta2=0.9, eps=1e-7, decay=0.05)
+    recipe: Recipe = RECIPE
 
     L: int
     C: int

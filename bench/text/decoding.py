@@ -1,0 +1,110 @@
+"""Token ids back to text, and the file that says how: llm.c's tokenizer .bin, which lies beside the shards.
+
+The file is 256 little-endian int32 (magic 20240328, version, number of tokens, in version 2 the id of <|endoftext|>,
+zeros) and then for each id one byte of length and the token's bytes.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.core.files import put
+from bench.text.shards import HEADER_BYTES, HEADER_INTS
+from bench.text.tokenizer import (
+    END_OF_TEXT,
+    VOCABULARY,
+    DataError,
+    Tokenizer,
+    rank_lines,
+    whole_ranks,
+)
+
+MAGIC, VERSION = 20240328, 2
+LONGEST = 255  # bytes of a token: its length is one byte
+UNASSIGNED = b"<|unassigned|>"  # of ids that a small vocabulary does not use; llm.c wants bytes for every id
+UNKNOWN = "�"  # of ids that are no token at all, as a model's padded rows
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The bytes of every token. `name` says where they are from, and is shown with what was decoded."""
+
+    name: str
+    tokens: tuple[bytes, ...]
+    end_of_text: int = END_OF_TEXT
+    version: int = VERSION  # of the file it was read from, so that it is written again as it was
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of token ids; what is not UTF-8 becomes U+FFFD, and so does an id that is no token's."""
+        known = len(self.tokens)
+        return b"".join(self.tokens[i] if 0 <= i < known else UNKNOWN.encode() for i in ids).decode(errors="replace")
+
+    def fingerprint(self) -> str:
+        """That of the `Tokenizer` with the same tokens: what about.json has as tokenizer_sha256."""
+        return hashlib.sha256(rank_lines(self.ranks())).hexdigest()
+
+    def ranks(self) -> dict[bytes, int]:
+        """Every token's id but for special ones: with these text is encoded."""
+        return {t: i for i, t in enumerate(self.tokens) if i != self.end_of_text and t != UNASSIGNED}
+
+
+def decoder_of(using: Tokenizer) -> Decoder:
+    """The decoder of an encoding; ids that it does not use are told apart."""
+    tokens = [UNASSIGNED] * VOCABULARY
+    for token, rank in using.ranks().items():
+        tokens[rank] = token
+    tokens[END_OF_TEXT] = b"<|endoftext|>"
+    return Decoder(using.name, tuple(tokens))
+
+
+def encoding_of(path: Path) -> Tokenizer:
+    """The encoding that a tokenizer .bin implies: a byte-level BPE's ranks are its ids, text is split as GPT-2 does.
+
+    Raises DataError as `read_tokenizer` does, and for what is no such vocabulary.
+    """
+    decoder = read_tokenizer(path)
+    return Tokenizer.of_ranks(decoder.name, whole_ranks(path, decoder.ranks()))
+
+
+def read_tokenizer(path: Path) -> Decoder:
+    """The decoder that llm.c's tokenizer .bin holds, of version 1 or 2.
+
+    Raises DataError, naming the file, for one that is missing, another file, cut off, too long, or has an empty token.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such tokenizer file")
+    raw = path.read_bytes()
+    head = np.frombuffer(raw[: len(raw) // 4 * 4][:HEADER_BYTES], dtype="<i4").tolist()
+    if len(head) < HEADER_INTS or head[0] != MAGIC:
+        raise DataError(f"{path}: not llm.c's tokenizer file (its magic is {MAGIC})")
+    version, count = head[1:3]
+    end_of_text = {1: END_OF_TEXT, 2: head[3]}.get(version)
+    if end_of_text is None:
+        raise DataError(f"{path}: version {version} of the format, this program reads 1 and 2")
+    if not 0 <= end_of_text < count:
+        raise DataError(f"{path}: {count:,} tokens, and <|endoftext|> is said to be {end_of_text}; the file is damaged")
+    tokens: list[bytes] = []
+    at = HEADER_BYTES
+    while len(tokens) < count and at < len(raw) and raw[at] and at + raw[at] < len(raw):
+        tokens.append(raw[at + 1 : at + 1 + raw[at]])
+        at += 1 + raw[at]
+    if len(tokens) < count or at < len(raw):
+        raise DataError(
+            f"{path}: the header promises {count:,} tokens, the file holds {len(tokens):,} and "
+            f"{len(raw) - at:,} bytes more; it was cut off or overwritten, copy it again"
+        )
+    return Decoder(f"tokenizer ({path.name})", tuple(tokens), end_of_text, version)
+
+
+def write_tokenizer(path: Path, decoder: Decoder) -> None:
+    """Write llm.c's tokenizer .bin, whole or not at all. DataError for a token that its format has no room for."""
+    for i, token in enumerate(decoder.tokens):
+        if not 0 < len(token) <= LONGEST:
+            raise DataError(f"{path}: token {i} has {len(token)} bytes, the format takes 1 to {LONGEST}")
+    header = np.zeros(HEADER_INTS, dtype="<i4")
+    header[:3] = MAGIC, decoder.version, len(decoder.tokens)
+    if decoder.version > 1:
+        header[3] = decoder.end_of_text
+    put(path, header.tobytes() + b"".join(bytes([len(token)]) + token for token in decoder.tokens))

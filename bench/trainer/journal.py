@@ -1,0 +1,130 @@
+"""What a training run writes down: train.jsonl, one event a line, and TensorBoard's files where that is installed.
+
+    {"event": "step", "step": 12, "loss": 9.1, "loss_z": null, "norm": 1.2, …}
+
+Events: start, resume, step, val, hellaswag, sample, not-finite, checkpoint, end. A line is with the system as soon as
+it is written, so that a kill loses nothing; it is forced to disk once a second, before every checkpoint and at the end.
+After a resume the steps since the last checkpoint come again: the last line of a step counts.
+"""
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.cli import CannotGoOn
+from bench.core.files import cannot_write
+from bench.records.scrub import clean
+
+FILE = "train.jsonl"
+FORCE_S = 1.0
+CURVES = {  # event: {its numbers: their names in TensorBoard}
+    "step": {"loss": "train/loss", "norm": "train/norm", "lr": "train/lr", "tokens_per_s": "speed/tokens_per_s"},
+    "val": {"loss": "val/loss"},
+    "hellaswag": {"accuracy": "val/hellaswag"},
+}
+
+
+class Journal:
+    """The events of the run in a folder, held by this process alone until `close`. Raises CannotGoOn where another
+    one writes there, or where nothing can be written."""
+
+    def __init__(self, folder: Path):
+        self.file = folder / FILE
+        try:
+            self._handle = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise cannot_write(self.file, error) from error
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._handle)
+            raise CannotGoOn(f"another run is writing to {folder}: wait, or choose another --out") from None
+        except OSError:
+            pass  # a file system without locks
+        self._forced = time.monotonic()
+        self._curves = curves(folder)
+        self._end_half_a_line()
+
+    def _end_half_a_line(self) -> None:
+        size = os.fstat(self._handle).st_size
+        if size and os.pread(self._handle, 1, size - 1) != b"\n":
+            self._write(b"\n")
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append an event. Raises DiskFull or CannotGoOn."""
+        # Numbers alone give nothing away, and scrubbing text takes longer than a small step may.
+        told = _numbers(fields) if _is_numbers(fields) else clean(fields)
+        self._write(json.dumps({"event": event, **told}).encode() + b"\n")
+        if time.monotonic() - self._forced > FORCE_S:
+            self.force()
+        for field, name in CURVES.get(event, {}).items():
+            if self._curves and isinstance(value := fields.get(field), (int, float)):
+                self._curves.add_scalar(name, value, fields["step"])
+        if event == "sample" and self._curves:
+            self._curves.add_text("sample", fields["text"], fields["step"])
+
+    def force(self) -> None:
+        """To disk, whatever happens to the machine."""
+        try:
+            os.fsync(self._handle)
+        except OSError as error:
+            raise cannot_write(self.file, error) from error
+        self._forced = time.monotonic()
+
+    def close(self) -> None:
+        with contextlib.suppress(CannotGoOn):
+            self.force()
+        os.close(self._handle)
+        if self._curves:
+            self._curves.close()
+
+    def _write(self, line: bytes) -> None:
+        size = os.fstat(self._handle).st_size
+        try:
+            rest = memoryview(line)
+            while rest:
+                rest = rest[os.write(self._handle, rest) :]
+        except OSError as error:
+            with contextlib.suppress(OSError):  # cutting needs no space: without it half a line would stay
+                os.ftruncate(self._handle, size)
+            raise cannot_write(self.file, error) from error
+
+
+def _is_numbers(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_numbers, value.values()))
+    return value is None or isinstance(value, (int, float))
+
+
+def _numbers(value: Any) -> Any:
+    """As JSON has them: what is not finite is None."""
+    if isinstance(value, Mapping):
+        return {name: _numbers(inside) for name, inside in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def curves(folder: Path) -> Any:
+    """TensorBoard's writer into the folder, or None where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def events(folder: Path) -> list[Mapping[str, Any]]:
+    """All whole lines of a run's train.jsonl, in their order; none where there is no such file."""
+    file = folder / FILE
+    found: list[Mapping[str, Any]] = []
+    for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
+        with contextlib.suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and isinstance(event.get("event"), str):
+                found.append(event)
+    return found

@@ -1,0 +1,111 @@
+"""What is seen of a training run: one line a step when piped, a display that stays in its place on a terminal."""
+
+import sys
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from bench.show.texts import DASH, percent
+
+FORGET = 0.95  # of the average of tokens a second: what a step keeps of those before, as llm.c's
+
+
+class Speed:
+    """Tokens a second as an average that forgets; its first values are not drawn to 0 (as Adam's moments are not)."""
+
+    def __init__(self) -> None:
+        self.mean, self.weight = 0.0, 0.0
+
+    def add(self, tokens: int, seconds: float) -> float:
+        self.mean = FORGET * self.mean + (1 - FORGET) * tokens / seconds
+        self.weight = FORGET * self.weight + (1 - FORGET)
+        return self.mean / self.weight
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What there is to say of a step, as the journal has it."""
+
+    step: int  # 1 is the first
+    steps: int
+    loss: float
+    loss_z: float | None
+    norm: float
+    norm_z: float | None
+    lr: float
+    ms: float
+    tokens_per_s: float
+    mfu: float | None  # PaLM's convention, of the measured matmul rate
+    memory_bytes: int
+    left_s: float
+    skipped: str = ""
+
+    def __str__(self) -> str:
+        parts = [
+            f"step {self.step:>{len(str(self.steps))}}/{self.steps}",
+            f"loss {self.loss:.6f}{z_text(self.loss_z)}",
+            f"norm {self.norm:.4f}{z_text(self.norm_z)}",
+            f"lr {self.lr:.2e}",
+            f"{self.ms:.1f} ms",
+            f"{self.tokens_per_s:,.0f} tok/s",
+            f"MFU {percent(self.mfu)}",
+            f"{self.memory_bytes / 1e9:.2f} GB",
+            f"{clock(self.left_s)} to go",
+        ]
+        return "  ".join(parts) + (f"  update left out: {self.skipped}" if self.skipped else "")
+
+
+def z_text(z: float | None) -> str:
+    return "" if z is None else f" ({z:+.2f}z)"
+
+
+def clock(seconds: float) -> str:
+    """1:02:03, 2:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Screen:
+    """Lines on stdout; on a terminal a bar under them. quiet: of a rank that does not speak."""
+
+    def __init__(self, steps: int, first: int, quiet: bool = False):
+        self.quiet, self.steps = quiet, steps
+        self.live = sys.stdout.isatty() and not quiet
+        if self.live:
+            columns: list[ProgressColumn] = [BarColumn(bar_width=None), _Last()]
+            self.progress = Progress(*columns, TextColumn(""), console=Console(), expand=True)
+            self.task = self.progress.add_task("", total=steps, completed=first, seen="")
+
+    def __enter__(self) -> "Screen":
+        if self.live:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.progress.stop()
+
+    def step(self, seen: Seen) -> None:
+        if self.live:
+            self.progress.update(self.task, completed=seen.step, seen=str(seen))
+        if not self.live or seen.skipped:
+            self.say(str(seen))
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self.quiet:
+            return
+        if self.live:
+            self.progress.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, flush=True)
+
+
+class _Last(ProgressColumn):
+    """What the last step came to."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["seen"] or DASH)

@@ -1,0 +1,106 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bench import HOME
+from bench.cli import CannotGoOn
+from bench.core.files import DiskFull
+from bench.trainer import journal
+from bench.trainer.journal import Journal, events
+
+STEP = dict(step=1, loss=2.5, norm=float("inf"), lr=1e-3, tokens_per_s=3.0)
+
+
+def test_a_line_is_there_as_soon_as_it_is_written(tmp_path):
+    """A kill loses nothing: no buffer of this process holds it. What is no number in JSON is null."""
+    book = Journal(tmp_path)
+    book.write("step", **STEP)
+    assert events(tmp_path) == [{"event": "step", **STEP, "norm": None}]
+    book.close()
+
+
+def test_half_a_line_is_ended_and_skipped(tmp_path):
+    (tmp_path / journal.FILE).write_text('{"event": "start", "step": 0}\n{"event": "st')
+    book = Journal(tmp_path)
+    book.write("step", **STEP)
+    book.close()
+    assert [e["event"] for e in events(tmp_path)] == ["start", "step"]
+
+
+def test_two_runs_do_not_write_into_one(tmp_path):
+    book = Journal(tmp_path)
+    code = "import sys; from pathlib import Path; from bench.trainer.journal import Journal; Journal(Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=HOME)
+    book.close()
+    assert "another run is writing to" in done.stderr
+    Journal(tmp_path).close()
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
+    book = Journal(tmp_path)
+    book.write("step", **STEP)
+    real = journal.os.write
+
+    def full(handle, content):
+        real(handle, bytes(content)[:7])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal.os, "write", full)
+    with pytest.raises(DiskFull):
+        book.write("step", **STEP)
+    monkeypatch.undo()
+    book.close()
+    assert len(events(tmp_path)) == 1
+    assert (tmp_path / journal.FILE).read_text().endswith("}\n")
+
+
+def test_nothing_leaves_the_machine_that_should_not(tmp_path):
+    book = Journal(tmp_path)
+    book.write("start", options={"data": "/home/somebody/secret/data.bin"})
+    book.close()
+    assert "somebody" not in (tmp_path / journal.FILE).read_text()
+
+
+def test_tensorboard_gets_curves_and_samples(tmp_path, monkeypatch):
+    class Curves:
+        def __init__(self):
+            self.seen = []
+
+        def add_scalar(self, *what):
+            self.seen.append(what)
+
+        add_text = add_scalar
+
+        def close(self):
+            self.seen.append("closed")
+
+    found = Curves()
+    monkeypatch.setattr(journal, "curves", lambda folder: found)
+    book = Journal(tmp_path)
+    book.write("step", **{**STEP, "norm": 0.5})
+    book.write("sample", step=1, text="once")
+    book.close()
+    assert found.seen == [
+        ("train/loss", 2.5, 1),
+        ("train/norm", 0.5, 1),
+        ("train/lr", 1e-3, 1),
+        ("speed/tokens_per_s", 3.0, 1),
+        ("sample", "once", 1),
+        "closed",
+    ]
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(tmp_path):
+    (tmp_path / journal.FILE).mkdir()
+    with pytest.raises(CannotGoOn, match="cannot write"):
+        Journal(tmp_path)
+
+
+def test_json_is_one_object_a_line(tmp_path):
+    book = Journal(tmp_path)
+    for n in range(3):
+        book.write("step", **{**STEP, "step": n})
+    book.close()
+    assert [json.loads(line)["step"] for line in (tmp_path / journal.FILE).read_text().splitlines()] == [0, 1, 2]
