@@ -132,7 +132,7 @@ def _rung(r: Record, track: Track) -> Rung:
 
 def _step(old: Record, new: Record, first: Record, track: Track) -> Rung:
     rung = _rung(new, track)
-    if new.get("median_s") and not noisy(new):
+    if all(r.get("median_s") for r in (first, old, new)) and not noisy(new):
         rung.gain = gain_text(old, new)
         rung.total = "" if old is first or tied(first, new) else gain_text(first, new)
     rung.gain = ": ".join(filter(None, (rung.gain, technique(new.get("story", "")))))

@@ -57,7 +57,7 @@ def cell(c: Column, states: States) -> Cell:
         return Cell(c.text(r), c.text(r))
     if isinstance(found, str | bool | list):
         return Cell(c.text(r), str(found), "wrap" if len(c.text(r)) > LONG else "")
-    key = float(found) if isinstance(found, int | float) else ""
+    key = float(f"{found:.6g}") if isinstance(found, int | float) else ""
     return Cell(c.told(states), key, "number" if c.right else "")
 
 

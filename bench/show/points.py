@@ -140,8 +140,8 @@ def _is_size(size: object) -> bool:
     return isinstance(size, int) and not isinstance(size, bool)
 
 
-def _without(axis: str) -> Callable[[Record], tuple[tuple[str, object], ...]]:
-    return lambda r: tuple((k, v) for k, v in r["shape"].items() if k != axis)
+def _without(axis: str) -> Callable[[Record], tuple[tuple[str, str], ...]]:
+    return lambda r: tuple((k, str(v)) for k, v in r["shape"].items() if k != axis)
 
 
 def _sweep_rows(axis: str, rows: list[Record]) -> list[Point]:
@@ -171,7 +171,7 @@ def best_rows(best: Iterable[Best]) -> list[Point]:
             text=f"{'too noisy,' if b.noisy else b.text} {b.row['variant']}",
         )
         for b in best
-        if b.row.get("speedup") and b.row.get("speedup_high") is not None
+        if b.row.get("speedup") and None not in (b.row.get("speedup_low"), b.row.get("speedup_high"))
     ]
 
 
@@ -199,7 +199,7 @@ def measured_peaks(rows: list[Record]) -> dict[str, float]:
     peaks: dict[str, float] = {}
     for r in rows:
         floor = r.get("floor_s") if r["layer"] == "matmul" else None
-        peak = r.get("ceiling_flops_per_s") or (r["flops"] / floor if floor else 0.0)
+        peak = r.get("ceiling_flops_per_s") or ((r.get("flops") or 0) / floor if floor else 0.0)
         peaks[r["dtype"]] = max(peak, peaks.get(r["dtype"], 0.0))
     return {dtype: peak for dtype, peak in peaks.items() if peak}
 

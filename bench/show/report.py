@@ -413,7 +413,7 @@ def troubles(rows: list[Record]) -> dict[str, list[Record]]:
 
 def case_facts(r: Record) -> list[str]:
     """What the work is, and how far the numbers can be trusted."""
-    if not r.get("bytes"):
+    if not r.get("bytes") or r.get("flops") is None:
         return []
     facts = [f"{r['calls']} calls a step" if r.get("calls") else "not part of the fused step"]
     facts.append(f"{r['flops'] / 1e9:.3g} GFLOP, at least {r['bytes'] / 1e6:.3g} MB moved")
@@ -439,7 +439,7 @@ def step_facts(rows: list[Record]) -> list[str]:
     facts = []
     for r in rows:
         if r["status"] not in ("ok", "simulated"):
-            facts.append(f"parity FAILED for {r['variant']}: {r['evidence']}")
+            facts.append(f"parity FAILED for {r['variant']}: {r.get('evidence', '')}")
     if not facts:
         facts.append("parity: every step's loss and gradient norm is inside the band of PyTorch's own runs")
     ours = rows[0]

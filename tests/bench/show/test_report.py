@@ -1,6 +1,7 @@
 """The report: from records alone, whole where rows failed, safe against what files say, and alive in a real browser."""
 
 import base64
+import random
 import re
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,18 @@ def test_a_noisy_case_tells_no_speed_and_a_run_of_them_says_that_it_ranks_nothin
     assert [line.cells[table.columns.index("vs torch")].text for line in table.lines] == ["–", "–"]
     assert "ranks nothing" in case.warnings[0] and [b.text for b in page.best] == ["–"]
     assert [card.facts for card in page.cards[1:3]] == [[], []]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_records_that_lack_most_fields_have_a_page(tmp_path, seed):
+    """What was not measured is absent, in any combination: records of other programs and of older versions."""
+    known = {"case_id", "status", "layer", "variant", "phase", "dtype", "shape"}
+    dice = random.Random(seed)
+    rows = [{k: v for k, v in r.items() if k in known or dice.random() < 0.6} for r in [*ROWS, *STEPS] * 5]
+    rows += [r | {"status": "simulated", "variant": "cuda.naive"} for r in rows[:5]]
+    rows = [r | {"case_id": f"{i}"} for i, r in enumerate(rows)]
+    shown = report.Page(report.read_runs([write_run(tmp_path / "r", rows)]))
+    assert "gelu" in page_frame.render(shown, report.TEMPLATE)
 
 
 def test_every_title_has_its_length(tmp_path):
