@@ -128,7 +128,7 @@ def step_section(calls: list[StepCall], found: list[Bound]) -> str:
             c.best.set_by if c.best else c.floor_by,
             _ms(c.seconds),
             _ms(c.gap),
-            _ms(c.calls * (c.best.in_turn - c.best.seconds)) if c.best and c.best.complete else DASH,
+            _at_least(c.best, _ms(c.calls * (c.best.in_turn - c.best.seconds))) if c.best else DASH,
         ]
         for c in calls
     ]
@@ -320,7 +320,7 @@ def _variant_row(b: Bound) -> list[str]:
         _us(b.seconds),
         b.set_by,
         f"{b.seconds / b.floor:.2f}x",
-        _us(b.in_turn) if b.complete else DASH,
+        _at_least(b, _us(b.in_turn)),
         *(_known(b, by[r], counts) for r, counts in NEEDS.items()),
         f"{sum(p.amount('exp2') or 0 for p in b.parts) * rates.WARP / 1e6:.4g}" if b.knows("exp2") else DASH,
         str(longest.registers),
@@ -329,6 +329,13 @@ def _variant_row(b: Bound) -> list[str]:
         f"{longest.imbalance - 1:.1%}" if longest.even and longest.launches == 1 else DASH,
         DASH if longest.ends is None else f"{longest.ends:.0%}",
     ]
+
+
+def _at_least(b: Bound, told: str) -> str:
+    """Of what resources take in turn; a dash where too little of them is known."""
+    if b.complete:
+        return told
+    return f"≥ {told}" if b.knows("mma_flops", "wgmma_flops", "shared_wavefronts") and b.multiplied() else DASH
 
 
 def _known(b: Bound, seconds: float, counts: tuple[str, ...]) -> str:
