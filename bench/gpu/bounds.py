@@ -147,7 +147,7 @@ class Bound:
 
     @property
     def longest(self) -> Part:
-        """Of several kernels that with the highest bound; where bounds are not known in full, that with most threads."""
+        """Of several kernels that with the highest bound; where not all is known of them, that with most threads."""
         known = self.complete or (self.knows("mma_flops", "wgmma_flops") and self.multiplied() > 0)
         return max(self.parts, key=lambda part: part.bound if known else part.items * part.threads)
 
