@@ -363,7 +363,12 @@ BACKWARD = [
         ("ahead_stands_still", "                first_ahead += PASSING;\n"),
         ("own_not_waited_for", "        shared.owned.wait(turn);\n"),
         ("own_never_given_back", "        give_back(shared.owned, turn);\n"),
-        ("last_never_given_back", "            give_back(shared.passed, n + last);\n        }", "        }"),
+        (
+            "last_never_given_back",
+            "            give_back(shared.passed, n + last);\n        }",
+            "        }",
+            dict(tried=MANY),
+        ),
         (
             "never_given_back",
             SUMMED,
