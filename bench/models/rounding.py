@@ -9,16 +9,18 @@ from collections.abc import Mapping
 
 import torch
 
-CHUNK = 1 << 18  # elements: on a CPU what is looked at several times stays in the cache
-GPU_CHUNK = 1 << 26
+CHUNK = 1 << 16  # elements: on a CPU what is looked at several times stays in the cache
+GPU_CHUNK = 1 << 24
 # C. Wellons's 32-bit hash "lowbias32": every bit of the input flips each bit of the output in half of all cases.
 FACTORS = 0x7FEB352D, 0x846CA68B - (1 << 32)
 
 
-def mixed(x: torch.Tensor) -> torch.Tensor:
-    """The hash of int32 numbers, in place. torch's products wrap around, its shifts keep the sign."""
+def mixed(x: torch.Tensor, key: torch.Tensor | int = 0) -> torch.Tensor:
+    """The hash of int32 numbers, in place; key: another for each hash. torch's products wrap around, its shifts keep
+    the sign."""
     x ^= (x >> 16) & 0xFFFF
     x *= FACTORS[0]
+    x += key
     x ^= (x >> 15) & 0x1FFFF
     x *= FACTORS[1]
     x ^= (x >> 16) & 0xFFFF
@@ -39,7 +41,7 @@ def round_at_random(out: torch.Tensor, values: torch.Tensor, first: int, seed: i
         bits = part.view(torch.int32)
         end = first + start + part.numel()
         noise = torch.arange(first + start, end, dtype=torch.int32, device=values.device)
-        noise = mixed(mixed(noise ^ key) + other) & 0xFFFF
+        noise = mixed(noise.bitwise_xor_(key), other) & 0xFFFF
         rounded = (bits + noise) >> 16
         finite = (bits & 0x7F800000) != 0x7F800000
         nearest = part.to(torch.bfloat16)

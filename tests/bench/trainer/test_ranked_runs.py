@@ -36,7 +36,7 @@ def near(run, other):
         assert found == pytest.approx(b[step], rel=1e-5), step
 
 
-@pytest.mark.parametrize("optimizer", ["replicated", "sharded"])
+@pytest.mark.parametrize("optimizer", [pytest.param("replicated", marks=pytest.mark.slow), "sharded"])
 def test_two_ranks_make_the_run_of_one(data, tmp_path, alone, optimizer):
     """And rank 0 alone writes and speaks."""
     words = (*JOB, "--data", data, "--val-every", 4, "--optimizer", optimizer, "--out", tmp_path / "run")
@@ -65,6 +65,7 @@ def test_any_number_of_ranks_goes_on(data, tmp_path, alone):
     near(out, alone)
 
 
+@pytest.mark.slow
 def test_it_goes_on_bit_for_bit_on_as_many_ranks(data, tmp_path):
     """With the state spread: a checkpoint has all of it."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
