@@ -60,6 +60,7 @@ class Session:
         self.matmul_peaks: dict[str, float | None] = {}
         self.written: dict[str, Record] = {}  # by case, as it was appended last
         self.full_disk: CannotGoOn | None = None
+        self.line = Progress()
         self.side_by_side = plan.gpu  # ours is built while a baseline compiles
         self._forget()
 
@@ -90,7 +91,7 @@ class Session:
         self.run_ = Run.create("e2e", plan.out, plan.argv)
         if not plan.gpu:  # a GPU's are measured where there is a CUDA context
             self.matmul_peaks = outcome.matmul_peaks(plan.job.device, plan.job.dtype)
-        with Progress() as self.line:
+        with self.line:
             try:
                 report = self._measure()
             except (KeyboardInterrupt, CannotGoOn) as error:  # an hour of training is not to be lost

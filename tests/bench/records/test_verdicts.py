@@ -365,7 +365,7 @@ def test_the_page_has_every_layer_biggest_change_first_and_geometric_means(runs,
     changed = [line for line in layers.splitlines() if "source changed" in line]
     assert changed[0].startswith("gelu ") and changed[2].startswith("residual ")
     assert ["cpu.naive" in line for line in changed] == [True, False, False]
-    gelu = next(line for line in means.splitlines() if line.startswith(" gelu"))
+    gelu = next(line for line in means.splitlines() if line.startswith("gelu "))
     # (1.1 * 1.5) ** (1 / 4), 2 slower, 2 the same
     assert gelu.split()[:-1] == ["gelu", "forward", "4", "+13%", "2", "2"]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.cli import CANNOT_RUN
 from bench.core.variants import Variant, discover, find
 from bench.layer import parser
 from bench.records import read
@@ -175,7 +176,7 @@ def test_a_look_is_no_proof_and_its_row_says_so(tmp_path):
     one = session.Session(
         planned(tmp_path / "smoke", "--smoke", "--proofs", str(proofs), "--only", "torch.eager,torch.compile")
     )
-    assert one.run() == 0
+    assert one.run() == CANNOT_RUN, "torch.compile was named, and had no look"
     row, slow = sorted(read.read_records(tmp_path / "smoke")[0], key=lambda r: r["variant"] == "torch.compile")
     assert slow["status"] == "skipped" and slow["proof_cases"] == 0 and "compiles" in slow["evidence"]
     assert row["status"] == "skipped" and "no proof" in row["evidence"] and row["shape_name"] == "smoke"
