@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if args["resume"]:
         again, argv = resume.gone_on_with(parser, argv, args["out"], "suite")
-        args = {name: args["data"] if name == "data" else value for name, value in vars(again).items() if name in args}
+        args = {name: (name == "data" and args["data"]) or value for name, value in vars(again).items() if name in args}
     return suite.suite_of(suite.plan_of(**args, argv=argv)).run()
 
 

@@ -146,6 +146,12 @@ class Bound:
         return sum(part.amount(count) or 0.0 for part in self.parts for count in counts)
 
     @property
+    def longest(self) -> Part:
+        """Of several kernels that with the highest bound; where not all is known of them, that with most threads."""
+        known = self.complete or (self.knows("mma_flops", "wgmma_flops") and self.multiplied() > 0)
+        return max(self.parts, key=lambda part: part.bound if known else part.items * part.threads)
+
+    @property
     def set_by(self) -> str:
         """The resource that decides, and of several kernels that of the longest."""
         if self.of_kernels <= self.floor:

@@ -32,11 +32,11 @@ HOW = """## How a bound is made
 The simulator runs each kernel's PTX at three or four small shapes and counts what is executed: products by `mma.sync`
 and by `wgmma`, results of the special-function unit (exp2, reciprocal, root), fp32 arithmetic, wavefronts of shared
 memory with their bank conflicts, sectors asked of L1 and of L2. Each count is fitted as a constant for each block or
-tile (*item*) and one for each unit of work (M N K of a product, B NH T² of attention, rows or elements elsewhere; M N
-for dbias; what was cut into parts for a kernel that adds them), always at more shapes than constants. What fits all of
-them, exactly or at least to 0.5 %, and leaves no doubt about the call, is scaled to the call's own items and work. The
-machine code says registers, and so how many blocks share a multiprocessor; the launch, written down at its full size,
-says how many there are.
+tile (*item*) and one for each unit of work: M N K of a product, B NH T² of attention, rows or elements elsewhere; and
+of what goes on beside it, M N for dbias, rows of logits, or what was cut into parts for a kernel that adds them. There
+are always more shapes than constants. What fits all of them, exactly or at least to 0.5 %, and leaves no doubt about
+the call, is scaled to the call's own items and work. The machine code says registers, and so how many blocks share a
+multiprocessor; the launch, written down at its full size, says how many there are.
 
     kernel    = max over resources of (count / rate) x imbalance
     call      = max(floor, sum of its kernels)
@@ -128,7 +128,7 @@ def step_section(calls: list[StepCall], found: list[Bound]) -> str:
             c.best.set_by if c.best else c.floor_by,
             _ms(c.seconds),
             _ms(c.gap),
-            _ms(c.calls * (c.best.in_turn - c.best.seconds)) if c.best and c.best.complete else DASH,
+            _at_least(c.best, _ms(c.calls * (c.best.in_turn - c.best.seconds))) if c.best else DASH,
         ]
         for c in calls
     ]
@@ -168,7 +168,7 @@ have a variant whose bound is its floor; there, only a card can tell more.
 
 def _gap_row(c: StepCall) -> list[str]:
     assert c.best
-    longest = max(c.best.parts, key=lambda p: p.bound)
+    longest = c.best.longest
     ranked = sorted(c.best.by_resource().items(), key=lambda pair: -pair[1])
     second = next((pair for pair in ranked if pair[0] != c.best.set_by), ranked[0])
     wanted = bounds.products(c.layer, c.phase, units.shape_of(c.layer, c.phase, c.name))
@@ -313,14 +313,14 @@ def _floor_text(b: Bound) -> str:
 
 
 def _variant_row(b: Bound) -> list[str]:
-    longest = max(b.parts, key=lambda p: p.bound)
+    longest = b.longest
     by = b.by_resource()
     return [
         _named(b),
         _us(b.seconds),
         b.set_by,
         f"{b.seconds / b.floor:.2f}x",
-        _us(b.in_turn) if b.complete else DASH,
+        _at_least(b, _us(b.in_turn)),
         *(_known(b, by[r], counts) for r, counts in NEEDS.items()),
         f"{sum(p.amount('exp2') or 0 for p in b.parts) * rates.WARP / 1e6:.4g}" if b.knows("exp2") else DASH,
         str(longest.registers),
@@ -329,6 +329,13 @@ def _variant_row(b: Bound) -> list[str]:
         f"{longest.imbalance - 1:.1%}" if longest.even and longest.launches == 1 else DASH,
         DASH if longest.ends is None else f"{longest.ends:.0%}",
     ]
+
+
+def _at_least(b: Bound, told: str) -> str:
+    """Of what resources take in turn; a dash where too little of them is known."""
+    if b.complete:
+        return told
+    return f"≥ {told}" if b.knows("mma_flops", "wgmma_flops", "shared_wavefronts") and b.multiplied() else DASH
 
 
 def _known(b: Bound, seconds: float, counts: tuple[str, ...]) -> str:

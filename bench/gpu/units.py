@@ -73,8 +73,11 @@ def work(layer: str, shape: Shape) -> int:
 
 
 def side(layer: str, phase: str, shape: Shape) -> int:
-    """M N of a product's backward, over which dbias is summed; 0 where there is nothing beside the work."""
-    return shape["M"] * shape["N"] if layer == "matmul" and phase == "backward" else 0
+    """What goes on beside the work: M N of a product's backward, over which dbias is summed; the rows of logits; else
+    0, nothing."""
+    if layer == "matmul" and phase == "backward":
+        return shape["M"] * shape["N"]
+    return shape["B"] * shape["T"] if "VP" in shape else 0
 
 
 def small_shapes(variant: Variant, phase: str, shape: Shape) -> list[Shape]:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from rich.text import Text
+
 from bench import cli
 from bench.core import files
 from bench.records import read
@@ -13,9 +15,11 @@ from bench.records.queries import partial, races
 from bench.records.record import Record
 from bench.records.schema import BAD
 from bench.show.columns import COLUMNS, Column, States, columns, value
+from bench.show.limits import RANKS_TO, ranks
 from bench.show.markdown import table
 from bench.show.sheet import Col, Sheet
 from bench.show.terminal import console
+from bench.show.texts import percent
 
 
 class Fastest(Record, total=False):
@@ -34,6 +38,7 @@ class Summary:
     failed: list[Record]  # each variant once for each thing it fails of
     training: list[Record]  # the contestants of the training step
     partial: list[Record]  # each variant once that is right in a part of its contract
+    unranked: int = 0  # races whose noise floor tells nobody apart: nobody is the fastest of those
 
     @classmethod
     def of(cls, out: Path) -> "Summary":
@@ -50,13 +55,17 @@ class Summary:
             failures(measured),
             training(found.get("e2e", [])),
             parts_of(measured),
+            sum(not ranks(race.first) for race in races(found.get("time", []))),
         )
 
     def exit_code(self) -> int:
-        statuses = {p["status"] for p in self.parts} | {f["status"] for f in self.failed}
-        if statuses & {"wrong", "impossible"}:
+        failed = {f["status"] for f in self.failed}
+        parts = {p["status"] for p in self.parts if p.get("evidence") != TOO_LONG}
+        if (failed | parts) & {"wrong", "impossible"}:
             return cli.WRONG
-        return cli.FAILED if statuses & {"crash", "error"} else cli.OK
+        if (failed | parts) & {"crash", "error"}:
+            return cli.FAILED
+        return cli.TIMED_OUT if "timeout" in failed else cli.OK
 
     def document(self) -> dict[str, Sequence[Record]]:
         return {
@@ -88,6 +97,9 @@ class Summary:
                 sheet.add(*cells, label=label)
             sheet.print(screen)
             screen.print()
+        if self.unranked:
+            told = f"races that rank nobody, with a noise floor above ±{percent(RANKS_TO)}: {self.unranked}"
+            screen.print(Text(told, style="bold red"))
 
     def tables(self) -> list[tuple[str, Sequence[Column], list[States]]]:
         unfinished = [p for p in self.parts if p["status"] not in ("ok", "wrong")]
@@ -119,6 +131,7 @@ def _of_step(r: Record) -> str:
     return f"{r['variant']} ({r['layer']} {r['dtype']}, B={shape.get('B')} T={shape.get('T')})"
 
 
+TOO_LONG = "a variant took too long"  # the evidence of a part in which nothing worse happened
 EVIDENCE = 48  # columns, less than which a sentence is not put into a table
 FASTEST = (
     *columns("layer phase shape variant time"),
@@ -138,7 +151,7 @@ def fastest(rows: list[Record]) -> list[Fastest]:
     """The record with the smallest median of each layer, pass, shape and dtype, and how it compares with torch's."""
     kept = "layer phase shape_name dtype variant timer median_s low_s high_s reproduce"
     found = []
-    for race in races(rows):
+    for race in filter(lambda race: ranks(race.first), races(rows)):
         torch_s = race.torch["median_s"] if race.torch else None
         found.append(Fastest(**_only(race.first, kept), fastest_torch_s=torch_s, variants=len(race.rows)))
     return found

@@ -23,7 +23,7 @@ from bench.records.pack import Pack
 from bench.records.record import Record
 from bench.records.run import Run
 from bench.show.report import write_beside
-from bench.show.summary import Summary
+from bench.show.summary import TOO_LONG, Summary
 from bench.trial.lane import Lane
 from bench.trial.pieces import CORES_A_PROOF, Estimates, Piece, What, batch_of, piece_named, queue_of
 from reference import contract
@@ -318,7 +318,7 @@ class Suite:
             return "crash", f"died with signal {signal.Signals(-code).name}{self.kept(r)}"
         skipped = dict.fromkeys((cli.CANNOT_RUN, cli.NOTHING_TRIED), "skipped")
         status = {cli.OK: "ok", cli.WRONG: "wrong", cli.TIMED_OUT: "wrong", **skipped}.get(code or 0, "error")
-        failed = "a variant took too long" if code == cli.TIMED_OUT else "a variant is wrong, or fails"
+        failed = TOO_LONG if code == cli.TIMED_OUT else "a variant is wrong, or fails"
         return status, {"ok": "", "wrong": failed}.get(status, last or f"exit code {code}")
 
     def kept(self, r: Running) -> str:

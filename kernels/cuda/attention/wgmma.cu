@@ -8,10 +8,10 @@
 #include "common/ring.cuh"
 #include "common/swizzle.cuh"
 
-constexpr int LINE = 64;     // elements of a line of 128 bytes, as wide as TMA's swizzle: a wider head has two boxes
-constexpr int GROUP = 128;   // threads of a warpgroup: a producer, of which one thread works, and the consumers
+constexpr int LINE = 64;    // elements of a line of 128 bytes, as wide as TMA's swizzle: a wider head has two boxes
+constexpr int GROUP = 128;  // threads of a warpgroup: a producer, of which one thread works, and the consumers
 constexpr int CONSUMERS = 2, THREADS = GROUP * (1 + CONSUMERS);
-constexpr int OWN = 64;      // queries of a consumer: the rows that a product has
+constexpr int OWN = 64;                               // rows of a consumer's: as many as a product has
 constexpr int QUERIES = CONSUMERS * OWN, KEYS = 128;  // of a block, and of a tile that it walks over
 constexpr int STRIP = 16;                             // what a product sums over
 constexpr int EIGHT_LINES = 8 * 128;                  // bytes, after which the swizzle repeats
@@ -37,8 +37,8 @@ struct Shared {
     Ring<STAGES<HS>> keys, values;
 };
 
-// Which head an item is of, of those of the whole batch, and which of its tiles, 0 for those that come first: section by
-// section, in it the first tiles of all its heads before the second ones.
+// Which head an item is of, of those of the whole batch, and which of its tiles, 0 for those that come first: section
+// by section, in it the first tiles of all its heads before the second ones.
 struct Turn {
     int row, tile;
     __device__ Turn(int number, int heads, int tiles) {
@@ -49,8 +49,8 @@ struct Turn {
     }
 };
 
-// Block b takes every gridDim.x-th item from the b-th on. Forward's is a tile of queries, against all tiles of keys that
-// it sees, from the last one on: there its masks are.
+// Block b takes every gridDim.x-th item from the b-th on. Forward's is a tile of queries, against all tiles of keys
+// that it sees, from the last one on: there its masks are.
 struct Work {
     int heads, tokens, NH, NKV;
     bool causal;
@@ -280,8 +280,8 @@ __device__ void in_turn(int group, F start) {
     arrive_at_named_barrier(TURNS + (group + 1) % CONSUMERS, THREADS - GROUP);
 }
 
-// A consumer's 64 queries of each item. The scores of a tile are started before the products with the values of the tile
-// before it, and both run beside the softmax of the other consumer; this one's own runs beside its products with values.
+// A consumer's 64 queries of each item. The scores of a tile are started before the products with the values of the
+// tile before it, and both run beside the softmax of the other consumer; this one's own runs beside the latter.
 template <typename T, int HS>
 __device__ void consume(Shared<T, HS>& shared, const Work& work, int group, const TensorMap* out, float* lse,
                         float scale) {

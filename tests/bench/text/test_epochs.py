@@ -73,6 +73,15 @@ def test_every_window_is_seen_once_an_epoch_over_all_ranks(files, B, micro, rank
         assert len(set(map(tuple, seen))) == 3, "another order each epoch"
 
 
+def test_shards_and_the_windows_in_each_come_in_another_order_each_epoch(files):
+    data = Epochs(files, WINDOWS, T, 1, 0)
+    whole = [np.array(rows(data.step(epoch))) for epoch in range(6)]
+    turns = [tuple(dict.fromkeys(np.searchsorted(np.cumsum(LENGTHS), starts, side="right"))) for starts in whole]
+    assert len(set(turns)) > 3
+    one = [np.argsort(starts[starts < LENGTHS[0]], kind="stable").tolist() for starts in whole]
+    assert len(set(map(tuple, one))) == 6, "whatever the token that an epoch begins at"
+
+
 def test_no_token_is_left_out_for_good(files):
     """What does not fill a window is another end of a shard each epoch: all but first tokens are targets in time."""
     told: set[int] = set()

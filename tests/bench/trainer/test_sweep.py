@@ -1,5 +1,6 @@
 """Sweeps: which cases there are, one job each with a folder of its own, what was cut off goes on, and Slurm's side."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -317,18 +318,37 @@ def test_where_slurm_or_submitit_is_missing_one_line_says_so(tmp_path, play, sub
         sweep.on_slurm(tmp_path, play(("a", 0, 0)), Wishes())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
-def test_a_job_that_slurm_ends_keeps_what_it_has(tmp_path, play, number):
-    """Cancelled, or warned that its time is nearly up: all processes get the signal, and the case is asked once."""
+@pytest.fixture
+def slurm_job(tmp_path, play):
+    """A job's process, with a case under way in it, in a session of its own as Slurm's are; and the case."""
     ((case, line),) = play(("a", 60, 0))
     code = f"from bench.trainer.sweep import job; raise SystemExit(job({str(tmp_path)!r}, 'a', {line!r}))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=HOME, start_new_session=True)
     until = time.monotonic() + 60
     while not list(tmp_path.glob("*.begun")) and time.monotonic() < until:
         time.sleep(0.05)
+    yield process, case
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_job_that_slurm_ends_keeps_what_it_has(tmp_path, slurm_job, number):
+    """Cancelled, or warned that its time is nearly up: all processes get the signal, and the case is asked once."""
+    process, case = slurm_job
     os.killpg(process.pid, number)
     assert process.wait(60) == cli.INTERRUPTED and (tmp_path / "a.asked").read_text() == "asked\n"
     assert sweep.outcome(tmp_path, case) == cli.INTERRUPTED
+
+
+def test_what_slurm_tells_the_case_itself_is_not_told_twice(tmp_path, slurm_job):
+    process, _ = slurm_job
+    os.kill(process.pid, signal.SIGTERM)
+    time.sleep(0.5)
+    assert not (tmp_path / "a.asked").exists() and process.poll() is None
+    os.kill(process.pid, signal.SIGUSR2)
+    assert process.wait(60) == cli.INTERRUPTED
 
 
 @pytest.mark.slow

@@ -103,8 +103,8 @@ def test_a_run_proves_times_and_writes_it_down(measured):
 
 
 def test_a_resumed_run_measures_only_what_is_missing(measured, tmp_path, monkeypatch):
-    lines: list[Progress] = []
-    monkeypatch.setattr(terminal, "Progress", lambda: lines.append(Progress()) or lines[-1])
+    seen = Progress()
+    monkeypatch.setattr(terminal, "Progress", lambda: seen)
     folder = tmp_path / "run"
     shutil.copytree(measured[1], folder)
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
@@ -119,7 +119,7 @@ def test_a_resumed_run_measures_only_what_is_missing(measured, tmp_path, monkeyp
     assert after.startswith("".join(kept))
     new = [json.loads(line) for line in after[len("".join(kept)) :].splitlines()[1:]]
     assert {r["variant"] for r in new if not r["control"]} == {"cpu.simd"}
-    found = {word: (units.done, units.total) for word, units in lines[0].units.items()}
+    found = {word: (units.done, units.total) for word, units in seen.units.items()}
     assert found == {"proof": (4, 4), "case": (2, 2)}, "the line that says how far it is came to the end"
 
 

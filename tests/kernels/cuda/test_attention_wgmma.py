@@ -1,6 +1,8 @@
 """Attention by TMA and wgmma where no ragged shape leads: items after items, several tiles of keys, sections of heads.
 One edit breaks the kernels, and a report or a wrong result tells."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -131,6 +133,7 @@ USUAL = ((WIDE, None), (FULL, None))  # two stages of keys, and four
 FALLING = ((BASE, "falling"),)
 FAR = ((BASE, "far_above"),)
 WIDE_TOO = ((WIDE, None),)
+MANY = ((dict(WIDE, T=128, NH=12, NKV=12), None),)  # items, of which the first consumer leaves out one of two tiles
 PARTS = {  # of the source
     "common": ("", "// ---- forward"),
     "forward": ("// ---- forward", "// ---- backward"),
@@ -143,7 +146,8 @@ KERNELS = {"forward": wgmma.forward_kernel, "dkdv": wgmma.dkdv_kernel, "dq": wgm
 
 
 def mutants(kernel, *edits, part=""):
-    return [Mutant(kernel, *edit[:3], **(edit[3] if len(edit) > 3 else {}), part=part) for edit in edits]
+    made = [Mutant(kernel, *edit[:3], **(edit[3] if len(edit) > 3 else {})) for edit in edits]
+    return [replace(mutant, part=part) for mutant in made]
 
 
 FORWARD = [
@@ -359,7 +363,12 @@ BACKWARD = [
         ("ahead_stands_still", "                first_ahead += PASSING;\n"),
         ("own_not_waited_for", "        shared.owned.wait(turn);\n"),
         ("own_never_given_back", "        give_back(shared.owned, turn);\n"),
-        ("last_never_given_back", "            give_back(shared.passed, n + last);\n        }", "        }"),
+        (
+            "last_never_given_back",
+            "            give_back(shared.passed, n + last);\n        }",
+            "        }",
+            dict(tried=MANY),
+        ),
         (
             "never_given_back",
             SUMMED,
@@ -445,7 +454,7 @@ BACKWARD = [
         ("first_not_waited_for", "        shared.passed.wait(n);\n"),
         ("own_not_waited_for", "        shared.owned.wait(turn);\n"),
         ("never_given_back", "            if (step > 0) give_back(shared.passed, n + step - 1);\n"),
-        ("rest_never_given_back", "            give_back(shared.passed, n + step);\n"),
+        ("rest_never_given_back", "            give_back(shared.passed, n + step);\n", "", dict(tried=MANY)),
         ("scores_not_waited_for", "            wait_products<1>();\n", "            wait_products<2>();\n"),
         (
             "gradients_not_waited_for",
@@ -453,7 +462,7 @@ BACKWARD = [
             "            wait_products<1>();\n            hold(ds);",
         ),
         ("mask_off_by_one", "% 2 >= visible", "% 2 > visible"),
-        ("no_mask_at_the_end", "(step + 1) * PASSING > work.tokens", "false"),
+        ("no_mask_at_the_end", "(step + 1) * PASSING > work.tokens", "false", dict(tried=((FULL, "far_below"),))),
         ("dq_is_not_scaled", "{scale, scale}", "{1, 1}"),
         (
             "dq_from_v",
