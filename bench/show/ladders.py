@@ -12,7 +12,7 @@ from bench.records.queries import partial
 from bench.records.record import Record
 from bench.show.columns import COLUMNS, cases_text, value
 from bench.show.page import backend_of
-from bench.show.points import noisy, tied
+from bench.show.points import beyond, noisy, tied
 from bench.show.texts import duration, percent
 
 # The order in which this project's kernels are explained: each name is a technique, and takes over from those before.
@@ -184,12 +184,13 @@ def _floor(own: list[Record], track: Track) -> list[Rung]:
         return []
     best = min(timed, key=_seconds)
     ratio = best["median_s"] / floor
-    left = f"×{ratio:.3g} left" if ratio >= 1 else f"{best['variant']} is {percent(1 / ratio)} of it: {BEYOND}"
+    left = (
+        f"×{ratio:.3g} left"
+        if ratio >= 1
+        else f"{best['variant']} is {percent(1 / ratio)} of it: {beyond(best, 1 / ratio)}"
+    )
     story = "No call can take less: the contract's bytes and FLOPs at the ceilings that this machine showed."
     return [Rung("the floor", "floor", story, duration(floor), left, at=track.place(floor))]
-
-
-BEYOND = "faster than the ceiling that was measured, so the ceiling was measured too low, or a cache held the data"
 
 
 def _said(rows: list[Record], own: list[Record], others: list[Record], libraries: Collection[str]) -> list[str]:

@@ -8,7 +8,8 @@ from statistics import median
 from bench.records.record import Record
 from bench.records.schema import BAD, GOOD
 from bench.show.columns import value
-from bench.show.points import NOISY, Best, grouped, noisy, standing
+from bench.show.limits import RANKS_TO
+from bench.show.points import Best, beyond, grouped, noisy, standing
 from bench.show.texts import DASH, duration, percent, speed_text
 
 PHASES = ("forward", "backward")
@@ -120,14 +121,7 @@ def limits_card(best: list[Best], link: "dict[int, str]") -> Card:
             Fact(percent(_share(x)), f"{word}: {x.case}, {x.row['variant']}", "", link.get(id(x.row), "")) for x in b
         ]
     over = [b for b in shares if value(b.row, "of_ceiling") > 1]
-    facts += [
-        Fact(
-            percent(_share(b)),
-            f"{b.case}: above the ceiling, so it was measured too low, or a cache held the data",
-            "bad",
-        )
-        for b in over[:1]
-    ]
+    facts += [Fact(percent(_share(b)), f"{b.case}: {beyond(b.row, _share(b))}", "bad") for b in over[:1]]
     out = sum(noisy(b.row) for b in shares)
     below = f"{out} cases are too noisy to be among them" if out else ""
     return Card("share of the ceiling", facts, below if facts else "No ceiling was measured: python -m bench.doctor")
@@ -287,10 +281,10 @@ def _proof(r: Record | None) -> tuple[str, str]:
 def noise_line(best: list[Best]) -> str:
     """A sentence where more than half of the cases rank nothing."""
     floors = [value(b.row, "noise_floor") for b in best if b.row.get("noise_floor") is not None]
-    out = sum(floor > NOISY for floor in floors)
+    out = sum(floor > RANKS_TO for floor in floors)
     if 2 * out <= len(floors):
         return ""
     return (
-        f"This run ranks nothing: the noise floor is ±{percent(median(floors))}, and above ±{percent(NOISY)} in {out}"
-        f" of {len(floors)} cases. Measure again on a quiet machine (python -m bench.doctor says how quiet)."
+        f"This run ranks nothing: the noise floor is ±{percent(median(floors))}, and above ±{percent(RANKS_TO)}"
+        f" in {out} of {len(floors)} cases. Measure again on a quiet machine (python -m bench.doctor says how quiet)."
     )

@@ -6,13 +6,12 @@ from typing import TypeVar
 
 from bench.records.queries import partial
 from bench.records.record import Record
-from bench.show import Point
+from bench.show import Point, limits
 from bench.show.columns import cases_text, value
 from bench.show.page import backend_of
 from bench.show.texts import DASH, duration, percent, speed_text
 
 MOST_SAMPLES = 40  # of a row that are drawn
-NOISY = 0.5  # a case whose noise floor is above this ranks nothing: half of a time, or twice it, may be chance
 FEWEST_SIZES = 3  # of an axis that are a sweep: two have no shape between them
 
 # Sizes that tell nothing of how much work it is.
@@ -30,7 +29,14 @@ def grouped(items: Iterable[T], key: Callable[[T], Key]) -> dict[Key, list[T]]:
 
 
 def noisy(r: Record) -> bool:
-    return (r.get("noise_floor") or 0.0) > NOISY
+    """Whether the case that a row is of ranks nothing."""
+    return not limits.ranks(r)
+
+
+def beyond(r: Record, share: float) -> str:
+    """Why a row may have taken less than its floor: `share` of it is above 1."""
+    known: Record = {"flops": 0, "bytes": 0, **r, "of_ceiling": share}  # type: ignore[typeddict-item]
+    return f"faster than its floor: {limits.why(known, None)}"
 
 
 def standing(r: Record) -> str:

@@ -18,10 +18,10 @@ from bench.records.record import Record
 from bench.show import Point, overview, sightings
 from bench.show.columns import COLUMNS, Column, columns
 from bench.show.ladders import Ladder, is_library, is_own, ladder
+from bench.show.limits import RANKS_TO
 from bench.show.page import Cell, Chart, Line, anchor, cell, unavailable, write
 from bench.show.points import (
     HIDDEN,
-    NOISY,
     Best,
     best_rows,
     error_rows,
@@ -233,7 +233,7 @@ class Page:
         self.environments = [(run.folder.name, environment_facts(run.environment)) for run in runs]
         self.problems = [str(p) for run in runs for p in run.problems]
         self.when = when(runs)
-        self.noisy = f"±{percent(NOISY)}"
+        self.noisy = f"±{percent(RANKS_TO)}"
         self.title = title or self._title()
 
     def _title(self) -> str:
