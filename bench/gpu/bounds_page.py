@@ -20,10 +20,10 @@ WORTH = 0.005e-3  # seconds of a step
 
 HEAD = f"""# How fast the kernels could be on an H200: bounds, not times
 
-Nothing here was timed. For each layer, pass and shape of {units.MODEL} at B={units.B}, T={units.T} in
-{units.DTYPE}, and each of our GPU variants, this page has a **bound**: what its kernels cannot be faster than, and
-which resource sets that. A bound is low by all that it does not know (below): a variant may well take twice its bound,
-none can take less. `python -m bench.roofline` writes the page from
+Nothing here was timed. For each layer, pass and shape of {units.MODEL} at B={units.B}, T={units.T} in {units.DTYPE},
+and each of our GPU variants, this page has a **bound**: what its kernels cannot be faster than, and which resource sets
+that. A bound is low by all that it does not know (below): a variant may well take twice its bound; one that took less
+would show a mistake here. `python -m bench.roofline` writes the page from
 [counts](../results/simulator-sm_90a/units.json); `--check` says whether it still is what they give, `--count` counts
 anew what has another source by now."""
 

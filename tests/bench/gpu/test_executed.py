@@ -9,7 +9,7 @@ import torch
 from bench.core.arena import Arena
 from bench.core.case import Case, draw
 from bench.core.variants import discover
-from bench.gpu import executed
+from bench.gpu import executed, units
 from bench.gpu.executed import Executed
 from bench.gpu.launches import launching_with
 from tests.bench.gpu.test_resources import write
@@ -64,6 +64,32 @@ def test_what_is_counted_is_computed_as_ever(tmp_path):
     drawn: Any = draw(case)
     assert torch.equal(outputs["out"], drawn["a"] + drawn["b"])
     assert found.fp32 == WARPS and found.special == 0
+
+
+def of_variant(name: str, shape: dict[str, Any]) -> list[Executed]:
+    layer, variant_name = name.split()
+    variant = next(v for v in discover(()) if (v.layer, v.name) == (layer, variant_name))
+    return units.counted(variant.load(), Case(layer, "forward", shape, "by hand"))
+
+
+def test_tritons_launches_are_counted_too():
+    pytest.importorskip("triton")
+    (found,) = of_variant("residual triton.block", {"N": 4096, "dtype": "fp32"})
+    assert found.l1_sectors == 2 * 4096 * 4 / 32 and found.l2_writes == 4096 * 4 / 32
+    assert found.fp32 == 4096 / 32 and found.l2_reads == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), [("cuda.wgmma", "wgmma_flops"), ("cuda.mma", "mma_flops")])
+def test_a_tile_of_a_product_is_that_by_hand(name, kind):
+    """128 x 128 results of 192 terms: each operand comes once, past L1, the result goes once."""
+    shape = dict(M=128, N=128, K=192, epilogue="none", dgelu=False, dtype="bf16")
+    (found,) = of_variant(f"matmul {name}", shape)
+    assert getattr(found, kind) == found.mma_flops + found.wgmma_flops == 2 * 128 * 128 * 192
+    assert found.l2_reads == 2 * 128 * 192 * 2 / 32 and found.l2_writes == 128 * 128 * 2 / 32
+    # Two warpgroups' 64 rows of A and all of B for each 16 terms; or four warps' 64 by 64, and what is copied there.
+    operands = 192 // 16 * {"cuda.wgmma": 2 * (64 + 128), "cuda.mma": 4 * (64 + 64) + (128 + 128)}[name] * 16 * 2 / 128
+    assert operands <= found.shared_wavefronts <= operands + 2 * 128 * 128 * 4 / 128, "the results go in and out"
 
 
 def test_each_product_counts_what_its_name_says():
