@@ -18,3 +18,9 @@ BACKENDS = {  # by the folder of kernels/, in the order in which variants are li
     "triton": Backend(own_code=True, gpu_code=True, colour="#9b51e0"),
 }
 WORKING_DTYPES = ("fp32", "bf16", "fp16")  # of a case
+# The order in which this project's kernels are explained and listed: each name is a technique, and takes over from
+# those before. What is not named here is a library's, or somebody's newest, and stands behind them.
+RUNGS = (
+    *("naive", "simd", "shared", "block", "rows", "chunks", "online", "sorted", "tiled", "flash", "splitk", "vector"),
+    *("mma", "persistent", "wgmma", "hopper"),
+)

@@ -23,7 +23,7 @@ from types import ModuleType
 
 from bench import HOME
 from bench.cli import USAGE, CannotGoOn, did_you_mean, say
-from bench.core import BACKENDS
+from bench.core import BACKENDS, RUNGS
 from bench.core.evidence import STORY, one_line
 from kernels import Unavailable
 from kernels.includes import sources
@@ -165,7 +165,13 @@ def discover(extra: tuple[Path, ...] = ()) -> list[Variant]:
             if key in found:
                 raise Misplaced(f"{variant.path} and {found[key].path} are both {variant.name} of {variant.layer}")
             found[key] = variant
-    return sorted(found.values(), key=lambda v: (v.layer, list(BACKENDS).index(v.backend), v.stem))
+    return sorted(found.values(), key=_place)
+
+
+def _place(v: Variant) -> tuple[str, int, int, str]:
+    """By layer and backend, and there in the order of the rungs."""
+    rung = RUNGS.index(v.stem) if v.stem in RUNGS else len(RUNGS)
+    return v.layer, list(BACKENDS).index(v.backend), rung, v.stem
 
 
 def find(variants: list[Variant], layer: str, name: str) -> Variant:

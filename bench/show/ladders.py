@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from bench.core import RUNGS
 from bench.records.queries import partial
 from bench.records.record import Record
 from bench.show.columns import COLUMNS, cases_text, value
@@ -15,12 +16,6 @@ from bench.show.page import backend_of
 from bench.show.points import beyond, noisy, tied
 from bench.show.texts import duration, percent
 
-# The order in which this project's kernels are explained: each name is a technique, and takes over from those before.
-# What is not named here is somebody's newest, and stands behind them, the slowest first.
-STORY = (
-    *("naive", "simd", "shared", "block", "rows", "chunks", "online", "sorted", "tiled", "flash", "splitk", "vector"),
-    *("mma", "persistent", "wgmma", "hopper"),
-)
 LIBRARIES = ("cublas", "cudnn", "cutlass")  # names of variants that hand the work to a vendor's library begin so
 # What a step may save beside time: a column, and how it is told of two of its texts.
 SAVED = {
@@ -93,7 +88,7 @@ def ladder(rows: Iterable[Record], libraries: Collection[str] = (), counted: Ite
 
 def _place(r: Record) -> tuple[int, float, str]:
     stem = r["variant"].partition(".")[2]
-    return (STORY.index(stem) if stem in STORY else len(STORY)), -_seconds(r), r["variant"]
+    return (RUNGS.index(stem) if stem in RUNGS else len(RUNGS)), -_seconds(r), r["variant"]
 
 
 def _seconds(r: Record) -> float:
