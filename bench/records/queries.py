@@ -77,12 +77,21 @@ class Race:
 
     @property
     def own(self) -> Record | None:
-        return next((r for r in self.rows if not _composed(r)), None)
+        """The fastest kernel of the project's own: a library's is none, who calls it does not write it."""
+        return next((r for r in self.rows if not _composed(r) and not is_library(r["variant"])), None)
 
     @property
     def torch(self) -> Record | None:
         """The fastest PyTorch entry; a composition of another root is none, however fast: it is not known to be one."""
         return next((r for r in self.rows if _composed(r) and not r.get("outside")), None)
+
+
+LIBRARIES = ("cublas", "cudnn", "cutlass")  # names of variants that hand the work to a vendor's library begin so
+
+
+def is_library(name: str) -> bool:
+    """Whether a variant hands the work to a vendor's library, by its name."""
+    return name.partition(".")[2].startswith(LIBRARIES)
 
 
 def _composed(record: Record) -> bool:

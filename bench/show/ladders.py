@@ -9,14 +9,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from bench.core import RUNGS
-from bench.records.queries import partial
+from bench.records.queries import is_library, partial
 from bench.records.record import Record
 from bench.show.columns import COLUMNS, cases_text, value
 from bench.show.page import backend_of
 from bench.show.points import beyond, noisy, tied
 from bench.show.texts import duration, percent
 
-LIBRARIES = ("cublas", "cudnn", "cutlass")  # names of variants that hand the work to a vendor's library begin so
 # What a step may save beside time: a column, and how it is told of two of its texts.
 SAVED = {
     "moved_of_minimum": "moves {} → {} of the least bytes",
@@ -58,13 +57,9 @@ class Ladder:
     said: list[str]
 
 
-def is_library(name: str, libraries: Collection[str] = ()) -> bool:
-    """Whether a variant hands the work to a vendor's library: by its name, or one of those that say so themselves."""
-    return name in libraries or name.partition(".")[2].startswith(LIBRARIES)
-
-
 def is_own(name: str, libraries: Collection[str] = ()) -> bool:
-    return backend_of(name) != "torch" and not is_library(name, libraries)
+    """Whether it is neither PyTorch's nor a library's: by its name, or one of those that say so themselves."""
+    return backend_of(name) != "torch" and name not in libraries and not is_library(name)
 
 
 def ladder(rows: Iterable[Record], libraries: Collection[str] = (), counted: Iterable[Record] = ()) -> Ladder | None:

@@ -17,7 +17,7 @@ from bench.records.read import Loaded, latest, runs_in
 from bench.records.record import Record
 from bench.show import Point, overview, sightings
 from bench.show.columns import COLUMNS, Column, columns
-from bench.show.ladders import Ladder, is_library, is_own, ladder
+from bench.show.ladders import Ladder, is_own, ladder
 from bench.show.limits import RANKS_TO
 from bench.show.page import Cell, Chart, Line, anchor, cell, unavailable, write
 from bench.show.points import (

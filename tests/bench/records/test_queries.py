@@ -59,3 +59,10 @@ def test_a_composition_of_another_root_is_neither_the_yardstick_nor_a_kernel_of_
     )
     (alone,) = races(rows)
     assert alone.torch is None
+
+
+def test_a_librarys_kernel_is_not_ours():
+    (race,) = races(
+        [row("cuda.cublaslt", seconds=1e-3), row("cuda.mma", seconds=2e-3), row("torch.eager", seconds=3e-3)]
+    )
+    assert race.own and (race.first["variant"], race.own["variant"]) == ("cuda.cublaslt", "cuda.mma")
