@@ -12,7 +12,7 @@ from bench.cli import CannotGoOn
 from bench.core.files import DiskFull
 from bench.core.variants import Variant, discover
 from bench.records.environment import Environment
-from bench.records.queries import device_name, partial, races, ranked
+from bench.records.queries import device_name, is_library, partial, races, ranked
 from bench.records.read import Loaded, latest, runs_in
 from bench.records.record import Record
 from bench.show import Point, overview, sightings
