@@ -118,4 +118,4 @@ def test_a_text_ends_where_the_model_is_not_finite():
     model: Any = Counting()
     real = model.logits
     model.logits = lambda tokens: real(tokens) * (torch.nan if len(model.seen) == 2 else 1)
-    assert sample(model, [3], 9, Draw(0.0, 0), 0) == [4, 5]
+    assert sample(model, [3], 9, Draw(0.0, 0), 0) == [4]  # the second was not
