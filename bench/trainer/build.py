@@ -52,7 +52,9 @@ def write_choice(folder: Path, race: plan.Plan, choice: Choice, utc: str) -> Non
     """kernels.json of a run, for `--kernels` and for going on."""
     job = race.job
     chip = choose.cpu_name() if job.device == "cpu" else chip_name(job.device)
-    about: dict[str, str | int] = dict(chip=chip, utc=utc, run="train", model=job.model.name, dtype=job.dtype, B=job.B, T=job.T)
+    about: dict[str, str | int] = dict(
+        chip=chip, utc=utc, run="train", model=job.model.name, dtype=job.dtype, B=job.B, T=job.T
+    )
     chosen.write(folder, choice, about)
 
 

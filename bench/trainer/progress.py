@@ -1,10 +1,12 @@
 """What is seen of a training run: one line a step when piped, a display that stays in its place on a terminal."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
 from bench.show.texts import DASH, percent
@@ -75,8 +77,8 @@ class Screen:
         self.quiet, self.steps = quiet, steps
         self.live = sys.stdout.isatty() and not quiet
         if self.live:
-            columns: list[ProgressColumn] = [BarColumn(bar_width=None), _Last()]
-            self.progress = Progress(*columns, TextColumn(""), console=Console(), expand=True)
+            columns: list[ProgressColumn] = [BarColumn(bar_width=12), _Last()]
+            self.progress = Progress(*columns, console=Console(), expand=True)
             self.task = self.progress.add_task("", total=steps, completed=first, seen="")
 
     def __enter__(self) -> "Screen":
@@ -107,5 +109,25 @@ class Screen:
 class _Last(ProgressColumn):
     """What the last step came to."""
 
-    def render(self, task: Task) -> Text:
-        return Text(task.fields["seen"] or DASH)
+    def render(self, task: Task) -> "_Parts":
+        return _Parts((task.fields["seen"] or DASH).split("  "))
+
+
+class _Parts:
+    """Parts of a line, on as many lines as it takes; none is broken inside."""
+
+    def __init__(self, parts: list[str]):
+        self.parts = parts
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(max(map(len, self.parts)), len("  ".join(self.parts))).clamp(max_width=options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        line = self.parts[0]
+        for part in self.parts[1:]:
+            if len(line) + 2 + len(part) > options.max_width:
+                yield Text(line, no_wrap=True)
+                line = part
+            else:
+                line += "  " + part
+        yield Text(line, no_wrap=True)

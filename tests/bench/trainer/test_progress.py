@@ -50,13 +50,13 @@ def test_a_rank_that_does_not_speak(capsys):
     assert capsys.readouterr().out == ""
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 def test_on_a_terminal_it_stays_in_its_place(monkeypatch):
     """What is said stays above it, markup or not."""
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "200")
     out = Terminal()
@@ -65,4 +65,19 @@ def test_on_a_terminal_it_stays_in_its_place(monkeypatch):
         screen.step(SEEN)
         screen.say("sample: [bold]text[/nothing]")
     assert "sample: [bold]text[/nothing]" in out.getvalue()
-    assert "12/340" in out.getvalue() and "MFU 34%" in out.getvalue()
+    shown = out.getvalue()
+    assert str(SEEN) in shown
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_on_a_narrow_terminal_no_part_is_cut(monkeypatch, width):
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = Terminal()
+    monkeypatch.setattr("sys.stdout", out)
+    with Screen(340, 11) as screen:
+        screen.step(SEEN)
+    lines = out.getvalue().splitlines()
+    assert all(len(line) <= width for line in lines)
+    for part in str(SEEN).split("  "):
+        assert any(part in line for line in lines), part

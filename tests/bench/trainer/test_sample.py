@@ -1,5 +1,7 @@
 """Tokens are drawn as they should be, and texts are those of the run's tokenizer."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -57,7 +59,7 @@ class Counting:
 
 
 def test_a_text_longer_than_the_model_sees_its_end():
-    model = Counting()
+    model: Any = Counting()
     assert sample(model, [3], 9, Draw(0.0, 0), 0) == [4, 5, 6, 7, 8, 9, 0, 1, 2]
     assert model.seen[0] == [3, 0, 0, 0]
     assert model.seen[3] == [3, 4, 5, 6]
@@ -65,7 +67,8 @@ def test_a_text_longer_than_the_model_sees_its_end():
 
 
 def test_the_same_seed_draws_the_same():
-    drawn = [sample(Counting(), [3], 20, Draw(9.0, 0), seed) for seed in (0, 0, 1)]
+    model: Any = Counting()
+    drawn = [sample(model, [3], 20, Draw(9.0, 0), seed) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -109,3 +112,10 @@ def test_what_is_no_run_is_one_line(tmp_path):
     done = commands.run("sample", tmp_path)
     assert done.returncode == cli.FAILED
     assert "no checkpoint is there" in done.stderr
+
+
+def test_a_text_ends_where_the_model_is_not_finite():
+    model: Any = Counting()
+    real = model.logits
+    model.logits = lambda tokens: real(tokens) * (torch.nan if len(model.seen) == 2 else 1)
+    assert sample(model, [3], 9, Draw(0.0, 0), 0) == [4]  # the second was not
