@@ -1,11 +1,14 @@
 """A training run judges itself: where its times tell nobody apart it gives no ranks and no shares."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from bench.core.files import DiskFull
+from bench.training import session
 from bench.training.outcome import Report
 
 
@@ -15,6 +18,22 @@ def measured(*intervals: tuple[float, float | None], gpu: bool = False) -> Any:
     made = SimpleNamespace(timed=timed, s=SimpleNamespace(plan=SimpleNamespace(gpu=gpu)))
     made.noise = cast(property, Report.noise).fget(made)  # type: ignore[misc]
     return made
+
+
+def test_a_page_that_finds_the_disk_full_is_told_after_all_else(monkeypatch, capsys):
+    def full(_: Path) -> str:
+        raise DiskFull("no space left to write report.html")
+
+    monkeypatch.setattr(session, "write_beside", full)
+    made = SimpleNamespace(
+        plan=SimpleNamespace(profile=None, json=True, argv=()),
+        run_=SimpleNamespace(folder=Path("here"), write_csv=lambda _: None),
+        full_disk=None,
+    )
+    report = SimpleNamespace(print=lambda: None, document=lambda: {"parity": True}, parity=True)
+    with pytest.raises(DiskFull):
+        session.Session._report(cast(Any, made), cast(Any, report))
+    assert '"parity": true' in capsys.readouterr().out
 
 
 def total(layers: float, gaps: float = 0.0, step: float = 1.0) -> dict[str, float]:

@@ -19,9 +19,11 @@ import pytest
 
 from bench import HOME
 from bench import suite as suite_command
-from bench.cli import CannotGoOn
+from bench.cli import TIMED_OUT, CannotGoOn
+from bench.core.files import DiskFull
+from bench.core.progress import MARK
 from bench.records import PACK_BYTES, PACK_FILES, read
-from bench.show.summary import Summary
+from bench.show.summary import TOO_LONG, Summary
 from bench.suite import parser
 from bench.trial import pieces, suite
 from bench.trial.lane import Lane
@@ -401,6 +403,28 @@ def test_a_piece_that_fails_in_any_way_leaves_the_others(bench, capsys):
 
 def test_without_a_wrong_result_a_crash_is_exit_code_1(bench):
     assert bench.run(bench.piece("check-a"), bench.piece("check-crash", "os.abort()")) == 1
+
+
+def test_a_variant_that_never_ends_is_no_wrong_result(bench):
+    """A command whose exit code says that nothing worse happened than a timeout."""
+    assert bench.run(bench.piece("check-slow", f"keep(status='timeout'); sys.exit({TIMED_OUT})")) == TIMED_OUT
+    assert (bench.statuses()["check-slow"], bench.evidence("check-slow")) == ("wrong", TOO_LONG)
+
+
+def test_a_page_that_finds_the_disk_full_ends_no_suite_well(bench, monkeypatch):
+    def full(_: Path) -> str:
+        raise DiskFull("no space left to write report.html")
+
+    monkeypatch.setattr(suite, "write_beside", full)
+    with pytest.raises(DiskFull):
+        bench.run(bench.piece("check-a"), seconds=120)
+    assert bench.statuses() == {"check-a": "ok"} and list((bench.out / "pack").iterdir())
+
+
+def test_how_far_a_command_was_is_no_reason_for_its_failure(bench):
+    said = f"print('error: the reason', file=sys.stderr); print('{MARK}case 3 of 4', file=sys.stderr); sys.exit(1)"
+    bench.run(bench.piece("check-a", said))
+    assert bench.evidence("check-a") == "error: the reason"
 
 
 def test_a_piece_that_takes_too_long_is_stopped_and_keeps_its_records(bench):
