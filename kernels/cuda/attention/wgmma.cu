@@ -74,11 +74,11 @@ struct Work {
 // ---- products ------------------------------------------------------------------------------------------------------
 
 // Rows of a head lie in boxes of as many lines as there are rows. products = the own rows from line `first` on, 64 of
-// them, times the transpose of the others.
+// them, times the transpose of the others, or of the first of them.
 template <typename T, int PARTS, int OWN_BOX, int OTHERS_BOX, int COUNT>
 __device__ void multiply_rows(float (&products)[COUNT], const T (&own)[PARTS][OWN_BOX], int first,
                               const T (&others)[PARTS][OTHERS_BOX]) {
-    static_assert(OTHERS_BOX == 2 * COUNT * LINE, "a product for each of the others");
+    static_assert(OTHERS_BOX >= 2 * COUNT * LINE, "others for all products");
     const unsigned long long a = matrix_descriptor(own[0] + first * LINE, 16, EIGHT_LINES);
     const unsigned long long b = matrix_descriptor(others[0], 16, EIGHT_LINES);
 #pragma unroll
@@ -97,15 +97,16 @@ __device__ void add_rows(float (&sums)[COUNT], const unsigned (&weights)[STRIPS]
         warpgroup_multiply_add<T, 2 * COUNT, true>(sums, weights[i], further(b, i * STRIP * LINE * sizeof(T)));
 }
 
-// Products, rounded, as weights of the next ones.
+// Products, rounded, as weights of the next ones; zeros where there is none.
 template <typename T, int STRIPS, int COUNT>
 __device__ void to_weights(unsigned (&weights)[STRIPS][4], const float (&products)[COUNT]) {
-    static_assert(COUNT == STRIPS * 8, "all of them");
+    static_assert(COUNT <= STRIPS * 8, "a weight for each");
 #pragma unroll
     for (int i = 0; i < STRIPS; i++)
 #pragma unroll
         for (int r = 0; r < 4; r++)
-            weights[i][r] = packed_pair<T>(products[i * 8 + r * 2], products[i * 8 + r * 2 + 1]);
+            weights[i][r] =
+                i * 8 < COUNT ? packed_pair<T>(products[i * 8 + r * 2], products[i * 8 + r * 2 + 1]) : 0u;
 }
 
 // This lane's first row of a consumer's products, and its first column. Of four of them the last two are 8 rows below,
@@ -191,10 +192,11 @@ struct Softmax {
     __device__ explicit Softmax(float scale) : scale2(scale * LOG2_E) {}
 
     // Scores become probabilities, up to the denominator.
-    __device__ void take(float (&scores)[KEYS / 2]) {
+    template <int COUNT>
+    __device__ void take(float (&scores)[COUNT]) {
         float most[2] = {largest[0], largest[1]};
 #pragma unroll
-        for (int e = 0; e < KEYS / 2; e++) most[e / 2 % 2] = fmaxf(most[e / 2 % 2], scores[e]);
+        for (int e = 0; e < COUNT; e++) most[e / 2 % 2] = fmaxf(most[e / 2 % 2], scores[e]);
         bool more = false, far = false;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -220,11 +222,11 @@ struct Softmax {
         if (__any_sync(ALL_LANES, far)) {
             seldom();
 #pragma unroll
-            for (int e = 0; e < KEYS / 2; e++) scores[e] -= largest[e / 2 % 2];
+            for (int e = 0; e < COUNT; e++) scores[e] -= largest[e / 2 % 2];
             offset[0] = offset[1] = 0;
         }
 #pragma unroll
-        for (int e = 0; e < KEYS / 2; e++) {
+        for (int e = 0; e < COUNT; e++) {
             scores[e] = exp2_approx(fmaf(scores[e], scale2, -offset[e / 2 % 2]));
             denominator[e / 2 % 2] += scores[e];
         }
@@ -241,9 +243,10 @@ struct Softmax {
 };
 
 // Those that a query does not see become -infinity: from `visible` on of the lane's first row's.
-__device__ inline void mask(float (&scores)[KEYS / 2], int visible, bool causal) {
+template <int COUNT>
+__device__ void mask(float (&scores)[COUNT], int visible, bool causal) {
 #pragma unroll
-    for (int e = 0; e < KEYS / 2; e++)
+    for (int e = 0; e < COUNT; e++)
         if (e / 4 * 8 + e % 2 >= visible + (causal ? e / 2 % 2 * 8 : 0)) scores[e] = MINUS_INFINITY;
 }
 
@@ -291,26 +294,34 @@ __device__ void consume(Shared<T, HS>& shared, const Work& work, int group, cons
         const int first_query = item.first_query + group * OWN;
         const auto& q = shared.q[shared.queries.stage(turn)];
         Softmax softmax(scale);
-        float sums[HS / 2] = {};
-        float scores[KEYS / 2];
+        float sums[HS / 2] = {}, scores[KEYS / 2];
         unsigned p[KEYS / STRIP][4];
 
         shared.queries.wait(turn);
         shared.keys.wait(n);
-        in_turn(group, [&] {
-            begin_products();
-            multiply_rows(scores, q, group * OWN, shared.k[shared.keys.stage(n)]);
-            close_products();
-        });
-        wait_products<0>();
-        hold(scores);
-        give_back(shared.keys, n);
-        if (work.causal || work.tokens % KEYS) {
-            const int end = work.causal ? first_query + own_row() + 1 : work.tokens;
-            mask(scores, end - item.first_key(0) - own_column(), work.causal);
+        // The tile with the masks, or as many of its first keys as there are scores for.
+        auto take_first = [&](auto& some) {
+            in_turn(group, [&] {
+                begin_products();
+                multiply_rows(some, q, group * OWN, shared.k[shared.keys.stage(n)]);
+                close_products();
+            });
+            wait_products<0>();
+            hold(some);
+            give_back(shared.keys, n);
+            if (work.causal || work.tokens % KEYS) {
+                const int end = work.causal ? first_query + own_row() + 1 : work.tokens;
+                mask(some, end - item.first_key(0) - own_column(), work.causal);
+            }
+            softmax.take(some);
+            to_weights<T>(p, some);
+        };
+        if (work.causal && group == 0) {  // whose queries see no more of them
+            float some[OWN / 2];
+            take_first(some);
+        } else {
+            take_first(scores);
         }
-        softmax.take(scores);
-        to_weights<T>(p, scores);
 
         for (int step = 1; step < item.steps; step++) {
             n++;

@@ -18,10 +18,10 @@ bits each time, for 14 HS FLOPs instead of 10. The next tile's scores are starte
 gradients after them, and exponents run beside both. lse in base 2 and delta are worked out before, by mma.py's kernel.
 
 What limits it, by counts: a warpgroup's tile of forward at HS = 64 is 512 cycles of the tensor cores and 512 of exp2,
-so that a warp that waits for its turn costs both. On the diagonal the first warpgroup works out 64 x 64 scores that
-nobody sees, 6% of all at T = 1024. Backward's scores and their gradients are products of 64 x 64 x 16 with both
-operands in shared memory: 4 KiB in 32 cycles, all that it can read; heads of 128 have no registers to start gradients
-early. No clusters: blocks of one head each read its keys from L2.
+so that a warp that waits for its turn costs both. On the diagonal the first warpgroup multiplies 64 values by zeros, 3%
+of forward's products at T = 1024. Backward's scores and their gradients are products of 64 x 64 x 16 with both operands
+in shared memory: 4 KiB in 32 cycles, all that it can read; heads of 128 have no registers to start gradients early. No
+clusters: blocks of one head each read its keys from L2.
 """
 
 import torch

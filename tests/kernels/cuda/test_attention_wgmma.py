@@ -158,15 +158,15 @@ FORWARD = [
         ("keys_not_waited_for", "            shared.keys.wait(n);\n            shared", "            shared"),
         ("values_not_waited_for", "            shared.values.wait(n - 1);\n"),
         ("last_values_not_waited_for", "        shared.values.wait(n);\n"),
-        ("first_keys_never_given_back", "        hold(scores);\n        give_back(shared.keys, n);\n"),
+        ("first_keys_never_given_back", "            hold(some);\n            give_back(shared.keys, n);\n"),
         ("keys_never_given_back", "            give_back(shared.keys, n);\n            softmax", "            softmax"),
         ("values_never_given_back", "            give_back(shared.values, n - 1);\n"),
         ("queries_never_given_back", "        give_back(shared.queries, turn);\n"),
         ("scores_not_waited_for", "            wait_products<1>();\n", "            wait_products<2>();\n"),
         (
             "first_scores_not_waited_for",
-            "        wait_products<0>();\n        hold(scores);",
-            "        wait_products<1>();\n        hold(scores);",
+            "            wait_products<0>();\n            hold(some);",
+            "            wait_products<1>();\n            hold(some);",
         ),
         (
             "sums_not_waited_for",
@@ -180,8 +180,8 @@ FORWARD = [
         ),
         (
             "products_without_a_fence",
-            "        in_turn(group, [&] {\n            begin_products();\n",
-            "        in_turn(group, [&] {\n",
+            "begin_products();\n                multiply_rows(some",
+            "multiply_rows(some",
         ),
         (
             "scores_never_closed",
@@ -212,6 +212,8 @@ FORWARD = [
         ("mask_off_by_one_at_the_end", "+ 1 : work.tokens;", "+ 1 : work.tokens + 1;"),
         ("no_mask_at_the_end", "if (work.causal || work.tokens % KEYS)", "if (work.causal)"),
         ("mask_of_another_column", " - own_column(), work.causal", ", work.causal"),
+        ("half_a_tile_for_all", "work.causal && group == 0", "work.causal"),
+        ("half_a_tile_where_all_is_seen", "work.causal && group == 0", "group == 0"),
         ("sums_are_not_scaled", "            softmax.rescale(sums);\n", "", dict(tried=FALLING)),
         ("denominator_is_not_added_up", "row_reduce(softmax.denominator[half], Sum{})", "softmax.denominator[half]"),
         ("lse_without_scale", "softmax.largest[half] * scale +", "softmax.largest[half] +"),
