@@ -52,3 +52,9 @@ def wait_for(found: Callable[[], Any], seconds: float = 20) -> Any:
     while not (value := found()) and time.monotonic() < end:
         time.sleep(0.1)
     return value
+
+
+def draw_all(browser: Any) -> None:
+    """Unfold all of a page and draw each chart. On a busy machine the page's script may come after the page."""
+    assert wait_for(lambda: browser.execute_script("return typeof window.drawAll === 'function'")), "no drawAll"
+    browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")

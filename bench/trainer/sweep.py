@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.files import make_folder, write_atomically

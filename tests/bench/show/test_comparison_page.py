@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench import compare
-from tests.browser import asked, charts_of, look_like, wait_for
+from tests.browser import asked, charts_of, draw_all, look_like, wait_for
 from tests.compare_runs import ENVIRONMENT, Noise, failure, layer_record, layer_records, step_records, write_run
 
 QUIET = Noise(process=0.001, round_=0.001, sample=0.002)
@@ -99,7 +99,7 @@ def test_nothing_timed_and_nothing_changed_have_pages(tmp_path):
 def test_the_page_lives_in_a_browser(page, browser):
     browser.get(f"file://{page}")
     charts = charts_of(page)
-    browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")
+    draw_all(browser)
     drawn = "return document.querySelectorAll('.chart svg').length"
     assert wait_for(lambda: browser.execute_script(drawn) == len(charts))
     assert browser.title != "broken" and asked(browser) == [] and browser.get_log("browser") == []

@@ -7,7 +7,7 @@ import pytest
 from bench import history
 from bench.cli import FAILED, USAGE, CannotGoOn
 from bench.show import history as history_room
-from tests.browser import asked, look_like
+from tests.browser import asked, draw_all, look_like
 from tests.compare_runs import ENVIRONMENT, failure, layer_record, write_run
 
 
@@ -147,7 +147,7 @@ def test_the_page_is_drawn_in_the_reports_frame(results, tmp_path, browser, caps
     page(results, capsys, "--html", str(tmp_path / "h.html"))
     look_like(browser, 390, 800, "dark")
     browser.get(f"file://{tmp_path / 'h.html'}")
-    browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")
+    draw_all(browser)
     assert browser.execute_script("return document.querySelectorAll('.chart svg').length") == 2
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
     assert asked(browser) == [] and browser.get_log("browser") == []

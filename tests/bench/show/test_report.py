@@ -14,7 +14,7 @@ from bench.cli import CannotGoOn
 from bench.records.run import SCHEMA, Run
 from bench.show import page as page_frame
 from bench.show import report
-from tests.browser import asked, charts_of, look_like, wait_for
+from tests.browser import asked, charts_of, draw_all, look_like, wait_for
 
 EVIL = "<script>document.title = 'broken'</script>"
 
@@ -343,7 +343,7 @@ CUT = """return [...document.querySelectorAll(arguments[0])].filter(e => e.scrol
 
 def test_the_page_lives_in_a_browser(page, browser):
     browser.get(f"file://{page}")
-    browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")
+    draw_all(browser)
     charts = charts_of(page)
     assert wait_for(
         lambda: browser.execute_script("return document.querySelectorAll('.chart svg').length") == len(charts)
@@ -411,7 +411,7 @@ def test_no_table_is_cut_on_a_common_screen(tmp_path, browser):
     assert command.main([*map(str, folders), "--out", str(tmp_path / "p.html")]) == 0
     look_like(browser, 1400, 900, "light")
     browser.get(f"file://{tmp_path / 'p.html'}")
-    browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")
+    draw_all(browser)
     assert browser.execute_script(CUT, ".table") == []
     # and a print has what is open, at the width of its paper
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(media="print"))
@@ -436,7 +436,7 @@ def test_the_page_is_dark_where_people_want_it_and_fits_a_phone(page, browser):
     assert wait_for(lambda: browser.execute_script("return document.querySelector('.chart svg text') !== null"))
     assert sum(map(int, re.findall(r"\d+", browser.execute_script(label))[:3])) > 300  # light letters on dark
     # a chart is as wide as the screen lets it be, and no wider; a row's name stands above it
-    browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")
+    draw_all(browser)
     assert browser.execute_script(CUT, ".chart") == []
 
 

@@ -11,7 +11,7 @@ from bench import report as command
 from bench.cli import CannotGoOn
 from bench.show import training_page
 from bench.show.training_page import MOST_POINTS, Page, read, runs_in
-from tests.browser import asked, charts_of, look_like, wait_for
+from tests.browser import asked, charts_of, draw_all, look_like, wait_for
 
 DRAWN = "return document.querySelectorAll('.chart svg').length"
 EVIL = "<script>document.title = 'broken'</script>"
@@ -168,7 +168,7 @@ def test_the_page_lives_in_a_browser(runs, browser):
     for width, scheme in ((1400, "light"), (390, "dark")):
         look_like(browser, width, 900, scheme)
         browser.get(f"file://{page}")
-        browser.execute_async_script("const done = arguments[0]; window.drawAll().then(() => done());")
+        draw_all(browser)
         assert wait_for(lambda: browser.execute_script(DRAWN) == len(charts_of(page)))
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     assert browser.title != "broken" and asked(browser) == [] and browser.get_log("browser") == []

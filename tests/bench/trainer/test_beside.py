@@ -12,6 +12,7 @@ from tests.bench.trainer.runs import train as run
 OPTIONS = ("--steps", 7, "--warmup", 2, "--lr", 0.01, "--total-batch", 32, "--baseline", "eager", "--parity-every", 4)
 
 
+@pytest.mark.slow
 def test_ours_stays_in_the_band_of_pytorchs_runs_until_an_update_is_wrong(data, tmp_path, monkeypatch):
     """From the fifth step on the learning rate is not the schedule's. The run goes on, and its exit code says so."""
     real = steps.Step.update

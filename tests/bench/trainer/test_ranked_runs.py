@@ -50,6 +50,7 @@ def test_two_ranks_make_the_run_of_one(data, tmp_path, alone, optimizer):
     assert len(mine) >= 3 and mine == pytest.approx(theirs, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_any_number_of_ranks_goes_on(data, tmp_path, alone):
     """Two ranks, of which one is asked to stop; then one process, also asked; then two with the state spread."""
     out, words = tmp_path / "run", (*JOB, "--data", data)
@@ -119,6 +120,7 @@ def kill_rank(run, rank, out, step):
 LONG = (SMALL.name, *KERNELS, "--steps", 300, "--checkpoint-every", 20, "--keep-last", 99)
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_and_the_run_goes_on(data, tmp_path):
     """Rank 0 is killed: the other says so, torchrun starts both again, and the run ends as one that nothing befell."""
     whole, out = tmp_path / "whole", tmp_path / "run"
