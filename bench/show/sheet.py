@@ -35,6 +35,7 @@ class Sheet:
         self.rows: list[list[Text] | None] = []  # None: a line between two sections
         self.labels: list[str] = []  # of each row, where a cell of it stands below the table
         self.below: list[Text] = []
+        self.tight = False  # sentences may be as narrow as they can
         self.left_out: list[str] = []  # titles, told beside those that found no room
 
     def add(self, *cells: str | Text, label: str = "") -> None:
@@ -54,7 +55,8 @@ class Sheet:
         if screen.is_terminal:
             while self._needs(shown) > screen.width and (last := self._last(shown)) is not None:
                 shown.remove(last)
-        else:  # a file or a pipe has room for all
+        else:  # a file or a pipe has room for all, be it that sentences are narrower
+            self.tight = self._needs(shown) > screen.width
             screen.width = max(screen.width, self._needs(shown))
         if self.title:
             screen.print(Text(self.title, style="bold"))
@@ -91,7 +93,11 @@ class Sheet:
         c = self.columns[i]
         cells = [row[i].plain for row in self.rows if row]
         widest = _widest([c.title, *([] if c.prose else cells)])
-        return max(widest, min(c.least, _widest(cells))) if c.prose else widest
+        if not c.prose:
+            return widest
+        least = LEAST_PROSE if self.tight else c.least
+        words = _widest(word for cell in cells for word in cell.split())
+        return max(widest, words, min(least, _widest(cells)))
 
     def _needs(self, shown: list[int]) -> int:
         return sum(map(self._width, shown)) + GAP * (len(shown) - 1) + 1
