@@ -7,6 +7,8 @@ run of each command.
 import contextlib
 import importlib
 import io
+import os
+import signal
 from collections.abc import Iterator, Mapping
 from multiprocessing import forkserver
 from typing import NamedTuple
@@ -54,4 +56,8 @@ def with_variables(variables: Mapping[str, str]) -> Iterator[None]:
 def _stop_servers() -> None:
     """The next process that is started starts one anew."""
     for server in (forkserver._forkserver, *process.SERVERS.values()):  # type: ignore[attr-defined]
+        if server._forkserver_pid is not None:
+            # It leaves when nobody holds its pipe any more; what a test forked may still do so.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server._forkserver_pid, signal.SIGKILL)
         server._stop()

@@ -224,13 +224,12 @@ def test_no_command_writes_over_a_runs_own_files(run, tmp_path, capsys, monkeypa
             continue
         module = importlib.import_module(f"bench.{file.stem}")
         actions = module.parser()._actions
-        others = [word for a in actions if a.required for word in (*a.option_strings[:1], (a.choices or ["x"])[0])]
         for option in (a for a in actions if a.dest in cli.OUTPUTS and a.option_strings):
-            rest = [] if option.required else others
-            rest += ["--format", "csv"] if option.required else []
+            needed = [a for a in actions if a.required and a is not option]
+            rest = [word for a in needed for word in (*a.option_strings[:1], next(iter(a.choices or ["x"])))]
             for place in ("run/records.jsonl", "run/../run/env.json", "link"):
                 with pytest.raises(SystemExit) as ended:
-                    module.parser().parse_args([*rest, *(["x"] if option.required else []), f"--{option.dest}", place])
+                    module.parser().parse_args([*rest, f"--{option.dest}", place])
                 said = capsys.readouterr().err
                 assert ended.value.code == USAGE and f"--{option.dest} {place}: a run's own file" in said, said
             tried.add((file.stem, option.dest))
