@@ -58,7 +58,11 @@ def denormals():
 
 # What is changed, how it is undone, and a word of the evidence.
 CHANGES: dict[str, tuple[Callable, Callable, Callable]] = {
-    "threads": (lambda: torch.set_num_threads(1), lambda n: torch.set_num_threads(n), torch.get_num_threads),
+    "threads": (
+        lambda: torch.set_num_threads(torch.get_num_threads() % 2 + 1),
+        lambda n: torch.set_num_threads(n),
+        torch.get_num_threads,
+    ),
     "dtype": (lambda: torch.set_default_dtype(torch.float64), torch.set_default_dtype, torch.get_default_dtype),
     "denormals": (denormals, lambda _: torch.set_flush_denormal(False), lambda: None),
     "nice": (lambda: os.nice(1), lambda was: os.setpriority(os.PRIO_PROCESS, 0, was), lambda: os.getpriority(0, 0)),
