@@ -7,7 +7,7 @@ import hashlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,17 +54,25 @@ def build_module(ptx: str, folder: Path | None = None) -> Path:
     flags = [*KERNEL_FLAGS, "-O0" if len(ptx) > LONG_PTX else "-O1"]
     key = _digest("".join(p.read_text() for p in sorted(HERE.glob("*.py"))) + ptx, flags)
     library = folder / "simulate" / f"kernel-{key}.so"
-    if library.exists():
-        return library
     source = library.with_suffix(f".{os.getpid()}.cpp")
-    with _only_here(library):
-        if library.exists():
-            return library
+
+    def build() -> None:
         try:
             source.write_text(translate(ptx))
-            return _run_compiler([source], flags, library)
+            _run_compiler([source], flags, library)
         finally:
             source.unlink(missing_ok=True)
+
+    return _once(library, build)
+
+
+def _once(library: Path, build: Callable[[], object]) -> Path:
+    """A library that is there, or that one of those who want it builds."""
+    if not library.exists():
+        with _only_here(library):
+            if not library.exists():
+                build()
+    return library
 
 
 @contextmanager
@@ -85,15 +93,14 @@ def _only_here(library: Path) -> Iterator[None]:
 
 def _compile(folder: Path, name: str, sources: list[Path], flags: list[str], text: str) -> Path:
     library = folder / "simulate" / f"{name}-{_digest(text, flags)}.so"
-    if library.exists():
-        return library
-    with _only_here(library):
-        if library.exists():
-            return library
+
+    def build() -> None:
         # Side by side: one after the other they are most of what the first launch of all takes.
         with ThreadPoolExecutor(min(len(sources), len(os.sched_getaffinity(0)))) as pool:
             objects = list(pool.map(lambda source: _compile_part(folder, source, flags), sources))
-        return _run_compiler(objects, flags, library)
+        _run_compiler(objects, flags, library)
+
+    return _once(library, build)
 
 
 def _compile_part(folder: Path, source: Path, flags: list[str]) -> Path:

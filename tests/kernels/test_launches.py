@@ -219,47 +219,51 @@ def test_a_wrong_byte_is_seen():
         check_parameters("k", ["01" * TENSOR_MAP], ["00" * TENSOR_MAP], [[5]])
 
 
-def test_a_cooperative_launch_is_asked_for_as_one_and_refused_where_it_does_not_fit(tmp_path):
-    (tmp_path / "one.cu").write_text("__global__ void one(float* out, float x) { out[threadIdx.x] = x; }")
-    in_a_process(f"""
+def one_kernel(folder) -> str:
+    """A process's first lines: `kernel`, of one float a thread, `out` for it, and what is `there`."""
+    file = folder / "one.cu"
+    file.write_text("__global__ void one(float* out, float x) { out[threadIdx.x] = x; }")
+    return f"""
 import pathlib, torch
-__file__ = {str(tmp_path)!r}
+__file__ = {str(folder)!r}
 from kernels.cuda import Kernel
 there = stand_in.use()
 kernel = Kernel("one.cu", "one")
-kernel.source = pathlib.Path({str(tmp_path / "one.cu")!r})
+kernel.source = pathlib.Path({str(file)!r})
 out = torch.empty(128)
+"""
+
+
+def test_a_cooperative_launch_is_asked_for_as_one_and_refused_where_it_does_not_fit(tmp_path):
+    in_a_process(
+        one_kernel(tmp_path)
+        + """
 for cooperative in (True, False, True):
     kernel(grid=(6, 2), block=128, cooperative=cooperative)(out, 0.5)
 found = there.launched()
 assert [f.attributes for f in found] == [1000, 0, 1000], found
-assert {{(f.grid, f.block, f.parameters[1]) for f in found}} == {{((6, 2, 1), (128, 1, 1), b"\\0\\0\\0?")}}, found
+assert {(f.grid, f.block, f.parameters[1]) for f in found} == {((6, 2, 1), (128, 1, 1), b"\\0\\0\\0?")}, found
 try:
     kernel(grid=132 * 16 + 1, block=128, cooperative=True)(out, 0.5)
 except gpu.LaunchError as error:
     assert "(cooperative) with grid (2113, 1, 1)" in str(error), error
 else:
     raise AssertionError("more blocks than fit at once")
-""")
+"""
+    )
 
 
 def test_a_launch_in_clusters_is_asked_for_as_one(tmp_path):
-    (tmp_path / "one.cu").write_text("__global__ void one(float* out, float x) { out[threadIdx.x] = x; }")
-    in_a_process(f"""
-import pathlib, torch
-__file__ = {str(tmp_path)!r}
-from kernels.cuda import Kernel
-there = stand_in.use()
-kernel = Kernel("one.cu", "one")
-kernel.source = pathlib.Path({str(tmp_path / "one.cu")!r})
-out = torch.empty(128)
+    in_a_process(
+        one_kernel(tmp_path)
+        + """
 how = (dict(cluster=2), dict(), dict(cluster=(3, 2)), dict(cluster=2, cooperative=True), dict(cluster=2))
 for options in how:
     kernel(grid=(6, 2), block=128, shared=8, **options)(out, 0.5)
 found = there.launched()
 assert [f.attributes for f in found] == [1, 0, 1, 2, 1], found
-alike = {{(f.grid, f.block, f.shared, f.parameters[1]) for f in found}}
-assert alike == {{((6, 2, 1), (128, 1, 1), 8, b"\\0\\0\\0?")}}, found
+alike = {(f.grid, f.block, f.shared, f.parameters[1]) for f in found}
+assert alike == {((6, 2, 1), (128, 1, 1), 8, b"\\0\\0\\0?")}, found
 before = there.counts()["attributes_set"]
 kernel(grid=16, block=128, cluster=16)(out, 0.5)
 assert there.counts()["attributes_set"] == before + 1, "more than 8 blocks must be allowed first"
@@ -269,4 +273,5 @@ except gpu.LaunchError as error:
     assert "grid (6, 2, 1) in clusters of (4, 1, 1)" in str(error), error
 else:
     raise AssertionError("a grid that is no multiple of the cluster")
-""")
+"""
+    )

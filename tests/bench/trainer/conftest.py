@@ -1,7 +1,6 @@
 import os
 
 import pytest
-import torch
 
 from reference.models import MODELS
 from tests.bench.trainer import runs
@@ -16,10 +15,9 @@ def small(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _as_before():
-    """A run in this process sets its threads and opens its device; other tests are to find neither."""
-    threads, variable = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    """A run in this process sets a variable for later libraries and opens its device: others are to find neither."""
+    variable = os.environ.get("OMP_NUM_THREADS")
     yield
-    torch.set_num_threads(threads)
     os.environ.pop("OMP_NUM_THREADS", None)
     if variable is not None:
         os.environ["OMP_NUM_THREADS"] = variable
