@@ -223,23 +223,25 @@ class Peers:
         try:
             yield
         except (CannotGoOn, KeyboardInterrupt) as error:
-            if self._speaks():
-                if not isinstance(error, RankLost):
-                    self._wait_until_all_know()
+            speaks = self._speaks()
+            self._wait_until_all_know()
+            if speaks:
                 raise
             raise SystemExit(error.code if isinstance(error, CannotGoOn) else INTERRUPTED) from error
         except Exception:
             self._speaks()
+            self._wait_until_all_know()
             raise
 
     def _wait_until_all_know(self) -> None:
-        """Rank 0 may be the one that all others ask whether they are to speak: it stays until they have."""
+        """Rank 0 may keep what all others ask whether they are to speak: it stays until they have. One that is lost
+        never asks: then it stays for as long as they may take."""
         if self.store and self.main:
-            with contextlib.suppress(RuntimeError):
-                dist.destroy_process_group()  # what the others notice
             until = time.monotonic() + FAREWELL_S
-            while self.store.add("voice", 0) < self.ranks and time.monotonic() < until:
-                time.sleep(0.02)
+            with contextlib.suppress(RuntimeError):  # whoever keeps it may be gone
+                dist.destroy_process_group()  # what the others notice
+                while self.store.add("voice", 0) < self.ranks and time.monotonic() < until:
+                    time.sleep(0.02)
 
     def _speaks(self) -> bool:
         """Whether no other rank has asked before. Where nobody can be asked, rank 0 is gone, and rank 1 speaks."""

@@ -213,6 +213,14 @@ def breaks() -> None:
     raise ZeroDivisionError("a kernel's")
 
 
+class Late(Ranks):
+    """A rank that asks whether it is to speak when rank 0, which keeps what it asks, has long spoken."""
+
+    def _speaks(self) -> bool:
+        time.sleep(0.5)
+        return super()._speaks()
+
+
 def is_lost(job: Job, how: Callable[[], None], patience: int = peers.PATIENCE_S) -> dict[str, Any]:
     """Something befalls the last rank in the middle of its second step; what the others make of it."""
     peers.PATIENCE_S = patience
@@ -220,6 +228,8 @@ def is_lost(job: Job, how: Callable[[], None], patience: int = peers.PATIENCE_S)
     step = reduced(ranks, job)
     step.load(init_parameters(job.model, 0))
     step.run(batches(job, 0, ranks.rank, ranks.ranks), LR)
+    if ranks.rank == 1:
+        ranks.__class__ = Late
     if ranks.rank == ranks.ranks - 1:
         step.last.insert(len(step.last) // 2, (how, (), {}))
     try:
