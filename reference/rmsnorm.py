@@ -84,8 +84,8 @@ def large(tensors, shape):
 
 
 def shifted(tensors, shape):
-    """All of nearly one size: the mean, which is not taken off, is all there is, and a sum of squares that is kept in few
-    bits stops growing."""
+    """All of nearly one size: the mean, which is not taken off, is nearly all there is, and a sum of squares that is
+    kept in few bits stops growing."""
     tensors["x"].mul_(0.25).add_(100.0)
 
 

@@ -1,4 +1,4 @@
-"""ATen's _fused_rms_norm, one copy a tensor, and its backward; on a CPU, which has none, the formula op by op in fp32."""
+"""ATen's _fused_rms_norm, one copy a tensor, and its backward; a CPU has none: there the formula op by op in fp32."""
 
 import torch
 
