@@ -181,7 +181,7 @@ def outlier_values(tensors, shape):
 def nan_query(tensors, shape):
     """A NaN in every query of the first key/value head of the first sequence: their rows are NaN, and no others.
 
-    In all of them, for they are the rows of one product, and PyTorch's own in bf16 take two at a time on a CPU with AMX.
+    In all of them, for they are the rows of one product, of which PyTorch's own in bf16 take two at a time (AMX).
     """
     tensors["qkv"][0, :, : shape["NH"] // shape["NKV"], 0] = torch.nan
 

@@ -1,4 +1,4 @@
-"""Masked softmax(q kT) v over all of the cache in fp32, written as sums that Inductor fuses; the append by index_put."""
+"""Masked softmax(q kT) v over all of the cache in fp32, as sums that Inductor fuses; the append by index_put."""
 
 import torch
 
@@ -7,7 +7,7 @@ from kernels.torch import compiled
 
 @compiled
 def forward(qkv, lengths, NH, *, out, k_cache, v_cache):
-    B, T, H, HS = qkv.shape
+    B, T, _, HS = qkv.shape
     NKV, S = k_cache.shape[1:3]
     q, k, v = qkv.split([NH, NKV, NKV], dim=2)
     position = lengths[:, None] + torch.arange(T, device=qkv.device)  # (B, T)
