@@ -110,13 +110,13 @@ def test_what_is_computed_again_is_not_kept(truth):
 
 
 def test_training_is_pytorchs(truth):
-    """Five steps with clipping, decay and AdamW: loss, norm and every parameter as torch's AdamW makes them."""
+    """Three steps with clipping, decay and AdamW: loss, norm and every parameter as torch's AdamW makes them."""
     step, start = build(truth, "fp64", model=UNTIED), parameters(UNTIED, torch.float64)
     step.load(start)
     _, plain = autograd(UNTIED, start, [batch(0)])
     plain.zero_grad()
     optimizer = torch.optim.AdamW(decay_groups(dict(plain.named()), 0.1), lr=1e-3, betas=(0.9, 0.95), eps=1e-8)
-    for i in range(5):
+    for i in range(3):
         loss, norm = step.run([batch(i)], lr=1e-3)
         want = plain(*batch(i))
         want.backward()
@@ -149,4 +149,4 @@ def test_narrow_makes_the_same_calls(model):
     small = model.narrow()
     ids = [c.id for c in program(small, 1, 1, "fp32").forward_backward(False)]
     assert ids == [c.id for c in program(model, 1, 1, "fp32").forward_backward(False)]
-    assert small.parameters < model.parameters / 4
+    assert (small.C, small.H, small.vp) == (8 * model.NH, 8, 128)

@@ -191,7 +191,7 @@ def test_llamas_bytes_are_a_tokenizer_as_any_other(tmp_path):
     assert ids[:4] == [ord("a") + 3, ord("b") + 3, 1, ord("<") + 3]
     for beside in (corpus.decoder_beside(tmp_path, "bytes"), corpus.decoder_beside(tmp_path)):
         assert beside is not None and beside.end_of_text == 1 and beside.fingerprint() == using.fingerprint()
-        assert beside.decode(ids) == "ab<s>" + "<s>é" * 18
+        assert beside.decode(ids) == "ab<s>" + ("<s>é" * 20)[:71]
     assert corpus.tokenizer(tmp_path / "tokenizer.bin").name == corpus.tokenizer(Path("bytes")).name == using.name
     (tmp_path / "tokenizer.bin").unlink()
     beside = corpus.decoder_beside(tmp_path, "bytes")
