@@ -3,8 +3,8 @@
 
 #include "common.hpp"
 
-// Rows are cut into this many chunks at most, and each sums its own part of the parameters' gradients. The cut depends on
-// the number of rows only, never on the number of threads, so that the sums are the same on every machine.
+// Rows are cut into this many chunks at most, and each sums its own part of the parameters' gradients. The cut depends
+// on the number of rows only, never on the number of threads, so that the sums are the same on every machine.
 constexpr int64_t MAX_CHUNKS = 64, MIN_ROWS = 16;
 
 INLINE int64_t chunk_count(int64_t rows) {
