@@ -284,7 +284,7 @@ def test_tiny_shakespeare_gives_exactly_the_known_counts(tmp_path):
 @pytest.fixture
 def quick(monkeypatch, letters):
     """Encoding by bytes: what is tested is the cache, not the 10 s of training."""
-    monkeypatch.setattr(data, "tokenizer", lambda vocab=None: letters)
+    monkeypatch.setattr(data, "tokenizer", lambda vocab=None, kind="gpt2": letters)
 
 
 def test_dataset_resolves_what_data_may_name(tmp_path, quick, own_cache):
@@ -360,7 +360,7 @@ def test_where_the_default_dataset_is_kept_is_remembered(own_cache, monkeypatch)
     """The library's source is read again for another Python, and where the shards are gone."""
     read: list[int] = []
 
-    def cached(corpus):
+    def cached(corpus, kind):
         read.append(1)
         folder = own_cache / f"shards-{len(read)}"
         folder.mkdir(parents=True)
