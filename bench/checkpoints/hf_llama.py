@@ -1,8 +1,8 @@
 """Llama 2 as Hugging Face has it: its configuration, its names, and queries and keys for its rotation.
 
 Source: transformers, models/llama (LlamaConfig, LlamaForCausalLM). It turns channel i of a head together with i + HS/2,
-ours are neighbours (2i, 2i + 1): rows of q_proj and k_proj are in that order. Its q, k and v are three matrices, gate and
-up two; the vocabulary has no padding.
+ours are neighbours (2i, 2i + 1): rows of q_proj and k_proj are in that order. Its q, k and v are three matrices, gate
+and up two; the vocabulary has no padding.
 """
 
 import re
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from bench.checkpoints.state import named_model
 from bench.cli import CannotGoOn
@@ -53,26 +52,27 @@ def model_of(config: Mapping[str, Any], where: Path) -> Llama2:
         if config.get(key) not in allowed:
             raise CannotGoOn(f"{where}: {key} is {config.get(key)!r}, and the Llama 2 here has {allowed[0]!r}")
     try:
-        sizes = {ours: int(config[theirs]) for theirs, ours in SIZES.items()}
-        NKV = config.get("num_key_value_heads")
-        sizes["NKV"] = sizes["NH"] if NKV is None else int(NKV)
+        L, NH, C, H, max_t, v = (int(config[theirs]) for theirs in SIZES)
+        grouped = config.get("num_key_value_heads")
+        NKV = NH if grouped is None else int(grouped)
         theta = _theta(config, where)
     except (KeyError, TypeError, ValueError) as error:
         raise CannotGoOn(f"{where}: no sizes of a Llama ({error})") from None
-    C, NH = sizes["C"], sizes["NH"]
-    if min(sizes.values()) < 1 or C % NH or NH % sizes["NKV"] or C // NH % 2:
-        raise CannotGoOn(f"{where}: no Llama has these sizes: {', '.join(f'{n} {s}' for n, s in sizes.items())}")
+    if min(L, NH, C, H, max_t, v, NKV) < 1 or C % NH or NH % NKV or C // NH % 2:
+        said = f"L {L}, NH {NH}, NKV {NKV}, C {C}, H {H}, max_t {max_t}, v {v}"
+        raise CannotGoOn(f"{where}: no Llama has these sizes: {said}")
     if config.get("head_dim") not in (None, C // NH):
         raise CannotGoOn(f"{where}: head_dim is {config['head_dim']!r}, and the Llama 2 here has {C // NH}")
     tied = config.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
         raise CannotGoOn(f"{where}: tie_word_embeddings is {tied!r}, and neither true nor false")
-    return named_model(Llama2(f"llama2-{sizes['L']}x{C}", **sizes, tied=tied, theta=theta))
+    made = Llama2(f"llama2-{L}x{C}", L=L, NH=NH, NKV=NKV, C=C, H=H, max_t=max_t, v=v, tied=tied, theta=theta)
+    return named_model(made)
 
 
 def _theta(config: Mapping[str, Any], where: Path) -> float:
     rope = config.get("rope_parameters") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else None
     if kind != "default" or rope.keys() - ROPE:
         raise CannotGoOn(f"{where}: rope_parameters is {rope!r}, and the Llama 2 here has rope_type 'default'")
     theta = float(rope.get("rope_theta", config.get("rope_theta", THETA)))
@@ -166,16 +166,17 @@ def convert(tensors: Weights, model: Llama2, where: object) -> dict[str, torch.T
         if not tensor.is_floating_point():
             raise CannotGoOn(f"{where}: {theirs} is {tensor.dtype}: quantized weights are not read")
         shape = (rows, *shapes[ours][1:])
-        if ours in ("wte", "head.weight"):
-            tensor = _cut(tensor, model, theirs, where)
-            if theirs == "embed_tokens.weight" and model.tied:
-                _need_tied(tensor, found.pop(HEAD, None), model, where)
+        if ours in ("wte", "head.weight") and len(tensor.shape) == 2 and len(tensor) == model.vp:
+            tensor = tensor[: model.v]
         if tuple(tensor.shape) != shape:
             raise CannotGoOn(f"{where}: {theirs} is {tuple(tensor.shape)}, {model.name}'s is {shape}")
         if ours not in weights:
-            weights[ours] = torch.empty(shapes[ours])
-            weights[ours][model.v if rows == model.v else len(weights[ours]) :] = 0
+            weights[ours] = torch.zeros(shapes[ours])
         weights[ours][first : first + rows] = neighbours(tensor, heads) if heads else tensor
+    if model.tied and HEAD in found:
+        head = found.pop(HEAD)
+        if head.dim() != 2 or not torch.equal(head[: model.v].float(), weights["wte"][: model.v]):
+            raise CannotGoOn(f"{where}: its head is not tied to its embedding, as its configuration says")
     if foreign := sorted(name for name in found if not NO_WEIGHTS.fullmatch(name)):
         raise CannotGoOn(f"{where}: {foreign[0]} is none of {model.name}'s tensors")
     return weights
@@ -185,18 +186,6 @@ def _bare(name: str) -> str:
     for prefix in PREFIXES:
         name = name.removeprefix(prefix)
     return name
-
-
-def _cut(tensor: torch.Tensor, model: Llama2, theirs: str, where: object) -> torch.Tensor:
-    """(v, C) of a table that may have rows of padding."""
-    if len(tensor) not in (model.v, model.vp):
-        raise CannotGoOn(f"{where}: {theirs} has a vocabulary of {len(tensor):,}, {model.name} has {model.v:,}")
-    return tensor[: model.v]
-
-
-def _need_tied(table: torch.Tensor, head: torch.Tensor | None, model: Llama2, where: object) -> None:
-    if head is not None and not torch.equal(head[: model.v].float(), table.float()):
-        raise CannotGoOn(f"{where}: its head is not tied to its embedding, as its configuration says")
 
 
 def named(weights: Weights, model: Llama2) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ neighbouring pairs, as in our weights.
 
 version 0   seven int32: C, H, L, NH, NKV, v (negative: the head is not tied), max_t; then the tensors of ORDER_0, with
             cosines and sines (max_t, HS/2 each), which readers pass over, before the head
-version 1   "ak42" as a uint32, 1, the seven int32, one byte: the head is tied; zeros up to 256 bytes; tensors of ORDER_1
+version 1   "ak42" as a uint32, 1, the seven int32, one byte: the head is tied; zeros up to 256 bytes; then ORDER_1
 version 2   as 1 with 2 and, after the byte, int32 G; then the norms in fp32, and each layer's matrix as int8 values
             followed by fp32 scales, one for every G values in a row of the memory
 
@@ -27,6 +27,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from bench.checkpoints import GROUP
 from bench.checkpoints.state import named_model
 from bench.checkpoints.tensors import new_file
 from bench.cli import CannotGoOn
@@ -37,7 +38,6 @@ from reference.models.model import Model
 MAGIC = 0x616B3432
 HEADER = 256  # bytes, of versions 1 and 2
 VERSIONS = (0, 1, 2)
-GROUP = 64
 THETA = 10000.0  # its programs know no other
 ORDER_0 = ("wte", "norm1", "wq", "wk", "wv", "wo", "norm2", "w1", "w2", "w3", "norm", "tables", "head")
 ORDER_1 = ("norm1", "norm2", "norm", "wte", "wq", "wk", "wv", "wo", "w1", "w2", "w3", "head")
@@ -169,12 +169,14 @@ def _model(path: Path, C: int, H: int, L: int, NH: int, NKV: int, v: int, max_t:
     if impossible or C % NH or NH % NKV or C // NH % 2:
         said = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise CannotGoOn(f"{path}: no Llama has these sizes: {said}; not llama2.c's model, or damaged")
-    return named_model(Llama2(f"llama2-{L}x{C}", **sizes, tied=tied, theta=THETA))
+    return named_model(
+        Llama2(f"llama2-{L}x{C}", C=C, H=H, L=L, NH=NH, NKV=NKV, v=v, max_t=max_t, tied=tied, theta=THETA)
+    )
 
 
 def read_model(path: Path) -> tuple[Llama2, dict[str, torch.Tensor]]:
-    """(model, fp32 weights by our names, rows of the vocabulary's padding zero); of version 2 what its int8 values stand
-    for. CannotGoOn for what is no such file, whole."""
+    """(model, fp32 weights by our names, rows of the vocabulary's padding zero); of version 2 what its int8 values
+    stand for. CannotGoOn for what is no such file, whole."""
     head = head_of(path)
     model = head.model
     weights = {name: _empty(name, sizes) for name, sizes in model.parameter_shapes().items()}
@@ -291,8 +293,8 @@ def write_model(path: Path, model: Llama2, weights: Weights, version: int = 0, g
 
 
 def quantised(rows: torch.Tensor, group: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Q8_0 (export.py, quantize_q80): int8 values round-half-even(x / scale) of the same shape, and fp32 scales max|x| /
-    127 of each `group` values (1 where all are zero)."""
+    """Q8_0 (export.py, quantize_q80): int8 values round-half-even(x / scale) of the same shape, and fp32 scales
+    max|x| / 127 of each `group` values (1 where all are zero)."""
     x = rows.float().reshape(-1, group)
     scales = x.abs().amax(1) / 127
     scales[scales == 0] = 1

@@ -1,7 +1,7 @@
 """llama2.c's tokenizer.bin: pieces with scores, of which the best neighbours are merged; text to ids and back.
 
-The file (karpathy/llama2.c, tokenizer.py, `export`): little-endian uint32, the bytes of the longest piece; then for each
-id a float32 score, a uint32 length and the piece's bytes. How many there are is not said: it ends where the file ends.
+The file (karpathy/llama2.c, tokenizer.py, `export`): little-endian uint32, the bytes of the longest piece; then for
+each id a float32 score, a uint32 length and the piece's bytes. How many there are is not said: they end with the file.
 Ids 0, 1, 2 are <unk>, the beginning and the end of a text; 3 to 258 are single bytes, written <0x0A>.
 """
 
@@ -149,8 +149,8 @@ def read_tokenizer(path: Path, v: int | None = None) -> Scored:
         score, length = struct.unpack_from("<fI", raw, at)
         if not 0 < length <= longest or not math.isfinite(score):
             raise DataError(
-                f"{path}: token {i} has {length:,} bytes (the longest: {longest}) and the score {score:g}: damaged, or not "
-                "llama2.c's tokenizer file"
+                f"{path}: token {i} has {length:,} bytes (the longest: {longest}) and the score {score:g}: damaged, or "
+                "not llama2.c's tokenizer file"
             )
         if at + 8 + length > len(raw):
             raise DataError(f"{path}: cut off in token {i}, or not llama2.c's tokenizer file")
@@ -163,8 +163,8 @@ def read_tokenizer(path: Path, v: int | None = None) -> Scored:
 
 
 def write_tokenizer(path: Path, scored: Scored) -> None:
-    """Write a tokenizer.bin, whole or not at all. CannotGoOn where a file is there, or it cannot be written; DataError for
-    an empty piece."""
+    """Write a tokenizer.bin, whole or not at all. CannotGoOn where a file is there, or it cannot be written; DataError
+    for an empty piece."""
     if path.exists():
         raise CannotGoOn(f"{path}: it is there, and stays; take another name")
     if empty := [i for i, piece in enumerate(scored.pieces) if not piece]:
