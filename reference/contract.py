@@ -56,7 +56,8 @@ def always(_: Shape) -> bool:
 class Tensor:
     """One argument of a layer.
 
-    shape        symbols separated by blanks ("B T C"); "" is a 0-d tensor; a symbol may be a product ("3*C")
+    shape        symbols separated by blanks ("B T C"); "" is a 0-d tensor; a symbol may be a product ("3*C"), or a
+                 part ("HS/2")
     dtype        "work" (the shape's dtype), "fp32", or "int" (int64, values in [0, shape[high]))
     when         whether a shape has it at all; it is None otherwise
     pack         tensors of one pack are slices, along axis 2, of one allocation (attention's q, k, v)
@@ -271,4 +272,5 @@ def saved_bytes(layer: ModuleType, shape: Shape) -> int:
 
 
 def _size(symbol: str, shape: Shape) -> int:
-    return math.prod(int(s) if s.isdigit() else int(shape[s]) for s in symbol.split("*"))
+    factors, _, divisor = symbol.partition("/")
+    return math.prod(int(s) if s.isdigit() else int(shape[s]) for s in factors.split("*")) // int(divisor or 1)
