@@ -27,7 +27,10 @@ def parser() -> cli.Parser:
     p.add_argument("source", nargs="?", type=Path, metavar="FILE|DIR", help="text; default: the standard library")
     p.add_argument("--out", type=Path, metavar="DIR", help="where the shards go; default: the cache")
     p.add_argument(
-        "--vocab", type=Path, metavar="FILE", help="a vocabulary: a .tiktoken rank file, or llm.c's tokenizer .bin"
+        "--vocab",
+        type=Path,
+        metavar="FILE",
+        help="a vocabulary: a .tiktoken rank file, llm.c's tokenizer .bin, or the word bytes: Llama's byte tokens",
     )
     p.add_argument("--hellaswag", type=Path, metavar="JSONL", help="write HellaSwag's questions to DIR/hellaswag.bin")
     p.add_argument("--val-fraction", type=_fraction, default=VAL_FRACTION, metavar="F", help="default %(default)s")

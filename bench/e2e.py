@@ -1,4 +1,4 @@
-"""Train GPT-2 with registry variants and with PyTorch, side by side: is it right, how fast, and where does the time go?
+"""Train a model with registry variants and with PyTorch, side by side: is it right, how fast, and where does the time go?
 
 First the parity gate: loss and gradient norm of every step must stay in the band that PyTorch's own runs span (see
 bench/training/gate.py); where they do not, no MFU is printed and the exit code is 2. Steps of all contestants take
@@ -23,7 +23,8 @@ by the GPU's events.
 turns each while there is time; a compilation that runs over its limit is given up, and its row says so.
 
 MFU is useful FLOPs a second over what the machine can do: the matmul rate measured by bench.machine.ceilings, and the
-datasheet's where it is known. PaLM's convention counts 6 (P - wpe) + 12 L C T a token, llm.c's 6 P + 6 L C T.
+datasheet's where it is known. PaLM's convention counts 6 (P - wpe) + 12 L C T a token (of Llama 6 P,
+without an embedding that is not the head too), llm.c's 6 P + 6 L C T.
 """
 
 import sys
@@ -49,7 +50,7 @@ from bench.training import (
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.e2e", description=__doc__)
-    p.add_argument("model", help="gpt2-124m, gpt2-350m, gpt2-774m, gpt2-1558m or gpt2-tiny")
+    p.add_argument("model", help="gpt2-tiny, -124m, -350m, -774m or -1558m; llama2-tiny, -15m, -42m, -110m or -7b")
     what = p.add_argument_group("what to run")
     what.add_argument("--kernels", default="fastest", metavar="LIST", help="variants of our step (see above)")
     what.add_argument(
@@ -80,7 +81,7 @@ def parser() -> cli.Parser:
     what.add_argument(
         "--recompute",
         metavar="LIST",
-        help="of gelu, layernorm: outputs that backward computes again, and no block keeps",
+        help="of gelu, layernorm (Llama: swiglu, rmsnorm): outputs that backward computes again, and no block keeps",
     )
     what.add_argument("--no-graph", action="store_true", help="on a GPU, launch our kernels one by one")
     what.add_argument("--data", metavar="PATH", help="text, .bin shards or a folder; default Python's standard library")

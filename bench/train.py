@@ -42,7 +42,9 @@ from bench.training import BASELINES
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.train", description=__doc__)
-    p.add_argument("model", nargs="?", help="gpt2-124m, gpt2-350m, gpt2-774m, gpt2-1558m or gpt2-tiny")
+    p.add_argument(
+        "model", nargs="?", help="gpt2-tiny, -124m, -350m, -774m or -1558m; llama2-tiny, -15m, -42m, -110m or -7b"
+    )
     p.add_argument("--out", type=Path, help="folder of this run (default: a new one under runs/)")
     p.add_argument(
         "--resume",
@@ -82,7 +84,11 @@ def _step(g: argparse._ArgumentGroup) -> None:
     )
     g.add_argument("--dtype", choices=("fp32", "bf16"), help="default fp32, on a GPU bf16")
     g.add_argument("--no-masters", action="store_true", help="bf16 weights without fp32 masters, rounded at random")
-    g.add_argument("--recompute", metavar="LIST", help="of gelu, layernorm: outputs that backward computes again")
+    g.add_argument(
+        "--recompute",
+        metavar="LIST",
+        help="of gelu, layernorm (Llama: swiglu, rmsnorm): outputs that backward computes again",
+    )
     g.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     g.add_argument("--no-graph", action="store_true", help="on a GPU, launch kernels one by one")
     g.add_argument(

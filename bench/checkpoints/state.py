@@ -57,7 +57,7 @@ def described(said: Mapping[str, Any], where: object) -> Model:
     kinds = {known.family: type(known) for known in MODELS.values()}
     try:
         return kinds[said["family"]](**{key: value for key, value in said.items() if key != "family"})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CannotGoOn(f"{where}: a model that this program does not know ({error})") from None
 
 

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-RECOMPUTABLE = ("gelu", "layernorm")  # outputs that backward can make again from what is kept anyway
 RECOMPUTE = "recompute"  # the shape of such a call
 UPDATE = ("global_norm", "adamw")  # the calls that end a step, once, however many micro-batches it has
 

@@ -18,7 +18,7 @@ class Memory:
     Parameters lie in one flat buffer, gradients in another, m, v and (below fp32) the fp32 masters likewise;
     `params`, `grads`, … are their views by name, in the order of `model.parameter_shapes()`.
 
-    recompute: of RECOMPUTABLE. These outputs are not kept for each block: all blocks write them into one buffer, and
+    recompute: of `program.recomputable(model)`. These outputs are not kept for each block: all blocks write them into one buffer, and
     backward computes them again. That saves `saved_bytes`.
     masters: False leaves the fp32 masters out (below fp32): weights are then rounded at random (bench.models.rounding).
     """
@@ -39,6 +39,7 @@ class Memory:
         self.device = open_device(device) if isinstance(device, str) else device
         self.recompute = tuple(recompute)
         self.tensors: list[torch.Tensor] = []  # all of them, as allocated
+        self.constants: list[torch.Tensor] = []  # those of them that nothing writes
         self.saved_bytes = 0
         self.params, self.flat_params = self._flat(dtype)
         self.grads, self.flat_grads = self._flat(dtype)
@@ -63,6 +64,13 @@ class Memory:
         made = torch.zeros(sizes, dtype=DTYPES[dtype or self.dtype], device=self.device.place)
         self.tensors.append(made)
         return made
+
+    def constant(self, values: torch.Tensor) -> torch.Tensor:
+        """A tensor of the device that holds these values for good: calls read it, and nothing writes it."""
+        placed = values.to(self.device.place)
+        self.tensors.append(placed)
+        self.constants.append(placed)
+        return placed
 
     def kept(self, layer: str, count: int, *sizes: int) -> list[torch.Tensor]:
         """One tensor for each of `count` outputs, or, where the layer is recomputed, one for all."""
@@ -92,8 +100,12 @@ class Memory:
         return views, flat
 
     def fill_random(self) -> None:
-        """Positive numbers below 1 into everything, valid ids into tokens and targets: contents to time with."""
+        """Positive numbers below 1 into everything but constants, valid ids into tokens and targets: contents to time
+        with."""
+        constant = {id(tensor) for tensor in self.constants}
         for tensor in self.tensors:
+            if id(tensor) in constant:
+                continue
             if tensor.is_floating_point():
                 tensor.uniform_(0.01, 1.0)
             else:

@@ -36,7 +36,7 @@ class Program(ABC, Generic[M]):
 
     @staticmethod
     def recomputations(model: M) -> dict[str, int]:
-        """{layer: calls a step}: outputs, of bench.models.RECOMPUTABLE, that backward can compute again."""
+        """{layer: calls a step}: outputs that backward can compute again from what is kept anyway."""
         return {}
 
     @abstractmethod
@@ -87,7 +87,7 @@ def step_calls(
 ) -> dict[CallId, contract.Call]:
     """Every call that needs a variant: its shape, with the dtype, and how often a step of one micro-batch makes it.
 
-    recompute: of RECOMPUTABLE; each adds a forward of the shape RECOMPUTE.
+    recompute: of `recomputable`; each adds a forward of the shape RECOMPUTE.
     """
     found = {
         CallId(layer, name, phase): call
@@ -101,6 +101,11 @@ def step_calls(
         calls = _family(model).recomputations(model)[layer]
         found[CallId(layer, RECOMPUTE, "forward")] = contract.Call(call.shape, calls)
     return {id: contract.Call({**call.shape, "dtype": dtype}, call.calls) for id, call in found.items()}
+
+
+def recomputable(model: Model) -> list[str]:
+    """Layers whose outputs backward can compute again, instead of every block keeping them."""
+    return list(_family(model).recomputations(model))
 
 
 def _family(model: Model) -> type[Program]:

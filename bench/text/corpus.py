@@ -22,13 +22,12 @@ from bench.text import VAL_FRACTION
 from bench.text.decoding import Decoder, decoder_of, encoding_of, read_tokenizer, write_tokenizer
 from bench.text.shards import write_tokens
 from bench.text.tokenizer import (
-    END_OF_TEXT,
-    VOCABULARY,
     DataError,
     Tokenizer,
     digest,
     gpt2_from_file,
     gpt2_from_tiktoken_cache,
+    llama_bytes,
     python_version,
     read_ranks,
     train_to,
@@ -125,46 +124,52 @@ def encode(source: Path | None, out: Path | None, vocab: Path | None, val_fracti
     return folder, json.loads((folder / "about.json").read_text())
 
 
-def default_dataset() -> Path:
-    """The training shard of the standard library's source; built once, in about 10 s, and kept in the cache.
+def default_dataset(kind: str = "gpt2") -> Path:
+    """The training shard of the standard library's source in tokens of this kind; built once, in about 10 s, and kept
+    in the cache.
 
     Where it is kept is remembered by Python's version and folder: reading 11 MB of source to find out takes seconds.
     """
     folder = Path(sysconfig.get_paths()["stdlib"])
-    at_hand = gpt2_from_tiktoken_cache()
+    at_hand = tokenizer_at_hand(kind)
     text = [sys.version, str(folder), folder.stat().st_mtime_ns, at_hand.fingerprint() if at_hand else ""]
     key, memory = hashlib.sha256(json.dumps(text).encode()).hexdigest()[:20], cache_dir() / "default.json"
     found = cache_dir() / str(recall(memory).get(key)) / "train.bin"
     if not found.is_file():
-        found = cached(standard_library()) / "train.bin"
+        found = cached(standard_library(), kind=kind) / "train.bin"
         with suppress(OSError):  # a cache that can be read only
             remember(memory, {key: found.parent.name})
     return found
 
 
-def dataset(arg: str | Path | None) -> Path:
+def dataset(arg: str | Path | None, kind: str = "gpt2") -> Path:
     """What `--data` means: a .bin file, a folder of shards, text (a file or folder, encoded into the cache), or None.
 
-    Returns a path for `open_tokens`.
+    kind: of the tokens that text becomes. Returns a path for `open_tokens`.
     """
     if arg is None:
-        return default_dataset()
+        return default_dataset(kind)
     path = Path(arg)
     if path.suffix == ".bin" or (path.is_dir() and any(path.glob("*.bin"))):
         return path
-    return cached(read_text(path)) / "train.bin"
+    return cached(read_text(path), kind=kind) / "train.bin"
 
 
 def cache_dir() -> Path:
     return root() / "data"
 
 
-def tokenizer(vocab: Path | None = None) -> Tokenizer:
-    """The encoding of `vocab`, a .tiktoken rank file or llm.c's tokenizer .bin; without one GPT-2's from tiktoken's
-    cache, else the one trained on the standard library."""
-    if vocab is not None:
+def tokenizer_at_hand(kind: str) -> Tokenizer | None:
+    """The encoding of a kind of bench.text.tokenizer.KINDS, where nothing must be trained for it."""
+    return llama_bytes() if kind == "bytes" else gpt2_from_tiktoken_cache()
+
+
+def tokenizer(vocab: Path | None = None, kind: str = "gpt2") -> Tokenizer:
+    """The encoding of `vocab`, a .tiktoken rank file or llm.c's tokenizer .bin, or the word "bytes"; without one that of
+    the kind: of gpt2 the one from tiktoken's cache, else the one trained on the standard library."""
+    if vocab is not None and not (str(vocab) == "bytes" and not vocab.exists()):
         return encoding_of(vocab) if vocab.suffix == ".bin" else gpt2_from_file(vocab)
-    if at_hand := gpt2_from_tiktoken_cache():
+    if at_hand := tokenizer_at_hand(kind if vocab is None else str(vocab)):
         return at_hand
     source = standard_library()
     vocabulary = cache_dir() / f"bpe-{digest(source.documents)[:20]}.tiktoken"
@@ -174,13 +179,13 @@ def tokenizer(vocab: Path | None = None) -> Tokenizer:
     return trained(vocabulary, source.name)
 
 
-def cached(corpus: Corpus, vocab: Path | None = None, val_fraction: float = VAL_FRACTION) -> Path:
+def cached(corpus: Corpus, vocab: Path | None = None, val_fraction: float = VAL_FRACTION, kind: str = "gpt2") -> Path:
     """The folder of `corpus`'s shards in the cache, built now where it is not there.
 
     The folder appears whole by one rename: an interrupted build leaves nothing that looks finished, and where two
     processes build it at once the second to finish uses the first one's.
     """
-    using = tokenizer(vocab)
+    using = tokenizer(vocab, kind)
     key = hashlib.sha256(f"{digest(corpus.documents)} {using.fingerprint()} {val_fraction}".encode()).hexdigest()[:20]
     folder = cache_dir() / f"shards-{key}"
     if folder.exists():
@@ -211,7 +216,7 @@ def write_shards(corpus: Corpus, using: Tokenizer, folder: Path, val_fraction: f
         "skipped_files": corpus.skipped,
         "tokenizer": using.name,
         "tokenizer_sha256": using.fingerprint(),
-        "vocabulary": VOCABULARY,
+        "vocabulary": using.vocabulary,
         "val_fraction": val_fraction,
     }
     with working(f"encoding {corpus.characters / 1e6:.1f} million characters"):
@@ -234,7 +239,7 @@ def _encode(documents: list[str], using: Tokenizer) -> np.ndarray:
     pieces: list[np.ndarray] = []
     for document in documents:
         if pieces:
-            pieces.append(np.array([END_OF_TEXT], dtype=np.uint16))
+            pieces.append(np.array([using.end_of_text], dtype=np.uint16))
         # no special tokens: <|endoftext|> written out inside a document is text like any other
         pieces.append(np.array(using.encoding.encode_ordinary(document), dtype=np.uint16))
     return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint16)
@@ -255,11 +260,12 @@ def working(text: str) -> Iterator[None]:
 # ---- back to text ----------------------------------------------------------------------------------------------------
 
 
-def decoder_beside(shard: Path) -> Decoder | None:
+def decoder_beside(shard: Path, kind: str = "gpt2") -> Decoder | None:
     """The decoder of the tokenizer that a shard was made with; None where nothing tells.
 
     It is the tokenizer file beside the shard, else the one at hand whose fingerprint stands in about.json there. Where
-    neither is there, shards are taken to be GPT-2's, as llm.c's and nanoGPT's are, if its vocabulary is at hand.
+    neither is there, shards for a model of the kind gpt2 are taken to be GPT-2's, as llm.c's and nanoGPT's are, if its
+    vocabulary is at hand.
     """
     folder = shard if shard.is_dir() else shard.parent
     for name in (TOKENIZER, "gpt2_tokenizer.bin"):  # the second is llm.c's own
@@ -269,7 +275,7 @@ def decoder_beside(shard: Path) -> Decoder | None:
     for using in _at_hand():
         if using.fingerprint() == said.get("tokenizer_sha256"):
             return decoder_of(using)
-    gpt2 = gpt2_from_tiktoken_cache()
+    gpt2 = gpt2_from_tiktoken_cache() if kind == "gpt2" else None
     if said or gpt2 is None:
         return None
     return decoder_of(Tokenizer(f"{gpt2.name}; assumed, for nothing beside the shards says", gpt2.encoding))
@@ -285,9 +291,9 @@ def about_of(folder: Path) -> dict:
 
 
 def _at_hand() -> list[Tokenizer]:
-    """GPT-2's encoding, and those that were trained here before."""
+    """GPT-2's encoding, Llama's bytes, and those that were trained here before."""
     gpt2 = gpt2_from_tiktoken_cache()
-    found = [gpt2] if gpt2 else []
+    found = [llama_bytes(), *([gpt2] if gpt2 else [])]
     for vocabulary in sorted(cache_dir().glob("bpe-*.tiktoken")):
         found.append(Tokenizer.of_ranks("50,257-token BPE from the cache", read_ranks(vocabulary)))
     return found

@@ -14,9 +14,10 @@ from bench.core.files import put
 from bench.text.shards import HEADER_BYTES, HEADER_INTS
 from bench.text.tokenizer import (
     END_OF_TEXT,
-    VOCABULARY,
     DataError,
     Tokenizer,
+    byte_ranks,
+    llama_bytes,
     rank_lines,
     whole_ranks,
 )
@@ -52,19 +53,22 @@ class Decoder:
 
 def decoder_of(using: Tokenizer) -> Decoder:
     """The decoder of an encoding; ids that it does not use are told apart."""
-    tokens = [UNASSIGNED] * VOCABULARY
+    tokens = [UNASSIGNED] * using.vocabulary
     for token, rank in using.ranks().items():
         tokens[rank] = token
-    tokens[END_OF_TEXT] = b"<|endoftext|>"
-    return Decoder(using.name, tuple(tokens))
+    tokens[using.end_of_text] = using.encoding.decode_single_token_bytes(using.end_of_text)
+    return Decoder(using.name, tuple(tokens), using.end_of_text)
 
 
 def encoding_of(path: Path) -> Tokenizer:
-    """The encoding that a tokenizer .bin implies: a byte-level BPE's ranks are its ids, text is split as GPT-2 does.
+    """The encoding that a tokenizer .bin implies: Llama's bytes, or a byte-level BPE, whose ranks are its ids and which
+    splits text as GPT-2 does.
 
     Raises DataError as `read_tokenizer` does, and for what is no such vocabulary.
     """
     decoder = read_tokenizer(path)
+    if decoder.ranks() == byte_ranks():
+        return llama_bytes()
     return Tokenizer.of_ranks(decoder.name, whole_ranks(path, decoder.ranks()))
 
 

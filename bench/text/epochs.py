@@ -42,11 +42,11 @@ AHEAD = 2  # steps that are read before they are asked for
 # ---- shards ----------------------------------------------------------------------------------------------------------
 
 
-def find_shards(pattern: str | Path | None, part: str = "train") -> list[Path]:
+def find_shards(pattern: str | Path | None, part: str = "train", kind: str = "gpt2") -> list[Path]:
     """The shards that `--data` means, sorted by their paths.
 
     `pattern` is a .bin file, a glob of them ("DIR/*_train_*.bin"), a folder of shards, a text or a folder of texts, or
-    None for the default data set; the last two are encoded into the cache. Of a folder `part` are those named train or
+    None for the default data set; the last two are encoded into the cache, in tokens of this kind. Of a folder `part` are those named train or
     val (`training_shards`, `validation_shards`); a glob and a file mean what they name. Raises DataError where nothing
     is found.
     """
@@ -57,19 +57,19 @@ def find_shards(pattern: str | Path | None, part: str = "train") -> list[Path]:
         return found
     if pattern is not None and Path(pattern).suffix == ".bin" and not Path(pattern).is_dir():
         return [Path(pattern)]
-    source = dataset(pattern)
+    source = dataset(pattern, kind)
     folder = source if source.is_dir() else source.parent
     return validation_shards(folder) if part == "val" else training_shards(folder)
 
 
-def find_validation(val: str | Path | None, data: str | Path | None) -> list[Path]:
+def find_validation(val: str | Path | None, data: str | Path | None, kind: str = "gpt2") -> list[Path]:
     """The shards that `--val` means; without it those that belong to `--data`: named val, in the same folder.
 
     Raises DataError where there are none: what is trained on is never taken to validate with.
     """
     if val is not None:
-        return find_shards(val, "val")
-    train = find_shards(data)
+        return find_shards(val, "val", kind)
+    train = find_shards(data, kind=kind)
     return validation_shards(train[0].parent)
 
 

@@ -174,6 +174,7 @@ class Batches:
     accumulation: int
     seed: int
     steps: range = range(0)
+    vocabulary: int = VOCABULARY  # every token is below it
 
     def __post_init__(self) -> None:
         self._source()
@@ -194,13 +195,15 @@ class Batches:
             yield [next(source) for _ in range(self.accumulation)]
 
     def _source(self) -> Iterator[Batch]:
-        return batches(_opened(self.path), self.B, self.T, self.seed, self.steps.start * self.accumulation)
+        return batches(
+            _opened(self.path, self.vocabulary), self.B, self.T, self.seed, self.steps.start * self.accumulation
+        )
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(path: Path) -> Tokens:
+def _opened(path: Path, vocabulary: int) -> Tokens:
     """Opened once a process, for opening looks at every token."""
-    return open_tokens(path)
+    return open_tokens(path, vocabulary)
 
 
 def _has_header(path: Path, size: int) -> bool:

@@ -1,7 +1,9 @@
-"""Text to token ids, never with the network: GPT-2's encoding where its vocabulary is at hand, else a trained one.
+"""Text to token ids, never with the network. A model says which kind of tokens it takes (`Model.tokenizer`):
 
-Both have 50,257 ids, 50256 of which is <|endoftext|>. The trained encoding is a byte-level BPE of the Python standard
-library's source; its ids differ from GPT-2's, and its name says so wherever it is shown.
+gpt2    GPT-2's encoding where its vocabulary is at hand, else a trained one. Both have 50,257 ids, 50256 of which is
+        <|endoftext|>. The trained encoding is a byte-level BPE of the Python standard library's source; its ids differ
+        from GPT-2's, and its name says so wherever it is shown.
+bytes   the 256 tokens of single bytes that every Llama vocabulary has, where its own is not at hand
 """
 
 import base64
@@ -26,6 +28,9 @@ from bench.core.files import put
 
 VOCABULARY = 50257
 END_OF_TEXT = 50256
+BEGIN_OF_TEXT, FIRST_BYTE = 1, 3  # Llama's <s>, and its token of byte 0
+ENDS = {"gpt2": END_OF_TEXT, "bytes": BEGIN_OF_TEXT}  # what stands between two texts, by kind
+KINDS = tuple(ENDS)
 
 
 class DataError(CannotGoOn):
@@ -38,6 +43,8 @@ class Tokenizer:
 
     name: str  # one honest line, shown with everything that was encoded
     encoding: tiktoken.Encoding
+    end_of_text: int = END_OF_TEXT  # stands between two texts
+    vocabulary: int = VOCABULARY  # ids, special ones included
 
     @classmethod
     def of_ranks(cls, name: str, ranks: dict[bytes, int]) -> "Tokenizer":
@@ -70,6 +77,19 @@ def gpt2_from_tiktoken_cache() -> Tokenizer | None:
             return Tokenizer("GPT-2 vocabulary (tiktoken's cache)", tiktoken.get_encoding("gpt2"))
         except FileNotFoundError:
             return None
+
+
+def llama_bytes() -> Tokenizer:
+    """Llama's tokens of single bytes: byte b is token b + 3, and <s>, 1, stands between two texts."""
+    ranks = byte_ranks()
+    encoding = tiktoken.Encoding(
+        "bytes", pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={"<s>": BEGIN_OF_TEXT}
+    )
+    return Tokenizer("Llama's byte tokens, one a byte", encoding, BEGIN_OF_TEXT, FIRST_BYTE + len(ranks))
+
+
+def byte_ranks() -> dict[bytes, int]:
+    return {bytes([byte]): FIRST_BYTE + byte for byte in range(256)}
 
 
 def trained(vocabulary: Path, corpus: str) -> Tokenizer:

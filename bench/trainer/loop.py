@@ -117,7 +117,7 @@ class Training:
         self.plan, self.ranks, self.argv = plan, ranks, argv
         self.resumed = state
         self.data = Epochs(
-            find_shards(plan.data),
+            find_shards(plan.data, kind=plan.model.tokenizer),
             plan.B,
             plan.T,
             plan.micro_batches,
@@ -127,9 +127,10 @@ class Training:
             plan.shuffle,
             plan.model.v,
         )
-        self.val = find_validation(plan.val, plan.data) if plan.val_every.steps else []
+        kind = plan.model.tokenizer
+        self.val = find_validation(plan.val, plan.data, kind) if plan.val_every.steps else []
         self.questions = evaluation.read(plan.hellaswag, plan.model.v) if plan.hellaswag else []
-        self.texts = Texts(decoder_beside(self.data.shards[0].path))
+        self.texts = Texts(decoder_beside(self.data.shards[0].path, kind), kind)
         if plan.hellaswag and self.texts.decoder:
             evaluation.need_tokenizer(plan.hellaswag, self.texts.decoder.fingerprint())
         if plan.prompt and self.texts.decoder is None:

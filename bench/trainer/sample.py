@@ -7,7 +7,7 @@ import torch
 
 from bench.models.step import Step
 from bench.text.decoding import Decoder
-from bench.text.tokenizer import END_OF_TEXT, Tokenizer
+from bench.text.tokenizer import ENDS, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -51,17 +51,18 @@ def sample(
 
 
 class Texts:
-    """Samples as text: with the tokenizer the data were made with, or as numbers where nobody knows it."""
+    """Samples as text: with the tokenizer the data were made with, or as numbers where nobody knows it. kind: of the
+    model's tokens."""
 
-    def __init__(self, decoder: Decoder | None):
+    def __init__(self, decoder: Decoder | None, kind: str = "gpt2"):
         self.decoder = decoder
+        self.end_of_text = decoder.end_of_text if decoder else ENDS[kind]
         self.name = decoder.name if decoder else "no tokenizer is known: tokens are numbers"
 
     def prompt(self, text: str | None, vocabulary: int) -> list[int]:
         """Token ids of a prompt; without one the end of a text, after which another begins, if the model knows it."""
         if not text or self.decoder is None:
-            end = self.decoder.end_of_text if self.decoder else END_OF_TEXT
-            return [end if end < vocabulary else 0]
+            return [self.end_of_text if self.end_of_text < vocabulary else 0]
         return Tokenizer.of_ranks(self.decoder.name, self.decoder.ranks()).encoding.encode_ordinary(text)
 
     def text(self, ids: list[int]) -> str:

@@ -29,7 +29,7 @@ def command(args: argparse.Namespace) -> int:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     path = checkpoint_in(args.run)
     model, state = read_any(path)
-    texts = Texts(decoder(path, args.vocab))
+    texts = Texts(decoder(path, args.vocab, model.tokenizer), model.tokenizer)
     if args.prompt and texts.decoder is None:
         raise CannotGoOn(f"--prompt: {path} does not say which tokenizer it was trained with; name it with --vocab")
     prompt = texts.prompt(args.prompt, model.v)
@@ -55,12 +55,12 @@ def command(args: argparse.Namespace) -> int:
     return cli.OK
 
 
-def decoder(checkpoint: Path, vocab: Path | None) -> Decoder | None:
+def decoder(checkpoint: Path, vocab: Path | None, kind: str) -> Decoder | None:
     """Of --vocab; else of the file that a run leaves beside its checkpoints."""
     if vocab:
         return decoder_of(tokenizer(vocab))
     beside = checkpoint.parent / TOKENIZER
-    return read_tokenizer(beside) if beside.exists() else decoder_beside(checkpoint)
+    return read_tokenizer(beside) if beside.exists() else decoder_beside(checkpoint, kind)
 
 
 def kernels(checkpoint: Path) -> str:

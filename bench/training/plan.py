@@ -6,8 +6,8 @@ from pathlib import Path
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.machine import facts
-from bench.models import RECOMPUTABLE, CallId, choose
-from bench.models.program import step_calls
+from bench.models import CallId, choose
+from bench.models.program import recomputable, step_calls
 from bench.training import (
     BASELINES,
     CPU_B,
@@ -130,6 +130,7 @@ def plan_of(
     gpu = device != "cpu"
     in_time, in_any = (GPU_IN_TIME, GPU_BASELINES) if gpu else (CPU_IN_TIME, CPU_BASELINES)
     baseline = baseline or (in_time if minutes else in_any)
+    of_model = recomputable(sizes)
     job = Job(
         model=sizes,
         B=batch or (GPU_B.get(sizes.name, max(GPU_B.values())) if gpu else CPU_B),
@@ -140,7 +141,7 @@ def plan_of(
         accumulation=accumulation,
         seed=seed,
         simulate=simulate,
-        recompute=tuple(cli.choose(r, RECOMPUTABLE, "output to compute again") for r in entries(recompute or "")),
+        recompute=tuple(cli.choose(r, of_model, "output to compute again") for r in entries(recompute or "")),
     )
     return Plan(
         job=job,

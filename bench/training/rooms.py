@@ -350,25 +350,27 @@ class TorchRoom(Room):
     def _pin_sdpa(self) -> None:
         """The SDPA backend that takes the least time, forward and backward, at this step's shape."""
         (call,) = self.job.model.shapes("attention", self.job.B, self.job.T).values()
-        B, T, NH, HS = (call.shape[size] for size in ("B", "T", "NH", "HS"))
-        packed = torch.randn(B, T, 3, NH, HS, device=self.device.place).to(self.dtype)
+        B, T, NH, NKV, HS = (call.shape[size] for size in ("B", "T", "NH", "NKV", "HS"))
+        packed = torch.randn(B, T, NH + 2 * NKV, HS, device=self.device.place).to(self.dtype)
         milliseconds = {}
         for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION):
             with suppress(RuntimeError):  # a backend that has no kernel for this card, dtype or head size
-                milliseconds[backend] = self._sdpa_ms(backend, packed)
+                milliseconds[backend] = self._sdpa_ms(backend, packed, NH, NKV)
         if milliseconds:
             self.backend = min(milliseconds, key=milliseconds.__getitem__)
             told = ", ".join(f"{b.name.partition('_')[0].lower()} {ms:.3g} ms" for b, ms in milliseconds.items())
             self.recipe.append(f"SDPA pinned to the fastest of {told}")
 
-    def _sdpa_ms(self, backend: SDPBackend, packed: torch.Tensor) -> float:
-        """The best of a few forward and backward calls on q, k and v, packed, (B, T, 3, NH, HS);
+    def _sdpa_ms(self, backend: SDPBackend, packed: torch.Tensor, NH: int, NKV: int) -> float:
+        """The best of a few forward and backward calls on q, k and v, packed, (B, T, NH + 2 NKV, HS);
         RuntimeError where the backend cannot do it."""
-        q, k, v = (x.transpose(1, 2).detach().requires_grad_() for x in packed.unbind(2))
+        slices = packed.split((NH, NKV, NKV), dim=2)
+        q, k, v = (x.transpose(1, 2).detach().requires_grad_() for x in slices)
         with sdpa_kernel(backend), self.device.timer(self.clock) as timer:
             for _ in range(1 + SDPA_CALLS):
                 timer.start()
-                torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).backward(q.detach())
+                out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=NH != NKV)
+                out.backward(q.detach())
                 timer.stop()
         return min(timer.seconds[1:]) * 1e3
 

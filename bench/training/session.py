@@ -551,7 +551,8 @@ def check_memory(plan: Plan) -> None:
 def batches_of(plan: Plan) -> shards.Batches:
     """The micro-batches of each step, the same for all."""
     job = plan.job
-    return shards.Batches(corpus.dataset(plan.data), job.B, job.T, job.accumulation, job.seed)
+    data = corpus.dataset(plan.data, job.model.tokenizer)
+    return shards.Batches(data, job.B, job.T, job.accumulation, job.seed, vocabulary=job.model.v)
 
 
 def in_context_steps(turns: list[Turn]) -> range:

@@ -1,5 +1,6 @@
 """What a model says of itself: sizes, parameters, how it is trained, and which layers it calls with which shapes."""
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass
@@ -31,6 +32,7 @@ class Model(ABC):
     """
 
     family: ClassVar[str]
+    tokenizer: ClassVar[str] = "gpt2"  # what text becomes where a user names no shards: of bench.text.tokenizer.KINDS
 
     name: str
     _: KW_ONLY
@@ -49,6 +51,10 @@ class Model(ABC):
     @abstractmethod
     def flops_per_token(self, T: int) -> dict[str, int]:
         """Useful FLOPs a token, forward and backward, by convention."""
+
+    def narrow(self) -> "Model":
+        """As many layers and hardly any channels: a step that makes the same calls over next to nothing."""
+        return dataclasses.replace(self, C=8 * getattr(self, "NH", 1), v=8, max_t=8)  # type: ignore[call-arg]
 
     @property
     def parameters(self) -> int:

@@ -57,6 +57,6 @@ def decay_groups(named: Mapping[str, Tensor], decay: float) -> list[dict]:
     return [dict(params=matrices, weight_decay=decay), dict(params=vectors, weight_decay=0.0)]
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
+def linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
     # nn.Linear would draw random numbers only for `load` to overwrite them.
-    return nn.utils.skip_init(nn.Linear, inputs, outputs)
+    return nn.utils.skip_init(nn.Linear, inputs, outputs, bias=bias)

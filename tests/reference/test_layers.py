@@ -65,6 +65,11 @@ def torch_forward(case, x):
             residual = x["x"] + x["residual"]
             out = F.layer_norm(residual, (s["C"],), x["weight"], x["bias"], s["eps"])
             return {"residual_out": residual, "out": out}
+        case "rmsnorm":
+            return {"out": F.rms_norm(x["x"], (s["C"],), x["weight"], s["eps"])}
+        case "residual_rmsnorm":
+            residual = x["x"] + x["residual"]
+            return {"residual_out": residual, "out": F.rms_norm(residual, (s["C"],), x["weight"], s["eps"])}
         case "matmul":
             out = F.linear(x["x"], x["weight"], x["bias"])
             with_gelu = s["epilogue"] == "bias_gelu"
@@ -118,6 +123,12 @@ def test_layernorm_statistics():
     close(found["rstd"], (x.var(-1, correction=0) + 1e-5) ** -0.5, "rstd")
 
 
+def test_rmsnorm_statistics():
+    x = torch.randn(2, 3, 50, dtype=torch.float64) * 3 + 7
+    found = contract.load("rmsnorm").forward(x, torch.ones(50), 1e-5)
+    close(found["rstd"], (x.var(-1, correction=0) + x.mean(-1) ** 2 + 1e-5) ** -0.5, "rstd")
+
+
 def test_attention_lse():
     q, k = torch.randn(2, 1, 5, 2, 8, dtype=torch.float64)
     found = contract.load("attention").forward(q, k, k, True)["lse"]
@@ -139,7 +150,7 @@ def forward_for_autograd(case, leaves):
         results = matmul.forward(x, leaves["weight"], bias, "none" if bias is None else "bias")
         return {**results, "x": x.detach(), "x_pre_gelu": leaves["x"].detach() if case.shape["dgelu"] else None}
     results = run(case, leaves)
-    if case.layer == "layernorm" and case.shape["dresidual"]:
+    if case.layer in ("layernorm", "rmsnorm") and case.shape["dresidual"]:
         results["residual"] = leaves["x"]  # x also goes on along the residual stream
     return results
 
@@ -174,7 +185,7 @@ def test_backward_equals_autograd(case):
         leaf = leaves[t.name.removeprefix("d")]
         expected = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
         close(found[t.name], expected, f"{case}: {t.name}")
-    if case.layer == "residual_layernorm":
+    if case.layer in ("residual_layernorm", "residual_rmsnorm"):
         close(leaves["x"].grad, leaves["residual"].grad, "addition passes one gradient to both")
 
 

@@ -360,7 +360,7 @@ def test_where_the_default_dataset_is_kept_is_remembered(own_cache, monkeypatch)
     """The library's source is read again for another Python, and where the shards are gone."""
     read: list[int] = []
 
-    def cached(corpus):
+    def cached(corpus, kind):
         read.append(1)
         folder = own_cache / f"shards-{len(read)}"
         folder.mkdir(parents=True)
