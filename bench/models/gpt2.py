@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
-from bench.models import RECOMPUTE, CallId, inference, program
+from bench.models import RECOMPUTE, CallId, cached, inference, program
 from bench.models.calls import Call
 from bench.models.inference import DECODE, PREFILL, Item, Move
 from bench.models.memory import Memory
 from reference.models.gpt2 import EPS, GPT2
+from reference.models.plain import Plain
 
 
 @dataclass
@@ -294,3 +296,21 @@ class Inference(inference.Inference[GPT2]):
         yield Move("bias", into.add_, (self.weight(bias),), {})
         if pre_gelu is not None:
             yield self.call("gelu", stage, dict(N=out.numel()), (pre_gelu.view(-1),), dict(out=out.view(-1)))
+
+
+class Cached(cached.Cached):
+    """The plain network of reference/models with a cache."""
+
+    def __init__(self, model: GPT2, net: Plain, B: int, S: int, dtype: torch.dtype):
+        super().__init__(net, B, S, model.L, model.NH, model.head_size, dtype)
+        self.model = model
+
+    def forward(self, tokens: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        net, (B, T), heads = self.net, tokens.shape, (3, self.model.NH, self.model.head_size)
+        x = F.embedding(tokens, net.wte) + net.wpe[place]
+        for i in range(self.model.L):
+            block = net.get_submodule(f"h{i}")
+            q, k, v = block.qkv(block.ln1(x)).view(B, T, *heads).unbind(2)
+            x = x + block.attproj(self.attend(i, q, k, v, place))
+            x = x + block.fcproj(F.gelu(block.fc(block.ln2(x)), approximate="tanh"))
+        return F.linear(net.lnf(x[:, -1]), net.wte)
