@@ -10,6 +10,9 @@ A layer is a module: `reference/<layer>.py`. It declares
                         its work on any shape of the layer, or say with `applies` where it has none to do
     flops(shape, phase) useful floating-point operations
     consistent(tensors, shape)   optional: makes random tensors meaningful (variances positive, …)
+    settle(tensors, shape)       optional: moves values (to ones that the dtype has) from where rounding decides what a
+                        whole number is, of layers that have whole numbers as outputs: those are compared exactly. Done
+                        after `consistent`, before an edit, and after each change of contents
     compulsory_bytes(shape, phase)   optional: where "each input once, each output once" is not the floor
     typical(B, T)       optional: the shape that is timed where no model lists the layer among its calls
     TIED                optional: names of tensors whose elements belong together one by one
@@ -34,7 +37,8 @@ from typing import Any
 
 Shape = dict[str, Any]
 PHASES = ("forward", "backward")
-ITEM_SIZE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "int": 8}
+ITEM_SIZE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "int": 8, "int8": 1}
+INTEGERS = ("int", "int8")
 
 # Of what is timed: llm.c's defaults, which fit every machine.
 DEFAULT_B, DEFAULT_T = 4, 1024
@@ -57,7 +61,8 @@ class Tensor:
     """One argument of a layer.
 
     shape        symbols separated by blanks ("B T C"); "" is a 0-d tensor; a symbol may be a product ("3*C")
-    dtype        "work" (the shape's dtype), "fp32", or "int" (int64, values in [0, shape[high]))
+    dtype        "work" (the shape's dtype), "fp32", "int" (int64; of an input, values in [0, shape[high])), or "int8"
+                 (values in [-127, 127])
     when         whether a shape has it at all; it is None otherwise
     pack         tensors of one pack are slices, along axis 2, of one allocation (attention's q, k, v)
     inplace      read and written
@@ -204,8 +209,8 @@ def edits_of(layer: ModuleType, phase: str, shape: Shape) -> list[str]:
 
 def aligned(layer: ModuleType, sizes: Shape) -> bool:
     """Whether each row of each tensor of forward begins at a whole vector, so that no kernel meets an edge in it."""
-    shape = {**sizes, "dtype": "fp32"}
-    found = [many[-1] for t in layer.FORWARD.tensors() for many in t.many_sizes(shape) if t.dtype == "work" and many]
+    shape, rows = {**sizes, "dtype": "fp32"}, ("work", "int8")
+    found = [many[-1] for t in layer.FORWARD.tensors() for many in t.many_sizes(shape) if t.dtype in rows and many]
     return all(last % VECTOR == 0 for last in found)
 
 
