@@ -246,11 +246,11 @@ class JudgeRoom(Room):
         self.fill(engine)
         engine.begin(self.job.prompts, self.job.seed)
         engine.prefill()
-        rows = [made.logits[:, : self.model.v].float()]
+        rows = [made.logits[:, : self.model.v].float().clone()]  # the next step writes them anew
         for step in range(1, steps):
             made.token.copy_(torch.tensor([d[step - 1] for d in drawn]))
             engine.step()
-            rows.append(made.logits[:, : self.model.v].float())
+            rows.append(made.logits[:, : self.model.v].float().clone())
         return torch.stack(rows, 1).cpu()
 
     def peaks(self) -> dict[str, float | None]:

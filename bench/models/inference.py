@@ -25,13 +25,12 @@ from bench.core.case import DTYPES
 from bench.machine.devices import Device, open_device
 from bench.models import CallId
 from bench.models.calls import Call, Tensors
-from reference import contract
+from reference import contract, q8_quantise
 from reference.models.model import Model
 
 PREFILL, DECODE = "prefill", "decode"
 GEMV_ROWS = 8  # that the layer gemv takes; more sequences go through matmul
 GROUP = 64  # elements of a row that share a scale, where nothing else is said (llama2.c's version 2 has it too)
-LEVELS = 127  # int8 values are -127 … 127
 PRODUCTS = ("matmul", "gemv", "q8_matmul", "attention", "decode_attention")  # whose operations MFU counts
 META = "meta"  # PyTorch's device of tensors that have sizes and no memory
 
@@ -142,8 +141,7 @@ class Inference(ABC, Generic[M]):
 
     def new(self, *sizes: int, dtype: str | None = None) -> torch.Tensor:
         """A tensor of zeros, of the working dtype unless another is named."""
-        kind = torch.int8 if dtype == "int8" else DTYPES[dtype or self.sizes.dtype]
-        made = torch.zeros(sizes, dtype=kind, device=self.place)
+        made = torch.zeros(sizes, dtype=DTYPES[dtype or self.sizes.dtype], device=self.place)
         self.tensors.append(made)
         return made
 
@@ -262,7 +260,7 @@ class Inference(ABC, Generic[M]):
             if tensor.is_floating_point():
                 tensor.uniform_(0.01, 1.0)
             elif tensor.dtype == torch.int8:
-                tensor.random_(-LEVELS, LEVELS + 1)
+                tensor.random_(-q8_quantise.MOST, q8_quantise.MOST + 1)
             else:
                 tensor.random_(self.model.v)
         self.uniform.uniform_(0, 1)
@@ -294,7 +292,7 @@ class Inference(ABC, Generic[M]):
     @property
     def weight_bytes_read(self) -> int:
         """By one decode step: every weight once, of tables that are nothing else a row a sequence."""
-        rows = [self.weights[name][0].nbytes * self.sizes.B for name in self.tables]
+        rows = [self.weights[name][0].nbytes * self.sizes.B for name in self.tables - self.read_whole]
         whole = [self.weights[name].nbytes for name in self.read_whole]
         return sum(rows) + sum(whole) + sum(t.nbytes for pair in self.quantised.values() for t in pair)
 
@@ -330,21 +328,12 @@ def inference(model: Model, sizes: Sizes, device: str | Device = "cpu") -> Infer
 
 
 def quantised_rows(matrix: torch.Tensor, group: int) -> Quantised:
-    """int8 values and fp32 scales of an fp32 matrix (N, K), groups along rows; the last of a row may be short.
-
-    Symmetric, as llama2.c's Q8_0: scale = max|x| / 127 (1 where all are 0), q = round half to even of x / scale.
-    """
-    N, K = matrix.shape
-    groups = math.ceil(K / group)
-    padded = torch.zeros(N, groups * group)
-    padded[:, :K] = matrix
-    blocks = padded.view(N, groups, group)
-    scales = blocks.abs().amax(2) / LEVELS
-    scales[scales == 0] = 1
-    values = (blocks / scales[..., None]).round().clamp(-LEVELS, LEVELS).to(torch.int8)
-    return values.view(N, -1)[:, :K].contiguous(), scales
+    """int8 values and fp32 scales of an fp32 matrix (N, K), as the layer q8_quantise makes them: groups along rows, the
+    last of a row may be short."""
+    found = q8_quantise.forward(matrix, group)
+    return found["q"], found["scales"]
 
 
 def dequantised(values: torch.Tensor, scales: torch.Tensor, group: int) -> torch.Tensor:
     """fp32 (N, K) of int8 values and the scales of their groups."""
-    return values.float() * scales.repeat_interleave(group, dim=1)[:, : values.shape[1]]
+    return values.float() * q8_quantise.spread(scales, group, values.shape[1])
