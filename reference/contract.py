@@ -60,7 +60,8 @@ def always(_: Shape) -> bool:
 class Tensor:
     """One argument of a layer.
 
-    shape        symbols separated by blanks ("B T C"); "" is a 0-d tensor; a symbol may be a product ("3*C")
+    shape        symbols separated by blanks ("B T C"); "" is a 0-d tensor; a symbol may be a product ("3*C"), or a
+                 part ("HS/2")
     dtype        "work" (the shape's dtype), "fp32", "int" (int64; of an input, values in [0, shape[high])), or "int8"
                  (values in [-127, 127])
     when         whether a shape has it at all; it is None otherwise
@@ -276,4 +277,5 @@ def saved_bytes(layer: ModuleType, shape: Shape) -> int:
 
 
 def _size(symbol: str, shape: Shape) -> int:
-    return math.prod(int(s) if s.isdigit() else int(shape[s]) for s in symbol.split("*"))
+    factors, _, divisor = symbol.partition("/")
+    return math.prod(int(s) if s.isdigit() else int(shape[s]) for s in factors.split("*")) // int(divisor or 1)

@@ -1,14 +1,22 @@
-"""Token plus position embedding: out[b, t] = wte[tokens[b, t]] + wpe[t]."""
+"""Token plus position embedding: out[b, t] = wte[tokens[b, t]] + wpe[t].
+
+A shape whose `positions` is False has no wpe, as models that turn q and k by their positions: out is the row of wte.
+"""
 
 import torch
 
 from reference.contract import ITEM_SIZE, Pass, Shape, Tensor
 
+
+def has_positions(shape: Shape) -> bool:
+    return shape.get("positions", True)
+
+
 FORWARD = Pass(
     inputs=(
         Tensor("tokens", "B T", "int", high="V"),
         Tensor("wte", "V C", parameter=True),
-        Tensor("wpe", "T C", parameter=True),
+        Tensor("wpe", "T C", when=has_positions, parameter=True),
     ),
     outputs=(Tensor("out", "B T C"),),
 )
@@ -17,12 +25,15 @@ FORWARD = Pass(
 BACKWARD = Pass(
     inputs=(Tensor("dout", "B T C"), Tensor("tokens", "B T", "int", high="V")),
     scalars=("V",),
-    outputs=(Tensor("dwte", "V C", accumulates=True), Tensor("dwpe", "T C", accumulates=True)),
+    outputs=(
+        Tensor("dwte", "V C", accumulates=True),
+        Tensor("dwpe", "T C", when=has_positions, accumulates=True),
+    ),
 )
 
 
 def forward(tokens, wte, wpe):
-    return {"out": wte[tokens] + wpe}
+    return {"out": wte[tokens] if wpe is None else wte[tokens] + wpe}
 
 
 def backward(dout, tokens, V):
@@ -37,6 +48,8 @@ RAGGED = [
     dict(B=3, T=33, C=64, V=50257),
     dict(B=2, T=64, C=8, V=98304),  # 2^15 3: more than 16 bits name
     dict(B=1, T=128, C=128, V=256),  # 2^n of everything
+    dict(B=2, T=65, C=100, V=300, positions=False),
+    dict(B=1, T=96, C=288, V=512, positions=False),
 ]
 LONG = {"B": 2, "T": 128, "V": 128}  # else a slice's table alone would be too much
 
@@ -98,7 +111,8 @@ CASES = {
 
 
 def flops(shape: Shape, phase: str) -> int:
-    return shape["B"] * shape["T"] * shape["C"] * {"forward": 1, "backward": 2}[phase]
+    """An addition an element, in backward one for each table; without positions forward is a copy, counted as one."""
+    return shape["B"] * shape["T"] * shape["C"] * (1 + (phase == "backward" and has_positions(shape)))
 
 
 def compulsory_bytes(shape: Shape, phase: str) -> int:
@@ -108,7 +122,8 @@ def compulsory_bytes(shape: Shape, phase: str) -> int:
     """
     B, T, C, V = shape["B"], shape["T"], shape["C"], shape["V"]
     item = ITEM_SIZE[shape["dtype"]]
-    tokens, activations, positions = B * T * ITEM_SIZE["int"], B * T * C * item, T * C * item
+    tokens, activations = B * T * ITEM_SIZE["int"], B * T * C * item
+    positions = T * C * item if has_positions(shape) else 0
     if phase == "forward":
         return tokens + activations + positions + C * item
     table = C * item if shape.get("accumulate") else V * C * item

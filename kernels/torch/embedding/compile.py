@@ -7,7 +7,8 @@ from kernels.torch import compiled
 
 @compiled
 def forward(tokens, wte, wpe, *, out):
-    out.copy_(wte[tokens].float() + wpe.float())
+    rows = wte[tokens]
+    out.copy_(rows if wpe is None else rows.float() + wpe.float())
 
 
 @compiled
@@ -16,4 +17,5 @@ def backward(dout, tokens, V, accumulate, *, dwte, dwpe):
     table = torch.zeros(V, dout.shape[-1], dtype=torch.float32, device=dout.device)
     table = table.index_add(0, tokens.flatten(), dout.flatten(0, 1))
     for grad, out in ((table, dwte), (dout.sum(0), dwpe)):
-        out.copy_(out.float() + grad if accumulate else grad)
+        if out is not None:
+            out.copy_(out.float() + grad if accumulate else grad)

@@ -7,7 +7,8 @@ DTYPES = ("fp32", "bf16", "fp16")
 
 def forward(tokens, wte, wpe, *, out):
     torch.index_select(wte, 0, tokens.flatten(), out=out.view(-1, out.shape[-1]))
-    out.add_(wpe)
+    if wpe is not None:
+        out.add_(wpe)
 
 
 def backward(dout, tokens, V, accumulate, *, dwte, dwpe):
@@ -16,12 +17,14 @@ def backward(dout, tokens, V, accumulate, *, dwte, dwpe):
     else:
         table = torch.zeros(dwte.shape, dtype=torch.float32, device=dwte.device)
     table.index_add_(0, tokens.flatten(), dout.flatten(0, 1).float())
-    dpositions = dout.sum(0, dtype=torch.float32)
+    if table is not dwte:
+        write(table, dwte, accumulate)
+    if dwpe is not None:
+        write(dout.sum(0, dtype=torch.float32), dwpe, accumulate)
+
+
+def write(gradient, out, accumulate):
     if accumulate:
-        dwpe.add_(dpositions)
-        if table is not dwte:
-            dwte.add_(table)
+        out.add_(gradient)
     else:
-        dwpe.copy_(dpositions)
-        if table is not dwte:
-            dwte.copy_(table)
+        out.copy_(gradient)
