@@ -1,4 +1,4 @@
-"""Train a model with registry variants and with PyTorch, side by side: is it right, how fast, and where does the time go?
+"""Train a model with registry variants and with PyTorch, side by side: is it right, how fast, where does the time go?
 
 First the parity gate: loss and gradient norm of every step must stay in the band that PyTorch's own runs span (see
 bench/training/gate.py); where they do not, no MFU is printed and the exit code is 2. Steps of all contestants take

@@ -18,8 +18,8 @@ class Memory:
     Parameters lie in one flat buffer, gradients in another, m, v and (below fp32) the fp32 masters likewise;
     `params`, `grads`, … are their views by name, in the order of `model.parameter_shapes()`.
 
-    recompute: of `program.recomputable(model)`. These outputs are not kept for each block: all blocks write them into one buffer, and
-    backward computes them again. That saves `saved_bytes`.
+    recompute: of `program.recomputable(model)`. These outputs are not kept for each block: all blocks write them into
+    one buffer, and backward computes them again. That saves `saved_bytes`.
     masters: False leaves the fp32 masters out (below fp32): weights are then rounded at random (bench.models.rounding).
     """
 

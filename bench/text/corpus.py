@@ -165,7 +165,7 @@ def tokenizer_at_hand(kind: str) -> Tokenizer | None:
 
 
 def tokenizer(vocab: Path | None = None, kind: str = "gpt2") -> Tokenizer:
-    """The encoding of `vocab`, a .tiktoken rank file or llm.c's tokenizer .bin, or the word "bytes"; without one that of
+    """The encoding of `vocab`, a .tiktoken rank file, llm.c's tokenizer .bin, or the word "bytes"; without one that of
     the kind: of gpt2 the one from tiktoken's cache, else the one trained on the standard library."""
     if vocab is not None and not (str(vocab) == "bytes" and not vocab.exists()):
         return encoding_of(vocab) if vocab.suffix == ".bin" else gpt2_from_file(vocab)

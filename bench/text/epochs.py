@@ -46,9 +46,9 @@ def find_shards(pattern: str | Path | None, part: str = "train", kind: str = "gp
     """The shards that `--data` means, sorted by their paths.
 
     `pattern` is a .bin file, a glob of them ("DIR/*_train_*.bin"), a folder of shards, a text or a folder of texts, or
-    None for the default data set; the last two are encoded into the cache, in tokens of this kind. Of a folder `part` are those named train or
-    val (`training_shards`, `validation_shards`); a glob and a file mean what they name. Raises DataError where nothing
-    is found.
+    None for the default data set; the last two are encoded into the cache, in tokens of this kind. Of a folder `part`
+    are those named train or val (`training_shards`, `validation_shards`); a glob and a file mean what they name. Raises
+    DataError where nothing is found.
     """
     if pattern is not None and glob.has_magic(str(pattern)) and not Path(pattern).exists():
         found = sorted(Path(f) for f in glob.glob(str(pattern), recursive=True))
