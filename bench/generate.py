@@ -6,22 +6,23 @@
     python -m bench.generate llama2-110m --prompt-tokens 256 --ladder --baseline eager,compile,transformers
 
 MODEL is a model's name, or a file or folder: llama2.c's model.bin (versions 0, 1, 2), a Hugging Face folder, a
-.safetensors file, a run of bench.train or a checkpoint of it, llm.c's model. Files are never executed: no pickle is read.
+.safetensors file, a run of bench.train or a checkpoint of it, llm.c's model. Files are never executed: no pickle is
+read.
 
-The prompt is read in one pass (prefill), then a step makes one token more for each sequence (decode), against a cache of
-keys and values that is planned once. On a GPU a step is one CUDA graph. Draws are made from a given number, so the same
-seed writes the same text.
+The prompt is read in one pass (prefill), then a step makes one token more for each sequence (decode), against a cache
+of keys and values that is planned once. On a GPU a step is one CUDA graph. Draws are made from a given number, so the
+same seed writes the same text.
 
 --kernels is a comma list, as of bench.e2e: `fastest` (the default), a backend (`cpu`), a variant (`cpu.naive`), and
-overrides `layer=…` or `layer/shape=…`: gemv/decode-qkv=cpu.simd. --quantise q8_0 keeps matrices in int8 with a scale for
-each group of a row, and multiplies in int8; --ladder generates with fp32, bf16 and q8_0 in turn.
+overrides `layer=…` or `layer/shape=…`: gemv/decode-qkv=cpu.simd. --quantise q8_0 keeps matrices in int8 with a scale
+for each group of a row, and multiplies in int8; --ladder generates with fp32, bf16 and q8_0 in turn.
 
 First ours is held to a plain network in fp64, over the tokens it drew itself: logits may be as far off as 4 times
 PyTorch's own variants at the same calls are, else the exit code is 2. Then contestants generate turn about, each in a
 process of its own.
 
-MFU: FLOPs of a prefill's products / its time / the matmul rate measured here. MBU: bytes of weights and cache that a step
-must read / its time / the read bandwidth measured here (bench.machine.ceilings).
+MFU: FLOPs of a prefill's products / its time / the matmul rate measured here. MBU: bytes of weights and cache that a
+step must read / its time / the read bandwidth measured here (bench.machine.ceilings).
 """
 
 import sys

@@ -14,7 +14,8 @@ COMPILE_THREADS = 8
 
 
 class Lost(CannotGoOn):
-    """A contestant's process died, does not answer, or a command of its failed; `status` says which, as a record does."""
+    """A contestant's process died, does not answer, or a command of its failed; `status` says which, as a record
+    does."""
 
     def __init__(self, said: str, status: str, code: int):
         super().__init__(said, code)

@@ -1,7 +1,9 @@
-"""What `bench.generate` says in the end: is ours right, how fast are prompts read and tokens drawn, and how near is that
+"""What `bench.generate` says in the end: is ours right, how fast are prompts read and tokens drawn, and how near is
+that
 to what this machine can do.
 
-    MFU    FLOPs of the products in a prefill (every matmul, visible pairs of attention, the head at each sequence's last
+    MFU    FLOPs of the products in a prefill (every matmul, visible pairs of attention, the head at each sequence's
+    last
            token alone) / its time / FLOP/s of large matmuls, measured by bench.machine.ceilings
     MBU    bytes that a step must read (each weight once, as it is kept; keys and values of the tokens so far, in the
            middle of the text) / its time / bytes/s of the read that bench.machine.ceilings measures
@@ -59,9 +61,7 @@ class Entry:
         if self.verdict is None or self.verdict.error <= LIMIT * self.verdict.yard:
             return ""
         v = self.verdict
-        return (
-            f"logits are off by {v.error:.3g}, {v.error / v.yard:.3g} times as far as PyTorch's own variants at the same calls"
-        )
+        return f"logits are off by {v.error:.3g}, {v.error / v.yard:.3g} times as far as PyTorch's own variants at the same calls"
 
 
 @dataclass
@@ -165,7 +165,9 @@ class Outcome:
 
     def document(self) -> dict[str, object]:
         texts = [
-            {"variant": e.name, "tokens": e.rounds[-1]["tokens"], "texts": self.texts(e)} for e in self.entries if e.rounds
+            {"variant": e.name, "tokens": e.rounds[-1]["tokens"], "texts": self.texts(e)}
+            for e in self.entries
+            if e.rounds
         ]
         rows = [{k: v for k, v in row.items() if "samples" not in k} for row in self.records()]
         return {"ok": self.ok, "prompt": list(self.plan.job.prompts[0]), "texts": texts, "contestants": rows}
@@ -194,7 +196,11 @@ class Outcome:
             if e.recipe:
                 screen.print(f"{e.name}: {e.recipe}", highlight=False, markup=False)
             if e.ours and e.built and e.job.gpu:
-                how = "a step is one CUDA graph" if e.built.graph else f"plain launches ({e.built.graph_evidence or '--no-graph'})"
+                how = (
+                    "a step is one CUDA graph"
+                    if e.built.graph
+                    else f"plain launches ({e.built.graph_evidence or '--no-graph'})"
+                )
                 screen.print(f"{e.name}: {how}", highlight=False, markup=False)
         if inside := self._inside_table():
             inside.print(screen)
@@ -207,8 +213,8 @@ class Outcome:
             screen.print(f"{e.name}: WRONG: {e.wrong}", style="bold red", highlight=False)
             return
         screen.print(
-            f"{e.name}: right. Logits are within {v.error / v.yard:.2g} of PyTorch's own error; {v.same} of {v.of} tokens "
-            "are the plain network's likeliest",
+            f"{e.name}: right. Logits are {v.error / v.yard:.2g} times as far off as those of PyTorch's variants; "
+            f"{v.same} of {v.of} tokens are the plain network's likeliest",
             style="green",
             highlight=False,
         )
@@ -219,7 +225,14 @@ class Outcome:
         rows = {(r["variant"], r["phase"]): r for r in self.records() if "median_s" in r}
         baseline = next((r["baseline"] for r in rows.values() if "baseline" in r), "")
         title = f"{job.source.model.name}, B={s.B}, a prompt of {s.T}, {s.steps} tokens"
-        cols = [("prefill tok/s", 0), ("MFU", 1), ("first token", 1), ("decode tok/s", 0), ("a step ±95 %", 1), ("MBU", 0)]
+        cols = [
+            ("prefill tok/s", 0),
+            ("MFU", 1),
+            ("first token", 1),
+            ("decode tok/s", 0),
+            ("a step ±95 %", 1),
+            ("MBU", 0),
+        ]
         more = [("of the floor", 2), *([(f"vs {baseline}", 0)] if baseline else []), ("read MB", 3), ("peak MB", 3)]
         sheet = Sheet(title, [Col("by"), *(Col(name, right=True, rank=rank) for name, rank in [*cols, *more])])
         noise = max((r.get("noise") or 0.0 for r in rows.values() if r["phase"] == DECODE), default=None)
@@ -227,8 +240,8 @@ class Outcome:
             sheet.tell(none, "bold red")
         read, matmul = self.peaks.get("read"), self.peaks.get(s.dtype)
         sheet.tell(
-            f"MFU of {number(matmul, 1e9)} GFLOP/s of {s.dtype} matmuls, MBU of {number(read, 1e9)} GB/s read, both measured here."
-            " MBU: bytes of weights and cache that a step reads / its time."
+            f"MFU of {number(matmul, 1e9)} GFLOP/s of {s.dtype} matmuls, MBU of {number(read, 1e9)} GB/s read, both "
+            "measured here. MBU: bytes of weights and cache that a step reads / its time."
         )
         for e in self.entries:
             first, step = rows.get((e.name, PREFILL)), rows.get((e.name, DECODE))
@@ -242,7 +255,11 @@ class Outcome:
             floor = step.get("floor_s")
             times = f"{step['median_s'] / floor:.2f}x" if floor else DASH
             speed = [f"{step['speedup']:.2f}x" if "speedup" in step and not none else DASH] if baseline else []
-            cells += [f"{step['tokens_per_s']:,.1f}", f"{duration(step['median_s'])} {percent(half)}", percent(step.get("mbu"))]
+            cells += [
+                f"{step['tokens_per_s']:,.1f}",
+                f"{duration(step['median_s'])} {percent(half)}",
+                percent(step.get("mbu")),
+            ]
             sheet.add(e.name, *cells, times, *speed, number(step.get("bytes"), 1e6), number(e.peak_bytes or None, 1e6))
         return sheet
 
@@ -252,9 +269,17 @@ class Outcome:
         step = e.inside[1]
         if not step:
             return None
-        sheet = Sheet("where a step goes (launched call by call, all repetitions)", [Col("call"), Col("variant"), Col("ms", True), Col("of all", True)])
+        sheet = Sheet(
+            "where a step goes (launched call by call, all repetitions)",
+            [Col("call"), Col("variant"), Col("ms", True), Col("of all", True)],
+        )
         total = sum(step.values())
         names = {str(id): v.name for id, v in e.choice.items()}
         for call in sorted(step, key=step.__getitem__, reverse=True):
-            sheet.add(call.removesuffix(" forward"), names.get(call, DASH), f"{step[call] * 1e3:.3g}", percent(step[call] / total))
+            sheet.add(
+                call.removesuffix(" forward"),
+                names.get(call, DASH),
+                f"{step[call] * 1e3:.3g}",
+                percent(step[call] / total),
+            )
         return sheet

@@ -100,25 +100,22 @@ def plan_of(
     if not 0 < top_p <= 1:
         raise CannotGoOn(f"--top-p {top_p:g} is not above 0 and at most 1", cli.USAGE)
     if group and not (quantise or ladder):
-        raise CannotGoOn("--group is of --quantise", cli.USAGE)
-    of, codec = source.opened(model, seed)
-    if vocab:
-        codec = source.of_kind(of.model, vocab)
+        raise CannotGoOn("--group goes with --quantise", cli.USAGE)
+    of, codec = source.opened(model, seed, vocab, text=bool(prompt))
     if prompt_tokens:
         source.need_room(prompt_tokens, steps, of.model, STEPS)
         ids = [random.Random(seed).randrange(of.model.v) for _ in range(prompt_tokens)]
     else:
         ids = source.tokens_of(tokens, of.model) if tokens else source.prompt_of(codec, prompt, of.model)
     count = source.need_room(len(ids), steps, of.model, STEPS)
-    dtype = dtype or (BF16 if device != "cpu" else FP32)
-    groups = group or GROUP
-    forms = [(FP32, 0), (BF16, 0), (dtype, groups)] if ladder else [(dtype, groups if quantise else 0)]
+    in_int8 = quantise is not None or (of.group > 0 and dtype is None)  # a quantised file as it is
+    dtype, groups = dtype or (BF16 if device != "cpu" else FP32), group or of.group or GROUP
+    forms = [(FP32, 0), (BF16, 0), (dtype, groups)] if ladder else [(dtype, groups if in_int8 else 0)]
 
     def job(kind: str, group: int) -> Job:
         room = len(ids) + count - 1
-        drawn = dict(steps=count, temperature=temperature, top_k=top_k, top_p=top_p)
-        sizes = Sizes(B=batch, T=len(ids), S=max(room, len(ids)), dtype=kind, group=group, **drawn)
-        return Job(of, (tuple(ids),) * batch, sizes, device, threads or facts.usable_cores(), seed)
+        drawing = Sizes(batch, len(ids), max(room, len(ids)), kind, group, count, temperature, top_k, top_p)
+        return Job(of, (tuple(ids),) * batch, drawing, device, threads or facts.usable_cores(), seed)
 
     return Plan(
         jobs=tuple(job(*form) for form in dict.fromkeys(forms)),
@@ -138,4 +135,3 @@ def plan_of(
 
 def _entries(text: str) -> list[str]:
     return list(dict.fromkeys(entry.strip() for entry in text.split(",") if entry.strip()))
-

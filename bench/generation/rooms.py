@@ -18,7 +18,6 @@ from bench.core import process
 from bench.core.case import DTYPES
 from bench.core.variants import Variant, discover, find
 from bench.generation.plan import Job, calls
-from bench.generation.source import weights
 from bench.machine import ceilings
 from bench.machine.devices import SPAN, is_gpu, open_device
 from bench.models import CallId, choose
@@ -35,7 +34,8 @@ ROW = list[float]  # logits of one sequence at one step
 
 
 class Done(TypedDict):
-    """One generation. Seconds of reading the prompts, until their first token was known, and of each step after it (or of
+    """One generation. Seconds of reading the prompts, until their first token was known, and of each step after it (or
+    of
     their mean, where there is no clock around each); what was drawn, by sequence."""
 
     prefill_s: float
@@ -61,7 +61,8 @@ class Built:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Logits of ours against the plain network's: the worst error, in logits, that of PyTorch's own variants at the same
+    """Logits of ours against the plain network's: the worst error, in logits, that of PyTorch's own variants at the
+    same
     calls (the yard), and how many tokens the plain network would have taken too."""
 
     error: float
@@ -106,7 +107,7 @@ class Room(process.Room):
     def rounded(self) -> dict[str, torch.Tensor]:
         """fp32 weights with the values that ours computes with: rounded to the working dtype, of matrices that are
         multiplied in int8 what their groups say. Tables, a head that is one of them included, keep the dtype's."""
-        found, group, kind = weights(self.job.source), self.sizes.group, DTYPES[self.sizes.dtype]
+        found, group, kind = self.job.source.weights(), self.sizes.group, DTYPES[self.sizes.dtype]
         named = {name: dequantised(*pair, found.group) for name, pair in found.quantised.items()} | dict(found.named)
         in_int8 = inference(self.model, self.sizes, META).quantised if group else {}
         for name, value in named.items():
@@ -118,7 +119,7 @@ class Room(process.Room):
 
     def fill(self, engine: Engine) -> None:
         """Give ours, or its like, the weights."""
-        found = weights(self.job.source)
+        found = self.job.source.weights()
         if found.quantised and found.group != self.sizes.group:
             engine.load({n: dequantised(*pair, found.group) for n, pair in found.quantised.items()} | dict(found.named))
         else:
@@ -274,7 +275,8 @@ class PlainRoom(Room):
         net.load(self.rounded())
         net = net.to(kind).to(self.device.place)
         self.net = cached(self.model, net, self.sizes.B, self.sizes.S, kind).to(self.device.place)
-        self.prefill = self.step = self.net
+        self.prefill: Any = self.net
+        self.step: Any = self.net
         said = "plain PyTorch with a static cache of keys and values"
         if self.mode == "compile":
             mode = "reduce-overhead" if is_gpu(self.job.device) else "default"
@@ -324,6 +326,8 @@ def need(baseline: str) -> None:
 class TransformersRoom(Room):
     """Hugging Face's generate() on the same weights, greedy."""
 
+    net: Any
+
     def ready(self) -> str:
         import transformers
 
@@ -333,15 +337,16 @@ class TransformersRoom(Room):
         with tempfile.TemporaryDirectory(prefix="layerbench-") as folder:
             kind = DTYPES[self.sizes.dtype]
             named = {name: w.to(kind) for name, w in self.rounded().items()}
-            written = hugging_face.write_folder(Path(folder) / "model", named, self.model)  # type: ignore[arg-type]
-            auto = transformers.AutoModelForCausalLM
-            self.net: Any = auto.from_pretrained(written, dtype=kind).to(self.device.place).eval()
+            written = hugging_face.write_folder(Path(folder) / "model", named, self.model)
+            auto: Any = transformers.AutoModelForCausalLM
+            self.net = auto.from_pretrained(written, dtype=kind).to(self.device.place).eval()
         self.run()
         return f"transformers {transformers.__version__}, generate(), {self.net.config._attn_implementation} attention"
 
     @torch.no_grad()
     def run(self) -> Done:
-        """The first token's time is that of a generation of one; a step's is what more of them take, by their number."""
+        """The first token's time is that of a generation of one; a step's is what more of them take, by their
+        number."""
         first_s, _ = self._generated(1)
         steps = self.sizes.steps - 1
         if not steps:

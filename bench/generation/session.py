@@ -1,4 +1,5 @@
-"""One run of `bench.generate`: contestants generate the same text turn about, each in a process of its own; ours is held
+"""One run of `bench.generate`: contestants generate the same text turn about, each in a process of its own; ours is
+held
 to a plain network first."""
 
 import random
@@ -85,7 +86,7 @@ class Session:
         self._judge(found)
         for name, mode in self.others.items():
             self._join(stack, found, name, mode)
-        for name, contestant in found.items():
+        for contestant in found.values():
             contestant.set_up("run")  # whatever the first time does
             contestant.ask("forget_peak")
         return found
@@ -122,7 +123,7 @@ class Session:
 
     def _rounds(self, contestants: dict[str, Contestant]) -> None:
         entries = {e.name: e for e in self.entries}
-        for turn in progress.track(range(self.plan.rounds), "round", lambda turn: f"round {turn + 1}"):
+        for _ in progress.track(range(self.plan.rounds), "round", lambda turn: f"round {turn + 1}"):
             for name in random.sample(list(contestants), len(contestants)):
                 entries[name].rounds.append(contestants[name].ask("run"))
         for name, contestant in contestants.items():
@@ -133,4 +134,3 @@ class Session:
 
 def _ours(plan: Plan, job: Job) -> str:
     return "ours" if len(plan.jobs) == 1 else f"ours {job.form}"
-

@@ -3,30 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from bench import cli
-from bench.checkpoints import foreign
+from bench.checkpoints import foreign, llama2c
 from bench.cli import CannotGoOn
 from bench.models.inference import Quantised
 from bench.text import corpus
-from bench.text.decoding import Decoder, decoder_of
-from bench.text.tokenizer import ENDS, DataError, Tokenizer
+from bench.text.decoding import decoder_of
+from bench.text.tokenizer import ENDS
+from bench.text.vocabularies import Codec, Ranked, open_tokenizer, tokenizer_in
 from reference.models import MODELS, Model
 from reference.models.plain import init_parameters
 
 MOST_SHOWN = 8  # ids in a message
-
-
-@dataclass(frozen=True)
-class Source:
-    """`path`: the file or folder; None for random weights of `seed`."""
-
-    model: Model
-    path: Path | None
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -38,87 +29,79 @@ class Weights:
     group: int = 0
 
 
-class Codec(Protocol):
-    """Text to token ids and back. `begin`: ids that a text begins with; `end`: the id that ends one."""
+@dataclass(frozen=True)
+class Source:
+    """`path`: the file or folder; None for random weights of `seed`. group: of a file whose matrices are int8."""
 
-    name: str
-    begin: Sequence[int]
-    end: int | None
+    model: Model
+    path: Path | None
+    seed: int
+    group: int = 0
 
-    def encode(self, text: str) -> list[int]: ...
-    def decode(self, ids: list[int]) -> str: ...
-
-
-class Ranked:
-    """A byte-level BPE as a Codec."""
-
-    def __init__(self, decoder: Decoder):
-        self.decoder = decoder
-        self.name = decoder.name
-        self.begin: Sequence[int] = ()
-        self.end: int | None = decoder.end_of_text
-        self.encoding = Tokenizer.of_ranks(decoder.name, decoder.ranks()).encoding
-
-    def encode(self, text: str) -> list[int]:
-        return self.encoding.encode_ordinary(text)
-
-    def decode(self, ids: list[int]) -> str:
-        return self.decoder.decode(ids)
+    def weights(self) -> Weights:
+        """All of them. CannotGoOn where the file is another one by now."""
+        if self.path is None:
+            return Weights(init_parameters(self.model, self.seed))
+        if self.group:
+            _, norms, quantised, group = llama2c.read_quantised(self.path)
+            return Weights(norms, quantised, group)
+        return Weights(foreign.open_weights(self.path)[1])
 
 
 class Numbers:
     """Where nobody knows the tokenizer: ids are shown as they are."""
 
     name = "no tokenizer is known: tokens are numbers"
+    end: int | None = None
 
-    def __init__(self, kind: str):
-        self.begin: Sequence[int] = (ENDS[kind],)
-        self.end: int | None = None
+    def __init__(self, model: Model):
+        self.size = model.v
+        self.begin: tuple[int, ...] = (ENDS[model.tokenizer],)
 
     def encode(self, text: str) -> list[int]:
-        raise CannotGoOn("--prompt: which tokenizer the model has is not known; name it with --vocab, or give --tokens")
+        raise CannotGoOn(
+            "--prompt: which tokenizer the model has is not known; name it with --vocab, or give --tokens", cli.USAGE
+        )
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         return " ".join(map(str, ids))
 
 
-def opened(what: str, seed: int) -> tuple[Source, Codec]:
-    """A model's name, or a file or folder of weights. CannotGoOn, in one line, for what is neither."""
+def opened(what: str, seed: int, vocab: Path | None, text: bool) -> tuple[Source, Codec]:
+    """A model's name, or a file or folder of weights, and the tokenizer: of `vocab`, of what lies with the weights, or
+    one of the model's kind that is at hand; where `text` is to be read one is made if need be.
+
+    CannotGoOn, in one line, for what is neither a model nor a file, whole and of a known kind.
+    """
     path = Path(what)
     if what in MODELS or not path.exists():
-        return Source(MODELS[cli.choose(what, MODELS, "model, and no file is there")], None, seed), of_kind(MODELS[what])
-    model, _, codec = _read(path)
-    return Source(model, path, seed), codec or Numbers(model.tokenizer)
+        model = MODELS[cli.choose(what, MODELS, "model or file")]
+        return Source(model, None, seed), open_tokenizer(vocab, model.v) if vocab else _of_kind(model, text)
+    if path.is_file() and path.suffix != ".safetensors" and llama2c.is_one(path):
+        head = llama2c.head_of(path)  # says how it is kept, before all of it is read
+        if head.version == 2:
+            model, _, _, group = llama2c.read_quantised(path)
+            found = open_tokenizer(vocab, model.v) if vocab else tokenizer_in(path.parent, model.v)
+            return Source(model, path, seed, group), found or Numbers(model)
+    model, _, found = foreign.open_weights(path, vocab)
+    return Source(model, path, seed), found or Numbers(model)
 
 
-def weights(source: Source) -> Weights:
-    """All of the source's weights."""
-    if source.path is None:
-        return Weights(init_parameters(source.model, source.seed))
-    return _read(source.path)[1]
-
-
-def _read(path: Path) -> tuple[Model, Weights, Codec | None]:
-    model, state = foreign.read_any(path)
-    return model, Weights(state.weights), None
-
-
-def of_kind(model: Model, vocab: Path | None = None) -> Codec:
-    """The tokenizer of a model's kind that is at hand, or that of a file."""
-    try:
-        using = corpus.tokenizer(vocab, model.tokenizer)
-    except DataError as error:
-        raise CannotGoOn(str(error), cli.USAGE) from error
-    return Ranked(decoder_of(using))
+def _of_kind(model: Model, text: bool) -> Codec:
+    using = corpus.tokenizer_at_hand(model.tokenizer)
+    if using is None and text:
+        using = corpus.tokenizer(None, model.tokenizer)
+    return Ranked(decoder_of(using)) if using else Numbers(model)
 
 
 # --- prompts ---
 
 
 def prompt_of(codec: Codec, text: str | None, model: Model) -> list[int]:
-    """Ids of a prompt; without a text those that every text begins with. CannotGoOn for a token that the model lacks."""
+    """Ids of a prompt; without a text those that every text begins with. CannotGoOn for a token that the model
+    lacks."""
     ids = [*codec.begin, *(codec.encode(text) if text else [])]
-    if not ids:
+    if not text and not (ids and max(ids) < model.v):
         ids = [codec.end] if codec.end is not None and codec.end < model.v else [0]
     return known(ids, model, f"{codec.name} has")
 
@@ -150,7 +133,7 @@ def need_room(prompt: int, steps: int | None, model: Model, usual: int) -> int:
     room = model.max_t - prompt + 1  # the last token is drawn, and not read again
     if steps is not None and steps > room:
         raise CannotGoOn(
-            f"--steps {steps}: after {prompt} tokens of a prompt {model.name}, which sees {model.max_t}, has room for {room}",
+            f"--steps {steps}: {model.name} sees {model.max_t}, which leaves {room} after a prompt of {prompt}",
             cli.USAGE,
         )
     return steps or min(usual, room)

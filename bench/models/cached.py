@@ -1,10 +1,11 @@
 """A plain PyTorch network with a cache of keys and values, as its users write it: what our decoding is compared with.
 
-Shapes do not change from step to step (the cache is looked at whole, under a mask), so that torch.compile compiles a step
-once. A family's file has a `Cached` of its own with the rest of the forward pass.
+Shapes do not change from step to step (the cache is looked at whole, under a mask), so that torch.compile compiles a
+step once. A family's file has a `Cached` of its own with the rest of the forward pass.
 """
 
 import importlib
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from reference.models.plain import Plain
 class Cached(nn.Module):
     """net: the family's plain network. B sequences of S positions at most."""
 
+    net: Any  # a Plain, whose parts mypy cannot know
     keys: Tensor
     values: Tensor
     visible: Tensor

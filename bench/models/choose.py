@@ -121,9 +121,7 @@ def candidates(
     return pool
 
 
-def _served(
-    wish: str, layer: str, here: list[Variant], reasons: Mapping[str, str | None], dtype: str
-) -> list[Variant]:
+def _served(wish: str, layer: str, here: list[Variant], reasons: Mapping[str, str | None], dtype: str) -> list[Variant]:
     names = [v.name for v in here]
     if wish in names:
         variant = here[names.index(wish)]

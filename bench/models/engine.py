@@ -1,4 +1,5 @@
-"""Text from registry variants: an `Inference` whose calls are bound once, so that a step is one loop, or one CUDA graph.
+"""Text from registry variants: an `Inference` whose calls are bound once, so that a step is one loop, or one CUDA
+graph.
 
     engine = Engine(inference(model, sizes, device), modules, device)    # modules: {CallId: an imported variant}
     engine.load(weights)
@@ -6,8 +7,8 @@
     tokens = engine.generate(prompts, steps, seed)
 
 All that a step reads and writes lies in memory that is planned; the drawn token is the next step's input without the
-host having seen it. What changes from step to step (lengths, the count of tokens, the numbers that draws are made with) is
-in tensors, so that one graph serves every step.
+host having seen it. What changes from step to step (lengths, the count of tokens, the numbers that draws are made with)
+is in tensors, so that one graph serves every step.
 """
 
 from collections.abc import Callable, Mapping, Sequence

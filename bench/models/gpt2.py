@@ -209,7 +209,11 @@ class Inference(inference.Inference[GPT2]):
         self.branch, self.stream = self.new(s.B, C), self.new(s.B, C)  # of the last token of each sequence
         P, inputs = PREFILL, (self.tokens, self.table("wte"), self.table("wpe")[: s.T])
         stream, other, branch = (self.scratch(name, rows, C) for name in ("stream", "other", "branch"))
-        norm, packed, out = self.scratch("norm", rows, C), self.scratch("qkv", rows, 3 * C), self.scratch("att", rows, C)
+        norm, packed, out = (
+            self.scratch("norm", rows, C),
+            self.scratch("qkv", rows, 3 * C),
+            self.scratch("att", rows, C),
+        )
         wide, pre = self.scratch("wide", rows, 4 * C), self.scratch("pre_gelu", rows, 4 * C)
         lse = self.scratch("lse", s.B, m.NH, s.T, dtype="fp32")
         btc = (s.B, s.T, C)
@@ -239,9 +243,14 @@ class Inference(inference.Inference[GPT2]):
         # Each of 2 L - 1 norms reads one and writes the other: the last one leaves the stream where `_final` looks.
         stream, other, branch = self.scratch("one other", B, C), self.stream, self.branch
         rows, norm, packed = self.new(B, C), self.scratch("one norm", B, C), self.scratch("one qkv", B, 3 * C)
-        out, wide, pre = self.scratch("one att", B, C), self.scratch("one wide", B, 4 * C), self.scratch("one pre", B, 4 * C)
+        out, wide, pre = (
+            self.scratch("one att", B, C),
+            self.scratch("one wide", B, 4 * C),
+            self.scratch("one pre", B, 4 * C),
+        )
         heads = dict(NH=m.NH, NKV=m.NH, H=3 * m.NH, HS=m.head_size)
-        # Sequences may stand at different positions: to the layer they are the tokens of one, with rows of wpe of theirs.
+        # Sequences may stand at different positions: to the layer they are the tokens of one, with rows of wpe of
+        # theirs.
         yield Move("positions", torch.index_select, (wpe, 0, self.lengths), dict(out=rows))
         inputs = (self.token.view(1, B), self.table("wte"), rows)
         yield self.call("embedding", DECODE, dict(B=1, T=B, C=C, V=m.vp), inputs, dict(out=stream.view(1, B, C)))
@@ -249,9 +258,9 @@ class Inference(inference.Inference[GPT2]):
         for i in range(m.L):
             yield from self._linear(DECODE, "qkv", norm, f"h{i}.qkv", packed)
             k_cache, v_cache = self.cache(i, m.NH, m.head_size)
-            inputs = (packed.view(B, 1, 3 * m.NH, m.head_size), self.lengths, m.NH)
+            seen = (packed.view(B, 1, 3 * m.NH, m.head_size), self.lengths, m.NH)
             outputs = dict(out=out.view(B, 1, m.NH, m.head_size), k_cache=k_cache, v_cache=v_cache)
-            yield self.call("decode_attention", "", dict(B=B, T=1, S=s.S, **heads), inputs, outputs)
+            yield self.call("decode_attention", "", dict(B=B, T=1, S=s.S, **heads), seen, outputs)
             yield from self._linear(DECODE, "attproj", out, f"h{i}.attproj", branch)
             yield self._residual(DECODE, branch, stream, f"h{i}.ln2", other, norm, 1)
             stream, other = other, stream

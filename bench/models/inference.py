@@ -5,8 +5,8 @@
     made.prefill, made.decode    the calls themselves, bound to memory that is allocated here, the cache included
 
 A family of models writes them down in bench/models/<family>.py, as an `Inference` of that name. Tensors are planned
-once: weights in the working dtype, or in int8 with a scale for each group of a row (`Sizes.group`), the cache of keys and
-values for S positions, and activations that all blocks share.
+once: weights in the working dtype, or in int8 with a scale for each group of a row (`Sizes.group`), the cache of keys
+and values for S positions, and activations that all blocks share.
 
 What is done between calls of layers (rows gathered, keys put into the cache, a bias added) is a `Move`: one in-place
 operation of PyTorch, which allocates nothing, so that a step is one CUDA graph.
@@ -74,8 +74,8 @@ Item = Call | Move
 class Inference(ABC, Generic[M]):
     """One family's calls, and all their memory.
 
-    A subclass yields the calls in `_prefill` (from `tokens` to `branch` and `stream`, the last row of each sequence) and
-    `_decode` (from `token` to the same). Both end with `_final`; the token is drawn here.
+    A subclass yields the calls in `_prefill` (from `tokens` to `branch` and `stream`, the last row of each sequence)
+    and `_decode` (from `token` to the same). Both end with `_final`; the token is drawn here.
     """
 
     def __init__(self, model: M, sizes: Sizes, place: str):
@@ -190,7 +190,12 @@ class Inference(ABC, Generic[M]):
     # --- calls ---
 
     def call(
-        self, layer: str, name: str, shape: Mapping[str, Any], inputs: tuple[object, ...], outputs: Mapping[str, Tensors]
+        self,
+        layer: str,
+        name: str,
+        shape: Mapping[str, Any],
+        inputs: tuple[object, ...],
+        outputs: Mapping[str, Tensors],
     ) -> Call:
         """A call of forward, of that shape; all calls of one name have the same."""
         id = CallId(layer, name, "forward")
@@ -209,8 +214,8 @@ class Inference(ABC, Generic[M]):
             q_scales = self.scratch("q scales", rows, groups, dtype="fp32")
             sizes = dict(M=rows, K=K, G=G, KG=groups)
             yield self.call("q8_quantise", place, sizes, (x, G), dict(q=q, scales=q_scales))
-            inputs = (q, q_scales, values, scales, G)
-            yield self.call("q8_matmul", place, dict(sizes, N=N), inputs, dict(out=out))
+            multiplied = (q, q_scales, values, scales, G)
+            yield self.call("q8_matmul", place, dict(sizes, N=N), multiplied, dict(out=out))
         elif rows <= GEMV_ROWS and stage != PREFILL:
             inputs = (x, self.weight(weight))
             yield self.call("gemv", place, dict(M=rows, N=N, K=K), inputs, dict(out=out))
@@ -287,7 +292,9 @@ class Inference(ABC, Generic[M]):
     @property
     def weight_bytes(self) -> int:
         """Of all weights, as they are kept."""
-        return sum(t.nbytes for t in self.weights.values()) + sum(t.nbytes for pair in self.quantised.values() for t in pair)
+        return sum(t.nbytes for t in self.weights.values()) + sum(
+            t.nbytes for pair in self.quantised.values() for t in pair
+        )
 
     @property
     def weight_bytes_read(self) -> int:
@@ -316,10 +323,8 @@ class Inference(ABC, Generic[M]):
 
 def inference(model: Model, sizes: Sizes, device: str | Device = "cpu") -> Inference:
     """A model's inference with all its memory allocated. With META there is none: for shapes and sizes."""
-    if device == META:
-        place = META
-    else:
-        place = (open_device(device) if isinstance(device, str) else device).place
+    made = open_device(device) if isinstance(device, str) and device != META else device
+    place = made if isinstance(made, str) else made.place
     family = importlib.import_module(f"bench.models.{model.family}")
     return family.Inference(model, sizes, place)
 
