@@ -179,8 +179,11 @@ def outlier_values(tensors, shape):
 
 
 def nan_query(tensors, shape):
-    """A NaN in the last query of the first head of the first sequence: its row is NaN, and no other."""
-    tensors["qkv"][0, -1, 0, 0] = torch.nan
+    """A NaN in every query of the first key/value head of the first sequence: their rows are NaN, and no others.
+
+    In all of them, for they are the rows of one product, of which PyTorch's own in bf16 take two at a time (AMX).
+    """
+    tensors["qkv"][0, :, : shape["NH"] // shape["NKV"], 0] = torch.nan
 
 
 def nan_value(tensors, shape):

@@ -78,6 +78,10 @@ def torch_forward(case, x):
             q, k, v = (x[name].transpose(1, 2) for name in ("q", "k", "v"))
             out = F.scaled_dot_product_attention(q, k, v, is_causal=s["causal"], enable_gqa=s["NH"] != s["NKV"])
             return {"out": out.transpose(1, 2)}
+        case "gemv":
+            return {"out": F.linear(x["x"], x["weight"])}
+        case "decode_attention":
+            return decoded_one_by_one(s, x)
         case "gelu":
             return {"out": F.gelu(x["x"], approximate="tanh")}
         case "residual":
@@ -99,6 +103,20 @@ def torch_forward(case, x):
         case "global_norm":
             return {"norm": torch.nn.utils.get_total_norm(x["grads"])}
     raise AssertionError(f"{case.layer}: add a case to torch_forward, the operator of PyTorch that computes it")
+
+
+def decoded_one_by_one(s, x):
+    """Every sequence, and each of its new tokens, by itself, against as many keys as there are by then."""
+    out = torch.empty(s["B"], s["T"], s["NH"], s["HS"], dtype=x["qkv"].dtype)
+    k_cache, v_cache = x["k_cache"].clone(), x["v_cache"].clone()
+    q, k, v = x["qkv"].split([s["NH"], s["NKV"], s["NKV"]], dim=2)
+    for b, length in enumerate(x["lengths"].tolist()):
+        for t in range(s["T"]):
+            end = length + t + 1
+            k_cache[b, :, end - 1], v_cache[b, :, end - 1] = k[b, t], v[b, t]
+            keys, values = k_cache[b, :, :end], v_cache[b, :, :end]
+            out[b, t] = F.scaled_dot_product_attention(q[b, t][:, None], keys, values, enable_gqa=True)[:, 0]
+    return {"out": out, "k_cache": k_cache, "v_cache": v_cache}
 
 
 def losses_of(logits, targets):

@@ -6,7 +6,7 @@ DTYPES = ("fp32", "bf16", "fp16")
 
 
 def forward(qkv, lengths, NH, *, out, k_cache, v_cache):
-    B, T, H, HS = qkv.shape
+    B, T, _, HS = qkv.shape
     NKV, S = k_cache.shape[1:3]
     q, k, v = qkv.split([NH, NKV, NKV], dim=2)
     position = lengths[:, None] + torch.arange(T, device=qkv.device)  # (B, T)

@@ -1,4 +1,4 @@
-"""The product compiled by Inductor, which may write it as a sum in fp32 of its own; else the library's."""
+"""A single row as a sum in fp32 that Inductor writes; several by the library's mm into their destination."""
 
 import torch
 
@@ -7,4 +7,7 @@ from kernels.torch import compiled
 
 @compiled
 def forward(x, weight, *, out):
-    torch.mm(x, weight.T, out=out)
+    if len(x) == 1:
+        out.copy_((x.float() * weight.float()).sum(-1)[None])
+    else:
+        torch.mm(x, weight.T, out=out)
