@@ -11,7 +11,7 @@ from kernels.cpu import Kernel
 
 DETERMINISTIC = True  # rows are cut into chunks by their number, not by the threads
 
-MAX_CHUNKS = 64  # as in layernorm.hpp
+MAX_CHUNKS = 64  # as in rows.hpp
 
 forward_kernel = Kernel("../layernorm/simd.cpp", "residual_layernorm_forward")
 backward_kernel = Kernel("../layernorm/simd.cpp", "layernorm_backward")

@@ -20,9 +20,13 @@ REGISTERS_PER_SM = 65536
 SHARED_PER_SM, RESERVED_SHARED = 228 << 10, 1 << 10  # bytes; the second: of each block, for the system
 MAX_PER_SM = 8  # blocks
 STATIC_SHARED = 256  # bytes, at most: the sums of a block's warps
-STAGES, TENSORS, LEAST_COPY = 2, 3, 4  # of rows that are copied ahead, as in shared.cu; the least bytes of a copy
-AHEAD_REGISTERS = 3  # an element
-COLUMNS, SLICES = 32, 16  # of the second stage, as in shared.cu
+STAGES, TENSORS, LEAST_COPY = (
+    2,
+    3,
+    4,
+)  # of rows that are copied ahead, as in rows_in_turns.cuh; the least bytes of a copy
+AHEAD_REGISTERS, REGISTERS = 3, 5  # an element: where its row is copied ahead, and where it is not
+COLUMNS, SLICES = 32, 16  # of the second stage, as in rows_in_turns.cuh
 
 forward_kernel = Kernel("shared.cu", "layernorm_forward")
 rows_kernel = Kernel("shared.cu", "layernorm_backward_rows")
@@ -37,7 +41,7 @@ def workspace(shape, phase):
 
 
 @cache
-def backward_launch(row, size, most):
+def backward_launch(row, size, most, ahead_registers=AHEAD_REGISTERS, registers=REGISTERS):
     """(blocks that fit on an SM at once, whether the next row is copied ahead, bytes of dynamic shared memory) of
     backward, for elements of so many bytes and at most so many bytes of shared memory; the compiler is told the first,
     and keeps to the registers they have."""
@@ -46,7 +50,9 @@ def backward_launch(row, size, most):
     two_rows = STAGES * TENSORS * size * threads * elements
     ahead = row.N * size >= LEAST_COPY and two_rows + STATIC_SHARED <= most
     shared = max(sums, two_rows if ahead else 0)
-    registers = 48 + (AHEAD_REGISTERS if ahead else 5) * elements  # of a thread: seen with 5 to 24 elements
+    registers = (
+        48 + (ahead_registers if ahead else plain_registers) * elements
+    )  # of a thread: seen with 5 to 24 elements
     by_memory = SHARED_PER_SM // (shared + RESERVED_SHARED)
     return max(1, min(MAX_PER_SM, by_memory, REGISTERS_PER_SM // (registers * threads))), ahead, shared
 

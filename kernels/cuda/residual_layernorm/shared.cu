@@ -1,4 +1,5 @@
 #include "common/layernorm.cuh"
+#include "common/residual_row.cuh"
 
 // residual_out = x + residual, out = (residual_out - mean) * rstd * weight + bias. What is normalised is the sum before
 // it is rounded. A row is one warp's, of a block of ROWS warps, or a whole block's.
@@ -8,18 +9,9 @@ __global__ void __launch_bounds__(THREADS * ROWS)
                                const T* __restrict__ weight, const T* __restrict__ bias, long long rows, float eps) {
     long long r = blockIdx.x * (long long)ROWS + threadIdx.x / THREADS;
     if (r >= rows) return;  // a whole warp, and only where a row is one warp's: no barrier is ahead
-    Packed<T, N> x_row[PACKS], residual_row[PACKS];
-    for_packs<N, PACKS, THREADS>(C, [&](int p, int i) {
-        x_row[p] = load_once<N>(x + r * C + i);
-        residual_row[p] = load_once<N>(residual + r * C + i);
-    });
+    ResidualRow<T, C, N, PACKS, THREADS> row;
+    row.ask(x + r * C, residual + r * C);
     Packed<float, N> sum[PACKS];
-    for_packs<N, PACKS, THREADS>(C, [&](int p, int i) {
-        Packed<float, N> added = to_floats(residual_row[p]);
-        sum[p] = to_floats(x_row[p]);
-#pragma unroll
-        for (int k = 0; k < N; k++) sum[p][k] += added[k];
-        store_floats(residual_out + r * C + i, sum[p]);
-    });
+    row.add(sum, residual_out + r * C);
     normalise_row<T, C, N, PACKS, THREADS>(out + r * C, mean + r, rstd + r, sum, weight, bias, eps);
 }
