@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.text import corpus, tokenizer
+from bench.text import corpus, shards, tokenizer
 from bench.text.decoding import Decoder, decoder_of, encoding_of, read_tokenizer, write_tokenizer
 from bench.text.tokenizer import DataError, Tokenizer
 
@@ -179,3 +179,26 @@ def test_a_vocabulary_with_long_tokens_still_makes_shards(tmp_path):
     shard = made(tmp_path / "data", Tokenizer.of_ranks("long", ranks))
     assert shard.is_file()
     assert not (shard.parent / "tokenizer.bin").exists() and (shard.parent / "about.json").exists()
+
+
+def test_llamas_bytes_are_a_tokenizer_as_any_other(tmp_path):
+    """Text of any bytes comes back, texts are parted by <s>, and the file beside the shards says what they are."""
+    using = tokenizer.llama_bytes()
+    assert using.encoding.encode_ordinary("aé") == [ord("a") + 3, 0xC3 + 3, 0xA9 + 3]
+    about = corpus.write_shards(corpus.Corpus("x", ["ab", "<s>é" * 20]), using, tmp_path, 0.1)
+    assert about["vocabulary"] == 259
+    ids = shards.open_tokens(tmp_path / "train.bin", 259).tolist()
+    assert ids[:4] == [ord("a") + 3, ord("b") + 3, 1, ord("<") + 3]
+    for beside in (corpus.decoder_beside(tmp_path, "bytes"), corpus.decoder_beside(tmp_path)):
+        assert beside is not None and beside.end_of_text == 1 and beside.fingerprint() == using.fingerprint()
+        assert beside.decode(ids) == "ab<s>" + ("<s>é" * 20)[:71]
+    assert corpus.tokenizer(tmp_path / "tokenizer.bin").name == corpus.tokenizer(Path("bytes")).name == using.name
+    (tmp_path / "tokenizer.bin").unlink()
+    beside = corpus.decoder_beside(tmp_path, "bytes")
+    assert beside is not None and beside.name == using.name, "by about.json alone"
+
+
+def test_for_a_llama_unsigned_shards_are_not_gpt_2s(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(corpus, "gpt2_from_tiktoken_cache", lambda: small)
+    assert corpus.decoder_beside(tmp_path / "train.bin") is not None
+    assert corpus.decoder_beside(tmp_path / "train.bin", "bytes") is None

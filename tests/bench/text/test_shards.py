@@ -284,7 +284,7 @@ def test_tiny_shakespeare_gives_exactly_the_known_counts(tmp_path):
 @pytest.fixture
 def quick(monkeypatch, letters):
     """Encoding by bytes: what is tested is the cache, not the 10 s of training."""
-    monkeypatch.setattr(data, "tokenizer", lambda vocab=None: letters)
+    monkeypatch.setattr(data, "tokenizer", lambda vocab=None, kind="gpt2": letters)
 
 
 def test_dataset_resolves_what_data_may_name(tmp_path, quick, own_cache):

@@ -94,11 +94,11 @@ CHANGE = ("predicted_alone_s", "predicted_in_context_s", "change_s", "change_low
 QUICK = ("gpt2-tiny", "--batch", 1, "--seq", 16, "--steps", 3, "--threads", 1, "--baseline", "eager")
 
 
-def shards(folder: Path) -> Path:
+def shards(folder: Path, vocabulary: int = 1000) -> Path:
     """A few thousand tokens, so that the data set need not be built."""
     import numpy as np
 
-    tokens = np.random.default_rng(0).integers(0, 1000, 5000).astype(np.uint16)
+    tokens = np.random.default_rng(0).integers(0, vocabulary, 5000).astype(np.uint16)
     data.write_tokens(folder / "train.bin", tokens)
     return folder / "train.bin"
 
