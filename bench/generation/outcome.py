@@ -61,7 +61,7 @@ class Entry:
         if self.verdict is None or self.verdict.error <= LIMIT * self.verdict.yard:
             return ""
         v = self.verdict
-        return f"logits are off by {v.error:.3g}, {v.error / v.yard:.3g} times as far as PyTorch's own variants at the same calls"
+        return f"logits are off by {v.error:.3g}: {v.error / v.yard:.3g} times as far as those of PyTorch's variants"
 
 
 @dataclass
