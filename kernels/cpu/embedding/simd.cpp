@@ -2,20 +2,21 @@
 
 constexpr int64_t AHEAD = 2;  // rows
 
-// out[b, t] = wte[tokens[b, t]] + wpe[t]. Tokens come in no order, so that the row after this one is not where the
+// out[b, t] = wte[tokens[b, t]], and + wpe[t] where there are POSITIONS. Tokens come in no order, so that the row after this one is not where the
 // hardware would look for it: it is asked for in good time.
-template <bool STREAM>
+template <bool STREAM, bool POSITIONS>
 static void forward(T* out, const int64_t* tokens, const T* wte, const T* wpe, int64_t rows, int64_t length,
                     int64_t C) {
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
         for (int64_t r = 0; r < rows; r++) {
-            const T *token = wte + tokens[r] * C, *position = wpe + r % length * C;
+            const T *token = wte + tokens[r] * C, *position = POSITIONS ? wpe + r % length * C : nullptr;
             const T* ahead = wte + tokens[r + AHEAD < rows ? r + AHEAD : r] * C;
             for_vectors(C, [&](int64_t i, int64_t n, int64_t) {
                 prefetch(ahead + i);
-                put_part<STREAM>(out + r * C + i, load_part(token + i, n) + load_part(position + i, n), n);
+                vec x = load_part(token + i, n);
+                put_part<STREAM>(out + r * C + i, POSITIONS ? x + load_part(position + i, n) : x, n);
             });
         }
         if (STREAM) stream_fence();
@@ -25,7 +26,9 @@ static void forward(T* out, const int64_t* tokens, const T* wte, const T* wpe, i
 EXPORT void embedding_forward(T* out, const int64_t* tokens, const T* wte, const T* wpe, int64_t B, int64_t length,
                               int64_t C) {
     bool stream = C % VEC == 0 && worth_streaming(out, B * length * C * sizeof(T));
-    (stream ? forward<true> : forward<false>)(out, tokens, wte, wpe, B * length, length, C);
+    auto f = stream ? (wpe ? forward<true, true> : forward<true, false>)
+                    : (wpe ? forward<false, true> : forward<false, false>);
+    f(out, tokens, wte, wpe, B * length, length, C);
 }
 
 // Sorts 0 … rows - 1 by token, keeping their order within a token: those of token v are order[start[v] : start[v + 1]].
@@ -60,7 +63,7 @@ static void backward(T* dwte, T* dwpe, const T* dout, const int64_t* tokens, int
             if (count || !accumulate) sum_rows<STREAM>(dwte + v * C, dout, order + start[v], count, C, accumulate);
         }
 #pragma omp for schedule(static)
-        for (int64_t t = 0; t < length; t++)
+        for (int64_t t = 0; t < (dwpe ? length : 0); t++)
             for_vectors(C, [&](int64_t i, int64_t n, int64_t) {
                 vec sum = accumulate ? load_part(dwpe + t * C + i, n) : vec{};
                 for (int64_t b = 0; b < B; b++) sum += load_part(dout + (b * length + t) * C + i, n);

@@ -1,8 +1,9 @@
 """Backward without atomics: positions are sorted by token, then each row of the table is summed by one thread.
 
-Floor: forward one read (two with its row of wpe) and one write of the activations; backward one read of them and one
-write of the table, which for GPT-2's vocabulary is the larger part by far. Measured on one Zen 5 core at B=4, T=1024:
-0.35 of a streamed copy's bandwidth forward, as the floor does not count the rows of wte that are read; 0.7 backward.
+Floor: forward one read (two with its row of wpe, where there is one) and one write of the activations; backward one
+read of them and one write of the table, which for GPT-2's vocabulary is the larger part by far. Measured on one Zen 5
+core at B=4, T=1024: 0.35 of a streamed copy's bandwidth forward, as the floor does not count the rows of wte that are
+read; 0.7 backward.
 """
 
 from kernels.cpu import Kernel

@@ -1,13 +1,14 @@
 #include "common/types.cuh"
 
-// out[b, t] = wte[tokens[b, t]] + wpe[t]; one thread an element
+// out[b, t] = wte[tokens[b, t]] + wpe[t], where there is a wpe; one thread an element
 template <typename T>
 __global__ void embedding_forward(T* out, const long long* tokens, const T* wte, const T* wpe, long long n, int length,
                                   int C) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= n) return;
     long long row = i / C, t = row % length, c = i % C;
-    out[i] = from_float<T>(to_float(wte[tokens[row] * C + c]) + to_float(wpe[t * C + c]));
+    float value = to_float(wte[tokens[row] * C + c]);
+    out[i] = from_float<T>(wpe ? value + to_float(wpe[t * C + c]) : value);
 }
 
 // sums = 0 (or dwte); one thread an element of the table

@@ -1,8 +1,9 @@
 """One thread an element; backward adds each gradient to its token's row of an fp32 table with an atomic.
 
-Floor: forward one read (two with its row of wpe) and one write of the activations; backward one read of them and one
-write of the table, which for GPT-2's vocabulary is the larger part by far. The fp32 table beside it is written, added
-to and read again, frequent tokens queue up at their row, and the order of additions is another in every run.
+Floor: forward one read (two with its row of wpe, where there is one) and one write of the activations; backward one
+read of them and one write of the table, which for GPT-2's vocabulary is the larger part by far. The fp32 table beside
+it is written, added to and read again, frequent tokens queue up at their row, and the order of additions is another in
+every run.
 """
 
 from kernels.cuda import Kernel, blocks
@@ -33,4 +34,5 @@ def backward(dout, tokens, V, accumulate, *, dwte, dwpe, workspace):
     begin_kernel(grid=blocks(table, THREADS), block=THREADS)(workspace, dwte, table, accumulate)
     add_kernel(grid=blocks(n, THREADS), block=THREADS)(workspace, dout, tokens, n, C)
     end_kernel(grid=blocks(table, THREADS), block=THREADS)(dwte, workspace, table)
-    positions_kernel(grid=blocks(T * C, THREADS), block=THREADS)(dwpe, dout, B, T * C, accumulate)
+    if dwpe is not None:
+        positions_kernel(grid=blocks(T * C, THREADS), block=THREADS)(dwpe, dout, B, T * C, accumulate)

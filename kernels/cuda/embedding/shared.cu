@@ -10,9 +10,9 @@ __device__ int first_column() {
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
-// out[b, t] = wte[tokens[b, t]] + wpe[t]. One warp a position t and BATCH sequences: the row of wpe is read once for
+// out[b, t] = wte[tokens[b, t]], and + wpe[t] where there are POSITIONS. One warp a position t and BATCH sequences: the row of wpe is read once for
 // all of them, and their rows of wte, which lie anywhere, are on their way at the same time.
-template <typename T, int N, int PACKS, int BATCH>
+template <typename T, int N, int PACKS, int BATCH, bool POSITIONS>
 __global__ void embedding_forward(T* out, const long long* tokens, const T* wte, const T* wpe, int B, int length,
                                   int C) {
     int warps = blockDim.x / WARP, t = blockIdx.x * warps + warp_id(), column = first_column<N, PACKS>();
@@ -23,7 +23,7 @@ __global__ void embedding_forward(T* out, const long long* tokens, const T* wte,
     for (int k = 0; k < BATCH; k++) token[k] = k < some ? tokens[(long long)(first + k) * length + t] : 0;
     Packed<T, N> position[PACKS], values[BATCH][PACKS];
     for_packs<N, PACKS, WARP>(C - column, [&](int p, int i) {
-        position[p] = load<N>(wpe + (long long)t * C + column + i);
+        if (POSITIONS) position[p] = load<N>(wpe + (long long)t * C + column + i);
 #pragma unroll
         for (int k = 0; k < BATCH; k++)
             if (k < some) values[k][p] = load<N>(wte + token[k] * C + column + i);
@@ -32,10 +32,15 @@ __global__ void embedding_forward(T* out, const long long* tokens, const T* wte,
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
             if (k >= some) break;
-            Packed<float, N> sum = to_floats(values[k][p]), added = to_floats(position[p]);
+            T* to = out + ((long long)(first + k) * length + t) * C + column + i;
+            if constexpr (POSITIONS) {
+                Packed<float, N> sum = to_floats(values[k][p]), added = to_floats(position[p]);
 #pragma unroll
-            for (int j = 0; j < N; j++) sum[j] += added[j];
-            store_floats(out + ((long long)(first + k) * length + t) * C + column + i, sum);
+                for (int j = 0; j < N; j++) sum[j] += added[j];
+                store_floats(to, sum);
+            } else {
+                store(to, values[k][p]);
+            }
         }
     });
 }

@@ -1,9 +1,9 @@
 """A warp a row, 16 bytes a lane; backward sorts positions by token, so that each row is summed without atomics.
 
-Floor: forward one read (two with its row of wpe) and one write of the activations; backward one read of them and one
-write of the table, which for GPT-2's vocabulary is the larger part by far. Backward reads the activations twice, once
-for each table. A stable radix sort (two passes for GPT-2's vocabulary) costs a few small kernels; tokens with many
-positions are summed in pieces by many warps.
+Floor: forward one read (two with its row of wpe, where there is one) and one write of the activations; backward one
+read of them and one write of the table, which for GPT-2's vocabulary is the larger part by far. Backward reads the
+activations twice, once for each table. A stable radix sort (two passes for GPT-2's vocabulary) costs a few small
+kernels; tokens with many positions are summed in pieces by many warps.
 """
 
 from kernels.cuda import Kernel, blocks
@@ -56,7 +56,8 @@ def forward(tokens, wte, wpe, *, out):
     B, T, C = out.shape
     N = pack_width(out, wte, wpe, multiple_of=C)
     PACKS, warps = spread(C, N)
-    forward_kernel(grid=(blocks(T, WARPS), warps, blocks(B, BATCH)), block=THREADS, N=N, PACKS=PACKS)(
+    grid = blocks(T, WARPS), warps, blocks(B, BATCH)
+    forward_kernel(grid=grid, block=THREADS, N=N, PACKS=PACKS, POSITIONS=wpe is not None)(
         out, tokens, wte, wpe, B, T, C
     )
 
@@ -67,8 +68,9 @@ def backward(dout, tokens, V, accumulate, *, dwte, dwpe, workspace):
     sizes = scratch(n, V, C)
     entries, spare, counts, starts, partials = workspace[: sum(sizes)].split(sizes)
 
-    N = pack_width(dwpe, dout, multiple_of=T * C)
-    positions_kernel(grid=blocks(T * C, THREADS * N), block=THREADS, N=N)(dwpe, dout, B, T * C, accumulate)
+    if dwpe is not None:
+        N = pack_width(dwpe, dout, multiple_of=T * C)
+        positions_kernel(grid=blocks(T * C, THREADS * N), block=THREADS, N=N)(dwpe, dout, B, T * C, accumulate)
 
     entries = sort_by_token(entries, spare, counts, tokens, n, V)
     starts_kernel(grid=blocks(V + 1, THREADS), block=THREADS)(starts, entries, n, V)

@@ -1,8 +1,9 @@
 """Backward sorts positions by token, so that each row of the table is summed in a fixed order and without atomics.
 
-Floor: forward one read (two with its row of wpe) and one write of the activations; backward one read of them and one
-write of the table, which for GPT-2's vocabulary is the larger part by far. Backward reads the activations twice, once
-for each table. The sort is by digits of 8 bits, two passes for GPT-2's vocabulary, in 512 KB of scratch at B=64.
+Floor: forward one read (two with its row of wpe, where there is one) and one write of the activations; backward one
+read of them and one write of the table, which for GPT-2's vocabulary is the larger part by far. Backward reads the
+activations twice, once for each table. The sort is by digits of 8 bits, two passes for GPT-2's vocabulary, in 512 KB of
+scratch at B=64.
 """
 
 import torch
@@ -33,7 +34,8 @@ def embedding_forward(out, tokens, wte, wpe, n, T, C, ROWS: tl.constexpr, COLUMN
     inside = (rows < n)[:, None] & (columns < C)[None, :]
     token = tl.load(tokens + rows, mask=rows < n, other=0)
     x = tl.load(wte + token[:, None] * C + columns[None, :], mask=inside).to(tl.float32)
-    x += tl.load(wpe + (rows % T)[:, None] * C + columns[None, :], mask=inside).to(tl.float32)
+    if wpe is not None:
+        x += tl.load(wpe + (rows % T)[:, None] * C + columns[None, :], mask=inside).to(tl.float32)
     tl.store(out + rows.to(tl.int64)[:, None] * C + columns[None, :], x.to(out.dtype.element_ty), mask=inside)
 
 
@@ -206,10 +208,10 @@ def backward(dout, tokens, V, accumulate, *, dwte, dwpe, workspace):
     across = blocks(C, COLUMNS)
     columns = dict(COLUMNS=COLUMNS, num_warps=2)
 
-    grid = blocks(T, POSITIONS), across
-    sum_sequences[grid](
-        dwpe, dout, B, T, C, ACCUMULATE=accumulate, POSITIONS=POSITIONS, COLUMNS=COLUMNS, num_warps=4
-    )  # fmt: skip
+    if dwpe is not None:
+        sum_sequences[(blocks(T, POSITIONS), across)](
+            dwpe, dout, B, T, C, ACCUMULATE=accumulate, POSITIONS=POSITIONS, COLUMNS=COLUMNS, num_warps=4
+        )  # fmt: skip
     order = sort_by_token(order, spare, counts, tokens, n, V)
     steps = n.bit_length()
     find_starts[(blocks(V + 1, SEARCHED),)](starts, tokens, order, n, V, steps, SEARCHED=SEARCHED, num_warps=4)
