@@ -72,5 +72,5 @@ template <typename T>
 __global__ void __launch_bounds__(COLUMNS * SLICES)
     layernorm_add_partials(T* dweight, T* dbias, const float* partials, int count, int C, bool accumulate) {
     int c = blockIdx.x * COLUMNS + lane_id();  // of 2 C: dbias lies behind dweight
-    add_partials(c < C ? dweight + c : dbias + (c - C), partials, count, c, 2 * C, accumulate);
+    add_partials<2, T>([&] { return c < C ? dweight + c : dbias + (c - C); }, partials, count, C, c, accumulate);
 }

@@ -65,5 +65,5 @@ template <typename T>
 __global__ void __launch_bounds__(COLUMNS * SLICES)
     rmsnorm_add_partials(T* dweight, const float* partials, int count, int C, bool accumulate) {
     int c = blockIdx.x * COLUMNS + lane_id();
-    add_partials(dweight + c, partials, count, c, C, accumulate);
+    add_partials<1, T>([&] { return dweight + c; }, partials, count, C, c, accumulate);
 }
