@@ -187,7 +187,7 @@ def test_llamas_bytes_are_a_tokenizer_as_any_other(tmp_path):
     assert using.encoding.encode_ordinary("aé") == [ord("a") + 3, 0xC3 + 3, 0xA9 + 3]
     about = corpus.write_shards(corpus.Corpus("x", ["ab", "<s>é" * 20]), using, tmp_path, 0.1)
     assert about["vocabulary"] == 259
-    ids = shards.open_tokens(tmp_path / "train.bin", 259).tolist()
+    ids = shards.open_shard(tmp_path / "train.bin", 259).tolist()
     assert ids[:4] == [ord("a") + 3, ord("b") + 3, 1, ord("<") + 3]
     for beside in (corpus.decoder_beside(tmp_path, "bytes"), corpus.decoder_beside(tmp_path)):
         assert beside is not None and beside.end_of_text == 1 and beside.fingerprint() == using.fingerprint()
