@@ -33,6 +33,7 @@ def parser() -> cli.Parser:
     p.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or a folder of such")
     p.add_argument("--format", required=True, choices=(*FORMATS, *EXPORTS))
     p.add_argument("--out", required=True, type=Path, metavar="FILE")
+    p.add_argument("--vocab", type=Path, metavar="FILE", help="of hf, llama2c: the tokenizer, where none lies there")
     g = p.add_argument_group("llama2c")
     g.add_argument("--version", type=int, choices=(0, 1, 2), help="0 (default) for run.c, 1, or 2: int8, for runq.c")
     g.add_argument(
@@ -51,10 +52,12 @@ def main(argv: list[str] | None = None) -> int:
         p.error("--version is of --format llama2c")
     if args.group is not None and args.version != 2:
         p.error("--group is of --format llama2c --version 2")
+    if args.vocab is not None and args.format not in ("hf", "llama2c"):
+        p.error("--vocab is of --format hf and llama2c")
     if args.format in EXPORTS:
         from bench.checkpoints import foreign
 
-        print(foreign.export(args.run, args.format, args.out, args.version or 0, args.group or GROUP))
+        print(foreign.export(args.run, args.format, args.out, args.version or 0, args.group or GROUP, args.vocab))
         return cli.OK
     from bench.records import formats
 

@@ -185,7 +185,7 @@ def _checkpoints(g: argparse._ArgumentGroup) -> None:
         "--from",
         type=Path,
         metavar="WEIGHTS",
-        help="to start from: a checkpoint or run of ours, llm.c's .bin, a Hugging Face folder, nanoGPT's safetensors",
+        help="to start from: a checkpoint or run of ours, a Hugging Face folder, llm.c's or llama2.c's .bin, nanoGPT's",
     )
 
 

@@ -37,12 +37,12 @@ def open_weights(path: Path, tokenizer: Path | None = None) -> tuple[Model, Weig
     tokenizer: a file to take instead of what lies there. CannotGoOn, in one line, for anything else.
     """
     model, weights, folder = _opened(path)
-    if tokenizer is not None:
-        return model, weights, open_tokenizer(tokenizer, model.v)
-    found = tokenizer_in(folder, model.v)
-    if found is None and model.v == VOCAB:
-        found = gpt2_at_hand()
-    return model, weights, found
+    codec = _tokenizer(folder, model, tokenizer)
+    return model, weights, gpt2_at_hand() if codec is None and model.v == VOCAB else codec
+
+
+def _tokenizer(folder: Path, model: Model, named: Path | None) -> Codec | None:
+    return open_tokenizer(named, model.v) if named is not None else tokenizer_in(folder, model.v)
 
 
 def _opened(path: Path) -> tuple[Model, Weights, Path]:
@@ -163,22 +163,27 @@ def read_any(path: Path) -> tuple[Model, State]:
 # --- out ---
 
 
-def export(path: Path, format: str, out: Path, version: int = 0, group: int = GROUP) -> str:
+def export(
+    path: Path, format: str, out: Path, version: int = 0, group: int = GROUP, tokenizer: Path | None = None
+) -> str:
     """Write a run's newest checkpoint, the one given, or what another program wrote, in another program's format; what
     was written, in a line.
 
-    format: of bench.checkpoints.EXPORTS; version, group: of llama2.c's file. CannotGoOn where something is at `out`, or
-    the format does not know the model.
+    format: of bench.checkpoints.EXPORTS; version, group: of llama2.c's file; tokenizer: a file to take, for formats
+    that have one, instead of what lies with the weights. CannotGoOn where something is at `out`, or the format does not
+    know the model.
     """
-    model, state, codec = _to_export(path)
+    model, state, folder = _to_export(path)
     if out.exists():
         raise CannotGoOn(f"{out}: it is there, and stays; take another name")
     if format == "hf":
-        kind, beside = hugging_face.kind_of(model), hf_tokenizer.files(codec, model)
+        kind, codec = hugging_face.kind_of(model), _tokenizer(folder, model, tokenizer)
+        beside = hf_tokenizer.files(codec, model)
         hugging_face.write_folder(out, state.weights, model, beside=beside)
         what = f"for {kind.loader}.from_pretrained" + (f", with {codec.name}" if codec and beside else "")
     elif format == "llama2c":
-        what = _export_llama2c(out, llama2c.need_llama2(model, "--format llama2c"), state, codec, version, group)
+        llama, codec = llama2c.need_llama2(model, "--format llama2c"), _tokenizer(folder, model, tokenizer)
+        what = _export_llama2c(out, llama, state, codec, version, group)
     elif format == "nanogpt":
         nanogpt.write_file(out, state.weights, llmc.need_gpt2(model, "--format nanogpt"))
         what = "with nanoGPT's names"
@@ -193,14 +198,15 @@ def export(path: Path, format: str, out: Path, version: int = 0, group: int = GR
     return f"{out}: {model.name}{steps} in {state.dtype}, {what}"
 
 
-def _to_export(path: Path) -> tuple[Model, State, Codec | None]:
-    """Of a run, its state; of anything else a state of weights alone, of step -1: nobody knows."""
+def _to_export(path: Path) -> tuple[Model, State, Path]:
+    """Of a run, its state; of anything else a state of weights alone, of step -1: nobody knows. And the folder in which
+    the tokenizer lies if there is one."""
     if path.is_dir() and not (path / hugging_face.CONFIG).exists() and llmc.newest_step(path) is None:
         model, state = read_any(path)
-        return model, state, tokenizer_in(checkpoint_in(path).parent, model.v)
-    model, weights, codec = open_weights(path)
+        return model, state, checkpoint_in(path).parent
+    model, weights, folder = _opened(path)
     dtype = next(name for name, dtype in DTYPES.items() if dtype == weights["wte"].dtype)
-    return model, State(-1, describe(model), dtype, weights), codec
+    return model, State(-1, describe(model), dtype, weights), folder
 
 
 def _copy_tokenizer(path: Path, out: Path) -> None:

@@ -77,7 +77,8 @@ def row_of(model: Llama2, part: str) -> int:
 
 
 def places(model: Llama2, part: str) -> Iterator[tuple[str, int, int]]:
-    """(our name, its first row, rows) of one of its tensors, layer by layer; of a norm, the one row that it is."""
+    """(our name, its first row, rows) of one of its tensors, layer by layer; a norm is one row.
+    None of the tables, nor of a tied head."""
     C, H, keys = model.C, model.H, model.NKV * model.head_size
     in_layers = {
         "norm1": ("norm1", 0, 1),
@@ -98,7 +99,7 @@ def places(model: Llama2, part: str) -> Iterator[tuple[str, int, int]]:
         yield "norm.weight", 0, 1
     elif part == "wte":
         yield "wte", 0, model.v
-    elif not model.tied:
+    elif part == "head" and not model.tied:
         yield "head.weight", 0, model.v
 
 

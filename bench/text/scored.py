@@ -47,13 +47,14 @@ class Scored:
         return {piece: i for i, piece in reversed(list(enumerate(self.pieces)))}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without the one for its beginning. As run.c's encode: a space goes before it, characters that
-        are no piece become bytes, and the neighbours whose join has the best score are merged, the leftmost first,
-        until none can be. Raises DataError for a byte that has no piece."""
+        """Ids of a text, without the one for its beginning. As run.c's encode: a space goes before it (where that is a
+        piece: run.c takes no text otherwise), characters that are no piece become bytes, and the neighbours whose join
+        has the best score are merged, the leftmost first, until none can be. Raises DataError for a byte that has no
+        piece."""
         if not text:
             return []
         found = []
-        for character in " " + text:
+        for character in " " + text if b" " in self.ids else text:
             raw = character.encode(errors="surrogateescape")
             known = self.ids.get(raw)
             found += [known] if known is not None else [self._byte(b) for b in raw]
