@@ -313,7 +313,7 @@ class PlainRoom(Room):
         return logits[:, : self.model.v].argmax(-1, keepdim=True).clone()
 
 
-PACKAGES = {"transformers": "transformers", "llama-cpp": "llama_cpp"}
+PACKAGES = {"transformers": "transformers"}
 
 
 def need(baseline: str) -> None:
