@@ -22,7 +22,9 @@ CUT = {
     "matmul": Cut("M"),
     "residual": Cut("N"),
     "residual_layernorm": Cut("B"),
+    "rope": Cut("B"),
     "softmax": Cut("R", 1024),  # the rows of one causal mask
+    "swiglu": Cut("M"),
     "adamw": None,
     "global_norm": None,
 }
