@@ -8,9 +8,11 @@ github-action-benchmark  JSON for the action's tool `customSmallerIsBetter`, in 
 bmf                      Bencher Metric Format, latency in nanoseconds
 parquet, csv             a table, one row a case; parquet also has the raw samples (needs pyarrow)
 
-Of a training run, or of one checkpoint of it, the newest weights for other programs (docs/checkpoints.md):
+Of a training run, or of one checkpoint of it, the newest weights for other programs; also of a file or folder that one
+of them wrote (docs/checkpoints.md):
 
-hf                       a folder for Hugging Face's GPT2LMHeadModel.from_pretrained
+hf                       a folder for Hugging Face's GPT2LMHeadModel or LlamaForCausalLM.from_pretrained
+llama2c                  Llama's model.bin for llama2.c, or with --out FOLDER that and its tokenizer
 llmc                     a folder that llm.c's -y 1 goes on from, or with --out FILE.bin its model alone
 nanogpt                  a .safetensors file with nanoGPT's names
 
@@ -22,7 +24,7 @@ import sys
 from pathlib import Path
 
 from bench import cli
-from bench.checkpoints import EXPORTS
+from bench.checkpoints import EXPORTS, GROUP
 from bench.records import FORMATS
 
 
@@ -31,15 +33,31 @@ def parser() -> cli.Parser:
     p.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or a folder of such")
     p.add_argument("--format", required=True, choices=(*FORMATS, *EXPORTS))
     p.add_argument("--out", required=True, type=Path, metavar="FILE")
+    p.add_argument("--vocab", type=Path, metavar="FILE", help="of hf, llama2c: the tokenizer, where none lies there")
+    g = p.add_argument_group("llama2c")
+    g.add_argument("--version", type=int, choices=(0, 1, 2), help="0 (default) for run.c, 1, or 2: int8, for runq.c")
+    g.add_argument(
+        "--group",
+        type=cli.count,
+        metavar="G",
+        help="of version 2, values a scale; halved until rows divide. Default 64",
+    )
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
+    if args.version is not None and args.format != "llama2c":
+        p.error("--version is of --format llama2c")
+    if args.group is not None and args.version != 2:
+        p.error("--group is of --format llama2c --version 2")
+    if args.vocab is not None and args.format not in ("hf", "llama2c"):
+        p.error("--vocab is of --format hf and llama2c")
     if args.format in EXPORTS:
         from bench.checkpoints import foreign
 
-        print(foreign.export(args.run, args.format, args.out))
+        print(foreign.export(args.run, args.format, args.out, args.version or 0, args.group or GROUP, args.vocab))
         return cli.OK
     from bench.records import formats
 

@@ -5,8 +5,8 @@
     python -m bench.train --out RUN --resume                                        goes on, with the same options
     torchrun --nproc_per_node 2 -m bench.train gpt2-124m --out RUN …                on several processes
 
-One line a step when piped, a progress display on a terminal. In RUN: train.jsonl (every event), env.json, kernels.json,
-checkpoints/, and TensorBoard's files where it is installed. docs/training.md says all of it.
+One line a step when piped, a progress display on a terminal. In RUN: train.jsonl (every event), train.csv (at the end),
+env.json, kernels.json, checkpoints/, and TensorBoard's files where it is installed. docs/training.md says all of it.
 
 Ctrl-C or SIGTERM ends the step under way, writes a checkpoint and ends with exit code 130; a second one ends at once
 and harms nothing. A loss or norm that is not finite is reported with the call and tensor where it first appears, and
@@ -185,7 +185,7 @@ def _checkpoints(g: argparse._ArgumentGroup) -> None:
         "--from",
         type=Path,
         metavar="WEIGHTS",
-        help="to start from: a checkpoint or run of ours, llm.c's .bin, a Hugging Face folder, nanoGPT's safetensors",
+        help="to start from: a checkpoint or run of ours, a Hugging Face folder, llm.c's or llama2.c's .bin, nanoGPT's",
     )
 
 

@@ -1,4 +1,5 @@
 """A training run's state on disk: the project's own checkpoints, and files of weights that others write and read."""
 
 KEEP_LAST = 3
-EXPORTS = ("hf", "llmc", "nanogpt")  # formats of bench.export for a training run
+EXPORTS = ("hf", "llama2c", "llmc", "nanogpt")  # formats of bench.export for a training run
+GROUP = 64  # int8 values that share a scale in llama2.c's files

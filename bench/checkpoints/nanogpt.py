@@ -45,6 +45,14 @@ def is_matrix(name: str) -> bool:
     return name.endswith(".weight") and name.split(".")[-2] in MATRICES
 
 
+def fits(tensors: Weights, model: GPT2) -> bool:
+    """Whether tensors with these names are of this size, as far as shapes tell: they do not tell the heads."""
+    shapes = {_bare(name): tuple(tensor.shape) for name, tensor in tensors.items()}
+    blocks = {name.split(".")[1] for name in shapes if name.startswith("h.")}
+    tables = shapes.get("wpe.weight"), shapes.get("wte.weight")
+    return len(blocks) == model.L and tables in [((model.max_t, model.C), (v, model.C)) for v in (model.v, model.vp)]
+
+
 def read_file(path: Path, model: GPT2) -> dict[str, torch.Tensor]:
     """fp32 weights by our names, of a .safetensors file with nanoGPT's names (or Hugging Face's, told by their shapes).
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,6 +14,7 @@ from reference.models.gpt2 import GPT2
 from reference.models.model import Model
 
 Named = Mapping[str, torch.Tensor]
+M = TypeVar("M", bound=Model)
 
 
 @dataclass
@@ -63,10 +64,16 @@ def described(said: Mapping[str, Any], where: object) -> Model:
 
 def sized(*, max_t: int, v: int, L: int, NH: int, C: int) -> GPT2:
     """The GPT-2 of these sizes, under its name where it has one."""
+    return named_model(GPT2(f"gpt2-{L}x{C}", L=L, NH=NH, C=C, max_t=max_t, v=v))
+
+
+def named_model(model: M) -> M:
+    """`model`, or the known one of its sizes, which has a name."""
+    said = describe(model)
     for known in MODELS.values():
-        if isinstance(known, GPT2) and (known.max_t, known.v, known.L, known.NH, known.C) == (max_t, v, L, NH, C):
+        if isinstance(known, type(model)) and {**describe(known), "name": model.name} == said:
             return known
-    return GPT2(f"gpt2-{L}x{C}", L=L, NH=NH, C=C, max_t=max_t, v=v)
+    return model
 
 
 def need_same_model(found: Mapping[str, Any], model: Model, where: object) -> None:

@@ -110,7 +110,7 @@ def train_bpe(texts: Iterable[str], size: int) -> dict[bytes, int]:
     trainee.pre_tokenizer = ByteLevel(add_prefix_space=False)
     trainer = BpeTrainer(vocab_size=size, initial_alphabet=sorted(ByteLevel.alphabet()), show_progress=False)
     trainee.train_from_iterator(texts, trainer)
-    byte_of = _bytes_of_characters()
+    byte_of = bytes_of_characters()
     return {bytes(byte_of[c] for c in token): rank for token, rank in trainee.get_vocab().items()}
 
 
@@ -161,7 +161,7 @@ def rank_lines(ranks: dict[bytes, int]) -> bytes:
     return b"".join(base64.b64encode(token) + b" %d\n" % rank for token, rank in ordered)
 
 
-def _bytes_of_characters() -> dict[str, int]:
+def bytes_of_characters() -> dict[str, int]:
     """Byte-level BPE writes a byte as a character: itself where it is visible in Latin-1, else the next after 255."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in visible]

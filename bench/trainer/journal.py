@@ -1,4 +1,5 @@
-"""What a training run writes down: train.jsonl, one event a line, and TensorBoard's files where that is installed.
+"""What a training run writes down: train.jsonl, one event a line, TensorBoard's files where that is installed, and,
+when it ends, train.csv, a row a step.
 
     {"event": "step", "step": 12, "loss": 9.1, "loss_z": null, "norm": 1.2, …}
 
@@ -8,7 +9,9 @@ After a resume the steps since the last checkpoint come again: the last line of 
 """
 
 import contextlib
+import csv
 import fcntl
+import io
 import json
 import math
 import os
@@ -18,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import CannotGoOn
-from bench.core.files import cannot_write
+from bench.core.files import cannot_write, put
 from bench.records.scrub import clean
 
-FILE = "train.jsonl"
+FILE, TABLE = "train.jsonl", "train.csv"
 FORCE_S = 1.0
+EVALUATED = {"val": ("loss", "val_loss"), "hellaswag": ("accuracy", "hellaswag")}  # event: its number, its column
 CURVES = {  # event: {its numbers: their names in TensorBoard}
     "step": {"loss": "train/loss", "norm": "train/norm", "lr": "train/lr", "tokens_per_s": "speed/tokens_per_s"},
     "val": {"loss": "val/loss"},
@@ -83,6 +87,8 @@ class Journal:
         os.close(self._handle)
         if self._curves:
             self._curves.close()
+        with contextlib.suppress(OSError):  # all of it is in the other file
+            write_table(self.file.parent)
 
     def _write(self, line: bytes) -> None:
         size = os.fstat(self._handle).st_size
@@ -127,4 +133,40 @@ def events(folder: Path) -> list[Mapping[str, Any]]:
             event = json.loads(line)
             if isinstance(event, dict) and isinstance(event.get("event"), str):
                 found.append(event)
+    return found
+
+
+def write_table(folder: Path) -> None:
+    """train.csv of a run's train.jsonl: a row a step (its last line), with what was evaluated after it; what is not
+    known is empty. Nothing where no step was taken. Raises OSError."""
+    rows: dict[int, dict[str, Any]] = {}
+    for event in events(folder):
+        kind, step = event["event"], event.get("step")
+        if not isinstance(step, int):
+            continue
+        if kind == "step":
+            rows[step] = _flat({name: value for name, value in event.items() if name != "event"})
+        elif kind in EVALUATED:
+            number, column = EVALUATED[kind]
+            rows.setdefault(step, {"step": step})[column] = event.get(number)
+    if not rows:
+        return
+    ordered = [rows[step] for step in sorted(rows)]
+    fullest = max(ordered, key=len)
+    columns = list(dict.fromkeys([*fullest, *(name for row in ordered for name in row)]))
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(ordered)
+    put(folder / TABLE, text.getvalue().encode())
+
+
+def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What is inside a field as fields of their own: mfu_palm."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}_{inner}": number for inner, number in value.items()}
+        else:
+            found[name] = value
     return found

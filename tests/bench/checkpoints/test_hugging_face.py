@@ -83,7 +83,7 @@ def test_what_save_pretrained_writes_is_read(tmp_path, gpt2lmheadmodel, shards):
 
 def folder_of(path: Path, tensors: dict[str, torch.Tensor], **config) -> Path:
     path.mkdir()
-    said = {**hugging_face.config_of(MODEL, torch.float32), **config}
+    said = {**hugging_face.config_of(MODEL, "float32"), **config}
     (path / CONFIG).write_text(json.dumps(said))
     safetensors.torch.save_file({n: t.contiguous().clone() for n, t in tensors.items()}, path / WEIGHTS)
     return path

@@ -1,3 +1,4 @@
+import csv
 import json
 import subprocess
 import sys
@@ -104,3 +105,37 @@ def test_json_is_one_object_a_line(tmp_path):
         book.write("step", **{**STEP, "step": n})
     book.close()
     assert [json.loads(line)["step"] for line in (tmp_path / journal.FILE).read_text().splitlines()] == [0, 1, 2]
+
+
+def test_a_table_has_a_row_a_step_and_what_was_evaluated_after_it(tmp_path):
+    book = Journal(tmp_path)
+    book.write("start", step=0)
+    book.write("val", step=0, loss=9.5, batches=2)
+    for n, loss in ((1, 3.0), (2, 2.0), (3, 1.5)):
+        book.write("step", **{**STEP, "step": n, "loss": loss, "mfu": {"palm": 0.25, "llmc": 0.5} if n > 1 else None})
+    book.write("val", step=3, loss=1.75, batches=2)
+    assert not (tmp_path / journal.TABLE).exists()
+    book.close()
+    with (tmp_path / journal.FILE).open("a") as file:
+        file.write('{"event": "step", "loss": 7}\n')  # by whomever
+    book = Journal(tmp_path)  # resumed: the steps since the last checkpoint come again
+    book.write("step", **{**STEP, "step": 3, "loss": 1.25, "norm": 0.5})
+    book.write("hellaswag", step=3, right=1, of=4, accuracy=0.25)
+    book.write("sample", step=3, text="a, b")
+    book.close()
+    with (tmp_path / journal.TABLE).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["loss"], row["val_loss"]) for row in rows] == [
+        ("0", "", "9.5"),
+        ("1", "3.0", ""),
+        ("2", "2.0", ""),
+        ("3", "1.25", ""),
+    ]
+    assert rows[2]["mfu_palm"] == "0.25" and rows[2]["norm"] == "" and rows[3]["hellaswag"] == "0.25"
+
+
+def test_without_steps_there_is_no_table(tmp_path):
+    book = Journal(tmp_path)
+    book.write("start", step=0)
+    book.close()
+    assert [p.name for p in tmp_path.iterdir()] == [journal.FILE]
