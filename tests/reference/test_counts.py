@@ -175,25 +175,6 @@ def test_bytes(layer, name, phase, expected):
     assert contract.min_bytes(module, shape, phase) == expected
 
 
-@pytest.mark.parametrize(
-    ("layer", "phase", "shape", "gflop", "expected"),
-    [
-        # 24 of 36 heads of 64 are turned, read and written; T rows of two tables
-        ("rope", "forward", {}, 3 * M * 24 * 64 / 1e9, 2 * M * 24 * 64 * 2 + T * 64 * 4 + B * 8),
-        ("rope", "backward", {}, 3 * M * 24 * 64 / 1e9, 2 * M * 24 * 64 * 2 + T * 64 * 4 + B * 8),
-        ("swiglu", "forward", {}, 4 * M * 2048 / 1e9, 3 * M * 2048 * 2),
-        ("swiglu", "backward", {}, 11 * M * 2048 / 1e9, 5 * M * 2048 * 2),
-        # no wpe, and no gradient of it
-        ("embedding", "forward", {"positions": False}, M * C / 1e9, M * 8 + X + C * 2),
-        ("embedding", "backward", {"positions": False}, M * C / 1e9, M * 8 + X + VP * C * 2),
-    ],
-)
-def test_flops_and_bytes_of_layers_that_gpt2_does_not_call(layer, phase, shape, gflop, expected):
-    module, sizes = call(layer)
-    assert contract.flops(module, sizes | shape, phase) / 1e9 == pytest.approx(gflop)
-    assert contract.min_bytes(module, sizes | shape, phase) == expected
-
-
 def test_adamw_moves_28_bytes_a_parameter_in_fp32():
     """Gradient read; parameter and two moments read and written; three scalars."""
     module, shape = call("adamw", dtype="fp32")
