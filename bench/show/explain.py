@@ -180,7 +180,7 @@ def show(e: Explained) -> None:
     console.print()
     floor_table(e).print(console)
     if not any(f.calls for f in e.floors):
-        console.print("0 calls: GPT-2's step here does this inside another layer, or not at all", style="dim")
+        console.print(f"0 calls: {e.model.name}'s step does this inside another layer, or not at all", style="dim")
     for one in e.variants if e.one else ():
         console.print(f"{one.name}: {one.story}", style="bold", highlight=False, markup=False)
         console.print((_docstring(one).partition("\n")[2]).strip(), highlight=False, markup=False)

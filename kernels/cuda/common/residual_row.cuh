@@ -1,4 +1,4 @@
-// A row of x and one of residual, as they are in memory, until they are added: residual_layernorm's and
+// A row of x and one of residual, as they are in memory, until they are added: residual_layernorm/shared.cu's and
 // residual_rmsnorm's.
 #pragma once
 

@@ -95,26 +95,3 @@ struct Rows {
     __device__ Packed<float, N> dout(int p) const { return of(1, p); }
     __device__ Packed<float, N> dresidual(int p) const { return dresidual_rows ? of(2, p) : filled<N>(0); }
 };
-
-constexpr int COLUMNS = 32;      // of a block of the second stage: a warp's lanes, so that it reads 128 bytes
-constexpr int SLICES = 16;       // warps of it, each taking every 16th partial sum
-
-// *gradient() (or +=) is the sum of column c of `partials`: `count` times the GRADIENTS' C floats behind one another. What
-// is past the last column does nothing. A warp's lanes have neighbouring columns.
-template <int GRADIENTS, typename T, typename F>
-__device__ void add_partials(F gradient, const float* partials, int count, int C, int c, bool accumulate) {
-    __shared__ float sums[SLICES][COLUMNS];
-    float sum = 0;
-    if (c < GRADIENTS * C) {
-#pragma unroll 4
-        for (int i = warp_id(); i < count; i += SLICES) sum += partials[i * (long long)GRADIENTS * C + c];
-    }
-    sums[warp_id()][lane_id()] = sum;
-    __syncthreads();
-    if (warp_id() != 0 || c >= GRADIENTS * C) return;
-    T* to = gradient();
-    float total = accumulate ? to_float(*to) : 0;
-#pragma unroll
-    for (int i = 0; i < SLICES; i++) total += sums[i][lane_id()];
-    *to = from_float<T>(total);
-}

@@ -67,10 +67,26 @@ __global__ void __launch_bounds__(THREADS * ROWS, BLOCKS_PER_SM)
     add_groups<C, N, PACKS, THREADS, ROWS>(partial + C, bias_sum, all);
 }
 
+constexpr int COLUMNS = 32;      // of a block of the second stage: a warp's lanes, so that it reads 128 bytes
+constexpr int SLICES = 16;       // warps of it, each taking every 16th partial sum
+
 // Second stage: dweight and dbias (or +=) from the blocks' sums, which lie `count` times behind one another.
 template <typename T>
 __global__ void __launch_bounds__(COLUMNS * SLICES)
     layernorm_add_partials(T* dweight, T* dbias, const float* partials, int count, int C, bool accumulate) {
+    __shared__ float sums[SLICES][COLUMNS];
     int c = blockIdx.x * COLUMNS + lane_id();  // of 2 C: dbias lies behind dweight
-    add_partials<2, T>([&] { return c < C ? dweight + c : dbias + (c - C); }, partials, count, C, c, accumulate);
+    float sum = 0;
+    if (c < 2 * C) {
+#pragma unroll 4
+        for (int i = warp_id(); i < count; i += SLICES) sum += partials[i * 2LL * C + c];
+    }
+    sums[warp_id()][lane_id()] = sum;
+    __syncthreads();
+    if (warp_id() != 0 || c >= 2 * C) return;
+    T* gradient = c < C ? dweight + c : dbias + (c - C);
+    float total = accumulate ? to_float(*gradient) : 0;
+#pragma unroll
+    for (int i = 0; i < SLICES; i++) total += sums[i][lane_id()];
+    *gradient = from_float<T>(total);
 }

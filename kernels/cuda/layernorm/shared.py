@@ -22,7 +22,7 @@ MAX_PER_SM = 8  # blocks
 STATIC_SHARED = 256  # bytes, at most: the sums of a block's warps
 STAGES, TENSORS, LEAST_COPY = 2, 3, 4  # of rows copied ahead, as in rows_in_turns.cuh; the least bytes of a copy
 AHEAD_REGISTERS, REGISTERS = 3, 5  # an element: where its row is copied ahead, and where it is not
-COLUMNS, SLICES = 32, 16  # of the second stage, as in rows_in_turns.cuh
+COLUMNS, SLICES = 32, 16  # of the second stage, as in shared.cu
 
 forward_kernel = Kernel("shared.cu", "layernorm_forward")
 rows_kernel = Kernel("shared.cu", "layernorm_backward_rows")

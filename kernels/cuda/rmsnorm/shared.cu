@@ -60,10 +60,25 @@ __global__ void __launch_bounds__(THREADS * ROWS, BLOCKS_PER_SM)
     add_groups<C, N, PACKS, THREADS, ROWS>(partials + blockIdx.x * (long long)C, weight_sum, all);
 }
 
+constexpr int COLUMNS = 32;      // of a block of the second stage: a warp's lanes, so that it reads 128 bytes
+constexpr int SLICES = 16;       // warps of it, each taking every 16th partial sum
+
 // Second stage: dweight (or +=) from the blocks' sums, which lie `count` times behind one another.
 template <typename T>
 __global__ void __launch_bounds__(COLUMNS * SLICES)
     rmsnorm_add_partials(T* dweight, const float* partials, int count, int C, bool accumulate) {
+    __shared__ float sums[SLICES][COLUMNS];
     int c = blockIdx.x * COLUMNS + lane_id();
-    add_partials<1, T>([&] { return dweight + c; }, partials, count, C, c, accumulate);
+    float sum = 0;
+    if (c < C) {
+#pragma unroll 4
+        for (int i = warp_id(); i < count; i += SLICES) sum += partials[i * (long long)C + c];
+    }
+    sums[warp_id()][lane_id()] = sum;
+    __syncthreads();
+    if (warp_id() != 0 || c >= C) return;
+    float total = accumulate ? to_float(dweight[c]) : 0;
+#pragma unroll
+    for (int i = 0; i < SLICES; i++) total += sums[i][lane_id()];
+    dweight[c] = from_float<T>(total);
 }
