@@ -74,8 +74,18 @@ def test_llamas_kind_gives_the_same_ids(tmp_path):
     assert merged > 9 and found.begin == (1,) and found.end == 2 and found.size == given.size
 
 
+@pytest.mark.parametrize("codec", [Ranked(decoder_of(llama_bytes())), scored.of_bytes(300)], ids=["llm.c", "llama2.c"])
+def test_bytes_alone_give_the_same_ids(tmp_path, codec):
+    found = written(tmp_path, codec, llamas.MODEL)
+    for text in [TEXT, " a", "<s", *texts(4, TEXT)]:
+        ids = codec.encode(text)
+        assert found.encode(text) == ids == [b + 3 for b in text.encode()]
+        assert found.decode([1, *ids]) == codec.decode([1, *ids]) == text
+    assert found.begin == codec.begin == (1,) and found.size == 300
+
+
 def test_what_cannot_be_said_there_is_not_written():
-    assert files(None, llamas.MODEL) == files(Ranked(decoder_of(llama_bytes())), llamas.MODEL) == {}
+    assert files(None, llamas.MODEL) == {}
     half = scored.of_pieces("half", [*scored.of_bytes(259).pieces, b"\xc3"], [0.0] * 260)
     assert files(half, llamas.MODEL) == {}
     twice = scored.of_pieces("twice", [*scored.of_bytes(259).pieces, b"a", b"a"], [0.0] * 261)
