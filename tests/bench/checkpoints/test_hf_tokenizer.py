@@ -1,10 +1,13 @@
 """Tokenizers written for Hugging Face give the ids that ours give."""
 
 import json
+import os
 import random
+from pathlib import Path
 
 import pytest
 
+from bench import HOME
 from bench.checkpoints.hf_tokenizer import files, merges_of
 from bench.text import scored, tokenizer
 from bench.text.decoding import decoder_of
@@ -13,6 +16,8 @@ from bench.text.vocabularies import Ranked, open_tokenizer
 from tests.bench.checkpoints import llamas, states
 from tests.bench.text.test_scored import as_run_c
 
+TEST_DATA = Path(os.environ.get("LAYERBENCH_TEST_DATA", HOME.parent / "shared" / "data"))
+GPT2 = TEST_DATA / "gpt2.tiktoken"
 TEXT = "naïve ☃ — words and more words, an Änderung here\n  and there isn't 123 more \t"
 
 
@@ -55,6 +60,17 @@ def test_gpt2s_kind_gives_the_same_ids(tmp_path, small):
     vocabulary, merges = json.loads((tmp_path / "vocab.json").read_text()), (tmp_path / "merges.txt").read_text()
     assert merges.startswith("#version: 0.2\n") and len(merges.splitlines()) == len(vocabulary) - 256
     assert len(vocabulary) > 290 and all("".join(line.split()) in vocabulary for line in merges.splitlines()[1:])
+
+
+@pytest.mark.slow  # all 50,000 merges are found again
+@pytest.mark.skipif(not GPT2.exists(), reason="no gpt2.tiktoken in $LAYERBENCH_TEST_DATA or ../shared/data")
+def test_gpt2s_own_vocabulary_gives_the_same_ids(tmp_path):
+    given = open_tokenizer(GPT2, 50257)
+    found = written(tmp_path, given, states.MODEL)
+    merges = (tmp_path / "merges.txt").read_text().splitlines()
+    assert merges[1:5] == ["Ġ t", "Ġ a", "h e", "i n"] and len(merges) == 50001  # as in the file that OpenAI published
+    for text in [TEXT, Path(__file__).read_text(), *texts(6, TEXT + "日本語𝄞'llve\r")]:
+        assert found.encode(text) == given.encode(text) and found.decode(given.encode(text)) == text
 
 
 def test_merges_are_found_again():
