@@ -171,6 +171,7 @@ def test_version_2_stands_for_values_within_half_a_step_and_its_int8_are_the_sam
         assert ((read[name] - given[name]).abs() <= wide * 0.5001).all() and values.abs().amax() == 127
     assert all(torch.equal(norms[name], given[name]) and torch.equal(read[name], given[name]) for name in norms)
     assert not read["h0.attproj.weight"][3].any()
+    assert (matrices["h0.attproj.weight"][1][3] == 1).all()  # as in Q8_0 elsewhere here: no division by zero
 
 
 def test_groups_that_run_over_the_ends_of_rows_are_read_as_what_they_say(tmp_path):
