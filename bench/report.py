@@ -38,10 +38,10 @@ def main(argv: list[str] | None = None) -> int:
     with Progress() as line:
         runs = report.read_runs(args.runs)
         line.tell(f"the page of {len(runs)} runs, {sum(len(run.records) for run in runs)} records")
-        shown = report.Page(runs, args.title)
+        shown, template = report.page_of(runs, args.title)
         out = args.out or runs[0].folder / "report.html"
         line.tell(f"writing {out}")
-        page.write(shown, report.TEMPLATE, out)
+        page.write(shown, template, out)
     print(f"report: {out} ({out.stat().st_size / 1e6:.1f} MB)")
     if args.png:
         print(f"pictures: {page.write_pictures(shown, args.png)} charts in {args.png}")

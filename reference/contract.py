@@ -10,6 +10,9 @@ A layer is a module: `reference/<layer>.py`. It declares
                         its work on any shape of the layer, or say with `applies` where it has none to do
     flops(shape, phase) useful floating-point operations
     consistent(tensors, shape)   optional: makes random tensors meaningful (variances positive, …)
+    settle(tensors, shape)       optional: moves values (to ones that the dtype has) from where rounding decides what a
+                        whole number is, of layers that have whole numbers as outputs: those are compared exactly. Done
+                        after `consistent`, before an edit, and after each change of contents
     compulsory_bytes(shape, phase)   optional: where "each input once, each output once" is not the floor
     typical(B, T)       optional: the shape that is timed where no model lists the layer among its calls
     TIED                optional: names of tensors whose elements belong together one by one
@@ -20,6 +23,8 @@ A *shape* is a plain dict: sizes by symbol (`B T C NH NKV HS V VP M N K`), optio
 
 A variant (`kernels/<backend>/<layer>/<variant>.py`) has functions of the same names and the signature that
 `parameters` gives: inputs, scalars, then `*`, then everything it writes. A tensor that a shape does not use is None.
+An optional scalar is one more parameter, 0 by default, of the variants that take it; the others are not called with
+shapes that have it.
 """
 
 import functools
@@ -34,7 +39,8 @@ from typing import Any
 
 Shape = dict[str, Any]
 PHASES = ("forward", "backward")
-ITEM_SIZE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "int": 8}
+ITEM_SIZE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "int": 8, "int8": 1}
+INTEGERS = ("int", "int8")
 
 # Of what is timed: llm.c's defaults, which fit every machine.
 DEFAULT_B, DEFAULT_T = 4, 1024
@@ -58,7 +64,8 @@ class Tensor:
 
     shape        symbols separated by blanks ("B T C"); "" is a 0-d tensor; a symbol may be a product ("3*C"), or a
                  part ("HS/2")
-    dtype        "work" (the shape's dtype), "fp32", or "int" (int64, values in [0, shape[high]))
+    dtype        "work" (the shape's dtype), "fp32", "int" (int64; of an input, values in [0, shape[high])), or "int8"
+                 (values in [-127, 127])
     when         whether a shape has it at all; it is None otherwise
     pack         tensors of one pack are slices, along axis 2, of one allocation (attention's q, k, v)
     inplace      read and written
@@ -101,11 +108,21 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Pass:
-    """Inputs (read only), names of Python scalars taken from the shape, and outputs (written, or in place)."""
+    """Inputs (read only), names of Python scalars taken from the shape, and outputs (written, or in place).
+
+    optional: scalars that only some shapes have; where one is missing, or 0, a call does not mention it, and so a layer
+    that gets one more has the same calls as before everywhere else. Raises ValueError beside a gradient that
+    accumulates, whose flag comes last too.
+    """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     scalars: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.optional and self.accumulates:
+            raise ValueError("optional scalars, and gradients that accumulate")
 
     @property
     def accumulates(self) -> bool:
@@ -115,6 +132,16 @@ class Pass:
         """Parameter names before the `*`."""
         names = [t.name for t in self.inputs] + list(self.scalars)
         return [*names, "accumulate"] if self.accumulates else names
+
+    def options_in(self, shape: Shape) -> tuple[str, ...]:
+        """The optional scalars that a shape has."""
+        return tuple(name for name in self.optional if shape.get(name))
+
+    def scalars_in(self, shape: Shape) -> list[Any]:
+        """What a call at this shape is given of scalars, by position, without `accumulate`: optional ones up to the
+        last that the shape has."""
+        last = max((i + 1 for i, name in enumerate(self.optional) if shape.get(name)), default=0)
+        return [shape[name] for name in self.scalars] + [shape.get(name, 0) for name in self.optional[:last]]
 
     def keyword(self) -> list[str]:
         """Parameter names after the `*`."""
@@ -205,8 +232,8 @@ def edits_of(layer: ModuleType, phase: str, shape: Shape) -> list[str]:
 
 def aligned(layer: ModuleType, sizes: Shape) -> bool:
     """Whether each row of each tensor of forward begins at a whole vector, so that no kernel meets an edge in it."""
-    shape = {**sizes, "dtype": "fp32"}
-    found = [many[-1] for t in layer.FORWARD.tensors() for many in t.many_sizes(shape) if t.dtype == "work" and many]
+    shape, rows = {**sizes, "dtype": "fp32"}, ("work", "int8")
+    found = [many[-1] for t in layer.FORWARD.tensors() for many in t.many_sizes(shape) if t.dtype in rows and many]
     return all(last % VECTOR == 0 for last in found)
 
 

@@ -12,7 +12,7 @@ from bench import HOME
 # Each may import from those after it; the two of a pair know nothing of each other.
 ROOMS = (
     ("commands",),
-    ("trainer",),
+    ("trainer", "generation"),
     ("trial", "training"),
     ("gpu",),
     ("show",),

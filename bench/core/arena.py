@@ -1,7 +1,7 @@
 """The memory of one call: inputs, and outputs that are poisoned, all between guard bands.
 
 A variant is called on memory that the harness owns. Every output is filled with NaNs of a fresh bit pattern before each
-call, so that what was not written, and what was written outside, is seen afterwards. Guard bands and poison follow from
+call (whole numbers with one that is none of theirs), so that what was not written, and what was written outside, is seen afterwards. Guard bands and poison follow from
 a seed: what the variant's process hands back (`hand_back`, raw, bands included) the judge's lays out as an arena of its
 own (`memory`) and looks at there.
 """
@@ -21,7 +21,7 @@ from bench.core import contents
 from bench.core.case import DTYPES, Case, Scalar, Value, Values, bits, each, map, scalars
 from bench.core.contents import Change
 from bench.core.shared import ALIGN, aligned
-from bench.core.variants import need_support, takes_workspace
+from bench.core.variants import need_options, need_support, takes_workspace
 from reference import contract
 from reference.contract import Tensor
 
@@ -32,6 +32,9 @@ QUIET_NAN = {
     torch.bfloat16: (0x7FC0, 6),
     torch.float16: (0x7E00, 9),
 }
+# Of whole numbers: what no index is, fresh each time as well; of int8 the one number that contracts leave out.
+FAR = -(1 << 62)
+UNUSED_INT8 = -128
 GUARD = 4096  # bytes on each side: a page, and a multiple of every vector width
 PROBES, PROBED = 64, 4  # elements that are looked at once a call is over, in so many of its largest outputs
 
@@ -157,6 +160,8 @@ class Arena:
     def load(self, values: Values, seed: int = 0) -> None:
         """Copy drawn values in, changed by a seed (bench/core/contents.py); addresses stay. What is read in place or
         added to is put there by `reset`, from the same values, which must live as long."""
+        if seed and contents.settles(self.case):
+            values, seed = contents.changed(self.case, values, seed), 0
         self._changes = contents.changes(self.case, values, seed)
         for name, buffer in self.inputs.items():
             self._put(name, buffer, values[name])
@@ -296,9 +301,11 @@ def grid(count: int) -> torch.Tensor:
 
 
 def poison_of(seed: int) -> dict[torch.dtype, int]:
-    """The bits of a NaN for each dtype: none that arithmetic makes (free bits all clear on a CPU, all set on a GPU)."""
+    """The bits of a NaN for each dtype: none that arithmetic makes (free bits all clear on a CPU, all set on a GPU). Of
+    whole numbers one that is no answer."""
     gen = random.Random(seed)
-    return {dtype: base | gen.randrange(1, (1 << min(bits, 30)) - 1) for dtype, (base, bits) in QUIET_NAN.items()}
+    made = {dtype: base | gen.randrange(1, (1 << min(bits, 30)) - 1) for dtype, (base, bits) in QUIET_NAN.items()}
+    return {**made, torch.int64: FAR + gen.randrange(1 << 40), torch.int8: UNUSED_INT8}
 
 
 def _views(value: Value) -> Value:
@@ -340,5 +347,6 @@ def equal_bits(a: Values, b: Values) -> bool:
 def workspace_of(module: ModuleType, case: Case) -> int | None:
     """Bytes of scratch that a variant's phase asks for; None where it takes none. Raises Unavailable for a shape that
     it says it does not take."""
+    need_options(module, case.layer, case.phase, case.shape)
     need_support(module, case.shape)
     return module.workspace(case.shape, case.phase) if takes_workspace(module, case.phase) else None

@@ -16,8 +16,9 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
     "int": torch.int64,
+    "int8": torch.int8,
 }
-BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.int8}
 
 Value = torch.Tensor | list[torch.Tensor] | None  # of an argument: None where the shape does not use it
 Values = dict[str, Value]
@@ -72,6 +73,8 @@ def draw(case: Case, place: str = "cpu", forward_truth: "Callable[[Values, set[s
     with torch.device(place) if place != "cpu" else contextlib.nullcontext():
         if hasattr(layer, "consistent"):
             layer.consistent(values, shape)
+        if hasattr(layer, "settle"):
+            layer.settle(values, shape)
         if case.edit:
             layer.CASES[case.edit](values, shape)
     values = {name: _cast(v, specs[name], shape) for name, v in values.items()}
@@ -97,6 +100,8 @@ def _random(t: Tensor, shape: Shape, gen: torch.Generator) -> Value:
 def _random_one(t: Tensor, sizes: tuple[int, ...], shape: Shape, gen: torch.Generator) -> torch.Tensor:
     if t.dtype == "int":
         return torch.randint(0, shape[t.high], sizes, generator=gen, device=gen.device)
+    if t.dtype == "int8":
+        return torch.randint(-127, 128, sizes, generator=gen, device=gen.device, dtype=torch.int8)
     dtype = torch.float64 if shape["dtype"] == "fp64" else torch.float32
     return torch.randn(sizes, generator=gen, dtype=dtype, device=gen.device).mul_(t.scale)
 
@@ -114,7 +119,7 @@ def map(value: Value, f: Callable[[torch.Tensor], torch.Tensor]) -> Value:
 
 def scalars(case: Case) -> list[Scalar]:
     """The pass's Python scalars in order, without `accumulate`."""
-    return [case.shape[name] for name in contract.pass_of(case.module, case.phase).scalars]
+    return contract.pass_of(case.module, case.phase).scalars_in(case.shape)
 
 
 def run_truth(layer: ModuleType, phase: str, values: Values, shape: Shape) -> Values:
@@ -124,7 +129,7 @@ def run_truth(layer: ModuleType, phase: str, values: Values, shape: Shape) -> Va
     def wide(value: Value) -> Value:
         return map(value, lambda x: x.double() if x.is_floating_point() else x)
 
-    args = [wide(values[t.name]) for t in p.inputs] + [shape[s] for s in p.scalars]
+    args = [wide(values[t.name]) for t in p.inputs] + p.scalars_in(shape)
     inplace = {t.name: wide(values[t.name]) for t in p.outputs if t.inplace}
     with torch.no_grad():
         results = getattr(layer, phase)(*args, **inplace)

@@ -5,6 +5,9 @@ of elements and scaled by a random factor near one, so that no two calls see the
 was. What belongs together stays together (statistics with what they are of, a master with its parameter): it is rolled
 alike, by whole samples or not at all, and not scaled.
 
+Where a layer says what is to be kept away from an edge of rounding (`settle` in its contract), that is done after each
+change, too, so that whole numbers stay exact. Its tensors are then made as a whole.
+
 The same seed makes the same contents, bit by bit, in every process: the variant's copies them in, the judge's works out
 their truth and compares.
 """
@@ -105,7 +108,15 @@ def changed(case: Case, values: Values, seed: int) -> Values:
 
         return map(value, one)
 
-    return {name: anew(name, value) for name, value in values.items()}
+    made = {name: anew(name, value) for name, value in values.items()}
+    if seed and settles(case):
+        case.module.settle(made, case.shape)
+    return made
+
+
+def settles(case: Case) -> bool:
+    """Whether more is done to contents than `put` does."""
+    return hasattr(case.module, "settle")
 
 
 @dataclass(frozen=True)
@@ -120,7 +131,14 @@ class Contents:
     def _changes(self) -> dict[str, list[Change]]:
         return changes(self.case, self.drawn, self.seed)
 
+    @functools.cached_property
+    def _settled(self) -> Values | None:
+        """All of it, where a layer settles what was changed."""
+        return changed(self.case, self.drawn, self.seed) if self.seed and settles(self.case) else None
+
     def whole(self) -> Values:
+        if self._settled is not None:
+            return self._settled
         return changed(self.case, self.drawn, self.seed) if self.seed else self.drawn
 
     def rows(self, start: int, stop: int, names: Collection[str]) -> Values:
@@ -129,7 +147,7 @@ class Contents:
         def value(name: str) -> Value:
             parts = [
                 part(source, change, *((start, stop) if name in names else (0, None)))
-                for source, change in zip(each(self.drawn[name]), self._changes[name], strict=True)
+                for source, change in self._sources(name)
             ]
             return parts if isinstance(self.drawn[name], list) else parts[0] if parts else None
 
@@ -137,8 +155,14 @@ class Contents:
 
     def held_by(self, name: str, buffer: Value) -> bool:
         """Whether a buffer holds the tensors of this name, bit by bit, NaNs included."""
-        pairs = zip(each(buffer), each(self.drawn[name]), self._changes[name], strict=True)
-        return all(_holds(held, source, change) for held, source, change in pairs)
+        pairs = zip(each(buffer), self._sources(name), strict=True)
+        return all(_holds(held, source, change) for held, (source, change) in pairs)
+
+    def _sources(self, name: str) -> list[tuple[torch.Tensor, Change]]:
+        """The tensors of a name, and what is still to be done to them."""
+        if self._settled is not None:
+            return [(source, Change(0, 0)) for source in each(self._settled[name])]
+        return list(zip(each(self.drawn[name]), self._changes[name], strict=True))
 
 
 def part(source: torch.Tensor, change: Change, start: int = 0, stop: int | None = None) -> torch.Tensor:

@@ -18,7 +18,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from reference import contract
 from reference.contract import Shape
 
 FASTEST = "fastest"
+TRAINING = "the training step"
 ROUNDS = 7  # timed calls of each candidate that stays in the race …
 LONG_ENOUGH_S = 0.3  # … and more where they are short, until the race has taken this long
 MAX_ROUNDS = 60
@@ -93,49 +94,60 @@ def parse(text: str) -> Spec:
 
 
 def candidates(
-    spec: Spec, variants: list[Variant], ids: Iterable[CallId], device: str, dtype: str, simulate: bool = False
+    spec: Spec,
+    variants: list[Variant],
+    ids: Iterable[CallId],
+    device: str,
+    dtype: str,
+    simulate: bool = False,
+    what: str = TRAINING,
 ) -> dict[CallId, list[Variant]]:
     """Who may serve each call: one where it is named, several where measurements must decide.
 
+    what: TRAINING, or what else the calls are of: then a variant needs no other pass than theirs.
     Raises CannotGoOn for an unknown name (with a suggestion), for a named variant that cannot run here or has no
     backward, and for a call that no variant can serve.
     """
     ids = list(ids)
     known = [*dict.fromkeys(id.place for id in ids), *dict.fromkeys(id.layer for id in ids)]
     for where in spec.overrides:
-        cli.choose(where, known, "layer of the training step")
+        cli.choose(where, known, f"layer of {what}")
     pool = {}
     for id in ids:
         here = [v for v in variants if v.layer == id.layer]
-        pool[id] = _served(spec.override(id) or spec.default, id.layer, here, device, dtype, simulate)
+        phases = contract.phases_of(contract.load(id.layer)) if what == TRAINING else (id.phase,)
+        reasons = {v.name: why_not(v, device, dtype, simulate, phases) for v in here}
+        pool[id] = _served(spec.override(id) or spec.default, id.layer, here, reasons, dtype)
     return pool
 
 
-def _served(wish: str, layer: str, here: list[Variant], device: str, dtype: str, simulate: bool) -> list[Variant]:
+def _served(wish: str, layer: str, here: list[Variant], reasons: Mapping[str, str | None], dtype: str) -> list[Variant]:
     names = [v.name for v in here]
     if wish in names:
         variant = here[names.index(wish)]
-        if reason := why_not(variant, device, dtype, simulate):
+        if reason := reasons[wish]:
             raise CannotGoOn(f"{layer} {wish} cannot run: {reason}", cli.CANNOT_RUN)
         return [variant]
     if wish != FASTEST and wish not in BACKENDS:
         hint = cli.did_you_mean(wish, [*names, FASTEST, *BACKENDS])
         raise CannotGoOn(f"{layer} has no variant {wish!r}{hint} (it has: {', '.join(names)})", cli.USAGE)
     wanted = [v for v in here if wish in (FASTEST, v.backend)]
-    reasons = {v.name: why_not(v, device, dtype, simulate) for v in wanted}
     found = [v for v in wanted if not reasons[v.name]]
     if not found:
-        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) or "there is none"
+        told = "; ".join(f"{v.name}: {reasons[v.name]}" for v in wanted) or "there is none"
         raise CannotGoOn(f"no variant of {layer} for --kernels {wish} at {dtype} ({told})", cli.CANNOT_RUN)
     return found
 
 
-def why_not(variant: Variant, device: str, dtype: str, simulate: bool = False) -> str | None:
-    """Why a variant cannot train here, or None. With `simulate` GPU kernels can, in the simulator."""
-    phases = contract.phases_of(contract.load(variant.layer))
-    missing = [p for p in phases if not variant.has(p)]
+def why_not(
+    variant: Variant, device: str, dtype: str, simulate: bool = False, phases: Sequence[str] | None = None
+) -> str | None:
+    """Why a variant cannot train here, or None. With `simulate` GPU kernels can, in the simulator. phases: that it must
+    have, all of the layer's where nothing is said."""
+    whole = contract.phases_of(contract.load(variant.layer))
+    missing = [p for p in phases or whole if not variant.has(p)]
     if missing:
-        return f"it has no {missing[0]}, so it cannot train"
+        return f"it has no {missing[0]}" + (", so it cannot train" if len(phases or whole) == len(whole) else "")
     if simulated(variant, device) and not simulate:
         return "needs an NVIDIA GPU (--device cuda), or --simulate"
     return unavailable(variant, device, dtype, simulate)
@@ -192,15 +204,30 @@ def race(
     is lost with a process that a candidate kills, or hangs in.
     """
     memory = program.memory
-    memory.fill_random()
     sizes = (program.model, memory.B, memory.T, memory.dtype, memory.recompute)
     shapes = {id: c.shape for id, c in step_calls(*sizes).items()}
+    calls = [*program.forward_backward(accumulate=False), *program.update()]
+    memory.fill_random()
+    return race_calls(calls, shapes, memory.device, pool, budget, hopeless, tell, stop)
+
+
+def race_calls(
+    made: Iterable[Call],
+    shapes: Mapping[CallId, Shape],
+    device: Device,
+    pool: dict[CallId, list[Variant]],
+    budget: float = BUDGET_S,
+    hopeless: float = HOPELESS,
+    tell: Callable[[Told], None] = lambda what: None,
+    stop: float = math.inf,
+) -> Times:
+    """As `race`, of any calls in memory that was filled already."""
     calls: dict[CallId, list[Call]] = {}
-    for call in [*program.forward_backward(accumulate=False), *program.update()]:
+    for call in made:
         calls.setdefault(call.id, []).append(call)
 
     def work(id: CallId) -> int:
-        return contract.flops(contract.load(id.layer), shapes[id], id.phase)
+        return max(1, contract.flops(contract.load(id.layer), shapes[id], id.phase))
 
     times = Times()
     rates: dict[tuple[str, str, str], float] = {}  # (layer, phase, variant): ms for one operation
@@ -209,7 +236,7 @@ def race(
 
     def race_one(id: CallId, racing: list[Variant]) -> None:
         skipped = times.skipped[id]
-        found = _race_one(racing, calls[id], shapes[id], memory.device, skipped, lambda name: tell((id, name)))
+        found = _race_one(racing, calls[id], shapes[id], device, skipped, lambda name: tell((id, name)))
         for name, ms in found.items():
             times.ms[id][name] = min(ms, times.ms[id].get(name, math.inf))
             rates[id.layer, id.phase, name] = ms / work(id)

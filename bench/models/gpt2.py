@@ -1,14 +1,17 @@
-"""GPT-2 as a list of calls, with its activations."""
+"""GPT-2 as lists of calls, with its activations: a training step; prompts read and texts gone on with."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
-from bench.models import RECOMPUTE, CallId, program
+from bench.models import RECOMPUTE, CallId, cached, inference, program
 from bench.models.calls import Call
+from bench.models.inference import DECODE, PREFILL, Item, Move
 from bench.models.memory import Memory
 from reference.models.gpt2 import EPS, GPT2
+from reference.models.plain import Plain
 
 
 @dataclass
@@ -194,3 +197,129 @@ class Program(program.Program[GPT2]):
         if "gelu" in self.memory.recompute:
             outputs = dict(out=a.gelu.view(-1))
             yield Call(CallId("gelu", RECOMPUTE, "forward"), (a.pre_gelu.view(-1),), outputs)
+
+
+class Inference(inference.Inference[GPT2]):
+    """Prefill through the training step's layers, decode through gemv and decode_attention. Biases that no layer adds
+    are added in place."""
+
+    def _prefill(self) -> Iterator[Item]:
+        s, m = self.sizes, self.model
+        C, rows = m.C, s.B * s.T
+        self.branch, self.stream = self.new(s.B, C), self.new(s.B, C)  # of the last token of each sequence
+        P, inputs = PREFILL, (self.tokens, self.table("wte"), self.table("wpe")[: s.T])
+        stream, other, branch = (self.scratch(name, rows, C) for name in ("stream", "other", "branch"))
+        norm, packed, out = (
+            self.scratch("norm", rows, C),
+            self.scratch("qkv", rows, 3 * C),
+            self.scratch("att", rows, C),
+        )
+        wide, pre = self.scratch("wide", rows, 4 * C), self.scratch("pre_gelu", rows, 4 * C)
+        lse = self.scratch("lse", s.B, m.NH, s.T, dtype="fp32")
+        btc = (s.B, s.T, C)
+        yield self.call("embedding", P, dict(B=s.B, T=s.T, C=C, V=m.vp), inputs, dict(out=stream.view(btc)))
+        yield self._layernorm(P, stream, "h0.ln1", norm, s.T)
+        for i in range(m.L):
+            yield from self._linear(P, "qkv", norm, f"h{i}.qkv", packed)
+            q, k, v = packed.view(s.B, s.T, 3 * m.NH, m.head_size).split(m.NH, dim=2)
+            shape = dict(B=s.B, T=s.T, NH=m.NH, NKV=m.NH, HS=m.head_size, causal=True)
+            outputs = dict(out=out.view(s.B, s.T, m.NH, m.head_size), lse=lse)
+            yield self.call("attention", P, shape, (q, k, v, True), outputs)
+            yield from self.keep(i, k, v)
+            yield from self._linear(P, "attproj", out, f"h{i}.attproj", branch)
+            yield self._residual(P, branch, stream, f"h{i}.ln2", other, norm, s.T)
+            stream, other = other, stream
+            yield from self._linear(P, "fc", norm, f"h{i}.fc", wide, pre)
+            yield from self._linear(P, "fcproj", wide, f"h{i}.fcproj", branch)
+            if i + 1 < m.L:
+                yield self._residual(P, branch, stream, f"h{i + 1}.ln1", other, norm, s.T)
+                stream, other = other, stream
+        yield self.gather(branch, self.branch)
+        yield self.gather(stream, self.stream)
+
+    def _decode(self) -> Iterator[Item]:
+        s, m = self.sizes, self.model
+        C, B, wpe = m.C, s.B, self.table("wpe")
+        # Each of 2 L - 1 norms reads one and writes the other: the last one leaves the stream where `_final` looks.
+        stream, other, branch = self.scratch("one other", B, C), self.stream, self.branch
+        rows, norm, packed = self.new(B, C), self.scratch("one norm", B, C), self.scratch("one qkv", B, 3 * C)
+        out, wide, pre = (
+            self.scratch("one att", B, C),
+            self.scratch("one wide", B, 4 * C),
+            self.scratch("one pre", B, 4 * C),
+        )
+        heads = dict(NH=m.NH, NKV=m.NH, H=3 * m.NH, HS=m.head_size)
+        # Sequences may stand at different positions: to the layer they are the tokens of one, with rows of wpe of
+        # theirs.
+        yield Move("positions", torch.index_select, (wpe, 0, self.lengths), dict(out=rows))
+        inputs = (self.token.view(1, B), self.table("wte"), rows)
+        yield self.call("embedding", DECODE, dict(B=1, T=B, C=C, V=m.vp), inputs, dict(out=stream.view(1, B, C)))
+        yield self._layernorm(DECODE, stream, "h0.ln1", norm, 1)
+        for i in range(m.L):
+            yield from self._linear(DECODE, "qkv", norm, f"h{i}.qkv", packed)
+            k_cache, v_cache = self.cache(i, m.NH, m.head_size)
+            seen = (packed.view(B, 1, 3 * m.NH, m.head_size), self.lengths, m.NH)
+            outputs = dict(out=out.view(B, 1, m.NH, m.head_size), k_cache=k_cache, v_cache=v_cache)
+            yield self.call("decode_attention", "", dict(B=B, T=1, S=s.S, **heads), seen, outputs)
+            yield from self._linear(DECODE, "attproj", out, f"h{i}.attproj", branch)
+            yield self._residual(DECODE, branch, stream, f"h{i}.ln2", other, norm, 1)
+            stream, other = other, stream
+            yield from self._linear(DECODE, "fc", norm, f"h{i}.fc", wide, pre)
+            yield from self._linear(DECODE, "fcproj", wide, f"h{i}.fcproj", branch)
+            if i + 1 < m.L:
+                yield self._residual(DECODE, branch, stream, f"h{i + 1}.ln1", other, norm, 1)
+                stream, other = other, stream
+
+    def _final(self) -> Iterator[Item]:
+        B, C = self.sizes.B, self.model.C
+        norm = self.scratch("one norm", B, C)
+        yield self._residual(DECODE, self.branch, self.stream, "lnf", self.scratch("one other", B, C), norm, 1)
+        yield from self.project("", "head", norm, "wte", self.logits)
+
+    def _statistics(self, stage: str, T: int) -> dict[str, torch.Tensor]:
+        """Of a layernorm: written, and read by nobody."""
+        return {name: self.scratch(f"{stage} {name}", self.sizes.B, T, dtype="fp32") for name in ("mean", "rstd")}
+
+    def _layernorm(self, stage: str, x: torch.Tensor, norm: str, out: torch.Tensor, T: int) -> Item:
+        btc = self.sizes.B, T, self.model.C
+        shape = dict(B=btc[0], T=T, C=btc[2], eps=EPS, dresidual=True)
+        inputs = (x.view(btc), self.weight(f"{norm}.weight"), self.weight(f"{norm}.bias"), EPS)
+        return self.call("layernorm", stage, shape, inputs, dict(out=out.view(btc), **self._statistics(stage, T)))
+
+    def _residual(self, stage: str, x, residual, norm: str, residual_out, out, T: int) -> Item:
+        btc = self.sizes.B, T, self.model.C
+        shape = dict(B=btc[0], T=T, C=btc[2], eps=EPS, dresidual=True)
+        weights = self.weight(f"{norm}.weight"), self.weight(f"{norm}.bias")
+        outputs = dict(residual_out=residual_out.view(btc), out=out.view(btc), **self._statistics(stage, T))
+        return self.call("residual_layernorm", stage, shape, (x.view(btc), residual.view(btc), *weights, EPS), outputs)
+
+    def _linear(self, stage: str, name: str, x, parameter: str, out, pre_gelu=None) -> Iterator[Item]:
+        """With its bias, and GELU where there is room for what goes into it."""
+        weight, bias = f"{parameter}.weight", f"{parameter}.bias"
+        if stage == PREFILL and not self.sizes.group:
+            epilogue = "bias" if pre_gelu is None else "bias_gelu"
+            yield self.matmul(f"{stage}-{name}", x, weight, bias, epilogue, out, pre_gelu)
+            return
+        into = out if pre_gelu is None else pre_gelu
+        yield from self.project(stage, name, x, weight, into)
+        yield Move("bias", into.add_, (self.weight(bias),), {})
+        if pre_gelu is not None:
+            yield self.call("gelu", stage, dict(N=out.numel()), (pre_gelu.view(-1),), dict(out=out.view(-1)))
+
+
+class Cached(cached.Cached):
+    """The plain network of reference/models with a cache."""
+
+    def __init__(self, model: GPT2, net: Plain, B: int, S: int, dtype: torch.dtype):
+        super().__init__(net, B, S, model.L, model.NH, model.head_size, dtype)
+        self.model = model
+
+    def forward(self, tokens: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        net, (B, T), heads = self.net, tokens.shape, (3, self.model.NH, self.model.head_size)
+        x = F.embedding(tokens, net.wte) + net.wpe[place]
+        for i in range(self.model.L):
+            block = net.get_submodule(f"h{i}")
+            q, k, v = block.qkv(block.ln1(x)).view(B, T, *heads).unbind(2)
+            x = x + block.attproj(self.attend(i, q, k, v, place))
+            x = x + block.fcproj(F.gelu(block.fc(block.ln2(x)), approximate="tanh"))
+        return F.linear(net.lnf(x[:, -1]), net.wte)

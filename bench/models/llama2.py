@@ -1,15 +1,18 @@
-"""Llama 2 as a list of calls, with its activations."""
+"""Llama 2 as lists of calls, with its activations: a training step; prompts read and texts gone on with."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
-from bench.models import RECOMPUTE, CallId, program
+from bench.models import RECOMPUTE, CallId, cached, inference, program
 from bench.models.calls import Call
+from bench.models.inference import DECODE, PREFILL, Item
 from bench.models.memory import Memory
 from reference import rope
-from reference.models.llama2 import EPS, STYLE, Llama2
+from reference.models.llama2 import EPS, STYLE, Llama2, rotated
+from reference.models.plain import Plain
 
 
 @dataclass
@@ -206,3 +209,130 @@ class Program(program.Program[Llama2]):
         if "rmsnorm" in mem.recompute:
             inputs = (mem.btc(x), mem.params[f"{norm}.weight"], EPS)
             yield Call(CallId("rmsnorm", RECOMPUTE, "forward"), inputs, dict(out=mem.btc(out), rstd=self.rstd_again))
+
+
+class Inference(inference.Inference[Llama2]):
+    """Prefill through the training step's layers, decode through gemv and decode_attention; queries and keys are turned
+    by their positions before they are kept."""
+
+    def _prefill(self) -> Iterator[Item]:
+        s, m = self.sizes, self.model
+        rows, NH, NKV = s.B * s.T, m.NH, m.NKV
+        self.cos, self.sin = (self.new(m.max_t, m.head_size // 2, dtype="fp32") for _ in range(2))
+        self.branch, self.stream = self.new(s.B, m.C), self.new(s.B, m.C)  # of the last token of each sequence
+        stream, other, branch, norm, out = (self.scratch(n, rows, m.C) for n in ("a", "b", "branch", "norm", "att"))
+        packed = self.scratch("qkv", rows, m.qkv_width)
+        gate_up, hidden = self.scratch("gate_up", rows, 2 * m.H), self.scratch("hidden", rows, m.H)
+        lse = self.scratch("lse", s.B, NH, s.T, dtype="fp32")
+        yield self._embedding(PREFILL, self.tokens, stream)
+        yield self._norm(PREFILL, stream, "h0.norm1", norm, s.T)
+        for i in range(m.L):
+            yield from self.project(PREFILL, "qkv", norm, f"h{i}.qkv.weight", packed)
+            heads = packed.view(s.B, s.T, NH + 2 * NKV, m.head_size)
+            yield self._rope(PREFILL, heads, self.start)
+            q, k, v = heads.split((NH, NKV, NKV), dim=2)
+            shape = dict(B=s.B, T=s.T, NH=NH, NKV=NKV, HS=m.head_size, causal=True)
+            outputs = dict(out=out.view(s.B, s.T, NH, m.head_size), lse=lse)
+            yield self.call("attention", PREFILL, shape, (q, k, v, True), outputs)
+            yield from self.keep(i, k, v)
+            yield from self.project(PREFILL, "attproj", out, f"h{i}.attproj.weight", branch)
+            yield self._residual(PREFILL, branch, stream, f"h{i}.norm2", other, norm, s.T)
+            stream, other = other, stream
+            yield from self._mlp(PREFILL, i, norm, gate_up, hidden, branch)
+            if i + 1 < m.L:
+                yield self._residual(PREFILL, branch, stream, f"h{i + 1}.norm1", other, norm, s.T)
+                stream, other = other, stream
+        yield self.gather(branch, self.branch)
+        yield self.gather(stream, self.stream)
+
+    def _decode(self) -> Iterator[Item]:
+        s, m, B = self.sizes, self.model, self.sizes.B
+        # Each of 2 L - 1 norms reads one and writes the other: the last one leaves the stream where `_final` looks.
+        stream, other, branch = self.scratch("one other", B, m.C), self.stream, self.branch
+        norm, out = self.scratch("one norm", B, m.C), self.scratch("one att", B, m.C)
+        packed = self.scratch("one qkv", B, m.qkv_width)
+        gate_up, hidden = self.scratch("one gate_up", B, 2 * m.H), self.scratch("one hidden", B, m.H)
+        heads = packed.view(B, 1, m.NH + 2 * m.NKV, m.head_size)
+        yield self._embedding(DECODE, self.token.view(B, 1), stream)
+        yield self._norm(DECODE, stream, "h0.norm1", norm, 1)
+        for i in range(m.L):
+            yield from self.project(DECODE, "qkv", norm, f"h{i}.qkv.weight", packed)
+            yield self._rope(DECODE, heads, self.lengths)
+            k_cache, v_cache = self.cache(i, m.NKV, m.head_size)
+            shape = dict(B=B, T=1, NH=m.NH, NKV=m.NKV, H=m.NH + 2 * m.NKV, HS=m.head_size, S=s.S)
+            outputs = dict(out=out.view(B, 1, m.NH, m.head_size), k_cache=k_cache, v_cache=v_cache)
+            yield self.call("decode_attention", "", shape, (heads, self.lengths, m.NH), outputs)
+            yield from self.project(DECODE, "attproj", out, f"h{i}.attproj.weight", branch)
+            yield self._residual(DECODE, branch, stream, f"h{i}.norm2", other, norm, 1)
+            stream, other = other, stream
+            yield from self._mlp(DECODE, i, norm, gate_up, hidden, branch)
+            if i + 1 < m.L:
+                yield self._residual(DECODE, branch, stream, f"h{i + 1}.norm1", other, norm, 1)
+                stream, other = other, stream
+
+    def _final(self) -> Iterator[Item]:
+        B, C = self.sizes.B, self.model.C
+        norm = self.scratch("one norm", B, C)
+        yield self._residual(DECODE, self.branch, self.stream, "norm", self.scratch("one other", B, C), norm, 1)
+        yield from self.project("", "head", norm, "wte" if self.model.tied else "head.weight", self.logits)
+
+    def constants(self) -> None:
+        for into, values in zip((self.cos, self.sin), self.angles(), strict=True):
+            into.copy_(values)
+
+    def angles(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return rope.table(self.model.max_t, self.model.head_size, self.model.theta)
+
+    def _embedding(self, stage: str, tokens: torch.Tensor, out: torch.Tensor) -> Call:
+        (B, T), C = tokens.shape, self.model.C
+        shape = dict(B=B, T=T, C=C, V=self.model.vp, positions=False)
+        return self.call("embedding", stage, shape, (tokens, self.table("wte"), None), dict(out=out.view(B, T, C)))
+
+    def _rope(self, stage: str, heads: torch.Tensor, start: torch.Tensor) -> Call:
+        shape = self.model.rope_shape(*heads.shape[:2])
+        inputs = (start, self.cos, self.sin, self.model.NH + self.model.NKV, STYLE)
+        return self.call("rope", stage, shape, inputs, dict(qkv=heads))
+
+    def _norm(self, stage: str, x: torch.Tensor, norm: str, out: torch.Tensor, T: int) -> Call:
+        btc = self.sizes.B, T, self.model.C
+        shape = dict(B=btc[0], T=T, C=btc[2], eps=EPS, dresidual=True)
+        outputs = dict(out=out.view(btc), rstd=self._rstd(stage, T))
+        return self.call("rmsnorm", stage, shape, (x.view(btc), self.weight(f"{norm}.weight"), EPS), outputs)
+
+    def _residual(self, stage: str, x, residual, norm: str, residual_out, out, T: int) -> Call:
+        btc = self.sizes.B, T, self.model.C
+        shape = dict(B=btc[0], T=T, C=btc[2], eps=EPS, dresidual=True)
+        inputs = (x.view(btc), residual.view(btc), self.weight(f"{norm}.weight"), EPS)
+        outputs = dict(residual_out=residual_out.view(btc), out=out.view(btc), rstd=self._rstd(stage, T))
+        return self.call("residual_rmsnorm", stage, shape, inputs, outputs)
+
+    def _rstd(self, stage: str, T: int) -> torch.Tensor:
+        """Written, and read by nobody."""
+        return self.scratch(f"{stage} rstd", self.sizes.B, T, dtype="fp32")
+
+    def _mlp(self, stage: str, block: int, x, gate_up, hidden, out) -> Iterator[Item]:
+        yield from self.project(stage, "gate_up", x, f"h{block}.gate_up.weight", gate_up)
+        yield self.call("swiglu", stage, dict(M=len(x), H=self.model.H), (gate_up,), dict(out=hidden))
+        yield from self.project(stage, "down", hidden, f"h{block}.down.weight", out)
+
+
+class Cached(cached.Cached):
+    """The plain network of reference/models with a cache."""
+
+    def __init__(self, model: Llama2, net: Plain, B: int, S: int, dtype: torch.dtype):
+        super().__init__(net, B, S, model.L, model.NKV, model.head_size, dtype)
+        self.model = model
+
+    def forward(self, tokens: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        net, m, (B, T) = self.net, self.model, tokens.shape
+        cos, sin = net.cos[place], net.sin[place]
+        x = F.embedding(tokens, net.wte)
+        for i in range(m.L):
+            block = net.get_submodule(f"h{i}")
+            packed = block.qkv(block.norm1(x)).view(B, T, -1, m.head_size)
+            q, k, v = packed.split((m.NH, m.NKV, m.NKV), dim=2)
+            out = self.attend(i, rotated(q, cos, sin), rotated(k, cos, sin), v, place)
+            x = x + block.attproj(out)
+            gate, up = block.gate_up(block.norm2(x)).chunk(2, dim=-1)
+            x = x + block.down(F.silu(gate) * up)
+        return F.linear(net.norm(x[:, -1]), net.wte if m.tied else net.head.weight)

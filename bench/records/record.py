@@ -254,6 +254,21 @@ class Step(Change, Mfu, total=False):
     alone_s: Annotated[Rates, "ours: measured on its own, where it was: a call's time by its calls a step"]
 
 
+class Generation(TypedDict, total=False):
+    """Of text that is generated: one row for reading the prompts (prefill), one for a step after them (decode)."""
+
+    weights: Annotated[Text, "what they are kept in: fp32, bf16, q8_0"]
+    first_token_s: Annotated[Number, "prefill: until the first token is known, by the host's clock"]
+    mfu: Annotated[Number | None, "prefill: flops / median_s of the matmul rate that was measured here"]
+    mbu: Annotated[Number | None, "decode: bytes / median_s of the read bandwidth that was measured here"]
+    read_weights: Annotated[Count, "decode: bytes of weights that a step reads; with read_cache they are `bytes`"]
+    read_cache: Annotated[Count, "decode: bytes of keys and values that a step reads, in the middle of the text"]
+    weight_bytes: Annotated[Count, "ours: of all weights, as they are kept"]
+    cache_bytes: Annotated[Count, "ours: of the cache, as it was planned"]
+    same_tokens: Annotated[Count, "ours: of the checked ones, those that the plain network takes too"]
+    checked_tokens: Annotated[Count, "ours: how many were checked"]
+
+
 class Part(TypedDict, total=False):
     """Of a suite's part: one command."""
 
@@ -262,7 +277,7 @@ class Part(TypedDict, total=False):
     command: Annotated[str, "as it was started"]
 
 
-class Record(Identity, Proof, Times, Conditions, Work, OnGpu, Counts, Step, Part, total=False):
+class Record(Identity, Proof, Times, Conditions, Work, OnGpu, Counts, Step, Generation, Part, total=False):
     """All of them."""
 
 

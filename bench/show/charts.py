@@ -41,6 +41,7 @@ def all_specs() -> dict[str, Spec]:
         "changes": changes(),
         "sweep": sweep(),
         "history": history(),
+        "tokens": tokens(),
     }
     fit = alt.AutoSizeParams(type="fit-x", contains="padding")
     return {name: chart.properties(width="container", autosize=fit).to_dict() for name, chart in charts.items()}
@@ -218,6 +219,30 @@ def swaps() -> Chart:
     points = base.mark_point(filled=True, size=80).encode(x=x, y=y, color=by, tooltip=["swap:N", "by:N", "text:N"])
     interval = base.mark_rule().encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=by)
     return alt.layer(line, interval, points).properties(height=240)
+
+
+def tokens() -> Chart:
+    """Rows: contestant, rate (tokens a second), low, high, limit (at the floor), reach, kind, text: bars with the 95 %
+    interval, and a tick where the floor of that contestant is."""
+    base = alt.Chart(_rows()).encode(y=alt.Y("contestant:N", sort=None, title=None))
+    scale = alt.Scale(domainMin=0)
+    x = alt.X(
+        "rate:Q", scale=scale, axis=alt.Axis(title="tokens a second; red: at the floor", format="~s", tickCount=6)
+    )
+    domain = ["ours", "others"]
+    colour = alt.Color("kind:N", scale=alt.Scale(domain=domain, range=[COLOURS["ours"], COLOURS["torch"]]), legend=None)
+    bars = base.mark_bar(height=16, cornerRadiusEnd=2, opacity=0.85).encode(
+        x=x, color=colour, tooltip=["contestant:N", "text:N"]
+    )
+    interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
+    label = base.mark_text(align="left", dx=6, fontSize=11).encode(x=alt.X("reach:Q", scale=scale), text="text:N")
+    floor = (
+        base.transform_filter("isValid(datum.limit)")
+        .mark_tick(color=FLOOR, thickness=2, size=24)
+        .encode(x=alt.X("limit:Q", scale=scale))
+        .properties(name="floor")
+    )
+    return alt.layer(bars, interval, label, floor).properties(padding=FOR_LABELS)
 
 
 def changes() -> Chart:

@@ -15,7 +15,7 @@ from bench.records.environment import Environment
 from bench.records.queries import device_name, is_library, partial, races, ranked
 from bench.records.read import Loaded, latest, runs_in
 from bench.records.record import Record
-from bench.show import Point, overview, sightings
+from bench.show import Point, generation_page, overview, sightings
 from bench.show.columns import COLUMNS, Column, columns
 from bench.show.ladders import Ladder, is_own, ladder
 from bench.show.limits import RANKS_TO
@@ -101,12 +101,19 @@ def write_beside(folder: Path) -> str:
         return f"no report: {missing}: python -m bench.report {folder}"
     try:
         out = folder / "report.html"
-        write(Page(read_runs([folder])), TEMPLATE, out)
+        write(*page_of(read_runs([folder])), out)
     except DiskFull:
         raise
     except (CannotGoOn, OSError, ValueError, KeyError, TypeError) as error:
         return f"no report: {type(error).__name__}: {error} (python -m bench.report {folder})"
     return f"report: {out}"
+
+
+def page_of(runs: list[Loaded], title: str | None = None) -> "tuple[Page | generation_page.Page, str]":
+    """The page of some runs, and its template: of texts that were generated a page of their own."""
+    if generation_page.is_generation(runs):
+        return generation_page.Page(runs, title), generation_page.TEMPLATE
+    return Page(runs, title), TEMPLATE
 
 
 # --- runs ---

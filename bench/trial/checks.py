@@ -10,7 +10,8 @@ in the judge's process (bench/trial/judge.py), in this order; the first that fai
     late            elements that were looked at once the call was over were written afterwards
     unwritten       poison survived in an output
     not_finite      NaN or infinity where the truth is finite
-    inaccurate      further from the fp64 truth than K times plain torch (truth.py); every element is compared
+    inaccurate      further from the fp64 truth than K times plain torch (truth.py), or another whole number than the
+                    truth's; every element is compared
     source          own code names another library, a thread, the interpreter's frames in its source (source.py)
     library         own code called ATen (or NumPy) to compute, or ran a GPU kernel that is not its own (ran.py);
                     or a pinned kernel did not run

@@ -27,6 +27,9 @@ finite, unless the truth rounds to infinity in the output's dtype.
 Truth is kept in fp64 for outputs in fp32 and fp64. For narrower outputs it is kept in fp32: its rounding is at most
 2^-12 of half a unit of theirs.
 
+**Whole numbers are compared exactly**: an index, or a value in int8, is the truth's or it is wrong. That rounding decides none
+of them is for the contract to see to (`settle`), which tests hold to the formula in fp32.
+
 **On a GPU** all of this happens there (`Where`). What is large is worked out in pieces (cuts.py), and truth that is
 too large to keep is worked out anew while it is compared. The yard of a large shape comes from a piece of it; where an
 output is a sum over all pieces, from the whole. Every element is compared in both.
@@ -204,6 +207,11 @@ class Yard:
     dtype: torch.dtype  # the output's own
     work: torch.dtype  # the case's working dtype
     limits: Limits = Limits()
+
+    @property
+    def exact(self) -> bool:
+        """Of whole numbers: nothing but the truth will do."""
+        return not self.dtype.is_floating_point
 
     @property
     def share(self) -> float:
@@ -468,7 +476,7 @@ def _plain_shares(plain: Case, yardstick: Variant, where: Where) -> list[float]:
 
 def _is_statistic(yard: Yard) -> bool:
     """Wider than the working dtype."""
-    return yard.dtype.itemsize > yard.work.itemsize
+    return not yard.exact and yard.dtype.itemsize > yard.work.itemsize
 
 
 def work_of(case: Case) -> float:
@@ -478,13 +486,15 @@ def work_of(case: Case) -> float:
 
 
 def _draws(case: Case, yards: list[Yard]) -> int:
-    fewest = min((yard.truth.numel() for yard in yards), default=1)
+    fewest = min((yard.truth.numel() for yard in yards if not yard.exact), default=ENOUGH)
     wanted = math.ceil(ENOUGH / max(fewest, 1))
     return max(1, min(wanted, SEEDS, int(CHEAP / max(1, work_of(case)))))
 
 
 def _limits_of(samples: list[_Sample], least: Limits) -> Limits:
     """The yard of one output; its noise is at least so much."""
+    if any(s.yard.exact for s in samples):
+        return Limits()
     # An overflow in plain torch is no licence: a sample that is not finite where the truth is says nothing.
     samples = [s for s in samples if _as_finite(s) and not _says_nothing(s)]
     noise = max((_beyond(s.got, s.yard) for s in samples), default=0.0)
@@ -593,7 +603,7 @@ def _run_stored(case: Case, values: Values) -> Values | None:
         results = _run_formula(case, values)
     made: dict[str, set[int]] = {"work": set(), "fp32": set()}
     for t in contract.pass_of(case.module, case.phase).outputs:
-        for x in each(results.get(t.name)):
+        for x in each(results.get(t.name)) if t.dtype in made else ():
             made[t.dtype].add(steps.made.get(id(x), -1))
     # What also comes out in fp32 (AdamW's masters) is used as that.
     narrow = (made["work"] - made["fp32"]) & steps.used
@@ -619,7 +629,8 @@ def _run_moved(case: Case, values: Values) -> Values:
             return [move_scalar(one) for one in x]
         return float(move(torch.tensor(x, dtype=torch.float64))) if isinstance(x, float) else x
 
-    names = contract.pass_of(case.module, case.phase).scalars
+    p = contract.pass_of(case.module, case.phase)
+    names = (*p.scalars, *p.options_in(case.shape))
     moved = replace(case, shape=case.shape | {name: move_scalar(case.shape[name]) for name in names})
     return truth_of(moved, {name: map(value, move) for name, value in values.items()})
 
@@ -709,6 +720,8 @@ def judge(got: torch.Tensor, yard: Yard, sane: bool = True) -> Finding:
     `sane` also asks for an error that is small beside the truth, whatever plain torch's may be. A structured case is
     made to be ill-conditioned, and is not asked.
     """
+    if yard.exact:
+        return _judge_exactly(got, yard)
     flat, most = got.detach().to(yard.truth.device).reshape(-1), yard.allowed
     size = measure(flat, yard, most.absolute)
     if size.one == math.inf and (wrong := _all_not_as_finite(flat, yard)).any():
@@ -726,6 +739,21 @@ def judge(got: torch.Tensor, yard: Yard, sane: bool = True) -> Finding:
             share = f"{rms_error / yard.rms:.0%} of the truth's rms {yard.rms:.2g}"
             return replace(finding, evidence=f"{yard.name}: rms error {rms_error:.2g} is {share}", check="inaccurate")
     return finding
+
+
+def _judge_exactly(got: torch.Tensor, yard: Yard) -> Finding:
+    """Whole numbers: each is the truth's."""
+    flat = got.detach().to(yard.truth.device).reshape(-1)
+    wrong = torch.cat(
+        [flat[a:b] != yard.truth[a:b].to(yard.dtype) for a, b in _blocks(yard.truth, 1)] or [flat != flat]
+    )
+    if not bool(wrong.any()):
+        return Finding(yard.name, 0.0)
+    first = int(wrong.nonzero()[0])
+    told = f"{int(flat[first])} instead of {int(yard.truth[first])} at {_index(first, yard.sizes)}"
+    share = f"{int(wrong.sum())} of {len(wrong)} whole numbers are wrong"
+    where = common(wrong.view(yard.sizes)) if len(wrong) > 1 else ""
+    return Finding(yard.name, math.inf, f"{yard.name}: {share}, the first {told}{where}", "inaccurate")
 
 
 def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:

@@ -1,5 +1,7 @@
 """Each layer's truth against PyTorch's own operators and against autograd, in fp64, on all ragged shapes and cases."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,7 +40,7 @@ def wide(value):
 
 def run(case, values):
     module, p = case.module, case.module.FORWARD
-    args = [values[t.name] for t in p.inputs] + [case.shape[s] for s in p.scalars]
+    args = [values[t.name] for t in p.inputs] + p.scalars_in(case.shape)
     return module.forward(*args, **{t.name: values[t.name] for t in p.outputs if t.inplace})
 
 
@@ -76,8 +78,17 @@ def torch_forward(case, x):
             return {"pre_gelu": out, "out": F.gelu(out, approximate="tanh")} if with_gelu else {"out": out}
         case "attention":
             q, k, v = (x[name].transpose(1, 2) for name in ("q", "k", "v"))
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=s["causal"], enable_gqa=s["NH"] != s["NKV"])
+            kind: dict[str, Any] = dict(is_causal=s["causal"])
+            if window := s.get("window"):
+                place = torch.arange(s["T"])
+                behind = place.view(-1, 1) - place
+                kind = dict(attn_mask=(behind >= 0) & (behind < window))
+            out = F.scaled_dot_product_attention(q, k, v, **kind, enable_gqa=s["NH"] != s["NKV"])
             return {"out": out.transpose(1, 2)}
+        case "gemv":
+            return {"out": F.linear(x["x"], x["weight"])}
+        case "decode_attention":
+            return decoded_one_by_one(s, x)
         case "gelu":
             return {"out": F.gelu(x["x"], approximate="tanh")}
         case "residual":
@@ -99,6 +110,20 @@ def torch_forward(case, x):
         case "global_norm":
             return {"norm": torch.nn.utils.get_total_norm(x["grads"])}
     raise AssertionError(f"{case.layer}: add a case to torch_forward, the operator of PyTorch that computes it")
+
+
+def decoded_one_by_one(s, x):
+    """Every sequence, and each of its new tokens, by itself, against as many keys as there are by then."""
+    out = torch.empty(s["B"], s["T"], s["NH"], s["HS"], dtype=x["qkv"].dtype)
+    k_cache, v_cache = x["k_cache"].clone(), x["v_cache"].clone()
+    q, k, v = x["qkv"].split([s["NH"], s["NKV"], s["NKV"]], dim=2)
+    for b, length in enumerate(x["lengths"].tolist()):
+        for t in range(s["T"]):
+            end = length + t + 1
+            k_cache[b, :, end - 1], v_cache[b, :, end - 1] = k[b, t], v[b, t]
+            keys, values = k_cache[b, :, :end], v_cache[b, :, :end]
+            out[b, t] = F.scaled_dot_product_attention(q[b, t][:, None], keys, values, enable_gqa=True)[:, 0]
+    return {"out": out, "k_cache": k_cache, "v_cache": v_cache}
 
 
 def losses_of(logits, targets):
@@ -136,6 +161,22 @@ def test_attention_lse():
         for t in range(5):
             scores = q[0, t, head] @ k[0, : t + 1, head].T / 8**0.5
             close(found[0, head, t], scores.exp().sum().log(), "lse")
+
+
+@pytest.mark.parametrize("window", [5, 6, 100])
+def test_a_window_that_hides_nothing_is_none(window):
+    attention = contract.load("attention")
+    q, k = torch.randn(2, 1, 5, 2, 8, dtype=torch.float64)
+    assert torch.equal(attention.forward(q, k, k, True, window)["out"], attention.forward(q, k, k, True)["out"])
+    narrower = attention.forward(q, k, k, True, 4)["out"]
+    assert not torch.equal(narrower, attention.forward(q, k, k, True)["out"])
+
+
+@pytest.mark.parametrize(("causal", "window"), [(False, 3), (True, -1)])
+def test_a_window_that_is_none(causal, window):
+    q, k = torch.randn(2, 1, 5, 2, 8, dtype=torch.float64)
+    with pytest.raises(ValueError, match="window"):
+        contract.load("attention").forward(q, k, k, causal, window)
 
 
 # --- backward against autograd
@@ -178,7 +219,7 @@ def test_backward_equals_autograd(case):
             known[t.name] = None
     total.backward()
 
-    found = case.module.backward(*[known[t.name] for t in p.inputs], *[shape[s] for s in p.scalars])
+    found = case.module.backward(*[known[t.name] for t in p.inputs], *p.scalars_in(shape))
     for t in p.outputs:
         if not t.when(shape):
             continue

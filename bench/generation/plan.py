@@ -1,0 +1,137 @@
+"""What one run of `bench.generate` is to do: its command line, with what that leaves open filled in."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import cli
+from bench.cli import CannotGoOn
+from bench.generation import BASELINES, ROUNDS, STEPS, TIME_LIMIT_S, source
+from bench.generation.source import Codec, Source
+from bench.machine import facts
+from bench.machine.devices import check_device
+from bench.models import CallId, choose
+from bench.models.inference import GROUP, META, Sizes, inference
+from reference.contract import Call
+
+FP32, BF16, Q8 = "fp32", "bf16", "q8_0"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all contestants do: the same prompts, gone on with by so many tokens, with the same weights. `form` is what
+    the weights are kept in."""
+
+    source: Source
+    prompts: tuple[tuple[int, ...], ...]
+    sizes: Sizes
+    device: str
+    threads: int
+    seed: int
+
+    @property
+    def form(self) -> str:
+        return Q8 if self.sizes.group else self.sizes.dtype
+
+    @property
+    def gpu(self) -> bool:
+        return self.device != "cpu"
+
+
+@dataclass(frozen=True)
+class Plan:
+    jobs: tuple[Job, ...]  # ours, one for each form of the weights; the text of the first is printed
+    codec: Codec
+    baselines: tuple[str, ...]
+    spec: choose.Spec
+    graph: bool
+    rounds: int
+    check: bool
+    remeasure: bool
+    time_limit: float
+    out: Path | None
+    json: bool
+    argv: tuple[str, ...]
+
+    @property
+    def job(self) -> Job:
+        return self.jobs[0]
+
+
+def calls(job: Job) -> dict[CallId, Call]:
+    """The calls of ours: their shapes, and how often a prefill and a step make them."""
+    return inference(job.source.model, job.sizes, META).shapes
+
+
+def plan_of(
+    *,
+    model: str,
+    prompt: str | None,
+    tokens: str | None,
+    prompt_tokens: int | None,
+    vocab: Path | None,
+    steps: int | None,
+    batch: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    kernels: str,
+    dtype: str | None,
+    quantise: str | None,
+    group: int | None,
+    ladder: bool,
+    baseline: str,
+    device: str,
+    no_graph: bool,
+    no_check: bool,
+    threads: int | None,
+    rounds: int | None,
+    remeasure: bool,
+    time_limit: float | None,
+    out: Path | None,
+    json: bool,
+    argv: list[str],
+) -> Plan:
+    """The plan of a command line. CannotGoOn for what makes no sense."""
+    check_device(device)
+    if sum(x is not None for x in (prompt, tokens, prompt_tokens)) > 1:
+        raise CannotGoOn("--prompt, --tokens and --prompt-tokens exclude each other", cli.USAGE)
+    if not 0 < top_p <= 1:
+        raise CannotGoOn(f"--top-p {top_p:g} is not above 0 and at most 1", cli.USAGE)
+    if group and not (quantise or ladder):
+        raise CannotGoOn("--group goes with --quantise", cli.USAGE)
+    of, codec = source.opened(model, seed, vocab, text=bool(prompt))
+    if prompt_tokens:
+        source.need_room(prompt_tokens, steps, of.model, STEPS)
+        ids = [random.Random(seed).randrange(of.model.v) for _ in range(prompt_tokens)]
+    else:
+        ids = source.tokens_of(tokens, of.model) if tokens else source.prompt_of(codec, prompt, of.model)
+    count = source.need_room(len(ids), steps, of.model, STEPS)
+    in_int8 = quantise is not None or (of.group > 0 and dtype is None)  # a quantised file as it is
+    dtype, groups = dtype or (BF16 if device != "cpu" else FP32), group or of.group or GROUP
+    forms = [(FP32, 0), (BF16, 0), (dtype, groups)] if ladder else [(dtype, groups if in_int8 else 0)]
+
+    def job(kind: str, group: int) -> Job:
+        room = len(ids) + count - 1
+        drawing = Sizes(batch, len(ids), max(room, len(ids)), kind, group, count, temperature, top_k, top_p)
+        return Job(of, (tuple(ids),) * batch, drawing, device, threads or facts.usable_cores(), seed)
+
+    return Plan(
+        jobs=tuple(job(*form) for form in dict.fromkeys(forms)),
+        codec=codec,
+        baselines=tuple(cli.choose(b, BASELINES, "baseline") for b in _entries(baseline) if b != "none"),
+        spec=choose.parse(kernels),
+        graph=device != "cpu" and not no_graph,
+        rounds=rounds or ROUNDS,
+        check=not no_check,
+        remeasure=remeasure,
+        time_limit=time_limit or TIME_LIMIT_S,
+        out=out,
+        json=json,
+        argv=tuple(argv),
+    )
+
+
+def _entries(text: str) -> list[str]:
+    return list(dict.fromkeys(entry.strip() for entry in text.split(",") if entry.strip()))

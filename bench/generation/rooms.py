@@ -1,0 +1,372 @@
+"""What happens inside a contestant's process: weights are taken, prompts are read, and tokens drawn, on the clock.
+
+The methods of the rooms are the commands that `bench.generation.contestants.Contestant` sends.
+"""
+
+import importlib.util
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import torch
+
+from bench.cli import CANNOT_RUN, CannotGoOn
+from bench.core import process
+from bench.core.case import DTYPES
+from bench.core.variants import Variant, discover, find
+from bench.generation.plan import Job, calls
+from bench.machine import ceilings
+from bench.machine.devices import SPAN, is_gpu, open_device
+from bench.models import CallId, choose
+from bench.models.cached import cached
+from bench.models.calls import Call
+from bench.models.choose import Times
+from bench.models.engine import Engine
+from bench.models.inference import META, dequantised, inference, quantised_rows
+from reference.models.plain import network
+
+EXACT = 1 << 30  # parameters: up to so many truth is worked out in fp64, beyond it in fp32
+TABLES = ("wte", "wpe")  # rows of which are looked up
+ROW = list[float]  # logits of one sequence at one step
+
+
+class Done(TypedDict):
+    """One generation. Seconds of reading the prompts, until their first token was known, and of each step after it (or
+    of
+    their mean, where there is no clock around each); what was drawn, by sequence."""
+
+    prefill_s: float
+    first_s: float
+    step_s: list[float]
+    tokens: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Built:
+    """Ours as it was bound: bytes of all memory it will ever use, of its weights and cache, and what a step must read;
+    FLOPs of a prefill; whether a step is a graph, or why not."""
+
+    bytes: int
+    weight_bytes: int
+    cache_bytes: int
+    read_weights: int
+    read_cache: int  # with as many tokens as a step of the run has on average
+    prefill_flops: int
+    graph: bool
+    graph_evidence: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Logits of ours against the plain network's: the worst error, in logits, that of PyTorch's own variants at the
+    same
+    calls (the yard), and how many tokens the plain network would have taken too."""
+
+    error: float
+    yard: float
+    same: int
+    of: int
+
+
+class Room(process.Room):
+    """What every contestant can be asked."""
+
+    def __init__(self, job: Job):
+        torch.set_num_threads(job.threads)
+        self.job = job
+        self.model, self.sizes = job.source.model, job.sizes
+        self.device = open_device(job.device)
+        self.clock = SPAN if SPAN in self.device.clocks else self.device.clocks[0]
+
+    def chip(self) -> str:
+        return self.device.chip()[0]
+
+    def ready(self) -> str:
+        """Set up; a line on what it is."""
+        raise NotImplementedError
+
+    def run(self) -> Done:
+        """One generation."""
+        raise NotImplementedError
+
+    def forget_peak(self) -> None:
+        self.device.forget_peak()
+        with suppress(OSError):  # where this is not allowed, the peak includes set-up
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        """Peak resident memory of this process (on a GPU: of the device's tensors) since `forget_peak`."""
+        if is_gpu(self.job.device):
+            return self.device.memory()[1]
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(s for s in lines if s.startswith("VmHWM")).split()[1]) * 1024
+
+    def rounded(self) -> dict[str, torch.Tensor]:
+        """fp32 weights with the values that ours computes with: rounded to the working dtype, of matrices that are
+        multiplied in int8 what their groups say. Tables, a head that is one of them included, keep the dtype's."""
+        found, group, kind = self.job.source.weights(), self.sizes.group, DTYPES[self.sizes.dtype]
+        named = {name: dequantised(*pair, found.group) for name, pair in found.quantised.items()} | dict(found.named)
+        in_int8 = inference(self.model, self.sizes, META).quantised if group else {}
+        for name, value in named.items():
+            if name in in_int8 and name not in TABLES:
+                named[name] = dequantised(*quantised_rows(value.float(), group), group)
+            else:
+                named[name] = value.to(kind).float()
+        return named
+
+    def fill(self, engine: Engine) -> None:
+        """Give ours, or its like, the weights."""
+        found = self.job.source.weights()
+        if found.quantised and found.group != self.sizes.group:
+            engine.load({n: dequantised(*pair, found.group) for n, pair in found.quantised.items()} | dict(found.named))
+        else:
+            engine.load(found.named, found.quantised)
+
+
+class OurRoom(Room):
+    """Registry variants."""
+
+    def __init__(self, job: Job):
+        super().__init__(job)
+        self.made = inference(self.model, self.sizes, self.device)
+
+    def race(self, pool: dict[CallId, list[Variant]], **limits: float) -> Times:
+        """Time candidates at the calls (see bench.models.choose.race_calls). What was loaded is lost."""
+        self.made.fill_random()
+        shapes = {id: call.shape for id, call in self.made.shapes.items()}
+        made = [item for item in [*self.made.prefill, *self.made.decode] if isinstance(item, Call)]
+        return choose.race_calls(made, shapes, self.device, pool, tell=self.tell, **limits)
+
+    def build(self, choice: dict[CallId, Variant], graph: bool = False) -> Built:
+        """Bind the calls to the chosen variants, take the weights, and with `graph` record the step."""
+        modules = {id: variant.load() for id, variant in choice.items()}
+        self.engine = Engine(self.made, modules, self.device)
+        self.fill(self.engine)
+        evidence = self.engine.capture() if graph else None
+        made, lengths = self.made, [len(p) for p in self.job.prompts]
+        middle = [n + self.sizes.steps // 2 for n in lengths]
+        return Built(
+            bytes=self.engine.bytes,
+            weight_bytes=made.weight_bytes,
+            cache_bytes=made.cache_bytes,
+            read_weights=made.weight_bytes_read,
+            read_cache=made.cache_bytes_read(middle),
+            prefill_flops=made.prefill_flops(),
+            graph=graph and evidence is None,
+            graph_evidence=evidence or "",
+        )
+
+    def ready(self) -> str:
+        return ""
+
+    def run(self) -> Done:
+        steps = self.sizes.steps - 1
+        self.engine.begin(self.job.prompts, self.job.seed)
+        self.device.synchronize()
+        start = time.perf_counter()
+        with self.device.timer(self.clock) as timer:
+            timer.start()
+            self.engine.prefill()
+            timer.stop()
+            self.made.token.tolist()
+            first_s = time.perf_counter() - start
+        prefill_s, step_s = timer.seconds[0], []
+        if is_gpu(self.job.device) and steps:  # nothing waits for the host between steps
+            with self.device.timer(self.clock) as timer:
+                timer.start()
+                for _ in range(steps):
+                    self.engine.step()
+                timer.stop()
+            step_s = [timer.seconds[0] / steps]
+        else:
+            for _ in range(steps):
+                start = time.perf_counter()
+                self.engine.step()
+                step_s.append(time.perf_counter() - start)
+        return Done(prefill_s=prefill_s, first_s=first_s, step_s=step_s, tokens=self.engine.tokens())
+
+    def inside(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Seconds of each call of a prefill and of a step, launched one by one (see Engine.timed)."""
+        self.engine.begin(self.job.prompts, self.job.seed)
+        prefill = self.engine.timed(prefill=True, clock=self.clock)
+        step = self.engine.timed(prefill=False, clock=self.clock) if self.sizes.steps > 1 else {}
+        return {str(id): s for id, s in prefill.items()}, {str(id): s for id, s in step.items()}
+
+    def logits(self, steps: int) -> tuple[list[list[int]], list[list[ROW]]]:
+        """What is drawn in so many steps, by sequence, and each step's logits, by step and sequence."""
+        self.engine.begin(self.job.prompts, self.job.seed)
+        self.engine.prefill()
+        found = [self._row()]
+        for _ in range(steps - 1):
+            self.engine.step()
+            found.append(self._row())
+        return self.engine.tokens(), found
+
+    def _row(self) -> list[ROW]:
+        return self.made.logits[:, : self.model.v].float().cpu().tolist()
+
+
+class JudgeRoom(Room):
+    """The plain network of reference/models in fp64 (a large one in fp32), with the weights that ours computes with."""
+
+    def judge(self, drawn: list[list[int]], logits: list[list[ROW]]) -> Verdict:
+        """Logits of ours after each prompt and the tokens it drew itself, against those of one forward pass over all of
+        them: so decoding is held to what a whole pass says."""
+        ours, steps = torch.tensor(logits).transpose(0, 1), len(logits)  # (B, steps, V)
+        truth = self._truth(drawn, steps)
+        yard = (self._forced(drawn, steps) - truth).abs().max().item()
+        of_truth = truth.argmax(-1)
+        same = int((of_truth == torch.tensor(drawn)).sum())
+        error = (ours - truth).abs().max().item()
+        return Verdict(error, max(yard, self._least(truth)), same, of_truth.numel())
+
+    def _least(self, truth: torch.Tensor) -> float:
+        """A unit in the last place of the largest logit: nothing can be asked to be nearer."""
+        return truth.abs().max().item() * torch.finfo(DTYPES[self.sizes.dtype]).eps
+
+    def _texts(self, drawn: list[list[int]]) -> torch.Tensor:
+        return torch.tensor([[*p, *d[:-1]] for p, d in zip(self.job.prompts, drawn, strict=True)])
+
+    @torch.no_grad()
+    def _truth(self, drawn: list[list[int]], steps: int) -> torch.Tensor:
+        net = network(self.model)
+        net.load(self.rounded())
+        if self.model.parameters <= EXACT:
+            net = net.double()
+        return net(self._texts(drawn))[:, -steps:, : self.model.v].float()
+
+    def _forced(self, drawn: list[list[int]], steps: int) -> torch.Tensor:
+        """The same calls by PyTorch's own variants: every token read is one that ours drew."""
+        found = discover()
+        modules = {id: find(found, id.layer, "torch.eager").load() for id in calls(self.job)}
+        made = inference(self.model, self.sizes, self.device)
+        engine = Engine(made, modules, self.device)
+        self.fill(engine)
+        engine.begin(self.job.prompts, self.job.seed)
+        engine.prefill()
+        rows = [made.logits[:, : self.model.v].float().clone()]  # the next step writes them anew
+        for step in range(1, steps):
+            made.token.copy_(torch.tensor([d[step - 1] for d in drawn]))
+            engine.step()
+            rows.append(made.logits[:, : self.model.v].float().clone())
+        return torch.stack(rows, 1).cpu()
+
+    def peaks(self) -> dict[str, float | None]:
+        """Of this device, measured here or before: bytes/s read, and FLOP/s of large matmuls by dtype."""
+        found = ceilings.ceilings(device=self.job.device)
+        return {"read": found.bytes_per_s.get("read"), **found.flops_per_s}
+
+
+class PlainRoom(Room):
+    """PyTorch as its users write it: the plain network with a static cache, `compile`: through torch.compile, the step
+    and the prefill by themselves (on a GPU in mode reduce-overhead, which is CUDA graphs)."""
+
+    def __init__(self, job: Job, mode: str):
+        super().__init__(job)
+        self.mode = mode
+
+    @torch.no_grad()
+    def ready(self) -> str:
+        kind = DTYPES[self.sizes.dtype]
+        net = network(self.model)
+        net.load(self.rounded())
+        net = net.to(kind).to(self.device.place)
+        self.net = cached(self.model, net, self.sizes.B, self.sizes.S, kind).to(self.device.place)
+        self.prefill: Any = self.net
+        self.step: Any = self.net
+        said = "plain PyTorch with a static cache of keys and values"
+        if self.mode == "compile":
+            mode = "reduce-overhead" if is_gpu(self.job.device) else "default"
+            self.prefill, self.step = (torch.compile(self.net, mode=mode) for _ in range(2))
+            said += f", torch.compile in mode {mode}"
+        self.run()
+        return said
+
+    @torch.no_grad()
+    def run(self) -> Done:
+        place = self.device.place
+        tokens = torch.tensor(self.job.prompts, device=place)
+        T, steps = tokens.shape[1], self.sizes.steps - 1
+        positions = torch.arange(self.sizes.S, device=place)
+        self.device.synchronize()
+        start = time.perf_counter()
+        drawn = [self._drawn(self.prefill(tokens, positions[:T]))]
+        drawn[0].tolist()
+        first_s = time.perf_counter() - start
+        step_s: list[float] = []
+        start = time.perf_counter()
+        for i in range(steps):
+            begin = time.perf_counter()
+            drawn.append(self._drawn(self.step(drawn[-1], positions[T + i : T + i + 1])))
+            if not is_gpu(self.job.device):
+                step_s.append(time.perf_counter() - begin)
+        if is_gpu(self.job.device) and steps:
+            self.device.synchronize()
+            step_s = [(time.perf_counter() - start) / steps]
+        return Done(prefill_s=first_s, first_s=first_s, step_s=step_s, tokens=torch.cat(drawn, 1).tolist())
+
+    def _drawn(self, logits: torch.Tensor) -> torch.Tensor:
+        """(B, 1): the likeliest token; how it is drawn takes no time beside the network."""
+        return logits[:, : self.model.v].argmax(-1, keepdim=True).clone()
+
+
+PACKAGES = {"transformers": "transformers"}
+
+
+def need(baseline: str) -> None:
+    """CannotGoOn where the package of a baseline is not installed."""
+    package = PACKAGES.get(baseline)
+    if package and importlib.util.find_spec(package) is None:
+        raise CannotGoOn(f"--baseline {baseline}: the package {package} is not installed", CANNOT_RUN)
+
+
+class TransformersRoom(Room):
+    """Hugging Face's generate() on the same weights, greedy."""
+
+    net: Any
+
+    def ready(self) -> str:
+        import transformers
+
+        from bench.checkpoints import hugging_face
+
+        transformers.logging.set_verbosity_error()
+        with tempfile.TemporaryDirectory(prefix="layerbench-") as folder:
+            kind = DTYPES[self.sizes.dtype]
+            named = {name: w.to(kind) for name, w in self.rounded().items()}
+            written = hugging_face.write_folder(Path(folder) / "model", named, self.model)
+            auto: Any = transformers.AutoModelForCausalLM
+            self.net = auto.from_pretrained(written, dtype=kind).to(self.device.place).eval()
+        self.run()
+        return f"transformers {transformers.__version__}, generate(), {self.net.config._attn_implementation} attention"
+
+    @torch.no_grad()
+    def run(self) -> Done:
+        """The first token's time is that of a generation of one; a step's is what more of them take, by their
+        number."""
+        first_s, _ = self._generated(1)
+        steps = self.sizes.steps - 1
+        if not steps:
+            first_s, tokens = self._generated(1)
+            return Done(prefill_s=first_s, first_s=first_s, step_s=[], tokens=tokens)
+        whole_s, tokens = self._generated(1 + steps)
+        step_s = [max(0.0, whole_s - first_s) / steps]
+        return Done(prefill_s=first_s, first_s=first_s, step_s=step_s, tokens=tokens)
+
+    def _generated(self, count: int) -> tuple[float, list[list[int]]]:
+        tokens = torch.tensor(self.job.prompts, device=self.device.place)
+        self.device.synchronize()
+        start = time.perf_counter()
+        found = self.net.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        drawn = found[:, tokens.shape[1] :].tolist()
+        return time.perf_counter() - start, drawn

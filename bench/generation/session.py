@@ -1,0 +1,136 @@
+"""One run of `bench.generate`: contestants generate the same text turn about, each in a process of its own; ours is
+held
+to a plain network first."""
+
+import random
+from contextlib import ExitStack
+from dataclasses import replace
+
+from bench import cli
+from bench.core import files, progress
+from bench.core.progress import Progress
+from bench.generation import outcome, pick
+from bench.generation.contestants import Contestant, Lost
+from bench.generation.outcome import Entry, Outcome
+from bench.generation.plan import Job, Plan
+from bench.generation.rooms import JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
+from bench.models import chosen
+from bench.records.run import Run
+from bench.show.report import write_beside
+
+CHECKED_ROWS = 64  # of logits that are judged: steps of all sequences
+NAMES = {"eager": "torch.eager", "compile": "torch.compile"}  # of the others as they are
+
+
+class Session:
+    """`run` tells the story; the methods below it are its steps."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.pools = [pick.candidates(plan, job) for job in plan.jobs]  # says at once what cannot be
+        for name in plan.baselines:
+            need(name)
+        self.entries = [Entry(_ours(plan, job), job, True) for job in plan.jobs]
+        self.others = {NAMES.get(mode, mode): mode for mode in plan.baselines}
+        self.peaks: dict[str, float | None] = {}
+
+    def run(self) -> int:
+        plan = self.plan
+        files.need_cache()
+        self.run_ = Run.create("generate", plan.out, plan.argv)
+        with Progress(), ExitStack() as stack:
+            contestants = self._set_up(stack)
+            self._rounds(contestants)
+        found = Outcome(plan, self.entries, self.peaks)
+        for record in found.records():
+            self.run_.append(record)
+        self._tell(found)
+        return cli.OK if found.ok else cli.WRONG
+
+    def _tell(self, found: Outcome) -> None:
+        first = self.entries[0]
+        if first.rounds:
+            print("\n---\n".join(found.texts(first)) + "\n", flush=True)
+        found.print()
+        self.run_.write_csv(outcome.COLUMNS)
+        if first.choice:
+            job = first.job
+            about: dict[str, str | int] = dict(
+                chip=self.chip, utc="", run="generate", model=job.source.model.name, dtype=job.sizes.dtype
+            )
+            chosen.write(self.run_.folder, dict(first.choice), {**about, "B": job.sizes.B, "T": job.sizes.T})
+        print(f"results: {self.run_.folder}")
+        progress.tell("the page")
+        print(write_beside(self.run_.folder))
+        if self.plan.json:
+            cli.print_json({"run": str(self.run_.folder), **found.document()})
+
+    # --- setting up ---
+
+    def _contestant(self, stack: ExitStack, name: str, room: type[Room], job: Job, *arguments: object) -> Contestant:
+        return stack.enter_context(Contestant(name, room, job, *arguments, limit=self.plan.time_limit))
+
+    def _set_up(self, stack: ExitStack) -> dict[str, Contestant]:
+        found: dict[str, Contestant] = {}
+        for entry, pool in zip(self.entries, self.pools, strict=True):
+            ours = self._contestant(stack, entry.name, OurRoom, entry.job)
+            self.chip = ours.set_up("chip")
+            entry.choice = pick.pick(self.plan, entry.job, ours, pool)
+            entry.built = ours.set_up("build", choice=dict(entry.choice), graph=self.plan.graph)
+            if self.plan.graph and not entry.built.graph:
+                cli.say(f"{entry.name} is no graph, its kernels are launched one by one: {entry.built.graph_evidence}")
+                ours.restart()
+                again = ours.set_up("build", choice=dict(entry.choice), graph=False)
+                entry.built = replace(again, graph_evidence=entry.built.graph_evidence)
+            found[entry.name] = ours
+        self._judge(found)
+        for name, mode in self.others.items():
+            self._join(stack, found, name, mode)
+        for contestant in found.values():
+            contestant.set_up("run")  # whatever the first time does
+            contestant.ask("forget_peak")
+        return found
+
+    def _join(self, stack: ExitStack, found: dict[str, Contestant], name: str, mode: str) -> None:
+        job = replace(self.plan.job, sizes=replace(self.plan.job.sizes, group=0))
+        like = next((e for e in self.entries if e.job.sizes == job.sizes), None)
+        entry = Entry(name, job, False, built=like.built if like else None)
+        self.entries.append(entry)
+        room, arguments = (TransformersRoom, ()) if mode == "transformers" else (PlainRoom, (mode,))
+        contestant = self._contestant(stack, name, room, job, *arguments)
+        try:
+            entry.recipe = contestant.set_up("ready")
+        except Lost as error:
+            entry.status, entry.evidence = error.status, str(error)
+            cli.say(f"{name} takes no part: {error}")
+            return
+        found[name] = contestant
+
+    def _judge(self, found: dict[str, Contestant]) -> None:
+        """Ceilings, and what the plain network says of our logits; each judge ends before anything is timed."""
+        for entry in self.entries:
+            with ExitStack() as stack:
+                judge = self._contestant(stack, "the plain network", JudgeRoom, entry.job)
+                self.peaks = judge.set_up("peaks")
+                if not self.plan.check:
+                    return
+                steps = max(1, min(entry.job.sizes.steps, CHECKED_ROWS // entry.job.sizes.B))
+                drawn, logits = found[entry.name].set_up("logits", steps=steps)
+                drawn = [ids[:steps] for ids in drawn]
+                entry.verdict = judge.set_up("judge", drawn=drawn, logits=logits)
+
+    # --- measuring ---
+
+    def _rounds(self, contestants: dict[str, Contestant]) -> None:
+        entries = {e.name: e for e in self.entries}
+        for _ in progress.track(range(self.plan.rounds), "round", lambda turn: f"round {turn + 1}"):
+            for name in random.sample(list(contestants), len(contestants)):
+                entries[name].rounds.append(contestants[name].ask("run"))
+        for name, contestant in contestants.items():
+            entries[name].peak_bytes = contestant.ask("peak_bytes")
+            if entries[name].ours:
+                entries[name].inside = contestant.ask("inside")
+
+
+def _ours(plan: Plan, job: Job) -> str:
+    return "ours" if len(plan.jobs) == 1 else f"ours {job.form}"

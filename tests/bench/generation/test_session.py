@@ -1,0 +1,154 @@
+"""`bench.generate`: what it writes and records, how it says that kernels are wrong, and what makes no sense to it."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from bench import generate
+from bench.checkpoints import hugging_face, llama2c
+from bench.generation import source
+from bench.records.read import latest, read_records
+from bench.text import scored
+from reference.models import MODELS
+from reference.models.llama2 import Llama2
+from reference.models.plain import init_parameters
+from tests import commands, truth_variants
+
+QUICK = ("--kernels", "torch.eager", "--threads", 1, "--rounds", 2)
+
+
+def rows_of(out: Path) -> dict[tuple[str, str], dict]:
+    """The last record of each contestant's phases."""
+    records, problems = read_records(out)
+    assert not problems
+    return {(r["variant"], r["phase"]): dict(r) for r in latest(records).values()}
+
+
+def test_a_ladder_beside_pytorch(tmp_path):
+    """One run of the whole command: text, rates and shares, records, kernels.json, and the JSON of it all."""
+    out = tmp_path / "run"
+    arguments = ("llama2-tiny", "--prompt", "Once", "--steps", 6, "--ladder", "--baseline", "eager", "--json")
+    done = commands.run("generate", *arguments, *QUICK, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Once") and "MBU" in done.stdout
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["ok"] and said["prompt"] == [1, *(3 + b for b in b"Once")]
+    assert {len(ids) for text in said["texts"] for ids in text["tokens"]} == {6}
+    assert said["texts"][0]["texts"][0].startswith("Once")
+    rows = rows_of(out)
+    ours = [f"ours {form}" for form in ("fp32", "bf16", "q8_0")]
+    assert {name for name, _ in rows} == {*ours, "torch.eager"}
+    for (name, phase), row in rows.items():
+        assert row["status"] == "ok" and row["tokens_per_s"] > 0
+        share, work, ceiling = (
+            ("mbu", "bytes", "ceiling_bytes_per_s") if phase == "decode" else ("mfu", "flops", "ceiling_flops_per_s")
+        )
+        assert row[share] == pytest.approx(row[work] / row["median_s"] / row[ceiling])
+        assert len(row["samples"]) == 2 and row["peak_bytes"] > 0
+        if name in ours:
+            assert row["planned_bytes"] > row["weight_bytes"] + row["cache_bytes"] > 0
+            assert row["error_ratio"] <= 1.001 and row["checked_tokens"] == 6
+            assert row["kernels"]["sampling forward"] == "torch.eager" and row["in_context_s"]
+    fp32, bf16, int8 = (rows[name, "decode"]["read_weights"] for name in ours)
+    assert fp32 == 2 * bf16 and int8 < bf16
+    assert rows["ours fp32", "prefill"]["first_token_s"] > 0
+    assert json.loads((out / "kernels.json").read_text())["run"] == "generate"
+    page = commands.run("report", out)
+    assert page.returncode == 0 and "Weights kept in less" in (out / "report.html").read_text()
+
+
+def test_wrong_kernels_are_told(tmp_path):
+    truth_variants.write(tmp_path / "kernels", "off", ("swiglu",), "_forward = forward\n")
+    file = tmp_path / "kernels" / "torch" / "swiglu" / "off.py"
+    file.write_text(file.read_text() + "\n\ndef forward(x, *, out):\n    _forward(x, out=out)\n    out[:, 0] += 1e-2\n")
+    kernels = f"torch.eager,swiglu=torch.off,{tmp_path / 'kernels'}"
+    done = commands.run(
+        "generate", "llama2-tiny", "--steps", 3, *QUICK, "--kernels", kernels, "--out", tmp_path / "run"
+    )
+    assert done.returncode == 2 and "WRONG" in done.stdout
+    row = rows_of(tmp_path / "run")["ours", "decode"]
+    assert row["status"] == "wrong" and "times as far as those of PyTorch's" in row["evidence"]
+
+
+# --- files ---
+
+SMALL = Llama2("small", L=1, NH=2, NKV=1, C=32, H=32, max_t=16, v=260)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    return init_parameters(SMALL, 0)
+
+
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_llama2cs_files_are_opened_with_their_tokenizer(tmp_path, weights, version):
+    """A version 2 stays in int8, by its own groups."""
+    llama2c.write_model(tmp_path / "model.bin", SMALL, weights, version=version, group=16)
+    scored.write_tokenizer(tmp_path / "tokenizer.bin", scored.of_bytes(SMALL.v))
+    of, codec = source.opened(str(tmp_path / "model.bin"), 0, None, text=True)
+    assert (of.model.L, of.model.C, of.model.v) == (1, 32, 260)
+    assert of.group == (16 if version == 2 else 0)
+    found = of.weights()
+    assert found.named.keys() | found.quantised.keys() == weights.keys()
+    assert codec.decode(source.prompt_of(codec, "ab", of.model)) in ("ab", " ab")
+
+
+def test_a_hugging_face_folder_is_opened(tmp_path, weights):
+    hugging_face.write_folder(tmp_path / "model", weights, SMALL)
+    of, codec = source.opened(str(tmp_path / "model"), 0, None, text=False)
+    assert of.weights().named.keys() == weights.keys()
+    assert isinstance(codec, source.Numbers) and source.prompt_of(codec, None, of.model) == [1]
+
+
+def corrupt(path: Path, what: str) -> Path:
+    model = path / "model.bin"
+    llama2c.write_model(model, SMALL, init_parameters(SMALL, 0), version=1)
+    raw = model.read_bytes()
+    model.write_bytes(
+        {"cut off": raw[:-7], "too long": raw + b"1234", "foreign": struct.pack("<16i", *range(16))}[what]
+    )
+    return model
+
+
+@pytest.mark.parametrize("what", ["cut off", "too long", "foreign"])
+def test_a_damaged_file_is_one_clear_line(tmp_path, ended, what):
+    path = corrupt(tmp_path, what)
+    code, errors = ended(generate, path, "--steps", 2)
+    assert code == 1 and str(path) in errors and len(errors.splitlines()) == 1, errors
+
+
+# --- what makes no sense ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["llama2-15"], 64, "did you mean 'llama2-15m'"),
+        (["no/such/file.bin"], 64, "unknown model or file"),
+        (["llama2-tiny", "--prompt", "x" * 200], 64, "the prompt has 201 tokens, and llama2-tiny sees 128"),
+        (["llama2-tiny", "--prompt-tokens", "100", "--steps", "30"], 64, "which leaves 29 after a prompt of 100"),
+        (["llama2-tiny", "--tokens", "1,512"], 64, "token 512: llama2-tiny knows 0 to 511"),
+        (["llama2-tiny", "--tokens", "1,x"], 64, "ids are whole numbers"),
+        (["llama2-tiny", "--tokens", "1", "--prompt", "a"], 64, "exclude each other"),
+        (["llama2-tiny", "--top-p", "1.5"], 64, "at most 1"),
+        (["llama2-tiny", "--group", "32"], 64, "--group goes with --quantise"),
+        (["llama2-tiny", "--baseline", "eagre"], 64, "did you mean 'eager'"),
+        (["llama2-tiny", "--kernels", "gemm=cpu.naive"], 64, "did you mean 'gemv'"),
+        (["llama2-tiny", "--kernels", "gemv=cpu.nave"], 64, "did you mean 'cpu.naive'"),
+        (["llama2-tiny", "--quantise", "q4_0"], 64, "q8_0"),
+        (["llama2-tiny", "--vocab", "no/such.bin"], 1, "no such tokenizer file"),
+    ],
+)
+def test_usage_errors(arguments, code, message, ended):
+    found, errors = ended(generate, *arguments)
+    assert found == code and message in errors, errors
+
+
+def test_the_context_is_used_to_its_end():
+    """The last token is drawn and not read again: 128 positions hold a prompt of 100 and 29 tokens more."""
+    model = MODELS["llama2-tiny"]
+    assert source.need_room(100, None, model, 64) == 29
+    assert source.need_room(100, 29, model, 64) == 29
+    assert source.need_room(128, None, model, 64) == 1
