@@ -120,7 +120,7 @@ class Outcome:
         samples, s = self.samples(e, phase), e.job.sizes
         median, low, high = stats.median_ci(samples)
         row = Record(
-            timer="span" if e.job.gpu and e.ours else "wall",
+            timer="span" if e.job.gpu and e.name != "transformers" else "wall",
             samples=samples,
             median_s=median,
             low_s=low,
