@@ -6,26 +6,33 @@
 
 // ---- few rows of x: LANES lanes a row of weight, BYTES of it a load, against M rows of x ----------------------------
 
-// BYTES divides G and K, or is 1: what a lane loads is of one group.
-template <typename T, int M, int BYTES, int LANES, int THREADS>
+// BYTES divides G and K. A group is SHARE lanes', which add up whole numbers before anything is scaled.
+template <typename T, int M, int BYTES, int SHARE, int LANES, int THREADS>
 __global__ void __launch_bounds__(THREADS)
     q8_matmul_rows(T* out, const signed char* x, const float* x_scales, const signed char* weight, const float* scales,
                    int N, int K, int G, int KG) {
     const int n = (blockIdx.x * THREADS + threadIdx.x) / LANES, lane = threadIdx.x % LANES;
+    const bool row = n < N;
     float sums[M] = {};
-    if (n < N) {
-        weight += n * (long long)K;
-        scales += n * (long long)KG;
-#pragma unroll 4
-        for (int k = lane * BYTES; k < K; k += LANES * BYTES) {
+    weight += n * (long long)K;
+    scales += n * (long long)KG;
+#pragma unroll 2
+    for (int first = 0; first < KG; first += LANES / SHARE) {
+        const int g = first + lane / SHARE, stop = row ? min(K, (g + 1) * G) : 0;
+        int dots[M] = {};
+        for (int k = g * G + lane % SHARE * BYTES; k < stop; k += SHARE * BYTES) {
             const Int8s<BYTES> bytes = load_int8s<BYTES>(weight + k);
-            const int g = k / G;
-            const float scale = scales[g];
 #pragma unroll
-            for (int m = 0; m < M; m++) {
-                const int products = dot(bytes, load_int8s<BYTES>(x + m * (long long)K + k), 0);
-                sums[m] += scale * x_scales[m * KG + g] * products;
-            }
+            for (int m = 0; m < M; m++) dots[m] = dot(bytes, load_int8s<BYTES>(x + m * (long long)K + k), dots[m]);
+        }
+        const bool mine = row && g < KG && lane % SHARE == 0;
+        const float scale = mine ? scales[g] : 0;
+#pragma unroll
+        for (int m = 0; m < M; m++) {
+#pragma unroll
+            for (int distance = SHARE / 2; distance > 0; distance /= 2)
+                dots[m] += __shfl_xor_sync(ALL_LANES, dots[m], distance);
+            if (mine) sums[m] += scale * x_scales[m * KG + g] * dots[m];
         }
     }
 #pragma unroll

@@ -27,6 +27,7 @@ def forward(x, x_scales, weight, scales, G, *, out):
         BYTES = 4 if width >= 4 else 1
         tiles_kernel(grid=grid, block=TILE_THREADS, BYTES=BYTES)(out, x, x_scales, weight, scales, M, N, K, G, KG)
         return
-    rows_kernel(grid=blocks(N * LANES, THREADS), block=THREADS, M=M, BYTES=width)(
+    SHARE = min(LANES, 1 << (max(1, G // width).bit_length() - 1))  # lanes of a group
+    rows_kernel(grid=blocks(N * LANES, THREADS), block=THREADS, M=M, BYTES=width, SHARE=SHARE)(
         out, x, x_scales, weight, scales, N, K, G, KG
     )
