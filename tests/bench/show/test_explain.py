@@ -53,7 +53,7 @@ def test_ranks_come_from_the_latest_runs_of_this_machine(tmp_path, monkeypatch, 
 @pytest.mark.parametrize(("layer", "elsewhere"), [("gelu", True), ("layernorm", False)])
 def test_a_layer_that_no_step_calls_says_so(layer, elsewhere, capsys):
     assert command.main([layer]) == 0
-    assert ("0 calls: GPT-2's step" in capsys.readouterr().out) == elsewhere
+    assert ("0 calls: gpt2-124m's step" in capsys.readouterr().out) == elsewhere
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,19 @@
 """Llama 2 in the race of training steps: right kernels are inside the band of PyTorch's runs, wrong ones are not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from bench import cli
+from bench import cli, e2e
+from bench.cli import CannotGoOn
 from bench.core.variants import discover
 from bench.models import choose
 from bench.models.program import program, step_calls
 from bench.models.step import Step
-from bench.training import rooms
+from bench.text import corpus
+from bench.training import plan, rooms, session
 from bench.training.rooms import Job, OurRoom, TorchRoom
 from reference.models.llama2 import Llama2, init_parameters
 from tests import truth_variants
@@ -99,3 +102,14 @@ def test_a_captured_step_is_the_plain_one_bit_for_bit():
         told.append([step.run(pairs[i : i + accumulation], 1e-3) for i in range(0, len(pairs), accumulation)])
         gpu.close()
     assert told[0] == told[1]
+
+
+def test_text_becomes_its_tokens_and_those_of_another_vocabulary_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "cache_dir", lambda: tmp_path / "cache")
+    text = tmp_path / "text.txt"
+    text.write_text("äb" * 500)
+    made = plan.plan_of(**vars(e2e.parser().parse_args(["llama2-tiny", "--data", str(text)])), argv=[])
+    ((x, _),) = session.batches_of(made).step(0)
+    assert set(x.flatten().tolist()) == {byte + 3 for byte in "äb".encode()}
+    with pytest.raises(CannotGoOn, match="the vocabulary has 512"):
+        session.batches_of(replace(made, data=str(shards(tmp_path, 1000))))
