@@ -16,6 +16,7 @@ from bench.checkpoints.state import named_model
 from bench.cli import CannotGoOn
 from reference.models.llama2 import EPS, INIT_STD, Llama2
 
+MOST = 1 << 24  # positions, and tokens: a damaged number is more
 THETA = 10000.0  # where a configuration does not say
 # What would compute something else than ours does; None: not said.
 MUST_BE: dict[str, tuple[Any, ...]] = {
@@ -56,9 +57,10 @@ def model_of(config: Mapping[str, Any], where: Path) -> Llama2:
         grouped = config.get("num_key_value_heads")
         NKV = NH if grouped is None else int(grouped)
         theta = _theta(config, where)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CannotGoOn(f"{where}: no sizes of a Llama ({error})") from None
-    if min(L, NH, C, H, max_t, v, NKV) < 1 or C % NH or NH % NKV or C // NH % 2:
+    impossible = min(L, NH, C, H, max_t, v, NKV) < 1 or max(max_t, v) > MOST
+    if impossible or C % NH or NH % NKV or C // NH % 2:
         said = f"L {L}, NH {NH}, NKV {NKV}, C {C}, H {H}, max_t {max_t}, v {v}"
         raise CannotGoOn(f"{where}: no Llama has these sizes: {said}")
     if config.get("head_dim") not in (None, C // NH):

@@ -66,7 +66,7 @@ def gpt2_of(config: Mapping[str, Any], where: Path) -> GPT2:
     try:
         sizes = {ours: int(config[theirs]) for theirs, ours in SIZES.items()}
         v = int(config["vocab_size"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CannotGoOn(f"{where}: no sizes of a GPT-2 ({error})") from None
     if min(v, *sizes.values()) < 1 or sizes["C"] % sizes["NH"]:
         raise CannotGoOn(f"{where}: no sizes of a GPT-2 ({', '.join(f'{n} {s}' for n, s in sizes.items())})")
@@ -159,7 +159,7 @@ def _json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise CannotGoOn(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CannotGoOn(f"{path}: cannot be read ({error})") from None
     if not isinstance(found, dict):
         raise CannotGoOn(f"{path}: not what Hugging Face writes")

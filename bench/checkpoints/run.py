@@ -37,6 +37,8 @@ FILES = (WEIGHTS, OPTIMIZER, REST)
 NAME = re.compile(r"step-(\d{8,})")
 WRITING = re.compile(r"\.step-\d{8,}\.(writing|replaced)")  # what a killed process leaves behind
 NICE = 10  # of the thread that writes
+# what a file of JSON may raise that is none of ours, however deep or strange it is
+NO_MARKER = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 Torn = list[tuple[Path, str]]
 
@@ -287,7 +289,7 @@ def why_torn(path: Path, files: Iterable[str] = FILES) -> str | None:
         said = _said(path)
         if said["step"] != _marker(path)["step"]:
             return f"{REST} is of another step"
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, *NO_MARKER) as error:
         return f"cannot be read ({error})"
     return None
 
@@ -298,7 +300,7 @@ def _sizes(path: Path) -> str | None:
         marker = _marker(path)
     except FileNotFoundError:
         return f"{MARKER} is missing: it was not written to its end"
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, *NO_MARKER) as error:
         return f"{MARKER} is damaged ({error})"
     name = path.resolve().name
     if NAME.fullmatch(name) and name != folder_of(marker["step"]):  # a copy may have a name of its own
@@ -314,7 +316,7 @@ def _sizes(path: Path) -> str | None:
 
 
 def _marker(path: Path) -> dict[str, Any]:
-    """The marker's contents. Raises OSError, or ValueError, LookupError, TypeError for one that is none of ours."""
+    """The marker's contents. Raises OSError, or one of NO_MARKER for one that is none of ours."""
     marker = json.loads((path / MARKER).read_bytes())
     if marker["format"] != FORMAT or marker["version"] != VERSION:
         raise ValueError(f"{marker['format']!r}, version {marker['version']}; this program reads version {VERSION}")

@@ -285,7 +285,7 @@ def about_of(folder: Path) -> dict:
     """What about.json beside shards says; empty where there is none that can be read."""
     try:
         said = json.loads((folder / "about.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return said if isinstance(said, dict) else {}
 

@@ -1,5 +1,7 @@
 """Small made-up Llamas for the tests of files, and their weights."""
 
+from collections.abc import Mapping
+
 import torch
 
 from reference.models.llama2 import Llama2, init_parameters
@@ -18,5 +20,5 @@ def weights(model: Llama2, dtype: torch.dtype = torch.float32) -> dict[str, torc
     return {n: p.to(dtype) for n, p in drawn.items()}
 
 
-def equal(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
+def equal(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> bool:
     return list(found) == list(wanted) and all(torch.equal(found[n], wanted[n].float()) for n in wanted)

@@ -5,11 +5,12 @@ import torch
 from bench.checkpoints.state import State, describe
 from bench.core.case import DTYPES
 from reference.models.gpt2 import GPT2
+from reference.models.model import Model
 
 MODEL = GPT2("made-up", L=2, NH=2, C=16, max_t=8, v=200)
 
 
-def state(step: int = 7, dtype: str = "bf16", model: GPT2 = MODEL, masters: bool = True) -> State:
+def state(step: int = 7, dtype: str = "bf16", model: Model = MODEL, masters: bool = True) -> State:
     """A state whose numbers follow from its step."""
     generator = torch.Generator().manual_seed(step)
 

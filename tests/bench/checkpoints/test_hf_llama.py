@@ -12,8 +12,7 @@ from bench.checkpoints import hf_llama
 from bench.checkpoints.hugging_face import CONFIG, INDEX, WEIGHTS, read_folder, write_folder
 from bench.cli import CannotGoOn
 from bench.core.case import DTYPES
-from reference.models import MODELS
-from reference.models.llama2 import Network
+from reference.models.llama2 import SIZES, Network
 from tests.bench.checkpoints.llamas import MODEL, UNTIED, equal, weights
 from tests.bench.checkpoints.states import MODEL as GPT2
 from tests.bench.checkpoints.states import state
@@ -130,7 +129,7 @@ def test_queries_and_keys_of_neighbours_become_halves(tmp_path):
 
 @pytest.mark.parametrize("model", [UNTIED, GPT2], ids=["llama", "gpt2"])
 def test_shards_are_written_under_an_index_and_read(tmp_path, model):
-    given = state(dtype="fp32").weights if model is GPT2 else weights(model)
+    given = dict(state(dtype="fp32").weights) if model is GPT2 else weights(model)
     given["wte"][model.v :] = 0
     folder = write_folder(tmp_path / "hf", given, model, shard_bytes=20_000)
     place = json.loads((folder / INDEX).read_bytes())["weight_map"]
@@ -152,10 +151,11 @@ def test_configurations_of_either_age_and_known_sizes_are_read(tmp_path):
     assert read_folder(folder_of(tmp_path / "old", theirs(), **old))[0].theta == 500000
     new = {"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}, "rope_theta": None}
     assert read_folder(folder_of(tmp_path / "new", theirs(), **new))[0].theta == 7
-    said = hf_llama.config_of(MODELS["llama2-7b"], "bfloat16")
-    assert hf_llama.model_of(said, tmp_path) is MODELS["llama2-7b"]
+    largest = SIZES[-1]
+    said = hf_llama.config_of(largest, "bfloat16")
+    assert hf_llama.model_of(said, tmp_path) is largest and largest.name == "llama2-7b"
     del said["num_key_value_heads"], said["tie_word_embeddings"], said["rope_parameters"], said["rope_theta"]
-    assert hf_llama.model_of(said, tmp_path) is MODELS["llama2-7b"]
+    assert hf_llama.model_of(said, tmp_path) is largest
 
 
 @pytest.mark.parametrize(
@@ -183,6 +183,8 @@ def test_configurations_of_either_age_and_known_sizes_are_read(tmp_path):
         ({"num_key_value_heads": 0}, "no Llama has these sizes"),
         ({"num_key_value_heads": 4}, "its NKV is 4, made-up-llama's 2"),
         ({"num_hidden_layers": "many"}, "no sizes of a Llama"),
+        ({"hidden_size": float("inf")}, "no sizes of a Llama"),
+        ({"max_position_embeddings": 10**18}, "no Llama has these sizes"),
         ({"num_hidden_layers": 2_000_000_000}, "its L is 2000000000"),
         ({"max_position_embeddings": 8}, "it has 8 positions, made-up-llama 16"),
         ({"vocab_size": 301}, "a vocabulary of 301, made-up-llama has 300"),

@@ -129,6 +129,8 @@ def test_a_padded_vocabulary_is_cut(tmp_path):
         ({"n_inner": 100}, "n_inner is 100"),
         ({"n_head": 4}, "its NH is 4, made-up's 2"),
         ({"n_layer": "many"}, "no sizes of a GPT-2"),
+        ({"n_layer": float("inf")}, "no sizes of a GPT-2"),
+        ({"n_head": 0}, "no sizes of a GPT-2"),
     ],
 )
 def test_what_computes_otherwise_is_refused(tmp_path, config, says):
@@ -182,7 +184,9 @@ def test_an_index_that_leads_elsewhere_is_refused(tmp_path, place):
         read_folder(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000], ids=["empty", "half", "list", "text", "deep"]
+)
 def test_a_damaged_configuration_or_file_is_refused(tmp_path, content):
     folder = folder_of(tmp_path / "hf", theirs())
     (folder / WEIGHTS).write_bytes(content)

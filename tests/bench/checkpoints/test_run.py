@@ -242,6 +242,16 @@ def test_a_later_versions_checkpoint_is_passed_over_with_its_version(tmp_path):
     assert "version 2; this program reads version 1" in newest(tmp_path, MODEL)[1][0][1]
 
 
+@pytest.mark.parametrize("marker", ["[" * 100_000, "7", "[]", '{"format": "layerbench checkpoint", "version": 1}'])
+def test_a_marker_that_is_none_of_ours_is_passed_over(tmp_path, marker):
+    path = save(tmp_path, state())
+    (path / MARKER).write_text(marker)
+    assert "whole.json is damaged" in newest(tmp_path, MODEL)[1][0][1]
+    said = {**json.loads(marker), "step": 7, "files": [1]} if marker.startswith("{") else {}
+    (path / MARKER).write_text(json.dumps(said))
+    assert "whole.json is damaged" in newest(tmp_path, MODEL)[1][0][1]
+
+
 # --- the background writer ---
 
 
