@@ -35,6 +35,8 @@ MINUTES = {
     ("matmul", "triton.splitk"),
     ("matmul", "triton.tiled"),
     ("residual_layernorm", "triton.rows"),  # layernorm's own, and an addition
+    ("residual_rmsnorm", "triton.rows"),  # rmsnorm's, likewise
+    ("rmsnorm", "triton.rows"),  # as layernorm's
 }
 
 

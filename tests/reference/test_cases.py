@@ -8,7 +8,7 @@ import torch
 
 from bench.core.case import DTYPES, Case, cases_of, draw, map, one
 from bench.trial import truth
-from reference import contract, cross_entropy, gelu, layernorm, softmax
+from reference import contract, cross_entropy, gelu, layernorm, rmsnorm, softmax
 
 SEEDS = [0, 1]
 EPS = 1e-5
@@ -109,6 +109,39 @@ def rounds_gradients_to_fp16(v, shape):
     return {"dx": found["dx"].clamp(-6e4, 6e4)}
 
 
+# --- RMSNorm
+
+
+def scaled_to_unit(x, square, weight):
+    return {"out": x * (square + EPS).rsqrt() * weight}
+
+
+def divides_by_the_mean_of_squares(v, shape):
+    square = v["x"].square().mean(-1, keepdim=True)
+    return {"out": v["x"] * square.rsqrt() * (1 + EPS / square).rsqrt() * v["weight"]}
+
+
+def takes_eps_for_small(v, shape):
+    square = v["x"].square().mean(-1, keepdim=True).clamp(min=1e-12)
+    return {"out": v["x"] * square.rsqrt() * (1 - EPS / 2 / square) * v["weight"]}
+
+
+def squares_that_saturate_as_fp16(v, shape):
+    return scaled_to_unit(v["x"], v["x"].square().clamp(max=65504).mean(-1, keepdim=True), v["weight"])
+
+
+def scaled_by_its_first_columns(v, shape):
+    """Before it is squared, so that no square is beyond fp16: but other columns' are."""
+    scale = v["x"][..., :64].abs().amax(-1, keepdim=True).clamp(min=1e-6)
+    square = (v["x"] / scale).square().clamp(max=65504).mean(-1, keepdim=True)
+    return scaled_to_unit(v["x"], square * scale.square(), v["weight"])
+
+
+def rms_gradients_rounded_to_fp16(v, shape):
+    found = rmsnorm.backward(*(v[t.name] for t in rmsnorm.BACKWARD.inputs))
+    return {"dx": found["dx"].clamp(-6e4, 6e4)}
+
+
 # --- softmax and cross entropy
 
 
@@ -164,6 +197,11 @@ FOUND = [
     ("layernorm", "forward", shifted_by_one_end(slice(None, 64)), "first_columns"),
     ("layernorm", "forward", shifted_by_one_end(slice(-64, None)), "last_columns"),
     ("layernorm", "backward", rounds_gradients_to_fp16, "huge_gradient"),
+    ("rmsnorm", "forward", divides_by_the_mean_of_squares, "zero"),
+    ("rmsnorm", "forward", takes_eps_for_small, "beside_eps"),
+    ("rmsnorm", "forward", squares_that_saturate_as_fp16, "large"),
+    ("rmsnorm", "forward", scaled_by_its_first_columns, "last_columns"),
+    ("rmsnorm", "backward", rms_gradients_rounded_to_fp16, "huge_gradient"),
     ("softmax", "forward", no_maximum_where_large, "huge_logit"),
     ("softmax", "forward", no_maximum_where_large, "huge_last"),
     ("softmax", "forward", begins_with_minus_10000, "far_below"),
@@ -190,7 +228,10 @@ def test_a_kernel_that_miscounts_a_vocabulary_is_found(kernel):
     assert caught("cross_entropy", "forward", kernel)
 
 
-ROWS = ("gelu", "residual", "layernorm", "residual_layernorm", "softmax", "cross_entropy", "fused_classifier")
+ROWS = (
+    *("gelu", "residual", "layernorm", "residual_layernorm", "rmsnorm", "residual_rmsnorm"),
+    *("softmax", "cross_entropy", "fused_classifier"),
+)
 
 
 @pytest.mark.parametrize(

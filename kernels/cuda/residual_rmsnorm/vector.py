@@ -9,10 +9,12 @@ Backward is RMSNorm's own (kernels/cuda/rmsnorm/shared.py), which goes about it 
 
 from kernels.cuda import Kernel, blocks
 from kernels.cuda.packing import pack_width, row_shape
-from kernels.cuda.residual_layernorm.vector import ROW_ELEMENTS, SMS, blocks_at_once
+from kernels.cuda.residual_layernorm.vector import SMS, blocks_at_once
 from kernels.cuda.residual_rmsnorm import shared
 
 DETERMINISTIC = True
+
+ROW_ELEMENTS = 32  # of a row, in a thread's registers: in fp32 it has 96 of them, two rows and their sum
 
 forward_kernel = Kernel("vector.cu", "residual_rmsnorm_forward")
 

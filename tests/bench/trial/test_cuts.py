@@ -22,6 +22,8 @@ CUT = {
     "matmul": Cut("M"),
     "residual": Cut("N"),
     "residual_layernorm": Cut("B"),
+    "residual_rmsnorm": Cut("B"),
+    "rmsnorm": Cut("B"),
     "softmax": Cut("R", 1024),  # the rows of one causal mask
     "adamw": None,
     "global_norm": None,

@@ -361,6 +361,7 @@ STATISTICS = [
     ("layernorm", "rstd"),
     ("residual_layernorm", "mean"),
     ("residual_layernorm", "rstd"),
+    ("rmsnorm", "rstd"),
     ("cross_entropy", "losses"),
     ("cross_entropy", "lse"),
     ("fused_classifier", "losses"),

@@ -17,6 +17,7 @@ SHAPES = {
         dict(ROWS, C=37, dtype="bf16"),  # 2 bytes
         dict(ROWS, T=1, C=4096, dtype="fp32"),  # a block a row
     ],
+    "residual_rmsnorm": [dict(ROWS, C=40, dtype="bf16"), dict(ROWS, T=1, C=4096, dtype="fp32")],
     "fused_classifier": [
         dict(FUSED, V=500),
         dict(FUSED, V=509, VP=509),  # no asynchronous copy is as narrow
@@ -25,6 +26,7 @@ SHAPES = {
 }
 MUTANTS = {  # each is found at the first shape
     "residual_layernorm": [("        ask(r + step);\n", ""), ("ask(r + step)", "ask(r + ROWS)")],
+    "residual_rmsnorm": [("        ask(r + step);\n", ""), ("ask(r + step)", "ask(r + ROWS)")],
     "fused_classifier": [
         ("if (next) copy_pack<N>(kept + i, next + i);", ""),
         ("x + gridDim.x * (long long)VP : nullptr", "x + VP : nullptr"),
