@@ -437,12 +437,13 @@ def test_it_learns_as_pytorch_does():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # a quiet machine takes two minutes, a busy one ten
+@pytest.mark.parametrize("model", ("gpt2-tiny", "llama2-tiny"))
 @pytest.mark.parametrize("kernels", ("triton", "cuda.shared"))
 @pytest.mark.parametrize("dtype", ("fp32", "bf16"))
-def test_a_step_of_gpu_kernels_is_inside_the_band_in_the_simulator(kernels, dtype, tmp_path):
+def test_a_step_of_gpu_kernels_is_inside_the_band_in_the_simulator(model, kernels, dtype, tmp_path):
     out = tmp_path / "run"
     where = ("--simulate", "--batch", 2, "--seq", 32, "--steps", 1, "--out", out)
-    done = command("gpt2-tiny", "--kernels", kernels, "--dtype", dtype, *where)
+    done = command(model, "--kernels", kernels, "--dtype", dtype, *where)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "parity: ok over 3 steps" in done.stdout and "ms/step" not in done.stdout
     (row,) = rows_of(out)
