@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from bench.text.scored import BEGIN, BYTE, END, NEVER, Scored
+from bench.text.scored import BEGIN, BYTE, END, NEVER, Scored, of_bytes
 from bench.text.tokenizer import bytes_of_characters
 from bench.text.vocabularies import Codec, Ranked
 from reference.models.model import Model
@@ -25,7 +25,9 @@ SPECIAL = ("<unk>", "<s>", "</s>")  # ids 0, 1, 2 of Llama's
 
 def files(codec: Codec | None, model: Model) -> dict[str, bytes]:
     """{name: content}; empty where there is no tokenizer, or none that can be said there."""
-    if isinstance(codec, Ranked) and not codec.begin and codec.end is not None:
+    if isinstance(codec, Ranked) and codec.begin:  # Llama's tokens of single bytes
+        codec = of_bytes(model.v)
+    if isinstance(codec, Ranked) and codec.end is not None:
         return _gpt2(codec, codec.end, model)
     if isinstance(codec, Scored):
         return _llama(codec, model)
@@ -77,8 +79,9 @@ def merges_of(ranks: dict[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _llama(codec: Scored, model: Model) -> dict[str, bytes]:
+    spaces = b" " in codec.ids  # else a space is a byte, and none goes before a text
     try:
-        shown = [SPACE.join(piece.decode().split(" ")) for piece in codec.pieces]
+        shown = [piece.decode().replace(" ", SPACE) if spaces else piece.decode() for piece in codec.pieces]
     except UnicodeDecodeError:
         return {}
     shown[: len(SPECIAL)] = SPECIAL
@@ -88,10 +91,11 @@ def _llama(codec: Scored, model: Model) -> dict[str, bytes]:
     pairs = [(a, b) for *_, a, b in sorted(_joins(codec, shown, vocabulary))]
     bpe = BPE(vocab=vocabulary, merges=pairs, unk_token=SPECIAL[0], byte_fallback=True, fuse_unk=True)
     inner = tokenizers.Tokenizer(bpe)
-    inner.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
-    inner.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    bytes_to_text: list[decoders.Decoder] = [decoders.ByteFallback(), decoders.Fuse()]
+    if spaces:
+        inner.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), normalizers.Replace(" ", SPACE)])
+        bytes_to_text = [decoders.Replace(SPACE, " "), *bytes_to_text, decoders.Strip(" ", 1, 0)]
+    inner.decoder = decoders.Sequence(bytes_to_text)
     inner.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", BEGIN)]
     )

@@ -1,10 +1,13 @@
 """Tokenizers written for Hugging Face give the ids that ours give."""
 
 import json
+import os
 import random
+from pathlib import Path
 
 import pytest
 
+from bench import HOME
 from bench.checkpoints.hf_tokenizer import files, merges_of
 from bench.text import scored, tokenizer
 from bench.text.decoding import decoder_of
@@ -13,6 +16,8 @@ from bench.text.vocabularies import Ranked, open_tokenizer
 from tests.bench.checkpoints import llamas, states
 from tests.bench.text.test_scored import as_run_c
 
+TEST_DATA = Path(os.environ.get("LAYERBENCH_TEST_DATA", HOME.parent / "shared" / "data"))
+GPT2 = TEST_DATA / "gpt2.tiktoken"
 TEXT = "naïve ☃ — words and more words, an Änderung here\n  and there isn't 123 more \t"
 
 
@@ -57,6 +62,17 @@ def test_gpt2s_kind_gives_the_same_ids(tmp_path, small):
     assert len(vocabulary) > 290 and all("".join(line.split()) in vocabulary for line in merges.splitlines()[1:])
 
 
+@pytest.mark.slow  # all 50,000 merges are found again
+@pytest.mark.skipif(not GPT2.exists(), reason="no gpt2.tiktoken in $LAYERBENCH_TEST_DATA or ../shared/data")
+def test_gpt2s_own_vocabulary_gives_the_same_ids(tmp_path):
+    given = open_tokenizer(GPT2, 50257)
+    found = written(tmp_path, given, states.MODEL)
+    merges = (tmp_path / "merges.txt").read_text().splitlines()
+    assert merges[1:5] == ["Ġ t", "Ġ a", "h e", "i n"] and len(merges) == 50001  # as in the file that OpenAI published
+    for text in [TEXT, Path(__file__).read_text(), *texts(6, TEXT + "日本語𝄞'llve\r")]:
+        assert found.encode(text) == given.encode(text) and found.decode(given.encode(text)) == text
+
+
 def test_merges_are_found_again():
     ranks = {b"a": 0, b"b": 1, b"c": 2, b"ab": 3, b"bc": 4, b"abc": 5, b"cba": 6}
     assert list(merges_of(ranks)) == [(b"a", b"b"), (b"b", b"c"), (b"ab", b"c")]
@@ -74,8 +90,18 @@ def test_llamas_kind_gives_the_same_ids(tmp_path):
     assert merged > 9 and found.begin == (1,) and found.end == 2 and found.size == given.size
 
 
+@pytest.mark.parametrize("codec", [Ranked(decoder_of(llama_bytes())), scored.of_bytes(300)], ids=["llm.c", "llama2.c"])
+def test_bytes_alone_give_the_same_ids(tmp_path, codec):
+    found = written(tmp_path, codec, llamas.MODEL)
+    for text in [TEXT, " a", "<s", *texts(4, TEXT)]:
+        ids = codec.encode(text)
+        assert found.encode(text) == ids == [b + 3 for b in text.encode()]
+        assert found.decode([1, *ids]) == codec.decode([1, *ids]) == text
+    assert found.begin == codec.begin == (1,) and found.size == 300
+
+
 def test_what_cannot_be_said_there_is_not_written():
-    assert files(None, llamas.MODEL) == files(Ranked(decoder_of(llama_bytes())), llamas.MODEL) == {}
+    assert files(None, llamas.MODEL) == {}
     half = scored.of_pieces("half", [*scored.of_bytes(259).pieces, b"\xc3"], [0.0] * 260)
     assert files(half, llamas.MODEL) == {}
     twice = scored.of_pieces("twice", [*scored.of_bytes(259).pieces, b"a", b"a"], [0.0] * 261)
