@@ -1,0 +1,161 @@
+"""Keys split over programs as well as heads: tiles of the cache meet all queries of a head by tl.dot; then a join.
+
+Floor: the tokens' keys and values in the cache read once, at the bandwidth of the GPU's memory. The query heads that
+share them and the new tokens are rows of one product, filled up to sixteen. A head's first split has the new keys and
+values too, from qkv, and appends them; a second kernel puts the splits together (flash-decoding, Dao et al. 2023). How
+many splits there are follows from the shape; lengths are read on the GPU, and programs behind them end at once, so that
+a captured graph serves every step.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels.triton import UNFUSED, blocks, power_of_2
+from kernels.triton.math import LOG2_E
+
+DTYPES = ("fp32", "bf16", "fp16")
+DETERMINISTIC = True
+TENSOR_CORES = True
+
+LEAST_KEYS = 64  # of a split
+PROGRAMS = 2 * 132  # that fill an H100 or H200; a constant, so that sums come out the same on every card
+ROWS = 16  # queries of a program at least, as tl.dot wants
+MOST_ROWS = 32
+NEW = 16  # new tokens that a program has room for
+
+
+@triton.jit
+def attend(sums, largest, total, q, k, v, visible, scale):
+    """One tile of keys under a running softmax, in base 2; every row sees one of them at least. Scaled is the score's
+    distance from the largest: scaled first, a multiply-add would leave of that what its product was rounded by."""
+    scores = tl.where(visible, tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf"))
+    before = largest
+    largest = tl.maximum(before, tl.max(scores, 1))
+    p = tl.exp2((scores - largest[:, None]) * scale)
+    correction = tl.exp2((before - largest) * scale)
+    total = total * correction + tl.sum(p, 1)
+    sums = tl.dot(p.to(v.dtype), v, sums * correction[:, None], input_precision="ieee")
+    return sums, largest, total
+
+
+@triton.jit(do_not_specialize=["T", "NH", "NKV"])
+def keys_kernel(
+    out, sums_of, numbers_of, k_cache, v_cache, qkv, lengths, T, NH, NKV, S, keys, scale,
+    GROUP: tl.constexpr, HS: tl.constexpr, WIDTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, NEW: tl.constexpr,
+    ALONE: tl.constexpr,
+):  # fmt: skip
+    split, head = tl.program_id(0), tl.program_id(1)  # of B NKV
+    b, kv = head // NKV, head % NKV
+    length = tl.load(lengths + b).to(tl.int32)
+    begin = split * keys
+    end = tl.minimum(begin + keys, length)
+    if (split > 0) & (begin >= end):
+        return
+
+    column = tl.arange(0, WIDTH)
+    row = tl.program_id(2) * BM + tl.arange(0, BM)  # (query head of this key/value head, new token)
+    token, query_head = row % T, kv * GROUP + row // T
+    real = (row < GROUP * T)[:, None] & (column < HS)[None, :]
+    tokens = qkv + b.to(tl.int64) * T * (NH + 2 * NKV) * HS
+    at = (token * (NH + 2 * NKV) + query_head) * HS
+    q = tl.load(tokens + at[:, None] + column[None, :], mask=real, other=0.0)
+
+    sums = tl.zeros((BM, WIDTH), tl.float32)
+    largest = tl.full((BM,), float("-inf"), tl.float32)
+    total = tl.zeros((BM,), tl.float32)
+    k_cache += head.to(tl.int64) * S * HS
+    v_cache += head.to(tl.int64) * S * HS
+    if split == 0:
+        new = tl.arange(0, NEW)
+        there = (new < T)[:, None] & (column < HS)[None, :]
+        k_at = tokens + ((new * (NH + 2 * NKV) + NH + kv) * HS)[:, None] + column[None, :]
+        k = tl.load(k_at, mask=there, other=0.0)
+        v = tl.load(k_at + NKV * HS, mask=there, other=0.0)
+        if tl.program_id(2) == 0:
+            to = ((length + new) * HS)[:, None] + column[None, :]
+            tl.store(k_cache + to, k, mask=there)
+            tl.store(v_cache + to, v, mask=there)
+        sums, largest, total = attend(sums, largest, total, q, k, v, new[None, :] <= token[:, None], scale)
+
+    for j in tl.range(begin, end, BN):
+        key = j + tl.arange(0, BN)
+        there = (key < end)[:, None] & (column < HS)[None, :]  # what lies behind was never written
+        k_at = (key * HS)[:, None] + column[None, :]
+        k = tl.load(k_cache + k_at, mask=there, other=0.0)
+        v = tl.load(v_cache + k_at, mask=there, other=0.0)
+        sums, largest, total = attend(sums, largest, total, q, k, v, (key < end)[None, :], scale)
+
+    if ALONE:
+        to = ((b.to(tl.int64) * T + token) * NH + query_head) * HS
+        found = sums / total[:, None]
+        tl.store(out + to[:, None] + column[None, :], found.to(out.dtype.element_ty), mask=real)
+    else:
+        part = (head.to(tl.int64) * GROUP * T + row) * tl.num_programs(0) + split
+        tl.store(sums_of + (part * HS)[:, None] + column[None, :], sums, mask=real)
+        tl.store(numbers_of + part * 2, largest, mask=row < GROUP * T)
+        tl.store(numbers_of + part * 2 + 1, total, mask=row < GROUP * T)
+
+
+@triton.jit(do_not_specialize=["T", "NH", "NKV", "splits"])
+def join_kernel(
+    out, sums_of, numbers_of, lengths, T, NH, NKV, splits, keys, scale,
+    HS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """The splits of one query together; each is relative to the largest score of all."""
+    row = tl.program_id(0)  # (sequence, query head, new token)
+    token, query_head, b = row % T, row // T % NH, row // T // NH
+    split, column = tl.arange(0, SPLITS), tl.arange(0, WIDTH)
+    used = split < tl.maximum(1, tl.cdiv(tl.load(lengths + b).to(tl.int32), keys))
+    part = row.to(tl.int64) * splits + split
+    largest = tl.load(numbers_of + part * 2, mask=used, other=float("-inf"))
+    share = tl.exp2((largest - tl.max(largest, 0)) * scale)
+    total = tl.sum(tl.load(numbers_of + part * 2 + 1, mask=used, other=0.0) * share, 0)
+    mask = used[:, None] & (column < HS)[None, :]
+    sums = tl.load(sums_of + (part * HS)[:, None] + column[None, :], mask=mask, other=0.0)
+    found = tl.sum(sums * share[:, None], 0) / total
+    to = ((b.to(tl.int64) * T + token) * NH + query_head) * HS
+    tl.store(out + to + column, found.to(out.dtype.element_ty), mask=column < HS)
+
+
+def split(heads, S):
+    """(splits, keys of each) of the S positions of so many key/value heads."""
+    splits = min(blocks(S, LEAST_KEYS), max(1, PROGRAMS // heads))
+    keys = blocks(blocks(S, splits), LEAST_KEYS) * LEAST_KEYS
+    return blocks(S, keys), keys
+
+
+def supports(shape):
+    return shape["T"] <= NEW or f"more than {NEW} new tokens"
+
+
+def workspace(shape, phase):
+    """For each query and split, in fp32: the sum of values, and the softmax's two numbers."""
+    splits, _ = split(shape["B"] * shape["NKV"], shape["S"])
+    return 4 * shape["B"] * shape["T"] * shape["NH"] * splits * (shape["HS"] + 2)
+
+
+def sizes(WIDTH, element_size):
+    """Keys of a tile, and what they take of a multiprocessor."""
+    return dict(BN=max(16, min(64, 16384 // WIDTH // element_size)), num_warps=4, num_stages=3)
+
+
+def forward(qkv, lengths, NH, *, out, k_cache, v_cache, workspace):
+    B, T, _, HS = qkv.shape
+    NKV, S = k_cache.shape[1:3]
+    queries, width, scale = NH // NKV * T, max(16, power_of_2(HS)), HS**-0.5 * LOG2_E.value
+    splits, keys = split(B * NKV, S)
+    parts = workspace.view(torch.float32)
+    numbers = parts[B * T * NH * splits * HS :]
+    rows = max(ROWS, min(MOST_ROWS, power_of_2(queries)))
+    grid = splits, B * NKV, blocks(queries, rows)
+    constants = dict(GROUP=NH // NKV, HS=HS, WIDTH=width, BM=rows, NEW=NEW, ALONE=splits == 1)
+    keys_kernel[grid](
+        out, parts, numbers, k_cache, v_cache, qkv, lengths, T, NH, NKV, S, keys, scale,
+        **constants, **sizes(width, qkv.element_size()),
+    )  # fmt: skip
+    if splits > 1:
+        join_kernel[(B * NH * T,)](
+            out, parts, numbers, lengths, T, NH, NKV, splits, keys, scale,
+            HS=HS, WIDTH=width, SPLITS=power_of_2(splits), num_warps=4, **UNFUSED,
+        )  # fmt: skip
