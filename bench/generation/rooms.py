@@ -261,6 +261,8 @@ class JudgeRoom(Room):
 
     def peaks(self) -> dict[str, float | None]:
         """Of this device, measured here or before: bytes/s read, and FLOP/s of large matmuls by dtype."""
+        if not is_gpu(self.job.device):
+            ceilings.look_again()
         found = ceilings.ceilings(device=self.job.device)
         return {"read": found.bytes_per_s.get("read"), **found.flops_per_s}
 

@@ -111,7 +111,7 @@ class Session:
         for entry in self.entries:
             with ExitStack() as stack:
                 judge = self._contestant(stack, "the plain network", JudgeRoom, entry.job)
-                self.peaks = judge.set_up("peaks")
+                self.peaks = self.peaks or judge.set_up("peaks")
                 if not self.plan.check:
                     return
                 steps = max(1, min(entry.job.sizes.steps, CHECKED_ROWS // entry.job.sizes.B))

@@ -20,6 +20,10 @@ KIND = "generate"
 OURS = "ours"
 PREFILL, DECODE = "prefill", "decode"
 RUNGS = ("fp32", "bf16", "q8_0")  # of the ladder: what weights are kept in
+ABOVE = (
+    "MBU above 100%: the weights that a step reads fit into the last-level cache, or the bandwidth was measured while "
+    "other programs were at work"
+)
 MOST_PARTS = 12  # of a step that are shown
 
 
@@ -94,6 +98,8 @@ class Page:
             for name, r in self.records
             if r["status"] != "ok"
         ]
+        if any((r.get("mbu") or 0.0) > 1 for _, r in decode):
+            self.troubles.append(ABOVE)
         noise = max((r.get("noise") or 0.0 for _, r in decode), default=None)
         if none := ranks_nothing(noise):
             self.troubles.append(none)
@@ -112,8 +118,8 @@ def _points(rows: list[tuple[str, Record]]) -> list[Point]:
         low = work / slowest if (slowest := r.get("high_s")) else rate
         high = work / r["low_s"] if r.get("low_s") else rate
         limit = work / floor if (floor := r.get("floor_s")) else None
-        share = r.get("mbu", r.get("mfu"))
-        text = f"{rate:,.1f}" + (f", {percent(share)} of the floor" if share is not None else "")
+        name_of, share = ("MBU", r.get("mbu")) if r["phase"] == DECODE else ("MFU", r.get("mfu"))
+        text = f"{rate:,.1f}" + (f", {name_of} {percent(share)}" if share is not None else "")
         kind = OURS if r["variant"].startswith(OURS) else "others"
         reach = max(rate, high, limit or 0.0)
         found.append(
