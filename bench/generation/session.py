@@ -7,14 +7,17 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from bench import cli
+from bench.cli import CannotGoOn
 from bench.core import files, progress
 from bench.core.progress import Progress
 from bench.generation import outcome, pick
 from bench.generation.contestants import Contestant, Lost
 from bench.generation.outcome import Entry, Outcome
 from bench.generation.plan import Job, Plan
-from bench.generation.rooms import JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
+from bench.generation.rooms import EXACT, JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
+from bench.machine import facts
 from bench.models import chosen
+from bench.models.inference import META, inference
 from bench.records.run import Run
 from bench.show.report import write_beside
 
@@ -27,6 +30,7 @@ class Session:
 
     def __init__(self, plan: Plan):
         self.plan = plan
+        check_memory(plan)
         self.pools = [pick.candidates(plan, job) for job in plan.jobs]  # says at once what cannot be
         for name in plan.baselines:
             need(name)
@@ -130,6 +134,23 @@ class Session:
             entries[name].peak_bytes = contestant.ask("peak_bytes")
             if entries[name].ours:
                 entries[name].inside = contestant.ask("inside")
+
+
+def check_memory(plan: Plan) -> None:
+    """Refuse what would not fit, before the system kills somebody for it."""
+    have = facts.available_bytes()
+    if plan.job.gpu or have is None:
+        return
+    ours = [inference(job.source.model, job.sizes, META).bytes for job in plan.jobs]
+    weights = plan.job.source.model.parameters
+    read = 4 * weights  # fp32, as they are taken; the judge's again, in fp64, and with the yard beside it
+    judged = read + (8 if weights <= EXACT else 4) * weights + max(ours) if plan.check else 0
+    need = sum(ours) + read + max(judged, len(plan.baselines) * read)
+    if need > have:
+        raise CannotGoOn(
+            f"{plan.job.source.model.name} needs about {need / 1e9:.3g} GB of memory, {have / 1e9:.3g} GB are free: "
+            "take fewer baselines, --no-check, no --ladder, or a smaller model"
+        )
 
 
 def _ours(plan: Plan, job: Job) -> str:

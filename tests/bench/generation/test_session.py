@@ -9,6 +9,7 @@ import pytest
 from bench import generate
 from bench.checkpoints import hugging_face, llama2c
 from bench.generation import source
+from bench.machine import facts
 from bench.records.read import latest, read_records
 from bench.text import scored
 from reference.models import MODELS
@@ -144,6 +145,12 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, ended, what):
 def test_usage_errors(arguments, code, message, ended):
     found, errors = ended(generate, *arguments)
     assert found == code and message in errors, errors
+
+
+def test_what_does_not_fit_is_refused(monkeypatch, ended):
+    monkeypatch.setattr(facts, "available_bytes", lambda: 2 << 30)
+    code, errors = ended(generate, "llama2-110m", "--ladder", "--baseline", "eager")
+    assert code == 1 and "llama2-110m needs about" in errors and "2.15 GB are free" in errors
 
 
 def test_the_context_is_used_to_its_end():
