@@ -30,7 +30,7 @@ def parser() -> cli.Parser:
         "--vocab",
         type=Path,
         metavar="FILE",
-        help="a vocabulary: a .tiktoken rank file, llm.c's tokenizer .bin, or the word bytes: Llama's byte tokens",
+        help="a .tiktoken rank file, llm.c's or llama2.c's tokenizer .bin, or the word bytes: Llama's byte tokens",
     )
     p.add_argument("--hellaswag", type=Path, metavar="JSONL", help="write HellaSwag's questions to DIR/hellaswag.bin")
     p.add_argument("--val-fraction", type=_fraction, default=VAL_FRACTION, metavar="F", help="default %(default)s")

@@ -38,7 +38,9 @@ def open_weights(path: Path, tokenizer: Path | None = None) -> tuple[Model, Weig
     """
     model, weights, folder = _opened(path)
     codec = _tokenizer(folder, model, tokenizer)
-    return model, weights, gpt2_at_hand() if codec is None and model.v == VOCAB else codec
+    if codec is None and (model.tokenizer, model.v) == ("gpt2", VOCAB):
+        codec = gpt2_at_hand()
+    return model, weights, codec
 
 
 def _tokenizer(folder: Path, model: Model, named: Path | None) -> Codec | None:

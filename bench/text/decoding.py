@@ -1,16 +1,21 @@
-"""Token ids back to text, and the file that says how: llm.c's tokenizer .bin, which lies beside the shards.
+"""Token ids back to text, and the file that says how: llm.c's tokenizer .bin, which lies beside the shards, or, where
+they were made with llama2.c's, that (bench/text/scored.py).
 
-The file is 256 little-endian int32 (magic 20240328, version, number of tokens, in version 2 the id of <|endoftext|>,
-zeros) and then for each id one byte of length and the token's bytes.
+llm.c's file is 256 little-endian int32 (magic 20240328, version, number of tokens, in version 2 the id of
+<|endoftext|>, zeros) and then for each id one byte of length and the token's bytes.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import tiktoken
 
 from bench.core.files import put
+from bench.text import scored
+from bench.text.scored import Scored
 from bench.text.shards import HEADER_BYTES, HEADER_INTS
 from bench.text.tokenizer import (
     END_OF_TEXT,
@@ -23,6 +28,7 @@ from bench.text.tokenizer import (
 )
 
 MAGIC, VERSION = 20240328, 2
+MOST_IN_SHARDS = 1 << 16  # ids: a shard's tokens are uint16
 LONGEST = 255  # bytes of a token: its length is one byte
 UNASSIGNED = b"<|unassigned|>"  # of ids that a small vocabulary does not use; llm.c wants bytes for every id
 UNKNOWN = "�"  # of ids that are no token at all, as a model's padded rows
@@ -42,6 +48,10 @@ class Decoder:
         known = len(self.tokens)
         return b"".join(self.tokens[i] if 0 <= i < known else UNKNOWN.encode() for i in ids).decode(errors="replace")
 
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, which is split as GPT-2 does."""
+        return Tokenizer.of_ranks(self.name, self.ranks()).encoding.encode_ordinary(text)
+
     def fingerprint(self) -> str:
         """That of the `Tokenizer` with the same tokens: what about.json has as tokenizer_sha256."""
         return hashlib.sha256(rank_lines(self.ranks())).hexdigest()
@@ -51,8 +61,54 @@ class Decoder:
         return {t: i for i, t in enumerate(self.tokens) if i != self.end_of_text and t != UNASSIGNED}
 
 
+@dataclass(frozen=True)
+class ScoredDecoder(Decoder):
+    """llama2.c's pieces: a text begins with <s>."""
+
+    scored: Scored = field(kw_only=True)
+
+    def decode(self, ids: list[int]) -> str:
+        return self.scored.decode(ids)
+
+    def encode(self, text: str) -> list[int]:
+        return [*self.scored.begin, *self.scored.encode(text)]
+
+    def fingerprint(self) -> str:
+        return self.scored.fingerprint()
+
+
+class _Encoding:
+    """What is asked here of tiktoken's, of pieces."""
+
+    def __init__(self, pieces: Scored):
+        self.encode_ordinary = pieces.encode
+
+
+@dataclass(frozen=True)
+class ScoredTokenizer(Tokenizer):
+    """Text to llama2.c's pieces; <s> stands between two texts."""
+
+    scored: Scored = field(kw_only=True)
+
+    @classmethod
+    def of(cls, pieces: Scored) -> "ScoredTokenizer":
+        encoding = cast(tiktoken.Encoding, _Encoding(pieces))
+        return cls(pieces.name, encoding, scored.BEGIN, pieces.size, scored=pieces)
+
+    def ranks(self) -> dict[bytes, int]:
+        return self.scored.ids
+
+    def going_on(self, text: str) -> list[int]:
+        return self.scored.encode(text)  # which puts the space there
+
+    def fingerprint(self) -> str:
+        return self.scored.fingerprint()
+
+
 def decoder_of(using: Tokenizer) -> Decoder:
     """The decoder of an encoding; ids that it does not use are told apart."""
+    if isinstance(using, ScoredTokenizer):
+        return _scored_decoder(using.scored)
     tokens = [UNASSIGNED] * using.vocabulary
     for token, rank in using.ranks().items():
         tokens[rank] = token
@@ -60,29 +116,39 @@ def decoder_of(using: Tokenizer) -> Decoder:
     return Decoder(using.name, tuple(tokens), using.end_of_text)
 
 
+def _scored_decoder(pieces: Scored) -> Decoder:
+    return ScoredDecoder(pieces.name, pieces.pieces, scored.BEGIN, scored=pieces)
+
+
 def encoding_of(path: Path) -> Tokenizer:
-    """The encoding that a tokenizer .bin implies: Llama's bytes, or a byte-level BPE, whose ranks are its ids and which
-    splits text as GPT-2 does.
+    """The encoding that a tokenizer .bin implies: llama2.c's pieces, Llama's bytes, or a byte-level BPE, whose ranks
+    are its ids and which splits text as GPT-2 does.
 
     Raises DataError as `read_tokenizer` does, and for what is no such vocabulary.
     """
     decoder = read_tokenizer(path)
+    if isinstance(decoder, ScoredDecoder):
+        if decoder.scored.size > MOST_IN_SHARDS:
+            raise DataError(f"{path}: {decoder.scored.size:,} tokens, and shards have room for {MOST_IN_SHARDS:,}")
+        return ScoredTokenizer.of(decoder.scored)
     if decoder.ranks() == byte_ranks():
         return llama_bytes()
     return Tokenizer.of_ranks(decoder.name, whole_ranks(path, decoder.ranks()))
 
 
 def read_tokenizer(path: Path) -> Decoder:
-    """The decoder that llm.c's tokenizer .bin holds, of version 1 or 2.
+    """The decoder that llm.c's tokenizer .bin holds, of version 1 or 2, or llama2.c's.
 
     Raises DataError, naming the file, for one that is missing, another file, cut off, too long, or has an empty token.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such tokenizer file")
+    if scored.is_one(path):
+        return _scored_decoder(scored.read_tokenizer(path))
     raw = path.read_bytes()
     head = np.frombuffer(raw[: len(raw) // 4 * 4][:HEADER_BYTES], dtype="<i4").tolist()
     if len(head) < HEADER_INTS or head[0] != MAGIC:
-        raise DataError(f"{path}: not llm.c's tokenizer file (its magic is {MAGIC})")
+        raise DataError(f"{path}: not llm.c's tokenizer file (its magic is {MAGIC}), nor llama2.c's")
     version, count = head[1:3]
     end_of_text = {1: END_OF_TEXT, 2: head[3]}.get(version)
     if end_of_text is None:
@@ -103,7 +169,11 @@ def read_tokenizer(path: Path) -> Decoder:
 
 
 def write_tokenizer(path: Path, decoder: Decoder) -> None:
-    """Write llm.c's tokenizer .bin, whole or not at all. DataError for a token that its format has no room for."""
+    """Write llm.c's tokenizer .bin, or llama2.c's for its pieces, whole or not at all. DataError for a token that the
+    format has no room for."""
+    if isinstance(decoder, ScoredDecoder):
+        scored.write_tokenizer(path, decoder.scored)
+        return
     for i, token in enumerate(decoder.tokens):
         if not 0 < len(token) <= LONGEST:
             raise DataError(f"{path}: token {i} has {len(token)} bytes, the format takes 1 to {LONGEST}")

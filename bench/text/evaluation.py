@@ -155,7 +155,7 @@ def from_jsonl(path: Path, using: Tokenizer) -> list[Example]:
             raise DataError(
                 f'{path}:{number}: not an example of HellaSwag with its answer ("ctx", four "endings", "label" 0 to 3)'
             ) from None
-        examples.append(Example(tuple(encode(context)), tuple(tuple(encode(" " + e)) for e in endings), label))
+        examples.append(Example(tuple(encode(context)), tuple(tuple(using.going_on(e)) for e in endings), label))
     if not examples:
         raise DataError(f"{path}: no examples; give HellaSwag's JSON lines (hellaswag_val.jsonl)")
     return examples

@@ -5,6 +5,7 @@ each id a float32 score, a uint32 length and the piece's bytes. How many there a
 Ids 0, 1, 2 are <unk>, the beginning and the end of a text; 3 to 258 are single bytes, written <0x0A>.
 """
 
+import hashlib
 import heapq
 import math
 import re
@@ -45,6 +46,17 @@ class Scored:
     def ids(self) -> dict[bytes, int]:
         """Of pieces that stand twice the first counts."""
         return {piece: i for i, piece in reversed(list(enumerate(self.pieces)))}
+
+    def content(self) -> bytes:
+        """Of the file."""
+        parts = [struct.pack("<I", self.longest)]
+        for piece, score in zip(self.pieces, self.scores, strict=True):
+            parts.append(struct.pack("<fI", score, len(piece)) + piece)
+        return b"".join(parts)
+
+    def fingerprint(self) -> str:
+        """sha256 of the file: equal fingerprints, equal ids."""
+        return hashlib.sha256(self.content()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without the one for its beginning. As run.c's encode: a space goes before it (where that is a
@@ -124,6 +136,13 @@ def of_bytes(v: int) -> Scored:
     return of_pieces("bytes", [*pieces, *unused], [0.0] * len(pieces) + [2 * NEVER] * len(unused))
 
 
+def is_one(path: Path) -> bool:
+    """Whether a file may be a tokenizer.bin, by its first number."""
+    with path.open("rb") as file:
+        raw = file.read(4)
+    return len(raw) == 4 and 0 < struct.unpack("<I", raw)[0] <= LONGEST
+
+
 def read_tokenizer(path: Path, v: int | None = None) -> Scored:
     """The pieces of a tokenizer.bin; with `v`, of a model with so many tokens.
 
@@ -170,10 +189,7 @@ def write_tokenizer(path: Path, scored: Scored) -> None:
         raise CannotGoOn(f"{path}: it is there, and stays; take another name")
     if empty := [i for i, piece in enumerate(scored.pieces) if not piece]:
         raise DataError(f"{path}: token {empty[0]} is empty, which the format has no room for")
-    parts = [struct.pack("<I", scored.longest)]
-    for piece, score in zip(scored.pieces, scored.scores, strict=True):
-        parts.append(struct.pack("<fI", score, len(piece)) + piece)
     try:
-        put(path, b"".join(parts))
+        put(path, scored.content())
     except OSError as error:
         raise cannot_write(path, error) from error

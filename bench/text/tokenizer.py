@@ -55,6 +55,10 @@ class Tokenizer:
         """The id of each token's bytes, <|endoftext|> left out."""
         return self.encoding._mergeable_ranks
 
+    def going_on(self, text: str) -> list[int]:
+        """Ids of a text that goes on after a space."""
+        return self.encoding.encode_ordinary(f" {text}")
+
     def fingerprint(self) -> str:
         """sha256 of the vocabulary: equal fingerprints, equal ids."""
         return hashlib.sha256(rank_lines(self.ranks())).hexdigest()

@@ -5,7 +5,6 @@
 tokenizer.json      Hugging Face's, read by the library `tokenizers`
 """
 
-import struct
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 import tokenizers
 
 from bench.text import scored
-from bench.text.decoding import MAGIC, Decoder, decoder_of, read_tokenizer
+from bench.text.decoding import Decoder, decoder_of, read_tokenizer
 from bench.text.tokenizer import (
     BEGIN_OF_TEXT,
     DataError,
@@ -99,18 +98,13 @@ def open_tokenizer(path: Path, v: int | None = None) -> Codec:
         found = Ranked(decoder_of(gpt2_from_file(path)))
     elif path.suffix == ".model":
         raise DataError(f"{path}: sentencepiece's file is not read; give a tokenizer.json or llama2.c's tokenizer.bin")
-    elif _is_llmc(path):
+    elif path.suffix == ".bin" and not scored.is_one(path):
         found = Ranked(read_tokenizer(path))
     else:
         return scored.read_tokenizer(path, v)
     if v is not None and found.size > v:
         raise DataError(f"{path}: {found.size:,} tokens, and the model has {v:,}: another model's")
     return found
-
-
-def _is_llmc(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == struct.pack("<I", MAGIC)
 
 
 def tokenizer_in(folder: Path, v: int) -> Codec | None:

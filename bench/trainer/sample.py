@@ -7,7 +7,7 @@ import torch
 
 from bench.models.step import Step
 from bench.text.decoding import Decoder
-from bench.text.tokenizer import ENDS, Tokenizer
+from bench.text.tokenizer import ENDS
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Texts:
         """Token ids of a prompt; without one the end of a text, after which another begins, if the model knows it."""
         if not text or self.decoder is None:
             return [self.end_of_text if self.end_of_text < vocabulary else 0]
-        return Tokenizer.of_ranks(self.decoder.name, self.decoder.ranks()).encoding.encode_ordinary(text)
+        return self.decoder.encode(text)
 
     def text(self, ids: list[int]) -> str:
         return self.decoder.decode(ids) if self.decoder else " ".join(map(str, ids))

@@ -6,8 +6,11 @@ import struct
 import pytest
 
 from bench.cli import CannotGoOn
+from bench.text import corpus, decoding
+from bench.text.decoding import encoding_of
 from bench.text.scored import Scored, of_bytes, of_pieces, read_tokenizer, write_tokenizer
-from bench.text.tokenizer import DataError
+from bench.text.shards import open_shard
+from bench.text.tokenizer import DataError, llama_bytes
 
 WORDS = [" once", "on", "ce", " o", "nc", "e ", " t", "im", "me", "time", "  ", "aa", "aaa", "é", "ée"]
 
@@ -130,3 +133,41 @@ def test_damage_is_told(tmp_path):
     refused(path, raw, "and the model has 32,000", v=32000)
     with pytest.raises(DataError, match="no such tokenizer file"):
         read_tokenizer(tmp_path)
+
+
+# --- shards of its tokens ---
+
+
+def test_shards_are_made_with_it_and_their_text_comes_back(tmp_path):
+    given, text = vocabulary(), "once upon a time\nonce, ☃"
+    (tmp_path / "texts").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "texts" / name).write_text(text * 40)
+    write_tokenizer(tmp_path / "t.bin", given)
+    folder, about = corpus.encode(tmp_path / "texts", tmp_path / "shards", tmp_path / "t.bin", 0.1)
+    assert about["vocabulary"] == given.size and (folder / "tokenizer.bin").read_bytes() == given.content()
+    ids = open_shard(folder / "train.bin", given.size)[:].tolist()
+    at = ids.index(1)
+    assert ids[:at] == given.encode(text * 40) and ids.count(1) == 1
+    decoder = corpus.decoder_beside(folder / "train.bin", "bytes")
+    assert decoder and decoder.end_of_text == 1 and decoder.decode([1, *ids[:at]]) == text * 40
+    assert decoder.encode("once") == [1, *given.encode("once")]
+    assert decoder.fingerprint() == about["tokenizer_sha256"] == encoding_of(tmp_path / "t.bin").fingerprint()
+    other = of_pieces("other", given.pieces, [*given.scores[:-1], -7.0])
+    assert other.fingerprint() != given.fingerprint()
+    decoding.write_tokenizer(tmp_path / "again.bin", decoder)  # as a run does beside its checkpoints
+    assert (tmp_path / "again.bin").read_bytes() == given.content()
+
+
+def test_a_word_goes_on_after_one_space(tmp_path):
+    given = vocabulary()
+    write_tokenizer(tmp_path / "t.bin", given)
+    using = encoding_of(tmp_path / "t.bin")
+    assert given.decode(using.going_on("once")) == " once"
+    assert llama_bytes().going_on("a") == [0x20 + 3, 0x61 + 3]
+
+
+def test_more_ids_than_a_shard_can_hold_are_refused(tmp_path):
+    write_tokenizer(tmp_path / "t.bin", of_bytes((1 << 16) + 1))
+    with pytest.raises(DataError, match="65,537 tokens, and shards have room for 65,536"):
+        encoding_of(tmp_path / "t.bin")

@@ -48,7 +48,7 @@ def test_the_one_that_lies_in_a_folder_is_found(tmp_path, small):
     found = tokenizer_in(tmp_path, 50257)
     assert found and found.size == 50257
     (tmp_path / "tokenizer.bin").write_bytes(b"no tokenizer, but a text")
-    with pytest.raises(DataError, match=r"tokenizer\.bin: not llama2.c's tokenizer file"):
+    with pytest.raises(DataError, match=r"tokenizer\.bin: not llm\.c's tokenizer file .*nor llama2"):
         tokenizer_in(tmp_path, 50257)
 
 
@@ -59,7 +59,8 @@ def test_the_one_that_lies_in_a_folder_is_found(tmp_path, small):
         ("tokenizer.json", b'{"model": 7}', "not a tokenizer.json of Hugging Face's"),
         ("tokenizer.json", b"\xff", "not a tokenizer.json of Hugging Face's"),
         ("tokenizer.model", b"\n\x0e\n\x05", "sentencepiece's file is not read"),
-        ("t.bin", b"", "0 bytes are no tokenizer"),
+        ("t.bin", b"", "not llm.c's tokenizer file .*nor llama2.c's"),
+        ("t.bin", b"\7\0\0\0", "4 bytes are no tokenizer"),
         ("t.tiktoken", base64.b64encode(b"a"), "not a line of a .tiktoken rank file"),
     ],
 )
