@@ -28,11 +28,12 @@ NEW = 16  # new tokens that a program has room for
 @triton.jit
 def attend(sums, largest, total, q, k, v, visible, scale):
     """One tile of keys under a running softmax, in base 2; every row sees one of them at least. Scaled is the score's
-    distance from the largest: scaled first, a multiply-add would leave of that what its product was rounded by."""
+    distance from the largest: scaled first, a multiply-add would leave of that what its product was rounded by. The
+    choice behind exp2 keeps its last product from being fused into the sum, by lanes that must hold the same."""
     scores = tl.where(visible, tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf"))
     before = largest
     largest = tl.maximum(before, tl.max(scores, 1))
-    p = tl.exp2((scores - largest[:, None]) * scale)
+    p = tl.where(visible, tl.exp2((scores - largest[:, None]) * scale), 0.0)
     correction = tl.exp2((before - largest) * scale)
     total = total * correction + tl.sum(p, 1)
     sums = tl.dot(p.to(v.dtype), v, sums * correction[:, None], input_precision="ieee")
