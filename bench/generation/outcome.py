@@ -18,7 +18,7 @@ from rich.console import Console
 
 from bench.core import stats
 from bench.core.variants import Variant
-from bench.generation.plan import Job, Plan
+from bench.generation.plan import Job, Plan, need
 from bench.generation.rooms import Built, Done, Verdict
 from bench.machine import facts
 from bench.models import CallId
@@ -46,7 +46,7 @@ class Entry:
     name: str
     job: Job
     ours: bool
-    built: Built | None = None  # of ours; of others what ours would need in their dtype
+    built: Built | None = None  # of ours
     choice: Mapping[CallId, Variant] = field(default_factory=dict)
     recipe: str = ""
     rounds: list[Done] = field(default_factory=list)
@@ -148,9 +148,7 @@ class Outcome:
 
     def _floor(self, e: Entry, phase: str, median: float) -> Record:
         """The work, its least time, and the share of what was measured here."""
-        if e.built is None:
-            return Record()
-        b, dtype = e.built, e.job.sizes.dtype
+        b, dtype = need(e.job), e.job.sizes.dtype
         if phase == PREFILL:
             peak = self.peaks.get(dtype)
             row = Record(flops=b.prefill_flops, flops_per_s=b.prefill_flops / median, ceiling_flops_per_s=peak)

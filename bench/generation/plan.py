@@ -63,6 +63,22 @@ def calls(job: Job) -> dict[CallId, Call]:
     return inference(job.source.model, job.sizes, META).shapes
 
 
+@dataclass(frozen=True)
+class Need:
+    """What the work of a job takes, whoever does it: bytes that a step must read, of weights as they are kept and of
+    keys and values in the middle of the text; FLOPs of a prefill's products."""
+
+    read_weights: int
+    read_cache: int
+    prefill_flops: int
+
+
+def need(job: Job) -> Need:
+    made = inference(job.source.model, job.sizes, META)
+    middle = [len(p) + job.sizes.steps // 2 for p in job.prompts]
+    return Need(made.weight_bytes_read, made.cache_bytes_read(middle), made.prefill_flops())
+
+
 def plan_of(
     *,
     model: str,

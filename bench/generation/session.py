@@ -5,10 +5,12 @@ to a plain network first."""
 import random
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime, timezone
 
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core import files, progress
+from bench.core.process import TIMEOUT
 from bench.core.progress import Progress
 from bench.generation import outcome, pick
 from bench.generation.contestants import Contestant, Lost
@@ -39,17 +41,26 @@ class Session:
         self.peaks: dict[str, float | None] = {}
 
     def run(self) -> int:
-        plan = self.plan
         files.need_cache()
-        self.run_ = Run.create("generate", plan.out, plan.argv)
-        with Progress(), ExitStack() as stack:
-            contestants = self._set_up(stack)
-            self._rounds(contestants)
-        found = Outcome(plan, self.entries, self.peaks)
+        self.run_ = Run.create("generate", self.plan.out, self.plan.argv)
+        try:
+            with Progress(), ExitStack() as stack:
+                self._rounds(self._set_up(stack))
+        except (KeyboardInterrupt, CannotGoOn):  # what was measured is not to be lost
+            self._keep()
+            raise
+        found = self._keep()
+        self._tell(found)
+        if lost := [e for e in self.entries if e.ours and e.status]:
+            raise CannotGoOn(lost[0].evidence, cli.TIMED_OUT if lost[0].status == TIMEOUT else cli.FAILED)
+        return cli.OK if found.ok else cli.WRONG
+
+    def _keep(self) -> Outcome:
+        """The rows of what was found out so far."""
+        found = Outcome(self.plan, self.entries, self.peaks)
         for record in found.records():
             self.run_.append(record)
-        self._tell(found)
-        return cli.OK if found.ok else cli.WRONG
+        return found
 
     def _tell(self, found: Outcome) -> None:
         first = self.entries[0]
@@ -58,9 +69,9 @@ class Session:
         found.print()
         self.run_.write_csv(outcome.COLUMNS)
         if first.choice:
-            job = first.job
+            job, utc = first.job, datetime.now(timezone.utc).isoformat(timespec="seconds")
             about: dict[str, str | int] = dict(
-                chip=self.chip, utc="", run="generate", model=job.source.model.name, dtype=job.sizes.dtype
+                chip=self.chip, utc=utc, run="generate", model=job.source.model.name, dtype=job.sizes.dtype
             )
             chosen.write(self.run_.folder, dict(first.choice), {**about, "B": job.sizes.B, "T": job.sizes.T})
         print(f"results: {self.run_.folder}")
@@ -97,16 +108,14 @@ class Session:
 
     def _join(self, stack: ExitStack, found: dict[str, Contestant], name: str, mode: str) -> None:
         job = replace(self.plan.job, sizes=replace(self.plan.job.sizes, group=0))
-        like = next((e for e in self.entries if e.job.sizes == job.sizes), None)
-        entry = Entry(name, job, False, built=like.built if like else None)
+        entry = Entry(name, job, False)
         self.entries.append(entry)
         room, arguments = (TransformersRoom, ()) if mode == "transformers" else (PlainRoom, (mode,))
         contestant = self._contestant(stack, name, room, job, *arguments)
         try:
             entry.recipe = contestant.set_up("ready")
         except Lost as error:
-            entry.status, entry.evidence = error.status, str(error)
-            cli.say(f"{name} takes no part: {error}")
+            self._out(entry, error)
             return
         found[name] = contestant
 
@@ -126,14 +135,23 @@ class Session:
     # --- measuring ---
 
     def _rounds(self, contestants: dict[str, Contestant]) -> None:
+        """Everybody's turns, in random order. Who dies or hangs takes part no longer, and its row says so."""
         entries = {e.name: e for e in self.entries}
         for _ in progress.track(range(self.plan.rounds), "round", lambda turn: f"round {turn + 1}"):
             for name in random.sample(list(contestants), len(contestants)):
-                entries[name].rounds.append(contestants[name].ask("run"))
+                try:
+                    entries[name].rounds.append(contestants[name].ask("run"))
+                except Lost as error:
+                    self._out(entries[name], error)
+                    del contestants[name]
         for name, contestant in contestants.items():
             entries[name].peak_bytes = contestant.ask("peak_bytes")
             if entries[name].ours:
                 entries[name].inside = contestant.ask("inside")
+
+    def _out(self, entry: Entry, error: Lost) -> None:
+        entry.status, entry.evidence = error.status, str(error)
+        cli.say(f"{entry.name} takes no part any more: {error}")
 
 
 def check_memory(plan: Plan) -> None:

@@ -173,3 +173,20 @@ def test_on_a_gpu_a_step_is_one_graph(tmp_path):
     assert ours["graph"] and ours["timer"] == theirs["timer"] == "span" and ours["weights"] == "bf16"
     assert len(ours["samples"]) == 2 and all(len(turn) == 1 for turn in ours["samples"])
     assert theirs["median_s"] > ours["median_s"]
+
+
+def test_who_dies_costs_its_own_row(tmp_path):
+    """Ours ends its process in the middle of the timed rounds: the others' rows are there, and the exit code says it."""
+    truth_variants.write(tmp_path / "kernels", "dies", ("swiglu",), "_forward, calls = forward, []\n")
+    file = tmp_path / "kernels" / "torch" / "swiglu" / "dies.py"
+    file.write_text(
+        file.read_text() + "\n\ndef forward(x, *, out):\n    calls.append(1)\n    _forward(x, out=out)\n"
+        "    if len(calls) > 25:\n        import os\n\n        os._exit(3)\n"
+    )
+    kernels = f"torch.eager,swiglu=torch.dies,{tmp_path / 'kernels'}"
+    quick = (*QUICK, "--rounds", 4, "--kernels", kernels, "--no-check", "--baseline", "eager")
+    done = commands.run("generate", "llama2-tiny", "--steps", 3, *quick, "--out", tmp_path / "run")
+    assert done.returncode == 1 and "takes no part any more" in done.stderr
+    rows = rows_of(tmp_path / "run")
+    assert rows["ours", "decode"]["status"] == "crash" and "median_s" not in rows["ours", "decode"]
+    assert rows["torch.eager", "decode"]["status"] == "ok" and len(rows["torch.eager", "decode"]["samples"]) == 4
