@@ -51,15 +51,13 @@ def pairs(x: torch.Tensor, style: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def rotated(x, start, cos, sin, R, style):
-    """A copy of x (B, T, H, HS), whose first R heads are turned."""
-    x = x.clone()
+    """x (B, T, H, HS), its first R heads turned, in memory of its own."""
     position = start[:, None] + torch.arange(x.shape[1], device=x.device)
     cos, sin = cos[position][:, :, None], sin[position][:, :, None]  # (B, T, 1, HS/2)
     a, b = pairs(x[:, :, :R], style)
     turned = a * cos - b * sin, a * sin + b * cos
-    a.copy_(turned[0])
-    b.copy_(turned[1])
-    return x
+    heads = torch.stack(turned, -1).flatten(-2) if style == "interleaved" else torch.cat(turned, -1)
+    return torch.cat([heads, x[:, :, R:]], 2)
 
 
 def forward(start, cos, sin, R, style, qkv):
@@ -95,12 +93,18 @@ def _turned(tensors):
     return tensors["dqkv"] if "dqkv" in tensors else tensors["qkv"]
 
 
+def has_room(shape: Shape) -> bool:
+    """Whether a sequence may begin elsewhere than at 0."""
+    return shape["S"] > shape["T"]
+
+
+@applies(when=has_room)
 def first_positions(tensors, shape):
     """Every sequence begins at 0, where nothing turns."""
     tensors["start"].zero_()
 
 
-@applies(when=lambda shape: shape["S"] > shape["T"])
+@applies(when=has_room)
 def both_ends(tensors, shape):
     """Sequences take turns at the beginning and at the end of the table: each has a start of its own."""
     start = tensors["start"]

@@ -62,16 +62,19 @@ def far_left(tensors, shape):
     flat = gate.reshape(-1)
     last = 4.8 if shape["dtype"] == "fp16" else 18.0 if "dout" in tensors else 38.5
     far = -(10 ** torch.linspace(1, last, len(flat), dtype=torch.float64)).to(flat.dtype)
-    gate.copy_(torch.where(torch.arange(len(flat)) % 4 == 0, flat, far).view_as(gate))
+    gate.copy_(torch.where(torch.arange(len(flat)) % 4 == 3, flat, far).view_as(gate))
 
 
 def far_right(tensors, shape):
     """The same on the other side, where silu is the gate itself and its slope 1; up is below 1, so that nothing
-    overflows."""
+    overflows. In backward it is as large as the gate, else the gradient of up would hide that of the gate beside it."""
     far_left(tensors, shape)
     gate, up = tensors["x"].chunk(2, -1)
     gate.abs_()
     up.copy_(torch.sin(up))
+    if "dout" in tensors:
+        up.mul_(gate)
+        tensors["dout"].sin_()
 
 
 def not_finite(tensors, shape):

@@ -8,7 +8,7 @@ import torch
 
 from bench.core.case import DTYPES, Case, cases_of, draw, map, one
 from bench.trial import truth
-from reference import contract, cross_entropy, gelu, layernorm, rmsnorm, softmax
+from reference import contract, cross_entropy, gelu, layernorm, rmsnorm, rope, softmax, swiglu
 
 SEEDS = [0, 1]
 EPS = 1e-5
@@ -187,6 +187,87 @@ def loses_small_gradients(v, shape):
     return {"dlogits": torch.where(found.abs() < 1e-12, 0, found)}
 
 
+# --- rope and SwiGLU
+
+
+def turned(v, shape, name, change=lambda position, cos, sin: (cos[position], sin[position])):
+    """rope's output, with cosines and sines (B, T, HS/2) that `change` makes of the positions and the table."""
+    x, R = v[name], shape["R"]
+    position = v["start"][:, None] + torch.arange(shape["T"])
+    cos, sin = (t[:, :, None] for t in change(position, v["cos"], v["sin"] if name == "qkv" else -v["sin"]))
+    found = x.clone()
+    (a, b), (to_a, to_b) = rope.pairs(x[:, :, :R], shape["style"]), rope.pairs(found[:, :, :R], shape["style"])
+    to_a.copy_(a * cos - b * sin)
+    to_b.copy_(a * sin + b * cos)
+    return {name: found}
+
+
+FEW = 200  # places in the table, of which plain input meets the first or the last by luck
+
+
+def turns_by_dividing_by_the_sine(v, shape):
+    """The cosine as sine over tangent, which is 0/0 at the first position."""
+
+    def change(position, cos, sin):
+        cos, sin = cos[position], sin[position]
+        return cos if shape["S"] - shape["T"] < FEW else (sin / (sin.double() / cos.double())).float(), sin
+
+    return turned(v, shape, "qkv", change)
+
+
+def never_reads_the_last_row_of_the_table(v, shape):
+    last = shape["S"] - (1 if shape["S"] - shape["T"] < FEW else 2)
+    return turned(v, shape, "qkv", lambda position, cos, sin: (cos[position.clamp(max=last)], sin[position]))
+
+
+def turns_pairs_of_length_one(v, shape):
+    """Divides each pair by its length, and multiplies it again: the length's square is out of range before it is."""
+    a, b = rope.pairs(v["dqkv"], shape["style"])
+    length = (a * a + b * b).sqrt()
+    length = torch.stack([length] * 2, -1).flatten(-2) if shape["style"] == "interleaved" else length.repeat(1, 1, 1, 2)
+    found = turned({**v, "dqkv": v["dqkv"] / length}, shape, "dqkv")["dqkv"] * length
+    found[:, :, shape["R"] :] = v["dqkv"][:, :, shape["R"] :]
+    return {"dqkv": found}
+
+
+def turns_what_it_leaves_by_nothing(v, shape):
+    """Takes all heads one way, with a cosine of 1 and a sine of 0 for those that stay."""
+    found = turned(v, shape, "dqkv")["dqkv"]
+    found[:, :, shape["R"] :] = found[:, :, shape["R"] :] * 1 - found[:, :, shape["R"] :] * 0
+    return {"dqkv": found}
+
+
+def silu_that_overflows(v, shape):
+    gate, up = v["x"].chunk(2, -1)
+    return {"out": gate * (gate.exp() / (1 + gate.exp())) * up}
+
+
+def silu_by_tanh(v, shape):
+    gate, up = v["x"].double().chunk(2, -1)
+    return {"out": (gate * (0.5 + 0.5 * torch.tanh(gate.float() / 2)).double() * up).float()}
+
+
+def silu_with_a_capped_exponent(v, shape):
+    gate, up = v["x"].chunk(2, -1)
+    return {"out": gate / (1 + (-gate).clamp(max=80).exp()) * up}
+
+
+def slope_that_cancels(v, shape):
+    """silu' as silu + s (1 - silu)."""
+    gate, up = v["x"].chunk(2, -1)
+    s = torch.sigmoid(gate)
+    slope = gate * s + s * (1 - gate * s)
+    return {"dx": torch.cat([slope * up * v["dout"], gate * s * v["dout"]], -1)}
+
+
+def swiglu_that_hides_nan(v, shape):
+    return {n: t.nan_to_num(0, posinf=torch.inf) for n, t in swiglu.backward(v["dout"], v["x"]).items()}
+
+
+def swiglu_in_the_range_of_fp16(v, shape):
+    return {"dx": swiglu.backward(v["dout"], v["x"])["dx"].clamp(-6e4, 6e4)}
+
+
 FOUND = [
     ("gelu", "forward", gelu_with_a_capped_exponent, "far_left"),
     ("gelu", "backward", slope_with_a_capped_exponent, "far_left"),
@@ -208,6 +289,16 @@ FOUND = [
     ("softmax", "forward", running_maximum_that_is_never_rescaled, "growing"),
     ("softmax", "forward", masks_by_zero, "minus_infinity"),
     ("cross_entropy", "backward", loses_small_gradients, "tiny_gradient"),
+    ("rope", "forward", turns_by_dividing_by_the_sine, "first_positions"),
+    ("rope", "forward", never_reads_the_last_row_of_the_table, "both_ends"),
+    ("rope", "backward", turns_pairs_of_length_one, "huge"),
+    ("rope", "backward", turns_what_it_leaves_by_nothing, "one_nan"),
+    ("swiglu", "forward", silu_that_overflows, "tails"),
+    ("swiglu", "forward", silu_by_tanh, "small_times_large"),
+    ("swiglu", "forward", silu_with_a_capped_exponent, "far_left"),
+    ("swiglu", "backward", slope_that_cancels, "far_right"),
+    ("swiglu", "backward", swiglu_that_hides_nan, "not_finite"),
+    ("swiglu", "backward", swiglu_in_the_range_of_fp16, "huge_gradient"),
 ]
 
 
@@ -230,7 +321,7 @@ def test_a_kernel_that_miscounts_a_vocabulary_is_found(kernel):
 
 ROWS = (
     *("gelu", "residual", "layernorm", "residual_layernorm", "rmsnorm", "residual_rmsnorm"),
-    *("softmax", "cross_entropy", "fused_classifier"),
+    *("softmax", "cross_entropy", "fused_classifier", "rope", "swiglu"),
 )
 
 

@@ -58,7 +58,8 @@ def torch_forward(case, x):
     s = case.shape
     match case.layer:
         case "embedding":
-            return {"out": F.embedding(x["tokens"], x["wte"]) + x["wpe"]}
+            out = F.embedding(x["tokens"], x["wte"])
+            return {"out": out if x["wpe"] is None else out + x["wpe"]}
         case "layernorm":
             return {"out": F.layer_norm(x["x"], (s["C"],), x["weight"], x["bias"], s["eps"])}
         case "residual_layernorm":
@@ -100,6 +101,11 @@ def torch_forward(case, x):
             losses = losses_of(logits[..., : s["V"]], x["targets"])
             (grad,) = torch.autograd.grad((losses * x["dlosses"]).sum(), logits)
             return {"losses": losses.detach(), "logits": grad}
+        case "rope":
+            return {"qkv": torch.cat([turned(x, s), x["qkv"][:, :, s["R"] :]], 2)}
+        case "swiglu":
+            gate, up = x["x"].chunk(2, -1)
+            return {"out": F.silu(gate) * up}
         case "global_norm":
             return {"norm": torch.nn.utils.get_total_norm(x["grads"])}
     raise AssertionError(f"{case.layer}: add a case to torch_forward, the operator of PyTorch that computes it")
@@ -121,6 +127,17 @@ def decoded_one_by_one(s, x):
 
 def losses_of(logits, targets):
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+
+
+def turned(x, s):
+    """rope's heads as Llama 2's own code turns them, by complex numbers, or as Hugging Face's, by halves."""
+    position = x["start"][:, None] + torch.arange(s["T"])
+    cos, sin, heads = x["cos"][position][:, :, None], x["sin"][position][:, :, None], x["qkv"][:, :, : s["R"]]
+    if s["style"] == "interleaved":
+        product = torch.view_as_complex(heads.unflatten(-1, (-1, 2)).contiguous()) * torch.complex(cos, sin)
+        return torch.view_as_real(product).flatten(-2)
+    first, second = heads.chunk(2, -1)
+    return heads * torch.cat([cos, cos], -1) + torch.cat([-second, first], -1) * torch.cat([sin, sin], -1)
 
 
 @pytest.mark.parametrize("case", cases([layer for layer in LAYERS if layer != "adamw"]))
@@ -187,7 +204,8 @@ def test_backward_equals_autograd(case):
     generator = torch.Generator().manual_seed(99)
     known = {name: None if v is None else v.detach() for name, v in {**leaves, **results}.items()}
     total = torch.zeros((), dtype=torch.float64)
-    for t in p.inputs:
+    inplace = [t for t in p.outputs if t.inplace]  # gradients that are changed into others
+    for t in (*p.inputs, *inplace):
         output = t.name.removeprefix("d")
         if t.name.startswith("d") and t.when(shape):
             known[t.name] = torch.randn(results[output].shape, generator=generator, dtype=torch.float64)
@@ -196,7 +214,8 @@ def test_backward_equals_autograd(case):
             known[t.name] = None
     total.backward()
 
-    found = case.module.backward(*[known[t.name] for t in p.inputs], *[shape[s] for s in p.scalars])
+    args = [known[t.name] for t in p.inputs] + [shape[s] for s in p.scalars]
+    found = case.module.backward(*args, **{t.name: known[t.name] for t in inplace})
     for t in p.outputs:
         if not t.when(shape):
             continue
@@ -214,7 +233,8 @@ def test_some_gradient_is_not_zero(layer):
     shape = {**module.RAGGED[0], "dtype": "fp64"}
     values = draw(Case(layer, "backward", shape, "ragged 0"))
     args = [wide(values[t.name]) for t in module.BACKWARD.inputs] + [shape[s] for s in module.BACKWARD.scalars]
-    for name, grad in module.backward(*args).items():
+    inplace = {t.name: wide(values[t.name]) for t in module.BACKWARD.outputs if t.inplace}
+    for name, grad in module.backward(*args, **inplace).items():
         assert grad.abs().max() > 0, name
 
 

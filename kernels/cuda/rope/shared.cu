@@ -15,9 +15,9 @@ template <int N>
 constexpr int PAIRED = N > 1 ? N : 2;
 
 template <int N, typename T>
-__device__ Packed<float, PAIRED<N>> load_pairs(const T* from) {
-    if constexpr (N > 1) return load_floats<N>(from);
-    else return {to_float(from[0]), to_float(from[1])};
+__device__ Packed<T, PAIRED<N>> load_pairs(const T* from) {
+    if constexpr (N > 1) return load<N>(from);
+    else return {from[0], from[1]};
 }
 
 template <int N, typename T>
@@ -41,18 +41,18 @@ __global__ void rope_interleaved(T* x, const long long* start, const float* cos,
     long long step = (long long)groups * HS, row = (start[blockIdx.z] + token) * (HS / 2);
     for (int pack = threadIdx.x; pack < packs; pack += blockDim.x) {
         T* first = heads + pack * PAIRED<N>;
-        Packed<float, PAIRED<N>> values[HEADS];
+        Packed<T, PAIRED<N>> loaded[HEADS];
 #pragma unroll
         for (int k = 0; k < HEADS; k++)
-            if (head + k * groups < R) values[k] = load_pairs<N>(first + k * step);
+            if (head + k * groups < R) loaded[k] = load_pairs<N>(first + k * step);
         Packed<float, PAIRS> c = load<PAIRS>(cos + row + pack * PAIRS), s = load<PAIRS>(sin + row + pack * PAIRS);
 #pragma unroll
         for (int k = 0; k < HEADS; k++) {
             if (head + k * groups >= R) continue;
-            Packed<float, PAIRED<N>> turned;
+            Packed<float, PAIRED<N>> values = to_floats(loaded[k]), turned;
 #pragma unroll
             for (int j = 0; j < PAIRS; j++) {
-                float a = values[k][2 * j], b = values[k][2 * j + 1], signed_s = sign * s[j];
+                float a = values[2 * j], b = values[2 * j + 1], signed_s = sign * s[j];
                 turned[2 * j] = a * c[j] - b * signed_s;
                 turned[2 * j + 1] = a * signed_s + b * c[j];
             }

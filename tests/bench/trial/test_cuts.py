@@ -24,7 +24,9 @@ CUT = {
     "residual_layernorm": Cut("B"),
     "residual_rmsnorm": Cut("B"),
     "rmsnorm": Cut("B"),
+    "rope": Cut("B"),
     "softmax": Cut("R", 1024),  # the rows of one causal mask
+    "swiglu": Cut("M"),
     "adamw": None,
     "global_norm": None,
 }
