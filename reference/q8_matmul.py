@@ -82,6 +82,10 @@ def cancelling(tensors, shape):
     tensors["weight"][:, -1] = 1
 
 
+def several(shape: Shape) -> bool:
+    return shape["KG"] > 1
+
+
 def _alone(tensors, shape, group):
     for name in ("x_scales", "scales"):
         kept = tensors[name][:, group].clone()
@@ -89,16 +93,19 @@ def _alone(tensors, shape, group):
         tensors[name][:, group] = kept
 
 
+@applies(when=several)
 def first_group_alone(tensors, shape):
     """All other scales are 0."""
     _alone(tensors, shape, 0)
 
 
+@applies(when=several)
 def last_group_alone(tensors, shape):
     """The last group, which may be a short one, is all that counts."""
     _alone(tensors, shape, -1)
 
 
+@applies(when=several)
 def growing_scales(tensors, shape):
     """Each group's scale is many times the one before: another one's is seen at once."""
     for name in ("x_scales", "scales"):
@@ -106,8 +113,9 @@ def growing_scales(tensors, shape):
         tensors[name].mul_(steps.to(tensors[name]))
 
 
-def tail_of_zeros(tensors, shape):
-    """Only the last element of each row is not 0."""
+@applies(when=lambda shape: shape["K"] > 1)
+def last_element_alone(tensors, shape):
+    """All others are 0."""
     for name in ("x", "weight"):
         tensors[name][:, :-1] = 0
 
@@ -134,7 +142,7 @@ CASES = {
     "first_group_alone": first_group_alone,
     "last_group_alone": last_group_alone,
     "growing_scales": growing_scales,
-    "tail_of_zeros": tail_of_zeros,
+    "last_element_alone": last_element_alone,
     "huge": huge,
     "tiny": tiny,
     "one_nan": one_nan,

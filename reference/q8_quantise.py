@@ -103,6 +103,7 @@ def last_of_each_group(tensors, shape):
     _outlier(tensors, shape, -1, -(2.0**14))
 
 
+@applies(when=lambda shape: shape["KG"] > 1)
 def growing_groups(tensors, shape):
     """Each group is many times as large as the one before: another one's scale is seen at once."""
     steps = 2.0 ** (torch.arange(shape["KG"]) % 7 * 2)

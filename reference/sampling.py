@@ -2,14 +2,14 @@
 
     weights   exp((logit - largest) / temperature) of the first V logits; 1 where the logit is the largest
     top_k     the k largest logits are kept (0: all), of equal ones the lower index first
-    top_p     of those, from the largest on, as few as have top_p of their weight together (1 or more: all), one at least
+    top_p     of those, from the largest on, as few as have top_p of their weight together, one at least (1: all)
     token     the first index at which the running sum of kept weights, in the order of indices, is above u times all
               of it; the last kept index where it never is
     temperature 0: the largest logit, of equal ones the lowest index; u, top_k and top_p do not matter
 
-Logits are compared as they are, before anything is rounded; -0 equals 0. A row that holds a NaN has no distribution: its
-token is the index of the first NaN, as `torch.argmax` says. Of +inf each is as likely as another, and so is of a row
-that is -inf all over. Nucleus sampling: Holtzman et al. 2020 (arXiv:1904.09751); top-k: Fan et al. 2018 (1805.04833).
+Logits are compared as they are, before anything is rounded; -0 equals 0. A row that holds a NaN has no distribution:
+its token is the index of the first NaN, as `torch.argmax` says. Of +inf each is as likely as another, and so is each of
+a row that is -inf all over. Nucleus sampling: Holtzman et al. 2020 (arXiv:1904.09751); top-k: Fan et al. 2018 (1805.04833).
 """
 
 import torch
@@ -94,17 +94,22 @@ def settle(tensors: dict[str, torch.Tensor], shape: Shape) -> None:
     logits.copy_(logits.to(dtype))
     if top_p < 1 and V > 1 and top_k != 1:
         _settle_edge(logits, shape, dtype)
-    values, order = torch.sort(logits[:, :V].double(), dim=-1, descending=True, stable=True)
-    keep = kept(values, temperature, top_k, top_p)
-    weights = torch.zeros_like(values).scatter(1, order, weights_of(values, temperature) * keep)
-    shares = weights / weights.sum(-1, keepdim=True)
+    low, high, margin = _share_of(tensors, shape)
+    u.copy_(torch.minimum(torch.maximum(u.double(), low + margin), high - margin).clamp(0, 1 - 2**-24))
+
+
+def _share_of(tensors: dict[str, torch.Tensor], shape: Shape) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(B,): between which u the token stays the same that u means, or the next one that is likely enough; and how far
+    from both ends u should be."""
+    temperature, top_k, top_p, V = (shape[name] for name in ("temperature", "top_k", "top_p", "V"))
+    values, order = torch.sort(tensors["logits"][:, :V].double(), dim=-1, descending=True, stable=True)
+    weights = weights_of(values, temperature) * kept(values, temperature, top_k, top_p)
+    shares = torch.zeros_like(values).scatter(1, order, weights / weights.sum(-1, keepdim=True))
     running = shares.cumsum(-1)
-    # the token that u means, or the next one that is likely enough
     likely = (shares >= 2 * MARGIN) | (shares == shares.amax(-1, keepdim=True))
-    token = ((running > u[:, None]) & likely).byte().argmax(-1, keepdim=True)
-    high, share = running.gather(1, token), shares.gather(1, token)
-    low, edge = high - share, share.clamp(max=2 * MARGIN) / 2
-    u.copy_(torch.minimum(torch.maximum(u[:, None].double(), low + edge), high - edge)[:, 0].clamp(0, 1 - 2**-24))
+    token = ((running > tensors["u"][:, None]) & likely).byte().argmax(-1, keepdim=True)
+    high, share = running.gather(1, token)[:, 0], shares.gather(1, token)[:, 0]
+    return high - share, high, share.clamp(max=2 * MARGIN) / 2
 
 
 def _settle_edge(logits: torch.Tensor, shape: Shape, dtype: torch.dtype) -> None:
@@ -154,6 +159,14 @@ def few_values(tensors, shape):
     """Many logits are equal to each other, at the edges of top_k and top_p as well."""
     tensors["logits"].div_(4).round_().mul_(4)
     settle(tensors, shape)
+
+
+@applies(when=lambda shape: shape["temperature"] > 0 and shape["V"] > 1)
+def near_an_edge(tensors, shape):
+    """u is as near to the end of a token's share as it comes: sums in less than fp32 find the one beside it."""
+    low, high, margin = _share_of(tensors, shape)
+    last = torch.arange(shape["B"]) % 2 == 1
+    tensors["u"].copy_(torch.where(last, high - margin, low + margin).clamp(0, 1 - 2**-24))
 
 
 def growing(tensors, shape):
@@ -235,6 +248,7 @@ CASES = {
     "all_equal": all_equal,
     "signed_zeros": signed_zeros,
     "few_values": few_values,
+    "near_an_edge": near_an_edge,
     "growing": growing,
     "first_alone": first_alone,
     "last_alone": last_alone,

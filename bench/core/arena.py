@@ -1,9 +1,9 @@
 """The memory of one call: inputs, and outputs that are poisoned, all between guard bands.
 
 A variant is called on memory that the harness owns. Every output is filled with NaNs of a fresh bit pattern before each
-call (whole numbers with one that is none of theirs), so that what was not written, and what was written outside, is seen afterwards. Guard bands and poison follow from
-a seed: what the variant's process hands back (`hand_back`, raw, bands included) the judge's lays out as an arena of its
-own (`memory`) and looks at there.
+call (whole numbers with one that is no answer), so that what was not written, and what was written outside, is seen
+afterwards. Guard bands and poison follow from a seed: what the variant's process hands back (`hand_back`, raw, bands
+included) the judge's lays out as an arena of its own (`memory`) and looks at there.
 """
 
 import itertools

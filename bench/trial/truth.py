@@ -27,8 +27,8 @@ finite, unless the truth rounds to infinity in the output's dtype.
 Truth is kept in fp64 for outputs in fp32 and fp64. For narrower outputs it is kept in fp32: its rounding is at most
 2^-12 of half a unit of theirs.
 
-**Whole numbers are compared exactly**: an index, or a value in int8, is the truth's or it is wrong. That rounding decides none
-of them is for the contract to see to (`settle`), which tests hold to the formula in fp32.
+**Whole numbers are compared exactly**: an index, or a value in int8, is the truth's or it is wrong. That rounding
+decides none of them is for the contract to see to (`settle`), which tests hold to the formula in fp32.
 
 **On a GPU** all of this happens there (`Where`). What is large is worked out in pieces (cuts.py), and truth that is
 too large to keep is worked out anew while it is compared. The yard of a large shape comes from a piece of it; where an

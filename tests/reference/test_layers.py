@@ -106,6 +106,17 @@ def torch_forward(case, x):
         case "swiglu":
             gate, up = x["x"].chunk(2, -1)
             return {"out": F.silu(gate) * up}
+        case "q8_quantise":
+            return quantised(x["x"], s["G"])
+        case "q8_matmul":
+            a, b = (
+                x[values].double() * x[scales].repeat_interleave(s["G"], -1)[:, : s["K"]]
+                for values, scales in (("x", "x_scales"), ("weight", "scales"))
+            )
+            return {"out": F.linear(a, b)}
+        case "sampling":
+            rows = (row_sampled(logits[: s["V"]], u, s) for logits, u in zip(x["logits"], x["u"], strict=True))
+            return {"token": torch.stack(list(rows))}
         case "global_norm":
             return {"norm": torch.nn.utils.get_total_norm(x["grads"])}
     raise AssertionError(f"{case.layer}: add a case to torch_forward, the operator of PyTorch that computes it")
@@ -123,6 +134,36 @@ def decoded_one_by_one(s, x):
             keys, values = k_cache[b, :, :end], v_cache[b, :, :end]
             out[b, t] = F.scaled_dot_product_attention(q[b, t][:, None], keys, values, enable_gqa=True)[:, 0]
     return {"out": out, "k_cache": k_cache, "v_cache": v_cache}
+
+
+def quantised(x, G):
+    """Group by group, by torch's own quantised tensors where there is a scale."""
+    q, scales = torch.zeros_like(x, dtype=torch.int8), []
+    for start in range(0, x.shape[1], G):
+        group = x[:, start : start + G]
+        scale = torch.linalg.vector_norm(group, torch.inf, dim=-1) / 127
+        fit = torch.where((scale > 0) & scale.isfinite(), scale, 1.0)
+        finite = torch.where(scale.isfinite()[:, None], group, 0.0) / fit[:, None]
+        whole = torch.quantize_per_tensor(finite.float(), 1.0, 0, torch.qint8)
+        q[:, start : start + G] = whole.int_repr()
+        scales.append(torch.where(scale == 0, 1.0, scale).masked_fill(~scale.isfinite(), torch.nan))
+    return {"q": q, "scales": torch.stack(scales, -1)}
+
+
+def row_sampled(logits, u, s):
+    """By softmax and searchsorted, as of a row alone; equal ones of what is not finite are as likely."""
+    if s["temperature"] == 0 or logits.isnan().any():
+        return logits.argmax()
+    scaled = logits / s["temperature"]
+    if logits.max().isinf():
+        scaled = torch.where(logits == logits.max(), 0.0, -torch.inf)
+    order = scaled.argsort(descending=True, stable=True)[: s["top_k"] or None]
+    before = scaled[order].softmax(0).cumsum(0) - scaled[order].softmax(0)
+    if s["top_p"] < 1:
+        order = order[: max(1, int((before < s["top_p"]).sum()))]
+    kept = order.sort().values
+    upto = scaled[kept].softmax(0).cumsum(0)
+    return kept[torch.searchsorted(upto, u.to(upto.dtype) * upto[-1], right=True)]
 
 
 def losses_of(logits, targets):

@@ -1,6 +1,6 @@
 """Four nested loops on one thread: whole numbers within a group, double between groups.
 
-Floor: weight read once, a byte an element and a scale a group; 2 M N K operations, of which a byte of weight brings 2 M.
+Floor: weight read once, a byte an element and a scale a group; 2 M N K operations.
 """
 
 from kernels.cpu import Kernel

@@ -25,9 +25,7 @@ def int8s(at, inside):
 
 
 @triton.jit(do_not_specialize=["N"])
-def rows(
-    out, x, x_scales, weight, scales, N, K, G, KG, M: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr
-):
+def rows(out, x, x_scales, weight, scales, N, K, G, KG, M: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr):
     n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     row = n.to(tl.int64) * K
     for m in tl.static_range(M):

@@ -14,7 +14,7 @@ DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
 
 BLOCK = 8192  # logits of a step
-UNITS = tl.constexpr(1099511627776.0)  # 2^40
+UNITS = tl.constexpr(1 << 40)
 NOT_A_NUMBER = tl.constexpr(0xFFFFFFFF)
 SIGN = tl.constexpr(0x80000000)
 
@@ -37,8 +37,8 @@ def value_of(key):
 
 @triton.jit
 def weights_of(values, top, rate):
-    weight = (tl.exp2((values - top) * rate) * UNITS).to(tl.int64)
-    return tl.where(values == top, UNITS.to(tl.int64), weight)
+    weight = (tl.exp2((values - top) * rate) * 1099511627776.0).to(tl.int64)
+    return tl.where(values == top, UNITS, weight)
 
 
 @triton.jit
@@ -68,7 +68,7 @@ def weight_from(key, x, V, top, rate, BLOCK: tl.constexpr):
     return tl.sum(found, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["V", "top_k"])
 def sample(
     token, logits, u, V, VP, temperature, top_k, top_p,
     GREEDY: tl.constexpr, FEW: tl.constexpr, NUCLEUS: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr,
@@ -79,7 +79,7 @@ def sample(
     best = tl.zeros((BLOCK,), tl.int64)
     for start in range(0, V, BLOCK):
         column, _, keys = load_row(x, start, V, BLOCK)
-        best = tl.maximum(best, (keys >> 1 << 32) + (keys & 1) * 0x80000000 + (0x7FFFFFFF - column))
+        best = tl.maximum(best, (keys << 31) + (0x7FFFFFFF - column))
     found = tl.max(best, 0)
     largest, first = found >> 31, 0x7FFFFFFF - (found & 0x7FFFFFFF)
     if GREEDY or largest == NOT_A_NUMBER:
@@ -87,11 +87,12 @@ def sample(
     else:
         top, rate = value_of(largest), LOG2_E / temperature
         # kept are all above `edge`, and the first `equal` of those that are it
+        sign = tl.full((), SIGN, tl.int64)
         edge = tl.full((), 0, tl.int64)
         equal = tl.full((), 0, tl.int64)
         if FEW:
             for n in range(BITS):
-                tried = edge + (SIGN >> n)
+                tried = edge + (sign >> n)
                 edge = tl.where(count_from(tried, x, V, BLOCK) >= top_k, tried, edge)
             equal = top_k - count_from(edge + 1, x, V, BLOCK)
             total = weight_from(edge + 1, x, V, top, rate, BLOCK) + equal * weights_of(value_of(edge), top, rate)
@@ -101,7 +102,7 @@ def sample(
             wanted = tl.maximum(tl.ceil(top_p * total.to(tl.float64)).to(tl.int64), 1)
             key = tl.full((), 0, tl.int64)
             for n in range(BITS):
-                tried = key + (SIGN >> n)
+                tried = key + (sign >> n)
                 enough = (tried <= edge) | (weight_from(tried, x, V, top, rate, BLOCK) >= wanted)
                 key = tl.where(enough, tried, key)
             above = weight_from(key + 1, x, V, top, rate, BLOCK)

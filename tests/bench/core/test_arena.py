@@ -38,6 +38,23 @@ def test_every_dtype_can_be_poisoned(dtype):
     assert one(arena.outputs["out"]).isnan().all() and arena.survivors()["out"].all()
 
 
+def test_whole_numbers_are_poisoned_with_what_is_no_answer():
+    quantised = arena_of(Case("q8_quantise", "forward", {"M": 3, "K": 9, "G": 4, "KG": 3, "dtype": "fp32"}, "test"))
+    q = one(quantised.outputs["q"])
+    assert (q == -128).all() and quantised.survivors()["q"].all()
+    q[1:] = 0
+    assert quantised.survivors()["q"].sum() == 9
+    shape = {**contract.load("sampling").RAGGED[2], "dtype": "bf16"}
+    sampled = arena_of(Case("sampling", "forward", shape, "test"))
+    token = one(sampled.outputs["token"])
+    first = token.clone()
+    assert (token < 0).all() and sampled.survivors()["token"].all()
+    sampled.reset()
+    assert (first != token).all(), "the last call's poison may have been kept"
+    token.fill_(7)
+    assert not sampled.survivors()
+
+
 @pytest.mark.parametrize(
     ("offset", "says"), [(100, "after the buffer, the nearest at +0"), (-1, "before the buffer, the nearest at -")]
 )

@@ -5,7 +5,7 @@ import torch
 
 from bench.core import contents
 from bench.core.arena import Arena
-from bench.core.case import Case, draw, each, one, run_truth
+from bench.core.case import Case, cases_of, draw, each, one, run_truth
 from reference import contract
 
 
@@ -31,6 +31,44 @@ def test_every_element_changes_and_no_two_seeds_agree():
 def test_values_stay_of_the_same_size():
     x = one(draw(GELU)["x"])
     assert one(contents.changed(GELU, {"x": x}, 9)["x"]).std() == pytest.approx(float(x.std()), rel=0.08)
+
+
+SETTLED = [layer for layer in contract.layer_names() if hasattr(contract.load(layer), "settle")]
+
+
+@pytest.mark.parametrize("layer", SETTLED)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_whole_numbers_stay_exact_whatever_the_contents(layer, dtype):
+    """The formula in fp32 finds the same ones as the truth, of every draw, of what becomes of it, and of every edit."""
+    module = contract.load(layer)
+    p = module.FORWARD
+    whole = [t.name for t in p.outputs if t.dtype in contract.INTEGERS]
+    for case in cases_of(layer, "forward", dtype, [4, 5], thorough=False):
+        values = draw(case)
+        for seed in (0, 6) if case.edit is None else (0,):
+            now = contents.changed(case, values, seed)
+            truth = run_truth(module, "forward", now, case.shape)
+            args = [one(now[t.name]) for t in p.inputs]
+            args = [x.float() if x.is_floating_point() else x for x in args]
+            found = module.forward(*args, *(case.shape[s] for s in p.scalars))
+            for name in whole:
+                assert torch.equal(found[name], one(truth[name])), f"{case}, contents {seed}: {name}"
+
+
+@pytest.mark.parametrize("layer", SETTLED)
+def test_rows_of_settled_contents_are_those_of_the_whole(layer):
+    module = contract.load(layer)
+    case = case_of(layer, "forward", 0, "bf16")
+    made = contents.Contents(case, draw(case), seed=9)
+    axis = "M" if "M" in case.shape else "B"
+    names = {t.name for t in module.FORWARD.inputs if t.shape.split()[0] == axis}
+    whole, rows = made.whole(), made.rows(1, 3, names)
+    assert all(torch.equal(one(rows[n]), one(whole[n])[1:3]) for n in names)
+    assert all(made.held_by(n, whole[n]) for n in names)
+    spoilt = one(whole[min(names)]).clone()
+    spoilt[-1] = 0
+    assert not made.held_by(min(names), spoilt)
+    assert not torch.equal(spoilt, one(made.drawn[min(names)]))
 
 
 def test_seed_0_changes_nothing():

@@ -36,6 +36,7 @@ SHAPES: dict[str, dict] = {
     "attention": dict(B=1, T=256, NH=2, NKV=2, HS=64, causal=True),
     "cross_entropy": dict(B=2, T=16, V=2000, VP=2048),
     "global_norm": dict(tensors=[(768, 256), (768,)]),
+    "q8_quantise": dict(M=200, K=768, G=64, KG=12),
 }
 
 ALL = variants.discover((cheats.EVIL,))

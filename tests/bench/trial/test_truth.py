@@ -53,6 +53,27 @@ def test_one_wrong_element_among_many_is_found_and_named():
     assert "[40, 7]" in judge.judge(got, yard(TRUTH, NOISY)).evidence
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64])
+def test_of_whole_numbers_nothing_but_the_truth_will_do(dtype):
+    truth = (torch.arange(3 * judge.BLOCK + 77) % 255 - 127).double()
+    exact = Yard("q", truth, (len(truth),), dtype, torch.float32)
+    assert judge.judge(truth.to(dtype), exact) == judge.Finding("q", 0.0)
+    for at in (0, judge.BLOCK, len(truth) - 1):
+        for by in (1, -1):
+            got = truth.to(dtype)
+            got[at] = got[at] + by if abs(int(got[at] + by)) <= 127 else 0
+            finding = judge.judge(got, exact)
+            assert finding.check == "inaccurate" and f"the first {int(got[at])} instead" in finding.evidence
+            assert f"[{at}]" in finding.evidence and "1 of" in finding.evidence
+
+
+def test_a_yard_is_no_licence_for_whole_numbers():
+    """Whatever plain torch is off by in one of them, there is none but the truth."""
+    case = Case("sampling", "forward", {**contract.load("sampling").RAGGED[0], "dtype": "bf16"}, "test")
+    (found,) = judge.worked_out(case, draw(case), variants.find(variants.discover(), "sampling", "torch.eager"))
+    assert found.exact and found.limits == Limits()
+
+
 def test_every_element_is_compared():
     truth = torch.randn(3 * judge.BLOCK + 77, dtype=torch.float64)
     honest = truth.float()
