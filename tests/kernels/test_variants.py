@@ -35,6 +35,7 @@ MINUTES = {
     ("matmul", "triton.splitk"),
     ("matmul", "triton.tiled"),
     ("residual_layernorm", "triton.rows"),  # layernorm's own, and an addition
+    ("residual_rmsnorm", "cuda.shared"),  # rmsnorm's backward, and forward is vector's without its loop
     ("residual_rmsnorm", "triton.rows"),  # rmsnorm's, likewise
     ("rmsnorm", "triton.rows"),  # as layernorm's
 }

@@ -3,6 +3,7 @@
 Backward is rmsnorm's own, as addition passes the gradient on.
 
 Floor, per element: forward two reads and two writes, backward three reads and one write; memory sets the pace.
+Measured as rmsnorm's was: forward as fast as a streamed addition of as many bytes.
 """
 
 from kernels.cpu import Kernel

@@ -1,7 +1,9 @@
 """Sixteen lanes, all cores: a row is read from memory once and stays in L1 between its sum of squares and the output.
 
 Floor, per element of x: forward one read and one write, backward three reads (dout, dresidual, x) and one write; under
-one FLOP a byte, so memory sets the pace.
+one FLOP a byte, so memory sets the pace. Measured out of cache on one AVX-512 core of a busy machine, by its CPU time,
+beside a streamed addition of as many bytes: forward as fast in fp32, 0.8 to 1.0 of it in bf16, backward 0.9 at C=288
+and 768 and 0.75 at C=4096, where rows, sums and weight are more than L1 holds.
 """
 
 from kernels.cpu import Kernel
