@@ -8,11 +8,19 @@ import torch
 
 from bench.core.case import DTYPES, Case, cases_of, draw, map, one
 from bench.trial import truth
-<<<<<<< HEAD
-from reference import contract, cross_entropy, gelu, layernorm, rmsnorm, rope, softmax, swiglu
-=======
-from reference import contract, cross_entropy, gelu, layernorm, q8_matmul, q8_quantise, sampling, softmax
->>>>>>> h-q8
+from reference import (
+    contract,
+    cross_entropy,
+    gelu,
+    layernorm,
+    q8_matmul,
+    q8_quantise,
+    rmsnorm,
+    rope,
+    sampling,
+    softmax,
+    swiglu,
+)
 
 SEEDS = [0, 1]
 EPS = 1e-5
@@ -191,7 +199,6 @@ def loses_small_gradients(v, shape):
     return {"dlogits": torch.where(found.abs() < 1e-12, 0, found)}
 
 
-<<<<<<< HEAD
 # --- rope and SwiGLU
 
 
@@ -271,7 +278,8 @@ def swiglu_that_hides_nan(v, shape):
 
 def swiglu_in_the_range_of_fp16(v, shape):
     return {"dx": swiglu.backward(v["dout"], v["x"])["dx"].clamp(-6e4, 6e4)}
-=======
+
+
 # --- int8 and sampling
 
 
@@ -356,7 +364,6 @@ def without_nan(v, shape):
 
 def bounded_below(v, shape):
     return v["logits"][:, : shape["V"]].clamp(min=-1e10)
->>>>>>> h-q8
 
 
 FOUND = [
@@ -422,12 +429,6 @@ def test_a_kernel_that_miscounts_a_vocabulary_is_found(kernel):
     assert caught("cross_entropy", "forward", kernel)
 
 
-<<<<<<< HEAD
-ROWS = (
-    *("gelu", "residual", "layernorm", "residual_layernorm", "rmsnorm", "residual_rmsnorm"),
-    *("softmax", "cross_entropy", "fused_classifier", "rope", "swiglu"),
-)
-=======
 def test_a_sampler_that_adds_in_half_precision_is_found_near_an_edge():
     for sums in (torch.bfloat16, torch.float16):
         assert "near_an_edge" in caught("sampling", "forward", sampled(sums=sums))
@@ -437,9 +438,11 @@ def test_the_samplers_above_are_right_but_for_what_they_do_otherwise():
     assert not caught("sampling", "forward", sampled(sums=torch.float64))
 
 
-ROWS = ("gelu", "residual", "layernorm", "residual_layernorm", "softmax", "cross_entropy", "fused_classifier")
-ROWS += ("q8_quantise", "q8_matmul", "sampling")
->>>>>>> h-q8
+ROWS = (
+    *("gelu", "residual", "layernorm", "residual_layernorm", "rmsnorm", "residual_rmsnorm"),
+    *("softmax", "cross_entropy", "fused_classifier", "rope", "swiglu"),
+    *("q8_quantise", "q8_matmul", "sampling"),
+)
 
 
 @pytest.mark.parametrize(
