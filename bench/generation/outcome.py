@@ -51,10 +51,21 @@ class Entry:
     recipe: str = ""
     rounds: list[Done] = field(default_factory=list)
     verdict: Verdict | None = None
+    drawn: list[list[int]] = field(default_factory=list)  # what was judged
     inside: tuple[dict[str, float], dict[str, float]] = field(default_factory=lambda: ({}, {}))
     peak_bytes: int = 0
     status: str = ""  # why it takes part no longer
     evidence: str = ""
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        """The last text, by sequence."""
+        return self.rounds[-1]["tokens"] if self.rounds else self.drawn
+
+    @property
+    def done(self) -> str:
+        """The status of one that is not wrong."""
+        return "simulated" if self.job.simulate and self.verdict else "ok" if self.rounds else "skipped"
 
     @property
     def wrong(self) -> str:
@@ -98,7 +109,7 @@ class Outcome:
             shape=dict(B=s.B, T=s.T, S=s.S, steps=s.steps, **({"G": s.group} if s.group else {})),
             reproduce=" ".join(["python", "-m", "bench.generate", *self.plan.argv]),
             machine=facts.snapshot(),
-            status=e.status or ("wrong" if e.wrong else "ok" if e.rounds else "skipped"),
+            status=e.status or ("wrong" if e.wrong else e.done),
             evidence=e.evidence or e.wrong,
         )
         if e.ours and e.built:
@@ -163,11 +174,7 @@ class Outcome:
         return row | Record(floor_s=floor, of_ceiling=floor / median if floor else None)
 
     def document(self) -> dict[str, object]:
-        texts = [
-            {"variant": e.name, "tokens": e.rounds[-1]["tokens"], "texts": self.texts(e)}
-            for e in self.entries
-            if e.rounds
-        ]
+        texts = [{"variant": e.name, "tokens": e.tokens, "texts": self.texts(e)} for e in self.entries if e.rounds]
         rows = [{k: v for k, v in row.items() if "samples" not in k} for row in self.records()]
         return {"ok": self.ok, "prompt": list(self.plan.job.prompts[0]), "texts": texts, "contestants": rows}
 
@@ -176,7 +183,7 @@ class Outcome:
     def texts(self, e: Entry) -> list[str]:
         """Of the last generation, up to where the text ends."""
         codec, found = self.plan.codec, []
-        for prompt, ids in zip(e.job.prompts, e.rounds[-1]["tokens"], strict=True):
+        for prompt, ids in zip(e.job.prompts, e.tokens, strict=True):
             whole = ids[: ids.index(codec.end)] if codec.end in ids else ids
             found.append(codec.decode([*prompt, *whole]))
         return found
@@ -190,7 +197,8 @@ class Outcome:
             self._print_verdict(screen, e)
             if e.status:
                 screen.print(f"{e.name}: {e.status}: {e.evidence}", style="yellow", highlight=False, markup=False)
-        self._table().print(screen)
+        if any(e.rounds for e in self.entries):
+            self._table().print(screen)
         for e in self.entries:
             if e.recipe:
                 screen.print(f"{e.name}: {e.recipe}", highlight=False, markup=False)

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from bench import simulate
 from bench.cli import CANNOT_RUN, CannotGoOn
 from bench.core import process
 from bench.core.case import DTYPES
@@ -164,6 +165,9 @@ class OurRoom(Room):
 
     def build(self, choice: dict[CallId, Variant], graph: bool = False) -> Built:
         """Bind the calls to the chosen variants, take the weights, and with `graph` record the step."""
+        if self.job.simulate:
+            for backend in {v.backend for v in choice.values() if v.gpu_code}:
+                simulate.install(backend)
         modules = {id: variant.load() for id, variant in choice.items()}
         self.engine = Engine(self.made, modules, self.device)
         self.fill(self.engine)

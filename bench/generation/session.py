@@ -64,7 +64,7 @@ class Session:
 
     def _tell(self, found: Outcome) -> None:
         first = self.entries[0]
-        if first.rounds:
+        if first.tokens:
             print("\n---\n".join(found.texts(first)) + "\n", flush=True)
         found.print()
         self.run_.write_csv(outcome.COLUMNS)
@@ -101,7 +101,7 @@ class Session:
         self._judge(found)
         for name, mode in self.others.items():
             self._join(stack, found, name, mode)
-        for contestant in found.values():
+        for contestant in found.values() if self.plan.rounds else ():
             contestant.set_up("run")  # whatever the first time does
             contestant.ask("forget_peak")
         return found
@@ -129,7 +129,7 @@ class Session:
                     return
                 steps = max(1, min(entry.job.sizes.steps, CHECKED_ROWS // entry.job.sizes.B))
                 drawn, logits = found[entry.name].set_up("logits", steps=steps)
-                drawn = [ids[:steps] for ids in drawn]
+                entry.drawn = drawn = [ids[:steps] for ids in drawn]
                 entry.verdict = judge.set_up("judge", drawn=drawn, logits=logits)
 
     # --- measuring ---
@@ -144,7 +144,7 @@ class Session:
                 except Lost as error:
                     self._out(entries[name], error)
                     del contestants[name]
-        for name, contestant in contestants.items():
+        for name, contestant in contestants.items() if self.plan.rounds else ():
             entries[name].peak_bytes = contestant.ask("peak_bytes")
             if entries[name].ours:
                 entries[name].inside = contestant.ask("inside")

@@ -8,7 +8,9 @@ import pytest
 
 from bench import generate
 from bench.checkpoints import hugging_face, llama2c
+from bench.core.variants import discover
 from bench.generation import source
+from bench.generation.plan import Job, calls, plan_of
 from bench.machine import facts
 from bench.records.read import latest, read_records
 from bench.text import scored
@@ -190,3 +192,25 @@ def test_who_dies_costs_its_own_row(tmp_path):
     rows = rows_of(tmp_path / "run")
     assert rows["ours", "decode"]["status"] == "crash" and "median_s" not in rows["ours", "decode"]
     assert rows["torch.eager", "decode"]["status"] == "ok" and len(rows["torch.eager", "decode"]["samples"]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+@pytest.mark.parametrize("model", ["gpt2-tiny", "llama2-tiny"])
+@pytest.mark.parametrize("quantise", [(), ("--quantise", "q8_0")], ids=["fp32", "q8_0"])
+def test_gpu_kernels_write_the_right_text_in_the_simulator(tmp_path, few_tokens, backend, model, quantise):
+    """Every layer of prefill and decode that the backend has."""
+    has = {v.layer for v in discover() if v.backend == backend}
+    lacks = {id.layer for id in calls(plan_of_tiny(model, quantise))} - has
+    kernels = ",".join([backend, *(f"{layer}=torch.eager" for layer in sorted(lacks))])
+    arguments = (model, "--simulate", "--steps", 2, "--tokens", "1,2,3", "--threads", 1, *quantise)
+    done = commands.run("generate", *arguments, "--kernels", kernels, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    row = rows_of(tmp_path / "run")["ours", "decode"]
+    assert row["status"] == "simulated" and row["checked_tokens"] == 2 and "median_s" not in row
+    assert {name.partition(".")[0] for name in row["kernels"].values()} >= {backend}
+
+
+def plan_of_tiny(model: str, quantise: tuple) -> Job:
+    args = generate.parser().parse_args([model, "--steps", "2", "--tokens", "1,2,3", *quantise])
+    return plan_of(**vars(args), argv=[]).job
