@@ -1,6 +1,6 @@
 """Matrix product of int8 groups: out = sum over groups of x_scale * scale * (int32 dot product of the group).
 
-Both operands are what `q8_quantise` makes: groups of G lie along a row, the last one is short where G does not divide K.
+Both operands are what `q8_quantise` makes: groups of G lie along a row, the last is short where G does not divide K.
 """
 
 import torch

@@ -9,7 +9,7 @@
 
 Logits are compared as they are, before anything is rounded; -0 equals 0. A row that holds a NaN has no distribution:
 its token is the index of the first NaN, as `torch.argmax` says. Of +inf each is as likely as another, and so is each of
-a row that is -inf all over. Nucleus sampling: Holtzman et al. 2020 (arXiv:1904.09751); top-k: Fan et al. 2018 (1805.04833).
+a row that is -inf all over. Nucleus: Holtzman et al. 2020 (arXiv:1904.09751); top-k: Fan et al. 2018 (1805.04833).
 """
 
 import torch

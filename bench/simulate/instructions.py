@@ -219,25 +219,42 @@ HALVES = [
 
 def _compare(use: Use) -> str:
     """p = (a CMP b) BOOL c, and q = !(a CMP b) BOOL c."""
-    a, b, compare = use.value("a"), use.value("b"), use.modifiers["CMP"]
+    a, b = use.value("a"), use.value("b")
     if use.type_of("a") in ("f16", "bf16"):
         half = HALF[use.type_of("a")]
         a, b = f"{half}::decode({a})", f"{half}::decode({b})"
-    nan = f"(is_nan({a}) || is_nan({b}))"
-    if compare == "num":
-        result = f"!{nan}"
-    elif compare == "nan":
-        result = nan
-    elif compare in UNORDERED:
-        result = f"({nan} || {a} {UNORDERED[compare]} {b})"
-    elif compare == "ne" and "f" in use.type_of("a"):
-        result = f"(!{nan} && {a} != {b})"  # the ordered forms are false for NaN, C++'s != is not
-    else:
-        result = f"({a} {({**ORDERED, **UNSIGNED_ORDER})[compare]} {b})"
+    result = _compared(use, a, b, "f" in use.type_of("a"))
     combine = LOGIC.get(use.modifiers.get("BOOL", ""), "")
     after = f" {combine} {use.value('c')}" if combine else ""
     first = use.assign("p", f"{result}{after}")
     return first + " " + use.assign("q", f"!{result}{after}") if use.text("q") else first
+
+
+def _compare_pair(use: Use) -> str:
+    """p = a CMP b of the lower halves, q of the upper ones; each BOOL c."""
+    half = HALF_PAIR[use.modifiers["H"]]
+    combine = LOGIC.get(use.modifiers.get("BOOL", ""), "")
+    after = f" {combine} {use.value('c')}" if combine else ""
+    code = []
+    for to, part in (("p", "low"), ("q", "high")):
+        a, b = (f"{half}::decode({part}({use.value(name)}))" for name in "ab")
+        code.append(use.assign(to, f"{_compared(use, a, b, True)}{after}"))
+    return " ".join(code)
+
+
+def _compared(use: Use, a: str, b: str, floating: bool) -> str:
+    """Whether a CMP b, in C++."""
+    compare = use.modifiers["CMP"]
+    nan = f"(is_nan({a}) || is_nan({b}))"
+    if compare == "num":
+        return f"!{nan}"
+    if compare == "nan":
+        return nan
+    if compare in UNORDERED:
+        return f"({nan} || {a} {UNORDERED[compare]} {b})"
+    if compare == "ne" and floating:
+        return f"(!{nan} && {a} != {b})"  # the ordered forms are false for NaN, C++'s != is not
+    return f"({a} {({**ORDERED, **UNSIGNED_ORDER})[compare]} {b})"
 
 
 INTEGER_COMPARISONS = {name: "" for name in (*ORDERED, *UNSIGNED_ORDER)}
@@ -263,6 +280,15 @@ COMPARISONS = [
         CMP=FLOAT_COMPARISONS,
         BOOL=dict.fromkeys(LOGIC, ""),
         T=COMPARED_FLOATS,
+    ),
+    instruction("9.7.6 setp", "setp.CMP{.ftz}.H p|q, a, b", _compare_pair, CMP=FLOAT_COMPARISONS, H=HALF_PAIR),
+    instruction(
+        "9.7.6 setp",
+        "setp.CMP.BOOL{.ftz}.H p|q, a, b, c:pred",
+        _compare_pair,
+        CMP=FLOAT_COMPARISONS,
+        BOOL=dict.fromkeys(LOGIC, ""),
+        H=HALF_PAIR,
     ),
     instruction("9.7.6 selp", "selp.T d, a, b, c:pred", "{c} ? {a} : {b}", T=(*BITS, *INTEGERS, "f32", "f64")),
 ]

@@ -1,4 +1,4 @@
-"""64 products an instruction (VNNI; else pairs of 16 bits), four rows of weight at a time, one float sum per row's lanes.
+"""64 products an instruction (VNNI; else pairs of 16 bits), four rows of weight at a time, sums in sixteen lanes.
 
 Floor: weight read once, a byte an element and a scale a group: a third of what fp32 reads, and at M = 1 the time is
 that of the read. A group costs six instructions for 64 bytes, which one core does at several times the speed of memory.

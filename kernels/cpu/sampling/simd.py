@@ -1,4 +1,4 @@
-"""Two passes of sixteen lanes, largest and weights; of top-k and top-p only what can be in them is sorted; a row a core.
+"""Two passes of sixteen lanes, largest and weights; only what top-k and top-p can keep is sorted; a row a core.
 
 Floor: one read of the logits. exp sets the pace; what is kept is some dozens of tokens, found by a bound: the k-th
 largest of the maxima of sixteen, or a weight above which all weights together have top_p.

@@ -1,4 +1,4 @@
-"""Both operands multiplied out to fp32, then F.linear: what PyTorch offers for int8 groups without a library of its own."""
+"""Both operands multiplied out to fp32, then F.linear: PyTorch has no operator of its own for this."""
 
 import torch.nn.functional as F
 

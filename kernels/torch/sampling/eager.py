@@ -1,4 +1,4 @@
-"""A stable sort of each row, running sums along it and along the vocabulary: fifteen operators, most over all logits."""
+"""A stable sort of each row, running sums along it and along the vocabulary: fifteen operators, most over all of it."""
 
 import torch
 

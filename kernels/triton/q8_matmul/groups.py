@@ -1,8 +1,8 @@
-"""A group of a tile of weight a step: sums of products for up to eight rows of x, else tl.dot, whose fp16 is exact here.
+"""A group of a tile of weight a step: sums of products for up to eight rows of x, else tl.dot in fp16, which is exact.
 
 Floor: weight read once, a byte an element and a scale a group: with few rows of x memory sets the pace. Of many the
-tensor cores take the products in fp16, at half of int8's rate: numbers up to 127 are exact in it, and so are sums of 256
-of their products in fp32.
+tensor cores take the products in fp16, at half of int8's rate: numbers up to 127 are exact in it, and so are sums
+of 256 of their products in fp32.
 """
 
 import triton

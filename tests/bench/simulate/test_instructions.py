@@ -159,6 +159,12 @@ def expected(opcode: str, raws: dict[str, int], kinds: dict[str, str]) -> dict[s
 
 
 def _setp(parts: list[str], raws: dict[str, int], kind: str) -> dict[str, int]:
+    if kind in ("f16x2", "bf16x2"):  # p of the lower halves, q of the upper ones
+        low, high = (
+            _setp(parts, {n: raw if n == "c" else raw >> at & 0xFFFF for n, raw in raws.items()}, kind[:-2])["p"]
+            for at in (0, 16)
+        )
+        return {"p": low, "q": high}
     decode = f.number if kind in f.FORMATS else f.integer
     a, b = decode(raws["a"], kind), decode(raws["b"], kind)
     result = f.compare(parts[1], a, b, a != a or b != b)

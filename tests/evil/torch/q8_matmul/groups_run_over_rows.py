@@ -1,4 +1,4 @@
-"""Takes groups along the whole memory, as llama2.c does: the short one at the end of a row takes the next row's scale."""
+"""Takes groups along the whole memory, as llama2.c does: what is left of a row takes the next one's scale."""
 
 import torch.nn.functional as F
 
