@@ -21,7 +21,7 @@ SHARED_PER_SM, RESERVED_SHARED = 228 << 10, 1 << 10  # bytes; the second: of eac
 MAX_PER_SM = 8  # blocks
 STATIC_SHARED = 256  # bytes, at most: the sums of a block's warps
 STAGES, TENSORS, LEAST_COPY = 2, 3, 4  # of rows copied ahead, as in rows_in_turns.cuh; the least bytes of a copy
-AHEAD_REGISTERS, REGISTERS = 3, 5  # an element: where its row is copied ahead, and where it is not
+AHEAD_REGISTERS = 3  # an element
 COLUMNS, SLICES = 32, 16  # of the second stage, as in shared.cu
 
 forward_kernel = Kernel("shared.cu", "layernorm_forward")
@@ -37,7 +37,7 @@ def workspace(shape, phase):
 
 
 @cache
-def backward_launch(row, size, most, ahead_registers=AHEAD_REGISTERS, registers=REGISTERS):
+def backward_launch(row, size, most):
     """(blocks that fit on an SM at once, whether the next row is copied ahead, bytes of dynamic shared memory) of
     backward, for elements of so many bytes and at most so many bytes of shared memory; the compiler is told the first,
     and keeps to the registers they have."""
@@ -46,10 +46,9 @@ def backward_launch(row, size, most, ahead_registers=AHEAD_REGISTERS, registers=
     two_rows = STAGES * TENSORS * size * threads * elements
     ahead = row.N * size >= LEAST_COPY and two_rows + STATIC_SHARED <= most
     shared = max(sums, two_rows if ahead else 0)
-    each = ahead_registers if ahead else registers
-    of_thread = 48 + each * elements  # seen with 5 to 24 elements
+    registers = 48 + (AHEAD_REGISTERS if ahead else 5) * elements  # of a thread: seen with 5 to 24 elements
     by_memory = SHARED_PER_SM // (shared + RESERVED_SHARED)
-    return max(1, min(MAX_PER_SM, by_memory, REGISTERS_PER_SM // (of_thread * threads))), ahead, shared
+    return max(1, min(MAX_PER_SM, by_memory, REGISTERS_PER_SM // (registers * threads))), ahead, shared
 
 
 def forward(x, weight, bias, eps, *, out, mean, rstd):

@@ -12,10 +12,9 @@ from kernels.cuda.packing import pack_width, row_shape
 
 DETERMINISTIC = True  # rows go to blocks by their number, and the number of blocks is fixed by shape and alignment
 
-FORWARD_ELEMENTS = 64  # of a row, in a thread's registers
-BACKWARD_ELEMENTS = 32  # fewer, as there are two tensors and a running sum of them
+FORWARD_ELEMENTS = 32  # of a row, in a thread's registers
+BACKWARD_ELEMENTS = 32  # likewise
 BACKWARD_SCALARS = 16  # … where each is loaded by itself, to an address of its own
-AHEAD_REGISTERS, REGISTERS = 2, 4  # an element: where its row is copied ahead, and where it is not
 
 forward_kernel = Kernel("shared.cu", "rmsnorm_forward")
 rows_kernel = Kernel("shared.cu", "rmsnorm_backward_rows")
@@ -39,7 +38,7 @@ def backward(dout, dresidual, x, weight, rstd, accumulate, *, dx, dweight, works
     B, T, C = x.shape
     N = pack_width(dx, dout, dresidual, x, weight, multiple_of=C)
     row = row_shape(C, N, BACKWARD_SCALARS if N == 1 else BACKWARD_ELEMENTS)
-    per_sm, ahead, shared = backward_launch(row, x.element_size(), most_shared(x), AHEAD_REGISTERS, REGISTERS)
+    per_sm, ahead, shared = backward_launch(row, x.element_size(), most_shared(x))
     count = min(SMS * per_sm, blocks(B * T, row.ROWS))
     launch = rows_kernel(
         grid=count, block=row.ROWS * row.THREADS, shared=shared, BLOCKS_PER_SM=per_sm, AHEAD=ahead, **row.template
