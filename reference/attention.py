@@ -1,18 +1,22 @@
 """Scaled dot-product attention (Vaswani et al. 2017): out = softmax(q k^T / sqrt(HS)) v, causal or not.
 
+With the option `window` (causal only) query t sees the keys t - window + 1 to t: sliding window attention, as Mistral
+(Jiang et al. 2023) has it. 0, or no such entry of the shape: all keys up to t.
+
 q, k and v are slices of one packed (B, T, NH + 2 NKV, HS) tensor, as the qkv matmul writes it; their gradients are
 written into the same slices. With NKV < NH each key/value head serves NH/NKV query heads in a row (grouped queries).
 """
 
 import torch
 
-from reference.contract import Pass, Shape, Tensor
+from reference.contract import Pass, Shape, Tensor, applies
 
 Q, KV = "B T NH HS", "B T NKV HS"
 
 FORWARD = Pass(
     inputs=(Tensor("q", Q, pack="qkv"), Tensor("k", KV, pack="qkv"), Tensor("v", KV, pack="qkv")),
     scalars=("causal",),
+    optional=("window",),
     outputs=(Tensor("out", Q), Tensor("lse", "B NH T", "fp32")),
 )
 BACKWARD = Pass(
@@ -25,33 +29,38 @@ BACKWARD = Pass(
         Tensor("lse", "B NH T", "fp32"),
     ),
     scalars=("causal",),
+    optional=("window",),
     outputs=(Tensor("dq", Q, pack="dqkv"), Tensor("dk", KV, pack="dqkv"), Tensor("dv", KV, pack="dqkv")),
 )
 
 
-def _scores(q, k, causal):
-    """(B, NH, T, T), scaled and masked."""
+def _scores(q, k, causal, window):
+    """(B, NH, T, T), scaled and masked. Raises ValueError for a window that is negative, or not causal."""
+    if window < 0 or (window and not causal):
+        raise ValueError(f"a window of {window}" if window < 0 else "a window that is not causal")
     group = q.shape[2] // k.shape[2]
     k = k.repeat_interleave(group, dim=2)
     scores = torch.einsum("bqhd,bkhd->bhqk", q, k) * q.shape[-1] ** -0.5
     if causal:
         T = q.shape[1]
-        future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(future, -torch.inf)
+        hidden = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+        if window:
+            hidden |= torch.ones_like(hidden).tril(-window)
+        scores = scores.masked_fill(hidden, -torch.inf)
     return scores
 
 
-def forward(q, k, v, causal):
-    scores = _scores(q, k, causal)
+def forward(q, k, v, causal, window=0):
+    scores = _scores(q, k, causal, window)
     lse = scores.logsumexp(-1)  # (B, NH, T), natural logarithm
-    p = (scores - lse[..., None]).exp()
+    p = scores.softmax(-1)  # not exp(scores - lse): far from 0, lse has no bits left for the logarithm
     v = v.repeat_interleave(q.shape[2] // v.shape[2], dim=2)
     return {"out": torch.einsum("bhqk,bkhd->bqhd", p, v), "lse": lse}
 
 
-def backward(dout, q, k, v, out, lse, causal):
+def backward(dout, q, k, v, out, lse, causal, window=0):
     group, scale = q.shape[2] // k.shape[2], q.shape[-1] ** -0.5
-    p = (_scores(q, k, causal) - lse[..., None]).exp()
+    p = (_scores(q, k, causal, window) - lse[..., None]).exp()
     dv = torch.einsum("bhqk,bqhd->bkhd", p, dout)
     dp = torch.einsum("bqhd,bkhd->bhqk", dout, v.repeat_interleave(group, dim=2))
     # ds = p * (dp - delta), delta = sum(dout * out) over HS
@@ -76,7 +85,9 @@ RAGGED = [
     dict(B=1, T=128, NH=1, NKV=1, HS=96, causal=False),
     dict(B=1, T=64, NH=8, NKV=1, HS=128, causal=True),
     dict(B=1, T=261, NH=1, NKV=1, HS=64, causal=True),  # several tiles of 128, at the head size most are tuned for
-    dict(B=1, T=64, NH=1, NKV=1, HS=256, causal=True),  # last, for there are kernels that have no such tiles
+    dict(B=1, T=64, NH=1, NKV=1, HS=256, causal=True),  # late, for there are kernels that have no such tiles
+    dict(B=2, T=131, NH=6, NKV=2, HS=48, causal=True, window=33),  # last, for there are some that have no windows
+    dict(B=1, T=256, NH=2, NKV=1, HS=64, causal=True, window=40),  # whole tiles of 64 and 128 lie behind it
 ]
 
 
@@ -134,6 +145,13 @@ def outlier_values(tensors, shape):
         tensors["v"][..., index] *= 30 if shape["dtype"] == "fp16" else 1e4
 
 
+def _all_visible(shape: Shape) -> bool:
+    """Whether a key that some query does not see lies ahead of it: what is behind a window a formula may multiply by 0
+    or leave out, and 0 times NaN is NaN."""
+    return not shape.get("window")
+
+
+@applies(when=_all_visible)
 def nan_query(tensors, shape):
     """A NaN in the last query of the first head: its row is NaN, and so is what is summed over it; no other row is.
 
@@ -144,6 +162,7 @@ def nan_query(tensors, shape):
         tensors["q"][0, -1, 0, 0] = torch.nan
 
 
+@applies(when=_all_visible)
 def nan_value(tensors, shape):
     """A NaN in the first key's value, which all queries see: that column of out is NaN, no other."""
     tensors["v"][0, 0, 0, 0] = torch.nan
@@ -162,8 +181,11 @@ CASES = {
 
 
 def flops(shape: Shape, phase: str) -> int:
-    """Two T x T x HS products a head in forward, five in backward; causal counts the visible half, T(T+1)/2 pairs."""
+    """Two T x T x HS products a head in forward, five in backward; only visible pairs count: causal T(T+1)/2 of them,
+    less the (T-W)(T-W+1)/2 that lie behind a window of W."""
     T = shape["T"]
     pairs = T * (T + 1) // 2 if shape["causal"] else T * T
+    if window := shape.get("window", 0):
+        pairs -= max(0, T - window) * (T - window + 1) // 2
     products = {"forward": 2, "backward": 5}[phase]
     return 2 * products * shape["B"] * shape["NH"] * shape["HS"] * pairs

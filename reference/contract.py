@@ -23,6 +23,8 @@ A *shape* is a plain dict: sizes by symbol (`B T C NH NKV HS V VP M N K`), optio
 
 A variant (`kernels/<backend>/<layer>/<variant>.py`) has functions of the same names and the signature that
 `parameters` gives: inputs, scalars, then `*`, then everything it writes. A tensor that a shape does not use is None.
+An optional scalar is one more parameter, 0 by default, of the variants that take it; the others are not called with
+shapes that have it.
 """
 
 import functools
@@ -106,11 +108,21 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Pass:
-    """Inputs (read only), names of Python scalars taken from the shape, and outputs (written, or in place)."""
+    """Inputs (read only), names of Python scalars taken from the shape, and outputs (written, or in place).
+
+    optional: scalars that only some shapes have; where one is missing, or 0, a call does not mention it, and so a layer
+    that gets one more has the same calls as before everywhere else. Raises ValueError beside a gradient that
+    accumulates, whose flag comes last too.
+    """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     scalars: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.optional and self.accumulates:
+            raise ValueError("optional scalars, and gradients that accumulate")
 
     @property
     def accumulates(self) -> bool:
@@ -120,6 +132,16 @@ class Pass:
         """Parameter names before the `*`."""
         names = [t.name for t in self.inputs] + list(self.scalars)
         return [*names, "accumulate"] if self.accumulates else names
+
+    def options_in(self, shape: Shape) -> tuple[str, ...]:
+        """The optional scalars that a shape has."""
+        return tuple(name for name in self.optional if shape.get(name))
+
+    def scalars_in(self, shape: Shape) -> list[Any]:
+        """What a call at this shape is given of scalars, by position, without `accumulate`: optional ones up to the
+        last that the shape has."""
+        last = max((i + 1 for i, name in enumerate(self.optional) if shape.get(name)), default=0)
+        return [shape[name] for name in self.scalars] + [shape.get(name, 0) for name in self.optional[:last]]
 
     def keyword(self) -> list[str]:
         """Parameter names after the `*`."""

@@ -21,7 +21,7 @@ from bench.core import contents
 from bench.core.case import DTYPES, Case, Scalar, Value, Values, bits, each, map, scalars
 from bench.core.contents import Change
 from bench.core.shared import ALIGN, aligned
-from bench.core.variants import need_support, takes_workspace
+from bench.core.variants import need_options, need_support, takes_workspace
 from reference import contract
 from reference.contract import Tensor
 
@@ -347,5 +347,6 @@ def equal_bits(a: Values, b: Values) -> bool:
 def workspace_of(module: ModuleType, case: Case) -> int | None:
     """Bytes of scratch that a variant's phase asks for; None where it takes none. Raises Unavailable for a shape that
     it says it does not take."""
+    need_options(module, case.layer, case.phase, case.shape)
     need_support(module, case.shape)
     return module.workspace(case.shape, case.phase) if takes_workspace(module, case.phase) else None

@@ -119,7 +119,7 @@ def map(value: Value, f: Callable[[torch.Tensor], torch.Tensor]) -> Value:
 
 def scalars(case: Case) -> list[Scalar]:
     """The pass's Python scalars in order, without `accumulate`."""
-    return [case.shape[name] for name in contract.pass_of(case.module, case.phase).scalars]
+    return contract.pass_of(case.module, case.phase).scalars_in(case.shape)
 
 
 def run_truth(layer: ModuleType, phase: str, values: Values, shape: Shape) -> Values:
@@ -129,7 +129,7 @@ def run_truth(layer: ModuleType, phase: str, values: Values, shape: Shape) -> Va
     def wide(value: Value) -> Value:
         return map(value, lambda x: x.double() if x.is_floating_point() else x)
 
-    args = [wide(values[t.name]) for t in p.inputs] + [shape[s] for s in p.scalars]
+    args = [wide(values[t.name]) for t in p.inputs] + p.scalars_in(shape)
     inplace = {t.name: wide(values[t.name]) for t in p.outputs if t.inplace}
     with torch.no_grad():
         results = getattr(layer, phase)(*args, **inplace)

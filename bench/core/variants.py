@@ -324,10 +324,15 @@ def _check_signatures(path: Path, layer: str, functions: dict[str, ast.FunctionD
         if "workspace" in after and "workspace" not in functions:
             raise Unreadable(f"{path}: {phase} takes a workspace, but no workspace(shape, phase) says how large")
         want_after = [*p.keyword(), *(["workspace"] if "workspace" in after else [])]
-        if before != p.positional() or sorted(after) != sorted(want_after):
-            wanted = f"{phase}({', '.join(p.positional())}, *, {', '.join(want_after)})"
+        options = [name for name in p.optional if name in before]
+        if before != [*p.positional(), *options] or sorted(after) != sorted(want_after):
+            may = f" or {phase}(…, {', '.join(f'{name}=0' for name in p.optional)}, *, …)" if p.optional else ""
+            wanted = f"{phase}({', '.join(p.positional())}, *, {', '.join(want_after)}){may}"
             written = ", ".join([*before, *(["*", *after] if after else [])])
             raise Unreadable(f"{path}: {layer} wants {wanted}, not {phase}({written})")
+        defaults = [getattr(d, "value", None) for d in args.defaults]
+        if options and (len(defaults) != len(options) or any(type(d) is not int or d for d in defaults)):
+            raise Unreadable(f"{path}: {phase}'s optional {', '.join(options)} must be 0 by default")
 
 
 def _constants(path: Path, tree: ast.Module) -> dict:
@@ -373,6 +378,14 @@ def need_support(module: ModuleType, shape: Shape) -> None:
     if isinstance(answer, str) and answer:
         raise Unavailable(one_line(answer, 100))
     raise TypeError(f"supports(shape) answers True, False, or a few words on what it does not take, not {answer!r:.60}")
+
+
+def need_options(module: ModuleType, layer: str, phase: str, shape: Shape) -> None:
+    """Raises Unavailable where a shape has an optional scalar that a variant's function has no parameter for."""
+    parameters = inspect.signature(getattr(module, phase)).parameters
+    for name in contract.pass_of(contract.load(layer), phase).options_in(shape):
+        if name not in parameters:
+            raise Unavailable(f"the option {name}")
 
 
 def takes_workspace(module: ModuleType, phase: str) -> bool:

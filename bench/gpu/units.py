@@ -69,7 +69,9 @@ def work(layer: str, shape: Shape) -> int:
         return shape["N"]
     if "VP" in shape:
         return shape["B"] * shape["T"] * shape["VP"]
-    return shape["R"] if "R" in shape else shape["B"] * shape["T"]
+    if layer == "swiglu":
+        return shape["M"] * shape["H"]
+    return shape["R"] if layer == "softmax" else shape["B"] * shape["T"]
 
 
 def side(layer: str, phase: str, shape: Shape) -> int:
@@ -91,8 +93,12 @@ def small_shapes(variant: Variant, phase: str, shape: Shape) -> list[Shape]:
         return [_list_of(shape, rows) for rows in (32, 64, 96)]
     if "N" in shape:
         return [{**shape, "N": n * 24576} for n in (1, 2, 3)]
-    if "R" in shape:
+    if layer == "softmax":
         return [{**shape, "R": n * shape["S"]} for n in (1, 2, 3)]
+    if layer == "swiglu":
+        return [{**shape, "M": m} for m in (16, 32, 48)]
+    if layer == "rope":
+        return [{**shape, "B": b, "T": 64} for b in (1, 2, 3)]
     if layer == "embedding":
         return [{**shape, "B": 1, "T": t, "V": 512} for t in (128, 256, 384)]
     if "VP" in shape:  # some launch no more than 264 blocks, which have several rows each

@@ -21,7 +21,7 @@ import torch
 
 from bench.checkpoints.state import State, describe
 from bench.core.evidence import telling
-from bench.core.variants import need_support, takes_workspace
+from bench.core.variants import need_options, need_support, takes_workspace
 from bench.models import CallId
 from bench.models.calls import Batch, Call, Tensors
 from bench.models.memory import ALIGN
@@ -436,6 +436,7 @@ def bind(call: Call, module: ModuleType, workspace: torch.Tensor, shape: contrac
 
 def workspace_bytes(call: Call, module: ModuleType, shape: contract.Shape) -> int:
     """Scratch that the variant asks for at this call. Raises Unavailable where it says that it does not take it."""
+    need_options(module, call.id.layer, call.id.phase, shape)
     need_support(module, shape)
     if not takes_workspace(module, call.id.phase):
         return 0

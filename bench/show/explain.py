@@ -159,6 +159,9 @@ def tensors_of(module: ModuleType, phase: str) -> list[dict[str, str]]:
         found.append(
             dict(role=role, name=t.name, shape=f"({', '.join(t.shape.split())})", dtype=dtype, notes=", ".join(notes))
         )
+    if p.optional:
+        told = dict(role="in", name=", ".join(p.optional), shape="", dtype="Python", notes="not in every shape")
+        found.insert(len(p.inputs), told)
     if p.scalars:
         found.insert(len(p.inputs), dict(role="in", name=", ".join(p.scalars), shape="", dtype="Python", notes=""))
     return found

@@ -198,6 +198,7 @@ def _check_names(plan: Plan) -> None:
 def cases(plan: Plan, layer: str, phase: str, dtype: str) -> Iterator[tuple[Case, int]]:
     """What is timed of a layer: each shape of the model at every point of the axes, and its calls a training step."""
     module, model = contract.load(layer), plan.model
+    options = contract.pass_of(module, phase).optional
     for point in itertools.product(*plan.axes.values()):
         axes = dict(zip(plan.axes, point, strict=True))
         B, T = axes.pop("B", contract.DEFAULT_B), axes.pop("T", min(contract.DEFAULT_T, model.max_t))
@@ -205,7 +206,7 @@ def cases(plan: Plan, layer: str, phase: str, dtype: str) -> Iterator[tuple[Case
         if plan.shape_name:
             calls = {plan.shape_name: calls[cli.choose(plan.shape_name, calls, f"shape of {layer}")]}
         for name, call in calls.items():
-            if unknown := [a for a in axes if a not in call.shape]:
+            if unknown := [a for a in axes if a not in call.shape and a not in options]:
                 raise CannotGoOn(
                     f"{layer} has no axis {unknown[0]!r} (it has B, T, {', '.join(call.shape)})", cli.USAGE
                 )

@@ -629,7 +629,8 @@ def _run_moved(case: Case, values: Values) -> Values:
             return [move_scalar(one) for one in x]
         return float(move(torch.tensor(x, dtype=torch.float64))) if isinstance(x, float) else x
 
-    names = contract.pass_of(case.module, case.phase).scalars
+    p = contract.pass_of(case.module, case.phase)
+    names = (*p.scalars, *p.options_in(case.shape))
     moved = replace(case, shape=case.shape | {name: move_scalar(case.shape[name]) for name in names})
     return truth_of(moved, {name: map(value, move) for name, value in values.items()})
 

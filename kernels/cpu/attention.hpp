@@ -7,11 +7,18 @@
 
 // As in reference/attention.py, with T (here the storage type) called `tokens`.
 struct Shape {
-    int64_t B, tokens, NH, NKV, HS, causal;
+    int64_t B, tokens, NH, NKV, HS, causal, window;
     float scale() const { return float(1 / std::sqrt(double(HS))); }
     int64_t group() const { return NH / NKV; }  // query heads for one key/value head
-    // Keys that query t sees: those before `keys(t)`.
+    // Keys that query t sees: those from `first_key(t)` on and before `keys(t)`.
     int64_t keys(int64_t t) const { return causal ? t + 1 : tokens; }
+    int64_t first_key(int64_t t) const { return window ? std::max<int64_t>(0, t - window + 1) : 0; }
+    // Queries that see key t: those from `first_query(t)` on and before `queries(t)`.
+    int64_t first_query(int64_t t) const { return causal ? t : 0; }
+    int64_t queries(int64_t t) const { return window ? std::min(tokens, t + window) : tokens; }
+    // A key that is so far ahead of a query is seen by this many from it on, and what is seen before; without a window
+    // more than there are.
+    int64_t gone(int64_t ahead) const { return window ? ahead + window : INT64_MAX / 2; }
 };
 
 // A (B, T, heads, HS) tensor. Its last stride is 1; the others are given, because q, k and v are slices of one tensor.

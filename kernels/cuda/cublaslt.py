@@ -443,7 +443,7 @@ def drawn(layer: str, shape: dict[str, Any], phase: str, device: str, workspace:
             return None
         return torch.empty(t.sizes(shape), dtype=dtypes[t.dtype_in(shape)], device=device).normal_()
 
-    positional: list[Any] = [value(t) for t in spec.inputs] + [shape[name] for name in spec.scalars]
+    positional: list[Any] = [value(t) for t in spec.inputs] + spec.scalars_in(shape)
     if spec.accumulates:
         positional.append(bool(shape.get("accumulate")))
     keyword = {t.name: value(t) for t in spec.outputs}

@@ -49,48 +49,99 @@ def queries_of(first, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr):
         return 0, 0
 
 
+# A window cuts tiles off in front of those and masks some more: these join the loop that masks, for the order in which
+# tiles are taken does not matter. Without a window all loops are what they were.
+
+
 @triton.jit
-def sees(query, key, T, CAUSAL: tl.constexpr):
-    if CAUSAL:
+def keys_in_window(first, full, BM: tl.constexpr, BN: tl.constexpr, WINDOW: tl.constexpr):
+    """For the BM queries from `first` on: (begin of the tiles of keys that any sees, of those that need no mask)."""
+    if WINDOW:
+        whole = tl.cdiv(tl.maximum(first + BM - WINDOW, 0), BN) * BN
+        return tl.maximum(first - WINDOW + 1, 0) // BN * BN, tl.minimum(whole, full)
+    else:
+        return 0, 0
+
+
+@triton.jit
+def masked_keys(i, whole, full, WINDOW: tl.constexpr):
+    """Where the tile lies that the masking loop is at: from `full` on, and of those below as many before `whole`."""
+    if WINDOW:
+        return tl.where(i < full, i - full + whole, i)
+    else:
+        return i
+
+
+@triton.jit
+def queries_in_window(first, full, T, BM: tl.constexpr, BN: tl.constexpr, WINDOW: tl.constexpr):
+    """For the BN keys from `first` on: (end of the tiles of queries that see all of them, of those that see any)."""
+    if WINDOW:
+        return tl.maximum((first + WINDOW) // BM * BM, full), tl.minimum(first + BN - 1 + WINDOW, T)
+    else:
+        return T, T
+
+
+@triton.jit
+def masked_queries(i, full, whole, WINDOW: tl.constexpr):
+    """Where the tile lies that the masking loop is at: up to `full`, and after it from `whole` on."""
+    if WINDOW:
+        return tl.where(i < full, i, i - full + whole)
+    else:
+        return i
+
+
+@triton.jit
+def sees(query, key, T, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    if WINDOW:
+        return (key <= query) & (query - key < WINDOW)
+    elif CAUSAL:
         return key <= query  # a query before T sees no key behind it
     else:
         return key < T
 
 
 @triton.jit
-def attend(sums, largest, total, q, k, v, query, key, T, scale, CAUSAL: tl.constexpr, MASKED: tl.constexpr):
+def attend(
+    sums, largest, total, q, k, v, query, key, T, scale,
+    CAUSAL: tl.constexpr, MASKED: tl.constexpr, WINDOW: tl.constexpr = 0,
+):  # fmt: skip
     """One tile of keys: the running softmax's maximum (of unscaled scores) and denominator, and the sums of p v."""
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     if MASKED:
-        scores = tl.where(sees(query[:, None], key[None, :], T, CAUSAL), scores, float("-inf"))
+        scores = tl.where(sees(query[:, None], key[None, :], T, CAUSAL, WINDOW), scores, float("-inf"))
     before = largest
     largest = tl.maximum(before, tl.max(scores, 1))
-    p = tl.exp2((scores - largest[:, None]) * scale)
-    correction = tl.exp2((before - largest) * scale)
+    # in a window a query may see nothing yet, and -inf - -inf is NaN
+    offset = tl.where(largest == float("-inf"), 0.0, largest) if MASKED and WINDOW else largest
+    p = tl.exp2((scores - offset[:, None]) * scale)
+    correction = tl.exp2((before - offset) * scale)
     total = total * correction + tl.sum(p, 1)
     sums = tl.dot(p.to(v.dtype), v, sums * correction[:, None], input_precision="ieee")
     return sums, largest, total
 
 
 @triton.jit
-def add_dq(sums, q, dout, k, v, lse2, delta, query, key, T, scale, CAUSAL: tl.constexpr, MASKED: tl.constexpr):
+def add_dq(
+    sums, q, dout, k, v, lse2, delta, query, key, T, scale,
+    CAUSAL: tl.constexpr, MASKED: tl.constexpr, WINDOW: tl.constexpr = 0,
+):  # fmt: skip
     """One tile of keys: p = exp(score - lse), ds = p * (dout v^T - delta), dq += ds k. The scale of ds comes last."""
     scores = tl.dot(q, tl.trans(k), input_precision="ieee")
     p = tl.exp2(scores * scale - lse2[:, None])
     if MASKED:
-        p = tl.where(sees(query[:, None], key[None, :], T, CAUSAL), p, 0.0)
+        p = tl.where(sees(query[:, None], key[None, :], T, CAUSAL, WINDOW), p, 0.0)
     dp = tl.dot(dout, tl.trans(v), input_precision="ieee")
     ds = p * (dp - delta[:, None])
     return tl.dot(ds.to(k.dtype), k, sums, input_precision="ieee")
 
 
 @triton.jit
-def add_dkdv(dk, dv, k, v, q, dout, lse2, delta, query, key, scale, MASKED: tl.constexpr):
+def add_dkdv(dk, dv, k, v, q, dout, lse2, delta, query, key, scale, MASKED: tl.constexpr, WINDOW: tl.constexpr = 0):
     """One tile of queries, all of it transposed, so that p and ds stay in registers: dv += p^T dout, dk += ds^T q."""
     scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # (BN, BM)
     p = tl.exp2(scores * scale - lse2[None, :])
     if MASKED:
-        p = tl.where(key[:, None] <= query[None, :], p, 0.0)
+        p = tl.where(sees(query[None, :], key[:, None], 0, True, WINDOW), p, 0.0)
     dv = tl.dot(p.to(dout.dtype), dout, dv, input_precision="ieee")
     dp = tl.dot(v, tl.trans(dout), input_precision="ieee")
     ds = p * (dp - delta[None, :])

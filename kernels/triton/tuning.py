@@ -282,7 +282,7 @@ def random_call(
         drawn = [draw(t, sizes) for sizes in t.many_sizes(shape)]
         return drawn if t.many else drawn[0]
 
-    positional = [value(t) for t in spec.inputs] + [shape[name] for name in spec.scalars]
+    positional = [value(t) for t in spec.inputs] + spec.scalars_in(shape)
     if spec.accumulates:
         positional.append(False)
     keyword = {t.name: value(t) for t in spec.outputs}

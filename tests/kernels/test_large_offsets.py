@@ -1,8 +1,9 @@
 """Places beyond 2^31 elements, as a 32-bit offset cannot tell them: by strides and sparse maps, not by memory.
 
-Attention's strides and the embedding's table reach there at the cost of the pages that are touched; so the first of a
-batch is compared with the last, or a row of the table with itself. What must read or write all of its tensors (matmul,
-AdamW, the norm, a table's gradient that is overwritten) would need them to be there, and is not tested.
+Attention's strides, rope's and the embedding's table reach there at the cost of the pages that are touched; so the
+first of a batch is compared with the last, or a row of the table with itself. What must read or write all of its
+tensors (matmul, AdamW, the norm, a table's gradient that is overwritten) would need them to be there, and is not
+tested.
 """
 
 import mmap
@@ -12,6 +13,7 @@ import torch
 
 from bench import simulate
 from bench.core import variants
+from reference import rope
 
 FAR = 2**31 + 2**12  # elements
 VARIANTS = variants.discover()
@@ -87,3 +89,18 @@ def test_a_tables_rows_are_64_bits_away(name):
     out = torch.empty(1, 3, C, dtype=torch.bfloat16)
     call(module, "forward", tokens, wte, torch.ones(3, C, dtype=torch.bfloat16), out=out)
     assert out[0, :, 0].tolist() == [4.0, 6.0, 4.0] and torch.equal(out, out[..., :1].expand_as(out))
+
+
+@pytest.mark.parametrize("style", ["interleaved", "half"])
+@pytest.mark.parametrize("name", ["cpu.naive", "cpu.simd", "cuda.naive", "cuda.shared", "triton.heads"])
+def test_heads_that_rope_leaves_alone_take_it_64_bits_away(name, style):
+    module = loaded("rope", name)
+    HS, R = 64, 3
+    H = FAR // HS
+    qkv = sparse(2 * H * HS, torch.bfloat16).view(2, 1, H, HS)
+    before = torch.randn(R, HS, generator=torch.Generator().manual_seed(3)).bfloat16()
+    qkv[:, 0, :R] = before
+    cos, sin = rope.table(8, HS, 1e4)
+    call(module, "forward", torch.tensor([5, 5]), cos, sin, R, style, qkv=qkv)
+    assert torch.equal(qkv[0, 0, :R], qkv[1, 0, :R]) and not torch.equal(qkv[1, 0, :R], before)
+    assert not qkv[:, 0, R : 2 * R].any()

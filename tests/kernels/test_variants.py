@@ -1,7 +1,7 @@
 """Every variant of this repository is proved right, at every dtype it has: found by path, nothing is listed here.
 
 What takes minutes is proved by `make test-all`: torch.compile, which builds each shape anew (one of its variants is
-proved always), the rest of PyTorch in bf16, fp16, and of GPU kernels, which the simulator runs, the naive ones, all
+proved always), PyTorch and naive C++ in bf16, fp16, and of GPU kernels, which the simulator runs, the naive ones, all
 dtypes but bf16, and those of MINUTES. It also draws each shape twice, and so tries both ways of writing gradients on
 it, tries each structured case on every shape, `make test` on two and both ways between them, and counts what moves.
 """
@@ -27,6 +27,8 @@ MINUTES = {
     ("attention", "triton.flash"),
     ("attention", "triton.hopper"),
     ("embedding", "triton.sorted"),
+    ("fused_classifier", "cuda.shared"),  # cross_entropy's own
+    ("fused_classifier", "triton.online"),
     ("layernorm", "triton.rows"),  # tests/kernels/test_layernorm_backward.py tries its longest way
     ("matmul", "cuda.shared"),
     ("matmul", "cuda.mma"),  # tests/kernels/cuda/test_tensor_core_matmuls.py proves these two at smaller shapes
@@ -34,7 +36,8 @@ MINUTES = {
     ("matmul", "triton.persistent"),
     ("matmul", "triton.splitk"),
     ("matmul", "triton.tiled"),
-    ("residual_layernorm", "triton.rows"),  # layernorm's own, and an addition
+    ("residual_layernorm", "cuda.shared"),  # layernorm's own, and an addition
+    ("residual_layernorm", "triton.rows"),
     ("residual_rmsnorm", "cuda.shared"),  # rmsnorm's backward, and forward is vector's without its loop
     ("residual_rmsnorm", "triton.rows"),  # rmsnorm's, likewise
     ("rmsnorm", "triton.rows"),  # as layernorm's
@@ -58,7 +61,8 @@ def parameters():
 def slow(v: variants.Variant, dtype: str) -> bool:
     compiled = v.name == "torch.compile" and v.layer != "residual"
     simulated = v.gpu_code and (v.stem == "naive" or dtype != "bf16" or (v.layer, v.name) in MINUTES)
-    return compiled or dtype == "fp16" or simulated or (v.backend == "torch" and dtype != "fp32")
+    plain = v.backend == "torch" or v.name == "cpu.naive"
+    return compiled or dtype == "fp16" or simulated or (plain and dtype != "fp32")
 
 
 @pytest.mark.parametrize(("variant", "dtype"), list(parameters()))

@@ -95,6 +95,24 @@ def test_shapes_are_those_of_the_model(layer, name):
             assert contract.min_bytes(module, shape, phase) > 0
 
 
+@pytest.mark.parametrize("window", [0, 1, 4, 7, 9])
+def test_attention_counts_visible_pairs_of_a_window(window):
+    attention = contract.load("attention")
+    shape = dict(B=2, T=7, NH=3, NKV=1, HS=8, causal=True, window=window)
+    pairs = sum(1 for t in range(7) for key in range(t + 1) if not window or t - key < window)
+    assert attention.flops(shape, "forward") == 4 * 2 * 3 * 8 * pairs
+    assert attention.flops(shape, "backward") == 10 * 2 * 3 * 8 * pairs
+
+
+def test_a_call_mentions_an_option_only_where_a_shape_has_it():
+    p = contract.Pass((), (), ("a",), ("b", "c"))
+    assert p.positional() == ["a"]
+    for options, given in (({}, []), (dict(b=0, c=0), []), (dict(b=2), [2]), (dict(c=3), [0, 3])):
+        assert p.scalars_in(dict(a=1, **options)) == [1, *given]
+    with pytest.raises(ValueError, match="accumulate"):
+        contract.Pass((), (contract.Tensor("dx", "C", accumulates=True),), (), ("b",))
+
+
 def test_matmul_flops_of_a_step():
     """6 FLOP a token and matrix element: 2 forward, 4 backward; the tied head counts, positions do not."""
     module = contract.load("matmul")

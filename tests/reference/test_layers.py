@@ -1,5 +1,7 @@
 """Each layer's truth against PyTorch's own operators and against autograd, in fp64, on all ragged shapes and cases."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -38,7 +40,7 @@ def wide(value):
 
 def run(case, values):
     module, p = case.module, case.module.FORWARD
-    args = [values[t.name] for t in p.inputs] + [case.shape[s] for s in p.scalars]
+    args = [values[t.name] for t in p.inputs] + p.scalars_in(case.shape)
     return module.forward(*args, **{t.name: values[t.name] for t in p.outputs if t.inplace})
 
 
@@ -77,7 +79,12 @@ def torch_forward(case, x):
             return {"pre_gelu": out, "out": F.gelu(out, approximate="tanh")} if with_gelu else {"out": out}
         case "attention":
             q, k, v = (x[name].transpose(1, 2) for name in ("q", "k", "v"))
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=s["causal"], enable_gqa=s["NH"] != s["NKV"])
+            kind: dict[str, Any] = dict(is_causal=s["causal"])
+            if window := s.get("window"):
+                place = torch.arange(s["T"])
+                behind = place.view(-1, 1) - place
+                kind = dict(attn_mask=(behind >= 0) & (behind < window))
+            out = F.scaled_dot_product_attention(q, k, v, **kind, enable_gqa=s["NH"] != s["NKV"])
             return {"out": out.transpose(1, 2)}
         case "gemv":
             return {"out": F.linear(x["x"], x["weight"])}
@@ -214,6 +221,22 @@ def test_attention_lse():
             close(found[0, head, t], scores.exp().sum().log(), "lse")
 
 
+@pytest.mark.parametrize("window", [5, 6, 100])
+def test_a_window_that_hides_nothing_is_none(window):
+    attention = contract.load("attention")
+    q, k = torch.randn(2, 1, 5, 2, 8, dtype=torch.float64)
+    assert torch.equal(attention.forward(q, k, k, True, window)["out"], attention.forward(q, k, k, True)["out"])
+    narrower = attention.forward(q, k, k, True, 4)["out"]
+    assert not torch.equal(narrower, attention.forward(q, k, k, True)["out"])
+
+
+@pytest.mark.parametrize(("causal", "window"), [(False, 3), (True, -1)])
+def test_a_window_that_is_none(causal, window):
+    q, k = torch.randn(2, 1, 5, 2, 8, dtype=torch.float64)
+    with pytest.raises(ValueError, match="window"):
+        contract.load("attention").forward(q, k, k, causal, window)
+
+
 # --- backward against autograd
 
 
@@ -255,7 +278,7 @@ def test_backward_equals_autograd(case):
             known[t.name] = None
     total.backward()
 
-    args = [known[t.name] for t in p.inputs] + [shape[s] for s in p.scalars]
+    args = [*(known[t.name] for t in p.inputs), *p.scalars_in(shape)]
     found = case.module.backward(*args, **{t.name: known[t.name] for t in inplace})
     for t in p.outputs:
         if not t.when(shape):

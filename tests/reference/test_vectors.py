@@ -27,7 +27,7 @@ def right(c: Case, careless: Callable[..., Values]) -> bool:
     """Whether a formula in fp32 passes a case, by the proof's own yards."""
     values = draw_case(c)
     p = contract.pass_of(c.module, c.phase)
-    got = careless(*(values[t.name] for t in p.inputs), *(c.shape[s] for s in p.scalars))
+    got = careless(*(values[t.name] for t in p.inputs), *p.scalars_in(c.shape))
     yards = truth.yards_of(c, values, None)
     return not any(truth.judge(one(got[y.name]), y, sane=c.edit is None).evidence for y in yards)
 
@@ -35,18 +35,20 @@ def right(c: Case, careless: Callable[..., Values]) -> bool:
 # --- attention ---
 
 
-def scores_of(q, k, causal):
+def scores_of(q, k, causal, window):
     group = q.shape[2] // k.shape[2]
     scores = torch.einsum("bqhd,bkhd->bhqk", q, k.repeat_interleave(group, 2)) * q.shape[-1] ** -0.5
     hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1) if causal else torch.zeros(1, dtype=torch.bool)
+    if window:
+        hidden |= torch.ones_like(hidden).tril(-window)
     return scores, hidden
 
 
 def with_maximum(start: float, mask: float = -math.inf) -> Callable[..., Values]:
     """Attention whose running maximum begins at `start`, and whose hidden scores are `mask`."""
 
-    def attention(q, k, v, causal):
-        scores, hidden = scores_of(q, k, causal)
+    def attention(q, k, v, causal, window=0):
+        scores, hidden = scores_of(q, k, causal, window)
         scores = scores.masked_fill(hidden, mask)
         top = scores.amax(-1, keepdim=True).clamp(min=start)
         e = (scores - top).exp()
@@ -57,8 +59,8 @@ def with_maximum(start: float, mask: float = -math.inf) -> Callable[..., Values]
     return attention
 
 
-def without_maximum(q, k, v, causal):
-    scores, hidden = scores_of(q, k, causal)
+def without_maximum(q, k, v, causal, window=0):
+    scores, hidden = scores_of(q, k, causal, window)
     e = scores.masked_fill(hidden, -math.inf).exp()
     v = v.repeat_interleave(q.shape[2] // v.shape[2], 2)
     out = torch.einsum("bhqk,bkhd->bqhd", e / e.sum(-1, keepdim=True), v)
@@ -76,6 +78,19 @@ def test_attention_needs_its_maximum_and_no_sentinel(shape):
     assert not right(case("attention", "far_above", shape), without_maximum)
     if plain.shape["T"] > 1 and plain.shape["causal"]:
         assert not right(case("attention", "far_below", shape), with_maximum(-math.inf, mask=-1e9))
+
+
+@pytest.mark.parametrize("shape", [i for i, s in enumerate(contract.load("attention").RAGGED) if "window" in s])
+@pytest.mark.parametrize("error", [-1, 1])
+def test_attention_needs_the_window_as_wide_as_it_is(shape, error):
+    """One key more or one less is found, even where it is the least of them."""
+
+    def other_window(q, k, v, causal, window):
+        return with_maximum(-math.inf)(q, k, v, causal, window + error)
+
+    for edit in (None, "rising"):
+        assert right(case("attention", edit, shape), with_maximum(-math.inf))
+        assert not right(case("attention", edit, shape), other_window), edit
 
 
 # --- global_norm, adamw ---

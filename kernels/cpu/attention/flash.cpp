@@ -59,12 +59,14 @@ static void pack_panels(float* to, const Heads<const T>& x, int64_t b, int64_t h
 // exp magnifies the rounding of a large score: sums of this many units, then added, round less than one long sum.
 constexpr int64_t SUMMED = 32;
 
-// s[keys][width] = keys times queries, both in panels. Tiles whose every key lies behind every query stay unwritten;
-// `ahead` is by how much the first key is ahead of the first query, or far below 0 where nothing is masked.
+// s[keys][width] = keys times queries, both in panels. Tiles of which no query sees any key stay unwritten: the first
+// key is `ahead` of the first query, far below 0 where nothing is masked; the first query that does not see it any more
+// is `gone` further, far above where there is no window.
 static void scores(float* s, const float* key_panels, const float* query_panels, int64_t keys, int64_t width,
-                   int64_t depth, int64_t ahead) {
+                   int64_t depth, int64_t ahead, int64_t gone) {
     for (int64_t j = 0; j < width; j += TILE_COLS)
-        for (int64_t i = 0; i < keys && i + ahead < j + TILE_COLS; i += TILE_ROWS)
+        for (int64_t i = std::max<int64_t>(0, j - gone + 1) / TILE_ROWS * TILE_ROWS;
+             i < keys && i + ahead < j + TILE_COLS; i += TILE_ROWS)
             for (int64_t d = 0; d < depth; d += SUMMED)
                 (d ? multiply_tile<TILE_ROWS, TILE_REGS, true> : multiply_tile<TILE_ROWS, TILE_REGS, false>)(
                     s + i * width + j, width, key_panels + i * depth + d * TILE_ROWS, 1, TILE_ROWS,
@@ -95,6 +97,11 @@ INLINE int64_t hidden(bool causal, int64_t key, int64_t query) {
     return causal ? std::clamp<int64_t>(key - query, 0, VEC) : 0;
 }
 
+// How many of them see it, or are before those that do.
+INLINE int64_t not_gone(int64_t window, int64_t key, int64_t query) {
+    return std::clamp<int64_t>(key + window - query, 0, VEC);
+}
+
 constexpr int64_t NEVER = INT64_MIN / 2;  // for `ahead`
 
 // ---- forward --------------------------------------------------------------------------------------------------
@@ -114,6 +121,7 @@ static bool softmax_block(float* s, Running& running, float* rescale, int64_t ke
     const float scale = shape.scale();
     const vec lowest = splat(-std::numeric_limits<float>::infinity());
     const bool causal = shape.causal && k0 + keys > q0 + 1;  // does the mask touch this block?
+    const bool window = k0 < shape.first_key(q0 + QUERIES - 1);
     bool changed = false;
     vec max[VECS];
     for (int64_t c = 0; c < VECS; c++) {
@@ -121,13 +129,16 @@ static bool softmax_block(float* s, Running& running, float* rescale, int64_t ke
         for (int64_t r = 0; r < keys; r++) {
             vec v = load16(s + r * QUERIES + c * VEC);
             if (causal) v = select_part(hidden(true, k0 + r, q0 + c * VEC), lowest, v);
+            if (window) v = select_part(not_gone(shape.window, k0 + r, q0 + c * VEC), v, lowest);
             largest[r % 2] = max16(largest[r % 2], v);
         }
         max[c] = max16(running.max[c], max16(largest[0], largest[1]));
-        vec factor = exp16((running.max[c] - max[c]) * scale);
-        store16(rescale + c * VEC, factor);
         for (int64_t lane = 0; lane < VEC; lane++) changed |= max[c][lane] != running.max[c][lane];
+        const vec before = running.max[c];
         running.max[c] = max[c];
+        if (window) max[c] = max[c] == lowest ? vec{} : max[c];  // sees nothing yet: -inf - -inf would be NaN
+        vec factor = exp16((before - max[c]) * scale);
+        store16(rescale + c * VEC, factor);
         running.sum[c] *= factor;
     }
     for (int64_t r = 0; r < keys; r += UNIT)
@@ -136,6 +147,7 @@ static bool softmax_block(float* s, Running& running, float* rescale, int64_t ke
             for (int64_t u = 0; u < UNIT && r + u < keys; u++) {
                 p[u] = exp16((load16(s + (r + u) * QUERIES + c * VEC) - max[c]) * scale);
                 if (causal) p[u] = select_part(hidden(true, k0 + r + u, q0 + c * VEC), vec{}, p[u]);
+                if (window) p[u] = select_part(not_gone(shape.window, k0 + r + u, q0 + c * VEC), p[u], vec{});
             }
             running.sum[c] += p[0] + p[1];
             store16(s + r / UNIT * QUERIES + c * VEC, pair(p[0], p[1]));
@@ -143,9 +155,10 @@ static bool softmax_block(float* s, Running& running, float* rescale, int64_t ke
     return changed;
 }
 
-// Queries q0 to q_end (at most QUERIES) of one head, against keys and values packed from token 0.
+// Queries q0 to q_end (at most QUERIES) of one head, against keys and values packed from token `packed` on, which is a
+// multiple of KEYS.
 static void forward_block(T* out_row, int64_t out_stride, float* lse, const float* query_panels,
-                          const float* key_panels, const float* value_rows, int64_t q0, int64_t q_end,
+                          const float* key_panels, const float* value_rows, int64_t packed, int64_t q0, int64_t q_end,
                           const Shape& shape, int64_t D, Scratch scratch) {
     const int64_t depth = units(shape.HS);
     float* s = scratch.floats(KEYS * QUERIES);
@@ -158,17 +171,19 @@ static void forward_block(T* out_row, int64_t out_stride, float* lse, const floa
     }
     std::fill(out, out + QUERIES * D, 0.0f);
 
-    const int64_t all_keys = shape.keys(q_end - 1);
-    for (int64_t k0 = 0; k0 < all_keys; k0 += KEYS) {
-        const int64_t keys = std::min(KEYS, all_keys - k0);
-        scores(s, key_panels + k0 * depth, query_panels, keys, QUERIES, depth, shape.causal ? k0 - q0 : NEVER);
-        if (softmax_block(s, running, rescale, keys, k0, q0, shape) && k0 > 0)
+    const int64_t all_keys = shape.keys(q_end - 1), first = shape.first_key(q0) / KEYS * KEYS;
+    for (int64_t k0 = first; k0 < all_keys; k0 += KEYS) {
+        const int64_t keys = std::min(KEYS, all_keys - k0), ahead = shape.causal ? k0 - q0 : NEVER;
+        scores(s, key_panels + (k0 - packed) * depth, query_panels, keys, QUERIES, depth, ahead, shape.gone(ahead));
+        if (softmax_block(s, running, rescale, keys, k0, q0, shape) && k0 > first)
             for (int64_t r = 0; r < QUERIES; r++)
                 for (int64_t d = 0; d < D; d += VEC) store16(out + r * D + d, load16(out + r * D + d) * rescale[r]);
         for (int64_t r = 0; r < QUERIES; r += OUT_ROWS) {
-            const int64_t seen = std::min(keys, shape.keys(q0 + r + OUT_ROWS - 1) - k0);
-            if (seen > 0)
-                multiply_rows(out + r * D, D, s + r, 1, QUERIES, value_rows + k0 / UNIT * D, units(seen));
+            const int64_t seen = units(std::min(keys, shape.keys(q0 + r + OUT_ROWS - 1) - k0));
+            const int64_t from = std::max<int64_t>(0, shape.first_key(q0 + r) - k0) / UNIT;
+            if (seen > from)
+                multiply_rows(out + r * D, D, s + r + from * QUERIES, 1, QUERIES,
+                              value_rows + ((k0 - packed) / UNIT + from) * D, seen - from);
         }
     }
     for (int64_t c = 0; c < VECS; c++) store16(sum + c * VEC, running.sum[c]);
@@ -187,8 +202,9 @@ static int64_t piece_of(int64_t tokens, int64_t heads, int64_t threads, int64_t 
 
 EXPORT void attention_forward(T* out_data, float* lse, const T* q_data, const T* k_data, const T* v_data,
                               const int64_t* strides, int64_t B, int64_t tokens, int64_t NH, int64_t NKV, int64_t HS,
-                              int64_t causal, char* workspace, int64_t thread_bytes, int64_t most_threads) {
-    const Shape shape = {B, tokens, NH, NKV, HS, causal};
+                              int64_t causal, int64_t window, char* workspace, int64_t thread_bytes,
+                              int64_t most_threads) {
+    const Shape shape = {B, tokens, NH, NKV, HS, causal, window < tokens ? window : 0};
     const Heads<const T> q(q_data, strides), k(k_data, strides + 3), v(v_data, strides + 6);
     const Heads<T> out(out_data, shape);
     const int64_t D = round_up(HS, VEC), depth = units(HS), padded = round_up(tokens, PADDED);
@@ -204,14 +220,15 @@ EXPORT void attention_forward(T* out_data, float* lse, const T* q_data, const T*
                 float* value_rows = scratch.floats(padded / UNIT * D);
                 float* query_panels = scratch.floats(PADDED * depth);
                 const int64_t end = std::min(tokens, begin + piece), keys = shape.keys(end - 1);
-                pack_panels<TILE_ROWS>(key_panels, k, b, kv, 0, keys, HS);
-                pack_rows(value_rows, v, b, kv, 0, keys, HS, D);
+                const int64_t packed = shape.first_key(begin) / KEYS * KEYS;
+                pack_panels<TILE_ROWS>(key_panels, k, b, kv, packed, keys, HS);
+                pack_rows(value_rows, v, b, kv, packed, keys, HS, D);
                 for (int64_t h = kv * shape.group(); h < (kv + 1) * shape.group(); h++)
                     for (int64_t q0 = begin; q0 < end; q0 += QUERIES) {
                         const int64_t q_end = std::min(end, q0 + QUERIES);
                         pack_panels<TILE_COLS>(query_panels, q, b, h, q0, q_end, HS);
                         forward_block(out.at(b, q0, h), out.t_stride, lse + (b * NH + h) * tokens, query_panels,
-                                      key_panels, value_rows, q0, q_end, shape, D, scratch);
+                                      key_panels, value_rows, packed, q0, q_end, shape, D, scratch);
                     }
             }
 }
@@ -247,6 +264,7 @@ static void row_products(float* delta, const float* dout_panels, const float* ou
 static void backward_scores(float* s, float* dp, float* ds_units, const float* lse, const float* delta, int64_t keys,
                             int64_t first, int64_t k0, int64_t q0, const Shape& shape) {
     const float scale = shape.scale();
+    const bool window = k0 < shape.first_key(q0 + QUERIES_BACK - 1);
     for (int64_t r = 0; r < keys; r += UNIT)
         for (int64_t j = first; j < QUERIES_BACK; j += VEC) {
             vec ds[2] = {};
@@ -258,6 +276,11 @@ static void backward_scores(float* s, float* dp, float* ds_units, const float* l
                 if (masked) {
                     p = select_part(masked, vec{}, p);
                     ds[u] = select_part(masked, vec{}, ds[u]);
+                }
+                if (window) {
+                    const int64_t seen = not_gone(shape.window, k0 + r + u, q0 + j);
+                    p = select_part(seen, p, vec{});
+                    ds[u] = select_part(seen, ds[u], vec{});
                 }
                 store_row(s_row, j, p);
                 store_row(dp_row, j, ds[u]);
@@ -284,6 +307,8 @@ static void backward_part(const Gradients& to, const Inputs& in, int64_t b, int6
         q_begin = std::max(q_begin, k_begin / QUERIES_BACK * QUERIES_BACK);
         k_end = std::min(k_end, q_end);
     }
+    k_begin = std::max(k_begin, shape.first_key(q_begin) / KEYS_BACK * KEYS_BACK);  // nor, behind a window, the others
+    q_end = std::min(q_end, shape.queries(k_end - 1));
     const int64_t key_count = round_up(k_end - k_begin, PADDED), query_count = round_up(q_end - q_begin, PADDED);
     float* k_panels = scratch.floats(key_count * depth);
     float* v_panels = scratch.floats(key_count * depth);
@@ -321,27 +346,32 @@ static void backward_part(const Gradients& to, const Inputs& in, int64_t b, int6
                 t < q_end ? in.lse[(b * shape.NH + h) * shape.tokens + t] : std::numeric_limits<float>::infinity();
         for (int64_t k0 = k_begin; k0 < k_end; k0 += KEYS_BACK)
             for (int64_t q0 = q_begin; q0 < q_end; q0 += QUERIES_BACK) {
-                if (shape.causal && q0 + QUERIES_BACK <= k0) continue;
                 const int64_t keys = std::min(KEYS_BACK, k_end - k0), ahead = shape.causal ? k0 - q0 : NEVER;
+                if (q0 + QUERIES_BACK <= shape.first_query(k0) || k0 + keys <= shape.first_key(q0)) continue;
+                const int64_t gone = shape.gone(ahead);
                 const int64_t ki = k0 - k_begin, qi = q0 - q_begin;
                 const int64_t first = std::max<int64_t>(0, ahead);  // earlier queries of the block see none of the keys
-                scores(s, k_panels + ki * depth, q_panels + qi * depth, keys, QUERIES_BACK, depth, ahead);
-                scores(dp, v_panels + ki * depth, dout_panels + qi * depth, keys, QUERIES_BACK, depth, ahead);
+                scores(s, k_panels + ki * depth, q_panels + qi * depth, keys, QUERIES_BACK, depth, ahead, gone);
+                scores(dp, v_panels + ki * depth, dout_panels + qi * depth, keys, QUERIES_BACK, depth, ahead, gone);
                 backward_scores(s, dp, ds_units, lse + qi, delta + qi, keys, first, k0, q0, shape);
                 if (WANT_KEYS)
                     for (int64_t r = 0; r < keys; r += OUT_ROWS) {
-                        // from the first query that sees one of these keys
+                        // from the first query that sees one of these keys to the last one
                         const int64_t from = std::max<int64_t>(0, ahead + r) / UNIT;
                         const int64_t a = r * QUERIES_BACK + from, rows = (qi / UNIT + from) * D;
-                        const int64_t count = QUERIES_BACK / UNIT - from;
+                        const int64_t count = units(std::min(QUERIES_BACK, gone + r + OUT_ROWS - 1)) - from;
+                        if (count <= 0) continue;
                         multiply_rows(dv + (ki + r) * D, D, s + a, QUERIES_BACK, 1, dout_rows + rows, count);
                         multiply_rows(dk + (ki + r) * D, D, dp + a, QUERIES_BACK, 1, q_rows + rows, count);
                     }
                 if (WANT_QUERIES)
                     for (int64_t r = first; r < QUERIES_BACK; r += OUT_ROWS) {
-                        const int64_t seen = std::min(keys, shape.keys(q0 + r + OUT_ROWS - 1) - k0);
-                        multiply_rows(dq + (qi + r) * D, D, (PAIRED ? ds_units : dp) + r, 1, QUERIES_BACK,
-                                      k_rows + ki / UNIT * D, units(seen));
+                        const int64_t seen = units(std::min(keys, shape.keys(q0 + r + OUT_ROWS - 1) - k0));
+                        const int64_t from = std::max<int64_t>(0, shape.first_key(q0 + r) - k0) / UNIT;
+                        if (seen > from)
+                            multiply_rows(dq + (qi + r) * D, D,
+                                          (PAIRED ? ds_units : dp) + r + from * QUERIES_BACK, 1, QUERIES_BACK,
+                                          k_rows + (ki / UNIT + from) * D, seen - from);
                     }
             }
         auto write = [&](const Heads<T>& x, int64_t head, const float* rows, int64_t begin, int64_t end) {
@@ -363,8 +393,8 @@ static void backward_part(const Gradients& to, const Inputs& in, int64_t b, int6
 EXPORT void attention_backward(T* dq, T* dk, T* dv, const int64_t* gradient_strides, const T* dout, const T* q,
                                const T* k, const T* v, const T* out, const float* lse, const int64_t* strides,
                                int64_t B, int64_t tokens, int64_t NH, int64_t NKV, int64_t HS, int64_t causal,
-                               char* workspace, int64_t thread_bytes, int64_t most_threads) {
-    const Shape shape = {B, tokens, NH, NKV, HS, causal};
+                               int64_t window, char* workspace, int64_t thread_bytes, int64_t most_threads) {
+    const Shape shape = {B, tokens, NH, NKV, HS, causal, window < tokens ? window : 0};
     const Gradients to = {{dq, gradient_strides}, {dk, gradient_strides + 3}, {dv, gradient_strides + 6}};
     const Inputs in = {{dout, shape}, {q, strides}, {k, strides + 3}, {v, strides + 6}, {out, shape}, lse};
     const int threads = int(std::min<int64_t>(omp_get_max_threads(), most_threads));

@@ -26,8 +26,8 @@ static void write(T* to, const float* sum, float factor, int64_t n) {
 
 EXPORT void attention_forward(T* out_data, float* lse, const T* q_data, const T* k_data, const T* v_data,
                               const int64_t* strides, int64_t B, int64_t tokens, int64_t NH, int64_t NKV, int64_t HS,
-                              int64_t causal, float* workspace, int64_t most_threads) {
-    const Shape shape = {B, tokens, NH, NKV, HS, causal};
+                              int64_t causal, int64_t window, float* workspace, int64_t most_threads) {
+    const Shape shape = {B, tokens, NH, NKV, HS, causal, window < tokens ? window : 0};
     const Heads<const T> q(q_data, strides), k(k_data, strides + 3), v(v_data, strides + 6);
     const Heads<T> out(out_data, shape);
     const float scale = shape.scale();
@@ -41,8 +41,9 @@ EXPORT void attention_forward(T* out_data, float* lse, const T* q_data, const T*
                 float* sum = scores + tokens;
                 const int64_t kv = h / shape.group();
                 for (int64_t i = first; i < std::min(tokens, first + ROWS); i++) {
-                    const int64_t keys = shape.keys(i);
-                    for (int64_t j = 0; j < keys; j++) scores[j] = scale * dot(q.at(b, i, h), k.at(b, j, kv), HS);
+                    const int64_t begin = shape.first_key(i), keys = shape.keys(i) - begin;
+                    for (int64_t j = 0; j < keys; j++)
+                        scores[j] = scale * dot(q.at(b, i, h), k.at(b, begin + j, kv), HS);
                     const vec lowest = splat(-std::numeric_limits<float>::infinity());
                     vec largest = lowest, total = {};
                     for_vectors(keys, [&](int64_t j, int64_t n, int64_t) {
@@ -55,14 +56,14 @@ EXPORT void attention_forward(T* out_data, float* lse, const T* q_data, const T*
                         total += select_part(n, p, vec{});
                     });
                     std::fill(sum, sum + HS, 0.0f);
-                    for (int64_t j = 0; j < keys; j++) add_scaled(sum, scores[j], v.at(b, j, kv), HS);
+                    for (int64_t j = 0; j < keys; j++) add_scaled(sum, scores[j], v.at(b, begin + j, kv), HS);
                     write(out.at(b, i, h), sum, 1 / hsum(total), HS);
                     lse[(b * NH + h) * tokens + i] = max + std::log(hsum(total));
                 }
             }
 }
 
-// p and ds of one query of head h against keys [0, n), or, BY_KEY, of one key against the n queries from `i` on.
+// p and ds of query i of head h against the n keys from `j` on, or, BY_KEY, of key j against the n queries from `i` on.
 // Rows of dot products first, then both formulas on sixteen pairs at once.
 struct Backward {
     Shape shape;
@@ -91,9 +92,9 @@ struct Backward {
 EXPORT void attention_backward(T* dq_data, T* dk_data, T* dv_data, const int64_t* gradient_strides,
                                const T* dout_data, const T* q_data, const T* k_data, const T* v_data,
                                const T* out_data, const float* lse, const int64_t* strides, int64_t B, int64_t tokens,
-                               int64_t NH, int64_t NKV, int64_t HS, int64_t causal, float* workspace,
+                               int64_t NH, int64_t NKV, int64_t HS, int64_t causal, int64_t window, float* workspace,
                                int64_t most_threads) {
-    const Shape shape = {B, tokens, NH, NKV, HS, causal};
+    const Shape shape = {B, tokens, NH, NKV, HS, causal, window < tokens ? window : 0};
     const Heads<const T> q(q_data, strides), k(k_data, strides + 3), v(v_data, strides + 6);
     const Heads<const T> dout(dout_data, shape), out(out_data, shape);
     const Heads<T> dq(dq_data, gradient_strides), dk(dk_data, gradient_strides + 3), dv(dv_data, gradient_strides + 6);
@@ -112,11 +113,12 @@ EXPORT void attention_backward(T* dq_data, T* dk_data, T* dv_data, const int64_t
             for (int64_t h = 0; h < NH; h++)
                 for (int64_t first = 0; first < tokens; first += ROWS)
                     for (int64_t i = first; i < std::min(tokens, first + ROWS); i++) {
-                        const int64_t keys = shape.keys(i);
+                        const int64_t begin = shape.first_key(i), keys = shape.keys(i) - begin;
                         delta[(b * NH + h) * tokens + i] = dot(dout.at(b, i, h), out.at(b, i, h), HS);
-                        backward.rows<false>(p, ds, b, h, i, 0, keys);
+                        backward.rows<false>(p, ds, b, h, i, begin, keys);
                         std::fill(sum, sum + HS, 0.0f);
-                        for (int64_t j = 0; j < keys; j++) add_scaled(sum, ds[j], k.at(b, j, h / shape.group()), HS);
+                        for (int64_t j = 0; j < keys; j++)
+                            add_scaled(sum, ds[j], k.at(b, begin + j, h / shape.group()), HS);
                         write(dq.at(b, i, h), sum, 1, HS);
                     }
 
@@ -126,11 +128,11 @@ EXPORT void attention_backward(T* dq_data, T* dk_data, T* dv_data, const int64_t
             for (int64_t kv = 0; kv < NKV; kv++)
                 for (int64_t first = 0; first < tokens; first += ROWS)
                     for (int64_t j = first; j < std::min(tokens, first + ROWS); j++) {
-                        const int64_t begin = causal ? j : 0;
+                        const int64_t begin = shape.first_query(j), end = shape.queries(j);
                         std::fill(sum, sum + 2 * HS, 0.0f);
                         for (int64_t h = kv * shape.group(); h < (kv + 1) * shape.group(); h++) {
-                            backward.rows<true>(p, ds, b, h, begin, j, tokens - begin);
-                            for (int64_t i = begin; i < tokens; i++) {
+                            backward.rows<true>(p, ds, b, h, begin, j, end - begin);
+                            for (int64_t i = begin; i < end; i++) {
                                 add_scaled(sum, ds[i - begin], q.at(b, i, h), HS);
                                 add_scaled(other, p[i - begin], dout.at(b, i, h), HS);
                             }

@@ -27,13 +27,13 @@ def strides(*tensors):
     return [stride for t in tensors for stride in t.stride()[:3]]
 
 
-def forward(q, k, v, causal, *, out, lse, workspace):
+def forward(q, k, v, causal, window=0, *, out, lse, workspace):
     B, T, NH, HS = q.shape
-    forward_kernel(out, lse, q, k, v, strides(q, k, v), B, T, NH, k.shape[2], HS, causal, workspace, THREADS)
+    forward_kernel(out, lse, q, k, v, strides(q, k, v), B, T, NH, k.shape[2], HS, causal, window, workspace, THREADS)
 
 
-def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv, workspace):
+def backward(dout, q, k, v, out, lse, causal, window=0, *, dq, dk, dv, workspace):
     B, T, NH, HS = q.shape
     sizes = B, T, NH, k.shape[2], HS
     dqkv, qkv = strides(dq, dk, dv), strides(q, k, v)
-    backward_kernel(dq, dk, dv, dqkv, dout, q, k, v, out, lse, qkv, *sizes, causal, workspace, THREADS)
+    backward_kernel(dq, dk, dv, dqkv, dout, q, k, v, out, lse, qkv, *sizes, causal, window, workspace, THREADS)

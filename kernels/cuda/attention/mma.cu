@@ -36,6 +36,9 @@ constexpr int DKDV_SLICE = 16, DQ_SLICE = 32;
 template <int HS, int COLUMNS = WIDTH<HS>>
 using Sums = float[STRIPS<HS>][COLUMNS / 8][4];  // of products with the own rows: as multiply_add has them
 
+// The first key that a query sees through its window.
+__device__ inline int first_seen(int query, int window) { return max(0, query - window + 1); }
+
 // Keeps a branch that is seldom taken a branch: else all of it is worked out each time and selected from.
 __device__ inline void seldom() { asm volatile(""); }
 
@@ -235,13 +238,13 @@ constexpr float SLACK = 8;
 
 // out = softmax(q k^T) v and lse, the logarithm of the softmax's denominator. A block takes BLOCK_ROWS queries of a
 // head and walks over the tiles of keys that they see, the next one on its way.
-template <typename T, int HS, int N>
+template <typename T, int HS, int N, bool WINDOW = false>
 __global__ void __launch_bounds__(THREADS, PER_SM)
     attention_forward(T* out, float* lse, const T* q, const T* k, const T* v,
                       const __grid_constant__ Many<long long, 3> q_strides,
                       const __grid_constant__ Many<long long, 3> k_strides,
                       const __grid_constant__ Many<long long, 3> v_strides, int heads, int tokens, int NH, int NKV,
-                      float scale, bool causal) {
+                      float scale, bool causal, int window) {
     constexpr int QUERIES = BLOCK_ROWS<HS>, KEYS = TILE, TILE_BYTES = TILE * ROW_BYTES<HS>;
     extern __shared__ __align__(128) unsigned char shared[];
     const unsigned q_tile = shared_address(shared), stages = q_tile + QUERIES * ROW_BYTES<HS>;  // each of k and v
@@ -265,7 +268,8 @@ __global__ void __launch_bounds__(THREADS, PER_SM)
     };
     from_q.template copy<QUERIES>(q_tile, first_query, tokens);
     close_copies();
-    copy_stage(0);
+    const int begin = WINDOW ? first_seen(first_query, window) / KEYS * KEYS : 0;
+    copy_stage(begin);
     wait_copies<1>();
     __syncthreads();
     const HeldRows<HS> queries(Rows<HS>{q_tile});
@@ -276,11 +280,12 @@ __global__ void __launch_bounds__(THREADS, PER_SM)
     for (int i = 0; i < STRIPS<HS>; i++) largest[i][0] = largest[i][1] = MINUS_INFINITY;
     const float scale2 = scale * LOG2_E, slack = SLACK / scale2;
 
-    for (int first_key = 0; first_key < keys; first_key += KEYS) {
+    for (int first_key = begin; first_key < keys; first_key += KEYS) {
         wait_copies<0>();
         __syncthreads();  // this stage is there, and the other one done with
         copy_stage(first_key + KEYS);
         if (causal && first_key >= own_query + OWN<HS>) continue;  // none of the own rows sees any
+        if (WINDOW && first_key + KEYS <= first_seen(own_query, window)) continue;
         const unsigned k_tile = stages + first_key / KEYS % 2 * 2 * TILE_BYTES;
 
         Sums<HS, KEYS> scores;
@@ -296,6 +301,20 @@ __global__ void __launch_bounds__(THREADS, PER_SM)
 #pragma unroll
                     for (int j = 0; j < KEYS / 8; j++)
                         if (j * 8 + e % 2 >= visible) scores[i][j][e] = MINUS_INFINITY;
+                }
+        }
+
+        if (WINDOW && first_key < first_seen(own_query + OWN<HS> - 1, window)) {
+            seldom();
+#pragma unroll
+            for (int i = 0; i < STRIPS<HS>; i++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const int query = own_query + i * STRIP + e / 2 * 8 + lane_id() / 4;
+                    const int behind = query - window - first_key - lane_id() % 4 * 2;
+#pragma unroll
+                    for (int j = 0; j < KEYS / 8; j++)
+                        if (j * 8 + e % 2 <= behind) scores[i][j][e] = MINUS_INFINITY;
                 }
         }
 
@@ -318,7 +337,8 @@ __global__ void __launch_bounds__(THREADS, PER_SM)
             for (int i = 0; i < STRIPS<HS>; i++)
 #pragma unroll
                 for (int half = 0; half < 2; half++) {
-                    const float correction = exp2_approx((largest[i][half] - most[i][half]) * scale2);
+                    const bool blind = WINDOW && most[i][half] == MINUS_INFINITY;  // nothing is seen yet
+                    const float correction = exp2_approx(blind ? 0 : (largest[i][half] - most[i][half]) * scale2);
                     largest[i][half] = most[i][half];
                     denominator[i][half] *= correction;
 #pragma unroll
@@ -341,7 +361,8 @@ __global__ void __launch_bounds__(THREADS, PER_SM)
                 for (int e = 0; e < 4; e++) {
                     offset[i][e / 2] = 0;
 #pragma unroll
-                    for (int j = 0; j < KEYS / 8; j++) scores[i][j][e] -= largest[i][e / 2];
+                    for (int j = 0; j < KEYS / 8; j++)
+                        if (!WINDOW || largest[i][e / 2] != MINUS_INFINITY) scores[i][j][e] -= largest[i][e / 2];
                 }
         }
 #pragma unroll
@@ -412,7 +433,7 @@ __global__ void __launch_bounds__(THREADS)
 // dk = scale ds^T q and dv = p^T dout. A block takes BLOCK_ROWS keys of a key/value head and walks over the tiles of
 // queries that see them, of all heads that share it: nobody else adds to these rows. Scores and their gradients are
 // worked out transposed, so that the lanes that have them are those that need them for the sums.
-template <typename T, int HS, int N>
+template <typename T, int HS, int N, bool WINDOW = false>
 __global__ void __launch_bounds__(THREADS)
     attention_dkdv(T* dk, T* dv, const T* dout, const T* q, const T* k, const T* v, const float* statistics,
                    const __grid_constant__ Many<long long, 3> dk_strides,
@@ -420,7 +441,7 @@ __global__ void __launch_bounds__(THREADS)
                    const __grid_constant__ Many<long long, 3> q_strides,
                    const __grid_constant__ Many<long long, 3> k_strides,
                    const __grid_constant__ Many<long long, 3> v_strides, int kv_heads, int tokens, int padded, int NH,
-                   int NKV, float scale, bool causal) {
+                   int NKV, float scale, bool causal, int window) {
     constexpr int KEYS = BLOCK_ROWS<HS>, QUERIES = TILE, TILE_BYTES = TILE * ROW_BYTES<HS>;
     constexpr int STATISTICS = QUERIES * 4;  // bytes
     constexpr int STAGE = 2 * TILE_BYTES + 2 * STATISTICS;
@@ -433,7 +454,8 @@ __global__ void __launch_bounds__(THREADS)
     const int first_key = turn.tile * KEYS;  // causal: the first keys are seen most, and begin first
     const int own_key = first_key + warp_id() * OWN<HS>;
     const int begin = causal ? first_key / QUERIES * QUERIES : 0;
-    const int steps = (tokens - begin + QUERIES - 1) / QUERIES * group;
+    const int end = WINDOW ? min(tokens, first_key + KEYS - 1 + window) : tokens;  // no later query sees any of them
+    const int steps = (end - begin + QUERIES - 1) / QUERIES * group;
     const long long dout_stride = (long long)NH * HS;
     const Copier<HS, N, T> from_k(k + b * k_strides[0] + kv_head * k_strides[2], k_strides[1]);
     const Copier<HS, N, T> from_v(v + b * v_strides[0] + kv_head * v_strides[2], v_strides[1]);
@@ -453,7 +475,7 @@ __global__ void __launch_bounds__(THREADS)
                 copy_async<16>(in_shared<float>(stage + 2 * TILE_BYTES + threadIdx.x * 16),
                                statistics + threadIdx.x / QUADS * to_delta + coming + threadIdx.x % QUADS * 4);
             coming += QUERIES;
-            if (coming >= tokens) {  // on to the next head
+            if (coming >= end) {  // on to the next head
                 coming = begin;
                 from_q.from += q_strides[2];
                 from_dout.from += HS;
@@ -484,6 +506,7 @@ __global__ void __launch_bounds__(THREADS)
         for (int slice = 0; slice < QUERIES; slice += DKDV_SLICE) {
             const int ahead = first_query + slice - own_key;
             if (causal && ahead + DKDV_SLICE <= 0) continue;  // none sees any of the own rows
+            if (WINDOW && ahead - (OWN<HS> - 1) >= window) break;  // nor does any
             Sums<HS, DKDV_SLICE> p, ds;
             multiply_rows<T, HS, DKDV_SLICE>(p, keys, q_tile + slice * ROW_BYTES<HS>);
 #pragma unroll
@@ -507,6 +530,19 @@ __global__ void __launch_bounds__(THREADS)
                             if (j * 8 < hidden) p[i][j][e] = 0;
                     }
             }
+            if (WINDOW && ahead + DKDV_SLICE - 1 >= window) {
+                seldom();
+#pragma unroll
+                for (int i = 0; i < STRIPS<HS>; i++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        const int key = i * STRIP + e / 2 * 8 + lane_id() / 4;
+                        const int seen = key + window - ahead - lane_id() % 4 * 2 - e % 2;
+#pragma unroll
+                        for (int j = 0; j < DKDV_SLICE / 8; j++)
+                            if (j * 8 >= seen) p[i][j][e] = 0;
+                    }
+            }
             add_rows<T, HS, DKDV_SLICE>(dv_sums, p, dout_tile + slice * ROW_BYTES<HS>);
             multiply_rows<T, HS, DKDV_SLICE>(ds, values, dout_tile + slice * ROW_BYTES<HS>);
 #pragma unroll
@@ -521,7 +557,7 @@ __global__ void __launch_bounds__(THREADS)
             add_rows<T, HS, DKDV_SLICE>(dk_sums, ds, q_tile + slice * ROW_BYTES<HS>);
         }
         first_query += QUERIES;
-        if (first_query >= tokens) first_query = begin;
+        if (first_query >= end) first_query = begin;
     }
 
     float scales[STRIPS<HS>][2], ones[STRIPS<HS>][2];
@@ -534,14 +570,14 @@ __global__ void __launch_bounds__(THREADS)
 }
 
 // dq = scale ds k. A block takes BLOCK_ROWS queries of a head and walks over the tiles of keys that they see.
-template <typename T, int HS, int N>
+template <typename T, int HS, int N, bool WINDOW = false>
 __global__ void __launch_bounds__(THREADS, PER_SM)
     attention_dq(T* dq, const T* dout, const T* q, const T* k, const T* v, const float* statistics,
                  const __grid_constant__ Many<long long, 3> dq_strides,
                  const __grid_constant__ Many<long long, 3> q_strides,
                  const __grid_constant__ Many<long long, 3> k_strides,
                  const __grid_constant__ Many<long long, 3> v_strides, int heads, int tokens, int padded, int NH,
-                 int NKV, float scale, bool causal) {
+                 int NKV, float scale, bool causal, int window) {
     constexpr int QUERIES = BLOCK_ROWS<HS>, KEYS = TILE, TILE_BYTES = TILE * ROW_BYTES<HS>;
     extern __shared__ __align__(128) unsigned char shared[];
     const unsigned q_tile = shared_address(shared), dout_tile = q_tile + QUERIES * ROW_BYTES<HS>;
@@ -569,7 +605,8 @@ __global__ void __launch_bounds__(THREADS, PER_SM)
     from_q.template copy<QUERIES>(q_tile, first_query, tokens);
     from_dout.template copy<QUERIES>(dout_tile, first_query, tokens);
     close_copies();
-    copy_stage(0);
+    const int begin = WINDOW ? first_seen(first_query, window) / KEYS * KEYS : 0;
+    copy_stage(begin);
 
     float lse2[STRIPS<HS>][2], delta[STRIPS<HS>][2];
     statistics += turn.head * (long long)padded + own_query + lane_id() / 4;
@@ -587,7 +624,7 @@ __global__ void __launch_bounds__(THREADS, PER_SM)
 
     Sums<HS> sums = {};
     const float scale2 = scale * LOG2_E;
-    for (int first_key = 0; first_key < keys; first_key += KEYS) {
+    for (int first_key = begin; first_key < keys; first_key += KEYS) {
         wait_copies<0>();
         __syncthreads();  // this stage is there, and the other one done with
         copy_stage(first_key + KEYS);
@@ -596,6 +633,7 @@ __global__ void __launch_bounds__(THREADS, PER_SM)
         for (int slice = 0; slice < KEYS; slice += DQ_SLICE) {
             const int ahead = first_key + slice - own_query;
             if (causal && ahead >= OWN<HS>) break;  // none of the own rows sees any
+            if (WINDOW && ahead + DQ_SLICE <= 1 - window) continue;  // nor does any
             Sums<HS, DQ_SLICE> p, ds;
             multiply_rows<T, HS, DQ_SLICE>(p, queries, k_tile + slice * ROW_BYTES<HS>);
             multiply_rows<T, HS, DQ_SLICE>(ds, douts, k_tile + TILE_BYTES + slice * ROW_BYTES<HS>);
@@ -617,6 +655,18 @@ __global__ void __launch_bounds__(THREADS, PER_SM)
 #pragma unroll
                         for (int j = 0; j < DQ_SLICE / 8; j++)
                             if (j * 8 + lane_id() % 4 * 2 + e % 2 >= visible) p[i][j][e] = 0;
+                    }
+            }
+            if (WINDOW && ahead + window < OWN<HS>) {
+                seldom();
+#pragma unroll
+                for (int i = 0; i < STRIPS<HS>; i++)
+#pragma unroll
+                    for (int e = 0; e < 4; e++) {
+                        const int behind = i * STRIP + e / 2 * 8 + lane_id() / 4 - window - ahead;
+#pragma unroll
+                        for (int j = 0; j < DQ_SLICE / 8; j++)
+                            if (j * 8 + lane_id() % 4 * 2 + e % 2 <= behind) p[i][j][e] = 0;
                     }
             }
 #pragma unroll

@@ -80,25 +80,33 @@ def access_width(HS, *tensors):
     return pack_width(*tensors, multiple_of=every)
 
 
-def forward(q, k, v, causal, *, out, lse):
+def option(window):
+    """Kernels with a window are others: those without shall have no instruction of it."""
+    return {"WINDOW": True} if window else {}
+
+
+def forward(q, k, v, causal, window=0, *, out, lse):
     B, T, NH, HS = q.shape
-    sizes = B * NH, T, NH, k.shape[2], HS**-0.5, causal
+    window = window if window < T else 0
+    sizes = B * NH, T, NH, k.shape[2], HS**-0.5, causal, window
     rows = block_rows(HS)
-    constants = dict(HS=HS, N=access_width(HS, q, k, v, out))
+    constants = dict(HS=HS, N=access_width(HS, q, k, v, out), **option(window))
     launch = forward_kernel(B * NH * blocks(T, rows), THREADS, tile_bytes(HS, rows + 4 * TILE), **constants)
     launch(out, lse, Strided(q), Strided(k), Strided(v), strides(q), strides(k), strides(v), *sizes)
 
 
-def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv, workspace):
+def backward(dout, q, k, v, out, lse, causal, window=0, *, dq, dk, dv, workspace):
     B, T, NH, HS = q.shape
     NKV, rows, places = k.shape[2], block_rows(HS), padded(T)
+    window = window if window < T else 0
     constants = dict(HS=HS, N=access_width(HS, dout, q, k, v, out, dq, dk, dv))
     launch = statistics_kernel(blocks(B * NH * places, WARPS * WARP), THREADS, **constants)
     launch(workspace, dout, out, lse, B * NH, T, places, NH)
 
     qkv, at = (Strided(q), Strided(k), Strided(v)), (strides(q), strides(k), strides(v))
-    sizes = T, places, NH, NKV, HS**-0.5, causal
+    sizes = T, places, NH, NKV, HS**-0.5, causal, window
     shared = tile_bytes(HS, 2 * rows + 4 * TILE)
+    constants |= option(window)
     launch = dkdv_kernel(B * NKV * blocks(T, rows), THREADS, shared + 16 * TILE, **constants)
     launch(Strided(dk), Strided(dv), dout, *qkv, workspace, strides(dk), strides(dv), *at, B * NKV, *sizes)
     launch = dq_kernel(B * NH * blocks(T, rows), THREADS, shared, **constants)

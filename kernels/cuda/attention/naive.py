@@ -34,18 +34,20 @@ def launch(kernel, threads):
     return kernel(grid=blocks(threads, THREADS), block=THREADS)
 
 
-def forward(q, k, v, causal, *, out, lse, workspace):
+def forward(q, k, v, causal, window=0, *, out, lse, workspace):
     B, T, NH, HS = q.shape
-    sizes, queries = (B, T, NH, k.shape[2], HS, causal), B * NH * T
+    window = window if window < T else 0
+    sizes, queries = (B, T, NH, k.shape[2], HS, causal, window), B * NH * T
     launch(scores_kernel, queries * T)(workspace, Strided(q), Strided(k), strides(q), strides(k), *sizes)
-    launch(softmax_kernel, queries)(lse, workspace, queries, T, causal)
+    launch(softmax_kernel, queries)(lse, workspace, queries, T, causal, window)
     launch(out_kernel, queries * HS)(out, workspace, Strided(v), strides(v), *sizes)
 
 
-def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv, workspace):
+def backward(dout, q, k, v, out, lse, causal, window=0, *, dq, dk, dv, workspace):
     B, T, NH, HS = q.shape
+    window = window if window < T else 0
     NKV = k.shape[2]
-    sizes, queries = (B, T, NH, NKV, HS, causal), B * NH * T
+    sizes, queries = (B, T, NH, NKV, HS, causal, window), B * NH * T
     delta, p, ds = workspace.split([4 * queries, 4 * queries * T, 4 * queries * T])
     qkv, at = (Strided(q), Strided(k), Strided(v)), (strides(q), strides(k), strides(v))
     launch(delta_kernel, queries)(delta, dout, out, B, T, NH, HS)

@@ -29,6 +29,9 @@ constexpr int COLUMNS = WIDTH<HS> / LANES;
 template <int HS>
 constexpr int VECTOR = COLUMNS<HS> % 4 == 0 ? 4 : COLUMNS<HS> % 2 == 0 ? 2 : 1;
 
+// The first key that a query sees: all where `window` is 0.
+__device__ inline int first_seen(int query, int window) { return window ? max(0, query - window + 1) : 0; }
+
 __device__ inline int group() { return threadIdx.x / LANES; }
 __device__ inline int lane() { return threadIdx.x % LANES; }
 
@@ -148,7 +151,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
                       const __grid_constant__ Many<long long, 3> q_strides,
                       const __grid_constant__ Many<long long, 3> k_strides,
                       const __grid_constant__ Many<long long, 3> v_strides, int tokens, int NH, int NKV, float scale,
-                      bool causal) {
+                      bool causal, int window) {
     constexpr int ROWS = QUERIES / GROUPS, OTHERS = KEYS / LANES;
     extern __shared__ float4 shared[];
     float* q_tile = reinterpret_cast<float*>(shared);
@@ -168,7 +171,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
     for (int i = 0; i < ROWS; i++) largest[i] = LOWEST, denominator[i] = 0;
     load_tile<HS, QUERIES, N>(q_tile, q, q_strides[1], tokens - first_query);
 
-    for (int first_key = 0; first_key < keys; first_key += KEYS) {
+    const int begin = first_seen(first_query, window) / KEYS * KEYS;
+    for (int first_key = begin; first_key < keys; first_key += KEYS) {
         __syncthreads();  // the tiles of before are done with
         load_tile<HS, KEYS, N>(k_tile, k + first_key * k_strides[1], k_strides[1], tokens - first_key);
         load_tile<HS, KEYS, N>(v_tile, v + first_key * v_strides[1], v_strides[1], tokens - first_key);
@@ -176,21 +180,25 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
 
         float scores[ROWS][OTHERS];
         multiply_rows<HS>(scores, q_tile, k_tile);
-        const bool all_visible = first_key + KEYS <= (causal ? first_query + 1 : tokens);
+        const bool all_visible = first_key + KEYS <= (causal ? first_query + 1 : tokens) &&
+                                 first_key >= first_seen(first_query + QUERIES - 1, window);
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
             const int query = first_query + group() + i * GROUPS, visible = causal ? min(query + 1, tokens) : tokens;
+            const int seen = first_seen(query, window);
             float before = largest[i], sum = 0;
 #pragma unroll
             for (int j = 0; j < OTHERS; j++) {
-                bool masked = !all_visible && first_key + lane() + j * LANES >= visible;
+                const int key = first_key + lane() + j * LANES;
+                bool masked = !all_visible && (key >= visible || key < seen);
                 scores[i][j] = masked ? LOWEST : scores[i][j] * scale;
                 largest[i] = fmaxf(largest[i], scores[i][j]);
             }
             largest[i] = group_reduce(largest[i], Max{});
+            const float offset = largest[i] == LOWEST ? 0 : largest[i];  // behind its window it may see nothing yet
 #pragma unroll
             for (int j = 0; j < OTHERS; j++) {
-                float p = exp_approx(scores[i][j] - largest[i]);
+                float p = exp_approx(scores[i][j] - offset);
                 p_tile[(group() + i * GROUPS) * PAIR_STRIDE + lane() + j * LANES] = p;
                 sum += p;
             }
@@ -241,17 +249,18 @@ struct Pairs {
     template <int HS>
     __device__ void compute(const float* q_tile, const float* dout_tile, const float* k_tile, const float* v_tile,
                             const float* lse, const float* delta, int first_query, int first_key, int tokens,
-                            float scale, bool causal) {
+                            float scale, bool causal, int window) {
         multiply_rows<HS>(p, q_tile, k_tile);
         multiply_rows<HS>(ds, dout_tile, v_tile);
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
             const int query = first_query + group() + i * GROUPS;
-            const int visible = query >= tokens ? 0 : causal ? query + 1 : tokens;
+            const int visible = query >= tokens ? 0 : causal ? query + 1 : tokens, seen = first_seen(query, window);
             const float row_lse = visible ? lse[query] : 0, row_delta = visible ? delta[query] : 0;
 #pragma unroll
             for (int j = 0; j < OTHERS; j++) {
-                bool sees = first_key + lane() + j * LANES < visible;
+                const int key = first_key + lane() + j * LANES;
+                bool sees = key < visible && key >= seen;
                 p[i][j] = sees ? exp_approx(p[i][j] * scale - row_lse) : 0;
                 ds[i][j] = p[i][j] * (ds[i][j] - row_delta);
             }
@@ -278,7 +287,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
                    const __grid_constant__ Many<long long, 3> q_strides,
                    const __grid_constant__ Many<long long, 3> k_strides,
                    const __grid_constant__ Many<long long, 3> v_strides, int tokens, int NH, int NKV, float scale,
-                   bool causal) {
+                   bool causal, int window) {
     extern __shared__ float4 shared[];
     float* k_tile = reinterpret_cast<float*>(shared);
     float* v_tile = k_tile + KEYS * STRIDE<HS>;
@@ -301,7 +310,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
         const T* head_dout = dout + b * tokens * dout_stride + head * HS;
         const long long head_row = (b * (long long)NH + head) * tokens;
         const int from = causal ? first_key / BACKWARD_QUERIES * BACKWARD_QUERIES : 0;
-        for (int first_query = from; first_query < tokens; first_query += BACKWARD_QUERIES) {
+        const int to = window ? min(tokens, first_key + KEYS - 1 + window) : tokens;  // those further on see none
+        for (int first_query = from; first_query < to; first_query += BACKWARD_QUERIES) {
             const int rows = tokens - first_query;
             __syncthreads();  // the tiles of before are done with
             load_tile<HS, BACKWARD_QUERIES, N>(q_tile, head_q + first_query * q_strides[1], q_strides[1], rows);
@@ -309,7 +319,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
             __syncthreads();
             Pairs pairs;
             pairs.compute<HS>(q_tile, dout_tile, k_tile, v_tile, lse + head_row, delta + head_row, first_query,
-                              first_key, tokens, scale, causal);
+                              first_key, tokens, scale, causal, window);
             Pairs::put(p_tile, pairs.p);
             Pairs::put(ds_tile, pairs.ds);
             __syncthreads();
@@ -337,7 +347,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
                  const __grid_constant__ Many<long long, 3> q_strides,
                  const __grid_constant__ Many<long long, 3> k_strides,
                  const __grid_constant__ Many<long long, 3> v_strides, int tokens, int NH, int NKV, float scale,
-                 bool causal) {
+                 bool causal, int window) {
     extern __shared__ float4 shared[];
     float* q_tile = reinterpret_cast<float*>(shared);
     float* dout_tile = q_tile + BACKWARD_QUERIES * STRIDE<HS>;
@@ -357,14 +367,15 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
     load_tile<HS, BACKWARD_QUERIES, N>(dout_tile, dout, dout_stride, tokens - first_query);
 
     float sums[Pairs::ROWS][COLUMNS<HS>] = {};
-    for (int first_key = 0; first_key < keys; first_key += KEYS) {
+    const int begin = first_seen(first_query, window) / KEYS * KEYS;
+    for (int first_key = begin; first_key < keys; first_key += KEYS) {
         __syncthreads();  // the tiles of before are done with
         load_tile<HS, KEYS, N>(k_tile, k + first_key * k_strides[1], k_strides[1], tokens - first_key);
         load_tile<HS, KEYS, N>(v_tile, v + first_key * v_strides[1], v_strides[1], tokens - first_key);
         __syncthreads();
         Pairs pairs;
         pairs.compute<HS>(q_tile, dout_tile, k_tile, v_tile, lse + head_row, delta + head_row, first_query, first_key,
-                          tokens, scale, causal);
+                          tokens, scale, causal, window);
         Pairs::put(ds_tile, pairs.ds);
         __syncwarp();  // a group's rows are its own
         add_rows<HS>(sums, ds_tile, k_tile);

@@ -21,9 +21,13 @@ from kernels.triton.attention_tiles import (
     add_dq,
     attend,
     find_statistics,
+    keys_in_window,
     keys_of,
     load_statistics,
+    masked_keys,
+    masked_queries,
     place,
+    queries_in_window,
     queries_of,
 )
 from kernels.triton.math import LOG2_E
@@ -136,7 +140,7 @@ def store_rows(x, values, first, T, stride, HS: tl.constexpr, ROWS: tl.constexpr
 def attention_forward(
     out, lse, q, k, v, T, stride, heads, NH, scale,
     GROUP: tl.constexpr, HS: tl.constexpr, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, EVEN: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, WINDOW: tl.constexpr = 0,
 ):  # fmt: skip
     tiles = tl.cdiv(T, BM)
     head, tile = place(heads, tiles)
@@ -151,8 +155,9 @@ def attention_forward(
     largest = tl.full((BM,), float("-inf"), tl.float32)
     total = tl.zeros((BM,), tl.float32)
     full, seen = keys_of(first, T, BM, BN, CAUSAL, EVEN)
+    begin, whole = keys_in_window(first, full, BM, BN, WINDOW)
     if CAUSAL or EVEN:
-        for j in tl.range(0, full, BN):
+        for j in tl.range(whole, full, BN):
             k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, True)
             v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, True)
             key = j + tl.arange(0, BN)
@@ -160,12 +165,13 @@ def attention_forward(
                 sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, False
             )
     if CAUSAL or not EVEN:
-        for j in tl.range(full, seen, BN):
+        for i in tl.range(full - (whole - begin), seen, BN):
+            j = masked_keys(i, whole, full, WINDOW)
             k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, EVEN)
             v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, EVEN)
             key = j + tl.arange(0, BN)
             sums, largest, total = attend(
-                sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, True
+                sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, True, WINDOW
             )
 
     out += head_at(head, T, NH * HS, NH, HS)
@@ -178,7 +184,7 @@ def attention_forward(
 def attention_dq(
     dq, statistics, dout, q, k, v, out, lse, T, stride, heads, NH, scale,
     GROUP: tl.constexpr, HS: tl.constexpr, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, EVEN: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, WINDOW: tl.constexpr = 0,
 ):  # fmt: skip
     tiles = tl.cdiv(T, BM)
     head, tile = place(heads, tiles)
@@ -194,18 +200,22 @@ def attention_dq(
 
     sums = tl.zeros((BM, WIDTH), tl.float32)
     full, seen = keys_of(first, T, BM, BN, CAUSAL, EVEN)
+    begin, whole = keys_in_window(first, full, BM, BN, WINDOW)
     if CAUSAL or EVEN:
-        for j in tl.range(0, full, BN):
+        for j in tl.range(whole, full, BN):
             k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, True)
             v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, True)
             key = j + tl.arange(0, BN)
             sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, False)
     if CAUSAL or not EVEN:
-        for j in tl.range(full, seen, BN):
+        for i in tl.range(full - (whole - begin), seen, BN):
+            j = masked_keys(i, whole, full, WINDOW)
             k_tile = load_rows(k, j, T, stride, HS, BN, WIDTH, EVEN)
             v_tile = load_rows(v, j, T, stride, HS, BN, WIDTH, EVEN)
             key = j + tl.arange(0, BN)
-            sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, True)
+            sums = add_dq(
+                sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, True, WINDOW
+            )
     store_rows(dq + at, sums * (scale / LOG2_E), first, T, stride, HS, BM, WIDTH)
 
 
@@ -213,7 +223,7 @@ def attention_dq(
 def attention_dkdv(
     dk, dv, dout, q, k, v, statistics, T, stride, heads, NH, scale,
     GROUP: tl.constexpr, HS: tl.constexpr, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, EVEN: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, WINDOW: tl.constexpr = 0,
 ):  # fmt: skip
     if EVEN:
         T = T // BM * BM  # which tells the compiler that rows of statistics are aligned
@@ -227,19 +237,21 @@ def attention_dkdv(
     dk_sums = tl.zeros((BN, WIDTH), tl.float32)
     dv_sums = tl.zeros((BN, WIDTH), tl.float32)
     begin, full = queries_of(first, BM, BN, CAUSAL)
+    whole, end = queries_in_window(first, full, T, BM, BN, WINDOW)
     for member in tl.range(0, GROUP):  # the query heads that share these keys
         head = kv_head * GROUP + member
         head_q = q + head_at(head, T, stride, NH, HS)
         head_dout = dout + head_at(head, T, NH * HS, NH, HS)
-        for i in tl.range(begin, full, BM):
+        for at_query in tl.range(begin, full + tl.maximum(end - whole, 0) if WINDOW else full, BM):
+            i = masked_queries(at_query, full, whole, WINDOW)
             q_tile = load_rows(head_q, i, T, stride, HS, BM, WIDTH, EVEN)
             dout_tile = load_rows(head_dout, i, T, NH * HS, HS, BM, WIDTH, EVEN)
             query = i + tl.arange(0, BM)
             lse2, delta = load_statistics(statistics, head, heads, query, T, EVEN)
             dk_sums, dv_sums = add_dkdv(
-                dk_sums, dv_sums, k_tile, v_tile, q_tile, dout_tile, lse2, delta, query, key, scale, CAUSAL
+                dk_sums, dv_sums, k_tile, v_tile, q_tile, dout_tile, lse2, delta, query, key, scale, CAUSAL, WINDOW
             )
-        for i in tl.range(full, T, BM):
+        for i in tl.range(full, tl.minimum(whole, T) if WINDOW else T, BM):
             q_tile = load_rows(head_q, i, T, stride, HS, BM, WIDTH, EVEN)
             dout_tile = load_rows(head_dout, i, T, NH * HS, HS, BM, WIDTH, EVEN)
             query = i + tl.arange(0, BM)
@@ -266,11 +278,13 @@ def workspace(shape, phase):
     return 8 * shape["B"] * shape["NH"] * shape["T"] if phase == "backward" else 0
 
 
-def common(q, k, causal):
+def common(q, k, causal, window):
     """(arguments, constants) that all kernels end with: sizes. q, k and v are slices of one tensor (B, T, …, HS)."""
     B, T, NH, HS = q.shape
     assert q.stride() == k.stride() == (T * q.stride(1), q.stride(1), HS, 1), "not slices of one packed tensor"
     constants = dict(GROUP=NH // k.shape[2], HS=HS, WIDTH=power_of_2(HS), CAUSAL=causal)
+    if 0 < window < T:
+        constants["WINDOW"] = window
     return (T, q.stride(1), B * NH, NH, HS**-0.5 * LOG2_E.value), constants
 
 
@@ -279,25 +293,25 @@ def even(T, config):
     return T % config["BM"] == 0 and T % config["BN"] == 0
 
 
-def forward(q, k, v, causal, *, out, lse):
+def forward(q, k, v, causal, window=0, *, out, lse):
     B, T, NH, HS = q.shape
-    sizes, constants = common(q, k, causal)
-    config = tables(HS)[0].at(q.dtype, T, HS, causal)
+    sizes, constants = common(q, k, causal, window)
+    config = tables(HS)[0].at(q.dtype, T, HS, causal, *([window] if window else []))
     grid = (B * NH * blocks(T, config["BM"]),)
     attention_forward[grid](out, lse, q, k, v, *sizes, **constants, EVEN=even(T, config), **config)
 
 
-def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv, workspace):
+def backward(dout, q, k, v, out, lse, causal, window=0, *, dq, dk, dv, workspace):
     B, T, NH, HS = q.shape
-    sizes, constants = common(q, k, causal)
+    sizes, constants = common(q, k, causal, window)
     statistics = workspace.view(torch.float32)
 
-    config = tables(HS)[1].at(q.dtype, T, HS, causal)
+    config = tables(HS)[1].at(q.dtype, T, HS, causal, *([window] if window else []))
     grid = (B * NH * blocks(T, config["BM"]),)
     dq_arguments = dq, statistics, dout, q, k, v, out, lse
     attention_dq[grid](*dq_arguments, *sizes, **constants, EVEN=even(T, config), **config)
 
-    config = tables(HS)[2].at(q.dtype, T, HS, causal)
+    config = tables(HS)[2].at(q.dtype, T, HS, causal, *([window] if window else []))
     grid = (B * k.shape[2] * blocks(T, config["BN"]),)
     dkdv_arguments = dk, dv, dout, q, k, v, statistics
     attention_dkdv[grid](*dkdv_arguments, *sizes, **constants, EVEN=even(T, config), **config)

@@ -358,7 +358,7 @@ def disagreements(folder: Path, model: GPT2, expected: list[float], dtype: str, 
     return wrong
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_ten_steps_over_one_batch_as_llmc_tests_them(start, dtype):
     folder, model, expected = start
     assert expected[-1] < expected[0] - 0.01  # it learns

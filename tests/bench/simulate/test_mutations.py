@@ -142,7 +142,11 @@ WGMMA_MUTANTS = [
         survives="registers are not counted",
     ),
 ]
-MUTANTS = [*MMA_MUTANTS, *WGMMA_MUTANTS]
+# `make test` tries every other one.
+MUTANTS = [
+    pytest.param(m, id=f"{m.matmul.name}-{m.name}", marks=[pytest.mark.slow] if i % 2 else [])
+    for i, m in enumerate([*MMA_MUTANTS, *WGMMA_MUTANTS])
+]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -152,7 +156,7 @@ def test_the_whole_kernel_is_right_and_silent(matmul, seed):
         assert is_right(multiply(matmul, shape, seed), shape), shape
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.matmul.name}-{m.name}")
+@pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutant_is_found(mutant, tmp_path):
     """By any report, or by a wrong result; those that say that they survive must do so, or the list is wrong."""
     found = verdict(mutant.matmul, MUTANT_SEEDS, mutant.write(tmp_path), mutant.matmul.shared - mutant.less_shared)

@@ -10,7 +10,7 @@ from bench.cli import CANNOT_RUN, NOTHING_TRIED, OK
 from bench.cli import WRONG as WRONG_CODE
 from bench.core.case import Case
 from bench.core.process import ProcessFailed
-from bench.core.variants import discover, need_support
+from bench.core.variants import discover, need_options, need_support
 from bench.trial.checks import Verdict
 from bench.trial.plan import plan_of
 from bench.trial.prove import Proof, _count
@@ -66,6 +66,46 @@ def test_an_answer_that_says_nothing_is_an_error(answer):
 def test_the_sizes_are_told_where_it_says_no_more_than_no():
     with pytest.raises(Unavailable, match="a shape such as B=2, C=7"):
         need_support(SimpleNamespace(supports=lambda shape: False), {"B": 2, "C": 7, "dtype": "fp32"})  # type: ignore[arg-type]
+
+
+ATTENDS = '''"""Attends."""
+
+from kernels.torch.attention import eager
+
+
+def forward(q, k, v, causal, window{default}, *, out, lse):
+    eager.forward(q, k, v, causal, window, out=out, lse=lse)
+'''
+
+
+def test_an_option_that_it_has_no_parameter_for_is_not_supported():
+    """A shape that does not have it is; 0 is no window."""
+    takes = SimpleNamespace(forward=lambda q, k, v, causal, window=0, *, out, lse: None)
+    takes_none = SimpleNamespace(forward=lambda q, k, v, causal, *, out, lse: None)
+    for module, window in ((takes, 3), (takes_none, 0)):
+        need_options(module, "attention", "forward", {"window": window})  # type: ignore[arg-type]
+    need_options(takes_none, "attention", "forward", {})  # type: ignore[arg-type]
+    with pytest.raises(Unavailable, match="the option window"):
+        need_options(takes_none, "attention", "forward", {"window": 3})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("default", ["", "=3", "=False"])
+def test_an_option_is_0_by_default(tmp_path, default):
+    file = tmp_path / "torch" / "attention" / "mine.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(ATTENDS.format(default="=0"))
+    assert not next(v for v in discover((tmp_path,)) if v.stem == "mine").fault
+    file.write_text(ATTENDS.format(default=default))
+    fault = next(v for v in discover((tmp_path,)) if v.stem == "mine").fault
+    assert "forward's optional window must be 0 by default" in fault
+
+
+def test_an_option_in_another_place_is_refused(tmp_path):
+    file = tmp_path / "torch" / "attention" / "mine.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(ATTENDS.format(default="=0").replace("causal, window=0", "window, causal"))
+    fault = next(v for v in discover((tmp_path,)) if v.stem == "mine").fault
+    assert "or forward(…, window=0, *, …)" in fault
 
 
 def test_another_parameter_list_is_refused(tmp_path, capsys):

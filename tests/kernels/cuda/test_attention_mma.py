@@ -261,7 +261,7 @@ MUTANTS = [
     Mutant("dkdv", "q_of_another_head", "                from_q.from += q_strides[2];\n"),
     Mutant("dkdv", "dout_of_another_head", "                from_dout.from += HS;\n"),
     Mutant("dkdv", "only_the_first_head", "QUERIES * group;", "QUERIES;"),
-    Mutant("dkdv", "masks_of_the_first_head_alone", "        if (first_query >= tokens) first_query = begin;\n"),
+    Mutant("dkdv", "masks_of_the_first_head_alone", "        if (first_query >= end) first_query = begin;\n"),
     Mutant(
         "dkdv",
         "lse_of_the_neighbour",
