@@ -29,8 +29,8 @@ constexpr int COLUMNS = WIDTH<HS> / LANES;
 template <int HS>
 constexpr int VECTOR = COLUMNS<HS> % 4 == 0 ? 4 : COLUMNS<HS> % 2 == 0 ? 2 : 1;
 
-// The first key that a query sees: all where `window` is 0.
-__device__ inline int first_seen(int query, int window) { return window ? max(0, query - window + 1) : 0; }
+// The first key that a query sees through its window.
+__device__ inline int first_seen(int query, int window) { return max(0, query - window + 1); }
 
 __device__ inline int group() { return threadIdx.x / LANES; }
 __device__ inline int lane() { return threadIdx.x % LANES; }
@@ -145,7 +145,7 @@ __device__ void store_columns(T* row, const float (&values)[COLUMNS<HS>], float 
 // out = softmax(scale q k^T) v and lse, the logarithm of the softmax's denominator. A block takes QUERIES queries of a
 // head and walks over the tiles of keys that they see, with a running maximum and sum of each row; the probabilities of
 // a group's rows pass through shared memory from the lanes that own keys to those that own columns.
-template <typename T, int HS, int N>
+template <typename T, int HS, int N, bool WINDOW = false>
 __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
     attention_forward(T* out, float* lse, const T* q, const T* k, const T* v,
                       const __grid_constant__ Many<long long, 3> q_strides,
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
     for (int i = 0; i < ROWS; i++) largest[i] = LOWEST, denominator[i] = 0;
     load_tile<HS, QUERIES, N>(q_tile, q, q_strides[1], tokens - first_query);
 
-    const int begin = first_seen(first_query, window) / KEYS * KEYS;
+    const int begin = WINDOW ? first_seen(first_query, window) / KEYS * KEYS : 0;
     for (int first_key = begin; first_key < keys; first_key += KEYS) {
         __syncthreads();  // the tiles of before are done with
         load_tile<HS, KEYS, N>(k_tile, k + first_key * k_strides[1], k_strides[1], tokens - first_key);
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
         float scores[ROWS][OTHERS];
         multiply_rows<HS>(scores, q_tile, k_tile);
         const bool all_visible = first_key + KEYS <= (causal ? first_query + 1 : tokens) &&
-                                 first_key >= first_seen(first_query + QUERIES - 1, window);
+                                 (!WINDOW || first_key >= first_seen(first_query + QUERIES - 1, window));
 #pragma unroll
         for (int i = 0; i < ROWS; i++) {
             const int query = first_query + group() + i * GROUPS, visible = causal ? min(query + 1, tokens) : tokens;
@@ -190,12 +190,12 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
 #pragma unroll
             for (int j = 0; j < OTHERS; j++) {
                 const int key = first_key + lane() + j * LANES;
-                bool masked = !all_visible && (key >= visible || key < seen);
+                bool masked = !all_visible && (key >= visible || (WINDOW && key < seen));
                 scores[i][j] = masked ? LOWEST : scores[i][j] * scale;
                 largest[i] = fmaxf(largest[i], scores[i][j]);
             }
             largest[i] = group_reduce(largest[i], Max{});
-            const float offset = largest[i] == LOWEST ? 0 : largest[i];  // behind its window it may see nothing yet
+            const float offset = WINDOW && largest[i] == LOWEST ? 0 : largest[i];  // it may see nothing yet
 #pragma unroll
             for (int j = 0; j < OTHERS; j++) {
                 float p = exp_approx(scores[i][j] - offset);
@@ -246,7 +246,7 @@ struct Pairs {
     float p[ROWS][OTHERS], ds[ROWS][OTHERS];
 
     // lse and delta are those of the head.
-    template <int HS>
+    template <int HS, bool WINDOW>
     __device__ void compute(const float* q_tile, const float* dout_tile, const float* k_tile, const float* v_tile,
                             const float* lse, const float* delta, int first_query, int first_key, int tokens,
                             float scale, bool causal, int window) {
@@ -260,7 +260,7 @@ struct Pairs {
 #pragma unroll
             for (int j = 0; j < OTHERS; j++) {
                 const int key = first_key + lane() + j * LANES;
-                bool sees = key < visible && key >= seen;
+                bool sees = key < visible && (!WINDOW || key >= seen);
                 p[i][j] = sees ? exp_approx(p[i][j] * scale - row_lse) : 0;
                 ds[i][j] = p[i][j] * (ds[i][j] - row_delta);
             }
@@ -279,7 +279,7 @@ struct Pairs {
 
 // dk = scale ds^T q and dv = p^T dout. A block takes KEYS keys of a key/value head and walks over the tiles of queries
 // that see them, of all heads that share it: nobody else adds to these rows.
-template <typename T, int HS, int N>
+template <typename T, int HS, int N, bool WINDOW = false>
 __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
     attention_dkdv(T* dk, T* dv, const T* dout, const T* q, const T* k, const T* v, const float* lse,
                    const float* delta, const __grid_constant__ Many<long long, 3> dk_strides,
@@ -310,7 +310,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
         const T* head_dout = dout + b * tokens * dout_stride + head * HS;
         const long long head_row = (b * (long long)NH + head) * tokens;
         const int from = causal ? first_key / BACKWARD_QUERIES * BACKWARD_QUERIES : 0;
-        const int to = window ? min(tokens, first_key + KEYS - 1 + window) : tokens;  // those further on see none
+        const int to = WINDOW ? min(tokens, first_key + KEYS - 1 + window) : tokens;  // those further on see none
         for (int first_query = from; first_query < to; first_query += BACKWARD_QUERIES) {
             const int rows = tokens - first_query;
             __syncthreads();  // the tiles of before are done with
@@ -318,8 +318,8 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
             load_tile<HS, BACKWARD_QUERIES, N>(dout_tile, head_dout + first_query * dout_stride, dout_stride, rows);
             __syncthreads();
             Pairs pairs;
-            pairs.compute<HS>(q_tile, dout_tile, k_tile, v_tile, lse + head_row, delta + head_row, first_query,
-                              first_key, tokens, scale, causal, window);
+            pairs.compute<HS, WINDOW>(q_tile, dout_tile, k_tile, v_tile, lse + head_row, delta + head_row, first_query,
+                                      first_key, tokens, scale, causal, window);
             Pairs::put(p_tile, pairs.p);
             Pairs::put(ds_tile, pairs.ds);
             __syncthreads();
@@ -340,7 +340,7 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
 }
 
 // dq = scale ds k. A block takes BACKWARD_QUERIES queries of a head and walks over the tiles of keys that they see.
-template <typename T, int HS, int N>
+template <typename T, int HS, int N, bool WINDOW = false>
 __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
     attention_dq(T* dq, const T* dout, const T* q, const T* k, const T* v, const float* lse, const float* delta,
                  const __grid_constant__ Many<long long, 3> dq_strides,
@@ -367,15 +367,15 @@ __global__ void __launch_bounds__(THREADS, BLOCKS<HS>)
     load_tile<HS, BACKWARD_QUERIES, N>(dout_tile, dout, dout_stride, tokens - first_query);
 
     float sums[Pairs::ROWS][COLUMNS<HS>] = {};
-    const int begin = first_seen(first_query, window) / KEYS * KEYS;
+    const int begin = WINDOW ? first_seen(first_query, window) / KEYS * KEYS : 0;
     for (int first_key = begin; first_key < keys; first_key += KEYS) {
         __syncthreads();  // the tiles of before are done with
         load_tile<HS, KEYS, N>(k_tile, k + first_key * k_strides[1], k_strides[1], tokens - first_key);
         load_tile<HS, KEYS, N>(v_tile, v + first_key * v_strides[1], v_strides[1], tokens - first_key);
         __syncthreads();
         Pairs pairs;
-        pairs.compute<HS>(q_tile, dout_tile, k_tile, v_tile, lse + head_row, delta + head_row, first_query, first_key,
-                          tokens, scale, causal, window);
+        pairs.compute<HS, WINDOW>(q_tile, dout_tile, k_tile, v_tile, lse + head_row, delta + head_row, first_query,
+                                  first_key, tokens, scale, causal, window);
         Pairs::put(ds_tile, pairs.ds);
         __syncwarp();  // a group's rows are its own
         add_rows<HS>(sums, ds_tile, k_tile);

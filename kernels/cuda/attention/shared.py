@@ -50,10 +50,16 @@ def access_width(HS, *tensors):
     return QUAD if pack_width(*tensors, multiple_of=every) >= QUAD else 1
 
 
+def option(window):
+    """Kernels with a window are others: those without shall have no instruction of it."""
+    return {"WINDOW": True} if window else {}
+
+
 def forward(q, k, v, causal, window=0, *, out, lse):
     B, T, NH, HS = q.shape
-    sizes = T, NH, k.shape[2], HS**-0.5, causal, window if window < T else 0
-    constants = dict(HS=HS, N=access_width(HS, q, k, v, out))
+    window = window if window < T else 0
+    sizes = T, NH, k.shape[2], HS**-0.5, causal, window
+    constants = dict(HS=HS, N=access_width(HS, q, k, v, out), **option(window))
     shared = tile_bytes(HS, QUERIES + 2 * KEYS, QUERIES)
     launch = forward_kernel(grid=(B * NH, blocks(T, QUERIES)), block=THREADS, shared=shared, **constants)
     launch(out, lse, Strided(q), Strided(k), Strided(v), strides(q), strides(k), strides(v), *sizes)
@@ -61,11 +67,13 @@ def forward(q, k, v, causal, window=0, *, out, lse):
 
 def backward(dout, q, k, v, out, lse, causal, window=0, *, dq, dk, dv, workspace):
     B, T, NH, HS = q.shape
-    sizes = T, NH, k.shape[2], HS**-0.5, causal, window if window < T else 0
+    window = window if window < T else 0
+    sizes = T, NH, k.shape[2], HS**-0.5, causal, window
     constants = dict(HS=HS, N=access_width(HS, dout, q, k, v, out, dq, dk, dv))
     delta = workspace
     delta_kernel(grid=blocks(B * T * NH, WARPS), block=THREADS, **constants)(delta, dout, out, T, NH, B * T * NH)
 
+    constants |= option(window)
     qkv, at = (Strided(q), Strided(k), Strided(v)), (strides(q), strides(k), strides(v))
     shared = tile_bytes(HS, 2 * KEYS + 2 * BACKWARD_QUERIES, 2 * BACKWARD_QUERIES)
     launch = dkdv_kernel(grid=(B * k.shape[2], blocks(T, KEYS)), block=THREADS, shared=shared, **constants)

@@ -23,9 +23,9 @@ constexpr int OUTBOXES = TURNS + CONSUMERS;  // and so these
 static_assert(QUERIES == KEYS, "only a row of tiles' last one is masked, and has the boxes of the others");
 
 template <int HS>
-constexpr int BOXES = HS / LINE;
+constexpr int BOXES = (HS + LINE - 1) / LINE;  // TMA fills them up with zeros, and leaves those out when it stores
 template <int HS>
-constexpr int STAGES = HS == 64 ? 4 : 2;  // of k and of v; q has half as many, as it is read once a row of tiles
+constexpr int STAGES = HS <= LINE ? 4 : 2;  // of k and of v; q has half as many, as it is read once a row of tiles
 
 template <typename T, int HS>
 struct Shared {
@@ -74,15 +74,16 @@ struct Work {
 // ---- products ------------------------------------------------------------------------------------------------------
 
 // Rows of a head lie in boxes of as many lines as there are rows. products = the own rows from line `first` on, 64 of
-// them, times the transpose of the others, or of the first of them.
-template <typename T, int PARTS, int OWN_BOX, int OTHERS_BOX, int COUNT>
+// them, times the transpose of the others, or of the first of them. What boxes have beyond a head is not multiplied.
+template <int HS, typename T, int PARTS, int OWN_BOX, int OTHERS_BOX, int COUNT>
 __device__ void multiply_rows(float (&products)[COUNT], const T (&own)[PARTS][OWN_BOX], int first,
                               const T (&others)[PARTS][OTHERS_BOX]) {
     static_assert(OTHERS_BOX >= 2 * COUNT * LINE, "others for all products");
+    static_assert(HS % STRIP == 0 && HS <= PARTS * LINE, "a head is whole products");
     const unsigned long long a = matrix_descriptor(own[0] + first * LINE, 16, EIGHT_LINES);
     const unsigned long long b = matrix_descriptor(others[0], 16, EIGHT_LINES);
 #pragma unroll
-    for (int d = 0; d < PARTS * LINE; d += STRIP)
+    for (int d = 0; d < HS; d += STRIP)
         warpgroup_multiply_add<T, 2 * COUNT>(products, further(a, (d / LINE * OWN_BOX + d % LINE) * sizeof(T)),
                                              further(b, (d / LINE * OTHERS_BOX + d % LINE) * sizeof(T)), d > 0);
 }
@@ -90,7 +91,7 @@ __device__ void multiply_rows(float (&products)[COUNT], const T (&own)[PARTS][OW
 // sums += weights times the rows
 template <typename T, int PARTS, int BOX, int STRIPS, int COUNT>
 __device__ void add_rows(float (&sums)[COUNT], const unsigned (&weights)[STRIPS][4], const T (&rows)[PARTS][BOX]) {
-    static_assert(BOX == STRIPS * STRIP * LINE && 2 * COUNT == PARTS * LINE, "a weight for each row");
+    static_assert(BOX == STRIPS * STRIP * LINE && 2 * COUNT <= PARTS * LINE, "a weight for each row");
     const unsigned long long b = matrix_descriptor(rows[0], BOX * sizeof(T), EIGHT_LINES);
 #pragma unroll
     for (int i = 0; i < STRIPS; i++)
@@ -148,6 +149,15 @@ __device__ void send_rows(T (&outbox)[PARTS][OWN * LINE], int barrier, const flo
 #pragma unroll
         for (int box = 0; box < PARTS; box++) store_tile(map, box * LINE, head, row, batch, outbox[box]);
         close_stores();
+    }
+}
+
+// Zeros into what lines have beyond a head: TMA stores none of it, but takes boxes whole.
+template <int HS, typename T, int PARTS>
+__device__ void clear_rest(T (&outbox)[PARTS][OWN * LINE]) {
+    if constexpr (HS % LINE != 0) {
+        int4* last = reinterpret_cast<int4*>(outbox[PARTS - 1]);
+        for (int i = threadIdx.x % GROUP; i < OWN * LINE * int(sizeof(T)) / 16; i += GROUP) last[i] = int4{};
     }
 }
 
@@ -289,6 +299,7 @@ template <typename T, int HS>
 __device__ void consume(Shared<T, HS>& shared, const Work& work, int group, const TensorMap* out, float* lse,
                         float scale) {
     int n = 0, turn = 0;  // tiles of keys and of queries used
+    clear_rest<HS>(shared.out[group]);
     for (int number = blockIdx.x; number < work.items(); number += gridDim.x, turn++) {
         const Work::Item item = work.item(number);
         const int first_query = item.first_query + group * OWN;
@@ -303,7 +314,7 @@ __device__ void consume(Shared<T, HS>& shared, const Work& work, int group, cons
         auto take_first = [&](auto& some) {
             in_turn(group, [&] {
                 begin_products();
-                multiply_rows(some, q, group * OWN, shared.k[shared.keys.stage(n)]);
+                multiply_rows<HS>(some, q, group * OWN, shared.k[shared.keys.stage(n)]);
                 close_products();
             });
             wait_products<0>();
@@ -330,7 +341,7 @@ __device__ void consume(Shared<T, HS>& shared, const Work& work, int group, cons
             shared.values.wait(n - 1);
             in_turn(group, [&] {
                 begin_products();
-                multiply_rows(scores, q, group * OWN, shared.k[shared.keys.stage(n)]);
+                multiply_rows<HS>(scores, q, group * OWN, shared.k[shared.keys.stage(n)]);
                 close_products();
                 add_rows(sums, p, v);
                 close_products();
@@ -408,7 +419,7 @@ __global__ void __launch_bounds__(THREADS, 1)
 // that they see (dq). Nobody else adds to what it owns.
 constexpr int OWNED = CONSUMERS * OWN, PASSING = 64;
 template <int HS>
-constexpr int PASSING_STAGES = HS == 64 ? 4 : 3;  // one whose sums are under way, one to be left out, and the next
+constexpr int PASSING_STAGES = HS <= LINE ? 4 : 3;  // one whose sums are under way, one to be left out, and the next
 
 template <typename T, int HS>
 using Rows = T[BOXES<HS>][OWN * LINE];
@@ -492,11 +503,13 @@ __device__ void produce(BackwardShared<T, HS>& shared, const Walk<OF_KEYS>& work
 // that they are in the registers that the products with queries take them from. The next tile's scores are started
 // before those, and their gradients after them, beside the exponents: where registers allow (EARLY) at once, and else
 // when the sums are there.
-template <typename T, int HS, bool EARLY = HS == 64>
+template <typename T, int HS, bool EARLY = HS <= LINE>
 __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& work, int group, const TensorMap* dk,
                             const TensorMap* dv, float scale) {
     const float scale2 = scale * LOG2_E;
     int n = 0, turn = 0;
+    clear_rest<HS>(shared.out[group][0]);
+    clear_rest<HS>(shared.out[group][1]);
     for (int number = blockIdx.x; number < work.items(); number += gridDim.x, turn++) {
         const Walk<true>::Item item = work.item(number);
         const int own_key = item.first + group * OWN;
@@ -526,10 +539,10 @@ __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& wor
             hold(dk_sums);  // zeros before any product is on its way: else each would wait for the one before
             hold(dv_sums);
             begin_products();
-            multiply_rows(p, k, 0, q_of(step));
+            multiply_rows<HS>(p, k, 0, q_of(step));
             close_products();
             if (EARLY) {
-                multiply_rows(ds, v, 0, dout_of(step));
+                multiply_rows<HS>(ds, v, 0, dout_of(step));
                 close_products();
             }
             while (true) {
@@ -540,7 +553,7 @@ __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& wor
                     hold(dv_sums);
                     if (last >= 0) give_back(shared.passed, n + last);
                     begin_products();
-                    multiply_rows(ds, v, 0, dout_of(step));
+                    multiply_rows<HS>(ds, v, 0, dout_of(step));
                     close_products();
                 }
 
@@ -580,11 +593,11 @@ __device__ void sum_queries(BackwardShared<T, HS>& shared, const Walk<true>& wor
                 step = seen(step + 1);
                 if (step >= steps) break;
                 begin_products();
-                multiply_rows(p, k, 0, q_of(step));
+                multiply_rows<HS>(p, k, 0, q_of(step));
                 close_products();
                 add_rows(dv_sums, p_weights, dout_of(last));
                 add_rows(dk_sums, ds_weights, q_of(last));
-                if (EARLY) multiply_rows(ds, v, 0, dout_of(step));
+                if (EARLY) multiply_rows<HS>(ds, v, 0, dout_of(step));
                 close_products();
             }
             begin_products();
@@ -615,6 +628,7 @@ __device__ void sum_keys(BackwardShared<T, HS>& shared, const Walk<false>& work,
                          const float* statistics, int padded, float scale) {
     const float scale2 = scale * LOG2_E;
     int n = 0, turn = 0;
+    clear_rest<HS>(shared.out[group][0]);
     for (int number = blockIdx.x; number < work.items(); number += gridDim.x, turn++) {
         const Walk<false>::Item item = work.item(number);
         const int own_query = item.first + group * OWN;
@@ -636,9 +650,9 @@ __device__ void sum_keys(BackwardShared<T, HS>& shared, const Walk<false>& work,
         shared.passed.wait(n);
         hold(sums);  // zeros before any product is on its way: else each would wait for the one before
         begin_products();
-        multiply_rows(p, q, 0, k_of(0));
+        multiply_rows<HS>(p, q, 0, k_of(0));
         close_products();
-        multiply_rows(ds, dout, 0, v_of(0));
+        multiply_rows<HS>(ds, dout, 0, v_of(0));
         close_products();
         for (int step = 0;; step++) {
             wait_products<1>();
@@ -665,10 +679,10 @@ __device__ void sum_keys(BackwardShared<T, HS>& shared, const Walk<false>& work,
             if (step + 1 >= steps) break;
             shared.passed.wait(n + step + 1);
             begin_products();
-            multiply_rows(p, q, 0, k_of(step + 1));
+            multiply_rows<HS>(p, q, 0, k_of(step + 1));
             close_products();
             add_rows(sums, weights, k_of(step));
-            multiply_rows(ds, dout, 0, v_of(step + 1));
+            multiply_rows<HS>(ds, dout, 0, v_of(step + 1));
             close_products();
         }
         give_back(shared.owned, turn);
