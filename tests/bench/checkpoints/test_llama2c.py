@@ -11,6 +11,7 @@ import torch
 from bench.checkpoints import llama2c
 from bench.checkpoints.llama2c import Head, head_of, is_one, read_model, read_quantised, write_model
 from bench.cli import CannotGoOn
+from reference import q8_quantise
 from reference.models.llama2 import SIZES, Network
 from tests.bench.checkpoints.llamas import MODEL, OVER_ENDS, UNTIED, equal, weights
 
@@ -171,6 +172,15 @@ def test_version_2_stands_for_values_within_half_a_step_and_its_int8_are_the_sam
         assert ((read[name] - given[name]).abs() <= wide * 0.5001).all() and values.abs().amax() == 127
     assert all(torch.equal(norms[name], given[name]) and torch.equal(read[name], given[name]) for name in norms)
     assert not read["h0.attproj.weight"][3].any()
+    assert (matrices["h0.attproj.weight"][1][3] == 1).all()  # as in Q8_0 elsewhere here: no division by zero
+
+
+def test_a_file_is_quantised_as_the_layer_does_it():
+    x = torch.randn(7, 96, generator=torch.Generator().manual_seed(5))
+    x[2, 32:64] = 0
+    values, scales = llama2c.quantised(x, 32)
+    wanted = q8_quantise.forward(x, 32)
+    assert torch.equal(values, wanted["q"]) and torch.equal(scales.view(7, 3), wanted["scales"])
 
 
 def test_groups_that_run_over_the_ends_of_rows_are_read_as_what_they_say(tmp_path):
