@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 
 from bench import cli
-from bench.generation import BASELINES, QUANTISE, ROUNDS, STEPS, TIME_LIMIT_S
+from bench.generation import BASELINES, QUANTISE, ROUNDS, SIMULATED_STEPS, STEPS, TIME_LIMIT_S
 
 
 def parser() -> cli.Parser:
@@ -41,7 +41,10 @@ def parser() -> cli.Parser:
     what.add_argument("--prompt-tokens", type=cli.count, metavar="N", help="a prompt of N random tokens: to time with")
     what.add_argument("--vocab", type=Path, metavar="FILE", help="the tokenizer, where the file does not know it")
     what.add_argument(
-        "--steps", type=cli.count, metavar="N", help=f"tokens, default {STEPS} where the context has room for them"
+        "--steps",
+        type=cli.count,
+        metavar="N",
+        help=f"tokens, default {STEPS} where the context has room for them, {SIMULATED_STEPS} with --simulate",
     )
     what.add_argument("--batch", type=cli.count, default=1, metavar="N", help="sequences at once, default 1")
     what.add_argument("--temperature", type=cli.from_zero, default=0.0, help="default 0: the likeliest token")
@@ -59,6 +62,11 @@ def parser() -> cli.Parser:
     how.add_argument("--baseline", default="none", metavar="LIST", help=f"of {', '.join(BASELINES)}, or none (default)")
     how.add_argument("--device", default="cpu", help="cpu (default), cuda or cuda:N")
     how.add_argument("--no-graph", action="store_true", help="on a GPU, launch kernels one by one")
+    how.add_argument(
+        "--simulate",
+        action="store_true",
+        help="run GPU kernels in the simulator: is the text right, and no times (for llama2-tiny; minutes)",
+    )
     how.add_argument("--threads", type=cli.cores, help="CPU threads of every contestant (default: all usable cores)")
     measure = p.add_argument_group("how to measure")
     measure.add_argument("--rounds", type=cli.count, metavar="N", help=f"timed generations, default {ROUNDS}")

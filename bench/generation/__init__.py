@@ -2,6 +2,6 @@
 
 BASELINES = ("eager", "compile", "transformers")
 QUANTISE = ("q8_0",)
-STEPS = 64  # tokens a sequence, where the context has room for them
+STEPS, SIMULATED_STEPS = 64, 4  # tokens a sequence, where the context has room for them
 ROUNDS = 3  # generations of each contestant that are timed, after one that is not
 TIME_LIMIT_S = 600.0  # for one generation

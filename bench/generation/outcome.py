@@ -18,11 +18,12 @@ from rich.console import Console
 
 from bench.core import stats
 from bench.core.variants import Variant
-from bench.generation.plan import Job, Plan
+from bench.generation.plan import Job, Plan, need
 from bench.generation.rooms import Built, Done, Verdict
 from bench.machine import facts
 from bench.models import CallId
 from bench.records.record import Record
+from bench.show.generation_page import ABOVE
 from bench.show.limits import ranks_nothing
 from bench.show.sheet import Col, Sheet
 from bench.show.terminal import console
@@ -45,15 +46,26 @@ class Entry:
     name: str
     job: Job
     ours: bool
-    built: Built | None = None  # of ours; of others what ours would need in their dtype
+    built: Built | None = None  # of ours
     choice: Mapping[CallId, Variant] = field(default_factory=dict)
     recipe: str = ""
     rounds: list[Done] = field(default_factory=list)
     verdict: Verdict | None = None
+    drawn: list[list[int]] = field(default_factory=list)  # what was judged
     inside: tuple[dict[str, float], dict[str, float]] = field(default_factory=lambda: ({}, {}))
     peak_bytes: int = 0
     status: str = ""  # why it takes part no longer
     evidence: str = ""
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        """The last text, by sequence."""
+        return self.rounds[-1]["tokens"] if self.rounds else self.drawn
+
+    @property
+    def done(self) -> str:
+        """The status of one that is not wrong."""
+        return "simulated" if self.job.simulate and self.verdict else "ok" if self.rounds else "skipped"
 
     @property
     def wrong(self) -> str:
@@ -97,7 +109,7 @@ class Outcome:
             shape=dict(B=s.B, T=s.T, S=s.S, steps=s.steps, **({"G": s.group} if s.group else {})),
             reproduce=" ".join(["python", "-m", "bench.generate", *self.plan.argv]),
             machine=facts.snapshot(),
-            status=e.status or ("wrong" if e.wrong else "ok" if e.rounds else "skipped"),
+            status=e.status or ("wrong" if e.wrong else e.done),
             evidence=e.evidence or e.wrong,
         )
         if e.ours and e.built:
@@ -120,7 +132,7 @@ class Outcome:
         samples, s = self.samples(e, phase), e.job.sizes
         median, low, high = stats.median_ci(samples)
         row = Record(
-            timer="span" if e.job.gpu and e.ours else "wall",
+            timer="span" if e.job.gpu and e.name != "transformers" else "wall",
             samples=samples,
             median_s=median,
             low_s=low,
@@ -147,9 +159,7 @@ class Outcome:
 
     def _floor(self, e: Entry, phase: str, median: float) -> Record:
         """The work, its least time, and the share of what was measured here."""
-        if e.built is None:
-            return Record()
-        b, dtype = e.built, e.job.sizes.dtype
+        b, dtype = need(e.job), e.job.sizes.dtype
         if phase == PREFILL:
             peak = self.peaks.get(dtype)
             row = Record(flops=b.prefill_flops, flops_per_s=b.prefill_flops / median, ceiling_flops_per_s=peak)
@@ -164,11 +174,7 @@ class Outcome:
         return row | Record(floor_s=floor, of_ceiling=floor / median if floor else None)
 
     def document(self) -> dict[str, object]:
-        texts = [
-            {"variant": e.name, "tokens": e.rounds[-1]["tokens"], "texts": self.texts(e)}
-            for e in self.entries
-            if e.rounds
-        ]
+        texts = [{"variant": e.name, "tokens": e.tokens, "texts": self.texts(e)} for e in self.entries if e.rounds]
         rows = [{k: v for k, v in row.items() if "samples" not in k} for row in self.records()]
         return {"ok": self.ok, "prompt": list(self.plan.job.prompts[0]), "texts": texts, "contestants": rows}
 
@@ -177,7 +183,7 @@ class Outcome:
     def texts(self, e: Entry) -> list[str]:
         """Of the last generation, up to where the text ends."""
         codec, found = self.plan.codec, []
-        for prompt, ids in zip(e.job.prompts, e.rounds[-1]["tokens"], strict=True):
+        for prompt, ids in zip(e.job.prompts, e.tokens, strict=True):
             whole = ids[: ids.index(codec.end)] if codec.end in ids else ids
             found.append(codec.decode([*prompt, *whole]))
         return found
@@ -191,7 +197,8 @@ class Outcome:
             self._print_verdict(screen, e)
             if e.status:
                 screen.print(f"{e.name}: {e.status}: {e.evidence}", style="yellow", highlight=False, markup=False)
-        self._table().print(screen)
+        if any(e.rounds for e in self.entries):
+            self._table().print(screen)
         for e in self.entries:
             if e.recipe:
                 screen.print(f"{e.name}: {e.recipe}", highlight=False, markup=False)
@@ -243,6 +250,8 @@ class Outcome:
             f"MFU of {number(matmul, 1e9)} GFLOP/s of {s.dtype} matmuls, MBU of {number(read, 1e9)} GB/s read, both "
             "measured here. MBU: bytes of weights and cache that a step reads / its time."
         )
+        if any((r.get("mbu") or 0.0) > 1 for r in rows.values()):
+            sheet.tell(ABOVE, "yellow")
         for e in self.entries:
             first, step = rows.get((e.name, PREFILL)), rows.get((e.name, DECODE))
             if first is None:

@@ -8,6 +8,7 @@ from bench.generation.plan import Job, Plan, calls
 from bench.machine import facts
 from bench.models import CallId, choose, chosen
 from bench.models.choose import Times
+from reference.contract import Shape
 
 Pool = dict[CallId, list[Variant]]
 Choice = dict[CallId, Variant]
@@ -17,13 +18,22 @@ WHAT = "the generation"
 def candidates(plan: Plan, job: Job) -> Pool:
     """Who may serve each call. CannotGoOn as `choose.candidates` does."""
     found = variants.discover(plan.spec.folders)
-    pool = choose.candidates(plan.spec, found, calls(job), job.device, job.sizes.dtype, what=WHAT)
+    pool = choose.candidates(plan.spec, found, calls(job), job.device, job.sizes.dtype, job.simulate, what=WHAT)
     if plan.spec.chosen:
         before = chosen.read(plan.spec.chosen)
         for id, here in pool.items():
             if not plan.spec.override(id) and not before.stale(id, here):
                 pool[id] = [v for v in here if v.name == before.kernels[str(id)][0]]
+    if job.simulate:
+        # What is simulated has no times to choose by: the first that takes the shape, unless --kernels names another.
+        shapes = {id: call.shape for id, call in calls(job).items()}
+        pool = {id: [v for v in some if takes(v, shapes[id])][:1] or some[:1] for id, some in pool.items()}
     return pool
+
+
+def takes(variant: Variant, shape: Shape) -> bool:
+    """Whether a variant says that it takes a shape."""
+    return "supports" not in variant.functions or variant.load().supports(shape) is True
 
 
 def pick(plan: Plan, job: Job, ours: Contestant, pool: Pool) -> Choice:

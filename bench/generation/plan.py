@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench import cli
 from bench.cli import CannotGoOn
-from bench.generation import BASELINES, ROUNDS, STEPS, TIME_LIMIT_S, source
+from bench.generation import BASELINES, ROUNDS, SIMULATED_STEPS, STEPS, TIME_LIMIT_S, source
 from bench.generation.source import Codec, Source
 from bench.machine import facts
 from bench.machine.devices import check_device
@@ -28,6 +28,7 @@ class Job:
     device: str
     threads: int
     seed: int
+    simulate: bool = False
 
     @property
     def form(self) -> str:
@@ -63,6 +64,22 @@ def calls(job: Job) -> dict[CallId, Call]:
     return inference(job.source.model, job.sizes, META).shapes
 
 
+@dataclass(frozen=True)
+class Need:
+    """What the work of a job takes, whoever does it: bytes that a step must read, of weights as they are kept and of
+    keys and values in the middle of the text; FLOPs of a prefill's products."""
+
+    read_weights: int
+    read_cache: int
+    prefill_flops: int
+
+
+def need(job: Job) -> Need:
+    made = inference(job.source.model, job.sizes, META)
+    middle = [len(p) + job.sizes.steps // 2 for p in job.prompts]
+    return Need(made.weight_bytes_read, made.cache_bytes_read(middle), made.prefill_flops())
+
+
 def plan_of(
     *,
     model: str,
@@ -84,6 +101,7 @@ def plan_of(
     baseline: str,
     device: str,
     no_graph: bool,
+    simulate: bool,
     no_check: bool,
     threads: int | None,
     rounds: int | None,
@@ -94,6 +112,8 @@ def plan_of(
     argv: list[str],
 ) -> Plan:
     """The plan of a command line. CannotGoOn for what makes no sense."""
+    if simulate:
+        device, baseline, no_check = "cpu", "none", False  # nothing is timed, so there is nothing to compare with
     check_device(device)
     if sum(x is not None for x in (prompt, tokens, prompt_tokens)) > 1:
         raise CannotGoOn("--prompt, --tokens and --prompt-tokens exclude each other", cli.USAGE)
@@ -107,7 +127,7 @@ def plan_of(
         ids = [random.Random(seed).randrange(of.model.v) for _ in range(prompt_tokens)]
     else:
         ids = source.tokens_of(tokens, of.model) if tokens else source.prompt_of(codec, prompt, of.model)
-    count = source.need_room(len(ids), steps, of.model, STEPS)
+    count = source.need_room(len(ids), steps, of.model, SIMULATED_STEPS if simulate else STEPS)
     in_int8 = quantise is not None or (of.group > 0 and dtype is None)  # a quantised file as it is
     dtype, groups = dtype or (BF16 if device != "cpu" else FP32), group or of.group or GROUP
     forms = [(FP32, 0), (BF16, 0), (dtype, groups)] if ladder else [(dtype, groups if in_int8 else 0)]
@@ -115,7 +135,7 @@ def plan_of(
     def job(kind: str, group: int) -> Job:
         room = len(ids) + count - 1
         drawing = Sizes(batch, len(ids), max(room, len(ids)), kind, group, count, temperature, top_k, top_p)
-        return Job(of, (tuple(ids),) * batch, drawing, device, threads or facts.usable_cores(), seed)
+        return Job(of, (tuple(ids),) * batch, drawing, device, threads or facts.usable_cores(), seed, simulate)
 
     return Plan(
         jobs=tuple(job(*form) for form in dict.fromkeys(forms)),
@@ -123,7 +143,7 @@ def plan_of(
         baselines=tuple(cli.choose(b, BASELINES, "baseline") for b in _entries(baseline) if b != "none"),
         spec=choose.parse(kernels),
         graph=device != "cpu" and not no_graph,
-        rounds=rounds or ROUNDS,
+        rounds=0 if simulate else rounds or ROUNDS,
         check=not no_check,
         remeasure=remeasure,
         time_limit=time_limit or TIME_LIMIT_S,

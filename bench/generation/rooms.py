@@ -6,6 +6,7 @@ The methods of the rooms are the commands that `bench.generation.contestants.Con
 import importlib.util
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from bench import simulate
 from bench.cli import CANNOT_RUN, CannotGoOn
 from bench.core import process
 from bench.core.case import DTYPES
@@ -46,15 +48,12 @@ class Done(TypedDict):
 
 @dataclass(frozen=True)
 class Built:
-    """Ours as it was bound: bytes of all memory it will ever use, of its weights and cache, and what a step must read;
-    FLOPs of a prefill; whether a step is a graph, or why not."""
+    """Ours as it was bound: bytes of all memory it will ever use, of its weights and cache; whether a step is a graph,
+    or why not."""
 
     bytes: int
     weight_bytes: int
     cache_bytes: int
-    read_weights: int
-    read_cache: int  # with as many tokens as a step of the run has on average
-    prefill_flops: int
     graph: bool
     graph_evidence: str
 
@@ -91,6 +90,30 @@ class Room(process.Room):
     def run(self) -> Done:
         """One generation."""
         raise NotImplementedError
+
+    def _first(self, prefill: Callable[[], object], read: Callable[[], object]) -> tuple[float, float]:
+        """Seconds of a prefill by the device's clock, and by the host's until `read` has its token."""
+        self.device.synchronize()
+        start = time.perf_counter()
+        with self.device.timer(self.clock) as timer:
+            timer.start()
+            prefill()
+            timer.stop()
+            read()
+            first_s = time.perf_counter() - start
+        return timer.seconds[0], first_s
+
+    def _steps(self, step: Callable[[], object]) -> list[float]:
+        """Seconds of each step after the first token; on a GPU of their mean: nothing waits for the host between."""
+        count = self.sizes.steps - 1
+        together = count if is_gpu(self.job.device) else 1
+        with self.device.timer(self.clock) as timer:
+            for _ in range(0, count, together or 1):
+                timer.start()
+                for _ in range(together):
+                    step()
+                timer.stop()
+        return [s / together for s in timer.seconds]
 
     def forget_peak(self) -> None:
         self.device.forget_peak()
@@ -142,19 +165,20 @@ class OurRoom(Room):
 
     def build(self, choice: dict[CallId, Variant], graph: bool = False) -> Built:
         """Bind the calls to the chosen variants, take the weights, and with `graph` record the step."""
+        if self.job.simulate:
+            for backend in {v.backend for v in choice.values() if v.gpu_code}:
+                simulate.install(backend)
         modules = {id: variant.load() for id, variant in choice.items()}
         self.engine = Engine(self.made, modules, self.device)
         self.fill(self.engine)
+        self.device.forget_peak()
         evidence = self.engine.capture() if graph else None
-        made, lengths = self.made, [len(p) for p in self.job.prompts]
-        middle = [n + self.sizes.steps // 2 for n in lengths]
+        # A replay allocates nothing: what its kernels hold for a while was allocated when the graph was recorded.
+        self.recorded_peak = self.device.memory()[1] if graph else 0
         return Built(
             bytes=self.engine.bytes,
-            weight_bytes=made.weight_bytes,
-            cache_bytes=made.cache_bytes,
-            read_weights=made.weight_bytes_read,
-            read_cache=made.cache_bytes_read(middle),
-            prefill_flops=made.prefill_flops(),
+            weight_bytes=self.made.weight_bytes,
+            cache_bytes=self.made.cache_bytes,
             graph=graph and evidence is None,
             graph_evidence=evidence or "",
         )
@@ -162,30 +186,13 @@ class OurRoom(Room):
     def ready(self) -> str:
         return ""
 
+    def peak_bytes(self) -> int:
+        return max(super().peak_bytes(), self.recorded_peak)
+
     def run(self) -> Done:
-        steps = self.sizes.steps - 1
         self.engine.begin(self.job.prompts, self.job.seed)
-        self.device.synchronize()
-        start = time.perf_counter()
-        with self.device.timer(self.clock) as timer:
-            timer.start()
-            self.engine.prefill()
-            timer.stop()
-            self.made.token.tolist()
-            first_s = time.perf_counter() - start
-        prefill_s, step_s = timer.seconds[0], []
-        if is_gpu(self.job.device) and steps:  # nothing waits for the host between steps
-            with self.device.timer(self.clock) as timer:
-                timer.start()
-                for _ in range(steps):
-                    self.engine.step()
-                timer.stop()
-            step_s = [timer.seconds[0] / steps]
-        else:
-            for _ in range(steps):
-                start = time.perf_counter()
-                self.engine.step()
-                step_s.append(time.perf_counter() - start)
+        prefill_s, first_s = self._first(self.engine.prefill, self.made.token.tolist)
+        step_s = self._steps(self.engine.step)
         return Done(prefill_s=prefill_s, first_s=first_s, step_s=step_s, tokens=self.engine.tokens())
 
     def inside(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -256,6 +263,8 @@ class JudgeRoom(Room):
 
     def peaks(self) -> dict[str, float | None]:
         """Of this device, measured here or before: bytes/s read, and FLOP/s of large matmuls by dtype."""
+        if not is_gpu(self.job.device):
+            ceilings.look_again()
         found = ceilings.ceilings(device=self.job.device)
         return {"read": found.bytes_per_s.get("read"), **found.flops_per_s}
 
@@ -289,24 +298,19 @@ class PlainRoom(Room):
     def run(self) -> Done:
         place = self.device.place
         tokens = torch.tensor(self.job.prompts, device=place)
-        T, steps = tokens.shape[1], self.sizes.steps - 1
-        positions = torch.arange(self.sizes.S, device=place)
-        self.device.synchronize()
-        start = time.perf_counter()
-        drawn = [self._drawn(self.prefill(tokens, positions[:T]))]
-        drawn[0].tolist()
-        first_s = time.perf_counter() - start
-        step_s: list[float] = []
-        start = time.perf_counter()
-        for i in range(steps):
-            begin = time.perf_counter()
-            drawn.append(self._drawn(self.step(drawn[-1], positions[T + i : T + i + 1])))
-            if not is_gpu(self.job.device):
-                step_s.append(time.perf_counter() - begin)
-        if is_gpu(self.job.device) and steps:
-            self.device.synchronize()
-            step_s = [(time.perf_counter() - start) / steps]
-        return Done(prefill_s=first_s, first_s=first_s, step_s=step_s, tokens=torch.cat(drawn, 1).tolist())
+        positions, T = torch.arange(self.sizes.S, device=place), tokens.shape[1]
+        drawn: list[torch.Tensor] = []
+
+        def prefill() -> None:
+            drawn.append(self._drawn(self.prefill(tokens, positions[:T])))
+
+        def step() -> None:
+            at = T + len(drawn) - 1
+            drawn.append(self._drawn(self.step(drawn[-1], positions[at : at + 1])))
+
+        prefill_s, first_s = self._first(prefill, lambda: drawn[0].tolist())
+        step_s = self._steps(step)
+        return Done(prefill_s=prefill_s, first_s=first_s, step_s=step_s, tokens=torch.cat(drawn, 1).tolist())
 
     def _drawn(self, logits: torch.Tensor) -> torch.Tensor:
         """(B, 1): the likeliest token; how it is drawn takes no time beside the network."""

@@ -5,16 +5,21 @@ to a plain network first."""
 import random
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime, timezone
 
 from bench import cli
+from bench.cli import CannotGoOn
 from bench.core import files, progress
+from bench.core.process import TIMEOUT
 from bench.core.progress import Progress
 from bench.generation import outcome, pick
 from bench.generation.contestants import Contestant, Lost
 from bench.generation.outcome import Entry, Outcome
 from bench.generation.plan import Job, Plan
-from bench.generation.rooms import JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
+from bench.generation.rooms import EXACT, JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
+from bench.machine import facts
 from bench.models import chosen
+from bench.models.inference import META, inference
 from bench.records.run import Run
 from bench.show.report import write_beside
 
@@ -27,6 +32,7 @@ class Session:
 
     def __init__(self, plan: Plan):
         self.plan = plan
+        check_memory(plan)
         self.pools = [pick.candidates(plan, job) for job in plan.jobs]  # says at once what cannot be
         for name in plan.baselines:
             need(name)
@@ -35,28 +41,37 @@ class Session:
         self.peaks: dict[str, float | None] = {}
 
     def run(self) -> int:
-        plan = self.plan
         files.need_cache()
-        self.run_ = Run.create("generate", plan.out, plan.argv)
-        with Progress(), ExitStack() as stack:
-            contestants = self._set_up(stack)
-            self._rounds(contestants)
-        found = Outcome(plan, self.entries, self.peaks)
+        self.run_ = Run.create("generate", self.plan.out, self.plan.argv)
+        try:
+            with Progress(), ExitStack() as stack:
+                self._rounds(self._set_up(stack))
+        except (KeyboardInterrupt, CannotGoOn):  # what was measured is not to be lost
+            self._keep()
+            raise
+        found = self._keep()
+        self._tell(found)
+        if lost := [e for e in self.entries if e.ours and e.status]:
+            raise CannotGoOn(lost[0].evidence, cli.TIMED_OUT if lost[0].status == TIMEOUT else cli.FAILED)
+        return cli.OK if found.ok else cli.WRONG
+
+    def _keep(self) -> Outcome:
+        """The rows of what was found out so far."""
+        found = Outcome(self.plan, self.entries, self.peaks)
         for record in found.records():
             self.run_.append(record)
-        self._tell(found)
-        return cli.OK if found.ok else cli.WRONG
+        return found
 
     def _tell(self, found: Outcome) -> None:
         first = self.entries[0]
-        if first.rounds:
+        if first.tokens:
             print("\n---\n".join(found.texts(first)) + "\n", flush=True)
         found.print()
         self.run_.write_csv(outcome.COLUMNS)
         if first.choice:
-            job = first.job
+            job, utc = first.job, datetime.now(timezone.utc).isoformat(timespec="seconds")
             about: dict[str, str | int] = dict(
-                chip=self.chip, utc="", run="generate", model=job.source.model.name, dtype=job.sizes.dtype
+                chip=self.chip, utc=utc, run="generate", model=job.source.model.name, dtype=job.sizes.dtype
             )
             chosen.write(self.run_.folder, dict(first.choice), {**about, "B": job.sizes.B, "T": job.sizes.T})
         print(f"results: {self.run_.folder}")
@@ -86,23 +101,21 @@ class Session:
         self._judge(found)
         for name, mode in self.others.items():
             self._join(stack, found, name, mode)
-        for contestant in found.values():
+        for contestant in found.values() if self.plan.rounds else ():
             contestant.set_up("run")  # whatever the first time does
             contestant.ask("forget_peak")
         return found
 
     def _join(self, stack: ExitStack, found: dict[str, Contestant], name: str, mode: str) -> None:
         job = replace(self.plan.job, sizes=replace(self.plan.job.sizes, group=0))
-        like = next((e for e in self.entries if e.job.sizes == job.sizes), None)
-        entry = Entry(name, job, False, built=like.built if like else None)
+        entry = Entry(name, job, False)
         self.entries.append(entry)
         room, arguments = (TransformersRoom, ()) if mode == "transformers" else (PlainRoom, (mode,))
         contestant = self._contestant(stack, name, room, job, *arguments)
         try:
             entry.recipe = contestant.set_up("ready")
         except Lost as error:
-            entry.status, entry.evidence = error.status, str(error)
-            cli.say(f"{name} takes no part: {error}")
+            self._out(entry, error)
             return
         found[name] = contestant
 
@@ -111,25 +124,51 @@ class Session:
         for entry in self.entries:
             with ExitStack() as stack:
                 judge = self._contestant(stack, "the plain network", JudgeRoom, entry.job)
-                self.peaks = judge.set_up("peaks")
+                self.peaks = self.peaks or judge.set_up("peaks")
                 if not self.plan.check:
                     return
                 steps = max(1, min(entry.job.sizes.steps, CHECKED_ROWS // entry.job.sizes.B))
                 drawn, logits = found[entry.name].set_up("logits", steps=steps)
-                drawn = [ids[:steps] for ids in drawn]
+                entry.drawn = drawn = [ids[:steps] for ids in drawn]
                 entry.verdict = judge.set_up("judge", drawn=drawn, logits=logits)
 
     # --- measuring ---
 
     def _rounds(self, contestants: dict[str, Contestant]) -> None:
+        """Everybody's turns, in random order. Who dies or hangs takes part no longer, and its row says so."""
         entries = {e.name: e for e in self.entries}
         for _ in progress.track(range(self.plan.rounds), "round", lambda turn: f"round {turn + 1}"):
             for name in random.sample(list(contestants), len(contestants)):
-                entries[name].rounds.append(contestants[name].ask("run"))
-        for name, contestant in contestants.items():
+                try:
+                    entries[name].rounds.append(contestants[name].ask("run"))
+                except Lost as error:
+                    self._out(entries[name], error)
+                    del contestants[name]
+        for name, contestant in contestants.items() if self.plan.rounds else ():
             entries[name].peak_bytes = contestant.ask("peak_bytes")
             if entries[name].ours:
                 entries[name].inside = contestant.ask("inside")
+
+    def _out(self, entry: Entry, error: Lost) -> None:
+        entry.status, entry.evidence = error.status, str(error)
+        cli.say(f"{entry.name} takes no part any more: {error}")
+
+
+def check_memory(plan: Plan) -> None:
+    """Refuse what would not fit, before the system kills somebody for it."""
+    have = facts.available_bytes()
+    if plan.job.gpu or have is None:
+        return
+    ours = [inference(job.source.model, job.sizes, META).bytes for job in plan.jobs]
+    weights = plan.job.source.model.parameters
+    read = 4 * weights  # fp32, as they are taken; the judge's again, in fp64, and with the yard beside it
+    judged = read + (8 if weights <= EXACT else 4) * weights + max(ours) if plan.check else 0
+    need = sum(ours) + read + max(judged, len(plan.baselines) * read)
+    if need > have:
+        raise CannotGoOn(
+            f"{plan.job.source.model.name} needs about {need / 1e9:.3g} GB of memory, {have / 1e9:.3g} GB are free: "
+            "take fewer baselines, --no-check, no --ladder, or a smaller model"
+        )
 
 
 def _ours(plan: Plan, job: Job) -> str:

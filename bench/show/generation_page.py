@@ -20,6 +20,10 @@ KIND = "generate"
 OURS = "ours"
 PREFILL, DECODE = "prefill", "decode"
 RUNGS = ("fp32", "bf16", "q8_0")  # of the ladder: what weights are kept in
+ABOVE = (
+    "MBU above 100%: the weights that a step reads fit into the last-level cache, or the bandwidth was measured while "
+    "other programs were at work"
+)
 MOST_PARTS = 12  # of a step that are shown
 
 
@@ -88,14 +92,14 @@ class Page:
         self.prefill = [Row(name, r.get("story", ""), _prefill_cells(r)) for name, r in prefill]
         self.ladder = _ladder(decode)
         self.parts = [(name, _parts(r)) for name, r in decode if r.get("in_context_s")]
-        self.kernels = (
-            {call: v for _, r in timed for call, v in (r.get("kernels") or {}).items()} if not several else {}
-        )
+        self.kernels = {} if several else {call: v for _, r in timed for call, v in _kernels(r).items()}
         self.troubles = [
             f"{name}, {r['phase']}: {r['status']}: {r.get('evidence') or ''}"
             for name, r in self.records
             if r["status"] != "ok"
         ]
+        if any((r.get("mbu") or 0.0) > 1 for _, r in decode):
+            self.troubles.append(ABOVE)
         noise = max((r.get("noise") or 0.0 for _, r in decode), default=None)
         if none := ranks_nothing(noise):
             self.troubles.append(none)
@@ -111,11 +115,11 @@ def _points(rows: list[tuple[str, Record]]) -> list[Point]:
     for name, r in rows:
         rate = r["tokens_per_s"]
         work = rate * r["median_s"]  # tokens
-        low = work / r["high_s"] if r.get("high_s") else rate
+        low = work / slowest if (slowest := r.get("high_s")) else rate
         high = work / r["low_s"] if r.get("low_s") else rate
         limit = work / floor if (floor := r.get("floor_s")) else None
-        share = r.get("mbu", r.get("mfu"))
-        text = f"{rate:,.1f}" + (f", {percent(share)} of the floor" if share is not None else "")
+        name_of, share = ("MBU", r.get("mbu")) if r["phase"] == DECODE else ("MFU", r.get("mfu"))
+        text = f"{rate:,.1f}" + (f", {name_of} {percent(share)}" if share is not None else "")
         kind = OURS if r["variant"].startswith(OURS) else "others"
         reach = max(rate, high, limit or 0.0)
         found.append(
@@ -181,7 +185,7 @@ def _ladder(decode: list[tuple[str, Record]]) -> list[Rung]:
 
 def _parts(r: Record) -> list[tuple[str, list[str]]]:
     """Of a step, launched call by call: the largest parts and their variants."""
-    inside, names = r["in_context_s"], r.get("kernels") or {}
+    inside, names = r["in_context_s"], _kernels(r)
     total = sum(inside.values()) or 1.0
     ranked = sorted(inside, key=inside.__getitem__, reverse=True)
     rows = [
@@ -195,6 +199,12 @@ def _parts(r: Record) -> list[tuple[str, list[str]]]:
         left = sum(inside[call] for call in rest)
         rows.append((f"{len(rest)} more", [DASH, duration(left), percent(left / total)]))
     return rows
+
+
+def _kernels(r: Record) -> dict[str, str]:
+    """The variant of each call; of others' rows none."""
+    found = r.get("kernels")
+    return found if isinstance(found, dict) else {}
 
 
 def _sizes(r: Record) -> str:

@@ -8,7 +8,10 @@ import pytest
 
 from bench import generate
 from bench.checkpoints import hugging_face, llama2c
+from bench.core.variants import discover
 from bench.generation import source
+from bench.generation.plan import Job, calls, plan_of
+from bench.machine import facts
 from bench.records.read import latest, read_records
 from bench.text import scored
 from reference.models import MODELS
@@ -146,9 +149,68 @@ def test_usage_errors(arguments, code, message, ended):
     assert found == code and message in errors, errors
 
 
+def test_what_does_not_fit_is_refused(monkeypatch, ended):
+    monkeypatch.setattr(facts, "available_bytes", lambda: 2 << 30)
+    code, errors = ended(generate, "llama2-110m", "--ladder", "--baseline", "eager")
+    assert code == 1 and "llama2-110m needs about" in errors and "2.15 GB are free" in errors
+
+
 def test_the_context_is_used_to_its_end():
     """The last token is drawn and not read again: 128 positions hold a prompt of 100 and 29 tokens more."""
     model = MODELS["llama2-tiny"]
     assert source.need_room(100, None, model, 64) == 29
     assert source.need_room(100, 29, model, 64) == 29
     assert source.need_room(128, None, model, 64) == 1
+
+
+def test_on_a_gpu_a_step_is_one_graph(tmp_path):
+    """Here the made-up one: the record says so. What launches call by call takes longer."""
+    out = tmp_path / "run"
+    device = ("--device", "tests.fake_gpu:FakeGpu", "--steps", 4, "--baseline", "eager")
+    done = commands.run("generate", "llama2-tiny", *device, *QUICK, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "a step is one CUDA graph" in done.stdout
+    rows = rows_of(out)
+    ours, theirs = rows["ours", "decode"], rows["torch.eager", "decode"]
+    assert ours["graph"] and ours["timer"] == theirs["timer"] == "span" and ours["weights"] == "bf16"
+    assert len(ours["samples"]) == 2 and all(len(turn) == 1 for turn in ours["samples"])
+    assert theirs["median_s"] > ours["median_s"]
+
+
+def test_who_dies_costs_its_own_row(tmp_path):
+    """Ours ends its process in the middle of the timed rounds: the others' rows are there, and the exit code says it."""
+    truth_variants.write(tmp_path / "kernels", "dies", ("swiglu",), "_forward, calls = forward, []\n")
+    file = tmp_path / "kernels" / "torch" / "swiglu" / "dies.py"
+    file.write_text(
+        file.read_text() + "\n\ndef forward(x, *, out):\n    calls.append(1)\n    _forward(x, out=out)\n"
+        "    if len(calls) > 25:\n        import os\n\n        os._exit(3)\n"
+    )
+    kernels = f"torch.eager,swiglu=torch.dies,{tmp_path / 'kernels'}"
+    quick = (*QUICK, "--rounds", 4, "--kernels", kernels, "--no-check", "--baseline", "eager")
+    done = commands.run("generate", "llama2-tiny", "--steps", 3, *quick, "--out", tmp_path / "run")
+    assert done.returncode == 1 and "takes no part any more" in done.stderr
+    rows = rows_of(tmp_path / "run")
+    assert rows["ours", "decode"]["status"] == "crash" and "median_s" not in rows["ours", "decode"]
+    assert rows["torch.eager", "decode"]["status"] == "ok" and len(rows["torch.eager", "decode"]["samples"]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["cuda", "triton"])
+@pytest.mark.parametrize("model", ["gpt2-tiny", "llama2-tiny"])
+@pytest.mark.parametrize("quantise", [(), ("--quantise", "q8_0")], ids=["fp32", "q8_0"])
+def test_gpu_kernels_write_the_right_text_in_the_simulator(tmp_path, few_tokens, backend, model, quantise):
+    """Every layer of prefill and decode that the backend has."""
+    has = {v.layer for v in discover() if v.backend == backend}
+    lacks = {id.layer for id in calls(plan_of_tiny(model, quantise))} - has
+    kernels = ",".join([backend, *(f"{layer}=torch.eager" for layer in sorted(lacks))])
+    arguments = (model, "--simulate", "--steps", 2, "--tokens", "1,2,3", "--threads", 1, *quantise)
+    done = commands.run("generate", *arguments, "--kernels", kernels, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    row = rows_of(tmp_path / "run")["ours", "decode"]
+    assert row["status"] == "simulated" and row["checked_tokens"] == 2 and "median_s" not in row
+    assert {name.partition(".")[0] for name in row["kernels"].values()} >= {backend}
+
+
+def plan_of_tiny(model: str, quantise: tuple) -> Job:
+    args = generate.parser().parse_args([model, "--steps", "2", "--tokens", "1,2,3", *quantise])
+    return plan_of(**vars(args), argv=[]).job
