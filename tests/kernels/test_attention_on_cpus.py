@@ -48,8 +48,8 @@ def test_windows(name, phase, threads):
 @pytest.mark.parametrize("phase", ["forward", "backward"])
 @pytest.mark.parametrize("name", ["cpu.flash", "cpu.simd", "cpu.naive"])
 def test_more_windows(name, phase, dtype, threads):
-    for T in (95, 96, 193, 386):
-        for window in (1, 2, 15, 16, 17, 48, 49, 95, 96, 97, 144, 192, 385, 386, 1000):
+    for T in (96, 293):
+        for window in (1, 2, 15, 17, 48, 49, 95, 96, 97, 144, 292, 293, 1000):
             assert right(name, phase, dict(BASE, T=T, dtype=dtype, window=window)), (T, window)
 
 
