@@ -49,8 +49,8 @@ def test_calls_of_a_step(name):
     L = model.L
     calls = {
         f"{layer}/{shape}".rstrip("/"): c.calls
-        for layer in contract.layer_names()
-        for shape, c in model.shapes(layer, 4, 128).items()
+        for layer, shapes in sorted(model.calls(4, 128).items())
+        for shape, c in shapes.items()
     }
     assert calls == {
         "adamw": 1,
@@ -73,7 +73,7 @@ def test_calls_of_a_step(name):
     }
 
 
-@pytest.mark.parametrize("layer", contract.layer_names())
+@pytest.mark.parametrize("layer", SMALL.calls(B, T))
 @pytest.mark.parametrize("name", MODELS)
 def test_shapes_are_those_of_the_model(layer, name):
     """Every tensor of every named shape has sizes; those of weights are sizes of the model's parameters."""
@@ -155,6 +155,21 @@ LSE = B * 12 * T * 4
 def test_bytes(layer, name, phase, expected):
     module, shape = call(layer, name)
     assert contract.min_bytes(module, shape, phase) == expected
+
+
+@pytest.mark.parametrize(
+    ("layer", "flops", "expected"),
+    [
+        # a byte an element and four bytes for 64 of them, instead of four bytes an element
+        ("q8_matmul", 2 * 32000 * 768, (32000 + 1) * (768 + 12 * 4) + 32000 * 2),
+        ("q8_quantise", 3 * M * 768, M * (768 * 2 + 768 + 12 * 4)),
+        ("sampling", 4 * B * 32000, B * (32000 * 2 + 4 + 8)),
+    ],
+)
+def test_flops_and_bytes_of_decoding(layer, flops, expected):
+    module, shape = call(layer)
+    assert contract.flops(module, shape, "forward") == flops
+    assert contract.min_bytes(module, shape, "forward") == expected
 
 
 def test_adamw_moves_28_bytes_a_parameter_in_fp32():

@@ -20,8 +20,11 @@ CUT = {
     "gelu": Cut("N"),
     "layernorm": Cut("B"),
     "matmul": Cut("M"),
+    "q8_matmul": Cut("M"),
+    "q8_quantise": Cut("M"),
     "residual": Cut("N"),
     "residual_layernorm": Cut("B"),
+    "sampling": Cut("B"),
     "softmax": Cut("R", 1024),  # the rows of one causal mask
     "adamw": None,
     "global_norm": None,
