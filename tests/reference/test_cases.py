@@ -8,7 +8,6 @@ import torch
 
 from bench.core.case import DTYPES, Case, cases_of, draw, map, one
 from bench.trial import truth
-<<<<<<< HEAD
 from reference import (
     contract,
     cross_entropy,
@@ -22,9 +21,6 @@ from reference import (
     softmax,
     swiglu,
 )
-=======
-from reference import contract, cross_entropy, gelu, layernorm, rmsnorm, rope, softmax, swiglu
->>>>>>> main
 
 SEEDS = [0, 1]
 EPS = 1e-5
@@ -445,10 +441,7 @@ def test_the_samplers_above_are_right_but_for_what_they_do_otherwise():
 ROWS = (
     *("gelu", "residual", "layernorm", "residual_layernorm", "rmsnorm", "residual_rmsnorm"),
     *("softmax", "cross_entropy", "fused_classifier", "rope", "swiglu"),
-<<<<<<< HEAD
     *("q8_quantise", "q8_matmul", "sampling"),
-=======
->>>>>>> main
 )
 
 
