@@ -1,12 +1,14 @@
 """Prefill and decode as lists of calls: what they say is what a plain network says of the whole text, token for token;
 memory is planned once, and a step is one graph."""
 
+import sys
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from bench.cli import CannotGoOn
 from bench.core.variants import discover
 from bench.machine.devices import SPAN, open_device
 from bench.models import CallId
@@ -20,6 +22,7 @@ from reference.models.llama2 import Llama2
 from reference.models.model import Model
 from reference.models.plain import init_parameters, network
 from tests import truth_variants
+from tests.bench.models.made_up import calls, reference
 from tests.fake_gpu import FakeGpu
 
 GPT = GPT2("small", L=2, NH=3, C=48, max_t=20, v=130)
@@ -255,6 +258,12 @@ def test_flops_are_those_of_the_matrices(model):
     assert made.prefill_flops() == 2 * 10 * matrices + 2 * 2 * head + pairs
 
 
+def test_a_family_that_only_trains_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bench.models.made_up", calls)
+    with pytest.raises(CannotGoOn, match="made-up cannot generate"):
+        inference(reference.MadeUp("made-up", L=1, C=24, max_t=20, v=90), sizes(), META)
+
+
 def test_what_does_not_fit_is_refused(variants):
     with pytest.raises(ValueError, match="do not fit into 20 positions"):
         inference(GPT, sizes(S=21), META)
@@ -351,9 +360,9 @@ def test_candidates_need_no_backward_and_are_raced_at_their_calls(tmp_path):
     assert [v.name for v in pool[gelu]] == ["torch.alone"]
     both = {gelu: [v for v in found if v.layer == "gelu" and v.name in ("torch.alone", "torch.eager")]}
     made.fill_random()
-    calls = [item for item in [*made.prefill, *made.decode] if isinstance(item, Call)]
+    made_calls = [item for item in [*made.prefill, *made.decode] if isinstance(item, Call)]
     shapes = {id: call.shape for id, call in made.shapes.items()}
-    times = race_calls(calls, shapes, open_device("cpu"), both)
+    times = race_calls(made_calls, shapes, open_device("cpu"), both)
     assert times.ms[gelu].keys() == {"torch.alone", "torch.eager"} and not times.skipped[gelu]
 
 
