@@ -58,11 +58,14 @@ Entry = dict[str, Any]
 
 
 def work(layer: str, shape: Shape) -> int:
-    """M N K of a product; B NH T^2 of attention; rows or elements of what goes over its tensors once."""
-    if layer == "matmul":
+    """M N K of a product; B NH T^2 of attention, B NH T S of a step's; rows or elements of what goes over its tensors
+    once."""
+    if layer in ("matmul", "gemv"):
         return shape["M"] * shape["N"] * shape["K"]
     if layer == "attention":
         return shape["B"] * shape["NH"] * shape["T"] ** 2
+    if layer == "decode_attention":
+        return shape["B"] * shape["NH"] * shape["T"] * shape["S"]
     if "tensors" in shape:
         return sum(math.prod(s) for s in shape["tensors"])
     if "N" in shape:
@@ -89,6 +92,10 @@ def small_shapes(variant: Variant, phase: str, shape: Shape) -> list[Shape]:
         return [{**shape, **dict(zip("MNK", sizes, strict=True))} for sizes in _products(naive, phase, shape)]
     if layer == "attention":
         return [{**shape, "B": 1, "NH": 2, "NKV": 2, "T": t} for t in ((64, 128, 96) if naive else (128, 256, 384))]
+    if layer == "gemv":
+        return [{**shape, "N": n * 256} for n in (1, 2, 3)]
+    if layer == "decode_attention":
+        return [{**shape, "B": 1, "S": s} for s in (128, 256, 384)]
     if "tensors" in shape:
         return [_list_of(shape, rows) for rows in (32, 64, 96)]
     if "N" in shape:

@@ -440,8 +440,7 @@ def test_the_samplers_above_are_right_but_for_what_they_do_otherwise():
 
 ROWS = (
     *("gelu", "residual", "layernorm", "residual_layernorm", "rmsnorm", "residual_rmsnorm"),
-    *("softmax", "cross_entropy", "fused_classifier", "rope", "swiglu"),
-    *("q8_quantise", "q8_matmul", "sampling"),
+    *("softmax", "cross_entropy", "fused_classifier", "rope", "swiglu", "q8_quantise", "q8_matmul", "sampling"),
 )
 
 

@@ -278,7 +278,7 @@ def test_backward_equals_autograd(case):
             known[t.name] = None
     total.backward()
 
-    args = [*[known[t.name] for t in p.inputs], *p.scalars_in(shape)]
+    args = [*(known[t.name] for t in p.inputs), *p.scalars_in(shape)]
     found = case.module.backward(*args, **{t.name: known[t.name] for t in inplace})
     for t in p.outputs:
         if not t.when(shape):

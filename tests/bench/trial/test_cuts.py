@@ -15,6 +15,7 @@ GPT2 = MODELS["gpt2-124m"]
 CUT = {
     "attention": Cut("B"),
     "cross_entropy": Cut("B"),
+    "decode_attention": Cut("B"),
     "embedding": Cut("B"),
     "fused_classifier": Cut("B"),
     "gelu": Cut("N"),
