@@ -28,6 +28,7 @@ from tests.fake_gpu import FakeGpu
 GPT = GPT2("small", L=2, NH=3, C=48, max_t=20, v=130)
 GROUPED = Llama2("grouped", L=2, NH=4, NKV=2, C=32, H=40, max_t=20, v=130)
 UNTIED = Llama2("untied", L=1, NH=2, NKV=2, C=16, H=24, max_t=20, v=90, tied=False)
+NAMED = dict(ids=lambda x: getattr(x, "name", x))
 MODELS = pytest.mark.parametrize("model", [GPT, GROUPED, UNTIED], ids=lambda m: m.name)
 PROMPTS = [[5, 1, 77, 3, 3], [88, 2, 9]]  # of two lengths
 STEPS = 7
@@ -279,6 +280,39 @@ def test_what_does_not_fit_is_refused(variants):
         built.load(weights)
 
 
+# --- recorded calls ---
+
+
+@pytest.mark.parametrize(("model", "group"), [(GPT, 16), (GROUPED, 0), (UNTIED, 16)], **NAMED)
+def test_recorded_calls_write_the_same_text(variants, model, group):
+    """Fewer things to run, and bit for bit what the variants leave, at other prompts than they were recorded at."""
+    own = {v.layer: v.load() for v in discover() if v.name == "cpu.simd"}
+    drawing = sizes(group=group, temperature=1.0, top_k=30)
+    plain, recorded = (engine(model, drawing, variants, **own) for _ in range(2))
+    assert recorded.record() is None and recorded.next is not recorded.plain
+    assert sum(getattr(f, "__name__", "") == "forward" for f, _, _ in recorded.next) == 0
+    for seed in (0, 1):
+        assert plain.generate(PROMPTS, STEPS, seed) == recorded.generate(PROMPTS, STEPS, seed)
+    assert torch.equal(plain.made.logits, recorded.made.logits)
+
+
+def test_a_variant_that_does_more_than_call_cpp_runs_as_ever(variants):
+    simd = next(v for v in discover() if (v.layer, v.name) == ("swiglu", "cpu.simd")).load()
+
+    class More:
+        __name__ = "more"
+
+        @staticmethod
+        def forward(x, *, out):
+            simd.forward(x, out=out)
+            out.mul_(0.5)
+
+    built, other = (engine(GROUPED, sizes(), variants, swiglu=More) for _ in range(2))
+    assert "other results" in (built.record() or "")
+    assert built.next is built.plain
+    assert built.generate(PROMPTS, STEPS) == other.generate(PROMPTS, STEPS)
+
+
 # --- on a GPU, here the made-up one ---
 
 
@@ -289,8 +323,7 @@ def gpu():
     made.close()
 
 
-@MODELS
-@pytest.mark.parametrize("group", [0, 16])
+@pytest.mark.parametrize(("model", "group"), [(GPT, 0), (GROUPED, 16), (UNTIED, 0)], **NAMED)
 def test_a_captured_step_is_the_plain_one_token_for_token(gpu, variants, model, group):
     """Lengths, tokens, their count and the numbers of draws are all read anew at each replay."""
     drawing = sizes(group=group, temperature=1.0, top_k=30)
