@@ -202,7 +202,8 @@ def _recorded(bound: Bound) -> list[Bound]:
     """A call once, and the calls of C++ functions that it made; itself where it made none. Kernels in C++ compute in
     those alone: outside kernels/torch a variant may not compute with PyTorch (CONTRIBUTING.md)."""
     function, args, kwargs = bound
-    Kernel.recorded = found = []
+    found: list[tuple[Callable[..., object], list[object]]] = []
+    Kernel.recorded = found
     try:
         function(*args, **kwargs)
     finally:
