@@ -209,6 +209,8 @@ class Outcome:
                     else f"plain launches ({e.built.graph_evidence or '--no-graph'})"
                 )
                 screen.print(f"{e.name}: {how}", highlight=False, markup=False)
+            elif e.ours and e.built and e.built.graph_evidence:
+                screen.print(f"{e.name}: {e.built.graph_evidence}", highlight=False, markup=False)
         if inside := self._inside_table():
             inside.print(screen)
 

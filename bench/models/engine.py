@@ -3,7 +3,8 @@ graph.
 
     engine = Engine(inference(model, sizes, device), modules, device)    # modules: {CallId: an imported variant}
     engine.load(weights)
-    engine.capture()                                                     # on a GPU: the step as one graph
+    engine.capture()                                                     # on a GPU: the step as one graph, …
+    engine.record()                                                      # … on a CPU: its C++ calls without the Python
     tokens = engine.generate(prompts, steps, seed)
 
 All that a step reads and writes lies in memory that is planned; the drawn token is the next step's input without the
@@ -22,7 +23,9 @@ from bench.models import CallId
 from bench.models.calls import Call
 from bench.models.inference import Inference, Item, Named, Quantised
 from bench.models.step import Bound, bind, make_workspace, workspace_bytes
+from kernels.cpu import Kernel
 
+RECORDED_STEPS = 2  # that must come out the same before recorded calls are trusted
 MOVES = "moves"  # under which the operations between calls are timed
 
 
@@ -40,7 +43,8 @@ class Engine:
         self.workspace = make_workspace(needs, made.place)
         self.bytes = made.bytes + self.workspace.nbytes
         self.first = [self._bind(item) for item in made.prefill]
-        self.next = [self._bind(item) for item in made.decode]
+        self.plain = [self._bind(item) for item in made.decode]  # one for each call of a step
+        self.next = self.plain  # what a step runs
 
     def _bind(self, item: Item) -> Bound:
         if isinstance(item, Call):
@@ -75,7 +79,7 @@ class Engine:
         if self.replay and not plain:
             self.replay()
         else:
-            _run(self.next)
+            _run(self.plain if plain else self.next)
 
     def generate(
         self,
@@ -114,14 +118,16 @@ class Engine:
 
         A step of plain launches warms up, in which kernels compile and libraries load. What was generated is lost.
         """
+        if not self._goes_on:
+            return None
         self._rewind()
-        _run(self.next)
+        _run(self.plain)
         self.device.synchronize()
         self._rewind()
         broke: list[str] = []
 
         def run() -> None:
-            for bound, item in zip(self.next, self.made.decode, strict=True):
+            for bound, item in zip(self.plain, self.made.decode, strict=True):
                 try:
                     _run([bound])
                 except Exception as error:  # kept, because leaving the capture then fails too, and says less
@@ -136,6 +142,41 @@ class Engine:
             self._rewind()
         return None
 
+    def record(self) -> str | None:
+        """On a CPU: have a step call C++ functions as they were called once, with the same pointers, without the Python
+        around them, which is microseconds of each. Why that is not done, else None.
+
+        A prefill and some steps from the same text decide: where they leave one bit otherwise than launched plainly,
+        the variants run as ever. What was generated is lost.
+        """
+        if not self._goes_on:
+            return None
+        before = self._left()
+        self._rewind()
+        self.next = [bound for bounds in map(_recorded, self.plain) for bound in bounds]
+        if all(torch.equal(a, b) for a, b in zip(before, self._left(), strict=True)):
+            return None
+        self.next = self.plain
+        return "recorded calls leave other results than the variants do"
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether there is room for a step at all."""
+        return self.made.sizes.S > 1 and self.made.sizes.steps > 1
+
+    def _left(self) -> list[torch.Tensor]:
+        """What a prefill of made-up prompts and a few steps leave."""
+        made, sizes = self.made, self.made.sizes
+        draw = torch.Generator().manual_seed(0)
+        prompts = torch.randint(made.model.v, (sizes.B, sizes.T), generator=draw).tolist()
+        self.begin([p[: max(1, sizes.T - b)] for b, p in enumerate(prompts)], seed=0)  # of several lengths
+        self.prefill()
+        found = []
+        for _ in range(min(sizes.steps - 1, sizes.S - sizes.T, RECORDED_STEPS)):
+            self.step()
+            found += [made.logits.clone(), made.token.clone()]
+        return [*found, *(t.clone() for pair in made.caches for t in pair)]
+
     def _rewind(self) -> None:
         """As before the first token, with one position in the cache."""
         self.made.lengths.fill_(1)
@@ -143,7 +184,7 @@ class Engine:
 
     def timed(self, prefill: bool, clock: str | None = None) -> dict[CallId | str, float]:
         """Seconds of each call of a prefill, or of a step, launched one by one: all its repetitions, and MOVES."""
-        items, bounds = (self.made.prefill, self.first) if prefill else (self.made.decode, self.next)
+        items, bounds = (self.made.prefill, self.first) if prefill else (self.made.decode, self.plain)
         timer = self.device.timer(clock or self.device.clocks[0])
         with timer:
             for function, args, kwargs in bounds:
@@ -155,6 +196,19 @@ class Engine:
             key = item.id if isinstance(item, Call) else MOVES
             found[key] = found.get(key, 0.0) + seconds
         return found
+
+
+def _recorded(bound: Bound) -> list[Bound]:
+    """A call once, and the calls of C++ functions that it made; itself where it made none. Kernels in C++ compute in
+    those alone: outside kernels/torch a variant may not compute with PyTorch (CONTRIBUTING.md)."""
+    function, args, kwargs = bound
+    found: list[tuple[Callable[..., object], list[object]]] = []
+    Kernel.recorded = found
+    try:
+        function(*args, **kwargs)
+    finally:
+        Kernel.recorded = None
+    return [(call, tuple(given), {}) for call, given in found] or [bound]
 
 
 def _named(item: Item) -> str:

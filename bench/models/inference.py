@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from bench.cli import CannotGoOn
 from bench.core.case import DTYPES
 from bench.machine.devices import Device, open_device
 from bench.models import CallId
@@ -322,10 +323,14 @@ class Inference(ABC, Generic[M]):
 
 
 def inference(model: Model, sizes: Sizes, device: str | Device = "cpu") -> Inference:
-    """A model's inference with all its memory allocated. With META there is none: for shapes and sizes."""
+    """A model's inference with all its memory allocated. With META there is none: for shapes and sizes. CannotGoOn for
+    a
+    family that has none."""
     made = open_device(device) if isinstance(device, str) and device != META else device
     place = made if isinstance(made, str) else made.place
     family = importlib.import_module(f"bench.models.{model.family}")
+    if not hasattr(family, "Inference"):
+        raise CannotGoOn(f"{model.name} cannot generate: bench/models/{model.family}.py has no Inference")
     return family.Inference(model, sizes, place)
 
 

@@ -178,7 +178,7 @@ def test_on_a_gpu_a_step_is_one_graph(tmp_path):
 
 
 def test_who_dies_costs_its_own_row(tmp_path):
-    """Ours ends its process in the middle of the timed rounds: the others' rows are there, and the exit code says it."""
+    """Ours ends its process in the middle of the timed rounds: the others have rows, and the exit code says so."""
     truth_variants.write(tmp_path / "kernels", "dies", ("swiglu",), "_forward, calls = forward, []\n")
     file = tmp_path / "kernels" / "torch" / "swiglu" / "dies.py"
     file.write_text(

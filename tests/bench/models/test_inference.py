@@ -1,12 +1,14 @@
 """Prefill and decode as lists of calls: what they say is what a plain network says of the whole text, token for token;
 memory is planned once, and a step is one graph."""
 
+import sys
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from bench.cli import CannotGoOn
 from bench.core.variants import discover
 from bench.machine.devices import SPAN, open_device
 from bench.models import CallId
@@ -20,11 +22,13 @@ from reference.models.llama2 import Llama2
 from reference.models.model import Model
 from reference.models.plain import init_parameters, network
 from tests import truth_variants
+from tests.bench.models.made_up import calls, reference
 from tests.fake_gpu import FakeGpu
 
 GPT = GPT2("small", L=2, NH=3, C=48, max_t=20, v=130)
 GROUPED = Llama2("grouped", L=2, NH=4, NKV=2, C=32, H=40, max_t=20, v=130)
 UNTIED = Llama2("untied", L=1, NH=2, NKV=2, C=16, H=24, max_t=20, v=90, tied=False)
+NAMED = dict(ids=lambda x: getattr(x, "name", x))
 MODELS = pytest.mark.parametrize("model", [GPT, GROUPED, UNTIED], ids=lambda m: m.name)
 PROMPTS = [[5, 1, 77, 3, 3], [88, 2, 9]]  # of two lengths
 STEPS = 7
@@ -255,6 +259,12 @@ def test_flops_are_those_of_the_matrices(model):
     assert made.prefill_flops() == 2 * 10 * matrices + 2 * 2 * head + pairs
 
 
+def test_a_family_that_only_trains_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bench.models.made_up", calls)
+    with pytest.raises(CannotGoOn, match="made-up cannot generate"):
+        inference(reference.MadeUp("made-up", L=1, C=24, max_t=20, v=90), sizes(), META)
+
+
 def test_what_does_not_fit_is_refused(variants):
     with pytest.raises(ValueError, match="do not fit into 20 positions"):
         inference(GPT, sizes(S=21), META)
@@ -270,6 +280,39 @@ def test_what_does_not_fit_is_refused(variants):
         built.load(weights)
 
 
+# --- recorded calls ---
+
+
+@pytest.mark.parametrize(("model", "group"), [(GPT, 16), (GROUPED, 0), (UNTIED, 16)], **NAMED)
+def test_recorded_calls_write_the_same_text(variants, model, group):
+    """Fewer things to run, and bit for bit what the variants leave, at other prompts than they were recorded at."""
+    own = {v.layer: v.load() for v in discover() if v.name == "cpu.simd"}
+    drawing = sizes(group=group, temperature=1.0, top_k=30)
+    plain, recorded = (engine(model, drawing, variants, **own) for _ in range(2))
+    assert recorded.record() is None and recorded.next is not recorded.plain
+    assert sum(getattr(f, "__name__", "") == "forward" for f, _, _ in recorded.next) == 0
+    for seed in (0, 1):
+        assert plain.generate(PROMPTS, STEPS, seed) == recorded.generate(PROMPTS, STEPS, seed)
+    assert torch.equal(plain.made.logits, recorded.made.logits)
+
+
+def test_a_variant_that_does_more_than_call_cpp_runs_as_ever(variants):
+    simd = next(v for v in discover() if (v.layer, v.name) == ("swiglu", "cpu.simd")).load()
+
+    class More:
+        __name__ = "more"
+
+        @staticmethod
+        def forward(x, *, out):
+            simd.forward(x, out=out)
+            out.mul_(0.5)
+
+    built, other = (engine(GROUPED, sizes(), variants, swiglu=More) for _ in range(2))
+    assert "other results" in (built.record() or "")
+    assert built.next is built.plain
+    assert built.generate(PROMPTS, STEPS) == other.generate(PROMPTS, STEPS)
+
+
 # --- on a GPU, here the made-up one ---
 
 
@@ -280,8 +323,7 @@ def gpu():
     made.close()
 
 
-@MODELS
-@pytest.mark.parametrize("group", [0, 16])
+@pytest.mark.parametrize(("model", "group"), [(GPT, 0), (GROUPED, 16), (UNTIED, 0)], **NAMED)
 def test_a_captured_step_is_the_plain_one_token_for_token(gpu, variants, model, group):
     """Lengths, tokens, their count and the numbers of draws are all read anew at each replay."""
     drawing = sizes(group=group, temperature=1.0, top_k=30)
@@ -351,9 +393,9 @@ def test_candidates_need_no_backward_and_are_raced_at_their_calls(tmp_path):
     assert [v.name for v in pool[gelu]] == ["torch.alone"]
     both = {gelu: [v for v in found if v.layer == "gelu" and v.name in ("torch.alone", "torch.eager")]}
     made.fill_random()
-    calls = [item for item in [*made.prefill, *made.decode] if isinstance(item, Call)]
+    made_calls = [item for item in [*made.prefill, *made.decode] if isinstance(item, Call)]
     shapes = {id: call.shape for id, call in made.shapes.items()}
-    times = race_calls(calls, shapes, open_device("cpu"), both)
+    times = race_calls(made_calls, shapes, open_device("cpu"), both)
     assert times.ms[gelu].keys() == {"torch.alone", "torch.eager"} and not times.skipped[gelu]
 
 
