@@ -77,7 +77,7 @@ RAGGED: list[Shape] = [
     dict(B=2, T=16, H=12, R=8, HS=64, S=32, theta=1e4, style="interleaved"),  # Llama's head sizes
     dict(B=1, T=8, H=6, R=4, HS=128, S=2048, theta=1e6, style="half"),
     dict(B=8, T=1, H=9, R=5, HS=128, S=300, theta=1e4, style="interleaved"),  # one token each, as in decoding
-    dict(B=2, T=2, H=3, R=2, HS=256, S=128, theta=1e4, style="half"),
+    dict(B=2, T=2, H=3, R=2, HS=264, S=128, theta=1e4, style="interleaved"),  # larger than anybody's
 ]
 
 

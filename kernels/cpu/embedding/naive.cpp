@@ -11,8 +11,8 @@ EXPORT void embedding_forward(T* out, const int64_t* tokens, const T* wte, const
         }
 }
 
-// dwte[v] = sum of dout where tokens == v; dwpe[t] = sum of dout over b, where there is one. The table's sums are collected in `sums`,
-// (V, C) in fp32, because a sum kept in bf16 would be rounded at every addition.
+// dwte[v] = sum of dout where tokens == v; dwpe[t] = sum of dout over b, where there is one. The table's sums are
+// collected in `sums`, (V, C) in fp32, because a sum kept in bf16 would be rounded at every addition.
 EXPORT void embedding_backward(T* dwte, T* dwpe, const T* dout, const int64_t* tokens, int64_t B, int64_t length,
                                int64_t V, int64_t C, int64_t accumulate, float* sums) {
     for (int64_t i = 0; i < V * C; i++) sums[i] = accumulate ? load(dwte + i) : 0;

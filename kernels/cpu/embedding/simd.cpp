@@ -2,8 +2,8 @@
 
 constexpr int64_t AHEAD = 2;  // rows
 
-// out[b, t] = wte[tokens[b, t]], and + wpe[t] where there are POSITIONS. Tokens come in no order, so that the row after this one is not where the
-// hardware would look for it: it is asked for in good time.
+// out[b, t] = wte[tokens[b, t]], and + wpe[t] where there are POSITIONS. Tokens come in no order, so that the row after
+// this one is not where the hardware would look for it: it is asked for in good time.
 template <bool STREAM, bool POSITIONS>
 static void forward(T* out, const int64_t* tokens, const T* wte, const T* wpe, int64_t rows, int64_t length,
                     int64_t C) {

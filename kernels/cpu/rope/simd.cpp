@@ -14,7 +14,7 @@ INLINE vec swapped(vec v) {
 #endif
 }
 
-// Pairs side by side: x = x cos + swapped(x) sin, with each cosine twice in a row, and each sine too, at first negative.
+// Pairs side by side: x = x cos + swapped(x) sin, each cosine twice in a row, and each sine too, at first negative.
 static void interleaved(T* x, const float* cos, const float* sin, int64_t HS, int64_t R, float sign) {
     alignas(64) float c[CHUNK], s[CHUNK];
     for (int64_t begin = 0; begin < HS; begin += CHUNK) {

@@ -1,8 +1,8 @@
-"""A token a step on all cores: its cosines and sines are laid out once, as its heads need them, and stay at hand.
+"""A token a step on all cores: its cosines and sines stay in the first cache for all of its heads.
 
-Floor: one read and one write of the heads that are turned, and the rows of the table, a 24th of that in fp32 for the
-24 heads of Llama 2 110M. A pair that lies side by side is turned by a swap of neighbours and two products; one a half
-head apart by two vectors.
+Floor: one read and one write of the heads that are turned; the rows of the table are a 48th of that in fp32 for the 24
+heads of Llama 2 110M. Pairs that lie side by side are turned by a swap of neighbours and two products, for which
+cosines and sines are laid out once a token; those half a head apart vector by vector.
 """
 
 from kernels.cpu import Kernel

@@ -41,7 +41,8 @@ static void backward(T* dx, const T* dout, const T* x, int64_t M, int64_t H) {
     for_rows<STREAM>(M, H, [=](int64_t row, int64_t i, int64_t n) {
         const T* gates = x + row * 2 * H;
         T* dgates = dx + row * 2 * H;
-        vec gate = load_part(gates + i, n), up = load_part(gates + H + i, n), gradient = load_part(dout + row * H + i, n);
+        vec gate = load_part(gates + i, n), up = load_part(gates + H + i, n);
+        vec gradient = load_part(dout + row * H + i, n);
         Sigmoid of = sigmoid16(gate);
         put_part<STREAM>(dgates + i, of.s * (1.0f + gate * of.rest) * up * gradient, n);
         put_part<STREAM>(dgates + H + i, gate * of.s * gradient, n);

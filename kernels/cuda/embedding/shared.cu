@@ -10,8 +10,8 @@ __device__ int first_column() {
 
 // ---- forward --------------------------------------------------------------------------------------------------------
 
-// out[b, t] = wte[tokens[b, t]], and + wpe[t] where there are POSITIONS. One warp a position t and BATCH sequences: the row of wpe is read once for
-// all of them, and their rows of wte, which lie anywhere, are on their way at the same time.
+// out[b, t] = wte[tokens[b, t]], and + wpe[t] where there are POSITIONS. One warp a position t and BATCH sequences:
+// the row of wpe is read once for all of them, and their rows of wte, which lie anywhere, are on their way at once.
 template <typename T, int N, int PACKS, int BATCH, bool POSITIONS>
 __global__ void embedding_forward(T* out, const long long* tokens, const T* wte, const T* wpe, int B, int length,
                                   int C) {
@@ -32,15 +32,13 @@ __global__ void embedding_forward(T* out, const long long* tokens, const T* wte,
 #pragma unroll
         for (int k = 0; k < BATCH; k++) {
             if (k >= some) break;
-            T* to = out + ((long long)(first + k) * length + t) * C + column + i;
+            Packed<float, N> sum = to_floats(values[k][p]);
             if constexpr (POSITIONS) {
-                Packed<float, N> sum = to_floats(values[k][p]), added = to_floats(position[p]);
+                Packed<float, N> added = to_floats(position[p]);
 #pragma unroll
                 for (int j = 0; j < N; j++) sum[j] += added[j];
-                store_floats(to, sum);
-            } else {
-                store(to, values[k][p]);
             }
+            store_floats(out + ((long long)(first + k) * length + t) * C + column + i, sum);
         }
     });
 }
