@@ -1,8 +1,8 @@
 """Tiles of keys meet tiles of queries under a running softmax: no T x T array, masked tiles skipped.
 
 Floor, a head: 4 HS FLOPs a visible pair of query and key forward, 10 HS backward; q, k, v and out read or
-written once. Scratch is O(T) a thread. With more threads than heads, backward computes the scores twice
-(14 HS).
+written once. Blocks behind a window are skipped as those above the diagonal are. Scratch is O(T) a thread.
+With more threads than heads, backward computes the scores twice (14 HS).
 """
 
 import os

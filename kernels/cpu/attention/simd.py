@@ -1,8 +1,8 @@
 """A row of scores at a time, sixteen lanes, all cores: dot products, one exp per score, then a weighted sum.
 
 Floor, a head: 4 HS FLOPs a visible pair of query and key forward, 10 HS backward; q, k, v and out read or
-written once. Here each row reads all its keys and values again, and backward computes the scores twice
-(14 HS).
+written once. Here each row reads all its keys and values again, four of them together, and backward computes
+the scores twice (14 HS). What is behind a window is not looked at.
 """
 
 import os

@@ -21,7 +21,8 @@ here can pass that. At HS = 64 a tile of forward is 128 products a warp, beside 
 other instructions; two blocks to a multiprocessor, held there by registers, let one multiply while the other takes
 exponents. ldmatrix has the banks busy about half as long as the tensor cores work in forward and dq, and about as long
 in dk and dv, whose sums leave no registers for longer slices, and in heads above 64. Heads whose size is no multiple of
-16 are filled up with zeros; where rows do not begin at multiples of 16 bytes, copies are narrower.
+16 are filled up with zeros; where rows do not begin at multiples of 16 bytes, copies are narrower. A window has kernels
+of its own, in which tiles wholly behind it are left out, and those on its edge are masked too.
 """
 
 from math import gcd

@@ -3,7 +3,7 @@
 Floor, a head: 4 HS FLOPs a visible pair of query and key forward, 10 HS backward; q, k, v and out read or written
 once. Beside them stands one exp2 a pair: at HS = 64 a Hopper SM needs as long for it as for the tensor cores' work, so
 two programs to a multiprocessor, of which one multiplies while the other takes exponents, matter more than large tiles.
-Tiles above the diagonal are skipped, and only those on it (or over the end) are masked.
+Tiles above the diagonal, or behind a window, are skipped, and only those on it (or over the end) are masked.
 
 Backward has a kernel whose programs own queries (dq, and on the way delta = sum(dout * out)) and one whose programs own
 keys (dk, dv, of all query heads that share them): no atomics, the same bits each time, but scores and their gradients
