@@ -26,9 +26,12 @@ MINUTES = {
     ("attention", "cuda.wgmma"),  # tests/kernels/cuda/test_attention_wgmma.py proves it at fewer shapes
     ("attention", "triton.flash"),
     ("attention", "triton.hopper"),
+    ("decode_attention", "cuda.shared"),  # tests/kernels/test_decoding.py proves these, and gemv's, at fewer shapes
+    ("decode_attention", "triton.splits"),
     ("embedding", "triton.sorted"),
     ("fused_classifier", "cuda.shared"),  # cross_entropy's own
     ("fused_classifier", "triton.online"),
+    ("gemv", "cuda.shared"),
     ("layernorm", "triton.rows"),  # tests/kernels/test_layernorm_backward.py tries its longest way
     ("matmul", "cuda.shared"),
     ("matmul", "cuda.mma"),  # tests/kernels/cuda/test_tensor_core_matmuls.py proves these two at smaller shapes

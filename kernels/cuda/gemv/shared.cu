@@ -25,10 +25,11 @@ __device__ float warp_sums(float (&values)[COUNT]) {
     return values[0];
 }
 
-// out = x weight^T for M rows of x, at most 8; weight has `rows` rows. N neighbouring elements an access.
-template <typename T, int M, int N>
-__global__ void __launch_bounds__(THREADS) gemv_forward(T* out, const T* x, const T* weight, int rows, int K) {
-    constexpr int COUNT = (M > 4 ? 8 : M > 2 ? 4 : M) * ROWS;
+// out = x weight^T for M rows of x, no more than MOST, a power of two up to 8; weight has `rows` rows. N neighbouring
+// elements an access.
+template <typename T, int MOST, int N>
+__global__ void __launch_bounds__(THREADS) gemv_forward(T* out, const T* x, const T* weight, int M, int rows, int K) {
+    constexpr int COUNT = MOST * ROWS;
     const int first = blockIdx.x * ROWS;
     const T* row[ROWS];
 #pragma unroll
@@ -44,8 +45,8 @@ __global__ void __launch_bounds__(THREADS) gemv_forward(T* out, const T* x, cons
 #pragma unroll
         for (int r = 0; r < ROWS; r++) w[r] = to_floats(packed[r]);
 #pragma unroll
-        for (int m = 0; m < M; m++) {
-            Packed<float, N> some = load_floats<N>(x + m * (long long)K + k);
+        for (int m = 0; m < MOST; m++) {
+            Packed<float, N> some = load_floats<N>(x + min(m, M - 1) * (long long)K + k);
 #pragma unroll
             for (int r = 0; r < ROWS; r++)
 #pragma unroll

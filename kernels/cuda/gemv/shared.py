@@ -22,5 +22,5 @@ def supports(shape):
 
 def forward(x, weight, *, out):
     (M, K), N = x.shape, weight.shape[0]
-    width = pack_width(x, weight, multiple_of=K)
-    forward_kernel(grid=blocks(N, ROWS), block=THREADS, M=M, N=width)(out, x, weight, N, K)
+    width, most = pack_width(x, weight, multiple_of=K), 1 << (M - 1).bit_length()
+    forward_kernel(grid=blocks(N, ROWS), block=THREADS, MOST=most, N=width)(out, x, weight, M, N, K)

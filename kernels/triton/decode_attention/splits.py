@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.triton import UNFUSED, blocks, power_of_2
+from kernels.triton import blocks, power_of_2
 from kernels.triton.math import LOG2_E
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -101,22 +101,28 @@ def keys_kernel(
 @triton.jit(do_not_specialize=["T", "NH", "NKV", "splits"])
 def join_kernel(
     out, sums_of, numbers_of, lengths, T, NH, NKV, splits, keys, scale,
-    HS: tl.constexpr, WIDTH: tl.constexpr, SPLITS: tl.constexpr,
+    HS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The splits of one query together; each is relative to the largest score of all."""
+    """The splits of one query together, one after the other, relative to the largest score so far."""
     row = tl.program_id(0)  # (sequence, query head, new token)
     token, query_head, b = row % T, row // T % NH, row // T // NH
-    split, column = tl.arange(0, SPLITS), tl.arange(0, WIDTH)
-    used = split < tl.maximum(1, tl.cdiv(tl.load(lengths + b).to(tl.int32), keys))
-    part = row.to(tl.int64) * splits + split
-    largest = tl.load(numbers_of + part * 2, mask=used, other=float("-inf"))
-    share = tl.exp2((largest - tl.max(largest, 0)) * scale)
-    total = tl.sum(tl.load(numbers_of + part * 2 + 1, mask=used, other=0.0) * share, 0)
-    mask = used[:, None] & (column < HS)[None, :]
-    sums = tl.load(sums_of + (part * HS)[:, None] + column[None, :], mask=mask, other=0.0)
-    found = tl.sum(sums * share[:, None], 0) / total
+    column = tl.arange(0, WIDTH)
+    used = tl.maximum(1, tl.cdiv(tl.load(lengths + b).to(tl.int32), keys))
+    numbers_of += row.to(tl.int64) * splits * 2
+    sums_of += row.to(tl.int64) * splits * HS
+    sums = tl.zeros((WIDTH,), tl.float32)
+    largest, total = float("-inf"), 0.0
+    for split in tl.range(0, used, loop_unroll_factor=4):
+        here = tl.load(numbers_of + split * 2)
+        total_here = tl.load(numbers_of + split * 2 + 1)
+        sums_here = tl.load(sums_of + split * HS + column, mask=column < HS, other=0.0)
+        before = largest
+        largest = tl.maximum(before, here)
+        correction, share = tl.exp2((before - largest) * scale), tl.exp2((here - largest) * scale)
+        total = total * correction + total_here * share
+        sums = sums * correction + sums_here * share
     to = ((b.to(tl.int64) * T + token) * NH + query_head) * HS
-    tl.store(out + to + column, found.to(out.dtype.element_ty), mask=column < HS)
+    tl.store(out + to + column, (sums / total).to(out.dtype.element_ty), mask=column < HS)
 
 
 def split(heads, S):
@@ -157,6 +163,17 @@ def forward(qkv, lengths, NH, *, out, k_cache, v_cache, workspace):
     )  # fmt: skip
     if splits > 1:
         join_kernel[(B * NH * T,)](
-            out, parts, numbers, lengths, T, NH, NKV, splits, keys, scale,
-            HS=HS, WIDTH=width, SPLITS=power_of_2(splits), num_warps=4, **UNFUSED,
-        )  # fmt: skip
+            out,
+            parts,
+            numbers,
+            lengths,
+            T,
+            NH,
+            NKV,
+            splits,
+            keys,
+            scale,
+            HS=HS,
+            WIDTH=width,
+            num_warps=blocks(width, 128),
+        )

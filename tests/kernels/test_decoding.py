@@ -1,22 +1,26 @@
-"""What one call's truth does not tell of decode_attention: that a step fits the step before it, that a graph of it
-serves every length, and that rows which were not appended keep their bits."""
+"""decode_attention and gemv where one call's truth does not tell enough: a step fits the step before it, a graph of it
+serves every length, rows that were not appended keep their bits. And their GPU kernels at few shapes."""
 
 import pytest
 import torch
 
+from bench import simulate
 from bench.core import variants
-from bench.core.case import Case, bits
+from bench.core.arena import Arena, workspace_of
+from bench.core.case import Case, bits, draw, one
 from bench.gpu.launches import launches_of
-from reference import attention, decode_attention
+from bench.trial import truth
+from reference import attention, decode_attention, gemv
 
-VARIANTS = {v.name: v for v in variants.discover() if v.layer == "decode_attention"}
+ALL = variants.discover()
 NH, NKV, HS, S = 4, 2, 24, 11
 
 
-def loaded(name: str, device: str = "cpu"):
-    if reason := variants.unavailable(VARIANTS[name], device, "fp32"):
+def loaded(name: str, layer: str = "decode_attention"):
+    variant = variants.find(ALL, layer, name)
+    if reason := variants.unavailable(variant, "cpu", "bf16"):
         pytest.skip(reason)
-    return VARIANTS[name].load()
+    return variant.load()
 
 
 def call(module, qkv, lengths, k_cache, v_cache) -> torch.Tensor:
@@ -77,3 +81,26 @@ def test_launches_follow_from_the_shape_alone(name):
     ]
     splits = {"cuda.naive": 1, "cuda.shared": 10, "triton.splits": 10}
     assert one[0].grid[0] >= splits[name], "few heads: keys are split"
+
+
+FEW = [
+    ("decode_attention", "cuda.shared", decode_attention.RAGGED[2], "poison"),  # two splits, grouped, three tokens
+    ("gemv", "cuda.shared", gemv.RAGGED[0], "one_nan"),  # three rows of x, and one of weight behind four at a time
+    ("gemv", "cuda.shared", gemv.RAGGED[3], "outliers_last"),
+    pytest.param("decode_attention", "triton.splits", decode_attention.RAGGED[2], "poison", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("layer", "name", "sizes", "edit"), FEW)
+def test_gpu_kernels_are_right_at_a_few_shapes(layer, name, sizes, edit):
+    module = loaded(name, layer)
+    simulate.install(name.partition(".")[0])
+    case = Case(layer, "forward", {**sizes, "dtype": "bf16"}, edit, 1, edit)
+    values = draw(case)
+    arena = Arena(case, "cpu", workspace_of(module, case))
+    arena.load(values)
+    arena.reset()
+    arena.call(module.forward)
+    assert not arena.broken_fences() and not arena.survivors()
+    for yard in truth.yards_of(case, values, None):
+        assert not truth.judge(one(arena.outputs[yard.name]), yard, sane=False).evidence
