@@ -16,5 +16,6 @@ def forward(x, G, *, q, scales):
     scale = torch.where(largest == 0, 1.0, largest / 127)
     scale = torch.where(largest.isfinite(), scale, torch.nan)
     scales.copy_(scale)
-    ratio = (groups / scale[..., None]).nan_to_num(0.0, 0.0, 0.0).round()
-    q.copy_(ratio.flatten(1)[:, :K].to(torch.int8))
+    # by elements: out of the padded groups Inductor 2.13 writes only whole vectors of a row
+    ratio = x.float() / scale.repeat_interleave(G, -1)[:, :K]
+    q.copy_(ratio.nan_to_num(0.0, 0.0, 0.0).round().to(torch.int8))
