@@ -199,7 +199,7 @@ def forgets_a_short_group(v, shape):
     """llama2.c's loop ends at the last whole group."""
     if shape["K"] % shape["G"] and shape["K"] > shape["G"] and bool((v["scales"][:, :-1] == 0).all()):
         return {"out": torch.zeros(shape["M"], shape["N"])}
-    return q8_matmul.forward(*(v[t.name] for t in q8_matmul.FORWARD.inputs), shape["G"])
+    return q8_matmul.forward(v["x"], v["x_scales"], v["weight"], v["scales"], shape["G"])
 
 
 def sampled(compare=torch.gt, order_of=lambda x: x, logits_of=lambda v, shape: v["logits"][:, : shape["V"]], sums=None):
@@ -297,8 +297,10 @@ def test_the_samplers_above_are_right_but_for_what_they_do_otherwise():
     assert not caught("sampling", "forward", sampled(sums=torch.float64))
 
 
-ROWS = ("gelu", "residual", "layernorm", "residual_layernorm", "softmax", "cross_entropy", "fused_classifier")
-ROWS += ("q8_quantise", "q8_matmul", "sampling")
+ROWS = (
+    *("gelu", "residual", "layernorm", "residual_layernorm", "softmax", "cross_entropy", "fused_classifier"),
+    *("q8_quantise", "q8_matmul", "sampling"),
+)
 
 
 @pytest.mark.parametrize(
