@@ -1,6 +1,6 @@
 """The formula in fp32, compiled by Inductor in two parts: scales, which are spread over elements, and the rounding.
 
-In one part Inductor 2.13 leaves the end of rows unwritten on a CPU, where they are longer than 64 and no multiple of it.
+In one part Inductor 2.13 leaves the end of rows unwritten on a CPU, where they are longer than 64 and no whole 64s.
 """
 
 import torch
