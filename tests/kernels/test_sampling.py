@@ -1,9 +1,11 @@
-"""Samplers draw as their logits say: what the proof cannot see of one token at a time."""
+"""Samplers draw as their logits say, which no proof of one token at a time can see; and those of GPUs, simulated."""
 
 import pytest
 import torch
 
 from bench.core import variants
+from bench.core.case import Case, draw, one, run_truth
+from reference import contract
 
 DRAWS = 4000
 
@@ -31,3 +33,15 @@ def test_tokens_come_as_often_as_they_are_likely(name, top_k, top_p):
         p = p.where(p >= least[int((least.cumsum(0) < top_p).sum())], 0.0)
     p /= p.sum()
     assert (token.bincount(minlength=V) / DRAWS - p).abs().max() < 2 / DRAWS
+
+
+@pytest.mark.parametrize("name", ["cuda.shared", "triton.bits"])
+def test_a_gpu_finds_the_same_tokens(name, simulated):
+    """By the edges of top-k and top-p, one alone and both, with ties at them, and of what is not finite."""
+    module, layer = simulated("sampling", name), contract.load("sampling")
+    for number, edit in ((0, "all_equal"), (3, "few_values"), (4, "signed_zeros"), (4, "not_finite"), (0, None)):
+        shape = {**layer.RAGGED[number], "B": 2, "dtype": "bf16"}
+        case = Case("sampling", "forward", shape, "test", seed=3, edit=edit)
+        values, token = draw(case), torch.full((2,), -1)
+        module.forward(*values.values(), *(shape[s] for s in layer.FORWARD.scalars), token=token)
+        assert torch.equal(token, one(run_truth(layer, "forward", values, shape)["token"])), f"{case}"

@@ -44,6 +44,8 @@ MINUTES = {
     ("residual_rmsnorm", "cuda.shared"),  # rmsnorm's backward, and forward is vector's without its loop
     ("residual_rmsnorm", "triton.rows"),  # rmsnorm's, likewise
     ("rmsnorm", "triton.rows"),  # as layernorm's
+    ("sampling", "cuda.shared"),  # tests/kernels/test_sampling.py tries these two at fewer shapes
+    ("sampling", "triton.bits"),
 }
 
 

@@ -325,7 +325,7 @@ def forgets_a_short_group(v, shape):
     """llama2.c's loop ends at the last whole group."""
     if shape["K"] % shape["G"] and shape["K"] > shape["G"] and bool((v["scales"][:, :-1] == 0).all()):
         return {"out": torch.zeros(shape["M"], shape["N"])}
-    return q8_matmul.forward(*(v[t.name] for t in q8_matmul.FORWARD.inputs), shape["G"])
+    return q8_matmul.forward(v["x"], v["x_scales"], v["weight"], v["scales"], shape["G"])
 
 
 def sampled(compare=torch.gt, order_of=lambda x: x, logits_of=lambda v, shape: v["logits"][:, : shape["V"]], sums=None):

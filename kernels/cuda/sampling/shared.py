@@ -8,11 +8,15 @@ from kernels.cuda import Kernel
 
 DETERMINISTIC = True
 
-THREADS = 1024
+LEAST, MOST = 64, 1024  # threads
+EACH = 16  # logits of a thread, where there are so few
 
-forward_kernel = Kernel("shared.cu", "sampling_forward", THREADS=THREADS)
+forward_kernel = Kernel("shared.cu", "sampling_forward")
 
 
 def forward(logits, u, V, temperature, top_k, top_p, *, token):
     B, VP = logits.shape
-    forward_kernel(grid=B, block=THREADS)(token, logits, u, V, VP, float(temperature), top_k, float(top_p))
+    threads = min(MOST, max(LEAST, 1 << (-(-V // EACH) - 1).bit_length()))
+    forward_kernel(grid=B, block=threads, THREADS=threads)(
+        token, logits, u, V, VP, float(temperature), top_k, float(top_p)
+    )

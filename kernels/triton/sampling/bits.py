@@ -13,7 +13,7 @@ from kernels.triton.math import LOG2_E
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
 
-BLOCK = 8192  # logits of a step
+BLOCK = 4096  # logits of a step
 UNITS = tl.constexpr(1 << 40)
 NOT_A_NUMBER = tl.constexpr(0xFFFFFFFF)
 SIGN = tl.constexpr(0x80000000)
@@ -137,6 +137,6 @@ def forward(logits, u, V, temperature, top_k, top_p, *, token):
         NUCLEUS=top_p < 1,
         BITS=16 if str(logits.dtype) == "torch.bfloat16" else 32,
         BLOCK=block,
-        num_warps=max(1, min(16, block // 512)),
+        num_warps=max(1, min(16, block // 256)),
     )
     sample[(B,)](token, logits, u, V, VP, float(temperature), top_k, float(top_p), **constants)
