@@ -91,7 +91,7 @@ def test_llama2cs_files_are_opened_with_their_tokenizer(tmp_path, weights, versi
     llama2c.write_model(tmp_path / "model.bin", SMALL, weights, version=version, group=16)
     scored.write_tokenizer(tmp_path / "tokenizer.bin", scored.of_bytes(SMALL.v))
     of, codec = source.opened(str(tmp_path / "model.bin"), 0, None, text=True)
-    assert (of.model.L, of.model.C, of.model.v) == (1, 32, 260)
+    assert isinstance(of.model, Llama2) and (of.model.L, of.model.C, of.model.v) == (1, 32, 260)
     assert of.group == (16 if version == 2 else 0)
     found = of.weights()
     assert found.named.keys() | found.quantised.keys() == weights.keys()
