@@ -68,7 +68,7 @@ def backward(start, cos, sin, R, style, dqkv):
     return {"dqkv": rotated(dqkv, start, cos, -sin, R, style)}
 
 
-RAGGED = [
+RAGGED: list[Shape] = [
     dict(B=2, T=33, H=5, R=3, HS=48, S=40, theta=1e4, style="interleaved"),
     dict(B=2, T=7, H=6, R=5, HS=80, S=64, theta=1e4, style="half"),
     dict(B=1, T=1, H=1, R=1, HS=2, S=1, theta=1e4, style="interleaved"),  # one pair, and no position but the first

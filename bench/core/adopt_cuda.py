@@ -301,6 +301,8 @@ class Writer:
             return True
         if tensor.dtype == "int":
             return q.type in ("int", "long", "long long")
+        if (tensor.dtype == "int8") != (q.type in ("char", "signed char")):
+            return False
         if q.const and tensor in self.p.outputs and not tensor.inplace:
             return False
         return q.type not in ("int", "long", "long long", "unsigned")

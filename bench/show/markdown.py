@@ -151,7 +151,7 @@ def gpu(rows: Rows, dtype: str = "bf16") -> str:
         COLUMNS["speedup"].titled("vs fastest PyTorch"),
     )
     if not rows:
-        return table(shown, [[Record(layer="all twelve", phase="both")]])
+        return table(shown, [[Record(layer="all of them", phase="both")]])
     best = []
     for layer in contract.layer_names():
         for phase in contract.phases_of(contract.load(layer)):

@@ -62,7 +62,8 @@ def kept_bytes(case: Case, room: int) -> int:
     """Of one truth, fp32 for narrow outputs, else fp64: the smallest outputs, as far as there is room."""
     shape, total = case.shape, 0
     p = contract.pass_of(case.module, case.phase)
-    for size in sorted(t.bytes(shape) * (2 if contract.ITEM_SIZE[t.dtype_in(shape)] < 8 else 1) for t in p.outputs):
+    wider = {1: 4, 2: 2, 4: 2, 8: 1}  # times as many bytes, by those of an element
+    for size in sorted(t.bytes(shape) * wider[contract.ITEM_SIZE[t.dtype_in(shape)]] for t in p.outputs):
         total += size if total + size <= room else 0
     return total
 

@@ -352,7 +352,7 @@ def _truths(case: Case, values: Values | Contents, where: Where = CPU) -> list[Y
 
 def _kept_as(dtype: torch.dtype) -> torch.dtype:
     """What the truth of an output in this dtype is kept in."""
-    return torch.float32 if dtype.itemsize == 2 else torch.float64
+    return torch.float32 if dtype.itemsize <= 2 else torch.float64
 
 
 def _truths_in_pieces(case: Case, contents: Contents, formula: Formula, where: Where) -> list[Yard]:

@@ -175,6 +175,21 @@ def test_bytes(layer, name, phase, expected):
     assert contract.min_bytes(module, shape, phase) == expected
 
 
+@pytest.mark.parametrize(
+    ("layer", "flops", "expected"),
+    [
+        # a byte an element and four bytes for 64 of them, instead of four bytes an element
+        ("q8_matmul", 2 * 32000 * 768, (32000 + 1) * (768 + 12 * 4) + 32000 * 2),
+        ("q8_quantise", 3 * M * 768, M * (768 * 2 + 768 + 12 * 4)),
+        ("sampling", 4 * B * 32000, B * (32000 * 2 + 4 + 8)),
+    ],
+)
+def test_flops_and_bytes_of_decoding(layer, flops, expected):
+    module, shape = call(layer)
+    assert contract.flops(module, shape, "forward") == flops
+    assert contract.min_bytes(module, shape, "forward") == expected
+
+
 def test_adamw_moves_28_bytes_a_parameter_in_fp32():
     """Gradient read; parameter and two moments read and written; three scalars."""
     module, shape = call("adamw", dtype="fp32")

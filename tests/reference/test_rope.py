@@ -76,8 +76,9 @@ def test_a_table_in_the_working_dtype_is_found_where_a_pair_is_turned_back(sizes
     """fp32 tables are the contract's: at a position of some hundreds, eight bits of a cosine are not enough."""
     case = Case("rope", phase, {**sizes, "dtype": dtype}, "", 1, "turned_back")
     name = {"forward": "qkv", "backward": "dqkv"}[phase]
-    values = {n: one(v) for n, v in draw(case).items()}
-    yard = truth.yards_of(case, values, None)[0]
+    drawn = draw(case)
+    yard = truth.yards_of(case, drawn, None)[0]
+    values = {n: one(v) for n, v in drawn.items()}
 
     def found(table: torch.dtype) -> str:
         cos, sin = (values[n].to(table).float() for n in ("cos", "sin"))

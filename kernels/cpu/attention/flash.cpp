@@ -122,11 +122,12 @@ static bool softmax_block(float* s, Running& running, float* rescale, int64_t ke
     const vec lowest = splat(-std::numeric_limits<float>::infinity());
     const bool causal = shape.causal && k0 + keys > q0 + 1;  // does the mask touch this block?
     const bool window = k0 < shape.first_key(q0 + QUERIES - 1);
+    const int64_t from = std::max<int64_t>(0, shape.first_key(q0) - k0) / UNIT * UNIT;  // no query sees those before
     bool changed = false;
     vec max[VECS];
     for (int64_t c = 0; c < VECS; c++) {
         vec largest[2] = {lowest, lowest};
-        for (int64_t r = 0; r < keys; r++) {
+        for (int64_t r = from; r < keys; r++) {
             vec v = load16(s + r * QUERIES + c * VEC);
             if (causal) v = select_part(hidden(true, k0 + r, q0 + c * VEC), lowest, v);
             if (window) v = select_part(not_gone(shape.window, k0 + r, q0 + c * VEC), v, lowest);
@@ -141,7 +142,7 @@ static bool softmax_block(float* s, Running& running, float* rescale, int64_t ke
         store16(rescale + c * VEC, factor);
         running.sum[c] *= factor;
     }
-    for (int64_t r = 0; r < keys; r += UNIT)
+    for (int64_t r = from; r < keys; r += UNIT)
         for (int64_t c = 0; c < VECS; c++) {
             vec p[2] = {};
             for (int64_t u = 0; u < UNIT && r + u < keys; u++) {
@@ -265,8 +266,11 @@ static void backward_scores(float* s, float* dp, float* ds_units, const float* l
                             int64_t first, int64_t k0, int64_t q0, const Shape& shape) {
     const float scale = shape.scale();
     const bool window = k0 < shape.first_key(q0 + QUERIES_BACK - 1);
+    // OUT_ROWS of which one sees any of the keys are read
+    const int64_t seeing = window ? k0 + keys + shape.window - q0 : QUERIES_BACK;
+    const int64_t end = std::min(QUERIES_BACK, round_up(seeing + OUT_ROWS, VEC));
     for (int64_t r = 0; r < keys; r += UNIT)
-        for (int64_t j = first; j < QUERIES_BACK; j += VEC) {
+        for (int64_t j = first; j < end; j += VEC) {
             vec ds[2] = {};
             for (int64_t u = 0; u < UNIT && r + u < keys; u++) {
                 float *s_row = s + (r + u) * QUERIES_BACK, *dp_row = dp + (r + u) * QUERIES_BACK;

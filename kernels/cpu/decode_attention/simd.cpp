@@ -46,67 +46,113 @@ INLINE vec lane_sums(vec (&v)[VEC]) {
     return v[0];
 }
 
-// The query times each of the sixteen keys from k on; where there are only n, the last one again for the rest.
-INLINE vec products(const float* query, const T* k, int64_t n, int64_t HS) {
+// ROWS queries times 16 / ROWS keys, from k on: of query r and key i in lane r * KEYS + i. Where there are only n keys, the
+// last one again for the rest.
+template <int ROWS>
+INLINE vec products(const Part (&part)[ROWS], const T* k, int64_t n, int64_t HS) {
+    constexpr int64_t KEYS = VEC / ROWS;
     vec sum[VEC] = {};
-    const T* key[VEC];
+    const T* key[KEYS];
 #pragma GCC unroll 16
-    for (int64_t i = 0; i < VEC; i++) key[i] = k + std::min(i, n - 1) * HS;
+    for (int64_t i = 0; i < KEYS; i++) key[i] = k + std::min(i, n - 1) * HS;
+    auto add = [&](int64_t d, auto load) __attribute__((always_inline)) {
+        vec q[ROWS];
+#pragma GCC unroll 4
+        for (int r = 0; r < ROWS; r++) q[r] = load16(part[r].query + d);
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < KEYS; i++) {
+            const vec some = load(key[i] + d);
+#pragma GCC unroll 4
+            for (int r = 0; r < ROWS; r++) sum[r * KEYS + i] += q[r] * some;
+        }
+    };
     int64_t d = 0;
-    for (; d + VEC <= HS; d += VEC) {
-        const vec q = load16(query + d);
-#pragma GCC unroll 16
-        for (int64_t i = 0; i < VEC; i++) sum[i] += q * load16(key[i] + d);
-    }
-    if (d < HS) {
-        const vec q = load16(query + d);
-        for (int64_t i = 0; i < VEC; i++) sum[i] += q * load_part(key[i] + d, HS - d);
-    }
+    for (; d + VEC <= HS; d += VEC) add(d, [](const T* p) __attribute__((always_inline)) { return load16(p); });
+    if (d < HS) add(d, [&](const T* p) __attribute__((always_inline)) { return load_part(p, HS - d); });
     return lane_sums(sum);
 }
 
-// values[0 .. VECTORS * 16) = values * factor + the rows of v from there on, each times its p. `last` lanes of the last
-// vector exist.
-template <int VECTORS>
-INLINE void add_values(float* values, float factor, const float* p, const T* v, int64_t n, int64_t HS, int64_t last) {
-    vec sum[VECTORS];
+// Columns d to d + 16 VECTORS of the sums of values, each times its factor, plus n rows of v, each times its p. `last`
+// lanes of the last vector exist. `ahead`, if not null: rows that are asked for meanwhile.
+template <int ROWS, int VECTORS>
+INLINE void add_columns(const Part* part, int64_t d, const float* factor, const float (*p)[BLOCK], int64_t first,
+                        int64_t n, const T* v, const T* ahead, int64_t HS, int64_t last) {
+    vec sum[ROWS][VECTORS];
 #pragma GCC unroll 4
-    for (int i = 0; i < VECTORS; i++) sum[i] = load16(values + i * VEC) * factor;
-    for (int64_t j = 0; j < n; j++, v += HS) {
-        const vec weight = splat(p[j]);
+    for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
-        for (int i = 0; i < VECTORS - 1; i++) sum[i] += weight * load16(v + i * VEC);
-        sum[VECTORS - 1] += weight * load_part(v + (VECTORS - 1) * VEC, last);
+        for (int i = 0; i < VECTORS; i++) sum[r][i] = load16(part[r].values + d + i * VEC) * factor[r];
+    for (int64_t j = first; j < n; j++) {
+        vec some[VECTORS];
+#pragma GCC unroll 4
+        for (int i = 0; i < VECTORS - 1; i++) some[i] = load16(v + j * HS + d + i * VEC);
+        some[VECTORS - 1] = load_part(v + j * HS + d + (VECTORS - 1) * VEC, last);
+        if (ahead)
+#pragma GCC unroll 4
+            for (int i = 0; i < VECTORS; i += 4 / sizeof(T)) prefetch(ahead + j * HS + d + i * VEC);
+#pragma GCC unroll 4
+        for (int r = 0; r < ROWS; r++) {
+            const vec weight = splat(p[r][j]);
+#pragma GCC unroll 4
+            for (int i = 0; i < VECTORS; i++) sum[r][i] += weight * some[i];
+        }
     }
 #pragma GCC unroll 4
-    for (int i = 0; i < VECTORS; i++) store16(values + i * VEC, sum[i]);
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < VECTORS; i++) store16(part[r].values + d + i * VEC, sum[r][i]);
 }
 
-// One query meets n keys and their values, n <= BLOCK.
-static void attend(const Part& part, const T* k, const T* v, int64_t n, int64_t HS, float scale) {
-    alignas(64) float p[BLOCK];
+template <int ROWS>
+static void add_values(const Part* part, const float* factor, const float (*p)[BLOCK], int64_t first, int64_t n,
+                       const T* v, const T* ahead, int64_t HS) {
+    for (int64_t d = 0; d < HS; d += 4 * VEC) {
+        const int64_t columns = std::min(4 * VEC, HS - d), vectors = (columns + VEC - 1) / VEC;
+        const int64_t last = columns - (vectors - 1) * VEC;
+        (vectors == 4   ? add_columns<ROWS, 4>
+         : vectors == 3 ? add_columns<ROWS, 3>
+         : vectors == 2 ? add_columns<ROWS, 2>
+                        : add_columns<ROWS, 1>)(part, d, factor, p, first, n, v, ahead, HS, last);
+    }
+}
+
+// exp(score - largest) of the first n scores in place, and the largest of all so far; returns by how much what was
+// summed before shrinks.
+static float weigh(const Part& part, float* p, int64_t n) {
     const vec lowest = splat(-std::numeric_limits<float>::infinity());
     vec top = splat(*part.largest), total = {};
-    for (int64_t j = 0; j < n; j += VEC) {
-        const vec score = select_part(std::min(VEC, n - j), products(part.query, k + j * HS, n - j, HS) * scale, lowest);
-        store16(p + j, score);
-        top = max16(top, score);
-    }
+    for (int64_t j = 0; j < n; j += VEC) top = max16(top, select_part(std::min(VEC, n - j), load16(p + j), lowest));
     const float largest = hmax(top), factor = exp16(splat(*part.largest - largest))[0];
     for (int64_t j = 0; j < n; j += VEC) {
-        const vec weight = exp16(load16(p + j) - largest);
+        const vec weight = exp16(select_part(std::min(VEC, n - j), load16(p + j), lowest) - largest);
         store16(p + j, weight);
         total += weight;
     }
     *part.largest = largest;
     *part.sum = *part.sum * factor + hsum(total);
-    for (int64_t d = 0; d < HS; d += 4 * VEC) {
-        const int64_t columns = std::min(4 * VEC, HS - d), vectors = (columns + VEC - 1) / VEC;
-        const int64_t last = columns - (vectors - 1) * VEC;
-        (vectors == 4   ? add_values<4>
-         : vectors == 3 ? add_values<3>
-         : vectors == 2 ? add_values<2>
-                        : add_values<1>)(part.values + d, factor, p, v + d, n, HS, last);
+    return factor;
+}
+
+// ROWS queries meet a block of keys and values, of which they see the first n[r]: as many of them, or fewer where the
+// block has the new tokens. `ahead`: whether they are the first ones that meet it, and ask for what comes next.
+template <int ROWS>
+static void attend(const Part (&part)[ROWS], const int64_t (&n)[ROWS], const T* k, const T* v, int64_t HS, float scale,
+                   bool ahead) {
+    constexpr int64_t KEYS = VEC / ROWS;
+    alignas(64) float p[ROWS][BLOCK] = {};
+    const int64_t most = *std::max_element(n, n + ROWS), common = *std::min_element(n, n + ROWS);
+    for (int64_t j = 0; j < most; j += KEYS) {
+        const vec found = products<ROWS>(part, k + j * HS, most - j, HS) * scale;
+        for (int r = 0; r < ROWS; r++) memcpy(p[r] + j, (const float*)&found + r * KEYS, KEYS * sizeof(float));
+        for (int64_t i = 0; ahead && i < KEYS * HS; i += 64 / sizeof(T)) prefetch(v + j * HS + i);
+    }
+    float factor[ROWS];
+    for (int r = 0; r < ROWS; r++) factor[r] = n[r] > 0 ? weigh(part[r], p[r], n[r]) : 1;
+    if (common > 0) add_values<ROWS>(part, factor, p, 0, common, v, ahead ? k + BLOCK * HS : nullptr, HS);
+    for (int r = 0; r < ROWS; r++) {  // 0 times a value that a query does not see might be NaN
+        const float rest = common > 0 ? 1 : factor[r];
+        if (n[r] > std::max<int64_t>(common, 0))
+            add_values<1>(part + r, &rest, p + r, std::max<int64_t>(common, 0), n[r], v, nullptr, HS);
     }
 }
 
@@ -129,11 +175,16 @@ static void attend_chunk(T* k, T* v, const T* qkv, float* workspace, const Shape
         *part.sum = 0;
     }
     const float scale = float(1 / std::sqrt(double(s.HS)));
-    for (int64_t j = begin; j < end; j += BLOCK)
-        for (int64_t row = 0; row < s.rows(); row++) {
-            const int64_t n = std::min({BLOCK, end - j, length + row % s.tokens + 1 - j});
-            if (n > 0) attend(Part(workspace, s, b, kv, chunk, row), k + j * s.HS, v + j * s.HS, n, s.HS, scale);
-        }
+    for (int64_t j = begin; j < end; j += BLOCK) {
+        const T *k_block = k + j * s.HS, *v_block = v + j * s.HS;
+        auto part = [&](int64_t row) { return Part(workspace, s, b, kv, chunk, row); };
+        auto seen = [&](int64_t row) { return std::min({BLOCK, end - j, length + row % s.tokens + 1 - j}); };
+        int64_t row = 0;
+        for (; row + 4 <= s.rows(); row += 4)
+            attend<4>({part(row), part(row + 1), part(row + 2), part(row + 3)},
+                      {seen(row), seen(row + 1), seen(row + 2), seen(row + 3)}, k_block, v_block, s.HS, scale, !row);
+        for (; row < s.rows(); row++) attend<1>({part(row)}, {seen(row)}, k_block, v_block, s.HS, scale, !row);
+    }
 }
 
 // One query's parts as one: each relative to the largest score of all.

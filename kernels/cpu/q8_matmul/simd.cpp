@@ -92,25 +92,29 @@ struct Operands {
 };
 
 // The sixteen lanes of each sum are added up once, at the end of a row: within a group they are whole numbers, between
-// groups floats.
-template <int ROWS, int COLUMNS>
+// groups floats. LENGTH: of every group, where it is whole vectors and divides K; 0: any. Of a decode's single row the
+// next rows of weight are asked for early: each is too short for the hardware to see a stream in it.
+template <int ROWS, int COLUMNS, int64_t LENGTH>
 INLINE void tile(T* out, int64_t N, const Operands& o, int64_t m, int64_t n) {
     vec sums[ROWS][COLUMNS] = {};
-    for (int64_t g = 0, k = 0; g < o.KG; g++) {
+    const int64_t G = LENGTH ? LENGTH : o.G;
+    for (int64_t g = 0; g < o.KG; g++) {
+        int64_t k = g * G;
+        const int64_t stop = LENGTH || k + G < o.K ? k + G : o.K;
         ivec dots[ROWS][COLUMNS] = {};
         if (OFFSET)
             for (int i = 0; i < ROWS; i++)
                 for (int j = 0; j < COLUMNS; j++) dots[i][j] = o.offsets[(m + i) * o.KG + g];
-        for (int64_t stop = k + o.G < o.K ? k + o.G : o.K; k < stop; k += BYTES) {
-            int64_t count = stop - k < BYTES ? stop - k : BYTES;
+        for (; k < stop; k += BYTES) {
+            const int64_t count = LENGTH || stop - k >= BYTES ? BYTES : stop - k;
             Bytes x[ROWS];
             for (int i = 0; i < ROWS; i++) x[i] = bytes_of(o.x + (m + i) * o.K + k, count);
             for (int j = 0; j < COLUMNS; j++) {
+                if (ROWS == 1) prefetch(o.weight + (n + j + 2 * COLUMNS) * o.K + k);
                 Bytes weight = raised(bytes_of(o.weight + (n + j) * o.K + k, count));
                 for (int i = 0; i < ROWS; i++) dots[i][j] = dot_add(dots[i][j], weight, x[i]);
             }
         }
-        k = (g + 1) * o.G;
         for (int j = 0; j < COLUMNS; j++)
             for (int i = 0; i < ROWS; i++) {
                 vec scaled = __builtin_convertvector(dots[i][j], vec) * o.scales[(n + j) * o.KG + g];
@@ -121,14 +125,25 @@ INLINE void tile(T* out, int64_t N, const Operands& o, int64_t m, int64_t n) {
         for (int j = 0; j < COLUMNS; j++) store(out + (m + i) * N + n + j, hsum(sums[i][j]));
 }
 
-template <int ROWS>
+template <int ROWS, int64_t LENGTH>
 INLINE void columns(T* out, int64_t N, const Operands& o, int64_t m, int64_t first, int64_t last) {
     int64_t n = first;
-    for (; n + 4 <= last; n += 4) tile<ROWS, 4>(out, N, o, m, n);
-    for (; n < last; n++) tile<ROWS, 1>(out, N, o, m, n);
+    for (; n + 4 <= last; n += 4) tile<ROWS, 4, LENGTH>(out, N, o, m, n);
+    for (; n < last; n++) tile<ROWS, 1, LENGTH>(out, N, o, m, n);
 }
 
 constexpr int64_t BLOCK = 8;  // rows of weight that a thread takes: they stay near it while the rows of x pass
+
+template <int64_t LENGTH>
+static void all(T* out, int64_t M, int64_t N, const Operands& o) {
+    const int64_t blocks = (N + BLOCK - 1) / BLOCK;
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t first = b * BLOCK, last = first + BLOCK < N ? first + BLOCK : N, m = 0;
+        for (; m + 4 <= M; m += 4) columns<4, LENGTH>(out, N, o, m, first, last);
+        for (; m < M; m++) columns<1, LENGTH>(out, N, o, m, first, last);
+    }
+}
 
 // out[M, N] = sum over groups of x_scale * scale * (dot product). offsets: 64 bytes for each group of x.
 EXPORT void q8_matmul_forward(T* out, const int8_t* x, const float* x_scales, const int8_t* weight,
@@ -144,11 +159,6 @@ EXPORT void q8_matmul_forward(T* out, const int8_t* x, const float* x_scales, co
         offsets[i] = sums;
     }
 #endif
-    const int64_t blocks = (N + BLOCK - 1) / BLOCK;
-#pragma omp parallel for schedule(static)
-    for (int64_t b = 0; b < blocks; b++) {
-        int64_t first = b * BLOCK, last = first + BLOCK < N ? first + BLOCK : N, m = 0;
-        for (; m + 4 <= M; m += 4) columns<4>(out, N, o, m, first, last);
-        for (; m < M; m++) columns<1>(out, N, o, m, first, last);
-    }
+    const bool whole = G == 64 && K % 64 == 0;  // llama2.c's usual group
+    (whole ? all<64> : all<0>)(out, M, N, o);
 }

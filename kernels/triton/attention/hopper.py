@@ -16,9 +16,13 @@ from kernels.triton.attention_tiles import (
     add_dq,
     attend,
     find_statistics,
+    keys_in_window,
     keys_of,
     load_statistics,
+    masked_keys,
+    masked_queries,
     place,
+    queries_in_window,
     queries_of,
 )
 from kernels.triton.descriptors import described
@@ -94,6 +98,7 @@ def store_tile(x, values, b, head, row):
 def attention_forward(
     out, q, k, v, lse, T, heads, NH, scale,
     GROUP: tl.constexpr, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    WINDOW: tl.constexpr = 0,
 ):  # fmt: skip
     tiles = tl.cdiv(T, BM)
     row, tile = place(heads, tiles)
@@ -106,17 +111,21 @@ def attention_forward(
     largest = tl.full((BM,), float("-inf"), tl.float32)
     total = tl.zeros((BM,), tl.float32)
     full, seen = keys_of(first, T, BM, BN, CAUSAL, False)
+    begin, whole = keys_in_window(first, full, BM, BN, WINDOW)
     if CAUSAL:
-        for j in tl.range(0, full, BN):
+        for j in tl.range(whole, full, BN):
             k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
             key = j + tl.arange(0, BN)
             sums, largest, total = attend(
                 sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, False
             )
-    for j in tl.range(full, seen, BN):
+    for i in tl.range(full - (whole - begin), seen, BN):
+        j = masked_keys(i, whole, full, WINDOW)
         k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
         key = j + tl.arange(0, BN)
-        sums, largest, total = attend(sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, True)
+        sums, largest, total = attend(
+            sums, largest, total, q_tile, k_tile, v_tile, query, key, T, scale, CAUSAL, True, WINDOW
+        )
 
     store_tile(out, sums * (1 / total)[:, None], b, head, first)
     # lse = ln(sum of 2^x) = (largest x + log2(total)) / log2(e)
@@ -127,6 +136,7 @@ def attention_forward(
 def attention_dq(
     dq, dout, q, k, v, out, statistics, lse, T, heads, NH, scale,
     GROUP: tl.constexpr, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    WINDOW: tl.constexpr = 0,
 ):  # fmt: skip
     tiles = tl.cdiv(T, BM)
     row, tile = place(heads, tiles)
@@ -138,15 +148,17 @@ def attention_dq(
 
     sums = tl.zeros((BM, WIDTH), tl.float32)
     full, seen = keys_of(first, T, BM, BN, CAUSAL, False)
+    begin, whole = keys_in_window(first, full, BM, BN, WINDOW)
     if CAUSAL:
-        for j in tl.range(0, full, BN):
+        for j in tl.range(whole, full, BN):
             k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
             key = j + tl.arange(0, BN)
             sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, False)
-    for j in tl.range(full, seen, BN):
+    for i in tl.range(full - (whole - begin), seen, BN):
+        j = masked_keys(i, whole, full, WINDOW)
         k_tile, v_tile = load_tile(k, b, head // GROUP, j), load_tile(v, b, head // GROUP, j)
         key = j + tl.arange(0, BN)
-        sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, True)
+        sums = add_dq(sums, q_tile, dout_tile, k_tile, v_tile, lse2, delta, query, key, T, scale, CAUSAL, True, WINDOW)
     store_tile(dq, sums * (scale / LOG2_E), b, head, first)
 
 
@@ -154,7 +166,7 @@ def attention_dq(
 def attention_dkdv(
     dk, dv, dout, q, k, v, statistics, T, heads, NH, scale,
     GROUP: tl.constexpr, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    EVEN: tl.constexpr,
+    EVEN: tl.constexpr, WINDOW: tl.constexpr = 0,
 ):  # fmt: skip
     if EVEN:
         T = T // BM * BM  # which tells the compiler that rows of statistics are aligned
@@ -167,17 +179,19 @@ def attention_dkdv(
     dk_sums = tl.zeros((BN, WIDTH), tl.float32)
     dv_sums = tl.zeros((BN, WIDTH), tl.float32)
     begin, full = queries_of(first, BM, BN, CAUSAL)
+    whole, end = queries_in_window(first, full, T, BM, BN, WINDOW)
     for member in tl.range(0, GROUP):  # the query heads that share these keys
         head = kv_head * GROUP + member
         row = kv_row * GROUP + member
-        for i in tl.range(begin, full, BM):
+        for at_query in tl.range(begin, full + tl.maximum(end - whole, 0) if WINDOW else full, BM):
+            i = masked_queries(at_query, full, whole, WINDOW)
             q_tile, dout_tile = load_tile(q, b, head, i), load_tile(dout, b, head, i)
             query = i + tl.arange(0, BM)
             lse2, delta = load_statistics(statistics, row, heads, query, T, EVEN)
             dk_sums, dv_sums = add_dkdv(
-                dk_sums, dv_sums, k_tile, v_tile, q_tile, dout_tile, lse2, delta, query, key, scale, CAUSAL
+                dk_sums, dv_sums, k_tile, v_tile, q_tile, dout_tile, lse2, delta, query, key, scale, CAUSAL, WINDOW
             )
-        for i in tl.range(full, T, BM):
+        for i in tl.range(full, tl.minimum(whole, T) if WINDOW else T, BM):
             q_tile, dout_tile = load_tile(q, b, head, i), load_tile(dout, b, head, i)
             query = i + tl.arange(0, BM)
             lse2, delta = load_statistics(statistics, row, heads, query, T, EVEN)
@@ -215,39 +229,41 @@ def describe(rows, *tensors):
         yield described(x, (B, heads, T, HS), (batch, head, row, 1), block)
 
 
-def common(q, k, causal):
+def common(q, k, causal, window):
     """(arguments, constants) that all kernels end with: sizes."""
     B, T, NH, HS = q.shape
     constants = dict(GROUP=NH // k.shape[2], WIDTH=power_of_2(HS), CAUSAL=causal)
+    if 0 < window < T:
+        constants["WINDOW"] = window
     return (T, B * NH, NH, HS**-0.5 * LOG2_E.value), constants
 
 
-def forward(q, k, v, causal, *, out, lse):
+def forward(q, k, v, causal, window=0, *, out, lse):
     if q.dtype == torch.float32:
-        return flash.forward(q, k, v, causal, out=out, lse=lse)
+        return flash.forward(q, k, v, causal, window, out=out, lse=lse)
     B, T, NH, HS = q.shape
-    sizes, constants = common(q, k, causal)
-    config = tables(HS)[0].at(q.dtype, T, HS, causal)
+    sizes, constants = common(q, k, causal, window)
+    config = tables(HS)[0].at(q.dtype, T, HS, causal, *([window] if window else []))
     grid = (B * NH * blocks(T, config["BM"]),)
     maps = *describe(config["BM"], out, q), *describe(config["BN"], k, v)
     attention_forward[grid](*maps, lse, *sizes, **constants, **config)
 
 
-def backward(dout, q, k, v, out, lse, causal, *, dq, dk, dv, workspace):
+def backward(dout, q, k, v, out, lse, causal, window=0, *, dq, dk, dv, workspace):
     if q.dtype == torch.float32:
-        return flash.backward(dout, q, k, v, out, lse, causal, dq=dq, dk=dk, dv=dv, workspace=workspace)
+        return flash.backward(dout, q, k, v, out, lse, causal, window, dq=dq, dk=dk, dv=dv, workspace=workspace)
     B, T, NH, HS = q.shape
-    sizes, constants = common(q, k, causal)
+    sizes, constants = common(q, k, causal, window)
     statistics = workspace.view(torch.float32)
 
-    config = tables(HS)[1].at(q.dtype, T, HS, causal)
+    config = tables(HS)[1].at(q.dtype, T, HS, causal, *([window] if window else []))
     grid = (B * NH * blocks(T, config["BM"]),)
     dq_map, dout_map, q_map, out_map = describe(config["BM"], dq, dout, q, out)
     k_map, v_map = describe(config["BN"], k, v)
     dq_arguments = dq_map, dout_map, q_map, k_map, v_map, out_map, statistics, lse
     attention_dq[grid](*dq_arguments, *sizes, **constants, **config)
 
-    config = tables(HS)[2].at(q.dtype, T, HS, causal)
+    config = tables(HS)[2].at(q.dtype, T, HS, causal, *([window] if window else []))
     grid = (B * k.shape[2] * blocks(T, config["BN"]),)
     dk_map, dv_map, k_map, v_map = describe(config["BN"], dk, dv, k, v)
     dout_map, q_map = describe(config["BM"], dout, q)

@@ -40,8 +40,8 @@ def several_rows(out, x, weight, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK
         k = start + tl.arange(0, BK)
         w = tl.load(rows + k[None, :], mask=(n < N)[:, None] & (k < K)[None, :], other=0.0)
         some = tl.load(x + m[None, :] * K + k[:, None], mask=(m < M)[None, :] & (k < K)[:, None], other=0.0)
-        # A tile is summed by itself first: one chain of all products in fp32 would be less exact than a library. (Without
-        # the limit Triton would make it one.)
+        # In fp32 a tile is summed by itself first: one chain of all products would be less exact than a library's.
+        # (Without the limit Triton would make it one.)
         sums += tl.dot(w, some, input_precision="ieee", max_num_imprecise_acc=BK)
     at = out + m[None, :] * N + n[:, None]
     tl.store(at, sums.to(out.dtype.element_ty), mask=(n < N)[:, None] & (m < M)[None, :])

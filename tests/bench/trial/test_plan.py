@@ -4,7 +4,7 @@ import pytest
 
 from bench import layer
 from bench.cli import CannotGoOn
-from bench.trial.plan import _named, plan_of
+from bench.trial.plan import _named, cases, plan_of
 
 KNOWN = ["cpu.simd", "cpu.naive", "cuda.naive", "torch.eager", "cpu.simd"]
 
@@ -39,3 +39,10 @@ def test_what_is_left_out_does_not_run_and_must_be_known():
     assert [v.name for v in asked("--only", "cpu.*", "--without", "cpu.simd").chosen("gelu")] == ["cpu.naive"]
     with pytest.raises(CannotGoOn, match=r"unknown variant 'cpu.simt'; did you mean 'cpu.simd'"):
         asked("--without", "cpu.simt")
+
+
+def test_an_optional_scalar_is_an_axis_of_its_layer_alone():
+    plan = asked("-a", "window=64,128")
+    assert [case.shape["window"] for case, _ in cases(plan, "attention", "forward", "fp32")] == [64, 128]
+    with pytest.raises(CannotGoOn, match="gelu has no axis 'window'"):
+        list(cases(plan, "gelu", "forward", "fp32"))

@@ -29,6 +29,7 @@ KERNELS = {
 }
 BASE = dict(B=1, T=150, NH=2, NKV=1, HS=32, causal=True, dtype="bf16")
 SECTIONS = dict(BASE, B=11, T=130, NH=6, NKV=6, HS=16)  # 66 heads of two blocks each
+WINDOW = dict(BASE, window=20)
 KILLED = 0.9  # of the mutants, at least
 
 
@@ -77,6 +78,20 @@ def test_rows_that_begin_at_8_bytes():
 def test_head_sizes(phase, HS):
     for seed, causal in enumerate((True, False)):
         assert verdict(phase, dict(BASE, HS=HS, T=133, causal=causal), seed=seed) == "ok"
+
+
+def test_a_window():
+    """… less wide than a tile, and than a block: some are left out, some are masked on both sides."""
+    assert verdict("forward", WINDOW) == "ok"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edit", [None, "rising", "far_below", "far_above"])
+@pytest.mark.parametrize("phase", KERNELS)
+def test_windows(phase, edit):
+    for seed, window in enumerate((1, 31, 64, 65, 128, 260, 261)):
+        assert verdict(phase, dict(BASE, T=261, window=window), edit, seed) == "ok"
+        assert verdict(phase, dict(BASE, T=261, HS=80, window=window), edit, seed) == "ok"
 
 
 @pytest.mark.slow
@@ -163,6 +178,7 @@ WAIT, BARRIER = (
 NARROW = ((dict(BASE, HS=20), None),)
 RISING = ((BASE, "rising"),)
 FAR = ((BASE, "far_above"),)
+WINDOWS = ((WINDOW, None), (dict(WINDOW, T=261), "rising"))
 
 
 def of_the_loop(kernel: str, following: str = NEXT) -> list[Mutant]:
@@ -172,6 +188,10 @@ def of_the_loop(kernel: str, following: str = NEXT) -> list[Mutant]:
         Mutant(kernel, "copies_before_the_barrier", STAGE + following, following + STAGE),
         Mutant(kernel, "groups_never_closed", "        close_copies();\n    };", "    };"),
     ]
+
+
+def of_the_window(kernel: str, old: str, new: str, name: str) -> Mutant:
+    return Mutant(kernel, f"window_{name}", old, new, tried=WINDOWS)
 
 
 MUTANTS = [
@@ -291,6 +311,21 @@ MUTANTS = [
     Mutant("dq", "delta_is_lse", "statistics[heads * (long long)padded + i", "statistics[i"),
     Mutant("dq", "dq_is_not_scaled", "scales[i][1] = scale;", "scales[i][1] = 1;"),
     Mutant("dq", "dq_from_v", "(sums, ds, k_tile +", "(sums, ds, k_tile + TILE_BYTES +"),
+    of_the_window("forward", "window) / KEYS * KEYS : 0", "window) / KEYS * KEYS + KEYS : 0", "begins_too_late"),
+    of_the_window("forward", "e % 2 <= behind)", "e % 2 < behind)", "mask_off_by_one"),
+    of_the_window("forward", "first_key < first_seen(own", "first_key + KEYS < first_seen(own", "no_mask"),
+    of_the_window("forward", "first_key + KEYS <= first_seen(", "first_key <= first_seen(", "leaves_out_too_much"),
+    of_the_window("forward", "blind ? 0 :", "false ? 0 :", "infinity_less_infinity"),
+    of_the_window("forward", "!WINDOW || largest", "true || largest", "far_and_nothing_seen"),
+    of_the_window("dkdv", "KEYS - 1 + window) : tokens", "window) : tokens", "ends_too_early"),
+    of_the_window("dkdv", "if (j * 8 >= seen)", "if (j * 8 > seen)", "mask_off_by_one"),
+    of_the_window("dkdv", "ahead + DKDV_SLICE - 1 >= window", "ahead >= window", "mask_too_late"),
+    of_the_window("dkdv", "ahead - (OWN<HS> - 1) >= window", "ahead >= window", "leaves_out_too_much"),
+    of_the_window("dkdv", "if (coming >= end)", "if (coming >= tokens)", "q_of_more_tiles"),
+    of_the_window("dq", "window) / KEYS * KEYS : 0", "window) / KEYS * KEYS + KEYS : 0", "begins_too_late"),
+    of_the_window("dq", "e % 2 <= behind)", "e % 2 < behind)", "mask_off_by_one"),
+    of_the_window("dq", "ahead + window < OWN<HS>", "ahead + window < 0", "mask_too_late"),
+    of_the_window("dq", "ahead + DQ_SLICE <= 1 - window", "ahead <= 1 - window", "leaves_out_too_much"),
 ]
 FEW = ("forward-missing_barrier", "-another_swizzle_of_copies")
 

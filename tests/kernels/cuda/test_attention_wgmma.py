@@ -61,6 +61,10 @@ def test_backwards_items_after_items():
     assert verdict(BASE, seed=1, phase="backward") == "ok"
 
 
+def test_a_head_that_fills_no_line():
+    assert verdict(dict(BASE, T=130, NH=1, HS=80)) == "ok"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("phase", ["forward", "backward"])
 @pytest.mark.parametrize("HS", [48, 64, 96, 128])
@@ -134,6 +138,7 @@ USUAL = ((WIDE, None), (FULL, None))  # two stages of keys, and four
 FALLING = ((BASE, "falling"),)
 FAR = ((BASE, "far_above"),)
 WIDE_TOO = ((WIDE, None),)
+PART_OF_A_LINE = ((dict(BASE, HS=80), None),)
 MANY = ((dict(WIDE, T=128, NH=12, NKV=12), None),)  # items, of which the first consumer leaves out one of two tiles
 PARTS = {  # of the source
     "common": ("", "// ---- forward"),
@@ -154,6 +159,7 @@ def mutants(kernel, *edits, part=""):
 FORWARD = [
     *mutants(
         "forward",
+        ("rest_of_lines_not_cleared", "    clear_rest<HS>(shared.out[group]);\n", "", dict(tried=PART_OF_A_LINE)),
         ("queries_not_waited_for", "        shared.queries.wait(turn);\n"),
         ("first_keys_not_waited_for", "wait(turn);\n        shared.keys.wait(n);\n", "wait(turn);\n"),
         ("keys_not_waited_for", "            shared.keys.wait(n);\n            shared", "            shared"),

@@ -1,0 +1,63 @@
+"""C++ attention where no ragged shape leads: windows as wide as blocks, or a key more or less; every ratio of heads;
+and cut up for more threads than heads, or not."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from bench.core import variants
+from bench.core.arena import Arena, workspace_of
+from bench.core.case import Case
+from bench.trial import checks, truth
+
+VARIANTS = variants.discover()
+EAGER = variants.find(VARIANTS, "attention", "torch.eager")
+BASE = dict(B=1, T=293, NH=2, NKV=1, HS=24, causal=True, dtype="fp32")  # blocks are of 48 and 96 tokens
+
+
+@pytest.fixture(params=[1, 2], ids="{} threads".format)
+def threads(request) -> Iterator[int]:
+    """Of OpenMP: with two and one head of keys, that head is cut up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def right(name: str, phase: str, shape: dict) -> bool:
+    module = variants.find(VARIANTS, "attention", name).load()
+    case = Case("attention", phase, shape, "test")
+    brief = truth.brief(case, EAGER)
+    arena = Arena(case, "cpu", workspace_of(module, case))
+    arena.load(brief.values)
+    arena.reset()
+    arena.call(getattr(module, phase))
+    return checks.inspect(arena, brief).ok
+
+
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+@pytest.mark.parametrize("name", ["cpu.flash", "cpu.simd"])
+def test_windows(name, phase, threads):
+    for window in (1, 47, 48, 97, 292):
+        assert right(name, phase, dict(BASE, window=window)), window
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+@pytest.mark.parametrize("name", ["cpu.flash", "cpu.simd", "cpu.naive"])
+def test_more_windows(name, phase, dtype, threads):
+    for T in (96, 293):
+        for window in (1, 2, 15, 17, 48, 49, 95, 96, 97, 144, 292, 293, 1000):
+            assert right(name, phase, dict(BASE, T=T, dtype=dtype, window=window)), (T, window)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [0, 70])
+@pytest.mark.parametrize("phase", ["forward", "backward"])
+@pytest.mark.parametrize("name", ["cpu.flash", "cpu.simd", "cpu.naive"])
+def test_ratios_of_heads(name, phase, window, threads):
+    for NH, NKV in ((1, 1), (4, 2), (6, 2), (4, 1), (8, 1), (24, 3)):
+        for HS in (48, 128):
+            assert right(name, phase, dict(BASE, T=131, NH=NH, NKV=NKV, HS=HS, window=window)), (NH, NKV, HS)
