@@ -62,6 +62,15 @@ def test_a_ladder_beside_pytorch(tmp_path):
     assert page.returncode == 0 and "Weights kept in less" in (out / "report.html").read_text()
 
 
+def test_what_a_model_writes_cannot_steer_a_terminal(tmp_path):
+    """ESC [ 2 J as byte tokens: the prompt is written out too."""
+    erase = ",".join(str(3 + byte) for byte in b"\x1b[2Jx")
+    quick = (*QUICK, "--tokens", erase, "--steps", 1, "--no-check", "--rounds", 1, "--out", tmp_path / "run")
+    done = commands.run("generate", "llama2-tiny", *quick)
+    assert done.returncode == 0 and "x" in done.stdout and "\x1b" not in done.stdout
+    assert ("ours", "decode") not in rows_of(tmp_path / "run"), "one token takes no step"
+
+
 def test_wrong_kernels_are_told(tmp_path):
     truth_variants.write(tmp_path / "kernels", "off", ("swiglu",), "_forward = forward\n")
     file = tmp_path / "kernels" / "torch" / "swiglu" / "off.py"
