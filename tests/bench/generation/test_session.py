@@ -10,6 +10,7 @@ from bench import generate
 from bench.checkpoints import hugging_face, llama2c
 from bench.core.variants import discover
 from bench.generation import source
+from bench.generation.pick import candidates
 from bench.generation.plan import Job, calls, plan_of
 from bench.machine import facts
 from bench.records.read import latest, read_records
@@ -184,6 +185,15 @@ def test_on_a_gpu_a_step_is_one_graph(tmp_path):
     assert ours["graph"] and ours["timer"] == theirs["timer"] == "span" and ours["weights"] == "bf16"
     assert len(ours["samples"]) == 2 and all(len(turn) == 1 for turn in ours["samples"])
     assert theirs["median_s"] > ours["median_s"]
+
+
+def test_kernels_of_one_form_of_the_weights_are_no_other_ones(tmp_path):
+    """Of a ladder, int8's layers can be named, and gemv, which int8 does without."""
+    arguments = ["llama2-tiny", "--ladder", "--kernels", "torch.eager,q8_matmul=cpu.naive,gemv/head=cpu.naive"]
+    plan = plan_of(**vars(generate.parser().parse_args(arguments)), argv=[])
+    fp32, _, int8 = ({id.place: some[0].name for id, some in candidates(plan, job).items()} for job in plan.jobs)
+    assert fp32["gemv/head"] == int8["q8_matmul/head"] == "cpu.naive"
+    assert fp32["gemv/decode-qkv"] == int8["q8_quantise/head"] == "torch.eager"
 
 
 def test_who_dies_costs_its_own_row(tmp_path):
