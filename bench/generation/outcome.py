@@ -23,7 +23,7 @@ from bench.generation.rooms import Built, Done, Verdict
 from bench.machine import facts
 from bench.models import CallId
 from bench.records.record import Record
-from bench.show.generation_page import ABOVE
+from bench.show.generation_page import ABOVE, noise_of
 from bench.show.limits import ranks_nothing
 from bench.show.sheet import Col, Sheet
 from bench.show.terminal import console
@@ -244,8 +244,7 @@ class Outcome:
         ]
         more = [("of the floor", 2), *([(f"vs {baseline}", 0)] if baseline else []), ("read MB", 3), ("peak MB", 3)]
         sheet = Sheet(title, [Col("by"), *(Col(name, right=True, rank=rank) for name, rank in [*cols, *more])])
-        noise = max((r.get("noise") or 0.0 for r in rows.values() if r["phase"] == DECODE), default=None)
-        if none := ranks_nothing(noise):
+        if none := ranks_nothing(noise_of(r for r in rows.values() if r["phase"] == DECODE)):
             sheet.tell(none, "bold red")
         read, matmul = self.peaks.get("read"), self.peaks.get(s.dtype)
         sheet.tell(

@@ -1,5 +1,7 @@
 """Which variants ours is made of: named, chosen beforehand, remembered, or the fastest of a race in its process."""
 
+from dataclasses import replace
+
 from bench import cli
 from bench.core import variants
 from bench.core.variants import Variant
@@ -18,7 +20,9 @@ WHAT = "the generation"
 def candidates(plan: Plan, job: Job) -> Pool:
     """Who may serve each call. CannotGoOn as `choose.candidates` does."""
     found = variants.discover(plan.spec.folders)
-    pool = choose.candidates(plan.spec, found, calls(job), job.device, job.sizes.dtype, job.simulate, what=WHAT)
+    pool = choose.candidates(
+        _spec_of(plan, job), found, calls(job), job.device, job.sizes.dtype, job.simulate, what=WHAT
+    )
     if plan.spec.chosen:
         before = chosen.read(plan.spec.chosen)
         for id, here in pool.items():
@@ -29,6 +33,21 @@ def candidates(plan: Plan, job: Job) -> Pool:
         shapes = {id: call.shape for id, call in calls(job).items()}
         pool = {id: [v for v in some if takes(v, shapes[id])][:1] or some[:1] for id, some in pool.items()}
     return pool
+
+
+def _spec_of(plan: Plan, job: Job) -> choose.Spec:
+    """--kernels without what it says of calls that another form of the weights makes, and this one does not."""
+    places = {of: _places(of) for of in plan.jobs}
+    anywhere = [*dict.fromkeys(name for names in places.values() for name in names)]
+    for where in plan.spec.overrides:
+        cli.choose(where, anywhere, f"layer of {WHAT}")
+    here = {where: wish for where, wish in plan.spec.overrides.items() if where in places[job]}
+    return replace(plan.spec, overrides=here)
+
+
+def _places(job: Job) -> list[str]:
+    """What --kernels can name of a job's calls."""
+    return [name for id in calls(job) for name in (id.place, id.layer)]
 
 
 def takes(variant: Variant, shape: Shape) -> bool:

@@ -340,6 +340,7 @@ class TransformersRoom(Room):
         from bench.checkpoints import hugging_face
 
         transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
         with tempfile.TemporaryDirectory(prefix="layerbench-") as folder:
             kind = DTYPES[self.sizes.dtype]
             named = {name: w.to(kind) for name, w in self.rounded().items()}

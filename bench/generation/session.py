@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core import files, progress
+from bench.core.evidence import plain
 from bench.core.process import TIMEOUT
 from bench.core.progress import Progress
 from bench.generation import outcome, pick
@@ -65,7 +66,8 @@ class Session:
     def _tell(self, found: Outcome) -> None:
         first = self.entries[0]
         if first.tokens:
-            print("\n---\n".join(found.texts(first)) + "\n", flush=True)
+            # A model may write anything, a terminal's escape sequences too.
+            print(plain("\n---\n".join(found.texts(first))) + "\n", flush=True)
         found.print()
         self.run_.write_csv(outcome.COLUMNS)
         if first.choice:

@@ -88,9 +88,10 @@ class Page:
             )
         if prefill:
             self.data[PREFILL] = Chart("tokens", _points(prefill), "tokens a second of prefill, and at the matmul rate")
-        self.decode = [Row(name, r.get("story", ""), _decode_cells(r)) for name, r in decode]
-        self.prefill = [Row(name, r.get("story", ""), _prefill_cells(r)) for name, r in prefill]
-        self.ladder = _ladder(decode)
+        none = ranks_nothing(noise_of(r for _, r in decode))
+        self.decode = [Row(name, r.get("story", ""), _decode_cells(r, none)) for name, r in decode]
+        self.prefill = [Row(name, r.get("story", ""), _prefill_cells(r, none)) for name, r in prefill]
+        self.ladder = [] if none else _ladder(decode)
         self.parts = [(name, _parts(r)) for name, r in decode if r.get("in_context_s")]
         self.kernels = {} if several else {call: v for _, r in timed for call, v in _kernels(r).items()}
         self.troubles = [
@@ -98,16 +99,22 @@ class Page:
             for name, r in self.records
             if r["status"] != "ok"
         ]
+        if none:
+            self.troubles.append(none)
         if any((r.get("mbu") or 0.0) > 1 for _, r in decode):
             self.troubles.append(ABOVE)
-        noise = max((r.get("noise") or 0.0 for _, r in decode), default=None)
-        if none := ranks_nothing(noise):
-            self.troubles.append(none)
         self.sizes = list(dict.fromkeys(_sizes(r) for _, r in timed))
         self.ceilings = list(dict.fromkeys(filter(None, (_ceiling(r) for _, r in timed))))
         self.commands = [str(run.environment["command"]) for run in runs if "command" in run.environment]
         self.machines = list(dict.fromkeys(_machine(run) for run in runs))
         self.folders = [Path(run.folder).name for run in runs]
+
+
+def noise_of(rows: Iterable[Record]) -> float | None:
+    """How well times are known: the widest half of a 95 % interval, of its median; None where one round tells
+    nothing."""
+    known = [(r["low_s"], high, r["median_s"]) for r in rows if (high := r.get("high_s"))]
+    return max(((high - low) / 2 / median for low, high, median in known), default=None)
 
 
 def _points(rows: list[tuple[str, Record]]) -> list[Point]:
@@ -131,11 +138,11 @@ def _points(rows: list[tuple[str, Record]]) -> list[Point]:
 def _check(r: Record) -> str:
     if "error_ratio" not in r:
         return DASH
-    same = f"{r['same_tokens']} of {r['checked_tokens']} tokens" if "checked_tokens" in r else ""
-    return f"{r['status']}, {multiple(r['error_ratio'])} PyTorch's error, {same}"
+    same = f", {r['same_tokens']} of {r['checked_tokens']}" if "checked_tokens" in r else ""
+    return f"{multiple(r['error_ratio'])}{same}"
 
 
-def _decode_cells(r: Record) -> list[str]:
+def _decode_cells(r: Record, none: str) -> list[str]:
     floor = r.get("floor_s")
     at_floor = f"{r['tokens_per_s'] * r['median_s'] / floor:,.1f}" if floor else DASH
     peak = r.get("peak_bytes")
@@ -145,19 +152,20 @@ def _decode_cells(r: Record) -> list[str]:
         duration(r["median_s"]),
         percent(r.get("mbu")),
         at_floor,
-        _speed(r),
+        _speed(r, none),
         *(f"{number(value, 1e6)} MB" if value else DASH for value in (r.get("bytes"), r.get("weight_bytes"))),
         *(f"{number(value, 1e6)} MB" if value else DASH for value in (r.get("cache_bytes"), peak)),
     ]
 
 
-def _prefill_cells(r: Record) -> list[str]:
+def _prefill_cells(r: Record, none: str) -> list[str]:
     first = duration(r["first_token_s"]) if r.get("first_token_s") is not None else DASH
-    return [f"{r['tokens_per_s']:,.0f}", duration(r["median_s"]), percent(r.get("mfu")), first, _speed(r)]
+    return [f"{r['tokens_per_s']:,.0f}", duration(r["median_s"]), percent(r.get("mfu")), first, _speed(r, none)]
 
 
-def _speed(r: Record) -> str:
-    return f"{r['speedup']:.2f}x {r.get('baseline', '')}" if "speedup" in r else DASH
+def _speed(r: Record, none: str) -> str:
+    """none: why nothing is ranked."""
+    return f"{r['speedup']:.2f}x {r.get('baseline', '')}" if "speedup" in r and not none else DASH
 
 
 def _ladder(decode: list[tuple[str, Record]]) -> list[Rung]:
@@ -209,7 +217,7 @@ def _kernels(r: Record) -> dict[str, str]:
 
 def _sizes(r: Record) -> str:
     s = r["shape"]
-    return f"{r['layer']}: {s.get('B')} sequences, a prompt of {s.get('T')} tokens, {s.get('steps')} tokens each"
+    return f"{r['layer']}: B={s.get('B')}, a prompt of {s.get('T')} tokens, {s.get('steps')} tokens each"
 
 
 def _ceiling(r: Record) -> str:

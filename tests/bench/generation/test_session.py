@@ -10,6 +10,7 @@ from bench import generate
 from bench.checkpoints import hugging_face, llama2c
 from bench.core.variants import discover
 from bench.generation import source
+from bench.generation.pick import candidates
 from bench.generation.plan import Job, calls, plan_of
 from bench.machine import facts
 from bench.records.read import latest, read_records
@@ -62,6 +63,15 @@ def test_a_ladder_beside_pytorch(tmp_path):
     assert page.returncode == 0 and "Weights kept in less" in (out / "report.html").read_text()
 
 
+def test_what_a_model_writes_cannot_steer_a_terminal(tmp_path):
+    """ESC [ 2 J as byte tokens: the prompt is written out too."""
+    erase = ",".join(str(3 + byte) for byte in b"\x1b[2Jx")
+    quick = (*QUICK, "--tokens", erase, "--steps", 1, "--no-check", "--rounds", 1, "--out", tmp_path / "run")
+    done = commands.run("generate", "llama2-tiny", *quick)
+    assert done.returncode == 0 and "x" in done.stdout and "\x1b" not in done.stdout
+    assert ("ours", "decode") not in rows_of(tmp_path / "run"), "one token takes no step"
+
+
 def test_wrong_kernels_are_told(tmp_path):
     truth_variants.write(tmp_path / "kernels", "off", ("swiglu",), "_forward = forward\n")
     file = tmp_path / "kernels" / "torch" / "swiglu" / "off.py"
@@ -91,7 +101,7 @@ def test_llama2cs_files_are_opened_with_their_tokenizer(tmp_path, weights, versi
     llama2c.write_model(tmp_path / "model.bin", SMALL, weights, version=version, group=16)
     scored.write_tokenizer(tmp_path / "tokenizer.bin", scored.of_bytes(SMALL.v))
     of, codec = source.opened(str(tmp_path / "model.bin"), 0, None, text=True)
-    assert (of.model.L, of.model.C, of.model.v) == (1, 32, 260)
+    assert isinstance(of.model, Llama2) and (of.model.L, of.model.C, of.model.v) == (1, 32, 260)
     assert of.group == (16 if version == 2 else 0)
     found = of.weights()
     assert found.named.keys() | found.quantised.keys() == weights.keys()
@@ -175,6 +185,15 @@ def test_on_a_gpu_a_step_is_one_graph(tmp_path):
     assert ours["graph"] and ours["timer"] == theirs["timer"] == "span" and ours["weights"] == "bf16"
     assert len(ours["samples"]) == 2 and all(len(turn) == 1 for turn in ours["samples"])
     assert theirs["median_s"] > ours["median_s"]
+
+
+def test_kernels_of_one_form_of_the_weights_are_no_other_ones(tmp_path):
+    """Of a ladder, int8's layers can be named, and gemv, which int8 does without."""
+    arguments = ["llama2-tiny", "--ladder", "--kernels", "torch.eager,q8_matmul=cpu.naive,gemv/head=cpu.naive"]
+    plan = plan_of(**vars(generate.parser().parse_args(arguments)), argv=[])
+    fp32, _, int8 = ({id.place: some[0].name for id, some in candidates(plan, job).items()} for job in plan.jobs)
+    assert fp32["gemv/head"] == int8["q8_matmul/head"] == "cpu.naive"
+    assert fp32["gemv/decode-qkv"] == int8["q8_quantise/head"] == "torch.eager"
 
 
 def test_who_dies_costs_its_own_row(tmp_path):

@@ -2,6 +2,7 @@
 memory is planned once, and a step is one graph."""
 
 import sys
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -28,8 +29,13 @@ from tests.fake_gpu import FakeGpu
 GPT = GPT2("small", L=2, NH=3, C=48, max_t=20, v=130)
 GROUPED = Llama2("grouped", L=2, NH=4, NKV=2, C=32, H=40, max_t=20, v=130)
 UNTIED = Llama2("untied", L=1, NH=2, NKV=2, C=16, H=24, max_t=20, v=90, tied=False)
-NAMED = dict(ids=lambda x: getattr(x, "name", x))
-MODELS = pytest.mark.parametrize("model", [GPT, GROUPED, UNTIED], ids=lambda m: m.name)
+
+
+def named(value: Any) -> Any:
+    return getattr(value, "name", value)
+
+
+MODELS = pytest.mark.parametrize("model", [GPT, GROUPED, UNTIED], ids=named)
 PROMPTS = [[5, 1, 77, 3, 3], [88, 2, 9]]  # of two lengths
 STEPS = 7
 
@@ -54,11 +60,13 @@ def parameters(model: Model) -> dict[str, torch.Tensor]:
     return {n: p + 0.2 * torch.randn(p.shape, generator=gen) for n, p in start.items()}
 
 
-def engine(model: Model, of: Sizes, variants, name: str = "torch.eager", device: Any = None, **other: Any) -> Engine:
-    """other: modules, by layer."""
+def engine(
+    model: Model, of: Sizes, variants, name: str = "torch.eager", device: Any = None, own: Mapping[str, Any] = {}
+) -> Engine:
+    """own: modules to take instead, by layer."""
     device = device or open_device("cpu")
     made = inference(model, of, device)
-    modules = {id: other.get(id.layer) or variants[id.layer, name] for id in made.shapes}
+    modules = {id: own.get(id.layer) or variants[id.layer, name] for id in made.shapes}
     built = Engine(made, modules, device)
     built.load(parameters(model))
     return built
@@ -105,7 +113,7 @@ def test_decode_of_a_token_is_the_forward_pass_over_the_whole_text(variants, mod
 def test_greedy_text_is_the_plain_networks_token_for_token(variants, model, name):
     """Of every backend that runs here: each layer by that variant where there is one."""
     own = {v.layer: v.load() for v in discover() if v.name == name}
-    built = engine(model, sizes(), variants, **own)
+    built = engine(model, sizes(), variants, own=own)
     assert {"gemv", "decode_attention"} <= own.keys()
     ours = said(built)
     truth = wanted(model, built.tokens())
@@ -137,7 +145,7 @@ def test_a_token_too_few_in_the_cache_is_seen(variants, model):
                 qkv, lengths, NH, out=out, k_cache=k_cache, v_cache=v_cache
             )
 
-    built = engine(model, sizes(), variants, decode_attention=Forgets)
+    built = engine(model, sizes(), variants, own={"decode_attention": Forgets})
     ours = said(built)
     truth = wanted(model, built.tokens())
     assert (ours - truth).abs().max() > 1e-3 * truth.abs().max()
@@ -210,7 +218,7 @@ def test_shapes_are_those_of_the_calls(model, group):
     for call in [item for item in [*made.prefill, *made.decode] if isinstance(item, Call)]:
         shape = made.shapes[call.id].shape
         p = contract.pass_of(contract.load(call.id.layer), "forward")
-        given = dict(zip(p.positional(), call.inputs, strict=True)) | dict(call.outputs)
+        given: dict[str, Any] = dict(zip(p.positional(), call.inputs, strict=True)) | dict(call.outputs)
         for t in p.tensors():
             assert (given[t.name] is not None) == t.when(shape), (call.id, t.name)
             if given[t.name] is not None:
@@ -283,12 +291,12 @@ def test_what_does_not_fit_is_refused(variants):
 # --- recorded calls ---
 
 
-@pytest.mark.parametrize(("model", "group"), [(GPT, 16), (GROUPED, 0), (UNTIED, 16)], **NAMED)
+@pytest.mark.parametrize(("model", "group"), [(GPT, 16), (GROUPED, 0), (UNTIED, 16)], ids=named)
 def test_recorded_calls_write_the_same_text(variants, model, group):
     """Fewer things to run, and bit for bit what the variants leave, at other prompts than they were recorded at."""
     own = {v.layer: v.load() for v in discover() if v.name == "cpu.simd"}
     drawing = sizes(group=group, temperature=1.0, top_k=30)
-    plain, recorded = (engine(model, drawing, variants, **own) for _ in range(2))
+    plain, recorded = (engine(model, drawing, variants, own=own) for _ in range(2))
     assert recorded.record() is None and recorded.next is not recorded.plain
     assert sum(getattr(f, "__name__", "") == "forward" for f, _, _ in recorded.next) == 0
     for seed in (0, 1):
@@ -307,7 +315,7 @@ def test_a_variant_that_does_more_than_call_cpp_runs_as_ever(variants):
             simd.forward(x, out=out)
             out.mul_(0.5)
 
-    built, other = (engine(GROUPED, sizes(), variants, swiglu=More) for _ in range(2))
+    built, other = (engine(GROUPED, sizes(), variants, own={"swiglu": More}) for _ in range(2))
     assert "other results" in (built.record() or "")
     assert built.next is built.plain
     assert built.generate(PROMPTS, STEPS) == other.generate(PROMPTS, STEPS)
@@ -323,7 +331,7 @@ def gpu():
     made.close()
 
 
-@pytest.mark.parametrize(("model", "group"), [(GPT, 0), (GROUPED, 16), (UNTIED, 0)], **NAMED)
+@pytest.mark.parametrize(("model", "group"), [(GPT, 0), (GROUPED, 16), (UNTIED, 0)], ids=named)
 def test_a_captured_step_is_the_plain_one_token_for_token(gpu, variants, model, group):
     """Lengths, tokens, their count and the numbers of draws are all read anew at each replay."""
     drawing = sizes(group=group, temperature=1.0, top_k=30)
@@ -371,7 +379,7 @@ def test_what_breaks_the_capture_is_named_and_the_text_goes_on_without(gpu, vari
             variants["sampling", "torch.eager"].forward(*args, **outputs)
             outputs["token"].sum().item()
 
-    built = engine(GPT, sizes(), variants, device=gpu, sampling=Looks)
+    built = engine(GPT, sizes(), variants, device=gpu, own={"sampling": Looks})
     told = built.capture()
     assert told and told.startswith("sampling forward: RuntimeError: ") and "capturing" in told
     assert built.replay is None

@@ -69,6 +69,13 @@ def test_the_ladder_is_of_one_model_and_what_is_right():
     assert Page([run(fp32), run(other, name="second")]).ladder == []
 
 
+def test_a_noisy_run_ranks_nothing():
+    rows = row("ours fp32", "fp32", 8, speedup=2.0, high_s=0.05), row("ours bf16", "bf16", 4, speedup=4.0)
+    page = Page([run(*rows)])
+    assert page.ladder == [] and "ranks nothing" in page.troubles[0]
+    assert {r.cells[page.decode_columns.index("speed")] for r in page.decode} == {"–"}
+
+
 def test_nothing_timed_is_nothing_to_report():
     with pytest.raises(CannotGoOn, match="nothing was timed"):
         Page([run({k: v for k, v in row("ours", "fp32", 1).items() if k != "median_s"})])
