@@ -19,7 +19,7 @@ def case(shape, edit=None):
 def wrong(c, kernel):
     """The outputs of which a kernel's are not right."""
     values = draw(c)
-    got = {**values, **kernel(**{n: v.clone() for n, v in values.items()}, NH=c.shape["NH"])}
+    got = {**values, **kernel(**{n: one(v).clone() for n, v in values.items()}, NH=c.shape["NH"])}
     yards = truth.yards_of(c, values, None)
     return {y.name for y in yards if truth.judge(one(got[y.name]), y, c.edit is None).evidence}
 
@@ -151,7 +151,7 @@ def test_work_and_bytes_by_hand():
 def test_what_was_never_written_stays_and_does_not_matter():
     c = case(SHAPES[2], "poison")
     values = draw(c)
-    found = run_truth(c.module, "forward", values, c.shape)
+    found = {name: one(value) for name, value in run_truth(c.module, "forward", values, c.shape).items()}
     assert found["out"].isfinite().all()
     for b, length in enumerate(decode_attention.lengths_of(c.shape)):
         end = length + c.shape["T"]
