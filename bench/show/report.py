@@ -87,8 +87,9 @@ MOST_LENGTHS = 3  # values of T that a title names
 MOST_COMMITS = 3  # that the first lines name
 # Layers in the order of the training step; others follow by name.
 ORDER = (
-    *("embedding", "layernorm", "rmsnorm", "residual_layernorm", "residual_rmsnorm", "matmul", "rope", "attention"),
-    *("gelu", "swiglu", "residual", "softmax", "cross_entropy", "fused_classifier", "global_norm", "adamw"),
+    *("embedding", "layernorm", "rmsnorm", "residual_layernorm", "residual_rmsnorm", "matmul", "gemv", "rope"),
+    *("attention", "decode_attention", "gelu", "swiglu", "q8_quantise", "q8_matmul", "residual", "softmax"),
+    *("cross_entropy", "fused_classifier", "sampling", "global_norm", "adamw"),
 )
 
 
