@@ -1,4 +1,4 @@
-"""The formula op by op in fp32, each half of the pairs written back where it came from."""
+"""Pairs that lie side by side as complex numbers, as Llama's own code has them; half a head apart op by op, in fp32."""
 
 import torch
 
@@ -9,11 +9,16 @@ def turn(x, start, cos, sin, style):
     """x: the heads that are turned."""
     position = start[:, None] + torch.arange(x.shape[1], device=x.device)
     cos, sin = cos[position][:, :, None], sin[position][:, :, None]
-    a, b = (x[..., ::2], x[..., 1::2]) if style == "interleaved" else x.chunk(2, -1)
-    wide_a, wide_b = a.float(), b.float()
-    first, second = wide_a * cos - wide_b * sin, wide_a * sin + wide_b * cos
-    a.copy_(first)
-    b.copy_(second)
+    wide = x.float()  # x itself, where it is fp32
+    if style == "interleaved":
+        torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(torch.complex(cos, sin))
+    else:
+        a, b = wide.chunk(2, -1)
+        turned = a * cos - b * sin
+        b.mul_(cos).add_(a * sin)
+        a.copy_(turned)
+    if wide is not x:
+        x.copy_(wide)
 
 
 def forward(start, cos, sin, R, style, *, qkv):
