@@ -3,6 +3,8 @@
 Floor: the tokens' keys and values in the cache read once, at the read bandwidth of all cores. The query heads that
 share a key meet it while it is in the cache, sixteen keys at once; a chunk appends the new tokens' rows that lie in it
 before it reads them. As flash-decoding does (Dao et al. 2023), so that one long sequence keeps every core busy.
+Measured on two cores of a Xeon with AVX-512 that others used too, twelve heads of 64 and 1024 tokens in fp32: 0.82 of a
+plain read's bandwidth; 0.64 where eight query heads share a key.
 """
 
 from kernels.cpu import Kernel

@@ -26,17 +26,36 @@ NEW = 16  # new tokens that a program has room for
 
 
 @triton.jit
+def products(q, k):
+    """q k^T. In fp32 a chain of 256 products would be less exact than a library's: two of 128 then, where the zeros in
+    the other half's places cost time and no digits."""
+    WIDTH: tl.constexpr = q.shape[1]
+    if q.dtype == tl.float32 and WIDTH > 128:
+        first = (tl.arange(0, WIDTH) < WIDTH // 2)[None, :]
+        one = tl.dot(tl.where(first, q, 0.0), tl.trans(k), input_precision="ieee")
+        return one + tl.dot(tl.where(first, 0.0, q), tl.trans(k), input_precision="ieee", max_num_imprecise_acc=WIDTH)
+    else:
+        return tl.dot(q, tl.trans(k), input_precision="ieee")
+
+
+@triton.jit
 def attend(sums, largest, total, q, k, v, visible, scale):
     """One tile of keys under a running softmax, in base 2; every row sees one of them at least. Scaled is the score's
     distance from the largest: scaled first, a multiply-add would leave of that what its product was rounded by. The
     choice behind exp2 keeps its last product from being fused into the sum, by lanes that must hold the same."""
-    scores = tl.where(visible, tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf"))
+    scores = tl.where(visible, products(q, k), float("-inf"))
     before = largest
     largest = tl.maximum(before, tl.max(scores, 1))
     p = tl.where(visible, tl.exp2((scores - largest[:, None]) * scale), 0.0)
     correction = tl.exp2((before - largest) * scale)
     total = total * correction + tl.sum(p, 1)
-    sums = tl.dot(p.to(v.dtype), v, sums * correction[:, None], input_precision="ieee")
+    sums *= correction[:, None]
+    if (
+        v.dtype == tl.float32
+    ):  # a tile is summed by itself: one chain of all products would be less exact than a library's
+        sums += tl.dot(p, v, input_precision="ieee", max_num_imprecise_acc=p.shape[1])
+    else:
+        sums = tl.dot(p.to(v.dtype), v, sums)
     return sums, largest, total
 
 
