@@ -50,9 +50,7 @@ def attend(sums, largest, total, q, k, v, visible, scale):
     correction = tl.exp2((before - largest) * scale)
     total = total * correction + tl.sum(p, 1)
     sums *= correction[:, None]
-    if (
-        v.dtype == tl.float32
-    ):  # a tile is summed by itself: one chain of all products would be less exact than a library's
+    if v.dtype == tl.float32:  # a tile by itself, for the same reason
         sums += tl.dot(p, v, input_precision="ieee", max_num_imprecise_acc=p.shape[1])
     else:
         sums = tl.dot(p.to(v.dtype), v, sums)
