@@ -266,14 +266,22 @@ def _fastest(
 def random_call(
     layer: str, shape: dict[str, Any], phase: str, device: str, module: Any
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments of a call, its tensors drawn at random: (positional, keyword)."""
+    """Arguments of a call, its tensors drawn at random and made meaningful: (positional, keyword). With lengths beyond
+    its cache a kernel would write where others live."""
     from reference import contract
 
-    spec = contract.pass_of(contract.load(layer), phase)
+    reference = contract.load(layer)
+    spec = contract.pass_of(reference, phase)
 
     def draw(t: contract.Tensor, sizes: tuple[int, ...]) -> torch.Tensor:
         if t.dtype == "int":
-            return torch.randint(shape[t.high], sizes, device=device)
+            return (
+                torch.randint(shape[t.high], sizes, device=device)
+                if t.high
+                else torch.zeros(sizes, dtype=torch.int64, device=device)
+            )
+        if t.dtype == "int8":
+            return torch.randint(-127, 128, sizes, device=device, dtype=torch.int8)
         return torch.randn(sizes, device=device).to(TORCH_DTYPES[t.dtype_in(shape)])
 
     def value(t: contract.Tensor) -> Any:
@@ -282,10 +290,14 @@ def random_call(
         drawn = [draw(t, sizes) for sizes in t.many_sizes(shape)]
         return drawn if t.many else drawn[0]
 
-    positional = [value(t) for t in spec.inputs] + spec.scalars_in(shape)
+    values = {t.name: value(t) for t in (*reference.FORWARD.tensors(), *spec.tensors())}
+    if hasattr(reference, "consistent"):
+        with torch.device(device):
+            reference.consistent(values, shape)
+    positional = [values[t.name] for t in spec.inputs] + spec.scalars_in(shape)
     if spec.accumulates:
         positional.append(False)
-    keyword = {t.name: value(t) for t in spec.outputs}
+    keyword = {t.name: values[t.name] for t in spec.outputs}
     if "workspace" in inspect.signature(getattr(module, phase)).parameters:
         keyword["workspace"] = torch.empty(module.workspace(shape, phase), dtype=torch.uint8, device=device)
     return positional, keyword

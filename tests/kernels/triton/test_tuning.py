@@ -14,6 +14,7 @@ from triton.runtime.errors import OutOfResources, PTXASError
 
 from kernels.triton import tuning
 from kernels.triton.tuning import Tiles, measure_and_keep
+from reference import contract, decode_attention
 
 SMALL, LARGE, HUGE = dict(BLOCK=1), dict(BLOCK=2), dict(BLOCK=3)
 SHAPE = dict(N=16, dtype="bf16")
@@ -182,10 +183,8 @@ def test_a_damaged_file_is_measured_over():
 
 
 @pytest.mark.parametrize("phase", ("forward", "backward"))
-@pytest.mark.parametrize("layer", ("matmul", "attention", "embedding", "layernorm", "adamw"))
+@pytest.mark.parametrize("layer", contract.layer_names())
 def test_random_arguments_are_those_of_the_contract(layer, phase):
-    from reference import contract
-
     module = contract.load(layer)
     if phase not in contract.phases_of(module):
         return
@@ -198,6 +197,13 @@ def test_random_arguments_are_those_of_the_contract(layer, phase):
         assert (value is None) == (not spec_of.when(shape))
         if value is not None and not spec_of.many:
             assert tuple(value.shape) == spec_of.sizes(shape)
+
+
+def test_random_lengths_leave_room_for_the_new_tokens():
+    """Which numbers below S may not."""
+    shape = {**decode_attention.sizes(8, 8, 2, 1, 16, 9), "spread": True, "dtype": "bf16"}
+    _, lengths, _ = tuning.random_call("decode_attention", shape, "forward", "cpu", _with_workspace("forward"))[0]
+    assert int(lengths.min()) >= 0 and int(lengths.max()) + shape["T"] <= shape["S"]
 
 
 def _with_workspace(phase: str):
