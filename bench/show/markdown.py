@@ -15,7 +15,7 @@ from bench.records.record import Record
 from bench.show.columns import COLUMNS, Column, States, check_text, columns, value
 from bench.show.page import Chart, as_svg
 from bench.show.report import Page, read_runs
-from bench.show.texts import DASH, coverage_text, ratio_text
+from bench.show.texts import DASH, coverage_text, percent, ratio_text
 from reference import contract
 
 MARKER = re.compile(r"(<!-- table (\w+) (\S+)((?: \w+=\S+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -141,6 +141,26 @@ def step(rows: Rows) -> str:
     return table(shown, [[r] for r in rows])
 
 
+def generation(rows: Rows) -> str:
+    """Text from a model: each contestant's decode, and the prefill before it."""
+    rows = [r for r in rows if r.get("median_s")]
+    prefills = {r["variant"]: r for r in rows if r["phase"] == "prefill"}
+
+    def of_prefill(name: str, write: Callable[[float], str]) -> Callable[[Record], str]:
+        return lambda r: write(prefills[r["variant"]][name]) if r["variant"] in prefills else DASH  # type: ignore[literal-required]
+
+    shown = (
+        COLUMNS["variant"].titled("by"),
+        Column("weights", "", lambda r: r["weights"], right=False),
+        Column("decode tokens/s", "", lambda r: f"{r['tokens_per_s']:.1f}"),
+        Column("± of a step", "", lambda r: percent(r["noise"])),
+        Column("MBU", "", lambda r: percent(r["mbu"])),
+        Column("prefill tokens/s", "", of_prefill("tokens_per_s", "{:.0f}".format)),
+        Column("MFU", "", of_prefill("mfu", percent)),
+    )
+    return table(shown, [[r] for r in rows if r["phase"] == "decode"])
+
+
 def gpu(rows: Rows, dtype: str = "bf16") -> str:
     """Every layer and pass on a GPU: the fastest right own kernel by busy time, cold; dashes where nothing is."""
     shown = (
@@ -196,6 +216,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "layers": layers,
     "variants": variants,
     "step": step,
+    "generation": generation,
     "gpu": gpu,
     "counted": counted,
 }

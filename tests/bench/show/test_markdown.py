@@ -1,6 +1,7 @@
 """Tables in documents come from committed results, and a stale one is found."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,22 @@ def test_a_stale_table_is_found(home, capsys):
     assert readme_tables.main(["--check", str(file)]) == 1 and "old" in file.read_text()
     assert readme_tables.main([str(file)]) == 0 and "Fast." in file.read_text()
     assert readme_tables.main(["--check", str(file)]) == 0
+
+
+def test_text_from_a_model_has_a_row_a_contestant():
+    def row(variant: str, phase: str, **more) -> Any:
+        return dict(variant=variant, phase=phase, weights="fp32", median_s=1e-2, noise=0.05, tokens_per_s=100.0) | more
+
+    rows = [
+        row("ours", "prefill", mfu=0.5, tokens_per_s=2000.0),
+        row("ours", "decode", mbu=0.9),
+        row("transformers", "decode", mbu=0.25, tokens_per_s=50.0),
+        row("torch.compile", "decode", median_s=None),
+    ]
+    assert markdown.generation(rows).splitlines()[2:] == [
+        "| ours | fp32 | 100.0 | 5.0% | 90% | 2000 | 50% |",
+        "| transformers | fp32 | 50.0 | 5.0% | 25% | – | – |",
+    ]
 
 
 def test_a_gpu_that_was_not_measured_has_dashes_and_never_a_number(home):
