@@ -1,6 +1,5 @@
 """One run of `bench.generate`: contestants generate the same text turn about, each in a process of its own; ours is
-held
-to a plain network first."""
+held to a plain network first."""
 
 import random
 from contextlib import ExitStack

@@ -1,6 +1,5 @@
 """The page of generations: decode against the bandwidth floor, with weights kept in less and less; prefill; where a
-step
-goes. From the records of `bench.generate` alone (bench/records/record.py, `Generation`).
+step goes. From the records of `bench.generate` alone (bench/records/record.py, `Generation`).
 """
 
 from collections.abc import Iterable
