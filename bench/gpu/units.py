@@ -60,8 +60,10 @@ Entry = dict[str, Any]
 def work(layer: str, shape: Shape) -> int:
     """M N K of a product; B NH T^2 of attention, B NH T S of a step's; rows or elements of what goes over its tensors
     once."""
-    if layer in ("matmul", "gemv"):
+    if layer in ("matmul", "gemv", "q8_matmul"):
         return shape["M"] * shape["N"] * shape["K"]
+    if layer == "q8_quantise":
+        return shape["M"] * shape["K"]
     if layer == "attention":
         return shape["B"] * shape["NH"] * shape["T"] ** 2
     if layer == "decode_attention":
@@ -71,7 +73,7 @@ def work(layer: str, shape: Shape) -> int:
     if "N" in shape:
         return shape["N"]
     if "VP" in shape:
-        return shape["B"] * shape["T"] * shape["VP"]
+        return shape["B"] * shape.get("T", 1) * shape["VP"]
     if layer == "swiglu":
         return shape["M"] * shape["H"]
     return shape["R"] if layer == "softmax" else shape["B"] * shape["T"]
@@ -82,7 +84,7 @@ def side(layer: str, phase: str, shape: Shape) -> int:
     0, nothing."""
     if layer == "matmul" and phase == "backward":
         return shape["M"] * shape["N"]
-    return shape["B"] * shape["T"] if "VP" in shape else 0
+    return shape["B"] * shape.get("T", 1) if "VP" in shape else 0
 
 
 def small_shapes(variant: Variant, phase: str, shape: Shape) -> list[Shape]:
@@ -92,8 +94,12 @@ def small_shapes(variant: Variant, phase: str, shape: Shape) -> list[Shape]:
         return [{**shape, **dict(zip("MNK", sizes, strict=True))} for sizes in _products(naive, phase, shape)]
     if layer == "attention":
         return [{**shape, "B": 1, "NH": 2, "NKV": 2, "T": t} for t in ((64, 128, 96) if naive else (128, 256, 384))]
-    if layer == "gemv":
+    if layer in ("gemv", "q8_matmul"):
         return [{**shape, "N": n * 256} for n in (1, 2, 3)]
+    if layer == "q8_quantise":
+        return [{**shape, "M": n * 32} for n in (1, 2, 3)]
+    if layer == "sampling":
+        return [{**shape, "B": b, "VP": vp, "V": vp - 47} for b, vp in ((2, 8192), (4, 8192), (2, 16384))]
     if layer == "decode_attention":
         return [{**shape, "B": 1, "S": s} for s in (128, 256, 384)]
     if "tensors" in shape:

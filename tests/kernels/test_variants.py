@@ -39,13 +39,17 @@ MINUTES = {
     ("matmul", "triton.persistent"),
     ("matmul", "triton.splitk"),
     ("matmul", "triton.tiled"),
+    ("q8_matmul", "triton.groups"),
     ("residual_layernorm", "cuda.shared"),  # layernorm's own, and an addition
+    ("residual_layernorm", "cuda.vector"),  # tests/kernels/cuda/test_vector.py tries its rows
+    ("residual_rmsnorm", "cuda.vector"),
     ("residual_layernorm", "triton.rows"),
     ("residual_rmsnorm", "cuda.shared"),  # rmsnorm's backward, and forward is vector's without its loop
     ("residual_rmsnorm", "triton.rows"),  # rmsnorm's, likewise
     ("rmsnorm", "triton.rows"),  # as layernorm's
     ("sampling", "cuda.shared"),  # tests/kernels/test_sampling.py tries these two at fewer shapes
     ("sampling", "triton.bits"),
+    ("softmax", "triton.rows"),
 }
 
 

@@ -30,6 +30,7 @@ def rows_of(out: Path) -> dict[tuple[str, str], dict]:
     return {(r["variant"], r["phase"]): dict(r) for r in latest(records).values()}
 
 
+@pytest.mark.slow  # it compiles
 def test_a_ladder_beside_pytorch(tmp_path):
     """One run of the whole command: text, rates and shares, records, kernels.json, and the JSON of it all."""
     out = tmp_path / "run"

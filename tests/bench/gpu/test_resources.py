@@ -121,7 +121,6 @@ def test_names_that_do_not_exist_are_usage_errors(capsys):
 @pytest.mark.parametrize(
     ("backend", "archs", "dtypes"),
     [
-        ("cuda", ["sm_90a"], ["bf16"]),
         pytest.param("cuda", ARCHS, resources.DTYPES, marks=pytest.mark.slow),
         pytest.param("triton", ARCHS, (*resources.DTYPES, "fp16"), marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],

@@ -109,7 +109,7 @@ def test_decode_of_a_token_is_the_forward_pass_over_the_whole_text(variants, mod
 
 
 @MODELS
-@pytest.mark.parametrize("name", ["torch.eager", "cpu.naive", "cpu.simd"])
+@pytest.mark.parametrize("name", ["torch.eager", pytest.param("cpu.naive", marks=pytest.mark.slow), "cpu.simd"])
 def test_greedy_text_is_the_plain_networks_token_for_token(variants, model, name):
     """Of every backend that runs here: each layer by that variant where there is one."""
     own = {v.layer: v.load() for v in discover() if v.name == name}

@@ -383,7 +383,9 @@ def test_candidates_are_raced_by_what_the_gpu_needs_not_by_the_hosts_launches(gp
         module = SimpleNamespace(forward=forward)
         return SimpleNamespace(name=name, load=lambda: module)
 
-    call = SimpleNamespace(id=SimpleNamespace(phase="forward"), inputs=[], outputs={}, accumulate=False)
+    call = SimpleNamespace(id=CallId("gelu", "", "forward"), inputs=[], outputs={}, accumulate=False)
     racing = [variant("many_launches", 400, 400e-6), variant("one", 1, 800e-6)]  # 2 ms of the host, in a graph none
-    found = choose._race_one(racing, [call], {}, gpu, {}, lambda _: None)
+    skipped: dict = {}
+    found = choose._race_one(racing, [call], {}, gpu, skipped, lambda _: None)
+    assert not skipped
     assert found == {"many_launches": pytest.approx(0.4), "one": pytest.approx(0.8)}

@@ -391,7 +391,7 @@ STATISTICS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("layer", "name"), STATISTICS)
 def test_a_statistic_in_fp32_is_neither_missing_nor_a_hundredth_off(layer, name, dtype):
     # Each edit on the first shape that it says something at. The fused classifier's are cross entropy's.
@@ -607,6 +607,9 @@ def gpu(monkeypatch, tmp_path):
     made.close()
 
 
+ALIKE = ("layernorm", "residual_layernorm", "residual_rmsnorm", "matmul")  # rmsnorm and gemv are cut as these are
+
+
 def cut_case(layer: str, phase: str, dtype: str, rows: int = 7) -> Case:
     module = contract.load(layer)
     shape = contract.overwriting(module, phase, module.RAGGED[-1 if layer == "gelu" else 0], dtype)
@@ -623,7 +626,10 @@ def cut_case(layer: str, phase: str, dtype: str, rows: int = 7) -> Case:
 
 @pytest.mark.parametrize(
     ("layer", "dtype"),
-    [*((layer, "bf16") for layer in contract.layer_names()), ("layernorm", "fp32"), ("softmax", "fp32")],
+    [
+        *(pytest.param(layer, "bf16", marks=[pytest.mark.slow] * (layer in ALIKE)) for layer in contract.layer_names()),
+        *(("layernorm", "fp32"), ("softmax", "fp32")),
+    ],
 )
 def test_in_pieces_honest_outputs_pass_and_one_wrong_element_fails(gpu, layer, dtype):
     for phase in contract.phases_of(contract.load(layer)):
