@@ -36,12 +36,12 @@ def forward(x, x_scales, weight, scales, G):
 
 
 RAGGED = [
+    sizes(19, 130, 172, 64),  # llama2-tiny's second matrix
     sizes(1, 65, 77, 32),
     sizes(1, 1, 1, 1),
     sizes(1, 96, 288, 64),  # llama2-15m's width: the last group is half of one
     sizes(4, 64, 256, 32),
     sizes(3, 33, 9, 16),  # a group longer than a row
-    sizes(19, 130, 172, 64),  # llama2-tiny's second matrix
     sizes(8, 48, 70, 7),
     sizes(1, 128, 768, 64),
     sizes(64, 128, 256, 64),  # whole tiles
