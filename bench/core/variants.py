@@ -67,6 +67,7 @@ class Variant:
     kernels: tuple[str, ...] = ()
     spills: int = 0  # bytes of registers that a GPU kernel is known to spill, at most, on any architecture
     tensor_cores: bool = False  # a GPU kernel that says it uses them: its machine code must
+    options: frozenset[tuple[str, str]] = frozenset()  # (phase, optional scalar) that its functions take
     outside: bool = False  # of another root than this repository's: no yardstick, and no baseline of PyTorch's
     fault: str = ""  # why its file is no variant after all: it cannot run
 
@@ -84,6 +85,11 @@ class Variant:
 
     def has(self, phase: str) -> bool:
         return phase in self.functions
+
+    def lacks(self, phase: str, shape: Shape) -> list[str]:
+        """The options of a shape that it has no parameter for."""
+        p = contract.pass_of(contract.load(self.layer), phase)
+        return [name for name in p.options_in(shape) if (phase, name) not in self.options]
 
     def load(self) -> ModuleType:
         """Import the variant. Its errors are the caller's to report."""
@@ -267,7 +273,7 @@ def _read(path: Path, parts: tuple[str, ...]) -> Variant:
     functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
     if "forward" not in functions and "backward" not in functions:
         raise Unreadable(f"{path} has neither forward nor backward")
-    _check_signatures(path, layer, functions)
+    options = _check_signatures(path, layer, functions)
     constants = _constants(path, tree)
     return Variant(
         layer=layer,
@@ -276,6 +282,7 @@ def _read(path: Path, parts: tuple[str, ...]) -> Variant:
         path=path,
         story=story,
         functions=frozenset(functions) & {"forward", "backward", "workspace", "prepare", "supports"},
+        options=options,
         **{name.lower(): value for name, value in constants.items()},
     )
 
@@ -306,8 +313,9 @@ def _utf8(path: Path) -> str:
         raise Unreadable(f"{path} line {line} is not UTF-8 (latin-1, perhaps): save it as UTF-8") from error
 
 
-def _check_signatures(path: Path, layer: str, functions: dict[str, ast.FunctionDef]) -> None:
-    module = contract.load(layer)
+def _check_signatures(path: Path, layer: str, functions: dict[str, ast.FunctionDef]) -> frozenset[tuple[str, str]]:
+    """The optional scalars that they take. Raises Unreadable where one is not as the contract wants it."""
+    module, taken = contract.load(layer), set()
     if "supports" in functions:
         args = functions["supports"].args
         if [a.arg for a in (*args.posonlyargs, *args.args)] != ["shape"] or args.kwonlyargs:
@@ -333,6 +341,8 @@ def _check_signatures(path: Path, layer: str, functions: dict[str, ast.FunctionD
         defaults = [getattr(d, "value", None) for d in args.defaults]
         if options and (len(defaults) != len(options) or any(type(d) is not int or d for d in defaults)):
             raise Unreadable(f"{path}: {phase}'s optional {', '.join(options)} must be 0 by default")
+        taken |= {(phase, name) for name in options}
+    return frozenset(taken)
 
 
 def _constants(path: Path, tree: ast.Module) -> dict:

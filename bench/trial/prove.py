@@ -146,10 +146,16 @@ def cases_for(
     setting: Setting,
     thorough: bool = True,
 ) -> list[Case]:
-    """The cases that prove a variant's phase. timed: the shapes that it will be timed at."""
+    """The cases that prove a variant's phase. timed: the shapes that it will be timed at.
+
+    Shapes with an option that the variant has no parameter for are no part of its contract, and no lack of it, unless
+    it is to be timed with that option.
+    """
     each_shape = builds_each_shape(variant)
     some, shapes = (SHAPES_COMPILED, ()) if each_shape else (None, timed)
-    return cases_of(variant.layer, phase, dtype, seeds, some, shapes, thorough=thorough and not setting.simulate)
+    found = cases_of(variant.layer, phase, dtype, seeds, some, shapes, thorough=thorough and not setting.simulate)
+    asked = {name for shape in timed for name in variant.lacks(phase, shape)}
+    return [case for case in found if asked.issuperset(variant.lacks(phase, case.shape))]
 
 
 def _prove_phase(

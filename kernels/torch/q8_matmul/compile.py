@@ -1,7 +1,7 @@
 """Multiplied out and summed as fp32: Inductor makes one loop over weight of a few rows; of many, the library's product.
 
-Scales are spread over elements outside: in one part with that, Inductor 2.13 leaves the ends of int8 rows unwritten on a
-CPU, where they are longer than 64 and no whole 64s.
+Scales are spread over elements outside: in one part with that, Inductor 2.13 leaves the ends of int8 rows unwritten on
+a CPU, where they are longer than 64 and no whole 64s.
 """
 
 from kernels.torch import compiled

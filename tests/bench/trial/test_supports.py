@@ -13,7 +13,7 @@ from bench.core.process import ProcessFailed
 from bench.core.variants import discover, need_options, need_support
 from bench.trial.checks import Verdict
 from bench.trial.plan import plan_of
-from bench.trial.prove import Proof, _count
+from bench.trial.prove import Proof, _count, cases_for
 from bench.trial.room import MESSAGE, Setting, whole_message
 from bench.trial.session import copy_messages
 from kernels import Unavailable, cache_dir
@@ -87,6 +87,23 @@ def test_an_option_that_it_has_no_parameter_for_is_not_supported():
     need_options(takes_none, "attention", "forward", {})  # type: ignore[arg-type]
     with pytest.raises(Unavailable, match="the option window"):
         need_options(takes_none, "attention", "forward", {"window": 3})  # type: ignore[arg-type]
+
+
+def test_who_has_no_option_is_whole_without_it_and_not_supported_with_it():
+    without, takes = (next(v for v in discover() if (v.layer, v.stem) == ("attention", s)) for s in ("wgmma", "flash"))
+    plain, windowed = {"causal": True}, {"causal": True, "window": 9}
+    setting = Setting(threads=1, time_limit=60)
+
+    def windows(variant, *timed):
+        made = cases_for(
+            variant, "forward", "bf16", [0], [{**contract.load("attention").RAGGED[0], **t} for t in timed], setting
+        )
+        return sum(bool(case.shape.get("window")) for case in made)
+
+    assert without.lacks("forward", windowed) == ["window"] and not without.lacks("forward", plain)
+    assert windows(without) == windows(without, plain) == 0
+    assert windows(without, windowed) > 0, "it is asked for, and refused"
+    assert windows(takes) > 0
 
 
 @pytest.mark.parametrize("default", ["", "=3", "=False"])
