@@ -391,7 +391,7 @@ STATISTICS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", pytest.param("fp16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["fp32", *(pytest.param(d, marks=pytest.mark.slow) for d in ("bf16", "fp16"))])
 @pytest.mark.parametrize(("layer", "name"), STATISTICS)
 def test_a_statistic_in_fp32_is_neither_missing_nor_a_hundredth_off(layer, name, dtype):
     # Each edit on the first shape that it says something at. The fused classifier's are cross entropy's.
