@@ -25,9 +25,9 @@ def parser() -> cli.Parser:
         "files",
         nargs="*",
         type=Path,
-        default=[HOME / "README.md", HOME / "results" / "README.md"],
+        default=[HOME / "README.md", HOME / "results" / "README.md", HOME / "docs" / "generation.md"],
         metavar="FILE",
-        help="default: both README.md",
+        help="default: both README.md, and docs/generation.md",
     )
     p.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a table is stale")
     return p
