@@ -6,11 +6,9 @@ from bench.cli import FAILED, TIMED_OUT, CannotGoOn
 from bench.core.process import CRASH, TIMEOUT, Process, ProcessFailed
 from bench.generation.plan import Job
 from bench.generation.rooms import Room
-from bench.machine.devices import is_gpu
-from bench.machine.facts import usable_cores
+from bench.machine.compared import thread_variables
 
 SETUP_LIMIT_S = 900.0  # compiling, measuring, reading files
-COMPILE_THREADS = 8
 
 
 class Lost(CannotGoOn):
@@ -27,9 +25,7 @@ class Contestant(Process):
 
     def __init__(self, name: str, room: type[Room], job: Job, *arguments: object, limit: float):
         self.name = name
-        threads = {"OMP_NUM_THREADS": str(job.threads)}
-        if is_gpu(job.device):
-            threads["TORCHINDUCTOR_COMPILE_THREADS"] = str(min(COMPILE_THREADS, usable_cores()))
+        threads = thread_variables(job.threads, job.device)
         super().__init__(room, job, *arguments, limit=limit, environment=threads, preload=room.__module__)
 
     def set_up(self, command: str, **arguments: object) -> Any:

@@ -7,7 +7,6 @@ import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -20,7 +19,7 @@ from bench.core import process
 from bench.core.case import DTYPES
 from bench.core.variants import Variant, discover, find
 from bench.generation.plan import Job, calls
-from bench.machine import ceilings
+from bench.machine import ceilings, compared
 from bench.machine.devices import SPAN, is_gpu, open_device
 from bench.models import CallId, choose
 from bench.models.cached import cached
@@ -116,16 +115,10 @@ class Room(process.Room):
         return [s / together for s in timer.seconds]
 
     def forget_peak(self) -> None:
-        self.device.forget_peak()
-        with suppress(OSError):  # where this is not allowed, the peak includes set-up
-            Path("/proc/self/clear_refs").write_text("5")
+        compared.forget_peak(self.device)
 
     def peak_bytes(self) -> int:
-        """Peak resident memory of this process (on a GPU: of the device's tensors) since `forget_peak`."""
-        if is_gpu(self.job.device):
-            return self.device.memory()[1]
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(s for s in lines if s.startswith("VmHWM")).split()[1]) * 1024
+        return compared.peak_bytes(self.device, is_gpu(self.job.device))
 
     def rounded(self) -> dict[str, torch.Tensor]:
         """fp32 weights with the values that ours computes with: rounded to the working dtype, of matrices that are

@@ -13,15 +13,14 @@ from typing import Any
 
 from bench.cli import FAILED, TIMED_OUT, CannotGoOn
 from bench.core.process import CRASH, OUT_OF_MEMORY, TIMEOUT, Process, ProcessFailed
+from bench.machine.compared import thread_variables
 from bench.machine.devices import is_gpu
-from bench.machine.facts import usable_cores
 from bench.training.deadline import Deadline
 from bench.training.rooms import Job, Room
 
 STEP_LIMIT_S = 600.0  # one step; the naive kernels need a minute or two for gpt2-124m
 SETUP_LIMIT_S = 900.0  # compiling, measuring
 TEARDOWN_LIMIT_S = 30.0
-COMPILE_THREADS = 8
 
 
 class OutOfMemory(CannotGoOn):
@@ -51,9 +50,7 @@ class _Heard(list):
 class Contestant(Process):
     """A process whose commands are a room's methods. Each raises CannotGoOn with its name and what happened.
 
-    All are forks of one interpreter with these variables, which has imported PyTorch and computed nothing: each OpenMP
-    library reads OMP_NUM_THREADS when it is loaded. On a GPU Inductor compiles on several cores: its pool sleeps while
-    steps are timed, and takes no part in what the GPU does then.
+    All are forks of one interpreter with these variables, which has imported PyTorch and computed nothing.
     """
 
     def __init__(self, name: str, room: type[Room], job: Job, *arguments: object):
@@ -61,9 +58,7 @@ class Contestant(Process):
         self.on_gpu = is_gpu(job.device)
         self.deadline: Deadline | None = None  # of the run: no answer is waited for any longer
         self.listener: Callable[[Any], None] | None = None  # hears at once what is told while a command runs
-        threads = {"OMP_NUM_THREADS": str(job.threads)}
-        if self.on_gpu:
-            threads["TORCHINDUCTOR_COMPILE_THREADS"] = str(min(COMPILE_THREADS, usable_cores()))
+        threads = thread_variables(job.threads, job.device)
         super().__init__(room, job, *arguments, limit=STEP_LIMIT_S, environment=threads, preload=room.__module__)
 
     def answer(self, limit: float | None = None) -> Any:

@@ -21,7 +21,7 @@ from bench.core import process
 from bench.core.case import DTYPES
 from bench.core.process import is_out_of_memory, summary
 from bench.core.variants import Variant
-from bench.machine import ceilings, profiling, roofline
+from bench.machine import ceilings, compared, profiling, roofline
 from bench.machine.devices import SPAN, is_gpu, open_device
 from bench.machine.ranges import span
 from bench.models import CallId, choose
@@ -137,17 +137,10 @@ class Room(process.Room):
         self.device.release_unused()
 
     def forget_peak(self) -> None:
-        """Start a new peak of resident memory, so that compiling and measuring are not counted."""
-        self.device.forget_peak()
-        with suppress(OSError):  # where this is not allowed, the peak includes set-up
-            Path("/proc/self/clear_refs").write_text("5")
+        compared.forget_peak(self.device)
 
     def peak_bytes(self) -> int:
-        """Peak resident memory of this process (on a GPU: of the device's tensors) since `forget_peak`."""
-        if is_gpu(self.job.device):
-            return self.device.memory()[1]
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(s for s in lines if s.startswith("VmHWM")).split()[1]) * 1024
+        return compared.peak_bytes(self.device, is_gpu(self.job.device))
 
 
 class OurRoom(Room):

@@ -1,7 +1,6 @@
 """Llama 2's training step: its calls are those it lists, its gradients are PyTorch's, a tied head or not."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -11,10 +10,10 @@ from bench.models import CallId
 from bench.models.choose import candidates, parse, race
 from bench.models.program import program, recomputable, step_calls
 from bench.models.step import Step
-from reference import contract
 from reference.models.llama2 import Llama2, init_parameters
 from reference.models.plain import Plain, decay_groups, network
 from tests import truth_variants
+from tests.bench.models.test_step import same_shapes
 
 SMALL = Llama2("small", L=3, NH=4, NKV=2, C=48, H=40, max_t=24, v=300)
 UNTIED = replace(SMALL, NKV=4, tied=False)
@@ -57,24 +56,8 @@ def autograd(model: Llama2, start: dict[str, torch.Tensor], batches: list) -> tu
 @pytest.mark.parametrize("model", [SMALL, UNTIED], ids=["tied", "untied"])
 @pytest.mark.parametrize("recompute", [(), ("swiglu", "rmsnorm")], ids=["kept", "recomputed"])
 def test_shapes_are_those_of_the_calls(truth, model, recompute):
-    """Each call's tensors have the sizes of the shape it is filed under, and are as many as the contract says."""
     step = build(truth, "bf16", model=model, recompute=recompute)
-    calls = step_calls(model, B, T, "bf16", recompute)
-    count: dict = {}
-    for call in [*step.first_calls, *step.update_calls]:
-        count[call.id] = count.get(call.id, 0) + 1
-        shape = calls[call.id].shape
-        p = contract.pass_of(contract.load(call.id.layer), call.id.phase)
-        given: dict[str, Any] = dict(zip(p.positional(), call.inputs, strict=True)) | dict(call.outputs)
-        for t in p.tensors():
-            value = given[t.name]
-            assert (value is not None) == t.when(shape), (call.id, t.name)
-            if value is not None:
-                sizes = [tuple(x.shape) for x in (value if t.many else [value])]
-                assert sizes == t.many_sizes(shape), (call.id, t.name)
-        for name in p.scalars:
-            assert given[name] == shape[name], (call.id, name)
-    assert count == {id: call.calls for id, call in calls.items()}
+    same_shapes(step, step_calls(model, B, T, "bf16", recompute))
 
 
 @pytest.mark.parametrize(

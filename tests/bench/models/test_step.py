@@ -66,9 +66,11 @@ def autograd(start: dict[str, torch.Tensor], batches: list) -> tuple[torch.Tenso
 
 
 def test_shapes_are_those_of_the_calls(truth):
+    same_shapes(build(truth, "bf16"), step_calls(SMALL, B, T, "bf16"))
+
+
+def same_shapes(step, calls):
     """Each call's tensors have the sizes of the shape it is filed under, and are as many as the contract says."""
-    step = build(truth, "bf16")
-    calls = step_calls(SMALL, B, T, "bf16")
     count: dict = {}
     for call in [*step.first_calls, *step.update_calls]:
         count[call.id] = count.get(call.id, 0) + 1
