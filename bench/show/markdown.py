@@ -154,6 +154,7 @@ def generation(rows: Rows) -> str:
         Column("weights", "", lambda r: r["weights"], right=False),
         Column("decode tokens/s", "", lambda r: f"{r['tokens_per_s']:.1f}"),
         Column("spread of a step", "", lambda r: percent(r["noise"])),
+        Column("reads a step", "", lambda r: f"{r['bytes'] / 1e6:.0f} MB"),
         Column("MBU", "", lambda r: percent(r["mbu"])),
         Column("prefill tokens/s", "", of_prefill("tokens_per_s", "{:.0f}".format)),
         Column("MFU", "", of_prefill("mfu", percent)),

@@ -72,13 +72,13 @@ def test_text_from_a_model_has_a_row_a_contestant():
 
     rows = [
         row("ours", "prefill", mfu=0.5, tokens_per_s=2000.0),
-        row("ours", "decode", mbu=0.9),
-        row("transformers", "decode", mbu=0.25, tokens_per_s=50.0),
+        row("ours", "decode", mbu=0.9, bytes=60_918_912),
+        row("transformers", "decode", mbu=0.25, tokens_per_s=50.0, bytes=230_000_000),
         row("torch.compile", "decode", median_s=None),
     ]
     assert markdown.generation(rows).splitlines()[2:] == [
-        "| ours | fp32 | 100.0 | 5.0% | 90% | 2000 | 50% |",
-        "| transformers | fp32 | 50.0 | 5.0% | 25% | – | – |",
+        "| ours | fp32 | 100.0 | 5.0% | 61 MB | 90% | 2000 | 50% |",
+        "| transformers | fp32 | 50.0 | 5.0% | 230 MB | 25% | – | – |",
     ]
 
 
