@@ -41,10 +41,12 @@ class Kernel:
     # Where a harness that calls with the same memory again and again keeps what C was called with.
     recorded: ClassVar["list[tuple[Callable, list]] | None"] = None
 
-    def __init__(self, source: str, entry: str):
+    def __init__(self, source: str, entry: str, tiles: bool = False):
+        """`tiles`: the kernel uses AMX's registers, for which a process has to ask."""
         caller = sys._getframe(1).f_globals["__file__"]
         self.source = Path(caller).parent / source
         self.entry = entry
+        self.tiles = tiles
         self._functions: dict[torch.dtype, Callable] = {}
 
     def __call__(self, *args) -> None:
@@ -61,10 +63,21 @@ class Kernel:
     def _load(self, dtype: torch.dtype) -> Callable:
         if dtype not in DTYPE_FLAGS:
             raise Unavailable(f"CPU kernels are built for fp32 and bf16, not {dtype}")
+        if self.tiles:
+            ask_for_tiles()
         library = ctypes.CDLL(str(build(self.source, DTYPE_FLAGS[dtype])))
         function = getattr(library, self.entry)
         function.restype = None
         return function
+
+
+@functools.cache
+def ask_for_tiles() -> None:
+    """Linux gives a process the 8 KB of AMX's tiles only when it has asked, by arch_prctl (the kernel's documentation,
+    arch/x86/xstate). Raises Unavailable where it does not."""
+    ARCH_PRCTL, REQUEST, TILE_DATA = 158, 0x1023, 18
+    if ctypes.CDLL(None).syscall(ARCH_PRCTL, REQUEST, TILE_DATA):
+        raise Unavailable("Linux does not give this process AMX's tiles (5.16 or later does)")
 
 
 def _holds_tensor(arg) -> bool:

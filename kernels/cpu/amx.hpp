@@ -1,0 +1,212 @@
+// Products of bf16 by AMX: tiles of 16 rows of 64 bytes in registers of their own, and 16 x 16 x 32 products an
+// instruction (TDPBF16PS; Intel's Software Developer's Manual, volume 1, chapter 18, and volume 2).
+//
+// A's panel of a step of k lies as it is in rows: 16 rows of 32 bf16. B's lies as the instruction wants it: 16 lines of
+// the pairs of k and k + 1 of 16 columns, which is what gemm.hpp's panels are.
+#pragma once
+
+#include "gemm.hpp"
+
+#if !defined(__AMX_BF16__) || !PAIRED
+#error "no AMX for bf16: neither every CPU nor every compiler has it (g++ 11 or later)"
+#endif
+
+constexpr int64_t TILE = 16, STEP = 32;          // rows, or columns, of a tile; elements of k of a step
+constexpr int64_t TILE_FLOATS = TILE * TILE;     // of a tile of sums, and of a step of an operand's tile (as units)
+constexpr int64_t SIDE = 2 * TILE;               // of the square of sums: 4 tiles, for 2 of A and 2 of B
+constexpr int64_t steps(int64_t k) { return (k + STEP - 1) / STEP; }
+
+struct alignas(64) TileConfig {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// A thread's tiles, from here to the end of the scope.
+struct Tiles {
+    Tiles() {
+        const TileConfig config;
+        _tile_loadconfig(&config);
+    }
+    ~Tiles() { _tile_release(); }
+};
+
+// The 32 x 32 sums of two tiles of rows of A and two of columns of B over `count` steps; as four tiles, row by row.
+// `apart` is from one tile's panel to the next one's, in floats. Calls beside(s) in each step: the tiles are busy for
+// 64 cycles then, and the rest of the core has nothing to do.
+template <bool ADD, class Beside>
+INLINE void multiply_square(float* sums, const float* a, const float* b, int64_t apart, int64_t count, Beside beside) {
+    constexpr int LINE = 64;
+    if (ADD) {
+        _tile_loadd(0, sums, LINE);
+        _tile_loadd(1, sums + TILE_FLOATS, LINE);
+        _tile_loadd(2, sums + 2 * TILE_FLOATS, LINE);
+        _tile_loadd(3, sums + 3 * TILE_FLOATS, LINE);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t s = 0; s < count; s++, a += TILE_FLOATS, b += TILE_FLOATS) {
+        _tile_loadd(4, a, LINE);
+        _tile_loadd(6, b, LINE);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, b + apart, LINE);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, a + apart, LINE);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        beside(s);
+    }
+    _tile_stored(0, sums, LINE);
+    _tile_stored(1, sums + TILE_FLOATS, LINE);
+    _tile_stored(2, sums + 2 * TILE_FLOATS, LINE);
+    _tile_stored(3, sums + 3 * TILE_FLOATS, LINE);
+}
+
+// Packs rows i to i + 16 of A (those at or past `end` as zeros), K elements from k on, zeros to the end of a step.
+static void pack_rows(float* panel, const Operand& from, int64_t i, int64_t end, int64_t k, int64_t K) {
+    const int64_t rows = std::clamp<int64_t>(end - i, 0, TILE);
+    for (int64_t done = 0; done < K; done += STEP, panel += TILE_FLOATS) {
+        const int64_t n = std::min(STEP, K - done);
+        if (from.depth == 1) {
+            for (int64_t r = 0; r < rows; r++) {
+                const __mmask32 inside = __mmask32(~0ull >> (64 - n));
+                _mm512_storeu_si512(panel + r * TILE, _mm512_maskz_loadu_epi16(inside, from.at(i + r, k + done)));
+            }
+        } else if (rows == TILE && n == STEP && from.row == 1) {
+            lanes<16>::floats block[16];
+#pragma GCC unroll 16
+            for (int u = 0; u < 16; u++) {
+                const T* p = from.at(i, k + done + 2 * u);
+                block[u] = units_across<16>(p, p + from.depth);
+            }
+            transpose<16>(block);
+#pragma GCC unroll 16
+            for (int r = 0; r < 16; r++) memcpy(panel + r * TILE, &block[r], sizeof block[r]);
+        } else {
+            for (int64_t r = 0; r < rows; r++)
+                for (int64_t u = 0; u < TILE; u++)
+                    if (UNIT * u < n) pack_unit(panel + r * TILE + u, from, i + r, k + done + UNIT * u, k + K);
+                    else panel[r * TILE + u] = 0;
+        }
+        memset(panel + rows * TILE, 0, (TILE - rows) * TILE * sizeof(float));
+    }
+}
+
+// Packs columns j to j + 16 of B alike.
+static void pack_columns(float* panel, const Operand& from, int64_t j, int64_t end, int64_t k, int64_t K) {
+    pack_panel<TILE>(panel, from, j, end, k, K);
+    const int64_t filled = units(K) * TILE;
+    memset(panel + filled, 0, (steps(K) * TILE_FLOATS - filled) * sizeof(float));
+}
+
+// Adds the sum of each of a panel's 16 rows to sums[0 … 15]: lanes in fp32 over eight steps, which rounds little, and
+// those in fp64.
+INLINE void add_panel_sums(double* sums, const float* panel, int64_t count) {
+    constexpr int64_t SOME = 8;
+    for (int64_t r = 0; r < TILE; r++)
+        for (int64_t s = 0; s < count; s += SOME) {
+            vec sum = {};
+            for (int64_t t = s; t < std::min(s + SOME, count); t++) {
+                uvec pair;
+                memcpy(&pair, panel + t * TILE_FLOATS + r * TILE, sizeof pair);
+                sum += (vec)(pair << 16) + (vec)(pair & 0xffff0000);
+            }
+            double total = 0;
+            for (int64_t lane = 0; lane < VEC; lane++) total += double(sum[lane]);
+            sums[r] += total;
+        }
+}
+
+// Of a block that is summed over slices of k: A's part is packed by all threads together and streams from the shared
+// cache; a thread packs some columns of B, which stay in its L2, and meets them with all of A.
+constexpr int64_t AMX_ROWS = 2048, AMX_COLS = 1536, AMX_DEPTH = 1024, AMX_CHUNK = 384;
+constexpr int64_t AMX_WORKSPACE =
+    64 + 2 * AMX_DEPTH * (AMX_ROWS + AMX_COLS + 2 * SIDE) + 4 * (AMX_ROWS + SIDE) * (AMX_COLS + SIDE);
+
+// A square of sums that waits to be finished, row by row.
+template <class Finish>
+struct Square {
+    Finish finish;
+    const float* sums = nullptr;
+    int64_t i = 0, j = 0, n[2] = {}, left = 0;
+    void set(const float* of, int64_t row, int64_t rows_end, int64_t column, int64_t columns_end) {
+        sums = of, i = row, j = column, left = std::min(SIDE, rows_end - row);
+        n[0] = std::min(TILE, columns_end - column);
+        n[1] = std::clamp<int64_t>(columns_end - column - TILE, 0, TILE);
+    }
+    inline __attribute__((always_inline)) void finish_some(int64_t rows) {
+        for (; rows > 0 && left > 0; rows--) {
+            const int64_t r = --left;
+            const float* row = sums + r / TILE * 2 * TILE_FLOATS + r % TILE * TILE;
+            finish(i + r, j, n[0], load16(row));
+            if (n[1]) finish(i + r, j + TILE, n[1], load16(row + TILE_FLOATS));
+        }
+    }
+};
+
+// As `gemm`, and like it in one fixed order whatever the number of threads.
+template <class Finish>
+static void gemm_amx(int64_t M, int64_t N, int64_t K, Operand A, Operand B, double* row_sums, void* workspace,
+                     Finish finish) {
+    const int64_t block_rows = even_piece(M, AMX_ROWS, SIDE), block_cols = even_piece(N, AMX_COLS, SIDE);
+    const int64_t slice = even_piece(K, AMX_DEPTH, STEP), apart = steps(slice) * TILE_FLOATS;
+    float* packed_a = (float*)round_up((int64_t)workspace, 64);
+    float* packed_b = packed_a + (AMX_ROWS + SIDE) * AMX_DEPTH / UNIT;
+    float* partial = packed_b + (AMX_COLS + SIDE) * AMX_DEPTH / UNIT;  // square after square
+    const int64_t threads = omp_get_max_threads();
+    const int64_t most = std::min<int64_t>(AMX_CHUNK, round_up((block_cols + threads - 1) / threads, SIDE));
+
+#pragma omp parallel
+    {
+        Tiles tiles;
+        alignas(64) float squares[2][SIDE * SIDE];
+        Square<Finish> before{finish};  // whose sums are finished beside the next one's products
+        int which = 0;
+        for (int64_t j0 = 0; j0 < N; j0 += block_cols)
+            for (int64_t i0 = 0; i0 < M; i0 += block_rows)
+                for (int64_t k0 = 0; k0 < K; k0 += slice) {
+                    const int64_t i1 = std::min(M, i0 + block_rows), j1 = std::min(N, j0 + block_cols);
+                    const int64_t k_count = std::min(K - k0, slice), count = steps(k_count);
+                    const bool first = k0 == 0, last = k0 + slice >= K;
+                    const int64_t chunk = even_piece(j1 - j0, most, SIDE);
+#pragma omp for schedule(static)
+                    for (int64_t i = i0; i < round_up(i1 - i0, SIDE) + i0; i += TILE) {
+                        float* panel = packed_a + (i - i0) / TILE * apart;
+                        pack_rows(panel, A, i, i1, k0, k_count);
+                        if (row_sums && j0 == 0) {
+                            double sums[TILE] = {};
+                            add_panel_sums(sums, panel, count);
+                            for (int64_t r = i; r < std::min(i + TILE, i1); r++)
+                                row_sums[r] = sums[r - i] + (first ? 0.0 : row_sums[r]);
+                        }
+                    }
+#pragma omp for schedule(dynamic)
+                    for (int64_t begin = j0; begin < j1; begin += chunk) {
+                        const int64_t end = std::min(begin + chunk, j1), wide = (end - begin + SIDE - 1) / SIDE;
+                        for (int64_t j = begin; j < begin + wide * SIDE; j += TILE)
+                            pack_columns(packed_b + (j - j0) / TILE * apart, B, j, j1, k0, k_count);
+                        const int64_t lines = (2 * apart * 4 / 64 + wide * count - 1) / (wide * count);
+                        for (int64_t i = i0; i < i1; i += SIDE)
+                            for (int64_t j = begin; j < end; j += SIDE) {
+                                const float* a = packed_a + (i - i0) / TILE * apart;
+                                const float* b = packed_b + (j - j0) / TILE * apart;
+                                const float* ahead = a + 2 * apart + (j - begin) / SIDE * count * lines * 16;
+                                float* sums = first && last ? squares[which ^= 1]
+                                                            : partial + (i - i0) * block_cols + (j - j0) * SIDE;
+                                const int64_t some = (before.left + count - 1) / count;
+                                auto beside = [&](int64_t) {
+                                    for (int64_t l = 0; l < lines; l++, ahead += 16) __builtin_prefetch(ahead, 0, 2);
+                                    before.finish_some(some);
+                                };
+                                if (first) multiply_square<false>(sums, a, b, apart, count, beside);
+                                else multiply_square<true>(sums, a, b, apart, count, beside);
+                                if (last) before.set(sums, i, i1, j, end);
+                            }
+                        before.finish_some(SIDE);
+                    }
+                }
+    }
+}
