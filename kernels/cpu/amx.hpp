@@ -31,42 +31,61 @@ struct Tiles {
     ~Tiles() { _tile_release(); }
 };
 
-// The 32 x 32 sums of two tiles of rows of A and two of columns of B over `count` steps; as four tiles, row by row.
-// `apart` is from one tile's panel to the next one's, in floats. Calls beside(s) in each step: the tiles are busy for
-// 64 cycles then, and the rest of the core has nothing to do.
+// Where two neighbouring tiles of an operand lie: bytes from line to line, from a step of k to the next, and from one
+// tile to the other.
+struct Pair {
+    const void* p;
+    int64_t line, step, apart;
+};
+// Two tiles packed by pack_tile_rows or pack_tile_columns: lines and steps follow one another.
+INLINE Pair packed(const float* p, int64_t apart) { return {p, 64, 4 * TILE_FLOATS, 4 * apart}; }
+
+// Where four tiles of sums lie: bytes from line to line, floats to the tile below and to the one on the right.
+struct Sums {
+    float* p;
+    int64_t line, below, right;
+};
+INLINE Sums rows_of(float* p, int64_t width) { return {p, 4 * width, TILE * width, TILE}; }
+
+// The 32 x 32 sums of two tiles of rows of A and two of columns of B over `count` steps, added to what is there if ADD.
+// Calls beside(s) in each step: the tiles are busy for 64 cycles then, and the rest of the core has nothing to do.
 template <bool ADD, class Beside>
-INLINE void multiply_square(float* sums, const float* a, const float* b, int64_t apart, int64_t count, Beside beside) {
-    constexpr int LINE = 64;
+INLINE void multiply_square(Sums to, Pair A, Pair B, int64_t count, Beside beside) {
     if (ADD) {
-        _tile_loadd(0, sums, LINE);
-        _tile_loadd(1, sums + TILE_FLOATS, LINE);
-        _tile_loadd(2, sums + 2 * TILE_FLOATS, LINE);
-        _tile_loadd(3, sums + 3 * TILE_FLOATS, LINE);
+        _tile_loadd(0, to.p, to.line);
+        _tile_loadd(1, to.p + to.right, to.line);
+        _tile_loadd(2, to.p + to.below, to.line);
+        _tile_loadd(3, to.p + to.below + to.right, to.line);
     } else {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
     }
-    for (int64_t s = 0; s < count; s++, a += TILE_FLOATS, b += TILE_FLOATS) {
-        _tile_loadd(4, a, LINE);
-        _tile_loadd(6, b, LINE);
+    const char *a = (const char*)A.p, *b = (const char*)B.p;
+    for (int64_t s = 0; s < count; s++, a += A.step, b += B.step) {
+        _tile_loadd(4, a, A.line);
+        _tile_loadd(6, b, B.line);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, b + apart, LINE);
+        _tile_loadd(7, b + B.apart, B.line);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a + apart, LINE);
+        _tile_loadd(5, a + A.apart, A.line);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
         beside(s);
     }
-    _tile_stored(0, sums, LINE);
-    _tile_stored(1, sums + TILE_FLOATS, LINE);
-    _tile_stored(2, sums + 2 * TILE_FLOATS, LINE);
-    _tile_stored(3, sums + 3 * TILE_FLOATS, LINE);
+    _tile_stored(0, to.p, to.line);
+    _tile_stored(1, to.p + to.right, to.line);
+    _tile_stored(2, to.p + to.below, to.line);
+    _tile_stored(3, to.p + to.below + to.right, to.line);
+}
+template <bool ADD>
+INLINE void multiply_square(Sums to, Pair A, Pair B, int64_t count) {
+    multiply_square<ADD>(to, A, B, count, [](int64_t) {});
 }
 
 // Packs rows i to i + 16 of A (those at or past `end` as zeros), K elements from k on, zeros to the end of a step.
-static void pack_rows(float* panel, const Operand& from, int64_t i, int64_t end, int64_t k, int64_t K) {
+static void pack_tile_rows(float* panel, const Operand& from, int64_t i, int64_t end, int64_t k, int64_t K) {
     const int64_t rows = std::clamp<int64_t>(end - i, 0, TILE);
     for (int64_t done = 0; done < K; done += STEP, panel += TILE_FLOATS) {
         const int64_t n = std::min(STEP, K - done);
@@ -96,7 +115,7 @@ static void pack_rows(float* panel, const Operand& from, int64_t i, int64_t end,
 }
 
 // Packs columns j to j + 16 of B alike.
-static void pack_columns(float* panel, const Operand& from, int64_t j, int64_t end, int64_t k, int64_t K) {
+static void pack_tile_columns(float* panel, const Operand& from, int64_t j, int64_t end, int64_t k, int64_t K) {
     pack_panel<TILE>(panel, from, j, end, k, K);
     const int64_t filled = units(K) * TILE;
     memset(panel + filled, 0, (steps(K) * TILE_FLOATS - filled) * sizeof(float));
@@ -175,7 +194,7 @@ static void gemm_amx(int64_t M, int64_t N, int64_t K, Operand A, Operand B, doub
 #pragma omp for schedule(static)
                     for (int64_t i = i0; i < round_up(i1 - i0, SIDE) + i0; i += TILE) {
                         float* panel = packed_a + (i - i0) / TILE * apart;
-                        pack_rows(panel, A, i, i1, k0, k_count);
+                        pack_tile_rows(panel, A, i, i1, k0, k_count);
                         if (row_sums && j0 == 0) {
                             double sums[TILE] = {};
                             add_panel_sums(sums, panel, count);
@@ -187,7 +206,7 @@ static void gemm_amx(int64_t M, int64_t N, int64_t K, Operand A, Operand B, doub
                     for (int64_t begin = j0; begin < j1; begin += chunk) {
                         const int64_t end = std::min(begin + chunk, j1), wide = (end - begin + SIDE - 1) / SIDE;
                         for (int64_t j = begin; j < begin + wide * SIDE; j += TILE)
-                            pack_columns(packed_b + (j - j0) / TILE * apart, B, j, j1, k0, k_count);
+                            pack_tile_columns(packed_b + (j - j0) / TILE * apart, B, j, j1, k0, k_count);
                         const int64_t lines = (2 * apart * 4 / 64 + wide * count - 1) / (wide * count);
                         for (int64_t i = i0; i < i1; i += SIDE)
                             for (int64_t j = begin; j < end; j += SIDE) {
@@ -201,8 +220,10 @@ static void gemm_amx(int64_t M, int64_t N, int64_t K, Operand A, Operand B, doub
                                     for (int64_t l = 0; l < lines; l++, ahead += 16) __builtin_prefetch(ahead, 0, 2);
                                     before.finish_some(some);
                                 };
-                                if (first) multiply_square<false>(sums, a, b, apart, count, beside);
-                                else multiply_square<true>(sums, a, b, apart, count, beside);
+                                const Sums to = {sums, 64, 2 * TILE_FLOATS, TILE_FLOATS};
+                                const Pair pair_a = packed(a, apart), pair_b = packed(b, apart);
+                                if (first) multiply_square<false>(to, pair_a, pair_b, count, beside);
+                                else multiply_square<true>(to, pair_a, pair_b, count, beside);
                                 if (last) before.set(sums, i, i1, j, end);
                             }
                         before.finish_some(SIDE);

@@ -13,7 +13,7 @@ from bench.trial import checks, truth
 
 VARIANTS = variants.discover()
 EAGER = variants.find(VARIANTS, "attention", "torch.eager")
-BASE = dict(B=1, T=293, NH=2, NKV=1, HS=24, causal=True, dtype="fp32")  # blocks are of 48 and 96 tokens
+BASE = dict(B=1, T=293, NH=2, NKV=1, HS=24, causal=True, dtype="fp32")  # blocks are of 32 to 128 tokens
 
 
 @pytest.fixture(params=[1, 2], ids="{} threads".format)
@@ -26,7 +26,10 @@ def threads(request) -> Iterator[int]:
 
 
 def right(name: str, phase: str, shape: dict) -> bool:
-    module = variants.find(VARIANTS, "attention", name).load()
+    variant = variants.find(VARIANTS, "attention", name)
+    if reason := variants.unavailable(variant, "cpu", shape["dtype"]):
+        pytest.skip(reason)
+    module = variant.load()
     case = Case("attention", phase, shape, "test")
     brief = truth.brief(case, EAGER)
     arena = Arena(case, "cpu", workspace_of(module, case))
@@ -37,27 +40,30 @@ def right(name: str, phase: str, shape: dict) -> bool:
 
 
 @pytest.mark.parametrize("phase", ["forward", "backward"])
-@pytest.mark.parametrize("name", ["cpu.flash", "cpu.simd"])
-def test_windows(name, phase, threads):
+@pytest.mark.parametrize(("name", "dtype"), [("cpu.flash", "fp32"), ("cpu.simd", "fp32"), ("cpu.amx", "bf16")])
+def test_windows(name, dtype, phase, threads):
     for window in (1, 47, 48, 97, 292):
-        assert right(name, phase, dict(BASE, window=window)), window
+        assert right(name, phase, dict(BASE, window=window, dtype=dtype)), window
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("phase", ["forward", "backward"])
-@pytest.mark.parametrize("name", ["cpu.flash", "cpu.simd", "cpu.naive"])
+@pytest.mark.parametrize("name", ["cpu.flash", "cpu.simd", "cpu.naive", "cpu.amx"])
 def test_more_windows(name, phase, dtype, threads):
     for T in (96, 293):
-        for window in (1, 2, 15, 17, 48, 49, 95, 96, 97, 144, 292, 293, 1000):
+        for window in (1, 2, 15, 17, 48, 49, 63, 64, 65, 95, 96, 97, 128, 144, 292, 293, 1000):
             assert right(name, phase, dict(BASE, T=T, dtype=dtype, window=window)), (T, window)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("window", [0, 70])
 @pytest.mark.parametrize("phase", ["forward", "backward"])
-@pytest.mark.parametrize("name", ["cpu.flash", "cpu.simd", "cpu.naive"])
-def test_ratios_of_heads(name, phase, window, threads):
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("cpu.flash", "fp32"), ("cpu.simd", "fp32"), ("cpu.naive", "fp32"), ("cpu.amx", "bf16")]
+)
+def test_ratios_of_heads(name, dtype, phase, window, threads):
     for NH, NKV in ((1, 1), (4, 2), (6, 2), (4, 1), (8, 1), (24, 3)):
         for HS in (48, 128):
-            assert right(name, phase, dict(BASE, T=131, NH=NH, NKV=NKV, HS=HS, window=window)), (NH, NKV, HS)
+            shape = dict(BASE, T=131, NH=NH, NKV=NKV, HS=HS, window=window, dtype=dtype)
+            assert right(name, phase, shape), (NH, NKV, HS)
