@@ -114,9 +114,9 @@ def start_server(*preload: str) -> None:
 
 
 def _load(names: Sequence[str]) -> None:
-    """Import modules. Nobody looks for garbage meanwhile: there is none in what torch is made of, and looking is a tenth
-    of the time. (`gc.freeze` would spare the forks of it as well; but counting what is frozen, which the state of the
-    world does, walks all of it.)"""
+    """Import modules. Nobody looks for garbage meanwhile: there is none in what torch is made of, and looking takes a
+    tenth of the time. (`gc.freeze` would spare the forks of it as well; but counting what is frozen, which the state of
+    the world does, walks all of it.)"""
     collects = gc.isenabled()
     gc.disable()
     try:
