@@ -36,6 +36,7 @@ QUIET_NAN = {
 FAR = -(1 << 62)
 UNUSED_INT8 = -128
 GUARD = 4096  # bytes on each side: a page, and a multiple of every vector width
+ALONE, FEW = 1 << 15, 4 << 20  # bytes that torch copies in one thread; that one thread copies as fast as several
 PROBES, PROBED = 64, 4  # elements that are looked at once a call is over, in so many of its largest outputs
 
 
@@ -220,7 +221,7 @@ class Arena:
             into = take(sum(_lengths(parts)))
             start = 0
             for part in parts:
-                into[start : start + len(part)].copy_(part)
+                _copy(into[start : start + len(part)], part)
                 start += len(part)
 
     @staticmethod
@@ -289,6 +290,16 @@ class Probe:
 
     def plain(self) -> tuple[str, int, list[int]]:
         return self.name, self.start, self.bits.tolist()
+
+
+def _copy(into: torch.Tensor, part: torch.Tensor) -> None:
+    """Bytes. On a CPU in one thread where they are few: torch's others would have to be woken, and those that the call
+    itself woke are still spinning."""
+    if part.device.type != "cpu" or len(part) > FEW:
+        into.copy_(part)
+        return
+    for to, source in zip(into.split(ALONE), part.split(ALONE), strict=True):
+        to.copy_(source)
 
 
 def _lengths(parts: list[torch.Tensor]) -> list[int]:

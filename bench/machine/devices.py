@@ -33,6 +33,7 @@ from typing import Any, Protocol
 import torch
 
 from bench.cli import CANNOT_RUN, USAGE, CannotGoOn
+from bench.core.shared import unwritten
 from bench.machine import facts
 from kernels.cuda.gpu import arch_of, name_of
 
@@ -227,8 +228,14 @@ class Cpu:
         return {}
 
 
+# Of all processes that are forked once this is imported: each page is made once, not once for each contestant.
+READ_BY_ALL = unwritten(FLUSH * facts.last_level_cache_bytes())
+
+
 @functools.cache
 def _flush_buffer(device: str, cache_bytes: int) -> torch.Tensor:
+    if device == "cpu" and FLUSH * cache_bytes <= len(READ_BY_ALL):
+        return READ_BY_ALL[: FLUSH * cache_bytes // 4 * 4].view(torch.float32)
     return torch.ones(math.ceil(FLUSH * cache_bytes / 4), device=device)
 
 

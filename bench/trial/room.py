@@ -179,6 +179,7 @@ class Room(process.Room):
         self.graph_calls = 0
         self.function: Callable[..., object] = lambda: None
         self.entered: set[str] = set()  # phases
+        self.deep: world.State = {}  # of the world, after the last watched call: to look takes waking all threads
         self.mapped: set[str] = set()  # libraries that were there before the variant
 
     def broken(self) -> bool:
@@ -262,7 +263,7 @@ class Room(process.Room):
         """A call whose operators, kernels and side effects are written down. warm: pools of threads are there."""
         assert self.variant
         arena, function, own = self.arena, self.function, self.variant.own_code
-        before = world.take(deep=True)
+        before = world.take(deep=not self.deep) | self.deep
         counts: dict[str, int] = {}
         kernels, allocated = None, 0
         if self.on_gpu and not os.environ.get(ANOTHER_PROFILER):
@@ -283,6 +284,7 @@ class Room(process.Room):
             returned = call()
         self.device.synchronize()
         probes, after = arena.probe(), world.take(deep=True)
+        self.deep = {world.DENORMALS: after[world.DENORMALS]}
         before = before if warm else before | {world.POOLS: after[world.POOLS]}
         told = (world.difference(before, after), world.late_work(before, after), watch.evidence())
         watched = Watched(

@@ -77,7 +77,8 @@ NORMAL_MEDIAN = 0.6745  # of magnitudes, as a share of their rms, where they are
 SHORT, LONG = 128, 1024  # elements of a stretch
 BLOCK = 32_000  # elements compared at once: they stay in the cache, and torch keeps to one thread for so few
 DEVICE_BLOCK = 1 << 25  # … and on a GPU, where a launch and a look at its result cost more than a pass
-LARGE = 1e9  # FLOPs plus bytes from which a GPU works in pieces
+LARGE = 1e9  # FLOPs plus bytes from which a GPU works in pieces, …
+IN_BLOCKS = 1e7  # … and a CPU in blocks, where it can
 YARD = 1 << 22  # elements of the piece that the yard of a large shape comes from
 DRAWN_HERE = 16 << 20  # bytes of inputs up to which the CPU draws them for a GPU: the same for both
 MANY = 16  # blocks from which another thread is worth its start
@@ -342,12 +343,30 @@ def _truths(case: Case, values: Values | Contents, where: Where = CPU) -> list[Y
     work = DTYPES[shape["dtype"]]
     if cut:
         return _truths_in_pieces(case, contents, where.formula(case, contents, cuts.truth, cut), where)
-    truth = truth_of(case, contents.whole())
+    truth = (None if where.device else _truth_in_blocks(case, contents)) or truth_of(case, contents.whole())
     yards = []
     for t, name, i in _names(case):
         part, dtype = each(truth[t.name])[i], DTYPES[t.dtype_in(shape)]
         yards.append(Yard(name, part.to(_kept_as(dtype)).reshape(-1), tuple(part.shape), dtype, work))
     return yards
+
+
+def _truth_in_blocks(case: Case, contents: Contents) -> Values | None:
+    """The truth of what is large on a CPU, a block of rows after the other: what a formula makes on its way then stays
+    in the cache, where whole tensors in fp64 do not. None where that is no gain: of a small case; where one row is
+    larger than a block; where there is more beside the rows (a weight) than in a block of them."""
+    if work_of(case) < IN_BLOCKS or case.shape["dtype"] == "fp64" or (cut := cut_of(case)) is None:
+        return None
+    rows, names, shape = cut.rows(case, BLOCK), cut.names(case), case.shape
+    p = contract.pass_of(case.module, case.phase)
+    sizes = {t.name: math.prod(t.sizes(shape)) for t in p.tensors() if t.when(shape)}
+    row = max(size for name, size in sizes.items() if name in names) // shape[cut.axis]
+    if rows * row > BLOCK or sum(size for name, size in sizes.items() if name not in names) > BLOCK:
+        return None
+    dtypes = {t.name: DTYPES[t.dtype_in(shape)] for t, _, _ in _names(case)}
+    workers = min(torch.get_num_threads(), 1 + shape[cut.axis] // rows // MANY)
+    formula = Formula(case, contents, cuts.truth, cut, rows)
+    return _with_old(case, contents, formula.side_by_side(lambda name: _kept_as(dtypes[name]), workers))
 
 
 def _kept_as(dtype: torch.dtype) -> torch.dtype:

@@ -62,7 +62,8 @@ POLICIES = {getattr(os, name): name for name in dir(os) if name.startswith("SCHE
 BINDS_THREADS = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 # Variables that torch, its compiler and Triton set for themselves.
 NOT_THE_VARIANTS = ("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "CUDA_MODULE_LOADING", "KINETO_", "PYTEST_")
-PARALLEL = 1 << 15  # elements a thread: as many as torch gives to each, at least
+PARALLEL = 1 << 15  # elements a thread: as many as torch gives to each, at least, …
+SPARSE = 1 << 11  # … of which one in so many is a denormal: each costs a hundred times what another number does
 ALONE = 1 << 14  # elements: so few that torch does not
 TINY, HALF = sys.float_info.min, 0.5
 MOST_TASKS = 64  # looked at one by one
@@ -71,6 +72,7 @@ MOST_SHOWN = 4  # changes named in one line of evidence
 # What a first call may leave behind: it compiles, and starts the pools that later calls use.
 POOLS = "native threads"
 DEEDS = "what its own code did"
+DENORMALS = "denormals are kept by torch's threads"
 MAY_GROW = ("Python threads", POOLS, "child processes")
 
 
@@ -114,7 +116,7 @@ def take(deep: bool = False) -> State:
     """The state of the world; its keys are words for people. `deep`: also denormals in torch's worker threads, which
     must be woken for it: for a proof, not between timed calls."""
     # First, for it may start those threads, which are counted below.
-    deeper: State = {"denormals are kept by torch's threads": _workers_keep_denormals()} if deep else {}
+    deeper: State = {DENORMALS: _workers_keep_denormals()} if deep else {}
     state: State = {
         "default dtype": torch.get_default_dtype(),
         "default device": str(torch.get_default_device()),
@@ -350,8 +352,10 @@ def _status() -> dict[str, str]:
 
 @functools.cache
 def _denormals(threads: int) -> torch.Tensor:
-    """So many that each of the threads has a share."""
-    return torch.full((max(2, threads) * PARALLEL,), 1e-40)
+    """So many numbers that each of the threads has a share, and denormals in it."""
+    made = torch.ones(max(2, threads) * PARALLEL)
+    made[::SPARSE] = 1e-40
+    return made
 
 
 def _workers_keep_denormals() -> bool:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 
 import pytest
 import torch
@@ -9,8 +10,10 @@ import torch
 from bench.core import shared
 from bench.core.arena import Arena, memory_in, poison_of
 from bench.core.case import Case, draw, each, one
-from bench.core.shared import Box, opened, placed, put_into, stored, values_in
+from bench.core.shared import Box, opened, placed, put_into, stored, unwritten, values_in
 from reference import contract
+
+PAGE = 4096
 
 
 def _write(path: str, size: int) -> None:
@@ -43,6 +46,32 @@ def test_what_the_judge_drew_cannot_be_written_to():
     process.start()
     process.join()
     assert process.exitcode == 0
+
+
+def _read_with_few_faults(read: torch.Tensor) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    assert int(read[::PAGE].sum()) == 0
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    os._exit(0 if faults < len(read) // PAGE // 2 else 1)
+
+
+def test_pages_that_one_process_has_read_are_there_for_the_next():
+    read, codes = unwritten(32 << 20), []
+    for _ in range(2):
+        process = multiprocessing.get_context("fork").Process(target=_read_with_few_faults, args=(read,))
+        process.start()
+        process.join()
+        codes.append(process.exitcode)
+    assert codes == [1, 0]
+
+
+def test_what_all_read_can_be_written_to_by_nobody():
+    read = unwritten(PAGE)
+    with open("/proc/self/maps") as maps:
+        where, access, *_ = next(x for x in maps if int(x.partition("-")[0], 16) == read.data_ptr()).split()
+    assert access == "r--s"
+    with pytest.raises(OSError):  # who may open it is still refused
+        os.write(os.open(f"/proc/self/map_files/{where}", os.O_RDWR), b"x")
 
 
 def test_a_box_that_is_gone_or_too_small_is_an_error():

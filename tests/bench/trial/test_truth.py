@@ -741,3 +741,32 @@ def test_what_is_large_is_drawn_on_the_device_and_what_is_small_or_edited_by_the
     monkeypatch.setattr(judge, "DRAWN_HERE", 1 << 20)
     judge.drawn(case, there)
     assert places == ["cuda", "cpu", "cpu"]
+
+
+# --- in blocks -------------------------------------------------------------------------------------------------
+
+LARGE_ENOUGH = {
+    ("gelu", "backward"): dict(N=3 * judge.BLOCK + 77),
+    ("swiglu", "forward"): dict(M=700, H=96),
+    ("layernorm", "backward"): dict(B=75, T=16, C=64, eps=1e-5, dresidual=False, accumulate=True),  # sums, too
+}
+
+
+@pytest.mark.parametrize(("layer", "phase"), LARGE_ENOUGH)
+def test_truth_in_blocks_is_the_truth_of_the_whole(layer, phase, monkeypatch):
+    monkeypatch.setattr(judge, "IN_BLOCKS", 1e5)
+    monkeypatch.setattr(judge, "MANY", 1)  # in two threads
+    case = Case(layer, phase, {**LARGE_ENOUGH[layer, phase], "dtype": "fp32"}, "timed", 3)
+    contents = Contents(case, draw(case), 7)
+    found, whole = judge._truth_in_blocks(case, contents), judge.truth_of(case, contents.whole())
+    assert found is not None and found.keys() == whole.keys()
+    for name, value in whole.items():
+        assert one(found[name]).dtype == torch.float64 and one(found[name]).shape == one(value).shape
+        assert torch.allclose(one(found[name]), one(value), rtol=1e-12, atol=1e-12), name
+
+
+def test_where_a_weight_is_larger_than_a_block_nothing_is_cut(monkeypatch):
+    monkeypatch.setattr(judge, "IN_BLOCKS", 1e5)
+    shape = dict(M=256, K=256, N=256, epilogue="none", dgelu=False, dtype="fp32")
+    case = Case("matmul", "forward", shape, "timed", 3)
+    assert judge._truth_in_blocks(case, Contents(case, draw(case))) is None
