@@ -57,7 +57,7 @@ def typical(B: int, T: int) -> Shape:
 RAGGED = [
     dict(B=2, T=127, C=769, eps=EPS, dresidual=False),
     dict(B=1, T=1, C=3, eps=EPS, dresidual=True),
-    dict(B=3, T=5, C=64, eps=EPS, dresidual=True),
+    dict(B=3, T=5, C=64, eps=1e-3, dresidual=True),  # another one
     dict(B=2, T=9, C=288, eps=EPS, dresidual=True),
     dict(B=1, T=3, C=16384, eps=EPS, dresidual=False),
 ]

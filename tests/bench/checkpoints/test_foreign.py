@@ -9,6 +9,7 @@ import torch
 from bench.checkpoints import EXPORTS, foreign, hugging_face, llama2c, llmc, nanogpt
 from bench.checkpoints.foreign import export, open_weights, read_any, weights_from
 from bench.checkpoints.run import MARKER, WEIGHTS, save
+from bench.checkpoints.state import describe, described, need_same_model
 from bench.cli import CannotGoOn
 from bench.text import scored
 from bench.text.decoding import decoder_of, write_tokenizer
@@ -261,3 +262,15 @@ def test_the_command_writes_llama2cs_versions(tmp_path, llama_run, ended):
     assert ended(command, llama_run, "--format", "hf", "--version", 1, "--out", tmp_path / "hf")[0] == 64
     assert ended(command, llama_run, *more[:2], "--group", 8, "--out", tmp_path / "n.bin")[0] == 64
     assert [p.name for p in tmp_path.iterdir()] == ["m.bin"]
+
+
+def test_what_was_described_before_a_family_had_all_its_fields_is_the_same_model():
+    """Checkpoints that say no epsilon of their norms are of the one that all had."""
+    old = {key: value for key, value in describe(llamas.MODEL).items() if key != "eps"}
+    assert described(old, "run") == llamas.MODEL
+    need_same_model(old, llamas.MODEL, "run")
+    other = dataclasses.replace(llamas.MODEL, eps=1e-6)
+    assert described(describe(other), "run") == other
+    for found, wanted in ((old, other), (describe(other), llamas.MODEL)):
+        with pytest.raises(CannotGoOn, match="eps 1e-0[56], not 1e-0[56]"):
+            need_same_model(found, wanted, "run")

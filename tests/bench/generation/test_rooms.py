@@ -20,7 +20,7 @@ from reference.models.plain import init_parameters
 from tests import truth_variants
 
 GPT = GPT2("small", L=2, NH=3, C=48, max_t=20, v=130)
-LLAMA = Llama2("grouped", L=2, NH=4, NKV=2, C=32, H=48, max_t=20, v=128)
+LLAMA = Llama2("grouped", L=2, NH=4, NKV=2, C=32, H=48, max_t=20, v=128, eps=1e-3)
 PROMPT = (5, 1, 77, 3, 3)
 STEPS = 6
 
