@@ -3,7 +3,7 @@ rstd = (mean(x^2) + eps)^-1/2. No mean is taken off, and there is no bias."""
 
 import torch
 
-from reference.contract import Pass, Shape, Tensor, scaled
+from reference.contract import FLAG, Pass, Shape, Tensor, scaled
 from reference.layernorm import first_columns, has_dresidual, last_columns, not_finite
 
 EPS = 1e-5
@@ -54,6 +54,7 @@ def typical(B: int, T: int) -> Shape:
     return dict(B=B, T=T, C=4096, eps=EPS, dresidual=True)
 
 
+CHOICES = {"dresidual": FLAG}
 RAGGED = [
     dict(B=2, T=127, C=769, eps=EPS, dresidual=False),
     dict(B=1, T=1, C=3, eps=EPS, dresidual=True),

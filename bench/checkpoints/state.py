@@ -51,7 +51,7 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def described(said: Mapping[str, Any], where: object) -> Model:
-    """The model that `describe` said this of, now or before a family had all of its fields. CannotGoOn for a family that
+    """The model that `describe` said this of, now or before its family had all its fields. CannotGoOn for a family that
     this program does not have."""
     said = _completed(said)
     for known in MODELS.values():

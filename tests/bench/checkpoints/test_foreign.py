@@ -272,5 +272,5 @@ def test_what_was_described_before_a_family_had_all_its_fields_is_the_same_model
     other = dataclasses.replace(llamas.MODEL, eps=1e-6)
     assert described(describe(other), "run") == other
     for found, wanted in ((old, other), (describe(other), llamas.MODEL)):
-        with pytest.raises(CannotGoOn, match="eps 1e-0[56], not 1e-0[56]"):
+        with pytest.raises(CannotGoOn, match=r"eps 1e-0[56], not 1e-0[56]"):
             need_same_model(found, wanted, "run")
