@@ -48,6 +48,7 @@ class Entry:
     ours: bool
     built: Built | None = None  # of ours
     choice: Mapping[CallId, Variant] = field(default_factory=dict)
+    chosen: str = ""  # beforehand: in which file, where, when, and what of it is not used
     recipe: str = ""
     rounds: list[Done] = field(default_factory=list)
     verdict: Verdict | None = None
@@ -115,6 +116,8 @@ class Outcome:
         if e.ours and e.built:
             b = e.built
             row |= Record(planned_bytes=b.bytes, weight_bytes=b.weight_bytes, cache_bytes=b.cache_bytes)
+            if e.chosen:
+                row["chosen"] = e.chosen
             row["kernels"] = {str(id): v.name for id, v in e.choice.items()}
             if e.job.gpu:
                 row |= Record(graph=b.graph, graph_evidence=b.graph_evidence)

@@ -33,7 +33,7 @@ class Session:
     def __init__(self, plan: Plan):
         self.plan = plan
         check_memory(plan)
-        self.pools = [pick.candidates(plan, job) for job in plan.jobs]  # says at once what cannot be
+        self.candidates = [pick.candidates(plan, job) for job in plan.jobs]  # says at once what cannot be
         for name in plan.baselines:
             need(name)
         self.entries = [Entry(_ours(plan, job), job, True) for job in plan.jobs]
@@ -88,10 +88,13 @@ class Session:
 
     def _set_up(self, stack: ExitStack) -> dict[str, Contestant]:
         found: dict[str, Contestant] = {}
-        for entry, pool in zip(self.entries, self.pools, strict=True):
+        for entry, candidates in zip(self.entries, self.candidates, strict=True):
             ours = self._contestant(stack, entry.name, OurRoom, entry.job)
             self.chip = ours.set_up("chip")
-            entry.choice = pick.pick(self.plan, entry.job, ours, pool)
+            if told := candidates.told(self.chip):
+                entry.chosen = told
+                cli.say(f"{entry.name}: {told}")
+            entry.choice = pick.pick(self.plan, entry.job, ours, candidates.pool)
             entry.built = ours.set_up("build", choice=dict(entry.choice), graph=self.plan.graph)
             if self.plan.graph and not entry.built.graph:
                 cli.say(f"{entry.name} is no graph, its kernels are launched one by one: {entry.built.graph_evidence}")
