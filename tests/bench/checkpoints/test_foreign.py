@@ -112,6 +112,7 @@ def test_a_format_is_refused_for_another_family(tmp_path, run, monkeypatch):
         "hf": "o is of the family f, which is not known there",
         "llmc": "--format llmc is a format for GPT-2, and o is of the family f",
         "nanogpt": "--format nanogpt is a format for GPT-2, and o is of the family f",
+        "gguf": "--format gguf is a format for Llama 2, and o is of the family f",
         "llama2c": "--format llama2c is a format for Llama 2, and o is of the family f",
     }
     assert says.keys() == set(EXPORTS)
@@ -148,7 +149,13 @@ def llama_run(tmp_path_factory):
     return folder.parent
 
 
-FORMS = {"hf": ("hf", 0), "m.bin": ("llama2c", 0), "folder": ("llama2c", 0), "v1.bin": ("llama2c", 1)}
+FORMS = {
+    "hf": ("hf", 0),
+    "m.bin": ("llama2c", 0),
+    "folder": ("llama2c", 0),
+    "v1.bin": ("llama2c", 1),
+    "m.gguf": ("gguf", 0),
+}
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -162,7 +169,7 @@ def test_every_export_of_a_llama_can_be_started_from_and_opened(tmp_path, llama_
     assert llamas.equal(weights_from(path, LLAMA), wanted)
     model, weights, codec = open_weights(path)
     assert dataclasses.replace(model, name=LLAMA.name) == LLAMA and llamas.equal(weights, wanted)
-    assert (codec is not None) == (name in ("folder", "hf"))
+    assert (codec is not None) == (name in ("folder", "hf", "m.gguf"))
     if codec:
         assert codec.begin == (1,) and codec.decode([1, *codec.encode("Aé")]) == "Aé" and codec.size == LLAMA.v
     # and from there into every other form
@@ -234,7 +241,7 @@ def test_whatever_is_damaged_one_line_tells(tmp_path, run, llama_run):
         export(llama_run, format, out / name, version)
     draw, refusals = random.Random(5), 0
     files = [f for f in sorted(out.rglob("*")) if f.is_file()]
-    assert len(files) == 11
+    assert len(files) == 12
     for file in files:
         whole = file.read_bytes()
         for _ in range(12):
