@@ -308,14 +308,14 @@ class _Reader:
         self.path, self.file = path, file
         self.size = path.stat().st_size
 
-    def bytes(self, count: int) -> bytes:
+    def take(self, count: int) -> bytes:
         raw = self.file.read(count) if count <= self.size else b""
         if len(raw) < count:
             raise CannotGoOn(f"{self.path}: cut off before its tensors, or damaged")
         return raw
 
     def numbers(self, form: str) -> tuple[Any, ...]:
-        return struct.unpack("<" + form, self.bytes(struct.calcsize("<" + form)))
+        return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))
 
     def number(self, form: str) -> Any:
         return self.numbers(form)[0]
@@ -327,7 +327,7 @@ class _Reader:
         return found
 
     def string(self) -> bytes:
-        return self.bytes(self.count("bytes of a string"))
+        return self.take(self.count("bytes of a string"))
 
     def value(self, kind: int, deep: int = 0) -> Any:
         if kind in SCALARS:
@@ -345,7 +345,7 @@ class _Reader:
 def _head(path: Path, file: BinaryIO) -> tuple[dict[str, Any], dict[str, Place]]:
     """Entries (strings decoded, but for lists of them), and where tensors lie."""
     read = _Reader(path, file)
-    if read.bytes(4) != MAGIC:
+    if read.take(4) != MAGIC:
         raise CannotGoOn(f"{path}: no GGUF")
     if (version := read.number("I")) not in VERSIONS:
         raise CannotGoOn(f"{path}: version {version} of GGUF, this program reads {' and '.join(map(str, VERSIONS))}")
@@ -378,7 +378,7 @@ def _model(path: Path, said: Mapping[str, Any], found: Mapping[str, Place]) -> L
         if said.get(key) not in allowed:
             raise CannotGoOn(f"{path}: {key} is {said[key]!r}, and the Llama 2 here has {allowed[-1]!r}")
     try:
-        sizes = {ours: int(said[theirs]) for theirs, ours in SIZES.items()}
+        sizes: dict[str, Any] = {ours: int(said[theirs]) for theirs, ours in SIZES.items()}
         NH, C = sizes["NH"], sizes["C"]
         sizes["NKV"] = int(said.get("llama.attention.head_count_kv", NH))
         sizes["v"] = found["token_embd.weight"].sizes[-1]
