@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from bench import cli
+from bench.checkpoints import gguf
 from bench.cli import CannotGoOn
 from bench.core import files, progress
 from bench.core.evidence import plain
@@ -14,8 +15,9 @@ from bench.core.process import TIMEOUT
 from bench.core.progress import Progress
 from bench.generation import outcome, pick
 from bench.generation.contestants import Contestant, Lost
+from bench.generation.llama_cpp import LlamaCppRoom
 from bench.generation.outcome import Entry, Outcome
-from bench.generation.plan import Job, Plan
+from bench.generation.plan import Q8, Job, Plan
 from bench.generation.rooms import EXACT, JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
 from bench.machine import facts
 from bench.models import chosen
@@ -35,7 +37,7 @@ class Session:
         check_memory(plan)
         self.candidates = [pick.candidates(plan, job) for job in plan.jobs]  # says at once what cannot be
         for name in plan.baselines:
-            need(name)
+            need(name, plan.job.source.model)
         self.entries = [Entry(_ours(plan, job), job, True) for job in plan.jobs]
         self.others = {NAMES.get(mode, mode): mode for mode in plan.baselines}
         self.peaks: dict[str, float | None] = {}
@@ -111,10 +113,12 @@ class Session:
         return found
 
     def _join(self, stack: ExitStack, found: dict[str, Contestant], name: str, mode: str) -> None:
-        job = replace(self.plan.job, sizes=replace(self.plan.job.sizes, group=0))
+        group = gguf.BLOCK if mode == "llama.cpp" and self.plan.job.form == Q8 else 0
+        job = replace(self.plan.job, sizes=replace(self.plan.job.sizes, group=group))
         entry = Entry(name, job, False)
         self.entries.append(entry)
-        room, arguments = (TransformersRoom, ()) if mode == "transformers" else (PlainRoom, (mode,))
+        rooms: dict[str, type[Room]] = {"transformers": TransformersRoom, "llama.cpp": LlamaCppRoom}
+        room, arguments = rooms.get(mode, PlainRoom), () if mode in rooms else (mode,)
         contestant = self._contestant(stack, name, room, job, *arguments)
         try:
             entry.recipe = contestant.set_up("ready")

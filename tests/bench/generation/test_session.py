@@ -150,6 +150,7 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, ended, what):
         (["llama2-tiny", "--top-p", "1.5"], 64, "at most 1"),
         (["llama2-tiny", "--group", "32"], 64, "--group goes with --quantise"),
         (["llama2-tiny", "--baseline", "eagre"], 64, "did you mean 'eager'"),
+        (["gpt2-tiny", "--baseline", "llama.cpp"], 64, "is given Llama 2 alone, and gpt2-tiny is of the family gpt2"),
         (["llama2-tiny", "--kernels", "gemm=cpu.naive"], 64, "did you mean 'gemv'"),
         (["llama2-tiny", "--kernels", "gemv=cpu.nave"], 64, "did you mean 'cpu.naive'"),
         (["llama2-tiny", "--quantise", "q4_0"], 64, "q8_0"),
