@@ -52,6 +52,7 @@ class Plan:
     time_limit: float
     out: Path | None
     json: bool
+    stream: bool  # show the text as it comes, wherever it goes
     argv: tuple[str, ...]
 
     @property
@@ -109,6 +110,7 @@ def plan_of(
     time_limit: float | None,
     out: Path | None,
     json: bool,
+    stream: bool,
     argv: list[str],
 ) -> Plan:
     """The plan of a command line. CannotGoOn for what makes no sense."""
@@ -117,6 +119,8 @@ def plan_of(
     check_device(device)
     if sum(x is not None for x in (prompt, tokens, prompt_tokens)) > 1:
         raise CannotGoOn("--prompt, --tokens and --prompt-tokens exclude each other", cli.USAGE)
+    if stream and (json or simulate):
+        raise CannotGoOn("--stream shows a text while it is written: not with --json, nor with --simulate", cli.USAGE)
     if not 0 < top_p <= 1:
         raise CannotGoOn(f"--top-p {top_p:g} is not above 0 and at most 1", cli.USAGE)
     if group and not (quantise or ladder):
@@ -149,6 +153,7 @@ def plan_of(
         time_limit=time_limit or TIME_LIMIT_S,
         out=out,
         json=json,
+        stream=stream,
         argv=tuple(argv),
     )
 

@@ -192,6 +192,18 @@ class OurRoom(Room):
         step_s = self._steps(self.engine.step)
         return Done(prefill_s=prefill_s, first_s=first_s, step_s=step_s, tokens=self.engine.tokens())
 
+    def stream(self, end: int | None) -> list[list[int]]:
+        """One generation that nobody times: each step's tokens, by sequence, are told as they come, until every text
+        has had the token `end`. What was drawn."""
+        over = [False] * self.sizes.B
+
+        def each(tokens: list[int]) -> bool:
+            self.tell(tokens)
+            over[:] = [done or token == end for done, token in zip(over, tokens, strict=True)]
+            return not all(over)
+
+        return self.engine.generate(self.job.prompts, self.sizes.steps, self.job.seed, each)
+
     def inside(self) -> tuple[dict[str, float], dict[str, float]]:
         """Seconds of each call of a prefill and of a step, launched one by one (see Engine.timed)."""
         self.engine.begin(self.job.prompts, self.job.seed)

@@ -148,6 +148,7 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, ended, what):
         (["llama2-tiny", "--tokens", "1,x"], 64, "ids are whole numbers"),
         (["llama2-tiny", "--tokens", "1", "--prompt", "a"], 64, "exclude each other"),
         (["llama2-tiny", "--top-p", "1.5"], 64, "at most 1"),
+        (["llama2-tiny", "--stream", "--json"], 64, "not with --json"),
         (["llama2-tiny", "--group", "32"], 64, "--group goes with --quantise"),
         (["llama2-tiny", "--baseline", "eagre"], 64, "did you mean 'eager'"),
         (["gpt2-tiny", "--baseline", "llama.cpp"], 64, "is given Llama 2 alone, and gpt2-tiny is of the family gpt2"),
@@ -177,12 +178,14 @@ def test_the_context_is_used_to_its_end():
 
 
 def test_on_a_gpu_a_step_is_one_graph(tmp_path):
-    """Here the made-up one: the record says so. What launches call by call takes longer."""
+    """Here the made-up one: the record says so. What launches call by call takes longer. The text is shown as it is
+    written, by a generation of its own."""
     out = tmp_path / "run"
-    device = ("--device", "tests.fake_gpu:FakeGpu", "--steps", 4, "--baseline", "eager")
+    device = ("--device", "tests.fake_gpu:FakeGpu", "--steps", 4, "--baseline", "eager", "--prompt", "Once", "--stream")
     done = commands.run("generate", "llama2-tiny", *device, *QUICK, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "a step is one CUDA graph" in done.stdout
+    assert done.stdout.startswith("Once") and done.stdout.count("Once") == 1 and "another text" not in done.stderr
     rows = rows_of(out)
     ours, theirs = rows["ours", "decode"], rows["torch.eager", "decode"]
     assert ours["graph"] and ours["timer"] == theirs["timer"] == "span" and ours["weights"] == "bf16"
