@@ -76,6 +76,12 @@ def parser() -> cli.Parser:
     measure.add_argument("--no-check", action="store_true", help="do not hold ours to a plain network first")
     measure.add_argument("--remeasure", action="store_true", help="measure candidates again, whatever is remembered")
     measure.add_argument(
+        "--race-limit",
+        type=cli.above_zero,
+        metavar="S",
+        help="seconds for measuring candidates; a call that is not reached has who is quickest at the nearest one",
+    )
+    measure.add_argument(
         "--time-limit", type=cli.above_zero, metavar="S", help=f"for one generation, default {TIME_LIMIT_S:g} s"
     )
     out = p.add_argument_group("results")

@@ -1,5 +1,6 @@
 """Which variants ours is made of: named, chosen beforehand, remembered, or the fastest of a race in its process."""
 
+import time
 from dataclasses import replace
 
 from bench import cli
@@ -69,20 +70,28 @@ def pick(plan: Plan, job: Job, ours: Contestant, pool: Pool) -> Choice:
     times = Times() if plan.remeasure else cache.take(several, shapes)
     if missing := {id: some for id, some in several.items() if id not in times.ms}:
         cli.say(f"measuring {sum(map(len, missing.values()))} candidates for {len(missing)} calls of {job.form}")
-        new = _raced(ours, missing, choose.GPU_BUDGET_S if job.gpu else choose.BUDGET_S)
+        limit = plan.race_limit / len(plan.jobs)
+        new = _raced(ours, missing, choose.GPU_BUDGET_S if job.gpu else choose.BUDGET_S, limit)
         if busy := facts.busy(facts.snapshot()):
             cli.say(f"busy machine, so these choices are not remembered: {busy}")
         else:
             cache.keep(missing, shapes, new)
         times.ms |= new.ms
         times.skipped |= new.skipped
+    if unraced := [str(id) for id, some in several.items() if choose.unraced(id, some, times)]:
+        cli.say(f"no time was left to race {', '.join(unraced)}: served by who is quickest at the nearest call")
     return choose.fastest(pool, times)
 
 
-def _raced(ours: Contestant, pool: Pool, budget: float) -> Times:
-    def once(left: Pool) -> Raced:
+def _raced(ours: Contestant, pool: Pool, budget: float, limit: float) -> Times:
+    end = time.monotonic() + limit
+
+    def once(left: Pool) -> Raced | None:
+        stop = end - time.monotonic()
+        if stop <= 0:
+            return None
         try:
-            return choose.ended(ours.ask("race", pool=left, budget=budget, limit=SETUP_LIMIT_S))
+            return choose.ended(ours.ask("race", pool=left, budget=budget, stop=stop, limit=SETUP_LIMIT_S))
         except Lost as error:
             return choose.cut_off(ours.heard, error)
 

@@ -1,5 +1,6 @@
 """What one run of `bench.generate` is to do: its command line, with what that leaves open filled in."""
 
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ class Plan:
     check: bool
     remeasure: bool
     time_limit: float
+    race_limit: float  # seconds for measuring the candidates of all jobs
     out: Path | None
     json: bool
     stream: bool  # show the text as it comes, wherever it goes
@@ -107,6 +109,7 @@ def plan_of(
     threads: int | None,
     rounds: int | None,
     remeasure: bool,
+    race_limit: float | None,
     time_limit: float | None,
     out: Path | None,
     json: bool,
@@ -151,6 +154,7 @@ def plan_of(
         check=not no_check,
         remeasure=remeasure,
         time_limit=time_limit or TIME_LIMIT_S,
+        race_limit=race_limit or math.inf,
         out=out,
         json=json,
         stream=stream,
