@@ -17,6 +17,9 @@ same seed writes the same text.
 overrides `layer=…` or `layer/shape=…`: gemv/decode-qkv=cpu.simd. --quantise q8_0 keeps matrices in int8 with a scale
 for each group of a row, and multiplies in int8; --ladder generates with fp32, bf16 and q8_0 in turn.
 
+On a terminal the first text is shown as it is written, whole characters only; it is one that nobody times. Elsewhere
+it stands at the end, or --stream shows it so too.
+
 First ours is held to a plain network in fp64, over the tokens it drew itself: logits may be as far off as 4 times
 PyTorch's own variants at the same calls are, else the exit code is 2. Then contestants generate turn about, each in a
 process of its own.
@@ -73,10 +76,19 @@ def parser() -> cli.Parser:
     measure.add_argument("--no-check", action="store_true", help="do not hold ours to a plain network first")
     measure.add_argument("--remeasure", action="store_true", help="measure candidates again, whatever is remembered")
     measure.add_argument(
+        "--race-limit",
+        type=cli.above_zero,
+        metavar="S",
+        help="seconds for measuring candidates; a call that is not reached has who is quickest at the nearest one",
+    )
+    measure.add_argument(
         "--time-limit", type=cli.above_zero, metavar="S", help=f"for one generation, default {TIME_LIMIT_S:g} s"
     )
     out = p.add_argument_group("results")
     out.add_argument("--out", type=Path, help="folder of this run (default: a new one under runs/)")
+    out.add_argument(
+        "--stream", action="store_true", help="show the text as it is written; on a terminal it is, but with --json"
+    )
     out.add_argument("--json", action="store_true", help="the last line of stdout is one JSON document")
     return p
 

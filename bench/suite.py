@@ -2,10 +2,11 @@
 
 The work is a queue of small pieces, the worthiest first: on a GPU one look at every kernel; the training step, quick;
 attention and matmul; what the machine is (bench.doctor); the layers bound by memory, each proved before it is timed at
-the model's shapes; proofs in the other dtype; the training step against PyTorch (bench.e2e); compute-sanitizer. Each
-piece is one of the other commands with a folder of its own under DIR. One that crashes or hangs is written down and the
-next goes on; what does not fit into the time is cut or passed over. How long pieces take is learned as they end. After
-each of them everything is on disk and packed: whatever ends the suite, what it had is there, and --resume goes on.
+the model's shapes; proofs in the other dtype; the training step against PyTorch (bench.e2e); on a GPU a small model's
+text (bench.generate) and compute-sanitizer. Each piece is one of the other commands with a folder of its own under DIR.
+One that crashes or hangs is written down and the next goes on; what does not fit into the time is cut or passed over.
+How long pieces take is learned as they end. After each of them everything is on disk and packed: whatever ends the
+suite, what it had is there, and --resume goes on.
 
     DIR/records.jsonl       what became of each piece; DIR/logs/ holds what it printed
     DIR/doctor.json         the machine

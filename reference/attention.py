@@ -9,7 +9,7 @@ written into the same slices. With NKV < NH each key/value head serves NH/NKV qu
 
 import torch
 
-from reference.contract import Pass, Shape, Tensor, applies
+from reference.contract import FLAG, Pass, Shape, Tensor, applies
 
 Q, KV = "B T NH HS", "B T NKV HS"
 
@@ -75,6 +75,7 @@ def _sum_groups(grad, group):
     return grad.view(B, T, NH // group, group, HS).sum(3)
 
 
+CHOICES = {"causal": FLAG}
 RAGGED = [
     dict(B=2, T=127, NH=3, NKV=3, HS=64, causal=True),
     dict(B=3, T=1, NH=4, NKV=4, HS=64, causal=True),

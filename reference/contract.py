@@ -14,6 +14,8 @@ A layer is a module: `reference/<layer>.py`. It declares
                         whole number is, of layers that have whole numbers as outputs: those are compared exactly. Done
                         after `consistent`, before an edit, and after each change of contents
     compulsory_bytes(shape, phase)   optional: where "each input once, each output once" is not the floor
+    CHOICES             optional: {attribute: its values}, of every attribute that is a word or a flag: no shape, and no
+                        call, has another one (`need_known`)
     typical(B, T)       optional: the shape that is timed where no model lists the layer among its calls
     TIED                optional: names of tensors whose elements belong together one by one
     LONG                optional: {symbol: least size}, instead of the default below: what `sliced` may cut down
@@ -31,7 +33,7 @@ import functools
 import importlib
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +41,7 @@ from typing import Any
 
 Shape = dict[str, Any]
 PHASES = ("forward", "backward")
+FLAG = (False, True)  # of CHOICES
 ITEM_SIZE = {"fp64": 8, "fp32": 4, "bf16": 2, "fp16": 2, "int": 8, "int8": 1}
 INTEGERS = ("int", "int8")
 
@@ -186,9 +189,20 @@ def phases_of(layer: ModuleType) -> tuple[str, ...]:
     return PHASES if layer.BACKWARD is not None else PHASES[:1]
 
 
+def need_known(layer: ModuleType, attributes: Mapping[str, Any]) -> None:
+    """Raises ValueError for an attribute, of a shape or by a call's parameter, that is none of the layer's CHOICES: a
+    kernel that only asks whether it is one of them would take it for the other."""
+    for name, known in getattr(layer, "CHOICES", {}).items():
+        if name in attributes and attributes[name] not in known:
+            said = ", ".join(map(repr, known))
+            raise ValueError(f"{layer.__name__.split('.')[-1]}: {name} {attributes[name]!r} is none of {said}")
+
+
 def overwriting(layer: ModuleType, phase: str, sizes: Shape, dtype: str) -> Shape:
-    """The shape of a call of these sizes at a working dtype; parameter gradients, if any, are overwritten."""
+    """The shape of a call of these sizes at a working dtype; parameter gradients, if any, are overwritten. Raises
+    ValueError as `need_known` does."""
     shape = {**sizes, "dtype": dtype}
+    need_known(layer, shape)
     return {**shape, "accumulate": False} if pass_of(layer, phase).accumulates else shape
 
 

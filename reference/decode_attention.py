@@ -10,7 +10,7 @@ What lies past a sequence's tokens was never written: it may be anything, NaN to
 
 import torch
 
-from reference.contract import ITEM_SIZE, Pass, Shape, Tensor, applies
+from reference.contract import FLAG, ITEM_SIZE, Pass, Shape, Tensor, applies
 
 CACHE = "B NKV S HS"
 
@@ -67,6 +67,7 @@ def sizes(B: int, T: int, NH: int, NKV: int, HS: int, S: int, **options: bool) -
     return dict(B=B, T=T, NH=NH, NKV=NKV, H=NH + 2 * NKV, HS=HS, S=S, **options)
 
 
+CHOICES = {"spread": FLAG}
 RAGGED = [
     sizes(3, 1, 6, 6, 48, 130, spread=True),
     sizes(1, 1, 1, 1, 64, 1),  # the first token of all

@@ -5,7 +5,7 @@ A shape whose `positions` is False has no wpe, as models that turn q and k by th
 
 import torch
 
-from reference.contract import ITEM_SIZE, Pass, Shape, Tensor
+from reference.contract import FLAG, ITEM_SIZE, Pass, Shape, Tensor
 
 
 def has_positions(shape: Shape) -> bool:
@@ -42,6 +42,7 @@ def backward(dout, tokens, V):
     return {"dwte": dwte, "dwpe": dout.sum(0)}
 
 
+CHOICES = {"positions": FLAG}
 RAGGED = [
     dict(B=2, T=127, C=769, V=300),
     dict(B=1, T=1, C=768, V=1),

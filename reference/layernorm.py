@@ -2,7 +2,7 @@
 
 import torch
 
-from reference.contract import Pass, Shape, Tensor, scaled
+from reference.contract import FLAG, Pass, Shape, Tensor, scaled
 
 EPS = 1e-5
 
@@ -60,6 +60,7 @@ def backward(dout, dresidual, x, weight, mean, rstd):
     return {"dx": dx, "dweight": (dout * norm).sum((0, 1)), "dbias": dout.sum((0, 1))}
 
 
+CHOICES = {"dresidual": FLAG}
 RAGGED = [
     dict(B=2, T=127, C=769, eps=EPS, dresidual=False),
     dict(B=1, T=1, C=3, eps=EPS, dresidual=True),

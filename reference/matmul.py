@@ -2,10 +2,11 @@
 
 import torch
 
-from reference.contract import Pass, Shape, Tensor
+from reference.contract import FLAG, Pass, Shape, Tensor
 from reference.gelu import gelu, gelu_grad
 
 EPILOGUES = ("none", "bias", "bias_gelu")
+CHOICES = {"epilogue": EPILOGUES, "dgelu": FLAG}
 
 
 def has_bias(shape: Shape) -> bool:

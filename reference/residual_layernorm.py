@@ -48,6 +48,7 @@ def backward(dout, dresidual_out, residual_out, weight, mean, rstd):
 
 
 RAGGED = layernorm.RAGGED
+CHOICES = layernorm.CHOICES
 
 
 def consistent(tensors: dict[str, torch.Tensor], shape: Shape) -> None:

@@ -45,6 +45,7 @@ def backward(dout, dresidual_out, residual_out, weight, rstd):
 
 typical = rmsnorm.typical
 RAGGED = rmsnorm.RAGGED
+CHOICES = rmsnorm.CHOICES
 
 
 def consistent(tensors: dict[str, torch.Tensor], shape: Shape) -> None:

@@ -29,6 +29,8 @@ BACKWARD = Pass(
     scalars=("R", "style"),
     outputs=(Tensor("dqkv", "B T H HS", inplace=True),),
 )
+STYLES = ("interleaved", "half")
+CHOICES = {"style": STYLES}
 TIED = ("cos", "sin")  # of one angle
 LONG = {"B": 2, "T": 128}  # R is a number of heads here, and S what `start` may name
 

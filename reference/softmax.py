@@ -2,7 +2,7 @@
 
 import torch
 
-from reference.contract import ITEM_SIZE, Pass, Shape, Tensor, applies, scaled
+from reference.contract import FLAG, ITEM_SIZE, Pass, Shape, Tensor, applies, scaled
 
 FORWARD = Pass(inputs=(Tensor("x", "R S"),), scalars=("causal",), outputs=(Tensor("out", "R S"),))
 BACKWARD = Pass(
@@ -34,6 +34,7 @@ def backward(dout, out, causal):
     return {"dx": out * (dout - (dout * out).sum(-1, keepdim=True))}
 
 
+CHOICES = {"causal": FLAG}
 RAGGED = [
     dict(R=3, S=50257, causal=False),
     dict(R=2 * 127, S=127, causal=True),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.checkpoints import GROUP, hf_llama, hf_tokenizer, hugging_face, llama2c, llmc, nanogpt, run
+from bench.checkpoints import GROUP, gguf, hf_llama, hf_tokenizer, hugging_face, llama2c, llmc, nanogpt, run
 from bench.checkpoints.state import State, describe, described, need_same_model
 from bench.checkpoints.tensors import read
 from bench.cli import CannotGoOn
@@ -21,7 +21,7 @@ from reference.models.model import Model
 
 TAKEN = (
     "a run's folder or a checkpoint of it, a Hugging Face folder, llm.c's model .bin or output folder, llama2.c's "
-    "model .bin, or a .safetensors file with nanoGPT's names"
+    "model .bin, llama.cpp's .gguf, or a .safetensors file with nanoGPT's names"
 )
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl")
 Weights = dict[str, torch.Tensor]
@@ -43,16 +43,20 @@ def open_weights(path: Path, tokenizer: Path | None = None) -> tuple[Model, Weig
     return model, weights, codec
 
 
-def _tokenizer(folder: Path, model: Model, named: Path | None) -> Codec | None:
-    return open_tokenizer(named, model.v) if named is not None else tokenizer_in(folder, model.v)
+def _tokenizer(place: Path, model: Model, named: Path | None) -> Codec | None:
+    if named is not None:
+        return open_tokenizer(named, model.v)
+    if isinstance(model, Llama2) and place.is_file():
+        return gguf.tokenizer_of(place, model) or tokenizer_in(place.parent, model.v)
+    return tokenizer_in(place, model.v)
 
 
 def _opened(path: Path) -> tuple[Model, Weights, Path]:
-    """Model, weights, and the folder in which their tokenizer lies if there is one."""
+    """Model, weights, and the folder in which their tokenizer lies if there is one, or the file that has it."""
     if not path.exists():
         raise CannotGoOn(f"{path}: no such file or folder")
     if path.is_file():
-        return *_of_any_file(path), path.parent
+        return *_of_any_file(path), path if gguf.is_one(path) else path.parent
     if (path / hugging_face.CONFIG).exists():
         return *hugging_face.read_folder(path), path
     if llmc.newest_step(path) is not None:
@@ -70,6 +74,8 @@ def _of_any_file(path: Path) -> tuple[Model, Weights]:
         return gpt2, weights
     if kind == "llama2.c":
         return llama2c.read_model(path)
+    if kind == "GGUF":
+        return gguf.read_model(path)
     if run.is_checkpoint(path.parent) and path.name == run.WEIGHTS:
         model, state = read_any(path.parent)
         return model, dict(state.weights)
@@ -106,10 +112,10 @@ def _of_file(path: Path, model: Model) -> Weights:
         found, _, weights = llmc.read_model(path)
         need_same_model(describe(found), model, path)
         return weights
-    if kind == "llama2.c":
-        llama = llama2c.need_llama2(model, "llama2.c's model")
-        hf_llama.need_same(llama2c.head_of(path).model, llama, path)
-        weights = llama2c.read_model(path)[1]
+    if kind in ("llama2.c", "GGUF"):
+        llama = llama2c.need_llama2(model, f"{kind}'s model")
+        found_llama, weights = (llama2c if kind == "llama2.c" else gguf).read_model(path)
+        hf_llama.need_same(found_llama, llama, path)
         for name in weights.keys() & {"wte", "head.weight"}:
             weights[name][model.v :] = 0  # of a vocabulary that was padded already
         return weights
@@ -123,7 +129,7 @@ def _of_file(path: Path, model: Model) -> Weights:
 
 
 def _kind(path: Path) -> str:
-    """Of a file: "safetensors", "llm.c" or "llama2.c". CannotGoOn for anything else."""
+    """Of a file: "safetensors", "llm.c", "llama2.c" or "GGUF". CannotGoOn for anything else."""
     if path.suffix == ".safetensors":
         return "safetensors"
     try:
@@ -139,6 +145,8 @@ def _kind(path: Path) -> str:
         return "llm.c"
     if llama2c.is_one(path):
         return "llama2.c"
+    if gguf.is_one(path):
+        return "GGUF"
     raise CannotGoOn(f"{path}: weights of no known format; what is taken is {TAKEN}")
 
 
@@ -166,14 +174,20 @@ def read_any(path: Path) -> tuple[Model, State]:
 
 
 def export(
-    path: Path, format: str, out: Path, version: int = 0, group: int = GROUP, tokenizer: Path | None = None
+    path: Path,
+    format: str,
+    out: Path,
+    version: int = 0,
+    group: int = GROUP,
+    tokenizer: Path | None = None,
+    dtype: str | None = None,
 ) -> str:
     """Write a run's newest checkpoint, the one given, or what another program wrote, in another program's format; what
     was written, in a line.
 
-    format: of bench.checkpoints.EXPORTS; version, group: of llama2.c's file; tokenizer: a file to take, for formats
-    that have one, instead of what lies with the weights. CannotGoOn where something is at `out`, or the format does not
-    know the model.
+    format: of bench.checkpoints.EXPORTS; version, group: of llama2.c's file; dtype: of GGUF_KINDS, of llama.cpp's,
+    default the weights'; tokenizer: a file to take, for formats that have one, instead of what lies with the weights.
+    CannotGoOn where something is at `out`, or the format does not know the model.
     """
     model, state, folder = _to_export(path)
     if out.exists():
@@ -186,6 +200,11 @@ def export(
     elif format == "llama2c":
         llama, codec = llama2c.need_llama2(model, "--format llama2c"), _tokenizer(folder, model, tokenizer)
         what = _export_llama2c(out, llama, state, codec, version, group)
+    elif format == "gguf":
+        llama, codec = llama2c.need_llama2(model, "--format gguf"), _tokenizer(folder, model, tokenizer)
+        pieces = _pieces(codec, llama)
+        gguf.write_model(out, llama, state.weights, dtype or state.dtype, pieces)
+        what = f"GGUF in {dtype or state.dtype}, {f'with {pieces.name}' if pieces else 'without a tokenizer'}"
     elif format == "nanogpt":
         nanogpt.write_file(out, state.weights, llmc.need_gpt2(model, "--format nanogpt"))
         what = "with nanoGPT's names"
@@ -219,11 +238,16 @@ def _copy_tokenizer(path: Path, out: Path) -> None:
             shutil.copyfile(tokenizer, out / "gpt2_tokenizer.bin")
 
 
+def _pieces(codec: Codec | None, model: Llama2) -> scored.Scored | None:
+    """A tokenizer as pieces with scores; None where it is of another kind."""
+    if isinstance(codec, Ranked) and codec.begin:  # Llama's tokens of single bytes
+        return scored.of_bytes(model.v)
+    return codec if isinstance(codec, scored.Scored) else None
+
+
 def _export_llama2c(out: Path, model: Llama2, state: State, codec: Codec | None, version: int, group: int) -> str:
     """A model .bin, or a folder of one and its tokenizer, where that has llama2.c's form."""
-    pieces = codec if isinstance(codec, scored.Scored) else None
-    if pieces is None and isinstance(codec, Ranked) and codec.begin:
-        pieces = scored.of_bytes(model.v)
+    pieces = _pieces(codec, model)
     alone = out.suffix == ".bin"
     head = llama2c.write_model(out if alone else out / "model.bin", model, state.weights, version, group)
     if pieces and not alone:

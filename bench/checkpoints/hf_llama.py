@@ -14,14 +14,13 @@ import torch
 
 from bench.checkpoints.state import named_model
 from bench.cli import CannotGoOn
-from reference.models.llama2 import EPS, INIT_STD, Llama2
+from reference.models.llama2 import INIT_STD, Llama2
 
 MOST = 1 << 24  # positions, and tokens: a damaged number is more
-THETA = 10000.0  # where a configuration does not say
+THETA, NORM_EPS = 10000.0, 1e-6  # where a configuration does not say
 # What would compute something else than ours does; None: not said.
 MUST_BE: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu", "swish", None),
-    "rms_norm_eps": (EPS,),  # not said: 1e-6
     "attention_bias": (False, None),
     "mlp_bias": (False, None),
     "rope_scaling": (None,),
@@ -56,7 +55,7 @@ def model_of(config: Mapping[str, Any], where: Path) -> Llama2:
         L, NH, C, H, max_t, v = (int(config[theirs]) for theirs in SIZES)
         grouped = config.get("num_key_value_heads")
         NKV = NH if grouped is None else int(grouped)
-        theta = _theta(config, where)
+        theta, eps = _theta(config, where), _eps(config)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CannotGoOn(f"{where}: no sizes of a Llama ({error})") from None
     impossible = min(L, NH, C, H, max_t, v, NKV) < 1 or max(max_t, v) > MOST
@@ -68,8 +67,15 @@ def model_of(config: Mapping[str, Any], where: Path) -> Llama2:
     tied = config.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
         raise CannotGoOn(f"{where}: tie_word_embeddings is {tied!r}, and neither true nor false")
-    made = Llama2(f"llama2-{L}x{C}", L=L, NH=NH, NKV=NKV, C=C, H=H, max_t=max_t, v=v, tied=tied, theta=theta)
-    return named_model(made)
+    sizes: dict[str, Any] = dict(L=L, NH=NH, NKV=NKV, C=C, H=H, max_t=max_t, v=v)
+    return named_model(Llama2(f"llama2-{L}x{C}", **sizes, tied=tied, theta=theta, eps=eps))
+
+
+def _eps(config: Mapping[str, Any]) -> float:
+    eps = float(config.get("rms_norm_eps", NORM_EPS))
+    if not 0 < eps < 1:
+        raise ValueError(f"rms_norm_eps {eps}")
+    return eps
 
 
 def _theta(config: Mapping[str, Any], where: Path) -> float:
@@ -85,7 +91,7 @@ def _theta(config: Mapping[str, Any], where: Path) -> float:
 
 def need_same(found: Llama2, model: Llama2, where: object) -> None:
     """CannotGoOn unless weights of `found` are `model`'s; it may have fewer positions, and fewer padded tokens."""
-    for name in ("L", "NH", "NKV", "C", "H", "tied", "theta"):
+    for name in ("L", "NH", "NKV", "C", "H", "tied", "theta", "eps"):
         if getattr(found, name) != getattr(model, name):
             raise CannotGoOn(f"{where}: its {name} is {getattr(found, name)}, {model.name}'s {getattr(model, name)}")
     if found.max_t < model.max_t:
@@ -103,7 +109,7 @@ def config_of(model: Llama2, dtype: str) -> dict[str, Any]:
         "num_key_value_heads": model.NKV,
         "head_dim": model.head_size,
         "hidden_act": "silu",
-        "rms_norm_eps": EPS,
+        "rms_norm_eps": model.eps,
         "rope_theta": model.theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": model.theta},
         "attention_bias": False,

@@ -32,7 +32,7 @@ from bench.checkpoints.state import named_model
 from bench.checkpoints.tensors import new_file
 from bench.cli import CannotGoOn
 from reference import rope
-from reference.models.llama2 import Llama2
+from reference.models.llama2 import EPS, Llama2
 from reference.models.model import Model
 
 MAGIC = 0x616B3432
@@ -171,7 +171,7 @@ def _model(path: Path, C: int, H: int, L: int, NH: int, NKV: int, v: int, max_t:
         said = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise CannotGoOn(f"{path}: no Llama has these sizes: {said}; not llama2.c's model, or damaged")
     return named_model(
-        Llama2(f"llama2-{L}x{C}", C=C, H=H, L=L, NH=NH, NKV=NKV, v=v, max_t=max_t, tied=tied, theta=THETA)
+        Llama2(f"llama2-{L}x{C}", C=C, H=H, L=L, NH=NH, NKV=NKV, v=v, max_t=max_t, tied=tied, theta=THETA, eps=EPS)
     )
 
 
@@ -274,6 +274,8 @@ def write_model(path: Path, model: Llama2, weights: Weights, version: int = 0, g
         raise ValueError(f"version {version}, groups of {group}")
     if model.theta != THETA:
         raise CannotGoOn(f"{path}: llama2.c turns positions by theta {THETA:g}, {model.name} by {model.theta:g}")
+    if model.eps != EPS:
+        raise CannotGoOn(f"{path}: llama2.c's norms add {EPS:g}, {model.name}'s {model.eps:g}")
     head = Head(version, model, group_for(model, group) if version == 2 else 0)
     with new_file(path) as file:
         file.write(_header(head))

@@ -51,15 +51,28 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def described(said: Mapping[str, Any], where: object) -> Model:
-    """The model that `describe` said this of. CannotGoOn for a family that this program does not have."""
+    """The model that `describe` said this of, now or before its family had all its fields. CannotGoOn for a family that
+    this program does not have."""
+    said = _completed(said)
     for known in MODELS.values():
         if describe(known) == said:
             return known
-    kinds = {known.family: type(known) for known in MODELS.values()}
     try:
-        return kinds[said["family"]](**{key: value for key, value in said.items() if key != "family"})
+        return _kinds()[said["family"]](**{key: value for key, value in said.items() if key != "family"})
     except (KeyError, TypeError, ValueError) as error:
         raise CannotGoOn(f"{where}: a model that this program does not know ({error})") from None
+
+
+def _kinds() -> dict[str, type[Model]]:
+    return {known.family: type(known) for known in MODELS.values()}
+
+
+def _completed(said: Mapping[str, Any]) -> dict[str, Any]:
+    """With the default of every field that is not said."""
+    kind = _kinds().get(said.get("family", ""))
+    fields = dataclasses.fields(kind) if kind else ()
+    known = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING and f.name != "recipe"}
+    return {**known, **said}
 
 
 def sized(*, max_t: int, v: int, L: int, NH: int, C: int) -> GPT2:
@@ -78,7 +91,7 @@ def named_model(model: M) -> M:
 
 def need_same_model(found: Mapping[str, Any], model: Model, where: object) -> None:
     """CannotGoOn where `found`, as of `describe`, has other sizes than `model`. The name does not matter."""
-    wanted = describe(model)
+    wanted, found = describe(model), _completed(found)
     other = [key for key in {**wanted, **found} if key != "name" and found.get(key) != wanted.get(key)]
     if other:
         differs = ", ".join(f"{key} {found.get(key)}, not {wanted.get(key)}" for key in other)
@@ -88,7 +101,7 @@ def need_same_model(found: Mapping[str, Any], model: Model, where: object) -> No
 def need_shapes(state: State, model: Model, where: object) -> None:
     """CannotGoOn, naming the first tensor, unless the tensors are `model`'s, in the dtypes that `State` promises."""
     wanted = model.parameter_shapes()
-    for kind, named, dtype in _kinds(state):
+    for kind, named, dtype in _tensors(state):
         if missing := wanted.keys() - named.keys():
             raise CannotGoOn(f"{where}: {kind} {min(missing)} is missing")
         if foreign := named.keys() - wanted.keys():
@@ -99,7 +112,7 @@ def need_shapes(state: State, model: Model, where: object) -> None:
                 raise CannotGoOn(f"{where}: {kind} {name} is {found}, {model.name}'s is {tuple(sizes)} {dtype}")
 
 
-def _kinds(state: State) -> Iterator[tuple[str, Named, torch.dtype]]:
+def _tensors(state: State) -> Iterator[tuple[str, Named, torch.dtype]]:
     yield "weight", state.weights, DTYPES[state.dtype]
     if state.m or state.v:
         yield "m of", state.m, torch.float32

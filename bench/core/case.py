@@ -36,6 +36,10 @@ class Case:
     seed: int = 0
     edit: str | None = None
 
+    def __post_init__(self) -> None:
+        """ValueError for an attribute that the layer does not have (see contract.need_known)."""
+        contract.need_known(self.module, self.shape)
+
     @property
     def module(self) -> ModuleType:
         return contract.load(self.layer)

@@ -218,6 +218,7 @@ class Process:
         that a server of these variables imports once, for all that name it: each is a fork of that one."""
         self.room, self.arguments, self.environment, self.preload = room, arguments, environment, preload
         self.limit = limit
+        self.listener: Callable[[Any], None] | None = None  # hears at once what is told while a command runs
         self._start()
 
     def _start(self) -> None:
@@ -296,6 +297,8 @@ class Process:
             kind, value = self._message(time.monotonic() + limit)
             while kind == TOLD:
                 self.heard.append(value)
+                if self.listener:
+                    self.listener(value)
                 if len(self.heard) > MOST_TOLD:
                     raise Rubbish(f"more than {MOST_TOLD:,} messages")
                 kind, value = self._message(time.monotonic() + limit)

@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
+from bench.checkpoints import gguf
 from bench.core import stats
 from bench.core.variants import Variant
+from bench.generation import OWN_CLOCK
 from bench.generation.plan import Job, Plan, need
 from bench.generation.rooms import Built, Done, Verdict
 from bench.machine import facts
@@ -28,6 +30,7 @@ from bench.show.limits import ranks_nothing
 from bench.show.sheet import Col, Sheet
 from bench.show.terminal import console
 from bench.show.texts import DASH, duration, number, percent
+from reference.models.llama2 import Llama2
 
 LIMIT = 4.0  # yards that an error may have, as in the proof of a layer
 PREFILL, DECODE = "prefill", "decode"
@@ -48,6 +51,7 @@ class Entry:
     ours: bool
     built: Built | None = None  # of ours
     choice: Mapping[CallId, Variant] = field(default_factory=dict)
+    chosen: str = ""  # beforehand: in which file, where, when, and what of it is not used
     recipe: str = ""
     rounds: list[Done] = field(default_factory=list)
     verdict: Verdict | None = None
@@ -115,6 +119,8 @@ class Outcome:
         if e.ours and e.built:
             b = e.built
             row |= Record(planned_bytes=b.bytes, weight_bytes=b.weight_bytes, cache_bytes=b.cache_bytes)
+            if e.chosen:
+                row["chosen"] = e.chosen
             row["kernels"] = {str(id): v.name for id, v in e.choice.items()}
             if e.job.gpu:
                 row |= Record(graph=b.graph, graph_evidence=b.graph_evidence)
@@ -132,7 +138,7 @@ class Outcome:
         samples, s = self.samples(e, phase), e.job.sizes
         median, low, high = stats.median_ci(samples)
         row = Record(
-            timer="span" if e.job.gpu and e.name != "transformers" else "wall",
+            timer="span" if e.job.gpu and e.name not in OWN_CLOCK else "wall",
             samples=samples,
             median_s=median,
             low_s=low,
@@ -166,9 +172,10 @@ class Outcome:
             floor = b.prefill_flops / peak if peak else None
             row["mfu"] = floor / median if floor else None
         else:
-            peak, read = self.peaks.get("read"), b.read_weights + b.read_cache
+            weights = _in_gguf(e.job) if e.name == "llama.cpp" else b.read_weights
+            peak, read = self.peaks.get("read"), weights + b.read_cache
             row = Record(bytes=read, bytes_per_s=read / median, ceiling_bytes_per_s=peak)
-            row |= Record(read_weights=b.read_weights, read_cache=b.read_cache)
+            row |= Record(read_weights=weights, read_cache=b.read_cache)
             floor = read / peak if peak else None
             row["mbu"] = floor / median if floor else None
         return row | Record(floor_s=floor, of_ceiling=floor / median if floor else None)
@@ -293,3 +300,10 @@ class Outcome:
                 percent(step[call] / total),
             )
         return sheet
+
+
+def _in_gguf(job: Job) -> int:
+    """Bytes of weights that a step of llama.cpp must read, as they are kept there."""
+    model = job.source.model
+    assert isinstance(model, Llama2)
+    return gguf.bytes_read(model, "q8_0" if job.sizes.group else job.sizes.dtype, job.sizes.B)

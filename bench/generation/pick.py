@@ -1,5 +1,6 @@
 """Which variants ours is made of: named, chosen beforehand, remembered, or the fastest of a race in its process."""
 
+import time
 from dataclasses import replace
 
 from bench import cli
@@ -9,30 +10,34 @@ from bench.generation.contestants import SETUP_LIMIT_S, Contestant, Lost
 from bench.generation.plan import Job, Plan, calls
 from bench.machine import facts
 from bench.models import CallId, choose, chosen
-from bench.models.choose import Times
+from bench.models.choose import Pool, Raced, Times
+from bench.models.chosen import Candidates
 from reference.contract import Shape
 
-Pool = dict[CallId, list[Variant]]
 Choice = dict[CallId, Variant]
 WHAT = "the generation"
 
 
-def candidates(plan: Plan, job: Job) -> Pool:
-    """Who may serve each call. CannotGoOn as `choose.candidates` does."""
+def candidates(plan: Plan, job: Job) -> Candidates:
+    """Who may serve each call. CannotGoOn as `choose.candidates` does, and for a file of an earlier choice that is
+    none."""
     found = variants.discover(plan.spec.folders)
     pool = choose.candidates(
         _spec_of(plan, job), found, calls(job), job.device, job.sizes.dtype, job.simulate, what=WHAT
     )
-    if plan.spec.chosen:
-        before = chosen.read(plan.spec.chosen)
-        for id, here in pool.items():
-            if not plan.spec.override(id) and not before.stale(id, here):
-                pool[id] = [v for v in here if v.name == before.kernels[str(id)][0]]
+    before = chosen.narrowed(pool, plan.spec, found, lambda id, v: _why_not(id, v, job))
     if job.simulate:
         # What is simulated has no times to choose by: the first that takes the shape, unless --kernels names another.
         shapes = {id: call.shape for id, call in calls(job).items()}
-        pool = {id: [v for v in some if takes(v, shapes[id])][:1] or some[:1] for id, some in pool.items()}
-    return pool
+        before.pool = {
+            id: [v for v in some if takes(v, shapes[id])][:1] or some[:1] for id, some in before.pool.items()
+        }
+    return before
+
+
+def _why_not(id: CallId, variant: Variant, job: Job) -> str | None:
+    """Why a variant cannot serve a call here, or None."""
+    return choose.why_not(variant, job.device, job.sizes.dtype, job.simulate, phases=(id.phase,))
 
 
 def _spec_of(plan: Plan, job: Job) -> choose.Spec:
@@ -65,42 +70,33 @@ def pick(plan: Plan, job: Job, ours: Contestant, pool: Pool) -> Choice:
     times = Times() if plan.remeasure else cache.take(several, shapes)
     if missing := {id: some for id, some in several.items() if id not in times.ms}:
         cli.say(f"measuring {sum(map(len, missing.values()))} candidates for {len(missing)} calls of {job.form}")
-        new = _raced(ours, missing, choose.GPU_BUDGET_S if job.gpu else choose.BUDGET_S)
+        limit = plan.race_limit / len(plan.jobs)
+        new = _raced(ours, missing, choose.GPU_BUDGET_S if job.gpu else choose.BUDGET_S, limit)
         if busy := facts.busy(facts.snapshot()):
             cli.say(f"busy machine, so these choices are not remembered: {busy}")
         else:
             cache.keep(missing, shapes, new)
         times.ms |= new.ms
         times.skipped |= new.skipped
+    if unraced := [str(id) for id, some in several.items() if choose.unraced(id, some, times)]:
+        cli.say(f"no time was left to race {', '.join(unraced)}: served by who is quickest at the nearest call")
     return choose.fastest(pool, times)
 
 
-def _raced(ours: Contestant, pool: Pool, budget: float) -> Times:
-    found = Times()
-    out: dict[tuple[str, str], str] = {}  # (layer, variant): why
-    left = pool
-    while left:
+def _raced(ours: Contestant, pool: Pool, budget: float, limit: float) -> Times:
+    end = time.monotonic() + limit
+
+    def once(left: Pool) -> Raced | None:
+        stop = end - time.monotonic()
+        if stop <= 0:
+            return None
         try:
-            new: Times = ours.ask("race", pool=left, budget=budget, limit=SETUP_LIMIT_S)
-            culprit, why = new.broke, "left the GPU unusable"
+            return choose.ended(ours.ask("race", pool=left, budget=budget, stop=stop, limit=SETUP_LIMIT_S))
         except Lost as error:
-            new, culprit = choose.told(ours.heard)
-            why = str(error)
-            if culprit is None:
-                raise
-        found.ms |= new.ms
-        found.skipped |= new.skipped
-        if culprit is None:
-            break
-        id, name = culprit
-        cli.say(f"{name} of {id} is out: {why}")
-        out[id.layer, name] = why
+            return choose.cut_off(ours.heard, error)
+
+    def out(what: str) -> None:
+        cli.say(what)
         ours.restart()
-        left = {
-            id: [v for v in some if (v.layer, v.name) not in out] for id, some in pool.items() if id not in found.ms
-        }
-    for (layer, name), why in out.items():
-        for id in [id for id in pool if id.layer == layer]:
-            found.ms.get(id, {}).pop(name, None)
-            found.skipped.setdefault(id, {})[name] = why
-    return found
+
+    return choose.race_on(pool, once, out)

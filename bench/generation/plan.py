@@ -1,5 +1,6 @@
 """What one run of `bench.generate` is to do: its command line, with what that leaves open filled in."""
 
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +51,10 @@ class Plan:
     check: bool
     remeasure: bool
     time_limit: float
+    race_limit: float  # seconds for measuring the candidates of all jobs
     out: Path | None
     json: bool
+    stream: bool  # show the text as it comes, wherever it goes
     argv: tuple[str, ...]
 
     @property
@@ -106,9 +109,11 @@ def plan_of(
     threads: int | None,
     rounds: int | None,
     remeasure: bool,
+    race_limit: float | None,
     time_limit: float | None,
     out: Path | None,
     json: bool,
+    stream: bool,
     argv: list[str],
 ) -> Plan:
     """The plan of a command line. CannotGoOn for what makes no sense."""
@@ -117,6 +122,8 @@ def plan_of(
     check_device(device)
     if sum(x is not None for x in (prompt, tokens, prompt_tokens)) > 1:
         raise CannotGoOn("--prompt, --tokens and --prompt-tokens exclude each other", cli.USAGE)
+    if stream and (json or simulate):
+        raise CannotGoOn("--stream shows a text while it is written: not with --json, nor with --simulate", cli.USAGE)
     if not 0 < top_p <= 1:
         raise CannotGoOn(f"--top-p {top_p:g} is not above 0 and at most 1", cli.USAGE)
     if group and not (quantise or ladder):
@@ -147,8 +154,10 @@ def plan_of(
         check=not no_check,
         remeasure=remeasure,
         time_limit=time_limit or TIME_LIMIT_S,
+        race_limit=race_limit or math.inf,
         out=out,
         json=json,
+        stream=stream,
         argv=tuple(argv),
     )
 

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import torch
 
 from bench import simulate
-from bench.cli import CANNOT_RUN, CannotGoOn
+from bench.cli import CANNOT_RUN, USAGE, CannotGoOn
 from bench.core import process
 from bench.core.case import DTYPES
 from bench.core.variants import Variant, discover, find
@@ -27,6 +27,8 @@ from bench.models.calls import Call
 from bench.models.choose import Times
 from bench.models.engine import Engine
 from bench.models.inference import META, dequantised, inference, quantised_rows
+from reference.models.llama2 import Llama2
+from reference.models.model import Model
 from reference.models.plain import network
 
 EXACT = 1 << 30  # parameters: up to so many truth is worked out in fp64, beyond it in fp32
@@ -190,6 +192,18 @@ class OurRoom(Room):
         step_s = self._steps(self.engine.step)
         return Done(prefill_s=prefill_s, first_s=first_s, step_s=step_s, tokens=self.engine.tokens())
 
+    def stream(self, end: int | None) -> list[list[int]]:
+        """One generation that nobody times: each step's tokens, by sequence, are told as they come, until every text
+        has had the token `end`. What was drawn."""
+        over = [False] * self.sizes.B
+
+        def each(tokens: list[int]) -> bool:
+            self.tell(tokens)
+            over[:] = [done or token == end for done, token in zip(over, tokens, strict=True)]
+            return not all(over)
+
+        return self.engine.generate(self.job.prompts, self.sizes.steps, self.job.seed, each)
+
     def inside(self) -> tuple[dict[str, float], dict[str, float]]:
         """Seconds of each call of a prefill and of a step, launched one by one (see Engine.timed)."""
         self.engine.begin(self.job.prompts, self.job.seed)
@@ -312,13 +326,17 @@ class PlainRoom(Room):
         return logits[:, : self.model.v].argmax(-1, keepdim=True).clone()
 
 
-PACKAGES = {"transformers": "transformers"}
+# Of a baseline: the name that its package is imported by, and the one that it is installed by.
+PACKAGES = {"transformers": ("transformers", "transformers"), "llama.cpp": ("llama_cpp", "llama-cpp-python")}
 
 
-def need(baseline: str) -> None:
-    """CannotGoOn where the package of a baseline is not installed."""
-    package = PACKAGES.get(baseline)
-    if package and importlib.util.find_spec(package) is None:
+def need(baseline: str, model: Model) -> None:
+    """CannotGoOn where the package of a baseline is not installed, or the baseline does not know the model."""
+    module, package = PACKAGES.get(baseline, ("", ""))
+    if baseline == "llama.cpp" and not isinstance(model, Llama2):
+        why = f"is given Llama 2 alone, and {model.name} is of the family {model.family}"
+        raise CannotGoOn(f"--baseline {baseline}: {why}", USAGE)
+    if module and importlib.util.find_spec(module) is None:
         raise CannotGoOn(f"--baseline {baseline}: the package {package} is not installed", CANNOT_RUN)
 
 

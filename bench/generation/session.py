@@ -2,11 +2,13 @@
 held to a plain network first."""
 
 import random
+import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timezone
 
 from bench import cli
+from bench.checkpoints import gguf
 from bench.cli import CannotGoOn
 from bench.core import files, progress
 from bench.core.evidence import plain
@@ -14,9 +16,11 @@ from bench.core.process import TIMEOUT
 from bench.core.progress import Progress
 from bench.generation import outcome, pick
 from bench.generation.contestants import Contestant, Lost
+from bench.generation.llama_cpp import LlamaCppRoom
 from bench.generation.outcome import Entry, Outcome
-from bench.generation.plan import Job, Plan
+from bench.generation.plan import Q8, Job, Plan
 from bench.generation.rooms import EXACT, JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
+from bench.generation.stream import Stream
 from bench.machine import facts
 from bench.models import chosen
 from bench.models.inference import META, inference
@@ -33,12 +37,15 @@ class Session:
     def __init__(self, plan: Plan):
         self.plan = plan
         check_memory(plan)
-        self.pools = [pick.candidates(plan, job) for job in plan.jobs]  # says at once what cannot be
+        self.candidates = [pick.candidates(plan, job) for job in plan.jobs]  # says at once what cannot be
         for name in plan.baselines:
-            need(name)
+            need(name, plan.job.source.model)
         self.entries = [Entry(_ours(plan, job), job, True) for job in plan.jobs]
         self.others = {NAMES.get(mode, mode): mode for mode in plan.baselines}
         self.peaks: dict[str, float | None] = {}
+        live = sys.stdout.isatty() and not plan.json and plan.rounds > 0
+        self.streams = plan.stream or live
+        self.streamed: list[list[int]] | None = None  # what was shown as it was written
 
     def run(self) -> int:
         files.need_cache()
@@ -64,7 +71,10 @@ class Session:
 
     def _tell(self, found: Outcome) -> None:
         first = self.entries[0]
-        if first.tokens:
+        if self.streamed is not None:
+            if any(ids[: len(seen)] != seen for seen, ids in zip(self.streamed, first.tokens, strict=True)):
+                cli.say(f"{first.name}: its timed rounds wrote another text than the one that was shown")
+        elif first.tokens:
             # A model may write anything, a terminal's escape sequences too.
             print(plain("\n---\n".join(found.texts(first))) + "\n", flush=True)
         found.print()
@@ -88,10 +98,13 @@ class Session:
 
     def _set_up(self, stack: ExitStack) -> dict[str, Contestant]:
         found: dict[str, Contestant] = {}
-        for entry, pool in zip(self.entries, self.pools, strict=True):
+        for entry, candidates in zip(self.entries, self.candidates, strict=True):
             ours = self._contestant(stack, entry.name, OurRoom, entry.job)
             self.chip = ours.set_up("chip")
-            entry.choice = pick.pick(self.plan, entry.job, ours, pool)
+            if told := candidates.told(self.chip):
+                entry.chosen = told
+                cli.say(f"{entry.name}: {told}")
+            entry.choice = pick.pick(self.plan, entry.job, ours, candidates.pool)
             entry.built = ours.set_up("build", choice=dict(entry.choice), graph=self.plan.graph)
             if self.plan.graph and not entry.built.graph:
                 cli.say(f"{entry.name} is no graph, its kernels are launched one by one: {entry.built.graph_evidence}")
@@ -99,19 +112,35 @@ class Session:
                 again = ours.set_up("build", choice=dict(entry.choice), graph=False)
                 entry.built = replace(again, graph_evidence=entry.built.graph_evidence)
             found[entry.name] = ours
+            if self.streams and self.streamed is None:
+                self._show(ours)
         self._judge(found)
         for name, mode in self.others.items():
             self._join(stack, found, name, mode)
-        for contestant in found.values() if self.plan.rounds else ():
-            contestant.set_up("run")  # whatever the first time does
+        for name, contestant in found.items() if self.plan.rounds else ():
+            if self.streamed is None or name != self.entries[0].name:
+                contestant.set_up("run")  # whatever the first time does
             contestant.ask("forget_peak")
         return found
 
+    def _show(self, ours: Contestant) -> None:
+        """The text of ours, while it is written: a generation that nobody times."""
+        shown = Stream(self.plan.codec, self.entries[0].job.prompts, _write)
+        ours.listener = shown
+        try:
+            ours.set_up("stream", end=self.plan.codec.end)
+        finally:
+            ours.listener = None
+            shown.end()
+        self.streamed = shown.tokens()
+
     def _join(self, stack: ExitStack, found: dict[str, Contestant], name: str, mode: str) -> None:
-        job = replace(self.plan.job, sizes=replace(self.plan.job.sizes, group=0))
+        group = gguf.BLOCK if mode == "llama.cpp" and self.plan.job.form == Q8 else 0
+        job = replace(self.plan.job, sizes=replace(self.plan.job.sizes, group=group))
         entry = Entry(name, job, False)
         self.entries.append(entry)
-        room, arguments = (TransformersRoom, ()) if mode == "transformers" else (PlainRoom, (mode,))
+        rooms: dict[str, type[Room]] = {"transformers": TransformersRoom, "llama.cpp": LlamaCppRoom}
+        room, arguments = rooms.get(mode, PlainRoom), () if mode in rooms else (mode,)
         contestant = self._contestant(stack, name, room, job, *arguments)
         try:
             entry.recipe = contestant.set_up("ready")
@@ -153,6 +182,10 @@ class Session:
     def _out(self, entry: Entry, error: Lost) -> None:
         entry.status, entry.evidence = error.status, str(error)
         cli.say(f"{entry.name} takes no part any more: {error}")
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)
 
 
 def check_memory(plan: Plan) -> None:

@@ -53,6 +53,9 @@ LATE = ("torch.compile",)  # compiles for seconds at every shape: tried last, th
 BUDGET_S, GPU_BUDGET_S = 10.0, 300.0  # … until this long after the start; on a GPU they are serious contenders
 
 
+Pool = dict[CallId, list[Variant]]
+
+
 @dataclass
 class Spec:
     """`--kernels` as written: the default, the overrides by layer or place, extra folders of variants, and a file with
@@ -179,6 +182,56 @@ def told(heard: Iterable[Told]) -> tuple[Times, tuple[CallId, str] | None]:
         else:
             last = what
     return times, last
+
+
+@dataclass(frozen=True)
+class Raced:
+    """A race: its times, and where it was cut off by whom, at which call, and how."""
+
+    times: Times
+    culprit: tuple[CallId, str] | None = None
+    why: str = ""
+
+
+def ended(times: Times) -> Raced:
+    """A race whose process has answered."""
+    why = f"left the GPU unusable: {times.skipped[times.broke[0]][times.broke[1]]}" if times.broke else ""
+    return Raced(times, times.broke, why)
+
+
+def cut_off(heard: Iterable[Told], error: Exception) -> Raced:
+    """A race whose process died or hung. Raises `error` where no candidate had been tried by then."""
+    times, culprit = told(heard)
+    if culprit is None:
+        raise error
+    return Raced(times, culprit, str(error))
+
+
+def race_on(pool: Pool, once: Callable[[Pool], Raced | None], out: Callable[[str], None]) -> Times:
+    """The race of all candidates, by one process after the other: a candidate that kills its process, hangs, or leaves
+    the GPU unusable has no times, and the race goes on without it.
+
+    once: races a pool; None where there is no time left. out: is told of such a candidate, and starts the next process.
+    """
+    found = Times()
+    lost: dict[tuple[str, str], str] = {}  # (layer, variant): why
+    left = pool
+    while left and (new := once(left)):
+        found.ms |= new.times.ms
+        found.skipped |= new.times.skipped
+        if new.culprit is None:
+            break
+        id, name = new.culprit
+        lost[id.layer, name] = new.why
+        out(f"{name} of {id} is out: {new.why}")
+        left = {
+            id: [v for v in some if (v.layer, v.name) not in lost] for id, some in pool.items() if id not in found.ms
+        }
+    for (layer, name), why in lost.items():
+        for id in [id for id in pool if id.layer == layer]:
+            found.ms.get(id, {}).pop(name, None)
+            found.skipped.setdefault(id, {})[name] = why
+    return found
 
 
 class GpuLost(Exception):

@@ -8,14 +8,15 @@ and what is taken the gate still judges.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.cli import USAGE, CannotGoOn, cannot
 from bench.core.files import write_atomically
 from bench.core.variants import Variant
 from bench.models import CallId
+from bench.models.choose import Spec
 
 SCHEMA = 1
 FILE = "kernels.json"
@@ -69,6 +70,56 @@ def read(file: Path) -> Chosen:
             raise CannotGoOn(f"{file}: {wrong[0]} is missing, or of another kind", USAGE)
     served = {call: (entry["variant"], entry["source"]) for call, entry in kernels.items()}
     return Chosen(served, **{name: document[name] for name in (*texts, *sizes)}, file=str(file))
+
+
+@dataclass
+class Candidates:
+    """Who may serve each call, and which earlier choice narrowed that down."""
+
+    pool: dict[CallId, list[Variant]]
+    chosen: Chosen | None = None
+    stale: dict[CallId, str] = field(default_factory=dict)  # why a call is not served as it was chosen
+
+    def __str__(self) -> str:
+        """What a row must say of an earlier choice; "" where there is none."""
+        if self.chosen is None:
+            return ""
+        by_reason: dict[str, list[str]] = {}
+        for id, why in self.stale.items():
+            by_reason.setdefault(why, []).append(str(id))
+        anew = "; ".join(f"{', '.join(ids)}: {why}" for why, ids in by_reason.items())
+        return f"{self.chosen}" + (f"; not used for {anew}" if anew else "")
+
+    def told(self, chip: str) -> str:
+        """The same, on `chip`."""
+        return f"{self}; here it is {chip}" if self.chosen and chip != self.chosen.chip else str(self)
+
+
+def narrowed(
+    pool: dict[CallId, list[Variant]],
+    spec: Spec,
+    variants: list[Variant],
+    why_not: Callable[[CallId, Variant], str | None],
+) -> Candidates:
+    """The candidates, of which an earlier choice leaves one a call where it still holds and `--kernels` names no other.
+
+    why_not: why a variant cannot serve a call here. CannotGoOn for a file that is no choice.
+    """
+    found = Candidates(dict(pool))
+    if spec.chosen is None:
+        return found
+    found.chosen = before = read(spec.chosen)
+    for id in [id for id in pool if not spec.override(id)]:
+        if why := before.stale(id, variants):
+            found.stale[id] = why
+            continue
+        name, _ = before.kernels[str(id)]
+        variant = next(v for v in variants if (v.layer, v.name) == (id.layer, name))
+        if why := why_not(id, variant) or "":
+            found.stale[id] = why
+        else:
+            found.pool[id] = [variant]
+    return found
 
 
 def _is_entry(value: object) -> bool:

@@ -11,7 +11,7 @@ from bench.models.calls import Call
 from bench.models.inference import DECODE, PREFILL, Item
 from bench.models.memory import Memory
 from reference import rope
-from reference.models.llama2 import EPS, STYLE, Llama2, rotated
+from reference.models.llama2 import STYLE, Llama2, rotated
 from reference.models.plain import Plain
 
 
@@ -129,14 +129,14 @@ class Program(program.Program[Llama2]):
             return Call(CallId("matmul", name, "forward"), inputs, outputs)
 
         def residual_rmsnorm(name, residual, norm, residual_out, out, rstd) -> Call:
-            inputs = (btc(self.branch), btc(residual), P[f"{norm}.weight"], EPS)
+            inputs = (btc(self.branch), btc(residual), P[f"{norm}.weight"], self.model.eps)
             outputs = dict(residual_out=btc(residual_out), out=btc(out), rstd=rstd)
             return Call(CallId("residual_rmsnorm", name, "forward"), inputs, outputs)
 
         yield Call(CallId("embedding", "", "forward"), (mem.tokens, P["wte"], None), dict(out=self.embedded))
         stream = self.embedded.view(mem.B * mem.T, -1)
         outputs = dict(out=btc(self.blocks[0].norm1), rstd=self.rstd)
-        yield Call(CallId("rmsnorm", "", "forward"), (self.embedded, P["h0.norm1.weight"], EPS), outputs)
+        yield Call(CallId("rmsnorm", "", "forward"), (self.embedded, P["h0.norm1.weight"], self.model.eps), outputs)
         for i, a in enumerate(self.blocks):
             yield matmul("qkv", a.norm1, f"h{i}.qkv.weight", a.qkv)
             yield self._rope("forward", a.qkv)
@@ -207,7 +207,7 @@ class Program(program.Program[Llama2]):
     def _norm_again(self, x: torch.Tensor, norm: str, out: torch.Tensor) -> Iterator[Call]:
         mem = self.memory
         if "rmsnorm" in mem.recompute:
-            inputs = (mem.btc(x), mem.params[f"{norm}.weight"], EPS)
+            inputs = (mem.btc(x), mem.params[f"{norm}.weight"], self.model.eps)
             yield Call(CallId("rmsnorm", RECOMPUTE, "forward"), inputs, dict(out=mem.btc(out), rstd=self.rstd_again))
 
 
@@ -295,14 +295,14 @@ class Inference(inference.Inference[Llama2]):
 
     def _norm(self, stage: str, x: torch.Tensor, norm: str, out: torch.Tensor, T: int) -> Call:
         btc = self.sizes.B, T, self.model.C
-        shape = dict(B=btc[0], T=T, C=btc[2], eps=EPS, dresidual=True)
+        shape = dict(B=btc[0], T=T, C=btc[2], eps=self.model.eps, dresidual=True)
         outputs = dict(out=out.view(btc), rstd=self._rstd(stage, T))
-        return self.call("rmsnorm", stage, shape, (x.view(btc), self.weight(f"{norm}.weight"), EPS), outputs)
+        return self.call("rmsnorm", stage, shape, (x.view(btc), self.weight(f"{norm}.weight"), self.model.eps), outputs)
 
     def _residual(self, stage: str, x, residual, norm: str, residual_out, out, T: int) -> Call:
         btc = self.sizes.B, T, self.model.C
-        shape = dict(B=btc[0], T=T, C=btc[2], eps=EPS, dresidual=True)
-        inputs = (x.view(btc), residual.view(btc), self.weight(f"{norm}.weight"), EPS)
+        shape = dict(B=btc[0], T=T, C=btc[2], eps=self.model.eps, dresidual=True)
+        inputs = (x.view(btc), residual.view(btc), self.weight(f"{norm}.weight"), self.model.eps)
         outputs = dict(residual_out=residual_out.view(btc), out=out.view(btc), rstd=self._rstd(stage, T))
         return self.call("residual_rmsnorm", stage, shape, inputs, outputs)
 

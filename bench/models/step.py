@@ -426,7 +426,12 @@ def _run(bound: list[Bound]) -> None:
 
 
 def bind(call: Call, module: ModuleType, workspace: torch.Tensor, shape: contract.Shape) -> Bound:
-    """(function, positional, keyword) of one call, ready to run; its scratch is the front of `workspace`."""
+    """(function, positional, keyword) of one call, ready to run; its scratch is the front of `workspace`. ValueError as
+    `contract.need_known`."""
+    layer = contract.load(call.id.layer)
+    contract.need_known(
+        layer, dict(zip(contract.pass_of(layer, call.id.phase).positional(), call.inputs, strict=False))
+    )
     outputs = call.outputs
     if takes_workspace(module, call.id.phase):
         size = workspace_bytes(call, module, shape)

@@ -8,7 +8,6 @@ The parent sends a command and waits for its answer; meanwhile every other proce
 and peak memory are each contestant's own. A process that dies or hangs ends the run with a message that says which.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from bench.cli import FAILED, TIMED_OUT, CannotGoOn
@@ -35,18 +34,6 @@ class Lost(CannotGoOn):
         self.status = status
 
 
-class _Heard(list):
-    """What a command tells, and somebody who hears it as it comes."""
-
-    def __init__(self, listener: Callable[[Any], None]):
-        super().__init__()
-        self.listener = listener
-
-    def append(self, what: Any) -> None:
-        super().append(what)
-        self.listener(what)
-
-
 class Contestant(Process):
     """A process whose commands are a room's methods. Each raises CannotGoOn with its name and what happened.
 
@@ -57,18 +44,12 @@ class Contestant(Process):
         self.name = name
         self.on_gpu = is_gpu(job.device)
         self.deadline: Deadline | None = None  # of the run: no answer is waited for any longer
-        self.listener: Callable[[Any], None] | None = None  # hears at once what is told while a command runs
         threads = thread_variables(job.threads, job.device)
         super().__init__(room, job, *arguments, limit=STEP_LIMIT_S, environment=threads, preload=room.__module__)
 
     def answer(self, limit: float | None = None) -> Any:
         limit = self.limit if limit is None else limit
         return super().answer(self.deadline.limit(limit) if self.deadline else limit)
-
-    def send(self, command: str, **arguments: object) -> None:
-        super().send(command, **arguments)
-        if self.listener:
-            self.heard = _Heard(self.listener)
 
     def raised(self, failure: ProcessFailed) -> CannotGoOn:
         said = f"{self.name}: {failure.evidence}"

@@ -2,15 +2,15 @@
 contestant's process."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.variants import Variant
 from bench.machine import facts
 from bench.models import CallId, choose, chosen
-from bench.models.choose import Times
-from bench.models.chosen import Chosen
+from bench.models.choose import Pool, Raced, Times
+from bench.models.chosen import Candidates
 from bench.training.contestants import Lost
 from bench.training.field import OURS, Field
 from bench.training.rooms import Job
@@ -18,7 +18,6 @@ from bench.training.rooms import Job
 RACE_LIMIT_S = 300.0  # for one candidate on a GPU, compiling and tuning included
 RACE_SHARE = 0.35  # of what is left of --minutes, for the whole race
 
-Pool = dict[CallId, list[Variant]]
 Choice = dict[CallId, Variant]
 
 
@@ -32,49 +31,14 @@ class Picked:
     chosen: str = ""  # beforehand: in which file, where, when, and what of it is not used
 
 
-@dataclass
-class Candidates:
-    """Who may serve each call, and which earlier choice narrowed that down."""
-
-    pool: Pool
-    chosen: Chosen | None = None
-    stale: dict[CallId, str] = field(default_factory=dict)  # why a call is not served as it was chosen
-
-    def __str__(self) -> str:
-        """What a row must say of an earlier choice; "" where there is none."""
-        if self.chosen is None:
-            return ""
-        anew = "; ".join(f"{id}: {why}" for id, why in self.stale.items())
-        return f"{self.chosen}" + (f"; not used for {anew}" if anew else "")
-
-
 def candidates(spec: choose.Spec, variants: list[Variant], calls: Iterable[CallId], job: Job) -> Candidates:
     """CannotGoOn for a file of an earlier choice that is none, and as `choose.candidates` does."""
     pool = choose.candidates(spec, variants, calls, job.device, job.dtype, job.simulate)
-    found = Candidates(pool)
-    if spec.chosen:
-        found.chosen = before = chosen.read(spec.chosen)
-        for id in [id for id in pool if not spec.override(id)]:
-            if why := _unfit(id, before, variants, job):
-                found.stale[id] = why
-            else:
-                pool[id] = [_named(id, before, variants)]
+    found = chosen.narrowed(pool, spec, variants, lambda _, v: choose.why_not(v, job.device, job.dtype, job.simulate))
     if job.simulate:
         # What is simulated has no times to choose by: the first by name, unless --kernels names another.
         found.pool = {key: some[:1] for key, some in pool.items()}
     return found
-
-
-def _unfit(id: CallId, before: Chosen, variants: list[Variant], job: Job) -> str:
-    """Why a call is not served by the variant of an earlier choice, or ""."""
-    why = before.stale(id, variants)
-    return why or choose.why_not(_named(id, before, variants), job.device, job.dtype, job.simulate) or ""
-
-
-def _named(id: CallId, before: Chosen, variants: list[Variant]) -> Variant:
-    """The variant that an earlier choice gives a call."""
-    name, _ = before.kernels[str(id)]
-    return next(v for v in variants if (v.layer, v.name) == (id.layer, name))
 
 
 def swapped(text: str, spec: choose.Spec, variants: list[Variant], calls: Iterable[CallId], job: Job) -> Choice:
@@ -89,9 +53,9 @@ def swapped(text: str, spec: choose.Spec, variants: list[Variant], calls: Iterab
 def pick(field: Field, found: Candidates, swaps: dict[str, Choice]) -> Picked:
     """One variant for each call of the step."""
     several = {key: some for key, some in found.pool.items() if len(some) > 1}
-    told = str(found)
+    told = ""
     if found.chosen:
-        told += f"; here it is {chip}" if (chip := field.chip()) != found.chosen.chip else ""
+        told = found.told(field.chip())
         field.note(told)
     times = times_of(field, several)
     choice = choose.fastest(found.pool, times)
@@ -134,40 +98,22 @@ def times_of(field: Field, pool: Pool) -> Times:
 
 
 def measure(field: Field, pool: Pool, keep: choose.Keep = lambda new: None) -> Times:
-    """The race of all candidates. One that kills its process, hangs, or leaves the GPU unusable is out, and a new
-    process goes on without it. keep: is told each call's times at once."""
-    found = Times()
-    out: dict[tuple[str, str], str] = {}  # (layer, variant): why
-    left = pool
+    """The race of all candidates, as far as there is time. keep: is told each call's times at once."""
     limit = field.deadline.limit(float("inf"), RACE_SHARE)
     end = field.deadline.left - limit  # what of the time must be left when the race is over
-    while left:
+
+    def once(left: Pool) -> Raced | None:
         stop = field.deadline.left - end if field.deadline.bounded else float("inf")
-        if stop <= 0:
-            break
-        new, culprit, why = _raced(field, left, stop, keep)
-        found.ms |= new.ms
-        found.skipped |= new.skipped
-        if culprit is None:
-            break
-        id, name = culprit
-        out[id.layer, name] = why
-        field.note(f"{name} of {id} is out: {why}")
+        return _raced(field, left, stop, keep) if stop > 0 else None
+
+    def out(what: str) -> None:
+        field.note(what)
         field.restart(OURS)
-        left = {
-            key: [v for v in candidates if (v.layer, v.name) not in out]
-            for key, candidates in pool.items()
-            if key not in found.ms
-        }
-    for (layer, name), why in out.items():
-        for key in [id for id in pool if id.layer == layer]:
-            found.ms.get(key, {}).pop(name, None)
-            found.skipped.setdefault(key, {})[name] = why
-    return found
+
+    return choose.race_on(pool, once, out)
 
 
-def _raced(field: Field, pool: Pool, stop: float, keep: choose.Keep) -> tuple[Times, tuple[CallId, str] | None, str]:
-    """The times of a race, and where it was cut off the call and variant that did it, and how."""
+def _raced(field: Field, pool: Pool, stop: float, keep: choose.Keep) -> Raced:
     gpu, contestant = field.plan.gpu, field.contestants[OURS]
     budget = choose.GPU_BUDGET_S if gpu else choose.BUDGET_S
     limit = field.deadline.limit(RACE_LIMIT_S if gpu else field.plan.setup_limit)
@@ -175,14 +121,10 @@ def _raced(field: Field, pool: Pool, stop: float, keep: choose.Keep) -> tuple[Ti
     try:
         times: Times = contestant.ask("race", pool=pool, budget=budget, stop=stop, limit=limit)
     except Lost as error:
-        told, culprit = choose.told(contestant.heard)
-        if culprit is None:
-            raise
-        return told, culprit, str(error)
+        return choose.cut_off(contestant.heard, error)
     finally:
         contestant.listener = None
-    why = f"left the GPU unusable: {times.skipped[times.broke[0]][times.broke[1]]}" if times.broke else ""
-    return times, times.broke, why
+    return choose.ended(times)
 
 
 def race_swap(field: Field, choice: Choice, swap: Choice) -> Times:

@@ -28,7 +28,8 @@ HANG_SECONDS = 10.0  # for one call on a GPU (bench.layer --time-limit), and fiv
 # of a case's rounds; of the steps.
 START, PROOF, LOOK, SET_UP = 6.0, 3.0, 1.0, 1.5
 ROUNDS = {True: 2.5, False: 6.0}  # on a GPU; on a CPU
-QUICK_STEP, STEP, SANITIZE, DOCTOR = 75.0, 150.0, 40.0, 15.0
+QUICK_STEP, STEP, GENERATE, SANITIZE, DOCTOR = 75.0, 150.0, 75.0, 40.0, 15.0
+GENERATES = "llama2-15m"  # where the model that is asked for is larger
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ def queue_of(what: What) -> list[Piece]:
     """All pieces, the worthiest first: whatever the time is good for, its first part is the best to have.
 
     One look at every kernel; the training step, quick; attention and matmul; the machine; what is bound by memory, each
-    layer proved before it is timed; proofs in the other dtype; the training step against torch.compile; the sanitizer.
+    layer proved before it is timed; proofs in the other dtype; the training step against torch.compile; a text from a
+    small model; the sanitizer.
     On a CPU the machine first, for its ceilings, and the step after matmul.
     """
     layers = by_worth(what)
@@ -102,7 +104,7 @@ def queue_of(what: What) -> list[Piece]:
             queue.append(doctor if what.gpu else step(what))
     queue += proofs_of(layers, other)
     if what.gpu:
-        queue += [step(what), *(sanitize(what, tool) for tool in TOOLS)]
+        queue += [step(what), text(what), *(sanitize(what, tool) for tool in TOOLS)]
     wanted = {"doctor", *(kind for stage, kinds in STAGES.items() if what.stage in (stage, "all") for kind in kinds)}
     only_timed = what.stage == "time"  # whose proofs come before, and the other dtype's not at all
     return [p for p in queue if p.kind in wanted and not (only_timed and p.name.endswith(f"-{other}"))]
@@ -188,6 +190,19 @@ def step(what: What) -> Piece:
         return [*command, "--baseline", "compile-plain,compile"] if what.gpu else command
 
     return Piece("e2e", "e2e", fitted, STEP, QUICK_STEP / 2, alone=True, fresh=True)
+
+
+def text(what: What) -> Piece:
+    """A small model's text, read and written, beside eager PyTorch. Choosing kernels is what takes long: of the time it
+    gets a share, and what is not measured by then is served by who is quickest at the nearest call."""
+    model = min(what.model, GENERATES, key=lambda name: MODELS[name].parameters)
+    command = ["-m", "bench.generate", model, "--device", what.device, "--json", "--baseline", "eager"]
+    command += ["--prompt-tokens", "64", "--steps", "64"]
+
+    def fitted(seconds: float) -> list[str]:
+        return [*command, "--race-limit", f"{max(1.0, 0.3 * seconds):.0f}", "--time-limit", f"{max(1.0, seconds):.0f}"]
+
+    return Piece("generate", "generate", fitted, GENERATE, 0.8 * GENERATE, alone=True, fresh=True)
 
 
 def _training(what: What, seconds: float, most: float) -> list[str]:

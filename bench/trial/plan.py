@@ -210,6 +210,9 @@ def cases(plan: Plan, layer: str, phase: str, dtype: str) -> Iterator[tuple[Case
                 raise CannotGoOn(
                     f"{layer} has no axis {unknown[0]!r} (it has B, T, {', '.join(call.shape)})", cli.USAGE
                 )
-            shape = contract.overwriting(module, phase, {**call.shape, **axes}, dtype)
+            try:
+                shape = contract.overwriting(module, phase, {**call.shape, **axes}, dtype)
+            except ValueError as error:
+                raise CannotGoOn(str(error), cli.USAGE) from None
             told = f"{model.name}/{name}" if name else model.name
             yield Case(layer, phase, shape, told, FIXED_SEED), call.calls

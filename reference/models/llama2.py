@@ -23,7 +23,7 @@ from reference.models.plain import Plain, linear
 from reference.rope import table
 
 VOCAB = 32000  # of Llama's sentencepiece model
-EPS = 1e-5  # of its norms
+EPS = 1e-5  # of its norms, where a model does not say another
 INIT_STD = 0.02
 STYLE = "interleaved"  # which channels of a head are rotated together
 RECIPE = Recipe(max_norm=1.0, beta1=0.9, beta2=0.95, eps=1e-8, decay=0.1)
@@ -47,6 +47,7 @@ class Llama2(Model):
     v: int = VOCAB
     tied: bool = True
     theta: float = 10000.0
+    eps: float = EPS
 
     def __post_init__(self) -> None:
         if self.C % self.NH or self.NH % self.NKV or self.head_size % 2:
@@ -86,7 +87,7 @@ class Llama2(Model):
     def calls(self, B: int, T: int) -> Calls:
         """Of the fused step: all norms but the first take the residual before them."""
         L, C, H, M, vp = self.L, self.C, self.H, B * T, self.vp
-        norm, update = dict(B=B, T=T, C=C, eps=EPS, dresidual=True), self.update_shapes()
+        norm, update = dict(B=B, T=T, C=C, eps=self.eps, dresidual=True), self.update_shapes()
         loss = dict(B=B, T=T, V=self.v, VP=vp)
         heads = dict(NH=self.NH, NKV=self.NKV, HS=self.head_size)
 
@@ -161,10 +162,10 @@ class Block(nn.Module):
         super().__init__()
         C, H = model.C, model.H
         self.NH, self.NKV = model.NH, model.NKV
-        self.norm1 = nn.RMSNorm(C, eps=EPS)
+        self.norm1 = nn.RMSNorm(C, eps=model.eps)
         self.qkv = linear(C, model.qkv_width, bias=False)
         self.attproj = linear(C, C, bias=False)
-        self.norm2 = nn.RMSNorm(C, eps=EPS)
+        self.norm2 = nn.RMSNorm(C, eps=model.eps)
         self.gate_up = linear(C, 2 * H, bias=False)
         self.down = linear(H, C, bias=False)
 
@@ -193,7 +194,7 @@ class Network(Plain):
         self.wte = nn.Parameter(torch.empty(model.vp, model.C))
         for i in range(model.L):
             self.add_module(f"h{i}", Block(model))
-        self.norm = nn.RMSNorm(model.C, eps=EPS)
+        self.norm = nn.RMSNorm(model.C, eps=model.eps)
         if not model.tied:
             self.head = linear(model.C, model.vp, bias=False)
         self.tied = model.tied

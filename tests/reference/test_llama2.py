@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from reference.models import MODELS
 from reference.models.llama2 import Llama2, Network, init_parameters
 from reference.rope import table
+from tests.bench.checkpoints.llamas import their_config
 
 SMALL = Llama2("small", L=2, NH=4, NKV=2, C=48, H=40, max_t=40, v=200, theta=500.0)
-UNTIED = replace(SMALL, NKV=1, tied=False)
+UNTIED = replace(SMALL, NKV=1, tied=False, eps=1e-3)
 B, T = 2, 33
 
 
@@ -50,22 +51,10 @@ def peer(model, parameters, monkeypatch, exact):
     """transformers.LlamaForCausalLM with these parameters; exact: in fp64 all through, norms and angles too, for which
     it takes fp32 whatever the rest is."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-    config = LlamaConfig(
-        vocab_size=model.v,
-        hidden_size=model.C,
-        intermediate_size=model.H,
-        num_hidden_layers=model.L,
-        num_attention_heads=model.NH,
-        num_key_value_heads=model.NKV,
-        max_position_embeddings=model.max_t,
-        rms_norm_eps=1e-5,
-        rope_parameters=dict(rope_type="default", rope_theta=model.theta),
-        tie_word_embeddings=model.tied,
-    )
-    theirs = LlamaForCausalLM(config).double()
+    theirs = LlamaForCausalLM(their_config(model)).double()
     if exact:
         theirs.model.rotary_emb = Angles(model)
         monkeypatch.setattr(LlamaRMSNorm, "forward", wide_norm)

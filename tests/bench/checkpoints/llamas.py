@@ -1,6 +1,7 @@
 """Small made-up Llamas for the tests of files, and their weights."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -22,3 +23,22 @@ def weights(model: Llama2, dtype: torch.dtype = torch.float32) -> dict[str, torc
 
 def equal(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> bool:
     return list(found) == list(wanted) and all(torch.equal(found[n], wanted[n].float()) for n in wanted)
+
+
+def their_config(model: Llama2, **more: Any) -> Any:
+    """transformers' configuration of a model."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=model.v,
+        hidden_size=model.C,
+        intermediate_size=model.H,
+        num_hidden_layers=model.L,
+        num_attention_heads=model.NH,
+        num_key_value_heads=model.NKV,
+        max_position_embeddings=model.max_t,
+        rms_norm_eps=model.eps,
+        rope_parameters=dict(rope_type="default", rope_theta=model.theta),
+        tie_word_embeddings=model.tied,
+        **more,
+    )

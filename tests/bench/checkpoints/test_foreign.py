@@ -9,6 +9,7 @@ import torch
 from bench.checkpoints import EXPORTS, foreign, hugging_face, llama2c, llmc, nanogpt
 from bench.checkpoints.foreign import export, open_weights, read_any, weights_from
 from bench.checkpoints.run import MARKER, WEIGHTS, save
+from bench.checkpoints.state import describe, described, need_same_model
 from bench.cli import CannotGoOn
 from bench.text import scored
 from bench.text.decoding import decoder_of, write_tokenizer
@@ -111,6 +112,7 @@ def test_a_format_is_refused_for_another_family(tmp_path, run, monkeypatch):
         "hf": "o is of the family f, which is not known there",
         "llmc": "--format llmc is a format for GPT-2, and o is of the family f",
         "nanogpt": "--format nanogpt is a format for GPT-2, and o is of the family f",
+        "gguf": "--format gguf is a format for Llama 2, and o is of the family f",
         "llama2c": "--format llama2c is a format for Llama 2, and o is of the family f",
     }
     assert says.keys() == set(EXPORTS)
@@ -147,7 +149,13 @@ def llama_run(tmp_path_factory):
     return folder.parent
 
 
-FORMS = {"hf": ("hf", 0), "m.bin": ("llama2c", 0), "folder": ("llama2c", 0), "v1.bin": ("llama2c", 1)}
+FORMS = {
+    "hf": ("hf", 0),
+    "m.bin": ("llama2c", 0),
+    "folder": ("llama2c", 0),
+    "v1.bin": ("llama2c", 1),
+    "m.gguf": ("gguf", 0),
+}
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -161,7 +169,7 @@ def test_every_export_of_a_llama_can_be_started_from_and_opened(tmp_path, llama_
     assert llamas.equal(weights_from(path, LLAMA), wanted)
     model, weights, codec = open_weights(path)
     assert dataclasses.replace(model, name=LLAMA.name) == LLAMA and llamas.equal(weights, wanted)
-    assert (codec is not None) == (name in ("folder", "hf"))
+    assert (codec is not None) == (name in ("folder", "hf", "m.gguf"))
     if codec:
         assert codec.begin == (1,) and codec.decode([1, *codec.encode("Aé")]) == "Aé" and codec.size == LLAMA.v
     # and from there into every other form
@@ -233,7 +241,7 @@ def test_whatever_is_damaged_one_line_tells(tmp_path, run, llama_run):
         export(llama_run, format, out / name, version)
     draw, refusals = random.Random(5), 0
     files = [f for f in sorted(out.rglob("*")) if f.is_file()]
-    assert len(files) == 11
+    assert len(files) == 12
     for file in files:
         whole = file.read_bytes()
         for _ in range(12):
@@ -261,3 +269,15 @@ def test_the_command_writes_llama2cs_versions(tmp_path, llama_run, ended):
     assert ended(command, llama_run, "--format", "hf", "--version", 1, "--out", tmp_path / "hf")[0] == 64
     assert ended(command, llama_run, *more[:2], "--group", 8, "--out", tmp_path / "n.bin")[0] == 64
     assert [p.name for p in tmp_path.iterdir()] == ["m.bin"]
+
+
+def test_what_was_described_before_a_family_had_all_its_fields_is_the_same_model():
+    """Checkpoints that say no epsilon of their norms are of the one that all had."""
+    old = {key: value for key, value in describe(llamas.MODEL).items() if key != "eps"}
+    assert described(old, "run") == llamas.MODEL
+    need_same_model(old, llamas.MODEL, "run")
+    other = dataclasses.replace(llamas.MODEL, eps=1e-6)
+    assert described(describe(other), "run") == other
+    for found, wanted in ((old, other), (describe(other), llamas.MODEL)):
+        with pytest.raises(CannotGoOn, match=r"eps 1e-0[56], not 1e-0[56]"):
+            need_same_model(found, wanted, "run")

@@ -13,7 +13,7 @@ from bench.checkpoints.hugging_face import CONFIG, INDEX, WEIGHTS, read_folder, 
 from bench.cli import CannotGoOn
 from bench.core.case import DTYPES
 from reference.models.llama2 import SIZES, Network
-from tests.bench.checkpoints.llamas import MODEL, UNTIED, equal, weights
+from tests.bench.checkpoints.llamas import MODEL, UNTIED, equal, their_config, weights
 from tests.bench.checkpoints.states import MODEL as GPT2
 from tests.bench.checkpoints.states import state
 
@@ -45,7 +45,7 @@ def same_logits(theirs, model, given) -> None:
 @BOTH
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_from_pretrained_loads_what_is_written_with_equal_logits(tmp_path, llamaforcausallm, model, dtype):
-    model = dataclasses.replace(model, theta=5000.0)
+    model = dataclasses.replace(model, theta=5000.0, eps=1e-3)
     given = weights(model, DTYPES[dtype])
     folder = write_folder(tmp_path / "hf", given, model)
     theirs, loading = llamaforcausallm.from_pretrained(folder, output_loading_info=True)
@@ -62,22 +62,9 @@ def test_from_pretrained_loads_what_is_written_with_equal_logits(tmp_path, llama
 @BOTH
 @pytest.mark.parametrize("shards", [False, True])
 def test_what_save_pretrained_writes_is_read_with_equal_logits(tmp_path, llamaforcausallm, model, shards):
-    from transformers import LlamaConfig
-
-    config = LlamaConfig(
-        vocab_size=model.v,
-        hidden_size=model.C,
-        intermediate_size=model.H,
-        num_hidden_layers=model.L,
-        num_attention_heads=model.NH,
-        num_key_value_heads=model.NKV,
-        max_position_embeddings=model.max_t,
-        rms_norm_eps=1e-5,
-        tie_word_embeddings=model.tied,
-        initializer_range=0.3,
-    )
+    model = dataclasses.replace(model, eps=1e-3)  # so that logits show it
     torch.manual_seed(3)
-    theirs = llamaforcausallm(config)
+    theirs = llamaforcausallm(their_config(model, initializer_range=0.3))
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="20KB" if shards else "5GB")
     assert (tmp_path / "theirs" / INDEX).exists() == shards
     found, read = read_folder(tmp_path / "theirs")
@@ -151,11 +138,14 @@ def test_configurations_of_either_age_and_known_sizes_are_read(tmp_path):
     assert read_folder(folder_of(tmp_path / "old", theirs(), **old))[0].theta == 500000
     new = {"rope_parameters": {"rope_type": "default", "rope_theta": 7.0}, "rope_theta": None}
     assert read_folder(folder_of(tmp_path / "new", theirs(), **new))[0].theta == 7
+    assert read_folder(folder_of(tmp_path / "eps", theirs(), rms_norm_eps=1e-6))[0].eps == 1e-6  # the first Llama's
     largest = SIZES[-1]
     said = hf_llama.config_of(largest, "bfloat16")
     assert hf_llama.model_of(said, tmp_path) is largest and largest.name == "llama2-7b"
     del said["num_key_value_heads"], said["tie_word_embeddings"], said["rope_parameters"], said["rope_theta"]
     assert hf_llama.model_of(said, tmp_path) is largest
+    del said["rms_norm_eps"]
+    assert hf_llama.model_of(said, tmp_path) == dataclasses.replace(largest, name="llama2-32x4096", eps=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -165,8 +155,10 @@ def test_configurations_of_either_age_and_known_sizes_are_read(tmp_path):
         ({"model_type": ["llama"]}, "model_type is"),
         ({"model_type": "gpt2"}, "model_type is 'gpt2', and made-up-llama is of the family llama2"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"rms_norm_eps": 1e-6}, "rms_norm_eps is 1e-06"),
-        ({"rms_norm_eps": None}, "rms_norm_eps is None"),
+        ({"rms_norm_eps": 1e-6}, "its eps is 1e-06, made-up-llama's 1e-05"),
+        ({"rms_norm_eps": None}, "no sizes of a Llama"),
+        ({"rms_norm_eps": 0}, "no sizes of a Llama"),
+        ({"rms_norm_eps": "nan"}, "no sizes of a Llama"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is"),

@@ -301,4 +301,6 @@ def test_nothing_is_overwritten_and_nothing_is_left_of_what_fails(tmp_path):
         write_model(tmp_path / "q.bin", MODEL, broken, 2)
     with pytest.raises(CannotGoOn, match="theta 10000, other by 500000"):
         write_model(tmp_path / "t.bin", dataclasses.replace(MODEL, name="other", theta=500000.0), weights(MODEL))
+    with pytest.raises(CannotGoOn, match="norms add 1e-05, other's 1e-06"):
+        write_model(tmp_path / "e.bin", dataclasses.replace(MODEL, name="other", eps=1e-6), weights(MODEL))
     assert [p.name for p in tmp_path.iterdir()] == ["m.bin"] and (tmp_path / "m.bin").read_bytes() == b"mine"

@@ -1,6 +1,7 @@
 """Contestants of `bench.generate`, in this process: all write the same text, and the judge tells right from wrong."""
 
 import math
+import sys
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from bench.checkpoints import llama2c
 from bench.core.variants import discover
 from bench.generation import rooms
+from bench.generation.llama_cpp import LlamaCppRoom
 from bench.generation.outcome import LIMIT
 from bench.generation.plan import Job, calls, need
 from bench.generation.rooms import JudgeRoom, OurRoom, PlainRoom, TransformersRoom
@@ -16,11 +18,12 @@ from bench.generation.source import Source
 from bench.models.inference import Sizes
 from reference.models.gpt2 import GPT2
 from reference.models.llama2 import Llama2
-from reference.models.plain import init_parameters
+from reference.models.plain import init_parameters, network
 from tests import truth_variants
+from tests.stand_in import llama_cpp
 
 GPT = GPT2("small", L=2, NH=3, C=48, max_t=20, v=130)
-LLAMA = Llama2("grouped", L=2, NH=4, NKV=2, C=32, H=48, max_t=20, v=128)
+LLAMA = Llama2("grouped", L=2, NH=4, NKV=2, C=32, H=48, max_t=20, v=128, eps=1e-3)
 PROMPT = (5, 1, 77, 3, 3)
 STEPS = 6
 
@@ -63,6 +66,49 @@ def test_all_write_the_same_text(model):
     for other in (PlainRoom(of, "eager"), TransformersRoom(of)):
         assert other.ready()
         assert other.run()["tokens"] == done["tokens"], other.ready()
+
+
+def test_what_is_told_as_it_comes_is_what_is_written():
+    """Up to where all texts are over."""
+    room = ours(job(LLAMA))
+    told: list[list[int]] = []
+    room.tell = told.append
+    drawn = room.run()["tokens"]
+    assert room.stream(None) == drawn and [list(step) for step in zip(*drawn, strict=True)] == told
+    told.clear()
+    cut = drawn[0].index(drawn[0][3]) + 1
+    assert room.stream(drawn[0][3]) == [ids[:cut] for ids in drawn] and len(told) == cut
+    assert room.run()["tokens"] == drawn
+
+
+@pytest.mark.parametrize(("dtype", "group"), [("fp32", 0), ("bf16", 0), ("fp32", 32)])
+def test_llama_cpp_is_given_the_same_weights_and_prompts(monkeypatch, dtype, group):
+    """By its own way of calls, on a stand-in: two sequences, each token at its place, ours in a file in between."""
+    monkeypatch.setitem(sys.modules, "llama_cpp", llama_cpp)
+    of = job(LLAMA, dtype, group)
+    of = replace(of, prompts=(PROMPT, PROMPT[::-1]))
+    room = LlamaCppRoom(of)
+    assert room.ready().endswith("weights in " + ("q8_0" if group else dtype))
+    done = room.run()
+    assert len(done["step_s"]) == STEPS - 1
+    assert done == room.run() | {name: done[name] for name in ("prefill_s", "first_s", "step_s")}, "from the beginning"
+    assert done["tokens"][0] != done["tokens"][1]
+    for text, drawn in zip(of.prompts, done["tokens"], strict=True):
+        net = network(LLAMA).double()
+        net.load(room.rounded())
+        whole = torch.tensor([[*text, *drawn[:-1]]])
+        assert net(whole)[0, -STEPS:, : LLAMA.v].argmax(-1).tolist() == drawn
+    if (dtype, group) == ("fp32", 0):
+        assert ours(of).run()["tokens"] == done["tokens"]
+
+
+@pytest.mark.slow
+def test_the_real_llama_cpp_writes_the_same_text():
+    pytest.importorskip("llama_cpp")
+    of = job(replace(LLAMA, v=300))
+    room = LlamaCppRoom(of)
+    room.ready()
+    assert room.run()["tokens"] == ours(of).run()["tokens"]
 
 
 @pytest.mark.slow

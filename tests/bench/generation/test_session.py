@@ -13,6 +13,7 @@ from bench.generation import source
 from bench.generation.pick import candidates
 from bench.generation.plan import Job, calls, plan_of
 from bench.machine import facts
+from bench.models import chosen
 from bench.records.read import latest, read_records
 from bench.text import scored
 from reference.models import MODELS
@@ -147,8 +148,10 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, ended, what):
         (["llama2-tiny", "--tokens", "1,x"], 64, "ids are whole numbers"),
         (["llama2-tiny", "--tokens", "1", "--prompt", "a"], 64, "exclude each other"),
         (["llama2-tiny", "--top-p", "1.5"], 64, "at most 1"),
+        (["llama2-tiny", "--stream", "--json"], 64, "not with --json"),
         (["llama2-tiny", "--group", "32"], 64, "--group goes with --quantise"),
         (["llama2-tiny", "--baseline", "eagre"], 64, "did you mean 'eager'"),
+        (["gpt2-tiny", "--baseline", "llama.cpp"], 64, "is given Llama 2 alone, and gpt2-tiny is of the family gpt2"),
         (["llama2-tiny", "--kernels", "gemm=cpu.naive"], 64, "did you mean 'gemv'"),
         (["llama2-tiny", "--kernels", "gemv=cpu.nave"], 64, "did you mean 'cpu.naive'"),
         (["llama2-tiny", "--quantise", "q4_0"], 64, "q8_0"),
@@ -175,12 +178,14 @@ def test_the_context_is_used_to_its_end():
 
 
 def test_on_a_gpu_a_step_is_one_graph(tmp_path):
-    """Here the made-up one: the record says so. What launches call by call takes longer."""
+    """Here the made-up one: the record says so. What launches call by call takes longer. The text is shown as it is
+    written, by a generation of its own."""
     out = tmp_path / "run"
-    device = ("--device", "tests.fake_gpu:FakeGpu", "--steps", 4, "--baseline", "eager")
+    device = ("--device", "tests.fake_gpu:FakeGpu", "--steps", 4, "--baseline", "eager", "--prompt", "Once", "--stream")
     done = commands.run("generate", "llama2-tiny", *device, *QUICK, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "a step is one CUDA graph" in done.stdout
+    assert done.stdout.startswith("Once") and done.stdout.count("Once") == 1 and "another text" not in done.stderr
     rows = rows_of(out)
     ours, theirs = rows["ours", "decode"], rows["torch.eager", "decode"]
     assert ours["graph"] and ours["timer"] == theirs["timer"] == "span" and ours["weights"] == "bf16"
@@ -192,7 +197,7 @@ def test_kernels_of_one_form_of_the_weights_are_no_other_ones(tmp_path):
     """Of a ladder, int8's layers can be named, and gemv, which int8 does without."""
     arguments = ["llama2-tiny", "--ladder", "--kernels", "torch.eager,q8_matmul=cpu.naive,gemv/head=cpu.naive"]
     plan = plan_of(**vars(generate.parser().parse_args(arguments)), argv=[])
-    fp32, _, int8 = ({id.place: some[0].name for id, some in candidates(plan, job).items()} for job in plan.jobs)
+    fp32, _, int8 = ({id.place: some[0].name for id, some in candidates(plan, job).pool.items()} for job in plan.jobs)
     assert fp32["gemv/head"] == int8["q8_matmul/head"] == "cpu.naive"
     assert fp32["gemv/decode-qkv"] == int8["q8_quantise/head"] == "torch.eager"
 
@@ -234,3 +239,23 @@ def test_gpu_kernels_write_the_right_text_in_the_simulator(tmp_path, few_tokens,
 def plan_of_tiny(model: str, quantise: tuple) -> Job:
     args = generate.parser().parse_args([model, "--steps", "2", "--tokens", "1,2,3", *quantise])
     return plan_of(**vars(args), argv=[]).job
+
+
+def test_a_stale_choice_is_raced_anew_and_said(tmp_path):
+    """Of a run's kernels.json one call has another source now, and one is not in it."""
+    plan = plan_of(**vars(generate.parser().parse_args(["llama2-tiny", "--kernels", "torch.eager"])), argv=[])
+    choice = {id: some[0] for id, some in candidates(plan, plan.job).pool.items()}
+    about: dict[str, str | int] = dict(chip="Another", utc="2026-11-29T00:00", run="generate", model="llama2-tiny")
+    about |= dict(dtype="fp32", B=1, T=1)
+    file = chosen.write(tmp_path, choice, about)
+    document = json.loads(file.read_text())
+    head, norm = (next(name for name in document["kernels"] if name.startswith(start)) for start in ("gemv/h", "rmsn"))
+    del document["kernels"][head]
+    document["kernels"][norm]["source"] = "0" * 16
+    file.write_text(json.dumps(document))
+    asked = generate.parser().parse_args(["llama2-tiny", "--kernels", str(file)])
+    found = candidates(again := plan_of(**vars(asked), argv=[]), again.job)
+    assert {str(id) for id, some in found.pool.items() if len(some) > 1} == {head, norm}
+    told = found.told("This one")
+    assert f"{head}: not in it" in told and f"{norm}: torch.eager has another source now" in told
+    assert told.endswith("here it is This one") and not found.told("Another").endswith("here it is Another")

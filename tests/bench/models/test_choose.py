@@ -6,7 +6,7 @@ from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.variants import discover
 from bench.models import CallId
-from bench.models.choose import Cache, Times, fastest, race, unraced
+from bench.models.choose import Cache, Times, cut_off, ended, fastest, race, race_on, unraced
 from bench.models.program import program, step_calls
 from reference.models.gpt2 import GPT2
 
@@ -97,3 +97,27 @@ def test_a_call_that_no_time_was_left_for_is_served_by_who_is_quickest_at_the_ne
     assert choice.pop(other).name == "torch.eager", "not by who is out at it"
     assert {v.name for v in choice.values()} == {"torch.partial"}
     assert unraced(other, pool[other], times) and not unraced(one, pool[one], times)
+
+
+def test_a_race_goes_on_without_who_ended_its_process():
+    """Who is out at one call is out at those that were raced before it too; what is done is not raced again."""
+    first, second = (CallId("gelu", name, "forward") for name in ("a", "b"))
+    good, bad = (v for v in discover() if v.layer == "gelu" and v.name in ("torch.eager", "cpu.naive"))
+    pool = {first: [good, bad], second: [good, bad]}
+    asked, said = [], []
+
+    def once(left):
+        asked.append({id: [v.name for v in some] for id, some in left.items()})
+        if len(asked) == 1:
+            heard = [Times({first: {good.name: 1.0, bad.name: 0.5}}), (second, bad.name)]
+            return cut_off(heard, RuntimeError("it died"))
+        return ended(Times({second: {good.name: 2.0}}))
+
+    times = race_on(pool, once, said.append)
+    assert asked == [{id: [good.name, bad.name] for id in pool}, {second: [good.name]}]
+    assert times.ms == {first: {good.name: 1.0}, second: {good.name: 2.0}}
+    assert times.skipped == {id: {bad.name: "it died"} for id in pool}
+    assert said == [f"{bad.name} of {second} is out: it died"]
+    assert race_on(pool, lambda left: None, said.append) == Times(), "no time was left"
+    with pytest.raises(RuntimeError, match="it died"):
+        cut_off([], RuntimeError("it died"))

@@ -15,7 +15,7 @@ from reference.models.plain import Plain, decay_groups, network
 from tests import truth_variants
 from tests.bench.models.test_step import same_shapes
 
-SMALL = Llama2("small", L=3, NH=4, NKV=2, C=48, H=40, max_t=24, v=300)
+SMALL = Llama2("small", L=3, NH=4, NKV=2, C=48, H=40, max_t=24, v=300, eps=1e-3)
 UNTIED = replace(SMALL, NKV=4, tied=False)
 B, T = 2, 8
 

@@ -60,6 +60,7 @@ def measured(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
         (["matmul", "--shape", "gpt2-124m/qvk", "--only", "torch.eager"], 64, "did you mean 'qkv'"),
         (["matmul", "-a", "T"], 64, "is not NAME=VALUE"),
         (["matmul", "-a", "T=-3"], 64, "not a positive whole number"),
+        (["attention", "-a", "causal=2"], 64, "causal 2 is none of False, True"),
         (["matmul", "-a", "dtype=fp31"], 64, "did you mean 'fp32'"),
         (["residual", "-a", "HS=3", "--only", "torch.eager"], 64, "residual has no axis 'HS'"),
         (["attention", "--only", "torch.sdpa_efficient"], 3, "cannot run: needs an NVIDIA GPU"),

@@ -102,7 +102,7 @@ class MadeUpProcess:
         self.of.started.append((self.name, command))
         busy = [p.name for p in self.of.open if p.name]
         self.of.most_at_once = max(self.of.most_at_once, len(busy))
-        self.of.beside_a_clock += len(busy) > 1 and any(n.startswith(("time", "e2e")) for n in busy)
+        self.of.beside_a_clock += len(busy) > 1 and any(n.startswith(("time", "e2e", "generate")) for n in busy)
         out.write_text('{"abilities": []}\n')
         err.write_text("")
         self.record("begun")
@@ -177,7 +177,7 @@ def test_nine_made_up_minutes_are_complete_and_in_order(tmp_path, cores):
     statuses = {r["case_id"]: r["status"] for r in read.read_records(tmp_path / "out")[0]}
     assert set(statuses.values()) == {"ok"} and list(statuses) != [] and len(statuses) == len(started)
     assert made_up.most_at_once == 4 and not made_up.beside_a_clock
-    assert len(made_up.open) <= 4 + 1 + 3, "four lanes, one for clocks, and three that want their own"
+    assert len(made_up.open) <= 4 + 1 + 4, "four lanes, one for clocks, and four that want their own"
 
 
 def test_the_order_is_that_of_worth(cores):
@@ -191,6 +191,7 @@ def test_the_order_is_that_of_worth(cores):
         "memory": names.index("time-residual_layernorm-forward"),
         "proofs": names.index("check-gelu-fp32"),
         "step": names.index("e2e"),
+        "text": names.index("generate"),
         "rest": names.index("sanitize-memcheck"),
     }
     assert list(at.values()) == sorted(at.values())
@@ -502,25 +503,26 @@ def test_a_gpu_gets_all_kinds_and_a_cpu_its_half():
     def kinds(found: dict[str, Piece]) -> set[str]:
         return {p.kind for p in found.values()}
 
-    assert kinds(of(GPU)) == {"doctor", "smoke", "check", "time", "e2e", "sanitize"}
+    assert kinds(of(GPU)) == {"doctor", "smoke", "check", "time", "e2e", "generate", "sanitize"}
     assert kinds(of("cpu")) == {"doctor", "check", "time", "e2e"}
     assert kinds(of(GPU, "--stage", "check")) == {"doctor", "smoke", "check", "sanitize"}
     assert kinds(of(GPU, "--stage", "time")) == {"doctor", "check", "time"}
     assert "check-gelu-fp32" not in of(GPU, "--stage", "time"), "what is not timed need not be proved for it"
-    assert kinds(of(GPU, "--stage", "e2e")) == {"doctor", "e2e"}
+    assert kinds(of(GPU, "--stage", "e2e")) == {"doctor", "e2e", "generate"}
 
 
 def test_commands_are_those_of_the_project_and_fit_their_time():
-    from bench import e2e, layer, sanitize
+    from bench import e2e, generate, layer, sanitize
 
     found = of(GPU, "--model", "gpt2-tiny", "--kernels", "tests/evil")
     readers = {"bench.layer": layer.parser(), "bench.sanitize": sanitize.parser(), "bench.e2e": e2e.parser()}
+    readers["bench.generate"] = generate.parser()
     for piece in [p for p in found.values() if p.kind != "doctor"]:
         m, module, *arguments = piece.command(100.0)
         readers[module].parse_args(arguments)
         assert m == "-m" and GPU in arguments
-        assert ("--kernels" in arguments) == (module != "bench.e2e")
-        assert piece.alone == (piece.kind in ("time", "e2e")), "nothing runs beside a clock"
+        assert ("--kernels" in arguments) == (module not in ("bench.e2e", "bench.generate"))
+        assert piece.alone == (piece.kind in ("time", "e2e", "generate")), "nothing runs beside a clock"
     timed, proved = (
         layer.parser().parse_args(found[n].command(9.0)[2:]) for n in ("time-matmul-forward", "check-matmul-bf16")
     )
@@ -531,6 +533,9 @@ def test_commands_are_those_of_the_project_and_fit_their_time():
     assert quick.baseline == "eager" and full.baseline == "compile-plain,compile" and quick.minutes < 2 < full.minutes
     short = e2e.parser().parse_args(found["e2e"].command(60.0)[2:])
     assert short.minutes == pytest.approx(55 / 60, abs=0.01), "it ends by itself before it is stopped"
+    text = generate.parser().parse_args(found["generate"].command(60.0)[2:])
+    assert text.model == "gpt2-tiny" and text.race_limit == 18
+    assert "llama2-15m" in of(GPU)["generate"].command(60.0), "a small one"
 
 
 def test_the_step_takes_the_kernels_that_were_chosen_for_this_gpu(tmp_path, monkeypatch):
