@@ -218,6 +218,7 @@ void load_tile_here(Thread& self, const Tile& tile, u64 to_shared, u64 barrier, 
         load_tile(*thread, tile, shared, site);
         machine.counting = counting;
     };
+    check_shown(self, barrier, site);
     take_off(self, barrier, {land, &self, tile.map.bytes(), 0}, site);
 }
 
@@ -226,6 +227,7 @@ void load_bytes_here(Thread& self, u64 to_shared, u64 from, u32 bytes, u64 barri
     u32 shared = static_cast<u32>(to_shared);
     begin_copy(self, shared, bytes, site);
     auto land = [=, thread = &self] { land_copy(*thread, shared, reinterpret_cast<const void*>(from), bytes, site); };
+    check_shown(self, barrier, site);
     take_off(self, barrier, {land, &self, bytes, 0}, site);
 }
 

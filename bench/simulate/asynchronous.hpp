@@ -21,6 +21,7 @@ struct Flight {
 };
 // `barrier` is an offset in the shared memory that is visited, or else the own block's.
 void take_off(Thread& self, u64 barrier, Flight flight, Site site);
+void check_shown(Thread& self, u64 barrier, Site site);  // to the async proxy
 void expect_arrivals(Thread& self, u64 barrier, u32 more, Site site);
 
 // The async proxy (TMA, bulk copies, wgmma) sees what stores and cp.async wrote to shared memory only after

@@ -219,6 +219,7 @@ void bulk_send(Thread& self, u64 to, u64 from_shared, u32 bytes, u64 barrier, Si
     u32 shared = static_cast<u32>(offset_of(to));
     begin_copy(self, shared, bytes, site);
     auto land = [=, thread = &self] { land_copy(*thread, shared, read_own(*thread, source, bytes, site).data(), bytes, site); };
+    check_shown(self, offset_of(barrier), site);
     take_off(self, offset_of(barrier), {land, &self, bytes, 0}, site);
 }
 
@@ -231,6 +232,7 @@ void bulk_send_reduced(Thread& self, u64 to, u64 from_shared, u32 bytes, Combine
     auto land = [=, thread = &self] {
         reduce_here(*thread, shared, read_own(*thread, source, bytes, site).data(), bytes, combine, element, site);
     };
+    check_shown(self, offset_of(barrier), site);
     take_off(self, offset_of(barrier), {land, &self, bytes, 0}, site);
 }
 

@@ -19,7 +19,12 @@ void mbarrier_expect(Thread& self, u64 barrier, u32 bytes, Site site);
 void mbarrier_complete(Thread& self, u64 barrier, u32 bytes, Site site);
 void mbarrier_announce(Thread& self);  // fence.mbarrier_init
 // `order` is kRelease, or 0 for .relaxed, and perhaps kBlockScope. Answers the state that test_wait takes: its lowest bit is the phase's parity.
-u64 mbarrier_arrive(Thread& self, u64 barrier, u32 arrivals, u32 expected_bytes, u32 order, Site site);
+// `kind`: plain, by who will not come again (the phases after this one wait for so many less), or one that may not
+// complete the phase.
+enum class Arrival : u32 { Plain, Drop, NoComplete, DropNoComplete };
+u64 mbarrier_arrive(Thread& self, u64 barrier, u32 arrivals, u32 expected_bytes, u32 order, Site site,
+                    Arrival kind = Arrival::Plain);
+inline u32 mbarrier_pending(u64 state) { return static_cast<u32>(state >> 1); }  // before the arrival that answered it
 // Whether the phase of this parity is complete; `blocks` for try_wait, which may wait until it is.
 bool mbarrier_test(Thread& self, u64 barrier, u32 parity, u32 order, bool blocks, Site site);
 // The thread's cp.async copies so far arrive when they have landed.
@@ -58,18 +63,28 @@ template <class H> void add_half_to(u8* into, const u8* from) { change_to<u16>(i
 // --- wgmma (PTX ISA 9.7.15) -----------------------------------------------------------------------------------------
 
 struct WgmmaForm {
-    Element element;
-    bool half_sums;
+    Element a, b;  // of one width
+    Sums sums;
     u32 n;
     bool negate_a, negate_b;
     bool transposed_a, transposed_b;  // in shared memory M (or N), and not K, is contiguous
 };
 // `sums` are the accumulators' places in the calling thread: they are read and written when the operation lands.
-void wgmma(Thread& self, const WgmmaForm& form, u32* const* sums, const u32* a, u64 a_matrix, u64 b_matrix, bool add,
-           Site site);
+// Answers the operation's number among those of the warp, from 1.
+u32 wgmma(Thread& self, const WgmmaForm& form, u32* const* sums, const u32* a, u64 a_matrix, u64 b_matrix, bool add,
+          Site site);
 void wgmma_fence(Thread& self, Site site);
 void wgmma_commit(Thread& self, Site site);
-void wgmma_wait(Thread& self, u32 newest, Site site);
+// Answers up to which number the warp has waited for its operations.
+u32 wgmma_wait(Thread& self, u32 newest, Site site);
+
+// What a kernel remembers of a register that wgmma reads or writes: the last operation under way with it, and the
+// number of wgmma.fence after which something else used it last.
+struct WgmmaUse {
+    u32 operation = 0, used = 0;
+};
+[[noreturn]] void wgmma_too_early(Thread& self, bool writes, Site site);
+[[noreturn]] void wgmma_unfenced(Thread& self, Site site);
 // After `mov to, from`: if a wgmma has still to write `from`, then `to` gets what it will write. PTX has such copies
 // between one wgmma and the next; ptxas gives both the same register.
 void follow_sum(Thread& self, void* to, const void* from);

@@ -252,51 +252,72 @@ def _vector_atomics() -> list[Instruction]:
 
 # --- 9.7.14 wmma -----------------------------------------------------------------------------------------------------
 
-MATRIX_TYPES = ("f16", "bf16", "tf32", "s8", "u8")
-SHAPES = {"m16n16k16": "16, 16, 16", "m32n8k16": "32, 8, 16", "m8n32k16": "8, 32, 16", "m16n16k8": "16, 16, 8"}
+MATRIX_TYPES = ("f16", "bf16", "tf32", "s8", "u8", "f64")
+SHAPES = {
+    **{"m16n16k16": "16, 16, 16", "m32n8k16": "32, 8, 16", "m8n32k16": "8, 32, 16", "m16n16k8": "16, 16, 8"},
+    "m8n8k4": "8, 8, 4",
+}
 LAYOUTS = {"row": "true", "col": "false"}
 FRAGMENTS = {
     **{"f16": "Kind::F16", "bf16": "Kind::Bf16", "tf32": "Kind::Tf32", "f32": "Kind::F32"},
-    **{"s8": "Kind::S8", "u8": "Kind::U8", "s32": "Kind::S32"},
+    **{"s8": "Kind::S8", "u8": "Kind::U8", "s32": "Kind::S32", "f64": "Kind::F64"},
 }
+
+
+def _fragment_words(use: Use, name: str, kind: str) -> list[str]:
+    """The 32-bit words of a fragment's registers."""
+    if kind != "f64":
+        return use.values(name, "b32")
+    return [f"(u32)(bits<u64>({v}) >> {shift})" for v in use.values(name, "f64") for shift in (0, 32)]
+
+
+def _fragment_results(use: Use, name: str, kind: str) -> str:
+    """Assigns the words of an array `<name>_` to a fragment's registers."""
+    count = use.count(name)
+    if kind != "f64":
+        return use.assign_all(name, [f"{name}_[{i}]" for i in range(count)], "b32")
+    pairs = [f"bits<f64>({name}_[{2 * i}] | (u64){name}_[{2 * i + 1}] << 32)" for i in range(count)]
+    return use.assign_all(name, pairs, "f64")
 
 
 def _fragment_access(use: Use) -> str:
     """wmma.load and wmma.store: which matrix, how it lies in memory, and the registers of it that this lane has."""
     load = use.statement.opcode.startswith("wmma.load")
-    name = "d" if load else "b"
-    count, matrix = use.count(name), use.statement.opcode.split(".")[2]
+    name, kind = "d" if load else "b", use.modifiers["TYPE"]
+    count, matrix = use.count(name) * (2 if kind == "f64" else 1), use.statement.opcode.split(".")[2]
     rows, columns, inner = (int(n) for n in use.fill("{SHAPE}").split(", "))
     size = {"a": (rows, inner), "b": (inner, columns)}.get(matrix, (rows, columns))
     stride = use.value("s") or str(size[1] if use.modifiers["LAYOUT"] == "row" else size[0])
     form = f"{{{size[0]}, {size[1]}, {use.fill('{LAYOUT}')}, {use.fill('{TYPE}')}, {count}}}"
     place = f"{use.address('a')}, {stride}, {use.fill('{SPACE}')}"
-    call = f"fragment_access(self, {form}, {str(load).lower()}, r_, {place}, {use.site});"
+    call = f"fragment_access(self, {form}, {str(load).lower()}, {name}_, {place}, {use.site});"
     if load:
-        return f"u32 r_[{count}]; {call} " + use.assign_all("d", [f"r_[{i}]" for i in range(count)], "b32")
-    return f"u32 r_[] = {{{', '.join(use.values('b', 'b32'))}}}; {call}"
+        return f"u32 d_[{count}]; {call} " + _fragment_results(use, "d", kind)
+    return f"u32 b_[] = {{{', '.join(_fragment_words(use, 'b', kind))}}}; {call}"
 
 
 def _fragment_product(use: Use) -> str:
-    counts = [use.count(n) for n in "dabc"]
-    arrays = " ".join(f"u32 {n}_[] = {{{', '.join(use.values(n, 'b32'))}}};" for n in "abc")
-    kinds = [use.fill(f"{{{n}}}") for n in ("D", "A", "A", "C")]
+    spelled = dict(zip("dabc", (use.modifiers.get(n) or "f16" for n in ("D", "A", "A", "C")), strict=True))
     if use.modifiers.get("B", use.modifiers["A"]) != use.modifiers["A"]:
         raise ValueError("matrices of two types")
-    shape = use.fill("{SHAPE}")
-    form = f"{{{shape}, {{{', '.join(kinds)}}}, {{{', '.join(map(str, counts))}}}}}"
+    words = {n: _fragment_words(use, n, spelled[n]) for n in "abc"}
+    arrays = " ".join(f"u32 {n}_[] = {{{', '.join(w)}}};" for n, w in words.items())
+    kinds = [FRAGMENTS[spelled[n]] for n in "dabc"]
+    counts = [use.count(n) * (2 if spelled[n] == "f64" else 1) for n in "dabc"]
+    saturate = str("satfinite" in use.statement.opcode).lower()
+    form = f"{{{use.fill('{SHAPE}')}, {{{', '.join(kinds)}}}, {{{', '.join(map(str, counts))}}}, {saturate}}}"
     call = f"fragment_product(self, {form}, d_, a_, b_, c_, {use.site});"
-    return f"u32 d_[{counts[0]}]; {arrays} {call} " + use.assign_all("d", [f"d_[{i}]" for i in range(counts[0])], "b32")
+    return f"u32 d_[{counts[0]}]; {arrays} {call} " + _fragment_results(use, "d", spelled["d"])
 
 
 def _wmma() -> list[Instruction]:
     section, lines = "9.7.14 wmma", []
     choices = {"LAYOUT": LAYOUTS, "SHAPE": SHAPES, "SPACE": MEMORY_SPACES}
-    for matrix, types in (("a", MATRIX_TYPES), ("b", MATRIX_TYPES), ("c", ("f16", "f32", "s32"))):
+    for matrix, types in (("a", MATRIX_TYPES), ("b", MATRIX_TYPES), ("c", ("f16", "f32", "s32", "f64"))):
         kinds = {t: FRAGMENTS[t] for t in types}
         syntax = f"wmma.load.{matrix}.sync.aligned.LAYOUT.SHAPE.SPACE.TYPE <d>, [a], s:u32="
         lines.append(instruction(section, syntax, _fragment_access, TYPE=kinds, **choices))
-    kinds = {t: FRAGMENTS[t] for t in ("f16", "f32", "s32")}
+    kinds = {t: FRAGMENTS[t] for t in ("f16", "f32", "s32", "f64")}
     syntax = "wmma.store.d.sync.aligned.LAYOUT.SHAPE.SPACE.TYPE [a], <b>, s:u32="
     lines.append(instruction(section, syntax, _fragment_access, TYPE=kinds, **choices))
     sides = {"L": {"row": "", "col": ""}, "R": {"row": "", "col": ""}, "SHAPE": SHAPES}
@@ -307,11 +328,17 @@ def _wmma() -> list[Instruction]:
     lines.append(instruction(section, f"{head}.D.C.A {operands}", _fragment_product, D=sums, C=sums, A=half, **sides))
     floats = {"D": {"f32": FRAGMENTS["f32"]}, "C": {"f32": FRAGMENTS["f32"]}, "A": pieces, "B": pieces}
     lines.append(instruction(section, f"{head}.D.A.B.C {operands}", _fragment_product, **floats, **sides))
+    double = dict.fromkeys("DABC", {"f64": FRAGMENTS["f64"]})
+    lines.append(instruction(section, f"{head}{{.rn}}.D.A.B.C {operands}", _fragment_product, **double, **sides))
     whole = {"s32": FRAGMENTS["s32"]}
     bytes_ = {t: FRAGMENTS[t] for t in ("s8", "u8")}
     lines.append(
         instruction(
-            section, f"{head}.D.A.B.C {operands}", _fragment_product, D=whole, C=whole, A=bytes_, B=bytes_, **sides
+            section,
+            f"{head}.D.A.B.C{{.satfinite}} {operands}",
+            _fragment_product,
+            **{"D": whole, "C": whole, "A": bytes_, "B": bytes_},
+            **sides,
         )
     )
     return lines

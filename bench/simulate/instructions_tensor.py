@@ -1,7 +1,7 @@
 """Tensor cores and Hopper's copies: the second part of the instruction table, with the sections of the PTX ISA manual.
 
 tensor_core.hpp and hopper.hpp have the functions that the C++ calls. What only clusters of several blocks need has a
-table of its own, instructions_cluster.py. Sparse and 8-bit forms are not here, and so are unknown instructions.
+table of its own, instructions_cluster.py. Sparse forms are not here, and so are unknown instructions.
 """
 
 from __future__ import annotations
@@ -30,19 +30,44 @@ def _words(name: str, values: list[str]) -> str:
 
 # --- 9.7.14 warp-level matrix instructions ---------------------------------------------------------------------------
 
-ELEMENTS = {"f16": "Element::F16", "bf16": "Element::Bf16", "tf32": "Element::Tf32"}
+ELEMENTS = {
+    **{"f16": "Element::F16", "bf16": "Element::Bf16", "tf32": "Element::Tf32", "s8": "Element::S8"},
+    **{"u8": "Element::U8", "e4m3": "Element::E4m3", "e5m2": "Element::E5m2"},
+}
+SUMS = {"f32": "Sums::F32", "f16": "Sums::F16", "s32": "Sums::S32"}
+BYTES = {"S": ("s8", "u8"), "F": ("e4m3", "e5m2")}  # of one product's operands, each its own
+
+
+def _sums(use: Use, dtype: str) -> str:
+    return "Sums::S32Saturated" if "satfinite" in use.statement.opcode.split(".") else SUMS[dtype]
+
+
+def _require(use: Use, **wanted: int) -> None:
+    """Raises ValueError where a vector operand has another number of registers."""
+    for name, count in wanted.items():
+        if use.count(name) != count:
+            raise ValueError(f"operand {name} has {use.count(name)} registers where {count} are wanted")
 
 
 def _mma(use: Use) -> str:
-    words, half_sums = int(use.fill("{SHAPE}")), use.statement.opcode.endswith(".f16.f16.f16.f16")
-    element = ELEMENTS[use.statement.opcode.split(".")[-2]]
-    sums = 2 if half_sums else 4
-    for name, wanted in (("d", sums), ("a", words // 2), ("b", words // 4), ("c", sums)):
-        if use.count(name) != wanted:
-            raise ValueError(f"operand {name} has {use.count(name)} registers where {wanted} are wanted")
-    call = f"mma(self, {{{element}, {words}, {str(half_sums).lower()}}}, d_, a_, b_, c_, {use.site});"
+    words, rows = int(use.fill("{SHAPE}")), int(use.modifiers["SHAPE"].split("n")[0][1:])
+    *_, dtype, a, b, _ = use.statement.opcode.split(".")
+    sums = rows // (8 if dtype == "f16" else 4)
+    _require(use, d=sums, a=words * rows // 32, b=words // 4, c=sums)
+    form = f"{{{ELEMENTS[a]}, {ELEMENTS[b]}, {words}, {rows}, {_sums(use, dtype)}}}"
     inputs = [_words(f"{name}_", use.values(name, "b32")) for name in ("a", "b", "c")]
+    call = f"mma(self, {form}, d_, a_, b_, c_, {use.site});"
     return " ".join([f"u32 d_[{sums}];", *inputs, call, use.assign_all("d", [f"d_[{i}]" for i in range(sums)], "b32")])
+
+
+def _mma_doubles(use: Use) -> str:
+    rows, k = (int(n) for n in use.fill("{SHAPE}").split(", "))
+    _require(use, d=rows // 4, a=k * rows // 32, b=k // 4, c=rows // 4)
+    inputs = [f"f64 {name}_[] = {{{', '.join(use.values(name, 'f64'))}}};" for name in ("a", "b", "c")]
+    results = use.assign_all("d", [f"d_[{i}]" for i in range(rows // 4)], "f64")
+    return " ".join(
+        [f"f64 d_[{rows // 4}];", *inputs, f"mma_doubles(self, {rows}, {k}, d_, a_, b_, c_, {use.site});", results]
+    )
 
 
 def _check_count(use: Use, name: str) -> int:
@@ -69,6 +94,9 @@ def _store_matrices(use: Use) -> str:
 # The choice of shape is the number of 32-bit words that a row of A has.
 HALF_SHAPES = {"m16n8k8": "4", "m16n8k16": "8"}
 TF32_SHAPES = {"m16n8k4": "4", "m16n8k8": "8"}
+BYTE_SHAPES = {"m8n8k16": "4", "m16n8k16": "4", "m16n8k32": "8"}
+FLOAT8_SHAPES = {"m16n8k32": "8"}
+DOUBLE_SHAPES = {"m8n8k4": "8, 4", "m16n8k4": "16, 4", "m16n8k8": "16, 8", "m16n8k16": "16, 16"}
 MATRIX_CHOICES = {
     "COUNT": dict.fromkeys(("x1", "x2", "x4"), ""),
     "TRANS": {"": "false", "trans": "true"},
@@ -84,6 +112,24 @@ MATRIX = [
             ("f16.f16.f16.f16", HALF_SHAPES),
             ("f32.tf32.tf32.f32", TF32_SHAPES),
         )
+    ),
+    instruction(
+        "9.7.14 mma",
+        "mma.sync.aligned.SHAPE.row.col{.satfinite}.s32.A.B.s32 <d>, <a>, <b>, <c>",
+        _mma,
+        **{"SHAPE": BYTE_SHAPES, "A": dict.fromkeys(BYTES["S"], ""), "B": dict.fromkeys(BYTES["S"], "")},
+    ),
+    instruction(
+        "9.7.14 mma",
+        "mma.sync.aligned.SHAPE.row.col.f32.A.B.f32 <d>, <a>, <b>, <c>",
+        _mma,
+        **{"SHAPE": FLOAT8_SHAPES, "A": dict.fromkeys(BYTES["F"], ""), "B": dict.fromkeys(BYTES["F"], "")},
+    ),
+    instruction(
+        "9.7.14 mma",
+        "mma.sync.aligned.SHAPE.row.col.f64.f64.f64.f64 <d>, <a>, <b>, <c>",
+        _mma_doubles,
+        SHAPE=DOUBLE_SHAPES,
     ),
     instruction(
         "9.7.14 ldmatrix",
@@ -123,6 +169,20 @@ def _waits() -> list[Instruction]:
     return lines
 
 
+def _arrivals() -> list[Instruction]:
+    lines = []
+    for name, kind in (("arrive", "Plain"), ("arrive_drop", "Drop")):
+        section, no_complete = f"9.7.13 mbarrier.{name}", "NoComplete" if kind == "Plain" else "DropNoComplete"
+        for syntax, arrivals, expected, how in (
+            ("{NAME}.ORDER.SCOPE.SPACE.b64 d:u64, [a], b:u32=1", "{b}", "0", kind),
+            ("{NAME}.expect_tx.ORDER.SCOPE.SPACE.b64 d:u64, [a], b:u32", "1", "{b}", kind),
+            ("{NAME}.noComplete.ORDER.SCOPE.SPACE.b64 d:u64, [a], b:u32", "{b}", "0", no_complete),
+        ):
+            code = f"mbarrier_arrive(self, {BARRIER}, {arrivals}, {expected}, {{ORDER}} | {{SCOPE}}, {{site}}, Arrival::{how})"
+            lines.append(instruction(section, f"mbarrier.{syntax.replace('{NAME}', name)}", code, **ARRIVE_CHOICES))
+    return lines
+
+
 MBARRIER = [
     instruction(
         "9.7.13 mbarrier.init",
@@ -143,18 +203,8 @@ MBARRIER = [
         SCOPE=SCOPE,
         SPACE=SPACE,
     ),
-    instruction(
-        "9.7.13 mbarrier.arrive",
-        "mbarrier.arrive.ORDER.SCOPE.SPACE.b64 d:u64, [a], b:u32=1",
-        f"mbarrier_arrive(self, {BARRIER}, {{b}}, 0, {{ORDER}} | {{SCOPE}}, {{site}})",
-        **ARRIVE_CHOICES,
-    ),
-    instruction(
-        "9.7.13 mbarrier.arrive",
-        "mbarrier.arrive.expect_tx.ORDER.SCOPE.SPACE.b64 d:u64, [a], b:u32",
-        f"mbarrier_arrive(self, {BARRIER}, 1, {{b}}, {{ORDER}} | {{SCOPE}}, {{site}})",
-        **ARRIVE_CHOICES,
-    ),
+    *_arrivals(),
+    instruction("9.7.13 mbarrier.pending_count", "mbarrier.pending_count.b64 d:u32, a:u64", "mbarrier_pending({a})"),
     *_waits(),
     instruction(
         "9.7.13 cp.async.mbarrier.arrive",
@@ -245,18 +295,19 @@ COPIES = [
 
 def _wgmma(use: Use) -> str:
     parts = use.statement.opcode.split(".")
-    n, element, half_sums = int(parts[4].split("n")[1].split("k")[0]), parts[-1], parts[5] == "f16"
-    in_registers, halves = use.count("a") > 1, element != "tf32"
-    wanted = n // (4 if half_sums else 2)
-    if use.count("d") != wanted:
-        raise ValueError(f"{use.count('d')} accumulators where {wanted} are wanted")
+    n = int(parts[4].split("n")[1].split("k")[0])
+    *_, dtype, a_type, b_type = parts
+    in_registers, halves = use.count("a") > 1, b_type in ("f16", "bf16")
+    _require(use, d=n // (4 if dtype == "f16" else 2))
     operands = len(use.statement.operands)
-    if operands != 6 + halves * (2 - in_registers):
+    if operands != (4 if dtype == "s32" else 6 + halves * (2 - in_registers)):
         raise ValueError(f"{operands} operands")
-    negated = [use.text(name).strip() == "-1" for name in ("e", "f")]
-    transposed = [False, use.text("g") == "1"] if in_registers else [use.text("g") == "1", use.text("h") == "1"]
+    whole = dtype == "s32"  # no signs, and K is contiguous
+    negated = [not whole and use.text(name).strip() == "-1" for name in ("e", "f")]
+    told = [halves and use.text(name) == "1" for name in ("g", "h")]
+    transposed = [False, told[0]] if in_registers else told
     flags = ", ".join(str(flag).lower() for flag in (*negated, *transposed))
-    form = f"WgmmaForm form_{{{ELEMENTS[element]}, {str(half_sums).lower()}, {n}, {flags}}};"
+    form = f"WgmmaForm form_{{{ELEMENTS[a_type]}, {ELEMENTS[b_type]}, {_sums(use, dtype)}, {n}, {flags}}};"
     places = ", ".join(f"(u32*)&{use.scope.register(r)[0]}" for r in use.elements("d"))
     a = (
         (_words("a_", use.values("a", "b32")), "a_, 0")
@@ -264,7 +315,50 @@ def _wgmma(use: Use) -> str:
         else ("", f"nullptr, {use.values('a', 'u64')[0]}")
     )
     call = f"wgmma(self, form_, d_, {a[1]}, {use.value('b')}, {use.value('c')}, {use.site});"
-    return f"{form} u32* d_[] = {{{places}}}; {a[0]} {call}"
+    code = f"{form} u32* d_[] = {{{places}}}; {a[0]} "
+    uses = [use.product_register(r) for r in (*use.elements("d"), *(use.elements("a") if in_registers else ()))]
+    if None in uses:  # of a function: who called it is not known here
+        return code + call
+    unfenced = " || ".join(f"{u}.used == fences_" for u in uses)
+    begun = " ".join(f"{u}.operation = operation_;" for u in uses)
+    return f"{code} if ({unfenced}) wgmma_unfenced(self, {use.site}); const u32 operation_ = {call} {begun}"
+
+
+MOVE = re.compile(r"mov\.[bfus]32")
+NAME = re.compile(r"%?[A-Za-z_$][\w$]*")
+
+
+def product_registers(body: Block) -> frozenset[str]:
+    """The registers that a wgmma reads or writes, and those that are copied from or to them."""
+    statements = list(body.statements())
+    products = [s for s in statements if s.opcode.startswith("wgmma.mma_async")]
+    found = {r for s in products for operand in s.operands[:2] if "{" in operand for r in NAME.findall(operand)}
+    moves = [s.operands for s in statements if MOVE.fullmatch(s.opcode)] if found else []
+    moves = [(to, source) for to, source in moves if NAME.fullmatch(to) and NAME.fullmatch(source)]
+    while new := {r for pair in moves if found & set(pair) for r in pair} - found:
+        found |= new
+    return frozenset(found)
+
+
+def watched(use: Use, code: str) -> str:
+    """The C++ of a statement, and what it does to registers of products: a use of one that a wgmma has under way is
+    too early, and after any other use comes a wgmma.fence before the next product with it (PTX ISA 9.7.15.6.1)."""
+    if use.statement.opcode.startswith("wgmma."):
+        return code
+    registers = {r for text in use.statement.operands for r in NAME.findall(text)}
+    uses = {r: u for r in registers if (u := use.product_register(r))}
+    if not uses:
+        return code
+    if MOVE.fullmatch(use.statement.opcode) and NAME.fullmatch(use.text("d")):  # ptxas may give both one register
+        to, source = (use.product_register(use.text(name)) for name in ("d", "a"))
+        return f"{code} {to} = {source or 'WgmmaUse()'};" if to else code
+    written = {r for o, text in use.operands.values() if o.is_result for r in NAME.findall(text or "")}
+    before, after = "", ""
+    for r, u in sorted(uses.items()):
+        if r in written or r in use.scope.kernel.sums:
+            before += f"if ({u}.operation > waited_) wgmma_too_early(self, {str(r in written).lower()}, {use.site}); "
+            after += f" {u} = {{0, fences_}};" if r in written else f" {u}.used = fences_;"
+    return before + code + after
 
 
 def wgmma_sums(body: Block) -> frozenset[str]:
@@ -281,6 +375,7 @@ def wgmma_sums(body: Block) -> frozenset[str]:
 
 
 COLUMNS = range(8, 257, 8)
+WHOLE_COLUMNS = (8, 16, 24, *range(32, 257, 16))  # of integers
 WGMMA_OPERANDS = "<d>, <a>, b:u64, c:pred, e:s32, f:s32"
 
 WGMMA = [
@@ -299,9 +394,26 @@ WGMMA = [
         _wgmma,
         SHAPE=dict.fromkeys((f"m64n{n}k8" for n in COLUMNS), ""),
     ),
-    instruction("9.7.15 wgmma.fence", "wgmma.fence.sync.aligned", "wgmma_fence(self, {site});"),
+    instruction(
+        "9.7.15 wgmma.mma_async",
+        "wgmma.mma_async.sync.aligned.SHAPE{.satfinite}.s32.A.B <d>, <a>, b:u64, c:pred",
+        _wgmma,
+        SHAPE=dict.fromkeys((f"m64n{n}k32" for n in WHOLE_COLUMNS), ""),
+        A=dict.fromkeys(BYTES["S"], ""),
+        B=dict.fromkeys(BYTES["S"], ""),
+    ),
+    instruction(
+        "9.7.15 wgmma.mma_async",
+        f"wgmma.mma_async.sync.aligned.SHAPE.D.A.B {WGMMA_OPERANDS}",
+        _wgmma,
+        SHAPE=dict.fromkeys((f"m64n{n}k32" for n in COLUMNS), ""),
+        D=dict.fromkeys(("f32", "f16"), ""),
+        A=dict.fromkeys(BYTES["F"], ""),
+        B=dict.fromkeys(BYTES["F"], ""),
+    ),
+    instruction("9.7.15 wgmma.fence", "wgmma.fence.sync.aligned", "wgmma_fence(self, {site}); fences_++;"),
     instruction("9.7.15 wgmma.commit_group", "wgmma.commit_group.sync.aligned", "wgmma_commit(self, {site});"),
-    instruction("9.7.15 wgmma.wait_group", "wgmma.wait_group.sync.aligned a:u32", "wgmma_wait(self, {a}, {site});"),
+    instruction("9.7.15 wgmma.wait_group", "wgmma.wait_group.sync.aligned a:u32", "waited_ = wgmma_wait(self, {a}, {site});"),
 ]
 
 INSTRUCTIONS: list[Instruction] = [

@@ -386,6 +386,12 @@ f64 half_number(Value kind, const u8* bytes) {
     return kind == Value::F16 ? F16::decode(bits) : Bf16::decode(bits);
 }
 
+u32 step_of(Value kind) { return kind == Value::F64 ? 8 : kind == Value::F16 || kind == Value::Bf16 ? 2 : 4; }
+f64 as_number(Value kind, const u8* bytes) {
+    const u32 step = step_of(kind);
+    return step == 8 ? number<f64>(bytes) : step == 4 ? number<f32>(bytes) : half_number(kind, bytes);
+}
+
 // Whether two values of a kind differ by no more than rounding; `largest` is the largest float that lanes exchanged.
 bool near(Value kind, f64 a, f64 b, f64 largest) {
     if (!std::isfinite(a) || !std::isfinite(b)) {  // of what has overflowed, the order makes infinity or NaN
@@ -399,11 +405,10 @@ bool near(Value kind, f64 a, f64 b, f64 largest) {
 }
 
 bool near(Value kind, const u8* a, const u8* b, u32 bytes, f64 largest) {
-    u32 step = kind == Value::F64 ? 8 : kind == Value::F16 || kind == Value::Bf16 ? 2 : 4;
+    const u32 step = step_of(kind);
     if (kind == Value::Other || bytes % step) return false;
     for (u32 i = 0; i < bytes; i += step) {
-        f64 x = step == 8 ? number<f64>(a + i) : step == 4 ? number<f32>(a + i) : half_number(kind, a + i);
-        f64 y = step == 8 ? number<f64>(b + i) : step == 4 ? number<f32>(b + i) : half_number(kind, b + i);
+        f64 x = as_number(kind, a + i), y = as_number(kind, b + i);
         if (memcmp(a + i, b + i, step) && !near(kind, x, y, largest)) return false;
     }
     return true;
@@ -480,7 +485,7 @@ bool is_rounding(const Cell& cell, const Storing& now) {
     f64 largest = std::max(here->exchanged[now.self.warp][0], here->exchanged[now.self.warp][1]);
     // With the first as well as with the last: many small steps are no rounding.
     if (!near(kind, before, after, now.bytes, largest) || !near(kind, first.bytes, after, now.bytes, largest)) return false;
-    u32 step = kind == Value::F64 ? 8 : kind == Value::F16 || kind == Value::Bf16 ? 2 : 4, at = 0;
+    u32 step = step_of(kind), at = 0;
     while (!memcmp(before + at, after + at, step)) at += step;
     std::string message = "lanes of one warp store to one word what differs by rounding (" + value_text(kind, before + at) +
                                 " and " + value_text(kind, after + at) + "), and which of it stays is not defined: " +
@@ -491,12 +496,28 @@ bool is_rounding(const Cell& cell, const Storing& now) {
     return true;
 }
 
+// NaN stored over NaN, each of them computed: all arithmetic of a card makes the same NaN, and this processor's has a
+// sign and a payload. What was loaded, or made by integers, keeps its bits on a card too.
+bool is_same_nan(const Cell& cell, const Storing& now) {
+    const Value kind = value_of(now.site);
+    if (kind == Value::Other || cell.write.block < machine.first_block_serial || value_of(cell.write.site) != kind) return false;
+    if (!now.stored.before || !now.stored.after) return false;
+    const u32 step = step_of(kind);
+    if (now.bytes % step) return false;
+    const u8 *before = static_cast<const u8*>(now.stored.before), *after = static_cast<const u8*>(now.stored.after);
+    for (u32 i = 0; i < now.bytes; i += step) {
+        if (memcmp(before + i, after + i, step) && !(std::isnan(as_number(kind, before + i)) && std::isnan(as_number(kind, after + i)))) return false;
+    }
+    return true;
+}
+
 void look_at(Cell& cell, const Record& now, Granule granule, u32 access, const Storing& storing) {
     Thread& self = storing.self;
     const bool shared = storing.shared;
     Site site = now.site;
     const Record& last = cell.read;  // a write since then would have cleared it
     if (access == kRead && last.thread == now.thread && last.clock == now.clock && last.block == now.block) return;
+    if (access & kWrite && is_same_nan(cell, storing)) return;
     const bool told = access & kAnnounced && cell.write.block == machine.owner;
     if (!told && conflicts(cell.write, now, self, shared, cell.write.site) && !(access & kWrite && is_rounding(cell, storing))) {
         const bool writes = access & kWrite;

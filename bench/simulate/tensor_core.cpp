@@ -24,8 +24,17 @@ namespace {
 // --- mma.sync -------------------------------------------------------------------------------------------------------
 // Counted in 32-bit words all shapes are alike. Register i of A is word lane % 4 + i / 2 * 4 of row lane / 4 + i % 2 *
 // 8, register i of B is word lane % 4 + i * 4 of column lane / 4, and C and D have pairs of columns: pair lane % 4.
+// Where A has 8 rows, register i is word lane % 4 + i * 4 of row lane / 4, and C and D have one pair.
 
-constexpr u32 kRows = 16, kColumns = 8, kMostK = 16;
+constexpr u32 kRows = 16, kColumns = 8, kMostK = 32;
+
+struct Place {
+    u32 row, column;
+};
+Place of_a(u32 rows, u32 lane, u32 i) {
+    return rows == kRows ? Place{lane / 4 + i % 2 * 8, lane % 4 + i / 2 * 4} : Place{lane / 4, lane % 4 + i * 4};
+}
+Place of_c(u32 lane, u32 i) { return {lane / 4 + i / 2 * 8, lane % 4 * 2 + i % 2}; }
 
 struct Mma {
     MmaForm form;
@@ -34,41 +43,78 @@ struct Mma {
 };
 
 f64 addend(const Mma& mine, u32 i) {
-    return mine.form.half_sums ? F16::decode(i % 2 ? high(mine.c[i / 2]) : low(mine.c[i / 2])) : bits<f32>(mine.c[i]);
+    const Sums sums = mine.form.sums;
+    if (sums == Sums::F16) return F16::decode(i % 2 ? high(mine.c[i / 2]) : low(mine.c[i / 2]));
+    return sums == Sums::F32 ? static_cast<f64>(bits<f32>(mine.c[i])) : static_cast<f64>(static_cast<s32>(mine.c[i]));
 }
 
 void perform_mma(const Lanes& lanes) {
     require_one_instruction(lanes, "mma.sync");
     const MmaForm form = lanes.of<Mma>(0).form;
-    const u32 parts = per_word(form.element), k = form.words * parts;
+    const u32 parts = per_word(form.a), k = form.words * parts;
     f64 a[kRows][kMostK], b[kColumns][kMostK];
     each_lane(kAllLanes, [&](u32 lane) {
         const Mma& mine = lanes.of<Mma>(lane);
         for (u32 part = 0; part < parts; part++) {
-            for (u32 i = 0; i < form.words / 2; i++) {
-                a[lane / 4 + i % 2 * 8][(lane % 4 + i / 2 * 4) * parts + part] = decode(form.element, mine.a[i], part);
+            for (u32 i = 0; i < form.words * form.rows / 32; i++) {
+                const Place at = of_a(form.rows, lane, i);
+                a[at.row][at.column * parts + part] = decode(form.a, mine.a[i], part);
             }
             for (u32 i = 0; i < form.words / 4; i++) {
-                b[lane / 4][(lane % 4 + i * 4) * parts + part] = decode(form.element, mine.b[i], part);
+                b[lane / 4][(lane % 4 + i * 4) * parts + part] = decode(form.b, mine.b[i], part);
             }
         }
     });
     each_lane(kAllLanes, [&](u32 lane) {
         Mma& mine = lanes.of<Mma>(lane);
+        const u32 count = form.rows / 4;
         f64 sums[4];
-        for (u32 i = 0; i < 4; i++) {
-            u32 row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        for (u32 i = 0; i < count; i++) {
+            const Place at = of_c(lane, i);
             sums[i] = addend(mine, i);
-            for (u32 j = 0; j < k; j++) sums[i] += a[row][j] * b[column][j];
+            for (u32 j = 0; j < k; j++) sums[i] += a[at.row][j] * b[at.column][j];
         }
-        if (form.half_sums) {
-            for (u32 i = 0; i < 2; i++) mine.d[i] = pack(F16::round(sums[2 * i]), F16::round(sums[2 * i + 1]));
+        if (form.sums == Sums::F16) {
+            for (u32 i = 0; i < count / 2; i++) mine.d[i] = pack(F16::round(sums[2 * i]), F16::round(sums[2 * i + 1]));
+        } else if (form.sums == Sums::F32) {
+            for (u32 i = 0; i < count; i++) mine.d[i] = bits<u32>(static_cast<f32>(sums[i]));
         } else {
-            for (u32 i = 0; i < 4; i++) mine.d[i] = bits<u32>(static_cast<f32>(sums[i]));
+            for (u32 i = 0; i < count; i++) mine.d[i] = whole_sum(form.sums, sums[i]);
         }
     });
 }
 const Operation kMma{"mma.sync", perform_mma, true};
+
+struct MmaDoubles {
+    u32 rows, k;
+    f64* d;
+    const f64 *a, *b, *c;
+};
+
+// Each product is added by one fused operation, in the order of K: what a card does is not said.
+void perform_mma_doubles(const Lanes& lanes) {
+    require_one_instruction(lanes, "mma.sync");
+    const u32 rows = lanes.of<MmaDoubles>(0).rows, k = lanes.of<MmaDoubles>(0).k;
+    f64 a[kRows][kMostK], b[kColumns][kMostK];
+    each_lane(kAllLanes, [&](u32 lane) {
+        const MmaDoubles& mine = lanes.of<MmaDoubles>(lane);
+        for (u32 i = 0; i < k * rows / 32; i++) {
+            const Place at = of_a(rows, lane, i);
+            a[at.row][at.column] = mine.a[i];
+        }
+        for (u32 i = 0; i < k / 4; i++) b[lane / 4][lane % 4 + i * 4] = mine.b[i];
+    });
+    each_lane(kAllLanes, [&](u32 lane) {
+        MmaDoubles& mine = lanes.of<MmaDoubles>(lane);
+        for (u32 i = 0; i < rows / 4; i++) {
+            const Place at = of_c(lane, i);
+            f64 sum = mine.c[i];
+            for (u32 j = 0; j < k; j++) sum = __builtin_fma(a[at.row][j], b[at.column][j], sum);
+            mine.d[i] = sum;
+        }
+    });
+}
+const Operation kMmaDoubles{"mma.sync", perform_mma_doubles, true};
 
 // --- ldmatrix and stmatrix ------------------------------------------------------------------------------------------
 // Lane l has, of matrix j, the elements 2 * (l % 4) and 2 * (l % 4) + 1 of row l / 4 (transposed: of column l / 4).
@@ -134,6 +180,11 @@ const Operation kStore{"stmatrix", perform_store, true};
 void mma(Thread& self, MmaForm form, u32* d, const u32* a, const u32* b, const u32* c, Site site) {
     Mma mine{form, d, a, b, c};
     collective(self, kMma, kAllLanes, &mine, site);
+}
+
+void mma_doubles(Thread& self, u32 rows, u32 k, f64* d, const f64* a, const f64* b, const f64* c, Site site) {
+    MmaDoubles mine{rows, k, d, a, b, c};
+    collective(self, kMmaDoubles, kAllLanes, &mine, site);
 }
 
 void load_matrices(Thread& self, u32* d, u32 count, bool transposed, u64 address, Site site) {

@@ -199,6 +199,9 @@ class BodyWriter:
         self.module, self.kernel_writer, self.body = module, kernel, body
         self.local_bytes = 0
         self.sums = instructions_tensor.wgmma_sums(body)
+        # What the caller of a function did to them is not known.
+        self.products = frozenset() if self.is_function else instructions_tensor.product_registers(body)
+        self.uses: dict[str, None] = {}  # of those, the C++ variables
         self.values = Values(body)
         self.bases = Bases(body, parameters)
         self.declarations: dict[str, str] = {}  # C++ name -> C++ type, of registers in use
@@ -220,6 +223,10 @@ class BodyWriter:
         for name, kind in self.declarations.items():
             registers[kind].append(f"{name} = 0")
         lines = [opening, "u32 carry_ = 0; (void)carry_;"]
+        if any(s.opcode.startswith("wgmma.") for s in self.body.statements()):
+            lines.append("u32 fences_ = 1, waited_ = 0; (void)fences_, (void)waited_;")
+        if self.uses:
+            lines.append(f"WgmmaUse {', '.join(self.uses)};")
         if self.local_bytes:
             lines.append(f"alignas(64) u8 local_[{self.local_bytes}];")
             lines.append("LocalFrame frame_(self, local_, sizeof local_);")
@@ -408,6 +415,7 @@ class Scope:
         use = Use(self, statement, line, modifiers)
         try:
             code = use.code()
+            code = instructions_tensor.watched(use, code) if self.kernel.products else code
         except ValueError as error:
             raise unknown(statement, str(error)) from error
         if line.header:
@@ -426,6 +434,13 @@ class Scope:
                 return cpp, kind
             scope = scope.outer
         return None
+
+    def product_register(self, name: str) -> str | None:
+        if name not in self.kernel.products or not (found := self.find_register(name)):
+            return None
+        variable = f"u_{found[0]}"
+        self.kernel.uses[variable] = None
+        return variable
 
     def register(self, name: str) -> tuple[str, str]:
         found = self.find_register(name)

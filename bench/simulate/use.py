@@ -133,6 +133,8 @@ class Block(Protocol):
         """The C++ name and the PTX type of a register; PtxError where there is none."""
         ...
 
+    def product_register(self, name: str) -> str | None: ...
+
     def label(self, name: str) -> str:
         """A label as C++."""
         ...
@@ -249,6 +251,10 @@ class Use:
         if self.text(source) not in self.scope.kernel.sums:
             return ""
         return f" follow_sum(self, &{self.register(to)}, &{self.register(source)});"
+
+    def product_register(self, name: str) -> str | None:
+        """The C++ variable that remembers how a register of wgmma was used last; None of any other register."""
+        return self.scope.product_register(name)
 
     def register(self, name: str) -> str:
         """The C++ variable of an operand that is one register."""

@@ -15,7 +15,7 @@ namespace {
 
 constexpr u32 kWarps = 4;
 constexpr u32 kThreads = kWarps * kWarp;
-constexpr u32 kRows = 64, kMostColumns = 256, kMostK = 16;
+constexpr u32 kRows = 64, kMostColumns = 256, kMostK = 32;
 constexpr u32 kPiece = 16;  // bytes of a row of a core matrix
 constexpr u32 kCore = 8;    // rows of a core matrix
 
@@ -56,6 +56,7 @@ struct WgmmaOperation {
     u32 thread;  // one of those that issued it
     u32 warps = 0;
     u32 fenced_at = 0;
+    u64 read_a = 0, read_b = 0;  // fingerprints of its matrices when it was issued
     std::vector<u32*> sums[kThreads];
     u32 a[kThreads][4];
     std::vector<Copied> followers;
@@ -66,6 +67,7 @@ struct Warpgroup {
     u64 landed = 0;                         // operations before these
     u64 issued[kWarps] = {};
     std::deque<u64> committed[kWarps];  // number of operations up to the end of each group
+    u64 waited[kWarps] = {};            // operations that the warp has waited for
     bool fenced[kWarps] = {};
     std::vector<Fiber*> waiters;
     SyncPoint point;  // what the landed operations have read
@@ -89,13 +91,47 @@ Warpgroup& group_of(const Thread& self) { return here->groups[self.warp / kWarps
     fail("wgmma", what + ", " + where(site) + ", " + who(self));
 }
 
+// K of one operation: 32 bytes of a row of A.
+u32 depth(const WgmmaForm& form) { return 8 * per_word(form.a); }
+// Registers of a thread that the sums take.
+u32 registers_of(const WgmmaForm& form) { return form.n / (form.sums == Sums::F16 ? 4 : 2); }
+
 // --- the work -------------------------------------------------------------------------------------------------------
+
+// Of the bytes that a matrix takes of shared memory, as they are now. 0: some lie outside, which its reading reports.
+u64 fingerprint(u64 raw, u32 lines, bool transposed, Element element) {
+    const u32 parts = per_word(element), k = 8 * parts, per_piece = kPiece / 4 * parts;
+    const Matrix matrix(raw);
+    const u32 across = transposed ? k : lines, along = (transposed ? lines : k) / per_piece;
+    u64 print = 1;
+    for (u32 line = 0; line < across; line++) {
+        for (u32 p = 0; p < along; p++) {
+            const u32 address = matrix.piece(!transposed, line, p);
+            if (address > machine.shared_bytes || machine.shared_bytes - address < kPiece) return 0;
+            u64 words[2];
+            memcpy(words, machine.arena + address, kPiece);
+            for (u64 word : words) print = (print ^ word) * 0x9e3779b97f4a7c15ull, print ^= print >> 29;
+        }
+    }
+    return print;
+}
+u64 print_of_a(const WgmmaOperation& op) {
+    return op.a_in_registers ? 0 : fingerprint(op.a_matrix, kRows, op.form.transposed_a, op.form.a);
+}
+u64 print_of_b(const WgmmaOperation& op) { return fingerprint(op.b_matrix, op.form.n, op.form.transposed_b, op.form.b); }
+
+// Nothing may write to the matrices from the issue to the wait, not even who orders it before the wait.
+void require_unchanged(const Thread& self, const WgmmaOperation& op) {
+    const bool a = print_of_a(op) != op.read_a;
+    if (!a && print_of_b(op) == op.read_b) return;
+    bad_wgmma(self, std::string("matrix ") + (a ? "A" : "B") + " in shared memory was changed while the product was under way",
+              op.site);
+}
 
 // A or B as a table of [row or column][k].
 void read_matrix(Thread& self, const WgmmaOperation& op, const char* name, u64 raw, u32 lines, bool transposed,
-                 f64 (*out)[kMostK]) {
-    const Element element = op.form.element;
-    const u32 parts = per_word(element), k = element == Element::Tf32 ? 8 : 16, per_piece = kPiece / 4 * parts;
+                 Element element, f64 (*out)[kMostK]) {
+    const u32 parts = per_word(element), k = depth(op.form), per_piece = kPiece / 4 * parts;
     const Matrix matrix(raw);
     // The swizzle goes by the bits of the address, so that the pattern has to begin where those are zero.
     if (raw >> 49 & 7)
@@ -122,13 +158,13 @@ void read_matrix(Thread& self, const WgmmaOperation& op, const char* name, u64 r
 
 // A from registers: each warp has 16 rows, in the layout of mma.sync.
 void spread_registers(const WgmmaOperation& op, f64 (*out)[kMostK]) {
-    const u32 parts = per_word(op.form.element);
+    const u32 parts = per_word(op.form.a);
     for (u32 t = 0; t < kThreads; t++) {
         u32 lane = t % kWarp;
         for (u32 i = 0; i < 4; i++) {
             u32 row = t / kWarp * 16 + lane / 4 + i % 2 * 8, word = lane % 4 + i / 2 * 4;
             for (u32 part = 0; part < parts; part++)
-                out[row][word * parts + part] = decode(op.form.element, op.a[t][i], part);
+                out[row][word * parts + part] = decode(op.form.a, op.a[t][i], part);
         }
     }
 }
@@ -139,16 +175,18 @@ u32 updated_half(const WgmmaOperation& op, u32 word, f64 low_sum, f64 high_sum) 
 }
 
 u32 updated(const WgmmaOperation& op, u32 word, f64 sum) {
+    if (op.form.sums != Sums::F32) return whole_sum(op.form.sums, (op.add ? static_cast<f64>(static_cast<s32>(word)) : 0.0) + sum);
     return bits<u32>(static_cast<f32>((op.add ? static_cast<f64>(bits<f32>(word)) : 0.0) + sum));
 }
 
 void land(Thread& self, WgmmaOperation& op) {
     static f64 a[kRows][kMostK], b[kMostColumns][kMostK];
-    const u32 n = op.form.n, k = op.form.element == Element::Tf32 ? 8 : 16;
+    const u32 n = op.form.n, k = depth(op.form);
     Uncounted guard;
     if (op.a_in_registers) spread_registers(op, a);
-    else read_matrix(self, op, "A", op.a_matrix, kRows, op.form.transposed_a, a);
-    read_matrix(self, op, "B", op.b_matrix, n, op.form.transposed_b, b);
+    else read_matrix(self, op, "A", op.a_matrix, kRows, op.form.transposed_a, op.form.a, a);
+    read_matrix(self, op, "B", op.b_matrix, n, op.form.transposed_b, op.form.b, b);
+    require_unchanged(self, op);  // after the races were looked for, which say by whom
     const f64 sign = op.form.negate_a != op.form.negate_b ? -1.0 : 1.0;
     for (u32 t = 0; t < kThreads; t++) {
         u32 lane = t % kWarp, first_row = t / kWarp * 16 + lane / 4;
@@ -158,7 +196,7 @@ void land(Thread& self, WgmmaOperation& op) {
             f64 sum = 0;
             for (u32 j = 0; j < k; j++) sum += a[row][j] * b[column][j];
             pair[i % 2] = sign * sum;
-            if (!op.form.half_sums) *op.sums[t][i] = updated(op, *op.sums[t][i], pair[i % 2]);
+            if (op.form.sums != Sums::F16) *op.sums[t][i] = updated(op, *op.sums[t][i], pair[i % 2]);
             else if (i % 2) *op.sums[t][i / 2] = updated_half(op, *op.sums[t][i / 2], pair[0], pair[1]);
         }
     }
@@ -183,10 +221,11 @@ struct Issued {
     const u32* a;
     u64 a_matrix, b_matrix;
     bool add;
+    u32 number;  // the answer
 };
 
 bool same_form(const WgmmaForm& x, const WgmmaForm& y) {
-    return x.element == y.element && x.half_sums == y.half_sums && x.n == y.n && x.negate_a == y.negate_a &&
+    return x.a == y.a && x.b == y.b && x.sums == y.sums && x.n == y.n && x.negate_a == y.negate_a &&
            x.negate_b == y.negate_b && x.transposed_a == y.transposed_a && x.transposed_b == y.transposed_b;
 }
 
@@ -210,6 +249,7 @@ WgmmaOperation& next_operation(Warpgroup& group, const Lanes& lanes) {
     op.a_matrix = mine.a_matrix, op.b_matrix = mine.b_matrix;
     op.a_in_registers = mine.a != nullptr, op.add = mine.add;
     op.site = lanes.site(0), op.thread = first.index;
+    op.read_b = print_of_b(op);  // all of it is each warp's; of A a warp has 16 rows
     return op;
 }
 
@@ -223,13 +263,15 @@ void perform_issue(const Lanes& lanes) {
     WgmmaOperation& op = next_operation(group, lanes);
     op.fenced_at = std::max(op.fenced_at, proxy_time(first.index, kWarp));
     each_lane(kAllLanes, [&](u32 lane) {
-        const Issued& mine = lanes.of<Issued>(lane);
+        Issued& mine = lanes.of<Issued>(lane);
+        mine.number = static_cast<u32>(group.issued[first.warp % kWarps]);
         require_agreement(op, mine, lanes.thread(lane), lanes.site(lane));
         u32 t = first.warp % kWarps * kWarp + lane;
-        op.sums[t].assign(mine.sums, mine.sums + op.form.n / (op.form.half_sums ? 4 : 2));
+        op.sums[t].assign(mine.sums, mine.sums + registers_of(op.form));
         if (mine.a) std::copy(mine.a, mine.a + 4, op.a[t]);
     });
     if (++op.warps < kWarps) return;
+    op.read_a = print_of_a(op);
     stirred();
     for (Fiber* fiber : group.waiters) wake(*fiber);
     group.waiters.clear();
@@ -260,7 +302,7 @@ struct Awaited {
 void perform_wait(const Lanes& lanes) {
     const Thread& first = lanes.thread(0);
     auto& committed = group_of(first).committed[first.warp % kWarps];
-    u64 target = 0;
+    u64& target = group_of(first).waited[first.warp % kWarps];
     while (committed.size() > lanes.of<Awaited>(0).newest) {
         target = committed.front();
         committed.pop_front();
@@ -278,16 +320,25 @@ bool writes(const WgmmaOperation& op, u32 t, const u32* sum) {
 
 }  // namespace
 
-void wgmma(Thread& self, const WgmmaForm& form, u32* const* sums, const u32* a, u64 a_matrix, u64 b_matrix, bool add,
-           Site site) {
-    Issued mine{&form, sums, a, a_matrix, b_matrix, add};
+u32 wgmma(Thread& self, const WgmmaForm& form, u32* const* sums, const u32* a, u64 a_matrix, u64 b_matrix, bool add,
+          Site site) {
+    Issued mine{&form, sums, a, a_matrix, b_matrix, add, 0};
     collective(self, kIssue, kAllLanes, &mine, site);
+    return mine.number;
+}
+
+void wgmma_too_early(Thread& self, bool writes, Site site) {
+    bad_wgmma(self, std::string("a register of a product under way is ") + (writes ? "written" : "read") +
+                        " before wgmma.wait_group", site);
+}
+void wgmma_unfenced(Thread& self, Site site) {
+    bad_wgmma(self, "a register of the product was used by another instruction after the last wgmma.fence", site);
 }
 
 void wgmma_fence(Thread& self, Site site) { collective(self, kFence, kAllLanes, nullptr, site); }
 void wgmma_commit(Thread& self, Site site) { collective(self, kCommit, kAllLanes, nullptr, site); }
 
-void wgmma_wait(Thread& self, u32 newest, Site site) {
+u32 wgmma_wait(Thread& self, u32 newest, Site site) {
     Awaited mine{newest, 0};
     collective(self, kWait, kAllLanes, &mine, site);
     Warpgroup& group = group_of(self);
@@ -297,6 +348,7 @@ void wgmma_wait(Thread& self, u32 newest, Site site) {
     }
     if (group.landed < mine.target) land_until(self, group, mine.target);
     if (machine.races) race_acquire(self, group.point);
+    return static_cast<u32>(mine.target);
 }
 
 void follow_sum(Thread& self, void* to, const void* from) {

@@ -6,6 +6,7 @@
 
 #include "arithmetic.hpp"
 #include "asynchronous.hpp"
+#include "tensor_core.hpp"
 
 namespace sim {
 
@@ -13,11 +14,14 @@ namespace {
 
 u32 bits_of(Kind kind) {
     if (kind == Kind::S8 || kind == Kind::U8) return 8;
+    if (kind == Kind::F64) return 64;
     return kind == Kind::F16 || kind == Kind::Bf16 ? 16 : 32;
 }
 
-f64 number(Kind kind, u32 raw) {
+f64 number(Kind kind, u64 wide) {
+    const u32 raw = static_cast<u32>(wide);
     switch (kind) {
+        case Kind::F64: return bits<f64>(wide);
         case Kind::F16: return F16::decode(static_cast<u16>(raw));
         case Kind::Bf16: return Bf16::decode(static_cast<u16>(raw));
         case Kind::Tf32: return bits<f32>(raw & 0xffffe000u);
@@ -28,22 +32,28 @@ f64 number(Kind kind, u32 raw) {
     }
 }
 
-u32 raw_of(Kind kind, f64 x) {
+u64 raw_of(Kind kind, f64 x, bool saturate) {
+    if (kind == Kind::F64) return bits<u64>(x);
     if (kind == Kind::F16) return F16::round(x);
-    if (kind == Kind::S32) return static_cast<u32>(static_cast<s64>(x));  // it wraps
+    if (kind == Kind::S32) return whole_sum(saturate ? Sums::S32Saturated : Sums::S32, x);
     return bits<u32>(static_cast<f32>(x));
 }
 
 // The slots of one lane's registers: `at` is the element that each stands for.
 template <class Do>
 void each_slot(u32 lane, u32 elements, u32 registers, Kind kind, Do what) {
-    const u32 width = bits_of(kind), per_word = 32 / width, slots = registers * per_word;
-    for (u32 s = 0; s < slots; s++) what(s / per_word, s % per_word * width, (lane * slots + s) % elements);
+    const u32 width = bits_of(kind), slots = registers * 32 / width;
+    for (u32 s = 0; s < slots; s++) what(s * width / 32, s * width % 32, (lane * slots + s) % elements);
 }
-u32 part_of(u32 word, u32 shift, Kind kind) { return bits_of(kind) == 32 ? word : word >> shift & ((1u << bits_of(kind)) - 1); }
-void set_part(u32& word, u32 shift, Kind kind, u32 raw) {
-    u32 mask = bits_of(kind) == 32 ? ~0u : ((1u << bits_of(kind)) - 1) << shift;
-    word = (word & ~mask) | (raw << shift & mask);
+u64 part_of(const u32* word, u32 shift, Kind kind) {
+    if (bits_of(kind) == 64) return word[0] | static_cast<u64>(word[1]) << 32;
+    return bits_of(kind) == 32 ? *word : *word >> shift & ((1u << bits_of(kind)) - 1);
+}
+void set_part(u32* word, u32 shift, Kind kind, u64 wide) {
+    const u32 raw = static_cast<u32>(wide);
+    if (bits_of(kind) == 64) word[1] = static_cast<u32>(wide >> 32);
+    u32 mask = bits_of(kind) >= 32 ? ~0u : ((1u << bits_of(kind)) - 1) << shift;
+    *word = (*word & ~mask) | (raw << shift & mask);
 }
 
 struct Fragment {
@@ -76,11 +86,11 @@ void perform_access(const Lanes& lanes) {
             u64 place = form.by_rows ? static_cast<u64>(row) * mine.stride + column : static_cast<u64>(column) * mine.stride + row;
             u64 address = mine.address + place * bytes;
             if (mine.load) {
-                u32 raw = 0;
+                u64 raw = 0;
                 memcpy(&raw, reach_in(lanes.thread(lane), mine.space, address, bytes, kRead, lanes.site(lane), nullptr), bytes);
-                set_part(mine.registers[word], shift, form.kind, raw);
+                set_part(mine.registers + word, shift, form.kind, raw);
             } else if (lane * (form.registers * 32 / bits_of(form.kind)) < form.rows * form.columns) {
-                u32 raw = part_of(mine.registers[word], shift, form.kind);
+                u64 raw = part_of(mine.registers + word, shift, form.kind);
                 memcpy(reach_in(lanes.thread(lane), mine.space, address, bytes, kWrite, lanes.site(lane), &raw), &raw, bytes);
             }
         });
@@ -103,7 +113,7 @@ void perform_product(const Lanes& lanes) {
         each_lane(kAllLanes, [&](u32 lane) {
             const u32* words = registers(lanes.of<Product>(lane));
             each_slot(lane, static_cast<u32>(into.size()), form.registers[which], kind, [&](u32 word, u32 shift, u32 element) {
-                into[element] = number(kind, part_of(words[word], shift, kind));
+                into[element] = number(kind, part_of(words + word, shift, kind));
             });
         });
     };
@@ -112,13 +122,14 @@ void perform_product(const Lanes& lanes) {
     gather(sums, 3, [](const Product& p) { return p.c; });
     for (u32 i = 0; i < form.m; i++) {
         for (u32 j = 0; j < form.n; j++) {
-            for (u32 k = 0; k < form.k; k++) sums[i * form.n + j] += a[i * form.k + k] * b[k * form.n + j];
+            f64& sum = sums[i * form.n + j];
+            for (u32 k = 0; k < form.k; k++) sum = __builtin_fma(a[i * form.k + k], b[k * form.n + j], sum);
         }
     }
     each_lane(kAllLanes, [&](u32 lane) {
         u32* words = lanes.of<Product>(lane).d;
         each_slot(lane, form.m * form.n, form.registers[0], form.kinds[0], [&](u32 word, u32 shift, u32 element) {
-            set_part(words[word], shift, form.kinds[0], raw_of(form.kinds[0], sums[element]));
+            set_part(words + word, shift, form.kinds[0], raw_of(form.kinds[0], sums[element], form.saturate));
         });
     });
 }

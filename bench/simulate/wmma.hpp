@@ -4,9 +4,9 @@
 
 namespace sim {
 
-enum class Kind : u32 { F16, Bf16, Tf32, F32, S8, U8, S32 };
+enum class Kind : u32 { F16, Bf16, Tf32, F32, S8, U8, S32, F64 };
 
-// A matrix of which each lane has `registers` words: rows lie behind each other in memory where `by_rows` says so.
+// A matrix of which each lane has `registers` words (a double takes two): rows lie behind each other in memory where `by_rows` says so.
 struct FragmentForm {
     u32 rows, columns;
     bool by_rows;
@@ -20,6 +20,7 @@ struct ProductForm {
     u32 m, n, k;
     Kind kinds[4];
     u32 registers[4];
+    bool saturate;  // integers stay at their ends
 };
 void fragment_product(Thread& self, ProductForm form, u32* d, const u32* a, const u32* b, const u32* c, Site site);
 

@@ -230,3 +230,56 @@ KERNEL narrow_products(unsigned* out, const unsigned* in, unsigned long long a, 
     wait_products<0>();
     for (int i = 0; i < 4; i++) out[threadIdx.x + THREADS * i] = sums[i];
 }
+
+// Products of bytes: `plain` and `wide` stand for types in the instruction's name.
+#define BYTE_PRODUCTS(NAME, TYPES, OPERANDS)                                                                                     \
+    KERNEL NAME(unsigned* out, const unsigned* in, unsigned long long a, unsigned long long b, int from_b, int bytes) {           \
+        copy_in(in, bytes);                                                                                                       \
+        unsigned sums[4] = {1, 2, 3, 4};                                                                                          \
+        a |= matrix_descriptor(shared, 0, 0, Swizzle::NONE), b |= matrix_descriptor(shared + from_b, 0, 0, Swizzle::NONE);        \
+        begin_products();                                                                                                         \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\nwgmma.mma_async.sync.aligned.m64n8k32." TYPES " {%0,%1,%2,%3}, %4, %5, p" OPERANDS ";\n}" \
+                     : "+r"(sums[0]), "+r"(sums[1]), "+r"(sums[2]), "+r"(sums[3]) : "l"(a), "l"(b), "r"(bytes));                  \
+        close_products();                                                                                                         \
+        wait_products<0>();                                                                                                       \
+        for (int i = 0; i < 4; i++) out[threadIdx.x + THREADS * i] = sums[i];                                                     \
+    }
+BYTE_PRODUCTS(products_of_s8, "s32.s8.s8", "")
+BYTE_PRODUCTS(products_of_u8_s8, "s32.u8.s8", "")
+BYTE_PRODUCTS(products_of_e4m3, "f32.e4m3.e4m3", ", 1, -1")
+
+// Threads that leave: the phases after do not wait for them.
+KERNEL barrier_left(unsigned* out) {
+    __shared__ Barrier barrier;
+    if (threadIdx.x) return;
+    unsigned address = shared_address(&barrier), before, answers[8];
+    unsigned long long state;
+    make_barrier(&barrier, 4);
+    asm volatile("mbarrier.arrive_drop.shared::cta.b64 %0, [%1], 2;" : "=l"(state) : "r"(address) : "memory");
+    asm volatile("mbarrier.pending_count.b64 %0, %1;" : "=r"(before) : "l"(state));
+    answers[0] = before;
+    asm volatile("mbarrier.arrive.noComplete.release.cta.shared::cta.b64 %0, [%1], 1;" : "=l"(state) : "r"(address) : "memory");
+    asm volatile("mbarrier.pending_count.b64 %0, %1;" : "=r"(before) : "l"(state));
+    answers[1] = before, answers[2] = is_complete(&barrier, 0);
+    arrive(&barrier);  // the fourth
+    answers[3] = is_complete(&barrier, 0);
+    arrive(&barrier), answers[4] = is_complete(&barrier, 1);
+    for (int i = 0; i < 5; i++) out[i] = answers[i];
+}
+KERNEL barrier_left_for_good(unsigned* out) {
+    __shared__ Barrier barrier;
+    if (threadIdx.x) return;
+    unsigned address = shared_address(&barrier);
+    unsigned long long state;
+    make_barrier(&barrier, 4);
+    asm volatile("mbarrier.arrive_drop.shared::cta.b64 _, [%0], 2;" ::"r"(address) : "memory");
+    arrive(&barrier), arrive(&barrier);
+    out[0] = is_complete(&barrier, 0);
+    asm volatile("mbarrier.arrive_drop.noComplete.shared.b64 %0, [%1], 1;" : "=l"(state) : "r"(address) : "memory");
+    out[1] = is_complete(&barrier, 1);
+    asm volatile("mbarrier.arrive_drop.expect_tx.shared::cta.b64 %0, [%1], 16;" : "=l"(state) : "r"(address) : "memory");
+    out[2] = is_complete(&barrier, 1);  // 16 bytes are missing
+    asm volatile("mbarrier.complete_tx.shared::cta.b64 [%0], 16;" ::"r"(address) : "memory");
+    out[3] = is_complete(&barrier, 1);
+    out[4] = is_complete(&barrier, 0);  // nobody is left, and nothing completes
+}

@@ -45,6 +45,22 @@ KERNEL too_few_arrivals(ARGUMENTS) {
     if (threadIdx.x) arrive(&barrier);
     wait_phase(&barrier, 0);  // BUG
 }
+KERNEL more_leave_than_came(ARGUMENTS) {
+    __shared__ Barrier barrier;
+    if (threadIdx.x) return;
+    make_barrier(&barrier, 2);
+    asm volatile("mbarrier.arrive_drop.shared::cta.b64 _, [%0], 1;" ::"r"(shared_address(&barrier)) : "memory");
+    arrive(&barrier);
+    asm volatile("mbarrier.arrive_drop.shared::cta.b64 _, [%0], 2;" ::"r"(shared_address(&barrier)) : "memory");  // BUG
+}
+KERNEL completes_without_leave(ARGUMENTS) {
+    __shared__ Barrier barrier;
+    unsigned long long state;
+    if (threadIdx.x) return;
+    make_barrier(&barrier, 1);
+    asm volatile("mbarrier.arrive.noComplete.shared.b64 %0, [%1], 1;" : "=l"(state) : "r"(shared_address(&barrier)) : "memory");  // BUG
+    out[0] = unsigned(state);
+}
 KERNEL tile_not_waited_for(ARGUMENTS) {
     __shared__ Barrier barrier;
     if (threadIdx.x == 0) {
@@ -222,6 +238,87 @@ KERNEL warps_disagree(ARGUMENTS) {
     begin_products();
     warpgroup_multiply_add<__nv_bfloat16, N>(sums, matrix_at(threadIdx.x / 32 * 16), matrix_at(64 * 32), true);  // BUG
     close_products();
+    wait_products<0>();
+    out[threadIdx.x] = sums[0];
+}
+// The same sums twice: what is done to them between two products comes before a fence.
+KERNEL sums_changed_without_a_fence(ARGUMENTS) {
+    float sums[N / 2] = {};
+    fill();
+    fence_shared();
+    __syncthreads();
+    begin_products();
+    multiply(sums);
+    wait_products<0>();
+    hold(sums);
+    for (int i = 0; i < N / 2; i++) sums[i] *= __uint_as_float(in[i]);
+    hold(sums);
+    multiply(sums);  // BUG
+    wait_products<0>();
+    out[threadIdx.x] = sums[0];
+}
+KERNEL sums_read_before_the_wait(ARGUMENTS) {
+    float sums[N / 2] = {};
+    fill();
+    fence_shared();
+    __syncthreads();
+    begin_products();
+    multiply(sums);
+    out[threadIdx.x] = sums[3];  // BUG
+    wait_products<0>();
+}
+KERNEL sums_changed_before_the_wait(ARGUMENTS) {
+    float sums[N / 2] = {};
+    fill();
+    fence_shared();
+    __syncthreads();
+    begin_products();
+    multiply(sums);
+    asm volatile("add.f32 %0, %0, 0f3F800000;" : "+f"(sums[5]));  // BUG
+    wait_products<0>();
+    out[threadIdx.x] = sums[5];
+}
+__device__ void multiply_registers(float (&sums)[4], unsigned (&a)[4]) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0,%1,%2,%3}, {%4,%5,%6,%7}, %8, 1, 1, 1, 0;"
+                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]), "+r"(a[0]), "+r"(a[1]), "+r"(a[2]), "+r"(a[3])
+                 : "l"(matrix_at(64 * 32)));
+    close_products();
+}
+KERNEL operand_changed_before_the_wait(ARGUMENTS) {
+    float sums[4] = {};
+    unsigned a[4] = {in[0], in[1], in[2], in[3]};
+    fill();
+    fence_shared();
+    __syncthreads();
+    begin_products();
+    multiply_registers(sums, a);
+    asm volatile("xor.b32 %0, %0, 1;" : "+r"(a[2]));  // BUG
+    wait_products<0>();
+    out[threadIdx.x] = __float_as_uint(sums[0]) + a[2];
+}
+KERNEL operand_made_without_a_fence(ARGUMENTS) {
+    float sums[4] = {};
+    unsigned a[4] = {in[0], in[1], in[2], in[3]};
+    fill();
+    fence_shared();
+    __syncthreads();
+    begin_products();
+    asm volatile("xor.b32 %0, %0, 1;" : "+r"(a[2]));
+    multiply_registers(sums, a);  // BUG
+    wait_products<0>();
+    out[threadIdx.x] = __float_as_uint(sums[0]);
+}
+// Nobody races: who overwrites the matrix is who waits, and only afterwards.
+KERNEL matrix_changed_by_who_waits(ARGUMENTS) {
+    float sums[N / 2] = {};
+    fill();
+    fence_shared();
+    __syncthreads();
+    begin_products();
+    multiply(sums);  // BUG
+    if (threadIdx.x == 0) words()[17] = in[0];
+    __syncthreads();
+    fence_shared();
     wait_products<0>();
     out[threadIdx.x] = sums[0];
 }

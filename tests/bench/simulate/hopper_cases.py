@@ -253,7 +253,10 @@ def multiply(case: ProductCase, device="cpu", seed=0) -> torch.Tensor:
 
 def small_products(kernel: str, dtype: torch.dtype, n: int, device="cpu") -> torch.Tensor:
     """A kernel that takes both operands without a swizzle: its four registers."""
-    a, b = whole_numbers(64, 16, dtype=dtype, seed=7), whole_numbers(n, 16, dtype=dtype, seed=8)
+    return unswizzled(kernel, whole_numbers(64, 16, dtype=dtype, seed=7), whole_numbers(n, 16, dtype=dtype, seed=8), device)
+
+
+def unswizzled(kernel: str, a: torch.Tensor, b: torch.Tensor, device="cpu") -> torch.Tensor:
     (a_image, a_descriptor), (b_image, b_descriptor) = in_shared(a, K0), in_shared(b, K0)
     given = torch.cat([a_image, b_image]).view(torch.int32).to(device)
     out = torch.zeros(4, THREADS, dtype=torch.int32, device=device)
@@ -266,7 +269,8 @@ NAMES = (
     *(f"tile_{way}<{axes}>" for way in ("in", "out") for axes in (2, 3)),
     *("tile_in<5>", "tile_added"),
     *dict.fromkeys(case.kernel for case in PRODUCT_CASES),
-    *("products_in_f16", "narrow_products"),
+    *("products_in_f16", "narrow_products", "products_of_s8", "products_of_u8_s8", "products_of_e4m3"),
+    *("barrier_left", "barrier_left_for_good"),
 )
 SHARED = 64 * 1024
 

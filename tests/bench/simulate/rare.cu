@@ -398,3 +398,40 @@ KERNEL wmma_bytes(ARGUMENTS) {
     __syncthreads();
     for (int i = threadIdx.x; i < 256; i += 64) out[i] = static_cast<float>(sums[i]);
 }
+KERNEL wmma_bytes_saturated(ARGUMENTS) {
+    __shared__ alignas(32) signed char a[512], b[512];
+    __shared__ alignas(32) int sums[256];
+    fill_both(a, b, in);
+    if (threadIdx.x < 32) {
+        unsigned pa[2], pb[2], pc[8], pd[8];
+        for (int i = threadIdx.x; i < 256; i += 32) sums[i] = i % 2 ? 0x7ffffff0 : -0x7ffffff0;
+        __syncwarp();
+        asm volatile("wmma.load.a.sync.aligned.row.m16n16k16.s8 {%0, %1}, [%2], %3;" : "=r"(pa[0]), "=r"(pa[1]) : "l"(a), "r"(16) : "memory");
+        asm volatile("wmma.load.b.sync.aligned.col.m16n16k16.s8 {%0, %1}, [%2], %3;" : "=r"(pb[0]), "=r"(pb[1]) : "l"(b), "r"(16) : "memory");
+        asm volatile("wmma.load.c.sync.aligned.row.m16n16k16.s32 {%0, %1, %2, %3, %4, %5, %6, %7}, [%8];" : "=r"(pc[0]), "=r"(pc[1]), "=r"(pc[2]), "=r"(pc[3]), "=r"(pc[4]), "=r"(pc[5]), "=r"(pc[6]), "=r"(pc[7]) : "l"(sums) : "memory");
+        asm volatile("wmma.mma.sync.aligned.row.col.m16n16k16.s32.s8.s8.s32.satfinite {%0, %1, %2, %3, %4, %5, %6, %7}, {%8, %9}, {%10, %11}, {%12, %13, %14, %15, %16, %17, %18, %19};" : "=r"(pd[0]), "=r"(pd[1]), "=r"(pd[2]), "=r"(pd[3]), "=r"(pd[4]), "=r"(pd[5]), "=r"(pd[6]), "=r"(pd[7]) : "r"(pa[0]), "r"(pa[1]), "r"(pb[0]), "r"(pb[1]), "r"(pc[0]), "r"(pc[1]), "r"(pc[2]), "r"(pc[3]), "r"(pc[4]), "r"(pc[5]), "r"(pc[6]), "r"(pc[7]));
+        __syncwarp();
+        asm volatile("wmma.store.d.sync.aligned.col.m16n16k16.s32 [%0], {%1, %2, %3, %4, %5, %6, %7, %8}, %9;" ::"l"(sums), "r"(pd[0]), "r"(pd[1]), "r"(pd[2]), "r"(pd[3]), "r"(pd[4]), "r"(pd[5]), "r"(pd[6]), "r"(pd[7]), "r"(16) : "memory");
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < 256; i += 64) counters[i] = sums[i];
+}
+KERNEL wmma_doubles(ARGUMENTS) {
+    __shared__ alignas(32) double a[512], b[512];
+    __shared__ alignas(32) double sums[64];
+    fill_both(a, b, in);
+    if (threadIdx.x < 32) {
+        double pa, pb, pc[2], pd[2];
+        for (int i = threadIdx.x; i < 64; i += 32) sums[i] = double(1);
+        __syncwarp();
+        asm volatile("wmma.load.a.sync.aligned.row.m8n8k4.shared.f64 {%0}, [%1], %2;" : "=d"(pa) : "r"(unsigned(__cvta_generic_to_shared(a))), "r"(4) : "memory");
+        asm volatile("wmma.load.b.sync.aligned.col.m8n8k4.f64 {%0}, [%1], %2;" : "=d"(pb) : "l"(b), "r"(4) : "memory");
+        asm volatile("wmma.load.c.sync.aligned.row.m8n8k4.f64 {%0, %1}, [%2];" : "=d"(pc[0]), "=d"(pc[1]) : "l"(sums) : "memory");
+        asm volatile("wmma.mma.sync.aligned.row.col.m8n8k4.rn.f64.f64.f64.f64 {%0, %1}, {%2}, {%3}, {%4, %5};" : "=d"(pd[0]), "=d"(pd[1]) : "d"(pa), "d"(pb), "d"(pc[0]), "d"(pc[1]));
+        __syncwarp();
+        asm volatile("wmma.store.d.sync.aligned.col.m8n8k4.f64 [%0], {%1, %2}, %3;" ::"l"(sums), "d"(pd[0] / 3), "d"(pd[1] / 3), "r"(8) : "memory");
+    }
+    __syncthreads();
+    // all bits of a double: what is left after rounding to a float
+    for (int i = threadIdx.x; i < 64; i += 64) out[i] = static_cast<float>(sums[i]), out[64 + i] = static_cast<float>(sums[i] - static_cast<float>(sums[i]));
+}

@@ -78,6 +78,29 @@ NARROW(mma_f16_k8, "m16n8k8.row.col.f32.f16.f16.f32")
 NARROW(mma_tf32_k4, "m16n8k4.row.col.f32.tf32.tf32.f32")
 MMA(mma_f16_k16_f16, "m16n8k16.row.col.f16.f16.f16.f16", 4, 2, 2, "%4,%5,%6,%7", "%8,%9", "%10,%11", "%0,%1")
 MMA(mma_f16_k8_f16, "m16n8k8.row.col.f16.f16.f16.f16", 2, 1, 2, "%4,%5", "%8", "%10,%11", "%0,%1")
+WIDE(mma_s8, "m16n8k32.row.col.s32.s8.s8.s32")
+WIDE(mma_s8_u8_saturated, "m16n8k32.row.col.satfinite.s32.s8.u8.s32")
+NARROW(mma_u8_s8_k16, "m16n8k16.row.col.s32.u8.s8.s32")
+MMA(mma_s8_8_rows, "m8n8k16.row.col.s32.s8.s8.s32", 1, 1, 2, "%4", "%8", "%10,%11", "%0,%1")
+WIDE(mma_e4m3, "m16n8k32.row.col.f32.e4m3.e4m3.f32")
+WIDE(mma_e5m2_e4m3, "m16n8k32.row.col.f32.e5m2.e4m3.f32")
+
+// Doubles: `in` and `out` have 32 of each register.
+extern "C" __global__ void mma_f64_8_rows(double* out, const double* in) {
+    double d[2];
+    asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%4,%5};" : "=d"(d[0]), "=d"(d[1])
+                 : "d"(in[threadIdx.x]), "d"(in[32 + threadIdx.x]), "d"(in[64 + threadIdx.x]), "d"(in[96 + threadIdx.x]));
+    for (int r = 0; r < 2; r++) out[32 * r + threadIdx.x] = d[r];
+}
+extern "C" __global__ void mma_f64(double* out, const double* in) {
+    double d[4], from[10];
+    for (int r = 0; r < 10; r++) from[r] = in[32 * r + threadIdx.x];
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};"
+                 : "=d"(d[0]), "=d"(d[1]), "=d"(d[2]), "=d"(d[3])
+                 : "d"(from[0]), "d"(from[1]), "d"(from[2]), "d"(from[3]), "d"(from[4]), "d"(from[5]), "d"(from[6]),
+                   "d"(from[7]), "d"(from[8]), "d"(from[9]));
+    for (int r = 0; r < 4; r++) out[32 * r + threadIdx.x] = d[r];
+}
 
 // --- errors -----------------------------------------------------------------------------------------------------------
 

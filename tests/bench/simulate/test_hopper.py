@@ -30,6 +30,15 @@ def phases(device: str) -> list[int]:
     return out.tolist()
 
 
+def left(kernel: str, device: str) -> list[int]:
+    out = torch.full((5,), -1, dtype=torch.int32, device=device)
+    cases.run(kernel, [out])
+    return out.tolist()
+
+
+LEFT = {"barrier_left": [4, 2, 0, 1, 0], "barrier_left_for_good": [1, 0, 0, 1, 0]}
+
+
 def exchange(kernel: str, device: str, seed: int = 0) -> torch.Tensor:
     given = torch.arange(1, 129, dtype=torch.int32, device=device)
     out = torch.zeros(128, dtype=torch.int32, device=device)
@@ -42,6 +51,11 @@ EXCHANGES = ("barrier_orders_memory", "copies_arrive<true>", "copies_arrive<fals
 
 def test_phases_end_after_all_arrivals():
     assert phases("cpu") == [0, 1, 0, 1, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize("kernel", LEFT)
+def test_who_leaves_a_barrier_is_not_waited_for(kernel):
+    assert left(kernel, "cpu") == LEFT[kernel]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -164,13 +178,13 @@ def test_without_the_race_checker(monkeypatch):
     [
         ("cp.async.bulk.tensor.3d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes.multicast::cluster", 5),
         ("cp.reduce.async.bulk.tensor.2d.global.shared::cta.min.tile.bulk_group", 2),
-        ("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32", 4),
+        ("mma.sync.aligned.m16n8k64.row.col.s32.s4.s4.s32", 4),
         ("mma.sp.sync.aligned.m16n8k32.row.col.f32.bf16.bf16.f32", 5),
         ("wgmma.mma_async.sp.sync.aligned.m64n64k32.f32.bf16.bf16", 9),
-        ("wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3", 6),
+        ("wgmma.mma_async.sync.aligned.m64n64k256.s32.b1.b1.and.popc", 4),
+        ("wgmma.mma_async.sync.aligned.m64n40k32.s32.s8.s8", 4),
         ("wgmma.mma_async.sync.aligned.m64n12k16.f32.bf16.bf16", 8),
         ("tcgen05.mma.cta_group::1.kind::f16", 5),
-        ("mbarrier.arrive_drop.shared.b64", 2),
         ("ldmatrix.sync.aligned.m16n16.x1.trans.shared.b8", 2),
         ("barrier.cluster.arrive.acquire", 0),
         ("mapa.shared::cta.u32", 3),
@@ -209,6 +223,35 @@ def test_narrow_products_of_two_negated_operands():
     assert torch.equal(got, cases.sums_of(a.float() @ b.float().T))
 
 
+BYTE_PRODUCTS = {
+    "products_of_s8": (torch.int8, torch.int8, 1),
+    "products_of_u8_s8": (torch.uint8, torch.int8, 1),
+    "products_of_e4m3": (torch.float8_e4m3fn, torch.float8_e4m3fn, -1),
+}
+
+
+def bytes_of(kernel: str) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(9)
+
+    def drawn(rows: int, dtype: torch.dtype) -> torch.Tensor:
+        if dtype.is_floating_point:
+            return torch.randint(-8, 9, (rows, 32), generator=generator).float().to(dtype)
+        ends = torch.iinfo(dtype)
+        return torch.randint(ends.min, ends.max + 1, (rows, 32), generator=generator).to(dtype)
+
+    a, b, _ = BYTE_PRODUCTS[kernel]
+    return drawn(64, a), drawn(8, b)
+
+
+@pytest.mark.parametrize("kernel", BYTE_PRODUCTS)
+def test_products_of_bytes(kernel):
+    a, b = bytes_of(kernel)
+    kind = torch.float32 if a.dtype.is_floating_point else torch.int32
+    begun = torch.arange(1, 5, dtype=torch.int32).view(kind).view(4, 1)
+    wanted = cases.sums_of(BYTE_PRODUCTS[kernel][2] * (a.double() @ b.double().T)).to(kind) + begun
+    assert torch.equal(cases.unswizzled(kernel, a, b).view(kind), wanted)
+
+
 # --- planted bugs ----------------------------------------------------------------------------------------------------
 
 FOUND_AS = {
@@ -217,6 +260,8 @@ FOUND_AS = {
     "barrier_overwritten": "mbarrier",
     "too_many_arrivals": "mbarrier",
     "too_few_arrivals": "deadlock",
+    "more_leave_than_came": "mbarrier",
+    "completes_without_leave": "mbarrier",
     "tile_not_waited_for": "unfinished copy",
     "too_few_bytes_expected": "unfinished copy",
     "too_many_bytes_expected": "deadlock",
@@ -234,6 +279,12 @@ FOUND_AS = {
     "matrix_reused_too_early": "race",
     "one_warp_of_four": "deadlock",
     "warps_disagree": "wgmma",
+    "sums_changed_without_a_fence": "wgmma",
+    "sums_read_before_the_wait": "wgmma",
+    "sums_changed_before_the_wait": "wgmma",
+    "operand_changed_before_the_wait": "wgmma",
+    "operand_made_without_a_fence": "wgmma",
+    "matrix_changed_by_who_waits": "wgmma",
 }
 
 

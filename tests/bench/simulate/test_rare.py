@@ -161,6 +161,17 @@ def product(m: int, n: int, k: int, a_rows: bool, b_rows: bool) -> list[float]:
     return (a @ b + 1).t().reshape(-1).tolist()
 
 
+def doubled() -> list[float]:
+    exact = torch.tensor(product(8, 8, 4, True, False), dtype=torch.float64) / 3
+    return [*exact.float().tolist(), *(exact - exact.float()).float().tolist()]
+
+
+def saturated() -> list[int]:
+    sums = torch.tensor(product(16, 16, 16, True, False)).long().view(16, 16).t() - 1
+    ends = torch.tensor([0x7FFFFFF0 if i % 2 else -0x7FFFFFF0 for i in range(256)]).view(16, 16)
+    return [v & U32 for v in (sums + ends).clamp(-(2**31), 2**31 - 1).t().reshape(-1).tolist()]
+
+
 SHARES = [64 * v for v in (9.0, 18.0, 3.0, 4.0, 2.0, 4.0)]
 WANTED = {
     "recursion": lambda: by_thread(lambda t, x: math.factorial(t % 8)),
@@ -189,6 +200,8 @@ WANTED = {
     "wmma_bf16": lambda: product(8, 32, 16, False, False),
     "wmma_tf32": lambda: product(16, 16, 8, True, False),
     "wmma_bytes": lambda: product(16, 16, 16, True, False),
+    "wmma_bytes_saturated": saturated,
+    "wmma_doubles": doubled,
 }
 COOPERATIVE = {"grid_sync": {"grid": 4, "cooperative": True}, "grid_without_sync": {"grid": 4, "cooperative": True}}
 

@@ -21,11 +21,18 @@ class MmaCase:
     dtype: torch.dtype  # of A and B; float32 stands for tf32
     k: int
     half_sums: bool = False
+    b_dtype: torch.dtype | None = None  # where it is another
+    rows: int = 16
 
     @property
-    def words(self) -> int:
-        """32-bit words in a row of A."""
-        return self.k // (1 if self.dtype == torch.float32 else 2)
+    def whole(self) -> bool:
+        return not self.dtype.is_floating_point
+
+    @property
+    def sums(self) -> torch.dtype:
+        if self.whole:
+            return torch.int32
+        return torch.float16 if self.half_sums else self.dtype if self.dtype == torch.float64 else torch.float32
 
 
 MMA_CASES = [
@@ -37,6 +44,14 @@ MMA_CASES = [
     MmaCase("mma_tf32_k4", torch.float32, 4),
     MmaCase("mma_f16_k16_f16", torch.float16, 16, half_sums=True),
     MmaCase("mma_f16_k8_f16", torch.float16, 8, half_sums=True),
+    MmaCase("mma_s8", torch.int8, 32),
+    MmaCase("mma_s8_u8_saturated", torch.int8, 32, b_dtype=torch.uint8),
+    MmaCase("mma_u8_s8_k16", torch.uint8, 16, b_dtype=torch.int8),
+    MmaCase("mma_s8_8_rows", torch.int8, 16, rows=8),
+    MmaCase("mma_e4m3", torch.float8_e4m3fn, 32),
+    MmaCase("mma_e5m2_e4m3", torch.float8_e5m2, 32, b_dtype=torch.float8_e4m3fn),
+    MmaCase("mma_f64_8_rows", torch.float64, 4, rows=8),
+    MmaCase("mma_f64", torch.float64, 8),
 ]
 ERRORS = {
     "mma_without_a_lane": "warp operation",
@@ -53,16 +68,18 @@ def run(kernel: str, out: torch.Tensor, *args, **options) -> torch.Tensor:
 
 
 def words(tensor: torch.Tensor) -> torch.Tensor:
-    """A matrix as its rows' 32-bit words."""
-    return tensor.contiguous().view(torch.int32)
+    """A matrix as its rows' 32-bit words; doubles as they are."""
+    return tensor.contiguous().view(torch.int64 if tensor.dtype == torch.float64 else torch.int32)
 
 
 # --- mma.sync --------------------------------------------------------------------------------------------------------
 
 
 def a_fragment(a: torch.Tensor) -> torch.Tensor:
-    """[register][lane] of a 16-row A: rows lane / 4 and 8 below, then the same 4 words to the right."""
+    """[register][lane] of a 16-row A: rows lane / 4 and 8 below, then the same 4 words to the right; of 8 rows, as B's."""
     w = words(a)
+    if len(a) == 8:
+        return b_fragment(a)
     return torch.stack([w[LANES // 4 + r % 2 * 8, LANES % 4 + r // 2 * 4] for r in range(w.shape[1] // 2)])
 
 
@@ -75,7 +92,7 @@ def b_fragment(b: torch.Tensor) -> torch.Tensor:
 def c_fragment(c: torch.Tensor) -> torch.Tensor:
     if c.dtype == torch.float16:
         return torch.stack([words(c)[LANES // 4 + r * 8, LANES % 4] for r in range(2)])
-    return torch.stack([words(c)[LANES // 4 + r // 2 * 8, LANES % 4 * 2 + r % 2] for r in range(4)])
+    return torch.stack([words(c)[LANES // 4 + r // 2 * 8, LANES % 4 * 2 + r % 2] for r in range(len(c) // 4)])
 
 
 def mma_inputs(case: MmaCase, whole_numbers: bool):
@@ -84,15 +101,22 @@ def mma_inputs(case: MmaCase, whole_numbers: bool):
     def draw(*shape: int) -> torch.Tensor:
         if whole_numbers:
             return torch.randint(-8, 9, shape, generator=generator).float()
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    sums = torch.float16 if case.half_sums else torch.float32
-    return draw(16, case.k).to(case.dtype), draw(8, case.k).to(case.dtype), draw(16, 8).to(sums)
+    kinds = (case.dtype, case.b_dtype or case.dtype, case.sums)
+    shapes = ((case.rows, case.k), (8, case.k), (case.rows, 8))
+    if case.whole:  # all values there are; sums near both ends
+        ends = [torch.iinfo(kind) for kind in kinds[:2]]
+        operands = [torch.randint(e.min, e.max + 1, s, generator=generator) for e, s in zip(ends, shapes, strict=False)]
+        sums = torch.randint(2**31 - 9999, 2**31 + 9999, shapes[2], generator=generator)
+        return tuple(x.to(kind) for x, kind in zip((*operands, sums), kinds, strict=True))
+    return tuple(draw(*shape).to(kind) for shape, kind in zip(shapes, kinds, strict=True))
 
 
 def run_mma(case: MmaCase, a, b, c, device="cpu") -> torch.Tensor:
     fragments = torch.cat([a_fragment(a), b_fragment(b), c_fragment(c)]).contiguous().to(device)
-    out = torch.zeros(2 if case.half_sums else 4, 32, dtype=torch.int32, device=device)
+    registers = case.rows // (8 if case.half_sums else 4)
+    out = torch.zeros(registers, 32, dtype=fragments.dtype, device=device)
     return run(case.kernel, out, fragments).cpu()
 
 
@@ -100,24 +124,30 @@ def tf32(x: torch.Tensor) -> torch.Tensor:
     return (x.view(torch.int32) & ~0x1FFF).view(torch.float32) if x.dtype == torch.float32 else x
 
 
-def mma_formula(a, b, c) -> torch.Tensor:
+def mma_formula(a, b, c, saturated=False) -> torch.Tensor:
+    if c.dtype == torch.int32:
+        exact = a.long() @ b.long().T + c.long()
+        return (exact.clamp(-(2**31), 2**31 - 1) if saturated else exact).to(torch.int32)
     return tf32(a).double() @ tf32(b).double().T + c.double()
 
 
 @pytest.mark.parametrize("case", MMA_CASES, ids=lambda c: c.kernel)
 def test_mma_is_exact_for_whole_numbers(case):
     a, b, c = mma_inputs(case, whole_numbers=True)
-    assert torch.equal(run_mma(case, a, b, c), c_fragment(mma_formula(a, b, c).to(c.dtype)))
+    wanted = mma_formula(a, b, c, "saturated" in case.kernel)
+    assert torch.equal(run_mma(case, a, b, c), c_fragment(wanted.to(c.dtype)))
+    if case.whole:  # else wrapping and staying at the ends would not be told apart
+        assert not torch.equal(mma_formula(a, b, c, True), mma_formula(a, b, c))
 
 
-@pytest.mark.parametrize("case", MMA_CASES, ids=lambda c: c.kernel)
+@pytest.mark.parametrize("case", [c for c in MMA_CASES if not c.whole], ids=lambda c: c.kernel)
 def test_mma_is_rounded_once(case):
     a, b, c = mma_inputs(case, whole_numbers=False)
     want = c_fragment(mma_formula(a, b, c).to(c.dtype))
     got = run_mma(case, a, b, c)
     # f64 sums in another order may round to the neighbour, which is rare.
-    assert (got != want).sum() <= 1
-    assert torch.allclose(got.view(c.dtype), want.view(c.dtype), rtol=2 * torch.finfo(c.dtype).eps, atol=0)
+    assert (got != want).sum() <= (want.numel() if c.dtype == torch.float64 else 1)  # f64 rounds after each product
+    assert torch.allclose(got.view(c.dtype), want.view(c.dtype), rtol=2 * torch.finfo(c.dtype).eps, atol=0 if c.dtype != torch.float64 else 1e-15)
 
 
 @on_a_card
