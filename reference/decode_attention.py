@@ -78,6 +78,7 @@ RAGGED = [
     sizes(1, 5, 2, 2, 16, 40, spread=True),  # an empty cache, and several tokens
     sizes(4, 1, 12, 4, 64, 192, spread=True),
     sizes(2, 4, 5, 1, 20, 77, spread=True),
+    sizes(2, 1, 2, 1, 16, 2060, spread=True),  # a long cache of which one sequence has nothing yet
     sizes(1, 2, 2, 1, 256, 66),  # last, for there are kernels that have no such tiles
 ]
 LONG = {"B": 2, "S": 128}

@@ -26,6 +26,7 @@ RAGGED = [
     dict(M=1, N=1, K=1),
     dict(M=1, N=257, K=172),  # rows of whole quads, not of whole vectors
     dict(M=8, N=33, K=48),
+    dict(M=3, N=48, K=48),  # square: sizes do not tell how weight lies
     dict(M=1, N=96, K=512),  # whole vectors of everything
     dict(M=5, N=7, K=2055),
     dict(M=4, N=64, K=2048),

@@ -12,6 +12,7 @@ FORWARD = Pass(
     outputs=(Tensor("norm", "", "fp32"),),
 )
 BACKWARD = None
+SUMMED = ("grads",)
 
 
 def forward(grads):

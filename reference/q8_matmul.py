@@ -42,7 +42,7 @@ RAGGED = [
     sizes(1, 96, 288, 64),  # llama2-15m's width: the last group is half of one
     sizes(4, 64, 256, 32),
     sizes(3, 33, 9, 16),  # a group longer than a row
-    sizes(8, 48, 70, 7),
+    sizes(8, 70, 70, 7),  # square: sizes do not tell how weight lies
     sizes(1, 128, 768, 64),
     sizes(64, 128, 256, 64),  # whole tiles
 ]

@@ -3,7 +3,9 @@
 A few draws of a case are kept. Each call gets one of them changed by a seed: every tensor is rolled by a random number
 of elements and scaled by a random factor near one, so that no two calls see the same contents, and nothing is where it
 was. What belongs together stays together (statistics with what they are of, a master with its parameter): it is rolled
-alike, by whole samples or not at all, and not scaled.
+alike, by whole samples or not at all, and not scaled. Of what a layer names as SUMMED nothing but a sum over all of it
+comes out, which no rolling changes, and a factor in a known way: there each few neighbours have a factor of their own,
+and who wants to know them all must read as much as who computes.
 
 Where a layer says what is to be kept away from an edge of rounding (`settle` in its contract), that is done after each
 change, too, so that whole numbers stay exact. Its tensors are then made as a whole.
@@ -27,20 +29,28 @@ from reference.contract import Tensor
 # launch costs more than a read.
 BLOCK, DEVICE_BLOCK = 1 << 15, 1 << 26
 FACTORS = range(7680, 8705)  # of 8192: many, so that norms do not come back either; exact in fp32
+NEIGHBOURS = 16  # of a factor: a cache line of fp32 at most
 
 
 @dataclass(frozen=True)
 class Change:
-    """`axes` leading axes, taken as one, are rolled by `shift`; then everything is multiplied by `factor`."""
+    """`axes` leading axes, taken as one, are rolled by `shift`; then everything is multiplied by `factor`, or each few
+    neighbours by one of their own, drawn by the seed `factors`, unless that is 0."""
 
     axes: int
     shift: int
     factor: float = 1.0
+    factors: int = 0
+
+    @property
+    def rolls_only(self) -> bool:
+        return self.factor == 1.0 and not self.factors
 
 
 @functools.lru_cache(maxsize=64)
 def _rules(layer: str, phase: str) -> dict[str, tuple[Tensor, str]]:
-    """How each tensor that a call reads may change: "free", "tied" to others of its sizes, "sample" or "fixed"."""
+    """How each tensor that a call reads may change: "free", "summed", "tied" to others of its sizes, "sample" or
+    "fixed"."""
     module = contract.load(layer)
     this = contract.pass_of(module, phase)
     read = [*this.inputs, *(t for t in this.outputs if t.inplace or t.accumulates)]
@@ -50,6 +60,7 @@ def _rules(layer: str, phase: str) -> dict[str, tuple[Tensor, str]]:
     rules = {}
     for t in read:
         rule = "tied" if t.name in getattr(module, "TIED", ()) else "free"
+        rule = "summed" if t.name in getattr(module, "SUMMED", ()) else rule
         if t.name in together:
             rule = "sample" if t.shape.split()[:1] == ["B"] else "fixed"
         rules[t.name] = (t, rule if t.many or t.shape else "fixed")
@@ -74,6 +85,8 @@ def _change(part: torch.Tensor, t: Tensor, rule: str, alike: int, gen: random.Ra
         return Change(1, alike % part.shape[0])
     if rule == "tied":
         return Change(0, alike % count)
+    if rule == "summed":
+        return Change(0, gen.randrange(count), factors=gen.getrandbits(40) + 1)
     axes = 2 if t.pack else 0  # slices of one allocation are not contiguous
     shift = gen.randrange(part.shape[0] * part.shape[1] if t.pack else count)
     return Change(axes, shift, gen.choice(FACTORS) / 8192 if part.is_floating_point() else 1.0)
@@ -81,7 +94,7 @@ def _change(part: torch.Tensor, t: Tensor, rule: str, alike: int, gen: random.Ra
 
 def put(into: torch.Tensor, source: torch.Tensor, change: Change) -> None:
     """Copy a tensor, changed."""
-    if not change.shift and change.factor == 1.0:
+    if not change.shift and change.rolls_only:
         into.copy_(source)
         return
     to = into.flatten(0, change.axes - 1) if change.axes else into.view(-1)
@@ -92,6 +105,18 @@ def put(into: torch.Tensor, source: torch.Tensor, change: Change) -> None:
             there.copy_(here)
         else:
             torch.mul(here, change.factor, out=there)
+    if change.factors:
+        factors, whole = _factors(change.factors, len(to), to.device), len(to) // NEIGHBOURS * NEIGHBOURS
+        for part, by in ((to[:whole].view(-1, NEIGHBOURS), factors[: whole // NEIGHBOURS, None]), (to[whole:], factors[-1:])):
+            part.copy_(part * by)
+
+
+@functools.lru_cache(maxsize=2)
+def _factors(seed: int, count: int, device: torch.device) -> torch.Tensor:
+    """One for each few neighbours of so many elements, fp32."""
+    gen = torch.Generator(device=device).manual_seed(seed)
+    sizes = (-(-count // NEIGHBOURS),)
+    return torch.randint(FACTORS.start, FACTORS.stop, sizes, generator=gen, device=device, dtype=torch.int32) / 8192
 
 
 def changed(case: Case, values: Values, seed: int) -> Values:
@@ -170,7 +195,7 @@ def part(source: torch.Tensor, change: Change, start: int = 0, stop: int | None 
     if not source.dim():
         return source if change.factor == 1.0 else source * change.factor
     stop = len(source) if stop is None else stop
-    if (not change.shift and change.factor == 1.0) or not source.numel():
+    if (not change.shift and change.rolls_only) or not source.numel():
         return source[start:stop]
     by = source.flatten(0, change.axes - 1) if change.axes else source.reshape(-1)
     each_row = len(by) // len(source)
@@ -179,6 +204,9 @@ def part(source: torch.Tensor, change: Change, start: int = 0, stop: int | None 
     if len(made) < count:
         made = torch.cat([made, by[: count - len(made)]])
     made = made if change.factor == 1.0 else made * change.factor
+    if change.factors:
+        which = torch.arange(start * each_row, stop * each_row, device=made.device) // NEIGHBOURS
+        made = (made * _factors(change.factors, len(by), made.device)[which]).to(made.dtype)
     return made.reshape(stop - start, *source.shape[1:])
 
 

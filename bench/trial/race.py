@@ -581,12 +581,13 @@ def _least(seconds: list[float]) -> float:
 
 
 def _hidden(sent: int, at: Moments, got: int) -> float:
-    """Seconds between sending a command and its answer that the other process's own moments do not cover. Raises
-    ProcessFailed where they cannot be."""
+    """Seconds between sending a command and its answer in which, by the other process's own moments, neither the call
+    nor what comes before it went on: work that is done once the clock has stopped is among them. Raises ProcessFailed
+    where they cannot be."""
     moments = [sent, at["began"], at["started"], at["stopped"], at["ended"], got]
     if moments != sorted(moments):
         raise ProcessFailed("wrong", "clock in a timed call: its moments do not lie between asking and answer")
-    return (at["began"] - sent + got - at["ended"]) / 1e9
+    return (at["began"] - sent + got - at["stopped"]) / 1e9
 
 
 def _settled(contestants: list[Contestant], effort: Effort) -> bool:

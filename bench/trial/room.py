@@ -51,7 +51,7 @@ from bench.trial import attest, ran, world
 from bench.trial.checks import Watched
 from bench.trial.judge import UNMAPPED, Handed
 from bench.trial.refusals import refusal
-from bench.trial.world import PERF_COUNTER_NS
+from bench.trial.world import GC_DISABLE, GC_ENABLE, PERF_COUNTER_NS
 from kernels import Unavailable, cache_dir, put
 
 MESSAGES = "messages"  # of compilers, in the cache
@@ -372,7 +372,15 @@ class Room(process.Room):
         self.state, self.set_meanwhile = world.take(), ""
 
     def call(self, entry: int, seed: int, cold: bool) -> Moments:
-        """Time one call, on a draw of the pool changed by a seed; outputs are poisoned before."""
+        """Time one call, on a draw of the pool changed by a seed; outputs are poisoned before. Nothing is collected
+        meanwhile: what runs when it is would run before the clock starts, or before anybody looks."""
+        GC_DISABLE()
+        try:
+            return self._timed_call(entry, seed, cold)
+        finally:
+            GC_ENABLE()
+
+    def _timed_call(self, entry: int, seed: int, cold: bool) -> Moments:
         began = PERF_COUNTER_NS()
         assert self.timer
         arena = self.last = self.arenas[self.turns % len(self.arenas)]

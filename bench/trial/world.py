@@ -17,19 +17,26 @@ was given by `cpu_over_wall`.
 import _signal
 import _thread
 import builtins
+import collections
 import contextlib
+import dataclasses
 import functools
 import gc
+import itertools
 import math
+import mmap
 import multiprocessing.connection
 import operator
 import os
 import posix
+import random
 import resource
+import secrets
 import signal
 import statistics
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 import types
@@ -52,6 +59,9 @@ State = dict[str, object]
 # Bound before any variant is imported, so that a variant cannot put its own in.
 PERF_COUNTER_NS, PROCESS_TIME_NS = time.perf_counter_ns, time.process_time_ns
 GET_PROFILE, GET_TRACE, GET_SIGNAL, GET_TIMER = sys.getprofile, sys.gettrace, signal.getsignal, signal.getitimer
+GC_ENABLE, GC_DISABLE = gc.enable, gc.disable
+MONITORING = getattr(sys, "monitoring", None)  # since Python 3.12
+TOOLS = range(6)  # of sys.monitoring
 LIST, READ_AFFINITY, READ_POLICY = os.listdir, os.sched_getaffinity, os.sched_getscheduler
 READ_PRIORITY, READ_NICE, READ_LIMIT = os.sched_getparam, os.getpriority, resource.getrlimit
 
@@ -160,6 +170,7 @@ def _of_python() -> State:
         "Python threads": threading.active_count(),
         "profile function": (_name(GET_PROFILE()), _name(threading.getprofile())),
         "trace function": (_name(GET_TRACE()), _name(threading.gettrace())),
+        "monitoring tools": tuple(MONITORING.get_tool(i) for i in TOOLS) if MONITORING else (),
         "garbage collection": (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count(), len(gc.callbacks)),
         "switch interval": sys.getswitchinterval(),
         "working directory": _cwd(),
@@ -381,33 +392,43 @@ class Names:
 
 BOUND: list[Names] = []
 CALLABLE = (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
+CALLABLE += (types.MethodType,)
 CALLABLE += (types.GetSetDescriptorType, type, property, staticmethod, classmethod)  # type: ignore[assignment]
 
 
-STANDARD = (time, os, posix, signal, _signal, threading, gc, zlib, sys, builtins, math)
+# Of Python's own library what the harness calls around a call: whoever replaces one of these is called after the clock
+# stopped, and before anybody looks. With the classes of its own, of those that have some.
+STANDARD = (time, os, posix, signal, _signal, threading, gc, zlib, builtins, math, operator, itertools, mmap, statistics)
+WITH_CLASSES = (contextlib, functools, random, secrets, collections, dataclasses)
 
 
 def bind() -> None:
     """Note which functions the harness, and what it stands on, are made of now. Whatever is replaced later shows."""
     BOUND.clear()
     owners: list[tuple[str, object]] = [
-        (m.__name__, m) for m in (time, os, posix, signal, _signal, threading, gc, zlib)
+        (m.__name__, m) for m in (*STANDARD, *WITH_CLASSES, sys)
     ]
+    owners += [(f"{m.__name__}.{c.__qualname__}", c) for m in WITH_CLASSES for c in _classes(m)]
     owners += [("pathlib.Path", Path), ("torch", torch)]
     owners += [("Connection", multiprocessing.connection.Connection), ("torch.Tensor", torch.Tensor)]
     owners += [(n, m) for n, m in sorted(sys.modules.items()) if n == "bench" or n.startswith("bench.")]
     for of, owner in owners:
         BOUND.append(_names(of, owner))
         if isinstance(owner, ModuleType) and of.startswith("bench"):
-            mine = [v for v in vars(owner).values() if isinstance(v, type) and v.__module__ == of]
-            BOUND.extend(_names(f"{of}.{c.__qualname__}", c) for c in mine)
+            BOUND.extend(_names(f"{of}.{c.__qualname__}", c) for c in _classes(owner))
     BOUND[:] = [bound for bound in BOUND if bound.names]
+
+
+def _classes(module: ModuleType) -> list[type]:
+    return [v for v in vars(module).values() if isinstance(v, type) and v.__module__ == module.__name__]
 
 
 def _names(of: str, owner: object) -> Names:
     found = {n: v for n, v in vars(owner).items() if isinstance(v, CALLABLE)}
     if of == "torch":  # its compiler replaces one, and what is private comes and goes
         found = {n: v for n, v in found.items() if n[0] != "_" and n != "manual_seed"}
+    if of == "sys":  # what shows errors is anybody's
+        found = {n: v for n, v in found.items() if not n.endswith("hook")}
     names = tuple(found)
     # Of one name itemgetter would answer no tuple.
     now = operator.itemgetter(*names) if len(names) > 1 else lambda space: tuple(space[n] for n in names)
@@ -463,6 +484,7 @@ PLACES: dict[ModuleType, tuple[str, ...]] = {
         "set_flush_denormal",
         "_to_dlpack",
         "_to_dlpack_versioned",
+        "_dispatch_library",
     ),
     torch.utils.dlpack: ("to_dlpack", "from_dlpack"),
     torch._C._autograd: ("_enable_record_function", "_disable_profiler"),
@@ -471,10 +493,16 @@ PLACES: dict[ModuleType, tuple[str, ...]] = {
         *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "setpriority", "nice", "umask", "chdir"),
         *("fork", "forkpty", "kill", "killpg", "posix_spawn", "posix_spawnp"),
     ),
-    signal: ("setitimer", "alarm", "pthread_kill", "pthread_sigmask", "set_wakeup_fd", "raise_signal", "siginterrupt"),
-    _signal: ("signal", "setitimer", "alarm", "pthread_kill", "set_wakeup_fd", "raise_signal", "siginterrupt"),
+    signal: (
+        *("setitimer", "alarm", "pthread_kill", "pthread_sigmask", "set_wakeup_fd", "raise_signal", "siginterrupt"),
+        "pidfd_send_signal",
+    ),
+    _signal: (
+        *("signal", "setitimer", "alarm", "pthread_kill", "set_wakeup_fd", "raise_signal", "siginterrupt"),
+        "pidfd_send_signal",
+    ),
     resource: ("setrlimit", "prlimit"),
-    gc: ("disable", "freeze", "set_threshold"),
+    gc: ("enable", "disable", "freeze", "set_threshold"),
     sys: ("setswitchinterval", "setrecursionlimit"),
     time: ("clock_settime", "clock_settime_ns", "tzset"),
     _thread: ("start_new_thread", "start_new", "start_joinable_thread"),
@@ -496,14 +524,21 @@ AUDITED = {
         "gc.get_objects",
         "gc.get_referrers",
     ),
-    *("resource.setrlimit", "resource.prlimit"),
+    *("resource.setrlimit", "resource.prlimit", "sys.monitoring.register_callback"),
 }
 STANDARD_LIBRARY, SITE = sysconfig.get_path("stdlib") + os.sep, ("site-packages", "dist-packages")
 SETS_AN_ATTRIBUTE = "object.__setattr__"
 COMPILES = "subprocess.Popen"  # before the first call
 LOOKS_UP, LOOK_UP_FOR_OTHERS = "sys._getframe", (f"{os.sep}inspect.py", f"{os.sep}traceback.py")
 STARTS_THREADS = ("start_new", "start_new_thread", "start_joinable_thread")
-HEARD = AUDITED | {LOOKS_UP, SETS_AN_ATTRIBUTE, "ctypes.dlopen", "ctypes.dlsym", "ctypes.dlsym/handle"}
+# That can be done to another process: nobody's business at any time, while a variant prepares too.
+TO_OTHERS = ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "setpriority", "pidfd_send_signal")
+REGISTERS, OF_TORCH = "dispatch_library", ("aten", "prims", "_")  # operators, in these namespaces of torch's
+OPENS, MOVES = "open", ("os.rename", "os.remove", "os.truncate", "os.link", "os.symlink")
+HEARD = AUDITED | {LOOKS_UP, SETS_AN_ATTRIBUTE, "ctypes.dlopen", "ctypes.dlsym", "ctypes.dlsym/handle", OPENS, *MOVES}
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+MADE: set[str] = set()  # files that this process was seen to make
+JUDGES = "yards"  # a folder of the cache that the judge alone writes to (truth.py)
 INSIDE: set[int] = set()  # threads that are in the hook
 ROOTS = (HOME, Path(__file__).parents[2])  # as Python names files, which a link may lead to
 SETS_HOOKS = (threading.__file__, *(f"{root}{os.sep}bench{os.sep}" for root in ROOTS))
@@ -551,18 +586,42 @@ def _noting(function: Callable[..., object], what: str) -> Callable[..., object]
     if hasattr(function, MARK):
         return function
 
-    starts = what.rpartition(".")[2].lstrip("_") in STARTS_THREADS
+    name = what.rpartition(".")[2].lstrip("_")
+    starts = name in STARTS_THREADS
 
     def noting(*arguments: object, **keywords: object) -> object:
+        if name == REGISTERS:
+            _registers(arguments, sys._getframe(1))
+            return function(*arguments, **keywords)
         EVENTS.append(Event(f"{what}({_arguments(arguments)})", _thread_name()))
-        if starts and not _trusted(_asks(sys._getframe(1))):
-            DONE["a thread's start"] = None
+        if (starts or _to_another(name, arguments)) and not _trusted(_asks(sys._getframe(1))):
+            DONE["a thread's start" if starts else f"{what} of another process"] = None
         return function(*arguments, **keywords)
 
     noting.__name__ = noting.__qualname__ = what.rpartition(".")[2]
     noting.__doc__ = getattr(function, "__doc__", None)
     setattr(noting, MARK, True)
     return noting
+
+
+def _to_another(name: str, arguments: tuple[object, ...]) -> bool:
+    """Whether a function that sets a process's scheduling, or sends it a signal, is asked to do so to another one."""
+    if name not in TO_OTHERS:
+        return False
+    whom = arguments[1:2] if name == "setpriority" else arguments[:1]
+    if name == "pidfd_send_signal" or not whom or not isinstance(whom[0], int):
+        return True
+    return whom[0] != 0 and not os.path.exists(f"/proc/self/task/{whom[0]}")
+
+
+def _registers(arguments: tuple[object, ...], frame: types.FrameType | None) -> None:
+    """Note who puts operators of its own in the place of torch's, which the harness computes with too. Torch's own
+    files do, when they are imported."""
+    while frame and frame.f_code.co_filename == torch.library.__file__:
+        frame = frame.f_back
+    theirs = frame is not None and not frame.f_code.co_filename.startswith(str(Path(torch.__file__).parent) + os.sep)
+    if theirs and str(arguments[0]) == "IMPL" and str(arguments[1]) in OF_TORCH:
+        DONE[f"torch.library to replace operators of {arguments[1]}"] = None
 
 
 def _arguments(values: tuple[object, ...]) -> str:
@@ -572,7 +631,7 @@ def _arguments(values: tuple[object, ...]) -> str:
 
 def _audited(event: str, arguments: tuple[Any, ...]) -> None:
     """The hook. What it does itself is audited as well: such a call of it, inside the first, is over at once."""
-    if event not in HEARD:
+    if event not in HEARD or (event == OPENS and not _of_interest(arguments)):
         return
     thread = _thread.get_ident()
     if thread in INSIDE:
@@ -589,6 +648,8 @@ def _heard(event: str, arguments: tuple[Any, ...], frame: types.FrameType) -> No
     asks, what = _asks(frame), event
     if event.startswith("ctypes."):
         return _loads(event, arguments, asks)
+    if event == OPENS or event in MOVES:
+        return None if _trusted(asks) else _touches(event, arguments)
     if event == LOOKS_UP:  # Python's library does for its own ends, named tuples say
         file = frame.f_code.co_filename
         if _trusted(file) or (_of_python_itself(file) and not file.endswith(LOOK_UP_FOR_OTHERS)):
@@ -607,6 +668,54 @@ def _heard(event: str, arguments: tuple[Any, ...], frame: types.FrameType) -> No
     if event != COMPILES and not _trusted(asks):
         DONE[what] = None
     return None
+
+
+OF_OTHERS = ("/proc/", "/dev/shm/", "/dev/mem")
+
+
+def _of_interest(arguments: tuple[Any, ...]) -> bool:
+    """Of a file that is opened: whether it is written to, or may be another process's. Most are neither."""
+    path, _, flags = arguments
+    if isinstance(path, int) or not isinstance(flags, int):
+        return False
+    return bool(flags & WRITES) or os.fsdecode(path).startswith(OF_OTHERS)
+
+
+def _touches(event: str, arguments: tuple[Any, ...]) -> None:
+    """Note for good what a variant's own file does to files that are not its own: those of other processes, and any
+    that it writes to, other than what it makes itself in the folders for that (temporary ones, the cache)."""
+    found = [os.fsdecode(a) for a in arguments[:2] if isinstance(a, str | bytes | os.PathLike)]
+    for text in found[: 2 if event in ("os.rename", "os.link", "os.symlink") else 1]:
+        path = os.path.abspath(text)
+        if event == OPENS and not arguments[2] & WRITES:
+            if _of_another_process(path):
+                DONE[f"open({'/'.join(path.split('/')[:3])}…), which is another process's"] = None
+            continue
+        if path == os.devnull or path in MADE:
+            continue
+        if _free_to_make(os.path.realpath(path)) and not os.path.lexists(path):
+            MADE.add(path)
+        else:
+            DONE[f"{event} to change {os.path.basename(path)[:60]}, which is not its own"] = None
+
+
+def _free_to_make(path: str) -> bool:
+    """Whether a file that is made there is nobody's: a temporary one, or in the cache, but for what the judge keeps."""
+    cache = os.path.realpath(cache_dir())
+    if path.startswith(f"{cache}{os.sep}"):
+        return not path.startswith(f"{cache}{os.sep}{JUDGES}{os.sep}")
+    temporary = path.startswith(f"{os.path.realpath(tempfile.gettempdir())}{os.sep}")
+    return temporary and not any(path.startswith(f"{root}{os.sep}") for root in ROOTS)
+
+
+def _of_another_process(path: str) -> bool:
+    """/proc/<a number>, but for its own, and there too memory and open files; shared memory by its name."""
+    parts = path.split("/")
+    if parts[1] != "proc":
+        return path.startswith(OF_OTHERS)
+    if parts[2] in ("self", "thread-self", str(os.getpid())):
+        return bool({"mem", "fd", "map_files"} & set(parts[3:]))
+    return parts[2].isdigit()
 
 
 def _thread_name() -> str:

@@ -1,0 +1,10 @@
+"""Makes bf16 the dtype of whoever does not name one."""
+
+import torch
+
+CAUGHT_BY = "global_state error"
+torch.set_default_dtype(torch.bfloat16)
+
+
+def forward(a, b, *, out):
+    torch.add(a, b, out=out)
