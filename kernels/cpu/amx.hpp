@@ -1,35 +1,18 @@
-// Products of bf16 by AMX: tiles of 16 rows of 64 bytes in registers of their own, and 16 x 16 x 32 products an
-// instruction (TDPBF16PS; Intel's Software Developer's Manual, volume 1, chapter 18, and volume 2).
+// Products of bf16 by AMX: 16 x 16 x 32 an instruction (TDPBF16PS; Intel's Software Developer's Manual, volume 2).
 //
 // A's panel of a step of k lies as it is in rows: 16 rows of 32 bf16. B's lies as the instruction wants it: 16 lines of
 // the pairs of k and k + 1 of 16 columns, which is what gemm.hpp's panels are.
 #pragma once
 
-#include "gemm.hpp"
+#include "tiles.hpp"
 
 #if !defined(__AMX_BF16__) || !PAIRED
-#error "no AMX for bf16: neither every CPU nor every compiler has it (g++ 11 or later)"
+#error "bf16 alone, and where the compiler knows AMX's products of it"
 #endif
 
-constexpr int64_t TILE = 16, STEP = 32;          // rows, or columns, of a tile; elements of k of a step
-constexpr int64_t TILE_FLOATS = TILE * TILE;     // of a tile of sums, and of a step of an operand's tile (as units)
-constexpr int64_t SIDE = 2 * TILE;               // of the square of sums: 4 tiles, for 2 of A and 2 of B
+constexpr int64_t STEP = 32;                  // elements of k of a step
+constexpr int64_t TILE_FLOATS = TILE * TILE;  // of a tile of sums, and of a step of an operand's tile (as units)
 constexpr int64_t steps(int64_t k) { return (k + STEP - 1) / STEP; }
-
-struct alignas(64) TileConfig {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-
-// A thread's tiles, from here to the end of the scope.
-struct Tiles {
-    Tiles() {
-        const TileConfig config;
-        _tile_loadconfig(&config);
-    }
-    ~Tiles() { _tile_release(); }
-};
 
 // Where two neighbouring tiles of an operand lie: bytes from line to line, from a step of k to the next, and from one
 // tile to the other.

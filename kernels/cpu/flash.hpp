@@ -48,7 +48,8 @@ INLINE int64_t not_gone(int64_t window, int64_t key, int64_t query) {
 constexpr int64_t NEVER = INT64_MIN / 2;  // for `ahead`
 
 // The running softmax of a block of queries: maximum of the scores before they are scaled, and sum of exponentials
-// below it. It is subtracted first: a multiply-add would leave of far scores what the product of the largest was rounded by.
+// below it. It is subtracted first: a multiply-add would leave of far scores what the product of the largest was
+// rounded by.
 template <int64_t QUERIES>
 struct Running {
     static constexpr int64_t VECS = QUERIES / VEC;
