@@ -121,7 +121,7 @@ def test_names_that_do_not_exist_are_usage_errors(capsys):
 @pytest.mark.parametrize(
     ("backend", "archs", "dtypes"),
     [
-        pytest.param("cuda", ARCHS, resources.DTYPES, marks=pytest.mark.slow),
+        pytest.param("cuda", ARCHS, resources.DTYPES, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
         pytest.param("triton", ARCHS, (*resources.DTYPES, "fp16"), marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
     ],
 )

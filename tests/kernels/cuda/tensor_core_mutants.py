@@ -35,8 +35,8 @@ MMA = [
         ),
         (
             "another_swizzle_of_both",
-            "piece ^ line % 8",
-            "piece ^ line % 4",
+            "PIECES % 8 == 0 ? 8",
+            "PIECES % 8 == 0 ? 4",
             dict(file="swizzle.cuh", survives="conflicts"),
         ),
         ("halves_exchanged", "inner_half = INNER_FIRST ? quarter : half", "inner_half = INNER_FIRST ? half : quarter"),

@@ -338,6 +338,11 @@ def marked(mutant: Mutant):
     return pytest.param(mutant, id=named(mutant), marks=[] if named(mutant) in FEW else [pytest.mark.slow])
 
 
+def test_what_mutants_edit_is_there(tmp_path):
+    """Most of them are tried by the slow tests alone, long after a source has changed."""
+    assert len({mutant.write(tmp_path).read_text() for mutant in MUTANTS}) == len(MUTANTS)
+
+
 @pytest.mark.parametrize("mutant", [marked(m) for m in MUTANTS])
 def test_mutant_is_found(mutant, tmp_path, monkeypatch):
     """By any report, or by a wrong result; those that say that they survive must do so, or the list is wrong."""

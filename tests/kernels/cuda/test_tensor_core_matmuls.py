@@ -122,3 +122,12 @@ def test_enough_mutants_are_found(mutants):
     """`survives` is held true by test_mutant_is_found, so that counting it is counting the survivors."""
     assert len({(m.product, m.name) for m in mutants}) == len(mutants) >= 24
     assert sum(not m.survives for m in mutants) >= KILLED * len(mutants)
+
+
+@pytest.mark.parametrize("mutants", (MMA, WGMMA), ids=("mma", "wgmma"))
+def test_what_mutants_edit_is_there(mutants, simulated, tmp_path):
+    """Most of them are tried by the slow tests alone, long after a source has changed."""
+    module = simulated("matmul", variant_name(mutants[0].variant))
+    for i, mutant in enumerate(mutants):
+        (folder := tmp_path / str(i)).mkdir()
+        mutant.write(module, folder)
