@@ -1,11 +1,10 @@
-"""Pictures for docs/: the report of the committed runs in a real browser, and a table as a terminal shows it.
+"""Pictures for docs/: the report of the committed runs in a real browser, and two tables as a terminal shows them.
 
 .venv/bin/python tools/screenshots.py                   needs chromium and chromedriver (Debian: chromium-driver)
 .venv/bin/python tools/screenshots.py BEFORE AFTER      also the comparison of two folders of runs
 """
 
 import io
-import re
 import sys
 import tempfile
 import time
@@ -14,12 +13,22 @@ from pathlib import Path
 HOME = Path(__file__).parent.parent
 sys.path.insert(0, str(HOME))
 RUNS = HOME / "results" / "amd-epyc-2-cores"
+FLOPS_MATTER = ("attention", "matmul")
+TABLES = (("layers-bf16", "attention", "forward"), ("layers-fp32", "layernorm", "forward"))
+INTRODUCTION = f"""# What `bench.layer` shows, at two widths
+
+Two tables of [results/{RUNS.name}](../results/{RUNS.name}), as terminals of 80 and of 120 columns
+show them. Names are never cut. What failed stands below its table in full. A pipe gets every column.
+"""
 SHOTS = (  # name, width, height, colour scheme, what to scroll to
     ("report-light", 1400, 1100, "light", "summary"),
     ("report-step", 1400, 760, "light", "step-1"),
     ("report-dark", 1400, 1250, "dark", "attention"),
     ("report-narrow", 390, 1000, "dark", "attention"),
+    ("report-ladder", 1400, 900, "light", "matmul"),
+    ("report-print", 794, 1123, "print", ""),
 )
+SIMULATED = HOME / "results" / "simulator-sm_90a"
 
 
 def main() -> None:
@@ -33,11 +42,13 @@ def main() -> None:
         report.write(report.Page(report.read_runs([RUNS])), report.TEMPLATE, page)
         for shot in SHOTS:
             take(page, folder, *shot)
+        report.write(report.Page(report.read_runs([SIMULATED])), report.TEMPLATE, page)
+        take(page, folder, "report-simulated", 1400, 1000, "light", "")
         if len(sys.argv) == 3:
             page = Path(scratch) / "compare.html"
             compare.main([*sys.argv[1:], "--html", str(page)])
             take(page, folder, "compare", 1400, 900, "light", "")
-    terminal(folder / "terminal.svg")
+    terminal(folder / "terminal.md")
 
 
 def take(page: Path, folder: Path, name: str, width: int, height: int, scheme: str, place: str) -> None:
@@ -45,7 +56,9 @@ def take(page: Path, folder: Path, name: str, width: int, height: int, scheme: s
 
     browser = open_browser()
     try:
-        look_like(browser, width, height, scheme)
+        look_like(browser, width, height, "light" if scheme == "print" else scheme)
+        if scheme == "print":  # as paper has it, its first sheet
+            browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(media="print"))
         browser.get(f"file://{page}")
         browser.execute_script("document.documentElement.style.scrollBehavior = 'auto'")
         if place:
@@ -57,24 +70,27 @@ def take(page: Path, folder: Path, name: str, width: int, height: int, scheme: s
 
 
 def terminal(file: Path) -> None:
-    """The table of one case of the committed run."""
+    """Two cases of the committed runs as terminals of two widths show them."""
     from rich.console import Console
 
     from bench.records import read
     from bench.show.terminal import Screen
     from bench.trial.rows import facts
 
-    rows, _ = read.read_records(RUNS / "layers-fp32")
-    rows = [r for r in rows if (r["layer"], r["phase"], r["control"]) == ("attention", "forward", False)]
-    rows = [r for r in rows if r["status"] == "ok"]
-    screen = Screen()
-    screen.console = Console(width=150, record=True, force_terminal=True, file=io.StringIO())
-    title = "attention forward gpt2-124m fp32: B=4 T=1024 NH=12 NKV=12 HS=64 causal=True"
-    screen.timings(title, facts(rows[0], None), rows, ("cold", "warm"), True)
-    picture = screen.console.export_svg(title="python -m bench.layer attention --all")
-    file.write_text(
-        re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
-    )  # fonts from the network: not needed
+    parts = [INTRODUCTION]
+    for width in (80, 120):
+        console = Console(width=width, force_terminal=True, color_system=None, file=io.StringIO())
+        for run, layer, phase in TABLES:
+            rows, _ = read.read_records(RUNS / run)
+            rows = [r for r in rows if (r["layer"], r["phase"]) == (layer, phase)]
+            screen = Screen()
+            screen.console = console
+            shape = " ".join(f"{axis}={size}" for axis, size in rows[0]["shape"].items() if axis != "dtype")
+            title = f"{layer} {phase} {rows[0]['shape_name']} {rows[0]['dtype']}: {shape}"
+            screen.timings(title, facts(rows[0], None), rows, ("cold", "warm"), layer in FLOPS_MATTER)
+        shown = "".join(f"    {line}".rstrip() + "\n" for line in console.file.getvalue().strip("\n").split("\n"))
+        parts.append(f"\n## {width} columns\n\n{shown}")
+    file.write_text("".join(parts))
 
 
 if __name__ == "__main__":
