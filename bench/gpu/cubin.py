@@ -3,14 +3,16 @@
 Read from ptxas's report and from the disassembly (cuobjdump), so no GPU is needed. These are counts, never times.
 """
 
+import contextlib
 import functools
 import hashlib
+import json
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -37,9 +39,20 @@ class Resources:
     serialized: bool = False  # wgmma, as ptxas says: each waits for the one before
 
 
-@functools.lru_cache(maxsize=256)  # calls share their kernels, and to disassemble one takes a second
+@functools.lru_cache(maxsize=256)  # calls share their kernels
 def resources(cubin: bytes, log: str) -> dict[str, Resources]:
-    """By symbol, from a cubin and ptxas's -v report of it."""
+    """By symbol, from a cubin and ptxas's -v report of it; kept in the cache, for to disassemble one takes a second."""
+    digest = hashlib.sha256(cubin + log.encode() + Path(__file__).read_bytes()).hexdigest()[:20]
+    kept = cache_dir() / "resources" / f"{digest}.json"
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return {row["symbol"]: Resources(**row) for row in json.loads(kept.read_text())}
+    found = _read(cubin, log)
+    with contextlib.suppress(OSError):
+        put(kept, json.dumps([asdict(one) for one in found.values()]).encode())
+    return found
+
+
+def _read(cubin: bytes, log: str) -> dict[str, Resources]:
     found = {}
     code = dict(_functions(disassemble(cubin)))
     serialized = set(re.findall(r"wgmma.*? serialized .*?function '?([\w$.]+)", log))

@@ -5,6 +5,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -49,21 +50,34 @@ def _load_module(ptx: str, folder: Path) -> ctypes.CDLL:
 
 
 def build_module(ptx: str, folder: Path | None = None) -> Path:
-    """Translate and compile without loading."""
+    """Translate and compile without loading. Found again by its PTX, and what that is translated to by its C++: where
+    the translator changes, most kernels stay as they are."""
     folder = folder or cache_dir()
     flags = [*KERNEL_FLAGS, "-O0" if len(ptx) > LONG_PTX else "-O1"]
     key = _digest("".join(p.read_text() for p in sorted(HERE.glob("*.py"))) + ptx, flags)
     library = folder / "simulate" / f"kernel-{key}.so"
-    source = library.with_suffix(f".{os.getpid()}.cpp")
-
     def build() -> None:
+        code = translate(ptx)
+        compiled = library.with_name(f"code-{_digest(code, flags)}.so")
+        _once(compiled, lambda: _compile_code(code, flags, compiled))
+        partial = library.with_suffix(f".{os.getpid()}.part")
+        partial.unlink(missing_ok=True)
         try:
-            source.write_text(translate(ptx))
-            _run_compiler([source], flags, library)
-        finally:
-            source.unlink(missing_ok=True)
+            os.link(compiled, partial)
+        except OSError:  # not on every file system
+            shutil.copyfile(compiled, partial)
+        os.replace(partial, library)
 
     return _once(library, build)
+
+
+def _compile_code(code: str, flags: list[str], library: Path) -> None:
+    source = library.with_suffix(f".{os.getpid()}.cpp")
+    try:
+        source.write_text(code)
+        _run_compiler([source], flags, library)
+    finally:
+        source.unlink(missing_ok=True)
 
 
 def _once(library: Path, build: Callable[[], object]) -> Path:

@@ -450,10 +450,10 @@ class Judge:
 
     @_in_turn
     def forget(self) -> None:
-        """Let go of all cases: a large shape's truth is gigabytes."""
+        """Let go of all cases: a large shape's truth is gigabytes. Waits for it on a GPU, where others need that."""
         self._collect()
-        if self._process and self._process.alive:
-            self._ask("forget")
+        if self._given and self._process and self._process.alive:
+            self._ask("forget") if is_gpu(self.device) else self._send("forget")
         self._asked.clear()
         self._given.clear()
 

@@ -28,7 +28,7 @@ from bench.core.case import Case
 from bench.core.process import ProcessFailed, end_all, pause
 from bench.core.shared import Given
 from bench.core.variants import Variant
-from bench.machine import facts
+from bench.machine import devices, facts
 from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu, queued
 from bench.trial import checks, needs, world
 from bench.trial.judge import Content, Judge
@@ -201,7 +201,10 @@ def race(
     canary = None
     stopped = ""
     progress("drawing the timed calls' contents")
-    pool = _pool(case, yardstick, judge, effort.caches, randomness, len(contestants))
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        if not is_gpu(setting.device):
+            beside.submit(devices.make_pages)
+        pool = _pool(case, yardstick, judge, effort.caches, randomness, len(contestants))
     for process in range(effort.processes):
         _start(contestants, case, pool, setting, randomness, progress)
         if is_gpu(setting.device) and WARM in effort.caches:

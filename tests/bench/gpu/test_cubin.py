@@ -21,6 +21,23 @@ def test_a_kernel_whose_products_wait_is_told_from_its_neighbour(tmp_path):
     assert told["other"].serialized and not told["one"].serialized
 
 
+def test_what_was_disassembled_is_kept(tmp_path, monkeypatch):
+    source = tmp_path / "one.cu"
+    source.write_text('extern "C" ' + KERNEL.format("one"))
+    binary = compile_source(source, ("one",), "sm_90a", "cubin")
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    look, asked = cubin.disassemble, []
+    monkeypatch.setattr(cubin, "disassemble", lambda code: asked.append(code) or look(code))
+    found = []
+    for damaged in (False, False, True):
+        if damaged:
+            next((tmp_path / "resources").iterdir()).write_text('[{"symbol": 1')
+        cubin.resources.cache_clear()
+        found.append(cubin.resources(binary.code, binary.log))
+    assert found[0] == found[1] == found[2] and found[0]["one"].instructions > 0
+    assert len(asked) == 2  # at first, and where the file is damaged
+
+
 def test_what_is_serialized_is_a_fault():
     rows = [resources.Compiled("gelu", "cuda.x", "forward", "bf16", "sm_90a", "k", 128, 0) for _ in range(2)]
     for row, waits in zip(rows, (True, False), strict=True):

@@ -59,6 +59,41 @@ def test_several_that_want_the_same_module_build_it_once(tmp_path, monkeypatch):
     assert len(calls) == 1
 
 
+def test_what_is_translated_to_the_same_code_is_compiled_once(tmp_path, monkeypatch):
+    ptx, compile_it, calls = snippet_ptx({"k": "mov.u64 %rd10, 5;"}), build._run_compiler, []
+
+    def counted(sources, flags, library):
+        calls.append(library)
+        return compile_it(sources, flags, library)
+
+    monkeypatch.setattr(build, "_run_compiler", counted)
+    first = build.build_module(ptx, tmp_path)
+    told_apart = build.build_module("// as another translator's would be\n" + ptx, tmp_path)
+    assert told_apart != first and told_apart.read_bytes() == first.read_bytes() and len(calls) == 1
+    build.build_module(ptx.replace("5;", "6;"), tmp_path)
+    assert len(calls) == 2
+
+
+def test_a_profile_function_does_not_slow_the_compiling_of_a_call(monkeypatch):
+    seen = []
+
+    def load(ptx: str) -> None:
+        seen.append(sys.getprofile())
+        raise RuntimeError("enough")
+
+    def hook(*_: object) -> None: ...
+
+    monkeypatch.setattr(build, "load_module", load)
+    sys.setprofile(hook)
+    try:
+        with pytest.raises(RuntimeError, match="enough"):
+            launcher.run_ptx("", "k", (1, 1, 1), (32, 1, 1), 0, [])
+    finally:
+        after = sys.getprofile()
+        sys.setprofile(None)
+    assert seen == [None] and after is hook
+
+
 def test_who_is_stopped_with_the_lock_is_not_waited_for_long(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "MOST_WAITING_S", 0.2)
     with build._only_here(tmp_path / "kernel.so"):
