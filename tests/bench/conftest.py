@@ -1,32 +1,19 @@
 """For all tests of the harness: no test inherits torch's threads from another, commands that end at once, a small
 vocabulary."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 
-from bench import cli, trial
-from bench.core import process
+from bench import cli
 from reference.models import MODELS
-from tests import machine
+from tests import machine as machine  # of this process
+from tests import on_machine
 
-MACHINE = machine.__name__
-setattr(trial, "ROOMS", (*trial.ROOMS, MACHINE))  # noqa: B010
-process.SERVER.set_forkserver_preload(list(trial.ROOMS))
-server_of = process._server_of
-
-
-def server_with_the_machine(variables: Mapping[str, str], preload: str) -> Any:
-    server = server_of(variables, preload)
-    server.set_forkserver_preload([preload, MACHINE])
-    return server
-
-
-process._server_of = server_with_the_machine
+on_machine.install()
 
 
 @pytest.fixture(autouse=True)

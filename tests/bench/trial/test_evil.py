@@ -3,7 +3,6 @@
 import json
 import statistics
 import subprocess
-import sys
 from dataclasses import replace
 from itertools import chain
 
@@ -16,6 +15,7 @@ from bench.trial import prove, race
 from bench.trial.judge import Judge
 from bench.trial.room import Setting
 from reference import contract
+from tests import on_machine
 from tools import cheats
 
 SETTING = Setting(threads=2, time_limit=20, prepare_limit=60)
@@ -191,8 +191,8 @@ def gained(c: race.Contestant, honest: race.Contestant) -> str:
 def test_sabotage_costs_the_guilty_row_and_no_other(how, tmp_path):
     """One run of saboteurs and of honest variants, before and behind them."""
     names = ["torch.eager", *sorted(v.name for v in SABOTEURS), "cpu.naive"]
-    command = [sys.executable, "-m", "bench.layer", "residual", "--kernels", str(cheats.EVIL)]
-    command += ["--only", ",".join(names), "-a", "B=1", "-a", "T=8", *how, "--out", str(tmp_path / "run"), "--json"]
+    what = ("residual", "--kernels", cheats.EVIL, "--only", ",".join(names), "-a", "B=1", "-a", "T=8")
+    command = on_machine.command("layer", *what, *how, "--out", tmp_path / "run", "--json")
     done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=200)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     rows = {r["variant"]: r for r in json.loads(done.stdout.splitlines()[-1])["records"] if not r["control"]}

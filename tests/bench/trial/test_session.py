@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import cast
@@ -22,7 +21,7 @@ from bench.show.terminal import Screen
 from bench.trial import session
 from bench.trial.plan import plan_of
 from bench.trial.session import Session
-from tests import commands
+from tests import commands, on_machine
 from tests.commands import Done
 
 EVIL = HOME / "tests" / "evil"
@@ -33,7 +32,7 @@ def run(*args: str) -> Done:
 
 
 def in_a_process(*args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.layer", *args]
+    command = on_machine.command("layer", *args)
     return subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=200)
 
 
@@ -145,7 +144,7 @@ def test_a_wrong_variant_is_exit_code_2_and_its_row_says_the_evidence(tmp_path):
 def test_ctrl_c_keeps_what_was_measured(tmp_path):
     folder = tmp_path / "run"
     args = ["residual", "--only", "torch.eager,cpu.simd", "--seconds", "1", "-a", "B=1", "-a", "T=8,16,32,64,128"]
-    command = [sys.executable, "-m", "bench.layer", *args, "--out", str(folder)]
+    command = on_machine.command("layer", *args, "--out", folder)
     process = subprocess.Popen(command, cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 100
     records = folder / "records.jsonl"
