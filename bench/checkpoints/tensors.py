@@ -136,4 +136,5 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where no folder could be made there is nothing
+            temporary.unlink(missing_ok=True)

@@ -129,9 +129,13 @@ def plan_of(
     if group and not (quantise or ladder):
         raise CannotGoOn("--group goes with --quantise", cli.USAGE)
     of, codec = source.opened(model, seed, vocab, text=bool(prompt))
+    longest = max(sizes[1] for sizes in of.model.parameter_shapes().values() if len(sizes) == 2)
+    if group and group > longest:
+        raise CannotGoOn(f"--group {group}: the longest rows of {of.model.name} have {longest}", cli.USAGE)
     if prompt_tokens:
         source.need_room(prompt_tokens, steps, of.model, STEPS)
-        ids = [random.Random(seed).randrange(of.model.v) for _ in range(prompt_tokens)]
+        draw = random.Random(seed)
+        ids = [draw.randrange(of.model.v) for _ in range(prompt_tokens)]
     else:
         ids = source.tokens_of(tokens, of.model) if tokens else source.prompt_of(codec, prompt, of.model)
     count = source.need_room(len(ids), steps, of.model, SIMULATED_STEPS if simulate else STEPS)

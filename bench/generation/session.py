@@ -201,7 +201,7 @@ def check_memory(plan: Plan) -> None:
     if need > have:
         raise CannotGoOn(
             f"{plan.job.source.model.name} needs about {need / 1e9:.3g} GB of memory, {have / 1e9:.3g} GB are free: "
-            "take fewer baselines, --no-check, no --ladder, or a smaller model"
+            "take fewer baselines, --no-check, no --ladder, a smaller --batch, or a smaller model"
         )
 
 

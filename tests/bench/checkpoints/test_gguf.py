@@ -185,6 +185,12 @@ def test_what_is_another_file_is_told(tmp_path, whole, old, new, says):
     assert says in damaged(tmp_path / "m.gguf", whole.replace(old, new, 1))
 
 
+def test_where_no_folder_can_be_made_the_reason_is_told(tmp_path):
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(CannotGoOn, match=r"m.gguf: .*(directory|exists)"):
+        write_model(tmp_path / "file" / "m.gguf", MODEL, weights(MODEL))
+
+
 def test_what_has_no_room_is_refused_and_nothing_is_left(tmp_path):
     given = weights(MODEL)
     given["h1.down.weight"][3, 4] = 1e6

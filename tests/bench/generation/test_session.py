@@ -9,7 +9,7 @@ import pytest
 from bench import generate
 from bench.checkpoints import hugging_face, llama2c
 from bench.core.variants import discover
-from bench.generation import source
+from bench.generation import rooms, source
 from bench.generation.pick import candidates
 from bench.generation.plan import Job, calls, plan_of
 from bench.machine import facts
@@ -150,6 +150,7 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, ended, what):
         (["llama2-tiny", "--top-p", "1.5"], 64, "at most 1"),
         (["llama2-tiny", "--stream", "--json"], 64, "not with --json"),
         (["llama2-tiny", "--group", "32"], 64, "--group goes with --quantise"),
+        (["llama2-tiny", "--quantise", "q8_0", "--group", "1000"], 64, "the longest rows of llama2-tiny have 172"),
         (["llama2-tiny", "--baseline", "eagre"], 64, "did you mean 'eager'"),
         (["gpt2-tiny", "--baseline", "llama.cpp"], 64, "is given Llama 2 alone, and gpt2-tiny is of the family gpt2"),
         (["llama2-tiny", "--kernels", "gemm=cpu.naive"], 64, "did you mean 'gemv'"),
@@ -167,6 +168,21 @@ def test_what_does_not_fit_is_refused(monkeypatch, ended):
     monkeypatch.setattr(facts, "available_bytes", lambda: 2 << 30)
     code, errors = ended(generate, "llama2-110m", "--ladder", "--baseline", "eager")
     assert code == 1 and "llama2-110m needs about" in errors and "2.15 GB are free" in errors
+
+
+def test_a_prompt_of_random_tokens_is_one():
+    """Of a seed; not one token again and again."""
+    for seed in ("0", "0", "1"):
+        arguments = ["llama2-tiny", "--prompt-tokens", "50", "--seed", seed]
+        plan = plan_of(**vars(generate.parser().parse_args(arguments)), argv=[])
+        assert len(set(plan.job.prompts[0])) > 40
+    assert plan.job.prompts[0] != plan_of(**vars(generate.parser().parse_args(arguments[:-2])), argv=[]).job.prompts[0]
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch, ended):
+    monkeypatch.setattr(rooms.importlib.util, "find_spec", lambda name: None)
+    code, errors = ended(generate, "llama2-tiny", "--kernels", "torch.eager", "--baseline", "llama.cpp")
+    assert code == 3 and errors.strip().endswith("--baseline llama.cpp: the package llama-cpp-python is not installed")
 
 
 def test_the_context_is_used_to_its_end():
