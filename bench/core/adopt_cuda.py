@@ -25,11 +25,11 @@ WHOLE = ("int", "unsigned", "long", "long long", "unsigned long", "unsigned long
 BLOCK = 256  # threads, where nobody says
 # What others call the tensors and scalars of the contracts.
 CALLED = {
-    "x": "inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1",
-    "out": "output y dst result o res output_matrix c odata g_odata out_data outputs normed normalized",
+    "x": "inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1 ip xin vec vector",
+    "out": "output y dst result o res output_matrix c odata g_odata out_data outputs normed normalized op xout",
     "a": "inp1 x1 input1 in1 residual left x",
     "b": "inp2 x2 input2 in2 right y",
-    "weight": "gamma w scale g weights b",
+    "weight": "gamma w scale g weights b wt mat matrix",
     "bias": "beta bias_ b",
     "wte": "weight weights table embedding emb",
     "mean": "mu",
@@ -65,13 +65,18 @@ def _words(text: str) -> frozenset[str]:
 
 
 ROWS = _words("n rows n_rows num_rows nrows m num_tokens bt b batch batch_size batch_dim r")
-COLUMNS = _words("c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size feat_dim emb_size emb_dim")
+COLUMNS = _words(
+    "c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size feat_dim emb_size emb_dim"
+)
 ALL = _words("n size numel num_elements n_elements total length len num_parameters count num elements")
 HEADS = {"nh": "NH", "n_head": "NH", "n_heads": "NH", "num_heads": "NH", "hs": "HS", "d": "HS", "head_size": "HS"}
 HEADS |= {"head_dim": "HS", "nkv": "NKV", "seq_len": "T", "seqlen": "T", "head": "NH", "heads": "NH", "batch": "B"}
 HEADS |= {"headdim": "HS", "kheaddim": "HS", "n_kv_heads": "NKV", "num_kv_heads": "NKV", "bs": "B"}
 # Of a product of a matrix and a vector: its rows are the outputs.
-GEMV = {**dict.fromkeys(("m", "rows", "n_rows", "nrows", "d", "n"), "N"), **dict.fromkeys(("k", "cols", "n_cols", "ncols"), "K")}
+GEMV = {
+    **dict.fromkeys(("m", "rows", "n_rows", "nrows", "d", "n"), "N"),
+    **dict.fromkeys(("k", "cols", "n_cols", "ncols"), "K"),
+}
 MATMUL = {"oc": "N", "ic": "K", "c": "K", "bt": "M", "b": "M", "t": "1", "alpha": "1.0", "beta": "0.0"}  # B T rows
 ROUND_UP = _words("ceil_div ceildiv CEIL_DIV cdiv div_ceil DIVUP CEILDIV divUp iDivUp div_up divup")
 SIZES = {"float": 4, "double": 8, "int": 4, "half": 2, "__half": 2, "__nv_bfloat16": 2, "nv_bfloat16": 2, "float4": 16}
@@ -93,7 +98,6 @@ class Launcher:
     # Of a launch in a switch: what is asked, and for which answers there is a launch.
     cases: list[tuple[list[Token], list[str]]] = field(default_factory=list)
     bound: dict[str, list[Token]] = field(default_factory=dict)  # the launcher's template, as its caller has it
-    outside: list[tuple[str, list[Token]]] = field(default_factory=list)  # what the caller defines
 
     def told_apart(self, mine: Token, other: "Launcher", theirs: Token, asked: list[Token]) -> "Launcher":
         """With `asked` where this launch has the number `mine` and the other has `theirs`."""
@@ -169,7 +173,12 @@ def _asked(source: Path, signature: Signature) -> Signature:
 
 def chosen(source: Path, unit: cplusplus.Unit) -> str:
     """The one kernel of a source. CannotGoOn where there are several, or none."""
-    found = [d for d in unit.declarations if d.function and "__global__" in d.function.qualifiers]
+
+    def of(unit: cplusplus.Unit) -> list[cplusplus.Declaration]:
+        return [d for d in unit.declarations if d.function and "__global__" in d.function.qualifiers]
+
+    behind = dict.fromkeys(CONDITION.findall(source.read_text(errors="replace")))
+    found = of(unit) or [d for n in behind for d in of(cplusplus.read(source, {n: "1"}, [cplusplus.HERE]))]
     here = [d for d in found if d.path == source.resolve()] or found
     names = list(dict.fromkeys("::".join((*d.scope, d.function.name)) for d in here if d.function))
     if len(names) != 1:
@@ -197,6 +206,8 @@ def _launcher(unit: cplusplus.Unit, kernel: str) -> Launcher | None:
             for i, token in enumerate(tokens):
                 found = _launch_at(d.function, tokens, i) if token.text == kernel and token.kind == "word" else None
                 if found:
+                    before = tokens[:i] if expands else unit.expanded(tokens[:i], d.path)  # a macro may ask, too
+                    found = replace(found, asserted=list(_assertions(before)))
                     return _bound_by_caller(unit, d, _by_case(d.function, tokens, i, found))
     return None
 
@@ -218,14 +229,21 @@ def _launch_at(function: cplusplus.Function, tokens: Sequence[Token], i: int) ->
     where: list[list[Token]] = [*cplusplus.split_commas(tokens[at + 2 : end]), [], [], []]
     opens = end + 3
     arguments = cplusplus.split_commas(tokens[opens + 1 : cplusplus.closing(tokens, opens)])
+    body = next((j for j in range(i) if tokens[j].text == "{"), 0)
+    texts = [[t.text for t in p] for p in function.template]
+    defaults = {
+        t[t.index("=") - 1]: list(p[t.index("=") + 1 :])
+        for t, p in zip(texts, function.template, strict=True)
+        if "=" in t
+    }
     return Launcher(
         function.name,
         *where[:3],
         template,
         arguments,
-        list(_definitions(tokens[:i])),
+        list(_definitions(tokens[body:i])),
         tuple(p[-1].text for p in function.parameters if p and p[-1].kind == "word"),
-        list(_assertions(tokens[:i])),
+        bound=defaults,
     )
 
 
@@ -249,12 +267,14 @@ def _switched(tokens: Sequence[Token], brace: int) -> list[Token]:
     """What the switch asks whose body begins at `brace`; [] where none does."""
     if brace < 1 or tokens[brace - 1].text != ")":
         return []
-    opens = next((j for j in range(brace - 1, 0, -1) if cplusplus.closing(tokens, j) == brace - 1 and tokens[j].text == "("), 0)
-    return list(tokens[opens : brace]) if opens and tokens[opens - 1].text == "switch" else []
+    opens = next(
+        (j for j in range(brace - 1, 0, -1) if cplusplus.closing(tokens, j) == brace - 1 and tokens[j].text == "("), 0
+    )
+    return list(tokens[opens:brace]) if opens and tokens[opens - 1].text == "switch" else []
 
 
 def _by_case(function: cplusplus.Function, tokens: Sequence[Token], i: int, found: Launcher) -> Launcher:
-    """A launch in a case of a switch, with what the switch asks in place of the number: two cases tell which that is."""
+    """A launch in a case of a switch, what it asks in place of the number; two cases tell which that is."""
     case = _case_of(tokens, i)
     if case is None or case[0].kind != "number":
         return found
@@ -263,7 +283,9 @@ def _by_case(function: cplusplus.Function, tokens: Sequence[Token], i: int, foun
     end = cplusplus.closing(tokens, brace)
     for j in range(i + 1, end):
         other = _case_of(tokens, j) if tokens[j].text == tokens[i].text else None
-        second = _launch_at(function, tokens, j) or _call_at(function, tokens, j) if other and other[1] == brace else None
+        second = (
+            _launch_at(function, tokens, j) or _call_at(function, tokens, j) if other and other[1] == brace else None
+        )
         if not other or not second or other[0].text in [n.text for n in labels]:
             continue
         if len(labels) == 1:
@@ -280,7 +302,7 @@ def _call_at(function: cplusplus.Function, tokens: Sequence[Token], i: int) -> L
     if close is None or close + 1 >= len(tokens) or tokens[close + 1].text != "(":
         return None
     template = cplusplus.split_commas(tokens[i + 2 : close])
-    return Launcher(function.name, [], [], [], template, [], list(_definitions(tokens[:i])))
+    return Launcher(function.name, [], [], [], template, [])
 
 
 def _bound_by_caller(unit: cplusplus.Unit, launcher: cplusplus.Declaration, found: Launcher) -> Launcher:
@@ -295,7 +317,7 @@ def _bound_by_caller(unit: cplusplus.Unit, launcher: cplusplus.Declaration, foun
             if call:
                 call = _by_case(d.function, d.tokens, i, call)
                 bound = dict(zip(names, call.template, strict=False))
-                return replace(found, bound=bound, cases=[*found.cases, *call.cases], outside=call.defined)
+                return replace(found, bound={**found.bound, **bound}, cases=[*found.cases, *call.cases])
     return found
 
 
@@ -618,6 +640,9 @@ class Writer:
         if said in every or said in scalars:
             self.used.add(said)
             return said
+        told = {q.name for q in self.signature.parameters if not q.pointer}
+        if {"M", "N", "K"} <= every and {"n", "d"} <= told and plain in ("n", "d"):  # as llama2.c calls them
+            return "K" if plain == "n" else "N"
         if {"M", "N", "K"} <= every and plain in MATMUL:
             return MATMUL[plain]
         if "NH" in every:
@@ -792,7 +817,12 @@ class Writer:
         if not launcher or not shape or self.tensors[names[0]].parameter or not "".join(axis).isdigit():
             return None
         texts = [[t.text for t in value] for _, value in launcher.defined]
-        asked = [int(v[k + 4]) for v in texts for k in range(len(v) - 4) if v[k : k + 4] == [said, ".", "size", "("] and v[k + 4].isdigit()]
+        asked = [
+            int(v[k + 4])
+            for v in texts
+            for k in range(len(v) - 4)
+            if v[k : k + 4] == [said, ".", "size", "("] and v[k + 4].isdigit()
+        ]
         axes, at = 1 + max(asked, default=0), int(axis[0])
         if not all(s.isidentifier() for s in shape) or len(shape) > 3 or axes not in (len(shape), 2):
             return None
@@ -831,6 +861,8 @@ class _Expression:
         out = self._of(self.tokens)
         if not out:
             return None
+        while (plain := re.sub(r"(?<![\w)\]])\((\w+)\)", r"\1", out)) != out:  # (K), of a macro
+            out = plain
         try:
             ast.parse(out, mode="eval")
         except SyntaxError:
@@ -850,8 +882,6 @@ class _Expression:
         real |= any(
             t.kind == "number" and re.search(r"\.|\d[eE]|f$", t.text) and not t.text.startswith("0x") for t in tokens
         )
-        while len(tokens) > 2 and tokens[0].text == "(" == tokens[1].text and cplusplus.closing(tokens, 0) == len(tokens) - 1:
-            tokens = tokens[1:-1]  # ((K)), of a macro
         while i < len(tokens):
             token = tokens[i]
             if token.kind == "word":
