@@ -1,6 +1,8 @@
 """A variant for a kernel that exists: which backend's it is, what it is called, and its files written."""
 
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench import HOME, cli
@@ -33,8 +35,48 @@ def adopt(
         raise CannotGoOn(f"{shown(file)} is there already: choose another --name")
     if there := next((v for v in discover() if (v.layer, v.name) == (layer, f"{backend}.{name}")), None):
         raise CannotGoOn(f"{there.name} of {layer} is {shown(there.path)}: choose another --name")
-    made = adopted_triton(source, layer, kernel) if backend == "triton" else adopted(source, layer, kernel, name)
+    if backend == "triton":
+        made = adopted_triton(source, layer, kernel)
+    elif further := list(_further(source)):  # as if they lay beside it
+        with tempfile.TemporaryDirectory() as together:
+            copy = Path(together) / source.name
+            for path, found in cplusplus.read(source, None, [cplusplus.HERE, *further]).sources.items():
+                to = copy if path == source.resolve() else Path(together) / found.name
+                to.parent.mkdir(parents=True, exist_ok=True)
+                to.write_bytes(path.read_bytes())
+            made = adopted(copy, layer, kernel, name, source)
+    else:
+        made = adopted(source, layer, kernel, name)
     for to, content in {Path(f"{name}.py"): made.text.encode(), **made.files}.items():
         (folder / to).parent.mkdir(parents=True, exist_ok=True)
         (folder / to).write_bytes(content)
     return [shown(folder / to) for to in (Path(f"{name}.py"), *made.files)], made.decide, f"{backend}.{name}"
+
+
+ABOVE, BELOW = 3, 2  # folders up from a source, and down from there, in which its headers are looked for
+QUOTED = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"', re.M)
+
+
+def _further(source: Path) -> Iterator[Path]:
+    """Folders above the source, or beside those, that have headers which it includes and does not have beside it: what
+    its own build names with -I."""
+    known: dict[Path, None] = {}
+    waiting, seen = [source.resolve()], set[Path]()
+    while waiting:
+        path = waiting.pop()
+        seen.add(path)
+        for name in QUOTED.findall(path.read_text(errors="replace")):
+            beside = [path.parent, source.resolve().parent, cplusplus.HERE, *known]
+            if any((folder / name).is_file() for folder in beside) or ".." in Path(name).parts:
+                continue
+            if found := next(_above(source.resolve(), name), None):
+                known[found] = None
+                waiting += [found / name] if found / name not in seen else []
+    yield from known
+
+
+def _above(source: Path, name: str) -> Iterator[Path]:
+    for above in source.parents[1 : ABOVE + 1]:
+        for depth in range(BELOW + 1):
+            folders = sorted(above.glob("/".join("*" * depth))) if depth else [above]
+            yield from (folder for folder in folders if (folder / name).is_file())

@@ -21,15 +21,17 @@ from reference import contract
 from reference.contract import Pass
 
 DECIDE = "DECIDE"
+WHOLE = ("int", "unsigned", "long", "long long", "unsigned long", "unsigned long long")
 BLOCK = 256  # threads, where nobody says
 # What others call the tensors and scalars of the contracts.
 CALLED = {
-    "x": "inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1",
-    "out": "output y dst result o res output_matrix c odata g_odata out_data outputs normed normalized",
+    "x": "inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1 ip xin vec vector",
+    "out": "output y dst result o res output_matrix c odata g_odata out_data outputs normed normalized op xout",
     "a": "inp1 x1 input1 in1 residual left x",
     "b": "inp2 x2 input2 in2 right y",
-    "weight": "gamma w scale g weights b",
+    "weight": "gamma w scale g weights b wt mat matrix",
     "bias": "beta bias_ b",
+    "wte": "weight weights table embedding emb",
     "mean": "mu",
     "rstd": "rs inv_std invstd rsigma inv_var",
     "tokens": "inp input_ids ids indices idx token_ids input",
@@ -63,10 +65,18 @@ def _words(text: str) -> frozenset[str]:
 
 
 ROWS = _words("n rows n_rows num_rows nrows m num_tokens bt b batch batch_size batch_dim r")
-COLUMNS = _words("c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size feat_dim")
+COLUMNS = _words(
+    "c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size feat_dim emb_size emb_dim"
+)
 ALL = _words("n size numel num_elements n_elements total length len num_parameters count num elements")
 HEADS = {"nh": "NH", "n_head": "NH", "n_heads": "NH", "num_heads": "NH", "hs": "HS", "d": "HS", "head_size": "HS"}
-HEADS |= {"head_dim": "HS", "nkv": "NKV", "seq_len": "T", "seqlen": "T"}
+HEADS |= {"head_dim": "HS", "nkv": "NKV", "seq_len": "T", "seqlen": "T", "head": "NH", "heads": "NH", "batch": "B"}
+HEADS |= {"headdim": "HS", "kheaddim": "HS", "n_kv_heads": "NKV", "num_kv_heads": "NKV", "bs": "B"}
+# Of a product of a matrix and a vector: its rows are the outputs.
+GEMV = {
+    **dict.fromkeys(("m", "rows", "n_rows", "nrows", "d", "n"), "N"),
+    **dict.fromkeys(("k", "cols", "n_cols", "ncols"), "K"),
+}
 MATMUL = {"oc": "N", "ic": "K", "c": "K", "bt": "M", "b": "M", "t": "1", "alpha": "1.0", "beta": "0.0"}  # B T rows
 ROUND_UP = _words("ceil_div ceildiv CEIL_DIV cdiv div_ceil DIVUP CEILDIV divUp iDivUp div_up divup")
 SIZES = {"float": 4, "double": 8, "int": 4, "half": 2, "__half": 2, "__nv_bfloat16": 2, "nv_bfloat16": 2, "float4": 16}
@@ -85,6 +95,25 @@ class Launcher:
     defined: list[tuple[str, list[Token]]] = field(default_factory=list)
     parameters: tuple[str, ...] = ()
     asserted: list[list[Token]] = field(default_factory=list)  # before the launch
+    # Of a launch in a switch: what is asked, and for which answers there is a launch.
+    cases: list[tuple[list[Token], list[str]]] = field(default_factory=list)
+    bound: dict[str, list[Token]] = field(default_factory=dict)  # the launcher's template, as its caller has it
+
+    def told_apart(self, mine: Token, other: "Launcher", theirs: Token, asked: list[Token]) -> "Launcher":
+        """With `asked` where this launch has the number `mine` and the other has `theirs`."""
+
+        def one(here: list[Token], there: list[Token]) -> list[Token]:
+            if len(here) != len(there):
+                return here
+            differ = [(x.text, y.text) == (mine.text, theirs.text) for x, y in zip(here, there, strict=True)]
+            return [t for x, d in zip(here, differ, strict=True) for t in (asked if d else [x])]
+
+        def each(here: list[list[Token]], there: list[list[Token]]) -> list[list[Token]]:
+            return [one(x, y) for x, y in zip(here, there, strict=True)] if len(here) == len(there) else here
+
+        grid, block, shared = each([self.grid, self.block, self.shared], [other.grid, other.block, other.shared])
+        template, arguments = each(self.template, other.template), each(self.arguments, other.arguments)
+        return replace(self, grid=grid, block=block, shared=shared, template=template, arguments=arguments)
 
 
 @dataclass
@@ -96,23 +125,36 @@ class Adopted:
     decide: list[str]
 
 
-def adopted(source: Path, layer: str, kernel: str | None, name: str) -> Adopted:
-    """The variant of a CUDA kernel."""
+def adopted(source: Path, layer: str, kernel: str | None, name: str, published: Path | None = None) -> Adopted:
+    """The variant of a CUDA kernel. published: where the source lay, if that is a copy; its launch may be near."""
     unit = cplusplus.read(source, None, [cplusplus.HERE])
     entry = kernel or chosen(source, unit)
+    defines = {} if unit.kernels(entry.partition("<")[0].strip()) else _wanted(source, entry)
+    unit = cplusplus.read(source, defines, [cplusplus.HERE]) if defines else unit
     try:
-        signatures = [_asked(source, s) for s in read_signatures(source, entry)]
+        signatures = [_asked(source, s) for s in read_signatures(source, entry, defines)]
     except (LookupError, ValueError) as error:
         raise CannotGoOn(str(error)) from error
     module = contract.load(layer)
     kernel_name = signatures[0].name.rpartition("::")[2]
-    launcher = _launcher(unit, kernel_name) or _launcher_near(source, kernel_name)
+    launcher = _launcher(unit, kernel_name) or _launcher_near(published or source, kernel_name)
     choices = [
-        Writer(source, unit, signature, phase, contract.pass_of(module, phase), launcher, entry, name)
+        Writer(source, unit, signature, phase, contract.pass_of(module, phase), launcher, entry, name, defines)
         for signature in signatures
         for phase in contract.phases_of(module)
     ]
     return min(choices, key=lambda w: w.lacking).written()
+
+
+CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:ifdef|(?:el)?if[ \t]+defined)[ \t]*\(?[ \t]*(\w+)", re.M)
+
+
+def _wanted(source: Path, entry: str) -> dict[str, str]:
+    """The one macro without which the source has no such kernel: it stands behind #ifdef."""
+    for name in dict.fromkeys(CONDITION.findall(source.read_text(errors="replace"))):
+        if cplusplus.read(source, {name: "1"}, [cplusplus.HERE]).kernels(entry.partition("<")[0].strip()):
+            return {name: "1"}
+    return {}
 
 
 def _asked(source: Path, signature: Signature) -> Signature:
@@ -131,7 +173,12 @@ def _asked(source: Path, signature: Signature) -> Signature:
 
 def chosen(source: Path, unit: cplusplus.Unit) -> str:
     """The one kernel of a source. CannotGoOn where there are several, or none."""
-    found = [d for d in unit.declarations if d.function and "__global__" in d.function.qualifiers]
+
+    def of(unit: cplusplus.Unit) -> list[cplusplus.Declaration]:
+        return [d for d in unit.declarations if d.function and "__global__" in d.function.qualifiers]
+
+    behind = dict.fromkeys(CONDITION.findall(source.read_text(errors="replace")))
+    found = of(unit) or [d for n in behind for d in of(cplusplus.read(source, {n: "1"}, [cplusplus.HERE]))]
     here = [d for d in found if d.path == source.resolve()] or found
     names = list(dict.fromkeys("::".join((*d.scope, d.function.name)) for d in here if d.function))
     if len(names) != 1:
@@ -143,41 +190,135 @@ def chosen(source: Path, unit: cplusplus.Unit) -> str:
 
 
 def _launcher(unit: cplusplus.Unit, kernel: str) -> Launcher | None:
-    """The first `kernel<<<grid, block, shared>>>(…)` of the source, in whatever function it is."""
-    for d in unit.declarations:
-        tokens = d.tokens
-        for i, token in enumerate(tokens):
-            if token.text != kernel or token.kind != "word":
+    """The first `kernel<<<grid, block, shared>>>(…)` of the source, in whatever function or macro it is."""
+    launches = any(
+        [t.text for t in macro.body[i : i + 2]] == ["<<", "<"]
+        for events in unit.events.values()
+        for *_, macro in events
+        if macro
+        for i in range(len(macro.body))
+    )
+    for expands in (False, True) if launches else (False,):
+        for d in unit.declarations:
+            if not d.function or (expands and not d.words & unit.events.keys()):
                 continue
-            at, template = i + 1, []
-            if at < len(tokens) and tokens[at].text == "<":
-                close = _template_end(tokens, at)
-                if close is None:
-                    continue
-                template = cplusplus.split_commas(tokens[at + 1 : close])
-                at = close + 1
-            texts = [t.text for t in tokens[at : at + 2]]
-            if texts != ["<<", "<"]:
-                continue
-            end = next((j for j in range(at + 2, len(tokens)) if _closes(tokens, j)), None)
-            if end is None or not d.function:
-                continue
-            where: list[list[Token]] = [*cplusplus.split_commas(tokens[at + 2 : end]), [], [], []]
-            opens = end + 3
-            close = cplusplus.closing(tokens, opens)
-            names = tuple(p[-1].text for p in d.function.parameters if p and p[-1].kind == "word")
-            return Launcher(
-                d.function.name,
-                where[0],
-                where[1],
-                where[2],
-                template,
-                cplusplus.split_commas(tokens[opens + 1 : close]),
-                list(_definitions(tokens[:i])),
-                names,
-                list(_assertions(tokens[:i])),
-            )
+            tokens = unit.expanded(d.tokens, d.path) if expands else d.tokens
+            for i, token in enumerate(tokens):
+                found = _launch_at(d.function, tokens, i) if token.text == kernel and token.kind == "word" else None
+                if found:
+                    before = tokens[:i] if expands else unit.expanded(tokens[:i], d.path)  # a macro may ask, too
+                    found = replace(found, asserted=list(_assertions(before)))
+                    return _bound_by_caller(unit, d, _by_case(d.function, tokens, i, found))
     return None
+
+
+def _launch_at(function: cplusplus.Function, tokens: Sequence[Token], i: int) -> Launcher | None:
+    """The launch whose kernel's name stands at `i`."""
+    at, template = i + 1, []
+    if at < len(tokens) and tokens[at].text == "<":
+        close = _template_end(tokens, at)
+        if close is None:
+            return None
+        template = cplusplus.split_commas(tokens[at + 1 : close])
+        at = close + 1
+    if [t.text for t in tokens[at : at + 2]] != ["<<", "<"]:
+        return None
+    end = next((j for j in range(at + 2, len(tokens)) if _closes(tokens, j)), None)
+    if end is None:
+        return None
+    where: list[list[Token]] = [*cplusplus.split_commas(tokens[at + 2 : end]), [], [], []]
+    opens = end + 3
+    arguments = cplusplus.split_commas(tokens[opens + 1 : cplusplus.closing(tokens, opens)])
+    body = next((j for j in range(i) if tokens[j].text == "{"), 0)
+    texts = [[t.text for t in p] for p in function.template]
+    defaults = {
+        t[t.index("=") - 1]: list(p[t.index("=") + 1 :])
+        for t, p in zip(texts, function.template, strict=True)
+        if "=" in t
+    }
+    return Launcher(
+        function.name,
+        *where[:3],
+        template,
+        arguments,
+        list(_definitions(tokens[body:i])),
+        tuple(p[-1].text for p in function.parameters if p and p[-1].kind == "word"),
+        bound=defaults,
+    )
+
+
+def _case_of(tokens: Sequence[Token], i: int) -> tuple[Token, int] | None:
+    """(the label of the case that `i` is in, where the body of its switch begins); None where it is in none."""
+    label, depth = None, 0
+    for j in range(i - 1, 0, -1):
+        text = tokens[j].text
+        depth += (text == "}") - (text == "{")
+        if depth < 0:  # out of a block
+            depth = 0
+            if label and _switched(tokens, j):
+                return label, j
+            label = None if _switched(tokens, j) else label
+        elif text == "case" and depth == 0 and label is None and tokens[j + 2].text == ":":
+            label = tokens[j + 1]
+    return None
+
+
+def _switched(tokens: Sequence[Token], brace: int) -> list[Token]:
+    """What the switch asks whose body begins at `brace`; [] where none does."""
+    if brace < 1 or tokens[brace - 1].text != ")":
+        return []
+    opens = next(
+        (j for j in range(brace - 1, 0, -1) if cplusplus.closing(tokens, j) == brace - 1 and tokens[j].text == "("), 0
+    )
+    return list(tokens[opens:brace]) if opens and tokens[opens - 1].text == "switch" else []
+
+
+def _by_case(function: cplusplus.Function, tokens: Sequence[Token], i: int, found: Launcher) -> Launcher:
+    """A launch in a case of a switch, what it asks in place of the number; two cases tell which that is."""
+    case = _case_of(tokens, i)
+    if case is None or case[0].kind != "number":
+        return found
+    label, brace = case
+    asked, labels = _switched(tokens, brace), [label]
+    end = cplusplus.closing(tokens, brace)
+    for j in range(i + 1, end):
+        other = _case_of(tokens, j) if tokens[j].text == tokens[i].text else None
+        second = (
+            _launch_at(function, tokens, j) or _call_at(function, tokens, j) if other and other[1] == brace else None
+        )
+        if not other or not second or other[0].text in [n.text for n in labels]:
+            continue
+        if len(labels) == 1:
+            found = found.told_apart(label, second, other[0], asked)
+        labels.append(other[0])
+    return replace(found, cases=[(asked, [n.text for n in labels])])
+
+
+def _call_at(function: cplusplus.Function, tokens: Sequence[Token], i: int) -> Launcher | None:
+    """The call `name<…>(…)` at `i`, seen as a launch without a grid."""
+    if i + 1 >= len(tokens) or tokens[i + 1].text != "<":
+        return None
+    close = _template_end(tokens, i + 1)
+    if close is None or close + 1 >= len(tokens) or tokens[close + 1].text != "(":
+        return None
+    template = cplusplus.split_commas(tokens[i + 2 : close])
+    return Launcher(function.name, [], [], [], template, [])
+
+
+def _bound_by_caller(unit: cplusplus.Unit, launcher: cplusplus.Declaration, found: Launcher) -> Launcher:
+    """With the launcher's own template arguments, as the first who calls it gives them."""
+    assert launcher.function
+    names = [p[-1].text for p in launcher.function.template if p and "=" not in [t.text for t in p]]
+    for d in unit.declarations if names else ():
+        if d is launcher or not d.function or launcher.function.name not in d.words:
+            continue
+        for i, token in enumerate(d.tokens):
+            call = _call_at(d.function, d.tokens, i) if token.text == launcher.function.name else None
+            if call:
+                call = _by_case(d.function, d.tokens, i, call)
+                bound = dict(zip(names, call.template, strict=False))
+                return replace(found, bound={**found.bound, **bound}, cases=[*found.cases, *call.cases])
+    return found
 
 
 MOST_NEIGHBOURS = 50  # files that are looked through for a launch
@@ -197,11 +338,23 @@ def _launcher_near(source: Path, kernel: str) -> Launcher | None:
     return None
 
 
+CONTRARY = {"!=": "==", "==": "!=", "<": ">=", ">": "<=", "<=": ">", ">=": "<"}
+
+
 def _assertions(tokens: Sequence[Token]) -> Iterator[list[Token]]:
-    """What is inside of every `assert(…)`."""
+    """What is inside of every `assert(…)`, and the contrary of what is thrown for: `if (…) throw`."""
     for i, token in enumerate(tokens[:-1]):
-        if token.text == "assert" and tokens[i + 1].text == "(":
-            yield list(tokens[i + 2 : cplusplus.closing(tokens, i + 1)])
+        if token.text not in ("assert", "if") or tokens[i + 1].text != "(":
+            continue
+        close = cplusplus.closing(tokens, i + 1)
+        inside = list(tokens[i + 2 : close])
+        if token.text == "assert":
+            yield inside
+        elif "throw" in [t.text for t in tokens[close + 1 : close + 3]]:
+            signs = [k for k, t in enumerate(inside) if t.text in CONTRARY]
+            if len(signs) == 1 and not {"&&", "||"} & {t.text for t in inside}:
+                k = signs[0]
+                yield [*inside[:k], inside[k]._replace(text=CONTRARY[inside[k].text]), *inside[k + 1 :]]
 
 
 def _template_end(tokens: Sequence[Token], start: int) -> int | None:
@@ -243,7 +396,10 @@ def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
 class Writer:
     """One way to see a kernel as a phase of a layer. `lacking`: how much of it is not known."""
 
-    def __init__(self, source, unit, signature: Signature, phase: str, p: Pass, launcher, entry: str, name: str):
+    def __init__(
+        self, source, unit, signature: Signature, phase: str, p: Pass, launcher, entry: str, name: str, defines=()
+    ):
+        self.defines = dict(defines)  # of macros, for the compiler
         self.source, self.unit, self.signature, self.phase, self.p = source, unit, signature, phase, p
         self.launcher: Launcher | None = launcher
         self.entry, self.name = entry, name
@@ -284,7 +440,20 @@ class Writer:
             left = [q for q in pointers if q.name not in found and q.const != outputs]
             if len(names) == len(left) == 1 and self._fits(left[0], names[0]):
                 found[left[0].name] = names[0]
+        if not told:  # nobody says what is read: the last of each are each other's
+            needed = [t.name for t in (*self.p.inputs, *self.p.outputs) if t.when is contract.always]
+            names, left = [n for n in needed if n not in found.values()], [q for q in pointers if q.name not in found]
+            if len(names) == len(left) == 1 and self._fits(left[0], names[0]):
+                found[left[0].name] = names[0]
         return found
+
+    @property
+    def is_gemv(self) -> bool:
+        """Whether the layer takes a few rows of x, and the kernel has but two sizes: it takes one row."""
+        sizes = [q for q in self.signature.parameters if not q.pointer and q.type in WHOLE]
+        x, weight = self.tensors.get("x"), self.tensors.get("weight")
+        shapes = x and weight and (x.shape, weight.shape)
+        return shapes == ("M K", "N K") and len(self.tensors) == 3 and len(sizes) == 2
 
     def _written_to(self, name: str) -> bool:
         return self.tensors[name] in self.p.outputs
@@ -311,7 +480,7 @@ class Writer:
         head = self._geometry()
         arguments = [self.argument(i, q) for i, q in enumerate(self.signature.parameters)]
         indent = "    " * (2 if self.loop else 1)
-        keywords = "".join(f", {n}={v}" for n, v in head["template"].items())
+        keywords = "".join(f", {n}={v}" for n, v in {**head["template"], **self.defines}.items())
         shared = f", shared={head['shared']}" if head["shared"] not in ("", "0") else ""
         call = f"{self.phase}_kernel(grid={head['grid']}, block={head['block']}{shared}{keywords})"
         asserted = [*self._asserted(), *self._too_much(head["shared"])]
@@ -371,6 +540,9 @@ class Writer:
                 yield f'    raise Unavailable("{t.name}")'
             elif t.name not in self.matched.values() and not self._loads(t.name):
                 yield f"# {DECIDE}: the kernel has no parameter for {t.name}"
+        if self.is_gemv:
+            yield "if x.shape[0] > 1:"
+            yield '    raise Unavailable("several rows")'
         for name in self.p.positional()[len(self.p.inputs) :]:
             if name in self.used:
                 continue
@@ -384,6 +556,13 @@ class Writer:
     def _asserted(self) -> list[str]:
         """What the launcher asserts of sizes before its launch, as refusals; what cannot be read is left out."""
         lines = []
+        for asked, labels in self.launcher.cases if self.launcher else ():
+            while asked and asked[0].text == "(" and cplusplus.closing(asked, 0) == len(asked) - 1:
+                asked = asked[1:-1]
+            if (text := self._python(asked)) and not text.isdigit():
+                said = "".join(t.text for t in asked)
+                told = f"no instance for {said} but {', '.join(labels)}"
+                lines += [f"if {text} not in ({', '.join(labels)},):", f'    raise Unavailable("{told}")']
         for tokens in self.launcher.asserted if self.launcher else ():
             texts = [t.text for t in tokens]
             tokens = tokens[: texts.index("&&")] if "&&" in texts else tokens  # && "why"
@@ -456,11 +635,18 @@ class Writer:
         if self.loop and plain in ALL:
             return f"{self.loop}[i].numel()"
         scalars = self.p.positional()[len(self.p.inputs) :]
+        if self.is_gemv and plain in GEMV:
+            return GEMV[plain]
         if said in every or said in scalars:
             self.used.add(said)
             return said
+        told = {q.name for q in self.signature.parameters if not q.pointer}
+        if {"M", "N", "K"} <= every and {"n", "d"} <= told and plain in ("n", "d"):  # as llama2.c calls them
+            return "K" if plain == "n" else "N"
         if {"M", "N", "K"} <= every and plain in MATMUL:
             return MATMUL[plain]
+        if "NH" in every:
+            plain = re.sub(r"^(qkv|q)_(?=\w)", "", plain)
         if "NH" in every and plain in ("n", "s", "l", "seq"):
             return "T"
         if plain in HEADS and HEADS[plain] in every:
@@ -584,9 +770,15 @@ class Writer:
                 if known is None and name not in _texts(launcher.grid, launcher.block, launcher.shared):
                     continue
                 value = known or f"1  # {DECIDE}: {' '.join(t.text for t in tokens)}"
-            if value != _safe(name):
-                self.lines.append(f"{_safe(name)} = {value}")
-            self.known[name] = _safe(name)
+            local = self._local(name) if value != _safe(name) else _safe(name)
+            if value != local:
+                self.lines.append(f"{local} = {value}")
+            self.known[name] = local
+
+    def _local(self, name: str) -> str:
+        """A variable of the variant's for one of the launcher's, not that of a size or a tensor of the contract."""
+        sizes = {s for t in self.tensors.values() for s in t.shape.split()}
+        return f"{name}_" if name in {*sizes, *self.tensors, *self.p.positional()} else _safe(name)
 
     def _python(self, tokens: Sequence[Token]) -> str | None:
         """A C++ expression of sizes as Python; None where a name in it is not known."""
@@ -597,6 +789,8 @@ class Writer:
         if name in self.known:
             return self.known[name]
         value = self.scalar(name)
+        if value is None and self.launcher and name in self.launcher.bound:
+            value = _Expression(self, self.launcher.bound[name]).text()
         if value is None and self.launcher and name in self.launcher.parameters:
             side = 1 if "block" not in name.lower() else 16 if "sqrt" in name.lower() else BLOCK
             self.lines.append(f"{_safe(name)} = {side}  # {DECIDE}: {self.launcher.name} is told it")
@@ -613,6 +807,28 @@ class Writer:
         """A tensor that is there in every call."""
         name = next(t.name for t in (*self.p.outputs, *self.p.inputs) if t.when is contract.always)
         return f"{name}[0]" if self.tensors[name].many else name
+
+    def size_of(self, said: str, axis: list[str]) -> str | None:
+        """`tensor.size(axis)` of the launcher: of what the layer is about, where it has as many axes there, or two."""
+        launcher = self.launcher
+        given = zip(launcher.arguments, self.signature.parameters, strict=False) if launcher else ()
+        names = [self.matched.get(q.name, "") for part, q in given if said in [t.text for t in part]]
+        shape = self.tensors[names[0]].shape.split() if names and names[0] else []
+        if not launcher or not shape or self.tensors[names[0]].parameter or not "".join(axis).isdigit():
+            return None
+        texts = [[t.text for t in value] for _, value in launcher.defined]
+        asked = [
+            int(v[k + 4])
+            for v in texts
+            for k in range(len(v) - 4)
+            if v[k : k + 4] == [said, ".", "size", "("] and v[k + 4].isdigit()
+        ]
+        axes, at = 1 + max(asked, default=0), int(axis[0])
+        if not all(s.isidentifier() for s in shape) or len(shape) > 3 or axes not in (len(shape), 2):
+            return None
+        if axes == len(shape):
+            return shape[at]
+        return " * ".join(shape[:-1]) if at == 0 else shape[-1]
 
     def compiled(self, expression: str) -> str | None:
         """A constant of C++ that has a scope in front (x128::size): the compiler is asked."""
@@ -645,6 +861,8 @@ class _Expression:
         out = self._of(self.tokens)
         if not out:
             return None
+        while (plain := re.sub(r"(?<![\w)\]])\((\w+)\)", r"\1", out)) != out:  # (K), of a macro
+            out = plain
         try:
             ast.parse(out, mode="eval")
         except SyntaxError:
@@ -653,6 +871,8 @@ class _Expression:
 
     def _of(self, tokens: list[Token]) -> str | None:
         out, i = "", 0
+        if (choice := self._choice(tokens)) is not None:
+            return choice
         real = any(
             t.text in ("float", "double")
             and [x.text for x in tokens[max(0, k - 2) : k]][-1:] == ["("]
@@ -675,6 +895,10 @@ class _Expression:
             elif token.text == "(" and (skip := self._cast(tokens, i)):
                 i = skip
                 continue
+            elif token.text == "(" and (chosen := self._choice(tokens[i + 1 : cplusplus.closing(tokens, i)])):
+                out += chosen
+                i = cplusplus.closing(tokens, i) + 1
+                continue
             elif token.text in ("+", "-", "*", "(", ")", ",", "%", "<<", ">=", "<=", "==", "!=", "<", ">"):
                 out += {",": ", ", "(": "(", ")": ")"}.get(token.text, f" {token.text} ")
             elif token.text == "/":
@@ -685,6 +909,19 @@ class _Expression:
                 return None
             i += 1
         return re.sub(r"\( -", "(-", out.strip())
+
+    def _choice(self, tokens: list[Token]) -> str | None:
+        """`condition ? one : other`; None of what is none, or cannot be told."""
+        texts, depth, at = [t.text for t in tokens], 0, dict[str, int]()
+        for i, text in enumerate(texts):
+            depth += (text in ("(", "[")) - (text in (")", "]"))
+            if not depth and text in ("?", ":") and text not in at:
+                at[text] = i
+        if len(at) < 2:
+            return None
+        parts = [tokens[: at["?"]], tokens[at["?"] + 1 : at[":"]], tokens[at[":"] + 1 :]]
+        told = [self._of(part) for part in parts]
+        return f"({told[1]} if {told[0]} else {told[2]})" if all(told) else None
 
     def _of_device(self, text: str) -> str | None:
         """What a launcher asks of the GPU."""
@@ -712,6 +949,9 @@ class _Expression:
             return "", i + 2
         if text in ("true", "false"):
             return text.capitalize(), i + 1
+        if following in (".", "->") and [t.text for t in tokens[i + 2 : i + 4]] == ["size", "("]:
+            close = cplusplus.closing(tokens, i + 3)
+            return self.writer.size_of(text, [t.text for t in tokens[i + 4 : close]]), close + 1
         if following in (".", "->") and i + 2 < len(tokens):  # of cudaDeviceProp
             return self._of_device(tokens[i + 2].text), i + 3
         if (counted := self._of_device(text)) and following != "(":

@@ -328,7 +328,7 @@ def _wmma() -> list[Instruction]:
     lines.append(instruction(section, f"{head}.D.C.A {operands}", _fragment_product, D=sums, C=sums, A=half, **sides))
     floats = {"D": {"f32": FRAGMENTS["f32"]}, "C": {"f32": FRAGMENTS["f32"]}, "A": pieces, "B": pieces}
     lines.append(instruction(section, f"{head}.D.A.B.C {operands}", _fragment_product, **floats, **sides))
-    double = dict.fromkeys("DABC", {"f64": FRAGMENTS["f64"]})
+    double = {side: {"f64": FRAGMENTS["f64"]} for side in "DABC"}
     lines.append(instruction(section, f"{head}{{.rn}}.D.A.B.C {operands}", _fragment_product, **double, **sides))
     whole = {"s32": FRAGMENTS["s32"]}
     bytes_ = {t: FRAGMENTS[t] for t in ("s8", "u8")}

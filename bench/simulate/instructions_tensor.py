@@ -178,7 +178,8 @@ def _arrivals() -> list[Instruction]:
             ("{NAME}.expect_tx.ORDER.SCOPE.SPACE.b64 d:u64, [a], b:u32", "1", "{b}", kind),
             ("{NAME}.noComplete.ORDER.SCOPE.SPACE.b64 d:u64, [a], b:u32", "{b}", "0", no_complete),
         ):
-            code = f"mbarrier_arrive(self, {BARRIER}, {arrivals}, {expected}, {{ORDER}} | {{SCOPE}}, {{site}}, Arrival::{how})"
+            order = "{ORDER} | {SCOPE}"
+            code = f"mbarrier_arrive(self, {BARRIER}, {arrivals}, {expected}, {order}, {{site}}, Arrival::{how})"
             lines.append(instruction(section, f"mbarrier.{syntax.replace('{NAME}', name)}", code, **ARRIVE_CHOICES))
     return lines
 
@@ -413,7 +414,9 @@ WGMMA = [
     ),
     instruction("9.7.15 wgmma.fence", "wgmma.fence.sync.aligned", "wgmma_fence(self, {site}); fences_++;"),
     instruction("9.7.15 wgmma.commit_group", "wgmma.commit_group.sync.aligned", "wgmma_commit(self, {site});"),
-    instruction("9.7.15 wgmma.wait_group", "wgmma.wait_group.sync.aligned a:u32", "waited_ = wgmma_wait(self, {a}, {site});"),
+    instruction(
+        "9.7.15 wgmma.wait_group", "wgmma.wait_group.sync.aligned a:u32", "waited_ = wgmma_wait(self, {a}, {site});"
+    ),
 ]
 
 INSTRUCTIONS: list[Instruction] = [

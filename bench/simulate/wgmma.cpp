@@ -56,7 +56,7 @@ struct WgmmaOperation {
     u32 thread;  // one of those that issued it
     u32 warps = 0;
     u32 fenced_at = 0;
-    u64 read_a = 0, read_b = 0;  // fingerprints of its matrices when it was issued
+    u64 read_a[kWarps] = {}, read_b = 0;  // fingerprints of its matrices when they were first issued: of A, by warp
     std::vector<u32*> sums[kThreads];
     u32 a[kThreads][4];
     std::vector<Copied> followers;
@@ -98,14 +98,15 @@ u32 registers_of(const WgmmaForm& form) { return form.n / (form.sums == Sums::F1
 
 // --- the work -------------------------------------------------------------------------------------------------------
 
-// Of the bytes that a matrix takes of shared memory, as they are now. 0: some lie outside, which its reading reports.
-u64 fingerprint(u64 raw, u32 lines, bool transposed, Element element) {
+// Of the bytes of shared memory that some lines of a matrix (rows of A, columns of B) take, as they are now. 0: some
+// lie outside, which its reading reports.
+u64 fingerprint(u64 raw, u32 first, u32 lines, bool transposed, Element element) {
     const u32 parts = per_word(element), k = 8 * parts, per_piece = kPiece / 4 * parts;
     const Matrix matrix(raw);
-    const u32 across = transposed ? k : lines, along = (transposed ? lines : k) / per_piece;
+    const u32 across = transposed ? k : first + lines, along = (transposed ? first + lines : k) / per_piece;
     u64 print = 1;
-    for (u32 line = 0; line < across; line++) {
-        for (u32 p = 0; p < along; p++) {
+    for (u32 line = transposed ? 0 : first; line < across; line++) {
+        for (u32 p = transposed ? first / per_piece : 0; p < along; p++) {
             const u32 address = matrix.piece(!transposed, line, p);
             if (address > machine.shared_bytes || machine.shared_bytes - address < kPiece) return 0;
             u64 words[2];
@@ -115,14 +116,16 @@ u64 fingerprint(u64 raw, u32 lines, bool transposed, Element element) {
     }
     return print;
 }
-u64 print_of_a(const WgmmaOperation& op) {
-    return op.a_in_registers ? 0 : fingerprint(op.a_matrix, kRows, op.form.transposed_a, op.form.a);
+u64 print_of_a(const WgmmaOperation& op, u32 warp) {
+    constexpr u32 kOwn = kRows / kWarps;
+    return op.a_in_registers ? 0 : fingerprint(op.a_matrix, warp * kOwn, kOwn, op.form.transposed_a, op.form.a);
 }
-u64 print_of_b(const WgmmaOperation& op) { return fingerprint(op.b_matrix, op.form.n, op.form.transposed_b, op.form.b); }
+u64 print_of_b(const WgmmaOperation& op) { return fingerprint(op.b_matrix, 0, op.form.n, op.form.transposed_b, op.form.b); }
 
 // Nothing may write to the matrices from the issue to the wait, not even who orders it before the wait.
 void require_unchanged(const Thread& self, const WgmmaOperation& op) {
-    const bool a = print_of_a(op) != op.read_a;
+    bool a = false;
+    for (u32 warp = 0; warp < kWarps; warp++) a |= print_of_a(op, warp) != op.read_a[warp];
     if (!a && print_of_b(op) == op.read_b) return;
     bad_wgmma(self, std::string("matrix ") + (a ? "A" : "B") + " in shared memory was changed while the product was under way",
               op.site);
@@ -270,8 +273,8 @@ void perform_issue(const Lanes& lanes) {
         op.sums[t].assign(mine.sums, mine.sums + registers_of(op.form));
         if (mine.a) std::copy(mine.a, mine.a + 4, op.a[t]);
     });
+    op.read_a[first.warp % kWarps] = print_of_a(op, first.warp % kWarps);
     if (++op.warps < kWarps) return;
-    op.read_a = print_of_a(op);
     stirred();
     for (Fiber* fiber : group.waiters) wake(*fiber);
     group.waiters.clear();

@@ -325,3 +325,87 @@ def test_a_launch_is_looked_for_beside_the_file_and_in_the_folder_above(folder):
     assert "launched as its run does" in text and "TILE = 64" in text and "TILE * TILE // 8" in text
     assert "TILE=TILE, EACH=8" in text and "launch(out, x, weight, bias, M, N, K)" in text
     assert not [line for line in decide if "block" in line], decide
+
+
+SWITCHED = """
+#include "widths.h"
+#ifdef WITH_ROWS
+template <const int WIDTH = 64>
+__global__ void rows_of(float* x, float* y, int N, int H) {
+    int at = blockIdx.x * H + threadIdx.x;
+    if (threadIdx.x < H) y[at] = x[at];
+}
+#endif
+#define LAUNCH(H) rows_of<(H) / PER><<<grid, block>>>(x.data_ptr(), y.data_ptr(), N, (H));
+#define DISPATCH(S, H)            \\
+    dim3 block((H) / PER);        \\
+    dim3 grid((S));               \\
+    switch ((H)) {                \\
+    case 64: LAUNCH(64) break;    \\
+    case 128: LAUNCH(128) break;  \\
+    case 256: LAUNCH(256) break;  \\
+    default: throw std::runtime_error("no"); }
+void rows(torch::Tensor x, torch::Tensor y) {
+    const int S = x.size(0);
+    const int H = x.size(1);
+    const int N = S * H;
+    if (H % 4 != 0) { throw std::runtime_error("H"); }
+    DISPATCH(S, H)
+}
+"""
+WIDTHS = "#define PER 1\n"
+TILED = """
+template <typename T, const int TILE, const int STAGE, const int ROWS>
+__global__ void tiles(T* x, T* y, int n) {}
+template <const int kTile, const int kStage = 3>
+void launch_tiles(torch::Tensor x, torch::Tensor y) {
+    constexpr int kRows = (kTile < 128) ? 4 : 2;
+    const int n = x.numel();
+    dim3 grid(div_ceil(n, kTile), 1);
+    tiles<float, kTile, kStage, kRows><<<grid, dim3(32 * kRows)>>>(x.data_ptr(), y.data_ptr(), n);
+}
+void all_tiles(torch::Tensor x, torch::Tensor y) {
+    int cols = x.size(1);
+    switch (cols) {
+    case 32: launch_tiles<32>(x, y); break;
+    case 128: { launch_tiles<128>(x, y); break; }
+    }
+}
+"""
+VECTOR = """
+__global__ void gemv(float* a, float* x, float* y, int M, int K) {}
+void run(float* a, float* x, float* y, int M, int K) {
+    gemv<<<(M + 3) / 4, dim3(32, 4)>>>(a, x, y, M, K);
+}
+"""
+
+
+def test_a_launch_in_a_macro_and_a_switch_is_read_as_what_the_switch_asks(tmp_path):
+    """The kernel stands behind an #ifdef, its header in a folder that only a build's -I names."""
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include" / "widths.h").write_text(WIDTHS)
+    (tmp_path / "source").mkdir()
+    _, text, decide = taken(tmp_path / "source", "rows.cu", "softmax", SWITCHED)
+    assert "R, S = x.shape" in text and "S_ = R" in text and "H = S\n" in text
+    assert "if H not in (64, 128, 256,):" in text and "no instance for H but 64, 128, 256" in text
+    assert "if not (H % 4 == 0):" in text
+    assert "WIDTH=H // 1, WITH_ROWS=1)" in text and "launch(x, out, N, H)" in text
+    assert [line for line in decide if "causal" not in line] == []
+    assert list((tmp_path / "source" / "into" / "cuda" / "softmax").rglob("widths.h"))
+
+
+def test_a_launchers_template_is_what_its_caller_gives_it(tmp_path):
+    _, text, decide = taken(tmp_path, "tiles.cu", "softmax", TILED)
+    assert "if S not in (32, 128,):" in text or "if cols not in (32, 128,):" in text
+    assert (
+        "kRows = (4 if (cols < 128) else 2)" in text.replace("(S <", "(cols <")
+        and "TILE=S, STAGE=3, ROWS=kRows" in text
+        and "blocks(n, S)" in text
+    )
+    assert [line for line in decide if "causal" not in line] == []
+
+
+def test_a_matrix_and_a_vector_are_one_row_of_decodes_layer(tmp_path):
+    _, text, decide = taken(tmp_path, "gemv.cu", "gemv", VECTOR)
+    assert 'raise Unavailable("several rows")' in text and "launch(weight, x, out, N, K)" in text
+    assert "grid=(N + 3) // 4" in text and not decide

@@ -150,11 +150,12 @@ KERNEL tile_added(const unsigned* in, const __grid_constant__ TensorMap map, int
 }
 
 // Linear copies in and out again, by way of shared memory; the bytes are announced apart from the arrival.
-KERNEL bulk_round(unsigned* out, const unsigned* in, int bytes) {
+template <bool FENCED>
+__device__ void bulk_round_of(unsigned* out, const unsigned* in, int bytes) {
     __shared__ Barrier barrier;
     if (threadIdx.x == 0) {
         make_barrier(&barrier, 1);
-        fence_barriers();
+        if (FENCED) fence_barriers();
         asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(bytes) : "memory");
         asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
                          shared_address(shared)), "l"(in), "r"(bytes), "r"(shared_address(&barrier)) : "memory");
@@ -166,6 +167,8 @@ KERNEL bulk_round(unsigned* out, const unsigned* in, int bytes) {
         wait_stores_read<0>();
     }
 }
+KERNEL bulk_round(unsigned* out, const unsigned* in, int bytes) { bulk_round_of<true>(out, in, bytes); }
+KERNEL bulk_round_unfenced(unsigned* out, const unsigned* in, int bytes) { bulk_round_of<false>(out, in, bytes); }
 
 // --- wgmma: shared memory is filled from `in`; the descriptors come without their address -------------------------------
 

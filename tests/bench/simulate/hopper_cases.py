@@ -253,7 +253,9 @@ def multiply(case: ProductCase, device="cpu", seed=0) -> torch.Tensor:
 
 def small_products(kernel: str, dtype: torch.dtype, n: int, device="cpu") -> torch.Tensor:
     """A kernel that takes both operands without a swizzle: its four registers."""
-    return unswizzled(kernel, whole_numbers(64, 16, dtype=dtype, seed=7), whole_numbers(n, 16, dtype=dtype, seed=8), device)
+    return unswizzled(
+        kernel, whole_numbers(64, 16, dtype=dtype, seed=7), whole_numbers(n, 16, dtype=dtype, seed=8), device
+    )
 
 
 def unswizzled(kernel: str, a: torch.Tensor, b: torch.Tensor, device="cpu") -> torch.Tensor:
@@ -266,6 +268,7 @@ def unswizzled(kernel: str, a: torch.Tensor, b: torch.Tensor, device="cpu") -> t
 
 NAMES = (
     *("barrier_phases", "barrier_orders_memory", "copies_arrive<true>", "copies_arrive<false>", "bulk_round"),
+    "bulk_round_unfenced",
     *(f"tile_{way}<{axes}>" for way in ("in", "out") for axes in (2, 3)),
     *("tile_in<5>", "tile_added"),
     *dict.fromkeys(case.kernel for case in PRODUCT_CASES),

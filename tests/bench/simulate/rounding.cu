@@ -61,6 +61,18 @@ KERNEL overflown(ARGUMENTS) {
     __syncthreads();
     out[threadIdx.x] = sums[0] + sums[1];
 }
+// NaN of all threads: a card has one, and this processor's differ in their signs.
+KERNEL nans(ARGUMENTS) {
+    float infinite = (fabsf(in[0]) + 10) * 3e38f, nan = infinite - infinite;
+    out[0] = threadIdx.x % 2 ? nan : -nan;
+}
+KERNEL nans_of_integers(ARGUMENTS) {
+    out[0] = __int_as_float(0x7fc00000 | threadIdx.x);  // BUG
+}
+KERNEL nan_or_number(ARGUMENTS) {
+    float infinite = (fabsf(in[0]) + 10) * 3e38f, nan = infinite - infinite;
+    out[0] = threadIdx.x == 40 ? 1.5f * infinite / infinite + in[0] * 0 : threadIdx.x == 41 ? in[1] * 3 : nan;  // BUG
+}
 KERNEL two_instructions(ARGUMENTS) {
     __shared__ float sums[2];
     float sum = fused_sum(given(in));

@@ -332,6 +332,19 @@ def test_bug_is_found_in_other_orders(kernel, seed):
     assert reports(kernel, seed).reports
 
 
+def barrier_notes(fence: str) -> list[str]:
+    simulate.take_notes()
+    given, out = torch.arange(500, dtype=torch.int32), torch.zeros(500, dtype=torch.int32)
+    cases.run(f"bulk_round{fence}", [out, given, 496 * 4])
+    return [note.message for note in simulate.take_notes() if note.kind == "unfenced barrier"]
+
+
+def test_a_barrier_that_the_async_proxy_was_not_shown_is_a_note():
+    (note,) = barrier_notes("_unfenced")
+    assert re.search(r"hopper\.cu(h)?:\d+", note) and "fence.mbarrier_init or fence.proxy.async" in note
+    assert not barrier_notes("")
+
+
 # --- on a card -------------------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from tests.bench.simulate.kernels import marked_lines, names, run
 
 SEEDS = range(4)
 NOTED = ("one_store", "cancelling", "warps_hold_the_same", "halves", "overflown")
+SAME = ("nans",)
 RACES = tuple(name for name in names("rounding.cu") if marked_lines("rounding.cu", name))
 
 
@@ -19,7 +20,7 @@ def _no_old_notes():
 
 
 def test_every_kernel_is_either_noted_or_a_race():
-    assert [*NOTED, *RACES] == names("rounding.cu")
+    assert [*NOTED, *SAME, *RACES] == names("rounding.cu")
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -30,6 +31,12 @@ def test_rounding_is_a_note(kernel, seed):
     assert (note.kernel, note.kind) == (kernel, "nondeterministic")
     assert "rounding.cu:" in note.message and "enable_fp_fusion=False" in note.message
     assert take_notes() == (), "they are taken once"
+
+
+@pytest.mark.parametrize("kernel", SAME)
+def test_what_is_one_value_on_a_card_is_no_finding(kernel):
+    out, *_ = run("rounding.cu", kernel, n=64)
+    assert out[0].isnan() and take_notes() == ()
 
 
 def test_the_result_is_one_of_the_lanes():

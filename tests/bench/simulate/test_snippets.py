@@ -66,6 +66,8 @@ def test_an_unknown_modifier_is_named_with_what_there_is():
         ("tcgen05.fence::before_thread_sync;", "9.7.16"),
         ("mapa.shared::cta.u32 %r1, %r2, %r3;", "9.7.9"),
         ("add.cc.f32 %f1, %f2, %f3;", "9.7.2"),
+        ("tex.1d.v4.s32.s32 {%r1, %r2, %r3, %r4}, [%rd1, {%r5}];", "9.7.10"),  # tex1Dfetch
+        ("suld.b.1d.b32.trap %r1, [%rd1, {%r2}];", "9.7.11"),
         ("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u16 [%r1], %r2, [%r3];", "9.7.9.25"),
     ],
 )

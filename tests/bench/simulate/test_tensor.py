@@ -76,7 +76,7 @@ def words(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def a_fragment(a: torch.Tensor) -> torch.Tensor:
-    """[register][lane] of a 16-row A: rows lane / 4 and 8 below, then the same 4 words to the right; of 8 rows, as B's."""
+    """[register][lane] of a 16-row A: rows lane / 4 and 8 below, then the same 4 words right of it; 8 rows: as B's."""
     w = words(a)
     if len(a) == 8:
         return b_fragment(a)
@@ -140,14 +140,34 @@ def test_mma_is_exact_for_whole_numbers(case):
         assert not torch.equal(mma_formula(a, b, c, True), mma_formula(a, b, c))
 
 
+@pytest.mark.parametrize("case", MMA_CASES[-8:], ids=lambda c: c.kernel)
+@pytest.mark.parametrize("of_b", (False, True), ids="ab")
+def test_one_element_is_one_row_or_column(case, of_b):
+    """A fragment whose lanes were exchanged would pass on to another one."""
+    operands = list(mma_inputs(case, whole_numbers=True)[:2])
+    none = torch.zeros(case.rows, 8, dtype=case.sums)
+    before, at = run_mma(case, *operands, none), (5, case.k - 1)
+    other = operands[of_b].double()
+    change = (0 if other[at] else 1) - other[at]
+    other[at] += change
+    operands[of_b] = other.to(operands[of_b].dtype)
+    wanted = none.double()
+    (wanted.T if of_b else wanted)[5] = change * operands[not of_b][:, at[1]].double()
+    assert wanted.any()
+    assert torch.equal(run_mma(case, *operands, none) != before, c_fragment(wanted.to(none.dtype)) != 0)
+
+
 @pytest.mark.parametrize("case", [c for c in MMA_CASES if not c.whole], ids=lambda c: c.kernel)
 def test_mma_is_rounded_once(case):
     a, b, c = mma_inputs(case, whole_numbers=False)
     want = c_fragment(mma_formula(a, b, c).to(c.dtype))
     got = run_mma(case, a, b, c)
+    if c.dtype == torch.float64:  # rounded after each product
+        assert torch.allclose(got.view(c.dtype), want.view(c.dtype), rtol=1e-15, atol=1e-15)
+        return
     # f64 sums in another order may round to the neighbour, which is rare.
-    assert (got != want).sum() <= (want.numel() if c.dtype == torch.float64 else 1)  # f64 rounds after each product
-    assert torch.allclose(got.view(c.dtype), want.view(c.dtype), rtol=2 * torch.finfo(c.dtype).eps, atol=0 if c.dtype != torch.float64 else 1e-15)
+    assert (got != want).sum() <= 1
+    assert torch.allclose(got.view(c.dtype), want.view(c.dtype), rtol=2 * torch.finfo(c.dtype).eps, atol=0)
 
 
 @on_a_card
