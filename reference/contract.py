@@ -18,6 +18,7 @@ A layer is a module: `reference/<layer>.py`. It declares
                         call, has another one (`need_known`)
     typical(B, T)       optional: the shape that is timed where no model lists the layer among its calls
     TIED                optional: names of tensors whose elements belong together one by one
+    SUMMED              optional: names of tensors of which nothing but a sum over all elements comes out
     LONG                optional: {symbol: least size}, instead of the default below: what `sliced` may cut down
 
 A *shape* is a plain dict: sizes by symbol (`B T C NH NKV HS V VP M N K`), options (`causal`, `epilogue`, …) and

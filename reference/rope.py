@@ -74,7 +74,9 @@ RAGGED: list[Shape] = [
     dict(B=2, T=33, H=5, R=3, HS=48, S=40, theta=1e4, style="interleaved"),
     dict(B=2, T=7, H=6, R=5, HS=80, S=64, theta=1e4, style="half"),
     dict(B=1, T=1, H=1, R=1, HS=2, S=1, theta=1e4, style="interleaved"),  # one pair, and no position but the first
-    dict(B=3, T=17, H=4, R=4, HS=6, S=66000, theta=5e5, style="half"),  # nothing is left alone; positions beyond 16 bits
+    dict(
+        B=3, T=17, H=4, R=4, HS=6, S=66000, theta=5e5, style="half"
+    ),  # nothing is left alone; positions beyond 16 bits
     dict(B=3, T=5, H=7, R=3, HS=10, S=50, theta=1e4, style="interleaved"),
     dict(B=2, T=16, H=12, R=8, HS=64, S=32, theta=1e4, style="interleaved"),  # Llama's head sizes
     dict(B=1, T=8, H=6, R=4, HS=128, S=2048, theta=1e6, style="half"),

@@ -79,7 +79,8 @@ def terminal(file: Path) -> None:
 
     parts = [INTRODUCTION]
     for width in (80, 120):
-        console = Console(width=width, force_terminal=True, color_system=None, file=io.StringIO())
+        out = io.StringIO()
+        console = Console(width=width, force_terminal=True, color_system=None, file=out)
         for run, layer, phase in TABLES:
             rows, _ = read.read_records(RUNS / run)
             rows = [r for r in rows if (r["layer"], r["phase"]) == (layer, phase)]
@@ -88,7 +89,7 @@ def terminal(file: Path) -> None:
             shape = " ".join(f"{axis}={size}" for axis, size in rows[0]["shape"].items() if axis != "dtype")
             title = f"{layer} {phase} {rows[0]['shape_name']} {rows[0]['dtype']}: {shape}"
             screen.timings(title, facts(rows[0], None), rows, ("cold", "warm"), layer in FLOPS_MATTER)
-        shown = "".join(f"    {line}".rstrip() + "\n" for line in console.file.getvalue().strip("\n").split("\n"))
+        shown = "".join(f"    {line}".rstrip() + "\n" for line in out.getvalue().strip("\n").split("\n"))
         parts.append(f"\n## {width} columns\n\n{shown}")
     file.write_text("".join(parts))
 

@@ -107,8 +107,9 @@ def put(into: torch.Tensor, source: torch.Tensor, change: Change) -> None:
             torch.mul(here, change.factor, out=there)
     if change.factors:
         factors, whole = _factors(change.factors, len(to), to.device), len(to) // NEIGHBOURS * NEIGHBOURS
-        for part, by in ((to[:whole].view(-1, NEIGHBOURS), factors[: whole // NEIGHBOURS, None]), (to[whole:], factors[-1:])):
-            part.copy_(part * by)
+        blocks, rest = to[:whole].view(-1, NEIGHBOURS), to[whole:]
+        blocks.copy_(blocks * factors[: len(blocks), None])
+        rest.copy_(rest * factors[-1:])
 
 
 @functools.lru_cache(maxsize=2)

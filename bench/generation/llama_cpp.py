@@ -87,7 +87,7 @@ class LlamaCppRoom(Room):
 
         prefill_s = self._seconds(prefill)
         step_s = [self._seconds(step) for _ in range(s.steps - 1)]
-        return Done(prefill_s=prefill_s, first_s=prefill_s, step_s=step_s, tokens=drawn)
+        return Done(prefill_s=prefill_s, first_s=prefill_s, step_s=step_s, tokens=drawn, last=[], changed="")
 
     def _seconds(self, what: Callable[[], None]) -> float:
         start = time.perf_counter()

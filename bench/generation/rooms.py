@@ -3,7 +3,9 @@
 The methods of the rooms are the commands that `bench.generation.contestants.Contestant` sends.
 """
 
+import functools
 import importlib.util
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from bench.cli import CANNOT_RUN, USAGE, CannotGoOn
 from bench.core import process
 from bench.core.case import DTYPES
 from bench.core.variants import Variant, discover, find
+from bench.generation.drawn import strange
 from bench.generation.plan import Job, calls
 from bench.machine import ceilings, compared
 from bench.machine.devices import SPAN, is_gpu, open_device
@@ -27,24 +30,29 @@ from bench.models.calls import Call
 from bench.models.choose import Times
 from bench.models.engine import Engine
 from bench.models.inference import META, dequantised, inference, quantised_rows
+from bench.trial import world
 from reference.models.llama2 import Llama2
 from reference.models.model import Model
 from reference.models.plain import network
 
+LIMIT = 4.0  # yards that an error may have, as in the proof of a layer
 EXACT = 1 << 30  # parameters: up to so many truth is worked out in fp64, beyond it in fp32
 TABLES = ("wte", "wpe")  # rows of which are looked up
+MOST_FORCED = 4096  # tokens of a text whose own yard is worked out where it seems wrong
 ROW = list[float]  # logits of one sequence at one step
 
 
 class Done(TypedDict):
     """One generation. Seconds of reading the prompts, until their first token was known, and of each step after it (or
-    of
-    their mean, where there is no clock around each); what was drawn, by sequence."""
+    of their mean, where there is no clock around each); what was drawn, by sequence. Of ours also the logits that the
+    last tokens were drawn from, and what changed in its process meanwhile."""
 
     prefill_s: float
     first_s: float
     step_s: list[float]
     tokens: list[list[int]]
+    last: list[ROW]
+    changed: str
 
 
 @dataclass(frozen=True)
@@ -63,12 +71,22 @@ class Built:
 class Verdict:
     """Logits of ours against the plain network's: the worst error, in logits, that of PyTorch's own variants at the
     same
-    calls (the yard), and how many tokens the plain network would have taken too."""
+    calls (the yard), how many tokens the plain network would have taken too, and which token nobody draws from logits
+    that are as near."""
 
     error: float
     yard: float
     same: int
     of: int
+    strange: str = ""
+
+    @property
+    def wrong(self) -> str:
+        """Why a text is not to be believed, or ""."""
+        if not self.error <= LIMIT * self.yard:
+            times = f"{self.error / self.yard:.3g} times as far as those of PyTorch's variants"
+            return f"logits are off by {self.error:.3g}: {times}"
+        return self.strange
 
 
 class Room(process.Room):
@@ -163,6 +181,8 @@ class OurRoom(Room):
         if self.job.simulate:
             for backend in {v.backend for v in choice.values() if v.gpu_code}:
                 simulate.install(backend)
+        world.guard()  # before any of them is there
+        self.functions = {name: value for name, value in world.take().items() if name in world.OF_FUNCTIONS}
         modules = {id: variant.load() for id, variant in choice.items()}
         self.engine = Engine(self.made, modules, self.device)
         self.fill(self.engine)
@@ -188,9 +208,13 @@ class OurRoom(Room):
 
     def run(self) -> Done:
         self.engine.begin(self.job.prompts, self.job.seed)
-        prefill_s, first_s = self._first(self.engine.prefill, self.made.token.tolist)
-        step_s = self._steps(self.engine.step)
-        return Done(prefill_s=prefill_s, first_s=first_s, step_s=step_s, tokens=self.engine.tokens())
+        before = world.take() | self.functions
+        with world.Watch() as watch:
+            prefill_s, first_s = self._first(self.engine.prefill, self.made.token.tolist)
+            step_s = self._steps(self.engine.step)
+        changed = watch.evidence() or world.difference(world.settled(before), world.take())
+        tokens, last = self.engine.tokens(), self._row()
+        return Done(prefill_s=prefill_s, first_s=first_s, step_s=step_s, tokens=tokens, last=last, changed=changed)
 
     def stream(self, end: int | None) -> list[list[int]]:
         """One generation that nobody times: each step's tokens, by sequence, are told as they come, until every text
@@ -236,8 +260,42 @@ class JudgeRoom(Room):
         yard = (self._forced(drawn, steps) - truth).abs().max().item()
         of_truth = truth.argmax(-1)
         same = int((of_truth == torch.tensor(drawn)).sum())
-        error = (ours - truth).abs().max().item()
-        return Verdict(error, max(yard, self._least(truth)), same, of_truth.numel())
+        error, yard = (ours - truth).abs().max().item(), max(yard, self._least(truth))
+        odd = (self._odd(truth[b], b, tokens, LIMIT * yard) for b, tokens in enumerate(drawn))
+        return Verdict(error, yard, same, of_truth.numel(), next(filter(None, odd), ""))
+
+    def judge_text(self, drawn: list[list[int]], lasts: list[list[ROW]], yard: float) -> Verdict:
+        """A text that was written on the clock: whether its tokens are draws, and the logits of its last step, in each
+        generation that came to this text. By the yard of the steps that were judged before; where that is passed, by
+        that of all steps."""
+        verdict = self._judged_text(drawn, lasts, yard)
+        if verdict.wrong and len(drawn[0]) * len(drawn) <= MOST_FORCED:
+            truth = torch.stack([self._truth_of(b, ids) for b, ids in enumerate(drawn)])
+            own = (self._forced(drawn, len(drawn[0])) - truth).abs().max().item()
+            verdict = self._judged_text(drawn, lasts, max(yard, own))
+        return verdict
+
+    def _judged_text(self, drawn: list[list[int]], lasts: list[list[ROW]], yard: float) -> Verdict:
+        error, same, odd = 0.0, 0, ""
+        for b, tokens in enumerate(drawn):  # one after the other: logits of all are large
+            truth = self._truth_of(b, tokens)
+            error = max(error, *(_distance(truth[-1], last[b]) for last in lasts))
+            same += int((truth.argmax(-1) == torch.tensor(tokens)).sum())
+            odd = odd or self._odd(truth, b, tokens, LIMIT * yard)
+        return Verdict(error, yard, same, sum(map(len, drawn)), odd)
+
+    def _odd(self, truth: torch.Tensor, b: int, tokens: list[int], off: float) -> str:
+        """What is strange about a sequence's tokens; truth (steps, V)."""
+        s = self.job.sizes
+        u = torch.rand(s.steps, s.B, generator=torch.Generator().manual_seed(self.job.seed))
+        told = strange(truth, tokens, u[: len(tokens), b].tolist(), s, off)
+        return f"sequence {b}: {told}" if told else ""
+
+    def _truth_of(self, b: int, tokens: list[int]) -> torch.Tensor:
+        """(steps, V) of one sequence."""
+        with torch.no_grad():
+            found = self._net()(torch.tensor([[*self.job.prompts[b], *tokens[:-1]]]))
+        return found[0, -len(tokens) :, : self.model.v].float()
 
     def _least(self, truth: torch.Tensor) -> float:
         """A unit in the last place of the largest logit: nothing can be asked to be nearer."""
@@ -246,13 +304,15 @@ class JudgeRoom(Room):
     def _texts(self, drawn: list[list[int]]) -> torch.Tensor:
         return torch.tensor([[*p, *d[:-1]] for p, d in zip(self.job.prompts, drawn, strict=True)])
 
-    @torch.no_grad()
-    def _truth(self, drawn: list[list[int]], steps: int) -> torch.Tensor:
+    @functools.cache  # noqa: B019  # one room a process
+    def _net(self) -> Any:
         net = network(self.model)
         net.load(self.rounded())
-        if self.model.parameters <= EXACT:
-            net = net.double()
-        return net(self._texts(drawn))[:, -steps:, : self.model.v].float()
+        return net.double() if self.model.parameters <= EXACT else net
+
+    @torch.no_grad()
+    def _truth(self, drawn: list[list[int]], steps: int) -> torch.Tensor:
+        return self._net()(self._texts(drawn))[:, -steps:, : self.model.v].float()
 
     def _forced(self, drawn: list[list[int]], steps: int) -> torch.Tensor:
         """The same calls by PyTorch's own variants: every token read is one that ours drew."""
@@ -276,6 +336,12 @@ class JudgeRoom(Room):
             ceilings.look_again()
         found = ceilings.ceilings(device=self.job.device)
         return {"read": found.bytes_per_s.get("read"), **found.flops_per_s}
+
+
+def _distance(truth: torch.Tensor, row: ROW) -> float:
+    """The largest; infinite where one is not finite."""
+    found = (torch.tensor(row) - truth).abs().max().item()
+    return found if math.isfinite(found) else math.inf
 
 
 class PlainRoom(Room):
@@ -319,7 +385,14 @@ class PlainRoom(Room):
 
         prefill_s, first_s = self._first(prefill, lambda: drawn[0].tolist())
         step_s = self._steps(step)
-        return Done(prefill_s=prefill_s, first_s=first_s, step_s=step_s, tokens=torch.cat(drawn, 1).tolist())
+        return Done(
+            prefill_s=prefill_s,
+            first_s=first_s,
+            step_s=step_s,
+            tokens=torch.cat(drawn, 1).tolist(),
+            last=[],
+            changed="",
+        )
 
     def _drawn(self, logits: torch.Tensor) -> torch.Tensor:
         """(B, 1): the likeliest token; how it is drawn takes no time beside the network."""
@@ -369,10 +442,10 @@ class TransformersRoom(Room):
         steps = self.sizes.steps - 1
         if not steps:
             first_s, tokens = self._generated(1)
-            return Done(prefill_s=first_s, first_s=first_s, step_s=[], tokens=tokens)
+            return Done(prefill_s=first_s, first_s=first_s, step_s=[], tokens=tokens, last=[], changed="")
         whole_s, tokens = self._generated(1 + steps)
         step_s = [max(0.0, whole_s - first_s) / steps]
-        return Done(prefill_s=first_s, first_s=first_s, step_s=step_s, tokens=tokens)
+        return Done(prefill_s=first_s, first_s=first_s, step_s=step_s, tokens=tokens, last=[], changed="")
 
     def _generated(self, count: int) -> tuple[float, list[list[int]]]:
         tokens = torch.tensor(self.job.prompts, device=self.device.place)

@@ -19,7 +19,7 @@ from bench.generation.contestants import Contestant, Lost
 from bench.generation.llama_cpp import LlamaCppRoom
 from bench.generation.outcome import Entry, Outcome
 from bench.generation.plan import Q8, Job, Plan
-from bench.generation.rooms import EXACT, JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
+from bench.generation.rooms import EXACT, Done, JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
 from bench.generation.stream import Stream
 from bench.machine import facts
 from bench.models import chosen
@@ -27,6 +27,7 @@ from bench.models.inference import META, inference
 from bench.records.run import Run
 from bench.show.report import write_beside
 
+MOST_TEXTS = 3  # of those written on the clock: kernels whose sums have no order may come to several
 CHECKED_ROWS = 64  # of logits that are judged: steps of all sequences
 NAMES = {"eager": "torch.eager", "compile": "torch.compile"}  # of the others as they are
 
@@ -53,6 +54,8 @@ class Session:
         try:
             with Progress(), ExitStack() as stack:
                 self._rounds(self._set_up(stack))
+            with Progress():
+                self._judge_timed()
         except (KeyboardInterrupt, CannotGoOn):  # what was measured is not to be lost
             self._keep()
             raise
@@ -161,6 +164,24 @@ class Session:
                 drawn, logits = found[entry.name].set_up("logits", steps=steps)
                 entry.drawn = drawn = [ids[:steps] for ids in drawn]
                 entry.verdict = judge.set_up("judge", drawn=drawn, logits=logits)
+
+    def _judge_timed(self) -> None:
+        """What was written on the clock, once all others have given their memory back: a kernel that was right before
+        may know the difference."""
+        for entry in self.entries:
+            if not (entry.ours and entry.verdict and entry.rounds and not entry.wrong and not entry.status):
+                continue
+            texts: dict[str, list[Done]] = {}
+            for done in entry.rounds:
+                texts.setdefault(repr(done["tokens"]), []).append(done)
+            some = random.sample(list(texts.values()), min(MOST_TEXTS, len(texts)))
+            progress.tell(f"the plain network reads what {entry.name} wrote")
+            with ExitStack() as stack:
+                judge = self._contestant(stack, "the plain network", JudgeRoom, entry.job)
+                for alike in some:
+                    lasts, yard = [done["last"] for done in alike], entry.verdict.yard
+                    asked = dict(drawn=alike[0]["tokens"], lasts=lasts, yard=yard)
+                    entry.timed.append(judge.set_up("judge_text", **asked))
 
     # --- measuring ---
 

@@ -83,6 +83,7 @@ MOST_SHOWN = 4  # changes named in one line of evidence
 POOLS = "native threads"
 DEEDS = "what its own code did"
 DENORMALS = "denormals are kept by torch's threads"
+OF_FUNCTIONS = ("clock", "clocks of a GPU", "replaced functions", DEEDS)  # what nobody changes at any time
 MAY_GROW = ("Python threads", POOLS, "child processes")
 
 
@@ -398,16 +399,29 @@ CALLABLE += (types.GetSetDescriptorType, type, property, staticmethod, classmeth
 
 # Of Python's own library what the harness calls around a call: whoever replaces one of these is called after the clock
 # stopped, and before anybody looks. With the classes of its own, of those that have some.
-STANDARD = (time, os, posix, signal, _signal, threading, gc, zlib, builtins, math, operator, itertools, mmap, statistics)
+STANDARD = (
+    time,
+    os,
+    posix,
+    signal,
+    _signal,
+    threading,
+    gc,
+    zlib,
+    builtins,
+    math,
+    operator,
+    itertools,
+    mmap,
+    statistics,
+)
 WITH_CLASSES = (contextlib, functools, random, secrets, collections, dataclasses)
 
 
 def bind() -> None:
     """Note which functions the harness, and what it stands on, are made of now. Whatever is replaced later shows."""
     BOUND.clear()
-    owners: list[tuple[str, object]] = [
-        (m.__name__, m) for m in (*STANDARD, *WITH_CLASSES, sys)
-    ]
+    owners: list[tuple[str, object]] = [(m.__name__, m) for m in (*STANDARD, *WITH_CLASSES, sys)]
     owners += [(f"{m.__name__}.{c.__qualname__}", c) for m in WITH_CLASSES for c in _classes(m)]
     owners += [("pathlib.Path", Path), ("torch", torch)]
     owners += [("Connection", multiprocessing.connection.Connection), ("torch.Tensor", torch.Tensor)]

@@ -11,9 +11,8 @@ from bench.checkpoints import llama2c
 from bench.core.variants import discover
 from bench.generation import rooms
 from bench.generation.llama_cpp import LlamaCppRoom
-from bench.generation.outcome import LIMIT
 from bench.generation.plan import Job, calls, need
-from bench.generation.rooms import JudgeRoom, OurRoom, PlainRoom, TransformersRoom
+from bench.generation.rooms import LIMIT, JudgeRoom, OurRoom, PlainRoom, TransformersRoom
 from bench.generation.source import Source
 from bench.models.inference import Sizes
 from reference.models.gpt2 import GPT2

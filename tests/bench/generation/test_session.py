@@ -16,6 +16,7 @@ from bench.machine import facts
 from bench.models import chosen
 from bench.records.read import latest, read_records
 from bench.text import scored
+from reference import contract
 from reference.models import MODELS
 from reference.models.llama2 import Llama2
 from reference.models.plain import init_parameters
@@ -85,6 +86,67 @@ def test_wrong_kernels_are_told(tmp_path):
     assert done.returncode == 2 and "WRONG" in done.stdout
     row = rows_of(tmp_path / "run")["ours", "decode"]
     assert row["status"] == "wrong" and "times as far as those of PyTorch's" in row["evidence"]
+
+
+ON_THE_CLOCK = ("llama2-tiny", "--steps", 80, *QUICK, "--baseline", "none")
+CHEATS = {
+    # name: the layer, and what its forward does where it takes a short cut
+    "late_in_the_text": ("decode_attention", "if int(lengths[0]) > 70:\n        out.mul_(0.5)"),
+    "from_the_second_text_on": ("rmsnorm", "calls.append(1)\n    if len(calls) > 150:\n        out.mul_(0.5)"),
+    "one_token_for_all": ("sampling", "token.fill_(7)"),
+    "a_clock_of_its_own": (
+        "rmsnorm",
+        "import bench.machine.devices as d\n    now = d.PERF_COUNTER_NS\n    if not calls:\n        calls.append(now)\n"
+        "        d.PERF_COUNTER_NS = lambda: calls[0]() // 2",
+    ),
+}
+SAID = {
+    "late_in_the_text": "on the clock: logits",
+    "from_the_second_text_on": "on the clock: ",
+    "one_token_for_all": "token 1 is 7, the ",
+    "a_clock_of_its_own": "functions were replaced: bench.machine.devices.PERF_COUNTER_NS",
+}
+
+
+@pytest.mark.parametrize("name", CHEATS)
+def test_who_is_right_where_it_is_judged_and_not_on_the_clock_is_told(name, tmp_path):
+    """Judged before are the first 64 tokens, of a text that nobody times."""
+    layer, shortcut = CHEATS[name]
+    truth_variants.write(tmp_path / "kernels", name, (layer,))
+    file = tmp_path / "kernels" / "torch" / layer / f"{name}.py"
+    spec = contract.pass_of(contract.load(layer), "forward")
+    given, made = ", ".join(spec.positional()), ", ".join(spec.keyword())
+    file.write_text(
+        f'"""Made up."""\n\nfrom kernels.torch.{layer} import eager\n\ncalls = []\n\n\n'
+        f"def forward({given}, *, {made}):\n"
+        f"    eager.forward({given}, {', '.join(f'{n}={n}' for n in spec.keyword())})\n    {shortcut}\n"
+    )
+    kernels = f"torch.eager,{layer}=torch.{name},{tmp_path / 'kernels'}"
+    done = commands.run(
+        "generate",
+        "llama2-tiny",
+        "--steps",
+        80,
+        *QUICK,
+        "--kernels",
+        kernels,
+        "--baseline",
+        "none",
+        "--out",
+        tmp_path / "run",
+    )
+    row = rows_of(tmp_path / "run")["ours", "decode"]
+    assert row["status"] == "wrong" and SAID[name] in row["evidence"], row["evidence"]
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("drawing", [(), ("--temperature", 0.8, "--top-p", 0.9), ("--temperature", 1.3, "--top-k", 5)])
+def test_honest_draws_on_the_clock_are_believed(drawing, tmp_path):
+    done = commands.run(
+        "generate", "llama2-tiny", "--steps", 80, *QUICK, *drawing, "--baseline", "none", "--out", tmp_path / "run"
+    )
+    assert done.returncode == 0, done.stdout
+    assert {r["status"] for r in rows_of(tmp_path / "run").values()} == {"ok"}
 
 
 # --- files ---

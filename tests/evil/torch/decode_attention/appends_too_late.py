@@ -1,7 +1,5 @@
 """Answers rightly, and puts the new keys one position further than they belong, where there is room."""
 
-import torch
-
 from kernels.torch.decode_attention import eager
 
 CAUGHT_BY = "inaccurate not_finite"

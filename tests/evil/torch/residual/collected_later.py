@@ -1,4 +1,4 @@
-"""Leaves rubbish behind, so much that Python collects it soon after the clock stopped; what collects it does the work."""
+"""Leaves so much rubbish behind that Python collects it once the clock has stopped: what is collected does the work."""
 
 import gc
 

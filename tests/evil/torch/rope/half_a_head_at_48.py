@@ -1,4 +1,4 @@
-"""Pairs lie half a head apart at head size 48, whatever the style: the one model of that size that it knew had them so."""
+"""At head size 48 pairs lie half a head apart, whatever the style: the one model that it knew had them so."""
 
 from kernels.torch.rope import eager
 

@@ -2,8 +2,6 @@
 
 import torch
 
-from kernels.torch.sampling import eager
-
 CAUGHT_BY = "inaccurate"
 
 
