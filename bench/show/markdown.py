@@ -10,7 +10,7 @@ from pathlib import Path
 from bench import HOME, cli
 from bench.cli import CannotGoOn
 from bench.records.queries import partial, races, ranked
-from bench.records.read import latest, read_records, runs_in
+from bench.records.read import RECORDS, latest, read_records, runs_in
 from bench.records.record import Record
 from bench.show.columns import COLUMNS, Column, States, check_text, columns, value
 from bench.show.page import Chart, as_svg
@@ -82,8 +82,11 @@ def _of_all_runs(folder: Path) -> Rows:
 
 
 def _records(folder: Path) -> Rows:
+    """Of the run in a folder, or of those below it: a run a layer, for instance."""
     if not folder.is_dir():
         raise CannotGoOn(f"no results in {folder}")
+    if not (folder / RECORDS).is_file() and (below := sorted(folder.rglob(RECORDS))):
+        return [r for file in below for r in _records(file.parent)]
     rows, problems = read_records(folder)
     if problems:
         raise CannotGoOn(f"damaged results: {problems[0]}")

@@ -58,6 +58,17 @@ def test_a_difference_below_the_noise_floor_is_marked(home):
     assert "| 2.00x = | 150% |" in markdown.rewrite("<!-- table layers run -->\n<!-- end -->")
 
 
+def test_a_folder_of_runs_is_one_table(home):
+    for layer in ("softmax", "gelu"):
+        (home / "all" / layer).mkdir(parents=True)
+        (home / "all" / layer / "records.jsonl").write_text(json.dumps({**ROW, "layer": layer}) + "\n")
+    text = "<!-- table layers all -->\n<!-- end -->"
+    assert [line.split(" | ")[0] for line in markdown.rewrite(text).splitlines()[3:5]] == ["| gelu", "| softmax"]
+    (home / "all" / "gelu" / "records.jsonl").write_text("{\n")
+    with pytest.raises(CannotGoOn, match="damaged"):
+        markdown.rewrite(text)
+
+
 def test_a_stale_table_is_found(home, capsys):
     file = home / "README.md"
     file.write_text("<!-- table variants run layer=gelu phase=forward -->\nold\n<!-- end -->\n")
