@@ -369,12 +369,6 @@ def _constants(path: Path, tree: ast.Module) -> dict:
     return values
 
 
-def _several(value: object) -> object:
-    """A text as a tuple of one, a list of texts as a tuple; what is neither as None, which no constant of texts is."""
-    texts = (value,) if isinstance(value, str) else value
-    return tuple(texts) if isinstance(texts, (list, tuple)) and all(type(t) is str for t in texts) else None
-
-
 def need_support(module: ModuleType, shape: Shape) -> None:
     """Ask a variant's `supports(shape)`, where it has one. Raises Unavailable with its words, or with the sizes."""
     if not hasattr(module, "supports"):

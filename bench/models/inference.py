@@ -313,10 +313,6 @@ class Inference(ABC, Generic[M]):
         """Of a prefill, by the contracts: products alone, visible pairs of attention, the head at the last token."""
         return self._flops(self.prefill)
 
-    def decode_flops(self) -> int:
-        """Of a step, with a full cache."""
-        return self._flops(self.decode)
-
     def _flops(self, items: Iterable[Item]) -> int:
         ids = [item.id for item in items if isinstance(item, Call) and item.id.layer in PRODUCTS]
         return sum(contract.flops(contract.load(id.layer), self.shapes[id].shape, id.phase) for id in ids)
