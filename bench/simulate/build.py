@@ -56,6 +56,7 @@ def build_module(ptx: str, folder: Path | None = None) -> Path:
     flags = [*KERNEL_FLAGS, "-O0" if len(ptx) > LONG_PTX else "-O1"]
     key = _digest("".join(p.read_text() for p in sorted(HERE.glob("*.py"))) + ptx, flags)
     library = folder / "simulate" / f"kernel-{key}.so"
+
     def build() -> None:
         code = translate(ptx)
         compiled = library.with_name(f"code-{_digest(code, flags)}.so")

@@ -26,9 +26,13 @@ def test_what_was_disassembled_is_kept(tmp_path, monkeypatch):
     source.write_text('extern "C" ' + KERNEL.format("one"))
     binary = compile_source(source, ("one",), "sm_90a", "cubin")
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
-    look, asked = cubin.disassemble, []
-    monkeypatch.setattr(cubin, "disassemble", lambda code: asked.append(code) or look(code))
-    found = []
+    look, asked, found = cubin.disassemble, [], []
+
+    def counted(code: bytes) -> str:
+        asked.append(code)
+        return look(code)
+
+    monkeypatch.setattr(cubin, "disassemble", counted)
     for damaged in (False, False, True):
         if damaged:
             next((tmp_path / "resources").iterdir()).write_text('[{"symbol": 1')

@@ -17,6 +17,7 @@ from bench.trial import cuts
 from bench.trial import truth as judge
 from bench.trial.truth import K_ONE, K, Limits, Size, Yard
 from reference import contract
+from reference.contract import Shape
 from tests.fake_gpu import FakeGpu
 
 EXACT = Limits()
@@ -745,7 +746,7 @@ def test_what_is_large_is_drawn_on_the_device_and_what_is_small_or_edited_by_the
 
 # --- in blocks -------------------------------------------------------------------------------------------------
 
-LARGE_ENOUGH = {
+LARGE_ENOUGH: dict[tuple[str, str], Shape] = {
     ("gelu", "backward"): dict(N=3 * judge.BLOCK + 77),
     ("swiglu", "forward"): dict(M=700, H=96),
     ("layernorm", "backward"): dict(B=75, T=16, C=64, eps=1e-5, dresidual=False, accumulate=True),  # sums, too
