@@ -433,5 +433,6 @@ if __name__ == "__main__":
     start_server("bench.core.replies")
     with Process(Inside, limit=60.0) as process:
         print(json.dumps(process.ask("look", file=77)))
-        assert process.ask("compute") == 2 << 22
+        # In a fork of one that has computed it would wait without end; others would import torch for nothing.
+        assert sys.argv[1] != "torch" or process.ask("compute") == 2 << 22
 """

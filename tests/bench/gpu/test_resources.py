@@ -172,19 +172,22 @@ def run_triton(folder: Path, capsys, table: str, tensor_cores: bool = False, *mo
 class TestTriton:
     def test_every_configuration_of_an_architecture_is_compiled(self, tmp_path, capsys):
         table = "{80: [dict(BLOCK=256)], 90: [dict(BLOCK=1024), dict(BLOCK=2048, num_warps=8)]}"
-        code, rows = run_triton(tmp_path, capsys, table)
-        assert code == 0
-        found = [(r["arch"], r["dtype"], r["configuration"], r["threads"]) for r in rows]
         newer = [("", 128), ("TILES BLOCK=2048 num_warps=8", 256)]
-        wanted = [("sm_80", d, "", 128) for d in resources.DTYPES]
-        wanted += [(a, d, *rest) for a in ARCHS[1:] for d in resources.DTYPES for rest in newer]
-        assert found == wanted
+        rows = []
+        for dtype, archs in (("bf16", ARCHS), ("fp32", ARCHS[:1])):
+            asked = ("--dtype", dtype, "--arch", ",".join(archs))
+            code, more = run_triton(tmp_path / dtype, capsys, table, False, *asked)
+            assert code == 0
+            found = [(r["arch"], r["dtype"], r["configuration"], r["threads"]) for r in more]
+            assert found == [("sm_80", dtype, "", 128), *((a, dtype, *rest) for a in archs[1:] for rest in newer)]
+            rows += more
         assert all(r["registers"] > 0 and r["occupancy"] > 0 and r["kernel"].startswith("mine<") for r in rows)
 
     def test_tensor_cores_are_looked_for(self, tmp_path, capsys):
-        code, rows = run_triton(tmp_path / "a", capsys, "{80: [dict(BLOCK=512)]}", True)
-        assert code == 0 and all(r["tensor_core_instructions"] > 0 for r in rows)
-        code, rows = run_triton(tmp_path / "b", capsys, "{80: [dict(BLOCK=1024)]}", True)
+        code, rows = run_triton(tmp_path / "a", capsys, "{80: [dict(BLOCK=512)]}", True, "--dtype", "bf16")
+        assert code == 0 and all(r["tensor_core_instructions"] > 0 for r in rows) and len(rows) == len(ARCHS)
+        one = ("--dtype", "bf16", "--arch", "sm_90a")
+        code, rows = run_triton(tmp_path / "b", capsys, "{80: [dict(BLOCK=1024)]}", True, *one)
         assert code == 2 and any("no kernel has a tensor-core instruction" in r["fault"] for r in rows)
 
     def test_a_configuration_that_does_not_compile_is_a_fault(self, tmp_path, capsys):

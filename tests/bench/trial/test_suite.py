@@ -215,7 +215,9 @@ def test_what_does_not_fit_is_the_least_worth_and_is_said(tmp_path, cores):
     assert max(map(names.index, done)) <= min(names.index(r["case_id"]) for r in over) + 8
 
 
-def snapshots(tmp_path: Path, seconds: Callable[[str], float]) -> tuple[MadeUp, list[Path]]:
+def snapshots(
+    tmp_path: Path, seconds: Callable[[str], float], *more: str, minutes: float = 9.0
+) -> tuple[MadeUp, list[Path]]:
     """A suite, and copies of its folder as a kill at the end of each minute would leave it."""
     found: list[Path] = []
 
@@ -224,7 +226,7 @@ def snapshots(tmp_path: Path, seconds: Callable[[str], float]) -> tuple[MadeUp, 
         shutil.copytree(tmp_path / "out", found[-1])
 
     made_up = MadeUp(MadeUpClock(each_minute=copy), seconds)
-    run_all(tmp_path / "out", made_up)
+    run_all(tmp_path / "out", made_up, *more, minutes=minutes)
     return made_up, found
 
 
@@ -252,20 +254,24 @@ def test_killed_at_any_minute_it_leaves_a_valid_packed_result(tmp_path, cores):
 
 
 def test_a_resumed_suite_runs_nothing_twice_from_any_minute_on(tmp_path, cores):
-    _, found = snapshots(tmp_path, slow)
-    for folder in (found[1], found[-1]):
+    _, found = snapshots(tmp_path, slow, *FEW, minutes=5.0)
+    gone_on, beside = 0, 0
+    for folder in found:
         begun = {f.name for f in folder.iterdir() if (f / "records.jsonl").exists()}
         finished = {r["case_id"] for r in read.read_records(folder)[0] if r["status"] == "ok"}
         again = MadeUp(MadeUpClock(), quick)
-        one = run_all(folder, again, "--resume")
+        one = run_all(folder, again, "--resume", *FEW)
         started = [name for name, _ in again.started]
         assert not finished & set(started) and len(set(started)) == len(started)
         assert set(started) | finished == {p.name for p in one.pieces}
         for name, command in again.started:
             if name in begun and name.startswith(("check", "time")):
                 assert command[-2] == "--resume", "what had begun goes on where it was"
+                gone_on += 1
             elif name in begun:
                 assert command[-1].endswith(f"{name}-2"), "what cannot go on begins beside"
+                beside += 1
+    assert gone_on and beside
 
 
 @pytest.mark.parametrize("deaf", [False, True])
