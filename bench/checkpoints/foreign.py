@@ -13,7 +13,7 @@ from bench.checkpoints.tensors import read
 from bench.cli import CannotGoOn
 from bench.core.case import DTYPES
 from bench.text import scored
-from bench.text.vocabularies import Codec, Ranked, gpt2_at_hand, open_tokenizer, tokenizer_in
+from bench.text.vocabularies import Codec, Fast, Ranked, gpt2_at_hand, open_tokenizer, tokenizer_in
 from reference.models import MODELS
 from reference.models.gpt2 import GPT2, VOCAB
 from reference.models.llama2 import Llama2
@@ -242,6 +242,8 @@ def _pieces(codec: Codec | None, model: Llama2) -> scored.Scored | None:
     """A tokenizer as pieces with scores; None where it is of another kind."""
     if isinstance(codec, Ranked) and codec.begin:  # Llama's tokens of single bytes
         return scored.of_bytes(model.v)
+    if isinstance(codec, Fast):
+        return hf_tokenizer.pieces_of(codec, model.v)
     return codec if isinstance(codec, scored.Scored) else None
 
 

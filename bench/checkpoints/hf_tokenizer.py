@@ -7,15 +7,16 @@ left, as training did (Sennrich et al. 2016).
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from bench.text.scored import BEGIN, BYTE, END, NEVER, Scored, of_bytes
+from bench.text.scored import BEGIN, BYTE, END, FIRST_BYTE, NEVER, Scored, of_bytes, of_pieces
 from bench.text.tokenizer import bytes_of_characters
-from bench.text.vocabularies import Codec, Ranked
+from bench.text.vocabularies import Codec, Fast, Ranked
 from reference.models.model import Model
 
 END_OF_TEXT = "<|endoftext|>"
@@ -114,6 +115,43 @@ def _joins(codec: Scored, shown: list[str], vocabulary: dict[str, int]) -> Itera
             a, b = piece[:at], piece[at:]
             if a in vocabulary and b in vocabulary:
                 yield -codec.scores[i], i, a, b
+
+
+def pieces_of(codec: Fast, v: int) -> Scored | None:
+    """llama2.c's pieces of a tokenizer.json of Llama's kind, for a model of `v` tokens: what is merged first has the
+    best score. None for another kind, which pieces with scores cannot say: no bytes, spaces treated otherwise, or
+    a piece whose ways to be merged have others between them."""
+    said = json.loads(codec.content)
+    model, added = said["model"], {entry["content"]: entry["id"] for entry in said.get("added_tokens") or ()}
+    if model.get("type") != "BPE" or not model.get("byte_fallback") or codec.begin != (BEGIN,):
+        return None
+    vocabulary = {**model["vocab"], **added}
+    shown: list[str | None] = [None] * v
+    for piece, i in vocabulary.items():
+        shown[i] = piece
+    in_bytes = [f"<0x{b:02X}>" for b in range(256)]
+    if shown[: FIRST_BYTE + 256] != [*SPECIAL, *in_bytes] or (SPACE in vocabulary) != _puts_a_space_first(said):
+        return None
+    ranks: dict[str, list[int]] = {}
+    for rank, pair in enumerate(model["merges"]):
+        ranks.setdefault("".join(pair.split(" ") if isinstance(pair, str) else pair), []).append(rank)
+    if any(found[-1] - found[0] >= len(found) for found in ranks.values()):
+        return None
+    pieces, scores = list(of_bytes(FIRST_BYTE + 256).pieces), [0.0] * (FIRST_BYTE + 256)
+    for i, piece in enumerate(shown[len(pieces) :], len(pieces)):
+        pieces.append(b"<unused%d>" % i if piece is None else piece.replace(SPACE, " ").encode())
+        merged = -1.0 - ranks[piece][0] if piece in ranks else None
+        letter = piece is not None and len(piece) == 1
+        scores.append(merged if merged is not None else -1.0 - len(model["merges"]) if letter else 2 * NEVER)
+    return of_pieces(codec.name, pieces, scores)
+
+
+def _puts_a_space_first(said: Mapping[str, Any]) -> bool:
+    """Whether spaces are the sign for one, and one stands before every text."""
+    first = [said.get("normalizer"), *((said.get("normalizer") or {}).get("normalizers") or ()), said["pre_tokenizer"]]
+    kinds = {step["type"]: step for step in first if step}
+    metaspace = kinds.get("Metaspace", {})
+    return "Prepend" in kinds or metaspace.get("prepend_scheme", "never") in ("first", "always")
 
 
 def _json(said: dict) -> bytes:

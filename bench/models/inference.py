@@ -320,8 +320,7 @@ class Inference(ABC, Generic[M]):
 
 def inference(model: Model, sizes: Sizes, device: str | Device = "cpu") -> Inference:
     """A model's inference with all its memory allocated. With META there is none: for shapes and sizes. CannotGoOn for
-    a
-    family that has none."""
+    a family that has none."""
     made = open_device(device) if isinstance(device, str) and device != META else device
     place = made if isinstance(made, str) else made.place
     family = importlib.import_module(f"bench.models.{model.family}")

@@ -111,10 +111,11 @@ def write_beside(folder: Path) -> str:
 
 
 def page_of(runs: list[Loaded], title: str | None = None) -> "tuple[Page | generation_page.Page, str]":
-    """The page of some runs, and its template: of texts that were generated a page of their own."""
+    """The page of some runs, and its template. Texts that were generated have a page of their own: beside layers and
+    training steps, as in a suite, they are left out."""
     if generation_page.is_generation(runs):
         return generation_page.Page(runs, title), generation_page.TEMPLATE
-    return Page(runs, title), TEMPLATE
+    return Page([run for run in runs if not generation_page.is_generation([run])], title), TEMPLATE
 
 
 # --- runs ---

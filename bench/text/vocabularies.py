@@ -76,6 +76,7 @@ class Fast:
         self._inner.no_truncation()
         self._inner.no_padding()
         self.name, self.size = f"tokenizer ({path.name})", self._inner.get_vocab_size()
+        self.content: str = self._inner.to_str()  # JSON, whatever version the file was of
         self.begin: tuple[int, ...] = tuple(self._inner.encode("").ids)
         self.end = next((i for name in ENDS if (i := self._inner.token_to_id(name)) is not None), None)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from bench import HOME
-from bench.checkpoints.hf_tokenizer import files, merges_of
+from bench.checkpoints.hf_tokenizer import files, merges_of, pieces_of
 from bench.text import scored, tokenizer
 from bench.text.decoding import decoder_of
 from bench.text.tokenizer import Tokenizer, llama_bytes
-from bench.text.vocabularies import Ranked, open_tokenizer
+from bench.text.vocabularies import Fast, Ranked, open_tokenizer
 from tests.bench.checkpoints import llamas, states
 from tests.bench.text.test_scored import as_run_c
 
@@ -98,6 +98,48 @@ def test_bytes_alone_give_the_same_ids(tmp_path, codec):
         assert found.encode(text) == ids == [b + 3 for b in text.encode()]
         assert found.decode([1, *ids]) == codec.decode([1, *ids]) == text
     assert found.begin == codec.begin == (1,) and found.size == 300
+
+
+@pytest.mark.parametrize("given", [llamas_own(), scored.of_bytes(300)], ids=["pieces", "bytes"])
+def test_llamas_kind_is_pieces_again(tmp_path, given):
+    """For llama2.c and llama.cpp, of a folder of Hugging Face's: the same ids."""
+    found = written(tmp_path, given, llamas.MODEL)
+    again = pieces_of(found, given.size + 3)
+    assert again and again.pieces[: given.size] == given.pieces and again.size == given.size + 3
+    for text in ["words and more", "é\n☃", *texts(5, " wordsanme  é")]:
+        assert again.encode(text) == found.encode(text) == given.encode(text)
+
+
+def one_way_comes_last(merges: list) -> None:
+    """Of a piece that is made in two ways."""
+    made = ["".join(pair) for pair in merges]
+    merges.append(merges.pop(next(i for i, piece in enumerate(made) if made.count(piece) > 1)))
+
+
+def changed(path: Path, change) -> Fast:
+    said = json.loads(path.read_text())
+    change(said)
+    path.write_text(json.dumps(said))
+    return Fast(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: said["model"].update(byte_fallback=False),
+        lambda said: said.update(normalizer=None),
+        lambda said: said["model"]["vocab"].update({"<0x00>": 4, "<0x01>": 3}),
+        lambda said: one_way_comes_last(said["model"]["merges"]),
+    ],
+    ids=["no bytes", "no space first", "bytes elsewhere", "two ranks"],
+)
+def test_another_kind_is_no_pieces(tmp_path, change):
+    written(tmp_path, llamas_own(), llamas.MODEL)
+    assert pieces_of(changed(tmp_path / "tokenizer.json", change), 400) is None
+
+
+def test_gpt2s_kind_is_no_pieces(tmp_path, small):
+    assert pieces_of(written(tmp_path, small, states.MODEL), 60000) is None
 
 
 def test_what_cannot_be_said_there_is_not_written():

@@ -67,6 +67,15 @@ def test_all_write_the_same_text(model):
         assert other.run()["tokens"] == done["tokens"], other.ready()
 
 
+def test_a_race_ends_with_its_time():
+    """Calls that are not reached have no times, and who serves them is the quickest at the nearest call."""
+    room = OurRoom(job(LLAMA))
+    pool = {id: [v for v in discover() if v.layer == id.layer and v.name in ("torch.eager", "cpu.naive")]
+            for id in room.made.shapes if id.layer in ("rmsnorm", "swiglu")}  # fmt: skip
+    assert all(len(some) == 2 for some in pool.values())
+    assert not room.race(pool, stop=0.0).ms and room.race(pool, stop=60.0).ms.keys() == pool.keys()
+
+
 def test_what_is_told_as_it_comes_is_what_is_written():
     """Up to where all texts are over."""
     room = ours(job(LLAMA))

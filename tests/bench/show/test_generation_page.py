@@ -90,3 +90,11 @@ def test_what_records_say_is_text_on_the_page(tmp_path):
     shown, template = report.page_of([run(row("ours", "fp32", 1, story=EVIL))])
     html = report.write(shown, template, tmp_path / "report.html").read_text()
     assert EVIL not in html and "&lt;script&gt;document.title" in html
+
+
+def test_a_text_beside_layers_is_no_layer():
+    """As in a suite, which writes one too."""
+    layer = dict(case_id="g", layer="gelu", variant="cpu.simd", phase="forward", dtype="fp32", status="ok", shape={})
+    page, template = report.page_of([run(row("ours", "fp32", 1.25)), run(layer, kind="layer")])  # type: ignore[arg-type]
+    assert isinstance(page, report.Page) and template == report.TEMPLATE
+    assert {r["layer"] for one in page.runs for r in one.records} == {"gelu"} and "llama2" not in page.title

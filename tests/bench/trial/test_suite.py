@@ -29,6 +29,7 @@ from bench.trial import pieces, suite
 from bench.trial.lane import Lane
 from bench.trial.pieces import Estimates, Piece
 from bench.trial.suite import Suite
+from tests import commands
 
 GPU = "tests.fake_gpu:FakeGpu"
 OVER_SECONDS = 15  # a suite may be late by so much
@@ -542,6 +543,19 @@ def test_commands_are_those_of_the_project_and_fit_their_time():
     text = generate.parser().parse_args(found["generate"].command(60.0)[2:])
     assert text.model == "gpt2-tiny" and text.race_limit == 18
     assert "llama2-15m" in of(GPU)["generate"].command(60.0), "a small one"
+
+
+@pytest.mark.slow
+def test_the_text_is_written_on_a_made_up_gpu(tmp_path):
+    """The very command of the queue, of a small model."""
+    piece = of(GPU, "--model", "gpt2-tiny")["generate"]
+    module, *arguments = piece.command(40.0)[1:]
+    done = commands.run(module.removeprefix("bench."), *arguments, "--out", tmp_path / "generate")
+    assert done.returncode == 0, done.stderr
+    rows = [r for r in read.read_records(tmp_path / "generate")[0] if r["status"] == "ok" and r.get("tokens_per_s")]
+    assert {(r["variant"], r["phase"]) for r in rows} == {
+        (name, phase) for name in ("ours", "torch.eager") for phase in ("prefill", "decode")
+    }
 
 
 def test_the_step_takes_the_kernels_that_were_chosen_for_this_gpu(tmp_path, monkeypatch):
