@@ -375,13 +375,17 @@ def _closes(tokens: Sequence[Token], j: int) -> bool:
 
 
 def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
-    """`name = expression;` and `dim3 name(x, y);`, in order, of a function's body so far."""
-    i = 0
+    """`name = expression;` and `dim3 name(x, y);`, in order, of a body so far; not of what is changed later."""
+    texts, i = [t.text for t in tokens], 0
+    changed = {
+        w for w, *sign in zip(texts, texts[1:], texts[2:], strict=False) if "".join(sign)[:2] in ("*=", "+=", "-=")
+    }
     while i < len(tokens) - 1:
         word, after = tokens[i], tokens[i + 1].text
         if word.kind == "word" and after == "=" and i and tokens[i - 1].text not in (".", "->", "]"):
             end = next((j for j in range(i, len(tokens)) if tokens[j].text == ";"), len(tokens))
-            yield word.text, list(tokens[i + 2 : end])
+            if word.text not in changed:
+                yield word.text, list(tokens[i + 2 : end])
             i = end
         elif word.kind == "word" and after == "(" and i and tokens[i - 1].text == "dim3":
             close = cplusplus.closing(tokens, i + 1)
@@ -762,7 +766,8 @@ class Writer:
             if name in needed:
                 needed |= {t.text for t in tokens}
         for i, (name, tokens) in enumerate(launcher.defined):
-            if name not in needed or i != last[name]:
+            begins = any(n == name and name in [t.text for t in later] for n, later in launcher.defined[i + 1 :])
+            if name not in needed or (i != last[name] and not begins):
                 continue
             value = self._python(tokens)
             if value is None:

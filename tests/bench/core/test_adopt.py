@@ -409,3 +409,16 @@ def test_a_matrix_and_a_vector_are_one_row_of_decodes_layer(tmp_path):
     _, text, decide = taken(tmp_path, "gemv.cu", "gemv", VECTOR)
     assert 'raise Unavailable("several rows")' in text and "launch(weight, x, out, N, K)" in text
     assert "grid=(N + 3) // 4" in text and not decide
+
+
+def test_what_a_loop_multiplies_is_no_constant(tmp_path):
+    text = """__global__ void all_of(float* x, float* y, int N) {}
+void run(torch::Tensor x, torch::Tensor y) {
+    int N = 1;
+    for (int i = 0; i < x.dim(); ++i) { N *= x.size(i); }
+    dim3 grid((N + 255) / 256);
+    all_of<<<grid, 256>>>(x.data_ptr(), y.data_ptr(), N);
+}
+"""
+    _, text, decide = taken(tmp_path, "all.cu", "gelu", text)
+    assert "grid = (N + 255) // 256" in text and "N = 1" not in text and not decide
