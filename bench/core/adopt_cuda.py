@@ -484,7 +484,7 @@ class Writer:
         head = self._geometry()
         arguments = [self.argument(i, q) for i, q in enumerate(self.signature.parameters)]
         indent = "    " * (2 if self.loop else 1)
-        keywords = "".join(f", {n}={v}" for n, v in {**head["template"], **self.defines}.items())
+        keywords = "".join(f", {n}={v}" for n, v in head["template"].items())
         shared = f", shared={head['shared']}" if head["shared"] not in ("", "0") else ""
         call = f"{self.phase}_kernel(grid={head['grid']}, block={head['block']}{shared}{keywords})"
         asserted = [*self._asserted(), *self._too_much(head["shared"])]
@@ -497,7 +497,9 @@ class Writer:
         body.append(f"{indent}launch({', '.join(arguments)})")
         workspace = ", workspace" if self.needs_int else ""
         names = f"{', '.join(self.p.positional())}, *, {', '.join(self.p.keyword())}{workspace}"
-        relative = f"{self.name}/{self.source.name}"
+        # Where the kernel stands behind #ifdef: the source by way of one that defines what it asks for.
+        entered = f"{self.source.stem}_defined.cu" if self.defines else self.source.name
+        relative = f"{self.name}/{entered}"
         text = [
             f'"""{self.signature.name} of {self.source.name}, as it is'
             + (f'; launched as its {self.launcher.name} does."""' if self.launcher else '."""'),
@@ -516,6 +518,9 @@ class Writer:
             "",
         ]
         files = {}
+        if self.defines:
+            lines = [*(f"#define {n} {v}" for n, v in self.defines.items()), f'#include "{self.source.name}"', ""]
+            files[Path(relative)] = "\n".join(lines).encode()
         for path, found in self.unit.sources.items():
             name = self.source.name if path == self.source.resolve() else found.name
             if ".." in Path(name).parts or Path(name).is_absolute():
