@@ -375,13 +375,17 @@ def _closes(tokens: Sequence[Token], j: int) -> bool:
 
 
 def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
-    """`name = expression;` and `dim3 name(x, y);`, in order, of a function's body so far."""
-    i = 0
+    """`name = expression;` and `dim3 name(x, y);`, in order, of a body so far; not of what is changed later."""
+    texts, i = [t.text for t in tokens], 0
+    changed = {
+        w for w, *sign in zip(texts, texts[1:], texts[2:], strict=False) if "".join(sign)[:2] in ("*=", "+=", "-=")
+    }
     while i < len(tokens) - 1:
         word, after = tokens[i], tokens[i + 1].text
         if word.kind == "word" and after == "=" and i and tokens[i - 1].text not in (".", "->", "]"):
             end = next((j for j in range(i, len(tokens)) if tokens[j].text == ";"), len(tokens))
-            yield word.text, list(tokens[i + 2 : end])
+            if word.text not in changed:
+                yield word.text, list(tokens[i + 2 : end])
             i = end
         elif word.kind == "word" and after == "(" and i and tokens[i - 1].text == "dim3":
             close = cplusplus.closing(tokens, i + 1)
@@ -480,7 +484,7 @@ class Writer:
         head = self._geometry()
         arguments = [self.argument(i, q) for i, q in enumerate(self.signature.parameters)]
         indent = "    " * (2 if self.loop else 1)
-        keywords = "".join(f", {n}={v}" for n, v in {**head["template"], **self.defines}.items())
+        keywords = "".join(f", {n}={v}" for n, v in head["template"].items())
         shared = f", shared={head['shared']}" if head["shared"] not in ("", "0") else ""
         call = f"{self.phase}_kernel(grid={head['grid']}, block={head['block']}{shared}{keywords})"
         asserted = [*self._asserted(), *self._too_much(head["shared"])]
@@ -493,7 +497,9 @@ class Writer:
         body.append(f"{indent}launch({', '.join(arguments)})")
         workspace = ", workspace" if self.needs_int else ""
         names = f"{', '.join(self.p.positional())}, *, {', '.join(self.p.keyword())}{workspace}"
-        relative = f"{self.name}/{self.source.name}"
+        # Where the kernel stands behind #ifdef: the source by way of one that defines what it asks for.
+        entered = f"{self.source.stem}_defined.cu" if self.defines else self.source.name
+        relative = f"{self.name}/{entered}"
         text = [
             f'"""{self.signature.name} of {self.source.name}, as it is'
             + (f'; launched as its {self.launcher.name} does."""' if self.launcher else '."""'),
@@ -512,6 +518,9 @@ class Writer:
             "",
         ]
         files = {}
+        if self.defines:
+            lines = [*(f"#define {n} {v}" for n, v in self.defines.items()), f'#include "{self.source.name}"', ""]
+            files[Path(relative)] = "\n".join(lines).encode()
         for path, found in self.unit.sources.items():
             name = self.source.name if path == self.source.resolve() else found.name
             if ".." in Path(name).parts or Path(name).is_absolute():
@@ -762,7 +771,8 @@ class Writer:
             if name in needed:
                 needed |= {t.text for t in tokens}
         for i, (name, tokens) in enumerate(launcher.defined):
-            if name not in needed or i != last[name]:
+            begins = any(n == name and name in [t.text for t in later] for n, later in launcher.defined[i + 1 :])
+            if name not in needed or (i != last[name] and not begins):
                 continue
             value = self._python(tokens)
             if value is None:

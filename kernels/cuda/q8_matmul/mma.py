@@ -1,8 +1,8 @@
-"""Tensor cores on int8 (mma.sync, m16n8k32), a tile of 64 x 64 a block through four stages of cp.async; few rows are shared's.
+"""int8 tensor cores (mma.sync, m16n8k32): a tile of 64 x 64 a block, four stages of cp.async; few rows are shared's.
 
-Floor: weight read once for every 64 rows of x, a byte an element; the arithmetic is 2 M N K at the rate of int8 mma. What limits
-it: a group's whole numbers are scaled before the next group's are added, 12 loads of scales and 32 fused additions a
-thread for every 64 bytes of a row.
+Floor: weight read once for every 64 rows of x, a byte an element; the arithmetic is 2 M N K at the rate of int8 mma.
+What limits it: a group's whole numbers are scaled before the next group's are added, 12 loads of scales and 32 fused
+additions a thread for every 64 bytes of a row.
 """
 
 import math
@@ -13,7 +13,6 @@ from kernels.cuda.q8_matmul import shared
 
 REQUIRES = ("sm80",)
 DETERMINISTIC = True
-TENSOR_CORES = True
 
 TILE, THREADS = 64, 128  # as in the source
 tiles_kernel = Kernel("mma.cu", "q8_matmul_mma")

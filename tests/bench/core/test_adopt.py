@@ -385,13 +385,24 @@ def test_a_launch_in_a_macro_and_a_switch_is_read_as_what_the_switch_asks(tmp_pa
     (tmp_path / "include").mkdir()
     (tmp_path / "include" / "widths.h").write_text(WIDTHS)
     (tmp_path / "source").mkdir()
-    _, text, decide = taken(tmp_path / "source", "rows.cu", "softmax", SWITCHED)
+    found, text, decide = taken(tmp_path / "source", "rows.cu", "softmax", SWITCHED)
     assert "R, S = x.shape" in text and "S_ = R" in text and "H = S\n" in text
     assert "if H not in (64, 128, 256,):" in text and "no instance for H but 64, 128, 256" in text
     assert "if not (H % 4 == 0):" in text
-    assert "WIDTH=H // 1, WITH_ROWS=1)" in text and "launch(x, out, N, H)" in text
+    folder = tmp_path / "source" / "into" / "cuda" / "softmax"
+    assert (folder / "rows_of" / "rows_defined.cu").read_text() == '#define WITH_ROWS 1\n#include "rows.cu"\n'
+    assert 'Kernel("rows_of/rows_defined.cu", "rows_of")' in text
+    assert "WIDTH=H // 1)" in text and "launch(x, out, N, H)" in text
     assert [line for line in decide if "causal" not in line] == []
-    assert list((tmp_path / "source" / "into" / "cuda" / "softmax").rglob("widths.h"))
+    assert list(folder.rglob("widths.h"))
+    if not simulate.unavailable("cuda", ()):
+        x, out = torch.randn(3, 64), torch.empty(3, 64)
+        simulate.install("cuda")
+        try:
+            found.load().forward(x, False, out=out)
+        finally:
+            cuda.simulate_with(None)
+        assert torch.equal(out, x)
 
 
 def test_a_launchers_template_is_what_its_caller_gives_it(tmp_path):
@@ -409,3 +420,16 @@ def test_a_matrix_and_a_vector_are_one_row_of_decodes_layer(tmp_path):
     _, text, decide = taken(tmp_path, "gemv.cu", "gemv", VECTOR)
     assert 'raise Unavailable("several rows")' in text and "launch(weight, x, out, N, K)" in text
     assert "grid=(N + 3) // 4" in text and not decide
+
+
+def test_what_a_loop_multiplies_is_no_constant(tmp_path):
+    text = """__global__ void all_of(float* x, float* y, int N) {}
+void run(torch::Tensor x, torch::Tensor y) {
+    int N = 1;
+    for (int i = 0; i < x.dim(); ++i) { N *= x.size(i); }
+    dim3 grid((N + 255) / 256);
+    all_of<<<grid, 256>>>(x.data_ptr(), y.data_ptr(), N);
+}
+"""
+    _, text, decide = taken(tmp_path, "all.cu", "gelu", text)
+    assert "grid = (N + 255) // 256" in text and "N = 1" not in text and not decide
