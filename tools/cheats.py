@@ -32,6 +32,7 @@ class Cheat:
     caught_in: tuple[str, ...] = ("proof",)  # proof, timing, both (either may), or session
     shape: dict[str, object] = field(default_factory=dict)  # entries of the timed shape that are its own
     threads: int = 0  # it was given; 0: as all others
+    slow: bool = False  # one more of a kind: tried by `make test-all`
 
     @property
     def name(self) -> str:
@@ -47,7 +48,7 @@ def read(path: Path) -> Cheat:
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if name in ("CAUGHT_BY", "CAUGHT_IN", "SHAPE", "THREADS"):
+            if name in ("CAUGHT_BY", "CAUGHT_IN", "SHAPE", "THREADS", "SLOW"):
                 said[name] = ast.literal_eval(node.value)
     if not said.get("CAUGHT_BY"):
         raise ValueError(f"{path} does not say what it is caught by")
@@ -61,6 +62,7 @@ def read(path: Path) -> Cheat:
         caught_in=tuple(where.split()),
         shape=said.get("SHAPE", {}),
         threads=said.get("THREADS", 0),
+        slow=said.get("SLOW", False),
     )
 
 

@@ -10,9 +10,10 @@ PyTorch too. With dev(s) the largest distance of any of these from the centre at
 
 The running maximum is there because distances do not shrink by luck alone; the first steps are pooled because a single
 step of a single run may hit the centre by chance. FLOOR (a few units in fp32's last place, for the sums over tokens and
-over gradients) keeps the band from zero width. Three things must stay inside: the loss and the global gradient norm at
-every step, and the norm of each parameter's gradient at the first step, where dev is the largest relative distance
-over all parameters and runs. The last one names the culprit, and sees a gradient that is small beside the rest.
+over gradients) keeps the band from zero width. Three things must stay inside at every step: the loss, the global
+gradient norm, and the norm of each parameter's gradient, where dev is the largest relative distance over all parameters
+and runs. The last one names the culprit, and sees a gradient that is small beside the rest. At the first step it has a
+band of its own, which is narrower: nothing has been learned yet.
 
 What the optimizer does hides in that band, which in bf16 is a thousand times wider than a step's weight decay. So each
 update is judged by itself (`Updates`): AdamW's formula in fp64, on the gradients and the state that ours had, says what
@@ -93,6 +94,7 @@ class Gate:
     loss: list[float]
     norm: list[float]
     gradients: float  # relative, for every parameter's gradient at the first step
+    later: list[float] = field(default_factory=list)  # the same at each step
 
     @classmethod
     def measured(cls, centre: Trajectory, runs: list[Trajectory]) -> "Gate":
@@ -100,20 +102,10 @@ class Gate:
         for run in [centre, *runs]:
             if not _finite(run):
                 raise NotFinite("PyTorch's own run is not finite at these settings: lower --lr")
-        theirs = centre[0]["norms"]
-        distances = [
-            abs(run[0]["norms"][name] - norm) / norm
-            for run in runs
-            if run[0].get("norms")
-            for name, norm in theirs.items()
-            if norm
-        ]
-        return cls(
-            centre,
-            _band(centre, runs, "loss"),
-            _band(centre, runs, "norm"),
-            SLACK * max(distances, default=0.0) + FLOOR,
-        )
+        apart = [_apart(step, [run[t] for run in runs]) for t, step in enumerate(centre)]
+        later = [SLACK * max(apart[: max(t + 1, POOLED)]) + FLOOR for t in range(len(centre))]
+        first = SLACK * apart[0] + FLOOR
+        return cls(centre, _band(centre, runs, "loss"), _band(centre, runs, "norm"), first, [first, *later[1:]])
 
     def excesses(self, run: Trajectory) -> list[Excess]:
         """All numbers of a run that leave the band, by step, the worst first; empty inside. NaN is outside."""
@@ -122,11 +114,11 @@ class Gate:
             for what, name, band in (("loss", "loss", self.loss), ("gradient norm", "norm", self.norm)):
                 if not abs(step[name] - centre[name]) <= band[t]:
                     found.append(Excess(what, t + 1, step[name], centre[name], band[t]))
-        for name, norm in self.centre[0]["norms"].items():
-            band = self.gradients * norm + FLOOR * self.centre[0]["norm"]
-            ours = run[0]["norms"][name]
-            if not abs(ours - norm) <= band:
-                found.append(Excess(f"gradient norm of {name}", 1, ours, norm, band))
+            for name, norm in centre.get("norms", {}).items() if step.get("norms") else ():
+                band = self.later[t] * norm + FLOOR * centre["norm"]
+                ours = step["norms"][name]
+                if not abs(ours - norm) <= band:
+                    found.append(Excess(f"gradient norm of {name}", t + 1, ours, norm, band))
         return sorted(found, key=lambda e: (e.step, -e.times))
 
     def worst(self, run: Trajectory, name: str) -> float:
@@ -134,6 +126,13 @@ class Gate:
         band = {"loss": self.loss, "norm": self.norm}[name]
         shares = [abs(a[name] - c[name]) / b for a, c, b in zip(run, self.centre, band, strict=False)]
         return max(shares) if all(map(math.isfinite, shares)) else math.inf
+
+
+def _apart(centre: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> float:
+    """The largest relative distance of any parameter's gradient from the centre's, of those who tell theirs."""
+    norms = centre.get("norms", {}).items()
+    told = [step["norms"] for step in steps if step.get("norms")]
+    return max((abs(of[name] - norm) / norm for of in told for name, norm in norms if norm), default=0.0)
 
 
 def _band(centre: Trajectory, runs: list[Trajectory], name: str) -> list[float]:

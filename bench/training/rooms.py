@@ -179,13 +179,12 @@ class OurRoom(Room):
     def step(self, batches: list[NumpyBatch], lr: float, details: bool = False) -> StepDone:
         before = self.sample.state()
         done = super().step(batches, lr, details)
+        done["norms"] = {name: _norm(g) for name, g in self.memory.grads.items()}  # off the clock, so at each step
         done["update"] = self.sample.update(before, lr)
         return done
 
     def _step(self, batches: list[Batch], lr: float, details: bool) -> tuple[float, float, dict[str, float]]:
-        loss, norm = self.training.run(batches, lr)
-        grads = self.memory.grads.items() if details else ()
-        return loss, norm, {name: _norm(g) for name, g in grads}
+        return *self.training.run(batches, lr), {}
 
     def step_in_context(self, batches: list[NumpyBatch], lr: float) -> "InContext":
         """Milliseconds of each call inside one step, all its repetitions; and of a whole step without a graph."""
@@ -448,7 +447,7 @@ class _JudgesRun:
     def _step(self, batches: list[NumpyBatch], lr: float) -> StepDone:
         while True:
             try:
-                done = self.room.step(_sliced(batches, self.slices), lr, details=self.taken == 0)
+                done = self.room.step(_sliced(batches, self.slices), lr, details=True)
             except RuntimeError as error:
                 smaller = self.job.B % (2 * self.slices) == 0
                 if not is_gpu(self.job.device) or not is_out_of_memory(error) or not smaller:

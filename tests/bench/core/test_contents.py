@@ -71,6 +71,18 @@ def test_rows_of_settled_contents_are_those_of_the_whole(layer):
     assert not torch.equal(spoilt, one(made.drawn[min(names)]))
 
 
+def test_neighbours_of_what_is_summed_have_factors_of_their_own():
+    """No factor takes the sum of a draw's squares to that of its changed contents: who wants it must read them."""
+    shape = dict(tensors=[(5000,), (3,)], dtype="fp32")
+    case = Case("global_norm", "forward", shape, "made up", 0)
+    values = draw(case)
+    (change, _), made = contents.changes(case, values, 5)["grads"], contents.changed(case, values, 5)["grads"]
+    ratio = made[0] / values["grads"][0].roll(change.shift)
+    blocks = ratio[: 5000 // 16 * 16].view(-1, 16)
+    assert torch.allclose(blocks, blocks[:, :1].expand_as(blocks), rtol=1e-6)
+    assert len(blocks[:, 0].mul(8192).round().unique()) > 200
+
+
 def test_seed_0_changes_nothing():
     values = draw(LAYERNORM)
     made = contents.changed(LAYERNORM, values, 0)

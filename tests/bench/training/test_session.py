@@ -312,6 +312,18 @@ def test_a_wrong_backward_fails(job, tmp_path, what):
     assert gate(job, steps).excesses(run)
 
 
+def test_a_gradient_that_is_left_out_later_fails(job, tmp_path):
+    """Right at the first step: from the third on one bias of a matmul in eight gets no gradient."""
+    steps = batches(SMALL, job)
+    late = "dbias is not None and (seen.append(1), len(seen) > 8 * SMALL_L and len(seen) % 8 == 1 and dbias.zero_())"
+    folder = wrong_matmul(tmp_path, late.replace("SMALL_L", str(SMALL.L)).replace("seen", "truth_variants.SEEN"))
+    truth_variants.SEEN = []
+    run = trajectory(our_room(job, f"torch.eager,matmul=torch.wrong,{folder}"), steps)
+    excesses = gate(job, steps).excesses(run)
+    assert any(e.step > 2 and e.what.startswith("gradient norm of") for e in excesses), excesses
+    assert min(e.step for e in excesses) > 2
+
+
 def test_a_two_percent_error_fails_in_fp32(tmp_path):
     job = Job(SMALL, 4, 16, "fp32")
     steps = batches(SMALL, job)

@@ -119,7 +119,12 @@ def test_there_are_enough_of_them():
     assert len(EVIL) >= 100
 
 
-@pytest.mark.parametrize("variant", [v for v in EVIL if v not in SABOTEURS], ids=name_of)
+def marked(variant: variants.Variant) -> object:
+    """One more of a kind is for the slow set."""
+    return pytest.param(variant, marks=pytest.mark.slow) if CHEATS[variant].slow else variant
+
+
+@pytest.mark.parametrize("variant", [marked(v) for v in EVIL if v not in SABOTEURS], ids=name_of)
 def test_evil_variant_is_caught(variant, proved):
     cheat = CHEATS[variant]
     seen, evidence = seen_in(proved(variant))

@@ -1,13 +1,17 @@
 """The state of the world: each change is told in words, what is set and reset too; of honest calls nothing."""
 
 import _thread
+import builtins
+import contextlib
 import ctypes
 import functools
 import gc
 import inspect
 import os
 import platform
+import random
 import resource
+import secrets
 import signal
 import subprocess
 import sys
@@ -18,6 +22,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,6 +152,10 @@ def test_what_is_left_changed_is_told(what):
         (Arena, "reset"),
         (world, "take"),
         (threading, "active_count"),
+        (builtins, "iter"),
+        (secrets, "randbits"),
+        (random.Random, "getrandbits"),
+        (contextlib.nullcontext, "__exit__"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
@@ -315,6 +324,12 @@ def by_pool():
         pool.submit(len, ())
 
 
+def _renamed(to: Path) -> None:
+    """A rename that fails is one that was tried."""
+    with contextlib.suppress(OSError):
+        os.rename("/proc/self/nothing", to)
+
+
 DEEDS: dict[str, Callable] = {
     "a thread's start": by_raw_thread,
     "a thread's start ": by_pool,
@@ -325,6 +340,17 @@ DEEDS: dict[str, Callable] = {
     "gc.get_referrers": lambda: gc.get_referrers(A),
     "sys._current_frames": sys._current_frames,
     "os.kill": lambda: os.kill(os.getpid(), 0),
+    "os.sched_setaffinity of another process": lambda: os.sched_setaffinity(
+        os.getppid(), os.sched_getaffinity(os.getppid())
+    ),
+    "signal.pidfd_send_signal of another process": lambda: signal.pidfd_send_signal(os.pidfd_open(os.getpid()), 0),
+    "torch.library to replace operators of aten": lambda: torch.library.Library("aten", "IMPL"),
+    "open(/proc/": lambda: open(f"/proc/{os.getppid()}/stat").close(),
+    "open(/proc/self": lambda: open("/proc/self/mem", "rb").close(),
+    "open to change pyproject.toml": lambda: open(HOME / "pyproject.toml", "a").close(),
+    "os.rename to change nothing, which is not its own, os.rename to change later.pth": lambda: _renamed(
+        HOME / "results" / "later.pth"
+    ),
     "__code__ of": lambda: setattr(by_pool, "__code__", by_pool.__code__),
 }
 
@@ -335,6 +361,34 @@ def test_a_deed_of_a_first_call_is_not_settled(what, monkeypatch):
     before = take()
     DEEDS[what]()
     assert f"its own code called {what.strip()}" in difference(settled(before), take())
+
+
+def test_files_of_its_own_are_no_deed_and_yards_are(monkeypatch, tmp_path):
+    monkeypatch.setattr(world, "DONE", {})
+    monkeypatch.setattr(world, "MADE", set())
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / "cache"))
+    before, mine, known = take(), tmp_path / "mine", tmp_path / "records.jsonl"
+    for _ in range(2):
+        mine.write_text("once, and again")
+    open("/proc/cpuinfo").close()
+    open(os.devnull, "w").close()
+    mine.unlink()
+    assert difference({world.DEEDS: before[world.DEEDS]}, take()) == ""
+    subprocess.run(["touch", known])  # by another process
+    known.write_text("{}")
+    (tmp_path / "cache" / "yards").mkdir(parents=True)
+    (tmp_path / "cache" / "yards" / "gelu.json").write_text("{}")
+    told = difference({world.DEEDS: before[world.DEEDS]}, take())
+    assert "open to change records.jsonl" in told and "open to change gelu.json" in told
+
+
+def test_a_tool_of_sys_monitoring_is_told(monkeypatch):
+    """Python 3.12 has it; a made-up one stands for it here."""
+    tools: dict[int, str] = {1: "coverage"}
+    monkeypatch.setattr(world, "MONITORING", SimpleNamespace(get_tool=tools.get))
+    before = take()
+    tools[4] = "profiler"
+    assert "monitoring tools went from None to profiler" in difference(before, take())
 
 
 def test_what_python_and_packages_do_for_themselves_is_no_deed(monkeypatch):

@@ -5,6 +5,7 @@ import torch
 from kernels.torch.decode_attention import eager
 
 CAUGHT_BY = "inaccurate"
+SLOW = True
 LONG = 600
 
 

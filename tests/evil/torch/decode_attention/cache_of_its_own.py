@@ -3,6 +3,7 @@
 from kernels.torch.decode_attention import eager
 
 CAUGHT_BY = "inaccurate"
+SLOW = True
 kept: dict = {}
 
 

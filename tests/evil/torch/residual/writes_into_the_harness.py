@@ -6,6 +6,7 @@ import os
 import torch
 
 CAUGHT_BY = "global_state"
+SLOW = True
 
 
 def forward(a, b, *, out):

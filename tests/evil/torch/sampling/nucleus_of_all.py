@@ -3,6 +3,7 @@
 import torch
 
 CAUGHT_BY = "inaccurate"
+SLOW = True
 
 
 def forward(logits, u, V, temperature, top_k, top_p, *, token):

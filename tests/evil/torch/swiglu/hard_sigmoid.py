@@ -1,6 +1,7 @@
 """A sigmoid of straight lines, clamp(gate / 6 + 1/2): no exp, and nobody sees the difference in a picture."""
 
 CAUGHT_BY = "inaccurate"
+SLOW = True
 
 
 def forward(x, *, out):
