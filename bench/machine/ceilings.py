@@ -20,7 +20,7 @@ import functools
 import hashlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,6 +38,7 @@ from kernels.cpu.matmul import simd
 LOOK_SECONDS = 300.0  # between two looks at the bandwidth
 BANDWIDTH_ROUNDS = 12  # at least
 BANDWIDTH_SECONDS = 1.5  # and at least: among neighbours, the best of many is what counts
+SEEN = 1 << 22  # elements that are seen to be copied
 MATMUL_SIZES = (512, 1024, 2048)  # the small one fits between two turns of a neighbour
 MATMUL_SECONDS = 0.6  # for each size
 MATMUL_DTYPES = ("fp32", "bf16")
@@ -123,7 +124,7 @@ def look_again() -> None:
     known = ceilings()
     if known.age_seconds < LOOK_SECONDS or time.time() - known.looked_at < LOOK_SECONDS:
         return
-    found = _best_ways(_cpu_bandwidths(rounds=3, seconds=0.2))
+    found = _best_ways(_cpu_bandwidths(rounds=3, seconds=0.2, only={known.how.get(name) for name in known.bytes_per_s}))
     faster = {name: f for name, f in found.items() if f[0] > known.bytes_per_s.get(name, 0.0)}
     for name, (rate, spread, how) in faster.items():
         known.bytes_per_s[name], known.spread[name], known.how[name] = rate, spread, how
@@ -220,8 +221,11 @@ def _cpu_cache_bytes() -> int:
     return caches["L3"] or (caches["L2"] or 0) * facts.usable_cores() or UNKNOWN_CACHE_BYTES
 
 
-def _cpu_bandwidths(rounds: int = BANDWIDTH_ROUNDS, seconds: float = BANDWIDTH_SECONDS) -> dict[str, list[float]]:
-    """Bytes/s of each repetition by way ("copy streaming"); through torch where there is no compiler."""
+def _cpu_bandwidths(
+    rounds: int = BANDWIDTH_ROUNDS, seconds: float = BANDWIDTH_SECONDS, only: Collection[str | None] = ()
+) -> dict[str, list[float]]:
+    """Bytes/s of each repetition by way ("copy streaming"); through torch where there is no compiler. only: these ways,
+    where there are any of them."""
     memory = facts.memory_bytes() or 2 << 30
     size = min(max(4 * _cpu_cache_bytes(), 64 << 20), memory // 16)
     n = size // 4 // 4096 * 4096
@@ -242,10 +246,10 @@ def _cpu_bandwidths(rounds: int = BANDWIDTH_ROUNDS, seconds: float = BANDWIDTH_S
         # The kernel that will use them touches the pages first, so that each lies near the thread that works on it.
         for array, other in ((a, out), (b, out), (out, a)):
             kernels["copy"](array, other, n)
-        torch.arange(n, out=a)
-        b.fill_(1.0)
-        kernels["copy"](out, a, n)
-        if not torch.equal(out, a):
+        seen = min(n, SEEN)
+        torch.arange(seen, out=a[:seen])
+        kernels["copy"](out, a, seen)
+        if not torch.equal(out[:seen], a[:seen]):
             raise RuntimeError("bench/machine/ceilings.cpp does not copy: its bandwidth means nothing")
     except (Unavailable, CompileError) as error:
         print(f"bandwidth is measured through torch: {str(error).splitlines()[0]}", file=sys.stderr)
@@ -254,6 +258,7 @@ def _cpu_bandwidths(rounds: int = BANDWIDTH_ROUNDS, seconds: float = BANDWIDTH_S
             "copy torch": (2, lambda: out.copy_(a)),
             "triad torch": (3, lambda: torch.add(a, b, alpha=0.5, out=out)),
         }
+    ways = {way: what for way, what in ways.items() if way in only} or ways
     rates: dict[str, list[float]] = {way: [] for way in ways}
     begin, done = time.perf_counter(), 0
     while done < rounds or time.perf_counter() - begin < seconds:

@@ -1,3 +1,4 @@
+import functools
 import json
 from dataclasses import replace
 from typing import Any
@@ -153,6 +154,12 @@ def test_a_gpu_is_measured_by_its_own_clock(quick, monkeypatch):
         assert found.flops_per_s[dtype] == pytest.approx(cold)
         assert found.sustained_flops_per_s[dtype] > cold  # back to back the made-up matrices stay in the cache
     assert roofline.datasheet(found.device) is None
+
+
+def test_a_look_takes_the_ways_that_won_and_all_where_none_is_known(quick):
+    look = functools.partial(ceilings._cpu_bandwidths, rounds=1, seconds=0.0)
+    assert set(look(only={"read", "copy streaming", None})) == {"read", "copy streaming"}
+    assert len(look(only={None})) == 5
 
 
 def test_without_a_compiler_torch_measures(quick, monkeypatch, capsys):
