@@ -58,6 +58,15 @@ def layer(folder: Path, *args: str) -> tuple[Done, list[Row]]:
     return done, [row for line in lines if not (row := json.loads(line)).get("control")]
 
 
+@contextmanager
+def few_cases():
+    """For what is not about the proof: every eighth of its cases. `gelu` below has all."""
+    all_of_them = proof.cases_for
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "cases_for", lambda *args, **how: all_of_them(*args, **how)[::8])
+        yield
+
+
 @pytest.fixture(scope="module")
 def gelu(cache, tmp_path_factory):
     args = ("gelu", "--only", "torch.eager,cuda.honest", "--pass", "forward", "-a", "T=8", "--seconds", "1")
@@ -69,7 +78,8 @@ def residual(cache, tmp_path_factory):
     """Right and evil variants in one run."""
     names = [v.name for v in ALL if v.layer == "residual" and v.path.is_relative_to(VARIANTS) and v.stem != "hangs"]
     args = ("residual", "--only", ",".join(["torch.eager", *names]), "-a", "T=32", "--seconds", "2")
-    return layer(tmp_path_factory.mktemp("residual") / "run", *args)
+    with few_cases():
+        return layer(tmp_path_factory.mktemp("residual") / "run", *args)
 
 
 def of(run, variant: str, cache: str | None = None) -> Row:
@@ -123,15 +133,6 @@ def test_the_row_has_the_roofs_that_it_is_under(gelu):
     for row in gelu[1]:
         assert row["ceiling_bytes_per_s"] == MEMORY_BYTES_PER_S and row["ceiling_flops_per_s"] == 1e15
         assert row["datasheet_bytes_per_s"] == 4800e9 and row["datasheet_flops_per_s"] == pytest.approx(66.9e12)
-
-
-@contextmanager
-def few_cases():
-    """For what is not about the proof: every eighth of its cases. `gelu` and `residual` above have all."""
-    all_of_them = proof.cases_for
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proof, "cases_for", lambda *args, **how: all_of_them(*args, **how)[::8])
-        yield
 
 
 @pytest.fixture(scope="module")
