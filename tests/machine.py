@@ -14,6 +14,7 @@ from bench.machine.ceilings import Ceilings
 # in no less than the 4 ms by which a cheat of tests/evil tells cold calls.
 CACHE_BYTES = 64 << 20
 MADE_UP_GPU = "tests.fake_gpu:"
+CARD = "NVIDIA H200"  # what the made-up one's rates say that it is: one with a datasheet
 
 _recall, _cache_file = ceilings._recall, ceilings.cache_file
 
@@ -41,7 +42,7 @@ def made_up(device: str) -> Ceilings:
     on_gpu = device != "cpu"
     rate, flops = (1e12, 1e15) if on_gpu else (1e11, 1e13)
     return Ceilings(
-        device="Made-up GPU" if on_gpu else "cpu",
+        device=CARD if on_gpu else "cpu",
         bytes_per_s={name: rate for name in ("read", "copy", "triad")},
         flops_per_s={"fp32": flops, "bf16": flops},
         sustained_flops_per_s={"fp32": flops, "bf16": flops},

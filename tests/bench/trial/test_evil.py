@@ -19,7 +19,7 @@ from tests import on_machine
 from tools import cheats
 
 SETTING = Setting(threads=2, time_limit=20, prepare_limit=60)
-PATIENCE_S = 1.5  # with those that never come back
+PATIENCE_S = 0.8  # with those that never come back
 SEEDS = [0, 1]
 SECONDS = 0.15  # of a race, for each contestant
 ATTEMPTS = 3  # races of those that seem to have gained something

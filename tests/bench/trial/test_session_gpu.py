@@ -15,7 +15,7 @@ from bench.core import variants
 from bench.core.case import Case, draw
 from bench.core.shared import stored
 from bench.gpu import counts
-from bench.machine import ceilings, devices
+from bench.machine import devices
 from bench.records.record import TABLE
 from bench.trial import beside, race
 from bench.trial import prove as proof
@@ -28,7 +28,6 @@ from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, LAUNCH_SECONDS, MEMOR
 
 VARIANTS = HOME / "tests" / "gpu_variants"
 DEVICE = "tests.fake_gpu:FakeGpu"
-CARD = "NVIDIA H200"  # what its ceilings say that it is: one with a datasheet
 RESOURCES = {
     *("kernels", "registers", "spill_bytes", "shared_bytes", "occupancy"),
     *("tensor_core_instructions", "wide_instructions"),
@@ -39,18 +38,6 @@ SETTING = Setting(DEVICE, time_limit=20)
 Row = dict
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """A cache folder in which the made-up GPU's ceilings are known: measuring them is test_ceilings' matter."""
-    folder = tmp_path_factory.mktemp("cache")
-    rates = {name: MEMORY_BYTES_PER_S for name in ("read", "copy", "triad")}
-    flops = {"fp32": 1e15, "bf16": 1e15}
-    known = ceilings.Ceilings(CARD, rates, flops, {}, {}, {}, 1, CACHE_BYTES, None, "2026-01-01T00:00:00+00:00", 0.0)
-    with commands.with_variables({"LAYERBENCH_CACHE": str(folder)}):
-        ceilings._keep(DEVICE, known)
-        yield folder
-
-
 def layer(folder: Path, *args: str) -> tuple[Done, list[Row]]:
     where = ("--device", DEVICE, "--kernels", str(VARIANTS), "-a", "B=1", "--threads", "1", "--out", str(folder))
     done = commands.run("layer", *args, *where)
@@ -58,18 +45,28 @@ def layer(folder: Path, *args: str) -> tuple[Done, list[Row]]:
     return done, [row for line in lines if not (row := json.loads(line)).get("control")]
 
 
+@contextmanager
+def few_cases():
+    """For what is not about the proof: every eighth of its cases. `gelu` below has all."""
+    all_of_them = proof.cases_for
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proof, "cases_for", lambda *args, **how: all_of_them(*args, **how)[::8])
+        yield
+
+
 @pytest.fixture(scope="module")
-def gelu(cache, tmp_path_factory):
+def gelu(tmp_path_factory):
     args = ("gelu", "--only", "torch.eager,cuda.honest", "--pass", "forward", "-a", "T=8", "--seconds", "1")
     return layer(tmp_path_factory.mktemp("gelu") / "run", *args)
 
 
 @pytest.fixture(scope="module")
-def residual(cache, tmp_path_factory):
+def residual(tmp_path_factory):
     """Right and evil variants in one run."""
     names = [v.name for v in ALL if v.layer == "residual" and v.path.is_relative_to(VARIANTS) and v.stem != "hangs"]
     args = ("residual", "--only", ",".join(["torch.eager", *names]), "-a", "T=32", "--seconds", "2")
-    return layer(tmp_path_factory.mktemp("residual") / "run", *args)
+    with few_cases():
+        return layer(tmp_path_factory.mktemp("residual") / "run", *args)
 
 
 def of(run, variant: str, cache: str | None = None) -> Row:
@@ -125,17 +122,8 @@ def test_the_row_has_the_roofs_that_it_is_under(gelu):
         assert row["datasheet_bytes_per_s"] == 4800e9 and row["datasheet_flops_per_s"] == pytest.approx(66.9e12)
 
 
-@contextmanager
-def few_cases():
-    """For what is not about the proof: every eighth of its cases. `gelu` and `residual` above have all."""
-    all_of_them = proof.cases_for
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proof, "cases_for", lambda *args, **how: all_of_them(*args, **how)[::8])
-        yield
-
-
 @pytest.fixture(scope="module")
-def compiled(cache, tmp_path_factory):
+def compiled(tmp_path_factory):
     """Kernels that can be compiled, and one that cannot."""
     names = "cuda.compiled,cuda.uncompilable"
     names += ",triton.tuned" if find_spec("triton") else ""
@@ -188,7 +176,7 @@ def test_compiling_that_takes_too_long_is_given_up(monkeypatch):
     assert beside.resources_on("sm_90a", case, racing, SETTING) == {}
 
 
-def test_a_library_that_copies_its_results_out_is_compared_without_that(cache, tmp_path):
+def test_a_library_that_copies_its_results_out_is_compared_without_that(tmp_path):
     args = ("attention", "--only", "torch.sdpa_flash", "--pass", "forward", "-a", "T=16", "--seconds", "1")
     with few_cases():
         done, rows = layer(tmp_path / "run", *args)
@@ -377,7 +365,7 @@ def test_a_device_that_is_not_there_is_said_before_anything_runs(device, says, t
     assert not (tmp_path / "run").exists()
 
 
-def test_what_the_sanitizer_finds_makes_a_variant_wrong(cache, tmp_path, monkeypatch, capsys):
+def test_what_the_sanitizer_finds_makes_a_variant_wrong(tmp_path, monkeypatch, capsys):
     from bench.gpu import sanitizer
 
     found = iter([("wrong", "memcheck: invalid read of 4 bytes in gelu_forward"), ("skipped", "no compute-sanitizer")])
@@ -391,7 +379,7 @@ def test_what_the_sanitizer_finds_makes_a_variant_wrong(cache, tmp_path, monkeyp
     assert "cuda.honest backward: compute-sanitizer skipped" in capsys.readouterr().out
 
 
-def test_profiles_are_traces_and_one_table_and_nothing_is_timed(cache, tmp_path):
+def test_profiles_are_traces_and_one_table_and_nothing_is_timed(tmp_path):
     what = ("gelu", "--only", "torch.eager,cuda.honest,cuda.faults", "--pass", "forward", "-a", "T=8")
     with few_cases():
         done, rows = layer(tmp_path / "run", *what, "--profile", str(tmp_path / "profile"))
@@ -411,7 +399,7 @@ def test_profiles_are_traces_and_one_table_and_nothing_is_timed(cache, tmp_path)
 EVIL = HOME / "tests" / "evil"
 
 
-def test_on_a_card_with_little_memory_truth_comes_in_pieces_and_contestants_take_turns(cache, tmp_path):
+def test_on_a_card_with_little_memory_truth_comes_in_pieces_and_contestants_take_turns(tmp_path):
     evil = "torch.one_in_the_middle"
     folder = tmp_path / "run"
     what = ("residual", "--only", f"torch.eager,{evil}", "--pass", "forward", "-a", "B=1", "-a", "T=160")

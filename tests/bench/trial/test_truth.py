@@ -368,7 +368,7 @@ ADAMW = [no_decay, no_update, no_update_but_of_the_moments, half_of_the_updates,
 ADAMW += [correction_of_the_step_before]
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+@pytest.mark.parametrize("dtype", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])  # what is judged is fp32
 @pytest.mark.parametrize("name", ["ragged 0", "ragged 1", "first_step, ragged 0"])
 @pytest.mark.parametrize("cheat", ADAMW)
 def test_an_optimizer_in_a_narrow_dtype_is_judged_by_its_state_in_fp32(cheat, name, dtype):
