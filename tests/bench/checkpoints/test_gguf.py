@@ -218,8 +218,8 @@ def test_their_own_reader_reads_it(tmp_path, kind):
         wanted = read[ours].view(-1, gguf.row_of(OVER_ENDS, ours))[first : first + rows]
         assert np.array_equal(found[name].reshape(wanted.shape), wanted.numpy()), name
     if kind == "q8_0":
-        rows = given["h0.qkv.weight"][:64].numpy()
-        block = theirs.quantize(rows, theirs.GGMLQuantizationType.Q8_0)
+        matrix = given["h0.qkv.weight"][:64].numpy()
+        block = theirs.quantize(matrix, theirs.GGMLQuantizationType.Q8_0)
         assert block.tobytes() == gguf.encoded(given["h0.qkv.weight"][:64], kind)
     assert reader.fields["llama.context_length"].contents() == OVER_ENDS.max_t
 
