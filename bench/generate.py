@@ -5,9 +5,9 @@
     python -m bench.generate RUN --prompt "def main"                      what a run of bench.train has learnt
     python -m bench.generate llama2-110m --prompt-tokens 256 --ladder --baseline eager,compile,transformers
 
-MODEL is a model's name, or a file or folder: llama2.c's model.bin (versions 0, 1, 2), a Hugging Face folder, a
-.safetensors file, a run of bench.train or a checkpoint of it, llm.c's model. Files are never executed: no pickle is
-read.
+MODEL is a model's name, or a file or folder: llama2.c's model.bin (versions 0, 1, 2), llama.cpp's .gguf, a Hugging Face
+folder, a .safetensors file, a run of bench.train or a checkpoint of it, llm.c's model. Files are never executed: no
+pickle is read.
 
 The prompt is read in one pass (prefill), then a step makes one token more for each sequence (decode), against a cache
 of keys and values that is planned once. On a GPU a step is one CUDA graph. Draws are made from a given number, so the

@@ -150,8 +150,9 @@ def _kind(path: Path) -> str:
     raise CannotGoOn(f"{path}: weights of no known format; what is taken is {TAKEN}")
 
 
-def checkpoint_in(path: Path) -> Path:
-    """`path` where it is a checkpoint; else the newest whole one of a run's folder. CannotGoOn where there is none."""
+def checkpoint_in(path: Path, hint: str = f"nor anything else of {TAKEN}") -> Path:
+    """`path` where it is a checkpoint; else the newest whole one of a run's folder. CannotGoOn, with the hint, where
+    there is none."""
     if run.is_checkpoint(path):
         return path
     for folder in (path / "checkpoints", path):
@@ -160,7 +161,9 @@ def checkpoint_in(path: Path) -> Path:
                 return found
         if torn := run.checkpoints(folder):
             raise CannotGoOn(f"{folder}: all checkpoints are torn, the newest: {run.why_torn(torn[-1][1])}")
-    raise CannotGoOn(f"{path}: no checkpoint is there, nor anything else of {TAKEN}")
+    if not path.exists():
+        raise CannotGoOn(f"{path}: no such file or folder")
+    raise CannotGoOn(f"{path}: no checkpoint is there, {hint}")
 
 
 def read_any(path: Path) -> tuple[Model, State]:

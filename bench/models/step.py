@@ -429,9 +429,9 @@ def bind(call: Call, module: ModuleType, workspace: torch.Tensor, shape: contrac
     """(function, positional, keyword) of one call, ready to run; its scratch is the front of `workspace`. ValueError as
     `contract.need_known`."""
     layer = contract.load(call.id.layer)
-    contract.need_known(
-        layer, dict(zip(contract.pass_of(layer, call.id.phase).positional(), call.inputs, strict=False))
-    )
+    taken = contract.pass_of(layer, call.id.phase)
+    given = dict(zip(taken.positional(), call.inputs, strict=False))  # what is optional comes behind
+    contract.need_known(layer, {name: given[name] for name in taken.scalars})
     outputs = call.outputs
     if takes_workspace(module, call.id.phase):
         size = workspace_bytes(call, module, shape)

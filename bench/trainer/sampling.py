@@ -27,7 +27,7 @@ def command(args: argparse.Namespace) -> int:
     threads = args.threads or facts.usable_cores()
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    path = checkpoint_in(args.run)
+    path = checkpoint_in(args.run, "which bench.train leaves; of other weights bench.generate writes texts")
     model, state = read_any(path)
     texts = Texts(decoder(path, args.vocab, model.tokenizer), model.tokenizer)
     if args.prompt and texts.decoder is None:

@@ -218,7 +218,20 @@ def test_their_own_reader_reads_it(tmp_path, kind):
         wanted = read[ours].view(-1, gguf.row_of(OVER_ENDS, ours))[first : first + rows]
         assert np.array_equal(found[name].reshape(wanted.shape), wanted.numpy()), name
     if kind == "q8_0":
-        rows = given["h0.qkv.weight"][:64].numpy()
-        block = theirs.quantize(rows, theirs.GGMLQuantizationType.Q8_0)
+        matrix = given["h0.qkv.weight"][:64].numpy()
+        block = theirs.quantize(matrix, theirs.GGMLQuantizationType.Q8_0)
         assert block.tobytes() == gguf.encoded(given["h0.qkv.weight"][:64], kind)
     assert reader.fields["llama.context_length"].contents() == OVER_ENDS.max_t
+
+
+@pytest.mark.parametrize("kind", gguf.KINDS)
+def test_a_step_reads_the_files_tensors(tmp_path, kind):
+    """All of them, but for an embedding that is not the head: of that a row for each sequence."""
+    for model in (MODEL, UNTIED):
+        path = tmp_path / f"{model.name}.gguf"
+        write_model(path, model, weights(model), kind)
+        with path.open("rb") as file:
+            found = gguf._head(path, file)[1]
+        whole = path.stat().st_size - min(place.start for place in found.values())
+        whole -= 0 if model.tied else gguf.bytes_of(kind, (model.v - 3) * model.C)
+        assert 0 <= whole - gguf.bytes_read(model, kind, 3) < gguf.ALIGNMENT * len(found)

@@ -3,6 +3,7 @@
 import math
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -79,8 +80,8 @@ def test_a_race_ends_with_its_time():
 def test_what_is_told_as_it_comes_is_what_is_written():
     """Up to where all texts are over."""
     room = ours(job(LLAMA))
-    told: list[list[int]] = []
-    room.tell = told.append
+    told: list[Any] = []
+    room.tell = told.append  # type: ignore[method-assign]
     drawn = room.run()["tokens"]
     assert room.stream(None) == drawn and [list(step) for step in zip(*drawn, strict=True)] == told
     told.clear()
@@ -164,9 +165,9 @@ def test_a_text_that_is_not_a_number_is_wrong():
 
 def test_a_quantised_file_is_kept_as_it_is_and_any_other_group_is_made_of_it(tmp_path):
     """The truth is the network of the weights that ours multiplies with, whatever the file's group."""
-    path = tmp_path / "model.bin"
-    weights = {n: p * 10 if p.dim() == 2 else p for n, p in init_parameters(LLAMA, 3).items()}
-    llama2c.write_model(path, LLAMA, weights, version=2, group=16)
+    path, llama = tmp_path / "model.bin", replace(LLAMA, eps=1e-5)
+    weights = {n: p * 10 if p.dim() == 2 else p for n, p in init_parameters(llama, 3).items()}
+    llama2c.write_model(path, llama, weights, version=2, group=16)
     model, _, quantised, group = llama2c.read_quantised(path)
     assert group == 16
     of = job(model, group=16)

@@ -6,7 +6,7 @@ from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.variants import discover
 from bench.models import CallId
-from bench.models.choose import Cache, Times, cut_off, ended, fastest, race, race_on, unraced
+from bench.models.choose import Cache, Times, Told, cut_off, ended, fastest, race, race_on, unraced
 from bench.models.program import program, step_calls
 from reference.models.gpt2 import GPT2
 
@@ -104,12 +104,13 @@ def test_a_race_goes_on_without_who_ended_its_process():
     first, second = (CallId("gelu", name, "forward") for name in ("a", "b"))
     good, bad = (v for v in discover() if v.layer == "gelu" and v.name in ("torch.eager", "cpu.naive"))
     pool = {first: [good, bad], second: [good, bad]}
-    asked, said = [], []
+    asked: list[dict[CallId, list[str]]] = []
+    said: list[str] = []
 
     def once(left):
         asked.append({id: [v.name for v in some] for id, some in left.items()})
         if len(asked) == 1:
-            heard = [Times({first: {good.name: 1.0, bad.name: 0.5}}), (second, bad.name)]
+            heard: list[Told] = [Times({first: {good.name: 1.0, bad.name: 0.5}}), (second, bad.name)]
             return cut_off(heard, RuntimeError("it died"))
         return ended(Times({second: {good.name: 2.0}}))
 

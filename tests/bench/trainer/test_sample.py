@@ -111,7 +111,7 @@ def test_a_run_is_sampled_from(tmp_path):
 def test_what_is_no_run_is_one_line(tmp_path):
     done = commands.run("sample", tmp_path)
     assert done.returncode == cli.FAILED
-    assert "no checkpoint is there" in done.stderr
+    assert "no checkpoint is there, which bench.train leaves; of other weights bench.generate" in done.stderr
 
 
 def test_a_text_ends_where_the_model_is_not_finite():
