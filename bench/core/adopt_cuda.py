@@ -5,6 +5,7 @@ the contract keeps in tensors as Loaded, int64 tokens as int32. What cannot be k
 """
 
 import ast
+import codecs
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from bench import cli
 from bench.cli import CannotGoOn
 from kernels import Unavailable
-from kernels.cuda import DTYPE_OF, SCALARS, cplusplus
+from kernels.cuda import DTYPE_OF, SCALARS, cplusplus, standard
 from kernels.cuda.compiler import CompileError, parameters_of, value_of
 from kernels.cuda.cplusplus import Token
 from kernels.cuda.signature import Parameter, Signature, canonical, read_signatures
@@ -146,6 +147,24 @@ def adopted(source: Path, layer: str, kernel: str | None, name: str, published: 
     return min(choices, key=lambda w: w.lacking).written()
 
 
+# CUB 3 (CUDA 13) has no operators of its own any more, and NVRTC no maths in namespace std.
+OLD_CUB = re.compile(r"\bcub\s*::\s*(?:Max|Min|Sum)\b")
+NEW_CUB = (
+    "namespace cub { using Max = ::cuda::maximum<>; using Min = ::cuda::minimum<>; using Sum = ::cuda::std::plus<>; }"
+)
+STD_MATHS = re.compile(
+    r"\bstd\s*::\s*(?:is(?:inf|nan|finite)|exp2?|log2?|log1p|expm1|sqrt|pow|f?abs|tanh|erf|floor|ceil|round|fmax|fmin)\s*\("
+)
+
+
+def _has_old_cub() -> bool:
+    try:
+        found = [folder / "cub/thread/thread_operators.cuh" for folder in standard.folders()]
+    except Unavailable:
+        return True
+    return any(re.search(r"\bMax\b", path.read_text(errors="replace")) for path in found if path.is_file())
+
+
 CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:ifdef|(?:el)?if[ \t]+defined)[ \t]*\(?[ \t]*(\w+)", re.M)
 
 
@@ -238,7 +257,9 @@ def _launch_at(function: cplusplus.Function, tokens: Sequence[Token], i: int) ->
     }
     return Launcher(
         function.name,
-        *where[:3],
+        where[0],
+        where[1],
+        where[2],
         template,
         arguments,
         list(_definitions(tokens[body:i])),
@@ -497,8 +518,9 @@ class Writer:
         body.append(f"{indent}launch({', '.join(arguments)})")
         workspace = ", workspace" if self.needs_int else ""
         names = f"{', '.join(self.p.positional())}, *, {', '.join(self.p.keyword())}{workspace}"
-        # Where the kernel stands behind #ifdef: the source by way of one that defines what it asks for.
-        entered = f"{self.source.stem}_defined.cu" if self.defines else self.source.name
+        # Where it wants something defined first: the source by way of a file that does.
+        first = self._first()
+        entered = f"{self.source.stem}_defined.cu" if first else self.source.name
         relative = f"{self.name}/{entered}"
         text = [
             f'"""{self.signature.name} of {self.source.name}, as it is'
@@ -518,17 +540,30 @@ class Writer:
             "",
         ]
         files = {}
-        if self.defines:
-            lines = [*(f"#define {n} {v}" for n, v in self.defines.items()), f'#include "{self.source.name}"', ""]
-            files[Path(relative)] = "\n".join(lines).encode()
+        if first:
+            files[Path(relative)] = "\n".join([*first, f'#include "{self.source.name}"', ""]).encode()
         for path, found in self.unit.sources.items():
             name = self.source.name if path == self.source.resolve() else found.name
             if ".." in Path(name).parts or Path(name).is_absolute():
                 self.decide.append(f"# {DECIDE}: {name} lies elsewhere and was not copied")
                 continue
-            files[Path(self.name) / name] = path.read_bytes()
+            files[Path(self.name) / name] = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         whole = "\n".join(text)
         return Adopted(whole, files, [line.strip() for line in whole.splitlines() if DECIDE in line] + self.decide)
+
+    def _first(self) -> list[str]:
+        """What comes before the source: macros that it stands behind, and names that libraries had and have no more."""
+        texts = [found.text for found in self.unit.sources.values()]
+        lines = [f"#define {name} {value}" for name, value in self.defines.items()]
+        if any(OLD_CUB.search(text) for text in texts) and not _has_old_cub():
+            lines += ["#include <cub/cub.cuh>", "#include <cuda/functional>", NEW_CUB]
+        if any(STD_MATHS.search(text) for text in texts):
+            lines += [
+                "#include <cuda/std/cmath>",
+                "#include <cuda/std/limits>",
+                "namespace std { using namespace cuda::std; }",
+            ]
+        return lines
 
     def _dtypes(self) -> str:
         work = {q.type for q in self.signature.parameters if q.pointer and q.name in self.matched

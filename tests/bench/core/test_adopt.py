@@ -433,3 +433,31 @@ void run(torch::Tensor x, torch::Tensor y) {
 """
     _, text, decide = taken(tmp_path, "all.cu", "gelu", text)
     assert "grid = (N + 255) // 256" in text and "N = 1" not in text and not decide
+
+
+OLD = """\ufeff
+#include <cub/cub.cuh>
+__global__ void all_of(float* x, float* y, int N) {
+    using Reduce = cub::BlockReduce<float, 64>;
+    __shared__ typename Reduce::TempStorage temp;
+    float at = threadIdx.x < N ? x[threadIdx.x] : 0.0f, top = Reduce(temp).Reduce(at, cub::Max());
+    const float least = -std::numeric_limits<float>::infinity();
+    if (threadIdx.x < N) y[threadIdx.x] = std::isinf(top) ? least : std::exp(at - at) * at;
+}
+void run(float* x, float* y, int N) { all_of<<<1, 64>>>(x, y, N); }
+"""
+
+
+def test_names_that_libraries_had_are_there(tmp_path):
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    found, text, _ = taken(tmp_path, "old.cu", "gelu", OLD)
+    folder = tmp_path / "into" / "cuda" / "gelu" / "all_of"
+    assert (folder / "old.cu").read_text() == OLD.removeprefix("\ufeff") and 'Kernel("all_of/old_defined.cu"' in text
+    x, out = torch.randn(50), torch.empty(50)
+    simulate.install("cuda")
+    try:
+        found.load().forward(x, out=out)
+    finally:
+        cuda.simulate_with(None)
+    assert torch.equal(out, x)
