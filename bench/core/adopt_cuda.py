@@ -165,6 +165,29 @@ def _has_old_cub() -> bool:
     return any(re.search(r"\bMax\b", path.read_text(errors="replace")) for path in found if path.is_file())
 
 
+# What a norm's kernel for inference leaves out, a warp a row: the contract has it for backward.
+LEFT = """#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+__device__ float total(float x) {
+    for (int k = 16; k; k /= 2) x += __shfl_xor_sync(0xffffffff, x, k);
+    return x;
+}
+template <typename T, bool MEAN>
+__global__ void statistics(const T* x, float* mean, float* rstd, int columns, float eps) {
+    x += blockIdx.x * (long long)columns;
+    float sum = 0, squares = 0;
+    for (int i = threadIdx.x; MEAN && i < columns; i += 32) sum += static_cast<float>(x[i]);
+    const float middle = total(sum) / columns;
+    for (int i = threadIdx.x; i < columns; i += 32) {
+        const float away = static_cast<float>(x[i]) - middle;
+        squares += away * away;
+    }
+    squares = total(squares) / columns;
+    if (threadIdx.x == 0 && mean) mean[blockIdx.x] = middle;
+    if (threadIdx.x == 0 && rstd) rstd[blockIdx.x] = 1 / sqrtf(squares + eps);
+}
+"""
 CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:ifdef|(?:el)?if[ \t]+defined)[ \t]*\(?[ \t]*(\w+)", re.M)
 
 
@@ -516,6 +539,14 @@ class Writer:
         body += [f"{indent}{line}" for line in (*self.lines, *asserted)]
         body.append(f"{indent}launch = {call}")
         body.append(f"{indent}launch({', '.join(arguments)})")
+        left = self._left()
+        if left:
+            of, told = self._normed(), ", ".join(n if n in left else "None" for n in ("mean", "rstd"))
+            eps = "eps" if "eps" in self.p.positional() else "1e-5"
+            body.append(f"    rows, columns = {of}.numel() // {of}.shape[-1], {of}.shape[-1]")
+            body.append(
+                f"    left_kernel(grid=rows, block=32, MEAN={'mean' in self.tensors})({of}, {told}, columns, {eps})"
+            )
         workspace = ", workspace" if self.needs_int else ""
         names = f"{', '.join(self.p.positional())}, *, {', '.join(self.p.keyword())}{workspace}"
         # Where it wants something defined first: the source by way of a file that does.
@@ -532,6 +563,7 @@ class Writer:
             "",
             f"DTYPES = {self._dtypes()}",
             f'{self.phase}_kernel = Kernel("{relative}", "{self.entry}")',
+            *([f'left_kernel = Kernel("{self.name}/left.cu", "statistics")  # {", ".join(left)}'] if left else []),
             "",
             "",
             *self._workspace(),
@@ -539,7 +571,7 @@ class Writer:
             *body,
             "",
         ]
-        files = {}
+        files = {Path(self.name) / "left.cu": LEFT.encode()} if left else {}
         if first:
             files[Path(relative)] = "\n".join([*first, f'#include "{self.source.name}"', ""]).encode()
         for path, found in self.unit.sources.items():
@@ -565,6 +597,16 @@ class Writer:
             ]
         return lines
 
+    def _normed(self) -> str:
+        """What a norm's statistics are of."""
+        return next((n for n in ("residual_out", "x") if n in self.tensors), "")
+
+    def _left(self) -> list[str]:
+        """A norm's statistics, which kernels for inference do not keep: a launch of ours makes them."""
+        if self.phase != "forward" or not self._normed() or not {"out", "rstd"} <= self.tensors.keys():
+            return []
+        return [n for n in ("mean", "rstd") if n in self.tensors and n not in self.matched.values()]
+
     def _dtypes(self) -> str:
         work = {q.type for q in self.signature.parameters if q.pointer and q.name in self.matched
                 and self.tensors[self.matched[q.name]].dtype == "work"}  # fmt: skip
@@ -582,8 +624,13 @@ class Writer:
             if t.name not in self.matched.values() and t.when is not contract.always:
                 yield f"if {t.name} is not None:"
                 yield f'    raise Unavailable("{t.name}")'
-            elif t.name not in self.matched.values() and not self._loads(t.name):
+            elif t.name not in self.matched.values() and not self._loads(t.name) and t.name not in self._left():
                 yield f"# {DECIDE}: the kernel has no parameter for {t.name}"
+        main = self.main()
+        one = self.launcher and [t.text for t in self.launcher.grid] == ["1"] and self.tensors[main].dtype == "work"
+        if one and len(self.tensors[main].shape.split()) > 1 and not self.is_gemv:
+            yield f"if {main}.numel() > {main}.shape[-1]:"
+            yield '    raise Unavailable("several rows")'
         if self.is_gemv:
             yield "if x.shape[0] > 1:"
             yield '    raise Unavailable("several rows")'
