@@ -5,6 +5,7 @@ the contract keeps in tensors as Loaded, int64 tokens as int32. What cannot be k
 """
 
 import ast
+import codecs
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from bench import cli
 from bench.cli import CannotGoOn
 from kernels import Unavailable
-from kernels.cuda import DTYPE_OF, SCALARS, cplusplus
+from kernels.cuda import DTYPE_OF, SCALARS, cplusplus, standard
 from kernels.cuda.compiler import CompileError, parameters_of, value_of
 from kernels.cuda.cplusplus import Token
 from kernels.cuda.signature import Parameter, Signature, canonical, read_signatures
@@ -146,6 +147,47 @@ def adopted(source: Path, layer: str, kernel: str | None, name: str, published: 
     return min(choices, key=lambda w: w.lacking).written()
 
 
+# CUB 3 (CUDA 13) has no operators of its own any more, and NVRTC no maths in namespace std.
+OLD_CUB = re.compile(r"\bcub\s*::\s*(?:Max|Min|Sum)\b")
+NEW_CUB = (
+    "namespace cub { using Max = ::cuda::maximum<>; using Min = ::cuda::minimum<>; using Sum = ::cuda::std::plus<>; }"
+)
+STD_MATHS = re.compile(
+    r"\bstd\s*::\s*(?:is(?:inf|nan|finite)|exp2?|log2?|log1p|expm1|sqrt|pow|f?abs|tanh|erf|floor|ceil|round|fmax|fmin)\s*\("
+)
+
+
+def _has_old_cub() -> bool:
+    try:
+        found = [folder / "cub/thread/thread_operators.cuh" for folder in standard.folders()]
+    except Unavailable:
+        return True
+    return any(re.search(r"\bMax\b", path.read_text(errors="replace")) for path in found if path.is_file())
+
+
+# What a norm's kernel for inference leaves out, a warp a row: the contract has it for backward.
+LEFT = """#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+__device__ float total(float x) {
+    for (int k = 16; k; k /= 2) x += __shfl_xor_sync(0xffffffff, x, k);
+    return x;
+}
+template <typename T, bool MEAN>
+__global__ void statistics(const T* x, float* mean, float* rstd, int columns, float eps) {
+    x += blockIdx.x * (long long)columns;
+    float sum = 0, squares = 0;
+    for (int i = threadIdx.x; MEAN && i < columns; i += 32) sum += static_cast<float>(x[i]);
+    const float middle = total(sum) / columns;
+    for (int i = threadIdx.x; i < columns; i += 32) {
+        const float away = static_cast<float>(x[i]) - middle;
+        squares += away * away;
+    }
+    squares = total(squares) / columns;
+    if (threadIdx.x == 0 && mean) mean[blockIdx.x] = middle;
+    if (threadIdx.x == 0 && rstd) rstd[blockIdx.x] = 1 / sqrtf(squares + eps);
+}
+"""
 CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:ifdef|(?:el)?if[ \t]+defined)[ \t]*\(?[ \t]*(\w+)", re.M)
 
 
@@ -238,7 +280,9 @@ def _launch_at(function: cplusplus.Function, tokens: Sequence[Token], i: int) ->
     }
     return Launcher(
         function.name,
-        *where[:3],
+        where[0],
+        where[1],
+        where[2],
         template,
         arguments,
         list(_definitions(tokens[body:i])),
@@ -495,10 +539,19 @@ class Writer:
         body += [f"{indent}{line}" for line in (*self.lines, *asserted)]
         body.append(f"{indent}launch = {call}")
         body.append(f"{indent}launch({', '.join(arguments)})")
+        left = self._left()
+        if left:
+            of, told = self._normed(), ", ".join(n if n in left else "None" for n in ("mean", "rstd"))
+            eps = "eps" if "eps" in self.p.positional() else "1e-5"
+            body.append(f"    rows, columns = {of}.numel() // {of}.shape[-1], {of}.shape[-1]")
+            body.append(
+                f"    left_kernel(grid=rows, block=32, MEAN={'mean' in self.tensors})({of}, {told}, columns, {eps})"
+            )
         workspace = ", workspace" if self.needs_int else ""
         names = f"{', '.join(self.p.positional())}, *, {', '.join(self.p.keyword())}{workspace}"
-        # Where the kernel stands behind #ifdef: the source by way of one that defines what it asks for.
-        entered = f"{self.source.stem}_defined.cu" if self.defines else self.source.name
+        # Where it wants something defined first: the source by way of a file that does.
+        first = self._first()
+        entered = f"{self.source.stem}_defined.cu" if first else self.source.name
         relative = f"{self.name}/{entered}"
         text = [
             f'"""{self.signature.name} of {self.source.name}, as it is'
@@ -510,6 +563,7 @@ class Writer:
             "",
             f"DTYPES = {self._dtypes()}",
             f'{self.phase}_kernel = Kernel("{relative}", "{self.entry}")',
+            *([f'left_kernel = Kernel("{self.name}/left.cu", "statistics")  # {", ".join(left)}'] if left else []),
             "",
             "",
             *self._workspace(),
@@ -517,18 +571,41 @@ class Writer:
             *body,
             "",
         ]
-        files = {}
-        if self.defines:
-            lines = [*(f"#define {n} {v}" for n, v in self.defines.items()), f'#include "{self.source.name}"', ""]
-            files[Path(relative)] = "\n".join(lines).encode()
+        files = {Path(self.name) / "left.cu": LEFT.encode()} if left else {}
+        if first:
+            files[Path(relative)] = "\n".join([*first, f'#include "{self.source.name}"', ""]).encode()
         for path, found in self.unit.sources.items():
             name = self.source.name if path == self.source.resolve() else found.name
             if ".." in Path(name).parts or Path(name).is_absolute():
                 self.decide.append(f"# {DECIDE}: {name} lies elsewhere and was not copied")
                 continue
-            files[Path(self.name) / name] = path.read_bytes()
+            files[Path(self.name) / name] = path.read_bytes().removeprefix(codecs.BOM_UTF8)
         whole = "\n".join(text)
         return Adopted(whole, files, [line.strip() for line in whole.splitlines() if DECIDE in line] + self.decide)
+
+    def _first(self) -> list[str]:
+        """What comes before the source: macros that it stands behind, and names that libraries had and have no more."""
+        texts = [found.text for found in self.unit.sources.values()]
+        lines = [f"#define {name} {value}" for name, value in self.defines.items()]
+        if any(OLD_CUB.search(text) for text in texts) and not _has_old_cub():
+            lines += ["#include <cub/cub.cuh>", "#include <cuda/functional>", NEW_CUB]
+        if any(STD_MATHS.search(text) for text in texts):
+            lines += [
+                "#include <cuda/std/cmath>",
+                "#include <cuda/std/limits>",
+                "namespace std { using namespace cuda::std; }",
+            ]
+        return lines
+
+    def _normed(self) -> str:
+        """What a norm's statistics are of."""
+        return next((n for n in ("residual_out", "x") if n in self.tensors), "")
+
+    def _left(self) -> list[str]:
+        """A norm's statistics, which kernels for inference do not keep: a launch of ours makes them."""
+        if self.phase != "forward" or not self._normed() or not {"out", "rstd"} <= self.tensors.keys():
+            return []
+        return [n for n in ("mean", "rstd") if n in self.tensors and n not in self.matched.values()]
 
     def _dtypes(self) -> str:
         work = {q.type for q in self.signature.parameters if q.pointer and q.name in self.matched
@@ -547,8 +624,13 @@ class Writer:
             if t.name not in self.matched.values() and t.when is not contract.always:
                 yield f"if {t.name} is not None:"
                 yield f'    raise Unavailable("{t.name}")'
-            elif t.name not in self.matched.values() and not self._loads(t.name):
+            elif t.name not in self.matched.values() and not self._loads(t.name) and t.name not in self._left():
                 yield f"# {DECIDE}: the kernel has no parameter for {t.name}"
+        main = self.main()
+        one = self.launcher and [t.text for t in self.launcher.grid] == ["1"] and self.tensors[main].dtype == "work"
+        if one and len(self.tensors[main].shape.split()) > 1 and not self.is_gemv:
+            yield f"if {main}.numel() > {main}.shape[-1]:"
+            yield '    raise Unavailable("several rows")'
         if self.is_gemv:
             yield "if x.shape[0] > 1:"
             yield '    raise Unavailable("several rows")'

@@ -13,7 +13,7 @@ from bench.core.adopt import adopt
 from bench.core.adopt_cuda import DECIDE
 from bench.core.variants import discover
 from bench.trial import ran, source
-from kernels import cuda
+from kernels import Unavailable, cuda
 
 SOFTMAX = """
 #include <stdio.h>
@@ -433,3 +433,75 @@ void run(torch::Tensor x, torch::Tensor y) {
 """
     _, text, decide = taken(tmp_path, "all.cu", "gelu", text)
     assert "grid = (N + 255) // 256" in text and "N = 1" not in text and not decide
+
+
+OLD = """\ufeff
+#include <cub/cub.cuh>
+__global__ void all_of(float* x, float* y, int N) {
+    using Reduce = cub::BlockReduce<float, 64>;
+    __shared__ typename Reduce::TempStorage temp;
+    float at = threadIdx.x < N ? x[threadIdx.x] : 0.0f, top = Reduce(temp).Reduce(at, cub::Max());
+    const float least = -std::numeric_limits<float>::infinity();
+    if (threadIdx.x < N) y[threadIdx.x] = std::isinf(top) ? least : std::exp(at - at) * at;
+}
+void run(float* x, float* y, int N) { all_of<<<1, 64>>>(x, y, N); }
+"""
+
+
+def test_names_that_libraries_had_are_there(tmp_path):
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    found, text, _ = taken(tmp_path, "old.cu", "gelu", OLD)
+    folder = tmp_path / "into" / "cuda" / "gelu" / "all_of"
+    assert (folder / "old.cu").read_text() == OLD.removeprefix("\ufeff") and 'Kernel("all_of/old_defined.cu"' in text
+    x, out = torch.randn(50), torch.empty(50)
+    simulate.install("cuda")
+    try:
+        found.load().forward(x, out=out)
+    finally:
+        cuda.simulate_with(None)
+    assert torch.equal(out, x)
+
+
+RMS = """__global__ void rms(float* o, float* x, float* weight, int size) {
+    float sum = 0;
+    for (int i = 0; i < size; i++) sum += x[i] * x[i];
+    for (int i = threadIdx.x; i < size; i += 32) o[i] = weight[i] * x[i] / sqrtf(sum / size + 1e-5f);
+}
+void run(float* o, float* x, float* weight, int size) { rms<<<1, 32>>>(o, x, weight, size); }
+"""
+
+
+def test_statistics_that_a_kernel_for_inference_does_not_keep_are_made_beside_it(tmp_path):
+    """And what is launched as one block takes one row."""
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    found, text, decide = taken(tmp_path, "rms.cu", "rmsnorm", RMS)
+    assert not decide and 'raise Unavailable("several rows")' in text
+    x, weight, out, rstd = torch.randn(1, 1, 77), torch.randn(77), torch.empty(1, 1, 77), torch.empty(1, 1)
+    simulate.install("cuda")
+    try:
+        found.load().forward(x, weight, 1e-3, out=out, rstd=rstd)
+        with pytest.raises(Unavailable, match="several rows"):
+            found.load().forward(torch.randn(1, 2, 77), weight, 1e-3, out=torch.empty(1, 2, 77), rstd=torch.empty(1, 2))
+    finally:
+        cuda.simulate_with(None)
+    torch.testing.assert_close(rstd[0, 0], (x.square().mean() + 1e-3).rsqrt(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(out, x * weight * (x.square().mean() + 1e-5).rsqrt(), rtol=1e-5, atol=1e-6)
+
+
+def test_of_a_layer_norm_both_are_made(tmp_path):
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    text = RMS.replace("float* weight, int", "float* weight, float* bias, int").replace("<<<1, 32>>>", "<<<N, 32>>>")
+    found, text, _ = taken(tmp_path, "rms.cu", "layernorm", text.replace("weight, size);", "weight, bias, size);"))
+    assert "several rows" not in text and "MEAN=True" in text
+    module = found.load()
+    x, mean, rstd = torch.randn(3, 50) + 2, torch.empty(3), torch.empty(3)
+    simulate.install("cuda")
+    try:
+        module.left_kernel(grid=3, block=32, MEAN=True)(x, mean, rstd, 50, 1e-5)
+    finally:
+        cuda.simulate_with(None)
+    torch.testing.assert_close(mean, x.mean(1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(rstd, (x.var(1, unbiased=False) + 1e-5).rsqrt(), rtol=1e-5, atol=0)
