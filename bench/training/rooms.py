@@ -21,7 +21,7 @@ from bench.core import process
 from bench.core.case import DTYPES
 from bench.core.process import is_out_of_memory, summary
 from bench.core.variants import Variant
-from bench.machine import ceilings, compared, profiling, roofline
+from bench.machine import ceilings, compared, devices, profiling, roofline
 from bench.machine.devices import SPAN, is_gpu, open_device
 from bench.machine.ranges import span
 from bench.models import CallId, choose
@@ -161,6 +161,7 @@ class OurRoom(Room):
         if self.job.simulate:
             for backend in {v.backend for v in choice.values() if v.gpu_code}:
                 simulate.install(backend)
+        self.clocks = _clocks()  # before any kernel is loaded
         modules = {key: variant.load() for key, variant in choice.items()}
         self.names = {key: variant.name for key, variant in choice.items()}
         self.training = Step(self.program, modules, self.job.accumulation)
@@ -179,6 +180,8 @@ class OurRoom(Room):
     def step(self, batches: list[NumpyBatch], lr: float, details: bool = False) -> StepDone:
         before = self.sample.state()
         done = super().step(batches, lr, details)
+        if _clocks() != self.clocks:
+            raise cli.CannotGoOn("global_state: a kernel replaced functions by which steps are timed")
         done["norms"] = {name: _norm(g) for name, g in self.memory.grads.items()}  # off the clock, so at each step
         done["update"] = self.sample.update(before, lr)
         return done
@@ -218,6 +221,13 @@ class OurRoom(Room):
         except RuntimeError as error:  # the profiler's counters may be somebody else's
             cli.say(f"calls are timed by {self.clock}, not by {clock}: {summary(error)}")
             return self.training.run_timed(batches, lr, self.clock), self.clock
+
+
+def _clocks() -> list[object]:
+    """All functions that a step is timed with, and their code."""
+    spaces = [vars(devices), *(vars(c) for c in vars(devices).values() if isinstance(c, type))]
+    found = [f for space in spaces for f in space.values() if callable(f)]
+    return [time.perf_counter_ns, time.process_time_ns, *found, *(getattr(f, "__code__", None) for f in found)]
 
 
 class Sample:

@@ -393,8 +393,7 @@ class Names:
 
 BOUND: list[Names] = []
 CALLABLE = (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
-CALLABLE += (types.MethodType,)
-CALLABLE += (types.GetSetDescriptorType, type, property, staticmethod, classmethod)  # type: ignore[assignment]
+CALLABLE += (types.MethodType, types.GetSetDescriptorType, type, property, staticmethod, classmethod)  # type: ignore[assignment]
 
 
 # Of Python's own library what the harness calls around a call: whoever replaces one of these is called after the clock

@@ -76,8 +76,8 @@ def test_neighbours_of_what_is_summed_have_factors_of_their_own():
     shape = dict(tensors=[(5000,), (3,)], dtype="fp32")
     case = Case("global_norm", "forward", shape, "made up", 0)
     values = draw(case)
-    (change, _), made = contents.changes(case, values, 5)["grads"], contents.changed(case, values, 5)["grads"]
-    ratio = made[0] / values["grads"][0].roll(change.shift)
+    (change, _), made = contents.changes(case, values, 5)["grads"], each(contents.changed(case, values, 5)["grads"])
+    ratio = made[0] / each(values["grads"])[0].roll(change.shift)
     blocks = ratio[: 5000 // 16 * 16].view(-1, 16)
     assert torch.allclose(blocks, blocks[:, :1].expand_as(blocks), rtol=1e-6)
     assert len(blocks[:, 0].mul(8192).round().unique()) > 200

@@ -108,7 +108,13 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("name", CHEATS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow) if n in ("from_the_second_text_on", "a_clock_of_its_own") else n
+        for n in CHEATS
+    ],
+)
 def test_who_is_right_where_it_is_judged_and_not_on_the_clock_is_told(name, tmp_path):
     """Judged before are the first 64 tokens, of a text that nobody times."""
     layer, shortcut = CHEATS[name]
@@ -140,7 +146,14 @@ def test_who_is_right_where_it_is_judged_and_not_on_the_clock_is_told(name, tmp_
     assert done.returncode == 2
 
 
-@pytest.mark.parametrize("drawing", [(), ("--temperature", 0.8, "--top-p", 0.9), ("--temperature", 1.3, "--top-k", 5)])
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        ("--temperature", 0.8, "--top-p", 0.9),
+        pytest.param(("--temperature", 1.3, "--top-k", 5), marks=pytest.mark.slow),
+    ],
+)
 def test_honest_draws_on_the_clock_are_believed(drawing, tmp_path):
     done = commands.run(
         "generate", "llama2-tiny", "--steps", 80, *QUICK, *drawing, "--baseline", "none", "--out", tmp_path / "run"

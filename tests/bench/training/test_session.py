@@ -166,6 +166,16 @@ def test_a_wrong_step_gets_no_mfu(tmp_path, few_tokens):
     assert rows[0]["mfu_palm_of_ceiling"] == ""
 
 
+@pytest.mark.slow
+def test_a_clock_that_a_kernel_replaced_ends_the_run(tmp_path, few_tokens):
+    folder = wrong_matmul(tmp_path / "kernels", "from bench.machine import devices; devices.WallTimer.stop = slow")
+    file = folder / "torch" / "matmul" / "wrong.py"
+    file.write_text(file.read_text() + "\n\ndef slow(timer):\n    timer.seconds.append(1e-3)\n")
+    kernels = f"torch.eager,matmul=torch.wrong,{folder}"
+    done = command(*QUICK, "--kernels", kernels, "--data", shards(tmp_path), "--out", tmp_path / "run")
+    assert done.returncode == cli.FAILED and "by which steps are timed" in done.stderr, done.stdout
+
+
 def test_a_missing_weight_decay_is_seen_in_bf16(tmp_path, few_tokens):
     """No loss shows it: the optimizer's own state does."""
     truth_variants.write(tmp_path / "kernels", "undecayed", ("adamw",))
