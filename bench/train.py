@@ -26,6 +26,7 @@ from bench.trainer import (
     CPU_B,
     CPU_T,
     FINAL_FRACTION,
+    FSDP,
     GPU_T,
     LR,
     NOT_FINITE_IN_A_ROW,
@@ -163,7 +164,11 @@ def _looks(g: argparse._ArgumentGroup) -> None:
 
 
 def _beside(g: argparse._ArgumentGroup) -> None:
-    g.add_argument("--baseline", choices=BASELINES, help="PyTorch's training beside ours, as in bench.e2e")
+    g.add_argument(
+        "--baseline",
+        choices=(*BASELINES, FSDP),
+        help=f"PyTorch's training beside ours, as in bench.e2e; of several ranks {FSDP}",
+    )
     g.add_argument(
         "--parity-every",
         type=cli.count,

@@ -9,3 +9,4 @@ NOT_FINITE_IN_A_ROW = 10
 PARITY_EVERY = 50
 WINDOW = 128  # values that an outlier is judged by
 OPTIMIZERS = ("replicated", "sharded")  # over ranks
+FSDP = "fsdp2"  # PyTorch's training on several ranks

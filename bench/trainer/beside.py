@@ -3,17 +3,25 @@
 The baseline is one of `bench.e2e`'s, in a process of its own, and takes each step after ours. The gate is `bench.e2e`'s
 too (bench/training/gate.py), over the whole run so far: the band is what PyTorch's runs, in fp32 and from parameters
 moved by a unit in the last place, span. It is looked at every --parity-every steps, for it costs three more trainings.
+
+Of several ranks each has its own part of an FSDP2 baseline beside it; rank 0 alone judges, and sees all batches.
 """
 
+import os
+import socket
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 import torch
 
 from bench.models.memory import Memory
+from bench.trainer import FSDP
+from bench.trainer.fsdp import FsdpRoom
 from bench.trainer.plan import Plan
+from bench.trainer.ranks import Ranks
 from bench.training.field import Field, baseline
 from bench.training.gate import Excess, Gate, must_be_finite
 from bench.training.rooms import NumpyBatch, StepDone
@@ -26,8 +34,12 @@ Batches = list[NumpyBatch]
 class Beside:
     """Use as a context manager: it ends the processes. Raises CannotGoOn with the name of whom something befell."""
 
-    def __init__(self, plan: Plan, mode: str, first: Batches, lr: float):
-        self.plan, self.entrant, self.first, self.lr = plan, baseline(mode), first, lr
+    def __init__(self, plan: Plan, mode: str, first: Batches, lr: float, ranks: Ranks):
+        self.plan, self.first, self.lr, self.ranks = plan, first, lr, ranks
+        self.entrant = baseline(mode)
+        if mode == FSDP:
+            place = (ranks.rank, ranks.ranks, ranks.first(_free_address() if ranks.main else ""))
+            self.entrant = replace(self.entrant, room=FsdpRoom, arguments=place)
         self.recipe = ""  # what the baseline is, in words
         self.ours: list[Mapping[str, Any]] = []
         self.theirs: list[Mapping[str, Any]] = []
@@ -40,6 +52,8 @@ class Beside:
         contestant = self.field.enter(self.entrant)
         limit = self.plan.race.compile_limit
         self.recipe = contestant.ask("warm", batches=self.first, lr=self.lr, limit=limit)
+        if not self.ranks.main:
+            return self
         self.field.judge.ask("begin", perturbed=list(PERTURBED), limit=self.plan.race.setup_limit)
         self.runs = [[] for _ in (None, *PERTURBED)]
         return self
@@ -51,7 +65,7 @@ class Beside:
 
     def step(self, batches: Batches, lr: float, loss: float, norm: float, memory: Memory) -> StepDone:
         """The baseline's step, after ours, whose gradients are still in memory."""
-        first = not self.ours
+        first = not self.ours and self.ranks.ranks == 1  # of several, nobody has whole gradients
         norms = {n: _norm(g) for n, g in memory.grads.items()} if first else {}
         self.ours.append(dict(loss=loss, norm=norm, norms=norms))
         limit = self.plan.race.time_limit
@@ -59,7 +73,9 @@ class Beside:
         done: StepDone = contestant.ask("step", batches=batches, lr=lr, details=first, limit=limit)
         self.theirs.append(done)
         must_be_finite(self.entrant.name, self.theirs, lr)
-        self.unjudged.append((batches, lr))
+        together = [batch for part in self.ranks.everyones(batches) for batch in part]
+        if self.ranks.main:
+            self.unjudged.append((together, lr))
         self.field.park(self.entrant)
         return done
 
@@ -85,6 +101,13 @@ class Parity:
         if self.excesses:
             return f"parity with PyTorch failed: {self.excesses[0]}"
         return f"parity with PyTorch: loss at most {self.loss:.2f} of the band, norm {self.norm:.2f}"
+
+
+def _free_address() -> str:
+    """Where the baselines of all ranks can meet: this machine, by the name that the ranks met at, and a free port."""
+    with closing(socket.socket()) as found:
+        found.bind(("", 0))
+        return f"{os.environ.get('MASTER_ADDR') or socket.gethostname()}:{found.getsockname()[1]}"
 
 
 def _norm(tensor: torch.Tensor) -> float:

@@ -35,7 +35,7 @@ from bench.text.corpus import TOKENIZER, decoder_beside
 from bench.text.decoding import write_tokenizer
 from bench.text.epochs import Ahead, Epochs, find_shards, find_validation
 from bench.text.tokenizer import DataError
-from bench.trainer import build, evaluate
+from bench.trainer import FSDP, build, evaluate
 from bench.trainer import plan as plans
 from bench.trainer.beside import Beside
 from bench.trainer.journal import Journal, events
@@ -328,21 +328,26 @@ class Training:
             raise CannotGoOn(
                 "--baseline: PyTorch's training has no checkpoints to go on from: start a new run", cli.USAGE
             )
-        cli.say(f"PyTorch's own runs begin, and torch.{mode} compiles")
-        self.beside = self.stack.enter_context(Beside(self.plan, mode, self.data.step(0), self.lr(0)))
-        cli.say(f"torch.{mode}: {self.beside.recipe}")
+        say = cli.say if self.ranks.main else lambda text: None
+        say(f"PyTorch's own runs begin, and torch.{mode} {'meets' if mode == FSDP else 'compiles'}")
+        self.beside = self.stack.enter_context(Beside(self.plan, mode, self.data.step(0), self.lr(0), self.ranks))
+        say(f"torch.{mode}: {self.beside.recipe}")
 
     def _step_beside(self, batches: list[Any], loss: float, norm: float, lr: float) -> None:
         """PyTorch's step after ours, and every now and then the gate."""
-        assert self.beside and self.journal
+        assert self.beside
         done = self.beside.step(batches, lr, loss, norm, self.step.memory)
         theirs = dict(loss=done["loss"], norm=done["norm"], ms=done["wall_s"] * 1e3)
-        self.journal.write("baseline", step=self.done, **theirs, name=self.beside.entrant.name)
+        if self.journal:
+            self.journal.write("baseline", step=self.done, **theirs, name=self.beside.entrant.name)
         self.screen.say(f"step {self.done}/{self.steps}  torch.{self.plan.baseline} {theirs['ms']:.1f} ms")
         if self.plan.parity_every(self.done) or self.done == self.steps:
-            found = self.beside.parity()
-            self._told(str(found), "parity", parity=not found.excesses, worst_loss=found.loss, worst_norm=found.norm)
-            self.astray = str(found) if found.excesses else ""
+            if self.ranks.main:
+                found = self.beside.parity()
+                worst = dict(worst_loss=found.loss, worst_norm=found.norm)
+                self._told(str(found), "parity", parity=not found.excesses, **worst)
+                self.astray = str(found) if found.excesses else ""
+            self.astray = self.ranks.first(self.astray)
 
     def _hear(self) -> None:
         """Whether an end was asked for, of any rank."""

@@ -10,7 +10,7 @@ from typing import Any
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.machine import facts
-from bench.trainer import CPU_B, CPU_T, GPU_T, LR
+from bench.trainer import CPU_B, CPU_T, FSDP, GPU_T, LR
 from bench.trainer.schedule import Schedule
 from bench.training import GPU_B, plan
 from bench.training.contestants import STEP_LIMIT_S
@@ -180,7 +180,10 @@ def plan_of(options: Mapping[str, Any], ranks: int = 1, argv: list[str] | None =
 
 def _need_what_pytorch_does_too(o: Mapping[str, Any], ranks: int) -> None:
     others = {"--skip-loss-z": o["skip_loss_z"], "--skip-norm-z": o["skip_norm_z"], "--no-masters": o["no_masters"]}
-    others |= {"--from": o["from"], "several ranks": ranks > 1}
+    others |= {"--from": o["from"]}
+    if (ranks > 1) != (o["baseline"] == FSDP):
+        goes = f"{FSDP} is of several ranks (torchrun)" if ranks == 1 else f"of several ranks it is {FSDP}"
+        raise CannotGoOn(f"--baseline {o['baseline']}: {goes}", cli.USAGE)
     if here := [name for name, given in others.items() if given]:
         raise CannotGoOn(f"--baseline: PyTorch's training beside ours does not go with {here[0]}", cli.USAGE)
 

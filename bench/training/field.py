@@ -10,7 +10,7 @@ from bench.models import CallId, choose
 from bench.training.contestants import Contestant
 from bench.training.deadline import Deadline
 from bench.training.plan import Plan
-from bench.training.rooms import Built, JudgeRoom, OurRoom, TorchRoom
+from bench.training.rooms import Built, JudgeRoom, OurRoom, Room, TorchRoom
 
 PARK_LIMIT_S = 60.0
 
@@ -22,6 +22,8 @@ class Entrant:
     name: str
     swap: str = ""  # LAYER=VARIANT
     baseline: str = ""  # PyTorch's, by its mode
+    room: type[Room] = TorchRoom  # of a baseline
+    arguments: tuple[object, ...] = ()  # of its room; none: the mode
 
     @property
     def ours(self) -> bool:
@@ -105,7 +107,7 @@ class Field:
         if e.ours:
             made = Contestant(e.name, OurRoom, self.plan.job)
         else:
-            made = Contestant(e.name, TorchRoom, self.plan.job, e.baseline)
+            made = Contestant(e.name, e.room, self.plan.job, *(e.arguments or (e.baseline,)))
         return self._kept(made)
 
     def _kept(self, contestant: Contestant) -> Contestant:

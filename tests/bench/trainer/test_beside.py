@@ -36,10 +36,17 @@ def test_ours_stays_in_the_band_of_pytorchs_runs_until_an_update_is_wrong(data, 
 
 
 @pytest.mark.parametrize(
-    ("words", "ranks"), [(("--no-masters", "--dtype", "bf16"), 1), (("--skip-norm-z", "3"), 1), ((), 2)]
+    ("words", "ranks", "why"),
+    [
+        (("compile", "--no-masters", "--dtype", "bf16"), 1, "does not go with --no-masters"),
+        (("compile", "--skip-norm-z", "3"), 1, "does not go with --skip-norm-z"),
+        (("fsdp2", "--skip-norm-z", "3"), 2, "does not go with --skip-norm-z"),
+        (("compile",), 2, "of several ranks it is fsdp2"),
+        (("fsdp2",), 1, "is of several ranks"),
+    ],
 )
-def test_what_pytorch_does_not_do_is_refused(words, ranks):
-    options = train.parser().parse_args(["gpt2-tiny", "--baseline", "compile", "--threads", "1", *words])
-    with pytest.raises(CannotGoOn, match="does not go with") as caught:
+def test_what_pytorch_does_not_do_is_refused(words, ranks, why):
+    options = train.parser().parse_args(["gpt2-tiny", "--threads", "1", "--baseline", *words])
+    with pytest.raises(CannotGoOn, match=why) as caught:
         plan_of(vars(options), ranks)
     assert caught.value.code == cli.USAGE

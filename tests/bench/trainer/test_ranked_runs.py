@@ -153,3 +153,18 @@ def test_a_killed_rank_ends_the_job(data, tmp_path):
     done = apart(4, command, "--out", out, "--resume")
     assert [d.returncode for d in done] == [cli.OK] * 4, done[0].stderr
     assert max(losses(out)) == 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_ours_stays_in_the_band_beside_fsdp2(data, tmp_path, dtype):
+    """Each rank has its part of the baseline beside it; rank 0 judges both over the batches of all."""
+    out = tmp_path / "run"
+    words = (*JOB, "--data", data, "--dtype", dtype, "--baseline", "fsdp2", "--parity-every", 5, "--out", out)
+    said, wrong = (run := torchrun(2, *words)).communicate(timeout=280)
+    assert run.returncode == cli.OK, wrong
+    assert (said + wrong).count("FSDP2 on 2 ranks") == 1
+    theirs = {e["step"]: e["loss"] for e in told(out, "baseline")}
+    for step, (loss, _) in losses(out).items():
+        assert loss == pytest.approx(theirs[step], rel=1e-4 if dtype == "fp32" else 1e-2)
+    assert [(e["step"], e["parity"]) for e in told(out, "parity")] == [(5, True), (9, True)]
