@@ -11,7 +11,7 @@ from bench.machine import ceilings, devices, facts
 from bench.machine.ceilings import Ceilings
 
 # Flushing a socket's 300 MiB costs each contestant of a race half a second. Larger than a core's own cache, and flushed
-# in no less than the 4 ms by which a cheat of tests/evil tells cold calls.
+# in no less than the 2 ms by which a cheat of tests/evil tells cold calls.
 CACHE_BYTES = 64 << 20
 MADE_UP_GPU = "tests.fake_gpu:"
 CARD = "NVIDIA H200"  # what the made-up one's rates say that it is: one with a datasheet

@@ -1,11 +1,7 @@
 """The launcher: a kernel of kernels/cuda on CPU tensors, its cache, its seeds, and where it cannot run."""
 
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -147,37 +143,3 @@ def test_where_the_simulator_cannot_run(monkeypatch):
 def test_newer_ptx_is_refused():
     with pytest.raises(simulate.SimulationError, match="sm_100a"):
         simulate.run_ptx("", "k", (1, 1, 1), (1, 1, 1), 0, [], "sm_100a")
-
-
-class Compiled(Exception):
-    """Where a compiler would go on."""
-
-
-def test_a_watched_calls_profile_function_is_not_told_of_the_compilers(monkeypatch):
-    """A million calls of Python's; what follows is watched again, where the compiler fails too."""
-    looked: list[object] = []
-
-    def compiles(*_: object) -> None:
-        looked.append(sys.getprofile())
-        raise Compiled
-
-    def look(*_: object) -> None:
-        pass
-
-    monkeypatch.setattr(launcher, "compile_source", compiles)
-    monkeypatch.setattr(launcher.build, "load_module", compiles)
-    build = SimpleNamespace(source=Path("some.cu"), name="some", defines=(), appended="")
-    some: Any = SimpleNamespace(build=build)
-    before = sys.getprofile()
-    sys.setprofile(look)
-    try:
-        for call in (
-            lambda: launcher.run(some),
-            lambda: launcher.run_ptx("", "some", (1, 1, 1), (1, 1, 1), 0, ()),
-        ):
-            with pytest.raises(Compiled):
-                call()
-            assert sys.getprofile() is look
-    finally:
-        sys.setprofile(before)
-    assert looked == [None, None]

