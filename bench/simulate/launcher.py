@@ -67,7 +67,8 @@ MOST_FINDINGS = 50  # of a case
 @dataclass(frozen=True)
 class Note:
     """What is no error, but worth to be known of a kernel: results that rounding makes `nondeterministic`; threads that
-    `returned early`, before a barrier of the others; loads that race, and are `unused`."""
+    `returned early`, before a barrier of the others; loads that race, and are `unused`; an `unfenced barrier`, at which
+    TMA counts bytes and which it was not shown."""
 
     kernel: str
     kind: str
