@@ -85,6 +85,12 @@ def test_launches_follow_from_the_shape_alone(name):
 
 FEW = [
     ("decode_attention", "cuda.shared", decode_attention.RAGGED[2], "poison"),  # two splits, grouped, three tokens
+    (
+        "decode_attention",
+        "cuda.shared",
+        decode_attention.sizes(1, 1, 2, 1, 16, 200),
+        None,
+    ),  # more groups than keys of a split
     ("gemv", "cuda.shared", gemv.RAGGED[0], "one_nan"),  # three rows of x, and one of weight behind four at a time
     ("gemv", "cuda.shared", gemv.RAGGED[3], "outliers_last"),
     pytest.param("decode_attention", "triton.splits", decode_attention.RAGGED[2], "poison", marks=pytest.mark.slow),

@@ -60,13 +60,13 @@ __global__ void __launch_bounds__(THREADS)
     }
 
     float q[ROWS][COLUMNS], sums[ROWS][COLUMNS] = {}, largest[ROWS], total[ROWS];
-    int visible[ROWS];  // keys
+    int visible[ROWS];  // the first key that is not
 #pragma unroll
     for (int i = 0; i < ROWS; i++) {
         const int query = blockIdx.z * ROWS + i, known = min(query, queries - 1);
         const T* row = qkv + known % tokens * token + (b * (long long)tokens * (NH + 2 * NKV)) * HS +
                        (kv * heads + known / tokens) * HS;
-        visible[i] = query < queries ? length + query % tokens + 1 : 0;
+        visible[i] = query < queries ? min(end, length + query % tokens + 1) : 0;  // here: others have what is behind
         largest[i] = LOWEST, total[i] = 0;
 #pragma unroll
         for (int p = 0; p < PACKS; p++) {
