@@ -1,5 +1,6 @@
 """The launcher: a kernel of kernels/cuda on CPU tensors, its cache, its seeds, and where it cannot run."""
 
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 

@@ -146,7 +146,7 @@ def test_one_element_is_one_row_or_column(case, of_b):
     """A fragment whose lanes were exchanged would pass on to another one."""
     operands = list(mma_inputs(case, whole_numbers=True)[:2])
     none = torch.zeros(case.rows, 8, dtype=case.sums)
-    before, at = run_mma(case, *operands, none), (5, case.k - 1)
+    before, at = run_mma(case, operands[0], operands[1], none), (5, case.k - 1)
     other = operands[of_b].double()
     change = (0 if other[at] else 1) - other[at]
     other[at] += change
@@ -154,7 +154,7 @@ def test_one_element_is_one_row_or_column(case, of_b):
     wanted = none.double()
     (wanted.T if of_b else wanted)[5] = change * operands[not of_b][:, at[1]].double()
     assert wanted.any()
-    assert torch.equal(run_mma(case, *operands, none) != before, c_fragment(wanted.to(none.dtype)) != 0)
+    assert torch.equal(run_mma(case, operands[0], operands[1], none) != before, c_fragment(wanted.to(none.dtype)) != 0)
 
 
 @pytest.mark.parametrize("case", [c for c in MMA_CASES if not c.whole], ids=lambda c: c.kernel)
