@@ -712,12 +712,22 @@ def _touches(event: str, arguments: tuple[Any, ...]) -> None:
             DONE[f"{event} to change {os.path.basename(path)[:60]}, which is not its own"] = None
 
 
+def _temporary_folder() -> str:
+    with contextlib.suppress(OSError):  # there may be none to write to
+        return os.path.realpath(tempfile.gettempdir())
+    return ""
+
+
+# Found before anybody listens: to find it Python opens files, under a lock that whoever hears of it would wait for.
+TEMPORARY = _temporary_folder()
+
+
 def _free_to_make(path: str) -> bool:
     """Whether a file that is made there is nobody's: a temporary one, or in the cache, but for what the judge keeps."""
     cache = os.path.realpath(cache_dir())
     if path.startswith(f"{cache}{os.sep}"):
         return not path.startswith(f"{cache}{os.sep}{JUDGES}{os.sep}")
-    temporary = path.startswith(f"{os.path.realpath(tempfile.gettempdir())}{os.sep}")
+    temporary = bool(TEMPORARY) and path.startswith(f"{TEMPORARY}{os.sep}")
     return temporary and not any(path.startswith(f"{root}{os.sep}") for root in ROOTS)
 
 

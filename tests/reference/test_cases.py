@@ -124,29 +124,30 @@ def rounds_gradients_to_fp16(v, shape):
 # --- RMSNorm
 
 
-def scaled_to_unit(x, square, weight):
-    return {"out": x * (square + EPS).rsqrt() * weight}
+def scaled_to_unit(x, square, weight, eps):
+    return {"out": x * (square + eps).rsqrt() * weight}
 
 
 def divides_by_the_mean_of_squares(v, shape):
     square = v["x"].square().mean(-1, keepdim=True)
-    return {"out": v["x"] * square.rsqrt() * (1 + EPS / square).rsqrt() * v["weight"]}
+    return {"out": v["x"] * square.rsqrt() * (1 + shape["eps"] / square).rsqrt() * v["weight"]}
 
 
 def takes_eps_for_small(v, shape):
     square = v["x"].square().mean(-1, keepdim=True).clamp(min=1e-12)
-    return {"out": v["x"] * square.rsqrt() * (1 - EPS / 2 / square) * v["weight"]}
+    share = shape["eps"] / square
+    return {"out": v["x"] * square.rsqrt() * (1 - share / 2 + 3 / 8 * share.square()) * v["weight"]}
 
 
 def squares_that_saturate_as_fp16(v, shape):
-    return scaled_to_unit(v["x"], v["x"].square().clamp(max=65504).mean(-1, keepdim=True), v["weight"])
+    return scaled_to_unit(v["x"], v["x"].square().clamp(max=65504).mean(-1, keepdim=True), v["weight"], shape["eps"])
 
 
 def scaled_by_its_first_columns(v, shape):
     """Before it is squared, so that no square is beyond fp16: but other columns' are."""
     scale = v["x"][..., :64].abs().amax(-1, keepdim=True).clamp(min=1e-6)
     square = (v["x"] / scale).square().clamp(max=65504).mean(-1, keepdim=True)
-    return scaled_to_unit(v["x"], square * scale.square(), v["weight"])
+    return scaled_to_unit(v["x"], square * scale.square(), v["weight"], shape["eps"])
 
 
 def rms_gradients_rounded_to_fp16(v, shape):
