@@ -278,8 +278,10 @@ def facts(row: Record, timing: Timing | None) -> list[str]:
     ]
     if row["floor_s"]:
         lines[0] += f"; floor at measured ceilings {row['floor_s'] * 1e3:.3g} ms"
-    if timing and timing.noise_floor is not None:
-        control = next(c for c in timing.contestants if c.control)
+    control = next((c for c in timing.contestants if c.control), None) if timing else None
+    if control and not control.running:  # it has no row, and the exit code knows of it
+        lines.append(f"{control.variant.name} against itself: {control.status}: {control.evidence}")
+    if timing and control and timing.noise_floor is not None:
         lines.append(f"noise floor ±{timing.noise_floor:.1%} ({control.variant.name} against itself); {timing.stopped}")
     if timing and timing.canary:
         warm, cold = timing.canary["warm"] / 1e9, timing.canary["cold"] / 1e9

@@ -1,5 +1,7 @@
 """Devices: which kernels belong to which call, what their time is, and that the made-up GPU behaves like one."""
 
+import os
+
 import pytest
 import torch
 
@@ -66,6 +68,21 @@ def test_the_cpu_has_one_clock():
         timer.start()
         timer.stop()
     assert len(timer.seconds) == len(timer.cpu_seconds) == 1 and timer.seconds[0] > 0
+
+
+def test_what_threads_did_before_is_not_a_calls():
+    """torch's others spin for a while after what they did; a process's clock is told of that at their next tick."""
+    cpu, many, few = devices.open_device("cpu"), torch.ones(4 << 20), torch.ones(1 << 14)
+    cores = len(os.sched_getaffinity(0))
+    with cpu.timer(cpu.clocks[0]) as timer:
+        for _ in range(60):
+            many.sum()
+            timer.start()
+            for _ in range(40):
+                few.exp()
+            timer.stop()
+    used = zip(timer.cpu_seconds, timer.seconds, strict=True)
+    assert max(used_s - cores * seconds for used_s, seconds in used) < 1e-3, "nobody has more than all cores"
 
 
 def test_busy_leaves_out_the_gaps_that_span_has(gpu):
