@@ -1,7 +1,7 @@
 """python -m bench.report RUN…: one HTML page of one or more runs, in one file that needs no network.
 
 python -m bench.report runs/20261121T152517Z-layer-228fa2                 writes report.html into the run's folder
-python -m bench.report results/amd-epyc-2-cores/* --out report.html       several runs on one page
+python -m bench.report results/DEVICE/layers-bf16 --out report.html        several runs on one page
 python -m bench.report runs/first runs/second --out curves.html           training runs, over one another
 python -m bench.report RUN --png docs/                                    the charts as pictures too (.png and .svg)
 

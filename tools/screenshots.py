@@ -12,9 +12,10 @@ from pathlib import Path
 
 HOME = Path(__file__).parent.parent
 sys.path.insert(0, str(HOME))
-RUNS = HOME / "results" / "amd-epyc-2-cores"
+RUNS = HOME / "results" / "intel-xeon-2-cores"
+SHOWN = ("layers-bf16", "e2e-gpt2-124m-fp32", "e2e-gpt2-124m-bf16")
 FLOPS_MATTER = ("attention", "matmul")
-TABLES = (("layers-bf16", "attention", "forward"), ("layers-fp32", "layernorm", "forward"))
+TABLES = (("layers-bf16/attention", "attention", "forward"), ("layers-bf16/layernorm", "layernorm", "forward"))
 INTRODUCTION = f"""# What `bench.layer` shows, at two widths
 
 Two tables of [results/{RUNS.name}](../results/{RUNS.name}), as terminals of 80 and of 120 columns
@@ -39,7 +40,7 @@ def main() -> None:
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         page = Path(scratch) / "report.html"
-        report.write(report.Page(report.read_runs([RUNS])), report.TEMPLATE, page)
+        report.write(report.Page(report.read_runs([RUNS / name for name in SHOWN])), report.TEMPLATE, page)
         for shot in SHOTS:
             take(page, folder, *shot)
         report.write(report.Page(report.read_runs([SIMULATED])), report.TEMPLATE, page)

@@ -284,7 +284,8 @@ def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int,
     threads + (runtimes − 1) · (threads − 1) + ½. Where torch and a kernel share an OpenMP runtime, they share a pool,
     and an honest call keeps `threads` threads busy at most; where each has its own, the other one's threads, which
     filled the outputs just before, may still be spinning. A thread is busy at most one second a second, so an honest
-    call cannot reach the bound, whatever else the machine does (WallTimer has its time counted up to now). One more thread that works half the time stays below.
+    call cannot reach the bound, whatever else the machine does (WallTimer has its time counted up to now). One more
+    thread that works half the time stays below.
     """
     ratios = [c / w for c, w in zip(cpu_s, wall_s, strict=True) if w >= SHORTEST_S]
     if len(ratios) < FEWEST_CALLS:
