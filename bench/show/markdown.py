@@ -108,7 +108,7 @@ def layers(rows: Rows) -> str:
 
 
 def variants(rows: Rows, layer: str, phase: str) -> str:
-    """Every variant of one layer and pass, the fastest first, with its story."""
+    """Every variant of one layer and pass that could run there, the fastest first, with its story."""
 
     time = COLUMNS["time"]
     shown = (
@@ -120,7 +120,8 @@ def variants(rows: Rows, layer: str, phase: str) -> str:
         COLUMNS["speedup"].titled("vs fastest PyTorch"),
         COLUMNS["story"],
     )
-    return table(shown, ranked(r for r in rows if (r["layer"], r["phase"]) == (layer, phase)))
+    here = (r for r in rows if (r["layer"], r["phase"]) == (layer, phase) and r["status"] != "skipped")
+    return table(shown, ranked(here))
 
 
 def _short_check(r: Record) -> str:
