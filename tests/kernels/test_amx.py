@@ -4,13 +4,8 @@ import ctypes
 
 import pytest
 
-from bench.core import variants
-from bench.core.arena import Arena, workspace_of
-from bench.core.case import Case
-from bench.trial import checks, truth
 from kernels import Unavailable, cpu
-
-VARIANTS = variants.discover()
+from tests.kernels.on_cpus import right
 
 
 @pytest.mark.parametrize("phase", ["forward", "backward"])
@@ -19,18 +14,8 @@ VARIANTS = variants.discover()
     [(1, 1, 1), (17, 31, 33), (33, 1570, 40), (2070, 40, 36), (40, 33, 1030), (1060, 2080, 65)],
 )
 def test_products_beyond_a_tile_a_block_and_a_slice(M, N, K, phase):
-    variant = variants.find(VARIANTS, "matmul", "cpu.amx")
-    if reason := variants.unavailable(variant, "cpu", "bf16"):
-        pytest.skip(reason)
-    module = variant.load()
     shape = dict(M=M, N=N, K=K, epilogue="bias_gelu", accumulate=True, dgelu=True, dtype="bf16")
-    case = Case("matmul", phase, shape, "test")
-    brief = truth.brief(case, variants.find(VARIANTS, "matmul", "torch.eager"))
-    arena = Arena(case, "cpu", workspace_of(module, case))
-    arena.load(brief.values)
-    arena.reset()
-    arena.call(getattr(module, phase))
-    assert checks.inspect(arena, brief).ok
+    assert right("matmul", "cpu.amx", phase, shape)
 
 
 def test_without_tiles_it_cannot_run(monkeypatch):

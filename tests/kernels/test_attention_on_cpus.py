@@ -6,13 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from bench.core import variants
-from bench.core.arena import Arena, workspace_of
-from bench.core.case import Case
-from bench.trial import checks, truth
+from tests.kernels.on_cpus import right
 
-VARIANTS = variants.discover()
-EAGER = variants.find(VARIANTS, "attention", "torch.eager")
 BASE = dict(B=1, T=293, NH=2, NKV=1, HS=24, causal=True, dtype="fp32")  # blocks are of 32 to 128 tokens
 
 
@@ -25,25 +20,11 @@ def threads(request) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def right(name: str, phase: str, shape: dict) -> bool:
-    variant = variants.find(VARIANTS, "attention", name)
-    if reason := variants.unavailable(variant, "cpu", shape["dtype"]):
-        pytest.skip(reason)
-    module = variant.load()
-    case = Case("attention", phase, shape, "test")
-    brief = truth.brief(case, EAGER)
-    arena = Arena(case, "cpu", workspace_of(module, case))
-    arena.load(brief.values)
-    arena.reset()
-    arena.call(getattr(module, phase))
-    return checks.inspect(arena, brief).ok
-
-
 @pytest.mark.parametrize("phase", ["forward", "backward"])
 @pytest.mark.parametrize(("name", "dtype"), [("cpu.flash", "fp32"), ("cpu.simd", "fp32"), ("cpu.amx", "bf16")])
 def test_windows(name, dtype, phase, threads):
     for window in (1, 47, 48, 97, 292):
-        assert right(name, phase, dict(BASE, window=window, dtype=dtype)), window
+        assert right("attention", name, phase, dict(BASE, window=window, dtype=dtype)), window
 
 
 @pytest.mark.slow
@@ -53,7 +34,7 @@ def test_windows(name, dtype, phase, threads):
 def test_more_windows(name, phase, dtype, threads):
     for T in (96, 293):
         for window in (1, 2, 15, 17, 48, 49, 63, 64, 65, 95, 96, 97, 128, 144, 292, 293, 1000):
-            assert right(name, phase, dict(BASE, T=T, dtype=dtype, window=window)), (T, window)
+            assert right("attention", name, phase, dict(BASE, T=T, dtype=dtype, window=window)), (T, window)
 
 
 @pytest.mark.slow
@@ -66,4 +47,4 @@ def test_ratios_of_heads(name, dtype, phase, window, threads):
     for NH, NKV in ((1, 1), (4, 2), (6, 2), (4, 1), (8, 1), (24, 3)):
         for HS in (48, 128):
             shape = dict(BASE, T=131, NH=NH, NKV=NKV, HS=HS, window=window, dtype=dtype)
-            assert right(name, phase, shape), (NH, NKV, HS)
+            assert right("attention", name, phase, shape), (NH, NKV, HS)
