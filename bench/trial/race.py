@@ -372,13 +372,16 @@ def _canary(contestants: list[Contestant]) -> dict[str, float] | None:
 
 
 def _rounds(contestants: list[Contestant], turns: "Turns", progress: Callable[[str], None]) -> str:
-    """Take rounds until the stopping rule says why to stop, and one more that ends in judged calls."""
+    """Take rounds until the stopping rule says why to stop. Each contestant's last turn has judged calls: that which by
+    the one before uses up its time, or one more."""
     effort, randomness = turns.effort, turns.randomness
-    spent: dict[int, float] = {id(c): 0.0 for c in contestants}
+    spent, took = ({id(c): 0.0 for c in contestants} for _ in range(2))
+    through: set[int] = set()  # who had a last turn
     share = effort.seconds / effort.processes / max(1, sum(c.running for c in contestants))
     stopped = f"{MAX_ROUNDS} rounds were taken"
     for round_ in range(MAX_ROUNDS):
-        order = [c for c in contestants if c.running and (_must(c, round_) or spent[id(c)] < share)]
+        order = [c for c in contestants if c.running and id(c) not in through]
+        order = [c for c in order if _must(c, round_) or spent[id(c)] < share]
         if not order:
             stopped = f"time was up after {round_} rounds"
             break
@@ -388,10 +391,14 @@ def _rounds(contestants: list[Contestant], turns: "Turns", progress: Callable[[s
         randomness.shuffle(order)
         for c in order:
             progress(f"round {round_ + 1}: {c.label}")
-            spent[id(c)] += turns.take(c, round_)
+            last = not _must(c, round_ + 1) and spent[id(c)] + took[id(c)] >= share
+            took[id(c)] = turns.take(c, round_, last)
+            spent[id(c)] += took[id(c)]
+            through |= {id(c)} if last else set()
             pause()
     for c in contestants:
-        if c.running and (not c.last_judged or (c.worker and is_gpu(c.worker.setting.device))):  # its graph too
+        on_gpu = c.worker and is_gpu(c.worker.setting.device)
+        if c.running and id(c) not in through and (not c.last_judged or on_gpu):  # its graph too
             progress(f"last calls: {c.label}")
             turns.take(c, round_ + 1, last=True)
         for _ in range(SURE_TURNS):
@@ -466,7 +473,8 @@ class Turns:
         if c.luck:
             content = self._judged_content(c)
         elif last:
-            content = self.pool.closing[cache]
+            closing = self.pool.closing[cache]
+            content = next((x for x in (closing, *unseen) if x not in c.seen), closing)
         elif c.call_s > SLOW_SECONDS:
             content = next((x for x in (*unseen, *self.pool.closing.values()) if x not in c.seen), None)
         elif self.randomness.random() < JUDGED_SHARE / (1 + c.verified) and (unseen or calls > 1):

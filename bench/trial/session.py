@@ -5,7 +5,8 @@ import itertools
 import shlex
 import shutil
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -193,14 +194,14 @@ class Session:
     def prove_all(self, variants: list[Variant], phases: list[str], dtype: str) -> list[Proof]:
         """Proofs of all phases of these variants, in their order.
 
-        On a CPU in two lanes at once: those that are mostly compiled or simulated, on one core, and the others. Nothing
-        is timed yet.
+        On a CPU in two lanes at once, each from its own end: those that are mostly compiled or simulated, on one core,
+        and the others. Who is through with its kind goes on with the other's. Nothing is timed yet.
         """
-        lanes: dict[bool, list[Variant]] = {}
-        for v in variants:
-            lanes.setdefault(self.plan.device == "cpu" and (v.gpu_code or builds_each_shape(v)), []).append(v)
+        on_cpu = self.plan.device == "cpu"
+        left = deque(sorted(variants, key=lambda v: v.gpu_code or builds_each_shape(v)))
+        takes = [left.popleft, left.pop] if on_cpu and len(left) > 1 else [left.popleft]
         with ThreadPoolExecutor(max_workers=2) as pool:
-            futures = [pool.submit(self.prove_lane, lane, phases, dtype) for lane in lanes.values()]
+            futures = [pool.submit(self.prove_lane, take, phases, dtype) for take in takes]
             try:
                 found = {name: proofs for future in futures for name, proofs in future.result().items()}
             except BaseException:  # Ctrl-C, say: no lane waits for its process any more
@@ -209,8 +210,8 @@ class Session:
                 raise
         return [proof for v in variants for proof in found[v.name]]
 
-    def prove_lane(self, variants: list[Variant], phases: list[str], dtype: str) -> dict[str, list[Proof]]:
-        return {v.name: list(self.prove(v, phases, dtype)) for v in variants}
+    def prove_lane(self, take: Callable[[], Variant], phases: list[str], dtype: str) -> dict[str, list[Proof]]:
+        return {v.name: list(self.prove(v, phases, dtype)) for v in _until_empty(take)}
 
     def progress(self, text: str) -> None:
         if self.stopped:
@@ -391,6 +392,15 @@ class Session:
             self.records.append(row)
             self.run_.append(row)
         return row
+
+
+def _until_empty(take: Callable[[], Variant]) -> Iterator[Variant]:
+    while True:
+        try:
+            v = take()
+        except IndexError:
+            return
+        yield v
 
 
 def copy_messages(evidence: str, folder: Path) -> None:
