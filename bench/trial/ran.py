@@ -174,15 +174,17 @@ def mapped() -> set[str]:
 def brought(before: set[str]) -> list[Path]:
     """Shared objects that came into the process since `mapped` answered `before`, and that no installed package, no
     Python and no system brought: those that a variant built."""
-    stays = {sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    stays |= {"/usr", "/lib", "/lib64", "/opt"}
-    here = [Path(p).resolve() for p in mapped() - before]
-    mine = str(cache_dir().resolve())
-    return sorted(
-        p
-        for p in here
-        if p.is_relative_to(mine) or not ("site-packages" in p.parts or any(p.is_relative_to(s) for s in stays))
-    )
+    return sorted(Path(p).resolve() for p in mapped() - before if not _installed(p))
+
+
+@functools.cache
+def _installed(path: str) -> bool:
+    p = Path(path).resolve()
+    stays = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    stays += ["/usr", "/lib", "/lib64", "/opt"]
+    if p.is_relative_to(cache_dir().resolve()):
+        return False
+    return "site-packages" in p.parts or any(p.is_relative_to(s) for s in stays)
 
 
 @functools.cache
