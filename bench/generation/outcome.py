@@ -25,7 +25,7 @@ from bench.generation.rooms import Built, Done, Verdict
 from bench.machine import facts
 from bench.models import CallId
 from bench.records.record import Record
-from bench.show.generation_page import ABOVE, noise_of
+from bench.show.generation_page import above, noise_of
 from bench.show.limits import ranks_nothing
 from bench.show.sheet import Col, Sheet
 from bench.show.terminal import console
@@ -260,8 +260,8 @@ class Outcome:
             f"MFU of {number(matmul, 1e9)} GFLOP/s of {s.dtype} matmuls, MBU of {number(read, 1e9)} GB/s read, both "
             "measured here. MBU: bytes of weights and cache that a step reads / its time."
         )
-        if any((r.get("mbu") or 0.0) > 1 for r in rows.values()):
-            sheet.tell(ABOVE, "yellow")
+        for why in above(rows.values()):
+            sheet.tell(why, "yellow")
         for e in self.entries:
             first, step = rows.get((e.name, PREFILL)), rows.get((e.name, DECODE))
             if first is None:

@@ -19,16 +19,24 @@ KIND = "generate"
 OURS = "ours"
 PREFILL, DECODE = "prefill", "decode"
 RUNGS = ("fp32", "bf16", "q8_0")  # of the ladder: what weights are kept in
-ABOVE = (
-    "MBU above 100%: the weights that a step reads fit into the last-level cache, or the bandwidth was measured while "
-    "other programs were at work"
-)
+ABOVE = {
+    "mbu": "MBU above 100%: the weights that a step reads fit into the last-level cache, or the bandwidth was measured "
+    "while other programs were at work",
+    "mfu": "MFU above 100%: int8 weights are multiplied by instructions for bytes, and the ceiling is that of matmuls in "
+    "the working dtype, or it was measured while other programs were at work",
+}
 MOST_PARTS = 12  # of a step that are shown
 
 
 def is_generation(runs: Iterable[Loaded]) -> bool:
     found = list(runs)
     return bool(found) and all(run.kind == KIND for run in found)
+
+
+def above(rows: Iterable[Record]) -> list[str]:
+    """Why some are above 100% of what was measured here, a sentence for each kind."""
+    rows = list(rows)
+    return [why for share, why in ABOVE.items() if any((r.get(share) or 0.0) > 1 for r in rows)]  # type: ignore[operator]
 
 
 @dataclass
@@ -100,8 +108,7 @@ class Page:
         ]
         if none:
             self.troubles.append(none)
-        if any((r.get("mbu") or 0.0) > 1 for _, r in decode):
-            self.troubles.append(ABOVE)
+        self.troubles += above(r for _, r in timed)
         self.sizes = list(dict.fromkeys(_sizes(r) for _, r in timed))
         self.ceilings = list(dict.fromkeys(filter(None, (_ceiling(r) for _, r in timed))))
         self.commands = [str(run.environment["command"]) for run in runs if "command" in run.environment]

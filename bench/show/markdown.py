@@ -13,6 +13,7 @@ from bench.records.queries import partial, races, ranked
 from bench.records.read import RECORDS, latest, read_records, runs_in
 from bench.records.record import Record
 from bench.show.columns import COLUMNS, Column, States, check_text, columns, value
+from bench.show.generation_page import above
 from bench.show.page import Chart, as_svg
 from bench.show.report import Page, read_runs
 from bench.show.texts import DASH, coverage_text, percent, ratio_text
@@ -146,7 +147,7 @@ def step(rows: Rows) -> str:
 
 
 def generation(rows: Rows) -> str:
-    """Text from a model: each contestant's decode, and the prefill before it."""
+    """Text from a model: each contestant's decode, and the prefill before it; below it why some are above a ceiling."""
     rows = [r for r in rows if r.get("median_s")]
     prefills = {r["variant"]: r for r in rows if r["phase"] == "prefill"}
 
@@ -163,7 +164,8 @@ def generation(rows: Rows) -> str:
         Column("prefill tokens/s", "", of_prefill("tokens_per_s", "{:.0f}".format)),
         Column("MFU", "", of_prefill("mfu", percent)),
     )
-    return table(shown, [[r] for r in rows if r["phase"] == "decode"])
+    told = "".join(f"\n\n{why}." for why in above(rows))
+    return table(shown, [[r] for r in rows if r["phase"] == "decode"]) + told
 
 
 def gpu(rows: Rows, dtype: str = "bf16") -> str:

@@ -62,8 +62,9 @@ def test_a_ladder_beside_pytorch(tmp_path):
     assert fp32 == 2 * bf16 and int8 < bf16
     assert rows["ours fp32", "prefill"]["first_token_s"] > 0
     assert json.loads((out / "kernels.json").read_text())["run"] == "generate"
-    page = commands.run("report", out)
-    assert page.returncode == 0 and "Weights kept in less" in (out / "report.html").read_text()
+    assert commands.run("report", out).returncode == 0
+    page = (out / "report.html").read_text()
+    assert ("Weights kept in less" in page) != ("this run ranks nothing" in page)  # a busy machine's has no ladder
 
 
 def test_what_a_model_writes_cannot_steer_a_terminal(tmp_path):

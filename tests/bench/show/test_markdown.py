@@ -93,6 +93,19 @@ def test_text_from_a_model_has_a_row_a_contestant():
     ]
 
 
+@pytest.mark.parametrize(
+    ("share", "of", "said"), [("mbu", "decode", "last-level cache"), ("mfu", "prefill", "for bytes")]
+)
+def test_a_share_above_its_ceiling_has_its_reason_below(share, of, said):
+    row: Any = dict(
+        variant="ours", weights="q8_0", median_s=1e-2, tokens_per_s=100.0, noise=0.1, bytes=1e6, mbu=1, mfu=1
+    )
+    rows = [row | dict(phase=phase) for phase in ("prefill", "decode")]
+    assert said not in markdown.generation(rows)
+    next(r for r in rows if r["phase"] == of)[share] = 1.01
+    assert f"{share.upper()} above 100%" in markdown.generation(rows) and said in markdown.generation(rows)
+
+
 def test_a_gpu_that_was_not_measured_has_dashes_and_never_a_number(home):
     from tests.bench.show.test_report import row
 
