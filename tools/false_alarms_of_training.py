@@ -76,7 +76,9 @@ def main(argv: list[str] | None = None) -> int:
         for dtype in options.dtypes.split(","):
             rows.append(measure(model, dtype, options.seconds, options.seed))
             options.out.write_text(page(rows, options.seconds))
-            print(f"{model} {dtype}: {len(rows[-1].refused)} of {len(rows[-1].all)}, {max(rows[-1].all):.2f}", flush=True)
+            print(
+                f"{model} {dtype}: {len(rows[-1].refused)} of {len(rows[-1].all)}, {max(rows[-1].all):.2f}", flush=True
+            )
     return 0
 
 
@@ -144,9 +146,7 @@ def worst(gate: Gate, run: list[Any]) -> float:
     """The largest distance from the centre, in units of the band."""
     found = [gate.worst(run, "loss"), gate.worst(run, "norm")]
     for t, (step, centre) in enumerate(zip(run, gate.centre, strict=True)):
-        found += [
-            abs(step["norms"][name] - norm) / gate.band_of(t, norm) for name, norm in centre["norms"].items()
-        ]
+        found += [abs(step["norms"][name] - norm) / gate.band_of(t, norm) for name, norm in centre["norms"].items()]
     return max(found)
 
 

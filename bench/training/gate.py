@@ -115,9 +115,9 @@ class Gate:
                 if not abs(step[name] - centre[name]) <= band[t]:
                     found.append(Excess(what, t + 1, step[name], centre[name], band[t]))
             for name, norm in centre.get("norms", {}).items() if step.get("norms") else ():
-                band, ours = self.band_of(t, norm), step["norms"][name]
-                if not abs(ours - norm) <= band:
-                    found.append(Excess(f"gradient norm of {name}", t + 1, ours, norm, band))
+                width, ours = self.band_of(t, norm), step["norms"][name]
+                if not abs(ours - norm) <= width:
+                    found.append(Excess(f"gradient norm of {name}", t + 1, ours, norm, width))
         return sorted(found, key=lambda e: (e.step, -e.times))
 
     def band_of(self, t: int, norm: float) -> float:
@@ -202,6 +202,8 @@ class Updates:
                 want[name] = after["masters"].astype(np.float64)
                 floor = np.abs(want[name]) * EPS[self.dtype] + TINY
                 rough[name] = want[name]
+            elif name == "params" and self.dtype in EPS:  # rounded at random, up or down
+                floor += np.abs(want[name]) * EPS[self.dtype]
             error = np.abs(values.astype(np.float64) - want[name])
             slack = np.abs(rough[name] - want[name])
             for parameter, part in self._parts(update):
