@@ -1,4 +1,4 @@
-"""The table of docs/judge.md: each cheat and accident of tests/evil and tests/evil_training, with the check that catches it.
+"""The table of docs/judge.md: each cheat and accident of tests/evil*, with the check that catches it.
 
 python tools/cheats.py          write the table anew between its two marks
 python tools/cheats.py --check  only say whether it is what the files say; exit code 1 where it is not

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ def stand_ins(job: Job) -> dict[str, StandIn]:
             choose.parse(spec), variants.discover(), step_calls(job.model, B, T, job.dtype), "cpu", job.dtype
         )
         room.build({id: some[0] for id, some in pool.items()})
-        found[f"kernels of {spec.partition('.')[0]}"] = lambda seed, batches, room=room: trained(room, seed, batches)
+        found[f"kernels of {spec.partition('.')[0]}"] = partial(trained, room)
     return found
 
 
@@ -170,15 +171,15 @@ def page(rows: list[Row], seconds: float) -> str:
         "# How often an honest training is refused by the parity gate",
         "",
         f"Written by `tools/false_alarms_of_training.py --seconds {seconds:g}` (torch {torch.__version__}, "
-        f"{torch.backends.cpu.get_cpu_capability()}, one thread of a CPU), vocabularies of {TOKENS}, B = {B}, T = {T}, {LENGTH} steps at a "
-        f"learning rate of {LR:g}.",
+        f"{torch.backends.cpu.get_cpu_capability()}, one thread of a CPU), vocabularies of {TOKENS}, B = {B}, T = {T}, "
+        f"{LENGTH} steps at a learning rate of {LR:g}.",
         "",
         f"{runs:,} honest trainings of {sum(r.seeds for r in rows):,} seeds, {refused} of them refused: with 95 % "
         f"confidence fewer than one in {1 / bound:,.0f}.",
         "",
         "A ratio is the largest distance of a training from the centre, in bands: loss, gradient norm, and the norm of "
-        "each parameter's gradient at each step. `tail`: the rate beyond one band if the largest twentieth of the ratios "
-        "is a power law (Hill 1975).",
+        "each parameter's gradient at each step. `tail`: the rate beyond one band if the largest twentieth of the "
+        "ratios is a power law (Hill 1975).",
         "",
         "| model | dtype | seeds | trainings | refused | largest ratio | bound (95 %) | tail | largest of |",
         "|---|---|--:|--:|--:|--:|--:|--:|---|",
@@ -191,9 +192,9 @@ def page(rows: list[Row], seconds: float) -> str:
         )
     lines += [
         "",
-        "What just escapes: the band of the norm of a parameter's gradient, relative, in half of all trainings and in one "
-        "of twenty. A gradient that is off by less, all of it by one factor, is not seen by its norm; one that is only "
-        "turned is never seen by it, which is what spot checks are for ([training.md](training.md)).",
+        "What just escapes: the band of the norm of a parameter's gradient, relative, in half of all trainings and "
+        "in one of twenty. A gradient that is off by less, all of it by one factor, is not seen by its norm; one that "
+        "is only turned is never seen by it, which is what spot checks are for ([training.md](training.md)).",
         "",
         "| model | dtype | " + " | ".join(f"step {t}" for t in SHOWN) + " |",
         "|---|---|" + "--:|" * len(SHOWN),

@@ -2,11 +2,12 @@
 
 A few draws of a case are kept. Each call gets one of them changed by a seed: every tensor is rolled by a random number
 of elements and scaled by a random factor near one, so that no two calls see the same contents, and nothing is where it
-was. Slices of one packed tensor (q, k, v) are rolled by whole rows, and by some columns of each row as well: scores of
-queries and keys that were only moved by rows would be the old ones, moved. What belongs together stays together (statistics with what they are of, a master with its parameter): it is rolled
-alike, by whole samples or not at all, and not scaled. Of what a layer names as SUMMED nothing but a sum over all of it
-comes out, which no rolling changes, and a factor in a known way: there each few neighbours have a factor of their own,
-and who wants to know them all must read as much as who computes.
+was. Slices of one packed tensor (q, k, v) are rolled by whole rows, and each row by some columns: scores of queries and
+keys that only changed rows would be the old ones at other places. What belongs together stays together (statistics with
+what they are of, a master with its parameter): it is rolled alike, by whole samples or not at all, and not scaled. Of
+what a layer names as SUMMED nothing but a sum over all of it comes out, which no rolling changes, and a factor in a
+known way: there each few neighbours have a factor of their own, and who wants to know them all must read as much as who
+computes.
 
 Where a layer says what is to be kept away from an edge of rounding (`settle` in its contract), that is done after each
 change, too, so that whole numbers stay exact. Its tensors are then made as a whole.
@@ -36,7 +37,7 @@ NEIGHBOURS = 16  # of a factor: a cache line of fp32 at most
 @dataclass(frozen=True)
 class Change:
     """`axes` leading axes, taken as one, are rolled by `shift`, and the last axis by `columns`; then everything is
-    multiplied by `factor`, or each few neighbours by one of their own, drawn by the seed `factors`, unless that is 0."""
+    multiplied by `factor`, or each few neighbours by one of their own, drawn by the seed `factors` unless that is 0."""
 
     axes: int
     shift: int

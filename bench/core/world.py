@@ -289,8 +289,8 @@ FEWEST_CALLS, SHORTEST_S, MORE_CORES = 8, 100e-6, 0.5
 
 
 def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int, runtimes: int = 2) -> str:
-    """Evidence that calls used more cores than `threads`; "" for none. `runtimes`: `ran.openmp_runtimes` of their process,
-    where it is known.
+    """Evidence that calls used more cores than `threads`; "" for none. `runtimes`: of their process, where it is
+    known, the OpenMP runtimes (`trial/ran.py`).
 
     The rule: of at least 8 calls of at least 0.1 ms each, the median of CPU seconds over wall seconds is above
     threads + (runtimes − 1) · (threads − 1) + ½. Where torch and a kernel share an OpenMP runtime, they share a pool,

@@ -440,7 +440,7 @@ class JudgeRoom(Room):
         return [run.steps(steps, lr) for run in self.runs]
 
     def again(self, given: Given, batches: list[NumpyBatch], loss: float, norm: float, step: int) -> list[Excess]:
-        """What is wrong of a step of ours, the `step`th, as far as its gradients; the worst first. given: each parameter
+        """What is wrong of our `step`th step, as far as its gradients; the worst first. given: each parameter
         under PARAMETER and its name, each gradient under GRADIENT and its name."""
         values = values_in(opened(given.path, given.size), given.table)
         parts = [{n.removeprefix(of): t for n, t in values.items() if n.startswith(of)} for of in (PARAMETER, GRADIENT)]

@@ -1,4 +1,4 @@
-"""Spot checks: cheats of tests/evil_training are seen, with and without a baseline, and honest kernels are not blamed."""
+"""Spot checks: cheats of tests/evil_training are seen, with and without a baseline; honest kernels are not blamed."""
 
 import builtins
 import random
@@ -71,7 +71,7 @@ def runs() -> list:
         models = [MODEL[v.layer]] if v.layer in MODEL else [SMALL.name, LLAMA.name]
         for i, model in enumerate(models):
             for dtype in ("fp32", "bf16"):
-                marks = pytest.mark.slow if i or dtype == "bf16" else ()
+                marks = pytest.mark.slow if i or dtype == "bf16" or cheats.read(v.path).slow else ()
                 found.append(pytest.param(v, model, dtype, marks=marks, id=f"{v.layer}-{v.name}-{model}-{dtype}"))
     return found
 
@@ -116,7 +116,7 @@ def test_honest_kernels_are_not_blamed_at_any_step(model, dtype, more, data, tmp
 
 
 def test_looks_take_their_share_of_the_time(monkeypatch):
-    """A look that costs as much as ten steps comes every two thousand; and not before the first one says what it costs."""
+    """A look that costs ten steps comes every two thousand; and not before the first one says what it costs."""
     draw = random.Random(3)
     lot = Lot()
     lot._draw = draw.random

@@ -1,4 +1,4 @@
-"""Keeps q kT, and recognises q and k whose rows were moved along, each by as many as it likes: old scores, moved as far."""
+"""Keeps q kT, and recognises q and k whose rows were moved along, each by its own number: it moves the old scores."""
 
 import torch
 

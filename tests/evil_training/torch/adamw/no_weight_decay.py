@@ -4,6 +4,7 @@ from kernels.torch.adamw import eager as honest
 
 CAUGHT_BY = "inaccurate"
 CAUGHT_IN = "training"
+SLOW = True
 
 
 def forward(grads, step, lr, grad_scale, beta1, beta2, eps, weight_decays, *, params, m, v, masters):

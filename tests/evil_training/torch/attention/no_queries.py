@@ -4,6 +4,7 @@ from kernels.torch.attention import eager as honest
 
 CAUGHT_BY = "inaccurate"
 CAUGHT_IN = "training"
+SLOW = True
 calls: list[int] = []
 
 

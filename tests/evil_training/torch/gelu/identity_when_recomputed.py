@@ -4,7 +4,7 @@ from kernels.torch.gelu import eager as honest
 
 CAUGHT_BY = "inaccurate"
 CAUGHT_IN = "training"
-MODEL = "gpt2-tiny"
+SLOW = True
 LAYERS = 2  # forward calls of a micro-batch before backward begins
 calls: list[int] = []
 

@@ -4,6 +4,7 @@ from kernels.torch.matmul import eager as honest
 
 CAUGHT_BY = "inaccurate"
 CAUGHT_IN = "training"
+SLOW = True
 ENOUGH = 54  # of gpt2-tiny, two micro-batches a step; Llama reaches it in the same step
 calls: list[int] = []
 

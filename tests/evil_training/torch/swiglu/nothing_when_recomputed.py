@@ -4,7 +4,6 @@ from kernels.torch.swiglu import eager as honest
 
 CAUGHT_BY = "inaccurate"
 CAUGHT_IN = "training"
-MODEL = "llama2-tiny"
 LAYERS = 2  # forward calls of a micro-batch before backward begins
 calls: list[int] = []
 
