@@ -57,7 +57,7 @@ def parser() -> cli.Parser:
     _optimizer(p.add_argument_group("schedule and optimizer"))
     _looks(p.add_argument_group("evaluation and samples"))
     _checkpoints(p.add_argument_group("checkpoints"))
-    _beside(p.add_argument_group("beside PyTorch"))
+    _beside(p.add_argument_group("judged by PyTorch, and beside it"))
     return p
 
 
@@ -164,6 +164,11 @@ def _looks(g: argparse._ArgumentGroup) -> None:
 
 
 def _beside(g: argparse._ArgumentGroup) -> None:
+    g.add_argument(
+        "--no-spot-checks",
+        action="store_true",
+        help="judge no step: else the first, the last and some at random are held to PyTorch's, off the clock",
+    )
     g.add_argument(
         "--baseline",
         choices=(*BASELINES, FSDP),

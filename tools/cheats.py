@@ -1,4 +1,4 @@
-"""The table of docs/judge.md: each cheat and accident of tests/evil, with the check that catches it.
+"""The table of docs/judge.md: each cheat and accident of tests/evil*, with the check that catches it.
 
 python tools/cheats.py          write the table anew between its two marks
 python tools/cheats.py --check  only say whether it is what the files say; exit code 1 where it is not
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[1]
-EVIL = HOME / "tests" / "evil"
+EVIL, EVIL_TRAINING = HOME / "tests" / "evil", HOME / "tests" / "evil_training"
 PAGE = HOME / "docs" / "judge.md"
 BEGIN, END = "<!-- cheats -->", "<!-- end of cheats -->"
 WHERE = {
@@ -19,6 +19,7 @@ WHERE = {
     "timing": "timing",
     "proof timing": "proof or timing",
     "session": "session",
+    "training": "`bench.train`",
 }
 
 
@@ -29,7 +30,7 @@ class Cheat:
     path: Path
     story: str
     caught_by: tuple[str, ...]  # names of checks or statuses, any of which may be the first to see it
-    caught_in: tuple[str, ...] = ("proof",)  # proof, timing, both (either may), or session
+    caught_in: tuple[str, ...] = ("proof",)  # proof, timing, both (either may), session or training
     shape: dict[str, object] = field(default_factory=dict)  # entries of the timed shape that are its own
     threads: int = 0  # it was given; 0: as all others
     slow: bool = False  # one more of a kind: tried by `make test-all`
@@ -37,7 +38,7 @@ class Cheat:
     @property
     def name(self) -> str:
         """`torch.zeros` of `residual` is "residual torch.zeros"."""
-        backend, layer, _ = self.path.relative_to(EVIL).parts
+        backend, layer = self.path.parts[-3:-1]
         return f"{layer} {backend}.{self.path.stem}"
 
 
@@ -68,7 +69,9 @@ def read(path: Path) -> Cheat:
 
 def cheats() -> list[Cheat]:
     """All of them, by layer and name."""
-    return sorted((read(path) for path in EVIL.glob("*/*/*.py")), key=lambda c: c.name)
+    return sorted(
+        (read(path) for folder in (EVIL, EVIL_TRAINING) for path in folder.glob("*/*/*.py")), key=lambda c: c.name
+    )
 
 
 def table(found: list[Cheat]) -> str:

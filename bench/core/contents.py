@@ -2,10 +2,12 @@
 
 A few draws of a case are kept. Each call gets one of them changed by a seed: every tensor is rolled by a random number
 of elements and scaled by a random factor near one, so that no two calls see the same contents, and nothing is where it
-was. What belongs together stays together (statistics with what they are of, a master with its parameter): it is rolled
-alike, by whole samples or not at all, and not scaled. Of what a layer names as SUMMED nothing but a sum over all of it
-comes out, which no rolling changes, and a factor in a known way: there each few neighbours have a factor of their own,
-and who wants to know them all must read as much as who computes.
+was. Slices of one packed tensor (q, k, v) are rolled by whole rows, and each row by some columns: scores of queries and
+keys that only changed rows would be the old ones at other places. What belongs together stays together (statistics with
+what they are of, a master with its parameter): it is rolled alike, by whole samples or not at all, and not scaled. Of
+what a layer names as SUMMED nothing but a sum over all of it comes out, which no rolling changes, and a factor in a
+known way: there each few neighbours have a factor of their own, and who wants to know them all must read as much as who
+computes.
 
 Where a layer says what is to be kept away from an edge of rounding (`settle` in its contract), that is done after each
 change, too, so that whole numbers stay exact. Its tensors are then made as a whole.
@@ -34,13 +36,18 @@ NEIGHBOURS = 16  # of a factor: a cache line of fp32 at most
 
 @dataclass(frozen=True)
 class Change:
-    """`axes` leading axes, taken as one, are rolled by `shift`; then everything is multiplied by `factor`, or each few
-    neighbours by one of their own, drawn by the seed `factors`, unless that is 0."""
+    """`axes` leading axes, taken as one, are rolled by `shift`, and the last axis by `columns`; then everything is
+    multiplied by `factor`, or each few neighbours by one of their own, drawn by the seed `factors` unless that is 0."""
 
     axes: int
     shift: int
     factor: float = 1.0
     factors: int = 0
+    columns: int = 0
+
+    @property
+    def moves(self) -> bool:
+        return bool(self.shift or self.columns)
 
     @property
     def rolls_only(self) -> bool:
@@ -89,27 +96,36 @@ def _change(part: torch.Tensor, t: Tensor, rule: str, alike: int, gen: random.Ra
         return Change(0, gen.randrange(count), factors=gen.getrandbits(40) + 1)
     axes = 2 if t.pack else 0  # slices of one allocation are not contiguous
     shift = gen.randrange(part.shape[0] * part.shape[1] if t.pack else count)
-    return Change(axes, shift, gen.choice(FACTORS) / 8192 if part.is_floating_point() else 1.0)
+    factor = gen.choice(FACTORS) / 8192 if part.is_floating_point() else 1.0
+    return Change(axes, shift, factor, columns=gen.randrange(part.shape[-1]) if t.pack else 0)
 
 
 def put(into: torch.Tensor, source: torch.Tensor, change: Change) -> None:
     """Copy a tensor, changed."""
-    if not change.shift and change.rolls_only:
+    if not change.moves and change.rolls_only:
         into.copy_(source)
         return
     to = into.flatten(0, change.axes - 1) if change.axes else into.view(-1)
     by = source.flatten(0, change.axes - 1) if change.axes else source.reshape(-1)
-    cut = to.shape[0] - change.shift
-    for there, here in ((to[change.shift :], by[:cut]), (to[: change.shift], by[cut:])):
-        if change.factor == 1.0:
-            there.copy_(here)
-        else:
-            torch.mul(here, change.factor, out=there)
+    for rows, from_rows in _rolled(len(to), change.shift):
+        for columns, from_columns in _rolled(to.shape[-1], change.columns):
+            there, here = to[rows][..., columns], by[from_rows][..., from_columns]
+            if change.factor == 1.0:
+                there.copy_(here)
+            else:
+                torch.mul(here, change.factor, out=there)
     if change.factors:
         factors, whole = _factors(change.factors, len(to), to.device), len(to) // NEIGHBOURS * NEIGHBOURS
         blocks, rest = to[:whole].view(-1, NEIGHBOURS), to[whole:]
         blocks.copy_(blocks * factors[: len(blocks), None])
         rest.copy_(rest * factors[-1:])
+
+
+def _rolled(size: int, shift: int) -> list[tuple[slice, slice]]:
+    """Which part of an axis goes where, and from where, when it is rolled."""
+    if not shift:
+        return [(slice(None), slice(None))]
+    return [(slice(shift, None), slice(size - shift)), (slice(shift), slice(size - shift, None))]
 
 
 @functools.lru_cache(maxsize=2)
@@ -196,7 +212,7 @@ def part(source: torch.Tensor, change: Change, start: int = 0, stop: int | None 
     if not source.dim():
         return source if change.factor == 1.0 else source * change.factor
     stop = len(source) if stop is None else stop
-    if (not change.shift and change.rolls_only) or not source.numel():
+    if (not change.moves and change.rolls_only) or not source.numel():
         return source[start:stop]
     by = source.flatten(0, change.axes - 1) if change.axes else source.reshape(-1)
     each_row = len(by) // len(source)
@@ -204,6 +220,7 @@ def part(source: torch.Tensor, change: Change, start: int = 0, stop: int | None 
     made = by[first : first + count]
     if len(made) < count:
         made = torch.cat([made, by[: count - len(made)]])
+    made = made.roll(change.columns, -1) if change.columns else made
     made = made if change.factor == 1.0 else made * change.factor
     if change.factors:
         which = torch.arange(start * each_row, stop * each_row, device=made.device) // NEIGHBOURS

@@ -17,7 +17,7 @@ import torch
 
 from bench import simulate
 from bench.cli import CANNOT_RUN, USAGE, CannotGoOn
-from bench.core import process
+from bench.core import process, world
 from bench.core.case import DTYPES
 from bench.core.variants import Variant, discover, find
 from bench.generation.drawn import strange
@@ -30,7 +30,6 @@ from bench.models.calls import Call
 from bench.models.choose import Times
 from bench.models.engine import Engine
 from bench.models.inference import META, dequantised, inference, quantised_rows
-from bench.trial import world
 from reference.models.llama2 import Llama2
 from reference.models.model import Model
 from reference.models.plain import network

@@ -45,7 +45,9 @@ from bench.trainer.progress import Screen, Seen, Speed
 from bench.trainer.ranks import Ranks
 from bench.trainer.sample import Draw, Texts
 from bench.trainer.sample import sample as draw_tokens
+from bench.trainer.spot import Spot
 from bench.trainer.stopping import Asked, Stopping
+from bench.training.field import Field
 from reference.models.plain import init_parameters
 
 CHECKPOINTS = "checkpoints"
@@ -144,7 +146,8 @@ class Training:
         self.bad = 0  # losses or norms in a row that were not finite
         self.why = ""  # it ends before its last step
         self.beside: Beside | None = None
-        self.astray = ""  # how ours left the band of PyTorch's runs
+        self.spot: Spot | None = None
+        self.astray = ""  # what the first spot check or gate that was not passed says
         self.code = cli.OK
         if state:
             self._take_up(state)
@@ -161,6 +164,7 @@ class Training:
 
     def run(self) -> int:
         ranks = self.ranks
+        clock = time.perf_counter  # before any kernel is loaded, and where none can put another
         files.need_cache()
         self.folder: Path = ranks.first(self._folder() if ranks.main else Path())
         self.journal = Journal(self.folder) if ranks.main else None
@@ -171,7 +175,7 @@ class Training:
                 Screen(self.steps, self.done, not ranks.main) as self.screen,
                 contextlib.ExitStack() as self.stack,
             ):
-                self._writing()
+                self._writing(clock)
             return self._ended()
         except Exception as error:
             if self.journal:
@@ -205,6 +209,8 @@ class Training:
             choice = build.named(plan.race, names)
         self.kernels = {id: name for id, (name, _) in names.items()}
         self._need_memory()
+        if plan.spot_checks:
+            self.spot = Spot(plan, lambda text: cli.say(text, not ranks.main))
         try:
             self.step: Step = build.build(plan.race, choice, plan.masters, ranks.ranks)
             ranks.reduce(self.step, plan.optimizer)
@@ -285,7 +291,7 @@ class Training:
 
     # --- training ---
 
-    def _writing(self) -> None:
+    def _writing(self, clock: Callable[[], float]) -> None:
         """Train with a writer of checkpoints beside it. Ctrl-C for a second time does not wait for it."""
         plan, folder = self.plan, self.folder / CHECKPOINTS
         self.writer = checkpoints.Writer(folder, plan.keep_last, plan.keep_every) if self.ranks.main else None
@@ -294,7 +300,7 @@ class Training:
         if self.writer and self.texts.decoder and not (folder / TOKENIZER).exists():
             write_tokenizer(folder / TOKENIZER, self.texts.decoder)
         try:
-            self._train()
+            self._train(clock)
         except Exception:
             if self.writer:
                 with contextlib.suppress(CannotGoOn):  # the first thing that went wrong is told
@@ -303,17 +309,21 @@ class Training:
         if self.writer:
             self.writer.close()
 
-    def _train(self) -> None:
+    def _train(self, clock: Callable[[], float]) -> None:
+        """clock: in seconds; handed down, so that it is no name that a kernel could replace while a step is timed."""
         plan = self.plan
         self.peak = self._peak_flops()
         if plan.baseline:
             self._begin_beside(plan.baseline)
+        if self.spot:
+            field = self.beside.field if self.beside else self.stack.enter_context(Field(plan.race, []))
+            self.spot.begin(self.step, field, self.done + 1, self.steps)
         if self.done == 0:
             self._look(plan.val_every.steps > 0, False, False)
             self._hear()
         with Ahead(self.data, self.done, plan.data_threads) as batches:
             while self.done < self.steps and not self.why:
-                self._one(self._next(batches))
+                self._one(self._next(batches), clock)
                 last = self.done == self.steps
                 self._hear()
                 due = [every.steps > 0 and (last or every(self.done)) for every in plan.looks]
@@ -322,6 +332,7 @@ class Training:
                     self._hear()
                 if self.code == cli.OK and (last or self.why or plan.checkpoint_every(self.done)):
                     self._checkpoint()
+        self.astray = next(filter(None, self.ranks.everyones(self.astray)), "")
 
     def _begin_beside(self, mode: str) -> None:
         if self.done:
@@ -346,7 +357,7 @@ class Training:
                 found = self.beside.parity()
                 worst = dict(worst_loss=found.loss, worst_norm=found.norm)
                 self._told(str(found), "parity", parity=not found.excesses, **worst)
-                self.astray = str(found) if found.excesses else ""
+                self.astray = self.astray or (str(found) if found.excesses else "")
             self.astray = self.ranks.first(self.astray)
 
     def _hear(self) -> None:
@@ -389,19 +400,26 @@ class Training:
         if self.journal:
             self.journal.write(event, step=self.done, **fields)
 
-    def _one(self, batches: list[Any]) -> None:
-        """One step: gradients, whether they are worth an update, the update."""
-        begin = time.perf_counter()
+    def _one(self, batches: list[Any], clock: Callable[[], float]) -> None:
+        """One step: gradients, whether they are worth an update, the update. What looks at it is off the clock."""
+        begin = clock()
         number, lr = self.done, self.lr(self.done)
         ready = self._placed(batches)
         loss, norm = self.step.measure(ready)
+        seconds = clock() - begin
+        if self.spot:
+            self._judged(number + 1, self.spot.gradients(number + 1, seconds, batches, loss, norm))
+        begin = clock()
         loss_z, norm_z = self.losses.add(loss), self.norms.add(norm)
         skipped = self._why_not(loss, loss_z, norm, norm_z)
         if not skipped:
             self.step.update(lr)
             self.step.device.synchronize()
         self.done += 1
-        seconds = time.perf_counter() - begin
+        seconds += clock() - begin
+        if self.spot:
+            updates = int(self.step.memory.step.item())
+            self._judged(self.done, self.spot.updated(self.done, seconds, lr, math.nan if skipped else norm, updates))
         self._tell(seconds, skipped, loss=loss, loss_z=loss_z, norm=norm, norm_z=norm_z, lr=lr)
         finite = math.isfinite(loss) and math.isfinite(norm)
         self.bad = 0 if finite else self.bad + 1
@@ -409,6 +427,15 @@ class Training:
             self._not_finite(number, ready)
         elif self.beside:
             self._step_beside(batches, loss, norm, lr)
+
+    def _judged(self, number: int, wrong: str) -> None:
+        """What a spot check says of a step, if anything: the run goes on, and its exit code says so."""
+        if not wrong:
+            return
+        self.screen.say(f"step {number}/{self.steps}  spot check: {wrong}")
+        if self.journal:
+            self.journal.write("spot", step=number, wrong=wrong)
+        self.astray = self.astray or f"step {number}: {wrong}"
 
     def _placed(self, batches: list[Any]) -> list[Batch]:
         place = self.step.device.place

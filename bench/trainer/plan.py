@@ -70,6 +70,7 @@ class Plan:
     temperature: float
     top_k: int
     prompt: str | None
+    spot_checks: bool
     baseline: str | None
     parity_every: Every
     checkpoint_every: Every
@@ -170,6 +171,7 @@ def plan_of(options: Mapping[str, Any], ranks: int = 1, argv: list[str] | None =
         temperature=o["temperature"],
         top_k=o["top_k"],
         prompt=o["prompt"],
+        spot_checks=not o["no_spot_checks"],
         baseline=o["baseline"],
         parity_every=Every(o["parity_every"]),
         checkpoint_every=Every(o["checkpoint_every"]),

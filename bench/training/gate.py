@@ -115,11 +115,14 @@ class Gate:
                 if not abs(step[name] - centre[name]) <= band[t]:
                     found.append(Excess(what, t + 1, step[name], centre[name], band[t]))
             for name, norm in centre.get("norms", {}).items() if step.get("norms") else ():
-                band = self.later[t] * norm + FLOOR * centre["norm"]
-                ours = step["norms"][name]
-                if not abs(ours - norm) <= band:
-                    found.append(Excess(f"gradient norm of {name}", t + 1, ours, norm, band))
+                width, ours = self.band_of(t, norm), step["norms"][name]
+                if not abs(ours - norm) <= width:
+                    found.append(Excess(f"gradient norm of {name}", t + 1, ours, norm, width))
         return sorted(found, key=lambda e: (e.step, -e.times))
+
+    def band_of(self, t: int, norm: float) -> float:
+        """Of a parameter's gradient, whose norm the centre has at step t, counted from 0."""
+        return self.later[t] * norm + FLOOR * self.centre[t]["norm"]
 
     def worst(self, run: Trajectory, name: str) -> float:
         """The largest distance of a run from the centre, in units of the band; `name` is loss or norm."""
@@ -199,6 +202,8 @@ class Updates:
                 want[name] = after["masters"].astype(np.float64)
                 floor = np.abs(want[name]) * EPS[self.dtype] + TINY
                 rough[name] = want[name]
+            elif name == "params" and self.dtype in EPS:  # rounded at random, up or down
+                floor += np.abs(want[name]) * EPS[self.dtype]
             error = np.abs(values.astype(np.float64) - want[name])
             slack = np.abs(rough[name] - want[name])
             for parameter, part in self._parts(update):

@@ -10,18 +10,19 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import cli, simulate
-from bench.core import process
+from bench.core import process, world
 from bench.core.case import DTYPES
 from bench.core.process import is_out_of_memory, summary
+from bench.core.shared import Given, opened, values_in
 from bench.core.variants import Variant
-from bench.machine import ceilings, compared, devices, profiling, roofline
+from bench.machine import ceilings, compared, profiling, roofline
 from bench.machine.devices import SPAN, is_gpu, open_device
 from bench.machine.ranges import span
 from bench.models import CallId, choose
@@ -30,11 +31,13 @@ from bench.models.choose import Times
 from bench.models.memory import Memory
 from bench.models.program import program
 from bench.models.step import CLIP_EPS, Step
-from bench.training.gate import State, Update
+from bench.training import spot
+from bench.training.gate import Excess, State, Update, Updates
 from reference.models.model import Model
 from reference.models.plain import decay_groups, init_parameters, network
 
 SDPA_CALLS = 5
+PARAMETER, GRADIENT = "parameter ", "gradient "  # before a name, of what the judge of a single step is handed
 SAMPLED = 64  # elements of each parameter whose updates are judged: the first, the last, and others at random
 
 NumpyBatch = tuple[np.ndarray, np.ndarray]
@@ -161,7 +164,8 @@ class OurRoom(Room):
         if self.job.simulate:
             for backend in {v.backend for v in choice.values() if v.gpu_code}:
                 simulate.install(backend)
-        self.clocks = _clocks()  # before any kernel is loaded
+        world.guard()  # before any kernel is loaded
+        self.world = world.of((*world.OF_FUNCTIONS, *world.HOOKS), world.take())
         modules = {key: variant.load() for key, variant in choice.items()}
         self.names = {key: variant.name for key, variant in choice.items()}
         self.training = Step(self.program, modules, self.job.accumulation)
@@ -178,12 +182,12 @@ class OurRoom(Room):
         self.training.load(self.parameters(perturbed))
 
     def step(self, batches: list[NumpyBatch], lr: float, details: bool = False) -> StepDone:
-        before = self.sample.state()
+        before = self.sample.read()
         done = super().step(batches, lr, details)
-        if _clocks() != self.clocks:
-            raise cli.CannotGoOn("global_state: a kernel replaced functions by which steps are timed")
+        if changed := world.difference(self.world, world.take()):
+            raise cli.CannotGoOn(f"global_state: {changed}, since before the kernels were loaded")
         done["norms"] = {name: _norm(g) for name, g in self.memory.grads.items()}  # off the clock, so at each step
-        done["update"] = self.sample.update(before, lr)
+        done["update"] = self.sample.update(before, self.sample.read(), lr)
         return done
 
     def _step(self, batches: list[Batch], lr: float, details: bool) -> tuple[float, float, dict[str, float]]:
@@ -223,13 +227,6 @@ class OurRoom(Room):
             return self.training.run_timed(batches, lr, self.clock), self.clock
 
 
-def _clocks() -> list[object]:
-    """All functions that a step is timed with, and their code."""
-    spaces = [vars(devices), *(vars(c) for c in vars(devices).values() if isinstance(c, type))]
-    found = [f for space in spaces for f in space.values() if callable(f)]
-    return [time.perf_counter_ns, time.process_time_ns, *found, *(getattr(f, "__code__", None) for f in found)]
-
-
 class Sample:
     """A few elements of every parameter, at places that nobody knows beforehand; read outside of the clock."""
 
@@ -246,23 +243,32 @@ class Sample:
 
         self.of_work, self.of_fp32 = index(memory.params), index(memory.m)
 
-    def state(self) -> State:
+    def read(self) -> "Reading":
+        """The optimizer's state as it is now, on the device."""
         mem = self.memory
-        masters = None if mem.flat_masters is None else _taken(mem.flat_masters, self.of_fp32)
-        m, v = _taken(mem.flat_m, self.of_fp32), _taken(mem.flat_v, self.of_fp32)
-        return State(_taken(mem.flat_params, self.of_work), m, v, masters)
+        masters = None if mem.flat_masters is None else mem.flat_masters[self.of_fp32]
+        return mem.flat_params[self.of_work], mem.flat_m[self.of_fp32], mem.flat_v[self.of_fp32], masters
 
-    def update(self, before: State, lr: float) -> Update:
-        grads, grad_scale = _taken(self.memory.flat_grads, self.of_work), self.memory.grad_scale.item()
-        return Update(self.counts, grads, grad_scale, lr, before, self.state())
+    def update(self, before: "Reading", after: "Reading", lr: float) -> Update:
+        """What the last update was given, and what it made of it. The gradients are still in memory."""
+        grads, grad_scale = _numbers(self.memory.flat_grads[self.of_work]), self.memory.grad_scale.item()
+        return Update(self.counts, grads, grad_scale, lr, _state(before), _state(after))
+
+
+Reading = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]  # params, m, v, masters
+
+
+def _state(reading: Reading) -> State:
+    params, m, v, masters = reading
+    return State(_numbers(params), _numbers(m), _numbers(v), None if masters is None else _numbers(masters))
 
 
 def _places(count: int, draw: random.Random) -> set[int]:
     return {0, count - 1, *(draw.randrange(count) for _ in range(SAMPLED - 2))}
 
 
-def _taken(flat: torch.Tensor, index: torch.Tensor) -> list[float]:
-    return flat[index].float().cpu().tolist()
+def _numbers(values: torch.Tensor) -> list[float]:
+    return values.float().cpu().tolist()
 
 
 @dataclass(frozen=True)
@@ -432,6 +438,39 @@ class JudgeRoom(Room):
     def go_on(self, steps: list[list[NumpyBatch]], lr: float) -> list[list[StepDone]]:
         """The next steps of each run, the centre's first: loss, norm and, of a run's first step, every gradient's."""
         return [run.steps(steps, lr) for run in self.runs]
+
+    def again(self, given: Given, batches: list[NumpyBatch], loss: float, norm: float, step: int) -> list[Excess]:
+        """What is wrong of our `step`th step, as far as its gradients; the worst first. given: each parameter
+        under PARAMETER and its name, each gradient under GRADIENT and its name."""
+        values = values_in(opened(given.path, given.size), given.table)
+        parts = [{n.removeprefix(of): t for n, t in values.items() if n.startswith(of)} for of in (PARAMETER, GRADIENT)]
+        params, grads = cast(list[dict[str, torch.Tensor]], parts)
+        rough = self._taken(params, batches, DTYPES[self.job.dtype])
+        truth = self._taken(params, batches, spot.ABOVE[self.job.dtype])
+        return spot.excesses(loss, norm, grads, truth, rough, step)
+
+    def _taken(self, params: dict[str, torch.Tensor], batches: list[NumpyBatch], dtype: torch.dtype) -> spot.Taken:
+        """A step as far as its gradients in plain PyTorch, computed at `dtype`."""
+        model = network(self.job.model).to(self.device.place, dtype)
+        model.load(params)
+        losses = []
+        for tokens, targets in self._batches(batches):
+            logits = model(tokens)[..., : self.job.model.v].flatten(0, 1)
+            wide = logits.to(torch.promote_types(dtype, torch.float32))
+            each = torch.nn.functional.cross_entropy(wide, targets.flatten(), reduction="none")
+            (each.mean() / len(batches)).backward()
+            losses.append(each.detach().double().cpu())
+        return spot.Taken(torch.cat(losses), {name: _grad(p).cpu() for name, p in model.named().items()})
+
+    def updated(self, update: Update, norm: float, step: int, updates: int) -> list[Excess]:
+        """What is wrong of an update of ours, the `updates`th, in step `step`; `norm` is that of its gradients."""
+        judged = Updates(self.job.model, self.job.dtype, step - 1, updates - math.isfinite(norm))
+        judged.judge(update, norm)
+        return sorted(judged.excesses, key=lambda e: -e.times)
+
+    def now(self) -> float:
+        """Seconds of the clock that all processes of a machine share."""
+        return time.perf_counter()
 
     def run(self, centre: bool, perturbed: int | None, batches: list[list[NumpyBatch]], lr: float) -> list[StepDone]:
         """A whole trajectory from the start."""

@@ -41,8 +41,9 @@ from torch._C._profiler import (
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.core import world
 from bench.core.variants import Variant
-from bench.trial import ran, world
+from bench.trial import ran
 
 # The profiler says on stderr when it starts and stops; it reads this at its first start.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")

@@ -23,14 +23,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, compress
 
-from bench.core import stats
+from bench.core import stats, world
 from bench.core.case import Case
 from bench.core.process import ProcessFailed, end_all, pause
 from bench.core.shared import Given
 from bench.core.variants import Variant
 from bench.machine import devices, facts
 from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu, queued
-from bench.trial import checks, needs, world
+from bench.trial import checks, needs
 from bench.trial.judge import Content, Judge
 from bench.trial.room import Moments, Ready, Replays, Sample, Setting
 from bench.trial.worker import Worker

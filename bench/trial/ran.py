@@ -171,6 +171,12 @@ def mapped() -> set[str]:
     return {path for line in lines if ".so" in (path := line[73:].strip())}
 
 
+def openmp_runtimes() -> int:
+    """How many OpenMP runtimes this process has loaded, each with a pool of its own."""
+    names = {Path(file).name for file in mapped()}
+    return sum(name.startswith(("libgomp", "libiomp", "libomp")) for name in names)
+
+
 def brought(before: set[str]) -> list[Path]:
     """Shared objects that came into the process since `mapped` answered `before`, and that no installed package, no
     Python and no system brought: those that a variant built."""

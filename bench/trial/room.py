@@ -21,7 +21,7 @@ from typing import TypedDict
 import torch
 
 from bench import simulate
-from bench.core import process
+from bench.core import process, world
 from bench.core.arena import Arena, Probe, workspace_of
 from bench.core.case import Case, Values, each, map
 from bench.core.evidence import line_of, one_line, telling
@@ -29,6 +29,7 @@ from bench.core.process import ProcessFailed
 from bench.core.replies import Seconds
 from bench.core.shared import Box, Given, ipc_of, opened, values_in
 from bench.core.variants import Variant
+from bench.core.world import GC_DISABLE, GC_ENABLE, PERF_COUNTER_NS
 from bench.gpu.counts import counted, resources
 from bench.gpu.launches import configured_call, launches_of, untuned
 from bench.machine import ceilings, profiling
@@ -47,11 +48,10 @@ from bench.machine.facts import GpuState
 from bench.machine.profiling import ANOTHER_PROFILER
 from bench.machine.ranges import span
 from bench.records.record import Counts, Resources
-from bench.trial import attest, ran, world
+from bench.trial import attest, ran
 from bench.trial.checks import Watched
 from bench.trial.judge import UNMAPPED, Handed
 from bench.trial.refusals import refusal
-from bench.trial.world import GC_DISABLE, GC_ENABLE, PERF_COUNTER_NS
 from kernels import Unavailable, cache_dir, put
 
 MESSAGES = "messages"  # of compilers, in the cache
@@ -349,7 +349,7 @@ class Room(process.Room):
             configuration=configuration,
             busy_s=busy_s,
             peak_bytes=peak_bytes,
-            runtimes=world.openmp_runtimes(),
+            runtimes=ran.openmp_runtimes(),
             watched=watched,
         )
 

@@ -33,6 +33,22 @@ def test_values_stay_of_the_same_size():
     assert one(contents.changed(GELU, {"x": x}, 9)["x"]).std() == pytest.approx(float(x.std()), rel=0.08)
 
 
+def test_scores_of_queries_and_keys_are_no_old_ones_that_moved():
+    """q and k rolled by rows would have the same products in other places: whoever kept them would be half done."""
+    shape = {"B": 1, "T": 8, "NH": 2, "NKV": 2, "HS": 64, "causal": True, "dtype": "fp32"}
+    case = Case("attention", "forward", shape, "test", seed=5)
+    drawn = draw(case)
+
+    def products(values) -> torch.Tensor:
+        q, k = (one(values[name])[0, :, 0].double() for name in ("q", "k"))
+        return q @ k.T
+
+    moved = [products(drawn).roll((i, j), (0, 1)) for i in range(8) for j in range(8)]
+    ratios = [products(contents.changed(case, drawn, seed)) / torch.stack(moved) for seed in range(1, 21)]
+    known = [bool((r.flatten(1).std(1) < 1e-3).any()) for r in ratios]
+    assert sum(known) <= 3, "moved alike by chance, once in 64"
+
+
 SETTLED = [layer for layer in contract.layer_names() if hasattr(contract.load(layer), "settle")]
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.utils import dlpack
 
-from bench.core import variants
+from bench.core import variants, world
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import cases_of, draw
-from bench.trial import attest, world
+from bench.trial import attest
 from bench.trial.attest import attested, judge_calls
 
 ALL = variants.discover()

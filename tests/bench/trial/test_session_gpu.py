@@ -332,7 +332,7 @@ def test_a_span_waits_behind_what_the_host_was_seen_to_need(room):
 def test_a_clock_that_a_variant_put_in_is_seen(room, monkeypatch):
     import torch
 
-    from bench.trial import world
+    from bench.core import world
 
     before = world.take()
     monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)

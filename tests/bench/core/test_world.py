@@ -29,11 +29,11 @@ import pytest
 import torch
 
 from bench import HOME
-from bench.core import arena, variants
+from bench.core import arena, variants, world
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import cases_of, draw
-from bench.trial import world
-from bench.trial.world import Watch, cpu_over_wall, difference, from_outside, late_work, settled, take
+from bench.core.world import Watch, cpu_over_wall, difference, from_outside, late_work, settled, take
+from bench.trial import ran
 from kernels.cpu import Kernel
 
 ALL = variants.discover()
@@ -422,9 +422,9 @@ def test_a_pool_that_still_spins_is_no_evidence():
 
 
 def test_openmp_runtimes_are_counted(monkeypatch):
-    assert world.openmp_runtimes() >= 1, "torch's"
-    monkeypatch.setattr(world.ran, "mapped", lambda: {"/a/libgomp.so.1", "/b/libgomp-1234.so.1.0.0", "/c/libm.so.6"})
-    assert world.openmp_runtimes() == 2
+    assert ran.openmp_runtimes() >= 1, "torch's"
+    monkeypatch.setattr(ran, "mapped", lambda: {"/a/libgomp.so.1", "/b/libgomp-1234.so.1.0.0", "/c/libm.so.6"})
+    assert ran.openmp_runtimes() == 2
 
 
 def test_few_or_short_calls_are_no_evidence():
@@ -548,7 +548,7 @@ def test_taking_it_is_cheap():
 
 def test_to_look_at_torchs_threads_is_no_change_of_their_number():
     """The first look starts them, where nothing large was computed before."""
-    code = "import torch; torch.set_num_threads(2); from bench.trial import world; w = world.take"
+    code = "import torch; torch.set_num_threads(2); from bench.core import world; w = world.take"
     code += "; print(w(deep=True)[world.POOLS] == w(deep=True)[world.POOLS])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HOME)
     assert done.stdout == "True\n", done.stdout + done.stderr

@@ -51,7 +51,6 @@ import torch
 
 from bench import HOME
 from bench.core.arena import checksum
-from bench.trial import ran
 from kernels import cache_dir
 
 State = dict[str, object]
@@ -84,6 +83,7 @@ POOLS = "native threads"
 DEEDS = "what its own code did"
 DENORMALS = "denormals are kept by torch's threads"
 OF_FUNCTIONS = ("clock", "clocks of a GPU", "replaced functions", DEEDS)  # what nobody changes at any time
+HOOKS = ("profile function", "trace function", "monitoring tools")  # nor these
 MAY_GROW = ("Python threads", POOLS, "child processes")
 
 
@@ -156,6 +156,18 @@ def take(deep: bool = False) -> State:
         state["current GPU"] = torch.cuda.current_device()
         state["current stream"] = torch.cuda.current_stream().cuda_stream
     return state | deeper
+
+
+# How the process computes: what a long run itself leaves alone, whatever else it does.
+ARITHMETIC = (
+    *("default dtype", "number of threads", "number of interop threads", "grad mode", "inference mode", "autocast"),
+    *("allow TF32", "modes of torch", "denormals are kept", "fp32 precision", *GETTERS),
+)
+
+
+def of(names: Iterable[str], state: State) -> State:
+    """Some of a state, to be compared with a later one."""
+    return {name: state[name] for name in names if name in state}
 
 
 def _asked(get: Callable[..., object], *arguments: object) -> object:
@@ -277,8 +289,8 @@ FEWEST_CALLS, SHORTEST_S, MORE_CORES = 8, 100e-6, 0.5
 
 
 def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int, runtimes: int = 2) -> str:
-    """Evidence that calls used more cores than `threads`; "" for none. `runtimes`: `openmp_runtimes` of their process,
-    where it is known.
+    """Evidence that calls used more cores than `threads`; "" for none. `runtimes`: of their process, where it is
+    known, the OpenMP runtimes (`trial/ran.py`).
 
     The rule: of at least 8 calls of at least 0.1 ms each, the median of CPU seconds over wall seconds is above
     threads + (runtimes − 1) · (threads − 1) + ½. Where torch and a kernel share an OpenMP runtime, they share a pool,
@@ -294,12 +306,6 @@ def cpu_over_wall(cpu_s: Iterable[float], wall_s: Iterable[float], threads: int,
     if ratio <= bound:
         return ""
     return f"{ratio:.1f} cores were busy in a call (the median of {len(ratios)}), and it was given {threads}"
-
-
-def openmp_runtimes() -> int:
-    """How many OpenMP runtimes this process has loaded, each with a pool of its own."""
-    names = {Path(file).name for file in ran.mapped()}
-    return sum(name.startswith(("libgomp", "libiomp", "libomp")) for name in names)
 
 
 def _told(name: str, was: object, now: object) -> str:
@@ -552,7 +558,7 @@ OPENS, MOVES = "open", ("os.rename", "os.remove", "os.truncate", "os.link", "os.
 HEARD = AUDITED | {LOOKS_UP, SETS_AN_ATTRIBUTE, "ctypes.dlopen", "ctypes.dlsym", "ctypes.dlsym/handle", OPENS, *MOVES}
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MADE: set[str] = set()  # files that this process was seen to make
-JUDGES = "yards"  # a folder of the cache that the judge alone writes to (truth.py)
+JUDGES = "yards"  # a folder of the cache that the judge alone writes to (trial/truth.py)
 INSIDE: set[int] = set()  # threads that are in the hook
 ROOTS = (HOME, Path(__file__).parents[2])  # as Python names files, which a link may lead to
 SETS_HOOKS = (threading.__file__, *(f"{root}{os.sep}bench{os.sep}" for root in ROOTS))

@@ -1,0 +1,11 @@
+"""Says half of the norm, so that little is clipped."""
+
+from kernels.torch.global_norm import eager as honest
+
+CAUGHT_BY = "inaccurate"
+CAUGHT_IN = "training"
+
+
+def forward(grads, *, norm):
+    honest.forward(grads, norm=norm)
+    norm.mul_(0.5)
