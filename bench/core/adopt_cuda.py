@@ -33,7 +33,7 @@ CALLED = {
     "bias": "beta bias_ b",
     "wte": "weight weights table embedding emb",
     "mean": "mu",
-    "rstd": "rs inv_std invstd rsigma inv_var",
+    "rstd": "rs r inv_std invstd rsigma inv_var",
     "tokens": "inp input_ids ids indices idx token_ids input",
     "targets": "labels target label",
     "losses": "loss out",

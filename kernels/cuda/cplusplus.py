@@ -119,11 +119,11 @@ def lex(text: str, start: int = 0) -> Iterator[Token]:
 
 
 def read(path: Path, defines: Mapping[str, str] | None = None, folders: Sequence[Path] = ()) -> "Unit":
-    """The declarations of a source, and of the headers that it includes from beside it or from `folders`.
+    """The declarations of a source, and of the headers that it includes, or they do, from beside it or from `folders`.
 
     Raises OSError where it cannot be read, UnicodeDecodeError is not raised: bytes that are no UTF-8 are kept.
     """
-    unit = Unit(folders)
+    unit = Unit([*folders, path.parent])
     for name, value in {**PREDEFINED, **(defines or {})}.items():
         unit.macros[name] = Macro(None, tuple(lex(value)))
     unit.read(path, path.name)

@@ -91,6 +91,26 @@ typedef unsigned long long CUdeviceptr;
 typedef int CUresult;
 typedef int CUdevice;
 typedef struct CUstream_st* CUstream;
+enum CUtensorMapDataType {
+    CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_DATA_TYPE_UINT16, CU_TENSOR_MAP_DATA_TYPE_UINT32,
+    CU_TENSOR_MAP_DATA_TYPE_INT32, CU_TENSOR_MAP_DATA_TYPE_UINT64, CU_TENSOR_MAP_DATA_TYPE_INT64,
+    CU_TENSOR_MAP_DATA_TYPE_FLOAT16, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, CU_TENSOR_MAP_DATA_TYPE_FLOAT64,
+    CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, CU_TENSOR_MAP_DATA_TYPE_FLOAT32_FTZ, CU_TENSOR_MAP_DATA_TYPE_TFLOAT32,
+    CU_TENSOR_MAP_DATA_TYPE_TFLOAT32_FTZ
+};
+enum CUtensorMapInterleave {
+    CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_INTERLEAVE_16B, CU_TENSOR_MAP_INTERLEAVE_32B
+};
+enum CUtensorMapSwizzle {
+    CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_SWIZZLE_32B, CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_SWIZZLE_128B
+};
+enum CUtensorMapL2promotion {
+    CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_64B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+    CU_TENSOR_MAP_L2_PROMOTION_L2_256B
+};
+enum CUtensorMapFloatOOBfill {
+    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA
+};
 #endif
 """
 NARROW = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"  # which the host's libraries bring along
@@ -132,18 +152,20 @@ PART_OF = {
     name: part
     for part, names in {
         "cmath": (
-            "isinf isnan isfinite isnormal signbit copysign abs fabs fmod remainder fma fmax fmin fdim exp exp2 expm1 log log2"
-            " log10 log1p logb pow sqrt cbrt hypot sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh erf erfc"
-            " tgamma lgamma ceil floor trunc round lround llround rint lrint nearbyint ldexp frexp modf nextafter lerp"
+            "isinf isnan isfinite isnormal signbit copysign abs fabs fmod remainder fma fmax fmin fdim exp exp2 expm1"
+            " log log2 log10 log1p logb pow sqrt cbrt hypot sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh"
+            " atanh erf erfc tgamma lgamma ceil floor trunc round lround llround rint lrint nearbyint ldexp frexp modf"
+            " nextafter lerp"
         ),
         "limits": "numeric_limits",
         "algorithm": "min max clamp",
-        "utility": "swap move forward declval pair make_pair integer_sequence index_sequence make_index_sequence",
+        "utility": ("swap move forward declval pair make_pair integer_sequence index_sequence make_index_sequence"),
         "type_traits": (
-            "integral_constant bool_constant true_type false_type conditional conditional_t enable_if enable_if_t is_same"
-            " is_same_v is_integral is_integral_v is_floating_point is_floating_point_v remove_const remove_const_t remove_cv"
-            " remove_cv_t remove_reference remove_reference_t remove_pointer remove_pointer_t decay decay_t void_t"
-            " is_convertible is_convertible_v is_signed is_signed_v is_unsigned is_unsigned_v make_unsigned make_unsigned_t"
+            "integral_constant bool_constant true_type false_type conditional conditional_t enable_if enable_if_t"
+            " is_same is_same_v is_integral is_integral_v is_floating_point is_floating_point_v remove_const"
+            " remove_const_t remove_cv remove_cv_t remove_reference remove_reference_t remove_pointer remove_pointer_t"
+            " decay decay_t void_t is_convertible is_convertible_v is_signed is_signed_v is_unsigned is_unsigned_v"
+            " make_unsigned make_unsigned_t"
         ),
         "tuple": "tuple make_tuple get tie tuple_size tuple_element",
         "array": "array",

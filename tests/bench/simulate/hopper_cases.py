@@ -184,8 +184,10 @@ def lines_of(matrix: torch.Tensor, width: int, offset: int) -> torch.Tensor:
 
 
 def in_shared(matrix: torch.Tensor, layout: Layout, offset: int = 0, ahead: int = 0) -> tuple[torch.Tensor, int]:
-    """The bytes of an operand, given as [M or N][K], and its descriptor without the address. ahead: lines of a swizzle's
-    pattern before it, where K is contiguous."""
+    """The bytes of an operand, given as [M or N][K], and its descriptor without the address.
+
+    ahead: lines of a swizzle's pattern before it, where K is contiguous.
+    """
     core = 8
     across = PIECE // matrix.element_size()  # elements of a row of a core matrix
     m, k = matrix.shape

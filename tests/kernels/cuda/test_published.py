@@ -195,6 +195,25 @@ def test_names_that_come_without_their_header_are_there(tmp_path, simulated, mar
     assert torch.allclose(out, torch.tensor([31, 496, 1, 4 + torch.e + 4, 4]))
 
 
+def test_headers_of_headers_are_looked_for_from_the_source_too(tmp_path):
+    """As NVRTC does, which has that folder by -I."""
+    (tmp_path / "some" / "parts").mkdir(parents=True)
+    (tmp_path / "outer.cu").write_text('#include "some/parts/first.h"\n__global__ void k(taken x) {}\nint main() {}\n')
+    (tmp_path / "some/parts/first.h").write_text('#include "some/parts/second.h"\nvoid of_the_host();\n')
+    (tmp_path / "some/parts/second.h").write_text("typedef float taken;\n")
+    assert cplusplus.read(tmp_path / "outer.cu").beside == {"some/parts/first.h", "some/parts/second.h"}
+    compile_source(tmp_path / "outer.cu", ("k",), "sm_90a")
+
+
+def test_what_the_driver_calls_a_maps_properties_is_known(tmp_path):
+    (tmp_path / "map.cu").write_text(
+        "#include <cudaTypedefs.h>\ntemplate <typename T> struct Of;\ntemplate <> struct Of<float> {\n"
+        "    static constexpr CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_FLOAT32;\n};\n"
+        "__global__ void k(int* out) { *out = Of<float>::type + CU_TENSOR_MAP_SWIZZLE_128B; }\n"
+    )
+    assert b"mov.b32" in compile_source(tmp_path / "map.cu", ("k",), "sm_90a").code
+
+
 def test_who_names_nothing_of_std_has_no_more_to_read():
     made, _ = standard.headers(["__global__ void k(float* x) { x[0] = exp(max(x[0], 1.0f)); }"])
     assert made[standard.PRELUDE_NAME] == standard.PRELUDE
