@@ -5,7 +5,6 @@ the contract keeps in tensors as Loaded, int64 tokens as int32. What cannot be k
 """
 
 import ast
-import codecs
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from pathlib import Path
 from bench import cli
 from bench.cli import CannotGoOn
 from kernels import Unavailable
-from kernels.cuda import DTYPE_OF, SCALARS, cplusplus, standard
+from kernels.cuda import DTYPE_OF, SCALARS, cplusplus
 from kernels.cuda.compiler import CompileError, parameters_of, value_of
 from kernels.cuda.cplusplus import Token
 from kernels.cuda.signature import Parameter, Signature, canonical, read_signatures
@@ -34,7 +33,7 @@ CALLED = {
     "bias": "beta bias_ b",
     "wte": "weight weights table embedding emb",
     "mean": "mu",
-    "rstd": "rs inv_std invstd rsigma inv_var",
+    "rstd": "rs r inv_std invstd rsigma inv_var",
     "tokens": "inp input_ids ids indices idx token_ids input",
     "targets": "labels target label",
     "losses": "loss out",
@@ -145,24 +144,6 @@ def adopted(source: Path, layer: str, kernel: str | None, name: str, published: 
         for phase in contract.phases_of(module)
     ]
     return min(choices, key=lambda w: w.lacking).written()
-
-
-# CUB 3 (CUDA 13) has no operators of its own any more, and NVRTC no maths in namespace std.
-OLD_CUB = re.compile(r"\bcub\s*::\s*(?:Max|Min|Sum)\b")
-NEW_CUB = (
-    "namespace cub { using Max = ::cuda::maximum<>; using Min = ::cuda::minimum<>; using Sum = ::cuda::std::plus<>; }"
-)
-STD_MATHS = re.compile(
-    r"\bstd\s*::\s*(?:is(?:inf|nan|finite)|exp2?|log2?|log1p|expm1|sqrt|pow|f?abs|tanh|erf|floor|ceil|round|fmax|fmin)\s*\("
-)
-
-
-def _has_old_cub() -> bool:
-    try:
-        found = [folder / "cub/thread/thread_operators.cuh" for folder in standard.folders()]
-    except Unavailable:
-        return True
-    return any(re.search(r"\bMax\b", path.read_text(errors="replace")) for path in found if path.is_file())
 
 
 # What a norm's kernel for inference leaves out, a warp a row: the contract has it for backward.
@@ -579,23 +560,13 @@ class Writer:
             if ".." in Path(name).parts or Path(name).is_absolute():
                 self.decide.append(f"# {DECIDE}: {name} lies elsewhere and was not copied")
                 continue
-            files[Path(self.name) / name] = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+            files[Path(self.name) / name] = path.read_bytes()
         whole = "\n".join(text)
         return Adopted(whole, files, [line.strip() for line in whole.splitlines() if DECIDE in line] + self.decide)
 
     def _first(self) -> list[str]:
-        """What comes before the source: macros that it stands behind, and names that libraries had and have no more."""
-        texts = [found.text for found in self.unit.sources.values()]
-        lines = [f"#define {name} {value}" for name, value in self.defines.items()]
-        if any(OLD_CUB.search(text) for text in texts) and not _has_old_cub():
-            lines += ["#include <cub/cub.cuh>", "#include <cuda/functional>", NEW_CUB]
-        if any(STD_MATHS.search(text) for text in texts):
-            lines += [
-                "#include <cuda/std/cmath>",
-                "#include <cuda/std/limits>",
-                "namespace std { using namespace cuda::std; }",
-            ]
-        return lines
+        """What comes before the source: macros that it stands behind."""
+        return [f"#define {name} {value}" for name, value in self.defines.items()]
 
     def _normed(self) -> str:
         """What a norm's statistics are of."""

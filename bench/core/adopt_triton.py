@@ -82,17 +82,20 @@ class _TritonWriter(Writer):
         self.function = function
         arguments = [*function.args.args, *function.args.kwonlyargs]
         self.constants = [a.arg for a in arguments if a.annotation and "constexpr" in ast.unparse(a.annotation)]
-        names = [a.arg for a in arguments if a.arg not in self.constants]
-        tensors = [t.name for t in (*p.inputs, *p.outputs)]
-        parameters = [Parameter(name, "", pointer=_is_pointer(name, tensors)) for name in names]
+        self.every = [a.arg for a in arguments]
+        names = [name for name in self.every if name not in self.constants]
+        tensors, reached = [t.name for t in (*p.inputs, *p.outputs)], _reached(function)
+        parameters = [Parameter(name, "", pointer=name in reached or _is_pointer(name, tensors)) for name in names]
         signature = Signature((), tuple(parameters), name=function.name)
         super().__init__(source, Unit(), signature, phase, p, None, function.name, function.name)
         if not any(q.pointer for q in parameters):
             self.lacking += 10
 
     def text(self, kept: Sequence[ast.stmt]) -> Adopted:
-        values = [self._value(number, q) for number, q in enumerate(self.signature.parameters)]
-        values += [f"{name}={self._tile(name)}" for name in self.constants]
+        told = {q.name: self._value(number, q) for number, q in enumerate(self.signature.parameters)}
+        told |= {name: self._constant_value(name) for name in self.constants}
+        first = min((self.every.index(name) for name in self.constants), default=len(self.every))
+        values = [told[n] if i < first else f"{n}={told[n]}" for i, n in enumerate(self.every)]
         rows = any("BLOCK" not in line and DECIDE not in line for line in self.lines)
         block = next((name for name in self.constants if name.upper().startswith("BLOCK")), "")
         main = self.tensors[self.main()]
@@ -147,9 +150,17 @@ class _TritonWriter(Writer):
         axis = -1 if inner or len(self.tensors[tensor].shape.split()) == 1 else -2
         return f"{tensor}.stride({axis})"
 
-    def _tile(self, name: str) -> str:
+    def _constant_value(self, name: str) -> str:
+        """A size, a stride or a number of the contract's, where it is one, or a tile."""
         if name in KNOWN:
             return "4"
+        if name.upper().startswith(tuple(GUESSES)):
+            return self._tile(name)
+        if "stride" in name.lower():
+            return self._stride(name)
+        return self.scalar(name) or self._tile(name)
+
+    def _tile(self, name: str) -> str:
         if name.upper().startswith("BLOCK") and len(self.tensors[self.main()].shape.split()) > 1 and not any(
             plain_name(q.name) in ALL for q in self.signature.parameters if self.scalar(q.name) != self.columns()
         ):  # fmt: skip
@@ -161,6 +172,36 @@ class _TritonWriter(Writer):
 
     def columns(self) -> str:
         return self.tensors[self.main()].shape.split()[-1]
+
+
+def _reached(function: ast.FunctionDef) -> set[str]:
+    """The names that loads, stores and atomics go by: their first argument, and what that is a sum of."""
+    found: set[str] = set()
+    sums: dict[str, set[str]] = {}
+    for node in ast.walk(function):
+        if (
+            isinstance(node, ast.Call)
+            and node.args
+            and re.match(r"tl\.(load|store|atomic_\w+|make_block_ptr)$", ast.unparse(node.func))
+        ):
+            found |= _summed(node.args[0])
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []
+        )
+        for target in targets:
+            if isinstance(target, ast.Name) and isinstance(node, ast.Assign | ast.AugAssign):
+                sums.setdefault(target.id, set()).update(_summed(node.value))
+    while more := {n for name in found for n in sums.get(name, ())} - found:
+        found |= more
+    numbers = {n for n in found if re.search(r"stride|offset|^n_|^num_|_idx$|_id$", n.lower())}
+    return found - numbers
+
+
+def _summed(node: ast.expr) -> set[str]:
+    """The names that a sum is of, factors left out: `x` and `i` of `x + row * stride + i`."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
+        return _summed(node.left) | _summed(node.right)
+    return {node.id} if isinstance(node, ast.Name) else set()
 
 
 def _is_pointer(name: str, tensors: Sequence[str]) -> bool:

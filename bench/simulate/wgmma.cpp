@@ -136,14 +136,17 @@ void read_matrix(Thread& self, const WgmmaOperation& op, const char* name, u64 r
                  Element element, f64 (*out)[kMostK]) {
     const u32 parts = per_word(element), k = depth(op.form), per_piece = kPiece / 4 * parts;
     const Matrix matrix(raw);
-    // The swizzle goes by the bits of the address, so that the pattern has to begin where those are zero.
     if (raw >> 49 & 7)
         bad_wgmma(self, std::string("matrix ") + name + " has a base offset, which is not simulated", op.site);
-    if (matrix.width && matrix.start & (matrix.width * kCore - 1) & ~127u) {
-        bad_wgmma(self,
-                  std::string("matrix ") + name +
-                      text(" begins at shared byte %u, inside of its swizzle's pattern", matrix.start),
-                  op.site);
+    // The swizzle goes by the bits of the address: a tile that TMA brought lies as it is read, wherever it begins. Who
+    // works the swizzle out from the tile's own beginning reads other values, as on a card.
+    if (const u32 pattern = matrix.width * kCore; matrix.start & (pattern - 1) & ~127u) {
+        remark("swizzle", where(op.site) + name,
+               std::string("matrix ") + name +
+                   text(" begins at shared byte %u, inside of its swizzle's pattern, which repeats every %u bytes: right only where what"
+                        " filled it went by the address too, as TMA does, ",
+                        matrix.start, pattern) +
+                   where(op.site) + ". A tile is to be aligned to the pattern (PTX ISA, \"Swizzling Modes\")");
     }
     const u32 across = transposed ? k : lines, along = (transposed ? lines : k) / per_piece;
     for (u32 line = 0; line < across; line++) {

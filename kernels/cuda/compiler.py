@@ -138,7 +138,7 @@ def _unit(source: Path, names: tuple[str, ...], options: list[str], appended: Ap
     texts = parsed.without_host_code(appended.roots if appended else names)
     whole = [s.text for s in parsed.sources.values()]
     made, empty = standard.headers(texts.values() if texts else whole, parsed.beside)
-    if texts is None and not behind:
+    if texts is None and not behind and not parsed.marked:
         return _Unit(whole[0], made, empty)
     texts = texts or {s.name: s.text for s in parsed.sources.values()}
     own = texts.pop(source.name)

@@ -46,6 +46,7 @@ ATTRIBUTES = _words(
 CONDITION = re.compile(r"[\d\s()+\-*/%<>=!&|^~xXa-fA-F]*|.*\b(?:and|or|not)\b.*")
 MOST_EXPANSIONS = 20_000  # tokens that a macro's use may become
 MOST_FILES = 200
+MARK = "\ufeff"
 
 
 class Token(NamedTuple):
@@ -118,11 +119,11 @@ def lex(text: str, start: int = 0) -> Iterator[Token]:
 
 
 def read(path: Path, defines: Mapping[str, str] | None = None, folders: Sequence[Path] = ()) -> "Unit":
-    """The declarations of a source, and of the headers that it includes from beside it or from `folders`.
+    """The declarations of a source, and of the headers that it includes, or they do, from beside it or from `folders`.
 
     Raises OSError where it cannot be read, UnicodeDecodeError is not raised: bytes that are no UTF-8 are kept.
     """
-    unit = Unit(folders)
+    unit = Unit([*folders, path.parent])
     for name, value in {**PREDEFINED, **(defines or {})}.items():
         unit.macros[name] = Macro(None, tuple(lex(value)))
     unit.read(path, path.name)
@@ -139,6 +140,7 @@ class Unit:
         self.sources: dict[Path, Source] = {}
         self.beside: set[str] = set()  # headers that are, as they were included
         self.mentioned: dict[str, set[str]] = {}  # words in the bodies of each macro that there ever was
+        self.marked = False  # a file begins with a byte order mark, which NVRTC does not take
         self.place = (Path(), 0)  # of the directive that is read
 
     def macro_at(self, name: str, path: Path, offset: int) -> Macro | None:
@@ -168,7 +170,9 @@ class Unit:
         path = path.resolve()
         if path in self.sources or len(self.sources) == MOST_FILES:
             return
-        source = self.sources[path] = Source(path, path.read_text(errors="surrogateescape"), name, whole=not inside)
+        text = path.read_text(errors="surrogateescape")
+        self.marked |= text.startswith(MARK)
+        source = self.sources[path] = Source(path, text.removeprefix(MARK), name, whole=not inside)
         tokens = self._active(source)
         source.declarations = _declarations(path, tokens, self) if source.whole else []
 

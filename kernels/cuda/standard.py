@@ -91,6 +91,26 @@ typedef unsigned long long CUdeviceptr;
 typedef int CUresult;
 typedef int CUdevice;
 typedef struct CUstream_st* CUstream;
+enum CUtensorMapDataType {
+    CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_DATA_TYPE_UINT16, CU_TENSOR_MAP_DATA_TYPE_UINT32,
+    CU_TENSOR_MAP_DATA_TYPE_INT32, CU_TENSOR_MAP_DATA_TYPE_UINT64, CU_TENSOR_MAP_DATA_TYPE_INT64,
+    CU_TENSOR_MAP_DATA_TYPE_FLOAT16, CU_TENSOR_MAP_DATA_TYPE_FLOAT32, CU_TENSOR_MAP_DATA_TYPE_FLOAT64,
+    CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, CU_TENSOR_MAP_DATA_TYPE_FLOAT32_FTZ, CU_TENSOR_MAP_DATA_TYPE_TFLOAT32,
+    CU_TENSOR_MAP_DATA_TYPE_TFLOAT32_FTZ
+};
+enum CUtensorMapInterleave {
+    CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_INTERLEAVE_16B, CU_TENSOR_MAP_INTERLEAVE_32B
+};
+enum CUtensorMapSwizzle {
+    CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_SWIZZLE_32B, CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_SWIZZLE_128B
+};
+enum CUtensorMapL2promotion {
+    CU_TENSOR_MAP_L2_PROMOTION_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_64B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+    CU_TENSOR_MAP_L2_PROMOTION_L2_256B
+};
+enum CUtensorMapFloatOOBfill {
+    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE, CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA
+};
 #endif
 """
 NARROW = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"  # which the host's libraries bring along
@@ -125,6 +145,43 @@ HOST_ONLY = re.compile(
     r"|nvrtc\.h|cutensor\.h|cudaProfiler\.h|cuda_profiler_api\.h|omp\.h"
 )
 STD = re.compile(r"\bstd\s*::")
+# Names of namespace std that device code has without asking for them, by the part of libcu++ that they are in: the C++
+# library's headers bring each other along, and nvcc has the maths by itself.
+NAMED = re.compile(r"\bstd\s*::\s*(\w+)")
+PART_OF = {
+    name: part
+    for part, names in {
+        "cmath": (
+            "isinf isnan isfinite isnormal signbit copysign abs fabs fmod remainder fma fmax fmin fdim exp exp2 expm1"
+            " log log2 log10 log1p logb pow sqrt cbrt hypot sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh"
+            " atanh erf erfc tgamma lgamma ceil floor trunc round lround llround rint lrint nearbyint ldexp frexp modf"
+            " nextafter lerp"
+        ),
+        "limits": "numeric_limits",
+        "algorithm": "min max clamp",
+        "utility": ("swap move forward declval pair make_pair integer_sequence index_sequence make_index_sequence"),
+        "type_traits": (
+            "integral_constant bool_constant true_type false_type conditional conditional_t enable_if enable_if_t"
+            " is_same is_same_v is_integral is_integral_v is_floating_point is_floating_point_v remove_const"
+            " remove_const_t remove_cv remove_cv_t remove_reference remove_reference_t remove_pointer remove_pointer_t"
+            " decay decay_t void_t is_convertible is_convertible_v is_signed is_signed_v is_unsigned is_unsigned_v"
+            " make_unsigned make_unsigned_t"
+        ),
+        "tuple": "tuple make_tuple get tie tuple_size tuple_element",
+        "array": "array",
+        "functional": "plus minus multiplies divides less greater equal_to not_equal_to less_equal greater_equal",
+        "cstdint": "int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t uintptr_t intptr_t",
+        "cstddef": "size_t ptrdiff_t nullptr_t byte",
+    }.items()
+    for name in _words(names)
+}
+IN_STD = "namespace std { using namespace cuda::std; }\n"
+# CUB 3 (CUDA 13) has no operators of its own any more.
+OLD_CUB = re.compile(r"\bcub\s*::\s*(?:Max|Min|Sum)\b")
+CUB_OPERATORS = (
+    "#include <cuda/functional>\n"
+    "namespace cub { using Max = ::cuda::maximum<>; using Min = ::cuda::minimum<>; using Sum = ::cuda::std::plus<>; }\n"
+)
 ASKED = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:<([^>\n]+)>|"([^"\n]+)")', re.M)
 
 
@@ -161,6 +218,23 @@ def present(header: str) -> bool:
     return any((folder / header).is_file() for folder in folders())
 
 
+@functools.cache
+def _has_cub_operators() -> bool:
+    found = (folder / "cub/thread/thread_operators.cuh" for folder in folders())
+    return any(re.search(r"\bMax\b", path.read_text(errors="replace")) for path in found if path.is_file())
+
+
+def _prelude(texts: Iterable[str]) -> str:
+    """What a build of these texts begins with: the C library's, and what they name of others' namespaces."""
+    texts = list(texts)
+    named = {PART_OF[name] for text in texts for name in NAMED.findall(text) if name in PART_OF}
+    parts = sorted(part for part in named if present(f"cuda/std/{part}"))
+    made = PRELUDE + "".join(f"#include <cuda/std/{part}>\n" for part in parts) + (IN_STD if parts else "")
+    if any(OLD_CUB.search(text) for text in texts) and present("cuda/functional") and not _has_cub_operators():
+        made += CUB_OPERATORS
+    return made
+
+
 def headers(texts: Iterable[str], beside: Iterable[str] = ()) -> tuple[dict[str, str], list[str]]:
     """Stand-ins for what these texts include and no folder has, by name; and which of them are but empty.
 
@@ -168,9 +242,9 @@ def headers(texts: Iterable[str], beside: Iterable[str] = ()) -> tuple[dict[str,
     """
     beside = set(beside)
     # the C library's are there in any case: a header of the toolkit's own may ask for one
-    made, empty = {PRELUDE_NAME: PRELUDE, **{name: text for name, text in SMALL.items() if not text}}, []
-    made = {name: text for name, text in made.items() if name not in beside}
     texts = list(texts)
+    made, empty = {PRELUDE_NAME: _prelude(texts), **{name: text for name, text in SMALL.items() if not text}}, []
+    made = {name: text for name, text in made.items() if name not in beside}
     standard = any(STD.search(text) for text in texts)  # libcu++ takes NVRTC some seconds
     for text in texts:
         for found in ASKED.finditer(text):
@@ -185,7 +259,7 @@ def headers(texts: Iterable[str], beside: Iterable[str] = ()) -> tuple[dict[str,
             elif name in OF_LIBCUPP and not standard:
                 made[name] = ""
             elif name in OF_LIBCUPP and present(f"cuda/std/{name}"):
-                made[name] = f"#include <cuda/std/{name}>\nnamespace std {{ using namespace cuda::std; }}\n"
+                made[name] = f"#include <cuda/std/{name}>\n{IN_STD}"
             elif not present(name):
                 made[name] = ""
                 empty.append(name)

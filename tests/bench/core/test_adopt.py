@@ -184,6 +184,32 @@ def test_a_triton_kernel_is_copied_without_its_tuning(folder):
     assert {line.partition(" ")[0] for line in decide} == {"BLOCK_SIZE", "grid"}
 
 
+NORM = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def rms(Y, Y_row_stride: tl.constexpr, X, X_row_stride: tl.constexpr, W, r,
+        n_cols: tl.constexpr, eps: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    i = tl.arange(0, BLOCK)
+    X += row * X_row_stride
+    at = r + row
+    x = tl.load(X + i, mask=i < n_cols, other=0).to(tl.float32)
+    scale = tl.math.rsqrt(tl.sum(x * x, axis=0) / n_cols + eps)
+    tl.store(at, scale)
+    tl.store(Y + row * Y_row_stride + i, x * scale * tl.load(W + i, mask=i < n_cols), mask=i < n_cols)
+"""
+
+
+def test_what_a_triton_kernel_has_as_constants_is_known_by_its_name_and_pointers_by_their_use(folder):
+    _, text, decide = taken(folder, "rms.py", "rmsnorm", NORM)
+    assert {line.partition(" ")[0] for line in decide} == {"BLOCK", "grid"}
+    assert (
+        "rms[grid](out, Y_row_stride=out.stride(-2), X=x, X_row_stride=x.stride(-2), W=weight, r=rstd, n_cols=C" in text
+    )
+
+
 @pytest.mark.parametrize(("kind", "asked"), [("__nv_bfloat16", " -a dtype=bf16"), ("float", "")])
 def test_it_is_proved_at_a_dtype_that_it_has(tmp_path, capsys, kind, asked):
     source = tmp_path / "add.cu"
@@ -453,7 +479,7 @@ def test_names_that_libraries_had_are_there(tmp_path):
         pytest.skip(reason)
     found, text, _ = taken(tmp_path, "old.cu", "gelu", OLD)
     folder = tmp_path / "into" / "cuda" / "gelu" / "all_of"
-    assert (folder / "old.cu").read_text() == OLD.removeprefix("\ufeff") and 'Kernel("all_of/old_defined.cu"' in text
+    assert (folder / "old.cu").read_text() == OLD and 'Kernel("all_of/old.cu"' in text
     x, out = torch.randn(50), torch.empty(50)
     simulate.install("cuda")
     try:

@@ -183,13 +183,17 @@ def lines_of(matrix: torch.Tensor, width: int, offset: int) -> torch.Tensor:
     return out
 
 
-def in_shared(matrix: torch.Tensor, layout: Layout, offset: int = 0) -> tuple[torch.Tensor, int]:
-    """The bytes of an operand, given as [M or N][K], and its descriptor without the address."""
+def in_shared(matrix: torch.Tensor, layout: Layout, offset: int = 0, ahead: int = 0) -> tuple[torch.Tensor, int]:
+    """The bytes of an operand, given as [M or N][K], and its descriptor without the address.
+
+    ahead: lines of a swizzle's pattern before it, where K is contiguous.
+    """
     core = 8
     across = PIECE // matrix.element_size()  # elements of a row of a core matrix
     m, k = matrix.shape
     if layout.width and not layout.transposed:
         image, leading, stride = lines_of(matrix, layout.width, offset), PIECE, core * layout.width
+        image = torch.nn.functional.pad(image, (0, 0, ahead, 0), value=77)
     elif layout.width:  # blocks of `width` bytes of M or N, one after the other, each with all of K
         per_block = layout.width // matrix.element_size()
         image = matrix.view(m // per_block, per_block, k).transpose(1, 2)
@@ -230,13 +234,13 @@ def product_of(case: ProductCase) -> torch.Tensor:
     return sums_of(2 * (a.float() @ b.float().T))
 
 
-def multiply(case: ProductCase, device="cpu", seed=0) -> torch.Tensor:
+def multiply(case: ProductCase, device="cpu", seed=0, ahead=0) -> torch.Tensor:
     a, b = operands(case)
     offset = OFFSET if case.b.width > 32 and not case.b.transposed else 0
-    b_image, b_descriptor = in_shared(b, case.b, offset)
+    b_image, b_descriptor = in_shared(b, case.b, offset, ahead)
     b_image = aligned(b_image)
     out = torch.zeros(case.n // 2, THREADS, device=device)
-    b_argument = Wide(b_descriptor + (offset >> 4))
+    b_argument = Wide(b_descriptor + (offset + ahead * case.b.width >> 4))
     if case.a is None:
         words = a.view(torch.int32)
         t, lane = torch.arange(THREADS), torch.arange(THREADS) % 32

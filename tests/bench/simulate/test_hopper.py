@@ -8,6 +8,7 @@ import torch
 
 from bench import simulate
 from bench.simulate import SimulationError, UnknownInstruction, count, run_ptx, tensor_map
+from bench.simulate.launcher import take_notes
 from bench.simulate.ptx import Place, Statement
 from bench.simulate.translate import find_line
 from kernels import cuda
@@ -202,6 +203,32 @@ def test_what_is_not_simulated_stays_unknown(opcode, operands):
 @pytest.mark.parametrize("case", cases.PRODUCT_CASES, ids=str)
 def test_products(case, seed):
     assert torch.equal(cases.multiply(case, seed=seed), cases.product_of(case))
+
+
+@pytest.mark.parametrize("b", (cases.K32, cases.K64, cases.K128), ids=str)
+def test_a_tile_inside_of_its_swizzles_pattern_is_read_by_the_address_and_told(b):
+    case = cases.ProductCase(cases.BF16, 32, cases.K128, b)
+    take_notes()
+    assert torch.equal(cases.multiply(case, ahead=8), cases.product_of(case))  # a whole pattern
+    assert take_notes() == ()
+    ahead = 128 // b.width
+    assert torch.equal(cases.multiply(case, ahead=ahead), cases.product_of(case))
+    kinds = {note.kind: note.message for note in take_notes()}
+    assert "matrix B begins at shared byte" in kinds["swizzle"] and "hopper.cu:" in kinds["swizzle"]
+
+
+def test_a_pattern_that_begins_with_its_tile_is_read_wrong_inside_of_the_addresses(monkeypatch):
+    case = cases.ProductCase(cases.BF16, 32, cases.K128, cases.K128)
+    swizzle = cases.swizzle
+
+    def from_the_tile(image, width):
+        lines = image.view(torch.uint8).reshape(-1, width)
+        first = 1 if len(lines) == case.n + 1 else 0
+        return torch.cat([lines[:first].flatten(), swizzle(lines[first:].contiguous(), width)])
+
+    monkeypatch.setattr(cases, "swizzle", from_the_tile)
+    assert torch.equal(cases.multiply(case), cases.product_of(case))
+    assert not torch.equal(cases.multiply(case, ahead=1), cases.product_of(case))
 
 
 @pytest.mark.slow

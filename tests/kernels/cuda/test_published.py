@@ -164,6 +164,61 @@ def test_host_code_is_blank_and_lines_stay(source):
     assert "helper<float>" in texts["kinds.cu"]  # or another function would be called
 
 
+NAMED = """
+#include <cub/block/block_reduce.cuh>
+#include "mine.h"
+__global__ void named(float* out, const float* x) {
+    using Reduce = cub::BlockReduce<float, 32>;
+    __shared__ typename Reduce::TempStorage kept;
+    const float top = Reduce(kept).Reduce(x[threadIdx.x], cub::Max());
+    __syncwarp();
+    const float sum = Reduce(kept).Reduce(x[threadIdx.x], cub::Sum());
+    if (threadIdx.x) return;
+    out[0] = top, out[1] = sum, out[2] = clipped(x[1]);
+    out[3] = std::isinf(x[0]) + 2 * std::isnan(x[0]) + 4 * std::isfinite(x[0]) + std::exp(x[1]) + std::pow(x[2], 2.0f);
+    out[4] = std::is_same<float, std::conditional_t<true, float, int>>::value + std::abs(-static_cast<std::int64_t>(3));
+}
+"""
+CLIPPED = """
+template <typename T>
+__device__ T clipped(T x) { return std::max(x, std::min(std::numeric_limits<T>::lowest(), T(1))); }
+"""
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_names_that_come_without_their_header_are_there(tmp_path, simulated, mark):
+    """nvcc has std's maths by itself and its other names by way of some header; CUB 2 had operators of its own."""
+    (tmp_path / "named.cu").write_text(mark + NAMED)
+    (tmp_path / "mine.h").write_text(mark + CLIPPED)
+    x, out = torch.arange(32.0), torch.zeros(5)
+    kernel(tmp_path / "named.cu", "named")(grid=1, block=32)(out, x)
+    assert torch.allclose(out, torch.tensor([31, 496, 1, 4 + torch.e + 4, 4]))
+
+
+def test_headers_of_headers_are_looked_for_from_the_source_too(tmp_path):
+    """As NVRTC does, which has that folder by -I."""
+    (tmp_path / "some" / "parts").mkdir(parents=True)
+    (tmp_path / "outer.cu").write_text('#include "some/parts/first.h"\n__global__ void k(taken x) {}\nint main() {}\n')
+    (tmp_path / "some/parts/first.h").write_text('#include "some/parts/second.h"\nvoid of_the_host();\n')
+    (tmp_path / "some/parts/second.h").write_text("typedef float taken;\n")
+    assert cplusplus.read(tmp_path / "outer.cu").beside == {"some/parts/first.h", "some/parts/second.h"}
+    compile_source(tmp_path / "outer.cu", ("k",), "sm_90a")
+
+
+def test_what_the_driver_calls_a_maps_properties_is_known(tmp_path):
+    (tmp_path / "map.cu").write_text(
+        "#include <cudaTypedefs.h>\ntemplate <typename T> struct Of;\ntemplate <> struct Of<float> {\n"
+        "    static constexpr CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_FLOAT32;\n};\n"
+        "__global__ void k(int* out) { *out = Of<float>::type + CU_TENSOR_MAP_SWIZZLE_128B; }\n"
+    )
+    assert b"mov.b32" in compile_source(tmp_path / "map.cu", ("k",), "sm_90a").code
+
+
+def test_who_names_nothing_of_std_has_no_more_to_read():
+    made, _ = standard.headers(["__global__ void k(float* x) { x[0] = exp(max(x[0], 1.0f)); }"])
+    assert made[standard.PRELUDE_NAME] == standard.PRELUDE
+
+
 def test_files_without_host_code_are_compiled_as_they_are(tmp_path):
     (tmp_path / "plain.cu").write_text(
         "__device__ float f(float x) { return x; }\n__global__ void k(float* x) { *x = f(1); }"
