@@ -15,6 +15,7 @@ VARIANTS = variants.discover()
 ROWS = dict(B=9, T=9, eps=1e-5)  # on a multiprocessor that has room for 32 at once
 FUSED = dict(B=7, T=3, VP=512, dtype="bf16")
 LOGITS = dict(B=7, T=5, dtype="bf16")  # rows, where 6 blocks share a multiprocessor
+LONG_ROWS = dict(R=9, dtype="bf16")
 SHAPES = {
     ("layernorm", "forward"): [
         dict(ROWS, C=264, dtype="bf16"),  # a warp a row, two of 16 bytes an access
@@ -42,6 +43,16 @@ SHAPES = {
         dict(LOGITS, V=8500, VP=9007),  # of three batches the last one's second half is padding
         dict(LOGITS, V=500, VP=9000),  # two batches of padding
         dict(LOGITS, V=2049, VP=2051, dtype="fp32"),
+    ],
+    ("softmax", "forward"): [
+        dict(LONG_ROWS, S=9007, causal=True),  # a row is three batches and no whole pack; r + 1 columns of it are visible
+        dict(LONG_ROWS, S=16_383, causal=False),  # some rows have a pack more than the one before them
+        dict(LONG_ROWS, S=30_001, dtype="fp32", causal=False),  # one block to a multiprocessor
+    ],
+    ("softmax", "backward"): [
+        dict(LONG_ROWS, S=9007, causal=True),
+        dict(LONG_ROWS, S=16_383, causal=False),
+        dict(LONG_ROWS, S=8195, dtype="fp32", causal=False),
     ],
 }
 ROWS_AHEAD = [
@@ -81,9 +92,25 @@ STORE = [
     ("column(pack) >= 0 && column(pack) + N", "column(pack) + N"),
     ("column(pack) + N <= columns;", "column(pack) <= columns;"),
 ]
+LONG_ROW = [
+    ("{ wait_copies<0>(); }", "{}"),
+    ("later = r + gridDim.x;", "later = r + 1;"),
+    ("later < R ? next", "true ? next"),
+    ("max(packs, next_seen)", "seen"),
+    ("max(packs, next_seen)", "packs"),
+    ("if (i < next_seen) ask(next, i);", ""),
+    ("ask(next, i)", "ask(row, i)"),
+    ("if (i < next_seen)", "if (i < seen)"),
+    ("int(r % S) + 1", "int(r % S)"),
+    ("if (i >= packs) break;", "if (i >= seen) break;"),
+    ("                row.mask(values[t], i, columns, outside);\n", ""),
+    ("tensors[t], i, R * S)", "tensors[0], i, R * S - S)"),
+    *ALIGNED_ROW,
+    *STORE,
+]
 HEADERS = ("rows_ahead", "aligned_row")  # of vector kernels alone: edited as if they were part of them
 NEXT_TARGET = "next_target = targets[row + gridDim.x]"
-MUTANTS = {  # each is found at the first shape
+MUTANTS = {  # each is found at one of the shapes, nearly all at the first
     ("layernorm", "forward"): [*ROWS_AHEAD, ("mean + r, rstd + r", "mean + first, rstd + r")],
     ("rmsnorm", "forward"): [*ROWS_AHEAD, ("x, rows, step,", "x, rows - ROWS, step,")],
     ("residual_layernorm", "forward"): [("        ask(r + step);\n", ""), ("ask(r + step)", "ask(r + ROWS)")],
@@ -115,6 +142,18 @@ MUTANTS = {  # each is found at the first shape
         ("values[k] = column + k < V ?", "values[k] = column + k < VP ?"),
         ("values[k] -= dloss;", "values[k] -= 1;"),
         ("at.packs(V), all = at.packs(VP)", "at.packs(V), all = at.packs(V)"),
+    ],
+    ("softmax", "forward"): [
+        *LONG_ROW,
+        ("                    row.mask(y, i, columns, 0);\n", ""),
+        ("values[0][k] - largest", "values[0][k] - mine.largest"),
+        ("mine.sum * exp_approx(mine.largest - largest)", "mine.sum"),
+    ],
+    ("softmax", "backward"): [
+        *LONG_ROW,
+        ("batch[p][t] = kept[t * room + i]", "batch[p][t] = kept[t * room]"),
+        ("copy(kept + t * room + i", "copy(kept + i"),
+        ("values[1][k] * (values[0][k] - dot)", "values[1][k] * values[0][k]"),
     ],
 }
 
@@ -169,4 +208,4 @@ def test_another_row_is_found(layer, phase, edit, monkeypatch, simulated, tmp_pa
     monkeypatch.setattr(launcher, "_seeds", itertools.count())  # in the first order copies land as late as they may
     monkeypatch.setattr(module, "SMS", 1)
     monkeypatch.setattr(kernel, "source", tmp_path / "vector.cu")
-    assert verdict(module, layer, phase, SHAPES[layer, phase][0]) != "ok"
+    assert any(verdict(module, layer, phase, shape) != "ok" for shape in SHAPES[layer, phase])
