@@ -1,12 +1,13 @@
-"""A stream that never ends: batches of the next row are on their way behind this row's, 16 bytes an access at any length.
+"""A stream that never ends: this row's batches, and behind them the next one's, 16 bytes an access at any length.
 
-Floor: forward one read of the logits, backward one read and one write; memory sets the pace. `shared` has up to 96 KiB of
-a multiprocessor on their way, but begins anew with each row, after its reductions and two loads for the target; and
-where rows are of an odd length (GPT-2's own 50,257, unpadded) its accesses are of 2 bytes, 12 KiB in all, where 4.8 TB/s
-ask for 25 and more. Here blocks stay, and each thread copies its packs of all its rows in their order to shared memory,
-by cp.async: 1,536 threads x 64 to 96 bytes = 96 to 144 KiB at any time, in every dtype and without registers. Packs are
-taken where memory is aligned, and what of the first and last is not the row's is masked. The logit of the target is kept
-by the thread that meets it. A tensor that does not begin at a multiple of 16 bytes is `shared`'s.
+Floor: forward one read of the logits, backward one read and one write; memory sets the pace. `shared` has up to 96 KiB
+of a multiprocessor on their way, but begins anew with each row, after its reductions and two loads for the target; and
+where rows are of an odd length (GPT-2's own 50,257, unpadded) its accesses are of 2 bytes, 12 KiB in all, where 4.8
+TB/s ask for 25 and more, and move 1.40 times the bytes (counted; here 1.00). Here blocks stay, and each thread copies
+its packs of all its rows in their order to shared memory, by cp.async: 1,536 threads x 64 to 96 bytes = 96 to 144 KiB
+at any time, in every dtype and without registers. Packs are taken where memory is aligned, and what of the first and
+last is not the row's is masked. The logit of the target is kept by the thread that meets it. A tensor that does not
+begin at a multiple of 16 bytes is `shared`'s.
 """
 
 from kernels.cuda import Kernel

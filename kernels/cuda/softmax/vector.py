@@ -1,13 +1,14 @@
-"""Rows of a vocabulary: blocks that stay, with one row each in shared memory; as it leaves, the next one takes its place.
+"""Rows of a vocabulary: blocks that stay, with a row each in shared memory; as it leaves, the next one takes its place.
 
 Floor: forward one read of every visible score and one write of every score, backward two reads and one write. Rows that
 registers hold (to 8,192 columns) are `shared`'s, which has what it takes: at 1,024 columns in bf16 some 1,152 threads x
-64 bytes = 72 KiB of a multiprocessor on their way (backward 144, causal half), where 4.8 TB/s ask for 25 to 64, and
-forward a third of that is reads. Longer ones it first reads and then writes, by 2 bytes an access (4 KiB a block) where
-their length is odd, and of fp32 it reads half twice. Here threads copy ahead by cp.async, 16 bytes an access at any
+64 bytes = 72 KiB of a multiprocessor on their way (backward 144, causal half), where 4.8 TB/s ask for 25 to 64. Longer
+ones it first reads and then writes, and where their length is odd by 2 bytes an access: 4 KiB a block, and 1.40 times
+the bytes, backward 1.80 (counted at 50,257; here 1.00). Here threads copy ahead by cp.async, 16 bytes an access at any
 length, to where they have just taken a pack from for the last time: one row's reads run beside the writes of the one
-before, with up to a row, 98 KiB, on its way (bf16, 50,257 columns: two blocks to a multiprocessor forward, one backward).
-Rows that do not fit, and tensors that do not begin at a multiple of 16 bytes, are `shared`'s as well.
+before, with up to a row of each block, 98 KiB, on its way (bf16, 50,257 columns: two blocks to a multiprocessor
+forward, one of two tensors backward). In its reductions a block has nothing to ask for, as in fused_classifier. Rows
+that do not fit, and tensors that do not begin at a multiple of 16 bytes, are `shared`'s as well.
 """
 
 from kernels.cuda import Kernel, blocks, most_shared

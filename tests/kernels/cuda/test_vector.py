@@ -45,7 +45,9 @@ SHAPES = {
         dict(LOGITS, V=2049, VP=2051, dtype="fp32"),
     ],
     ("softmax", "forward"): [
-        dict(LONG_ROWS, S=9007, causal=True),  # a row is three batches and no whole pack; r + 1 columns of it are visible
+        dict(
+            LONG_ROWS, S=9007, causal=True
+        ),  # a row is three batches and no whole pack; r + 1 columns of it are visible
         dict(LONG_ROWS, S=16_383, causal=False),  # some rows have a pack more than the one before them
         dict(LONG_ROWS, S=30_001, dtype="fp32", causal=False),  # one block to a multiprocessor
     ],
@@ -181,9 +183,7 @@ def verdict(module, layer: str, phase: str, shape: dict) -> str:
     return checks.inspect(arena, brief).check
 
 
-@pytest.mark.parametrize(
-    ("layer", "phase", "shape"), [(*of, shape) for of, some in SHAPES.items() for shape in some]
-)
+@pytest.mark.parametrize(("layer", "phase", "shape"), [(*of, shape) for of, some in SHAPES.items() for shape in some])
 def test_rows_after_rows(layer, phase, shape, monkeypatch, simulated):
     module = simulated(layer, "cuda.vector")
     monkeypatch.setattr(module, "SMS", 1)
