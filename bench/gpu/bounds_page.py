@@ -89,7 +89,8 @@ def page(entries: dict[str, units.Entry]) -> str:
     calls = bounds.step(found)
     compilers = sorted({entry["by"] for entry in entries.values()})
     head = f"{HEAD} They are of the code of {' and '.join(compilers)}."
-    sections = [head, step_section(calls, found), next_section(calls), checks_section(found, calls), HOW]
+    sections = [head, step_section(calls, found), next_section(calls), in_flight_section(entries)]
+    sections += [checks_section(found, calls), HOW]
     sections += [limits_section(), f"# Layer by layer\n\n{COLUMNS}"]
     sections += [layer_section(layer, found) for layer in _in_order(calls, found)]
     return "\n\n".join(sections) + "\n"
@@ -270,6 +271,64 @@ def limits_section() -> str:
 Always the highest that a source names. Rates a cycle are those of one multiprocessor.
 
 {_table(["what", "at most", "source"], rows, "lrl")}"""
+
+
+# --- bytes on their way ---
+
+LATENCY = 700e-9  # seconds from a load to its data, of a memory that is not yet busy: assumed
+AT_MOST, ALWAYS = "until they are used", "at any time"
+# Of the kernel that goes over the tensors, in bf16: bytes of a resident thread's loads that are asked for before one of
+# them is used, and whether the next ones are asked for before these are worked on.
+ASKED = (
+    ("gelu forward", "gelu_forward", "cuda.shared", 2 * 16, AT_MOST),
+    ("gelu backward", "gelu_backward", "cuda.shared", 2 * 16, AT_MOST),
+    ("residual forward", "residual_forward", "cuda.shared", 2 * 16, AT_MOST),
+    ("swiglu forward", "swiglu_forward", "cuda.shared", 2 * 16, AT_MOST),
+    ("swiglu backward", "swiglu_backward", "cuda.shared", 3 * 16, AT_MOST),
+    ("adamw forward", "adamw", "cuda.shared", 8 + 3 * 16, AT_MOST),
+    ("softmax forward scores", "softmax_forward_row", "cuda.shared", 4 * 16, AT_MOST),
+    ("softmax backward scores", "softmax_backward_row", "cuda.shared", 2 * 4 * 16, AT_MOST),
+    ("layernorm forward", "layernorm_forward", "cuda.shared", 3 * 16, AT_MOST),
+    ("layernorm forward", "layernorm_forward", "cuda.vector", 2 * 3 * 16, ALWAYS),
+    ("layernorm backward", "layernorm_backward_rows", "cuda.shared", 3 * 3 * 16, ALWAYS),
+    ("residual_layernorm forward block", "residual_layernorm_forward", "cuda.shared", 2 * 3 * 16, AT_MOST),
+    ("residual_layernorm forward block", "residual_layernorm_forward", "cuda.vector", 2 * 3 * 16, ALWAYS),
+    ("cross_entropy forward", "cross_entropy_forward", "cuda.shared", 4 * 16, AT_MOST),
+    ("cross_entropy forward", "cross_entropy_forward", "cuda.vector", 2 * 2 * 16, ALWAYS),
+    ("cross_entropy backward", "cross_entropy_backward", "cuda.shared", 4 * 16, AT_MOST),
+    ("cross_entropy backward", "cross_entropy_backward", "cuda.vector", 2 * 2 * 16, ALWAYS),
+)
+
+
+def in_flight_section(entries: dict[str, units.Entry]) -> str:
+    """What memory-bound kernels ask for ahead, beside what the bandwidth asks for."""
+    rows = []
+    for call, kernel, variant, size, how in ASKED:
+        layer, _, name = call.partition(" ")
+        if entry := entries.get(f"{layer} {variant}"):
+            facts = entry["calls"][name]["kernels"][kernel]
+            threads = facts["threads"] * facts["resident"]
+            rows.append(
+                [_call(layer, *_split(name)), variant, str(threads), str(size), f"{threads * size / 1024:.0f}", how]
+            )
+    wanted = H200.memory.value * LATENCY / H200.multiprocessors.value / 1024
+    header = ["call", "variant", "resident threads", "bytes each", "KiB", "on their way"]
+    return f"""## Bytes on their way
+
+Where memory sets the pace, a multiprocessor must have its share of the bandwidth times the latency on its way (Little's
+law): {wanted:.0f} KiB at {LATENCY * 1e9:.0f} ns, which is assumed, 40 to 64 as latency grows under load, and of reads
+alone less where a kernel also writes. Bounds do not know this. *Until they are used*: what threads ask for before they
+use the first of it; while a warp computes, reduces or begins it has nothing on its way, and others must. *At any time*:
+the next is asked for before. Layers that only go over their elements (gelu, residual, swiglu, adamw), and softmax of
+rows that registers hold, have enough of independent warps in `shared`, and so no rung `vector` of their own; it pays
+where rows are reduced, or where a row's length leaves narrow accesses (kernels/cuda/cross_entropy/vector.py).
+
+{_table(header, rows, "llrrrl")}"""
+
+
+def _split(name: str) -> tuple[str, str]:
+    phase, _, rest = name.partition(" ")
+    return phase, rest
 
 
 # --- one layer ---

@@ -19,6 +19,7 @@ VARIANTS = variants.discover()
 # Fixed here, so that a test run can be repeated; `python -m bench.layer` draws a random one each time.
 SEEDS = prove.seeds(1)
 
+VECTORS = "cross_entropy", "layernorm", "residual_layernorm", "residual_rmsnorm", "rmsnorm", "softmax"
 # Half a minute and more each in the simulator, or a kernel that another layer's proof runs too.
 MINUTES = {
     ("attention", "cuda.mma"),
@@ -41,8 +42,7 @@ MINUTES = {
     ("matmul", "triton.tiled"),
     ("q8_matmul", "triton.groups"),
     ("residual_layernorm", "cuda.shared"),  # layernorm's own, and an addition
-    ("residual_layernorm", "cuda.vector"),  # tests/kernels/cuda/test_vector.py tries its rows
-    ("residual_rmsnorm", "cuda.vector"),
+    *((layer, "cuda.vector") for layer in VECTORS),  # tests/kernels/cuda/test_vector.py tries their rows
     ("residual_layernorm", "triton.rows"),
     ("residual_rmsnorm", "cuda.shared"),  # rmsnorm's backward, and forward is vector's without its loop
     ("residual_rmsnorm", "triton.rows"),  # rmsnorm's, likewise

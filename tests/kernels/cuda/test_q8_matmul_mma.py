@@ -28,7 +28,7 @@ MUTANTS = [
 
 @pytest.mark.parametrize("shape", SHAPES, ids=("long", "words", "bytes"))
 def test_stages_after_stages(shape, simulated):
-    assert verdict(simulated("q8_matmul", "cuda.mma"), "q8_matmul", dict(shape, dtype="fp32")) == "ok"
+    assert verdict(simulated("q8_matmul", "cuda.mma"), "q8_matmul", "forward", dict(shape, dtype="fp32")) == "ok"
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_mutant_is_found(edit, monkeypatch, simulated, tmp_path):
     assert source.count(old) == 1
     (tmp_path / "mma.cu").write_text(source.replace(old, new))
     monkeypatch.setattr(module.tiles_kernel, "source", tmp_path / "mma.cu")
-    assert verdict(module, "q8_matmul", dict(LONG, dtype="fp32")) != "ok"
+    assert verdict(module, "q8_matmul", "forward", dict(LONG, dtype="fp32")) != "ok"
