@@ -212,7 +212,7 @@ assert there.launched()[-1].parameters[1][8:] == bytes(8)
 
 
 def a_triton_kernel(folder) -> str:
-    """A process's first lines: `scaled` of Triton's, `way`, which of its launches went by Triton, and what is `there`."""
+    """A process's first lines: `scaled` of Triton's, `way`, the launches that went by Triton, and what is `there`."""
     (folder / "scaled_rows.py").write_text("""
 import triton.language as tl
 from kernels.triton.launching import jit
