@@ -124,5 +124,5 @@ def test_a_triton_variant_compiles_in_every_configuration(target, layer, name):
 def test_a_step_of_triton_kernels_in_the_simulator(target, dtype, tmp_path):
     # With cold caches the first step translates and compiles every kernel: minutes, and more on a busy machine.
     what = ("--kernels", "triton", "--dtype", dtype, "--simulate", "--batch", 1, "--seq", 16, "--steps", 1)
-    what += ("--time-limit", LIMIT_S)
-    assert "parity: ok over 3 steps" in run(target, "-m", "bench.e2e", "gpt2-tiny", *what, "--out", tmp_path / "run")
+    more = ("--time-limit", LIMIT_S, "--out", tmp_path / "run")
+    assert "parity: ok over 3 steps" in run(target, "-m", "bench.e2e", "gpt2-tiny", *what, *more)

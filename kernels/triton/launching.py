@@ -131,18 +131,24 @@ class Plan:
         runtime = knobs.runtime
         if runtime.add_stages_inspection_hook is not None or driver.active is not self.driver:
             return False
-        if runtime.launch_enter_hook.calls or runtime.launch_exit_hook.calls:
+        if _hooked(runtime.launch_enter_hook) or _hooked(runtime.launch_exit_hook):
             return False
         return all([where.get(name) is value for where, name, value in self.globals])
 
     def launch(self, grid: tuple[int, ...], values: list) -> None:
-        """Raises struct.error where a value does not fit."""
+        """Raises struct.error where a value does not fit. Of no programs nothing is launched, as by Triton."""
         passed = list(self.values(values))
         passed.pop()
         for i, box, swizzle in self.maps:
             passed[i] = passed[i].parameters(box, swizzle)
         x, y, z = (*grid, 1, 1)[:3]
-        self.plan.launch((x, y, z), self.block, self.shared, passed)
+        if x * y * z > 0:
+            self.plan.launch((x, y, z), self.block, self.shared, passed)
+
+
+def _hooked(hook: Any) -> Any:
+    """A chain's hooks, or the one that was put in its place."""
+    return getattr(hook, "calls", hook)
 
 
 def told(args: tuple) -> tuple[int, list, list]:

@@ -265,6 +265,10 @@ launched(*calls[0]), way.clear()
 assert [launched(*call) for call in calls] == of_triton and len(way) == 1, "rows of 1 are a kind of their own"
 assert launched(*calls[0], grid=(3, 2)).grid == (3, 2, 1) and len(way) == 1
 
+before = there.counts()["launches"]
+scaled[(0,)](*calls[0], BLOCK=128)
+assert there.counts()["launches"] == before and len(way) == 1, "no programs are no launch, and no error"
+
 # Another kind is Triton's, once: alignment, a bias, a number that is a constant, another option.
 for other in ((out[1:], a, None, 8, 7, 0.5), (out, a, b, 8, 7, 0.5), (out, a, None, 1, 7, 0.5)):
     way.clear()

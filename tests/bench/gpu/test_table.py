@@ -60,7 +60,12 @@ def test_another_source_or_compiler_has_no_entry_and_is_compiled_anew(tmp_path, 
 def test_another_dtype_is_added_to_what_is_known(mine, file, monkeypatch):
     compiled = []
     calls = table._calls
-    monkeypatch.setattr(table, "_calls", lambda v, arch, dtype: compiled.append(dtype) or calls(v, arch, dtype))
+
+    def compile_calls(v, arch, dtype):
+        compiled.append(dtype)
+        return calls(v, arch, dtype)
+
+    monkeypatch.setattr(table, "_calls", compile_calls)
     assert table.update([mine], [ARCH], ["fp32", "bf16"], 1, file) == 1 and compiled == ["fp32"]
     assert all(table.known(mine, first_case(mine, dtype), ARCH, "", file) for dtype in ("bf16", "fp32"))
     assert table.update([mine], [ARCH], ["bf16", "fp32"], 1, file) == 0

@@ -163,7 +163,7 @@ def test_what_a_call_leaves_to_another_stream_is_part_of_its_span():
 
 def test_a_call_of_no_length_takes_no_less_than_none(monkeypatch):
     """Of clocks of which each takes longer to read than all before: an interrupt may come between any two."""
-    reads = []
+    reads: list[int] = []
 
     def read() -> int:
         reads.append(1000 * 4 ** len(reads))
