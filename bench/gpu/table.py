@@ -86,8 +86,12 @@ def update(variants: list[Variant], archs: list[str], dtypes: list[str], jobs: i
     """Compile what the table lacks of these variants, and what it has of another source or compiler; written after
     each variant, so that an end before time costs one. How many were compiled."""
     entries = dict(read(table))
-    work = [v for v in variants if not _holds(entries.get(_name(v)), v, archs, dtypes)]
-    for variant, entry in _compiled(work, archs, dtypes, jobs):
+    lacking = [(v, _lacking(_held(entries.get(_name(v)), v), v, archs, dtypes)) for v in variants]
+    work = [(v, covers) for v, covers in lacking if covers]
+    for variant, entry in _compiled(work, jobs):
+        if held := _held(entries.get(_name(variant)), variant):
+            both = [*map(tuple, held["covers"]), *entry["covers"]]
+            entry = entry | {"covers": sorted(both), "calls": held["calls"] | entry["calls"]}
         if entry["calls"]:  # else it launches nothing that is compiled here: a library's kernels
             entries[_name(variant)] = entry
             _write(table, entries)
@@ -96,11 +100,18 @@ def update(variants: list[Variant], archs: list[str], dtypes: list[str], jobs: i
     return len(work)
 
 
-def _holds(entry: Entry | None, variant: Variant, archs: list[str], dtypes: list[str]) -> bool:
+def _held(entry: Entry | None, variant: Variant) -> Entry | None:
+    """The entry, if it is of this source and compiler."""
     if not entry or (entry["by"], entry["source"]) != (compiler(variant.backend), variant.source_hash()):
-        return False
-    wanted = {(a, d) for a in archs if runs_on(variant, a) for d in dtypes if d in variant.dtypes}
-    return wanted <= {tuple(covered) for covered in entry.get("covers", [])}
+        return None
+    return entry | {"covers": entry.get("covers", [])}
+
+
+def _lacking(held: Entry | None, variant: Variant, archs: list[str], dtypes: list[str]) -> list[tuple[str, str]]:
+    """The architectures and dtypes that an entry has no calls of."""
+    there = {tuple(covered) for covered in held["covers"]} if held else set()
+    wanted = [(a, d) for a in archs if runs_on(variant, a) for d in dtypes if d in variant.dtypes]
+    return [cover for cover in wanted if cover not in there]
 
 
 def _write(table: Path, entries: dict[str, Entry]) -> None:
@@ -108,31 +119,33 @@ def _write(table: Path, entries: dict[str, Entry]) -> None:
     write_atomically(table, json.dumps(document, indent=0, sort_keys=True) + "\n")
 
 
-def _compiled(work: list[Variant], archs: list[str], dtypes: list[str], jobs: int) -> Iterator[tuple[Variant, Entry]]:
+def _compiled(work: list[tuple[Variant, list[tuple[str, str]]]], jobs: int) -> Iterator[tuple[Variant, Entry]]:
     if len(work) == 1:
-        yield work[0], compile_calls(work[0], archs, dtypes)
+        yield work[0][0], compile_calls(*work[0])
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs or usable_cores(), context) as pool:
         with cli.deaf_to_ctrl_c():
-            parts = {pool.submit(compile_calls, v, archs, dtypes): v for v in work}
+            parts = {pool.submit(compile_calls, *each): each[0] for each in work}
         for part in as_completed(parts):
             yield parts[part], part.result()
 
 
-def compile_calls(variant: Variant, archs: list[str], dtypes: list[str]) -> Entry:
-    """The entry of a variant: every call of the model's step, in every configuration of its tables."""
+def compile_calls(variant: Variant, covers: list[tuple[str, str]]) -> Entry:
+    """The entry of a variant: every call of the model's step, in every configuration of its tables, for these
+    architectures and dtypes."""
     calls: dict[str, Resources] = {}
-    covers = [(a, d) for a in archs if runs_on(variant, a) for d in dtypes if d in variant.dtypes]
+    covered = []
     for arch, dtype in covers:
         try:
             calls |= _calls(variant, arch, dtype)
+            covered.append((arch, dtype))
         except Exception as error:
             cli.say(f"{_name(variant)} {arch} {dtype}: {type(error).__name__}: {telling(error)}")
     return {
         "source": variant.source_hash(),
         "by": compiler(variant.backend),
-        "covers": covers,
+        "covers": covered,
         "calls": calls,
     }
 

@@ -185,7 +185,8 @@ class WallTimer(Timer):
     def stop(self) -> None:
         wall, mine = PERF_COUNTER_NS(), THREAD_TIME_NS()
         settle_threads_clocks()
-        cpu = PROCESS_TIME_NS() - (THREAD_TIME_NS() - mine)
+        looking = THREAD_TIME_NS() - mine  # before the process's clock: what passes between them is not taken off
+        cpu = PROCESS_TIME_NS() - looking
         self.seconds.append((wall - self._wall) / 1e9)
         self.cpu_seconds.append((cpu - self._cpu) / 1e9)
 

@@ -266,6 +266,8 @@ class Session:
             smoke=smoke,
             workers=min(MOST_WORKERS, machine.usable_cores()),
         ):
+            if self.stopped and not proof.ok:  # its process was killed because another lane stopped
+                raise Stopped
             if plan.sanitize and proof.ok and not proof.simulated and v.gpu_code:
                 self.sanitize(proof)
             if ledger:

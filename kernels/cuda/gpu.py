@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -135,9 +136,10 @@ _one_at_a_time = threading.Lock()  # a plan's buffer is its own between packing 
 class Plan:
     """Launches of one kernel that differ in values and geometry alone: the buffer of their arguments, laid out once."""
 
-    def __init__(self, call: Launch, device: int):
+    def __init__(self, call: Launch, device: int, function: Any = None):
+        """function: what is launched, where somebody else has loaded it."""
         self.build, self.device, self.cooperative = call.build, device, call.cooperative
-        self.function = _function(call.build, device)
+        self.function = function or _function(call.build, device)
         sizes = [len(a.value) for a in call.arguments]
         formats = "".join(a.format or f"{len(a.value)}s" for a in call.arguments)
         self.bf16 = _places(formats)  # of values that `struct` has no letter for

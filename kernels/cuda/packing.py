@@ -96,6 +96,7 @@ class Lists:
     def __init__(self, chunk: int, most: int):
         self.chunk, self.most = chunk, most
         self.kept: dict[tuple, list[Group]] = {}
+        self.last: tuple[tuple, list[Group]] = (), []  # of `kept`: to compare is less than to hash
 
     def groups(self, *lists: Tensors) -> list[Group]:
         """The launches for these lists; the first one is there, and tells the sizes."""
@@ -107,11 +108,15 @@ class Lists:
         addresses = tuple(map(torch.Tensor.data_ptr, chain.from_iterable(there)))
         sizes = tuple(map(torch.Tensor.numel, first))
         key = (addresses, sizes, *(each and (len(each), each[0].dtype) for each in lists))
-        found = self.kept.get(key)
+        last, found = self.last
+        if last == key:
+            return found
+        found = self.kept.get(key)  # type: ignore[assignment]
         if found is None:
             if len(self.kept) == self.KEPT:
                 del self.kept[next(iter(self.kept))]
             found = self.kept[key] = [_encoded(group) for group in self._made(lists)]
+        self.last = key, found
         return found
 
     def _made(self, lists: tuple[Tensors, ...]) -> list[Group]:

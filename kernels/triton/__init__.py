@@ -1,6 +1,7 @@
-"""Triton kernels: plain `@triton.jit` functions, launched on torch tensors as `kernel[grid](…)`.
+"""Triton kernels: plain `@triton.jit` functions, launched on torch tensors as `kernel[grid](…)`. What is launched is
+`@jit` of launching.py, by which a known launch costs the host less.
 
-    @triton.jit
+    @jit
     def residual_kernel(out, a, b, N, BLOCK: tl.constexpr): …
 
     def forward(a, b, *, out):

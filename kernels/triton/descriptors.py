@@ -7,6 +7,7 @@ import torch
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels import cuda
+from kernels.triton.launching import Described
 
 KEPT = 1024  # descriptors: the harness changes addresses from call to call, and comes back to them
 
@@ -22,17 +23,27 @@ class Base:
         return self.address
 
 
-def described(
-    tensor: torch.Tensor, sizes: tuple[int, ...], strides: tuple[int, ...], tile: tuple[int, ...]
-) -> TensorDescriptor:
-    """A descriptor of the tensor with these sizes and strides, in elements, for tiles of that many."""
-    if cuda.place(tensor) < 0:  # for the simulator, which must see the tensor
-        return TensorDescriptor(tensor, list(sizes), list(strides), list(tile))
-    return _kept(tensor.data_ptr(), tensor.dtype, sizes, strides, tile)
+def described(tensor: torch.Tensor, tile: tuple[int, ...], axes: tuple[int, ...] = ()) -> TensorDescriptor:
+    """A descriptor of the tensor in tiles of that many elements, its axes in this order (as they are)."""
+    device = cuda.place(tensor)
+    if device < 0:  # for the simulator, which must see the tensor
+        return TensorDescriptor(tensor, *_ordered(tensor.shape, tensor.stride(), axes), list(tile))
+    return _kept(device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride(), tile, axes)
 
 
 @functools.lru_cache(maxsize=KEPT)
 def _kept(
-    address: int, dtype: torch.dtype, sizes: tuple[int, ...], strides: tuple[int, ...], tile: tuple[int, ...]
+    device: int,
+    address: int,
+    dtype: torch.dtype,
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    tile: tuple[int, ...],
+    axes: tuple[int, ...],
 ) -> TensorDescriptor:
-    return TensorDescriptor(Base(address, dtype), list(sizes), list(strides), list(tile))
+    return Described(Base(address, dtype), device, *_ordered(sizes, strides, axes), tile)
+
+
+def _ordered(sizes: tuple[int, ...], strides: tuple[int, ...], axes: tuple[int, ...]) -> tuple[list[int], list[int]]:
+    order = axes or range(len(sizes))
+    return [sizes[i] for i in order], [strides[i] for i in order]

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton import UNFUSED, blocks, power_of_2
+from kernels.triton.launching import jit
 
 # Of a tensor: the bytes that a program takes at a time, and those of them that are a thread's, in 16-byte accesses.
 # Backward keeps three tensors and two running sums: with more, fewer than four programs fit on a multiprocessor.
@@ -33,7 +34,7 @@ def tile_of(first, rows, C, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     return first + row, inside, first.to(tl.int64) * C, row[:, None] * C + column[None, :]
 
 
-@triton.jit(do_not_specialize=["rows"])
+@jit(do_not_specialize=["rows"])
 def forward_kernel(
     residual_out, out, mean, rstd, x, residual, weight, bias, rows, C, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -62,7 +63,7 @@ def add_pairs(a, b, c, d):
     return a + c, b + d
 
 
-@triton.jit(do_not_specialize=["rows"])
+@jit(do_not_specialize=["rows"])
 def backward_kernel(
     dx, partials, dout, dresidual, x, weight, mean, rstd, rows, C,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
@@ -95,7 +96,7 @@ def backward_kernel(
     tl.store(mine + C, dbias, mask=column < C)
 
 
-@triton.jit(do_not_specialize=["programs"])
+@jit(do_not_specialize=["programs"])
 def add_partials(
     dweight, dbias, partials, programs, C, ACCUMULATE: tl.constexpr, COLUMNS: tl.constexpr, SLICES: tl.constexpr
 ):

@@ -127,6 +127,7 @@ class Lists:
     def __init__(self, chunk: int):
         self.chunk = chunk
         self.kept: dict[tuple, Table] = {}
+        self.last: tuple[tuple, Table] | None = None  # of `kept`: to compare is less than to hash
         self.slabs: list[Slab] = []
 
     def table(self, *lists: Tensors, numbers: Sequence[float] = ()) -> Table:
@@ -144,7 +145,7 @@ class Lists:
         key = (device, addresses, sizes, tuple(numbers), *(each and (len(each), each[0].dtype) for each in lists))
         stream = gpu.current_stream(device)
         captured = gpu.capturing(stream)
-        table = self.kept.get(key)
+        table = self.last[1] if self.last and self.last[0] == key else self.kept.get(key)
         if table is None:
             table = self._made(lists, numbers)
             table.address, table.source = self._place(len(table.words), device, first[0].device, captured)
@@ -156,6 +157,7 @@ class Lists:
                 gpu.wait(device, stream)  # once; then any stream may read it
                 table.written = True
         table.captured |= captured
+        self.last = key, table
         return table.of(_bases(lists))
 
     def _made(self, lists: tuple[Tensors, ...], numbers: Sequence[float]) -> Table:
@@ -200,6 +202,7 @@ class Lists:
                     from kernels.cuda import gpu
 
                     del self.kept[key]
+                    self.last = None
                     gpu.wait(device)  # for what reads it, in any stream
                     return old.address, old.source
         slab = self.slabs[-1] if self.slabs else None

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton import blocks, capability, multiprocessors
+from kernels.triton.launching import jit
 from kernels.triton.math import gelu, gelu_grad
 from kernels.triton.tuning import TORCH_DTYPES, Config, Tiles
 
@@ -143,7 +144,7 @@ def places(first_row, first_column, rows, columns, BM: tl.constexpr, BN: tl.cons
     return tl.cast(first_row, tl.int64) * columns + first_column, row[:, None] * columns + column[None, :], inside
 
 
-@triton.jit(do_not_specialize=["M"])
+@jit(do_not_specialize=["M"])
 def matmul_forward(
     out, pre_gelu, x, weight, bias, M, N, K,
     EVEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STRIP: tl.constexpr,
@@ -176,7 +177,7 @@ def with_bias(sums, bias, column, N, BN: tl.constexpr):
     return sums
 
 
-@triton.jit(do_not_specialize=["M"])
+@jit(do_not_specialize=["M"])
 def matmul_dx(
     dx, dout, weight, x_pre_gelu, M, N, K,
     EVEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STRIP: tl.constexpr,
@@ -200,7 +201,7 @@ def store_dx(dx, x_pre_gelu, sums, row, column, M, K, BM: tl.constexpr, BN: tl.c
         tl.store(dx + base + offsets, sums.to(dx.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["M", "part_rows", "accumulate"])
+@jit(do_not_specialize=["M", "part_rows", "accumulate"])
 def matmul_dweight(
     dweight, dbias, dout, x, M, N, K, part_rows, accumulate,
     ONES: tl.constexpr, EVEN: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STRIP: tl.constexpr,
@@ -241,7 +242,7 @@ def store_sums(result, sums, first, size, accumulate, BLOCK: tl.constexpr):
     tl.store(result + n, sums.to(result.dtype.element_ty), mask=n < size)
 
 
-@triton.jit(do_not_specialize=["parts", "accumulate"])
+@jit(do_not_specialize=["parts", "accumulate"])
 def add_parts(dweight, dbias, partials, bias_partials, size, N, parts, accumulate, BLOCK: tl.constexpr):
     """dweight (+)= the sum of its partial sums, `size` each, in order; the last programs do the same for dbias."""
     block = tl.program_id(0)

@@ -1,10 +1,10 @@
 """RMSNorm's kernels, with and without a residual that is added first: rows in tiles, as layernorm_rows.py has them."""
 
 import torch
-import triton
 import triton.language as tl
 
 from kernels.triton import UNFUSED, blocks
+from kernels.triton.launching import jit
 from kernels.triton.layernorm_rows import (
     BACKWARD_BYTES,
     BACKWARD_THREAD,
@@ -20,7 +20,7 @@ from kernels.triton.layernorm_rows import (
 )
 
 
-@triton.jit(do_not_specialize=["rows"])
+@jit(do_not_specialize=["rows"])
 def forward_kernel(
     residual_out, out, rstd, x, residual, weight, rows, C, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -40,7 +40,7 @@ def forward_kernel(
     tl.store(out + start + at, y.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@jit(do_not_specialize=["rows"])
 def backward_kernel(
     dx, partials, dout, dresidual, x, weight, rstd, rows, C,
     ROWS: tl.constexpr, BLOCK: tl.constexpr, STAGES: tl.constexpr,
@@ -67,7 +67,7 @@ def backward_kernel(
     tl.store(partials + tl.program_id(0) * C + column, dweight, mask=column < C)
 
 
-@triton.jit(do_not_specialize=["programs"])
+@jit(do_not_specialize=["programs"])
 def add_partials(dweight, partials, programs, C, ACCUMULATE: tl.constexpr, COLUMNS: tl.constexpr, SLICES: tl.constexpr):
     """The sums of all programs, added in their order."""
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)

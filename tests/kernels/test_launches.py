@@ -211,6 +211,115 @@ assert there.launched()[-1].parameters[1][8:] == bytes(8)
 """)
 
 
+def a_triton_kernel(folder) -> str:
+    """A process's first lines: `scaled` of Triton's, `way`, the launches that went by Triton, and what is `there`."""
+    (folder / "scaled_rows.py").write_text("""
+import triton.language as tl
+from kernels.triton.launching import jit
+
+TERM = tl.constexpr(3)
+
+
+@jit(do_not_specialize=["rows"])
+def scaled(out, a, bias, n, rows, factor, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(a + i, mask=i < n) * factor + TERM + rows
+    if bias is not None:
+        x += tl.load(bias + i, mask=i < n)
+    tl.store(out + i, x, mask=i < n)
+""")
+    return f"""
+import sys, torch
+sys.path.insert(0, {str(folder)!r})
+there = stand_in.use()
+import scaled_rows
+from scaled_rows import scaled
+from triton import knobs
+way, run = [], scaled.run
+def triton_runs(*args, **options):
+    way.append(args)
+    return run(*args, **options)
+scaled.run = triton_runs
+out, a, b = (torch.empty(256) for _ in range(3))
+"""
+
+
+def test_a_triton_launch_of_a_known_kind_goes_to_the_driver_with_the_bytes_that_tritons_would_have(tmp_path):
+    in_a_process(
+        a_triton_kernel(tmp_path)
+        + """
+def launched(*args, grid=(2,), **constants):
+    there.forget()
+    scaled[grid](*args, BLOCK=128, **constants)
+    (found,) = there.launched()
+    return found
+calls = [(out, a, None, n, rows, factor) for n, rows, factor in ((200, 7, 0.5), (72, 1, 2.0))]
+calls.append((b, out, None, 8, 2**31 - 1, -1.0))
+of_triton = []
+for call in calls:
+    scaled.planned.clear()
+    of_triton.append(launched(*call))
+assert len(way) == 3 and len({each.parameters for each in of_triton}) == 3
+scaled.planned.clear()
+launched(*calls[0]), way.clear()
+assert [launched(*call) for call in calls] == of_triton and len(way) == 1, "rows of 1 are a kind of their own"
+assert launched(*calls[0], grid=(3, 2)).grid == (3, 2, 1) and len(way) == 1
+
+before = there.counts()["launches"]
+scaled[(0,)](*calls[0], BLOCK=128)
+assert there.counts()["launches"] == before and len(way) == 1, "no programs are no launch, and no error"
+
+# Another kind is Triton's, once: alignment, a bias, a number that is a constant, another option.
+for other in ((out[1:], a, None, 8, 7, 0.5), (out, a, b, 8, 7, 0.5), (out, a, None, 1, 7, 0.5)):
+    way.clear()
+    assert launched(*other) == launched(*other) and len(way) == 1, other
+way.clear()
+assert launched(*calls[0], num_warps=8).block == (256, 1, 1) and len(way) == 1
+
+# What Triton looks at in each launch is looked at.
+way.clear()
+knobs.runtime.launch_enter_hook.add(way.append)
+launched(*calls[0])
+assert len(way) == 2, "Triton, and the hook"
+knobs.runtime.launch_enter_hook.remove(way.append)
+way.clear()
+there.device = -1
+try:
+    scaled[(1,)](*calls[0], BLOCK=128)
+except Exception:
+    pass
+assert len(way) == 1, "a tensor on the CPU"
+there.device = 0
+before, scaled_rows.TERM = scaled_rows.TERM, scaled_rows.tl.constexpr(4)
+try:
+    scaled[(1,)](*calls[0], BLOCK=128)
+except RuntimeError as error:
+    assert "TERM has changed" in str(error), error
+else:
+    raise AssertionError("compiled with another constant")
+"""
+    )
+
+
+def test_triton_tells_no_more_kinds_apart_than_are_told_here(tmp_path):
+    in_a_process(
+        a_triton_kernel(tmp_path)
+        + """
+from kernels.triton.launching import told
+numbers = [0, 1, 2, 15, 16, 17, 33, 48, -1, -16, -17, 2**31 - 1, 2**31, 2**31 + 1, 2**31 + 16, 2**63 - 1, 2**63]
+numbers += [-(2**31), -(2**31) - 1, -(2**31) - 16, True, False, 0.0, 1.0, 0.5, None]
+tensors = [torch.empty(64, dtype=d)[n:] for d in (torch.float32, torch.bfloat16, torch.int64) for n in (0, 1, 2, 8)]
+binder = scaled.device_caches[0][-1]
+found = {}
+for value in numbers + tensors:
+    device, values, (kind,) = told((value,))
+    triton = repr(binder(out, a, None, value, 2, 0.5, BLOCK=128)[1])
+    assert found.setdefault(kind, triton) == triton, (value, kind)
+assert 12 < len(found) < len(numbers), "not a kind for each value either"
+"""
+    )
+
+
 def test_a_wrong_byte_is_seen():
     parameters = ["00" * 8, "07000000"]
     check_parameters("k", parameters, parameters, [[0], []])

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+from kernels.triton.launching import jit
 from kernels.triton.lists import Lists, address_of, chunk_of, number_of, size_of
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -23,7 +24,7 @@ def bias_correction(one_minus_beta, step):
     return -libdevice.expm1(step * libdevice.log1p(-one_minus_beta))
 
 
-@triton.jit
+@jit
 def adamw(
     weights, ms, vs, masters, grads, table,
     step, lr, grad_scale, one_minus_beta1, one_minus_beta2, eps,

@@ -30,6 +30,7 @@ from kernels.triton.attention_tiles import (
     queries_in_window,
     queries_of,
 )
+from kernels.triton.launching import jit
 from kernels.triton.math import LOG2_E
 from kernels.triton.tuning import Tiles, tune
 
@@ -136,7 +137,7 @@ def store_rows(x, values, first, T, stride, HS: tl.constexpr, ROWS: tl.constexpr
     tl.store(at, values.to(x.dtype.element_ty), mask=(first + row < T)[:, None] & (column < HS)[None, :])
 
 
-@triton.jit(do_not_specialize=["T", "heads", "NH"])
+@jit(do_not_specialize=["T", "heads", "NH"])
 def attention_forward(
     out, lse, q, k, v, T, stride, heads, NH, scale,
     GROUP: tl.constexpr, HS: tl.constexpr, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, EVEN: tl.constexpr,
@@ -180,7 +181,7 @@ def attention_forward(
     tl.store(lse + head.to(tl.int64) * T + query, (largest * scale + tl.log2(total)) / LOG2_E, mask=query < T)
 
 
-@triton.jit(do_not_specialize=["T", "heads", "NH"])
+@jit(do_not_specialize=["T", "heads", "NH"])
 def attention_dq(
     dq, statistics, dout, q, k, v, out, lse, T, stride, heads, NH, scale,
     GROUP: tl.constexpr, HS: tl.constexpr, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, EVEN: tl.constexpr,
@@ -219,7 +220,7 @@ def attention_dq(
     store_rows(dq + at, sums * (scale / LOG2_E), first, T, stride, HS, BM, WIDTH)
 
 
-@triton.jit(do_not_specialize=["T", "heads", "NH"])
+@jit(do_not_specialize=["T", "heads", "NH"])
 def attention_dkdv(
     dk, dv, dout, q, k, v, statistics, T, stride, heads, NH, scale,
     GROUP: tl.constexpr, HS: tl.constexpr, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, EVEN: tl.constexpr,

@@ -26,6 +26,7 @@ from kernels.triton.attention_tiles import (
     queries_of,
 )
 from kernels.triton.descriptors import described
+from kernels.triton.launching import jit
 from kernels.triton.math import LOG2_E
 from kernels.triton.tuning import Tiles, tune
 
@@ -94,7 +95,7 @@ def store_tile(x, values, b, head, row):
     x.store([b, head, row, 0], values.to(x.dtype).reshape(1, 1, x.block_shape[2], x.block_shape[3]))
 
 
-@triton.jit(do_not_specialize=["T", "heads", "NH"])
+@jit(do_not_specialize=["T", "heads", "NH"])
 def attention_forward(
     out, q, k, v, lse, T, heads, NH, scale,
     GROUP: tl.constexpr, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
@@ -132,7 +133,7 @@ def attention_forward(
     tl.store(lse + row.to(tl.int64) * T + query, (largest * scale + tl.log2(total)) / LOG2_E, mask=query < T)
 
 
-@triton.jit(do_not_specialize=["T", "heads", "NH"])
+@jit(do_not_specialize=["T", "heads", "NH"])
 def attention_dq(
     dq, dout, q, k, v, out, statistics, lse, T, heads, NH, scale,
     GROUP: tl.constexpr, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
@@ -162,7 +163,7 @@ def attention_dq(
     store_tile(dq, sums * (scale / LOG2_E), b, head, first)
 
 
-@triton.jit(do_not_specialize=["T", "heads", "NH"])
+@jit(do_not_specialize=["T", "heads", "NH"])
 def attention_dkdv(
     dk, dv, dout, q, k, v, statistics, T, heads, NH, scale,
     GROUP: tl.constexpr, WIDTH: tl.constexpr, CAUSAL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
@@ -220,13 +221,13 @@ def workspace(shape, phase):
     return flash.workspace(shape, phase)
 
 
+HEADS_FIRST = (0, 2, 1, 3)  # of (B, T, heads, HS), so that rows of a head follow one another
+
+
 def describe(rows, *tensors):
     """A descriptor of each (B, T, heads, HS), in tiles of `rows` rows of one head."""
-    for x in tensors:
-        B, T, heads, HS = x.shape
-        batch, row, head, _ = x.stride()
-        block = (1, 1, rows, power_of_2(HS))
-        yield described(x, (B, heads, T, HS), (batch, head, row, 1), block)
+    tile = (1, 1, rows, power_of_2(tensors[0].shape[3]))
+    return [described(x, tile, HEADS_FIRST) for x in tensors]
 
 
 def common(q, k, causal, window):

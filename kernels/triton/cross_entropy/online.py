@@ -4,10 +4,10 @@ Floor: forward one read of the logits, backward one read and one write; memory s
 with the pack they share and then not counted.
 """
 
-import triton
 import triton.language as tl
 
 from kernels.triton import blocks, power_of_2
+from kernels.triton.launching import jit
 from kernels.triton.math import LOG2_E
 from kernels.triton.online import launch_sizes, log_sum_exp
 
@@ -19,7 +19,7 @@ ELEMENTS = 32  # of a thread in a step
 BACKWARD_BLOCK = 4096  # columns of a program of backward
 
 
-@triton.jit(do_not_specialize=["V"])
+@jit(do_not_specialize=["V"])
 def cross_entropy_forward(losses, lse, logits, targets, V, VP, BLOCK: tl.constexpr, PACK: tl.constexpr):
     row = tl.program_id(0)
     x = logits + row.to(tl.int64) * VP
@@ -28,7 +28,7 @@ def cross_entropy_forward(losses, lse, logits, targets, V, VP, BLOCK: tl.constex
     tl.store(losses + row, found - tl.load(x + tl.load(targets + row)).to(tl.float32))
 
 
-@triton.jit(do_not_specialize=["V"])
+@jit(do_not_specialize=["V"])
 def cross_entropy_backward(dlogits, dlosses, logits, targets, lse, V, VP, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     start = row.to(tl.int64) * VP

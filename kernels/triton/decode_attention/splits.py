@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton import blocks, power_of_2
+from kernels.triton.launching import jit
 from kernels.triton.math import LOG2_E
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -57,7 +58,7 @@ def attend(sums, largest, total, q, k, v, visible, scale):
     return sums, largest, total
 
 
-@triton.jit(do_not_specialize=["T", "NH", "NKV"])
+@jit(do_not_specialize=["T", "NH", "NKV"])
 def keys_kernel(
     out, sums_of, numbers_of, k_cache, v_cache, qkv, lengths, T, NH, NKV, S, keys, scale,
     GROUP: tl.constexpr, HS: tl.constexpr, WIDTH: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, NEW: tl.constexpr,
@@ -115,7 +116,7 @@ def keys_kernel(
         tl.store(numbers_of + part * 2 + 1, total, mask=row < GROUP * T)
 
 
-@triton.jit(do_not_specialize=["T", "NH", "NKV", "splits"])
+@jit(do_not_specialize=["T", "NH", "NKV", "splits"])
 def join_kernel(
     out, sums_of, numbers_of, lengths, T, NH, NKV, splits, keys, scale,
     HS: tl.constexpr, WIDTH: tl.constexpr,

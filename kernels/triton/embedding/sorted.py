@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton import blocks
+from kernels.triton.launching import jit
 
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
@@ -27,7 +28,7 @@ BATCH = 8  # rows that are fetched at once
 SEARCHED = 256  # rows of the table whose first entry one program looks for
 
 
-@triton.jit
+@jit
 def embedding_forward(out, tokens, wte, wpe, n, T, C, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
@@ -39,7 +40,7 @@ def embedding_forward(out, tokens, wte, wpe, n, T, C, ROWS: tl.constexpr, COLUMN
     tl.store(out + rows.to(tl.int64)[:, None] * C + columns[None, :], x.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@jit
 def sum_sequences(
     dwpe, dout, B, T, C, ACCUMULATE: tl.constexpr, POSITIONS: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
@@ -67,7 +68,7 @@ def token_of(tokens, order, i, n):
     return tl.load(tokens + position, mask=i < n, other=0).to(tl.int32), position
 
 
-@triton.jit(do_not_specialize=["n", "tiles", "shift"])
+@jit(do_not_specialize=["n", "tiles", "shift"])
 def count_digits(counts, tokens, order, n, tiles, shift, TILE: tl.constexpr, DIGITS: tl.constexpr):
     """counts[tile, digit] of this program's tile."""
     tile = tl.program_id(0)
@@ -79,7 +80,7 @@ def count_digits(counts, tokens, order, n, tiles, shift, TILE: tl.constexpr, DIG
     tl.store(counts + tile * DIGITS + digits, counted)
 
 
-@triton.jit(do_not_specialize=["n", "tiles", "shift"])
+@jit(do_not_specialize=["n", "tiles", "shift"])
 def move_entries(
     out, counts, tokens, order, n, tiles, shift, TILE: tl.constexpr, DIGITS: tl.constexpr, AT_ONCE: tl.constexpr
 ):
@@ -111,7 +112,7 @@ def move_entries(
 # ---- the rows of the table, from positions in the order of their tokens ----------------------------------------------
 
 
-@triton.jit(do_not_specialize=["n", "V"])
+@jit(do_not_specialize=["n", "V"])
 def find_starts(starts, tokens, order, n, V, steps, SEARCHED: tl.constexpr):
     """starts[v]: the first entry whose token is at least v, for v = 0 … V. A binary search a row."""
     v = tl.program_id(0) * SEARCHED + tl.arange(0, SEARCHED)
@@ -139,7 +140,7 @@ def add_entries(total, dout, order, first, end, C, columns, BATCH: tl.constexpr)
     return total
 
 
-@triton.jit(do_not_specialize=["n"])
+@jit(do_not_specialize=["n"])
 def add_pieces(
     partials, dout, tokens, order, n, C, PIECE: tl.constexpr, BATCH: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
@@ -152,7 +153,7 @@ def add_pieces(
         tl.store(partials + piece * C + columns, total, mask=columns < C)
 
 
-@triton.jit(do_not_specialize=["V"])
+@jit(do_not_specialize=["V"])
 def add_rows(
     dwte, dout, partials, order, starts, C,
     ACCUMULATE: tl.constexpr, PIECE: tl.constexpr, BATCH: tl.constexpr, COLUMNS: tl.constexpr,

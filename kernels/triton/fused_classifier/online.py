@@ -5,9 +5,9 @@ meant to find the row in the L2 cache: programs are large, so that at most two s
 work are 26 MB on an H100. Then memory is read once, though the kernel asks for it twice. Not yet measured.
 """
 
-import triton
 import triton.language as tl
 
+from kernels.triton.launching import jit
 from kernels.triton.math import LOG2_E
 from kernels.triton.online import columns_of, launch_sizes, log_sum_exp
 
@@ -18,7 +18,7 @@ BLOCK = 16384  # columns of a step
 ELEMENTS = 32  # of a thread in a step
 
 
-@triton.jit(do_not_specialize=["V"])
+@jit(do_not_specialize=["V"])
 def classify_twice(logits, losses, targets, dlosses, V, VP, BLOCK: tl.constexpr, PACK: tl.constexpr):
     row = tl.program_id(0)
     x = logits + row.to(tl.int64) * VP

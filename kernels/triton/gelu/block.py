@@ -3,10 +3,10 @@
 Floor: forward one read and one write an element, backward two reads and one write.
 """
 
-import triton
 import triton.language as tl
 
 from kernels.triton import blocks
+from kernels.triton.launching import jit
 from kernels.triton.math import gelu, gelu_grad
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -14,7 +14,7 @@ DETERMINISTIC = True
 BLOCK = 1024
 
 
-@triton.jit
+@jit
 def gelu_forward(out, x, N, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < N
@@ -22,7 +22,7 @@ def gelu_forward(out, x, N, BLOCK: tl.constexpr):
     tl.store(out + i, gelu(value).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@jit
 def gelu_backward(dx, dout, x, N, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < N

@@ -4,10 +4,10 @@ Floor: every weight read once, at the bandwidth of the GPU's memory; x comes fro
 exactly, on the plain arithmetic units, which have the time for sixteen products a weight.
 """
 
-import triton
 import triton.language as tl
 
 from kernels.triton import UNFUSED, blocks
+from kernels.triton.launching import jit
 
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
@@ -17,7 +17,7 @@ SINGLE = dict(BN=4, BK=1024, num_warps=4)  # rows and columns of weight at a tim
 SEVERAL = {4: dict(BN=16, BK=64, num_warps=4, num_stages=4), 2: dict(BN=16, BK=256, num_warps=4, num_stages=3)}
 
 
-@triton.jit(do_not_specialize=["N"])
+@jit(do_not_specialize=["N"])
 def one_row(out, x, weight, N, K, BN: tl.constexpr, BK: tl.constexpr):
     n = tl.program_id(0) * BN + tl.arange(0, BN)
     rows = weight + n.to(tl.int64)[:, None] * K
@@ -30,7 +30,7 @@ def one_row(out, x, weight, N, K, BN: tl.constexpr, BK: tl.constexpr):
     tl.store(out + n, tl.sum(sums, 1).to(out.dtype.element_ty), mask=n < N)
 
 
-@triton.jit(do_not_specialize=["M", "N"])
+@jit(do_not_specialize=["M", "N"])
 def several_rows(out, x, weight, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
     m = tl.arange(0, BM)
     n = tl.program_id(0) * BN + tl.arange(0, BN)

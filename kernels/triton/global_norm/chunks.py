@@ -8,10 +8,10 @@ that neither their size nor the order of the tree leaves a trace in the result. 
 import math
 
 import torch
-import triton
 import triton.language as tl
 
 from kernels.triton import blocks
+from kernels.triton.launching import jit
 from kernels.triton.lists import Lists, address_of, chunk_of, size_of
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -22,7 +22,7 @@ FINAL_BLOCK = 1024
 MOST_PROGRAMS = 1024  # one for each lane of the second launch; a constant, so that the order is the same on every card
 
 
-@triton.jit(do_not_specialize=["chunks"])
+@jit(do_not_specialize=["chunks"])
 def sum_squares(
     sums,
     grads,
@@ -47,7 +47,7 @@ def sum_squares(
     tl.store(sums + tl.program_id(0), found)
 
 
-@triton.jit(do_not_specialize=["count"])
+@jit(do_not_specialize=["count"])
 def norm_of_sums(norm, sums, count, BLOCK: tl.constexpr):
     total = tl.zeros((BLOCK,), tl.float64)
     for start in range(0, count, BLOCK):

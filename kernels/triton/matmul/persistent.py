@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton import blocks, descriptors, matmul_tiles, multiprocessors
+from kernels.triton.launching import jit
 from kernels.triton.math import gelu, gelu_grad
 from kernels.triton.matmul_tiles import (
     STRIP,
@@ -59,7 +60,7 @@ CANDIDATES = [tile(128, 256, 64, 8, 4), tile(128, 256, 64, 8, 3), tile(128, 128,
 DWEIGHT = Tiles(half={90: CANDIDATES}, fp32=matmul_tiles.DWEIGHT.fp32)
 
 
-@triton.jit(do_not_specialize=["M", "N", "K"])
+@jit(do_not_specialize=["M", "N", "K"])
 def persistent_forward(
     out, pre_gelu, x, weight, bias, M, N, K,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STRIP: tl.constexpr, SLICE: tl.constexpr,
@@ -90,7 +91,7 @@ def send_out(
         out.store([row, column], sums.to(out.dtype))
 
 
-@triton.jit(do_not_specialize=["M", "N", "K"])
+@jit(do_not_specialize=["M", "N", "K"])
 def persistent_dx(
     dx, dout, weight, x_pre_gelu, M, N, K,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STRIP: tl.constexpr, SLICE: tl.constexpr,
@@ -117,7 +118,7 @@ def send_dx(dx, x_pre_gelu, sums, row, column, BM: tl.constexpr, BN: tl.constexp
         dx.store([row, column], sums.to(dx.dtype))
 
 
-@triton.jit(do_not_specialize=["M", "part_rows", "accumulate"])
+@jit(do_not_specialize=["M", "part_rows", "accumulate"])
 def mapped_dweight(
     dweight, dbias, dout, x, M, N, K, part_rows, accumulate,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STRIP: tl.constexpr,
@@ -216,7 +217,7 @@ def mapped(*tensors):
 
 def described(tensor, rows, columns):
     """For tiles of that size."""
-    return None if tensor is None else descriptors.described(tensor, tensor.shape, tensor.stride(), (rows, columns))
+    return None if tensor is None else descriptors.described(tensor, (rows, columns))
 
 
 def programs(rows, columns, config):

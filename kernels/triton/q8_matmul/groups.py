@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton import blocks, power_of_2
+from kernels.triton.launching import jit
 
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
@@ -24,7 +25,7 @@ def int8s(at, inside):
     return tl.load(at, mask=inside, other=0)
 
 
-@triton.jit(do_not_specialize=["N"])
+@jit(do_not_specialize=["N"])
 def rows(out, x, x_scales, weight, scales, N, K, G, KG, M: tl.constexpr, COLUMNS: tl.constexpr, STEP: tl.constexpr):
     n = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     row = n.to(tl.int64) * K
@@ -43,7 +44,7 @@ def rows(out, x, x_scales, weight, scales, N, K, G, KG, M: tl.constexpr, COLUMNS
         tl.store(out + m * N + n, sums.to(out.dtype.element_ty), mask=n < N)
 
 
-@triton.jit(do_not_specialize=["M", "N"])
+@jit(do_not_specialize=["M", "N"])
 def tiles(
     out, x, x_scales, weight, scales, M, N, K, G, KG,
     TILE_M: tl.constexpr, TILE_N: tl.constexpr, STEP: tl.constexpr,

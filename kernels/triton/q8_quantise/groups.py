@@ -4,10 +4,10 @@ Floor: x read once, a byte an element and a scale a group written; memory sets t
 power of two has lanes that are idle.
 """
 
-import triton
 import triton.language as tl
 
 from kernels.triton import blocks, power_of_2
+from kernels.triton.launching import jit
 
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
@@ -15,7 +15,7 @@ DETERMINISTIC = True
 ELEMENTS = 4096  # of a program
 
 
-@triton.jit(do_not_specialize=["GROUPS"])
+@jit(do_not_specialize=["GROUPS"])
 def quantise(q, scales, x, GROUPS, K, G, KG, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     group = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     start = group % KG * G

@@ -3,17 +3,17 @@
 Floor: two reads and one write an element; a twelfth of a FLOP a byte in fp32, so memory sets the pace.
 """
 
-import triton
 import triton.language as tl
 
 from kernels.triton import blocks
+from kernels.triton.launching import jit
 
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
 BLOCK = 1024
 
 
-@triton.jit
+@jit
 def residual_kernel(out, a, b, N, BLOCK: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * BLOCK
     i = start + tl.arange(0, BLOCK)

@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton import blocks
+from kernels.triton.launching import jit
 
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
@@ -24,7 +25,7 @@ def table_of(cos, sin, start, T, half, sign, WIDTH: tl.constexpr):
     return tl.load(cos + at, mask=pair < half, other=0.0), tl.load(sin + at, mask=pair < half, other=0.0) * sign
 
 
-@triton.jit
+@jit
 def rope_interleaved(
     x, start, cos, sin, T, H, R, half, sign, HEADS: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip
@@ -40,7 +41,7 @@ def rope_interleaved(
     tl.store(at, tl.reshape(turned, (HEADS, 2 * WIDTH)).to(x.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@jit
 def rope_halves(
     x, start, cos, sin, T, H, R, half, sign, HEADS: tl.constexpr, WIDTH: tl.constexpr
 ):  # fmt: skip

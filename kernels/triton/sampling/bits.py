@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton import power_of_2
+from kernels.triton.launching import jit
 from kernels.triton.math import LOG2_E
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -68,7 +69,7 @@ def weight_from(key, x, V, top, rate, BLOCK: tl.constexpr):
     return tl.sum(found, 0)
 
 
-@triton.jit(do_not_specialize=["V", "top_k"])
+@jit(do_not_specialize=["V", "top_k"])
 def sample(
     token, logits, u, V, VP, temperature, top_k, top_p,
     GREEDY: tl.constexpr, FEW: tl.constexpr, NUCLEUS: tl.constexpr, BITS: tl.constexpr, BLOCK: tl.constexpr,

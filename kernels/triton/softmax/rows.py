@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton import UNFUSED, blocks, power_of_2
+from kernels.triton.launching import jit
 from kernels.triton.math import LOG2_E
 from kernels.triton.online import LOWEST, add_packs, columns_of, pack_of, whole_of
 
@@ -34,7 +35,7 @@ def touched(column, visible, PACK: tl.constexpr):
     return column // PACK * PACK < visible
 
 
-@triton.jit(do_not_specialize=["R"])
+@jit(do_not_specialize=["R"])
 def softmax_forward(out, x, R, S, CAUSAL: tl.constexpr, PACK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, BLOCK)[None, :]
@@ -48,7 +49,7 @@ def softmax_forward(out, x, R, S, CAUSAL: tl.constexpr, PACK: tl.constexpr, ROWS
     tl.store(out + at, p.to(out.dtype.element_ty), mask=(row < R) & (column < S))
 
 
-@triton.jit(do_not_specialize=["R"])
+@jit(do_not_specialize=["R"])
 def softmax_backward(
     dx, dout, out, R, S, CAUSAL: tl.constexpr, PACK: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -68,7 +69,7 @@ def softmax_backward(
 # ---- a row that does not fit into registers --------------------------------------------------------------------------
 
 
-@triton.jit
+@jit
 def softmax_forward_long(out, x, S, CAUSAL: tl.constexpr, PACK: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     visible = visible_of(row, S, CAUSAL)
@@ -88,7 +89,7 @@ def softmax_forward_long(out, x, S, CAUSAL: tl.constexpr, PACK: tl.constexpr, BL
         tl.store(out + column, p.to(out.dtype.element_ty), mask=column < S)
 
 
-@triton.jit
+@jit
 def softmax_backward_long(dx, dout, out, S, CAUSAL: tl.constexpr, PACK: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     visible = visible_of(row, S, CAUSAL)

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from kernels.triton import blocks
+from kernels.triton.launching import jit
 from kernels.triton.math import LOG2_E
 
 DTYPES = ("fp32", "bf16", "fp16")
@@ -24,7 +25,7 @@ def sigmoid(g):
     return tl.where(g > 0, large, small), tl.where(g > 0, small, large)
 
 
-@triton.jit
+@jit
 def swiglu_forward(out, x, H, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -36,7 +37,7 @@ def swiglu_forward(out, x, H, BLOCK: tl.constexpr):
     tl.store(out + row * H + i, (gate * s * up).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@jit
 def swiglu_backward(dx, dout, x, H, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -57,6 +57,30 @@ def test_another_source_or_compiler_has_no_entry_and_is_compiled_anew(tmp_path, 
     assert table.known(mine, case, ARCH, "", file) is None
 
 
+def test_another_dtype_is_added_to_what_is_known(mine, file, monkeypatch):
+    compiled = []
+    calls = table._calls
+
+    def compile_calls(v, arch, dtype):
+        compiled.append(dtype)
+        return calls(v, arch, dtype)
+
+    monkeypatch.setattr(table, "_calls", compile_calls)
+    assert table.update([mine], [ARCH], ["fp32", "bf16"], 1, file) == 1 and compiled == ["fp32"]
+    assert all(table.known(mine, first_case(mine, dtype), ARCH, "", file) for dtype in ("bf16", "fp32"))
+    assert table.update([mine], [ARCH], ["bf16", "fp32"], 1, file) == 0
+
+
+def test_what_did_not_compile_is_tried_again(mine, file, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "_calls", lambda *_: 1 / 0)
+        table.update([mine], [ARCH], ["fp32"], 1, file)
+    assert table.known(mine, first_case(mine), ARCH, "", file), "what was there stays"
+    assert table.known(mine, first_case(mine, "fp32"), ARCH, "", file) is None
+    assert table.update([mine], [ARCH], ["fp32"], 1, file) == 1
+    assert table.known(mine, first_case(mine, "fp32"), ARCH, "", file)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": 0, "variants": {}}', '{"schema": 1, "variants": {"a": 1}}'])
 def test_a_table_that_is_none_is_empty(tmp_path, mine, text):
     file = tmp_path / "resources.json"

@@ -159,3 +159,20 @@ def test_what_a_call_leaves_to_another_stream_is_part_of_its_span():
     assert devices.span_seconds(1e-3, 1.02e-3) == 1e-3, "the host saw it 20 us later"
     assert devices.span_seconds(5e-6, 60e-6) == 5e-6
     assert devices.span_seconds(5e-6, 2e-3) == 2e-3 and devices.span_seconds(1e-3, 1.5e-3) == 1.5e-3
+
+
+def test_a_call_of_no_length_takes_no_less_than_none(monkeypatch):
+    """Of clocks of which each takes longer to read than all before: an interrupt may come between any two."""
+    reads: list[int] = []
+
+    def read() -> int:
+        reads.append(1000 * 4 ** len(reads))
+        return sum(reads)
+
+    for clock in ("PROCESS_TIME_NS", "THREAD_TIME_NS", "PERF_COUNTER_NS"):
+        monkeypatch.setattr(devices, clock, read)
+    monkeypatch.setattr(devices, "settle_threads_clocks", read)
+    with devices.WallTimer() as timer:
+        timer.start()
+        timer.stop()
+    assert timer.cpu_seconds[0] >= 0

@@ -20,6 +20,7 @@ from bench.show import terminal
 from bench.show.terminal import Screen
 from bench.trial import session
 from bench.trial.plan import plan_of
+from bench.trial.prove import Proof
 from bench.trial.session import Session
 from tests import commands, on_machine
 from tests.commands import Done
@@ -139,6 +140,26 @@ def test_a_wrong_variant_is_exit_code_2_and_its_row_says_the_evidence(tmp_path):
     assert {r["case_id"] for r in json.loads(again.stdout.splitlines()[-1])["records"]} == {
         r["case_id"] for r in json.loads(done.stdout.splitlines()[-1])["records"]
     }
+
+
+def test_what_a_stopped_session_killed_is_not_told_as_a_crash(tmp_path, monkeypatch):
+    """Ctrl-C in one lane kills the process that another waits for."""
+    proofs = tmp_path / "proofs"
+    given = small(tmp_path / "run", "--check-only", "--proofs", str(proofs))
+    one = Session(plan_of(**vars(layer.parser().parse_args(given)), argv=[]))
+    (v,) = [v for v in one.plan.chosen("residual") if v.name == "cpu.simd"]
+
+    def proves(*of, **_):
+        yield Proof(v, "forward", "fp32", cases=1, seeds=[1])
+        one.stopped = True
+        yield Proof(v, "backward", "fp32", "crash", evidence="its process died with SIGKILL", seeds=[1])
+
+    monkeypatch.setattr(session, "prove", proves)
+    with pytest.raises(session.Stopped):
+        list(one.prove(v, ["forward"], "fp32"))
+    one.run_.close()
+    assert [(r["phase"], r["status"]) for r in one.proved.values()] == [("forward", "ok")]
+    assert "SIGKILL" not in "".join(f.read_text() for f in proofs.rglob("*") if f.is_file())
 
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path):

@@ -32,9 +32,9 @@ def driver(monkeypatch):
     there = Driver()
     monkeypatch.setattr(gpu, "driver", lambda: there)
     monkeypatch.setattr(tensor_map, "place", lambda tensor: 1)
-    tensor_map._encoded.cache_clear()
+    tensor_map._kept.cache_clear()
     yield there
-    tensor_map._encoded.cache_clear()
+    tensor_map._kept.cache_clear()
 
 
 def test_the_driver_is_asked_for_the_tensor_from_its_contiguous_axis_on(driver):
