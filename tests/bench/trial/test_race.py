@@ -344,6 +344,14 @@ def test_where_memory_is_short_contestants_have_it_in_their_turns_alone(monkeypa
     assert set(FakeWorker.most_held) == {held} and FakeWorker.held == []
 
 
+@pytest.mark.parametrize(("free", "held"), [(1 << 40, 0), (1, 1)])
+def test_so_they_have_on_a_cpu(monkeypatch, free, held):
+    monkeypatch.setattr(timing.facts, "available_bytes", lambda: free)
+    found = race("eager", "fast", seconds=0.3)
+    assert all(c.running for c in found.contestants)
+    assert set(FakeWorker.most_held) == {held} and FakeWorker.held == []
+
+
 def test_a_library_is_compared_without_the_copies_that_end_its_calls():
     rounds = {"cold": [(0, n) for n in range(3)]}
 
