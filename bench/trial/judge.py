@@ -31,7 +31,7 @@ from bench.core.contents import Contents
 from bench.core.process import Process, ProcessFailed
 from bench.core.shared import Box, Given, Window, ipc_of, opened, placed, put_into, stored, values_in
 from bench.core.variants import Variant
-from bench.machine.devices import is_gpu, open_device
+from bench.machine.devices import Cpu, is_gpu, open_device
 from bench.trial import checks, truth
 from bench.trial.checks import Verdict
 from bench.trial.truth import Brief, Means, Yard
@@ -136,7 +136,7 @@ class JudgeRoom(process.Room):
             if not self.device:
                 self._store(self.known[key])
                 if sum(box.size for box in self.known[key].boxes) > KEPT_BYTES:
-                    _give_memory_back()
+                    Cpu().release_unused()
         return self.known[key].given
 
     def _store(self, known: Known) -> None:
@@ -243,7 +243,7 @@ class JudgeRoom(process.Room):
         self._close_window()
         self._release()
         if not self.device:
-            _give_memory_back()
+            Cpu().release_unused()
 
     def laid_out(self, case: Case, handed: Handed, values: Values) -> Arena:
         """What was handed back, as an arena."""
@@ -282,12 +282,6 @@ def _keep_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(MMAP_MAX, 0)
         library.mallopt(TRIM_THRESHOLD, MOST)
-
-
-def _give_memory_back() -> None:
-    """What glibc keeps and nothing uses."""
-    with suppress(AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])

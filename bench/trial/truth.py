@@ -41,11 +41,12 @@ import hashlib
 import inspect
 import json
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -699,11 +700,11 @@ def _run_moved(case: Case, values: Values) -> Values:
 
 # --- yards on disk ---------------------------------------------------------------------------------------------
 
-_WRITING = threading.Lock()
+_YARDS = threading.RLock()  # on disk, and what is known of them
 
 
 def _file(case: Case) -> Path:
-    return cache_dir() / "yards" / f"{case.layer}.json"
+    return cache_dir() / "yards" / f"{case.layer}.jsonl"
 
 
 def _key(case: Case, yardstick: Variant | None, device: str) -> str:
@@ -730,27 +731,42 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-_READ: dict[Path, tuple[object, dict[str, Any]]] = {}  # what a file held when it had this stamp
+@dataclass
+class _Read:
+    """What a file was found to hold, and how far it was read."""
+
+    inode: int
+    end: int = 0
+    entries: dict[str, Any] = field(default_factory=dict)
 
 
-def _stamp(file: Path) -> object:
-    with contextlib.suppress(OSError):
-        found = file.stat()
-        return found.st_ino, found.st_mtime_ns, found.st_size
-    return None
+_READ: dict[Path, _Read] = {}
 
 
 def _entries(file: Path) -> dict[str, Any]:
-    """What a file holds; read again where it was written anew."""
-    stamp = _stamp(file)
-    if file not in _READ or _READ[file][0] != stamp:
-        _READ[file] = stamp, files.recall(file)
-    return _READ[file][1]
+    """What a file holds, a line an entry; of one that grew what is new is read. What is no entry is left out."""
+    try:
+        with file.open("rb") as lines:
+            found = os.fstat(lines.fileno())
+            read = _READ.get(file)
+            if read is None or read.inode != found.st_ino or read.end > found.st_size:
+                read = _READ[file] = _Read(found.st_ino)
+            lines.seek(read.end)
+            whole, _, _ = lines.read(found.st_size - read.end).rpartition(b"\n")
+    except OSError:
+        return {}
+    read.end += len(whole) + bool(whole)
+    for line in whole.splitlines():
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            key, entry = json.loads(line)
+            read.entries[key] = entry
+    return read.entries
 
 
 def _recalled(case: Case, yardstick: Variant | None, device: str) -> list[Limits] | None:
     """What an earlier run found, or None; an entry that is not whole counts as none."""
-    entry = _entries(_file(case)).get(_key(case, yardstick, device))
+    with _YARDS:
+        entry = _entries(_file(case)).get(_key(case, yardstick, device))
     try:
         found = [
             Limits(float(noise), Size(*(float(x) for x in size)), float(formula), float(beside))
@@ -764,13 +780,22 @@ def _recalled(case: Case, yardstick: Variant | None, device: str) -> list[Limits
 def _remember(case: Case, yardstick: Variant | None, device: str, found: list[Limits]) -> None:
     """Keep what was found for later runs. A cache that cannot be written costs time, not the run."""
     entry = [(limits.noise, astuple(limits.honest), limits.formula_rms, limits.beside) for limits in found]
-    with _WRITING:
+    line = [_key(case, yardstick, device), entry]
+    with _YARDS, contextlib.suppress(OSError):
         file = _file(case)
-        entries = {**_entries(file), _key(case, yardstick, device): entry}
-        newest = dict(list(entries.items())[-KEPT:])
-        with contextlib.suppress(OSError):
-            files.put(file, json.dumps(newest).encode())
-            _READ[file] = _stamp(file), newest
+        entries = _entries(file)
+        if len(entries) >= KEPT:  # half of them go, so that a file is seldom written anew
+            newest = [*list(entries.items())[-(KEPT // 2) :], line]
+            files.put(file, b"".join(_line(key, value) for key, value in newest))
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # One write at the end of the file: several processes have their lines there whole.
+        with file.open("ab", buffering=0) as lines:
+            lines.write(_line(*line))
+
+
+def _line(key: str, entry: object) -> bytes:
+    return json.dumps([key, entry]).encode() + b"\n"
 
 
 # --- the comparison --------------------------------------------------------------------------------------------

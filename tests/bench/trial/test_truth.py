@@ -533,8 +533,26 @@ def test_a_damaged_entry_counts_as_none(monkeypatch, tmp_path, entry):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
     judge._remember(CASE, None, "cpu", [Limits()] * 3)
     assert judge._recalled(CASE, None, "cpu") == [Limits()] * 3
-    files.remember(judge._file(CASE), {judge._key(CASE, None, "cpu"): json.loads(entry)})
+    with judge._file(CASE).open("ab") as file:
+        file.write(judge._line(judge._key(CASE, None, "cpu"), json.loads(entry)))
     assert judge._recalled(CASE, None, "cpu") is None
+
+
+@pytest.mark.parametrize(
+    "line", [b"", b"\n", b"3\n", b"[1]\n", b'["a", [2], 3]\n', b"[[], 2]\n", b"\xff\x00{\n", b'["a']
+)
+def test_lines_that_are_no_entry_are_left_out_and_half_of_one_is_waited_for(monkeypatch, tmp_path, line):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    file = judge._file(CASE)
+    judge._remember(CASE, None, "cpu", [Limits()] * 3)
+    with file.open("ab") as lines:
+        lines.write(line)
+    assert list(judge._entries(file)) == [judge._key(CASE, None, "cpu")]
+    with file.open("ab") as lines:  # another process ends the line, or has one of its own
+        lines.write(b'", 5]\n' if line and not line.endswith(b"\n") else judge._line("a", 5))
+    assert judge._entries(file)["a"] == 5
+    files.put(file, judge._line("b", 6))  # … or writes the file anew
+    assert judge._entries(file) == {"b": 6}
 
 
 def test_what_is_kept_does_not_grow_without_end(monkeypatch, tmp_path):
@@ -543,7 +561,7 @@ def test_what_is_kept_does_not_grow_without_end(monkeypatch, tmp_path):
     for seed in range(5):
         judge._remember(dataclasses.replace(CASE, seed=seed), None, "cpu", [Limits()] * 3)
     kept = [bool(judge._recalled(dataclasses.replace(CASE, seed=seed), None, "cpu")) for seed in range(5)]
-    assert kept == [False, False, True, True, True]
+    assert kept == [False, False, True, True, True] and len(judge._file(CASE).read_text().splitlines()) == 3
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(monkeypatch, tmp_path):
