@@ -163,15 +163,17 @@ def settles(case: Case) -> bool:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a call is given: a draw, changed by a seed. Any rows of it can be had without the rest."""
+    """What a call is given: a draw, changed by a seed. Any rows of it can be had without the rest. `by`: the changes,
+    where they are not the seed's own: of one tensor out of lists."""
 
     case: Case
     drawn: Values
     seed: int = 0
+    by: dict[str, list[Change]] | None = None
 
     @functools.cached_property
     def _changes(self) -> dict[str, list[Change]]:
-        return changes(self.case, self.drawn, self.seed)
+        return changes(self.case, self.drawn, self.seed) if self.by is None else self.by
 
     @functools.cached_property
     def _settled(self) -> Values | None:
@@ -181,7 +183,15 @@ class Contents:
     def whole(self) -> Values:
         if self._settled is not None:
             return self._settled
+        if self.by is not None:
+            return self.rows(0, 0, ())
         return changed(self.case, self.drawn, self.seed) if self.seed else self.drawn
+
+    def nth(self, i: int, case: Case) -> "Contents":
+        """The i-th tensor of each list, in lists of one, of a layer that settles nothing; case: of these alone."""
+        drawn = {name: value[i : i + 1] if isinstance(value, list) else value for name, value in self.drawn.items()}
+        by = {n: c[i : i + 1] if isinstance(self.drawn.get(n), list) else c for n, c in self._changes.items()}
+        return Contents(case, drawn, self.seed, by)
 
     def rows(self, start: int, stop: int, names: Collection[str]) -> Values:
         """Everything, of tensors of these names only some rows of the first axis."""

@@ -45,6 +45,7 @@ BUSY, SPAN, GRAPH, WALL = "busy", "span", "graph", "perf_counter"
 # Of spinning before an event span, so that what is timed is queued before it begins: at least this, and so many times
 # what the host was seen to need for a call, but no more than a bound.
 BACKLOG_SECONDS, BACKLOG_FACTOR, MOST_BACKLOG_SECONDS = 200e-6, 1.5, 20e-3
+MALLOC_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc's
 FLUSH = 2  # times the last-level cache
 IDLE_SECONDS, IDLE_SHARE = 100e-6, 0.2  # after a call, until the host has seen that the GPU is idle
 Event = dict[str, Any]  # of a Chrome trace: times in microseconds
@@ -223,7 +224,9 @@ class Cpu:
         pass
 
     def release_unused(self) -> None:
-        pass
+        """What glibc keeps of what tensors gave back."""
+        if MALLOC_TRIM:
+            MALLOC_TRIM(0)
 
     def chip(self) -> tuple[str, int]:
         return facts.cpu()["model"] or facts.cpu()["architecture"], facts.usable_cores()

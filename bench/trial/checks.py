@@ -117,11 +117,14 @@ def same(one: Arena, other: Arena) -> bool:
 
 def compare(arena: Arena, brief: Brief) -> list[Finding]:
     """Every output of the contract against its yard; an output without a yard would be a bug here."""
+    parts = {
+        f"{t.name}[{i}]" if t.many else t.name: (i, part)
+        for t in contract.pass_of(brief.case.module, brief.case.phase).outputs
+        for i, part in enumerate(case.each(arena.outputs[t.name]))
+    }
     yards = {y.name: y for y in brief.yards}
-    findings = []
-    for t in contract.pass_of(brief.case.module, brief.case.phase).outputs:
-        for i, part in enumerate(case.each(arena.outputs[t.name])):
-            name = f"{t.name}[{i}]" if t.many else t.name
-            findings.append(truth.judge(part, yards.pop(name), sane=brief.case.edit is None))
-    assert not yards, f"outputs never compared: {sorted(yards)}"
-    return findings
+    assert yards.keys() == parts.keys(), f"outputs never compared: {sorted(yards.keys() ^ parts.keys())}"
+    findings = {}
+    for name, (_, part) in sorted(parts.items(), key=lambda item: item[1][0]):  # as truth comes that is worked out anew
+        findings[name] = truth.judge(part, yards[name], sane=brief.case.edit is None)
+    return [findings[name] for name in parts]

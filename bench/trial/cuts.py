@@ -3,7 +3,8 @@
 A shape is cut along the first of its long axes (`contract.LONG`) that leads every tensor that has it: the batch, or
 rows. An output that has the axis comes in pieces; one that has not is a sum over it, and the pieces' are added. Whether
 that is so of a layer is not believed but tried, on a small shape (`cut_of`): a formula of which it is not so is worked
-out in one piece.
+out in one piece. A layer over lists of tensors (an optimiser) is cut into the tensors of its lists, and those along
+their first axis, where that is so (`list_of`).
 """
 
 import functools
@@ -12,8 +13,9 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -68,6 +70,52 @@ def _cut_of(layer: str, phase: str, told: str) -> Cut | None:
             if _holds(module, layer, phase, shape, Cut(axis, granule), symbol):
                 return Cut(axis, granule)
     return None
+
+
+def list_of(case: Case) -> str | None:
+    """The name in the shape of the lists' sizes, where each tensor that comes out is made of those at its own place in
+    the lists, row by row; None where that is not so."""
+    return _list_of(case.layer, case.phase, json.dumps(case.shape, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=256)
+def _list_of(layer: str, phase: str, told: str) -> str | None:
+    module, shape = contract.load(layer), json.loads(told)
+    p = contract.pass_of(module, phase)
+    names = {t.shape for t in p.tensors() if t.many}
+    if len(names) != 1 or not all(t.many for t in p.outputs) or hasattr(module, "settle"):
+        return None
+    (name,) = names
+    if not all(shape[name]):  # a tensor without axes
+        return None
+    count = len(shape[name])
+    few = sorted({0, count // 3, 2 * count // 3, count - 1})
+    small = only(shape, name, *few)
+    small[name] = [(5, 3), (7,), (4, 2, 2), (6,)][: len(few)]
+    case = Case(layer, phase, small, "cut")
+    contents = Contents(case, draw(case), seed=1)
+    whole = truth(case, contents.whole())
+    for i in range(len(few)):
+        for start, stop, found in in_lists(case, contents, truth, name, i, 2).pieces():
+            assert found is not None
+            if not all(torch.equal(one(x), each(whole[out])[i][start:stop]) for out, x in found.items()):
+                return None
+    return name
+
+
+def only(shape: Shape, name: str, *places: int) -> Shape:
+    """The shape of lists that have these places alone; so have a shape's own lists of numbers, one a tensor."""
+    count = len(shape[name])
+    return {
+        key: [value[i] for i in places] if isinstance(value, list) and len(value) == count else value
+        for key, value in shape.items()
+    }
+
+
+def in_lists(case: Case, contents: Contents, run: Run, name: str, i: int, rows: int, **how: Any) -> "OfLists":
+    """The formula of the i-th tensor of each list, so many rows at a time. how: as `OfLists` has it."""
+    alone = replace(case, shape=only(case.shape, name, i))
+    return OfLists(alone, contents.nth(i, alone), run, Cut(name), rows, **how)
 
 
 def _leads(p: Pass, shape: Shape, axis: str) -> bool:
@@ -207,6 +255,50 @@ class Formula:
                 for name, value in sums.items():
                     made[name] = _added(made[name], value) if name in made else value
         return made
+
+
+@dataclass
+class OfLists(Formula):
+    """What a formula makes of one tensor of each list. One piece of all of a case is kept, `held` says whose."""
+
+    held: "list[OfLists]" = field(default_factory=list)
+    block: int = 0  # elements that are worked out at once, by several threads where there is more; 0: a piece
+    dtype: Callable[[str], torch.dtype] = lambda _: torch.float64  # that truth is kept in
+
+    def __post_init__(self) -> None:
+        (sizes,) = self.case.shape[self.cut.axis]
+        self.names = {t.name for t in contract.pass_of(self.case.module, self.case.phase).tensors() if t.many}
+        self.total, self.row = sizes[0], math.prod(sizes[1:])
+        self._last = None
+
+    def piece(self, number: int) -> Values | None:
+        for other in self.held:
+            if other is not self:
+                other.let_go()
+        self.held[:] = [self]
+        return super().piece(number)
+
+    def between(self, start: int, stop: int) -> Values | None:
+        rows = max(1, self.block // self.row)
+        if not self.block or stop - start <= rows:
+            return self._rows(start, stop)
+        starts = range(start, stop, rows)
+        first = self._rows(start, start + rows)
+        made: Values = {n: one(x).new_empty((stop - start, *one(x).shape[1:])) for n, x in first.items()}
+
+        def put(at: int) -> None:
+            for name, value in self._rows(at, min(at + rows, stop)).items():
+                one(made[name])[at - start : at - start + rows] = one(value)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(put, starts))
+        return made
+
+    def _rows(self, start: int, stop: int) -> Values:
+        shape = self.case.shape | {self.cut.axis: [(stop - start, *self.case.shape[self.cut.axis][0][1:])]}
+        made = self.run(replace(self.case, shape=shape), self.contents.rows(start, stop, self.names))
+        assert made is not None
+        return {name: each(value)[0].to(self.dtype(name)) for name, value in made.items()}
 
 
 def _added(a: Value, b: Value) -> Value:

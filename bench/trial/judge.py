@@ -29,9 +29,9 @@ from bench.core.arena import Arena, handed_bytes, memory_in, poison_of
 from bench.core.case import Case, Values
 from bench.core.contents import Contents
 from bench.core.process import Process, ProcessFailed
-from bench.core.shared import Box, Given, Window, ipc_of, opened, placed, put_into, stored
+from bench.core.shared import Box, Given, Window, ipc_of, opened, placed, put_into, stored, values_in
 from bench.core.variants import Variant
-from bench.machine.devices import is_gpu, open_device
+from bench.machine.devices import Cpu, is_gpu, open_device
 from bench.trial import checks, truth
 from bench.trial.checks import Verdict
 from bench.trial.truth import Brief, Means, Yard
@@ -44,6 +44,7 @@ CONTEXT = 600 << 20  # bytes of a process that uses a GPU before it has a tensor
 LEAST_WINDOW = 32 << 20  # bytes: most cases of a proof fit, so that it is made once
 TWO_CALLS = 1 << 30  # bytes of what a call leaves up to which a window has room for two
 SMALL = 1e8  # FLOPs plus bytes of a case that one thread is enough for: the others would take a core from who is proved
+KEPT_BYTES = 1 << 29  # of draws, beside which what was worked out in is not kept for the next formula
 TRIM_THRESHOLD, MMAP_MAX, MOST = -1, -4, 2**31 - 1  # of mallopt(3)
 
 
@@ -130,16 +131,19 @@ class JudgeRoom(process.Room):
         key = str(case)
         if key not in self.known:
             self._share_cores(case)
-            drawn = [truth.drawn(replace(case, seed=seed), self.where) for seed in seeds]
-            self.known[key] = Known(case, drawn, [], [])
+            draws = (truth.drawn(replace(case, seed=seed), self.where) for seed in seeds)
+            self.known[key] = Known(case, [*draws], [], [])
             if not self.device:
                 self._store(self.known[key])
+                self._release()
         return self.known[key].given
 
-    @staticmethod
-    def _store(known: Known) -> None:
+    def _store(self, known: Known) -> None:
+        """Into boxes. On a CPU they are the judge's draws as well: sealed, nobody else can write to them."""
         boxes, given = zip(*map(stored, known.draws), strict=True)
         known.boxes, known.given = list(boxes), list(given)
+        if not self.device:
+            known.draws = [values_in(box.bytes, at.table) for box, at in zip(boxes, given, strict=True)]
 
     def lay(self, case: Case, host: bool, why: str) -> list[Given]:
         """Put a case's draws where another process can get at them: into the window, or into boxes of the host's
@@ -236,10 +240,7 @@ class JudgeRoom(process.Room):
         self.known.clear()
         self.waiting.clear()
         self._close_window()
-        self._release()
-        if not self.device:
-            with suppress(AttributeError):
-                ctypes.CDLL(None).malloc_trim(0)
+        (self.device or Cpu()).release_unused()
 
     def laid_out(self, case: Case, handed: Handed, values: Values) -> Arena:
         """What was handed back, as an arena."""
@@ -258,8 +259,9 @@ class JudgeRoom(process.Room):
         return self.window.bytes[: handed.size].clone()
 
     def _release(self) -> None:
-        if self.device:
-            self.device.release_unused()
+        """Of memory that nothing uses: on a CPU the next formula is better off with it, unless it is gigabytes."""
+        if self.device or sum(box.size for known in self.known.values() for box in known.boxes) > KEPT_BYTES:
+            (self.device or Cpu()).release_unused()
 
     def broken(self) -> bool:
         """Whether the device is of no more use: an illegal address, say, ends a CUDA context."""

@@ -1,7 +1,7 @@
 """What judging and timing a case take of memory and time, and what is left out where that is too much.
 
-On a CPU by the size of the case alone. On a GPU by what the judge found there (`Means`): the memory that is free, its
-own FLOP/s in fp64 and bytes/s of a copy.
+On a CPU by the size of the case; where contestants would take most of the memory that is free they have it in turns.
+On a GPU by what the judge found there (`Means`): the memory that is free, its own FLOP/s in fp64 and bytes/s of a copy.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ DRAWN_BYTES = 1 << 27  # … and one draw where it is larger
 DEAR_SECONDS = 1.0  # on a GPU one truth where all together take longer
 PASSES = 50  # over all tensors in fp64 that a truth and a comparison are at most (counted: 5 to 53 of them)
 USED = 0.9  # of the memory that is free
+HELD = 2  # times its arena that a contestant on a CPU holds between its turns: it, and what was handed back
 SPARE = 3  # times its arena that a variant of torch makes on its way, and its process then holds
 
 
@@ -29,17 +30,20 @@ class Needs:
     parked: bool = False
 
 
-def of(case: Case, last: int, contestants: int = 1, means: Means | None = None) -> Needs:
-    """What a race is given. last: contents that are judged in the last turns; means: of a GPU."""
+def of(case: Case, last: int, contestants: int = 1, means: Means | None = None, free: int = 0) -> Needs:
+    """What a race is given. last: contents that are judged in the last turns; means: of a GPU; free: bytes, on a CPU, 0
+    where they are not known."""
     p = contract.pass_of(case.module, case.phase)
     flops = contract.flops(case.module, case.shape, case.phase)
     if means is None:
         dear = flops > DEAR_FLOPS or sum(t.bytes(case.shape) for t in p.outputs) > DEAR_BYTES
-        return Needs(1 if input_bytes(case) > DRAWN_BYTES else DRAWS, 1 if dear else TRUTHS)
+        draws = 1 if input_bytes(case) > DRAWN_BYTES else DRAWS
+        wanted = draws * input_bytes(case) + (contestants * HELD + SPARE) * handed_bytes(case)
+        return Needs(draws, 1 if dear else TRUTHS, parked=0 < USED * free < wanted)
     truths = TRUTHS if (TRUTHS + last) * truth_seconds(case, means) <= DEAR_SECONDS else 1
-    free = USED * means["free_bytes"]
+    room = USED * means["free_bytes"]
     for draws in (DRAWS, 1):
-        if judge_bytes(case, draws, truths + last, means) + contestants * contestant_bytes(case, draws, means) <= free:
+        if judge_bytes(case, draws, truths + last, means) + contestants * contestant_bytes(case, draws, means) <= room:
             return Needs(draws, truths)
     return Needs(1, truths, parked=True)
 

@@ -204,7 +204,7 @@ def race(
     with ThreadPoolExecutor(max_workers=1) as beside:
         if not is_gpu(setting.device):
             beside.submit(devices.make_pages)
-        pool = _pool(case, yardstick, judge, effort.caches, randomness, len(contestants))
+        pool = _pool(case, yardstick, judge, effort.caches, randomness, len(contestants), setting.device)
     for process in range(effort.processes):
         _start(contestants, case, pool, setting, randomness, progress)
         if is_gpu(setting.device) and WARM in effort.caches:
@@ -241,9 +241,11 @@ def _pool(
     caches: tuple[str, ...],
     randomness: random.Random,
     contestants: int = 1,
+    device: str = "cpu",
 ) -> Pool:
     """Few draws, and few truths, where they are dear."""
-    wanted = needs.of(case, len(caches), contestants, judge.means())
+    free = 0 if is_gpu(device) else facts.available_bytes() or 0
+    wanted = needs.of(case, len(caches), contestants, judge.means(), free)
     draws = wanted.draws
     known = [(randomness.randrange(draws), randomness.getrandbits(40)) for _ in range(len(caches) + wanted.truths)]
     seeds = [randomness.getrandbits(31) for _ in range(draws)]
@@ -261,6 +263,7 @@ def _enter(c: Contestant, pool: Pool, seed: int) -> None:
 
 
 def _leave(c: Contestant, pool: Pool) -> None:
+    """All that was judged of its turn is over."""
     if pool.parked and c.worker and c.worker.alive:
         c.worker.ask("leave")
 
@@ -274,7 +277,7 @@ def _start(
     progress: Callable[[str], None],
 ) -> None:
     running = [c for c in contestants if c.running]
-    if not is_gpu(setting.device):
+    if not is_gpu(setting.device) and not pool.parked:
         progress("setting up")
         with ThreadPoolExecutor(max_workers=SETTLING) as threads:
             try:

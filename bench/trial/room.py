@@ -23,7 +23,7 @@ import torch
 from bench import simulate
 from bench.core import process, world
 from bench.core.arena import Arena, Probe, workspace_of
-from bench.core.case import Case, Values, each, map
+from bench.core.case import Case, Scalar, Value, Values, each, map
 from bench.core.evidence import line_of, one_line, telling
 from bench.core.process import ProcessFailed
 from bench.core.replies import Seconds
@@ -168,6 +168,7 @@ class Room(process.Room):
             world.guard()
         self.arenas: list[Arena] = []  # one and, while a GPU is timed, copies of it
         self.last: Arena | None = None  # of the last call
+        self.arguments: tuple[list[Value | Scalar], Values] = [], {}  # that it was given
         self.pool: list[Values] = []  # draws that timed calls are given, where the device reads them
         self.settled: Case | None = None  # that timing will begin with
         self.box: Box | None = None  # what is handed back
@@ -361,8 +362,10 @@ class Room(process.Room):
         self.arena.reset(seed)
 
     def leave(self) -> None:
-        """Give the memory of a timed case back to the device, for others."""
+        """Give the memory of a timed case back, for others."""
         self.arenas, self.pool, self.last, self.replay = [], [], None, None
+        self.arguments, self.probes = ([], {}), []  # of what is there no more
+        self.box = self.box_before = None
         self.device.release_unused()
 
     def begin(self, clock: str) -> None:

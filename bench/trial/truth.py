@@ -41,11 +41,12 @@ import hashlib
 import inspect
 import json
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -80,6 +81,7 @@ DEVICE_BLOCK = 1 << 25  # … and on a GPU, where a launch and a look at its res
 LARGE = 1e9  # FLOPs plus bytes from which a GPU works in pieces, …
 IN_BLOCKS = 1e7  # … and a CPU in blocks, where it can
 YARD = 1 << 22  # elements of the piece that the yard of a large shape comes from
+ON_THE_WAY = 3  # times its truth that a piece of lists takes
 DRAWN_HERE = 16 << 20  # bytes of inputs up to which the CPU draws them for a GPU: the same for both
 MANY = 16  # blocks from which another thread is worth its start
 KEPT = 4096  # yards kept on disk, at most
@@ -121,12 +123,17 @@ class Where:
     place: str = "cpu"  # where tensors are
     key: str = "cpu"  # what yards on disk are kept under
     device: Device | None = None  # None: the CPU, where nothing is cut
-    piece_bytes: int = 4 << 30  # that a piece takes, with all that a formula makes on its way
+    piece_bytes: int = 4 << 30  # that a piece takes, with all that a formula makes on its way; 0: lists are not cut
     kept_bytes: int = 4 << 30  # of truth of one call's outputs; what is larger is worked out anew each time
 
     def cut(self, case: Case) -> Cut | None:
         """Where a case is cut, if it is large."""
         return cut_of(case) if self.device and work_of(case) > LARGE else None
+
+    def lists(self, case: Case) -> str | None:
+        """Where a case's tensors come in lists and are each other's in nothing, if it is large: on a CPU, too, for
+        a model's parameters with all that belongs to them are gigabytes."""
+        return cuts.list_of(case) if self.piece_bytes and work_of(case) > LARGE else None
 
     def formula(self, case: Case, contents: Contents, run: Run, cut: Cut) -> Formula:
         assert self.device
@@ -343,6 +350,8 @@ def _truths(case: Case, values: Values | Contents, where: Where = CPU) -> list[Y
     work = DTYPES[shape["dtype"]]
     if cut:
         return _truths_in_pieces(case, contents, where.formula(case, contents, cuts.truth, cut), where)
+    if name := where.lists(case):
+        return _truths_of_lists(case, contents, name, where)
     truth = (None if where.device else _truth_in_blocks(case, contents)) or truth_of(case, contents.whole())
     yards = []
     for t, name, i in _names(case):
@@ -367,6 +376,24 @@ def _truth_in_blocks(case: Case, contents: Contents) -> Values | None:
     workers = min(torch.get_num_threads(), 1 + shape[cut.axis] // rows // MANY)
     formula = Formula(case, contents, cuts.truth, cut, rows)
     return _with_old(case, contents, formula.side_by_side(lambda name: _kept_as(dtypes[name]), workers))
+
+
+def _truths_of_lists(case: Case, contents: Contents, name: str, where: Where) -> list[Yard]:
+    """Truth that is worked out anew, one tensor of the lists after the other."""
+    p, shape = contract.pass_of(case.module, case.phase), case.shape
+    dtypes = {t.name: DTYPES[t.dtype_in(shape)] for t in p.outputs if t.when(shape)}
+    how = dict(held=[], block=0 if where.device else BLOCK, dtype=lambda name: _kept_as(dtypes[name]))
+    element = ON_THE_WAY * sum(_kept_as(dtype).itemsize for dtype in dtypes.values())
+    formulas = []
+    for i, sizes in enumerate(shape[name]):
+        rows = min(sizes[0], max(1, where.piece_bytes // (element * math.prod(sizes[1:]))))
+        formulas.append(cuts.in_lists(case, contents, cuts.truth, name, i, rows, **how))
+    yards = []
+    for t, told, i in _names(case):
+        dtype, sizes = dtypes[t.name], tuple(shape[name][i])
+        again = Recomputed(formulas[i], t.name, _kept_as(dtype), sizes, torch.device(where.place))
+        yards.append(Yard(told, again, sizes, dtype, DTYPES[shape["dtype"]]))
+    return yards
 
 
 def _kept_as(dtype: torch.dtype) -> torch.dtype:
@@ -437,7 +464,9 @@ def _limits(
     case: Case, values: Values | Contents, yards: list[Yard], yardstick: Variant | None, where: Where
 ) -> list[Limits]:
     """The yard of each output, from this draw and, where that is cheap, from further ones; of a large case on a GPU
-    from some rows of it, unless an output is a sum over all of them."""
+    from some rows of it, unless an output is a sum over all of them; of large lists from some rows of each tensor."""
+    if name := where.lists(case):
+        return _limits_of_lists(case, _contents(case, values), name, yardstick, where)
     cut = where.cut(case)
     if cut and cut.names(case) >= {t.name for t, _, _ in _names(case)}:
         rows = cut.rows(case, YARD)
@@ -454,6 +483,21 @@ def _limits(
         samples = [a + b for a, b in zip(samples, more, strict=True)]
     least = _plain_noise(case, yards, yardstick, where)
     return [_limits_of(found, plain) for found, plain in zip(samples, least, strict=True)]
+
+
+def _limits_of_lists(
+    case: Case, contents: Contents, name: str, yardstick: Variant | None, where: Where
+) -> list[Limits]:
+    small = replace(where, device=None, piece_bytes=0)  # in one piece
+    by_place = []
+    for i, sizes in enumerate(case.shape[name]):
+        rows = min(sizes[0], max(1, YARD // math.prod(sizes[1:])))
+        part = replace(case, shape=cuts.only(case.shape, name, i) | {name: [(rows, *sizes[1:])]})
+        alone = contents.nth(i, part)
+        values = alone.rows(0, rows, {n for n, value in alone.drawn.items() if isinstance(value, list)})
+        found = _samples(part, values, _truths(part, values, small), yardstick, small)
+        by_place.append([_limits_of(samples, Limits()) for samples in found])
+    return [limits for output in zip(*by_place, strict=True) for limits in output]
 
 
 def _plain_noise(case: Case, yards: list[Yard], yardstick: Variant | None, where: Where) -> list[Limits]:
@@ -656,11 +700,11 @@ def _run_moved(case: Case, values: Values) -> Values:
 
 # --- yards on disk ---------------------------------------------------------------------------------------------
 
-_WRITING = threading.Lock()
+_YARDS = threading.RLock()  # on disk, and what is known of them
 
 
 def _file(case: Case) -> Path:
-    return cache_dir() / "yards" / f"{case.layer}.json"
+    return cache_dir() / "yards" / f"{case.layer}.jsonl"
 
 
 def _key(case: Case, yardstick: Variant | None, device: str) -> str:
@@ -687,27 +731,42 @@ def _sources() -> str:
     return digest.hexdigest()
 
 
-_READ: dict[Path, tuple[object, dict[str, Any]]] = {}  # what a file held when it had this stamp
+@dataclass
+class _Read:
+    """What a file was found to hold, and how far it was read."""
+
+    inode: int
+    end: int = 0
+    entries: dict[str, Any] = field(default_factory=dict)
 
 
-def _stamp(file: Path) -> object:
-    with contextlib.suppress(OSError):
-        found = file.stat()
-        return found.st_ino, found.st_mtime_ns, found.st_size
-    return None
+_READ: dict[Path, _Read] = {}
 
 
 def _entries(file: Path) -> dict[str, Any]:
-    """What a file holds; read again where it was written anew."""
-    stamp = _stamp(file)
-    if file not in _READ or _READ[file][0] != stamp:
-        _READ[file] = stamp, files.recall(file)
-    return _READ[file][1]
+    """What a file holds, a line an entry; of one that grew what is new is read. What is no entry is left out."""
+    try:
+        with file.open("rb") as lines:
+            found = os.fstat(lines.fileno())
+            read = _READ.get(file)
+            if read is None or read.inode != found.st_ino or read.end > found.st_size:
+                read = _READ[file] = _Read(found.st_ino)
+            lines.seek(read.end)
+            whole, _, _ = lines.read(found.st_size - read.end).rpartition(b"\n")
+    except OSError:
+        return {}
+    read.end += len(whole) + bool(whole)
+    for line in whole.splitlines():
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
+            key, entry = json.loads(line)
+            read.entries[key] = entry
+    return read.entries
 
 
 def _recalled(case: Case, yardstick: Variant | None, device: str) -> list[Limits] | None:
     """What an earlier run found, or None; an entry that is not whole counts as none."""
-    entry = _entries(_file(case)).get(_key(case, yardstick, device))
+    with _YARDS:
+        entry = _entries(_file(case)).get(_key(case, yardstick, device))
     try:
         found = [
             Limits(float(noise), Size(*(float(x) for x in size)), float(formula), float(beside))
@@ -721,13 +780,22 @@ def _recalled(case: Case, yardstick: Variant | None, device: str) -> list[Limits
 def _remember(case: Case, yardstick: Variant | None, device: str, found: list[Limits]) -> None:
     """Keep what was found for later runs. A cache that cannot be written costs time, not the run."""
     entry = [(limits.noise, astuple(limits.honest), limits.formula_rms, limits.beside) for limits in found]
-    with _WRITING:
+    line = [_key(case, yardstick, device), entry]
+    with _YARDS, contextlib.suppress(OSError):
         file = _file(case)
-        entries = {**_entries(file), _key(case, yardstick, device): entry}
-        newest = dict(list(entries.items())[-KEPT:])
-        with contextlib.suppress(OSError):
-            files.put(file, json.dumps(newest).encode())
-            _READ[file] = _stamp(file), newest
+        entries = _entries(file)
+        if len(entries) >= KEPT:  # half of them go, so that a file is seldom written anew
+            newest = [*list(entries.items())[-(KEPT // 2) :], line]
+            files.put(file, b"".join(_line(key, value) for key, value in newest))
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # One write at the end of the file: several processes have their lines there whole.
+        with file.open("ab", buffering=0) as lines:
+            lines.write(_line(*line))
+
+
+def _line(key: str, entry: object) -> bytes:
+    return json.dumps([key, entry]).encode() + b"\n"
 
 
 # --- the comparison --------------------------------------------------------------------------------------------

@@ -5,9 +5,8 @@ import pytest
 from bench.core import variants
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case
-from bench.trial import checks, truth
-
-VARIANTS = variants.discover()
+from bench.trial import checks
+from tests.kernels.briefs import VARIANTS, brief_of
 
 
 def right(layer: str, name: str, phase: str, shape: dict) -> bool:
@@ -17,7 +16,7 @@ def right(layer: str, name: str, phase: str, shape: dict) -> bool:
         pytest.skip(reason)
     module = variant.load()
     case = Case(layer, phase, shape, "test")
-    brief = truth.brief(case, variants.find(VARIANTS, layer, "torch.eager"))
+    brief = brief_of(case)
     arena = Arena(case, "cpu", workspace_of(module, case))
     arena.load(brief.values)
     arena.reset()

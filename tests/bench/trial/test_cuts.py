@@ -90,6 +90,42 @@ def test_a_sum_that_is_no_sum_over_rows_is_not_cut(monkeypatch):
     cuts._cut_of.cache_clear()
 
 
+def lists(*count: int) -> Case:
+    module = contract.load("adamw")
+    shape = module._shape([(n, 3) if n % 2 else (n,) for n in count]) | {"dtype": "bf16"}
+    return Case("adamw", "forward", shape, "lists", seed=2)
+
+
+def test_lists_are_cut_into_their_tensors_and_those_into_rows():
+    case = lists(5, 8, 1, 4, 7)
+    name = cuts.list_of(case)
+    assert name == "tensors" and cuts.list_of(timed("global_norm", "forward")) is None
+    contents = Contents(case, draw(case), seed=5)
+    whole = cuts.truth(case, contents.whole())
+    held: list[cuts.OfLists] = []
+    for i, sizes in enumerate(case.shape[name]):
+        formula = cuts.in_lists(case, contents, cuts.truth, name, i, 4, held=held, block=6)
+        for start, stop, found in formula.pieces():
+            assert found is not None and held == [formula]
+            for out, rows in found.items():
+                assert torch.equal(one(rows), each(whole[out])[i][start:stop]), (out, i, start)
+        assert formula.total == sizes[0]
+
+
+@pytest.mark.parametrize("mixed", ["along the list", "along a tensor"])
+def test_lists_whose_tensors_or_rows_depend_on_each_other_are_not_cut(monkeypatch, mixed):
+    module, honest = contract.load("adamw"), contract.load("adamw").forward
+
+    def forward(grads, *rest, **kept):
+        largest = max(g.abs().amax() for g in grads)
+        return honest([g / (largest if mixed == "along the list" else g.abs().amax()) for g in grads], *rest, **kept)
+
+    monkeypatch.setattr(module, "forward", forward)
+    cuts._list_of.cache_clear()
+    assert cuts.list_of(lists(5, 8, 1)) is None
+    cuts._list_of.cache_clear()
+
+
 @pytest.fixture
 def gpu():
     made = FakeGpu()

@@ -78,7 +78,14 @@ def test_fewer_truths_where_the_card_is_slow_in_double():
     assert needs.of(qkv, 2, 2, card(rate=1e11)).truths == 1
 
 
-def test_on_a_cpu_the_case_alone_decides():
+def test_on_a_cpu_contestants_take_turns_where_together_they_would_not_fit():
+    case = one("adamw", "forward", "", B=4)
+    assert needs.of(case, 2, 7, free=24 << 30).parked
+    assert not needs.of(case, 2, 7, free=48 << 30).parked and not needs.of(case, 2, 7).parked
+    assert not needs.of(one("layernorm", "forward", "", B=4), 2, 7, free=24 << 30).parked
+
+
+def test_on_a_cpu_the_case_alone_decides_how_much_is_drawn():
     assert needs.of(one("layernorm", "forward", "", "fp32", B=4), 2) == needs.Needs(3, 3)
     assert needs.of(one("fused_classifier", "forward", "", "fp32", B=4), 2) == needs.Needs(1, 1)
     assert needs.of(one("matmul", "forward", "fc", "fp32", B=4), 2).truths == 1

@@ -4,16 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from bench.core import variants
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case
 from bench.simulate import SimulationError
 from bench.simulate.launcher import ARCH, run_ptx
-from bench.trial import checks, truth
+from bench.trial import checks
 from kernels import cuda
 from kernels.cuda.compiler import compile_source
-
-EAGER = variants.find(variants.discover(), "attention", "torch.eager")
+from tests.kernels.briefs import brief_of
 
 
 def launch(seed: int):
@@ -31,7 +29,7 @@ def launch(seed: int):
 def prepared(module: ModuleType, phase: str, shape: dict, edit: str | None = None, seed: int = 0):
     """(arena, brief): a call of the variant is `arena.call(getattr(module, phase))`."""
     case = Case("attention", phase, shape, "test", seed, edit)
-    brief = truth.brief(case, EAGER)
+    brief = brief_of(case)
     arena = Arena(case, "cpu", workspace_of(module, case))
     arena.load(brief.values)
     arena.reset()

@@ -8,21 +8,15 @@ import pytest
 import torch
 
 from bench import simulate
-from bench.core import variants
-from bench.core.arena import Arena, workspace_of
-from bench.core.case import Case
-from bench.simulate import SimulationError
-from bench.simulate.launcher import ARCH, run_ptx
-from bench.trial import checks, truth
 from kernels import cuda
 from kernels.cuda.attention import mma
-from kernels.cuda.compiler import compile_source
 from reference import attention
+from tests.kernels.cuda import tensor_core_attention
+from tests.kernels.cuda.tensor_core_attention import launch, prepared
 
 pytestmark = pytest.mark.skipif(
     bool(reason := simulate.unavailable("cuda", mma.REQUIRES)), reason=reason or "the simulator runs here"
 )
-EAGER = variants.find(variants.discover(), "attention", "torch.eager")
 KERNELS = {
     "forward": (mma.forward_kernel,),
     "backward": (mma.statistics_kernel, mma.dkdv_kernel, mma.dq_kernel),
@@ -33,18 +27,6 @@ WINDOW = dict(BASE, window=20)
 KILLED = 0.9  # of the mutants, at least
 
 
-def launch(seed: int):
-    """What runs a launch in the simulator, its threads and blocks in the order of the seed (0: one after the other)."""
-
-    def run(call: cuda.Launch) -> None:
-        build = call.build
-        binary = compile_source(build.source, (build.name,), ARCH, "ptx", build.defines, build.appended)
-        where = call.grid, call.block, call.shared, call.arguments
-        run_ptx(binary.code.decode(), binary.names[build.name], *where, seed=seed, name=build.name)
-
-    return run
-
-
 @pytest.fixture(autouse=True)
 def _put_back():
     yield
@@ -52,18 +34,7 @@ def _put_back():
 
 
 def verdict(phase: str, shape: dict, edit: str | None = None, seed: int = 0) -> str:
-    """The project's own: "ok", the name of the check that failed, or the kind of the simulator's first report."""
-    case = Case("attention", phase, shape, "test", seed, edit)
-    brief = truth.brief(case, EAGER)
-    arena = Arena(case, "cpu", workspace_of(mma, case))
-    arena.load(brief.values)
-    arena.reset()
-    cuda.simulate_with(launch(seed))
-    try:
-        arena.call(getattr(mma, phase))
-    except SimulationError as error:
-        return error.reports[0].kind
-    return checks.inspect(arena, brief).check
+    return tensor_core_attention.verdict(mma, phase, shape, edit, seed)
 
 
 def test_rows_that_begin_at_8_bytes():
@@ -121,11 +92,7 @@ def test_rows_of_very_unlike_scores():
 
 @pytest.mark.parametrize("phase", KERNELS)
 def test_lanes_meet_in_no_bank_and_sectors_are_whole(phase):
-    case = Case("attention", phase, dict(BASE, T=128), "test")
-    arena = Arena(case, "cpu", workspace_of(mma, case))
-    arena.load(truth.brief(case, EAGER).values)
-    arena.reset()
-    cuda.simulate_with(launch(0))
+    arena, _ = prepared(mma, phase, dict(BASE, T=128))
     with simulate.count() as counts:
         arena.call(getattr(mma, phase))
     for total in (count.total for count in counts):
