@@ -14,11 +14,16 @@ setup:  ## make .venv with the torch build that fits this machine
 doctor: setup  ## what this machine is and what can run on it
 	$(PY) -m bench.doctor
 
+# A wrong row is no reason to leave the training step out: both are run, and the first bad exit code is the end's.
 bench: setup  ## the main job: this machine, attention's variants, a GPT-2 124M training step; results under runs/
 	$(PY) -m bench.doctor
-	$(PY) -m bench.layer attention --all --no-simulate -a B=2 --seconds 8
-	$(PY) -m bench.e2e gpt2-124m --steps 4
-	@echo "results, newest first:" && ls -1dt runs/*/ | head -n 2
+	@bad=0; \
+	for command in "bench.layer attention --all --no-simulate -a B=2 --seconds 8" "bench.e2e gpt2-124m --steps 4"; do \
+		echo "$(PY) -m $$command"; \
+		$(PY) -m $$command || { code=$$?; [ $$bad -ne 0 ] || bad=$$code; [ $$code -ne 130 ] || break; }; \
+	done; \
+	echo "results, newest first:"; ls -1dt runs/*/ | head -n 2; \
+	exit $$bad
 
 # Nothing is installed while a card waits: what is missing is said. Without .venv, the python that is there.
 ON_GPU := $(if $(wildcard $(PY)),$(PY),$(PYTHON))

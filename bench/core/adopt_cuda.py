@@ -204,8 +204,10 @@ def chosen(source: Path, unit: cplusplus.Unit) -> str:
     found = of(unit) or [d for n in behind for d in of(cplusplus.read(source, {n: "1"}, [cplusplus.HERE]))]
     here = [d for d in found if d.path == source.resolve()] or found
     names = list(dict.fromkeys("::".join((*d.scope, d.function.name)) for d in here if d.function))
-    if len(names) != 1:
-        raise CannotGoOn(f"{source.name} has {len(names)} kernels: --kernel {'|'.join(names) or 'NAME'}", cli.USAGE)
+    if not names:
+        raise CannotGoOn(f"{source.name} has no kernel (no __global__ function)", cli.USAGE)
+    if len(names) > 1:
+        raise CannotGoOn(f"{source.name} has {len(names)} kernels: --kernel {'|'.join(names)}", cli.USAGE)
     return names[0]
 
 

@@ -30,8 +30,10 @@ def adopted_triton(source: Path, layer: str, kernel: str | None) -> Adopted:
     called = {n.func.id for f in jitted.values() for n in ast.walk(f)
               if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}  # fmt: skip
     kernels = [name for name in jitted if name not in called]
-    if kernel is None and len(kernels) != 1:
-        raise CannotGoOn(f"{source.name} has {len(kernels)} kernels: --kernel {'|'.join(kernels) or 'NAME'}", USAGE)
+    if kernel is None and not kernels:
+        raise CannotGoOn(f"{source.name} has no kernel (no @triton.jit function that no other calls)", USAGE)
+    if kernel is None and len(kernels) > 1:
+        raise CannotGoOn(f"{source.name} has {len(kernels)} kernels: --kernel {'|'.join(kernels)}", USAGE)
     entry = kernel or kernels[0]
     if entry not in jitted:
         raise CannotGoOn(f"{source.name} has no @triton.jit function {entry} (it has: {', '.join(jitted)})")

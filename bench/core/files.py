@@ -63,9 +63,19 @@ def make_folder(folder: Path) -> None:
     """A folder to write to, made and tried before anything is measured for it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise CannotGoOn(f"{folder} cannot be a folder to write to: {_in_the_way(folder)}; choose another") from error
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise cannot_write(folder, error) from error
+
+
+def _in_the_way(folder: Path) -> str:
+    path = next(p for p in (*reversed(folder.parents), folder) if os.path.lexists(p) and not p.is_dir())
+    return f"{path} is {'a link that leads nowhere' if path.is_symlink() and not path.exists() else 'a file'}"
 
 
 def need_cache() -> None:

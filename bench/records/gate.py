@@ -31,8 +31,11 @@ def failed(found: Mapping[str, int], fail_on: Iterable[str]) -> list[str]:
     return [f"{found[kind]} {kind}" for kind in FAILURES if kind in fail_on and found.get(kind)]
 
 
-def headline(found: Mapping[str, int], fail_on: Sequence[str]) -> str:
-    """PASS or FAIL and why, in a line; what `any` would say where no gate was asked for."""
+def headline(found: Mapping[str, int], fail_on: Sequence[str], same: bool = False) -> str:
+    """PASS or FAIL and why, in a line; what `any` would say where no gate was asked for. same: both sides hold one run,
+    which no gate judges."""
+    if same:
+        return "--fail-on any would not judge this: one run on both sides"
     kinds = fail_on or ANY
     bad = failed(found, kinds)
     if not fail_on:

@@ -118,7 +118,8 @@ def runs_in(path: Path, code: int = FAILED, strict: bool = True) -> list[Loaded]
     if path.is_file():
         raise CannotGoOn(f"{path} is a file: a run is a folder, here {path.parent}", code)
     if not path.is_dir():
-        raise CannotGoOn(f"no such folder: {path}", code)
+        broken = " (a link that leads nowhere)" if path.is_symlink() else ""
+        raise CannotGoOn(f"no such folder: {path}{broken}", code)
     files = sorted(path.rglob(RECORDS))
     if not files:
         raise CannotGoOn(f"no run in {path}: neither it nor a folder in it has a {RECORDS}", code)

@@ -207,7 +207,7 @@ class Verdicts:
 
     def print(self, fail_on: Sequence[str] = ()) -> None:
         screen = console()
-        headline = gate.headline(self.found, fail_on)
+        headline = gate.headline(self.found, fail_on, bool(self.same))
         style = "bold" if not fail_on else "bold red" if gate.failed(self.found, fail_on) else "bold green"
         screen.print(headline, highlight=False, markup=False, style=style)
         if self.same:

@@ -16,7 +16,7 @@ def as_markdown(told: Verdicts, fail_on: Sequence[str]) -> str:
 
 
 def _lines(told: Verdicts, fail_on: Sequence[str]) -> Iterator[str]:
-    yield f"### {_text(headline(told.found, fail_on))}"
+    yield f"### {_text(headline(told.found, fail_on, bool(told.same)))}"
     yield ""
     for what, runs in (("before", told.before), ("after", told.after)):
         more = f", and {len(runs) - RUNS_LISTED} more" if len(runs) > RUNS_LISTED else ""

@@ -53,7 +53,10 @@ class Page:
 
     def __init__(self, told: Verdicts, fail_on: Sequence[str] = ()):
         self.data: dict[str, Chart] = {}
-        self.headline, self.failed = headline(told.found, fail_on), bool(failed(told.found, fail_on or ANY))
+        self.headline, self.failed = (
+            headline(told.found, fail_on, bool(told.same)),
+            bool(told.same) or bool(failed(told.found, fail_on or ANY)),
+        )
         self.differing, self.threshold = told.differing, threshold_text(told.thresholds)
         self.power = told.power_lines()
         self.lost = [f"{case_text(gone.case)}: {gone.why}" for gone in told.comparison.lost]

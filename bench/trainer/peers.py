@@ -98,7 +98,7 @@ class Peers:
         place = place or Place()
         self.rank, self.ranks, self.local = place.rank, place.ranks, place.local
         self.threads, self.machines = len(usable_cpus()), 1
-        self.attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self.attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("SLURM_RESTART_COUNT") or "0"
         self.store: dist.Store | None = None  # where there are others
 
     @classmethod
@@ -136,7 +136,8 @@ class Peers:
 
     @property
     def restarted(self) -> bool:
-        """Whether torchrun has started the ranks again after one was lost: the run is to go on, not to start."""
+        """Whether torchrun has started the ranks again after one was lost, or Slurm a job that it had put back into its
+        queue: the run is to go on, not to start."""
         return self.attempt != "0"
 
     @property

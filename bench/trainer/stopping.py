@@ -1,11 +1,13 @@
 """Ctrl-C and SIGTERM while training: the first asks for an end after the step, a second one ends at once."""
 
 import signal
+import time
 from types import FrameType, TracebackType
 
 from bench import cli
 
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ONE_WISH_S = 3.0  # at a time limit slurmstepd and srun both send SIGTERM (20 ms apart was seen); torchrun passes it on
 
 
 class Asked(Exception):
@@ -15,11 +17,13 @@ class Asked(Exception):
 class Stopping:
     """Use as a context manager, in the main thread; `asked` is the name of the signal that came, or "".
 
-    What was ignored stays ignored, as under nohup. quiet: another process says that it was heard.
+    SIGTERM soon after SIGTERM is the same wish, told by two; a person who presses Ctrl-C twice means it. What was
+    ignored stays ignored, as under nohup. quiet: another process says that it was heard.
     """
 
     def __init__(self, quiet: bool = False) -> None:
         self.asked, self.quiet = "", quiet
+        self._when = 0.0
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "Stopping":
@@ -41,7 +45,9 @@ class Stopping:
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
+        if name == self.asked == "SIGTERM" and time.monotonic() - self._when < ONE_WISH_S:
+            return
         if self.asked:  # every file is whole or not there, at any moment
             raise KeyboardInterrupt
-        self.asked = name
+        self.asked, self._when = name, time.monotonic()
         cli.say(f"{name}: this step is finished and a checkpoint written; once more ends at once", self.quiet)

@@ -7,7 +7,6 @@ Whoever reads the folder later, or goes on with it, needs nothing else.
 import importlib.util
 import itertools
 import json
-import logging
 import os
 import re
 import signal
@@ -33,6 +32,7 @@ LONGEST = 150  # characters of a case's name
 POLL_S = 0.05
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # by which a scheduler says that it will end a job
 PATIENCE_S = 60.0  # for cases that were asked to end, to write a checkpoint
+LOOK_S = 10.0  # between two looks at Slurm's queue
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def command(out: Path, wanted: list[Case], executor: str, wishes: Wishes, resume
     if as_json:
         cli.print_json({"out": str(out), "cases": found})
     else:
-        table(found).print(console())
+        table(found, "lost" if executor == "slurm" and wishes.wait else "not yet").print(console())
     if executor == "slurm" and not wishes.wait:
         return cli.OK
     codes = [cli.FAILED if case["code"] is None else case["code"] for case in found]
@@ -133,8 +133,14 @@ def begin(out: Path, wanted: list[Case], resume: bool) -> list[Case]:
 
 def outcome(out: Path, case: Case) -> int | None:
     """The exit code that a case ended with; None where it has not ended, or was cut off."""
+    ended = _read_ended(out, case.name)
+    return ended["code"] if ended else None
+
+
+def _read_ended(out: Path, name: str) -> dict[str, Any] | None:
     try:
-        return int(json.loads(_ended(out, case.name).read_text())["code"])
+        said = json.loads(_ended(out, name).read_text())
+        return {"code": int(said["code"]), "seconds": float(said["seconds"])}
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -208,9 +214,8 @@ def on_slurm(out: Path, jobs: list[tuple[Case, list[str]]], wishes: Wishes) -> N
         raise CannotGoOn("--executor slurm needs submitit: pip install 'layerbench[sweep]', or take --executor local")
     import submitit
 
-    logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns of each sacct where Slurm keeps no accounts
     folder = out.resolve()
-    lines = [(str(folder), case.name, line) for case, line in jobs]
+    lines = [(str(folder), case, line) for case, line in jobs]
     if not lines:
         return
     for case, _ in jobs:
@@ -233,21 +238,59 @@ def on_slurm(out: Path, jobs: list[tuple[Case, list[str]]], wishes: Wishes) -> N
         "submitted: " + ", ".join(f"{case.name} {each.job_id}" for (case, _), each in zip(jobs, submitted, strict=True))
     )
     try:
-        for each in submitted if wishes.wait else ():
-            each.wait()
+        if wishes.wait:
+            _await(out, {case.name: str(each.job_id) for (case, _), each in zip(jobs, submitted, strict=True)})
     except KeyboardInterrupt:
         for each in submitted:
             each.cancel(check=False)
         raise
 
 
-def job(out: str, name: str, line: list[str]) -> int:
-    """What a process of one of Slurm's jobs does: the case, or its part of it. The exit code.
+def _await(out: Path, waiting: dict[str, str]) -> None:
+    """Until every case has ended, which it says itself. waiting: jobs by the case's name.
+
+    A job that Slurm no longer has at two looks, and that has not said how it ended, never will: it was cancelled while
+    it waited, or killed. submitit's own wait asks sacct, and never returns then where Slurm keeps no accounts.
+    """
+    missing: set[str] = set()
+    look = time.monotonic() + LOOK_S
+    while waiting:
+        time.sleep(POLL_S)
+        for name in list(waiting):
+            if ended := _read_ended(out, name):
+                del waiting[name]
+                cli.say(f"ended: {name}, exit code {ended['code']}, {duration(ended['seconds'])}")
+        if time.monotonic() < look:
+            continue
+        queue = _queue()
+        gone = {name for name, number in waiting.items() if number not in queue} if queue is not None else set()
+        for name in sorted(gone & missing):
+            cli.say(
+                f"lost: {name}: job {waiting.pop(name)} is no longer in Slurm's queue and did not say how it ended "
+                f"(cancelled before it began, or killed); see {out / 'slurm'}, and --resume runs it again"
+            )
+        missing, look = gone, time.monotonic() + LOOK_S
+
+
+def _queue() -> set[str] | None:
+    """The numbers of our jobs that Slurm has not ended yet, N or ARRAY_N; None where it does not answer."""
+    line = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
+    try:
+        return set(subprocess.run(line, capture_output=True, text=True, timeout=60, check=True).stdout.split())
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def job(out: str, case: Case, line: list[str]) -> int:
+    """What a process of one of Slurm's jobs does: the case, or its part of it. The exit code. A job that Slurm starts
+    again, having put it back into its queue, goes on.
 
     Slurm sends every signal to all processes of a job. SIGTERM is the case's own matter: once is enough. The warning
     that time is nearly up (submitit asks for it 90 s ahead) becomes SIGTERM, so that the case keeps what it has.
     """
-    rank = int(os.environ.get("SLURM_PROCID", "0"))
+    rank, name = int(os.environ.get("SLURM_PROCID", "0")), case.name
+    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        line = case.command(Path(out) / name, resume=True)
     began = time.time()
     started: list[subprocess.Popen[bytes]] = []
     warned: list[int] = []
@@ -283,11 +326,7 @@ def _deaf() -> None:
 def summary(out: Path, case: Case) -> dict[str, Any]:
     """A case's name and exit code, None where it has not ended; the last of its losses, or how many records it has."""
     folder = out / case.name
-    said: dict[str, Any] = {"name": case.name, "code": outcome(out, case)}
-    try:
-        said["seconds"] = json.loads(_ended(out, case.name).read_text())["seconds"]
-    except (OSError, ValueError, TypeError, KeyError):
-        said["seconds"] = None
+    said: dict[str, Any] = {"name": case.name, **(_read_ended(out, case.name) or {"code": None, "seconds": None})}
     if (folder / FILE).is_file():
         for event in events(folder):
             if event["event"] == "step":
@@ -301,12 +340,13 @@ def summary(out: Path, case: Case) -> dict[str, Any]:
     return said
 
 
-def table(found: list[dict[str, Any]]) -> Sheet:
+def table(found: list[dict[str, Any]], without_end: str = "not yet") -> Sheet:
+    """What the cases came to. without_end: said of those that did not tell."""
     numbers = [Col(name, right=True) for name in ("ended", "after", "step", "loss", "val loss", "tok/s")]
     made = Sheet("what the cases came to", [Col("case"), *numbers, Col("records", rank=1, below=True)])
     for case in found:
         code, seconds = case["code"], case["seconds"]
-        ended = "not yet" if code is None else "ok" if code == cli.OK else f"exit code {code}"
+        ended = without_end if code is None else "ok" if code == cli.OK else f"exit code {code}"
         cells = [case["name"], ended, DASH if seconds is None else duration(seconds)]
         cells += [_told(case.get(key), form) for key, form in (("step", "d"), ("loss", ".4f"), ("val_loss", ".4f"))]
         cells += [_told(case.get("tokens_per_s"), ",.0f")]

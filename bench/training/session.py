@@ -543,8 +543,8 @@ def check_memory(plan: Plan) -> None:
     need = contestants * plan.job.model.parameters * BYTES_A_PARAMETER
     if need > have:
         raise CannotGoOn(
-            f"{contestants} trainings of {plan.job.model.name} side by side need about {need / 1e9:.0f} GB of memory, "
-            f"{have / 1e9:.0f} GB are free: take fewer (--baseline none, no --swap) or a smaller model"
+            f"{contestants} trainings of {plan.job.model.name} side by side need about {need / 1e9:.1f} GB of memory, "
+            f"{have / 1e9:.1f} GB are free: take fewer (--baseline none, no --swap) or a smaller model"
         )
 
 

@@ -136,12 +136,16 @@ def test_tokens_become_int32_and_a_launch_that_nobody_wrote_is_marked(folder):
     [
         ("softmax.cu", "softmax", {}, r"2 kernels: --kernel rows_kernel\|another"),
         ("softmax.cu", "softmax", {"kernel": "rows"}, r"no __global__ function rows \(it has: rows_kernel, another\)"),
+        ("empty.cu", "softmax", {}, r"empty.cu has no kernel \(no __global__ function\)"),
+        ("empty.py", "softmax", {}, r"empty.py has no kernel \(no @triton.jit"),
         ("softmax.cu", "softmx", {}, "unknown layer 'softmx'; did you mean"),
         ("nothing.cu", "softmax", {}, "is no file"),
         ("softmax.cu", "softmax", {"kernel": "another", "name": "No Name"}, "is no name for a file"),
     ],
 )
 def test_mistakes_are_told(folder, name, layer, more, says):
+    for empty in ("empty.cu", "empty.py"):
+        (folder / empty).write_text("\n")
     with pytest.raises(CannotGoOn, match=says):
         adopt(folder / name, layer, into=folder / "into", **more)
 

@@ -120,6 +120,7 @@ def test_the_same_run_twice_is_said_to_be_and_no_gate_lets_it_through(runs, draw
         assert run(one, other, "--json") == 0
         *told, document = capsys.readouterr().out.splitlines()
         assert any("hold the same run" in line for line in told) and json.loads(document)["same_run"]
+        assert not any("would pass" in line for line in told) and any("would not judge" in line for line in told)
     assert run(one, runs("b", drawn()), "--fail-on", "any") == 0
 
 

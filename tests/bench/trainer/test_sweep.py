@@ -16,7 +16,7 @@ import pytest
 from bench import HOME, cli
 from bench.cli import CannotGoOn
 from bench.trainer import sweep
-from bench.trainer.sweep import Case, Wishes, cases
+from bench.trainer.sweep import Case, Wishes, cases, job
 from tests import commands
 from tests.bench.trainer import runs
 
@@ -235,9 +235,6 @@ import multiprocessing, os, pickle
 class Job:
     def __init__(self, number, processes):
         self.job_id, self.processes = f"7_{number}", processes
-    def wait(self):
-        for process in self.processes:
-            process.join()
     def cancel(self, check=True):
         for process in self.processes:
             process.terminate()
@@ -299,6 +296,43 @@ def test_slurm_gets_one_job_a_case_and_ranks_have_their_logs(tmp_path, play, sub
     sweep.on_slurm(tmp_path, [], Wishes())
 
 
+def test_a_job_that_slurm_no_longer_has_is_lost_and_others_go_on(tmp_path, play, submitit, monkeypatch, capsys):
+    """Cancelled while it waited, or killed: it cannot say so itself, and the sweep had waited for ever."""
+    folder = tmp_path / "packages"
+    squeue = folder / "squeue"
+    squeue.write_text('#!/bin/sh\ntest "$*" = "--me --noheader --array --format=%i" && echo 7_1 && echo 8\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(sweep, "LOOK_S", 0.1)
+    monkeypatch.setattr(sweep, "job", lost_job)
+    jobs = play(("a", 0, 0), ("b", 1, 0))
+    sweep.on_slurm(tmp_path, jobs, Wishes())
+    assert [sweep.outcome(tmp_path, case) for case, _ in jobs] == [None, 0]
+    said = capsys.readouterr().err
+    assert "lost: a: job 7_0 is no longer in Slurm's queue" in said and "ended: b, exit code 0" in said
+    assert "lost: b" not in said
+    squeue.write_text("#!/bin/sh\nexit 1\n")  # Slurm does not answer: nobody is lost
+    assert sweep._queue() is None
+
+
+def lost_job(out: str, case: Case, line: list[str]) -> int:
+    return 0 if case.name == "a" else job(out, case, line)
+
+
+def test_a_job_that_slurm_starts_again_goes_on(tmp_path, monkeypatch):
+    """Preempted, requeued, its machine lost: the first time's command line would refuse the folder that is there."""
+    (tmp_path / "logs").mkdir()
+    monkeypatch.setattr(sweep.signal, "signal", lambda *given: None)
+    monkeypatch.setattr(Case, "command", lambda self, folder, resume: [sys.executable, "-c", f"print({resume})"])
+    case = Case("train", "a", ())
+    for count in (None, "0", "1"):
+        monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+        if count:
+            monkeypatch.setenv("SLURM_RESTART_COUNT", count)
+        assert job(str(tmp_path), case, case.command(tmp_path, False)) == 0
+    assert (tmp_path / "logs" / "a.log").read_text() == "False\nFalse\nTrue\n"
+
+
 def test_a_sweep_that_does_not_wait_leaves_and_can_be_looked_at_later(tmp_path, play, submitit):
     jobs = play(("a", 0.5, 0))
     sweep.on_slurm(tmp_path, jobs, Wishes(wait=False))
@@ -322,7 +356,7 @@ def test_where_slurm_or_submitit_is_missing_one_line_says_so(tmp_path, play, sub
 def slurm_job(tmp_path, play):
     """A job's process, with a case under way in it, in a session of its own as Slurm's are; and the case."""
     ((case, line),) = play(("a", 60, 0))
-    code = f"from bench.trainer.sweep import job; raise SystemExit(job({str(tmp_path)!r}, 'a', {line!r}))"
+    code = f"from bench.trainer.sweep import Case, job; raise SystemExit(job({str(tmp_path)!r}, {case!r}, {line!r}))"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=HOME, start_new_session=True)
     until = time.monotonic() + 60
     while not list(tmp_path.glob("*.begun")) and time.monotonic() < until:
