@@ -22,8 +22,8 @@ RUNGS = ("fp32", "bf16", "q8_0")  # of the ladder: what weights are kept in
 ABOVE = {
     "mbu": "MBU above 100%: the weights that a step reads fit into the last-level cache, or the bandwidth was measured "
     "while other programs were at work",
-    "mfu": "MFU above 100%: int8 weights are multiplied by instructions for bytes, and the ceiling is that of matmuls in "
-    "the working dtype, or it was measured while other programs were at work",
+    "mfu": "MFU above 100%: int8 weights are multiplied by instructions for bytes, and the ceiling is that of matmuls "
+    "in the working dtype, or it was measured while other programs were at work",
 }
 MOST_PARTS = 12  # of a step that are shown
 
