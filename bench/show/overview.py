@@ -105,7 +105,7 @@ def layers_card(best: list[Best]) -> Card:
     return Card(
         "layers against PyTorch's fastest",
         facts,
-        f"of {sum(counts[s] for s in STANDINGS)} cases (layer, shape, pass, dtype) of {layers} layers"
+        f"of {sum(counts[s] for s in STANDINGS)} cases (layer, shape, pass, dtype) of {layers} {'layer' if layers == 1 else 'layers'}"
         if facts
         else "No kernel was timed beside PyTorch.",
     )
