@@ -100,12 +100,13 @@ def layers_card(best: list[Best]) -> Card:
     """How many cases are faster than PyTorch's fastest entry, tied, slower, or too noisy to say."""
     counts = Counter(standing(b.row) for b in best)
     layers = len({b.layer for b in best if standing(b.row)})
+    of = "1 layer" if layers == 1 else f"{layers} layers"
     facts = [Fact(str(counts[s]), word, style) for s, (style, word) in STANDINGS.items() if counts[s] or s != "noisy"]
     facts = facts if any(counts[s] for s in STANDINGS) else []
     return Card(
         "layers against PyTorch's fastest",
         facts,
-        f"of {sum(counts[s] for s in STANDINGS)} cases (layer, shape, pass, dtype) of {layers} layers"
+        f"of {sum(counts[s] for s in STANDINGS)} cases (layer, shape, pass, dtype) of {of}"
         if facts
         else "No kernel was timed beside PyTorch.",
     )

@@ -397,3 +397,20 @@ def test_a_real_slurm_runs_a_sweep(tmp_path, data):
     done = commands.run("sweep", *line, *rest)
     assert done.returncode == 0, done.stderr
     assert [case["step"] for case in json.loads(done.stdout)["cases"]] == [2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("sbatch") is None, reason="no Slurm here; docs/scaling.md says how a node is set up")
+def test_a_real_slurm_ends_ranks_at_a_time_limit_and_their_checkpoint_is_whole(tmp_path, data):
+    """slurmstepd and srun both send SIGTERM: the run had ended without its checkpoint. Takes Slurm's least limit, a
+    minute."""
+    out, log = tmp_path / "run", tmp_path / "log"
+    options = ["--data", data, "--kernels", "torch.eager", "--batch", 1, "--seq", 8, "--steps", 10**6, "--threads", 1]
+    line = ["python", "-m", "bench.train", "gpt2-tiny", *options, "--lr", 1e-5, "--out", out]
+    script = f"srun {' '.join(map(str, [sys.executable, *line[1:]]))}"
+    batch = ["sbatch", "--wait", "--ntasks=2", "--time=1", f"--output={log}", f"--chdir={HOME}", f"--wrap={script}"]
+    subprocess.run(batch, timeout=400)
+    said = log.read_text()
+    assert "ended by SIGTERM after step" in said, said
+    (kept,) = (out / "checkpoints").glob("step-*")
+    assert f"ended by SIGTERM after step {int(kept.name.partition('-')[2])}:" in said
