@@ -114,7 +114,7 @@ PROCESS = re.compile(
 )
 ENVIRONMENT = "os.environ"
 EVALUATES = words("typing.get_type_hints typing.ForwardRef typing_extensions.get_type_hints string.Formatter")
-COMPILER = re.compile(r"triton\.(jit|runtime\.jit|experimental\.gluon\.jit)")
+COMPILER = re.compile(r"triton\.(jit|runtime\.jit|experimental\.gluon\.jit)|kernels\.triton\.launching\.jit")
 MOST_TEXT = 100  # of a finding
 # What views and parts of a tensor are told by is no tensor; nor are several.
 OF_NO_TENSOR = words(
