@@ -27,6 +27,7 @@ LAUNCHERS = frozenset(  # the harness's, in kernels/: they are trusted
             "triton/__init__.py",
             "triton/tuning.py",
             "triton/lists.py",
+            "triton/launching.py",
         ),
         "triton/descriptors.py",
         *(

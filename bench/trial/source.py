@@ -34,7 +34,7 @@ from reference import contract
 OFFERED = words(
     "Kernel Strided Argument Loaded as_int32 zeroed blocks most_shared MAX_PARAMETER_BYTES Unavailable WARP"
     " pack_width row_shape Lists tensor_map persistent_blocks multiprocessors capability power_of_2 described UNFUSED"
-    " Tiles Config TORCH_DTYPES tune text_of"
+    " Tiles Config TORCH_DTYPES tune text_of jit"
     " Products OUT DX DWEIGHT DEFAULT BIAS GELU_AUX_BIAS DGELU BGRADB WORKSPACE ROUND Attention"  # of libraries
 )
 IN_TUNING = words("put cache_dir random_call")  # files between calls, and numbers
@@ -115,6 +115,7 @@ PROCESS = re.compile(
 ENVIRONMENT = "os.environ"
 EVALUATES = words("typing.get_type_hints typing.ForwardRef typing_extensions.get_type_hints string.Formatter")
 COMPILER = re.compile(r"triton\.(jit|runtime\.jit|experimental\.gluon\.jit)")
+OUR_COMPILER = f"@{KERNELS / 'triton' / 'launching.py'}.jit"
 MOST_TEXT = 100  # of a finding
 # What views and parts of a tensor are told by is no tensor; nor are several.
 OF_NO_TENSOR = words(
@@ -207,7 +208,7 @@ class _Reader:
             return False
         decorators = [d.func if isinstance(d, ast.Call) else d for d in function.decorator_list]
         names = [self.files.dotted(self.file, d) or "" for d in decorators if self._given(d)]
-        return any(COMPILER.fullmatch(name) for name in names) and self._in_body(function, node)
+        return any(COMPILER.fullmatch(name) or name == OUR_COMPILER for name in names) and self._in_body(function, node)
 
     def _in_body(self, function: ast.FunctionDef, node: ast.AST) -> bool:
         """Not in its decorators, defaults and annotations, which are worked out where it is defined."""
