@@ -1,10 +1,20 @@
-"""For all tests: runs leave no page behind unless a test wants one (it takes seconds to build); a browser for pages."""
+"""For all tests: runs leave no page behind unless a test wants one (it takes seconds to build); a browser for pages;
+and time for what is slow."""
 
 import os
 
 import pytest
 
+SLOW_S = 1200  # of one test: of a minute where nothing else is at work a busy machine may make ten
+
 os.environ.setdefault("LAYERBENCH_REPORT", "0")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The limit of pyproject.toml is for tests that are not slow; some have one of their own."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SLOW_S))
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ CONTEXT = 600 << 20  # bytes of a process that uses a GPU before it has a tensor
 LEAST_WINDOW = 32 << 20  # bytes: most cases of a proof fit, so that it is made once
 TWO_CALLS = 1 << 30  # bytes of what a call leaves up to which a window has room for two
 SMALL = 1e8  # FLOPs plus bytes of a case that one thread is enough for: the others would take a core from who is proved
-KEPT_BYTES = 1 << 29  # of draws, after which what drawing took is not kept for the next formula
+KEPT_BYTES = 1 << 29  # of draws, beside which what was worked out in is not kept for the next formula
 TRIM_THRESHOLD, MMAP_MAX, MOST = -1, -4, 2**31 - 1  # of mallopt(3)
 
 
@@ -131,12 +131,11 @@ class JudgeRoom(process.Room):
         key = str(case)
         if key not in self.known:
             self._share_cores(case)
-            drawn = [truth.drawn(replace(case, seed=seed), self.where) for seed in seeds]
-            self.known[key] = Known(case, drawn, [], [])
+            draws = (truth.drawn(replace(case, seed=seed), self.where) for seed in seeds)
+            self.known[key] = Known(case, [*draws], [], [])
             if not self.device:
                 self._store(self.known[key])
-                if sum(box.size for box in self.known[key].boxes) > KEPT_BYTES:
-                    Cpu().release_unused()
+                self._release()
         return self.known[key].given
 
     def _store(self, known: Known) -> None:
@@ -241,9 +240,7 @@ class JudgeRoom(process.Room):
         self.known.clear()
         self.waiting.clear()
         self._close_window()
-        self._release()
-        if not self.device:
-            Cpu().release_unused()
+        (self.device or Cpu()).release_unused()
 
     def laid_out(self, case: Case, handed: Handed, values: Values) -> Arena:
         """What was handed back, as an arena."""
@@ -262,8 +259,9 @@ class JudgeRoom(process.Room):
         return self.window.bytes[: handed.size].clone()
 
     def _release(self) -> None:
-        if self.device:
-            self.device.release_unused()
+        """Of memory that nothing uses: on a CPU the next formula is better off with it, unless it is gigabytes."""
+        if self.device or sum(box.size for known in self.known.values() for box in known.boxes) > KEPT_BYTES:
+            (self.device or Cpu()).release_unused()
 
     def broken(self) -> bool:
         """Whether the device is of no more use: an illegal address, say, ends a CUDA context."""

@@ -70,7 +70,6 @@ def test_the_driver_is_asked_for_what_the_kernels_take():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_every_variant_asks_for_what_its_kernels_take():
     from tests.stand_in.calls import everything
 

@@ -292,7 +292,6 @@ def test_killed_at_random_moments_it_comes_to_the_same(data, tmp_path, uninterru
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(10))
 def test_killed_thirty_times(data, tmp_path, uninterrupted, seed):
     killed_and_resumed(data, tmp_path / "run", uninterrupted, 3, 100 + seed)

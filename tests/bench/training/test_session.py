@@ -458,11 +458,16 @@ def test_it_learns_as_pytorch_does():
 # --- GPU kernels without a GPU ---
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)  # a quiet machine takes two minutes, a busy one ten
-@pytest.mark.parametrize("model", ("gpt2-tiny", "llama2-tiny"))
-@pytest.mark.parametrize("kernels", ("triton", "cuda.shared"))
-@pytest.mark.parametrize("dtype", ("fp32", "bf16"))
+@pytest.mark.slow  # two minutes each
+@pytest.mark.parametrize(  # each pair of them once; each kernel at each dtype is proved by itself
+    ("model", "kernels", "dtype"),
+    [
+        ("gpt2-tiny", "triton", "fp32"),
+        ("gpt2-tiny", "cuda.shared", "bf16"),
+        ("llama2-tiny", "triton", "bf16"),
+        ("llama2-tiny", "cuda.shared", "fp32"),
+    ],
+)
 def test_a_step_of_gpu_kernels_is_inside_the_band_in_the_simulator(model, kernels, dtype, tmp_path):
     out = tmp_path / "run"
     where = ("--simulate", "--batch", 2, "--seq", 32, "--steps", 1, "--out", out)
