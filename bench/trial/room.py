@@ -168,7 +168,8 @@ class Room(process.Room):
             world.guard()
         self.arenas: list[Arena] = []  # one and, while a GPU is timed, copies of it
         self.last: Arena | None = None  # of the last call
-        self.arguments: tuple[list[Value | Scalar], Values] = [], {}  # that it was given
+        self.arguments: tuple[list[Value | Scalar], Values] = [], {}  # that it was given, …
+        self.probes: list[Probe] = []  # … and what was seen once it was over
         self.pool: list[Values] = []  # draws that timed calls are given, where the device reads them
         self.settled: Case | None = None  # that timing will begin with
         self.box: Box | None = None  # what is handed back

@@ -780,18 +780,18 @@ def _recalled(case: Case, yardstick: Variant | None, device: str) -> list[Limits
 def _remember(case: Case, yardstick: Variant | None, device: str, found: list[Limits]) -> None:
     """Keep what was found for later runs. A cache that cannot be written costs time, not the run."""
     entry = [(limits.noise, astuple(limits.honest), limits.formula_rms, limits.beside) for limits in found]
-    line = [_key(case, yardstick, device), entry]
+    key = _key(case, yardstick, device)
     with _YARDS, contextlib.suppress(OSError):
         file = _file(case)
         entries = _entries(file)
         if len(entries) >= KEPT:  # half of them go, so that a file is seldom written anew
-            newest = [*list(entries.items())[-(KEPT // 2) :], line]
-            files.put(file, b"".join(_line(key, value) for key, value in newest))
+            newest = [*list(entries.items())[-(KEPT // 2) :], (key, entry)]
+            files.put(file, b"".join(_line(*line) for line in newest))
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         # One write at the end of the file: several processes have their lines there whole.
         with file.open("ab", buffering=0) as lines:
-            lines.write(_line(*line))
+            lines.write(_line(key, entry))
 
 
 def _line(key: str, entry: object) -> bytes:

@@ -697,8 +697,8 @@ def test_on_a_cpu_large_lists_are_judged_without_their_truth_being_kept(monkeypa
         got = each(honest[name])[int(place[:-1])].clone()
         got.view(-1)[-1] += 5 * mine.rms
         assert judge.judge(got, mine).check == "inaccurate", mine.name
-        held = [formula._last for formula in mine.truth.formula.held]
-        assert len(held) == 1 and mine.truth.formula.held[0] is mine.truth.formula, "one piece of one tensor"
+        assert isinstance(mine.truth, judge.Recomputed) and isinstance(mine.truth.formula, cuts.OfLists)
+        assert mine.truth.formula.held == [mine.truth.formula], "one piece of one tensor"
 
 
 def test_what_is_not_finite_is_found_in_any_piece(gpu):
