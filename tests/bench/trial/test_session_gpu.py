@@ -295,9 +295,10 @@ def test_who_leaves_holds_nothing_of_a_case(room):
     room.call(0, 3, cold=True)
     room.hand_back()
     room.end()
-    assert room.device.memory()[0] > 0
+    held = sum(fence.raw.numel() for arena in room.arenas for fence in arena.fences.values())
+    before = room.device.memory()[0]
     room.leave()
-    assert room.device.memory()[0] == 0 and room.box is None
+    assert room.device.memory()[0] <= before - held < before and room.box is None
 
 
 def test_energy_that_cannot_be_read_is_null(room, monkeypatch):
