@@ -190,11 +190,11 @@ import triton.language as tl
 
 @triton.jit
 def rms(Y, Y_row_stride: tl.constexpr, X, X_row_stride: tl.constexpr, W, r,
-        n_cols: tl.constexpr, eps: tl.constexpr, BLOCK: tl.constexpr):
+        r_row_stride: tl.constexpr, n_cols: tl.constexpr, eps: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     i = tl.arange(0, BLOCK)
     X += row * X_row_stride
-    at = r + row
+    at = r + row * r_row_stride
     x = tl.load(X + i, mask=i < n_cols, other=0).to(tl.float32)
     scale = tl.math.rsqrt(tl.sum(x * x, axis=0) / n_cols + eps)
     tl.store(at, scale)
