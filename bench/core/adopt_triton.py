@@ -148,8 +148,9 @@ class _TritonWriter(Writer):
                 f"{name} = {self.main()}.stride({-1 if inner else -2})  # {DECIDE}: of which tensor and axis"
             )
             return name
-        # what has one row only has one axis
-        axis = -1 if inner or len(self.tensors[tensor].shape.split()) == 1 else -2
+        # what has one row only has one axis, and of numbers one a row a row is an element
+        shape = self.tensors[tensor].shape.split()
+        axis = -1 if inner or len(shape) == 1 or shape[-1] != self.columns() else -2
         return f"{tensor}.stride({axis})"
 
     def _constant_value(self, name: str) -> str:

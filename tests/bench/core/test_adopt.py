@@ -194,11 +194,11 @@ import triton.language as tl
 
 @triton.jit
 def rms(Y, Y_row_stride: tl.constexpr, X, X_row_stride: tl.constexpr, W, r,
-        n_cols: tl.constexpr, eps: tl.constexpr, BLOCK: tl.constexpr):
+        r_row_stride: tl.constexpr, n_cols: tl.constexpr, eps: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0)
     i = tl.arange(0, BLOCK)
     X += row * X_row_stride
-    at = r + row
+    at = r + row * r_row_stride
     x = tl.load(X + i, mask=i < n_cols, other=0).to(tl.float32)
     scale = tl.math.rsqrt(tl.sum(x * x, axis=0) / n_cols + eps)
     tl.store(at, scale)
@@ -209,9 +209,8 @@ def rms(Y, Y_row_stride: tl.constexpr, X, X_row_stride: tl.constexpr, W, r,
 def test_what_a_triton_kernel_has_as_constants_is_known_by_its_name_and_pointers_by_their_use(folder):
     _, text, decide = taken(folder, "rms.py", "rmsnorm", NORM)
     assert {line.partition(" ")[0] for line in decide} == {"BLOCK", "grid"}
-    assert (
-        "rms[grid](out, Y_row_stride=out.stride(-2), X=x, X_row_stride=x.stride(-2), W=weight, r=rstd, n_cols=C" in text
-    )
+    assert "rms[grid](out, Y_row_stride=out.stride(-2), X=x, X_row_stride=x.stride(-2), W=weight, r=rstd, " in text
+    assert "r_row_stride=rstd.stride(-1), n_cols=C, eps=eps, BLOCK=BLOCK)" in text
 
 
 @pytest.mark.parametrize(("kind", "asked"), [("__nv_bfloat16", " -a dtype=bf16"), ("float", "")])
