@@ -9,7 +9,7 @@ written into the same slices. With NKV < NH each key/value head serves NH/NKV qu
 
 import torch
 
-from reference.contract import FLAG, Pass, Shape, Tensor, applies
+from reference.contract import FLAG, Pass, Shape, Tensor, alike, applies, few_roundings
 
 Q, KV = "B T NH HS", "B T NKV HS"
 
@@ -92,12 +92,14 @@ RAGGED = [
 ]
 
 
+@few_roundings
 def huge_logit(tensors, shape):
     """One key far larger than the rest: exp overflows unless the row maximum is subtracted."""
     tensors["k"][:, 0] *= 30
     tensors["q"][:, -1] *= 30
 
 
+@alike
 def all_equal(tensors, shape):
     tensors["q"].fill_(0.5)
     tensors["k"].fill_(0.5)

@@ -219,6 +219,20 @@ def applies(
     return mark
 
 
+def alike(edit: Callable[[Any, Shape], None]) -> Callable[[Any, Shape], None]:
+    """Decorates an edit that makes all elements the result of one and the same operation: one exponential of one
+    number, say. Its error is in all of them, and no sum of many makes it less."""
+    edit.alike = True  # type: ignore[attr-defined]
+    return edit
+
+
+def few_roundings(edit: Callable[[Any, Shape], None]) -> Callable[[Any, Shape], None]:
+    """Decorates an edit after which few roundings decide how far off a whole row is: how large they are in one draw is
+    a matter of luck, so more draws tell what honest arithmetic does."""
+    edit.few_roundings = True  # type: ignore[attr-defined]
+    return edit
+
+
 def wide(shape: Shape) -> bool:
     """Whether the working dtype has fp32's exponents: 1e20 and 1e-20 are numbers in it."""
     return shape["dtype"] != "fp16"

@@ -10,7 +10,7 @@ What lies past a sequence's tokens was never written: it may be anything, NaN to
 
 import torch
 
-from reference.contract import FLAG, ITEM_SIZE, Pass, Shape, Tensor, applies
+from reference.contract import FLAG, ITEM_SIZE, Pass, Shape, Tensor, alike, applies, few_roundings
 
 CACHE = "B NKV S HS"
 
@@ -110,6 +110,7 @@ def infinite_rest(tensors, shape):
     tensors["k_cache"][..., ::2, :].masked_fill_(tensors["k_cache"][..., ::2, :].isinf(), -torch.inf)
 
 
+@few_roundings
 def huge_logit(tensors, shape):
     """The first key is far larger than the rest: exp overflows unless the row maximum is subtracted."""
     q, k, _ = _new(tensors, shape)
@@ -127,6 +128,7 @@ def later_ones(tensors, shape):
         k[:, t, :, 0] = 32.0 * (t + 2)
 
 
+@alike
 def all_equal(tensors, shape):
     """All scores are the same: out is the mean of the values that a query sees."""
     q, k, _ = _new(tensors, shape)

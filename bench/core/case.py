@@ -48,6 +48,19 @@ class Case:
     def accumulate(self) -> bool:
         return bool(self.shape.get("accumulate"))
 
+    @property
+    def alike(self) -> bool:
+        """Whether one and the same operation made all elements (contract.alike)."""
+        return self._marked("alike")
+
+    @property
+    def few_roundings(self) -> bool:
+        """Whether few roundings decide how far off it is (contract.few_roundings)."""
+        return self._marked("few_roundings")
+
+    def _marked(self, mark: str) -> bool:
+        return self.edit is not None and getattr(self.module.CASES[self.edit], mark, False)
+
     def __str__(self) -> str:
         sizes = ", ".join(f"{k}={_short(v)}" for k, v in self.shape.items())
         return f"{self.layer} {self.phase} {self.name} ({sizes}, seed {self.seed})"

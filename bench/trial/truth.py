@@ -21,8 +21,10 @@ Small cases draw these errors from several seeds: the largest error of few eleme
 **Whole outputs are compared**, by three figures, each against the yard's: the rms over all elements, the rms of the
 worst stretch (some 128 to 1024 neighbours: a row, where rows are of that length), and the largest error. The last one
 alone is noisy, so an element may be K_ONE, not K, times the largest (docs/false_alarms.md says how seldom an honest
-variant meets these limits). Where the truth is not finite the same must come out, and nowhere else anything not
-finite, unless the truth rounds to infinity in the output's dtype.
+variant meets these limits); so may all in fp32, where a structured case makes them all by one operation
+(contract.alike): there is one error then, however many elements have it, and torch's may be nothing by luck. Where the
+truth is not finite the same must come out, and nowhere else anything not finite, unless the truth rounds to infinity in
+the output's dtype.
 
 Truth is kept in fp64 for outputs in fp32 and fp64. For narrower outputs it is kept in fp32: its rounding is at most
 2^-12 of half a unit of theirs.
@@ -67,12 +69,17 @@ from reference import contract
 K = 4.0  # an error may be this many times the yard's
 K_ONE = 8.0  # the largest error of one element may be this many times the yard's largest
 FLOOR_ALL = 0.5  # units that the yard is at least: the rms of a value rounded correctly is 0.4,
-FLOOR_ONE = 1.0  # and its largest error 1
+FLOOR_ONE = 1.0  # and its largest error 1; …
+FLOOR_ALIKE = (
+    4.0  # … one that all elements have: K_ONE times that are some thirty units in the last place of fp32. Vector
+)
+# libraries have exponentials that are good to twenty (PyTorch's own flash attention uses one), and make sums of many.
 ANOTHER_DRAW = 1.5  # the noise of one draw may be this many times that of another
 SANE = 0.05  # and nobody, torch included, may be off by more than this share of the truth's rms
 NOTHING = 1e-6  # a truth this small, from inputs of size one, is all cancellation: no share of it can be asked for
 DEAR = 1e9  # FLOPs plus bytes of a case whose truth is not worked out a second time, with moved inputs
 CHEAP = 2e7  # FLOPs plus bytes that all seeds of a case may cost
+WORTH = 2e8  # … where many elements are no help, for they share few roundings
 SEEDS, ENOUGH = 8, 256  # seeds that are drawn, until so many elements were seen of each output
 NORMAL_MEDIAN = 0.6745  # of magnitudes, as a share of their rms, where they are normally distributed
 SHORT, LONG = 128, 1024  # elements of a stretch
@@ -215,6 +222,7 @@ class Yard:
     dtype: torch.dtype  # the output's own
     work: torch.dtype  # the case's working dtype
     limits: Limits = Limits()
+    alike: bool = False  # one operation made all elements, and no rounding to a narrow dtype hides its error
 
     @property
     def exact(self) -> bool:
@@ -244,14 +252,17 @@ class Yard:
     def allowed(self) -> Size:
         """How large errors may be."""
         honest, largest, count = self.limits.honest, self.share * self.peak + self.noise, len(self.truth)
-        one = K_ONE * max(honest.one, FLOOR_ONE)
-        # Of few elements the rms is as noisy as the largest: one that may be so far off must not fail it.
+        floor = FLOOR_ALIKE if self.alike else FLOOR_ONE
+        one = K_ONE * max(honest.one, floor)
+        # Of few elements the rms is as noisy as the largest: one that may be so far off must not fail it. Elements that
+        # are all one operation's are few, however many they are.
+        count = min(count, 1) if self.alike else count
         alone = one / math.sqrt(count) if 0 < count < SHORT else 0.0
         return Size(
             one,
             max(alone, K * max(honest.stretch, FLOOR_ALL)),
             max(alone, K * max(honest.all, FLOOR_ALL)),
-            K_ONE * max(honest.absolute, FLOOR_ONE * largest),
+            K_ONE * max(honest.absolute, floor * largest),
         )
 
     @functools.cached_property
@@ -330,14 +341,21 @@ def yards_of(
     else:
         found = [yard.limits.elsewhere() for yard in like]
     yards = _truths(case, values, where)
-    return [replace(yard, limits=limits) for yard, limits in zip(yards, found, strict=True)]
+    return _limited(case, yards, found)
+
+
+def _limited(case: Case, yards: list[Yard], found: list[Limits]) -> list[Yard]:
+    return [
+        replace(yard, limits=limits, alike=case.alike and yard.dtype.itemsize > 2)
+        for yard, limits in zip(yards, found, strict=True)
+    ]
 
 
 def worked_out(case: Case, values: Values | Contents, yardstick: Variant | None, where: Where = CPU) -> list[Yard]:
     """`yards_of` without a look at what is kept."""
     yards = _truths(case, values, where)
     found = _limits(case, values, yards, yardstick, where)
-    return [replace(yard, limits=limits) for yard, limits in zip(yards, found, strict=True)]
+    return _limited(case, yards, found)
 
 
 def _contents(case: Case, values: Values | Contents) -> Contents:
@@ -550,8 +568,10 @@ def work_of(case: Case) -> float:
 
 def _draws(case: Case, yards: list[Yard]) -> int:
     fewest = min((yard.truth.numel() for yard in yards if not yard.exact), default=ENOUGH)
-    wanted = math.ceil(ENOUGH / max(fewest, 1))
-    return max(1, min(wanted, SEEDS, int(CHEAP / max(1, work_of(case)))))
+    wanted, most = math.ceil(ENOUGH / max(fewest, 1)), CHEAP
+    if case.few_roundings and DTYPES[case.shape["dtype"]].itemsize > 2:  # the roundings of a narrow dtype are many
+        wanted, most = SEEDS, WORTH
+    return max(1, min(wanted, SEEDS, int(most / max(1, work_of(case)))))
 
 
 def _limits_of(samples: list[_Sample], least: Limits) -> Limits:

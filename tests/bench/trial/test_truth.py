@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -417,6 +418,27 @@ def test_torch_that_is_exact_by_luck_on_an_edit_is_no_yard_for_a_narrow_output()
     flash = call(variants.find(ALL, "attention", "torch.sdpa_flash").load().backward, case, values)
     assert not wrong(case, yards, flash)
     assert wrong(case, yards, flash | {"dv": one(flash["dv"]) * 1.05}) == ["dv"]
+
+
+@pytest.mark.parametrize("name", ["all_equal, ragged 3", "ragged 3"])
+def test_the_error_of_one_exponential_that_made_all_elements_is_one_error(name):
+    """Scores that are all equal: an exponential that is off by 20 units in the last place is off everywhere alike."""
+    case, values, yards = proved("attention", "backward", "fp32", name)
+    assert case.alike == name.startswith("all_equal")
+    honest = call(variants.find(ALL, "attention", "torch.eager").load().backward, case, values)
+    off = [wrong(case, yards, honest | {"dv": one(honest["dv"]) * (1 + ulps * 2.0**-23)}) for ulps in (20, 100)]
+    assert off == [[] if case.alike else ["dv"], ["dv"]]
+
+
+def test_where_few_roundings_decide_more_draws_are_the_yard():
+    """One key is seen alone: what its score is off by is in a whole row, and in one draw it may be nothing."""
+    case, values, yards = proved("attention", "backward", "fp32", "huge_logit, ragged 7", seed=3)
+    narrow = replace(case, shape=case.shape | {"dtype": "bf16"})
+    draws = [judge._draws(c, yards) for c in (case, replace(case, edit=None), narrow)]
+    assert draws[0] > draws[1] == draws[2] == 1
+    flash = call(variants.find(ALL, "attention", "torch.sdpa_flash").load().backward, case, values)
+    assert not wrong(case, yards, flash)
+    assert wrong(case, yards, flash | {"dv": one(flash["dv"]) * (1 + 1e-3)}) == ["dv"]
 
 
 def test_an_edits_few_large_elements_are_no_licence_for_the_others():
