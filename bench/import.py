@@ -15,6 +15,8 @@ from pathlib import Path
 
 from bench import cli
 
+READING_S = 300.0  # the compiler is asked for some types
+
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.import", description=__doc__)
@@ -31,13 +33,21 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.core.adopt import adopt
+    from bench.core import process
+
+    process.start_server("bench.core.adopt")
+    from bench.core.adopt import Reader
     from bench.core.progress import Progress
     from bench.core.variants import discover, find
 
-    with Progress() as progress:
+    with Progress() as progress, process.Process(Reader, limit=READING_S) as reader:
         progress.tell(f"reading and matching {args.file}")
-        written, decide, name = adopt(args.file, args.layer, args.kernel, args.name, args.into)
+        try:
+            written, decide, name = reader.ask("adopt", how=(args.file, args.layer, args.kernel, args.name, args.into))
+        except process.ProcessFailed as failure:
+            raise cli.CannotGoOn(
+                f"{args.file}: {failure}" if failure.status == process.CRASH else str(failure), failure.code
+            ) from None
     for path in written:
         print(f"written: {path}")
     for line in decide:

@@ -7,12 +7,20 @@ from pathlib import Path
 
 from bench import HOME, cli
 from bench.cli import CannotGoOn
+from bench.core import process
 from bench.core.adopt_cuda import adopted, chosen
 from bench.core.adopt_triton import adopted_triton
 from bench.core.scaffold import NAME, shown
 from bench.core.variants import discover
 from kernels.cuda import cplusplus
 from reference import contract
+
+
+class Reader(process.Room):
+    """A process that reads a file with a kernel: there are files that NVRTC dies of."""
+
+    def adopt(self, how: tuple[Path, str, str | None, str | None, Path | None]) -> tuple[list[Path], list[str], str]:
+        return adopt(*how)
 
 
 def adopt(

@@ -1,7 +1,9 @@
 """Variants of kernels that exist: matched to the contract, launched as their source does it, what is open marked."""
 
 import importlib
+import os
 import runpy
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from bench import simulate
 from bench.cli import CannotGoOn
-from bench.core.adopt import adopt
+from bench.core.adopt import Reader, adopt
 from bench.core.adopt_cuda import DECIDE
 from bench.core.variants import discover
 from bench.trial import ran, source
@@ -224,6 +226,21 @@ def test_it_is_proved_at_a_dtype_that_it_has(tmp_path, capsys, kind, asked):
     assert command([str(source), "--layer", "residual", "--into", str(tmp_path / "mine"), "--no-proof"]) == 0
     (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("prove it:")]
     assert line.endswith(f"--kernels {tmp_path / 'mine'}{asked}")
+
+
+class Dies(Reader):
+    """As NVRTC does of some files."""
+
+    def adopt(self, how: tuple[Path, str, str | None, str | None, Path | None]) -> tuple[list[Path], list[str], str]:
+        os.kill(os.getpid(), signal.SIGSEGV)
+        return super().adopt(how)
+
+
+def test_a_file_that_the_compiler_dies_of_is_told_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.core.adopt.Reader", Dies)
+    command = importlib.import_module("bench.import").main
+    with pytest.raises(CannotGoOn, match=r"deadly\.cu: .*SIGSEGV"):
+        command([str(tmp_path / "deadly.cu"), "--layer", "residual", "--no-proof"])
 
 
 HEADER = """#pragma once
