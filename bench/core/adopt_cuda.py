@@ -402,11 +402,15 @@ def _closes(tokens: Sequence[Token], j: int) -> bool:
 
 
 def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
-    """`name = expression;` and `dim3 name(x, y);`, in order, of a body so far; not of what is changed later."""
+    """`name = expression;` and `dim3 name(x, y);` of a body, in order; not of what is, or may be, changed later."""
     texts, i = [t.text for t in tokens], 0
     changed = {
         w for w, *sign in zip(texts, texts[1:], texts[2:], strict=False) if "".join(sign)[:2] in ("*=", "+=", "-=")
     }
+    changed |= {
+        w for w, dot, _, sign in zip(texts, texts[1:], texts[2:], texts[3:], strict=False) if dot + sign == ".="
+    }
+    changed |= _changed_perhaps(tokens)
     while i < len(tokens) - 1:
         word, after = tokens[i], tokens[i + 1].text
         if word.kind == "word" and after == "=" and i and tokens[i - 1].text not in (".", "->", "]"):
@@ -416,9 +420,31 @@ def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
             i = end
         elif word.kind == "word" and after == "(" and i and tokens[i - 1].text == "dim3":
             close = cplusplus.closing(tokens, i + 1)
-            yield word.text, [Token("word", "dim3", 0, 0), *tokens[i + 1 : close + 1]]
+            if word.text not in changed:
+                yield word.text, [Token("word", "dim3", 0, 0), *tokens[i + 1 : close + 1]]
             i = close
         i += 1
+
+
+def _changed_perhaps(tokens: Sequence[Token]) -> set[str]:
+    """Names that have a new value after a condition, if it held. One that the last token is still under did."""
+    names = set()
+    for i, token in enumerate(tokens):
+        if token.text not in ("if", "else"):
+            continue
+        start = i + 1
+        if token.text == "if":
+            opens = next((k for k in range(i, len(tokens)) if tokens[k].text == "("), len(tokens))
+            start = cplusplus.closing(tokens, opens) + 1
+        if start < len(tokens) and tokens[start].text == "{":
+            end = cplusplus.closing(tokens, start)
+        else:
+            end = next((k for k in range(start, len(tokens)) if tokens[k].text == ";"), len(tokens))
+        for k in range(start, end if end < len(tokens) else start):
+            of_its_own = k > start and (tokens[k - 1].kind == "word" or tokens[k - 1].text in (".", "->", "]"))
+            if tokens[k].kind == "word" and tokens[k + 1].text == "=" and not of_its_own:
+                names.add(tokens[k].text)
+    return names
 
 
 # --- the variant ---

@@ -228,6 +228,25 @@ def test_it_is_proved_at_a_dtype_that_it_has(tmp_path, capsys, kind, asked):
     assert line.endswith(f"--kernels {tmp_path / 'mine'}{asked}")
 
 
+@pytest.mark.parametrize(
+    ("written", "open_"),
+    [
+        ("dim3 block(256); if (N > 99) block.x = 64; gelu<<<N, block>>>(out, inp, N);", {"block"}),
+        ("dim3 block(256); block.x = 64; gelu<<<N, block>>>(out, inp, N);", {"block"}),
+        ("int block = 256; if (N > 99) { block = 64; } gelu<<<N, block>>>(out, inp, N);", {"block"}),
+        ("int block = 256; if (N > 99) log(1); else block = 64; gelu<<<N, block>>>(out, inp, N);", {"block"}),
+        ("if (N > 99) { int block = 256; gelu<<<N, block>>>(out, inp, N); }", set()),
+        ("int block = 256; if (N > 99) { int block = 64; log(block); } gelu<<<N, block>>>(out, inp, N);", set()),
+        ("int block = 256; if (block == 64) log(1); gelu<<<N, block>>>(out, inp, N);", set()),
+    ],
+)
+def test_what_may_be_changed_before_a_launch_is_for_a_person_to_decide(folder, written, open_):
+    kernel = "__global__ void gelu(float* out, const float* inp, int N) {}\n"
+    kernel += "void launch(float* out, const float* inp, int N) {"
+    _, text, decide = taken(folder, "gelu.cu", "gelu", f"{kernel} {written} }}")
+    assert {line.partition(" ")[0] for line in decide} == open_, text
+
+
 class Dies(Reader):
     """As NVRTC does of some files."""
 
