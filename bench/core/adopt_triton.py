@@ -23,7 +23,7 @@ GUESSES = {"BLOCK": "1024", "GROUP": "8", "NUM": "4"}
 def adopted_triton(source: Path, layer: str, kernel: str | None) -> Adopted:
     """The variant's text. CannotGoOn where there is no such kernel, or several and none is named."""
     try:
-        tree = ast.parse(source.read_text())
+        tree = _decorated(ast.parse(source.read_text()))
     except (SyntaxError, ValueError) as error:
         raise CannotGoOn(f"{source.name}: {error}") from error
     jitted = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef) and _is_jit(n)}
@@ -41,6 +41,20 @@ def adopted_triton(source: Path, layer: str, kernel: str | None) -> Adopted:
     choices = [_TritonWriter(source, jitted[entry], p, contract.pass_of(module, p)) for p in contract.phases_of(module)]
     writer = min(choices, key=lambda w: w.lacking)
     return writer.text(_needed(tree, jitted, entry))
+
+
+def _decorated(tree: ast.Module) -> ast.Module:
+    """`kernel = triton.jit(function)` as a function of that name with a decorator."""
+    functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+    for node in list(tree.body):
+        if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and (name := _binds(node))):
+            continue
+        call = node.value
+        of = [functions.get(a.id) for a in call.args if isinstance(a, ast.Name)]
+        if len(of) == 1 and of[0] and re.search(r"\bjit\b", ast.unparse(call.func)):
+            of[0].name, of[0].decorator_list = name, [ast.parse("triton.jit", mode="eval").body]
+            tree.body.remove(node)
+    return tree
 
 
 def _is_jit(node: ast.FunctionDef) -> bool:

@@ -208,6 +208,13 @@ def rms(Y, Y_row_stride: tl.constexpr, X, X_row_stride: tl.constexpr, W, r,
 """
 
 
+def test_a_triton_kernel_may_be_jitted_by_a_call(folder):
+    plain = NORM.replace("@triton.jit\n", "").replace("def rms(", "def _rms(")
+    called = taken(folder, "rms.py", "rmsnorm", f"{plain}\n\nrms = triton.jit(_rms)\n")
+    (folder / "into" / "triton" / "rmsnorm" / f"{called[0].stem}.py").unlink()
+    assert called[1:] == taken(folder, "rms.py", "rmsnorm", NORM)[1:]
+
+
 def test_what_a_triton_kernel_has_as_constants_is_known_by_its_name_and_pointers_by_their_use(folder):
     _, text, decide = taken(folder, "rms.py", "rmsnorm", NORM)
     assert {line.partition(" ")[0] for line in decide} == {"BLOCK", "grid"}
