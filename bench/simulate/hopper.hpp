@@ -85,6 +85,7 @@ struct WgmmaUse {
 };
 [[noreturn]] void wgmma_too_early(Thread& self, bool writes, Site site);
 [[noreturn]] void wgmma_unfenced(Thread& self, Site site);
+void wgmma_unfenced_a(Thread& self, Site site);  // Triton 3.6 writes so, and it runs
 // After `mov to, from`: if a wgmma has still to write `from`, then `to` gets what it will write. PTX has such copies
 // between one wgmma and the next; ptxas gives both the same register.
 void follow_sum(Thread& self, void* to, const void* from);

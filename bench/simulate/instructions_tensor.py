@@ -317,12 +317,15 @@ def _wgmma(use: Use) -> str:
     )
     call = f"wgmma(self, form_, d_, {a[1]}, {use.value('b')}, {use.value('c')}, {use.site});"
     code = f"{form} u32* d_[] = {{{places}}}; {a[0]} "
-    uses = [use.product_register(r) for r in (*use.elements("d"), *(use.elements("a") if in_registers else ()))]
-    if None in uses:  # of a function: who called it is not known here
+    sums = [use.product_register(r) for r in use.elements("d")]
+    of_a = [use.product_register(r) for r in use.elements("a")] if in_registers else []
+    if None in (*sums, *of_a):  # of a function: who called it is not known here
         return code + call
-    unfenced = " || ".join(f"{u}.used == fences_" for u in uses)
-    begun = " ".join(f"{u}.operation = operation_;" for u in uses)
-    return f"{code} if ({unfenced}) wgmma_unfenced(self, {use.site}); const u32 operation_ = {call} {begun}"
+    for registers, check in ((sums, "wgmma_unfenced"), (of_a, "wgmma_unfenced_a")):
+        unfenced = " || ".join(f"{u}.used == fences_" for u in registers)
+        code += f" if ({unfenced}) {check}(self, {use.site});" if registers else ""
+    begun = " ".join(f"{u}.operation = operation_;" for u in (*sums, *of_a))
+    return f"{code} const u32 operation_ = {call} {begun}"
 
 
 MOVE = re.compile(r"mov\.[bfus]32")

@@ -68,7 +68,8 @@ MOST_FINDINGS = 50  # of a case
 class Note:
     """What is no error, but worth to be known of a kernel: results that rounding makes `nondeterministic`; threads that
     `returned early`, before a barrier of the others; loads that race, and are `unused`; an `unfenced barrier`, at which
-    TMA counts bytes and which it was not shown."""
+    TMA counts bytes and which it was not shown; an `unfenced register` that wgmma reads; a `swizzle` that begins inside
+    of its pattern."""
 
     kernel: str
     kind: str

@@ -340,6 +340,11 @@ void wgmma_too_early(Thread& self, bool writes, Site site) {
 void wgmma_unfenced(Thread& self, Site site) {
     bad_wgmma(self, "a register of the product was used by another instruction after the last wgmma.fence", site);
 }
+void wgmma_unfenced_a(Thread&, Site site) {
+    remark("unfenced register", where(site),
+           "a register of matrix A was written after the last wgmma.fence, " + where(site) +
+               ": ptxas, which sees what is written to it, waits; the manual wants it before the fence");
+}
 
 void wgmma_fence(Thread& self, Site site) { collective(self, kFence, kAllLanes, nullptr, site); }
 void wgmma_commit(Thread& self, Site site) { collective(self, kCommit, kAllLanes, nullptr, site); }

@@ -310,13 +310,13 @@ FOUND_AS = {
     "sums_read_before_the_wait": "wgmma",
     "sums_changed_before_the_wait": "wgmma",
     "operand_changed_before_the_wait": "wgmma",
-    "operand_made_without_a_fence": "wgmma",
     "matrix_changed_by_who_waits": "wgmma",
 }
+NOTED_AS = {"operand_made_without_a_fence": "unfenced register"}
 
 
-def reports(kernel: str, seed: int) -> SimulationError:
-    binary = compile_source(HERE / "hopper_bugs.cu", tuple(FOUND_AS), "sm_90a", "ptx")
+def launch(kernel: str, seed: int) -> None:
+    binary = compile_source(HERE / "hopper_bugs.cu", (*FOUND_AS, *NOTED_AS), "sm_90a", "ptx")
     matrix = cases.whole_numbers(64, 64)
     given, out = torch.ones(4096, dtype=torch.int32), torch.zeros(128, dtype=torch.int32)
     arguments = [
@@ -324,21 +324,18 @@ def reports(kernel: str, seed: int) -> SimulationError:
         Argument("in", struct.pack("<Q", given.data_ptr()), (given,), const=True),
         tensor_map(matrix, (16, 64), const=False),
     ]
+    shared = 2 * 2048 if "tile" in kernel else 8192
+    run_ptx(binary.code.decode(), kernel, (1, 1, 1), (128, 1, 1), shared, arguments, seed=seed)
+
+
+def reports(kernel: str, seed: int) -> SimulationError:
     with pytest.raises(SimulationError) as caught:
-        run_ptx(
-            binary.code.decode(),
-            kernel,
-            (1, 1, 1),
-            (128, 1, 1),
-            2 * 2048 if "tile" in kernel else 8192,
-            arguments,
-            seed=seed,
-        )
+        launch(kernel, seed)
     return caught.value
 
 
 def test_every_planted_bug_has_its_report():
-    assert list(FOUND_AS) == names("hopper_bugs.cu")
+    assert {*FOUND_AS, *NOTED_AS} == {*names("hopper_bugs.cu")}
 
 
 @pytest.mark.parametrize("kernel", FOUND_AS)
@@ -357,6 +354,15 @@ def test_bug_is_found(kernel):
 @pytest.mark.parametrize("kernel", FOUND_AS)
 def test_bug_is_found_in_other_orders(kernel, seed):
     assert reports(kernel, seed).reports
+
+
+@pytest.mark.parametrize("kernel", NOTED_AS)
+def test_what_ptxas_waits_for_is_a_note(kernel):
+    simulate.take_notes()
+    launch(kernel, seed=0)
+    (line,) = marked_lines("hopper_bugs.cu", kernel)
+    notes = [n.message for n in simulate.take_notes() if n.kind == NOTED_AS[kernel]]
+    assert notes and all(line in message for message in notes)
 
 
 def barrier_notes(fence: str) -> list[str]:
