@@ -8,6 +8,7 @@ be named by "module:Class". What comes back is read as if somebody else had writ
 data of the type that the command is annotated with, or that command fails and its process is ended.
 """
 
+import atexit
 import gc
 import importlib
 import multiprocessing
@@ -519,6 +520,10 @@ def _signal_server(number: signal.Signals) -> None:
         if (pid := server._forkserver_pid) is not None:
             with suppress(OSError):
                 os.kill(pid, number)
+
+
+# Who leaves waits for the server's end, and one that was stopped never comes to it.
+atexit.register(_signal_server, signal.SIGCONT)
 
 
 @contextmanager

@@ -205,6 +205,7 @@ def counted(rows: Rows, dtype: str, layers: str = "") -> str:
     )
     wanted = layers.split(",") if layers else contract.layer_names()
     simulated = [r for r in rows if r["status"] == "simulated" and r["dtype"] == dtype and r["layer"] in wanted]
+    simulated.sort(key=lambda r: (r["layer"], r["phase"] != "forward", r["variant"]))
     return table(shown, [[r] for r in simulated])
 
 

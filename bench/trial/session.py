@@ -195,15 +195,18 @@ class Session:
         """Proofs of all phases of these variants, in their order.
 
         On a CPU in two lanes at once, each from its own end: those that are mostly compiled or simulated, on one core,
-        and the others. Who is through with its kind goes on with the other's. Nothing is timed yet.
+        and the others. Who is through with its kind goes on with the other's. What comes from outside is proved by
+        itself, behind them: it may kill whoever is there. Nothing is timed yet.
         """
-        on_cpu = self.plan.device == "cpu"
-        left = deque(sorted(variants, key=lambda v: v.gpu_code or builds_each_shape(v)))
-        takes = [left.popleft, left.pop] if on_cpu and len(left) > 1 else [left.popleft]
+        ours = deque(sorted((v for v in variants if not v.outside), key=lambda v: v.gpu_code or builds_each_shape(v)))
+        others = deque(v for v in variants if v.outside)
+        takes = [ours.popleft, ours.pop] if self.plan.device == "cpu" and len(ours) > 1 else [ours.popleft]
+        found: dict[str, list[Proof]] = {}
         with ThreadPoolExecutor(max_workers=2) as pool:
-            futures = [pool.submit(self.prove_lane, take, phases, dtype) for take in takes]
             try:
-                found = {name: proofs for future in futures for name, proofs in future.result().items()}
+                for lanes in (takes, [others.popleft]):
+                    for future in [pool.submit(self.prove_lane, take, phases, dtype) for take in lanes]:
+                        found |= future.result()
             except BaseException:  # Ctrl-C, say: no lane waits for its process any more
                 self.stopped = True
                 process.end_all()
