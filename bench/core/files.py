@@ -64,7 +64,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise CannotGoOn(f"{folder} cannot be a folder to write to: {_in_the_way(folder)}; choose another") from error
+        raise CannotGoOn(f"cannot write to {folder} as a folder: {_in_the_way(folder)}; choose another") from error
     except OSError as error:
         raise cannot_write(folder, error) from error
     try:

@@ -254,7 +254,7 @@ def test_asked_twice_it_ends_at_once_and_loses_nothing(data, tmp_path, uninterru
         while checkpoints.why_torn(out / "checkpoints" / "step-00000004"):  # it is written beside the steps
             time.sleep(0.01)
         signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
         at_update(patch, 6, twice)

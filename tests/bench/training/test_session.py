@@ -85,7 +85,7 @@ def test_what_does_not_fit_is_refused(monkeypatch):
     from bench.machine import facts
 
     monkeypatch.setattr(facts, "available_bytes", lambda: 2 << 30)
-    with pytest.raises(cli.CannotGoOn, match="5 trainings of gpt2-124m side by side need about 12 GB"):
+    with pytest.raises(cli.CannotGoOn, match=r"5 trainings of gpt2-124m side by side need about 12\.4 GB"):
         e2e.main(["gpt2-124m", "--kernels", "torch.eager", "--data", str(ROOT / "no such file.bin")])
 
 
