@@ -24,6 +24,20 @@ def test_the_first_asks_and_the_second_ends(number, capsys, monkeypatch):
         signal.signal(number, before)
 
 
+def test_sigterm_that_is_told_twice_is_one_wish_and_ctrl_c_behind_it_another():
+    before = [signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        with Stopping(quiet=True) as stopping:
+            for _ in range(2):
+                signal.raise_signal(signal.SIGTERM)
+            assert stopping.asked == "SIGTERM"
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+
+
 def test_what_was_ignored_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
