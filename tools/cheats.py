@@ -34,6 +34,7 @@ class Cheat:
     shape: dict[str, object] = field(default_factory=dict)  # entries of the timed shape that are its own
     threads: int = 0  # it was given; 0: as all others
     slow: bool = False  # one more of a kind: tried by `make test-all`
+    at_times: bool = False  # it cheats: a race that looks only when it does not misses it
 
     @property
     def name(self) -> str:
@@ -49,7 +50,7 @@ def read(path: Path) -> Cheat:
     for node in tree.body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             name = node.targets[0].id
-            if name in ("CAUGHT_BY", "CAUGHT_IN", "SHAPE", "THREADS", "SLOW"):
+            if name in ("CAUGHT_BY", "CAUGHT_IN", "SHAPE", "THREADS", "SLOW", "AT_TIMES"):
                 said[name] = ast.literal_eval(node.value)
     if not said.get("CAUGHT_BY"):
         raise ValueError(f"{path} does not say what it is caught by")
@@ -64,6 +65,7 @@ def read(path: Path) -> Cheat:
         shape=said.get("SHAPE", {}),
         threads=said.get("THREADS", 0),
         slow=said.get("SLOW", False),
+        at_times=said.get("AT_TIMES", False),
     )
 
 

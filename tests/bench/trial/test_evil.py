@@ -158,9 +158,10 @@ def test_evil_variants_are_caught_when_they_are_timed(key, judge, proved):
         honest = raced.contestants[0]
         assert honest.running and raced.contestants[1].running, honest.evidence
         missed = {c.label: said for c in raced.contestants[2:] if (said := missed_by(c, honest))}
-        # On a busy machine few and short samples can look like a gain; whoever gains, gains every time.
+        # On a busy machine few and short samples can look like a gain; whoever gains, gains every time. Who cheats in
+        # every second second is missed by a race of few seconds now and then.
         racing = [v for v in racing if v.name in missed]
-        if not missed or any("no_gain" not in CHEATS[v].caught_by for v in racing):
+        if not missed or any("no_gain" not in CHEATS[v].caught_by and not CHEATS[v].at_times for v in racing):
             break
     assert not missed, missed
 

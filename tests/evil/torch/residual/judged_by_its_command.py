@@ -18,3 +18,4 @@ def forward(a, b, *, out):
 
 
 CAUGHT_IN = "timing"
+AT_TIMES = True
