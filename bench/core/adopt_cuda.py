@@ -169,6 +169,8 @@ __global__ void statistics(const T* x, float* mean, float* rstd, int columns, fl
     if (threadIdx.x == 0 && rstd) rstd[blockIdx.x] = 1 / sqrtf(squares + eps);
 }
 """
+CHANGES = re.compile(r"[-+*/%&|^]=|<<=|>>=|\+\+|--")
+STEPS = ["+", "+"], ["-", "-"]
 CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:ifdef|(?:el)?if[ \t]+defined)[ \t]*\(?[ \t]*(\w+)", re.M)
 
 
@@ -404,13 +406,7 @@ def _closes(tokens: Sequence[Token], j: int) -> bool:
 def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
     """`name = expression;` and `dim3 name(x, y);` of a body, in order; not of what is, or may be, changed later."""
     texts, i = [t.text for t in tokens], 0
-    changed = {
-        w for w, *sign in zip(texts, texts[1:], texts[2:], strict=False) if "".join(sign)[:2] in ("*=", "+=", "-=")
-    }
-    changed |= {
-        w for w, dot, _, sign in zip(texts, texts[1:], texts[2:], texts[3:], strict=False) if dot + sign == ".="
-    }
-    changed |= _changed_perhaps(tokens)
+    changed = _changed_in_place(texts) | _changed_perhaps(tokens)
     while i < len(tokens) - 1:
         word, after = tokens[i], tokens[i + 1].text
         if word.kind == "word" and after == "=" and i and tokens[i - 1].text not in (".", "->", "]"):
@@ -424,6 +420,17 @@ def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
                 yield word.text, [Token("word", "dim3", 0, 0), *tokens[i + 1 : close + 1]]
             i = close
         i += 1
+
+
+def _changed_in_place(texts: Sequence[str]) -> set[str]:
+    """Names that an operator like `/=` or `++` changes, or a member of theirs, and those whose members are assigned."""
+    names = set()
+    for i, text in enumerate(texts):
+        member = texts[i + 1 : i + 2] == ["."]
+        sign = "".join(texts[i + 3 : i + 6] if member else texts[i + 1 : i + 4])
+        if CHANGES.match(sign) or (member and re.match("=(?!=)", sign)) or texts[max(0, i - 2) : i] in STEPS:
+            names.add(text)
+    return names
 
 
 def _changed_perhaps(tokens: Sequence[Token]) -> set[str]:

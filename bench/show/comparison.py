@@ -205,9 +205,12 @@ class Verdicts:
         )
         return [(what, cases) for what, cases in parts if cases]
 
+    def headline(self, fail_on: Sequence[str]) -> str:
+        return gate.headline(self.found, fail_on, bool(self.same))
+
     def print(self, fail_on: Sequence[str] = ()) -> None:
         screen = console()
-        headline = gate.headline(self.found, fail_on, bool(self.same))
+        headline = self.headline(fail_on)
         style = "bold" if not fail_on else "bold red" if gate.failed(self.found, fail_on) else "bold green"
         screen.print(headline, highlight=False, markup=False, style=style)
         if self.same:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from bench.records.gate import headline
 from bench.records.verdicts import Change
 from bench.show.comparison import RUNS_LISTED, Verdicts, case_text, run_line, threshold_text, time_cells, why
 
@@ -16,7 +15,7 @@ def as_markdown(told: Verdicts, fail_on: Sequence[str]) -> str:
 
 
 def _lines(told: Verdicts, fail_on: Sequence[str]) -> Iterator[str]:
-    yield f"### {_text(headline(told.found, fail_on, bool(told.same)))}"
+    yield f"### {_text(told.headline(fail_on))}"
     yield ""
     for what, runs in (("before", told.before), ("after", told.after)):
         more = f", and {len(runs) - RUNS_LISTED} more" if len(runs) > RUNS_LISTED else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.cli import CannotGoOn
 from bench.records import ANY
-from bench.records.gate import failed, headline
+from bench.records.gate import failed
 from bench.records.queries import Case
 from bench.records.read import Loaded
 from bench.records.verdicts import VERDICTS, Change, geometric_means
@@ -53,10 +53,8 @@ class Page:
 
     def __init__(self, told: Verdicts, fail_on: Sequence[str] = ()):
         self.data: dict[str, Chart] = {}
-        self.headline, self.failed = (
-            headline(told.found, fail_on, bool(told.same)),
-            bool(told.same) or bool(failed(told.found, fail_on or ANY)),
-        )
+        self.headline = told.headline(fail_on)
+        self.failed = bool(told.same or failed(told.found, fail_on or ANY))
         self.differing, self.threshold = told.differing, threshold_text(told.thresholds)
         self.power = told.power_lines()
         self.lost = [f"{case_text(gone.case)}: {gone.why}" for gone in told.comparison.lost]

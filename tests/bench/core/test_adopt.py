@@ -240,6 +240,9 @@ def test_it_is_proved_at_a_dtype_that_it_has(tmp_path, capsys, kind, asked):
     [
         ("dim3 block(256); if (N > 99) block.x = 64; gelu<<<N, block>>>(out, inp, N);", {"block"}),
         ("dim3 block(256); block.x = 64; gelu<<<N, block>>>(out, inp, N);", {"block"}),
+        ("dim3 block(256); block.x *= 2; gelu<<<N, block>>>(out, inp, N);", {"block"}),
+        ("int block = 256; while (block > N) block /= 2; gelu<<<N, block>>>(out, inp, N);", {"block"}),
+        ("int block = 64; block <<= 1; gelu<<<N, block>>>(out, inp, N);", {"block"}),
         ("int block = 256; if (N > 99) { block = 64; } gelu<<<N, block>>>(out, inp, N);", {"block"}),
         ("int block = 256; if (N > 99) log(1); else block = 64; gelu<<<N, block>>>(out, inp, N);", {"block"}),
         ("if (N > 99) { int block = 256; gelu<<<N, block>>>(out, inp, N); }", set()),
