@@ -5,6 +5,9 @@ import random
 import pytest
 import torch
 
+from bench.core import variants
+from bench.core.case import cases_of, draw
+from reference import contract
 from tools import false_alarms
 
 
@@ -40,6 +43,17 @@ def test_stand_ins_are_judged_and_what_is_wrong_is_counted(monkeypatch, tmp_path
     assert len(row.failed) == (len(row.ratios) if fails else 0)
     page = false_alarms.page([row], 0.05)
     assert "| residual | forward | fp16 |" in page and ("What was beyond the limit" in page) == fails
+
+
+@pytest.mark.parametrize("layer", contract.layer_names())
+def test_only_axes_whose_order_means_nothing_are_turned_round(layer):
+    eager = variants.find(variants.discover(), layer, "torch.eager")
+    for phase in contract.phases_of(contract.load(layer)):
+        case = cases_of(layer, phase, "fp32", [0])[0]
+        values = draw(case)
+        here, there = (call(eager, case, values) for call in (false_alarms.call, false_alarms.turned_call))
+        for one, other in zip(here, there, strict=True):
+            assert (one.double() - other.double()).norm() <= 1e-5 * one.double().norm()
 
 
 @pytest.mark.slow
