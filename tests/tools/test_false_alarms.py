@@ -64,4 +64,4 @@ def test_honest_stand_ins_do_not_fail(monkeypatch, tmp_path, layer, dtype):
     threads = torch.get_num_threads()
     row = false_alarms.measure(layer, "forward", dtype, 8, 2)
     torch.set_num_threads(threads)
-    assert len(row.ratios) > 20 and not row.failed
+    assert row.seeds and not row.failed
