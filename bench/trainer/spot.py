@@ -50,6 +50,7 @@ class Spot:
     def __init__(self, plan: Plan, told: Callable[[str], None]):
         """told: hears why nothing can be judged."""
         world.guard()
+        self.seal = world.sealed()
         self.world = world.of(WATCHED, world.take())
         self.plan, self.told = plan, told
         self.clock = time.perf_counter

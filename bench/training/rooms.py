@@ -165,6 +165,7 @@ class OurRoom(Room):
             for backend in {v.backend for v in choice.values() if v.gpu_code}:
                 simulate.install(backend)
         world.guard()  # before any kernel is loaded
+        self.seal = world.sealed()
         self.world = world.of((*world.OF_FUNCTIONS, *world.HOOKS), world.take())
         modules = {key: variant.load() for key, variant in choice.items()}
         self.names = {key: variant.name for key, variant in choice.items()}

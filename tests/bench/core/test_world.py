@@ -43,7 +43,7 @@ A, OUT = torch.ones(256), torch.empty(256)
 @pytest.fixture(autouse=True)
 def guarded(monkeypatch):
     """This process guarded for one test; monkeypatch puts back what was there."""
-    monkeypatch.setattr(world, "BOUND", [])
+    monkeypatch.setattr(world, "REPLACED", tuple)
     setters = tuple(n for n in dir(torch._C) if n.startswith("_set_"))
     for module, names in [*world.PLACES.items(), (torch._C, setters)]:
         for name in names:
@@ -168,7 +168,7 @@ def test_a_function_of_the_harness_that_is_replaced_is_told(owner, name, monkeyp
 
 
 def _state_of_functions() -> world.State:
-    return {"replaced functions": world._replaced()}
+    return {"replaced functions": world.REPLACED()}
 
 
 def test_its_code_replaced_in_place_is_told():
