@@ -391,7 +391,9 @@ class Training:
     def _look_at(self, val: bool, hellaswag: bool, sample: bool, check: Callable[[], None]) -> None:
         plan, step = self.plan, self.done
         if val:
-            loss = evaluate.validation(self.step, self.val, plan.val_batches, self.ranks, check)
+            loss, told = evaluate.validation(self.step, self.val, plan.val_batches, self.ranks, check)
+            if self.spot:
+                self._judged(step, self.spot.evaluated(step, told))
             self._told(f"val loss {loss:.6f}", "val", loss=loss, batches=plan.val_batches)
         if hellaswag:
             right, of = evaluate.hellaswag(self.step, self.questions, self.ranks, check)

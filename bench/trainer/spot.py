@@ -7,7 +7,8 @@ formula what must have become of it (bench/training/gate.py). "Before" is what t
 writes to a parameter in between is seen, too. Then the functions that Python, PyTorch and the harness are made of are
 looked at, what a kernel may set, and whether this process's clock is the judge's.
 
-The first step and the last are always judged, others at random, as many as take SHARE of the time for each kind.
+The first step and the last are always judged, others at random, as many as take SHARE of the time for each kind; of
+each validation one batch's loss.
 Several ranks: gradients and updates are not judged, for no rank has all of them.
 """
 
@@ -86,6 +87,16 @@ class Spot:
         found = self._asked("again", **asked)
         box.close()
         self.of_gradients.cost_s = self.clock() - begin
+        return found
+
+    def evaluated(self, number: int, losses: list[tuple[NumpyBatch, float]]) -> str:
+        """After a validation: (batch, mean loss that was told of it). One is judged, drawn now that all are over."""
+        if not self.judges or not losses:
+            return ""
+        batch, loss = random.SystemRandom().choice(losses)
+        box, given = stored(dict(self.step.memory.params))
+        found = self._asked("evaluated", given=given, batch=batch, loss=loss, step=number)
+        box.close()
         return found
 
     def updated(self, number: int, step_s: float, lr: float, norm: float, updates: int) -> str:

@@ -37,6 +37,7 @@ SHAPES: dict[str, dict] = {
     "cross_entropy": dict(B=2, T=16, V=2000, VP=2048),
     "global_norm": dict(tensors=[(768, 256), (768,)]),
     "q8_quantise": dict(M=200, K=768, G=64, KG=12),
+    "decode_attention": dict(B=1, T=1, NH=2, NKV=2, H=6, HS=64, S=2560),
 }
 
 ALL = variants.discover((cheats.EVIL,))
