@@ -113,7 +113,7 @@ def infinite_rest(tensors, shape):
 @applies(when=lambda shape: shape["S"] > 3 * shape["T"])
 @at_large_sizes
 def a_third(tensors, shape):
-    """As `poison`, but sequences have a third of the tokens, each another number: a long cache need not be a full one."""
+    """As `poison`, but sequences have a third of the tokens, each another number: no long cache need be a full one."""
     place = torch.arange(shape["S"])
     tensors["lengths"].div_(3, rounding_mode="floor").sub_(torch.arange(shape["B"])).clamp_(min=0)
     for name in ("k_cache", "v_cache"):

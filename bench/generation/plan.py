@@ -32,8 +32,8 @@ class Job:
     simulate: bool = False
 
     def text(self, turn: int) -> "tuple[tuple[tuple[int, ...], ...], int]":
-        """Prompts and seed of a text: of turn 0 those that were asked for, of any other one as long ones that nobody has
-        read before, for who has need not compute."""
+        """Prompts and seed of a text: of turn 0 those that were asked for; of any other one prompts as long that nobody
+        has read before, for who has need not compute."""
         if not turn:
             return self.prompts, self.seed
         draw = random.Random(turn)

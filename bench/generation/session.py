@@ -20,7 +20,7 @@ from bench.generation.contestants import Contestant, Lost
 from bench.generation.llama_cpp import LlamaCppRoom
 from bench.generation.outcome import Entry, Outcome
 from bench.generation.plan import Q8, Job, Plan
-from bench.generation.rooms import EXACT, Done, JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
+from bench.generation.rooms import EXACT, JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
 from bench.generation.stream import Stream
 from bench.machine import facts
 from bench.models import chosen
@@ -184,8 +184,8 @@ class Session:
     # --- measuring ---
 
     def _rounds(self, contestants: dict[str, Contestant]) -> None:
-        """Everybody's turns, in random order, each round with a text that is new to all. Who dies or hangs takes part no
-        longer, and its row says so."""
+        """Everybody's turns, in random order, each round with a text that is new to all. Who dies or hangs takes part
+        no longer, and its row says so."""
         entries = {e.name: e for e in self.entries}
         for _ in progress.track(range(self.plan.rounds), "round", lambda turn: f"round {turn + 1}"):
             turn = 1 + secrets.randbits(40)

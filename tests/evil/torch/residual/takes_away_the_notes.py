@@ -6,7 +6,7 @@ import torch
 
 CAUGHT_BY = "global_state"
 world, probe = sys.modules["bench.core.world"], sys.modules["bench.core.arena"].Arena.probe
-setattr(probe, "__code__", (lambda self: []).__code__)
+probe.__code__ = (lambda self: []).__code__
 world.DONE.clear()
 world.EVENTS.clear()
 
