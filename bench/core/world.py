@@ -45,7 +45,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -255,12 +255,13 @@ def difference(before: State, after: State) -> str:
     `late_work`: pools grow with the work.
     """
     changed = []
+    done = set(cast(tuple[str, ...], after.get(DEEDS, ()))) - set(cast(tuple[str, ...], before.get(DEEDS, ())))
     for name, was in before.items():
         now = after.get(name, was)
         if was == now or name == POOLS or (name in MAY_GROW and now < was):  # type: ignore[operator]
             continue
-        if name == NOTES and before.get(DEEDS) != after.get(DEEDS):
-            continue  # they tell more
+        if (name == DEEDS and not done) or (name == NOTES and done):
+            continue  # what was done says more than that it was noted, unless the note is gone
         changed.append(_told(name, was, now))
     more = f"; and {len(changed) - MOST_SHOWN} more" if len(changed) > MOST_SHOWN else ""
     return "; ".join(changed[:MOST_SHOWN]) + more

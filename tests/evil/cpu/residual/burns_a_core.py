@@ -4,6 +4,7 @@ from kernels.cpu import Kernel
 
 CAUGHT_BY = "global_state"
 CAUGHT_IN = "timing"
+SLOW = True
 SHAPE = {"N": 130_000}  # a race of its own, for it slows down whoever takes part
 kernel = Kernel("burns_a_core.cpp", "add")
 
