@@ -209,12 +209,12 @@ def test_who_remembers_a_text_gains_nothing(tmp_path):
     of = job(LLAMA)
     room = ours(of, folder=tmp_path, gemv="torch.remembers")
     kept = next(v for v in discover((tmp_path,)) if v.name == "torch.remembers").load().kept
-    room.run()
-    asked_for = len(kept)
-    room.run()
-    assert len(kept) == asked_for, "the same text"
-    done = room.run(turn=7)
-    assert len(kept) == 2 * asked_for
+    new = []
+    for turn in (0, 0, 6, 7):
+        before = len(kept)
+        done = room.run(turn)
+        new.append(len(kept) - before)
+    assert new[1] == 0 and new[2] == new[3] > STEPS, new
     judge = JudgeRoom(of)
     assert not judge.judge_text(7, done["tokens"], [done["last"]], 1e-4).wrong
     assert judge.judge_text(8, done["tokens"], [done["last"]], 1e-4).wrong, "of other prompts"
