@@ -45,6 +45,7 @@ KILLED_SECONDS = 0.5
 START_SECONDS = 120.0  # for a process to start, the server's imports included
 WAKE_SECONDS = 0.25  # between signals to a server that may have been stopped, …
 NUDGE_SECONDS = 5.0  # … and to a process that is waited for
+SEAL_SECONDS = 0.05  # between two looks at which functions were replaced
 MOST_TOLD = 100_000  # messages during one command
 MOST_EVIDENCE = 4000  # characters of what a failure says
 BENCH = Path(__file__).parents[1]
@@ -594,7 +595,8 @@ class _Desk:
 
     def serve(self) -> None:
         # Whoever replaces functions here replaces those, too, that would tell. What this one holds is out of reach.
-        answer, say, leave, seal = self.answer, self.say, os._exit, None
+        answer, say, leave, clock, seal = self.answer, self.say, os._exit, time.monotonic, None
+        looked = 0.0
         while True:
             try:
                 while self.room and not self.connection.poll() and self.room.idle():
@@ -606,7 +608,9 @@ class _Desk:
             if os.getpid() != self.pid:  # a child that a variant forked and let return
                 leave(0)
             seal = seal or (self.room and self.room.seal)
-            replaced = seal() if seal else ()
+            replaced: Sequence[str] = ()
+            if seal and clock() - looked > SEAL_SECONDS:  # not after each of many short calls that are timed
+                replaced, looked = seal(), clock()
             if replaced and kind == DONE:
                 kind, value = (
                     FAILURE,

@@ -20,6 +20,7 @@ from bench.core.process import (
     CRASH,
     ERROR,
     OUT_OF_MEMORY,
+    SEAL_SECONDS,
     TIMEOUT,
     WRONG,
     Gone,
@@ -157,6 +158,8 @@ def test_who_replaces_functions_is_not_believed_any_more():
     """Whatever its commands answer; and a room cannot put another seal in the place of the first."""
     with Process(Sealed, "hello", limit=20) as process:
         assert process.ask("greet", name="you") == "hello you"
+        assert process.ask("greet", name="you") == "hello you", "asked again in a moment"
+        time.sleep(2 * SEAL_SECONDS)
         with pytest.raises(ProcessFailed) as failed:
             process.ask("greet", name="you")
         assert (failed.value.status, failed.value.code) == (WRONG, cli.WRONG)
