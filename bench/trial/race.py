@@ -52,7 +52,7 @@ JUDGED_SHARE = 0.5  # of turns, as long as none was judged
 SURE_TURNS = 2  # at least, of judged calls, after one whose error was near the limit
 HIDDEN_SECONDS = 2e-3  # in each of so many calls: a process's clock does not tell all
 FEWEST_CLOCKED = 5
-RESTED_S, AWAKE = 0.3, 0.5  # who was left alone for so long, and kept so much of a core busy more than the baseline did
+RESTED_S, AWAKE = 0.3, 0.5  # who was left alone for so long, and wanted so much more of a core than the baseline did
 SURELY_CLOCKED = 30  # calls before anybody is blamed: on a busy machine a few in a row may all have waited for a core
 
 
@@ -108,8 +108,8 @@ class Contestant:
     runtimes: int = 1  # of OpenMP in its process
     worker: Worker | None = None
     scheduled: world.State = field(default_factory=dict)  # its process, as it was warmed up
-    left: tuple[float, float] | None = None  # CPU seconds of its process and the time, after its last turn
-    rested_s: float = 0.0  # from a turn to its next one, and CPU seconds that its process took meanwhile
+    left: tuple[float, float] | None = None  # seconds that its process wanted a core, and the time, after its last turn
+    rested_s: float = 0.0  # from a turn to its next one, and how long its process wanted a core meanwhile
     awake_s: float = 0.0
 
     @property
@@ -139,7 +139,7 @@ class Contestant:
 
     @property
     def awake(self) -> float:
-        """The share of a core that its process kept busy while others had their turns."""
+        """The share of a core that its process wanted while others had their turns."""
         return self.awake_s / self.rested_s if self.rested_s else 0.0
 
     def noise(self, cache: str) -> float | None:
@@ -430,7 +430,7 @@ def _look_back(c: Contestant, baseline: Contestant) -> None:
     told = world.cpu_over_wall(cpu, wall, threads, c.runtimes) if len(cpu) == len(wall) else ""
     told = told or world.difference(c.scheduled, world.from_outside(c.worker.process.pid))
     if not told and c.rested_s >= RESTED_S and c.awake > baseline.awake + AWAKE:
-        told = f"its process kept {c.awake:.0%} of a core busy while others had their turns"
+        told = f"its process wanted {c.awake:.0%} of a core while others had their turns"
     if told:
         c.drop("wrong", f"global_state in timed calls: {told}")
 
@@ -457,7 +457,7 @@ class Turns:
         assert c.worker
         start = time.monotonic()
         if c.left:
-            c.awake_s, c.rested_s = c.awake_s + c.worker.used_s() - c.left[0], c.rested_s + start - c.left[1]
+            c.awake_s, c.rested_s = c.awake_s + c.worker.wanted_s() - c.left[0], c.rested_s + start - c.left[1]
         self.judging = 0.0
         calls = max(1, min(MAX_CALLS_A_TURN, int(TURN_SECONDS / (c.call_s + c.overhead_s))))
         caches = self.effort.caches[:1] if c.call_s > COLD_ONLY_SECONDS else self.effort.caches
@@ -480,7 +480,7 @@ class Turns:
             _leave(c, self.pool)
         except ProcessFailed as failure:
             c.drop(failure.status, failure.evidence)
-        c.left = (c.worker.used_s(), time.monotonic()) if c.worker else None
+        c.left = (c.worker.wanted_s(), time.monotonic()) if c.worker else None
         return time.monotonic() - start - self.judging
 
     def _which(self, c: Contestant, cache: str, calls: int, last: bool) -> tuple[int, Content] | None:
