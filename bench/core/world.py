@@ -7,7 +7,7 @@
     difference(before, take())             "" or what changed, in words
     watch.evidence()                       "" or what was set meanwhile
 
-`take` reads the settings of torch, of Python and of the process; it takes about a millisecond. `Watch` costs a call nothing:
+`take` reads the settings of torch, of Python and of the process, in about a millisecond. `Watch` costs a call nothing:
 `guard` replaces the functions that set the world, in each module that has them, by ones that note the call first; what
 Python tells its audit hooks (processes, signals, libraries loaded by ctypes) is noted as well. Native code that sets
 and resets something leaves no note; what it leaves set is seen by `take`, what it does with many more cores than it

@@ -30,8 +30,8 @@ class Worker(Process):
         return sum(_waited_ns(task) for task in (threading.get_native_id(), self.process.pid))
 
     def wanted_s(self) -> float:
-        """Seconds that all of the process's threads together have run, or been ready to run without a core to run on: on
-        a busy machine, too, who does nothing wants nothing. 0 where the system does not count it."""
+        """Seconds that all of the process's threads together have run, or been ready to run without a core to run on:
+        on a busy machine, too, who does nothing wants nothing. 0 where the system does not count it."""
         with suppress(OSError):
             return sum(sum(_scheduled_ns(task)) for task in os.listdir(f"/proc/{self.process.pid}/task")) / 1e9
         return 0.0

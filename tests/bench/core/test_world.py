@@ -184,11 +184,12 @@ class Equal:
     def __eq__(self, other):
         return True
 
-    __hash__ = None
+    def __hash__(self):
+        return 0
 
 
 def closed_over(patch):
-    cell = next(c for c in process.with_variables.__closure__ if callable(c.cell_contents))
+    cell = next(c for c in (process.with_variables.__closure__ or ()) if callable(c.cell_contents))
     was = cell.cell_contents
     cell.cell_contents = len
     return lambda: setattr(cell, "cell_contents", was)
@@ -203,7 +204,7 @@ OTHERWISE: dict[str, Callable] = {
     "the class of zlib": class_of_a_module,
     "what bench.core.process.with_variables closes over": closed_over,
     "sys.modules[zlib]": lambda patch: patch.setitem(sys.modules, "zlib", OtherModule("zlib")),
-    "threading._active": lambda patch: patch.setattr(threading, "_active", OtherDict(threading._active)),
+    "threading._active": lambda patch: patch.setattr(threading, "_active", OtherDict(vars(threading)["_active"])),
     "bench.core.world.EVENTS": lambda patch: patch.setattr(world, "EVENTS", []),
     "bench.core.arena.Fenced.view": lambda patch: patch.setattr(arena.Fenced, "view", property(id), raising=False),
     "bench.core.arena.Probe.__del__": lambda patch: patch.setattr(arena.Probe, "__del__", id, raising=False),
