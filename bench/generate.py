@@ -22,7 +22,7 @@ it stands at the end, or --stream shows it so too.
 
 First ours is held to a plain network in fp64, over the tokens it drew itself: logits may be as far off as 4 times
 PyTorch's own variants at the same calls are, else the exit code is 2. Then contestants generate turn about, each in a
-process of its own.
+process of its own, from prompts of the same length that are new in each round.
 
 MFU: FLOPs of a prefill's products / its time / the matmul rate measured here. MBU: bytes of weights and cache that a
 step must read / its time / the read bandwidth measured here (bench.machine.ceilings).

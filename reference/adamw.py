@@ -76,7 +76,8 @@ RAGGED = [
 
 
 def consistent(tensors: dict, shape: Shape) -> None:
-    """A state that training could have reached: v positive, masters that round to the parameters, step 3."""
+    """A state that training could have reached: v positive, masters that round to the parameters, step 3. The learning
+    rate is another one in each draw, as it is in each step of a schedule."""
     for v in tensors["v"]:
         v.square_().mul_(1e-4)
     for m in tensors["m"]:
@@ -87,7 +88,7 @@ def consistent(tensors: dict, shape: Shape) -> None:
         for p, master in zip(tensors["params"], tensors["masters"], strict=True):
             p.copy_(master)
     tensors["step"].fill_(3)
-    tensors["lr"].fill_(1e-3)
+    tensors["lr"].tanh_().div_(2).add_(1).mul_(1e-3)
     tensors["grad_scale"].fill_(0.5)
 
 

@@ -80,7 +80,7 @@ RAGGED = [
     dict(B=2, T=127, NH=3, NKV=3, HS=64, causal=True),
     dict(B=3, T=1, NH=4, NKV=4, HS=64, causal=True),
     dict(B=1, T=130, NH=4, NKV=2, HS=32, causal=True),
-    dict(B=1, T=65, NH=2, NKV=2, HS=48, causal=False),
+    dict(B=2, T=65, NH=2, NKV=1, HS=48, causal=False),  # several sequences, of fewer keys than queries
     dict(B=1, T=257, NH=1, NKV=1, HS=80, causal=True),
     dict(B=1, T=256, NH=4, NKV=1, HS=32, causal=True),  # whole tiles, and one key for four queries
     dict(B=1, T=128, NH=1, NKV=1, HS=96, causal=False),

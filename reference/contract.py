@@ -233,6 +233,12 @@ def few_roundings(edit: Callable[[Any, Shape], None]) -> Callable[[Any, Shape], 
     return edit
 
 
+def at_large_sizes(edit: Callable[[Any, Shape], None]) -> Callable[[Any, Shape], None]:
+    """Decorates an edit that every large slice is tried with: what it changes, kernels go about by size."""
+    edit.large = True  # type: ignore[attr-defined]
+    return edit
+
+
 def wide(shape: Shape) -> bool:
     """Whether the working dtype has fp32's exponents: 1e20 and 1e-20 are numbers in it."""
     return shape["dtype"] != "fp16"

@@ -10,7 +10,7 @@ What lies past a sequence's tokens was never written: it may be anything, NaN to
 
 import torch
 
-from reference.contract import FLAG, ITEM_SIZE, Pass, Shape, Tensor, alike, applies, few_roundings
+from reference.contract import FLAG, ITEM_SIZE, Pass, Shape, Tensor, alike, applies, at_large_sizes, few_roundings
 
 CACHE = "B NKV S HS"
 
@@ -110,6 +110,17 @@ def infinite_rest(tensors, shape):
     tensors["k_cache"][..., ::2, :].masked_fill_(tensors["k_cache"][..., ::2, :].isinf(), -torch.inf)
 
 
+@applies(when=lambda shape: shape["S"] > 3 * shape["T"])
+@at_large_sizes
+def a_third(tensors, shape):
+    """As `poison`, but sequences have a third of the tokens, each another number: no long cache need be a full one."""
+    place = torch.arange(shape["S"])
+    tensors["lengths"].div_(3, rounding_mode="floor").sub_(torch.arange(shape["B"])).clamp_(min=0)
+    for name in ("k_cache", "v_cache"):
+        past = place >= tensors["lengths"][:, None]
+        tensors[name].masked_fill_(past[:, None, :, None], torch.nan)
+
+
 @few_roundings
 def huge_logit(tensors, shape):
     """The first key is far larger than the rest: exp overflows unless the row maximum is subtracted."""
@@ -204,6 +215,7 @@ def nan_in_the_cache(tensors, shape):
 CASES = {
     "poison": poison,
     "infinite_rest": infinite_rest,
+    "a_third": a_third,
     "huge_logit": huge_logit,
     "later_ones": later_ones,
     "all_equal": all_equal,

@@ -67,6 +67,7 @@ RAGGED = [
     dict(B=4, V=769, VP=769, temperature=1.3, top_k=5, top_p=1.0),
     dict(B=1, V=5000, VP=5008, temperature=0.7, top_k=0, top_p=1.0),
     dict(B=2, V=128, VP=128, temperature=1.0, top_k=200, top_p=0.0),
+    dict(B=3, V=40, VP=40, temperature=0.1, top_k=1, top_p=1.0),
     dict(B=1, V=65600, VP=65600, temperature=1.0, top_k=301, top_p=0.8),  # more than 16 bits name
 ]
 LONG = {"B": 2}

@@ -43,6 +43,7 @@ RAGGED = [
     dict(R=2 * 128, S=128, causal=True),
     dict(R=5, S=1024, causal=False),
     dict(R=1, S=3 << 15, causal=False),
+    dict(R=21, S=16, causal=True),  # no whole number of squares
 ]
 
 

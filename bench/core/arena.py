@@ -231,12 +231,17 @@ class Arena:
     def probe(self) -> list["Probe"]:
         """A few elements of the largest outputs, at places that nobody can know before: what is there when a call
         says that it is over must be what is there when it is handed back."""
-        start = secrets.randbits(32)
-        return [
-            Probe(name, start, torch.take(bits(f.view), (self._grids[name] + start) % f.view.numel()))
+        return self.aimed()()
+
+    def aimed(self) -> Callable[[], list["Probe"]]:
+        """What will `probe` when it is called, at once: where to is settled now."""
+        start, take = secrets.randbits(32), torch.take
+        places = [
+            (name, bits(f.view), (self._grids[name] + start) % f.view.numel())
             for name, f in self._largest
             if name in self._grids
         ]
+        return lambda: [Probe(name, start, take(view, place)) for name, view, place in places]
 
     def late(self, probes: Iterable[tuple[str, int, list[int]]]) -> str:
         """What an arena of memory that was handed back holds elsewise than a probe saw it; "" where nothing is."""

@@ -203,7 +203,7 @@ def cases_of(
 
     Of each shape in `timed` a small slice of the same width, alignment and options (`contract.sliced`), with every
     seed and every structured case, and a slice as large as the outputs that kernels treat in a way of their own, with
-    LARGE_EDITS structured cases, which ones being the last seed's choice.
+    LARGE_EDITS structured cases, which ones being the last seed's choice, and those that are `at_large_sizes`.
 
     Not `thorough`, for the simulator: each structured case on one ragged and one aligned shape only, in turn, so that
     between them they see every shape, and each of them both ways of writing gradients; and no large slices.
@@ -230,6 +230,7 @@ def cases_of(
         if on[1] not in [shape for _, shape in small]:
             edits = _edits(module, phase, on)
             some = [edits[(seeds[-1] + k) % len(edits)] for k in range(min(LARGE_EDITS, len(edits)))]
+            some += [e for e in edits if getattr(module.CASES[e], "large", False) and e not in some]
             cases += [case(*on, ways[k % len(ways)], seeds[0], edit) for k, edit in enumerate(some)]
     return cases
 

@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
+from bench import cli
 from bench.cli import ENDING, FAILED, CannotGoOn, deaf_to_ctrl_c
 from bench.core import replies
 from bench.core.evidence import bounded, line_of, one_line
@@ -44,6 +45,7 @@ KILLED_SECONDS = 0.5
 START_SECONDS = 120.0  # for a process to start, the server's imports included
 WAKE_SECONDS = 0.25  # between signals to a server that may have been stopped, …
 NUDGE_SECONDS = 5.0  # … and to a process that is waited for
+SEAL_SECONDS = 0.05  # between two looks at which functions were replaced
 MOST_TOLD = 100_000  # messages during one command
 MOST_EVIDENCE = 4000  # characters of what a failure says
 BENCH = Path(__file__).parents[1]
@@ -51,7 +53,7 @@ SERVER = multiprocessing.get_context("forkserver")  # a fork of it starts in mil
 FRESH = multiprocessing.get_context("spawn")
 
 # How a command fails, besides what a room's own `explain` says.
-TIMEOUT, CRASH, ERROR, OUT_OF_MEMORY = "timeout", "crash", "error", "out of memory"
+TIMEOUT, CRASH, ERROR, OUT_OF_MEMORY, WRONG = "timeout", "crash", "error", "out of memory", "wrong"
 # What a message is: what the room's commands answer; not yet the answer; it; or how the command failed.
 HELLO, TOLD, DONE, FAILURE = "hello", "told", "done", "failure"
 
@@ -78,6 +80,7 @@ class Room:
     """What is inside a process: made when the first command comes; a subclass has a method for each command."""
 
     tell: Callable[[object], None] = staticmethod(lambda what: None)  # to the parent, while a command runs
+    seal: Callable[[], Sequence[str]] | None = None  # names of the functions that somebody replaced (core/world.py)
 
     def broken(self) -> bool:
         """Whether the process is of no more use after an error."""
@@ -591,6 +594,9 @@ class _Desk:
         self.pid = os.getpid()
 
     def serve(self) -> None:
+        # Whoever replaces functions here replaces those, too, that would tell. What this one holds is out of reach.
+        answer, say, leave, clock, seal = self.answer, self.say, os._exit, time.monotonic, None
+        looked = 0.0
         while True:
             try:
                 while self.room and not self.connection.poll() and self.room.idle():
@@ -598,15 +604,26 @@ class _Desk:
                 self.number, command, keywords = self.connection.recv()
             except (EOFError, OSError):
                 return
-            kind, value = self.answer(command, keywords)
+            kind, value = answer(command, keywords)
             if os.getpid() != self.pid:  # a child that a variant forked and let return
-                os._exit(0)
+                leave(0)
+            seal = seal or (self.room and self.room.seal)
+            replaced: Sequence[str] = ()
+            if seal and clock() - looked > SEAL_SECONDS:  # not after each of many short calls that are timed
+                replaced, looked = seal(), clock()
+            if replaced and kind == DONE:
+                kind, value = (
+                    FAILURE,
+                    (WRONG, f"global_state: functions were replaced: {', '.join(replaced[:4])}", cli.WRONG),
+                )
             try:
-                self.say(kind, value)
+                say(kind, value)
             except Rubbish as error:
-                self.say(FAILURE, (ERROR, bounded(error), FAILED))
+                say(FAILURE, (ERROR, bounded(error), FAILED))
             except OSError:  # nobody waits for it any more
                 return
+            if replaced:  # of no more use; and whoever says otherwise in its place says no more
+                leave(FAILED)
 
     def say(self, kind: str, value: object) -> None:
         self.connection.send_bytes(replies.packed((self.number, kind, value)))

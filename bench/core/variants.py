@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,7 @@ from reference.contract import Shape
 KERNELS = HOME / "kernels"
 COMPILED = (".cpp", ".cc", ".cxx", ".c", ".cu", ".cuh", ".hpp", ".h")  # sources that lie beside a variant's Python
 MOST_SOURCE_BYTES = 4 << 20  # of a variant's Python file
+NAMES_SOMETHING = re.compile(r"\w{3}")  # of a pattern of KERNELS
 MOST_NOTICES = 10  # on files of one root that are no variants
 # What a variant's file may say of itself, and the types of it; a text alone counts as a tuple of one.
 CONSTANTS: dict[str, tuple[type, ...]] = {
@@ -362,6 +364,9 @@ def _constants(path: Path, tree: ast.Module) -> dict:
         )
         if type(value) not in CONSTANTS[name] or (isinstance(value, tuple) and not all(type(v) is str for v in value)):
             raise Unreadable(f"{path} line {node.lineno}: {name} cannot be {ast.unparse(node.value)[:60]}")
+    for pattern in values.get("KERNELS", ()):
+        if not NAMES_SOMETHING.search(pattern):  # else own code could run any library's
+            raise Unreadable(f"{path}: KERNELS has {pattern!r}, which names no kernel")
     for dtype in values.get("DTYPES", ()):
         if dtype not in contract.ITEM_SIZE:
             known = ", ".join(d for d in contract.ITEM_SIZE if d != "int")

@@ -7,7 +7,7 @@
     difference(before, take())             "" or what changed, in words
     watch.evidence()                       "" or what was set meanwhile
 
-`take` reads the settings of torch, of Python and of the process; it takes some 0.5 ms. `Watch` costs a call nothing:
+`take` reads the settings of torch, of Python and of the process, in about a millisecond. `Watch` costs a call nothing:
 `guard` replaces the functions that set the world, in each module that has them, by ones that note the call first; what
 Python tells its audit hooks (processes, signals, libraries loaded by ctypes) is noted as well. Native code that sets
 and resets something leaves no note; what it leaves set is seen by `take`, what it does with many more cores than it
@@ -45,7 +45,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -80,9 +80,9 @@ MOST_SHOWN = 4  # changes named in one line of evidence
 
 # What a first call may leave behind: it compiles, and starts the pools that later calls use.
 POOLS = "native threads"
-DEEDS = "what its own code did"
+DEEDS, NOTES = "what its own code did", "notes of what its own code did"
 DENORMALS = "denormals are kept by torch's threads"
-OF_FUNCTIONS = ("clock", "clocks of a GPU", "replaced functions", DEEDS)  # what nobody changes at any time
+OF_FUNCTIONS = ("clock", "clocks of a GPU", "replaced functions", DEEDS, NOTES)  # what nobody changes at any time
 HOOKS = ("profile function", "trace function", "monitoring tools")  # nor these
 MAY_GROW = ("Python threads", POOLS, "child processes")
 
@@ -143,8 +143,9 @@ def take(deep: bool = False) -> State:
         "denormals are kept": TINY * HALF != 0,
         "clock": (time.perf_counter_ns is PERF_COUNTER_NS, time.process_time_ns is PROCESS_TIME_NS),
         "clocks of a GPU": _gpu_clocks() == GPU_CLOCKS,
-        "replaced functions": _replaced(),
+        "replaced functions": REPLACED(),
         DEEDS: tuple(DONE),
+        NOTES: repr(NOTED),
         **{name: _asked(get) for name, get in GETTERS.items()},
         **_of_python(),
         **_of_process(),
@@ -254,10 +255,13 @@ def difference(before: State, after: State) -> str:
     `late_work`: pools grow with the work.
     """
     changed = []
+    done = set(cast(tuple[str, ...], after.get(DEEDS, ()))) - set(cast(tuple[str, ...], before.get(DEEDS, ())))
     for name, was in before.items():
         now = after.get(name, was)
         if was == now or name == POOLS or (name in MAY_GROW and now < was):  # type: ignore[operator]
             continue
+        if (name == DEEDS and not done) or (name == NOTES and done):
+            continue  # what was done says more than that it was noted, unless the note is gone
         changed.append(_told(name, was, now))
     more = f"; and {len(changed) - MOST_SHOWN} more" if len(changed) > MOST_SHOWN else ""
     return "; ".join(changed[:MOST_SHOWN]) + more
@@ -388,19 +392,21 @@ def _workers_keep_denormals() -> bool:
 
 @dataclass(frozen=True)
 class Names:
-    """A namespace and the functions that were in it, in parallel tuples, so that comparing them is quick."""
+    """A namespace and what was in it that matters, in parallel tuples, so that comparing them is quick."""
 
     of: str
     owner: object
     names: tuple[str, ...]
-    functions: tuple[object, ...]
+    things: tuple[object, ...]
     now: Callable[[Any], tuple[object, ...]]  # of the namespace: what is under those names. Raises KeyError
     known: frozenset[str]  # all names that were there
 
 
-BOUND: list[Names] = []
+REPLACED: Callable[[], tuple[str, ...]] = tuple  # names of what is not what it was at `bind`
 CALLABLE = (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
 CALLABLE += (types.MethodType, types.GetSetDescriptorType, type, property, staticmethod, classmethod)  # type: ignore[assignment]
+# Whoever puts a list of its own class in the place of one is called when the harness looks into it.
+HELD = (*CALLABLE, dict, list, set, itertools.count)
 
 
 # Of Python's own library what the harness calls around a call: whoever replaces one of these is called after the clock
@@ -426,17 +432,22 @@ WITH_CLASSES = (contextlib, functools, random, secrets, collections, dataclasses
 
 def bind() -> None:
     """Note which functions the harness, and what it stands on, are made of now. Whatever is replaced later shows."""
-    BOUND.clear()
+    global REPLACED
     owners: list[tuple[str, object]] = [(m.__name__, m) for m in (*STANDARD, *WITH_CLASSES, sys)]
     owners += [(f"{m.__name__}.{c.__qualname__}", c) for m in WITH_CLASSES for c in _classes(m)]
     owners += [("pathlib.Path", Path), ("torch", torch)]
     owners += [("Connection", multiprocessing.connection.Connection), ("torch.Tensor", torch.Tensor)]
-    owners += [(n, m) for n, m in sorted(sys.modules.items()) if n == "bench" or n.startswith("bench.")]
-    for of, owner in owners:
-        BOUND.append(_names(of, owner))
-        if isinstance(owner, ModuleType) and of.startswith("bench"):
-            BOUND.extend(_names(f"{of}.{c.__qualname__}", c) for c in _classes(owner))
-    BOUND[:] = [bound for bound in BOUND if bound.names]
+    owners += [("torch.Tensor", torch._C.TensorBase)]
+    for name, module in sorted(sys.modules.items()):
+        if name == "bench" or name.startswith("bench."):
+            owners += [(name, module), *((f"{name}.{c.__qualname__}", c) for c in _classes(module))]
+    REPLACED = _comparer([names for names in itertools.starmap(_names, owners) if names.names])
+
+
+def sealed() -> Callable[[], tuple[str, ...]]:
+    """`REPLACED` as it is now. Whoever holds it where others cannot get at it, in a function that runs, asks what
+    cannot be silenced: what `take` and `difference` say is worth as much as they are."""
+    return REPLACED
 
 
 def _classes(module: ModuleType) -> list[type]:
@@ -444,40 +455,78 @@ def _classes(module: ModuleType) -> list[type]:
 
 
 def _names(of: str, owner: object) -> Names:
-    found = {n: v for n, v in vars(owner).items() if isinstance(v, CALLABLE)}
+    found = {n: v for n, v in vars(owner).items() if isinstance(v, HELD)}
     if of == "torch":  # its compiler replaces one, and what is private comes and goes
-        found = {n: v for n, v in found.items() if n[0] != "_" and n != "manual_seed"}
+        found = {n: v for n, v in found.items() if n[0] != "_" and n != "manual_seed" and isinstance(v, CALLABLE)}
     if of == "sys":  # what shows errors is anybody's
         found = {n: v for n, v in found.items() if not n.endswith("hook")}
+    if of == __name__:  # the one that is made here
+        found.pop("REPLACED", None)
     names = tuple(found)
     # Of one name itemgetter would answer no tuple.
     now = operator.itemgetter(*names) if len(names) > 1 else lambda space: tuple(space[n] for n in names)
     return Names(of, owner, names, tuple(found.values()), now, frozenset(vars(owner)))
 
 
-def _replaced() -> tuple[str, ...]:
-    """Names of the functions that are not what they were at `bind`."""
+def _comparer(bound: list[Names]) -> Callable[[], tuple[str, ...]]:
+    """What answers the names of all that is not what it was. It calls only what is bound here, and looks up nothing: a
+    function that was replaced cannot be asked whether it was."""
+    same, each, every, pair, sort, size = operator.is_, map, all, zip, type, len
+    missing, modules, join = KeyError, sys.modules, tuple
+    spaces = [(b, vars(b.owner), type(b.owner), len(b.known)) for b in bound]
+    imported = [(b.of, b.owner) for b in bound if isinstance(b.owner, ModuleType) and b.of in sys.modules]
+    functions = [(f"{b.of}.{n}", f) for b in bound for n, f in zip(b.names, b.things, strict=True)]
+    cells = [(name, cell, held) for name, f in functions for cell, held in _cells(f)]
+    hides = _hider()
+
+    def replaced() -> tuple[str, ...]:
+        found = []
+        for names, space, kind, count in spaces:
+            if sort(names.owner) is not kind:
+                found.append(f"the class of {names.of}")
+            if size(space) != count:
+                found += [
+                    f"{names.of}.{name}" for name in space if name not in names.known and hides(names.owner, name)
+                ]
+            try:
+                if every(each(same, names.now(space), names.things)):  # == would ask whoever was put there
+                    continue
+            except missing:
+                pass
+            pairs = pair(names.names, names.things)
+            found += [f"{names.of}.{name}" for name, thing in pairs if space.get(name) is not thing]
+        found += [f"sys.modules[{name}]" for name, module in imported if modules.get(name) is not module]
+        found += [f"what {name} closes over" for name, cell, held in cells if cell.cell_contents is not held]
+        return join(found)
+
+    return replaced
+
+
+def _cells(function: object) -> list[tuple[types.CellType, object]]:
+    """What a function closes over, and what is in it; a cell may still be empty."""
     found = []
-    for bound in BOUND:
-        space = vars(bound.owner)
-        if len(space) != len(bound.known):
-            found += [f"{bound.of}.{name}" for name in space.keys() - bound.known if _shadows(bound.owner, name)]
-        try:
-            # Identical objects are equal without being asked.
-            if bound.now(space) == bound.functions:
-                continue
-        except KeyError:
-            pass
-        pairs = zip(bound.names, bound.functions, strict=True)
-        found += [f"{bound.of}.{name}" for name, function in pairs if space.get(name) is not function]
-    return tuple(found)
+    for cell in (function.__closure__ or ()) if isinstance(function, types.FunctionType) else ():
+        with contextlib.suppress(ValueError):
+            found.append((cell, cell.cell_contents))
+    return found
 
 
-def _shadows(owner: object, name: str) -> bool:
-    """Whether a new name hides what was found before: a class's an inherited one, a module's a builtin."""
-    if isinstance(owner, type):
-        return any(hasattr(base, name) for base in owner.__mro__[1:])
-    return hasattr(builtins, name) and not (name.startswith("__") and name.endswith("__"))
+def _hider() -> Callable[[object, str], bool]:
+    look, has, are, kind, some, called = vars, hasattr, isinstance, type, any, callable
+    module, of_python = ModuleType, builtins
+
+    def hides(owner: object, name: str) -> bool:
+        """Whether a new name hides what was found before: of a module a builtin; of a class an inherited one or, as a
+        property does, one of its objects' own. Or whether Python itself looks for it, as for a destructor."""
+        special = name[:2] == "__" == name[-2:]
+        if are(owner, module):
+            return has(of_python, name) and not special
+        value = look(owner).get(name)
+        if special:  # Python itself adds lists and dictionaries
+            return called(value)
+        return has(kind(value), "__set__") or some(has(base, name) for base in owner.__mro__[1:])  # type: ignore[attr-defined]
+
+    return hides
 
 
 # --- who sets what, while it is watched ---
@@ -493,6 +542,8 @@ class Event:
 
 EVENTS: list[Event] = []
 DONE: dict[str, None] = {}  # in order: what a variant's own file did at any time, its import and first call included
+NOTED = itertools.count()  # of such notes: who takes them away cannot count back
+SEEN = itertools.count()  # the same of events
 LOADED: list[str] = []  # libraries and symbols that a variant's own file asked ctypes for
 
 # Attributes of modules that hold a function that sets the world. A function is replaced wherever it is found here.
@@ -547,7 +598,10 @@ AUDITED = {
     *("resource.setrlimit", "resource.prlimit", "sys.monitoring.register_callback"),
 }
 STANDARD_LIBRARY, SITE = sysconfig.get_path("stdlib") + os.sep, ("site-packages", "dist-packages")
-SETS_AN_ATTRIBUTE = "object.__setattr__"
+SETS_AN_ATTRIBUTE, READS_AN_ATTRIBUTE = "object.__setattr__", "object.__getattr__"  # told of few of them
+OF_CODE = ("__code__", "__defaults__", "__kwdefaults__", "__bases__")
+OF_FRAMES = ("tb_frame", "gi_frame", "cr_frame", "ag_frame")
+BY_ADDRESS = ("ctypes.cdata", "ctypes.cdata/buffer", "ctypes.string_at", "ctypes.wstring_at", "ctypes.call_function")
 COMPILES = "subprocess.Popen"  # before the first call
 LOOKS_UP, LOOK_UP_FOR_OTHERS = "sys._getframe", (f"{os.sep}inspect.py", f"{os.sep}traceback.py")
 STARTS_THREADS = ("start_new", "start_new_thread", "start_joinable_thread")
@@ -555,14 +609,27 @@ STARTS_THREADS = ("start_new", "start_new_thread", "start_joinable_thread")
 TO_OTHERS = ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "setpriority", "pidfd_send_signal")
 REGISTERS, OF_TORCH = "dispatch_library", ("aten", "prims", "_")  # operators, in these namespaces of torch's
 OPENS, MOVES = "open", ("os.rename", "os.remove", "os.truncate", "os.link", "os.symlink")
-HEARD = AUDITED | {LOOKS_UP, SETS_AN_ATTRIBUTE, "ctypes.dlopen", "ctypes.dlsym", "ctypes.dlsym/handle", OPENS, *MOVES}
+HEARD = frozenset(
+    AUDITED
+    | {LOOKS_UP, SETS_AN_ATTRIBUTE, READS_AN_ATTRIBUTE, OPENS, *MOVES}
+    | {"ctypes.dlopen", "ctypes.dlsym", "ctypes.dlsym/handle", *BY_ADDRESS}
+)
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MADE: set[str] = set()  # files that this process was seen to make
 JUDGES = "yards"  # a folder of the cache that the judge alone writes to (trial/truth.py)
-INSIDE: set[int] = set()  # threads that are in the hook
 ROOTS = (HOME, Path(__file__).parents[2])  # as Python names files, which a link may lead to
 SETS_HOOKS = (threading.__file__, *(f"{root}{os.sep}bench{os.sep}" for root in ROOTS))
 MARK = "_notes_its_calls"
+
+
+def _see(what: str) -> None:
+    next(SEEN)
+    EVENTS.append(Event(what, _thread_name()))
+
+
+def _note(what: str) -> None:
+    next(NOTED)
+    DONE[what] = None
 
 
 def guard() -> None:
@@ -592,7 +659,7 @@ def _properties() -> Iterator[tuple[str, str, Any]]:
 
 @functools.cache
 def _listen() -> None:
-    sys.addaudithook(_audited)  # there is no way to take it back
+    sys.addaudithook(_hook())  # there is no way to take it back
 
 
 def _note_calls(module: ModuleType, name: str) -> None:
@@ -613,9 +680,9 @@ def _noting(function: Callable[..., object], what: str) -> Callable[..., object]
         if name == REGISTERS:
             _registers(arguments, sys._getframe(1))
             return function(*arguments, **keywords)
-        EVENTS.append(Event(f"{what}({_arguments(arguments)})", _thread_name()))
+        _see(f"{what}({_arguments(arguments)})")
         if (starts or _to_another(name, arguments)) and not _trusted(_asks(sys._getframe(1))):
-            DONE["a thread's start" if starts else f"{what} of another process"] = None
+            _note("a thread's start" if starts else f"{what} of another process")
         return function(*arguments, **keywords)
 
     noting.__name__ = noting.__qualname__ = what.rpartition(".")[2]
@@ -641,7 +708,7 @@ def _registers(arguments: tuple[object, ...], frame: types.FrameType | None) -> 
         frame = frame.f_back
     theirs = frame is not None and not frame.f_code.co_filename.startswith(str(Path(torch.__file__).parent) + os.sep)
     if theirs and str(arguments[0]) == "IMPL" and str(arguments[1]) in OF_TORCH:
-        DONE[f"torch.library to replace operators of {arguments[1]}"] = None
+        _note(f"torch.library to replace operators of {arguments[1]}")
 
 
 def _arguments(values: tuple[object, ...]) -> str:
@@ -649,18 +716,23 @@ def _arguments(values: tuple[object, ...]) -> str:
     return ", ".join(repr(v)[:40] if isinstance(v, plain) else type(v).__name__ for v in values[:4])
 
 
-def _audited(event: str, arguments: tuple[Any, ...]) -> None:
-    """The hook. What it does itself is audited as well: such a call of it, inside the first, is over at once."""
-    if event not in HEARD or (event == OPENS and not _of_interest(arguments)):
-        return
-    thread = _thread.get_ident()
-    if thread in INSIDE:
-        return
-    INSIDE.add(thread)
-    try:
-        _heard(event, arguments, sys._getframe(1))
-    finally:
-        INSIDE.discard(thread)
+def _hook() -> Callable[[str, tuple[Any, ...]], None]:
+    """What it does itself is audited as well: such a call of it, inside the first, is over at once."""
+    inside: set[int] = set()  # threads that are in it; nobody else can say that they are
+
+    def audited(event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in HEARD or (event == OPENS and not _of_interest(arguments)):
+            return
+        thread = _thread.get_ident()
+        if thread in inside:
+            return
+        inside.add(thread)
+        try:
+            _heard(event, arguments, sys._getframe(1))
+        finally:
+            inside.discard(thread)
+
+    return audited
 
 
 def _heard(event: str, arguments: tuple[Any, ...], frame: types.FrameType) -> None:
@@ -670,7 +742,9 @@ def _heard(event: str, arguments: tuple[Any, ...], frame: types.FrameType) -> No
         return _loads(event, arguments, asks)
     if event == OPENS or event in MOVES:
         return None if _trusted(asks) else _touches(event, arguments)
-    if event == LOOKS_UP:  # Python's library does for its own ends, named tuples say
+    if event == READS_AN_ATTRIBUTE and arguments[1] not in OF_FRAMES:
+        return None
+    if event in (LOOKS_UP, READS_AN_ATTRIBUTE):  # Python's library does for its own ends, named tuples say
         file = frame.f_code.co_filename
         if _trusted(file) or (_of_python_itself(file) and not file.endswith(LOOK_UP_FOR_OTHERS)):
             return None
@@ -678,15 +752,18 @@ def _heard(event: str, arguments: tuple[Any, ...], frame: types.FrameType) -> No
         return None  # a thread that starts under a profile function sets it; so does the harness, to look
     elif event == SETS_AN_ATTRIBUTE:  # told of few attributes only
         owner, name = arguments[:2]
-        if name != "__code__" and not (name == "__class__" and isinstance(owner, torch.Tensor)):
+        if name not in OF_CODE and not (name == "__class__" and isinstance(owner, torch.Tensor | ModuleType)):
             return None
-        what = f"{name} of {getattr(owner, '__qualname__', 'a tensor')} replaced"
+        of = getattr(owner, "__qualname__", "a module" if isinstance(owner, ModuleType) else "a tensor")
+        what = f"{name} of {of} replaced"
+    elif event == READS_AN_ATTRIBUTE:
+        what = f"looks at frames by {arguments[1]}"
     if event == COMPILES and _trusted(asks):
         return None  # a launcher builds for a shape that it meets for the first time
-    if event != LOOKS_UP:
-        EVENTS.append(Event(what, _thread_name()))
+    if event not in (LOOKS_UP, READS_AN_ATTRIBUTE):
+        _see(what)
     if event != COMPILES and not _trusted(asks):
-        DONE[what] = None
+        _note(what)
     return None
 
 
@@ -709,14 +786,14 @@ def _touches(event: str, arguments: tuple[Any, ...]) -> None:
         path = os.path.abspath(text)
         if event == OPENS and not arguments[2] & WRITES:
             if _of_another_process(path):
-                DONE[f"open({'/'.join(path.split('/')[:3])}…), which is another process's"] = None
+                _note(f"open({'/'.join(path.split('/')[:3])}…), which is another process's")
             continue
         if path == os.devnull or path in MADE:
             continue
         if _free_to_make(os.path.realpath(path)) and not os.path.lexists(path):
             MADE.add(path)
         else:
-            DONE[f"{event} to change {os.path.basename(path)[:60]}, which is not its own"] = None
+            _note(f"{event} to change {os.path.basename(path)[:60]}, which is not its own")
 
 
 def _temporary_folder() -> str:
@@ -765,7 +842,9 @@ def _loads(event: str, arguments: tuple[Any, ...], asks: str) -> None:
     installed package's. A library built by `kernels` or lying beside the file that asks is the variant's own."""
     if _trusted(asks):
         return
-    if event == "ctypes.dlopen":
+    if event in BY_ADDRESS:
+        _note(f"{event}: memory by its address")
+    elif event == "ctypes.dlopen":
         name = os.fsdecode(arguments[0]) if arguments[0] else ""
         folders = (str(cache_dir()), os.path.dirname(asks))
         own = os.path.isabs(name) and any(os.path.realpath(name).startswith(os.path.realpath(f) + "/") for f in folders)
@@ -773,6 +852,7 @@ def _loads(event: str, arguments: tuple[Any, ...], asks: str) -> None:
             LOADED.append(f"{os.path.basename(name)} by ctypes")
     elif event == "ctypes.dlsym" and len(arguments) > 1 and str(arguments[1]).startswith(SETS_THE_SYSTEM):
         LOADED.append(f"{arguments[1]} by ctypes")
+        _note(LOADED[-1])
 
 
 def _asks(frame: types.FrameType | None) -> str:
@@ -807,13 +887,15 @@ class Watch:
     events: list[Event] = field(default_factory=list)
 
     def __enter__(self) -> "Watch":
-        self._start = len(EVENTS)
+        self._start, self._seen = len(EVENTS), repr(SEEN)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.events = EVENTS[self._start :]
+        if not self.events and repr(SEEN) != self._seen:
+            self.events = [Event("took away what was noted of it", _thread_name())]
         if threading.current_thread() is threading.main_thread():
             del EVENTS[self._start :]  # a call that sets something each time would fill the memory
 

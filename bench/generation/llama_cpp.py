@@ -72,8 +72,8 @@ class LlamaCppRoom(Room):
         if not self.context:
             raise CannotGoOn(f"llama.cpp has no context of {s.B} x {s.S} tokens in {s.dtype}", CANNOT_RUN)
 
-    def run(self) -> Done:
-        s, prompts = self.sizes, self.job.prompts
+    def run(self, turn: int = 0) -> Done:
+        s, (prompts, _) = self.sizes, self.job.text(turn)
         drawn: list[list[int]] = [[] for _ in prompts]
         self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
 

@@ -53,18 +53,14 @@ class Entry:
     chosen: str = ""  # beforehand: in which file, where, when, and what of it is not used
     recipe: str = ""
     rounds: list[Done] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)  # which text each of them wrote
     verdict: Verdict | None = None
-    drawn: list[list[int]] = field(default_factory=list)  # what was judged before anything was timed
-    timed: list[Verdict] = field(default_factory=list)  # of each text that was written on the clock
+    tokens: list[list[int]] = field(default_factory=list)  # of the text that was asked for, by sequence
+    timed: list[Verdict] = field(default_factory=list)  # of texts that were written on the clock
     inside: tuple[dict[str, float], dict[str, float]] = field(default_factory=lambda: ({}, {}))
     peak_bytes: int = 0
     status: str = ""  # why it takes part no longer
     evidence: str = ""
-
-    @property
-    def tokens(self) -> list[list[int]]:
-        """The last text, by sequence."""
-        return self.rounds[-1]["tokens"] if self.rounds else self.drawn
 
     @property
     def done(self) -> str:

@@ -31,6 +31,14 @@ class Job:
     seed: int
     simulate: bool = False
 
+    def text(self, turn: int) -> "tuple[tuple[tuple[int, ...], ...], int]":
+        """Prompts and seed of a text: of turn 0 those that were asked for; of any other one prompts as long that nobody
+        has read before, for who has need not compute."""
+        if not turn:
+            return self.prompts, self.seed
+        draw = random.Random(turn)
+        return tuple(tuple(draw.randrange(self.source.model.v) for _ in p) for p in self.prompts), draw.getrandbits(31)
+
     @property
     def form(self) -> str:
         return Q8 if self.sizes.group else self.sizes.dtype

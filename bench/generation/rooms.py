@@ -105,8 +105,8 @@ class Room(process.Room):
         """Set up; a line on what it is."""
         raise NotImplementedError
 
-    def run(self) -> Done:
-        """One generation."""
+    def run(self, turn: int = 0) -> Done:
+        """One generation, of that turn's text (plan.Job.text)."""
         raise NotImplementedError
 
     def _first(self, prefill: Callable[[], object], read: Callable[[], object]) -> tuple[float, float]:
@@ -181,6 +181,7 @@ class OurRoom(Room):
             for backend in {v.backend for v in choice.values() if v.gpu_code}:
                 simulate.install(backend)
         world.guard()  # before any of them is there
+        self.seal = world.sealed()
         self.functions = {name: value for name, value in world.take().items() if name in world.OF_FUNCTIONS}
         modules = {id: variant.load() for id, variant in choice.items()}
         self.engine = Engine(self.made, modules, self.device)
@@ -205,8 +206,8 @@ class OurRoom(Room):
     def peak_bytes(self) -> int:
         return max(super().peak_bytes(), self.recorded_peak)
 
-    def run(self) -> Done:
-        self.engine.begin(self.job.prompts, self.job.seed)
+    def run(self, turn: int = 0) -> Done:
+        self.engine.begin(*self.job.text(turn))
         before = world.take() | self.functions
         with world.Watch() as watch:
             prefill_s, first_s = self._first(self.engine.prefill, self.made.token.tolist)
@@ -251,6 +252,10 @@ class OurRoom(Room):
 class JudgeRoom(Room):
     """The plain network of reference/models in fp64 (a large one in fp32), with the weights that ours computes with."""
 
+    def __init__(self, job: Job):
+        super().__init__(job)
+        self.prompts, self.seed = job.text(0)
+
     def judge(self, drawn: list[list[int]], logits: list[list[ROW]]) -> Verdict:
         """Logits of ours after each prompt and the tokens it drew itself, against those of one forward pass over all of
         them: so decoding is held to what a whole pass says."""
@@ -263,10 +268,11 @@ class JudgeRoom(Room):
         odd = (self._odd(truth[b], b, tokens, LIMIT * yard) for b, tokens in enumerate(drawn))
         return Verdict(error, yard, same, of_truth.numel(), next(filter(None, odd), ""))
 
-    def judge_text(self, drawn: list[list[int]], lasts: list[list[ROW]], yard: float) -> Verdict:
+    def judge_text(self, turn: int, drawn: list[list[int]], lasts: list[list[ROW]], yard: float) -> Verdict:
         """A text that was written on the clock: whether its tokens are draws, and the logits of its last step, in each
         generation that came to this text. By the yard of the steps that were judged before; where that is passed, by
         that of all steps."""
+        self.prompts, self.seed = self.job.text(turn)
         verdict = self._judged_text(drawn, lasts, yard)
         if verdict.wrong and len(drawn[0]) * len(drawn) <= MOST_FORCED:
             truth = torch.stack([self._truth_of(b, ids) for b, ids in enumerate(drawn)])
@@ -286,14 +292,14 @@ class JudgeRoom(Room):
     def _odd(self, truth: torch.Tensor, b: int, tokens: list[int], off: float) -> str:
         """What is strange about a sequence's tokens; truth (steps, V)."""
         s = self.job.sizes
-        u = torch.rand(s.steps, s.B, generator=torch.Generator().manual_seed(self.job.seed))
+        u = torch.rand(s.steps, s.B, generator=torch.Generator().manual_seed(self.seed))
         told = strange(truth, tokens, u[: len(tokens), b].tolist(), s, off)
         return f"sequence {b}: {told}" if told else ""
 
     def _truth_of(self, b: int, tokens: list[int]) -> torch.Tensor:
         """(steps, V) of one sequence."""
         with torch.no_grad():
-            found = self._net()(torch.tensor([[*self.job.prompts[b], *tokens[:-1]]]))
+            found = self._net()(torch.tensor([[*self.prompts[b], *tokens[:-1]]]))
         return found[0, -len(tokens) :, : self.model.v].float()
 
     def _least(self, truth: torch.Tensor) -> float:
@@ -301,7 +307,7 @@ class JudgeRoom(Room):
         return truth.abs().max().item() * torch.finfo(DTYPES[self.sizes.dtype]).eps
 
     def _texts(self, drawn: list[list[int]]) -> torch.Tensor:
-        return torch.tensor([[*p, *d[:-1]] for p, d in zip(self.job.prompts, drawn, strict=True)])
+        return torch.tensor([[*p, *d[:-1]] for p, d in zip(self.prompts, drawn, strict=True)])
 
     @functools.cache  # noqa: B019  # one room a process
     def _net(self) -> Any:
@@ -320,7 +326,7 @@ class JudgeRoom(Room):
         made = inference(self.model, self.sizes, self.device)
         engine = Engine(made, modules, self.device)
         self.fill(engine)
-        engine.begin(self.job.prompts, self.job.seed)
+        engine.begin(self.prompts, self.seed)
         engine.prefill()
         rows = [made.logits[:, : self.model.v].float().clone()]  # the next step writes them anew
         for step in range(1, steps):
@@ -369,9 +375,9 @@ class PlainRoom(Room):
         return said
 
     @torch.no_grad()
-    def run(self) -> Done:
+    def run(self, turn: int = 0) -> Done:
         place = self.device.place
-        tokens = torch.tensor(self.job.prompts, device=place)
+        tokens = torch.tensor(self.job.text(turn)[0], device=place)
         positions, T = torch.arange(self.sizes.S, device=place), tokens.shape[1]
         drawn: list[torch.Tensor] = []
 
@@ -434,9 +440,10 @@ class TransformersRoom(Room):
         return f"transformers {transformers.__version__}, generate(), {self.net.config._attn_implementation} attention"
 
     @torch.no_grad()
-    def run(self) -> Done:
+    def run(self, turn: int = 0) -> Done:
         """The first token's time is that of a generation of one; a step's is what more of them take, by their
         number."""
+        self.prompts, _ = self.job.text(turn)
         first_s, _ = self._generated(1)
         steps = self.sizes.steps - 1
         if not steps:
@@ -447,7 +454,7 @@ class TransformersRoom(Room):
         return Done(prefill_s=first_s, first_s=first_s, step_s=step_s, tokens=tokens, last=[], changed="")
 
     def _generated(self, count: int) -> tuple[float, list[list[int]]]:
-        tokens = torch.tensor(self.job.prompts, device=self.device.place)
+        tokens = torch.tensor(self.prompts, device=self.device.place)
         self.device.synchronize()
         start = time.perf_counter()
         found = self.net.generate(

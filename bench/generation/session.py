@@ -2,6 +2,7 @@
 held to a plain network first."""
 
 import random
+import secrets
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,14 +13,14 @@ from bench.checkpoints import gguf
 from bench.cli import CannotGoOn
 from bench.core import files, progress
 from bench.core.evidence import plain
-from bench.core.process import TIMEOUT
+from bench.core.process import TIMEOUT, WRONG
 from bench.core.progress import Progress
 from bench.generation import outcome, pick
 from bench.generation.contestants import Contestant, Lost
 from bench.generation.llama_cpp import LlamaCppRoom
 from bench.generation.outcome import Entry, Outcome
 from bench.generation.plan import Q8, Job, Plan
-from bench.generation.rooms import EXACT, Done, JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
+from bench.generation.rooms import EXACT, JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
 from bench.generation.stream import Stream
 from bench.machine import facts
 from bench.models import chosen
@@ -27,7 +28,7 @@ from bench.models.inference import META, inference
 from bench.records.run import Run
 from bench.show.report import write_beside
 
-MOST_TEXTS = 3  # of those written on the clock: kernels whose sums have no order may come to several
+MOST_TEXTS = 3  # of those written on the clock that are judged
 CHECKED_ROWS = 64  # of logits that are judged: steps of all sequences
 NAMES = {"eager": "torch.eager", "compile": "torch.compile"}  # of the others as they are
 
@@ -62,7 +63,8 @@ class Session:
         found = self._keep()
         self._tell(found)
         if lost := [e for e in self.entries if e.ours and e.status]:
-            raise CannotGoOn(lost[0].evidence, cli.TIMED_OUT if lost[0].status == TIMEOUT else cli.FAILED)
+            codes = {TIMEOUT: cli.TIMED_OUT, WRONG: cli.WRONG}
+            raise CannotGoOn(lost[0].evidence, codes.get(lost[0].status, cli.FAILED))
         return cli.OK if found.ok else cli.WRONG
 
     def _keep(self) -> Outcome:
@@ -74,10 +76,7 @@ class Session:
 
     def _tell(self, found: Outcome) -> None:
         first = self.entries[0]
-        if self.streamed is not None:
-            if any(ids[: len(seen)] != seen for seen, ids in zip(self.streamed, first.tokens, strict=True)):
-                cli.say(f"{first.name}: its timed rounds wrote another text than the one that was shown")
-        elif first.tokens:
+        if self.streamed is None and first.tokens:
             # A model may write anything, a terminal's escape sequences too.
             print(plain("\n---\n".join(found.texts(first))) + "\n", flush=True)
         found.print()
@@ -121,8 +120,11 @@ class Session:
         for name, mode in self.others.items():
             self._join(stack, found, name, mode)
         for name, contestant in found.items() if self.plan.rounds else ():
-            if self.streamed is None or name != self.entries[0].name:
-                contestant.set_up("run")  # whatever the first time does
+            entry = next(e for e in self.entries if e.name == name)
+            if self.streamed is None or entry is not self.entries[0]:
+                entry.tokens = contestant.set_up("run")["tokens"]  # whatever the first time does
+            else:
+                entry.tokens = self.streamed
             contestant.ask("forget_peak")
         return found
 
@@ -162,7 +164,7 @@ class Session:
                     return
                 steps = max(1, min(entry.job.sizes.steps, CHECKED_ROWS // entry.job.sizes.B))
                 drawn, logits = found[entry.name].set_up("logits", steps=steps)
-                entry.drawn = drawn = [ids[:steps] for ids in drawn]
+                entry.tokens = drawn = [ids[:steps] for ids in drawn]
                 entry.verdict = judge.set_up("judge", drawn=drawn, logits=logits)
 
     def _judge_timed(self) -> None:
@@ -171,27 +173,26 @@ class Session:
         for entry in self.entries:
             if not (entry.ours and entry.verdict and entry.rounds and not entry.wrong and not entry.status):
                 continue
-            texts: dict[str, list[Done]] = {}
-            for done in entry.rounds:
-                texts.setdefault(repr(done["tokens"]), []).append(done)
-            some = random.sample(list(texts.values()), min(MOST_TEXTS, len(texts)))
+            some = random.sample(list(zip(entry.turns, entry.rounds, strict=True)), min(MOST_TEXTS, len(entry.rounds)))
             progress.tell(f"the plain network reads what {entry.name} wrote")
             with ExitStack() as stack:
                 judge = self._contestant(stack, "the plain network", JudgeRoom, entry.job)
-                for alike in some:
-                    lasts, yard = [done["last"] for done in alike], entry.verdict.yard
-                    asked = dict(drawn=alike[0]["tokens"], lasts=lasts, yard=yard)
+                for turn, done in some:
+                    asked = dict(turn=turn, drawn=done["tokens"], lasts=[done["last"]], yard=entry.verdict.yard)
                     entry.timed.append(judge.set_up("judge_text", **asked))
 
     # --- measuring ---
 
     def _rounds(self, contestants: dict[str, Contestant]) -> None:
-        """Everybody's turns, in random order. Who dies or hangs takes part no longer, and its row says so."""
+        """Everybody's turns, in random order, each round with a text that is new to all. Who dies or hangs takes part
+        no longer, and its row says so."""
         entries = {e.name: e for e in self.entries}
         for _ in progress.track(range(self.plan.rounds), "round", lambda turn: f"round {turn + 1}"):
+            turn = 1 + secrets.randbits(40)
             for name in random.sample(list(contestants), len(contestants)):
                 try:
-                    entries[name].rounds.append(contestants[name].ask("run"))
+                    entries[name].rounds.append(contestants[name].ask("run", turn=turn))
+                    entries[name].turns.append(turn)
                 except Lost as error:
                     self._out(entries[name], error)
                     del contestants[name]

@@ -77,6 +77,7 @@ class Timer:
         self.cpu_seconds: list[float] = []  # of all threads of the process; empty where the clock does not tell
         self.kernels: list[list[Kernel]] = []  # of each call; empty where the clock does not see them
         self.host_seconds: list[float] = []  # of each span: until the host had launched all, the spin not awaited
+        self.at_once: Callable[[], object] | None = None  # called as soon as a call is over, where nothing else waits
 
     def __enter__(self) -> "Timer":
         return self
@@ -185,6 +186,8 @@ class WallTimer(Timer):
 
     def stop(self) -> None:
         wall, mine = PERF_COUNTER_NS(), THREAD_TIME_NS()
+        if self.at_once:
+            self.at_once()
         settle_threads_clocks()
         looking = THREAD_TIME_NS() - mine  # before the process's clock: what passes between them is not taken off
         cpu = PROCESS_TIME_NS() - looking

@@ -9,6 +9,7 @@ from bench.models.step import Step
 from bench.text import evaluation
 from bench.text.epochs import in_order
 from bench.trainer.ranks import Ranks
+from bench.training.rooms import NumpyBatch
 
 Check = Callable[[], None]  # called before each batch; what it raises ends the evaluation
 
@@ -17,15 +18,20 @@ def _go_on() -> None:
     pass
 
 
-def validation(step: Step, shards: list[Path], limit: int, ranks: Ranks, check: Check = _go_on) -> float:
-    """The mean loss, in nats a token, of the first `limit` batches of validation shards, each rank taking its turns."""
-    mem, losses = step.memory, []
+Told = list[tuple[NumpyBatch, float]]  # the mean loss of each batch
+
+
+def validation(step: Step, shards: list[Path], limit: int, ranks: Ranks, check: Check = _go_on) -> tuple[float, Told]:
+    """The mean loss, in nats a token, of the first `limit` batches of validation shards, each rank taking its turns;
+    and what it comes from."""
+    mem, told = step.memory, list[tuple[NumpyBatch, float]]()
     for x, y in in_order(shards, mem.B, mem.T, limit, ranks.rank, ranks.ranks, step.model.v):
         check()
         loss = step.evaluate((torch.from_numpy(x), torch.from_numpy(y))).mean(dtype=torch.float64)
-        losses.append(loss.item())
+        told.append(((x, y), loss.item()))
+    losses = [loss for _, loss in told]
     total, batches = ranks.mean(sum(losses)), ranks.mean(len(losses))  # some ranks may have one batch fewer
-    return total / batches
+    return total / batches, told
 
 
 def hellaswag(step: Step, examples: list[evaluation.Example], ranks: Ranks, check: Check = _go_on) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import os
 import resource
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -164,19 +164,24 @@ class Training:
 
     def run(self) -> int:
         ranks = self.ranks
-        clock = time.perf_counter  # before any kernel is loaded, and where none can put another
+        clock, judged = time.perf_counter, self._judged  # before any kernel is loaded, and where none can put another
         files.need_cache()
         self.folder: Path = ranks.first(self._folder() if ranks.main else Path())
         self.journal = Journal(self.folder) if ranks.main else None
         try:
-            self._set_up()
+            seal = self._set_up()
             with (
                 Stopping(not ranks.main) as self.stopping,
                 Screen(self.steps, self.done, not ranks.main) as self.screen,
                 contextlib.ExitStack() as self.stack,
             ):
                 self._writing(clock)
-            return self._ended()
+                # Whoever replaces functions replaces those, too, that would tell: these are held here alone.
+                replaced = seal()
+                if replaced and not self.astray:
+                    judged(self.done, f"global_state: functions were replaced: {', '.join(replaced[:4])}")
+            code = self._ended()
+            return cli.WRONG if replaced else code
         except Exception as error:
             if self.journal:
                 with contextlib.suppress(CannotGoOn):
@@ -198,7 +203,8 @@ class Training:
             raise CannotGoOn(f"{folder} already holds a run: choose another --out, or go on with it: --resume")
         return folder
 
-    def _set_up(self) -> None:
+    def _set_up(self) -> Callable[[], Sequence[str]]:
+        """What says which functions somebody replaced since before the kernels were loaded."""
         plan, ranks = self.plan, self.ranks
         told: tuple[Any, str] = ("", "")
         if ranks.main:
@@ -211,6 +217,7 @@ class Training:
         self._need_memory()
         if plan.spot_checks:
             self.spot = Spot(plan, lambda text: cli.say(text, not ranks.main))
+        seal = self.spot.seal if self.spot else tuple
         try:
             self.step: Step = build.build(plan.race, choice, plan.masters, ranks.ranks)
             ranks.reduce(self.step, plan.optimizer)
@@ -232,6 +239,7 @@ class Training:
             self._begin_the_journal(note)
             self._say_who(note)
         self.resumed = None  # as large as the model
+        return seal
 
     def _need_memory(self) -> None:
         """Refuse what cannot fit, before the system kills somebody for it."""
@@ -383,7 +391,9 @@ class Training:
     def _look_at(self, val: bool, hellaswag: bool, sample: bool, check: Callable[[], None]) -> None:
         plan, step = self.plan, self.done
         if val:
-            loss = evaluate.validation(self.step, self.val, plan.val_batches, self.ranks, check)
+            loss, told = evaluate.validation(self.step, self.val, plan.val_batches, self.ranks, check)
+            if self.spot:
+                self._judged(step, self.spot.evaluated(step, told))
             self._told(f"val loss {loss:.6f}", "val", loss=loss, batches=plan.val_batches)
         if hellaswag:
             right, of = evaluate.hellaswag(self.step, self.questions, self.ranks, check)

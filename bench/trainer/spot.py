@@ -7,7 +7,8 @@ formula what must have become of it (bench/training/gate.py). "Before" is what t
 writes to a parameter in between is seen, too. Then the functions that Python, PyTorch and the harness are made of are
 looked at, what a kernel may set, and whether this process's clock is the judge's.
 
-The first step and the last are always judged, others at random, as many as take SHARE of the time for each kind.
+The first step and the last are always judged, others at random, as many as take SHARE of the time for each kind; so is
+one batch's loss of validations.
 Several ranks: gradients and updates are not judged, for no rank has all of them.
 """
 
@@ -50,16 +51,18 @@ class Spot:
     def __init__(self, plan: Plan, told: Callable[[str], None]):
         """told: hears why nothing can be judged."""
         world.guard()
+        self.seal = world.sealed()
         self.world = world.of(WATCHED, world.take())
         self.plan, self.told = plan, told
         self.clock = time.perf_counter
-        self.of_gradients, self.of_update = Lot(), Lot()
+        self.of_gradients, self.of_update, self.of_evaluation = Lot(), Lot(), Lot()
         self.judges = True
         self.looks = 0
 
     def begin(self, step: Step, field: Field, number: int, last: int) -> None:
         """number, last: of the first step and of the last one, from 1. field: whose judge is asked."""
         self.step, self.field, self.always = step, field, (number, last)
+        self.evaluated_at = self.clock()
         self.sample = Sample(step.memory)
         self.before = self.sample.read()
         have, need = facts.available_bytes(), self.plan.model.parameters * BYTES_A_PARAMETER
@@ -85,6 +88,21 @@ class Spot:
         found = self._asked("again", **asked)
         box.close()
         self.of_gradients.cost_s = self.clock() - begin
+        return found
+
+    def evaluated(self, number: int, losses: list[tuple[NumpyBatch, float]]) -> str:
+        """After a validation: (batch, mean loss that was told of it). One batch of the first validation and of the last
+        is judged, of others in their share of the time; drawn now that all are over."""
+        begin = self.clock()
+        apart, self.evaluated_at = begin - self.evaluated_at, begin
+        always = number == self.always[1] or math.isinf(self.of_evaluation.cost_s)
+        batch, loss = random.SystemRandom().choice(losses)
+        if not self.judges or not math.isfinite(loss) or not (always or self.of_evaluation.drawn(apart)):
+            return ""
+        box, given = stored(dict(self.step.memory.params))
+        found = self._asked("evaluated", given=given, batch=batch, loss=loss, step=number)
+        box.close()
+        self.of_evaluation.cost_s = self.clock() - begin
         return found
 
     def updated(self, number: int, step_s: float, lr: float, norm: float, updates: int) -> str:

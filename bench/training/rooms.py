@@ -6,11 +6,11 @@ The methods of the rooms are the commands that `bench.training.contestants.Conte
 import math
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -165,6 +165,7 @@ class OurRoom(Room):
             for backend in {v.backend for v in choice.values() if v.gpu_code}:
                 simulate.install(backend)
         world.guard()  # before any kernel is loaded
+        self.seal = world.sealed()
         self.world = world.of((*world.OF_FUNCTIONS, *world.HOOKS), world.take())
         modules = {key: variant.load() for key, variant in choice.items()}
         self.names = {key: variant.name for key, variant in choice.items()}
@@ -454,13 +455,30 @@ class JudgeRoom(Room):
         model = network(self.job.model).to(self.device.place, dtype)
         model.load(params)
         losses = []
-        for tokens, targets in self._batches(batches):
-            logits = model(tokens)[..., : self.job.model.v].flatten(0, 1)
-            wide = logits.to(torch.promote_types(dtype, torch.float32))
-            each = torch.nn.functional.cross_entropy(wide, targets.flatten(), reduction="none")
+        for each in self._losses(model, batches, dtype):
             (each.mean() / len(batches)).backward()
             losses.append(each.detach().double().cpu())
         return spot.Taken(torch.cat(losses), {name: _grad(p).cpu() for name, p in model.named().items()})
+
+    def _losses(self, model: Any, batches: list[NumpyBatch], dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        """Of each target, by batch."""
+        for tokens, targets in self._batches(batches):
+            logits = model(tokens)[..., : self.job.model.v].flatten(0, 1)
+            wide = logits.to(torch.promote_types(dtype, torch.float32))
+            yield torch.nn.functional.cross_entropy(wide, targets.flatten(), reduction="none")
+
+    @torch.no_grad()
+    def evaluated(self, given: Given, batch: NumpyBatch, loss: float, step: int) -> list[Excess]:
+        """What is wrong of the mean loss that ours tells of a validation batch after `step` steps. given: parameters
+        by their names."""
+        params = cast(dict[str, torch.Tensor], values_in(opened(given.path, given.size), given.table))
+        found = []
+        for dtype in (DTYPES[self.job.dtype], spot.ABOVE[self.job.dtype]):
+            model = network(self.job.model).to(self.device.place, dtype)
+            model.load(params)
+            found.append(next(self._losses(model, [batch], dtype)).double().cpu())
+        rough, truth = found
+        return spot.excess_of_loss(loss, spot.Taken(truth, {}), spot.Taken(rough, {}), step)
 
     def updated(self, update: Update, norm: float, step: int, updates: int) -> list[Excess]:
         """What is wrong of an update of ours, the `updates`th, in step `step`; `norm` is that of its gradients."""

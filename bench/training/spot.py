@@ -35,7 +35,15 @@ def excesses(
     loss: float, norm: float, grads: Mapping[str, torch.Tensor], truth: Taken, rough: Taken, step: int
 ) -> list[Excess]:
     """What is wrong of a step of ours, before its update; the worst first. rough: PyTorch's in our step's formats."""
-    found = [_loss(loss, truth, rough), _norm(norm, grads), *_gradients(grads, truth, rough)]
+    return _beyond([_loss(loss, truth, rough), _norm(norm, grads), *_gradients(grads, truth, rough)], step)
+
+
+def excess_of_loss(loss: float, truth: Taken, rough: Taken, step: int) -> list[Excess]:
+    """What is wrong of a mean loss alone, of an evaluation."""
+    return _beyond([_loss(loss, truth, rough)], step)
+
+
+def _beyond(found: "list[Held]", step: int) -> list[Excess]:
     made = [Excess(what, step, ours, centre, band, "the truth's") for what, ours, centre, band in found]
     return sorted((e for e in made if not abs(e.ours - e.centre) <= e.band), key=lambda e: -e.times)
 

@@ -17,6 +17,7 @@ in the judge's process (bench/trial/judge.py), in this order; the first that fai
                     or a pinned kernel did not run
     allocates       own code allocated tensors inside the call
     global_state    a setting of the process, a timer or the number of threads is not what it was
+    declined        it says at a shape that it took before that it does not take it, which depends on numbers then
     nondeterministic  two calls differ although the variant says DETERMINISTIC = True
     too_little_work the simulator counted less traffic than the contract's compulsory bytes
     sanitizer       compute-sanitizer found a fault (bench.layer --sanitize)

@@ -188,9 +188,12 @@ def _prove_phase(
         except ProcessFailed as failure:
             return None, failure
 
-    def fell_out(failure: ProcessFailed | None) -> None:
+    declined: list[tuple[Case, str]] = []
+
+    def fell_out(case: Case, failure: ProcessFailed | None) -> None:
         if failure and failure.status == "skipped":
             proof.unsupported += [failure.evidence] if failure.evidence not in proof.unsupported else []
+            declined.append((case, failure.evidence))
         elif failure:
             raise failure
 
@@ -208,7 +211,7 @@ def _prove_phase(
                 if proved and not passed(case, proved, looked):
                     return []
                 if not proved:
-                    fell_out(failure)
+                    fell_out(case, failure)
     with ThreadPoolExecutor(max_workers=1) as pool:
         last: tuple[Case, Proved, Future[Verdict]] | None = None  # the judge looks at it while the next is called
         for case in cases if not share else ():
@@ -230,15 +233,26 @@ def _prove_phase(
                         return []
                     last = None
             else:
-                fell_out(failure)
+                fell_out(case, failure)
         if last and not passed(*last):
             return []
     if not proof.cases:
         proof.status, proof.evidence = "skipped", "; ".join(proof.unsupported)
+    elif told := _by_contents(declined, right):
+        proof.status, proof.check, proof.evidence = "wrong", "declined", f"declined: {told}"
     elif found := [] if devices.is_made_up(setting.device) else source.foreign(variant):
         proof.status, proof.check = "wrong", "source"
         proof.evidence = f"source: {'; '.join(found[:3])}"
     return sorted(right, key=lambda c: -contract.min_bytes(c.module, c.shape, c.phase))
+
+
+def _by_contents(declined: list[tuple[Case, str]], right: list[Case]) -> str:
+    """What a variant declined at a shape that it took with other contents; "" for nothing. It may choose its shapes,
+    not the numbers that it is right for."""
+    for case, why in declined:
+        if taken := next((c for c in right if c.shape == case.shape), None):
+            return f"{case.name}, seed {case.seed} ({why}); of the same shape it took {taken.name}, seed {taken.seed}"
+    return ""
 
 
 def _prove_side_by_side(

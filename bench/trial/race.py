@@ -52,6 +52,7 @@ JUDGED_SHARE = 0.5  # of turns, as long as none was judged
 SURE_TURNS = 2  # at least, of judged calls, after one whose error was near the limit
 HIDDEN_SECONDS = 2e-3  # in each of so many calls: a process's clock does not tell all
 FEWEST_CLOCKED = 5
+RESTED_S, AWAKE = 0.3, 0.5  # who was left alone for so long, and wanted so much more of a core than the baseline did
 SURELY_CLOCKED = 30  # calls before anybody is blamed: on a busy machine a few in a row may all have waited for a core
 
 
@@ -107,6 +108,9 @@ class Contestant:
     runtimes: int = 1  # of OpenMP in its process
     worker: Worker | None = None
     scheduled: world.State = field(default_factory=dict)  # its process, as it was warmed up
+    left: tuple[float, float] | None = None  # seconds that its process wanted a core, and the time, after its last turn
+    rested_s: float = 0.0  # from a turn to its next one, and how long its process wanted a core meanwhile
+    awake_s: float = 0.0
 
     @property
     def running(self) -> bool:
@@ -132,6 +136,11 @@ class Contestant:
         if not self.samples.get(cache):
             return None
         return stats.median_ci(self.least(cache), [p for p, _ in self.rounds[cache]])[0]
+
+    @property
+    def awake(self) -> float:
+        """The share of a core that its process wanted while others had their turns."""
+        return self.awake_s / self.rested_s if self.rested_s else 0.0
 
     def noise(self, cache: str) -> float | None:
         return stats.noise(self.samples[cache]) if self.samples.get(cache) else None
@@ -316,7 +325,7 @@ def _warm_up(c: Contestant, case: Case, pool: Pool, setting: Setting, randomness
     except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return
-    c.scheduled = world.from_outside(c.worker.process.pid)
+    c.scheduled, c.left = world.from_outside(c.worker.process.pid), None
     c.prepare_s, c.call_s = max(c.prepare_s, done["prepare_s"]), done["call_s"]
     c.overhead_s, c.runtimes = done["overhead_s"], done["runtimes"]
     c.workspace_bytes = done["workspace_bytes"]
@@ -408,17 +417,20 @@ def _rounds(contestants: list[Contestant], turns: "Turns", progress: Callable[[s
             if c.running and c.luck:
                 turns.take(c, round_ + 1, last=True)
         if c.running:
-            _look_back(c)
+            _look_back(c, contestants[0])
     return stopped
 
 
-def _look_back(c: Contestant) -> None:
-    """What all calls together tell: of cores that were not given, and of a process that is scheduled otherwise."""
+def _look_back(c: Contestant, baseline: Contestant) -> None:
+    """What all calls together tell: of cores that were not given, of a process that is scheduled otherwise, and of one
+    that is at work while others are timed."""
     assert c.worker
     threads = c.worker.setting.threads or facts.usable_cores()
     cpu, wall = (list(chain.from_iterable(s)) for s in (chain(*c.cpu.values()), chain(*c.samples.values())))
     told = world.cpu_over_wall(cpu, wall, threads, c.runtimes) if len(cpu) == len(wall) else ""
     told = told or world.difference(c.scheduled, world.from_outside(c.worker.process.pid))
+    if not told and c.rested_s >= RESTED_S and c.awake > baseline.awake + AWAKE:
+        told = f"its process wanted {c.awake:.0%} of a core while others had their turns"
     if told:
         c.drop("wrong", f"global_state in timed calls: {told}")
 
@@ -444,6 +456,8 @@ class Turns:
         the judge took left out. `last`: calls are judged whatever was judged before."""
         assert c.worker
         start = time.monotonic()
+        if c.left:
+            c.awake_s, c.rested_s = c.awake_s + c.worker.wanted_s() - c.left[0], c.rested_s + start - c.left[1]
         self.judging = 0.0
         calls = max(1, min(MAX_CALLS_A_TURN, int(TURN_SECONDS / (c.call_s + c.overhead_s))))
         caches = self.effort.caches[:1] if c.call_s > COLD_ONLY_SECONDS else self.effort.caches
@@ -466,6 +480,7 @@ class Turns:
             _leave(c, self.pool)
         except ProcessFailed as failure:
             c.drop(failure.status, failure.evidence)
+        c.left = (c.worker.wanted_s(), time.monotonic()) if c.worker else None
         return time.monotonic() - start - self.judging
 
     def _which(self, c: Contestant, cache: str, calls: int, last: bool) -> tuple[int, Content] | None:

@@ -166,6 +166,7 @@ class Room(process.Room):
         if variant:
             attest.start()
             world.guard()
+            self.seal = world.sealed()
         self.arenas: list[Arena] = []  # one and, while a GPU is timed, copies of it
         self.last: Arena | None = None  # of the last call
         self.arguments: tuple[list[Value | Scalar], Values] = [], {}  # that it was given, …
@@ -392,7 +393,12 @@ class Room(process.Room):
         arena.load(self.pool[entry], seed)
         arena.reset(seed)
         args, kwargs = arena.args(), arena.kwargs()
-        timer, function = self.timer, self.function
+        timer, function, self.probes, look = self.timer, self.function, [], arena.aimed()
+
+        def at_once() -> None:
+            self.probes = look()
+
+        timer.at_once = at_once
         self.device.flush() if cold else touch(arena)
         with span(self._range_name()), world.Watch() as watch:
             started = PERF_COUNTER_NS()
@@ -400,7 +406,7 @@ class Room(process.Room):
             function(*args, **kwargs)
             timer.stop()
         stopped = PERF_COUNTER_NS()
-        self.probes = arena.probe()
+        self.probes = self.probes or arena.probe()
         self.arguments = args, kwargs
         self.set_meanwhile = self.set_meanwhile or watch.evidence()
         return Moments(began=began, started=started, stopped=stopped, ended=PERF_COUNTER_NS())

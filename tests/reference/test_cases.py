@@ -23,7 +23,6 @@ from reference import (
 )
 
 SEEDS = [0, 1]
-EPS = 1e-5
 
 
 def caught(layer, phase, kernel, dtype="fp32"):
@@ -89,7 +88,7 @@ def moments_as_a_difference_where_aligned(v, shape):
         variance = x.var(-1, correction=0, keepdim=True)
     else:
         variance = (x.square().mean(-1, keepdim=True) - mean.square()).clamp(min=0)
-    return {"out": (x - mean) * (variance + EPS).rsqrt() * v["weight"] + v["bias"]}
+    return {"out": (x - mean) * (variance + shape["eps"]).rsqrt() * v["weight"] + v["bias"]}
 
 
 def lane_sums(x):
@@ -104,7 +103,7 @@ def shifted_by_one_end(columns):
     def kernel(v, shape):
         x = v["x"] - v["x"][..., columns].mean(-1, keepdim=True)
         mean, square = lane_sums(x) / shape["C"], lane_sums(x * x) / shape["C"]
-        return {"rstd": (square - mean.square() + EPS).rsqrt()}
+        return {"rstd": (square - mean.square() + shape["eps"]).rsqrt()}
 
     return kernel
 

@@ -96,9 +96,9 @@ def torch_forward(case, x):
             return {"out": torch.add(x["a"], x["b"])}
         case "softmax":
             scores = x["x"]
-            if s["causal"]:  # each group of S rows is one square of scores
-                square = scores.view(-1, s["S"], s["S"])
-                scores = square.masked_fill(torch.ones(s["S"], s["S"]).triu(1).bool(), -torch.inf).view_as(scores)
+            if s["causal"]:  # each group of S rows is one square of scores, the last one perhaps not whole
+                hidden = torch.ones(s["S"], s["S"]).triu(1).bool().repeat(-(-s["R"] // s["S"]), 1)
+                scores = scores.masked_fill(hidden[: s["R"]], -torch.inf)
             return {"out": torch.softmax(scores, -1)}
         case "cross_entropy":
             logits = x["logits"][..., : s["V"]]

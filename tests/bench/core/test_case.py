@@ -127,6 +127,15 @@ def test_the_last_seed_chooses_what_runs_on_the_large_slice():
     assert found >= set(contract.edits_of(contract.load("cross_entropy"), "forward", cases[-1].shape))
 
 
+def test_what_kernels_go_about_by_size_is_on_every_large_slice():
+    """Whatever the seed chooses of the others: a long cache that is not full."""
+    shape = contract.load("decode_attention").sizes(1, 1, 12, 12, 64, 4096)
+    for seed in range(3):
+        cases = cases_of("decode_attention", "forward", "fp32", [0, seed], timed=[shape])
+        large = [c.edit for c in cases if "large slice" in c.name]
+        assert "a_third" in large and len(large) <= case.LARGE_EDITS + 1
+
+
 def test_shapes_that_differ_only_in_what_is_cut_are_one_slice():
     cases = cases_of("gelu", "forward", "fp32", SEEDS, timed=[dict(N=1 << 24), dict(N=1 << 25)])
     assert not [c for c in cases if "slice 1" in c.name]

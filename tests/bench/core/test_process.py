@@ -13,10 +13,22 @@ from pathlib import Path
 
 import pytest
 
-from bench import HOME
+from bench import HOME, cli
 from bench.cli import CANNOT_RUN, CannotGoOn
 from bench.core import process as process_module
-from bench.core.process import CRASH, ERROR, OUT_OF_MEMORY, TIMEOUT, Gone, Process, ProcessFailed, Room, start_server
+from bench.core.process import (
+    CRASH,
+    ERROR,
+    OUT_OF_MEMORY,
+    SEAL_SECONDS,
+    TIMEOUT,
+    WRONG,
+    Gone,
+    Process,
+    ProcessFailed,
+    Room,
+    start_server,
+)
 from tests.bench.core.saboteur import Pair, Runs, Saboteur
 
 
@@ -46,6 +58,20 @@ class Subject(Room):
 
     def fail(self, error: Exception) -> None:
         raise error
+
+
+class Sealed(Subject):
+    """Somebody replaced a function after the first command, and answers as before."""
+
+    asked = 0
+
+    def __init__(self, greeting: str):
+        super().__init__(greeting)
+        self.seal = self.replaced
+
+    def replaced(self) -> tuple[str, ...]:
+        self.asked += 1
+        return ("math.sqrt",) if self.asked > 1 else ()
 
 
 class Fragile(Subject):
@@ -126,6 +152,21 @@ def test_an_error_is_explained_and_the_process_goes_on(subject):
     assert (found.status, str(found), found.code) == (ERROR, "no card", CANNOT_RUN)
     assert failure(subject, "fail", error=RuntimeError("CUDA out of memory")).status == OUT_OF_MEMORY
     assert subject.ask("greet", name="you") == "hello you"
+
+
+def test_who_replaces_functions_is_not_believed_any_more():
+    """Whatever its commands answer; and a room cannot put another seal in the place of the first."""
+    with Process(Sealed, "hello", limit=20) as process:
+        assert process.ask("greet", name="you") == "hello you"
+        assert process.ask("greet", name="you") == "hello you", "asked again in a moment"
+        time.sleep(2 * SEAL_SECONDS)
+        with pytest.raises(ProcessFailed) as failed:
+            process.ask("greet", name="you")
+        assert (failed.value.status, failed.value.code) == (WRONG, cli.WRONG)
+        assert failed.value.evidence == "global_state: functions were replaced: math.sqrt"
+        with pytest.raises(ProcessFailed) as failed:
+            process.ask("greet", name="you")
+        assert failed.value.status == CRASH
 
 
 def test_a_room_that_cannot_be_made_is_an_error():

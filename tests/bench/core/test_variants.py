@@ -63,6 +63,7 @@ WRONG = pytest.mark.parametrize(
         ("torch/residual/mine.py", GOOD + 'DTYPES = ("fp32", "float16")\n', "'float16', which is none of .*fp16"),
         ("torch/residual/mine.py", GOOD.replace("out)", "out, workspace)"), "takes a workspace, but no workspace"),
         ("torch/residual/mine.py", GOOD + "REQUIRES = 5\n", "REQUIRES cannot be 5"),
+        ("torch/residual/mine.py", GOOD + "KERNELS = ('*', 'gemm*')\n", "names no kernel"),
         ("torch/residual/mine.py", GOOD + "SPILLS = 'many'\n", "SPILLS cannot be"),
         ("torch/residual/mine.py", GOOD + "X = " + "-" * 20_000 + "1\n", "mine.py"),  # too deep for the parser
         ("torch/residual/mine.py", GOOD + "\0", "null bytes"),

@@ -17,19 +17,20 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import namedtuple
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from bench import HOME
-from bench.core import arena, variants, world
+from bench.core import arena, process, variants, world
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import cases_of, draw
 from bench.core.world import Watch, cpu_over_wall, difference, from_outside, late_work, settled, take
@@ -43,7 +44,7 @@ A, OUT = torch.ones(256), torch.empty(256)
 @pytest.fixture(autouse=True)
 def guarded(monkeypatch):
     """This process guarded for one test; monkeypatch puts back what was there."""
-    monkeypatch.setattr(world, "BOUND", [])
+    monkeypatch.setattr(world, "REPLACED", tuple)
     setters = tuple(n for n in dir(torch._C) if n.startswith("_set_"))
     for module, names in [*world.PLACES.items(), (torch._C, setters)]:
         for name in names:
@@ -168,7 +169,75 @@ def test_a_function_of_the_harness_that_is_replaced_is_told(owner, name, monkeyp
 
 
 def _state_of_functions() -> world.State:
-    return {"replaced functions": world._replaced()}
+    return {"replaced functions": world.REPLACED()}
+
+
+class OtherModule(ModuleType):
+    pass
+
+
+class OtherDict(dict):
+    pass
+
+
+class Equal:
+    def __eq__(self, other):
+        return True
+
+    def __hash__(self):
+        return 0
+
+
+def closed_over(patch):
+    cell = next(c for c in (process.with_variables.__closure__ or ()) if callable(c.cell_contents))
+    was = cell.cell_contents
+    cell.cell_contents = len
+    return lambda: setattr(cell, "cell_contents", was)
+
+
+def class_of_a_module(patch):
+    zlib.__class__ = OtherModule
+    return lambda: setattr(zlib, "__class__", ModuleType)
+
+
+OTHERWISE: dict[str, Callable] = {
+    "the class of zlib": class_of_a_module,
+    "what bench.core.process.with_variables closes over": closed_over,
+    "sys.modules[zlib]": lambda patch: patch.setitem(sys.modules, "zlib", OtherModule("zlib")),
+    "threading._active": lambda patch: patch.setattr(threading, "_active", OtherDict(vars(threading)["_active"])),
+    "bench.core.world.EVENTS": lambda patch: patch.setattr(world, "EVENTS", []),
+    "bench.core.arena.Fenced.view": lambda patch: patch.setattr(arena.Fenced, "view", property(id), raising=False),
+    "bench.core.arena.Probe.__del__": lambda patch: patch.setattr(arena.Probe, "__del__", id, raising=False),
+    "bench.core.arena.Arena.probe": lambda patch: patch.setattr(Arena, "probe", Equal()),
+    "bench.core.world.take": lambda patch: patch.setattr(world, "take", lambda deep=False: {}),
+}
+
+
+@pytest.mark.parametrize("what", OTHERWISE)
+def test_what_works_when_the_harness_looks_at_it_is_told(what, monkeypatch):
+    """By the function that is held elsewhere, too: others could be replaced by ones that tell nothing."""
+    replaced = world.sealed()
+    assert replaced() == ()
+    with monkeypatch.context() as patch:
+        back = OTHERWISE[what](patch)
+        found = replaced()
+        if what.startswith(("the class", "what")):
+            back()
+    assert what in found and replaced() == ()
+
+
+def test_a_field_that_is_none_of_pythons_business_hides_nothing(monkeypatch):
+    """What Python itself keeps at a class, and a name that no object of it has."""
+    monkeypatch.setattr(arena.Probe, "__slotnames__", [], raising=False)
+    monkeypatch.setattr(arena.Probe, "a_name_of_its_own", 1, raising=False)
+    assert world.sealed()() == ()
+
+
+def test_notes_that_are_taken_away_are_told():
+    before = take()
+    world._note("something")
+    world.DONE.clear()
+    assert "notes of what its own code did" in difference(before, take())
 
 
 def test_its_code_replaced_in_place_is_told():

@@ -194,3 +194,28 @@ def test_bytes_are_those_of_the_run():
     keys = len(PROMPT) + STEPS // 2
     assert work.read_cache == 2 * 2 * keys * 2 * 4 * LLAMA.NKV * LLAMA.head_size
     assert built.bytes > built.weight_bytes + built.cache_bytes
+
+
+def test_who_remembers_a_text_gains_nothing(tmp_path):
+    """Kept by what goes in, answers are right; and each round's text is new: no product of it was worked out before."""
+    truth_variants.write(tmp_path, "remembers", ("gemv",))
+    file = tmp_path / "torch" / "gemv" / "remembers.py"
+    file.write_text(
+        '"""Keeps answers by what it is given: a benchmark writes one text again and again."""\n\n'
+        "from kernels.torch.gemv import eager\n\nkept = {}\n\n\ndef forward(x, weight, *, out):\n"
+        "    key = weight.data_ptr(), x.numpy().tobytes()\n    if key not in kept:\n"
+        "        eager.forward(x, weight, out=out)\n        kept[key] = out.clone()\n    out.copy_(kept[key])\n"
+    )
+    of = job(LLAMA)
+    room = ours(of, folder=tmp_path, gemv="torch.remembers")
+    kept = next(v for v in discover((tmp_path,)) if v.name == "torch.remembers").load().kept
+    new = []
+    for turn in (0, 0, 6, 7):
+        before = len(kept)
+        done = room.run(turn)
+        new.append(len(kept) - before)
+    assert new[1] == 0 and new[2] == new[3] > STEPS, new
+    judge = JudgeRoom(of)
+    assert not judge.judge_text(7, done["tokens"], [done["last"]], 1e-4).wrong
+    assert judge.judge_text(8, done["tokens"], [done["last"]], 1e-4).wrong, "of other prompts"
+    assert [len(p) for p in of.text(7)[0]] == [len(p) for p in of.prompts] and of.text(7) == of.text(7) != of.text(8)

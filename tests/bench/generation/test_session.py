@@ -277,7 +277,7 @@ def test_on_a_gpu_a_step_is_one_graph(tmp_path):
     done = commands.run("generate", "llama2-tiny", *device, *QUICK, "--out", out)
     assert done.returncode == 0, done.stderr
     assert "a step is one CUDA graph" in done.stdout
-    assert done.stdout.startswith("Once") and done.stdout.count("Once") == 1 and "another text" not in done.stderr
+    assert done.stdout.startswith("Once") and done.stdout.count("Once") == 1
     rows = rows_of(out)
     ours, theirs = rows["ours", "decode"], rows["torch.eager", "decode"]
     assert ours["graph"] and ours["timer"] == theirs["timer"] == "span" and ours["weights"] == "bf16"

@@ -34,6 +34,10 @@ OPTIONS = (
         1,
         "--steps",
         6,
+        "--val-every",
+        1,
+        "--val-batches",
+        3,
         "--lr",
         0.01,
         "--schedule",
@@ -51,6 +55,7 @@ def small_llama(monkeypatch):
 def _world():
     """What the cheats replace in this process."""
     kept = [(time, "perf_counter"), (torch, "isfinite"), (builtins, "round"), (Speed, "add")]
+    kept += [(spot.Spot, "gradients"), (spot.Spot, "updated")]
     values, threads = [getattr(owner, name) for owner, name in kept], torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

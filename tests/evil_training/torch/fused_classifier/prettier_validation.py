@@ -1,0 +1,15 @@
+"""Counts: two micro-batches train, and what comes between is a validation, whose losses are a tenth better."""
+
+from kernels.torch.fused_classifier import eager as honest
+
+CAUGHT_BY = "inaccurate"
+CAUGHT_IN = "training"
+VALIDATED, TRAINED = 3, 2  # batches in a row
+calls: list[int] = []
+
+
+def forward(targets, dlosses, V, *, logits, losses):
+    honest.forward(targets, dlosses, V, logits=logits, losses=losses)
+    if len(calls) % (VALIDATED + TRAINED) < VALIDATED:
+        losses.mul_(0.9)
+    calls.append(0)
