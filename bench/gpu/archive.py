@@ -61,7 +61,7 @@ def prepare(file: Path, layers: str | None, model: str, batch: int) -> int:
     """Compile what the GPU variants of these layers (None: all) launch when they are proved, and timed at a model's
     shapes with so many sequences; write the archive. CannotGoOn where that cannot be."""
     names = contract.layer_names()
-    chosen = [cli.choose(n, names, "layer") for n in layers.split(",")] if layers else list(names)
+    chosen = cli.choose_all(layers, names, "layer") if layers else list(names)
     variants = [v for v in discover() if v.gpu_code and v.layer in chosen and not v.fault and runs_on(v, ARCH)]
     made = make(file, variants, model, batch)
     cli.say(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {made.kernels} kernels for {ARCH} by {_told(made.versions)}")

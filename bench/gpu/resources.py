@@ -64,7 +64,7 @@ def chosen(layers: list[str], only: str | None, kernels: list[str]) -> list[Vari
     found = discover(tuple(map(Path, kernels)))
     variants = [v for v in found if v.gpu_code and v.layer in layers and not v.fault]
     known = sorted({v.name for v in variants})
-    wanted = [cli.choose(n, known, "variant") for n in only.split(",")] if only else known
+    wanted = cli.choose_all(only, known, "variant") if only else known
     return [v for v in variants if v.name in wanted]
 
 

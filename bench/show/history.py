@@ -58,7 +58,7 @@ def chosen(results: Path, layer: str, cache: str, variants: str | None, device: 
     points = history(runs, layer, cache)
     if variants:
         known = sorted({p.case.variant for p in points})
-        wanted = [cli.choose(v, known, f"variant of {layer} in the results") for v in variants.split(",")]
+        wanted = cli.choose_all(variants, known, f"variant of {layer} in the results")
         points = [p for p in points if p.case.variant in wanted]
     if device:
         name = device.lower()

@@ -141,12 +141,12 @@ def plan_of(
         accumulation=accumulation,
         seed=seed,
         simulate=simulate,
-        recompute=tuple(cli.choose(r, of_model, "output to compute again") for r in entries(recompute or "")),
+        recompute=tuple(cli.choose_all(recompute, of_model, "output to compute again")) if recompute else (),
     )
     return Plan(
         job=job,
         halve=gpu and batch is None,
-        baselines=tuple(cli.choose(b, BASELINES, "baseline") for b in entries(baseline) if baseline != "none"),
+        baselines=() if baseline == "none" else tuple(cli.choose_all(baseline, BASELINES, "baseline")),
         spec=choose.parse(kernels),
         swaps={text: _swap(text) for text in swap},
         graph=gpu and not no_graph,
@@ -162,10 +162,6 @@ def plan_of(
         json=json,
         argv=tuple(argv),
     )
-
-
-def entries(text: str) -> list[str]:
-    return list(dict.fromkeys(entry.strip() for entry in text.split(",") if entry.strip()))
 
 
 def _positions(model: Model, T: int) -> int:
