@@ -3,9 +3,9 @@ when it ends, train.csv, a row a step.
 
     {"event": "step", "step": 12, "loss": 9.1, "loss_z": null, "norm": 1.2, …}
 
-Events: start, resume, step, val, hellaswag, sample, not-finite, checkpoint, end. A line is with the system as soon as
-it is written, so that a kill loses nothing; it is forced to disk once a second, before every checkpoint and at the end.
-After a resume the steps since the last checkpoint come again: the last line of a step counts.
+Events: start, resume, step, baseline, parity, spot, val, hellaswag, sample, not-finite, checkpoint, end. A line is with
+the system as soon as it is written, so that a kill loses nothing; it is forced to disk once a second, before every
+checkpoint and at the end. After a resume the steps since the last checkpoint come again: a step's last line counts.
 """
 
 import contextlib

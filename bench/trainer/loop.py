@@ -339,10 +339,10 @@ class Training:
             raise CannotGoOn(
                 "--baseline: PyTorch's training has no checkpoints to go on from: start a new run", cli.USAGE
             )
-        say = cli.say if self.ranks.main else lambda text: None
-        say(f"PyTorch's own runs begin, and torch.{mode} {'meets' if mode == FSDP else 'compiles'}")
+        quiet = not self.ranks.main
+        cli.say(f"PyTorch's own runs begin, and torch.{mode} {'meets' if mode == FSDP else 'compiles'}", quiet)
         self.beside = self.stack.enter_context(Beside(self.plan, mode, self.data.step(0), self.lr(0), self.ranks))
-        say(f"torch.{mode}: {self.beside.recipe}")
+        cli.say(f"torch.{mode}: {self.beside.recipe}", quiet)
 
     def _step_beside(self, batches: list[Any], loss: float, norm: float, lr: float) -> None:
         """PyTorch's step after ours, and every now and then the gate."""

@@ -10,9 +10,9 @@ from typing import Any
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.machine import facts
-from bench.trainer import CPU_B, CPU_T, FSDP, GPU_T, LR
+from bench.trainer import FSDP, LR
 from bench.trainer.schedule import Schedule
-from bench.training import GPU_B, plan
+from bench.training import plan
 from bench.training.contestants import STEP_LIMIT_S
 from reference.models import MODELS
 from reference.models.model import Model, Recipe
@@ -110,10 +110,8 @@ def plan_of(options: Mapping[str, Any], ranks: int = 1, argv: list[str] | None =
     o = dict(options)
     if not o["model"]:
         raise CannotGoOn("which model? for example: python -m bench.train gpt2-tiny (--help)", cli.USAGE)
-    model = MODELS[cli.choose(o["model"], MODELS, "model")]
-    gpu = o["device"] != "cpu"
-    B = o["batch"] or (GPU_B.get(model.name, max(GPU_B.values())) if gpu else CPU_B)
-    T = o["seq"] or min(GPU_T if gpu else CPU_T, model.max_t)
+    model = model_named(o["model"])
+    B, T = plan.batch_of(model, o["device"], o["batch"], o["seq"])
     total = o["total_batch"] or B * T * ranks
     race = race_of(
         replace(model, recipe=recipe_of(model, o)),
