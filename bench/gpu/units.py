@@ -339,17 +339,13 @@ def read(file: Path = TABLE) -> dict[str, Entry]:
 
 
 def stale(entries: dict[str, Entry]) -> list[str]:
-    """Variants that were counted with another source than they have now, or not at all."""
+    """Variants that were counted with another source than they have now, or not at all. Of a library's kernels nothing
+    can be counted."""
     return [
         f"{v.layer} {v.name}"
         for v in variants()
-        if not is_library(v) and entries.get(f"{v.layer} {v.name}", {}).get("source") != v.source_hash()
+        if not v.kernels and entries.get(f"{v.layer} {v.name}", {}).get("source") != v.source_hash()
     ]
-
-
-def is_library(variant: Variant) -> bool:
-    """Whether its kernels are a library's, of which nothing can be counted."""
-    return any(need in ("cublaslt", "cudnn") for need in variant.requires)
 
 
 def update(layers: list[str], only: list[str], everything: bool = False, file: Path = TABLE) -> int:
@@ -357,7 +353,7 @@ def update(layers: list[str], only: list[str], everything: bool = False, file: P
     torch.set_num_threads(1)
     entries = read(file) if file.exists() else {}
     old = set(stale(entries))
-    chosen = [v for v in variants() if not is_library(v) and (not layers or v.layer in layers)]
+    chosen = [v for v in variants() if not v.kernels and (not layers or v.layer in layers)]
     chosen = [v for v in chosen if (not only or v.name in only) and (everything or f"{v.layer} {v.name}" in old)]
     for variant in chosen:
         entry = variant_entry(variant)
