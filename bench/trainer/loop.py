@@ -1,11 +1,9 @@
 """One training run: it is set up or taken up again, trains step by step, looks at itself now and then, and ends."""
 
 import contextlib
-import json
 import math
 import os
 import resource
-import shlex
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -26,10 +24,7 @@ from bench.machine import ceilings, facts
 from bench.machine.devices import check_device, is_gpu
 from bench.models.calls import Batch
 from bench.models.step import Step
-from bench.records.environment import environment
-from bench.records.read import ENVIRONMENT
-from bench.records.schema import SCHEMA
-from bench.records.scrub import clean
+from bench.records.run import begun, write_environment
 from bench.text import evaluation
 from bench.text.corpus import TOKENIZER, decoder_beside
 from bench.text.decoding import write_tokenizer
@@ -227,7 +222,7 @@ class Training:
             self.step.load(self._parameters())
         if self.journal:
             if not self.resumed:
-                self._write_environment()
+                write_environment(self.folder, begun("train", self.argv))
                 build.write_choice(self.folder, plan.race, choice, utc())
             self._begin_the_journal(note)
             self._say_who(note)
@@ -282,12 +277,6 @@ class Training:
             kernels=self.kernels,
             chosen=note,
         )
-
-    def _write_environment(self) -> None:
-        command = shlex.join(["python", "-m", "bench.train", *self.argv])
-        header = {"schema": SCHEMA, "kind": "train", "started": utc(), "command": command}
-        document = clean({**header, **environment()}, free_text=True)
-        files.write_atomically(self.folder / ENVIRONMENT, json.dumps(document, indent=1) + "\n")
 
     # --- training ---
 
