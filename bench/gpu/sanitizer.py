@@ -24,7 +24,7 @@ from bench.core import arena as judging
 from bench.core import variants
 from bench.core.arena import Arena
 from bench.core.case import Case, cases_of, draw
-from bench.core.evidence import telling
+from bench.core.evidence import cause_of
 from bench.core.variants import Variant
 from bench.gpu import TOOLS
 from bench.gpu.launches import untuned
@@ -344,7 +344,7 @@ def make_calls(calls: Calls) -> int:
                 call_bare(one[0], case, device)
                 made += 1
         except Exception as error:
-            what = f"{name_of(one)}: {type(error).__name__}: {telling(error)}"
+            what = f"{name_of(one)}: {cause_of(error)}"
             if re.search("CUDA.error", what, re.IGNORECASE):
                 raise CannotGoOn(f"after this nothing runs: {what}") from error
             print(FAILED, what, flush=True)
