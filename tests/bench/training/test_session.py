@@ -285,8 +285,9 @@ def our_room(job: Job, spec: str) -> OurRoom:
 
 def gate(job: Job, steps: list, lr: float = LR, seeds: int = 2) -> Gate:
     judge = JudgeRoom(job)
-    centre = judge.run(centre=True, perturbed=None, batches=steps, lr=lr)
-    return Gate.measured(centre, [judge.run(False, seed, steps, lr) for seed in range(seeds)])
+    judge.begin(perturbed=list(range(seeds)))
+    centre, *perturbed = judge.go_on(steps, lr)
+    return Gate.measured(centre, perturbed)
 
 
 @pytest.fixture(params=["fp32", "bf16"])
