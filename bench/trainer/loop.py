@@ -223,7 +223,7 @@ class Training:
         if self.journal:
             if not self.resumed:
                 write_environment(self.folder, begun("train", self.argv))
-                build.write_choice(self.folder, plan.race, choice, utc())
+                build.write_choice(self.folder, plan.race, choice)
             self._begin_the_journal(note)
             self._say_who(note)
         self.resumed = None  # as large as the model
