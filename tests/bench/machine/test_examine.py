@@ -32,16 +32,6 @@ def test_help_answers_at_once():
     assert best < 0.3
 
 
-def test_a_typo_is_a_usage_error_with_a_hint():
-    done = subprocess.run(
-        [sys.executable, "-m", "bench.doctor", "--refesh"],
-        cwd=HOME,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 64 and "--refresh" in done.stderr
-
-
 def test_last_line_is_one_json_document(finished):
     document = json.loads(finished.stdout.splitlines()[-1])
     assert set(document["ceilings"][0]["bytes_per_s"]) == {"read", "copy", "triad"}
