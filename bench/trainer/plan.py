@@ -3,7 +3,7 @@ it goes on."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class Every:
 
 @dataclass(frozen=True)
 class Plan:
+    """Fields that an option of the same name fills need no line in `plan_of`."""
+
     race: plan.Plan  # of `bench.e2e`, for the choice of kernels: model, sizes, dtype, device, threads
     options: Mapping[str, Any]  # as they were given or recorded; for the log and for going on
     out: Path | None
@@ -138,44 +140,19 @@ def plan_of(options: Mapping[str, Any], ranks: int = 1, argv: list[str] | None =
     if o["hellaswag_every"] and not o["hellaswag"]:
         raise CannotGoOn("--hellaswag-every needs --hellaswag FILE (python -m bench.data makes one)", cli.USAGE)
     o |= dict(batch=B, seq=T, total_batch=total, dtype=job.dtype)
-    return Plan(
+    found = {f.name: Every(o[f.name]) if f.type is Every else o[f.name] for f in fields(Plan) if f.name in o}
+    found |= dict(
         race=race,
         options=o,
-        out=o["out"],
-        resume=o["resume"],
         source=o["from"],
-        data=o["data"],
-        val=o["val"],
         shuffle=not o["no_shuffle"],
-        data_threads=o["data_threads"],
         masters=not o["no_masters"],
-        total_batch=total,
-        steps=o["steps"],
         epochs=o["epochs"] or 1.0,
-        lr=o["lr"],
-        schedule=o["schedule"],
-        warmup=o["warmup"],
         final=o["final_fraction"],
-        skip_loss_z=o["skip_loss_z"],
-        skip_norm_z=o["skip_norm_z"],
         not_finite_in_a_row=o["not_finite"],
-        optimizer=o["optimizer"],
-        val_every=Every(o["val_every"]),
-        val_batches=o["val_batches"],
-        hellaswag=o["hellaswag"],
-        hellaswag_every=Every(o["hellaswag_every"]),
-        sample_every=Every(o["sample_every"]),
-        sample_tokens=o["sample_tokens"],
-        temperature=o["temperature"],
-        top_k=o["top_k"],
-        prompt=o["prompt"],
         spot_checks=not o["no_spot_checks"],
-        baseline=o["baseline"],
-        parity_every=Every(o["parity_every"]),
-        checkpoint_every=Every(o["checkpoint_every"]),
-        keep_last=o["keep_last"],
-        keep_every=o["keep_every"],
     )
+    return Plan(**found)
 
 
 def _need_what_pytorch_does_too(o: Mapping[str, Any], ranks: int) -> None:
