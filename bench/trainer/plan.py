@@ -140,7 +140,9 @@ def plan_of(options: Mapping[str, Any], ranks: int = 1, argv: list[str] | None =
     if o["hellaswag_every"] and not o["hellaswag"]:
         raise CannotGoOn("--hellaswag-every needs --hellaswag FILE (python -m bench.data makes one)", cli.USAGE)
     o |= dict(batch=B, seq=T, total_batch=total, dtype=job.dtype)
-    found = {f.name: Every(o[f.name]) if f.type is Every else o[f.name] for f in fields(Plan) if f.name in o}
+    found: dict[str, Any] = {
+        f.name: Every(o[f.name]) if f.type is Every else o[f.name] for f in fields(Plan) if f.name in o
+    }
     found |= dict(
         race=race,
         options=o,
