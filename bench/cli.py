@@ -148,6 +148,12 @@ def choose(word: str, known: Iterable[str], what: str) -> str:
     raise CannotGoOn(f"unknown {what} {word!r}{did_you_mean(word, known)} (known: {', '.join(known)})", USAGE)
 
 
+def choose_all(text: str, known: Iterable[str], what: str) -> list[str]:
+    """The words of a comma list, each once, and each as in `choose`."""
+    known = list(known)
+    return list(dict.fromkeys(choose(word.strip(), known, what) for word in text.split(",")))
+
+
 def run(main: Callable[[], int]) -> NoReturn:
     """Run a command line's main(); turn the errors a user can act on into one line and an exit code."""
     _speak_utf8()

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.count:
         layers = [cli.choose(name, contract.layer_names(), "layer") for name in args.layer]
         known = sorted({v.name for v in units.variants()})
-        only = [cli.choose(name, known, "variant") for name in args.only.split(",")] if args.only else []
+        only = cli.choose_all(args.only, known, "variant") if args.only else []
         print(f"counted: {units.update(layers, only, args.all)} variants")
     entries = units.read()
     if old := units.stale(entries):

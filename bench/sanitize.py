@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from bench.gpu import sanitizer
 
-    tools = [cli.choose(tool, TOOLS, "tool") for tool in args.tools.split(",")]
+    tools = cli.choose_all(args.tools, TOOLS, "tool")
     there = sanitizer.passes_of(args.layer, args.kernels)
     if args.calls:
         calls = sanitizer.Calls(sanitizer.named(there, args.calls), args.dtype, args.seed, args.device)

@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     from bench.core.progress import Progress
     from bench.gpu import resources
 
-    archs = [cli.choose(a, ARCHS, "architecture") for a in args.arch.split(",")]
-    dtypes = [cli.choose(d, WORKING_DTYPES, "dtype") for d in args.dtype.split(",")]
+    archs = cli.choose_all(args.arch, ARCHS, "architecture")
+    dtypes = cli.choose_all(args.dtype, WORKING_DTYPES, "dtype")
     variants = resources.chosen(args.layer, args.only, args.kernels)
     resources.prepare(args.out)
     if args.table:

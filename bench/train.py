@@ -23,13 +23,11 @@ from pathlib import Path
 from bench import cli
 from bench.checkpoints import KEEP_LAST
 from bench.trainer import (
-    CPU_B,
-    CPU_T,
     FINAL_FRACTION,
     FSDP,
-    GPU_T,
     LR,
     NOT_FINITE_IN_A_ROW,
+    OPTIMIZERS,
     PARITY_EVERY,
     SAMPLE_TOKENS,
     SCHEDULES,
@@ -38,7 +36,7 @@ from bench.trainer import (
     VAL_BATCHES,
     WINDOW,
 )
-from bench.training import BASELINES
+from bench.training import BASELINES, CPU_B, CPU_T, GPU_T
 
 
 def parser() -> cli.Parser:
@@ -133,8 +131,8 @@ def _optimizer(g: argparse._ArgumentGroup) -> None:
     )
     g.add_argument(
         "--optimizer",
-        choices=("replicated", "sharded"),
-        default="replicated",
+        choices=OPTIMIZERS,
+        default=OPTIMIZERS[0],
         help="with several ranks: its state on each, or spread over them",
     )
 

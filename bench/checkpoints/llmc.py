@@ -262,14 +262,14 @@ def newest_step(folder: Path) -> int | None:
     return max(steps, default=None)
 
 
-def read_run(folder: Path, step: int | None = None) -> State:
-    """A step of llm.c's output folder, else its newest whole one, whatever its number of processes.
+def read_run(folder: Path) -> State:
+    """The newest whole step of llm.c's output folder, whatever its number of processes.
 
     Its generators and the place in the data of rank 0 are in rest["llmc"]. CannotGoOn where there is none.
     """
-    step = newest_step(folder) if step is None else step
-    if step is None or not (folder / f"DONE_{step:08d}").exists():
-        raise CannotGoOn(f"{folder}: no whole checkpoint of llm.c (no DONE_{'*' if step is None else f'{step:08d}'})")
+    step = newest_step(folder)
+    if step is None:
+        raise CannotGoOn(f"{folder}: no whole checkpoint of llm.c (no DONE_*)")
     model, dtype, weights = read_model(folder / f"model_{step:08d}.bin")
     ranks = list(_ranks(folder, step, model))
     first = ranks[0]

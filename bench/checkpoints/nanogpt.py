@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from bench.checkpoints.tensors import new_file, read, save_to
+from bench.checkpoints.tensors import new_file, save_to
 from bench.cli import CannotGoOn
 from reference.models.gpt2 import GPT2
 
@@ -51,14 +51,6 @@ def fits(tensors: Weights, model: GPT2) -> bool:
     blocks = {name.split(".")[1] for name in shapes if name.startswith("h.")}
     tables = shapes.get("wpe.weight"), shapes.get("wte.weight")
     return len(blocks) == model.L and tables in [((model.max_t, model.C), (v, model.C)) for v in (model.v, model.vp)]
-
-
-def read_file(path: Path, model: GPT2) -> dict[str, torch.Tensor]:
-    """fp32 weights by our names, of a .safetensors file with nanoGPT's names (or Hugging Face's, told by their shapes).
-
-    CannotGoOn, naming the file, as `convert` says.
-    """
-    return convert(read(path), model, path)
 
 
 def convert(tensors: Weights, model: GPT2, where: object) -> dict[str, torch.Tensor]:

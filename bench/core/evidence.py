@@ -57,7 +57,7 @@ def one_line(text: object, limit: int = EVIDENCE) -> str:
     return bounded(said, limit)
 
 
-def telling(error: BaseException, limit: int = EVIDENCE) -> str:
+def telling(error: BaseException) -> str:
     """What an exception says, in one line; of a compiler's many lines those that name the cause.
 
     Compilers print notes before and after: the first lines with "error:" are kept. Triton prints the source, a caret
@@ -68,7 +68,12 @@ def telling(error: BaseException, limit: int = EVIDENCE) -> str:
         found = _cause_lines(_text(cause))
         if found:
             break
-    return one_line(" ".join(found) if found else " ".join(_text(error).strip().splitlines()[:3]), limit)
+    return one_line(" ".join(found) if found else " ".join(_text(error).strip().splitlines()[:3]))
+
+
+def cause_of(error: BaseException) -> str:
+    """Its type, and what it tells."""
+    return f"{type(error).__name__}: {telling(error)}"
 
 
 def _text(error: BaseException) -> str:

@@ -1,6 +1,8 @@
-"""Files written whole or not at all, what is remembered in them, and folders tried before anything is measured."""
+"""Files and lines written whole or not at all, what is remembered in them, folders tried before measuring."""
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import tempfile
@@ -91,6 +93,66 @@ def cannot_write(path: Path, error: OSError) -> CannotGoOn:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return CannotGoOn(f"cannot write {path}: {error.strerror}")
     return DiskFull(f"no space left to write {path} ({error.strerror}). Everything written before is kept: make room")
+
+
+# --- lines, one after the other ---
+
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL)  # what a file system says that has none
+
+
+class Lines:
+    """A file that this process alone appends lines to, until `close` or its own end. Raises CannotGoOn where another
+    one does, or nothing can be written."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        try:
+            self.handle = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise cannot_write(file, error) from error
+        try:
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self.handle)
+            raise CannotGoOn(f"another run is writing to {file.parent}: wait, or choose another --out") from None
+        except OSError as error:
+            if error.errno not in WITHOUT_LOCKS:
+                raise
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return os.fstat(self.handle).st_size
+
+    def end_half_a_line(self) -> None:
+        """Of a process that was killed: so that what follows is whole."""
+        if self.size and os.pread(self.handle, 1, self.size - 1) != b"\n":
+            self.write(b"")
+
+    def write(self, line: bytes, force: bool = True) -> None:
+        """Append a line whole, or not at all. force: it is on disk afterwards. Raises DiskFull or CannotGoOn."""
+        size = self.size
+        try:
+            rest = memoryview(line + b"\n")
+            while rest:
+                rest = rest[os.write(self.handle, rest) :]
+            if force:
+                os.fsync(self.handle)
+        except OSError as error:
+            with contextlib.suppress(OSError):  # cutting needs no space: without it half a line would stay
+                os.ftruncate(self.handle, size)
+            raise cannot_write(self.file, error) from error
+
+    def force(self) -> None:
+        """All of it to disk, whatever happens to the machine."""
+        try:
+            os.fsync(self.handle)
+        except OSError as error:
+            raise cannot_write(self.file, error) from error
+
+    def close(self) -> None:
+        """Let others write to it."""
+        os.close(self.handle)
 
 
 # --- what is remembered from run to run ---

@@ -33,11 +33,6 @@ from bench.core import replies
 from bench.core.evidence import bounded, line_of, one_line
 from bench.core.replies import Rubbish, Schema
 
-__all__ = [
-    *("CRASH", "ERROR", "OUT_OF_MEMORY", "TIMEOUT", "Gone", "Process", "ProcessFailed", "Room", "bounded"),
-    *("is_out_of_memory", "line_of", "one_line", "pause", "start_server", "summary", "telling"),
-]
-
 # Inductor's own pool of compiling processes would outlive the compilation and disturb what is timed.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 GRACE_SECONDS = 3.0

@@ -191,11 +191,6 @@ class _Above:
 _current: Progress | None = None
 
 
-def current() -> Progress | None:
-    """The line of the command under way."""
-    return _current
-
-
 def tell(text: str) -> None:
     """What is being done just now, where anybody is told."""
     if _current:

@@ -33,11 +33,9 @@ class Rubbish(Exception):
 class Mark(Enum):
     """What an annotation says beyond the type."""
 
-    FINITE = "finite"
     DURATION = "a duration"
 
 
-Finite = Annotated[float, Mark.FINITE]  # neither infinite nor NaN
 Seconds = Annotated[float, Mark.DURATION]  # finite and not negative
 
 # --- to bytes and back ---
@@ -274,7 +272,7 @@ def _check_union(value: object, members: Sequence[Schema], where: str) -> None:
 
 
 def _check_mark(value: object, mark: str, where: str) -> None:
-    if isinstance(value, (int, float)) and not (math.isfinite(value) and (mark == Mark.FINITE.value or value >= 0)):
+    if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
         raise Rubbish(f"{where} is {value}, which is not {mark}")
 
 

@@ -93,6 +93,10 @@ class Variant:
         p = contract.pass_of(contract.load(self.layer), phase)
         return [name for name in p.options_in(shape) if (phase, name) not in self.options]
 
+    def __str__(self) -> str:
+        """Among all layers: "matmul cpu.simd"."""
+        return f"{self.layer} {self.name}"
+
     def load(self) -> ModuleType:
         """Import the variant. Its errors are the caller's to report."""
         if self.path.is_relative_to(KERNELS):

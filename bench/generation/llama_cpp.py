@@ -109,4 +109,4 @@ class LlamaCppRoom(Room):
 
     def peak_bytes(self) -> int:
         """On a GPU nobody here knows what it holds."""
-        return 0 if is_gpu(self.job.device) else super().peak_bytes()
+        return 0 if self.on_gpu else super().peak_bytes()

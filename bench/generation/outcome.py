@@ -1,10 +1,8 @@
 """What `bench.generate` says in the end: is ours right, how fast are prompts read and tokens drawn, and how near is
-that
-to what this machine can do.
+that to what this machine can do.
 
     MFU    FLOPs of the products in a prefill (every matmul, visible pairs of attention, the head at each sequence's
-    last
-           token alone) / its time / FLOP/s of large matmuls, measured by bench.machine.ceilings
+           last token alone) / its time / FLOP/s of large matmuls, measured by bench.machine.ceilings
     MBU    bytes that a step must read (each weight once, as it is kept; keys and values of the tokens so far, in the
            middle of the text) / its time / bytes/s of the read that bench.machine.ceilings measures
 
@@ -25,10 +23,10 @@ from bench.generation.rooms import Built, Done, Verdict
 from bench.machine import facts
 from bench.models import CallId
 from bench.records.record import Record
-from bench.show.generation_page import above, noise_of
-from bench.show.limits import ranks_nothing
+from bench.show.generation_page import above
+from bench.show.limits import ranks_nothing, widest_half
 from bench.show.sheet import Col, Sheet
-from bench.show.terminal import console
+from bench.show.terminal import console, print_machine
 from bench.show.texts import DASH, duration, number, percent
 from reference.models.llama2 import Llama2
 
@@ -195,9 +193,7 @@ class Outcome:
 
     def print(self) -> None:
         screen = console()
-        screen.print(f"{facts.one_line()}, {self.plan.job.threads} threads", highlight=False)
-        if busy := facts.busy(facts.snapshot()):
-            screen.print(f"busy machine: {busy}", style="yellow")
+        print_machine(screen, self.plan.job.threads)
         for e in self.entries:
             self._print_verdict(screen, e)
             if e.status:
@@ -249,7 +245,7 @@ class Outcome:
         ]
         more = [("of the floor", 2), *([(f"vs {baseline}", 0)] if baseline else []), ("read MB", 3), ("peak MB", 3)]
         sheet = Sheet(title, [Col("by"), *(Col(name, right=True, rank=rank) for name, rank in [*cols, *more])])
-        if none := ranks_nothing(noise_of(r for r in rows.values() if r["phase"] == DECODE)):
+        if none := ranks_nothing(widest_half(r for r in rows.values() if r["phase"] == DECODE)):
             sheet.tell(none, "bold red")
         read, matmul = self.peaks.get("read"), self.peaks.get(s.dtype)
         sheet.tell(

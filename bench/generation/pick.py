@@ -6,9 +6,8 @@ from dataclasses import replace
 from bench import cli
 from bench.core import variants
 from bench.core.variants import Variant
-from bench.generation.contestants import SETUP_LIMIT_S, Contestant, Lost
+from bench.generation.contestants import SETUP_LIMIT_S, Contestant
 from bench.generation.plan import Job, Plan, calls
-from bench.machine import facts
 from bench.models import CallId, choose, chosen
 from bench.models.choose import Pool, Raced, Times
 from bench.models.chosen import Candidates
@@ -67,33 +66,21 @@ def pick(plan: Plan, job: Job, ours: Contestant, pool: Pool) -> Choice:
         return choose.fastest(pool, Times())
     cache = choose.open_cache(ours.ask("chip"), job.device, job.threads)
     shapes = {id: call.shape for id, call in calls(job).items()}
-    times = Times() if plan.remeasure else cache.take(several, shapes)
-    if missing := {id: some for id, some in several.items() if id not in times.ms}:
-        cli.say(f"measuring {sum(map(len, missing.values()))} candidates for {len(missing)} calls of {job.form}")
-        limit = plan.race_limit / len(plan.jobs)
-        new = _raced(ours, missing, choose.GPU_BUDGET_S if job.gpu else choose.BUDGET_S, limit)
-        if busy := facts.busy(facts.snapshot()):
-            cli.say(f"busy machine, so these choices are not remembered: {busy}")
-        else:
-            cache.keep(missing, shapes, new)
-        times.ms |= new.ms
-        times.skipped |= new.skipped
+    limit = plan.race_limit / len(plan.jobs)
+    times = choose.times_of(
+        several, shapes, cache, lambda left, keep: _raced(ours, left, keep, job.gpu, limit), plan.remeasure
+    )
     if unraced := [str(id) for id, some in several.items() if choose.unraced(id, some, times)]:
         cli.say(f"no time was left to race {', '.join(unraced)}: served by who is quickest at the nearest call")
     return choose.fastest(pool, times)
 
 
-def _raced(ours: Contestant, pool: Pool, budget: float, limit: float) -> Times:
+def _raced(ours: Contestant, pool: Pool, keep: choose.Keep, gpu: bool, limit: float) -> Times:
     end = time.monotonic() + limit
 
     def once(left: Pool) -> Raced | None:
         stop = end - time.monotonic()
-        if stop <= 0:
-            return None
-        try:
-            return choose.ended(ours.ask("race", pool=left, budget=budget, stop=stop, limit=SETUP_LIMIT_S))
-        except Lost as error:
-            return choose.cut_off(ours.heard, error)
+        return choose.race_in(ours, left, keep, gpu, stop, SETUP_LIMIT_S) if stop > 0 else None
 
     def out(what: str) -> None:
         cli.say(what)

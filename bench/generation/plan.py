@@ -159,7 +159,7 @@ def plan_of(
     return Plan(
         jobs=tuple(job(*form) for form in dict.fromkeys(forms)),
         codec=codec,
-        baselines=tuple(cli.choose(b, BASELINES, "baseline") for b in _entries(baseline) if b != "none"),
+        baselines=() if baseline == "none" else tuple(cli.choose_all(baseline, BASELINES, "baseline")),
         spec=choose.parse(kernels),
         graph=device != "cpu" and not no_graph,
         rounds=0 if simulate else rounds or ROUNDS,
@@ -172,7 +172,3 @@ def plan_of(
         stream=stream,
         argv=tuple(argv),
     )
-
-
-def _entries(text: str) -> list[str]:
-    return list(dict.fromkeys(entry.strip() for entry in text.split(",") if entry.strip()))

@@ -17,13 +17,13 @@ import torch
 
 from bench import simulate
 from bench.cli import CANNOT_RUN, USAGE, CannotGoOn
-from bench.core import process, world
+from bench.core import world
 from bench.core.case import DTYPES
 from bench.core.variants import Variant, discover, find
 from bench.generation.drawn import strange
 from bench.generation.plan import Job, calls
 from bench.machine import ceilings, compared
-from bench.machine.devices import SPAN, is_gpu, open_device
+from bench.machine.devices import is_gpu, open_device
 from bench.models import CallId, choose
 from bench.models.cached import cached
 from bench.models.calls import Call
@@ -69,9 +69,8 @@ class Built:
 @dataclass(frozen=True)
 class Verdict:
     """Logits of ours against the plain network's: the worst error, in logits, that of PyTorch's own variants at the
-    same
-    calls (the yard), how many tokens the plain network would have taken too, and which token nobody draws from logits
-    that are as near."""
+    same calls (the yard), how many tokens the plain network would have taken too, and which token nobody draws from
+    logits that are as near."""
 
     error: float
     yard: float
@@ -88,18 +87,13 @@ class Verdict:
         return self.strange
 
 
-class Room(process.Room):
+class Room(compared.Room):
     """What every contestant can be asked."""
 
     def __init__(self, job: Job):
-        torch.set_num_threads(job.threads)
+        super().__init__(open_device(job.device), is_gpu(job.device), job.threads)
         self.job = job
         self.model, self.sizes = job.source.model, job.sizes
-        self.device = open_device(job.device)
-        self.clock = SPAN if SPAN in self.device.clocks else self.device.clocks[0]
-
-    def chip(self) -> str:
-        return self.device.chip()[0]
 
     def ready(self) -> str:
         """Set up; a line on what it is."""
@@ -124,7 +118,7 @@ class Room(process.Room):
     def _steps(self, step: Callable[[], object]) -> list[float]:
         """Seconds of each step after the first token; on a GPU of their mean: nothing waits for the host between."""
         count = self.sizes.steps - 1
-        together = count if is_gpu(self.job.device) else 1
+        together = count if self.on_gpu else 1
         with self.device.timer(self.clock) as timer:
             for _ in range(0, count, together or 1):
                 timer.start()
@@ -132,12 +126,6 @@ class Room(process.Room):
                     step()
                 timer.stop()
         return [s / together for s in timer.seconds]
-
-    def forget_peak(self) -> None:
-        compared.forget_peak(self.device)
-
-    def peak_bytes(self) -> int:
-        return compared.peak_bytes(self.device, is_gpu(self.job.device))
 
     def rounded(self) -> dict[str, torch.Tensor]:
         """fp32 weights with the values that ours computes with: rounded to the working dtype, of matrices that are
@@ -188,7 +176,7 @@ class OurRoom(Room):
         self.fill(self.engine)
         self.device.forget_peak()
         evidence = self.engine.capture() if graph else None
-        if not is_gpu(self.job.device) and not self.job.simulate:
+        if not self.on_gpu and not self.job.simulate:
             evidence = self.engine.record()
         # A replay allocates nothing: what its kernels hold for a while was allocated when the graph was recorded.
         self.recorded_peak = self.device.memory()[1] if graph else 0
@@ -337,7 +325,7 @@ class JudgeRoom(Room):
 
     def peaks(self) -> dict[str, float | None]:
         """Of this device, measured here or before: bytes/s read, and FLOP/s of large matmuls by dtype."""
-        if not is_gpu(self.job.device):
+        if not self.on_gpu:
             ceilings.look_again()
         found = ceilings.ceilings(device=self.job.device)
         return {"read": found.bytes_per_s.get("read"), **found.flops_per_s}
@@ -368,7 +356,7 @@ class PlainRoom(Room):
         self.step: Any = self.net
         said = "plain PyTorch with a static cache of keys and values"
         if self.mode == "compile":
-            mode = "reduce-overhead" if is_gpu(self.job.device) else "default"
+            mode = "reduce-overhead" if self.on_gpu else "default"
             self.prefill, self.step = (torch.compile(self.net, mode=mode) for _ in range(2))
             said += f", torch.compile in mode {mode}"
         self.run()

@@ -6,7 +6,6 @@ import secrets
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
-from datetime import datetime, timezone
 
 from bench import cli
 from bench.checkpoints import gguf
@@ -82,11 +81,9 @@ class Session:
         found.print()
         self.run_.write_csv(outcome.COLUMNS)
         if first.choice:
-            job, utc = first.job, datetime.now(timezone.utc).isoformat(timespec="seconds")
-            about: dict[str, str | int] = dict(
-                chip=self.chip, utc=utc, run="generate", model=job.source.model.name, dtype=job.sizes.dtype
-            )
-            chosen.write(self.run_.folder, dict(first.choice), {**about, "B": job.sizes.B, "T": job.sizes.T})
+            model, s = first.job.source.model.name, first.job.sizes
+            folder, chip = self.run_.folder, self.chip
+            chosen.write(folder, first.choice, chip=chip, run="generate", model=model, dtype=s.dtype, B=s.B, T=s.T)
         print(f"results: {self.run_.folder}")
         progress.tell("the page")
         print(write_beside(self.run_.folder))

@@ -29,7 +29,7 @@ from bench import HOME, cli
 from bench.cli import CannotGoOn
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case, cases_of
-from bench.core.evidence import telling
+from bench.core.evidence import cause_of
 from bench.core.files import cannot_write, put
 from bench.core.process import with_variables
 from bench.core.variants import Variant, discover
@@ -61,7 +61,7 @@ def prepare(file: Path, layers: str | None, model: str, batch: int) -> int:
     """Compile what the GPU variants of these layers (None: all) launch when they are proved, and timed at a model's
     shapes with so many sequences; write the archive. CannotGoOn where that cannot be."""
     names = contract.layer_names()
-    chosen = [cli.choose(n, names, "layer") for n in layers.split(",")] if layers else list(names)
+    chosen = cli.choose_all(layers, names, "layer") if layers else list(names)
     variants = [v for v in discover() if v.gpu_code and v.layer in chosen and not v.fault and runs_on(v, ARCH)]
     made = make(file, variants, model, batch)
     cli.say(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {made.kernels} kernels for {ARCH} by {_told(made.versions)}")
@@ -88,11 +88,11 @@ def make(file: Path, variants: list[Variant], model: str, batch: int) -> Made:
     with tempfile.TemporaryDirectory(prefix="layerbench-prepare-") as folder, _cache_in(Path(folder)):
         sources: dict[str, str] = {}
         able = [v for v in variants if COMPILER.get(v.backend) in made.versions]
-        made.missing += [f"{_name(v)}: {COMPILER.get(v.backend, 'its compiler')} is not installed here"
+        made.missing += [f"{v}: {COMPILER.get(v.backend, 'its compiler')} is not installed here"
                          for v in variants if v not in able]  # fmt: skip
         for variant, faults in _compiled(able, model, batch):
-            sources[_name(variant)] = variant.source_hash()
-            made.missing += [f"{_name(variant)} {fault}" for fault in faults]
+            sources[str(variant)] = variant.source_hash()
+            made.missing += [f"{variant} {fault}" for fault in faults]
         made.data = tokens()
         try:
             _write(file, Path(folder), sources, made)
@@ -117,10 +117,6 @@ def _told(found: dict[str, str]) -> str:
     return " and ".join(f"{name} {version}" for name, version in found.items()) or "no compiler"
 
 
-def _name(variant: Variant) -> str:
-    return f"{variant.layer} {variant.name}"
-
-
 def _cache_in(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Have this process, and those that it starts, keep what they build in another folder."""
     return with_variables({"LAYERBENCH_CACHE": str(folder), "TRITON_CACHE_DIR": str(folder / "triton")})
@@ -134,7 +130,7 @@ def _compiled(variants: list[Variant], model: str, batch: int) -> Iterator[tuple
             parts = {pool.submit(compile_variant, v, model, batch): v for v in variants}
         try:
             for number, part in enumerate(as_completed(parts), start=1):
-                cli.say(f"[{number} of {len(parts)}] {_name(parts[part])}")
+                cli.say(f"[{number} of {len(parts)}] {parts[part]}")
                 yield parts[part], part.result()
         except BaseException:  # Ctrl-C: nobody waits for the others
             threading.excepthook = lambda _: None  # the pool's own would tell of its end in a traceback
@@ -156,7 +152,7 @@ def compile_variant(variant: Variant, model: str, batch: int) -> list[str]:
                     if why := _compile_call(module, case):
                         faults[f"{case.phase} {dtype}: {why}"] = None
     except Exception as error:
-        faults[f"{type(error).__name__}: {telling(error)}"] = None
+        faults[cause_of(error)] = None
     return list(faults)
 
 
@@ -196,7 +192,7 @@ def _compile_call(module: Any, case: Case) -> str:
     except Exception as error:
         if type(error).__name__ == "OutOfResources":  # Triton's: it has no such case on this card either
             return ""
-        return f"{case.name}: {type(error).__name__}: {telling(error)}"
+        return f"{case.name}: {cause_of(error)}"
     return ""
 
 
@@ -303,7 +299,7 @@ def fitting(manifest: Manifest) -> set[str]:
 def differences(manifest: Manifest, taken: dict[str, int]) -> Iterator[str]:
     """What is used, and by name what is not and why."""
     here = versions()
-    variants = {_name(v): v.source_hash() for v in discover() if v.gpu_code}
+    variants = {str(v): v.source_hash() for v in discover() if v.gpu_code}
     for backend, name in COMPILER.items():
         then, now = manifest["versions"].get(name), here.get(name)
         of_it = [v for v in manifest["sources"] if v.split()[1].startswith(f"{backend}.")]

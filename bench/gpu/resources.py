@@ -2,7 +2,7 @@
 
 import multiprocessing
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from rich.text import Text
 from bench import cli
 from bench.core.case import DTYPES as TORCH
 from bench.core.case import Case
-from bench.core.evidence import bounded, telling
+from bench.core.evidence import bounded, cause_of
 from bench.core.files import make_folder, need_cache, write_atomically
 from bench.core.progress import track
 from bench.core.variants import Variant, discover
@@ -64,7 +64,7 @@ def chosen(layers: list[str], only: str | None, kernels: list[str]) -> list[Vari
     found = discover(tuple(map(Path, kernels)))
     variants = [v for v in found if v.gpu_code and v.layer in layers and not v.fault]
     known = sorted({v.name for v in variants})
-    wanted = [cli.choose(n, known, "variant") for n in only.split(",")] if only else known
+    wanted = cli.choose_all(only, known, "variant") if only else known
     return [v for v in variants if v.name in wanted]
 
 
@@ -78,7 +78,7 @@ def prepare(folder: Path | None) -> None:
 def compile_all(variants: list[Variant], archs: list[str], dtypes: list[str], jobs: int = 0) -> list[Compiled]:
     """Every kernel that the variants launch, on every architecture that they can run on."""
     work = [(v, arch, dtypes) for v in variants for arch in archs if runs_on(v, arch)]
-    told = [f"compiling {v.layer} {v.name} for {arch}" for v, arch, _ in work]
+    told = [f"compiling {v} for {arch}" for v, arch, _ in work]
     if len(work) < WORTH_PROCESSES:
         pairs = track(list(zip(work, told, strict=True)), "compilation", lambda pair: pair[1])
         return [row for job, _ in pairs for row in compile_variant(job)]
@@ -105,7 +105,7 @@ def compile_variant(job: tuple[Variant, str, list[str]]) -> list[Compiled]:
             uses = kernels_of(variant, dtype, arch)
             known = compile_builds(sorted({use.build for _, _, use in uses}, key=str), arch)
         except Exception as error:
-            fault = f"cannot be called: {type(error).__name__}: {telling(error)}"
+            fault = f"cannot be called: {cause_of(error)}"
             rows.append(Compiled(variant.layer, variant.name, "", dtype, arch, "", 0, 0, fault=fault))
             continue
         for phase, configuration, use in uses:
@@ -129,19 +129,25 @@ def runs_on(variant: Variant, arch: str) -> bool:
 
 def kernels_of(variant: Variant, dtype: str, arch: str) -> list[tuple[str, str, KernelUse]]:
     """(phase, configuration, kernel) of every launch at the model's shapes, each instance and block once."""
-    module, layer = variant.load(), contract.load(variant.layer)
+    module = variant.load()
     found: dict[tuple, tuple[str, str, KernelUse]] = {}
     for configuration in configurations_of(module, dtype, arch):
-        for phase in contract.phases_of(layer):
-            if not variant.has(phase):
-                continue
-            for call in MODELS[MODEL].shapes(variant.layer, contract.DEFAULT_B, contract.DEFAULT_T).values():
-                case = Case(variant.layer, phase, contract.overwriting(layer, phase, call.shape, dtype), MODEL, 0)
-                for use in launches_of(module, case, arch):
-                    # Grids of the different shapes differ, and change nothing here.
-                    key = (phase, use.build, use.block, use.shared)
-                    found.setdefault(key, (phase, configuration, use))
+        for case in step_cases(variant, dtype):
+            for use in launches_of(module, case, arch):
+                # Grids of the different shapes differ, and change nothing here.
+                key = (case.phase, use.build, use.block, use.shared)
+                found.setdefault(key, (case.phase, configuration, use))
     return list(found.values())
+
+
+def step_cases(variant: Variant, dtype: str, batches: Sequence[int] = (contract.DEFAULT_B,)) -> Iterator[Case]:
+    """The calls of the model's step that a variant has, with so many sequences."""
+    layer = contract.load(variant.layer)
+    for phase in contract.phases_of(layer):
+        for B in batches if variant.has(phase) else ():
+            for name, call in MODELS[MODEL].shapes(variant.layer, B, contract.DEFAULT_T).items():
+                shape = contract.overwriting(layer, phase, call.shape, dtype)
+                yield Case(variant.layer, phase, shape, f"{MODEL}/{name}" if name else MODEL, 0)
 
 
 def configurations_of(module: ModuleType, dtype: str, arch: str) -> Iterator[str]:

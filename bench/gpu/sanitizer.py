@@ -24,7 +24,7 @@ from bench.core import arena as judging
 from bench.core import variants
 from bench.core.arena import Arena
 from bench.core.case import Case, cases_of, draw
-from bench.core.evidence import telling
+from bench.core.evidence import cause_of
 from bench.core.variants import Variant
 from bench.gpu import TOOLS
 from bench.gpu.launches import untuned
@@ -81,21 +81,20 @@ def name_of(one: Call) -> str:
 def passes_of(layer: str, kernels: list[str]) -> dict[str, Call]:
     """By name, all passes of the layers in a comma list, or of all; `kernels` are folders of more variants."""
     names = contract.layer_names()
-    layers = names if layer == "all" else [cli.choose(name, names, "layer") for name in layer.split(",")]
+    layers = names if layer == "all" else cli.choose_all(layer, names, "layer")
     here = [v for v in variants.discover(tuple(map(Path, kernels))) if v.layer in layers]
     return {name_of((v, phase)): (v, phase) for v in here for phase in contract.PHASES}
 
 
 def named(passes: dict[str, Call], names: str) -> tuple[Call, ...]:
-    return tuple(passes[cli.choose(name, passes, "call")] for name in names.split(","))
+    return tuple(passes[name] for name in cli.choose_all(names, passes, "call"))
 
 
 def chosen(passes: dict[str, Call], only: str | None, wanted: str, dtype: str, device: str) -> tuple[Call, ...]:
     """Those of the variants named, or of all, that have something to look at; `wanted`: a phase, or both."""
-    names = only.split(",") if only else []
     layers = dict.fromkeys(v.layer for v, _ in passes.values())
-    for name in names:
-        cli.choose(name, sorted({v.name for v, _ in passes.values()}), f"variant of {', '.join(layers)}")
+    known = sorted({v.name for v, _ in passes.values()})
+    names = cli.choose_all(only, known, f"variant of {', '.join(layers)}") if only else []
     check_that_it_can_run(device)
     return tuple(
         (v, phase)
@@ -345,7 +344,7 @@ def make_calls(calls: Calls) -> int:
                 call_bare(one[0], case, device)
                 made += 1
         except Exception as error:
-            what = f"{name_of(one)}: {type(error).__name__}: {telling(error)}"
+            what = f"{name_of(one)}: {cause_of(error)}"
             if re.search("CUDA.error", what, re.IGNORECASE):
                 raise CannotGoOn(f"after this nothing runs: {what}") from error
             print(FAILED, what, flush=True)

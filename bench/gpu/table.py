@@ -11,24 +11,23 @@ import functools
 import importlib.metadata
 import json
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, cast
 
 from bench import HOME, cli
 from bench.core.case import Case
-from bench.core.evidence import telling
+from bench.core.evidence import cause_of
 from bench.core.files import write_atomically
 from bench.core.variants import Variant
 from bench.gpu import counts
 from bench.gpu.launches import configured_call, launches_of, without_origin
-from bench.gpu.resources import MODEL, configurations_of, runs_on
+from bench.gpu.resources import configurations_of, runs_on, step_cases
 from bench.machine.facts import usable_cores
 from bench.records.record import Resources
 from kernels import Unavailable
 from reference import contract
-from reference.models import MODELS
 
 TABLE = HOME / "results" / "simulator-sm_90a" / "resources.json"
 ARCH = "sm_90a"
@@ -39,15 +38,11 @@ Entry = dict[str, Any]
 
 def known(variant: Variant, case: Case, arch: str, configuration: str, table: Path = TABLE) -> Resources | None:
     """The resources of a call, if they were compiled beforehand from this source by this compiler."""
-    entry = read(table).get(_name(variant))
+    entry = read(table).get(str(variant))
     if entry is None or entry["by"] != compiler(variant.backend) or entry["source"] != variant.source_hash():
         return None
     found = entry["calls"].get(_call(case.phase, case.shape, arch, configuration))
     return cast(Resources, dict(found)) if found else None
-
-
-def _name(variant: Variant) -> str:
-    return f"{variant.layer} {variant.name}"
 
 
 def _call(phase: str, shape: contract.Shape, arch: str, configuration: str) -> str:
@@ -86,16 +81,16 @@ def update(variants: list[Variant], archs: list[str], dtypes: list[str], jobs: i
     """Compile what the table lacks of these variants, and what it has of another source or compiler; written after
     each variant, so that an end before time costs one. How many were compiled."""
     entries = dict(read(table))
-    lacking = [(v, _lacking(_held(entries.get(_name(v)), v), v, archs, dtypes)) for v in variants]
+    lacking = [(v, _lacking(_held(entries.get(str(v)), v), v, archs, dtypes)) for v in variants]
     work = [(v, covers) for v, covers in lacking if covers]
     for variant, entry in _compiled(work, jobs):
-        if held := _held(entries.get(_name(variant)), variant):
+        if held := _held(entries.get(str(variant)), variant):
             both = [*map(tuple, held["covers"]), *entry["covers"]]
             entry = entry | {"covers": sorted(both), "calls": held["calls"] | entry["calls"]}
         if entry["calls"]:  # else it launches nothing that is compiled here: a library's kernels
-            entries[_name(variant)] = entry
+            entries[str(variant)] = entry
             _write(table, entries)
-        cli.say(f"{_name(variant)}: {len(entry['calls'])} calls")
+        cli.say(f"{variant}: {len(entry['calls'])} calls")
     read.cache_clear()
     return len(work)
 
@@ -141,7 +136,7 @@ def compile_calls(variant: Variant, covers: list[tuple[str, str]]) -> Entry:
             calls |= _calls(variant, arch, dtype)
             covered.append((arch, dtype))
         except Exception as error:
-            cli.say(f"{_name(variant)} {arch} {dtype}: {type(error).__name__}: {telling(error)}")
+            cli.say(f"{variant} {arch} {dtype}: {cause_of(error)}")
     return {
         "source": variant.source_hash(),
         "by": compiler(variant.backend),
@@ -154,19 +149,9 @@ def _calls(variant: Variant, arch: str, dtype: str) -> dict[str, Resources]:
     module = variant.load()
     found: dict[str, Resources] = {}
     for _ in configurations_of(module, dtype, arch):
-        for case in cases_of(variant, dtype):
+        for case in step_cases(variant, dtype, BATCHES):
             uses, ran = configured_call(module, functools.partial(launches_of, module, case, arch))
             name = _call(case.phase, case.shape, arch, ran)
             if uses and name not in found:
                 found[name] = counts.resources_of(uses, arch)
     return found
-
-
-def cases_of(variant: Variant, dtype: str) -> Iterable[Case]:
-    """The calls of the model's step that a variant is timed at."""
-    layer = contract.load(variant.layer)
-    for phase in contract.phases_of(layer):
-        for B in BATCHES if variant.has(phase) else ():
-            for name, call in MODELS[MODEL].shapes(variant.layer, B, contract.DEFAULT_T).items():
-                shape = contract.overwriting(layer, phase, call.shape, dtype)
-                yield Case(variant.layer, phase, shape, f"{MODEL}/{name}" if name else MODEL, 0)

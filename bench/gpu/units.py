@@ -31,7 +31,7 @@ import torch
 from bench import HOME, cli
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case, draw
-from bench.core.evidence import telling
+from bench.core.evidence import cause_of
 from bench.core.files import write_atomically
 from bench.core.variants import Variant, discover
 from bench.gpu import cubin, table
@@ -279,8 +279,8 @@ def variant_entry(variant: Variant) -> Entry:
                     entry["samples"][key] = samples(module, Case(variant.layer, phase, small, "small", 0))
                 keys.append(key)
             except (Unavailable, RuntimeError) as error:
-                told = f"{type(error).__name__}: {telling(error)[:300]}"
-                cli.say(f"{variant.layer} {variant.name} {key[:100]}: not counted: {told}")
+                told = cause_of(error)[:300]
+                cli.say(f"{variant} {key[:100]}: not counted: {told}")
         entry["calls"][call_name(phase, name)] = {"kernels": launched(module, case), "small": keys}
     return entry
 
@@ -339,17 +339,9 @@ def read(file: Path = TABLE) -> dict[str, Entry]:
 
 
 def stale(entries: dict[str, Entry]) -> list[str]:
-    """Variants that were counted with another source than they have now, or not at all."""
-    return [
-        f"{v.layer} {v.name}"
-        for v in variants()
-        if not is_library(v) and entries.get(f"{v.layer} {v.name}", {}).get("source") != v.source_hash()
-    ]
-
-
-def is_library(variant: Variant) -> bool:
-    """Whether its kernels are a library's, of which nothing can be counted."""
-    return any(need in ("cublaslt", "cudnn") for need in variant.requires)
+    """Variants that were counted with another source than they have now, or not at all. Of a library's kernels nothing
+    can be counted."""
+    return [str(v) for v in variants() if not v.kernels and entries.get(str(v), {}).get("source") != v.source_hash()]
 
 
 def update(layers: list[str], only: list[str], everything: bool = False, file: Path = TABLE) -> int:
@@ -357,13 +349,13 @@ def update(layers: list[str], only: list[str], everything: bool = False, file: P
     torch.set_num_threads(1)
     entries = read(file) if file.exists() else {}
     old = set(stale(entries))
-    chosen = [v for v in variants() if not is_library(v) and (not layers or v.layer in layers)]
-    chosen = [v for v in chosen if (not only or v.name in only) and (everything or f"{v.layer} {v.name}" in old)]
+    chosen = [v for v in variants() if not v.kernels and (not layers or v.layer in layers)]
+    chosen = [v for v in chosen if (not only or v.name in only) and (everything or str(v) in old)]
     for variant in chosen:
         entry = variant_entry(variant)
         known = read(file) if file.exists() else {}  # another process may have written meanwhile
-        known[f"{variant.layer} {variant.name}"] = entry
+        known[str(variant)] = entry
         document = {"schema": SCHEMA, "variants": dict(sorted(known.items()))}
         write_atomically(file, json.dumps(document, indent=0, sort_keys=True) + "\n")
-        cli.say(f"{variant.layer} {variant.name}: {len(entry['calls'])} calls")
+        cli.say(f"{variant}: {len(entry['calls'])} calls")
     return len(chosen)

@@ -1,9 +1,14 @@
-"""What processes that are compared have in common: their threads' variables, and the peak of what each holds."""
+"""What processes that are compared have in common, both ends: threads, a clock, a peak of memory, how they end."""
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
-from bench.machine.devices import Device, is_gpu
+import torch
+
+from bench.cli import FAILED, TIMED_OUT, CannotGoOn
+from bench.core import process
+from bench.machine.devices import SPAN, Device, is_gpu
 from bench.machine.facts import usable_cores
 
 COMPILE_THREADS = 8
@@ -19,16 +24,54 @@ def thread_variables(threads: int, device: str) -> dict[str, str]:
     return found
 
 
-def forget_peak(device: Device) -> None:
-    """Start a new peak of this process's memory, so that compiling and measuring are not counted."""
-    device.forget_peak()
-    with suppress(OSError):  # where this is not allowed, the peak includes set-up
-        Path("/proc/self/clear_refs").write_text("5")
+class Job(Protocol):
+    """What they do: on this device, by so many threads."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
 
 
-def peak_bytes(device: Device, on_gpu: bool) -> int:
-    """Peak resident memory of this process (on a GPU: of the device's tensors) since `forget_peak`."""
-    if on_gpu:
-        return device.memory()[1]
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(s for s in lines if s.startswith("VmHWM")).split()[1]) * 1024
+class Lost(CannotGoOn):
+    """A contestant's process died, does not answer, or a command of its failed; `status` says which, as a record
+    does."""
+
+    def __init__(self, said: str, status: str = process.CRASH, code: int = FAILED):
+        super().__init__(said, TIMED_OUT if status == process.TIMEOUT else FAILED if status == process.CRASH else code)
+        self.status = status
+
+
+class Contestant(process.Process):
+    """The parent's end: a process whose commands are a room's methods. All are forks of one interpreter with these
+    variables, which has imported PyTorch and computed nothing."""
+
+    def __init__(self, name: str, room: type[process.Room], job: Job, *arguments: object, limit: float):
+        self.name = name
+        threads = thread_variables(job.threads, job.device)
+        super().__init__(room, job, *arguments, limit=limit, environment=threads, preload=room.__module__)
+
+
+class Room(process.Room):
+    """What each can be asked, whatever it does. clock: of the device, that steps are timed by."""
+
+    def __init__(self, device: Device, on_gpu: bool, threads: int):
+        torch.set_num_threads(threads)
+        self.device, self.on_gpu = device, on_gpu
+        self.clock = SPAN if SPAN in device.clocks else device.clocks[0]
+
+    def chip(self) -> str:
+        return self.device.chip()[0]
+
+    def forget_peak(self) -> None:
+        """Start a new peak of this process's memory, so that compiling and measuring are not counted."""
+        self.device.forget_peak()
+        with suppress(OSError):  # where this is not allowed, the peak includes set-up
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def peak_bytes(self) -> int:
+        """Peak resident memory of this process (on a GPU: of the device's tensors) since `forget_peak`."""
+        if self.on_gpu:
+            return self.device.memory()[1]
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(s for s in lines if s.startswith("VmHWM")).split()[1]) * 1024

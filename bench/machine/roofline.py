@@ -171,3 +171,10 @@ DATASHEETS = {
 def datasheet(name: str) -> Datasheet | None:
     """Nominal peaks of the GPU that the driver calls `name`; None where they are not known."""
     return DATASHEETS.get(name)
+
+
+def matmul_peaks(device: str, dtype: str) -> dict[str, float | None]:
+    """FLOP/s of large matmuls on this device: measured here or before, and by its datasheet where that is known."""
+    found = ceilings(device=device)
+    sheet = datasheet(found.device)
+    return {"ceiling": found.flops_per_s.get(dtype), "datasheet": sheet.flops_per_s(dtype) if sheet else None}

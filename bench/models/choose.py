@@ -27,8 +27,10 @@ import torch
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core import BACKENDS, files
-from bench.core.evidence import telling
+from bench.core.evidence import cause_of
 from bench.core.variants import Variant, simulated, unavailable
+from bench.machine import facts
+from bench.machine.compared import Contestant, Lost
 from bench.machine.devices import BACKLOG_SECONDS, SPAN, Device, backlog_of
 from bench.models import CallId
 from bench.models.calls import Call
@@ -193,18 +195,22 @@ class Raced:
     why: str = ""
 
 
-def ended(times: Times) -> Raced:
-    """A race whose process has answered."""
+def race_in(contestant: Contestant, pool: Pool, keep: Keep, gpu: bool, stop: float, limit: float) -> Raced:
+    """A race in a contestant's process, of which `keep` is told at once. Raises Lost where the process died or hung and
+    no candidate had been tried by then."""
+    contestant.listener = keep
+    budget = GPU_BUDGET_S if gpu else BUDGET_S
+    try:
+        times: Times = contestant.ask("race", pool=pool, budget=budget, stop=stop, limit=limit)
+    except Lost as error:
+        times, culprit = told(contestant.heard)
+        if culprit is None:
+            raise
+        return Raced(times, culprit, str(error))
+    finally:
+        contestant.listener = None
     why = f"left the GPU unusable: {times.skipped[times.broke[0]][times.broke[1]]}" if times.broke else ""
     return Raced(times, times.broke, why)
-
-
-def cut_off(heard: Iterable[Told], error: Exception) -> Raced:
-    """A race whose process died or hung. Raises `error` where no candidate had been tried by then."""
-    times, culprit = told(heard)
-    if culprit is None:
-        raise error
-    return Raced(times, culprit, str(error))
 
 
 def race_on(pool: Pool, once: Callable[[Pool], Raced | None], out: Callable[[str], None]) -> Times:
@@ -355,7 +361,7 @@ def _race_one(racing, calls, shape, device: Device, skipped, tell) -> dict[str, 
     def failed(name: str, error: Exception) -> None:
         """A variant that cannot run is no candidate; the reason is kept."""
         samples.pop(name, None)
-        skipped[name] = f"{type(error).__name__}: {telling(error)}"
+        skipped[name] = cause_of(error)
         try:
             device.synchronize()
         except Exception as lost:
@@ -451,7 +457,7 @@ class Cache:
         text = json.dumps([self.context, (id.place, id.phase), shape], sort_keys=True)
         return f"{id} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-    def take(self, pool: dict[CallId, list[Variant]], shapes: dict[CallId, Shape]) -> Times:
+    def take(self, pool: Pool, shapes: Mapping[CallId, Shape]) -> Times:
         """What is known of the pool. A case with an unknown candidate, or with no time, must be raced afresh."""
         times = Times()
         for id, variants in pool.items():
@@ -463,7 +469,7 @@ class Cache:
             times.skipped[id] = {n: x for n, x in found.items() if isinstance(x, str)}
         return times
 
-    def keep(self, pool: dict[CallId, list[Variant]], shapes: dict[CallId, Shape], times: Times) -> None:
+    def keep(self, pool: Pool, shapes: Mapping[CallId, Shape], times: Times) -> None:
         """Remember new times; what was written by another run meanwhile stays, unless it is of the same case."""
         rows = {}
         for id in times.ms:
@@ -474,6 +480,38 @@ class Cache:
 
 def _source(v: Variant) -> str:
     return f"{v.name}@{v.source_hash()}"
+
+
+def times_of(
+    pool: Pool, shapes: Mapping[CallId, Shape], cache: Cache, measure: Callable[[Pool, Keep], Times], remeasure: bool
+) -> Times:
+    """What is remembered of the candidates, and of the others what `measure` says. Each call's times are remembered as
+    they come, but on a busy machine. remeasure: whatever is remembered."""
+    times = Times() if remeasure else cache.take(pool, shapes)
+    missing = {id: some for id, some in pool.items() if id not in times.ms}
+    if not missing:
+        return times
+    cli.say(f"measuring {sum(map(len, missing.values()))} candidates for {len(missing)} calls")
+    busy: list[str] = []
+    kept: set[CallId] = set()
+
+    def keep(new: Told) -> None:
+        if not isinstance(new, Times):
+            return
+        if reason := facts.busy(facts.snapshot()):
+            busy.append(reason)
+        else:
+            cache.keep(missing, shapes, new)
+            kept.update(new.ms)
+
+    new = measure(missing, keep)
+    # Again, for what was out at one call is out at those before it too.
+    cache.keep(missing, shapes, Times({id: new.ms[id] for id in kept & new.ms.keys()}, new.skipped))
+    if busy:
+        cli.say(f"busy machine, so not all of these choices are remembered: {busy[-1]}")
+    times.ms |= new.ms
+    times.skipped |= new.skipped
+    return times
 
 
 def open_cache(chip: str, device: str, threads: int) -> Cache:

@@ -10,6 +10,7 @@ and what is taken the gate still judges.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 
 from bench.cli import USAGE, CannotGoOn, cannot
@@ -126,8 +127,11 @@ def _is_entry(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(value.get(name), str) for name in ("variant", "source"))
 
 
-def write(folder: Path, choice: Mapping[CallId, Variant], about: Mapping[str, str | int]) -> Path:
-    """kernels.json of a run. about: the fields of Chosen that say where and when."""
+def write(
+    folder: Path, choice: Mapping[CallId, Variant], *, chip: str, run: str, model: str, dtype: str, B: int, T: int
+) -> Path:
+    """kernels.json of a run, chosen now."""
+    utc = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    about = dict(schema=SCHEMA, chip=chip, utc=utc, run=run, model=model, dtype=dtype, B=B, T=T)
     kernels = {str(id): {"variant": v.name, "source": v.source_hash()} for id, v in choice.items()}
-    text = json.dumps({"schema": SCHEMA, **about, "kernels": kernels}, indent=1)
-    return write_atomically(folder / FILE, text + "\n")
+    return write_atomically(folder / FILE, json.dumps({**about, "kernels": kernels}, indent=1) + "\n")

@@ -17,7 +17,7 @@ from types import ModuleType
 
 import torch
 
-from bench.core.evidence import telling
+from bench.core.evidence import cause_of
 from bench.machine.devices import Device
 from bench.models import CallId
 from bench.models.calls import Call
@@ -131,13 +131,13 @@ class Engine:
                 try:
                     _run([bound])
                 except Exception as error:  # kept, because leaving the capture then fails too, and says less
-                    broke.append(f"{_named(item)}: {type(error).__name__}: {telling(error)}")
+                    broke.append(f"{_named(item)}: {cause_of(error)}")
                     raise
 
         try:
             self.replay = self.device.capture(run)
         except Exception as error:
-            return broke[0] if broke else f"{type(error).__name__}: {telling(error)}"
+            return broke[0] if broke else cause_of(error)
         finally:
             self._rewind()
         return None

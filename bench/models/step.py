@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from bench.checkpoints.state import State, describe
-from bench.core.evidence import telling
+from bench.core.evidence import cause_of
 from bench.core.variants import need_options, need_support, takes_workspace
 from bench.models import CallId
 from bench.models.calls import Batch, Call, Tensors
@@ -339,7 +339,7 @@ class Step:
             gradients = self.device.capture(lambda: self._gradients_and_norm(run))
             self.replay = gradients, self.device.capture(lambda: self._update(run))
         except Exception as error:
-            return broke[0] if broke else self._search(bounds, calls) or _one_line(error)
+            return broke[0] if broke else self._search(bounds, calls) or cause_of(error)
         return None
 
     def _search(self, bounds: list[Bound], calls: list[Call]) -> str | None:
@@ -358,7 +358,7 @@ class Step:
     def _blame(self, call: Call, error: Exception) -> str:
         module = self.modules[call.id]
         name = getattr(module, "__name__", str(module)).removeprefix("kernels.")
-        return f"{call.id} ({name}): {_one_line(error)}"
+        return f"{call.id} ({name}): {cause_of(error)}"
 
     def run_timed(self, batches: Sequence[Batch], lr: float, clock: str | None = None) -> dict[CallId, float]:
         """One step of plain launches with a clock around every call: milliseconds of each call, all its repetitions;
@@ -414,10 +414,6 @@ def _not_finite(call: Call) -> str:
 
 def _finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(tensor).all())
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {telling(error)}"
 
 
 def _run(bound: list[Bound]) -> None:

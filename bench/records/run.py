@@ -11,11 +11,8 @@ exit code 1 (bench.cli.FAILED); everything written before stays readable.
 
 import contextlib
 import csv
-import errno
-import fcntl
 import io
 import json
-import os
 import secrets
 import shlex
 import sys
@@ -25,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from bench.cli import CannotGoOn
-from bench.core.files import DiskFull, cannot_write, write_atomically
+from bench.core.files import DiskFull, Lines, cannot_write, write_atomically
 from bench.records.conditions import differences
 from bench.records.environment import environment
 from bench.records.queries import flat
@@ -41,7 +38,7 @@ class Run:
 
     folder: Path
     kind: str
-    _file: int = field(repr=False)
+    _lines: Lines = field(repr=False)
 
     @classmethod
     def create(cls, kind: str, out: Path | None = None, argv: Sequence[str] = ()) -> "Run":
@@ -56,15 +53,14 @@ class Run:
             folder.mkdir(parents=True, exist_ok=out is not None)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        file = _open_records(folder)
-        if os.fstat(file).st_size or (folder / ENVIRONMENT).exists():
-            os.close(file)
+        lines = Lines(folder / RECORDS)
+        if lines.size or (folder / ENVIRONMENT).exists():
+            lines.close()
             also = f", or --resume {folder}" if kind == "layer" else ""
             raise CannotGoOn(f"{folder} already holds a run: choose another --out{also}")
-        run = cls(folder, kind, file)
-        command = shlex.join(["python", "-m", f"bench.{kind}", *argv])
-        header = {"schema": SCHEMA, "kind": kind, "started": _utc(), "command": command}
-        run._write_environment({**header, **environment()})
+        run = cls(folder, kind, lines)
+        with run._going_on():
+            write_environment(folder, begun(kind, argv))
         return run
 
     @classmethod
@@ -76,7 +72,7 @@ class Run:
         """
         if not (folder / RECORDS).exists():
             raise CannotGoOn(f"no run to resume in {folder}: it has no {RECORDS}")
-        file = _open_records(folder)
+        lines = Lines(folder / RECORDS)
         now = environment()
         try:
             then = read_environment(folder)
@@ -89,14 +85,13 @@ class Run:
                 changed = ", ".join(f"{key}: {was} then, {is_} now" for key, (was, is_) in differing.items())
                 raise CannotGoOn(f"{folder} was measured under other conditions ({changed}): start a new run")
         except CannotGoOn:
-            os.close(file)
+            lines.close()
             raise
-        run = cls(folder, found, file)
-        size = os.fstat(file).st_size
-        if size and os.pread(file, 1, size - 1) != b"\n":
-            run._write_line(b"\n")
+        run = cls(folder, found, lines)
         header = {"schema": SCHEMA, "kind": run.kind, **then}
-        run._write_environment({**header, **now, "resumed": [*then.get("resumed", []), _utc()]})
+        with run._going_on():
+            lines.end_half_a_line()
+            write_environment(folder, {**header, **now, "resumed": [*then.get("resumed", []), _utc()]})
         return run
 
     def append(self, record: Record) -> Record:
@@ -108,7 +103,8 @@ class Run:
         if missing or record["status"] not in STATUSES:
             raise ValueError(f"not a record: {missing or record['status']!r} (see bench/records/record.py)")
         whole: Record = clean({"schema": SCHEMA, "run": self.folder.name, "utc": _utc(), **record})
-        self._write_line(json.dumps(whole, default=str, allow_nan=False).encode() + b"\n")
+        with self._going_on():
+            self._lines.write(json.dumps(whole, default=str, allow_nan=False).encode())
         return whole
 
     def records(self) -> list[Record]:
@@ -141,26 +137,7 @@ class Run:
 
     def close(self) -> None:
         """Let others write to the folder. The end of the process does the same."""
-        os.close(self._file)
-
-    def _write_environment(self, document: Mapping[str, object]) -> None:
-        text = json.dumps(clean(document, free_text=True), indent=1)
-        with self._going_on():
-            write_atomically(self.folder / ENVIRONMENT, text + "\n")
-
-    def _write_line(self, line: bytes) -> None:
-        size = os.fstat(self._file).st_size
-        try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
-            os.fsync(self._file)
-        except OSError as error:
-            # Cutting needs no space: without it half a line would stay.
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, size)
-            with self._going_on():
-                raise cannot_write(self.folder / RECORDS, error) from error
+        self._lines.close()
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -173,22 +150,15 @@ class Run:
             raise CannotGoOn(f"{full}, then go on with --resume {self.folder}", full.code) from full
 
 
-def _open_records(folder: Path) -> int:
-    """Open a run's records for appending and lock them against a second run."""
-    file = folder / RECORDS
-    try:
-        handle = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise cannot_write(file, error) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise CannotGoOn(f"another run is writing to {folder}: wait, or choose another --out") from None
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):  # a file system without locks
-            raise
-    return handle
+def begun(kind: str, argv: Sequence[str]) -> dict[str, object]:
+    """What env.json says of a run of `python -m bench.<kind>` that begins now."""
+    command = shlex.join(["python", "-m", f"bench.{kind}", *argv])
+    return {"schema": SCHEMA, "kind": kind, "started": _utc(), "command": command, **environment()}
+
+
+def write_environment(folder: Path, document: Mapping[str, object]) -> None:
+    """A run's env.json. Raises DiskFull or CannotGoOn."""
+    write_atomically(folder / ENVIRONMENT, json.dumps(clean(document, free_text=True), indent=1) + "\n")
 
 
 def _kind_from_name(folder: Path) -> str:

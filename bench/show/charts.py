@@ -57,6 +57,18 @@ def _by_backend(legend: bool = True) -> alt.Color:
     return alt.Color("backend:N", scale=scale, legend=shown if legend else None)
 
 
+def _floor_line(base: alt.Chart, of: str) -> alt.Chart:
+    floor = base.transform_filter("isValid(datum.floor)")
+    line = floor.mark_line(color=FLOOR, strokeDash=[5, 3], strokeWidth=1.5, point=FLOOR_POINT)
+    return line.encode(y=of).properties(name="floor")
+
+
+def _limit_ticks(base: alt.Chart, scale: alt.Scale, size: int) -> alt.Chart:
+    """Where a bar would end at the floor."""
+    ticks = base.transform_filter("isValid(datum.limit)").mark_tick(color=FLOOR, thickness=2, size=size)
+    return ticks.encode(x=alt.X("limit:Q", scale=scale)).properties(name="floor")
+
+
 def times(log: bool) -> Chart:
     """Rows: variant, backend, ms, low, high, reach, floor, text, samples (ms), in order. Bars with the 95 % interval
     and the samples, and a line where the floor is; where the slowest is far away, points on a logarithmic axis."""
@@ -104,13 +116,7 @@ def overview() -> Chart:
     )
     interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
     label = base.mark_text(align="left", dx=6, fontSize=11).encode(x=alt.X("reach:Q", scale=scale), text="text:N")
-    limit = (
-        base.transform_filter("isValid(datum.limit)")
-        .mark_tick(color=FLOOR, thickness=2, size=16)
-        .encode(x=alt.X("limit:Q", scale=scale))
-        .properties(name="floor")
-    )
-    return alt.layer(bars, interval, one, limit, label).properties(padding=FOR_LABELS)
+    return alt.layer(bars, interval, one, _limit_ticks(base, scale, 16), label).properties(padding=FOR_LABELS)
 
 
 def roofline() -> Chart:
@@ -155,7 +161,7 @@ def errors() -> Chart:
         shape=alt.Shape("phase:N", legend=alt.Legend(title=None, orient="bottom")),
         tooltip=["variant:N", "phase:N", "text:N"],
     )
-    limit = alt.Chart(alt.Data(values=[{"at": LIMIT}])).mark_rule(color="#d62728", strokeDash=[4, 3]).encode(x="at:Q")
+    limit = alt.Chart(alt.Data(values=[{"at": LIMIT}])).mark_rule(color=FLOOR, strokeDash=[4, 3]).encode(x="at:Q")
     return alt.layer(limit, points)
 
 
@@ -236,13 +242,7 @@ def tokens() -> Chart:
     )
     interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", scale=scale), x2="high:Q")
     label = base.mark_text(align="left", dx=6, fontSize=11).encode(x=alt.X("reach:Q", scale=scale), text="text:N")
-    floor = (
-        base.transform_filter("isValid(datum.limit)")
-        .mark_tick(color=FLOOR, thickness=2, size=24)
-        .encode(x=alt.X("limit:Q", scale=scale))
-        .properties(name="floor")
-    )
-    return alt.layer(bars, interval, label, floor).properties(padding=FOR_LABELS)
+    return alt.layer(bars, interval, label, _limit_ticks(base, scale, 24)).properties(padding=FOR_LABELS)
 
 
 def changes() -> Chart:
@@ -284,13 +284,7 @@ def sweep() -> Chart:
     lines = base.mark_line(strokeWidth=2).encode(y=y, color=colour)
     points = base.mark_point(filled=True, size=45).encode(y=y, color=colour, tooltip=["variant:N", "text:N"])
     interval = base.mark_rule().encode(y="low:Q", y2="high:Q", color=colour)
-    floor = (
-        base.transform_filter("isValid(datum.floor)")
-        .mark_line(color=FLOOR, strokeDash=[5, 3], strokeWidth=1.5, point=FLOOR_POINT)
-        .encode(y="floor:Q")
-        .properties(name="floor")
-    )
-    return alt.layer(lines, points, interval, floor).properties(height=260)
+    return alt.layer(lines, points, interval, _floor_line(base, "floor:Q")).properties(height=260)
 
 
 def history() -> Chart:
@@ -303,10 +297,4 @@ def history() -> Chart:
     lines = base.mark_line(strokeWidth=2).encode(y=y, color=colour)
     points = base.mark_point(filled=True, size=60).encode(y=y, color=colour, tooltip=["variant:N", "set:N", "text:N"])
     interval = base.mark_rule(strokeWidth=2).encode(y="low:Q", y2="high:Q", color=colour)
-    floor = (
-        base.transform_filter("isValid(datum.floor)")
-        .mark_line(color=FLOOR, strokeDash=[5, 3], strokeWidth=1.5, point=FLOOR_POINT)
-        .encode(y="min(floor):Q")
-        .properties(name="floor")
-    )
-    return alt.layer(lines, points, interval, floor).properties(height=240)
+    return alt.layer(lines, points, interval, _floor_line(base, "min(floor):Q")).properties(height=240)

@@ -10,7 +10,7 @@ from bench.cli import CannotGoOn
 from bench.records.read import Loaded, latest
 from bench.records.record import Record
 from bench.show import Point
-from bench.show.limits import ranks_nothing
+from bench.show.limits import ranks_nothing, widest_half
 from bench.show.page import Chart
 from bench.show.texts import DASH, duration, multiple, number, percent
 
@@ -95,7 +95,7 @@ class Page:
             )
         if prefill:
             self.data[PREFILL] = Chart("tokens", _points(prefill), "tokens a second of prefill, and at the matmul rate")
-        none = ranks_nothing(noise_of(r for _, r in decode))
+        none = ranks_nothing(widest_half(r for _, r in decode))
         self.decode = [Row(name, r.get("story", ""), _decode_cells(r, none)) for name, r in decode]
         self.prefill = [Row(name, r.get("story", ""), _prefill_cells(r, none)) for name, r in prefill]
         self.ladder = [] if none else _ladder(decode)
@@ -114,13 +114,6 @@ class Page:
         self.commands = [str(run.environment["command"]) for run in runs if "command" in run.environment]
         self.machines = list(dict.fromkeys(_machine(run) for run in runs))
         self.folders = [Path(run.folder).name for run in runs]
-
-
-def noise_of(rows: Iterable[Record]) -> float | None:
-    """How well times are known: the widest half of a 95 % interval, of its median; None where one round tells
-    nothing."""
-    known = [(r["low_s"], high, r["median_s"]) for r in rows if (high := r.get("high_s"))]
-    return max(((high - low) / 2 / median for low, high, median in known), default=None)
 
 
 def _points(rows: list[tuple[str, Record]]) -> list[Point]:

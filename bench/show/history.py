@@ -14,7 +14,7 @@ from bench.records.record import Record
 from bench.show import Spec
 from bench.show.comparison import case_texts
 from bench.show.page import Cell, Chart, Line, anchor, write
-from bench.show.points import grouped
+from bench.show.points import grouped, tied
 from bench.show.sheet import Col, Sheet
 from bench.show.terminal import console
 from bench.show.texts import DASH, change_text, percent, time_text
@@ -41,13 +41,7 @@ class Point:
     @property
     def within_noise(self) -> bool:
         """Whether the change is below the noise floor of either set, or the two intervals meet."""
-        if not self.before or not self.change:
-            return False
-        old, new = self.before.record, self.record
-        floor = max(r.get("noise_floor") or 0.0 for r in (old, new))
-        ends = [(r.get("low_s") or 0.0, r.get("high_s") or math.inf) for r in (old, new)]
-        meet = max(low for low, _ in ends) <= min(high for _, high in ends)
-        return meet or max(self.change, 1 / self.change) - 1 <= floor
+        return self.before is not None and tied(self.before.record, self.record)
 
 
 def chosen(results: Path, layer: str, cache: str, variants: str | None, device: str | None) -> list[Point]:
@@ -58,7 +52,7 @@ def chosen(results: Path, layer: str, cache: str, variants: str | None, device: 
     points = history(runs, layer, cache)
     if variants:
         known = sorted({p.case.variant for p in points})
-        wanted = [cli.choose(v, known, f"variant of {layer} in the results") for v in variants.split(",")]
+        wanted = cli.choose_all(variants, known, f"variant of {layer} in the results")
         points = [p for p in points if p.case.variant in wanted]
     if device:
         name = device.lower()

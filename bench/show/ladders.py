@@ -78,7 +78,7 @@ def ladder(rows: Iterable[Record], libraries: Collection[str] = (), counted: Ite
         rungs.append(_step(old, new, own[0], track))
     others = [r for r in right if not is_own(r["variant"], libraries) and not partial(r)]
     marks = [_rung(r, track) for r in sorted(others, key=_seconds)]
-    return Ladder(rungs + _floor(own, track), marks, _said(rows, own, others, libraries))
+    return Ladder(rungs + _floor(own, track), marks, _said(rows, own, others))
 
 
 def _place(r: Record) -> tuple[int, float, str]:
@@ -183,7 +183,7 @@ def _floor(own: list[Record], track: Track) -> list[Rung]:
     return [Rung("the floor", "floor", story, duration(floor), left, at=track.place(floor))]
 
 
-def _said(rows: list[Record], own: list[Record], others: list[Record], libraries: Collection[str]) -> list[str]:
+def _said(rows: list[Record], own: list[Record], others: list[Record]) -> list[str]:
     said = []
     if own[0]["status"] == "simulated":
         said.append("Run by the simulator: right, and counted. There are no times, and so no gains.")

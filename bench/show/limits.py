@@ -1,5 +1,6 @@
 """How far a run's own numbers can be believed: when it ranks nothing, and why a row may be above its ceiling."""
 
+import math
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -22,6 +23,13 @@ RANKS_TO = 0.5  # of a noise floor, as bench.doctor has it: beyond it an entry d
 def noise_of(rows: Iterable[Record]) -> float | None:
     """The noise floor of a race, from any of its rows; None where there was no control."""
     return max((floor for r in rows if (floor := r.get("noise_floor")) is not None), default=None)
+
+
+def widest_half(rows: Iterable[Record]) -> float | None:
+    """How well times are known: the widest half of a 95 % interval, of its median; None where single rounds tell
+    nothing."""
+    known = [(r["low_s"], high, r["median_s"]) for r in rows if math.isfinite(high := r.get("high_s") or math.inf)]
+    return max(((high - low) / 2 / median for low, high, median in known), default=None)
 
 
 def ranks(row: Record) -> bool:

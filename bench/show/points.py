@@ -51,11 +51,11 @@ def standing(r: Record) -> str:
 
 
 def tied(old: Record, new: Record) -> bool:
-    """Whether two times of one race differ by no more than its noise: below the noise floor, or the intervals meet."""
+    """Whether two times differ by no more than noise: below the noise floor of either, or the intervals meet."""
     ratio = value(old, "median_s") / value(new, "median_s")
     ends = [(r.get("low_s") or 0.0, _finite(r.get("high_s"), float("inf"))) for r in (old, new)]
     meet = max(low for low, _ in ends) <= min(high for _, high in ends)
-    return meet or max(ratio, 1 / ratio) - 1 <= (new.get("noise_floor") or 0.0)
+    return meet or max(ratio, 1 / ratio) - 1 <= max(r.get("noise_floor") or 0.0 for r in (old, new))
 
 
 @dataclass

@@ -12,7 +12,7 @@ from bench.cli import CannotGoOn
 from bench.core.files import DiskFull
 from bench.core.variants import Variant, discover
 from bench.records.environment import Environment
-from bench.records.queries import device_name, is_library, partial, races, ranked
+from bench.records.queries import device_name, partial, races, ranked
 from bench.records.read import Loaded, latest, runs_in
 from bench.records.record import Record
 from bench.show import Point, generation_page, overview, sightings
@@ -215,7 +215,7 @@ class Page:
         every = [r for run in runs for r in run.records]
         here = _variants_of({(r["layer"], r["variant"]) for r in every})
         self.hashes = {known: v.source_hash() for known, v in here.items()}
-        self.libraries = {v.name for v in here.values() if v.kernels or is_library(v.name)}
+        self.libraries = {v.name for v in here.values() if v.kernels}
         self.several_machines = len({machine_of(run) for run in runs}) > 1
         self.machines = list(dict.fromkeys(machine_of(run) for run in runs))
         rows = [(run, r) for run in runs for r in run.records if r.get("phase") != "step"]

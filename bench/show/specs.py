@@ -19,6 +19,7 @@ NARROW_HEIGHT = {"variant": 40, "case": 40, "contestant": 54}  # where a row's n
 ABOVE = {"baseline": "bottom", "dy": -8, "fontSize": 11}  # of a row's bar
 FLOORS = ("floor", "limit")  # of a row: where the least time stands
 NARROW_LEGEND = 2  # columns
+WIDTH = 720  # pixels, of a chart that is no part of a page
 
 
 @functools.cache
@@ -93,9 +94,9 @@ def fitting(spec: Spec, rows: list[Point]) -> Spec:
     return whole
 
 
-def with_rows(spec: Spec, rows: list[Point], width: int = 720) -> Spec:
+def with_rows(spec: Spec, rows: list[Point]) -> Spec:
     """A whole specification, with the rows in it."""
-    whole = fitting(spec, rows) | {"datasets": {"rows": rows}, "width": width, "height": height_of(spec, rows)}
+    whole = fitting(spec, rows) | {"datasets": {"rows": rows}, "width": WIDTH, "height": height_of(spec, rows)}
     whole["config"] = {**whole.get("config", {}), "axisY": {"labelLimit": 330}}
     whole.setdefault("background", "white")
     return whole

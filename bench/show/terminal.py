@@ -12,6 +12,7 @@ from rich.text import Text
 
 from bench.core.progress import Progress
 from bench.core.variants import Variant
+from bench.machine.facts import busy, one_line, snapshot
 from bench.records.queries import by_variant, coverage, partial, ranked
 from bench.records.record import Counts, Record
 from bench.records.schema import GOOD
@@ -40,6 +41,13 @@ COUNTED_RANKS = (0, 3, 2, 2, 4, 1, 1, 3, 3, 4, 5)  # which of them go where ther
 
 def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=PLAIN_WIDTH, no_color=True)
+
+
+def print_machine(screen: Console, threads: int) -> None:
+    """What something was measured on, and whether it is busy."""
+    screen.print(f"{one_line()}, {threads} threads", highlight=False)
+    if why := busy(snapshot()):
+        screen.print(f"busy machine: {why}", style="yellow")
 
 
 class Conditions(NamedTuple):

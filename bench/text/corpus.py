@@ -8,13 +8,11 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from bench import cli
 from bench.core.files import put, recall, remember
@@ -174,8 +172,8 @@ def tokenizer(vocab: Path | None = None, kind: str = "gpt2") -> Tokenizer:
     source = standard_library()
     vocabulary = cache_dir() / f"bpe-{digest(source.documents)[:20]}.tiktoken"
     if not vocabulary.exists():
-        with working("training a 50,257-token BPE on the standard library's source (once; about 10 s)"):
-            train_to(vocabulary, source.documents)
+        cli.say("training a 50,257-token BPE on the standard library's source (once; about 10 s)")
+        train_to(vocabulary, source.documents)
     return trained(vocabulary, source.name)
 
 
@@ -219,8 +217,8 @@ def write_shards(corpus: Corpus, using: Tokenizer, folder: Path, val_fraction: f
         "vocabulary": using.vocabulary,
         "val_fraction": val_fraction,
     }
-    with working(f"encoding {corpus.characters / 1e6:.1f} million characters"):
-        arrays = [_encode(documents, using) for documents in corpus.split(val_fraction)]
+    cli.say(f"encoding {corpus.characters / 1e6:.1f} million characters")
+    arrays = [_encode(documents, using) for documents in corpus.split(val_fraction)]
     for part, tokens in zip(("train", "val"), arrays, strict=True):
         if len(tokens) == 0:
             raise DataError(
@@ -243,18 +241,6 @@ def _encode(documents: list[str], using: Tokenizer) -> np.ndarray:
         # no special tokens: <|endoftext|> written out inside a document is text like any other
         pieces.append(np.array(using.encoding.encode_ordinary(document), dtype=np.uint16))
     return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.uint16)
-
-
-@contextmanager
-def working(text: str) -> Iterator[None]:
-    """Say on stderr what is being done: a spinner for a terminal, a line elsewhere."""
-    if not sys.stderr.isatty():
-        cli.say(text)
-        yield
-        return
-
-    with Console(stderr=True).status(text):
-        yield
 
 
 # ---- back to text ----------------------------------------------------------------------------------------------------

@@ -244,11 +244,6 @@ def batches(examples: list[Example], B: int, T: int, rank: int = 0, ranks: int =
         yield Asked(x, y, mask, tuple(here))
 
 
-def shortened(examples: list[Example], T: int) -> int:
-    """How many examples `batches` shortens, for a context and an ending of theirs are more than T + 1 tokens."""
-    return sum(len(e.context) + max(map(len, e.endings)) > T + 1 for e in examples)
-
-
 @dataclass
 class Tally:
     """What a model's losses say of its answers; add each batch's, then read `right` of `asked`."""
@@ -277,7 +272,3 @@ class Tally:
         if len(means) < ENDINGS or any(map(math.isnan, means.values())):
             return None
         return min(range(ENDINGS), key=means.__getitem__)
-
-    @property
-    def accuracy(self) -> float:
-        return self.right / self.asked if self.asked else math.nan

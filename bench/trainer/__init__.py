@@ -1,7 +1,6 @@
 """A training run of any length from the registry's variants: it survives what ends it, and goes on bit for bit."""
 
 SCHEDULES = ("cosine", "linear", "constant", "wsd")
-CPU_B, CPU_T, GPU_T = 4, 64, 1024
 LR, FINAL_FRACTION = 3e-4, 0.0
 VAL_BATCHES = 20
 SAMPLE_TOKENS, TEMPERATURE, TOP_K = 64, 0.8, 50

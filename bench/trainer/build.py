@@ -48,14 +48,11 @@ def named(race: plan.Plan, told: Names) -> Choice:
     return choice
 
 
-def write_choice(folder: Path, race: plan.Plan, choice: Choice, utc: str) -> None:
+def write_choice(folder: Path, race: plan.Plan, choice: Choice) -> None:
     """kernels.json of a run, for `--kernels` and for going on."""
     job = race.job
     chip = choose.cpu_name() if job.device == "cpu" else chip_name(job.device)
-    about: dict[str, str | int] = dict(
-        chip=chip, utc=utc, run="train", model=job.model.name, dtype=job.dtype, B=job.B, T=job.T
-    )
-    chosen.write(folder, choice, about)
+    chosen.write(folder, choice, chip=chip, run="train", model=job.model.name, dtype=job.dtype, B=job.B, T=job.T)
 
 
 def again(kernels: str, folder: Path) -> str:

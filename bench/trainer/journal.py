@@ -3,25 +3,23 @@ when it ends, train.csv, a row a step.
 
     {"event": "step", "step": 12, "loss": 9.1, "loss_z": null, "norm": 1.2, …}
 
-Events: start, resume, step, val, hellaswag, sample, not-finite, checkpoint, end. A line is with the system as soon as
-it is written, so that a kill loses nothing; it is forced to disk once a second, before every checkpoint and at the end.
-After a resume the steps since the last checkpoint come again: the last line of a step counts.
+Events: start, resume, step, baseline, parity, spot, val, hellaswag, sample, not-finite, checkpoint, end. A line is with
+the system as soon as it is written, so that a kill loses nothing; it is forced to disk once a second, before every
+checkpoint and at the end. After a resume the steps since the last checkpoint come again: a step's last line counts.
 """
 
 import contextlib
 import csv
-import fcntl
 import io
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.cli import CannotGoOn
-from bench.core.files import cannot_write, put
+from bench.core.files import Lines, put
 from bench.records.scrub import clean
 
 FILE, TABLE = "train.jsonl", "train.csv"
@@ -39,32 +37,16 @@ class Journal:
     one writes there, or where nothing can be written."""
 
     def __init__(self, folder: Path):
-        self.file = folder / FILE
-        try:
-            self._handle = os.open(self.file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise cannot_write(self.file, error) from error
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._handle)
-            raise CannotGoOn(f"another run is writing to {folder}: wait, or choose another --out") from None
-        except OSError:
-            pass  # a file system without locks
+        self._lines = Lines(folder / FILE)
         self._forced = time.monotonic()
         self._curves = curves(folder)
-        self._end_half_a_line()
-
-    def _end_half_a_line(self) -> None:
-        size = os.fstat(self._handle).st_size
-        if size and os.pread(self._handle, 1, size - 1) != b"\n":
-            self._write(b"\n")
+        self._lines.end_half_a_line()
 
     def write(self, event: str, **fields: Any) -> None:
         """Append an event. Raises DiskFull or CannotGoOn."""
         # Numbers alone give nothing away, and scrubbing text takes longer than a small step may.
         told = _numbers(fields) if _is_numbers(fields) else clean(fields)
-        self._write(json.dumps({"event": event, **told}).encode() + b"\n")
+        self._lines.write(json.dumps({"event": event, **told}).encode(), force=False)
         if time.monotonic() - self._forced > FORCE_S:
             self.force()
         for field, name in CURVES.get(event, {}).items():
@@ -75,31 +57,17 @@ class Journal:
 
     def force(self) -> None:
         """To disk, whatever happens to the machine."""
-        try:
-            os.fsync(self._handle)
-        except OSError as error:
-            raise cannot_write(self.file, error) from error
+        self._lines.force()
         self._forced = time.monotonic()
 
     def close(self) -> None:
         with contextlib.suppress(CannotGoOn):
             self.force()
-        os.close(self._handle)
+        self._lines.close()
         if self._curves:
             self._curves.close()
         with contextlib.suppress(OSError):  # all of it is in the other file
-            write_table(self.file.parent)
-
-    def _write(self, line: bytes) -> None:
-        size = os.fstat(self._handle).st_size
-        try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[os.write(self._handle, rest) :]
-        except OSError as error:
-            with contextlib.suppress(OSError):  # cutting needs no space: without it half a line would stay
-                os.ftruncate(self._handle, size)
-            raise cannot_write(self.file, error) from error
+            write_table(self._lines.file.parent)
 
 
 def _is_numbers(value: Any) -> bool:

@@ -1,11 +1,9 @@
 """One training run: it is set up or taken up again, trains step by step, looks at itself now and then, and ends."""
 
 import contextlib
-import json
 import math
 import os
 import resource
-import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -26,10 +24,7 @@ from bench.machine import ceilings, facts
 from bench.machine.devices import check_device, is_gpu
 from bench.models.calls import Batch
 from bench.models.step import Step
-from bench.records.environment import environment
-from bench.records.read import ENVIRONMENT
-from bench.records.schema import SCHEMA
-from bench.records.scrub import clean
+from bench.records.run import begun, write_environment
 from bench.text import evaluation
 from bench.text.corpus import TOKENIZER, decoder_beside
 from bench.text.decoding import write_tokenizer
@@ -234,8 +229,8 @@ class Training:
             self.step.load(self._parameters())
         if self.journal:
             if not self.resumed:
-                self._write_environment()
-                build.write_choice(self.folder, plan.race, choice, utc())
+                write_environment(self.folder, begun("train", self.argv))
+                build.write_choice(self.folder, plan.race, choice)
             self._begin_the_journal(note)
             self._say_who(note)
         self.resumed = None  # as large as the model
@@ -291,12 +286,6 @@ class Training:
             chosen=note,
         )
 
-    def _write_environment(self) -> None:
-        command = shlex.join(["python", "-m", "bench.train", *self.argv])
-        header = {"schema": SCHEMA, "kind": "train", "started": utc(), "command": command}
-        document = clean({**header, **environment()}, free_text=True)
-        files.write_atomically(self.folder / ENVIRONMENT, json.dumps(document, indent=1) + "\n")
-
     # --- training ---
 
     def _writing(self, clock: Callable[[], float]) -> None:
@@ -347,10 +336,10 @@ class Training:
             raise CannotGoOn(
                 "--baseline: PyTorch's training has no checkpoints to go on from: start a new run", cli.USAGE
             )
-        say = cli.say if self.ranks.main else lambda text: None
-        say(f"PyTorch's own runs begin, and torch.{mode} {'meets' if mode == FSDP else 'compiles'}")
+        quiet = not self.ranks.main
+        cli.say(f"PyTorch's own runs begin, and torch.{mode} {'meets' if mode == FSDP else 'compiles'}", quiet)
         self.beside = self.stack.enter_context(Beside(self.plan, mode, self.data.step(0), self.lr(0), self.ranks))
-        say(f"torch.{mode}: {self.beside.recipe}")
+        cli.say(f"torch.{mode}: {self.beside.recipe}", quiet)
 
     def _step_beside(self, batches: list[Any], loss: float, norm: float, lr: float) -> None:
         """PyTorch's step after ours, and every now and then the gate."""

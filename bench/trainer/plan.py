@@ -3,16 +3,16 @@ it goes on."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.machine import facts
-from bench.trainer import CPU_B, CPU_T, FSDP, GPU_T, LR
+from bench.trainer import FSDP, LR
 from bench.trainer.schedule import Schedule
-from bench.training import GPU_B, plan
+from bench.training import plan
 from bench.training.contestants import STEP_LIMIT_S
 from reference.models import MODELS
 from reference.models.model import Model, Recipe
@@ -40,6 +40,8 @@ class Every:
 
 @dataclass(frozen=True)
 class Plan:
+    """Fields that an option of the same name fills need no line in `plan_of`."""
+
     race: plan.Plan  # of `bench.e2e`, for the choice of kernels: model, sizes, dtype, device, threads
     options: Mapping[str, Any]  # as they were given or recorded; for the log and for going on
     out: Path | None
@@ -110,10 +112,8 @@ def plan_of(options: Mapping[str, Any], ranks: int = 1, argv: list[str] | None =
     o = dict(options)
     if not o["model"]:
         raise CannotGoOn("which model? for example: python -m bench.train gpt2-tiny (--help)", cli.USAGE)
-    model = MODELS[cli.choose(o["model"], MODELS, "model")]
-    gpu = o["device"] != "cpu"
-    B = o["batch"] or (GPU_B.get(model.name, max(GPU_B.values())) if gpu else CPU_B)
-    T = o["seq"] or min(GPU_T if gpu else CPU_T, model.max_t)
+    model = model_named(o["model"])
+    B, T = plan.batch_of(model, o["device"], o["batch"], o["seq"])
     total = o["total_batch"] or B * T * ranks
     race = race_of(
         replace(model, recipe=recipe_of(model, o)),
@@ -140,44 +140,21 @@ def plan_of(options: Mapping[str, Any], ranks: int = 1, argv: list[str] | None =
     if o["hellaswag_every"] and not o["hellaswag"]:
         raise CannotGoOn("--hellaswag-every needs --hellaswag FILE (python -m bench.data makes one)", cli.USAGE)
     o |= dict(batch=B, seq=T, total_batch=total, dtype=job.dtype)
-    return Plan(
+    found: dict[str, Any] = {
+        f.name: Every(o[f.name]) if f.type is Every else o[f.name] for f in fields(Plan) if f.name in o
+    }
+    found |= dict(
         race=race,
         options=o,
-        out=o["out"],
-        resume=o["resume"],
         source=o["from"],
-        data=o["data"],
-        val=o["val"],
         shuffle=not o["no_shuffle"],
-        data_threads=o["data_threads"],
         masters=not o["no_masters"],
-        total_batch=total,
-        steps=o["steps"],
         epochs=o["epochs"] or 1.0,
-        lr=o["lr"],
-        schedule=o["schedule"],
-        warmup=o["warmup"],
         final=o["final_fraction"],
-        skip_loss_z=o["skip_loss_z"],
-        skip_norm_z=o["skip_norm_z"],
         not_finite_in_a_row=o["not_finite"],
-        optimizer=o["optimizer"],
-        val_every=Every(o["val_every"]),
-        val_batches=o["val_batches"],
-        hellaswag=o["hellaswag"],
-        hellaswag_every=Every(o["hellaswag_every"]),
-        sample_every=Every(o["sample_every"]),
-        sample_tokens=o["sample_tokens"],
-        temperature=o["temperature"],
-        top_k=o["top_k"],
-        prompt=o["prompt"],
         spot_checks=not o["no_spot_checks"],
-        baseline=o["baseline"],
-        parity_every=Every(o["parity_every"]),
-        checkpoint_every=Every(o["checkpoint_every"]),
-        keep_last=o["keep_last"],
-        keep_every=o["keep_every"],
     )
+    return Plan(**found)
 
 
 def _need_what_pytorch_does_too(o: Mapping[str, Any], ranks: int) -> None:

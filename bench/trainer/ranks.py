@@ -11,12 +11,9 @@ process.
 """
 
 from bench.models.step import Step
-from bench.trainer import OPTIMIZERS
-from bench.trainer.peers import Peers, RankLost
+from bench.trainer.peers import Peers
 from bench.trainer.reduction import BUCKET_BYTES, Reduction
 from bench.trainer.sharded import Sharded
-
-__all__ = ["OPTIMIZERS", "RankLost", "Ranks"]
 
 
 class Ranks(Peers):

@@ -60,12 +60,12 @@ def plan(memory: Memory, calls: list[Call], ranks: int, bucket_bytes: int = BUCK
     align = ALIGN // flat.element_size()
     grid = align * ranks
     wanted = max(grid, bucket_bytes // flat.element_size() // grid * grid)
+    ready_at = last_writers(memory, calls)
     places = {name: _place(flat, grad) for name, grad in memory.grads.items()}
-    written = _last_writers(flat, calls)
     found = []
     for start, stop in _ranges([start for start, _ in places.values()], flat.numel(), grid, wanted):
-        inside = [place for place in places.values() if _overlap(place, (start, stop))]
-        ready = max((i for place in inside for at, i in written if _overlap(place, at)), default=-1)
+        inside = [name for name, place in places.items() if _overlap(place, (start, stop))]
+        ready = max((ready_at[name] for name in inside), default=-1)
         size = -(-(stop - start) // grid) * align
         found.append((ready, tuple(min(start + r * size, stop) for r in range(ranks + 1))))
     found.sort(key=lambda bucket: (bucket[0], -bucket[1][0]))
@@ -98,16 +98,17 @@ def _overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
     return a[0] < b[1] and b[0] < a[1]
 
 
-def _last_writers(flat: torch.Tensor, calls: list[Call]) -> list[tuple[tuple[int, int], int]]:
-    """(place in `flat`, number of the call) of every output that lies there."""
-    memory = flat.untyped_storage().data_ptr()
-    found = []
+def last_writers(memory: Memory, calls: list[Call]) -> dict[str, int]:
+    """{parameter: number of the last of these calls that writes its gradient}; -1 where none does."""
+    flat = memory.flat_grads
+    written = []  # (place in `flat`, number of the call) of every output that lies there
     for i, call in enumerate(calls):
         for output in call.outputs.values():
             for t in output if isinstance(output, list) else [output]:
-                if t is not None and t.untyped_storage().data_ptr() == memory:
-                    found.append((_place(flat, t), i))
-    return found
+                if t is not None and t.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr():
+                    written.append((_place(flat, t), i))
+    places = {name: _place(flat, grad) for name, grad in memory.grads.items()}
+    return {name: max((i for at, i in written if _overlap(p, at)), default=-1) for name, p in places.items()}
 
 
 class Exchange(Protocol):
@@ -243,10 +244,10 @@ class Reduction:
         self.numbers = mem.loss.new_zeros(peers.ranks, 1)
         starts: list[list[Bound]] = [[] for _ in range(len(step.last) + 1)]
         for bucket in self.buckets:
-            starts[bucket.ready + 1].append(_between(functools.partial(self._start, bucket)))
+            starts[bucket.ready + 1].append((functools.partial(self._start, bucket), (), {}))
         calls: list[list[Bound]] = [[], *([bound] for bound in step.last)]
         step.last = [bound for pair in zip(calls, starts, strict=True) for some in pair for bound in some]
-        step.reduced = [_between(functools.partial(self._finish))]
+        step.reduced = [(self._finish, (), {})]
 
     def _start(self, bucket: Bucket) -> None:
         with self.peers.losing("reducing gradients"):
@@ -267,9 +268,3 @@ class Reduction:
         """Every rank's parts of a tensor that lies like the gradients, to all."""
         with self.peers.losing("gathering parameters"):
             self.exchange.share(flat)
-
-
-def _between(function: "functools.partial[None]") -> Bound:
-    """A call that ranks put between those of the step."""
-    function.between_ranks = True  # type: ignore[attr-defined]  # Step.first_not_finite leaves these out
-    return function, (), {}

@@ -48,7 +48,7 @@ from bench.records.read import RECORDS, latest, read_records
 from bench.trainer.journal import FILE, events
 from bench.trainer.peers import Peers
 from bench.trainer.plan import model_named
-from bench.trainer.reduction import BUCKET_BYTES
+from bench.trainer.reduction import BUCKET_BYTES, last_writers
 from reference import contract
 from reference.models.model import Model
 
@@ -303,7 +303,8 @@ def buckets(parts: Parts, bucket_bytes: int = BUCKET_BYTES) -> list[Bucket]:
     """All gradients in the order in which they are final, the latest parameters first where several are."""
     sizes = parts.sizes
     ends = list(itertools.accumulate(seconds for _, seconds in parts.calls))
-    last = _last_writers(sizes)
+    made = _small(sizes)
+    last = last_writers(made.memory, made.forward_backward(accumulate=False))
     shapes = sizes.model.parameter_shapes()
     order = sorted(reversed(shapes), key=last.__getitem__)
     found: list[Bucket] = []
@@ -315,26 +316,6 @@ def buckets(parts: Parts, bucket_bytes: int = BUCKET_BYTES) -> list[Bucket]:
             found.append(Bucket(bucket_bytes, ready))
             size -= bucket_bytes
     return [*found, Bucket(size, ready)] if size else found
-
-
-def _last_writers(sizes: Sizes) -> dict[str, int]:
-    """{parameter: number of the last call of a micro-batch that writes its gradient}."""
-    made = _small(sizes)
-    flat = made.memory.flat_grads
-    places = {name: _span(grad) for name, grad in made.memory.grads.items()}
-    found = dict.fromkeys(places, 0)
-    for number, call in enumerate(made.forward_backward(accumulate=False)):
-        for value in call.outputs.values():
-            for tensor in value if isinstance(value, list) else [value]:
-                if tensor is None or tensor.untyped_storage().data_ptr() != flat.untyped_storage().data_ptr():
-                    continue
-                start, end = _span(tensor)
-                found |= {name: number for name, (a, b) in places.items() if a < end and start < b}
-    return found
-
-
-def _span(tensor: torch.Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), tensor.data_ptr() + tensor.nbytes
 
 
 # ---- many ranks ------------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ and peak memory are each contestant's own. A process that dies or hangs ends the
 
 from typing import Any
 
-from bench.cli import FAILED, TIMED_OUT, CannotGoOn
-from bench.core.process import CRASH, OUT_OF_MEMORY, TIMEOUT, Process, ProcessFailed
-from bench.machine.compared import thread_variables
+from bench.cli import CannotGoOn
+from bench.core.process import CRASH, OUT_OF_MEMORY, TIMEOUT, ProcessFailed
+from bench.machine import compared
+from bench.machine.compared import Lost
 from bench.machine.devices import is_gpu
 from bench.training.deadline import Deadline
 from bench.training.rooms import Job, Room
@@ -26,26 +27,13 @@ class OutOfMemory(CannotGoOn):
     """A contestant did not fit into the GPU's memory."""
 
 
-class Lost(CannotGoOn):
-    """A contestant's process died, or does not answer; `status` says which, as a record does."""
-
-    def __init__(self, said: str, status: str = CRASH):
-        super().__init__(said, TIMED_OUT if status == TIMEOUT else FAILED)
-        self.status = status
-
-
-class Contestant(Process):
-    """A process whose commands are a room's methods. Each raises CannotGoOn with its name and what happened.
-
-    All are forks of one interpreter with these variables, which has imported PyTorch and computed nothing.
-    """
+class Contestant(compared.Contestant):
+    """Each command raises CannotGoOn with its name and what happened; Lost where the process died or hangs."""
 
     def __init__(self, name: str, room: type[Room], job: Job, *arguments: object):
-        self.name = name
         self.on_gpu = is_gpu(job.device)
         self.deadline: Deadline | None = None  # of the run: no answer is waited for any longer
-        threads = thread_variables(job.threads, job.device)
-        super().__init__(room, job, *arguments, limit=STEP_LIMIT_S, environment=threads, preload=room.__module__)
+        super().__init__(name, room, job, *arguments, limit=STEP_LIMIT_S)
 
     def answer(self, limit: float | None = None) -> Any:
         limit = self.limit if limit is None else limit

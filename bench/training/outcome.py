@@ -11,14 +11,14 @@ from rich.console import Console
 
 from bench.core import stats
 from bench.core.variants import Variant
-from bench.machine import ceilings, facts, roofline
+from bench.machine import facts
 from bench.models import UPDATE, CallId
 from bench.models.choose import Times
 from bench.records.record import Change, Mfu, Record
 from bench.show import columns
-from bench.show.limits import ranks_nothing
+from bench.show.limits import ranks_nothing, widest_half
 from bench.show.sheet import Col, Sheet
-from bench.show.terminal import console
+from bench.show.terminal import console, print_machine
 from bench.show.texts import DASH, duration, number, percent
 from bench.training.field import Entrant
 from bench.training.gate import Excess, Gate, Trajectory
@@ -27,29 +27,10 @@ from bench.training.plan import Plan, Turn
 from bench.training.rooms import Built, InContext, Job
 
 COLUMNS = (
-    *(
-        "layer",
-        "variant",
-        "dtype",
-        "device",
-        "status",
-        "evidence",
-        "shape.B",
-        "shape.T",
-        "shape.accumulation",
-    ),
+    *("layer", "variant", "dtype", "device", "status", "evidence", "shape.B", "shape.T", "shape.accumulation"),
     *("threads", "median_s", "low_s", "high_s", "noise", "cpu_median_s", "tokens_per_s", "peak_bytes"),
     *("mfu_palm_of_ceiling", "mfu_llmc_of_ceiling", "mfu_palm_of_datasheet", "mfu_llmc_of_datasheet"),
-    *(
-        "speedup",
-        "speedup_low",
-        "speedup_high",
-        "baseline",
-        "first_loss",
-        "last_loss",
-        "worst_loss",
-        "worst_norm",
-    ),
+    *("speedup", "speedup_low", "speedup_high", "baseline", "first_loss", "last_loss", "worst_loss", "worst_norm"),
     *("predicted_alone_s", "predicted_in_context_s", "change_s", "change_low_s", "change_high_s"),
     *("planned_bytes", "graph", "graph_evidence", "utc", "run", "reproduce"),
 )
@@ -115,17 +96,7 @@ class Measured(Trained):
         return self.turns[-1].steps.stop if self.turns else 0
 
 
-def matmul_peaks(device: str, dtype: str) -> dict[str, float | None]:
-    """FLOP/s of large matmuls on this device: measured here, and by its datasheet where that is known."""
-    found = ceilings.ceilings(device=device)
-    sheet = roofline.datasheet(found.device)
-    return {
-        "ceiling": found.flops_per_s.get(dtype),
-        "datasheet": sheet.flops_per_s(dtype) if sheet else None,
-    }
-
-
-def choices(choice: dict[CallId, Variant], pool: dict[CallId, list[Variant]], times: Times) -> None:
+def print_choice(choice: Choice, times: Times) -> None:
     """Print which variant serves which call, with what it took and the nearest other candidate."""
     title = "kernels of our step (ms a call, measured alone; second best behind)"
     sheet = Sheet(title, [Col("layer/shape"), Col("forward", prose=True), Col("backward", prose=True)])
@@ -412,9 +383,7 @@ class Report(Judged):
     def print(self) -> None:
         screen = console()
         screen.print()
-        screen.print(f"{facts.one_line()}, {self.s.job.threads} threads", highlight=False)
-        if busy := facts.busy(facts.snapshot()):
-            screen.print(f"busy machine: {busy}", style="yellow")
+        print_machine(screen, self.s.job.threads)
         self.print_gate(screen)
         for note in self.s.notes:
             screen.print(note, style="yellow", highlight=False)
@@ -430,14 +399,6 @@ class Report(Judged):
         if any(self.changes.values()):
             screen.print()
             self._swap_table().print(screen)
-
-    @property
-    def noise(self) -> float | None:
-        """How well the timed steps are known: the widest half of a 95 % interval, of its median. None where a single
-        round was timed, which tells nothing of it."""
-        ends = [(r["low_s"], r["high_s"] or np.inf, r["median_s"]) for r in self.timed]
-        halves = [(high - low) / 2 / median for low, high, median in ends if np.isfinite(high)]
-        return max(halves, default=None)
 
     def _print_recipes(self, screen: Console) -> None:
         """What each contestant is, where its name does not say it."""
@@ -465,7 +426,7 @@ class Report(Judged):
         ends = [(f"vs {self.baseline or 'PyTorch'}", 0), *((name, 1) for name in mfu), ("peak MB", 3), ("loss", 2)]
         names = [("time ±95 %", 0), ("CPU time", 5), ("tok/s", 0), *ends, ("of band:\nloss, norm", 4)]
         sheet = Sheet(title, [Col("step by"), *(Col(name, right=True, rank=rank) for name, rank in names)])
-        none = ranks_nothing(self.noise)
+        none = ranks_nothing(widest_half(self.timed))
         if none:
             sheet.tell(none, "bold red")
         scale, unit = (1e12, "TFLOP/s") if self.s.plan.gpu else (1e9, "GFLOP/s")
@@ -537,7 +498,7 @@ class Report(Judged):
     def _no_shares(self, total: dict[str, float]) -> str:
         """Why no call has a share of the step: the steps with a clock around every call are taken after the others, and
         where the machine is another one by then their parts do not add up to the whole. "" where they do."""
-        if none := ranks_nothing(self.noise):
+        if none := ranks_nothing(widest_half(self.timed)):
             return f"no shares of the step: {none}"
         # A graph does without most of what plain launches wait for: of it the layers alone must find room in the step.
         inside = total["layers_s"] + (0.0 if self.s.plan.gpu else total["gaps_s"])

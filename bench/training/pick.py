@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.variants import Variant
-from bench.machine import facts
 from bench.models import CallId, choose, chosen
 from bench.models.choose import Pool, Raced, Times
 from bench.models.chosen import Candidates
-from bench.training.contestants import Lost
 from bench.training.field import OURS, Field
 from bench.training.rooms import Job
 
@@ -57,7 +55,7 @@ def pick(field: Field, found: Candidates, swaps: dict[str, Choice]) -> Picked:
     if found.chosen:
         told = found.told(field.chip())
         field.note(told)
-    times = times_of(field, several)
+    times = times_of(field, several) if several else Times()
     choice = choose.fastest(found.pool, times)
     if unraced := [str(id) for id, some in several.items() if choose.unraced(id, some, times)]:
         field.note(f"no time was left to race {', '.join(unraced)}: served by who is quickest at the nearest call")
@@ -65,66 +63,30 @@ def pick(field: Field, found: Candidates, swaps: dict[str, Choice]) -> Picked:
 
 
 def times_of(field: Field, pool: Pool) -> Times:
-    """What is remembered of the candidates, and of the others what a race says. Each call's times are remembered as
-    they come."""
-    if not pool:
-        return Times()
+    """As choose.times_of."""
     plan = field.plan
     cache = choose.open_cache(field.chip(), plan.job.device, plan.job.threads)
     shapes = {id: call.shape for id, call in plan.calls.items()}
-    times = Times() if plan.remeasure else cache.take(pool, shapes)
-    if missing := {key: found for key, found in pool.items() if key not in times.ms}:
-        cli.say(f"measuring {sum(map(len, missing.values()))} candidates for {len(missing)} calls")
-        busy: list[str] = []
-        kept: set[CallId] = set()
-
-        def keep(new: choose.Told) -> None:
-            if not isinstance(new, Times):
-                return
-            if reason := facts.busy(facts.snapshot()):
-                busy.append(reason)
-            else:
-                cache.keep(missing, shapes, new)
-                kept.update(new.ms)
-
-        new = measure(field, missing, keep)
-        # Again, for what was out at one call is out at those before it too.
-        cache.keep(missing, shapes, Times({id: new.ms[id] for id in kept & new.ms.keys()}, new.skipped))
-        if busy:
-            cli.say(f"busy machine, so not all of these choices are remembered: {busy[-1]}")
-        times.ms |= new.ms
-        times.skipped |= new.skipped
-    return times
+    return choose.times_of(pool, shapes, cache, lambda left, keep: measure(field, left, keep), plan.remeasure)
 
 
 def measure(field: Field, pool: Pool, keep: choose.Keep = lambda new: None) -> Times:
     """The race of all candidates, as far as there is time. keep: is told each call's times at once."""
-    limit = field.deadline.limit(float("inf"), RACE_SHARE)
+    gpu, limit = field.plan.gpu, field.deadline.limit(float("inf"), RACE_SHARE)
     end = field.deadline.left - limit  # what of the time must be left when the race is over
 
     def once(left: Pool) -> Raced | None:
         stop = field.deadline.left - end if field.deadline.bounded else float("inf")
-        return _raced(field, left, stop, keep) if stop > 0 else None
+        if stop <= 0:
+            return None
+        longest = field.deadline.limit(RACE_LIMIT_S if gpu else field.plan.setup_limit)
+        return choose.race_in(field.contestants[OURS], left, keep, gpu, stop, longest)
 
     def out(what: str) -> None:
         field.note(what)
         field.restart(OURS)
 
     return choose.race_on(pool, once, out)
-
-
-def _raced(field: Field, pool: Pool, stop: float, keep: choose.Keep) -> Raced:
-    gpu, contestant = field.plan.gpu, field.contestants[OURS]
-    budget = choose.GPU_BUDGET_S if gpu else choose.BUDGET_S
-    limit = field.deadline.limit(RACE_LIMIT_S if gpu else field.plan.setup_limit)
-    contestant.listener = keep
-    try:
-        times: Times = contestant.ask("race", pool=pool, budget=budget, stop=stop, limit=limit)
-    except Lost as error:
-        return choose.cut_off(contestant.heard, error)
-    finally:
-        contestant.listener = None
-    return choose.ended(times)
 
 
 def race_swap(field: Field, choice: Choice, swap: Choice) -> Times:

@@ -128,25 +128,26 @@ def plan_of(
     if simulate:
         device, baseline = "cpu", "none"  # nothing is timed, so there is nothing to compare with
     gpu = device != "cpu"
+    B, T = batch_of(sizes, device, batch, seq)
     in_time, in_any = (GPU_IN_TIME, GPU_BASELINES) if gpu else (CPU_IN_TIME, CPU_BASELINES)
     baseline = baseline or (in_time if minutes else in_any)
     of_model = recomputable(sizes)
     job = Job(
         model=sizes,
-        B=batch or (GPU_B.get(sizes.name, max(GPU_B.values())) if gpu else CPU_B),
-        T=_positions(sizes, seq or (min(GPU_T, sizes.max_t) if gpu else CPU_T)),
+        B=B,
+        T=T,
         dtype=dtype or ("bf16" if gpu else "fp32"),
         device=device,
         threads=threads or facts.usable_cores(),
         accumulation=accumulation,
         seed=seed,
         simulate=simulate,
-        recompute=tuple(cli.choose(r, of_model, "output to compute again") for r in entries(recompute or "")),
+        recompute=tuple(cli.choose_all(recompute, of_model, "output to compute again")) if recompute else (),
     )
     return Plan(
         job=job,
         halve=gpu and batch is None,
-        baselines=tuple(cli.choose(b, BASELINES, "baseline") for b in entries(baseline) if baseline != "none"),
+        baselines=() if baseline == "none" else tuple(cli.choose_all(baseline, BASELINES, "baseline")),
         spec=choose.parse(kernels),
         swaps={text: _swap(text) for text in swap},
         graph=gpu and not no_graph,
@@ -164,14 +165,14 @@ def plan_of(
     )
 
 
-def entries(text: str) -> list[str]:
-    return list(dict.fromkeys(entry.strip() for entry in text.split(",") if entry.strip()))
-
-
-def _positions(model: Model, T: int) -> int:
+def batch_of(model: Model, device: str, batch: int | None, seq: int | None) -> tuple[int, int]:
+    """(B, T) of a micro-batch: as they were asked for, else the device's. CannotGoOn for a T beyond the model."""
+    gpu = device != "cpu"
+    B = batch or (GPU_B.get(model.name, max(GPU_B.values())) if gpu else CPU_B)
+    T = seq or min(GPU_T if gpu else CPU_T, model.max_t)
     if model.max_t < T:
         raise CannotGoOn(f"--seq {T}: {model.name} has {model.max_t} positions", cli.USAGE)
-    return T
+    return B, T
 
 
 def _swap(text: str) -> choose.Spec:

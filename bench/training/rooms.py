@@ -17,13 +17,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import cli, simulate
-from bench.core import process, world
+from bench.core import world
 from bench.core.case import DTYPES
 from bench.core.process import is_out_of_memory, summary
 from bench.core.shared import Given, opened, values_in
 from bench.core.variants import Variant
-from bench.machine import ceilings, compared, profiling, roofline
-from bench.machine.devices import SPAN, is_gpu, open_device
+from bench.machine import compared, profiling, roofline
+from bench.machine.devices import is_gpu, open_device
 from bench.machine.ranges import span
 from bench.models import CallId, choose
 from bench.models.calls import Batch
@@ -72,14 +72,12 @@ class StepDone(TypedDict):
     update: Update | None
 
 
-class Room(process.Room):
+class Room(compared.Room):
     """What every contestant can be asked. A subclass has `load` and `_step`."""
 
     def __init__(self, job: Job):
-        torch.set_num_threads(job.threads)
+        super().__init__(open_device(job.device), is_gpu(job.device), job.threads)
         self.job = job
-        self.device = open_device(job.device)
-        self.clock = SPAN if SPAN in self.device.clocks else self.device.clocks[0]
 
     def parameters(self, perturbed: int | None = None) -> dict[str, torch.Tensor]:
         """The initial parameters by name, the same in every process, rounded to the working dtype.
@@ -132,18 +130,9 @@ class Room(process.Room):
         ready = self._batches(batches)
         return profiling.profile(lambda: self._step(ready, lr, False), self.device, name, folder, calls=1)
 
-    def chip(self) -> str:
-        return self.device.chip()[0]
-
     def park(self) -> None:
         """Hand memory that is not in use back to the GPU, for the other contestants."""
         self.device.release_unused()
-
-    def forget_peak(self) -> None:
-        compared.forget_peak(self.device)
-
-    def peak_bytes(self) -> int:
-        return compared.peak_bytes(self.device, is_gpu(self.job.device))
 
 
 class OurRoom(Room):
@@ -197,7 +186,7 @@ class OurRoom(Room):
     def step_in_context(self, batches: list[NumpyBatch], lr: float) -> "InContext":
         """Milliseconds of each call inside one step, all its repetitions; and of a whole step without a graph."""
         ready = self._batches(batches)
-        if not is_gpu(self.job.device):
+        if not self.on_gpu:
             start = time.perf_counter_ns()
             times = self.training.run_timed(ready, lr)
             return InContext(times, (time.perf_counter_ns() - start) / 1e6, self.clock)
@@ -426,11 +415,7 @@ class JudgeRoom(Room):
         self.runs: list[_JudgesRun] = []
 
     def peaks(self) -> dict[str, float | None]:
-        """FLOP/s of large matmuls on this device: measured here or before, and by its datasheet where that is known."""
-        found = ceilings.ceilings(device=self.job.device)
-        sheet = roofline.datasheet(found.device)
-        datasheet = sheet.flops_per_s(self.job.dtype) if sheet else None
-        return {"ceiling": found.flops_per_s.get(self.job.dtype), "datasheet": datasheet}
+        return roofline.matmul_peaks(self.job.device, self.job.dtype)
 
     def begin(self, perturbed: list[int]) -> None:
         """Start the centre's run, and one from parameters perturbed by each of these seeds."""
@@ -490,10 +475,6 @@ class JudgeRoom(Room):
         """Seconds of the clock that all processes of a machine share."""
         return time.perf_counter()
 
-    def run(self, centre: bool, perturbed: int | None, batches: list[list[NumpyBatch]], lr: float) -> list[StepDone]:
-        """A whole trajectory from the start."""
-        return _JudgesRun(self.job, None if centre else perturbed).steps(batches, lr)
-
 
 class _JudgesRun:
     """One of PyTorch's own runs. perturbed: None is the fp32 centre, from the unperturbed parameters; a seed is the
@@ -517,7 +498,7 @@ class _JudgesRun:
                 done = self.room.step(_sliced(batches, self.slices), lr, details=True)
             except RuntimeError as error:
                 smaller = self.job.B % (2 * self.slices) == 0
-                if not is_gpu(self.job.device) or not is_out_of_memory(error) or not smaller:
+                if not self.room.on_gpu or not is_out_of_memory(error) or not smaller:
                     raise
                 self.slices *= 2
                 self._again()

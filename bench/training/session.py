@@ -15,7 +15,7 @@ from bench.cli import CannotGoOn
 from bench.core import files, progress, variants
 from bench.core.process import ERROR, TIMEOUT, pause
 from bench.core.progress import Progress
-from bench.machine import facts, profiling
+from bench.machine import facts, profiling, roofline
 from bench.machine.devices import check_device
 from bench.models import chosen
 from bench.records.record import Record
@@ -78,10 +78,7 @@ class Session:
         self.in_context: dict[str, list[InContext]] = {}
         self.stopped = ""  # why there are no more turns
         self.failed: Out | None = None  # how our step did
-        self.judge_s, self.turn_s = (
-            0.0,
-            0.0,
-        )  # what a step of the last turn took: of the judge's runs, and of all others
+        self.judge_s = self.turn_s = 0.0  # what a step of the last turn took: of the judge's runs, and of all others
 
     def run(self) -> int:
         plan = self.plan
@@ -90,7 +87,7 @@ class Session:
             files.make_folder(plan.profile)
         self.run_ = Run.create("e2e", plan.out, plan.argv)
         if not plan.gpu:  # a GPU's are measured where there is a CUDA context
-            self.matmul_peaks = outcome.matmul_peaks(plan.job.device, plan.job.dtype)
+            self.matmul_peaks = roofline.matmul_peaks(plan.job.device, plan.job.dtype)
         with self.line:
             try:
                 report = self._measure()
@@ -266,7 +263,7 @@ class Session:
         plan = self.plan
         progress.tell("picking our kernels")
         self.picked = picked = pick.pick(field, self.candidates, self.swaps)
-        outcome.choices(picked.choice, self.candidates.pool, picked.times)
+        outcome.print_choice(picked.choice, picked.times)
         if not plan.job.simulate:
             self._keep_choice(field, picked)
         progress.tell("building our step")
@@ -284,12 +281,10 @@ class Session:
 
     def _keep_choice(self, field: Field, picked: Picked) -> None:
         """kernels.json, for `--kernels` of another run."""
-        job = self.plan.job
-        utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        about: dict[str, str | int] = {"chip": field.chip(), "utc": utc, "run": self.run_.folder.name}
-        about |= {"model": job.model.name, "dtype": job.dtype, "B": job.B, "T": job.T}
+        job, chip, folder = self.plan.job, field.chip(), self.run_.folder
+        model, dtype = job.model.name, job.dtype
         try:
-            chosen.write(self.run_.folder, picked.choice, about)
+            chosen.write(folder, picked.choice, chip=chip, run=folder.name, model=model, dtype=dtype, B=job.B, T=job.T)
         except CannotGoOn as error:
             self.full_disk = self.full_disk or error
 

@@ -107,7 +107,7 @@ def plan_of(
     known = [v.name for v in found if v.layer in layers]
     axes = parse_axes(axis)
     dtypes = axes.pop("dtype", ["fp32"])
-    caches = tuple(cli.choose(c, (COLD, WARM), "cache state") for c in cache.split(","))
+    caches = tuple(cli.choose_all(cache, (COLD, WARM), "cache state"))
     model, _, shape_name = shape.partition("/")
     return Plan(
         layers=tuple(layers),

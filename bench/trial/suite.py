@@ -79,7 +79,7 @@ def plan_of(
     """The plan of a command line. CannotGoOn for what makes no sense, or cannot run here."""
     cli.choose(model, MODELS, "model")
     names = contract.layer_names()
-    chosen = [cli.choose(n, names, "layer") for n in layers.split(",")] if layers else names
+    chosen = cli.choose_all(layers, names, "layer") if layers else names
     device = choose_device(device)
     b = batch_of(device, batch)
     what = What(device, stage, tuple(chosen), model, b, tuple(kernels), out / "proofs", data and data.resolve())

@@ -10,6 +10,7 @@ import torch
 
 from bench.checkpoints import hugging_face, nanogpt
 from bench.checkpoints.hugging_face import CONFIG, INDEX, WEIGHTS, read_folder, write_folder
+from bench.checkpoints.tensors import read
 from bench.cli import CannotGoOn
 from bench.core.case import DTYPES
 from reference.models.gpt2 import Network, init_parameters
@@ -213,10 +214,10 @@ def test_nanogpts_file_is_read_and_written(tmp_path):
     file = safetensors.torch.load_file(tmp_path / "nano.safetensors")
     assert torch.equal(file["transformer.h.1.attn.c_attn.weight"], given["h1.qkv.weight"])
     assert torch.equal(file["lm_head.weight"], given["wte"][: MODEL.v])
-    assert equal(nanogpt.read_file(tmp_path / "nano.safetensors", MODEL), given)
+    assert equal(nanogpt.convert(read(tmp_path / "nano.safetensors"), MODEL, ""), given)
     compiled = {f"_orig_mod.{name}": t for name, t in file.items()}
     safetensors.torch.save_file({n: t.clone() for n, t in compiled.items()}, tmp_path / "compiled.safetensors")
-    assert equal(nanogpt.read_file(tmp_path / "compiled.safetensors", MODEL), given)
+    assert equal(nanogpt.convert(read(tmp_path / "compiled.safetensors"), MODEL, ""), given)
 
 
 def test_without_biases_they_are_zero():

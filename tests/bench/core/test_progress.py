@@ -116,5 +116,5 @@ def test_one_inside_another_is_told_in_the_same_line():
     with Progress(stream=io.StringIO()) as p:
         for run in progress.track(["a", "b"], "run", str):
             assert p.line().startswith(f"run {1 + (run == 'b')} of 2") and p.line().endswith(f": {run}")
-        assert progress.current() is p
-    assert progress.current() is None
+        assert progress._current is p
+    assert progress._current is None

@@ -346,9 +346,7 @@ def test_a_stale_choice_is_raced_anew_and_said(tmp_path):
     """Of a run's kernels.json one call has another source now, and one is not in it."""
     plan = plan_of(**vars(generate.parser().parse_args(["llama2-tiny", "--kernels", "torch.eager"])), argv=[])
     choice = {id: some[0] for id, some in candidates(plan, plan.job).pool.items()}
-    about: dict[str, str | int] = dict(chip="Another", utc="2026-11-29T00:00", run="generate", model="llama2-tiny")
-    about |= dict(dtype="fp32", B=1, T=1)
-    file = chosen.write(tmp_path, choice, about)
+    file = chosen.write(tmp_path, choice, chip="Another", run="generate", model="llama2-tiny", dtype="fp32", B=1, T=1)
     document = json.loads(file.read_text())
     head, norm = (next(name for name in document["kernels"] if name.startswith(start)) for start in ("gemv/h", "rmsn"))
     del document["kernels"][head]

@@ -109,15 +109,6 @@ def test_requires_chooses_the_architectures(tmp_path, needs, archs):
     assert tuple(a for a in ARCHS if resources.runs_on(found, a)) == archs
 
 
-def test_names_that_do_not_exist_are_usage_errors(capsys):
-    from bench.cli import CannotGoOn
-
-    with pytest.raises(CannotGoOn, match="did you mean"):
-        static.main(["residal"])
-    with pytest.raises(CannotGoOn, match="architecture"):
-        static.main(["residual", "--arch", "sm_10"])
-
-
 @pytest.mark.parametrize(
     ("backend", "archs", "dtypes"),
     [

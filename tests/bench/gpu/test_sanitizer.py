@@ -315,7 +315,6 @@ def test_without_time_to_find_out_whose_it_is_all_rows_say_so(kernels, monkeypat
 def test_without_gpu_or_with_a_typo_it_is_one_line(ended):
     for args, code, says in [
         (["gelu"], 3, "no usable NVIDIA GPU"),
-        (["gleu"], 64, "did you mean 'gelu'"),
         (["gelu", "--only", "cuda.nave"], 64, "did you mean 'cuda.naive'"),
     ]:
         found, errors = ended(sanitize, *args)

@@ -1,12 +1,16 @@
 """Who may train: of candidates those alone that have every call of their layer in the step."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.variants import discover
+from bench.machine.compared import Lost
 from bench.models import CallId
-from bench.models.choose import Cache, Times, Told, cut_off, ended, fastest, race, race_on, unraced
+from bench.models.choose import Cache, Times, fastest, race, race_in, race_on, unraced
 from bench.models.program import program, step_calls
 from reference.models.gpt2 import GPT2
 
@@ -65,7 +69,7 @@ def test_what_lacks_a_call_of_the_step_serves_none_of_its_layer(pool, tmp_path):
 
 def test_where_all_that_the_step_asks_is_there_the_quicker_one_serves(pool):
     asked = {id: found for id, found in pool.items() if id.shape != "fc"}
-    times = quicker(race(program(SMALL, B, T, "fp32"), asked))
+    times = quicker(race(program(SMALL, B, T, "fp32"), asked, hopeless=float("inf")))
     assert not any(times.skipped.values())
     assert {v.name for v in fastest(asked, times).values()} == {"torch.partial"}
 
@@ -106,19 +110,31 @@ def test_a_race_goes_on_without_who_ended_its_process():
     pool = {first: [good, bad], second: [good, bad]}
     asked: list[dict[CallId, list[str]]] = []
     said: list[str] = []
+    process: Any = SimpleNamespace(heard=[])
+
+    def ask(command, pool, **limits):
+        asked.append({id: [v.name for v in some] for id, some in pool.items()})
+        if len(asked) == 1:
+            process.heard = [Times({first: {good.name: 1.0, bad.name: 0.5}}), (second, bad.name)]
+            raise Lost("it died")
+        return Times({second: {good.name: 2.0}})
 
     def once(left):
-        asked.append({id: [v.name for v in some] for id, some in left.items()})
-        if len(asked) == 1:
-            heard: list[Told] = [Times({first: {good.name: 1.0, bad.name: 0.5}}), (second, bad.name)]
-            return cut_off(heard, RuntimeError("it died"))
-        return ended(Times({second: {good.name: 2.0}}))
+        return race_in(process, left, lambda told: None, False, 1.0, 1.0)
 
+    process.ask = ask
     times = race_on(pool, once, said.append)
     assert asked == [{id: [good.name, bad.name] for id in pool}, {second: [good.name]}]
     assert times.ms == {first: {good.name: 1.0}, second: {good.name: 2.0}}
     assert times.skipped == {id: {bad.name: "it died"} for id in pool}
     assert said == [f"{bad.name} of {second} is out: it died"]
     assert race_on(pool, lambda left: None, said.append) == Times(), "no time was left"
-    with pytest.raises(RuntimeError, match="it died"):
-        cut_off([], RuntimeError("it died"))
+
+
+def test_who_ended_its_process_before_any_candidate_was_tried_is_nobody():
+    def ask(command, **how):
+        raise Lost("it died")
+
+    process: Any = SimpleNamespace(heard=[], ask=ask)
+    with pytest.raises(Lost, match="it died"):
+        race_in(process, {}, lambda told: None, False, 1.0, 1.0)

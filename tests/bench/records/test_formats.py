@@ -218,12 +218,6 @@ def test_nothing_to_read_and_nowhere_to_write(tmp_path, folder):
         exported(folder, "bmf", tmp_path / "file" / "x.json")
 
 
-def test_an_unknown_format_is_a_usage_error(folder, capsys):
-    with pytest.raises(SystemExit) as caught:
-        export.main([str(folder), "--format", "nvbenhc", "--out", "x"])
-    assert caught.value.code == 64 and "did you mean 'nvbench'" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_kernels_under_pytest_benchmark(tmp_path):
     """tests/benchmarks measures through the harness and writes what the plugin's own tools read."""

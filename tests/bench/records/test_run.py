@@ -115,7 +115,7 @@ def test_a_killed_run_is_resumed_after_its_half_line(tmp_path):
         facts.describe = lambda: {DESCRIPTION!r}
         run = Run.create("layer", Path({str(folder)!r}))
         run.append(dict(case_id="a", status="ok"))
-        os.write(run._file, b'{{"schema": 1, "case_id": "b", "sta')
+        os.write(run._lines.handle, b'{{"schema": 1, "case_id": "b", "sta')
         os.kill(os.getpid(), 9)
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=HOME)
@@ -233,7 +233,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(tmp_path):
 def test_no_space_at_all(tmp_path):
     run = Run.create("layer", tmp_path / "r")
     run.close()
-    run._file = os.open("/dev/full", os.O_WRONLY)
+    run._lines.handle = os.open("/dev/full", os.O_WRONLY)
     with pytest.raises(CannotGoOn, match="no space left") as caught:
         run.append(record("a"))
     assert caught.value.code == FAILED

@@ -6,7 +6,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -385,19 +384,6 @@ def test_where_the_default_dataset_is_kept_is_remembered(own_cache, monkeypatch)
 def command(*arguments):
     line = [sys.executable, "-m", "bench.data", *arguments]
     return subprocess.run(line, cwd=HOME, capture_output=True, text=True)
-
-
-def test_help_needs_nothing_heavy():
-    heavy = {"numpy", "tiktoken", "tokenizers", "rich", "torch"}
-    check = f"import sys, bench.data; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", check], cwd=HOME, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        assert command("--help").returncode == 0
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.3
 
 
 def test_command_line_errors_are_one_line_with_a_code(tmp_path):

@@ -48,7 +48,7 @@ def test_other_ranks_take_the_first_ones_choice_or_refuse():
 def test_a_choice_is_written_and_taken_again(tmp_path):
     plan = race("torch.eager,matmul/fc=cpu.naive")
     choice, _ = build.choose_kernels(plan)
-    build.write_choice(tmp_path, plan, choice, "2026-01-01T00:00:00+00:00")
+    build.write_choice(tmp_path, plan, choice)
     again, note = build.choose_kernels(race(build.again("fastest", tmp_path)))
     assert again == choice
     assert "run train" in note

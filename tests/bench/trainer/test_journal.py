@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -42,13 +43,13 @@ def test_two_runs_do_not_write_into_one(tmp_path):
 def test_a_full_disk_leaves_whole_lines(tmp_path, monkeypatch):
     book = Journal(tmp_path)
     book.write("step", **STEP)
-    real = journal.os.write
+    real = os.write
 
     def full(handle, content):
         real(handle, bytes(content)[:7])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(DiskFull):
         book.write("step", **STEP)
     monkeypatch.undo()

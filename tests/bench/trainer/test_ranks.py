@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bench import cli
+from bench.trainer import OPTIMIZERS
 from bench.trainer.ranks import Ranks
 from tests.bench.trainer.rank_cases import (
     SMALL,
@@ -24,7 +25,6 @@ from tests.bench.trainer.rank_cases import (
 )
 from tests.bench.trainer.together import DIED, SILENT, apart, together
 
-OPTIMIZERS = ("replicated", "sharded")
 # How far a loss may be from one process's: a few roundings of gradients by the working dtype, which AdamW's first
 # steps, of the size of the learning rate whatever the gradient's, make large where a gradient is next to nothing.
 TOLERANCE = {"fp32": 1e-6, "bf16": 1e-3}

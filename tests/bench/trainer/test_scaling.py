@@ -10,7 +10,8 @@ from bench.cli import CannotGoOn
 from bench.models import CallId
 from bench.models.program import program
 from bench.records.schema import SCHEMA
-from bench.trainer import reduction, scaling
+from bench.trainer import scaling
+from bench.trainer.reduction import last_writers
 from bench.trainer.scaling import Bucket, Forecast, Link, Parts, Sizes
 from tests import commands
 from tests.bench.trainer.runs import SMALL
@@ -82,16 +83,9 @@ def test_what_is_final_when_is_as_in_the_real_step():
     real = program(SMALL, 1, 8, "fp32")
     calls = real.forward_backward(accumulate=False)
     assert [c.id for c in calls] == [c.id for c in scaling.skeleton(SIZES)]
-    last = scaling._last_writers(SIZES)
-    whole = reduction.plan(real.memory, calls, 2, bucket_bytes=1)
-    flat = real.memory.flat_grads
-    for bucket in whole:
-        names = [
-            n
-            for n, g in real.memory.grads.items()
-            if reduction._overlap(reduction._place(flat, g), (bucket.cuts[0], bucket.cuts[-1]))
-        ]
-        assert max(last[name] for name in names) == bucket.ready
+    small = scaling._small(SIZES)
+    last = last_writers(small.memory, small.forward_backward(accumulate=False))
+    assert last == last_writers(real.memory, calls)
     assert {n for n, at in last.items() if at == max(last.values())} == {"wte", "wpe"}
 
 

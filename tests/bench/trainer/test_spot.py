@@ -22,28 +22,7 @@ LLAMA = Llama2("llama2-tiny", L=2, NH=4, NKV=2, C=32, H=48, max_t=32, v=300)
 MODEL = {"gelu": SMALL.name, "swiglu": LLAMA.name, "rmsnorm": LLAMA.name}  # where not both call a layer
 RECOMPUTE = {SMALL.name: "gelu,layernorm", LLAMA.name: "swiglu,rmsnorm"}
 EVIL = [v for v in variants.discover((cheats.EVIL_TRAINING,)) if v.path.is_relative_to(cheats.EVIL_TRAINING)]
-OPTIONS = (
-    *(
-        "--batch",
-        2,
-        "--seq",
-        8,
-        "--total-batch",
-        32,
-        "--threads",
-        1,
-        "--steps",
-        6,
-        "--val-every",
-        1,
-        "--val-batches",
-        3,
-        "--lr",
-        0.01,
-        "--schedule",
-        "constant",
-    ),
-)
+OPTIONS = ("--batch 2 --seq 8 --total-batch 32 --threads 1 --steps 6 --val-every 1 --val-batches 3 --lr 0.01").split()
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +44,7 @@ def _world():
 
 def train(model: str, data, out, kernels: str, *options: object) -> commands.Done:
     recompute = ("--recompute", RECOMPUTE[model])
-    words = (*OPTIONS, *recompute, "--kernels", kernels, "--out", out, *options)
+    words = (*OPTIONS, "--schedule", "constant", *recompute, "--kernels", kernels, "--out", out, *options)
     return commands.run("train", model, "--data", data, *words)
 
 
@@ -92,7 +71,7 @@ def seen(variant, model, data, out, *options: object) -> None:
     wrong = [e["wrong"] for e in told(out / "run", "spot")]
     assert done.returncode == cli.WRONG and wrong, done.stderr + done.stdout
     assert wrong[0].partition(":")[0] in cheats.read(variant.path).caught_by, wrong[0]
-    assert wrong[0] in done.stderr
+    assert wrong[0] in done.stderr + done.stdout
 
 
 @pytest.mark.slow
@@ -113,9 +92,9 @@ def test_a_cheat_is_seen_beside_a_baseline(variant, data, tmp_path):
     ],
 )
 def test_honest_kernels_are_not_blamed_at_any_step(model, dtype, more, data, tmp_path, monkeypatch):
-    """Each step is looked at; kernels in C++ where there are any."""
+    """Each step is looked at; kernels in C++."""
     monkeypatch.setattr(spot.Lot, "drawn", lambda self, step_s: True)
-    done = train(model, data, tmp_path / "run", "cpu,adamw=cpu.simd", "--dtype", dtype, *more)
+    done = train(model, data, tmp_path / "run", "cpu.simd", "--dtype", dtype, *more)
     assert done.returncode == cli.OK, done.stderr + done.stdout
     assert not told(tmp_path / "run", "spot") and len(told(tmp_path / "run", "step")) == 6
 

@@ -232,20 +232,26 @@ def test_defaults_are_the_devices(line, B, T, dtype, baselines, steps, halve):
     assert (",".join(found.baselines) or "none", found.steps, found.halve) == (baselines, steps, halve)
 
 
+def centre(job: Job, steps: list) -> list:
+    judge = JudgeRoom(job)
+    judge.begin(perturbed=[])
+    return judge.go_on(steps, 1e-3)[0]
+
+
 def test_the_judge_takes_slices_where_a_micro_batch_does_not_fit(gpu, monkeypatch):
     monkeypatch.setattr(rooms, "open_device", lambda name: gpu)
     job = Job(SMALL, 4, 24, "fp32", FAKE)
     tokens = torch.randint(0, SMALL.v, (2, 4, 25), generator=torch.Generator().manual_seed(0)).numpy()
     steps = [[(t[:, :-1].copy(), t[:, 1:].copy())] for t in tokens]
     assert [len(x) for x, _ in _sliced(steps[0], 2)] == [2, 2]
-    whole = JudgeRoom(job).run(True, None, steps, 1e-3)
+    whole = centre(job, steps)
     monkeypatch.setenv(MEMORY_BYTES, str(2 * 24 * SMALL.vp * 4))  # the logits of two sequences
-    sliced = JudgeRoom(job).run(True, None, steps, 1e-3)
+    sliced = centre(job, steps)
     for a, b in zip(whole, sliced, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-6) and b["norm"] == pytest.approx(a["norm"], rel=1e-5)
     monkeypatch.setenv(MEMORY_BYTES, "1000")
     with pytest.raises(torch.OutOfMemoryError):
-        JudgeRoom(job).run(True, None, steps, 1e-3)
+        centre(job, steps)
 
 
 def test_the_fastest_sdpa_backend_is_pinned(gpu, monkeypatch):

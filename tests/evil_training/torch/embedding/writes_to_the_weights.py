@@ -7,7 +7,7 @@ CAUGHT_IN = "training"
 
 
 def forward(tokens, wte, wpe, *, out):
-    wte.mul_(0.999)
+    wte.mul_(0.99)
     honest.forward(tokens, wte, wpe, out=out)
 
 
