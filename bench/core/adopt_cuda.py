@@ -697,10 +697,10 @@ class Writer:
             body.append(f"{indent}turned = workspace[: weight.numel() * weight.element_size()].view(weight.dtype)")
             body.append(f"{indent}turn = turn_kernel(grid=blocks(weight.numel(), 256), block=256)")
             body.append(f"{indent}turn(turned, weight, *weight.shape)")
-        for out, first in self.copies.items():
+        for out, begins_as in self.copies.items():
             self.imports.add("blocks")
             body.append(
-                f"{indent}copy_kernel(grid=blocks({out}.numel(), 256), block=256)({out}, {first}, {out}.numel())"
+                f"{indent}copy_kernel(grid=blocks({out}.numel(), 256), block=256)({out}, {begins_as}, {out}.numel())"
             )
         body.append(f"{indent}launch = {call}")
         body.append(f"{indent}launch({', '.join(arguments)})")
