@@ -50,17 +50,18 @@ def adopt(
         made = adopted_triton(source, layer, kernel)
         return _write(made, folder, name), made.decide, f"{backend}.{name}"
     with tempfile.TemporaryDirectory() as together:
-        there, published = source, None
+        lies: Path = source
+        published: Path | None = None
         if further := list(_further(source)):  # as if they lay beside it
-            there, published = Path(together) / source.name, source
+            lies, published = Path(together) / source.name, source
             for path, found in cplusplus.read(source, None, [cplusplus.HERE, *further]).sources.items():
-                to = there if path == source.resolve() else Path(together) / found.name
+                to = lies if path == source.resolve() else Path(together) / found.name
                 to.parent.mkdir(parents=True, exist_ok=True)
                 to.write_bytes(path.read_bytes())
-        made = adopted(there, layer, kernel, name, published)
+        made = adopted(lies, layer, kernel, name, published)
         written = _write(made, folder, name)
         if layer == "matmul" and not made.decide and _takes_turned(layer, f"cuda.{name}", into):
-            made = adopted(there, layer, kernel, name, published, turned=True)
+            made = adopted(lies, layer, kernel, name, published, turned=True)
             written = _write(made, folder, name)
     return written, made.decide, f"{backend}.{name}"
 

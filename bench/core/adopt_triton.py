@@ -310,7 +310,7 @@ class _TritonWriter(Writer):
                 known |= {name: value} if (value := of_meta(function, known)) else {}
             return {name: value for name, value in known.items() if value}
 
-        said = self._said(self.python, further) if self.python else Said(values=further({}))
+        said = self._said(self.python, further) if self.python else Said(values={**further({})})
         self.lines += said.decide
         told: dict[str, str] = {}
         for number, q in enumerate(self.signature.parameters):

@@ -663,6 +663,9 @@ def warps(n):
 class Recorder:
     """In place of a kernel: what it is launched with."""
 
+    grid: tuple = ()
+    call: tuple = ()
+
     def __getitem__(self, grid):
         self.grid = grid
         return lambda *given, **named: setattr(self, "call", (given, named))
