@@ -5,13 +5,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench import HOME, cli
+import torch
+
+from bench import HOME, cli, simulate
 from bench.cli import CannotGoOn
 from bench.core import process
-from bench.core.adopt_cuda import adopted, chosen
+from bench.core.adopt_cuda import Adopted, adopted, chosen
 from bench.core.adopt_triton import adopted_triton
 from bench.core.scaffold import NAME, shown
-from bench.core.variants import discover
+from bench.core.variants import discover, find
+from kernels import cuda
 from kernels.cuda import cplusplus
 from reference import contract
 
@@ -45,20 +48,54 @@ def adopt(
         raise CannotGoOn(f"{there.name} of {layer} is {shown(there.path)}: choose another --name")
     if backend == "triton":
         made = adopted_triton(source, layer, kernel)
-    elif further := list(_further(source)):  # as if they lay beside it
-        with tempfile.TemporaryDirectory() as together:
-            copy = Path(together) / source.name
+        return _write(made, folder, name), made.decide, f"{backend}.{name}"
+    with tempfile.TemporaryDirectory() as together:
+        lies: Path = source
+        published: Path | None = None
+        if further := list(_further(source)):  # as if they lay beside it
+            lies, published = Path(together) / source.name, source
             for path, found in cplusplus.read(source, None, [cplusplus.HERE, *further]).sources.items():
-                to = copy if path == source.resolve() else Path(together) / found.name
+                to = lies if path == source.resolve() else Path(together) / found.name
                 to.parent.mkdir(parents=True, exist_ok=True)
                 to.write_bytes(path.read_bytes())
-            made = adopted(copy, layer, kernel, name, source)
-    else:
-        made = adopted(source, layer, kernel, name)
-    for to, content in {Path(f"{name}.py"): made.text.encode(), **made.files}.items():
+        made = adopted(lies, layer, kernel, name, published)
+        written = _write(made, folder, name)
+        if layer == "matmul" and not made.decide and _takes_turned(layer, f"cuda.{name}", into):
+            made = adopted(lies, layer, kernel, name, published, turned=True)
+            written = _write(made, folder, name)
+    return written, made.decide, f"{backend}.{name}"
+
+
+def _write(made: Adopted, folder: Path, name: str) -> list[Path]:
+    files = {Path(f"{name}.py"): made.text.encode(), **made.files}
+    for to, content in files.items():
         (folder / to).parent.mkdir(parents=True, exist_ok=True)
         (folder / to).write_bytes(content)
-    return [shown(folder / to) for to in (Path(f"{name}.py"), *made.files)], made.decide, f"{backend}.{name}"
+    return [shown(folder / to) for to in files]
+
+
+SIDE = 128  # of the matrices by which it is told how a product takes its weight
+
+
+def _takes_turned(layer: str, name: str, into: Path | None) -> bool:
+    """Whether a product is x W, not x W^T: tried in the simulator on square matrices. False where it cannot be."""
+    if simulate.unavailable("cuda", ()):
+        return False
+    p = contract.pass_of(contract.load(layer), "forward")
+    draw = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(2, SIDE, SIDE, generator=draw)
+    out = torch.full_like(x, torch.nan)
+    given = {"x": x, "weight": weight, "out": out}
+    simulate.install("cuda")
+    try:
+        module = find(discover((into,) if into else ()), layer, name).load()
+        values = [given.get(n) for n in p.positional()]
+        module.forward(*values, **{n: given.get(n) for n in p.keyword()})
+    except Exception:  # the proof says what it is
+        return False
+    finally:
+        cuda.simulate_with(None)
+    return torch.allclose(out, x @ weight, rtol=1e-3, atol=1e-3)
 
 
 ABOVE, BELOW = 3, 2  # folders up from a source, and down from there, in which its headers are looked for

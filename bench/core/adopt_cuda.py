@@ -5,13 +5,15 @@ the contract keeps in tensors as Loaded, int64 tokens as int32. What cannot be k
 """
 
 import ast
+import keyword
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.core.adopt_uses import Use, uses_of
 from kernels import Unavailable
 from kernels.cuda import DTYPE_OF, SCALARS, cplusplus
 from kernels.cuda.compiler import CompileError, parameters_of, value_of
@@ -21,17 +23,20 @@ from reference import contract
 from reference.contract import Pass
 
 DECIDE = "DECIDE"
+IMPORTED = ("Kernel", "Loaded", "as_int32", "blocks", "math", "max", "min", "most_shared", "multiprocessors")
 WHOLE = ("int", "unsigned", "long", "long long", "unsigned long", "unsigned long long")
 BLOCK = 256  # threads, where nobody says
 # What others call the tensors and scalars of the contracts.
 CALLED = {
     "x": "inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1 ip xin vec vector",
     "out": "output y dst result o res output_matrix c odata g_odata out_data outputs normed normalized op xout",
+    "gate": "a h hb shb gate_proj w1 x1 input1 inp1 src1 e",
+    "up": "b h2 hb2 shb2 up_proj w3 x2 input2 inp2 src2 g",
     "a": "inp1 x1 input1 in1 residual left x",
     "b": "inp2 x2 input2 in2 right y",
     "weight": "gamma w scale g weights b wt mat matrix",
     "bias": "beta bias_ b",
-    "wte": "weight weights table embedding emb",
+    "wte": "weight weights table embedding embeddings emb embedding_table token_embedding_table",
     "mean": "mu",
     "rstd": "rs r inv_std invstd rsigma inv_var",
     "tokens": "inp input_ids ids indices idx token_ids input",
@@ -64,11 +69,18 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-ROWS = _words("n rows n_rows num_rows nrows m num_tokens bt b batch batch_size batch_dim r")
-COLUMNS = _words(
-    "c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size feat_dim emb_size emb_dim"
+ROWS = _words(
+    "n rows n_rows num_rows nrows m num_tokens bt b batch batch_size batch_dim r n1 n_tokens outer_size num_batches"
 )
-ALL = _words("n size numel num_elements n_elements total length len num_parameters count num elements")
+COLUMNS = _words(
+    "c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size feat_dim emb_size"
+    " emb_dim hidden_dim n2 elems_per_row row_size row_length embedding_dim embed_dim intermediate_size inter_size"
+    " normalized_size softmax_elements dim_size num_feats inner_size"
+)
+ALL = _words(
+    "n size numel num_elements n_elements total length len num_parameters count num elements num_elems total_count"
+    " nelem nelements numelements n_elem total_elements"
+)
 HEADS = {"nh": "NH", "n_head": "NH", "n_heads": "NH", "num_heads": "NH", "hs": "HS", "d": "HS", "head_size": "HS"}
 HEADS |= {"head_dim": "HS", "nkv": "NKV", "seq_len": "T", "seqlen": "T", "head": "NH", "heads": "NH", "batch": "B"}
 HEADS |= {"headdim": "HS", "kheaddim": "HS", "n_kv_heads": "NKV", "num_kv_heads": "NKV", "bs": "B"}
@@ -80,6 +92,16 @@ GEMV = {
 MATMUL = {"oc": "N", "ic": "K", "c": "K", "bt": "M", "b": "M", "t": "1", "alpha": "1.0", "beta": "0.0"}  # B T rows
 ROUND_UP = _words("ceil_div ceildiv CEIL_DIV cdiv div_ceil DIVUP CEILDIV divUp iDivUp div_up divup")
 SIZES = {"float": 4, "double": 8, "int": 4, "half": 2, "__half": 2, "__nv_bfloat16": 2, "nv_bfloat16": 2, "float4": 16}
+
+
+def _in_halves(p: Pass, signature: Signature, uses: Mapping[str, Use]) -> Pass:
+    """With gate and up for what has both, where a kernel has two pointers that it reads and one that it writes."""
+    pointers = [q for q in signature.parameters if q.pointer]
+    reads = sum(q.const or (q.name in uses and uses[q.name].reads) for q in pointers)
+    packed = [t for t in p.inputs if t.shape == "M 2*H"]
+    if len(packed) != 1 or len(p.inputs) != 1 or not (reads == 2 or (len(pointers) == 3 and not reads)):
+        return p
+    return replace(p, inputs=(contract.Tensor("gate", "M H"), contract.Tensor("up", "M H")))
 
 
 @dataclass
@@ -125,8 +147,14 @@ class Adopted:
     decide: list[str]
 
 
-def adopted(source: Path, layer: str, kernel: str | None, name: str, published: Path | None = None) -> Adopted:
-    """The variant of a CUDA kernel. published: where the source lay, if that is a copy; its launch may be near."""
+def adopted(
+    source: Path, layer: str, kernel: str | None, name: str, published: Path | None = None, turned: bool = False
+) -> Adopted:
+    """The variant of a CUDA kernel.
+
+    published: where the source lay, if that is a copy; its launch may be near. turned: it takes a product's weight as
+    K x N.
+    """
     unit = cplusplus.read(source, None, [cplusplus.HERE])
     entry = kernel or chosen(source, unit)
     defines = {} if unit.kernels(entry.partition("<")[0].strip()) else _wanted(source, entry)
@@ -139,11 +167,28 @@ def adopted(source: Path, layer: str, kernel: str | None, name: str, published: 
     kernel_name = signatures[0].name.rpartition("::")[2]
     launcher = _launcher(unit, kernel_name) or _launcher_near(published or source, kernel_name)
     choices = [
-        Writer(source, unit, signature, phase, contract.pass_of(module, phase), launcher, entry, name, defines)
+        Writer(source, unit, told, phase, contract.pass_of(module, phase), launcher, entry, name, defines, uses)
         for signature in signatures
+        for told, uses in [_with_uses(unit, signature)]
         for phase in contract.phases_of(module)
     ]
-    return min(choices, key=lambda w: w.lacking).written()
+    writer = min(choices, key=lambda w: w.lacking)
+    writer.turned = turned
+    return writer.written()
+
+
+def _with_uses(unit: cplusplus.Unit, signature: Signature) -> tuple[Signature, dict[str, Use]]:
+    """The signature, what is never written to as const; what its body does with each pointer, where that is told."""
+    names = [q.name for q in signature.parameters]
+    for d in unit.kernels(signature.name):
+        opens = next((i for i, t in enumerate(d.tokens) if t.text == "{"), None)
+        if d.function and opens and [p[-1].text for p in d.function.parameters if p] == names:
+            body = unit.expanded(d.tokens[opens:], d.path)
+            uses = uses_of(body, [q.name for q in signature.parameters if q.pointer])
+            told = (replace(q, const=True) if q.name in uses and not uses[q.name].writes else q
+                    for q in signature.parameters)  # fmt: skip
+            return replace(signature, parameters=tuple(told)), uses
+    return signature, {}
 
 
 # What a norm's kernel for inference leaves out, a warp a row: the contract has it for backward.
@@ -167,6 +212,20 @@ __global__ void statistics(const T* x, float* mean, float* rstd, int columns, fl
     squares = total(squares) / columns;
     if (threadIdx.x == 0 && mean) mean[blockIdx.x] = middle;
     if (threadIdx.x == 0 && rstd) rstd[blockIdx.x] = 1 / sqrtf(squares + eps);
+}
+"""
+# Of a kernel that takes K x N, as a product of two plain matrices does.
+TURNED = """template <typename T>
+__global__ void turned(T* out, const T* weight, int rows, int columns) {
+    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i < (long long)rows * columns) out[i % columns * rows + i / columns] = weight[i];
+}
+"""
+# Of a kernel that works in place: what it is to change.
+COPIED = """template <typename T>
+__global__ void copied(T* out, const T* x, long long n) {
+    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i < n) out[i] = x[i];
 }
 """
 CHANGES = re.compile(r"[-+*/%&|^]=|<<=|>>=|\+\+|--")
@@ -407,6 +466,7 @@ def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
     """`name = expression;` and `dim3 name(x, y);` of a body, in order; not of what is, or may be, changed later."""
     texts, i = [t.text for t in tokens], 0
     changed = _changed_in_place(texts) | _changed_perhaps(tokens)
+    yield from _by_members(tokens)
     while i < len(tokens) - 1:
         word, after = tokens[i], tokens[i + 1].text
         if word.kind == "word" and after == "=" and i and tokens[i - 1].text not in (".", "->", "]"):
@@ -420,6 +480,36 @@ def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
                 yield word.text, [Token("word", "dim3", 0, 0), *tokens[i + 1 : close + 1]]
             i = close
         i += 1
+
+
+def _by_members(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
+    """`dim3 name;` whose members are assigned, once each and under no condition, as `dim3 name(x, y, z)`."""
+    texts = [t.text for t in tokens]
+    depths, depth = [], 0
+    for text in texts:
+        depth += (text == "{") - (text == "}")
+        depths.append(depth)
+    perhaps = _changed_perhaps(tokens)
+    for i, text in enumerate(texts):
+        if text != "dim3":
+            continue
+        end = next((j for j in range(i, len(texts)) if texts[j] == ";"), len(texts))
+        for at in range(i + 1, end):
+            name = texts[at]
+            if tokens[at].kind != "word" or texts[at + 1 : at + 2] not in ([","], [";"]) or name in perhaps:
+                continue
+            sets: dict[str, list[list[Token]]] = {}
+            for k in range(end, len(texts) - 4):
+                plain = depths[k] <= depths[i] and texts[k - 1] in (";", "{", "}")
+                if plain and texts[k : k + 2] == [name, "."] and texts[k + 3] == "=":
+                    stop = next((j for j in range(k, len(texts)) if texts[j] == ";"), len(texts))
+                    sets.setdefault(texts[k + 2], []).append(list(tokens[k + 4 : stop]))
+            touched = sum(texts[k : k + 2] == [name, "."] and texts[k + 3] == "=" for k in range(end, len(texts) - 3))
+            if sets and touched == len(sets) and all(len(v) == 1 for v in sets.values()):
+                one, comma = [Token("number", "1", 0, 0)], Token("sign", ",", 0, 0)
+                x, y, z = (sets[m][0] if m in sets else one for m in "xyz")
+                inside = [*x, comma, *y, comma, *z]
+                yield name, [Token("word", "dim3", 0, 0), Token("sign", "(", 0, 0), *inside, Token("sign", ")", 0, 0)]
 
 
 def _changed_in_place(texts: Sequence[str]) -> set[str]:
@@ -461,8 +551,14 @@ class Writer:
     """One way to see a kernel as a phase of a layer. `lacking`: how much of it is not known."""
 
     def __init__(
-        self, source, unit, signature: Signature, phase: str, p: Pass, launcher, entry: str, name: str, defines=()
-    ):
+        self, source, unit, signature: Signature, phase: str, p: Pass, launcher, entry: str, name: str, defines=(),
+        uses: Mapping[str, Use] | None = None,
+    ):  # fmt: skip
+        self.given, p = p, _in_halves(p, signature, uses or {})
+        self.uses = uses or {}
+        self.copies: dict[str, str] = {}  # outputs that a kernel changes in place: the input that comes first
+        self.turned = False  # whether it takes the weight as K x N
+        self.zeroes: set[str] = set()  # outputs that it adds to, by a factor that is 0
         self.defines = dict(defines)  # of macros, for the compiler
         self.source, self.unit, self.signature, self.phase, self.p = source, unit, signature, phase, p
         self.launcher: Launcher | None = launcher
@@ -478,9 +574,10 @@ class Writer:
         self.matched = self._match()
         missing = [n for n, t in self.tensors.items() if n not in self.matched.values() and t in p.outputs]
         unmatched = [q for q in signature.parameters if q.pointer and q.name not in self.matched]
-        self.lacking = (
-            2 * len(unmatched) + len(missing) + (("backward" in entry or "bwd" in entry) != (phase == "backward"))
-        )
+        self.lacking = 2 * len(unmatched) + len(missing) + (phase == "backward")
+        called = re.search(r"(backward|bwd)|(forward|fwd)", entry.lower())
+        if called and bool(called[1]) != (phase == "backward"):
+            self.lacking += 100
 
     def _match(self) -> dict[str, str]:
         """Pointers by name: {parameter: tensor}; what is left over of one direction is matched where it is but one."""
@@ -495,12 +592,21 @@ class Writer:
                 options = [n for n in self.tensors if self._free(n, q, found) and self._fits(q, n)]
                 if directed:
                     options = [n for n in options if self._written_to(n) != q.const or self.tensors[n].inplace]
-                said = plain_name(q.name)
-                name = next((n for n in options if said == n.lower() or (not exact and said in others(n))), None)
-                if name:
-                    found[q.name] = name
+                for said in map(plain_name, self.names_of(q)):
+                    name = next((n for n in options if said == n.lower() or (not exact and said in others(n))), None)
+                    if name:
+                        found.setdefault(q.name, name)
+        for q in pointers:
+            if q.name not in found and self._in_place(q) and (name := self._changed_by(q, found)):
+                found[q.name] = name
         for outputs in (True, False):
-            names = [t.name for t in (self.p.outputs if outputs else self.p.inputs) if t.name not in found.values()]
+            if not outputs:
+                self._copied(found)
+            names = [
+                t.name
+                for t in (self.p.outputs if outputs else self.p.inputs)
+                if t.name not in (*found.values(), *self.copies.values())
+            ]
             left = [q for q in pointers if q.name not in found and q.const != outputs]
             if len(names) == len(left) == 1 and self._fits(left[0], names[0]):
                 found[left[0].name] = names[0]
@@ -511,10 +617,41 @@ class Writer:
                 found[left[0].name] = names[0]
         return found
 
+    def _in_place(self, q: Parameter) -> bool:
+        return q.name in self.uses and self.uses[q.name].reads and self.uses[q.name].writes
+
+    def _changed_by(self, q: Parameter, found: Mapping[str, str]) -> str | None:
+        """The output that a pointer is which is read and written and goes by an input's name."""
+        said = plain_name(q.name)
+        read = next((t for t in self.p.inputs if said == t.name.lower() or said in others(t.name)), None)
+        free = [t.name for t in self.p.outputs if read and t.shape == read.shape and t.name not in found.values()]
+        return f"{read.name}_out" if read and f"{read.name}_out" in free else free[0] if len(free) == 1 else None
+
+    def _copied(self, found: Mapping[str, str]) -> None:
+        """What is read and written and is but an output of the contract's begins as an input that nothing else is."""
+        for q in self.signature.parameters:
+            t = self.tensors.get(found.get(q.name, ""))
+            if not t or not self._in_place(q) or t not in self.p.outputs or t.inplace or t.accumulates or t.many:
+                continue
+            if any(plain_name(other.name) == "beta" for other in self.signature.parameters if not other.pointer):
+                self.zeroes.add(t.name)
+                continue
+            taken = (*found.values(), *self.copies.values())
+            there = [i for i in self.p.inputs if i.when is contract.always and i.name not in taken]
+            same = [i.name for i in there if i.shape == t.shape and i.dtype == t.dtype]
+            first = t.name.removesuffix("_out")
+            if same:
+                self.copies[t.name] = first if first in same else same[0]
+
+    def names_of(self, q: Parameter) -> list[str]:
+        """What a pointer goes by, the likeliest first."""
+        return [q.name]
+
     @property
     def is_gemv(self) -> bool:
-        """Whether the layer takes a few rows of x, and the kernel has but two sizes: it takes one row."""
-        sizes = [q for q in self.signature.parameters if not q.pointer and q.type in WHOLE]
+        """Whether the layer takes a few rows of x, and the kernel has but two of its sizes: it takes one row."""
+        whole = [q for q in self.signature.parameters if not q.pointer and q.type in WHOLE]
+        sizes = [q for q in whole if plain_name(q.name) in (*GEMV, *ROWS)] if len(whole) > 2 else whole
         x, weight = self.tensors.get("x"), self.tensors.get("weight")
         shapes = x and weight and (x.shape, weight.shape)
         return shapes == ("M K", "N K") and len(self.tensors) == 3 and len(sizes) == 2
@@ -530,6 +667,8 @@ class Writer:
     def _fits(self, q: Parameter, name: str) -> bool:
         """Whether a pointer's type and direction are a tensor's."""
         tensor = self.tensors[name]
+        if q.name in self.uses and self.uses[q.name].writes and tensor not in self.p.outputs:
+            return False
         if not q.type:  # Triton's
             return True
         if tensor.dtype == "int":
@@ -548,11 +687,21 @@ class Writer:
         shared = f", shared={head['shared']}" if head["shared"] not in ("", "0") else ""
         call = f"{self.phase}_kernel(grid={head['grid']}, block={head['block']}{shared}{keywords})"
         asserted = [*self._asserted(), *self._too_much(head["shared"])]
-        body = [f"    {line}" for line in self.refusals()]
+        body = [f"    {line}" for line in (*self._halves(), *self.refusals())]
         body += [f"    {line}" for line in self.sizes(f"{call} {', '.join(arguments)} {' '.join(asserted)}")]
         if self.loop:
             body.append(f"    for i in range(len({self.loop})):")
         body += [f"{indent}{line}" for line in (*self.lines, *asserted)]
+        if self.turned:
+            self.imports.add("blocks")
+            body.append(f"{indent}turned = workspace[: weight.numel() * weight.element_size()].view(weight.dtype)")
+            body.append(f"{indent}turn = turn_kernel(grid=blocks(weight.numel(), 256), block=256)")
+            body.append(f"{indent}turn(turned, weight, *weight.shape)")
+        for out, begins_as in self.copies.items():
+            self.imports.add("blocks")
+            body.append(
+                f"{indent}copy_kernel(grid=blocks({out}.numel(), 256), block=256)({out}, {begins_as}, {out}.numel())"
+            )
         body.append(f"{indent}launch = {call}")
         body.append(f"{indent}launch({', '.join(arguments)})")
         left = self._left()
@@ -563,8 +712,8 @@ class Writer:
             body.append(
                 f"    left_kernel(grid=rows, block=32, MEAN={'mean' in self.tensors})({of}, {told}, columns, {eps})"
             )
-        workspace = ", workspace" if self.needs_int else ""
-        names = f"{', '.join(self.p.positional())}, *, {', '.join(self.p.keyword())}{workspace}"
+        workspace = ", workspace" if self.needs_int or self.turned else ""
+        names = f"{', '.join(self.given.positional())}, *, {', '.join(self.given.keyword())}{workspace}"
         # Where it wants something defined first: the source by way of a file that does.
         first = self._first()
         entered = f"{self.source.stem}_defined.cu" if first else self.source.name
@@ -580,6 +729,8 @@ class Writer:
             f"DTYPES = {self._dtypes()}",
             f'{self.phase}_kernel = Kernel("{relative}", "{self.entry}")',
             *([f'left_kernel = Kernel("{self.name}/left.cu", "statistics")  # {", ".join(left)}'] if left else []),
+            *([f'copy_kernel = Kernel("{self.name}/left.cu", "copied")  # it works in place'] if self.copies else []),
+            *([f'turn_kernel = Kernel("{self.name}/left.cu", "turned")  # it takes K x N'] if self.turned else []),
             "",
             "",
             *self._workspace(),
@@ -587,7 +738,8 @@ class Writer:
             *body,
             "",
         ]
-        files = {Path(self.name) / "left.cu": LEFT.encode()} if left else {}
+        ours = (LEFT if left else "") + (COPIED if self.copies else "") + (TURNED if self.turned else "")
+        files = {Path(self.name) / "left.cu": ours.encode()} if ours else {}
         if first:
             files[Path(relative)] = "\n".join([*first, f'#include "{self.source.name}"', ""]).encode()
         for path, found in self.unit.sources.items():
@@ -598,6 +750,17 @@ class Writer:
             files[Path(self.name) / name] = path.read_bytes()
         whole = "\n".join(text)
         return Adopted(whole, files, [line.strip() for line in whole.splitlines() if DECIDE in line] + self.decide)
+
+    def _halves(self) -> list[str]:
+        """Gate and up, where the kernel has two pointers for what is one tensor here: of one row they lie in a row."""
+        if self.given is self.p:
+            return []
+        x = self.given.inputs[-1].name
+        return [
+            f"if {x}.shape[0] > 1:",
+            '    raise Unavailable("several rows: gate and up are one tensor here, and two there")',
+            f"gate, up = {x}[:, : {x}.shape[1] // 2], {x}[:, {x}.shape[1] // 2 :]",
+        ]
 
     def _first(self) -> list[str]:
         """What comes before the source: macros that it stands behind."""
@@ -630,6 +793,8 @@ class Writer:
             if t.name not in self.matched.values() and t.when is not contract.always:
                 yield f"if {t.name} is not None:"
                 yield f'    raise Unavailable("{t.name}")'
+            elif t.name in self.copies.values():
+                continue
             elif t.name not in self.matched.values() and not self._loads(t.name) and t.name not in self._left():
                 yield f"# {DECIDE}: the kernel has no parameter for {t.name}"
         main = self.main()
@@ -706,6 +871,8 @@ class Writer:
                 wanted -= set(symbols)
 
     def _workspace(self) -> list[str]:
+        if self.turned:
+            return ["def workspace(shape, phase):", '    return 4 * shape["N"] * shape["K"]  # weight, turned', "", ""]
         if not self.needs_int:
             return []
         size = " + ".join(
@@ -732,12 +899,12 @@ class Writer:
         if self.loop and plain in ALL:
             return f"{self.loop}[i].numel()"
         scalars = self.p.positional()[len(self.p.inputs) :]
-        if self.is_gemv and plain in GEMV:
+        told = {q.name for q in self.signature.parameters if not q.pointer}
+        if self.is_gemv and plain in GEMV and not {"n", "d"} <= told:
             return GEMV[plain]
         if said in every or said in scalars:
             self.used.add(said)
             return said
-        told = {q.name for q in self.signature.parameters if not q.pointer}
         if {"M", "N", "K"} <= every and {"n", "d"} <= told and plain in ("n", "d"):  # as llama2.c calls them
             return "K" if plain == "n" else "N"
         if {"M", "N", "K"} <= every and plain in MATMUL:
@@ -801,6 +968,11 @@ class Writer:
             self.needs_int.append(name)
             self.imports.add("as_int32")
             return f"as_int32({name}, workspace{', ' + before if before else ''})"
+        if self.turned and name == "weight":
+            return "turned"
+        if name in self.zeroes:
+            self.imports.add("zeroed")
+            return f"zeroed({name})"
         if t.many:
             return f"None if {name} is None else {name}[i]" if t.when is not contract.always else f"{name}[i]"
         return name
@@ -876,7 +1048,8 @@ class Writer:
     def _local(self, name: str) -> str:
         """A variable of the variant's for one of the launcher's, not that of a size or a tensor of the contract."""
         sizes = {s for t in self.tensors.values() for s in t.shape.split()}
-        return f"{name}_" if name in {*sizes, *self.tensors, *self.p.positional()} else _safe(name)
+        taken = {*sizes, *self.tensors, *self.p.positional(), *IMPORTED}
+        return f"{name}_" if name in taken else _safe(name)
 
     def _python(self, tokens: Sequence[Token]) -> str | None:
         """A C++ expression of sizes as Python; None where a name in it is not known."""
@@ -1008,6 +1181,24 @@ class _Expression:
             i += 1
         return re.sub(r"\( -", "(-", out.strip())
 
+    def _called(self, name: str, arguments: list[Token]) -> str | None:
+        """A function of the host's that only returns an expression of what it is given."""
+        given = cplusplus.split_commas(arguments)
+        for d in self.writer.unit.declarations:
+            function = d.function
+            if not function or function.name != name or len(function.parameters) != len(given):
+                continue
+            texts = [t.text for t in d.tokens]
+            opens = texts.index("{") if "{" in texts else len(texts)
+            if texts[opens : opens + 2] != ["{", "return"] or texts.count(";") != 1:
+                continue
+            body = d.tokens[opens + 2 : texts.index(";")]
+            named = {p[-1].text: v for p, v in zip(function.parameters, given, strict=True) if p}
+            left, right = Token("sign", "(", 0, 0), Token("sign", ")", 0, 0)
+            told = [x for t in body for x in ([left, *named[t.text], right] if t.text in named else [t])]
+            return self._of(told)
+        return None
+
     def _choice(self, tokens: list[Token]) -> str | None:
         """`condition ? one : other`; None of what is none, or cannot be told."""
         texts, depth, at = [t.text for t in tokens], 0, dict[str, int]()
@@ -1071,6 +1262,8 @@ class _Expression:
         if following == "(":
             close = cplusplus.closing(tokens, i + 1)
             inside = self._of(tokens[i + 2 : close])
+            if inside is None and text not in (*ROUND_UP, "dim3", "min", "max", "sqrt", "sqrtf", "ceil"):
+                return self._called(text, tokens[i + 2 : close]), close + 1
             if inside is None:
                 return None, i
             if text in ROUND_UP:
@@ -1084,7 +1277,7 @@ class _Expression:
                 return f"math.sqrt({inside})", close + 1
             if text == "ceil":
                 return f"math.ceil({inside})", close + 1
-            return None, i
+            return self._called(text, tokens[i + 2 : close]), close + 1
         value = self.writer.name_value(text)
         if value is None:
             return None, i
@@ -1111,7 +1304,8 @@ def others(name: str) -> set[str]:
 
 def _safe(name: str) -> str:
     name = re.sub(r"\W", "_", name)
-    return f"{name}_" if name in ("lambda", "in", "is", "i", "launch") or not name[:1].isalpha() else name
+    taken = name in ("i", "launch", *IMPORTED) or keyword.iskeyword(name) or not name[:1].isalpha()
+    return f"{name}_" if taken else name
 
 
 def _texts(*parts: Sequence[Token]) -> set[str]:

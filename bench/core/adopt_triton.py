@@ -1,29 +1,73 @@
 """The variant of a Triton kernel that exists: its functions copied, its parameters matched to a layer's contract.
 
-Launchers of Triton kernels are any Python, so that grid and tile sizes are guesses by the names, each marked.
+Grid, tiles and strides are those of the Python that launches it, where that says them of sizes (adopt_python.py);
+else they are guesses by the names, each marked.
 """
 
 import ast
+import builtins
+import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.cli import USAGE, CannotGoOn
-from bench.core.adopt_cuda import ALL, DECIDE, Adopted, Writer, others, plain_name
+from bench.core.adopt_cuda import ALL, DECIDE, MOST_NEIGHBOURS, Adopted, Writer, others, plain_name
+from bench.core.adopt_python import (
+    OPTIONS,
+    Launch,
+    Said,
+    Teller,
+    first_configuration,
+    heuristics_of,
+    launch_of,
+    of_meta,
+)
+from bench.core.adopt_uses import Use
 from kernels.cuda.cplusplus import Unit
 from kernels.cuda.signature import Parameter, Signature
 from reference import contract
 
 TUNED = ("autotune", "heuristics")
 KNOWN = {"num_warps", "num_stages"}
+READ, WRITTEN = ("load", "make_block_ptr"), ("store", r"atomic_\w+")
+# What a norm's kernel for inference leaves out, a program a row: the contract has it for backward.
+LEFT = """
+
+@triton.jit
+def left_kernel(x, mean, rstd, columns, eps, MEAN: tl.constexpr, KEEP_MEAN: tl.constexpr, KEEP_RSTD: tl.constexpr,
+                BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    lanes = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, columns, BLOCK):
+        total += tl.load(x + row * columns + first + lanes, mask=first + lanes < columns, other=0).to(tl.float32)
+    middle = tl.sum(total) / columns if MEAN else 0.0
+    squares = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, columns, BLOCK):
+        inside = first + lanes < columns
+        away = tl.load(x + row * columns + first + lanes, mask=inside, other=0).to(tl.float32) - middle
+        squares += tl.where(inside, away * away, 0)
+    if KEEP_MEAN:
+        tl.store(mean + row, middle)
+    if KEEP_RSTD:
+        tl.store(rstd + row, 1 / tl.sqrt(tl.sum(squares) / columns + eps))"""
 INNER, OUTER = ("feat", "col", "cols", "n"), ("row", "rows", "batch", "m")  # axes, in the names of strides
 GUESSES = {"BLOCK": "1024", "GROUP": "8", "NUM": "4"}
+
+# Of a kernel that works in place: what it is to change.
+COPIED = """
+
+@triton.jit
+def copy_kernel(out, x, N, BLOCK: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i, mask=i < N), mask=i < N)"""
 
 
 def adopted_triton(source: Path, layer: str, kernel: str | None) -> Adopted:
     """The variant's text. CannotGoOn where there is no such kernel, or several and none is named."""
     try:
-        tree = _decorated(ast.parse(source.read_text()))
+        tree = _decorated(_together(source))
     except (SyntaxError, ValueError) as error:
         raise CannotGoOn(f"{source.name}: {error}") from error
     jitted = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef) and _is_jit(n)}
@@ -38,9 +82,10 @@ def adopted_triton(source: Path, layer: str, kernel: str | None) -> Adopted:
     if entry not in jitted:
         raise CannotGoOn(f"{source.name} has no @triton.jit function {entry} (it has: {', '.join(jitted)})")
     module = contract.load(layer)
-    choices = [_TritonWriter(source, jitted[entry], p, contract.pass_of(module, p)) for p in contract.phases_of(module)]
-    writer = min(choices, key=lambda w: w.lacking)
-    return writer.text(_needed(tree, jitted, entry))
+    choices = [
+        _TritonWriter(source, tree, jitted[entry], p, contract.pass_of(module, p)) for p in contract.phases_of(module)
+    ]
+    return min(choices, key=lambda w: w.lacking).adopted()
 
 
 def _decorated(tree: ast.Module) -> ast.Module:
@@ -61,28 +106,150 @@ def _is_jit(node: ast.FunctionDef) -> bool:
     return any(re.search(r"\bjit\b", ast.unparse(d)) for d in node.decorator_list)
 
 
-def _needed(tree: ast.Module, jitted: dict[str, ast.FunctionDef], entry: str) -> list[ast.stmt]:
-    """The statements that the kernel needs, in order: imports of Triton's, constants, functions; tuning left out."""
-    wanted, waiting = set[str](), [entry]
+ABOVE = 6  # folders up from a source, in which what it imports of its own package is looked for
+
+
+def _together(source: Path, seen: set[Path] | None = None) -> ast.Module:
+    """A file with what it imports of its own package's files in front, each of them once."""
+    seen = {source.resolve()} if seen is None else seen
+    tree = ast.parse(source.read_text())
+    tree.body = list(_flat(tree.body))
+    own = {_binds(n) for n in tree.body}
+    front: list[ast.stmt] = []
+    for node in list(tree.body):
+        path = _imported(node, source) if isinstance(node, ast.ImportFrom) else None
+        if not path or path in seen or len(seen) > MOST_NEIGHBOURS:
+            continue
+        assert isinstance(node, ast.ImportFrom)
+        seen.add(path)
+        there = _together(path, seen)
+        front += [n for n in there.body if not _binds(n) or _binds(n) not in own]
+        own |= {_binds(n) for n in there.body}
+        tree.body.remove(node)
+        for name in node.names:
+            if name.asname:
+                front.append(ast.parse(f"{name.asname} = {name.name}").body[0])
+    tree.body = [*front, *tree.body]
+    return tree
+
+
+def _flat(body: Sequence[ast.stmt], taken: set[str] | None = None) -> Iterator[ast.stmt]:
+    """Statements without the conditions that they stand behind; of several for a name, the first that can be had."""
+    taken = set() if taken is None else taken
+    for node in _one_by_one(body):
+        if isinstance(node, ast.If | ast.Try):
+            handlers = [n for h in node.handlers for n in h.body] if isinstance(node, ast.Try) else []
+            yield from _flat([*node.body, *node.orelse, *handlers], taken | {_binds(n) for n in body} - {""})
+        elif isinstance(node, ast.Import | ast.ImportFrom) and _of_triton(node):
+            names = {a.asname or a.name for a in node.names}
+            if not names <= taken and _can_be_had(node):
+                taken |= names
+                yield node
+        elif not _binds(node) or _binds(node) not in taken:
+            yield node
+
+
+def _one_by_one(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
+    """`import torch, triton` as two imports."""
+    for node in body:
+        yield from ([ast.Import([a]) for a in node.names] if isinstance(node, ast.Import) else [node])
+
+
+def _imported(node: ast.ImportFrom, source: Path) -> Path | None:
+    """The file that `from package.module import …` means, in the folders above the source."""
+    parts = (node.module or "").split(".") if node.module else []
+    if node.level:
+        folders = [source.resolve().parents[node.level - 1]] if node.level <= len(source.resolve().parents) else []
+    else:
+        folders = list(source.resolve().parents[:ABOVE]) if parts and not _there(parts[0]) else []
+    for folder in folders:
+        for path in (folder.joinpath(*parts).with_suffix(".py"), folder.joinpath(*parts, "__init__.py")):
+            if parts and path.is_file():
+                return path.resolve()
+    return None
+
+
+def _there(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _of_triton(node: ast.Import | ast.ImportFrom) -> bool:
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+    return all(n.split(".")[0] in ("triton", "math") for n in names)
+
+
+def _can_be_had(node: ast.Import | ast.ImportFrom) -> bool:
+    try:
+        exec(ast.unparse(node), {})  # of Triton's own
+    except ImportError:
+        return False
+    return True
+
+
+def _needed(tree: ast.Module, jitted: dict[str, ast.FunctionDef], entry: str, helpers: set[str]) -> list[ast.stmt]:
+    """The statements that the kernel and its launch need, in order: imports, constants, functions; tuning left out."""
+    wanted, waiting = set[str](), [entry, *helpers]
     while waiting:
         name = waiting.pop()
         if name in wanted:
             continue
         wanted.add(name)
         for node in tree.body:
-            if _binds(node) == name and (name in jitted or not isinstance(node, ast.FunctionDef)):
-                waiting += [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
-    kept: list[ast.stmt] = []
+            if _binds(node) == name and (name in jitted or name in helpers or not isinstance(node, ast.FunctionDef)):
+                used = [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+                waiting += used
+                if name in helpers:
+                    helpers = helpers | set(used)
+    imports = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom) and _of_triton(n)]
+    kept: list[ast.stmt] = list({ast.unparse(n): n for n in imports}.values())
     for node in tree.body:
-        if isinstance(node, ast.Import | ast.ImportFrom) and "triton" in ast.unparse(node):
-            kept.append(node)
-        elif _binds(node) in wanted:
-            if isinstance(node, ast.FunctionDef):
-                if node.name not in jitted:
-                    continue
+        if isinstance(node, ast.Import | ast.ImportFrom) or _binds(node) not in wanted:
+            continue
+        if isinstance(node, ast.FunctionDef):
+            if node.name not in jitted and node.name not in helpers:
+                continue
+            if node.name not in jitted:
+                node = _bare(node)
+            else:
                 node.decorator_list = [d for d in node.decorator_list if not any(t in ast.unparse(d) for t in TUNED)]
-            kept.append(node)
+        kept.append(_of_libdevice(node) or node)
     return kept
+
+
+def _of_libdevice(node: ast.stmt) -> ast.stmt | None:
+    """`rsqrt = look_up("rsqrt")` as the import of what it looks for."""
+    call = node.value if isinstance(node, ast.Assign) else None
+    if not (isinstance(call, ast.Call) and len(call.args) == 1 and isinstance(call.args[0], ast.Constant)):
+        return None
+    from triton.language.extra import libdevice
+
+    name = str(call.args[0].value)
+    if not name.isidentifier() or not hasattr(libdevice, name):
+        return None
+    return ast.ImportFrom("triton.language.extra.libdevice", [ast.alias(name, _binds(node))], 0)
+
+
+def _unknown(text: str) -> list[str]:
+    """Names that a module uses and nowhere binds."""
+    tree = ast.parse(text)
+    bound = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+    bound |= {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}
+    bound |= {
+        a.arg for n in ast.walk(tree) if isinstance(n, ast.arguments) for a in (*n.posonlyargs, *n.args, *n.kwonlyargs)
+    }
+    bound |= {(a.asname or a.name).split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)
+              for a in n.names}  # fmt: skip
+    used = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)]
+    return [name for name in dict.fromkeys(used) if name not in bound and not hasattr(builtins, name)]
+
+
+def _bare(function: ast.FunctionDef) -> ast.FunctionDef:
+    """Without annotations and decorators, whose names the variant does not import."""
+    arguments = function.args
+    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+        argument.annotation = None
+    function.returns, function.decorator_list = None, []
+    return function
 
 
 def _binds(node: ast.stmt) -> str:
@@ -94,56 +261,164 @@ def _binds(node: ast.stmt) -> str:
 
 
 class _TritonWriter(Writer):
-    def __init__(self, source: Path, function: ast.FunctionDef, phase: str, p: contract.Pass):
-        self.function = function
+    def __init__(self, source: Path, tree: ast.Module, function: ast.FunctionDef, phase: str, p: contract.Pass):
+        self.function, self.tree = function, tree
         arguments = [*function.args.args, *function.args.kwonlyargs]
         self.constants = [a.arg for a in arguments if a.annotation and "constexpr" in ast.unparse(a.annotation)]
         self.every = [a.arg for a in arguments]
         names = [name for name in self.every if name not in self.constants]
-        tensors, reached = [t.name for t in (*p.inputs, *p.outputs)], _reached(function)
-        parameters = [Parameter(name, "", pointer=name in reached or _is_pointer(name, tensors)) for name in names]
+        self.source = source
+        self.python = launch_of(tree, function.name, self.every) or self._near()
+        tensors, reached = [t.name for t in (*p.inputs, *p.outputs)], _reached(function, READ + WRITTEN)
+        written = _reached(function, WRITTEN)
+        pointers = {name for name in names if name in reached or _is_pointer(name, tensors)}
+        parameters = [
+            Parameter(n, "", pointer=n in pointers, const=bool(written & pointers) and n not in written) for n in names
+        ]
         signature = Signature((), tuple(parameters), name=function.name)
-        super().__init__(source, Unit(), signature, phase, p, None, function.name, function.name)
+        loaded = _reached(function, READ)
+        uses = {n: Use(n in loaded, n in written) for n in pointers if n in loaded | written}
+        super().__init__(source, Unit(), signature, phase, p, None, function.name, function.name, uses=uses)
         if not any(q.pointer for q in parameters):
             self.lacking += 10
 
-    def text(self, kept: Sequence[ast.stmt]) -> Adopted:
-        told = {q.name: self._value(number, q) for number, q in enumerate(self.signature.parameters)}
-        told |= {name: self._constant_value(name) for name in self.constants}
+    def _near(self) -> Launch | None:
+        """The launch of a kernel whose file has none: in a file beside it."""
+        launch = re.compile(rf"\b{re.escape(self.function.name)}\W*\[")
+        near = [p for p in sorted(self.source.parent.glob("*.py")) if p.resolve() != self.source.resolve()]
+        for path in near[:MOST_NEIGHBOURS]:
+            if launch.search(path.read_text(errors="replace")):
+                tree = _decorated(_together(path))
+                if found := launch_of(tree, self.function.name, self.every):
+                    self.tree = tree
+                    return found
+        return None
+
+    def names_of(self, q: Parameter) -> list[str]:
+        """Its own, and what its launcher calls what it gives."""
+        given = self.python.given.get(q.name) if self.python else None
+        return [q.name, *([given.id] if isinstance(given, ast.Name) else [])]
+
+    def adopted(self) -> Adopted:
+        """The variant, launched as its source does, or by guesses."""
+        jitted = {n.name: n for n in self.tree.body if isinstance(n, ast.FunctionDef) and _is_jit(n)}
+        tuned, heuristics = first_configuration(self.function, self.tree), heuristics_of(self.function, self.tree)
+
+        def further(values: Mapping[str, str | None]) -> dict[str, str]:
+            known = {**tuned, **values}
+            for name, function in heuristics.items():
+                known |= {name: value} if (value := of_meta(function, known)) else {}
+            return {name: value for name, value in known.items() if value}
+
+        said = self._said(self.python, further) if self.python else Said(values={**further({})})
+        self.lines += said.decide
+        told: dict[str, str] = {}
+        for number, q in enumerate(self.signature.parameters):
+            known = None if q.pointer else said.values.get(q.name)
+            told[q.name] = self._pointer(number, q, said) if q.pointer else known or self._value(number, q)
+        if not self.python:
+            said.values |= {n: v for n, v in further(told).items() if n not in told}
+        for name in self.constants:
+            told[name] = said.values.get(name) or self._constant_value(name)
+        options = {n: said.values.get(n) for n in OPTIONS if n not in self.every}
         first = min((self.every.index(name) for name in self.constants), default=len(self.every))
         values = [told[n] if i < first else f"{n}={told[n]}" for i, n in enumerate(self.every)]
+        values += [f"{n}={v}" for n, v in options.items() if v]
+        grid = self._grid_of(said, told)
+        body = [*said.lines, *self.lines]
+        launch = f"{self.function.name}[{grid}]({', '.join(values)})"
+        if self.loop:
+            body = [
+                f"for i in range(len({self.loop})):",
+                *(f"    {line}" for part in body for line in part.splitlines()),
+            ]
+            launch = f"    {launch}"
+        called = set(re.findall(r"\w+", " ".join((launch, *body)))) - jitted.keys()
+        helpers = (said.helpers | called) & {n.name for n in self.tree.body if isinstance(n, ast.FunctionDef)}
+        helpers |= said.helpers & {_binds(n) for n in self.tree.body}
+        return self.text(_needed(self.tree, jitted, self.function.name, helpers), body, launch)
+
+    def _said(self, launch: Launch, further: Callable[[Mapping[str, str | None]], dict[str, str]]) -> Said:
+        taken = {s for t in self.tensors.values() for s in t.shape.split()} | self.tensors.keys()
+        teller = Teller(
+            launch, self.tree, self.matched, self.tensors, [q.name for q in self.signature.parameters if q.pointer],
+            self.scalar, taken | set(self.given.positional()), f"multiprocessors({self.first()})",
+        )  # fmt: skip
+        return teller.tell(further)
+
+    def _pointer(self, number: int, q: Parameter, said: Said) -> str:
+        """A tensor as the launcher sees it; what is none of the contract's and known is None, or a number."""
+        return said.values.get(q.name) or self.argument(number, q)
+
+    def _grid_of(self, said: Said, told: dict[str, str]) -> str:
+        if said.grid:
+            if re.search(r"\b_unknown\b", said.grid):
+                said.grid = None
+            else:
+                return said.grid
         rows = any("BLOCK" not in line and DECIDE not in line for line in self.lines)
         block = next((name for name in self.constants if name.upper().startswith("BLOCK")), "")
-        main = self.tensors[self.main()]
+        main = self.tensors.get(self.main(), contract.Tensor(f"{self.loop}[i]", "N"))
         flat = len(main.shape.split()) == 1 or any(plain_name(q.name) in ALL for q in self.signature.parameters)
         if flat and block and not rows:
-            grid = f"(triton.cdiv({main.name}.numel(), {block}),)"
+            grid = f"(triton.cdiv({main.name}.numel(), {told[block]}),)"
         else:
             grid = f"({main.name}.numel() // {main.name}.shape[-1],)"
         self.lines.append(f"grid = {grid}  # {DECIDE}: how many programs")
-        launch = f"{self.function.name}[grid]({', '.join(values)})"
-        refusals, sizes = list(self.refusals()), list(self.sizes(launch))
-        body = [f"    {line}" for line in (*refusals, *sizes, *self.lines, launch)]
-        names = f"{', '.join(self.p.positional())}, *, {', '.join(self.p.keyword())}"
+        return "grid"
+
+    def text(self, kept: Sequence[ast.stmt], lines: Sequence[str], launch: str) -> Adopted:
+        refusals, sizes = [*self._halves(), *self.refusals()], list(self.sizes(" ".join((*lines, launch))))
+        for out, first in self.copies.items():
+            lines = [
+                *lines,
+                f"copy_kernel[(triton.cdiv({out}.numel(), 1024),)]({out}, {first}, {out}.numel(), BLOCK=1024)",
+            ]
+        if self._left():
+            lines = [*lines, launch]
+            launch = self._statistics()
+        body = [f"    {line}" for part in (*refusals, *sizes, *lines, launch) for line in part.splitlines()]
+        names = f"{', '.join(self.given.positional())}, *, {', '.join(self.given.keyword())}"
         parts = [ast.unparse(node) for node in kept]
-        refuses = any("Unavailable" in line for line in body)
+        whole_text = "\n".join((*parts, *body))
+        imports = [part for part in parts if part.startswith(("import", "from"))]
+        imports += [f"import {name}" for name in ("math", "torch", "triton")
+                    if re.search(rf"(?<!\.)\b{name}\.", whole_text) and f"import {name}" not in imports]  # fmt: skip
+        if (self._left() or self.copies) and "import triton.language as tl" not in imports:
+            imports.append("import triton.language as tl")
+        if "Unavailable" in whole_text:
+            imports.append("from kernels import Unavailable")
+        if "multiprocessors(" in whole_text:
+            imports.append("from kernels.cuda import multiprocessors")
+        by = f"; launched as its {self.python.function.name} does" if self.python else "; launched by guesses"
         text = [
-            f'"""{self.function.name} of {self.source.name}; launched by guesses."""',
+            f'"""{self.function.name} of {self.source.name}{by}."""',
             "",
-            *(part for part in parts if part.startswith(("import", "from"))),
-            *(["", "from kernels import Unavailable"] if refuses else []),
+            *imports,
             *(f"\n{part}" if part[0] != "@" else f"\n\n{part}" for part in parts
               if not part.startswith(("import", "from"))),
+            *([LEFT] if self._left() else []),
+            *([COPIED] if self.copies else []),
             "",
             "",
             f"def {self.phase}({names}):",
             *body,
             "",
         ]  # fmt: skip
-        if not any(re.match(r"import triton$|import triton\b(?!\.)", part) for part in parts):
-            text.insert(2, "import triton")
+        for name in _unknown("\n".join(text)):
+            text.insert(2, f"{name} = None  # {DECIDE}: the source has it from elsewhere")
         whole = "\n".join(text)
         return Adopted(whole, {}, [line.strip() for line in whole.splitlines() if DECIDE in line])
+
+    def _statistics(self) -> str:
+        """The launch of ours that makes what a norm's kernel for inference does not keep."""
+        of, left = self._normed(), self._left()
+        told = [n if n in left else of for n in ("mean", "rstd")]
+        eps = "eps" if "eps" in self.p.positional() else "1e-5"
+        return (
+            f"left_kernel[({of}.numel() // {of}.shape[-1],)]({of}, {', '.join(told)}, {of}.shape[-1], {eps}, "
+            f"MEAN={'mean' in self.tensors}, KEEP_MEAN={'mean' in left}, KEEP_RSTD={'rstd' in left}, BLOCK=1024)"
+        )
 
     def _value(self, number: int, q: Parameter) -> str:
         if "stride" in q.name.lower() and not q.pointer:
@@ -178,9 +453,10 @@ class _TritonWriter(Writer):
         return self.scalar(name) or self._tile(name)
 
     def _tile(self, name: str) -> str:
-        if name.upper().startswith("BLOCK") and len(self.tensors[self.main()].shape.split()) > 1 and not any(
-            plain_name(q.name) in ALL for q in self.signature.parameters if self.scalar(q.name) != self.columns()
-        ):  # fmt: skip
+        sized = any(plain_name(q.name) in ALL for q in self.signature.parameters
+                    if self.scalar(q.name) != self.columns())  # fmt: skip
+        rows = not self.loop and len(self.tensors[self.main()].shape.split()) > 1
+        if name.upper().startswith("BLOCK") and rows and not sized:
             guess = f"triton.next_power_of_2({self.columns()})"
         else:
             guess = next((value for start, value in GUESSES.items() if name.upper().startswith(start)), "1")
@@ -188,19 +464,15 @@ class _TritonWriter(Writer):
         return name
 
     def columns(self) -> str:
-        return self.tensors[self.main()].shape.split()[-1]
+        return f"{self.loop}[i].numel()" if self.loop else self.tensors[self.main()].shape.split()[-1]
 
 
-def _reached(function: ast.FunctionDef) -> set[str]:
-    """The names that loads, stores and atomics go by: their first argument, and what that is a sum of."""
+def _reached(function: ast.FunctionDef, calls: Sequence[str]) -> set[str]:
+    """The names that loads, or stores, go by: their first argument, and what that is a sum of."""
     found: set[str] = set()
     sums: dict[str, set[str]] = {}
     for node in ast.walk(function):
-        if (
-            isinstance(node, ast.Call)
-            and node.args
-            and re.match(r"tl\.(load|store|atomic_\w+|make_block_ptr)$", ast.unparse(node.func))
-        ):
+        if isinstance(node, ast.Call) and node.args and re.match(rf"tl\.({'|'.join(calls)})$", ast.unparse(node.func)):
             found |= _summed(node.args[0])
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AugAssign) else []

@@ -13,9 +13,11 @@ from bench import simulate
 from bench.cli import CannotGoOn
 from bench.core.adopt import Reader, adopt
 from bench.core.adopt_cuda import DECIDE
+from bench.core.adopt_uses import uses_of
 from bench.core.variants import discover
 from bench.trial import ran, source
 from kernels import Unavailable, cuda
+from kernels.cuda.cplusplus import lex
 
 SOFTMAX = """
 #include <stdio.h>
@@ -186,8 +188,13 @@ def add(x, y):
 def test_a_triton_kernel_is_copied_without_its_tuning(folder):
     _, text, decide = taken(folder, "add.py", "residual", TRITON)
     assert "autotune" not in text and "torch" not in text and "def twice(x)" in text and "SCALE" in text
-    assert "add_kernel[grid](a, b, out, N, BLOCK_SIZE=BLOCK_SIZE)" in text
-    assert {line.partition(" ")[0] for line in decide} == {"BLOCK_SIZE", "grid"}
+    assert "launched as its add does" in text and not decide
+    assert "add_kernel[(1,)](x, y, out, x.numel(), BLOCK_SIZE=64)" in text
+    (folder / "into" / "triton" / "residual" / "add.py").unlink()
+    _, text, decide = taken(folder, "add.py", "residual", TRITON.partition("def add(")[0])
+    assert "launched by guesses" in text
+    assert "add_kernel[grid](a, b, out, N, BLOCK_SIZE=64)" in text
+    assert {line.partition(" ")[0] for line in decide} == {"grid"}
 
 
 NORM = """
@@ -512,12 +519,20 @@ void run(torch::Tensor x, torch::Tensor y) {
 
 OLD = """\ufeff
 #include <cub/cub.cuh>
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDAGuard.h>
+template <typename T> struct Wide;
+template <> struct Wide<at::Half> { typedef float type; };
+template <> struct Wide<half> { typedef double type; };
+struct Twice : public std::unary_function<float, float> {
+    __device__ float operator()(float x) const { result_type y = 2 * x; return y; }
+};
 __global__ void all_of(float* x, float* y, int N) {
     using Reduce = cub::BlockReduce<float, 64>;
     __shared__ typename Reduce::TempStorage temp;
     float at = threadIdx.x < N ? x[threadIdx.x] : 0.0f, top = Reduce(temp).Reduce(at, cub::Max());
     const float least = -std::numeric_limits<float>::infinity();
-    if (threadIdx.x < N) y[threadIdx.x] = std::isinf(top) ? least : std::exp(at - at) * at;
+    if (threadIdx.x < N) y[threadIdx.x] = std::isinf(top) ? least : std::exp(at - at) * Twice()(at) / 2;
 }
 void run(float* x, float* y, int N) { all_of<<<1, 64>>>(x, y, N); }
 """
@@ -580,3 +595,244 @@ def test_of_a_layer_norm_both_are_made(tmp_path):
         cuda.simulate_with(None)
     torch.testing.assert_close(mean, x.mean(1), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(rstd, (x.var(1, unbiased=False) + 1e-5).rsqrt(), rtol=1e-5, atol=0)
+
+
+LAUNCHED = """
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from .settings import LIMIT, settings_of
+
+def half_of(args: dict) -> int:
+    return max(1, args["cols"] // 2)
+
+@triton.heuristics({"HAS_BIAS": lambda args: args["b"] is not None, "STEP": half_of})
+@triton.autotune(configs=[triton.Config({"EACH": e}, num_stages=s) for e in [4, 8] for s in [3]], key=["cols"])
+@triton.jit
+def norm_kernel(x, y, w, b, r, stride_xr, stride_xc, stride_yr, stride_yc, one, cols, eps, offset,
+                HAS_BIAS: tl.constexpr, STEP: tl.constexpr, EACH: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    v = tl.load(x + tl.program_id(0) * stride_xr + i * stride_xc)
+    tl.store(y + tl.program_id(0) * stride_yr + i * stride_yc, v * tl.load(w + i) + tl.load(b + i))
+    tl.store(r + tl.program_id(0) * one, 1.0)
+
+class Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs: Tensor, gamma: Tensor, eps, offset, beta=None, save=True):
+        if save:
+            ctx.kept = inputs
+        shape = inputs.shape
+        flat = inputs.contiguous().view(-1, shape[-1])
+        rows, blocks = flat.shape
+        result = torch.empty_like(flat)
+        scales = torch.empty(rows, dtype=torch.float32, device=inputs.device) if save else None
+        BLOCK, num_warps = settings_of(blocks)
+        if blocks > LIMIT:
+            raise RuntimeError("too wide")
+        assert flat.is_contiguous() and blocks % 2 == 0
+        programs = torch.cuda.get_device_properties("cuda").multi_processor_count * 2
+        if beta is None:
+            width = blocks
+        else:
+            width = programs
+        grid = lambda META: (min(rows, programs), META["EACH"])
+        with torch.cuda.device(inputs.device.index):
+            norm_kernel[grid](flat, result, gamma, beta, scales, *flat.stride(), *result.stride(), scales.stride(0),
+                              width, eps, offset, BLOCK=BLOCK, num_warps=num_warps)
+        return result
+
+def norm(x, weight):
+    return Norm.apply(x, weight, 1e-5, 0.5)
+"""
+SETTINGS = """
+import functools
+import triton
+
+LIMIT = 4096
+
+@functools.lru_cache
+def settings_of(n: "int") -> "tuple":
+    return triton.next_power_of_2(n), warps(n)
+
+def warps(n):
+    return 8 if n > 1000 else 4
+"""
+
+
+class Recorder:
+    """In place of a kernel: what it is launched with."""
+
+    grid: tuple = ()
+    call: tuple = ()
+
+    def __getitem__(self, grid):
+        self.grid = grid
+        return lambda *given, **named: setattr(self, "call", (given, named))
+
+
+def test_a_triton_kernel_is_launched_as_the_python_beside_it_does(folder):
+    """Sizes, strides, tiles and grid are its own statements', of the contract's tensors in the shape that it sees."""
+    (folder / "settings.py").write_text(SETTINGS)
+    found, text, decide = taken(folder, "launched.py", "rmsnorm", LAUNCHED, name="launched")
+    assert not decide and "launched as its forward does" in text, text
+    module, kernel = found.load(), Recorder()
+    module.norm_kernel = kernel
+    x, weight, out, rstd = torch.randn(2, 3, 10), torch.randn(10), torch.empty(2, 3, 10), torch.empty(2, 3)
+    module.forward(x, weight, 1e-3, out=out, rstd=rstd)
+    (flat, result, gamma, beta, scales, *numbers), named = kernel.call
+    assert flat.shape == result.shape == (6, 10) and flat.data_ptr() == x.data_ptr()
+    assert result.data_ptr() == out.data_ptr() and gamma is weight and beta is None
+    assert scales.data_ptr() == rstd.data_ptr() and scales.shape == (6,)
+    assert numbers == [10, 1, 10, 1, 1, 10, 1e-3, 0.5]
+    assert named == dict(HAS_BIAS=False, STEP=5, EACH=4, BLOCK=16, num_warps=4, num_stages=3)
+    assert kernel.grid == (min(6, 2 * cuda.multiprocessors(x)), 4)
+    with pytest.raises(Unavailable, match="blocks % 2"):
+        module.forward(torch.randn(1, 1, 7), weight[:7], 1e-3, out=torch.empty(1, 1, 7), rstd=torch.empty(1, 1))
+    with pytest.raises(Unavailable, match="blocks > LIMIT"):
+        wide = torch.empty(1, 1, 5000)
+        module.forward(wide, torch.empty(5000), 1e-3, out=wide, rstd=torch.empty(1, 1))
+
+
+def test_what_a_launcher_is_told_of_a_tensor_that_the_contract_lacks_is_no_size(folder):
+    """`b` may be a number of rows by its name, and is a tensor by its use."""
+    text = LAUNCHED.replace("beta=None", "b").replace("beta", "b").replace("1e-5, 0.5)", "1e-5, 0.5, x)")
+    (folder / "settings.py").write_text(SETTINGS)
+    _, text, decide = taken(folder, "launched.py", "rmsnorm", text, name="launched")
+    assert any("* b, which is none of" in line for line in decide), text
+
+
+def test_a_matrix_that_the_python_sees_the_other_way_round_is_turned(folder):
+    text = """
+import triton, triton.language as tl, torch
+@triton.jit
+def mm(a, b, c, M, N, K, am, ak, bk, bn, BLOCK: tl.constexpr):
+    tl.store(c, tl.load(a) + tl.load(b))
+def matmul(a, b):
+    assert a.shape[1] == b.shape[0]
+    M, K = a.shape
+    K, N = b.shape
+    c = torch.empty((M, N))
+    mm[(triton.cdiv(M, 16),)](a, b, c, M, N, K, a.stride(0), a.stride(1), b.stride(0), b.stride(1), BLOCK=16)
+    return c
+"""
+    found, text, decide = taken(folder, "mm.py", "matmul", text, name="turned")
+    assert not decide, decide
+    module, module.mm = found.load(), (kernel := Recorder())
+    module.forward(torch.empty(2, 5), torch.empty(3, 5), None, None, out=torch.empty(2, 3), pre_gelu=None)
+    (_, b, c, *numbers), _ = kernel.call
+    assert b.shape == (5, 3) and c.shape == (2, 3) and numbers == [2, 3, 5, 5, 1, 1, 5]
+
+
+IN_PLACE = """
+int up(int a, int b) { return (a + b - 1) / b; }
+__global__ void accum(float* a, float* b, int size) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < size) a[i] += b[i];
+}
+__global__ void gated(float* shb, float* shb2, int hidden_dim) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < hidden_dim) {
+        float val = shb[i];
+        val *= 1.0f / (1.0f + expf(-val));
+        shb[i] = val * shb2[i];
+    }
+}
+void run(float* a, float* b, int size) {
+    dim3 threads, grid;
+    threads.x = 32;
+    grid.x = up(size, 32);
+    accum<<<grid, threads>>>(a, b, size);
+    gated<<<up(size, 32), 32>>>(a, b, size);
+}
+"""
+
+
+def test_what_a_kernel_changes_in_place_is_copied_first(tmp_path):
+    """And gate and up are the halves of a row, where it has a pointer for each."""
+    found, text, decide = taken(tmp_path, "place.cu", "residual", IN_PLACE, kernel="accum")
+    assert not decide and "copy_kernel(grid=blocks(out.numel(), 256), block=256)(out, a, out.numel())" in text
+    gated, _, decide = taken(tmp_path, "place.cu", "swiglu", IN_PLACE, kernel="gated")
+    assert not decide
+    with pytest.raises(Unavailable, match="several rows"):
+        gated.load().forward(torch.randn(2, 8), out=torch.empty(2, 4))
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    a, b, out = torch.randn(50), torch.randn(50), torch.full((50,), torch.nan)
+    x, halves = torch.randn(1, 100), torch.full((1, 50), torch.nan)
+    simulate.install("cuda")
+    try:
+        found.load().forward(a, b, out=out)
+        gated.load().forward(x, out=halves)
+    finally:
+        cuda.simulate_with(None)
+    assert torch.equal(out, a + b)
+    torch.testing.assert_close(halves, torch.nn.functional.silu(x[:, :50]) * x[:, 50:], rtol=1e-5, atol=1e-6)
+
+
+PLAIN = """
+__global__ void product(int M, int N, int K, float alpha, const float* A, const float* B, float beta, float* C) {
+    int row = blockIdx.y * 16 + threadIdx.y, column = blockIdx.x * 16 + threadIdx.x;
+    float sum = 0;
+    for (int k = 0; row < M && column < N && k < K; k++) sum += A[row * K + k] * B[INDEX];
+    if (row < M && column < N) C[row * N + column] = alpha * sum + beta * C[row * N + column];
+}
+void run(int M, int N, int K, float alpha, const float* A, const float* B, float beta, float* C) {
+    product<<<dim3((N + 15) / 16, (M + 15) / 16), dim3(16, 16)>>>(M, N, K, alpha, A, B, beta, C);
+}
+"""
+
+
+@pytest.mark.parametrize(("index", "turned"), [("k * N + column", True), ("column * K + k", False)])
+def test_a_product_of_plain_matrices_is_given_the_weight_turned(tmp_path, index, turned):
+    """And what is read times beta has zeros in it: beta is 0."""
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    found, text, decide = taken(tmp_path, "mm.cu", "matmul", PLAIN.replace("INDEX", index))
+    assert not decide and ("turn_kernel" in text) == turned and "zeroed(out)" in text
+    module, memory = found.load(), torch.empty(4 * 5 * 7, dtype=torch.uint8)
+    x, weight, out = torch.randn(3, 7), torch.randn(5, 7), torch.full((3, 5), torch.nan)
+    simulate.install("cuda")
+    try:
+        module.forward(x, weight, None, None, out=out, pre_gelu=None, **({"workspace": memory} if turned else {}))
+    finally:
+        cuda.simulate_with(None)
+    torch.testing.assert_close(out, x @ weight.T, rtol=1e-5, atol=1e-5)
+
+
+def test_a_vectors_sizes_are_told_apart_as_llama2_c_calls_them(tmp_path):
+    text = """
+__global__ void vector(float* xout, float* x, float* w, int n, int d, int each) { xout[0] = x[0] * w[0]; }
+void run(float* xout, float* x, float* w, int n, int d) {
+    int blocks = (d + 3) / 4;
+    vector<<<blocks, 32>>>(xout, x, w, n, d, (n + 31) / 32);
+}
+"""
+    _, text, decide = taken(tmp_path, "vector.cu", "gemv", text)
+    assert not decide and "launch(out, x, weight, K, N, (K + 31) // 32)" in text
+    assert "several rows" in text and "blocks_ = (N + 3) // 4" in text
+
+
+@pytest.mark.parametrize(
+    ("body", "reads", "writes"),
+    [
+        ("y[i] = p[i];", True, False),
+        ("p[i] = 1;", False, True),
+        ("p[i] += 1;", True, True),
+        ("p[i]++;", True, True),
+        ("if (p[i] == 1) x = 2;", True, False),
+        ("float* q = p + 4 * n; q[i] = 1;", False, True),
+        ("const float4* q = reinterpret_cast<const float4*>(p); v = q[i].x;", True, False),
+        ("reinterpret_cast<float4*>(&p[i])[0] = v;", False, True),
+        ("p += n; *p = 1;", False, True),
+        ("v = a * *p;", True, False),
+        ("atomicAdd(&p[i], v);", True, True),
+        ("atomicAdd(p + i, v);", True, True),
+        ("if (p) p[i].x = 1;", False, True),
+        ("load(p, i);", None, None),
+        ("p[i] = 1; store(p + i, 2);", None, None),
+    ],
+)
+def test_what_a_body_does_with_a_pointer(body, reads, writes):
+    found = uses_of(list(lex(f"{{ {body} }}")), ["p"])
+    assert (found["p"].reads, found["p"].writes) == (reads, writes) if reads is not None else not found
