@@ -97,7 +97,7 @@ class Gate:
     later: list[float] = field(default_factory=list)  # the same at each step
 
     @classmethod
-    def measured(cls, centre: Trajectory, runs: list[Trajectory]) -> "Gate":
+    def measured(cls, centre: Trajectory, runs: Sequence[Trajectory]) -> "Gate":
         """The band from PyTorch's own runs, each as long as the centre. Raises NotFinite."""
         for run in [centre, *runs]:
             if not _finite(run):

@@ -22,7 +22,8 @@ LLAMA = Llama2("llama2-tiny", L=2, NH=4, NKV=2, C=32, H=48, max_t=32, v=300)
 MODEL = {"gelu": SMALL.name, "swiglu": LLAMA.name, "rmsnorm": LLAMA.name}  # where not both call a layer
 RECOMPUTE = {SMALL.name: "gelu,layernorm", LLAMA.name: "swiglu,rmsnorm"}
 EVIL = [v for v in variants.discover((cheats.EVIL_TRAINING,)) if v.path.is_relative_to(cheats.EVIL_TRAINING)]
-OPTIONS = ("--batch 2 --seq 8 --total-batch 32 --threads 1 --steps 6 --val-every 1 --val-batches 3 --lr 0.01").split()
+SIZES = ("--batch", 2, "--seq", 8, "--total-batch", 32, "--threads", 1)
+OPTIONS = (*SIZES, "--steps", 6, "--val-every", 1, "--val-batches", 3, "--lr", 0.01)
 
 
 @pytest.fixture(autouse=True)

