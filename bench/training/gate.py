@@ -138,7 +138,7 @@ def _apart(centre: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> flo
     return max((abs(of[name] - norm) / norm for of in told for name, norm in norms if norm), default=0.0)
 
 
-def _band(centre: Trajectory, runs: list[Trajectory], name: str) -> list[float]:
+def _band(centre: Trajectory, runs: Sequence[Trajectory], name: str) -> list[float]:
     dev = [max((abs(run[t][name] - c[name]) for run in runs), default=0.0) for t, c in enumerate(centre)]
     return [SLACK * max(dev[: max(t + 1, POOLED)]) + FLOOR * abs(c[name]) for t, c in enumerate(centre)]
 
