@@ -385,11 +385,18 @@ def test_what_slurm_tells_the_case_itself_is_not_told_twice(tmp_path, slurm_job)
     assert process.wait(60) == cli.INTERRUPTED
 
 
+@pytest.fixture
+def slurm():
+    way = "docs/scaling.md says how a single node is set up"
+    if not shutil.which("sbatch"):
+        pytest.skip(f"no Slurm (sbatch) here; {way}")
+    if "UP" not in subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=60).stdout.split():
+        pytest.skip(f"Slurm is installed, and no controller answers; {way}")
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(
-    shutil.which("sbatch") is None or find_spec("submitit") is None,
-    reason="no Slurm (sbatch) or no submitit here; docs/scaling.md says how a single node is set up",
-)
+@pytest.mark.usefixtures("slurm")
+@pytest.mark.skipif(find_spec("submitit") is None, reason="no submitit here: pip install 'layerbench[sweep]'")
 def test_a_real_slurm_runs_a_sweep(tmp_path, data):
     out = tmp_path / "sweep"
     line = ["train", "gpt2-tiny", "-a", "seed=0,1", "--executor", "slurm", "--minutes", 5, "--out", out, "--json"]
@@ -400,7 +407,7 @@ def test_a_real_slurm_runs_a_sweep(tmp_path, data):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("sbatch") is None, reason="no Slurm here; docs/scaling.md says how a node is set up")
+@pytest.mark.usefixtures("slurm")
 def test_a_real_slurm_ends_ranks_at_a_time_limit_and_their_checkpoint_is_whole(tmp_path, data):
     """slurmstepd and srun both send SIGTERM: the run had ended without its checkpoint. Takes Slurm's least limit, a
     minute."""
