@@ -1,6 +1,7 @@
 """What the cases of a proof come to, with calls and verdicts that are made up. The next case is called while the judge
 looks at the last: what is said is said of the first that fails."""
 
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -21,7 +22,7 @@ from bench.trial.room import Setting
 from tools import cheats
 
 FIRST = Case("residual", "forward", {"N": 8, "dtype": "fp32"}, "case 0")
-CASES = [replace(FIRST, name=f"case {i}", seed=i) for i in range(4)]
+CASES = [replace(FIRST, name=f"case {i}", seed=i, shape=FIRST.shape | {"N": 7 + i}) for i in range(4)]
 EAGER = find(discover(), "residual", "torch.eager")
 PROVED: Any = {"counts": {}, "notes": [], "seconds": 0.5}
 RIGHT = Verdict(ratio=1.0)
@@ -225,6 +226,12 @@ def test_what_a_variant_does_not_have_is_skipped_whoever_was_asked(monkeypatch):
     outcome = {0: ProcessFailed("skipped", "a form"), 2: ProcessFailed("skipped", "a form")}
     proof, *_ = shared_proof(monkeypatch, outcome)
     assert proof.ok and proof.cases == 2 and proof.unsupported == ["a form"]
+
+
+def test_who_takes_a_shape_with_some_numbers_and_not_with_others_is_wrong(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "CASES", [replace(c, shape=FIRST.shape) for c in CASES])
+    proof, *_ = shared_proof(monkeypatch, {2: ProcessFailed("skipped", "a form")})
+    assert (proof.status, proof.check) == ("wrong", "declined") and "case 2, seed 2 (a form)" in proof.evidence
 
 
 def test_an_error_near_the_limit_is_drawn_again_by_one_that_is_not_at_work(monkeypatch):

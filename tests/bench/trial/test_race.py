@@ -36,6 +36,8 @@ class FakeWorker:
     hides: ClassVar[set[str]] = set()  # their clock does not tell all
     waits: ClassVar[dict[str, int]] = {}  # so many of their calls first wait for a core, and …
     waits_counted: ClassVar[bool] = True  # … whether the system counts that
+    awake: ClassVar[dict[str, float]] = {}  # cores that their process always wants
+    runtimes: ClassVar[dict[str, int]] = {}  # of OpenMP, where there are more than one
     noise = 0.001
     turns: ClassVar[list[tuple[str, str]]] = []  # variant, cache
     calls: ClassVar[list[tuple[str, int, int]]] = []  # variant, draw, seed
@@ -64,7 +66,7 @@ class FakeWorker:
 
     def ready(self, case, pool, seed):
         seconds = self.seconds[self.name]
-        gpu = dict(busy_s=None, peak_bytes=None, runtimes=1)
+        gpu = dict(busy_s=None, peak_bytes=None, runtimes=self.runtimes.get(self.name, 1))
         done = dict(prepare_s=1.0, call_s=seconds, overhead_s=0.0, workspace_bytes=7, configuration="")
         return done | gpu | dict(watched=WATCHED)
 
@@ -121,6 +123,9 @@ class FakeWorker:
 
     def waited_ns(self):
         return self.waited
+
+    def wanted_s(self):
+        return self.awake.get(self.name, 0.0) * time.monotonic()
 
     def close(self):
         self.alive = False
@@ -285,6 +290,20 @@ def test_a_liar_who_waits_too_is_wrong(monkeypatch):
     monkeypatch.setattr(FakeWorker, "hides", {"fast"})
     monkeypatch.setattr(FakeWorker, "waits", {"fast": 10_000})
     assert by_label(race("eager", "fast"))["torch.fast"].evidence.startswith("clock")
+
+
+@pytest.mark.parametrize(
+    ("eager", "fast", "runtimes", "status"),
+    [(0.0, 1.0, 1, "wrong"), (0.6, 1.0, 1, "ok"), (0.0, 0.3, 1, "ok"), (0.0, 1.0, 2, "ok")],
+)
+def test_who_wants_a_core_beside_others_turns_is_wrong(monkeypatch, eager, fast, runtimes, status):
+    """As no wait of PyTorch's does, and none of a second OpenMP runtime."""
+    monkeypatch.setattr(timing, "RESTED_S", 0.0)
+    monkeypatch.setattr(FakeWorker, "awake", {"eager": eager, "fast": fast})
+    monkeypatch.setattr(FakeWorker, "runtimes", {"fast": runtimes})
+    found = by_label(race("eager", "fast"))
+    assert found["torch.fast"].status == status and found["torch.eager"].running
+    assert ("100% of a core while others" in found["torch.fast"].evidence) == (status == "wrong")
 
 
 def test_a_wrong_timed_call_ends_that_row_only(monkeypatch):
