@@ -1,6 +1,6 @@
 """How often the proof (bench/trial/truth.py) would call an honest variant inaccurate: docs/false_alarms.md.
 
-.venv/bin/python tools/false_alarms.py                      40 s for each layer, phase and dtype: 20 minutes
+.venv/bin/python tools/false_alarms.py                      40 s for each layer, phase and dtype: half an hour
 .venv/bin/python tools/false_alarms.py --seconds 2 --layers gelu,softmax --out page.md
 
 Every draw has a seed of its own and its yard is worked out anew. Judged by it are honest stand-ins, never the very
