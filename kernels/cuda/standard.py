@@ -114,17 +114,6 @@ enum CUtensorMapFloatOOBfill {
 #endif
 """
 NARROW = "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n"  # which the host's libraries bring along
-# PyTorch's own half types, as distinct from CUDA's as they are there: sources specialise templates for both.
-OF_TORCH = re.compile(r"torch/|ATen/|c10/")
-TORCH = f"""{NARROW}#ifndef LAYERBENCH_HALVES
-#define LAYERBENCH_HALVES
-namespace c10 {{
-struct Half : public __half {{ using __half::__half; }};
-struct BFloat16 : public __nv_bfloat16 {{ using __nv_bfloat16::__nv_bfloat16; }};
-}}
-namespace at {{ using c10::Half; using c10::BFloat16; }}
-#endif
-"""
 SMALL = {
     # What NVRTC has by itself, or the prelude brings.
     **dict.fromkeys(
@@ -186,13 +175,6 @@ PART_OF = {
     }.items()
     for name in _words(names)
 }
-# What C++17 took out of namespace std, and sources for older compilers derive from.
-REMOVED = {
-    "unary_function": "template <typename A, typename R> struct unary_function {\n"
-    "    typedef A argument_type; typedef R result_type; };\n",
-    "binary_function": "template <typename A, typename B, typename R> struct binary_function {\n"
-    "    typedef A first_argument_type; typedef B second_argument_type; typedef R result_type; };\n",
-}
 IN_STD = "namespace std { using namespace cuda::std; }\n"
 # CUB 3 (CUDA 13) has no operators of its own any more.
 OLD_CUB = re.compile(r"\bcub\s*::\s*(?:Max|Min|Sum)\b")
@@ -248,9 +230,6 @@ def _prelude(texts: Iterable[str]) -> str:
     named = {PART_OF[name] for text in texts for name in NAMED.findall(text) if name in PART_OF}
     parts = sorted(part for part in named if present(f"cuda/std/{part}"))
     made = PRELUDE + "".join(f"#include <cuda/std/{part}>\n" for part in parts) + (IN_STD if parts else "")
-    said = {name for text in texts for name in NAMED.findall(text)}
-    if removed := "".join(text for name, text in REMOVED.items() if name in said):
-        made += f"namespace std {{\n{removed}}}\n"
     if any(OLD_CUB.search(text) for text in texts) and present("cuda/functional") and not _has_cub_operators():
         made += CUB_OPERATORS
     return made
@@ -275,7 +254,7 @@ def headers(texts: Iterable[str], beside: Iterable[str] = ()) -> tuple[dict[str,
             if name in SMALL:
                 made[name] = SMALL[name] if not name.startswith("cub/") or present("cub/config.cuh") else ""
             elif HOST_ONLY.match(name):
-                made[name] = TORCH if OF_TORCH.match(name) else NARROW
+                made[name] = NARROW
                 empty.append(name)
             elif name in OF_LIBCUPP and not standard:
                 made[name] = ""
