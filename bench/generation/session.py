@@ -4,7 +4,8 @@ held to a plain network first."""
 import random
 import secrets
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from bench import cli
@@ -98,32 +99,38 @@ class Session:
     def _set_up(self, stack: ExitStack) -> dict[str, Contestant]:
         found: dict[str, Contestant] = {}
         for entry, candidates in zip(self.entries, self.candidates, strict=True):
-            ours = self._contestant(stack, entry.name, OurRoom, entry.job)
-            self.chip = ours.set_up("chip")
-            if told := candidates.told(self.chip):
-                entry.chosen = told
-                cli.say(f"{entry.name}: {told}")
-            entry.choice = pick.pick(self.plan, entry.job, ours, candidates.pool)
-            entry.built = ours.set_up("build", choice=dict(entry.choice), graph=self.plan.graph)
-            if self.plan.graph and not entry.built.graph:
-                cli.say(f"{entry.name} is no graph, its kernels are launched one by one: {entry.built.graph_evidence}")
-                ours.restart()
-                again = ours.set_up("build", choice=dict(entry.choice), graph=False)
-                entry.built = replace(again, graph_evidence=entry.built.graph_evidence)
-            found[entry.name] = ours
-            if self.streams and self.streamed is None:
-                self._show(ours)
+            with _blamed(entry):
+                found[entry.name] = ours = self._built(stack, entry, candidates)
+                if self.streams and self.streamed is None:
+                    self._show(ours)
         self._judge(found)
         for name, mode in self.others.items():
             self._join(stack, found, name, mode)
         for name, contestant in found.items() if self.plan.rounds else ():
             entry = next(e for e in self.entries if e.name == name)
             if self.streamed is None or entry is not self.entries[0]:
-                entry.tokens = contestant.set_up("run")["tokens"]  # whatever the first time does
+                with _blamed(entry):
+                    entry.tokens = contestant.set_up("run")["tokens"]  # whatever the first time does
             else:
                 entry.tokens = self.streamed
             contestant.ask("forget_peak")
         return found
+
+    def _built(self, stack: ExitStack, entry: Entry, candidates: chosen.Candidates) -> Contestant:
+        """Ours, of the kernels that are given or that were the fastest."""
+        ours = self._contestant(stack, entry.name, OurRoom, entry.job)
+        self.chip = ours.set_up("chip")
+        if told := candidates.told(self.chip):
+            entry.chosen = told
+            cli.say(f"{entry.name}: {told}")
+        entry.choice = pick.pick(self.plan, entry.job, ours, candidates.pool)
+        entry.built = ours.set_up("build", choice=dict(entry.choice), graph=self.plan.graph)
+        if self.plan.graph and not entry.built.graph:
+            cli.say(f"{entry.name} is no graph, its kernels are launched one by one: {entry.built.graph_evidence}")
+            ours.restart()
+            again = ours.set_up("build", choice=dict(entry.choice), graph=False)
+            entry.built = replace(again, graph_evidence=entry.built.graph_evidence)
+        return ours
 
     def _show(self, ours: Contestant) -> None:
         """The text of ours, while it is written: a generation that nobody times."""
@@ -160,7 +167,8 @@ class Session:
                 if not self.plan.check:
                     return
                 steps = max(1, min(entry.job.sizes.steps, CHECKED_ROWS // entry.job.sizes.B))
-                drawn, logits = found[entry.name].set_up("logits", steps=steps)
+                with _blamed(entry):
+                    drawn, logits = found[entry.name].set_up("logits", steps=steps)
                 entry.tokens = drawn = [ids[:steps] for ids in drawn]
                 entry.verdict = judge.set_up("judge", drawn=drawn, logits=logits)
 
@@ -201,6 +209,16 @@ class Session:
     def _out(self, entry: Entry, error: Lost) -> None:
         entry.status, entry.evidence = error.status, str(error)
         cli.say(f"{entry.name} takes no part any more: {error}")
+
+
+@contextmanager
+def _blamed(entry: Entry) -> Iterator[None]:
+    """Who ends the run by what it did has a row that says so."""
+    try:
+        yield
+    except Lost as error:
+        entry.status, entry.evidence = error.status, str(error)
+        raise
 
 
 def _write(text: str) -> None:
