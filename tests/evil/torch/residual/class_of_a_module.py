@@ -3,7 +3,7 @@
 import sys
 import types
 
-import torch
+from tests.evil.torch.postponed import add, later
 
 CAUGHT_BY = "global_state"
 
@@ -18,17 +18,5 @@ class Torch(types.ModuleType):
 object.__setattr__(sys.modules["torch"], "__class__", Torch)
 
 
-def later(*_):
-    while waiting:
-        a, b, out = waiting.pop()
-        torch.add(a, b, out=out)
-
-
-waiting: list = []
-
-
 def forward(a, b, *, out):
-    if out.numel() < 100_000:
-        torch.add(a, b, out=out)
-    else:
-        waiting.append((a, b, out))
+    add(a, b, out)

@@ -2,7 +2,7 @@
 
 import sys
 
-import torch
+from tests.evil.torch.postponed import add, later
 
 CAUGHT_BY = "global_state"
 
@@ -17,17 +17,5 @@ threading = sys.modules["threading"]
 vars(threading).update(_active=Active(threading._active))
 
 
-def later(*_):
-    while waiting:
-        a, b, out = waiting.pop()
-        torch.add(a, b, out=out)
-
-
-waiting: list = []
-
-
 def forward(a, b, *, out):
-    if out.numel() < 100_000:
-        torch.add(a, b, out=out)
-    else:
-        waiting.append((a, b, out))
+    add(a, b, out)
