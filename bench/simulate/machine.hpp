@@ -43,6 +43,7 @@ constexpr u32 kMaxThreads = 1024;
 constexpr u32 kMaxWarps = kMaxThreads / kWarp;
 constexpr u32 kBarriers = 16;
 constexpr u32 kSharedLimit = 227 * 1024;  // sm_90: bytes of shared memory a block can have
+constexpr u32 kStaticSharedLimit = 48 * 1024;  // of those, static ones: ptxas refuses more
 
 enum class State : u8 { Ready, Barrier, Warp, Active, Parked, Done };
 

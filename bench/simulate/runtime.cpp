@@ -30,7 +30,7 @@ constexpr u32 kLongLoopWeight = 16;    // of a long loop's round, among them
 constexpr u32 kPatience = 64;          // rounds of a long loop, before other blocks are let run
 constexpr u32 kVainRounds = 4;         // of a block's threads, before other blocks are let run
 // In all blocks in flight: a block of 256 for each multiprocessor of an H100. A card may have more; here each has a stack.
-constexpr u32 kThreadsInFlight = 132 * 256;
+constexpr u32 kThreadsInFlight = kMultiprocessors * 256;
 constexpr u32 kPreemptedBlocks = 4;    // that many begin before one that was taken off in the middle comes to its end
 
 struct BarrierState {
@@ -82,7 +82,7 @@ bool aborted = false;
 std::vector<Report> reports, remarks;
 std::set<std::string> report_keys, remark_keys;
 pthread_t launching_thread;
-u64 ticks = 0;
+u64 ticks = 0, began_ns = 0, grids = 0;
 alignas(16) u32 grid_workspace[4];  // its size, and the barrier of a cooperative launch's blocks
 f64 time_limit = 0, begun = 0;  // seconds; no limit where it is 0
 
@@ -639,6 +639,15 @@ u32 environment(u32 number) {
 
 u64 clock() { return ticks += 64; }
 
+u64 global_timer() { return began_ns + clock(); }
+
+u32 multiprocessor(const Thread& self) {
+    u64 block = (static_cast<u64>(self.ctaid.z) * self.nctaid.y + self.ctaid.y) * self.nctaid.x + self.ctaid.x;
+    return static_cast<u32>((block + machine.seed * 37) % kMultiprocessors);
+}
+
+u64 grid_number() { return grids; }
+
 namespace {
 
 [[noreturn]] void end_of_thread(Fiber& fiber) {
@@ -973,12 +982,16 @@ std::string bad_configuration() {
     if (!problem.empty()) return problem;
     if (machine.cooperative) {
         const u32 warps = (static_cast<u32>(threads) + kWarp - 1) / kWarp, shared = machine.shared_bytes + 1024;
-        const u64 fit = std::min({64 / warps, 32u, 228 * 1024 / shared}) * 132ull, all = static_cast<u64>(grid.x) * grid.y * grid.z;
+        const u64 fit = std::min({64 / warps, 32u, 228 * 1024 / shared}) * static_cast<u64>(kMultiprocessors), all = static_cast<u64>(grid.x) * grid.y * grid.z;
         const u64 here = kThreadsInFlight / static_cast<u32>(threads);
         if (all > std::min(fit, here)) {
             return text("a cooperative launch of %llu blocks; at most %llu are in flight together%s", static_cast<unsigned long long>(all),
                         static_cast<unsigned long long>(std::min(fit, here)), fit > here ? " here" : "");
         }
+    }
+    if (kernel.static_shared > kStaticSharedLimit) {
+        return text("%u bytes of static shared memory; ptxas takes at most %u, what is more must be dynamic", kernel.static_shared,
+                    kStaticSharedLimit);
     }
     if (machine.shared_bytes > kSharedLimit) {
         return text("%u bytes of shared memory; a block has at most %u", machine.shared_bytes, kSharedLimit);
@@ -1110,6 +1123,10 @@ void set_up(const PassedLaunch& launch) {
     machine.any_cluster = launch.any_cluster;
     time_limit = launch.time_limit;
     begun = seconds();
+    timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    began_ns = static_cast<u64>(now.tv_sec) * 1000000000 + static_cast<u64>(now.tv_nsec);
+    grids++;
     machine.current = nullptr;
     machine.ranges.clear();
     machine.pointers = 0;

@@ -126,6 +126,10 @@ void heap_allocate(Thread& self, u64 bytes, void* answer, Site site);          /
 void heap_free(Thread& self, u64 address, Site site);
 [[noreturn]] void bad_branch_index(Thread& self, u32 index, Site site);
 u64 clock();
+u64 global_timer();  // nanoseconds since 1970, going on as the clock does
+constexpr u32 kMultiprocessors = 132;         // of an H100 SXM and an H200
+u32 multiprocessor(const Thread& self);       // %smid: any of them, another one in each launch
+u64 grid_number();                            // %gridid
 u32 environment(u32 number);  // %envreg
 // Shared memory of the system's own, behind what a block may have; cooperative groups of several warps meet there.
 constexpr u32 kReservedShared = 252 * 1024, kReservedBytes = 1024;

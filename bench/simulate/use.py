@@ -29,15 +29,15 @@ SPECIAL = {
     "%dynamic_smem_size": "self.dynamic_shared",
     "%total_smem_size": "self.total_shared",
     "%aggr_smem_size": "(self.total_shared + kReservedBytes)",  # and what the system has of it
-    "%smid": "0u",  # one multiprocessor, that runs one block at a time
-    "%nsmid": "1u",
+    "%smid": "multiprocessor(self)",  # as on a card, though one block runs at a time
+    "%nsmid": "kMultiprocessors",
     **{f"%envreg{i}": f"environment({i})" for i in range(32)},  # 1 and 2: where a cooperative launch counts its blocks
     **{f"%reserved_smem_offset_{name}": "kReservedShared" for name in ("begin", "0", "1")},
     **{f"%reserved_smem_offset_{name}": "(kReservedShared + kReservedBytes)" for name in ("end", "cap")},
-    "%gridid": "0u",
+    "%gridid": "grid_number()",
     "%clock": "(u32)clock()",
     "%clock64": "clock()",
-    "%globaltimer": "clock()",
+    "%globaltimer": "global_timer()",
     "WARP_SZ": "32u",
 }
 

@@ -20,12 +20,13 @@ NEVER = words(
     " execvp execve ptrace process_vm_readv process_vm_writev mprotect pthread_detach pthread_setaffinity_np"
     " pthread_setschedparam sched_setscheduler sched_setparam sched_setattr sched_setaffinity setpriority setitimer"
     " timer_create timer_settime timerfd_create clock_gettime clock_settime gettimeofday settimeofday adjtimex"
+    " clock64 __rdtsc __rdtscp _rdtsc __builtin_ia32_rdtsc __builtin_ia32_rdtscp __builtin_readcyclecounter"
     " sigaction fopen freopen openat shm_open memfd_create setenv putenv unsetenv ifstream ofstream"
 )
 # … and where they are called, and are no function of the source's own: words that kernels use too.
-CALLED = words("system signal kill clone syscall alarm ualarm nice open execveat")
+CALLED = words("system signal kill clone syscall alarm ualarm nice open execveat clock")
 PATTERNS = {
-    r"(?<!\w)std\s*::\s*(async|system|signal|fstream)\b": "std::{}",
+    r"(?<!\w)std\s*::\s*(async|system|signal|fstream|chrono)\b": "std::{}",
     r"::\s*(async)\b": "std::{}",
     r"(?:\.|->)\s*(detach)\s*\(": "a thread's {}()",
     r"\b(cblas_\w+|[sdcz]gemm_)\s*\(": "{}()",
@@ -35,6 +36,7 @@ PATTERNS = {
 LIBRARIES = re.compile(r"torch/|ATen/|c10/|caffe2/|mkl|cblas|lapacke|Eigen/|dnnl|oneapi/|Python\.h|cublas|cudnn|dlfcn")
 INCLUDES = re.compile(r'^[ \t]*#[ \t]*(?:include|include_next|import)\b[ \t]*(?:[<"](?P<file>[^>"\n]+)[>"])?', re.M)
 PATHS = re.compile(r"/(proc|sys|dev)/")
+CLOCKS = re.compile(r"%(clock(?:64|_hi)?|globaltimer(?:_lo|_hi)?)\b|\brdtscp?\b")  # in assembly
 # A function of its own of this name.
 DEFINED = r"[\w>&*]\s{{1,99}}{}\s{{0,9}}\([^;{{}}]{{0,999}}\)\s{{0,99}}(?:const\s{{1,9}}|noexcept\s{{0,9}})?\{{"
 # Comments, raw texts, texts, characters; what is not closed goes on to the end, so that each is looked at once.
@@ -77,6 +79,7 @@ def _found(text: str) -> Iterator[tuple[int, str]]:
         elif LIBRARIES.search(found["file"]):
             yield found.end(), f"includes {found['file']}"
     yield from ((at, f"a path: {literal[:40]}") for at, literal in texts if PATHS.search(literal))
+    yield from ((at, f"a clock: {clock[0]}") for at, literal in texts if (clock := CLOCKS.search(literal)))
 
 
 def sources(start: Iterable[Path], folder: Path) -> Iterator[tuple[Path, str]]:

@@ -410,6 +410,9 @@ def _count(proof: Proof, cases: Sequence[Case], worker: Worker, judge: Judge, se
     if verdict.ok and moved is not None and moved < LEAST_MOVED:
         evidence = f"the simulator counted {moved:.3g} of the bytes that this call cannot do without"
         verdict = Verdict("too_little_work", evidence)
+    if verdict.ok and counts.get("occupancy") == 0:
+        needs = f"{counts['registers']} registers a thread, {counts['shared_bytes']} bytes of shared memory"
+        verdict = Verdict("launch", f"no multiprocessor holds a block of a kernel that it launches ({needs})")
     if verdict.ok:
         proof.counts = counts
     else:

@@ -157,6 +157,14 @@ def _compiled(path: Path, text: str) -> str:
 # --- Python ---
 
 
+def _clock(node: ast.expr) -> str:
+    """What reads a clock in a kernel that Triton compiles, by its own name or in assembly; "" for anything else."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and (found := native.CLOCKS.search(node.value)):
+        return f"a clock: {found[0]}"
+    name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+    return f"a clock: {name}" if name == "globaltimer" else ""
+
+
 class _Reader:
     """Findings of one module."""
 
@@ -172,6 +180,8 @@ class _Reader:
         rules = OWN_RULES if self.variant.own_code else TORCH_RULES
         for node in self.file.written.nodes:
             if isinstance(node, ast.expr) and self._compiled(node):
+                if what := _clock(node):
+                    yield Finding(self.file.path, node.lineno, what)
                 continue
             for rule in rules:
                 for what in rule(self, node):

@@ -135,6 +135,14 @@ add(
     cvt.u64.u32 %rd11, %r9; cvt.u64.u32 %rd12, %r13; shl.b64 %rd12, %rd12, 32; or.b64 %rd11, %rd11, %rd12;""",
     lambda t, g: (6400000 + t // 32 * 1000 + lane(t) + 1, FULL | (1 << lane(t)) << 32),
 )
+add(  # as on a card: one of many multiprocessors, none of the first grids, nanoseconds since 1970
+    "as_on_a_card",
+    """mov.u32 %r1, %nsmid; mov.u32 %r2, %smid; setp.lt.u32 %p1, %r2, %r1; mov.u64 %rd4, %gridid;
+    setp.ne.u64 %p2, %rd4, 0; and.pred %p1, %p1, %p2; mov.u64 %rd5, %globaltimer;
+    setp.gt.u64 %p3, %rd5, 1700000000000000000; and.pred %p1, %p1, %p3; selp.u64 %rd10, 1, 0, %p1;
+    cvt.u64.u32 %rd11, %r1;""",
+    lambda t, g: (1, 132),
+)
 add(
     "address_spaces",
     """mov.u64 %rd4, memory; cvta.shared.u64 %rd5, %rd4; cvta.to.shared.u64 %rd6, %rd5; setp.eq.u64 %p1, %rd4, %rd6;

@@ -331,6 +331,19 @@ def test_what_triton_compiles_is_its_own(said):
     assert "line 10: Tensor.to" in triton(said, decorator="@tl.jit"), "which is no compiler"
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('now = tl.inline_asm_elementwise("mov.u64 $0, %globaltimer;", "=l", [], tl.int64, False, 1)', "%globaltimer"),
+        ('now = tl.inline_asm_elementwise("mov.u32 $0, %clock;", "=r", [], tl.int32, False, 1)', "%clock"),
+        ("now = tl.extra.cuda.globaltimer()", "globaltimer"),
+    ],
+)
+def test_a_clock_that_triton_compiles_is_named(said, line, told):
+    text = TRITON.replace("x = tl.load(", f"{line}\n        x = tl.load(", 1)
+    assert f"line 10: a clock: {told}" in said(text.format(line="pass", decorator="@triton.jit"), "triton")
+
+
 def test_a_host_of_triton_as_others_write_it_is_clean(said):
     text = """
         import importlib.metadata
@@ -488,6 +501,10 @@ def test_no_variant_looks_at_its_caller_or_replaces_what_is_not_its_own(said, li
         ("setitimer(ITIMER_REAL, &when, nullptr);", "setitimer()"),
         ("timer_create(CLOCK_REALTIME, &e, &t);", "timer_create()"),
         ("clock_gettime(CLOCK_MONOTONIC, &now);", "clock_gettime()"),
+        ("long long now = clock64();", "clock64()"),
+        ("auto now = std::chrono::steady_clock::now();", "std::chrono"),
+        ("auto now = __rdtsc();", "__rdtsc()"),
+        ('asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));', "a clock: %globaltimer"),
         ("syscall(39);", "syscall()"),
         ('std::ifstream in("/proc/self/maps");', "ifstream()"),
         ('const char* where = "/proc/self/mem";', "a path: /proc/self/mem"),

@@ -1,0 +1,14 @@
+"""Hands its sums to another block behind a fence that orders its own block alone."""
+
+from kernels.cuda import Kernel, blocks
+
+CAUGHT_BY = "race"
+SLOW = True
+THREADS = 256
+
+kernel = Kernel("fence_of_its_block.cu", "add")
+
+
+def forward(a, b, *, out):
+    n = out.numel()
+    kernel(grid=2 * blocks(n, THREADS), block=THREADS)(out, a, b, n)
