@@ -12,6 +12,8 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[1]
 EVIL, EVIL_TRAINING = HOME / "tests" / "evil", HOME / "tests" / "evil_training"
+EVIL_STEPS, EVIL_RANKS, EVIL_TEXTS = (HOME / "tests" / f"evil_{what}" for what in ("steps", "ranks", "texts"))
+FOLDERS = (EVIL, EVIL_TRAINING, EVIL_STEPS, EVIL_RANKS, EVIL_TEXTS)
 PAGE = HOME / "docs" / "judge.md"
 BEGIN, END = "<!-- cheats -->", "<!-- end of cheats -->"
 WHERE = {
@@ -20,6 +22,9 @@ WHERE = {
     "proof timing": "proof or timing",
     "session": "session",
     "training": "`bench.train`",
+    "ranks": "`bench.train` on two ranks",
+    "step": "`bench.e2e`",
+    "text": "`bench.generate`",
 }
 
 
@@ -30,7 +35,7 @@ class Cheat:
     path: Path
     story: str
     caught_by: tuple[str, ...]  # names of checks or statuses, any of which may be the first to see it
-    caught_in: tuple[str, ...] = ("proof",)  # proof, timing, both (either may), session or training
+    caught_in: tuple[str, ...] = ("proof",)  # proof, timing, both (either may), session, training, …
     shape: dict[str, object] = field(default_factory=dict)  # entries of the timed shape that are its own
     threads: int = 0  # it was given; 0: as all others
     slow: bool = False  # one more of a kind: tried by `make test-all`
@@ -72,7 +77,7 @@ def read(path: Path) -> Cheat:
 def cheats() -> list[Cheat]:
     """All of them, by layer and name."""
     return sorted(
-        (read(path) for folder in (EVIL, EVIL_TRAINING) for path in folder.glob("*/*/*.py")), key=lambda c: c.name
+        (read(path) for folder in FOLDERS for path in folder.glob("*/*/*.py")), key=lambda c: c.name
     )
 
 

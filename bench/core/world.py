@@ -165,6 +165,8 @@ ARITHMETIC = (
     *("allow TF32", "modes of torch", "denormals are kept", "fp32 precision", *GETTERS),
 )
 
+LEFT_ALONE = (*OF_FUNCTIONS, *HOOKS, *ARITHMETIC)  # by any kernel of a step, from before it was loaded on
+
 
 def of(names: Iterable[str], state: State) -> State:
     """Some of a state, to be compared with a later one."""

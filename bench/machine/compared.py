@@ -1,6 +1,8 @@
 """What processes that are compared have in common, both ends: threads, a clock, a peak of memory, how they end."""
 
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -8,6 +10,7 @@ import torch
 
 from bench.cli import FAILED, TIMED_OUT, CannotGoOn
 from bench.core import process
+from bench.machine import facts
 from bench.machine.devices import SPAN, Device, is_gpu
 from bench.machine.facts import usable_cores
 
@@ -22,6 +25,44 @@ def thread_variables(threads: int, device: str) -> dict[str, str]:
     if is_gpu(device):
         found["TORCHINDUCTOR_COMPILE_THREADS"] = str(min(COMPILE_THREADS, usable_cores()))
     return found
+
+
+RESTED_S, AWAKE = 0.3, 0.5  # who was left alone for so long, and wanted so much more of a core than others did
+
+
+@dataclass
+class Rest:
+    """What a process wants of the cores while others have their turns."""
+
+    pid: int
+    left: tuple[float, float] | None = None  # seconds that it wanted a core, and the time, after its last turn
+    rested_s: float = 0.0  # from a turn to its next one, and how long it wanted a core meanwhile
+    awake_s: float = 0.0
+
+    def begin(self) -> None:
+        """Its turn is over."""
+        self.left = facts.wanted_s(self.pid), time.monotonic()
+
+    def end(self) -> None:
+        """Its next one begins."""
+        if self.left:
+            self.awake_s += facts.wanted_s(self.pid) - self.left[0]
+            self.rested_s += time.monotonic() - self.left[1]
+        self.left = None
+
+    @property
+    def awake(self) -> float:
+        """The share of a core that it wanted."""
+        return self.awake_s / self.rested_s if self.rested_s else 0.0
+
+    def evidence(self, others: "list[Rest]") -> str:
+        """That it was at work, as the others here were not; "" for nothing. LLVM's OpenMP waits for the next call by
+        turning, 200 ms long: who has more runtimes than the others is not blamed."""
+        runtimes = max((facts.openmp_runtimes(o.pid) for o in others), default=1)
+        spins = facts.openmp_runtimes(self.pid) > runtimes
+        if spins or self.rested_s < RESTED_S or self.awake <= max((o.awake for o in others), default=0.0) + AWAKE:
+            return ""
+        return f"its process wanted {self.awake:.0%} of a core while others had their turns"
 
 
 class Job(Protocol):

@@ -205,6 +205,7 @@ def settle_threads_clocks() -> None:
 
 
 class Cpu:
+    __slots__ = ()  # one for all of a process, and anybody can name it: nobody puts a timer of their own there
     name = place = "cpu"
     clocks: tuple[str, ...] = (WALL,)
 
@@ -412,6 +413,7 @@ def _cuda_index(name: str) -> int:
 class Cuda:
     """An NVIDIA GPU through torch. Everything runs on torch's current stream."""
 
+    __slots__ = ("cycles_per_s", "index", "name", "place", "properties")  # as of Cpu
     clocks: tuple[str, ...] = (BUSY, SPAN, GRAPH)
 
     def __init__(self, name: str):

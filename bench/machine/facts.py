@@ -4,6 +4,7 @@ Everything is read from /proc, /sys, NVML and package metadata. What cannot be r
 error: containers and virtual machines hide much of it. torch is imported only by `describe`.
 """
 
+import contextlib
 import functools
 import os
 import platform
@@ -563,3 +564,43 @@ def _operating_system() -> str:
 
 
 _METER = _Meter()
+
+
+# --- processes ---
+
+
+def wanted_s(pid: int) -> float:
+    """Seconds that all threads of a process and its children together have run, or been ready to run without a core to
+    run on: on a busy machine, too, who does nothing wants nothing. 0 where the system does not count it."""
+    wanted = 0.0
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            children = _text(Path(f"/proc/{pid}/task/{task}/children")) or ""
+            wanted += sum(scheduled_ns(task)) / 1e9 + sum(wanted_s(int(child)) for child in children.split())
+    return wanted
+
+
+def scheduled_ns(task: int | str) -> tuple[int, int]:
+    """Nanoseconds that a thread ran, and that it waited for a core (Linux: schedstat); zeros where nobody counts."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        file = os.open(f"/proc/{task}/schedstat", os.O_RDONLY)
+        try:
+            ran, waited = os.read(file, 100).split()[:2]
+            return int(ran), int(waited)
+        finally:
+            os.close(file)
+    return 0, 0
+
+
+def mapped(pid: int | str = "self") -> set[str]:
+    """The shared objects in a process's memory, by path; none where nobody may see them."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/maps").read_text(errors="replace").splitlines()
+        return {path for line in lines if ".so" in (path := line[73:].strip())}
+    return set()
+
+
+def openmp_runtimes(pid: int | str = "self") -> int:
+    """How many OpenMP runtimes a process has loaded, each with a pool of its own."""
+    names = {Path(file).name for file in mapped(pid)}
+    return sum(name.startswith(("libgomp", "libiomp", "libomp")) for name in names)

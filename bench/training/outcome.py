@@ -78,7 +78,7 @@ class Measured(Trained):
     entrants: list[Entrant]  # ours first
     out: dict[str, Out]  # who is none any more
     gate_runs: list[Trajectory]  # PyTorch's: the centre, and perturbed ones
-    updates: dict[str, list[Excess]]  # of ours: where the optimizer did something else than its formula
+    updates: dict[str, list[Excess | str]]  # of ours: what is wrong besides: an update, a step by itself, its process
     picked: Picked
     swaps: dict[str, Choice]  # by what was written
     built: dict[str, Built]  # of ours
@@ -195,7 +195,7 @@ class Judged:
         self.theirs = [e.name for e in measured.entrants if not e.ours]
         centre, *perturbed = (run[: measured.steps] for run in measured.gate_runs)
         self.gate = Gate.measured(centre, [*perturbed, *(self.steps[n] for n in self.theirs)])
-        self.excesses = {n: self.gate.excesses(self.steps[n]) + measured.updates[n] for n in self.ours}
+        self.excesses = {n: [*self.gate.excesses(self.steps[n]), *measured.updates[n]] for n in self.ours}
         self.parity = not any(self.excesses.values())
 
     def judged_row(self, name: str) -> Record:

@@ -20,7 +20,7 @@ from bench import cli, simulate
 from bench.core import world
 from bench.core.case import DTYPES
 from bench.core.process import is_out_of_memory, summary
-from bench.core.shared import Given, opened, values_in
+from bench.core.shared import Box, Given, opened, stored, values_in
 from bench.core.variants import Variant
 from bench.machine import compared, profiling, roofline
 from bench.machine.devices import is_gpu, open_device
@@ -143,6 +143,7 @@ class OurRoom(Room):
         self.program = program(job.model, job.B, job.T, job.dtype, self.device, job.recompute)
         self.memory = self.program.memory
         self.sample = Sample(self.memory)
+        self.kept: list[tuple[Box, Given]] = []  # of a step that is to be judged by itself
 
     def race(self, pool: dict[CallId, list[Variant]], **limits: float) -> Times:
         """Time candidates at the step's calls (see bench.models.choose.race). What was loaded is lost."""
@@ -155,7 +156,7 @@ class OurRoom(Room):
                 simulate.install(backend)
         world.guard()  # before any kernel is loaded
         self.seal = world.sealed()
-        self.world = world.of((*world.OF_FUNCTIONS, *world.HOOKS), world.take())
+        self.world = world.of(world.LEFT_ALONE, world.take())
         modules = {key: variant.load() for key, variant in choice.items()}
         self.names = {key: variant.name for key, variant in choice.items()}
         self.training = Step(self.program, modules, self.job.accumulation)
@@ -170,6 +171,30 @@ class OurRoom(Room):
 
     def load(self, perturbed: int | None = None) -> None:
         self.training.load(self.parameters(perturbed))
+
+    def steps(
+        self, steps: Iterable[list[NumpyBatch]], lr: float, details: bool = False, spot: int | None = None
+    ) -> list[StepDone]:
+        """As any contestant's; of the one of number `spot`, from 0, its parameters before and its gradients are kept,
+        for `handed`."""
+        done = []
+        for i, batches in enumerate(steps):
+            if i == spot:
+                self.kept = [stored({PARAMETER + name: p for name, p in self.memory.params.items()})]
+            done.append(self.step(batches, lr, details and i == 0))
+            if i == spot:
+                self.kept.append(stored({GRADIENT + name: g for name, g in self.memory.grads.items()}))
+        return done
+
+    def handed(self) -> list[Given]:
+        """Parameters and gradients of the step that was kept, to be let go of by `forget`."""
+        return [given for _, given in self.kept]
+
+    def forget(self) -> None:
+        for box, _ in self.kept:
+            box.close()
+        self.kept = []
+        self.forget_peak()  # what was kept is none of the step's
 
     def step(self, batches: list[NumpyBatch], lr: float, details: bool = False) -> StepDone:
         before = self.sample.read()
@@ -425,10 +450,10 @@ class JudgeRoom(Room):
         """The next steps of each run, the centre's first: loss, norm and, of a run's first step, every gradient's."""
         return [run.steps(steps, lr) for run in self.runs]
 
-    def again(self, given: Given, batches: list[NumpyBatch], loss: float, norm: float, step: int) -> list[Excess]:
+    def again(self, given: list[Given], batches: list[NumpyBatch], loss: float, norm: float, step: int) -> list[Excess]:
         """What is wrong of our `step`th step, as far as its gradients; the worst first. given: each parameter
         under PARAMETER and its name, each gradient under GRADIENT and its name."""
-        values = values_in(opened(given.path, given.size), given.table)
+        values = {n: t for g in given for n, t in values_in(opened(g.path, g.size), g.table).items()}
         parts = [{n.removeprefix(of): t for n, t in values.items() if n.startswith(of)} for of in (PARAMETER, GRADIENT)]
         params, grads = cast(list[dict[str, torch.Tensor]], parts)
         rough = self._taken(params, batches, DTYPES[self.job.dtype])
@@ -440,6 +465,8 @@ class JudgeRoom(Room):
         model = network(self.job.model).to(self.device.place, dtype)
         model.load(params)
         losses = []
+        if self.on_gpu:  # the others have most of its memory
+            batches = _sliced(batches, self.job.B)
         for each in self._losses(model, batches, dtype):
             (each.mean() / len(batches)).backward()
             losses.append(each.detach().double().cpu())

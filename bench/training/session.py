@@ -12,10 +12,11 @@ from pathlib import Path
 
 from bench import cli
 from bench.cli import CannotGoOn
-from bench.core import files, progress, variants
+from bench.core import files, progress, variants, world
 from bench.core.process import ERROR, TIMEOUT, pause
 from bench.core.progress import Progress
 from bench.machine import facts, profiling, roofline
+from bench.machine.compared import Rest
 from bench.machine.devices import check_device
 from bench.models import chosen
 from bench.records.record import Record
@@ -72,6 +73,9 @@ class Session:
         self.gate_runs: list[Trajectory] = []  # PyTorch's: the centre, and perturbed ones
         self.trajectories: dict[str, list[StepDone]] = {}
         self.updates: dict[str, Updates] = {}  # of ours
+        self.rests: dict[str, Rest] = {}
+        self.strange: dict[str, str] = {}  # of ours: what all turns together tell
+        self.spot = random.SystemRandom().randrange(self.plan.turns[-1].steps.stop)  # a step that is judged by itself
         self.caught_up: dict[str, int] = {}  # steps that a late one took before it joined
         self.out: dict[str, Out] = {}
         self.peak_bytes: dict[str, int] = {}
@@ -165,7 +169,10 @@ class Session:
             entrants=[e for e in self.field.entrants if e.name in self.trajectories],
             out=self.out,
             gate_runs=self.gate_runs,
-            updates={name: list(judged.excesses) for name, judged in self.updates.items()},
+            updates={
+                name: [*judged.excesses, *filter(None, [self.strange.get(name)])]
+                for name, judged in self.updates.items()
+            },
             picked=self.picked,
             swaps=self.swaps,
             built=self.field.built,
@@ -418,6 +425,20 @@ class Session:
             if self._worth_keeping(turn):
                 self._keep()
         self.out |= {e.name: Out("skipped", "no turn was left for it") for e in self.waiting}
+        self._look_back(field)
+
+    def _look_back(self, field: Field) -> None:
+        """What all turns of ours together tell: of cores that were not given, and of work while others are timed."""
+        for e in (e for e in field.entrants if e.ours):
+            others = [rest for name, rest in self.rests.items() if name in {b.name for b in field.baselines}]
+            told = self.rests[e.name].evidence(others) if e.name in self.rests else ""
+            if not self.plan.gpu and not self.plan.job.simulate:
+                steps = self.trajectories[e.name]
+                cpu, wall = ([step[what] for step in steps] for what in ("cpu_s", "wall_s"))
+                told = told or world.cpu_over_wall(cpu, wall, self.plan.job.threads)
+            if told:
+                self.strange[e.name] = f"global_state in timed steps: {told}"
+                self._keep()
 
     def _worth_keeping(self, turn: Turn) -> bool:
         """A row has all samples: of a long run not every turn is written down."""
@@ -437,9 +458,14 @@ class Session:
             pause()
             progress.tell(f"{steps_text(turn)} of {self.plan.turns[-1].steps.stop}: {e.name}")
             c = field.contestants[e]
+            rest = self.rests.setdefault(e.name, Rest(c.process.pid))
+            rest.end()
             try:
-                done = c.ask("steps", steps=batches, lr=plan.lr, details=details, limit=limit)
-                if turn.timed and not plan.job.simulate:
+                spot = {"spot": self.spot - turn.steps.start} if e.ours and self.spot in turn.steps else {}
+                done = c.ask("steps", steps=batches, lr=plan.lr, details=details, limit=limit, **spot)
+                if spot:
+                    self._judge_by_itself(field, e, done[spot["spot"]], limit)
+                if turn.timed and not plan.job.simulate and not (spot and e.name in self.peak_bytes):
                     self.peak_bytes[e.name] = c.ask("peak_bytes")
                 field.park(e)
             except CannotGoOn as error:
@@ -448,9 +474,25 @@ class Session:
                     raise
                 self._drop(field, e, Out(_status(error), str(error)))
                 continue
+            rest.begin()
             self.trajectories[e.name] = [*self.trajectories[e.name], *self._judged(e, done, field)]
         for e in field.baselines:
             must_be_finite(e.name, self.trajectories[e.name], plan.lr)
+
+    def _judge_by_itself(self, field: Field, e: Entrant, done: StepDone, limit: float) -> None:
+        """A step of ours, drawn when the run begins, by what plain PyTorch makes of its parameters and batches: norms,
+        which the gate judges, say nothing of where a gradient points to, and in bf16 its band is wide."""
+        c, batches = field.contestants[e], self.batches.step(self.spot)
+        given = c.ask("handed")
+        if math.isfinite(done["loss"]) and math.isfinite(done["norm"]):  # the gate says what is not
+            told = dict(loss=done["loss"], norm=done["norm"], step=self.spot + 1)
+            try:
+                found = field.judge.ask("again", given=given, batches=batches, limit=limit, **told)
+            except OutOfMemory as error:
+                field.note(f"no step of {e.name} was judged by itself: {error}")
+                found = []
+            self.updates[e.name].excesses += found
+        c.ask("forget")
 
     def _judged(self, e: Entrant, steps: list[StepDone], field: Field) -> list[StepDone]:
         """The steps, their updates judged and let go of. What was skipped is said at once."""

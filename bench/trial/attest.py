@@ -298,7 +298,7 @@ def judge_loaded(variant: Variant) -> Fault | None:
 
 
 def judge_linked(variant: Variant, before: set[str]) -> Fault | None:
-    """What a CPU kernel's own library is linked against: for after the first call, with what `ran.mapped` answered
+    """What a CPU kernel's own library is linked against: for after the first call, with what `facts.mapped` answered
     before the variant was imported. Its story is in its symbols: what it sets and resets leaves no other trace."""
     if not variant.own_code or variant.gpu_code:
         return None

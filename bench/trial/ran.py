@@ -23,6 +23,7 @@ from pathlib import Path
 from bench import HOME
 from bench.core.variants import Variant
 from bench.machine.devices import BUSY, Device, Kernel, busy_seconds
+from bench.machine.facts import mapped
 from kernels import cache_dir
 from kernels.cuda import cplusplus
 
@@ -163,18 +164,6 @@ SETS = (
     *("signal", "sigaction", "kill", "ptrace", "syscall", "clock_settime", "mlockall", "omp_set_num_threads"),
 )
 UNDEFINED, WEAK, DYNAMIC_SYMBOLS = 0, 2, 11  # of an ELF file: section index, binding, section type
-
-
-def mapped() -> set[str]:
-    """The shared objects in this process's memory, by path."""
-    lines = Path("/proc/self/maps").read_text(errors="replace").splitlines()
-    return {path for line in lines if ".so" in (path := line[73:].strip())}
-
-
-def openmp_runtimes() -> int:
-    """How many OpenMP runtimes this process has loaded, each with a pool of its own."""
-    names = {Path(file).name for file in mapped()}
-    return sum(name.startswith(("libgomp", "libiomp", "libomp")) for name in names)
 
 
 def brought(before: set[str]) -> list[Path]:

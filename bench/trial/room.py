@@ -32,7 +32,7 @@ from bench.core.variants import Variant
 from bench.core.world import GC_DISABLE, GC_ENABLE, PERF_COUNTER_NS
 from bench.gpu.counts import counted, resources
 from bench.gpu.launches import configured_call, launches_of, untuned
-from bench.machine import ceilings, profiling
+from bench.machine import ceilings, facts, profiling
 from bench.machine.devices import (
     BACKLOG_SECONDS,
     GRAPH,
@@ -352,7 +352,7 @@ class Room(process.Room):
             configuration=configuration,
             busy_s=busy_s,
             peak_bytes=peak_bytes,
-            runtimes=ran.openmp_runtimes(),
+            runtimes=facts.openmp_runtimes(),
             watched=watched,
         )
 
@@ -556,7 +556,7 @@ class Room(process.Room):
     def module(self) -> ModuleType:
         """The variant, imported when it is first needed."""
         assert self.variant
-        state, self.mapped = world.take(), ran.mapped()
+        state, self.mapped = world.take(), facts.mapped()
         module = self.variant.load()
         if changed := world.difference(state, world.take()):
             raise Tampered(f"importing the variant: {changed}")

@@ -34,7 +34,7 @@ from bench.core import arena, process, variants, world
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import cases_of, draw
 from bench.core.world import Watch, cpu_over_wall, difference, from_outside, late_work, settled, take
-from bench.trial import ran
+from bench.machine import facts
 from kernels.cpu import Kernel
 
 ALL = variants.discover()
@@ -491,9 +491,9 @@ def test_a_pool_that_still_spins_is_no_evidence():
 
 
 def test_openmp_runtimes_are_counted(monkeypatch):
-    assert ran.openmp_runtimes() >= 1, "torch's"
-    monkeypatch.setattr(ran, "mapped", lambda: {"/a/libgomp.so.1", "/b/libgomp-1234.so.1.0.0", "/c/libm.so.6"})
-    assert ran.openmp_runtimes() == 2
+    assert facts.openmp_runtimes() >= 1, "torch's"
+    monkeypatch.setattr(facts, "mapped", lambda pid: {"/a/libgomp.so.1", "/b/libgomp-1234.so.1.0.0", "/c/libm.so.6"})
+    assert facts.openmp_runtimes() == 2
 
 
 def test_few_or_short_calls_are_no_evidence():

@@ -62,6 +62,15 @@ def test_unknown_and_missing_devices_say_so():
         assert caught.value.code == CANNOT_RUN
 
 
+def test_nobody_puts_a_timer_of_their_own_onto_a_device():
+    """It is the same object for all of a process."""
+    cpu = devices.open_device("cpu")
+    assert cpu is devices.open_device("cpu")
+    with pytest.raises(AttributeError):
+        cpu.timer = None
+    assert not hasattr(cpu, "__dict__") and "timer" not in devices.Cuda.__slots__
+
+
 def test_the_cpu_has_one_clock():
     cpu = devices.open_device("cpu")
     with cpu.timer(cpu.clocks[0]) as timer:

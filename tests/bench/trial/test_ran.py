@@ -13,6 +13,7 @@ import torch
 from bench.core import variants
 from bench.gpu.counts import counted_case
 from bench.gpu.launches import launches_of
+from bench.machine import facts
 from bench.machine.devices import Kernel
 from bench.trial import attest, ran
 
@@ -151,7 +152,7 @@ def test_what_is_no_library_is_refused(tmp_path):
 
 
 def test_the_kernels_here_borrow_nothing():
-    before = ran.mapped()
+    before = facts.mapped()
     variant = find("softmax", "cpu.simd")
     if reason := variants.unavailable(variant, "cpu", "fp32"):
         pytest.skip(reason)
@@ -160,7 +161,7 @@ def test_the_kernels_here_borrow_nothing():
 
 
 def test_a_borrowing_library_is_judged(tmp_path):
-    before, library = ran.mapped(), built(BORROWS["cblas_sgemm"][1], tmp_path)
+    before, library = facts.mapped(), built(BORROWS["cblas_sgemm"][1], tmp_path)
     ctypes.CDLL(str(library), mode=os.RTLD_LAZY)
     fault = attest.judge_linked(find("softmax", "cpu.simd"), before)
     assert fault == ("library", "a.so calls cblas_sgemm, which are not its own")
