@@ -37,6 +37,9 @@ class Shards(Protocol):
 
     def start(self, parameters: Mapping[str, torch.Tensor]) -> None: ...
     def load(self, state: State) -> None: ...
+    def whole_gradients(self) -> None:
+        """Every rank's part of the sums into all ranks' memory. All ranks call it together."""
+
     def gather(self) -> dict[str, Any]:
         """m, v and masters by name, on the CPU; masters None where there are none. All ranks call it together."""
 

@@ -263,11 +263,17 @@ class Epochs:
 
         Micro-batch m of rank r has the step's windows from (m · ranks + r) · B on.
         """
+        return self._batches(number, np.arange(self.micro_batches) * self.ranks + self.rank)
+
+    def whole(self, number: int) -> list[Batch]:
+        """All ranks' micro-batches of one step."""
+        return self._batches(number, np.arange(self.micro_batches * self.ranks))
+
+    def _batches(self, number: int, turns: np.ndarray) -> list[Batch]:
         if number < 0:
             raise ValueError(f"there is no step {number}")
-        turns = np.arange(self.micro_batches) * self.ranks + self.rank
         places = number * self.windows_per_step + (turns[:, None] * self.B + np.arange(self.B)).ravel()
-        rows = self._read(places).reshape(self.micro_batches, self.B, self.T + 1)
+        rows = self._read(places).reshape(len(turns), self.B, self.T + 1)
         return [(batch[:, :-1].copy(), batch[:, 1:].copy()) for batch in rows]
 
     def _read(self, places: np.ndarray) -> np.ndarray:

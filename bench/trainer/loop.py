@@ -211,7 +211,7 @@ class Training:
         self.kernels = {id: name for id, (name, _) in names.items()}
         self._need_memory()
         if plan.spot_checks:
-            self.spot = Spot(plan, lambda text: cli.say(text, not ranks.main))
+            self.spot = Spot(plan, lambda text: cli.say(text, not ranks.main), ranks)
         seal = self.spot.seal if self.spot else tuple
         try:
             self.step: Step = build.build(plan.race, choice, plan.masters, ranks.ranks)
@@ -314,7 +314,7 @@ class Training:
             self._begin_beside(plan.baseline)
         if self.spot:
             field = self.beside.field if self.beside else self.stack.enter_context(Field(plan.race, []))
-            self.spot.begin(self.step, field, self.done + 1, self.steps)
+            self.spot.begin(self.step, field, self.done + 1, self.steps, self.data.whole)
         if self.done == 0:
             self._look(plan.val_every.steps > 0, False, False)
             self._hear()

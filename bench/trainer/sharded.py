@@ -134,6 +134,9 @@ class Sharded:
     def _share(self) -> None:
         self.reduction.share(self.step.memory.flat_params)
 
+    def whole_gradients(self) -> None:
+        self.reduction.share(self.step.memory.flat_grads)
+
     # --- what a checkpoint holds: whole tensors ---
 
     def start(self, parameters: Mapping[str, torch.Tensor]) -> None:

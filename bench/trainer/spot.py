@@ -9,7 +9,10 @@ looked at, what a kernel may set, and whether this process's clock is the judge'
 
 The first step and the last are always judged, others at random, as many as take SHARE of the time for each kind; so is
 one batch's loss of validations.
-Several ranks: gradients and updates are not judged, for no rank has all of them.
+
+Of several ranks the first one's judge looks: at the gradients of all, which that rank has when they are summed (a
+sharded optimizer's ranks send it their parts), on the batches of all; at a sample of each rank's update, or none where
+the optimizer's state is spread over them; and at a validation batch of any of them. Each looks at its own process.
 """
 
 import math
@@ -24,13 +27,13 @@ from bench.machine import facts
 from bench.machine.devices import is_gpu
 from bench.models.step import Step
 from bench.trainer.plan import Plan
+from bench.trainer.ranks import Ranks
 from bench.training.field import Field
 from bench.training.rooms import GRADIENT, PARAMETER, NumpyBatch, Sample
 
 SHARE = 0.005  # of the time of training
 APART_S = 0.05  # what the judge's clock may differ by, besides what the question took
 BYTES_A_PARAMETER = 32  # of the judge: two trainings' weights and gradients, one of them in fp64; and what it is handed
-WATCHED = (*world.OF_FUNCTIONS, *world.HOOKS, *world.ARITHMETIC)
 
 
 class Lot:
@@ -48,27 +51,29 @@ class Spot:
     """Make it before any kernel is loaded. `begin` once the step has its parameters, then `gradients` and `updated` in
     each step say what is wrong, in a line; "" for nothing, and where nobody looks."""
 
-    def __init__(self, plan: Plan, told: Callable[[str], None]):
+    def __init__(self, plan: Plan, told: Callable[[str], None], ranks: Ranks):
         """told: hears why nothing can be judged."""
         world.guard()
         self.seal = world.sealed()
-        self.world = world.of(WATCHED, world.take())
-        self.plan, self.told = plan, told
+        self.world = world.of(world.LEFT_ALONE, world.take())
+        self.plan, self.told, self.ranks = plan, told, ranks
         self.clock = time.perf_counter
         self.of_gradients, self.of_update, self.of_evaluation = Lot(), Lot(), Lot()
         self.judges = True
         self.looks = 0
 
-    def begin(self, step: Step, field: Field, number: int, last: int) -> None:
-        """number, last: of the first step and of the last one, from 1. field: whose judge is asked."""
-        self.step, self.field, self.always = step, field, (number, last)
+    def begin(
+        self, step: Step, field: Field, number: int, last: int, batches: Callable[[int], list[NumpyBatch]]
+    ) -> None:
+        """number, last: of the first step and of the last one, from 1. field: whose judge is asked. batches: of all
+        ranks, by the number of a step from 0."""
+        self.step, self.field, self.always, self.batches = step, field, (number, last), batches
         self.evaluated_at = self.clock()
-        self.sample = Sample(step.memory)
-        self.before = self.sample.read()
+        if not step.shards:
+            self.sample = Sample(step.memory)
+            self.before = self.sample.read()
         have, need = facts.available_bytes(), self.plan.model.parameters * BYTES_A_PARAMETER
-        if step.ranks > 1:
-            self._ends("several ranks train")
-        elif have and need > have and not is_gpu(self.plan.race.job.device):
+        if have and need > have and not is_gpu(self.plan.race.job.device):
             self._ends(f"it takes {need / 1e9:.0f} GB, {have / 1e9:.0f} GB are free")
 
     def _ends(self, why: str) -> None:
@@ -78,13 +83,17 @@ class Spot:
     def gradients(self, number: int, step_s: float, batches: list[NumpyBatch], loss: float, norm: float) -> str:
         """After a step's gradients, which took `step_s`."""
         finite = math.isfinite(loss) and math.isfinite(norm)  # what is not is told without this
-        if not self.judges or not finite or not (number in self.always or self.of_gradients.drawn(step_s)):
-            return ""
+        look = self.judges and finite and (number in self.always or self.of_gradients.drawn(step_s))
         begin = self.clock()
+        if self.step.shards and (look := self._all(look)):
+            self.step.shards.whole_gradients()
+        if not look or not self.ranks.main:
+            return ""
         mem = self.step.memory
+        batches = self.batches(number - 1) if self.ranks.ranks > 1 else batches
         values = {PARAMETER + name: p for name, p in mem.params.items()}
         box, given = stored({**values, **{GRADIENT + name: g for name, g in mem.grads.items()}})
-        asked = dict(given=given, batches=batches, loss=loss, norm=norm, step=number)
+        asked = dict(given=[given], batches=batches, loss=loss, norm=norm, step=number)
         found = self._asked("again", **asked)
         box.close()
         self.of_gradients.cost_s = self.clock() - begin
@@ -96,8 +105,11 @@ class Spot:
         begin = self.clock()
         apart, self.evaluated_at = begin - self.evaluated_at, begin
         always = number == self.always[1] or math.isinf(self.of_evaluation.cost_s)
-        batch, loss = random.SystemRandom().choice(losses)
-        if not self.judges or not math.isfinite(loss) or not (always or self.of_evaluation.drawn(apart)):
+        look = self._all(self.judges and (always or self.of_evaluation.drawn(apart)))
+        if not look:
+            return ""
+        batch, loss = self._any_of(losses)
+        if not self.ranks.main or not math.isfinite(loss):
             return ""
         box, given = stored(dict(self.step.memory.params))
         found = self._asked("evaluated", given=given, batch=batch, loss=loss, step=number)
@@ -108,17 +120,31 @@ class Spot:
     def updated(self, number: int, step_s: float, lr: float, norm: float, updates: int) -> str:
         """After a step's update, or after none where `norm`, that of its gradients, is not finite or NaN is given for
         it. updates: with this one."""
-        before, self.before = self.before, self.sample.read()
-        if not (number in self.always or self.of_update.drawn(step_s)):
+        if not self.step.shards:
+            before, self.before = self.before, self.sample.read()
+        if not self._all(number in self.always or self.of_update.drawn(step_s)):
             return ""
         begin = self.clock()
         found = ""
-        if self.judges:
-            update = self.sample.update(before, self.before, lr)
-            found = self._asked("updated", update=update, norm=norm, step=number, updates=updates)
+        if self._all(self.judges) and not self.step.shards:
+            theirs = self.ranks.everyones(self.sample.update(before, self.before, lr))
+            for update in theirs if self.ranks.main else ():
+                found = found or self._asked("updated", update=update, norm=norm, step=number, updates=updates)
         found = found or self._of_the_process()
         self.of_update.cost_s = self.clock() - begin
         return found
+
+    def _all(self, look: bool) -> bool:
+        """What rank 0 drew, for it needs all ranks to look."""
+        return bool(self.ranks.all(float(look))[0])
+
+    def _any_of(self, losses: list[tuple[NumpyBatch, float]]) -> tuple[NumpyBatch, float]:
+        """One of all ranks'."""
+        draw, counts = random.SystemRandom(), self.ranks.all(len(losses))
+        rank, at = self.ranks.first(draw.choice([(r, i) for r, n in enumerate(counts) for i in range(int(n))]))
+        told = self.ranks.everyones(losses[at] if rank == self.ranks.rank else None)[rank]
+        assert told
+        return told
 
     def _asked(self, command: str, **arguments: object) -> str:
         """What the judge says. Who cannot be asked ends the judging, and not the training."""
@@ -131,9 +157,9 @@ class Spot:
         return f"inaccurate: {found[0]}" if found else ""
 
     def _of_the_process(self) -> str:
-        if changed := world.difference(self.world, world.of(WATCHED, world.take())):
+        if changed := world.difference(self.world, world.of(world.LEFT_ALONE, world.take())):
             return f"global_state: {changed}, since before the kernels were loaded"
-        if not self.judges:
+        if not self.judges or not self.ranks.main:
             return ""
         begin = self.clock()
         try:

@@ -97,7 +97,14 @@ def test_a_step_s_windows_do_not_depend_on_ranks_or_micro_batches(files):
     for number in (0, 3, 11):
         wanted = rows(Epochs(files, 12, T, 1, 3).step(number))
         for B, micro, ranks in ((12, 1, 1), (6, 2, 1), (6, 1, 2), (3, 2, 2), (1, 12, 1), (1, 4, 3), (2, 1, 6)):
-            read = [Epochs(files, B, T, micro, 3, rank, ranks).step(number) for rank in range(ranks)]
+            everyone = [Epochs(files, B, T, micro, 3, rank, ranks) for rank in range(ranks)]
+            read = [epochs.step(number) for epochs in everyone]
+            whole = everyone[-1].whole(number)
+            in_turn = [read[rank][m] for m in range(micro) for rank in range(ranks)]
+            assert len(whole) == len(in_turn)
+            assert all(
+                np.array_equal(a, b) for x, y in zip(whole, in_turn, strict=True) for a, b in zip(x, y, strict=True)
+            )
             assert [row for m in range(micro) for each in read for row in rows([each[m]])] == wanted
 
 

@@ -1,4 +1,5 @@
-"""Spot checks: cheats of tests/evil_training are seen, with and without a baseline; honest kernels are not blamed."""
+"""Spot checks: cheats of tests/evil_training are seen, with and without a baseline, and those of tests/evil_ranks on
+two ranks; honest kernels are not blamed."""
 
 import builtins
 import random
@@ -15,7 +16,9 @@ from bench.trainer.spot import Lot
 from reference.models import MODELS
 from reference.models.llama2 import Llama2
 from tests import commands
+from tests.bench.trainer.rank_cases import command
 from tests.bench.trainer.runs import SMALL, told
+from tests.bench.trainer.together import apart
 from tools import cheats
 
 LLAMA = Llama2("llama2-tiny", L=2, NH=4, NKV=2, C=32, H=48, max_t=32, v=300)
@@ -80,6 +83,29 @@ def seen(variant, model, data, out, *options: object) -> None:
 def test_a_cheat_is_seen_beside_a_baseline(variant, data, tmp_path):
     model = MODEL.get(variant.layer, SMALL.name)
     seen(variant, model, data, tmp_path, "--baseline", "eager", "--parity-every", 3)
+
+
+RANKS = [v for v in variants.discover((cheats.EVIL_RANKS,)) if v.path.is_relative_to(cheats.EVIL_RANKS)]
+
+
+@pytest.mark.parametrize(
+    ("variant", "optimizer"),
+    [
+        pytest.param(v, o, marks=pytest.mark.slow if cheats.read(v.path).slow or o == "sharded" else (), id=f"{v}-{o}")
+        for v in RANKS
+        for o in ("replicated", "sharded")
+        if o == "replicated" or v.layer != "adamw"  # of a state that is spread over ranks no update is judged
+    ],
+)
+def test_a_cheat_on_two_ranks_is_seen(variant, optimizer, data, tmp_path):
+    kernels = f"torch.eager,{variant.layer}={variant.name},{cheats.EVIL_RANKS}"
+    sizes = ("--batch", 2, "--seq", 8, "--total-batch", 64, "--threads", 1)  # two micro-batches of each rank
+    words = (*sizes, "--steps", 3, "--val-every", 1, "--val-batches", 3, "--lr", 0.01, "--schedule", "constant")
+    more = ("--optimizer", optimizer, "--kernels", kernels, "--out", tmp_path / "run")
+    ended = apart(2, command, SMALL.name, "--data", data, *words, *more)
+    wrong = [e["wrong"] for e in told(tmp_path / "run", "spot")]
+    assert cli.WRONG in [done.returncode for done in ended] and wrong, ended[0].stderr + ended[0].stdout
+    assert wrong[0].partition(":")[0] in cheats.read(variant.path).caught_by, wrong[0]
 
 
 @pytest.mark.parametrize(
