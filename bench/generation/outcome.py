@@ -21,6 +21,7 @@ from bench.generation import OWN_CLOCK
 from bench.generation.plan import Job, Plan, need
 from bench.generation.rooms import Built, Done, Verdict
 from bench.machine import facts
+from bench.machine.compared import Rest
 from bench.models import CallId
 from bench.records.record import Record
 from bench.show.generation_page import above
@@ -52,6 +53,9 @@ class Entry:
     recipe: str = ""
     rounds: list[Done] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)  # which text each of them wrote
+    cut: list[tuple[int, Done]] = field(default_factory=list)  # texts of ours that ended early, for the judge alone
+    rest: Rest | None = None  # of its process, between its turns
+    awake: str = ""  # that it was at work meanwhile
     verdict: Verdict | None = None
     tokens: list[list[int]] = field(default_factory=list)  # of the text that was asked for, by sequence
     timed: list[Verdict] = field(default_factory=list)  # of texts that were written on the clock
@@ -70,7 +74,7 @@ class Entry:
         """Why its text is not to be believed, or ""."""
         if self.verdict and self.verdict.wrong:
             return self.verdict.wrong
-        if changed := next((d["changed"] for d in self.rounds if d["changed"]), ""):
+        if changed := next((d["changed"] for d in self.rounds if d["changed"]), "") or self.awake:
             return f"global_state on the clock: {changed}"
         told = next((v.wrong for v in self.timed if v.wrong), "")
         return f"on the clock: {told}" if told else ""

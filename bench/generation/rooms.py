@@ -195,11 +195,25 @@ class OurRoom(Room):
         return max(super().peak_bytes(), self.recorded_peak)
 
     def run(self, turn: int = 0) -> Done:
+        return self._run(turn, self._steps)
+
+    def cut(self, turn: int, steps: int) -> Done:
+        """As `run`, but the text ends after so many steps, of which no kernel can know beforehand: the logits of that
+        step are those of any."""
+
+        def some(step: Callable[[], object]) -> list[float]:
+            for _ in range(steps - 1):
+                step()
+            return []
+
+        return self._run(turn, some)
+
+    def _run(self, turn: int, go_on: Callable[[Callable[[], object]], list[float]]) -> Done:
         self.engine.begin(*self.job.text(turn))
         before = world.take() | self.functions
         with world.Watch() as watch:
             prefill_s, first_s = self._first(self.engine.prefill, self.made.token.tolist)
-            step_s = self._steps(self.engine.step)
+            step_s = go_on(self.engine.step)
         changed = watch.evidence() or world.difference(world.settled(before), world.take())
         tokens, last = self.engine.tokens(), self._row()
         return Done(prefill_s=prefill_s, first_s=first_s, step_s=step_s, tokens=tokens, last=last, changed=changed)
@@ -257,9 +271,9 @@ class JudgeRoom(Room):
         return Verdict(error, yard, same, of_truth.numel(), next(filter(None, odd), ""))
 
     def judge_text(self, turn: int, drawn: list[list[int]], lasts: list[list[ROW]], yard: float) -> Verdict:
-        """A text that was written on the clock: whether its tokens are draws, and the logits of its last step, in each
-        generation that came to this text. By the yard of the steps that were judged before; where that is passed, by
-        that of all steps."""
+        """A text that was written on the clock, or shown: whether its tokens are draws, and the logits of its last
+        step, in each generation that came to this text, where they are told. By the yard of the steps that were judged
+        before; where that is passed, by that of all steps."""
         self.prompts, self.seed = self.job.text(turn)
         verdict = self._judged_text(drawn, lasts, yard)
         if verdict.wrong and len(drawn[0]) * len(drawn) <= MOST_FORCED:
@@ -272,7 +286,7 @@ class JudgeRoom(Room):
         error, same, odd = 0.0, 0, ""
         for b, tokens in enumerate(drawn):  # one after the other: logits of all are large
             truth = self._truth_of(b, tokens)
-            error = max(error, *(_distance(truth[-1], last[b]) for last in lasts))
+            error = max([error, *(_distance(truth[-1], last[b]) for last in lasts)])
             same += int((truth.argmax(-1) == torch.tensor(tokens)).sum())
             odd = odd or self._odd(truth, b, tokens, LIMIT * yard)
         return Verdict(error, yard, same, sum(map(len, drawn)), odd)

@@ -23,6 +23,7 @@ from bench.generation.plan import Q8, Job, Plan
 from bench.generation.rooms import EXACT, JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
 from bench.generation.stream import Stream
 from bench.machine import facts
+from bench.machine.compared import Rest
 from bench.models import chosen
 from bench.models.inference import META, inference
 from bench.records.run import Run
@@ -182,9 +183,12 @@ class Session:
             progress.tell(f"the plain network reads what {entry.name} wrote")
             with ExitStack() as stack:
                 judge = self._contestant(stack, "the plain network", JudgeRoom, entry.job)
-                for turn, done in some:
-                    asked = dict(turn=turn, drawn=done["tokens"], lasts=[done["last"]], yard=entry.verdict.yard)
-                    entry.timed.append(judge.set_up("judge_text", **asked))
+                asked = [(turn, done["tokens"], [done["last"]]) for turn, done in [*some, *entry.cut]]
+                if entry is self.entries[0] and self.streamed:
+                    asked.append((0, self.streamed, []))
+                for turn, drawn, lasts in asked:
+                    text = dict(turn=turn, drawn=drawn, lasts=lasts, yard=entry.verdict.yard)
+                    entry.timed.append(judge.set_up("judge_text", **text))
 
     # --- measuring ---
 
@@ -192,19 +196,34 @@ class Session:
         """Everybody's turns, in random order, each round with a text that is new to all. Who dies or hangs takes part
         no longer, and its row says so."""
         entries = {e.name: e for e in self.entries}
-        for _ in progress.track(range(self.plan.rounds), "round", lambda turn: f"round {turn + 1}"):
+        cut = secrets.randbelow(max(1, self.plan.rounds))  # the round before which a text of ours ends early
+        for round_ in progress.track(range(self.plan.rounds), "round", lambda turn: f"round {turn + 1}"):
             turn = 1 + secrets.randbits(40)
             for name in random.sample(list(contestants), len(contestants)):
                 try:
-                    entries[name].rounds.append(contestants[name].ask("run", turn=turn))
-                    entries[name].turns.append(turn)
+                    self._turn(entries[name], contestants[name], turn, round_ == cut)
                 except Lost as error:
                     self._out(entries[name], error)
                     del contestants[name]
+        others = [e.rest for e in self.entries if e.rest and not e.ours]
+        for entry in self.entries:
+            if entry.ours and entry.rest:
+                entry.awake = entry.rest.evidence(others)
         for name, contestant in contestants.items() if self.plan.rounds else ():
             entries[name].peak_bytes = contestant.ask("peak_bytes")
             if entries[name].ours:
                 entries[name].inside = contestant.ask("inside")
+
+    def _turn(self, entry: Entry, contestant: Contestant, turn: int, cut: bool) -> None:
+        entry.rest = entry.rest or Rest(contestant.process.pid)
+        entry.rest.end()
+        steps = entry.job.sizes.steps
+        if cut and entry.ours and steps > 1:
+            other = 1 + secrets.randbits(40)
+            entry.cut.append((other, contestant.ask("cut", turn=other, steps=1 + secrets.randbelow(steps - 1))))
+        entry.rounds.append(contestant.ask("run", turn=turn))
+        entry.turns.append(turn)
+        entry.rest.begin()
 
     def _out(self, entry: Entry, error: Lost) -> None:
         entry.status, entry.evidence = error.status, str(error)

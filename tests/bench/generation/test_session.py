@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import generate
+from bench import cli, generate
 from bench.checkpoints import hugging_face, llama2c
 from bench.core.variants import discover
 from bench.generation import rooms, source
@@ -21,6 +21,7 @@ from reference.models import MODELS
 from reference.models.llama2 import Llama2
 from reference.models.plain import init_parameters
 from tests import commands, truth_variants
+from tools import cheats
 
 QUICK = ("--kernels", "torch.eager", "--threads", 1, "--rounds", 2)
 
@@ -145,6 +146,29 @@ def test_who_is_right_where_it_is_judged_and_not_on_the_clock_is_told(name, tmp_
     row = rows_of(tmp_path / "run")["ours", "decode"]
     assert row["status"] == "wrong" and SAID[name] in row["evidence"], row["evidence"]
     assert done.returncode == 2
+
+
+EVIL = [v for v in discover((cheats.EVIL_TEXTS,)) if v.path.is_relative_to(cheats.EVIL_TEXTS)]
+OPTIONS = {"sampling": ("--stream",), "q8_matmul": ("--quantise", "q8_0")}
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(v, marks=pytest.mark.slow if cheats.read(v.path).slow else (), id=f"{v.layer}-{v.name}")
+        for v in EVIL
+    ],
+)
+def test_a_cheat_is_seen(variant, tmp_path):
+    kernels = f"torch.eager,{variant.layer}={variant.name},{cheats.EVIL_TEXTS}"
+    sizes = ("--prompt-tokens", 8, "--steps", 40, "--batch", 2, "--threads", 1, "--rounds", 3)
+    beside = "eager" if variant.stem == "a_child_burns" else "none"
+    more = ("--kernels", kernels, "--baseline", beside, *OPTIONS.get(variant.layer, ()), "--out", tmp_path / "run")
+    done = commands.run("generate", "llama2-tiny", *sizes, *more)
+    row = rows_of(tmp_path / "run")["ours", "decode"]
+    seen = "global_state" if "global_state" in row["evidence"] else "inaccurate"
+    assert row["status"] == "wrong" and seen in cheats.read(variant.path).caught_by, row["evidence"]
+    assert done.returncode == cli.WRONG
 
 
 @pytest.mark.parametrize(
