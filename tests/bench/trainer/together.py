@@ -52,7 +52,9 @@ class Team:
         for rank in range(ranks):
             mine, theirs = SERVER.Pipe()
             own = dict(RANK=str(rank), LOCAL_RANK=str(rank), **shared)
-            process = SERVER.Process(target=_serve, args=(theirs, own, joined), daemon=True)
+            process = SERVER.Process(
+                target=_serve, args=(theirs, own, joined), daemon=joined
+            )  # else it may have a judge
             process.start()
             theirs.close()
             self.ends.append(mine)
