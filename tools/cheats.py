@@ -76,9 +76,7 @@ def read(path: Path) -> Cheat:
 
 def cheats() -> list[Cheat]:
     """All of them, by layer and name."""
-    return sorted(
-        (read(path) for folder in FOLDERS for path in folder.glob("*/*/*.py")), key=lambda c: c.name
-    )
+    return sorted((read(path) for folder in FOLDERS for path in folder.glob("*/*/*.py")), key=lambda c: c.name)
 
 
 def table(found: list[Cheat]) -> str:

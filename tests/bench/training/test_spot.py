@@ -43,10 +43,10 @@ def test_a_gradient_that_points_elsewhere_is_seen_by_itself(dtype):
         room = our_room(job, kernels)
         room.load()
         done = room.steps(steps, LR, spot=1)
-        told = dict(loss=done[1]["loss"], norm=done[1]["norm"], step=2)
-        wrong[name] = judge.again(room.handed(), steps[1], **told)
+        told = done[1]["loss"], done[1]["norm"], 2
+        wrong[name] = judge.again(room.handed(), steps[1], *told)
         judge.on_gpu = True  # one sequence after the other
-        sliced = judge.again(room.handed(), steps[1], **told)
+        sliced = judge.again(room.handed(), steps[1], *told)
         judge.on_gpu = False
         assert [e.what for e in sliced] == [e.what for e in wrong[name]]
         room.forget()
