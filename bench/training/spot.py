@@ -19,6 +19,7 @@ import torch
 
 from bench.training.gate import FLOOR, SLACK, Excess
 
+PIECE = 1 << 17  # elements that are compared at once
 ONE = 8.0  # times PyTorch's largest error in an element, as in the check of single layers (trial/truth.py)
 ABOVE = {"fp32": torch.float64, "bf16": torch.float32, "fp16": torch.float32}  # the truth's, by the working dtype
 
@@ -81,9 +82,13 @@ def _gradients(grads: Mapping[str, torch.Tensor], truth: Taken, rough: Taken) ->
 
 
 def _error(got: torch.Tensor, truth: torch.Tensor) -> tuple[float, float]:
-    """Length and largest element of the difference."""
-    apart = got.double() - truth.double()
-    return length(apart), apart.abs().max().item()
+    """Length and largest element of the difference; NaN where it is NaN anywhere."""
+    squares, most = [], []
+    for ours, exact in zip(got.flatten().split(PIECE), truth.flatten().split(PIECE), strict=True):  # in the cache
+        apart = ours.double().sub_(exact)
+        squares.append(apart.dot(apart))
+        most.append(apart.abs_().max())
+    return torch.stack(squares).sum().sqrt().item(), torch.stack(most).max().item()
 
 
 def length(tensor: torch.Tensor) -> float:

@@ -104,7 +104,8 @@ def test_a_cheat_on_two_ranks_is_seen(variant, optimizer, data, tmp_path):
     more = ("--optimizer", optimizer, "--kernels", kernels, "--out", tmp_path / "run")
     ended = apart(2, command, SMALL.name, "--data", data, *words, *more)
     wrong = [e["wrong"] for e in told(tmp_path / "run", "spot")]
-    assert cli.WRONG in [done.returncode for done in ended] and wrong, ended[0].stderr + ended[0].stdout
+    # Whoever drifts apart ends the run by itself, at its checkpoint.
+    assert ended[0].returncode in (cli.WRONG, cli.FAILED) and wrong, ended[0].stderr + ended[0].stdout
     assert wrong[0].partition(":")[0] in cheats.read(variant.path).caught_by, wrong[0]
 
 
