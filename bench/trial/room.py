@@ -325,9 +325,9 @@ class Room(process.Room):
         prepared = (PERF_COUNTER_NS() - start) / 1e9
         # A first call may compile and tell nothing; C++ was compiled when the variant was proved.
         seconds = [first] if self.variant and self.variant.backend == "cpu" else []
-        while not seconds or seconds[-1] < WARM_UP_SECONDS * 5:  # so slow a call has warmed everything
-            if sum(seconds) > WARM_UP_SECONDS and len(seconds) >= WARM_UP_CALLS:
-                break
+        while not seconds or seconds[-1] < WARM_UP_SECONDS * 2:  # so slow a call has warmed everything
+            if (PERF_COUNTER_NS() - start) / 1e9 - prepared > WARM_UP_SECONDS and len(seconds) >= WARM_UP_CALLS:
+                break  # poisoning between calls is work, too
             seconds.append(self._one_call())
         busy_s = peak_bytes = None
         if self.on_gpu:

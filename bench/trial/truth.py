@@ -55,7 +55,7 @@ from typing import Any, TypedDict
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bench.core import files
+from bench.core import files, onepass
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import DTYPES, Case, Value, Values, draw, each, map, one, scalars, truth_of
 from bench.core.contents import Contents
@@ -264,6 +264,11 @@ class Yard:
             max(alone, K * max(honest.all, FLOOR_ALL)),
             K_ONE * max(honest.absolute, floor * largest),
         )
+
+    def look(self) -> None:
+        """Work out beforehand what is asked of the truth of each call that is judged."""
+        if not self.exact and not isinstance(self.truth, Recomputed):
+            _ = self.rms, self.peak
 
     @functools.cached_property
     def rms(self) -> float:
@@ -867,11 +872,13 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
     """How large the errors of a flat output are, each in units of what it may be; infinite where it is not as finite
     as the truth. An absolute error that cannot exceed `small` is not worked out: that bound stands for it.
 
-    One pass, a block at a time; a large output in as many threads as torch has.
+    A block at a time; a large output in as many threads as torch has, and on a CPU in one pass where that can be.
     """
     count, length = len(flat), _stretch(yard.sizes)
     if not count:
         return Size()
+    if size := _measured_at_once(flat, yard, length):
+        return size
     largest_unit = (yard.share + yard.limits.beside / NORMAL_MEDIAN) * yard.peak + yard.noise
 
     def part(blocks: list[tuple[int, int]]) -> list[float]:
@@ -902,6 +909,23 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
             found = list(pool.map(part, [blocks[i::workers] for i in range(workers)]))
     one, stretch, total, absolute = zip(*found, strict=True)
     return Size(math.sqrt(max(one)), math.sqrt(max(stretch) / length), math.sqrt(sum(total) / count), max(absolute))
+
+
+def _measured_at_once(flat: torch.Tensor, yard: Yard, length: int) -> Size | None:
+    """`measure` in one pass over memory; None where that cannot be, or not everything is finite."""
+    count, whole = len(flat), len(flat) // length * length
+    if isinstance(yard.truth, Recomputed) or yard.limits.beside:
+        return None
+    found = onepass.errors(flat[:whole], yard.truth[:whole], yard.share, yard.noise, length)
+    if found is None:
+        return None
+    one, stretch, total, absolute = found
+    if whole < count:  # the end: as a stretch of the same length
+        end, truth = flat[count - length :], yard.truth[count - length :]
+        last, most = _squares(end, truth, yard, length)
+        one, absolute = max(one, most), max(absolute, _absolute(end, truth, yard))
+        stretch, total = max(stretch, float(last.mean()) * length), total + float(last[whole - count :].sum())
+    return Size(math.sqrt(one), math.sqrt(stretch / length), math.sqrt(total / count), absolute)
 
 
 def _squares(got: torch.Tensor, truth: torch.Tensor, yard: Yard, length: int) -> tuple[torch.Tensor, float]:
