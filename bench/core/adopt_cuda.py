@@ -801,9 +801,10 @@ class Writer:
             return '("fp32", "bf16")'
         told = {"float": "fp32", "__nv_bfloat16": "bf16", "__half": "fp16", "float4": "fp32"}
         found = sorted({told[kind] for kind in work if kind in told})
-        if any(kind not in DTYPE_OF for kind in work):
-            return f'("fp32", "bf16")  # {DECIDE}: what {", ".join(sorted(work))} is'
-        return f"({', '.join(repr(d) for d in found)},)".replace("'", '"') if found else '("fp32",)'
+        unknown = sorted(kind for kind in work if kind not in DTYPE_OF)
+        dtypes = found or (["fp32", "bf16"] if unknown else ["fp32"])
+        text = f"({', '.join(repr(d) for d in dtypes)}{',' * (len(dtypes) == 1)})".replace("'", '"')
+        return f"{text}  # {DECIDE}: what {', '.join(unknown)} is" if unknown else text
 
     def refusals(self) -> Iterator[str]:
         """What the contract may ask for and the kernel has no parameter for."""
