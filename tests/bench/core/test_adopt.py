@@ -163,18 +163,20 @@ def test_nothing_is_written_over(folder):
 
 
 TRITON = """
+import os
 import torch
 import triton
 import triton.language as tl
 
 SCALE = tl.constexpr(1.0)
+TUNING = {"restore_value": os.getenv("RESTORE")}
 UNUSED = torch.zeros(1)
 
 @triton.jit
 def twice(x):
     return x * SCALE
 
-@triton.autotune(configs=[triton.Config({"BLOCK_SIZE": 64})], key=["n_elements"])
+@triton.autotune(configs=[triton.Config({"BLOCK_SIZE": 64})], key=["n_elements"], **TUNING)
 @triton.jit
 def add_kernel(x_ptr, y_ptr, output_ptr, n_elements, BLOCK_SIZE: tl.constexpr):
     i = tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
@@ -190,7 +192,7 @@ def add(x, y):
 def test_a_triton_kernel_is_copied_without_its_tuning(folder):
     _, text, decide = taken(folder, "add.py", "residual", TRITON)
     assert "autotune" not in text and "torch" not in text and "def twice(x)" in text and "SCALE" in text
-    assert "launched as its add does" in text and not decide
+    assert "TUNING" not in text and "launched as its add does" in text and not decide
     assert "add_kernel[(1,)](x, y, out, x.numel(), BLOCK_SIZE=64)" in text
     (folder / "into" / "triton" / "residual" / "add.py").unlink()
     _, text, decide = taken(folder, "add.py", "residual", TRITON.partition("def add(")[0])
