@@ -687,6 +687,28 @@ def test_of_a_layer_norm_both_are_made(tmp_path):
     torch.testing.assert_close(rstd, (x.var(1, unbiased=False) + 1e-5).rsqrt(), rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize(
+    "unpacked", ["rows, cols = x.shape", "rows, cols, n = *x.shape, 1", "n, rows, cols = 1, *x.shape"]
+)
+def test_a_tensor_has_as_many_axes_as_its_launcher_unpacks(folder, unpacked):
+    launched = f"""
+import torch, triton
+import triton.language as tl
+
+@triton.jit
+def rows_kernel(x, w, y, cols, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(y + tl.program_id(0) * cols + i, tl.load(x + tl.program_id(0) * cols + i) * tl.load(w + i))
+
+def launch(x, w):
+    {unpacked}
+    y = torch.empty_like(x)
+    rows_kernel[(rows,)](x, w, y, cols, BLOCK=1024)
+"""
+    _, text, _ = taken(folder, "rows.py", "rmsnorm", launched)
+    assert "x.view(-1, x.shape[-1])" in text
+
+
 LAUNCHED = """
 import torch
 import triton
