@@ -324,7 +324,11 @@ RANGE = "layerbench call {}"
 
 
 class BusyTimer(Timer):
-    """Kernels by the PyTorch profiler (Kineto on CUPTI), each attributed to the call that launched it."""
+    """Kernels by the PyTorch profiler (Kineto on CUPTI), each attributed to the call that launched it.
+
+    By autograd's end of it: `torch.profiler.profile` imports torch's compiler before it starts, which takes two seconds
+    of each process (torch 2.11 to 2.13), and every variant has one.
+    """
 
     def __init__(self, device: "Cuda"):
         super().__init__()
@@ -332,8 +336,7 @@ class BusyTimer(Timer):
         self._calls = 0
 
     def __enter__(self) -> Timer:
-        kinds = torch.profiler.ProfilerActivity
-        self._profiler = torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA])
+        self._profiler = torch.autograd.profiler.profile(use_device="cuda", use_kineto=True)
         self._profiler.__enter__()
         return self
 
@@ -420,6 +423,7 @@ class Cuda:
         self.name = self.place = name
         self.index = index
         self.properties = torch.cuda.get_device_properties(index)
+        self.uuid = str(getattr(self.properties, "uuid", ""))
         # clock_rate is in kHz; newer versions of torch leave it out, and then 2 GHz is near enough for a backlog.
         self.cycles_per_s = getattr(self.properties, "clock_rate", 2_000_000) * 1e3
 
@@ -462,11 +466,10 @@ class Cuda:
         return self.properties.L2_cache_size
 
     def energy_joules(self) -> float | None:
-        return facts.gpu_energy_joules(self.index)
+        return facts.gpu_energy_joules(self.uuid, self.index)
 
     def state(self) -> facts.GpuState:
-        states = facts.gpu_states()
-        return states[self.index] if self.index < len(states) else facts.GpuState()
+        return facts.gpu_state(self.uuid, self.index)
 
 
 @functools.cache
