@@ -289,7 +289,7 @@ def _gpu_handles() -> list[object]:
 
 
 def _gpu_handle(uuid: str, index: int) -> object | None:
-    """Of the GPU that torch calls by this UUID and number. NVML numbers all GPUs of the machine in the order of the bus,
+    """Of the GPU that torch calls by this UUID and number. NVML numbers all GPUs of a machine in the order of the bus,
     whatever CUDA_VISIBLE_DEVICES shows of them and in which order: its number is taken where it knows no such UUID."""
     for kind in ("GPU", "MIG") if uuid else ():
         if (handle := _ask_gpu("nvmlDeviceGetHandleByUUID", f"{kind}-{uuid}")) is not None:
@@ -335,6 +335,29 @@ def gpus() -> list[Gpu]:
             }
         )
     return found
+
+
+OPEN = 0  # NVML_COMPUTEMODE_DEFAULT
+
+
+def closed_gpus() -> list[str]:
+    """GPUs that let one process in at a time, or none, by name and number."""
+    closed = []
+    for i, handle in enumerate(_gpu_handles()):
+        if _ask_gpu("nvmlDeviceGetComputeMode", handle) not in (OPEN, None):
+            closed.append(f"{_ask_gpu('nvmlDeviceGetName', handle)} ({i})")
+    return closed
+
+
+def too_old_a_driver(compiler: tuple[int, int] | None) -> str:
+    """Why the driver does not load machine code of this version of CUDA's; "" where it does, or nobody knows. One of
+    the same major version does, as long as there is nothing left to compile (CUDA Compatibility, minor versions)."""
+    answer = _ask_gpu("nvmlSystemGetCudaDriverVersion")
+    if not compiler or not answer or compiler[0] <= answer // 1000:
+        return ""
+    return (
+        f"it is of CUDA {compiler[0]}.{compiler[1]}, the driver of {answer // 1000}.{answer % 1000 // 10}; update that"
+    )
 
 
 class GpuState(TypedDict, total=False):

@@ -147,6 +147,39 @@ def test_without_a_compiler_the_doctor_says_so(monkeypatch):
     assert not examine.compile_works().works
 
 
+def test_whether_a_card_shows_its_kernels_is_seen_before_anything_is_timed():
+    from tests.fake_gpu import FakeGpu
+
+    gpu = FakeGpu()
+    try:
+        assert examine.profiler_works(gpu).works
+        gpu.blind = True
+        found = examine.profiler_works(gpu)
+        assert not found.works and "saw no kernel" in found.what
+    finally:
+        gpu.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "works", "told"),
+    [
+        ("FakeGpu", True, "another process reads"),
+        ("Refusing", False, "answers 801; inputs"),
+        ("Unmapped", False, "answers 201"),
+    ],
+)
+def test_whether_two_processes_share_a_cards_memory_is_tried(device, works, told, monkeypatch):
+    from tests import fake_gpu
+
+    gpu = getattr(fake_gpu, device)()
+    monkeypatch.setattr(examine, "open_device", lambda name: gpu)  # which would stay for good
+    try:
+        found = examine.windows_work(f"tests.fake_gpu:{device}")
+    finally:
+        gpu.close()
+    assert found.works == works and told in found.what
+
+
 def test_unknown_peaks_are_a_dash():
     found = ceilings.replace(
         CEILINGS,

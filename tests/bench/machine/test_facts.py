@@ -115,6 +115,15 @@ class Nvml:
             raise self.NVMLError
         return uuid
 
+    def nvmlDeviceGetName(self, handle: str) -> str:
+        return "Card"
+
+    def nvmlDeviceGetComputeMode(self, handle: str) -> int:
+        return {"GPU-one": 0, "GPU-two": 3}[handle]
+
+    def nvmlSystemGetCudaDriverVersion(self) -> int:
+        return 12080
+
     def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
         return {"GPU-one": 70_000, "GPU-two": 650_000}[handle]
 
@@ -130,6 +139,14 @@ def test_the_card_that_is_asked_is_the_one_that_torch_has(monkeypatch):
     assert [state["power_w"] for state in facts.gpu_states()] == [70, 650]
     monkeypatch.setattr(facts, "nvml", lambda: (None, "no driver"))
     assert facts.gpu_state("two", 0) == {} and facts.gpu_energy_joules("two", 0) is None and facts.gpu_states() == []
+
+
+def test_what_a_card_or_its_driver_does_not_let_us_do_is_said(monkeypatch):
+    assert facts.closed_gpus() == [] or facts.nvml()[0]
+    monkeypatch.setattr(facts, "nvml", lambda: (Nvml(), ""))
+    assert facts.closed_gpus() == ["Card (1)"]
+    assert "the driver of 12.8" in facts.too_old_a_driver((13, 0))
+    assert facts.too_old_a_driver((12, 9)) == facts.too_old_a_driver(None) == ""
 
 
 def test_git_reads_without_writing():
