@@ -170,6 +170,10 @@ def cuda_works() -> Ability:
         return Ability(
             "cuda", False, f"{closed} lets one process in, and variants have their own: nvidia-smi -c DEFAULT"
         )
+    try:
+        open_device("cuda").synchronize()
+    except RuntimeError as error:
+        return Ability("cuda", False, f"{names} is there, and refuses: {one_line(error)}")
     return Ability("cuda", True, names)
 
 

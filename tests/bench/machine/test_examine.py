@@ -160,6 +160,21 @@ def test_whether_a_card_shows_its_kernels_is_seen_before_anything_is_timed():
         gpu.close()
 
 
+def test_a_card_that_refuses_is_told_and_ends_nothing(monkeypatch):
+    def busy(name: str) -> None:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable")
+
+    monkeypatch.setattr(facts, "nvml", lambda: (object(), ""))
+    monkeypatch.setattr(facts, "gpus", lambda: [{"name": "Card"}])
+    monkeypatch.setattr(facts, "closed_gpus", list)
+    monkeypatch.setattr(examine.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(examine, "open_device", busy)
+    found = examine.cuda_works()
+    assert not found.works and "busy or unavailable" in found.what
+    monkeypatch.setattr(facts, "closed_gpus", lambda: ["Card (0)"])
+    assert "nvidia-smi -c DEFAULT" in examine.cuda_works().what
+
+
 @pytest.mark.parametrize(
     ("device", "works", "told"),
     [
