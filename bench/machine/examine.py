@@ -166,10 +166,10 @@ def cuda_works() -> Ability:
     names = ", ".join(gpu["name"] for gpu in facts.gpus())
     if not torch.cuda.is_available():
         return Ability("cuda", False, f"{names} is there, but this torch ({torch.__version__}) cannot use it")
-    if closed := ", ".join(facts.closed_gpus()):
-        return Ability(
-            "cuda", False, f"{closed} lets one process in, and variants have their own: nvidia-smi -c DEFAULT"
-        )
+    closed = facts.closed_gpus()
+    if closed and len(closed) == len(facts.gpus()):
+        told = f"{', '.join(closed)} lets one process in, and we are several: nvidia-smi -c DEFAULT"
+        return Ability("cuda", False, told)
     try:
         open_device("cuda").synchronize()
     except RuntimeError as error:
