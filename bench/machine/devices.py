@@ -419,6 +419,7 @@ class Cuda:
 
     def __init__(self, name: str):
         index = _cuda_index(name)
+        keep_fp32()
         torch.cuda.set_device(index)
         self.name = self.place = name
         self.index = index
@@ -475,6 +476,19 @@ class Cuda:
 @functools.cache
 def _sum_into(device: str) -> torch.Tensor:
     return torch.empty((), device=device)
+
+
+TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"  # 1: libraries take TF32 for fp32, whatever they are told; 0: never
+
+
+def keep_fp32() -> None:
+    """Products in fp32 are of fp32, until somebody who says so asks for less. An image may have TF32 asked for in the
+    environment of all programs (NVIDIA's for PyTorch: TORCH_ALLOW_TF32_CUBLAS_OVERRIDE): the yard of fp32 would then be
+    a thousand times too long, and the baseline another one. Before a library of NVIDIA's is used."""
+    if os.environ.get(TF32_OVERRIDE) != "0":
+        os.environ.pop(TF32_OVERRIDE, None)
+    if torch.get_float32_matmul_precision() != "highest":
+        torch.set_float32_matmul_precision("highest")
 
 
 PERSISTING_L2_CACHE_SIZE = 6  # CUlimit

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -76,6 +77,24 @@ def test_the_profiler_tells_calls_apart_and_loads_no_compiler():
     with Process(Profiled, limit=60) as process:
         assert process.ask("names") == [["aten::add"], ["aten::sub"]]
         assert process.ask("modules") == []
+
+
+def test_what_an_image_says_of_tf32_is_not_the_yards(monkeypatch):
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(devices, "_cuda_index", lambda name: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="one", clock_rate=1e6))
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    torch.set_float32_matmul_precision("high")  # as torch has it where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is 1
+    try:
+        card = devices.Cuda("cuda")
+        assert torch.get_float32_matmul_precision() == "highest" and "NVIDIA_TF32_OVERRIDE" not in os.environ
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert card.uuid == "one" and card.cycles_per_s == 1e9
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    devices.keep_fp32()
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0", "who forbids it everywhere may"
 
 
 def test_unknown_and_missing_devices_say_so():
