@@ -861,7 +861,7 @@ def _judge_exactly(got: torch.Tensor, yard: Yard) -> Finding:
     )
     if not bool(wrong.any()):
         return Finding(yard.name, 0.0)
-    first = int(wrong.nonzero()[0])
+    first = _first(wrong)
     told = f"{int(flat[first])} instead of {int(yard.truth[first])} at {_index(first, yard.sizes)}"
     share = f"{int(wrong.sum())} of {len(wrong)} whole numbers are wrong"
     where = common(wrong.view(yard.sizes)) if len(wrong) > 1 else ""
@@ -1026,7 +1026,7 @@ def _stretch(sizes: tuple[int, ...]) -> int:
 
 
 def _not_finite(flat: torch.Tensor, yard: Yard, wrong: torch.Tensor) -> str:
-    first = int(wrong.nonzero()[0])
+    first = _first(wrong)
     share, where = int(wrong.sum()) / len(wrong), f"first at {_index(first, yard.sizes)}"
     common_to_all = common(wrong.view(yard.sizes))
     if not bool((wrong & ~flat.isfinite()).any()):  # where the truth is NaN or infinite
@@ -1069,7 +1069,7 @@ def pattern(wrong: torch.Tensor, yard: Yard) -> str:
     count = int(wrong.sum())
     if not count or count == len(wrong):
         return ""
-    first = _index(int(wrong.nonzero()[0]), yard.sizes)
+    first = _index(_first(wrong), yard.sizes)
     return f"; {count} of {len(wrong)} are off, the first at {first}{common(wrong.view(yard.sizes))}"
 
 
@@ -1078,7 +1078,7 @@ def survivors(left: torch.Tensor) -> str:
     count, total = int(left.sum()), left.numel()
     if count == total:
         return "100%"
-    first = _index(int(left.flatten().nonzero()[0]), tuple(left.shape))
+    first = _index(_first(left), tuple(left.shape))
     return f"{count} of {total} elements, the first at {first}{common(left)},"
 
 
@@ -1106,6 +1106,12 @@ def _along(axis: int, where: torch.Tensor, size: int) -> str:
     if count > 2 and bool((steps == steps[0]).all()):
         return f"one in {int(steps[0])} along axis {axis}, from {first}"
     return ""
+
+
+def _first(which: torch.Tensor) -> int:
+    """The flat place of the first True. Not of a list of all: where all of a large output is wrong that has eight bytes
+    for each of its elements, on a card that others fill."""
+    return int(which.reshape(-1).view(torch.uint8).argmax())
 
 
 def _index(flat: int, sizes: tuple[int, ...]) -> list[int]:
