@@ -6,16 +6,30 @@ python -m bench.import add.py --layer residual                     a Triton kern
 
 The kernel and the headers beside it are copied as they are. Its parameters are matched to the layer's contract by name
 and type; grid, block and shared memory are those of the source's own launch. Lines that a person must decide have the
-word DECIDE in them, and are printed. Then the variant is proved.
+word DECIDE in them, and are printed. Then the variant is proved; a CUDA kernel that is wrong is tried on whole tiles
+alone, and where it is right on those, what is no multiple is refused by a line of the file.
 """
 
+import itertools
+import json
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bench import cli
 
+if TYPE_CHECKING:
+    from bench.core.adopt_cuda import Whole
+
 READING_S = 300.0  # the compiler is asked for some types
+# Multiples that sizes are tried with: tile, and what a product sums over; whether rows too. What is right for any is …
+TILES = ((128, 64, True), (64, 64, True), (128, 16, True), (64, 64, False))
+WHOLE = tuple({"tile": tile, "inner": tile} for tile in (64, 16, 8, 4))
+LESS: tuple[dict[str, Any], ...] = (WHOLE[0], {"rows": False}, *WHOLE[1:])  # … asked less
 
 
 def parser() -> cli.Parser:
@@ -40,24 +54,73 @@ def main(argv: list[str] | None = None) -> int:
     from bench.core.progress import Progress
     from bench.core.variants import discover, find
 
-    with Progress() as progress, process.Process(Reader, limit=READING_S) as reader:
-        progress.tell(f"reading and matching {args.file}")
-        try:
-            written, decide, name = reader.ask("adopt", how=(args.file, args.layer, args.kernel, args.name, args.into))
-        except process.ProcessFailed as failure:
-            raise cli.CannotGoOn(
-                f"{args.file}: {failure}" if failure.status == process.CRASH else str(failure), failure.code
-            ) from None
-    for path in written:
-        print(f"written: {path}")
-    for line in decide:
-        print(f"to decide: {line}")
-    prove = ["-m", "bench.layer", args.layer, "--only", name, "--check-only"]
-    prove += ["--kernels", str(args.into)] if args.into else []
-    has = find(discover((args.into,) if args.into else ()), args.layer, name).dtypes
-    prove += [] if "fp32" in has else ["-a", f"dtype={','.join(has)}"]
-    print(f"prove it: python {' '.join(prove)}", flush=True)
-    return cli.OK if args.no_proof else subprocess.run([sys.executable, *prove]).returncode
+    how = args.file, args.layer, args.kernel, args.name, args.into
+    with process.Process(Reader, limit=READING_S) as reader:
+
+        def adopt(whole: "Whole | None" = None) -> tuple[list[Path], list[str], str]:
+            try:
+                return reader.ask("adopt", how=how, whole=whole)
+            except process.ProcessFailed as failure:
+                raise cli.CannotGoOn(
+                    f"{args.file}: {failure}" if failure.status == process.CRASH else str(failure), failure.code
+                ) from None
+
+        with Progress() as progress:
+            progress.tell(f"reading and matching {args.file}")
+            written, decide, name = adopt()
+        for path in written:
+            print(f"written: {path}")
+        for line in decide:
+            print(f"to decide: {line}")
+        prove = ["-m", "bench.layer", args.layer, "--only", name, "--check-only"]
+        prove += ["--kernels", str(args.into)] if args.into else []
+        has = find(discover((args.into,) if args.into else ()), args.layer, name).dtypes
+        prove += [] if "fp32" in has else ["-a", f"dtype={','.join(has)}"]
+        print(f"prove it: python {' '.join(prove)}", flush=True)
+        if args.no_proof:
+            return cli.OK
+        code = subprocess.run([sys.executable, *prove]).returncode
+        if code != cli.WRONG or decide or args.file.suffix == ".py":
+            return code
+        if not (tiles := in_whole_tiles(adopt, written[0], prove)):
+            return code
+    print(f"right for multiples of {tiles}: lines of {written[0]} refuse other sizes", flush=True)
+    return subprocess.run([sys.executable, *prove]).returncode
+
+
+def in_whole_tiles(adopt: "Callable[[Whole], object]", file: Path, prove: list[str]) -> str:
+    """Multiples that a kernel is right for, and the variant's file refuses other sizes; "" where it is wrong for those,
+    too, and the file is as it was."""
+    from bench.core.adopt_cuda import Whole
+    from bench.core.progress import Progress
+
+    kept = file.read_text()
+    with Progress() as progress, tempfile.TemporaryDirectory() as runs:
+
+        def cases(whole: Whole) -> int:
+            """For how many it is right; 0 where it is wrong for any."""
+            progress.tell(f"wrong for some sizes: trying multiples of {whole.tile}")
+            adopt(whole)
+            command = [sys.executable, *prove, "--json", "--out", f"{runs}/{whole.tile}-{whole.inner}-{whole.rows}"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            return 0 if done.returncode else sum(r["proof_cases"] or 0 for r in told(done.stdout))
+
+        tried = ((whole, cases(whole)) for whole in itertools.starmap(Whole, TILES))
+        found, right = next((one for one in tried if one[1]), (None, 0))
+        if found is None:
+            file.write_text(kept)
+            return ""
+        for change in LESS:
+            less = replace(found, **change)
+            if less != found and (n := cases(less)) > right:  # what no case has is nothing that it is right for
+                found, right = less, n
+    adopt(found)
+    return " and ".join(dict.fromkeys((str(found.tile), str(found.inner))))
+
+
+def told(stdout: str) -> list[dict]:
+    """The records of a run that ended with its document."""
+    return json.loads(stdout.splitlines()[-1])["records"]
 
 
 if __name__ == "__main__":

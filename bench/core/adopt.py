@@ -10,7 +10,7 @@ import torch
 from bench import HOME, cli, simulate
 from bench.cli import CannotGoOn
 from bench.core import process
-from bench.core.adopt_cuda import Adopted, adopted, chosen
+from bench.core.adopt_cuda import Adopted, Whole, adopted, chosen
 from bench.core.adopt_triton import adopted_triton
 from bench.core.scaffold import NAME, shown
 from bench.core.variants import discover, find
@@ -22,14 +22,22 @@ from reference import contract
 class Reader(process.Room):
     """A process that reads a file with a kernel: there are files that NVRTC dies of."""
 
-    def adopt(self, how: tuple[Path, str, str | None, str | None, Path | None]) -> tuple[list[Path], list[str], str]:
-        return adopt(*how)
+    def adopt(
+        self, how: tuple[Path, str, str | None, str | None, Path | None], whole: Whole | None = None
+    ) -> tuple[list[Path], list[str], str]:
+        return adopt(*how, whole=whole)
 
 
 def adopt(
-    source: Path, layer: str, kernel: str | None = None, name: str | None = None, into: Path | None = None
+    source: Path,
+    layer: str,
+    kernel: str | None = None,
+    name: str | None = None,
+    into: Path | None = None,
+    whole: Whole | None = None,
 ) -> tuple[list[Path], list[str], str]:
-    """(files written, lines to decide, the variant's name). CannotGoOn where there is no such kernel."""
+    """(files written, lines to decide, the variant's name). CannotGoOn where there is no such kernel. whole: once more,
+    with other sizes refused."""
     cli.choose(layer, contract.layer_names(), "layer")
     if not source.is_file():
         raise CannotGoOn(f"{source} is no file")
@@ -42,9 +50,10 @@ def adopt(
         raise CannotGoOn(f"{name!r} is no name for a file here: --name WORD (small letters, digits, _)", cli.USAGE)
     folder = (into or HOME / "kernels") / backend / layer
     file = folder / f"{name}.py"
-    if file.exists():
+    if file.exists() and not whole:
         raise CannotGoOn(f"{shown(file)} is there already: choose another --name")
-    if there := next((v for v in discover() if (v.layer, v.name) == (layer, f"{backend}.{name}")), None):
+    there = next((v for v in discover() if (v.layer, v.name) == (layer, f"{backend}.{name}")), None)
+    if there and not whole:
         raise CannotGoOn(f"{there.name} of {layer} is {shown(there.path)}: choose another --name")
     if backend == "triton":
         made = adopted_triton(source, layer, kernel)
@@ -58,10 +67,10 @@ def adopt(
                 to = lies if path == source.resolve() else Path(together) / found.name
                 to.parent.mkdir(parents=True, exist_ok=True)
                 to.write_bytes(path.read_bytes())
-        made = adopted(lies, layer, kernel, name, published)
+        made = adopted(lies, layer, kernel, name, published, whole=whole)
         written = _write(made, folder, name)
         if layer == "matmul" and not made.decide and _takes_turned(layer, f"cuda.{name}", into):
-            made = adopted(lies, layer, kernel, name, published, turned=True)
+            made = adopted(lies, layer, kernel, name, published, turned=True, whole=whole)
             written = _write(made, folder, name)
     return written, made.decide, f"{backend}.{name}"
 

@@ -147,13 +147,29 @@ class Adopted:
     decide: list[str]
 
 
+@dataclass(frozen=True)
+class Whole:
+    """Sizes that a kernel takes: multiples of `tile`, those that a product sums over of `inner`. Axes other than
+    the last may be anything, unless `rows`."""
+
+    tile: int
+    inner: int
+    rows: bool = True
+
+
 def adopted(
-    source: Path, layer: str, kernel: str | None, name: str, published: Path | None = None, turned: bool = False
+    source: Path,
+    layer: str,
+    kernel: str | None,
+    name: str,
+    published: Path | None = None,
+    turned: bool = False,
+    whole: Whole | None = None,
 ) -> Adopted:
     """The variant of a CUDA kernel.
 
     published: where the source lay, if that is a copy; its launch may be near. turned: it takes a product's weight as
-    K x N.
+    K x N. whole: other sizes are refused.
     """
     unit = cplusplus.read(source, None, [cplusplus.HERE])
     entry = kernel or chosen(source, unit)
@@ -173,7 +189,7 @@ def adopted(
         for phase in contract.phases_of(module)
     ]
     writer = min(choices, key=lambda w: w.lacking)
-    writer.turned = turned
+    writer.turned, writer.whole = turned, whole
     return writer.written()
 
 
@@ -558,6 +574,7 @@ class Writer:
         self.uses = uses or {}
         self.copies: dict[str, str] = {}  # outputs that a kernel changes in place: the input that comes first
         self.turned = False  # whether it takes the weight as K x N
+        self.whole: Whole | None = None  # the sizes that it takes, if not all
         self.zeroes: set[str] = set()  # outputs that it adds to, by a factor that is 0
         self.defines = dict(defines)  # of macros, for the compiler
         self.source, self.unit, self.signature, self.phase, self.p = source, unit, signature, phase, p
@@ -688,7 +705,8 @@ class Writer:
         call = f"{self.phase}_kernel(grid={head['grid']}, block={head['block']}{shared}{keywords})"
         asserted = [*self._asserted(), *self._too_much(head["shared"])]
         body = [f"    {line}" for line in (*self._halves(), *self.refusals())]
-        body += [f"    {line}" for line in self.sizes(f"{call} {', '.join(arguments)} {' '.join(asserted)}")]
+        sizes = list(self.sizes(f"{call} {', '.join(arguments)} {' '.join(asserted)}"))
+        body += [f"    {line}" for line in (*sizes, *self._in_whole(sizes))]
         if self.loop:
             body.append(f"    for i in range(len({self.loop})):")
         body += [f"{indent}{line}" for line in (*self.lines, *asserted)]
@@ -783,9 +801,10 @@ class Writer:
             return '("fp32", "bf16")'
         told = {"float": "fp32", "__nv_bfloat16": "bf16", "__half": "fp16", "float4": "fp32"}
         found = sorted({told[kind] for kind in work if kind in told})
-        if any(kind not in DTYPE_OF for kind in work):
-            return f'("fp32", "bf16")  # {DECIDE}: what {", ".join(sorted(work))} is'
-        return f"({', '.join(repr(d) for d in found)},)".replace("'", '"') if found else '("fp32",)'
+        unknown = sorted(kind for kind in work if kind not in DTYPE_OF)
+        dtypes = found or (["fp32", "bf16"] if unknown else ["fp32"])
+        text = f"({', '.join(repr(d) for d in dtypes)}{',' * (len(dtypes) == 1)})".replace("'", '"')
+        return f"{text}  # {DECIDE}: what {', '.join(unknown)} is" if unknown else text
 
     def refusals(self) -> Iterator[str]:
         """What the contract may ask for and the kernel has no parameter for."""
@@ -869,6 +888,21 @@ class Writer:
                 names = [s if s in wanted else "_" for s in symbols]
                 yield f"{symbols[0]} = {t.name}.numel()" if len(names) == 1 else f"{', '.join(names)} = {t.name}.shape"
                 wanted -= set(symbols)
+
+    def _in_whole(self, sizes: list[str]) -> Iterator[str]:
+        """A refusal of sizes that are no whole tiles or packs."""
+        if not self.whole:
+            return
+        shapes = [t.shape.split() for t in (*self.p.inputs, *self.p.outputs) if t.shape]
+        made = {symbol for t in self.p.outputs for symbol in t.shape.split()}
+        last = {shape[-1] for shape in shapes}
+        named = [n for line in sizes for n in re.findall(r"\w+", line.partition(" = ")[0]) if n != "_"]
+        groups = [(self.whole.tile, [n for n in named if n in made and (self.whole.rows or n in last)])]
+        groups.append((self.whole.inner, [n for n in named if n not in made]))
+        for tile, names in groups:
+            if names:
+                yield f"if {' or '.join(f'{n} % {tile}' for n in names)}:"
+                yield f'    raise Unavailable("{", ".join(names)}: no multiple of {tile}")'
 
     def _workspace(self) -> list[str]:
         if self.turned:

@@ -202,8 +202,7 @@ class Teller:
                 if isinstance(n, ast.Subscript) and isinstance(n.value, ast.Attribute) and _is(n.value.value, name):
                     least = max(least, _axis(n.slice) if n.value.attr == "shape" else 0)
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
-                value = node.value.func if isinstance(node.value, ast.Call) else node.value
-                into = node.targets[0].elts
+                value, into = _unpacked(node.value, node.targets[0].elts)
                 whole = isinstance(value, ast.Attribute) and value.attr in ("shape", "size") and _is(value.value, name)
                 if whole and not any(isinstance(e, ast.Starred) for e in into):
                     return len(into), True, [e.id if isinstance(e, ast.Name) else "" for e in into]
@@ -684,6 +683,15 @@ def _viewed(node: ast.expr | None) -> str | None:
             return None
         node = node.func.value
     return node.id if node is not None else None
+
+
+def _unpacked(value: ast.expr, into: list[ast.expr]) -> tuple[ast.expr, list[ast.expr]]:
+    """What several names are unpacked from, and those names: of `T, D, n = *x.shape, 1`, x.shape and T and D."""
+    if isinstance(value, ast.Tuple):
+        at = [i for i, e in enumerate(value.elts) if isinstance(e, ast.Starred)]
+        if len(at) == 1 and isinstance(starred := value.elts[at[0]], ast.Starred):
+            return starred.value, into[at[0] : len(into) - (len(value.elts) - 1 - at[0])]
+    return value.func if isinstance(value, ast.Call) else value, into
 
 
 def _allocates(node: ast.expr) -> ast.expr | None:

@@ -188,6 +188,8 @@ def _can_be_had(node: ast.Import | ast.ImportFrom) -> bool:
 
 def _needed(tree: ast.Module, jitted: dict[str, ast.FunctionDef], entry: str, helpers: set[str]) -> list[ast.stmt]:
     """The statements that the kernel and its launch need, in order: imports, constants, functions; tuning left out."""
+    for function in jitted.values():  # what only a tuner is given is not needed either
+        function.decorator_list = [d for d in function.decorator_list if not any(t in ast.unparse(d) for t in TUNED)]
     wanted, waiting = set[str](), [entry, *helpers]
     while waiting:
         name = waiting.pop()
@@ -210,8 +212,6 @@ def _needed(tree: ast.Module, jitted: dict[str, ast.FunctionDef], entry: str, he
                 continue
             if node.name not in jitted:
                 node = _bare(node)
-            else:
-                node.decorator_list = [d for d in node.decorator_list if not any(t in ast.unparse(d) for t in TUNED)]
         kept.append(_of_libdevice(node) or node)
     return kept
 

@@ -36,7 +36,6 @@ QUIET_NAN = {
 FAR = -(1 << 62)
 UNUSED_INT8 = -128
 GUARD = 4096  # bytes on each side: a page, and a multiple of every vector width
-ALONE, FEW = 1 << 15, 4 << 20  # bytes that torch copies in one thread; that one thread copies as fast as several
 PROBES, PROBED = 64, 4  # elements that are looked at once a call is over, in so many of its largest outputs
 
 
@@ -181,7 +180,8 @@ class Arena:
                 self._put(name, buffer, self.initial[name])
             else:
                 for part in each(buffer):
-                    bits(part).fill_(self.poison[part.dtype])
+                    for piece in contents.pieces(bits(part)):
+                        piece.fill_(self.poison[part.dtype])
         if self.workspace is not None:
             self.workspace.fill_(0xFF)
 
@@ -221,7 +221,7 @@ class Arena:
             into = take(sum(_lengths(parts)))
             start = 0
             for part in parts:
-                _copy(into[start : start + len(part)], part)
+                contents.copy(into[start : start + len(part)], part)
                 start += len(part)
 
     @staticmethod
@@ -295,16 +295,6 @@ class Probe:
 
     def plain(self) -> tuple[str, int, list[int]]:
         return self.name, self.start, self.bits.tolist()
-
-
-def _copy(into: torch.Tensor, part: torch.Tensor) -> None:
-    """Bytes. On a CPU in one thread where they are few: torch's others would have to be woken, and those that the call
-    itself woke are still spinning."""
-    if part.device.type != "cpu" or len(part) > FEW:
-        into.copy_(part)
-        return
-    for to, source in zip(into.split(ALONE), part.split(ALONE), strict=True):
-        to.copy_(source)
 
 
 def _lengths(parts: list[torch.Tensor]) -> list[int]:

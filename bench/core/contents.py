@@ -18,11 +18,12 @@ their truth and compares.
 
 import functools
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from bench.core import onepass
 from bench.core.case import Case, Value, Values, bits, each, map
 from reference import contract
 from reference.contract import Tensor
@@ -30,6 +31,8 @@ from reference.contract import Tensor
 # Elements compared at once on a CPU, where they stay in the cache and torch keeps to one thread for so few, and where a
 # launch costs more than a read.
 BLOCK, DEVICE_BLOCK = 1 << 15, 1 << 26
+# Elements that torch works on in one thread; bytes that one thread copies as fast as several.
+ALONE, FEW = 1 << 15, 4 << 20
 FACTORS = range(7680, 8705)  # of 8192: many, so that norms do not come back either; exact in fp32
 NEIGHBOURS = 16  # of a factor: a cache line of fp32 at most
 
@@ -103,7 +106,7 @@ def _change(part: torch.Tensor, t: Tensor, rule: str, alike: int, gen: random.Ra
 def put(into: torch.Tensor, source: torch.Tensor, change: Change) -> None:
     """Copy a tensor, changed."""
     if not change.moves and change.rolls_only:
-        into.copy_(source)
+        copy(into, source)
         return
     to = into.flatten(0, change.axes - 1) if change.axes else into.view(-1)
     by = source.flatten(0, change.axes - 1) if change.axes else source.reshape(-1)
@@ -119,6 +122,23 @@ def put(into: torch.Tensor, source: torch.Tensor, change: Change) -> None:
         blocks, rest = to[:whole].view(-1, NEIGHBOURS), to[whole:]
         blocks.copy_(blocks * factors[: len(blocks), None])
         rest.copy_(rest * factors[-1:])
+
+
+def copy(into: torch.Tensor, source: torch.Tensor) -> None:
+    parts = pieces(into)
+    if len(parts) == 1 or not (source.is_cpu and source.is_contiguous()):
+        into.copy_(source)
+        return
+    for to, part in zip(parts, source.view(-1).split(ALONE), strict=True):
+        to.copy_(part)
+
+
+def pieces(x: torch.Tensor) -> Sequence[torch.Tensor]:
+    """All of a tensor, as views. On a CPU small ones are worked on by the thread that asks: torch's others would have
+    to be woken, and spin for a while after that, in a core that is somebody else's."""
+    if x.device.type != "cpu" or not x.is_contiguous() or not ALONE < x.numel() <= FEW // x.itemsize:
+        return [x]
+    return x.view(-1).split(ALONE)
 
 
 def _rolled(size: int, shift: int) -> list[tuple[slice, slice]]:
@@ -243,6 +263,9 @@ def _holds(held: torch.Tensor, source: torch.Tensor, change: Change) -> bool:
         return False
     if not held.dim():
         return torch.equal(bits(held), bits(part(source, change)))
+    flat = not (change.axes or change.factors) and held.is_contiguous() and source.is_contiguous()
+    if flat and onepass.holds(held.view(-1), source.view(-1), change.shift, change.factor):
+        return True
     block = BLOCK if held.device.type == "cpu" else DEVICE_BLOCK
     rows = max(1, block * len(held) // max(1, held.numel()))
     return all(

@@ -191,6 +191,9 @@ class _IpcHandle(ctypes.Structure):
     _fields_ = [("bytes", ctypes.c_char * 64)]  # CUipcMemHandle
 
 
+BLOCK = 2 << 20  # bytes of the blocks that the driver gives memory out of
+
+
 class CudaIpc:
     """By CUDA's IPC handles, asked of the driver itself: torch's own sharing counts who has what in a file that a
     killed process never sets right, and the memory is lost. The context is torch's, which must be current."""
@@ -211,7 +214,10 @@ class CudaIpc:
             getattr(self.driver, name).argtypes = arguments
 
     def window(self, size: int) -> "CudaWindow":
+        """Of whole blocks: whoever opens a part of one can get at all of it, and the judge's own memory may lie there
+        (CUDA C++ Programming Guide, "Interprocess Communication")."""
         torch.empty(1, device=self.place)  # there is a context, and it is current
+        size = -(-size // BLOCK) * BLOCK
         address, handle = ctypes.c_uint64(), _IpcHandle()
         self._ask("cuMemAlloc_v2", ctypes.byref(address), size)
         try:

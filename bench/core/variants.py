@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -163,8 +163,9 @@ def _content(path: Path) -> bytes:
         return b""
 
 
-def discover(extra: tuple[Path, ...] = ()) -> list[Variant]:
-    """All variants of this repository, of the installed entry points and of `extra` roots.
+def discover(extra: tuple[Path, ...] = (), layers: Collection[str] = ()) -> list[Variant]:
+    """All variants of this repository, of the installed entry points and of `extra` roots; where layers are named,
+    theirs alone, and files in the other layers' places are not read.
 
     Raises Misplaced for two variants of one name, and in this repository for a file in the wrong place, with the wrong
     signature or without a story. Of another root such a file is told once on stderr, and left out; where its place
@@ -172,7 +173,7 @@ def discover(extra: tuple[Path, ...] = ()) -> list[Variant]:
     """
     found: dict[tuple[str, str], Variant] = {}
     for root in (KERNELS, *_entry_point_roots(), *extra):
-        for variant in _scan(Path(root).resolve()):
+        for variant in _scan(Path(root).resolve(), layers):
             key = (variant.layer, variant.name)
             if key in found:
                 raise Misplaced(f"{variant.path} and {found[key].path} are both {variant.name} of {variant.layer}")
@@ -206,19 +207,22 @@ def _entry_point_roots() -> list[Path]:
     return roots
 
 
-def _scan(root: Path) -> list[Variant]:
+def _scan(root: Path, layers: Collection[str]) -> list[Variant]:
     if not root.is_dir():
         raise Misplaced(f"{root} is not a folder of kernels")
     outside = root != KERNELS
+    known = contract.layer_names()
     found, skipped = [], []
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
         if path.stem.startswith("_") or "__pycache__" in parts or any(p.startswith(".") for p in parts):
             continue
-        if len(parts) == 2 and parts[0] in BACKENDS and parts[1] not in contract.layer_names():
+        if len(parts) == 2 and parts[0] in BACKENDS and parts[1] not in known:
             continue  # a backend's shared launcher code
         if len(parts) == 1 and not outside:
             continue  # what the launchers share
+        if layers and len(parts) == 3 and parts[1] in known and parts[1] not in layers:
+            continue
         try:
             found.append(replace(_read_once(path, parts, _stamp(path)), outside=outside))
         except Misplaced as error:

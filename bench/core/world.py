@@ -88,7 +88,8 @@ MAY_GROW = ("Python threads", POOLS, "child processes")
 
 
 def _gpu_clocks() -> tuple[object, ...]:
-    return torch.cuda.Event, torch.cuda.Event.elapsed_time, torch.cuda.synchronize, torch.profiler.profile
+    events = torch.cuda.Event, torch.cuda.Event.elapsed_time, torch.cuda.synchronize
+    return *events, torch.profiler.profile, torch.autograd.profiler.profile
 
 
 GPU_CLOCKS = _gpu_clocks()

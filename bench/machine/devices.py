@@ -325,7 +325,11 @@ RANGE = "layerbench call {}"
 
 
 class BusyTimer(Timer):
-    """Kernels by the PyTorch profiler (Kineto on CUPTI), each attributed to the call that launched it."""
+    """Kernels by the PyTorch profiler (Kineto on CUPTI), each attributed to the call that launched it.
+
+    By autograd's end of it: `torch.profiler.profile` imports torch's compiler before it starts, which takes two seconds
+    of each process (torch 2.11 to 2.13), and every variant has one.
+    """
 
     def __init__(self, device: "Cuda"):
         super().__init__()
@@ -333,8 +337,7 @@ class BusyTimer(Timer):
         self._calls = 0
 
     def __enter__(self) -> Timer:
-        kinds = torch.profiler.ProfilerActivity
-        self._profiler = torch.profiler.profile(activities=[kinds.CPU, kinds.CUDA])
+        self._profiler = torch.autograd.profiler.profile(use_device="cuda", use_kineto=True)
         self._profiler.__enter__()
         return self
 
@@ -413,15 +416,17 @@ def _cuda_index(name: str) -> int:
 class Cuda:
     """An NVIDIA GPU through torch. Everything runs on torch's current stream."""
 
-    __slots__ = ("cycles_per_s", "index", "name", "place", "properties")  # as of Cpu
+    __slots__ = ("cycles_per_s", "index", "name", "place", "properties", "uuid")  # as of Cpu
     clocks: tuple[str, ...] = (BUSY, SPAN, GRAPH)
 
     def __init__(self, name: str):
         index = _cuda_index(name)
+        keep_fp32()
         torch.cuda.set_device(index)
         self.name = self.place = name
         self.index = index
         self.properties = torch.cuda.get_device_properties(index)
+        self.uuid = str(getattr(self.properties, "uuid", ""))
         # clock_rate is in kHz; newer versions of torch leave it out, and then 2 GHz is near enough for a backlog.
         self.cycles_per_s = getattr(self.properties, "clock_rate", 2_000_000) * 1e3
 
@@ -464,16 +469,28 @@ class Cuda:
         return self.properties.L2_cache_size
 
     def energy_joules(self) -> float | None:
-        return facts.gpu_energy_joules(self.index)
+        return facts.gpu_energy_joules(self.uuid, self.index)
 
     def state(self) -> facts.GpuState:
-        states = facts.gpu_states()
-        return states[self.index] if self.index < len(states) else facts.GpuState()
+        return facts.gpu_state(self.uuid, self.index)
 
 
 @functools.cache
 def _sum_into(device: str) -> torch.Tensor:
     return torch.empty((), device=device)
+
+
+TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"  # 1: libraries take TF32 for fp32, whatever they are told; 0: never
+
+
+def keep_fp32() -> None:
+    """Products in fp32 are of fp32, until somebody who says so asks for less. An image may have TF32 asked for in the
+    environment of all programs (NVIDIA's for PyTorch: TORCH_ALLOW_TF32_CUBLAS_OVERRIDE): the yard of fp32 would then be
+    a thousand times too long, and the baseline another one. Before a library of NVIDIA's is used."""
+    if os.environ.get(TF32_OVERRIDE) != "0":
+        os.environ.pop(TF32_OVERRIDE, None)
+    if torch.get_float32_matmul_precision() != "highest":
+        torch.set_float32_matmul_precision("highest")
 
 
 PERSISTING_L2_CACHE_SIZE = 6  # CUlimit

@@ -5,6 +5,7 @@ import ctypes
 import os
 import random
 import shutil
+import sysconfig
 import tempfile
 import time
 from dataclasses import dataclass
@@ -14,10 +15,14 @@ import torch
 
 from bench import HOME, simulate
 from bench.cli import CannotGoOn
-from bench.core import BACKENDS, files, stats
+from bench.core import BACKENDS, files, process, stats
+from bench.core.evidence import one_line
+from bench.core.process import Process, ProcessFailed
+from bench.core.shared import ipc_of
 from bench.machine import ceilings, facts
 from bench.machine.ceilings import Ceilings
-from kernels import cache_dir
+from bench.machine.devices import BUSY, Device, open_device
+from kernels import Unavailable, cache_dir
 from kernels.cpu import CompileError, build
 
 # The A/A probe: one torch operation entered twice, in turns.
@@ -28,6 +33,7 @@ PROBE_ELEMENTS = 1 << 20  # 4 MB in, 4 MB out: some hundred microseconds
 NEEDED_BYTES = 1 << 30  # results, builds and inductor's cache of a full run
 CROWD = 1.5  # times the cores: so high a load is not ours alone, whose threads are no more than they
 GOOD_NOISE = 0.05  # above this, only large differences can be told
+WINDOW_BYTES, WINDOW_SECONDS = 1 << 20, 120.0
 
 
 @dataclass
@@ -108,6 +114,7 @@ def list_abilities() -> list[Ability]:
         compiler_works(),
         vectors_work(),
         cuda_works(),
+        *([profiler_works(open_device("cuda")), windows_work("cuda")] if cuda_works().works else []),
         triton_works(),
         cupy_works(),
         simulator_works(),
@@ -159,7 +166,59 @@ def cuda_works() -> Ability:
     names = ", ".join(gpu["name"] for gpu in facts.gpus())
     if not torch.cuda.is_available():
         return Ability("cuda", False, f"{names} is there, but this torch ({torch.__version__}) cannot use it")
+    closed = facts.closed_gpus()
+    if closed and len(closed) == len(facts.gpus()):
+        told = f"{', '.join(closed)} lets one process in, and we are several: nvidia-smi -c DEFAULT"
+        return Ability("cuda", False, told)
+    try:
+        open_device("cuda").synchronize()
+    except RuntimeError as error:
+        return Ability("cuda", False, f"{names} is there, and refuses: {one_line(error)}")
     return Ability("cuda", True, names)
+
+
+def profiler_works(device: Device) -> Ability:
+    """CUPTI says when kernels run, which GPU rows are ranked by, and whose they are."""
+    try:
+        with device.timer(BUSY) as timer:
+            timer.start()
+            torch.ones(1 << 20, device=device.place)
+            timer.stop()
+    except RuntimeError as error:
+        return Ability("profiler", False, f"no row of a GPU can be had without it: {one_line(error)}")
+    return Ability("profiler", True, f"sees kernels: {timer.kernels[0][0].name[:40]}, {timer.seconds[0] * 1e6:.1f} us")
+
+
+class Other(process.Room):
+    """A process that is shown memory of this one's on a GPU."""
+
+    def total(self, device: str, name: str, size: int) -> int:
+        ipc = ipc_of(open_device(device))
+        assert ipc
+        with ipc.opened(name, size) as memory:
+            return int(memory.sum())
+
+
+def windows_work(device: str) -> Ability:
+    """Whether two processes can share the GPU's memory: the judge's way to what variants are given and leave."""
+    slower = "inputs and outputs go through the host's memory, which takes longer"
+    ipc = ipc_of(open_device(device))
+    try:
+        if ipc is None:
+            return Ability("shared windows", False, f"no libcuda to ask; {slower}")
+        window = ipc.window(WINDOW_BYTES)
+        window.bytes.fill_(1)
+        open_device(device).synchronize()
+        with Process(Other, limit=WINDOW_SECONDS) as other:
+            total = other.ask("total", device=device, name=window.name, size=len(window.bytes))
+        right = total == len(window.bytes)
+        window.close()
+    except (OSError, ProcessFailed) as error:
+        return Ability("shared windows", False, f"{one_line(error)}; {slower}")
+    told = "another process reads this one's memory on the GPU"
+    return Ability(
+        "shared windows", right, told if right else "another process reads something else: CUDA IPC is broken"
+    )
 
 
 def triton_works() -> Ability:
@@ -168,6 +227,12 @@ def triton_works() -> Ability:
         return Ability("triton", False, "not installed; it comes with `make setup` on Linux")
     if not cuda_works().works:
         return Ability("triton", False, f"triton {version} compiles, but needs an NVIDIA GPU to run")
+    if not (os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang", "cc")))):
+        return Ability("triton", False, f"triton {version} needs a C compiler for its launchers: apt-get install gcc")
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return Ability(
+            "triton", False, f"triton {version} compiles its launchers with Python.h: apt-get install python3-dev"
+        )
     return Ability("triton", True, f"triton {version}")
 
 
@@ -180,7 +245,20 @@ def cupy_works() -> Ability:
     # cupy imports without a driver and fails at first use.
     if not cupy.cuda.is_available():
         return Ability("cupy", False, f"cupy {version} is installed, but no NVIDIA driver answers")
+    if reason := facts.too_old_a_driver(nvrtc_version()):
+        return Ability("cupy", False, f"cupy {version} cannot load what NVRTC makes: {reason}")
     return Ability("cupy", True, f"cupy {version}")
+
+
+def nvrtc_version() -> tuple[int, int] | None:
+    """What compiles kernels/cuda; None where it is not installed."""
+    from kernels.cuda import compiler
+
+    try:
+        major, minor = compiler.version().partition(" ")[0].split(".")
+    except Unavailable:
+        return None
+    return int(major), int(minor)
 
 
 def simulator_works() -> Ability:

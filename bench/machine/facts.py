@@ -284,15 +284,26 @@ def nvml() -> tuple[Any, str]:
 
 
 def _gpu_handles() -> list[object]:
-    library, _ = nvml()
-    if library is None:
-        return []
-    return [library.nvmlDeviceGetHandleByIndex(i) for i in range(library.nvmlDeviceGetCount())]
+    """Of all GPUs that may be asked: of some of a machine's a container's user may not."""
+    found = [_ask_gpu("nvmlDeviceGetHandleByIndex", i) for i in range(_ask_gpu("nvmlDeviceGetCount") or 0)]
+    return [handle for handle in found if handle is not None]
+
+
+def _gpu_handle(uuid: str, index: int) -> object | None:
+    """Of the GPU that torch calls by this UUID and number. NVML numbers all GPUs of a machine in the order of the bus,
+    whatever CUDA_VISIBLE_DEVICES shows of them and in which order: its number is taken where it knows no such UUID."""
+    for kind in ("GPU", "MIG") if uuid else ():
+        if (handle := _ask_gpu("nvmlDeviceGetHandleByUUID", f"{kind}-{uuid}")) is not None:
+            return handle
+    handles = _gpu_handles()
+    return handles[index] if index < len(handles) else None
 
 
 def _ask_gpu(function: str, *arguments: object) -> Any:
-    """The answer of an NVML function, or None where this card or driver does not support it."""
+    """The answer of an NVML function, or None where there is none, or this card or driver does not support it."""
     library, _ = nvml()
+    if library is None:
+        return None
     try:
         answer = getattr(library, function)(*arguments)
     except (library.NVMLError, AttributeError):
@@ -327,6 +338,29 @@ def gpus() -> list[Gpu]:
     return found
 
 
+OPEN = 0  # NVML_COMPUTEMODE_DEFAULT
+
+
+def closed_gpus() -> list[str]:
+    """GPUs that let one process in at a time, or none, by name and number."""
+    closed = []
+    for i, handle in enumerate(_gpu_handles()):
+        if _ask_gpu("nvmlDeviceGetComputeMode", handle) not in (OPEN, None):
+            closed.append(f"{_ask_gpu('nvmlDeviceGetName', handle)} ({i})")
+    return closed
+
+
+def too_old_a_driver(compiler: tuple[int, int] | None) -> str:
+    """Why the driver does not load machine code of this version of CUDA's; "" where it does, or nobody knows. One of
+    the same major version does, as long as there is nothing left to compile (CUDA Compatibility, minor versions)."""
+    answer = _ask_gpu("nvmlSystemGetCudaDriverVersion")
+    if not compiler or not answer or compiler[0] <= answer // 1000:
+        return ""
+    return (
+        f"it is of CUDA {compiler[0]}.{compiler[1]}, the driver of {answer // 1000}.{answer % 1000 // 10}; update that"
+    )
+
+
 class GpuState(TypedDict, total=False):
     """Of one GPU; None where its driver does not tell."""
 
@@ -337,25 +371,31 @@ class GpuState(TypedDict, total=False):
 
 
 def gpu_states() -> list[GpuState]:
+    """Of all GPUs, in NVML's order."""
+    return [_state_of(handle) for handle in _gpu_handles()]
+
+
+def gpu_state(uuid: str, index: int) -> GpuState:
+    """Of the GPU that torch calls by this UUID and number; empty where NVML does not answer."""
+    handle = _gpu_handle(uuid, index)
+    return GpuState() if handle is None else _state_of(handle)
+
+
+def _state_of(handle: object) -> GpuState:
     library, _ = nvml()
-    states = []
-    for handle in _gpu_handles():
-        power = _ask_gpu("nvmlDeviceGetPowerUsage", handle)
-        states.append(
-            GpuState(
-                sm_mhz=_ask_gpu("nvmlDeviceGetClockInfo", handle, library.NVML_CLOCK_SM),
-                temperature_c=_ask_gpu("nvmlDeviceGetTemperature", handle, library.NVML_TEMPERATURE_GPU),
-                power_w=power / 1000 if power else None,
-                throttle_reasons=_ask_gpu("nvmlDeviceGetCurrentClocksThrottleReasons", handle),
-            )
-        )
-    return states
+    power = _ask_gpu("nvmlDeviceGetPowerUsage", handle)
+    return GpuState(
+        sm_mhz=_ask_gpu("nvmlDeviceGetClockInfo", handle, library.NVML_CLOCK_SM),
+        temperature_c=_ask_gpu("nvmlDeviceGetTemperature", handle, library.NVML_TEMPERATURE_GPU),
+        power_w=power / 1000 if power else None,
+        throttle_reasons=_ask_gpu("nvmlDeviceGetCurrentClocksThrottleReasons", handle),
+    )
 
 
-def gpu_energy_joules(index: int) -> float | None:
+def gpu_energy_joules(uuid: str, index: int) -> float | None:
     """What a GPU has used since its driver was loaded; None where the card does not count it."""
-    handles = _gpu_handles()
-    millijoules = _ask_gpu("nvmlDeviceGetTotalEnergyConsumption", handles[index]) if index < len(handles) else None
+    handle = _gpu_handle(uuid, index)
+    millijoules = None if handle is None else _ask_gpu("nvmlDeviceGetTotalEnergyConsumption", handle)
     return None if millijoules is None else millijoules / 1e3
 
 

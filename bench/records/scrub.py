@@ -100,8 +100,14 @@ def _stand_in(last_part: str) -> str:
 
 def _secret_values() -> list[str]:
     """Values of variables with a telling name; short ones would blank out ordinary words."""
-    values = {v for k, v in os.environ.items() if _SECRET_NAME.search(k) and len(v) >= 8}
+    values = {v for k, v in os.environ.items() if len(v) >= 8 and _tells(k)}
     return sorted(values, key=len, reverse=True)
+
+
+@cache
+def _tells(name: str) -> bool:
+    """Whether a variable's name says that its value is a secret. Asked of every variable for each string."""
+    return bool(_SECRET_NAME.search(name))
 
 
 @cache

@@ -69,7 +69,7 @@ def explained(what: str, model: str, dtype: str) -> Explained:
     layer, _, name = what.partition(".")
     cli.choose(layer, contract.layer_names(), "layer")
     sizes = MODELS[cli.choose(model, MODELS, "model")]
-    variants = [v for v in discover() if v.layer == layer]
+    variants = discover(layers=[layer])
     shown = [find(variants, layer, name)] if name else variants
     floors = floors_of(layer, sizes, dtype)
     return Explained(layer, sizes, dtype, shown, bool(name), floors, ranks_of(layer, dtype))

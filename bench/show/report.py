@@ -518,7 +518,8 @@ def when(runs: list[Loaded]) -> str:
 def _variants_of(wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Variant]:
     """These variants as they are in this checkout; nothing where they cannot be read."""
     try:
-        return {(v.layer, v.name): v for v in discover() if (v.layer, v.name) in wanted}
+        here = discover(layers={layer for layer, _ in wanted})
+        return {(v.layer, v.name): v for v in here if (v.layer, v.name) in wanted}
     except CannotGoOn:
         return {}
 

@@ -187,7 +187,8 @@ class JudgeRoom(process.Room):
         """Work out the truth of some contents."""
         self.known[str(case)].yardstick = yardstick
         for content in contents:
-            self._yards(case, content)
+            for yard in self._yards(case, content):
+                yard.look()
         if len(contents) > 1 or contents != [AS_DRAWN]:  # a timed shape: what is held for later may be gigabytes
             self._release()
 

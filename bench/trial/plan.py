@@ -102,9 +102,9 @@ def plan_of(
     """The plan of a command line. CannotGoOn for what makes no sense."""
     folders = tuple(map(Path, kernels))
     names = contract.layer_names()
-    found = discover(folders)
     layers = names if layer == "all" else [cli.choose(layer, names, "layer")]
-    known = [v.name for v in found if v.layer in layers]
+    found = discover(folders, layers)
+    known = [v.name for v in found]
     axes = parse_axes(axis)
     dtypes = axes.pop("dtype", ["fp32"])
     caches = tuple(cli.choose_all(cache, (COLD, WARM), "cache state"))
@@ -115,7 +115,7 @@ def plan_of(
         outright=tuple(name for name in only.split(",") if not _is_pattern(name)) if only else (),
         without=tuple(cli.choose(name, known, "variant") for name in _named(without, known)) if without else (),
         folders=folders,
-        variants=tuple(v for v in found if v.layer in layers),
+        variants=tuple(found),
         phases=contract.PHASES if phase == "both" else (phase,),
         dtypes=tuple(cli.choose(str(d), WORKING_DTYPES, "dtype") for d in dtypes),
         model=MODELS[cli.choose(model, MODELS, "model")],

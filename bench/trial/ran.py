@@ -31,6 +31,7 @@ COPIES = ("Memcpy", "Memset")
 # A copy from the device to itself: the driver's, and ATen's kernels for copy_ (the last is the made-up GPU's).
 COPY = re.compile(r"^Memcpy (DtoD|Device)|copy_kernel_cuda|\bcopy__kernel\b")
 NAME_LENGTH = 100  # of a kernel's name in a record
+ANONYMOUS, UNNAMED = "(anonymous namespace)", "\0"
 
 
 def watch(device: Device, call: Callable[[], object]) -> tuple[list[Kernel], int]:
@@ -68,8 +69,10 @@ def counts(kernels: Iterable[Kernel]) -> dict[str, int]:
 
 
 def short(name: str) -> str:
-    name = name.removeprefix("void ")
-    name = re.sub(r"\((?!anonymous namespace).*$", "", name) if not name.startswith(COPIES) else name
+    if not name.startswith(COPIES):
+        plain = name.replace(ANONYMOUS, UNNAMED)
+        start, end = _function_in(plain)
+        name = plain[start:end].replace(UNNAMED, ANONYMOUS)
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 
@@ -89,8 +92,31 @@ def foreign(variant: Variant, names: Iterable[str]) -> list[str]:
 
 def qualified(name: str) -> str:
     """A demangled name's function with its namespaces: `void a::f<float, 64>(float*)` is `a::f`."""
-    plain = name.replace("(anonymous namespace)::", "")
-    return re.split(r"[<(]", plain, maxsplit=1)[0].strip().rpartition(" ")[2]
+    plain = name.replace(f"{ANONYMOUS}::", "")
+    start, end = _function_in(plain)
+    return "".join(c for i, c in _outside_templates(plain) if start <= i < end)
+
+
+def _function_in(name: str) -> tuple[int, int]:
+    """Where a demangled name's function begins, behind the type of its result, and where its parameters do. The type
+    may be a template's: `std::enable_if<!(false), void>::type internal::gemvx::kernel<int>(int)` is one of cuBLAS's."""
+    outside = list(_outside_templates(name))
+    end = len(name[: next((i for i, c in outside if c == "("), len(name))].rstrip())
+    start = max((i + 1 for i, c in outside if c == " " and i < end), default=0)
+    return start, end
+
+
+def _outside_templates(name: str) -> Iterator[tuple[int, str]]:
+    """The characters that are no template's arguments, with their places."""
+    angles = brackets = 0
+    for i, c in enumerate(name):
+        if angles:
+            brackets += (c == "(") - (c == ")")
+            angles += 0 if brackets else (c == "<") - (c == ">")
+        elif c == "<":
+            angles = 1
+        else:
+            yield i, c
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import re
+import secrets
 import statistics
 import time
 from collections.abc import Callable
@@ -58,6 +59,8 @@ MESSAGES = "messages"  # of compilers, in the cache
 MESSAGE = re.compile(r"\[all of it: (compiler-[0-9a-f]{10}\.txt)\]")
 MOST_MESSAGE = 1 << 20  # characters
 SETTLE_SECONDS = 1e-3  # after a call that is handed back: who works on in another thread, or by a timer, does it now
+DEEP_CALLS = 4  # of so many watched calls in a proof, one is followed by a look at all threads; nobody knows which
+RANDBELOW = secrets.randbelow  # as it was before a variant could replace it
 WARM_UP_SECONDS = 0.1
 WARM_UP_CALLS = 2
 HOST_CALLS = 3  # of which the host's time is taken before the first span
@@ -182,7 +185,8 @@ class Room(process.Room):
         self.graph_calls = 0
         self.function: Callable[..., object] = lambda: None
         self.entered: set[str] = set()  # phases
-        self.deep: world.State = {}  # of the world, after the last watched call: to look takes waking all threads
+        self.deep: world.State = {}  # of the world, when it was last looked at: that takes waking all threads, …
+        self.deep_now = True  # … and is done when something new has run, and now and then
         self.mapped: set[str] = set()  # libraries that were there before the variant
 
     def broken(self) -> bool:
@@ -266,7 +270,8 @@ class Room(process.Room):
         """A call whose operators, kernels and side effects are written down. warm: pools of threads are there."""
         assert self.variant
         arena, function, own = self.arena, self.function, self.variant.own_code
-        before = world.take(deep=not self.deep) | self.deep
+        before = world.take() | self.deep
+        deep = warm or self.deep_now or RANDBELOW(DEEP_CALLS) == 0
         counts: dict[str, int] = {}
         kernels, allocated = None, 0
         if self.on_gpu and not os.environ.get(ANOTHER_PROFILER):
@@ -286,8 +291,8 @@ class Room(process.Room):
         else:
             returned = call()
         self.device.synchronize()
-        probes, after = arena.probe(), world.take(deep=True)
-        self.deep = {world.DENORMALS: after[world.DENORMALS]}
+        probes, after = arena.probe(), self.deep | world.take(deep)
+        self.deep, self.deep_now = {world.DENORMALS: after[world.DENORMALS]}, False
         before = before if warm else before | {world.POOLS: after[world.POOLS]}
         told = (world.difference(before, after), world.late_work(before, after), watch.evidence())
         watched = Watched(
@@ -325,9 +330,9 @@ class Room(process.Room):
         prepared = (PERF_COUNTER_NS() - start) / 1e9
         # A first call may compile and tell nothing; C++ was compiled when the variant was proved.
         seconds = [first] if self.variant and self.variant.backend == "cpu" else []
-        while not seconds or seconds[-1] < WARM_UP_SECONDS * 5:  # so slow a call has warmed everything
-            if sum(seconds) > WARM_UP_SECONDS and len(seconds) >= WARM_UP_CALLS:
-                break
+        while not seconds or seconds[-1] < WARM_UP_SECONDS * 2:  # so slow a call has warmed everything
+            if (PERF_COUNTER_NS() - start) / 1e9 - prepared > WARM_UP_SECONDS and len(seconds) >= WARM_UP_CALLS:
+                break  # poisoning between calls is work, too
             seconds.append(self._one_call())
         busy_s = peak_bytes = None
         if self.on_gpu:
@@ -556,7 +561,8 @@ class Room(process.Room):
     def module(self) -> ModuleType:
         """The variant, imported when it is first needed."""
         assert self.variant
-        state, self.mapped = world.take(), facts.mapped()
+        state, self.mapped = world.take(deep=True), facts.mapped()
+        self.deep = {world.DENORMALS: state.pop(world.DENORMALS)}
         module = self.variant.load()
         if changed := world.difference(state, world.take()):
             raise Tampered(f"importing the variant: {changed}")
@@ -567,7 +573,7 @@ class Room(process.Room):
         return self.arenas[0]
 
     def prepare(self, tuned: bool = True) -> None:
-        state = world.take()
+        state, self.deep_now = world.take(), True
         if hasattr(self.module, "prepare"):
             with nullcontext() if tuned else untuned():
                 self.module.prepare(self.arena.case.shape, self.arena.case.phase)

@@ -55,7 +55,7 @@ from typing import Any, TypedDict
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bench.core import files
+from bench.core import files, onepass
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import DTYPES, Case, Value, Values, draw, each, map, one, scalars, truth_of
 from bench.core.contents import Contents
@@ -264,6 +264,11 @@ class Yard:
             max(alone, K * max(honest.all, FLOOR_ALL)),
             K_ONE * max(honest.absolute, floor * largest),
         )
+
+    def look(self) -> None:
+        """Work out beforehand what is asked of the truth of each call that is judged."""
+        if not self.exact and not isinstance(self.truth, Recomputed):
+            _ = self.rms, self.peak
 
     @functools.cached_property
     def rms(self) -> float:
@@ -856,7 +861,7 @@ def _judge_exactly(got: torch.Tensor, yard: Yard) -> Finding:
     )
     if not bool(wrong.any()):
         return Finding(yard.name, 0.0)
-    first = int(wrong.nonzero()[0])
+    first = _first(wrong)
     told = f"{int(flat[first])} instead of {int(yard.truth[first])} at {_index(first, yard.sizes)}"
     share = f"{int(wrong.sum())} of {len(wrong)} whole numbers are wrong"
     where = common(wrong.view(yard.sizes)) if len(wrong) > 1 else ""
@@ -867,11 +872,13 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
     """How large the errors of a flat output are, each in units of what it may be; infinite where it is not as finite
     as the truth. An absolute error that cannot exceed `small` is not worked out: that bound stands for it.
 
-    One pass, a block at a time; a large output in as many threads as torch has.
+    A block at a time; a large output in as many threads as torch has, and on a CPU in one pass where that can be.
     """
     count, length = len(flat), _stretch(yard.sizes)
     if not count:
         return Size()
+    if size := _measured_at_once(flat, yard, length):
+        return size
     largest_unit = (yard.share + yard.limits.beside / NORMAL_MEDIAN) * yard.peak + yard.noise
 
     def part(blocks: list[tuple[int, int]]) -> list[float]:
@@ -902,6 +909,23 @@ def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
             found = list(pool.map(part, [blocks[i::workers] for i in range(workers)]))
     one, stretch, total, absolute = zip(*found, strict=True)
     return Size(math.sqrt(max(one)), math.sqrt(max(stretch) / length), math.sqrt(sum(total) / count), max(absolute))
+
+
+def _measured_at_once(flat: torch.Tensor, yard: Yard, length: int) -> Size | None:
+    """`measure` in one pass over memory; None where that cannot be, or not everything is finite."""
+    count, whole = len(flat), len(flat) // length * length
+    if isinstance(yard.truth, Recomputed) or yard.limits.beside:
+        return None
+    found = onepass.errors(flat[:whole], yard.truth[:whole], yard.share, yard.noise, length)
+    if found is None:
+        return None
+    one, stretch, total, absolute = found
+    if whole < count:  # the end: as a stretch of the same length
+        end, truth = flat[count - length :], yard.truth[count - length :]
+        last, most = _squares(end, truth, yard, length)
+        one, absolute = max(one, most), max(absolute, _absolute(end, truth, yard))
+        stretch, total = max(stretch, float(last.mean()) * length), total + float(last[whole - count :].sum())
+    return Size(math.sqrt(one), math.sqrt(stretch / length), math.sqrt(total / count), absolute)
 
 
 def _squares(got: torch.Tensor, truth: torch.Tensor, yard: Yard, length: int) -> tuple[torch.Tensor, float]:
@@ -1002,7 +1026,7 @@ def _stretch(sizes: tuple[int, ...]) -> int:
 
 
 def _not_finite(flat: torch.Tensor, yard: Yard, wrong: torch.Tensor) -> str:
-    first = int(wrong.nonzero()[0])
+    first = _first(wrong)
     share, where = int(wrong.sum()) / len(wrong), f"first at {_index(first, yard.sizes)}"
     common_to_all = common(wrong.view(yard.sizes))
     if not bool((wrong & ~flat.isfinite()).any()):  # where the truth is NaN or infinite
@@ -1045,7 +1069,7 @@ def pattern(wrong: torch.Tensor, yard: Yard) -> str:
     count = int(wrong.sum())
     if not count or count == len(wrong):
         return ""
-    first = _index(int(wrong.nonzero()[0]), yard.sizes)
+    first = _index(_first(wrong), yard.sizes)
     return f"; {count} of {len(wrong)} are off, the first at {first}{common(wrong.view(yard.sizes))}"
 
 
@@ -1054,7 +1078,7 @@ def survivors(left: torch.Tensor) -> str:
     count, total = int(left.sum()), left.numel()
     if count == total:
         return "100%"
-    first = _index(int(left.flatten().nonzero()[0]), tuple(left.shape))
+    first = _index(_first(left), tuple(left.shape))
     return f"{count} of {total} elements, the first at {first}{common(left)},"
 
 
@@ -1082,6 +1106,12 @@ def _along(axis: int, where: torch.Tensor, size: int) -> str:
     if count > 2 and bool((steps == steps[0]).all()):
         return f"one in {int(steps[0])} along axis {axis}, from {first}"
     return ""
+
+
+def _first(which: torch.Tensor) -> int:
+    """The flat place of the first True. Not of a list of all: where all of a large output is wrong that has eight bytes
+    for each of its elements, on a card that others fill."""
+    return int(which.reshape(-1).view(torch.uint8).argmax())
 
 
 def _index(flat: int, sizes: tuple[int, ...]) -> list[int]:

@@ -105,7 +105,7 @@ def _sources(variants: Sequence[Variant]) -> list[str]:
 
 def _variants(plan: Plan) -> tuple[Variant, ...]:
     """Those of the layer as they are just now."""
-    return tuple(v for v in discover(plan.folders) if v.layer in plan.layers)
+    return tuple(discover(plan.folders, plan.layers))
 
 
 def _first_shape(plan: Plan) -> str:

@@ -1,18 +1,20 @@
 """Variants of kernels that exist: matched to the contract, launched as their source does it, what is open marked."""
 
 import importlib
+import json
 import os
 import runpy
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
-from bench import simulate
+from bench import cli, simulate
 from bench.cli import CannotGoOn
 from bench.core.adopt import Reader, adopt
-from bench.core.adopt_cuda import DECIDE
+from bench.core.adopt_cuda import DECIDE, Whole, adopted
 from bench.core.adopt_uses import uses_of
 from bench.core.variants import discover
 from bench.trial import ran, source
@@ -161,18 +163,20 @@ def test_nothing_is_written_over(folder):
 
 
 TRITON = """
+import os
 import torch
 import triton
 import triton.language as tl
 
 SCALE = tl.constexpr(1.0)
+TUNING = {"restore_value": os.getenv("RESTORE")}
 UNUSED = torch.zeros(1)
 
 @triton.jit
 def twice(x):
     return x * SCALE
 
-@triton.autotune(configs=[triton.Config({"BLOCK_SIZE": 64})], key=["n_elements"])
+@triton.autotune(configs=[triton.Config({"BLOCK_SIZE": 64})], key=["n_elements"], **TUNING)
 @triton.jit
 def add_kernel(x_ptr, y_ptr, output_ptr, n_elements, BLOCK_SIZE: tl.constexpr):
     i = tl.program_id(0) * BLOCK_SIZE + tl.arange(0, BLOCK_SIZE)
@@ -188,7 +192,7 @@ def add(x, y):
 def test_a_triton_kernel_is_copied_without_its_tuning(folder):
     _, text, decide = taken(folder, "add.py", "residual", TRITON)
     assert "autotune" not in text and "torch" not in text and "def twice(x)" in text and "SCALE" in text
-    assert "launched as its add does" in text and not decide
+    assert "TUNING" not in text and "launched as its add does" in text and not decide
     assert "add_kernel[(1,)](x, y, out, x.numel(), BLOCK_SIZE=64)" in text
     (folder / "into" / "triton" / "residual" / "add.py").unlink()
     _, text, decide = taken(folder, "add.py", "residual", TRITON.partition("def add(")[0])
@@ -267,9 +271,11 @@ def test_what_may_be_changed_before_a_launch_is_for_a_person_to_decide(folder, w
 class Dies(Reader):
     """As NVRTC does of some files."""
 
-    def adopt(self, how: tuple[Path, str, str | None, str | None, Path | None]) -> tuple[list[Path], list[str], str]:
+    def adopt(
+        self, how: tuple[Path, str, str | None, str | None, Path | None], whole: Whole | None = None
+    ) -> tuple[list[Path], list[str], str]:
         os.kill(os.getpid(), signal.SIGSEGV)
-        return super().adopt(how)
+        return super().adopt(how, whole)
 
 
 def test_a_file_that_the_compiler_dies_of_is_told_in_a_line(tmp_path, monkeypatch):
@@ -277,6 +283,96 @@ def test_a_file_that_the_compiler_dies_of_is_told_in_a_line(tmp_path, monkeypatc
     command = importlib.import_module("bench.import").main
     with pytest.raises(CannotGoOn, match=r"deadly\.cu: .*SIGSEGV"):
         command([str(tmp_path / "deadly.cu"), "--layer", "residual", "--no-proof"])
+
+
+PRODUCT = """
+__global__ void product(const float* A, const float* B, float* C, int M, int N, int K) {
+    __shared__ float a[TILE][TILE], b[TILE][TILE];
+    const int row = blockIdx.y * TILE + threadIdx.y, column = blockIdx.x * TILE + threadIdx.x;
+    float sum = 0;
+    for (int k = 0; k < K; k += TILE) {
+        a[threadIdx.y][threadIdx.x] = A[row * K + k + threadIdx.x];
+        b[threadIdx.y][threadIdx.x] = B[(blockIdx.x * TILE + threadIdx.y) * K + k + threadIdx.x];
+        __syncthreads();
+        for (int i = 0; i < TILE; i++) sum += a[threadIdx.y][i] * b[threadIdx.x][i];
+        __syncthreads();
+    }
+    C[row * N + column] = sum;
+}
+void launch(const float* A, const float* B, float* C, int M, int N, int K) {
+    dim3 block(TILE, TILE);
+    dim3 grid(N / TILE, M / TILE);
+    product<<<grid, block>>>(A, B, C, M, N, K);
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("whole", "lines"),
+    [
+        (Whole(16, 8), ["if M % 16 or N % 16:", "if K % 8:"]),
+        (Whole(4, 4, rows=False), ["if N % 4:", "if K % 4:"]),
+    ],
+)
+def test_sizes_that_are_no_whole_tiles_are_refused_where_that_is_asked_for(tmp_path, whole, lines):
+    source = tmp_path / "product.cu"
+    source.write_text("#define TILE 16\n" + PRODUCT)
+    text = adopted(source, "matmul", None, "product", whole=whole).text
+    assert [line.strip() for line in text.splitlines() if "%" in line] == lines
+
+
+class Runs:
+    """Proofs of a kernel that wants multiples, on cases of these (rows, last size, what is summed over)."""
+
+    CASES = ((1, 1, 1), (33, 64, 64), (8, 8, 8), (64, 64, 64), (256, 256, 64), (128, 128, 48))
+
+    def __init__(self, file: Path, wants: tuple[int, int, int]):
+        self.file, self.wants = file, wants
+
+    def write(self, whole: Whole) -> None:
+        self.file.write_text(json.dumps([whole.tile if whole.rows else 1, whole.tile, whole.inner]))
+
+    def run(self, command: list[str], **_: object) -> subprocess.CompletedProcess:
+        takes = json.loads(self.file.read_text())
+        tried = [case for case in self.CASES if not any(map(int.__mod__, case, takes))]
+        wrong = any(any(map(int.__mod__, case, self.wants)) for case in tried)
+        row = {"proof_cases": len(tried)}
+        code = cli.NOTHING_TRIED if not tried else cli.WRONG if wrong else cli.OK
+        return subprocess.CompletedProcess(command, code, json.dumps({"records": [row]}) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("wants", "kept"),
+    [
+        ((64, 64, 64), [64, 64, 64]),
+        ((128, 128, 64), [128, 128, 64]),
+        ((128, 128, 32), [128, 128, 64]),  # no case has a sum of 32
+        ((1, 64, 64), [1, 64, 64]),
+        ((32, 32, 32), [64, 64, 64]),  # … or sizes of 32 that are none of 64
+        ((8, 8, 8), [8, 8, 8]),
+        ((96, 96, 96), "as it was"),
+    ],
+)
+def test_multiples_are_found_by_trying_and_are_those_of_some_case(tmp_path, monkeypatch, wants, kept):
+    command = importlib.import_module("bench.import")
+    runs = Runs(tmp_path / "variant.py", wants)
+    runs.file.write_text('"as it was"')
+    monkeypatch.setattr(command.subprocess, "run", runs.run)
+    assert bool(command.in_whole_tiles(runs.write, runs.file, [])) == (kept != "as it was")
+    assert json.loads(runs.file.read_text()) == kept
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(bool(simulate.unavailable("cuda", ())), reason="the simulator is not there")
+def test_a_product_of_whole_tiles_is_right_on_those(tmp_path, monkeypatch, capfd):
+    source = tmp_path / "product.cu"
+    source.write_text("#define TILE 16\n" + PRODUCT)
+    monkeypatch.chdir(tmp_path)
+    assert importlib.import_module("bench.import").main([str(source), "--layer", "matmul", "--into", "mine"]) == cli.OK
+    told = capfd.readouterr().out
+    assert "right for multiples of 128 and 64" in told
+    assert "M, N: no multiple of 128" in told
 
 
 HEADER = """#pragma once
@@ -589,6 +685,28 @@ def test_of_a_layer_norm_both_are_made(tmp_path):
         cuda.simulate_with(None)
     torch.testing.assert_close(mean, x.mean(1), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(rstd, (x.var(1, unbiased=False) + 1e-5).rsqrt(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    "unpacked", ["rows, cols = x.shape", "rows, cols, n = *x.shape, 1", "n, rows, cols = 1, *x.shape"]
+)
+def test_a_tensor_has_as_many_axes_as_its_launcher_unpacks(folder, unpacked):
+    launched = f"""
+import torch, triton
+import triton.language as tl
+
+@triton.jit
+def rows_kernel(x, w, y, cols, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(y + tl.program_id(0) * cols + i, tl.load(x + tl.program_id(0) * cols + i) * tl.load(w + i))
+
+def launch(x, w):
+    {unpacked}
+    y = torch.empty_like(x)
+    rows_kernel[(rows,)](x, w, y, cols, BLOCK=1024)
+"""
+    _, text, _ = taken(folder, "unpacked.py", "rmsnorm", launched)
+    assert "x.view(-1, x.shape[-1])" in text
 
 
 LAUNCHED = """

@@ -1,11 +1,16 @@
 """Devices: which kernels belong to which call, what their time is, and that the made-up GPU behaves like one."""
 
+import inspect
 import os
+import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from bench.cli import CANNOT_RUN, CannotGoOn
+from bench.core.process import Process, Room
 from bench.machine import devices
 from bench.machine.devices import BUSY, GRAPH, SPAN, Kernel, busy_seconds, kernels_by_call
 from tests.fake_gpu import KERNEL_SECONDS, LAUNCH_SECONDS, FakeGpu, kernel
@@ -51,6 +56,49 @@ def test_a_call_without_kernels_has_no_time():
         kernels_by_call(trace, 1)
 
 
+class Profiled(Room):
+    """Where torch is told that its own operators are what a device runs."""
+
+    def names(self) -> list[list[str]]:
+        setattr(devices, "ON_DEVICE", ("cpu_op",))  # noqa: B010
+        x = torch.ones(3)
+        with devices.BusyTimer(devices.open_device("cpu")) as timer:  # type: ignore[arg-type]
+            for call in (x.add, x.sub):
+                timer.start()
+                call(x)
+                timer.stop()
+                x.mul(x)  # the harness's own work between calls
+        return [[k.name for k in kernels] for kernels in timer.kernels]
+
+    def modules(self) -> list[str]:
+        return [name for name in ("torch._inductor", "torch._dynamo") if name in sys.modules]
+
+
+def test_the_profiler_tells_calls_apart_and_loads_no_compiler():
+    """Torch's usual one imports it at its first start: two seconds of every variant's process on a card."""
+    with Process(Profiled, limit=60) as process:
+        assert process.ask("names") == [["aten::add"], ["aten::sub"]]
+        assert process.ask("modules") == []
+
+
+def test_what_an_image_says_of_tf32_is_not_the_yards(monkeypatch):
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(devices, "_cuda_index", lambda name: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="one", clock_rate=1e6))
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    torch.set_float32_matmul_precision("high")  # as torch has it where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is 1
+    try:
+        card = devices.Cuda("cuda")
+        assert torch.get_float32_matmul_precision() == "highest" and "NVIDIA_TF32_OVERRIDE" not in os.environ
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert card.uuid == "one" and card.cycles_per_s == 1e9
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    devices.keep_fp32()
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0", "who forbids it everywhere may"
+
+
 def test_unknown_and_missing_devices_say_so():
     with pytest.raises(CannotGoOn, match="unknown device 'cdua'"):
         devices.open_device("cdua")
@@ -68,7 +116,9 @@ def test_nobody_puts_a_timer_of_their_own_onto_a_device():
     assert cpu is devices.open_device("cpu")
     with pytest.raises(AttributeError):
         setattr(cpu, "timer", None)  # noqa: B010
-    assert not hasattr(cpu, "__dict__") and "timer" not in devices.Cuda.__slots__
+    assert not hasattr(cpu, "__dict__")
+    made = re.findall(r"self\.(\w+) =", inspect.getsource(devices.Cuda.__init__))
+    assert set(devices.Cuda.__slots__) == set(made), "what a GPU knows of itself, and no more"
 
 
 def test_the_cpu_has_one_clock():

@@ -147,6 +147,54 @@ def test_without_a_compiler_the_doctor_says_so(monkeypatch):
     assert not examine.compile_works().works
 
 
+def test_whether_a_card_shows_its_kernels_is_seen_before_anything_is_timed():
+    from tests.fake_gpu import FakeGpu
+
+    gpu = FakeGpu()
+    try:
+        assert examine.profiler_works(gpu).works
+        gpu.blind = True
+        found = examine.profiler_works(gpu)
+        assert not found.works and "saw no kernel" in found.what
+    finally:
+        gpu.close()
+
+
+def test_a_card_that_refuses_is_told_and_ends_nothing(monkeypatch):
+    def busy(name: str) -> None:
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable")
+
+    monkeypatch.setattr(facts, "nvml", lambda: (object(), ""))
+    monkeypatch.setattr(facts, "gpus", lambda: [{"name": "Card"}])
+    monkeypatch.setattr(facts, "closed_gpus", list)
+    monkeypatch.setattr(examine.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(examine, "open_device", busy)
+    found = examine.cuda_works()
+    assert not found.works and "busy or unavailable" in found.what
+    monkeypatch.setattr(facts, "closed_gpus", lambda: ["Card (0)"])
+    assert "nvidia-smi -c DEFAULT" in examine.cuda_works().what
+
+
+@pytest.mark.parametrize(
+    ("device", "works", "told"),
+    [
+        ("FakeGpu", True, "another process reads"),
+        ("Refusing", False, "answers 801; inputs"),
+        ("Unmapped", False, "answers 201"),
+    ],
+)
+def test_whether_two_processes_share_a_cards_memory_is_tried(device, works, told, monkeypatch):
+    from tests import fake_gpu
+
+    gpu = getattr(fake_gpu, device)()
+    monkeypatch.setattr(examine, "open_device", lambda name: gpu)  # which would stay for good
+    try:
+        found = examine.windows_work(f"tests.fake_gpu:{device}")
+    finally:
+        gpu.close()
+    assert found.works == works and told in found.what
+
+
 def test_unknown_peaks_are_a_dash():
     found = ceilings.replace(
         CEILINGS,

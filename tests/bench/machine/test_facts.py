@@ -95,6 +95,60 @@ def test_no_driver_is_no_failure():
     assert (library is None) <= (facts.gpus() == [])
 
 
+class Nvml:
+    """Two GPUs, of which torch may have been shown the second alone, and a third that nobody here may ask."""
+
+    class NVMLError(Exception):
+        pass
+
+    NVML_CLOCK_SM = NVML_TEMPERATURE_GPU = NVML_CLOCK_MEM = 0
+    known = ("GPU-one", "GPU-two", "")
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.known)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
+        return self.nvmlDeviceGetHandleByUUID(self.known[index])
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        if not uuid or uuid not in self.known:
+            raise self.NVMLError
+        return uuid
+
+    def nvmlDeviceGetName(self, handle: str) -> str:
+        return "Card"
+
+    def nvmlDeviceGetComputeMode(self, handle: str) -> int:
+        return {"GPU-one": 0, "GPU-two": 3}[handle]
+
+    def nvmlSystemGetCudaDriverVersion(self) -> int:
+        return 12080
+
+    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
+        return {"GPU-one": 70_000, "GPU-two": 650_000}[handle]
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: str) -> int:
+        return {"GPU-one": 1_000, "GPU-two": 9_000}[handle]
+
+
+def test_the_card_that_is_asked_is_the_one_that_torch_has(monkeypatch):
+    monkeypatch.setattr(facts, "nvml", lambda: (Nvml(), ""))
+    assert facts.gpu_state("two", 0)["power_w"] == 650 and facts.gpu_energy_joules("two", 0) == 9
+    assert facts.gpu_state("", 0)["power_w"] == 70 and facts.gpu_energy_joules("unknown", 1) == 9
+    assert facts.gpu_state("unknown", 2) == {} and facts.gpu_energy_joules("unknown", 2) is None
+    assert [state["power_w"] for state in facts.gpu_states()] == [70, 650]
+    monkeypatch.setattr(facts, "nvml", lambda: (None, "no driver"))
+    assert facts.gpu_state("two", 0) == {} and facts.gpu_energy_joules("two", 0) is None and facts.gpu_states() == []
+
+
+def test_what_a_card_or_its_driver_does_not_let_us_do_is_said(monkeypatch):
+    assert facts.closed_gpus() == [] or facts.nvml()[0]
+    monkeypatch.setattr(facts, "nvml", lambda: (Nvml(), ""))
+    assert facts.closed_gpus() == ["Card (1)"]
+    assert "the driver of 12.8" in facts.too_old_a_driver((13, 0))
+    assert facts.too_old_a_driver((12, 9)) == facts.too_old_a_driver(None) == ""
+
+
 def test_git_reads_without_writing():
     commit = facts.git()["commit"]
     assert commit is None or len(commit) == 40

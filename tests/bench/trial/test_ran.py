@@ -33,6 +33,10 @@ LIBRARIES = [
 ]
 
 
+# One of cuBLAS's that have such a result, for a row or a column (symbols of libcublasLt 13.1).
+GEMVX = "std::enable_if<!(false), void>::type internal::gemvx::kernel<int, float, (2)>(gemv<int>)"
+
+
 def find(layer: str, name: str) -> variants.Variant:
     return variants.find(ALL, layer, name)
 
@@ -45,6 +49,9 @@ def find(layer: str, name: str) -> variants.Variant:
         ("void (anonymous namespace)::f<float>(float*)", "f", "(anonymous namespace)::f<float>"),
         ("Memcpy DtoD (Device -> Device)", "DtoD", "Memcpy DtoD (Device -> Device)"),
         (ATEN, "at::native::vectorized_elementwise_kernel", ran.short(ATEN)),
+        (GEMVX, "internal::gemvx::kernel", "internal::gemvx::kernel<int, float, (2)>"),
+        ("void f<(A)(1), ((2) > (1))>(g<int>(*)(int))", "f", "f<(A)(1), ((2) > (1))>"),
+        ("f<unclosed", "f", "f<unclosed"),
     ],
 )
 def test_names_lose_what_does_not_tell_them_apart(name, qualified, short):

@@ -342,13 +342,12 @@ def test_a_span_waits_behind_what_the_host_was_seen_to_need(room):
     assert done["backlog_s"] == room.backlog_s
 
 
-def test_a_clock_that_a_variant_put_in_is_seen(room, monkeypatch):
-    import torch
-
+@pytest.mark.parametrize("clock", ["torch.cuda.synchronize", "torch.autograd.profiler.profile"])
+def test_a_clock_that_a_variant_put_in_is_seen(clock, room, monkeypatch):
     from bench.core import world
 
     before = world.take()
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    monkeypatch.setattr(clock, lambda *_: None)
     assert "clocks of a GPU" in world.difference(before, world.take())
 
 

@@ -430,6 +430,7 @@ def test_the_librarys_kernels_and_our_own_may_run_and_no_others():
         "sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64_warpgroupsize1x1x1_execute_segment_k_off_kernel",
         "void cublasLt::splitKreduce_kernel<32, 16, int, float, __nv_bfloat16>(cublasLt::cublasSplitKParams<float>)",
         "void gelu_of<__nv_bfloat16, 8>(__nv_bfloat16*, __nv_bfloat16 const*, long long)",
+        "std::enable_if<!(true), void>::type internal::gemvx::kernel<int, int, float, float, (2)>(T13)",
     ]
     assert ran.foreign(v, theirs) == []
     others = ["void at::native::vectorized_elementwise_kernel<4>(int)", "matmul_forward", "triton_poi_fused_gelu_0"]
