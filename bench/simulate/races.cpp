@@ -30,7 +30,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <unordered_map>
 
@@ -46,16 +45,13 @@ constexpr u64 kShadowLimit = 256ull << 20;  // bytes of records kept from launch
 constexpr u32 kLastSerial = 0xf0000000u;    // serial numbers of blocks begin anew before they overflow
 
 struct Record {
-    u32 block = 0;  // serial number; 0: none
-    u32 clock = 0;
-    u32 thread : 10 = 0;
-    u32 strong : 1 = 0;
-    u32 is_volatile : 1 = 0;
-    u32 site : 20 = 0;
+    u32 block;  // serial number; 0: none
+    u32 clock;
+    u32 thread : 10, strong : 1, is_volatile : 1, site : 20;
 };
 
 struct Cell {
-    Record write, read, earlier_read;
+    Record write{}, read{}, earlier_read{};
     u32 execution = 0;  // the how-manieth of its instruction by its thread the write was
 };
 

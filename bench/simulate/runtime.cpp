@@ -716,7 +716,6 @@ Slot* free_slot(u32 threads) {
     }
     slots.push_back(std::make_unique<Slot>());
     Slot& slot = *slots.back();
-    for (BlockPart* part : block_parts()) slot.parts.push_back(part->make());
     return make_fibers(slot, threads) ? &slot : nullptr;
 }
 
@@ -813,6 +812,8 @@ bool begin_cluster(Dim3 at) {
         }
         slot->busy = true;
         slot->cluster = cluster;
+        // More of them may have come since with a library of the runtime's.
+        for (size_t i = slot->parts.size(); i < block_parts().size(); i++) slot->parts.push_back(block_parts()[i]->make());
         cluster->members.push_back(slot);
     }
     const Dim3& size = machine.cluster_size;

@@ -167,6 +167,8 @@ class ModuleWriter:
                 _array("ModuleKernel", "kernels", [k.description() for k in kernels]),
                 'extern "C" __attribute__((visibility("default"), used)) const char sim_refused[];',
                 f"const char sim_refused[] = {string(_entries(self.refused))};",
+                'extern "C" __attribute__((visibility("default"), used)) const char sim_includes[];',
+                f"const char sim_includes[] = {string('layerbench includes:' + ' '.join(self.headers))};",
                 'extern "C" __attribute__((visibility("default"), used)) const Module sim_module;',
                 "const Module sim_module = {{places, {}, variables, {}, kernels, {}}};".format(*sizes),
             )

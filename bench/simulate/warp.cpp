@@ -2,7 +2,6 @@
 #include "machine.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 namespace sim {
@@ -116,7 +115,7 @@ void perform_shuffle(const Lanes& lanes) {
     if (machine.races && value_of(lanes.site(static_cast<u32>(__builtin_ctz(lanes.mask)))) == Value::F32) {
         f32 largest = 0;
         each_lane(lanes.mask, [&](u32 lane) {
-            f32 value = std::bit_cast<f32>(lanes.of<Shuffled>(lane).value);
+            f32 value = __builtin_bit_cast(f32, lanes.of<Shuffled>(lane).value);
             if (std::isfinite(value)) largest = std::max(largest, std::fabs(value));
         });
         race_exchange(lanes, largest);
