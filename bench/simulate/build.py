@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 # No contraction: whether a product and a sum are fused was decided when the PTX was made.
 # C++17: the standard library's headers take twice as long to compile as C++20.
 COMMON = ["-std=c++17", "-march=native", "-fPIC", "-shared", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off"]
-RUNTIME_FLAGS = [*COMMON, "-O2", "-fvisibility=default"]
+RUNTIME_FLAGS = [*COMMON, "-O1", "-fvisibility=default"]
 # By header, the files of the runtime that it stands for, those before others that they call.
 PARTS = {
     "tensor_core.hpp": ("tensor_core",),
@@ -38,7 +38,7 @@ OF_FEW = frozenset(name for names in PARTS.values() for name in names)
 INCLUDED = re.compile(rb"layerbench includes:([^\0]*)\0")  # in a kernel's library (translate.py)
 KERNEL_FLAGS = [*COMMON, "-fno-math-errno", "-fno-plt", "-fstack-clash-protection", "-fvisibility=hidden", "-w"]
 MOST_WAITING_S = 120.0  # for another process's compiler
-LONG_PTX = 50_000  # characters: to optimise a longer kernel takes more time than running it at small shapes saves
+LONG_PTX = 200_000  # characters: to optimise a longer kernel takes more time than running it at small shapes saves
 
 
 def load_runtime() -> ctypes.CDLL:

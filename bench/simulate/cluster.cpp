@@ -46,8 +46,6 @@ u64 mapped(u32 rank, u64 offset) { return static_cast<u64>(rank + 1) << kRankShi
 
 Reach::Reach(Thread& self, u64 address, Site site) : rank(rank_of(self, address)), visit_(host_of(self, address, site)) {}
 
-u32 serial_of(const Thread& self) { return self.fiber->slot->block.block_serial; }
-
 u64 map_to_rank(Thread& self, u64 address, u32 rank, Site site) {
     check_rank(self, rank, site);
     return mapped(rank, offset_of(address));

@@ -90,7 +90,7 @@ void land(Thread& self, const AsyncCopy& copy) {
     u8 data[16] = {};
     memcpy(data, reinterpret_cast<const void*>(copy.global), copy.valid);
     land_copy(self, copy.shared, data, copy.bytes, copy.site);
-    note_store(self, copy.shared, copy.bytes);  // by the manual it works in the generic proxy, like an ordinary store
+    if (machine.module->async_proxy) note_store(self, copy.shared, copy.bytes);  // by the manual it works in the generic proxy, like an ordinary store
 }
 
 void land_all(Thread& self, std::vector<AsyncCopy>& copies) {
