@@ -74,8 +74,13 @@ def test_what_is_translated_to_the_same_code_is_compiled_once(tmp_path, monkeypa
 def test_only_what_a_kernel_includes_is_compiled_of_the_runtime(tmp_path, monkeypatch):
     whole, parts = build.load_runtime(), []
     monkeypatch.setattr(build, "_load_runtime", lambda folder: whole)
-    load_part = build._load_part.__wrapped__
-    monkeypatch.setattr(build, "_load_part", lambda folder, name: parts.append(name) or load_part(folder, name))
+    load_it = build._load_part.__wrapped__
+
+    def load_part(folder, name):
+        parts.append(name)
+        return load_it(folder, name)
+
+    monkeypatch.setattr(build, "_load_part", load_part)
     build._load_module.__wrapped__(snippet_ptx({"k": "mov.u64 %rd10, 7;"}), tmp_path)
     assert not parts
     matrix = "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [%rd11]; cvt.u64.u32 %rd10, %r1;"
