@@ -9,69 +9,13 @@
 
 namespace sim {
 
-// --- cp.async: 4, 8 or 16 bytes a thread; what lies behind `valid` is filled with zeros -----------------------------
-
-namespace {
-
-u64 copies_issued = 0;
-
-void land(Thread& self, const AsyncCopy& copy) {
-    u8 data[16] = {};
-    memcpy(data, reinterpret_cast<const void*>(copy.global), copy.valid);
-    land_copy(self, copy.shared, data, copy.bytes, copy.site);
-    note_store(self, copy.shared, copy.bytes);  // by the manual it works in the generic proxy, like an ordinary store
-}
-
-void land_all(Thread& self, std::vector<AsyncCopy>& copies) {
-    for (const AsyncCopy& copy : copies) land(self, copy);
-    copies.clear();
-}
-
-}  // namespace
-
-void copy_async(Thread& self, u64 shared, u64 global, u32 bytes, u32 valid, Site site) {
-    check_shared(self, shared, bytes, bytes, kWrite, site);
-    valid = std::min(valid, bytes);
-    if (valid) reach_global_run(self, global, valid, bytes, kRead, site);
-    if (machine.counting) count_access(self, true, shared, bytes, kWrite, site);
-    begin_copy(self, static_cast<u32>(shared), bytes, site);
-    AsyncCopy copy{static_cast<u32>(shared), global, bytes, valid, site, ++copies_issued};
-    if (lands_at_once()) land(self, copy);
-    else self.fiber->open_copies.push_back(copy);
-}
-
-void copy_async_commit(Thread& self) {
-    self.fiber->copy_groups.push_back(std::move(self.fiber->open_copies));
-    self.fiber->open_copies.clear();
-}
-
-void copy_async_wait(Thread& self, u32 newest) {
-    auto& groups = self.fiber->copy_groups;
-    while (groups.size() > newest) {
-        land_all(self, groups.front());
-        groups.erase(groups.begin());
-    }
-}
-
-void copy_async_wait_all(Thread& self) {
-    copy_async_commit(self);
-    copy_async_wait(self, 0);
-}
+// --- cp.async and mbarriers -----------------------------------------------------------------------------------------
 
 // Those of the thread's copies that were issued up to now, and have not landed by a wait of its own, land for the
 // barrier.
 void copy_async_arrive(Thread& self, u64 barrier, bool counts_itself, Site site) {
     if (counts_itself) expect_arrivals(self, barrier, 1, site);
-    auto land_older = [thread = &self, last = copies_issued] {
-        auto land_from = [&](std::vector<AsyncCopy>& copies) {
-            auto newer =
-                std::partition(copies.begin(), copies.end(), [&](const AsyncCopy& c) { return c.number <= last; });
-            for (auto copy = copies.begin(); copy != newer; ++copy) land(*thread, *copy);
-            copies.erase(copies.begin(), newer);
-        };
-        for (auto& group : thread->fiber->copy_groups) land_from(group);
-        land_from(thread->fiber->open_copies);
-    };
+    auto land_older = [thread = &self, last = newest_copy()] { land_copies(*thread, last); };
     take_off(self, barrier, {land_older, &self, 0, 1}, site);
 }
 

@@ -19,6 +19,9 @@ struct Flight {
     Thread* issuer;
     u32 bytes, arrivals;
 };
+// The thread's cp.async copies up to a number, in the order of their issue, land; the number of the last that any issued.
+void land_copies(Thread& self, u64 last);
+u64 newest_copy();
 // `barrier` is an offset in the shared memory that is visited, or else the own block's.
 void take_off(Thread& self, u64 barrier, Flight flight, Site site);
 void check_shown(Thread& self, u64 barrier, Site site);  // to the async proxy
@@ -26,6 +29,9 @@ void expect_arrivals(Thread& self, u64 barrier, u32 more, Site site);
 
 // The async proxy (TMA, bulk copies, wgmma) sees what stores and cp.async wrote to shared memory only after
 // fence.proxy.async.
+void fence_async_proxy(Thread& self);
+u32 fenced_at(const Thread& self);              // when a thread made its last one, in numbers of such fences, …
+u32 fences_so_far();                            // … of which there were so many
 u32 proxy_time(u32 first_thread, u32 threads);  // of the latest such fence among these threads
 void check_proxy(Thread& self, u32 shared, u32 bytes, u32 fenced_at, const char* reader, Site site);
 

@@ -1,10 +1,15 @@
-"""Compiles the runtime once, and each translated module once: shared libraries in the cache, found again by hash."""
+"""Compiles the runtime once, and each translated module once: shared libraries in the cache, found again by hash.
+
+What every kernel needs of the runtime is one library. What few need, for those that their headers name, are others,
+which are compiled where a kernel first includes one.
+"""
 
 import ctypes
 import fcntl
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -19,11 +24,21 @@ from kernels.cpu import CompileError, cpu_flags, find_compiler
 
 HERE = Path(__file__).parent
 # No contraction: whether a product and a sum are fused was decided when the PTX was made.
-COMMON = ["-std=c++20", "-march=native", "-fPIC", "-shared", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off"]
-RUNTIME_FLAGS = [*COMMON, "-O2", "-fvisibility=default"]
+# C++17: the standard library's headers take twice as long to compile as C++20.
+COMMON = ["-std=c++17", "-march=native", "-fPIC", "-shared", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off"]
+RUNTIME_FLAGS = [*COMMON, "-O1", "-fvisibility=default"]
+# By header, the files of the runtime that it stands for, those before others that they call.
+PARTS = {
+    "tensor_core.hpp": ("tensor_core",),
+    "wmma.hpp": ("tensor_core", "wmma"),
+    "hopper.hpp": ("tensor_core", "hopper", "async_copy", "wgmma"),
+    "cluster.hpp": ("tensor_core", "hopper", "async_copy", "wgmma", "cluster_async"),
+}
+OF_FEW = frozenset(name for names in PARTS.values() for name in names)
+INCLUDED = re.compile(rb"layerbench includes:([^\0]*)\0")  # in a kernel's library (translate.py)
 KERNEL_FLAGS = [*COMMON, "-fno-math-errno", "-fno-plt", "-fstack-clash-protection", "-fvisibility=hidden", "-w"]
 MOST_WAITING_S = 120.0  # for another process's compiler
-LONG_PTX = 50_000  # characters: to optimise a longer kernel takes more time than running it at small shapes saves
+LONG_PTX = 200_000  # characters: to optimise a longer kernel takes more time than running it at small shapes saves
 
 
 def load_runtime() -> ctypes.CDLL:
@@ -32,9 +47,18 @@ def load_runtime() -> ctypes.CDLL:
 
 @functools.cache
 def _load_runtime(folder: Path) -> ctypes.CDLL:
-    sources = sorted(HERE.glob("*.cpp"))
-    library = _compile(folder, "runtime", sources, RUNTIME_FLAGS, "".join(p.read_text() for p in sources))
-    # RTLD_GLOBAL: kernels find the runtime's functions by name.
+    return _load_global(folder, "runtime", [p for p in sorted(HERE.glob("*.cpp")) if p.stem not in OF_FEW])
+
+
+@functools.cache
+def _load_part(folder: Path, name: str) -> ctypes.CDLL:
+    """One of those that few kernels need; after the runtime, and what it calls of others."""
+    return _load_global(folder, name, [HERE / f"{name}.cpp"])
+
+
+def _load_global(folder: Path, name: str, sources: list[Path]) -> ctypes.CDLL:
+    """A library whose functions kernels, and those that are loaded later, find by name."""
+    library = _compile(folder, name, sources, RUNTIME_FLAGS, "".join(p.read_text() for p in sources))
     return ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
@@ -45,8 +69,13 @@ def load_module(ptx: str) -> ctypes.CDLL:
 
 @functools.cache
 def _load_module(ptx: str, folder: Path) -> ctypes.CDLL:
-    load_runtime()
-    return ctypes.CDLL(str(build_module(ptx, folder)))
+    _load_runtime(folder)
+    library = build_module(ptx, folder)
+    included = INCLUDED.search(library.read_bytes())
+    for header in included[1].decode().split() if included else ():
+        for name in PARTS.get(header, ()):
+            _load_part(folder, name)
+    return ctypes.CDLL(str(library))
 
 
 def build_module(ptx: str, folder: Path | None = None) -> Path:

@@ -1,4 +1,4 @@
-// mbarriers: arrivals and bytes that complete a phase; the copies they wait for; and the fence between the proxies.
+// mbarriers: arrivals and bytes that complete a phase, and the copies they wait for.
 #include "hopper.hpp"
 
 #include <unordered_map>
@@ -26,30 +26,12 @@ struct PhaseBarrier {
     SyncPoint arriving, completed[2];  // of the running phase, and of the last one of each parity
 };
 
-// Who wrote each 16 bytes of shared memory by stores or cp.async.
-struct Written {
-    u32 time;
-    const Thread* thread;
-};
-
 struct HopperState {
     std::unordered_map<u32, PhaseBarrier> barriers;  // by shared address
-    std::vector<Written> written;
 
-    void begin() {
-        barriers.clear();
-        written.clear();
-    }
+    void begin() { barriers.clear(); }
 };
 OfMemory<HopperState> here;
-
-struct FenceState {
-    u32 fenced[kMaxThreads];  // when a thread last fenced the async proxy
-
-    void begin() { memset(fenced, 0, sizeof fenced); }
-};
-OfBlock<FenceState> fences;
-u32 now = 1;  // counts such fences; those of blocks long gone do no harm
 
 [[noreturn]] void bad_mbarrier(const Thread& self, u64 address, const std::string& what, Site site) {
     fail("mbarrier", text("mbarrier at shared byte %llu", static_cast<unsigned long long>(address)) + whose_memory() + ": " +
@@ -124,8 +106,6 @@ bool land_one(PhaseBarrier& barrier, u64 address, Site site) {
 // try_wait may give up at any time; in other orders than the first it does so now and then.
 bool gives_up() { return machine.seed && random_number() % 4 == 0; }
 
-constexpr u32 kPiece = 16;
-
 // Only a block's own threads may make, unmake and wait for its mbarriers.
 u64 own(Thread& self, u64 address, const char* what, Site site) {
     if (rank_of(self, address) != self.rank && address >> kRankShift <= kMaxRanks) {
@@ -136,11 +116,6 @@ u64 own(Thread& self, u64 address, const char* what, Site site) {
 }
 
 }  // namespace
-
-bool lands_at_once() {
-    u64 kind = machine.seed % 8;
-    return kind == 7 || (kind == 6 && random_number() % 2);
-}
 
 void take_off(Thread& self, u64 address, Flight flight, Site site) {
     PhaseBarrier& barrier = find(self, address, site);
@@ -158,7 +133,7 @@ void take_off(Thread& self, u64 address, Flight flight, Site site) {
 void check_shown(Thread& self, u64 address, Site site) {
     PhaseBarrier& barrier = find(self, address, site);
     const Thread& maker = *barrier.maker;
-    if (barrier.shown || barrier.made < fences.of(maker).fenced[maker.index] || barrier.made < fences->fenced[self.index]) return;
+    if (barrier.shown || barrier.made < fenced_at(maker) || barrier.made < fenced_at(self)) return;
     remark("unfenced barrier", where(site), text("the mbarrier at shared byte %llu", static_cast<unsigned long long>(address)) + whose_memory() +
                                    " counts the bytes of a copy by the async proxy, which was not shown it: fence.mbarrier_init or "
                                    "fence.proxy.async comes after mbarrier.init, " + where(site) + ", " + who(self));
@@ -181,7 +156,7 @@ void mbarrier_init(Thread& self, u64 address, u32 count, Site site) {
     PhaseBarrier& barrier = here->barriers[static_cast<u32>(address)];
     barrier.expected = barrier.pending = count;
     barrier.maker = &self;
-    barrier.made = now;
+    barrier.made = fences_so_far();
 }
 
 void mbarrier_invalidate(Thread& self, u64 address, Site site) {
@@ -255,43 +230,6 @@ bool mbarrier_test(Thread& self, u64 address, u32 parity, u32 order, bool blocks
         }
         barrier.waiters.push_back(self.fiber);
         park("waits for an mbarrier", site);
-    }
-}
-
-// --- proxies --------------------------------------------------------------------------------------------------------
-
-void note_store(const Thread& self, u32 shared, u32 bytes) {
-    if (shared >= kReservedShared) return;
-    if (here->written.empty()) here->written.resize(machine.shared_bytes / kPiece + 1);
-    for (u32 i = shared / kPiece; i <= (shared + bytes - 1) / kPiece; i++) here->written[i] = {now, &self};
-}
-
-void forget_stores(u32 shared, u32 bytes) {
-    if (here->written.empty()) return;
-    for (u32 i = (shared + kPiece - 1) / kPiece; i < (shared + bytes) / kPiece; i++) here->written[i] = {};
-}
-
-void fence_async_proxy(Thread& self) { fences->fenced[self.index] = ++now; }
-
-u32 proxy_time(u32 first_thread, u32 threads) {
-    u32 latest = 0;
-    for (u32 i = first_thread; i < first_thread + threads && i < kMaxThreads; i++)
-        latest = fences->fenced[i] > latest ? fences->fenced[i] : latest;
-    return latest;
-}
-
-// A fence of the writer after its store is what kernels usually have; one of the reader, once it knows of the store,
-// does too.
-void check_proxy(Thread& self, u32 shared, u32 bytes, u32 fenced_at, const char* reader, Site site) {
-    if (here->written.empty()) return;
-    for (u32 i = shared / kPiece; i <= (shared + bytes - 1) / kPiece; i++) {
-        const Written& store = here->written[i];
-        if (!store.time) continue;  // written by nobody, or by a bulk copy
-        if (store.time < fences.of(*store.thread).fenced[store.thread->index] || store.time < fenced_at) continue;
-        fail("proxy", std::string(reader) + text(" reads shared memory byte %u, which ", i * kPiece) +
-                          (store.thread->fiber->slot == self.fiber->slot ? thread_name(store.thread->index) : who(*store.thread)) +
-                          " wrote by a store or cp.async, without a fence.proxy.async between, " + where(site) + ", " +
-                          who(self));
     }
 }
 

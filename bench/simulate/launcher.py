@@ -199,16 +199,16 @@ def run_ptx(
         raise SimulationError(name or symbol, [Report("launch", f"{sizes}: {wrong[0]} is no size")])
     with unprofiled():
         module = build.load_module(ptx)
-    refused = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(module, "sim_refused")))
-    if refused and symbol in (messages := dict(_split(refused))):
-        raise UnknownInstruction(messages[symbol])
-    seed = next(_seeds) if seed is None else seed
-    with _one_at_a_time:
-        kind = {"cooperative": cooperative, "cluster": cluster or (0, 0, 0), "any_cluster": any_cluster}
-        reports = _launch(module, symbol, grid, block, shared, arguments, kind, seed)
-        if _counts is not None:
-            _counts.append(read_counts(build.load_runtime(), module, name or symbol, grid, block))
-        _keep_notes(name or symbol)
+        refused = ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(module, "sim_refused")))
+        if refused and symbol in (messages := dict(_split(refused))):
+            raise UnknownInstruction(messages[symbol])
+        seed = next(_seeds) if seed is None else seed
+        with _one_at_a_time:
+            kind = {"cooperative": cooperative, "cluster": cluster or (0, 0, 0), "any_cluster": any_cluster}
+            reports = _launch(module, symbol, grid, block, shared, arguments, kind, seed)
+            if _counts is not None:
+                _counts.append(read_counts(build.load_runtime(), module, name or symbol, grid, block))
+            _keep_notes(name or symbol)
     if not reports:
         return
     if _collected is None:
@@ -220,7 +220,8 @@ def run_ptx(
 
 @contextmanager
 def unprofiled() -> Iterator[None]:
-    """A profile function sees nothing of the simulator's own compiling, which takes three times as long under one."""
+    """A profile function sees nothing of the simulator's own work, which takes up to three times as long under one; no
+    code of a variant's runs meanwhile."""
     before = sys.getprofile()
     sys.setprofile(None)
     try:

@@ -35,7 +35,6 @@ std::string block_name(u32 serial);   // "block (5,0,0)", of any block of this l
 std::string memory_name(bool shared, u64 address);  // "`out` byte 12"
 std::string text(const char* format, ...) __attribute__((format(printf, 1, 2)));
 bool same_place(Site a, Site b);
-Value value_of(Site site);
 
 // --- the machine ----------------------------------------------------------------------------------------------------
 
@@ -99,6 +98,7 @@ struct Warp {
     u32 existing = 0;         // lanes that the block has
     u32 live = 0;             // lanes that have not returned
     u32 waiting = 0;          // lanes that wait in a warp operation
+    bool alike = false;       // … and all of them in one, with one mask
 };
 
 // A piece of memory that this launch may use.
@@ -167,6 +167,8 @@ struct Machine : RunningBlock {
 
 extern Machine machine;
 
+inline Value value_of(Site site) { return static_cast<Value>(machine.module->places[site].value); }
+
 u64 random_number();
 
 // --- fibers ---------------------------------------------------------------------------------------------------------
@@ -217,7 +219,6 @@ class Reach {
 // The block's memory has changed: those of its threads that poll may hope again.
 void memory_changed();
 bool has_ended(const Slot& slot);
-u32 serial_of(const Thread& self);  // of its block
 std::string whose_memory();         // " of block (1,0,0)", where it is not the running block's
 
 void cluster_lost_thread(Fiber& fiber);  // it has returned
@@ -250,6 +251,15 @@ void collective(Thread& self, const Operation& operation, u32 mask, void* payloa
 void try_operation(Warp& warp, u32 mask);  // perform it if all have arrived
 void settle_active_masks();                // nobody is ready: whoever is in activemask now is what it answers
 
+// Whether so many bytes are equal; mostly those of one access, which are few.
+inline bool same_bytes(const void* a, const void* b, u32 bytes) {
+    if (bytes == 4) return !memcmp(a, b, 4);
+    if (bytes == 16) return !memcmp(a, b, 16);
+    if (bytes == 2) return !memcmp(a, b, 2);
+    if (bytes == 8) return !memcmp(a, b, 8);
+    return !memcmp(a, b, bytes);
+}
+
 template <class Do>
 inline void each_lane(u32 mask, Do what) {
     for (; mask; mask &= mask - 1) what(static_cast<u32>(__builtin_ctz(mask)));
@@ -268,7 +278,7 @@ bool in_own_stack(const Thread& self, u64 address);
 void* reach_run(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site);  // also parameters and constants
 void check_shared(Thread& self, u64 address, u32 bytes, u32 alignment, u32 access, Site site);
 
-// Stores to shared memory in the generic proxy, for the check that the async proxy was told of them (hopper.cpp).
+// Stores to shared memory in the generic proxy, for the check that the async proxy was told of them (copies.cpp).
 void note_store(const Thread& self, u32 shared, u32 bytes);
 void forget_stores(u32 shared, u32 bytes);  // a copy has written over them
 
@@ -364,6 +374,8 @@ struct Cluster {
     std::vector<Fiber*> waiters;
     SyncPoint arriving, completed;
 };
+
+inline u32 serial_of(const Thread& self) { return self.fiber->slot->block.block_serial; }  // of its block
 
 template <class State>
 class OfBlock : public BlockPart {

@@ -125,7 +125,7 @@ void* reach_range(Thread& self, u64 address, u32 bytes, u32 alignment, u32 acces
     }
     void* memory = reinterpret_cast<void*>(address);
     if (machine.races && range->tracked) {
-        if (stored && !memcmp(memory, stored, bytes)) access |= kSilent;
+        if (stored && same_bytes(memory, stored, bytes)) access |= kSilent;
         else if (access & kWrite && !(access & kRead)) stirred();
         race_access(self, false, address, bytes, access, site, {memory, stored});
     }
@@ -246,12 +246,12 @@ void* reach_shared(Thread& self, u64 address, u32 bytes, u32 access, Site site, 
     if (access & kWrite) {
         if (const PendingCopy* copy = find_pending(shared, bytes)) unfinished(self, *copy, shared, "writes", site);
         bool written = (word & bits) == bits;
-        if (stored && written && !memcmp(memory, stored, bytes)) access |= kSilent;
+        if (stored && written && same_bytes(memory, stored, bytes)) access |= kSilent;
         else if (!(access & kRead)) stirred();
         memory_changed();
         if (!written) before = nullptr;  // nothing was there to be compared with
         word |= bits;
-        note_store(self, shared, bytes);
+        if (machine.module->async_proxy) note_store(self, shared, bytes);
     }
     if (machine.races) race_access(self, true, shared, bytes, access, site, {before, stored});
     if (machine.counting) count_access(self, true, shared, bytes, access, site);

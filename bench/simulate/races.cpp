@@ -30,7 +30,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 #include <unordered_map>
 
@@ -46,16 +45,19 @@ constexpr u64 kShadowLimit = 256ull << 20;  // bytes of records kept from launch
 constexpr u32 kLastSerial = 0xf0000000u;    // serial numbers of blocks begin anew before they overflow
 
 struct Record {
-    u32 block = 0;  // serial number; 0: none
-    u32 clock = 0;
-    u32 thread : 10 = 0;
-    u32 strong : 1 = 0;
-    u32 is_volatile : 1 = 0;
-    u32 site : 20 = 0;
+    u32 block;  // serial number; 0: none
+    u32 clock;
+    u32 rest;   // packed by hand: a store of bit fields, and a load of them all, is slow
+
+    u32 thread() const { return rest & (kMaxThreads - 1); }
+    bool strong() const { return rest & kMaxThreads; }
+    bool is_volatile() const { return rest & kMaxThreads * 2; }
+    u32 site() const { return rest / (kMaxThreads * 4); }
+    bool is_by(const Record& other) const { return block == other.block && !((rest ^ other.rest) & (kMaxThreads - 1)); }
 };
 
 struct Cell {
-    Record write, read, earlier_read;
+    Record write{}, read{}, earlier_read{};
     u32 execution = 0;  // the how-manieth of its instruction by its thread the write was
 };
 
@@ -300,7 +302,7 @@ void acquire(RaceState& its, Thread& self, const SyncPoint& point, u32 access) {
 }
 
 bool known_in_cluster(RaceState& its, const Record& record, const Thread& self) {
-    const u32 rank = in_clusters() ? rank_in_cluster(record.block) : kMaxRanks, warp = record.thread / kWarp;
+    const u32 rank = in_clusters() ? rank_in_cluster(record.block) : kMaxRanks, warp = record.thread() / kWarp;
     if (rank >= machine.cluster_blocks) return false;
     return record.clock < its.ranks_floor[rank][warp] || record.clock < known_of(its, self, rank)[warp];
 }
@@ -310,33 +312,35 @@ bool happened_before(RaceState& its, const Record& record, const Thread& self) {
         if (known_in_cluster(its, record, self)) return true;
         u32 block = ordinal(record.block);
         u32 heard = block < its.heard.size() ? its.heard[block] : 0;
-        return heard && record.clock < clock_in(heard, record.thread / kWarp);
+        return heard && record.clock < clock_in(heard, record.thread() / kWarp);
     }
-    if (record.clock < its.floor_clock || record.thread == self.index) return true;
-    if (record.thread / kWarp == self.warp) return record.clock < its.lane_known[self.index][record.thread % kWarp];
-    return record.clock < its.warp_known[self.warp][record.thread / kWarp];
+    if (record.clock < its.floor_clock || record.thread() == self.index) return true;
+    if (record.thread() / kWarp == self.warp) return record.clock < its.lane_known[self.index][record.thread() % kWarp];
+    return record.clock < its.warp_known[self.warp][record.thread() / kWarp];
 }
 
 // Whether a thread asks for a word again and again: what it waits for may come without anything that orders it.
 bool polls_for(const Record& read) {
-    const Fiber& fiber = machine.fibers[read.thread];
-    return std::any_of(fiber.polls, fiber.polls + kPolls, [&](const Poll& p) { return p.site == read.site && p.again; });
+    const Fiber& fiber = machine.fibers[read.thread()];
+    return std::any_of(fiber.polls, fiber.polls + kPolls, [&](const Poll& p) { return p.site == read.site() && p.again; });
 }
 
 // `volatile` says that each access is made, and not when: lanes of a warp (and, where they hand over a float, which is
 // data and no flag, warps of a block) that meet by it alone lean on running in step.
 bool leans_on_step(const Record& record, const Record& now, const Thread& self, Site written) {
-    if (!record.is_volatile || !now.is_volatile || record.block != now.block) return false;
-    if (record.thread / kWarp != self.warp && value_of(written) == Value::Other) return false;
-    return record.site == written || !polls_for(record);
+    if (!record.is_volatile() || !now.is_volatile() || record.block != now.block) return false;
+    if (record.thread() / kWarp != self.warp && value_of(written) == Value::Other) return false;
+    return record.site() == written || !polls_for(record);
 }
 
-bool conflicts(const Record& record, const Record& now, const Thread& self, bool shared, Site written) {
+inline bool conflicts(RaceState& its, const Record& record, const Record& now, const Thread& self, bool shared, Site written) {
     if (record.block < machine.first_block_serial) return false;  // of an earlier launch, or none
+    // Nearly all there is; below it is asked again.
+    if (record.is_by(now) || (record.block == now.block && record.clock < its.floor_clock)) return false;
     if (shared && rank_in_cluster(record.block) >= machine.cluster_blocks) return false;  // of another block that was here
-    if (record.strong && now.strong && !leans_on_step(record, now, self, written)) return false;
+    if (record.strong() && now.strong() && !leans_on_step(record, now, self, written)) return false;
     if (record.block != now.block && heard_entries > kMostHeard) return false;
-    return !happened_before(here.of(self), record, self);
+    return !happened_before(its, record, self);
 }
 
 // What is remembered as one.
@@ -349,8 +353,8 @@ enum class Reads { None, Before, Now };
 
 std::string race_text(const char* kind, const Record& record, const Thread& self, bool shared, u64 address, Site site) {
     bool same_block = record.block == serial_of(self);
-    std::string other = (same_block ? "" : block_name(record.block) + " ") + thread_name(record.thread);
-    return std::string(kind) + " race on " + memory_name(shared, address) + ": " + where(record.site) + " (" + other +
+    std::string other = (same_block ? "" : block_name(record.block) + " ") + thread_name(record.thread());
+    return std::string(kind) + " race on " + memory_name(shared, address) + ": " + where(record.site()) + " (" + other +
            ") and " + where(site) + " (" + who(self) + ")";
 }
 
@@ -359,10 +363,10 @@ void report(const char* kind, const Record& record, const Record& now, const Thr
     const u64 address = granule.address;
     const Record &reader = reads == Reads::Now ? now : record, &writer = reads == Reads::Now ? record : now;
     if (shared || reads == Reads::None) unused_no_more();
-    else if (unused_race(address, granule.bytes, reader.block, reader.thread, writer.block, writer.thread)) return;
-    std::string key = std::string(kind) + where(record.site) + "|" + where(now.site);
-    const bool in_step = record.is_volatile && now.is_volatile;
-    note("race", key, race_text(kind, record, self, shared, address, now.site) +
+    else if (unused_race(address, granule.bytes, reader.block, reader.thread(), writer.block, writer.thread())) return;
+    std::string key = std::string(kind) + where(record.site()) + "|" + where(now.site());
+    const bool in_step = record.is_volatile() && now.is_volatile();
+    note("race", key, race_text(kind, record, self, shared, address, now.site()) +
                           (in_step ? "; volatile orders no threads, not even lanes of one warp: __syncwarp() does" : ""));
 }
 
@@ -432,7 +436,7 @@ std::string value_text(Value kind, const u8* bytes) {
 }
 
 void suspect(const Record& last, const Storing& now, std::string as_rounding) {
-    const u32 warps[2] = {last.thread / kWarp, now.self.warp}, number = store_of_site[now.site];
+    const u32 warps[2] = {last.thread() / kWarp, now.self.warp}, number = store_of_site[now.site];
     for (const Suspects& s : here->suspects) {
         if (s.number == number && s.execution == now.execution && s.address == now.address && s.warps[0] == warps[0] && s.warps[1] == warps[1]) return;
     }
@@ -469,10 +473,10 @@ void settle_suspects() {
 // instruction, and only rounding tells what it wrote from what is written now.
 bool is_rounding(const Cell& cell, const Storing& now) {
     const Record& last = cell.write;
-    if (last.block != serial_of(now.self) || last.block != machine.block_serial || last.site != now.site) return false;
-    const bool one_warp = last.thread / kWarp == now.self.warp;
+    if (last.block != serial_of(now.self) || last.block != machine.block_serial || last.site() != now.site) return false;
+    const bool one_warp = last.thread() / kWarp == now.self.warp;
     if (!one_warp && (here->last_stores.empty() || now.bytes > sizeof LastStore::value)) return false;
-    if (last.strong || !now.execution || cell.execution != now.execution || !now.stored.before || !now.stored.after) return false;
+    if (last.strong() || !now.execution || cell.execution != now.execution || !now.stored.before || !now.stored.after) return false;
     FirstStore mine{now.site, now.execution, {}};
     if (now.bytes > sizeof mine.bytes) return false;
     Value kind = value_of(now.site);
@@ -490,7 +494,7 @@ bool is_rounding(const Cell& cell, const Storing& now) {
     std::string message = "lanes of one warp store to one word what differs by rounding (" + value_text(kind, before + at) +
                                 " and " + value_text(kind, after + at) + "), and which of it stays is not defined: " +
                                 memory_name(now.shared, now.address + at) + ", " + where(now.site) + ", " +
-                                thread_name(last.thread) + " and " + who(now.self);
+                                thread_name(last.thread()) + " and " + who(now.self);
     if (one_warp) remark("nondeterministic", where(now.site), message);
     else suspect(last, now, std::move(message));
     return true;
@@ -500,7 +504,7 @@ bool is_rounding(const Cell& cell, const Storing& now) {
 // sign and a payload. What was loaded, or made by integers, keeps its bits on a card too.
 bool is_same_nan(const Cell& cell, const Storing& now) {
     const Value kind = value_of(now.site);
-    if (kind == Value::Other || cell.write.block < machine.first_block_serial || value_of(cell.write.site) != kind) return false;
+    if (kind == Value::Other || cell.write.block < machine.first_block_serial || value_of(cell.write.site()) != kind) return false;
     if (!now.stored.before || !now.stored.after) return false;
     const u32 step = step_of(kind);
     if (now.bytes % step) return false;
@@ -511,25 +515,25 @@ bool is_same_nan(const Cell& cell, const Storing& now) {
     return true;
 }
 
-void look_at(Cell& cell, const Record& now, Granule granule, u32 access, const Storing& storing) {
+inline void look_at(RaceState& its, Cell& cell, const Record& now, Granule granule, u32 access, const Storing& storing) {
     Thread& self = storing.self;
     const bool shared = storing.shared;
-    Site site = now.site;
+    Site site = now.site();
     const Record& last = cell.read;  // a write since then would have cleared it
-    if (access == kRead && last.thread == now.thread && last.clock == now.clock && last.block == now.block) return;
+    if (access == kRead && last.is_by(now) && last.clock == now.clock) return;
     if (access & kWrite && is_same_nan(cell, storing)) return;
     const bool told = access & kAnnounced && cell.write.block == machine.owner;
-    if (!told && conflicts(cell.write, now, self, shared, cell.write.site) && !(access & kWrite && is_rounding(cell, storing))) {
+    if (!told && conflicts(its, cell.write, now, self, shared, cell.write.site()) && !(access & kWrite && is_rounding(cell, storing))) {
         const bool writes = access & kWrite;
         report(writes ? "write-write" : "write-read", cell.write, now, self, shared, granule, writes ? Reads::None : Reads::Now);
     }
     if (access & kWrite) {
-        if (conflicts(cell.read, now, self, shared, site)) report("read-write", cell.read, now, self, shared, granule, Reads::Before);
-        if (conflicts(cell.earlier_read, now, self, shared, site)) {
+        if (conflicts(its, cell.read, now, self, shared, site)) report("read-write", cell.read, now, self, shared, granule, Reads::Before);
+        if (conflicts(its, cell.earlier_read, now, self, shared, site)) {
             report("read-write", cell.earlier_read, now, self, shared, granule, Reads::Before);
         }
         cell = Cell{now, {}, {}, storing.execution};
-    } else if (cell.read.block == now.block && cell.read.thread == now.thread) {
+    } else if (cell.read.is_by(now)) {
         cell.read = now;
     } else {
         cell.earlier_read = cell.read;
@@ -640,9 +644,38 @@ void races_new_launch() {
     }
 }
 
+namespace {
+
+Record record_of(const Thread& self, u32 clock, u32 access, Site site) {
+    const u32 strong = access & kStrong ? kMaxThreads : 0, is_volatile = access & kVolatile ? kMaxThreads * 2 : 0;
+    return {serial_of(self), clock, self.index | strong | is_volatile | site * (kMaxThreads * 4)};
+}
+
+// Most of all accesses: plain loads of whole granules that nobody has stored to since the last barrier. False, and
+// nothing done, where it is another one. What it does `look_at` would do too.
+bool read_in_order(RaceState& its, Page& page, u64 address, u32 bytes, const Record& now) {
+    const u32 first = static_cast<u32>(address % kPageBytes);
+    if (page.shift != 2 || ((first | bytes) & 3) || first + bytes > kPageBytes) return false;
+    Cell *const begin = &page.cells[first >> 2], *const end = begin + (bytes >> 2);
+    const u32 floor = its.floor_clock, first_block = machine.first_block_serial;
+    for (const Cell* cell = begin; cell != end; cell++) {
+        const Record& write = cell->write;
+        if (write.block >= first_block && !write.is_by(now) && (write.block != now.block || write.clock >= floor)) return false;
+    }
+    for (Cell* cell = begin; cell != end; cell++) {
+        if (!cell->read.is_by(now)) cell->earlier_read = cell->read;
+        else if (cell->read.clock == now.clock) continue;
+        cell->read = now;
+    }
+    return true;
+}
+
+}  // namespace
+
 void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, Site site, Stored stored) {
     RaceState& its = here.of(self);
     const u32 clock = its.clocks[self.index];  // a release lets its own access be known too
+    if (access == kRead && read_in_order(its, page_of(shared, address), address, bytes, record_of(self, clock, access, site))) return;
     if (access & kStrong) synchronise(self, shared, address, access);
     u32 number = access & kWrite ? store_of_site[site] : 0;
     u32 execution = number ? ++its.executions[(number - 1) * machine.threads + self.index] : 0;
@@ -655,17 +688,11 @@ void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, 
     Page& page = page_of(shared, address);
     u32 wanted = bytes & 1 || address & 1 ? 0 : bytes & 2 || address & 2 ? 1 : 2;
     if (wanted < page.shift) page.split(wanted);
-    Record now;
-    now.block = serial_of(self);
-    now.clock = clock;
-    now.thread = self.index;
-    now.strong = (access & kStrong) != 0;
-    now.is_volatile = (access & kVolatile) != 0;
-    now.site = site;
+    const Record now = record_of(self, clock, access, site);
     const Storing storing{self, shared, address, bytes, site, execution, stored};
     u32 first = static_cast<u32>(address % kPageBytes), last = std::min(first + bytes, kPageBytes) - 1;
     for (u32 i = first >> page.shift; i <= last >> page.shift; i++) {
-        look_at(page.cells[i], now, {address / kPageBytes * kPageBytes + (static_cast<u64>(i) << page.shift), 1u << page.shift}, access, storing);
+        look_at(its, page.cells[i], now, {address / kPageBytes * kPageBytes + (static_cast<u64>(i) << page.shift), 1u << page.shift}, access, storing);
     }
     u32 done = last + 1 - first;  // a copy may reach over the page's end
     if (done < bytes) race_access(self, shared, address + done, bytes - done, access & ~kStrong, site);
@@ -739,10 +766,10 @@ void race_block_ends() {
     for (u32 i = 0; i < here->ranks_known.size(); i++) join(known[i % machine.cluster_blocks], here->ranks_known[i]);
     auto look = [&](const Record& record, u64 address) {
         const u32 rank = rank_in_cluster(record.block);
-        if (rank >= machine.cluster_blocks || rank == machine.rank || record.clock < known[rank][record.thread / kWarp]) return;
-        note("cluster", "end" + where(record.site), block_name(machine.block_serial) +
-             " may have ended when its shared memory is reached: byte " + std::to_string(address) + ", " + where(record.site) + ", " +
-             block_name(record.block) + " " + thread_name(record.thread) + "; nothing orders the two, a barrier of the cluster would");
+        if (rank >= machine.cluster_blocks || rank == machine.rank || record.clock < known[rank][record.thread() / kWarp]) return;
+        note("cluster", "end" + where(record.site()), block_name(machine.block_serial) +
+             " may have ended when its shared memory is reached: byte " + std::to_string(address) + ", " + where(record.site()) + ", " +
+             block_name(record.block) + " " + thread_name(record.thread()) + "; nothing orders the two, a barrier of the cluster would");
     };
     for (size_t p = 0; p < memory->pages.size(); p++) {
         const Page& page = memory->pages[p];

@@ -51,10 +51,12 @@ struct SchedulerState {
     u32 head = 0, tail = 0;
     u32 round_end = 0;  // where the round of the last poll ends
     BarrierState barriers[kBarriers];
+    u32 arrived = 0;  // by barrier, a bit: somebody has arrived there
 
     void begin() {
         head = tail = round_end = 0;
-        for (BarrierState& barrier : barriers) barrier = BarrierState();
+        each_lane(arrived, [&](u32 id) { barriers[id] = BarrierState(); });
+        arrived = 0;
     }
 };
 OfBlock<SchedulerState> here;
@@ -183,8 +185,6 @@ std::string memory_name(bool shared, u64 address) {
     return "memory";
 }
 
-Value value_of(Site site) { return static_cast<Value>(machine.module->places[site].value); }
-
 void remark(const char* kind, const std::string& key, const std::string& message) {
     std::string name = std::string(kind) + "\x1f" + key;
     if (remarks.size() < kMaxReports && remark_keys.insert(name).second) remarks.push_back({name, message});
@@ -291,14 +291,19 @@ std::string waits() {
         else groups.push_back({wait, i, 1});
     }
     auto rank = [](const Group& g) { return g.wait.rfind("polls", 0) == 0 ? 0 : g.wait.rfind("runs", 0) == 0 ? 2 : 1; };
-    std::stable_sort(groups.begin(), groups.end(), [&](const Group& a, const Group& b) { return rank(a) < rank(b); });
-    while (groups.size() > 1 && rank(groups.back()) == 2) groups.pop_back();  // it is on its way to where others wait
-    std::string message;
-    for (size_t i = 0; i < groups.size() && i < 6; i++) {
-        std::string more = groups[i].threads > 1 ? text(" (and %u more threads)", groups[i].threads - 1) : "";
-        message += (i ? "; " : "") + thread_name(groups[i].first) + " " + groups[i].wait + more;
+    std::vector<const Group*> told;
+    for (int wanted = 0; wanted < 3; wanted++) {
+        // Who runs is on its way to where others wait.
+        for (const Group& g : groups) {
+            if (rank(g) == wanted && (wanted < 2 || told.empty())) told.push_back(&g);
+        }
     }
-    return message + (groups.size() > 6 ? "; …" : "");
+    std::string message;
+    for (size_t i = 0; i < told.size() && i < 6; i++) {
+        std::string more = told[i]->threads > 1 ? text(" (and %u more threads)", told[i]->threads - 1) : "";
+        message += (i ? "; " : "") + thread_name(told[i]->first) + " " + told[i]->wait + more;
+    }
+    return message + (told.size() > 6 ? "; …" : "");
 }
 
 void put_aside();
@@ -493,6 +498,7 @@ BarrierState& arrive(Thread& self, u32 id, u32 threads, bool waits, Site site) {
     self.fiber->site = site;
     if (whole && waits) check_whole(self, barrier);
     barrier.arrived++;
+    here->arrived |= 1u << id;
     if (!whole && machine.races) race_release(self, barrier.point);
     return barrier;
 }
@@ -661,11 +667,12 @@ namespace {
     Warp& warp = machine.warps[fiber.thread.warp];
     warp.live &= ~(1u << fiber.thread.lane);
     cluster_lost_thread(fiber);
-    for (BarrierState& barrier : here->barriers) {
-        if (!barrier.whole || barrier.waiters.empty()) continue;
+    each_lane(here->arrived, [&](u32 id) {
+        BarrierState& barrier = here->barriers[id];
+        if (!barrier.whole || barrier.waiters.empty()) return;
         exited_before_barrier(fiber, *barrier.waiters[0]);
         if (complete(barrier)) open(barrier);
-    }
+    });
     each_lane(warp.waiting, [&](u32 lane) {
         if (warp.waiting >> lane & 1) try_operation(warp, warp.fibers[lane].mask);
     });
@@ -725,7 +732,6 @@ Slot* free_slot(u32 threads) {
     }
     slots.push_back(std::make_unique<Slot>());
     Slot& slot = *slots.back();
-    for (BlockPart* part : block_parts()) slot.parts.push_back(part->make());
     return make_fibers(slot, threads) ? &slot : nullptr;
 }
 
@@ -801,7 +807,7 @@ void begin_block(Slot& slot, Dim3 at, u32 rank) {
     machine.blocks.push_back(at);
     machine.live = machine.threads;
     machine.exited = machine.active_requests = 0;
-    for (u32 w = 0; w < kMaxWarps; w++) machine.warps[w] = Warp{&machine.fibers[w * kWarp], 0, 0, 0};
+    for (u32 w = 0; w < kMaxWarps; w++) machine.warps[w] = Warp{&machine.fibers[w * kWarp], 0, 0, 0, false};
     new_block_memory();
     for (BlockPart* part : block_parts()) part->begin();
     for (u32 i = 0; i < machine.threads; i++) start_thread(i);
@@ -822,6 +828,8 @@ bool begin_cluster(Dim3 at) {
         }
         slot->busy = true;
         slot->cluster = cluster;
+        // More of them may have come since with a library of the runtime's.
+        for (size_t i = slot->parts.size(); i < block_parts().size(); i++) slot->parts.push_back(block_parts()[i]->make());
         cluster->members.push_back(slot);
     }
     const Dim3& size = machine.cluster_size;

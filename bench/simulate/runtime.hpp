@@ -110,6 +110,7 @@ struct Module {
     u32 variable_count;
     const ModuleKernel* kernels;
     u32 kernel_count;
+    bool async_proxy;  // it may have instructions of that proxy
 };
 
 // --- control --------------------------------------------------------------------------------------------------------

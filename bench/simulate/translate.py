@@ -24,6 +24,7 @@ from bench.simulate.use import UnknownInstruction, Use, ctype, identifier, regis
 from bench.simulate.values import Values
 
 HEADERS = ("runtime.hpp", "memory.hpp", "arithmetic.hpp")
+ASYNC_PROXY = ("hopper.hpp", "cluster.hpp")  # TMA, bulk copies and wgmma are instructions of these
 MIN_DYNAMIC_ALIGN = 16
 
 
@@ -158,7 +159,8 @@ class ModuleWriter:
         for v in self.globals.values():
             name, writable = f"G_{identifier(v.name)}", str(v.space == "global").lower()
             variables.append(f"{{{string(v.name)}, {name}, sizeof {name}, {writable}}}")
-        sizes = (len(places), len(variables), len(kernels))
+        async_proxy = str(any(header in self.headers for header in ASYNC_PROXY)).lower()
+        sizes = (len(places), len(variables), len(kernels), async_proxy)
         return "\n".join(
             (
                 _array("Place", "places", places),
@@ -167,8 +169,10 @@ class ModuleWriter:
                 _array("ModuleKernel", "kernels", [k.description() for k in kernels]),
                 'extern "C" __attribute__((visibility("default"), used)) const char sim_refused[];',
                 f"const char sim_refused[] = {string(_entries(self.refused))};",
+                'extern "C" __attribute__((visibility("default"), used)) const char sim_includes[];',
+                f"const char sim_includes[] = {string('layerbench includes:' + ' '.join(self.headers))};",
                 'extern "C" __attribute__((visibility("default"), used)) const Module sim_module;',
-                "const Module sim_module = {{places, {}, variables, {}, kernels, {}}};".format(*sizes),
+                "const Module sim_module = {{places, {}, variables, {}, kernels, {}, {}}};".format(*sizes),
             )
         )
 

@@ -2,7 +2,6 @@
 #include "machine.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
 namespace sim {
@@ -60,8 +59,8 @@ void try_operation(Warp& warp, u32 mask) {
     u32 wanted = mask & warp.live;
     if (!wanted || (warp.waiting & wanted) != wanted) return;
     u32 first = static_cast<u32>(__builtin_ctz(wanted));
-    bool all_agree = true;
-    each_lane(wanted, [&](u32 lane) {
+    bool all_agree = !warp.alike || warp.fibers[first].mask == mask;
+    if (!warp.alike) each_lane(wanted, [&](u32 lane) {
         check_mask(warp, first, warp.fibers[lane], lane);
         all_agree &= warp.fibers[lane].mask == mask;  // else a lane waits for an operation without the others first
     });
@@ -79,7 +78,12 @@ void collective(Thread& self, const Operation& operation, u32 mask, void* payloa
     fiber.mask = mask;
     fiber.payload = payload;
     begin_wait(State::Warp, operation.name, site);
-    each_lane(warp.waiting & mask, [&](u32 lane) { check_mask(warp, lane, fiber, self.lane); });
+    if (!warp.waiting) warp.alike = true;
+    else if (warp.alike) {
+        const Fiber& other = warp.fibers[__builtin_ctz(warp.waiting)];
+        warp.alike = other.operation == &operation && other.mask == mask;
+    }
+    if (!warp.alike) each_lane(warp.waiting & mask, [&](u32 lane) { check_mask(warp, lane, fiber, self.lane); });
     warp.waiting |= 1u << self.lane;
     try_operation(warp, mask);
     run_another();
@@ -116,7 +120,7 @@ void perform_shuffle(const Lanes& lanes) {
     if (machine.races && value_of(lanes.site(static_cast<u32>(__builtin_ctz(lanes.mask)))) == Value::F32) {
         f32 largest = 0;
         each_lane(lanes.mask, [&](u32 lane) {
-            f32 value = std::bit_cast<f32>(lanes.of<Shuffled>(lane).value);
+            f32 value = __builtin_bit_cast(f32, lanes.of<Shuffled>(lane).value);
             if (std::isfinite(value)) largest = std::max(largest, std::fabs(value));
         });
         race_exchange(lanes, largest);

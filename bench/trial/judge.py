@@ -91,7 +91,7 @@ class JudgeRoom(process.Room):
         self.threads = torch.get_num_threads()
         self.device = open_device(device) if is_gpu(device) else None
         if not self.device:
-            _keep_memory()
+            keep_memory()
         self.where = truth.where_of(self.device, device) if self.device else truth.CPU
         self.ipc = ipc_of(self.device) if self.device else None
         self.window: Window | None = None
@@ -274,9 +274,9 @@ class JudgeRoom(process.Room):
         return False
 
 
-def _keep_memory() -> None:
-    """Have glibc keep for the next formula what the last one gave back: each temporary of a large tensor is otherwise
-    made of new pages, which takes longer than what is worked out in it."""
+def keep_memory() -> None:
+    """Have glibc keep for the next formula, or case, what the last one gave back: each temporary of a large tensor is
+    otherwise made of new pages, which takes longer than what is worked out in it."""
     with suppress(AttributeError):  # another C library
         library = ctypes.CDLL(None)
         library.mallopt(MMAP_MAX, 0)

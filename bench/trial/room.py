@@ -51,7 +51,7 @@ from bench.machine.ranges import span
 from bench.records.record import Counts, Resources
 from bench.trial import attest, ran
 from bench.trial.checks import Watched
-from bench.trial.judge import UNMAPPED, Handed
+from bench.trial.judge import UNMAPPED, Handed, keep_memory
 from bench.trial.refusals import refusal
 from kernels import Unavailable, cache_dir, put
 
@@ -166,6 +166,7 @@ class Room(process.Room):
         if setting.simulate and variant and variant.gpu_code:
             simulate.install(variant.backend)
             simulate.limit_time(setting.time_limit)
+            keep_memory()  # an arena for each case: nothing is timed here, and new pages take a tenth of a proof
         if variant:
             attest.start()
             world.guard()

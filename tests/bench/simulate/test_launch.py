@@ -71,6 +71,32 @@ def test_what_is_translated_to_the_same_code_is_compiled_once(tmp_path, monkeypa
     assert len(calls) == 2
 
 
+def test_only_what_a_kernel_includes_is_compiled_of_the_runtime(tmp_path, monkeypatch):
+    whole, parts = build.load_runtime(), []
+    monkeypatch.setattr(build, "_load_runtime", lambda folder: whole)
+    load_it = build._load_part.__wrapped__
+
+    def load_part(folder, name):
+        parts.append(name)
+        return load_it(folder, name)
+
+    monkeypatch.setattr(build, "_load_part", load_part)
+    build._load_module.__wrapped__(snippet_ptx({"k": "mov.u64 %rd10, 7;"}), tmp_path)
+    assert not parts
+    matrix = "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [%rd11]; cvt.u64.u32 %rd10, %r1;"
+    build._load_module.__wrapped__(snippet_ptx({"k": matrix}), tmp_path)
+    assert parts == ["tensor_core"]
+    assert sorted({p.name.split("-")[0] for p in (tmp_path / "simulate").glob("*.o")}) == ["tensor_core"]
+
+
+def test_every_file_of_the_runtime_is_loaded_by_some_kernel_or_all():
+    """Those before others that they call: a library is bound as it is loaded."""
+    assert all((build.HERE / f"{name}.cpp").is_file() for name in build.OF_FEW)
+    order = list(dict.fromkeys(name for names in build.PARTS.values() for name in names))
+    for names in build.PARTS.values():
+        assert sorted(names, key=order.index) == list(names)
+
+
 def test_a_profile_function_does_not_slow_the_compiling_of_a_call(monkeypatch):
     seen = []
 
