@@ -31,6 +31,7 @@ from reference.models import MODELS
 DTYPES = ("fp32", "bf16")
 WORTH_PROCESSES = 8  # pairs of variant and architecture: fewer are compiled sooner than processes start
 MODEL = "gpt2-124m"
+BATCHES = (contract.DEFAULT_B, 64)  # that calls are timed at: a kernel may have other constants at another
 MESSAGE = 4000  # characters of a compiler's message
 
 Found = cubin.Resources | str  # the second: why there are none
@@ -132,7 +133,7 @@ def kernels_of(variant: Variant, dtype: str, arch: str) -> list[tuple[str, str, 
     module = variant.load()
     found: dict[tuple, tuple[str, str, KernelUse]] = {}
     for configuration in configurations_of(module, dtype, arch):
-        for case in step_cases(variant, dtype):
+        for case in step_cases(variant, dtype, BATCHES):
             for use in launches_of(module, case, arch):
                 # Grids of the different shapes differ, and change nothing here.
                 key = (case.phase, use.build, use.block, use.shared)

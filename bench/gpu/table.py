@@ -23,7 +23,7 @@ from bench.core.files import write_atomically
 from bench.core.variants import Variant
 from bench.gpu import counts
 from bench.gpu.launches import configured_call, launches_of, without_origin
-from bench.gpu.resources import configurations_of, runs_on, step_cases
+from bench.gpu.resources import BATCHES, configurations_of, runs_on, step_cases
 from bench.machine.facts import usable_cores
 from bench.records.record import Resources
 from kernels import Unavailable
@@ -32,7 +32,6 @@ from reference import contract
 TABLE = HOME / "results" / "simulator-sm_90a" / "resources.json"
 ARCH = "sm_90a"
 SCHEMA = 1
-BATCHES = (contract.DEFAULT_B, 64)  # that calls are timed at
 Entry = dict[str, Any]
 
 
