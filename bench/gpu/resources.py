@@ -2,7 +2,7 @@
 
 import multiprocessing
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from reference.models import MODELS
 DTYPES = ("fp32", "bf16")
 WORTH_PROCESSES = 8  # pairs of variant and architecture: fewer are compiled sooner than processes start
 MODEL = "gpt2-124m"
-BATCHES = (contract.DEFAULT_B, 64)  # that calls are timed at: a kernel may have other constants at another
+BATCHES = (contract.DEFAULT_B, 64)  # sequences of the calls that are timed: a kernel may have other constants at each
 MESSAGE = 4000  # characters of a compiler's message
 
 Found = cubin.Resources | str  # the second: why there are none
@@ -133,7 +133,7 @@ def kernels_of(variant: Variant, dtype: str, arch: str) -> list[tuple[str, str, 
     module = variant.load()
     found: dict[tuple, tuple[str, str, KernelUse]] = {}
     for configuration in configurations_of(module, dtype, arch):
-        for case in step_cases(variant, dtype, BATCHES):
+        for case in step_cases(variant, dtype):
             for use in launches_of(module, case, arch):
                 # Grids of the different shapes differ, and change nothing here.
                 key = (case.phase, use.build, use.block, use.shared)
@@ -141,11 +141,11 @@ def kernels_of(variant: Variant, dtype: str, arch: str) -> list[tuple[str, str, 
     return list(found.values())
 
 
-def step_cases(variant: Variant, dtype: str, batches: Sequence[int] = (contract.DEFAULT_B,)) -> Iterator[Case]:
-    """The calls of the model's step that a variant has, with so many sequences."""
+def step_cases(variant: Variant, dtype: str) -> Iterator[Case]:
+    """The calls of the model's step that a variant has, with each number of sequences that is timed."""
     layer = contract.load(variant.layer)
     for phase in contract.phases_of(layer):
-        for B in batches if variant.has(phase) else ():
+        for B in BATCHES if variant.has(phase) else ():
             for name, call in MODELS[MODEL].shapes(variant.layer, B, contract.DEFAULT_T).items():
                 shape = contract.overwriting(layer, phase, call.shape, dtype)
                 yield Case(variant.layer, phase, shape, f"{MODEL}/{name}" if name else MODEL, 0)

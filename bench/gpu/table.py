@@ -23,7 +23,7 @@ from bench.core.files import write_atomically
 from bench.core.variants import Variant
 from bench.gpu import counts
 from bench.gpu.launches import configured_call, launches_of, without_origin
-from bench.gpu.resources import BATCHES, configurations_of, runs_on, step_cases
+from bench.gpu.resources import configurations_of, runs_on, step_cases
 from bench.machine.facts import usable_cores
 from bench.records.record import Resources
 from kernels import Unavailable
@@ -148,7 +148,7 @@ def _calls(variant: Variant, arch: str, dtype: str) -> dict[str, Resources]:
     module = variant.load()
     found: dict[str, Resources] = {}
     for _ in configurations_of(module, dtype, arch):
-        for case in step_cases(variant, dtype, BATCHES):
+        for case in step_cases(variant, dtype):
             uses, ran = configured_call(module, functools.partial(launches_of, module, case, arch))
             name = _call(case.phase, case.shape, arch, ran)
             if uses and name not in found:
