@@ -237,10 +237,11 @@ def _write(file: Path, folder: Path, sources: dict[str, str], made: Made) -> Non
 
 
 def _groups(folder: Path) -> Iterator[list[Path]]:
-    """What belongs together: tokens first, a cubin with its names, a kernel of Triton's with what it is loaded from."""
+    """What belongs together: tokens first, a source's cubin (PTX, where that was asked for) with its names, a kernel
+    of Triton's with what it is loaded from."""
     yield [p for p in sorted((folder / "data").rglob("*.bin"))] + sorted((folder / "data").rglob("about.json"))
     for names in sorted((folder / "cuda").glob("*.json")):
-        yield [names, names.with_suffix(".cubin")]
+        yield [names, *(p for kind in (".cubin", ".ptx") if (p := names.with_suffix(kind)).exists())]
     for kernel in sorted((folder / "triton").glob("*")):
         if kernel.is_dir():
             yield sorted(p for p in kernel.iterdir() if p.suffix in LOADED)

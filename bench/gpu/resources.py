@@ -2,7 +2,7 @@
 
 import multiprocessing
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from reference.models import MODELS
 DTYPES = ("fp32", "bf16")
 WORTH_PROCESSES = 8  # pairs of variant and architecture: fewer are compiled sooner than processes start
 MODEL = "gpt2-124m"
+BATCHES = (contract.DEFAULT_B, 64)  # sequences of the calls that are timed: a kernel may have other constants at each
 MESSAGE = 4000  # characters of a compiler's message
 
 Found = cubin.Resources | str  # the second: why there are none
@@ -140,11 +141,11 @@ def kernels_of(variant: Variant, dtype: str, arch: str) -> list[tuple[str, str, 
     return list(found.values())
 
 
-def step_cases(variant: Variant, dtype: str, batches: Sequence[int] = (contract.DEFAULT_B,)) -> Iterator[Case]:
-    """The calls of the model's step that a variant has, with so many sequences."""
+def step_cases(variant: Variant, dtype: str) -> Iterator[Case]:
+    """The calls of the model's step that a variant has, with each number of sequences that is timed."""
     layer = contract.load(variant.layer)
     for phase in contract.phases_of(layer):
-        for B in batches if variant.has(phase) else ():
+        for B in BATCHES if variant.has(phase) else ():
             for name, call in MODELS[MODEL].shapes(variant.layer, B, contract.DEFAULT_T).items():
                 shape = contract.overwriting(layer, phase, call.shape, dtype)
                 yield Case(variant.layer, phase, shape, f"{MODEL}/{name}" if name else MODEL, 0)

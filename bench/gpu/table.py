@@ -32,7 +32,6 @@ from reference import contract
 TABLE = HOME / "results" / "simulator-sm_90a" / "resources.json"
 ARCH = "sm_90a"
 SCHEMA = 1
-BATCHES = (contract.DEFAULT_B, 64)  # that calls are timed at
 Entry = dict[str, Any]
 
 
@@ -149,7 +148,7 @@ def _calls(variant: Variant, arch: str, dtype: str) -> dict[str, Resources]:
     module = variant.load()
     found: dict[str, Resources] = {}
     for _ in configurations_of(module, dtype, arch):
-        for case in step_cases(variant, dtype, BATCHES):
+        for case in step_cases(variant, dtype):
             uses, ran = configured_call(module, functools.partial(launches_of, module, case, arch))
             name = _call(case.phase, case.shape, arch, ran)
             if uses and name not in found:

@@ -25,7 +25,9 @@ def place(heads, tiles):
 
 
 # The number of tiles on the diagonal is a constant, although the last ones may lie beyond T. On Hopper a loop that
-# might run no iteration can keep ptxas from leaving a product in flight across iterations ("wgmma … are serialized").
+# might run no iteration can keep ptxas from leaving a product in flight across iterations ("wgmma … are serialized"):
+# the sums then come from two places, by moves while a product writes them. Where another loop follows, as in dk and dv,
+# it is counted from 0, since the compiler does not know that `first` + BM is more than `first`.
 # For the same reason there is one loop where nothing is causal: with masks if the last tile reaches over the end.
 
 
@@ -79,6 +81,17 @@ def queries_in_window(first, full, T, BM: tl.constexpr, BN: tl.constexpr, WINDOW
         return tl.maximum((first + WINDOW) // BM * BM, full), tl.minimum(first + BN - 1 + WINDOW, T)
     else:
         return T, T
+
+
+@triton.jit
+def masked_span(whole, end, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    """How many queries the masking loop takes: the tiles on the diagonal, and in a window those from `whole` on."""
+    if WINDOW:
+        return max(BM, BN) + tl.maximum(end - whole, 0)
+    elif CAUSAL:
+        return max(BM, BN)
+    else:
+        return 0
 
 
 @triton.jit

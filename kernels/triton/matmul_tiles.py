@@ -21,7 +21,9 @@ from kernels.triton.tuning import TORCH_DTYPES, Config, Tiles
 STRIP = 8
 COLUMNS = tl.constexpr(16)
 MOST_PARTS = 64
-ADD_BLOCK = 1024  # elements of a program that adds partial sums
+# Elements of a program that adds partial sums: four a thread, one load. With eight Triton 3.6 spills in fp32, for ptxas
+# wants all of a multiprocessor's threads there.
+ADD_BLOCK, ADD_WARPS = 1024, 8
 
 
 def tile(BM: int, BN: int, BK: int, num_warps: int, num_stages: int) -> Config:
@@ -189,7 +191,8 @@ def matmul_dx(
 
 @triton.jit
 def store_dx(dx, x_pre_gelu, sums, row, column, M, K, BM: tl.constexpr, BN: tl.constexpr):
-    WIDEST: tl.constexpr = 128 if x_pre_gelu is None else 64
+    FP32: tl.constexpr = dx.dtype.element_ty == tl.float32  # whose pre-GELUs take twice the registers
+    WIDEST: tl.constexpr = 128 if x_pre_gelu is None else 32 if FP32 else 64
     if BN > WIDEST:
         left, right = halves(sums, BM, BN)
         store_dx(dx, x_pre_gelu, left, row, column, M, K, BM, BN // 2)
@@ -337,4 +340,4 @@ def add_parts_of(dweight, dbias, partials, bias_partials, accumulate):
     parts, size, N = len(partials), dweight.numel(), len(dweight)
     grid = blocks(size, ADD_BLOCK) + (blocks(N, ADD_BLOCK) if dbias is not None else 0)
     launch = add_parts[(grid,)]
-    launch(dweight, dbias, partials, bias_partials, size, N, parts, accumulate, BLOCK=ADD_BLOCK, num_warps=4)
+    launch(dweight, dbias, partials, bias_partials, size, N, parts, accumulate, BLOCK=ADD_BLOCK, num_warps=ADD_WARPS)

@@ -21,6 +21,7 @@ from kernels.triton.attention_tiles import (
     load_statistics,
     masked_keys,
     masked_queries,
+    masked_span,
     place,
     queries_in_window,
     queries_of,
@@ -181,11 +182,12 @@ def attention_dkdv(
     dv_sums = tl.zeros((BN, WIDTH), tl.float32)
     begin, full = queries_of(first, BM, BN, CAUSAL)
     whole, end = queries_in_window(first, full, T, BM, BN, WINDOW)
-    for member in tl.range(0, GROUP):  # the query heads that share these keys
+    # The query heads that share these keys. What does not change with them is worked out anew: kept, it spills.
+    for member in tl.range(0, GROUP, disable_licm=True):
         head = kv_head * GROUP + member
         row = kv_row * GROUP + member
-        for at_query in tl.range(begin, full + tl.maximum(end - whole, 0) if WINDOW else full, BM):
-            i = masked_queries(at_query, full, whole, WINDOW)
+        for step in tl.range(0, masked_span(whole, end, BM, BN, CAUSAL, WINDOW), BM):
+            i = masked_queries(begin + step, full, whole, WINDOW)
             q_tile, dout_tile = load_tile(q, b, head, i), load_tile(dout, b, head, i)
             query = i + tl.arange(0, BM)
             lse2, delta = load_statistics(statistics, row, heads, query, T, EVEN)

@@ -168,3 +168,13 @@ def test_over_its_limit_it_leaves_kernels_out_and_says_how_many(tmp_path, monkey
     archive._write(tmp_path / "some.tar.gz", tmp_path / "cache", {}, made)
     assert made.kernels == 2 and made.missing == ["1 kernels: the archive would be larger than 0 MB"]
     assert (tmp_path / "some.tar.gz").stat().st_size <= 3000 + 1000, "the manifest comes on top"
+
+
+def test_ptx_that_was_compiled_on_the_way_goes_with_its_names(tmp_path):
+    # What tells a kernel's parameters is asked for as PTX, and has no cubin.
+    (tmp_path / "cache" / "cuda").mkdir(parents=True)
+    (tmp_path / "cache" / "cuda" / "a.json").write_text("{}")
+    (tmp_path / "cache" / "cuda" / "a.ptx").write_text(".version 8.0")
+    made = archive.Made({})
+    archive._write(tmp_path / "some.tar.gz", tmp_path / "cache", {}, made)
+    assert made.kernels == 0 and {"cache/cuda/a.json", "cache/cuda/a.ptx"} <= contents(tmp_path / "some.tar.gz").keys()

@@ -190,6 +190,14 @@ class TestTriton:
         code, rows = run_triton(tmp_path, capsys, table, False, "--arch", "sm_90a", "--dtype", "bf16")
         assert code == 2 and "cannot be called" in rows[0]["fault"] and "power of 2" in rows[0]["fault"]
 
+    def test_a_spill_that_only_many_sequences_meet_is_a_fault(self, tmp_path, capsys, monkeypatch):
+        chosen = "TILES.at(out.dtype, out.numel())"
+        many = f"dict(BLOCK=16384, num_warps=1) if out.numel() > 4 * 1024 * 768 else {chosen}"
+        monkeypatch.setitem(globals(), "TRITON", TRITON.replace(chosen, many))
+        one = ("--dtype", "fp32", "--arch", "sm_90a")
+        code, rows = run_triton(tmp_path, capsys, "{80: [dict(BLOCK=256)]}", False, *one)
+        assert code == 2 and [bool(r["fault"]) for r in rows] == [False, True]
+
     def test_a_spill_is_a_fault(self, tmp_path, capsys):
         table = "{80: [dict(BLOCK=16384, num_warps=1)]}"
         code, rows = run_triton(tmp_path, capsys, table, False, "--arch", "sm_90a", "--dtype", "fp32")

@@ -10,7 +10,7 @@ import pytest
 
 from bench.core.variants import Variant, discover
 from bench.gpu import counts, table
-from bench.gpu.resources import step_cases
+from bench.gpu.resources import BATCHES, step_cases
 from bench.trial import beside
 from tests.bench.gpu.test_resources import write
 
@@ -43,7 +43,7 @@ def test_an_entry_says_what_compiling_says(mine, file):
     assert found == counts.resources(mine.load(), case, ARCH, "") and found["registers"] > 0
     assert table.known(mine, first_case(mine, "fp32"), ARCH, "", file) is None
     assert table.known(mine, case, "sm_80", "", file) is None
-    assert {c.shape["N"] for c in step_cases(mine, "bf16", table.BATCHES)} == {b * 1024 * 768 for b in table.BATCHES}
+    assert {c.shape["N"] for c in step_cases(mine, "bf16")} == {b * 1024 * 768 for b in BATCHES}
 
 
 def test_another_source_or_compiler_has_no_entry_and_is_compiled_anew(tmp_path, mine, file, monkeypatch):
