@@ -32,6 +32,7 @@ from reference import contract
 from reference.contract import Shape
 
 KERNELS = HOME / "kernels"
+BYTECODE = "__pycache__"  # what Python keeps beside its sources is none
 COMPILED = (".cpp", ".cc", ".cxx", ".c", ".cu", ".cuh", ".hpp", ".h")  # sources that lie beside a variant's Python
 MOST_SOURCE_BYTES = 4 << 20  # of a variant's Python file
 NAMES_SOMETHING = re.compile(r"\w{3}")  # of a pattern of KERNELS
@@ -117,7 +118,9 @@ class Variant:
         digest = hashlib.sha256()
         own = [p for p in self.path.parent.iterdir() if p.stem == self.stem and p.is_file()]
         own += [p for p in (self.path.parent / self.stem).rglob("*") if p.is_file()]  # what bench.import brought
-        folders = [d for d in self.path.parent.parent.iterdir() if d.is_dir() and d.name not in contract.layer_names()]
+        own = [p for p in own if BYTECODE not in p.parts]
+        others = {*contract.layer_names(), BYTECODE}
+        folders = [d for d in self.path.parent.parent.iterdir() if d.is_dir() and d.name not in others]
         shared = [p for d in (self.path.parent.parent, *folders) for p in d.iterdir() if p.is_file()]
         further = _read_by({*own, *shared}, own, self.path)
         for path in sorted(own) + sorted(shared) + sorted(further):
@@ -215,7 +218,7 @@ def _scan(root: Path, layers: Collection[str]) -> list[Variant]:
     found, skipped = [], []
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
-        if path.stem.startswith("_") or "__pycache__" in parts or any(p.startswith(".") for p in parts):
+        if path.stem.startswith("_") or BYTECODE in parts or any(p.startswith(".") for p in parts):
             continue
         if len(parts) == 2 and parts[0] in BACKENDS and parts[1] not in known:
             continue  # a backend's shared launcher code
