@@ -23,7 +23,7 @@ from bench.generation.plan import Q8, Job, Plan
 from bench.generation.rooms import EXACT, JudgeRoom, OurRoom, PlainRoom, Room, TransformersRoom, need
 from bench.generation.stream import Stream
 from bench.machine import facts
-from bench.machine.compared import Rest
+from bench.machine.compared import rest_of
 from bench.models import chosen
 from bench.models.inference import META, inference
 from bench.records.run import Run
@@ -215,7 +215,7 @@ class Session:
                 entries[name].inside = contestant.ask("inside")
 
     def _turn(self, entry: Entry, contestant: Contestant, turn: int, cut: bool) -> None:
-        entry.rest = entry.rest or Rest(contestant.process.pid)
+        entry.rest = entry.rest or rest_of(contestant.process.pid)
         entry.rest.end()
         steps = entry.job.sizes.steps
         if cut and entry.ours and steps > 1:

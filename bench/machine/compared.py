@@ -1,8 +1,10 @@
 """What processes that are compared have in common, both ends: threads, a clock, a peak of memory, how they end."""
 
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -32,21 +34,23 @@ RESTED_S, AWAKE = 0.3, 0.5  # who was left alone for so long, and wanted so much
 
 @dataclass
 class Rest:
-    """What a process wants of the cores while others have their turns."""
+    """What a process wants of the cores while others have their turns. wanted: seconds so far; runtimes: of OpenMP
+    that it has."""
 
-    pid: int
+    wanted: Callable[[], float]
+    runtimes: Callable[[], int]
     left: tuple[float, float] | None = None  # seconds that it wanted a core, and the time, after its last turn
     rested_s: float = 0.0  # from a turn to its next one, and how long it wanted a core meanwhile
     awake_s: float = 0.0
 
     def begin(self) -> None:
         """Its turn is over."""
-        self.left = facts.wanted_s(self.pid), time.monotonic()
+        self.left = self.wanted(), time.monotonic()
 
     def end(self) -> None:
         """Its next one begins."""
         if self.left:
-            self.awake_s += facts.wanted_s(self.pid) - self.left[0]
+            self.awake_s += self.wanted() - self.left[0]
             self.rested_s += time.monotonic() - self.left[1]
         self.left = None
 
@@ -58,11 +62,15 @@ class Rest:
     def evidence(self, others: "list[Rest]") -> str:
         """That it was at work, as the others here were not; "" for nothing. LLVM's OpenMP waits for the next call by
         turning, 200 ms long: who has more runtimes than the others is not blamed."""
-        runtimes = max((facts.openmp_runtimes(o.pid) for o in others), default=1)
-        spins = facts.openmp_runtimes(self.pid) > runtimes
+        spins = self.runtimes() > max([1, *(o.runtimes() for o in others)])
         if spins or self.rested_s < RESTED_S or self.awake <= max((o.awake for o in others), default=0.0) + AWAKE:
             return ""
         return f"its process wanted {self.awake:.0%} of a core while others had their turns"
+
+
+def rest_of(pid: int) -> Rest:
+    """Of a process."""
+    return Rest(partial(facts.wanted_s, pid), partial(facts.openmp_runtimes, pid))
 
 
 class Job(Protocol):

@@ -16,7 +16,7 @@ from bench.core import files, progress, variants, world
 from bench.core.process import ERROR, TIMEOUT, pause
 from bench.core.progress import Progress
 from bench.machine import facts, profiling, roofline
-from bench.machine.compared import Rest
+from bench.machine.compared import Rest, rest_of
 from bench.machine.devices import check_device
 from bench.models import chosen
 from bench.records.record import Record
@@ -458,7 +458,7 @@ class Session:
             pause()
             progress.tell(f"{steps_text(turn)} of {self.plan.turns[-1].steps.stop}: {e.name}")
             c = field.contestants[e]
-            rest = self.rests.setdefault(e.name, Rest(c.process.pid))
+            rest = self.rests.setdefault(e.name, rest_of(c.process.pid))
             rest.end()
             try:
                 spot = {"spot": self.spot - turn.steps.start} if e.ours and self.spot in turn.steps else {}

@@ -29,6 +29,7 @@ from bench.core.process import ProcessFailed, end_all, pause
 from bench.core.shared import Given
 from bench.core.variants import Variant
 from bench.machine import devices, facts
+from bench.machine.compared import Rest
 from bench.machine.devices import SPAN, WALL, clocks_of, is_gpu, queued
 from bench.trial import checks, needs
 from bench.trial.judge import Content, Judge
@@ -52,7 +53,6 @@ JUDGED_SHARE = 0.5  # of turns, as long as none was judged
 SURE_TURNS = 2  # at least, of judged calls, after one whose error was near the limit
 HIDDEN_SECONDS = 2e-3  # in each of so many calls: a process's clock does not tell all
 FEWEST_CLOCKED = 5
-RESTED_S, AWAKE = 0.3, 0.5  # who was left alone for so long, and wanted so much more of a core than the baseline did
 SURELY_CLOCKED = 30  # calls before anybody is blamed: on a busy machine a few in a row may all have waited for a core
 
 
@@ -108,9 +108,7 @@ class Contestant:
     runtimes: int = 1  # of OpenMP in its process
     worker: Worker | None = None
     scheduled: world.State = field(default_factory=dict)  # its process, as it was warmed up
-    left: tuple[float, float] | None = None  # seconds that its process wanted a core, and the time, after its last turn
-    rested_s: float = 0.0  # from a turn to its next one, and how long its process wanted a core meanwhile
-    awake_s: float = 0.0
+    rest: Rest | None = None  # of its process, from one turn to the next
 
     @property
     def running(self) -> bool:
@@ -136,11 +134,6 @@ class Contestant:
         if not self.samples.get(cache):
             return None
         return stats.median_ci(self.least(cache), [p for p, _ in self.rounds[cache]])[0]
-
-    @property
-    def awake(self) -> float:
-        """The share of a core that its process wanted while others had their turns."""
-        return self.awake_s / self.rested_s if self.rested_s else 0.0
 
     def noise(self, cache: str) -> float | None:
         return stats.noise(self.samples[cache]) if self.samples.get(cache) else None
@@ -325,7 +318,7 @@ def _warm_up(c: Contestant, case: Case, pool: Pool, setting: Setting, randomness
     except ProcessFailed as failure:
         c.drop(failure.status, failure.evidence)
         return
-    c.scheduled, c.left = world.from_outside(c.worker.process.pid), None
+    c.scheduled, c.rest = world.from_outside(c.worker.process.pid), Rest(c.worker.wanted_s, lambda: c.runtimes)
     c.prepare_s, c.call_s = max(c.prepare_s, done["prepare_s"]), done["call_s"]
     c.overhead_s, c.runtimes = done["overhead_s"], done["runtimes"]
     c.workspace_bytes = done["workspace_bytes"]
@@ -429,9 +422,8 @@ def _look_back(c: Contestant, baseline: Contestant) -> None:
     cpu, wall = (list(chain.from_iterable(s)) for s in (chain(*c.cpu.values()), chain(*c.samples.values())))
     told = world.cpu_over_wall(cpu, wall, threads, c.runtimes) if len(cpu) == len(wall) else ""
     told = told or world.difference(c.scheduled, world.from_outside(c.worker.process.pid))
-    spins = c.runtimes > baseline.runtimes  # LLVM's OpenMP waits for the next call by turning, 200 ms long
-    if not told and not spins and c.rested_s >= RESTED_S and c.awake > baseline.awake + AWAKE:
-        told = f"its process wanted {c.awake:.0%} of a core while others had their turns"
+    if c.rest and baseline.rest:
+        told = told or c.rest.evidence([baseline.rest])
     if told:
         c.drop("wrong", f"global_state in timed calls: {told}")
 
@@ -457,8 +449,8 @@ class Turns:
         the judge took left out. `last`: calls are judged whatever was judged before."""
         assert c.worker
         start = time.monotonic()
-        if c.left:
-            c.awake_s, c.rested_s = c.awake_s + c.worker.wanted_s() - c.left[0], c.rested_s + start - c.left[1]
+        if c.rest:
+            c.rest.end()
         self.judging = 0.0
         calls = max(1, min(MAX_CALLS_A_TURN, int(TURN_SECONDS / (c.call_s + c.overhead_s))))
         caches = self.effort.caches[:1] if c.call_s > COLD_ONLY_SECONDS else self.effort.caches
@@ -481,7 +473,8 @@ class Turns:
             _leave(c, self.pool)
         except ProcessFailed as failure:
             c.drop(failure.status, failure.evidence)
-        c.left = (c.worker.wanted_s(), time.monotonic()) if c.worker else None
+        if c.worker and c.rest:
+            c.rest.begin()
         return time.monotonic() - start - self.judging
 
     def _which(self, c: Contestant, cache: str, calls: int, last: bool) -> tuple[int, Content] | None:

@@ -19,7 +19,7 @@ def test_who_is_at_work_between_its_turns_is_told(monkeypatch):
     codes = (SLEEPS, BURNS, A_CHILD_BURNS)
     started = [subprocess.Popen([sys.executable, "-c", code], start_new_session=True) for code in codes]
     try:
-        rests = [compared.Rest(p.pid) for p in started]
+        rests = [compared.rest_of(p.pid) for p in started]
         until = time.monotonic() + 20
         while facts.wanted_s(started[2].pid) < 0.3 and time.monotonic() < until:
             time.sleep(0.05)  # until the child is there
@@ -33,7 +33,7 @@ def test_who_is_at_work_between_its_turns_is_told(monkeypatch):
         for rest in (burns, has_a_child):
             assert "of a core while others had their turns" in rest.evidence([sleeps])
             assert rest.evidence([burns]) == "", "no more than the others"
-        monkeypatch.setattr(facts, "openmp_runtimes", lambda pid: 1 + (pid == burns.pid))
+        burns.runtimes = lambda: 2
         assert burns.evidence([sleeps]) == ""
     finally:
         for process in started:

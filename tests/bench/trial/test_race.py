@@ -12,6 +12,7 @@ import pytest
 from bench.core.case import Case
 from bench.core.process import ProcessFailed
 from bench.core.variants import Variant
+from bench.machine import compared
 from bench.trial import race as timing
 from bench.trial.checks import Verdict
 from bench.trial.race import Effort
@@ -298,7 +299,7 @@ def test_a_liar_who_waits_too_is_wrong(monkeypatch):
 )
 def test_who_wants_a_core_beside_others_turns_is_wrong(monkeypatch, eager, fast, runtimes, status):
     """As no wait of PyTorch's does, and none of a second OpenMP runtime."""
-    monkeypatch.setattr(timing, "RESTED_S", 0.0)
+    monkeypatch.setattr(compared, "RESTED_S", 0.0)
     monkeypatch.setattr(FakeWorker, "awake", {"eager": eager, "fast": fast})
     monkeypatch.setattr(FakeWorker, "runtimes", {"fast": runtimes})
     found = by_label(race("eager", "fast"))
