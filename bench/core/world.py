@@ -662,6 +662,8 @@ def _properties() -> Iterator[tuple[str, str, Any]]:
 
 @functools.cache
 def _listen() -> None:
+    # Python writes what it compiled of a module that a variant imports for the first time: that would be the variant's.
+    sys.dont_write_bytecode = True
     sys.addaudithook(_hook())  # there is no way to take it back
 
 

@@ -621,3 +621,26 @@ def test_to_look_at_torchs_threads_is_no_change_of_their_number():
     code += "; print(w(deep=True)[world.POOLS] == w(deep=True)[world.POOLS])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=HOME)
     assert done.stdout == "True\n", done.stdout + done.stderr
+
+
+IMPORTS = """
+import sys
+from bench.core import world
+world.guard()
+sys.path.insert(0, sys.argv[1])
+before = world.take()
+import variant
+print(world.difference(before, world.take()))
+"""
+
+
+def test_a_module_that_a_variant_is_the_first_to_import_is_none_of_its_deeds(tmp_path):
+    """Python would write its bytecode, as it does unless told otherwise, beside the repository's sources or a user's."""
+    (tmp_path / "variant.py").write_text("import shared_by_several\n")
+    (tmp_path / "shared_by_several.py").write_text("SIZE = 1\n")
+    (tmp_path / "temporary").mkdir()  # and not all of what is temporary here
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment |= {"TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": str(HOME)}
+    command = [sys.executable, "-c", IMPORTS, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("\n", 0), done.stderr
