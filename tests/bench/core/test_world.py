@@ -635,7 +635,7 @@ print(world.difference(before, world.take()))
 
 
 def test_a_module_that_a_variant_is_the_first_to_import_is_none_of_its_deeds(tmp_path):
-    """Python would write its bytecode, as it does unless told otherwise, beside the repository's sources or a user's."""
+    """Python would write its bytecode, as it does unless told otherwise, beside the sources of whoever imported it."""
     (tmp_path / "variant.py").write_text("import shared_by_several\n")
     (tmp_path / "shared_by_several.py").write_text("SIZE = 1\n")
     (tmp_path / "temporary").mkdir()  # and not all of what is temporary here
