@@ -50,11 +50,11 @@ def adopt(
         raise CannotGoOn(f"{name!r} is no name for a file here: --name WORD (small letters, digits, _)", cli.USAGE)
     folder = (into or HOME / "kernels") / backend / layer
     file = folder / f"{name}.py"
-    if file.exists() and not whole:
-        raise CannotGoOn(f"{shown(file)} is there already: choose another --name")
-    there = next((v for v in discover() if (v.layer, v.name) == (layer, f"{backend}.{name}")), None)
-    if there and not whole:
-        raise CannotGoOn(f"{there.name} of {layer} is {shown(there.path)}: choose another --name")
+    if not whole:
+        if file.exists():
+            raise CannotGoOn(f"{shown(file)} is there already: choose another --name")
+        if there := next((v for v in discover() if (v.layer, v.name) == (layer, f"{backend}.{name}")), None):
+            raise CannotGoOn(f"{there.name} of {layer} is {shown(there.path)}: choose another --name")
     if backend == "triton":
         made = adopted_triton(source, layer, kernel)
         return _write(made, folder, name), made.decide, f"{backend}.{name}"

@@ -6,9 +6,9 @@ CAUGHT_BY = "race"
 SLOW = True
 THREADS = 256
 
-kernel = Kernel("fence_of_its_block.cu", "add")
+kernel = Kernel("flag_without_a_fence.cu", "add")
 
 
 def forward(a, b, *, out):
     n = out.numel()
-    kernel(grid=2 * blocks(n, THREADS), block=THREADS)(out, a, b, n)
+    kernel(grid=2 * blocks(n, THREADS), block=THREADS, OF_ITS_BLOCK=True)(out, a, b, n)
