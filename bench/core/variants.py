@@ -118,14 +118,19 @@ class Variant:
         digest = hashlib.sha256()
         own = [p for p in self.path.parent.iterdir() if p.stem == self.stem and p.is_file()]
         own += [p for p in (self.path.parent / self.stem).rglob("*") if p.is_file()]  # what bench.import brought
-        own = [p for p in own if BYTECODE not in p.parts]
-        others = {*contract.layer_names(), BYTECODE}
-        folders = [d for d in self.path.parent.parent.iterdir() if d.is_dir() and d.name not in others]
-        shared = [p for d in (self.path.parent.parent, *folders) for p in d.iterdir() if p.is_file()]
+        own = [p for p in own if _is_source(p.relative_to(self.path.parent))]
+        folders = [d for d in self.path.parent.parent.iterdir() if d.is_dir() and d.name not in contract.layer_names()]
+        folders = [self.path.parent.parent, *(d for d in folders if _is_source(Path(d.name)))]
+        shared = [p for d in folders for p in d.iterdir() if p.is_file() and _is_source(Path(p.name))]
         further = _read_by({*own, *shared}, own, self.path)
         for path in sorted(own) + sorted(shared) + sorted(further):
             digest.update(os.fsencode(path.name) + _content(path))
         return digest.hexdigest()[:16]
+
+
+def _is_source(path: Path) -> bool:
+    """Whether a file or folder among the kernels is somebody's work: not bytecode, nor what is hidden."""
+    return not any(part == BYTECODE or part.startswith(".") for part in path.parts)
 
 
 def _read_by(known: set[Path], files: list[Path], variant: Path) -> set[Path]:
@@ -218,7 +223,7 @@ def _scan(root: Path, layers: Collection[str]) -> list[Variant]:
     found, skipped = [], []
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
-        if path.stem.startswith("_") or BYTECODE in parts or any(p.startswith(".") for p in parts):
+        if path.stem.startswith("_") or not _is_source(Path(*parts)):
             continue
         if len(parts) == 2 and parts[0] in BACKENDS and parts[1] not in known:
             continue  # a backend's shared launcher code

@@ -231,14 +231,17 @@ def test_a_gpu_meets_a_minimum_or_one_architecture_alone(need, capability, meets
     assert (variants._too_old(need, capability) is None) is meets
 
 
-def test_the_source_hash_knows_nothing_of_bytecode(tmp_path):
-    """Whoever has run a kernel has it lying about, another for each version of Python."""
+def test_the_source_hash_knows_nothing_of_bytecode_and_what_is_hidden(tmp_path):
+    """Whoever has run a kernel has the one lying about, another for each version of Python; editors leave the other."""
     layer = write(tmp_path, "cuda/residual/mine.py").parent
     (found,) = outside(tmp_path)
     before = found.source_hash()
     for folder in (layer.parent, layer, layer / found.stem):
         (folder / "__pycache__").mkdir(parents=True)
         (folder / "__pycache__" / f"{found.stem}.cpython-312.pyc").write_bytes(b"bytecode")
+        (folder / ".DS_Store").write_bytes(b"hidden")
+        (folder / ".checkpoints").mkdir()
+        (folder / ".checkpoints" / f"{found.stem}.py").write_text(GOOD)
     assert found.source_hash() == before
 
 
