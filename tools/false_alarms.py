@@ -32,7 +32,8 @@ from bench.core import variants  # noqa: E402
 from bench.core.arena import Arena, workspace_of  # noqa: E402
 from bench.core.case import Case, Values, cases_of, draw, each, map  # noqa: E402
 from bench.core.variants import Variant  # noqa: E402
-from bench.trial import truth  # noqa: E402
+from bench.trial import accuracy, truth  # noqa: E402
+from bench.trial.accuracy import K_ONE, K, Yard  # noqa: E402
 from bench.trial.checks import BORDERLINE  # noqa: E402
 from bench.trial.prove import REDRAWS  # noqa: E402
 from kernels import Unavailable  # noqa: E402
@@ -67,7 +68,7 @@ class Row:
         return upper_bound(len(self.failed), len(self.ratios))
 
     def tail(self) -> float:
-        return tail_beyond(self.ratios, truth.K)
+        return tail_beyond(self.ratios, K)
 
 
 def upper_bound(fails: int, trials: int) -> float:
@@ -143,19 +144,19 @@ def measure(layer: str, phase: str, dtype: str, seconds: float, seed: int) -> Ro
             row.ratios.append(ratio)
             if evidence:
                 row.beyond.append(f"{name}, {case}: {evidence}")
-                if ratio > BORDERLINE * truth.K or any(again(stand_in, case, eager, order) for _ in range(REDRAWS)):
+                if ratio > BORDERLINE * K or any(again(stand_in, case, eager, order) for _ in range(REDRAWS)):
                     row.failed.append(row.beyond[-1])
     return row
 
 
 # From a case, its values and yards to the yards that count and the outputs that are judged by them.
-StandIn = Callable[[Case, Values, list[truth.Yard]], tuple[list[truth.Yard], list[torch.Tensor]]]
+StandIn = Callable[[Case, Values, list[Yard]], tuple[list[Yard], list[torch.Tensor]]]
 
 
-def judged(stand_in: StandIn, case: Case, values: Values, yards: list[truth.Yard]) -> tuple[float, str]:
+def judged(stand_in: StandIn, case: Case, values: Values, yards: list[Yard]) -> tuple[float, str]:
     """The worst ratio of a stand-in's outputs, and what is said against it, if anything."""
     limits, outputs = stand_in(case, values, yards)
-    findings = [truth.judge(got, y, case.edit is None) for got, y in zip(outputs, limits, strict=True)]
+    findings = [accuracy.judge(got, y, case.edit is None) for got, y in zip(outputs, limits, strict=True)]
     return max(f.ratio for f in findings), next((f.evidence for f in findings if f.check != "ok"), "")
 
 
@@ -169,15 +170,15 @@ def again(stand_in: StandIn, case: Case, eager: Variant, order: random.Random) -
 def stand_ins(case: Case, eager: Variant, others: list[Variant]) -> Iterator[tuple[str, StandIn]]:
     """Each honest stand-in by name."""
 
-    def another(case: Case, values: Values, yards: list[truth.Yard]) -> tuple[list[truth.Yard], list[torch.Tensor]]:
+    def another(case: Case, values: Values, yards: list[Yard]) -> tuple[list[Yard], list[torch.Tensor]]:
         other = replace(case, seed=(case.seed + 1) % 2**31)
         fresh = draw(other)
         limits, outputs = truth.yards_of(other, fresh, eager, like=yards), call(eager, other, fresh)
-        if not all(truth.judge(got, y).check == "ok" for got, y in zip(outputs, limits, strict=True)):
+        if not all(accuracy.judge(got, y).check == "ok" for got, y in zip(outputs, limits, strict=True)):
             limits = truth.worked_out(other, fresh, eager)
         return limits, outputs
 
-    def two_threads(case: Case, values: Values, yards: list[truth.Yard]) -> tuple[list[truth.Yard], list[torch.Tensor]]:
+    def two_threads(case: Case, values: Values, yards: list[Yard]) -> tuple[list[Yard], list[torch.Tensor]]:
         torch.set_num_threads(2)
         try:
             return yards, call(eager, case, values)
@@ -194,8 +195,8 @@ def stand_ins(case: Case, eager: Variant, others: list[Variant]) -> Iterator[tup
 
 
 def by_the_cases_yards(
-    variant: Variant, case: Case, values: Values, yards: list[truth.Yard]
-) -> tuple[list[truth.Yard], list[torch.Tensor]]:
+    variant: Variant, case: Case, values: Values, yards: list[Yard]
+) -> tuple[list[Yard], list[torch.Tensor]]:
     return yards, call(variant, case, values)
 
 
@@ -227,7 +228,7 @@ def page(rows: list[Row], seconds: float) -> str:
         "# How often an honest variant is called inaccurate",
         "",
         f"Written by `tools/false_alarms.py --seconds {seconds:g}` (torch {torch.__version__}, "
-        f"{torch.backends.cpu.get_cpu_capability()}, on a CPU); limits: K = {truth.K:g}, K_ONE = {truth.K_ONE:g}.",
+        f"{torch.backends.cpu.get_cpu_capability()}, on a CPU); limits: K = {K:g}, K_ONE = {K_ONE:g}.",
         "",
         f"{calls:,} judged calls on {sum(r.seeds for r in rows):,} seeds, {beyond} of them beyond the limit, {fails} "
         f"called inaccurate: an error of up to {BORDERLINE:g} times the limit must be in one of {REDRAWS} further "

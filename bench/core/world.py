@@ -619,7 +619,7 @@ HEARD = frozenset(
 )
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MADE: set[str] = set()  # files that this process was seen to make
-JUDGES = "yards"  # a folder of the cache that the judge alone writes to (trial/truth.py)
+JUDGES = "yards"  # a folder of the cache that the judge alone writes to (trial/yards.py)
 ROOTS = (HOME, Path(__file__).parents[2])  # as Python names files, which a link may lead to
 SETS_HOOKS = (threading.__file__, *(f"{root}{os.sep}bench{os.sep}" for root in ROOTS))
 MARK = "_notes_its_calls"

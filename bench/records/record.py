@@ -107,7 +107,7 @@ class Proof(TypedDict, total=False):
 
     status: Annotated[Text, "ok, or wrong, impossible, error, crash, timeout, skipped; simulated: right, and no time"]
     evidence: Annotated[Text, "what was seen"]
-    error_ratio: Annotated[Number | None, "worst error over all proof cases, in yards (limit 4: bench/trial/truth.py)"]
+    error_ratio: Annotated[Number | None, "worst error over all proof cases, in yards (limit 4: bench/trial/accuracy.py)"]
     proof_cases: Annotated[Count, "how many cases proved it, …"]
     proof_cases_all: Annotated[Count, "… of how many that its contract has"]
     not_supported: Annotated[Texts, "what of the contract it does not have, by its own words (kernels.Unavailable)"]

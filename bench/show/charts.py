@@ -12,7 +12,7 @@ from bench.core import BACKENDS
 from bench.show import Spec
 
 COLOURS = {name: backend.colour for name, backend in BACKENDS.items()} | {"ours": BACKENDS["cpu"].colour}
-LIMIT = 4  # an error may be this many times plain torch's (bench/trial/truth.py)
+LIMIT = 4  # an error may be this many times plain torch's (bench/trial/accuracy.py)
 FOR_LABELS = {"left": 5, "top": 14, "right": 90, "bottom": 5}  # labels stand right of the longest bar
 FLOOR = "#d62728"
 FLOOR_POINT = alt.OverlayMarkDef(

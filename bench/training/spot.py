@@ -20,7 +20,7 @@ import torch
 from bench.training.gate import FLOOR, SLACK, Excess
 
 PIECE = 1 << 17  # elements that are compared at once
-ONE = 8.0  # times PyTorch's largest error in an element, as in the check of single layers (trial/truth.py)
+ONE = 8.0  # times PyTorch's largest error in an element, as in the check of single layers (trial/accuracy.py)
 ABOVE = {"fp32": torch.float64, "bf16": torch.float32, "fp16": torch.float32}  # the truth's, by the working dtype
 
 

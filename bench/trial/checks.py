@@ -37,9 +37,10 @@ from typing import TypedDict
 from bench.core import case
 from bench.core.arena import Arena, equal_bits
 from bench.core.variants import Variant
-from bench.trial import attest, truth
+from bench.trial import accuracy, attest
+from bench.trial.accuracy import Finding, survivors
 from bench.trial.attest import Fault, Seen
-from bench.trial.truth import Brief, Finding, survivors
+from bench.trial.truth import Brief
 from reference import contract
 
 # An error up to so many times the limit may be luck, of the draw or of the yard: it is looked at again.
@@ -61,7 +62,7 @@ class Verdict:
 
     @property
     def borderline(self) -> bool:
-        return self.check == "inaccurate" and self.ratio <= BORDERLINE * truth.K
+        return self.check == "inaccurate" and self.ratio <= BORDERLINE * accuracy.K
 
 
 class Watched(TypedDict):
@@ -127,5 +128,5 @@ def compare(arena: Arena, brief: Brief) -> list[Finding]:
     assert yards.keys() == parts.keys(), f"outputs never compared: {sorted(yards.keys() ^ parts.keys())}"
     findings = {}
     for name, (_, part) in sorted(parts.items(), key=lambda item: item[1][0]):  # as truth comes that is worked out anew
-        findings[name] = truth.judge(part, yards[name], sane=brief.case.edit is None)
+        findings[name] = accuracy.judge(part, yards[name], sane=brief.case.edit is None)
     return [findings[name] for name in parts]

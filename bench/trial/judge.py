@@ -33,8 +33,9 @@ from bench.core.shared import Box, Given, Window, ipc_of, opened, placed, put_in
 from bench.core.variants import Variant
 from bench.machine.devices import Cpu, is_gpu, open_device
 from bench.trial import checks, truth
+from bench.trial.accuracy import Yard
 from bench.trial.checks import Verdict
-from bench.trial.truth import Brief, Means, Yard
+from bench.trial.truth import Brief, Means
 
 TRUTH_LIMIT_S = 600.0  # truth in fp64 may take longer than any variant
 Content = tuple[int, int]  # which draw, and the seed that changes it (bench/core/contents.py)

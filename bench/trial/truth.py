@@ -1,10 +1,6 @@
 """What a right answer is: the fp64 truth of a case, and how far honest arithmetic is from it.
 
-**One element.** An error is measured in units of what it may be: half a unit in the last place of its own value, in
-its own output's dtype and in fp32 arithmetic, plus the noise of the tensor (what honest arithmetic is off beyond
-rounding: where terms cancel it does not shrink with the result). `share * |truth| + noise` is that unit.
-
-**The limit** is not set by hand: it is K times the yard, the largest error in these units of
+The limit of an error is not set by hand: it is K times the yard (accuracy.py has the unit), the largest error of
 
     the reference's own formula in fp32, rounded once to the output's dtype (the tensors that came in were rounded
     before, and are exact from there on: a statistic that stays fp32 beside bf16 tensors is held to fp32);
@@ -18,19 +14,8 @@ rounding: where terms cancel it does not shrink with the result). `share * |trut
 
 Small cases draw these errors from several seeds: the largest error of few elements is a matter of luck.
 
-**Whole outputs are compared**, by three figures, each against the yard's: the rms over all elements, the rms of the
-worst stretch (some 128 to 1024 neighbours: a row, where rows are of that length), and the largest error. The last one
-alone is noisy, so an element may be K_ONE, not K, times the largest (docs/false_alarms.md says how seldom an honest
-variant meets these limits); so may all in fp32, where a structured case makes them all by one operation
-(contract.alike): there is one error then, however many elements have it, and torch's may be nothing by luck. Where the
-truth is not finite the same must come out, and nowhere else anything not finite, unless the truth rounds to infinity in
-the output's dtype.
-
 Truth is kept in fp64 for outputs in fp32 and fp64. For narrower outputs it is kept in fp32: its rounding is at most
 2^-12 of half a unit of theirs.
-
-**Whole numbers are compared exactly**: an index, or a value in int8, is the truth's or it is wrong. That rounding
-decides none of them is for the contract to see to (`settle`), which tests hold to the formula in fp32.
 
 **On a GPU** all of this happens there (`Where`). What is large is worked out in pieces (cuts.py), and truth that is
 too large to keep is worked out anew while it is compared. The yard of a large shape comes from a piece of it; where an
@@ -38,89 +23,35 @@ output is a sum over all pieces, from the whole. Every element is compared in bo
 """
 
 import contextlib
-import functools
-import hashlib
-import inspect
-import json
 import math
-import os
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, field, replace
-from pathlib import Path
-from typing import Any, TypedDict
+from dataclasses import dataclass, replace
+from typing import TypedDict
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from bench.core import files, onepass
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import DTYPES, Case, Value, Values, draw, each, map, one, scalars, truth_of
 from bench.core.contents import Contents
 from bench.core.variants import Variant
 from bench.machine.devices import Device
 from bench.trial import cuts
+from bench.trial.accuracy import BLOCK, MANY, Limits, Yard, beyond, blocks_of, measure, not_as_finite, rms_of_error
 from bench.trial.cuts import Cut, Formula, Recomputed, Run, cut_of
-from kernels import cache_dir
+from bench.trial.yards import key_of, recalled, remember
 from reference import contract
 
-K = 4.0  # an error may be this many times the yard's
-K_ONE = 8.0  # the largest error of one element may be this many times the yard's largest
-FLOOR_ALL = 0.5  # units that the yard is at least: the rms of a value rounded correctly is 0.4,
-FLOOR_ONE = 1.0  # and its largest error 1; …
-FLOOR_ALIKE = (
-    4.0  # … one that all elements have: K_ONE times that are some thirty units in the last place of fp32. Vector
-)
-# libraries have exponentials that are good to twenty (PyTorch's own flash attention uses one), and make sums of many.
-ANOTHER_DRAW = 1.5  # the noise of one draw may be this many times that of another
-SANE = 0.05  # and nobody, torch included, may be off by more than this share of the truth's rms
-NOTHING = 1e-6  # a truth this small, from inputs of size one, is all cancellation: no share of it can be asked for
 DEAR = 1e9  # FLOPs plus bytes of a case whose truth is not worked out a second time, with moved inputs
 CHEAP = 2e7  # FLOPs plus bytes that all seeds of a case may cost
 WORTH = 2e8  # … where many elements are no help, for they share few roundings
 SEEDS, ENOUGH = 8, 256  # seeds that are drawn, until so many elements were seen of each output
-NORMAL_MEDIAN = 0.6745  # of magnitudes, as a share of their rms, where they are normally distributed
-SHORT, LONG = 128, 1024  # elements of a stretch
-BLOCK = 32_000  # elements compared at once: they stay in the cache, and torch keeps to one thread for so few
-DEVICE_BLOCK = 1 << 25  # … and on a GPU, where a launch and a look at its result cost more than a pass
 LARGE = 1e9  # FLOPs plus bytes from which a GPU works in pieces, …
 IN_BLOCKS = 1e7  # … and a CPU in blocks, where it can
 YARD = 1 << 22  # elements of the piece that the yard of a large shape comes from
 ON_THE_WAY = 3  # times its truth that a piece of lists takes
 DRAWN_HERE = 16 << 20  # bytes of inputs up to which the CPU draws them for a GPU: the same for both
-MANY = 16  # blocks from which another thread is worth its start
-KEPT = 4096  # yards kept on disk, at most
-
-
-@dataclass(frozen=True)
-class Size:
-    """How large the errors of an output are, in units of what each may be."""
-
-    one: float = 0.0  # the largest
-    stretch: float = 0.0  # rms of the worst stretch
-    all: float = 0.0  # rms
-    absolute: float = 0.0  # the largest, not in units
-
-    def __or__(self, other: "Size") -> "Size":
-        """The larger of each."""
-        return Size(*(max(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the yard says of one output, without its truth: the same for all draws of a case."""
-
-    noise: float = 0.0  # absolute: what honest arithmetic is off beyond rounding
-    honest: Size = Size()
-    formula_rms: float = 0.0  # absolute: of the reference in fp32
-    beside: float = 0.0  # noise again, as a share of what is typical of an element's own stretch
-
-    def elsewhere(self) -> "Limits":
-        """For another draw of the same case, which may be as much noisier."""
-        absolute = self.honest.absolute * ANOTHER_DRAW
-        return replace(self, noise=self.noise * ANOTHER_DRAW, honest=replace(self.honest, absolute=absolute))
 
 
 @dataclass(frozen=True)
@@ -213,85 +144,6 @@ def drawn(case: Case, where: Where = CPU) -> Values:
 
 
 @dataclass
-class Yard:
-    """Truth of one output tensor and the errors that honest arithmetic makes against it."""
-
-    name: str
-    truth: torch.Tensor | Recomputed  # flat, fp64 or fp32
-    sizes: tuple[int, ...]
-    dtype: torch.dtype  # the output's own
-    work: torch.dtype  # the case's working dtype
-    limits: Limits = Limits()
-    alike: bool = False  # one operation made all elements, and no rounding to a narrow dtype hides its error
-
-    @property
-    def exact(self) -> bool:
-        """Of whole numbers: nothing but the truth will do."""
-        return not self.dtype.is_floating_point
-
-    @property
-    def share(self) -> float:
-        """The unit of an error, as a share of the element's value."""
-        arithmetic = torch.float64 if self.work == torch.float64 else torch.float32
-        return (torch.finfo(self.dtype).eps + torch.finfo(arithmetic).eps) / 2
-
-    @property
-    def noise(self) -> float:
-        """What every error may be: at least the smallest number of the dtype, or of fp32, which may be flushed to 0."""
-        info = torch.finfo(self.dtype)
-        return self.limits.noise + max(info.smallest_normal * info.eps, torch.finfo(torch.float32).tiny)
-
-    @property
-    def faint(self) -> float:
-        """What is lost beside the rest of the tensor, and may be off where all that were drawn happen to be exact: an
-        ulp of fp32 arithmetic at the rms for narrow outputs (whose rounding hides it), else at a thousandth of that."""
-        arithmetic = torch.float64 if self.work == torch.float64 else torch.float32
-        return torch.finfo(arithmetic).eps * self.rms * (1.0 if self.dtype.itemsize == 2 else 1e-3)
-
-    @property
-    def allowed(self) -> Size:
-        """How large errors may be."""
-        honest, largest, count = self.limits.honest, self.share * self.peak + self.noise, len(self.truth)
-        floor = FLOOR_ALIKE if self.alike else FLOOR_ONE
-        one = K_ONE * max(honest.one, floor)
-        # Of few elements the rms is as noisy as the largest: one that may be so far off must not fail it. Elements that
-        # are all one operation's are few, however many they are.
-        count = min(count, 1) if self.alike else count
-        alone = one / math.sqrt(count) if 0 < count < SHORT else 0.0
-        return Size(
-            one,
-            max(alone, K * max(honest.stretch, FLOOR_ALL)),
-            max(alone, K * max(honest.all, FLOOR_ALL)),
-            K_ONE * max(honest.absolute, floor * largest),
-        )
-
-    def look(self) -> None:
-        """Work out beforehand what is asked of the truth of each call that is judged."""
-        if not self.exact and not isinstance(self.truth, Recomputed):
-            _ = self.rms, self.peak
-
-    @functools.cached_property
-    def rms(self) -> float:
-        """Of the truth, where it is finite."""
-        return self.truth.rms_and_peak[0] if isinstance(self.truth, Recomputed) else _rms(self.truth)
-
-    @functools.cached_property
-    def typical(self) -> float:
-        """The rms as the median tells it, which few large elements do not move. No more than the rms."""
-        assert isinstance(self.truth, torch.Tensor)
-        finite = self.truth[self.truth.isfinite()].abs()
-        return min(self.rms, float(finite.median()) / NORMAL_MEDIAN) if len(finite) else 0.0
-
-    @functools.cached_property
-    def peak(self) -> float:
-        """The largest magnitude of the truth, where it is finite."""
-        if isinstance(self.truth, Recomputed):
-            return self.truth.rms_and_peak[1]
-        parts = (self.truth[start:stop].abs().nan_to_num_(0.0, 0.0, 0.0) for start, stop in _blocks(self.truth, 1))
-        return max((float(part.amax()) for part in parts), default=0.0)
-
-
-@dataclass
 class Brief:
     """Everything needed to prove one case: what goes in, and what must come out."""
 
@@ -304,17 +156,7 @@ class Brief:
         return self.contents.whole()
 
 
-@dataclass
-class Finding:
-    """How one output compares: `ratio` is the error in units of the yard's; it passes up to K."""
-
-    name: str
-    ratio: float
-    evidence: str = ""
-    check: str = "ok"  # or the name of the check that failed: not_finite, inaccurate
-
-
-# --- yards -----------------------------------------------------------------------------------------------------
+# --- yards ----------------------------------------------------------------------------------------------------------
 
 
 def brief(case: Case, yardstick: Variant | None, where: Where = CPU) -> Brief:
@@ -334,14 +176,14 @@ def yards_of(
 
     With `like`, the yards of another draw of the same case, only the truth is worked out: for timed shapes, without an
     edit (which may make one draw much noisier than the next). Else the yard comes from
-    the cache where this case was seen before with the same torch, formula, yardstick and rules (this file).
+    the cache where this case was seen before with the same torch, formula, yardstick and rules (yards.py).
     May run in several threads at once.
     """
     if like is None:
-        found = _recalled(case, yardstick, where.key)
+        found = recalled(case, yardstick, where.key, len(list(_names(case))))
         if found is None:
             yards = worked_out(case, values, yardstick, where)
-            _remember(case, yardstick, where.key, [yard.limits for yard in yards])
+            remember(case, yardstick, where.key, [yard.limits for yard in yards])
             return yards
     else:
         found = [yard.limits.elsewhere() for yard in like]
@@ -541,19 +383,19 @@ def _plain_noise(case: Case, yards: list[Yard], yardstick: Variant | None, where
     ]
 
 
-_SHARES: dict[str, list[float]] = {}  # by `_key`: a shape has many edits
+_SHARES: dict[str, list[float]] = {}  # by `key_of`: a shape has many edits
 
 
 def _plain_shares(plain: Case, yardstick: Variant, where: Where) -> list[float]:
     """How far off torch is on a case without an edit, as shares of the truth's rms: statistics, and outputs in a
     narrow dtype beyond their rounding; 0 for all other outputs."""
-    key = _key(plain, yardstick, where.key)
+    key = key_of(plain, yardstick, where.key)
     if key not in _SHARES:
         values = drawn(plain, where)
         eager, shares = _run_eager(plain, values, yardstick, where), []
         for yard, (t, _, i) in zip(_truths(plain, values, where), _names(plain), strict=True):
             sample = _Sample("eager", each(eager[t.name])[i].reshape(-1), yard)
-            off = _rms_error if _is_statistic(yard) else _beyond if yard.dtype.itemsize == 2 else None
+            off = rms_of_error if _is_statistic(yard) else beyond if yard.dtype.itemsize == 2 else None
             counts = off and yard.rms > 0 and _as_finite(sample) and not _says_nothing(sample)
             shares.append(off(sample.got, yard) / yard.rms if off and counts else 0.0)
         _SHARES[key] = shares
@@ -585,20 +427,20 @@ def _limits_of(samples: list[_Sample], least: Limits) -> Limits:
         return Limits()
     # An overflow in plain torch is no licence: a sample that is not finite where the truth is says nothing.
     samples = [s for s in samples if _as_finite(s) and not _says_nothing(s)]
-    noise = max((_beyond(s.got, s.yard) for s in samples), default=0.0)
+    noise = max((beyond(s.got, s.yard) for s in samples), default=0.0)
     noise = max(noise, least.noise, samples[0].yard.faint if samples else 0.0)
     limits = unit = Limits(noise, beside=least.beside)
     for s in samples:
         limits = replace(limits, honest=limits.honest | measure(s.got, replace(s.yard, limits=unit)))
-    formula = max((_rms_error(s.got, s.yard) for s in samples if s.one == "formula"), default=0.0)
+    formula = max((rms_of_error(s.got, s.yard) for s in samples if s.one == "formula"), default=0.0)
     return replace(limits, formula_rms=formula)
 
 
 def _as_finite(sample: _Sample) -> bool:
     got, yard = sample.got, sample.yard
     return not any(
-        bool(_not_as_finite(got[start:stop], yard.truth[start:stop], yard.dtype).any())
-        for start, stop in _blocks(yard.truth, 1)
+        bool(not_as_finite(got[start:stop], yard.truth[start:stop], yard.dtype).any())
+        for start, stop in blocks_of(yard.truth, 1)
     )
 
 
@@ -607,7 +449,7 @@ def _says_nothing(sample: _Sample) -> bool:
     yard = sample.yard
     if sample.one != "eager" or not _is_statistic(yard):
         return False
-    return not _rms_error(sample.got, yard) <= torch.finfo(yard.work).eps / 2 * yard.rms
+    return not rms_of_error(sample.got, yard) <= torch.finfo(yard.work).eps / 2 * yard.rms
 
 
 def _samples(
@@ -721,402 +563,3 @@ def _run_moved(case: Case, values: Values) -> Values:
     names = (*p.scalars, *p.options_in(case.shape))
     moved = replace(case, shape=case.shape | {name: move_scalar(case.shape[name]) for name in names})
     return truth_of(moved, {name: map(value, move) for name, value in values.items()})
-
-
-# --- yards on disk ---------------------------------------------------------------------------------------------
-
-_YARDS = threading.RLock()  # on disk, and what is known of them
-
-
-def _file(case: Case) -> Path:
-    return cache_dir() / "yards" / f"{case.layer}.jsonl"
-
-
-def _key(case: Case, yardstick: Variant | None, device: str) -> str:
-    """Of all that a yard depends on."""
-    parts = (
-        *(case.layer, case.phase, case.shape, case.edit, case.seed),
-        *(torch.__version__, torch.backends.cpu.get_cpu_capability(), device),
-        *(yardstick.source_hash() if yardstick else None, _sources()),
-    )
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-@functools.cache
-def _sources() -> str:
-    """Hash of what defines truths and yards: this file, how cases are drawn and cut, the formulas."""
-    digest = hashlib.sha256()
-    for path in (
-        Path(__file__),
-        Path(cuts.__file__),
-        Path(inspect.getfile(Case)),
-        *sorted(Path(contract.__file__).parent.glob("*.py")),
-    ):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-@dataclass
-class _Read:
-    """What a file was found to hold, and how far it was read."""
-
-    inode: int
-    end: int = 0
-    entries: dict[str, Any] = field(default_factory=dict)
-
-
-_READ: dict[Path, _Read] = {}
-
-
-def _entries(file: Path) -> dict[str, Any]:
-    """What a file holds, a line an entry; of one that grew what is new is read. What is no entry is left out."""
-    try:
-        with file.open("rb") as lines:
-            found = os.fstat(lines.fileno())
-            read = _READ.get(file)
-            if read is None or read.inode != found.st_ino or read.end > found.st_size:
-                read = _READ[file] = _Read(found.st_ino)
-            lines.seek(read.end)
-            whole, _, _ = lines.read(found.st_size - read.end).rpartition(b"\n")
-    except OSError:
-        return {}
-    read.end += len(whole) + bool(whole)
-    for line in whole.splitlines():
-        with contextlib.suppress(ValueError, TypeError, RecursionError):
-            key, entry = json.loads(line)
-            read.entries[key] = entry
-    return read.entries
-
-
-def _recalled(case: Case, yardstick: Variant | None, device: str) -> list[Limits] | None:
-    """What an earlier run found, or None; an entry that is not whole counts as none."""
-    with _YARDS:
-        entry = _entries(_file(case)).get(_key(case, yardstick, device))
-    try:
-        found = [
-            Limits(float(noise), Size(*(float(x) for x in size)), float(formula), float(beside))
-            for noise, size, formula, beside in entry or []
-        ]
-    except (TypeError, ValueError):
-        return None
-    return found if len(found) == len(list(_names(case))) else None
-
-
-def _remember(case: Case, yardstick: Variant | None, device: str, found: list[Limits]) -> None:
-    """Keep what was found for later runs. A cache that cannot be written costs time, not the run."""
-    entry = [(limits.noise, astuple(limits.honest), limits.formula_rms, limits.beside) for limits in found]
-    key = _key(case, yardstick, device)
-    with _YARDS, contextlib.suppress(OSError):
-        file = _file(case)
-        entries = _entries(file)
-        if len(entries) >= KEPT:  # half of them go, so that a file is seldom written anew
-            newest = [*list(entries.items())[-(KEPT // 2) :], (key, entry)]
-            files.put(file, b"".join(_line(*line) for line in newest))
-            return
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # One write at the end of the file: several processes have their lines there whole.
-        with file.open("ab", buffering=0) as lines:
-            lines.write(_line(key, entry))
-
-
-def _line(key: str, entry: object) -> bytes:
-    return json.dumps([key, entry]).encode() + b"\n"
-
-
-# --- the comparison --------------------------------------------------------------------------------------------
-
-
-def judge(got: torch.Tensor, yard: Yard, sane: bool = True) -> Finding:
-    """Compare one output, every element of it. Not finite, or further off than K yards, is evidence against it.
-
-    `sane` also asks for an error that is small beside the truth, whatever plain torch's may be. A structured case is
-    made to be ill-conditioned, and is not asked.
-    """
-    if yard.exact:
-        return _judge_exactly(got, yard)
-    flat, most = got.detach().to(yard.truth.device).reshape(-1), yard.allowed
-    size = measure(flat, yard, most.absolute)
-    if size.one == math.inf and (wrong := _all_not_as_finite(flat, yard)).any():
-        return Finding(yard.name, math.inf, _not_finite(flat, yard, wrong), "not_finite")
-    ratios = Size(*(K * a / b for a, b in zip(astuple(size), astuple(most), strict=True)))
-    ratios = replace(ratios, absolute=ratios.absolute if size.absolute > most.absolute else 0.0)
-    finding = Finding(yard.name, max(astuple(ratios)))
-    if not finding.ratio <= K:
-        return replace(finding, evidence=_inaccurate(flat, yard, ratios), check="inaccurate")
-    # The error is worked out only where this bound on it does not settle the matter.
-    allowed = max(SANE * yard.rms, K * yard.limits.formula_rms)
-    if sane and yard.rms > NOTHING and size.one * (yard.share * yard.rms + yard.noise) > allowed:
-        rms_error = _rms_error(flat, yard)
-        if not rms_error <= allowed:
-            share = f"{rms_error / yard.rms:.0%} of the truth's rms {yard.rms:.2g}"
-            return replace(finding, evidence=f"{yard.name}: rms error {rms_error:.2g} is {share}", check="inaccurate")
-    return finding
-
-
-def _judge_exactly(got: torch.Tensor, yard: Yard) -> Finding:
-    """Whole numbers: each is the truth's."""
-    flat = got.detach().to(yard.truth.device).reshape(-1)
-    wrong = torch.cat(
-        [flat[a:b] != yard.truth[a:b].to(yard.dtype) for a, b in _blocks(yard.truth, 1)] or [flat != flat]
-    )
-    if not bool(wrong.any()):
-        return Finding(yard.name, 0.0)
-    first = _first(wrong)
-    told = f"{int(flat[first])} instead of {int(yard.truth[first])} at {_index(first, yard.sizes)}"
-    share = f"{int(wrong.sum())} of {len(wrong)} whole numbers are wrong"
-    where = common(wrong.view(yard.sizes)) if len(wrong) > 1 else ""
-    return Finding(yard.name, math.inf, f"{yard.name}: {share}, the first {told}{where}", "inaccurate")
-
-
-def measure(flat: torch.Tensor, yard: Yard, small: float = 0.0) -> Size:
-    """How large the errors of a flat output are, each in units of what it may be; infinite where it is not as finite
-    as the truth. An absolute error that cannot exceed `small` is not worked out: that bound stands for it.
-
-    A block at a time; a large output in as many threads as torch has, and on a CPU in one pass where that can be.
-    """
-    count, length = len(flat), _stretch(yard.sizes)
-    if not count:
-        return Size()
-    if size := _measured_at_once(flat, yard, length):
-        return size
-    largest_unit = (yard.share + yard.limits.beside / NORMAL_MEDIAN) * yard.peak + yard.noise
-
-    def part(blocks: list[tuple[int, int]]) -> list[float]:
-        one = stretch = total = absolute = 0.0
-        for start, stop in blocks:
-            got, truth = flat[start:stop], yard.truth[start:stop]
-            squares, most = _squares(got, truth, yard, length)
-            bound = math.sqrt(most) * largest_unit
-            one, absolute = max(one, most), max(absolute, bound if bound < small else _absolute(got, truth, yard))
-            whole = len(squares) // length * length
-            if whole:
-                sums = squares[:whole].view(-1, length).sum(-1)
-                stretch, total = max(stretch, float(sums.amax())), total + float(sums.sum())
-            if whole < len(squares):  # the end: as a stretch of the same length
-                total += float(squares[whole:].sum())
-                first = max(0, count - length)
-                last, _ = _squares(flat[first:], yard.truth[first:], yard, length)
-                stretch = max(stretch, float(last.mean()) * length)
-        return [one, stretch, total, absolute]
-
-    blocks = list(_blocks(yard.truth, length))
-    alone = isinstance(yard.truth, Recomputed) or yard.truth.device.type != "cpu"
-    workers = 1 if alone else min(torch.get_num_threads(), 1 + len(blocks) // MANY)
-    if workers == 1:
-        found = [part(blocks)]
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            found = list(pool.map(part, [blocks[i::workers] for i in range(workers)]))
-    one, stretch, total, absolute = zip(*found, strict=True)
-    return Size(math.sqrt(max(one)), math.sqrt(max(stretch) / length), math.sqrt(sum(total) / count), max(absolute))
-
-
-def _measured_at_once(flat: torch.Tensor, yard: Yard, length: int) -> Size | None:
-    """`measure` in one pass over memory; None where that cannot be, or not everything is finite."""
-    count, whole = len(flat), len(flat) // length * length
-    if isinstance(yard.truth, Recomputed) or yard.limits.beside:
-        return None
-    found = onepass.errors(flat[:whole], yard.truth[:whole], yard.share, yard.noise, length)
-    if found is None:
-        return None
-    one, stretch, total, absolute = found
-    if whole < count:  # the end: as a stretch of the same length
-        end, truth = flat[count - length :], yard.truth[count - length :]
-        last, most = _squares(end, truth, yard, length)
-        one, absolute = max(one, most), max(absolute, _absolute(end, truth, yard))
-        stretch, total = max(stretch, float(last.mean()) * length), total + float(last[whole - count :].sum())
-    return Size(math.sqrt(one), math.sqrt(stretch / length), math.sqrt(total / count), absolute)
-
-
-def _squares(got: torch.Tensor, truth: torch.Tensor, yard: Yard, length: int) -> tuple[torch.Tensor, float]:
-    """Of errors, each in units of what it may be; and the largest of them. length: of a stretch."""
-    unit = truth.abs().mul_(yard.share).add_(yard.noise)
-    if yard.limits.beside:
-        unit += yard.limits.beside * _typical_beside(truth, length)
-    squares = (got - truth).div_(unit).square_()
-    most = float(squares.amax())
-    if not most < math.inf:  # NaN neither
-        squares = _settled(squares, got, truth, yard.dtype)
-        most = float(squares.amax())
-    return squares, most
-
-
-def _typical_beside(truth: torch.Tensor, length: int) -> torch.Tensor:
-    """For each element the rms of its stretch, as the median tells it; the end is a stretch, too."""
-    finite, whole = truth.abs().nan_to_num_(0.0, 0.0, 0.0), len(truth) // length * length
-    stretches = [finite[:whole].view(-1, length), finite[whole:].view(1, -1)]
-    typical = [x.median(-1, keepdim=True).values.expand_as(x).reshape(-1) for x in stretches if x.numel()]
-    return torch.cat(typical) / NORMAL_MEDIAN
-
-
-def _absolute(got: torch.Tensor, truth: torch.Tensor, yard: Yard) -> float:
-    """The largest error."""
-    error = got - truth
-    largest = float(error.abs().amax())
-    return largest if largest < math.inf else float(_settled(error, got, truth, yard.dtype).abs_().amax())
-
-
-def _settled(error: torch.Tensor, got: torch.Tensor, truth: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """No error where both are the same and not finite, infinity where only one is."""
-    error = error.masked_fill(~(got.isfinite() & truth.isfinite()), 0.0)
-    return error.masked_fill_(_not_as_finite(got, truth, dtype), math.inf)
-
-
-def _not_as_finite(got: torch.Tensor, truth: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Where one is finite and the other is not, or both are not, in different ways. A finite truth that rounds to
-    infinity in the output's dtype may come out as that."""
-    same = (got.isnan() & truth.isnan()) | (got == truth) | (got.isinf() & (got == truth.to(dtype)))
-    return ~(got.isfinite() & truth.isfinite()) & ~same
-
-
-def _all_not_as_finite(flat: torch.Tensor, yard: Yard) -> torch.Tensor:
-    blocks = _blocks(yard.truth, 1)
-    return torch.cat([_not_as_finite(flat[a:b], yard.truth[a:b], yard.dtype) for a, b in blocks])
-
-
-def _beyond(flat: torch.Tensor, yard: Yard) -> float:
-    """What the errors are beyond a share of their own elements: the rms, or a quarter of the largest. A normal
-    distribution's largest of many is some four times its rms; where few elements are much noisier than the rest
-    (attention's first row, a tail of GELU) the rms would hide them, and the next draw show them."""
-    total = most = 0.0
-    for start, stop in _blocks(flat, 1):
-        truth = yard.truth[start:stop]
-        error = (flat[start:stop] - truth).abs_().sub_(truth.abs(), alpha=yard.share).clamp_(min=0)
-        error = error.double().nan_to_num_(0.0, 0.0, 0.0)
-        total, most = total + float(error.square().sum()), max(most, float(error.amax()))
-    return max(math.sqrt(total / max(len(flat), 1)), most / 4)
-
-
-def _rms_error(flat: torch.Tensor, yard: Yard) -> float:
-    """The rms of the difference, where both are finite."""
-    total = 0.0
-    for start, stop in _blocks(flat, 1):
-        error = flat[start:stop].double().sub_(yard.truth[start:stop])
-        total += float(error.nan_to_num_(0.0, 0.0, 0.0).square_().sum())
-    return math.sqrt(total / max(len(flat), 1))
-
-
-def _rms(flat: torch.Tensor) -> float:
-    """Of the finite elements."""
-    total, count = 0.0, 0
-    for start, stop in _blocks(flat, 1):
-        part = flat[start:stop].double()
-        squares = part.square()
-        if not float(squares.sum()) < math.inf:
-            squares = squares[part.isfinite()]
-        total, count = total + float(squares.sum()), count + len(squares)
-    return math.sqrt(total / max(count, 1))
-
-
-def _blocks(flat: torch.Tensor | Recomputed, length: int) -> Iterator[tuple[int, int]]:
-    """Ranges of about BLOCK elements (on a GPU DEVICE_BLOCK), all but the last whole stretches."""
-    count = len(flat)
-    step = max(1, (BLOCK if flat.device.type == "cpu" else DEVICE_BLOCK) // length) * length
-    for start in range(0, count, step):
-        yield start, min(start + step, count)
-
-
-def _stretch(sizes: tuple[int, ...]) -> int:
-    """Elements of a stretch: some whole rows, or a piece of a long one."""
-    row = max(1, sizes[-1]) if sizes else 1
-    return min(max(1, math.prod(sizes)), row * math.ceil(SHORT / row) if row <= LONG else LONG // 4)
-
-
-# --- evidence --------------------------------------------------------------------------------------------------
-
-
-def _not_finite(flat: torch.Tensor, yard: Yard, wrong: torch.Tensor) -> str:
-    first = _first(wrong)
-    share, where = int(wrong.sum()) / len(wrong), f"first at {_index(first, yard.sizes)}"
-    common_to_all = common(wrong.view(yard.sizes))
-    if not bool((wrong & ~flat.isfinite()).any()):  # where the truth is NaN or infinite
-        told = f"{flat[first]:.6g} instead of {yard.truth[first]:.6g}"
-        return (
-            f"{yard.name} is finite where the truth is not finite, in {share:.0%} of it, {where}: {told}{common_to_all}"
-        )
-    return f"{yard.name} is not finite in {share:.0%} of it, {where}{common_to_all}"
-
-
-def _inaccurate(flat: torch.Tensor, yard: Yard, ratios: Size) -> str:
-    """The worst element, and what those that are too far off have in common; or the worst stretch."""
-    allowed, length = yard.allowed, _stretch(yard.sizes)
-    worst, at, first, largest, too_far = -1.0, 0, 0, 0.0, []
-    for start, stop in _blocks(yard.truth, length):
-        units = _squares(flat[start:stop], yard.truth[start:stop], yard, length)[0].sqrt_()
-        error = (flat[start:stop] - yard.truth[start:stop]).abs_()
-        too_far.append((units > allowed.one).logical_or_(error > allowed.absolute))
-        if float(units.max()) > worst:
-            worst, at = float(units.max()), start + int(units.argmax())
-        whole = len(units) // length * length
-        squares = units.square()
-        sums = torch.cat([squares[:whole].view(-1, length).sum(-1), squares[whole:].sum(0, keepdim=True)])
-        if float(sums.max()) > largest:
-            largest, first = float(sums.max()), start + length * int(sums.argmax())
-    evidence = (
-        f"{yard.name}: rms error {_rms_error(flat, yard):.2g}, {max(astuple(ratios)):.3g}x plain torch's, "
-        f"limit {K:g}x; worst at {_index(at, yard.sizes)}: {flat[at]:.6g} instead of {yard.truth[at]:.6g}"
-    )
-    if max(ratios.one, ratios.absolute) > K:
-        return evidence + pattern(torch.cat(too_far), yard)
-    if ratios.all > K:
-        return f"{evidence}; small errors all over it"
-    last = min(first + length, len(flat)) - 1
-    return f"{evidence}; small errors all over {_index(first, yard.sizes)} to {_index(last, yard.sizes)}"
-
-
-def pattern(wrong: torch.Tensor, yard: Yard) -> str:
-    """Where the wrong elements lie, in words: how many, the first, and what they have in common. wrong: flat."""
-    count = int(wrong.sum())
-    if not count or count == len(wrong):
-        return ""
-    first = _index(_first(wrong), yard.sizes)
-    return f"; {count} of {len(wrong)} are off, the first at {first}{common(wrong.view(yard.sizes))}"
-
-
-def survivors(left: torch.Tensor) -> str:
-    """Where the poison is that a call left in an output, in words; left: True where it is, in the output's shape."""
-    count, total = int(left.sum()), left.numel()
-    if count == total:
-        return "100%"
-    first = _index(_first(left), tuple(left.shape))
-    return f"{count} of {total} elements, the first at {first}{common(left)},"
-
-
-def common(which: torch.Tensor) -> str:
-    """What the True elements of a tensor have in common along each axis: ", only the last 3 of axis 1"."""
-    found = []
-    for axis, size in enumerate(which.shape):
-        others = [a for a in range(which.dim()) if a != axis]
-        along = which.any(dim=others) if others else which
-        found.append(_along(axis, along.nonzero().flatten(), size))
-    return "".join(f", {what}" for what in found if what)
-
-
-def _along(axis: int, where: torch.Tensor, size: int) -> str:
-    """What the sorted indices along an axis have in common; nothing where they are all over it."""
-    count, first, last = len(where), int(where[0]), int(where[-1])
-    if count == size:
-        return ""
-    if count == 1:
-        return f"only index {first} of axis {axis}"
-    if last - first + 1 == count:
-        edge = "last" if last == size - 1 else "first" if first == 0 else None
-        return f"only the {edge} {count} of axis {axis}" if edge else f"only {first} to {last} of axis {axis}"
-    steps = where.diff()
-    if count > 2 and bool((steps == steps[0]).all()):
-        return f"one in {int(steps[0])} along axis {axis}, from {first}"
-    return ""
-
-
-def _first(which: torch.Tensor) -> int:
-    """The flat place of the first True. Not of a list of all: where all of a large output is wrong that has eight bytes
-    for each of its elements, on a card that others fill."""
-    return int(which.reshape(-1).view(torch.uint8).argmax())
-
-
-def _index(flat: int, sizes: tuple[int, ...]) -> list[int]:
-    index = []
-    for size in reversed(sizes):
-        flat, rest = divmod(flat, size)
-        index.append(rest)
-    return index[::-1]

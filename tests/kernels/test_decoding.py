@@ -9,7 +9,7 @@ from bench.core import variants
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case, bits, draw, one
 from bench.gpu.launches import launches_of
-from bench.trial import truth
+from bench.trial import accuracy, truth
 from reference import attention, decode_attention, gemv
 
 ALL = variants.discover()
@@ -109,4 +109,4 @@ def test_gpu_kernels_are_right_at_a_few_shapes(layer, name, sizes, edit):
     arena.call(module.forward)
     assert not arena.broken_fences() and not arena.survivors()
     for yard in truth.yards_of(case, values, variants.find(ALL, layer, "torch.eager")):
-        assert not truth.judge(one(arena.outputs[yard.name]), yard, sane=False).evidence
+        assert not accuracy.judge(one(arena.outputs[yard.name]), yard, sane=False).evidence

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench.core.case import DTYPES, Case, cases_of, draw, map, one
-from bench.trial import truth
+from bench.trial import accuracy, truth
 from reference import (
     contract,
     cross_entropy,
@@ -33,7 +33,7 @@ def caught(layer, phase, kernel, dtype="fp32"):
         wide = {n: map(v, lambda x: x.float() if x.is_floating_point() else x) for n, v in values.items()}
         outputs = kernel(wide, case.shape)
         findings = [
-            truth.judge(outputs[yard.name].to(dtype_of(case, yard.name)), yard, sane=case.edit is None)
+            accuracy.judge(outputs[yard.name].to(dtype_of(case, yard.name)), yard, sane=case.edit is None)
             for yard in truth.yards_of(case, values, None)
             if yard.name in outputs
         ]

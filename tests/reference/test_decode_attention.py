@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.core.case import Case, draw, one, run_truth
-from bench.trial import truth
+from bench.trial import accuracy, truth
 from reference import contract, decode_attention
 
 SHAPES = [{**sizes, "dtype": "fp32"} for sizes in decode_attention.RAGGED]
@@ -21,7 +21,7 @@ def wrong(c, kernel):
     values = draw(c)
     got = {**values, **kernel(**{n: one(v).clone() for n, v in values.items()}, NH=c.shape["NH"])}
     yards = truth.yards_of(c, values, None)
-    return {y.name for y in yards if truth.judge(one(got[y.name]), y, c.edit is None).evidence}
+    return {y.name for y in yards if accuracy.judge(one(got[y.name]), y, c.edit is None).evidence}
 
 
 def attend(qkv, lengths, NH, k_cache, v_cache, start=-math.inf, later=0, where=None):

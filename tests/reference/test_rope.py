@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.core.case import DTYPES, Case, draw, one
-from bench.trial import truth
+from bench.trial import accuracy, truth
 from reference import contract, rope
 
 HS, S = 12, 64
@@ -84,6 +84,6 @@ def test_a_table_in_the_working_dtype_is_found_where_a_pair_is_turned_back(sizes
         cos, sin = (values[n].to(table).float() for n in ("cos", "sin"))
         x = {name: values[name].float()}
         out = getattr(rope, phase)(values["start"], cos, sin, sizes["R"], sizes["style"], **x)[name]
-        return truth.judge(out.to(DTYPES[dtype]), yard, sane=False).check
+        return accuracy.judge(out.to(DTYPES[dtype]), yard, sane=False).check
 
     assert found(torch.float32) == "ok" and found(DTYPES[dtype]) == "inaccurate"

@@ -11,7 +11,7 @@ import torch
 
 from bench.core.case import Case, Values, each, one, run_truth
 from bench.core.case import draw as draw_case
-from bench.trial import truth
+from bench.trial import accuracy, truth
 from reference import contract
 
 LAYERS = ("attention", "matmul", "embedding", "adamw", "global_norm")
@@ -29,7 +29,7 @@ def right(c: Case, careless: Callable[..., Values]) -> bool:
     p = contract.pass_of(c.module, c.phase)
     got = careless(*(values[t.name] for t in p.inputs), *p.scalars_in(c.shape))
     yards = truth.yards_of(c, values, None)
-    return not any(truth.judge(one(got[y.name]), y, sane=c.edit is None).evidence for y in yards)
+    return not any(accuracy.judge(one(got[y.name]), y, sane=c.edit is None).evidence for y in yards)
 
 
 # --- attention ---
@@ -138,7 +138,7 @@ def test_adamw_with_another_constant_fails(edit, change, shape):
 
     def wrong(new: Values) -> bool:
         parts = [(f"{name}[{i}]", part) for name, value in new.items() for i, part in enumerate(each(value))]
-        return any(truth.judge(part, want[name]).evidence for name, part in parts)
+        return any(accuracy.judge(part, want[name]).evidence for name, part in parts)
 
     assert not wrong(adamw(c)) and wrong(adamw(c, **change))
 

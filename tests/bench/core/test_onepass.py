@@ -8,8 +8,8 @@ import torch
 
 from bench.core import contents, onepass
 from bench.core.contents import Change
-from bench.trial import truth
-from bench.trial.truth import Limits, Yard
+from bench.trial import accuracy
+from bench.trial.accuracy import Limits, Yard
 from kernels import Unavailable
 
 N = onepass.LARGE + 777  # no whole stretches, and its threads' parts are of different lengths
@@ -22,10 +22,10 @@ def yard_of(sizes: tuple[int, ...], dtype: torch.dtype, noise: float = 1e-3) -> 
     return Yard("out", values, sizes, dtype, dtype, Limits(noise)), values
 
 
-def by_torch(monkeypatch: pytest.MonkeyPatch, flat: torch.Tensor, yard: Yard) -> truth.Size:
+def by_torch(monkeypatch: pytest.MonkeyPatch, flat: torch.Tensor, yard: Yard) -> accuracy.Size:
     with monkeypatch.context() as m:
         m.setattr(onepass, "errors", lambda *_: None)
-        return truth.measure(flat, yard)
+        return accuracy.measure(flat, yard)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -36,8 +36,8 @@ def test_errors_are_those_that_pytorch_measures(monkeypatch, dtype, sizes):
     for at in (0, len(flat) // 2 - 1, len(flat) // 2, len(flat) - 1):  # where threads' parts begin and end
         got = flat.clone()
         got[at] += 5
-        assert truth._measured_at_once(got, yard, truth._stretch(sizes))  # in one pass indeed
-        found, wanted = truth.measure(got, yard), by_torch(monkeypatch, got, yard)
+        assert accuracy._measured_at_once(got, yard, accuracy.stretch_of(sizes))  # in one pass indeed
+        found, wanted = accuracy.measure(got, yard), by_torch(monkeypatch, got, yard)
         assert astuple(found) == pytest.approx(astuple(wanted), rel=1e-4)
         assert found.absolute > 4.9
 
@@ -51,16 +51,16 @@ def test_what_is_not_finite_is_left_to_pytorch(monkeypatch, value, whose):
         values[N // 2] = value
     if whose != "truth":
         got[N // 2] = value
-    length = truth._stretch(yard.sizes)
-    assert truth._measured_at_once(got, yard, length) is None
-    assert truth.measure(got, yard).one == (pytest.approx(0, abs=1) if whose == "both" else math.inf)
+    length = accuracy.stretch_of(yard.sizes)
+    assert accuracy._measured_at_once(got, yard, length) is None
+    assert accuracy.measure(got, yard).one == (pytest.approx(0, abs=1) if whose == "both" else math.inf)
 
 
 def test_an_error_whose_square_overflows_is_left_to_pytorch():
     yard, values = yard_of((N,), torch.bfloat16)
     got = values.bfloat16()
     got[5] = 1e30
-    assert truth._measured_at_once(got, yard, truth._stretch(yard.sizes)) is None
+    assert accuracy._measured_at_once(got, yard, accuracy.stretch_of(yard.sizes)) is None
 
 
 @pytest.mark.parametrize("shift", [0, 1, N // 2, N - 1])
@@ -96,8 +96,8 @@ def test_without_a_compiler_pytorch_is_asked(monkeypatch):
     monkeypatch.setattr(onepass.ERRORS, "_functions", {})
     try:
         yard, values = yard_of((N,), torch.float32)
-        assert truth._measured_at_once(values.float(), yard, 256) is None
-        assert truth.measure(values.float(), yard).one < 1
+        assert accuracy._measured_at_once(values.float(), yard, 256) is None
+        assert accuracy.measure(values.float(), yard).one < 1
         assert onepass.holds(torch.ones(N), torch.ones(N), 0, 1.0) is None
     finally:
         onepass._built.cache_clear()

@@ -14,7 +14,7 @@ from bench.core.process import ProcessFailed
 from bench.core.shared import Box, opened, values_in
 from bench.core.variants import discover, find
 from bench.machine.devices import open_device
-from bench.trial import checks, cuts, truth
+from bench.trial import accuracy, checks, cuts, truth
 from bench.trial import prove as proof
 from bench.trial.checks import Verdict
 from bench.trial.judge import AS_DRAWN, Handed, Judge, JudgeRoom
@@ -98,10 +98,10 @@ def test_contents_that_a_seed_makes_have_their_own_truth(judge):
 @pytest.mark.parametrize(
     ("content", "first", "looks"),
     [
-        ((1, 123), Verdict("inaccurate", "off", truth.K), 2),
-        ((1, 123), Verdict("inaccurate", "far off", 100 * truth.K), 1),
+        ((1, 123), Verdict("inaccurate", "off", accuracy.K), 2),
+        ((1, 123), Verdict("inaccurate", "far off", 100 * accuracy.K), 1),
         ((1, 123), Verdict("unwritten", "poison"), 1),
-        (AS_DRAWN, Verdict("inaccurate", "off", truth.K), 1),  # a yard of its own already
+        (AS_DRAWN, Verdict("inaccurate", "off", accuracy.K), 1),  # a yard of its own already
     ],
 )
 def test_what_is_near_the_limit_by_the_yard_of_other_contents_is_judged_by_its_own(monkeypatch, content, first, looks):

@@ -14,7 +14,7 @@ import pytest
 from bench.core.case import Case
 from bench.core.process import ProcessFailed
 from bench.core.variants import discover, find
-from bench.trial import prove, truth
+from bench.trial import accuracy, prove
 from bench.trial.checks import Verdict
 from bench.trial.judge import Judge
 from bench.trial.prove import Proof
@@ -30,7 +30,7 @@ RIGHT = Verdict(ratio=1.0)
 
 def off(times: float, check: str = "inaccurate") -> Verdict:
     """So many times the limit."""
-    return Verdict(check, f"{times:g}x", times * truth.K)
+    return Verdict(check, f"{times:g}x", times * accuracy.K)
 
 
 FAR = off(100)
@@ -124,7 +124,7 @@ def test_a_last_case_that_is_wrong_is_seen(monkeypatch):
 def test_an_error_near_the_limit_that_no_other_draw_has_is_told_and_passes(monkeypatch, at, behind):
     verdicts = [off(1.1) if i == at else RIGHT for i in range(4)]
     proof, went = proof_of(monkeypatch, verdicts, [None] * 4, behind, [Verdict(ratio=1.0), Verdict(ratio=2.0)])
-    assert proof.ok and proof.ratio == 1.1 * truth.K, "the row shows the worst, whatever came of it"
+    assert proof.ok and proof.ratio == 1.1 * accuracy.K, "the row shows the worst, whatever came of it"
     assert proof.cases == 4 and went.count("call again") == prove.REDRAWS
     left = went[len(went) - went[::-1].index("call again") :]
     assert at == 3 or "call 2" in left, "the further draws went where it had left its outputs"

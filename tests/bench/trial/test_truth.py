@@ -12,11 +12,11 @@ import torch
 
 from bench.core import files, variants
 from bench.core.arena import Arena
-from bench.core.case import DTYPES, Case, Value, Values, cases_of, draw, each, map, one
+from bench.core.case import DTYPES, Case, Value, Values, cases_of, draw, each, map, one, truth_of
 from bench.core.contents import Contents
-from bench.trial import cuts
-from bench.trial import truth as judge
-from bench.trial.truth import K_ONE, K, Limits, Size, Yard
+from bench.trial import accuracy, cuts, truth
+from bench.trial import yards as kept
+from bench.trial.accuracy import K_ONE, K, Limits, Size, Yard
 from reference import contract
 from reference.contract import Shape
 from tests.fake_gpu import FakeGpu
@@ -37,7 +37,7 @@ NOISY = Limits(noise=1e-5, honest=Size(one=3.0, stretch=1.0, all=1.0, absolute=3
 
 @pytest.mark.parametrize(("times", "passes"), [(0.0, True), (1.0, True), (3.9, True), (4.5, False), (100.0, False)])
 def test_the_limit_is_a_multiple_of_the_yard(times, passes):
-    finding = judge.judge(TRUTH.float() + times * 1e-5, yard(TRUTH, NOISY))
+    finding = accuracy.judge(TRUTH.float() + times * 1e-5, yard(TRUTH, NOISY))
     assert bool(finding.evidence) != passes and (finding.check == "ok") == passes
     assert finding.ratio == pytest.approx(times, rel=0.02, abs=0.01)
 
@@ -46,25 +46,25 @@ def test_the_limit_is_a_multiple_of_the_yard(times, passes):
 def test_one_element_may_be_further_off_than_all(times, passes):
     got = TRUTH.float()
     got[40, 7] += times * K_ONE * 3e-5
-    assert bool(judge.judge(got, yard(TRUTH, NOISY)).evidence) != passes
+    assert bool(accuracy.judge(got, yard(TRUTH, NOISY)).evidence) != passes
 
 
 def test_one_wrong_element_among_many_is_found_and_named():
     got = TRUTH.float()
     got[40, 7] += 1e-2
-    assert "[40, 7]" in judge.judge(got, yard(TRUTH, NOISY)).evidence
+    assert "[40, 7]" in accuracy.judge(got, yard(TRUTH, NOISY)).evidence
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64])
 def test_of_whole_numbers_nothing_but_the_truth_will_do(dtype):
-    truth = (torch.arange(3 * judge.BLOCK + 77) % 255 - 127).double()
+    truth = (torch.arange(3 * accuracy.BLOCK + 77) % 255 - 127).double()
     exact = Yard("q", truth, (len(truth),), dtype, torch.float32)
-    assert judge.judge(truth.to(dtype), exact) == judge.Finding("q", 0.0)
-    for at in (0, judge.BLOCK, len(truth) - 1):
+    assert accuracy.judge(truth.to(dtype), exact) == accuracy.Finding("q", 0.0)
+    for at in (0, accuracy.BLOCK, len(truth) - 1):
         for by in (1, -1):
             got = truth.to(dtype)
             got[at] = got[at] + by if abs(int(got[at] + by)) <= 127 else 0
-            finding = judge.judge(got, exact)
+            finding = accuracy.judge(got, exact)
             assert finding.check == "inaccurate" and f"the first {int(got[at])} instead" in finding.evidence
             assert f"[{at}]" in finding.evidence and "1 of" in finding.evidence
 
@@ -72,18 +72,18 @@ def test_of_whole_numbers_nothing_but_the_truth_will_do(dtype):
 def test_a_yard_is_no_licence_for_whole_numbers():
     """Whatever plain torch is off by in one of them, there is none but the truth."""
     case = Case("sampling", "forward", {**contract.load("sampling").RAGGED[0], "dtype": "bf16"}, "test")
-    (found,) = judge.worked_out(case, draw(case), variants.find(variants.discover(), "sampling", "torch.eager"))
+    (found,) = truth.worked_out(case, draw(case), variants.find(variants.discover(), "sampling", "torch.eager"))
     assert found.exact and found.limits == Limits()
 
 
 def test_every_element_is_compared():
-    truth = torch.randn(3 * judge.BLOCK + 77, dtype=torch.float64)
+    truth = torch.randn(3 * accuracy.BLOCK + 77, dtype=torch.float64)
     honest = truth.float()
-    for at in (0, 1, judge.BLOCK - 1, judge.BLOCK, 2 * judge.BLOCK + 5, len(truth) - 78, len(truth) - 1):
+    for at in (0, 1, accuracy.BLOCK - 1, accuracy.BLOCK, 2 * accuracy.BLOCK + 5, len(truth) - 78, len(truth) - 1):
         got = honest.clone()
         got[at] += 1e-3
-        assert f"[{at}]" in judge.judge(got, yard(truth)).evidence
-    assert not judge.judge(honest, yard(truth)).evidence
+        assert f"[{at}]" in accuracy.judge(got, yard(truth)).evidence
+    assert not accuracy.judge(honest, yard(truth)).evidence
 
 
 @pytest.mark.parametrize("rows", [slice(3, 4), slice(76, 77), slice(0, 1)])
@@ -91,14 +91,14 @@ def test_small_errors_in_one_row_are_found_where_the_whole_and_the_largest_are_n
     truth = torch.rand(77, 769, dtype=torch.float64) + 1
     got = truth.bfloat16().float()
     got[rows] *= 1.01
-    finding = judge.judge(got.bfloat16(), yard(truth, dtype=torch.bfloat16))
+    finding = accuracy.judge(got.bfloat16(), yard(truth, dtype=torch.bfloat16))
     assert f"all over [{rows.start}, 0] to [{rows.start}, 768]" in finding.evidence
 
 
 def test_a_small_error_everywhere_is_found_by_the_rms():
     # One element of plain torch is far off, so the maximum alone would let this pass.
     limits = Limits(noise=1e-6, honest=Size(one=1000.0, stretch=1.0, all=1.0, absolute=1e-3))
-    finding = judge.judge(TRUTH.float() + 1e-4, yard(TRUTH, limits))
+    finding = accuracy.judge(TRUTH.float() + 1e-4, yard(TRUTH, limits))
     assert finding.ratio > K and "small errors all over it" in finding.evidence
 
 
@@ -107,32 +107,32 @@ def test_a_large_value_may_be_no_further_off_than_the_largest_error_seen():
     limits = Limits(noise=1e-8, honest=Size(one=20.0, stretch=1.0, all=1.0, absolute=1e-7))
     got = TRUTH.float()
     got[0, 0] += 3e-6
-    assert "[0, 0]" in judge.judge(got, yard(TRUTH, limits)).evidence
+    assert "[0, 0]" in accuracy.judge(got, yard(TRUTH, limits)).evidence
 
 
 def test_an_exact_yardstick_still_leaves_an_ulp():
     got = TRUTH.float()  # rounded once
-    assert not judge.judge(got, yard(TRUTH)).evidence
-    assert judge.judge(got * (1 + 6e-7), yard(TRUTH)).evidence
+    assert not accuracy.judge(got, yard(TRUTH)).evidence
+    assert accuracy.judge(got * (1 + 6e-7), yard(TRUTH)).evidence
 
 
 def test_plain_torch_itself_may_not_be_off_by_a_share_of_the_truth():
     # The yardstick is as wrong as the variant; the ratio is 1, yet nobody may be off by 20 %.
     wrong = Limits(noise=0.2, honest=Size(1.0, 1.0, 1.0, 0.2), formula_rms=1e-7)
-    finding = judge.judge(TRUTH.float() * 1.2, yard(TRUTH, wrong))
+    finding = accuracy.judge(TRUTH.float() * 1.2, yard(TRUTH, wrong))
     assert "truth's rms" in finding.evidence and finding.check == "inaccurate"
-    assert not judge.judge(TRUTH.float() * 1.2, yard(TRUTH, wrong), sane=False).evidence
+    assert not accuracy.judge(TRUTH.float() * 1.2, yard(TRUTH, wrong), sane=False).evidence
 
 
 def test_zeros_do_not_pass_as_small_values():
     truth = torch.full((64, 50257), 2e-5, dtype=torch.float64)
-    assert judge.judge(torch.zeros(64, 50257, dtype=torch.bfloat16), yard(truth, dtype=torch.bfloat16)).evidence
+    assert accuracy.judge(torch.zeros(64, 50257, dtype=torch.bfloat16), yard(truth, dtype=torch.bfloat16)).evidence
 
 
 def test_a_scalar_and_nothing_at_all_are_outputs_too():
-    assert not judge.judge(torch.tensor(2.0), yard(torch.tensor(2.0))).evidence
-    assert judge.judge(torch.tensor(2.001), yard(torch.tensor(2.0))).evidence
-    assert not judge.judge(torch.zeros(0, 3), yard(torch.zeros(0, 3))).evidence
+    assert not accuracy.judge(torch.tensor(2.0), yard(torch.tensor(2.0))).evidence
+    assert accuracy.judge(torch.tensor(2.001), yard(torch.tensor(2.0))).evidence
+    assert not accuracy.judge(torch.zeros(0, 3), yard(torch.zeros(0, 3))).evidence
 
 
 # --- not finite ------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_not_finite_never_passes(bad):
     got = TRUTH.float()
     got[3, 5] = bad
     huge = Limits(1e9, Size(1e9, 1e9, 1e9, 1e9))
-    finding = judge.judge(got, yard(TRUTH, huge))
+    finding = accuracy.judge(got, yard(TRUTH, huge))
     assert "not finite" in finding.evidence and "[3, 5]" in finding.evidence and finding.check == "not_finite"
 
 
@@ -154,22 +154,22 @@ def test_not_finite_never_passes(bad):
 def test_where_the_truth_is_not_finite_the_same_must_come_out(right, got):
     truth, out = TRUTH.clone(), TRUTH.float()
     truth[3, 5], out[3, 5] = right, got
-    finding = judge.judge(out, yard(truth))
+    finding = accuracy.judge(out, yard(truth))
     same = torch.equal(torch.tensor([right]).nan_to_num(7), torch.tensor([got]).nan_to_num(7))
     assert (finding.check == "ok") == (finding.evidence == "") == same
     if not same:
         assert finding.check == "not_finite" and "not finite" in finding.evidence and "[3, 5]" in finding.evidence
     out[40, 7] += 1e-2  # and the others are compared as before
-    assert judge.judge(out, yard(truth)).evidence
+    assert accuracy.judge(out, yard(truth)).evidence
 
 
 def test_infinity_is_right_only_where_the_truth_rounds_to_it_in_the_outputs_dtype():
     truth = torch.tensor([1.0, 1e5, -1e5, 65504.0])
     as_half = yard(truth, dtype=torch.float16)
-    assert not judge.judge(truth.half(), as_half).evidence  # inf, -inf
+    assert not accuracy.judge(truth.half(), as_half).evidence  # inf, -inf
     for wrong in ([1, 65504, -INF, 65504], [1, -INF, -INF, 65504], [1, INF, -INF, INF]):
-        assert judge.judge(torch.tensor(wrong).half(), as_half).evidence, wrong
-    assert judge.judge(truth.half().float(), yard(truth)).evidence  # fp32 holds 1e5
+        assert accuracy.judge(torch.tensor(wrong).half(), as_half).evidence, wrong
+    assert accuracy.judge(truth.half().float(), yard(truth)).evidence  # fp32 holds 1e5
 
 
 def test_what_is_not_finite_in_the_inputs_must_come_out_where_the_truth_has_it():
@@ -177,7 +177,7 @@ def test_what_is_not_finite_in_the_inputs_must_come_out_where_the_truth_has_it()
     values = draw(case)
     x = one(values["x"])
     x[3, 5], x[4, :], x[5, 1:] = NAN, -INF, -INF  # a NaN, a row that is masked wholly, one with one score left
-    yards = judge.worked_out(case, values, eager("softmax"))
+    yards = truth.worked_out(case, values, eager("softmax"))
     honest = one(call(eager("softmax").load().forward, case, values)["out"])
     assert honest[3:5].isnan().all() and honest[5].sum() == 1
     assert not wrong(case, yards, {"out": honest})
@@ -203,21 +203,21 @@ def test_what_is_not_finite_in_the_inputs_must_come_out_where_the_truth_has_it()
 def test_what_the_wrong_elements_have_in_common_is_told(where, said, bad):
     got = TRUTH.float()
     got[where] += bad
-    evidence = judge.judge(got, yard(TRUTH, NOISY)).evidence
+    evidence = accuracy.judge(got, yard(TRUTH, NOISY)).evidence
     assert said in evidence
 
 
 def test_where_an_output_was_not_written_is_told():
     left = torch.zeros(4, 8, dtype=torch.bool)
     left[:, -3:] = True
-    assert judge.survivors(left) == "12 of 32 elements, the first at [0, 5], only the last 3 of axis 1,"
-    assert judge.survivors(torch.ones(4, dtype=torch.bool)) == "100%"
+    assert accuracy.survivors(left) == "12 of 32 elements, the first at [0, 5], only the last 3 of axis 1,"
+    assert accuracy.survivors(torch.ones(4, dtype=torch.bool)) == "100%"
 
 
 def test_scattered_errors_have_nothing_in_common():
     got = TRUTH.float()
     got[[1, 2, 40, 76], [0, 5, 9, 12]] += 1e-2
-    evidence = judge.judge(got, yard(TRUTH, NOISY)).evidence
+    evidence = accuracy.judge(got, yard(TRUTH, NOISY)).evidence
     assert "4 of 1001 are off, the first at [1, 0]" in evidence and "axis" not in evidence
 
 
@@ -228,9 +228,9 @@ def test_an_overflow_in_plain_torch_is_no_licence(monkeypatch, tmp_path):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
     case = Case("residual", "forward", {"N": 8, "dtype": "fp32"}, "test")
     inf = {"out": torch.full((8,), INF)}
-    monkeypatch.setattr(judge, "_run_formula", lambda *_: inf)
-    monkeypatch.setattr(judge, "_run_moved", lambda *_: inf)
-    (found,) = judge.yards_of(case, draw(case), None)
+    monkeypatch.setattr(truth, "_run_formula", lambda *_: inf)
+    monkeypatch.setattr(truth, "_run_moved", lambda *_: inf)
+    (found,) = truth.yards_of(case, draw(case), None)
     assert found.limits == Limits(noise=0.0)
 
 
@@ -239,14 +239,14 @@ def test_a_value_lost_beside_the_others_is_no_error_where_torch_is_exact_by_luck
     case = Case("gelu", "forward", {"N": 7, "dtype": "fp32"}, "tails")
     values: Values = {"x": torch.tensor([30.0, -30, -40, 50, -60, 60, -25])}
     (yard,) = [
-        dataclasses.replace(y, limits=judge._limits_of(judge._samples(case, values, [y], None, judge.CPU)[0], Limits()))
-        for y in judge._truths(case, values)
+        dataclasses.replace(y, limits=truth._limits_of(truth._samples(case, values, [y], None, truth.CPU)[0], Limits()))
+        for y in truth._truths(case, values)
     ]
     got = yard.truth[:].float()
     got[4] = -1.9e-35
-    assert judge.judge(got, yard).check == "ok"
+    assert accuracy.judge(got, yard).check == "ok"
     got[4] = -1e-4
-    assert judge.judge(got, yard).check == "inaccurate"
+    assert accuracy.judge(got, yard).check == "inaccurate"
 
 
 @pytest.mark.parametrize("layer", contract.layer_names())
@@ -255,7 +255,7 @@ def test_inputs_are_rounded_first_and_every_output_gets_a_yard(layer, dtype):
     module = contract.load(layer)
     for phase in contract.phases_of(module):
         case = Case(layer, phase, {**module.RAGGED[0], "dtype": dtype}, "test")
-        found = judge.brief(case, None)
+        found = truth.brief(case, None)
         for t in contract.pass_of(module, phase).inputs:
             for part in each(found.values[t.name]):
                 assert part.dtype == DTYPES[t.dtype_in(case.shape)]
@@ -295,7 +295,7 @@ def proved(layer: str, phase: str, dtype: str, name: str, seed: int = 0) -> tupl
     """A case of the proof by its name ("ragged 0", "large_mean, ragged 0"), what goes in, and its yards."""
     case = next(c for c in cases_of(layer, phase, dtype, [seed]) if c.name == name)
     values = draw(case)
-    return case, values, judge.yards_of(case, values, eager(layer))
+    return case, values, truth.yards_of(case, values, eager(layer))
 
 
 def call(function: Callable[..., object], case: Case, values: Values) -> Values:
@@ -313,7 +313,7 @@ def wrong(case: Case, yards: list[Yard], outputs: Values) -> list[str]:
     return [
         yard.name
         for yard, got in zip(yards, tensors, strict=True)
-        if judge.judge(got, yard, sane=case.edit is None).check != "ok"
+        if accuracy.judge(got, yard, sane=case.edit is None).check != "ok"
     ]
 
 
@@ -325,7 +325,7 @@ def written(case: Case, results: Values) -> Values:
 
 def adamw(case: Case, values: Values, **changes: Value) -> Values:
     """AdamW in fp32, honest but for a change of the values."""
-    return written(case, judge._run_formula(case, values | changes))
+    return written(case, truth._run_formula(case, values | changes))
 
 
 def half_skipped(new: Value, old: Value) -> Value:
@@ -434,7 +434,7 @@ def test_where_few_roundings_decide_more_draws_are_the_yard():
     """One key is seen alone: what its score is off by is in a whole row, and in one draw it may be nothing."""
     case, values, yards = proved("attention", "backward", "fp32", "huge_logit, ragged 7", seed=3)
     narrow = replace(case, shape=case.shape | {"dtype": "bf16"})
-    draws = [judge._draws(c, yards) for c in (case, replace(case, edit=None), narrow)]
+    draws = [truth._draws(c, yards) for c in (case, replace(case, edit=None), narrow)]
     assert draws[0] > draws[1] == draws[2] == 1
     flash = call(variants.find(ALL, "attention", "torch.sdpa_flash").load().backward, case, values)
     assert not wrong(case, yards, flash)
@@ -468,7 +468,7 @@ def test_an_edits_many_small_rows_make_no_noise_of_a_large_ones():
 
 def test_what_is_typical_beside_an_element_is_its_own_stretchs_and_few_large_ones_do_not_move_it():
     truth = torch.tensor([[3.0, 3.0, 3.0, 1e6], [NAN, 2.0, 2.0, -2.0], [0.0, 0.0, 0.0, 5.0]]).reshape(-1)
-    found = judge._typical_beside(torch.cat([truth, torch.tensor([7.0])]), 4) * judge.NORMAL_MEDIAN
+    found = accuracy._typical_beside(torch.cat([truth, torch.tensor([7.0])]), 4) * accuracy.NORMAL_MEDIAN
     assert found.tolist() == pytest.approx([3.0] * 4 + [2.0] * 4 + [0.0] * 4 + [7.0])
 
 
@@ -496,14 +496,14 @@ def test_one_element_by_twenty_times_the_typical_maximum_and_a_thousandth_that_i
             position = int(torch.randint(got.numel(), ()))
             if yard.exact:
                 got.view(-1)[position] += 1
-                assert judge.judge(got, yard).check == "inaccurate", (yard.name, position)
+                assert accuracy.judge(got, yard).check == "inaccurate", (yard.name, position)
                 continue
             # Of few elements the maximum is a matter of luck: there it is that of all draws.
             seen = float(errors.max()) if len(errors) >= 128 else yard.limits.honest.absolute
             worst = max(seen, torch.finfo(got.dtype).eps / 2 * yard.peak)
             got.view(-1)[position] += 20 * worst
-            assert judge.judge(got, yard).check == "inaccurate", (yard.name, position)
-            assert judge.judge(right * (1 - 1e-3), yard).check == "inaccurate", yard.name
+            assert accuracy.judge(got, yard).check == "inaccurate", (yard.name, position)
+            assert accuracy.judge(right * (1 - 1e-3), yard).check == "inaccurate", yard.name
 
 
 # --- what is kept ----------------------------------------------------------------------------------------------
@@ -513,7 +513,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Notes of what is worked out from now on: formula, moved, truth."""
     done: list[str] = []
     for name in ("_run_formula", "_run_moved", "truth_of"):
-        monkeypatch.setattr(judge, name, noted(getattr(judge, name), name, done))
+        monkeypatch.setattr(truth, name, noted(getattr(truth, name), name, done))
     return done
 
 
@@ -531,10 +531,10 @@ CASE = Case("layernorm", "forward", {**contract.load("layernorm").RAGGED[2], "dt
 def test_a_second_run_works_out_the_truth_alone(monkeypatch, tmp_path):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
     done, values = count(monkeypatch), draw(CASE)
-    first = judge.yards_of(CASE, values, eager("layernorm"))
+    first = truth.yards_of(CASE, values, eager("layernorm"))
     assert "_run_formula" in done and "_run_moved" in done
     done.clear()
-    second = judge.yards_of(CASE, values, eager("layernorm"))
+    second = truth.yards_of(CASE, values, eager("layernorm"))
     assert done == ["truth_of"] and [y.limits for y in second] == [y.limits for y in first]
     for other in (
         (dataclasses.replace(CASE, seed=4), eager("layernorm")),
@@ -543,9 +543,9 @@ def test_a_second_run_works_out_the_truth_alone(monkeypatch, tmp_path):
         (CASE, None),
         (CASE, variants.find(ALL, "layernorm", "torch.compile")),
     ):
-        assert judge._recalled(other[0], other[1], "cpu") is None
+        assert kept.recalled(other[0], other[1], "cpu", 3) is None
     monkeypatch.setattr(torch, "__version__", "0")
-    assert judge._recalled(CASE, eager("layernorm"), "cpu") is None
+    assert kept.recalled(CASE, eager("layernorm"), "cpu", 3) is None
 
 
 @pytest.mark.parametrize(
@@ -553,11 +553,11 @@ def test_a_second_run_works_out_the_truth_alone(monkeypatch, tmp_path):
 )
 def test_a_damaged_entry_counts_as_none(monkeypatch, tmp_path, entry):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
-    judge._remember(CASE, None, "cpu", [Limits()] * 3)
-    assert judge._recalled(CASE, None, "cpu") == [Limits()] * 3
-    with judge._file(CASE).open("ab") as file:
-        file.write(judge._line(judge._key(CASE, None, "cpu"), json.loads(entry)))
-    assert judge._recalled(CASE, None, "cpu") is None
+    kept.remember(CASE, None, "cpu", [Limits()] * 3)
+    assert kept.recalled(CASE, None, "cpu", 3) == [Limits()] * 3
+    with kept._file(CASE).open("ab") as file:
+        file.write(kept._line(kept.key_of(CASE, None, "cpu"), json.loads(entry)))
+    assert kept.recalled(CASE, None, "cpu", 3) is None
 
 
 @pytest.mark.parametrize(
@@ -565,39 +565,39 @@ def test_a_damaged_entry_counts_as_none(monkeypatch, tmp_path, entry):
 )
 def test_lines_that_are_no_entry_are_left_out_and_half_of_one_is_waited_for(monkeypatch, tmp_path, line):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
-    file = judge._file(CASE)
-    judge._remember(CASE, None, "cpu", [Limits()] * 3)
+    file = kept._file(CASE)
+    kept.remember(CASE, None, "cpu", [Limits()] * 3)
     with file.open("ab") as lines:
         lines.write(line)
-    assert list(judge._entries(file)) == [judge._key(CASE, None, "cpu")]
+    assert list(kept._entries(file)) == [kept.key_of(CASE, None, "cpu")]
     with file.open("ab") as lines:  # another process ends the line, or has one of its own
-        lines.write(b'", 5]\n' if line and not line.endswith(b"\n") else judge._line("a", 5))
-    assert judge._entries(file)["a"] == 5
-    files.put(file, judge._line("b", 6))  # … or writes the file anew
-    assert judge._entries(file) == {"b": 6}
+        lines.write(b'", 5]\n' if line and not line.endswith(b"\n") else kept._line("a", 5))
+    assert kept._entries(file)["a"] == 5
+    files.put(file, kept._line("b", 6))  # … or writes the file anew
+    assert kept._entries(file) == {"b": 6}
 
 
 def test_what_is_kept_does_not_grow_without_end(monkeypatch, tmp_path):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(judge, "KEPT", 3)
+    monkeypatch.setattr(kept, "KEPT", 3)
     for seed in range(5):
-        judge._remember(dataclasses.replace(CASE, seed=seed), None, "cpu", [Limits()] * 3)
-    kept = [bool(judge._recalled(dataclasses.replace(CASE, seed=seed), None, "cpu")) for seed in range(5)]
-    assert kept == [False, False, True, True, True] and len(judge._file(CASE).read_text().splitlines()) == 3
+        kept.remember(dataclasses.replace(CASE, seed=seed), None, "cpu", [Limits()] * 3)
+    found = [bool(kept.recalled(dataclasses.replace(CASE, seed=seed), None, "cpu", 3)) for seed in range(5)]
+    assert found == [False, False, True, True, True] and len(kept._file(CASE).read_text().splitlines()) == 3
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / "file"))
-    assert judge.yards_of(CASE, draw(CASE), None)
+    assert truth.yards_of(CASE, draw(CASE), None)
 
 
 def test_another_draw_is_judged_by_the_yard_of_the_first(monkeypatch):
-    yards = judge.yards_of(CASE, draw(CASE), eager("layernorm"))
+    yards = truth.yards_of(CASE, draw(CASE), eager("layernorm"))
     other = dataclasses.replace(CASE, seed=99)
     values = draw(other)
     done = count(monkeypatch)
-    found = judge.yards_of(other, values, eager("layernorm"), like=yards)
+    found = truth.yards_of(other, values, eager("layernorm"), like=yards)
     assert done == ["truth_of"]
     assert not wrong(other, found, call(eager("layernorm").load().forward, other, values))
     assert all(0 < y.limits.noise < z.limits.noise for y, z in zip(yards[:1], found[:1], strict=True))
@@ -608,28 +608,28 @@ def test_several_threads_may_work_out_yards_at_once(monkeypatch, tmp_path):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
     cases = [dataclasses.replace(CASE, seed=seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda case: judge.yards_of(case, draw(case), eager("layernorm")), cases))
+        found = list(pool.map(lambda case: truth.yards_of(case, draw(case), eager("layernorm")), cases))
     for case, yards in zip(cases, found, strict=True):
-        assert judge._recalled(case, eager("layernorm"), "cpu") == [y.limits for y in yards]
-        again = judge.yards_of(case, draw(case), eager("layernorm"))
+        assert kept.recalled(case, eager("layernorm"), "cpu", 3) == [y.limits for y in yards]
+        again = truth.yards_of(case, draw(case), eager("layernorm"))
         assert all(torch.equal(a.truth[:], b.truth[:]) for a, b in zip(yards, again, strict=True))
 
 
 def test_truth_of_narrow_outputs_is_kept_in_fp32_and_of_others_in_fp64():
-    kept = {y.name: y.truth.dtype for y in judge.yards_of(CASE, draw(CASE), None)}
+    kept = {y.name: y.truth.dtype for y in truth.yards_of(CASE, draw(CASE), None)}
     assert kept == {"out": torch.float32, "mean": torch.float64, "rstd": torch.float64}
 
 
 def test_a_statistic_of_an_output_may_be_of_what_was_written():
     # Moments of residual_out as it was rounded to bf16: 100 has a unit of 0.5 there.
     case, values, yards = proved("residual_layernorm", "forward", "bf16", "large_mean, ragged 0")
-    chained = judge._run_stored(case, values)
-    plain = judge._run_formula(case, values)
+    chained = truth._run_stored(case, values)
+    plain = truth._run_formula(case, values)
     assert chained and not torch.allclose(one(chained["rstd"]), one(plain["rstd"]), rtol=1e-3)
     for results in (chained, plain):
         assert not wrong(case, yards, written(case, results))
-    assert judge._run_stored(*proved("adamw", "forward", "bf16", "ragged 0")[:2]) is None  # masters are not rounded
-    assert judge._run_stored(*proved("layernorm", "forward", "bf16", "large_mean, ragged 0")[:2]) is None
+    assert truth._run_stored(*proved("adamw", "forward", "bf16", "ragged 0")[:2]) is None  # masters are not rounded
+    assert truth._run_stored(*proved("layernorm", "forward", "bf16", "large_mean, ragged 0")[:2]) is None
 
 
 # --- on a GPU --------------------------------------------------------------------------------------------------
@@ -639,12 +639,12 @@ def test_a_statistic_of_an_output_may_be_of_what_was_written():
 def gpu(monkeypatch, tmp_path):
     """A made-up one, on which every case is large; tensors are compared a few thousand at a time."""
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(judge, "LARGE", 0)
-    monkeypatch.setattr(judge, "DRAWN_HERE", 0)
-    monkeypatch.setattr(judge, "YARD", 1 << 14)
+    monkeypatch.setattr(truth, "LARGE", 0)
+    monkeypatch.setattr(truth, "DRAWN_HERE", 0)
+    monkeypatch.setattr(truth, "YARD", 1 << 14)
     monkeypatch.setattr(cuts, "LEAST", 1 << 10)
     made = FakeGpu()
-    yield judge.Where(made.place, "made up", made, piece_bytes=1 << 20, kept_bytes=0)
+    yield truth.Where(made.place, "made up", made, piece_bytes=1 << 20, kept_bytes=0)
     made.close()
 
 
@@ -677,11 +677,11 @@ def test_in_pieces_honest_outputs_pass_and_one_wrong_element_fails(gpu, layer, d
         case = cut_case(layer, phase, dtype)
         if case.shape.get("accumulate") is False:
             case = dataclasses.replace(case, shape=case.shape | {"accumulate": True})
-        contents = Contents(case, judge.drawn(case, gpu), seed=21)
-        yards = judge.yards_of(case, contents, eager(layer), gpu)
-        whole = judge._truths(case, contents.whole(), judge.Where(piece_bytes=0))
-        again = [isinstance(y.truth, judge.Recomputed) for y in yards]
-        cut, lists = judge.cut_of(case), layer == "adamw"
+        contents = Contents(case, truth.drawn(case, gpu), seed=21)
+        yards = truth.yards_of(case, contents, eager(layer), gpu)
+        whole = truth._truths(case, contents.whole(), truth.Where(piece_bytes=0))
+        again = [isinstance(y.truth, cuts.Recomputed) for y in yards]
+        cut, lists = cuts.cut_of(case), layer == "adamw"
         assert again == [lists or (cut is not None and y.name in cut.names(case)) for y in yards]
         for mine, right in zip(yards, whole, strict=True):
             scale = max(right.peak, 1e-30)
@@ -698,19 +698,19 @@ def test_in_pieces_honest_outputs_pass_and_one_wrong_element_fails(gpu, layer, d
                 flat = part.reshape(-1)
                 flat[-1] = flat[-1] * 1.1 + 5 * yard.rms
                 part.copy_(flat.view(part.shape))
-                found = judge.judge(part, yard)
+                found = accuracy.judge(part, yard)
                 assert found.check == "inaccurate", name
                 assert part.numel() == 1 or str([size - 1 for size in part.shape]) in found.evidence, found.evidence
 
 
 def test_on_a_cpu_large_lists_are_judged_without_their_truth_being_kept(monkeypatch):
-    monkeypatch.setattr(judge, "LARGE", 0)
-    monkeypatch.setattr(judge, "YARD", 1 << 8)
+    monkeypatch.setattr(truth, "LARGE", 0)
+    monkeypatch.setattr(truth, "YARD", 1 << 8)
     case = cut_case("adamw", "forward", "bf16")
-    contents = Contents(case, judge.drawn(case), seed=21)
-    yards = judge.worked_out(case, contents, eager("adamw"), judge.Where(piece_bytes=1 << 15))
-    assert all(isinstance(y.truth, judge.Recomputed) for y in yards)
-    whole = judge._truths(case, contents.whole(), judge.Where(piece_bytes=0))
+    contents = Contents(case, truth.drawn(case), seed=21)
+    yards = truth.worked_out(case, contents, eager("adamw"), truth.Where(piece_bytes=1 << 15))
+    assert all(isinstance(y.truth, cuts.Recomputed) for y in yards)
+    whole = truth._truths(case, contents.whole(), truth.Where(piece_bytes=0))
     honest = call(eager("adamw").load().forward, case, contents.whole())
     assert not wrong(case, yards, honest)
     for mine, right in zip(yards, whole, strict=True):
@@ -718,41 +718,41 @@ def test_on_a_cpu_large_lists_are_judged_without_their_truth_being_kept(monkeypa
         name, _, place = mine.name.partition("[")
         got = each(honest[name])[int(place[:-1])].clone()
         got.view(-1)[-1] += 5 * mine.rms
-        assert judge.judge(got, mine).check == "inaccurate", mine.name
-        assert isinstance(mine.truth, judge.Recomputed) and isinstance(mine.truth.formula, cuts.OfLists)
+        assert accuracy.judge(got, mine).check == "inaccurate", mine.name
+        assert isinstance(mine.truth, cuts.Recomputed) and isinstance(mine.truth.formula, cuts.OfLists)
         assert mine.truth.formula.held == [mine.truth.formula], "one piece of one tensor"
 
 
 def test_what_is_not_finite_is_found_in_any_piece(gpu):
     case = cut_case("softmax", "forward", "bf16")
-    contents = Contents(case, judge.drawn(case, gpu))
-    (yard,) = judge.yards_of(case, contents, eager("softmax"), gpu)
+    contents = Contents(case, truth.drawn(case, gpu))
+    (yard,) = truth.yards_of(case, contents, eager("softmax"), gpu)
     honest = one(call(eager("softmax").load().forward, case, contents.whole())["out"])
     for row in (0, 200, 447):
         got = honest.clone()
         got[row, 0] = NAN
-        found = judge.judge(got, yard)
+        found = accuracy.judge(got, yard)
         assert found.check == "not_finite" and f"[{row}, 0]" in found.evidence
 
 
 def seen_by(monkeypatch: pytest.MonkeyPatch, name: str, what: Callable[..., int]) -> list[int]:
     """What a function of truth.py is called with from now on."""
-    function, seen = getattr(judge, name), []
+    function, seen = getattr(truth, name), []
 
     def wrapper(*args: object) -> object:
         seen.append(what(*args))
         return function(*args)
 
-    monkeypatch.setattr(judge, name, wrapper)
+    monkeypatch.setattr(truth, name, wrapper)
     return seen
 
 
 def test_the_yard_of_a_large_shape_is_that_of_some_of_its_rows(gpu, monkeypatch):
     case = cut_case("attention", "forward", "bf16", rows=16)
-    contents = Contents(case, judge.drawn(case, gpu))
+    contents = Contents(case, truth.drawn(case, gpu))
     seen = seen_by(monkeypatch, "_run_eager", lambda c, *_: c.shape["B"])
-    part = judge.yards_of(case, contents, eager("attention"), gpu)
-    whole = judge.worked_out(case, contents.whole(), eager("attention"))
+    part = truth.yards_of(case, contents, eager("attention"), gpu)
+    whole = truth.worked_out(case, contents.whole(), eager("attention"))
     assert seen == [2, 16]
     for a, b in zip(part, whole, strict=True):
         # Of few elements the largest error, and the noise by it, are smaller: the limits have room for that.
@@ -765,26 +765,26 @@ def test_a_yardstick_that_a_gpu_has_no_room_for_is_left_out(gpu, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     case = cut_case("layernorm", "backward", "fp32")
-    contents = Contents(case, judge.drawn(case, gpu))
-    monkeypatch.setattr(judge, "_run_eager", run)
-    yards = judge.yards_of(case, contents, eager("layernorm"), gpu)
+    contents = Contents(case, truth.drawn(case, gpu))
+    monkeypatch.setattr(truth, "_run_eager", run)
+    yards = truth.yards_of(case, contents, eager("layernorm"), gpu)
     honest = call(eager("layernorm").load().backward, case, contents.whole())
     assert not wrong(case, yards, honest)
     with pytest.raises(torch.OutOfMemoryError):
-        judge.worked_out(case, contents.whole(), eager("layernorm"))
+        truth.worked_out(case, contents.whole(), eager("layernorm"))
 
 
 def test_a_sum_over_all_rows_is_held_to_the_yard_of_all_of_them(gpu, monkeypatch):
     case = cut_case("layernorm", "backward", "fp32")
-    contents = Contents(case, judge.drawn(case, gpu))
+    contents = Contents(case, truth.drawn(case, gpu))
     rows = seen_by(monkeypatch, "_run_formula", lambda c, _: c.shape["B"])
-    judge.yards_of(case, contents, None, gpu)
+    truth.yards_of(case, contents, None, gpu)
     assert sum(rows) >= 7 and max(rows) < 7
 
 
 def test_what_is_large_is_drawn_on_the_device_and_what_is_small_or_edited_by_the_cpu(gpu, monkeypatch):
     case = cut_case("cross_entropy", "backward", "bf16")
-    here = judge.drawn(case, gpu)
+    here = truth.drawn(case, gpu)
     plain = draw(case)
     # The made-up one's generator is the CPU's; what forward saves was worked out in pieces.
     assert here.keys() == plain.keys() and all(torch.equal(one(here[name]), one(plain[name])) for name in plain)
@@ -795,19 +795,19 @@ def test_what_is_large_is_drawn_on_the_device_and_what_is_small_or_edited_by_the
         places.append(place)
         return {}
 
-    monkeypatch.setattr(judge, "draw", noted_draw)
+    monkeypatch.setattr(truth, "draw", noted_draw)
     there = dataclasses.replace(gpu, place="cuda")
-    judge.drawn(case, there)
-    judge.drawn(dataclasses.replace(case, edit="huge_logit"), there)
-    monkeypatch.setattr(judge, "DRAWN_HERE", 1 << 20)
-    judge.drawn(case, there)
+    truth.drawn(case, there)
+    truth.drawn(dataclasses.replace(case, edit="huge_logit"), there)
+    monkeypatch.setattr(truth, "DRAWN_HERE", 1 << 20)
+    truth.drawn(case, there)
     assert places == ["cuda", "cpu", "cpu"]
 
 
 # --- in blocks -------------------------------------------------------------------------------------------------
 
 LARGE_ENOUGH: dict[tuple[str, str], Shape] = {
-    ("gelu", "backward"): dict(N=3 * judge.BLOCK + 77),
+    ("gelu", "backward"): dict(N=3 * accuracy.BLOCK + 77),
     ("swiglu", "forward"): dict(M=700, H=96),
     ("layernorm", "backward"): dict(B=75, T=16, C=64, eps=1e-5, dresidual=False, accumulate=True),  # sums, too
 }
@@ -815,11 +815,11 @@ LARGE_ENOUGH: dict[tuple[str, str], Shape] = {
 
 @pytest.mark.parametrize(("layer", "phase"), LARGE_ENOUGH)
 def test_truth_in_blocks_is_the_truth_of_the_whole(layer, phase, monkeypatch):
-    monkeypatch.setattr(judge, "IN_BLOCKS", 1e5)
-    monkeypatch.setattr(judge, "MANY", 1)  # in two threads
+    monkeypatch.setattr(truth, "IN_BLOCKS", 1e5)
+    monkeypatch.setattr(truth, "MANY", 1)  # in two threads
     case = Case(layer, phase, {**LARGE_ENOUGH[layer, phase], "dtype": "fp32"}, "timed", 3)
     contents = Contents(case, draw(case), 7)
-    found, whole = judge._truth_in_blocks(case, contents), judge.truth_of(case, contents.whole())
+    found, whole = truth._truth_in_blocks(case, contents), truth_of(case, contents.whole())
     assert found is not None and found.keys() == whole.keys()
     for name, value in whole.items():
         assert one(found[name]).dtype == torch.float64 and one(found[name]).shape == one(value).shape
@@ -827,7 +827,7 @@ def test_truth_in_blocks_is_the_truth_of_the_whole(layer, phase, monkeypatch):
 
 
 def test_where_a_weight_is_larger_than_a_block_nothing_is_cut(monkeypatch):
-    monkeypatch.setattr(judge, "IN_BLOCKS", 1e5)
+    monkeypatch.setattr(truth, "IN_BLOCKS", 1e5)
     shape = dict(M=256, K=256, N=256, epilogue="none", dgelu=False, dtype="fp32")
     case = Case("matmul", "forward", shape, "timed", 3)
-    assert judge._truth_in_blocks(case, Contents(case, draw(case))) is None
+    assert truth._truth_in_blocks(case, Contents(case, draw(case))) is None
