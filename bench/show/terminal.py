@@ -94,7 +94,7 @@ class Screen:
     def proofs(self, layer: str, phase: str, dtype: str, rows: list[Record]) -> None:
         shown = columns("error_ratio proof_cases deterministic")
         sheet = Sheet(f"{layer} {phase} {dtype}: proof", [name_column(), Col("verdict"), *map(column, shown)])
-        for row in rows:
+        for row in tried(rows):
             sheet.add(name_cell(row, self.wide), verdict_cell(row), *[c.told([row]) for c in shown])
         self.tell_below(sheet, rows, [])
         self.print(sheet)
@@ -151,7 +151,7 @@ class Screen:
         sheet.left_out = left_out
         ranks_none = ranks_nothing(noise_of(rows))
         last: tuple[str, ...] = ()
-        for states in by_variant(rows) if ranks_none else ranked(rows):
+        for states in by_variant(tried(rows)) if ranks_none else ranked(tried(rows)):
             if not ranks_none and coverage(states[0]) != last:  # others are no equals of it
                 sheet.section()
             last = coverage(states[0])
@@ -242,6 +242,11 @@ def verdict_cell(row: Record) -> Text:
     if row["status"] in GOOD and row.get("launch_bound"):
         found.append("\nlaunch-bound", "yellow")
     return found
+
+
+def tried(rows: list[Record]) -> list[Record]:
+    """Without those that were skipped: all that there is to say of them is why, and that stands below."""
+    return [row for row in rows if row["status"] != "skipped"]
 
 
 def failures(rows: list[Record]) -> list[tuple[str, str]]:

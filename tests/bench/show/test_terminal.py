@@ -60,7 +60,7 @@ def test_no_name_is_cut_and_no_line_is_longer_than_the_terminal(screen, on_gpu):
     lines = text.splitlines()
     assert max(map(len, lines)) <= screen.width and "…" not in text
     names = [line.split()[0] for line in lines if line.strip()]
-    assert {LONG, "cpu.simd", "cuda.naive", "cuda.shared", "cuda.tiled", "triton.part"} <= {*names}
+    assert {LONG, "cpu.simd", "cuda.naive", "triton.part"} <= {*names}
     head = next(line for line in lines if line.startswith("variant"))
     assert all(title in head for title in ("check", "cold ±95 %", "of ceiling", "vs torch"))
     more = ["warm ±95 %", "noise", "bits", "scratch MB", *(["graph", "launch"] if on_gpu else [])]
@@ -76,10 +76,17 @@ def test_failures_stand_below_the_table_in_full(screen):
     text = timings(screen)
     whole = " ".join(text.split())
     assert f"cuda.naive: wrong: {EVIDENCE}" in whole
-    assert "cuda.shared, cuda.tiled: skipped: needs an NVIDIA GPU" in whole
     assert "triton.part: ok for 7 of 9 cases; not: grouped queries" in whole
     (line,) = (line for line in text.splitlines() if line.startswith("cuda.naive "))
     assert "poison" not in line and "wrong" in line
+
+
+def test_who_was_skipped_has_no_row_and_is_told_once_with_the_reason(screen):
+    text = timings(screen)
+    assert " ".join(text.split()).count("cuda.shared, cuda.tiled: skipped: needs an NVIDIA GPU") == 1
+    assert text.count("cuda.shared") == text.count("cuda.tiled") == 1
+    Screen().proofs("gelu", "forward", "fp32", ROWS)
+    assert said(screen).count("cuda.tiled") == 2
 
 
 def test_what_passes_its_ceiling_is_marked_with_its_reason(screen):
