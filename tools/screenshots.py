@@ -19,7 +19,8 @@ TABLES = (("layers-bf16/attention", "attention", "forward"), ("layers-bf16/layer
 INTRODUCTION = f"""# What `bench.layer` shows, at two widths
 
 Two tables of [results/{RUNS.name}](../results/{RUNS.name}), as terminals of 80 and of 120 columns
-show them. Names are never cut. What failed, and who was skipped, stands below its table in full. A pipe gets every column.
+show them. Names are never cut. What failed, and who was skipped, stands below its table in full. A pipe gets every
+column.
 """
 SHOTS = (  # name, width, height, colour scheme, what to scroll to
     ("report-light", 1400, 1100, "light", "summary"),

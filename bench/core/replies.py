@@ -7,8 +7,8 @@ a return annotation into plain data, and `check` holds a value to it. A message 
 import dataclasses
 import importlib
 import io
-import math
 import pickle
+import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -209,13 +209,18 @@ def check(value: object, schema: Schema, where: str = "the answer") -> None:
             check(part, inner, f"{where}{name}" if len(where) < 200 else where)
 
 
+def is_finite(value: float) -> bool:
+    """Whether a number is finite as a float: a whole one may be larger than any, and stops whoever reckons with it."""
+    return abs(value) <= sys.float_info.max
+
+
 def _is(value: object, schema: Schema) -> bool:
     """Whether a value's own type is the schema's; its parts are not looked at."""
     kind = schema[0]
     if kind == "float":
-        return type(value) in (float, int)
+        return type(value) is float or (type(value) is int and is_finite(value))
     if kind == "int":
-        return type(value) in (int, bool)
+        return type(value) in (int, bool) and is_finite(value)  # type: ignore[arg-type]
     if kind in ("bool", "str", "bytes"):
         return type(value).__name__ == kind
     if kind == "none":
@@ -272,7 +277,7 @@ def _check_union(value: object, members: Sequence[Schema], where: str) -> None:
 
 
 def _check_mark(value: object, mark: str, where: str) -> None:
-    if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
+    if isinstance(value, (int, float)) and not (is_finite(value) and value >= 0):
         raise Rubbish(f"{where} is {value}, which is not {mark}")
 
 

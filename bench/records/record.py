@@ -8,10 +8,10 @@ Of which kind a field is where it is there and not null (Text, Number, …) is c
 on it. Fields that no reader calculates with or joins to others have a plain type and no check.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, TypedDict, get_args, get_type_hints
 
+from bench.core.replies import is_finite
 from bench.machine.facts import State
 
 Check = Callable[[object], bool]
@@ -26,7 +26,7 @@ def is_text(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)
 
 
 def is_mapping(value: object) -> bool:
@@ -107,7 +107,7 @@ class Proof(TypedDict, total=False):
 
     status: Annotated[Text, "ok, or wrong, impossible, error, crash, timeout, skipped; simulated: right, and no time"]
     evidence: Annotated[Text, "what was seen"]
-    error_ratio: Annotated[Number | None, "worst error over all proof cases, in yards (limit 4: bench/trial/accuracy.py)"]
+    error_ratio: Annotated[Number | None, "worst error over all proof cases, in yards (limit 4: trial/accuracy.py)"]
     proof_cases: Annotated[Count, "how many cases proved it, …"]
     proof_cases_all: Annotated[Count, "… of how many that its contract has"]
     not_supported: Annotated[Texts, "what of the contract it does not have, by its own words (kernels.Unavailable)"]

@@ -5,7 +5,6 @@ while it trains.
 """
 
 import json
-import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import CannotGoOn
+from bench.core.replies import is_finite
 from bench.show import Point
 from bench.show.page import Chart
 from bench.show.texts import DASH, duration, percent
@@ -48,7 +48,7 @@ class Trained:
 
     def take(self, event: Event) -> None:
         kind, step = event.get("event"), event.get("step")
-        if not isinstance(step, int) or isinstance(step, bool):
+        if type(step) is not int or not isinstance(kind, str):
             self.damaged += 1
             return
         by_step = {"step": self.steps, "val": self.validations, "hellaswag": self.questions, "sample": self.samples}
@@ -59,7 +59,7 @@ class Trained:
                 for lost in [n for n in found if n > step]:
                     del found[lost]
         elif kind in by_step:
-            by_step[str(kind)][step] = event
+            by_step[kind][step] = event
         elif kind == "not-finite":
             self.not_finite.append(event)
         elif kind == "end":
@@ -163,7 +163,7 @@ def _names(folders: list[Path]) -> list[str]:
 
 def _number(value: object) -> float | None:
     """A finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
         return None
     return float(value)
 

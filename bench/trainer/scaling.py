@@ -22,13 +22,14 @@ upper bound: ranks are taken to be as fast as the one that was measured and to w
 take nothing from the calls that run beside it. Ranks that share cores or memory do.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
 import math
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ import torch.distributed as dist
 from bench.cli import CannotGoOn
 from bench.core.case import DTYPES
 from bench.core.files import write_atomically
+from bench.core.replies import is_finite
 from bench.machine.devices import open_device
 from bench.models import UPDATE, CallId
 from bench.models.calls import Call
@@ -205,8 +207,22 @@ class Seen:
     source: str
 
 
+@contextlib.contextmanager
+def _as_written(folder: Path) -> Iterator[None]:
+    """CannotGoOn where a run's files hold something else than what was once written there."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CannotGoOn(f"{folder}: what it tells of its step is damaged ({error!r}); give another run") from error
+
+
 def read_parts(folder: Path) -> Parts:
     """Of our step in a run of bench.e2e that timed it call by call, the last one. CannotGoOn where there is none."""
+    with _as_written(folder):
+        return _read_parts(folder)
+
+
+def _read_parts(folder: Path) -> Parts:
     records, _ = read_records(folder)
     found = [r for r in latest(records).values() if r.get("variant") == "ours" and r.get("in_context_s")]
     found = [r for r in found if r.get("median_s")]
@@ -231,12 +247,18 @@ def read_parts(folder: Path) -> Parts:
 
 def read_seen(folder: Path) -> Seen:
     """How a run of bench.train went, since it was last taken up. CannotGoOn where it took too few steps to say."""
+    with _as_written(folder):
+        return _read_seen(folder)
+
+
+def _read_seen(folder: Path) -> Seen:
     found = events(folder)
     begins = [i for i, event in enumerate(found) if event["event"] in ("start", "resume")]
     if not begins:
         raise CannotGoOn(f"{folder}: a training run that never began")
     begin, after = found[begins[-1]], found[begins[-1] + 1 :]
-    taken = [event["ms"] / 1e3 for event in after if event["event"] == "step" and not event.get("skipped")][WARM_UP:]
+    steps = [event.get("ms") for event in after if event["event"] == "step" and not event.get("skipped")][WARM_UP:]
+    taken = [ms / 1e3 for ms in steps if isinstance(ms, int | float) and ms > 0 and is_finite(ms)]
     if not taken:
         raise CannotGoOn(f"{folder}: fewer than {WARM_UP + 1} steps since it was last taken up: too few to say")
     o, ranks = begin["options"], int(begin["ranks"])

@@ -21,6 +21,7 @@ from typing import Any
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.files import make_folder, write_atomically
+from bench.core.replies import is_finite
 from bench.records import DASH
 from bench.records.read import RECORDS, latest, read_records
 from bench.show.sheet import Col, Sheet
@@ -355,5 +356,7 @@ def table(found: list[dict[str, Any]], without_end: str = "not yet") -> Sheet:
     return made
 
 
-def _told(value: float | None, form: str) -> str:
-    return DASH if value is None else format(value, form)
+def _told(value: object, form: str) -> str:
+    """A number of a file, which may hold anything."""
+    kinds = (int,) if form == "d" else (int, float)
+    return format(value, form) if type(value) in kinds and is_finite(value) else DASH  # type: ignore[arg-type]

@@ -169,12 +169,12 @@ def test_a_deep_message_ends():
 @pytest.mark.parametrize(
     ("hint", "right", "wrong"),
     [
-        (int, [0, True], ["1", 1.0, None]),
-        (float, [0.5, 1, float("nan")], ["1", None, True]),
+        (int, [0, True, 1 << 64], ["1", 1.0, None, 1 << 1024, -(1 << 1024)]),
+        (float, [0.5, 1, float("nan")], ["1", None, True, 10**400]),
         (bool, [True], [1, None]),
         (str, ["a"], [b"a", None]),
         (None, [None], [0, ""]),
-        (Seconds, [0.0, 5], [-1e-9, float("inf"), None]),
+        (Seconds, [0.0, 5], [-1e-9, float("inf"), None, 10**400]),
         (Seconds | None, [0.0, None], [-1.0, "x"]),
         (list[Seconds], [[], [0.5]], [[-1.0], (0.5,), [None]]),
         (Annotated[int, "described"], [1], ["1"]),

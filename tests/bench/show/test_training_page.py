@@ -113,8 +113,16 @@ def test_a_long_run_is_put_together_with_its_least_and_largest(tmp_path):
 
 def test_what_is_no_number_is_not_drawn_and_what_cannot_be_read_is_counted(tmp_path):
     lines: list = [begun(), step(1), step(2, math.nan, norm=math.inf), step(3, norm=0.0, mfu=None, ms=None)]
-    lines += ["[1, 2]\n", "{\n", dict(event="step", step="4"), dict(event="step"), {**step(5), "loss": "high"}]
+    lines += [
+        "[1, 2]\n",
+        "{\n",
+        dict(event="step", step="4"),
+        dict(event="step"),
+        {**step(5), "loss": "high"},
+        {**step(5), "mfu": 10**400},
+    ]
     lines += [dict(event="not-finite", step=2, where="h0.qkv.weight", in_a_row=1)]
+    lines += [dict(event=["step"], step=5), dict(event={}, step=5)]
     lines += [dict(event="news", step=5), step(6, skipped="loss"), '{"event": "step", "st']
     page = Page([write(tmp_path / "r", lines)])
     assert [r["step"] for r in page.data["loss"].rows] == [1, 3, 6]
@@ -122,7 +130,7 @@ def test_what_is_no_number_is_not_drawn_and_what_cannot_be_read_is_counted(tmp_p
     assert page.troubles == [
         "r: 1 updates were left out, the first at step 6 (loss)",
         "r: step 2 was not finite, first in h0.qkv.weight",
-        "r: 5 lines of train.jsonl cannot be read",
+        "r: 7 lines of train.jsonl cannot be read",
     ]
     assert dict(zip(page.columns, page.rows[0].cells, strict=True))["ended"] == "not yet, or killed"
 

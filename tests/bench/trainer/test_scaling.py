@@ -224,6 +224,26 @@ def test_runs_that_say_nothing_are_named(tmp_path):
         scaling.read([train_run(tmp_path / "short", 1, [5.0] * 2)])
 
 
+@pytest.mark.parametrize(
+    ("at", "key", "value"),
+    [
+        (0, "model", None),
+        (0, "options", []),
+        (0, "ranks", {}),
+        (0, "tokens_per_step", "many"),
+        (3, "ms", "soon"),
+        (3, "ms", 10**400),
+    ],
+)
+def test_a_damaged_line_is_told_in_one_of_ours(tmp_path, at, key, value):
+    folder = train_run(tmp_path / "one", 1, [5.0] * 3)
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    lines[at][key] = value
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(CannotGoOn, match=r"one: (what it tells of its step is damaged|fewer than 3 steps)"):
+        scaling.read([folder])
+
+
 def test_a_training_run_on_one_rank_is_spread_by_flops(tmp_path):
     found, (seen,) = scaling.read([train_run(tmp_path / "one", 1, [900.0, 700.0, 50.0, 60.0, 40.0])])
     assert seen.step == 0.05 == pytest.approx(found.step()) and seen.steps == 3, "the first two are warm-up"
