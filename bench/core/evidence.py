@@ -7,6 +7,7 @@ import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 EVIDENCE = 600  # characters of what a row says of a failure
 STORY = 300
@@ -33,6 +34,17 @@ def plain(text: str) -> str:
     Line ends of every kind are "\\n", tabs stay.
     """
     return _CONTROL.sub("\ufffd", _BREAK.sub("\n", _SEQUENCE.sub("", text)))
+
+
+def harmless(document: Any) -> Any:
+    """What was read as JSON, with all its text `plain`: a file may hold anything, and terminals show what it says."""
+    if isinstance(document, str):
+        return plain(document)
+    if isinstance(document, list):
+        return [harmless(part) for part in document]
+    if isinstance(document, dict):
+        return {plain(name): harmless(part) for name, part in document.items()}
+    return document
 
 
 def bounded(text: object, limit: int = EVIDENCE) -> str:

@@ -428,6 +428,11 @@ def snapshot() -> State:
     )
 
 
+def tells(state: State) -> bool:
+    """Whether a state that was read from a file, of another version perhaps, says how busy its machine was."""
+    return {"others", "stolen"} <= state.keys() and None not in (state.get("cores"), state.get("load"))
+
+
 def busy(state: State) -> str | None:
     """A sentence where something else slows this machine down, else None."""
     cores, load = state["cores"], state["load"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.cli import FAILED, OF_A_RUN, CannotGoOn, cannot
+from bench.core.evidence import harmless
 from bench.core.progress import track
 from bench.records.environment import Environment
 from bench.records.record import Record
@@ -41,7 +42,7 @@ def read_records(path: Path, required: Sequence[str] = ()) -> tuple[list[Record]
         if not line.strip():
             continue
         try:
-            record: Record = json.loads(line, parse_constant=_no_number)
+            record: Record = harmless(json.loads(line, parse_constant=_no_number))
         except (ValueError, RecursionError) as error:  # json's and unicode's errors are both ValueErrors
             problems.append(Problem(str(file), number, f"damaged ({error})"))
             continue
@@ -70,7 +71,7 @@ def read_environment(folder: Path) -> Environment:
     """A run's env.json; empty where the run ended before writing it. CannotGoOn where it cannot be understood."""
     file = folder / ENVIRONMENT
     try:
-        document = json.loads(file.read_text())
+        document = harmless(json.loads(file.read_text()))
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import CannotGoOn
+from bench.core.evidence import harmless
 from bench.core.replies import is_finite
 from bench.show import Point
 from bench.show.page import Chart
@@ -89,7 +90,7 @@ def read(folder: Path, name: str) -> Trained:
         raise CannotGoOn(f"{folder / FILE}: {error.strerror}") from None
     for line in filter(str.strip, lines):
         try:
-            event = json.loads(line)
+            event = harmless(json.loads(line))
         except (ValueError, RecursionError):
             event = None
         if isinstance(event, dict):
@@ -97,7 +98,7 @@ def read(folder: Path, name: str) -> Trained:
         else:
             run.damaged += 1
     try:
-        environment = json.loads((folder / ENVIRONMENT).read_text())
+        environment = harmless(json.loads((folder / ENVIRONMENT).read_text()))
         run.environment = environment if isinstance(environment, dict) else {}
     except (OSError, ValueError):
         pass

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import CannotGoOn
+from bench.core.evidence import harmless
 from bench.core.files import Lines, put
 from bench.records.scrub import clean
 
@@ -98,7 +99,7 @@ def events(folder: Path) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
         with contextlib.suppress(ValueError):
-            event = json.loads(line)
+            event = harmless(json.loads(line))
             if isinstance(event, dict) and isinstance(event.get("event"), str):
                 found.append(event)
     return found

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bench.core.evidence import plain
 from bench.models.step import Step
 from bench.text.decoding import Decoder
 from bench.text.tokenizer import ENDS
@@ -66,4 +67,5 @@ class Texts:
         return self.decoder.encode(text)
 
     def text(self, ids: list[int]) -> str:
-        return self.decoder.decode(ids) if self.decoder else " ".join(map(str, ids))
+        """As a terminal may show it: tokens can spell what steers one."""
+        return plain(self.decoder.decode(ids)) if self.decoder else " ".join(map(str, ids))

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bench.core.evidence import EVIDENCE, bounded, line_of, one_line, telling
+from bench.core.evidence import EVIDENCE, bounded, harmless, line_of, one_line, telling
+
+
+def test_what_a_file_says_steers_no_terminal():
+    said = {"a\x1b[31mb": ["\x1b]0;title\x07name", {"deep": "\x9bx"}, 3, None, 0.5]}
+    assert harmless(said) == {"ab": ["name", {"deep": "\ufffdx"}, 3, None, 0.5]}
 
 
 def test_a_short_text_stays_and_a_long_one_says_how_long_it_was():

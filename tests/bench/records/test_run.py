@@ -129,6 +129,17 @@ def test_a_killed_run_is_resumed_after_its_half_line(tmp_path):
     assert len(read_environment(folder)["resumed"]) == 1
 
 
+def test_what_somebody_wrote_into_a_run_steers_no_terminal(tmp_path):
+    folder = tmp_path / "r"
+    run = Run.create("layer", folder)
+    run.append(record("a"))
+    run.close()
+    file, told = folder / "records.jsonl", folder / "env.json"
+    file.write_text(file.read_text().replace('"a"', r'"\u001b[31ma"'))
+    told.write_text(json.dumps(json.loads(told.read_text()) | {"command": "\x1b[2J"}))
+    assert [r["case_id"] for r in read_records(folder)[0]] == ["a"] and read_environment(folder)["command"] == ""
+
+
 def test_a_whole_last_line_without_its_newline_counts(tmp_path):
     folder = tmp_path / "r"
     run = Run.create("layer", folder)

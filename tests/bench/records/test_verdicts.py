@@ -161,6 +161,12 @@ def test_other_conditions_make_it_unclear(fields, reason):
     assert change.verdict == "UNCLEAR" and reason in change.reason
 
 
+def test_a_state_that_says_little_disturbs_nothing():
+    before, after = layer_records(random(1), QUIET, 2), layer_records(random(2), QUIET, 2)
+    for state in ({"others": 0.4}, {"others": 0.4, "stolen": 0.1, "cores": None, "load": 1.0}, {"mhz": 2000.0}):
+        assert judged(before, [{**r, "machine": state} for r in after])[0]["cpu.simd"].verdict == "SAME"
+
+
 def test_a_clock_that_differs_little_is_the_same_and_a_gpu_has_its_own():
     before, after = layer_records(random(1), QUIET, 2), layer_records(random(2), QUIET, 2)
     near = [{**r, "machine": {**CALM, "mhz": 2050.0}} for r in after]

@@ -118,8 +118,7 @@ def test_what_is_no_number_is_not_drawn_and_what_cannot_be_read_is_counted(tmp_p
         "{\n",
         dict(event="step", step="4"),
         dict(event="step"),
-        {**step(5), "loss": "high"},
-        {**step(5), "mfu": 10**400},
+        {**step(5), "loss": "high", "mfu": 10**400},
     ]
     lines += [dict(event="not-finite", step=2, where="h0.qkv.weight", in_a_row=1)]
     lines += [dict(event=["step"], step=5), dict(event={}, step=5)]

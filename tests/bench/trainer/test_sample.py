@@ -87,6 +87,7 @@ def test_texts_are_the_tokenizers():
     assert texts.prompt(None, 300) == [256]
     assert texts.prompt("abc", 300) == [97, 98, 99]
     assert texts.text([104, 105]) == "hi"
+    assert texts.text([*b"\x1b]0;mine\x07hi\x1b[2J"]) == "hi", "nothing that steers a terminal"
 
 
 def test_a_run_is_sampled_from(tmp_path):
