@@ -9,9 +9,10 @@ from pathlib import Path
 from bench.cli import FAILED, OF_A_RUN, CannotGoOn, cannot
 from bench.core.evidence import harmless
 from bench.core.progress import track
+from bench.core.replies import Rubbish, Schema, check, schema_of
 from bench.records.environment import Environment
 from bench.records.record import Record
-from bench.records.schema import MEASURED, OF_ENVIRONMENT, REQUIRED, SCHEMA, fault, of_another_kind
+from bench.records.schema import MEASURED, REQUIRED, SCHEMA, fault
 
 RECORDS, ENVIRONMENT = OF_A_RUN
 SUITE = "suite"  # the kind of a run that holds others
@@ -78,11 +79,22 @@ def read_environment(folder: Path) -> Environment:
         raise CannotGoOn(cannot(error)) from error
     except (ValueError, RecursionError) as error:
         raise CannotGoOn(f"{file} is damaged: {error}; mend it, or move it away to do without") from error
-    wrong = of_another_kind(document, OF_ENVIRONMENT) if isinstance(document, dict) else "it"
-    if wrong:
-        raise CannotGoOn(
-            f"{file} is damaged: {wrong} is not of the kind it must be; mend it, or move it away to do without"
-        )
+    try:
+        check(_known(document, _ENVIRONMENT), _ENVIRONMENT, "it")
+    except Rubbish as wrong:
+        raise CannotGoOn(f"{file} is damaged: {wrong}; mend it, or move it away to do without") from None
+    return document
+
+
+_ENVIRONMENT = schema_of(Environment)
+
+
+def _known(document: object, schema: Schema) -> object:
+    """The part of a document that a schema knows: what another version added is nobody's business here."""
+    if schema[0] == "fields" and isinstance(document, dict):
+        return {name: _known(document[name], inner) for name, inner in schema[1].items() if name in document}
+    if schema[0] == "many" and isinstance(document, list):
+        return [_known(part, schema[2]) for part in document]
     return document
 
 

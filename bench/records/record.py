@@ -16,6 +16,7 @@ from bench.machine.facts import State
 
 Check = Callable[[object], bool]
 Size = int | float | str
+AGES = 1e12  # seconds: no time that was measured
 
 
 # --- kinds ---
@@ -33,12 +34,8 @@ def is_mapping(value: object) -> bool:
     return isinstance(value, dict)
 
 
-def is_mappings(value: object) -> bool:
-    return isinstance(value, list) and all(map(is_mapping, value))
-
-
 def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and is_number(value) and value > 0
+    return isinstance(value, int | float) and is_number(value) and 0 < value < AGES
 
 
 def _is_flag(value: object) -> bool:
@@ -57,6 +54,19 @@ def _is_texts(value: object) -> bool:
     return isinstance(value, list) and all(map(is_text, value))
 
 
+def _is_size(value: object) -> bool:
+    """A number, a word, a flag, none; or lists of sizes (a model's parameters)."""
+    return all(map(_is_size, value)) if isinstance(value, list) else not isinstance(value, dict)
+
+
+def _is_sizes(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_size, value.values()))
+
+
+def _is_canary(value: object) -> bool:
+    return isinstance(value, dict) and _is_rates(value) and {"cold", "warm"} <= value.keys()
+
+
 def _is_rates(value: object) -> bool:
     return isinstance(value, dict) and all(map(is_number, value.values()))
 
@@ -70,8 +80,9 @@ Number = Annotated[float, is_number]
 Count = Annotated[int, is_number]
 Time = Annotated[float, _is_time]
 Flag = Annotated[bool, _is_flag]
-Sizes = Annotated[dict[str, Size], is_mapping]
+Sizes = Annotated[dict[str, Size], _is_sizes]
 Rates = Annotated[dict[str, float], _is_rates]
+Canary = Annotated[dict[str, float], _is_canary]
 Machine = Annotated[State, _is_state]
 Numbers = Annotated[list[float], _is_numbers]
 Rounds = Annotated[list[list[float]], _is_rounds]
@@ -153,7 +164,7 @@ class Conditions(TypedDict, total=False):
     noise_floor: Annotated[Number | None, "relative; from the A/A control of this case"]
     baseline: Annotated[Text, "the PyTorch entry of the speedup"]
     stopped: Annotated[Text, "why no more rounds were taken"]
-    canary: Annotated[Rates | None, "bytes/s of a read of so many bytes after the flush (cold) and without it (warm)"]
+    canary: Annotated[Canary | None, "bytes/s of a read of so many bytes after the flush (cold) and without it (warm)"]
     machine: Annotated[Machine | None, "load, frequency and throttling while it ran (bench.machine.facts.snapshot)"]
     compile_s: Annotated[Number, "one-time work before the first call"]
 

@@ -1,9 +1,9 @@
-"""What a line of records.jsonl and an env.json must be, so that their readers need not look."""
+"""What a line of records.jsonl must be, so that its readers need not look."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from bench.records.record import CHECKS, Check, Record, is_mapping, is_mappings, is_number, is_text
+from bench.records.record import CHECKS, Record
 
 SCHEMA = 1
 
@@ -14,25 +14,13 @@ STATUSES = ("ok", "simulated", "wrong", "error", "timeout", "crash", "skipped", 
 REQUIRED = ("case_id", "status")  # what makes a line a record, …
 MEASURED = ("layer", "variant", "phase", "dtype")  # … and what those of a run have, but for a suite's of its parts
 
-OF_ENVIRONMENT: dict[str, Check] = {
-    "schema": is_number,
-    "gpus": is_mappings,
-    **dict.fromkeys(("kind", "started", "command"), is_text),
-    **dict.fromkeys(("cpu", "versions", "threads", "git"), is_mapping),
-}
-
-
-def of_another_kind(document: Mapping[str, object], kinds: Mapping[str, Check]) -> str:
-    """The first field that is not what it should be; "" where all are."""
-    found = (name for name, right in kinds.items() if document.get(name) is not None and not right(document[name]))
-    return next(found, "")
-
 
 def fault(record: Record, required: Sequence[str]) -> str:
     """What is wrong with a record; "" where a reader can rely on it."""
     if lacks := [name for name in (*REQUIRED, *required) if not record.get(name)]:
         return f"it has no {lacks[0]}"
-    if name := of_another_kind(record, CHECKS):
+    wrong = (name for name, right in CHECKS.items() if record.get(name) is not None and not right(record.get(name)))
+    if name := next(wrong, ""):
         return f"{name} is {json.dumps(record.get(name))[:40]}"
     if record["status"] not in STATUSES:
         return f"status is {record['status']!r}"

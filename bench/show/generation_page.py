@@ -164,7 +164,7 @@ def _prefill_cells(r: Record, none: str) -> list[str]:
 
 def _speed(r: Record, none: str) -> str:
     """none: why nothing is ranked."""
-    return f"{r['speedup']:.2f}x {r.get('baseline', '')}" if "speedup" in r and not none else DASH
+    return f"{r['speedup']:.2f}x {r.get('baseline', '')}" if r.get("speedup") and not none else DASH
 
 
 def _ladder(decode: list[tuple[str, Record]]) -> list[Rung]:
@@ -215,7 +215,7 @@ def _kernels(r: Record) -> dict[str, str]:
 
 
 def _sizes(r: Record) -> str:
-    s = r["shape"]
+    s = r.get("shape") or {}
     return f"{r['layer']}: B={s.get('B')}, a prompt of {s.get('T')} tokens, {s.get('steps')} tokens each"
 
 

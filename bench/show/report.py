@@ -499,8 +499,8 @@ def telling_size(r: Record) -> str:
 
 def step_title(r: Record) -> str:
     """gpt2-124m fp32, B=4 T=64."""
-    shape = r["shape"]
-    title = f"{r['layer']} {r['dtype']}, B={shape['B']} T={shape['T']}"
+    shape = r.get("shape") or {}
+    title = f"{r['layer']} {r['dtype']}, B={shape.get('B')} T={shape.get('T')}"
     batches = shape.get("accumulation", 1)
     return title + (f", {batches} micro-batches" if batches != 1 else "")
 

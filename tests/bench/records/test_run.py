@@ -129,6 +129,43 @@ def test_a_killed_run_is_resumed_after_its_half_line(tmp_path):
     assert len(read_environment(folder)["resumed"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"cpu": {"model": ["x"]}}, "cpu.model"),
+        ({"cpu": {"isa": [1]}}, "isa"),
+        ({"gpus": [{"name": {}}]}, "gpus"),
+        ({"git": {"commit": 3}}, "commit"),
+        ({"git": []}, "git"),
+        ({"started": 5}, "started"),
+    ],
+)
+def test_an_environment_is_held_to_its_types_and_may_hold_more(tmp_path, wrong, said):
+    folder = tmp_path / "r"
+    Run.create("layer", folder).close()
+    file = folder / "env.json"
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps(whole | {"cpu": {**whole["cpu"], "of another version": 1}, "more": {}}))
+    assert read_environment(folder)["started"]
+    file.write_text(json.dumps(whole | wrong))
+    with pytest.raises(CannotGoOn, match=rf"env\.json is damaged: it\..*{said}"):
+        read_environment(folder)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"shape": {"T": {}}}, {"canary": {"warm": 1.0}}, {"median_s": 1e300}, {"shape": [3]}],
+)
+def test_a_record_of_another_kind_is_skipped(tmp_path, wrong):
+    run = Run.create("layer", tmp_path / "r")
+    run.append(record("a"))
+    run.close()
+    file = tmp_path / "r" / "records.jsonl"
+    file.write_text(file.read_text() + json.dumps(json.loads(file.read_text()) | wrong) + "\n")
+    records, (problem,) = read_records(tmp_path / "r")
+    assert len(records) == 1 and next(iter(wrong)) in problem.why
+
+
 def test_what_somebody_wrote_into_a_run_steers_no_terminal(tmp_path):
     folder = tmp_path / "r"
     run = Run.create("layer", folder)
