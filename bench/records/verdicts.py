@@ -428,10 +428,10 @@ def disturbance(old: Entry, new: Entry, same_machine: bool) -> str:
 
 def _clock(record: Record) -> float | None:
     """MHz of what did the work, where they were read."""
-    if record.get("device", "cpu") != "cpu":
-        return record.get("sm_mhz")
     state = record.get("machine")
-    return state.get("mhz") if state else None
+    on_cpu = record.get("device", "cpu") == "cpu"
+    mhz = (state.get("mhz") if state else None) if on_cpu else record.get("sm_mhz")
+    return mhz if mhz and mhz > 0 else None
 
 
 def _covered(record: Record) -> str:

@@ -81,7 +81,7 @@ class Page:
             for run in runs
             for r in latest(run.records).values()
         ]
-        timed = [(name, r) for name, r in self.records if "median_s" in r]
+        timed = [(name, r) for name, r in self.records if r.get("median_s") and r.get("tokens_per_s")]
         if not timed:
             raise CannotGoOn(f"nothing to report: nothing was timed in {', '.join(str(run.folder) for run in runs)}")
         models = " and ".join(dict.fromkeys(r["layer"] for _, r in timed))
@@ -137,7 +137,7 @@ def _points(rows: list[tuple[str, Record]]) -> list[Point]:
 def _check(r: Record) -> str:
     if "error_ratio" not in r:
         return DASH
-    same = f", {r['same_tokens']} of {r['checked_tokens']}" if "checked_tokens" in r else ""
+    same = f", {r.get('same_tokens')} of {r['checked_tokens']}" if "checked_tokens" in r else ""
     return f"{multiple(r['error_ratio'])}{same}"
 
 

@@ -132,7 +132,9 @@ def sweeps(rows: list[Record]) -> dict[str, list[Point]]:
     timed = [r for r in rows if r["status"] == "ok" and r.get("median_s") and r.get("cache") != "warm"]
     for (phase, dtype, name), same in grouped(timed, lambda r: (r["phase"], r["dtype"], r.get("shape_name"))).items():
         for axis in dict.fromkeys(k for r in same for k, v in (r.get("shape") or {}).items() if _is_size(v)):
-            for others, group in grouped([r for r in same if axis in (r.get("shape") or {})], _without(axis)).items():
+            for others, group in grouped(
+                [r for r in same if _is_size((r.get("shape") or {}).get(axis))], _without(axis)
+            ).items():
                 if len({r["shape"][axis] for r in group}) >= FEWEST_SIZES:
                     sizes = " ".join(f"{k}={v}" for k, v in others if k not in HIDDEN)
                     title = " ".join(
