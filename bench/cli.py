@@ -255,7 +255,8 @@ def _run(main: Callable[[], int]) -> int:
 
 
 def _end(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    one_line = " ".join(message.split())  # of files and folders whose text may steer a terminal
+    print("error: " + "".join(c if c.isprintable() else "\ufffd" for c in one_line), file=sys.stderr)
     return code
 
 

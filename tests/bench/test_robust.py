@@ -568,6 +568,10 @@ def test_output_to_nowhere_and_to_a_terminal_of_few_letters():
     assert (done.returncode, done.stdout) == (OK, "5 ?s ? 1 %\n")
 
 
+def test_an_error_steers_no_terminal(command):
+    command("report", "no\x1b[31m\u202esuch").refuses("no such folder: no\ufffd[31m\ufffdsuch", FAILED)
+
+
 def test_a_locale_of_few_letters():
     """Sources, records and what other processes say are UTF-8 all the same; where stdout has no such letter there is
     another."""
