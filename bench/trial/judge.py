@@ -308,6 +308,7 @@ class Judge:
         self._waiting: tuple[str, dict[str, Any]] | None = None  # a command whose answer has not been taken
         self._asked: list[tuple[str, dict[str, Any]]] = []  # all that the process knows
         self._given: dict[str, list[Given]] = {}
+        self._lost: dict[str, ProcessFailed] = {}  # why a case could not be prepared
         self._lock = threading.RLock()  # variants are proved in several threads
 
     def __enter__(self) -> "Judge":
@@ -334,6 +335,8 @@ class Judge:
     def prepare(self, cases: Sequence[Case], yardstick: Variant | None, truth_too: bool = True) -> None:
         """Have cases drawn and their truth worked out; does not wait."""
         new = [case for case in cases if str(case) not in self._given]
+        for case in new:
+            self._lost.pop(str(case), None)
         if new:
             self._send("prepare", cases=new, yardstick=yardstick, truth_too=truth_too)
 
@@ -351,6 +354,9 @@ class Judge:
             assert self._process
             answer = self._process.answer()
         except ProcessFailed as failure:
+            if failure.status == process.ERROR and command == "prepare":  # for who wants it, not for who comes by
+                self._lost |= {str(case): failure for case in arguments["cases"]}
+                return
             if failure.status == process.ERROR:
                 raise _no_truth(failure) from failure
             answer = self._ask(command, **arguments)
@@ -384,10 +390,12 @@ class Judge:
     def given(self, case: Case, device: str | None = None) -> Given:
         """Where a prepared case's inputs lie: in memory that ends with the judge: one that was killed is begun anew.
         device: of the process that they are for, where it is not the judge's own."""
+        self._collect()
+        if failure := self._lost.get(str(case)):
+            raise _no_truth(failure) from failure
         if is_gpu(self.device):
             elsewhere = device not in (None, self.device)
             return self._ask("lay", case=case, host=True, why="")[0] if elsewhere else self._laid(case)[0]
-        self._collect()
         self._try(self.start)
         return self._given[str(case)][0]
 
@@ -457,8 +465,8 @@ class Judge:
         self._collect()
         if self._given and self._process and self._process.alive:
             self._ask("forget") if is_gpu(self.device) else self._send("forget")
-        self._asked.clear()
-        self._given.clear()
+        for known in (self._asked, self._given, self._lost):
+            known.clear()
 
 
 def _no_truth(failure: ProcessFailed) -> ProcessFailed:
