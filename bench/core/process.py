@@ -9,6 +9,7 @@ data of the type that the command is annotated with, or that command fails and i
 """
 
 import atexit
+import functools
 import gc
 import importlib
 import multiprocessing
@@ -17,6 +18,7 @@ import select
 import signal
 import struct
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -41,6 +43,7 @@ START_SECONDS = 120.0  # for a process to start, the server's imports included
 WAKE_SECONDS = 0.25  # between signals to a server that may have been stopped, …
 NUDGE_SECONDS = 5.0  # … and to a process that is waited for
 SEAL_SECONDS = 0.05  # between two looks at which functions were replaced
+LONGEST_FOLDER = 70  # bytes, for a socket's path has 107: /pymp-abcdefgh/listener-abcdefgh comes behind it
 MOST_TOLD = 100_000  # messages during one command
 MOST_EVIDENCE = 4000  # characters of what a failure says
 BENCH = Path(__file__).parents[1]
@@ -103,6 +106,7 @@ def start_server(*preload: str) -> None:
     With other threads, whose locks a fork would keep, or where torch may have computed (OpenMP's threads are not there
     in a fork, which waits for them without end), a fresh one is started and imports them while the caller goes on.
     """
+    _short_folder()
     if preload:
         SERVER.set_forkserver_preload(list(preload))
     alone = threading.active_count() == 1 and "torch" not in sys.modules
@@ -110,6 +114,19 @@ def start_server(*preload: str) -> None:
         _load(preload)
     with deaf_to_ctrl_c(), _forked_server() if preload and alone else nullcontext():
         forkserver.ensure_running()
+
+
+@functools.cache
+def _short_folder() -> None:
+    """Have multiprocessing's sockets in /tmp where the path of temporary files, a job's on a cluster say, is too long for
+    one. (Python 3.14 does so by itself.)"""
+    if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER:
+        return
+    usual, tempfile.tempdir = tempfile.tempdir, "/tmp"
+    try:
+        forkserver.util.get_temp_dir()  # type: ignore[attr-defined]  # makes it, and keeps to it
+    finally:
+        tempfile.tempdir = usual
 
 
 def _load(names: Sequence[str]) -> None:
@@ -238,6 +255,7 @@ class Process:
 
     def _started(self, arguments: tuple[Any, ...]) -> Any:
         """A running process. One whose server does not answer in time is asked of a new server, then of none."""
+        _short_folder()
         forked = self.environment is None or self.preload
         error: BaseException | None = None
         for context in (SERVER, SERVER, FRESH) if forked else (FRESH,):

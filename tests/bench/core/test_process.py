@@ -421,6 +421,16 @@ def test_while_nobody_asks_a_room_does_a_little_at_a_time():
         assert process.ask("count") == 5, "until there is nothing left"
 
 
+def test_where_the_path_of_temporary_files_is_too_long_for_a_socket(tmp_path):
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    code = "from bench.core.process import Process, Room, tempfile; p = Process(Room, limit=60)"
+    code += "; print(p.ask('idle'), tempfile.gettempdir()); p.close()"
+    environment = os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=HOME, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", str(folder)], done.stderr
+
+
 def test_the_server_can_be_started_early():
     start = time.monotonic()
     start_server()
