@@ -45,6 +45,15 @@ THREAD_SETTINGS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES"),
     *("OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_BLOCKTIME"),
 )
+# How variables begin by which libraries compute otherwise than by themselves: most slow PyTorch down and not our code
+# (ATEN_CPU_CAPABILITY=default: its GELU takes four times as long), so whoever reads a ratio must know.
+LIBRARY_SETTINGS = (
+    *("ATEN_", "ONEDNN_", "DNNL_", "MKL_", "OMP_", "GOMP_", "KMP_", "TORCH_COMPILE", "TORCHDYNAMO_", "TORCHINDUCTOR_"),
+    *("PYTORCH_", "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_", "TORCH_BLAS_", "TORCH_CUDNN_", "CUDA_LAUNCH_BLOCKING"),
+    *("CUDA_DEVICE_MAX_CONNECTIONS", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"),
+)
+# … and what begins so and changes no time: where something lies, which version an image has, what a command here sets.
+NO_SETTING = re.compile(r".*(_DIR|_PATH|_HOME|_ROOT|_VERSION|_VERBOSE|_NUMBER)|TORCHINDUCTOR_COMPILE_THREADS")
 
 # Other programs may take this much of the usable cores before a row says that the machine is busy. One idle desktop's
 # background is 1 to 3 %.
@@ -107,6 +116,7 @@ class Machine(TypedDict, total=False):
     gpus: list[Gpu]
     versions: dict[str, str | None]
     threads: dict[str, str | int]
+    settings: list[str]
     git: Git
 
 
@@ -117,6 +127,7 @@ def describe() -> Machine:
         "gpus": gpus(),
         "versions": versions(),
         "threads": thread_settings(),
+        "settings": library_settings(),
         "git": git(),
     }
 
@@ -130,7 +141,8 @@ def one_line() -> str:
         parts.append(f"{cache / 2**20:.0f} MiB L3")
     parts.append(_best_isa(c["isa"]))
     parts += [f"{gpu['name']}" for gpu in gpus()]
-    parts += [f"torch {version('torch')}"]
+    parts += [f"torch {version('torch')}", *(f"{k}={os.environ[k]}" for k in THREAD_SETTINGS if k in os.environ)]
+    parts += library_settings()
     return ", ".join(p for p in parts if p)
 
 
@@ -243,6 +255,18 @@ def thread_settings() -> dict[str, str | int]:
 
     threads: dict[str, str | int] = {"torch": torch.get_num_threads()}
     return threads | {k: os.environ[k] for k in THREAD_SETTINGS if k in os.environ}
+
+
+def library_settings() -> list[str]:
+    """The environment's other settings of libraries, as "NAME=value"."""
+    return [
+        f"{name}={value}"
+        for name, value in sorted(os.environ.items())
+        if value
+        and name.startswith(LIBRARY_SETTINGS)
+        and name not in THREAD_SETTINGS
+        and not NO_SETTING.fullmatch(name)
+    ]
 
 
 @functools.cache

@@ -468,6 +468,8 @@ def environment_facts(environment: Environment) -> list[tuple[str, str]]:
     for gpu in environment.get("gpus") or []:
         facts.append(("GPU", ", ".join(f"{k} {v}" for k, v in gpu.items() if v is not None)))
     facts.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v)))
+    if settings := environment.get("settings"):
+        facts.append(("settings", ", ".join(settings)))
     git = environment.get("git") or {}
     facts.append(("commit", f"{git.get('commit') or DASH}{' with changes' if git.get('dirty') else ''}"))
     return facts

@@ -60,6 +60,7 @@ from bench.core.arena import Arena, workspace_of
 from bench.core.case import DTYPES, Case, Value, Values, draw, each, map, one, scalars, truth_of
 from bench.core.contents import Contents
 from bench.core.variants import Variant
+from bench.machine import facts
 from bench.machine.devices import Device
 from bench.trial import cuts
 from bench.trial.cuts import Cut, Formula, Recomputed, Run, cut_of
@@ -737,6 +738,7 @@ def _key(case: Case, yardstick: Variant | None, device: str) -> str:
     parts = (
         *(case.layer, case.phase, case.shape, case.edit, case.seed),
         *(torch.__version__, torch.backends.cpu.get_cpu_capability(), device),
+        *facts.library_settings(),
         *(yardstick.source_hash() if yardstick else None, _sources()),
     )
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

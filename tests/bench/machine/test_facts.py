@@ -159,6 +159,19 @@ def test_one_line_names_the_processor_and_torch():
     assert "torch" in line and "cores" in line and "\n" not in line
 
 
+def test_what_makes_libraries_slower_is_told(monkeypatch):
+    """PyTorch's and not ours: a ratio to it would be another one."""
+    for setting in facts.library_settings():
+        monkeypatch.delenv(setting.partition("=")[0])
+    slower = ["ATEN_CPU_CAPABILITY=default", "ONEDNN_MAX_CPU_ISA=AVX2", "TORCHINDUCTOR_VEC_ISA_OK=0"]
+    no_matter = ["CUDNN_VERSION=9", "TORCHINDUCTOR_CACHE_DIR=/somewhere", "MKL_VERBOSE=1", "ATEN_CPU=", "PATH_=1"]
+    for setting in (*slower, *no_matter, "OMP_NUM_THREADS=1"):
+        name, _, value = setting.partition("=")
+        monkeypatch.setenv(name, value)
+    assert facts.library_settings() == slower == facts.describe()["settings"]
+    assert all(setting in facts.one_line() for setting in (*slower, "OMP_NUM_THREADS=1"))
+
+
 def test_snapshot_is_cheap_plain_data():
     facts.snapshot()
     start = time.perf_counter()
