@@ -34,9 +34,13 @@ from bench.cli import ENDING, FAILED, CannotGoOn, deaf_to_ctrl_c
 from bench.core import replies
 from bench.core.evidence import bounded, line_of, one_line
 from bench.core.replies import Rubbish, Schema
+from kernels import cache_dir
 
 # Inductor's own pool of compiling processes would outlive the compilation and disturb what is timed.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+# CuPy makes this folder when it is imported: by itself in a home folder, which a container's user may not write to.
+with suppress(OSError):
+    os.environ.setdefault("CUPY_CACHE_DIR", str(cache_dir() / "cupy"))
 GRACE_SECONDS = 3.0
 KILLED_SECONDS = 0.5
 START_SECONDS = 120.0  # for a process to start, the server's imports included
@@ -118,8 +122,8 @@ def start_server(*preload: str) -> None:
 
 @functools.cache
 def _short_folder() -> None:
-    """Have multiprocessing's sockets in /tmp where the path of temporary files, a job's on a cluster say, is too long for
-    one. (Python 3.14 does so by itself.)"""
+    """Have multiprocessing's sockets in /tmp where the path of temporary files (a job's on a cluster, say) is too long
+    for one. (Python 3.14 does so by itself.)"""
     if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER:
         return
     usual, tempfile.tempdir = tempfile.tempdir, "/tmp"

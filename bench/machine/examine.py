@@ -240,7 +240,10 @@ def cupy_works() -> Ability:
     version = next((v for name in facts.CUPY if (v := facts.version(name))), None)
     if not version:
         return Ability("cupy", False, "not installed; kernels/cuda needs it: pip install '.[gpu]'")
-    import cupy
+    try:
+        import cupy
+    except (ImportError, OSError) as error:
+        return Ability("cupy", False, f"cupy {version} cannot be imported: {one_line(error)}")
 
     # cupy imports without a driver and fails at first use.
     if not cupy.cuda.is_available():

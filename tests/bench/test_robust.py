@@ -594,8 +594,8 @@ def test_in_a_project_with_kernels_of_its_own(tmp_path):
     for name in ("kernels", "reference"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong one')")
-    code = "import sys; before = [*sys.path]; import bench, kernels, reference; print(kernels.__path__, reference.__path__)"
-    code += "; assert sys.path == before"
+    code = "import sys; before = [*sys.path]; import bench, kernels, reference; assert sys.path == before"
+    code += "; print(kernels.__path__, reference.__path__)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(HOME)))}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
