@@ -347,6 +347,10 @@ def verdict(
         sentences.append(
             "fix the frequency (cpupower frequency-set -g performance) or use --processes 2 and more --seconds"
         )
+    quota = facts.cpu()["quota"]
+    if quota and quota < state["cores"]:
+        may = f"a time limit lets {state['cores']} cores work for {quota:g}, and stops them all when that is used up"
+        sentences.append(f"{may}: --threads {max(int(quota), 1)}")
     if found.busy and not busy:
         sentences.append("the ceilings were measured on a busy machine: python -m bench.doctor --refresh")
     if state["throttled"]:

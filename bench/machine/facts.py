@@ -6,12 +6,13 @@ error: containers and virtual machines hide much of it. torch is imported only b
 
 import contextlib
 import functools
+import math
 import os
 import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ from bench import HOME
 from kernels import Unavailable
 
 CPUS = Path("/sys/devices/system/cpu")
+PROCESS, CGROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")
 
 # Instruction sets that kernels here care about, as /proc/cpuinfo spells them.
 ISA = (
@@ -136,7 +138,8 @@ def one_line() -> str:
     """The machine in one line for a table's header."""
     c = cpu()
     cache = c["cache_bytes"]["L3"]
-    parts = [c["model"] or c["architecture"], f"{c['usable']} cores"]
+    limit = f" (a time limit of {c['quota']:g})" if c["quota"] else ""
+    parts = [c["model"] or c["architecture"], f"{c['usable']} cores{limit}"]
     if cache:
         parts.append(f"{cache / 2**20:.0f} MiB L3")
     parts.append(_best_isa(c["isa"]))
@@ -190,31 +193,54 @@ def usable_cpus() -> list[int]:
 
 
 def cpu_quota() -> float | None:
-    """Cores' worth of time that a container may use (cgroup v2 or v1); None without a limit."""
-    limit = (_text(Path("/sys/fs/cgroup/cpu.max")) or "").split()
-    if not limit:
-        v1 = Path("/sys/fs/cgroup/cpu")
-        limit = [_text(v1 / "cpu.cfs_quota_us") or "max", _text(v1 / "cpu.cfs_period_us") or "100000"]
-    if limit[0] in ("max", "-1"):
-        return None
-    return int(limit[0]) / int(limit[1])
+    """Cores' worth of time that a container, a job or a service may use (cgroup v2 or v1); None without a limit."""
+    found = []
+    for group in _groups("cpu"):
+        limit = (_text(group / "cpu.max") or "").split()
+        limit = limit or [_text(group / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")]
+        if all(text.isdigit() for text in limit):
+            found.append(int(limit[0]) / int(limit[1]))
+    return min(found, default=None)
 
 
 def memory_bytes() -> int | None:
-    """Memory this process may use: the machine's, or the container's limit."""
+    """Memory this process may use: the machine's, or the limit of a container, a job or a service."""
     found = re.search(r"MemTotal:\s+(\d+) kB", _text(Path("/proc/meminfo")) or "")
-    sizes = [int(found[1]) * 1024] if found else []
-    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        text = _text(limit)
-        if text and text.isdigit():
-            sizes.append(int(text))
-    return min(sizes) if sizes else None
+    return min([int(found[1]) * 1024 if found else None, *_memory_limits()], key=_none_last)
 
 
 def available_bytes() -> int | None:
-    """Memory that can be had now without swapping; None where the kernel does not say."""
+    """Memory that can be had now without swapping, and without being killed for it; None where nobody says."""
     found = re.search(r"MemAvailable:\s+(\d+) kB", _text(Path("/proc/meminfo")) or "")
-    return int(found[1]) * 1024 if found else memory_bytes()
+    free = [max(limit - used, 0) for limit, used in _memory_limits().items()]
+    return min([int(found[1]) * 1024 if found else memory_bytes(), *free], key=_none_last)
+
+
+def _none_last(size: int | None) -> float:
+    return math.inf if size is None else size
+
+
+def _memory_limits() -> dict[int, int]:
+    """Each limit of memory that this process has, and what is used of it, without files that can be read again."""
+    found = {}
+    for group in _groups("memory"):
+        limit = _number(group / "memory.max") or _number(group / "memory.limit_in_bytes")
+        used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
+        stat = dict(line.split() for line in (_text(group / "memory.stat") or "").splitlines())
+        files = [int(stat.get(f"total_{name}") or stat.get(name) or 0) for name in ("active_file", "inactive_file")]
+        if limit is not None:
+            found[limit] = used - sum(files)
+    return found
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """The folders of what limits this process: its control group and those around it, of cgroup v2 and v1. The last is
+    the root, which is a container's own where it has a view of its own."""
+    for line in (_text(PROCESS / "cgroup") or "0::/").splitlines():
+        _, names, path = line.split(":", 2)
+        if not names or controller in names.split(","):
+            for group in (Path(path), *Path(path).parents):
+                yield CGROUPS / (controller if names else "") / group.relative_to("/")
 
 
 def versions() -> dict[str, str | None]:
