@@ -14,6 +14,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import resource
 import select
 import signal
 import struct
@@ -47,6 +48,7 @@ START_SECONDS = 120.0  # for a process to start, the server's imports included
 WAKE_SECONDS = 0.25  # between signals to a server that may have been stopped, …
 NUDGE_SECONDS = 5.0  # … and to a process that is waited for
 SEAL_SECONDS = 0.05  # between two looks at which functions were replaced
+OPEN_FILES = 1 << 16
 LONGEST_FOLDER = 70  # bytes, for a socket's path has 107: /pymp-abcdefgh/listener-abcdefgh comes behind it
 MOST_TOLD = 100_000  # messages during one command
 MOST_EVIDENCE = 4000  # characters of what a failure says
@@ -110,7 +112,7 @@ def start_server(*preload: str) -> None:
     With other threads, whose locks a fork would keep, or where torch may have computed (OpenMP's threads are not there
     in a fork, which waits for them without end), a fresh one is started and imports them while the caller goes on.
     """
-    _short_folder()
+    _make_room()
     if preload:
         SERVER.set_forkserver_preload(list(preload))
     alone = threading.active_count() == 1 and "torch" not in sys.modules
@@ -121,9 +123,14 @@ def start_server(*preload: str) -> None:
 
 
 @functools.cache
-def _short_folder() -> None:
-    """Have multiprocessing's sockets in /tmp where the path of temporary files (a job's on a cluster, say) is too long
-    for one. (Python 3.14 does so by itself.)"""
+def _make_room() -> None:
+    """Of what the system gives to processes: as many open files as may be, for the judge has two a case of a proof, and
+    a shell mostly allows 1024; and sockets in /tmp where the path of temporary files (a job's on a cluster, say) is too
+    long for one, as Python 3.14 does by itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER:
         return
     usual, tempfile.tempdir = tempfile.tempdir, "/tmp"
@@ -259,7 +266,7 @@ class Process:
 
     def _started(self, arguments: tuple[Any, ...]) -> Any:
         """A running process. One whose server does not answer in time is asked of a new server, then of none."""
-        _short_folder()
+        _make_room()
         forked = self.environment is None or self.preload
         error: BaseException | None = None
         for context in (SERVER, SERVER, FRESH) if forked else (FRESH,):
@@ -497,7 +504,8 @@ def _how(code: int | None) -> str:
     if code >= 0:
         return f"exit code {code}"
     with suppress(ValueError):
-        return f"signal {signal.Signals(-code).name}"
+        where = ", which the system sends where memory runs out" if -code == signal.SIGKILL else ""
+        return f"signal {signal.Signals(-code).name}{where}"
     return f"signal {-code}"
 
 

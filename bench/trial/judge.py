@@ -15,7 +15,9 @@ process cannot map it, all goes through the host's memory, and a note says why.
 """
 
 import ctypes
+import errno
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -24,6 +26,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from bench import cli
 from bench.core import process
 from bench.core.arena import Arena, handed_bytes, memory_in, poison_of
 from bench.core.case import Case, Values
@@ -470,4 +473,6 @@ class Judge:
 
 
 def _no_truth(failure: ProcessFailed) -> ProcessFailed:
-    return ProcessFailed(process.ERROR, f"the truth could not be worked out: {failure.evidence}")
+    way = cli.WAYS_OUT[errno.EMFILE] if os.strerror(errno.EMFILE) in failure.evidence else ""
+    told = f"the truth could not be worked out: {failure.evidence}{f' ({way})' if way else ''}"
+    return ProcessFailed(process.ERROR, told)
