@@ -426,7 +426,7 @@ def test_while_nobody_asks_a_room_does_a_little_at_a_time():
 
 
 def test_a_shell_that_allows_few_open_files_is_no_limit_of_ours():
-    """The judge of attention needs more than the 1024 that most shells allow."""
+    """The judge has two for each case of a proof: attention at a few shapes comes near the 1024 of most shells."""
     code = "import resource; from tests.bench.core.test_process import Process, Subject"
     code += "; p = Process(Subject, 'x', limit=60)"
     code += "; print(p.ask('open_files') == resource.getrlimit(resource.RLIMIT_NOFILE)[1] > 200); p.close()"
