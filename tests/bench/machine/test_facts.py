@@ -150,7 +150,7 @@ def test_what_a_card_or_its_driver_does_not_let_us_do_is_said(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("told", "files", "quota", "memory", "used"),
+    ("groups", "files", "quota", "memory", "used"),
     [
         # cgroup v2: a job's step, as of Slurm or systemd, in a container's slice
         (
@@ -185,19 +185,19 @@ def test_what_a_card_or_its_driver_does_not_let_us_do_is_said(monkeypatch):
         ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, None, 0),
     ],
 )
-def test_limits_of_a_container_or_a_job_are_seen(tmp_path, monkeypatch, told, files, quota, memory, used):
+def test_limits_of_a_container_or_a_job_are_seen(tmp_path, monkeypatch, groups, files, quota, memory, used):
     """What is bounded by the memory that the whole machine has is killed."""
-    for name, text in {"cgroup": told, **files}.items():
+    for name, text in {"cgroup": groups, **files}.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    machine = facts.memory_bytes(), facts.available_bytes()
     monkeypatch.setattr(facts, "PROCESS", tmp_path)
     monkeypatch.setattr(facts, "CGROUPS", tmp_path)
     assert facts.cpu_quota() == quota
+    told = facts.memory_bytes(), facts.available_bytes()
     if memory:
-        assert (facts.memory_bytes(), facts.available_bytes()) == (memory, max(memory - used, 0))
+        assert told == (memory, max(memory - used, 0))
     else:
-        assert facts.memory_bytes() >= machine[0] and facts.available_bytes() > 0
+        assert min(size or 0 for size in told) > 2_000_000, "the machine's"
 
 
 def test_git_reads_without_writing():
