@@ -157,6 +157,7 @@ def choose_all(text: str, known: Iterable[str], what: str) -> list[str]:
 def run(main: Callable[[], int]) -> NoReturn:
     """Run a command line's main(); turn the errors a user can act on into one line and an exit code."""
     _speak_utf8()
+    _compute_as_named()
     nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere  # they are None after `>&-`
     for stream in (sys.stdout, sys.stderr):
@@ -186,6 +187,26 @@ def _speak_utf8() -> None:
     os.environ.setdefault("PYTHONIOENCODING", f"{letters}:replace")
     os.environ["PYTHONUTF8"] = "1"
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+# With these a library does something else than what a row says of it: torch.compile, which then compiles nothing, and
+# products in fp32, which oneDNN then takes in bf16 (advice for PyTorch on ARM), those of accuracy's yard, too.
+NOT_AS_NAMED = {
+    "TORCH_COMPILE_DISABLE": "torch.compile would compile nothing",
+    "TORCHDYNAMO_DISABLE": "torch.compile would compile nothing",
+    "TORCHDYNAMO_SUPPRESS_ERRORS": "what torch.compile cannot compile would run as it is",
+    "DNNL_DEFAULT_FPMATH_MODE": "fp32 would be computed in less",
+    "ONEDNN_DEFAULT_FPMATH_MODE": "fp32 would be computed in less",
+}
+
+
+def _compute_as_named() -> None:
+    """Take variables of `NOT_AS_NAMED` out of the environment, before a library reads them, and say so."""
+    for name, why in NOT_AS_NAMED.items():
+        value = os.environ.pop(name, "")
+        if value.lower() not in ("", "0", "false", "strict") and sys.stderr:
+            with contextlib.suppress(OSError):
+                say(f"{name}={value} is not obeyed here: {why}")
 
 
 def _leave(code: int) -> NoReturn:

@@ -9,14 +9,17 @@ data of the type that the command is annotated with, or that command fails and i
 """
 
 import atexit
+import functools
 import gc
 import importlib
 import multiprocessing
 import os
+import resource
 import select
 import signal
 import struct
 import sys
+import tempfile
 import threading
 import time
 import weakref
@@ -32,15 +35,21 @@ from bench.cli import ENDING, FAILED, CannotGoOn, deaf_to_ctrl_c
 from bench.core import replies
 from bench.core.evidence import bounded, line_of, one_line
 from bench.core.replies import Rubbish, Schema
+from kernels import cache_dir
 
 # Inductor's own pool of compiling processes would outlive the compilation and disturb what is timed.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+# CuPy makes this folder when it is imported: by itself in a home folder, which a container's user may not write to.
+with suppress(OSError):
+    os.environ.setdefault("CUPY_CACHE_DIR", str(cache_dir() / "cupy"))
 GRACE_SECONDS = 3.0
 KILLED_SECONDS = 0.5
 START_SECONDS = 120.0  # for a process to start, the server's imports included
 WAKE_SECONDS = 0.25  # between signals to a server that may have been stopped, …
 NUDGE_SECONDS = 5.0  # … and to a process that is waited for
 SEAL_SECONDS = 0.05  # between two looks at which functions were replaced
+OPEN_FILES = 1 << 16
+LONGEST_FOLDER = 70  # bytes, for a socket's path has 107: /pymp-abcdefgh/listener-abcdefgh comes behind it
 MOST_TOLD = 100_000  # messages during one command
 MOST_EVIDENCE = 4000  # characters of what a failure says
 BENCH = Path(__file__).parents[1]
@@ -103,6 +112,7 @@ def start_server(*preload: str) -> None:
     With other threads, whose locks a fork would keep, or where torch may have computed (OpenMP's threads are not there
     in a fork, which waits for them without end), a fresh one is started and imports them while the caller goes on.
     """
+    _make_room()
     if preload:
         SERVER.set_forkserver_preload(list(preload))
     alone = threading.active_count() == 1 and "torch" not in sys.modules
@@ -110,6 +120,24 @@ def start_server(*preload: str) -> None:
         _load(preload)
     with deaf_to_ctrl_c(), _forked_server() if preload and alone else nullcontext():
         forkserver.ensure_running()
+
+
+@functools.cache
+def _make_room() -> None:
+    """Of what the system gives to processes: as many open files as may be, for the judge has two a case of a proof, and
+    a shell mostly allows 1024; and sockets in /tmp where the path of temporary files (a job's on a cluster, say) is too
+    long for one, as Python 3.14 does by itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER:
+        return
+    usual, tempfile.tempdir = tempfile.tempdir, "/tmp"
+    try:
+        forkserver.util.get_temp_dir()  # type: ignore[attr-defined]  # makes it, and keeps to it
+    finally:
+        tempfile.tempdir = usual
 
 
 def _load(names: Sequence[str]) -> None:
@@ -238,6 +266,7 @@ class Process:
 
     def _started(self, arguments: tuple[Any, ...]) -> Any:
         """A running process. One whose server does not answer in time is asked of a new server, then of none."""
+        _make_room()
         forked = self.environment is None or self.preload
         error: BaseException | None = None
         for context in (SERVER, SERVER, FRESH) if forked else (FRESH,):
@@ -475,7 +504,8 @@ def _how(code: int | None) -> str:
     if code >= 0:
         return f"exit code {code}"
     with suppress(ValueError):
-        return f"signal {signal.Signals(-code).name}"
+        where = ", which the system sends where memory runs out" if -code == signal.SIGKILL else ""
+        return f"signal {signal.Signals(-code).name}{where}"
     return f"signal {-code}"
 
 

@@ -22,6 +22,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import importlib.util
 import itertools
 import math
 import mmap
@@ -601,6 +602,13 @@ AUDITED = {
     *("resource.setrlimit", "resource.prlimit", "sys.monitoring.register_callback"),
 }
 STANDARD_LIBRARY, SITE = sysconfig.get_path("stdlib") + os.sep, ("site-packages", "dist-packages")
+# Where PyTorch and Triton lie: who builds them by hand, or names them by PYTHONPATH, does not have them among the
+# installed packages.
+LIBRARIES = {
+    name: Path(found.origin).parent
+    for name in ("torch", "triton")
+    if (found := importlib.util.find_spec(name)) and found.origin
+}
 SETS_AN_ATTRIBUTE, READS_AN_ATTRIBUTE = "object.__setattr__", "object.__getattr__"  # told of few of them
 OF_CODE = ("__code__", "__defaults__", "__kwdefaults__", "__bases__")
 OF_FRAMES = ("tb_frame", "gi_frame", "cr_frame", "ag_frame")
@@ -882,7 +890,7 @@ def _trusted(file: str) -> bool:
             return len(Path(file).relative_to(root).parts) <= 3
         if file.startswith(f"{root}{os.sep}bench{os.sep}"):
             return True
-    return any(f"{os.sep}{s}{os.sep}" in file for s in SITE)
+    return any(f"{os.sep}{s}{os.sep}" in file for s in SITE) or any(map(Path(file).is_relative_to, LIBRARIES.values()))
 
 
 @dataclass

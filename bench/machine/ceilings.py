@@ -122,7 +122,8 @@ def look_again() -> None:
     times as at others, and a row must not stand beside a ceiling that was measured in a worse hour.
     """
     known = ceilings()
-    if known.age_seconds < LOOK_SECONDS or time.time() - known.looked_at < LOOK_SECONDS:
+    ages = known.age_seconds, time.time() - known.looked_at  # below 0 where the clock was set back since
+    if any(0 <= age < LOOK_SECONDS for age in ages):
         return
     found = _best_ways(_cpu_bandwidths(rounds=3, seconds=0.2, only={known.how.get(name) for name in known.bytes_per_s}))
     faster = {name: f for name, f in found.items() if f[0] > known.bytes_per_s.get(name, 0.0)}

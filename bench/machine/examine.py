@@ -99,7 +99,7 @@ def examine(refresh: bool = False) -> Report:
     abilities = list_abilities()
     devices = ["cpu", "cuda"] if cuda_works().works else ["cpu"]
     found = [ceilings.ceilings(refresh, device) for device in devices]
-    advice = verdict(state, noise, abilities, places, found[0])
+    advice = verdict(state, noise, abilities, places, found[0], facts.cpu()["quota"])
     return Report(description, state, abilities, found, noise, places, advice)
 
 
@@ -240,7 +240,10 @@ def cupy_works() -> Ability:
     version = next((v for name in facts.CUPY if (v := facts.version(name))), None)
     if not version:
         return Ability("cupy", False, "not installed; kernels/cuda needs it: pip install '.[gpu]'")
-    import cupy
+    try:
+        import cupy
+    except (ImportError, OSError) as error:
+        return Ability("cupy", False, f"cupy {version} cannot be imported: {one_line(error)}")
 
     # cupy imports without a driver and fails at first use.
     if not cupy.cuda.is_available():
@@ -320,9 +323,14 @@ def look_at(name: str, folder: Path) -> Place:
 
 
 def verdict(
-    state: facts.State, noise: Noise, abilities: list[Ability], places: list[Place], found: Ceilings
+    state: facts.State,
+    noise: Noise,
+    abilities: list[Ability],
+    places: list[Place],
+    found: Ceilings,
+    quota: float | None = None,
 ) -> list[str]:
-    """Sentences to act on; the first one says what this machine is good for now."""
+    """Sentences to act on; the first one says what this machine is good for now. quota: cores' worth of time."""
     busy = facts.busy(state) or crowded(state)
     floor = f"±{noise.floor:.1%}" if noise.floor < 0.1 else f"±{noise.floor:.0%}"
     load = f"load {state['load']}"
@@ -344,6 +352,9 @@ def verdict(
         sentences.append(
             "fix the frequency (cpupower frequency-set -g performance) or use --processes 2 and more --seconds"
         )
+    if quota and quota < state["cores"]:
+        may = f"a time limit lets {state['cores']} cores work for {quota:g}, and stops them all when that is used up"
+        sentences.append(f"{may}: --threads {max(int(quota), 1)}")
     if found.busy and not busy:
         sentences.append("the ceilings were measured on a busy machine: python -m bench.doctor --refresh")
     if state["throttled"]:

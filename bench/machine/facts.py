@@ -6,12 +6,13 @@ error: containers and virtual machines hide much of it. torch is imported only b
 
 import contextlib
 import functools
+import math
 import os
 import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ from bench import HOME
 from kernels import Unavailable
 
 CPUS = Path("/sys/devices/system/cpu")
+PROCESS, CGROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")
 
 # Instruction sets that kernels here care about, as /proc/cpuinfo spells them.
 ISA = (
@@ -45,6 +47,15 @@ THREAD_SETTINGS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES"),
     *("OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_BLOCKTIME"),
 )
+# How variables begin by which libraries compute otherwise than by themselves: most slow PyTorch down and not our code
+# (ATEN_CPU_CAPABILITY=default: its GELU takes four times as long), so whoever reads a ratio must know.
+LIBRARY_SETTINGS = (
+    *("ATEN_", "ONEDNN_", "DNNL_", "MKL_", "OMP_", "GOMP_", "KMP_", "TORCH_COMPILE", "TORCHDYNAMO_", "TORCHINDUCTOR_"),
+    *("PYTORCH_", "CUBLAS_WORKSPACE_CONFIG", "CUBLASLT_", "TORCH_BLAS_", "TORCH_CUDNN_", "CUDA_LAUNCH_BLOCKING"),
+    *("CUDA_DEVICE_MAX_CONNECTIONS", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD"),
+)
+# … and what begins so and changes no time: where something lies, which version an image has, what a command here sets.
+NO_SETTING = re.compile(r".*(_DIR|_PATH|_HOME|_ROOT|_VERSION|_VERBOSE|_NUMBER)|TORCHINDUCTOR_COMPILE_THREADS")
 
 # Other programs may take this much of the usable cores before a row says that the machine is busy. One idle desktop's
 # background is 1 to 3 %.
@@ -107,6 +118,7 @@ class Machine(TypedDict, total=False):
     gpus: list[Gpu]
     versions: dict[str, str | None]
     threads: dict[str, str | int]
+    settings: list[str]
     git: Git
 
 
@@ -117,6 +129,7 @@ def describe() -> Machine:
         "gpus": gpus(),
         "versions": versions(),
         "threads": thread_settings(),
+        "settings": library_settings(),
         "git": git(),
     }
 
@@ -125,12 +138,14 @@ def one_line() -> str:
     """The machine in one line for a table's header."""
     c = cpu()
     cache = c["cache_bytes"]["L3"]
-    parts = [c["model"] or c["architecture"], f"{c['usable']} cores"]
+    limit = f" (a time limit of {c['quota']:g})" if c["quota"] else ""
+    parts = [c["model"] or c["architecture"], f"{c['usable']} cores{limit}"]
     if cache:
         parts.append(f"{cache / 2**20:.0f} MiB L3")
     parts.append(_best_isa(c["isa"]))
     parts += [f"{gpu['name']}" for gpu in gpus()]
-    parts += [f"torch {version('torch')}"]
+    parts += [f"torch {version('torch')}", *(f"{k}={os.environ[k]}" for k in THREAD_SETTINGS if k in os.environ)]
+    parts += library_settings()
     return ", ".join(p for p in parts if p)
 
 
@@ -178,31 +193,54 @@ def usable_cpus() -> list[int]:
 
 
 def cpu_quota() -> float | None:
-    """Cores' worth of time that a container may use (cgroup v2 or v1); None without a limit."""
-    limit = (_text(Path("/sys/fs/cgroup/cpu.max")) or "").split()
-    if not limit:
-        v1 = Path("/sys/fs/cgroup/cpu")
-        limit = [_text(v1 / "cpu.cfs_quota_us") or "max", _text(v1 / "cpu.cfs_period_us") or "100000"]
-    if limit[0] in ("max", "-1"):
-        return None
-    return int(limit[0]) / int(limit[1])
+    """Cores' worth of time that a container, a job or a service may use (cgroup v2 or v1); None without a limit."""
+    found = []
+    for group in _groups("cpu"):
+        limit = (_text(group / "cpu.max") or "").split()
+        limit = limit or [_text(group / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")]
+        if all(text.isdigit() for text in limit):
+            found.append(int(limit[0]) / int(limit[1]))
+    return min(found, default=None)
 
 
 def memory_bytes() -> int | None:
-    """Memory this process may use: the machine's, or the container's limit."""
+    """Memory this process may use: the machine's, or the limit of a container, a job or a service."""
     found = re.search(r"MemTotal:\s+(\d+) kB", _text(Path("/proc/meminfo")) or "")
-    sizes = [int(found[1]) * 1024] if found else []
-    for limit in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        text = _text(limit)
-        if text and text.isdigit():
-            sizes.append(int(text))
-    return min(sizes) if sizes else None
+    return min([int(found[1]) * 1024 if found else None, *_memory_limits()], key=_none_last)
 
 
 def available_bytes() -> int | None:
-    """Memory that can be had now without swapping; None where the kernel does not say."""
+    """Memory that can be had now without swapping, and without being killed for it; None where nobody says."""
     found = re.search(r"MemAvailable:\s+(\d+) kB", _text(Path("/proc/meminfo")) or "")
-    return int(found[1]) * 1024 if found else memory_bytes()
+    free = [max(limit - used, 0) for limit, used in _memory_limits().items()]
+    return min([int(found[1]) * 1024 if found else memory_bytes(), *free], key=_none_last)
+
+
+def _none_last(size: int | None) -> float:
+    return math.inf if size is None else size
+
+
+def _memory_limits() -> dict[int, int]:
+    """Each limit of memory that this process has, and what is used of it, without files that can be read again."""
+    found = {}
+    for group in _groups("memory"):
+        limit = _number(group / "memory.max") or _number(group / "memory.limit_in_bytes")
+        used = _number(group / "memory.current") or _number(group / "memory.usage_in_bytes") or 0
+        stat = dict(line.split() for line in (_text(group / "memory.stat") or "").splitlines())
+        files = [int(stat.get(f"total_{name}") or stat.get(name) or 0) for name in ("active_file", "inactive_file")]
+        if limit is not None:
+            found[limit] = used - sum(files)
+    return found
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """The folders of what limits this process: its control group and those around it, of cgroup v2 and v1. The last is
+    the root, which is a container's own where it has a view of its own."""
+    for line in (_text(PROCESS / "cgroup") or "0::/").splitlines():
+        _, names, path = line.split(":", 2)
+        if not names or controller in names.split(","):
+            for group in (Path(path), *Path(path).parents):
+                yield CGROUPS / (controller if names else "") / group.relative_to("/")
 
 
 def versions() -> dict[str, str | None]:
@@ -243,6 +281,18 @@ def thread_settings() -> dict[str, str | int]:
 
     threads: dict[str, str | int] = {"torch": torch.get_num_threads()}
     return threads | {k: os.environ[k] for k in THREAD_SETTINGS if k in os.environ}
+
+
+def library_settings() -> list[str]:
+    """The environment's other settings of libraries, as "NAME=value"."""
+    return [
+        f"{name}={value}"
+        for name, value in sorted(os.environ.items())
+        if value
+        and name.startswith(LIBRARY_SETTINGS)
+        and name not in THREAD_SETTINGS
+        and not NO_SETTING.fullmatch(name)
+    ]
 
 
 @functools.cache

@@ -518,6 +518,7 @@ def open_cache(chip: str, device: str, threads: int) -> Cache:
     """The cache of this machine: keyed by CPU (or GPU), threads and versions, so that a stale time is never used.
     chip: the device's name, which a process that has opened it knows."""
     context = [chip, cpu_flags(), device, threads, torch.__version__, platform.python_version()]
+    context += facts.library_settings()
     return Cache(cache_dir() / "step_times.json", context)
 
 

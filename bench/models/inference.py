@@ -201,7 +201,8 @@ class Inference(ABC, Generic[M]):
         """A call of forward, of that shape; all calls of one name have the same."""
         id = CallId(layer, name, "forward")
         whole = {**shape, "dtype": self.sizes.dtype}
-        assert self.shapes.setdefault(id, contract.Call(whole, 0)).shape == whole, id
+        if self.shapes.setdefault(id, contract.Call(whole, 0)).shape != whole:
+            raise ValueError(f"{id} is called with two shapes")
         return Call(id, inputs, outputs)
 
     def project(self, stage: str, name: str, x: torch.Tensor, weight: str, out: torch.Tensor) -> Iterator[Item]:

@@ -2,7 +2,7 @@
 
 from bench.records.environment import Environment
 
-SAME_MACHINE = ("cpu.model", "cpu.isa", "cpu.usable", "cpu.quota", "gpus", "threads", "versions.torch")
+SAME_MACHINE = ("cpu.model", "cpu.isa", "cpu.usable", "cpu.quota", "gpus", "threads", "settings", "versions.torch")
 GPU = ("name", "driver", "power_cap_w", "memory_bytes", "max_sm_mhz", "max_memory_mhz", "ecc", "mig")  # each of them
 
 Differences = dict[str, tuple[object, object]]  # key -> (before, after)
@@ -32,5 +32,5 @@ def _conditions(environment: Environment) -> dict[str, object]:
         elif isinstance(value, dict):
             flat |= {f"{key}.{name}": inner for name, inner in value.items()}
         else:
-            flat[key] = value
+            flat[key] = value or None  # runs from before there were settings had none
     return flat

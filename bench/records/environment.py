@@ -35,6 +35,7 @@ ALLOWED: Rules = {
         "torch OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS OMP_PROC_BIND OMP_PLACES OMP_WAIT_POLICY"
         " GOMP_CPU_AFFINITY KMP_AFFINITY KMP_BLOCKTIME"
     ),
+    "settings": True,
     "git": _names("commit dirty"),
 }
 

@@ -22,6 +22,9 @@ _OWN_WORDS = {
     *("schema", "run", "utc", "case_id", "layer", "variant", "backend", "story", "phase", "dtype", "shape"),
     *("shape_name", "device", "cache", "status", "timer", "baseline", "stopped", "source_hash"),
 }
+# Names of users and hosts that tell nothing of anybody; without those that a command begins with no run could be gone
+# on with.
+_NAMES_NOBODY = {"", "root", "home", "localhost", "python", "bench", "layer", "e2e", "train", "generate"}
 _SECRET_NAME = re.compile(
     r"token|secret|passw|api_?key|access_?key|private|credential|cookie|(^|_)auth|session", re.IGNORECASE
 )
@@ -122,7 +125,6 @@ def _identifying_names() -> list[tuple[str, str]]:
     users = {os.environ.get("USER", ""), os.environ.get("LOGNAME", "")}
     with contextlib.suppress(KeyError, OSError, RuntimeError):  # a user id without an entry in passwd, and no $HOME
         users |= {Path.home().name, getpass.getuser()}
-    users -= {"", "root", "home"}  # root names nobody
-    hosts = {host, host.partition(".")[0]} - {"", "localhost"}
-    found = [(h, "<host>") for h in hosts] + [(u, "<user>") for u in users]
+    hosts = {host, host.partition(".")[0]}
+    found = [(h, "<host>") for h in hosts - _NAMES_NOBODY] + [(u, "<user>") for u in users - _NAMES_NOBODY]
     return sorted(found, key=lambda pair: len(pair[0]), reverse=True)

@@ -36,6 +36,7 @@ def show(report: Report) -> None:
         ("GPU", ", ".join(gpu_text(gpu) for gpu in m["gpus"]) or f"none: {nvml()[1]}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in m["versions"].items() if v)),
         ("threads", ", ".join(f"{k}={v}" for k, v in m["threads"].items())),
+        ("settings", ", ".join(m["settings"]) or DASH),
         ("commit", commit_text(m["git"])),
         ("load", load_text(report.state)),
     ]

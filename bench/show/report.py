@@ -105,7 +105,7 @@ def write_beside(folder: Path) -> str:
         write(*page_of(read_runs([folder])), out)
     except DiskFull:
         raise
-    except (CannotGoOn, OSError, ValueError, KeyError, TypeError) as error:
+    except (CannotGoOn, ImportError, OSError, ValueError, KeyError, TypeError) as error:
         return f"no report: {type(error).__name__}: {error} (python -m bench.report {folder})"
     return f"report: {out}"
 
@@ -468,6 +468,8 @@ def environment_facts(environment: Environment) -> list[tuple[str, str]]:
     for gpu in environment.get("gpus") or []:
         facts.append(("GPU", ", ".join(f"{k} {v}" for k, v in gpu.items() if v is not None)))
     facts.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items() if v)))
+    if settings := environment.get("settings"):
+        facts.append(("settings", ", ".join(settings)))
     git = environment.get("git") or {}
     facts.append(("commit", f"{git.get('commit') or DASH}{' with changes' if git.get('dirty') else ''}"))
     return facts

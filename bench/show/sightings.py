@@ -84,5 +84,6 @@ def _facts(s: Sighting) -> dict[str, object]:
         "the kernels chosen for the step": [k for r in s.rows if isinstance(k := r.get("kernels"), dict)],
         "versions": environment.get("versions"),
         "threads": [environment.get("threads"), sorted({r.get("threads_asked") or 0 for r in s.rows})],
+        "settings of libraries": environment.get("settings") or [],
         "the machine": [environment.get("cpu"), environment.get("gpus")],
     }

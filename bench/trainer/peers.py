@@ -117,7 +117,8 @@ class Peers:
         except (RuntimeError, ValueError, OSError) as error:
             at = here.address or f"{environment.get('MASTER_ADDR')}:{environment.get('MASTER_PORT')}"
             raise CannotGoOn(
-                f"rank {here.rank} of {here.ranks} did not meet the others at {at}: {_said(error)}"
+                f"rank {here.rank} of {here.ranks} did not meet the others at {at}: {_said(error)} "
+                f"(to train alone, unset {'SLURM_PROCID' if here.address else 'RANK'})"
             ) from error
         return ranks
 

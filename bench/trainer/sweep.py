@@ -169,7 +169,7 @@ def here(out: Path, jobs: Iterable[tuple[Case, list[str]]], at_once: int) -> Non
             while waiting and len(running) < at_once:
                 case, line = waiting.pop(0)
                 cli.say(f"begun: {case.name}")
-                running[case.name] = _start(out, case.name, line), time.time()
+                running[case.name] = _start(out, case.name, line), time.monotonic()
             _gather(out, running)
             time.sleep(POLL_S)
     except BaseException:
@@ -196,7 +196,7 @@ def _gather(out: Path, running: "dict[str, tuple[subprocess.Popen[bytes], float]
     for name, (process, began) in list(running.items()):
         if process.poll() is not None:
             del running[name]
-            _write_ended(out, name, process.returncode, time.time() - began)
+            _write_ended(out, name, process.returncode, time.monotonic() - began)
 
 
 def _write_ended(out: Path, name: str, code: int, seconds: float) -> None:
@@ -292,7 +292,7 @@ def job(out: str, case: Case, line: list[str]) -> int:
     rank, name = int(os.environ.get("SLURM_PROCID", "0")), case.name
     if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
         line = case.command(Path(out) / name, resume=True)
-    began = time.time()
+    began = time.monotonic()
     started: list[subprocess.Popen[bytes]] = []
     warned: list[int] = []
 
@@ -310,7 +310,7 @@ def job(out: str, case: Case, line: list[str]) -> int:
         started[0].terminate()
     code = started[0].wait()
     if rank == 0:
-        _write_ended(Path(out), name, code, time.time() - began)
+        _write_ended(Path(out), name, code, time.monotonic() - began)
     return code
 
 

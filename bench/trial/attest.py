@@ -219,12 +219,13 @@ def _package(file: str) -> str | None:
             return ""
         if path.is_relative_to(root / "kernels"):
             return "" if len(path.relative_to(root).parts) <= 3 else None
+    for name, folder in world.LIBRARIES.items():
+        if path.is_relative_to(folder):
+            compiles = name == "torch" and path.relative_to(folder).parts[0] in COMPILERS
+            return "torch.compile" if compiles else name
     for site in SITE:
         if site in path.parts:
-            inside = path.parts[path.parts.index(site) + 1 :]
-            if inside[0] == "torch" and len(inside) > 1 and inside[1] in COMPILERS:
-                return "torch.compile"
-            return inside[0].removesuffix(".py")
+            return path.parts[path.parts.index(site) + 1].removesuffix(".py")
     return None
 
 

@@ -125,7 +125,8 @@ def compare(arena: Arena, brief: Brief) -> list[Finding]:
         for i, part in enumerate(case.each(arena.outputs[t.name]))
     }
     yards = {y.name: y for y in brief.yards}
-    assert yards.keys() == parts.keys(), f"outputs never compared: {sorted(yards.keys() ^ parts.keys())}"
+    if yards.keys() != parts.keys():
+        raise RuntimeError(f"outputs never compared: {sorted(yards.keys() ^ parts.keys())}")
     findings = {}
     for name, (_, part) in sorted(parts.items(), key=lambda item: item[1][0]):  # as truth comes that is worked out anew
         findings[name] = accuracy.judge(part, yards[name], sane=brief.case.edit is None)

@@ -15,7 +15,9 @@ process cannot map it, all goes through the host's memory, and a note says why.
 """
 
 import ctypes
+import errno
 import functools
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -24,6 +26,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
+from bench import cli
 from bench.core import process
 from bench.core.arena import Arena, handed_bytes, memory_in, poison_of
 from bench.core.case import Case, Values
@@ -309,6 +312,7 @@ class Judge:
         self._waiting: tuple[str, dict[str, Any]] | None = None  # a command whose answer has not been taken
         self._asked: list[tuple[str, dict[str, Any]]] = []  # all that the process knows
         self._given: dict[str, list[Given]] = {}
+        self._lost: dict[str, ProcessFailed] = {}  # why a case could not be prepared
         self._lock = threading.RLock()  # variants are proved in several threads
 
     def __enter__(self) -> "Judge":
@@ -335,6 +339,8 @@ class Judge:
     def prepare(self, cases: Sequence[Case], yardstick: Variant | None, truth_too: bool = True) -> None:
         """Have cases drawn and their truth worked out; does not wait."""
         new = [case for case in cases if str(case) not in self._given]
+        for case in new:
+            self._lost.pop(str(case), None)
         if new:
             self._send("prepare", cases=new, yardstick=yardstick, truth_too=truth_too)
 
@@ -352,6 +358,9 @@ class Judge:
             assert self._process
             answer = self._process.answer()
         except ProcessFailed as failure:
+            if failure.status == process.ERROR and command == "prepare":  # for who wants it, not for who comes by
+                self._lost |= {str(case): failure for case in arguments["cases"]}
+                return
             if failure.status == process.ERROR:
                 raise _no_truth(failure) from failure
             answer = self._ask(command, **arguments)
@@ -385,10 +394,12 @@ class Judge:
     def given(self, case: Case, device: str | None = None) -> Given:
         """Where a prepared case's inputs lie: in memory that ends with the judge: one that was killed is begun anew.
         device: of the process that they are for, where it is not the judge's own."""
+        self._collect()
+        if failure := self._lost.get(str(case)):
+            raise _no_truth(failure) from failure
         if is_gpu(self.device):
             elsewhere = device not in (None, self.device)
             return self._ask("lay", case=case, host=True, why="")[0] if elsewhere else self._laid(case)[0]
-        self._collect()
         self._try(self.start)
         return self._given[str(case)][0]
 
@@ -458,9 +469,11 @@ class Judge:
         self._collect()
         if self._given and self._process and self._process.alive:
             self._ask("forget") if is_gpu(self.device) else self._send("forget")
-        self._asked.clear()
-        self._given.clear()
+        for known in (self._asked, self._given, self._lost):
+            known.clear()
 
 
 def _no_truth(failure: ProcessFailed) -> ProcessFailed:
-    return ProcessFailed(process.ERROR, f"the truth could not be worked out: {failure.evidence}")
+    way = cli.WAYS_OUT[errno.EMFILE] if os.strerror(errno.EMFILE) in failure.evidence else ""
+    told = f"the truth could not be worked out: {failure.evidence}{f' ({way})' if way else ''}"
+    return ProcessFailed(process.ERROR, told)

@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from bench import cli
 from bench.core import files, process
 from bench.core.case import Case
@@ -143,7 +145,7 @@ class Session:
         self.workers.clear()
 
     def facts(self) -> terminal.Conditions:
-        threads = self.plan.setting.threads or machine.usable_cores()
+        threads = self.plan.setting.threads or torch.get_num_threads()
         busy = machine.busy(machine.snapshot())
         clocks = devices.clocks_of(self.plan.device)
         return terminal.Conditions(machine.one_line(), self.seeds, clocks, threads, busy)

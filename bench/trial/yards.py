@@ -16,6 +16,7 @@ import torch
 from bench.core import files
 from bench.core.case import Case
 from bench.core.variants import Variant
+from bench.machine import facts
 from bench.trial.accuracy import Limits, Size
 from kernels import cache_dir
 from reference import contract
@@ -33,6 +34,7 @@ def key_of(case: Case, yardstick: Variant | None, device: str) -> str:
     parts = (
         *(case.layer, case.phase, case.shape, case.edit, case.seed),
         *(torch.__version__, torch.backends.cpu.get_cpu_capability(), device),
+        *facts.library_settings(),
         *(yardstick.source_hash() if yardstick else None, _sources()),
     )
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,5 +1,6 @@
 """Every command under bad arguments, damaged runs, places that cannot be written, and Ctrl-C: one line, and a code."""
 
+import ast
 import errno
 import fcntl
 import importlib
@@ -582,6 +583,42 @@ def test_a_locale_of_few_letters():
     command = [sys.executable, "-m", "bench.explain", "gelu"]
     printed = subprocess.run(command, cwd=HOME, capture_output=True, env=os.environ | bare, timeout=60)
     assert printed.returncode == OK and b"Traceback" not in printed.stderr and b"def forward(" in printed.stdout
+
+
+@pytest.mark.parametrize("name", cli.NOT_AS_NAMED)
+def test_a_variable_that_makes_a_library_something_else_is_told_and_not_obeyed(name):
+    code = f"import os; print(os.environ.get('{name}'))"
+    done = piped(code, "", **{name: "1"})
+    assert (done.returncode, done.stdout) == (OK, "None\n") and done.stderr.startswith(f"{name}=1 is not obeyed")
+    assert piped(code, "", **{name: "0"}).stderr == "", "it asks for nothing"
+
+
+def test_in_a_project_with_kernels_of_its_own(tmp_path):
+    """As where a kernel is brought from; also a checkout's own are taken there, and nothing of the folder stays."""
+    for name in ("kernels", "reference"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong one')")
+    code = "import sys; before = [*sys.path]; import bench, kernels, reference; assert sys.path == before"
+    code += "; print(kernels.__path__, reference.__path__)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(HOME)))}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == [f"['{HOME / name}']" for name in ("kernels", "reference")], done.stderr
+
+
+def test_no_check_is_an_assert():
+    """Which PYTHONOPTIMIZE takes away, with all that it does: asserts here say types, and call nothing else."""
+    harmless = {"isinstance", "stride"}
+    found = [
+        f"{file.relative_to(HOME)}:{node.lineno}"
+        for folder in ("bench", "kernels", "reference")
+        for file in (HOME / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Assert)
+        for call in ast.walk(node.test)
+        if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] not in harmless
+    ]
+    assert not found
 
 
 # --- Ctrl-C ---

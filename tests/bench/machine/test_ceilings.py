@@ -1,5 +1,6 @@
 import functools
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +34,16 @@ def empty_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(ceilings, "cache_file", lambda: tmp_path / "c" / "ceilings.json")
     monkeypatch.setattr(ceilings, "_memory", {})
     return tmp_path / "c" / "ceilings.json"
+
+
+@pytest.mark.parametrize(("seconds", "looks"), [(-10, 0), (-1000, 1), (1000, 1)])
+def test_a_look_is_due_after_a_while_and_where_the_clock_was_set_back(empty_cache, monkeypatch, seconds, looks):
+    """seconds: from now to the last look."""
+    done = []
+    monkeypatch.setattr(ceilings, "_cpu_bandwidths", lambda **_: done.append(1) or {})
+    monkeypatch.setattr(ceilings, "_memory", {"cpu": replace(MACHINE, looked_at=time.time() + seconds)})
+    ceilings.look_again()
+    assert len(done) == looks
 
 
 @pytest.fixture

@@ -121,6 +121,8 @@ def test_what_is_missing_is_told_with_the_remedy():
     assert any("apt-get install g++" in s for s in sentences(abilities=[Ability("cpu (C++)", False, "none")]))
     assert any("LAYERBENCH_CACHE" in s for s in sentences(places=[Place("cache", "c", False, 10**12)]))
     assert any("0.1 GB left" in s for s in sentences(places=[Place("results", "runs", True, 10**8)]))
+    limited = examine.verdict(QUIET, noise(0.02), WORKS, PLACES, CEILINGS, 1.5)
+    assert any("2 cores work for 1.5" in s and "--threads 1" in s for s in limited)
     busy_then = ceilings.replace(CEILINGS, busy="others")
     assert any("--refresh" in s for s in sentences(found=busy_then))
 

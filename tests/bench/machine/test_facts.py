@@ -149,6 +149,57 @@ def test_what_a_card_or_its_driver_does_not_let_us_do_is_said(monkeypatch):
     assert facts.too_old_a_driver((12, 9)) == facts.too_old_a_driver(None) == ""
 
 
+@pytest.mark.parametrize(
+    ("groups", "files", "quota", "memory", "used"),
+    [
+        # cgroup v2: a job's step, as of Slurm or systemd, in a container's slice
+        (
+            "0::/job/step\n",
+            {
+                "job/cpu.max": "150000 100000",
+                "job/step/cpu.max": "max 100000",
+                "job/memory.max": "1000000",
+                "job/memory.current": "700000",
+                "job/memory.stat": "anon 1\nactive_file 100000\ninactive_file 200000",
+                "job/step/memory.max": "max",
+            },
+            1.5,
+            1_000_000,
+            400_000,
+        ),
+        # cgroup v1: the group's path is the host's, its folder the container's own
+        (
+            "4:memory:/docker/12\n1:cpu,cpuacct:/docker/12\n",
+            {
+                "cpu/cpu.cfs_quota_us": "200000",
+                "cpu/cpu.cfs_period_us": "100000",
+                "memory/memory.limit_in_bytes": "2000000",
+                "memory/memory.usage_in_bytes": "3000000",
+                "memory/memory.stat": "active_file 0\ntotal_active_file 500000",
+            },
+            2.0,
+            2_000_000,
+            2_500_000,
+        ),
+        ("0::/\n", {"cpu.max": "max 100000"}, None, None, 0),
+        ("1:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None, None, 0),
+    ],
+)
+def test_limits_of_a_container_or_a_job_are_seen(tmp_path, monkeypatch, groups, files, quota, memory, used):
+    """What is bounded by the memory that the whole machine has is killed."""
+    for name, text in {"cgroup": groups, **files}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(facts, "PROCESS", tmp_path)
+    monkeypatch.setattr(facts, "CGROUPS", tmp_path)
+    assert facts.cpu_quota() == quota
+    told = facts.memory_bytes(), facts.available_bytes()
+    if memory:
+        assert told == (memory, max(memory - used, 0))
+    else:
+        assert min(size or 0 for size in told) > 2_000_000, "the machine's"
+
+
 def test_git_reads_without_writing():
     commit = facts.git()["commit"]
     assert commit is None or len(commit) == 40
@@ -157,6 +208,19 @@ def test_git_reads_without_writing():
 def test_one_line_names_the_processor_and_torch():
     line = facts.one_line()
     assert "torch" in line and "cores" in line and "\n" not in line
+
+
+def test_what_makes_libraries_slower_is_told(monkeypatch):
+    """PyTorch's and not ours: a ratio to it would be another one."""
+    for setting in facts.library_settings():
+        monkeypatch.delenv(setting.partition("=")[0])
+    slower = ["ATEN_CPU_CAPABILITY=default", "ONEDNN_MAX_CPU_ISA=AVX2", "TORCHINDUCTOR_VEC_ISA_OK=0"]
+    no_matter = ["CUDNN_VERSION=9", "TORCHINDUCTOR_CACHE_DIR=/somewhere", "MKL_VERBOSE=1", "ATEN_CPU=", "PATH_=1"]
+    for setting in (*slower, *no_matter, "OMP_NUM_THREADS=1"):
+        name, _, value = setting.partition("=")
+        monkeypatch.setenv(name, value)
+    assert facts.library_settings() == slower == facts.describe()["settings"]
+    assert all(setting in facts.one_line() for setting in (*slower, "OMP_NUM_THREADS=1"))
 
 
 def test_snapshot_is_cheap_plain_data():

@@ -421,6 +421,13 @@ def test_a_user_named_like_our_own_words_changes_no_key_or_name(tmp_path, monkey
     assert json.loads((tmp_path / "r" / "env.json").read_text())["cpu"]["usable"] == 2
 
 
+def test_a_user_named_like_a_command_can_go_on_with_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("USER", "bench")
+    monkeypatch.setattr(socket, "gethostname", lambda: "layer")
+    Run.create("layer", tmp_path / "r", ["gelu", "--all"]).close()
+    assert json.loads((tmp_path / "r" / "env.json").read_text())["command"] == "python -m bench.layer gelu --all"
+
+
 def test_a_suites_folder_is_read_as_the_runs_inside_it(tmp_path):
     for folder, kind, case in ((tmp_path, SUITE, "time-gelu"), (tmp_path / "time-gelu", "layer", "a row")):
         run = Run.create(kind, folder)

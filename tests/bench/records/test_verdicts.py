@@ -416,6 +416,7 @@ def test_json_is_the_last_line_and_complete(runs, capsys):
         ({"gpus": []}, "gpus"),
         ({"versions": {**ENVIRONMENT["versions"], "torch": "2.12.0"}}, "versions.torch"),
         ({"threads": {"torch": 1}}, "threads.torch"),
+        ({"settings": ["ATEN_CPU_CAPABILITY=default"]}, "settings"),
     ],
 )
 def test_other_conditions_are_refused_unless_asked_for_and_then_marked(runs, capsys, change, key):

@@ -3,6 +3,7 @@
 import base64
 import random
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,13 @@ def test_without_its_packages_a_run_still_ends_well(folder, monkeypatch):
     assert "no_such_package" in said and f"python -m bench.report {folder}" in said
     with pytest.raises(CannotGoOn, match="pip install altair"):
         command.main([str(folder)])
+
+
+def test_a_package_that_is_there_and_cannot_be_imported_costs_the_page_alone(folder, monkeypatch):
+    monkeypatch.delenv("LAYERBENCH_REPORT")
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    said = report.write_beside(folder)
+    assert said.startswith("no report: ModuleNotFoundError: ") and "vl_convert" in said
 
 
 def test_a_page_that_cannot_be_written_says_so(folder, tmp_path, monkeypatch):

@@ -163,6 +163,18 @@ def test_what_cannot_be_drawn_is_nobodys_fault_but_an_error(judge):
         judge.pool(Case("residual", "forward", {"M": 1, "dtype": "fp32"}, "no such size"), EAGER, [1])
 
 
+def test_what_cannot_be_drawn_is_told_to_who_asks_for_it_and_to_nobody_who_comes_by():
+    """As where two lanes prove: the other takes the answer that it was not waiting for."""
+    bad = replace(CASE, shape={"M": 1, "dtype": "fp32"}, name="no such size")
+    with Judge(1) as judge:
+        judge.prepare([bad], EAGER)
+        judge.prepare([CASE], EAGER)
+        assert judge.given(CASE)
+        for _ in range(2):
+            with pytest.raises(ProcessFailed, match="the truth could not be worked out: KeyError"):
+                judge.given(bad)
+
+
 # --- on a GPU --------------------------------------------------------------------------------------------------
 
 VARIANTS = HOME / "tests" / "evil"

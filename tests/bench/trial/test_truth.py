@@ -544,6 +544,10 @@ def test_a_second_run_works_out_the_truth_alone(monkeypatch, tmp_path):
         (CASE, variants.find(ALL, "layernorm", "torch.compile")),
     ):
         assert kept.recalled(other[0], other[1], "cpu", 3) is None
+    with monkeypatch.context() as patch:
+        patch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+        assert kept.recalled(CASE, eager("layernorm"), "cpu", 3) is None, "another plain torch"
+    assert kept.recalled(CASE, eager("layernorm"), "cpu", 3)
     monkeypatch.setattr(torch, "__version__", "0")
     assert kept.recalled(CASE, eager("layernorm"), "cpu", 3) is None
 
