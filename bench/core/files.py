@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -124,9 +125,10 @@ class Lines:
     def restore(self) -> bool:
         """Put back what this process found and wrote there, if somebody else changed it since; whether it did. Whoever
         replaced the file by another one has that taken away."""
-        if self.kept is None:
+        here = os.fstat(self.handle)
+        if self.kept is None or not stat.S_ISREG(here.st_mode):
             return False
-        here, there = os.fstat(self.handle), os.stat(self.file) if self.file.exists() else None
+        there = os.stat(self.file) if self.file.exists() else None
         same = there is not None and (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
         if same and here.st_size == len(self.kept) and os.pread(self.handle, here.st_size, 0) == self.kept:
             return False

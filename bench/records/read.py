@@ -5,8 +5,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.cli import FAILED, OF_A_RUN, CannotGoOn, cannot
+from bench.core.evidence import plain
 from bench.core.progress import track
 from bench.records.environment import Environment
 from bench.records.record import Record
@@ -41,7 +43,7 @@ def read_records(path: Path, required: Sequence[str] = ()) -> tuple[list[Record]
         if not line.strip():
             continue
         try:
-            record: Record = json.loads(line, parse_constant=_no_number)
+            record: Record = harmless(json.loads(line, parse_constant=_no_number))
         except (ValueError, RecursionError) as error:  # json's and unicode's errors are both ValueErrors
             problems.append(Problem(str(file), number, f"damaged ({error})"))
             continue
@@ -57,6 +59,15 @@ def read_records(path: Path, required: Sequence[str] = ()) -> tuple[list[Record]
     return records, problems
 
 
+def harmless(value: Any) -> Any:
+    """A value of JSON whose texts steer no terminal: whoever wrote the file may have been anybody."""
+    if isinstance(value, str):
+        return value if value.isprintable() else plain(value)
+    if isinstance(value, dict):
+        return {harmless(key): harmless(one) for key, one in value.items()}
+    return [harmless(one) for one in value] if isinstance(value, list) else value
+
+
 def _no_number(word: str) -> None:
     raise ValueError(f"{word} is no number in JSON")
 
@@ -70,7 +81,7 @@ def read_environment(folder: Path) -> Environment:
     """A run's env.json; empty where the run ended before writing it. CannotGoOn where it cannot be understood."""
     file = folder / ENVIRONMENT
     try:
-        document = json.loads(file.read_text())
+        document = harmless(json.loads(file.read_text()))
     except FileNotFoundError:
         return {}
     except OSError as error:
