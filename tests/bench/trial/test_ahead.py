@@ -4,8 +4,13 @@ import threading
 import time
 
 import pytest
+import torch
 
-from bench.trial import ahead
+from bench.core.case import Case, draw
+from bench.core.shared import stored
+from bench.core.variants import discover, find
+from bench.machine.devices import WALL
+from bench.trial import ahead, room
 from bench.trial.ahead import Ahead
 
 WORK_S = 0.01
@@ -107,3 +112,21 @@ def test_calls_that_follow_at_once_are_not_looked_at(helper):
         watch.starts()
         watch.took(0.0)
     assert (watch.calls, watch.evidence()) == (0, "")
+
+
+TIMED = Case("residual", "forward", {"N": 3000, "dtype": "fp32"}, "timed", seed=3)
+
+
+def test_outputs_that_are_written_before_the_clock_starts_are_told(monkeypatch):
+    """While inputs are brought into the cache."""
+    made = room.Room(find(discover(), "residual", "torch.eager"), room.Setting(threads=1))
+    box, given = stored(draw(TIMED))
+    made.ready(TIMED, [given], seed=1)
+    said = []
+    for touched in (room.touch, lambda arena: torch.add(*arena.inputs.values(), out=arena.outputs["out"])):
+        monkeypatch.setattr(room, "touch", touched)
+        made.begin(WALL)
+        made.call(0, 5, cold=False)
+        said.append(made.end()["changed"])
+    box.close()
+    assert ["was written before the call" in each for each in said] == [False, True]
