@@ -9,7 +9,7 @@ written into the same slices. With NKV < NH each key/value head serves NH/NKV qu
 
 import torch
 
-from reference.contract import FLAG, Pass, Shape, Tensor, alike, applies, few_roundings
+from reference.contract import FLAG, PHASES, Pass, Shape, Tensor, alike, applies, few_roundings, scaled
 
 Q, KV = "B T NH HS", "B T NKV HS"
 
@@ -178,6 +178,10 @@ CASES = {
     "far_above": far_above,
     "rising": rising,
     "outlier_values": outlier_values,
+    "huge_values": scaled("v", 1e20, *PHASES),
+    "tiny_values": scaled("v", 1e-20, *PHASES),
+    "huge_gradient": scaled("dout", 1e20),
+    "tiny_gradient": scaled("dout", 1e-20),
     "nan_query": nan_query,
     "nan_value": nan_value,
 }

@@ -244,10 +244,10 @@ def wide(shape: Shape) -> bool:
     return shape["dtype"] != "fp16"
 
 
-def scaled(name: str, factor: float, phase: str = "backward") -> Callable[[Any, Shape], None]:
-    """An edit: the tensors whose names begin so are so many times as large."""
+def scaled(name: str, factor: float, *phases: str) -> Callable[[Any, Shape], None]:
+    """An edit: the tensors whose names begin so are so many times as large, in these phases (default: backward)."""
 
-    @applies(phase, when=wide)
+    @applies(*(phases or ("backward",)), when=wide)
     def edit(tensors: Any, shape: Shape) -> None:
         for one, value in tensors.items():
             if one.startswith(name) and value is not None:

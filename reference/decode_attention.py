@@ -10,7 +10,7 @@ What lies past a sequence's tokens was never written: it may be anything, NaN to
 
 import torch
 
-from reference.contract import FLAG, ITEM_SIZE, Pass, Shape, Tensor, alike, applies, at_large_sizes, few_roundings
+from reference.contract import FLAG, ITEM_SIZE, Pass, Shape, Tensor, alike, applies, at_large_sizes, few_roundings, wide
 
 CACHE = "B NKV S HS"
 
@@ -193,6 +193,16 @@ def outlier_values(tensors, shape):
             each[..., index] *= size
 
 
+def _values_of(size: float):
+    @applies(when=wide)
+    def edit(tensors, shape):
+        for each in (_new(tensors, shape)[2], tensors["v_cache"]):
+            each.mul_(size)
+
+    edit.__doc__ = f"Values of {size:g}, and with them out."
+    return edit
+
+
 def nan_query(tensors, shape):
     """A NaN in every query of the first key/value head of the first sequence: their rows are NaN, and no others.
 
@@ -223,6 +233,8 @@ CASES = {
     "far_above": far_above,
     "rising": rising,
     "outlier_values": outlier_values,
+    "huge_values": _values_of(1e20),
+    "tiny_values": _values_of(1e-20),
     "nan_query": nan_query,
     "nan_value": nan_value,
     "nan_in_the_cache": nan_in_the_cache,

@@ -5,7 +5,7 @@ A shape whose `positions` is False has no wpe, as models that turn q and k by th
 
 import torch
 
-from reference.contract import FLAG, ITEM_SIZE, Pass, Shape, Tensor
+from reference.contract import FLAG, ITEM_SIZE, Pass, Shape, Tensor, scaled
 
 
 def has_positions(shape: Shape) -> bool:
@@ -107,6 +107,8 @@ CASES = {
     "falling": falling,
     "huge_gradient": huge_gradient,
     "tiny_gradient": tiny_gradient,
+    "huge_tables": scaled("w", 1e20, "forward"),
+    "tiny_tables": scaled("w", 1e-20, "forward"),
     "one_nan": one_nan,
 }
 

@@ -7,7 +7,7 @@ import math
 
 import torch
 
-from reference.contract import Pass, Shape, Tensor, scaled
+from reference.contract import PHASES, Pass, Shape, Tensor, scaled
 
 FORWARD = Pass(inputs=(Tensor("x", "N"),), outputs=(Tensor("out", "N"),))
 BACKWARD = Pass(inputs=(Tensor("dout", "N"), Tensor("x", "N")), outputs=(Tensor("dx", "N"),))
@@ -79,6 +79,7 @@ CASES = {
     "far_left": far_left,
     "far_right": far_right,
     "not_finite": not_finite,
+    "tiny": scaled("x", 1e-20, *PHASES),
     "huge_gradient": scaled("dout", 1e20),
     "tiny_gradient": scaled("dout", 1e-20),
 }

@@ -2,7 +2,7 @@
 
 import torch
 
-from reference.contract import FLAG, Pass, Shape, Tensor, scaled
+from reference.contract import FLAG, Pass, Shape, Tensor, applies, scaled, wide
 
 EPS = 1e-5
 
@@ -85,6 +85,16 @@ def large_mean(tensors, shape):
     tensors["x"].mul_(0.25).add_(100.0)
 
 
+@applies(when=wide)
+def tiny(tensors, shape):
+    """Deviations of 1e-15, far below eps, and no bias beside which they would not count: out is x / sqrt(eps)."""
+    for name in ("x", "residual"):  # of residual_layernorm
+        if name in tensors:
+            tensors[name].mul_(1e-15)
+    if "bias" in tensors:
+        tensors["bias"].zero_()
+
+
 def outliers(x: torch.Tensor, last: bool) -> torch.Tensor:
     """1e4 in the first columns of each row, or the last: 64, 32, … 1 of them in turn, never more than half a row.
 
@@ -114,6 +124,7 @@ def not_finite(tensors, shape):
 CASES = {
     "zero_variance": zero_variance,
     "large_mean": large_mean,
+    "tiny": tiny,
     "first_columns": first_columns,
     "last_columns": last_columns,
     "not_finite": not_finite,

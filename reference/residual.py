@@ -35,7 +35,14 @@ def far_apart(tensors, shape):
     tensors["a"][1::2] *= 1e-20
 
 
-CASES = {"cancellation": cancellation, "not_finite": not_finite, "far_apart": far_apart}
+@applies(when=wide)
+def tiny(tensors, shape):
+    """1e-20 beside 1e-20: no number is small by itself."""
+    for each in tensors.values():
+        each.mul_(1e-20)
+
+
+CASES = {"cancellation": cancellation, "not_finite": not_finite, "far_apart": far_apart, "tiny": tiny}
 
 
 def flops(shape: Shape, phase: str) -> int:

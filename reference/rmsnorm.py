@@ -4,7 +4,7 @@ rstd = (mean(x^2) + eps)^-1/2. No mean is taken off, and there is no bias."""
 import torch
 
 from reference.contract import FLAG, Pass, Shape, Tensor, scaled
-from reference.layernorm import first_columns, has_dresidual, last_columns, not_finite
+from reference.layernorm import first_columns, has_dresidual, last_columns, not_finite, tiny
 
 EPS = 1e-5
 
@@ -89,6 +89,7 @@ CASES = {
     "zero": zero,
     "beside_eps": beside_eps,
     "large": large,
+    "tiny": tiny,
     "first_columns": first_columns,
     "last_columns": last_columns,
     "not_finite": not_finite,

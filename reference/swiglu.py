@@ -55,6 +55,12 @@ def small_times_large(tensors, shape):
     up.mul_(torch.exp(-gate.double()).to(up.dtype))
 
 
+@applies(when=wide)
+def tiny(tensors, shape):
+    """Gates of 1e-20: half of each is what comes of it, whatever is lost beside a gate of one."""
+    _gate(tensors).mul_(1e-20)
+
+
 def far_left(tensors, shape):
     """Gates from -10 to the end of the dtype: 0 there, where a bound exponent leaves something times a large gate.
     Ordinary values lie between."""
@@ -91,6 +97,7 @@ def not_finite(tensors, shape):
 CASES = {
     "tails": tails,
     "small_times_large": small_times_large,
+    "tiny": tiny,
     "far_left": far_left,
     "far_right": far_right,
     "not_finite": not_finite,

@@ -46,6 +46,10 @@ class Fenced:
     raw: torch.Tensor  # uint8, guards included
     view: torch.Tensor  # the payload with its sizes and dtype
     guard: torch.Tensor  # the pattern both bands must still hold
+    address: int = 0  # of raw, when it was made
+
+    def __post_init__(self) -> None:
+        self.address = self.raw.data_ptr()
 
     def broken(self) -> str | None:
         """Evidence of a write outside, or None."""
@@ -201,11 +205,12 @@ class Arena:
 
     def tampered(self, args: list[Value | Scalar], kwargs: Values) -> str:
         """Which arguments are no longer the tensors that a call was given, and how; "" where all are."""
+        moved = (f"{n}'s memory lies elsewhere" for n, f in self.fences.items() if f.raw.data_ptr() != f.address)
         positional = [(t.name, self.inputs[t.name], given) for t, given in zip(self.spec.inputs, args, strict=False)]
         own = {**self.outputs, "workspace": self.workspace}
         pairs = [*positional, *((name, own[name], given) for name, given in kwargs.items())]
         found = (_tampered(name, value, given) for name, value, given in pairs)
-        return "; ".join(itertools.islice(filter(None, found), 3))
+        return "; ".join(itertools.islice(filter(None, itertools.chain(found, moved)), 3))
 
     # --- handing back ---
 
@@ -251,6 +256,14 @@ class Arena:
             changed = (now != torch.tensor(seen, dtype=now.dtype, device=now.device)).sum()
             if changed:
                 return f"{int(changed)} of {len(seen)} elements of {name} that were looked at changed after the call"
+        return ""
+
+    @staticmethod
+    def written_since(before: "list[Probe]", now: "list[Probe]") -> str:
+        """Of two looks at the same places before a call, whether somebody wrote between them; "" for nobody."""
+        for was, is_ in zip(before, now, strict=True):
+            if not torch.equal(was.bits, is_.bits):
+                return f"{was.name} was written before the call, after it was poisoned"
         return ""
 
     def survivors(self) -> dict[str, torch.Tensor]:

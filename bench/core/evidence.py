@@ -39,7 +39,7 @@ def plain(text: str) -> str:
 def harmless(document: Any) -> Any:
     """What was read as JSON, with all its text `plain`: a file may hold anything, and terminals show what it says."""
     if isinstance(document, str):
-        return plain(document)
+        return document if document.isprintable() else plain(document)
     if isinstance(document, list):
         return [harmless(part) for part in document]
     if isinstance(document, dict):

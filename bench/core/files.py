@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Mapping
 from functools import cache
@@ -105,7 +106,8 @@ class Lines:
     """A file that this process alone appends lines to, until `close` or its own end. Raises CannotGoOn where another
     one does, or nothing can be written."""
 
-    def __init__(self, file: Path):
+    def __init__(self, file: Path, keep: bool = False):
+        """keep: all that is in it is kept in memory as well, for `restore`."""
         self.file = file
         try:
             self.handle = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
@@ -119,6 +121,24 @@ class Lines:
         except OSError as error:
             if error.errno not in WITHOUT_LOCKS:
                 raise
+        self.kept = bytearray(os.pread(self.handle, self.size, 0)) if keep else None
+
+    def restore(self) -> bool:
+        """Put back what this process found and wrote there, if somebody else changed it since; whether it did. Whoever
+        replaced the file by another one has that taken away."""
+        here = os.fstat(self.handle)
+        if self.kept is None or not stat.S_ISREG(here.st_mode):
+            return False
+        there = os.stat(self.file) if self.file.exists() else None
+        same = there is not None and (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+        if same and here.st_size == len(self.kept) and os.pread(self.handle, here.st_size, 0) == self.kept:
+            return False
+        put(self.file, bytes(self.kept))
+        os.close(self.handle)
+        self.handle = os.open(self.file, os.O_RDWR | os.O_APPEND)
+        with contextlib.suppress(OSError):
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
 
     @property
     def size(self) -> int:
@@ -139,6 +159,8 @@ class Lines:
                 rest = rest[os.write(self.handle, rest) :]
             if force:
                 os.fsync(self.handle)
+            if self.kept is not None:
+                self.kept += line + b"\n"
         except OSError as error:
             with contextlib.suppress(OSError):  # cutting needs no space: without it half a line would stay
                 os.ftruncate(self.handle, size)

@@ -621,6 +621,7 @@ class _Desk:
     def serve(self) -> None:
         # Whoever replaces functions here replaces those, too, that would tell. What this one holds is out of reach.
         answer, say, leave, clock, seal = self.answer, self.say, os._exit, time.monotonic, None
+        flushes = sys.stdout.flush, sys.stderr.flush
         looked = 0.0
         while True:
             try:
@@ -628,7 +629,7 @@ class _Desk:
                     pass
                 self.number, command, keywords = self.connection.recv()
             except (EOFError, OSError):
-                return
+                break
             kind, value = answer(command, keywords)
             if os.getpid() != self.pid:  # a child that a variant forked and let return
                 leave(0)
@@ -646,9 +647,13 @@ class _Desk:
             except Rubbish as error:
                 say(FAILURE, (ERROR, bounded(error), FAILED))
             except OSError:  # nobody waits for it any more
-                return
+                break
             if replaced:  # of no more use; and whoever says otherwise in its place says no more
                 leave(FAILED)
+        for flush in flushes:
+            with suppress(OSError, ValueError):
+                flush()
+        leave(0)  # at once: nobody would see what a variant left to be done at the end of its process
 
     def say(self, kind: str, value: object) -> None:
         self.connection.send_bytes(replies.packed((self.number, kind, value)))

@@ -14,6 +14,7 @@ and resets something leaves no note; what it leaves set is seen by `take`, what 
 was given by `cpu_over_wall`.
 """
 
+import _posixsubprocess
 import _signal
 import _thread
 import builtins
@@ -31,10 +32,12 @@ import operator
 import os
 import posix
 import random
+import re
 import resource
 import secrets
 import signal
 import statistics
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -50,9 +53,12 @@ from typing import Any, cast
 
 import torch
 
+import kernels
 from bench import HOME
+from bench.core import BACKENDS
 from bench.core.arena import checksum
 from kernels import cache_dir
+from reference import contract
 
 State = dict[str, object]
 
@@ -64,6 +70,7 @@ MONITORING = getattr(sys, "monitoring", None)  # since Python 3.12
 TOOLS = range(6)  # of sys.monitoring
 LIST, READ_AFFINITY, READ_POLICY = os.listdir, os.sched_getaffinity, os.sched_getscheduler
 READ_PRIORITY, READ_NICE, READ_LIMIT = os.sched_getparam, os.getpriority, resource.getrlimit
+GROUP_OF, SESSION_OF, STAT = os.getpgid, os.getsid, os.fstat
 
 TIMERS = {"real": signal.ITIMER_REAL, "virtual": signal.ITIMER_VIRTUAL, "profiling": signal.ITIMER_PROF}
 LIMITS = {name: getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
@@ -76,6 +83,8 @@ PARALLEL = 1 << 15  # elements a thread: as many as torch gives to each, at leas
 SPARSE = 1 << 11  # … of which one in so many is a denormal: each costs a hundred times what another number does
 ALONE = 1 << 14  # elements: so few that torch does not
 TINY, HALF = sys.float_info.min, 0.5
+# Beside one: less than half a unit in its last place, and more than that. Each direction of rounding makes other sums.
+ONE, LITTLE, MORE = 1.0, 2.0**-54, 1.5 * 2.0**-53
 MOST_TASKS = 64  # looked at one by one
 MOST_SHOWN = 4  # changes named in one line of evidence
 
@@ -143,6 +152,7 @@ def take(deep: bool = False) -> State:
         "random state": checksum(torch.get_rng_state()),
         # Doubles of Python are computed under the same control register.
         "denormals are kept": TINY * HALF != 0,
+        "rounding": (ONE + LITTLE, -ONE - LITTLE, ONE + MORE),
         "clock": (time.perf_counter_ns is PERF_COUNTER_NS, time.process_time_ns is PROCESS_TIME_NS),
         "clocks of a GPU": _gpu_clocks() == GPU_CLOCKS,
         "replaced functions": REPLACED(),
@@ -164,7 +174,7 @@ def take(deep: bool = False) -> State:
 # How the process computes: what a long run itself leaves alone, whatever else it does.
 ARITHMETIC = (
     *("default dtype", "number of threads", "number of interop threads", "grad mode", "inference mode", "autocast"),
-    *("allow TF32", "modes of torch", "denormals are kept", "fp32 precision", *GETTERS),
+    *("allow TF32", "modes of torch", "denormals are kept", "rounding", "fp32 precision", *GETTERS),
 )
 
 LEFT_ALONE = (*OF_FUNCTIONS, *HOOKS, *ARITHMETIC)  # by any kernel of a step, from before it was loaded on
@@ -215,10 +225,20 @@ def _of_process() -> State:
     fields = _status()
     state |= {name: fields.get(key, "") for key, name in STATUS.items()}
     state |= {name: int(fields.get(key, "0"), 16) & INTERRUPT for key, name in MASKS.items()}
+    state["process group"] = (GROUP_OF(0), SESSION_OF(0))
+    state["stdout and stderr"] = tuple(_file_at(number) for number in (1, 2))
     state["POSIX timers"] = _read("/proc/self/timers").count(b"ID:")
     pid = os.getpid()
     state["child processes"] = len(_read(f"/proc/self/task/{pid}/children").split())
     return state
+
+
+def _file_at(descriptor: int) -> tuple[int, int]:
+    """Which file it is: device and inode."""
+    with contextlib.suppress(OSError):  # it was closed
+        found = STAT(descriptor)
+        return found.st_dev, found.st_ino
+    return 0, 0
 
 
 def _of_tasks(pid: int | str) -> State:
@@ -566,8 +586,10 @@ PLACES: dict[ModuleType, tuple[str, ...]] = {
     torch.autograd: ("_enable_record_function",),
     os: (
         *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "setpriority", "nice", "umask", "chdir"),
-        *("fork", "forkpty", "kill", "killpg", "posix_spawn", "posix_spawnp"),
+        *("fork", "forkpty", "kill", "killpg", "posix_spawn", "posix_spawnp", "setpgid", "setsid"),
     ),
+    _posixsubprocess: ("fork_exec",),  # which starts a program and asks no audit hook
+    subprocess: ("_fork_exec",),
     signal: (
         *("setitimer", "alarm", "pthread_kill", "pthread_sigmask", "set_wakeup_fd", "raise_signal", "siginterrupt"),
         "pidfd_send_signal",
@@ -584,6 +606,10 @@ PLACES: dict[ModuleType, tuple[str, ...]] = {
     threading: ("_start_new_thread", "_start_joinable_thread"),
 }
 PLACES[posix] = PLACES[os]
+# Those that open a file without Python, so that no audit hook hears of it: a path is the first of their arguments.
+OPENERS: tuple[tuple[Any, str], ...] = (
+    *((torch._C, "PyTorchFileWriter"), (torch, "from_file"), (torch.UntypedStorage, "from_file")),
+)
 # Setters of torch._C whose name has one of these; what only chooses among kernels (sdp) is the variant's own business.
 SETS = (
     *("precision", "dtype", "deterministic", "tf32", "cudnn", "cublas", "mkldnn", "onednn", "nnpack", "qengine"),
@@ -591,6 +617,7 @@ SETS = (
 )
 AUDITED = {
     *("os.fork", "os.forkpty", "os.posix_spawn", "os.kill", "os.killpg", "subprocess.Popen", "signal.pthread_kill"),
+    *("os.system", "os.exec", "fcntl.flock", "fcntl.lockf"),  # programs, and locks that others wait for
     *(
         "sys.setprofile",
         "sys.settrace",
@@ -613,22 +640,35 @@ SETS_AN_ATTRIBUTE, READS_AN_ATTRIBUTE = "object.__setattr__", "object.__getattr_
 OF_CODE = ("__code__", "__defaults__", "__kwdefaults__", "__bases__")
 OF_FRAMES = ("tb_frame", "gi_frame", "cr_frame", "ag_frame")
 BY_ADDRESS = ("ctypes.cdata", "ctypes.cdata/buffer", "ctypes.string_at", "ctypes.wstring_at", "ctypes.call_function")
-COMPILES = "subprocess.Popen"  # before the first call
+TO_BUILD = ("subprocess.Popen", "os.posix_spawn", "fcntl.flock", "fcntl.lockf")
 LOOKS_UP, LOOK_UP_FOR_OTHERS = "sys._getframe", (f"{os.sep}inspect.py", f"{os.sep}traceback.py")
 STARTS_THREADS = ("start_new", "start_new_thread", "start_joinable_thread")
+STARTS_PROGRAMS = ("fork_exec",)
+THREAD, PROGRAM = "a thread's start", "a program's start"
 # That can be done to another process: nobody's business at any time, while a variant prepares too.
 TO_OTHERS = ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "setpriority", "pidfd_send_signal")
 REGISTERS, OF_TORCH = "dispatch_library", ("aten", "prims", "_")  # operators, in these namespaces of torch's
-OPENS, MOVES = "open", ("os.rename", "os.remove", "os.truncate", "os.link", "os.symlink")
+OPENS, MOVES = (
+    "open",
+    ("os.rename", "os.remove", "os.truncate", "os.link", "os.symlink", "os.chmod", "os.chown", "os.utime"),
+)
+OPENS_A_DATABASE = "sqlite3.connect"
 HEARD = frozenset(
     AUDITED
-    | {LOOKS_UP, SETS_AN_ATTRIBUTE, READS_AN_ATTRIBUTE, OPENS, *MOVES}
+    | {LOOKS_UP, SETS_AN_ATTRIBUTE, READS_AN_ATTRIBUTE, OPENS, OPENS_A_DATABASE, *MOVES}
     | {"ctypes.dlopen", "ctypes.dlsym", "ctypes.dlsym/handle", *BY_ADDRESS}
 )
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MADE: set[str] = set()  # files that this process was seen to make
-JUDGES = "yards"  # a folder of the cache that the judge alone writes to (trial/yards.py)
+# Folders of the cache that the harness, its launchers and compilers alone write to: what is found there is believed.
+OURS = frozenset({"yards", "cpu", "cuda", "core", "simulate", "resources", "messages", "data"})
+OURS_BEGIN = ("shards-", "triton")
+# Files that are believed wherever they lie: records, and what Python runs at its start.
+BELIEVED = ("records.jsonl", "env.json", "train.jsonl", "sitecustomize.py", "usercustomize.py")
 ROOTS = (HOME, Path(__file__).parents[2])  # as Python names files, which a link may lead to
+# Where packages are installed, not any folder of such a name; and what a variant's file is called, wherever it lies.
+PACKAGES = tuple(f"{p}{os.sep}" for p in dict.fromkeys(p for p in sys.path if os.path.basename(p) in SITE))
+VARIANT = re.compile(rf"/(?:{'|'.join(BACKENDS)})/(?:{'|'.join(contract.layer_names())})/[^/]*$")
 SETS_HOOKS = (threading.__file__, *(f"{root}{os.sep}bench{os.sep}" for root in ROOTS))
 MARK = "_notes_its_calls"
 
@@ -655,6 +695,8 @@ def guard() -> None:
     for name in dir(torch._C):
         if name.startswith("_set_") and any(word in name for word in SETS):
             _note_calls(torch._C, name)
+    for owner, name in OPENERS:
+        setattr(owner, name, _telling_files(getattr(owner, name)))
     for place, name, prop in _properties():
         prop.setter = _noting(prop.setter, f"{place}.{name}")
     bind()
@@ -687,21 +729,41 @@ def _noting(function: Callable[..., object], what: str) -> Callable[..., object]
         return function
 
     name = what.rpartition(".")[2].lstrip("_")
-    starts = name in STARTS_THREADS
+    starts = THREAD if name in STARTS_THREADS else PROGRAM if name in STARTS_PROGRAMS else ""
 
     def noting(*arguments: object, **keywords: object) -> object:
         if name == REGISTERS:
             _registers(arguments, sys._getframe(1))
             return function(*arguments, **keywords)
+        if starts == PROGRAM and _trusted(_asks(sys._getframe(1))):
+            return function(*arguments, **keywords)  # a launcher builds for a shape that it meets for the first time
         _see(f"{what}({_arguments(arguments)})")
         if (starts or _to_another(name, arguments)) and not _trusted(_asks(sys._getframe(1))):
-            _note("a thread's start" if starts else f"{what} of another process")
+            _note(starts or f"{what} of another process")
         return function(*arguments, **keywords)
 
     noting.__name__ = noting.__qualname__ = what.rpartition(".")[2]
     noting.__doc__ = getattr(function, "__doc__", None)
     setattr(noting, MARK, True)
     return noting
+
+
+def _telling_files(function: Callable[..., object]) -> Callable[..., object]:
+    """The function, but of the file that it opens is heard as of Python's own."""
+    if hasattr(function, MARK):
+        return function
+
+    def opening(*arguments: object, **keywords: object) -> object:
+        if arguments and isinstance(arguments[0], str | bytes | os.PathLike):
+            shared = keywords.get("shared", arguments[1] if len(arguments) > 1 else False)
+            flags = os.O_RDONLY if opening.__name__ == "from_file" and not shared else os.O_RDWR
+            if _of_interest(told := (arguments[0], None, flags)):
+                _heard(OPENS, told, sys._getframe(1))
+        return function(*arguments, **keywords)
+
+    opening.__name__ = opening.__qualname__ = getattr(function, "__name__", "")
+    setattr(opening, MARK, True)
+    return opening
 
 
 def _to_another(name: str, arguments: tuple[object, ...]) -> bool:
@@ -750,11 +812,17 @@ def _hook() -> Callable[[str, tuple[Any, ...]], None]:
 
 def _heard(event: str, arguments: tuple[Any, ...], frame: types.FrameType) -> None:
     """Note an event of Python's that `frame` raised: for `Watch`, and for good where a variant's own file did it."""
+    if event == OPENS_A_DATABASE:
+        event, arguments = OPENS, (arguments[0], None, os.O_RDWR)
     asks, what = _asks(frame), event
     if event.startswith("ctypes."):
         return _loads(event, arguments, asks)
     if event == OPENS or event in MOVES:
-        return None if _trusted(asks) else _touches(event, arguments)
+        if not _trusted(asks):
+            _touches(event, arguments)
+        elif not _trusted(_asks(frame, through=True)):
+            _touches(event, arguments, through=True)
+        return None
     if event == READS_AN_ATTRIBUTE and arguments[1] not in OF_FRAMES:
         return None
     if event in (LOOKS_UP, READS_AN_ATTRIBUTE):  # Python's library does for its own ends, named tuples say
@@ -771,11 +839,11 @@ def _heard(event: str, arguments: tuple[Any, ...], frame: types.FrameType) -> No
         what = f"{name} of {of} replaced"
     elif event == READS_AN_ATTRIBUTE:
         what = f"looks at frames by {arguments[1]}"
-    if event == COMPILES and _trusted(asks):
+    if event in TO_BUILD and _trusted(asks):
         return None  # a launcher builds for a shape that it meets for the first time
     if event not in (LOOKS_UP, READS_AN_ATTRIBUTE):
         _see(what)
-    if event != COMPILES and not _trusted(asks):
+    if not _trusted(asks):
         _note(what)
     return None
 
@@ -791,22 +859,44 @@ def _of_interest(arguments: tuple[Any, ...]) -> bool:
     return bool(flags & WRITES) or os.fsdecode(path).startswith(OF_OTHERS)
 
 
-def _touches(event: str, arguments: tuple[Any, ...]) -> None:
+def _touches(event: str, arguments: tuple[Any, ...], through: bool = False) -> None:
     """Note for good what a variant's own file does to files that are not its own: those of other processes, and any
-    that it writes to, other than what it makes itself in the folders for that (temporary ones, the cache)."""
-    found = [os.fsdecode(a) for a in arguments[:2] if isinstance(a, str | bytes | os.PathLike)]
-    for text in found[: 2 if event in ("os.rename", "os.link", "os.symlink") else 1]:
-        path = os.path.abspath(text)
+    that it writes to, other than what it makes itself in the folders for that (temporary ones, the cache). through: it
+    asked a package to, which may keep what it likes, but nothing where the harness or Python looks for its own."""
+    for path in _paths(event, arguments):
         if event == OPENS and not arguments[2] & WRITES:
-            if _of_another_process(path):
+            if not through and _of_another_process(path):
                 _note(f"open({'/'.join(path.split('/')[:3])}…), which is another process's")
             continue
         if path == os.devnull or path in MADE:
             continue
-        if _free_to_make(os.path.realpath(path)) and not os.path.lexists(path):
-            MADE.add(path)
-        else:
+        real = os.path.realpath(path)
+        if _believed(real) if through else os.path.lexists(path) or not _free_to_make(real):
             _note(f"{event} to change {os.path.basename(path)[:60]}, which is not its own")
+        else:
+            MADE.add(path)
+
+
+# Of what moves: how many paths are told, and at which places the descriptors of the folders that they are in.
+MOVED = {"os.rename": (2, (2, 3)), "os.link": (2, (2, 3)), "os.symlink": (2, ()), "os.remove": (1, (1,))}
+
+
+def _paths(event: str, arguments: tuple[Any, ...]) -> list[str]:
+    """Absolute ones."""
+    count, places = MOVED.get(event, (1, ()))
+    found = []
+    for i, told in enumerate(arguments[:count]):
+        if isinstance(told, str | bytes | os.PathLike):
+            folder = arguments[places[i]] if i < len(places) and places[i] < len(arguments) else -1
+            inside = isinstance(folder, int) and folder >= 0
+            found.append(os.path.abspath(os.path.join(_folder_of(folder) if inside else "", os.fsdecode(told))))
+    return found
+
+
+def _folder_of(descriptor: int) -> str:
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/self/fd/{descriptor}")
+    return ""
 
 
 def _temporary_folder() -> str:
@@ -820,12 +910,29 @@ TEMPORARY = _temporary_folder()
 
 
 def _free_to_make(path: str) -> bool:
-    """Whether a file that is made there is nobody's: a temporary one, or in the cache, but for what the judge keeps."""
-    cache = os.path.realpath(cache_dir())
-    if path.startswith(f"{cache}{os.sep}"):
-        return not path.startswith(f"{cache}{os.sep}{JUDGES}{os.sep}")
+    """Whether a file that is made there is nobody's: a temporary one, or in the cache, in a folder of its own."""
+    if inside := _in_the_cache(path):
+        return len(inside) > 1 and inside[0] not in OURS and not inside[0].startswith(OURS_BEGIN)
     temporary = bool(TEMPORARY) and path.startswith(f"{TEMPORARY}{os.sep}")
-    return temporary and not any(path.startswith(f"{root}{os.sep}") for root in ROOTS)
+    return temporary and not _in_the_program(path)
+
+
+def _believed(path: str) -> bool:
+    """Whether a file is one that the harness, or Python as it starts, would take for its own."""
+    if inside := _in_the_cache(path):
+        return len(inside) == 1 or inside[0] in OURS or inside[0].startswith("shards-")
+    own = _in_the_program(path) and not path.startswith(PACKAGES)
+    return own or path.endswith(".pth") or os.path.basename(path) in BELIEVED
+
+
+def _in_the_cache(path: str) -> list[str]:
+    """The parts of a path below the cache; none of another."""
+    cache = os.path.realpath(cache_dir()) + os.sep
+    return path.removeprefix(cache).split(os.sep) if path.startswith(cache) else []
+
+
+def _in_the_program(path: str) -> bool:
+    return any(path.startswith(f"{root}{os.sep}") for root in ROOTS)
 
 
 def _of_another_process(path: str) -> bool:
@@ -868,11 +975,17 @@ def _loads(event: str, arguments: tuple[Any, ...], asks: str) -> None:
         _note(LOADED[-1])
 
 
-def _asks(frame: types.FrameType | None) -> str:
-    """The file that asks for what happens in `frame`: the innermost that is not Python's own library's; "" for none."""
-    while frame and (_of_python_itself(frame.f_code.co_filename) or frame.f_code.co_filename == __file__):
+def _asks(frame: types.FrameType | None, through: bool = False) -> str:
+    """The file that asks for what happens in `frame`: the innermost that is not Python's own library's; "" for none.
+    through: nor an installed package's, nor what `kernels` offers all variants to write files with."""
+    while frame and _asks_for_others(frame.f_code.co_filename, through):
         frame = frame.f_back
     return frame.f_code.co_filename if frame else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _asks_for_others(file: str, through: bool) -> bool:
+    return _of_python_itself(file) or file == __file__ or (through and (_installed(file) or file == kernels.__file__))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -890,7 +1003,13 @@ def _trusted(file: str) -> bool:
             return len(Path(file).relative_to(root).parts) <= 3
         if file.startswith(f"{root}{os.sep}bench{os.sep}"):
             return True
-    return any(f"{os.sep}{s}{os.sep}" in file for s in SITE) or any(map(Path(file).is_relative_to, LIBRARIES.values()))
+    return _installed(file)
+
+
+def _installed(file: str) -> bool:
+    """Whether a file is an installed package's, and no variant that one brings: that is somebody's own."""
+    packages = file.startswith(PACKAGES) or any(map(Path(file).is_relative_to, LIBRARIES.values()))
+    return packages and not VARIANT.search(file)
 
 
 @dataclass

@@ -53,7 +53,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=out is not None)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        lines = Lines(folder / RECORDS)
+        lines = Lines(folder / RECORDS, keep=True)
         if lines.size or (folder / ENVIRONMENT).exists():
             lines.close()
             also = f", or --resume {folder}" if kind == "layer" else ""
@@ -72,7 +72,7 @@ class Run:
         """
         if not (folder / RECORDS).exists():
             raise CannotGoOn(f"no run to resume in {folder}: it has no {RECORDS}")
-        lines = Lines(folder / RECORDS)
+        lines = Lines(folder / RECORDS, keep=True)
         now = environment()
         try:
             then = read_environment(folder)
@@ -103,12 +103,14 @@ class Run:
         if missing or record["status"] not in STATUSES:
             raise ValueError(f"not a record: {missing or record['status']!r} (see bench/records/record.py)")
         whole: Record = clean({"schema": SCHEMA, "run": self.folder.name, "utc": _utc(), **record})
+        self._restore()
         with self._going_on():
             self._lines.write(json.dumps(whole, default=str, allow_nan=False).encode())
         return whole
 
     def records(self) -> list[Record]:
         """All readable records so far, in order; problems are told on stderr."""
+        self._restore()
         records, problems = read_records(self.folder)
         for problem in problems:
             print(f"warning: {problem}", file=sys.stderr)
@@ -137,7 +139,18 @@ class Run:
 
     def close(self) -> None:
         """Let others write to the folder. The end of the process does the same."""
+        self._restore()
         self._lines.close()
+
+    def _restore(self) -> None:
+        """What is read of this run is what it measured, whatever the kernels that it ran wrote there."""
+        with self._going_on():
+            try:
+                changed = self._lines.restore()
+            except OSError as error:
+                raise cannot_write(self.folder / RECORDS, error) from error
+        if changed:
+            print(f"warning: somebody else changed {self.folder / RECORDS}: this run's own is back", file=sys.stderr)
 
     @contextlib.contextmanager
     def _going_on(self) -> Iterator[None]:

@@ -312,6 +312,8 @@ def judge_linked(variant: Variant, before: set[str]) -> Fault | None:
             return Fault("library", f"{library.name} calls {_some(names)}, which are not its own")
         if names := wants.get("global_state"):
             return Fault("global_state", f"{library.name} calls {_some(names)}, which set what is not a call's")
+        if names := wants.get("source"):
+            return Fault("source", f"{library.name} calls {_some(names)}, of which no kernel has any need")
     return None
 
 

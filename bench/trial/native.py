@@ -22,6 +22,8 @@ NEVER = words(
     " timer_create timer_settime timerfd_create clock_gettime clock_settime gettimeofday settimeofday adjtimex"
     " clock64 __rdtsc __rdtscp _rdtsc __builtin_ia32_rdtsc __builtin_ia32_rdtscp __builtin_readcyclecounter"
     " sigaction fopen freopen openat shm_open memfd_create setenv putenv unsetenv ifstream ofstream"
+    " mmap mmap64 mremap madvise mlock mlock2 mlockall userfaultfd mbind set_mempolicy fesetround fesetenv"
+    " usleep nanosleep clock_nanosleep sleep_for sleep_until pwrite pread creat unlink ftruncate environ timespec_get"
 )
 # … and where they are called, and are no function of the source's own: words that kernels use too.
 CALLED = words("system signal kill clone syscall alarm ualarm nice open execveat clock")
@@ -32,11 +34,20 @@ PATTERNS = {
     r"\b(cblas_\w+|[sdcz]gemm_)\s*\(": "{}()",
     r"__attribute__\s*\(\([^)]{0,200}\b(constructor|destructor|ifunc)\b": "what runs when it is loaded: {}",
     r"\[\[\s*gnu\s*::\s*(constructor|destructor|ifunc)\b": "what runs when it is loaded: {}",
+    r"__attribute__\s*\(\([^)]{0,200}\b(section|weak|weakref)\b": "what the linker is told: {}",
+    r"\[\[\s*gnu\s*::\s*(section|weak|weakref)\b": "what the linker is told: {}",
+    r"^[ \t]*#[ \t]*pragma[ \t]+(weak)\b": "what the linker is told: {}",
 }
 LIBRARIES = re.compile(r"torch/|ATen/|c10/|caffe2/|mkl|cblas|lapacke|Eigen/|dnnl|oneapi/|Python\.h|cublas|cudnn|dlfcn")
 INCLUDES = re.compile(r'^[ \t]*#[ \t]*(?:include|include_next|import)\b[ \t]*(?:[<"](?P<file>[^>"\n]+)[>"])?', re.M)
 PATHS = re.compile(r"/(proc|sys|dev)/")
 CLOCKS = re.compile(r"%(clock(?:64|_hi)?|globaltimer(?:_lo|_hi)?)\b|\brdtscp?\b")  # in assembly
+# In assembly of a CPU: what asks the system, and bytes in the place of instructions.
+SYSTEM = re.compile(
+    r"(?<![\w.])(syscall|sysenter|svc)\b|\b(int\s+\$0x80)"
+    r"|(\.(?:byte|[248]byte|long|quad|octa|incbin|pushsection|section))\b"
+)
+ASSEMBLY = re.compile(r"\b(?:asm|__asm|__asm__)\b[^;{}]*$")
 # A function of its own of this name.
 DEFINED = r"[\w>&*]\s{{1,99}}{}\s{{0,9}}\([^;{{}}]{{0,999}}\)\s{{0,99}}(?:const\s{{1,9}}|noexcept\s{{0,9}})?\{{"
 # Comments, raw texts, texts, characters; what is not closed goes on to the end, so that each is looked at once.
@@ -45,6 +56,7 @@ TOKENS = re.compile(
     re.S,
 )
 NAME = re.compile(r"\b(?P<name>[A-Za-z_]\w*)(?P<call>\s*\()?")
+MOST_BEFORE = 2000  # characters between `asm` and one of its texts
 LONGEST = 2 << 20  # characters of a source that is read
 MOST_FILES = 500
 
@@ -71,7 +83,7 @@ def _found(text: str) -> Iterator[tuple[int, str]]:
         if not before.endswith((".", "->")) and (name in NEVER or called):
             yield found.start(), f"{name}()"
     for pattern, said in PATTERNS.items():
-        for found in re.finditer(pattern, code):
+        for found in re.finditer(pattern, code, re.M):
             yield found.start(1), said.format(found[1])
     for found in INCLUDES.finditer(text):
         if not found["file"]:
@@ -80,6 +92,9 @@ def _found(text: str) -> Iterator[tuple[int, str]]:
             yield found.end(), f"includes {found['file']}"
     yield from ((at, f"a path: {literal[:40]}") for at, literal in texts if PATHS.search(literal))
     yield from ((at, f"a clock: {clock[0]}") for at, literal in texts if (clock := CLOCKS.search(literal)))
+    for at, literal in texts:
+        if (asks := SYSTEM.search(literal)) and ASSEMBLY.search(code[max(0, at - MOST_BEFORE) : at]):
+            yield at, f"assembly: {asks[0]}"
 
 
 def sources(start: Iterable[Path], folder: Path) -> Iterator[tuple[Path, str]]:

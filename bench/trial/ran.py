@@ -9,6 +9,7 @@ that these want of others. A kernel needs the C and C++ library, OpenMP's runtim
 """
 
 import ast
+import contextlib
 import ctypes
 import fnmatch
 import functools
@@ -182,14 +183,25 @@ def _global_functions(path: Path) -> list[str]:
 
 SYSTEM = ("libc.so.6", "libm.so.6", "libstdc++.so.6", "libgcc_s.so.1")
 # Of OpenMP's runtimes, which must not be loaded to ask them; of libatomic and libmvec.
-SYSTEM_NAMES = ("GOMP_", "omp_", "__kmpc_", "__atomic_", "_ZGV")
+OPENMP = ("GOMP_", "omp_", "__kmpc_")
+SYSTEM_NAMES = (*OPENMP, "__atomic_", "_ZGV")
 # Functions of those that compute nothing: they find other libraries, or set what a call has no business to set.
 FINDS = ("dlopen", "dlmopen", "dlsym", "dlvsym", "dl_iterate_phdr", "system", "popen", "execv", "posix_spawn", "fork")
 SETS = (
     *("sched_setaffinity", "sched_setscheduler", "sched_setparam", "pthread_setaffinity_np", "pthread_setschedparam"),
     *("setpriority", "nice", "prctl", "setrlimit", "setitimer", "timer_create", "timerfd_create", "alarm", "ualarm"),
     *("signal", "sigaction", "kill", "ptrace", "syscall", "clock_settime", "mlockall", "omp_set_num_threads"),
+    *("fesetround", "fesetenv", "mmap", "mmap64", "mremap", "mprotect", "madvise", "mbind", "userfaultfd", "setenv"),
+    *("putenv", "environ", "__environ"),
 )
+# … that tell the time, wait, or touch files: a source that hides the name by a macro has it here.
+NEEDLESS = (
+    *("clock_gettime", "gettimeofday", "time", "times", "clock", "timespec_get", "usleep", "nanosleep", "sleep"),
+    *("_ZNSt6chrono3_V212steady_clock3nowEv", "_ZNSt6chrono3_V212system_clock3nowEv", "clock_nanosleep"),
+    *("open", "open64", "openat", "creat", "fopen", "fopen64", "pwrite", "pwrite64", "unlink", "remove", "rename"),
+    *("truncate", "ftruncate", "socket", "connect", "shm_open", "memfd_create", "dup2"),
+)
+LINKERS = ("_ITM_", "__gmon_start__", "_ZGT", "_ZTH", "__tls_init")  # weak references of every shared object
 UNDEFINED, WEAK, DYNAMIC_SYMBOLS = 0, 2, 11  # of an ELF file: section index, binding, section type
 
 
@@ -203,7 +215,7 @@ def brought(before: set[str]) -> list[Path]:
 def _installed(path: str) -> bool:
     p = Path(path).resolve()
     stays = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    stays += ["/usr", "/lib", "/lib64", "/opt", *(folder.resolve() for folder in world.LIBRARIES.values())]
+    stays += ["/usr", "/lib", "/lib64", "/opt", *(str(folder.resolve()) for folder in world.LIBRARIES.values())]
     if p.is_relative_to(cache_dir().resolve()):
         return False
     return "site-packages" in p.parts or any(p.is_relative_to(s) for s in stays)
@@ -213,7 +225,8 @@ def _installed(path: str) -> bool:
 def borrowed(library: Path) -> dict[str, list[str]]:
     """What a shared object wants of others, beyond the C and C++ library and OpenMP's runtime, by the check it fails.
 
-    "library": functions of others, or that find others; "global_state": functions that set what is not a call's.
+    "library": functions of others, or that find others; "global_state": functions that set what is not a call's;
+    "source": functions that no kernel needs.
 
     Raises ValueError where the file is no 64-bit little-endian ELF.
     """
@@ -221,12 +234,21 @@ def borrowed(library: Path) -> dict[str, list[str]]:
     found = {
         "library": [name for name in wants if name.startswith(FINDS) or not _of_the_system(name)],
         "global_state": [name for name in wants if name in SETS],
+        "source": [name for name in wants if name in NEEDLESS],
     }
     return {check: names for check, names in found.items() if names}
 
 
+def wants_openmp(library: Path) -> bool:
+    """Whether a shared object asks an OpenMP runtime for its threads."""
+    with contextlib.suppress(OSError, ValueError):
+        return any(name.startswith(OPENMP) for name in undefined(library))
+    return False
+
+
 def undefined(library: Path) -> list[str]:
-    """Names of the functions and data that a shared object wants of others; weak ones it can do without are left out.
+    """Names of the functions and data that a shared object wants of others; those that every one asks for, and can do
+    without, are left out.
 
     System V ABI, ELF-64: the section of dynamic symbols, 24 bytes each, and that of their names.
     """
@@ -242,8 +264,11 @@ def undefined(library: Path) -> list[str]:
             continue
         names = sections[strings][1]
         for name, info, section in struct.iter_unpack("<IBxH16x", data[offset : offset + length]):
-            if name and section == UNDEFINED and info >> 4 != WEAK:
-                found.append(data[names + name : data.index(b"\0", names + name)].decode())
+            if not name or section != UNDEFINED:
+                continue
+            told = data[names + name : data.index(b"\0", names + name)].decode()
+            if info >> 4 != WEAK or not told.startswith(LINKERS):
+                found.append(told)
     return sorted(found)
 
 

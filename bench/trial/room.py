@@ -50,6 +50,7 @@ from bench.machine.profiling import ANOTHER_PROFILER
 from bench.machine.ranges import span
 from bench.records.record import Counts, Resources
 from bench.trial import attest, ran
+from bench.trial.ahead import Ahead
 from bench.trial.checks import Watched
 from bench.trial.judge import UNMAPPED, Handed, keep_memory
 from bench.trial.refusals import refusal
@@ -189,6 +190,8 @@ class Room(process.Room):
         self.deep: world.State = {}  # of the world, when it was last looked at: that takes waking all threads, …
         self.deep_now = True  # … and is done when something new has run, and now and then
         self.mapped: set[str] = set()  # libraries that were there before the variant
+        self.runtimes = 0  # of OpenMP then
+        self.ahead = Ahead()
 
     def broken(self) -> bool:
         """Whether this process can use its device no more: an illegal address, say, ends a CUDA context."""
@@ -252,7 +255,8 @@ class Room(process.Room):
         self.device.synchronize()
         args, kwargs = self.arena.args(), self.arena.kwargs()
         start = PERF_COUNTER_NS()
-        self.function(*args, **kwargs)
+        with self.ahead.born():
+            self.function(*args, **kwargs)
         self.device.synchronize()
         seconds = (PERF_COUNTER_NS() - start) / 1e9
         second = self._hand_back(self.arena.probe(), 1, calls=2)
@@ -381,6 +385,7 @@ class Room(process.Room):
         self.timer = self.device.timer(clock, self.backlog_s)
         self.timer.__enter__()  # a profiler may start threads
         self.state, self.set_meanwhile = world.take(), ""
+        self.ahead.begin()
 
     def call(self, entry: int, seed: int, cold: bool) -> Moments:
         """Time one call, on a draw of the pool changed by a seed; outputs are poisoned before. Nothing is collected
@@ -405,16 +410,23 @@ class Room(process.Room):
             self.probes = look()
 
         timer.at_once = at_once
+        poisoned = [] if self.on_gpu else look()  # who begins before the clock starts writes there
+        self.ahead.given()
         self.device.flush() if cold else touch(arena)
+        self.ahead.starts()
+        tasks = self.ahead.tasks()
         with span(self._range_name()), world.Watch() as watch:
+            early = Arena.written_since(poisoned, look()) if poisoned else ""
             started = PERF_COUNTER_NS()
             timer.start()
             function(*args, **kwargs)
             timer.stop()
         stopped = PERF_COUNTER_NS()
+        self.ahead.took((stopped - started) / 1e9)
+        self.ahead.own |= self.ahead.tasks() - tasks
         self.probes = self.probes or arena.probe()
         self.arguments = args, kwargs
-        self.set_meanwhile = self.set_meanwhile or watch.evidence()
+        self.set_meanwhile = self.set_meanwhile or early or watch.evidence()
         return Moments(began=began, started=started, stopped=stopped, ended=PERF_COUNTER_NS())
 
     def hand_back(self) -> tuple[Handed, str]:
@@ -428,7 +440,8 @@ class Room(process.Room):
         that the last call ran and the state the card is in."""
         assert self.timer and self.variant
         card = self.device.state()  # while it is still as the calls left it
-        changed = world.difference(self.state, world.take()) or self.set_meanwhile
+        changed = world.difference(self.state, world.take()) or self.set_meanwhile or self._worked_ahead()
+        self.ahead.end()
         self.timer.__exit__(None, None, None)
         timer, self.timer = self.timer, None
         own = self.variant.own_code
@@ -444,6 +457,16 @@ class Room(process.Room):
             state=card,
             changed=changed,
         )
+
+    def _worked_ahead(self) -> str:
+        """Evidence of threads of its own; none where they are a pool that PyTorch has, too, and uses itself."""
+        found = self.ahead.evidence()
+        if not found:
+            return ""
+        shares = facts.openmp_runtimes() <= self.runtimes and any(
+            ran.wants_openmp(path) for path in ran.brought(self.mapped)
+        )
+        return "" if shares else found
 
     def capture(self, busy_s: float) -> int:
         """Capture a graph of many warm calls, and replay it once; answers how many. Raises what broke the capture."""
@@ -564,7 +587,9 @@ class Room(process.Room):
         assert self.variant
         state, self.mapped = world.take(deep=True), facts.mapped()
         self.deep = {world.DENORMALS: state.pop(world.DENORMALS)}
-        module = self.variant.load()
+        self.runtimes = facts.openmp_runtimes()
+        with self.ahead.born():
+            module = self.variant.load()
         if changed := world.difference(state, world.take()):
             raise Tampered(f"importing the variant: {changed}")
         return module
@@ -576,7 +601,7 @@ class Room(process.Room):
     def prepare(self, tuned: bool = True) -> None:
         state, self.deep_now = world.take(), True
         if hasattr(self.module, "prepare"):
-            with nullcontext() if tuned else untuned():
+            with nullcontext() if tuned else untuned(), self.ahead.born():
                 self.module.prepare(self.arena.case.shape, self.arena.case.phase)
         if changed := world.difference(state, world.take()):
             raise Tampered(f"prepare: {changed}")
@@ -675,7 +700,8 @@ class Room(process.Room):
         self.arena.reset()
         self.device.synchronize()
         start = PERF_COUNTER_NS()
-        self.arena.call(self.function)
+        with self.ahead.born():
+            self.arena.call(self.function)
         self.device.synchronize()
         return (PERF_COUNTER_NS() - start) / 1e9
 

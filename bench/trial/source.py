@@ -105,6 +105,10 @@ FRAMES = words(
     " addaudithook get_objects get_referrers get_referents f_back f_locals f_globals f_builtins tb_frame gi_frame"
     " cr_frame ag_frame __globals__ __closure__ cell_contents __subclasses__"
 )
+# By which memory is reached by its address, in Python.
+ADDRESSES = words("__array_interface__ __array_struct__ _construct_storage_from_data_pointer _new_shared_fd_cpu")
+# A code's own word for where it is from, and what runs a text as if it were from anywhere.
+ORIGINS = words("co_filename CodeType exec eval compile __import__")
 WATCHING = re.compile(r"(sys\.monitoring|gc\.callbacks|inspect\.(stack|trace))\b")
 PATCHING = frozenset({"ctypes", "_ctypes", "unittest.mock", "forbiddenfruit"})
 SETTINGS = re.compile(r"torch\.backends\b|[\w.]*\.\w*config\b")  # a check of its own watches these
@@ -471,9 +475,28 @@ class _Reader:
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
             names = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         yield from (f"looks at frames or objects of others: {name}" for name in names if name in FRAMES)
+        names = [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else names
+        names += [node.id] if isinstance(node, ast.Name) else []
+        names += [node.name] if isinstance(node, ast.FunctionDef) else []
+        yield from (f"reaches memory by its address: {name}" for name in names if name in ADDRESSES)
         dotted = self.files.dotted(self.file, node) if isinstance(node, ast.expr) and self._top(node) else None
         if dotted and WATCHING.match(dotted):
             yield f"looks at frames or objects of others: {dotted}"
+
+    def origins(self, node: ast.AST) -> Iterator[str]:
+        """Code that is made of a text, and may say that it is anybody's."""
+        name = ""
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in BUILTINS:
+            around = (f for f in self._around(node) if isinstance(f, SCOPES))
+            own = node.id in self.own_names or any(node.id in self._locals(f) for f in around)
+            name = "" if own or node.id in self.file.names else node.id
+        elif isinstance(node, ast.Attribute):
+            name = node.attr if node.attr in ("co_filename", "CodeType") else ""
+        elif isinstance(node, ast.keyword):
+            name = node.arg or ""
+            name = name if name == "co_filename" else ""
+        if name in ORIGINS:
+            yield f"code made of a text: {name}"
 
     def patches(self, node: ast.AST) -> Iterator[str]:
         """What was defined elsewhere is replaced."""
@@ -526,7 +549,7 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 Rule = Callable[[_Reader, ast.AST], Iterator[str]]
 HIDDEN = frozenset(NEVER | TUNING - {"random"} | set(QUESTIONS) | {"torch", "np", "ops", "testing", "interpreter"})
 SHARED_RULES: tuple[Rule, ...] = (_Reader.frames, _Reader.patches)
-TORCH_RULES: tuple[Rule, ...] = (*SHARED_RULES, _Reader.reaches)
+TORCH_RULES: tuple[Rule, ...] = (*SHARED_RULES, _Reader.reaches, _Reader.origins)
 OWN_RULES: tuple[Rule, ...] = (
     *SHARED_RULES,
     *(_Reader.imports, _Reader.uses, _Reader.builtins, _Reader.attributes, _Reader.classes, _Reader.stores),

@@ -9,8 +9,10 @@ import torch
 from bench.core.case import DTYPES, Case, cases_of, draw, map, one
 from bench.trial import accuracy, truth
 from reference import (
+    attention,
     contract,
     cross_entropy,
+    embedding,
     gelu,
     layernorm,
     q8_matmul,
@@ -25,10 +27,13 @@ from reference import (
 SEEDS = [0, 1]
 
 
-def caught(layer, phase, kernel, dtype="fp32"):
-    """The cases that a kernel (values, shape) -> {output: tensor} is wrong on: by edit, None for plain input."""
+def caught(layer, phase, kernel, dtype="fp32", edits=()):
+    """The cases that a kernel (values, shape) -> {output: tensor} is wrong on: by edit, None for plain input. edits: of
+    these alone, and plain."""
     found: dict[str | None, list[Case]] = {}
     for case in cases_of(layer, phase, dtype, SEEDS):
+        if edits and case.edit not in (None, *edits):
+            continue
         values = draw(case)
         wide = {n: map(v, lambda x: x.float() if x.is_floating_point() else x) for n, v in values.items()}
         outputs = kernel(wide, case.shape)
@@ -366,6 +371,50 @@ def bounded_below(v, shape):
     return v["logits"][:, : shape["V"]].clamp(min=-1e10)
 
 
+def in_fixed_point(x, bits):
+    return torch.where(x.abs() < 1e-3, (x.double() * 2**bits).round() / 2**bits, x.double())
+
+
+def gelu_in_fixed_point(v, shape):
+    return {"out": in_fixed_point(gelu.gelu(v["x"].double()), 40)}
+
+
+def sums_in_fixed_point(v, shape):
+    return {"out": in_fixed_point(v["a"].double() + v["b"], 40)}
+
+
+def norm_of_what_is_not_small(v, shape):
+    x, C = v["x"].double(), shape["C"]
+    x = x - x.mean(-1, keepdim=True) if "bias" in v else x
+    x = torch.where(x.abs() < 1e-9, 0 * x, x)
+    rstd = (x.square().sum(-1, keepdim=True) / C + shape["eps"]).rsqrt()
+    return {"out": x * rstd * v["weight"] + v.get("bias", 0)}
+
+
+def small_gates_are_nothing(v, shape):
+    gate, up = v["x"].double().chunk(2, -1)
+    return {"out": torch.where(gate.abs() < 1e-9, 0 * gate, gate) * torch.sigmoid(gate) * up}
+
+
+def within_fp16(x):
+    return torch.where(x.isnan(), x, torch.where(x.abs() < 6e-8, 0 * x, x.clamp(-65504, 65504)))
+
+
+def tables_within_fp16(v, shape):
+    plain = embedding.forward(v["tokens"], within_fp16(v["wte"]), None if v["wpe"] is None else within_fp16(v["wpe"]))
+    return plain
+
+
+def values_within_fp16(v, shape):
+    options = shape["causal"], shape.get("window", 0)
+    return attention.forward(v["q"].double(), v["k"].double(), within_fp16(v["v"]).double(), *options)
+
+
+def gradients_within_fp16(v, shape):
+    wide = {n: t.double() for n, t in v.items()} | {"dout": within_fp16(v["dout"]).double()}
+    return attention.backward(**wide, causal=shape["causal"], window=shape.get("window", 0))
+
+
 FOUND = [
     ("q8_quantise", "forward", half_away_from_zero, "ties"),
     ("q8_quantise", "forward", misses_a_large_negative, "last_of_each_group"),
@@ -384,6 +433,17 @@ FOUND = [
     ("gelu", "backward", slope_with_a_capped_exponent, "far_right"),
     ("gelu", "forward", gelu_that_overflows_in_whole_vectors, "tails"),
     ("gelu", "forward", gelu_that_hides_nan, "not_finite"),
+    ("gelu", "forward", gelu_in_fixed_point, "tiny"),
+    ("residual", "forward", sums_in_fixed_point, "tiny"),
+    ("layernorm", "forward", norm_of_what_is_not_small, "tiny"),
+    ("rmsnorm", "forward", norm_of_what_is_not_small, "tiny"),
+    ("swiglu", "forward", small_gates_are_nothing, "tiny"),
+    ("embedding", "forward", tables_within_fp16, "huge_tables"),
+    ("embedding", "forward", tables_within_fp16, "tiny_tables"),
+    ("attention", "forward", values_within_fp16, "huge_values"),
+    ("attention", "forward", values_within_fp16, "tiny_values"),
+    ("attention", "backward", gradients_within_fp16, "huge_gradient"),
+    ("attention", "backward", gradients_within_fp16, "tiny_gradient"),
     ("layernorm", "forward", moments_as_a_difference_where_aligned, "large_mean"),
     ("layernorm", "forward", shifted_by_one_end(slice(None, 64)), "first_columns"),
     ("layernorm", "forward", shifted_by_one_end(slice(-64, None)), "last_columns"),
@@ -414,7 +474,7 @@ FOUND = [
 
 @pytest.mark.parametrize(("layer", "phase", "kernel", "edit"), FOUND)
 def test_a_careless_kernel_is_found_by_its_case_alone(layer, phase, kernel, edit):
-    found = caught(layer, phase, kernel)
+    found = caught(layer, phase, kernel, edits=[edit])
     assert edit in found, f"found by {list(found)}"
     assert None not in found, "wrong on plain input too: says nothing of the case"
 

@@ -3,8 +3,10 @@
 import gc
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from typing import TypedDict
 
@@ -78,6 +80,15 @@ class Saboteur(Room):
 
     def kill(self, pid: int, number: int) -> None:
         os.kill(pid, number)
+
+    def leave_for_the_end(self, file: str) -> str:
+        def late() -> None:
+            with open(file, "w") as left:
+                left.write("late")
+
+        util.Finalize(None, late, exitpriority=1)
+        threading._register_atexit(late)  # type: ignore[attr-defined]
+        return "well"
 
     def flood(self) -> None:
         while True:

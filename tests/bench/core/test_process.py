@@ -296,6 +296,12 @@ def test_what_a_command_forked_ends_with_its_process(saboteur):
     assert not is_running(child)
 
 
+def test_nothing_that_was_left_for_the_end_of_a_process_is_done(saboteur, tmp_path):
+    assert saboteur.ask("leave_for_the_end", file=str(tmp_path / "late")) == "well"
+    saboteur.close()
+    assert not (tmp_path / "late").exists()
+
+
 def is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

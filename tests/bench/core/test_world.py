@@ -4,17 +4,23 @@ import _thread
 import builtins
 import contextlib
 import ctypes
+import fcntl
 import functools
 import gc
 import inspect
+import multiprocessing.util
 import os
 import platform
 import random
+import re
 import resource
 import secrets
 import signal
+import sqlite3
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -35,6 +41,7 @@ from bench.core.arena import Arena, workspace_of
 from bench.core.case import cases_of, draw
 from bench.core.world import Watch, cpu_over_wall, difference, from_outside, late_work, settled, take
 from bench.machine import facts
+from kernels import put
 from kernels.cpu import Kernel
 
 ALL = variants.discover()
@@ -50,6 +57,8 @@ def guarded(monkeypatch):
         for name in names:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(module, name))
+    for owner, name in world.OPENERS:
+        monkeypatch.setattr(owner, name, getattr(owner, name))
     for _, _, prop in world._properties():
         monkeypatch.setattr(prop, "setter", prop.setter)
     world.guard()
@@ -403,6 +412,17 @@ def _renamed(to: Path) -> None:
         os.rename("/proc/self/nothing", to)
 
 
+def _locked(file: Path) -> None:
+    with open(file) as held:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def _failing(write: Callable, *arguments: object) -> None:
+    """To write a file where there is no folder for it is to try."""
+    with contextlib.suppress(OSError, RuntimeError, sqlite3.Error):
+        write(*arguments)
+
+
 DEEDS: dict[str, Callable] = {
     "a thread's start": by_raw_thread,
     "a thread's start ": by_pool,
@@ -425,6 +445,18 @@ DEEDS: dict[str, Callable] = {
         HOME / "results" / "later.pth"
     ),
     "__code__ of": lambda: setattr(by_pool, "__code__", by_pool.__code__),
+    "subprocess.Popen": lambda: subprocess.run(["true"]),
+    "os.system": lambda: os.system("true"),
+    "a program's start": lambda: os.waitpid(multiprocessing.util.spawnv_passfds(b"/bin/true", [b"true"], ()), 0),
+    "fcntl.flock": lambda: _locked(HOME / "pyproject.toml"),
+    "os.chmod to change pyproject.toml": lambda: os.chmod(
+        HOME / "pyproject.toml", stat.S_IMODE((HOME / "pyproject.toml").stat().st_mode)
+    ),
+    # By others' hands.
+    "open to change records.jsonl": lambda: _failing(torch.save, {}, HOME / "nowhere" / "records.jsonl"),
+    "open to change later.pth": lambda: _failing(torch.from_file, str(HOME / "nowhere" / "later.pth"), True, 4),
+    "open to change env.json": lambda: _failing(np.savetxt, HOME / "nowhere" / "env.json", [0.0]),
+    "open to change a.db": lambda: _failing(sqlite3.connect, HOME / "nowhere" / "a.db"),
 }
 
 
@@ -446,6 +478,12 @@ def test_files_of_its_own_are_no_deed_and_yards_are(monkeypatch, tmp_path):
     open("/proc/cpuinfo").close()
     open(os.devnull, "w").close()
     mine.unlink()
+    with tempfile.TemporaryDirectory() as folder:  # is removed by names within open folders
+        Path(folder, "inside").mkdir()
+        Path(folder, "inside", "mine").write_text("")
+    for _ in range(2):
+        put(tmp_path / "cache" / "of_mine" / "table.json", b"{}")
+        torch.save({}, tmp_path / "cache" / "of_mine" / "table.pt")
     assert difference({world.DEEDS: before[world.DEEDS]}, take()) == ""
     subprocess.run(["touch", known])  # by another process
     known.write_text("{}")
@@ -453,6 +491,74 @@ def test_files_of_its_own_are_no_deed_and_yards_are(monkeypatch, tmp_path):
     (tmp_path / "cache" / "yards" / "gelu.json").write_text("{}")
     told = difference({world.DEEDS: before[world.DEEDS]}, take())
     assert "open to change records.jsonl" in told and "open to change gelu.json" in told
+
+
+def test_what_is_put_or_made_where_the_harness_looks_is_a_deed(monkeypatch, tmp_path):
+    monkeypatch.setattr(world, "MADE", set())
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    for name in ("yards/gelu.jsonl", "cpu/residual-simd-0.so", "shards-1/train.bin", "step_times.json"):
+        monkeypatch.setattr(world, "DONE", {})
+        put(tmp_path / name, b"")
+        assert "to change" in str(world.DONE), name
+        (tmp_path / name).unlink()
+        monkeypatch.setattr(world, "DONE", {})
+        (tmp_path / name).touch()
+        assert "to change" in str(world.DONE), name
+
+
+def test_every_folder_that_the_harness_keeps_things_in_is_told_as_its_own():
+    """By its name in `cache_dir() / "…"`."""
+    sources = [p for folder in ("bench", "kernels") for p in (HOME / folder).rglob("*.py")]
+    found = {m for p in sources for m in re.findall(r"cache_dir\(\) / f?\"([\w-]+)\"", p.read_text())}
+    assert {"cpu", "yards", "resources"} <= found
+    assert {n for n in found if n not in world.OURS and not n.startswith(world.OURS_BEGIN)} == set()
+
+
+def test_where_packages_are_is_no_folder_of_that_name_and_no_variant():
+    assert world._trusted(torch.nn.__file__) and world._trusted(np.__file__)
+    assert not world._trusted("/tmp/site-packages/torch/nn/__init__.py")
+    plugin = Path(np.__file__).parents[1] / "a_plugin"
+    assert world._trusted(str(plugin / "helpers.py")) and not world._trusted(str(plugin / "torch/residual/mine.py"))
+
+
+def test_the_direction_of_rounding_is_looked_at():
+    library = ctypes.CDLL("libm.so.6")
+    before = take()
+    for direction in (0x400, 0x800, 0xC00):  # down, up, towards zero: of x86-64
+        library.fesetround(direction)
+        after = take()
+        library.fesetround(0)
+        assert "rounding went from" in difference(before, after)
+
+
+def test_who_leaves_the_group_that_it_is_ended_with_is_told():
+    """In a fork, for there is no way back."""
+    reads, writes = os.pipe()
+    if os.fork() == 0:
+        before = take()
+        os.setpgid(0, 0)
+        os.write(writes, difference(before, take()).encode())
+        os._exit(0)
+    os.wait()
+    assert b"process group went from" in os.read(reads, 1000)
+
+
+def test_a_stream_that_is_sent_elsewhere_is_told():
+    before, kept, other = take(), os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(other, 2)
+    after = take()
+    os.dup2(kept, 2)
+    for number in (kept, other):
+        os.close(number)
+    assert "stdout and stderr went from" in difference(before, after)
+
+
+def test_a_launcher_may_build_and_lock_while_a_call_is_watched(monkeypatch):
+    monkeypatch.setattr(world, "_trusted", lambda file: True)
+    with Watch() as watch:
+        subprocess.run(["true"])
+        _locked(HOME / "pyproject.toml")
+    assert watch.evidence() == ""
 
 
 def test_a_tool_of_sys_monitoring_is_told(monkeypatch):
@@ -469,7 +575,6 @@ def test_what_python_and_packages_do_for_themselves_is_no_deed(monkeypatch):
     before = take()
     namedtuple("Pair", "a b")
     dataclass(type("Point", (), {"__annotations__": {"x": int}}))
-    subprocess.run(["true"])
     compile("1", "somewhere", "eval")
     torch.nn.Linear(2, 2)(torch.ones(1, 2)).sum().backward()
     assert difference({world.DEEDS: before[world.DEEDS]}, take()) == ""

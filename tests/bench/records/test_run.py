@@ -43,6 +43,58 @@ def record(case, status="ok", **more):
     return {"case_id": case, "status": status, "layer": "gelu", "variant": "cpu.simd", **more}
 
 
+def add_a_line(file):
+    """As somebody else does, whose row looks like any."""
+    with file.open("a") as more:
+        more.write(json.dumps({"schema": SCHEMA, **record("b"), "evidence": "mine"}) + "\n")
+
+
+def swap_a_word(file):
+    """Of the same length."""
+    text = file.read_text().replace("wrong", "ok   ")
+    file.write_text(text)
+
+
+def put_another_in_its_place(file):
+    other = file.with_suffix(".other")
+    other.write_text("")
+    os.replace(other, file)
+
+
+@pytest.mark.parametrize("change", [add_a_line, swap_a_word, put_another_in_its_place, os.remove])
+def test_what_somebody_else_does_to_a_runs_records_is_undone(change, tmp_path, capsys):
+    """Before it is read, before the next is written, and at the end."""
+    run = Run.create("layer", tmp_path / "r")
+    whole = []
+    for i in range(2):
+        whole.append(run.append(record(f"a{i}", "wrong", evidence="wrong")))
+        change(run.folder / "records.jsonl")
+    assert run.records() == whole
+    change(run.folder / "records.jsonl")
+    run.close()
+    assert read_records(run.folder) == (whole, [])
+    assert capsys.readouterr().err.count("somebody else changed") == 3
+
+
+def test_a_run_that_goes_on_keeps_what_it_found(tmp_path, capsys):
+    run = Run.create("layer", tmp_path / "r")
+    run.append(record("a"))
+    run.close()
+    run = Run.resume(tmp_path / "r")
+    run.append(record("b"))
+    run.close()
+    assert [r["case_id"] for r in read_records(tmp_path / "r")[0]] == ["a", "b"]
+    assert "somebody" not in capsys.readouterr().err
+
+
+def test_texts_of_a_record_steer_no_terminal(tmp_path):
+    """Whoever wrote the file."""
+    line = {"schema": SCHEMA, **record("a"), "variant": "\x1b[2Jours", "kernels": {"\x1b]0;x\x07key": ["\ud800"]}}
+    (tmp_path / "records.jsonl").write_text(json.dumps(line) + "\n")
+    (read,), _ = read_records(tmp_path)
+    assert (read["variant"], read["kernels"]) == ("ours", {"key": ["\ufffd"]})
+
+
 def test_records_come_back_in_order_with_run_time_and_schema(tmp_path):
     run = Run.create("layer", tmp_path / "r", ["gelu", "--all"])
     run.append(record("a", samples=[[1.0, 2.0], [1.5]]))
