@@ -661,7 +661,7 @@ HEARD = frozenset(
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MADE: set[str] = set()  # files that this process was seen to make
 # Folders of the cache that the harness, its launchers and compilers alone write to: what is found there is believed.
-OURS = frozenset({"yards", "cpu", "cuda", "core", "simulate", "resources", "messages", "data"})
+OURS = frozenset({"yards", "cpu", "cuda", "cupy", "core", "simulate", "resources", "messages", "data"})
 OURS_BEGIN = ("shards-", "triton")
 # Files that are believed wherever they lie: records, and what Python runs at its start.
 BELIEVED = ("records.jsonl", "env.json", "train.jsonl", "sitecustomize.py", "usercustomize.py")
