@@ -105,7 +105,7 @@ def write_beside(folder: Path) -> str:
         write(*page_of(read_runs([folder])), out)
     except DiskFull:
         raise
-    except (CannotGoOn, OSError, ValueError, KeyError, TypeError) as error:
+    except (CannotGoOn, ImportError, OSError, ValueError, KeyError, TypeError) as error:
         return f"no report: {type(error).__name__}: {error} (python -m bench.report {folder})"
     return f"report: {out}"
 
