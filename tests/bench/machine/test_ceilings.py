@@ -39,13 +39,13 @@ def empty_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("seconds", "looks"), [(-10, 0), (-1000, 1), (1000, 1)])
 def test_a_look_is_due_after_a_while_and_where_the_clock_was_set_back(empty_cache, monkeypatch, seconds, looks):
     """seconds: from now to the last look."""
-    done: list[float] = []
+    done: list[dict[str, Any]] = []
 
-    def looked(**_: object) -> dict[str, object]:
-        done.append(seconds)
+    def measure(**how: Any) -> dict[str, Any]:
+        done.append(how)
         return {}
 
-    monkeypatch.setattr(ceilings, "_cpu_bandwidths", looked)
+    monkeypatch.setattr(ceilings, "_cpu_bandwidths", measure)
     monkeypatch.setattr(ceilings, "_memory", {"cpu": replace(MACHINE, looked_at=time.time() + seconds)})
     ceilings.look_again()
     assert len(done) == looks
