@@ -201,7 +201,8 @@ NEEDLESS = (
     *("open", "open64", "openat", "creat", "fopen", "fopen64", "pwrite", "pwrite64", "unlink", "remove", "rename"),
     *("truncate", "ftruncate", "socket", "connect", "shm_open", "memfd_create", "dup2"),
 )
-LINKERS = ("_ITM_", "__gmon_start__", "_ZGT", "_ZTH", "__tls_init")  # weak references of every shared object
+# Weak references of every shared object; of threads, where an older C library has them in one of its own.
+LINKERS = ("_ITM_", "__gmon_start__", "_ZGT", "_ZTH", "__tls_init", "pthread_", "__pthread_")
 UNDEFINED, WEAK, DYNAMIC_SYMBOLS = 0, 2, 11  # of an ELF file: section index, binding, section type
 
 
@@ -267,7 +268,7 @@ def undefined(library: Path) -> list[str]:
             if not name or section != UNDEFINED:
                 continue
             told = data[names + name : data.index(b"\0", names + name)].decode()
-            if info >> 4 != WEAK or not told.startswith(LINKERS):
+            if info >> 4 != WEAK or told in SETS or not told.startswith(LINKERS):
                 found.append(told)
     return sorted(found)
 

@@ -463,9 +463,7 @@ class Room(process.Room):
         found = self.ahead.evidence()
         if not found:
             return ""
-        shares = facts.openmp_runtimes() <= self.runtimes and any(
-            ran.wants_openmp(path) for path in ran.brought(self.mapped)
-        )
+        shares = facts.openmp_runtimes() <= self.runtimes and any(ran.wants_openmp(p) for p in ran.brought(self.mapped))
         return "" if shares else found
 
     def capture(self, busy_s: float) -> int:

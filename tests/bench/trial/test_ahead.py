@@ -130,3 +130,17 @@ def test_outputs_that_are_written_before_the_clock_starts_are_told(monkeypatch):
         said.append(made.end()["changed"])
     box.close()
     assert ["was written before the call" in each for each in said] == [False, True]
+
+
+def test_a_pool_that_pytorch_uses_too_is_nobodys_own(monkeypatch):
+    """Where a kernel asks the OpenMP runtime that is there for its threads."""
+    made = room.Room(find(discover(), "residual", "torch.eager"), room.Setting(threads=1))
+    monkeypatch.setattr(made.ahead, "evidence", lambda: "worked")
+    monkeypatch.setattr(room.ran, "brought", lambda before: ["a.so"])
+    said = []
+    for now, asks in ((1, True), (1, False), (2, True)):
+        made.runtimes = 1
+        monkeypatch.setattr(room.facts, "openmp_runtimes", lambda now=now: now)
+        monkeypatch.setattr(room.ran, "wants_openmp", lambda library, asks=asks: asks)
+        said.append(made._worked_ahead())
+    assert said == ["", "worked", "worked"]

@@ -114,6 +114,12 @@ BORROWS = {
     ),
     "omp_set_num_threads": ("global_state", "#include <omp.h>\nvoid f() { omp_set_num_threads(2); }"),
     "syscall": ("global_state", "#include <unistd.h>\nlong f() { return syscall(144, 0, 1); }"),
+    "fesetround": ("global_state", "#include <cfenv>\nvoid f() { fesetround(FE_UPWARD); }"),
+    "clock_gettime": ("source", "#include <time.h>\nvoid f(timespec* t) { clock_gettime(CLOCK_MONOTONIC, t); }"),
+    "dlmopen": (
+        "library",
+        'extern "C" void* g(...) __asm__("dlmopen") __attribute__((weak));\nvoid* f() { return g(0); }',
+    ),
 }
 HONEST = """
 #include <cmath>

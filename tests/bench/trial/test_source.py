@@ -471,6 +471,12 @@ def test_pytorchs_variants_may_use_what_they_like(said, lines):
         ("for torch.cuda.synchronize in [print]: pass", "replaces torch.cuda.synchronize"),
         ("del torch.equal", "replaces torch.equal"),
         ("import bench.trial.checks as c\nc.judge = print", "replaces bench.trial.checks.judge"),
+        ('eval("1")', "code made of a text: eval"),
+        ('exec(compile("1", torch.__file__, "exec"))', "code made of a text: compile"),
+        ("forward.__code__.replace(co_filename=torch.__file__)", "code made of a text: co_filename"),
+        ("torch._C._construct_storage_from_data_pointer(1, 2, 3)", "… _construct_storage_from_data_pointer"),
+        ("class At:\n    __array_interface__ = {}", "reaches memory by its address: __array_interface__"),
+        ('setattr(a, "__array_struct__", 1)', "reaches memory by its address: __array_struct__"),
     ],
 )
 def test_no_variant_looks_at_its_caller_or_replaces_what_is_not_its_own(said, lines, told):
@@ -514,6 +520,12 @@ def test_no_variant_looks_at_its_caller_or_replaces_what_is_not_its_own(said, li
         ("#include LIBRARY", "includes what a macro names"),
         ("cblas_sgemm(1, 2, 3);", "cblas_sgemm()"),
         ("__attribute__((constructor)) void early() {}", "what runs when it is loaded: constructor"),
+        ('__attribute__((section(".text#"))) const char code[] = {0};', "what the linker is told: section"),
+        ('extern "C" void* find(void*) __attribute__((weak));', "what the linker is told: weak"),
+        ("#pragma weak find", "what the linker is told: weak"),
+        ('asm volatile("syscall" : "+a"(x));', "assembly: syscall"),
+        ('__asm__("nop\\n" ".byte 0x0f, 0x05");', "assembly: .byte"),
+        ("mremap(at, size, size, 3, there);", "mremap()"),
     ],
 )
 def test_native_code_is_named(tmp_path, code, told):
@@ -535,6 +547,7 @@ def test_native_code_is_named(tmp_path, code, told):
         "int64_t fork_at = 0; bool systems = true; operating_system(1);",
         '#include <immintrin.h>\n#include "common.hpp"\n#pragma omp parallel for',
         'asm volatile("cp.async.bulk.commit_group;" ::: "memory");',
+        'asm volatile("{.reg .b32 a; mov.b32 a, %0;}" ::: "memory"); printf("a syscall .byte");',
     ],
 )
 def test_words_in_texts_and_names_of_its_own_are_none(code):

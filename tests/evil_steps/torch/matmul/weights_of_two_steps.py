@@ -16,4 +16,5 @@ def forward(x, weight, bias, epilogue, *, out, pre_gelu):
     honest.forward(x, kept[1], bias, epilogue, out=out, pre_gelu=pre_gelu)
 
 
-backward = honest.backward
+def backward(dout, x, weight, x_pre_gelu, accumulate, *, dx, dweight, dbias):
+    honest.backward(dout, x, weight, x_pre_gelu, accumulate, dx=dx, dweight=dweight, dbias=dbias)
