@@ -119,9 +119,9 @@ def test_a_profile_function_does_not_slow_the_compiling_of_a_call(monkeypatch):
 
 def test_who_is_stopped_with_the_lock_is_not_waited_for_long(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "MOST_WAITING_S", 0.2)
-    with build._only_here(tmp_path / "kernel.so"):
+    with build.only_here(tmp_path / "kernel.so"):
         begin = time.monotonic()
-        with build._only_here(tmp_path / "kernel.so"):
+        with build.only_here(tmp_path / "kernel.so"):
             assert 0.2 <= time.monotonic() - begin < 5
 
 
