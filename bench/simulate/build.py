@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 # No contraction: whether a product and a sum are fused was decided when the PTX was made.
 # C++17: the standard library's headers take twice as long to compile as C++20.
 COMMON = ["-std=c++17", "-march=native", "-fPIC", "-shared", "-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off"]
-RUNTIME_FLAGS = [*COMMON, "-O1", "-fvisibility=default"]
+RUNTIME_FLAGS = [*COMMON, "-fvisibility=default", "-fno-semantic-interposition"]
 # By header, the files of the runtime that it stands for, those before others that they call.
 PARTS = {
     "tensor_core.hpp": ("tensor_core",),
@@ -36,10 +36,11 @@ PARTS = {
 }
 OF_FEW = frozenset(name for names in PARTS.values() for name in names)
 # Of what all kernels need, these files are compiled as one and all others as another, side by side: a header is read
-# twice and not eight times, which was a third of the work.
+# twice and not eight times, which was a third of the work. -O2 takes a second more; the first run a sixth faster by it,
+# the others no faster.
 SCHEDULER = ("cluster", "runtime", "unused", "warp")
 INCLUDED = re.compile(rb"layerbench includes:([^\0]*)\0")  # in a kernel's library (translate.py)
-# -Og compiles in a third of the time that -O1 takes, and runs as fast; -O0 compiles hardly faster, and runs half as fast.
+# -Og compiles in a third of -O1's time, and what it makes is as fast; -O0 takes hardly less, and makes half as fast a one.
 KERNEL_FLAGS = [*COMMON, "-Og", "-fno-math-errno", "-fno-plt", "-fstack-clash-protection", "-fvisibility=hidden", "-w"]
 MOST_WAITING_S = 120.0  # for another process's compiler
 
@@ -141,21 +142,22 @@ def only_here(library: Path) -> Iterator[None]:
 
 def _compile(folder: Path, name: str, units: list[list[Path]]) -> Path:
     texts = ["".join(p.read_text() for p in unit) for unit in units]
-    library = folder / "simulate" / f"{name}-{_digest(''.join(texts), RUNTIME_FLAGS)}.so"
+    flags = [[*RUNTIME_FLAGS, "-O2" if unit[0].stem in SCHEDULER else "-O1"] for unit in units]
+    library = folder / "simulate" / f"{name}-{_digest(''.join(texts), sum(flags, []))}.so"
 
     def build() -> None:
         # Side by side: one after the other they are most of what the first launch of all takes.
         with ThreadPoolExecutor(min(len(units), len(os.sched_getaffinity(0)))) as pool:
-            objects = list(pool.map(lambda unit, text: _compile_unit(folder, unit, text), units, texts))
+            objects = list(pool.map(lambda *unit: _compile_unit(folder, *unit), units, texts, flags))
         _run_compiler(objects, RUNTIME_FLAGS, library)
 
     return _once(library, build)
 
 
-def _compile_unit(folder: Path, unit: list[Path], text: str) -> Path:
-    part = folder / "simulate" / f"{unit[0].stem}-{_digest(text, RUNTIME_FLAGS)}.o"
+def _compile_unit(folder: Path, unit: list[Path], text: str, flags: list[str]) -> Path:
+    part = folder / "simulate" / f"{unit[0].stem}-{_digest(text, flags)}.o"
     if not part.exists():
-        flags = [*(f for f in RUNTIME_FLAGS if f != "-shared"), "-c"]
+        flags = [*(f for f in flags if f != "-shared"), "-c"]
         _compile_code("".join(f'#include "{p.name}"\n' for p in unit), flags, part)
     return part
 

@@ -91,7 +91,7 @@ def test_only_what_a_kernel_includes_is_compiled_of_the_runtime(tmp_path, monkey
 
 def test_every_file_of_the_runtime_is_loaded_by_some_kernel_or_all():
     """Those before others that they call: a library is bound as it is loaded."""
-    assert all((build.HERE / f"{name}.cpp").is_file() for name in build.OF_FEW)
+    assert all((build.HERE / f"{name}.cpp").is_file() for name in {*build.OF_FEW, *build.SCHEDULER})
     order = list(dict.fromkeys(name for names in build.PARTS.values() for name in names))
     for names in build.PARTS.values():
         assert sorted(names, key=order.index) == list(names)
