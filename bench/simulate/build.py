@@ -40,7 +40,7 @@ OF_FEW = frozenset(name for names in PARTS.values() for name in names)
 # the others no faster.
 SCHEDULER = ("cluster", "runtime", "unused", "warp")
 INCLUDED = re.compile(rb"layerbench includes:([^\0]*)\0")  # in a kernel's library (translate.py)
-# -Og compiles in a third of -O1's time, and what it makes is as fast; -O0 takes hardly less, and makes half as fast a one.
+# -Og compiles in a third of -O1's time, and runs as fast; -O0 takes hardly less, and runs half as fast.
 KERNEL_FLAGS = [*COMMON, "-Og", "-fno-math-errno", "-fno-plt", "-fstack-clash-protection", "-fvisibility=hidden", "-w"]
 MOST_WAITING_S = 120.0  # for another process's compiler
 
