@@ -43,7 +43,7 @@ struct CountState {
         occurrences.clear();
     }
 };
-OfBlock<CountState> here;
+OfBlock<CountState> tallies;
 std::unordered_map<u64, Total> totals;                    // of the launch, by site and kind
 std::vector<Total> answered;
 
@@ -95,15 +95,15 @@ void count_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access,
     Kind kind = shared ? kShared : !(access & kWrite) ? kGlobalLoad : access & kRead ? kGlobalAtomic : kGlobalStore;
     // cp.async reads global and writes shared memory at one site: the space is part of the key.
     u64 site_and_space = static_cast<u64>(site) * 2 + shared;
-    u64 occurrence = here->occurrences[site_and_space << 10 | self.index]++;
-    Request& request = here->requests[(occurrence << 5 | self.warp) << 24 | site_and_space];
+    u64 occurrence = tallies->occurrences[site_and_space << 10 | self.index]++;
+    Request& request = tallies->requests[(occurrence << 5 | self.warp) << 24 | site_and_space];
     request.site = site;
     request.kind = kind;
     request.parts.push_back({address, bytes, self.lane});
 }
 
 void count_end_of_block() {
-    for (const auto& entry : here->requests) {
+    for (const auto& entry : tallies->requests) {
         const Request& request = entry.second;
         Total& total = totals[static_cast<u64>(request.site) * 4 + request.kind];
         total.site = request.site;
@@ -112,7 +112,7 @@ void count_end_of_block() {
         if (request.kind == kShared) count_shared(total, request);
         else count_global(total, request);
     }
-    here->begin();
+    tallies->begin();
 }
 
 // What Python reads after a launch that counted: one total for each site and kind.

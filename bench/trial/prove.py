@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -267,7 +268,8 @@ def _prove_side_by_side(
     most: int,
 ) -> Generator[Answered, None, None]:
     """What comes of each case, in their order, from this worker and others of the same variant, at most so many, who
-    join one after the other while it goes on. Each is called, and at once looked at, in one of them.
+    join one after the other while it goes on. Each is called, and at once looked at, in one of them. Every second one
+    begins at the other end: neighbours are of one shape, and two who take them compile one kernel at once.
 
     What is said is of the first case that fails, whichever is done first: the cases before it have been taken by then.
     Once nobody asks for more, those who are at work are ended. team: the others, kept for the next phase.
@@ -275,7 +277,7 @@ def _prove_side_by_side(
     variant = proof.variant
     answers: list[Future[tuple[Proved | None, ProcessFailed | None]]] = [Future() for _ in cases]
     verdicts: list[Future[Verdict]] = [Future() for _ in cases]
-    waiting, over = iter(range(len(cases))), threading.Event()
+    waiting, over = deque(range(len(cases))), threading.Event()
     busy, finished = {0: worker}, False
 
     def take(one: Worker, i: int) -> None:
@@ -297,7 +299,11 @@ def _prove_side_by_side(
     def work(place: int) -> None:
         if place and over.wait(place * JOIN_SECONDS):
             return
-        while not over.is_set() and (i := next(waiting, None)) is not None:
+        while not over.is_set():
+            try:
+                i = waiting.pop() if place % 2 else waiting.popleft()
+            except IndexError:
+                return
             try:
                 busy[place] = _member(team, place, variant, setting) if place else worker
             except BaseException as error:

@@ -91,7 +91,7 @@ def test_only_what_a_kernel_includes_is_compiled_of_the_runtime(tmp_path, monkey
 
 def test_every_file_of_the_runtime_is_loaded_by_some_kernel_or_all():
     """Those before others that they call: a library is bound as it is loaded."""
-    assert all((build.HERE / f"{name}.cpp").is_file() for name in build.OF_FEW)
+    assert all((build.HERE / f"{name}.cpp").is_file() for name in {*build.OF_FEW, *build.SCHEDULER})
     order = list(dict.fromkeys(name for names in build.PARTS.values() for name in names))
     for names in build.PARTS.values():
         assert sorted(names, key=order.index) == list(names)
@@ -119,9 +119,9 @@ def test_a_profile_function_does_not_slow_the_compiling_of_a_call(monkeypatch):
 
 def test_who_is_stopped_with_the_lock_is_not_waited_for_long(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "MOST_WAITING_S", 0.2)
-    with build._only_here(tmp_path / "kernel.so"):
+    with build.only_here(tmp_path / "kernel.so"):
         begin = time.monotonic()
-        with build._only_here(tmp_path / "kernel.so"):
+        with build.only_here(tmp_path / "kernel.so"):
             assert 0.2 <= time.monotonic() - begin < 5
 
 

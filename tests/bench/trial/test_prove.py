@@ -211,6 +211,13 @@ def test_cases_are_shared_among_workers_and_each_is_called_once(monkeypatch):
     assert not any(w.killed.is_set() for w in made)
 
 
+def test_two_begin_at_the_two_ends(monkeypatch):
+    """Neighbours want one kernel: who takes both compiles it once."""
+    proof, went, made = shared_proof(monkeypatch, dict.fromkeys(range(4), 0.2), most=2)
+    by = [[i for i, w in went if w is worker] for worker in made]
+    assert proof.ok and by[0] == sorted(by[0]) and by[1] == sorted(by[1], reverse=True) and by[1][0] == 3
+
+
 def test_the_first_failure_in_order_is_told_and_those_at_work_are_ended(monkeypatch):
     """Case 1 fails when case 3 has long failed; case 2 never ends, and is not waited for."""
     outcome = {1: 0.3, 2: "for ever", 3: ProcessFailed("crash", "died")}
