@@ -6,8 +6,7 @@ python -m bench.import add.py --layer residual                     a Triton kern
 
 The kernel and the headers beside it are copied as they are. Its parameters are matched to the layer's contract by name
 and type; grid, block and shared memory are those of the source's own launch. Lines that a person must decide have the
-word DECIDE in them, and are printed. Then the variant is proved; a CUDA kernel that is wrong is tried on whole tiles
-alone, and where it is right on those, what is no multiple is refused by a line of the file.
+word DECIDE in them, and are printed. Then the variant is proved; a kernel that is wrong is tried on whole tiles alone, and where it is right on those, what is no multiple is refused by a line of the file.
 """
 
 import itertools
@@ -80,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.no_proof:
             return cli.OK
         code = subprocess.run([sys.executable, *prove]).returncode
-        if code != cli.WRONG or decide or args.file.suffix == ".py":
+        if code != cli.WRONG or decide:
             return code
         if not (tiles := in_whole_tiles(adopt, written[0], prove)):
             return code

@@ -13,13 +13,16 @@ import torch
 
 from bench import cli, simulate
 from bench.cli import CannotGoOn
+from bench.core import adopt as adopting
 from bench.core.adopt import Reader, adopt
 from bench.core.adopt_cuda import DECIDE, Whole, adopted
 from bench.core.adopt_uses import uses_of
+from bench.core.case import Case, draw, run_truth
 from bench.core.variants import discover
 from bench.trial import ran, source
 from kernels import Unavailable, cuda
 from kernels.cuda.cplusplus import lex
+from reference import contract
 
 SOFTMAX = """
 #include <stdio.h>
@@ -52,6 +55,7 @@ void softmax_rows(float* out, const float* inp, int N, int C) {
 int main() { FILE* f = fopen("/proc/self/stat", "r"); system("date"); return 0; }
 """
 MINE = """#pragma once
+#include "cublas_v2.h"
 #define WARP 16
 #define cudaCheck(e) check(e)
 template <class T> T ceil_div(T a, T b) { return (a + b - 1) / b; }
@@ -948,3 +952,163 @@ void run(float* xout, float* x, float* w, int n, int d) {
 def test_what_a_body_does_with_a_pointer(body, reads, writes):
     found = uses_of(list(lex(f"{{ {body} }}")), ["p"])
     assert (found["p"].reads, found["p"].writes) == (reads, writes) if reads is not None else not found
+
+
+ATTENTION = """
+#include <torch/extension.h>
+#define ROUND_UP(a, b) (((a) + (b)-1) / (b))
+__global__ void attend(float* Q, float* K, float* V, float* O, float* seen, int N, int d, float sm_scale) {
+    const int t = blockIdx.x * blockDim.x + threadIdx.x;
+    const size_t head = ORDER;
+    if (t >= N) return;
+    float top = -INFINITY, sum = seen[(blockIdx.y * gridDim.z + blockIdx.z) * N + t];
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) for (int c = 0; c < d; c++) O[head + t * STEP + c] = 0;
+        for (int s = 0; s <= (MASKS ? t : N - 1); s++) {
+            float score = 0;
+            for (int c = 0; c < d; c++) score += Q[head + t * STEP + c] * K[head + s * STEP + c];
+            score *= sm_scale;
+            if (!pass) { top = fmaxf(top, score); continue; }
+            const float p = expf(score - top);
+            sum += p;
+            for (int c = 0; c < d; c++) O[head + t * STEP + c] += p * V[head + s * STEP + c];
+        }
+    }
+    for (int c = 0; c < d; c++) O[head + t * STEP + c] /= sum;
+}
+torch::Tensor attention(torch::Tensor Q, torch::Tensor K, torch::Tensor V) {
+    const int batch = Q.size(0), heads = Q.size(1);
+    int N = Q.size(2); int d = Q.size(3);
+    const int nothing = 0;
+    auto O = torch::zeros_like(Q);
+    auto seen = torch::zeros({batch, heads, N});
+    seen = seen.to(torch::kCUDA);
+    dim3 const threads{32U};
+    dim3 const many{ROUND_UP(N, threads.x), batch, heads};
+    attend<<<many, threads>>>(Q.data_ptr<float>(), K.data_ptr<float>(), V.data_ptr<float>(), O.data_ptr<float>(),
+                              seen.data_ptr<float>(), N, d, 1.0 / sqrt(d));
+    return O;
+}
+"""
+AXES = {
+    "heads": ("(blockIdx.y * gridDim.z + blockIdx.z) * (size_t)N * d", "d"),
+    "positions": (
+        "(blockIdx.y * (size_t)N * gridDim.z + blockIdx.z) * d",
+        "gridDim.z * d",
+        "heads = Q.size(2)",
+        "N = Q.size(1)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("axes", "masks"), [("heads", True), ("positions", False)])
+def test_an_attention_of_another_layout_is_moved_there_and_what_nothing_says_is_tried(
+    tmp_path, monkeypatch, axes, masks
+):
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    monkeypatch.setitem(adopting.TRIED, "attention", ({"B": 1, "T": 24, "NH": 3, "NKV": 3, "HS": 16},))
+    order, step, *asked = AXES[axes]
+    text = ATTENTION.replace("ORDER", order).replace("STEP", step).replace("MASKS", str(int(masks)))
+    if asked:
+        text = text.replace("heads = Q.size(1)", asked[0]).replace("N = Q.size(2)", asked[1])
+    found, text, decide = taken(tmp_path, "attention.cu", "attention", text)
+    assert decide == [] and "ROUND_UP" not in text
+    assert ("masks by itself" in text) == masks and ("(B, NH, T, HS)" in text) == (axes == "heads")
+    module = contract.load("attention")
+    shape = {"B": 2, "T": 37, "NH": 2, "NKV": 2, "HS": 16, "dtype": "fp32", "causal": masks}
+    values = draw(Case("attention", "forward", shape, "a"))
+    given, truth = [values[n] for n in "qkv"], run_truth(module, "forward", values, shape)
+    simulate.install("cuda")
+    try:
+        variant = runpy.run_path(str(found.path))
+        out, lse = torch.full((2, 37, 2, 16), torch.nan), torch.full((2, 2, 37), torch.nan)
+        memory = torch.full((variant["workspace"](shape, "forward"),), 255, dtype=torch.uint8)
+        variant["forward"](*given, masks, out=out, lse=lse, workspace=memory)
+        with pytest.raises(Unavailable, match="not causal" if masks else "causal"):
+            variant["forward"](*given, not masks, out=out, lse=lse, workspace=memory)
+        with pytest.raises(Unavailable, match="grouped queries"):
+            variant["forward"](
+                given[0], given[1][:, :, :1], given[2][:, :, :1], masks, out=out, lse=lse, workspace=memory
+            )
+    finally:
+        cuda.simulate_with(None)
+    assert torch.allclose(out, truth["out"].float(), atol=1e-5) and torch.allclose(lse, truth["lse"].float(), atol=1e-5)
+
+
+def test_what_is_right_in_no_way_is_not_passed_off_as_known(folder):
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    broken = SOFTMAX.replace("/ sum;", "/ (sum + sum);")
+    found, text, decide = taken(folder, "softmax.cu", "softmax", broken, kernel="rows_kernel", tries=True)
+    assert any("no way that was tried is right: takes no mask" in line for line in decide)
+    assert any("if causal" in line for line in decide) and "DECIDE: guessed" in text
+
+
+UNITS = """
+#include "../common/sizes.cuh"
+template <typename T, int TILE>
+__global__ void product(const T* lhs, const T* rhs, T* C, int M, int N, int K, int lda, int ldb, int ldc) {
+    const int row = blockIdx.y * TILE + threadIdx.y, column = blockIdx.x * TILE + threadIdx.x;
+    if (row >= M || column >= N) return;
+    float sum = 0;
+    for (int k = 0; k < K; k++) sum += lhs[row * lda + k] * rhs[k * ldb + column];
+    C[row * ldc + column] = sum;
+}
+"""
+RUNNER = """
+#include "../kernels/product.cuh"
+template <int TILE, typename T>
+void run_product(const T* lhs, const T* rhs, T* C, int M, int N, int K, int split) {
+    constexpr unsigned bits{SIZE_BITS};
+    dim3 const threads{TILE, TILE, 1U};
+    dim3 const many{(static_cast<unsigned>(N) + threads.x - 1U) / threads.x, (M + threads.y - 1) >> bits, split};
+    product<T, TILE><<<many, threads>>>(lhs, rhs, C, M, N, K, K, N, N);
+}
+"""
+
+
+def test_a_launch_in_another_folder_is_found_and_so_is_who_calls_it(tmp_path):
+    for name, text in {
+        "common/sizes.cuh": "#define SIZE_BITS 4\n",
+        "runners/run.cuh": RUNNER,
+        "src/main.cu": '#include "../runners/run.cuh"\nint main() { run_product<16>(a, b, c, 8, 8, 8, 1); }\n',
+    }.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    (tmp_path / "kernels").mkdir()
+    found, text, decide = taken(tmp_path, "kernels/product.cuh", "matmul", UNITS, tries=False)
+    assert decide == [] and "TILE=16" in text
+    assert "(N + 16 - 1) // 16, (M + 16 - 1) >> bits, 1)" in text.replace("(16)", "16") and "bits = 4" in text
+    copied = {p.relative_to(found.path.parent).as_posix() for p in found.path.parent.glob("product/**/*.cuh")}
+    assert copied == {"product/kernels/product.cuh", "product/common/sizes.cuh"}
+
+
+CHOSEN = """
+import torch
+import triton
+import triton.language as tl
+
+@triton.jit
+def plain(Y, X, W, stride, n, eps, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    x = tl.load(X + tl.program_id(0) * stride + i, mask=i < n, other=0).to(tl.float32)
+    y = x / tl.sqrt(tl.sum(x * x) / n + eps) * tl.load(W + i, mask=i < n)
+    tl.store(Y + tl.program_id(0) * stride + i, y.to(tl.float16), mask=i < n)
+
+def norm(x, normalized_shape, w, eps, other=False):
+    n = normalized_shape[0]
+    x = x.view(-1, n)
+    y = torch.empty_like(x)
+    run = another if other else plain
+    run[(x.shape[0],)](y, x, w, x.stride(0), n, eps, BLOCK=triton.next_power_of_2(n))
+    return y
+"""
+
+
+def test_a_launch_by_a_name_that_is_chosen_is_read_and_what_is_rounded_is_no_better(folder):
+    _, text, decide = taken(folder, "chosen.py", "rmsnorm", CHOSEN)
+    assert decide == [] and "launched as its norm does" in text and 'DTYPES = ("fp16",)' in text
+    (folder / "into" / "triton" / "rmsnorm" / "chosen.py").unlink()
+    _, text, decide = taken(folder, "chosen.py", "rmsnorm", CHOSEN.replace("y.to(tl.float16)", "y"))
+    assert decide == [] and "DTYPES" not in text
