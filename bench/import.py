@@ -6,7 +6,9 @@ python -m bench.import add.py --layer residual                     a Triton kern
 
 The kernel and the headers beside it are copied as they are. Its parameters are matched to the layer's contract by name
 and type; grid, block and shared memory are those of the source's own launch. Lines that a person must decide have the
-word DECIDE in them, and are printed. Then the variant is proved; a kernel that is wrong is tried on whole tiles alone, and where it is right on those, what is no multiple is refused by a line of the file.
+word DECIDE in them, and are printed; what no name says (who masks, how an attention's tensors lie) is tried first. Then
+the variant is proved; a kernel that is wrong is tried on whole tiles alone, and where it is right on those, what is no
+multiple is refused by a line of the file.
 """
 
 import itertools

@@ -177,7 +177,7 @@ class Launcher:
 class Guess:
     """What no name of a kernel says, and a trial in the simulator does (adopt.py).
 
-    masks: it masks by itself, in every call. heads: its attention's tensors are (B, NH, T, HS), otherwise (B, T, NH, HS).
+    masks: it masks by itself, in every call. heads: its attention's tensors are (B, NH, T, HS), else (B, T, NH, HS).
     keeps_lse: what goes by a name of lse's is that. turned: a product's weight is K x N. swapped: two inputs that go by
     no name known are the other way round. tried: it was right so, and nobody need look.
     """
@@ -199,6 +199,9 @@ class Guess:
             "swapped": ("its inputs are in the contract's order", "its inputs are in the other order"),
         }
         return ", ".join(told[name][getattr(self, name)] for name in fields)
+
+
+NO_GUESS = Guess()
 
 
 @dataclass
@@ -1313,6 +1316,8 @@ class Writer:
             return said
         if {"M", "N", "K"} <= every and {"n", "d"} <= told and plain in ("n", "d"):  # as llama2.c calls them
             return "K" if plain == "n" else "N"
+        if {"M", "N", "K"} <= every and plain in "mnk" and set("mnk") <= set(map(plain_name, told)):
+            return plain.upper()
         if {"M", "N", "K"} <= every and plain == "ldb":
             return "N" if self.turned else "K"
         if {"M", "N", "K"} <= every and plain in MATMUL:
@@ -1492,8 +1497,9 @@ class Writer:
                 continue
             value = self._python(tokens)
             number = len(tokens) == 1 and tokens[0].kind == "number"  # a main says with how many rows it tries it
-            if number and [name] in [[t.text for t in part] for part in launcher.arguments] and self.scalar(name):
-                value = self.scalar(name)
+            given = launcher.name == "main" or [name] in [[t.text for t in part] for part in launcher.arguments]
+            if number and given and (size := self.scalar(name)):
+                value = size
             if value is None:
                 known = self.scalar(name)
                 if known is None and name not in _texts(launcher.grid, launcher.block, launcher.shared):

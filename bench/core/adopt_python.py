@@ -220,6 +220,13 @@ class Teller:
                     return least, False, []
                 if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and _is(n.func.value, name):
                     least = max(least, _axis(n.args[0]) if n.func.attr in ("stride", "size") and n.args else 0)
+                told = n.comparators[0] if isinstance(n, ast.Compare) else None
+                if (
+                    isinstance(n, ast.Compare)
+                    and isinstance(told, ast.Tuple)
+                    and ast.unparse(n.left) == f"{name}.shape"
+                ):
+                    return len(told.elts), True, []
                 if isinstance(n, ast.Subscript) and isinstance(n.value, ast.Attribute) and _is(n.value.value, name):
                     least = max(least, _axis(n.slice) if n.value.attr == "shape" else 0)
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):

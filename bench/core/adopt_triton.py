@@ -12,7 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.cli import USAGE, CannotGoOn
-from bench.core.adopt_cuda import ALL, DECIDE, MOST_NEIGHBOURS, Adopted, Guess, Whole, Writer, others, plain_name
+from bench.core.adopt_cuda import (
+    ALL,
+    DECIDE,
+    MOST_NEIGHBOURS,
+    NO_GUESS,
+    Adopted,
+    Guess,
+    Whole,
+    Writer,
+    others,
+    plain_name,
+)
 from bench.core.adopt_python import (
     OPTIONS,
     Launch,
@@ -84,7 +95,8 @@ def left_kernel(x, lse, columns, stride, BLOCK: tl.constexpr):
     top = tl.full((BLOCK,), float("-inf"), tl.float32)
     for first in range(0, columns, BLOCK):
         inside = first + lanes < columns
-        top = tl.maximum(top, tl.load(x + row * stride + first + lanes, mask=inside, other=float("-inf")).to(tl.float32))
+        value = tl.load(x + row * stride + first + lanes, mask=inside, other=float("-inf")).to(tl.float32)
+        top = tl.maximum(top, value)
     most = tl.max(top)
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, columns, BLOCK):
@@ -105,7 +117,7 @@ def copy_kernel(out, x, N, BLOCK: tl.constexpr):
 
 
 def adopted_triton(
-    source: Path, layer: str, kernel: str | None, guess: Guess = Guess(), whole: Whole | None = None
+    source: Path, layer: str, kernel: str | None, guess: Guess = NO_GUESS, whole: Whole | None = None
 ) -> Adopted:
     """The variant's text. CannotGoOn where there is no such kernel, or several and none is named."""
     try:
@@ -446,17 +458,31 @@ class _TritonWriter(Writer):
         self.lines.append(f"grid = {grid}  # {DECIDE}: how many programs")
         return "grid"
 
-    def _stored(self) -> str:
-        """The dtype that all its stores are rounded to, where its body names one: it computes nothing better."""
+    def _rounds(self) -> str:
+        """The line of its dtypes, where its body tells: it rounds all that it stores to one, or has tl.dot make TF32 of
+        fp32, which is Triton's default."""
+        jitted = {n.name: n for n in self.tree.body if isinstance(n, ast.FunctionDef)}
+        functions, called = [self.function], list[ast.Call]()
+        for function in functions:  # and what it calls
+            inside = [n for n in ast.walk(function) if isinstance(n, ast.Call)]
+            called += inside
+            names = [n.func.id for n in inside if isinstance(n.func, ast.Name)]
+            functions += [f for n in names if (f := jitted.get(n)) and f not in functions]
         rounded = {_binds(n): n.value for n in ast.walk(self.function) if isinstance(n, ast.Assign) and _binds(n)}
         found = set()
-        for node in ast.walk(self.function):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "tl.store" and len(node.args) > 1:
+        for node in called:
+            if ast.unparse(node.func) == "tl.store" and len(node.args) > 1:
                 value = node.args[1]
                 value = rounded.get(value.id, value) if isinstance(value, ast.Name) else value
                 told = re.search(r"(?:\.to\(|cast\(.*, )tl\.(float16|bfloat16)\)$", ast.unparse(value))
                 found.add(told[1] if told else "")
-        return {"float16": "fp16", "bfloat16": "bf16"}.get(found.pop(), "") if len(found) == 1 else ""
+        if len(found) == 1 and (stored := {"float16": "fp16", "bfloat16": "bf16"}.get(found.pop(), "")):
+            return f'\nDTYPES = ("{stored}",)  # it rounds to that'
+        dots = [{k.arg for k in n.keywords} for n in called if ast.unparse(n.func) == "tl.dot"]
+        exact = {"input_precision", "allow_tf32"}
+        if dots and not any(exact & given for given in dots):
+            return '\nDTYPES = ("bf16", "fp16")  # its tl.dot rounds fp32 to TF32'
+        return ""
 
     def text(self, kept: Sequence[ast.stmt], lines: Sequence[str], launch: str) -> Adopted:
         refusals, sizes = [*self._halves(), *self.refusals()], list(self.sizes(" ".join((*lines, launch))))
@@ -492,7 +518,7 @@ class _TritonWriter(Writer):
             f'"""{self.function.name} of {self.source.name}{by}."""',
             "",
             *imports,
-            *([f'\nDTYPES = ("{stored}",)  # it rounds to that'] if (stored := self._stored()) else []),
+            *([rounds] if (rounds := self._rounds()) else []),
             *(f"\n{part}" if part[0] != "@" else f"\n\n{part}" for part in parts
               if not part.startswith(("import", "from"))),
             *([self._made()] if self._left() else []),

@@ -567,7 +567,7 @@ def test_a_launch_in_a_macro_and_a_switch_is_read_as_what_the_switch_asks(tmp_pa
     (tmp_path / "include").mkdir()
     (tmp_path / "include" / "widths.h").write_text(WIDTHS)
     (tmp_path / "source").mkdir()
-    found, text, decide = taken(tmp_path / "source", "rows.cu", "softmax", SWITCHED)
+    found, text, decide = taken(tmp_path / "source", "rows.cu", "softmax", SWITCHED, tries=False)
     assert "R, S = x.shape" in text and "S_ = R" in text and "H = S\n" in text
     assert "if H not in (64, 128, 256,):" in text and "no instance for H but 64, 128, 256" in text
     assert "if not (H % 4 == 0):" in text
@@ -588,7 +588,7 @@ def test_a_launch_in_a_macro_and_a_switch_is_read_as_what_the_switch_asks(tmp_pa
 
 
 def test_a_launchers_template_is_what_its_caller_gives_it(tmp_path):
-    _, text, decide = taken(tmp_path, "tiles.cu", "softmax", TILED)
+    _, text, decide = taken(tmp_path, "tiles.cu", "softmax", TILED, tries=False)
     assert "if S not in (32, 128,):" in text or "if cols not in (32, 128,):" in text
     assert (
         "kRows = (4 if (cols < 128) else 2)" in text.replace("(S <", "(cols <")
@@ -1040,7 +1040,7 @@ def test_what_is_right_in_no_way_is_not_passed_off_as_known(folder):
     if reason := simulate.unavailable("cuda", ()):
         pytest.skip(reason)
     broken = SOFTMAX.replace("/ sum;", "/ (sum + sum);")
-    found, text, decide = taken(folder, "softmax.cu", "softmax", broken, kernel="rows_kernel", tries=True)
+    _, text, decide = taken(folder, "softmax.cu", "softmax", broken, kernel="rows_kernel")
     assert any("no way that was tried is right: takes no mask" in line for line in decide)
     assert any("if causal" in line for line in decide) and "DECIDE: guessed" in text
 
@@ -1056,7 +1056,7 @@ __global__ void product(const T* lhs, const T* rhs, T* C, int M, int N, int K, i
     C[row * ldc + column] = sum;
 }
 """
-RUNNER = """
+FAR_RUNNER = """
 #include "../kernels/product.cuh"
 template <int TILE, typename T>
 void run_product(const T* lhs, const T* rhs, T* C, int M, int N, int K, int split) {
@@ -1071,7 +1071,7 @@ void run_product(const T* lhs, const T* rhs, T* C, int M, int N, int K, int spli
 def test_a_launch_in_another_folder_is_found_and_so_is_who_calls_it(tmp_path):
     for name, text in {
         "common/sizes.cuh": "#define SIZE_BITS 4\n",
-        "runners/run.cuh": RUNNER,
+        "runners/run.cuh": FAR_RUNNER,
         "src/main.cu": '#include "../runners/run.cuh"\nint main() { run_product<16>(a, b, c, 8, 8, 8, 1); }\n',
     }.items():
         (tmp_path / name).parent.mkdir()
@@ -1112,3 +1112,8 @@ def test_a_launch_by_a_name_that_is_chosen_is_read_and_what_is_rounded_is_no_bet
     (folder / "into" / "triton" / "rmsnorm" / "chosen.py").unlink()
     _, text, decide = taken(folder, "chosen.py", "rmsnorm", CHOSEN.replace("y.to(tl.float16)", "y"))
     assert decide == [] and "DTYPES" not in text
+    for more, said in ((")", 'DTYPES = ("bf16", "fp16")'), (', input_precision="ieee")', "")):
+        (folder / "into" / "triton" / "rmsnorm" / "chosen.py").unlink()
+        product = CHOSEN.replace("y.to(tl.float16)", "y").replace("x * x)", f"tl.dot(x[None, :], x[:, None]{more})")
+        _, text, _ = taken(folder, "chosen.py", "rmsnorm", product)
+        assert said in text and bool(said) == ("DTYPES" in text)
