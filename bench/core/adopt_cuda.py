@@ -1453,6 +1453,10 @@ class Writer:
         else:
             self._define(launcher)
             grid = self._python(launcher.grid) or self._undecided("grid", launcher.grid, "1")
+            said = next((v for n, _, v in (line.partition(" = ") for line in self.lines) if n == grid), grid)
+            if launcher.name == "main" and re.fullmatch(r"[\d\s(),]+", said) and "gridDim" not in self._body_words():
+                self.lines.append(f"blocks_ = {grid}  # {DECIDE}: as many as its main has for sizes of its own")
+                grid = "blocks_"
             block = self._python(launcher.block) or self._undecided("block", launcher.block, str(BLOCK))
             shared = ""
             if launcher.shared:

@@ -1117,3 +1117,17 @@ def test_a_launch_by_a_name_that_is_chosen_is_read_and_what_is_rounded_is_no_bet
         product = CHOSEN.replace("y.to(tl.float16)", "y").replace("x * x)", f"tl.dot(x[None, :], x[:, None]{more})")
         _, text, _ = taken(folder, "chosen.py", "rmsnorm", product)
         assert said in text and bool(said) == ("DTYPES" in text)
+
+
+def test_blocks_that_a_main_has_for_its_own_sizes_are_for_a_person_to_decide(tmp_path):
+    kernel = "__global__ void add(float* a, float* b, float* out, int n) { int i = THREAD; OF_ONE }"
+    kernel = kernel.replace("OF_ONE", "if (i < n) out[i] = a[i] + b[i];")
+    main = "int main() { int n = 8; add<<<1, 8>>>(a, b, out, n); }"
+    strided = "for (int i = threadIdx.x; i < n; i += gridDim.x * blockDim.x) out[i] = a[i] + b[i]; }"
+    own = kernel.replace("THREAD", "threadIdx.x")
+    _, text, decide = taken(tmp_path, "add.cu", "residual", own + main)
+    assert decide == ["blocks_ = 1  # DECIDE: as many as its main has for sizes of its own"]
+    assert "n = N" in text and "launch(a, b, out, n)" in text
+    (tmp_path / "into" / "cuda" / "residual" / "add.py").unlink()
+    _, text, decide = taken(tmp_path, "add.cu", "residual", own.partition("int i")[0] + strided + main)
+    assert decide == [] and "grid=1, block=8" in text
