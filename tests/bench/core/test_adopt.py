@@ -1131,3 +1131,10 @@ def test_blocks_that_a_main_has_for_its_own_sizes_are_for_a_person_to_decide(tmp
     (tmp_path / "into" / "cuda" / "residual" / "add.py").unlink()
     _, text, decide = taken(tmp_path, "add.cu", "residual", own.partition("int i")[0] + strided + main)
     assert decide == [] and "grid=1, block=8" in text
+
+
+def test_who_is_told_that_it_is_wrong_is_told_how_it_was_matched():
+    command = importlib.import_module("bench.import")
+    text = "def forward():\n    launch = k(grid=1)\n    launch(x, out, M // 2)\n"
+    assert command.launched(text) == "launch(x, out, M // 2)"
+    assert command.launched("    add_kernel[(4,)](x, y)\n").startswith("add_kernel[")
