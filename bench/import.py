@@ -6,8 +6,9 @@ python -m bench.import add.py --layer residual                     a Triton kern
 
 The kernel and the headers beside it are copied as they are. Its parameters are matched to the layer's contract by name
 and type; grid, block and shared memory are those of the source's own launch. Lines that a person must decide have the
-word DECIDE in them, and are printed. Then the variant is proved; a CUDA kernel that is wrong is tried on whole tiles
-alone, and where it is right on those, what is no multiple is refused by a line of the file.
+word DECIDE in them, and are printed; what no name says (who masks, how an attention's tensors lie) is tried first. Then
+the variant is proved; a kernel that is wrong is tried on whole tiles alone, and where it is right on those, what is no
+multiple is refused by a line of the file.
 """
 
 import itertools
@@ -80,9 +81,10 @@ def main(argv: list[str] | None = None) -> int:
         if args.no_proof:
             return cli.OK
         code = subprocess.run([sys.executable, *prove]).returncode
-        if code != cli.WRONG or decide or args.file.suffix == ".py":
+        if code != cli.WRONG:
             return code
-        if not (tiles := in_whole_tiles(adopt, written[0], prove)):
+        if decide or not (tiles := in_whole_tiles(adopt, written[0], prove)):
+            print(f"wrong as it was matched, by names: {launched(written[0].read_text())}", flush=True)
             return code
     print(f"right for multiples of {tiles}: lines of {written[0]} refuse other sizes", flush=True)
     return subprocess.run([sys.executable, *prove]).returncode
@@ -116,6 +118,14 @@ def in_whole_tiles(adopt: "Callable[[Whole], object]", file: Path, prove: list[s
                 found, right = less, n
     adopt(found)
     return " and ".join(dict.fromkeys((str(found.tile), str(found.inner))))
+
+
+def launched(text: str) -> str:
+    """What a variant's file gives the kernel, for who wants to know whether it is the kernel that is wrong."""
+    lines = [line.strip() for line in text.splitlines()]
+    return next((line for line in lines if line.startswith("launch(") or "_kernel[" in line or ",)](" in line), "")[
+        :300
+    ]
 
 
 def told(stdout: str) -> list[dict]:

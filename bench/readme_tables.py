@@ -7,6 +7,7 @@ A marker is one line, `<!-- table KIND FOLDER OPTION=VALUE… -->`, closed by `<
     step     one row a contestant of a training step
     gpu      one row a layer and pass of a GPU's runs, dashes where nothing was measured
     counted  one row a simulated variant and pass: what the simulator and the compiler counted (options: dtype, layers)
+    imported one row a line of a file of verdicts on kernels that bench.import took
 
 `<!-- chart NAME FOLDER PICTURE -->` draws the report's first chart whose name begins so as an .svg, and shows it; what
 it was drawn from is kept beside it in a few letters. So no number in a document is typed by hand. With --check nothing
@@ -18,6 +19,8 @@ from pathlib import Path
 
 from bench import HOME, cli
 
+DOCUMENTS = ("docs/generation.md", "docs/bring_a_kernel.md")
+
 
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.readme_tables", description=__doc__)
@@ -25,9 +28,9 @@ def parser() -> cli.Parser:
         "files",
         nargs="*",
         type=Path,
-        default=[HOME / "README.md", HOME / "results" / "README.md", HOME / "docs" / "generation.md"],
+        default=[HOME / name for name in ("README.md", "results/README.md", *DOCUMENTS)],
         metavar="FILE",
-        help="default: both README.md, and docs/generation.md",
+        help=f"default: both README.md, {' and '.join(DOCUMENTS)}",
     )
     p.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a table is stale")
     return p

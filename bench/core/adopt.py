@@ -1,8 +1,11 @@
 """A variant for a kernel that exists: which backend's it is, what it is called, and its files written."""
 
+import itertools
 import re
+import runpy
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,13 +13,15 @@ import torch
 from bench import HOME, cli, simulate
 from bench.cli import CannotGoOn
 from bench.core import process
-from bench.core.adopt_cuda import Adopted, Whole, adopted, chosen
+from bench.core.adopt_cuda import DECIDE, UP, Adopted, Guess, Whole, adopted, chosen
 from bench.core.adopt_triton import adopted_triton
+from bench.core.case import DTYPES, Case, Values, draw, one, run_truth
 from bench.core.scaffold import NAME, shown
-from bench.core.variants import discover, find
-from kernels import cuda
+from bench.core.variants import discover
+from kernels import Unavailable, cuda
 from kernels.cuda import cplusplus
 from reference import contract
+from reference.contract import Shape
 
 
 class Reader(process.Room):
@@ -35,9 +40,10 @@ def adopt(
     name: str | None = None,
     into: Path | None = None,
     whole: Whole | None = None,
+    tries: bool = True,
 ) -> tuple[list[Path], list[str], str]:
     """(files written, lines to decide, the variant's name). CannotGoOn where there is no such kernel. whole: once more,
-    with other sizes refused."""
+    with other sizes refused. tries: what no name says is told by a trial in the simulator."""
     cli.choose(layer, contract.layer_names(), "layer")
     if not source.is_file():
         raise CannotGoOn(f"{source} is no file")
@@ -56,23 +62,24 @@ def adopt(
         if there := next((v for v in discover() if (v.layer, v.name) == (layer, f"{backend}.{name}")), None):
             raise CannotGoOn(f"{there.name} of {layer} is {shown(there.path)}: choose another --name")
     if backend == "triton":
-        made = adopted_triton(source, layer, kernel)
+        made = _as_tried(lambda guess: adopted_triton(source, layer, kernel, guess, whole), layer, folder, name, tries)
         return _write(made, folder, name), made.decide, f"{backend}.{name}"
     with tempfile.TemporaryDirectory() as together:
         lies: Path = source
         published: Path | None = None
         if further := list(_further(source)):  # as if they lay beside it
-            lies, published = Path(together) / source.name, source
+            inside = Path(together).joinpath(*source.resolve().parent.parts[-UP:])  # "../x" lies there, too
+            lies, published = inside / source.name, source
             for path, found in cplusplus.read(source, None, [cplusplus.HERE, *further]).sources.items():
-                to = lies if path == source.resolve() else Path(together) / found.name
+                to = lies if path == source.resolve() else inside / found.name
                 to.parent.mkdir(parents=True, exist_ok=True)
                 to.write_bytes(path.read_bytes())
-        made = adopted(lies, layer, kernel, name, published, whole=whole)
-        written = _write(made, folder, name)
-        if layer == "matmul" and not made.decide and _takes_turned(layer, f"cuda.{name}", into):
-            made = adopted(lies, layer, kernel, name, published, turned=True, whole=whole)
-            written = _write(made, folder, name)
-    return written, made.decide, f"{backend}.{name}"
+
+        def make(guess: Guess) -> Adopted:
+            return adopted(lies, layer, kernel, name, published, guess, whole)
+
+        made = _as_tried(make, layer, folder, name, tries)
+        return _write(made, folder, name), made.decide, f"{backend}.{name}"
 
 
 def _write(made: Adopted, folder: Path, name: str) -> list[Path]:
@@ -83,28 +90,84 @@ def _write(made: Adopted, folder: Path, name: str) -> list[Path]:
     return [shown(folder / to) for to in files]
 
 
-SIDE = 128  # of the matrices by which it is told how a product takes its weight
+# Shapes by which it is told what no name says: whole tiles, sizes that differ where axes may be taken for each other.
+TRIED: dict[str, tuple[Shape, ...]] = {
+    "softmax": ({"R": 256, "S": 128}, {"R": 1, "S": 128}),
+    "matmul": ({"M": 256, "N": 128, "K": 64, "epilogue": "none", "dgelu": False},),
+    "gemv": ({"M": 1, "N": 128, "K": 256},),
+    "attention": (
+        {"B": 1, "T": 128, "NH": 3, "NKV": 3, "HS": 64},
+        {"B": 1, "T": 128, "NH": 1, "NKV": 1, "HS": 64},  # of who takes one head
+        {"B": 2, "T": 64, "NH": 3, "NKV": 3, "HS": 128},
+        {"B": 2, "T": 64, "NH": 3, "NKV": 3, "HS": 32},
+    ),
+}
+CLOSE = 0.05  # relative, of a whole tensor: a wrong guess is wrong altogether, and the proof looks closer
 
 
-def _takes_turned(layer: str, name: str, into: Path | None) -> bool:
-    """Whether a product is x W, not x W^T: tried in the simulator on square matrices. False where it cannot be."""
-    if simulate.unavailable("cuda", ()):
-        return False
-    p = contract.pass_of(contract.load(layer), "forward")
-    draw = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(2, SIDE, SIDE, generator=draw)
-    out = torch.full_like(x, torch.nan)
-    given = {"x": x, "weight": weight, "out": out}
-    simulate.install("cuda")
+def _as_tried(make: Callable[[Guess], Adopted], layer: str, folder: Path, name: str, tries: bool) -> Adopted:
+    """The variant by the first guess that a trial in the simulator finds right; the first of all, and a line that says
+    so, where it finds none."""
+    first = made = make(Guess())
+    backend = folder.parent.name
+    if not made.open or not tries or layer not in TRIED or simulate.unavailable(backend, ()):
+        return made
+    right: bool | None = None
+    for values in itertools.product((False, True), repeat=len(made.open)):
+        changed = {n: getattr(Guess(), n) != v for n, v in zip(made.open, values, strict=True)}
+        guess = Guess(**changed)
+        tried = make(guess)
+        if tried.open != made.open:  # one that another leaves open
+            continue
+        _write(tried, folder, name)
+        right = _right(layer, tried.phase, folder / f"{name}.py", backend, guess.masks)
+        if right is None:
+            break
+        if right:
+            return make(replace(guess, tried=True)).noted(f"tried: {guess.said(made.open)}", "")
+    if set(made.open) == {"turned"}:  # the contract's own way is no guess
+        return first
+    how = "it did not run in a trial" if right is None else "no way that was tried is right"
+    return first.noted(f"guessed, as {how}: {Guess().said(made.open)}", DECIDE)
+
+
+def _right(layer: str, phase: str, file: Path, backend: str, masks: bool) -> bool | None:
+    """Whether a variant does what the layer should at the first shape that it takes; None of what does not run at
+    all."""
+    module = contract.load(layer)
+    p = contract.pass_of(module, phase)
+    simulate.install(backend)
     try:
-        module = find(discover((into,) if into else ()), layer, name).load()
-        values = [given.get(n) for n in p.positional()]
-        module.forward(*values, **{n: given.get(n) for n in p.keyword()})
-    except Exception:  # the proof says what it is
+        variant = runpy.run_path(str(file), run_name=f"tried_{file.stem}")
+        dtype = variant["DTYPES"][0] if "DTYPES" in variant else "fp32"
+        for sizes in TRIED[layer]:
+            shape = {**sizes, "dtype": dtype, **({"causal": masks} if "causal" in p.scalars else {})}
+            case = Case(layer, phase, shape, "tried", 1)
+            values, truth = draw(case), None
+            truth = run_truth(module, phase, values, shape)
+            out: Values = {t.name: _nan(t, shape) for t in p.outputs}
+            more = {"workspace": torch.zeros(variant["workspace"](shape, phase), dtype=torch.uint8)} if (
+                "workspace" in variant) else {}  # fmt: skip
+            try:
+                variant[phase](*(values[t.name] for t in p.inputs), *p.scalars_in(shape), **out, **more)
+            except Unavailable:
+                continue
+            return all(_close(one(out[n]).double(), one(v).double()) for n, v in truth.items())
+    except simulate.SimulationError:
         return False
+    except Exception:  # the proof says what it is
+        return None
     finally:
         cuda.simulate_with(None)
-    return torch.allclose(out, x @ weight, rtol=1e-3, atol=1e-3)
+    return False
+
+
+def _close(out: torch.Tensor, truth: torch.Tensor) -> bool:
+    return bool((out - truth).norm() <= CLOSE * truth.norm())
+
+
+def _nan(t: contract.Tensor, shape: Shape) -> torch.Tensor | None:
+    return torch.full(t.sizes(shape), torch.nan, dtype=DTYPES[t.dtype_in(shape)]) if t.when(shape) else None
 
 
 ABOVE, BELOW = 3, 2  # folders up from a source, and down from there, in which its headers are looked for

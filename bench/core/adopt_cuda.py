@@ -6,6 +6,7 @@ the contract keeps in tensors as Loaded, int64 tokens as int32. What cannot be k
 
 import ast
 import keyword
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,13 +26,24 @@ from reference.contract import Pass
 DECIDE = "DECIDE"
 IMPORTED = ("Kernel", "Loaded", "as_int32", "blocks", "math", "max", "min", "most_shared", "multiprocessors")
 WHOLE = ("int", "unsigned", "long", "long long", "unsigned long", "unsigned long long")
+UP = 3  # folders up from a source in which what it includes may lie
+# Numbers of what the contracts have not: by them it is none.
+MEANT = {"eps": "1e-5", "epsilon": "1e-5", "ignore_index": "-100", "ignored_index": "-100", "ignore_idx": "-100"}
+MEANT |= {"smoothing": "0.0", "label_smoothing": "0.0", "lse_square_scale": "0.0", "logit_scale": "1.0"}
+MEANT |= {
+    "softcap": "0.0",
+    "logit_softcapping": "0",
+    "logit_scaling": "0",
+    "class_start_idx": "0",
+    "total_classes": "V",
+}
 BLOCK = 256  # threads, where nobody says
 # What others call the tensors and scalars of the contracts.
 CALLED = {
     "x": "inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1 ip xin vec vector",
     "out": "output y dst result o res output_matrix c odata g_odata out_data outputs normed normalized op xout",
-    "gate": "a h hb shb gate_proj w1 x1 input1 inp1 src1 e",
-    "up": "b h2 hb2 shb2 up_proj w3 x2 input2 inp2 src2 g",
+    "gate": "x a h hb shb gate_proj w1 x1 input1 inp1 src1 e",
+    "up": "y b h2 hb2 shb2 up_proj w3 x2 input2 inp2 src2 g",
     "a": "inp1 x1 input1 in1 residual left x",
     "b": "inp2 x2 input2 in2 right y",
     "weight": "gamma w scale g weights b wt mat matrix",
@@ -54,7 +66,7 @@ CALLED = {
     "grads": "grad grads_memory g gradients",
     "masters": "master master_params master_weights",
     "norm": "out total",
-    "lse": "l_vec logsumexp softmax_lse",
+    "lse": "l_vec logsumexp softmax_lse l m lm",
     "eps": "epsilon",
     "lr": "learning_rate learningrate alpha step_size",
     "step": "t iteration",
@@ -84,12 +96,34 @@ ALL = _words(
 HEADS = {"nh": "NH", "n_head": "NH", "n_heads": "NH", "num_heads": "NH", "hs": "HS", "d": "HS", "head_size": "HS"}
 HEADS |= {"head_dim": "HS", "nkv": "NKV", "seq_len": "T", "seqlen": "T", "head": "NH", "heads": "NH", "batch": "B"}
 HEADS |= {"headdim": "HS", "kheaddim": "HS", "n_kv_heads": "NKV", "num_kv_heads": "NKV", "bs": "B"}
+HEADS |= {"d_head": "HS", "dhead": "HS", "kdim": "HS", "head_embd": "HS", "dim_head": "HS", "dim": "HS", "h": "NH"}
+HEADS |= {"batch_size": "B", "num_head": "NH", "head_num": "NH", "nheads": "NH", "seq_length": "T", "nkv_heads": "NKV"}
+HEADS |= {"batchsize": "B", "seqlen_q": "T", "seqlen_k": "T", "len_q": "T", "len_kv": "T", "n_ctx": "T", "nhead": "NH"}
+BATCHES = _words("batch_count bh batch_heads batch_head num_batch_heads bsz_heads nbh batch_nheads z_h total_heads")
 # Of a product of a matrix and a vector: its rows are the outputs.
 GEMV = {
     **dict.fromkeys(("m", "rows", "n_rows", "nrows", "d", "n"), "N"),
     **dict.fromkeys(("k", "cols", "n_cols", "ncols"), "K"),
 }
-MATMUL = {"oc": "N", "ic": "K", "c": "K", "bt": "M", "b": "M", "t": "1", "alpha": "1.0", "beta": "0.0"}  # B T rows
+MATMUL = {
+    "lda": "K",
+    "heighta": "M",
+    "widtha": "K",
+    "heightb": "K",
+    "widthb": "N",
+    "m_rows": "M",
+    "n_cols": "N",
+    "k_shared_dim": "K",
+    "ldc": "N",
+    "oc": "N",
+    "ic": "K",
+    "c": "K",
+    "bt": "M",
+    "b": "M",
+    "t": "1",
+    "alpha": "1.0",
+    "beta": "0.0",
+}  # B T rows
 ROUND_UP = _words("ceil_div ceildiv CEIL_DIV cdiv div_ceil DIVUP CEILDIV divUp iDivUp div_up divup")
 SIZES = {"float": 4, "double": 8, "int": 4, "half": 2, "__half": 2, "__nv_bfloat16": 2, "nv_bfloat16": 2, "float4": 16}
 
@@ -119,7 +153,8 @@ class Launcher:
     asserted: list[list[Token]] = field(default_factory=list)  # before the launch
     # Of a launch in a switch: what is asked, and for which answers there is a launch.
     cases: list[tuple[list[Token], list[str]]] = field(default_factory=list)
-    bound: dict[str, list[Token]] = field(default_factory=dict)  # the launcher's template, as its caller has it
+    bound: dict[str, list[Token]] = field(default_factory=dict)  # what its caller gives: template arguments, numbers
+    asks: tuple[str, ...] = ()  # its template's parameters that have no default
 
     def told_apart(self, mine: Token, other: "Launcher", theirs: Token, asked: list[Token]) -> "Launcher":
         """With `asked` where this launch has the number `mine` and the other has `theirs`."""
@@ -138,6 +173,37 @@ class Launcher:
         return replace(self, grid=grid, block=block, shared=shared, template=template, arguments=arguments)
 
 
+@dataclass(frozen=True)
+class Guess:
+    """What no name of a kernel says, and a trial in the simulator does (adopt.py).
+
+    masks: it masks by itself, in every call. heads: its attention's tensors are (B, NH, T, HS), else (B, T, NH, HS).
+    keeps_lse: what goes by a name of lse's is that. turned: a product's weight is K x N. swapped: two inputs that go by
+    no name known are the other way round. tried: it was right so, and nobody need look.
+    """
+
+    masks: bool = False
+    heads: bool = True
+    keeps_lse: bool = True
+    turned: bool = False
+    swapped: bool = False
+    tried: bool = False
+
+    def said(self, fields: Sequence[str]) -> str:
+        """For people: these of its fields."""
+        told = {
+            "masks": ("takes no mask", "masks by itself"),
+            "heads": ("its tensors are (B, T, NH, HS)", "its tensors are (B, NH, T, HS)"),
+            "keeps_lse": ("keeps no lse", "keeps lse"),
+            "turned": ("its weight is N x K", "its weight is K x N"),
+            "swapped": ("its inputs are in the contract's order", "its inputs are in the other order"),
+        }
+        return ", ".join(told[name][getattr(self, name)] for name in fields)
+
+
+NO_GUESS = Guess()
+
+
 @dataclass
 class Adopted:
     """The text of a variant, and how many lines are left to decide."""
@@ -145,6 +211,15 @@ class Adopted:
     text: str
     files: dict[Path, bytes]  # the kernel's source and headers, unchanged, by where they go
     decide: list[str]
+    phase: str = "forward"
+    open: tuple[str, ...] = ()  # fields of its Guess that nothing but a trial tells
+
+    def noted(self, said: str, mark: str) -> "Adopted":
+        """With a comment in front of the phase's function, to be decided where it has that mark."""
+        line = f"# {mark}: {said}" if mark else f"# {said[0].upper()}{said[1:]}."
+        begins = f"\ndef {self.phase}("
+        text = self.text.replace(begins, f"\n{line}{begins}", 1)
+        return replace(self, text=text, decide=[*self.decide, *([line] if mark else [])])
 
 
 @dataclass(frozen=True)
@@ -163,13 +238,12 @@ def adopted(
     kernel: str | None,
     name: str,
     published: Path | None = None,
-    turned: bool = False,
+    guess: Guess = Guess(),
     whole: Whole | None = None,
 ) -> Adopted:
     """The variant of a CUDA kernel.
 
-    published: where the source lay, if that is a copy; its launch may be near. turned: it takes a product's weight as
-    K x N. whole: other sizes are refused.
+    published: where the source lay, if that is a copy; its launch may be near. whole: other sizes are refused.
     """
     unit = cplusplus.read(source, None, [cplusplus.HERE])
     entry = kernel or chosen(source, unit)
@@ -182,14 +256,15 @@ def adopted(
     module = contract.load(layer)
     kernel_name = signatures[0].name.rpartition("::")[2]
     launcher = _launcher(unit, kernel_name) or _launcher_near(published or source, kernel_name)
+    launcher = _called_near(published or source, launcher) if launcher else None
     choices = [
-        Writer(source, unit, told, phase, contract.pass_of(module, phase), launcher, entry, name, defines, uses)
+        Writer(source, unit, told, phase, contract.pass_of(module, phase), launcher, entry, name, defines, uses, guess)
         for signature in signatures
         for told, uses in [_with_uses(unit, signature)]
         for phase in contract.phases_of(module)
     ]
     writer = min(choices, key=lambda w: w.lacking)
-    writer.turned, writer.whole = turned, whole
+    writer.whole = whole
     return writer.written()
 
 
@@ -244,6 +319,60 @@ __global__ void copied(T* out, const T* x, long long n) {
     if (i < n) out[i] = x[i];
 }
 """
+# Of an attention that is read from slices of one packed tensor: as tensors of its own, whose axes lie as it has them.
+MOVED = """template <typename T>
+__global__ void moved(T* out, const T* x, int second, int third, int last, long long s0, long long s1, long long s2,
+                      long long n) {
+    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    const long long row = i / last, of = row / third;
+    out[i] = x[of / second * s0 + of % second * s1 + row % third * s2 + i % last];
+}
+"""
+# What an attention for inference leaves out, a warp a query.
+LSE = """template <typename T>
+__global__ void logsumexp(float* lse, const T* q, const T* k, int heads, int group, int size, bool causal,
+                          long long q0, long long q1, long long q2, long long k0, long long k1, long long k2) {
+    const int t = blockIdx.x, head = blockIdx.y % heads, sequence = blockIdx.y / heads;
+    q += sequence * q0 + t * q1 + head * q2;
+    k += sequence * k0 + head / group * k2;
+    float top = -INFINITY, sum = 0;
+    for (int s = threadIdx.x; s < (causal ? t + 1 : gridDim.x); s += 32) {
+        float score = 0;
+        for (int c = 0; c < size; c++) score += static_cast<float>(q[c]) * static_cast<float>(k[s * k1 + c]);
+        score *= rsqrtf(size);
+        const float larger = fmaxf(top, score);
+        sum = sum * expf(top - larger) + expf(score - larger);
+        top = larger;
+    }
+    float most = top;
+    for (int w = 16; w; w /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffff, most, w));
+    sum = sum == 0 ? 0 : sum * expf(top - most);  // a lane without keys
+    for (int w = 16; w; w /= 2) sum += __shfl_xor_sync(0xffffffff, sum, w);
+    if (threadIdx.x == 0) lse[(sequence * heads + head) * (long long)gridDim.x + t] = most + logf(sum);
+}
+"""
+# What a cross entropy leaves out that keeps nothing for backward, a warp a row.
+ROWS_LSE = """template <typename T>
+__global__ void logsumexp(float* lse, const T* x, int columns, long long stride) {
+    x += blockIdx.x * stride;
+    float top = -INFINITY, sum = 0;
+    for (int i = threadIdx.x; i < columns; i += 32) top = fmaxf(top, static_cast<float>(x[i]));
+    for (int w = 16; w; w /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, w));
+    for (int i = threadIdx.x; i < columns; i += 32) sum += expf(static_cast<float>(x[i]) - top);
+    for (int w = 16; w; w /= 2) sum += __shfl_xor_sync(0xffffffff, sum, w);
+    if (threadIdx.x == 0) lse[blockIdx.x] = top + logf(sum);
+}
+"""
+# Of a kernel that goes on from what is in its scratch.
+FILLED = """__global__ void filled(float* out, float value, long long n) {
+    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i < n) out[i] = value;
+}
+"""
+SCALES = _words(
+    "scale softmax_scale sm_scale smscale attn_scale attn_scaling scaling scale_factor softmaxscale inv_sqrt_d"
+)
 CHANGES = re.compile(r"[-+*/%&|^]=|<<=|>>=|\+\+|--")
 STEPS = ["+", "+"], ["-", "-"]
 CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:ifdef|(?:el)?if[ \t]+defined)[ \t]*\(?[ \t]*(\w+)", re.M)
@@ -310,7 +439,7 @@ def _launcher(unit: cplusplus.Unit, kernel: str) -> Launcher | None:
                 if found:
                     before = tokens[:i] if expands else unit.expanded(tokens[:i], d.path)  # a macro may ask, too
                     found = replace(found, asserted=list(_assertions(before)))
-                    return _bound_by_caller(unit, d, _by_case(d.function, tokens, i, found))
+                    return _bound_by_caller(unit, _by_case(d.function, tokens, i, found))
     return None
 
 
@@ -348,6 +477,7 @@ def _launch_at(function: cplusplus.Function, tokens: Sequence[Token], i: int) ->
         list(_definitions(tokens[body:i])),
         tuple(p[-1].text for p in function.parameters if p and p[-1].kind == "word"),
         bound=defaults,
+        asks=tuple(p[-1].text for p, t in zip(function.template, texts, strict=True) if p and "=" not in t),
     )
 
 
@@ -409,37 +539,78 @@ def _call_at(function: cplusplus.Function, tokens: Sequence[Token], i: int) -> L
     return Launcher(function.name, [], [], [], template, [])
 
 
-def _bound_by_caller(unit: cplusplus.Unit, launcher: cplusplus.Declaration, found: Launcher) -> Launcher:
-    """With the launcher's own template arguments, as the first who calls it gives them."""
-    assert launcher.function
-    names = [p[-1].text for p in launcher.function.template if p and "=" not in [t.text for t in p]]
-    for d in unit.declarations if names else ():
-        if d is launcher or not d.function or launcher.function.name not in d.words:
+def _bound_by_caller(unit: cplusplus.Unit, found: Launcher) -> Launcher:
+    """With the launcher's own template arguments, as the first who calls it gives them, and the numbers that it is
+    told."""
+    for d in unit.declarations:
+        if not d.function or found.name == d.function.name or found.name not in d.words:
             continue
         for i, token in enumerate(d.tokens):
-            call = _call_at(d.function, d.tokens, i) if token.text == launcher.function.name else None
-            if call:
+            if token.text != found.name:
+                continue
+            if found.asks and (call := _call_at(d.function, d.tokens, i)):
                 call = _by_case(d.function, d.tokens, i, call)
-                bound = dict(zip(names, call.template, strict=False))
-                return replace(found, bound={**found.bound, **bound}, cases=[*found.cases, *call.cases])
+                bound = dict(zip(found.asks, call.template, strict=False))
+                told = _numbers_of(d.tokens, i, found)
+                return replace(
+                    found, bound={**told, **found.bound, **bound}, cases=[*found.cases, *call.cases], asks=()
+                )
+            if not found.asks and (told := _numbers_of(d.tokens, i, found)):
+                return replace(found, bound={**told, **found.bound})
     return found
 
 
+def _numbers_of(tokens: Sequence[Token], i: int, found: Launcher) -> dict[str, list[Token]]:
+    """Numbers that the call of a launcher at `i` gives, by the launcher's parameters."""
+    opens = next((k for k in range(i, min(i + 60, len(tokens))) if tokens[k].text in ("(", ";")), i)
+    if tokens[opens].text != "(":
+        return {}
+    given = cplusplus.split_commas(tokens[opens + 1 : cplusplus.closing(tokens, opens)])
+    return {
+        name: list(part)
+        for name, part in zip(found.parameters, given, strict=False)
+        if len(part) == 1 and part[0].kind == "number" and len(given) == len(found.parameters)
+    }
+
+
 MOST_NEIGHBOURS = 50  # files that are looked through for a launch
+MOST_FAR = 400  # those further away
+
+
+def _neighbours(source: Path) -> list[Path]:
+    """Files in which a launch may be: beside the source, in the folder above, in others below it, or below the one
+    above that."""
+    here = source.resolve()
+    up = here.parent.parent
+    near = [p for folder in (here.parent, up) for p in sorted(folder.glob("*"))]
+    far = [p for pattern in ("*/*", "*/*/*") for folder in (up, up.parent) for p in sorted(folder.glob(pattern))]
+    kinds = (".cu", ".cuh", ".cpp", ".h", ".hpp")
+    several = [p for p in near if p.suffix in kinds][:MOST_NEIGHBOURS] + [p for p in far if p.suffix in kinds][
+        :MOST_FAR
+    ]
+    return [path for path in dict.fromkeys(several) if path != here]
 
 
 def _launcher_near(source: Path, kernel: str) -> Launcher | None:
-    """The launch of a kernel whose file has none: in a file beside it, or in the folder above."""
-    here = source.resolve()
-    folders = (here.parent, here.parent.parent)
-    near = [p for folder in folders for p in sorted(folder.glob("*")) if p.suffix in (".cu", ".cuh", ".cpp", ".h")]
+    """The launch of a kernel whose file has none."""
     launch = re.compile(rf"\b{re.escape(kernel)}\s*(?:<[^;{{}}]*?>)?\s*<<<", re.S)
-    for path in near[:MOST_NEIGHBOURS]:
-        if path != here and launch.search(path.read_text(errors="replace")):
+    for path in _neighbours(source):
+        if launch.search(path.read_text(errors="replace")):
             found = _launcher(cplusplus.read(path, None, [cplusplus.HERE]), kernel)
             if found:
                 return found
     return None
+
+
+def _called_near(source: Path, found: Launcher) -> Launcher:
+    """With the template arguments that a caller in another file gives."""
+    call = re.compile(rf"\b{re.escape(found.name)}\s*<[^;{{}}<]*?>\s*\(", re.S)
+    for path in _neighbours(source) if found.asks else ():
+        if call.search(path.read_text(errors="replace")):
+            bound = _bound_by_caller(cplusplus.read(path, None, [cplusplus.HERE]), found)
+            if not bound.asks:
+                return bound
+    return found
 
 
 CONTRARY = {"!=": "==", "==": "!=", "<": ">=", ">": "<=", "<=": ">", ">=": "<"}
@@ -487,15 +658,34 @@ def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
         word, after = tokens[i], tokens[i + 1].text
         if word.kind == "word" and after == "=" and i and tokens[i - 1].text not in (".", "->", "]"):
             end = next((j for j in range(i, len(tokens)) if tokens[j].text == ";"), len(tokens))
+            # int a = 1, b = 2;
+            further = (j for j in range(i, end - 2) if tokens[j].text == "," and texts[j + 2] == "=")
+            end = next((j for j in further if texts[i:j].count("(") == texts[i:j].count(")")), end)
             if word.text not in changed:
                 yield word.text, list(tokens[i + 2 : end])
             i = end
-        elif word.kind == "word" and after == "(" and i and tokens[i - 1].text == "dim3":
+        elif word.kind == "word" and after in ("(", "{") and _dim3_before(texts, i):
             close = cplusplus.closing(tokens, i + 1)
             if word.text not in changed:
-                yield word.text, [Token("word", "dim3", 0, 0), *tokens[i + 1 : close + 1]]
+                left, right = Token("sign", "(", 0, 0), Token("sign", ")", 0, 0)
+                yield word.text, [Token("word", "dim3", 0, 0), left, *tokens[i + 2 : close], right]
+            i = close
+        elif word.kind == "word" and after == "{" and i and tokens[i - 1].text in NUMBERS:
+            close = cplusplus.closing(tokens, i + 1)
+            if word.text not in changed and close > i + 2:
+                yield word.text, list(tokens[i + 2 : close])
             i = close
         i += 1
+
+
+NUMBERS = _words(
+    "int unsigned long short size_t auto const uint32_t int32_t int64_t uint64_t uint u32 u64 float double"
+)
+
+
+def _dim3_before(texts: Sequence[str], i: int) -> bool:
+    """Whether a name is defined there as a dim3: `dim3 name`, `dim3 const name`."""
+    return texts[max(0, i - 1) : i] == ["dim3"] or texts[max(0, i - 2) : i] == ["dim3", "const"]
 
 
 def _by_members(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
@@ -568,13 +758,17 @@ class Writer:
 
     def __init__(
         self, source, unit, signature: Signature, phase: str, p: Pass, launcher, entry: str, name: str, defines=(),
-        uses: Mapping[str, Use] | None = None,
+        uses: Mapping[str, Use] | None = None, guess: Guess = Guess(),
     ):  # fmt: skip
+        self.guess = guess
+        self.unnamed = False  # whether two inputs are told by their order alone
         self.given, p = p, _in_halves(p, signature, uses or {})
         self.uses = uses or {}
         self.copies: dict[str, str] = {}  # outputs that a kernel changes in place: the input that comes first
-        self.turned = False  # whether it takes the weight as K x N
+        self.turned = guess.turned  # whether it takes the weight as K x N
         self.whole: Whole | None = None  # the sizes that it takes, if not all
+        self.in_call: list[str] = []  # the same in a call
+        self.scratch: list[str] = []  # its sizes, Python of a shape: fp32 that the kernel's launcher allocates
         self.zeroes: set[str] = set()  # outputs that it adds to, by a factor that is 0
         self.defines = dict(defines)  # of macros, for the compiler
         self.source, self.unit, self.signature, self.phase, self.p = source, unit, signature, phase, p
@@ -589,6 +783,11 @@ class Writer:
         self.known: dict[str, str] = {}  # C++ names with a Python value
         self.imports = {"Kernel"}
         self.matched = self._match()
+        self.not_lse = ""  # a pointer that goes by lse's name, and is something else
+        kept = [name for name, tensor in self.matched.items() if tensor == "lse"]
+        if kept and not guess.keeps_lse:
+            self.not_lse = kept[0]
+            del self.matched[kept[0]]
         missing = [n for n, t in self.tensors.items() if n not in self.matched.values() and t in p.outputs]
         unmatched = [q for q in signature.parameters if q.pointer and q.name not in self.matched]
         self.lacking = 2 * len(unmatched) + len(missing) + (phase == "backward")
@@ -627,12 +826,25 @@ class Writer:
             left = [q for q in pointers if q.name not in found and q.const != outputs]
             if len(names) == len(left) == 1 and self._fits(left[0], names[0]):
                 found[left[0].name] = names[0]
+        self._in_order(pointers, found)
         if not told:  # nobody says what is read: the last of each are each other's
             needed = [t.name for t in (*self.p.inputs, *self.p.outputs) if t.when is contract.always]
             names, left = [n for n in needed if n not in found.values()], [q for q in pointers if q.name not in found]
             if len(names) == len(left) == 1 and self._fits(left[0], names[0]):
                 found[left[0].name] = names[0]
         return found
+
+    def _in_order(self, pointers: Sequence[Parameter], found: dict[str, str]) -> None:
+        """Two inputs that nothing names, in their order, or the other one."""
+        names = [
+            t.name
+            for t in self.p.inputs
+            if t.when is contract.always and t.name not in (*found.values(), *self.copies.values())
+        ]
+        left = [q for q in pointers if q.name not in found and (q.const or not self.uses.get(q.name, Use()).writes)]
+        if len(names) == len(left) == 2 and all(self._fits(q, n) for q in left for n in names):
+            self.unnamed = True
+            found |= dict(zip([q.name for q in left], names[::-1] if self.guess.swapped else names, strict=True))
 
     def _in_place(self, q: Parameter) -> bool:
         return q.name in self.uses and self.uses[q.name].reads and self.uses[q.name].writes
@@ -720,33 +932,53 @@ class Writer:
             body.append(
                 f"{indent}copy_kernel(grid=blocks({out}.numel(), 256), block=256)({out}, {begins_as}, {out}.numel())"
             )
+        moved, back = self._moved()
+        body += [f"{indent}{line}" for line in moved]
         body.append(f"{indent}launch = {call}")
         body.append(f"{indent}launch({', '.join(arguments)})")
+        body += [f"{indent}{line}" for line in back]
         left = self._left()
-        if left:
+        if left == ["lse"] and "logits" in self.tensors:
+            body.append("    left_kernel(grid=lse.numel(), block=32)(lse, logits, V, logits.shape[-1])")
+        elif left == ["lse"]:
+            self.imports.add("Strided")
+            body += [
+                "    launch = left_kernel(grid=(q.shape[1], q.shape[0] * q.shape[2]), block=32)",
+                "    heads, group = q.shape[2], q.shape[2] // k.shape[2]",
+                "    strides = *q.stride()[:3], *k.stride()[:3]",
+                "    launch(lse, Strided(q), Strided(k), heads, group, q.shape[3], causal, *strides)",
+            ]
+        elif left:
             of, told = self._normed(), ", ".join(n if n in left else "None" for n in ("mean", "rstd"))
             eps = "eps" if "eps" in self.p.positional() else "1e-5"
             body.append(f"    rows, columns = {of}.numel() // {of}.shape[-1], {of}.shape[-1]")
             body.append(
                 f"    left_kernel(grid=rows, block=32, MEAN={'mean' in self.tensors})({of}, {told}, columns, {eps})"
             )
-        workspace = ", workspace" if self.needs_int or self.turned else ""
+        workspace = ", workspace" if self.needs_int or self.turned or self.moves() else ""
         names = f"{', '.join(self.given.positional())}, *, {', '.join(self.given.keyword())}{workspace}"
+        made = "logsumexp" if left == ["lse"] else "statistics"
+        filled = any("fill_kernel" in line for line in body)
         # Where it wants something defined first: the source by way of a file that does.
         first = self._first()
         entered = f"{self.source.stem}_defined.cu" if first else self.source.name
-        relative = f"{self.name}/{entered}"
+        inside = self._inside()
+        relative = (Path(self.name) / inside / entered).as_posix()
         text = [
             f'"""{self.signature.name} of {self.source.name}, as it is'
             + (f'; launched as its {self.launcher.name} does."""' if self.launcher else '."""'),
             "",
-            *(["import math", ""] if any("math." in line for line in body) else []),
+            *(["import math"] if any("math." in line for line in body) else []),
+            *(["", "import torch"] if any("torch." in line for line in body) else []),
+            *([""] if any("math." in line or "torch." in line for line in body) else []),
             *(["from kernels import Unavailable"] if any("Unavailable" in line for line in body) else []),
             f"from kernels.cuda import {', '.join(sorted(self.imports, key=str.lower))}",
             "",
             f"DTYPES = {self._dtypes()}",
             f'{self.phase}_kernel = Kernel("{relative}", "{self.entry}")',
-            *([f'left_kernel = Kernel("{self.name}/left.cu", "statistics")  # {", ".join(left)}'] if left else []),
+            *([f'left_kernel = Kernel("{self.name}/left.cu", "{made}")  # {", ".join(left)}'] if left else []),
+            *([f'move_kernel = Kernel("{self.name}/left.cu", "moved")  # q, k, v of their own'] if moved else []),
+            *([f'fill_kernel = Kernel("{self.name}/left.cu", "filled")'] if filled else []),
             *([f'copy_kernel = Kernel("{self.name}/left.cu", "copied")  # it works in place'] if self.copies else []),
             *([f'turn_kernel = Kernel("{self.name}/left.cu", "turned")  # it takes K x N'] if self.turned else []),
             "",
@@ -756,18 +988,53 @@ class Writer:
             *body,
             "",
         ]
-        ours = (LEFT if left else "") + (COPIED if self.copies else "") + (TURNED if self.turned else "")
+        ours = (LEFT if left and left != ["lse"] else "") + (
+            (ROWS_LSE if "logits" in self.tensors else LSE) if left == ["lse"] else ""
+        )
+        ours += (
+            (MOVED if moved else "")
+            + (FILLED if filled else "")
+            + (COPIED if self.copies else "")
+            + (TURNED if self.turned else "")
+        )
         files = {Path(self.name) / "left.cu": ours.encode()} if ours else {}
         if first:
             files[Path(relative)] = "\n".join([*first, f'#include "{self.source.name}"', ""]).encode()
         for path, found in self.unit.sources.items():
             name = self.source.name if path == self.source.resolve() else found.name
-            if ".." in Path(name).parts or Path(name).is_absolute():
+            if Path(name).is_absolute() or ".." in Path(name).parts[UP:]:
                 self.decide.append(f"# {DECIDE}: {name} lies elsewhere and was not copied")
                 continue
-            files[Path(self.name) / name] = path.read_bytes()
+            files[Path(os.path.normpath(Path(self.name) / inside / name))] = path.read_bytes()
         whole = "\n".join(text)
-        return Adopted(whole, files, [line.strip() for line in whole.splitlines() if DECIDE in line] + self.decide)
+        decide = [line.strip() for line in whole.splitlines() if DECIDE in line] + self.decide
+        return Adopted(whole, files, decide, self.phase, self.opens())
+
+    def _inside(self) -> Path:
+        """The folders that the source lies in, as far up as it includes from ("../utils/common.cuh")."""
+        names = [found.name for found in self.unit.sources.values()]
+        up = max((sum(part == ".." for part in Path(name).parts) for name in names), default=0)
+        return Path(*self.source.resolve().parent.parts[-up:]) if 0 < up <= UP else Path()
+
+    def opens(self) -> tuple[str, ...]:
+        """The fields of a guess that this kernel leaves open, once it is written."""
+        names = self.p.positional()[len(self.p.inputs) :]
+        shapes = [self.tensors[n].shape for n in ("x", "weight") if n in self.tensors]
+        product = shapes == ["M K", "N K"] and not self.is_gemv
+        kept = [self.not_lse] if self.not_lse else [q for q, name in self.matched.items() if name == "lse"]
+        heads = bool(self.moves() or self._sees_heads())
+        found = {
+            "masks": "causal" in names and "causal" not in self.used,
+            "heads": heads,
+            "keeps_lse": heads and self.phase == "forward" and kept not in ([], ["lse"]),
+            "turned": product and self.phase == "forward" and "weight" in self.matched.values(),
+            "swapped": self.unnamed,
+        }
+        return tuple(name for name, yes in found.items() if yes)
+
+    def _sees_heads(self) -> set[str]:
+        """Tensors whose second axis is heads or positions, by a guess: Triton's."""
+        return set()
 
     def _halves(self) -> list[str]:
         """Gate and up, where the kernel has two pointers for what is one tensor here: of one row they lie in a row."""
@@ -790,6 +1057,10 @@ class Writer:
 
     def _left(self) -> list[str]:
         """A norm's statistics, which kernels for inference do not keep: a launch of ours makes them."""
+        if self.phase == "forward" and {"logits", "losses", "lse"} <= self.tensors.keys():
+            return [] if "lse" in self.matched.values() else ["lse"]
+        if self.phase == "forward" and {"q", "k", "lse"} <= self.tensors.keys():
+            return [] if "lse" in self.matched.values() else ["lse"]
         if self.phase != "forward" or not self._normed() or not {"out", "rstd"} <= self.tensors.keys():
             return []
         return [n for n in ("mean", "rstd") if n in self.tensors and n not in self.matched.values()]
@@ -821,6 +1092,10 @@ class Writer:
         if one and len(self.tensors[main].shape.split()) > 1 and not self.is_gemv:
             yield f"if {main}.numel() > {main}.shape[-1]:"
             yield '    raise Unavailable("several rows")'
+        yield from self._of_heads()
+        if self.phase == "forward" and {"logits", "losses"} <= self.tensors.keys() and "V" not in self.used:
+            yield "if V != logits.shape[-1]:"
+            yield '    raise Unavailable("columns that do not count")'
         if self.is_gemv:
             yield "if x.shape[0] > 1:"
             yield '    raise Unavailable("several rows")'
@@ -831,8 +1106,49 @@ class Writer:
                 yield f"if accumulate:  # {DECIDE}: `not accumulate`, where the kernel adds to what is there"
                 yield '    raise Unavailable("accumulation")'
             elif name == "causal":
-                yield f"if causal:  # {DECIDE}: `not causal`, where the kernel masks by itself"
-                yield '    raise Unavailable("causal")'
+                other = "" if self.guess.tried else f"  # {DECIDE}: `not causal`, where the kernel masks by itself"
+                said = "not causal" if self.guess.masks else "causal"
+                yield f"if {said}:{other}"
+                yield f'    raise Unavailable("{said}")'
+
+    def _of_heads(self) -> Iterator[str]:
+        """What a kernel for an attention of its own layout does not take."""
+        if not self.moves():
+            return
+        if "NKV" not in self.says():
+            yield "if k.shape[2] != q.shape[2]:"
+            yield '    raise Unavailable("grouped queries")'
+        if not {"B", "NH", "BH"} & self.says() and self.launcher:
+            yield "if q.shape[0] * q.shape[2] > 1:"
+            yield '    raise Unavailable("several heads")'
+        fixed = [v for name in self._body_words() if HEADS.get(plain_name(name)) == "HS" and (v := self._number(name))]
+        for size in dict.fromkeys(fixed[:1]):
+            yield f"if q.shape[3] != {size}:"
+            yield f'    raise Unavailable("head size is not {size}")'
+
+    def says(self) -> set[str]:
+        """Sizes of heads that the kernel's parameters or its launch name: B, NH, NKV, T, HS; BH for the first two."""
+        names = {q.name for q in self.signature.parameters if not q.pointer}
+        if self.launcher:
+            parts = (self.launcher.grid, *(v for _, v in self.launcher.defined), *self.launcher.arguments)
+            names |= _texts(*parts) | {name for name, _ in self.launcher.defined}
+            names |= set(self.launcher.parameters)
+        plain = [re.sub(r"^(qkv|q)_(?=\w)", "", plain_name(n)) for n in names]
+        told = {HEADS[n] for n in plain if n in HEADS} | {n for n in names if n in ("B", "NH", "NKV")}
+        return told | ({"BH"} if BATCHES & {n.lower() for n in names} else set())
+
+    def _body_words(self) -> list[str]:
+        own = {q.name for q in self.signature.parameters} | set(self.signature.template)
+        bodies = [d for d in self.unit.kernels(self.signature.name) if d.function]
+        return [w for d in bodies[:1] for w in sorted(d.words) if w not in own]
+
+    def _number(self, name: str) -> str:
+        """A macro's or a constant's value, where it is a number."""
+        macro = self.unit.macros.get(name)
+        told = (
+            macro.body[0].text if macro and macro.parameters is None and len(macro.body) == 1 else self._constant(name)
+        )
+        return told if told and told.isdigit() else ""
 
     def _asserted(self) -> list[str]:
         """What the launcher asserts of sizes before its launch, as refusals; what cannot be read is left out."""
@@ -904,7 +1220,55 @@ class Writer:
                 yield f"if {' or '.join(f'{n} % {tile}' for n in names)}:"
                 yield f'    raise Unavailable("{", ".join(names)}: no multiple of {tile}")'
 
+    def moves(self) -> list[str]:
+        """An attention's tensors that the kernel is given as such of their own, rather than slices of a packed one."""
+        if not any(t.pack for t in self.p.inputs):
+            return []
+        every = [t for t in (*self.p.inputs, *self.p.outputs) if len(t.shape.split()) == 4]
+        there = [t for t in every if t.name in self.matched.values()]
+        return [t.name for t in there if t.pack or self.guess.heads]
+
+    def begins_at_zero(self, q: Parameter) -> set[str]:
+        """Outputs in memory of ours that the kernel reads, too."""
+        written = {t.name for t in self.p.outputs}
+        if q.name in self.uses and self._in_place(q) and self.matched[q.name] in written:
+            self.imports.add("zeroed")
+            return {self.matched[q.name]}
+        return set()
+
+    def _moved(self) -> tuple[list[str], list[str]]:
+        """Lines before and after the launch that move an attention's tensors into memory of ours, and back."""
+        names = self.moves()
+        if not names:
+            return [], []
+        self.imports |= {"blocks", "Strided"}
+        axes = ".transpose(1, 2)" if self.guess.heads else ""
+        before, after = ["n = q.numel() * q.element_size()"], []
+        for i, name in enumerate(names):
+            before.append(f"{name}_ = workspace[{i} * n : {i + 1} * n].view({name}.dtype).view({name}{axes}.shape)")
+            if self.tensors[name] in self.p.inputs:
+                before.append(f"move({name}_, {name}{axes})")
+            else:
+                after.append(f"move({name}, {name}_{axes})")
+        return before, after
+
     def _workspace(self) -> list[str]:
+        if self.moves():
+            n = " * ".join(f'shape["{s}"]' for s in ("B", "T", "NH", "HS"))
+            size = f"4 * {len(self.moves())} * {n}"
+            for part in self.scratch:
+                size += f" + 4 * {part}"
+            move = "    move_kernel(grid=blocks(x.numel(), 256), block=256)(\n        to, Strided(x), *x.shape[1:], "
+            return [
+                "def workspace(shape, phase):",
+                f"    return {size}  # {', '.join(self.moves())} as the kernel has them",
+                "",
+                "",
+                "def move(to, x):",
+                *(move + "*x.stride()[:3], x.numel()\n    )").splitlines(),
+                "",
+                "",
+            ]
         if self.turned:
             return ["def workspace(shape, phase):", '    return 4 * shape["N"] * shape["K"]  # weight, turned', "", ""]
         if not self.needs_int:
@@ -929,11 +1293,22 @@ class Writer:
         plain = plain_name(said)
         main = self.tensors.get(self.main())
         symbols = main.shape.split() if main else []
+        causal = "causal" in self.p.positional() and plain in (
+            "is_causal",
+            "iscausal",
+            "causal_mask",
+            "use_causal_mask",
+        )
+        if causal:
+            self.used.add("causal")
+            return "causal"
         every = {s for t in self.tensors.values() if not t.many for s in t.shape.split() if s.isidentifier()}
         if self.loop and plain in ALL:
             return f"{self.loop}[i].numel()"
         scalars = self.p.positional()[len(self.p.inputs) :]
         told = {q.name for q in self.signature.parameters if not q.pointer}
+        if self.is_gemv and plain == "n" and "m" in map(plain_name, told):  # M x N
+            return "K"
         if self.is_gemv and plain in GEMV and not {"n", "d"} <= told:
             return GEMV[plain]
         if said in every or said in scalars:
@@ -941,10 +1316,20 @@ class Writer:
             return said
         if {"M", "N", "K"} <= every and {"n", "d"} <= told and plain in ("n", "d"):  # as llama2.c calls them
             return "K" if plain == "n" else "N"
+        if {"M", "N", "K"} <= every and plain in "mnk" and set("mnk") <= set(map(plain_name, told)):
+            return plain.upper()
+        if {"M", "N", "K"} <= every and plain == "ldb":
+            return "N" if self.turned else "K"
         if {"M", "N", "K"} <= every and plain in MATMUL:
             return MATMUL[plain]
         if "NH" in every:
             plain = re.sub(r"^(qkv|q)_(?=\w)", "", plain)
+            if plain in SCALES:
+                return "HS**-0.5"
+            if said.lower() in BATCHES or (HEADS.get(plain) == "NH" and self.moves() and "B" not in self.says()):
+                return "B * NH"
+            if plain in ("stride_head", "head_stride") and self.moves():
+                return "T * HS" if self.guess.heads else "HS"
         if "NH" in every and plain in ("n", "s", "l", "seq"):
             return "T"
         if plain in HEADS and HEADS[plain] in every:
@@ -953,7 +1338,7 @@ class Writer:
             return said.upper()
         if len(symbols) == 1 and plain in ALL | ROWS:
             return symbols[0]
-        if len(symbols) > 1 and plain in ROWS:
+        if len(symbols) > 1 and plain in ROWS and not (plain in COLUMNS and self._has_rows(plain)):
             return " * ".join(symbols[:-1])
         if len(symbols) > 1 and plain in COLUMNS:
             return symbols[-1]
@@ -973,7 +1358,12 @@ class Writer:
                 self.imports.add("Loaded")
                 self.used.add(name)
                 return f"Loaded({name})"
-        return "1e-5" if plain in ("eps", "epsilon") else None
+        return MEANT.get(plain) if plain in ("eps", "epsilon") or "losses" in self.tensors else None
+
+    def _has_rows(self, said: str) -> bool:
+        """Whether another size can only be the rows', and none other the columns': M and N, batch and N."""
+        names = {plain_name(q.name) for q in self.signature.parameters if not q.pointer} - {said}
+        return bool(names & (ROWS - COLUMNS)) and not names & COLUMNS
 
     def argument(self, number: int, q: Parameter) -> str:
         if q.pointer:
@@ -982,6 +1372,10 @@ class Writer:
             given = self.launcher.arguments[number : number + 1] if self.launcher else []
             if given and [t.text for t in given[0]] in (["NULL"], ["nullptr"], ["0"]):
                 return "None"
+            if q.name == self.not_lse:
+                return self._room(q, ["B", "NH", "T"])
+            if given and (memory := self._scratch(q, given[0])):
+                return memory
             self.lines.append(f"# {DECIDE}: {q.type}* {q.name}, which is none of {', '.join(self.tensors)}")
             return "None"
         if q.type == "empty":
@@ -995,6 +1389,37 @@ class Writer:
             return _safe(q.name)
         return value
 
+    def _scratch(self, q: Parameter, given: Sequence[Token]) -> str | None:
+        """Memory of ours for what the launcher allocates by torch::zeros, ones, empty or full of a shape in braces."""
+        defined = [v for n, v in self.launcher.defined if n == given[0].text] if self.launcher and self.moves() else []
+        made = next((v for v in defined if [t.text for t in v[:2]] in (["torch", "::"], ["at", "::"])), [])
+        texts = [t.text for t in made]
+        if texts[3:5] != ["(", "{"]:
+            return None
+        close = cplusplus.closing(made, 4)
+        told = [self.scalar(p[0].text) if len(p) == 1 else None for p in cplusplus.split_commas(made[5:close])]
+        sizes = [size for part in told for size in (part or "?").split(" * ")]
+        filled = {"zeros": "0.0", "ones": "1.0", "empty": "", "full": "?"}.get(texts[2])
+        if filled == "?":
+            rest = "".join(texts[close + 2 : cplusplus.closing(made, 3)]).partition(",")[0]
+            filled = {"-INFINITY": "-math.inf", "-FLT_MAX": "-3.4028234663852886e38", "INFINITY": "math.inf"}.get(rest)
+        if filled is None or any(s not in ("B", "NH", "T", "HS") for s in sizes):
+            return None
+        return self._room(q, sizes, filled)
+
+    def _room(self, q: Parameter, sizes: Sequence[str], filled: str = "") -> str:
+        """Memory of ours, from the end of the workspace, with a number in it."""
+        name = _safe(q.name) if q.name not in (*self.tensors, *self.p.positional()) else f"{q.name}_"
+        self.imports.add("blocks")
+        size = " * ".join(sizes)
+        before = " ".join(["len(workspace)", *(f"- 4 * {part}" for part in (*self.in_call, size))])
+        self.scratch.append(" * ".join(f'shape["{s}"]' for s in sizes))
+        self.in_call.append(size)
+        self.lines.append(f"{name} = workspace[{before} :][: 4 * {size}].view(torch.float32)")
+        if filled:
+            self.lines.append(f"fill_kernel(grid=blocks({size}, 256), block=256)({name}, {filled}, {size})")
+        return name
+
     def _tensor(self, q: Parameter, name: str) -> str:
         t = self.tensors[name]
         if t.dtype == "int" and q.type == "int":
@@ -1004,6 +1429,8 @@ class Writer:
             return f"as_int32({name}, workspace{', ' + before if before else ''})"
         if self.turned and name == "weight":
             return "turned"
+        if name in self.moves():
+            return f"zeroed({name}_)" if name in self.begins_at_zero(q) else f"{name}_"
         if name in self.zeroes:
             self.imports.add("zeroed")
             return f"zeroed({name})"
@@ -1026,6 +1453,10 @@ class Writer:
         else:
             self._define(launcher)
             grid = self._python(launcher.grid) or self._undecided("grid", launcher.grid, "1")
+            said = next((v for n, _, v in (line.partition(" = ") for line in self.lines) if n == grid), grid)
+            if launcher.name == "main" and re.fullmatch(r"[\d\s(),]+", said) and "gridDim" not in self._body_words():
+                self.lines.append(f"blocks_ = {grid}  # {DECIDE}: as many as its main has for sizes of its own")
+                grid = "blocks_"
             block = self._python(launcher.block) or self._undecided("block", launcher.block, str(BLOCK))
             shared = ""
             if launcher.shared:
@@ -1069,6 +1500,10 @@ class Writer:
             if name not in needed or (i != last[name] and not begins):
                 continue
             value = self._python(tokens)
+            number = len(tokens) == 1 and tokens[0].kind == "number"  # a main says with how many rows it tries it
+            given = launcher.name == "main" or [name] in [[t.text for t in part] for part in launcher.arguments]
+            if number and given and (size := self.scalar(name)):
+                value = size
             if value is None:
                 known = self.scalar(name)
                 if known is None and name not in _texts(launcher.grid, launcher.block, launcher.shared):
@@ -1129,6 +1564,8 @@ class Writer:
             if v[k : k + 4] == [said, ".", "size", "("] and v[k + 4].isdigit()
         ]
         axes, at = 1 + max(asked, default=0), int(axis[0])
+        if len(shape) == 4 and axes == 4 and names[0] in self.moves():
+            return (["B", "NH", "T", "HS"] if self.guess.heads else shape)[at]
         if not all(s.isidentifier() for s in shape) or len(shape) > 3 or axes not in (len(shape), 2):
             return None
         if axes == len(shape):
@@ -1204,6 +1641,10 @@ class _Expression:
                 out += chosen
                 i = cplusplus.closing(tokens, i) + 1
                 continue
+            elif token.text == ">" and i + 1 < len(tokens) and tokens[i + 1].text == ">":
+                out += " >> "
+                i += 2
+                continue
             elif token.text in ("+", "-", "*", "(", ")", ",", "%", "<<", ">=", "<=", "==", "!=", "<", ">"):
                 out += {",": ", ", "(": "(", ")": ")"}.get(token.text, f" {token.text} ")
             elif token.text == "/":
@@ -1218,6 +1659,9 @@ class _Expression:
     def _called(self, name: str, arguments: list[Token]) -> str | None:
         """A function of the host's that only returns an expression of what it is given."""
         given = cplusplus.split_commas(arguments)
+        macro = self.writer.unit.macros.get(name)
+        if macro and macro.parameters is not None and len(macro.parameters) == len(given):
+            return self._of(_put_in(macro.body, dict(zip(macro.parameters, given, strict=True))))
         for d in self.writer.unit.declarations:
             function = d.function
             if not function or function.name != name or len(function.parameters) != len(given):
@@ -1228,10 +1672,19 @@ class _Expression:
                 continue
             body = d.tokens[opens + 2 : texts.index(";")]
             named = {p[-1].text: v for p, v in zip(function.parameters, given, strict=True) if p}
-            left, right = Token("sign", "(", 0, 0), Token("sign", ")", 0, 0)
-            told = [x for t in body for x in ([left, *named[t.text], right] if t.text in named else [t])]
-            return self._of(told)
+            return self._of(_put_in(body, named))
         return None
+
+    def _member(self, name: str, member: str) -> str | None:
+        """`block.x` of a dim3 that the launcher defines."""
+        launcher = self.writer.launcher
+        made = dict(launcher.defined).get(name, []) if launcher else []
+        if [t.text for t in made[:2]] != ["dim3", "("]:
+            return None
+        parts = cplusplus.split_commas(made[2 : cplusplus.closing(made, 1)])
+        at = "xyz".index(member)
+        text = self._of(parts[at]) if at < len(parts) else "1"
+        return text if text is None or text.isidentifier() or text.isdigit() else f"({text})"
 
     def _choice(self, tokens: list[Token]) -> str | None:
         """`condition ? one : other`; None of what is none, or cannot be told."""
@@ -1250,6 +1703,8 @@ class _Expression:
         """What a launcher asks of the GPU."""
         if re.fullmatch(r"maxThreadsPerMultiProcessor|(\w+_)?threads_per_sm", text, re.I):
             return "2048"
+        if text == "maxThreadsPerBlock":
+            return "1024"
         if not re.fullmatch(
             r"multiProcessorCount|(\w+_)?num_sms?|(\w+_)?sm_count|(\w+_)?num_multiprocessors", text, re.I
         ):
@@ -1275,6 +1730,10 @@ class _Expression:
         if following in (".", "->") and [t.text for t in tokens[i + 2 : i + 4]] == ["size", "("]:
             close = cplusplus.closing(tokens, i + 3)
             return self.writer.size_of(text, [t.text for t in tokens[i + 4 : close]]), close + 1
+        if following == "." and i + 2 < len(tokens) and tokens[i + 2].text in ("x", "y", "z"):
+            return self._member(text, tokens[i + 2].text), i + 3
+        if [t.text for t in tokens[i + 1 : i + 4]] == [".", "maxGridSize", "["]:
+            return "2147483647", cplusplus.closing(tokens, i + 3) + 1
         if following in (".", "->") and i + 2 < len(tokens):  # of cudaDeviceProp
             return self._of_device(tokens[i + 2].text), i + 3
         if (counted := self._of_device(text)) and following != "(":
@@ -1293,6 +1752,9 @@ class _Expression:
             size = SIZES.get(kind)
             work = next((n for n, t in self.writer.tensors.items() if t.dtype == "work" and not t.many), None)
             return (str(size) if size else f"{work}.element_size()" if work else None), close + 1
+        if text in ("min", "max") and following == "<" and (end := _template_end(tokens, i + 1)):
+            told, length = self._word([tokens[i], *tokens[end + 1 :]], 0)
+            return told, end + length
         if following == "(":
             close = cplusplus.closing(tokens, i + 1)
             inside = self._of(tokens[i + 2 : close])
@@ -1319,9 +1781,15 @@ class _Expression:
         return (value if alone or len(tokens) == 1 else f"({value})"), i + 1
 
 
+def _put_in(body: Sequence[Token], given: Mapping[str, Sequence[Token]]) -> list[Token]:
+    """The tokens of a macro or a function with what it is given, in parentheses."""
+    left, right = Token("sign", "(", 0, 0), Token("sign", ")", 0, 0)
+    return [x for t in body for x in ([left, *given[t.text], right] if t.text in given else [t])]
+
+
 def plain_name(name: str) -> str:
     return (
-        re.sub(r"^(d|dev|g)_(?=\w)|_(ptr|pointer|mem|memory|d|gpu|dev|device)$", "", name.lower()).strip("_")
+        re.sub(r"^(d|dev|g|h|host|gpu)_(?=\w)|_(ptr|pointer|mem|memory|d|gpu|dev|device)$", "", name.lower()).strip("_")
         or name.lower()
     )
 

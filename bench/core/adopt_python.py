@@ -68,7 +68,7 @@ def launch_of(tree: ast.Module, kernel: str, parameters: Sequence[str]) -> Launc
                 continue
             launched = call.func.value  # by way of torch's wrap_triton, too
             launched = launched.args[0] if isinstance(launched, ast.Call) and len(launched.args) == 1 else launched
-            if not (isinstance(launched, ast.Name) and launched.id == kernel):
+            if not (isinstance(launched, ast.Name) and _stands_for(function, launched.id, kernel)):
                 continue
             before = _way(function.body, call)
             given = _positional(call, parameters)
@@ -77,6 +77,21 @@ def launch_of(tree: ast.Module, kernel: str, parameters: Sequence[str]) -> Launc
             given |= {k.arg: k.value for k in call.keywords if k.arg}
             return Launch(function, call.func.slice, given, before)
     return None
+
+
+def _stands_for(function: ast.FunctionDef, name: str, kernel: str) -> bool:
+    """Whether a name is the kernel, or one that is given it: `run = one if … else other`, or a parameter's default."""
+    if name == kernel:
+        return True
+    values = [n.value for n in ast.walk(function) if isinstance(n, ast.Assign) and _name_of(n) == name]
+    values += [v for n, v in _defaults(function).items() if n == name and v is not None]
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, ast.Name) and value.id == kernel:
+            return True
+        waiting += [value.body, value.orelse] if isinstance(value, ast.IfExp) else []
+    return False
 
 
 def _positional(call: ast.Call, parameters: Sequence[str]) -> dict[str, ast.expr] | None:
@@ -139,7 +154,7 @@ class Teller:
 
     matched: tensors by the kernel's parameters; pointers: all that are some tensor. scalar: Python of a size or number
     by its name, or None. names: those that a launcher's own must not take. counted: Python of the number of
-    multiprocessors.
+    multiprocessors. heads: the second of four axes is heads where nothing says.
     """
 
     def __init__(
@@ -152,6 +167,7 @@ class Teller:
         scalar: Callable[[str], str | None],
         names: set[str],
         counted: str,
+        heads: bool = True,
     ):
         self.imported = {
             a.asname or a.name
@@ -166,11 +182,16 @@ class Teller:
         self.constants = {n for n, text in constants.items() if n and not asked.search(text)}
         self.parameters = _with_callers_defaults(tree, launch.function)
         self.said = Said()
+        self.heads, self.unsure = (
+            heads,
+            set[str](),
+        )  # whether a second axis is heads where nobody says; of which tensors
         self.names: dict[str, str] = {}  # of the launcher's, where they are known: what they are called here
         self.taken = names
         self.leaves = self._leaves(matched)
         self.pointed = {self.leaf(name) for name in pointers}  # tensors of the launcher's, the contract's or not
         self.lambdas: dict[str, ast.expr] = {}
+        self.bound: dict[str, str] = {}  # the launcher's tensors that it does not allocate, as it sees them
 
     # --- tensors ---
 
@@ -199,6 +220,13 @@ class Teller:
                     return least, False, []
                 if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and _is(n.func.value, name):
                     least = max(least, _axis(n.args[0]) if n.func.attr in ("stride", "size") and n.args else 0)
+                told = n.comparators[0] if isinstance(n, ast.Compare) else None
+                if (
+                    isinstance(n, ast.Compare)
+                    and isinstance(told, ast.Tuple)
+                    and ast.unparse(n.left) == f"{name}.shape"
+                ):
+                    return len(told.elts), True, []
                 if isinstance(n, ast.Subscript) and isinstance(n.value, ast.Attribute) and _is(n.value.value, name):
                     least = max(least, _axis(n.slice) if n.value.attr == "shape" else 0)
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
@@ -218,16 +246,23 @@ class Teller:
             second = called[1].lower() if called else ""
             if second in HEADS:
                 return f"{tensor}.transpose(1, 2)"
-            if not called or called[2].lower() not in HEADS:
-                self.said.decide.append(
-                    f"# DECIDE: whether the second axis of {tensor} is positions, as here, or heads"
-                )
-            return tensor
+            if called and called[2].lower() in HEADS:
+                return tensor
+            self.unsure.add(tensor)
+            return f"{tensor}.transpose(1, 2)" if self.heads else tensor
+        if shape[-1] == "VP" and self._tells_stride(name):
+            self.scalar("V")
+            return f"{tensor}.view(-1, {tensor}.shape[-1])[:, :V]"  # padding lies behind a row
         if axes > len(shape):
             return f"{tensor}[{', '.join(['None'] * (axes - len(shape)))}]"
         if axes and len(shape) > max(axes, 2) and (axes == 2 or not exact):
             return f"{tensor}.view(-1, {tensor}.shape[-1])"
         return f"{tensor}.view(-1)" if exact and axes == 1 and len(shape) > 1 else tensor
+
+    def _tells_stride(self, name: str) -> bool:
+        """Whether the kernel is told how far apart a tensor's rows are."""
+        given = [ast.unparse(v) for v in self.launch.given.values()]
+        return any(re.match(rf"{re.escape(name)}\.stride\((0|-2)\)", text) for text in given)
 
     def _across(self, name: str) -> bool:
         """Whether a matrix's first axis is what a row of the other's has: their sizes are compared, or called alike."""
@@ -343,10 +378,10 @@ class Teller:
 
     def tell(self, further: Callable[[Mapping[str, str | None]], dict[str, str]]) -> Said:
         """Everything that can be said of the launch. further: what a tuner or heuristics add to its values."""
-        bound = {n: self._seen(n, t) for n, t in self.leaves.items() if not self._makes(n)}
-        for name in bound:
+        self.bound = {n: self._seen(n, t) for n, t in self.leaves.items() if not self._makes(n)}
+        for name in self.bound:
             self._local(name)
-        pairs = [(self.names[n], v) for n, v in bound.items() if self.names[n] != v]
+        pairs = [(self.names[n], v) for n, v in self.bound.items() if self.names[n] != v]
         lines: list[tuple[str, set[str], set[str]]] = []  # text, what it makes, what it needs
         for local, seen in pairs:
             lines.append((f"{local} = {seen}", {local}, set()))
@@ -442,6 +477,9 @@ class Teller:
 
     def _shaped(self, tensor: str, shape: ast.expr) -> str:
         """A tensor in the shape that the launcher allocates it with, where that is known."""
+        if len(self.tensors[tensor].shape.split()) == 4:  # as the others of four axes
+            turned = any(seen.endswith(".transpose(1, 2)") for seen in self.bound.values())
+            return f"{tensor}.transpose(1, 2)" if turned else tensor
         text = self.told(shape)
         if text is None:
             return tensor
@@ -661,11 +699,28 @@ def _with_callers_defaults(tree: ast.Module, function: ast.FunctionDef) -> dict[
         for call in ast.walk(caller):
             if isinstance(call, ast.Call) and ast.unparse(call.func) in called:
                 given = dict(zip(positions, call.args, strict=False)) | {k.arg: k.value for k in call.keywords if k.arg}
+                numbers = _numbers(caller)
                 for name, value in given.items():
-                    said = own.get(value.id) if isinstance(value, ast.Name) else value
+                    said = own.get(value.id) or numbers.get(value.id) if isinstance(value, ast.Name) else value
                     if name in told and told[name] is None and isinstance(said, ast.Constant):
                         told[name] = said
     return told
+
+
+def _numbers(function: ast.FunctionDef) -> dict[str, ast.expr]:
+    """Names that a function gives a number once: `BLOCK = 64`, `M, N = 64, 128`."""
+    found: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(function):
+        if not isinstance(node, ast.Assign) or len(node.targets) != 1:
+            continue
+        target, value = node.targets[0], node.value
+        pairs = [(target, value)]
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+            pairs = list(zip(target.elts, value.elts, strict=True))
+        for one, number in pairs:
+            if isinstance(one, ast.Name):
+                found.setdefault(one.id, []).append(number)
+    return {n: v[0] for n, v in found.items() if len(v) == 1 and isinstance(v[0], ast.Constant)}
 
 
 def _name_of(node: ast.AST) -> str:

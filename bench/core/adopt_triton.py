@@ -12,7 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bench.cli import USAGE, CannotGoOn
-from bench.core.adopt_cuda import ALL, DECIDE, MOST_NEIGHBOURS, Adopted, Writer, others, plain_name
+from bench.core.adopt_cuda import (
+    ALL,
+    DECIDE,
+    MOST_NEIGHBOURS,
+    NO_GUESS,
+    Adopted,
+    Guess,
+    Whole,
+    Writer,
+    others,
+    plain_name,
+)
 from bench.core.adopt_python import (
     OPTIONS,
     Launch,
@@ -52,6 +63,47 @@ def left_kernel(x, mean, rstd, columns, eps, MEAN: tl.constexpr, KEEP_MEAN: tl.c
         tl.store(mean + row, middle)
     if KEEP_RSTD:
         tl.store(rstd + row, 1 / tl.sqrt(tl.sum(squares) / columns + eps))"""
+# What an attention for inference does not keep, a program a query.
+LSE = """
+
+@triton.jit
+def left_kernel(q, k, lse, q0, q1, q2, k0, k1, k2, heads, group, keys, size, CAUSAL: tl.constexpr, SIZE: tl.constexpr,
+                BLOCK: tl.constexpr):
+    t, head, sequence = tl.program_id(0), tl.program_id(1) % heads, tl.program_id(1).to(tl.int64) // heads
+    lanes, columns = tl.arange(0, BLOCK), tl.arange(0, SIZE)
+    x = tl.load(q + sequence * q0 + t * q1 + head * q2 + columns, mask=columns < size, other=0).to(tl.float32)
+    end = t + 1 if CAUSAL else keys
+    top = tl.full((BLOCK,), float("-inf"), tl.float32)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, end, BLOCK):
+        inside = first + lanes < end
+        place = k + sequence * k0 + head // group * k2 + (first + lanes)[:, None] * k1 + columns[None, :]
+        y = tl.load(place, mask=inside[:, None] & (columns < size)[None, :], other=0).to(tl.float32)
+        score = tl.sum(x[None, :] * y, axis=1) / tl.sqrt(size.to(tl.float32))
+        larger = tl.where(inside, tl.maximum(top, score), top)
+        total = tl.where(inside, total * tl.exp(top - larger) + tl.exp(score - larger), total)
+        top = larger
+    most = tl.max(top)
+    total = tl.where(total == 0, 0, total * tl.exp(top - most))  # a lane without keys
+    tl.store(lse + (sequence * heads + head) * tl.num_programs(0) + t, most + tl.log(tl.sum(total)))"""
+# What a cross entropy leaves out that keeps nothing for backward, a program a row.
+ROWS_LSE = """
+
+@triton.jit
+def left_kernel(x, lse, columns, stride, BLOCK: tl.constexpr):
+    row, lanes = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK)
+    top = tl.full((BLOCK,), float("-inf"), tl.float32)
+    for first in range(0, columns, BLOCK):
+        inside = first + lanes < columns
+        value = tl.load(x + row * stride + first + lanes, mask=inside, other=float("-inf")).to(tl.float32)
+        top = tl.maximum(top, value)
+    most = tl.max(top)
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, columns, BLOCK):
+        inside = first + lanes < columns
+        value = tl.load(x + row * stride + first + lanes, mask=inside, other=float("-inf")).to(tl.float32)
+        total += tl.where(inside, tl.exp(value - most), 0)
+    tl.store(lse + row, most + tl.log(tl.sum(total)))"""
 INNER, OUTER = ("feat", "col", "cols", "n"), ("row", "rows", "batch", "m")  # axes, in the names of strides
 GUESSES = {"BLOCK": "1024", "GROUP": "8", "NUM": "4"}
 
@@ -64,7 +116,9 @@ def copy_kernel(out, x, N, BLOCK: tl.constexpr):
     tl.store(out + i, tl.load(x + i, mask=i < N), mask=i < N)"""
 
 
-def adopted_triton(source: Path, layer: str, kernel: str | None) -> Adopted:
+def adopted_triton(
+    source: Path, layer: str, kernel: str | None, guess: Guess = NO_GUESS, whole: Whole | None = None
+) -> Adopted:
     """The variant's text. CannotGoOn where there is no such kernel, or several and none is named."""
     try:
         tree = _decorated(_together(source))
@@ -83,9 +137,12 @@ def adopted_triton(source: Path, layer: str, kernel: str | None) -> Adopted:
         raise CannotGoOn(f"{source.name} has no @triton.jit function {entry} (it has: {', '.join(jitted)})")
     module = contract.load(layer)
     choices = [
-        _TritonWriter(source, tree, jitted[entry], p, contract.pass_of(module, p)) for p in contract.phases_of(module)
+        _TritonWriter(source, tree, jitted[entry], p, contract.pass_of(module, p), guess)
+        for p in contract.phases_of(module)
     ]
-    return min(choices, key=lambda w: w.lacking).adopted()
+    writer = min(choices, key=lambda w: w.lacking)
+    writer.whole = whole
+    return writer.adopted()
 
 
 def _decorated(tree: ast.Module) -> ast.Module:
@@ -139,7 +196,9 @@ def _flat(body: Sequence[ast.stmt], taken: set[str] | None = None) -> Iterator[a
     for node in _one_by_one(body):
         if isinstance(node, ast.If | ast.Try):
             handlers = [n for h in node.handlers for n in h.body] if isinstance(node, ast.Try) else []
-            yield from _flat([*node.body, *node.orelse, *handlers], taken | {_binds(n) for n in body} - {""})
+            inner = taken | {_binds(n) for n in body} - {""}
+            yield from _flat([*node.body, *node.orelse, *handlers], inner)
+            taken |= inner & {"triton", "tl"}  # not to be made up where they are there
         elif isinstance(node, ast.Import | ast.ImportFrom) and _of_triton(node):
             names = {a.asname or a.name for a in node.names}
             if not names <= taken and _can_be_had(node):
@@ -190,6 +249,8 @@ def _needed(tree: ast.Module, jitted: dict[str, ast.FunctionDef], entry: str, he
     """The statements that the kernel and its launch need, in order: imports, constants, functions; tuning left out."""
     for function in jitted.values():  # what only a tuner is given is not needed either
         function.decorator_list = [d for d in function.decorator_list if not any(t in ast.unparse(d) for t in TUNED)]
+        for call in [d for d in function.decorator_list if isinstance(d, ast.Call)]:
+            call.keywords = [k for k in call.keywords if k.arg != "launch_metadata"]
     wanted, waiting = set[str](), [entry, *helpers]
     while waiting:
         name = waiting.pop()
@@ -261,7 +322,9 @@ def _binds(node: ast.stmt) -> str:
 
 
 class _TritonWriter(Writer):
-    def __init__(self, source: Path, tree: ast.Module, function: ast.FunctionDef, phase: str, p: contract.Pass):
+    def __init__(
+        self, source: Path, tree: ast.Module, function: ast.FunctionDef, phase: str, p: contract.Pass, guess: Guess
+    ):
         self.function, self.tree = function, tree
         arguments = [*function.args.args, *function.args.kwonlyargs]
         self.constants = [a.arg for a in arguments if a.annotation and "constexpr" in ast.unparse(a.annotation)]
@@ -278,7 +341,10 @@ class _TritonWriter(Writer):
         signature = Signature((), tuple(parameters), name=function.name)
         loaded = _reached(function, READ)
         uses = {n: Use(n in loaded, n in written) for n in pointers if n in loaded | written}
-        super().__init__(source, Unit(), signature, phase, p, None, function.name, function.name, uses=uses)
+        super().__init__(
+            source, Unit(), signature, phase, p, None, function.name, function.name, uses=uses, guess=guess
+        )
+        self.unsure: set[str] = set()  # tensors whose second axis is heads or positions, by a guess
         if not any(q.pointer for q in parameters):
             self.lacking += 10
 
@@ -342,9 +408,34 @@ class _TritonWriter(Writer):
         taken = {s for t in self.tensors.values() for s in t.shape.split()} | self.tensors.keys()
         teller = Teller(
             launch, self.tree, self.matched, self.tensors, [q.name for q in self.signature.parameters if q.pointer],
-            self.scalar, taken | set(self.given.positional()), f"multiprocessors({self.first()})",
+            self.size, taken | set(self.given.positional()), f"multiprocessors({self.first()})", self.guess.heads,
         )  # fmt: skip
-        return teller.tell(further)
+        said = teller.tell(further)
+        self.unsure = teller.unsure
+        if self.unsure and not self.guess.tried:
+            told, second = ", ".join(sorted(self.unsure)), "heads" if self.guess.heads else "positions"
+            self.lines.append(f"# {DECIDE}: whether the second axis of {told} is {second}, as here")
+        return said
+
+    def size(self, name: str) -> str | None:
+        """Of the launcher's parameters."""
+        return f"({self.columns()},)" if name == "normalized_shape" else self.scalar(name)
+
+    def _halves(self) -> list[str]:
+        if not any("stride" in name.lower() for name in self.every):
+            return super()._halves()
+        x = self.given.inputs[-1].name  # a row's stride is told: gate and up may be parts of a row
+        return [f"gate, up = {x}.chunk(2, dim=-1)"] if self.given is not self.p else []
+
+    def moves(self) -> list[str]:
+        return []  # its strides say how its tensors lie
+
+    def _workspace(self) -> list[str]:
+        size = f"4 * {' * '.join(self.scratch)}"
+        return ["def workspace(shape, phase):", f"    return {size}  # {self.not_lse}", "", ""]
+
+    def _sees_heads(self) -> set[str]:
+        return self.unsure
 
     def _pointer(self, number: int, q: Parameter, said: Said) -> str:
         """A tensor as the launcher sees it; what is none of the contract's and known is None, or a number."""
@@ -367,8 +458,39 @@ class _TritonWriter(Writer):
         self.lines.append(f"grid = {grid}  # {DECIDE}: how many programs")
         return "grid"
 
+    def _rounds(self) -> str:
+        """The line of its dtypes, where its body tells: it rounds all that it stores to one, or has tl.dot make TF32 of
+        fp32, which is Triton's default."""
+        jitted = {n.name: n for n in self.tree.body if isinstance(n, ast.FunctionDef)}
+        functions, called = [self.function], list[ast.Call]()
+        for function in functions:  # and what it calls
+            inside = [n for n in ast.walk(function) if isinstance(n, ast.Call)]
+            called += inside
+            names = [n.func.id for n in inside if isinstance(n.func, ast.Name)]
+            functions += [f for n in names if (f := jitted.get(n)) and f not in functions]
+        rounded = {_binds(n): n.value for n in ast.walk(self.function) if isinstance(n, ast.Assign) and _binds(n)}
+        found = set()
+        for node in called:
+            if ast.unparse(node.func) == "tl.store" and len(node.args) > 1:
+                value = node.args[1]
+                value = rounded.get(value.id, value) if isinstance(value, ast.Name) else value
+                told = re.search(r"(?:\.to\(|cast\(.*, )tl\.(float16|bfloat16)\)$", ast.unparse(value))
+                found.add(told[1] if told else "")
+        if len(found) == 1 and (stored := {"float16": "fp16", "bfloat16": "bf16"}.get(found.pop(), "")):
+            return f'\nDTYPES = ("{stored}",)  # it rounds to that'
+        dots = [{k.arg for k in n.keywords} for n in called if ast.unparse(n.func) == "tl.dot"]
+        exact = {"input_precision", "allow_tf32"}
+        if dots and not any(exact & given for given in dots):
+            return '\nDTYPES = ("bf16", "fp16")  # its tl.dot rounds fp32 to TF32'
+        return ""
+
     def text(self, kept: Sequence[ast.stmt], lines: Sequence[str], launch: str) -> Adopted:
         refusals, sizes = [*self._halves(), *self.refusals()], list(self.sizes(" ".join((*lines, launch))))
+        if self.whole:
+            known = {n for line in sizes for n in re.findall(r"\w+", line.partition(" = ")[0])}
+            more = {s for t in self.tensors.values() for s in t.shape.split()} - known
+            sizes += self.sizes(" ".join(more))
+            sizes += self._in_whole(sizes)
         for out, first in self.copies.items():
             lines = [
                 *lines,
@@ -378,7 +500,8 @@ class _TritonWriter(Writer):
             lines = [*lines, launch]
             launch = self._statistics()
         body = [f"    {line}" for part in (*refusals, *sizes, *lines, launch) for line in part.splitlines()]
-        names = f"{', '.join(self.given.positional())}, *, {', '.join(self.given.keyword())}"
+        workspace = ", workspace" if self.not_lse else ""
+        names = f"{', '.join(self.given.positional())}, *, {', '.join(self.given.keyword())}{workspace}"
         parts = [ast.unparse(node) for node in kept]
         whole_text = "\n".join((*parts, *body))
         imports = [part for part in parts if part.startswith(("import", "from"))]
@@ -395,12 +518,14 @@ class _TritonWriter(Writer):
             f'"""{self.function.name} of {self.source.name}{by}."""',
             "",
             *imports,
+            *([rounds] if (rounds := self._rounds()) else []),
             *(f"\n{part}" if part[0] != "@" else f"\n\n{part}" for part in parts
               if not part.startswith(("import", "from"))),
-            *([LEFT] if self._left() else []),
+            *([self._made()] if self._left() else []),
             *([COPIED] if self.copies else []),
             "",
             "",
+            *(self._workspace() if self.not_lse else []),
             f"def {self.phase}({names}):",
             *body,
             "",
@@ -408,11 +533,24 @@ class _TritonWriter(Writer):
         for name in _unknown("\n".join(text)):
             text.insert(2, f"{name} = None  # {DECIDE}: the source has it from elsewhere")
         whole = "\n".join(text)
-        return Adopted(whole, {}, [line.strip() for line in whole.splitlines() if DECIDE in line])
+        decide = [line.strip() for line in whole.splitlines() if DECIDE in line]
+        return Adopted(whole, {}, decide, self.phase, self.opens())
+
+    def _made(self) -> str:
+        """The kernel of ours that makes it."""
+        return LEFT if self._left() != ["lse"] else ROWS_LSE if "logits" in self.tensors else LSE
 
     def _statistics(self) -> str:
-        """The launch of ours that makes what a norm's kernel for inference does not keep."""
+        """The launch of ours that makes what a kernel for inference does not keep."""
         of, left = self._normed(), self._left()
+        if left == ["lse"] and "logits" in self.tensors:
+            return "left_kernel[(lse.numel(),)](logits, lse, V, logits.shape[-1], BLOCK=1024)"
+        if left == ["lse"]:
+            return (
+                "left_kernel[(q.shape[1], q.shape[0] * q.shape[2])](q, k, lse, *q.stride()[:3], *k.stride()[:3], "
+                "q.shape[2], q.shape[2] // k.shape[2], q.shape[1], q.shape[3], CAUSAL=causal, "
+                "SIZE=triton.next_power_of_2(q.shape[3]), BLOCK=32)"
+            )
         told = [n if n in left else of for n in ("mean", "rstd")]
         eps = "eps" if "eps" in self.p.positional() else "1e-5"
         return (

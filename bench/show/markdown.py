@@ -47,9 +47,11 @@ def rewrite(text: str, draw: bool = False) -> str:
 
     def table(found: re.Match[str]) -> str:
         start, kind, folder, options, end = found.groups()
-        if kind not in TABLES:
+        if kind not in (*TABLES, "imported"):
             raise CannotGoOn(f"no table {kind!r}{cli.did_you_mean(kind, TABLES)}")
         chosen = dict(option.split("=", 1) for option in options.split())
+        if kind == "imported":
+            return f"{start}{imported(HOME / folder)}\n{end}"
         rows = _of_all_runs(HOME / folder) if kind == "gpu" else _records(HOME / folder)
         return f"{start}{TABLES[kind](rows, **chosen)}\n{end}"
 
@@ -207,6 +209,22 @@ def counted(rows: Rows, dtype: str, layers: str = "") -> str:
     simulated = [r for r in rows if r["status"] == "simulated" and r["dtype"] == dtype and r["layer"] in wanted]
     simulated.sort(key=lambda r: (r["layer"], r["phase"] != "forward", r["variant"]))
     return table(shown, [[r] for r in simulated])
+
+
+IMPORTED = ("source", "kernel", "layer", "to decide", "verdict", "why")
+
+
+def imported(file: Path) -> str:
+    """Of kernels that were imported: a row each, from a file of lines whose fields are parted by tabs, and their number
+    by verdict. CannotGoOn for a line with too few or too many fields."""
+    rows = [line.split("\t") for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    if wrong := [row for row in rows if len(row) != len(IMPORTED)]:
+        raise CannotGoOn(f"{shown(file)}: not {len(IMPORTED)} fields: {' | '.join(wrong[0])}")
+    verdicts = [row[IMPORTED.index("verdict")] for row in rows]
+    by = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts), key=verdicts.count, reverse=True))
+    none = sum(row[IMPORTED.index("to decide")] == "0" for row in rows)
+    lines = [_line(IMPORTED), _line(["---"] * len(IMPORTED)), *map(_line, rows)]
+    return "\n".join([*lines, "", f"{len(rows)} kernels: {by}. {none} have no line for a person to decide."])
 
 
 def table(shown: Sequence[Column], variants: Iterable[States], aligned: bool = True) -> str:

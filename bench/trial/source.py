@@ -155,7 +155,12 @@ def _compiled(path: Path, text: str) -> str:
     names = tuple(d.function.name for d in unit.declarations if d.function and "__global__" in d.function.qualifiers)
     blank = unit.without_host_code(names) or {}
     text = blank.get(path.name, text)
-    return re.sub(r"^[ \t]*#[ \t]*include[ \t]*<[^>\n]*>", "", text, flags=re.M)
+    text = re.sub(r"^[ \t]*#[ \t]*include[ \t]*<[^>\n]*>", "", text, flags=re.M)
+
+    def there(found: re.Match[str]) -> str:
+        return found[0] if any((folder / found[1]).is_file() for folder in (path.parent, cplusplus.HERE)) else ""
+
+    return re.sub(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]*)"', there, text, flags=re.M)
 
 
 # --- Python ---

@@ -13,13 +13,16 @@ import torch
 
 from bench import cli, simulate
 from bench.cli import CannotGoOn
+from bench.core import adopt as adopting
 from bench.core.adopt import Reader, adopt
 from bench.core.adopt_cuda import DECIDE, Whole, adopted
 from bench.core.adopt_uses import uses_of
+from bench.core.case import Case, draw, run_truth
 from bench.core.variants import discover
 from bench.trial import ran, source
 from kernels import Unavailable, cuda
 from kernels.cuda.cplusplus import lex
+from reference import contract
 
 SOFTMAX = """
 #include <stdio.h>
@@ -52,6 +55,7 @@ void softmax_rows(float* out, const float* inp, int N, int C) {
 int main() { FILE* f = fopen("/proc/self/stat", "r"); system("date"); return 0; }
 """
 MINE = """#pragma once
+#include "cublas_v2.h"
 #define WARP 16
 #define cudaCheck(e) check(e)
 template <class T> T ceil_div(T a, T b) { return (a + b - 1) / b; }
@@ -563,7 +567,7 @@ def test_a_launch_in_a_macro_and_a_switch_is_read_as_what_the_switch_asks(tmp_pa
     (tmp_path / "include").mkdir()
     (tmp_path / "include" / "widths.h").write_text(WIDTHS)
     (tmp_path / "source").mkdir()
-    found, text, decide = taken(tmp_path / "source", "rows.cu", "softmax", SWITCHED)
+    found, text, decide = taken(tmp_path / "source", "rows.cu", "softmax", SWITCHED, tries=False)
     assert "R, S = x.shape" in text and "S_ = R" in text and "H = S\n" in text
     assert "if H not in (64, 128, 256,):" in text and "no instance for H but 64, 128, 256" in text
     assert "if not (H % 4 == 0):" in text
@@ -584,7 +588,7 @@ def test_a_launch_in_a_macro_and_a_switch_is_read_as_what_the_switch_asks(tmp_pa
 
 
 def test_a_launchers_template_is_what_its_caller_gives_it(tmp_path):
-    _, text, decide = taken(tmp_path, "tiles.cu", "softmax", TILED)
+    _, text, decide = taken(tmp_path, "tiles.cu", "softmax", TILED, tries=False)
     assert "if S not in (32, 128,):" in text or "if cols not in (32, 128,):" in text
     assert (
         "kRows = (4 if (cols < 128) else 2)" in text.replace("(S <", "(cols <")
@@ -948,3 +952,189 @@ void run(float* xout, float* x, float* w, int n, int d) {
 def test_what_a_body_does_with_a_pointer(body, reads, writes):
     found = uses_of(list(lex(f"{{ {body} }}")), ["p"])
     assert (found["p"].reads, found["p"].writes) == (reads, writes) if reads is not None else not found
+
+
+ATTENTION = """
+#include <torch/extension.h>
+#define ROUND_UP(a, b) (((a) + (b)-1) / (b))
+__global__ void attend(float* Q, float* K, float* V, float* O, float* seen, int N, int d, float sm_scale) {
+    const int t = blockIdx.x * blockDim.x + threadIdx.x;
+    const size_t head = ORDER;
+    if (t >= N) return;
+    float top = -INFINITY, sum = seen[(blockIdx.y * gridDim.z + blockIdx.z) * N + t];
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) for (int c = 0; c < d; c++) O[head + t * STEP + c] = 0;
+        for (int s = 0; s <= (MASKS ? t : N - 1); s++) {
+            float score = 0;
+            for (int c = 0; c < d; c++) score += Q[head + t * STEP + c] * K[head + s * STEP + c];
+            score *= sm_scale;
+            if (!pass) { top = fmaxf(top, score); continue; }
+            const float p = expf(score - top);
+            sum += p;
+            for (int c = 0; c < d; c++) O[head + t * STEP + c] += p * V[head + s * STEP + c];
+        }
+    }
+    for (int c = 0; c < d; c++) O[head + t * STEP + c] /= sum;
+}
+torch::Tensor attention(torch::Tensor Q, torch::Tensor K, torch::Tensor V) {
+    const int batch = Q.size(0), heads = Q.size(1);
+    int N = Q.size(2); int d = Q.size(3);
+    const int nothing = 0;
+    auto O = torch::zeros_like(Q);
+    auto seen = torch::zeros({batch, heads, N});
+    seen = seen.to(torch::kCUDA);
+    dim3 const threads{32U};
+    dim3 const many{ROUND_UP(N, threads.x), batch, heads};
+    attend<<<many, threads>>>(Q.data_ptr<float>(), K.data_ptr<float>(), V.data_ptr<float>(), O.data_ptr<float>(),
+                              seen.data_ptr<float>(), N, d, 1.0 / sqrt(d));
+    return O;
+}
+"""
+AXES = {
+    "heads": ("(blockIdx.y * gridDim.z + blockIdx.z) * (size_t)N * d", "d"),
+    "positions": (
+        "(blockIdx.y * (size_t)N * gridDim.z + blockIdx.z) * d",
+        "gridDim.z * d",
+        "heads = Q.size(2)",
+        "N = Q.size(1)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("axes", "masks"), [("heads", True), ("positions", False)])
+def test_an_attention_of_another_layout_is_moved_there_and_what_nothing_says_is_tried(
+    tmp_path, monkeypatch, axes, masks
+):
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    monkeypatch.setitem(adopting.TRIED, "attention", ({"B": 1, "T": 24, "NH": 3, "NKV": 3, "HS": 16},))
+    order, step, *asked = AXES[axes]
+    text = ATTENTION.replace("ORDER", order).replace("STEP", step).replace("MASKS", str(int(masks)))
+    if asked:
+        text = text.replace("heads = Q.size(1)", asked[0]).replace("N = Q.size(2)", asked[1])
+    found, text, decide = taken(tmp_path, "attention.cu", "attention", text)
+    assert decide == [] and "ROUND_UP" not in text
+    assert ("masks by itself" in text) == masks and ("(B, NH, T, HS)" in text) == (axes == "heads")
+    module = contract.load("attention")
+    shape = {"B": 2, "T": 37, "NH": 2, "NKV": 2, "HS": 16, "dtype": "fp32", "causal": masks}
+    values = draw(Case("attention", "forward", shape, "a"))
+    given, truth = [values[n] for n in "qkv"], run_truth(module, "forward", values, shape)
+    simulate.install("cuda")
+    try:
+        variant = runpy.run_path(str(found.path))
+        out, lse = torch.full((2, 37, 2, 16), torch.nan), torch.full((2, 2, 37), torch.nan)
+        memory = torch.full((variant["workspace"](shape, "forward"),), 255, dtype=torch.uint8)
+        variant["forward"](*given, masks, out=out, lse=lse, workspace=memory)
+        with pytest.raises(Unavailable, match="not causal" if masks else "causal"):
+            variant["forward"](*given, not masks, out=out, lse=lse, workspace=memory)
+        with pytest.raises(Unavailable, match="grouped queries"):
+            variant["forward"](
+                given[0], given[1][:, :, :1], given[2][:, :, :1], masks, out=out, lse=lse, workspace=memory
+            )
+    finally:
+        cuda.simulate_with(None)
+    assert torch.allclose(out, truth["out"].float(), atol=1e-5) and torch.allclose(lse, truth["lse"].float(), atol=1e-5)
+
+
+def test_what_is_right_in_no_way_is_not_passed_off_as_known(folder):
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    broken = SOFTMAX.replace("/ sum;", "/ (sum + sum);")
+    _, text, decide = taken(folder, "softmax.cu", "softmax", broken, kernel="rows_kernel")
+    assert any("no way that was tried is right: takes no mask" in line for line in decide)
+    assert any("if causal" in line for line in decide) and "DECIDE: guessed" in text
+
+
+UNITS = """
+#include "../common/sizes.cuh"
+template <typename T, int TILE>
+__global__ void product(const T* lhs, const T* rhs, T* C, int M, int N, int K, int lda, int ldb, int ldc) {
+    const int row = blockIdx.y * TILE + threadIdx.y, column = blockIdx.x * TILE + threadIdx.x;
+    if (row >= M || column >= N) return;
+    float sum = 0;
+    for (int k = 0; k < K; k++) sum += lhs[row * lda + k] * rhs[k * ldb + column];
+    C[row * ldc + column] = sum;
+}
+"""
+FAR_RUNNER = """
+#include "../kernels/product.cuh"
+template <int TILE, typename T>
+void run_product(const T* lhs, const T* rhs, T* C, int M, int N, int K, int split) {
+    constexpr unsigned bits{SIZE_BITS};
+    dim3 const threads{TILE, TILE, 1U};
+    dim3 const many{(static_cast<unsigned>(N) + threads.x - 1U) / threads.x, (M + threads.y - 1) >> bits, split};
+    product<T, TILE><<<many, threads>>>(lhs, rhs, C, M, N, K, K, N, N);
+}
+"""
+
+
+def test_a_launch_in_another_folder_is_found_and_so_is_who_calls_it(tmp_path):
+    for name, text in {
+        "common/sizes.cuh": "#define SIZE_BITS 4\n",
+        "runners/run.cuh": FAR_RUNNER,
+        "src/main.cu": '#include "../runners/run.cuh"\nint main() { run_product<16>(a, b, c, 8, 8, 8, 1); }\n',
+    }.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    (tmp_path / "kernels").mkdir()
+    found, text, decide = taken(tmp_path, "kernels/product.cuh", "matmul", UNITS, tries=False)
+    assert decide == [] and "TILE=16" in text
+    assert "(N + 16 - 1) // 16, (M + 16 - 1) >> bits, 1)" in text.replace("(16)", "16") and "bits = 4" in text
+    copied = {p.relative_to(found.path.parent).as_posix() for p in found.path.parent.glob("product/**/*.cuh")}
+    assert copied == {"product/kernels/product.cuh", "product/common/sizes.cuh"}
+
+
+CHOSEN = """
+import torch
+import triton
+import triton.language as tl
+
+@triton.jit
+def plain(Y, X, W, stride, n, eps, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    x = tl.load(X + tl.program_id(0) * stride + i, mask=i < n, other=0).to(tl.float32)
+    y = x / tl.sqrt(tl.sum(x * x) / n + eps) * tl.load(W + i, mask=i < n)
+    tl.store(Y + tl.program_id(0) * stride + i, y.to(tl.float16), mask=i < n)
+
+def norm(x, normalized_shape, w, eps, other=False):
+    n = normalized_shape[0]
+    x = x.view(-1, n)
+    y = torch.empty_like(x)
+    run = another if other else plain
+    run[(x.shape[0],)](y, x, w, x.stride(0), n, eps, BLOCK=triton.next_power_of_2(n))
+    return y
+"""
+
+
+def test_a_launch_by_a_name_that_is_chosen_is_read_and_what_is_rounded_is_no_better(folder):
+    _, text, decide = taken(folder, "chosen.py", "rmsnorm", CHOSEN)
+    assert decide == [] and "launched as its norm does" in text and 'DTYPES = ("fp16",)' in text
+    (folder / "into" / "triton" / "rmsnorm" / "chosen.py").unlink()
+    _, text, decide = taken(folder, "chosen.py", "rmsnorm", CHOSEN.replace("y.to(tl.float16)", "y"))
+    assert decide == [] and "DTYPES" not in text
+    for more, said in ((")", 'DTYPES = ("bf16", "fp16")'), (', input_precision="ieee")', "")):
+        (folder / "into" / "triton" / "rmsnorm" / "chosen.py").unlink()
+        product = CHOSEN.replace("y.to(tl.float16)", "y").replace("x * x)", f"tl.dot(x[None, :], x[:, None]{more})")
+        _, text, _ = taken(folder, "chosen.py", "rmsnorm", product)
+        assert said in text and bool(said) == ("DTYPES" in text)
+
+
+def test_blocks_that_a_main_has_for_its_own_sizes_are_for_a_person_to_decide(tmp_path):
+    kernel = "__global__ void add(float* a, float* b, float* out, int n) { int i = THREAD; OF_ONE }"
+    kernel = kernel.replace("OF_ONE", "if (i < n) out[i] = a[i] + b[i];")
+    main = "int main() { int n = 8; add<<<1, 8>>>(a, b, out, n); }"
+    strided = "for (int i = threadIdx.x; i < n; i += gridDim.x * blockDim.x) out[i] = a[i] + b[i]; }"
+    own = kernel.replace("THREAD", "threadIdx.x")
+    _, text, decide = taken(tmp_path, "add.cu", "residual", own + main)
+    assert decide == ["blocks_ = 1  # DECIDE: as many as its main has for sizes of its own"]
+    assert "n = N" in text and "launch(a, b, out, n)" in text
+    (tmp_path / "into" / "cuda" / "residual" / "add.py").unlink()
+    _, text, decide = taken(tmp_path, "add.cu", "residual", own.partition("int i")[0] + strided + main)
+    assert decide == [] and "grid=1, block=8" in text
+
+
+def test_who_is_told_that_it_is_wrong_is_told_how_it_was_matched():
+    command = importlib.import_module("bench.import")
+    text = "def forward():\n    launch = k(grid=1)\n    launch(x, out, M // 2)\n"
+    assert command.launched(text) == "launch(x, out, M // 2)"
+    assert command.launched("    add_kernel[(4,)](x, y)\n").startswith("add_kernel[")

@@ -69,6 +69,17 @@ def test_a_folder_of_runs_is_one_table(home):
         markdown.rewrite(text)
 
 
+def test_verdicts_on_imported_kernels_are_a_row_a_line_and_counted(home):
+    file = home / "imported.tsv"
+    file.write_text("# what it is\na/b\tadd\tresidual\t0\tright\t\na/c\tsum\tgelu\t2\twrong\ta race\n")
+    text = markdown.rewrite("<!-- table imported imported.tsv -->\n<!-- end -->")
+    assert "| a/c | sum | gelu | 2 | wrong | a race |" in text
+    assert "2 kernels: 1 right, 1 wrong. 1 have no line for a person to decide." in text
+    file.write_text("a/b\tadd\n")
+    with pytest.raises(CannotGoOn, match=r"imported.tsv: not 6 fields: a/b \| add"):
+        markdown.rewrite("<!-- table imported imported.tsv -->\n<!-- end -->")
+
+
 def test_a_stale_table_is_found(home, capsys):
     file = home / "README.md"
     file.write_text("<!-- table variants run layer=gelu phase=forward -->\nold\n<!-- end -->\n")
