@@ -79,8 +79,8 @@ WIDE_DQ = Tiles(
     half={90: [dict(BM=64, BN=64, num_warps=4, num_stages=2), dict(BM=128, BN=64, num_warps=8, num_stages=2)]},
     fp32=flash.WIDE_DQ.fp32,
 )
-WIDE_DKDV = Tiles(
-    half={90: [dict(BM=64, BN=128, num_warps=8, num_stages=3), dict(BM=32, BN=64, num_warps=4, num_stages=2)]},
+WIDE_DKDV = Tiles(  # with 64 queries of 128 channels it spills
+    half={90: [dict(BM=32, BN=128, num_warps=8, num_stages=3), dict(BM=32, BN=64, num_warps=4, num_stages=2)]},
     fp32=flash.WIDE_DKDV.fp32,
 )
 
