@@ -38,6 +38,7 @@ from kernels.triton.tuning import Tiles, tune
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
 TENSOR_CORES = True
+SPILLS = 24  # bytes, by Triton 3.9: forward in fp32 with a window; 8 on sm_80 with heads of 48, and else none
 
 # BM queries against BN keys. Hopper gets programs of one warpgroup where their registers let two or three of them share
 # a multiprocessor: they do not wait for each other, and so products meet exponents. Ampere's warps take 32 rows each
