@@ -4,9 +4,10 @@ python -m bench.static                                 all layers, sm_80, sm_90a
 python -m bench.static attention --only cuda.shared --arch sm_90a
 python -m bench.static --out results/static            also writes static.csv there
 
-Which instances of a kernel are compiled is found by calling each variant at its gpt2-124m shapes (B=4 and 64) with a
-launcher that only writes down; a Triton variant with every configuration of its tables. Exit code 2: a compile error, a
-spill that the variant's SPILLS does not allow, or TENSOR_CORES = True without a tensor-core instruction.
+Which instances of a kernel are compiled is found by calling each variant at its gpt2-124m shapes (B=4 and 64) and at
+all other models' (B=4) with a launcher that only writes down; a Triton variant with every configuration of its tables,
+attention's windows with the first. Exit code 2: a compile error, a spill that the variant's SPILLS does not allow, or
+TENSOR_CORES = True without a tensor-core instruction.
 """
 
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Every GPU kernel compiled for several GPUs, without one: what it needs, and what is wrong with it."""
 
+import contextlib
 import multiprocessing
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from bench.gpu.launches import Build, KernelUse, launches_of, tables_of
 from bench.machine.facts import usable_cores
 from bench.show import terminal, texts
 from bench.show.sheet import Col, Sheet
-from kernels import cuda
+from kernels import Unavailable, cuda
 from kernels.cuda.compiler import CompileError, compile_source
 from reference import contract
 from reference.models import MODELS
@@ -32,6 +33,7 @@ DTYPES = ("fp32", "bf16")
 WORTH_PROCESSES = 8  # pairs of variant and architecture: fewer are compiled sooner than processes start
 MODEL = "gpt2-124m"
 BATCHES = (contract.DEFAULT_B, 64)  # sequences of the calls that are timed: a kernel may have other constants at each
+OPTION = 64  # of an optional scalar, as attention's window: less than any model's keys but the tiny ones'
 MESSAGE = 4000  # characters of a compiler's message
 
 Found = cubin.Resources | str  # the second: why there are none
@@ -129,15 +131,22 @@ def runs_on(variant: Variant, arch: str) -> bool:
 
 
 def kernels_of(variant: Variant, dtype: str, arch: str) -> list[tuple[str, str, KernelUse]]:
-    """(phase, configuration, kernel) of every launch at the model's shapes, each instance and block once."""
+    """(phase, configuration, kernel) of every launch at the models' shapes, each instance and block once."""
     module = variant.load()
     found: dict[tuple, tuple[str, str, KernelUse]] = {}
+
+    def write_down(configuration: str, case: Case) -> None:
+        for use in launches_of(module, case, arch):
+            # Grids of the different shapes differ, and change nothing here.
+            key = (case.phase, use.build, use.block, use.shared)
+            found.setdefault(key, (case.phase, configuration, use))
+
     for configuration in configurations_of(module, dtype, arch):
         for case in step_cases(variant, dtype):
-            for use in launches_of(module, case, arch):
-                # Grids of the different shapes differ, and change nothing here.
-                key = (case.phase, use.build, use.block, use.shared)
-                found.setdefault(key, (case.phase, configuration, use))
+            write_down(configuration, case)
+        for case in other_cases(variant, dtype, with_options=not configuration):
+            with contextlib.suppress(Unavailable):  # a variant may not take them
+                write_down(configuration, case)
     return list(found.values())
 
 
@@ -149,6 +158,23 @@ def step_cases(variant: Variant, dtype: str) -> Iterator[Case]:
             for name, call in MODELS[MODEL].shapes(variant.layer, B, contract.DEFAULT_T).items():
                 shape = contract.overwriting(layer, phase, call.shape, dtype)
                 yield Case(variant.layer, phase, shape, f"{MODEL}/{name}" if name else MODEL, 0)
+
+
+def other_cases(variant: Variant, dtype: str, with_options: bool) -> Iterator[Case]:
+    """The calls of the other models' steps: heads of other sizes and in groups, longer rows, other epilogues; of a list
+    of tensors, whose sizes are no kernel's constants, none. with_options: also all models' with each of the layer's
+    options, which the defaults of a table must do for."""
+    layer = contract.load(variant.layer)
+    for phase in filter(variant.has, contract.phases_of(layer)):
+        options = [{option: OPTION} for option in contract.pass_of(layer, phase).optional if with_options]
+        for name, model in MODELS.items():
+            calls = model.calls(contract.DEFAULT_B, min(contract.DEFAULT_T, model.max_t)).get(variant.layer, {})
+            for call in calls.values():
+                if "tensors" in call.shape:
+                    continue
+                for more in options if name == MODEL else ({}, *options):
+                    shape = contract.overwriting(layer, phase, {**call.shape, **more}, dtype)
+                    yield Case(variant.layer, phase, shape, name, 0)
 
 
 def configurations_of(module: ModuleType, dtype: str, arch: str) -> Iterator[str]:

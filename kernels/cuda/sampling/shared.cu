@@ -46,9 +46,10 @@ struct BlockSums {
 };
 
 // The token of each row by u: of its top_k largest logits as few as have top_p of the weight. One block a row; in the
-// end each warp adds up a stretch of it, and the one where the running sum passes u's share looks for the token.
+// end each warp adds up a stretch of it, and the one where the running sum passes u's share looks for the token. One
+// block to a multiprocessor is said to be enough: of 1024 threads NVRTC 13.0 wants two, and spills.
 template <typename T, int THREADS>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 1)
     sampling_forward(long long* token, const T* logits, const float* u, int V, int VP, float temperature, int top_k,
                      float top_p) {
     constexpr int WARPS = THREADS / WARP;

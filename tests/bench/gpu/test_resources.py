@@ -132,6 +132,20 @@ def test_every_kernel_of_this_repository_is_sound(backend, archs, dtypes):
     assert not [(r.layer, r.variant, r.kernel, r.arch, r.fault) for r in rows if r.fault]
 
 
+def test_the_other_models_calls_are_compiled_too_and_options_where_they_are_wanted():
+    of = {(v.layer, v.name): v for v in discover()}
+    attention = of["attention", "triton.flash"]
+    plain = [c.shape for c in resources.other_cases(attention, "bf16", with_options=False)]
+    assert {48, 128} <= {s["HS"] for s in plain} and any(s["NKV"] < s["NH"] for s in plain)
+    assert not any("window" in s for s in plain)
+    more = [c.shape for c in resources.other_cases(attention, "bf16", with_options=True)]
+    windows = [s for s in more if "window" in s]
+    assert len(more) == len(plain) + len(windows) and all(0 < s["window"] < s["T"] for s in windows)
+    timed = [c.shape for c in resources.step_cases(attention, "bf16")]
+    assert {s["HS"] for s in windows} == {s["HS"] for s in (*plain, *timed)}
+    assert not list(resources.other_cases(of["adamw", "triton.chunks"], "bf16", with_options=True)), "lists of tensors"
+
+
 TRITON = '''"""Adds."""
 import triton
 import triton.language as tl
@@ -190,10 +204,13 @@ class TestTriton:
         code, rows = run_triton(tmp_path, capsys, table, False, "--arch", "sm_90a", "--dtype", "bf16")
         assert code == 2 and "cannot be called" in rows[0]["fault"] and "power of 2" in rows[0]["fault"]
 
-    def test_a_spill_that_only_many_sequences_meet_is_a_fault(self, tmp_path, capsys, monkeypatch):
+    @pytest.mark.parametrize("sizes", ["> 16 * 1024 * 768", "< 4 * 1024 * 128"])
+    def test_a_spill_that_only_many_sequences_or_another_model_meet_is_a_fault(
+        self, tmp_path, capsys, monkeypatch, sizes
+    ):
         chosen = "TILES.at(out.dtype, out.numel())"
-        many = f"dict(BLOCK=16384, num_warps=1) if out.numel() > 4 * 1024 * 768 else {chosen}"
-        monkeypatch.setitem(globals(), "TRITON", TRITON.replace(chosen, many))
+        spilling = f"dict(BLOCK=16384, num_warps=1) if out.numel() {sizes} else {chosen}"
+        monkeypatch.setitem(globals(), "TRITON", TRITON.replace(chosen, spilling))
         one = ("--dtype", "fp32", "--arch", "sm_90a")
         code, rows = run_triton(tmp_path, capsys, "{80: [dict(BLOCK=256)]}", False, *one)
         assert code == 2 and [bool(r["fault"]) for r in rows] == [False, True]
