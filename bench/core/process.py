@@ -25,7 +25,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from multiprocessing import forkserver, reduction
+from multiprocessing import forkserver, reduction, synchronize, util
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
@@ -609,6 +609,18 @@ def _imported(room: RoomOrName) -> "type[Room] | BaseException":
         return error
 
 
+UNLINKS = synchronize.SemLock._cleanup  # type: ignore[attr-defined]
+
+
+def _unlink_semaphores() -> None:
+    """Of what multiprocessing leaves for the end of a process this alone: else the tracker of them says that they were
+    left behind."""
+    for finalizer in list(util._finalizer_registry.values()):  # type: ignore[attr-defined]
+        if type(finalizer) is util.Finalize and getattr(finalizer, "_callback", None) is UNLINKS:
+            with suppress(Exception):
+                finalizer()
+
+
 class _Desk:
     """Where commands come in and answers go out."""
 
@@ -653,6 +665,7 @@ class _Desk:
         for flush in flushes:
             with suppress(OSError, ValueError):
                 flush()
+        _unlink_semaphores()
         leave(0)  # at once: nobody would see what a variant left to be done at the end of its process
 
     def say(self, kind: str, value: object) -> None:

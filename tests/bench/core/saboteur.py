@@ -1,6 +1,7 @@
 """A room whose commands are accidents and sabotage; it loads next to nothing, so that its process starts at once."""
 
 import gc
+import multiprocessing
 import os
 import signal
 import threading
@@ -86,6 +87,7 @@ class Saboteur(Room):
             with open(file, "w") as left:
                 left.write("late")
 
+        self.semaphore = multiprocessing.get_context("spawn").Semaphore()  # is let go of, else a warning says so
         util.Finalize(None, late, exitpriority=1)
         threading._register_atexit(late)  # type: ignore[attr-defined]
         return "well"

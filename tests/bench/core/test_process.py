@@ -297,9 +297,12 @@ def test_what_a_command_forked_ends_with_its_process(saboteur):
 
 
 def test_nothing_that_was_left_for_the_end_of_a_process_is_done(saboteur, tmp_path):
+    before = set(os.listdir("/dev/shm"))
     assert saboteur.ask("leave_for_the_end", file=str(tmp_path / "late")) == "well"
+    made = {name for name in set(os.listdir("/dev/shm")) - before if name.startswith("sem.mp-")}
     saboteur.close()
     assert not (tmp_path / "late").exists()
+    assert made and not made & set(os.listdir("/dev/shm"))
 
 
 def is_running(pid: int) -> bool:
