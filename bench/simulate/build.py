@@ -142,22 +142,22 @@ def only_here(library: Path) -> Iterator[None]:
 
 def _compile(folder: Path, name: str, units: list[list[Path]]) -> Path:
     texts = ["".join(p.read_text() for p in unit) for unit in units]
-    flags = [[*RUNTIME_FLAGS, "-O2" if unit[0].stem in SCHEDULER else "-O1"] for unit in units]
-    library = folder / "simulate" / f"{name}-{_digest(''.join(texts), sum(flags, []))}.so"
+    levels = ["-O2" if unit[0].stem in SCHEDULER else "-O1" for unit in units]
+    library = folder / "simulate" / f"{name}-{_digest(''.join(texts), [*RUNTIME_FLAGS, *levels])}.so"
 
     def build() -> None:
         # Side by side: one after the other they are most of what the first launch of all takes.
         with ThreadPoolExecutor(min(len(units), len(os.sched_getaffinity(0)))) as pool:
-            objects = list(pool.map(lambda *unit: _compile_unit(folder, *unit), units, texts, flags))
+            objects = list(pool.map(lambda *unit: _compile_unit(folder, *unit), units, texts, levels))
         _run_compiler(objects, RUNTIME_FLAGS, library)
 
     return _once(library, build)
 
 
-def _compile_unit(folder: Path, unit: list[Path], text: str, flags: list[str]) -> Path:
+def _compile_unit(folder: Path, unit: list[Path], text: str, level: str) -> Path:
+    flags = [*(f for f in RUNTIME_FLAGS if f != "-shared"), level, "-c"]
     part = folder / "simulate" / f"{unit[0].stem}-{_digest(text, flags)}.o"
     if not part.exists():
-        flags = [*(f for f in flags if f != "-shared"), "-c"]
         _compile_code("".join(f'#include "{p.name}"\n' for p in unit), flags, part)
     return part
 
