@@ -286,23 +286,23 @@ def _with_uses(unit: cplusplus.Unit, signature: Signature) -> tuple[Signature, d
 LEFT = """#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-__device__ float total(float x) {
+__device__ double total(double x) {
     for (int k = 16; k; k /= 2) x += __shfl_xor_sync(0xffffffff, x, k);
     return x;
 }
 template <typename T, bool MEAN>
 __global__ void statistics(const T* x, float* mean, float* rstd, int columns, float eps) {
     x += blockIdx.x * (long long)columns;
-    float sum = 0, squares = 0;
+    double sum = 0, squares = 0;  // a lane sums in order, and nobody is to be blamed for how
     for (int i = threadIdx.x; MEAN && i < columns; i += 32) sum += static_cast<float>(x[i]);
-    const float middle = total(sum) / columns;
+    const double middle = total(sum) / columns;
     for (int i = threadIdx.x; i < columns; i += 32) {
-        const float away = static_cast<float>(x[i]) - middle;
+        const double away = static_cast<float>(x[i]) - middle;
         squares += away * away;
     }
     squares = total(squares) / columns;
     if (threadIdx.x == 0 && mean) mean[blockIdx.x] = middle;
-    if (threadIdx.x == 0 && rstd) rstd[blockIdx.x] = 1 / sqrtf(squares + eps);
+    if (threadIdx.x == 0 && rstd) rstd[blockIdx.x] = 1 / sqrt(squares + eps);
 }
 """
 # Of a kernel that takes K x N, as a product of two plain matrices does.
@@ -1752,9 +1752,9 @@ class _Expression:
             size = SIZES.get(kind)
             work = next((n for n, t in self.writer.tensors.items() if t.dtype == "work" and not t.many), None)
             return (str(size) if size else f"{work}.element_size()" if work else None), close + 1
-        if text in ("min", "max") and following == "<" and (end := _template_end(tokens, i + 1)):
-            told, length = self._word([tokens[i], *tokens[end + 1 :]], 0)
-            return told, end + length
+        if text in ("min", "max") and following == "<" and (closes := _template_end(tokens, i + 1)):
+            told, length = self._word([tokens[i], *tokens[closes + 1 :]], 0)
+            return told, closes + length
         if following == "(":
             close = cplusplus.closing(tokens, i + 1)
             inside = self._of(tokens[i + 2 : close])

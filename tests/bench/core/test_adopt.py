@@ -17,7 +17,7 @@ from bench.core import adopt as adopting
 from bench.core.adopt import Reader, adopt
 from bench.core.adopt_cuda import DECIDE, Whole, adopted
 from bench.core.adopt_uses import uses_of
-from bench.core.case import Case, draw, run_truth
+from bench.core.case import Case, draw, one, run_truth
 from bench.core.variants import discover
 from bench.trial import ran, source
 from kernels import Unavailable, cuda
@@ -1018,7 +1018,8 @@ def test_an_attention_of_another_layout_is_moved_there_and_what_nothing_says_is_
     module = contract.load("attention")
     shape = {"B": 2, "T": 37, "NH": 2, "NKV": 2, "HS": 16, "dtype": "fp32", "causal": masks}
     values = draw(Case("attention", "forward", shape, "a"))
-    given, truth = [values[n] for n in "qkv"], run_truth(module, "forward", values, shape)
+    given = [one(values[n]) for n in "qkv"]
+    truth = {n: one(v).float() for n, v in run_truth(module, "forward", values, shape).items()}
     simulate.install("cuda")
     try:
         variant = runpy.run_path(str(found.path))
@@ -1033,7 +1034,7 @@ def test_an_attention_of_another_layout_is_moved_there_and_what_nothing_says_is_
             )
     finally:
         cuda.simulate_with(None)
-    assert torch.allclose(out, truth["out"].float(), atol=1e-5) and torch.allclose(lse, truth["lse"].float(), atol=1e-5)
+    assert torch.allclose(out, truth["out"], atol=1e-5) and torch.allclose(lse, truth["lse"], atol=1e-5)
 
 
 def test_what_is_right_in_no_way_is_not_passed_off_as_known(folder):
