@@ -1336,6 +1336,12 @@ class Writer:
             return HEADS[plain]
         if said.upper() in every and len(said) > 1:
             return said.upper()
+        if len(symbols) == 1 and not self.loop:  # of a matrix that is one row here
+            beside = {plain_name(name) for name in told} - {plain}
+            if plain in ROWS and beside & (COLUMNS - ROWS | {"n"}) and not beside & (ROWS - COLUMNS):
+                return "1"
+            if plain in COLUMNS and beside & (ROWS - COLUMNS):
+                return symbols[0]
         if len(symbols) == 1 and plain in ALL | ROWS:
             return symbols[0]
         if len(symbols) > 1 and plain in ROWS and not (plain in COLUMNS and self._has_rows(plain)):
@@ -1372,10 +1378,10 @@ class Writer:
             given = self.launcher.arguments[number : number + 1] if self.launcher else []
             if given and [t.text for t in given[0]] in (["NULL"], ["nullptr"], ["0"]):
                 return "None"
-            if q.name == self.not_lse:
-                return self._room(q, ["B", "NH", "T"])
             if given and (memory := self._scratch(q, given[0])):
                 return memory
+            if q.name == self.not_lse:
+                return self._room(q, ["B", "NH", "T"])
             self.lines.append(f"# {DECIDE}: {q.type}* {q.name}, which is none of {', '.join(self.tensors)}")
             return "None"
         if q.type == "empty":
