@@ -1139,3 +1139,11 @@ def test_who_is_told_that_it_is_wrong_is_told_how_it_was_matched():
     text = "def forward():\n    launch = k(grid=1)\n    launch(x, out, M // 2)\n"
     assert command.launched(text) == "launch(x, out, M // 2)"
     assert command.launched("    add_kernel[(4,)](x, y)\n").startswith("add_kernel[")
+
+
+def test_of_a_layer_without_rows_a_matrix_is_one_row(tmp_path):
+    kernel = "__global__ void add(const float* a, const float* b, float* c, int num_rows, int num_cols)"
+    kernel += "{ c[0] = a[0] + b[0]; }"
+    launcher = "void run() { add<<<dim3(num_cols / 16, num_rows / 16), dim3(16, 16)>>>(a, b, c, num_rows, num_cols); }"
+    _, text, decide = taken(tmp_path, "add.cu", "residual", kernel + launcher)
+    assert "launch(a, b, out, 1, N)" in text and decide == []
