@@ -286,23 +286,23 @@ def _with_uses(unit: cplusplus.Unit, signature: Signature) -> tuple[Signature, d
 LEFT = """#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-__device__ float total(float x) {
+__device__ double total(double x) {
     for (int k = 16; k; k /= 2) x += __shfl_xor_sync(0xffffffff, x, k);
     return x;
 }
 template <typename T, bool MEAN>
 __global__ void statistics(const T* x, float* mean, float* rstd, int columns, float eps) {
     x += blockIdx.x * (long long)columns;
-    float sum = 0, squares = 0;
+    double sum = 0, squares = 0;  // a lane sums in order, and nobody is to be blamed for how
     for (int i = threadIdx.x; MEAN && i < columns; i += 32) sum += static_cast<float>(x[i]);
-    const float middle = total(sum) / columns;
+    const double middle = total(sum) / columns;
     for (int i = threadIdx.x; i < columns; i += 32) {
-        const float away = static_cast<float>(x[i]) - middle;
+        const double away = static_cast<float>(x[i]) - middle;
         squares += away * away;
     }
     squares = total(squares) / columns;
     if (threadIdx.x == 0 && mean) mean[blockIdx.x] = middle;
-    if (threadIdx.x == 0 && rstd) rstd[blockIdx.x] = 1 / sqrtf(squares + eps);
+    if (threadIdx.x == 0 && rstd) rstd[blockIdx.x] = 1 / sqrt(squares + eps);
 }
 """
 # Of a kernel that takes K x N, as a product of two plain matrices does.
@@ -1336,6 +1336,12 @@ class Writer:
             return HEADS[plain]
         if said.upper() in every and len(said) > 1:
             return said.upper()
+        if len(symbols) == 1 and not self.loop:  # of a matrix that is one row here
+            beside = {plain_name(name) for name in told} - {plain}
+            if plain in ROWS and beside & (COLUMNS - ROWS | {"n"}) and not beside & (ROWS - COLUMNS):
+                return "1"
+            if plain in COLUMNS and beside & (ROWS - COLUMNS):
+                return symbols[0]
         if len(symbols) == 1 and plain in ALL | ROWS:
             return symbols[0]
         if len(symbols) > 1 and plain in ROWS and not (plain in COLUMNS and self._has_rows(plain)):
@@ -1372,10 +1378,10 @@ class Writer:
             given = self.launcher.arguments[number : number + 1] if self.launcher else []
             if given and [t.text for t in given[0]] in (["NULL"], ["nullptr"], ["0"]):
                 return "None"
-            if q.name == self.not_lse:
-                return self._room(q, ["B", "NH", "T"])
             if given and (memory := self._scratch(q, given[0])):
                 return memory
+            if q.name == self.not_lse:
+                return self._room(q, ["B", "NH", "T"])
             self.lines.append(f"# {DECIDE}: {q.type}* {q.name}, which is none of {', '.join(self.tensors)}")
             return "None"
         if q.type == "empty":
@@ -1752,9 +1758,9 @@ class _Expression:
             size = SIZES.get(kind)
             work = next((n for n, t in self.writer.tensors.items() if t.dtype == "work" and not t.many), None)
             return (str(size) if size else f"{work}.element_size()" if work else None), close + 1
-        if text in ("min", "max") and following == "<" and (end := _template_end(tokens, i + 1)):
-            told, length = self._word([tokens[i], *tokens[end + 1 :]], 0)
-            return told, end + length
+        if text in ("min", "max") and following == "<" and (closes := _template_end(tokens, i + 1)):
+            told, length = self._word([tokens[i], *tokens[closes + 1 :]], 0)
+            return told, closes + length
         if following == "(":
             close = cplusplus.closing(tokens, i + 1)
             inside = self._of(tokens[i + 2 : close])

@@ -221,7 +221,7 @@ def imported(file: Path) -> str:
     if wrong := [row for row in rows if len(row) != len(IMPORTED)]:
         raise CannotGoOn(f"{shown(file)}: not {len(IMPORTED)} fields: {' | '.join(wrong[0])}")
     verdicts = [row[IMPORTED.index("verdict")] for row in rows]
-    by = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(set(verdicts), key=verdicts.count, reverse=True))
+    by = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(sorted(set(verdicts)), key=verdicts.count, reverse=True))
     none = sum(row[IMPORTED.index("to decide")] == "0" for row in rows)
     lines = [_line(IMPORTED), _line(["---"] * len(IMPORTED)), *map(_line, rows)]
     return "\n".join([*lines, "", f"{len(rows)} kernels: {by}. {none} have no line for a person to decide."])

@@ -17,7 +17,7 @@ from bench.core import adopt as adopting
 from bench.core.adopt import Reader, adopt
 from bench.core.adopt_cuda import DECIDE, Whole, adopted
 from bench.core.adopt_uses import uses_of
-from bench.core.case import Case, draw, run_truth
+from bench.core.case import Case, draw, one, run_truth
 from bench.core.variants import discover
 from bench.trial import ran, source
 from kernels import Unavailable, cuda
@@ -1018,7 +1018,8 @@ def test_an_attention_of_another_layout_is_moved_there_and_what_nothing_says_is_
     module = contract.load("attention")
     shape = {"B": 2, "T": 37, "NH": 2, "NKV": 2, "HS": 16, "dtype": "fp32", "causal": masks}
     values = draw(Case("attention", "forward", shape, "a"))
-    given, truth = [values[n] for n in "qkv"], run_truth(module, "forward", values, shape)
+    given = [one(values[n]) for n in "qkv"]
+    truth = {n: one(v).float() for n, v in run_truth(module, "forward", values, shape).items()}
     simulate.install("cuda")
     try:
         variant = runpy.run_path(str(found.path))
@@ -1033,7 +1034,7 @@ def test_an_attention_of_another_layout_is_moved_there_and_what_nothing_says_is_
             )
     finally:
         cuda.simulate_with(None)
-    assert torch.allclose(out, truth["out"].float(), atol=1e-5) and torch.allclose(lse, truth["lse"].float(), atol=1e-5)
+    assert torch.allclose(out, truth["out"], atol=1e-5) and torch.allclose(lse, truth["lse"], atol=1e-5)
 
 
 def test_what_is_right_in_no_way_is_not_passed_off_as_known(folder):
@@ -1138,3 +1139,11 @@ def test_who_is_told_that_it_is_wrong_is_told_how_it_was_matched():
     text = "def forward():\n    launch = k(grid=1)\n    launch(x, out, M // 2)\n"
     assert command.launched(text) == "launch(x, out, M // 2)"
     assert command.launched("    add_kernel[(4,)](x, y)\n").startswith("add_kernel[")
+
+
+def test_of_a_layer_without_rows_a_matrix_is_one_row(tmp_path):
+    kernel = "__global__ void add(const float* a, const float* b, float* c, int num_rows, int num_cols)"
+    kernel += "{ c[0] = a[0] + b[0]; }"
+    launcher = "void run() { add<<<dim3(num_cols / 16, num_rows / 16), dim3(16, 16)>>>(a, b, c, num_rows, num_cols); }"
+    _, text, decide = taken(tmp_path, "add.cu", "residual", kernel + launcher)
+    assert "launch(a, b, out, 1, N)" in text and decide == []
