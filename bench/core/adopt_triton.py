@@ -422,7 +422,10 @@ class _TritonWriter(Writer):
         return f"({self.columns()},)" if name == "normalized_shape" else self.scalar(name)
 
     def _halves(self) -> list[str]:
-        if not any("stride" in name.lower() for name in self.every):
+        given = self.python.given if self.python else {}
+        told = " ".join(ast.unparse(value) for value in given.values())
+        halves = [ast.unparse(given[q]) for q, name in self.matched.items() if name in ("gate", "up") and q in given]
+        if len(halves) != 2 or not all(f"{half}.stride(" in told for half in halves):
             return super()._halves()
         x = self.given.inputs[-1].name  # a row's stride is told: gate and up may be parts of a row
         return [f"gate, up = {x}.chunk(2, dim=-1)"] if self.given is not self.p else []

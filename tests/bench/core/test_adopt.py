@@ -1147,3 +1147,29 @@ def test_of_a_layer_without_rows_a_matrix_is_one_row(tmp_path):
     launcher = "void run() { add<<<dim3(num_cols / 16, num_rows / 16), dim3(16, 16)>>>(a, b, c, num_rows, num_cols); }"
     _, text, decide = taken(tmp_path, "add.cu", "residual", kernel + launcher)
     assert "launch(a, b, out, 1, N)" in text and decide == []
+
+
+GATED = """
+import torch
+import triton
+import triton.language as tl
+
+@triton.jit
+def gated(A, B, C, stride_a, stride_b, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    a = tl.load(A + tl.program_id(0) * stride_a + i, mask=i < n)
+    b = tl.load(B + tl.program_id(0) * stride_b + i, mask=i < n)
+    tl.store(C + tl.program_id(0) * n + i, a * tl.sigmoid(a) * b, mask=i < n)
+
+def run(a, b):
+    c = torch.empty_like(a)
+    gated[(a.shape[0],)](a, b, c, a.stride(0), b.stride(0), a.shape[1], BLOCK=triton.next_power_of_2(a.shape[1]))
+"""
+
+
+def test_gate_and_up_are_parts_of_a_row_where_the_kernel_is_told_both_strides(folder):
+    _, text, _ = taken(folder, "gated.py", "swiglu", GATED)
+    assert "gate, up = x.chunk(2, dim=-1)" in text and "several rows" not in text
+    (folder / "into" / "triton" / "swiglu" / "gated.py").unlink()
+    _, text, _ = taken(folder, "gated.py", "swiglu", GATED.replace("b.stride(0)", "a.stride(0)"))
+    assert "several rows" in text
