@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from bench import cli
 
 if TYPE_CHECKING:
-    from bench.core.adopt_cuda import Whole
+    from bench.adopt.cuda import Whole
 
 READING_S = 300.0  # the compiler is asked for some types
 # Multiples that sizes are tried with: tile, and what a product sums over; whether rows too. What is right for any is …
@@ -50,8 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     from bench.core import process
 
-    process.start_server("bench.core.adopt")
-    from bench.core.adopt import Reader
+    process.start_server("bench.adopt.reader")
+    from bench.adopt.reader import Reader
     from bench.core.progress import Progress
     from bench.core.variants import discover, find
 
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
 def in_whole_tiles(adopt: "Callable[[Whole], object]", file: Path, prove: list[str]) -> str:
     """Multiples that a kernel is right for, and the variant's file refuses other sizes; "" where it is wrong for those,
     too, and the file is as it was."""
-    from bench.core.adopt_cuda import Whole
+    from bench.adopt.cuda import Whole
     from bench.core.progress import Progress
 
     kept = file.read_text()

@@ -18,7 +18,7 @@ ROOMS = (
     ("show",),
     ("models", "records"),
     ("machine", "checkpoints"),
-    ("text",),
+    ("text", "adopt"),
     ("core",),
     ("simulate",),
     ("cli",),

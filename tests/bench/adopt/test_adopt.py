@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from bench import cli, simulate
+from bench.adopt import reader as adopting
+from bench.adopt.cuda import DECIDE, Whole, adopted
+from bench.adopt.reader import Reader, adopt
+from bench.adopt.uses import uses_of
 from bench.cli import CannotGoOn
-from bench.core import adopt as adopting
-from bench.core.adopt import Reader, adopt
-from bench.core.adopt_cuda import DECIDE, Whole, adopted
-from bench.core.adopt_uses import uses_of
 from bench.core.case import Case, draw, one, run_truth
 from bench.core.variants import discover
 from bench.trial import ran, source
@@ -283,7 +283,7 @@ class Dies(Reader):
 
 
 def test_a_file_that_the_compiler_dies_of_is_told_in_a_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.core.adopt.Reader", Dies)
+    monkeypatch.setattr("bench.adopt.reader.Reader", Dies)
     command = importlib.import_module("bench.import").main
     with pytest.raises(CannotGoOn, match=r"deadly\.cu: .*SIGSEGV"):
         command([str(tmp_path / "deadly.cu"), "--layer", "residual", "--no-proof"])

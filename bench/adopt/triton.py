@@ -1,6 +1,6 @@
 """The variant of a Triton kernel that exists: its functions copied, its parameters matched to a layer's contract.
 
-Grid, tiles and strides are those of the Python that launches it, where that says them of sizes (adopt_python.py);
+Grid, tiles and strides are those of the Python that launches it, where that says them of sizes (python.py);
 else they are guesses by the names, each marked.
 """
 
@@ -11,20 +11,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.cli import USAGE, CannotGoOn
-from bench.core.adopt_cuda import (
-    ALL,
-    DECIDE,
-    MOST_NEIGHBOURS,
-    NO_GUESS,
-    Adopted,
-    Guess,
-    Whole,
-    Writer,
-    others,
-    plain_name,
-)
-from bench.core.adopt_python import (
+from bench.adopt.cuda import DECIDE, NO_GUESS, Adopted, Guess, Whole, Writer
+from bench.adopt.launcher import MOST_NEIGHBOURS
+from bench.adopt.names import ALL, others, plain_name
+from bench.adopt.python import (
     OPTIONS,
     Launch,
     Said,
@@ -34,7 +24,8 @@ from bench.core.adopt_python import (
     launch_of,
     of_meta,
 )
-from bench.core.adopt_uses import Use
+from bench.adopt.uses import Use
+from bench.cli import USAGE, CannotGoOn
 from kernels.cuda.cplusplus import Unit
 from kernels.cuda.signature import Parameter, Signature
 from reference import contract

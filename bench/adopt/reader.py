@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from bench import HOME, cli, simulate
+from bench.adopt.cuda import DECIDE, UP, Adopted, Guess, Whole, adopted, chosen
+from bench.adopt.triton import adopted_triton
 from bench.cli import CannotGoOn
 from bench.core import process
-from bench.core.adopt_cuda import DECIDE, UP, Adopted, Guess, Whole, adopted, chosen
-from bench.core.adopt_triton import adopted_triton
 from bench.core.case import DTYPES, Case, Values, draw, one, run_truth
 from bench.core.scaffold import NAME, shown
 from bench.core.variants import discover

@@ -4,17 +4,19 @@ What is known is filled in: tensors and sizes by name, geometry as the source's 
 the contract keeps in tensors as Loaded, int64 tokens as int32. What cannot be known is a line with DECIDE in it.
 """
 
-import ast
 import keyword
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import cli
+from bench.adopt.expression import Expression
+from bench.adopt.launcher import Launcher, called_near, launcher_in, launcher_near
+from bench.adopt.names import ALL, BATCHES, COLUMNS, GEMV, HEADS, MATMUL, MEANT, ROWS, others, plain_name, words
+from bench.adopt.uses import Use, uses_of
 from bench.cli import CannotGoOn
-from bench.core.adopt_uses import Use, uses_of
 from kernels import Unavailable
 from kernels.cuda import DTYPE_OF, SCALARS, cplusplus
 from kernels.cuda.compiler import CompileError, parameters_of, value_of
@@ -27,105 +29,7 @@ DECIDE = "DECIDE"
 IMPORTED = ("Kernel", "Loaded", "as_int32", "blocks", "math", "max", "min", "most_shared", "multiprocessors")
 WHOLE = ("int", "unsigned", "long", "long long", "unsigned long", "unsigned long long")
 UP = 3  # folders up from a source in which what it includes may lie
-# Numbers of what the contracts have not: by them it is none.
-MEANT = {"eps": "1e-5", "epsilon": "1e-5", "ignore_index": "-100", "ignored_index": "-100", "ignore_idx": "-100"}
-MEANT |= {"smoothing": "0.0", "label_smoothing": "0.0", "lse_square_scale": "0.0", "logit_scale": "1.0"}
-MEANT |= {
-    "softcap": "0.0",
-    "logit_softcapping": "0",
-    "logit_scaling": "0",
-    "class_start_idx": "0",
-    "total_classes": "V",
-}
 BLOCK = 256  # threads, where nobody says
-# What others call the tensors and scalars of the contracts.
-CALLED = {
-    "x": "inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1 ip xin vec vector",
-    "out": "output y dst result o res output_matrix c odata g_odata out_data outputs normed normalized op xout",
-    "gate": "x a h hb shb gate_proj w1 x1 input1 inp1 src1 e",
-    "up": "y b h2 hb2 shb2 up_proj w3 x2 input2 inp2 src2 g",
-    "a": "inp1 x1 input1 in1 residual left x",
-    "b": "inp2 x2 input2 in2 right y",
-    "weight": "gamma w scale g weights b wt mat matrix",
-    "bias": "beta bias_ b",
-    "wte": "weight weights table embedding embeddings emb embedding_table token_embedding_table",
-    "mean": "mu",
-    "rstd": "rs r inv_std invstd rsigma inv_var",
-    "tokens": "inp input_ids ids indices idx token_ids input",
-    "targets": "labels target label",
-    "losses": "loss out",
-    "logits": "logits dlogits inp x input",
-    "dlosses": "dloss grad_losses",
-    "residual": "inp2 res x2 skip input2 in2",
-    "residual_out": "residual residual_ res_out sum",
-    "q": "query",
-    "k": "key",
-    "v": "value exp_avg_sq m2",
-    "m": "exp_avg m1",
-    "params": "param params_memory p weights w theta",
-    "grads": "grad grads_memory g gradients",
-    "masters": "master master_params master_weights",
-    "norm": "out total",
-    "lse": "l_vec logsumexp softmax_lse l m lm",
-    "eps": "epsilon",
-    "lr": "learning_rate learningrate alpha step_size",
-    "step": "t iteration",
-    "grad_scale": "clip_scale scale grad_factor",
-    "weight_decays": "weight_decay wd decay",
-    "beta1": "b1 beta_1",
-    "beta2": "b2 beta_2",
-}
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-ROWS = _words(
-    "n rows n_rows num_rows nrows m num_tokens bt b batch batch_size batch_dim r n1 n_tokens outer_size num_batches"
-)
-COLUMNS = _words(
-    "c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size feat_dim emb_size"
-    " emb_dim hidden_dim n2 elems_per_row row_size row_length embedding_dim embed_dim intermediate_size inter_size"
-    " normalized_size softmax_elements dim_size num_feats inner_size"
-)
-ALL = _words(
-    "n size numel num_elements n_elements total length len num_parameters count num elements num_elems total_count"
-    " nelem nelements numelements n_elem total_elements"
-)
-HEADS = {"nh": "NH", "n_head": "NH", "n_heads": "NH", "num_heads": "NH", "hs": "HS", "d": "HS", "head_size": "HS"}
-HEADS |= {"head_dim": "HS", "nkv": "NKV", "seq_len": "T", "seqlen": "T", "head": "NH", "heads": "NH", "batch": "B"}
-HEADS |= {"headdim": "HS", "kheaddim": "HS", "n_kv_heads": "NKV", "num_kv_heads": "NKV", "bs": "B"}
-HEADS |= {"d_head": "HS", "dhead": "HS", "kdim": "HS", "head_embd": "HS", "dim_head": "HS", "dim": "HS", "h": "NH"}
-HEADS |= {"batch_size": "B", "num_head": "NH", "head_num": "NH", "nheads": "NH", "seq_length": "T", "nkv_heads": "NKV"}
-HEADS |= {"batchsize": "B", "seqlen_q": "T", "seqlen_k": "T", "len_q": "T", "len_kv": "T", "n_ctx": "T", "nhead": "NH"}
-BATCHES = _words("batch_count bh batch_heads batch_head num_batch_heads bsz_heads nbh batch_nheads z_h total_heads")
-# Of a product of a matrix and a vector: its rows are the outputs.
-GEMV = {
-    **dict.fromkeys(("m", "rows", "n_rows", "nrows", "d", "n"), "N"),
-    **dict.fromkeys(("k", "cols", "n_cols", "ncols"), "K"),
-}
-MATMUL = {
-    "lda": "K",
-    "heighta": "M",
-    "widtha": "K",
-    "heightb": "K",
-    "widthb": "N",
-    "m_rows": "M",
-    "n_cols": "N",
-    "k_shared_dim": "K",
-    "ldc": "N",
-    "oc": "N",
-    "ic": "K",
-    "c": "K",
-    "bt": "M",
-    "b": "M",
-    "t": "1",
-    "alpha": "1.0",
-    "beta": "0.0",
-}  # B T rows
-ROUND_UP = _words("ceil_div ceildiv CEIL_DIV cdiv div_ceil DIVUP CEILDIV divUp iDivUp div_up divup")
-SIZES = {"float": 4, "double": 8, "int": 4, "half": 2, "__half": 2, "__nv_bfloat16": 2, "nv_bfloat16": 2, "float4": 16}
 
 
 def _in_halves(p: Pass, signature: Signature, uses: Mapping[str, Use]) -> Pass:
@@ -138,44 +42,9 @@ def _in_halves(p: Pass, signature: Signature, uses: Mapping[str, Use]) -> Pass:
     return replace(p, inputs=(contract.Tensor("gate", "M H"), contract.Tensor("up", "M H")))
 
 
-@dataclass
-class Launcher:
-    """How the source launches the kernel: C++ of its arguments, and what is defined before, in order."""
-
-    name: str
-    grid: list[Token]
-    block: list[Token]
-    shared: list[Token]
-    template: list[list[Token]]
-    arguments: list[list[Token]]
-    defined: list[tuple[str, list[Token]]] = field(default_factory=list)
-    parameters: tuple[str, ...] = ()
-    asserted: list[list[Token]] = field(default_factory=list)  # before the launch
-    # Of a launch in a switch: what is asked, and for which answers there is a launch.
-    cases: list[tuple[list[Token], list[str]]] = field(default_factory=list)
-    bound: dict[str, list[Token]] = field(default_factory=dict)  # what its caller gives: template arguments, numbers
-    asks: tuple[str, ...] = ()  # its template's parameters that have no default
-
-    def told_apart(self, mine: Token, other: "Launcher", theirs: Token, asked: list[Token]) -> "Launcher":
-        """With `asked` where this launch has the number `mine` and the other has `theirs`."""
-
-        def one(here: list[Token], there: list[Token]) -> list[Token]:
-            if len(here) != len(there):
-                return here
-            differ = [(x.text, y.text) == (mine.text, theirs.text) for x, y in zip(here, there, strict=True)]
-            return [t for x, d in zip(here, differ, strict=True) for t in (asked if d else [x])]
-
-        def each(here: list[list[Token]], there: list[list[Token]]) -> list[list[Token]]:
-            return [one(x, y) for x, y in zip(here, there, strict=True)] if len(here) == len(there) else here
-
-        grid, block, shared = each([self.grid, self.block, self.shared], [other.grid, other.block, other.shared])
-        template, arguments = each(self.template, other.template), each(self.arguments, other.arguments)
-        return replace(self, grid=grid, block=block, shared=shared, template=template, arguments=arguments)
-
-
 @dataclass(frozen=True)
 class Guess:
-    """What no name of a kernel says, and a trial in the simulator does (adopt.py).
+    """What no name of a kernel says, and a trial in the simulator does (reader.py).
 
     masks: it masks by itself, in every call. heads: its attention's tensors are (B, NH, T, HS), else (B, T, NH, HS).
     keeps_lse: what goes by a name of lse's is that. turned: a product's weight is K x N. swapped: two inputs that go by
@@ -255,8 +124,8 @@ def adopted(
         raise CannotGoOn(str(error)) from error
     module = contract.load(layer)
     kernel_name = signatures[0].name.rpartition("::")[2]
-    launcher = _launcher(unit, kernel_name) or _launcher_near(published or source, kernel_name)
-    launcher = _called_near(published or source, launcher) if launcher else None
+    launcher = launcher_in(unit, kernel_name) or launcher_near(published or source, kernel_name)
+    launcher = called_near(published or source, launcher) if launcher else None
     choices = [
         Writer(source, unit, told, phase, contract.pass_of(module, phase), launcher, entry, name, defines, uses, guess)
         for signature in signatures
@@ -370,11 +239,9 @@ FILLED = """__global__ void filled(float* out, float value, long long n) {
     if (i < n) out[i] = value;
 }
 """
-SCALES = _words(
+SCALES = words(
     "scale softmax_scale sm_scale smscale attn_scale attn_scaling scaling scale_factor softmaxscale inv_sqrt_d"
 )
-CHANGES = re.compile(r"[-+*/%&|^]=|<<=|>>=|\+\+|--")
-STEPS = ["+", "+"], ["-", "-"]
 CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:ifdef|(?:el)?if[ \t]+defined)[ \t]*\(?[ \t]*(\w+)", re.M)
 
 
@@ -415,339 +282,6 @@ def chosen(source: Path, unit: cplusplus.Unit) -> str:
     if len(names) > 1:
         raise CannotGoOn(f"{source.name} has {len(names)} kernels: --kernel {'|'.join(names)}", cli.USAGE)
     return names[0]
-
-
-# --- the host's launcher ---
-
-
-def _launcher(unit: cplusplus.Unit, kernel: str) -> Launcher | None:
-    """The first `kernel<<<grid, block, shared>>>(…)` of the source, in whatever function or macro it is."""
-    launches = any(
-        [t.text for t in macro.body[i : i + 2]] == ["<<", "<"]
-        for events in unit.events.values()
-        for *_, macro in events
-        if macro
-        for i in range(len(macro.body))
-    )
-    for expands in (False, True) if launches else (False,):
-        for d in unit.declarations:
-            if not d.function or (expands and not d.words & unit.events.keys()):
-                continue
-            tokens = unit.expanded(d.tokens, d.path) if expands else d.tokens
-            for i, token in enumerate(tokens):
-                found = _launch_at(d.function, tokens, i) if token.text == kernel and token.kind == "word" else None
-                if found:
-                    before = tokens[:i] if expands else unit.expanded(tokens[:i], d.path)  # a macro may ask, too
-                    found = replace(found, asserted=list(_assertions(before)))
-                    return _bound_by_caller(unit, _by_case(d.function, tokens, i, found))
-    return None
-
-
-def _launch_at(function: cplusplus.Function, tokens: Sequence[Token], i: int) -> Launcher | None:
-    """The launch whose kernel's name stands at `i`."""
-    at, template = i + 1, []
-    if at < len(tokens) and tokens[at].text == "<":
-        close = _template_end(tokens, at)
-        if close is None:
-            return None
-        template = cplusplus.split_commas(tokens[at + 1 : close])
-        at = close + 1
-    if [t.text for t in tokens[at : at + 2]] != ["<<", "<"]:
-        return None
-    end = next((j for j in range(at + 2, len(tokens)) if _closes(tokens, j)), None)
-    if end is None:
-        return None
-    where: list[list[Token]] = [*cplusplus.split_commas(tokens[at + 2 : end]), [], [], []]
-    opens = end + 3
-    arguments = cplusplus.split_commas(tokens[opens + 1 : cplusplus.closing(tokens, opens)])
-    body = next((j for j in range(i) if tokens[j].text == "{"), 0)
-    texts = [[t.text for t in p] for p in function.template]
-    defaults = {
-        t[t.index("=") - 1]: list(p[t.index("=") + 1 :])
-        for t, p in zip(texts, function.template, strict=True)
-        if "=" in t
-    }
-    return Launcher(
-        function.name,
-        where[0],
-        where[1],
-        where[2],
-        template,
-        arguments,
-        list(_definitions(tokens[body:i])),
-        tuple(p[-1].text for p in function.parameters if p and p[-1].kind == "word"),
-        bound=defaults,
-        asks=tuple(p[-1].text for p, t in zip(function.template, texts, strict=True) if p and "=" not in t),
-    )
-
-
-def _case_of(tokens: Sequence[Token], i: int) -> tuple[Token, int] | None:
-    """(the label of the case that `i` is in, where the body of its switch begins); None where it is in none."""
-    label, depth = None, 0
-    for j in range(i - 1, 0, -1):
-        text = tokens[j].text
-        depth += (text == "}") - (text == "{")
-        if depth < 0:  # out of a block
-            depth = 0
-            if label and _switched(tokens, j):
-                return label, j
-            label = None if _switched(tokens, j) else label
-        elif text == "case" and depth == 0 and label is None and tokens[j + 2].text == ":":
-            label = tokens[j + 1]
-    return None
-
-
-def _switched(tokens: Sequence[Token], brace: int) -> list[Token]:
-    """What the switch asks whose body begins at `brace`; [] where none does."""
-    if brace < 1 or tokens[brace - 1].text != ")":
-        return []
-    opens = next(
-        (j for j in range(brace - 1, 0, -1) if cplusplus.closing(tokens, j) == brace - 1 and tokens[j].text == "("), 0
-    )
-    return list(tokens[opens:brace]) if opens and tokens[opens - 1].text == "switch" else []
-
-
-def _by_case(function: cplusplus.Function, tokens: Sequence[Token], i: int, found: Launcher) -> Launcher:
-    """A launch in a case of a switch, what it asks in place of the number; two cases tell which that is."""
-    case = _case_of(tokens, i)
-    if case is None or case[0].kind != "number":
-        return found
-    label, brace = case
-    asked, labels = _switched(tokens, brace), [label]
-    end = cplusplus.closing(tokens, brace)
-    for j in range(i + 1, end):
-        other = _case_of(tokens, j) if tokens[j].text == tokens[i].text else None
-        second = (
-            _launch_at(function, tokens, j) or _call_at(function, tokens, j) if other and other[1] == brace else None
-        )
-        if not other or not second or other[0].text in [n.text for n in labels]:
-            continue
-        if len(labels) == 1:
-            found = found.told_apart(label, second, other[0], asked)
-        labels.append(other[0])
-    return replace(found, cases=[(asked, [n.text for n in labels])])
-
-
-def _call_at(function: cplusplus.Function, tokens: Sequence[Token], i: int) -> Launcher | None:
-    """The call `name<…>(…)` at `i`, seen as a launch without a grid."""
-    if i + 1 >= len(tokens) or tokens[i + 1].text != "<":
-        return None
-    close = _template_end(tokens, i + 1)
-    if close is None or close + 1 >= len(tokens) or tokens[close + 1].text != "(":
-        return None
-    template = cplusplus.split_commas(tokens[i + 2 : close])
-    return Launcher(function.name, [], [], [], template, [])
-
-
-def _bound_by_caller(unit: cplusplus.Unit, found: Launcher) -> Launcher:
-    """With the launcher's own template arguments, as the first who calls it gives them, and the numbers that it is
-    told."""
-    for d in unit.declarations:
-        if not d.function or found.name == d.function.name or found.name not in d.words:
-            continue
-        for i, token in enumerate(d.tokens):
-            if token.text != found.name:
-                continue
-            if found.asks and (call := _call_at(d.function, d.tokens, i)):
-                call = _by_case(d.function, d.tokens, i, call)
-                bound = dict(zip(found.asks, call.template, strict=False))
-                told = _numbers_of(d.tokens, i, found)
-                return replace(
-                    found, bound={**told, **found.bound, **bound}, cases=[*found.cases, *call.cases], asks=()
-                )
-            if not found.asks and (told := _numbers_of(d.tokens, i, found)):
-                return replace(found, bound={**told, **found.bound})
-    return found
-
-
-def _numbers_of(tokens: Sequence[Token], i: int, found: Launcher) -> dict[str, list[Token]]:
-    """Numbers that the call of a launcher at `i` gives, by the launcher's parameters."""
-    opens = next((k for k in range(i, min(i + 60, len(tokens))) if tokens[k].text in ("(", ";")), i)
-    if tokens[opens].text != "(":
-        return {}
-    given = cplusplus.split_commas(tokens[opens + 1 : cplusplus.closing(tokens, opens)])
-    return {
-        name: list(part)
-        for name, part in zip(found.parameters, given, strict=False)
-        if len(part) == 1 and part[0].kind == "number" and len(given) == len(found.parameters)
-    }
-
-
-MOST_NEIGHBOURS = 50  # files that are looked through for a launch
-MOST_FAR = 400  # those further away
-
-
-def _neighbours(source: Path) -> list[Path]:
-    """Files in which a launch may be: beside the source, in the folder above, in others below it, or below the one
-    above that."""
-    here = source.resolve()
-    up = here.parent.parent
-    near = [p for folder in (here.parent, up) for p in sorted(folder.glob("*"))]
-    far = [p for pattern in ("*/*", "*/*/*") for folder in (up, up.parent) for p in sorted(folder.glob(pattern))]
-    kinds = (".cu", ".cuh", ".cpp", ".h", ".hpp")
-    several = [p for p in near if p.suffix in kinds][:MOST_NEIGHBOURS] + [p for p in far if p.suffix in kinds][
-        :MOST_FAR
-    ]
-    return [path for path in dict.fromkeys(several) if path != here]
-
-
-def _launcher_near(source: Path, kernel: str) -> Launcher | None:
-    """The launch of a kernel whose file has none."""
-    launch = re.compile(rf"\b{re.escape(kernel)}\s*(?:<[^;{{}}]*?>)?\s*<<<", re.S)
-    for path in _neighbours(source):
-        if launch.search(path.read_text(errors="replace")):
-            found = _launcher(cplusplus.read(path, None, [cplusplus.HERE]), kernel)
-            if found:
-                return found
-    return None
-
-
-def _called_near(source: Path, found: Launcher) -> Launcher:
-    """With the template arguments that a caller in another file gives."""
-    call = re.compile(rf"\b{re.escape(found.name)}\s*<[^;{{}}<]*?>\s*\(", re.S)
-    for path in _neighbours(source) if found.asks else ():
-        if call.search(path.read_text(errors="replace")):
-            bound = _bound_by_caller(cplusplus.read(path, None, [cplusplus.HERE]), found)
-            if not bound.asks:
-                return bound
-    return found
-
-
-CONTRARY = {"!=": "==", "==": "!=", "<": ">=", ">": "<=", "<=": ">", ">=": "<"}
-
-
-def _assertions(tokens: Sequence[Token]) -> Iterator[list[Token]]:
-    """What is inside of every `assert(…)`, and the contrary of what is thrown for: `if (…) throw`."""
-    for i, token in enumerate(tokens[:-1]):
-        if token.text not in ("assert", "if") or tokens[i + 1].text != "(":
-            continue
-        close = cplusplus.closing(tokens, i + 1)
-        inside = list(tokens[i + 2 : close])
-        if token.text == "assert":
-            yield inside
-        elif "throw" in [t.text for t in tokens[close + 1 : close + 3]]:
-            signs = [k for k, t in enumerate(inside) if t.text in CONTRARY]
-            if len(signs) == 1 and not {"&&", "||"} & {t.text for t in inside}:
-                k = signs[0]
-                yield [*inside[:k], inside[k]._replace(text=CONTRARY[inside[k].text]), *inside[k + 1 :]]
-
-
-def _template_end(tokens: Sequence[Token], start: int) -> int | None:
-    """Where `<` closes before a `<<<`."""
-    depth = 0
-    for i in range(start, min(len(tokens), start + 200)):
-        text = tokens[i].text
-        depth += (text == "<") - (text == ">")
-        if text in (";", "{"):
-            return None
-        if depth == 0:
-            return i
-    return None
-
-
-def _closes(tokens: Sequence[Token], j: int) -> bool:
-    return [t.text for t in tokens[j : j + 3]] == [">", ">", ">"]
-
-
-def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
-    """`name = expression;` and `dim3 name(x, y);` of a body, in order; not of what is, or may be, changed later."""
-    texts, i = [t.text for t in tokens], 0
-    changed = _changed_in_place(texts) | _changed_perhaps(tokens)
-    yield from _by_members(tokens)
-    while i < len(tokens) - 1:
-        word, after = tokens[i], tokens[i + 1].text
-        if word.kind == "word" and after == "=" and i and tokens[i - 1].text not in (".", "->", "]"):
-            end = next((j for j in range(i, len(tokens)) if tokens[j].text == ";"), len(tokens))
-            # int a = 1, b = 2;
-            further = (j for j in range(i, end - 2) if tokens[j].text == "," and texts[j + 2] == "=")
-            end = next((j for j in further if texts[i:j].count("(") == texts[i:j].count(")")), end)
-            if word.text not in changed:
-                yield word.text, list(tokens[i + 2 : end])
-            i = end
-        elif word.kind == "word" and after in ("(", "{") and _dim3_before(texts, i):
-            close = cplusplus.closing(tokens, i + 1)
-            if word.text not in changed:
-                left, right = Token("sign", "(", 0, 0), Token("sign", ")", 0, 0)
-                yield word.text, [Token("word", "dim3", 0, 0), left, *tokens[i + 2 : close], right]
-            i = close
-        elif word.kind == "word" and after == "{" and i and tokens[i - 1].text in NUMBERS:
-            close = cplusplus.closing(tokens, i + 1)
-            if word.text not in changed and close > i + 2:
-                yield word.text, list(tokens[i + 2 : close])
-            i = close
-        i += 1
-
-
-NUMBERS = _words(
-    "int unsigned long short size_t auto const uint32_t int32_t int64_t uint64_t uint u32 u64 float double"
-)
-
-
-def _dim3_before(texts: Sequence[str], i: int) -> bool:
-    """Whether a name is defined there as a dim3: `dim3 name`, `dim3 const name`."""
-    return texts[max(0, i - 1) : i] == ["dim3"] or texts[max(0, i - 2) : i] == ["dim3", "const"]
-
-
-def _by_members(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
-    """`dim3 name;` whose members are assigned, once each and under no condition, as `dim3 name(x, y, z)`."""
-    texts = [t.text for t in tokens]
-    depths, depth = [], 0
-    for text in texts:
-        depth += (text == "{") - (text == "}")
-        depths.append(depth)
-    perhaps = _changed_perhaps(tokens)
-    for i, text in enumerate(texts):
-        if text != "dim3":
-            continue
-        end = next((j for j in range(i, len(texts)) if texts[j] == ";"), len(texts))
-        for at in range(i + 1, end):
-            name = texts[at]
-            if tokens[at].kind != "word" or texts[at + 1 : at + 2] not in ([","], [";"]) or name in perhaps:
-                continue
-            sets: dict[str, list[list[Token]]] = {}
-            for k in range(end, len(texts) - 4):
-                plain = depths[k] <= depths[i] and texts[k - 1] in (";", "{", "}")
-                if plain and texts[k : k + 2] == [name, "."] and texts[k + 3] == "=":
-                    stop = next((j for j in range(k, len(texts)) if texts[j] == ";"), len(texts))
-                    sets.setdefault(texts[k + 2], []).append(list(tokens[k + 4 : stop]))
-            touched = sum(texts[k : k + 2] == [name, "."] and texts[k + 3] == "=" for k in range(end, len(texts) - 3))
-            if sets and touched == len(sets) and all(len(v) == 1 for v in sets.values()):
-                one, comma = [Token("number", "1", 0, 0)], Token("sign", ",", 0, 0)
-                x, y, z = (sets[m][0] if m in sets else one for m in "xyz")
-                inside = [*x, comma, *y, comma, *z]
-                yield name, [Token("word", "dim3", 0, 0), Token("sign", "(", 0, 0), *inside, Token("sign", ")", 0, 0)]
-
-
-def _changed_in_place(texts: Sequence[str]) -> set[str]:
-    """Names that an operator like `/=` or `++` changes, or a member of theirs, and those whose members are assigned."""
-    names = set()
-    for i, text in enumerate(texts):
-        member = texts[i + 1 : i + 2] == ["."]
-        sign = "".join(texts[i + 3 : i + 6] if member else texts[i + 1 : i + 4])
-        if CHANGES.match(sign) or (member and re.match("=(?!=)", sign)) or texts[max(0, i - 2) : i] in STEPS:
-            names.add(text)
-    return names
-
-
-def _changed_perhaps(tokens: Sequence[Token]) -> set[str]:
-    """Names that have a new value after a condition, if it held. One that the last token is still under did."""
-    names = set()
-    for i, token in enumerate(tokens):
-        if token.text not in ("if", "else"):
-            continue
-        start = i + 1
-        if token.text == "if":
-            opens = next((k for k in range(i, len(tokens)) if tokens[k].text == "("), len(tokens))
-            start = cplusplus.closing(tokens, opens) + 1
-        if start < len(tokens) and tokens[start].text == "{":
-            end = cplusplus.closing(tokens, start)
-        else:
-            end = next((k for k in range(start, len(tokens)) if tokens[k].text == ";"), len(tokens))
-        for k in range(start, end if end < len(tokens) else start):
-            of_its_own = k > start and (tokens[k - 1].kind == "word" or tokens[k - 1].text in (".", "->", "]"))
-            if tokens[k].kind == "word" and tokens[k + 1].text == "=" and not of_its_own:
-                names.add(tokens[k].text)
-    return names
 
 
 # --- the variant ---
@@ -1528,7 +1062,7 @@ class Writer:
 
     def _python(self, tokens: Sequence[Token]) -> str | None:
         """A C++ expression of sizes as Python; None where a name in it is not known."""
-        return _Expression(self, tokens).text()
+        return Expression(self, tokens).text()
 
     def name_value(self, name: str) -> str | None:
         """What a name of the launcher stands for, a line of its own where that is a guess."""
@@ -1536,13 +1070,13 @@ class Writer:
             return self.known[name]
         value = self.scalar(name)
         if value is None and self.launcher and name in self.launcher.bound:
-            value = _Expression(self, self.launcher.bound[name]).text()
+            value = Expression(self, self.launcher.bound[name]).text()
         if value is None and self.launcher and name in self.launcher.parameters:
             side = 1 if "block" not in name.lower() else 16 if "sqrt" in name.lower() else BLOCK
             self.lines.append(f"{_safe(name)} = {side}  # {DECIDE}: {self.launcher.name} is told it")
             value = _safe(name)
         if value is None and (macro := self.unit.macros.get(name)) and macro.parameters is None:
-            value = _Expression(self, macro.body).text()
+            value = Expression(self, macro.body).text()
         if value is None:
             value = self._constant(name)
         if value is not None:
@@ -1595,219 +1129,8 @@ class Writer:
             fixed = {"const", "constexpr"} & set(texts)
             if d.kind == "variable" and fixed and name in d.names and "=" in texts and texts[-1] == ";":
                 at = texts.index("=")
-                return None if name in texts[at:] else _Expression(self, d.tokens[at + 1 : -1]).text()
+                return None if name in texts[at:] else Expression(self, d.tokens[at + 1 : -1]).text()
         return None
-
-
-class _Expression:
-    """C++ of sizes as Python: products, sums, whole divisions, ceil_div, dim3, sizeof."""
-
-    def __init__(self, writer: Writer, tokens: Sequence[Token]):
-        self.writer, self.tokens = writer, list(tokens)
-
-    def text(self) -> str | None:
-        out = self._of(self.tokens)
-        if not out:
-            return None
-        while (plain := re.sub(r"(?<![\w)\]])\((\w+)\)", r"\1", out)) != out:  # (K), of a macro
-            out = plain
-        try:
-            ast.parse(out, mode="eval")
-        except SyntaxError:
-            return None
-        return out
-
-    def _of(self, tokens: list[Token]) -> str | None:
-        out, i = "", 0
-        if (choice := self._choice(tokens)) is not None:
-            return choice
-        real = any(
-            t.text in ("float", "double")
-            and [x.text for x in tokens[max(0, k - 2) : k]][-1:] == ["("]
-            and tokens[max(0, k - 2)].text != "sizeof"
-            for k, t in enumerate(tokens)
-        )
-        real |= any(
-            t.kind == "number" and re.search(r"\.|\d[eE]|f$", t.text) and not t.text.startswith("0x") for t in tokens
-        )
-        while i < len(tokens):
-            token = tokens[i]
-            if token.kind == "word":
-                text, i = self._word(tokens, i)
-                if text is None:
-                    return None
-                out += text
-                continue
-            if token.kind == "number":
-                out += re.sub(r"(?i)(?<=[\d.])(?:f|u|l|ul|ll|ull|z)$", "", token.text)
-            elif token.text == "(" and (skip := self._cast(tokens, i)):
-                i = skip
-                continue
-            elif token.text == "(" and (chosen := self._choice(tokens[i + 1 : cplusplus.closing(tokens, i)])):
-                out += chosen
-                i = cplusplus.closing(tokens, i) + 1
-                continue
-            elif token.text == ">" and i + 1 < len(tokens) and tokens[i + 1].text == ">":
-                out += " >> "
-                i += 2
-                continue
-            elif token.text in ("+", "-", "*", "(", ")", ",", "%", "<<", ">=", "<=", "==", "!=", "<", ">"):
-                out += {",": ", ", "(": "(", ")": ")"}.get(token.text, f" {token.text} ")
-            elif token.text == "/":
-                out += " / " if real else " // "
-            elif token.text == "::":
-                pass
-            else:
-                return None
-            i += 1
-        return re.sub(r"\( -", "(-", out.strip())
-
-    def _called(self, name: str, arguments: list[Token]) -> str | None:
-        """A function of the host's that only returns an expression of what it is given."""
-        given = cplusplus.split_commas(arguments)
-        macro = self.writer.unit.macros.get(name)
-        if macro and macro.parameters is not None and len(macro.parameters) == len(given):
-            return self._of(_put_in(macro.body, dict(zip(macro.parameters, given, strict=True))))
-        for d in self.writer.unit.declarations:
-            function = d.function
-            if not function or function.name != name or len(function.parameters) != len(given):
-                continue
-            texts = [t.text for t in d.tokens]
-            opens = texts.index("{") if "{" in texts else len(texts)
-            if texts[opens : opens + 2] != ["{", "return"] or texts.count(";") != 1:
-                continue
-            body = d.tokens[opens + 2 : texts.index(";")]
-            named = {p[-1].text: v for p, v in zip(function.parameters, given, strict=True) if p}
-            return self._of(_put_in(body, named))
-        return None
-
-    def _member(self, name: str, member: str) -> str | None:
-        """`block.x` of a dim3 that the launcher defines."""
-        launcher = self.writer.launcher
-        made = dict(launcher.defined).get(name, []) if launcher else []
-        if [t.text for t in made[:2]] != ["dim3", "("]:
-            return None
-        parts = cplusplus.split_commas(made[2 : cplusplus.closing(made, 1)])
-        at = "xyz".index(member)
-        text = self._of(parts[at]) if at < len(parts) else "1"
-        return text if text is None or text.isidentifier() or text.isdigit() else f"({text})"
-
-    def _choice(self, tokens: list[Token]) -> str | None:
-        """`condition ? one : other`; None of what is none, or cannot be told."""
-        texts, depth, at = [t.text for t in tokens], 0, dict[str, int]()
-        for i, text in enumerate(texts):
-            depth += (text in ("(", "[")) - (text in (")", "]"))
-            if not depth and text in ("?", ":") and text not in at:
-                at[text] = i
-        if len(at) < 2:
-            return None
-        parts = [tokens[: at["?"]], tokens[at["?"] + 1 : at[":"]], tokens[at[":"] + 1 :]]
-        told = [self._of(part) for part in parts]
-        return f"({told[1]} if {told[0]} else {told[2]})" if all(told) else None
-
-    def _of_device(self, text: str) -> str | None:
-        """What a launcher asks of the GPU."""
-        if re.fullmatch(r"maxThreadsPerMultiProcessor|(\w+_)?threads_per_sm", text, re.I):
-            return "2048"
-        if text == "maxThreadsPerBlock":
-            return "1024"
-        if not re.fullmatch(
-            r"multiProcessorCount|(\w+_)?num_sms?|(\w+_)?sm_count|(\w+_)?num_multiprocessors", text, re.I
-        ):
-            return None
-        self.writer.imports.add("multiprocessors")
-        return f"multiprocessors({self.writer.first()})"
-
-    @staticmethod
-    def _cast(tokens: list[Token], i: int) -> int | None:
-        """Behind `(float)`."""
-        close = cplusplus.closing(tokens, i)
-        inside = [t.text for t in tokens[i + 1 : close]]
-        kinds = {"float", "double", "int", "size_t", "unsigned", "long", "uint", "uint32_t", "int64_t"}
-        return close + 1 if inside and set(inside) <= kinds and close + 1 < len(tokens) else None
-
-    def _word(self, tokens: list[Token], i: int) -> tuple[str | None, int]:
-        text = tokens[i].text
-        following = tokens[i + 1].text if i + 1 < len(tokens) else ""
-        if text == "std":
-            return "", i + 2
-        if text in ("true", "false"):
-            return text.capitalize(), i + 1
-        if following in (".", "->") and [t.text for t in tokens[i + 2 : i + 4]] == ["size", "("]:
-            close = cplusplus.closing(tokens, i + 3)
-            return self.writer.size_of(text, [t.text for t in tokens[i + 4 : close]]), close + 1
-        if following == "." and i + 2 < len(tokens) and tokens[i + 2].text in ("x", "y", "z"):
-            return self._member(text, tokens[i + 2].text), i + 3
-        if [t.text for t in tokens[i + 1 : i + 4]] == [".", "maxGridSize", "["]:
-            return "2147483647", cplusplus.closing(tokens, i + 3) + 1
-        if following in (".", "->") and i + 2 < len(tokens):  # of cudaDeviceProp
-            return self._of_device(tokens[i + 2].text), i + 3
-        if (counted := self._of_device(text)) and following != "(":
-            return counted, i + 1
-        if following == "::":
-            end = i
-            while end + 2 < len(tokens) and tokens[end + 1].text == "::":
-                end += 2
-            return self.writer.compiled("".join(t.text for t in tokens[i : end + 1])), end + 1
-        if text in ("static_cast",):
-            close = next((j for j in range(i, len(tokens)) if tokens[j].text == ">"), i)
-            return "", close + 1
-        if text == "sizeof":
-            close = cplusplus.closing(tokens, i + 1)
-            kind = canonical([t.text for t in tokens[i + 2 : close]])
-            size = SIZES.get(kind)
-            work = next((n for n, t in self.writer.tensors.items() if t.dtype == "work" and not t.many), None)
-            return (str(size) if size else f"{work}.element_size()" if work else None), close + 1
-        if text in ("min", "max") and following == "<" and (closes := _template_end(tokens, i + 1)):
-            told, length = self._word([tokens[i], *tokens[closes + 1 :]], 0)
-            return told, closes + length
-        if following == "(":
-            close = cplusplus.closing(tokens, i + 1)
-            inside = self._of(tokens[i + 2 : close])
-            if inside is None and text not in (*ROUND_UP, "dim3", "min", "max", "sqrt", "sqrtf", "ceil"):
-                return self._called(text, tokens[i + 2 : close]), close + 1
-            if inside is None:
-                return None, i
-            if text in ROUND_UP:
-                self.writer.imports.add("blocks")
-                return f"blocks({inside})", close + 1
-            if text == "dim3":
-                return (f"({inside})" if "," in inside else inside), close + 1
-            if text in ("min", "max"):
-                return f"{text}({inside})", close + 1
-            if text in ("sqrt", "sqrtf"):
-                return f"math.sqrt({inside})", close + 1
-            if text == "ceil":
-                return f"math.ceil({inside})", close + 1
-            return self._called(text, tokens[i + 2 : close]), close + 1
-        value = self.writer.name_value(text)
-        if value is None:
-            return None, i
-        alone = value.isidentifier() or value.isdigit() or re.fullmatch(r"[\w.\[\]()]+", value)
-        return (value if alone or len(tokens) == 1 else f"({value})"), i + 1
-
-
-def _put_in(body: Sequence[Token], given: Mapping[str, Sequence[Token]]) -> list[Token]:
-    """The tokens of a macro or a function with what it is given, in parentheses."""
-    left, right = Token("sign", "(", 0, 0), Token("sign", ")", 0, 0)
-    return [x for t in body for x in ([left, *given[t.text], right] if t.text in given else [t])]
-
-
-def plain_name(name: str) -> str:
-    return (
-        re.sub(r"^(d|dev|g|h|host|gpu)_(?=\w)|_(ptr|pointer|mem|memory|d|gpu|dev|device)$", "", name.lower()).strip("_")
-        or name.lower()
-    )
-
-
-def others(name: str) -> set[str]:
-    """What else a tensor of the contract is called; of a gradient, what its tensor is called with a d before it."""
-    found = set(CALLED.get(name, "").split())
-    if name.startswith("d") and len(name) > 1:
-        of = {name[1:], *CALLED.get(name[1:], "").split()}
-        found |= {form.format(n) for n in of for form in ("d{}", "grad_{}", "{}_grad", "d_{}", "g{}")}
-        found |= {"dy", "grad_out", "grad_output", "do"} if name == "dout" else set()
-    return found
 
 
 def _safe(name: str) -> str:
