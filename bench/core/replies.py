@@ -13,14 +13,14 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
-from pathlib import PurePath
+from pathlib import PosixPath, PurePath, PurePosixPath
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 MOST_BYTES = 64 << 20  # of one message
 PROTOCOL = 4
 HARNESS = ("bench.", "reference.")  # modules whose dataclasses, named tuples and enumerations may come
 HARMLESS = {
-    *(("pathlib", name) for name in ("PosixPath", "PurePosixPath")),
+    *((cls.__module__, cls.__name__) for cls in (PosixPath, PurePosixPath)),  # Python 3.13 has them in pathlib._local
     *(("collections", name) for name in ("OrderedDict", "Counter", "deque")),
     *(("builtins", name) for name in ("int", "float", "bool")),  # what NumPy's scalars are sent as
 }

@@ -644,7 +644,8 @@ TO_BUILD = ("subprocess.Popen", "os.posix_spawn", "fcntl.flock", "fcntl.lockf")
 LOOKS_UP, LOOK_UP_FOR_OTHERS = "sys._getframe", (f"{os.sep}inspect.py", f"{os.sep}traceback.py")
 STARTS_THREADS = ("start_new", "start_new_thread", "start_joinable_thread")
 STARTS_PROGRAMS = ("fork_exec",)
-THREAD, PROGRAM = "a thread's start", "a program's start"
+THREAD = "a thread's start"
+PROGRAM = "a program's start (torch.utils.cpp_extension and the launchers in kernels/ may start compilers)"
 # That can be done to another process: nobody's business at any time, while a variant prepares too.
 TO_OTHERS = ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "setpriority", "pidfd_send_signal")
 REGISTERS, OF_TORCH = "dispatch_library", ("aten", "prims", "_")  # operators, in these namespaces of torch's

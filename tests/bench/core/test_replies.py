@@ -6,7 +6,7 @@ import pickle
 import time
 from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
 import pytest
@@ -150,6 +150,10 @@ def test_what_is_no_message_costs_nothing(data):
     with pytest.raises(Rubbish):
         unpacked(data)
     assert time.process_time() - start < 0.5
+
+
+def test_a_path_comes_whatever_module_python_has_it_in():
+    assert unpacked(packed([Path("a/b"), PurePath("c")])) == [Path("a/b"), PurePath("c")]
 
 
 def test_every_cut_and_every_wrong_byte_of_a_message_is_rubbish_or_data():
