@@ -2,7 +2,7 @@
 
 from kernels.cpu import Kernel
 
-CAUGHT_BY = "late unwritten global_state"
+CAUGHT_BY = "late unwritten global_state source"
 kernel = Kernel("native_thread_later.cpp", "add")
 
 
