@@ -4,8 +4,9 @@ The judge is a process that never loads a kernel. Of a step that was drawn after
 parameters, batches and gradients, and takes the step again (bench/training/spot.py); training waits, off the clock. Of
 one that was drawn after its update it gets a sample of the optimizer's state before and after, and says by AdamW's
 formula what must have become of it (bench/training/gate.py). "Before" is what the last update left, so that whoever
-writes to a parameter in between is seen, too. Then the functions that Python, PyTorch and the harness are made of are
-looked at, what a kernel may set, and whether this process's clock is the judge's.
+writes to a parameter in between is seen, too, also where a master's value takes its place again. Then the functions
+that Python, PyTorch and the harness are made of are looked at, what a kernel may set, and whether this process's clock
+is the judge's.
 
 The first step and the last are always judged, others at random, as many as take SHARE of the time for each kind; so is
 one batch's loss of validations.
@@ -29,7 +30,7 @@ from bench.models.step import Step
 from bench.trainer.plan import Plan
 from bench.trainer.ranks import Ranks
 from bench.training.field import Field
-from bench.training.rooms import GRADIENT, PARAMETER, NumpyBatch, Sample
+from bench.training.rooms import GRADIENT, PARAMETER, NumpyBatch, Sample, same
 
 SHARE = 0.005  # of the time of training
 APART_S = 0.05  # what the judge's clock may differ by, besides what the question took
@@ -89,6 +90,8 @@ class Spot:
             self.step.shards.whole_gradients()
         if not look or not self.ranks.main:
             return ""
+        if not self.step.shards and not same(self.before, self.sample.read()):
+            return "inaccurate: parameters, or what the optimizer keeps of them, changed before the update"
         mem = self.step.memory
         batches = self.batches(number - 1) if self.ranks.ranks > 1 else batches
         values = {PARAMETER + name: p for name, p in mem.params.items()}

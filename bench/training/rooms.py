@@ -273,6 +273,12 @@ class Sample:
 Reading = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]  # params, m, v, masters
 
 
+def same(one: Reading, other: Reading) -> bool:
+    """Whether two readings are equal bit for bit; NaN is itself."""
+    pairs = ((a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None)
+    return all(torch.equal(a.view(torch.uint8), b.view(torch.uint8)) for a, b in pairs)
+
+
 def _state(reading: Reading) -> State:
     params, m, v, masters = reading
     return State(_numbers(params), _numbers(m), _numbers(v), None if masters is None else _numbers(masters))
