@@ -2,7 +2,7 @@
 
 from kernels.cuda import Kernel, blocks
 
-CAUGHT_BY = "inaccurate"
+CAUGHT_BY = "inaccurate not_finite"
 SLOW = True
 THREADS = 256
 
