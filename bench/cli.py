@@ -298,12 +298,17 @@ WAYS_OUT = {
 }
 
 
+def way_out(error: OSError) -> str:
+    """What to do about it, in brackets after a blank; "" where that is not known."""
+    return f" ({WAYS_OUT[error.errno]})" if error.errno in WAYS_OUT else ""
+
+
 def cannot(error: OSError) -> str:
     """What the system refused, of which file, and the way out where it is known."""
     from kernels import cache_dir
 
     where = f"{error.filename}: " if error.filename else ""
-    way = f" ({WAYS_OUT[error.errno]})" if error.errno in WAYS_OUT else ""
+    way = way_out(error)
     with contextlib.suppress(OSError):
         if cache_dir() in (Path(str(error.filename)), *Path(str(error.filename)).parents):
             way = " (the cache: set LAYERBENCH_CACHE to another folder)"

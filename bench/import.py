@@ -123,9 +123,8 @@ def in_whole_tiles(adopt: "Callable[[Whole], object]", file: Path, prove: list[s
 def launched(text: str) -> str:
     """What a variant's file gives the kernel, for who wants to know whether it is the kernel that is wrong."""
     lines = [line.strip() for line in text.splitlines()]
-    return next((line for line in lines if line.startswith("launch(") or "_kernel[" in line or ",)](" in line), "")[
-        :300
-    ]
+    launches = (line for line in lines if line.startswith("launch(") or "_kernel[" in line or ",)](" in line)
+    return next(launches, "")[:300]
 
 
 def told(stdout: str) -> list[dict]:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -15,7 +16,8 @@ from bench.adopt.cuda import DECIDE, UP, Adopted, Guess, Whole, adopted, chosen
 from bench.adopt.triton import adopted_triton
 from bench.cli import CannotGoOn
 from bench.core import process
-from bench.core.case import DTYPES, Case, Values, draw, one, run_truth
+from bench.core.arena import Arena, workspace_of
+from bench.core.case import Case, draw, one, truth_of
 from bench.core.scaffold import NAME, shown
 from bench.core.variants import discover
 from kernels import Unavailable, cuda
@@ -138,21 +140,22 @@ def _right(layer: str, phase: str, file: Path, backend: str, masks: bool) -> boo
     p = contract.pass_of(module, phase)
     simulate.install(backend)
     try:
-        variant = runpy.run_path(str(file), run_name=f"tried_{file.stem}")
-        dtype = variant["DTYPES"][0] if "DTYPES" in variant else "fp32"
+        variant = ModuleType(f"tried_{file.stem}")
+        vars(variant).update(runpy.run_path(str(file), run_name=variant.__name__))
+        dtype = getattr(variant, "DTYPES", ("fp32",))[0]
         for sizes in TRIED[layer]:
             shape = {**sizes, "dtype": dtype, **({"causal": masks} if "causal" in p.scalars else {})}
             case = Case(layer, phase, shape, "tried", 1)
-            values, truth = draw(case), None
-            truth = run_truth(module, phase, values, shape)
-            out: Values = {t.name: _nan(t, shape) for t in p.outputs}
-            more = {"workspace": torch.zeros(variant["workspace"](shape, phase), dtype=torch.uint8)} if (
-                "workspace" in variant) else {}  # fmt: skip
+            values = draw(case)
             try:
-                variant[phase](*(values[t.name] for t in p.inputs), *p.scalars_in(shape), **out, **more)
+                arena = Arena(case, workspace_bytes=workspace_of(variant, case))
+                arena.load(values)
+                arena.reset()
+                arena.call(getattr(variant, phase))
             except Unavailable:
                 continue
-            return all(_close(one(out[n]).double(), one(v).double()) for n, v in truth.items())
+            truth = truth_of(case, values)
+            return all(_close(one(arena.outputs[n]).double(), one(v).double()) for n, v in truth.items())
     except simulate.SimulationError:
         return False
     except Exception:  # the proof says what it is
@@ -164,10 +167,6 @@ def _right(layer: str, phase: str, file: Path, backend: str, masks: bool) -> boo
 
 def _close(out: torch.Tensor, truth: torch.Tensor) -> bool:
     return bool((out - truth).norm() <= CLOSE * truth.norm())
-
-
-def _nan(t: contract.Tensor, shape: Shape) -> torch.Tensor | None:
-    return torch.full(t.sizes(shape), torch.nan, dtype=DTYPES[t.dtype_in(shape)]) if t.when(shape) else None
 
 
 ABOVE, BELOW = 3, 2  # folders up from a source, and down from there, in which its headers are looked for

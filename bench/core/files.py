@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.cli import WAYS_OUT, CannotGoOn
+from bench.cli import CannotGoOn, way_out
 from kernels import cache_dir
 
 
@@ -92,8 +92,7 @@ def need_cache() -> None:
 
 def cannot_write(path: Path, error: OSError) -> CannotGoOn:
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        way = f" ({WAYS_OUT[error.errno]})" if error.errno in WAYS_OUT else ""
-        return CannotGoOn(f"cannot write {path}: {error.strerror}{way}")
+        return CannotGoOn(f"cannot write {path}: {error.strerror}{way_out(error)}")
     return DiskFull(f"no space left to write {path} ({error.strerror}). Everything written before is kept: make room")
 
 

@@ -2,9 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.cli import FAILED, OF_A_RUN, CannotGoOn, cannot
 from bench.core.evidence import harmless
@@ -57,6 +58,16 @@ def read_records(path: Path, required: Sequence[str] = ()) -> tuple[list[Record]
         else:
             records.append(record)
     return records, problems
+
+
+def documents(file: Path) -> Iterator[dict[str, Any] | None]:
+    """Each line of a file of JSON objects; None for one that is none. Raises OSError."""
+    for line in filter(str.strip, file.read_text(errors="replace").splitlines()):
+        try:
+            document = harmless(json.loads(line))
+        except (ValueError, RecursionError):
+            document = None
+        yield document if isinstance(document, dict) else None
 
 
 def _no_number(word: str) -> None:

@@ -9,7 +9,7 @@ on it. Fields that no reader calculates with or joins to others have a plain typ
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, TypedDict, get_args, get_type_hints
+from typing import Annotated, TypedDict, TypeGuard, get_args, get_type_hints
 
 from bench.core.replies import is_finite
 from bench.machine.facts import State
@@ -26,7 +26,7 @@ def is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)
 
 
@@ -35,7 +35,7 @@ def is_mapping(value: object) -> bool:
 
 
 def _is_time(value: object) -> bool:
-    return isinstance(value, int | float) and is_number(value) and 0 < value < AGES
+    return is_number(value) and 0 < value < AGES
 
 
 def _is_flag(value: object) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 
 from bench.cli import CannotGoOn
 from bench.core.evidence import harmless
-from bench.core.replies import is_finite
+from bench.records.read import documents
+from bench.records.record import is_number
 from bench.show import Point
 from bench.show.page import Chart
 from bench.show.texts import DASH, duration, percent
@@ -85,18 +86,14 @@ def read(folder: Path, name: str) -> Trained:
     """A run, whatever became of its lines: those that cannot be read are counted. CannotGoOn without a journal."""
     run = Trained(name, folder)
     try:
-        lines = (folder / FILE).read_text(errors="replace").splitlines()
+        events = list(documents(folder / FILE))
     except OSError as error:
         raise CannotGoOn(f"{folder / FILE}: {error.strerror}") from None
-    for line in filter(str.strip, lines):
-        try:
-            event = harmless(json.loads(line))
-        except (ValueError, RecursionError):
-            event = None
-        if isinstance(event, dict):
-            run.take(event)
-        else:
+    for event in events:
+        if event is None:
             run.damaged += 1
+        else:
+            run.take(event)
     try:
         environment = harmless(json.loads((folder / ENVIRONMENT).read_text()))
         run.environment = environment if isinstance(environment, dict) else {}
@@ -164,9 +161,7 @@ def _names(folders: list[Path]) -> list[str]:
 
 def _number(value: object) -> float | None:
     """A finite number, else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
-        return None
-    return float(value)
+    return float(value) if is_number(value) else None
 
 
 def _value(event: Event, key: str) -> float | None:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.cli import CannotGoOn
-from bench.core.evidence import harmless
 from bench.core.files import Lines, put
+from bench.records.read import documents
 from bench.records.scrub import clean
 
 FILE, TABLE = "train.jsonl", "train.csv"
@@ -96,13 +96,8 @@ def curves(folder: Path) -> Any:
 def events(folder: Path) -> list[Mapping[str, Any]]:
     """All whole lines of a run's train.jsonl, in their order; none where there is no such file."""
     file = folder / FILE
-    found: list[Mapping[str, Any]] = []
-    for line in file.read_text(errors="replace").splitlines() if file.exists() else ():
-        with contextlib.suppress(ValueError):
-            event = harmless(json.loads(line))
-            if isinstance(event, dict) and isinstance(event.get("event"), str):
-                found.append(event)
-    return found
+    lines = documents(file) if file.exists() else ()
+    return [event for event in lines if event and isinstance(event.get("event"), str)]
 
 
 def write_table(folder: Path) -> None:

@@ -41,12 +41,12 @@ import torch.distributed as dist
 from bench.cli import CannotGoOn
 from bench.core.case import DTYPES
 from bench.core.files import write_atomically
-from bench.core.replies import is_finite
 from bench.machine.devices import open_device
 from bench.models import UPDATE, CallId
 from bench.models.calls import Call
 from bench.models.program import Program, program, step_calls
 from bench.records.read import RECORDS, latest, read_records
+from bench.records.record import is_number
 from bench.trainer.journal import FILE, events
 from bench.trainer.peers import Peers
 from bench.trainer.plan import model_named
@@ -258,7 +258,7 @@ def _read_seen(folder: Path) -> Seen:
         raise CannotGoOn(f"{folder}: a training run that never began")
     begin, after = found[begins[-1]], found[begins[-1] + 1 :]
     steps = [event.get("ms") for event in after if event["event"] == "step" and not event.get("skipped")][WARM_UP:]
-    taken = [ms / 1e3 for ms in steps if isinstance(ms, int | float) and ms > 0 and is_finite(ms)]
+    taken = [ms / 1e3 for ms in steps if is_number(ms) and ms > 0]
     if not taken:
         raise CannotGoOn(f"{folder}: fewer than {WARM_UP + 1} steps since it was last taken up: too few to say")
     o, ranks = begin["options"], int(begin["ranks"])

@@ -21,9 +21,9 @@ from typing import Any
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.files import make_folder, write_atomically
-from bench.core.replies import is_finite
 from bench.records import DASH
 from bench.records.read import RECORDS, latest, read_records
+from bench.records.record import is_number
 from bench.show.sheet import Col, Sheet
 from bench.show.terminal import console
 from bench.show.texts import duration
@@ -358,5 +358,4 @@ def table(found: list[dict[str, Any]], without_end: str = "not yet") -> Sheet:
 
 def _told(value: object, form: str) -> str:
     """A number of a file, which may hold anything."""
-    kinds = (int,) if form == "d" else (int, float)
-    return format(value, form) if type(value) in kinds and is_finite(value) else DASH  # type: ignore[arg-type]
+    return format(value, form) if is_number(value) and (form != "d" or isinstance(value, int)) else DASH

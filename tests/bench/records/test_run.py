@@ -13,7 +13,7 @@ from bench import HOME
 from bench.cli import FAILED, CannotGoOn
 from bench.core import files
 from bench.machine import facts
-from bench.records.read import SUITE, load, read_environment, read_records
+from bench.records.read import SUITE, documents, load, read_environment, read_records
 from bench.records.run import SCHEMA, Run
 from bench.records.scrub import scrub
 
@@ -179,6 +179,12 @@ def test_a_killed_run_is_resumed_after_its_half_line(tmp_path):
     assert len(problems) == 1 and problems[0].line == 2
     assert "records.jsonl:2" in str(problems[0]) and "skipped" in str(problems[0])
     assert len(read_environment(folder)["resumed"]) == 1
+
+
+def test_lines_that_are_no_objects_are_told_from_those_that_are(tmp_path):
+    file = tmp_path / "train.jsonl"
+    file.write_text('{"a": 1}\n\n[1]\n{"b"\n' + "[" * 100_000 + '\n{"c": "\\u001b[2Jd"}\n')
+    assert list(documents(file)) == [{"a": 1}, None, None, None, {"c": "d"}]
 
 
 @pytest.mark.parametrize(
