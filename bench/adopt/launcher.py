@@ -213,10 +213,8 @@ def _neighbours(source: Path) -> list[Path]:
     near = [p for folder in (here.parent, up) for p in sorted(folder.glob("*"))]
     far = [p for pattern in ("*/*", "*/*/*") for folder in (up, up.parent) for p in sorted(folder.glob(pattern))]
     kinds = (".cu", ".cuh", ".cpp", ".h", ".hpp")
-    several = [p for p in near if p.suffix in kinds][:MOST_NEIGHBOURS] + [p for p in far if p.suffix in kinds][
-        :MOST_FAR
-    ]
-    return [path for path in dict.fromkeys(several) if path != here]
+    near, far = ([p for p in found if p.suffix in kinds] for found in (near, far))
+    return [path for path in dict.fromkeys([*near[:MOST_NEIGHBOURS], *far[:MOST_FAR]]) if path != here]
 
 
 def launcher_near(source: Path, kernel: str) -> Launcher | None:

@@ -182,10 +182,8 @@ class Teller:
         self.constants = {n for n, text in constants.items() if n and not asked.search(text)}
         self.parameters = _with_callers_defaults(tree, launch.function)
         self.said = Said()
-        self.heads, self.unsure = (
-            heads,
-            set[str](),
-        )  # whether a second axis is heads where nobody says; of which tensors
+        self.heads = heads
+        self.unsure: set[str] = set()  # tensors whose second axis nobody tells
         self.names: dict[str, str] = {}  # of the launcher's, where they are known: what they are called here
         self.taken = names
         self.leaves = self._leaves(matched)
