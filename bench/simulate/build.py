@@ -14,8 +14,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.simulate.translate import translate
@@ -94,7 +93,7 @@ def build_module(ptx: str, folder: Path | None = None) -> Path:
     def build() -> None:
         code = translate(ptx)
         compiled = library.with_name(f"code-{_digest(code, KERNEL_FLAGS)}.so")
-        _once(compiled, lambda: _compile_code(code, KERNEL_FLAGS, compiled))
+        _once(compiled, lambda: _compile_code((code, KERNEL_FLAGS, compiled)))
         partial = library.with_suffix(f".{os.getpid()}.part")
         partial.unlink(missing_ok=True)
         try:
@@ -106,13 +105,16 @@ def build_module(ptx: str, folder: Path | None = None) -> Path:
     return _once(library, build)
 
 
-def _compile_code(code: str, flags: list[str], library: Path) -> None:
-    source = library.with_suffix(f".{os.getpid()}.cpp")
+def _compile_code(*jobs: tuple[str, list[str], Path]) -> None:
+    """Each C++ text by its flags to a library or an object."""
+    sources = [made.with_suffix(f".{os.getpid()}.cpp") for _, _, made in jobs]
     try:
-        source.write_text(code)
-        _run_compiler([source], flags, library)
+        for source, (code, _, _) in zip(sources, jobs, strict=True):
+            source.write_text(code)
+        _run_compilers(*(([source], flags, made) for source, (_, flags, made) in zip(sources, jobs, strict=True)))
     finally:
-        source.unlink(missing_ok=True)
+        for source in sources:
+            source.unlink(missing_ok=True)
 
 
 def _once(library: Path, build: Callable[[], object]) -> Path:
@@ -146,20 +148,15 @@ def _compile(folder: Path, name: str, units: list[list[Path]]) -> Path:
     library = folder / "simulate" / f"{name}-{_digest(''.join(texts), [*RUNTIME_FLAGS, *levels])}.so"
 
     def build() -> None:
-        # Side by side: one after the other they are most of what the first launch of all takes.
-        with ThreadPoolExecutor(min(len(units), len(os.sched_getaffinity(0)))) as pool:
-            objects = list(pool.map(lambda *unit: _compile_unit(folder, *unit), units, texts, levels))
-        _run_compiler(objects, RUNTIME_FLAGS, library)
+        objects = []
+        for unit, text, level in zip(units, texts, levels, strict=True):
+            flags = [*(f for f in RUNTIME_FLAGS if f != "-shared"), level, "-c"]
+            part = folder / "simulate" / f"{unit[0].stem}-{_digest(text, flags)}.o"
+            objects.append(("".join(f'#include "{p.name}"\n' for p in unit), flags, part))
+        _compile_code(*(job for job in objects if not job[2].exists()))
+        _run_compilers(([part for _, _, part in objects], RUNTIME_FLAGS, library))
 
     return _once(library, build)
-
-
-def _compile_unit(folder: Path, unit: list[Path], text: str, level: str) -> Path:
-    flags = [*(f for f in RUNTIME_FLAGS if f != "-shared"), level, "-c"]
-    part = folder / "simulate" / f"{unit[0].stem}-{_digest(text, flags)}.o"
-    if not part.exists():
-        _compile_code("".join(f'#include "{p.name}"\n' for p in unit), flags, part)
-    return part
 
 
 def _digest(text: str, flags: list[str]) -> str:
@@ -170,14 +167,22 @@ def _digest(text: str, flags: list[str]) -> str:
     return digest.hexdigest()[:20]
 
 
-def _run_compiler(sources: list[Path], flags: list[str], library: Path) -> Path:
+def _run_compilers(*jobs: tuple[list[Path], list[str], Path]) -> None:
+    """(sources, flags, what is made of them), side by side: the runtime is most of what the first launch of all takes.
+    By processes and not by threads, whose start is told: a judged call may be the first that needs a part of it."""
     compiler, _ = find_compiler()
-    partial = library.with_suffix(f".{os.getpid()}.part")
-    command = [compiler, *map(str, sources), f"-I{HERE}", *flags, "-o", str(partial)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        partial.unlink(missing_ok=True)
-        message = done.stderr.replace(f"{HERE}/", "").replace(f"{library.parent}/", "").strip()[:4000]
-        raise CompileError(f"{compiler} could not compile the simulator's {library.stem}:\n{message}")
-    os.replace(partial, library)  # atomic: two processes may build the same kernel at once
-    return library
+    with ExitStack() as stack:
+        running = []
+        for sources, flags, made in jobs:
+            partial = made.with_suffix(f".{os.getpid()}.part")
+            stack.callback(partial.unlink, missing_ok=True)
+            command = [compiler, *map(str, sources), f"-I{HERE}", *flags, "-o", str(partial)]
+            process = stack.enter_context(subprocess.Popen(command, stderr=subprocess.PIPE, text=True))
+            stack.callback(process.kill)  # of one that another's error, or a signal, leaves behind
+            running.append((process, partial, made))
+        for process, partial, made in running:
+            _, errors = process.communicate()
+            if process.returncode:
+                message = errors.replace(f"{HERE}/", "").replace(f"{made.parent}/", "").strip()[:4000]
+                raise CompileError(f"{compiler} could not compile the simulator's {made.stem}:\n{message}")
+            os.replace(partial, made)  # atomic: two processes may build the same kernel at once

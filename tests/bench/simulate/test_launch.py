@@ -1,6 +1,8 @@
 """The launcher: a kernel of kernels/cuda on CPU tensors, its cache, its seeds, and where it cannot run."""
 
+import ctypes
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +12,7 @@ import torch
 from bench import simulate
 from bench.simulate import build, launcher
 from kernels import cuda
+from kernels.cpu import CompileError
 from kernels.cuda.residual import naive
 from tests.bench.simulate.kernels import run
 from tests.bench.simulate.snippets import launch, snippet_ptx
@@ -37,38 +40,58 @@ def test_a_short_output_is_found(installed):
 def test_a_module_is_built_once(tmp_path, monkeypatch):
     ptx = snippet_ptx({"k": "mov.u64 %rd10, 3;"})
     library = build.build_module(ptx, tmp_path)
-    monkeypatch.setattr(build.subprocess, "run", None)
+    monkeypatch.setattr(build.subprocess, "Popen", None)
     assert build.build_module(ptx, tmp_path) == library
     assert {p.suffix for p in (tmp_path / "simulate").iterdir()} == {".so", ".lock"}
 
 
 def test_several_that_want_the_same_module_build_it_once(tmp_path, monkeypatch):
-    ptx, compile_it, calls = snippet_ptx({"k": "mov.u64 %rd10, 4;"}), build._run_compiler, []
+    ptx, compile_it, calls = snippet_ptx({"k": "mov.u64 %rd10, 4;"}), build._run_compilers, []
 
     def counted(*given):
         calls.append(given)
         time.sleep(0.3)  # the others have come by then
         return compile_it(*given)
 
-    monkeypatch.setattr(build, "_run_compiler", counted)
+    monkeypatch.setattr(build, "_run_compilers", counted)
     with ThreadPoolExecutor(3) as pool:
         assert len(set(pool.map(lambda _: build.build_module(ptx, tmp_path), range(3)))) == 1
     assert len(calls) == 1
 
 
 def test_what_is_translated_to_the_same_code_is_compiled_once(tmp_path, monkeypatch):
-    ptx, compile_it, calls = snippet_ptx({"k": "mov.u64 %rd10, 5;"}), build._run_compiler, []
+    ptx, compile_it, calls = snippet_ptx({"k": "mov.u64 %rd10, 5;"}), build._run_compilers, []
 
-    def counted(sources, flags, library):
-        calls.append(library)
-        return compile_it(sources, flags, library)
+    def counted(*jobs):
+        calls.extend(jobs)
+        return compile_it(*jobs)
 
-    monkeypatch.setattr(build, "_run_compiler", counted)
+    monkeypatch.setattr(build, "_run_compilers", counted)
     first = build.build_module(ptx, tmp_path)
     told_apart = build.build_module("// as another translator's would be\n" + ptx, tmp_path)
     assert told_apart != first and told_apart.read_bytes() == first.read_bytes() and len(calls) == 1
     build.build_module(ptx.replace("5;", "6;"), tmp_path)
     assert len(calls) == 2
+
+
+def test_the_runtime_is_compiled_side_by_side_and_without_threads(tmp_path, monkeypatch):
+    """A judged call may be the first that needs a part of it, and a thread's start in one is told."""
+    for name in ("one", "two", "three", "wrong"):
+        (tmp_path / f"{name}.cpp").write_text(f"int {name}() {{ return {len(name)}; }}" if name != "wrong" else "?")
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    monkeypatch.setattr(threading.Thread, "start", None)
+    started, popen = [], build.subprocess.Popen
+    monkeypatch.setattr(build.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    waited, communicate = [], popen.communicate
+    monkeypatch.setattr(popen, "communicate", lambda p: waited.append(len(started)) or communicate(p))
+    (tmp_path / "simulate").mkdir()
+    units = [[tmp_path / "one.cpp"], [tmp_path / "two.cpp"]]
+    assert ctypes.CDLL(str(build._compile(tmp_path, "both", units)))._Z3twov() == 3
+    assert waited == [2, 2, 3]  # both had been started before either was waited for
+    with pytest.raises(CompileError, match="could not compile the simulator's wrong"):
+        build._compile(tmp_path, "neither", [[tmp_path / "wrong.cpp"], [tmp_path / "three.cpp"]])
+    assert len(started) == 5 and all(p.returncode is not None for p in started)
+    assert not [p for p in (tmp_path / "simulate").iterdir() if p.suffix in (".part", ".cpp")]
 
 
 def test_only_what_a_kernel_includes_is_compiled_of_the_runtime(tmp_path, monkeypatch):
