@@ -4,6 +4,7 @@ looks at the last: what is said is said of the first that fails."""
 import sys
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -11,14 +12,17 @@ from typing import Any
 
 import pytest
 
-from bench.core.case import Case
+from bench.core.case import Case, draw
 from bench.core.process import ProcessFailed
+from bench.core.shared import stored
 from bench.core.variants import discover, find
 from bench.trial import accuracy, prove
 from bench.trial.checks import Verdict
 from bench.trial.judge import Judge
 from bench.trial.prove import Proof
-from bench.trial.room import Setting
+from bench.trial.room import Room, Setting
+from bench.trial.session import predicted_too_slow
+from reference import contract
 from tools import cheats
 
 FIRST = Case("residual", "forward", {"N": 8, "dtype": "fp32"}, "case 0")
@@ -277,3 +281,26 @@ def test_what_is_simulated_has_one_thread(monkeypatch, name, threads):
     how: Any = (variant, ("forward",), "fp32", [0], judge, Setting(threads=2), EAGER)
     assert [p.evidence for p in prove.prove(*how)] == ["not started"]
     assert [s.threads for s in seen] == [threads]
+
+
+def test_a_call_that_waits_for_a_core_is_not_too_slow_to_be_timed(monkeypatch):
+    """What the proof's speed is worked out from is the CPU's time where the clock's is longer."""
+    variant = find(discover(), "residual", "torch.eager")
+    made = Room(variant, Setting(threads=1))
+    case = Case("residual", "forward", {"N": 70, "dtype": "fp32"}, "ragged 0", seed=3)
+    box, given = stored(draw(case))
+    seconds = []
+    for works in (lambda: time.sleep(0.2), lambda: sum(range(10_000_000))):
+
+        @contextmanager
+        def born(works=works):
+            works()
+            yield
+
+        monkeypatch.setattr(made.ahead, "born", born)
+        seconds.append(made.prove(case, given, 1)["seconds"])
+    box.close()
+    assert seconds[0] < 0.1 < seconds[1]
+    work = contract.flops(case.module, case.shape, "forward") + contract.min_bytes(case.module, case.shape, "forward")
+    proofs = [Proof(variant, "forward", "fp32", work_per_s=rate) for rate in (0.0, work / 1.9, work / 2.1)]
+    assert [bool(predicted_too_slow(proof, case, 4.0)) for proof in proofs] == [False, False, True]
