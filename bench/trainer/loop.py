@@ -320,7 +320,7 @@ class Training:
             self._hear()
         with Ahead(self.data, self.done, plan.data_threads) as batches:
             while self.done < self.steps and not self.why:
-                self._one(self._next(batches), clock)
+                self._one(batches, clock)
                 last = self.done == self.steps
                 self._hear()
                 due = [every.steps > 0 and (last or every(self.done)) for every in plan.looks]
@@ -399,10 +399,12 @@ class Training:
         if self.journal:
             self.journal.write(event, step=self.done, **fields)
 
-    def _one(self, batches: list[Any], clock: Callable[[], float]) -> None:
-        """One step: gradients, whether they are worth an update, the update. What looks at it is off the clock."""
+    def _one(self, ahead: Ahead, clock: Callable[[], float]) -> None:
+        """One step: its tokens, gradients, whether they are worth an update, the update. What looks at it is off the
+        clock; waiting for tokens is not."""
         begin = clock()
         number, lr = self.done, self.lr(self.done)
+        batches = self._next(ahead)
         ready = self._placed(batches)
         loss, norm = self.step.measure(ready)
         seconds = clock() - begin

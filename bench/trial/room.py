@@ -89,8 +89,8 @@ class Setting:
 
 
 class Proved(TypedDict):
-    """Two calls of a case: what was seen of the first, what both handed back, seconds of the second: the clock's, or the
-    CPU's where they are fewer."""
+    """Two calls of a case: what was seen of the first, what both handed back, seconds of the second (the clock's, or
+    the CPU's where they are fewer)."""
 
     watched: Watched
     handed: list[Handed]

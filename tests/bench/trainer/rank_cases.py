@@ -183,10 +183,10 @@ def command(*words: object, asked: tuple[int, int] = (-1, -1)) -> commands.Done:
     MODELS[runs.SMALL.name] = runs.SMALL
     one = loop.Training._one
 
-    def _one(self: loop.Training, batches: list[Any], clock: Any) -> None:
+    def _one(self: loop.Training, ahead: Any, clock: Any) -> None:
         if (self.ranks.rank, self.done) == asked:
             os.kill(os.getpid(), signal.SIGTERM)
-        one(self, batches, clock)
+        one(self, ahead, clock)
 
     loop.Training._one = _one  # type: ignore[method-assign]
     return commands.run("train", *words)

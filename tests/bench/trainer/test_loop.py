@@ -14,7 +14,7 @@ from bench import cli
 from bench.checkpoints import run as checkpoints
 from bench.core.files import DiskFull
 from bench.models import step as steps
-from bench.trainer import outliers
+from bench.trainer import loop, outliers
 from bench.trainer.journal import events
 from reference.models import MODELS
 from tests import commands
@@ -151,6 +151,18 @@ def test_data_that_disappear_end_it_with_a_checkpoint(tmp_path):
     assert "has disappeared while training read from it" in done.stderr
     (found,) = (out / "checkpoints").glob("step-*")
     assert int(found.name[5:]) == max(losses(out)) >= 3
+
+
+def test_waiting_for_data_is_on_the_clock(data, tmp_path, monkeypatch):
+    out, next_ = tmp_path / "run", loop.Training._next
+
+    def late(*given):
+        time.sleep(0.3)
+        return next_(*given)
+
+    monkeypatch.setattr(loop.Training, "_next", late)
+    assert train(data, "--steps", 2, "--out", out).returncode == cli.OK
+    assert all(e["ms"] >= 300 for e in told(out, "step"))
 
 
 # --- what is not finite ---
