@@ -10,7 +10,6 @@ import math
 import os
 import re
 import secrets
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -556,7 +555,7 @@ class Room(process.Room):
                     timer.start()
                     data.sum()
                     timer.stop()
-            rates[name] = rates["bytes"] / statistics.median(timer.seconds)
+            rates[name] = rates["bytes"] / min(timer.seconds)  # others at work take from both what they like
         return rates
 
     def count(self, case: Case, given: Given, seed: int) -> tuple[Counts, Handed]:
