@@ -7,6 +7,8 @@ import sys
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from bench.trial import beside, race
 from bench.trial import prove as proof
 from bench.trial.judge import Judge
 from bench.trial.room import Room, Setting
-from bench.trial.rows import throttles
+from bench.trial.rows import facts, throttles
 from tests import commands
 from tests.commands import Done
 from tests.fake_gpu import CACHE_BYTES, CACHE_BYTES_PER_S, LAUNCH_SECONDS, MEMORY_BYTES_PER_S, WATTS, FakeGpu, kernel
@@ -267,6 +269,20 @@ def test_the_canary_sees_a_flush_that_does_not_flush(room, monkeypatch):
     monkeypatch.setattr(FakeGpu, "flush", lambda self: None)
     lazy = room.canary()
     assert lazy["cold"] > 0.9 * lazy["warm"]
+
+
+@pytest.mark.parametrize(
+    ("warm", "cold", "says"),
+    [
+        (100e9, 20e9, "; cold is cold"),
+        (20e9, 20e9, "COLD IS NOT COLD"),
+        (1e9, 20e9, "which says nothing: other programs"),
+    ],
+)
+def test_what_the_canary_says(warm, cold, says):
+    row: Any = dict(calls=1, flops=1, bytes=1, saved_bytes=0, floor_s=None)
+    timing: Any = SimpleNamespace(contestants=[], canary=dict(bytes=2.0**23, warm=warm, cold=cold))
+    assert says in facts(row, timing)[-1]
 
 
 def test_calls_take_turns_among_addresses(room, monkeypatch):
