@@ -10,7 +10,7 @@ one float a query.
 from math import gcd
 
 from kernels import Unavailable
-from kernels.cuda import Kernel, Strided, blocks
+from kernels.cuda import Kernel, Strided, blocks, most_shared
 from kernels.cuda.packing import pack_width
 
 DETERMINISTIC = True
@@ -19,8 +19,6 @@ DETERMINISTIC = True
 THREADS, LANES, QUERIES, BACKWARD_QUERIES, KEYS, QUAD = 256, 16, 128, 64, 64, 4
 PAIR_STRIDE = KEYS + 16
 WARPS = THREADS // 32
-
-WIDEST = 176  # the largest head whose tiles fit into the 227 KiB that a block may have on Hopper
 
 forward_kernel = Kernel("shared.cu", "attention_forward")
 delta_kernel = Kernel("shared.cu", "attention_delta")
@@ -33,11 +31,15 @@ def workspace(shape, phase):
     return 4 * shape["B"] * shape["NH"] * shape["T"] if phase == "backward" else 0
 
 
-def tile_bytes(HS, rows, pair_rows):
-    """Of `rows` rows of q, k, v or dout, and `pair_rows` rows of scores, in shared memory."""
-    if HS > WIDEST:
-        raise Unavailable(f"tiles of head size {HS} do not fit into shared memory; up to {WIDEST} do")
-    return 4 * (rows * (blocks(HS, LANES) * LANES + QUAD) + pair_rows * PAIR_STRIDE)
+def tile_bytes(q, rows, pair_rows):
+    """Of `rows` rows of q, k, v or dout, and `pair_rows` rows of scores, in shared memory. Raises Unavailable for heads
+    whose tiles do not fit: on Hopper up to 176 do."""
+    HS = q.shape[3]
+    needed = 4 * (rows * (blocks(HS, LANES) * LANES + QUAD) + pair_rows * PAIR_STRIDE)
+    if needed > (most := most_shared(q)):
+        widest = ((most // 4 - pair_rows * PAIR_STRIDE) // rows - QUAD) // LANES * LANES
+        raise Unavailable(f"tiles of head size {HS} do not fit into shared memory; up to {widest} do")
+    return needed
 
 
 def strides(tensor):
@@ -60,7 +62,7 @@ def forward(q, k, v, causal, window=0, *, out, lse):
     window = window if window < T else 0
     sizes = T, NH, k.shape[2], HS**-0.5, causal, window
     constants = dict(HS=HS, N=access_width(HS, q, k, v, out), **option(window))
-    shared = tile_bytes(HS, QUERIES + 2 * KEYS, QUERIES)
+    shared = tile_bytes(q, QUERIES + 2 * KEYS, QUERIES)
     launch = forward_kernel(grid=(B * NH, blocks(T, QUERIES)), block=THREADS, shared=shared, **constants)
     launch(out, lse, Strided(q), Strided(k), Strided(v), strides(q), strides(k), strides(v), *sizes)
 
@@ -75,10 +77,10 @@ def backward(dout, q, k, v, out, lse, causal, window=0, *, dq, dk, dv, workspace
 
     constants |= option(window)
     qkv, at = (Strided(q), Strided(k), Strided(v)), (strides(q), strides(k), strides(v))
-    shared = tile_bytes(HS, 2 * KEYS + 2 * BACKWARD_QUERIES, 2 * BACKWARD_QUERIES)
+    shared = tile_bytes(q, 2 * KEYS + 2 * BACKWARD_QUERIES, 2 * BACKWARD_QUERIES)
     launch = dkdv_kernel(grid=(B * k.shape[2], blocks(T, KEYS)), block=THREADS, shared=shared, **constants)
     launch(Strided(dk), Strided(dv), dout, *qkv, lse, delta, strides(dk), strides(dv), *at, *sizes)
 
-    shared = tile_bytes(HS, 2 * KEYS + 2 * BACKWARD_QUERIES, BACKWARD_QUERIES)
+    shared = tile_bytes(q, 2 * KEYS + 2 * BACKWARD_QUERIES, BACKWARD_QUERIES)
     launch = dq_kernel(grid=(B * NH, blocks(T, BACKWARD_QUERIES)), block=THREADS, shared=shared, **constants)
     launch(Strided(dq), dout, *qkv, lse, delta, strides(dq), *at, *sizes)

@@ -9,6 +9,7 @@ import torch
 import kernels
 from kernels import cuda
 from kernels.cuda import Strided, blocks
+from kernels.cuda.attention import shared
 from kernels.cuda.signature import Parameter, read_signature
 from tests.kernels.cuda.conftest import kernel
 
@@ -242,3 +243,12 @@ def test_on_a_gpu_it_runs_on_the_current_stream_and_in_a_graph(source):
 
     with pytest.raises(LaunchError, match=r"scale<float, 4> with grid \(8, 1, 1\), block \(4096, 1, 1\)"):
         kernel(source, "scale")(grid=8, block=4096, WIDTH=4)(out, x, two, 1000, 1, 0.5, True)
+
+
+@pytest.mark.parametrize(("arch", "widest"), [("sm_80", 112), ("sm_90a", 176)])
+def test_attentions_tiles_are_refused_by_what_a_block_may_have_where_it_runs(arch, widest):
+    """And not by the driver, who would call it an error, in a step's midst."""
+    with cuda.targeting(arch):
+        shared.tile_bytes(torch.empty(1, 1, 1, widest), 256, 128)
+        with pytest.raises(kernels.Unavailable, match=f"head size {widest + 1} .* up to {widest} do"):
+            shared.tile_bytes(torch.empty(1, 1, 1, widest + 1), 256, 128)
