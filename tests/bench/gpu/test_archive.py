@@ -110,7 +110,7 @@ def test_what_another_version_made_is_left_and_said_by_name(made, cold, tmp_path
 
 
 def test_a_toolkit_beside_the_packages_is_no_other_version(made, cold, tmp_path, monkeypatch, capsys):
-    """The card's image has the runtime's package, and the rest of the headers at $CUDA_HOME, where nobody reads them."""
+    """An image has the runtime's package, and the rest of the headers at $CUDA_HOME, where nobody reads them."""
     monkeypatch.setattr(compiler, "HEADERS", ("nvidia-cuda-runtime", "layerbench-no-such-package"))
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.delenv("CUDA_PATH", raising=False)
