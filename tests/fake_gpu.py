@@ -48,9 +48,11 @@ class FakeGpu:
         self.host = self.device = 0.0  # seconds: the host's time, and when the device's queue will be empty
         self.ran: list[Kernel] = []
         self.launch_seconds = LAUNCH_SECONDS
+        self.node_seconds = 0.0  # of the host, for each node of a graph that it launches
         self.cached: dict[int, int] = {}  # bytes by address, the least recently used first
         self.cached_bytes = 0  # their sum
         self.capturing = False
+        self.nodes = 0  # of the graph that is captured
         self.blind = False  # the profiler sees nothing
         self.fault = ""  # what every later call of the driver fails with
         self.allocated = self.peak = 0  # bytes of tensors that operators made
@@ -68,6 +70,7 @@ class FakeGpu:
 
     def launch(self, name: str, seconds: float) -> None:
         if self.capturing:
+            self.nodes += 1
             return
         self.host += self.launch_seconds
         start = max(self.host, self.device)
@@ -106,15 +109,16 @@ class FakeGpu:
         self.launch("flush", 2 * CACHE_BYTES / MEMORY_BYTES_PER_S)
 
     def capture(self, calls: Callable[[], None]) -> Callable[[], None]:
-        self.capturing = True
+        self.capturing, self.nodes = True, 0
         try:
             calls()
         finally:
             self.capturing = False
+        nodes = self.nodes
 
         def replay() -> None:
             before, self.launch_seconds = self.launch_seconds, 0.0
-            self.host += LAUNCH_SECONDS
+            self.host += LAUNCH_SECONDS + nodes * self.node_seconds  # the device begins when all is there
             try:
                 calls()
             finally:
@@ -229,13 +233,13 @@ class FakeTimer(Timer):
 
     def start(self) -> None:
         self.gpu.synchronize()
-        if self.clock == SPAN:
+        if self.clock in (SPAN, GRAPH):
             self.gpu.launch("spin", self.backlog_s)
         self._begin, self._first, self._begun = self.gpu.device, len(self.gpu.ran), self.gpu.host
 
     def stop(self) -> None:
         kernels = [] if self.gpu.blind else self.gpu.ran[self._first :]
-        if self.clock == SPAN:
+        if self.clock in (SPAN, GRAPH):
             self.host_seconds.append(self.gpu.host - self._begun)
             self.seconds.append(self.gpu.device - self._begin)
         else:

@@ -45,11 +45,17 @@ if [ $code -eq 1 ] && [ "$(state)" = "$before" ]; then
     code=$?
 fi
 
-# The cache comes home where there is room for it.
+# The cache comes home where there is room for it: without what was prepared, which is brought along again, without what
+# Triton keeps for people alone, and as long as it is too large without torch.compile's, then all but the choices.
+pack() { # what stays here, as grep has it
+    (cd "$LAYERBENCH_CACHE" && find . -type f) | grep -vxF -f "$LAYERBENCH_CACHE.known" | grep -v "$1" |
+        grep -v 'triton/.*\.\(ttir\|ttgir\|llir\|ptx\|source\)$' |
+        tar czf "$LAYERBENCH_CACHE.tar.gz" -C "$LAYERBENCH_CACHE" -T -
+    [ "$(wc -c <"$LAYERBENCH_CACHE.tar.gz")" -le 16777216 ] && mv "$LAYERBENCH_CACHE.tar.gz" "$out/cache.tar.gz"
+}
 if [ "$(ls "$out" | wc -l)" -lt 8 ]; then
-    tar czf "$LAYERBENCH_CACHE.tar.gz" -C "$LAYERBENCH_CACHE" . &&
-        [ "$(wc -c <"$LAYERBENCH_CACHE.tar.gz")" -le 16777216 ] && mv "$LAYERBENCH_CACHE.tar.gz" "$out/cache.tar.gz" ||
-        echo "the cache is larger than 16 MiB and stays here"
+    tar tzf "$prepared" 2>/dev/null | sed -n 's|^cache/|./|p' >"$LAYERBENCH_CACHE.known"
+    pack '^$' || pack '^\./inductor/' || pack '^\./.*/' || echo "the cache is larger than 16 MiB and stays here"
 fi
 ls -l "$out"
 exit $code

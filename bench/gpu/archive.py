@@ -38,6 +38,7 @@ from bench.gpu.resources import configurations_of, runs_on
 from bench.machine.facts import usable_cores
 from bench.text import VAL_FRACTION
 from kernels import Unavailable, cache_dir, cuda
+from kernels.cuda import standard
 from kernels.cuda.compiler import compile_source
 from kernels.cuda.compiler import version as nvrtc_version
 from reference import contract
@@ -278,6 +279,7 @@ def use(file: Path) -> Path | None:
             manifest = json.load(_member(archive, "manifest.json"))
             if manifest["schema"] != SCHEMA:
                 raise ValueError(f"schema {manifest['schema']}, this program reads {SCHEMA}")
+            leave_the_toolkit_out(manifest["versions"].get("NVRTC"))
             parts = fitting(manifest)
             taken, damaged = _unpack(archive, manifest["files"], parts)
         for text in differences(manifest, taken):
@@ -288,6 +290,28 @@ def use(file: Path) -> Path | None:
         return data / "train.bin" if data and (data / "train.bin").exists() else None
     except (OSError, tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CannotGoOn(f"{file} cannot be used: {error} (bench.suite --prepare makes one)", cli.USAGE) from error
+
+
+def leave_the_toolkit_out(wanted: str | None) -> None:
+    """For headers that no package has, keys tell $CUDA_HOME: where that is all that is between the compiler here and
+    the one that made the archive, it is $CUDA_PATH from now on, which compilers here do not ask for. Headers come from
+    the packages in both cases."""
+    home = os.environ.get("CUDA_HOME")
+    if not home or wanted in (None, versions().get("NVRTC")):
+        return
+    del os.environ["CUDA_HOME"]
+    _ask_again()
+    if versions().get("NVRTC") == wanted:
+        os.environ.setdefault("CUDA_PATH", home)  # where compute-sanitizer may be
+        cli.say("prepared: without $CUDA_HOME, whose headers are not needed")
+    else:
+        os.environ["CUDA_HOME"] = home
+        _ask_again()
+
+
+def _ask_again() -> None:
+    nvrtc_version.cache_clear()
+    standard.folders.cache_clear()
 
 
 def fitting(manifest: Manifest) -> set[str]:

@@ -422,13 +422,14 @@ class Cuda:
     def __init__(self, name: str):
         index = _cuda_index(name)
         keep_fp32()
+        keep_cupti()
         torch.cuda.set_device(index)
         self.name = self.place = name
         self.index = index
         self.properties = torch.cuda.get_device_properties(index)
         self.uuid = str(getattr(self.properties, "uuid", ""))
-        # clock_rate is in kHz; newer versions of torch leave it out, and then 2 GHz is near enough for a backlog.
-        self.cycles_per_s = getattr(self.properties, "clock_rate", 2_000_000) * 1e3
+        # In kHz; a version of torch may leave it out, or a driver not tell it: 2 GHz is near enough for a backlog.
+        self.cycles_per_s = (getattr(self.properties, "clock_rate", 0) or 2_000_000) * 1e3
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.index)
@@ -491,6 +492,15 @@ def keep_fp32() -> None:
         os.environ.pop(TF32_OVERRIDE, None)
     if torch.get_float32_matmul_precision() != "highest":
         torch.set_float32_matmul_precision("highest")
+
+
+TEARDOWN_CUPTI = "TEARDOWN_CUPTI"
+
+
+def keep_cupti() -> None:
+    """One session of the profiler comes after the other. An image may have the profiler let go of CUPTI after
+    each, which a thread does at some later call: the next session has begun by then, and sees no kernel."""
+    os.environ.pop(TEARDOWN_CUPTI, None)
 
 
 PERSISTING_L2_CACHE_SIZE = 6  # CUlimit

@@ -5,6 +5,7 @@ error: containers and virtual machines hide much of it. torch is imported only b
 """
 
 import contextlib
+import ctypes
 import functools
 import math
 import os
@@ -12,6 +13,7 @@ import platform
 import re
 import subprocess
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -339,14 +341,53 @@ def _gpu_handles() -> list[object]:
     return [handle for handle in found if handle is not None]
 
 
-def _gpu_handle(uuid: str, index: int) -> object | None:
-    """Of the GPU that torch calls by this UUID and number. NVML numbers all GPUs of a machine in the order of the bus,
-    whatever CUDA_VISIBLE_DEVICES shows of them and in which order: its number is taken where it knows no such UUID."""
-    for kind in ("GPU", "MIG") if uuid else ():
-        if (handle := _ask_gpu("nvmlDeviceGetHandleByUUID", f"{kind}-{uuid}")) is not None:
+def _gpu_handle(told: str, index: int) -> object | None:
+    """Of the GPU that torch calls by this UUID and number."""
+    return _by_uuid(told) or next(iter(_cuda_handles()[index : index + 1]), None)
+
+
+def _by_uuid(told: str) -> object | None:
+    for kind in ("GPU", "MIG") if told else ():
+        if (handle := _ask_gpu("nvmlDeviceGetHandleByUUID", f"{kind}-{told}")) is not None:
             return handle
+    return None
+
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def _cuda_handles() -> list[object]:
+    """Of the GPUs that CUDA has here, in its order, so that number 1 is `cuda:1`: NVML numbers all of a machine's by
+    their place on the bus, and knows a GPU that is in parts (MIG) as a whole. Where there is but one, whole and not
+    hidden, CUDA is not asked."""
     handles = _gpu_handles()
-    return handles[index] if index < len(handles) else None
+    in_parts = any((mode := _ask_gpu("nvmlDeviceGetMigMode", handle)) and mode[0] for handle in handles)
+    if not handles or (len(handles) == 1 and not in_parts and VISIBLE not in os.environ):
+        return handles
+    told = _cuda_uuids()
+    found = [handle for one in told or () if (handle := _by_uuid(one)) is not None]
+    return handles if told is None or len(found) < len(told) else found
+
+
+UUID_BYTES, NO_DEVICE = 16, 100  # of a CUuuid; CUDA_ERROR_NO_DEVICE
+
+
+def _cuda_uuids(driver: Any = None) -> list[str] | None:
+    """Of CUDA's devices, as NVML spells them; None where its driver does not answer. No context is made."""
+    try:
+        driver = driver or ctypes.CDLL("libcuda.so.1")
+        of_part = getattr(driver, "cuDeviceGetUuid_v2", driver.cuDeviceGetUuid)  # of a GPU's part its own
+    except (OSError, AttributeError):
+        return None
+    count, found = ctypes.c_int(), list[str]()
+    if code := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return [] if code == NO_DEVICE else None
+    for i in range(count.value):
+        device, told = ctypes.c_int(), ctypes.create_string_buffer(UUID_BYTES)
+        if driver.cuDeviceGet(ctypes.byref(device), i) or of_part(told, device):
+            return None
+        found.append(str(uuid.UUID(bytes=told.raw)))
+    return found
 
 
 def _ask_gpu(function: str, *arguments: object) -> Any:
@@ -363,10 +404,10 @@ def _ask_gpu(function: str, *arguments: object) -> Any:
 
 @functools.cache
 def gpus() -> list[Gpu]:
-    """NVIDIA GPUs as the driver names them; empty without a driver."""
+    """NVIDIA GPUs that CUDA has here, in its order, as the driver names them; empty without a driver."""
     library, _ = nvml()
     found: list[Gpu] = []
-    for handle in _gpu_handles():
+    for handle in _cuda_handles():
         memory = _ask_gpu("nvmlDeviceGetMemoryInfo", handle)
         limit = _ask_gpu("nvmlDeviceGetPowerManagementLimit", handle)
         ecc = _ask_gpu("nvmlDeviceGetEccMode", handle)
@@ -394,7 +435,7 @@ OPEN = 0  # NVML_COMPUTEMODE_DEFAULT
 def closed_gpus() -> list[str]:
     """GPUs that let one process in at a time, or none, by name and number."""
     closed = []
-    for i, handle in enumerate(_gpu_handles()):
+    for i, handle in enumerate(_cuda_handles()):
         if _ask_gpu("nvmlDeviceGetComputeMode", handle) not in (OPEN, None):
             closed.append(f"{_ask_gpu('nvmlDeviceGetName', handle)} ({i})")
     return closed
@@ -425,9 +466,9 @@ def gpu_states() -> list[GpuState]:
     return [_state_of(handle) for handle in _gpu_handles()]
 
 
-def gpu_state(uuid: str, index: int) -> GpuState:
+def gpu_state(told: str, index: int) -> GpuState:
     """Of the GPU that torch calls by this UUID and number; empty where NVML does not answer."""
-    handle = _gpu_handle(uuid, index)
+    handle = _gpu_handle(told, index)
     return GpuState() if handle is None else _state_of(handle)
 
 
@@ -442,9 +483,9 @@ def _state_of(handle: object) -> GpuState:
     )
 
 
-def gpu_energy_joules(uuid: str, index: int) -> float | None:
+def gpu_energy_joules(told: str, index: int) -> float | None:
     """What a GPU has used since its driver was loaded; None where the card does not count it."""
-    handle = _gpu_handle(uuid, index)
+    handle = _gpu_handle(told, index)
     millijoules = None if handle is None else _ask_gpu("nvmlDeviceGetTotalEnergyConsumption", handle)
     return None if millijoules is None else millijoules / 1e3
 

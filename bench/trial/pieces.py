@@ -238,8 +238,9 @@ def chosen_beforehand(what: What) -> Path | None:
 
 def _chip(what: What) -> str:
     """The GPU's name as a choice of kernels tells it, without a CUDA context; "" for none."""
-    gpus = (facts.describe().get("gpus") or []) if what.gpu else []
-    return str(gpus[0].get("name")) if gpus else ""
+    number = what.device.partition(":")[2]
+    gpus = facts.gpus() if what.gpu else []
+    return next((str(gpu["name"]) for gpu in gpus[int(number) if number.isdigit() else 0 :]), "")
 
 
 def sanitize(what: What, tool: str) -> Piece:

@@ -3,6 +3,7 @@
 import os
 import stat
 import subprocess
+import tarfile
 
 import pytest
 
@@ -19,7 +20,10 @@ done
 if [ "$resume" ] && [ "${REFUSES:-}" ]; then exit 1; fi
 mkdir -p "$out" && echo "{}" >>"$out/records.jsonl" && date +%N >"$out/env.json"
 for n in $(seq "${PACKED:-2}"); do touch "$pack/time-$n.tar.gz"; done
-mkdir -p "$LAYERBENCH_CACHE/cuda" && head -c "${CACHED:-10}" /dev/urandom >"$LAYERBENCH_CACHE/cuda/x"
+mkdir -p "$LAYERBENCH_CACHE/cuda" "$LAYERBENCH_CACHE/inductor" "$LAYERBENCH_CACHE/triton/k"
+touch "$LAYERBENCH_CACHE/triton/k/a.cubin" "$LAYERBENCH_CACHE/triton/k/a.ttgir"
+echo "{}" >"$LAYERBENCH_CACHE/tuned.json" && head -c "${INDUCTOR:-1}" /dev/urandom >"$LAYERBENCH_CACHE/inductor/y"
+head -c "${CACHED:-10}" /dev/urandom >"$LAYERBENCH_CACHE/cuda/x"
 exit ${CODE:-0}
 """
 
@@ -82,11 +86,31 @@ def test_a_suite_with_a_crash_in_it_is_not_run_twice(call):
     assert code == 1 and len(asked) == 1
 
 
-def test_never_more_than_eight_files_and_none_that_is_too_large_come_home(call):
-    _, _, home = call("first", "out", PACKED="8")
+def test_never_more_than_eight_files_and_none_that_is_too_large_come_home(call, tmp_path):
+    _, _, home = call("first", "out", PACKED="1", CACHED=str(17 << 20))
+    assert all((tmp_path / "out" / name).stat().st_size <= 16 << 20 for name in home)
+    _, _, home = call("second", "out", PACKED="8")
     assert len(home) == 8 and "cache.tar.gz" not in home
-    _, _, home = call("second", "out", PACKED="1", CACHED=str(17 << 20))
-    assert "cache.tar.gz" not in home
+
+
+def packed(folder) -> set[str]:
+    with tarfile.open(folder / "cache.tar.gz") as archive:
+        return set(archive.getnames())
+
+
+def test_what_was_prepared_and_what_is_for_people_does_not_crowd_out_what_was_learned(call, tmp_path):
+    kept, compiled = {"./tuned.json"}, {"./cuda/x", "./triton/k/a.cubin"}
+    call("first", "out")
+    assert packed(tmp_path / "out") == kept | compiled | {"./inductor/y"}
+    large = str(17 << 20)
+    call("second", "out", INDUCTOR=large)
+    assert packed(tmp_path / "out") == kept | compiled
+    call("second", "out", CACHED=large)
+    assert packed(tmp_path / "out") == kept
+    with tarfile.open(tmp_path / "runs" / "prepared.tar.gz", "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("cache/cuda/x"))
+    call("second", "out", CACHED=large, INDUCTOR="1")
+    assert packed(tmp_path / "out") == kept | {"./triton/k/a.cubin", "./inductor/y"}
 
 
 def test_without_torch_it_says_so_and_installs_nothing(call, tmp_path):

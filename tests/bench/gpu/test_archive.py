@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import random
 import tarfile
 from importlib.util import find_spec
@@ -106,6 +107,27 @@ def test_what_another_version_made_is_left_and_said_by_name(made, cold, tmp_path
     said = capsys.readouterr().err
     assert "made by Triton 3.5.0, here is" in said and "compiled anew: residual triton.block" in said
     assert not (cold / "triton").exists() and list((cold / "cuda").iterdir())
+
+
+def test_a_toolkit_beside_the_packages_is_no_other_version(made, cold, tmp_path, monkeypatch, capsys):
+    """An image has the runtime's package, and the rest of the headers at $CUDA_HOME, where nobody reads them."""
+    monkeypatch.setattr(compiler, "HEADERS", ("nvidia-cuda-runtime", "layerbench-no-such-package"))
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    archive._ask_again()
+    try:
+        prepared = changed(made, tmp_path / "elsewhere.tar.gz", {"versions": archive.versions()})
+        other = archive.versions() | {"NVRTC": "12.0"}
+        for versions, left, used in ((other, "/opt/cuda", False), (archive.versions(), None, True)):
+            monkeypatch.setenv("CUDA_HOME", "/opt/cuda")
+            archive._ask_again()
+            assert "/opt/cuda" in archive.versions()["NVRTC"]
+            archive.use(changed(prepared, tmp_path / "it.tar.gz", {"versions": versions}))
+            assert os.environ.get("CUDA_HOME") == left and (os.environ.get("CUDA_PATH") == "/opt/cuda") is used
+            assert ("files of NVRTC" in capsys.readouterr().err) is used
+    finally:
+        monkeypatch.undo()
+        archive._ask_again()
 
 
 def test_what_was_made_of_other_sources_is_said_by_name(made, cold, tmp_path, capsys):

@@ -81,11 +81,18 @@ def test_the_profiler_tells_calls_apart_and_loads_no_compiler():
         assert process.ask("modules") == []
 
 
-def test_what_an_image_says_of_tf32_is_not_the_yards(monkeypatch):
-    before = torch.get_float32_matmul_precision()
+@pytest.fixture
+def properties(monkeypatch) -> SimpleNamespace:
+    """Of the card that torch is made to find."""
+    told = SimpleNamespace(uuid="one", clock_rate=1e6)
     monkeypatch.setattr(devices, "_cuda_index", lambda name: 0)
     monkeypatch.setattr(torch.cuda, "set_device", lambda index: None)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid="one", clock_rate=1e6))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: told)
+    return told
+
+
+def test_what_an_image_says_of_tf32_is_not_the_yards(properties, monkeypatch):
+    before = torch.get_float32_matmul_precision()
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     torch.set_float32_matmul_precision("high")  # as torch has it where TORCH_ALLOW_TF32_CUBLAS_OVERRIDE is 1
     try:
@@ -97,6 +104,14 @@ def test_what_an_image_says_of_tf32_is_not_the_yards(monkeypatch):
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     devices.keep_fp32()
     assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0", "who forbids it everywhere may"
+
+
+def test_a_card_has_its_profiler_and_its_backlog_whatever_an_image_or_a_driver_says(properties, monkeypatch):
+    monkeypatch.setenv("TEARDOWN_CUPTI", "1")
+    properties.clock_rate = 0
+    assert devices.Cuda("cuda").cycles_per_s == 2e9 and "TEARDOWN_CUPTI" not in os.environ
+    del properties.clock_rate
+    assert devices.Cuda("cuda").cycles_per_s == 2e9
 
 
 def test_unknown_and_missing_devices_say_so():

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,67 @@ def test_the_card_that_is_asked_is_the_one_that_torch_has(monkeypatch):
     assert [state["power_w"] for state in facts.gpu_states()] == [70, 650]
     monkeypatch.setattr(facts, "nvml", lambda: (None, "no driver"))
     assert facts.gpu_state("two", 0) == {} and facts.gpu_energy_joules("two", 0) is None and facts.gpu_states() == []
+
+
+class Driver:
+    """CUDA's, which shows these GPUs in this order."""
+
+    def __init__(self, *shown: uuid.UUID, code: int = 0):
+        self.shown, self.code = shown, code
+
+    def cuInit(self, flags: int) -> int:
+        return self.code
+
+    def cuDeviceGetCount(self, count) -> int:
+        count._obj.value = len(self.shown)
+        return 0
+
+    def cuDeviceGet(self, device, i: int) -> int:
+        device._obj.value = i
+        return 0
+
+    def cuDeviceGetUuid(self, told, device) -> int:
+        told.raw = self.shown[device.value].bytes
+        return 0
+
+    cuDeviceGetUuid_v2 = cuDeviceGetUuid
+
+
+def test_gpus_are_those_that_cuda_has_in_its_order(monkeypatch):
+    one, two, part = (uuid.UUID(int=n) for n in (1, 2, 3))
+
+    class Three(Nvml):
+        known = (f"GPU-{one}", f"GPU-{two}", f"MIG-{part}")
+
+        def nvmlDeviceGetCount(self) -> int:
+            return self.count
+
+        def nvmlDeviceGetName(self, handle: str) -> str:
+            return handle
+
+        def nvmlDeviceGetMigMode(self, handle: str) -> tuple[int, int]:
+            return self.mig, self.mig
+
+    def names(driver: Driver, count: int, mig: int = 0) -> list[str]:
+        there = Three()
+        there.count, there.mig = count, mig
+        monkeypatch.setattr(facts, "nvml", lambda: (there, ""))
+        monkeypatch.setattr(facts, "_cuda_uuids", lambda: ask(driver))
+        facts.gpus.cache_clear()
+        return [gpu["name"].removeprefix("GPU-").removeprefix("MIG-") for gpu in facts.gpus()]
+
+    ask = facts._cuda_uuids
+    monkeypatch.delenv(facts.VISIBLE, raising=False)
+    try:
+        assert names(Driver(two, one), 2) == [str(two), str(one)], "the fastest first, which is CUDA's own order"
+        assert names(Driver(code=999), 2) == [str(one), str(two)], "the driver tells nothing"
+        assert names(Driver(two), 1) == [str(one)], "it is not asked"
+        assert names(Driver(part), 1, mig=1) == [str(part)]
+        monkeypatch.setenv(facts.VISIBLE, "1")
+        assert names(Driver(two), 2) == [str(two)]
+        assert names(Driver(code=facts.NO_DEVICE), 2) == [] == facts.closed_gpus()
+    finally:
+        facts.gpus.cache_clear()
 
 
 def test_what_a_card_or_its_driver_does_not_let_us_do_is_said(monkeypatch):

@@ -358,6 +358,21 @@ def test_a_span_waits_behind_what_the_host_was_seen_to_need(room):
     assert done["backlog_s"] == room.backlog_s
 
 
+def test_a_graph_of_many_nodes_is_timed_without_the_host_that_launches_it(room):
+    def short(*_: object, **__: object) -> None:
+        with kernel("short", 2e-6):
+            pass
+
+    room.function, room.device.node_seconds = short, 2e-6
+    calls = room.capture(busy_s=2e-6)
+    assert calls * room.device.node_seconds > devices.BACKLOG_SECONDS
+    assert room.time_graph(0, 1)["seconds"] == [pytest.approx(2e-6, rel=0.01)] * 3
+    room.device.node_seconds *= 2  # a host that is late: the GPU waited for it, but not in all replays
+    late = room.graph_backlog_s
+    assert late < calls * room.device.node_seconds
+    assert min(room.time_graph(0, 1)["seconds"]) > 2e-6
+
+
 @pytest.mark.parametrize("clock", ["torch.cuda.synchronize", "torch.autograd.profiler.profile"])
 def test_a_clock_that_a_variant_put_in_is_seen(clock, room, monkeypatch):
     from bench.core import world

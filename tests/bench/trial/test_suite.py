@@ -12,7 +12,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -566,12 +566,14 @@ def test_the_step_takes_the_kernels_that_were_chosen_for_this_gpu(tmp_path, monk
         file.write_text(json.dumps({"schema": 1, **about, "chip": chip, "utc": utc, "kernels": {}}))
     (tmp_path / "results" / "kernels.json").write_text("damaged")
     monkeypatch.setattr(pieces, "HOME", tmp_path)
-    monkeypatch.setattr(pieces.facts, "describe", lambda: {"gpus": [{"name": "A"}]})
+    monkeypatch.setattr(pieces.facts, "gpus", lambda: [{"name": "A"}])
     step = of(GPU)["e2e"].command(100.0)
     assert step[step.index("--kernels") + 1] == str(tmp_path / "results" / "b" / "kernels.json")
-    monkeypatch.setattr(pieces.facts, "describe", lambda: {"gpus": [{"name": "C"}]})
+    monkeypatch.setattr(pieces.facts, "gpus", lambda: [{"name": "C"}, {"name": "B"}])
     assert "--kernels" not in of(GPU)["e2e"].command(100.0)
     assert "--kernels" not in of(GPU, "--model", "gpt2-tiny")["e2e"].command(100.0)
+    second = pieces.chosen_beforehand(replace(planned("--out", "nowhere", "--device", GPU).what, device="cuda:1"))
+    assert second == tmp_path / "results" / "c" / "kernels.json"
 
 
 def test_what_is_missing_is_said_and_nothing_is_installed(monkeypatch, capsys):
