@@ -58,9 +58,8 @@ def main() -> int:
     if args.json:
         cli.print_json(about | {"folder": str(folder)})
         return cli.OK
-    print(
-        f"text       {about['source']}: {cli.several(about['documents'], 'document')}, {cli.several(about['characters'], 'character')}"
-    )
+    held = cli.several(about["documents"], "document"), cli.several(about["characters"], "character")
+    print(f"text       {about['source']}: {', '.join(held)}")
     if about["skipped_files"]:
         print(f"left out   {cli.several(about['skipped_files'], 'file')}: no UTF-8 text")
     print(f"tokenizer  {about['tokenizer']}")

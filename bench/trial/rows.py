@@ -276,8 +276,8 @@ def sizes_text(case: Case) -> str:
 def facts(row: Record, timing: Timing | None) -> list[str]:
     """The lines under a table: what the work is, and how far the numbers can be trusted."""
     lines = [
-        f"{cli.several(row['calls'], 'call')} a step; {row['flops'] / 1e9:.3g} GFLOP, at least {row['bytes'] / 1e6:.3g} MB moved, "
-        f"{row['saved_bytes'] / 1e6:.3g} MB saved for backward"
+        f"{cli.several(row['calls'], 'call')} a step; {row['flops'] / 1e9:.3g} GFLOP, at least "
+        f"{row['bytes'] / 1e6:.3g} MB moved, {row['saved_bytes'] / 1e6:.3g} MB saved for backward"
     ]
     if row["floor_s"]:
         lines[0] += f"; floor at measured ceilings {row['floor_s'] * 1e3:.3g} ms"
