@@ -17,7 +17,7 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -50,9 +50,11 @@ class CannotGoOn(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without abbreviations; a wrong option or choice gets a "did you mean"."""
+    """argparse without abbreviations; a wrong option or choice gets a "did you mean". instead: what is said here in
+    place of an option that other commands have."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, instead: Mapping[str, str] | None = None, **kwargs):
+        self.instead = instead or {}
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         kwargs.setdefault("epilog", EXIT_CODES)
@@ -74,8 +76,9 @@ class Parser(argparse.ArgumentParser):
 
     def _hint(self, message: str) -> str:
         options = [o for action in self._actions for o in action.option_strings]
-        if found := re.search(r"unrecognized arguments: (\S+)", message):
-            return did_you_mean(found[1].split("=")[0], options)
+        if found := re.search(r"unrecognized arguments: (-\S+)", message):
+            word = found[1].split("=")[0]
+            return f"; here it is {self.instead[word]}" if word in self.instead else did_you_mean(word, options)
         if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             return did_you_mean(found[1], re.findall(r"[\w.\-/]+", found[2]))
         return ""
@@ -138,6 +141,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """'; did you mean "attention"?' or nothing."""
     close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.5)
     return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+
+
+def several(number: int, word: str) -> str:
+    """1 step; 9,397 steps."""
+    return f"{number:,} {word}{'s' * (number != 1)}"
 
 
 def choose(word: str, known: Iterable[str], what: str) -> str:
@@ -258,8 +266,9 @@ def _run(main: Callable[[], int]) -> int:
         return code
     except CannotGoOn as error:
         return _end(str(error), error.code)
-    except KeyboardInterrupt:
-        print("interrupted; what was recorded so far is kept", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        where = f" in {stop}" if str(stop) else ""
+        print(f"interrupted; what was recorded so far is kept{where}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # `… | head`
         _forget_stdout()

@@ -45,7 +45,7 @@ AT_AFTER = Path()  # --html without a name
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.compare", description=__doc__, epilog=EXIT_CODES)
     p.add_argument("before", type=Path, nargs="?", metavar="BEFORE", help="a run's folder, or a folder of such")
-    p.add_argument("after", type=Path, metavar="AFTER")
+    p.add_argument("after", type=Path, metavar="AFTER", help="another one, which is judged")
     p.add_argument(
         "--against-history",
         type=cli.count,

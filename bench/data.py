@@ -58,12 +58,13 @@ def main() -> int:
     if args.json:
         cli.print_json(about | {"folder": str(folder)})
         return cli.OK
-    print(f"text       {about['source']}: {about['documents']:,} documents, {about['characters']:,} characters")
+    held = cli.several(about["documents"], "document"), cli.several(about["characters"], "character")
+    print(f"text       {about['source']}: {', '.join(held)}")
     if about["skipped_files"]:
-        print(f"left out   {about['skipped_files']:,} files that are not UTF-8 text")
+        print(f"left out   {cli.several(about['skipped_files'], 'file')}: no UTF-8 text")
     print(f"tokenizer  {about['tokenizer']}")
-    print(f"train      {about['train_tokens']:,} tokens  {folder / 'train.bin'}")
-    print(f"val        {about['val_tokens']:,} tokens  {folder / 'val.bin'}")
+    print(f"train      {cli.several(about['train_tokens'], 'token')}  {folder / 'train.bin'}")
+    print(f"val        {cli.several(about['val_tokens'], 'token')}  {folder / 'val.bin'}")
     return cli.OK
 
 

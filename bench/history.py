@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     for file in (args.png, args.html):
         if file:
             history.draw(args.layer, points, file)
-            print(f"picture: {file}")
+            print(f"{'page' if file.suffix == '.html' else 'picture'}: {file}")
     return cli.OK
 
 

@@ -15,14 +15,19 @@ from pathlib import Path
 from bench import cli
 from bench.trial import ROOMS
 
+# What other commands call an option is an axis of the shape here.
+INSTEAD = {"--dtype": "-a dtype=bf16", "--batch": "-a B=8", "--seq": "-a T=256", "--model": "--shape MODEL"}
+
 
 def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m bench.layer", description=__doc__)
+    p = cli.Parser(INSTEAD, prog="python -m bench.layer", description=__doc__)
     p.add_argument("layer", nargs="?", help="a layer's name, `all`, or `list`")
     what = p.add_argument_group("what to run")
     what.add_argument("--all", action="store_true", help="all variants (the default unless --only is given)")
     what.add_argument("--only", metavar="A,B", help="these variants, for example cpu.simd,torch.eager, or cuda.*")
-    what.add_argument("--pass", dest="phase", choices=("forward", "backward", "both"), default="both")
+    what.add_argument(
+        "--pass", dest="phase", choices=("forward", "backward", "both"), default="both", help="default both"
+    )
     what.add_argument("--shape", default="gpt2-124m", metavar="MODEL[/NAME]", help="default gpt2-124m: all its shapes")
     what.add_argument(
         "-a",
@@ -43,8 +48,10 @@ def parser() -> cli.Parser:
     how = p.add_argument_group("how to measure")
     how.add_argument("--seed", type=cli.seed, help="second seed of the proof (default random, printed)")
     how.add_argument("--seconds", type=cli.above_zero, default=12.0, help="for each shape and pass, default 12")
-    how.add_argument("--cache", default="cold,warm", help="cold, warm or both (default)")
-    how.add_argument("--processes", type=cli.count, default=1, help="fresh processes for each variant (publish with 2)")
+    how.add_argument("--cache", default="cold,warm", help="cold, warm, or cold,warm (default)")
+    how.add_argument(
+        "--processes", type=cli.count, default=1, help="fresh processes for each variant, default 1 (publish with 2)"
+    )
     how.add_argument(
         "--time-limit",
         type=cli.above_zero,
@@ -60,7 +67,9 @@ def parser() -> cli.Parser:
     how.add_argument(
         "--profile", type=Path, metavar="OUT", help="no timing: traces and ranges.csv of each right variant"
     )
-    how.add_argument("--threads", type=cli.cores, default=0, help="CPU threads (default: torch's choice)")
+    how.add_argument(
+        "--threads", type=cli.cores, default=0, help="CPU threads (default: torch's choice, which is one a core)"
+    )
     out = p.add_argument_group("results")
     out.add_argument("--out", type=Path, help="folder of this run (default: a new one under runs/)")
     out.add_argument("--resume", type=Path, metavar="FOLDER", help="go on with an interrupted run: its own command")

@@ -24,7 +24,10 @@ def parser() -> cli.Parser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    p = parser()
+    args = p.parse_args(argv)
+    if not args.count and (args.layer or args.only or args.all):
+        p.error("LAYER, --only and --all go with --count: the page is of all that was counted")
     from bench.core.files import write_atomically
     from bench.gpu import bounds_page, units
     from reference import contract

@@ -75,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.measure_link:
         return measure(args)
+    if args.out:
+        raise cli.CannotGoOn("--out goes with --measure-link; what is predicted is printed, or --json", cli.USAGE)
     if not args.runs:
         raise cli.CannotGoOn("of which run? as in: python -m bench.scaling RUN --bandwidth 25 (--help)", cli.USAGE)
     if (args.bandwidth is None) == (args.link is None):

@@ -23,9 +23,9 @@ def _cache_bytes(_: devices.Cpu) -> int:
     return min(facts.last_level_cache_bytes(), CACHE_BYTES)
 
 
-def _known(device: str) -> Ceilings | None:
+def _known(device: str, threads: int | None = None) -> Ceilings | None:
     """What is remembered; else made up where tests compute with one thread, or on a made-up GPU. It is kept nowhere."""
-    found = _recall(device)
+    found = _recall(device, threads)
     # A test with a file of its own is about these.
     if found or ceilings.cache_file is not _cache_file:
         return found

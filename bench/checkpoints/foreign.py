@@ -21,8 +21,9 @@ from reference.models.model import Model
 
 TAKEN = (
     "a run's folder or a checkpoint of it, a Hugging Face folder, llm.c's model .bin or output folder, llama2.c's "
-    "model .bin, llama.cpp's .gguf, or a .safetensors file with nanoGPT's names"
+    "model .bin or a folder with its model.bin, llama.cpp's .gguf, or a .safetensors file with nanoGPT's names"
 )
+LLAMA2C = "model.bin", "tokenizer.bin"  # in a folder that is exported for llama2.c
 PICKLES = (".pt", ".pth", ".ckpt", ".pkl")
 Weights = dict[str, torch.Tensor]
 
@@ -53,6 +54,7 @@ def _tokenizer(place: Path, model: Model, named: Path | None) -> Codec | None:
 
 def _opened(path: Path) -> tuple[Model, Weights, Path]:
     """Model, weights, and the folder in which their tokenizer lies if there is one, or the file that has it."""
+    path = _within(path)
     if not path.exists():
         raise CannotGoOn(f"{path}: no such file or folder")
     if path.is_file():
@@ -65,6 +67,12 @@ def _opened(path: Path) -> tuple[Model, Weights, Path]:
     checkpoint = checkpoint_in(path)
     model, state = read_any(checkpoint)
     return model, dict(state.weights), checkpoint.parent
+
+
+def _within(path: Path) -> Path:
+    """The model's file of a folder that holds llama2.c's, as `export` writes it; else the path itself."""
+    file = path / LLAMA2C[0]
+    return file if file.is_file() and llama2c.is_one(file) else path
 
 
 def _of_any_file(path: Path) -> tuple[Model, Weights]:
@@ -92,6 +100,7 @@ def weights_from(path: Path, model: Model) -> Weights:
 
     path: TAKEN. CannotGoOn, in one line, for anything else, and where they are not `model`'s.
     """
+    path = _within(path)
     if not path.exists():
         raise CannotGoOn(f"{path}: no such file or folder")
     if path.is_file():
@@ -225,6 +234,7 @@ def export(
 def _to_export(path: Path) -> tuple[Model, State, Path]:
     """Of a run, its state; of anything else a state of weights alone, of step -1: nobody knows. And the folder in which
     the tokenizer lies if there is one."""
+    path = _within(path)
     if path.is_dir() and not (path / hugging_face.CONFIG).exists() and llmc.newest_step(path) is None:
         model, state = read_any(path)
         return model, state, checkpoint_in(path).parent
@@ -254,8 +264,8 @@ def _export_llama2c(out: Path, model: Llama2, state: State, codec: Codec | None,
     """A model .bin, or a folder of one and its tokenizer, where that has llama2.c's form."""
     pieces = _pieces(codec, model)
     alone = out.suffix == ".bin"
-    head = llama2c.write_model(out if alone else out / "model.bin", model, state.weights, version, group)
+    head = llama2c.write_model(out if alone else out / LLAMA2C[0], model, state.weights, version, group)
     if pieces and not alone:
-        scored.write_tokenizer(out / "tokenizer.bin", pieces)
+        scored.write_tokenizer(out / LLAMA2C[1], pieces)
     grouped = f" with groups of {head.group}" if version == 2 else ""
     return f"llama2.c's model, version {version}{grouped}" + (f", with {pieces.name}" if pieces and not alone else "")

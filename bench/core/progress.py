@@ -37,8 +37,8 @@ class Units:
         return max(0, self.total - self.done)
 
     def left_s(self) -> float | None:
-        """Seconds that the rest takes; None where nothing tells."""
-        each = self.done_s / self.done if self.done else self.guess_s
+        """Seconds that the rest takes; None where nothing tells. A guess that the first piece has outlasted is none."""
+        each = self.done_s / self.done if self.done else self.guess_s and max(self.guess_s, self.now_s)
         if not self.left:
             return 0.0
         return None if each is None else each * (self.left - 1) + max(0.0, each - self.now_s)
@@ -100,8 +100,9 @@ class Progress:
             far = ""
             if self.now and self.now.total > 1:
                 far = f"{self.now.word} {min(self.now.done + 1, self.now.total)} of {self.now.total}"
-            known = [s for units in self.units.values() if (s := units.left_s()) is not None]
-            if known and (seconds := sum(known)) >= 1:
+            left = [units.left_s() for units in self.units.values()]
+            # Where one kind of work tells nothing yet, the others alone would promise too much.
+            if None not in left and (seconds := sum(filter(None, left))) >= 1:
                 far += (", " if far else "") + f"about {minutes(seconds)} left"
             return ": ".join(filter(None, (far, self.text)))
 

@@ -58,8 +58,10 @@ class Session:
                 self._rounds(self._set_up(stack))
             with Progress():
                 self._judge_timed()
-        except (KeyboardInterrupt, CannotGoOn):  # what was measured is not to be lost
+        except (KeyboardInterrupt, CannotGoOn) as error:  # what was measured is not to be lost
             self._keep()
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(self.run_.folder) from None
             raise
         found = self._keep()
         self._tell(found)

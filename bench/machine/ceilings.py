@@ -99,8 +99,14 @@ def ceilings(refresh: bool = False, device: str = "cpu") -> Ceilings:
 
 
 def remembered(device: str = "cpu") -> Ceilings | None:
-    """This machine's ceilings where they were measured before; nothing is measured now."""
-    return _memory.get(device) or _recall(device)
+    """This machine's ceilings, of all its cores, where they were measured before; nothing is measured now.
+
+    Whoever asks may have fewer threads than a command that measures has by itself, which is one a usable core, or one
+    a physical core where two logical ones share it.
+    """
+    cpu = facts.cpu()
+    found = (_recall(device, threads) for threads in (None, cpu["usable"], cpu["cores"]))
+    return _memory.get(device) or next((known for known in found if known), None)
 
 
 def higher(earlier: Ceilings, now: Ceilings) -> Ceilings:
@@ -137,19 +143,24 @@ def cache_file() -> Path:
     return cache_dir() / "ceilings.json"
 
 
-def _key(device: str) -> str:
+def _key(device: str, threads: int | None = None) -> str:
+    """Of what a measurement depends on; threads: of torch, where not those that it has now."""
     c = facts.cpu()
-    parts: list[object] = [FORMAT, c["model"], c["isa"], c["usable"], c["quota"], facts.thread_settings()]
+    settings = facts.thread_settings()
+    if threads or settings.get("OMP_NUM_THREADS") == str(settings["torch"]):
+        settings.pop("OMP_NUM_THREADS", None)  # a command here that sets it for its libraries has torch take as many
+    settings["torch"] = threads or settings["torch"]
+    parts: list[object] = [FORMAT, c["model"], c["isa"], c["usable"], c["quota"], settings]
     parts += [facts.version("torch"), device]
     if device != "cpu":
         parts += [[gpu["name"] for gpu in facts.gpus()], "events"]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def _recall(device: str) -> Ceilings | None:
+def _recall(device: str, threads: int | None = None) -> Ceilings | None:
     """What is remembered. An entry that cannot be understood counts as none: measuring again is cheap."""
     try:
-        return Ceilings(**files.recall(cache_file())[_key(device)])
+        return Ceilings(**files.recall(cache_file())[_key(device, threads)])
     except (KeyError, TypeError):
         return None
 

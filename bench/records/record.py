@@ -156,6 +156,7 @@ class Conditions(TypedDict, total=False):
     """How it was timed, and how far the times can be trusted."""
 
     cache: Annotated[Text | None, "cold or warm"]
+    cold_only_s: Annotated[Number, "of a call, as it warmed up, where it is too slow to be timed warm as well"]
     timer: Annotated[Text, "clock of the samples"]
     threads: Annotated[Count, "CPU threads that were used (in records without the next, 0 is torch's choice)"]
     threads_asked: Annotated[Count, "what --threads asked for; 0 is torch's choice"]

@@ -49,7 +49,12 @@ def against_history(after: Path, history: Path, number: int, thresholds: Thresho
         raise CannotGoOn(f"no run in {history} was measured before {after} under the same conditions", NOT_COMPARABLE)
     cases = {case_of(r).any_cache for run in new for r in run.records}
     telling = [run for run in old if any(case_of(r).any_cache in cases for r in run.records)]
-    last = sorted(telling, key=_started)[-number:] or old[:1]
+    if old and not telling:
+        raise CannotGoOn(
+            f"no run in {history} that was measured before {after} under the same conditions has a case of it",
+            NOT_COMPARABLE,
+        )
+    last = sorted(telling, key=_started)[-number:]
     return _compared(last, new, history, after, thresholds, False)
 
 

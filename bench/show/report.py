@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bench import HOME
+from bench import HOME, cli
 from bench.cli import CannotGoOn
 from bench.core.files import DiskFull
 from bench.core.variants import Variant, discover
@@ -422,7 +422,7 @@ def case_facts(r: Record) -> list[str]:
     """What the work is, and how far the numbers can be trusted."""
     if not r.get("bytes") or r.get("flops") is None:
         return []
-    facts = [f"{r['calls']} calls a step" if r.get("calls") else "not part of the fused step"]
+    facts = [f"{cli.several(r['calls'], 'call')} a step" if r.get("calls") else "not part of the fused step"]
     facts.append(f"{r['flops'] / 1e9:.3g} GFLOP, at least {r['bytes'] / 1e6:.3g} MB moved")
     if floor := r.get("floor_s"):
         facts.append(f"floor at measured ceilings {duration(floor)}")

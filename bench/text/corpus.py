@@ -217,7 +217,7 @@ def write_shards(corpus: Corpus, using: Tokenizer, folder: Path, val_fraction: f
         "vocabulary": using.vocabulary,
         "val_fraction": val_fraction,
     }
-    cli.say(f"encoding {corpus.characters / 1e6:.1f} million characters")
+    cli.say(f"encoding {cli.several(corpus.characters, 'character')}")
     arrays = [_encode(documents, using) for documents in corpus.split(val_fraction)]
     for part, tokens in zip(("train", "val"), arrays, strict=True):
         if len(tokens) == 0:

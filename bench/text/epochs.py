@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.text.corpus import dataset
+from bench import cli
+from bench.text.corpus import cache_dir, dataset
 from bench.text.shards import (
     AGAIN,
     Batch,
@@ -221,9 +222,11 @@ class Epochs:
         self._lengths = tuple(shard.tokens for shard in self.shards)
         self.windows = sum(_windows(tokens, T) for tokens in self._lengths)
         if self.windows == 0:
+            theirs = f"{shards[0]}{' and others' * (len(shards) > 1)}"
+            whose = "the text" if cache_dir() in shards[0].parents else theirs  # the cache's own were made of it
             raise DataError(
-                f"{shards[0]}{' and others' * (len(shards) > 1)}: {self.tokens:,} tokens are too few for sequences of "
-                f"{T}; take more text or shorter sequences"
+                f"{whose}: {cli.several(self.tokens, 'token')}, too few for sequences of {T}; take more text or a "
+                "shorter --seq"
             )
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import cli
 from bench.core.files import put
 from bench.text.tokenizer import VOCABULARY, DataError
 
@@ -146,7 +147,9 @@ def batches(tokens: Tokens, B: int, T: int, seed: int, skip: int = 0) -> Iterato
     """
     places = len(tokens) - T
     if places < 1:
-        raise DataError(f"{len(tokens):,} tokens are too few for sequences of {T}; take more text or a shorter --seq")
+        raise DataError(
+            f"{cli.several(len(tokens), 'token')}, too few for sequences of {T}; take more text or a shorter --seq"
+        )
     rng = np.random.default_rng(seed)
     window = np.arange(T + 1)
 

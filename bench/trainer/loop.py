@@ -257,10 +257,11 @@ class Training:
         """What trains, in two lines for people: the model and its data, the kernels."""
         plan, job = self.plan, self.plan.race.job
         ranks = f" x {self.ranks.ranks} ranks" if self.ranks.ranks > 1 else ""
+        left = f"steps {self.done + 1} to {self.steps}" if self.done < self.steps else f"all {self.steps} steps taken,"
         cli.say(
-            f"{plan.model.name}, {plan.model.parameters:,} parameters in {job.dtype} on {job.device}; steps "
-            f"{self.done + 1} to {self.steps} of {plan.total_batch:,} tokens = {plan.micro_batches} micro-batches of "
-            f"{plan.B} x {plan.T}{ranks}; an epoch is {self.data.steps_per_epoch:,}, {self.data.tokens:,} tokens"
+            f"{plan.model.name}, {plan.model.parameters:,} parameters in {job.dtype} on {job.device}; {left} "
+            f"of {plan.total_batch:,} tokens = {plan.micro_batches} of {plan.B} x {plan.T}{ranks}; "
+            f"an epoch is {cli.several(self.data.steps_per_epoch, 'step')}, {self.data.tokens:,} tokens"
         )
         by_layer: dict[str, dict[str, None]] = {}
         for call, name in self.kernels.items():
@@ -547,5 +548,5 @@ class Training:
         if self.why:
             cli.say(f"ended by {self.why} after step {self.done}: go on with --out {self.folder} --resume")
             return cli.INTERRUPTED
-        print(f"results: {self.folder}")
+        print(f"results: {self.folder} (python -m bench.report {self.folder}: its page)")
         return self.code

@@ -291,7 +291,8 @@ def read(folders: Iterable[Path]) -> tuple[Parts, list[Seen]]:
         elif (folder / RECORDS).is_file():
             timed.append(folder)
         else:
-            raise CannotGoOn(f"{folder}: neither a run of bench.e2e nor one of bench.train")
+            why = "neither a run of bench.e2e nor one of bench.train" if folder.exists() else "no such file or folder"
+            raise CannotGoOn(f"{folder}: {why}")
     if timed:
         return read_parts(timed[0]), seen
     alone = [run for run in seen if run.ranks == 1]

@@ -97,6 +97,8 @@ class Session:
                 report = self._measure()
             except (KeyboardInterrupt, CannotGoOn) as error:  # an hour of training is not to be lost
                 self._keep_what_there_is(error)
+                if isinstance(error, KeyboardInterrupt):
+                    raise KeyboardInterrupt(self.run_.folder) from None
                 raise
             return self._report(report)
 

@@ -107,7 +107,8 @@ def plan_of(
     known = [v.name for v in found]
     axes = parse_axes(axis)
     dtypes = axes.pop("dtype", ["fp32"])
-    caches = tuple(cli.choose_all(cache, (COLD, WARM), "cache state"))
+    chosen = cli.choose_all(cache, (COLD, WARM), "cache state")
+    caches = tuple(state for state in (COLD, WARM) if state in chosen)  # cold first, whatever the order: see the race
     model, _, shape_name = shape.partition("/")
     return Plan(
         layers=tuple(layers),
@@ -203,6 +204,11 @@ def cases(plan: Plan, layer: str, phase: str, dtype: str) -> Iterator[tuple[Case
         axes = dict(zip(plan.axes, point, strict=True))
         B, T = axes.pop("B", contract.DEFAULT_B), axes.pop("T", min(contract.DEFAULT_T, model.max_t))
         calls = model.shapes(layer, int(B), int(T))
+        if plan.shape_name and list(calls) == [""]:
+            raise CannotGoOn(
+                f"{layer} has one shape in {model.name}, without a name: --shape {model.name}, not {plan.shape_name!r}",
+                cli.USAGE,
+            )
         if plan.shape_name:
             calls = {plan.shape_name: calls[cli.choose(plan.shape_name, calls, f"shape of {layer}")]}
         for name, call in calls.items():

@@ -87,6 +87,7 @@ class Contestant:
     rounds: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # (process, round) of each
     prepare_s: float = 0.0
     call_s: float = 0.0
+    cold_only_s: float | None = None  # what a call took where it is too slow to be timed warm as well
     busy_s: float = 0.0  # of one call on a GPU, untimed
     overhead_s: float = 0.0  # flushing and poisoning before a cold call
     workspace_bytes: int = 0
@@ -453,7 +454,9 @@ class Turns:
             c.rest.end()
         self.judging = 0.0
         calls = max(1, min(MAX_CALLS_A_TURN, int(TURN_SECONDS / (c.call_s + c.overhead_s))))
-        caches = self.effort.caches[:1] if c.call_s > COLD_ONLY_SECONDS else self.effort.caches
+        caches = self.effort.caches
+        if c.call_s > COLD_ONLY_SECONDS and len(caches) > 1:
+            caches, c.cold_only_s = caches[:1], c.call_s
         clocks = clocks_of(c.worker.setting.device)
         try:
             _enter(c, self.pool, self.randomness.getrandbits(40))

@@ -10,6 +10,7 @@ from itertools import chain
 import numpy as np
 import torch
 
+from bench import cli
 from bench.core.case import Case
 from bench.core.variants import Variant
 from bench.machine import ceilings, roofline
@@ -190,6 +191,8 @@ def timed(
         common |= _gpu(c)
     if c.ratio:
         common["error_ratio"] = max(c.ratio, common["error_ratio"] or 0.0)
+    if c.cold_only_s is not None and WARM not in c.samples:
+        common["cold_only_s"] = c.cold_only_s
     if c.control:
         common["case_id"] += "-again"
     if not c.samples:
@@ -273,8 +276,8 @@ def sizes_text(case: Case) -> str:
 def facts(row: Record, timing: Timing | None) -> list[str]:
     """The lines under a table: what the work is, and how far the numbers can be trusted."""
     lines = [
-        f"{row['calls']} calls a step; {row['flops'] / 1e9:.3g} GFLOP, at least {row['bytes'] / 1e6:.3g} MB moved, "
-        f"{row['saved_bytes'] / 1e6:.3g} MB saved for backward"
+        f"{cli.several(row['calls'], 'call')} a step; {row['flops'] / 1e9:.3g} GFLOP, at least "
+        f"{row['bytes'] / 1e6:.3g} MB moved, {row['saved_bytes'] / 1e6:.3g} MB saved for backward"
     ]
     if row["floor_s"]:
         lines[0] += f"; floor at measured ceilings {row['floor_s'] * 1e3:.3g} ms"

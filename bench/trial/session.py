@@ -86,6 +86,9 @@ class Session:
     def run(self) -> int:
         try:
             return self.run_all()
+        except KeyboardInterrupt:
+            folder = self.run_.folder
+            raise KeyboardInterrupt(f"{folder} (python -m bench.layer --resume {folder} goes on)") from None
         finally:
             self.run_.close()  # the process may go on with another run
 

@@ -88,6 +88,14 @@ for name in {names}:
     assert done.stdout.count("exit codes") == len(names)
 
 
+def test_every_option_is_explained():
+    for file in sorted((HOME / "bench").glob("*.py")):
+        module = importlib.import_module(f"bench.{file.stem}")
+        if hasattr(module, "parser"):
+            mute = [a.dest for a in module.parser()._actions if not a.help]
+            assert not mute, (file.stem, mute)
+
+
 # --- arguments ---
 
 ARGUMENTS = [
@@ -160,6 +168,14 @@ ARGUMENTS = [
     ("sanitize", "gelu --time-limit 0", "is not a number above 0"),
     ("data", "--val-fraction 2", "is not a fraction"),
     ("data", "--vocub x", "did you mean '--vocab'"),
+    # … what another command calls otherwise, and what goes with something else alone
+    ("layer", "gelu --dtype bf16", "here it is -a dtype=bf16"),
+    ("layer", "gelu relu", "unrecognized arguments: relu (python"),
+    ("layer", "gelu --shape gpt2-124m/qkv --only torch.eager", "gelu has one shape in gpt2-124m, without a name"),
+    ("roofline", "gelu", "go with --count"),
+    ("roofline", "--only cuda.mma --check", "go with --count"),
+    ("scaling", "run --bandwidth 25 --out link.json", "--out goes with --measure-link"),
+    ("scaling", "run", "which link?"),
 ]
 
 
@@ -696,6 +712,8 @@ def test_an_interrupted_command_says_one_line_and_leaves_nobody_behind(run, tmp_
     _, errors = process.communicate(timeout=30)
     assert process.returncode == INTERRUPTED, errors
     assert [line for line in errors.splitlines() if "interrupted; " in line] and "Traceback" not in errors, errors
+    if arguments[0] in ("bench.layer", "bench.e2e"):
+        assert f"is kept in {out}" in errors, "where there is what was recorded"
     gone = time.monotonic() + 5
     while (left := of_session(process.pid)) and time.monotonic() < gone:
         time.sleep(0.05)

@@ -165,26 +165,25 @@ def test_every_export_of_a_llama_can_be_started_from_and_opened(tmp_path, llama_
     told = export(llama_run, format, out, version)
     assert told.startswith(f"{out}: made-up-untied after 7 steps in fp32")
     wanted = llamas.weights(LLAMA)
-    path = out / "model.bin" if name == "folder" else out
-    assert llamas.equal(weights_from(path, LLAMA), wanted)
-    model, weights, codec = open_weights(path)
+    assert llamas.equal(weights_from(out, LLAMA), wanted)
+    model, weights, codec = open_weights(out)
     assert dataclasses.replace(model, name=LLAMA.name) == LLAMA and llamas.equal(weights, wanted)
     assert (codec is not None) == (name in ("folder", "hf", "m.gguf"))
     if codec:
         assert codec.begin == (1,) and codec.decode([1, *codec.encode("Aé")]) == "Aé" and codec.size == LLAMA.v
     # and from there into every other form
     for other, (format, version) in FORMS.items():
-        told = export(path, format, tmp_path / f"again-{other}", version)
+        told = export(out, format, tmp_path / f"again-{other}", version)
         assert told.startswith(f"{tmp_path / f'again-{other}'}: {model.name} in fp32")
     assert (tmp_path / "again-m.bin").read_bytes() == (tmp_path / "again-folder" / "model.bin").read_bytes()
     with pytest.raises(CannotGoOn, match="it is there, and stays"):
         export(llama_run, format, out, version)
     with pytest.raises(CannotGoOn, match="C") as refused:
-        weights_from(path, dataclasses.replace(LLAMA, name="other", C=64))
+        weights_from(out, dataclasses.replace(LLAMA, name="other", C=64))
     assert str(out) in str(refused.value) and "\n" not in str(refused.value)
     with pytest.raises(CannotGoOn, match=r"GPT-2|family gpt2"):
-        export(path, "nanogpt", tmp_path / "n.safetensors")
-        weights_from(path, MODEL)
+        export(out, "nanogpt", tmp_path / "n.safetensors")
+        weights_from(out, MODEL)
 
 
 def test_int8_is_opened_and_fewer_positions_are_no_other_model(tmp_path, llama_run):

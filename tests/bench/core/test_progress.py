@@ -68,6 +68,28 @@ def test_what_is_skipped_is_no_measure_of_the_rest():
     assert p.line() == "proof 2 of 9, about 0:16 left"
 
 
+def test_nothing_is_promised_while_one_kind_of_work_has_told_nothing():
+    clock = Clock()
+    p = Progress(clock)
+    p.expect("case", 2, guess_s=2.0)
+    p.expect("proof", 8)
+    p.begin("proof", "a")
+    clock.now = 5.0
+    assert p.line() == "proof 1 of 8: a"
+    p.done("proof")
+    p.begin("proof", "b")
+    assert p.line() == "proof 2 of 8, about 0:39 left: b"
+
+
+def test_a_guess_that_the_first_piece_outlasts_is_not_kept_to():
+    clock = Clock()
+    p = Progress(clock)
+    p.expect("case", 3, guess_s=2.0)
+    p.begin("case", "a")
+    clock.now += 30
+    assert "about 1:00 left" in p.line(), "two more of at least as long"
+
+
 def test_what_is_printed_meanwhile_stands_on_lines_of_its_own(monkeypatch):
     terminal = one_terminal(monkeypatch)
     with Progress() as p:

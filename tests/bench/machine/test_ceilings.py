@@ -82,11 +82,26 @@ def test_refresh_measures_again_and_is_kept(counted, monkeypatch):
 def test_another_torch_or_thread_count_is_another_measurement(counted, monkeypatch):
     ceilings.ceilings()
     fresh_process(monkeypatch)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "97")
     assert ceilings.ceilings().seconds == 2.0
     fresh_process(monkeypatch)
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert ceilings.ceilings().seconds == 1.0
+
+
+def test_a_training_that_has_set_its_threads_finds_what_the_doctor_measured(counted, monkeypatch):
+    """bench.train tells its libraries how many threads they have, each of two ranks half as many."""
+    usable = facts.usable_cores()
+    monkeypatch.setattr(facts, "thread_settings", lambda: {"torch": usable, "OMP_WAIT_POLICY": "passive"})
+    ceilings.ceilings()
+    for threads in (usable, usable + 1):
+        fresh_process(monkeypatch)
+        told = {"torch": threads, "OMP_WAIT_POLICY": "passive", "OMP_NUM_THREADS": str(threads)}
+        monkeypatch.setattr(facts, "thread_settings", lambda told=told: {**told})
+        known = ceilings.remembered()
+        assert known and known.seconds == 1.0
+    monkeypatch.setattr(facts, "thread_settings", lambda: {"torch": usable, "OMP_WAIT_POLICY": "active"})
+    assert ceilings.remembered() is None
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"key": {"device": "cpu"}}', '{"key": 3}'])

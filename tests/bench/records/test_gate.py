@@ -67,6 +67,22 @@ def test_work_that_is_lost_fails_any_and_missing(runs, drawn, capsys, how, why):
     )
 
 
+def test_a_slow_call_that_is_timed_warm_in_one_run_alone_is_not_lost_work(runs, drawn):
+    def cold(r, **more):
+        return {**r, "cache": "cold", "case_id": f"{r['case_id']}-cold", **more}
+
+    def slow(r):
+        return r["variant"] == "cpu.simd"
+
+    before, after = drawn(), drawn()
+    one = runs("a", [*before, *(cold(r) for r in before)])
+    told = [cold(r, cold_only_s=0.21) if slow(r) else cold(r) for r in after]
+    fewer = [r for r in after if not slow(r)]
+    assert run(one, runs("said", [*fewer, *told]), "--fail-on", "any") == 0
+    assert run(one, runs("gone", [*fewer, *map(cold, after)]), "--fail-on", "any") == 4
+    assert run(one, runs("cold gone", [*after, *(r for r in told if not slow(r))]), "--fail-on", "any") == 4
+
+
 def test_a_run_cut_short_and_a_damaged_line_are_lost_work(runs, drawn):
     before, whole = runs("a", drawn(races=3)), drawn(races=3)
     assert run(before, runs("whole", whole), "--fail-on", "any") == 0

@@ -214,10 +214,16 @@ def test_every_shard_is_checked_before_the_first_step(files):
     files[3].write_bytes(raw)
     with pytest.raises(DataError, match=f"{files[3].name}: token 296 .*vocabulary has 296"):
         Epochs(files, 1, T, 1, 0, vocabulary=296)
-    with pytest.raises(DataError, match="363 tokens are too few for sequences of 500"):
+    with pytest.raises(DataError, match="363 tokens, too few for sequences of 500"):
         Epochs(files[:4] + files[5:], 1, 500, 1, 0)
     with pytest.raises(DataError, match="no shards"):
         Epochs([], 1, T, 1, 0)
+
+
+def test_a_text_that_is_too_short_is_not_called_by_its_place_in_the_cache(files, monkeypatch):
+    monkeypatch.setattr(epochs, "cache_dir", lambda: files[0].parent)
+    with pytest.raises(DataError, match=r"^the text: \d+ tokens, too few"):
+        Epochs(files[:1], 1, 500, 1, 0)
 
 
 def test_ranks_share_the_checking_and_leave_nothing_out(files):

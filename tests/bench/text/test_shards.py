@@ -135,7 +135,7 @@ def test_batches_reach_both_ends():
 
 def test_too_few_tokens_are_refused():
     assert next(shards.batches(np.arange(5, dtype=np.uint16), 1, 4, 0))[1].tolist() == [[1, 2, 3, 4]]
-    with pytest.raises(DataError, match="4 tokens are too few for sequences of 4"):
+    with pytest.raises(DataError, match="4 tokens, too few for sequences of 4"):
         shards.batches(np.arange(4, dtype=np.uint16), 1, 4, 0)
 
 
