@@ -1,6 +1,7 @@
 """The launcher: a kernel of kernels/cuda on CPU tensors, its cache, its seeds, and where it cannot run."""
 
 import ctypes
+import subprocess
 import sys
 import threading
 import time
@@ -60,7 +61,8 @@ def test_several_that_want_the_same_module_build_it_once(tmp_path, monkeypatch):
 
 
 def test_what_is_translated_to_the_same_code_is_compiled_once(tmp_path, monkeypatch):
-    ptx, compile_it, calls = snippet_ptx({"k": "mov.u64 %rd10, 5;"}), build._run_compilers, []
+    ptx, compile_it = snippet_ptx({"k": "mov.u64 %rd10, 5;"}), build._run_compilers
+    calls: list[object] = []
 
     def counted(*jobs):
         calls.extend(jobs)
@@ -80,14 +82,23 @@ def test_the_runtime_is_compiled_side_by_side_and_without_threads(tmp_path, monk
         (tmp_path / f"{name}.cpp").write_text(f"int {name}() {{ return {len(name)}; }}" if name != "wrong" else "?")
     monkeypatch.setattr(build, "HERE", tmp_path)
     monkeypatch.setattr(threading.Thread, "start", None)
-    started, popen = [], build.subprocess.Popen
-    monkeypatch.setattr(build.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
-    waited, communicate = [], popen.communicate
-    monkeypatch.setattr(popen, "communicate", lambda p: waited.append(len(started)) or communicate(p))
+    started: list[subprocess.Popen] = []
+    waited: list[int] = []  # each time, how many had been started
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *given, **keywords):
+            super().__init__(*given, **keywords)
+            started.append(self)
+
+        def communicate(self, *given, **keywords):
+            waited.append(len(started))
+            return super().communicate(*given, **keywords)
+
+    monkeypatch.setattr(build.subprocess, "Popen", Popen)
     (tmp_path / "simulate").mkdir()
     units = [[tmp_path / "one.cpp"], [tmp_path / "two.cpp"]]
     assert ctypes.CDLL(str(build._compile(tmp_path, "both", units)))._Z3twov() == 3
-    assert waited == [2, 2, 3]  # both had been started before either was waited for
+    assert waited == [2, 2, 3]
     with pytest.raises(CompileError, match="could not compile the simulator's wrong"):
         build._compile(tmp_path, "neither", [[tmp_path / "wrong.cpp"], [tmp_path / "three.cpp"]])
     assert len(started) == 5 and all(p.returncode is not None for p in started)
