@@ -31,6 +31,7 @@ from bench.trial import GPU_TIMED_B, STAGES
 
 NEEDED = ("torch", "numpy", "rich")  # without these nothing runs
 OF_GPU = {"cupy": "cuda.* are skipped", "cuda.bindings": "cuda.* are skipped", "triton": "triton.* are skipped"}
+OF_GPU |= {"pynvml": "rows have neither the card's name nor clocks and energy"}
 OF_STEP = {"tiktoken": "the training step is skipped", "tokenizers": "the training step is skipped"}
 
 
@@ -97,6 +98,10 @@ def tell_missing(device: str | None) -> None:
     for name, without in wanted.items():
         if not found(name):
             cli.say(f"not installed: {name}; {without}")
+    from bench.machine import facts
+
+    if old := facts.too_old_a_torch():
+        cli.say(old)
 
 
 def found(package: str) -> bool:

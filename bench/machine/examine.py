@@ -125,6 +125,8 @@ def torch_works() -> Ability:
     backends = "MKL" if torch.backends.mkl.is_available() else ""
     if torch.backends.mkldnn.is_available():
         backends = f"{backends}, oneDNN".strip(", ")
+    if old := facts.too_old_a_torch():
+        return Ability("torch", False, old)
     return Ability("torch", True, f"torch {torch.__version__}, {torch.get_num_threads()} threads, {backends}")
 
 

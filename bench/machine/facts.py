@@ -59,6 +59,7 @@ LIBRARY_SETTINGS = (
 # … and what begins so and changes no time: where something lies, which version an image has, what a command here sets.
 NO_SETTING = re.compile(r".*(_DIR|_PATH|_HOME|_ROOT|_VERSION|_VERBOSE|_NUMBER)|TORCHINDUCTOR_COMPILE_THREADS")
 
+OLDEST_TORCH = (2, 11)  # as pyproject.toml asks for: an image brings what it likes
 # Other programs may take this much of the usable cores before a row says that the machine is busy. One idle desktop's
 # background is 1 to 3 %.
 BUSY_SHARE = 0.10
@@ -257,6 +258,14 @@ def versions() -> dict[str, str | None]:
     found["os"] = _operating_system()
     found["compiler"] = compiler()
     return found
+
+
+def too_old_a_torch() -> str:
+    """That this torch is older than any that was tried; "" where it is not."""
+    found = re.match(r"(\d+)\.(\d+)", version("torch") or "")
+    if not found or (int(found[1]), int(found[2])) >= OLDEST_TORCH:
+        return ""
+    return f"torch {version('torch')} is older than {'.'.join(map(str, OLDEST_TORCH))}: rows may end in errors"
 
 
 def version(package: str) -> str | None:

@@ -58,6 +58,7 @@ from kernels import Unavailable, cache_dir, put
 
 MESSAGES = "messages"  # of compilers, in the cache
 MESSAGE = re.compile(r"\[all of it: (compiler-[0-9a-f]{10}\.txt)\]")
+TOO_MUCH_SHARED = re.compile(r"bytes of dynamic shared memory beside \d+ static ones: CUDA_ERROR_INVALID_VALUE")
 MOST_MESSAGE = 1 << 20  # characters
 SETTLE_SECONDS = 1e-3  # after a call that is handed back: who works on in another thread, or by a timer, does it now
 DEEP_CALLS = 4  # of so many watched calls in a proof, one is followed by a look at all threads; nobody knows which
@@ -220,7 +221,8 @@ class Room(process.Room):
         if refused := refusal(error):  # a library has no kernel for it
             return ProcessFailed("skipped", refused)
         said = telling(error)
-        if type(error).__name__ == "OutOfResources":  # Triton's: no such GPU can launch it at this shape
+        # Triton's, and what our launcher says: no such GPU can launch it at this shape
+        if type(error).__name__ == "OutOfResources" or TOO_MUCH_SHARED.search(said):
             return ProcessFailed("skipped", said)
         if isinstance(error, MemoryError) or "not enough memory" in said or "out of memory" in said:
             return ProcessFailed(process.ERROR, f"out of memory: {said}")

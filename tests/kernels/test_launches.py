@@ -127,6 +127,9 @@ try:
     kernel(grid=1, block=128, shared=227 * 1024 - {STATIC} + 1)(out)
 except gpu.LaunchError as error:
     assert "beside {STATIC} static" in str(error), error
+    from bench.trial.room import Room
+    assert Room.explain(error).status == "skipped", "another card may have it"
+    assert Room.explain(gpu.LaunchError("both: CUDA_ERROR_INVALID_VALUE: invalid argument")).status == "error"
 else:
     raise AssertionError("more than a block may have")
 """)

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from bench import HOME
 from bench.machine import facts
 
 
@@ -88,6 +90,20 @@ def test_torch_is_told_with_its_build_where_its_metadata_has_none(monkeypatch):
     monkeypatch.setattr(facts.metadata, "version", lambda package: "2.11.0")
     monkeypatch.setattr(torch, "__version__", "2.11.0+cu130")
     assert facts.versions()["torch"] == "2.11.0+cu130"
+
+
+def test_a_torch_that_nobody_tried_is_said(monkeypatch):
+    bound = re.search(r'"torch>=(\d+)\.(\d+)', (HOME / "pyproject.toml").read_text())
+    assert bound and (int(bound[1]), int(bound[2])) == facts.OLDEST_TORCH
+    for version, old in (
+        ("2.6.0+cu124", True),
+        ("2.10.1", True),
+        ("2.11.0+cu130", False),
+        ("3.0.0", False),
+        (None, False),
+    ):
+        monkeypatch.setattr(facts, "version", lambda package, version=version: version)
+        assert bool(facts.too_old_a_torch()) is old
 
 
 def test_no_driver_is_no_failure():
