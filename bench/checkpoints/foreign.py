@@ -89,7 +89,7 @@ def _of_any_file(path: Path) -> tuple[Model, Weights]:
         return model, dict(state.weights)
     tensors = read(path)
     for known in MODELS.values():
-        if isinstance(known, GPT2) and nanogpt.fits(tensors, known):
+        if type(known) is GPT2 and nanogpt.fits(tensors, known):
             return known, nanogpt.convert(tensors, known, path)
     raise CannotGoOn(f"{path}: it does not say how many heads its model has, and none of the known ones fits it")
 

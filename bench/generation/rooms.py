@@ -413,7 +413,7 @@ PACKAGES = {"transformers": ("transformers", "transformers"), "llama.cpp": ("lla
 def need(baseline: str, model: Model) -> None:
     """CannotGoOn where the package of a baseline is not installed, or the baseline does not know the model."""
     module, package = PACKAGES.get(baseline, ("", ""))
-    if baseline == "llama.cpp" and not isinstance(model, Llama2):
+    if baseline == "llama.cpp" and type(model) is not Llama2:
         why = f"is given Llama 2 alone, and {model.name} is of the family {model.family}"
         raise CannotGoOn(f"--baseline {baseline}: {why}", USAGE)
     if module and importlib.util.find_spec(module) is None:

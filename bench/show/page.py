@@ -18,6 +18,7 @@ from bench.records.record import Record
 from bench.records.schema import GOOD
 from bench.show import Point, specs
 from bench.show.columns import Column, States
+from bench.show.texts import percent
 from kernels import cache_dir
 
 LONG = 24  # characters of a cell that may be broken anywhere
@@ -103,7 +104,7 @@ def render(page: Page, template: str) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"anchor": anchor, "backend": backend_of}
+    environment.filters |= {"anchor": anchor, "backend": backend_of, "percent": percent}
     known = {kind: spec for kind, spec in specs.all_specs().items() if kind in {c.spec for c in page.data.values()}}
     narrow = {kind: specs.narrow(spec) for kind, spec in known.items()}
     data = {

@@ -64,6 +64,7 @@ class Best:
 
     row: Record
     rival: Record | None
+    sizes: str = ""  # by which it differs from others that are called the same: a sweep's
 
     @property
     def layer(self) -> str:
@@ -72,7 +73,7 @@ class Best:
     @property
     def case(self) -> str:
         r, shape = self.row, (self.row.get("shape_name") or "").partition("/")[2]
-        return " ".join(x for x in (r["layer"], shape, r["phase"], r["dtype"]) if x)
+        return " ".join(x for x in (r["layer"], shape, r["phase"], r["dtype"], self.sizes) if x)
 
     @property
     def noisy(self) -> bool:
@@ -90,6 +91,16 @@ class Best:
     @property
     def rival_time(self) -> str:
         return duration(self.rival["median_s"]) if self.rival else DASH
+
+
+def told_apart(best: list[Best]) -> list[Best]:
+    """The same, those of one name with the sizes in which they differ."""
+    for same in grouped(best, lambda b: b.case).values():
+        shapes = [b.row.get("shape") or {} for b in same]
+        differing = [k for k in shapes[0] if any(k not in s or s[k] != shapes[0][k] for s in shapes)]
+        for b, shape in zip(same, shapes, strict=True):
+            b.sizes = " ".join(f"{k}={shape[k]}" for k in differing if k in shape)
+    return best
 
 
 def time_rows(rows: list[Record]) -> list[Point]:
@@ -118,7 +129,7 @@ def _time_text(r: Record) -> str:
     """12 ms  2.00x; what is right in a part of the contract says so instead."""
     if partial(r):
         return f"{duration(r['median_s'])}  {cases_text(r)} cases"
-    return duration(r["median_s"]) + (f"  {speed_text(r)}" if r.get("speedup") else "")
+    return duration(r["median_s"]) + (f"  {speed_text(r)}" if r.get("speedup") and not noisy(r) else "")
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -33,6 +33,7 @@ from bench.show.points import (
     swap_rows,
     sweeps,
     time_rows,
+    told_apart,
     waterfall_rows,
 )
 from bench.show.texts import DASH, duration, percent
@@ -365,7 +366,7 @@ class Page:
         for race in races(rows):
             own = next((r for r in race.rows if is_own(r["variant"], self.libraries)), None)
             found += [Best(own, race.torch)] if own else []
-        return found
+        return told_apart(found)
 
     # --- the training step ---
 

@@ -14,6 +14,7 @@ from bench.cli import CannotGoOn
 from bench.text import scored
 from bench.text.decoding import decoder_of, write_tokenizer
 from bench.text.tokenizer import llama_bytes
+from reference.models.llama2 import Llama2
 from tests.bench.checkpoints import llamas
 from tests.bench.checkpoints.states import MODEL, state
 
@@ -280,3 +281,18 @@ def test_what_was_described_before_a_family_had_all_its_fields_is_the_same_model
     for found, wanted in ((old, other), (describe(other), llamas.MODEL)):
         with pytest.raises(CannotGoOn, match=r"eps 1e-0[56], not 1e-0[56]"):
             need_same_model(found, wanted, "run")
+
+
+@pytest.mark.parametrize("format", ["hf", "llama2c", "gguf"])
+def test_a_family_that_is_derived_from_llama_is_not_written_as_one(tmp_path, monkeypatch, format):
+    """It has Llama's parameters, and may compute something else with them, which no file would say."""
+
+    class Windowed(Llama2):
+        family = "windowed"
+
+    derived = Windowed(**{f.name: getattr(LLAMA, f.name) for f in dataclasses.fields(LLAMA)})
+    given = dataclasses.replace(state(7, "fp32", LLAMA), weights=llamas.weights(LLAMA), masters=None)
+    monkeypatch.setattr(foreign, "_to_export", lambda path: (derived, given, path))
+    with pytest.raises(CannotGoOn, match="of the family windowed"):
+        export(tmp_path, format, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bench.show import overview
-from bench.show.points import Best
+from bench.show.points import Best, time_rows, told_apart
 from tests.bench.show.test_report import row, step_row
 
 TORCH = row("torch.eager", seconds=2e-3)
@@ -99,3 +99,16 @@ def test_a_run_of_which_most_cases_are_noisy_says_so():
     )
     assert not overview.noise_line([best(noise_floor=1.21), best(), best()])
     assert not overview.noise_line([])
+
+
+def test_the_points_of_a_sweep_are_told_apart():
+    """Else three rows and three bars of one name."""
+    shapes = [dict(B=4, T=t, C=768) for t in (64, 1024)]
+    found = told_apart([best(shape=shape) for shape in shapes] + [best(dtype="bf16", shape=shapes[0])])
+    assert [b.sizes for b in found] == ["T=64", "T=1024", ""]
+    assert found[0].case.endswith(" T=64")
+
+
+def test_a_case_that_ranks_nothing_has_no_speed_at_its_bars():
+    texts = [point["text"] for r in (best().row, best(noise_floor=0.6).row) for point in time_rows([r])]
+    assert "2.00x" in texts[0] and "x" not in texts[1]
