@@ -9,6 +9,7 @@ import codecs
 import contextlib
 import difflib
 import errno
+import fnmatch
 import json
 import locale
 import math
@@ -157,9 +158,15 @@ def choose(word: str, known: Iterable[str], what: str) -> str:
 
 
 def choose_all(text: str, known: Iterable[str], what: str) -> list[str]:
-    """The words of a comma list, each once, and each as in `choose`."""
+    """The words of a comma list, each once, and each as in `choose`; a pattern (cuda.*) is all that fit it."""
     known = list(known)
-    return list(dict.fromkeys(choose(word.strip(), known, what) for word in text.split(",")))
+    words = [word.strip() for word in text.split(",")]
+    fitting = {word: fnmatch.filter(known, word) if is_pattern(word) else [] for word in words}
+    return list(dict.fromkeys(n for word, fit in fitting.items() for n in fit or [choose(word, known, what)]))
+
+
+def is_pattern(word: str) -> bool:
+    return any(sign in word for sign in "*?[")
 
 
 def run(main: Callable[[], int]) -> NoReturn:

@@ -17,7 +17,7 @@ def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.roofline", description=__doc__)
     p.add_argument("layer", nargs="*", help="with --count: these layers; default all")
     p.add_argument("--count", action="store_true", help="count what is missing, or has another source now")
-    p.add_argument("--only", metavar="A,B", help="with --count: these variants, for example cuda.mma")
+    p.add_argument("--only", metavar="A,B", help="with --count: these variants, for example cuda.mma, or cuda.*")
     p.add_argument("--all", action="store_true", help="with --count: what is up to date as well")
     p.add_argument("--check", action="store_true", help="write nothing; exit code 1 where the page is stale")
     return p

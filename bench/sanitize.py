@@ -25,7 +25,7 @@ from bench.gpu import TOOLS
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.sanitize", description=__doc__)
     p.add_argument("layer", nargs="?", default="all", help="one or more, for example gelu,matmul; default all")
-    p.add_argument("--only", metavar="A,B", help="these variants, for example cuda.naive,triton.fused")
+    p.add_argument("--only", metavar="A,B", help="these variants, for example cuda.naive,triton.fused, or cuda.*")
     p.add_argument("--pass", dest="phase", choices=("forward", "backward", "both"), default="both", help="default both")
     p.add_argument("--dtype", choices=WORKING_DTYPES, default="bf16", help="default bf16")
     p.add_argument("--tools", default=",".join(TOOLS), metavar="LIST", help=f"default {','.join(TOOLS)}")

@@ -20,7 +20,7 @@ from bench.gpu import ARCHS
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.static", description=__doc__)
     p.add_argument("layer", nargs="*", help="layers; default all")
-    p.add_argument("--only", metavar="A,B", help="these variants, for example cuda.shared")
+    p.add_argument("--only", metavar="A,B", help="these variants, for example cuda.shared, or triton.*")
     p.add_argument("--arch", default=",".join(ARCHS), help=f"default {','.join(ARCHS)}")
     p.add_argument("--dtype", default="fp32,bf16", help="default fp32,bf16")
     p.add_argument("--kernels", action="append", default=[], metavar="DIR", help="more variants, same layout")

@@ -1,6 +1,5 @@
 """What one run of `bench.layer` is to do, parsed from what was asked for, and the cases that follow from it."""
 
-import fnmatch
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,7 +103,7 @@ def plan_of(
     names = contract.layer_names()
     layers = names if layer == "all" else [cli.choose(layer, names, "layer")]
     found = discover(folders, layers)
-    known = [v.name for v in found]
+    known, what = sorted({v.name for v in found}), f"variant of {', '.join(layers)}"
     axes = parse_axes(axis)
     dtypes = axes.pop("dtype", ["fp32"])
     chosen = cli.choose_all(cache, (COLD, WARM), "cache state")
@@ -112,9 +111,9 @@ def plan_of(
     model, _, shape_name = shape.partition("/")
     return Plan(
         layers=tuple(layers),
-        named=tuple(_named(only, known)) if only else (),
-        outright=tuple(name for name in only.split(",") if not _is_pattern(name)) if only else (),
-        without=tuple(cli.choose(name, known, "variant") for name in _named(without, known)) if without else (),
+        named=tuple(cli.choose_all(only, known, what)) if only else (),
+        outright=tuple(name for name in map(str.strip, only.split(",")) if not cli.is_pattern(name)) if only else (),
+        without=tuple(cli.choose_all(without, known, what)) if without else (),
         folders=folders,
         variants=tuple(found),
         phases=contract.PHASES if phase == "both" else (phase,),
@@ -140,21 +139,6 @@ def plan_of(
         axis_texts=tuple(axis),
         argv=tuple(argv),
     )
-
-
-def _is_pattern(name: str) -> bool:
-    return any(sign in name for sign in "*?[")
-
-
-def _named(only: str, known: list[str]) -> Iterator[str]:
-    """cuda.naive,cpu.* as the names that it stands for, each once."""
-    given = set()
-    for text in only.split(","):
-        matching = sorted(set(fnmatch.filter(known, text))) if _is_pattern(text) else [text]
-        if not matching:
-            raise CannotGoOn(f"no variant is called {text!r} (known: {', '.join(sorted(set(known)))})", cli.USAGE)
-        yield from (name for name in matching if name not in given)
-        given |= {*matching}
 
 
 def parse_axes(texts: list[str]) -> Axes:
@@ -187,9 +171,7 @@ def check(plan: Plan) -> None:
 
 
 def _check_names(plan: Plan) -> None:
-    known = sorted({v.name for v in plan.variants})
     for name in plan.outright:
-        cli.choose(name, known, f"variant of {', '.join(plan.layers)}")
         for v in plan.variants:
             for dtype in plan.dtypes if v.name == name else ():
                 if reason := unavailable(v, plan.device, dtype, plan.setting.simulate):
