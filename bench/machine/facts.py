@@ -367,11 +367,12 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 def _cuda_handles() -> list[object]:
     """Of the GPUs that CUDA has here, in its order, so that number 1 is `cuda:1`: NVML numbers all of a machine's by
-    their place on the bus, and knows a GPU that is in parts (MIG) as a whole. Where there is but one, whole and not
-    hidden, CUDA is not asked."""
+    their place on the bus, and knows a GPU that is in parts (MIG) as a whole. Where all are of one kind, whole and not
+    hidden, CUDA is not asked: that takes seconds where there are many."""
     handles = _gpu_handles()
+    kinds = {_ask_gpu("nvmlDeviceGetName", handle) for handle in handles}
     in_parts = any((mode := _ask_gpu("nvmlDeviceGetMigMode", handle)) and mode[0] for handle in handles)
-    if not handles or (len(handles) == 1 and not in_parts and VISIBLE not in os.environ):
+    if not handles or (len(kinds) == 1 and not in_parts and VISIBLE not in os.environ):
         return handles
     told = _cuda_uuids()
     found = [handle for one in told or () if (handle := _by_uuid(one)) is not None]

@@ -1,5 +1,6 @@
 """Proving all variants of a layer: which cases, in whose process, and what a run of them adds up to."""
 
+import math
 import secrets
 import threading
 from collections import deque
@@ -31,6 +32,9 @@ SMOKE_CASES = 3  # of a first look, which ends with the first that the variant h
 FIXED_SEED = 0
 REDRAWS = 2  # a borderline error is wrong if it is in one of so many further draws
 JOIN_SECONDS = 1.0  # of a simulated proof until a second process takes cases of it, and from each to the next
+# Of a call on a GPU, at most, until its kernels are launched and the host has seen that they are done. What takes no
+# longer says nothing of a speed: torch.compile, which is proved at two small shapes, would be too slow for large ones.
+LAUNCHES_S = 2e-3
 LEAST_MOVED = 0.95  # of the compulsory bytes: a padding column need not be read, say
 
 
@@ -55,7 +59,7 @@ class Proof:
     cases_all: int = 0  # that it was asked for
     unsupported: list[str] = field(default_factory=list)  # what it says that it does not have
     deterministic: bool | None = None
-    work_per_s: float = 0.0  # FLOPs plus bytes a second in the best case, untuned
+    work_per_s: float = 0.0  # FLOPs plus bytes a second in the best case, untuned; infinite where that was too short
     by_simulator: bool = False
     counts: Counts = field(default_factory=Counts)  # of a simulated variant; empty where nobody asked for them
     kernels_ran: dict[str, int] = field(default_factory=dict)  # in one call on a GPU, by name
@@ -202,7 +206,7 @@ def _prove_phase(
         verdict = looked.result()
         if verdict.borderline:
             verdict = _drawn_again(proof, case, verdict, judge, yardstick, call)
-        if _passed(proof, case, proved, verdict):
+        if _passed(proof, case, proved, verdict, LAUNCHES_S if devices.is_gpu(setting.device) else 0.0):
             right.append(case)
         return proof.ok
 
@@ -357,8 +361,9 @@ def _called(case: Case, worker: Worker, judge: Judge, setting: Setting, limit: f
         raise
 
 
-def _passed(proof: Proof, case: Case, proved: Proved, verdict: Verdict) -> bool:
-    """Whether two calls of a case were right, which is added to the proof."""
+def _passed(proof: Proof, case: Case, proved: Proved, verdict: Verdict, launches_s: float = 0.0) -> bool:
+    """Whether two calls of a case were right, which is added to the proof. launches_s: of a call, that launching may
+    take."""
     proof.cases += 1
     proof.ratio = max(proof.ratio, verdict.ratio)
     if not verdict.ok:
@@ -372,7 +377,8 @@ def _passed(proof: Proof, case: Case, proved: Proved, verdict: Verdict) -> bool:
     if proved["seconds"]:
         work = contract.flops(case.module, case.shape, case.phase)
         work += contract.min_bytes(case.module, case.shape, case.phase)
-        proof.work_per_s = max(proof.work_per_s, work / proved["seconds"])
+        seconds = proved["seconds"] - launches_s
+        proof.work_per_s = max(proof.work_per_s, work / seconds if seconds > 0 else math.inf)
     return True
 
 

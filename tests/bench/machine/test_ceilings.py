@@ -268,6 +268,19 @@ def test_a_record_has_the_roofs_that_its_floor_is_under(monkeypatch):
         assert rows._work(case, "card") == row | sheet
 
 
+def test_rows_of_a_gpu_are_not_measured_where_they_are_written(monkeypatch, tmp_path):
+    """Ceilings of a busy machine are measured again when they are asked for: by a process that has the card."""
+    from bench.trial import rows
+
+    busy = replace(MACHINE, device="a card", busy="load 9")
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(ceilings, "_memory", {})
+    monkeypatch.setattr(ceilings, "_key", lambda device: device)
+    monkeypatch.setattr(ceilings, "measure", lambda device: pytest.fail("a context, and the card's time"))
+    ceilings._keep("cuda", busy)
+    assert rows._ceilings("cuda") == busy
+
+
 # --- impossible times ---
 
 

@@ -187,6 +187,7 @@ def test_gpus_are_those_that_cuda_has_in_its_order(monkeypatch):
 
     class Three(Nvml):
         known = (f"GPU-{one}", f"GPU-{two}", f"MIG-{part}")
+        count = mig = 0
 
         def nvmlDeviceGetCount(self) -> int:
             return self.count

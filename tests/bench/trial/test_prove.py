@@ -47,16 +47,18 @@ def proof_of(
     behind: bool = True,
     further: list[Verdict] | None = None,
     most: int | None = None,
+    device: str = "cpu",
+    seconds: float = 0.5,
 ) -> tuple[Proof, list[str]]:
     """A proof whose calls end in failures or not, whose verdicts are these (`further`: of what is drawn again); and how
-    it went, step by step."""
+    it went, step by step. seconds: of each call."""
     went: list[str] = []
 
     def ask(command: str, limit: float, case: Case, **_: object) -> Any:
         went.append(f"call {case.name[-1]}" if case in CASES else "call again")
         if case in CASES and (failure := calls[CASES.index(case)]):
             raise failure
-        return PROVED
+        return PROVED | {"seconds": seconds}
 
     def judged(variant: object, case: Case, *_: object) -> Verdict:
         if case not in CASES:
@@ -72,7 +74,7 @@ def proof_of(
         given=lambda *_: None, with_inputs=lambda ask: ask(), behind=behind, prepare=lambda cases, yardstick: None
     )
     worker: Any = SimpleNamespace(ask=ask)
-    prove._prove_phase(proof, CASES, worker, judge, EAGER, Setting(), lambda _: None, most)
+    prove._prove_phase(proof, CASES, worker, judge, EAGER, Setting(device), lambda _: None, most)
     assert not further
     return proof, went
 
@@ -84,6 +86,19 @@ def test_every_case_is_called_and_judged(monkeypatch, behind):
     in_turn = [f"{what} {i}" for i in range(4) for what in ("call", "judge")]
     assert sorted(went) == sorted(in_turn)
     assert behind or went == in_turn, "what one call left lies where the next goes"
+
+
+def test_what_launching_alone_takes_is_no_speed(monkeypatch):
+    """A compiled variant is proved at two small shapes, which on a GPU take some hundred microseconds as any call."""
+    large = Case("residual", "forward", {"N": 1 << 26, "dtype": "fp32"}, "timed")
+
+    def said(device: str, seconds: float) -> str:
+        proof, _ = proof_of(monkeypatch, [RIGHT] * 4, [None] * 4, device=device, seconds=seconds)
+        return predicted_too_slow(proof, large, limit=10.0)
+
+    assert "too slow" in said("cpu", 300e-6), "of whoever computes from the first moment on"
+    assert said("cuda", 300e-6) == ""
+    assert "too slow" in said("cuda", 0.1)
 
 
 def test_a_first_look_calls_no_more_than_it_needs(monkeypatch):
