@@ -23,6 +23,7 @@ def parser() -> cli.Parser:
     p.add_argument("--results", type=Path, default=HOME / "results", metavar="DIR", help="default results/")
     p.add_argument("--png", type=Path, metavar="FILE", help="also draw it (needs vl-convert-python)")
     p.add_argument("--html", type=Path, metavar="FILE", help="the same as a page that needs no network")
+    p.add_argument("--json", action="store_true", help="the last line of stdout is one JSON document")
     return p
 
 
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
         if file:
             history.draw(args.layer, points, file)
             print(f"{'page' if file.suffix == '.html' else 'picture'}: {file}")
+    if args.json:
+        cli.print_json(history.document(args.layer, points))
     return cli.OK
 
 

@@ -176,6 +176,7 @@ ARGUMENTS = [
     ("roofline", "--only cuda.mma --check", "go with --count"),
     ("scaling", "run --bandwidth 25 --out link.json", "--out goes with --measure-link"),
     ("scaling", "run", "which link?"),
+    ("train", "--out none --resume", "no checkpoint to go on from"),
 ]
 
 
