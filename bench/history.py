@@ -15,7 +15,7 @@ from bench import HOME, cli
 
 
 def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m bench.history", description=__doc__)
+    p = cli.Parser({"--only": "--variant A,B"}, prog="python -m bench.history", description=__doc__)
     p.add_argument("layer", metavar="LAYER", help="a layer, or a model for its training step")
     p.add_argument("--variant", metavar="A,B", help="these alone")
     p.add_argument("--device", metavar="NAME", help="cpu, cuda, or a part of the model's name, for example H100")
