@@ -34,13 +34,19 @@ from pathlib import Path
 from bench import cli
 from bench.generation import BASELINES, QUANTISE, ROUNDS, SIMULATED_STEPS, STEPS, TIME_LIMIT_S
 
+INSTEAD = {"--tokens": "--steps N, and a prompt of ids --prompt-ids"}  # of bench.sample's
+
 
 def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m bench.generate", description=__doc__)
+    p = cli.Parser(
+        INSTEAD,
+        prog="python -m bench.generate",
+        description=__doc__,
+    )
     p.add_argument("model", metavar="MODEL", help="a model's name, or a file or folder of weights")
     what = p.add_argument_group("what to write")
     what.add_argument("--prompt", metavar="TEXT", help="what the text begins with; default: the beginning of any")
-    what.add_argument("--tokens", metavar="IDS", help="the prompt as token ids: 1,42,7")
+    what.add_argument("--prompt-ids", metavar="IDS", help="the prompt as token ids: 1,42,7")
     what.add_argument("--prompt-tokens", type=cli.count, metavar="N", help="a prompt of N random tokens: to time with")
     what.add_argument("--vocab", type=Path, metavar="FILE", help="the tokenizer, where the file does not know it")
     what.add_argument(

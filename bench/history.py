@@ -15,7 +15,7 @@ from bench import HOME, cli
 
 
 def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m bench.history", description=__doc__)
+    p = cli.Parser({"--only": "--variant A,B"}, prog="python -m bench.history", description=__doc__)
     p.add_argument("layer", metavar="LAYER", help="a layer, or a model for its training step")
     p.add_argument("--variant", metavar="A,B", help="these alone")
     p.add_argument("--device", metavar="NAME", help="cpu, cuda, or a part of the model's name, for example H100")
@@ -23,6 +23,7 @@ def parser() -> cli.Parser:
     p.add_argument("--results", type=Path, default=HOME / "results", metavar="DIR", help="default results/")
     p.add_argument("--png", type=Path, metavar="FILE", help="also draw it (needs vl-convert-python)")
     p.add_argument("--html", type=Path, metavar="FILE", help="the same as a page that needs no network")
+    p.add_argument("--json", action="store_true", help="the last line of stdout is one JSON document")
     return p
 
 
@@ -36,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
         if file:
             history.draw(args.layer, points, file)
             print(f"{'page' if file.suffix == '.html' else 'picture'}: {file}")
+    if args.json:
+        cli.print_json(history.document(args.layer, points))
     return cli.OK
 
 

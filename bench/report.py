@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         return of_training(args, trained)
     with Progress() as line:
         runs = report.read_runs(args.runs)
-        line.tell(f"the page of {len(runs)} runs, {sum(len(run.records) for run in runs)} records")
+        line.tell(f"the page of {cli.several(len(runs), 'run')}, {sum(len(run.records) for run in runs):,} records")
         shown, template = report.page_of(runs, args.title)
         out = args.out or runs[0].folder / "report.html"
         line.tell(f"writing {out}")

@@ -14,10 +14,12 @@ from bench.trainer import SAMPLE_TOKENS, TEMPERATURE, TOP_K
 
 
 def parser() -> cli.Parser:
-    p = cli.Parser(prog="python -m bench.sample", description=__doc__)
+    p = cli.Parser({"--steps": "--tokens N"}, prog="python -m bench.sample", description=__doc__)
     p.add_argument("run", type=Path, metavar="RUN", help="a training run's folder, or a checkpoint's")
     p.add_argument("--prompt", metavar="TEXT", help="what the text begins with; default: the end of another")
-    p.add_argument("--tokens", type=cli.count, default=SAMPLE_TOKENS, metavar="N", help=f"default {SAMPLE_TOKENS}")
+    p.add_argument(
+        "--tokens", type=cli.count, default=SAMPLE_TOKENS, metavar="N", help=f"of a text, default {SAMPLE_TOKENS}"
+    )
     p.add_argument("--samples", type=cli.count, default=1, metavar="N", help="texts, default 1")
     p.add_argument("--temperature", type=cli.from_zero, default=TEMPERATURE, help=f"default {TEMPERATURE:g}; 0: greedy")
     p.add_argument("--top-k", type=cli.whole_from_zero, default=TOP_K, metavar="K", help=f"default {TOP_K}; 0: all")

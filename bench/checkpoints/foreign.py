@@ -9,7 +9,7 @@ import torch
 
 from bench.checkpoints import GROUP, gguf, hf_llama, hf_tokenizer, hugging_face, llama2c, llmc, nanogpt, run
 from bench.checkpoints.state import State, describe, described, need_same_model
-from bench.checkpoints.tensors import read
+from bench.checkpoints.tensors import new_folder, read
 from bench.cli import CannotGoOn
 from bench.core.case import DTYPES
 from bench.text import scored
@@ -224,8 +224,9 @@ def export(
         llmc.write_model(out, llmc.need_gpt2(model, "--format llmc"), state.dtype, state.weights)
         what = "llm.c's model"
     else:
-        llmc.write_run(out, state, llmc.need_gpt2(model, "--format llmc"))
-        _copy_tokenizer(path, out)
+        with new_folder(out) as folder:
+            llmc.write_run(folder, state, llmc.need_gpt2(model, "--format llmc"))
+            _copy_tokenizer(path, folder)
         what = f"for llm.c, to go on from step {state.step} with -y 1"
     steps = f" after {state.step:,} steps" if state.step >= 0 else ""
     return f"{out}: {model.name}{steps} in {state.dtype}, {what}"
@@ -263,9 +264,12 @@ def _pieces(codec: Codec | None, model: Llama2) -> scored.Scored | None:
 def _export_llama2c(out: Path, model: Llama2, state: State, codec: Codec | None, version: int, group: int) -> str:
     """A model .bin, or a folder of one and its tokenizer, where that has llama2.c's form."""
     pieces = _pieces(codec, model)
-    alone = out.suffix == ".bin"
-    head = llama2c.write_model(out if alone else out / LLAMA2C[0], model, state.weights, version, group)
-    if pieces and not alone:
-        scored.write_tokenizer(out / LLAMA2C[1], pieces)
+    if alone := out.suffix == ".bin":
+        head = llama2c.write_model(out, model, state.weights, version, group)
+    else:
+        with new_folder(out) as folder:
+            head = llama2c.write_model(folder / LLAMA2C[0], model, state.weights, version, group)
+            if pieces:
+                scored.write_tokenizer(folder / LLAMA2C[1], pieces)
     grouped = f" with groups of {head.group}" if version == 2 else ""
     return f"llama2.c's model, version {version}{grouped}" + (f", with {pieces.name}" if pieces and not alone else "")

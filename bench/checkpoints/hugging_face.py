@@ -6,7 +6,6 @@ hf_llama.py. pytorch_model.bin is a pickle, which is never read.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,8 @@ import torch
 
 from bench.checkpoints import hf_llama, nanogpt
 from bench.checkpoints.state import sized
-from bench.checkpoints.tensors import new_file, read, save_to
+from bench.checkpoints.tensors import new_file, new_folder, read, save_to
 from bench.cli import CannotGoOn
-from bench.core.files import cannot_write
 from reference.models.gpt2 import EPS, GPT2, VOCAB
 from reference.models.llama2 import Llama2
 from reference.models.model import Model
@@ -196,21 +194,12 @@ def write_folder(
     CannotGoOn where the folder is there, cannot be written, or the family is not known there.
     """
     kind = kind_of(model)
-    if folder.exists():
-        raise CannotGoOn(f"{folder}: it is there, and stays; take another name")
-    temporary = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
     config = kind.config_of(model, DTYPES[weights["wte"].dtype])
-    try:
+    with new_folder(folder) as temporary:
         for name, content in {CONFIG: _said(config), **(beside or {})}.items():
             with new_file(temporary / name) as file:
                 file.write(content)
         _write_tensors(temporary, kind.named(weights, model), shard_bytes)
-        temporary.rename(folder)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 

@@ -8,6 +8,7 @@ while it copies, during which a training step could launch nothing; it is read b
 import contextlib
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -138,3 +139,21 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):  # where no folder could be made there is nothing
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that is there, with all that the body writes into the one it is given, when the body is over, and not
+    before. Raises as `new_file`."""
+    temporary = path.with_name(f".{path.name}.writing")
+    if path.exists():
+        raise CannotGoOn(f"{path}: it is there, and stays; take another name")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

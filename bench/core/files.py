@@ -50,8 +50,10 @@ def put(file: Path, content: bytes) -> None:
             os.fsync(temporary.fileno())
         os.chmod(name, 0o666 & ~_umask())  # mkstemp's files are private
         os.replace(name, file)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # of a write
+            error.filename = str(file)
         raise
 
 

@@ -95,7 +95,7 @@ def plan_of(
     *,
     model: str,
     prompt: str | None,
-    tokens: str | None,
+    prompt_ids: str | None,
     prompt_tokens: int | None,
     vocab: Path | None,
     steps: int | None,
@@ -128,8 +128,8 @@ def plan_of(
     if simulate:
         device, baseline, no_check = "cpu", "none", False  # nothing is timed, so there is nothing to compare with
     check_device(device)
-    if sum(x is not None for x in (prompt, tokens, prompt_tokens)) > 1:
-        raise CannotGoOn("--prompt, --tokens and --prompt-tokens exclude each other", cli.USAGE)
+    if sum(x is not None for x in (prompt, prompt_ids, prompt_tokens)) > 1:
+        raise CannotGoOn("--prompt, --prompt-ids and --prompt-tokens exclude each other", cli.USAGE)
     if stream and (json or simulate):
         raise CannotGoOn("--stream shows a text while it is written: not with --json, nor with --simulate", cli.USAGE)
     if not 0 < top_p <= 1:
@@ -145,7 +145,7 @@ def plan_of(
         draw = random.Random(seed)
         ids = [draw.randrange(of.model.v) for _ in range(prompt_tokens)]
     else:
-        ids = source.tokens_of(tokens, of.model) if tokens else source.prompt_of(codec, prompt, of.model)
+        ids = source.tokens_of(prompt_ids, of.model) if prompt_ids else source.prompt_of(codec, prompt, of.model)
     count = source.need_room(len(ids), steps, of.model, SIMULATED_STEPS if simulate else STEPS)
     in_int8 = quantise is not None or (of.group > 0 and dtype is None)  # a quantised file as it is
     dtype, groups = dtype or (BF16 if device != "cpu" else FP32), group or of.group or GROUP

@@ -60,7 +60,8 @@ class Numbers:
 
     def encode(self, text: str) -> list[int]:
         raise CannotGoOn(
-            "--prompt: which tokenizer the model has is not known; name it with --vocab, or give --tokens", cli.USAGE
+            "--prompt: which tokenizer the model has is not known; name it with --vocab, or use --prompt-ids",
+            cli.USAGE,
         )
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -111,10 +112,10 @@ def tokens_of(text: str, model: Model) -> list[int]:
     try:
         ids = [int(entry) for entry in text.replace(",", " ").split()]
     except ValueError:
-        raise CannotGoOn(f"--tokens {text!r}: ids are whole numbers, with commas between", cli.USAGE) from None
+        raise CannotGoOn(f"--prompt-ids {text!r}: ids are whole numbers, with commas between", cli.USAGE) from None
     if not ids:
-        raise CannotGoOn("--tokens is empty", cli.USAGE)
-    return known(ids, model, "--tokens has")
+        raise CannotGoOn("--prompt-ids is empty", cli.USAGE)
+    return known(ids, model, "--prompt-ids has")
 
 
 def known(ids: list[int], model: Model, whose: str) -> list[int]:

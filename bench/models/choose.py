@@ -28,6 +28,7 @@ from bench import cli
 from bench.cli import CannotGoOn
 from bench.core import BACKENDS, files
 from bench.core.evidence import cause_of
+from bench.core.progress import Progress
 from bench.core.variants import Variant, simulated, unavailable
 from bench.machine import facts
 from bench.machine.compared import Contestant, Lost
@@ -494,17 +495,27 @@ def times_of(
     cli.say(f"measuring {sum(map(len, missing.values()))} candidates for {len(missing)} calls")
     busy: list[str] = []
     kept: set[CallId] = set()
+    raced: set[CallId] = set()
 
     def keep(new: Told) -> None:
         if not isinstance(new, Times):
             return
+        for id in new.ms.keys() - raced:
+            line.done("call")
+            raced.add(id)
+        line.begin("call", "picking kernels")
         if reason := facts.busy(facts.snapshot()):
             busy.append(reason)
         else:
             cache.keep(missing, shapes, new)
             kept.update(new.ms)
 
-    new = measure(missing, keep)
+    with Progress() as own:
+        line = own.before or own
+        line.expect("call", len(missing))
+        line.begin("call", "picking kernels")
+        new = measure(missing, keep)
+        line.expect("call", len(raced) - len(missing))  # for the others there was no time
     # Again, for what was out at one call is out at those before it too.
     cache.keep(missing, shapes, Times({id: new.ms[id] for id in kept & new.ms.keys()}, new.skipped))
     if busy:

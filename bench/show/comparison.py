@@ -8,7 +8,7 @@ from typing import TypedDict
 
 from rich.text import Text
 
-from bench.cli import CannotGoOn
+from bench.cli import CannotGoOn, several
 from bench.records import gate, verdicts
 from bench.records.conditions import Differences, differences
 from bench.records.gate import NOT_COMPARABLE, Thresholds
@@ -296,7 +296,7 @@ class Verdicts:
             more = f"; and {len(gone) - LISTED} more" if len(gone) > LISTED else ""
             yield f"LOST ({len(gone)}): {'; '.join(f'{case_text(g.case)}: {g.why}' for g in gone[:LISTED])}{more}"
         if self.damaged:
-            yield f"DAMAGED: {len(self.damaged)} lines cannot be read (see the warnings)"
+            yield f"DAMAGED: {several(len(self.damaged), 'line')} cannot be read (see the warnings)"
         for what, cases in self.one_sided():
             more = f"; and {len(cases) - LISTED} more" if len(cases) > LISTED else ""
             yield f"{what} ({len(cases)}): {'; '.join(case_text(c) for c in cases[:LISTED])}{more}"

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench import cli
 from bench.cli import CannotGoOn
@@ -80,6 +81,19 @@ def history(runs: list[Loaded], layer: str, cache: str) -> list[Point]:
         if alike and (old.machine, old.case) == (new.machine, new.case):
             new.before = old
     return points
+
+
+def document(layer: str, points: list[Point]) -> dict[str, Any]:
+    """The table as JSON has it; times in seconds, shares and changes as ratios."""
+    same = ("variant", "phase", "shape_name", "dtype", "cache", "threads", "device", "source_hash")
+    numbers = ("median_s", "low_s", "high_s", "noise_floor", "of_ceiling")
+    rows = [
+        {"machine": p.machine, "measured": p.when, "commit": p.commit}
+        | {name: p.record.get(name) for name in same + numbers}
+        | {"change": p.change, "within_noise": p.within_noise if p.before else None}
+        for p in points
+    ]
+    return {"layer": layer, "points": rows}
 
 
 def print_table(layer: str, points: list[Point]) -> None:

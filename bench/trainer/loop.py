@@ -81,6 +81,8 @@ def begin(
         raise CannotGoOn("--resume: of which run? name its folder with --out", cli.USAGE)
     found = newest(out, ranks)
     if found is None:
+        if not options["model"]:
+            raise CannotGoOn(f"{out}: no checkpoint to go on from; name the model, and it starts", cli.USAGE)
         return plans.plan_of(options, ranks.ranks, argv), None
     recorded = found.rest["options"]
     merged = {**options, **plans.restored(recorded), **given, "threads": options["threads"]}

@@ -170,12 +170,15 @@ ARGUMENTS = [
     ("data", "--vocub x", "did you mean '--vocab'"),
     # … what another command calls otherwise, and what goes with something else alone
     ("layer", "gelu --dtype bf16", "here it is -a dtype=bf16"),
+    ("generate", "llama2-tiny --tokens 1,2", "here it is --steps N, and a prompt of ids --prompt-ids"),
+    ("sample", "run --steps 3", "here it is --tokens N"),
     ("layer", "gelu relu", "unrecognized arguments: relu (python"),
     ("layer", "gelu --shape gpt2-124m/qkv --only torch.eager", "gelu has one shape in gpt2-124m, without a name"),
     ("roofline", "gelu", "go with --count"),
     ("roofline", "--only cuda.mma --check", "go with --count"),
     ("scaling", "run --bandwidth 25 --out link.json", "--out goes with --measure-link"),
     ("scaling", "run", "which link?"),
+    ("train", "--out none --resume", "no checkpoint to go on from"),
 ]
 
 

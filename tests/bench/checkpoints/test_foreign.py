@@ -296,3 +296,25 @@ def test_a_family_that_is_derived_from_llama_is_not_written_as_one(tmp_path, mon
     with pytest.raises(CannotGoOn, match="of the family windowed"):
         export(tmp_path, format, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("format", "last"), [("hf", (hugging_face, "_write_tensors")), ("llama2c", (scored, "write_tokenizer"))]
+)
+def test_a_folder_that_is_exported_is_whole_or_not_there(tmp_path, llama_run, monkeypatch, format, last):
+    """Else the same command would be refused once there is room."""
+    with monkeypatch.context() as full:
+        full.setattr(*last, lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(CannotGoOn):
+            export(llama_run, format, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+    export(llama_run, format, tmp_path / "out")
+
+
+def test_so_is_llm_cs(tmp_path, run, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr(llmc, "write_state", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(CannotGoOn):
+            export(run, "llmc", tmp_path / "out")
+    assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+    export(run, "llmc", tmp_path / "out")

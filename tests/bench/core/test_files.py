@@ -1,9 +1,11 @@
 """A file is written whole, whatever the text."""
 
+import os
+
 import pytest
 
 from bench.cli import CannotGoOn
-from bench.core.files import make_folder, write_atomically
+from bench.core.files import make_folder, put, write_atomically
 
 
 def test_half_of_a_surrogate_pair_does_not_lose_the_rest(tmp_path):
@@ -18,3 +20,10 @@ def test_what_is_in_the_way_of_a_folder_is_named(tmp_path):
         with pytest.raises(CannotGoOn, match=f"{why}; choose another" if "/" not in name else None):
             make_folder(tmp_path / name)
     make_folder(tmp_path / "a" / "b")
+
+
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
+    with pytest.raises(OSError, match="full") as told:
+        put(tmp_path / "train.bin", b"tokens")
+    assert told.value.filename == str(tmp_path / "train.bin") and not list(tmp_path.iterdir())

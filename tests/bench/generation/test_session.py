@@ -71,7 +71,7 @@ def test_a_ladder_beside_pytorch(tmp_path):
 def test_what_a_model_writes_cannot_steer_a_terminal(tmp_path):
     """ESC [ 2 J as byte tokens: the prompt is written out too."""
     erase = ",".join(str(3 + byte) for byte in b"\x1b[2Jx")
-    quick = (*QUICK, "--tokens", erase, "--steps", 1, "--no-check", "--rounds", 1, "--out", tmp_path / "run")
+    quick = (*QUICK, "--prompt-ids", erase, "--steps", 1, "--no-check", "--rounds", 1, "--out", tmp_path / "run")
     done = commands.run("generate", "llama2-tiny", *quick)
     assert done.returncode == 0 and "x" in done.stdout and "\x1b" not in done.stdout
     assert ("ours", "decode") not in rows_of(tmp_path / "run"), "one token takes no step"
@@ -244,9 +244,9 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, ended, what):
         (["no/such/file.bin"], 64, "unknown model or file"),
         (["llama2-tiny", "--prompt", "x" * 200], 64, "the prompt has 201 tokens, and llama2-tiny sees 128"),
         (["llama2-tiny", "--prompt-tokens", "100", "--steps", "30"], 64, "which leaves 29 after a prompt of 100"),
-        (["llama2-tiny", "--tokens", "1,512"], 64, "token 512: llama2-tiny knows 0 to 511"),
-        (["llama2-tiny", "--tokens", "1,x"], 64, "ids are whole numbers"),
-        (["llama2-tiny", "--tokens", "1", "--prompt", "a"], 64, "exclude each other"),
+        (["llama2-tiny", "--prompt-ids", "1,512"], 64, "token 512: llama2-tiny knows 0 to 511"),
+        (["llama2-tiny", "--prompt-ids", "1,x"], 64, "ids are whole numbers"),
+        (["llama2-tiny", "--prompt-ids", "1", "--prompt", "a"], 64, "exclude each other"),
         (["llama2-tiny", "--top-p", "1.5"], 64, "at most 1"),
         (["llama2-tiny", "--stream", "--json"], 64, "not with --json"),
         (["llama2-tiny", "--group", "32"], 64, "--group goes with --quantise"),
@@ -353,7 +353,7 @@ def test_gpu_kernels_write_the_right_text_in_the_simulator(tmp_path, few_tokens,
     has = {v.layer for v in discover() if v.backend == backend}
     lacks = {id.layer for id in calls(plan_of_tiny(model, quantise))} - has
     kernels = ",".join([backend, *(f"{layer}=torch.eager" for layer in sorted(lacks))])
-    arguments = (model, "--simulate", "--steps", 2, "--tokens", "1,2,3", "--threads", 1, *quantise)
+    arguments = (model, "--simulate", "--steps", 2, "--prompt-ids", "1,2,3", "--threads", 1, *quantise)
     done = commands.run("generate", *arguments, "--kernels", kernels, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     row = rows_of(tmp_path / "run")["ours", "decode"]
@@ -362,7 +362,7 @@ def test_gpu_kernels_write_the_right_text_in_the_simulator(tmp_path, few_tokens,
 
 
 def plan_of_tiny(model: str, quantise: tuple) -> Job:
-    args = generate.parser().parse_args([model, "--steps", "2", "--tokens", "1,2,3", *quantise])
+    args = generate.parser().parse_args([model, "--steps", "2", "--prompt-ids", "1,2,3", *quantise])
     return plan_of(**vars(args), argv=[]).job
 
 

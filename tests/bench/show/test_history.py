@@ -50,6 +50,14 @@ def test_sets_are_in_the_order_of_their_dates_with_changes_beyond_noise(results,
     assert all(len(line) <= 160 for line in lines)
 
 
+def test_the_same_as_json(results, capsys):
+    said = json.loads(page(results, capsys, "--variant", "cpu.simd", "--device", "A CPU", "--json").splitlines()[-1])
+    points = said["points"]
+    assert said["layer"] == "gelu" and [round(p["median_s"] * 1e3, 2) for p in points] == [2.0, 2.05, 1.5]
+    assert [p["within_noise"] for p in points] == [None, True, False] and points[2]["change"] < 0.75
+    assert {p["machine"] for p in points} == {"A CPU"}
+
+
 def test_machines_are_apart_and_failures_have_no_row(results, capsys):
     text = page(results, capsys)
     assert text.index("gelu on A CPU") < text.index("gelu on Another CPU") and "cpu.bad" not in text
