@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from bench.simulate.translate import translate
@@ -146,9 +147,12 @@ def _compile(folder: Path, name: str, units: list[list[Path]]) -> Path:
     library = folder / "simulate" / f"{name}-{_digest(''.join(texts), [*RUNTIME_FLAGS, *levels])}.so"
 
     def build() -> None:
-        # Side by side: one after the other they are most of what the first launch of all takes.
-        with ThreadPoolExecutor(min(len(units), len(os.sched_getaffinity(0)))) as pool:
-            objects = list(pool.map(lambda *unit: _compile_unit(folder, *unit), units, texts, levels))
+        one = partial(_compile_unit, folder)
+        if len(units) == 1:  # no thread: a part is first wanted while a call is watched, whose deed it would be
+            objects = [one(units[0], texts[0], levels[0])]
+        else:  # side by side: one after the other they are most of what the first launch of all takes
+            with ThreadPoolExecutor(min(len(units), len(os.sched_getaffinity(0)))) as pool:
+                objects = list(pool.map(one, units, texts, levels))
         _run_compiler(objects, RUNTIME_FLAGS, library)
 
     return _once(library, build)

@@ -34,6 +34,13 @@ def test_a_short_output_is_found(installed):
         naive.forward_kernel(grid=1, block=128)(torch.zeros(99), torch.zeros(100), torch.zeros(100), 100)
 
 
+def test_a_part_of_the_runtime_is_compiled_without_a_thread(tmp_path, monkeypatch):
+    """It is first wanted while a call is watched: an honest variant was told of a thread that was the compiler's."""
+    monkeypatch.setattr(build, "_run_compiler", lambda sources, flags, library: library.touch())
+    monkeypatch.setattr(build, "ThreadPoolExecutor", None)
+    assert build._compile(tmp_path, "part", [[build.HERE / "tensor_core.cpp"]]).exists()
+
+
 def test_a_module_is_built_once(tmp_path, monkeypatch):
     ptx = snippet_ptx({"k": "mov.u64 %rd10, 3;"})
     library = build.build_module(ptx, tmp_path)
