@@ -95,10 +95,11 @@ class Contestant(process.Process):
     """The parent's end: a process whose commands are a room's methods. All are forks of one interpreter with these
     variables, which has imported PyTorch and computed nothing."""
 
-    def __init__(self, name: str, room: type[process.Room], job: Job, *arguments: object, limit: float):
+    def __init__(self, name: str, room: process.RoomOrName, job: Job, *arguments: object, limit: float):
         self.name = name
         threads = thread_variables(job.threads, job.device)
-        super().__init__(room, job, *arguments, limit=limit, environment=threads, preload=room.__module__)
+        module = room.partition(":")[0] if isinstance(room, str) else room.__module__
+        super().__init__(room, job, *arguments, limit=limit, environment=threads, preload=module)
 
 
 class Room(process.Room):

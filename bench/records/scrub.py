@@ -10,7 +10,7 @@ import socket
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench import HOME
 from bench.core.evidence import plain
@@ -41,36 +41,50 @@ _DOTTED = re.compile(r"[\w.-]{30,}")  # may hold a JSON web token: eyJ….….�
 _PATH = re.compile(r"(?:(?<![\w./~>\]-])|(?<=-[IL]))/(?:[^\s/:;,'\"()\[\]<>|=]+/)*([^\s/:;,'\"()\[\]<>|=]*)")
 
 
-def clean(value: Any, *, free_text: bool = False, key: str = "") -> Any:
+class _Private(NamedTuple):
+    """What no text may tell, as variables and machine are now: looked up once, for a record has a hundred texts."""
+
+    secrets: list[str]
+    names: list[tuple[str, str]]  # with what stands for each
+
+
+def clean(value: Any, *, free_text: bool = False) -> Any:
     """`value` ready for JSON: strings scrubbed (keys too), numbers that are not finite as None.
 
     free_text: names of host and user are replaced even where a key usually holds this project's own words.
     """
+    return _clean(value, free_text, "", _private())
+
+
+def _clean(value: Any, free_text: bool, key: str, private: _Private) -> Any:
     if isinstance(value, str):
-        return scrub(value, names=free_text or key not in _OWN_WORDS)
+        return _scrub(value, free_text or key not in _OWN_WORDS, private)
     if isinstance(value, Mapping):
         inside = key if key == "shape" else None  # its values are sizes and options
         return {
-            scrub(str(k), names=False): clean(v, free_text=free_text, key=inside or str(k)) for k, v in value.items()
+            _scrub(str(k), False, private): _clean(v, free_text, inside or str(k), private) for k, v in value.items()
         }
     if isinstance(value, (list, tuple, set)):
-        return [clean(v, free_text=free_text, key=key) for v in value]
+        return [_clean(v, free_text, key, private) for v in value]
     if isinstance(value, Path):
-        return scrub(str(value))
+        return _scrub(str(value), True, private)
     if hasattr(value, "tolist"):  # numpy scalars and arrays
-        return clean(value.tolist(), free_text=free_text, key=key)
+        return _clean(value.tolist(), free_text, key, private)
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
-def scrub(text: str, *, names: bool = True) -> str:
-    """`text`, plain (see bench.core.evidence), without secrets, absolute paths and, with `names`, the names of host and
-    user.
+def scrub(text: str) -> str:
+    """`text`, plain (see bench.core.evidence), without secrets, absolute paths and the names of host and user.
 
     Paths inside the working folder or the repository become relative; others keep a file's name at most.
     """
-    for secret in _secret_values():
+    return _scrub(text, True, _private())
+
+
+def _scrub(text: str, names: bool, private: _Private) -> str:
+    for secret in private.secrets:
         text = text.replace(secret, "<secret>")
     text = _SECRET_TEXT.sub("<secret>", plain(text))
     if "eyJ" in text:
@@ -79,9 +93,13 @@ def scrub(text: str, *, names: bool = True) -> str:
         text = re.sub(rf"(?<![\w.~-]){re.escape(folder)}(?:/|(?![\w.-]))", "", text)
     text = _PATH.sub(lambda path: _stand_in(path[1]), text)
     if names:
-        for word, stand_in in _identifying_names():
+        for word, stand_in in private.names:
             text = re.sub(rf"(?<![A-Za-z0-9]){re.escape(word)}(?![A-Za-z0-9])", stand_in, text)
     return text
+
+
+def _private() -> _Private:
+    return _Private(_secret_values(), _identifying_names())
 
 
 def _without_token(run: str) -> str:
@@ -109,7 +127,7 @@ def _secret_values() -> list[str]:
 
 @cache
 def _tells(name: str) -> bool:
-    """Whether a variable's name says that its value is a secret. Asked of every variable for each string."""
+    """Whether a variable's name says that its value is a secret. Asked of every variable for each record."""
     return bool(_SECRET_NAME.search(name))
 
 

@@ -11,12 +11,12 @@ and peak memory are each contestant's own. A process that dies or hangs ends the
 from typing import Any
 
 from bench.cli import CannotGoOn
-from bench.core.process import CRASH, OUT_OF_MEMORY, TIMEOUT, ProcessFailed
+from bench.core.process import CRASH, OUT_OF_MEMORY, TIMEOUT, ProcessFailed, RoomOrName
 from bench.machine import compared
 from bench.machine.compared import Lost
 from bench.machine.devices import is_gpu
 from bench.training.deadline import Deadline
-from bench.training.rooms import Job, Room
+from bench.training.rooms import Job
 
 STEP_LIMIT_S = 600.0  # one step; the naive kernels need a minute or two for gpt2-124m
 SETUP_LIMIT_S = 900.0  # compiling, measuring
@@ -30,7 +30,7 @@ class OutOfMemory(CannotGoOn):
 class Contestant(compared.Contestant):
     """Each command raises CannotGoOn with its name and what happened; Lost where the process died or hangs."""
 
-    def __init__(self, name: str, room: type[Room], job: Job, *arguments: object):
+    def __init__(self, name: str, room: RoomOrName, job: Job, *arguments: object):
         self.on_gpu = is_gpu(job.device)
         self.deadline: Deadline | None = None  # of the run: no answer is waited for any longer
         super().__init__(name, room, job, *arguments, limit=STEP_LIMIT_S)

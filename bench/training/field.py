@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 
 from bench import cli
+from bench.core.process import RoomOrName
 from bench.core.variants import Variant
 from bench.models import CallId, choose
 from bench.training.contestants import Contestant
 from bench.training.deadline import Deadline
 from bench.training.plan import Plan
-from bench.training.rooms import Built, JudgeRoom, OurRoom, Room, TorchRoom
+from bench.training.rooms import Built, JudgeRoom, OurRoom, TorchRoom
 
 PARK_LIMIT_S = 60.0
 
@@ -22,7 +23,7 @@ class Entrant:
     name: str
     swap: str = ""  # LAYER=VARIANT
     baseline: str = ""  # PyTorch's, by its mode
-    room: type[Room] = TorchRoom  # of a baseline
+    room: RoomOrName = TorchRoom  # of a baseline
     arguments: tuple[object, ...] = ()  # of its room; none: the mode
 
     @property

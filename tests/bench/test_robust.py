@@ -659,12 +659,12 @@ def of_session(session: int) -> list[int]:
 LAYER = ("bench.layer", "residual", "--only", "torch.eager,cpu.simd", "--seconds", "20", "-a", "B=1", "-a", "T=8")
 HANGING = ("bench.layer", "residual", "--kernels", str(EVIL), "--only", "torch.infinite_loop", "--check-only")
 STEP = ("bench.e2e", "gpt2-tiny", "--kernels", "torch.eager", "--baseline", "eager", "--steps", "1000", "--data")
-SIGNALS: list[tuple[tuple[str, ...], int, int]] = [
+SIGNALS = [
     (LAYER, 1, signal.SIGINT),  # importing
     (LAYER, 3, signal.SIGINT),  # proving, with resource tracker, fork server and judge under way
     (HANGING, 5, signal.SIGTERM),  # a worker that will not end by itself
     (STEP, 4, signal.SIGINT),
-    (STEP, 3, signal.SIGTERM),
+    pytest.param(STEP, 3, signal.SIGTERM, marks=pytest.mark.slow),  # of both what the others have one of
     (("bench.static",), 3, signal.SIGINT),
 ]
 

@@ -44,7 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if HERE in item.path.parents:
+        if item.path.parent == HERE:
             item.add_marker(pytest.mark.benchmark(timer=CLOCK, disable_gc=True))
             if not config.getoption("benchmark_only"):
                 item.add_marker(pytest.mark.skip(reason="measures, with --benchmark-only alone"))

@@ -30,7 +30,14 @@ from bench.core.process import (
     Room,
     start_server,
 )
+from tests import on_machine
 from tests.bench.core.saboteur import Pair, Runs, Saboteur
+
+
+@pytest.fixture(autouse=True)
+def plain_servers(monkeypatch):
+    """Without the machine of tests, which would import torch into each of them."""
+    monkeypatch.setattr(process_module, "_server_of", on_machine._server_of)
 
 
 class Subject(Room):

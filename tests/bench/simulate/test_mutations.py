@@ -142,9 +142,9 @@ WGMMA_MUTANTS = [
         survives="registers are not counted",
     ),
 ]
-# `make test` tries every other one.
+# `make test` tries every fourth one: each is compiled for itself alone.
 MUTANTS = [
-    pytest.param(m, id=f"{m.matmul.name}-{m.name}", marks=[pytest.mark.slow] if i % 2 else [])
+    pytest.param(m, id=f"{m.matmul.name}-{m.name}", marks=[pytest.mark.slow] if i % 4 else [])
     for i, m in enumerate([*MMA_MUTANTS, *WGMMA_MUTANTS])
 ]
 
@@ -164,7 +164,7 @@ def test_mutant_is_found(mutant, tmp_path):
 
 
 @pytest.mark.parametrize("mutants", (MMA_MUTANTS, WGMMA_MUTANTS), ids=("mma", "wgmma"))
-def test_enough_mutants_are_found(mutants):
+def test_enough_mutants_are_found(mutants, tmp_path):
     """`survives` is held true by test_mutant_is_found, so that counting it is counting the survivors."""
-    assert len(mutants) >= 12
+    assert len({mutant.write(tmp_path).read_text() for mutant in mutants if mutant.old}) >= 12
     assert sum(not m.survives for m in mutants) >= KILLED * len(mutants)

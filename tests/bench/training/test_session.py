@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import subprocess
 import time
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from bench.training.gate import Gate, NotFinite
 from bench.training.rooms import Job, JudgeRoom, OurRoom, Room, TorchRoom
 from reference.models.gpt2 import GPT2
 from reference.models.model import Model
-from tests import commands, on_machine, truth_variants
+from tests import commands, truth_variants
 from tests.commands import Done
 
 ROOT = HOME
@@ -32,17 +31,6 @@ STEPS, LR = 6, 1e-3
 
 def command(*arguments: object) -> Done:
     return commands.run("e2e", *arguments)
-
-
-def in_a_process(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        on_machine.command("e2e", *arguments),
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
 
 
 # --- command line ---
@@ -98,11 +86,11 @@ def rows_of(out: Path) -> list[dict]:
     return [dict(r) for r in latest(records).values()]
 
 
-def test_a_right_step_is_timed(tmp_path):
+def test_a_right_step_is_timed(tmp_path, few_tokens):
     out = tmp_path / "run"
     swap = ("--swap", "layernorm=torch.truth")
     kernels = f"torch.eager,{truth_variants.write(tmp_path / 'kernels')}"
-    done = in_a_process(*QUICK, *swap, "--kernels", kernels, "--data", shards(tmp_path), "--out", out, "--json")
+    done = command(*QUICK, *swap, "--kernels", kernels, "--data", shards(tmp_path), "--out", out, "--json")
     assert done.returncode == 0, done.stderr + done.stdout
     document = json.loads(done.stdout.splitlines()[-1])
     assert document["parity"] is True

@@ -1,6 +1,8 @@
 """The training step on a GPU, here the made-up one: a captured step, what cannot be captured, what does not fit."""
 
 import json
+import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import cli
+from bench import HOME, cli
 from bench.core import variants
 from bench.e2e import parser
 from bench.machine.devices import BUSY, SPAN
@@ -20,7 +22,8 @@ from bench.training import pick, plan, rooms
 from bench.training.field import OURS, Field
 from bench.training.rooms import Built, Job, JudgeRoom, OurRoom, TorchRoom, _sliced
 from reference.models.gpt2 import GPT2, init_parameters
-from tests.bench.training.test_session import command, in_a_process
+from tests import on_machine
+from tests.bench.training.test_session import command
 from tests.fake_gpu import MEMORY_BYTES, FakeGpu, kernel
 
 FAKE = "tests.fake_gpu:FakeGpu"
@@ -364,6 +367,17 @@ def test_a_step_that_cannot_be_captured_says_so_and_trains(tmp_path):
     ours = json.loads(done.stdout.splitlines()[-1])["contestants"][0]
     assert ours["graph"] is False and ours["graph_evidence"].startswith("global_norm forward (")
     assert "ours is no graph" in done.stdout
+
+
+def in_a_process(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        on_machine.command("e2e", *arguments),
+        cwd=HOME,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 @pytest.mark.slow

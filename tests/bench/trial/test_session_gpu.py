@@ -60,7 +60,7 @@ def few_cases():
 
 @pytest.fixture(scope="module")
 def gelu(tmp_path_factory):
-    args = ("gelu", "--only", "torch.eager,cuda.honest", "--pass", "forward", "-a", "T=8", "--seconds", "1")
+    args = ("gelu", "--only", "torch.eager,cuda.honest", "--pass", "forward", "-a", "T=8", "--seconds", "0.5")
     return layer(tmp_path_factory.mktemp("gelu") / "run", *args)
 
 
@@ -68,7 +68,7 @@ def gelu(tmp_path_factory):
 def residual(tmp_path_factory):
     """Right and evil variants in one run."""
     names = [v.name for v in ALL if v.layer == "residual" and v.path.is_relative_to(VARIANTS) and v.stem != "hangs"]
-    args = ("residual", "--only", ",".join(["torch.eager", *names]), "-a", "T=32", "--seconds", "2")
+    args = ("residual", "--only", ",".join(["torch.eager", *names]), "-a", "T=32", "--seconds", "0.7")
     with few_cases():
         return layer(tmp_path_factory.mktemp("residual") / "run", *args)
 
@@ -181,7 +181,7 @@ def test_compiling_that_takes_too_long_is_given_up(monkeypatch):
 
 
 def test_a_library_that_copies_its_results_out_is_compared_without_that(tmp_path):
-    args = ("attention", "--only", "torch.sdpa_flash", "--pass", "forward", "-a", "T=16", "--seconds", "1")
+    args = ("attention", "--only", "torch.sdpa_flash", "--pass", "forward", "-a", "T=16", "--seconds", "0.4")
     with few_cases():
         done, rows = layer(tmp_path / "run", *args)
     assert done.returncode == 0, done.stdout + done.stderr
