@@ -1,5 +1,6 @@
 """Proving all variants of a layer: which cases, in whose process, and what a run of them adds up to."""
 
+import re
 import secrets
 import threading
 from collections import deque
@@ -29,6 +30,7 @@ from reference.contract import Shape
 SHAPES_COMPILED = 2
 SMOKE_CASES = 3  # of a first look, which ends with the first that the variant has
 FIXED_SEED = 0
+COMPILING = re.compile(r"\b(torch\.compile|compiled|cpp_extension|jit\.script|jit\.trace)\b")  # in a variant's source
 REDRAWS = 2  # a borderline error is wrong if it is in one of so many further draws
 JOIN_SECONDS = 1.0  # of a simulated proof until a second process takes cases of it, and from each to the next
 LEAST_MOVED = 0.95  # of the compulsory bytes: a padding column need not be read, say
@@ -175,8 +177,7 @@ def _prove_phase(
     and looked at in several processes (`_prove_side_by_side`), and free: one that is not at work meanwhile."""
     variant = proof.variant
     # The first call of a shape may compile.
-    compiles = variant.gpu_code or builds_each_shape(variant)
-    limit = max(setting.time_limit, setting.prepare_limit if compiles else 0)
+    limit = max(setting.time_limit, setting.prepare_limit if may_compile(variant) else 0)
     proof.cases_all = len(cases)
     right: list[Case] = []
 
@@ -398,6 +399,13 @@ def _drawn_again(
 def builds_each_shape(variant: Variant) -> bool:
     """Whether a variant is compiled anew, in seconds, for each shape that it is called with."""
     return variant.backend == "torch" and variant.stem == "compile"
+
+
+def may_compile(variant: Variant) -> bool:
+    """Whether a call may take as long as a compiler does: of a GPU, of torch.compile, or in what it prepares."""
+    if variant.gpu_code or builds_each_shape(variant) or variant.has("prepare"):
+        return True
+    return bool(COMPILING.search(variant.path.read_text(errors="replace")))
 
 
 def _count(proof: Proof, cases: Sequence[Case], worker: Worker, judge: Judge, setting: Setting) -> None:
