@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from bench.core import variants
-from bench.core.case import Case, cases_of
+from bench.core.case import SLICED, Case, cases_of, cases_whole
 from bench.core.process import ERROR, ProcessFailed
 from bench.core.shared import Given
 from bench.core.variants import Variant
@@ -124,6 +124,8 @@ def prove(
             share = partial(_prove_side_by_side, team=team, most=workers) if side_by_side else None
             free = partial(_member, team, workers, variant, setting) if side_by_side else None
             passed = _prove_phase(proof, cases, worker, judge, yardstick, setting, progress, most, share, free)
+            if proof.ok and not side_by_side and not smoke:
+                passed += _prove_whole(proof, cases, passed, timed.get(phase, ()), worker, judge, yardstick, setting, progress)
             if counted and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
                 _count(proof, [*counted, *passed], worker, judge, setting)
@@ -246,6 +248,33 @@ def _prove_phase(
         proof.status, proof.check = "wrong", "source"
         proof.evidence = f"source: {'; '.join(found[:3])}"
     return sorted(right, key=lambda c: -contract.min_bytes(c.module, c.shape, c.phase))
+
+
+def _prove_whole(
+    proof: Proof,
+    cases: list[Case],
+    passed: list[Case],
+    timed: Sequence[Shape],
+    worker: Worker,
+    judge: Judge,
+    yardstick: Variant | None,
+    setting: Setting,
+    progress: Callable[[str], None],
+) -> list[Case]:
+    """Of a variant that takes no slice of the shapes that are timed: those shapes, whole, with each structured case,
+    for nobody has seen it at any like them. The cases that are passed. What is too large for that is not timed."""
+    slices = {case.name for case in cases if SLICED in case.name}
+    if not slices or slices & {case.name for case in passed}:
+        return []
+    whole = cases_whole(proof.variant.layer, proof.phase, proof.dtype, proof.seeds, timed)
+    if not whole:
+        proof.status, proof.evidence = "skipped", "takes no slice of what is timed, which is too large to prove it at"
+        return []
+    judge.prepare(whole, yardstick)
+    before = proof.cases_all
+    passed = _prove_phase(proof, whole, worker, judge, yardstick, setting, progress)
+    proof.cases_all += before
+    return passed
 
 
 def _by_contents(declined: list[tuple[Case, str]], right: list[Case]) -> str:
