@@ -77,6 +77,14 @@ def huge_padding(tensors, shape):
     tensors["logits"][..., shape["V"] :] = 1e4
 
 
+@applies(when=lambda shape: shape["V"] < shape["VP"])
+def padding_of_nan(tensors, shape):
+    """NaN and infinities in padding columns, as in memory that nobody wrote: no factor of 0 makes them nothing."""
+    padding = tensors["logits"][..., shape["V"] :]
+    padding.fill_(torch.nan)
+    padding[..., ::3] = torch.inf
+
+
 @alike
 def all_equal(tensors, shape):
     tensors["logits"].fill_(2.0)
@@ -116,6 +124,7 @@ CASES = {
     "last_target": last_target,
     "huge_last": huge_last,
     "huge_padding": huge_padding,
+    "padding_of_nan": padding_of_nan,
     "all_equal": all_equal,
     "growing": growing,
     "far_below": far_below,

@@ -196,6 +196,15 @@ def huge_padding(tensors, shape):
     tensors["logits"][:, shape["V"] :] = 1e4
 
 
+@applies(when=lambda shape: shape["V"] < shape["VP"])
+def padding_of_nan(tensors, shape):
+    """NaN and infinities in padding columns, as in memory that nobody wrote: the row has a distribution all the
+    same."""
+    padding = tensors["logits"][:, shape["V"] :]
+    padding.fill_(torch.nan)
+    padding[:, ::3] = torch.inf
+
+
 def minus_infinity(tensors, shape):
     """Tokens that are ruled out: every second one."""
     tensors["logits"][:, 1 : shape["V"] : 2] = -torch.inf
@@ -254,6 +263,7 @@ CASES = {
     "first_alone": first_alone,
     "last_alone": last_alone,
     "huge_padding": huge_padding,
+    "padding_of_nan": padding_of_nan,
     "minus_infinity": minus_infinity,
     "nothing_but_minus_infinity": nothing_but_minus_infinity,
     "zero_behind_nothing": zero_behind_nothing,

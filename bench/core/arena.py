@@ -1,9 +1,10 @@
 """The memory of one call: inputs, and outputs that are poisoned, all between guard bands.
 
-A variant is called on memory that the harness owns. Every output is filled with NaNs of a fresh bit pattern before each
-call (whole numbers with one that is no answer), so that what was not written, and what was written outside, is seen
-afterwards. Guard bands and poison follow from a seed: what the variant's process hands back (`hand_back`, raw, bands
-included) the judge's lays out as an arena of its own (`memory`) and looks at there.
+A variant is called on memory that the harness owns. Every output is filled with one bit pattern before each call, a
+fresh one: with a NaN, or, in other calls, with a large number, for a maximum passes over a NaN, and who looks for one
+knows that nothing was there (whole numbers with one that is no answer). So what was not written, and what was written
+outside, is seen afterwards. Guard bands and poison follow from a seed: what the variant's process hands back
+(`hand_back`, raw, bands included) the judge's lays out as an arena of its own (`memory`) and looks at there.
 """
 
 import itertools
@@ -32,6 +33,15 @@ QUIET_NAN = {
     torch.bfloat16: (0x7FC0, 6),
     torch.float16: (0x7E00, 9),
 }
+# The largest numbers of each dtype: their lowest bits, how many of those below are free, and all bits.
+LARGE = {
+    torch.float64: (0x7FE0000000000000, 52, 64),
+    torch.float32: (0x7F000000, 23, 32),
+    torch.bfloat16: (0x7F00, 7, 16),
+    torch.float16: (0x7800, 10, 16),
+}
+# A byte of a workspace: all of it are NaNs and -1, or numbers from 1e16 on in fp32, and in bf16.
+NO_NUMBER, SOME_NUMBER = 0xFF, (range(0x60, 0x7F), range(0xE0, 0xFF))
 # Of whole numbers: what no index is, fresh each time as well; of int8 the one number that contracts leave out.
 FAR = -(1 << 62)
 UNUSED_INT8 = -128
@@ -176,7 +186,7 @@ class Arena:
             contents.put(into, source, change)
 
     def reset(self, seed: int | None = None) -> None:
-        """Poison every output and the workspace with fresh NaNs; restore what is read in place or added to."""
+        """Poison every output and the workspace afresh; restore what is read in place or added to."""
         self.poison_seed = secrets.randbits(40) if seed is None else seed
         self.poison = poison_of(self.poison_seed)
         for name, buffer in self.outputs.items():
@@ -187,7 +197,7 @@ class Arena:
                     for piece in contents.pieces(bits(part)):
                         piece.fill_(self.poison[part.dtype])
         if self.workspace is not None:
-            self.workspace.fill_(0xFF)
+            self.workspace.fill_(workspace_poison(self.poison_seed))
 
     def call(self, function: Callable[..., object]) -> object:
         """One call with the contract's arguments; what the variant returns (it should be nothing)."""
@@ -320,11 +330,22 @@ def grid(count: int) -> torch.Tensor:
 
 
 def poison_of(seed: int) -> dict[torch.dtype, int]:
-    """The bits of a NaN for each dtype: none that arithmetic makes (free bits all clear on a CPU, all set on a GPU). Of
-    whole numbers one that is no answer."""
+    """The bits for each dtype. Of an even seed those of a NaN: none that arithmetic makes (free bits all clear on a
+    CPU, all set on a GPU); of an odd one those of a large number, of either sign. Of whole numbers one that is no
+    answer."""
     gen = random.Random(seed)
-    made = {dtype: base | gen.randrange(1, (1 << min(bits, 30)) - 1) for dtype, (base, bits) in QUIET_NAN.items()}
+    if seed % 2:
+        made = {dtype: base | gen.getrandbits(free) for dtype, (base, free, _) in LARGE.items()}
+        less = gen.randrange(2)
+        made = {dtype: bits - (less << LARGE[dtype][2] - 1) for dtype, bits in made.items()}
+    else:
+        made = {dtype: base | gen.randrange(1, (1 << min(bits, 30)) - 1) for dtype, (base, bits) in QUIET_NAN.items()}
     return {**made, torch.int64: FAR + gen.randrange(1 << 40), torch.int8: UNUSED_INT8}
+
+
+def workspace_poison(seed: int) -> int:
+    """A byte."""
+    return random.Random(seed).choice([*SOME_NUMBER[0], *SOME_NUMBER[1]]) if seed % 2 else NO_NUMBER
 
 
 def _views(value: Value) -> Value:

@@ -180,6 +180,7 @@ def one(value: Value) -> torch.Tensor:
 # --- which cases prove a variant -----------------------------------------------------------------------------
 
 
+SLICED = "slice"  # in the name of a case at a slice of what is timed
 SLICE = 1 << 16  # elements of a timed shape's slice: every structured case is cheap there
 LARGE = 8 << 20  # bytes of the slices that a few structured cases run on: kernels choose a path by size as well
 LARGE_EDITS = 2  # of those, drawn by the last seed
@@ -211,7 +212,7 @@ def cases_of(
     module = contract.load(layer)
     ways = (False, True) if contract.pass_of(module, phase).accumulates else (None,)
     ragged = [(f"ragged {i}", {**sizes, "dtype": dtype}) for i, sizes in enumerate(module.RAGGED[:shapes])]
-    small = _slices(module, phase, dtype, timed, SLICE, "slice")
+    small = _slices(module, phase, dtype, timed, SLICE, SLICED)
 
     def case(name: str, shape: Shape, way: bool | None, seed: int, edit: str | None = None) -> Case:
         if way is not None:
@@ -226,13 +227,30 @@ def cases_of(
         return cases + [case(*on, ways[n % len(ways)], seeds[0], edit) for edit, on, n in turn]
     for on in ragged + small:
         cases += [case(*on, way, seeds[0], edit) for edit in _edits(module, phase, on) for way in ways]
-    for on in _slices(module, phase, dtype, timed, LARGE // contract.ITEM_SIZE[dtype], "large slice"):
+    for on in _slices(module, phase, dtype, timed, LARGE // contract.ITEM_SIZE[dtype], f"large {SLICED}"):
         if on[1] not in [shape for _, shape in small]:
             edits = _edits(module, phase, on)
             some = [edits[(seeds[-1] + k) % len(edits)] for k in range(min(LARGE_EDITS, len(edits)))]
             some += [e for e in edits if getattr(module.CASES[e], "large", False) and e not in some]
             cases += [case(*on, ways[k % len(ways)], seeds[0], edit) for k, edit in enumerate(some)]
     return cases
+
+
+def cases_whole(layer: str, phase: str, dtype: str, seeds: list[int], timed: Sequence[Shape]) -> list[Case]:
+    """Each shape that is timed as it is, with a plain draw and every structured case, in turn with both ways of writing
+    parameter gradients; none where one of them is too large."""
+    module, found = contract.load(layer), []
+    ways = (False, True) if contract.pass_of(module, phase).accumulates else (None,)
+    for number, sizes in enumerate(timed):
+        shape = {**sizes, "dtype": dtype}
+        if contract.min_bytes(module, shape, phase) > DEAR_SLICE:
+            return []
+        for n, edit in enumerate([None, *contract.edits_of(module, phase, shape)]):
+            way = ways[n % len(ways)]
+            told = shape if way is None else {**shape, "accumulate": way}
+            name = f"timed {number}" if edit is None else f"{edit}, timed {number}"
+            found.append(Case(layer, phase, told, name, seeds[0], edit))
+    return found
 
 
 Named = tuple[str, Shape]

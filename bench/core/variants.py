@@ -102,7 +102,7 @@ class Variant:
         """Import the variant. Its errors are the caller's to report."""
         if self.path.is_relative_to(KERNELS):
             return importlib.import_module(f"kernels.{self.backend}.{self.layer}.{self.stem}")
-        module_name = f"layerbench_outside.{self.backend}_{self.layer}_{self.stem}_{self.source_hash()[:8]}"
+        module_name = f"{_package_of(self.path.parent)}.{self.stem}_{self.source_hash()[:8]}"
         if module_name in sys.modules:
             return sys.modules[module_name]
         spec = importlib.util.spec_from_file_location(module_name, self.path)
@@ -126,6 +126,19 @@ class Variant:
         for path in sorted(own) + sorted(shared) + sorted(further):
             digest.update(os.fsencode(path.name) + _content(path))
         return digest.hexdigest()[:16]
+
+
+def _package_of(folder: Path) -> str:
+    """The name of a package of a layer's folder in another root, and of those around it, so that what lies there can
+    be imported by relative imports: `from ._helper import f`, `from .. import shared`."""
+    root = folder.parents[1]
+    names = [f"layerbench_outside_{hashlib.sha256(os.fsencode(root)).hexdigest()[:8]}", folder.parent.name, folder.name]
+    for depth, path in enumerate((root, folder.parent, folder), 1):
+        name = ".".join(names[:depth])
+        if name not in sys.modules:
+            package = sys.modules[name] = ModuleType(name)
+            package.__path__ = [str(path)]
+    return ".".join(names)
 
 
 def _is_source(path: Path) -> bool:

@@ -644,7 +644,7 @@ TO_BUILD = ("subprocess.Popen", "os.posix_spawn", "fcntl.flock", "fcntl.lockf")
 LOOKS_UP, LOOK_UP_FOR_OTHERS = "sys._getframe", (f"{os.sep}inspect.py", f"{os.sep}traceback.py")
 STARTS_THREADS = ("start_new", "start_new_thread", "start_joinable_thread")
 STARTS_PROGRAMS = ("fork_exec",)
-THREAD = "a thread's start"
+THREAD = "a thread's start (torch's threads, OpenMP's, or C++ that joins its own may compute; Python's may not)"
 PROGRAM = "a program's start (torch.utils.cpp_extension and the launchers in kernels/ may start compilers)"
 # That can be done to another process: nobody's business at any time, while a variant prepares too.
 TO_OTHERS = ("sched_setaffinity", "sched_setscheduler", "sched_setparam", "setpriority", "pidfd_send_signal")
@@ -1036,4 +1036,7 @@ class Watch:
         """What was set, in words; "" for nothing."""
         what = list(dict.fromkeys(e.what for e in self.events))
         more = f" and {len(what) - MOST_SHOWN} more" if len(what) > MOST_SHOWN else ""
-        return f"called {', '.join(what[:MOST_SHOWN])}{more}" if what else ""
+        # An honest author puts it back, as `with sdpa_kernel(...)` does.
+        why = "; it is set for the whole process, whose it stays: call an operator that needs no setting"
+        why = why if any(one.startswith("torch.") for one in what) else ""
+        return f"called {', '.join(what[:MOST_SHOWN])}{more}{why}" if what else ""

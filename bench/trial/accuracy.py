@@ -12,6 +12,12 @@ makes them all by one operation (contract.alike): there is one error then, howev
 may be nothing by luck. Where the truth is not finite the same must come out, and nowhere else anything not finite,
 unless the truth rounds to infinity in the output's dtype.
 
+**Rounding** to a narrow dtype errs to both sides alike: errors of many elements that lean to one side by LEAN of a
+unit, and K times as far as the yard's, are of values that were cut off. Each is small, and their sum is not.
+
+**Positions.** What comes of many positions (a causal row of few keys, and one of thousands) may be noisy in the first
+and hardly in the last. Where the yard's noise differs so, each stretch of positions is held to its own as well.
+
 **Whole numbers are compared exactly**: an index, or a value in int8, is the truth's or it is wrong. That rounding
 decides none of them is for the contract to see to (`settle`), which tests hold to the formula in fp32.
 """
@@ -41,6 +47,11 @@ NORMAL_MEDIAN = 0.6745  # of magnitudes, as a share of their rms, where they are
 SHORT, LONG = 128, 1024  # elements of a stretch
 BLOCK = 32_000  # elements compared at once: they stay in the cache, and torch keeps to one thread for so few
 DEVICE_BLOCK = 1 << 25  # … and on a GPU, where a launch and a look at its result cost more than a pass
+LEAN = 0.3  # of a unit: rounded to nearest it is 0 on average, ties away from zero 0.1 or so, cut off 0.5 to 0.7
+LEANING = 1024  # elements that tell an average of 0 from that
+LOOKED_AT = 32  # blocks of a large output that are asked for their average
+SPANS, SPAN = 8, 64  # stretches of positions, at most, and positions in each, at least
+UNEVEN = 2.0  # times as noisy as another is a stretch of positions to be looked at by itself
 MANY = 16  # blocks from which another thread is worth its start
 
 
@@ -66,11 +77,14 @@ class Limits:
     honest: Size = Size()
     formula_rms: float = 0.0  # absolute: of the reference in fp32
     beside: float = 0.0  # noise again, as a share of what is typical of an element's own stretch
+    lean: float = 0.0  # of errors to one side, in units
+    spans: tuple["Limits", ...] = ()  # of each stretch of positions, where they differ
 
     def elsewhere(self) -> "Limits":
         """For another draw of the same case, which may be as much noisier."""
-        absolute = self.honest.absolute * ANOTHER_DRAW
-        return replace(self, noise=self.noise * ANOTHER_DRAW, honest=replace(self.honest, absolute=absolute))
+        honest = replace(self.honest, absolute=self.honest.absolute * ANOTHER_DRAW)
+        spans = tuple(limits.elsewhere() for limits in self.spans)
+        return replace(self, noise=self.noise * ANOTHER_DRAW, honest=honest, spans=spans)
 
 
 @dataclass
@@ -84,6 +98,7 @@ class Yard:
     work: torch.dtype  # the case's working dtype
     limits: Limits = Limits()
     alike: bool = False  # one operation made all elements, and no rounding to a narrow dtype hides its error
+    positions: bool = False  # the second axis is one of positions, whose noise may differ
 
     @property
     def exact(self) -> bool:
@@ -130,6 +145,24 @@ class Yard:
         """Work out beforehand what is asked of the truth of each call that is judged."""
         if not self.exact and not isinstance(self.truth, Recomputed):
             _ = self.rms, self.peak
+
+    def span(self, number: int, count: int) -> Iterator[tuple[int, int, "Yard"]]:
+        """One of so many stretches of positions: of each sample where it begins and ends, and its yard."""
+        samples, positions, *rest = self.sizes
+        first, end = (positions * n // count for n in (number, number + 1))
+        each = math.prod(rest)
+        limits = self.limits.spans[number] if self.limits.spans else Limits()
+        for sample in range(samples):
+            a, b = ((sample * positions + at) * each for at in (first, end))
+            assert isinstance(self.truth, torch.Tensor)
+            name, sizes = f"{self.name}[{sample}:{sample + 1}, {first}:{end}]", (1, end - first, *rest)
+            yield a, b, replace(self, name=name, truth=self.truth[a:b], sizes=sizes, limits=limits, positions=False)
+
+    @property
+    def most_spans(self) -> int:
+        """Stretches of positions that it has; 0 where they are not told apart."""
+        told = self.positions and not self.exact and isinstance(self.truth, torch.Tensor)
+        return min(SPANS, self.sizes[1] // SPAN) if told else 0
 
     @functools.cached_property
     def rms(self) -> float:
@@ -189,7 +222,39 @@ def judge(got: torch.Tensor, yard: Yard, sane: bool = True) -> Finding:
         if not rms_error <= allowed:
             share = f"{rms_error / yard.rms:.0%} of the truth's rms {yard.rms:.2g}"
             return replace(finding, evidence=f"{yard.name}: rms error {rms_error:.2g} is {share}", check="inaccurate")
+    if sane and abs(leaning := lean(flat, yard)) > max(LEAN, K * yard.limits.lean):
+        side = "towards 0" if leaning < 0 else "away from 0"
+        told = f"errors lean {side}, by {abs(leaning):.2g} of half a unit in the last place on average"
+        return replace(finding, evidence=f"{yard.name}: {told}: cut off, not rounded to nearest", check="inaccurate")
+    return _judge_spans(flat, yard, finding)
+
+
+def _judge_spans(flat: torch.Tensor, yard: Yard, finding: Finding) -> Finding:
+    """Each stretch of positions against its own limits, where it has any."""
+    spans = len(yard.limits.spans)
+    for number in range(spans if isinstance(yard.truth, torch.Tensor) else 0):
+        for start, stop, part in yard.span(number, spans):
+            found = judge(flat[start:stop], part, sane=False)
+            if found.evidence:
+                return replace(found, name=yard.name)
+            finding = replace(finding, ratio=max(finding.ratio, found.ratio))
     return finding
+
+
+def lean(flat: torch.Tensor, yard: Yard) -> float:
+    """By how many units errors lean to one side on average, in the block of elements where that is most: less than 0
+    towards 0. Nothing of outputs that are not narrow, or have few elements."""
+    if yard.dtype.itemsize != 2:
+        return 0.0
+    blocks, worst = list(blocks_of(yard.truth, 1)), 0.0
+    for start, stop in blocks[:: math.ceil(len(blocks) / LOOKED_AT)]:
+        truth = yard.truth[start:stop]
+        there = (truth != 0) & truth.isfinite() & flat[start:stop].isfinite()
+        if (count := int(there.sum())) < LEANING:
+            continue
+        error = (flat[start:stop] - truth).mul_(truth.sign()).div_(truth.abs().mul_(yard.share).add_(yard.noise))
+        worst = max(worst, float(error.masked_fill_(~there, 0.0).sum()) / count, key=abs)
+    return worst
 
 
 def _judge_exactly(got: torch.Tensor, yard: Yard) -> Finding:

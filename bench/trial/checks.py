@@ -34,6 +34,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypedDict
 
+import torch
+
 from bench.core import case
 from bench.core.arena import Arena, equal_bits
 from bench.core.variants import Variant
@@ -100,7 +102,7 @@ def inspect(arena: Arena, brief: Brief, probes: Iterable[tuple[str, int, list[in
         return Verdict("input_changed", f"input {', '.join(changed)} changed")
     if late := arena.late(probes):
         return Verdict("late", late)
-    if left := arena.survivors():
+    if left := _unwritten(arena, brief):
         where = [f"poison survived in {survivors(mask)} of {name}" for name, mask in left.items()]
         return Verdict("unwritten", "; ".join(where[:3]))
     findings = compare(arena, brief)
@@ -110,6 +112,19 @@ def inspect(arena: Arena, brief: Brief, probes: Iterable[tuple[str, int, list[in
         check = "not_finite" if any(f.check == "not_finite" for f in wrong) else "inaccurate"
         return Verdict(check, "; ".join(f.evidence for f in wrong[:3]), ratio)
     return Verdict(ratio=ratio)
+
+
+def _unwritten(arena: Arena, brief: Brief) -> dict[str, torch.Tensor]:
+    """Where the poison survived; not where it is a number, and the right one."""
+    found = {}
+    truths = {yard.name: yard.truth for yard in brief.yards}
+    for name, left in arena.survivors().items():
+        if isinstance(truth := truths.get(name), torch.Tensor):
+            dtype = next(yard.dtype for yard in brief.yards if yard.name == name)
+            left &= case.bits(truth.to(dtype)).view(left.shape) != arena.poison[dtype]
+        if left.any():
+            found[name] = left
+    return found
 
 
 def same(one: Arena, other: Arena) -> bool:

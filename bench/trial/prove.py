@@ -1,6 +1,7 @@
 """Proving all variants of a layer: which cases, in whose process, and what a run of them adds up to."""
 
 import math
+import re
 import secrets
 import threading
 from collections import deque
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from bench.core import variants
-from bench.core.case import Case, cases_of
+from bench.core.case import SLICED, Case, cases_of, cases_whole
 from bench.core.process import ERROR, ProcessFailed
 from bench.core.shared import Given
 from bench.core.variants import Variant
@@ -30,6 +31,7 @@ from reference.contract import Shape
 SHAPES_COMPILED = 2
 SMOKE_CASES = 3  # of a first look, which ends with the first that the variant has
 FIXED_SEED = 0
+COMPILING = re.compile(r"\b(torch\.compile|compiled|cpp_extension|jit\.script|jit\.trace)\b")  # in a variant's source
 REDRAWS = 2  # a borderline error is wrong if it is in one of so many further draws
 JOIN_SECONDS = 1.0  # of a simulated proof until a second process takes cases of it, and from each to the next
 # Of a call on a GPU, at most, until its kernels are launched and the host has seen that they are done. What takes no
@@ -126,6 +128,9 @@ def prove(
             share = partial(_prove_side_by_side, team=team, most=workers) if side_by_side else None
             free = partial(_member, team, workers, variant, setting) if side_by_side else None
             passed = _prove_phase(proof, cases, worker, judge, yardstick, setting, progress, most, share, free)
+            if proof.ok and not side_by_side and not smoke:
+                further = timed.get(phase, ())
+                passed += _prove_whole(proof, cases, passed, further, worker, judge, yardstick, setting, progress)
             if counted and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
                 _count(proof, [*counted, *passed], worker, judge, setting)
@@ -179,8 +184,7 @@ def _prove_phase(
     and looked at in several processes (`_prove_side_by_side`), and free: one that is not at work meanwhile."""
     variant = proof.variant
     # The first call of a shape may compile.
-    compiles = variant.gpu_code or builds_each_shape(variant)
-    limit = max(setting.time_limit, setting.prepare_limit if compiles else 0)
+    limit = max(setting.time_limit, setting.prepare_limit if may_compile(variant) else 0)
     proof.cases_all = len(cases)
     right: list[Case] = []
 
@@ -249,6 +253,33 @@ def _prove_phase(
         proof.status, proof.check = "wrong", "source"
         proof.evidence = f"source: {'; '.join(found[:3])}"
     return sorted(right, key=lambda c: -contract.min_bytes(c.module, c.shape, c.phase))
+
+
+def _prove_whole(
+    proof: Proof,
+    cases: list[Case],
+    passed: list[Case],
+    timed: Sequence[Shape],
+    worker: Worker,
+    judge: Judge,
+    yardstick: Variant | None,
+    setting: Setting,
+    progress: Callable[[str], None],
+) -> list[Case]:
+    """Of a variant that takes no slice of the shapes that are timed: those shapes, whole, with each structured case,
+    for nobody has seen it at any like them. The cases that are passed. What is too large for that is not timed."""
+    slices = {case.name for case in cases if SLICED in case.name}
+    if not slices or slices & {case.name for case in passed}:
+        return []
+    whole = cases_whole(proof.variant.layer, proof.phase, proof.dtype, proof.seeds, timed)
+    if not whole:
+        proof.status, proof.evidence = "skipped", "takes no slice of what is timed, which is too large to prove it at"
+        return []
+    judge.prepare(whole, yardstick)
+    before = proof.cases_all
+    passed = _prove_phase(proof, whole, worker, judge, yardstick, setting, progress)
+    proof.cases_all += before
+    return passed
 
 
 def _by_contents(declined: list[tuple[Case, str]], right: list[Case]) -> str:
@@ -404,6 +435,13 @@ def _drawn_again(
 def builds_each_shape(variant: Variant) -> bool:
     """Whether a variant is compiled anew, in seconds, for each shape that it is called with."""
     return variant.backend == "torch" and variant.stem == "compile"
+
+
+def may_compile(variant: Variant) -> bool:
+    """Whether a call may take as long as a compiler does: of a GPU, of torch.compile, or in what it prepares."""
+    if variant.gpu_code or builds_each_shape(variant) or variant.has("prepare"):
+        return True
+    return bool(COMPILING.search(variant.path.read_text(errors="replace")))
 
 
 def _count(proof: Proof, cases: Sequence[Case], worker: Worker, judge: Judge, setting: Setting) -> None:

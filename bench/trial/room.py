@@ -245,6 +245,7 @@ class Room(process.Room):
 
     def _prove(self, case: Case, given: Given, seed: int) -> Proved:
         self._enter_case(case, seed)
+        seed -= seed % 2  # an even one poisons with NaNs, the next with numbers
         self.arena.load(self._values(given))
         assert self.variant
         if case.phase not in self.entered:

@@ -38,7 +38,19 @@ from bench.core.contents import Contents
 from bench.core.variants import Variant
 from bench.machine.devices import Device
 from bench.trial import cuts
-from bench.trial.accuracy import BLOCK, MANY, Limits, Yard, beyond, blocks_of, measure, not_as_finite, rms_of_error
+from bench.trial.accuracy import (
+    BLOCK,
+    MANY,
+    UNEVEN,
+    Limits,
+    Yard,
+    beyond,
+    blocks_of,
+    lean,
+    measure,
+    not_as_finite,
+    rms_of_error,
+)
 from bench.trial.cuts import Cut, Formula, Recomputed, Run, cut_of
 from bench.trial.yards import key_of, recalled, remember
 from reference import contract
@@ -221,8 +233,14 @@ def _truths(case: Case, values: Values | Contents, where: Where = CPU) -> list[Y
     yards = []
     for t, name, i in _names(case):
         part, dtype = each(truth[t.name])[i], DTYPES[t.dtype_in(shape)]
-        yards.append(Yard(name, part.to(_kept_as(dtype)).reshape(-1), tuple(part.shape), dtype, work))
+        flat = part.to(_kept_as(dtype)).reshape(-1)
+        yards.append(Yard(name, flat, tuple(part.shape), dtype, work, positions=_has_positions(case, t)))
     return yards
+
+
+def _has_positions(case: Case, t: contract.Tensor) -> bool:
+    """Whether an output's second axis is one of positions; not of an edit's case, which has noise where it likes."""
+    return case.edit is None and t.shape.split()[:2] == ["B", "T"] and len(t.shape.split()) > 2
 
 
 def _truth_in_blocks(case: Case, contents: Contents) -> Values | None:
@@ -284,7 +302,8 @@ def _truths_in_pieces(case: Case, contents: Contents, formula: Formula, where: W
     for t in outputs:
         again = Recomputed(formula, t.name, _kept_as(dtypes[t.name]), sizes[t.name], torch.device(where.place))
         truth = one(found[t.name]).to(_kept_as(dtypes[t.name])).reshape(-1) if t.name in kept else again
-        yards.append(Yard(t.name, truth, sizes[t.name], dtypes[t.name], DTYPES[shape["dtype"]]))
+        yard = Yard(t.name, truth, sizes[t.name], dtypes[t.name], DTYPES[shape["dtype"]])
+        yards.append(replace(yard, positions=_has_positions(case, t)))
     return yards
 
 
@@ -433,7 +452,19 @@ def _limits_of(samples: list[_Sample], least: Limits) -> Limits:
     for s in samples:
         limits = replace(limits, honest=limits.honest | measure(s.got, replace(s.yard, limits=unit)))
     formula = max((rms_of_error(s.got, s.yard) for s in samples if s.one == "formula"), default=0.0)
-    return replace(limits, formula_rms=formula)
+    leaning = max((abs(lean(s.got, replace(s.yard, limits=unit))) for s in samples), default=0.0)
+    return replace(limits, formula_rms=formula, lean=leaning, spans=_spans_of(samples))
+
+
+def _spans_of(samples: list[_Sample]) -> tuple[Limits, ...]:
+    """The yard of each stretch of positions, where their noise differs."""
+    count = samples[0].yard.most_spans if samples else 0
+    spans = []
+    for number in range(count if count > 1 else 0):
+        parts = [_Sample(s.one, s.got[a:b], y) for s in samples for a, b, y in s.yard.span(number, count)]
+        spans.append(_limits_of(parts, Limits()))
+    noises = [limits.noise for limits in spans]
+    return tuple(spans) if spans and max(noises) > UNEVEN * min(noises) else ()
 
 
 def _as_finite(sample: _Sample) -> bool:

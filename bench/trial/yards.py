@@ -90,18 +90,22 @@ def recalled(case: Case, yardstick: Variant | None, device: str, outputs: int) -
     with _YARDS:
         entry = _entries(_file(case)).get(key_of(case, yardstick, device))
     try:
-        found = [
-            Limits(float(noise), Size(*(float(x) for x in size)), float(formula), float(beside))
-            for noise, size, formula, beside in entry or []
-        ]
+        found = [_limits(one) for one in entry or []]
     except (TypeError, ValueError):
         return None
     return found if len(found) == outputs else None
 
 
+def _limits(entry: Any) -> Limits:
+    """From what `astuple` makes of it."""
+    noise, size, formula, beside, lean, spans = entry
+    honest = Size(*(float(x) for x in size))
+    return Limits(float(noise), honest, float(formula), float(beside), float(lean), tuple(_limits(s) for s in spans))
+
+
 def remember(case: Case, yardstick: Variant | None, device: str, found: list[Limits]) -> None:
     """Keep what was found for later runs. A cache that cannot be written costs time, not the run."""
-    entry = [(limits.noise, astuple(limits.honest), limits.formula_rms, limits.beside) for limits in found]
+    entry = [astuple(limits) for limits in found]
     key = key_of(case, yardstick, device)
     with _YARDS, contextlib.suppress(OSError):
         file = _file(case)

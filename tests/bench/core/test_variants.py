@@ -46,6 +46,19 @@ def test_reading_does_not_run_the_file(tmp_path):
         found.load()
 
 
+def test_a_variant_of_another_root_imports_what_lies_beside_it(tmp_path):
+    imports = "from . import _twice\nfrom ..shared import ONE\n"
+    write(tmp_path, "torch/residual/mine.py", GOOD.replace("\n\ndef", f"\n\n{imports}\n\ndef", 1))
+    helper = write(tmp_path, "torch/residual/_twice.py", "TWO = 2\n")
+    write(tmp_path, "torch/shared.py", "ONE = 1\n")
+    (found,) = outside(tmp_path)
+    module = found.load()
+    assert (module._twice.TWO, module.ONE) == (2, 1) and found.load() is module
+    before = found.source_hash()
+    helper.write_text("TWO = 3\n")
+    assert found.source_hash() != before
+
+
 WRONG = pytest.mark.parametrize(
     ("path", "text", "says"),
     [

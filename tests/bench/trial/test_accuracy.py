@@ -1,5 +1,7 @@
 """The comparison: whole outputs, in units of what errors may be, not finite first, nothing a NaN could slip through."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -40,6 +42,50 @@ def test_one_wrong_element_among_many_is_found_and_named():
     got = TRUTH.float()
     got[40, 7] += 1e-2
     assert "[40, 7]" in accuracy.judge(got, yard(TRUTH, NOISY)).evidence
+
+
+def cut_off(x: torch.Tensor) -> torch.Tensor:
+    """fp32 to bf16 without its lower bits."""
+    return (x.float().view(torch.int32) & -65536).view(torch.float32).bfloat16()
+
+
+ROUNDED = torch.randn(77, 613, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("got", "side"),
+    [
+        (ROUNDED.bfloat16(), ""),
+        (cut_off(ROUNDED), "towards 0"),
+        (cut_off(ROUNDED * (1 + 2**-7)), "away from 0"),
+        (torch.cat([ROUNDED[:15].bfloat16(), cut_off(ROUNDED[15:])]), "towards 0"),
+        (cut_off(ROUNDED * (1 + torch.rand_like(ROUNDED) * 2**-7)), ""),  # to one side or the other, by chance
+    ],
+    ids=["nearest", "cut off", "up", "most of it", "either way"],
+)
+def test_errors_of_rounding_lean_to_no_side(got, side):
+    narrow = Yard("out", ROUNDED.float().flatten(), tuple(ROUNDED.shape), torch.bfloat16, torch.bfloat16)
+    finding = accuracy.judge(got, narrow)
+    assert finding.ratio < K  # no error is too large
+    assert finding.check == ("inaccurate" if side else "ok") and side in finding.evidence
+    assert not accuracy.judge(got, narrow, sane=False).evidence  # of an edit's values
+    few = Yard("out", ROUNDED[-1:].float().flatten(), (613,), torch.bfloat16, torch.bfloat16)
+    assert not accuracy.judge(got[-1:], few).evidence
+
+
+def test_each_stretch_of_positions_is_held_to_its_own_noise():
+    """Two samples of 128 positions: the first half of them is a hundred times as noisy as the second."""
+    gen = torch.Generator().manual_seed(3)
+    truth, noise = (torch.randn(2, 128, 96, generator=gen, dtype=torch.float64) for _ in range(2))
+    noise[:, 64:] /= 100
+    one = Size(one=5.0, stretch=1.0, all=1.0, absolute=5e-4)
+    spans = (Limits(1e-4, one), Limits(1e-6, replace(one, absolute=5e-6)))
+    for held, times, passes in ((spans, 1, True), (spans, 10, False), ((), 10, True)):
+        whole = replace(yard(truth, Limits(1e-4, one, spans=held)), positions=True)
+        got = truth + 1e-4 * noise
+        got[1, 64:] = truth[1, 64:] + times * 1e-4 * noise[1, 64:]
+        finding = accuracy.judge(got.float(), whole)
+        assert (finding.check == "ok") == passes and ("out[1:2, 64:128]" in finding.evidence) != passes
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64])

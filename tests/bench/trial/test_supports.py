@@ -44,6 +44,19 @@ def test_what_it_says_it_takes_must_be_right(tmp_path):
     assert code == WRONG_CODE and row["status"] == "wrong"
 
 
+NO_SLICE = 'def supports(shape):\n    return shape["N"] in (1, 2800 * 768) or "another size"'
+
+
+@pytest.mark.parametrize(("more", "expected"), [("", OK), ("    out.nan_to_num_()\n", WRONG_CODE)])
+def test_who_takes_no_slice_of_what_is_timed_is_shown_hard_values_there(tmp_path, more, expected):
+    code, (row,) = prove(tmp_path, (ADDS + more).format(supports=NO_SLICE), "--check-only", "-a", "B=2800", "-a", "T=1")
+    assert code == expected, row["evidence"]
+    if code == OK:  # each of the one ragged shape and of the timed one
+        assert row["proof_cases"] == 2 + 2 * len(contract.load("residual").CASES) + 1
+    else:
+        assert row["evidence"].startswith("not_finite") and "[not_finite, " in row["evidence"]
+
+
 @pytest.mark.parametrize(("more", "expected"), [((), CANNOT_RUN), (("--only", "torch.min*"), NOTHING_TRIED)])
 def test_what_takes_nothing_has_an_exit_code_by_how_it_was_named(tmp_path, capsys, more, expected):
     takes_nothing = ADDS.format(supports="def supports(shape):\n    return False")

@@ -383,6 +383,26 @@ def test_a_second_run_works_out_the_truth_alone(monkeypatch, tmp_path):
     assert kept.recalled(CASE, eager("layernorm"), "cpu", 3) is None
 
 
+def test_a_yard_is_kept_as_it_was(monkeypatch, tmp_path):
+    monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
+    size = accuracy.Size(1.0, 2.0, 3.0, 4.0)
+    whole = Limits(0.5, size, 0.25, 0.125, lean=0.1, spans=(Limits(1.0, size), Limits(2.0, lean=0.2)))
+    kept.remember(CASE, None, "cpu", [whole, Limits()])
+    assert kept.recalled(CASE, None, "cpu", 2) == [whole, Limits()]
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_late_rows_of_causal_attention_have_a_yard_of_their_own(dtype):
+    shape = {"B": 1, "T": 512, "NH": 2, "NKV": 1, "HS": 16, "causal": True, "dtype": dtype}
+    found = {}
+    for causal in (True, False):
+        case = Case("attention", "forward", shape | {"causal": causal}, "test")
+        out, lse = truth.worked_out(case, draw(case), eager("attention"))
+        found[causal] = [limits.noise for limits in out.limits.spans]
+        assert not lse.limits.spans  # its heads come first
+    assert len(found[True]) == 8 and found[True][0] > accuracy.UNEVEN * found[True][-1] and not found[False]
+
+
 @pytest.mark.parametrize(
     "entry", ["[]", "3", '"x"', "[[0, [1, 1, 1], 0]]", '[[0, ["a", 1, 1, 1], 0]]', "[[0, 1, 2]]", "{}"]
 )
