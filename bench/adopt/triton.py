@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.adopt.cuda import DECIDE, NO_GUESS, Adopted, Guess, Whole, Writer
+from bench.adopt.cuda import DECIDE, NO_GUESS, Adopted, Guess, Read, Whole, Writer
 from bench.adopt.launcher import MOST_NEIGHBOURS
 from bench.adopt.names import ALL, others, plain_name
 from bench.adopt.python import (
@@ -325,7 +325,8 @@ class _TritonWriter(Writer):
         self.python = launch_of(tree, function.name, self.every) or self._near()
         tensors, reached = [t.name for t in (*p.inputs, *p.outputs)], _reached(function, READ + WRITTEN)
         written = _reached(function, WRITTEN)
-        pointers = {name for name in names if name in reached or _is_pointer(name, tensors)}
+        numbers = _counted(function)
+        pointers = {n for n in names if n in reached or (n not in numbers and _is_pointer(n, tensors))}
         parameters = [
             Parameter(n, "", pointer=n in pointers, const=bool(written & pointers) and n not in written) for n in names
         ]
@@ -333,7 +334,7 @@ class _TritonWriter(Writer):
         loaded = _reached(function, READ)
         uses = {n: Use(n in loaded, n in written) for n in pointers if n in loaded | written}
         super().__init__(
-            source, Unit(), signature, phase, p, None, function.name, function.name, uses=uses, guess=guess
+            source, Unit(), Read(signature, {}, signature, uses), phase, p, None, function.name, function.name, guess=guess
         )
         self.unsure: set[str] = set()  # tensors whose second axis is heads or positions, by a guess
         if not any(q.pointer for q in parameters):
@@ -350,6 +351,22 @@ class _TritonWriter(Writer):
                     self.tree = tree
                     return found
         return None
+
+    @property
+    def launched(self) -> bool:
+        return self.python is not None
+
+    def _grid_words(self) -> set[str]:
+        assert self.python
+        made = {_binds(n): n.value for n in self.python.before if isinstance(n, ast.Assign)}
+        words = _identifiers(self.python.grid)
+        while more := {n for w in words if w in made for n in _identifiers(made[w])} - words:
+            words |= more
+        return words
+
+    def _halves_it(self, said: str) -> bool:
+        nodes = [self.function, *([self.python.grid, *self.python.before] if self.python else [])]
+        return any(re.search(rf"\b{re.escape(said)} // 2\b", ast.unparse(n)) for n in nodes)
 
     def names_of(self, q: Parameter) -> list[str]:
         """Its own, and what its launcher calls what it gives."""
@@ -599,6 +616,11 @@ class _TritonWriter(Writer):
         return f"{self.loop}[i].numel()" if self.loop else self.tensors[self.main()].shape.split()[-1]
 
 
+def _identifiers(node: ast.AST) -> set[str]:
+    names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return names | {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+
+
 def _reached(function: ast.FunctionDef, calls: Sequence[str]) -> set[str]:
     """The names that loads, or stores, go by: their first argument, and what that is a sum of."""
     found: set[str] = set()
@@ -616,6 +638,19 @@ def _reached(function: ast.FunctionDef, calls: Sequence[str]) -> set[str]:
         found |= more
     numbers = {n for n in found if re.search(r"stride|offset|^n_|^num_|_idx$|_id$", n.lower())}
     return found - numbers
+
+
+def _counted(function: ast.FunctionDef) -> set[str]:
+    """Names that something is compared with, divided by or counted to."""
+    nodes: list[ast.AST] = []
+    for n in ast.walk(function):
+        if isinstance(n, ast.Compare) and not any(isinstance(o, ast.Is | ast.IsNot) for o in n.ops):
+            nodes += [n.left, *n.comparators]
+        elif isinstance(n, ast.BinOp) and isinstance(n.op, ast.FloorDiv | ast.Mod | ast.Mult):
+            nodes += [n.left, n.right]
+        elif isinstance(n, ast.Call) and re.search(r"\b(range|cdiv)$", ast.unparse(n.func)):
+            nodes += n.args
+    return {n.id for n in nodes if isinstance(n, ast.Name)}
 
 
 def _summed(node: ast.expr) -> set[str]:
