@@ -849,7 +849,8 @@ class Writer:
             plain = re.sub(r"^(qkv|q)_(?=\w)", "", plain)
             if plain in SCALES:
                 return "HS**-0.5"
-            if said.lower() in BATCHES or (HEADS.get(plain) == "NH" and self.moves() and "B" not in self.says()):
+            alone = {"NH": "B", "B": "NH"}.get(HEADS.get(plain, ""), "")  # heads of all sequences, or the other way
+            if said.lower() in BATCHES or (alone and self.moves() and alone not in self.says()):
                 return "B * NH"
             if plain in ("stride_head", "head_stride") and self.moves():
                 return "T * HS" if self.guess.heads else "HS"
