@@ -16,7 +16,7 @@ from bench import cli
 from bench.adopt.expression import Expression
 from bench.adopt.launcher import Launcher, called_near, launcher_in, launcher_near
 from bench.adopt.names import ALL, BATCHES, COLUMNS, GEMV, HEADS, MATMUL, MEANT, PROBABILITIES, ROWS, others, plain_name, words
-from bench.adopt.ours import COPIED, FILLED, LEFT, LSE, MOVED, ROWS_LSE, TURNED, TYPES
+from bench.adopt.ours import COPIED, FILLED, LEFT, LSE, MOVED, ROWS_LSE, SCALED, TURNED, TYPES
 from bench.adopt.structs import Structs, spread, spread_arguments, spread_tokens, structs_of, together
 from bench.adopt.uses import Use, uses_of
 from bench.cli import CannotGoOn
@@ -120,6 +120,8 @@ def adopted(
     unit = cplusplus.read(source, None, [cplusplus.HERE])
     entry = kernel or chosen(source, unit)
     defines = {} if unit.kernels(entry.partition("<")[0].strip()) else _wanted(source, entry)
+    said = {word for d in unit.declarations for word in d.words}
+    defines |= {name: value for name, value in HOSTS.items() if name in said}
     unit = cplusplus.read(source, defines, [cplusplus.HERE]) if defines else unit
     try:
         signatures = read_signatures(source, entry, defines)
@@ -168,6 +170,19 @@ def _read(source: Path, unit: cplusplus.Unit, written: Signature) -> Read:
 SCALES = words(
     "scale softmax_scale sm_scale smscale attn_scale attn_scaling scaling scale_factor softmaxscale inv_sqrt_d"
 )
+SCALING = (  # of a tensor's gradients
+    "n = grads[i].numel()",
+    "scaled = workspace[: 4 * n].view(grads[i].dtype)[:n]",
+    "scale_kernel(grid=blocks(n, 256), block=256)(scaled, grads[i], Loaded(grad_scale), n)",
+)
+# What nvcc's host compiler defines by itself, and NVRTC does not.
+HOSTS = {
+    "__FLT_MAX__": "3.402823466e+38f",
+    "__FLT_MIN__": "1.175494351e-38f",
+    "__FLT_EPSILON__": "1.192092896e-07f",
+    "__DBL_MAX__": "1.7976931348623157e+308",
+    "__INT_MAX__": "2147483647",
+}
 KEPT = words("mean rstd lse")  # for backward, which a kernel for inference leaves out
 CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:ifdef|(?:el)?if[ \t]+defined)[ \t]*\(?[ \t]*(\w+)", re.M)
 
@@ -231,6 +246,10 @@ class Writer:
         self.whole: Whole | None = None  # the sizes that it takes, if not all
         self.in_call: list[str] = []  # the same in a call
         self.scratch: list[str] = []  # its sizes, Python of a shape: fp32 that the kernel's launcher allocates
+        # Whether gradients are scaled for it, into the workspace.
+        self.scales = {"grads", "grad_scale"} <= {t.name for t in p.inputs} and not any(
+            plain_name(q.name) in ("grad_scale", *others("grad_scale")) for q in signature.parameters
+        )
         self.zeroes: set[str] = set()  # outputs that it adds to, by a factor that is 0
         self.defines = dict(defines)  # of macros, for the compiler
         self.source, self.unit, self.signature, self.phase, self.p = source, unit, signature, phase, p
@@ -273,7 +292,7 @@ class Writer:
                 options = [n for n in self.tensors if self._free(n, q, found) and self._fits(q, n)]
                 if directed:
                     options = [n for n in options if self._written_to(n) != q.const or self.tensors[n].inplace]
-                for said in map(plain_name, self.names_of(q)):
+                for said in [n for name in self.names_of(q) for n in dict.fromkeys((name.lower(), plain_name(name)))]:
                     name = next((n for n in options if said == n.lower() or (not exact and said in others(n))), None)
                     if name:
                         found.setdefault(q.name, name)
@@ -439,6 +458,9 @@ class Writer:
             body.append(f"{indent}turned = workspace[: weight.numel() * weight.element_size()].view(weight.dtype)")
             body.append(f"{indent}turn = turn_kernel(grid=blocks(weight.numel(), 256), block=256)")
             body.append(f"{indent}turn(turned, weight, *weight.shape)")
+        if self.scales:
+            self.imports |= {"blocks", "Loaded"}
+            body += [f"{indent}{line}" for line in SCALING]
         for out, begins_as in self.copies.items():
             self.imports.add("blocks")
             body.append(
@@ -467,7 +489,7 @@ class Writer:
             body.append(
                 f"    left_kernel(grid=rows, block=32, MEAN={'mean' in self.tensors})({of}, {told}, columns, {eps})"
             )
-        workspace = ", workspace" if self.needs_int or self.turned or self.moves() else ""
+        workspace = ", workspace" if self.needs_int or self.turned or self.scales or self.moves() else ""
         names = f"{', '.join(self.given.positional())}, *, {', '.join(self.given.keyword())}{workspace}"
         made = "logsumexp" if left == ["lse"] else "statistics"
         filled = any("fill_kernel" in line for line in body)
@@ -480,9 +502,9 @@ class Writer:
             f'"""{self.signature.name} of {self.source.name}, as it is'
             + (f'; launched as its {self.launcher.name} does."""' if self.launcher else '."""'),
             "",
-            *(["import math"] if any("math." in line for line in body) else []),
+            *(["import math"] if self.scales or any("math." in line for line in body) else []),
             *(["", "import torch"] if any("torch." in line for line in body) else []),
-            *([""] if any("math." in line or "torch." in line for line in body) else []),
+            *([""] if self.scales or any("math." in line or "torch." in line for line in body) else []),
             *(["from kernels import Unavailable"] if any("Unavailable" in line for line in body) else []),
             f"from kernels.cuda import {', '.join(sorted(self.imports, key=str.lower))}",
             "",
@@ -492,6 +514,7 @@ class Writer:
             *([f'move_kernel = Kernel("{self.name}/left.cu", "moved")  # q, k, v of their own'] if moved else []),
             *([f'fill_kernel = Kernel("{self.name}/left.cu", "filled")'] if filled else []),
             *([f'copy_kernel = Kernel("{self.name}/left.cu", "copied")  # it works in place'] if self.copies else []),
+            *([f'scale_kernel = Kernel("{self.name}/left.cu", "scaled")  # it scales no gradients'] if self.scales else []),
             *([f'turn_kernel = Kernel("{self.name}/left.cu", "turned")  # it takes K x N'] if self.turned else []),
             "",
             "",
@@ -508,6 +531,7 @@ class Writer:
             + (FILLED if filled else "")
             + (COPIED if self.copies else "")
             + (TURNED if self.turned else "")
+            + (SCALED if self.scales else "")
         )
         files = {Path(self.name) / "left.cu": (TYPES + ours).encode()} if ours else {}
         if first:
@@ -591,11 +615,17 @@ class Writer:
 
     def refusals(self) -> Iterator[str]:
         """What the contract may ask for and the kernel has no parameter for."""
+        for q, name in self.matched.items():
+            if self.tensors[name].when is not contract.always and name not in self.copies and self._must_be_there(q):
+                yield f"if {name} is None:"
+                yield f'    raise Unavailable("no {name}")'
         for t in (*self.p.inputs, *self.p.outputs):
             if t.name not in self.matched.values() and t.when is not contract.always:
                 yield f"if {t.name} is not None:"
                 yield f'    raise Unavailable("{t.name}")'
             elif t.name in self.copies.values():
+                continue
+            elif t.name == "grad_scale" and self.scales:
                 continue
             elif t.name not in self.matched.values() and not self._loads(t.name) and t.name not in self._left():
                 yield f"# {DECIDE}: the kernel has no parameter for {t.name}"
@@ -614,14 +644,29 @@ class Writer:
         for name in self.p.positional()[len(self.p.inputs) :]:
             if name in self.used:
                 continue
-            if name == "accumulate":
-                yield f"if accumulate:  # {DECIDE}: `not accumulate`, where the kernel adds to what is there"
+            if name == "weight_decays":
+                yield "if any(weight_decays):"
+                yield '    raise Unavailable("weight decay")'
+            if name == "accumulate" and not self.adds:
+                open_ = "" if self.adds is False else f"  # {DECIDE}: `not accumulate`, where the kernel adds to what is there"
+                yield f"if accumulate:{open_}"
                 yield '    raise Unavailable("accumulation")'
             elif name == "causal":
                 other = "" if self.guess.tried else f"  # {DECIDE}: `not causal`, where the kernel masks by itself"
                 said = "not causal" if self.guess.masks else "causal"
                 yield f"if {said}:{other}"
                 yield f'    raise Unavailable("{said}")'
+
+    def _must_be_there(self, pointer: str) -> bool:
+        """Whether the kernel takes it for granted."""
+        return pointer in self.uses and not self.uses[pointer].asked
+
+    @property
+    def adds(self) -> bool | None:
+        """Whether it adds to all that accumulates, or to nothing of that; None where its body does not say."""
+        uses = [self.uses.get(q) for q, name in self.matched.items() if self.tensors[name].accumulates]
+        told = {use.reads and use.writes for use in uses if use}
+        return told.pop() if len(told) == 1 and all(uses) else None
 
     def _of_heads(self) -> Iterator[str]:
         """What a kernel for an attention of its own layout does not take."""
@@ -791,6 +836,9 @@ class Writer:
                 "",
                 "",
             ]
+        if self.scales:
+            size = 'return 4 * max(math.prod(sizes) for sizes in shape["tensors"])  # gradients, scaled'
+            return ["def workspace(shape, phase):", f"    {size}", "", ""]
         if self.turned:
             return ["def workspace(shape, phase):", '    return 4 * shape["N"] * shape["K"]  # weight, turned', "", ""]
         if not self.needs_int:
@@ -970,11 +1018,16 @@ class Writer:
             return f"as_int32({name}, workspace{', ' + before if before else ''})"
         if self.turned and name == "weight":
             return "turned"
+        if name == "grads" and self.scales:
+            return "scaled"
         if name in self.moves():
             return f"zeroed({name}_)" if name in self.begins_at_zero(q) else f"{name}_"
         if name in self.zeroes:
             self.imports.add("zeroed")
             return f"zeroed({name})"
+        if t.accumulates and self.adds:
+            self.imports.add("zeroed")
+            return f"{name} if accumulate else zeroed({name})"
         if t.many:
             return f"None if {name} is None else {name}[i]" if t.when is not contract.always else f"{name}[i]"
         return name
@@ -1135,7 +1188,7 @@ class Writer:
         for d in self.unit.declarations:
             texts = [t.text for t in d.tokens]
             fixed = {"const", "constexpr"} & set(texts)
-            if d.kind == "variable" and fixed and name in d.names and "=" in texts and texts[-1] == ";":
+            if d.kind == "variable" and fixed and name in texts and "=" in texts and texts[-1] == ";":
                 for part in cplusplus.split_commas(d.tokens[:-1]):
                     said = [t.text for t in part]
                     if "=" in said and said[said.index("=") - 1] == name and name not in said[said.index("=") :]:

@@ -117,6 +117,6 @@ def others(name: str) -> set[str]:
     found = set(CALLED.get(name, "").split())
     if name.startswith("d") and len(name) > 1:
         of = {name[1:], *CALLED.get(name[1:], "").split()}
-        found |= {form.format(n) for n in of for form in ("d{}", "grad_{}", "{}_grad", "d_{}", "g{}")}
-        found |= {"dy", "grad_out", "grad_output", "do"} if name == "dout" else set()
+        found |= {form.format(n) for n in of for form in ("d{}", "grad_{}", "{}_grad", "d_{}", "g{}", "dld{}", "dl_d{}")}
+        found |= {"dy", "grad_out", "grad_output", "do", "dldy", "upstream_grad"} if name == "dout" else set()
     return found

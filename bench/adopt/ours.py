@@ -89,3 +89,10 @@ FILLED = """__global__ void filled(float* out, float value, long long n) {
     if (i < n) out[i] = value;
 }
 """
+# Of an optimizer that takes gradients as they are.
+SCALED = """template <typename T>
+__global__ void scaled(T* out, const T* x, float by, long long n) {
+    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i < n) out[i] = static_cast<float>(x[i]) * by;
+}
+"""

@@ -261,13 +261,12 @@ class Teller:
         if shape == ["N", "K"] and self._across(name):
             return f"{tensor}.t()"
         if len(shape) == 4 and axes == 4:
-            second = called[1].lower() if called else ""
-            if second in HEADS:
-                return f"{tensor}.transpose(1, 2)"
-            if called and called[2].lower() in HEADS:
-                return tensor
-            self.unsure.add(tensor)
-            return f"{tensor}.transpose(1, 2)" if self.heads else tensor
+            others = (n for n, t in self.leaves.items() if len(self.tensors[t].shape.split()) == 4)
+            named = (called, *(self._axes(n)[2] for n in others))  # its own, or those of another, which it is beside
+            second = next((heads for names in named if (heads := _second_is_heads(names)) is not None), None)
+            if second is None:
+                self.unsure.add(tensor)
+            return f"{tensor}.transpose(1, 2)" if (self.heads if second is None else second) else tensor
         if shape[-1] == "VP" and self._tells_stride(name):
             self.scalar("V")
             return f"{tensor}.view(-1, {tensor}.shape[-1])[:, :V]"  # padding lies behind a row
@@ -750,6 +749,13 @@ def _name_of(node: ast.AST) -> str:
     if isinstance(node, ast.AnnAssign):
         return node.target.id if isinstance(node.target, ast.Name) else ""
     return node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
+
+
+def _second_is_heads(names: Sequence[str]) -> bool | None:
+    """Of four axes by their names, whether the second is heads, or the third; None where neither is known."""
+    if len(names) != 4 or not {n.lower() for n in names[1:3]} & HEADS:
+        return None
+    return names[1].lower() in HEADS
 
 
 def _viewed(node: ast.expr | None) -> str | None:

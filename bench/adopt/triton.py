@@ -32,7 +32,8 @@ from reference import contract
 
 TUNED = ("autotune", "heuristics")
 KNOWN = {"num_warps", "num_stages"}
-READ, WRITTEN = ("load", "make_block_ptr"), ("store", r"atomic_\w+")
+ADDED = (r"atomic_\w+",)
+READ, WRITTEN = ("load", "make_block_ptr"), ("store", *ADDED)
 # What a norm's kernel for inference leaves out, a program a row: the contract has it for backward.
 LEFT = """
 
@@ -133,7 +134,25 @@ def adopted_triton(
     ]
     writer = min(choices, key=lambda w: w.lacking)
     writer.whole = whole
-    return writer.adopted()
+    made = writer.adopted()
+    return made.noted(REMOVED.format(_version()), DECIDE) if _has_lost(made.text) else made
+
+
+REMOVED = "the kernel wants block pointers, which Triton {} has no more, and older ones have"
+
+
+def _version() -> str:
+    import triton
+
+    return triton.__version__
+
+
+def _has_lost(text: str) -> bool:
+    """Whether a kernel wants what the Triton that is here has no more."""
+    import triton.language as tl
+
+    lost = "removed" in (getattr(tl, "make_block_ptr", None).__doc__ or "removed")
+    return lost and "make_block_ptr(" in text
 
 
 def _decorated(tree: ast.Module) -> ast.Module:
@@ -331,8 +350,8 @@ class _TritonWriter(Writer):
             Parameter(n, "", pointer=n in pointers, const=bool(written & pointers) and n not in written) for n in names
         ]
         signature = Signature((), tuple(parameters), name=function.name)
-        loaded = _reached(function, READ)
-        uses = {n: Use(n in loaded, n in written) for n in pointers if n in loaded | written}
+        loaded = _reached(function, (*READ, *ADDED))
+        uses = {n: Use(n in loaded, n in written, asked=True) for n in pointers if n in loaded | written}
         super().__init__(
             source, Unit(), Read(signature, {}, signature, uses), phase, p, None, function.name, function.name, guess=guess
         )
