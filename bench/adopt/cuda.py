@@ -384,9 +384,12 @@ class Writer:
             return False
         if self._is_packed() and told[0].startswith("half"):
             return True
-        return told[0] in ROWS & (ALL | COLUMNS) and not {
-            n for w in self._grid_words() if (n := plain_name(w)) not in (*told, *ALL) and n in ROWS or w == "shape"
-        }
+        return told[0] in ROWS & (ALL | COLUMNS) and not self._grid_rows()
+
+    def _grid_rows(self) -> set[str]:
+        """Names of rows, other than the sizes that the kernel is told, that its launch's grid comes from."""
+        told = (*self.sizes_told(), *ALL)
+        return {w for w in self._grid_words() if w == "shape" or ((n := plain_name(w)) in ROWS and n not in told)}
 
     @property
     def launched(self) -> bool:
@@ -634,6 +637,7 @@ class Writer:
         if self.one_row or (one and len(self.tensors[main].shape.split()) > 1 and not self.is_gemv):
             yield f"if {main}.numel() > {main}.shape[-1]:"
             yield '    raise Unavailable("several rows")'
+        yield from self._of_squares()
         yield from self._of_heads()
         if self.phase == "forward" and {"logits", "losses"} <= self.tensors.keys() and "V" not in self.used:
             yield "if V != logits.shape[-1]:"
@@ -657,6 +661,14 @@ class Writer:
                 yield f"if {said}:{other}"
                 yield f'    raise Unavailable("{said}")'
 
+    def _of_squares(self) -> Iterator[str]:
+        """What a product does not take that is told one length of all of its matrices."""
+        shapes = [t.shape for t in self.p.inputs[:2]]
+        if shapes != ["M K", "N K"] or len(self.sizes_told()) != 1 or self.read.structs or self.signature.template:
+            return
+        yield "if len({*x.shape, *weight.shape}) > 1:"
+        yield '    raise Unavailable("matrices that are not square")'
+
     def _must_be_there(self, pointer: str) -> bool:
         """Whether the kernel takes it for granted."""
         return pointer in self.uses and not self.uses[pointer].asked
@@ -670,11 +682,14 @@ class Writer:
 
     def _of_heads(self) -> Iterator[str]:
         """What a kernel for an attention of its own layout does not take."""
-        if not self.moves():
+        packed = [t.name for t in self.p.inputs if t.pack]
+        if not packed or not set(packed) <= set(self.matched.values()):
             return
         if "NKV" not in self.says():
             yield "if k.shape[2] != q.shape[2]:"
             yield '    raise Unavailable("grouped queries")'
+        if not self.moves():
+            return
         if not {"B", "NH", "BH"} & self.says() and self.launcher:
             yield "if q.shape[0] * q.shape[2] > 1:"
             yield '    raise Unavailable("several heads")'
@@ -920,6 +935,8 @@ class Writer:
             return f"2 * {symbols[-1]}" if self._is_packed() and self._halves_it(said) else symbols[-1]
         if plain == "inner_size" and told_plain & (COLUMNS - {plain}):  # behind the axis that a row is
             return "1"
+        if len(symbols) > 1 and self.sizes_told() == [plain] and plain in ALL and self.launched and self._grid_rows():
+            return symbols[-1]  # the grid has the rows
         if len(symbols) > 1 and {"n", "m"} <= told_plain and plain in "nm":  # whichever comes first has the rows
             return " * ".join(symbols[:-1]) if plain == next(n for n in self.sizes_told() if n in "nm") else symbols[-1]
         if len(symbols) > 1 and plain in ROWS and not (plain in COLUMNS and self._has_rows(plain)):

@@ -1,5 +1,7 @@
 """How a CUDA source launches its kernel: read from the host's functions beside it, of this file or of one near it."""
 
+import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +15,7 @@ CHANGES = re.compile(r"[-+*/%&|^]=|<<=|>>=|\+\+|--")
 STEPS = ["+", "+"], ["-", "-"]
 MOST_NEIGHBOURS = 50  # files that are looked through for a launch
 MOST_FAR = 400  # those further away
+MOST_SEEN = 5_000  # of all kinds, below one folder
 CALLERS = 3  # of callers, one above the other
 USUAL = "256"  # threads, of several numbers that a source tries
 OF_A_BLOCK = re.compile(r"(?i)block|thread|tile|warp|^b[rcmnk]$")
@@ -248,11 +251,26 @@ def _neighbours(source: Path) -> list[Path]:
     above that."""
     here = source.resolve()
     up = here.parent.parent
-    near = [p for folder in (here.parent, up) for p in sorted(folder.glob("*"))]
-    far = [p for pattern in ("*/*", "*/*/*") for folder in (up, up.parent) for p in sorted(folder.glob(pattern))]
+    near = [p for folder in (here.parent, up) for p in _below(folder, 0)]
+    far = [p for folder in (up, up.parent) for p in itertools.islice(_below(folder, 2), MOST_SEEN)]
     kinds = (".cu", ".cuh", ".cpp", ".h", ".hpp")
     near, far = ([p for p in found if p.suffix in kinds] for found in (near, far))
-    return [p for p in dict.fromkeys([*near[:MOST_NEIGHBOURS], *far[:MOST_FAR]]) if p != here and p.is_file()]
+    return [path for path in dict.fromkeys([*near[:MOST_NEIGHBOURS], *far[:MOST_FAR]]) if path != here]
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    """The files in a folder, then those of the folders in it; none of a disk's root, or of what cannot be read."""
+    if folder == folder.parent:
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+        files = [Path(e.path) for e in entries if not e.is_symlink() and e.is_file()]
+        folders = [Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
+    except OSError:  # it may have gone meanwhile
+        return
+    yield from files
+    for inner in folders if depth else ():
+        yield from _below(inner, depth - 1)
 
 
 def launcher_near(source: Path, kernel: str) -> Launcher | None:
@@ -313,7 +331,8 @@ def _closes(tokens: Sequence[Token], j: int) -> bool:
 def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
     """`name = expression;` and `dim3 name(x, y);` of a body, in order; not of what is, or may be, changed later."""
     texts, i = [t.text for t in tokens], 0
-    changed = _changed_in_place(texts) | _changed_perhaps(tokens) | _changed_by_a_call(texts)
+    changed = _changed_in_place(texts) | _changed_perhaps(tokens)
+    told = {texts[k + 1]: k for k in range(1, len(texts) - 1) if texts[k] == "&" and texts[k - 1] in ("(", ",")}
     yield from _by_members(tokens)
     yield from _by_occupancy(tokens)
     while i < len(tokens) - 1:
@@ -323,7 +342,7 @@ def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
             # int a = 1, b = 2;
             further = (j for j in range(i, end - 2) if tokens[j].text == "," and texts[j + 2] == "=")
             end = next((j for j in further if texts[i:j].count("(") == texts[i:j].count(")")), end)
-            if word.text not in changed:
+            if word.text not in changed and i > told.get(word.text, 0):  # not what a call is given to change
                 yield word.text, list(tokens[i + 2 : end])
             i = end
         elif word.kind == "word" and after in ("(", "{") and _dim3_before(texts, i):
@@ -351,14 +370,13 @@ def _by_occupancy(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
         yield from ((part[-1].text, [value]) for part, value in zip(parts, told, strict=False) if part)
 
 
-def _changed_by_a_call(texts: Sequence[str]) -> set[str]:
-    """Names that a function is given the address of."""
-    return {texts[i + 1] for i in range(1, len(texts) - 1) if texts[i] == "&" and texts[i - 1] in ("(", ",")}
-
-
 def _dim3_before(texts: Sequence[str], i: int) -> bool:
-    """Whether a name is defined there as a dim3: `dim3 name`, `dim3 const name`."""
-    return texts[max(0, i - 1) : i] == ["dim3"] or texts[max(0, i - 2) : i] == ["dim3", "const"]
+    """Whether a name is defined there as a dim3: `dim3 name`, `dim3 const name`, `dim3 other(…), name`."""
+    if texts[max(0, i - 1) : i] == ["dim3"] or texts[max(0, i - 2) : i] == ["dim3", "const"]:
+        return True
+    begins = max((k for k in range(i) if texts[k] in (";", "{", "}")), default=-1) + 1
+    before = texts[begins:i]
+    return before[:1] == ["dim3"] and before[-1] == "," and before.count("(") == before.count(")")
 
 
 def _by_members(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:

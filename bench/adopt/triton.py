@@ -96,6 +96,7 @@ def left_kernel(x, lse, columns, stride, BLOCK: tl.constexpr):
         value = tl.load(x + row * stride + first + lanes, mask=inside, other=float("-inf")).to(tl.float32)
         total += tl.where(inside, tl.exp(value - most), 0)
     tl.store(lse + row, most + tl.log(tl.sum(total)))"""
+GROUPED = re.compile(r"(?i)kv_?(n_?|num_?)?head|heads?_?kv|n_?kv\b|num_kv|kv_?h\b|group")  # heads of k and v, or how many share
 INNER, OUTER = ("feat", "col", "cols", "n"), ("row", "rows", "batch", "m")  # axes, in the names of strides
 GUESSES = {"BLOCK": "1024", "GROUP": "8", "NUM": "4"}
 
@@ -383,6 +384,10 @@ class _TritonWriter(Writer):
             words |= more
         return words
 
+    def says(self) -> set[str]:
+        text = ast.unparse(self.function) + (ast.unparse(self.python.function) if self.python else "")
+        return super().says() | ({"NKV"} if GROUPED.search(text) else set())
+
     def _halves_it(self, said: str) -> bool:
         nodes = [self.function, *([self.python.grid, *self.python.before] if self.python else [])]
         return any(re.search(rf"\b{re.escape(said)} // 2\b", ast.unparse(n)) for n in nodes)
@@ -508,6 +513,12 @@ class _TritonWriter(Writer):
                 found.add(told[1] if told else "")
         if len(found) == 1 and (stored := {"float16": "fp16", "bfloat16": "bf16"}.get(found.pop(), "")):
             return f'\nDTYPES = ("{stored}",)  # it rounds to that'
+        multiplied = {a for n in called if ast.unparse(n.func) == "tl.dot" for a in map(ast.unparse, n.args[:2])}
+        cast = re.compile(r"\.to\(tl\.(float16|bfloat16)\)$")
+        values = [n for f in functions for n in ast.walk(f) if isinstance(n, ast.Assign) and _binds(n) in multiplied]
+        made = {m[1] for text in (*multiplied, *(ast.unparse(n.value) for n in values)) if (m := cast.search(text))}
+        if len(made) == 1 and (only := {"float16": "fp16", "bfloat16": "bf16"}[made.pop()]):
+            return f'\nDTYPES = ("{only}",)  # it multiplies what it rounds to that'
         dots = [{k.arg for k in n.keywords} for n in called if ast.unparse(n.func) == "tl.dot"]
         exact = {"input_precision", "allow_tf32"}
         if dots and not any(exact & given for given in dots):
