@@ -4,17 +4,20 @@ What is known is filled in: tensors and sizes by name, geometry as the source's 
 the contract keeps in tensors as Loaded, int64 tokens as int32. What cannot be known is a line with DECIDE in it.
 """
 
+import functools
 import keyword
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench import cli
 from bench.adopt.expression import Expression
 from bench.adopt.launcher import Launcher, called_near, launcher_in, launcher_near
-from bench.adopt.names import ALL, BATCHES, COLUMNS, GEMV, HEADS, MATMUL, MEANT, ROWS, others, plain_name, words
+from bench.adopt.names import ALL, BATCHES, COLUMNS, GEMV, HEADS, MATMUL, MEANT, PROBABILITIES, ROWS, others, plain_name, words
+from bench.adopt.ours import COPIED, FILLED, LEFT, LSE, MOVED, ROWS_LSE, SCALED, TURNED, TYPES
+from bench.adopt.structs import Structs, spread, spread_arguments, spread_tokens, structs_of, together
 from bench.adopt.uses import Use, uses_of
 from bench.cli import CannotGoOn
 from kernels import Unavailable
@@ -117,9 +120,11 @@ def adopted(
     unit = cplusplus.read(source, None, [cplusplus.HERE])
     entry = kernel or chosen(source, unit)
     defines = {} if unit.kernels(entry.partition("<")[0].strip()) else _wanted(source, entry)
+    said = {word for d in unit.declarations for word in d.words}
+    defines |= {name: value for name, value in HOSTS.items() if name in said}
     unit = cplusplus.read(source, defines, [cplusplus.HERE]) if defines else unit
     try:
-        signatures = [_asked(source, s) for s in read_signatures(source, entry, defines)]
+        signatures = read_signatures(source, entry, defines)
     except (LookupError, ValueError) as error:
         raise CannotGoOn(str(error)) from error
     module = contract.load(layer)
@@ -127,9 +132,8 @@ def adopted(
     launcher = launcher_in(unit, kernel_name) or launcher_near(published or source, kernel_name)
     launcher = called_near(published or source, launcher) if launcher else None
     choices = [
-        Writer(source, unit, told, phase, contract.pass_of(module, phase), launcher, entry, name, defines, uses, guess)
-        for signature in signatures
-        for told, uses in [_with_uses(unit, signature)]
+        Writer(source, unit, read, phase, contract.pass_of(module, phase), launcher, entry, name, defines, guess)
+        for read in [_read(source, unit, signature) for signature in signatures]
         for phase in contract.phases_of(module)
     ]
     writer = min(choices, key=lambda w: w.lacking)
@@ -137,111 +141,49 @@ def adopted(
     return writer.written()
 
 
-def _with_uses(unit: cplusplus.Unit, signature: Signature) -> tuple[Signature, dict[str, Use]]:
-    """The signature, what is never written to as const; what its body does with each pointer, where that is told."""
-    names = [q.name for q in signature.parameters]
-    for d in unit.kernels(signature.name):
+@dataclass(frozen=True)
+class Read:
+    """A kernel's parameters: as they are written; with what is in structs in their place, and what is never written to
+    as const; what its body does with each pointer, where that is told."""
+
+    written: Signature
+    structs: Structs
+    signature: Signature
+    uses: Mapping[str, Use] = field(default_factory=dict)
+
+
+def _read(source: Path, unit: cplusplus.Unit, written: Signature) -> Read:
+    structs = structs_of(unit, written)
+    signature = spread(written if structs else _asked(source, written), structs)
+    names = [q.name for q in written.parameters]
+    for d in unit.kernels(written.name):
         opens = next((i for i, t in enumerate(d.tokens) if t.text == "{"), None)
         if d.function and opens and [p[-1].text for p in d.function.parameters if p] == names:
-            body = unit.expanded(d.tokens[opens:], d.path)
+            body = spread_tokens(unit.expanded(d.tokens[opens:], d.path), structs)
             uses = uses_of(body, [q.name for q in signature.parameters if q.pointer])
             told = (replace(q, const=True) if q.name in uses and not uses[q.name].writes else q
                     for q in signature.parameters)  # fmt: skip
-            return replace(signature, parameters=tuple(told)), uses
-    return signature, {}
+            return Read(written, structs, replace(signature, parameters=tuple(told)), uses)
+    return Read(written, structs, signature)
 
 
-# What a norm's kernel for inference leaves out, a warp a row: the contract has it for backward.
-LEFT = """#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-__device__ double total(double x) {
-    for (int k = 16; k; k /= 2) x += __shfl_xor_sync(0xffffffff, x, k);
-    return x;
-}
-template <typename T, bool MEAN>
-__global__ void statistics(const T* x, float* mean, float* rstd, int columns, float eps) {
-    x += blockIdx.x * (long long)columns;
-    double sum = 0, squares = 0;  // a lane sums in order, and nobody is to be blamed for how
-    for (int i = threadIdx.x; MEAN && i < columns; i += 32) sum += static_cast<float>(x[i]);
-    const double middle = total(sum) / columns;
-    for (int i = threadIdx.x; i < columns; i += 32) {
-        const double away = static_cast<float>(x[i]) - middle;
-        squares += away * away;
-    }
-    squares = total(squares) / columns;
-    if (threadIdx.x == 0 && mean) mean[blockIdx.x] = middle;
-    if (threadIdx.x == 0 && rstd) rstd[blockIdx.x] = 1 / sqrt(squares + eps);
-}
-"""
-# Of a kernel that takes K x N, as a product of two plain matrices does.
-TURNED = """template <typename T>
-__global__ void turned(T* out, const T* weight, int rows, int columns) {
-    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i < (long long)rows * columns) out[i % columns * rows + i / columns] = weight[i];
-}
-"""
-# Of a kernel that works in place: what it is to change.
-COPIED = """template <typename T>
-__global__ void copied(T* out, const T* x, long long n) {
-    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i < n) out[i] = x[i];
-}
-"""
-# Of an attention that is read from slices of one packed tensor: as tensors of its own, whose axes lie as it has them.
-MOVED = """template <typename T>
-__global__ void moved(T* out, const T* x, int second, int third, int last, long long s0, long long s1, long long s2,
-                      long long n) {
-    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i >= n) return;
-    const long long row = i / last, of = row / third;
-    out[i] = x[of / second * s0 + of % second * s1 + row % third * s2 + i % last];
-}
-"""
-# What an attention for inference leaves out, a warp a query.
-LSE = """template <typename T>
-__global__ void logsumexp(float* lse, const T* q, const T* k, int heads, int group, int size, bool causal,
-                          long long q0, long long q1, long long q2, long long k0, long long k1, long long k2) {
-    const int t = blockIdx.x, head = blockIdx.y % heads, sequence = blockIdx.y / heads;
-    q += sequence * q0 + t * q1 + head * q2;
-    k += sequence * k0 + head / group * k2;
-    float top = -INFINITY, sum = 0;
-    for (int s = threadIdx.x; s < (causal ? t + 1 : gridDim.x); s += 32) {
-        float score = 0;
-        for (int c = 0; c < size; c++) score += static_cast<float>(q[c]) * static_cast<float>(k[s * k1 + c]);
-        score *= rsqrtf(size);
-        const float larger = fmaxf(top, score);
-        sum = sum * expf(top - larger) + expf(score - larger);
-        top = larger;
-    }
-    float most = top;
-    for (int w = 16; w; w /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffff, most, w));
-    sum = sum == 0 ? 0 : sum * expf(top - most);  // a lane without keys
-    for (int w = 16; w; w /= 2) sum += __shfl_xor_sync(0xffffffff, sum, w);
-    if (threadIdx.x == 0) lse[(sequence * heads + head) * (long long)gridDim.x + t] = most + logf(sum);
-}
-"""
-# What a cross entropy leaves out that keeps nothing for backward, a warp a row.
-ROWS_LSE = """template <typename T>
-__global__ void logsumexp(float* lse, const T* x, int columns, long long stride) {
-    x += blockIdx.x * stride;
-    float top = -INFINITY, sum = 0;
-    for (int i = threadIdx.x; i < columns; i += 32) top = fmaxf(top, static_cast<float>(x[i]));
-    for (int w = 16; w; w /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffff, top, w));
-    for (int i = threadIdx.x; i < columns; i += 32) sum += expf(static_cast<float>(x[i]) - top);
-    for (int w = 16; w; w /= 2) sum += __shfl_xor_sync(0xffffffff, sum, w);
-    if (threadIdx.x == 0) lse[blockIdx.x] = top + logf(sum);
-}
-"""
-# Of a kernel that goes on from what is in its scratch.
-FILLED = """__global__ void filled(float* out, float value, long long n) {
-    const long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i < n) out[i] = value;
-}
-"""
 SCALES = words(
     "scale softmax_scale sm_scale smscale attn_scale attn_scaling scaling scale_factor softmaxscale inv_sqrt_d"
 )
+SCALING = (  # of a tensor's gradients
+    "n = grads[i].numel()",
+    "scaled = workspace[: 4 * n].view(grads[i].dtype)[:n]",
+    "scale_kernel(grid=blocks(n, 256), block=256)(scaled, grads[i], Loaded(grad_scale), n)",
+)
+# What nvcc's host compiler defines by itself, and NVRTC does not.
+HOSTS = {
+    "__FLT_MAX__": "3.402823466e+38f",
+    "__FLT_MIN__": "1.175494351e-38f",
+    "__FLT_EPSILON__": "1.192092896e-07f",
+    "__DBL_MAX__": "1.7976931348623157e+308",
+    "__INT_MAX__": "2147483647",
+}
+KEPT = words("mean rstd lse")  # for backward, which a kernel for inference leaves out
 CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:ifdef|(?:el)?if[ \t]+defined)[ \t]*\(?[ \t]*(\w+)", re.M)
 
 
@@ -291,22 +233,30 @@ class Writer:
     """One way to see a kernel as a phase of a layer. `lacking`: how much of it is not known."""
 
     def __init__(
-        self, source, unit, signature: Signature, phase: str, p: Pass, launcher, entry: str, name: str, defines=(),
-        uses: Mapping[str, Use] | None = None, guess: Guess = Guess(),
+        self, source, unit, read: Read, phase: str, p: Pass, launcher, entry: str, name: str, defines=(),
+        guess: Guess = Guess(),
     ):  # fmt: skip
         self.guess = guess
+        self.read, signature, uses = read, read.signature, read.uses
         self.unnamed = False  # whether two inputs are told by their order alone
-        self.given, p = p, _in_halves(p, signature, uses or {})
-        self.uses = uses or {}
+        self.given, p = p, _in_halves(p, signature, uses)
+        self.uses = uses
         self.copies: dict[str, str] = {}  # outputs that a kernel changes in place: the input that comes first
         self.turned = guess.turned  # whether it takes the weight as K x N
         self.whole: Whole | None = None  # the sizes that it takes, if not all
         self.in_call: list[str] = []  # the same in a call
         self.scratch: list[str] = []  # its sizes, Python of a shape: fp32 that the kernel's launcher allocates
+        # Whether gradients are scaled for it, into the workspace.
+        self.scales = {"grads", "grad_scale"} <= {t.name for t in p.inputs} and not any(
+            plain_name(q.name) in ("grad_scale", *others("grad_scale")) for q in signature.parameters
+        )
         self.zeroes: set[str] = set()  # outputs that it adds to, by a factor that is 0
         self.defines = dict(defines)  # of macros, for the compiler
         self.source, self.unit, self.signature, self.phase, self.p = source, unit, signature, phase, p
         self.launcher: Launcher | None = launcher
+        if launcher and read.structs:
+            given = spread_arguments(launcher.arguments, read.written, read.structs)
+            self.launcher = replace(launcher, arguments=given)
         self.entry, self.name = entry, name
         self.decide: list[str] = []
         self.used: set[str] = set()
@@ -342,7 +292,7 @@ class Writer:
                 options = [n for n in self.tensors if self._free(n, q, found) and self._fits(q, n)]
                 if directed:
                     options = [n for n in options if self._written_to(n) != q.const or self.tensors[n].inplace]
-                for said in map(plain_name, self.names_of(q)):
+                for said in [n for name in self.names_of(q) for n in dict.fromkeys((name.lower(), plain_name(name)))]:
                     name = next((n for n in options if said == n.lower() or (not exact and said in others(n))), None)
                     if name:
                         found.setdefault(q.name, name)
@@ -358,6 +308,7 @@ class Writer:
                 if t.name not in (*found.values(), *self.copies.values())
             ]
             left = [q for q in pointers if q.name not in found and q.const != outputs]
+            names = [n for n in names if n not in KEPT] if outputs and len(left) == 1 else names
             if len(names) == len(left) == 1 and self._fits(left[0], names[0]):
                 found[left[0].name] = names[0]
         self._in_order(pointers, found)
@@ -419,6 +370,52 @@ class Writer:
         shapes = x and weight and (x.shape, weight.shape)
         return shapes == ("M K", "N K") and len(self.tensors) == 3 and len(sizes) == 2
 
+    def sizes_told(self) -> list[str]:
+        """What the kernel calls the whole numbers that it is told, in order."""
+        numbers = [q for q in self.signature.parameters if not q.pointer and q.type in (*WHOLE, "")]
+        return [n for q in numbers if not re.search("stride|eps|scale", n := plain_name(q.name))]
+
+    @functools.cached_property
+    def one_row(self) -> bool:
+        """Whether all that it is told of sizes, and all that its grid comes from, is one length, of a layer that has
+        rows: it takes one row."""
+        told, shape = self.sizes_told(), self.tensors[self.main()].shape.split() if self.main() else []
+        if len(told) != 1 or len(shape) < 2 or self.is_gemv or "NH" in self.says() or not self.launched:
+            return False
+        if self._is_packed() and told[0].startswith("half"):
+            return True
+        return told[0] in ROWS & (ALL | COLUMNS) and not self._grid_rows()
+
+    def _grid_rows(self) -> set[str]:
+        """Names of rows, other than the sizes that the kernel is told, that its launch's grid comes from."""
+        told = (*self.sizes_told(), *ALL)
+        return {w for w in self._grid_words() if w == "shape" or ((n := plain_name(w)) in ROWS and n not in told)}
+
+    @property
+    def launched(self) -> bool:
+        """Whether its source's own launch is known."""
+        return self.launcher is not None
+
+    def _grid_words(self) -> set[str]:
+        """The names that its launch's grid is made of."""
+        assert self.launcher
+        words, defined = _texts(self.launcher.grid), dict(self.launcher.defined)
+        while more := {t.text for w in words if w in defined for t in defined[w]} - words:
+            words |= more
+        return words
+
+    def _is_packed(self) -> bool:
+        """Whether it takes gate and up as one tensor."""
+        return self.given is self.p and [t.shape for t in self.p.inputs] == ["M 2*H"]
+
+    def _halves_it(self, said: str) -> bool:
+        """Whether a size is divided by two on the way to the launch, or in the kernel."""
+        launcher = self.launcher
+        parts = [v for _, v in launcher.defined] + [launcher.grid] if launcher else []
+        parts += [d.tokens for d in self.unit.kernels(self.signature.name)]
+        texts = [" ".join(t.text for t in part) for part in parts]
+        return any(re.search(rf"\b{re.escape(said)} (/ 2|> > 1)\b", text) for text in texts)
+
     def _written_to(self, name: str) -> bool:
         return self.tensors[name] in self.p.outputs
 
@@ -430,12 +427,14 @@ class Writer:
     def _fits(self, q: Parameter, name: str) -> bool:
         """Whether a pointer's type and direction are a tensor's."""
         tensor = self.tensors[name]
+        if name == "logits" and plain_name(q.name) in PROBABILITIES:
+            return False
         if q.name in self.uses and self.uses[q.name].writes and tensor not in self.p.outputs:
             return False
         if not q.type:  # Triton's
             return True
         if tensor.dtype == "int":
-            return q.type in ("int", "long", "long long")
+            return q.type in ("int", "unsigned", "long", "long long", "unsigned long", "unsigned long long")
         if (tensor.dtype == "int8") != (q.type in ("char", "signed char")):
             return False
         if q.const and tensor in self.p.outputs and not tensor.inplace:
@@ -444,12 +443,13 @@ class Writer:
 
     def written(self) -> Adopted:
         head = self._geometry()
-        arguments = [self.argument(i, q) for i, q in enumerate(self.signature.parameters)]
+        each = [self.argument(i, q) for i, q in enumerate(self.signature.parameters)]
+        arguments = together(each, self.read.written, self.read.structs)
         indent = "    " * (2 if self.loop else 1)
         keywords = "".join(f", {n}={v}" for n, v in head["template"].items())
         shared = f", shared={head['shared']}" if head["shared"] not in ("", "0") else ""
         call = f"{self.phase}_kernel(grid={head['grid']}, block={head['block']}{shared}{keywords})"
-        asserted = [*self._asserted(), *self._too_much(head["shared"])]
+        asserted = [*self._asserted(), *self._too_much(head["shared"]), *self._too_many(head["block"])]
         body = [f"    {line}" for line in (*self._halves(), *self.refusals())]
         sizes = list(self.sizes(f"{call} {', '.join(arguments)} {' '.join(asserted)}"))
         body += [f"    {line}" for line in (*sizes, *self._in_whole(sizes))]
@@ -461,6 +461,9 @@ class Writer:
             body.append(f"{indent}turned = workspace[: weight.numel() * weight.element_size()].view(weight.dtype)")
             body.append(f"{indent}turn = turn_kernel(grid=blocks(weight.numel(), 256), block=256)")
             body.append(f"{indent}turn(turned, weight, *weight.shape)")
+        if self.scales:
+            self.imports |= {"blocks", "Loaded"}
+            body += [f"{indent}{line}" for line in SCALING]
         for out, begins_as in self.copies.items():
             self.imports.add("blocks")
             body.append(
@@ -489,7 +492,7 @@ class Writer:
             body.append(
                 f"    left_kernel(grid=rows, block=32, MEAN={'mean' in self.tensors})({of}, {told}, columns, {eps})"
             )
-        workspace = ", workspace" if self.needs_int or self.turned or self.moves() else ""
+        workspace = ", workspace" if self.needs_int or self.turned or self.scales or self.moves() else ""
         names = f"{', '.join(self.given.positional())}, *, {', '.join(self.given.keyword())}{workspace}"
         made = "logsumexp" if left == ["lse"] else "statistics"
         filled = any("fill_kernel" in line for line in body)
@@ -502,9 +505,9 @@ class Writer:
             f'"""{self.signature.name} of {self.source.name}, as it is'
             + (f'; launched as its {self.launcher.name} does."""' if self.launcher else '."""'),
             "",
-            *(["import math"] if any("math." in line for line in body) else []),
+            *(["import math"] if self.scales or any("math." in line for line in body) else []),
             *(["", "import torch"] if any("torch." in line for line in body) else []),
-            *([""] if any("math." in line or "torch." in line for line in body) else []),
+            *([""] if self.scales or any("math." in line or "torch." in line for line in body) else []),
             *(["from kernels import Unavailable"] if any("Unavailable" in line for line in body) else []),
             f"from kernels.cuda import {', '.join(sorted(self.imports, key=str.lower))}",
             "",
@@ -514,6 +517,7 @@ class Writer:
             *([f'move_kernel = Kernel("{self.name}/left.cu", "moved")  # q, k, v of their own'] if moved else []),
             *([f'fill_kernel = Kernel("{self.name}/left.cu", "filled")'] if filled else []),
             *([f'copy_kernel = Kernel("{self.name}/left.cu", "copied")  # it works in place'] if self.copies else []),
+            *([f'scale_kernel = Kernel("{self.name}/left.cu", "scaled")  # it scales no gradients'] if self.scales else []),
             *([f'turn_kernel = Kernel("{self.name}/left.cu", "turned")  # it takes K x N'] if self.turned else []),
             "",
             "",
@@ -530,8 +534,9 @@ class Writer:
             + (FILLED if filled else "")
             + (COPIED if self.copies else "")
             + (TURNED if self.turned else "")
+            + (SCALED if self.scales else "")
         )
-        files = {Path(self.name) / "left.cu": ours.encode()} if ours else {}
+        files = {Path(self.name) / "left.cu": (TYPES + ours).encode()} if ours else {}
         if first:
             files[Path(relative)] = "\n".join([*first, f'#include "{self.source.name}"', ""]).encode()
         for path, found in self.unit.sources.items():
@@ -613,19 +618,26 @@ class Writer:
 
     def refusals(self) -> Iterator[str]:
         """What the contract may ask for and the kernel has no parameter for."""
+        for q, name in self.matched.items():
+            if self.tensors[name].when is not contract.always and name not in self.copies and self._must_be_there(q):
+                yield f"if {name} is None:"
+                yield f'    raise Unavailable("no {name}")'
         for t in (*self.p.inputs, *self.p.outputs):
             if t.name not in self.matched.values() and t.when is not contract.always:
                 yield f"if {t.name} is not None:"
                 yield f'    raise Unavailable("{t.name}")'
             elif t.name in self.copies.values():
                 continue
+            elif t.name == "grad_scale" and self.scales:
+                continue
             elif t.name not in self.matched.values() and not self._loads(t.name) and t.name not in self._left():
                 yield f"# {DECIDE}: the kernel has no parameter for {t.name}"
         main = self.main()
         one = self.launcher and [t.text for t in self.launcher.grid] == ["1"] and self.tensors[main].dtype == "work"
-        if one and len(self.tensors[main].shape.split()) > 1 and not self.is_gemv:
+        if self.one_row or (one and len(self.tensors[main].shape.split()) > 1 and not self.is_gemv):
             yield f"if {main}.numel() > {main}.shape[-1]:"
             yield '    raise Unavailable("several rows")'
+        yield from self._of_squares()
         yield from self._of_heads()
         if self.phase == "forward" and {"logits", "losses"} <= self.tensors.keys() and "V" not in self.used:
             yield "if V != logits.shape[-1]:"
@@ -636,8 +648,12 @@ class Writer:
         for name in self.p.positional()[len(self.p.inputs) :]:
             if name in self.used:
                 continue
-            if name == "accumulate":
-                yield f"if accumulate:  # {DECIDE}: `not accumulate`, where the kernel adds to what is there"
+            if name == "weight_decays":
+                yield "if any(weight_decays):"
+                yield '    raise Unavailable("weight decay")'
+            if name == "accumulate" and not self.adds:
+                open_ = "" if self.adds is False else f"  # {DECIDE}: `not accumulate`, where the kernel adds to what is there"
+                yield f"if accumulate:{open_}"
                 yield '    raise Unavailable("accumulation")'
             elif name == "causal":
                 other = "" if self.guess.tried else f"  # {DECIDE}: `not causal`, where the kernel masks by itself"
@@ -645,13 +661,35 @@ class Writer:
                 yield f"if {said}:{other}"
                 yield f'    raise Unavailable("{said}")'
 
+    def _of_squares(self) -> Iterator[str]:
+        """What a product does not take that is told one length of all of its matrices."""
+        shapes = [t.shape for t in self.p.inputs[:2]]
+        if shapes != ["M K", "N K"] or len(self.sizes_told()) != 1 or self.read.structs or self.signature.template:
+            return
+        yield "if len({*x.shape, *weight.shape}) > 1:"
+        yield '    raise Unavailable("matrices that are not square")'
+
+    def _must_be_there(self, pointer: str) -> bool:
+        """Whether the kernel takes it for granted."""
+        return pointer in self.uses and not self.uses[pointer].asked
+
+    @property
+    def adds(self) -> bool | None:
+        """Whether it adds to all that accumulates, or to nothing of that; None where its body does not say."""
+        uses = [self.uses.get(q) for q, name in self.matched.items() if self.tensors[name].accumulates]
+        told = {use.reads and use.writes for use in uses if use}
+        return told.pop() if len(told) == 1 and all(uses) else None
+
     def _of_heads(self) -> Iterator[str]:
         """What a kernel for an attention of its own layout does not take."""
-        if not self.moves():
+        packed = [t.name for t in self.p.inputs if t.pack]
+        if not packed or not set(packed) <= set(self.matched.values()):
             return
         if "NKV" not in self.says():
             yield "if k.shape[2] != q.shape[2]:"
             yield '    raise Unavailable("grouped queries")'
+        if not self.moves():
+            return
         if not {"B", "NH", "BH"} & self.says() and self.launcher:
             yield "if q.shape[0] * q.shape[2] > 1:"
             yield '    raise Unavailable("several heads")'
@@ -710,20 +748,30 @@ class Writer:
 
     def _too_much(self, shared: str) -> list[str]:
         """A refusal where the dynamic shared memory grows with the shape."""
-        set_to = dict(line.partition("  #")[0].split(" = ", 1) for line in self.lines if " = " in line)
-        symbols = {s for t in self.tensors.values() for s in t.shape.split()}
-        reached, waiting = set[str](), set(re.findall(r"[A-Za-z_]\w*", shared))
-        while waiting:
-            name = waiting.pop()
-            reached.add(name)
-            waiting |= set(re.findall(r"[A-Za-z_]\w*", set_to.get(name, ""))) - reached
-        if not reached & symbols:
+        if not self._grows(shared):
             return []
         self.imports.add("most_shared")
         return [
             f"if {shared} > most_shared({self.first()}):",
             '    raise Unavailable("more shared memory than a block has")',
         ]
+
+    def _too_many(self, block: str) -> list[str]:
+        """A refusal where the threads of a block grow with the shape."""
+        if not self._grows(block) or "(" in block or re.search(rf"^{block} = \(", "\n".join(self.lines), re.M):
+            return []
+        return [f"if {block} > 1024:", '    raise Unavailable("more threads than a block has")']
+
+    def _grows(self, value: str) -> bool:
+        """Whether Python of a launch has the shape in it."""
+        set_to = dict(line.partition("  #")[0].split(" = ", 1) for line in self.lines if " = " in line)
+        symbols = {s for t in self.tensors.values() for s in t.shape.split()}
+        reached, waiting = set[str](), set(re.findall(r"[A-Za-z_]\w*", value))
+        while waiting:
+            name = waiting.pop()
+            reached.add(name)
+            waiting |= set(re.findall(r"[A-Za-z_]\w*", set_to.get(name, ""))) - reached
+        return bool(reached & symbols)
 
     def _loads(self, name: str) -> bool:
         return name in self.used
@@ -803,6 +851,9 @@ class Writer:
                 "",
                 "",
             ]
+        if self.scales:
+            size = 'return 4 * max(math.prod(sizes) for sizes in shape["tensors"])  # gradients, scaled'
+            return ["def workspace(shape, phase):", f"    {size}", "", ""]
         if self.turned:
             return ["def workspace(shape, phase):", '    return 4 * shape["N"] * shape["K"]  # weight, turned', "", ""]
         if not self.needs_int:
@@ -841,17 +892,18 @@ class Writer:
             return f"{self.loop}[i].numel()"
         scalars = self.p.positional()[len(self.p.inputs) :]
         told = {q.name for q in self.signature.parameters if not q.pointer}
+        told_plain = set(map(plain_name, told))
         if self.is_gemv and plain == "n" and "m" in map(plain_name, told):  # M x N
             return "K"
         if self.is_gemv and plain in GEMV and not {"n", "d"} <= told:
             return GEMV[plain]
+        if {"M", "N", "K"} <= every and plain in "mnk" and self._is_crossed() is not None:
+            return {"m": "N", "n": "M"}.get(plain, "K") if self._is_crossed() else plain.upper()
         if said in every or said in scalars:
             self.used.add(said)
             return said
         if {"M", "N", "K"} <= every and {"n", "d"} <= told and plain in ("n", "d"):  # as llama2.c calls them
             return "K" if plain == "n" else "N"
-        if {"M", "N", "K"} <= every and plain in "mnk" and set("mnk") <= set(map(plain_name, told)):
-            return plain.upper()
         if {"M", "N", "K"} <= every and plain == "ldb":
             return "N" if self.turned else "K"
         if {"M", "N", "K"} <= every and plain in MATMUL:
@@ -860,7 +912,8 @@ class Writer:
             plain = re.sub(r"^(qkv|q)_(?=\w)", "", plain)
             if plain in SCALES:
                 return "HS**-0.5"
-            if said.lower() in BATCHES or (HEADS.get(plain) == "NH" and self.moves() and "B" not in self.says()):
+            alone = {"NH": "B", "B": "NH"}.get(HEADS.get(plain, ""), "")  # heads of all sequences, or the other way
+            if said.lower() in BATCHES or (alone and self.moves() and alone not in self.says()):
                 return "B * NH"
             if plain in ("stride_head", "head_stride") and self.moves():
                 return "T * HS" if self.guess.heads else "HS"
@@ -878,6 +931,14 @@ class Writer:
                 return symbols[0]
         if len(symbols) == 1 and plain in ALL | ROWS:
             return symbols[0]
+        if len(symbols) > 1 and self.one_row and plain in (*self.sizes_told(), *ALL):
+            return f"2 * {symbols[-1]}" if self._is_packed() and self._halves_it(said) else symbols[-1]
+        if plain == "inner_size" and told_plain & (COLUMNS - {plain}):  # behind the axis that a row is
+            return "1"
+        if len(symbols) > 1 and self.sizes_told() == [plain] and plain in ALL and self.launched and self._grid_rows():
+            return symbols[-1]  # the grid has the rows
+        if len(symbols) > 1 and {"n", "m"} <= told_plain and plain in "nm":  # whichever comes first has the rows
+            return " * ".join(symbols[:-1]) if plain == next(n for n in self.sizes_told() if n in "nm") else symbols[-1]
         if len(symbols) > 1 and plain in ROWS and not (plain in COLUMNS and self._has_rows(plain)):
             return " * ".join(symbols[:-1])
         if len(symbols) > 1 and plain in COLUMNS:
@@ -899,6 +960,11 @@ class Writer:
                 self.used.add(name)
                 return f"Loaded({name})"
         return MEANT.get(plain) if plain in ("eps", "epsilon") or "losses" in self.tensors else None
+
+    def _is_crossed(self) -> bool | None:
+        """Whether a product of N x K and K x M is meant, by the order in which its sizes are told; None of other sizes."""
+        told = self.sizes_told()
+        return told.index("n") < told.index("m") if set("mnk") <= set(told) else None
 
     def _has_rows(self, said: str) -> bool:
         """Whether another size can only be the rows', and none other the columns': M and N, batch and N."""
@@ -962,18 +1028,23 @@ class Writer:
 
     def _tensor(self, q: Parameter, name: str) -> str:
         t = self.tensors[name]
-        if t.dtype == "int" and q.type == "int":
+        if t.dtype == "int" and q.type in ("int", "unsigned"):
             before = " + ".join(f"4 * {n}.numel()" for n in self.needs_int)
             self.needs_int.append(name)
             self.imports.add("as_int32")
             return f"as_int32({name}, workspace{', ' + before if before else ''})"
         if self.turned and name == "weight":
             return "turned"
+        if name == "grads" and self.scales:
+            return "scaled"
         if name in self.moves():
             return f"zeroed({name}_)" if name in self.begins_at_zero(q) else f"{name}_"
         if name in self.zeroes:
             self.imports.add("zeroed")
             return f"zeroed({name})"
+        if t.accumulates and self.adds:
+            self.imports.add("zeroed")
+            return f"{name} if accumulate else zeroed({name})"
         if t.many:
             return f"None if {name} is None else {name}[i]" if t.when is not contract.always else f"{name}[i]"
         return name
@@ -1083,6 +1154,13 @@ class Writer:
             self.known[name] = value
         return value
 
+    def member(self, said: str, field: str) -> str | None:
+        """Python of `p.field` of a struct that the kernel is given, or of the launcher's own that goes by its name."""
+        for struct, fields in self.read.structs.items():
+            if field in fields and (len(self.read.structs) == 1 or plain_name(said) == plain_name(struct)):
+                return None if fields[field].pointer else self.scalar(fields[field].name)
+        return None
+
     def first(self) -> str:
         """A tensor that is there in every call."""
         name = next(t.name for t in (*self.p.outputs, *self.p.inputs) if t.when is contract.always)
@@ -1127,9 +1205,12 @@ class Writer:
         for d in self.unit.declarations:
             texts = [t.text for t in d.tokens]
             fixed = {"const", "constexpr"} & set(texts)
-            if d.kind == "variable" and fixed and name in d.names and "=" in texts and texts[-1] == ";":
-                at = texts.index("=")
-                return None if name in texts[at:] else Expression(self, d.tokens[at + 1 : -1]).text()
+            if d.kind == "variable" and fixed and name in texts and "=" in texts and texts[-1] == ";":
+                for part in cplusplus.split_commas(d.tokens[:-1]):
+                    said = [t.text for t in part]
+                    if "=" in said and said[said.index("=") - 1] == name and name not in said[said.index("=") :]:
+                        return Expression(self, part[said.index("=") + 1 :]).text()
+                return None
         return None
 
 

@@ -36,6 +36,10 @@ class Known(Protocol):
         """Python of the size of a tensor's axis."""
         ...
 
+    def member(self, said: str, field: str) -> str | None:
+        """Python of a field of a struct that the kernel is given."""
+        ...
+
     def compiled(self, text: str) -> str | None:
         """What the compiler says that a constant is."""
         ...
@@ -182,6 +186,8 @@ class Expression:
             return self._member(text, tokens[i + 2].text), i + 3
         if [t.text for t in tokens[i + 1 : i + 4]] == [".", "maxGridSize", "["]:
             return "2147483647", cplusplus.closing(tokens, i + 3) + 1
+        if following in (".", "->") and i + 2 < len(tokens) and (told := self.writer.member(text, tokens[i + 2].text)):
+            return told, i + 3
         if following in (".", "->") and i + 2 < len(tokens):  # of cudaDeviceProp
             return self._of_device(tokens[i + 2].text), i + 3
         if (counted := self._of_device(text)) and following != "(":

@@ -1,5 +1,7 @@
 """How a CUDA source launches its kernel: read from the host's functions beside it, of this file or of one near it."""
 
+import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +15,10 @@ CHANGES = re.compile(r"[-+*/%&|^]=|<<=|>>=|\+\+|--")
 STEPS = ["+", "+"], ["-", "-"]
 MOST_NEIGHBOURS = 50  # files that are looked through for a launch
 MOST_FAR = 400  # those further away
+MOST_SEEN = 5_000  # of all kinds, below one folder
+CALLERS = 3  # of callers, one above the other
+USUAL = "256"  # threads, of several numbers that a source tries
+OF_A_BLOCK = re.compile(r"(?i)block|thread|tile|warp|^b[rcmnk]$")
 CONTRARY = {"!=": "==", "==": "!=", "<": ">=", ">": "<=", "<=": ">", ">=": "<"}
 NUMBERS = words("int unsigned long short size_t auto const uint32_t int32_t int64_t uint64_t uint u32 u64 float double")
 
@@ -183,26 +189,61 @@ def _bound_by_caller(unit: cplusplus.Unit, found: Launcher) -> Launcher:
             if found.asks and (call := _call_at(d.function, d.tokens, i)):
                 call = _by_case(d.function, d.tokens, i, call)
                 bound = dict(zip(found.asks, call.template, strict=False))
-                told = _numbers_of(d.tokens, i, found)
+                told = _numbers_of(unit, d, i, found.parameters)
                 return replace(
                     found, bound={**told, **found.bound, **bound}, cases=[*found.cases, *call.cases], asks=()
                 )
-            if not found.asks and (told := _numbers_of(d.tokens, i, found)):
+            if not found.asks and (told := _numbers_of(unit, d, i, found.parameters)):
                 return replace(found, bound={**told, **found.bound})
     return found
 
 
-def _numbers_of(tokens: Sequence[Token], i: int, found: Launcher) -> dict[str, list[Token]]:
-    """Numbers that the call of a launcher at `i` gives, by the launcher's parameters."""
+def _numbers_of(
+    unit: cplusplus.Unit, caller: cplusplus.Declaration, i: int, parameters: Sequence[str], further: int = CALLERS
+) -> dict[str, list[Token]]:
+    """Numbers that the call of a function at `i` of its caller gives, by the function's parameters."""
+    tokens = caller.tokens
     opens = next((k for k in range(i, min(i + 60, len(tokens))) if tokens[k].text in ("(", ";")), i)
     if tokens[opens].text != "(":
         return {}
     given = cplusplus.split_commas(tokens[opens + 1 : cplusplus.closing(tokens, opens)])
-    return {
-        name: list(part)
-        for name, part in zip(found.parameters, given, strict=False)
-        if len(part) == 1 and part[0].kind == "number" and len(given) == len(found.parameters)
-    }
+    if len(given) != len(parameters):
+        return {}
+    told = {n: _number_of(unit, caller, part[0], further) for n, part in zip(parameters, given) if len(part) == 1}
+    return {name: [number] for name, number in told.items() if number}
+
+
+def _number_of(unit: cplusplus.Unit, caller: cplusplus.Declaration, given: Token, further: int) -> Token | None:
+    """A number that a function gives: one that stands there; of what is called a block or a tile, the one that its
+    variable has, or one of those that a loop tries (`sizes[j]`), or what its own caller gives."""
+    if given.kind == "number" or not OF_A_BLOCK.search(given.text):
+        return given if given.kind == "number" else None
+    if made := _assigned(caller.tokens, given.text):
+        if len(made) > 1:
+            made = _assigned(caller.tokens, made[0].text) if made[1].text == "[" else []
+        numbers = [t for t in made if t.kind == "number"]
+        return next((t for t in numbers if t.text == USUAL), numbers[0]) if numbers else None
+    names = tuple(p[-1].text for p in caller.function.parameters if p) if caller.function else ()
+    if given.text not in names or not further:
+        return None
+    for d in unit.declarations:
+        for k, token in enumerate(d.tokens if d.function and d is not caller else ()):
+            if token.text == caller.names[0] and (told := _numbers_of(unit, d, k, names, further - 1)):
+                if given.text in told:
+                    return told[given.text][0]
+    return None
+
+
+def _assigned(tokens: Sequence[Token], name: str) -> list[Token]:
+    """The value of the first `name = …;` or `name[] = {…};`."""
+    for i, token in enumerate(tokens[:-2]):
+        if token.text != name:
+            continue
+        sign = cplusplus.closing(tokens, i + 1) + 1 if tokens[i + 1].text == "[" else i + 1
+        if sign < len(tokens) - 1 and tokens[sign].text == "=" and tokens[sign + 1].text != "=":
+            end = next((j for j in range(sign, len(tokens)) if tokens[j].text == ";"), len(tokens))
+            return list(tokens[sign + 1 : end])
+    return []
 
 
 def _neighbours(source: Path) -> list[Path]:
@@ -210,11 +251,26 @@ def _neighbours(source: Path) -> list[Path]:
     above that."""
     here = source.resolve()
     up = here.parent.parent
-    near = [p for folder in (here.parent, up) for p in sorted(folder.glob("*"))]
-    far = [p for pattern in ("*/*", "*/*/*") for folder in (up, up.parent) for p in sorted(folder.glob(pattern))]
+    near = [p for folder in (here.parent, up) for p in _below(folder, 0)]
+    far = [p for folder in (up, up.parent) for p in itertools.islice(_below(folder, 2), MOST_SEEN)]
     kinds = (".cu", ".cuh", ".cpp", ".h", ".hpp")
     near, far = ([p for p in found if p.suffix in kinds] for found in (near, far))
     return [path for path in dict.fromkeys([*near[:MOST_NEIGHBOURS], *far[:MOST_FAR]]) if path != here]
+
+
+def _below(folder: Path, depth: int) -> Iterator[Path]:
+    """The files in a folder, then those of the folders in it; none of a disk's root, or of what cannot be read."""
+    if folder == folder.parent:
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda e: e.name)
+        files = [Path(e.path) for e in entries if not e.is_symlink() and e.is_file()]
+        folders = [Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
+    except OSError:  # it may have gone meanwhile
+        return
+    yield from files
+    for inner in folders if depth else ():
+        yield from _below(inner, depth - 1)
 
 
 def launcher_near(source: Path, kernel: str) -> Launcher | None:
@@ -276,7 +332,9 @@ def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
     """`name = expression;` and `dim3 name(x, y);` of a body, in order; not of what is, or may be, changed later."""
     texts, i = [t.text for t in tokens], 0
     changed = _changed_in_place(texts) | _changed_perhaps(tokens)
+    told = {texts[k + 1]: k for k in range(1, len(texts) - 1) if texts[k] == "&" and texts[k - 1] in ("(", ",")}
     yield from _by_members(tokens)
+    yield from _by_occupancy(tokens)
     while i < len(tokens) - 1:
         word, after = tokens[i], tokens[i + 1].text
         if word.kind == "word" and after == "=" and i and tokens[i - 1].text not in (".", "->", "]"):
@@ -284,7 +342,7 @@ def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
             # int a = 1, b = 2;
             further = (j for j in range(i, end - 2) if tokens[j].text == "," and texts[j + 2] == "=")
             end = next((j for j in further if texts[i:j].count("(") == texts[i:j].count(")")), end)
-            if word.text not in changed:
+            if word.text not in changed and i > told.get(word.text, 0):  # not what a call is given to change
                 yield word.text, list(tokens[i + 2 : end])
             i = end
         elif word.kind == "word" and after in ("(", "{") and _dim3_before(texts, i):
@@ -301,9 +359,24 @@ def _definitions(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
         i += 1
 
 
+def _by_occupancy(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
+    """What the runtime is asked: a block that may be any, blocks that fill the GPU once."""
+    usual, one = Token("number", USUAL, 0, 0), Token("number", "1", 0, 0)
+    once = Token("word", "multiProcessorCount", 0, 0)
+    for i, token in enumerate(tokens[:-1]):
+        asked = token.text.startswith("cudaOccupancyMax") and tokens[i + 1].text == "("
+        parts = cplusplus.split_commas(tokens[i + 2 : cplusplus.closing(tokens, i + 1)]) if asked else []
+        told = [once, usual] if "BlockSize" in token.text else [one]
+        yield from ((part[-1].text, [value]) for part, value in zip(parts, told, strict=False) if part)
+
+
 def _dim3_before(texts: Sequence[str], i: int) -> bool:
-    """Whether a name is defined there as a dim3: `dim3 name`, `dim3 const name`."""
-    return texts[max(0, i - 1) : i] == ["dim3"] or texts[max(0, i - 2) : i] == ["dim3", "const"]
+    """Whether a name is defined there as a dim3: `dim3 name`, `dim3 const name`, `dim3 other(…), name`."""
+    if texts[max(0, i - 1) : i] == ["dim3"] or texts[max(0, i - 2) : i] == ["dim3", "const"]:
+        return True
+    begins = max((k for k in range(i) if texts[k] in (";", "{", "}")), default=-1) + 1
+    before = texts[begins:i]
+    return before[:1] == ["dim3"] and before[-1] == "," and before.count("(") == before.count(")")
 
 
 def _by_members(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:

@@ -14,21 +14,21 @@ MEANT |= {
 }
 # What others call the tensors and scalars of the contracts.
 CALLED = {
-    "x": "inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1 ip xin vec vector",
+    "x": "inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1 ip xin vec vector lhs",
     "out": "output y dst result o res output_matrix c odata g_odata out_data outputs normed normalized op xout",
     "gate": "x a h hb shb gate_proj w1 x1 input1 inp1 src1 e",
     "up": "y b h2 hb2 shb2 up_proj w3 x2 input2 inp2 src2 g",
     "a": "inp1 x1 input1 in1 residual left x",
     "b": "inp2 x2 input2 in2 right y",
-    "weight": "gamma w scale g weights b wt mat matrix",
+    "weight": "gamma w scale g weights b wt mat matrix rhs",
     "bias": "beta bias_ b",
     "wte": "weight weights table embedding embeddings emb embedding_table token_embedding_table",
     "mean": "mu",
     "rstd": "rs r inv_std invstd rsigma inv_var",
     "tokens": "inp input_ids ids indices idx token_ids input",
-    "targets": "labels target label",
+    "targets": "labels target label target_data true_labels truelabels y_true",
     "losses": "loss out",
-    "logits": "logits dlogits inp x input",
+    "logits": "logits dlogits inp x input pred pred_data preds predictions",
     "dlosses": "dloss grad_losses",
     "residual": "inp2 res x2 skip input2 in2",
     "residual_out": "residual residual_ res_out sum",
@@ -51,6 +51,9 @@ CALLED = {
 }
 
 
+PROBABILITIES = {"probs", "prob", "probabilities", "p", "softmax", "y_pred_softmax"}  # which are no logits
+
+
 def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
@@ -61,7 +64,7 @@ ROWS = words(
 COLUMNS = words(
     "c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size feat_dim emb_size"
     " emb_dim hidden_dim n2 elems_per_row row_size row_length embedding_dim embed_dim intermediate_size inter_size"
-    " normalized_size softmax_elements dim_size num_feats inner_size"
+    " normalized_size softmax_elements softmax_size row_len ncol dim_size num_feats inner_size"
 )
 ALL = words(
     "n size numel num_elements n_elements total length len num_parameters count num elements num_elems total_count"
@@ -85,6 +88,8 @@ MATMUL = {
     "widtha": "K",
     "heightb": "K",
     "widthb": "N",
+    "heightc": "M",
+    "widthc": "N",
     "m_rows": "M",
     "n_cols": "N",
     "k_shared_dim": "K",
@@ -112,6 +117,6 @@ def others(name: str) -> set[str]:
     found = set(CALLED.get(name, "").split())
     if name.startswith("d") and len(name) > 1:
         of = {name[1:], *CALLED.get(name[1:], "").split()}
-        found |= {form.format(n) for n in of for form in ("d{}", "grad_{}", "{}_grad", "d_{}", "g{}")}
-        found |= {"dy", "grad_out", "grad_output", "do"} if name == "dout" else set()
+        found |= {form.format(n) for n in of for form in ("d{}", "grad_{}", "{}_grad", "d_{}", "g{}", "dld{}", "dl_d{}")}
+        found |= {"dy", "grad_out", "grad_output", "do", "dldy", "upstream_grad"} if name == "dout" else set()
     return found

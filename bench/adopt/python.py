@@ -68,15 +68,29 @@ def launch_of(tree: ast.Module, kernel: str, parameters: Sequence[str]) -> Launc
                 continue
             launched = call.func.value  # by way of torch's wrap_triton, too
             launched = launched.args[0] if isinstance(launched, ast.Call) and len(launched.args) == 1 else launched
-            if not (isinstance(launched, ast.Name) and _stands_for(function, launched.id, kernel)):
+            if not isinstance(launched, ast.Name):
+                continue
+            known = _stands_for(function, launched.id, kernel)
+            if not known and launched.id not in _defaults(function):
                 continue
             before = _way(function.body, call)
             given = _positional(call, parameters)
             if before is None or given is None:
                 continue
             given |= {k.arg: k.value for k in call.keywords if k.arg}
-            return Launch(function, call.func.slice, given, before)
+            if not known and not set(parameters) <= given.keys() <= {*parameters, *OPTIONS}:
+                continue  # a kernel that it is given, and another one
+            return Launch(function, call.func.slice, {**_warmed_up(function, kernel, parameters), **given}, before)
     return None
+
+
+def _warmed_up(function: ast.FunctionDef, kernel: str, parameters: Sequence[str]) -> dict[str, ast.expr]:
+    """What `kernel.warmup(…)` is given, which compiles it for its launch."""
+    for call in ast.walk(function):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == f"{kernel}.warmup":
+            told = {k.arg: k.value for k in call.keywords if k.arg in (*parameters, *OPTIONS)}
+            return {**(_positional(call, parameters) or {}), **told}
+    return {}
 
 
 def _stands_for(function: ast.FunctionDef, name: str, kernel: str) -> bool:
@@ -91,6 +105,8 @@ def _stands_for(function: ast.FunctionDef, name: str, kernel: str) -> bool:
         if isinstance(value, ast.Name) and value.id == kernel:
             return True
         waiting += [value.body, value.orelse] if isinstance(value, ast.IfExp) else []
+        compiled = isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "warmup"
+        waiting += [value.func.value] if compiled else []  # type: ignore[attr-defined]
     return False
 
 
@@ -179,7 +195,10 @@ class Teller:
         self.module = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
         constants = {_name_of(n): ast.unparse(n) for n in tree.body if isinstance(n, ast.Assign | ast.AnnAssign)}
         asked = re.compile(r"torch\.cuda|torch\.device|driver|environ|accelerator")  # of this machine's device
-        self.constants = {n for n, text in constants.items() if n and not asked.search(text)}
+        of_device = {n for n, text in constants.items() if asked.search(text)}
+        while more := {n for n, text in constants.items() if of_device & _words(text)} - of_device:
+            of_device |= more  # and what is made of that
+        self.constants = {n for n in constants if n} - of_device
         self.parameters = _with_callers_defaults(tree, launch.function)
         self.said = Said()
         self.heads = heads
@@ -187,6 +206,7 @@ class Teller:
         self.names: dict[str, str] = {}  # of the launcher's, where they are known: what they are called here
         self.taken = names
         self.leaves = self._leaves(matched)
+        self.kernel_pointers = frozenset(pointers)
         self.pointed = {self.leaf(name) for name in pointers}  # tensors of the launcher's, the contract's or not
         self.lambdas: dict[str, ast.expr] = {}
         self.bound: dict[str, str] = {}  # the launcher's tensors that it does not allocate, as it sees them
@@ -240,14 +260,14 @@ class Teller:
         axes, exact, called = self._axes(name)
         if shape == ["N", "K"] and self._across(name):
             return f"{tensor}.t()"
-        if len(shape) == 4 and axes == 4:
-            second = called[1].lower() if called else ""
-            if second in HEADS:
-                return f"{tensor}.transpose(1, 2)"
-            if called and called[2].lower() in HEADS:
-                return tensor
-            self.unsure.add(tensor)
-            return f"{tensor}.transpose(1, 2)" if self.heads else tensor
+        beside = [self._axes(n) for n, t in self.leaves.items() if n != name and len(self.tensors[t].shape.split()) == 4]
+        several = axes > 2 or any(others == 4 for others, _, _ in beside)  # one more than it asks for, or as the others
+        if len(shape) == 4 and (axes == 4 or (several and not exact)):
+            named = (called, *(names for _, _, names in beside))  # its own, or those of another
+            second = next((heads for names in named if (heads := _second_is_heads(names)) is not None), None)
+            if second is None:
+                self.unsure.add(tensor)
+            return f"{tensor}.transpose(1, 2)" if (self.heads if second is None else second) else tensor
         if shape[-1] == "VP" and self._tells_stride(name):
             self.scalar("V")
             return f"{tensor}.view(-1, {tensor}.shape[-1])[:, :V]"  # padding lies behind a row
@@ -394,7 +414,7 @@ class Teller:
                 lines += [(f"{here} = {known}", {here}, set())] if known != here else []
         for node in self.launch.before:
             lines += self._statement(node, "")
-        values = {name: self.told(value) for name, value in self.launch.given.items()}
+        values = {name: self.told(v) for name, v in self.launch.given.items() if not self._left_open(name, v)}
         values |= {name: value for name, value in further(values).items() if not values.get(name)}
         grid = self._grid(self.launch.grid, values)
         self.said.values, self.said.grid = values, grid
@@ -409,6 +429,11 @@ class Teller:
         self.said.lines += reversed(kept)
         self.said.helpers = {n for n in self.said.helpers if n in needed}
         return self.said
+
+    def _left_open(self, name: str, value: ast.expr) -> bool:
+        """Whether a number is None unless a caller gives one."""
+        default = self.parameters.get(value.id) if isinstance(value, ast.Name) else None
+        return isinstance(default, ast.Constant) and default.value is None and name not in self.kernel_pointers
 
     def _makes(self, name: str) -> bool:
         """Whether the launcher allocates it."""
@@ -727,11 +752,20 @@ def _name_of(node: ast.AST) -> str:
     return node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else ""
 
 
+def _second_is_heads(names: Sequence[str]) -> bool | None:
+    """Of four axes by their names, whether the second is heads, or the third; None where neither is known."""
+    if len(names) != 4 or not {n.lower() for n in names[1:3]} & HEADS:
+        return None
+    return names[1].lower() in HEADS
+
+
 def _viewed(node: ast.expr | None) -> str | None:
     """`x` of `x`, `x.view(…)`, `x.reshape(…).contiguous()`; None of what is no view of one name."""
     while node is not None and not isinstance(node, ast.Name):
         if isinstance(node, ast.IfExp):
-            return _viewed(node.orelse) or _viewed(node.body)
+            there = re.fullmatch(r"(\w+) is not None", ast.unparse(node.test))  # x if x is not None else …
+            first, second = (node.body, node.orelse) if there else (node.orelse, node.body)
+            return _viewed(first) or _viewed(second)
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in VIEWS):
             return None
         node = node.func.value

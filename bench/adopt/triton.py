@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.adopt.cuda import DECIDE, NO_GUESS, Adopted, Guess, Whole, Writer
+from bench.adopt.cuda import DECIDE, NO_GUESS, Adopted, Guess, Read, Whole, Writer
 from bench.adopt.launcher import MOST_NEIGHBOURS
 from bench.adopt.names import ALL, others, plain_name
 from bench.adopt.python import (
@@ -32,7 +32,8 @@ from reference import contract
 
 TUNED = ("autotune", "heuristics")
 KNOWN = {"num_warps", "num_stages"}
-READ, WRITTEN = ("load", "make_block_ptr"), ("store", r"atomic_\w+")
+ADDED = (r"atomic_\w+",)
+READ, WRITTEN = ("load", "make_block_ptr"), ("store", *ADDED)
 # What a norm's kernel for inference leaves out, a program a row: the contract has it for backward.
 LEFT = """
 
@@ -95,6 +96,7 @@ def left_kernel(x, lse, columns, stride, BLOCK: tl.constexpr):
         value = tl.load(x + row * stride + first + lanes, mask=inside, other=float("-inf")).to(tl.float32)
         total += tl.where(inside, tl.exp(value - most), 0)
     tl.store(lse + row, most + tl.log(tl.sum(total)))"""
+GROUPED = re.compile(r"(?i)kv_?(n_?|num_?)?head|heads?_?kv|n_?kv\b|num_kv|kv_?h\b|group")  # heads of k and v, or how many share
 INNER, OUTER = ("feat", "col", "cols", "n"), ("row", "rows", "batch", "m")  # axes, in the names of strides
 GUESSES = {"BLOCK": "1024", "GROUP": "8", "NUM": "4"}
 
@@ -133,7 +135,25 @@ def adopted_triton(
     ]
     writer = min(choices, key=lambda w: w.lacking)
     writer.whole = whole
-    return writer.adopted()
+    made = writer.adopted()
+    return made.noted(REMOVED.format(_version()), DECIDE) if _has_lost(made.text) else made
+
+
+REMOVED = "the kernel wants block pointers, which Triton {} has no more, and older ones have"
+
+
+def _version() -> str:
+    import triton
+
+    return triton.__version__
+
+
+def _has_lost(text: str) -> bool:
+    """Whether a kernel wants what the Triton that is here has no more."""
+    import triton.language as tl
+
+    lost = "removed" in (getattr(tl, "make_block_ptr", None).__doc__ or "removed")
+    return lost and "make_block_ptr(" in text
 
 
 def _decorated(tree: ast.Module) -> ast.Module:
@@ -325,15 +345,16 @@ class _TritonWriter(Writer):
         self.python = launch_of(tree, function.name, self.every) or self._near()
         tensors, reached = [t.name for t in (*p.inputs, *p.outputs)], _reached(function, READ + WRITTEN)
         written = _reached(function, WRITTEN)
-        pointers = {name for name in names if name in reached or _is_pointer(name, tensors)}
+        numbers = _counted(function)
+        pointers = {n for n in names if n in reached or (n not in numbers and _is_pointer(n, tensors))}
         parameters = [
             Parameter(n, "", pointer=n in pointers, const=bool(written & pointers) and n not in written) for n in names
         ]
         signature = Signature((), tuple(parameters), name=function.name)
-        loaded = _reached(function, READ)
-        uses = {n: Use(n in loaded, n in written) for n in pointers if n in loaded | written}
+        loaded = _reached(function, (*READ, *ADDED))
+        uses = {n: Use(n in loaded, n in written, asked=True) for n in pointers if n in loaded | written}
         super().__init__(
-            source, Unit(), signature, phase, p, None, function.name, function.name, uses=uses, guess=guess
+            source, Unit(), Read(signature, {}, signature, uses), phase, p, None, function.name, function.name, guess=guess
         )
         self.unsure: set[str] = set()  # tensors whose second axis is heads or positions, by a guess
         if not any(q.pointer for q in parameters):
@@ -350,6 +371,26 @@ class _TritonWriter(Writer):
                     self.tree = tree
                     return found
         return None
+
+    @property
+    def launched(self) -> bool:
+        return self.python is not None
+
+    def _grid_words(self) -> set[str]:
+        assert self.python
+        made = {_binds(n): n.value for n in self.python.before if isinstance(n, ast.Assign)}
+        words = _identifiers(self.python.grid)
+        while more := {n for w in words if w in made for n in _identifiers(made[w])} - words:
+            words |= more
+        return words
+
+    def says(self) -> set[str]:
+        text = ast.unparse(self.function) + (ast.unparse(self.python.function) if self.python else "")
+        return super().says() | ({"NKV"} if GROUPED.search(text) else set())
+
+    def _halves_it(self, said: str) -> bool:
+        nodes = [self.function, *([self.python.grid, *self.python.before] if self.python else [])]
+        return any(re.search(rf"\b{re.escape(said)} // 2\b", ast.unparse(n)) for n in nodes)
 
     def names_of(self, q: Parameter) -> list[str]:
         """Its own, and what its launcher calls what it gives."""
@@ -472,6 +513,12 @@ class _TritonWriter(Writer):
                 found.add(told[1] if told else "")
         if len(found) == 1 and (stored := {"float16": "fp16", "bfloat16": "bf16"}.get(found.pop(), "")):
             return f'\nDTYPES = ("{stored}",)  # it rounds to that'
+        multiplied = {a for n in called if ast.unparse(n.func) == "tl.dot" for a in map(ast.unparse, n.args[:2])}
+        cast = re.compile(r"\.to\(tl\.(float16|bfloat16)\)$")
+        values = [n for f in functions for n in ast.walk(f) if isinstance(n, ast.Assign) and _binds(n) in multiplied]
+        made = {m[1] for text in (*multiplied, *(ast.unparse(n.value) for n in values)) if (m := cast.search(text))}
+        if len(made) == 1 and (only := {"float16": "fp16", "bfloat16": "bf16"}[made.pop()]):
+            return f'\nDTYPES = ("{only}",)  # it multiplies what it rounds to that'
         dots = [{k.arg for k in n.keywords} for n in called if ast.unparse(n.func) == "tl.dot"]
         exact = {"input_precision", "allow_tf32"}
         if dots and not any(exact & given for given in dots):
@@ -599,6 +646,11 @@ class _TritonWriter(Writer):
         return f"{self.loop}[i].numel()" if self.loop else self.tensors[self.main()].shape.split()[-1]
 
 
+def _identifiers(node: ast.AST) -> set[str]:
+    names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+    return names | {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+
+
 def _reached(function: ast.FunctionDef, calls: Sequence[str]) -> set[str]:
     """The names that loads, or stores, go by: their first argument, and what that is a sum of."""
     found: set[str] = set()
@@ -616,6 +668,19 @@ def _reached(function: ast.FunctionDef, calls: Sequence[str]) -> set[str]:
         found |= more
     numbers = {n for n in found if re.search(r"stride|offset|^n_|^num_|_idx$|_id$", n.lower())}
     return found - numbers
+
+
+def _counted(function: ast.FunctionDef) -> set[str]:
+    """Names that something is compared with, divided by or counted to."""
+    nodes: list[ast.AST] = []
+    for n in ast.walk(function):
+        if isinstance(n, ast.Compare) and not any(isinstance(o, ast.Is | ast.IsNot) for o in n.ops):
+            nodes += [n.left, *n.comparators]
+        elif isinstance(n, ast.BinOp) and isinstance(n.op, ast.FloorDiv | ast.Mod | ast.Mult):
+            nodes += [n.left, n.right]
+        elif isinstance(n, ast.Call) and re.search(r"\b(range|cdiv)$", ast.unparse(n.func)):
+            nodes += n.args
+    return {n.id for n in nodes if isinstance(n, ast.Name)}
 
 
 def _summed(node: ast.expr) -> set[str]:

@@ -16,6 +16,7 @@ OPERATORS = ("+", "-", "*", "/", "%", "&", "|", "^")
 class Use:
     reads: bool = False
     writes: bool = False
+    asked: bool = False  # whether it is there
 
 
 def uses_of(body: Sequence[Token], names: Iterable[str]) -> dict[str, Use]:
@@ -44,10 +45,13 @@ def _follow(body: Sequence[Token], name: str, use: Use, seen: set[str]) -> bool:
             else:
                 _add(body, cplusplus.closing(body, i + 1) + 1, use)
             continue
-        if body[i - 1].text == "*" and not _a_value(body[i - 2]):
-            _add(body, i + 1, use)
-            continue
         start = _statement(body, i)
+        if body[i - 1].text == "*" and not _a_value(body[i - 2]):
+            if any(t.text == "atomic_ref" for t in body[start:i]):
+                use.reads = use.writes = True
+            else:
+                _add(body, i + 1, use)
+            continue
         made = _made(body, start, i)
         if made == name or (made is None and texts[:1] in (["+"], ["-"]) and texts[1:2] == ["="] and start == i):
             continue  # it is moved: p += n
@@ -57,7 +61,7 @@ def _follow(body: Sequence[Token], name: str, use: Use, seen: set[str]) -> bool:
         elif _atomic(body, i):
             use.reads = use.writes = True
         elif texts[:1] in (["=="], ["!="]) or _asked(body, i):
-            continue  # whether it is there
+            use.asked = True
         else:
             return False
     return True

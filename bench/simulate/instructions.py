@@ -503,6 +503,10 @@ CONVERSIONS = [
     instruction("9.7.9 cvt", "cvt.f64.S d:f64, a:S", "(f64){S:half}::decode({a})", S=("f16", "bf16")),
     instruction("9.7.9 cvt", "cvt.RND.D.f32 d:D, a:f32", "{D:half}::{RND}({a})", RND=TO_F16, D=("f16", "bf16")),
     instruction("9.7.9 cvt", "cvt.rn.D.f64 d:D, a:f64", "{D:half}::round({a})", D=("f16", "bf16")),
+    *(
+        instruction("9.7.9 cvt", "cvt.rn.D.S d:D, a:S", "{D:half}::round((f64){S:half}::decode({a}))", D=(d,), S=(s,))
+        for d, s in (("f16", "bf16"), ("bf16", "f16"))
+    ),
     # The first source is the upper half.
     instruction(
         "9.7.9 cvt",
