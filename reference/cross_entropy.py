@@ -1,4 +1,4 @@
-"""Cross entropy over the first V of VP columns: losses = lse - logits[target]; padding columns do not count."""
+"""Cross entropy over the first V of VP columns: losses = lse - logits[target]; whatever padding holds does not count."""
 
 import torch
 

@@ -1,6 +1,6 @@
 """One token a row of logits, by a uniform number that is given: argmax, temperature, top-k, top-p.
 
-    weights   exp((logit - largest) / temperature) of the first V logits; 1 where the logit is the largest
+    weights   exp((logit - largest) / temperature) of the first V logits, whatever is behind them; 1 where it is the largest
     top_k     the k largest logits are kept (0: all), of equal ones the lower index first
     top_p     of those, from the largest on, as few as have top_p of their weight together, one at least (1: all)
     token     the first index at which the running sum of kept weights, in the order of indices, is above u times all
