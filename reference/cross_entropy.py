@@ -1,4 +1,4 @@
-"""Cross entropy over the first V of VP columns: losses = lse - logits[target]; whatever padding holds does not count."""
+"""Cross entropy over the first V of VP columns: losses = lse - logits[target]; what padding holds does not count."""
 
 import torch
 

@@ -1,15 +1,17 @@
 """One token a row of logits, by a uniform number that is given: argmax, temperature, top-k, top-p.
 
-    weights   exp((logit - largest) / temperature) of the first V logits, whatever is behind them; 1 where it is the largest
+    weights   exp((logit - largest) / temperature) of the first V logits; 1 where the logit is the largest
     top_k     the k largest logits are kept (0: all), of equal ones the lower index first
     top_p     of those, from the largest on, as few as have top_p of their weight together, one at least (1: all)
     token     the first index at which the running sum of kept weights, in the order of indices, is above u times all
               of it; the last kept index where it never is
     temperature 0: the largest logit, of equal ones the lowest index; u, top_k and top_p do not matter
 
-Logits are compared as they are, before anything is rounded; -0 equals 0. A row that holds a NaN has no distribution:
-its token is the index of the first NaN, as `torch.argmax` says. Of +inf each is as likely as another, and so is each of
-a row that is -inf all over. Nucleus: Holtzman et al. 2020 (arXiv:1904.09751); top-k: Fan et al. 2018 (1805.04833).
+Logits are compared as they are, before anything is rounded; -0 equals 0. Padding behind V may hold anything. A
+row that holds a NaN has no distribution: its token is the index of the first NaN, as `torch.argmax` says. Of +inf each
+is as likely as another, and so is each of a row that is -inf all over.
+
+Nucleus: Holtzman et al. 2020 (arXiv:1904.09751); top-k: Fan et al. 2018 (1805.04833).
 """
 
 import torch

@@ -41,7 +41,7 @@ MOST_NOTICES = 10  # on files of one root that are no variants
 CONSTANTS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("DTYPES", "REQUIRES", "KERNELS"), (tuple,)),
     "DETERMINISTIC": (bool, type(None)),
-    "SPILLS": (int,),
+    "SPILLS": (int, dict),
     "TENSOR_CORES": (bool,),
 }
 
@@ -68,7 +68,7 @@ class Variant:
     requires: tuple[str, ...] = ()
     deterministic: bool | None = None
     kernels: tuple[str, ...] = ()
-    spills: int = 0  # bytes of registers that a GPU kernel is known to spill, at most, on any architecture
+    spills: int | tuple[tuple[str, int], ...] = 0  # (see `may_spill`)
     tensor_cores: bool = False  # a GPU kernel that says it uses them: its machine code must
     options: frozenset[tuple[str, str]] = frozenset()  # (phase, optional scalar) that its functions take
     outside: bool = False  # of another root than this repository's: no yardstick, and no baseline of PyTorch's
@@ -77,6 +77,10 @@ class Variant:
     @property
     def name(self) -> str:
         return f"{self.backend}.{self.stem}"
+
+    def may_spill(self, arch: str) -> int:
+        """Bytes of registers that its GPU kernels are known to spill, at most, on an architecture ("sm_90a")."""
+        return self.spills if isinstance(self.spills, int) else dict(self.spills).get(arch, 0)
 
     @property
     def own_code(self) -> bool:
@@ -391,8 +395,11 @@ def _constants(path: Path, tree: ast.Module) -> dict:
         values[name] = value = (
             (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
         )
-        if type(value) not in CONSTANTS[name] or (isinstance(value, tuple) and not all(type(v) is str for v in value)):
+        held = value.items() if isinstance(value, dict) else [(v, 0) for v in value] if isinstance(value, tuple) else ()
+        if type(value) not in CONSTANTS[name] or not all((type(a), type(b)) == (str, int) for a, b in held):
             raise Unreadable(f"{path} line {node.lineno}: {name} cannot be {ast.unparse(node.value)[:60]}")
+        if isinstance(value, dict):
+            values[name] = tuple(value.items())
     for pattern in values.get("KERNELS", ()):
         if not NAMES_SOMETHING.search(pattern):  # else own code could run any library's
             raise Unreadable(f"{path}: KERNELS has {pattern!r}, which names no kernel")

@@ -236,8 +236,8 @@ def _judge(variant: Variant, rows: list[Compiled]) -> None:
     """Mark spills that were not declared, tensor cores that are claimed and not used, and products that wait."""
     for row in rows:
         spilled = row.facts.get("spill_bytes", 0)
-        if not row.fault and spilled > variant.spills:
-            row.fault = f"spills {spilled} bytes, SPILLS allows {variant.spills}"
+        if not row.fault and spilled > (most := variant.may_spill(row.arch)):
+            row.fault = f"spills {spilled} bytes, SPILLS allows {most}"
         if not row.fault and row.facts.get("serialized"):
             row.fault = "wgmma is serialized: no product is in flight while another begins"
     compiled = [r for r in rows if r.facts]

@@ -78,6 +78,7 @@ WRONG = pytest.mark.parametrize(
         ("torch/residual/mine.py", GOOD + "REQUIRES = 5\n", "REQUIRES cannot be 5"),
         ("torch/residual/mine.py", GOOD + "KERNELS = ('*', 'gemm*')\n", "names no kernel"),
         ("torch/residual/mine.py", GOOD + "SPILLS = 'many'\n", "SPILLS cannot be"),
+        ("torch/residual/mine.py", GOOD + "SPILLS = {90: 4}\n", "SPILLS cannot be"),
         ("torch/residual/mine.py", GOOD + "X = " + "-" * 20_000 + "1\n", "mine.py"),  # too deep for the parser
         ("torch/residual/mine.py", GOOD + "\0", "null bytes"),
         ("torch/residual/mine.py", b'"""\xff."""\n', "line 1|cannot be read"),

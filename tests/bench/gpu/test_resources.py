@@ -68,10 +68,9 @@ def test_an_undeclared_spill_is_a_fault_and_a_declared_one_is_not(tmp_path, caps
     one = ("--dtype", "fp32", "--arch", "sm_90a")
     code, rows = run(write(tmp_path / "a", SPILLING, bounds=tight), capsys, *one)
     assert code == 2 and all("SPILLS allows 0" in r["fault"] and r["spill_bytes"] > 0 for r in rows)
-    code, rows = run(
-        write(tmp_path / "b", SPILLING, "SPILLS = 100000", tight), capsys, "--dtype", "fp32", "--arch", "sm_90a"
-    )
-    assert code == 0 and all(r["spill_bytes"] > 0 for r in rows)
+    for most, wrong in (("100000", 0), ('{"sm_90a": 100000}', 0), ('{"sm_80": 100000}', 2)):
+        code, rows = run(write(tmp_path / f"b{wrong}{len(most)}", SPILLING, f"SPILLS = {most}", tight), capsys, *one)
+        assert code == wrong and all(r["spill_bytes"] > 0 for r in rows)
 
 
 def test_claimed_tensor_cores_must_be_in_the_machine_code(tmp_path, capsys):
