@@ -209,7 +209,11 @@ def _numbers_of(
     given = cplusplus.split_commas(tokens[opens + 1 : cplusplus.closing(tokens, opens)])
     if len(given) != len(parameters):
         return {}
-    told = {n: _number_of(unit, caller, part[0], further) for n, part in zip(parameters, given) if len(part) == 1}
+    told = {
+        n: _number_of(unit, caller, part[0], further)
+        for n, part in zip(parameters, given, strict=True)
+        if len(part) == 1
+    }
     return {name: [number] for name, number in told.items() if number}
 
 
@@ -228,9 +232,9 @@ def _number_of(unit: cplusplus.Unit, caller: cplusplus.Declaration, given: Token
         return None
     for d in unit.declarations:
         for k, token in enumerate(d.tokens if d.function and d is not caller else ()):
-            if token.text == caller.names[0] and (told := _numbers_of(unit, d, k, names, further - 1)):
-                if given.text in told:
-                    return told[given.text][0]
+            told = _numbers_of(unit, d, k, names, further - 1) if token.text == caller.names[0] else {}
+            if given.text in told:
+                return told[given.text][0]
     return None
 
 
