@@ -981,7 +981,7 @@ class Writer:
         return MEANT.get(plain) if plain in ("eps", "epsilon") or "losses" in self.tensors else None
 
     def _is_crossed(self) -> bool | None:
-        """Whether a product of N x K and K x M is meant, by the order that its sizes are told in; None of other sizes."""
+        """Whether a product of N x K and K x M is meant, by the order of its sizes; None of other sizes."""
         told = self.sizes_told()
         return told.index("n") < told.index("m") if set("mnk") <= set(told) else None
 

@@ -14,7 +14,8 @@ MEANT |= {
 }
 # What others call the tensors and scalars of the contracts.
 CALLED = {
-    "x": "lhs inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1 ip xin vec vector",
+    "x": "lhs inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1 ip xin vec"
+    " vector",
     "out": "output y dst result o res output_matrix c odata g_odata out_data outputs normed normalized op xout",
     "gate": "x a h hb shb gate_proj w1 x1 input1 inp1 src1 e",
     "up": "y b h2 hb2 shb2 up_proj w3 x2 input2 inp2 src2 g",
