@@ -15,7 +15,20 @@ from pathlib import Path
 from bench import cli
 from bench.adopt.expression import Expression
 from bench.adopt.launcher import Launcher, called_near, launcher_in, launcher_near
-from bench.adopt.names import ALL, BATCHES, COLUMNS, GEMV, HEADS, MATMUL, MEANT, PROBABILITIES, ROWS, others, plain_name, words
+from bench.adopt.names import (
+    ALL,
+    BATCHES,
+    COLUMNS,
+    GEMV,
+    HEADS,
+    MATMUL,
+    MEANT,
+    PROBABILITIES,
+    ROWS,
+    others,
+    plain_name,
+    words,
+)
 from bench.adopt.ours import COPIED, FILLED, LEFT, LSE, MOVED, ROWS_LSE, SCALED, TURNED, TYPES
 from bench.adopt.structs import Structs, spread, spread_arguments, spread_tokens, structs_of, together
 from bench.adopt.uses import Use, uses_of
@@ -517,7 +530,11 @@ class Writer:
             *([f'move_kernel = Kernel("{self.name}/left.cu", "moved")  # q, k, v of their own'] if moved else []),
             *([f'fill_kernel = Kernel("{self.name}/left.cu", "filled")'] if filled else []),
             *([f'copy_kernel = Kernel("{self.name}/left.cu", "copied")  # it works in place'] if self.copies else []),
-            *([f'scale_kernel = Kernel("{self.name}/left.cu", "scaled")  # it scales no gradients'] if self.scales else []),
+            *(
+                [f'scale_kernel = Kernel("{self.name}/left.cu", "scaled")  # it scales no gradients']
+                if self.scales
+                else []
+            ),
             *([f'turn_kernel = Kernel("{self.name}/left.cu", "turned")  # it takes K x N'] if self.turned else []),
             "",
             "",
@@ -626,9 +643,7 @@ class Writer:
             if t.name not in self.matched.values() and t.when is not contract.always:
                 yield f"if {t.name} is not None:"
                 yield f'    raise Unavailable("{t.name}")'
-            elif t.name in self.copies.values():
-                continue
-            elif t.name == "grad_scale" and self.scales:
+            elif t.name in self.copies.values() or (t.name == "grad_scale" and self.scales):
                 continue
             elif t.name not in self.matched.values() and not self._loads(t.name) and t.name not in self._left():
                 yield f"# {DECIDE}: the kernel has no parameter for {t.name}"
@@ -652,7 +667,11 @@ class Writer:
                 yield "if any(weight_decays):"
                 yield '    raise Unavailable("weight decay")'
             if name == "accumulate" and not self.adds:
-                open_ = "" if self.adds is False else f"  # {DECIDE}: `not accumulate`, where the kernel adds to what is there"
+                open_ = (
+                    ""
+                    if self.adds is False
+                    else f"  # {DECIDE}: `not accumulate`, where the kernel adds to what is there"
+                )
                 yield f"if accumulate:{open_}"
                 yield '    raise Unavailable("accumulation")'
             elif name == "causal":
@@ -962,7 +981,7 @@ class Writer:
         return MEANT.get(plain) if plain in ("eps", "epsilon") or "losses" in self.tensors else None
 
     def _is_crossed(self) -> bool | None:
-        """Whether a product of N x K and K x M is meant, by the order in which its sizes are told; None of other sizes."""
+        """Whether a product of N x K and K x M is meant, by the order of its sizes; None of other sizes."""
         told = self.sizes_told()
         return told.index("n") < told.index("m") if set("mnk") <= set(told) else None
 

@@ -1,8 +1,8 @@
 """How a CUDA source launches its kernel: read from the host's functions beside it, of this file or of one near it."""
 
-import itertools
 import os
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ CHANGES = re.compile(r"[-+*/%&|^]=|<<=|>>=|\+\+|--")
 STEPS = ["+", "+"], ["-", "-"]
 MOST_NEIGHBOURS = 50  # files that are looked through for a launch
 MOST_FAR = 400  # those further away
-MOST_SEEN = 5_000  # of all kinds, below one folder
+MOST_FOLDERS = 400  # that files are looked for in, below one
 CALLERS = 3  # of callers, one above the other
 USUAL = "256"  # threads, of several numbers that a source tries
 OF_A_BLOCK = re.compile(r"(?i)block|thread|tile|warp|^b[rcmnk]$")
@@ -209,7 +209,11 @@ def _numbers_of(
     given = cplusplus.split_commas(tokens[opens + 1 : cplusplus.closing(tokens, opens)])
     if len(given) != len(parameters):
         return {}
-    told = {n: _number_of(unit, caller, part[0], further) for n, part in zip(parameters, given) if len(part) == 1}
+    told = {
+        n: _number_of(unit, caller, part[0], further)
+        for n, part in zip(parameters, given, strict=True)
+        if len(part) == 1
+    }
     return {name: [number] for name, number in told.items() if number}
 
 
@@ -228,9 +232,9 @@ def _number_of(unit: cplusplus.Unit, caller: cplusplus.Declaration, given: Token
         return None
     for d in unit.declarations:
         for k, token in enumerate(d.tokens if d.function and d is not caller else ()):
-            if token.text == caller.names[0] and (told := _numbers_of(unit, d, k, names, further - 1)):
-                if given.text in told:
-                    return told[given.text][0]
+            told = _numbers_of(unit, d, k, names, further - 1) if token.text == caller.names[0] else {}
+            if given.text in told:
+                return told[given.text][0]
     return None
 
 
@@ -252,25 +256,27 @@ def _neighbours(source: Path) -> list[Path]:
     here = source.resolve()
     up = here.parent.parent
     near = [p for folder in (here.parent, up) for p in _below(folder, 0)]
-    far = [p for folder in (up, up.parent) for p in itertools.islice(_below(folder, 2), MOST_SEEN)]
+    far = [p for folder in (up, up.parent) for p in _below(folder, 2)]
     kinds = (".cu", ".cuh", ".cpp", ".h", ".hpp")
     near, far = ([p for p in found if p.suffix in kinds] for found in (near, far))
     return [path for path in dict.fromkeys([*near[:MOST_NEIGHBOURS], *far[:MOST_FAR]]) if path != here]
 
 
-def _below(folder: Path, depth: int) -> Iterator[Path]:
-    """The files in a folder, then those of the folders in it; none of a disk's root, or of what cannot be read."""
-    if folder == folder.parent:
-        return
-    try:
-        entries = sorted(os.scandir(folder), key=lambda e: e.name)
-        files = [Path(e.path) for e in entries if not e.is_symlink() and e.is_file()]
-        folders = [Path(e.path) for e in entries if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
-    except OSError:  # it may have gone meanwhile
-        return
-    yield from files
-    for inner in folders if depth else ():
-        yield from _below(inner, depth - 1)
+def _below(top: Path, depth: int) -> Iterator[Path]:
+    """The files in a folder, then those of the folders in it, of so many folders; none of a disk's root, or of what
+    cannot be read."""
+    waiting = deque([(top, depth)] if top != top.parent else [])
+    for _ in range(MOST_FOLDERS):
+        if not waiting:
+            return
+        folder, further = waiting.popleft()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda e: e.name)
+            yield from [Path(e.path) for e in entries if not e.is_symlink() and e.is_file()]
+            inner = [e for e in entries if further and not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
+        except OSError:  # it may have gone meanwhile
+            continue
+        waiting += [(Path(e.path), further - 1) for e in inner]
 
 
 def launcher_near(source: Path, kernel: str) -> Launcher | None:

@@ -14,7 +14,8 @@ MEANT |= {
 }
 # What others call the tensors and scalars of the contracts.
 CALLED = {
-    "x": "inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1 ip xin vec vector lhs",
+    "x": "lhs inp input in src data act activations a inputs idata g_idata in_data inp1 x1 input1 in1 ip xin vec"
+    " vector",
     "out": "output y dst result o res output_matrix c odata g_odata out_data outputs normed normalized op xout",
     "gate": "x a h hb shb gate_proj w1 x1 input1 inp1 src1 e",
     "up": "y b h2 hb2 shb2 up_proj w3 x2 input2 inp2 src2 g",
@@ -117,6 +118,8 @@ def others(name: str) -> set[str]:
     found = set(CALLED.get(name, "").split())
     if name.startswith("d") and len(name) > 1:
         of = {name[1:], *CALLED.get(name[1:], "").split()}
-        found |= {form.format(n) for n in of for form in ("d{}", "grad_{}", "{}_grad", "d_{}", "g{}", "dld{}", "dl_d{}")}
+        found |= {
+            form.format(n) for n in of for form in ("d{}", "grad_{}", "{}_grad", "d_{}", "g{}", "dld{}", "dl_d{}")
+        }
         found |= {"dy", "grad_out", "grad_output", "do", "dldy", "upstream_grad"} if name == "dout" else set()
     return found

@@ -260,7 +260,9 @@ class Teller:
         axes, exact, called = self._axes(name)
         if shape == ["N", "K"] and self._across(name):
             return f"{tensor}.t()"
-        beside = [self._axes(n) for n, t in self.leaves.items() if n != name and len(self.tensors[t].shape.split()) == 4]
+        beside = [
+            self._axes(n) for n, t in self.leaves.items() if n != name and len(self.tensors[t].shape.split()) == 4
+        ]
         several = axes > 2 or any(others == 4 for others, _, _ in beside)  # one more than it asks for, or as the others
         if len(shape) == 4 and (axes == 4 or (several and not exact)):
             named = (called, *(names for _, _, names in beside))  # its own, or those of another

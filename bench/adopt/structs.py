@@ -85,7 +85,9 @@ def _declared(member: Sequence[Token]) -> list[Parameter]:
     texts = [t.text for t in member]
     if {"[", "<", ":", "&", "{", "static"} & set(texts):
         return []
-    parts = [p[: [t.text for t in p].index("=")] if "=" in [t.text for t in p] else p for p in cplusplus.split_commas(member)]
+    parts = [
+        p[: [t.text for t in p].index("=")] if "=" in [t.text for t in p] else p for p in cplusplus.split_commas(member)
+    ]
     base = [t.text for t in parts[0][:-1] if t.text != "*" and t.text not in ("__restrict__", "__restrict", "struct")]
     const, kind = "const" in base, canonical([t for t in base if t != "const"])
     if kind not in (*DTYPE_OF, *SCALARS):

@@ -96,7 +96,9 @@ def left_kernel(x, lse, columns, stride, BLOCK: tl.constexpr):
         value = tl.load(x + row * stride + first + lanes, mask=inside, other=float("-inf")).to(tl.float32)
         total += tl.where(inside, tl.exp(value - most), 0)
     tl.store(lse + row, most + tl.log(tl.sum(total)))"""
-GROUPED = re.compile(r"(?i)kv_?(n_?|num_?)?head|heads?_?kv|n_?kv\b|num_kv|kv_?h\b|group")  # heads of k and v, or how many share
+GROUPED = re.compile(
+    r"(?i)kv_?(n_?|num_?)?head|heads?_?kv|n_?kv\b|num_kv|kv_?h\b|group"
+)  # heads of k and v, or how many share
 INNER, OUTER = ("feat", "col", "cols", "n"), ("row", "rows", "batch", "m")  # axes, in the names of strides
 GUESSES = {"BLOCK": "1024", "GROUP": "8", "NUM": "4"}
 
@@ -354,7 +356,15 @@ class _TritonWriter(Writer):
         loaded = _reached(function, (*READ, *ADDED))
         uses = {n: Use(n in loaded, n in written, asked=True) for n in pointers if n in loaded | written}
         super().__init__(
-            source, Unit(), Read(signature, {}, signature, uses), phase, p, None, function.name, function.name, guess=guess
+            source,
+            Unit(),
+            Read(signature, {}, signature, uses),
+            phase,
+            p,
+            None,
+            function.name,
+            function.name,
+            guess=guess,
         )
         self.unsure: set[str] = set()  # tensors whose second axis is heads or positions, by a guess
         if not any(q.pointer for q in parameters):

@@ -85,7 +85,9 @@ def test_gate_and_up_of_one_row_are_as_long_as_is_halved(tmp_path, told, launch,
     assert given in made and 'raise Unavailable("several rows")' in made and decide == []
 
 
-@pytest.mark.parametrize(("order", "given"), [("int N, int M", "R, S"), ("int M, int N", "R, S"), ("int N, int C", "R, S")])
+@pytest.mark.parametrize(
+    ("order", "given"), [("int N, int M", "R, S"), ("int M, int N", "R, S"), ("int N, int C", "R, S")]
+)
 def test_of_two_letters_the_first_has_the_rows(tmp_path, order, given):
     kernel = f"__global__ void norm(const float* in, float* out, {order}) {{ out[0] = in[0]; }}\n"
     names = order.replace("int ", "")
@@ -107,7 +109,9 @@ def test_a_kernel_that_takes_one_length_of_a_product_is_given_no_other(tmp_path)
         "__global__ void mul(float* A, float* B, float* C, int N) { C[0] = A[0] * B[0]; }\n"
         "void go(int N) { mul<<<N, N>>>(A, B, C, N); }",
     )  # fmt: skip
-    assert "if len({*x.shape, *weight.shape}) > 1:" in made and 'raise Unavailable("matrices that are not square")' in made
+    assert (
+        "if len({*x.shape, *weight.shape}) > 1:" in made and 'raise Unavailable("matrices that are not square")' in made
+    )
 
 
 STRUCT = """struct Task { const float* src; float *dst; int rows, cols; };
@@ -213,7 +217,9 @@ def test_macros_of_a_hosts_compiler_are_there(tmp_path):
 
 
 def test_a_weight_in_half_precision_is_turned_by_a_kernel_that_knows_it(tmp_path):
-    kernel = "#include <cuda_fp16.h>\n__global__ void mul(half* A, half* B, half* C, int M, int N, int K) { C[0] = A[0]; }"
+    kernel = (
+        "#include <cuda_fp16.h>\n__global__ void mul(half* A, half* B, half* C, int M, int N, int K) { C[0] = A[0]; }"
+    )
     (tmp_path / "mul.cu").write_text(kernel)
     made = adopted(tmp_path / "mul.cu", "matmul", "mul", "mul", guess=Guess(turned=True))
     (ours,) = (content for path, content in made.files.items() if path.name == "left.cu")
@@ -242,7 +248,9 @@ def softmax(x):
     BLOCK = triton.next_power_of_2(n_cols)
     num_stages = 4 if SIZE_SMEM > 200000 else 2
     y = torch.empty_like(x)
-    kernel = warmed.warmup(y, x, x.stride(0), y.stride(0), n_rows, n_cols, BLOCK=BLOCK, num_stages=num_stages, grid=(1,))
+    kernel = warmed.warmup(
+        y, x, x.stride(0), y.stride(0), n_rows, n_cols, BLOCK=BLOCK, num_stages=num_stages, grid=(1,)
+    )
     kernel._init_handles()
     programs = min(SIZE_SMEM // kernel.metadata.shared, n_rows)
     kernel[(programs, 1, 1)](y, x, x.stride(0), y.stride(0), n_rows, n_cols)
