@@ -423,7 +423,7 @@ def case_facts(r: Record) -> list[str]:
     """What the work is, and how far the numbers can be trusted."""
     if not r.get("bytes") or r.get("flops") is None:
         return []
-    facts = [f"{cli.several(r['calls'], 'call')} a step" if r.get("calls") else "not part of the fused step"]
+    facts = [f"{cli.several(r['calls'] or 0, 'call')} a step" if r.get("calls") else "not part of the fused step"]
     facts.append(f"{r['flops'] / 1e9:.3g} GFLOP, at least {r['bytes'] / 1e6:.3g} MB moved")
     if floor := r.get("floor_s"):
         facts.append(f"floor at measured ceilings {duration(floor)}")

@@ -4,6 +4,7 @@ What a case came to is said by files of its own, which nobody else writes: its r
 Whoever reads the folder later, or goes on with it, needs nothing else.
 """
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -20,6 +21,7 @@ from typing import Any
 
 from bench import cli
 from bench.cli import CannotGoOn
+from bench.core.evidence import plain
 from bench.core.files import make_folder, write_atomically
 from bench.records import DASH
 from bench.records.read import RECORDS, latest, read_records
@@ -202,7 +204,21 @@ def _gather(out: Path, running: "dict[str, tuple[subprocess.Popen[bytes], float]
 def _write_ended(out: Path, name: str, code: int, seconds: float) -> None:
     code = cli.FAILED if code < 0 else code  # by a signal
     write_atomically(_ended(out, name), json.dumps({"code": code, "seconds": round(seconds, 3)}) + "\n")
-    cli.say(f"ended: {name}, exit code {code}, {duration(seconds)}")
+    _say_ended(out, name, code, seconds)
+
+
+def _say_ended(out: Path, name: str, code: int, seconds: float) -> None:
+    """With what the case itself said of its end, where that was a bad one."""
+    log = _log(out, name, 0)
+    why = ""
+    if code not in (cli.OK, cli.INTERRUPTED):
+        with contextlib.suppress(OSError):
+            lines = log.read_text(errors="replace").splitlines()
+            why = next(
+                (f": {line.removeprefix('error: ')}" for line in reversed(lines) if line.startswith("error: ")), ""
+            )
+        why = why or f"; see {log}"
+    cli.say(f"ended: {name}, exit code {code}, {duration(seconds)}{plain(why)}")
 
 
 # ---- on Slurm ------------------------------------------------------------------------------------------------------
@@ -260,7 +276,7 @@ def _await(out: Path, waiting: dict[str, str]) -> None:
         for name in list(waiting):
             if ended := _read_ended(out, name):
                 del waiting[name]
-                cli.say(f"ended: {name}, exit code {ended['code']}, {duration(ended['seconds'])}")
+                _say_ended(out, name, ended["code"], ended["seconds"])
         if time.monotonic() < look:
             continue
         queue = _queue()

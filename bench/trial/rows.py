@@ -282,7 +282,7 @@ def sizes_text(case: Case) -> str:
 def facts(row: Record, timing: Timing | None) -> list[str]:
     """The lines under a table: what the work is, and how far the numbers can be trusted."""
     lines = [
-        f"{cli.several(row['calls'], 'call')} a step; {row['flops'] / 1e9:.3g} GFLOP, at least "
+        f"{cli.several(row['calls'] or 0, 'call')} a step; {row['flops'] / 1e9:.3g} GFLOP, at least "
         f"{row['bytes'] / 1e6:.3g} MB moved, {row['saved_bytes'] / 1e6:.3g} MB saved for backward"
     ]
     if row["floor_s"]:

@@ -97,11 +97,13 @@ def play(tmp_path, monkeypatch):
     return made
 
 
-def test_cases_run_so_many_at_a_time_and_say_how_they_ended(tmp_path, play):
+def test_cases_run_so_many_at_a_time_and_say_how_they_ended(tmp_path, play, capsys):
     names = ["a", "b", "c", "d"]
     sweep.here(tmp_path, play(*((name, 0.2, code) for name, code in zip(names, (0, 3, 0, 0), strict=True))), 2)
     assert [sweep.outcome(tmp_path, Case("train", name, ())) for name in names] == [0, 3, 0, 0]
     assert (tmp_path / "logs" / "b.log").read_text() == "said by b\n"
+    ends = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ended: ")]
+    assert [line.split()[1] for line in ends if "; see" in line] == ["b,"] and len(ends) == 4
     times = sorted((int(f.name.split(".")[1]), f.suffix) for f in tmp_path.glob("*.*.*"))
     running, most = 0, 0
     for _, what in times:
@@ -185,6 +187,7 @@ def test_a_case_that_fails_is_the_sweep_s_exit_code(tmp_path):
     done = commands.run("sweep", "train", "gpt2-tiny", "-a", "seq=x", "--out", out)
     assert done.returncode == 64 and "exit code 64" in done.stdout
     assert "'x' is not a whole number above 0" in (out / "logs" / "seq=x.log").read_text()
+    assert "ended: seq=x, exit code 64" in done.stderr and "'x' is not a whole number above 0" in done.stderr
     (out / "sweep.json").write_text("{")
     broken = commands.run("sweep", "train", "gpt2-tiny", "-a", "seq=x", "--out", out, "--resume")
     assert broken.returncode == 1 and "sweep.json is damaged" in broken.stderr
