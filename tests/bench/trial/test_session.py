@@ -163,7 +163,8 @@ def test_what_a_stopped_session_killed_is_not_told_as_a_crash(tmp_path, monkeypa
 
 def test_ctrl_c_keeps_what_was_measured(tmp_path, monkeypatch):
     """Between two cases; what a signal does to processes: tests/bench/test_robust.py."""
-    append, kept = Run.append, []
+    append = Run.append
+    kept: list[Record] = []
 
     def append_once(self, record):
         if kept and record["shape"] != kept[0]["shape"]:
