@@ -35,7 +35,7 @@ DTYPES = ("fp32", "bf16", "fp16")
 REQUIRES = ("sm90",)
 DETERMINISTIC = True
 TENSOR_CORES = True
-SPILLS = 36  # bytes, of flash.py's in fp32; of its own none
+SPILLS = {"sm_90a": 36, "sm_100a": 40}  # bytes, of flash.py's in fp32; of its own none on sm_90a
 
 # BM queries against BN keys. As in flash.py, programs of one warpgroup come first: two to four share a multiprocessor.
 # fp32 goes to flash.py with its own tables.

@@ -38,6 +38,7 @@ from kernels.triton.tuning import Tiles, tune
 DTYPES = ("fp32", "bf16", "fp16")
 DETERMINISTIC = True
 TENSOR_CORES = True
+SPILLS = {"sm_100a": 168}  # bytes: wide tiles of a ragged inner dimension, or with sums beside them
 REQUIRES = ("sm90",)
 
 # Where a tile's end is short, one program a multiprocessor with the widest tile, as wgmma is then fed with the fewest
