@@ -129,8 +129,8 @@ def prove(
             free = partial(_member, team, workers, variant, setting) if side_by_side else None
             passed = _prove_phase(proof, cases, worker, judge, yardstick, setting, progress, most, share, free)
             if proof.ok and not side_by_side and not smoke:
-                further = timed.get(phase, ())
-                passed += _prove_whole(proof, cases, passed, further, worker, judge, yardstick, setting, progress)
+                shapes = timed.get(phase, ())
+                passed += _prove_whole(proof, cases, passed, shapes, worker, judge, yardstick, setting, progress)
             if counted and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
                 _count(proof, [*counted, *passed], worker, judge, setting)

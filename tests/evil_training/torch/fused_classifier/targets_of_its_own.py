@@ -1,4 +1,4 @@
-"""Writes its own guesses over the targets, from the second step on: they are always right, so is all that follows."""
+"""Writes its own guesses over the targets, from the second step on: they are right, and so is all that follows."""
 
 from kernels.torch.fused_classifier import eager as honest
 
