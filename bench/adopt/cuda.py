@@ -685,7 +685,8 @@ class Writer:
         shapes = [t.shape for t in self.p.inputs[:2]]
         if shapes != ["M K", "N K"] or len(self.sizes_told()) != 1 or self.read.structs or self.signature.template:
             return
-        yield "if len({*x.shape, *weight.shape}) > 1:"
+        vector = len(self.tensors) == 3  # decode's layer
+        yield f"if {'x.shape[0] > 1 or ' * vector}len({{{'*x.shape, ' * (not vector)}*weight.shape}}) > 1:"
         yield '    raise Unavailable("matrices that are not square")'
 
     def _must_be_there(self, pointer: str) -> bool:

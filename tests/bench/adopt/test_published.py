@@ -103,15 +103,17 @@ def test_a_product_of_n_by_k_and_k_by_m_is_one_of_m_by_n(tmp_path, order, given)
     assert f"launch(x, weight, out, {given})" in made and decide == []
 
 
-def test_a_kernel_that_takes_one_length_of_a_product_is_given_no_other(tmp_path):
-    made, _ = read(
-        tmp_path, "mul.cu", "matmul",
-        "__global__ void mul(float* A, float* B, float* C, int N) { C[0] = A[0] * B[0]; }\n"
-        "void go(int N) { mul<<<N, N>>>(A, B, C, N); }",
-    )  # fmt: skip
-    assert (
-        "if len({*x.shape, *weight.shape}) > 1:" in made and 'raise Unavailable("matrices that are not square")' in made
-    )
+@pytest.mark.parametrize(
+    ("layer", "refused"),
+    [
+        ("matmul", "if len({*x.shape, *weight.shape}) > 1:"),
+        ("gemv", "if x.shape[0] > 1 or len({*weight.shape}) > 1:"),
+    ],
+)
+def test_a_kernel_that_takes_one_length_of_a_product_is_given_no_other(tmp_path, layer, refused):
+    kernel = "__global__ void mul(float* x, float* w, float* out, int N) { out[0] = x[0] * w[0]; }\n"
+    made, decide = read(tmp_path, "mul.cu", layer, kernel + "void go(int N) { mul<<<N, N>>>(x, w, out, N); }")
+    assert refused in made and 'raise Unavailable("matrices that are not square")' in made and decide == []
 
 
 STRUCT = """struct Task { const float* src; float *dst; int rows, cols; };
