@@ -83,6 +83,8 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     if not (args.layer or args.resume):
         p.error("the following arguments are required: layer")
+    if args.layer == "list" and (args.only or args.without or args.axis or args.out or args.resume):
+        p.error("list shows every variant, and goes with --kernels, --device and --json alone")
     from bench.core import process
 
     process.start_server(*ROOMS)

@@ -32,6 +32,11 @@ from bench.records.schema import REQUIRED, SCHEMA, STATUSES
 from bench.records.scrub import clean
 
 
+def new_folder(kind: str) -> Path:
+    """runs/<utc>-<kind>-<random>, where no --out is given: of no two runs the same."""
+    return Path("runs") / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(3)}"
+
+
 @dataclass
 class Run:
     """One run's folder, held by this process alone until `close` or the end of the process."""
@@ -47,8 +52,7 @@ class Run:
         argv: arguments of `python -m bench.<kind>`, kept in env.json.
         Raises CannotGoOn where `out` already holds a run or another process writes there.
         """
-        now = datetime.now(timezone.utc)
-        folder = out or Path("runs") / f"{now:%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(3)}"
+        folder = out or new_folder(kind)
         try:
             folder.mkdir(parents=True, exist_ok=out is not None)
         except OSError as error:

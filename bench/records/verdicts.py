@@ -416,7 +416,7 @@ def disturbance(old: Entry, new: Entry, same_machine: bool) -> str:
         # A GPU's own clock does not see what else the host does; there, others' processes are often in sight.
         on_cpu = entry.record.get("device", "cpu") == "cpu"
         if on_cpu and state and facts.tells(state) and (busy := facts.busy(state)):
-            return f"{what}, {busy}"
+            return f"{what}: {busy}"
     throttled = [entry.record.get("throttled") or "" for entry in (old, new)]
     if throttled[0] != throttled[1]:  # a large matmul always reaches the power cap; on one side only it is news
         return f"throttled: {throttled[0] or 'not'} before, {throttled[1] or 'not'} after"

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ def show(e: Explained) -> None:
     title, _, rest = (inspect.getdoc(module) or layer).partition("\n")
     console.print(f"{layer}: {title}", style="bold", highlight=False, markup=False)
     if rest.strip():
-        console.print(rest.strip(), highlight=False, markup=False)
+        console.print(flowing(rest), highlight=False, markup=False)
     for phase in contract.phases_of(module):
         console.print()
         tensor_table(module, phase).print(console)
@@ -186,7 +187,7 @@ def show(e: Explained) -> None:
         console.print(f"0 calls: {e.model.name}'s step does this inside another layer, or not at all", style="dim")
     for one in e.variants if e.one else ():
         console.print(f"{one.name}: {one.story}", style="bold", highlight=False, markup=False)
-        console.print((_docstring(one).partition("\n")[2]).strip(), highlight=False, markup=False)
+        console.print(flowing(_docstring(one).partition("\n")[2]), highlight=False, markup=False)
     for grid in rank_tables(e):
         console.print()
         grid.print(console)
@@ -200,6 +201,11 @@ def show(e: Explained) -> None:
 
 def _docstring(v: Variant) -> str:
     return ast.get_docstring(ast.parse(v.path.read_text())) or ""
+
+
+def flowing(text: str) -> str:
+    """Prose that was broken for a source file, to be broken for a terminal; what is indented, or an item, stays."""
+    return re.sub(r"(?<=\S)\n(?=[^\s*-])", " ", text.strip())
 
 
 def source_of(function: Callable[..., object]) -> str:

@@ -24,7 +24,7 @@ from bench.machine import ceilings, facts
 from bench.machine.devices import check_device, is_gpu
 from bench.models.calls import Batch
 from bench.models.step import Step
-from bench.records.run import begun, write_environment
+from bench.records.run import begun, new_folder, write_environment
 from bench.text import evaluation
 from bench.text.corpus import TOKENIZER, decoder_beside
 from bench.text.decoding import write_tokenizer
@@ -194,7 +194,7 @@ class Training:
 
     def _folder(self) -> Path:
         """Made, or there already where the run goes on. A foreign one is left alone."""
-        folder = self.plan.out or Path("runs") / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-train"
+        folder = self.plan.out or new_folder("train")
         files.make_folder(folder)
         if not self.resumed and not self.plan.resume and events(folder):
             raise CannotGoOn(f"{folder} already holds a run: choose another --out, or go on with it: --resume")

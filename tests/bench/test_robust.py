@@ -172,6 +172,7 @@ ARGUMENTS = [
     ("layer", "gelu --dtype bf16", "here it is -a dtype=bf16"),
     ("generate", "llama2-tiny --tokens 1,2", "here it is --steps N, and a prompt of ids --prompt-ids"),
     ("sample", "run --steps 3", "here it is --tokens N"),
+    ("layer", "list --only cpu.simd", "list shows every variant"),
     ("layer", "gelu relu", "unrecognized arguments: relu (python"),
     ("layer", "gelu --shape gpt2-124m/qkv --only torch.eager", "gelu has one shape in gpt2-124m, without a name"),
     ("roofline", "gelu", "go with --count"),

@@ -151,7 +151,7 @@ def test_one_process_without_a_control_says_nothing():
     ("fields", "reason"),
     [
         ({"machine": {**CALM, "mhz": 2080.0}}, "clock at 2000 MHz before, 2080 MHz after"),
-        ({"machine": {**CALM, "others": 0.4}}, "after, other programs use 40% of 2 cores"),
+        ({"machine": {**CALM, "others": 0.4}}, "after: other programs use 40% of 2 cores"),
         ({"throttled": "power cap"}, "throttled: not before, power cap after"),
     ],
 )

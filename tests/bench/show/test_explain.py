@@ -108,3 +108,9 @@ def test_times_at_other_sizes_are_no_ranks(timed_here, capsys):
     assert command.main(["gelu"]) == 0
     said = capsys.readouterr().out
     assert "gpt2-124m N=16 fp32: by rank" in said and "gpt2-124m N=1024 fp32: by rank" in said
+
+
+def test_prose_is_broken_for_the_terminal_and_not_where_its_source_was():
+    text = "One sentence that\ngoes on.\n\nAnother\nparagraph:\n    a formula\n- an item\n- the next\n"
+    told = "One sentence that goes on.\n\nAnother paragraph:\n    a formula\n- an item\n- the next"
+    assert explain.flowing(text) == told
