@@ -21,8 +21,9 @@ def without_masks(decide):
 
 
 def test_a_folder_that_is_called_like_a_source_is_no_neighbour(tmp_path):
-    (tmp_path / "llama2.cu").mkdir()
-    _, decide = read(tmp_path, "add.cu", "residual", ADD)
+    folder = tmp_path / "alone" / "here"  # other tests' files lie two folders above
+    (folder / "llama2.cu").mkdir(parents=True)
+    _, decide = read(folder, "add.cu", "residual", ADD)
     assert {line.partition(" ")[0] for line in decide} == {"block", "grid"}
 
 
