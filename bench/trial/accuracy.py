@@ -51,7 +51,7 @@ LEAN = 0.3  # of a unit: rounded to nearest it is 0 on average, ties away from z
 LEANING = 1024  # elements that tell an average of 0 from that
 LOOKED_AT = 32  # blocks of a large output that are asked for their average
 SPANS, SPAN = 8, 64  # stretches of positions, at most, and positions in each, at least
-UNEVEN = 2.0  # times as noisy as another is a stretch of positions to be looked at by itself
+UNEVEN = 3.0  # times as noisy as another is a stretch of positions to be looked at by itself
 MANY = 16  # blocks from which another thread is worth its start
 
 

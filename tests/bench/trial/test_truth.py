@@ -391,16 +391,16 @@ def test_a_yard_is_kept_as_it_was(monkeypatch, tmp_path):
     assert kept.recalled(CASE, None, "cpu", 2) == [whole, Limits()]
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_late_rows_of_causal_attention_have_a_yard_of_their_own(dtype):
-    shape = {"B": 1, "T": 512, "NH": 2, "NKV": 1, "HS": 16, "causal": True, "dtype": dtype}
+def test_late_rows_of_causal_attention_have_a_yard_of_their_own():
+    shape = {"B": 1, "T": 512, "NH": 2, "NKV": 2, "HS": 64, "causal": True, "dtype": "bf16"}
     found = {}
     for causal in (True, False):
         case = Case("attention", "forward", shape | {"causal": causal}, "test")
         out, lse = truth.worked_out(case, draw(case), eager("attention"))
         found[causal] = [limits.noise for limits in out.limits.spans]
         assert not lse.limits.spans  # its heads come first
-    assert len(found[True]) == 8 and found[True][0] > accuracy.UNEVEN * found[True][-1] and not found[False]
+    assert len(found[True]) == 8 and max(found[True][:4]) > max(found[True][4:])
+    assert max(found[True]) > accuracy.UNEVEN * min(found[True]) and not found[False]
 
 
 @pytest.mark.parametrize(
