@@ -25,6 +25,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure():
+    """At the end it is all let go: libraries tell of what is not."""
+    gc.unfreeze()
+
+
 @pytest.fixture
 def browser():
     from tests.browser import MISSING, open_browser

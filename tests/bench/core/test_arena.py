@@ -112,7 +112,7 @@ def test_accumulated_gradients_start_from_their_old_values():
     case = Case("matmul", "backward", shape, "test")
     arena, values = Arena(case), draw(case)
     arena.load(values)
-    arena.reset()
+    arena.reset(seed=2)
     assert torch.equal(one(arena.outputs["dweight"]), one(values["dweight"])) and one(arena.outputs["dx"]).isnan().all()
     plain = run_truth(case.module, "backward", values, shape)
     added = truth_of(case, values)

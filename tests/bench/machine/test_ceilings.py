@@ -275,7 +275,7 @@ def test_rows_of_a_gpu_are_not_measured_where_they_are_written(monkeypatch, tmp_
     busy = replace(MACHINE, device="a card", busy="load 9")
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(ceilings, "_memory", {})
-    monkeypatch.setattr(ceilings, "_key", lambda device: device)
+    monkeypatch.setattr(ceilings, "_key", lambda device, threads=None: device)
     monkeypatch.setattr(ceilings, "measure", lambda device: pytest.fail("a context, and the card's time"))
     ceilings._keep("cuda", busy)
     assert rows._ceilings("cuda") == busy
