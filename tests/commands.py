@@ -14,6 +14,7 @@ from multiprocessing import forkserver
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from bench import cli
 from bench.core import process
@@ -28,16 +29,32 @@ class Done(NamedTuple):
 
 
 def run(name: str, *arguments: object) -> Done:
-    """`python -m bench.NAME ARGUMENTS`: its exit code and what it said."""
+    """`python -m bench.NAME ARGUMENTS`: its exit code and what it said. Threads that it sets are gone with it, as a
+    process's are."""
     module = importlib.import_module(f"bench.{name}")
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with _threads_as_they_were(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = cli._run(lambda: module.main([*map(str, arguments)]))
         except SystemExit as stop:  # argparse's
             assert isinstance(stop.code, int)
             code = stop.code
     return Done(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _threads_as_they_were() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if "OMP_NUM_THREADS" in os.environ:
+            patch.setenv("OMP_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+        else:
+            patch.setenv("OMP_NUM_THREADS", "")
+            patch.delenv("OMP_NUM_THREADS")
+        threads = torch.get_num_threads()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
