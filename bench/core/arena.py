@@ -33,12 +33,12 @@ QUIET_NAN = {
     torch.bfloat16: (0x7FC0, 6),
     torch.float16: (0x7E00, 9),
 }
-# The largest numbers of each dtype: their lowest bits, how many of those below are free, and all bits.
+# Large numbers: the largest exponent that is one's; the fraction bits are free.
 LARGE = {
-    torch.float64: (0x7FE0000000000000, 52, 64),
-    torch.float32: (0x7F000000, 23, 32),
-    torch.bfloat16: (0x7F00, 7, 16),
-    torch.float16: (0x7800, 10, 16),
+    torch.float64: (0x7FE0000000000000, 52),
+    torch.float32: (0x7F000000, 23),
+    torch.bfloat16: (0x7F00, 7),
+    torch.float16: (0x7800, 10),
 }
 # A byte of a workspace: all of it are NaNs and -1, or numbers from 1e16 on in fp32, and in bf16.
 NO_NUMBER, SOME_NUMBER = 0xFF, (range(0x60, 0x7F), range(0xE0, 0xFF))
@@ -335,9 +335,9 @@ def poison_of(seed: int) -> dict[torch.dtype, int]:
     answer."""
     gen = random.Random(seed)
     if seed % 2:
-        made = {dtype: base | gen.getrandbits(free) for dtype, (base, free, _) in LARGE.items()}
+        large = {dtype: base | gen.getrandbits(free) for dtype, (base, free) in LARGE.items()}
         less = gen.randrange(2)
-        made = {dtype: bits - (less << LARGE[dtype][2] - 1) for dtype, bits in made.items()}
+        made = {dtype: bits - (less << 8 * dtype.itemsize - 1) for dtype, bits in large.items()}
     else:
         made = {dtype: base | gen.randrange(1, (1 << min(bits, 30)) - 1) for dtype, (base, bits) in QUIET_NAN.items()}
     return {**made, torch.int64: FAR + gen.randrange(1 << 40), torch.int8: UNUSED_INT8}

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -210,15 +211,9 @@ def cases_of(
     between them they see every shape, and each of them both ways of writing gradients; and no large slices.
     """
     module = contract.load(layer)
-    ways = (False, True) if contract.pass_of(module, phase).accumulates else (None,)
+    ways, case = _ways(module, phase), partial(_case, layer, phase)
     ragged = [(f"ragged {i}", {**sizes, "dtype": dtype}) for i, sizes in enumerate(module.RAGGED[:shapes])]
     small = _slices(module, phase, dtype, timed, SLICE, SLICED)
-
-    def case(name: str, shape: Shape, way: bool | None, seed: int, edit: str | None = None) -> Case:
-        if way is not None:
-            shape = {**shape, "accumulate": way}
-        told = f"{edit}, {name}" if edit else name
-        return Case(layer, phase, shape, f"{told}, accumulate" if way else told, seed, edit)
 
     # With two seeds, one overwrites and the other accumulates: both ways on every shape.
     cases = [case(*on, ways[n % len(ways)], seed) for on in ragged + small for n, seed in enumerate(seeds)]
@@ -240,17 +235,28 @@ def cases_whole(layer: str, phase: str, dtype: str, seeds: list[int], timed: Seq
     """Each shape that is timed as it is, with a plain draw and every structured case, in turn with both ways of writing
     parameter gradients; none where one of them is too large."""
     module, found = contract.load(layer), []
-    ways = (False, True) if contract.pass_of(module, phase).accumulates else (None,)
+    ways = _ways(module, phase)
     for number, sizes in enumerate(timed):
-        shape = {**sizes, "dtype": dtype}
-        if contract.min_bytes(module, shape, phase) > DEAR_SLICE:
+        on = f"timed {number}", {**sizes, "dtype": dtype}
+        if contract.min_bytes(module, on[1], phase) > DEAR_SLICE:
             return []
-        for n, edit in enumerate([None, *contract.edits_of(module, phase, shape)]):
-            way = ways[n % len(ways)]
-            told = shape if way is None else {**shape, "accumulate": way}
-            name = f"timed {number}" if edit is None else f"{edit}, timed {number}"
-            found.append(Case(layer, phase, told, name, seeds[0], edit))
+        edits = [None, *_edits(module, phase, on)]
+        found += [_case(layer, phase, *on, ways[n % len(ways)], seeds[0], edit) for n, edit in enumerate(edits)]
     return found
+
+
+def _ways(module: ModuleType, phase: str) -> tuple[bool | None, ...]:
+    """Of writing parameter gradients: over what is there, and added to it; None where there are none."""
+    return (False, True) if contract.pass_of(module, phase).accumulates else (None,)
+
+
+def _case(
+    layer: str, phase: str, name: str, shape: Shape, way: bool | None, seed: int, edit: str | None = None
+) -> Case:
+    if way is not None:
+        shape = {**shape, "accumulate": way}
+    told = f"{edit}, {name}" if edit else name
+    return Case(layer, phase, shape, f"{told}, accumulate" if way else told, seed, edit)
 
 
 Named = tuple[str, Shape]

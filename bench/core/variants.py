@@ -395,11 +395,14 @@ def _constants(path: Path, tree: ast.Module) -> dict:
         values[name] = value = (
             (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
         )
-        held = value.items() if isinstance(value, dict) else [(v, 0) for v in value] if isinstance(value, tuple) else ()
-        if type(value) not in CONSTANTS[name] or not all((type(a), type(b)) == (str, int) for a, b in held):
-            raise Unreadable(f"{path} line {node.lineno}: {name} cannot be {ast.unparse(node.value)[:60]}")
-        if isinstance(value, dict):
+        fits = type(value) in CONSTANTS[name]
+        if isinstance(value, tuple):
+            fits &= all(type(v) is str for v in value)
+        elif isinstance(value, dict):
+            fits &= all(type(k) is str and type(v) is int for k, v in value.items())
             values[name] = tuple(value.items())
+        if not fits:
+            raise Unreadable(f"{path} line {node.lineno}: {name} cannot be {ast.unparse(node.value)[:60]}")
     for pattern in values.get("KERNELS", ()):
         if not NAMES_SOMETHING.search(pattern):  # else own code could run any library's
             raise Unreadable(f"{path}: KERNELS has {pattern!r}, which names no kernel")
