@@ -47,11 +47,11 @@ test test-all: export OMP_WAIT_POLICY := passive
 
 test: setup  ## the tests, without the slow ones
 	$(PY) -m pytest -q -m "not slow" --durations=5 $(MEASURING)
-	$(PY) -m pytest -q -m "not slow" --durations=5 -n logical --dist worksteal $(MEASURING:%=--ignore=%)
+	$(PY) -m pytest -q -m "not slow" --durations=5 -n auto --dist worksteal $(MEASURING:%=--ignore=%)
 
 test-all: setup  ## all tests
 	$(PY) -m pytest -q --durations=10 $(MEASURING)
-	$(PY) -m pytest -q --durations=10 -n logical --dist worksteal $(MEASURING:%=--ignore=%)
+	$(PY) -m pytest -q --durations=10 -n auto --dist worksteal $(MEASURING:%=--ignore=%)
 
 lint: setup  ## ruff (rules and format) and mypy
 	$(PY) -m ruff check .

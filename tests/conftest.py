@@ -11,6 +11,11 @@ SLOW_S = 1200  # of one test: of a minute where nothing else is at work a busy m
 os.environ.setdefault("LAYERBENCH_REPORT", "0")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one more than cores, for tests wait a seventh of their time (for compilers, for time limits)."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The limit of pyproject.toml is for tests that are not slow; some have one of their own."""
     for item in items:
