@@ -24,12 +24,13 @@ def _cache_bytes(_: devices.Cpu) -> int:
 
 
 def _known(device: str, threads: int | None = None) -> Ceilings | None:
-    """What is remembered; else made up where tests compute with one thread, or on a made-up GPU. It is kept nowhere."""
-    found = _recall(device, threads)
-    # A test with a file of its own is about these.
-    if found or ceilings.cache_file is not _cache_file:
-        return found
-    return made_up(device) if device.startswith(MADE_UP_GPU) or (device == "cpu" and _alone()) else None
+    """What is remembered; else made up where tests compute with one thread. A made-up GPU's are always made up: a test
+    may have measured it. It is kept nowhere."""
+    if ceilings.cache_file is not _cache_file:
+        return _recall(device, threads)  # a test with a file of its own is about what is in it
+    if device.startswith(MADE_UP_GPU):
+        return made_up(device)
+    return _recall(device, threads) or (made_up(device) if device == "cpu" and _alone() else None)
 
 
 def _alone() -> bool:
