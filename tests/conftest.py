@@ -1,5 +1,5 @@
 """For all tests: runs leave no page behind unless a test wants one (it takes seconds to build); a browser for pages;
-time for what is slow; and no looking for garbage in what all tests are made of."""
+time for what is slow; threads as they were; and no looking for garbage in what all tests are made of."""
 
 import gc
 import os
@@ -33,6 +33,22 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure():
     """At the end it is all let go: libraries tell of what is not."""
     gc.unfreeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol():
+    """No test inherits threads from another, or from a fixture of many: what a command does to its own process, it does
+    to this one where a test runs it here."""
+    import torch  # here: the process that hands out tests needs none
+
+    variable, threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+    try:
+        return (yield)
+    finally:
+        torch.set_num_threads(threads)
+        os.environ.pop("OMP_NUM_THREADS", None)
+        if variable is not None:
+            os.environ["OMP_NUM_THREADS"] = variable
 
 
 @pytest.fixture

@@ -1,12 +1,10 @@
-"""For all tests of the harness: no test inherits torch's threads from another, commands that end at once, a small
-vocabulary."""
+"""For all tests of the harness: a machine as tests want it, commands that end at once, a small vocabulary."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from types import ModuleType
 
 import pytest
-import torch
 
 from bench import cli
 from reference.models import MODELS
@@ -14,14 +12,6 @@ from tests import machine as machine  # of this process
 from tests import on_machine
 
 on_machine.install()
-
-
-@pytest.fixture(autouse=True)
-def threads():
-    """A room sets them in its own process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import random
 
 import pytest
-import torch
 
 from bench.core import variants
 from bench.core.case import cases_of, draw
@@ -35,10 +34,9 @@ def test_few_ratios_and_equal_ones_have_no_tail():
 @pytest.mark.parametrize(("factor", "fails"), [(1.0, False), (1.01, True)])
 def test_stand_ins_are_judged_and_what_is_wrong_is_counted(monkeypatch, tmp_path, factor, fails):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
-    real, threads = false_alarms.call, torch.get_num_threads()
+    real = false_alarms.call
     monkeypatch.setattr(false_alarms, "call", lambda *arguments: [part * factor for part in real(*arguments)])
     row = false_alarms.measure("residual", "forward", "fp16", 0.05, 1)
-    torch.set_num_threads(threads)
     assert len(row.ratios) >= row.seeds > 0
     assert len(row.failed) == (len(row.ratios) if fails else 0)
     page = false_alarms.page([row], 0.05)
@@ -61,7 +59,5 @@ def test_only_axes_whose_order_means_nothing_are_turned_round(layer):
 @pytest.mark.parametrize("layer", ["gelu", "layernorm", "attention", "adamw"])
 def test_honest_stand_ins_do_not_fail(monkeypatch, tmp_path, layer, dtype):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
-    threads = torch.get_num_threads()
     row = false_alarms.measure(layer, "forward", dtype, 8, 2)
-    torch.set_num_threads(threads)
     assert row.seeds and not row.failed

@@ -1,5 +1,3 @@
-import os
-
 import pytest
 
 from reference.models import MODELS
@@ -14,13 +12,9 @@ def small(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _as_before():
-    """A run in this process sets a variable for later libraries and opens its device: others are to find neither."""
-    variable = os.environ.get("OMP_NUM_THREADS")
+def _closed():
+    """A run in this process opens its device: others are not to find it."""
     yield
-    os.environ.pop("OMP_NUM_THREADS", None)
-    if variable is not None:
-        os.environ["OMP_NUM_THREADS"] = variable
     while FakeGpu.current:
         FakeGpu.current.close()
 

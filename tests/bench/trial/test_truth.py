@@ -112,13 +112,16 @@ def eager(layer: str) -> variants.Variant:
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
-    """Yards are kept beside this run, and worked out by one thread, as tests run side by side."""
-    threads = torch.get_num_threads()
+    """Yards are kept beside this run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAYERBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        torch.set_num_threads(1)
         yield
-        torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tests run side by side, and these are worked out in their process."""
+    torch.set_num_threads(1)
 
 
 @functools.cache
