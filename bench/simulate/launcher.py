@@ -58,9 +58,9 @@ GRAVITY = (
         "mbarrier",
         "warp operation",
     ),
-    *("wgmma", "tensor map", "proxy", "call", "race"),
+    *("wgmma", "tensor map", "proxy", "call", "non-coherent", "race"),
 )
-BENIGN = ("race",)  # after which a launch, and a case, goes on
+BENIGN = ("non-coherent", "race")  # after which a launch, and a case, goes on
 MOST_FINDINGS = 50  # of a case
 
 

@@ -135,7 +135,7 @@ void* reach_range(Thread& self, u64 address, u32 bytes, u32 alignment, u32 acces
 
 // One load, store or atomic.
 void* reach_element(Thread& self, u64 address, u32 bytes, u32 access, Site site, const void* stored, bool global_only) {
-    void* instead = __builtin_expect(poisoning, 0) && access == kRead ? unused_read(self, address, bytes) : nullptr;
+    void* instead = __builtin_expect(poisoning, 0) && (access & ~kNonCoherent) == kRead ? unused_read(self, address, bytes) : nullptr;
     void* memory = reach_range(self, address, bytes, bytes, access, site, stored, global_only);
     return instead ? instead : memory;
 }

@@ -20,6 +20,7 @@ enum Access : u32 {
     kVolatile = 512,    // strong, but lanes of a warp are not ordered by it
     kClusterScope = 1024,  // what it orders, it orders for its own cluster alone (.cluster)
     kAnnounced = 2048,     // of an mbarrier that its maker announced (fence.mbarrier_init) before a barrier of the cluster
+    kNonCoherent = 4096,   // a load of what nobody may write in the whole launch (ld.global.nc)
 };
 
 enum class Space : u32 { Generic, Global, Shared, Cluster, Local, Const, Param };

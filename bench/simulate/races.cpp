@@ -370,6 +370,15 @@ void report(const char* kind, const Record& record, const Record& now, const Thr
                           (in_step ? "; volatile orders no threads, not even lanes of one warp: __syncwarp() does" : ""));
 }
 
+// A cache that sees no stores may answer ld.global.nc (__ldg, or const and __restrict__), whoever made them and whatever
+// stands between: it is for memory that is read-only for the kernel's whole duration (PTX ISA 9.7.9, ld.global.nc).
+void report_stale(const Record& write, const Thread& self, u64 address, Site site) {
+    unused_no_more();
+    note("non-coherent", where(write.site()) + "|" + where(site),
+         "ld.global.nc (__ldg, const __restrict__) loads what this launch has stored: " + memory_name(false, address) + ": " +
+             where(write.site()) + " (stores) and " + where(site) + " (" + who(self) + ")");
+}
+
 // --- rounding -------------------------------------------------------------------------------------------------------
 
 // Two sums of a warp's 32 products, each product and each sum rounded once, lie less than so many units in the last
@@ -520,8 +529,9 @@ inline void look_at(RaceState& its, Cell& cell, const Record& now, Granule granu
     const bool shared = storing.shared;
     Site site = now.site();
     const Record& last = cell.read;  // a write since then would have cleared it
-    if (access == kRead && last.is_by(now) && last.clock == now.clock) return;
+    if (!(access & ~(kRead | kNonCoherent)) && last.is_by(now) && last.clock == now.clock) return;
     if (access & kWrite && is_same_nan(cell, storing)) return;
+    if (access & kNonCoherent && cell.write.block >= machine.first_block_serial) report_stale(cell.write, self, granule.address, site);
     const bool told = access & kAnnounced && cell.write.block == machine.owner;
     if (!told && conflicts(its, cell.write, now, self, shared, cell.write.site()) && !(access & kWrite && is_rounding(cell, storing))) {
         const bool writes = access & kWrite;
@@ -653,14 +663,15 @@ Record record_of(const Thread& self, u32 clock, u32 access, Site site) {
 
 // Most of all accesses: plain loads of whole granules that nobody has stored to since the last barrier. False, and
 // nothing done, where it is another one. What it does `look_at` would do too.
-bool read_in_order(RaceState& its, Page& page, u64 address, u32 bytes, const Record& now) {
+bool read_in_order(RaceState& its, Page& page, u64 address, u32 bytes, const Record& now, bool coherent) {
     const u32 first = static_cast<u32>(address % kPageBytes);
     if (page.shift != 2 || ((first | bytes) & 3) || first + bytes > kPageBytes) return false;
     Cell *const begin = &page.cells[first >> 2], *const end = begin + (bytes >> 2);
     const u32 floor = its.floor_clock, first_block = machine.first_block_serial;
     for (const Cell* cell = begin; cell != end; cell++) {
         const Record& write = cell->write;
-        if (write.block >= first_block && !write.is_by(now) && (write.block != now.block || write.clock >= floor)) return false;
+        if (write.block < first_block) continue;
+        if (!coherent || (!write.is_by(now) && (write.block != now.block || write.clock >= floor))) return false;
     }
     for (Cell* cell = begin; cell != end; cell++) {
         if (!cell->read.is_by(now)) cell->earlier_read = cell->read;
@@ -675,7 +686,11 @@ bool read_in_order(RaceState& its, Page& page, u64 address, u32 bytes, const Rec
 void race_access(Thread& self, bool shared, u64 address, u32 bytes, u32 access, Site site, Stored stored) {
     RaceState& its = here.of(self);
     const u32 clock = its.clocks[self.index];  // a release lets its own access be known too
-    if (access == kRead && read_in_order(its, page_of(shared, address), address, bytes, record_of(self, clock, access, site))) return;
+    const bool coherent = !(access & kNonCoherent);
+    if ((access & ~kNonCoherent) == kRead &&
+        read_in_order(its, page_of(shared, address), address, bytes, record_of(self, clock, access, site), coherent)) {
+        return;
+    }
     if (access & kStrong) synchronise(self, shared, address, access);
     u32 number = access & kWrite ? store_of_site[site] : 0;
     u32 execution = number ? ++its.executions[(number - 1) * machine.threads + self.index] : 0;

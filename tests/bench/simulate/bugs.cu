@@ -155,6 +155,13 @@ KERNEL last_block_without_fence(ARGUMENTS) {
         out[0] = sum;
     }
 }
+KERNEL loads_past_the_stores(ARGUMENTS) {
+    out[threadIdx.x] = in[threadIdx.x] + 1;  // BUG
+    __syncthreads();
+    float neighbours = __ldg(out + (threadIdx.x ^ 1));  // BUG
+    __syncthreads();
+    out[threadIdx.x] = neighbours;
+}
 KERNEL atomic_and_plain(ARGUMENTS) {
     atomicAdd(counters, 1);  // BUG
     if (threadIdx.x == 40) counters[0] = 7;  // BUG

@@ -32,6 +32,7 @@ FOUND_AS = {
     "lanes_exchange_through_global": "race",
     "blocks_add_without_atomics": "race",
     "last_block_without_fence": "race",
+    "loads_past_the_stores": "non-coherent",
     "atomic_and_plain": "race",
     "copy_over_what_is_read": "race",
     "arrives_too_early": "race",

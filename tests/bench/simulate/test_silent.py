@@ -34,6 +34,7 @@ WANTED = {
     "flag_in_a_warp": (lambda x: x[:1].repeat(2), {}),
     "returned_early": (lambda x: x[:40].flip(0), {}),
     "groups": (lambda x: x.view(-1, 16).sum(1).repeat_interleave(16), {}),
+    "read_only_until_it_is_stored": (lambda x: x, {}),
     "histogram": (None, {}),
     "bytes": (None, {}),
 }
