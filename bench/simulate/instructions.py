@@ -430,7 +430,12 @@ MOVEMENT = [
         "9.7.9 ld.global.nc",
         "ld.SPACE.CACHE.nc.EVICT.HINT.FETCH.VEC.T <d>, [a], c:u64=0",
         _load,
-        **{"SPACE": {"global": "Space::Global"}, "ORDER": {"": "kNonCoherent"}, "SCOPE": {"": "0"}, "CACHE": LOAD_CACHE},
+        **{
+            "SPACE": {"global": "Space::Global"},
+            "ORDER": {"": "kNonCoherent"},
+            "SCOPE": {"": "0"},
+            "CACHE": LOAD_CACHE,
+        },
         **{"EVICT": EVICTION, "HINT": CACHE_HINT, "FETCH": PREFETCH, "VEC": VECTORS, "T": STORED},
     ),
     instruction(

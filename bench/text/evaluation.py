@@ -251,11 +251,14 @@ class Tally:
     examples: list[Example]
     means: dict[int, dict[int, float]] = field(default_factory=dict)  # by example and ending
 
-    def add(self, batch: Asked, losses: np.ndarray) -> None:
-        """Cross-entropy of each target, (B, T), as a forward pass over `batch` gives it."""
+    def add(self, batch: Asked, losses: np.ndarray) -> list[float]:
+        """Cross-entropy of each target, (B, T), as a forward pass over `batch` gives it; the mean of each ending."""
+        found = []
         for b, (number, ending) in enumerate(batch.rows):
             mean = float(np.asarray(losses[b], dtype=np.float64)[batch.mask[b]].mean())
             self.means.setdefault(number, {})[ending] = mean
+            found.append(mean)
+        return found
 
     @property
     def asked(self) -> int:

@@ -385,10 +385,12 @@ class Training:
         if val:
             loss, told = evaluate.validation(self.step, self.val, plan.val_batches, self.ranks, check)
             if self.spot:
-                self._judged(step, self.spot.evaluated(step, told))
+                self._judged(step, self.spot.evaluated("validation", step, told))
             self._told(f"val loss {loss:.6f}", "val", loss=loss, batches=plan.val_batches)
         if hellaswag:
-            right, of = evaluate.hellaswag(self.step, self.questions, self.ranks, check)
+            right, of, answers = evaluate.hellaswag(self.step, self.questions, self.ranks, check)
+            if self.spot:
+                self._judged(step, self.spot.evaluated("questions", step, answers))
             said = f"hellaswag {right}/{of} = {right / of:.4f}"
             self._told(said, "hellaswag", right=right, of=of, accuracy=right / of)
         if sample and self.ranks.main:

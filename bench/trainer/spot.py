@@ -9,7 +9,7 @@ that Python, PyTorch and the harness are made of are looked at, what a kernel ma
 is the judge's.
 
 The first step and the last are always judged, others at random, as many as take SHARE of the time for each kind; so is
-one batch's loss of validations.
+one batch of validations, and one of questions with four endings.
 
 Of several ranks the first one's judge looks: at the gradients of all, which that rank has when they are summed (a
 sharded optimizer's ranks send it their parts), on the batches of all; at a sample of each rank's update, or none where
@@ -27,6 +27,7 @@ from bench.core.shared import stored
 from bench.machine import facts
 from bench.machine.devices import is_gpu
 from bench.models.step import Step
+from bench.trainer.evaluate import Tellings, Told
 from bench.trainer.plan import Plan
 from bench.trainer.ranks import Ranks
 from bench.training.field import Field
@@ -59,7 +60,8 @@ class Spot:
         self.world = world.of(world.LEFT_ALONE, world.take())
         self.plan, self.told, self.ranks = plan, told, ranks
         self.clock = time.perf_counter
-        self.of_gradients, self.of_update, self.of_evaluation = Lot(), Lot(), Lot()
+        self.of_gradients, self.of_update = Lot(), Lot()
+        self.of_evaluations = {"validation": Lot(), "questions": Lot()}
         self.judges = True
         self.looks = 0
 
@@ -69,7 +71,7 @@ class Spot:
         """number, last: of the first step and of the last one, from 1. field: whose judge is asked. batches: of all
         ranks, by the number of a step from 0."""
         self.step, self.field, self.always, self.batches = step, field, (number, last), batches
-        self.evaluated_at = self.clock()
+        self.evaluated_at = dict.fromkeys(self.of_evaluations, self.clock())
         if not step.shards:
             self.sample = Sample(step.memory)
             self.before = self.sample.read()
@@ -102,22 +104,23 @@ class Spot:
         self.of_gradients.cost_s = self.clock() - begin
         return found
 
-    def evaluated(self, number: int, losses: list[tuple[NumpyBatch, float]]) -> str:
-        """After a validation: (batch, mean loss that was told of it). One batch of the first validation and of the last
+    def evaluated(self, kind: str, number: int, told: Tellings) -> str:
+        """After a "validation", or "questions": what was told of each batch. One batch of the first one and of the last
         is judged, of others in their share of the time; drawn now that all are over."""
-        begin = self.clock()
-        apart, self.evaluated_at = begin - self.evaluated_at, begin
-        always = number == self.always[1] or math.isinf(self.of_evaluation.cost_s)
-        look = self._all(self.judges and (always or self.of_evaluation.drawn(apart)))
+        begin, lot = self.clock(), self.of_evaluations[kind]
+        apart, self.evaluated_at[kind] = begin - self.evaluated_at[kind], begin
+        always = number == self.always[1] or math.isinf(lot.cost_s)
+        look = self._all(self.judges and (always or lot.drawn(apart)))
         if not look:
             return ""
-        batch, loss = self._any_of(losses)
-        if not self.ranks.main or not math.isfinite(loss):
+        one = self._any_of(told)
+        if not self.ranks.main or not all(map(math.isfinite, one.means)):
             return ""
         box, given = stored(dict(self.step.memory.params))
-        found = self._asked("evaluated", given=given, batch=batch, loss=loss, step=number)
+        asked = dict(given=given, batch=one.batch, groups=one.groups, means=one.means, step=number)
+        found = self._asked("evaluated", **asked)
         box.close()
-        self.of_evaluation.cost_s = self.clock() - begin
+        lot.cost_s = self.clock() - begin
         return found
 
     def updated(self, number: int, step_s: float, lr: float, norm: float, updates: int) -> str:
@@ -141,13 +144,13 @@ class Spot:
         """What rank 0 drew, for it needs all ranks to look."""
         return bool(self.ranks.all(float(look))[0])
 
-    def _any_of(self, losses: list[tuple[NumpyBatch, float]]) -> tuple[NumpyBatch, float]:
+    def _any_of(self, told: Tellings) -> Told:
         """One of all ranks'."""
-        draw, counts = random.SystemRandom(), self.ranks.all(len(losses))
+        draw, counts = random.SystemRandom(), self.ranks.all(len(told))
         rank, at = self.ranks.first(draw.choice([(r, i) for r, n in enumerate(counts) for i in range(int(n))]))
-        told = self.ranks.everyones(losses[at] if rank == self.ranks.rank else None)[rank]
-        assert told
-        return told
+        one = self.ranks.everyones(told[at]() if rank == self.ranks.rank else None)[rank]
+        assert one
+        return one
 
     def _asked(self, command: str, **arguments: object) -> str:
         """What the judge says. Who cannot be asked ends the judging, and not the training."""

@@ -486,9 +486,11 @@ class JudgeRoom(Room):
             yield torch.nn.functional.cross_entropy(wide, targets.flatten(), reduction="none")
 
     @torch.no_grad()
-    def evaluated(self, given: Given, batch: NumpyBatch, loss: float, step: int) -> list[Excess]:
-        """What is wrong of the mean loss that ours tells of a validation batch after `step` steps. given: parameters
-        by their names."""
+    def evaluated(
+        self, given: Given, batch: NumpyBatch, groups: np.ndarray, means: list[float], step: int
+    ) -> list[Excess]:
+        """What is wrong of the mean losses that ours tells of an evaluation's batch after `step` steps. given:
+        parameters by their names; groups: of each target, whose mean it is in, or -1."""
         params = cast(dict[str, torch.Tensor], values_in(opened(given.path, given.size), given.table))
         found = []
         for dtype in (DTYPES[self.job.dtype], spot.ABOVE[self.job.dtype]):
@@ -496,7 +498,7 @@ class JudgeRoom(Room):
             model.load(params)
             found.append(next(self._losses(model, [batch], dtype)).double().cpu())
         rough, truth = found
-        return spot.excess_of_loss(loss, spot.Taken(truth, {}), spot.Taken(rough, {}), step)
+        return spot.excesses_of_means(means, torch.from_numpy(groups).flatten(), truth, rough, step)
 
     def updated(self, update: Update, norm: float, step: int, updates: int) -> list[Excess]:
         """What is wrong of an update of ours, the `updates`th, in step `step`; `norm` is that of its gradients."""

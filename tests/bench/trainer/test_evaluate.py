@@ -56,7 +56,7 @@ def test_questions(step, plain):
             means.append(losses[-len(ending) :].mean().item())
         right += int(np.argmin(means)) == example.label
     assert 0 < right < 12
-    assert evaluate.hellaswag(step, examples, Ranks()) == (right, 12)
+    assert evaluate.hellaswag(step, examples, Ranks())[:2] == (right, 12)
 
 
 def test_a_run_says_how_many_it_gets_right(data, tmp_path):

@@ -10,6 +10,7 @@ import torch
 
 from bench import cli
 from bench.core import variants
+from bench.text import evaluation
 from bench.trainer import spot
 from bench.trainer.progress import Speed
 from bench.trainer.spot import Lot
@@ -52,6 +53,15 @@ def train(model: str, data, out, kernels: str, *options: object) -> commands.Don
     return commands.run("train", model, "--data", data, *words)
 
 
+def questions(folder) -> tuple[object, ...]:
+    """Options for questions with endings of one token to three."""
+    folder.mkdir(exist_ok=True)
+    draw = random.Random(5)
+    parts = [[tuple(draw.choices(range(1, 300), k=size)) for size in (3, 1, 2, 3, 1)] for _ in range(7)]
+    evaluation.write(folder / "questions.bin", [evaluation.Example(p[0], tuple(p[1:]), 2) for p in parts])
+    return "--hellaswag", folder / "questions.bin", "--hellaswag-every", 3
+
+
 def runs() -> list:
     """Each cheat with the models that call its layer; the second one, and those in bf16, for the slow set."""
     found = []
@@ -71,7 +81,8 @@ def test_a_cheat_is_seen(variant, model, dtype, data, tmp_path):
 
 def seen(variant, model, data, out, *options: object) -> None:
     kernels = f"torch.eager,{variant.layer}={variant.name},{cheats.EVIL_TRAINING}"
-    done = train(model, data, out / "run", kernels, *options)
+    asked = questions(out) if variant.stem == "prettier_answers" else ()
+    done = train(model, data, out / "run", kernels, *asked, *options)
     wrong = [e["wrong"] for e in told(out / "run", "spot")]
     assert done.returncode == cli.WRONG and wrong, done.stderr + done.stdout
     assert wrong[0].partition(":")[0] in cheats.read(variant.path).caught_by, wrong[0]
@@ -120,11 +131,12 @@ def test_a_cheat_on_two_ranks_is_seen(variant, optimizer, data, tmp_path):
     ],
 )
 def test_honest_kernels_are_not_blamed_at_any_step(model, dtype, more, data, tmp_path, monkeypatch):
-    """Each step is looked at; kernels in C++."""
+    """Each step and each evaluation is looked at; kernels in C++."""
     monkeypatch.setattr(spot.Lot, "drawn", lambda self, step_s: True)
-    done = train(model, data, tmp_path / "run", "cpu.simd", "--dtype", dtype, *more)
+    done = train(model, data, tmp_path / "run", "cpu.simd", "--dtype", dtype, *more, *questions(tmp_path))
     assert done.returncode == cli.OK, done.stderr + done.stdout
     assert not told(tmp_path / "run", "spot") and len(told(tmp_path / "run", "step")) == 6
+    assert [e["step"] for e in told(tmp_path / "run", "hellaswag")] == [3, 6]
 
 
 def test_looks_take_their_share_of_the_time(monkeypatch):
