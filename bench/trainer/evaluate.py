@@ -22,8 +22,8 @@ Told = list[tuple[NumpyBatch, float]]  # the mean loss of each batch
 
 
 def validation(step: Step, shards: list[Path], limit: int, ranks: Ranks, check: Check = _go_on) -> tuple[float, Told]:
-    """The mean loss, in nats a token, of the first `limit` batches of validation shards, each rank taking its turns;
-    and what it comes from."""
+    """The mean loss, in nats a token, of the first batches of validation shards, `limit` of each rank; and what it
+    comes from."""
     mem, told = step.memory, list[tuple[NumpyBatch, float]]()
     for x, y in in_order(shards, mem.B, mem.T, limit, ranks.rank, ranks.ranks, step.model.v):
         check()
