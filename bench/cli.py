@@ -331,6 +331,18 @@ def cannot(error: OSError) -> str:
     return f"{where}{error.strerror or error}{way}"
 
 
+def no_such(path: Path, what: str = "file or folder", way: str = "") -> str:
+    """What is said of a path that was given, and is not what was asked for: not there at all, or of the other kind.
+    way: what to do about it."""
+    if path.is_symlink() and not path.exists():
+        found = f"no such {what} (a link that leads nowhere)"
+    elif path.exists() and what != "file or folder":
+        found = f"a {'folder' if path.is_dir() else 'file'}, no {what}"
+    else:
+        found = f"no such {what}"
+    return f"{path}: {found}" + (f"; {way}" if way else "")
+
+
 @contextlib.contextmanager
 def deaf_to_ctrl_c() -> Iterator[None]:
     """Processes that are started meanwhile never see Ctrl-C, which a terminal sends to all: it is for this one."""

@@ -142,7 +142,11 @@ def _looks(g: argparse._ArgumentGroup) -> None:
         "--val-every", type=cli.whole_from_zero, default=0, metavar="N", help="validation loss, also before and after"
     )
     g.add_argument(
-        "--val-batches", type=cli.count, default=VAL_BATCHES, metavar="M", help=f"at most, default {VAL_BATCHES}"
+        "--val-batches",
+        type=cli.count,
+        default=VAL_BATCHES,
+        metavar="M",
+        help=f"at most, of each rank, default {VAL_BATCHES}",
     )
     g.add_argument("--hellaswag", type=Path, metavar="FILE", help="an evaluation file (python -m bench.data makes one)")
     g.add_argument(

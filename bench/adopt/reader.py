@@ -14,7 +14,7 @@ import torch
 from bench import HOME, cli, simulate
 from bench.adopt.cuda import DECIDE, UP, Adopted, Guess, Whole, adopted, chosen
 from bench.adopt.triton import adopted_triton
-from bench.cli import CannotGoOn
+from bench.cli import CannotGoOn, no_such
 from bench.core import process
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case, draw, one, truth_of
@@ -48,7 +48,7 @@ def adopt(
     with other sizes refused. tries: what no name says is told by a trial in the simulator."""
     cli.choose(layer, contract.layer_names(), "layer")
     if not source.is_file():
-        raise CannotGoOn(f"{source} is no file")
+        raise CannotGoOn(no_such(source, "file"))
     backend = "triton" if source.suffix == ".py" else "cuda"
     if not kernel and backend == "cuda":
         kernel = chosen(source, cplusplus.read(source))

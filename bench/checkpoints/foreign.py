@@ -10,7 +10,7 @@ import torch
 from bench.checkpoints import GROUP, gguf, hf_llama, hf_tokenizer, hugging_face, llama2c, llmc, nanogpt, run
 from bench.checkpoints.state import State, describe, described, need_same_model
 from bench.checkpoints.tensors import new_folder, read
-from bench.cli import CannotGoOn
+from bench.cli import CannotGoOn, no_such
 from bench.core.case import DTYPES
 from bench.text import scored
 from bench.text.vocabularies import Codec, Fast, Ranked, gpt2_at_hand, open_tokenizer, tokenizer_in
@@ -56,7 +56,7 @@ def _opened(path: Path) -> tuple[Model, Weights, Path]:
     """Model, weights, and the folder in which their tokenizer lies if there is one, or the file that has it."""
     path = _within(path)
     if not path.exists():
-        raise CannotGoOn(f"{path}: no such file or folder")
+        raise CannotGoOn(no_such(path))
     if path.is_file():
         return *_of_any_file(path), path if gguf.is_one(path) else path.parent
     if (path / hugging_face.CONFIG).exists():
@@ -102,7 +102,7 @@ def weights_from(path: Path, model: Model) -> Weights:
     """
     path = _within(path)
     if not path.exists():
-        raise CannotGoOn(f"{path}: no such file or folder")
+        raise CannotGoOn(no_such(path))
     if path.is_file():
         return _of_file(path, model)
     if (path / hugging_face.CONFIG).exists():
@@ -171,7 +171,7 @@ def checkpoint_in(path: Path, hint: str = f"nor anything else of {TAKEN}") -> Pa
         if torn := run.checkpoints(folder):
             raise CannotGoOn(f"{folder}: all checkpoints are torn, the newest: {run.why_torn(torn[-1][1])}")
     if not path.exists():
-        raise CannotGoOn(f"{path}: no such file or folder")
+        raise CannotGoOn(no_such(path))
     raise CannotGoOn(f"{path}: no checkpoint is there, {hint}")
 
 

@@ -16,7 +16,7 @@ import torch
 from bench.checkpoints import hf_llama, nanogpt
 from bench.checkpoints.state import sized
 from bench.checkpoints.tensors import new_file, new_folder, read, save_to
-from bench.cli import CannotGoOn
+from bench.cli import CannotGoOn, no_such
 from reference.models.gpt2 import EPS, GPT2, VOCAB
 from reference.models.llama2 import Llama2
 from reference.models.model import Model
@@ -156,7 +156,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise CannotGoOn(f"{path}: no such file") from None
+        raise CannotGoOn(no_such(path, "file")) from None
     except (OSError, ValueError, RecursionError) as error:
         raise CannotGoOn(f"{path}: cannot be read ({error})") from None
     if not isinstance(found, dict):

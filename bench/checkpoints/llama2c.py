@@ -30,7 +30,7 @@ import torch
 from bench.checkpoints import GROUP
 from bench.checkpoints.state import named_model
 from bench.checkpoints.tensors import new_file
-from bench.cli import CannotGoOn
+from bench.cli import CannotGoOn, no_such
 from reference import rope
 from reference.models.llama2 import EPS, Llama2
 from reference.models.model import Model
@@ -119,7 +119,7 @@ def head_of(path: Path) -> Head:
             raw = file.read(HEADER)
         size = path.stat().st_size
     except OSError as error:
-        raise CannotGoOn(f"{path}: {'no such file' if not path.exists() else error.strerror}") from None
+        raise CannotGoOn(f"{path}: {error.strerror}" if path.is_file() else no_such(path, "file")) from None
     head = _head(path, raw)
     if size < head.bytes:
         raise CannotGoOn(f"{path}: cut off: {size:,} bytes, and {head.bytes:,} are promised")

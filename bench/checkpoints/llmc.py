@@ -23,7 +23,7 @@ import torch
 
 from bench.checkpoints.state import State, describe, sized
 from bench.checkpoints.tensors import new_file
-from bench.cli import CannotGoOn
+from bench.cli import CannotGoOn, no_such
 from bench.core.case import DTYPES
 from reference.models.gpt2 import GPT2
 from reference.models.model import Model
@@ -86,7 +86,7 @@ class Reader:
     def __init__(self, path: Path, what: str, magic: int, versions: Iterable[int]):
         self.path = path
         if not path.is_file():
-            raise CannotGoOn(f"{path}: no such file")
+            raise CannotGoOn(no_such(path, "file"))
         self.size, self.at = path.stat().st_size, 4 * HEADER
         self.header = np.fromfile(path, dtype="<i4", count=HEADER)
         if len(self.header) < HEADER or self.header[0] != magic:

@@ -26,7 +26,7 @@ from typing import Any
 from bench.checkpoints import KEEP_LAST
 from bench.checkpoints.state import State, need_same_model, need_shapes
 from bench.checkpoints.tensors import Image, checksum, read
-from bench.cli import CannotGoOn
+from bench.cli import CannotGoOn, no_such
 from bench.core.case import DTYPES
 from bench.core.files import cannot_write, put
 from reference.models.model import Model
@@ -344,7 +344,7 @@ def load(path: Path, model: Model, dtype: str | None = None, vocabulary: str | N
     given, where it is torn or none, and where it is of another model.
     """
     if not path.is_dir():
-        raise CannotGoOn(f"{path}: no such checkpoint")
+        raise CannotGoOn(no_such(path, "checkpoint"))
     if why := why_torn(path):
         raise CannotGoOn(f"{path}: no whole checkpoint: {why}")
     said = _said(path)

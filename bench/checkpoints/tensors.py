@@ -18,7 +18,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from bench.cli import CannotGoOn
+from bench.cli import CannotGoOn, no_such
 from bench.core.files import cannot_write
 
 KINDS = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}
@@ -106,7 +106,7 @@ def read(path: Path) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise CannotGoOn(
-            f"{path}: {'no such file' if not path.exists() else f'not a safetensors file ({error})'}"
+            f"{path}: not a safetensors file ({error})" if path.is_file() else no_such(path, "file")
         ) from None
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bench import HOME
-from bench.cli import USAGE, CannotGoOn, did_you_mean, say
+from bench.cli import USAGE, CannotGoOn, did_you_mean, no_such, say
 from bench.core import BACKENDS, RUNGS
 from bench.core.evidence import STORY, one_line
 from kernels import Unavailable
@@ -198,7 +198,9 @@ def discover(extra: tuple[Path, ...] = (), layers: Collection[str] = ()) -> list
     """
     found: dict[tuple[str, str], Variant] = {}
     for root in (KERNELS, *_entry_point_roots(), *extra):
-        for variant in _scan(Path(root).resolve(), layers):
+        if not root.is_dir():
+            raise Misplaced(no_such(root, "folder", "--kernels DIR holds variants as kernels/ does"))
+        for variant in _scan(root.resolve(), layers):
             key = (variant.layer, variant.name)
             if key in found:
                 raise Misplaced(f"{variant.path} and {found[key].path} are both {variant.name} of {variant.layer}")
@@ -233,8 +235,6 @@ def _entry_point_roots() -> list[Path]:
 
 
 def _scan(root: Path, layers: Collection[str]) -> list[Variant]:
-    if not root.is_dir():
-        raise Misplaced(f"{root} is not a folder of kernels")
     outside = root != KERNELS
     known = contract.layer_names()
     found, skipped = [], []

@@ -1,5 +1,6 @@
 """What a text is generated with: a model by name with random weights, or what a file holds; and its tokens."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,8 @@ def opened(what: str, seed: int, vocab: Path | None, text: bool) -> tuple[Source
     CannotGoOn, in one line, for what is neither a model nor a file, whole and of a known kind.
     """
     path = Path(what)
+    if what not in MODELS and not path.exists() and (path.suffix or os.sep in what):  # no model's name is like that
+        raise CannotGoOn(cli.no_such(path), cli.USAGE)
     if what in MODELS or not path.exists():
         model = MODELS[cli.choose(what, MODELS, "model or file")]
         return Source(model, None, seed), open_tokenizer(vocab, model.v) if vocab else _of_kind(model, text)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from bench.cli import USAGE, CannotGoOn, cannot
+from bench.cli import USAGE, CannotGoOn, cannot, no_such
 from bench.core.files import write_atomically
 from bench.core.variants import Variant
 from bench.models import CallId
@@ -55,6 +55,8 @@ class Chosen:
 
 def read(file: Path) -> Chosen:
     """CannotGoOn where it is no such file."""
+    if not file.is_file():
+        raise CannotGoOn(no_such(file, "file"))
     try:
         document = json.loads(file.read_text())
     except OSError as error:

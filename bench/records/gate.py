@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.cli import USAGE, CannotGoOn, did_you_mean
+from bench.cli import USAGE, CannotGoOn, did_you_mean, no_such
 from bench.records import ANY, FAILURES
 from bench.records.queries import Case, coverage
 from bench.records.record import Record
@@ -112,6 +112,8 @@ def read_thresholds(file: Path, default: float, known: Iterable[str]) -> Thresho
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
 
+    if not file.is_file():
+        raise CannotGoOn(no_such(file, "file"), USAGE)
     try:
         table: object = tomllib.loads(file.read_text())
     except (OSError, ValueError) as error:

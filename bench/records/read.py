@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.cli import FAILED, OF_A_RUN, CannotGoOn, cannot
+from bench.cli import FAILED, OF_A_RUN, CannotGoOn, cannot, no_such
 from bench.core.evidence import harmless
 from bench.core.progress import track
 from bench.core.replies import Rubbish, Schema, check, schema_of
@@ -139,11 +139,8 @@ def runs_in(path: Path, code: int = FAILED, strict: bool = True) -> list[Loaded]
     """The run in a folder, and those below it. Lines that cannot be read are told on stderr; CannotGoOn with `code`
     where there is no run, or no way to read it. Not `strict`: of several runs those that cannot be read are told on
     stderr, and left out."""
-    if path.is_file():
-        raise CannotGoOn(f"{path} is a file: a run is a folder, here {path.parent}", code)
     if not path.is_dir():
-        broken = " (a link that leads nowhere)" if path.is_symlink() else ""
-        raise CannotGoOn(f"no such folder: {path}{broken}", code)
+        raise CannotGoOn(no_such(path, "folder", f"a run is one, here {path.parent}" if path.is_file() else ""), code)
     files = sorted(path.rglob(RECORDS))
     if not files:
         raise CannotGoOn(f"no run in {path}: neither it nor a folder in it has a {RECORDS}", code)

@@ -97,25 +97,21 @@ def document(layer: str, points: list[Point]) -> dict[str, Any]:
 
 
 def print_table(layer: str, points: list[Point]) -> None:
+    """A table for each case and machine, of which a set's date stays at any width."""
     screen = console()
-    texts = case_texts([p.case for p in points])
-    for machine in dict.fromkeys(p.machine for p in points):
+    for panel, found in panels(points).items():
         numbers = [("time ±95 %", 0), ("change", 0), ("noise floor", 2), ("of ceiling", 3)]
-        heads = [Col("case"), Col("variant"), Col("measured", rank=1), Col("commit", rank=5)]
+        heads = [Col("variant"), Col("measured"), Col("commit", rank=5)]
         heads += [Col(name, right=True, rank=rank) for name, rank in numbers]
-        sheet = Sheet(f"{layer} on {machine}", [*heads, Col("source", rank=4)])
-        last: tuple[str, str] = ("", "")
-        for p in (p for p in points if p.machine == machine):
-            series = texts[p.case], p.case.variant
-            shown = ("", "") if series == last else series
-            last = series
-            change, source = DASH, ""
-            if p.before and p.change:
-                change = change_text(p.change) + (" =" if p.within_noise else "")
-                source = "" if p.record.get("source_hash") == p.before.record.get("source_hash") else "changed"
+        sheet = Sheet(f"{layer} {panel}", [*heads, Col("source", rank=4)])
+        last = ""
+        for p in sorted(found, key=lambda p: p.case.variant):  # of each the oldest first, as they are
+            variant = p.case.variant
             shares = percent(p.record.get("noise_floor")), percent(p.record.get("of_ceiling"))
             when = p.when[:16].replace("T", " ")
-            sheet.add(*shown, when, p.commit, time_text(p.record), change, *shares, source)
+            shown = "" if variant == last else variant
+            sheet.add(shown, when, p.commit, time_text(p.record), _change(p), *shares, _source(p))
+            last = variant
         sheet.print(screen)
         screen.print()
     screen.print("commit+: with changes that were not committed. =: within the noise.", style="dim", highlight=False)
@@ -200,9 +196,14 @@ def _change(p: Point) -> str:
     return change_text(p.change) + (" =" if p.within_noise else "") if p.change else DASH
 
 
+def _source(p: Point) -> str:
+    """Whether it is another one than the set's before."""
+    same = p.before is None or p.record.get("source_hash") == p.before.record.get("source_hash")
+    return "" if same else "changed"
+
+
 def _line(p: Point) -> Line:
-    r, before = p.record, p.before
-    same = before is None or r.get("source_hash") == before.record.get("source_hash")
+    r = p.record
     style = "" if not p.change or p.within_noise else "bad" if p.change > 1 else "ok"
     cells = [
         Cell(set_name(p), p.when),
@@ -210,7 +211,7 @@ def _line(p: Point) -> Line:
         Cell(_change(p), p.change or "", f"number {style}".strip()),
         Cell(percent(r.get("noise_floor")), r.get("noise_floor") or "", "number"),
         Cell(percent(r.get("of_ceiling")), r.get("of_ceiling") or "", "number"),
-        Cell("" if same else "changed", "" if same else "changed"),
+        Cell(_source(p), _source(p)),
     ]
     return Line(p.case.variant, "", cells, r.get("reproduce", ""))
 

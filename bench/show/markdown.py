@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import HOME, cli
-from bench.cli import CannotGoOn
+from bench.cli import CannotGoOn, no_such
 from bench.records.queries import partial, races, ranked
 from bench.records.read import RECORDS, latest, read_records, runs_in
 from bench.records.record import Record
@@ -28,6 +28,8 @@ Rows = list[Record]
 
 def rewrite_file(file: Path, check: bool = False) -> bool:
     """Whether its tables were stale; they are made anew, unless this is only to `check`."""
+    if not file.is_file():
+        raise CannotGoOn(no_such(file, "file"))
     try:
         old = file.read_text()
     except (OSError, ValueError) as error:
@@ -87,7 +89,7 @@ def _of_all_runs(folder: Path) -> Rows:
 def _records(folder: Path) -> Rows:
     """Of the run in a folder, or of those below it: a run a layer, for instance."""
     if not folder.is_dir():
-        raise CannotGoOn(f"no results in {folder}")
+        raise CannotGoOn(no_such(folder, "folder"))
     if not (folder / RECORDS).is_file() and (below := sorted(folder.rglob(RECORDS))):
         return [r for file in below for r in _records(file.parent)]
     rows, problems = read_records(folder)

@@ -78,7 +78,7 @@ def read_text(source: Path) -> Corpus:
     if source.is_dir():
         return _corpus(f"folder {source.resolve().name}", _files(source), str(source))
     if not source.is_file():
-        raise DataError(f"{source}: no such file or folder; give a text file, a folder of them, or .bin shards")
+        raise DataError(cli.no_such(source, way="give a text file, a folder of them, or .bin shards"))
     if _text(source) is None:
         raise DataError(f"{source}: not UTF-8 text; convert it (iconv -t UTF-8), or name it .bin if it holds tokens")
     return _corpus(f"file {source.name}", [source], str(source))

@@ -13,6 +13,7 @@ from typing import cast
 import numpy as np
 import tiktoken
 
+from bench import cli
 from bench.core.files import put
 from bench.text import scored
 from bench.text.scored import Scored
@@ -142,7 +143,7 @@ def read_tokenizer(path: Path) -> Decoder:
     Raises DataError, naming the file, for one that is missing, another file, cut off, too long, or has an empty token.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such tokenizer file")
+        raise DataError(cli.no_such(path, "tokenizer file"))
     if scored.is_one(path):
         return _scored_decoder(scored.read_tokenizer(path))
     raw = path.read_bytes()

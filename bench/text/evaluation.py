@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import cli
 from bench.core.files import put
 from bench.text.shards import HEADER_BYTES, HEADER_INTS
 from bench.text.tokenizer import VOCABULARY, DataError, Tokenizer
@@ -46,7 +47,7 @@ def read(path: Path, vocabulary: int = VOCABULARY) -> list[Example]:
     itself what it is not, or has a token that is not below `vocabulary`.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; {AGAIN}")
+        raise DataError(cli.no_such(path, "file", AGAIN))
     raw = path.read_bytes()
     head = np.frombuffer(raw[: len(raw) // 4 * 4][:HEADER_BYTES], dtype="<i4").tolist()
     if len(head) < HEADER_INTS or head[0] != MAGIC:
@@ -139,7 +140,7 @@ def from_jsonl(path: Path, using: Tokenizer) -> list[Example]:
     DataError, naming the line, for one that is not such an example; of the test split, which has no labels, each is.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; give HellaSwag's JSON lines (hellaswag_val.jsonl)")
+        raise DataError(cli.no_such(path, "file", "give HellaSwag's JSON lines (hellaswag_val.jsonl)"))
     encode = using.encoding.encode_ordinary
     examples = []
     try:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from bench.cli import CannotGoOn
+from bench.cli import CannotGoOn, no_such
 from bench.core.files import cannot_write, put
 from bench.text.tokenizer import DataError
 
@@ -149,7 +149,7 @@ def read_tokenizer(path: Path, v: int | None = None) -> Scored:
     Raises DataError, naming the file, for one that is missing, cut off, damaged, another file, or of another size.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such tokenizer file")
+        raise DataError(no_such(path, "tokenizer file"))
     try:
         raw = path.read_bytes()
     except OSError as error:

@@ -77,7 +77,7 @@ def layout(path: Path) -> tuple[int, int]:
     Raises DataError as `open_shard` does, but for the tokens themselves (`check_tokens`).
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; {AGAIN}")
+        raise DataError(cli.no_such(path, "file", AGAIN))
     size = path.stat().st_size
     if size == 0:
         raise DataError(f"{path}: the file is empty; {AGAIN}")

@@ -23,7 +23,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
-from bench.cli import CannotGoOn
+from bench.cli import CannotGoOn, no_such
 from bench.core.files import put
 
 VOCABULARY = 50257
@@ -122,7 +122,7 @@ def read_ranks(path: Path) -> dict[bytes, int]:
     """The ranks of a .tiktoken file; DataError unless it is a whole byte-level vocabulary with ids below 50256."""
     if not path.is_file():
         raise DataError(
-            f"{path}: no such vocabulary file; --vocab takes a .tiktoken rank file (base64 and rank a line)"
+            no_such(path, "vocabulary file", "--vocab takes a .tiktoken rank file (base64 and rank a line)")
         )
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import tokenizers
 
+from bench import cli
 from bench.text import scored
 from bench.text.decoding import Decoder, decoder_of, read_tokenizer
 from bench.text.tokenizer import (
@@ -91,7 +92,7 @@ def open_tokenizer(path: Path, v: int | None = None) -> Codec:
     """The tokenizer of a file; with `v`, of a model with so many tokens. Raises DataError for a missing, damaged or
     foreign file, and for one with more tokens than the model."""
     if not path.is_file():
-        raise DataError(f"{path}: no such tokenizer file")
+        raise DataError(cli.no_such(path, "tokenizer file"))
     found: Codec
     if path.suffix == ".json":
         found = Fast(path)

@@ -37,8 +37,8 @@ Tellings = list[Callable[[], Told]]  # of each batch; made when somebody asks, f
 def validation(
     step: Step, shards: list[Path], limit: int, ranks: Ranks, check: Check = _go_on
 ) -> tuple[float, Tellings]:
-    """The mean loss, in nats a token, of the first `limit` batches of validation shards, each rank taking its turns;
-    and what it comes from."""
+    """The mean loss, in nats a token, of the first batches of validation shards, `limit` of each rank; and what it
+    comes from."""
     mem, losses, told = step.memory, list[float](), Tellings()
     for x, y in in_order(shards, mem.B, mem.T, limit, ranks.rank, ranks.ranks, step.model.v):
         check()

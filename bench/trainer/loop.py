@@ -76,6 +76,7 @@ def begin(
     """The plan, and with --resume the state to go on from, where there is one."""
     out = options["out"]
     if not options["resume"]:
+        plans.need_what_uses(given, options)
         return plans.plan_of(options, ranks.ranks, argv), None
     if out is None:
         raise CannotGoOn("--resume: of which run? name its folder with --out", cli.USAGE)
@@ -83,12 +84,14 @@ def begin(
     if found is None:
         if not options["model"]:
             raise CannotGoOn(f"{out}: no checkpoint to go on from; name the model, and it starts", cli.USAGE)
+        plans.need_what_uses(given, options)
         return plans.plan_of(options, ranks.ranks, argv), None
     recorded = found.rest["options"]
     merged = {**options, **plans.restored(recorded), **given, "threads": options["threads"]}
     if "kernels" not in given:
         merged["kernels"] = build.again(recorded["kernels"], out)
     merged["device"] = ranks.on(merged["device"])
+    plans.need_what_uses(given, merged)
     made = plans.plan_of(merged, ranks.ranks, argv)
     plans.need_same(recorded, made.options)
     return made, found
@@ -115,6 +118,8 @@ class Training:
     def __init__(self, plan: Plan, ranks: Ranks, state: State | None, argv: list[str]):
         self.plan, self.ranks, self.argv = plan, ranks, argv
         self.resumed = state
+        # Read before kernels are raced, which may take minutes: another model's are refused at once.
+        self.weights = foreign.weights_from(plan.source, plan.model) if plan.source and state is None else None
         self.data = Epochs(
             find_shards(plan.data, kind=plan.model.tokenizer),
             plan.B,
@@ -249,8 +254,9 @@ class Training:
     def _parameters(self) -> dict[str, torch.Tensor]:
         """Of --from; else the family's, rounded to the working dtype, as `bench.e2e` starts."""
         plan = self.plan
-        if plan.source:
-            return foreign.weights_from(plan.source, plan.model)
+        if self.weights:
+            found, self.weights = self.weights, None  # as large as the model
+            return found
         dtype = DTYPES[plan.race.job.dtype]
         found = init_parameters(plan.model, plan.race.job.seed)
         return {name: p.to(dtype) for name, p in found.items()}

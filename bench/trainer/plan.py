@@ -23,6 +23,12 @@ FIXED = (
     *("weight_decay", "betas", "eps", "clip"),
     *("lr", "schedule", "warmup", "final_fraction", "steps", "epochs", "skip_loss_z", "skip_norm_z"),
 )
+USED_BY = {  # options by the one without which they do nothing
+    "val_every": ("val", "val_batches"),
+    "hellaswag_every": ("hellaswag",),
+    "sample_every": ("sample_tokens", "temperature", "top_k", "prompt"),
+    "baseline": ("parity_every",),
+}
 PATHS = ("out", "from", "hellaswag")
 NOT_KEPT: dict[str, Any] = {"out": None, "resume": True, "from": None, "remeasure": False, "baseline": None}
 NEAREST = 2  # possible batches that are named on either side of an impossible one
@@ -242,6 +248,15 @@ def micro_batches(total: int, B: int, T: int, ranks: int) -> int:
         f"the nearest are {', '.join(f'{n:,}' for n in near)}",
         cli.USAGE,
     )
+
+
+def need_what_uses(given: Mapping[str, Any], o: Mapping[str, Any]) -> None:
+    """CannotGoOn where a command line names an option that nothing would ever look at."""
+    for user, used in USED_BY.items():
+        if o[user] or not (idle := [name for name in used if name in given]):
+            continue
+        names = [f"--{name.replace('_', '-')}" for name in (idle[0], user)]
+        raise CannotGoOn(f"{names[0]} does nothing without {names[1]}", cli.USAGE)
 
 
 def need_same(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> None:

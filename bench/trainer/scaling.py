@@ -38,7 +38,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from bench.cli import CannotGoOn
+from bench.cli import CannotGoOn, no_such
 from bench.core.case import DTYPES
 from bench.core.files import write_atomically
 from bench.machine.devices import open_device
@@ -131,6 +131,8 @@ def write_link(path: Path, link: Link, ranks: int, device: str) -> None:
 
 def read_link(path: Path) -> Link:
     """What `write_link` wrote. CannotGoOn for anything else."""
+    if not path.is_file():
+        raise CannotGoOn(no_such(path, "file"))
     try:
         said = json.loads(path.read_text())
         bandwidth, latency = float(said["bandwidth"]), float(said["latency"])
@@ -291,8 +293,8 @@ def read(folders: Iterable[Path]) -> tuple[Parts, list[Seen]]:
         elif (folder / RECORDS).is_file():
             timed.append(folder)
         else:
-            why = "neither a run of bench.e2e nor one of bench.train" if folder.exists() else "no such file or folder"
-            raise CannotGoOn(f"{folder}: {why}")
+            neither = f"{folder}: neither a run of bench.e2e nor one of bench.train"
+            raise CannotGoOn(neither if folder.is_dir() else no_such(folder, "folder"))
     if timed:
         return read_parts(timed[0]), seen
     alone = [run for run in seen if run.ranks == 1]

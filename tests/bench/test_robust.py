@@ -350,9 +350,39 @@ def test_what_is_no_file_is_written_to_and_not_replaced(command, run, tmp_path):
     assert (tmp_path / "null").is_symlink()
 
 
-@pytest.mark.parametrize("place", ("nowhere/README.md", "."))
-def test_a_document_that_cannot_be_read(command, place):
-    command("readme_tables", place).refuses("cannot read", FAILED)
+@pytest.mark.parametrize(("place", "says"), [("nowhere/README.md", "no such file"), (".", "a folder, no file")])
+def test_a_document_that_cannot_be_read(command, place, says):
+    command("readme_tables", place).refuses(says, FAILED)
+
+
+# What takes a path: words, what it takes, and the exit code.
+PATHS: dict[str, tuple[tuple[str, ...], str, int]] = {
+    "report": (("{}",), "folder", FAILED),
+    "compare": (("{}", "{}"), "folder", NOT_COMPARABLE),
+    "history": (("gelu", "--results", "{}"), "folder", FAILED),
+    "layer": (("gelu", "--kernels", "{}"), "folder", FAILED),
+    "import": (("{}", "--layer", "gelu"), "file", FAILED),
+    "generate": (("{}",), "file or folder", USAGE),
+    "data": (("{}",), "file or folder", FAILED),
+    "sample": (("{}",), "file or folder", FAILED),
+    "scaling": (("{}", "--bandwidth", "1"), "folder", FAILED),
+    "readme_tables": (("{}",), "file", FAILED),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_that_is_not_there_is_told_in_the_same_words(command, name, tmp_path):
+    words, what, code = PATHS[name]
+    nowhere, link = tmp_path / "no.where", tmp_path / "li.nk"
+    link.symlink_to(nowhere)
+    for path, says in ((nowhere, f"no such {what}"), (link, f"no such {what} (a link that leads nowhere)")):
+        command(name, *(word.format(path) for word in words)).refuses(f"error: {path}: {says}", code)
+    if what == "file or folder":
+        return
+    other = tmp_path / "other.kind"
+    other.mkdir() if what == "file" else other.write_text("")
+    is_a = "folder" if what == "file" else "file"
+    command(name, *(word.format(other) for word in words)).refuses(f"{other}: a {is_a}, no {what}", code)
 
 
 # --- runs ---
@@ -384,7 +414,7 @@ def test_folders_without_a_run(command, run, tmp_path):
     for name in ("nowhere", "loop"):
         refused(command, tmp_path / name, "no such folder")
     for name in ("data.bin", "run/records.jsonl"):
-        refused(command, tmp_path / name, f"is a file: a run is a folder, here {(tmp_path / name).parent}")
+        refused(command, tmp_path / name, f": a file, no folder; a run is one, here {(tmp_path / name).parent}")
     for name in ("empty", "inner"):
         refused(command, tmp_path / name, "no run in")
     refused(command, tmp_path / "folder", "cannot read the run in")
@@ -590,7 +620,7 @@ def test_output_to_nowhere_and_to_a_terminal_of_few_letters():
 
 
 def test_an_error_steers_no_terminal(command):
-    command("report", "no\x1b[31m\u202esuch").refuses("no such folder: no\ufffd[31m\ufffdsuch", FAILED)
+    command("report", "no\x1b[31m\u202esuch").refuses("no\ufffd[31m\ufffdsuch: no such folder", FAILED)
 
 
 def test_a_locale_of_few_letters():

@@ -149,7 +149,7 @@ def test_tokens_become_int32_and_a_launch_that_nobody_wrote_is_marked(folder):
         ("empty.cu", "softmax", {}, r"empty.cu has no kernel \(no __global__ function\)"),
         ("empty.py", "softmax", {}, r"empty.py has no kernel \(no @triton.jit"),
         ("softmax.cu", "softmx", {}, "unknown layer 'softmx'; did you mean"),
-        ("nothing.cu", "softmax", {}, "is no file"),
+        ("nothing.cu", "softmax", {}, "no such file"),
         ("softmax.cu", "softmax", {"kernel": "another", "name": "No Name"}, "is no name for a file"),
     ],
 )

@@ -241,7 +241,7 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, ended, what):
     ("arguments", "code", "message"),
     [
         (["llama2-15"], 64, "did you mean 'llama2-15m'"),
-        (["no/such/file.bin"], 64, "unknown model or file"),
+        (["no/such/file.bin"], 64, "no such file or folder"),
         (["llama2-tiny", "--prompt", "x" * 200], 64, "the prompt has 201 tokens, and llama2-tiny sees 128"),
         (["llama2-tiny", "--prompt-tokens", "100", "--steps", "30"], 64, "which leaves 29 after a prompt of 100"),
         (["llama2-tiny", "--prompt-ids", "1,512"], 64, "token 512: llama2-tiny knows 0 to 511"),

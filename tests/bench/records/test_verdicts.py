@@ -534,6 +534,6 @@ def test_the_command_line_ends_with_one_line_and_its_code(tmp_path):
     arguments = [sys.executable, "-m", "bench.compare", str(tmp_path / "a"), str(tmp_path / "b")]
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 3
-    assert done.stderr.startswith("error: no such folder") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ") and "a: no such folder" in done.stderr and done.stderr.count("\n") == 1
     done = subprocess.run([*arguments[:3], "--help"], capture_output=True, text=True)
     assert "0 fine, 1 something is SLOWER" in done.stdout

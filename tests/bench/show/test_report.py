@@ -283,7 +283,7 @@ def test_a_suites_folder_is_a_page_of_the_runs_inside_it(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "no such folder: "),
+        (None, ": no such folder"),
         ("", "no readable record"),
         ('{"case_id": "a", "status": "ok", "schema": 99}\n', "no readable record"),
         ("not json\n", "no readable record"),

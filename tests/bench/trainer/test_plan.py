@@ -6,6 +6,7 @@ import pytest
 
 from bench import cli, train
 from bench.cli import CannotGoOn
+from bench.trainer import loop
 from bench.trainer import plan as plans
 from bench.trainer.plan import micro_batches, need_same, plan_of
 from tests.bench.trainer import runs
@@ -73,6 +74,25 @@ def test_what_makes_no_sense_is_refused(words, says):
     with pytest.raises(CannotGoOn, match=says) as caught:
         made(*words)
     assert caught.value.code == cli.USAGE
+
+
+@pytest.mark.parametrize("words", [(user, used) for user, some in plans.USED_BY.items() for used in some])
+def test_an_option_that_nothing_would_look_at_is_refused(words):
+    user, used = words
+    options = vars(train.parser().parse_args(["gpt2-tiny"]))
+    plans.need_what_uses({}, options)
+    plans.need_what_uses({used: "x"}, options | {user: 5})
+    with pytest.raises(CannotGoOn, match=f"{used.replace('_', '-')} does nothing without") as caught:
+        plans.need_what_uses({used: "x"}, options)
+    assert caught.value.code == cli.USAGE
+
+
+def test_that_is_said_before_anything_is_raced(monkeypatch, tmp_path):
+    """And so is that the weights to start from are not there."""
+    monkeypatch.setattr(loop.build, "choose_kernels", lambda race: pytest.fail("raced"))
+    for words, says in ((("--val", "x"), "--val does nothing without --val-every"), (("--from", "x"), "x: no such")):
+        with pytest.raises(CannotGoOn, match=says):
+            train.main(["gpt2-tiny", *words, "--out", str(tmp_path / "run")])
 
 
 @pytest.mark.parametrize("words", [("--betas", "0.9"), ("--betas", "0.9,1"), ("--final-fraction", "2"), ("--lr", "0")])

@@ -291,7 +291,7 @@ def test_a_file_that_is_no_choice_is_refused(tmp_path, text, why):
     with pytest.raises(cli.CannotGoOn, match=why) as refused:
         found_with(file)
     assert refused.value.code == cli.USAGE
-    with pytest.raises(cli.CannotGoOn, match=r"missing\.json: No such file"):
+    with pytest.raises(cli.CannotGoOn, match=r"missing\.json: no such file"):
         found_with(tmp_path / "missing.json")
     with pytest.raises(cli.CannotGoOn, match="one of them"):
         choose.parse("a.json,b.json")
