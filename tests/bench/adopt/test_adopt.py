@@ -254,7 +254,8 @@ def test_it_is_proved_at_a_dtype_that_it_has(tmp_path, capsys, kind, asked):
     ("written", "open_"),
     [
         ("dim3 block(256); if (N > 99) block.x = 64; gelu<<<N, block>>>(out, inp, N);", {"block"}),
-        ("dim3 block(256); block.x = 64; gelu<<<N, block>>>(out, inp, N);", {"block"}),
+        ("dim3 block(256); block.x = 64; block.x += 2; gelu<<<N, block>>>(out, inp, N);", {"block"}),
+        ("dim3 block(256); block.x = 64; gelu<<<N, block>>>(out, inp, N);", set()),
         ("dim3 block(256); block.x *= 2; gelu<<<N, block>>>(out, inp, N);", {"block"}),
         ("int block = 256; while (block > N) block /= 2; gelu<<<N, block>>>(out, inp, N);", {"block"}),
         ("int block = 64; block <<= 1; gelu<<<N, block>>>(out, inp, N);", {"block"}),
@@ -665,12 +666,14 @@ def test_statistics_that_a_kernel_for_inference_does_not_keep_are_made_beside_it
     x, weight, out, rstd = torch.randn(1, 1, 77), torch.randn(77), torch.empty(1, 1, 77), torch.empty(1, 1)
     simulate.install("cuda")
     try:
-        found.load().forward(x, weight, 1e-3, out=out, rstd=rstd)
+        found.load().forward(x, weight, 1e-5, out=out, rstd=rstd)
         with pytest.raises(Unavailable, match="several rows"):
-            found.load().forward(torch.randn(1, 2, 77), weight, 1e-3, out=torch.empty(1, 2, 77), rstd=torch.empty(1, 2))
+            found.load().forward(torch.randn(1, 2, 77), weight, 1e-5, out=torch.empty(1, 2, 77), rstd=torch.empty(1, 2))
+        with pytest.raises(Unavailable, match="eps is not 1e-5"):
+            found.load().forward(x, weight, 1e-3, out=out, rstd=rstd)
     finally:
         cuda.simulate_with(None)
-    torch.testing.assert_close(rstd[0, 0], (x.square().mean() + 1e-3).rsqrt(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(rstd[0, 0], (x.square().mean() + 1e-5).rsqrt(), rtol=1e-6, atol=0)
     torch.testing.assert_close(out, x * weight * (x.square().mean() + 1e-5).rsqrt(), rtol=1e-5, atol=1e-6)
 
 
