@@ -1209,10 +1209,11 @@ def test_a_launch_through_a_pointer_is_read(folder, call, grid):
     assert re.search(r"\b64\b", text.partition("block=")[2]) or "block = 64" in text
 
 
-def test_a_pointer_to_another_kernel_is_no_launch(folder):
+def test_a_pointer_to_another_kernel_is_no_launch(tmp_path):
     other = "__global__ void other(float* out, const float* inp, int N) {}\n"
     call = "timed(other, dim3(N / 64), dim3(64), out, inp, N); launched(pointed<64>);"
-    _, text, decide = taken(folder, "gelu.cu", "gelu", other + POINTED.replace("CALL", call), kernel="pointed")
+    (deep := tmp_path / "far" / "from" / "others").mkdir(parents=True)  # whose launches would be near
+    _, text, decide = taken(deep, "gelu.cu", "gelu", other + POINTED.replace("CALL", call), kernel="pointed")
     assert {"grid", "block"} <= {line.partition(" ")[0] for line in decide}, text
 
 
