@@ -98,6 +98,7 @@ class Adopted:
     decide: list[str]
     phase: str = "forward"
     open: tuple[str, ...] = ()  # fields of its Guess that nothing but a trial tells
+    squares: bool = False  # it takes square matrices alone, of which the proof has hardly any
 
     def noted(self, said: str, mark: str) -> "Adopted":
         """With a comment in front of the phase's function, to be decided where it has that mark."""
@@ -183,6 +184,7 @@ def _read(source: Path, unit: cplusplus.Unit, written: Signature) -> Read:
 SCALES = words(
     "scale softmax_scale sm_scale smscale attn_scale attn_scaling scaling scale_factor softmaxscale inv_sqrt_d"
 )
+STRIDE = re.compile(r"(\w+?)_(?:row_)?stride(?:_row|_r|_0)?")  # from one row to the next
 SCALING = (  # of a tensor's gradients
     "n = grads[i].numel()",
     "scaled = workspace[: 4 * n].view(grads[i].dtype)[:n]",
@@ -358,10 +360,13 @@ class Writer:
         """What is read and written and is but an output of the contract's begins as an input that nothing else is."""
         for q in self.signature.parameters:
             t = self.tensors.get(found.get(q.name, ""))
-            if not t or not self._in_place(q) or t not in self.p.outputs or t.inplace or t.accumulates or t.many:
+            if not t or t not in self.p.outputs or t.inplace or t.accumulates or t.many:
                 continue
-            if any(plain_name(other.name) == "beta" for other in self.signature.parameters if not other.pointer):
+            scaled = any(plain_name(other.name) == "beta" for other in self.signature.parameters if not other.pointer)
+            if scaled and (q.name not in self.uses or self._in_place(q)):  # a function that it calls may read it
                 self.zeroes.add(t.name)
+                continue
+            if not self._in_place(q):
                 continue
             taken = (*found.values(), *self.copies.values())
             there = [i for i in self.p.inputs if i.when is contract.always and i.name not in taken]
@@ -369,6 +374,8 @@ class Writer:
             first = t.name.removesuffix("_out")
             if same:
                 self.copies[t.name] = first if first in same else same[0]
+            elif self.is_product:  # C = A B + 0 C
+                self.zeroes.add(t.name)
 
     def names_of(self, q: Parameter) -> list[str]:
         """What a pointer goes by, the likeliest first."""
@@ -383,6 +390,11 @@ class Writer:
         shapes = x and weight and (x.shape, weight.shape)
         return shapes == ("M K", "N K") and len(self.tensors) == 3 and len(sizes) == 2
 
+    @property
+    def is_product(self) -> bool:
+        """Whether the layer multiplies two matrices."""
+        return [self.tensors[n].shape for n in ("x", "weight") if n in self.tensors] == ["M K", "N K"]
+
     def sizes_told(self) -> list[str]:
         """What the kernel calls the whole numbers that it is told, in order."""
         numbers = [q for q in self.signature.parameters if not q.pointer and q.type in (*WHOLE, "")]
@@ -393,7 +405,8 @@ class Writer:
         """Whether all that it is told of sizes, and all that its grid comes from, is one length, of a layer that has
         rows: it takes one row."""
         told, shape = self.sizes_told(), self.tensors[self.main()].shape.split() if self.main() else []
-        if len(told) != 1 or len(shape) < 2 or self.is_gemv or "NH" in self.says() or not self.launched:
+        squares = self.is_product and len(self.tensors) > 3  # one length of all of its matrices
+        if len(told) != 1 or len(shape) < 2 or self.is_gemv or squares or "NH" in self.says() or not self.launched:
             return False
         if self._is_packed() and told[0].startswith("half"):
             return True
@@ -564,7 +577,8 @@ class Writer:
             files[Path(os.path.normpath(Path(self.name) / inside / name))] = path.read_bytes()
         whole = "\n".join(text)
         decide = [line.strip() for line in whole.splitlines() if DECIDE in line] + self.decide
-        return Adopted(whole, files, decide, self.phase, self.opens())
+        squares = any("not square" in line for line in self._of_squares())
+        return Adopted(whole, files, decide, self.phase, self.opens(), squares)
 
     def _inside(self) -> Path:
         """The folders that the source lies in, as far up as it includes from ("../utils/common.cuh")."""
@@ -575,8 +589,7 @@ class Writer:
     def opens(self) -> tuple[str, ...]:
         """The fields of a guess that this kernel leaves open, once it is written."""
         names = self.p.positional()[len(self.p.inputs) :]
-        shapes = [self.tensors[n].shape for n in ("x", "weight") if n in self.tensors]
-        product = shapes == ["M K", "N K"] and not self.is_gemv
+        product = self.is_product and not self.is_gemv
         kept = [self.not_lse] if self.not_lse else [q for q, name in self.matched.items() if name == "lse"]
         heads = bool(self.moves() or self._sees_heads())
         found = {
@@ -657,12 +670,18 @@ class Writer:
         if self.phase == "forward" and {"logits", "losses"} <= self.tensors.keys() and "V" not in self.used:
             yield "if V != logits.shape[-1]:"
             yield '    raise Unavailable("columns that do not count")'
+        if "tokens" in self.used:
+            yield "if tokens.numel() > 1:"
+            yield '    raise Unavailable("several tokens")'
         if self.is_gemv:
             yield "if x.shape[0] > 1:"
             yield '    raise Unavailable("several rows")'
         for name in self.p.positional()[len(self.p.inputs) :]:
             if name in self.used:
                 continue
+            if name == "eps" and (only := self._own_eps()):
+                yield f"if abs(eps - {only}) > 0.01 * {only}:"
+                yield f'    raise Unavailable("eps is not {only}")'
             if name == "weight_decays":
                 yield "if any(weight_decays):"
                 yield '    raise Unavailable("weight decay")'
@@ -679,6 +698,17 @@ class Writer:
                 said = "not causal" if self.guess.masks else "causal"
                 yield f"if {said}:{other}"
                 yield f'    raise Unavailable("{said}")'
+
+    def _own_eps(self) -> str:
+        """The one small constant in the kernel's body, which has no parameter for eps; "" where there is none."""
+        bodies = [d for d in self.unit.kernels(self.signature.name) if d.function]
+        numbers = {
+            re.sub(r"(?i)(?<=\d)f$", "", t.text)
+            for d in bodies[:1]
+            for t in self.unit.expanded(d.tokens, d.path)
+            if t.kind == "number" and re.fullmatch(r"(?i)\d*\.?\d*e-\d+f?|0?\.0{3,}\d+f?", t.text)
+        }
+        return numbers.pop() if len(numbers) == 1 else ""
 
     def _of_squares(self) -> Iterator[str]:
         """What a product does not take that is told one length of all of its matrices."""
@@ -713,7 +743,10 @@ class Writer:
         if not {"B", "NH", "BH"} & self.says() and self.launcher:
             yield "if q.shape[0] * q.shape[2] > 1:"
             yield '    raise Unavailable("several heads")'
+        given = dict(zip(self.signature.template, self.launcher.template if self.launcher else (), strict=False))
+        told = [self._literal(v) for name, v in given.items() if HEADS.get(plain_name(name)) == "HS"]
         fixed = [v for name in self._body_words() if HEADS.get(plain_name(name)) == "HS" and (v := self._number(name))]
+        fixed += [v for v in told if v]
         for size in dict.fromkeys(fixed[:1]):
             yield f"if q.shape[3] != {size}:"
             yield f'    raise Unavailable("head size is not {size}")'
@@ -741,6 +774,14 @@ class Writer:
             macro.body[0].text if macro and macro.parameters is None and len(macro.body) == 1 else self._constant(name)
         )
         return told if told and told.isdigit() else ""
+
+    def _literal(self, tokens: Sequence[Token]) -> str:
+        """The number that an argument of the launch is, or a constant that the launcher defines has."""
+        defined = dict(self.launcher.defined) if self.launcher else {}
+        tokens = defined.get(tokens[0].text, tokens) if len(tokens) == 1 else tokens
+        if len(tokens) != 1:
+            return ""
+        return tokens[0].text if tokens[0].text.isdigit() else self._number(tokens[0].text)
 
     def _asserted(self) -> list[str]:
         """What the launcher asserts of sizes before its launch, as refusals; what cannot be read is left out."""
@@ -908,6 +949,14 @@ class Writer:
             self.used.add("causal")
             return "causal"
         every = {s for t in self.tensors.values() if not t.many for s in t.shape.split() if s.isidentifier()}
+        if plain in SCALES and "causal" in self.p.positional() and "NH" not in every:  # of a softmax's scores
+            return "1.0"
+        if "tokens" in self.tensors and plain in ("token", "token_id", "tok"):  # by value
+            self.imports.add("Loaded")
+            self.used.add("tokens")
+            return "Loaded(tokens)"
+        if (of := STRIDE.fullmatch(plain)) and (name := self._tensor_called(of[1])):
+            return f"{name}.shape[-1]"
         if self.loop and plain in ALL:
             return f"{self.loop}[i].numel()"
         scalars = self.p.positional()[len(self.p.inputs) :]
@@ -981,6 +1030,11 @@ class Writer:
                 return f"Loaded({name})"
         return MEANT.get(plain) if plain in ("eps", "epsilon") or "losses" in self.tensors else None
 
+    def _tensor_called(self, said: str) -> str | None:
+        """The tensor of several rows that goes by a name, of those that the kernel is given."""
+        names = [n for q, n in self.matched.items() if said in (plain_name(q), n.lower(), *others(n))]
+        return next((n for n in names if len(self.tensors[n].shape.split()) > 1 and not self.tensors[n].many), None)
+
     def _is_crossed(self) -> bool | None:
         """Whether a product of N x K and K x M is meant, by the order of its sizes; None of other sizes."""
         told = self.sizes_told()
@@ -1009,11 +1063,19 @@ class Writer:
         value = None
         if self.launcher and number < len(self.launcher.arguments):
             value = self._python(self.launcher.arguments[number])
+        if value is not None and self._of_its_own(number, q):
+            value = self.scalar(q.name) or value
         value = self.scalar(q.name) if value is None else value
         if value is None:
             self.lines.append(f"{_safe(q.name)} = 0  # {DECIDE}: {q.type} {q.name}")
             return _safe(q.name)
         return value
+
+    def _of_its_own(self, number: int, q: Parameter) -> bool:
+        """Whether the launch gives a size as a constant of the file, which has it for sizes of its own: OUTPUT_SIZE."""
+        given = self.launcher.arguments[number : number + 1] if self.launcher else []
+        size = q.type in WHOLE and (plain_name(q.name) in ROWS | COLUMNS | ALL or plain_name(q.name) in MATMUL)
+        return bool(size and given and len(given[0]) == 1 and self._number(given[0][0].text))
 
     def _scratch(self, q: Parameter, given: Sequence[Token]) -> str | None:
         """Memory of ours for what the launcher allocates by torch::zeros, ones, empty or full of a shape in braces."""
@@ -1130,9 +1192,14 @@ class Writer:
             begins = any(n == name and name in [t.text for t in later] for n, later in launcher.defined[i + 1 :])
             if name not in needed or (i != last[name] and not begins):
                 continue
+            before, known = len(self.lines), dict(self.known)
             value = self._python(tokens)
+            direct = [name] in [[t.text for t in part] for part in launcher.arguments]
+            if direct and any(DECIDE in line for line in self.lines[before:]) and (size := self.scalar(name)):
+                del self.lines[before:]
+                self.known, value = known, size
             number = len(tokens) == 1 and tokens[0].kind == "number"  # a main says with how many rows it tries it
-            given = launcher.name == "main" or [name] in [[t.text for t in part] for part in launcher.arguments]
+            given = launcher.name == "main" or direct
             if number and given and (size := self.scalar(name)):
                 value = size
             if value is None:

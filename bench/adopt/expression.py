@@ -13,6 +13,8 @@ from kernels.cuda.signature import canonical
 from reference.contract import Tensor
 
 ROUND_UP = words("ceil_div ceildiv CEIL_DIV cdiv div_ceil DIVUP CEILDIV divUp iDivUp div_up divup")
+LOG2 = words("log2_ceil log2Ceil ceil_log2 ilog2_ceil")
+UP_TO_POWER = words("next_pow2 nextPow2 next_power_of_two next_power_of_2 nextPowerOfTwo")
 SIZES = {"float": 4, "double": 8, "int": 4, "half": 2, "__half": 2, "__nv_bfloat16": 2, "nv_bfloat16": 2, "float4": 16}
 
 
@@ -212,13 +214,17 @@ class Expression:
         if following == "(":
             close = cplusplus.closing(tokens, i + 1)
             inside = self._of(tokens[i + 2 : close])
-            if inside is None and text not in (*ROUND_UP, "dim3", "min", "max", "sqrt", "sqrtf", "ceil"):
+            if inside is None and text not in (*ROUND_UP, *LOG2, *UP_TO_POWER, "dim3", "min", "max", "sqrt", "sqrtf", "ceil"):
                 return self._called(text, tokens[i + 2 : close]), close + 1
             if inside is None:
                 return None, i
             if text in ROUND_UP:
                 self.writer.imports.add("blocks")
                 return f"blocks({inside})", close + 1
+            if text in LOG2:
+                return f"({inside} - 1).bit_length()", close + 1
+            if text in UP_TO_POWER:
+                return f"(1 << ({inside} - 1).bit_length())", close + 1
             if text == "dim3":
                 return (f"({inside})" if "," in inside else inside), close + 1
             if text in ("min", "max"):

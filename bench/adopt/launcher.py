@@ -78,7 +78,95 @@ def launcher_in(unit: cplusplus.Unit, kernel: str) -> Launcher | None:
                     before = tokens[:i] if expands else unit.expanded(tokens[:i], d.path)  # a macro may ask, too
                     found = replace(found, asserted=list(_assertions(before)))
                     return _bound_by_caller(unit, _by_case(d.function, tokens, i, found))
+    return _handed(unit, kernel)
+
+
+def _handed(unit: cplusplus.Unit, kernel: str) -> Launcher | None:
+    """The launch of a kernel through a pointer: a variable's (`auto f = kernel<64>; f<<<…>>>(…)`), or a parameter's of
+    the function that it is handed to (`timed(kernel, grid, x)`), of which the call's arguments are known then."""
+    for d in unit.declarations:
+        if not d.function or kernel not in d.words or "__global__" in d.function.qualifiers:
+            continue
+        for i, token in enumerate(d.tokens):
+            if token.text != kernel or token.kind != "word":
+                continue
+            template: list[list[Token]] = []
+            if d.tokens[i + 1 : i + 2] and d.tokens[i + 1].text == "<" and (close := template_end(d.tokens, i + 1)):
+                template = cplusplus.split_commas(d.tokens[i + 2 : close])
+            alias = _named_by(d.tokens, i)
+            places = [k for k in range(i + 1, len(d.tokens)) if d.tokens[k].text == alias] if alias else [i]
+            for k in places:
+                found = _launch_at(d.function, d.tokens, k) or _launch_in_called(unit, d, k)
+                if found:
+                    found = replace(found, template=template or found.template)
+                    found = replace(found, asserted=list(_assertions(unit.expanded(d.tokens[:k], d.path))))
+                    return _bound_by_caller(unit, found)
     return None
+
+
+def _named_by(tokens: Sequence[Token], i: int) -> str:
+    """The variable that begins as what stands at `i`; "" of none."""
+    if i < 2 or tokens[i - 1].text not in ("=", "&") or (tokens[i - 1].text == "&" and tokens[i - 2].text != "="):
+        return ""
+    at = i - 1 if tokens[i - 1].text == "=" else i - 2
+    begins = max((k for k in range(at) if tokens[k].text in (";", "{", "}")), default=-1) + 1
+    pointer = next((k for k in range(begins, at - 2) if [tokens[k].text, tokens[k + 1].text] == ["(", "*"]), None)
+    return tokens[at - 1 if pointer is None else pointer + 2].text
+
+
+def _launch_in_called(unit: cplusplus.Unit, caller: cplusplus.Declaration, i: int) -> Launcher | None:
+    """The launch in a function that is given, as one of its arguments, what stands at `i` of its caller."""
+    opens, depth = i, 0
+    while opens > 0 and depth >= 0 and caller.tokens[opens].text not in (";", "{", "}"):
+        opens -= 1
+        depth += (caller.tokens[opens].text == ")") - (caller.tokens[opens].text == "(")
+    if depth >= 0 or not opens:
+        return None
+    close = cplusplus.closing(caller.tokens, opens)
+    given = cplusplus.split_commas(caller.tokens[opens + 1 : close])
+    called = caller.tokens[opens - 1].text
+    handed = next((n for n, part in enumerate(given) if any(t is caller.tokens[i] for t in part)), None)
+    if handed is None:
+        return None
+    for d in unit.declarations:
+        if not d.function or d.function.name != called or d is caller:
+            continue
+        names = [_called_in(part) for part in d.function.parameters]
+        rest = names[-1] if names and any(t.text == "..." for t in d.function.parameters[-1]) else ""
+        if handed >= len(names) or (len(given) != len(names) and not rest):
+            continue
+        for k, token in enumerate(d.tokens):
+            found = _launch_at(d.function, d.tokens, k) if token.text == names[handed] else None
+            if not found:
+                continue
+            own = names[:-1] if rest else names
+            told = [(n, list(v)) for n, v in zip(own, given, strict=False) if n and [t.text for t in v] != [n]]
+            arguments = [
+                x for part in found.arguments
+                for x in (given[len(own) :] if rest and [t.text for t in part[:1]] == [rest] else [part])
+            ]  # fmt: skip
+            put = {n: v for n, v in told if len(v) == 1}  # d_A of the caller's, and M of its own
+            arguments = [list(put.get(part[0].text, part)) if len(part) == 1 else part for part in arguments]
+            body = next((j for j in range(i) if caller.tokens[j].text == "{"), 0)
+            mine = list(_definitions(caller.tokens[body:opens]))
+            theirs = (p[-1].text for p in caller.function.parameters if p) if caller.function else ()
+            return replace(
+                found,
+                name=caller.names[0] if caller.names else found.name,
+                arguments=arguments,
+                defined=[*mine, *told, *found.defined],
+                parameters=tuple(theirs),
+                asks=(),
+            )
+    return None
+
+
+def _called_in(parameter: Sequence[Token]) -> str:
+    """A parameter's name; of a pointer to a function too: `void (*f)(int)`."""
+    for k in range(len(parameter) - 2):
+        if [parameter[k].text, parameter[k + 1].text] == ["(", "*"]:
+            return parameter[k + 2].text
+    return parameter[-1].text if parameter and parameter[-1].kind == "word" else ""
 
 
 def _launch_at(function: cplusplus.Function, tokens: Sequence[Token], i: int) -> Launcher | None:
@@ -282,11 +370,11 @@ def _below(top: Path, depth: int) -> Iterator[Path]:
 def launcher_near(source: Path, kernel: str) -> Launcher | None:
     """The launch of a kernel whose file has none."""
     launch = re.compile(rf"\b{re.escape(kernel)}\s*(?:<[^;{{}}]*?>)?\s*<<<", re.S)
-    for path in _neighbours(source):
-        if launch.search(path.read_text(errors="replace")):
-            found = launcher_in(cplusplus.read(path, None, [cplusplus.HERE]), kernel)
-            if found:
-                return found
+    named = re.compile(rf"\b{re.escape(kernel)}\b")
+    said = {path: text for path in _neighbours(source) if named.search(text := path.read_text(errors="replace"))}
+    for path in sorted(said, key=lambda path: not launch.search(said[path])):  # those that launch it by its name first
+        if found := launcher_in(cplusplus.read(path, None, [cplusplus.HERE]), kernel):
+            return found
     return None
 
 
@@ -386,7 +474,8 @@ def _dim3_before(texts: Sequence[str], i: int) -> bool:
 
 
 def _by_members(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
-    """`dim3 name;` whose members are assigned, once each and under no condition, as `dim3 name(x, y, z)`."""
+    """`dim3 name;` or `dim3 name(…);` whose members are assigned, under no condition, as `dim3 name(x, y, z)` of what
+    they are last."""
     texts = [t.text for t in tokens]
     depths, depth = [], 0
     for text in texts:
@@ -398,19 +487,25 @@ def _by_members(tokens: Sequence[Token]) -> Iterator[tuple[str, list[Token]]]:
             continue
         end = next((j for j in range(i, len(texts)) if texts[j] == ";"), len(texts))
         for at in range(i + 1, end):
-            name = texts[at]
-            if tokens[at].kind != "word" or texts[at + 1 : at + 2] not in ([","], [";"]) or name in perhaps:
+            name, after = texts[at], texts[at + 1 : at + 2]
+            made = after in (["("], ["{"]) and _dim3_before(texts, at)
+            if tokens[at].kind != "word" or not (made or after in ([","], [";"])) or name in perhaps:
                 continue
-            sets: dict[str, list[list[Token]]] = {}
+            begins = cplusplus.split_commas(tokens[at + 2 : cplusplus.closing(tokens, at + 1)]) if made else []
+            sets: dict[str, list[Token]] = dict(zip("xyz", map(list, begins), strict=False))
+            touched = plainly = 0
             for k in range(end, len(texts) - 4):
-                plain = depths[k] <= depths[i] and texts[k - 1] in (";", "{", "}")
-                if plain and texts[k : k + 2] == [name, "."] and texts[k + 3] == "=":
+                sign = "".join(texts[k + 3 : k + 6])
+                if texts[k : k + 2] != [name, "."] or not (sign.startswith("=") or CHANGES.match(sign)):
+                    continue
+                touched += 1
+                if sign.startswith("=") and depths[k] <= depths[i] and texts[k - 1] in (";", "{", "}"):
+                    plainly += 1
                     stop = next((j for j in range(k, len(texts)) if texts[j] == ";"), len(texts))
-                    sets.setdefault(texts[k + 2], []).append(list(tokens[k + 4 : stop]))
-            touched = sum(texts[k : k + 2] == [name, "."] and texts[k + 3] == "=" for k in range(end, len(texts) - 3))
-            if sets and touched == len(sets) and all(len(v) == 1 for v in sets.values()):
+                    sets[texts[k + 2]] = list(tokens[k + 4 : stop])
+            if touched and touched == plainly:
                 one, comma = [Token("number", "1", 0, 0)], Token("sign", ",", 0, 0)
-                x, y, z = (sets[m][0] if m in sets else one for m in "xyz")
+                x, y, z = (sets.get(m, one) for m in "xyz")
                 inside = [*x, comma, *y, comma, *z]
                 yield name, [Token("word", "dim3", 0, 0), Token("sign", "(", 0, 0), *inside, Token("sign", ")", 0, 0)]
 

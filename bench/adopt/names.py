@@ -25,7 +25,7 @@ CALLED = {
     "bias": "beta bias_ b",
     "wte": "weight weights table embedding embeddings emb embedding_table token_embedding_table",
     "mean": "mu",
-    "rstd": "rs r inv_std invstd rsigma inv_var",
+    "rstd": "rs r inv_std invstd rsigma inv_var inv_rms invrms rrms",
     "tokens": "inp input_ids ids indices idx token_ids input",
     "targets": "labels target label target_data true_labels truelabels y_true",
     "losses": "loss out",
@@ -43,6 +43,7 @@ CALLED = {
     "norm": "out total",
     "lse": "l_vec logsumexp softmax_lse l m lm",
     "eps": "epsilon",
+    "V": "vocab_size vocab vocabsize n_vocab num_classes n_classes",
     "lr": "learning_rate learningrate alpha step_size",
     "step": "t iteration",
     "grad_scale": "clip_scale scale grad_factor",
@@ -61,6 +62,7 @@ def words(text: str) -> frozenset[str]:
 
 ROWS = words(
     "n rows n_rows num_rows nrows m num_tokens bt b batch batch_size batch_dim r n1 n_tokens outer_size num_batches"
+    " token_num tokens ntokens total_rows totalrows"
 )
 COLUMNS = words(
     "c cols n_cols num_cols ncols d h dim hidden_size hidden n width s v p vp k size feat_dim emb_size"
@@ -104,6 +106,12 @@ MATMUL = {
     "alpha": "1.0",
     "beta": "0.0",
 }  # B T rows
+MATMUL |= {
+    f"{matrix}_{n}{axis}": symbol
+    for matrix, symbols in {"a": "MK", "b": "KN", "c": "MN"}.items()
+    for axis, symbol in zip(("rows", "cols"), symbols, strict=True)
+    for n in ("", "n_", "num_")
+}
 
 
 def plain_name(name: str) -> str:

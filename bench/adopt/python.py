@@ -488,7 +488,7 @@ class Teller:
             here = self._local(name)
             return [(f"{indent}{here} = {seen}", {here}, set())] if here != seen else []
         into = [n.id for n in ast.walk(target) if isinstance(n, ast.Name)]
-        if set(into) & self.leaves.keys() and not _viewed(node.value):
+        if set(into) & self.leaves.keys() and (isinstance(target, ast.Tuple) or not _viewed(node.value)):
             return []  # a tensor of the contract's, wherever it comes from
         value = self.told(node.value)
         if value is None or not isinstance(target, ast.Name | ast.Tuple):

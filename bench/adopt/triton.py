@@ -173,7 +173,7 @@ def _decorated(tree: ast.Module) -> ast.Module:
 
 
 def _is_jit(node: ast.FunctionDef) -> bool:
-    return any(re.search(r"\bjit\b", ast.unparse(d)) for d in node.decorator_list)
+    return any(_is_jit_itself(d) for d in node.decorator_list)
 
 
 ABOVE = 6  # folders up from a source, in which what it imports of its own package is looked for
@@ -227,6 +227,10 @@ def _one_by_one(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
         yield from ([ast.Import([a]) for a in node.names] if isinstance(node, ast.Import) else [node])
 
 
+def _is_jit_itself(decorator: ast.expr) -> bool:
+    return bool(re.search(r"\bjit\b", ast.unparse(decorator)))
+
+
 def _imported(node: ast.ImportFrom, source: Path) -> Path | None:
     """The file that `from package.module import …` means, in the folders above the source."""
     parts = (node.module or "").split(".") if node.module else []
@@ -261,7 +265,13 @@ def _can_be_had(node: ast.Import | ast.ImportFrom) -> bool:
 def _needed(tree: ast.Module, jitted: dict[str, ast.FunctionDef], entry: str, helpers: set[str]) -> list[ast.stmt]:
     """The statements that the kernel and its launch need, in order: imports, constants, functions; tuning left out."""
     for function in jitted.values():  # what only a tuner is given is not needed either
-        function.decorator_list = [d for d in function.decorator_list if not any(t in ast.unparse(d) for t in TUNED)]
+        of_triton = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom) and _of_triton(n)]
+        own = {(a.asname or a.name).partition(".")[0] for n in of_triton for a in n.names}
+        function.decorator_list = [
+            d  # one of another package's (a cache of launches) is not needed either
+            for d in function.decorator_list
+            if not any(t in ast.unparse(d) for t in TUNED) and (_is_jit_itself(d) or _identifiers(d) & own)
+        ]
         for call in [d for d in function.decorator_list if isinstance(d, ast.Call)]:
             call.keywords = [k for k in call.keywords if k.arg != "launch_metadata"]
     wanted, waiting = set[str](), [entry, *helpers]
