@@ -117,7 +117,7 @@ def start_server(*preload: str) -> None:
         SERVER.set_forkserver_preload(list(preload))
     alone = threading.active_count() == 1 and "torch" not in sys.modules
     if alone:
-        _load(preload)
+        load(preload)
     with deaf_to_ctrl_c(), _forked_server() if preload and alone else nullcontext():
         forkserver.ensure_running()
 
@@ -140,8 +140,8 @@ def _make_room() -> None:
         tempfile.tempdir = usual
 
 
-def _load(names: Sequence[str]) -> None:
-    """Import modules. Nobody looks for garbage meanwhile: there is none in what torch is made of, and looking takes a
+def load(names: Sequence[str]) -> None:
+    """Import modules, large ones. Nobody looks for garbage meanwhile: there is none in what torch is made of, and looking takes a
     tenth of the time. Nor afterwards: all of it is put among what is old already, or the first looks of this process,
     and of each fork of it, would walk through it three times. (To leave it frozen spares no more; and counting what is
     frozen, which the state of the world does, walks all of it.)"""
