@@ -120,6 +120,8 @@ def start_server(*preload: str) -> None:
         load(preload)
     with deaf_to_ctrl_c(), _forked_server() if preload and alone else nullcontext():
         forkserver.ensure_running()
+    if alone:
+        gc.freeze()  # here nobody counts it: the page's thousands of small objects would be a reason to walk all of it
 
 
 @functools.cache
@@ -141,10 +143,10 @@ def _make_room() -> None:
 
 
 def load(names: Sequence[str]) -> None:
-    """Import modules, large ones. Nobody looks for garbage meanwhile: there is none in what torch is made of, and looking takes a
-    tenth of the time. Nor afterwards: all of it is put among what is old already, or the first looks of this process,
-    and of each fork of it, would walk through it three times. (To leave it frozen spares no more; and counting what is
-    frozen, which the state of the world does, walks all of it.)"""
+    """Import modules, large ones. Nobody looks for garbage meanwhile: there is none in what torch is made of, and
+    looking takes a tenth of the time. Nor afterwards: all of it is put among what is old already, or the first looks of
+    this process, and of each fork of it, would walk through it three times. (It does not stay frozen: the state of the
+    world counts what is, which walks all of it.)"""
     collects = gc.isenabled()
     gc.disable()
     try:

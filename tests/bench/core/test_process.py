@@ -482,9 +482,9 @@ def test_a_command_imports_once_for_itself_and_the_server(tmp_path):
         line = [sys.executable, str(script), had]
         done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HOME)})
         assert done.returncode == 0, done.stderr
-        young, *found = json.loads(done.stdout)
+        (young, *found), frozen = json.loads(done.stdout)
         assert found == [forked, forked, open_file, ["SIG_DFL", "default_int_handler"], None]
-        assert young < 100_000, had
+        assert young < 100_000 and frozen is forked, had
 
 
 COMMAND = """
@@ -518,7 +518,7 @@ if __name__ == "__main__":
     sys.setprofile(lambda *_: None)
     start_server("bench.core.replies", "large")
     with Process(Inside, limit=60.0) as process:
-        print(json.dumps(process.ask("look", file=77)))
+        print(json.dumps([process.ask("look", file=77), gc.get_freeze_count() > 200_000]))
         # In a fork of one that has computed it would wait without end; others would import torch for nothing.
         assert sys.argv[1] != "torch" or process.ask("compute") == 2 << 22
 """
