@@ -117,9 +117,11 @@ def start_server(*preload: str) -> None:
         SERVER.set_forkserver_preload(list(preload))
     alone = threading.active_count() == 1 and "torch" not in sys.modules
     if alone:
-        _load(preload)
+        load(preload)
     with deaf_to_ctrl_c(), _forked_server() if preload and alone else nullcontext():
         forkserver.ensure_running()
+    if alone:
+        gc.freeze()  # here nobody counts it: the page's thousands of small objects would be a reason to walk all of it
 
 
 @functools.cache
@@ -140,10 +142,11 @@ def _make_room() -> None:
         tempfile.tempdir = usual
 
 
-def _load(names: Sequence[str]) -> None:
-    """Import modules. Nobody looks for garbage meanwhile: there is none in what torch is made of, and looking takes a
-    tenth of the time. (`gc.freeze` would spare the forks of it as well; but counting what is frozen, which the state of
-    the world does, walks all of it.)"""
+def load(names: Sequence[str]) -> None:
+    """Import modules, large ones. Nobody looks for garbage meanwhile: there is none in what torch is made of, and
+    looking takes a tenth of the time. Nor afterwards: all of it is put among what is old already, or the first looks of
+    this process, and of each fork of it, would walk through it three times. (It does not stay frozen: the state of the
+    world counts what is, which walks all of it.)"""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -151,6 +154,8 @@ def _load(names: Sequence[str]) -> None:
             importlib.import_module(name)
     finally:
         if collects:
+            gc.freeze()
+            gc.unfreeze()  # into the oldest generation
             gc.enable()
 
 

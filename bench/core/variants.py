@@ -446,6 +446,11 @@ def simulated(variant: Variant, device: str, force: bool = False) -> bool:
     return variant.gpu_code and (force or device == "cpu")
 
 
+def builds_each_shape(variant: Variant) -> bool:
+    """Whether a variant is compiled anew, in seconds, for each shape that it is called with."""
+    return variant.backend == "torch" and variant.stem == "compile"
+
+
 def unavailable(variant: Variant, device: str, dtype: str, simulate: bool = False) -> str | None:
     """Why this variant cannot run here at this dtype, or None. Imports torch for GPU questions only.
 

@@ -15,7 +15,7 @@ from bench.core import variants
 from bench.core.case import SLICED, Case, cases_of, cases_whole
 from bench.core.process import ERROR, ProcessFailed
 from bench.core.shared import Given
-from bench.core.variants import Variant
+from bench.core.variants import Variant, builds_each_shape
 from bench.gpu.counts import counted_case
 from bench.machine import devices
 from bench.records.record import Counts
@@ -430,11 +430,6 @@ def _drawn_again(
     luck = f"in {REDRAWS} further draws at most {worst:.2g}x, so one draw's luck"
     proof.notes.append(f"{case.name}, seed {case.seed}: {first.evidence}; {luck}")
     return replace(verdict, ratio=first.ratio)
-
-
-def builds_each_shape(variant: Variant) -> bool:
-    """Whether a variant is compiled anew, in seconds, for each shape that it is called with."""
-    return variant.backend == "torch" and variant.stem == "compile"
 
 
 def may_compile(variant: Variant) -> bool:

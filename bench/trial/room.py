@@ -28,7 +28,7 @@ from bench.core.evidence import line_of, one_line, telling
 from bench.core.process import ProcessFailed
 from bench.core.replies import Seconds
 from bench.core.shared import Box, Given, ipc_of, opened, values_in
-from bench.core.variants import Variant
+from bench.core.variants import Variant, builds_each_shape
 from bench.core.world import GC_DISABLE, GC_ENABLE, PERF_COUNTER_NS, PROCESS_TIME_NS
 from bench.gpu.counts import counted, resources
 from bench.gpu.launches import configured_call, launches_of, untuned
@@ -63,6 +63,7 @@ MOST_MESSAGE = 1 << 20  # characters
 SETTLE_SECONDS = 1e-3  # after a call that is handed back: who works on in another thread, or by a timer, does it now
 DEEP_CALLS = 4  # of so many watched calls in a proof, one is followed by a look at all threads; nobody knows which
 RANDBELOW = secrets.randbelow  # as it was before a variant could replace it
+OF_TORCH_COMPILE = ("torch._dynamo", "torch._inductor.compile_fx")
 WARM_UP_SECONDS = 0.1
 WARM_UP_CALLS = 2
 HOST_CALLS = 3  # of which the host's time is taken before the first span
@@ -174,6 +175,8 @@ class Room(process.Room):
             attest.start()
             world.guard()
             self.seal = world.sealed()
+        if variant and builds_each_shape(variant):
+            process.load(OF_TORCH_COMPILE)  # it would, call by call, and collect garbage meanwhile
         self.arenas: list[Arena] = []  # one and, while a GPU is timed, copies of it
         self.last: Arena | None = None  # of the last call
         self.arguments: tuple[list[Value | Scalar], Values] = [], {}  # that it was given, …

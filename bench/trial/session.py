@@ -18,7 +18,7 @@ from bench import cli
 from bench.core import files, process
 from bench.core.case import Case
 from bench.core.process import TIMEOUT, ProcessFailed
-from bench.core.variants import Variant, discover, simulated, unavailable
+from bench.core.variants import Variant, builds_each_shape, discover, simulated, unavailable
 from bench.machine import ceilings, devices, profiling
 from bench.machine import facts as machine
 from bench.records.record import Record, Resources
@@ -29,7 +29,7 @@ from bench.trial import rows as records
 from bench.trial.judge import Judge
 from bench.trial.ledger import Ledger, grounds
 from bench.trial.plan import Plan, cases, check
-from bench.trial.prove import Proof, builds_each_shape, prove, seeds
+from bench.trial.prove import Proof, prove, seeds
 from bench.trial.race import Contestant, Timing, race
 from bench.trial.room import MESSAGE, MESSAGES
 from bench.trial.worker import Worker

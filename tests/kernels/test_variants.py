@@ -78,7 +78,7 @@ def slow(v: variants.Variant, dtype: str) -> bool:
 def is_thorough(v: variants.Variant, dtype: str) -> bool:
     """Whether `make test-all` tries more at this dtype; always what is tried on two shapes alone."""
     own_loops = v.backend == "cpu" and dtype == "fp32"
-    return dtype == "bf16" or "bf16" not in v.dtypes or own_loops or prove.builds_each_shape(v)
+    return dtype == "bf16" or "bf16" not in v.dtypes or own_loops or variants.builds_each_shape(v)
 
 
 @pytest.mark.parametrize(("variant", "dtype"), list(parameters()))

@@ -469,9 +469,11 @@ def test_the_server_can_be_started_early():
 
 def test_a_command_imports_once_for_itself_and_the_server(tmp_path):
     """The server is a fork, with signals as a fresh interpreter has them, and nothing of the caller's open; where
-    there are other threads, Python's or those that torch computes with, it is a fresh one."""
+    there are other threads, Python's or those that torch computes with, it is a fresh one. What was imported is old:
+    no process looks through it for garbage."""
     script = tmp_path / "command.py"
     script.write_text(COMMAND)
+    (tmp_path / "large.py").write_text("imported = [[] for _ in range(200_000)]")
     for had, (forked, open_file) in {
         "nothing": (True, False),
         "thread": (False, False),
@@ -480,11 +482,13 @@ def test_a_command_imports_once_for_itself_and_the_server(tmp_path):
         line = [sys.executable, str(script), had]
         done = subprocess.run(line, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(HOME)})
         assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == [forked, forked, open_file, ["SIG_DFL", "default_int_handler"], None]
+        (young, *found), frozen = json.loads(done.stdout)
+        assert found == [forked, forked, open_file, ["SIG_DFL", "default_int_handler"], None]
+        assert young < 100_000 and frozen is forked, had
 
 
 COMMAND = """
-import json, os, signal, sys, threading, time
+import gc, json, os, signal, sys, threading, time
 from pathlib import Path
 from bench.core.process import Process, Room, start_server
 
@@ -493,6 +497,7 @@ class Inside(Room):
         server = Path(f"/proc/{os.getppid()}")
         handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
         return [
+            sum(len(gc.get_objects(generation)) for generation in (0, 1)),
             b"command.py" in (server / "cmdline").read_bytes(), (server / "comm").read_text() == "forkserver\\n",
             (server / "fd" / str(file)).exists(), [getattr(h, "name", None) or h.__name__ for h in handlers],
             sys.getprofile(),
@@ -511,9 +516,9 @@ if __name__ == "__main__":
         threading.Thread(target=time.sleep, args=(30,), daemon=True).start()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 77)
     sys.setprofile(lambda *_: None)
-    start_server("bench.core.replies")
+    start_server("bench.core.replies", "large")
     with Process(Inside, limit=60.0) as process:
-        print(json.dumps(process.ask("look", file=77)))
+        print(json.dumps([process.ask("look", file=77), gc.get_freeze_count() > 200_000]))
         # In a fork of one that has computed it would wait without end; others would import torch for nothing.
         assert sys.argv[1] != "torch" or process.ask("compute") == 2 << 22
 """

@@ -1,6 +1,7 @@
 """What the cases of a proof come to, with calls and verdicts that are made up. The next case is called while the judge
 looks at the last: what is said is said of the first that fails."""
 
+import importlib.util
 import itertools
 import sys
 import threading
@@ -297,6 +298,15 @@ def test_what_is_simulated_has_one_thread(monkeypatch, name, threads):
     how: Any = (variant, ("forward",), "fp32", [0], judge, Setting(threads=2), EAGER)
     assert [p.evidence for p in prove.prove(*how)] == ["not started"]
     assert [s.threads for s in seen] == [threads]
+
+
+def test_what_torch_compile_imports_is_imported_at_once_and_by_nobody_else(monkeypatch):
+    """Call by call it would be looked through for garbage; and others have no need of it."""
+    loaded: list[tuple[str, ...]] = []
+    monkeypatch.setattr(room.process, "load", loaded.append)
+    for name in ("torch.eager", "torch.compile", "cpu.naive"):
+        Room(find(discover(), "residual", name), Setting(threads=1))
+    assert loaded == [room.OF_TORCH_COMPILE] and all(map(importlib.util.find_spec, *loaded))
 
 
 def test_a_call_that_waits_for_a_core_is_not_too_slow_to_be_timed(monkeypatch):
