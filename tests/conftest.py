@@ -6,14 +6,19 @@ import os
 
 import pytest
 
+WORKER_BYTES = 3 << 30
 SLOW_S = 1200  # of one test: of a minute where nothing else is at work a busy machine may make ten
 
 os.environ.setdefault("LAYERBENCH_REPORT", "0")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """`-n auto`: one more than cores, for tests wait a seventh of their time (for compilers, for time limits)."""
-    return len(os.sched_getaffinity(0)) + 1
+    """`-n auto`: one more than cores, for tests wait a seventh of their time (for compilers, for time limits); fewer
+    where memory is short, for each worker holds torch, and starts processes that do."""
+    from bench.machine import facts
+
+    have = facts.available_bytes()
+    return min(facts.usable_cores() + 1, max(1, have // WORKER_BYTES) if have else 4)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
