@@ -180,7 +180,7 @@ class Training:
                 self._writing(clock)
                 # Whoever replaces functions replaces those, too, that would tell: these are held here alone.
                 replaced = seal()
-                if replaced and not self.astray:
+                if replaced:
                     judged(self.done, f"global_state: functions were replaced: {', '.join(replaced[:4])}")
             code = self._ended()
             return cli.WRONG if replaced else code
