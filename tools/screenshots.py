@@ -48,7 +48,7 @@ def main() -> None:
         take(page, folder, "report-simulated", 1400, 1000, "light", "")
         if len(sys.argv) == 3:
             page = Path(scratch) / "compare.html"
-            compare.main([*sys.argv[1:], "--html", str(page)])
+            compare.main([*sys.argv[1:], "--fail-on", "any", "--html", str(page)])
             take(page, folder, "compare", 1400, 900, "light", "")
     terminal(folder / "terminal.md")
 
