@@ -23,7 +23,11 @@ def parser() -> cli.Parser:
     p = cli.Parser(INSTEAD, prog="python -m bench.layer", description=__doc__)
     p.add_argument("layer", nargs="?", help="a layer's name, `all`, or `list`")
     what = p.add_argument_group("what to run")
-    what.add_argument("--all", action="store_true", help="all variants (the default unless --only is given)")
+    what.add_argument(
+        "--all",
+        action="store_true",
+        help="all variants, as without both --all and --only; where there is no GPU, its kernels in the simulator",
+    )
     what.add_argument("--only", metavar="A,B", help="these variants, for example cpu.simd,torch.eager, or cuda.*")
     what.add_argument(
         "--pass", dest="phase", choices=("forward", "backward", "both"), default="both", help="default both"
@@ -83,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     args = p.parse_args(argv)
     if not (args.layer or args.resume):
         p.error("the following arguments are required: layer")
+    if args.all and args.only:
+        p.error("--all and --only: one of them")
     if args.layer == "list" and (args.only or args.without or args.axis or args.out or args.resume):
         p.error("list shows every variant, and goes with --kernels, --device and --json alone")
     from bench.core import process

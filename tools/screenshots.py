@@ -23,7 +23,7 @@ show them. Names are never cut. What failed, and who was skipped, stands below i
 column.
 """
 SHOTS = (  # name, width, height, colour scheme, what to scroll to
-    ("report-light", 1400, 1100, "light", "summary"),
+    ("report-light", 1400, 1100, "light", ""),
     ("report-step", 1400, 760, "light", "step-1"),
     ("report-dark", 1400, 1250, "dark", "attention"),
     ("report-narrow", 390, 1000, "dark", "attention"),
@@ -48,7 +48,7 @@ def main() -> None:
         take(page, folder, "report-simulated", 1400, 1000, "light", "")
         if len(sys.argv) == 3:
             page = Path(scratch) / "compare.html"
-            compare.main([*sys.argv[1:], "--html", str(page)])
+            compare.main([*sys.argv[1:], "--fail-on", "any", "--html", str(page)])
             take(page, folder, "compare", 1400, 900, "light", "")
     terminal(folder / "terminal.md")
 

@@ -5,7 +5,7 @@ Everything here takes time that grows with the length of the text and no faster,
 
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,13 @@ def _cause_lines(text: str) -> list[str]:
     return wrong[:3]
 
 
-def line_of(error: BaseException, outside: Path | None = None) -> str:
-    """The innermost line of an exception's traceback as " (file.py line 3)"; `outside`: leave out this folder's."""
+def line_of(error: BaseException, outside: Path | None = None, rather: Callable[[Path], bool] | None = None) -> str:
+    """The innermost line of an exception's traceback as " (file.py line 3)"; `outside`: leave out this folder's.
+    rather: where it says yes to a file of the traceback, the innermost of those."""
     # Walked by hand: extract_tb reads every frame's source, and a recursion has a thousand of them.
     frames = [(f.f_code.co_filename, number) for f, number in traceback.walk_tb(error.__traceback__)]
-    for name, number in reversed(frames):
+    innermost = frames[::-1]
+    for name, number in [f for f in innermost if rather and rather(Path(f[0]))] + innermost:
         if outside is None or outside not in Path(name).parents:
             return bounded(f" ({Path(name).name} line {number})", 120)
     return ""

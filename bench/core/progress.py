@@ -98,7 +98,7 @@ class Progress:
         with self.lock:
             self._count_time()
             far = ""
-            if self.now and self.now.total > 1:
+            if self.now and self.now.total > 1 and self.now.left:  # of what is over no count stands beside what follows
                 far = f"{self.now.word} {min(self.now.done + 1, self.now.total)} of {self.now.total}"
             left = [units.left_s() for units in self.units.values()]
             # Where one kind of work tells nothing yet, the others alone would promise too much.

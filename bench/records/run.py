@@ -23,8 +23,9 @@ from pathlib import Path
 
 from bench.cli import CannotGoOn
 from bench.core.files import DiskFull, Lines, cannot_write, write_atomically
+from bench.machine import facts
 from bench.records.conditions import differences
-from bench.records.environment import environment
+from bench.records.environment import Environment, environment
 from bench.records.queries import flat
 from bench.records.read import ENVIRONMENT, RECORDS, Loaded, latest, read_environment, read_records
 from bench.records.record import Record
@@ -35,6 +36,15 @@ from bench.records.scrub import clean
 def new_folder(kind: str) -> Path:
     """runs/<utc>-<kind>-<random>, where no --out is given: of no two runs the same."""
     return Path("runs") / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{kind}-{secrets.token_hex(3)}"
+
+
+def spanning(then: facts.Git | None, now: facts.Git | None) -> facts.Git | None:
+    """Of a run that goes on, the commit that it was begun at: its records are of that one. Where it goes on at another,
+    or with changes, it is "dirty" as a run with changes is."""
+    if not then or not now or not then.get("commit"):
+        return now
+    changed = then.get("dirty") or now.get("dirty") or then.get("commit") != now.get("commit")
+    return {"commit": then.get("commit"), "dirty": bool(changed)}
 
 
 @dataclass
@@ -95,7 +105,10 @@ class Run:
         header = {"schema": SCHEMA, "kind": run.kind, **then}
         with run._going_on():
             lines.end_half_a_line()
-            write_environment(folder, {**header, **now, "resumed": [*then.get("resumed", []), _utc()]})
+            again: Environment = {"resumed": [*then.get("resumed", []), _utc()]}
+            if git := spanning(then.get("git"), now.get("git")):
+                again["git"] = git
+            write_environment(folder, {**header, **now, **again})
         return run
 
     def append(self, record: Record) -> Record:

@@ -352,8 +352,8 @@ def _verdict(c: Change) -> Text:
 
 def why(c: Change) -> str:
     notes = ["source changed"] if c.source_changed else []
-    timers = [r.get("timer") for r in (c.before, c.after)]
-    if timers[0] != timers[1]:
+    timers = [timer for r in (c.before, c.after) if (timer := r.get("timer"))]  # what is wrong has none
+    if len({*timers}) > 1:
         notes.append(f"timer {timers[0]} before, {timers[1]} after")
     tiles = [r.get("configuration") or "none" for r in (c.before, c.after)]
     if tiles[0] != tiles[1]:

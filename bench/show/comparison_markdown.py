@@ -35,7 +35,7 @@ def _lines(told: Verdicts, fail_on: Sequence[str]) -> Iterator[str]:
     for what, cases in told.one_sided():
         yield from _listed(what, [case_text(case) for case in cases])
     if lines := told.power_lines():
-        yield from _listed("the smallest change that would have been seen", lines)
+        yield from _listed("what change would have been seen", lines)
     if len(told.changes) > len(changed):
         yield ""
         yield f"<details><summary>all {len(told.changes)} cases</summary>"

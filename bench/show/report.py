@@ -236,7 +236,7 @@ class Page:
         self.noise = overview.noise_line(self.best)
         self.cards = self._cards(newest)
         self.grids = overview.grids(self.best, self.troubles["failed"], self.place)
-        self.counts = Counter(r["status"] for r in every)
+        self.counts = Counter(r["status"] for r in one_of_each(every))
         self.meanings = [(COLUMNS[name].title, told) for name, told in COUNTS.items()] if self.simulated else []
         self.environments = [(run.folder.name, environment_facts(run.environment)) for run in runs]
         self.problems = [str(p) for run in runs for p in run.problems]
@@ -405,15 +405,26 @@ class Page:
         )
 
 
-def troubles(rows: list[Record]) -> dict[str, list[Record]]:
-    """Rows that failed, and rows that were skipped; one of each variant, phase and reason."""
-    found: dict[str, dict[tuple, Record]] = {"failed": {}, "skipped": {}}
+GOOD = ("ok", "simulated")
+
+
+def one_of_each(rows: list[Record]) -> list[Record]:
+    """A row of each variant, pass, dtype and status, whatever its shapes and caches; of what is not good also of each
+    reason. All that counts rows counts these, so that no two numbers of a page differ."""
+    found: dict[tuple, Record] = {}
     for r in rows:
-        if r["status"] in ("ok", "simulated"):
-            continue
-        kind = "skipped" if r["status"] == "skipped" else "failed"
-        found[kind].setdefault((r["layer"], r["variant"], r["phase"], r["dtype"], r.get("evidence")), r)
-    return {kind: list(unique.values()) for kind, unique in found.items()}
+        why = None if r["status"] in GOOD else r.get("evidence")
+        found.setdefault((r["layer"], r["variant"], r["phase"], r["dtype"], r["status"], why), r)
+    return list(found.values())
+
+
+def troubles(rows: list[Record]) -> dict[str, list[Record]]:
+    """Rows that failed, and rows that were skipped."""
+    bad = [r for r in one_of_each(rows) if r["status"] not in GOOD]
+    return {
+        "failed": [r for r in bad if r["status"] != "skipped"],
+        "skipped": [r for r in bad if r["status"] == "skipped"],
+    }
 
 
 # --- texts ---
@@ -446,7 +457,7 @@ def too_noisy(r: Record) -> str:
 def step_facts(rows: list[Record]) -> list[str]:
     facts = []
     for r in rows:
-        if r["status"] not in ("ok", "simulated"):
+        if r["status"] not in GOOD:
             facts.append(f"parity FAILED for {r['variant']}: {r.get('evidence', '')}")
     if not facts:
         facts.append("parity: every step's loss and gradient norm is inside the band of PyTorch's own runs")

@@ -347,7 +347,8 @@ class Training:
             )
         quiet = not self.ranks.main
         cli.say(f"PyTorch's own runs begin, and torch.{mode} {'meets' if mode == FSDP else 'compiles'}", quiet)
-        self.beside = self.stack.enter_context(Beside(self.plan, mode, self.data.step(0), self.lr(0), self.ranks))
+        with self.screen.waiting(f"setting up torch.{mode}"):
+            self.beside = self.stack.enter_context(Beside(self.plan, mode, self.data.step(0), self.lr(0), self.ranks))
         cli.say(f"torch.{mode}: {self.beside.recipe}", quiet)
 
     def _step_beside(self, batches: list[Any], loss: float, norm: float, lr: float) -> None:

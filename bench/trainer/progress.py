@@ -1,5 +1,6 @@
 """What is seen of a training run: one line a step when piped, a display that stays in its place on a terminal."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
+from bench.core.progress import Progress as Line
 from bench.show.texts import DASH, percent
 
 FORGET = 0.95  # of the average of tokens a second: what a step keeps of those before, as llm.c's
@@ -104,6 +106,19 @@ class Screen:
             self.progress.console.print(text, highlight=False, markup=False)
         else:
             print(text, flush=True)
+
+    @contextlib.contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """While what comes before a step takes its time: it stands in the bar, or on a plain line now and then."""
+        if self.quiet:
+            yield
+        elif self.live:
+            self.progress.update(self.task, seen=text)
+            yield
+        else:
+            with Line() as line:
+                line.tell(text)
+                yield
 
 
 class _Last(ProgressColumn):

@@ -21,14 +21,14 @@ from typing import TypedDict
 import torch
 
 from bench import simulate
-from bench.core import process, world
+from bench.core import BACKENDS, process, world
 from bench.core.arena import Arena, Probe, workspace_of
 from bench.core.case import Case, Scalar, Value, Values, each, map
 from bench.core.evidence import line_of, one_line, telling
 from bench.core.process import ProcessFailed
 from bench.core.replies import Seconds
 from bench.core.shared import Box, Given, ipc_of, opened, values_in
-from bench.core.variants import Variant, builds_each_shape
+from bench.core.variants import KERNELS, Variant, builds_each_shape
 from bench.core.world import GC_DISABLE, GC_ENABLE, PERF_COUNTER_NS, PROCESS_TIME_NS
 from bench.gpu.counts import counted, resources
 from bench.gpu.launches import configured_call, launches_of, untuned
@@ -56,6 +56,9 @@ from bench.trial.judge import UNMAPPED, Handed, keep_memory
 from bench.trial.refusals import refusal
 from kernels import Unavailable, cache_dir, put
 
+LAUNCHERS = (KERNELS, *(KERNELS / backend for backend in BACKENDS))
+STDLIB = Path(os.__file__).parent
+NO_SYMBOL = re.compile(r"undefined symbol: (\w+)$")
 MESSAGES = "messages"  # of compilers, in the cache
 MESSAGE = re.compile(r"\[all of it: (compiler-[0-9a-f]{10}\.txt)\]")
 TOO_MUCH_SHARED = re.compile(r"bytes of dynamic shared memory beside \d+ static ones: CUDA_ERROR_INVALID_VALUE")
@@ -154,6 +157,14 @@ class Unmapped(Exception):
     """This process cannot map the judge's window: its inputs must come through the host's memory."""
 
 
+def _an_authors(file: Path) -> bool:
+    """Whether a file of a traceback is one in which a variant's author finds the mistake: no package's, nor what
+    launches for a whole backend."""
+    if not file.is_absolute() or file.parent in LAUNCHERS or {process.BENCH, STDLIB} & {*file.parents}:
+        return False
+    return not {*attest.SITE} & {*file.parts}
+
+
 class Room(process.Room):
     """One variant in one process. `variant` None: only its device is asked."""
 
@@ -231,7 +242,9 @@ class Room(process.Room):
             return ProcessFailed(process.ERROR, f"out of memory: {said}")
         if type(error).__name__ == "CompileError":  # tells its own place
             return ProcessFailed(process.ERROR, f"{said}{whole_message(error)}")
-        where = line_of(error, outside=process.BENCH)
+        if found := NO_SYMBOL.search(said):  # how ctypes says that a variant's library has no such function
+            said += f": it has no `EXPORT void {found[1]}(…)`"
+        where = line_of(error, outside=process.BENCH, rather=_an_authors)
         return ProcessFailed(process.ERROR, f"{one_line(type(error).__name__, 60)}: {said}{where}")
 
     def measure_ceilings(self) -> None:

@@ -16,6 +16,7 @@ from bench.core.variants import Variant
 from bench.machine import ceilings, roofline
 from bench.machine.devices import clocks_of, is_gpu
 from bench.records.record import Record
+from bench.show.texts import duration
 from bench.trial.prove import Proof
 from bench.trial.race import WARM, Contestant, Timing, ratio_ci
 from reference import contract
@@ -286,7 +287,7 @@ def facts(row: Record, timing: Timing | None) -> list[str]:
         f"{row['bytes'] / 1e6:.3g} MB moved, {row['saved_bytes'] / 1e6:.3g} MB saved for backward"
     ]
     if row["floor_s"]:
-        lines[0] += f"; floor at measured ceilings {row['floor_s'] * 1e3:.3g} ms"
+        lines[0] += f"; floor at measured ceilings {duration(row['floor_s'])}"
     control = next((c for c in timing.contestants if c.control), None) if timing else None
     if control and not control.running:  # it has no row, and the exit code knows of it
         lines.append(f"{control.variant.name} against itself: {control.status}: {control.evidence}")

@@ -126,6 +126,7 @@ ARGUMENTS = [
     ("layer", "residual --watch --only torch.eagr", "did you mean 'torch.eager'"),
     ("layer", "residual --watch --only torch.eager --shape nope", "unknown model 'nope'"),
     ("layer", "", "required: layer"),
+    ("layer", "gelu --all --only cpu.simd", "--all and --only: one of them"),
     ("e2e", "gpt2-tiny --batch abc", "is not a whole number above 0"),
     ("e2e", "gpt2-tiny --steps -1", "is not a whole number above 0"),
     ("e2e", "gpt2-tiny --accumulation 0", "is not a whole number above 0"),

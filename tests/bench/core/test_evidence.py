@@ -41,6 +41,7 @@ def test_the_deepest_line_outside_is_named_without_reading_a_thousand_frames():
         start = time.process_time()
         assert line_of(error).startswith(f" ({Path(__file__).name} line ")
         assert line_of(error, outside=Path(__file__).parent) != line_of(error)
+        assert line_of(error, rather=lambda file: False) == line_of(error)
         assert time.process_time() - start < 0.5
 
 

@@ -181,6 +181,29 @@ def test_a_killed_run_is_resumed_after_its_half_line(tmp_path):
     assert len(read_environment(folder)["resumed"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("then", "now", "kept"),
+    [
+        (("a", False), ("a", False), ("a", False)),
+        (("a", False), ("b", False), ("a", True)),
+        (("a", False), ("a", True), ("a", True)),
+        (("a", True), ("a", False), ("a", True)),
+        (("a", False), (None, None), ("a", True)),
+        ((None, None), ("b", False), ("b", False)),
+    ],
+)
+def test_a_resumed_run_keeps_the_commit_that_its_records_are_of(then, now, kept, tmp_path, monkeypatch):
+    def at(git):
+        commit, dirty = git
+        monkeypatch.setattr(facts, "describe", lambda: DESCRIPTION | {"git": {"commit": commit, "dirty": dirty}})
+
+    at(then)
+    Run.create("layer", tmp_path / "r").close()
+    at(now)
+    Run.resume(tmp_path / "r").close()
+    assert tuple(read_environment(tmp_path / "r")["git"].values()) == kept
+
+
 def test_lines_that_are_no_objects_are_told_from_those_that_are(tmp_path):
     file = tmp_path / "train.jsonl"
     file.write_text('{"a": 1}\n\n[1]\n{"b"\n' + "[" * 100_000 + '\n{"c": "\\u001b[2Jd"}\n')

@@ -34,6 +34,7 @@ def test_a_page_holds_what_was_found(page):
     text = page.read_text()
     assert '<b class="bad">1</b> SLOWER' in text and "cpu.old" in text
     assert '<b class="bad">1</b> WRONG' in text and "&lt;script&gt;document.title" in text and EVIL not in text
+    assert "None after" not in text, "what is wrong was not timed: that is no other timer"
     rows = {r["case"].split()[0]: r for r in charts_of(page)["changes-gelu"]["rows"]}
     simd = rows["cpu.simd"]
     assert simd["verdict"] == "SLOWER" and simd["ratio"] == pytest.approx(1.2, rel=0.03)

@@ -267,6 +267,20 @@ def test_far_apart_times_are_points_on_a_logarithmic_axis(tmp_path):
     assert chart.spec == "times_log"
 
 
+def test_a_pages_numbers_of_what_failed_are_one_number(tmp_path):
+    """Cold and warm, and other shapes, are no more failures; another reason, dtype or pass is."""
+    bad = dict(status="wrong", evidence="poison survived")
+    rows = [row("cpu.a", cache=cache, **bad) for cache in ("cold", "warm")]
+    rows += [row("cpu.a", case_id="wide", shape_name="llama2-15m", **bad), row("cpu.b"), row("cpu.b", cache="warm")]
+    shown = report.Page(report.read_runs([write_run(tmp_path / "one", rows)]))
+    assert shown.counts == {"wrong": 1, "ok": 1} and len(shown.troubles["failed"]) == 1
+    assert any(card.title == "1 failed" for card in shown.cards)
+    rows.append(row("cpu.a", case_id="other", **bad | {"evidence": "input a changed"}))
+    rows.append(row("cpu.a", phase="backward", **bad))
+    shown = report.Page(report.read_runs([write_run(tmp_path / "three", rows)]))
+    assert shown.counts["wrong"] == len(shown.troubles["failed"]) == 3
+
+
 def test_a_run_with_only_failures_has_a_page(tmp_path):
     run = write_run(tmp_path / "bad", [ROWS[3]])
     assert command.main([str(run)]) == 0

@@ -1,7 +1,9 @@
 import io
+import time
 
 import pytest
 
+from bench.core import progress as lines
 from bench.trainer.progress import Screen, Seen, Speed, clock
 
 SEEN = Seen(12, 340, 3.25, 0.5, 1.5, -2.25, 3e-4, 12.34, 20812.4, 0.345, 2_500_000_000, 3723, "")
@@ -50,6 +52,16 @@ def test_a_rank_that_does_not_speak(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_what_takes_long_before_a_step_is_told(capsys, monkeypatch):
+    """torch.compile is minutes on a small machine: a log must not look as if nobody was there."""
+    monkeypatch.setattr(lines, "PLAIN_SECONDS", 0.01)
+    for quiet in (False, True):
+        with Screen(340, 0, quiet) as screen, screen.waiting("compiling"):
+            time.sleep(0.1)
+        told = capsys.readouterr()
+        assert told.out == "" and ("... compiling" in told.err) is not quiet
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True
@@ -62,6 +74,9 @@ def test_on_a_terminal_it_stays_in_its_place(monkeypatch):
     out = Terminal()
     monkeypatch.setattr("sys.stdout", out)
     with Screen(340, 11) as screen:
+        with screen.waiting("compiling"):
+            screen.progress.refresh()
+        assert "compiling" in out.getvalue()
         screen.step(SEEN)
         screen.say("sample: [bold]text[/nothing]")
     assert "sample: [bold]text[/nothing]" in out.getvalue()

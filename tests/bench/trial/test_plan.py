@@ -4,6 +4,7 @@ import pytest
 
 from bench import cli, layer
 from bench.cli import CannotGoOn
+from bench.core.variants import discover
 from bench.trial.plan import cases, plan_of
 
 KNOWN = ["cpu.naive", "cpu.simd", "cuda.naive", "torch.eager"]
@@ -36,6 +37,8 @@ def asked(*arguments):
 
 def test_what_is_left_out_does_not_run_and_must_be_known():
     names = [v.name for v in asked().chosen("gelu")]
+    assert names == [v.name for v in asked("--all").chosen("gelu")], "what --help says of it"
+    assert set(names) == {v.name for v in discover(layers=["gelu"])}
     left = [v.name for v in asked("--without", "*.naive,torch.compile").chosen("gelu")]
     assert left == [n for n in names if not n.endswith(".naive") and n != "torch.compile"] != names
     assert [v.name for v in asked("--only", "cpu.*", "--without", "cpu.simd").chosen("gelu")] == ["cpu.naive"]

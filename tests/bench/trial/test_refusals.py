@@ -1,10 +1,15 @@
 """What a library refuses is not supported; what went wrong stays an error."""
 
+import ctypes
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
 from bench.trial.refusals import refusal
 from bench.trial.room import Room
+from kernels.cuda import Kernel
 
 REFUSED = (
     RuntimeError("cuDNN Frontend error: [cudnn_frontend] Error: No valid execution plans built."),
@@ -39,6 +44,23 @@ def test_a_refusal_is_not_supported(error):
 def test_an_error_stays_one(error):
     assert refusal(error) is None
     assert Room.explain(error).status == "error"
+
+
+def test_an_error_inside_a_package_is_told_by_the_authors_line():
+    """`torch.ad` is raised in torch/__init__.py, a wrong call of a launcher in kernels/cuda/: nothing is to be mended
+    there."""
+    launcher = Kernel("nothing.cu", "nothing")
+    for mistake in (lambda: torch.ad, lambda: json.loads("{"), lambda: launcher(1)):  # type: ignore
+        with pytest.raises((AttributeError, ValueError, TypeError)) as caught:
+            mistake()
+        line = mistake.__code__.co_firstlineno
+        assert Room.explain(caught.value).evidence.endswith(f" ({Path(__file__).name} line {line})")
+
+
+def test_a_symbol_that_a_library_lacks_is_told_with_what_would_export_it():
+    with pytest.raises(AttributeError) as caught:
+        ctypes.CDLL(None)["residual_forwrd"]
+    assert "EXPORT void residual_forwrd(" in Room.explain(caught.value).evidence
 
 
 def test_what_aten_refuses_here_is_known_by_its_own_words():
