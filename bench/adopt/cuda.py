@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench import cli
 from bench.adopt.expression import Expression
-from bench.adopt.launcher import Launcher, called_near, launcher_in, launcher_near
+from bench.adopt.launcher import Launcher, called_near, constants_near, launcher_in, launcher_near
 from bench.adopt.names import (
     ALL,
     BATCHES,
@@ -137,6 +137,9 @@ def adopted(
     said = {word for d in unit.declarations for word in d.words}
     defines |= {name: value for name, value in HOSTS.items() if name in said}
     unit = cplusplus.read(source, defines, [cplusplus.HERE]) if defines else unit
+    if further := constants_near(published or source, _undefined(unit, entry)):
+        defines |= further
+        unit = cplusplus.read(source, defines, [cplusplus.HERE])
     try:
         signatures = read_signatures(source, entry, defines)
     except (LookupError, ValueError) as error:
@@ -153,6 +156,23 @@ def adopted(
     writer = min(choices, key=lambda w: w.lacking)
     writer.whole = whole
     return writer.written()
+
+
+def _undefined(unit: cplusplus.Unit, entry: str) -> list[str]:
+    """Names in capitals that a kernel's body has and neither it nor its source defines."""
+    known = unit.macros.keys() | {n for d in unit.declarations for n in d.names}
+    found, own = dict[str, None](), set[str]()
+    for d in unit.kernels(entry.partition("<")[0].strip()):
+        head = [t for part in (*d.function.template, *d.function.parameters) for t in part] if d.function else []
+        own |= {t.text for t in head}
+        for i, token in enumerate(d.tokens):
+            name = token.text
+            if token.kind == "word" and re.fullmatch(r"[A-Z][A-Z0-9_]+", name) and name not in known | own:
+                if d.tokens[i - 1].kind == "word":  # const int NAME: its own
+                    own.add(name)
+                elif d.tokens[i - 1].text not in (".", "->", "::") and d.tokens[i + 1].text not in ("(", "::"):
+                    found[name] = None
+    return [name for name in found if name not in own]
 
 
 @dataclass(frozen=True)

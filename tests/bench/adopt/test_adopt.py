@@ -1330,3 +1330,36 @@ def run(data):
 """
     _, written, decide = taken(folder, "add.py", "residual", text)
     assert not decide and "M, N_ = A.shape" in written and "triton.cdiv(N_, 32)" in written, written
+
+
+def test_a_constant_that_whoever_includes_the_source_defines_is_looked_for_near(tmp_path):
+    (folder := tmp_path / "alone" / "from" / "others").mkdir(parents=True)
+    text = "__global__ void gelu(float* out, const float* inp, int N) { out[N % WIDTH] = inp[threadIdx.x / SIZE + TOP]; }"
+    text += "\nvoid run(float* out, const float* inp, int N) { gelu<<<N, 64>>>(out, inp, N); }\n"
+    (folder / "one.cuh").write_text("#define WIDTH 32\nconst unsigned SIZE = 8; // of all\n#define TOP 1\n")
+    (folder / "two.cuh").write_text("#define TOP 2\n#define WIDTH 32\n")
+    taken(folder, "gelu.cu", "gelu", text)
+    entered = (folder / "into" / "cuda" / "gelu" / "gelu" / "gelu_defined.cu").read_text()
+    assert "#define WIDTH 32\n" in entered and "#define SIZE 8\n" in entered and "TOP" not in entered
+
+
+def test_a_kernels_own_names_are_not_its_scripts(folder):
+    text = """
+import torch, triton
+import triton.language as tl
+B = 7
+x = torch.ones(B, device="cuda")
+
+@triton.jit
+def add_kernel(a, b, c, N, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(a + i, mask=i < N)
+    tl.store(c + i, x + tl.load(b + i, mask=i < N), mask=i < N)
+
+def run(a, b):
+    c = torch.empty_like(a)
+    add_kernel[(triton.cdiv(a.numel(), 32),)](a, b, c, a.numel(), BLOCK=32)
+    return c
+"""
+    _, written, decide = taken(folder, "add.py", "residual", text)
+    assert not decide and "torch.ones" not in written and "B = 7" not in written
