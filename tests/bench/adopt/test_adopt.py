@@ -1363,3 +1363,24 @@ def run(a, b):
 """
     _, written, decide = taken(folder, "add.py", "residual", text)
     assert not decide and "torch.ones" not in written and "B = 7" not in written
+
+
+def test_what_cpp17_has_no_more_is_there(folder):
+    text = "#include <functional>\nstruct Twice : std::unary_function<float, float> {};\n"
+    text += "__global__ void gelu(float* out, const float* inp, int N, Twice f) {}\n"
+    text += "void run(float* out, const float* inp, int N) { gelu<<<N, 64>>>(out, inp, N, Twice()); }\n"
+    taken(folder, "gelu.cu", "gelu", text)
+    (entered,) = (folder / "into").rglob("gelu_defined.cu")
+    assert "struct unary_function" in entered.read_text() and "binary" not in entered.read_text()
+
+
+def test_a_parameter_that_is_handed_on_by_its_own_name_ends(folder):
+    text = """
+template <int lanes> __global__ void rows(float* out, const float* inp, int N, int C) {}
+template <int lanes> void launch(float* out, const float* inp, int N, int C) {
+    rows<lanes><<<N, lanes>>>(out, inp, N, C);
+}
+template <int lanes> void dispatch(float* out, const float* inp, int N, int C) { launch<lanes>(out, inp, N, C); }
+"""
+    _, _, decide = taken(folder, "rows.cu", "softmax", text, tries=False)
+    assert any(line.endswith("DECIDE: lanes") for line in decide), decide
