@@ -645,7 +645,7 @@ class Writer:
         ]
 
     def _first(self) -> list[str]:
-        """What comes before the source: macros that it stands behind, what host compilers have and C++17 has no more."""
+        """What comes before the source: macros that it stands behind, what it has from headers that are empty here."""
         gone = [text for name, text in GONE.items() if any(name in d.words for d in self.unit.declarations)]
         return [*(f"#define {name} {value}" for name, value in self.defines.items()), *gone]
 

@@ -213,9 +213,9 @@ def counted(rows: Rows, dtype: str, layers: str = "") -> str:
 
 def imported(file: Path) -> str:
     """Of kernels that were imported: a row each, and their number by verdict, from a file as `_verdicts` reads it."""
-    shown_, rows = _verdicts(file, "to decide")
+    text, rows = _verdicts(file, "to decide")
     none = sum(row[3] == "0" for row in rows)
-    return f"{shown_}\n\n{len(rows)} kernels: {_by_verdict(rows)}. {none} have no line for a person to decide."
+    return f"{text}\n\n{len(rows)} kernels: {_by_verdict(rows)}. {none} have no line for a person to decide."
 
 
 GLUE = 10  # lines of a person's own that a published kernel should do with
@@ -224,11 +224,11 @@ NOT_RUN = "not run"
 
 def drawn(file: Path) -> str:
     """Of kernels that were drawn by chance: a row each, and how many ran with at most GLUE lines of a person's own."""
-    shown_, rows = _verdicts(file, "glue")
+    text, rows = _verdicts(file, "glue")
     ran = [row for row in rows if row[4] != NOT_RUN and int(row[3]) <= GLUE]
     none = sum(row[3] == "0" for row in ran)
     said = f"{len(ran)} of {len(rows)} ran with at most {GLUE} lines of glue, {none} with none: {_by_verdict(ran)}."
-    return f"{shown_}\n\n{said}"
+    return f"{text}\n\n{said}"
 
 
 def _verdicts(file: Path, told: str) -> tuple[str, list[list[str]]]:
@@ -243,7 +243,8 @@ def _verdicts(file: Path, told: str) -> tuple[str, list[list[str]]]:
 
 def _by_verdict(rows: Sequence[Sequence[str]]) -> str:
     verdicts = [row[4] for row in rows]
-    return ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(sorted(set(verdicts)), key=verdicts.count, reverse=True))
+    kinds = sorted(sorted(set(verdicts)), key=verdicts.count, reverse=True)
+    return ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)
 
 
 VERDICTS = {"imported": imported, "drawn": drawn}
