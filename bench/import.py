@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 READING_S = 300.0  # the compiler is asked for some types
 # Multiples that sizes are tried with: tile, and what a product sums over; whether rows too. What is right for any is …
-TILES = ((128, 64, True), (64, 64, True), (128, 16, True), (64, 64, False))
+TILES = ((128, 64, True), (64, 64, True), (128, 16, True), (64, 64, False), (256, 64, True))
 WHOLE = tuple({"tile": tile, "inner": tile} for tile in (64, 16, 8, 4))
 LESS: tuple[dict[str, Any], ...] = (WHOLE[0], {"rows": False}, *WHOLE[1:])  # … asked less
 

@@ -8,6 +8,7 @@ A marker is one line, `<!-- table KIND FOLDER OPTION=VALUE… -->`, closed by `<
     gpu      one row a layer and pass of a GPU's runs, dashes where nothing was measured
     counted  one row a simulated variant and pass: what the simulator and the compiler counted (options: dtype, layers)
     imported one row a line of a file of verdicts on kernels that bench.import took
+    drawn    the same of kernels that were drawn by chance, with the lines of glue that a person wrote
 
 `<!-- chart NAME FOLDER PICTURE -->` draws the report's first chart whose name begins so as an .svg, and shows it; what
 it was drawn from is kept beside it in a few letters. So no number in a document is typed by hand. With --check nothing

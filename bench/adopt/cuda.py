@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench import cli
 from bench.adopt.expression import Expression
-from bench.adopt.launcher import Launcher, called_near, launcher_in, launcher_near
+from bench.adopt.launcher import Launcher, called_near, constants_near, launcher_in, launcher_near
 from bench.adopt.names import (
     ALL,
     BATCHES,
@@ -137,6 +137,9 @@ def adopted(
     said = {word for d in unit.declarations for word in d.words}
     defines |= {name: value for name, value in HOSTS.items() if name in said}
     unit = cplusplus.read(source, defines, [cplusplus.HERE]) if defines else unit
+    if further := constants_near(published or source, _undefined(unit, entry)):
+        defines |= further
+        unit = cplusplus.read(source, defines, [cplusplus.HERE])
     try:
         signatures = read_signatures(source, entry, defines)
     except (LookupError, ValueError) as error:
@@ -153,6 +156,23 @@ def adopted(
     writer = min(choices, key=lambda w: w.lacking)
     writer.whole = whole
     return writer.written()
+
+
+def _undefined(unit: cplusplus.Unit, entry: str) -> list[str]:
+    """Names in capitals that a kernel's body has and neither it nor its source defines."""
+    known = unit.macros.keys() | {n for d in unit.declarations for n in d.names}
+    found, own = dict[str, None](), set[str]()
+    for d in unit.kernels(entry.partition("<")[0].strip()):
+        head = [t for part in (*d.function.template, *d.function.parameters) for t in part] if d.function else []
+        own |= {t.text for t in head}
+        for i, token in enumerate(d.tokens):
+            name = token.text
+            if token.kind == "word" and re.fullmatch(r"[A-Z][A-Z0-9_]+", name) and name not in known | own:
+                if d.tokens[i - 1].kind == "word":  # const int NAME: its own
+                    own.add(name)
+                elif d.tokens[i - 1].text not in (".", "->", "::") and d.tokens[i + 1].text not in ("(", "::"):
+                    found[name] = None
+    return [name for name in found if name not in own]
 
 
 @dataclass(frozen=True)
@@ -198,6 +218,13 @@ HOSTS = {
     "__DBL_MAX__": "1.7976931348623157e+308",
     "__INT_MAX__": "2147483647",
 }
+GONE = {  # from C++17, or what kernels have from headers of the host's, which are empty here
+    "aligned_storage": "namespace std { template <unsigned long N, unsigned long A> struct aligned_storage"
+    " { struct alignas(A) type { unsigned char held[N]; }; }; }",
+    "unary_function": "namespace std { template <class A, class R> struct unary_function {}; }",
+    "binary_function": "namespace std { template <class A, class B, class R> struct binary_function {}; }",
+}
+STATE = {"m": "-math.inf", "l": "0.0"}  # of an online softmax, a row each, and what it begins with
 KEPT = words("mean rstd lse")  # for backward, which a kernel for inference leaves out
 CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:ifdef|(?:el)?if[ \t]+defined)[ \t]*\(?[ \t]*(\w+)", re.M)
 
@@ -275,6 +302,7 @@ class Writer:
         self.entry, self.name = entry, name
         self.decide: list[str] = []
         self.used: set[str] = set()
+        self.asking: set[str] = set()  # names of the launcher's that are being worked out
         self.lines: list[str] = []
         self.needs_int: list[str] = []
         self.tensors = {t.name: t for t in (*p.inputs, *p.outputs)}
@@ -617,8 +645,9 @@ class Writer:
         ]
 
     def _first(self) -> list[str]:
-        """What comes before the source: macros that it stands behind."""
-        return [f"#define {name} {value}" for name, value in self.defines.items()]
+        """What comes before the source: macros that it stands behind, what it has from headers that are empty here."""
+        gone = [text for name, text in GONE.items() if any(name in d.words for d in self.unit.declarations)]
+        return [*(f"#define {name} {value}" for name, value in self.defines.items()), *gone]
 
     def _normed(self) -> str:
         """What a norm's statistics are of."""
@@ -1054,8 +1083,9 @@ class Writer:
                 return "None"
             if given and (memory := self._scratch(q, given[0])):
                 return memory
-            if q.name == self.not_lse:
-                return self._room(q, ["B", "NH", "T"])
+            begins = STATE.get(plain_name(q.name), "") if self.moves() else ""
+            if q.name == self.not_lse or begins:
+                return self._room(q, ["B", "NH", "T"], begins)
             self.lines.append(f"# {DECIDE}: {q.type}* {q.name}, which is none of {', '.join(self.tensors)}")
             return "None"
         if q.type == "empty":
@@ -1227,8 +1257,10 @@ class Writer:
         if name in self.known:
             return self.known[name]
         value = self.scalar(name)
-        if value is None and self.launcher and name in self.launcher.bound:
+        if value is None and self.launcher and name in self.launcher.bound and name not in self.asking:
+            self.asking.add(name)  # a caller's own parameter may go by the same name
             value = Expression(self, self.launcher.bound[name]).text()
+            self.asking.remove(name)
         if value is None and self.launcher and name in self.launcher.parameters:
             side = 1 if "block" not in name.lower() else 16 if "sqrt" in name.lower() else BLOCK
             self.lines.append(f"{_safe(name)} = {side}  # {DECIDE}: {self.launcher.name} is told it")

@@ -214,7 +214,17 @@ class Expression:
         if following == "(":
             close = cplusplus.closing(tokens, i + 1)
             inside = self._of(tokens[i + 2 : close])
-            if inside is None and text not in (*ROUND_UP, *LOG2, *UP_TO_POWER, "dim3", "min", "max", "sqrt", "sqrtf", "ceil"):
+            if inside is None and text not in (
+                *ROUND_UP,
+                *LOG2,
+                *UP_TO_POWER,
+                "dim3",
+                "min",
+                "max",
+                "sqrt",
+                "sqrtf",
+                "ceil",
+            ):
                 return self._called(text, tokens[i + 2 : close]), close + 1
             if inside is None:
                 return None, i

@@ -378,6 +378,19 @@ def launcher_near(source: Path, kernel: str) -> Launcher | None:
     return None
 
 
+def constants_near(source: Path, names: Sequence[str]) -> dict[str, str]:
+    """Numbers that files near a source define by these names, which it leaves to whoever includes it; none of those of
+    which two files say other things."""
+    found: dict[str, set[str]] = {}
+    for path in _neighbours(source) if names else ():
+        text = path.read_text(errors="replace")
+        for name in names:
+            defined = rf"#[ \t]*define[ \t]+{name}[ \t]+(\d+)\s*$|\bconst(?:expr)?\b[^;=\n]*\b{name}\s*=\s*(\d+)\s*;"
+            told = re.findall(defined, text, re.M) if name in text else []
+            found.setdefault(name, set()).update(one or other for one, other in told)
+    return {name: values.pop() for name, values in found.items() if len(values) == 1}
+
+
 def called_near(source: Path, found: Launcher) -> Launcher:
     """With the template arguments that a caller in another file gives."""
     call = re.compile(rf"\b{re.escape(found.name)}\s*<[^;{{}}<]*?>\s*\(", re.S)

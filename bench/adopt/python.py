@@ -194,7 +194,9 @@ class Teller:
         self.launch, self.tensors, self.scalar, self.counted = launch, tensors, scalar, counted
         self.module = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
         constants = {_name_of(n): ast.unparse(n) for n in tree.body if isinstance(n, ast.Assign | ast.AnnAssign)}
-        asked = re.compile(r"torch\.cuda|torch\.device|driver|environ|accelerator")  # of this machine's device
+        # Of this machine's device, or on it: a script's own tensors.
+        made = r"torch\.(?:randn?|randint|empty|zeros|ones|arange|tensor|full)\b"
+        asked = re.compile(rf"torch\.cuda|torch\.device|driver|environ|accelerator|{made}")
         of_device = {n for n, text in constants.items() if asked.search(text)}
         while more := {n for n, text in constants.items() if of_device & _words(text)} - of_device:
             of_device |= more  # and what is made of that

@@ -283,6 +283,9 @@ def _needed(tree: ast.Module, jitted: dict[str, ast.FunctionDef], entry: str, he
         for node in tree.body:
             if _binds(node) == name and (name in jitted or name in helpers or not isinstance(node, ast.FunctionDef)):
                 used = [n.id for n in ast.walk(node) if isinstance(n, ast.Name)]
+                if isinstance(node, ast.FunctionDef):  # its own q is not the script's
+                    own = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+                    used = [n for n in used if n not in own]
                 waiting += used
                 if name in helpers:
                     helpers = helpers | set(used)

@@ -49,11 +49,11 @@ def rewrite(text: str, draw: bool = False) -> str:
 
     def table(found: re.Match[str]) -> str:
         start, kind, folder, options, end = found.groups()
-        if kind not in (*TABLES, "imported"):
+        if kind not in (*TABLES, *VERDICTS):
             raise CannotGoOn(f"no table {kind!r}{cli.did_you_mean(kind, TABLES)}")
         chosen = dict(option.split("=", 1) for option in options.split())
-        if kind == "imported":
-            return f"{start}{imported(HOME / folder)}\n{end}"
+        if kind in VERDICTS:
+            return f"{start}{VERDICTS[kind](HOME / folder)}\n{end}"
         rows = _of_all_runs(HOME / folder) if kind == "gpu" else _records(HOME / folder)
         return f"{start}{TABLES[kind](rows, **chosen)}\n{end}"
 
@@ -213,20 +213,43 @@ def counted(rows: Rows, dtype: str, layers: str = "") -> str:
     return table(shown, [[r] for r in simulated])
 
 
-IMPORTED = ("source", "kernel", "layer", "to decide", "verdict", "why")
-
-
 def imported(file: Path) -> str:
-    """Of kernels that were imported: a row each, from a file of lines whose fields are parted by tabs, and their number
-    by verdict. CannotGoOn for a line with too few or too many fields."""
+    """Of kernels that were imported: a row each, and their number by verdict, from a file as `_verdicts` reads it."""
+    text, rows = _verdicts(file, "to decide")
+    none = sum(row[3] == "0" for row in rows)
+    return f"{text}\n\n{len(rows)} kernels: {_by_verdict(rows)}. {none} have no line for a person to decide."
+
+
+GLUE = 10  # lines of a person's own that a published kernel should do with
+NOT_RUN = "not run"
+
+
+def drawn(file: Path) -> str:
+    """Of kernels that were drawn by chance: a row each, and how many ran with at most GLUE lines of a person's own."""
+    text, rows = _verdicts(file, "glue")
+    ran = [row for row in rows if row[4] != NOT_RUN and int(row[3]) <= GLUE]
+    none = sum(row[3] == "0" for row in ran)
+    said = f"{len(ran)} of {len(rows)} ran with at most {GLUE} lines of glue, {none} with none: {_by_verdict(ran)}."
+    return f"{text}\n\n{said}"
+
+
+def _verdicts(file: Path, told: str) -> tuple[str, list[list[str]]]:
+    """(A table, its rows) of a file of lines whose fields are parted by tabs: source, kernel, layer, a number, verdict,
+    why. CannotGoOn for a line with too few or too many fields."""
+    fields = ("source", "kernel", "layer", told, "verdict", "why")
     rows = [line.split("\t") for line in file.read_text().splitlines() if line and not line.startswith("#")]
-    if wrong := [row for row in rows if len(row) != len(IMPORTED)]:
-        raise CannotGoOn(f"{shown(file)}: not {len(IMPORTED)} fields: {' | '.join(wrong[0])}")
-    verdicts = [row[IMPORTED.index("verdict")] for row in rows]
-    by = ", ".join(f"{verdicts.count(v)} {v}" for v in sorted(sorted(set(verdicts)), key=verdicts.count, reverse=True))
-    none = sum(row[IMPORTED.index("to decide")] == "0" for row in rows)
-    lines = [_line(IMPORTED), _line(["---"] * len(IMPORTED)), *map(_line, rows)]
-    return "\n".join([*lines, "", f"{len(rows)} kernels: {by}. {none} have no line for a person to decide."])
+    if wrong := [row for row in rows if len(row) != len(fields)]:
+        raise CannotGoOn(f"{shown(file)}: not {len(fields)} fields: {' | '.join(wrong[0])}")
+    return "\n".join([_line(fields), _line(["---"] * len(fields)), *map(_line, rows)]), rows
+
+
+def _by_verdict(rows: Sequence[Sequence[str]]) -> str:
+    verdicts = [row[4] for row in rows]
+    kinds = sorted(sorted(set(verdicts)), key=verdicts.count, reverse=True)
+    return ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)
+
+
+VERDICTS = {"imported": imported, "drawn": drawn}
 
 
 def table(shown: Sequence[Column], variants: Iterable[States], aligned: bool = True) -> str:

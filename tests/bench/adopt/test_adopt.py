@@ -14,7 +14,7 @@ import torch
 
 from bench import cli, simulate
 from bench.adopt import reader as adopting
-from bench.adopt.cuda import DECIDE, Whole, adopted
+from bench.adopt.cuda import DECIDE, Guess, Whole, adopted
 from bench.adopt.reader import Reader, adopt
 from bench.adopt.uses import uses_of
 from bench.cli import CannotGoOn
@@ -1195,17 +1195,17 @@ void launch(float* out, const float* inp, int N) { CALL }
 
 
 @pytest.mark.parametrize(
-    ("call", "grid"),
+    "call",
     [
-        ("auto f = pointed<64>; f<<<N / 64, 64>>>(out, inp, N);", "N // 64"),
-        ("void (*f)(float*, const float*, int) = pointed<64>; dim3 grid(N / 64); timed(f, grid, 64, out, inp, N);", "N // 64"),
-        ("timed((Gelu)pointed<64>, dim3(N / 64), dim3(64), out, inp, N);", "N // 64"),
-        ("auto f = &pointed<64>; const int many = N / 64; run_it(f, many, 64, out, inp, N);", "N // 64"),
+        "auto f = pointed<64>; f<<<N / 64, 64>>>(out, inp, N);",
+        "void (*f)(float*, const float*, int) = pointed<64>; dim3 grid(N / 64); timed(f, grid, 64, out, inp, N);",
+        "timed((Gelu)pointed<64>, dim3(N / 64), dim3(64), out, inp, N);",
+        "auto f = &pointed<64>; const int many = N / 64; run_it(f, many, 64, out, inp, N);",
     ],
-)  # fmt: skip
-def test_a_launch_through_a_pointer_is_read(folder, call, grid):
+)
+def test_a_launch_through_a_pointer_is_read(folder, call):
     _, text, decide = taken(folder, "gelu.cu", "gelu", POINTED.replace("CALL", call))
-    assert not decide and grid in text and "BLOCK=64" in text and "launch(out, x, N)" in text, text
+    assert not decide and "N // 64" in text and "BLOCK=64" in text and "launch(out, x, N)" in text, text
     assert re.search(r"\b64\b", text.partition("block=")[2]) or "block = 64" in text
 
 
@@ -1330,3 +1330,73 @@ def run(data):
 """
     _, written, decide = taken(folder, "add.py", "residual", text)
     assert not decide and "M, N_ = A.shape" in written and "triton.cdiv(N_, 32)" in written, written
+
+
+def test_a_constant_that_whoever_includes_the_source_defines_is_looked_for_near(tmp_path):
+    (folder := tmp_path / "alone" / "from" / "others").mkdir(parents=True)
+    text = "__global__ void gelu(float* out, const float* inp, int N) { out[N % WIDTH] = inp[N / SIZE + TOP]; }"
+    text += "\nvoid run(float* out, const float* inp, int N) { gelu<<<N, 64>>>(out, inp, N); }\n"
+    (folder / "one.cuh").write_text("#define WIDTH 32\nconst unsigned SIZE = 8; // of all\n#define TOP 1\n")
+    (folder / "two.cuh").write_text("#define TOP 2\n#define WIDTH 32\n")
+    taken(folder, "gelu.cu", "gelu", text)
+    entered = (folder / "into" / "cuda" / "gelu" / "gelu" / "gelu_defined.cu").read_text()
+    assert "#define WIDTH 32\n" in entered and "#define SIZE 8\n" in entered and "TOP" not in entered
+
+
+def test_a_kernels_own_names_are_not_its_scripts(folder):
+    text = """
+import torch, triton
+import triton.language as tl
+B = 7
+x = torch.ones(B, device="cuda")
+
+@triton.jit
+def add_kernel(a, b, c, N, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(a + i, mask=i < N)
+    tl.store(c + i, x + tl.load(b + i, mask=i < N), mask=i < N)
+
+def run(a, b):
+    c = torch.empty_like(a)
+    add_kernel[(triton.cdiv(a.numel(), 32),)](a, b, c, a.numel(), BLOCK=32)
+    return c
+"""
+    _, written, decide = taken(folder, "add.py", "residual", text)
+    assert not decide and "torch.ones" not in written and "B = 7" not in written
+
+
+def test_what_cpp17_has_no_more_is_there(folder):
+    text = "#include <functional>\nstruct Twice : std::unary_function<float, float> {};\n"
+    text += "__global__ void gelu(float* out, const float* inp, int N, Twice f) {}\n"
+    text += "void run(float* out, const float* inp, int N) { gelu<<<N, 64>>>(out, inp, N, Twice()); }\n"
+    taken(folder, "gelu.cu", "gelu", text)
+    (entered,) = (folder / "into").rglob("gelu_defined.cu")
+    assert "struct unary_function" in entered.read_text() and "binary" not in entered.read_text()
+
+
+def test_a_parameter_that_is_handed_on_by_its_own_name_ends(folder):
+    text = """
+template <int lanes> __global__ void rows(float* out, const float* inp, int N, int C) {}
+template <int lanes> void launch(float* out, const float* inp, int N, int C) {
+    rows<lanes><<<N, lanes>>>(out, inp, N, C);
+}
+template <int lanes> void dispatch(float* out, const float* inp, int N, int C) { launch<lanes>(out, inp, N, C); }
+"""
+    _, _, decide = taken(folder, "rows.cu", "softmax", text, tries=False)
+    assert any(line.endswith("DECIDE: lanes") for line in decide), decide
+
+
+def test_the_state_of_an_online_softmax_begins_as_its_host_code_fills_it(folder):
+    text = "__global__ void online(const float* Q, const float* K, const float* V, float* O, float* l, float* m, int B,"
+    text += " int nh, int N, int d) { O[0] += Q[0] * K[0] * V[0]; l[0] += m[0]; m[0] = fmaxf(m[0], l[0]); }\n"
+    text += (
+        "void run(const float* Q, const float* K, const float* V, float* O, float* l, float* m, int B, int nh, int N,"
+    )
+    text += " int d) { online<<<dim3(B, nh), 32>>>(Q, K, V, O, l, m, B, nh, N, d); }\n"
+    (folder / "online.cu").write_text(text)
+    guess = Guess(keeps_lse=False, tried=True)
+    made = adopted(folder / "online.cu", "attention", None, "online", guess=guess)
+    assert not made.decide, made.decide
+    filled = re.findall(r"fill_kernel\(.*\)\((\w+), (.*?), B \* NH \* T\)", made.text)
+    assert filled == [("l", "0.0"), ("m", "-math.inf")] and "left_kernel(" in made.text
+    assert len(re.findall(r"shape\[\"T\"\]", made.text.partition("def move")[0])) == 3  # q, k, v, out; l; m

@@ -80,6 +80,14 @@ def test_verdicts_on_imported_kernels_are_a_row_a_line_and_counted(home):
         markdown.rewrite("<!-- table imported imported.tsv -->\n<!-- end -->")
 
 
+def test_drawn_kernels_count_where_they_ran_with_few_lines(home):
+    rows = ["# a remark", "a\tk\tgelu\t0\tright\t", "a\tl\tgelu\t11\tright\t", "a\tm\tgelu\t10\twrong\twhy"]
+    (home / "drawn.tsv").write_text("\n".join([*rows, "a\tn\tgelu\t0\tnot run\tno such header"]))
+    text = markdown.rewrite("<!-- table drawn drawn.tsv -->\n<!-- end -->")
+    assert "| a | n | gelu | 0 | not run | no such header |" in text
+    assert "2 of 4 ran with at most 10 lines of glue, 1 with none: 1 right, 1 wrong." in text
+
+
 def test_a_stale_table_is_found(home, capsys):
     file = home / "README.md"
     file.write_text("<!-- table variants run layer=gelu phase=forward -->\nold\n<!-- end -->\n")
