@@ -16,7 +16,6 @@ import resource
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +71,7 @@ def runs(shared: Sequence[str]) -> list[tuple[str, str]]:
 
 def measure() -> dict[tuple[str, str], Cost]:
     """By row. Raises RuntimeError with the last lines of a command that fails."""
-    found = {}
+    found: dict[tuple[str, str], Cost] = {}
     for shared in COMMANDS:
         with tempfile.TemporaryDirectory() as folder:
             for command, cache in runs(shared):
@@ -111,12 +110,12 @@ def cost_of(line: Sequence[str], environment: dict[str, str], output: Path) -> C
             time.sleep(LOOKS_S)
     if status:
         raise RuntimeError(f"{' '.join(line)}:\n{output.read_text(errors='replace')[-2000:]}")
-    cpu, parts = _waited_for() - before, Counter({part: 0.0 for part in PARTS})
+    cpu, parts = _waited_for() - before, dict.fromkeys((*PARTS, REST), 0.0)
     for (_, name), seconds in seen.items():
         bare = name.rstrip("0123456789.")  # python3.12
         parts[next((part for part, names in PARTS.items() if bare in names), REST)] += seconds
     parts[REST] = max(0.0, cpu - sum(parts[part] for part in PARTS))
-    return Cost(wall, cpu, dict(parts), facts.busy(facts.snapshot()) or "")
+    return Cost(wall, cpu, parts, facts.busy(facts.snapshot()) or "")
 
 
 def _waited_for() -> float:

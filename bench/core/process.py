@@ -120,7 +120,7 @@ def start_server(*preload: str) -> None:
         load(preload)
     with deaf_to_ctrl_c(), _forked_server() if preload and alone else nullcontext():
         forkserver.ensure_running()
-    if alone:
+    if preload and alone:
         gc.freeze()  # here nobody counts it: the page's thousands of small objects would be a reason to walk all of it
 
 
