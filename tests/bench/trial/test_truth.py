@@ -435,7 +435,12 @@ def test_lines_that_are_no_entry_are_left_out_and_half_of_one_is_waited_for(monk
 def test_a_yardsticks_files_are_read_once(monkeypatch):
     """Not for each case, twice."""
     read: list[variants.Variant] = []
-    monkeypatch.setattr(variants.Variant, "source_hash", lambda self: read.append(self) or self.layer)
+
+    def source_hash(variant: variants.Variant) -> str:
+        read.append(variant)
+        return variant.layer
+
+    monkeypatch.setattr(variants.Variant, "source_hash", source_hash)
     kept._source_of.cache_clear()
     yardsticks = eager("layernorm"), eager("gelu"), None
     keys = {kept.key_of(case, v, "cpu") for v in yardsticks for case in (CASE, dataclasses.replace(CASE, seed=5))}
