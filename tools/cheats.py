@@ -89,14 +89,18 @@ def table(found: list[Cheat]) -> str:
     return "\n".join(lines)
 
 
+def between(page: str, begin: str, end: str, text: str) -> str:
+    """The page with what stands between two marks replaced. ValueError where it has no such marks."""
+    before, first, rest = page.partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"the page has no {begin} and {end} for the table to stand between")
+    return f"{before}{begin}\n{text}\n{end}{after}"
+
+
 def with_table(page: str, found: list[Cheat]) -> str:
     """The page with the table between its marks replaced. ValueError where it has no such marks."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN} and {END} for the table to stand between")
-    count = f"{len(found)} cheats and accidents:"
-    return f"{before}{begin}\n{count}\n\n{table(found)}\n{end}{after}"
+    return between(page, BEGIN, END, f"{len(found)} cheats and accidents:\n\n{table(found)}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -120,7 +120,7 @@ def start_server(*preload: str) -> None:
         load(preload)
     with deaf_to_ctrl_c(), _forked_server() if preload and alone else nullcontext():
         forkserver.ensure_running()
-    if alone:
+    if preload and alone:
         gc.freeze()  # here nobody counts it: the page's thousands of small objects would be a reason to walk all of it
 
 
@@ -175,7 +175,7 @@ def _forked_server() -> Iterator[None]:
             _forget_hooks()
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
             with suppress(OSError):
-                Path("/proc/self/comm").write_text("forkserver")  # what `ps` says
+                _be_called("forkserver")
             exec(arguments[-1], {})
         finally:
             os._exit(FAILED)
@@ -185,6 +185,11 @@ def _forked_server() -> Iterator[None]:
         yield
     finally:
         forkserver.util.spawnv_passfds = start  # type: ignore[attr-defined]
+
+
+def _be_called(name: str) -> None:
+    """By `ps`, and by whoever counts what each process takes (tools/judge_cost.py)."""
+    Path("/proc/self/comm").write_text(name)
 
 
 def _forget_hooks() -> None:
@@ -594,6 +599,7 @@ def _serve(connection: Connection, room: RoomOrName, arguments: tuple[Any, ...],
     """A process's main loop."""
     with suppress(OSError):
         os.setpgid(0, 0)  # so that what a variant forks ends with it
+        _be_called(room.rpartition(":")[2] if isinstance(room, str) else room.__name__)
     # What a variant prints must not land in the parent's table or JSON.
     os.dup2(2, 1)
     found = _imported(room)

@@ -35,9 +35,15 @@ def key_of(case: Case, yardstick: Variant | None, device: str) -> str:
         *(case.layer, case.phase, case.shape, case.edit, case.seed),
         *(torch.__version__, torch.backends.cpu.get_cpu_capability(), device),
         *facts.library_settings(),
-        *(yardstick.source_hash() if yardstick else None, _sources()),
+        *(_source_of(yardstick) if yardstick else None, _sources()),
     )
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def _source_of(yardstick: Variant) -> str:
+    """Its hash, worked out once: some hundred cases ask for it, and what is loaded here is loaded once, too."""
+    return yardstick.source_hash()
 
 
 @functools.cache

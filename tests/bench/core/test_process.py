@@ -496,6 +496,7 @@ class Inside(Room):
     def look(self, file: int) -> list[object]:
         server = Path(f"/proc/{os.getppid()}")
         handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
+        assert Path("/proc/self/comm").read_text() == "Inside\\n"
         return [
             sum(len(gc.get_objects(generation)) for generation in (0, 1)),
             b"command.py" in (server / "cmdline").read_bytes(), (server / "comm").read_text() == "forkserver\\n",

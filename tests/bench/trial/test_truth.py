@@ -435,6 +435,22 @@ def test_lines_that_are_no_entry_are_left_out_and_half_of_one_is_waited_for(monk
     assert kept._entries(file) == {"b": 6}
 
 
+def test_a_yardsticks_files_are_read_once(monkeypatch):
+    """Not for each case, twice."""
+    read: list[variants.Variant] = []
+
+    def source_hash(variant: variants.Variant) -> str:
+        read.append(variant)
+        return variant.layer
+
+    monkeypatch.setattr(variants.Variant, "source_hash", source_hash)
+    kept._source_of.cache_clear()
+    yardsticks = eager("layernorm"), eager("gelu"), None
+    keys = {kept.key_of(case, v, "cpu") for v in yardsticks for case in (CASE, dataclasses.replace(CASE, seed=5))}
+    kept._source_of.cache_clear()
+    assert read == [*yardsticks[:2]] and len(keys) == 6
+
+
 def test_what_is_kept_does_not_grow_without_end(monkeypatch, tmp_path):
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
     monkeypatch.setattr(kept, "KEPT", 3)
