@@ -30,14 +30,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Ten thousand tests and all that they import stay to the end: looking through them again and again for garbage is
-    a twentieth of the time. Of this process alone: those that tests start are forks of servers of their own."""
+    a twentieth of the time, and what is old is seldom looked through. (It does not stay frozen: what is frozen is
+    counted in a room, and some of it is let go meanwhile.)"""
     gc.collect()
     gc.freeze()
-
-
-def pytest_unconfigure():
-    """At the end it is all let go: libraries tell of what is not."""
-    gc.unfreeze()
+    gc.unfreeze()  # into the oldest generation
 
 
 @pytest.hookimpl(wrapper=True)
