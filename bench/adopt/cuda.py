@@ -832,11 +832,11 @@ class Writer:
         for tokens in self.launcher.asserted if self.launcher else ():
             texts = [t.text for t in tokens]
             tokens = tokens[: texts.index("&&")] if "&&" in texts else tokens  # && "why"
-            before, known = len(self.lines), dict(self.known)
+            before, earlier = len(self.lines), dict(self.known)
             text = self._python(tokens)
             if len(self.lines) > before:  # it asks for what a person would have to say
                 del self.lines[before:]
-                self.known = known
+                self.known = earlier
                 continue
             if text and re.search(r"[<>=]", text):
                 said = " ".join(t.text for t in tokens).replace(" :: ", "::").replace('"', "'")
@@ -1229,12 +1229,12 @@ class Writer:
             begins = any(n == name and name in [t.text for t in later] for n, later in launcher.defined[i + 1 :])
             if name not in needed or (i != last[name] and not begins):
                 continue
-            before, known = len(self.lines), dict(self.known)
+            before, earlier = len(self.lines), dict(self.known)
             value = self._python(tokens)
             direct = [name] in [[t.text for t in part] for part in launcher.arguments]
             if direct and any(DECIDE in line for line in self.lines[before:]) and (size := self.scalar(name)):
                 del self.lines[before:]
-                self.known, value = known, size
+                self.known, value = earlier, size
             number = len(tokens) == 1 and tokens[0].kind == "number"  # a main says with how many rows it tries it
             given = launcher.name == "main" or direct
             if number and given and (size := self.scalar(name)):
