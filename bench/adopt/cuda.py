@@ -158,16 +158,23 @@ def adopted(
     return writer.written()
 
 
+STANDARD = re.compile(
+    r"(FLT|DBL|INT|UINT|LONG|CHAR|SHRT|CUDART|CUDA|M)_|INFINITY$|NAN$|NULL$|HUGE_VAL"
+)  # of C and CUDA
+
+
 def _undefined(unit: cplusplus.Unit, entry: str) -> list[str]:
     """Names in capitals that a kernel's body has and neither it nor its source defines."""
-    known = unit.macros.keys() | {n for d in unit.declarations for n in d.names}
+    defined = (d for d in unit.declarations if d.kind != "function")  # an enum's, a struct's constants too
+    known = unit.macros.keys() | {n for d in unit.declarations for n in d.names} | {n for d in defined for n in d.words}
     found, own = dict[str, None](), set[str]()
     for d in unit.kernels(entry.partition("<")[0].strip()):
         head = [t for part in (*d.function.template, *d.function.parameters) for t in part] if d.function else []
         own |= {t.text for t in head}
         for i, token in enumerate(d.tokens):
             name = token.text
-            if token.kind == "word" and re.fullmatch(r"[A-Z][A-Z0-9_]+", name) and name not in known | own:
+            told = re.fullmatch(r"[A-Z][A-Z0-9_]+", name) and not STANDARD.match(name)
+            if token.kind == "word" and told and name not in known | own:
                 if d.tokens[i - 1].kind == "word":  # const int NAME: its own
                     own.add(name)
                 elif d.tokens[i - 1].text not in (".", "->", "::") and d.tokens[i + 1].text not in ("(", "::"):
@@ -825,11 +832,11 @@ class Writer:
         for tokens in self.launcher.asserted if self.launcher else ():
             texts = [t.text for t in tokens]
             tokens = tokens[: texts.index("&&")] if "&&" in texts else tokens  # && "why"
-            before, known = len(self.lines), dict(self.known)
+            before, earlier = len(self.lines), dict(self.known)
             text = self._python(tokens)
             if len(self.lines) > before:  # it asks for what a person would have to say
                 del self.lines[before:]
-                self.known = known
+                self.known = earlier
                 continue
             if text and re.search(r"[<>=]", text):
                 said = " ".join(t.text for t in tokens).replace(" :: ", "::").replace('"', "'")
@@ -1083,7 +1090,7 @@ class Writer:
                 return "None"
             if given and (memory := self._scratch(q, given[0])):
                 return memory
-            begins = STATE.get(plain_name(q.name), "") if self.moves() else ""
+            begins = STATE.get(plain_name(q.name), "") if self.moves() and not q.const else ""
             if q.name == self.not_lse or begins:
                 return self._room(q, ["B", "NH", "T"], begins)
             self.lines.append(f"# {DECIDE}: {q.type}* {q.name}, which is none of {', '.join(self.tensors)}")
@@ -1222,12 +1229,12 @@ class Writer:
             begins = any(n == name and name in [t.text for t in later] for n, later in launcher.defined[i + 1 :])
             if name not in needed or (i != last[name] and not begins):
                 continue
-            before, known = len(self.lines), dict(self.known)
+            before, earlier = len(self.lines), dict(self.known)
             value = self._python(tokens)
             direct = [name] in [[t.text for t in part] for part in launcher.arguments]
             if direct and any(DECIDE in line for line in self.lines[before:]) and (size := self.scalar(name)):
                 del self.lines[before:]
-                self.known, value = known, size
+                self.known, value = earlier, size
             number = len(tokens) == 1 and tokens[0].kind == "number"  # a main says with how many rows it tries it
             given = launcher.name == "main" or direct
             if number and given and (size := self.scalar(name)):

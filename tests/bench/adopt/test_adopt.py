@@ -1334,13 +1334,18 @@ def run(data):
 
 def test_a_constant_that_whoever_includes_the_source_defines_is_looked_for_near(tmp_path):
     (folder := tmp_path / "alone" / "from" / "others").mkdir(parents=True)
-    text = "__global__ void gelu(float* out, const float* inp, int N) { out[N % WIDTH] = inp[N / SIZE + TOP]; }"
+    text = "enum { OWN = 4 };\n"
+    text += "__global__ void gelu(float* out, const float* inp, int N) { out[N % WIDTH] = inp[N / SIZE + TOP + OWN]; }"
     text += "\nvoid run(float* out, const float* inp, int N) { gelu<<<N, 64>>>(out, inp, N); }\n"
-    (folder / "one.cuh").write_text("#define WIDTH 32\nconst unsigned SIZE = 8; // of all\n#define TOP 1\n")
+    (folder / "one.cuh").write_text(
+        "#define OWN 5\n#define WIDTH 32\nconst unsigned SIZE = 8; // of all\n#define TOP 1\n"
+    )
     (folder / "two.cuh").write_text("#define TOP 2\n#define WIDTH 32\n")
     taken(folder, "gelu.cu", "gelu", text)
     entered = (folder / "into" / "cuda" / "gelu" / "gelu" / "gelu_defined.cu").read_text()
-    assert "#define WIDTH 32\n" in entered and "#define SIZE 8\n" in entered and "TOP" not in entered
+    assert (
+        "#define WIDTH 32\n" in entered and "#define SIZE 8\n" in entered and not {"TOP", "OWN"} & set(entered.split())
+    )
 
 
 def test_a_kernels_own_names_are_not_its_scripts(folder):
