@@ -286,7 +286,7 @@ def test_foreign_files_are_no_such_files(tmp_path):
         refused(path, draw.randbytes(400))
     with pytest.raises(CannotGoOn, match="no such file"):
         read_model(tmp_path / "gone.bin")
-    with pytest.raises(CannotGoOn, match="directory"):
+    with pytest.raises(CannotGoOn, match="a folder, no file"):
         read_model(tmp_path)
     assert not is_one(tmp_path)
 

@@ -156,7 +156,7 @@ def test_two_variants_of_one_name_are_an_error(tmp_path):
 
 
 def test_a_missing_folder_is_an_error(tmp_path):
-    with pytest.raises(Misplaced, match="not a folder"):
+    with pytest.raises(Misplaced, match="no such folder"):
         variants.discover((tmp_path / "nothing",))
 
 

@@ -191,7 +191,7 @@ def test_mistakes_are_named(home):
         markdown.rewrite("<!-- table layer run -->\n<!-- end -->")
     with pytest.raises(CannotGoOn, match="no chart 'overvue'"):
         markdown.rewrite("<!-- chart overvue run docs/a.svg -->\n<!-- end -->")
-    with pytest.raises(CannotGoOn, match="no results"):
+    with pytest.raises(CannotGoOn, match="no such folder"):
         markdown.rewrite("<!-- table layers nothing -->\n<!-- end -->")
 
 

@@ -269,7 +269,7 @@ def test_far_apart_times_are_points_on_a_logarithmic_axis(tmp_path):
 
 def test_a_pages_numbers_of_what_failed_are_one_number(tmp_path):
     """Cold and warm, and other shapes, are no more failures; another reason, dtype or pass is."""
-    bad = dict(status="wrong", evidence="poison survived")
+    bad: dict[str, Any] = dict(status="wrong", evidence="poison survived")
     rows = [row("cpu.a", cache=cache, **bad) for cache in ("cold", "warm")]
     rows += [row("cpu.a", case_id="wide", shape_name="llama2-15m", **bad), row("cpu.b"), row("cpu.b", cache="warm")]
     shown = report.Page(report.read_runs([write_run(tmp_path / "one", rows)]))
