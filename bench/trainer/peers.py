@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import os
 import re
+import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from bench.cli import FAILED, INTERRUPTED, CannotGoOn
+from bench.cli import ENDING, FAILED, INTERRUPTED, CannotGoOn
 from bench.core.evidence import one_line
 from bench.machine.facts import usable_cpus
 
@@ -225,6 +226,9 @@ class Peers:
         try:
             yield
         except (CannotGoOn, KeyboardInterrupt) as error:
+            if self.ranks > 1:  # a launcher that misses a rank ends the others, and they have a cause to tell
+                for number in ENDING:
+                    signal.signal(number, signal.SIG_IGN)
             speaks = self._speaks()
             self._wait_until_all_know()
             if speaks:

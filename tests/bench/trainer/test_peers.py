@@ -1,9 +1,12 @@
 """Who the processes are, as those who start them say; what they tell each other is the same everywhere."""
 
+import os
+import signal
+
 import pytest
 import torch
 
-from bench.cli import CannotGoOn
+from bench.cli import ENDING, CannotGoOn
 from bench.trainer.peers import Peers, Place, place
 from tests.bench.trainer.rank_cases import by_srun, share_of_cores, words
 from tests.bench.trainer.together import apart, together
@@ -70,6 +73,26 @@ def test_alone_there_is_nobody_to_wait_for():
     alone.leave()
     with pytest.raises(CannotGoOn, match="my own"), alone.one_voice():
         raise CannotGoOn("my own")
+
+
+def test_a_signal_takes_no_causes_place():
+    """A launcher that misses a rank ends the others while these ask each other who is to say so."""
+
+    class Store:
+        def add(self, key: str, number: int) -> int:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return 1
+
+    before = {number: signal.getsignal(number) for number in ENDING}
+    others = Peers(Place(rank=1, ranks=2, local=1))
+    others.store = Store()  # type: ignore[assignment]
+    try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with pytest.raises(CannotGoOn, match="was lost"), others.one_voice():
+            raise CannotGoOn("a rank was lost")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_ranks_of_slurm_meet_at_rank_0():

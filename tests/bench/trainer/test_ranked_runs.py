@@ -141,19 +141,20 @@ def test_torchrun_restarts_and_the_run_goes_on(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_job(data, tmp_path):
-    """Of four: one message, torchrun's exit code, and the run can go on."""
+@pytest.mark.parametrize(("ranks", "killed"), [(4, 2), (2, 1)])
+def test_a_killed_rank_ends_the_job(data, tmp_path, ranks, killed):
+    """One message, torchrun's exit code, and the run can go on."""
     out = tmp_path / "run"
-    run = torchrun(4, *LONG, "--data", data, "--out", out)
+    run = torchrun(ranks, *LONG, "--data", data, "--out", out)
     try:
-        kill_rank(run, 2, out, 20)
+        kill_rank(run, killed, out, 20)
         _, err = run.communicate(timeout=180)
     finally:
         run.kill()
     assert run.returncode == 1
-    assert err.count("error: ") == 1 and "of 4 was" in err and "go on with --resume" in err
-    done = apart(4, command, "--out", out, "--resume")
-    assert [d.returncode for d in done] == [cli.OK] * 4, done[0].stderr
+    assert err.count("error: ") == 1 and f"of {ranks} was" in err and "go on with --resume" in err
+    done = apart(ranks, command, "--out", out, "--resume")
+    assert [d.returncode for d in done] == [cli.OK] * ranks, done[0].stderr
     assert max(losses(out)) == 300
 
 
