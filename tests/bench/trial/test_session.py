@@ -65,7 +65,7 @@ def measured(tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], Path]:
         (["attention", "--only", "torch.sdpa_efficient"], 3, "cannot run: needs an NVIDIA GPU"),
         ([], 64, "required: layer"),
         (["residual", "--resume", "no/such/run"], 1, "no run to resume"),
-        (["residual", "--kernels", "no/such/folder"], 1, "not a folder"),
+        (["residual", "--kernels", "no/such/folder"], 1, "no such folder"),
     ],
 )
 def test_mistakes_get_a_clear_answer_and_an_exit_code(args, code, says, tmp_path, ended):
