@@ -12,6 +12,7 @@ SLOW_S = 1200  # of one test: of a minute where nothing else is at work a busy m
 os.environ.setdefault("LAYERBENCH_REPORT", "0")
 
 
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
     """`-n auto`: one more than cores, for tests wait a seventh of their time (for compilers, for time limits); fewer
     where memory is short, for each worker holds torch, and starts processes that do."""
