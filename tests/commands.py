@@ -33,7 +33,7 @@ def run(name: str, *arguments: object) -> Done:
     process's are."""
     module = importlib.import_module(f"bench.{name}")
     out, err = io.StringIO(), io.StringIO()
-    with _threads_as_they_were(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with threads_as_they_were(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code = cli._run(lambda: module.main([*map(str, arguments)]))
         except SystemExit as stop:  # argparse's
@@ -43,18 +43,16 @@ def run(name: str, *arguments: object) -> Done:
 
 
 @contextlib.contextmanager
-def _threads_as_they_were() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        if "OMP_NUM_THREADS" in os.environ:
-            patch.setenv("OMP_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
-        else:
-            patch.setenv("OMP_NUM_THREADS", "")
-            patch.delenv("OMP_NUM_THREADS")
-        threads = torch.get_num_threads()
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
+def threads_as_they_were() -> Iterator[None]:
+    """What a command does to its own process, it does to this one where a test runs it here."""
+    variable, threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        os.environ.pop("OMP_NUM_THREADS", None)
+        if variable is not None:
+            os.environ["OMP_NUM_THREADS"] = variable
 
 
 @contextlib.contextmanager

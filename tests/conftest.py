@@ -40,18 +40,11 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol():
-    """No test inherits threads from another, or from a fixture of many: what a command does to its own process, it does
-    to this one where a test runs it here."""
-    import torch  # here: the process that hands out tests needs none
+    """No test inherits threads from another, or from a fixture of many."""
+    from tests.commands import threads_as_they_were  # here: the process that hands out tests needs no torch
 
-    variable, threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
-    try:
+    with threads_as_they_were():
         return (yield)
-    finally:
-        torch.set_num_threads(threads)
-        os.environ.pop("OMP_NUM_THREADS", None)
-        if variable is not None:
-            os.environ["OMP_NUM_THREADS"] = variable
 
 
 @pytest.fixture

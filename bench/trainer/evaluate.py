@@ -44,7 +44,7 @@ def validation(
         check()
         loss = step.evaluate((torch.from_numpy(x), torch.from_numpy(y))).mean(dtype=torch.float64)
         losses.append(loss.item())
-        told.append(partial(Told, (x, y), np.zeros_like(y), losses[-1:]))
+        told.append(partial(_of_all, (x, y), losses[-1]))
     total, batches = ranks.mean(sum(losses)), ranks.mean(len(losses))  # some ranks may have one batch fewer
     return total / batches, told
 
@@ -60,12 +60,16 @@ def hellaswag(
         losses = step.evaluate((torch.from_numpy(batch.x), torch.from_numpy(batch.y)))
         means = tally.add(batch, losses.cpu().numpy())
         if means:
-            told.append(partial(_told, batches, number, means))
+            told.append(partial(_of_endings, batches, number, means))
     right, asked = (round(ranks.mean(n) * ranks.ranks) for n in (tally.right, tally.asked))
     return right, asked, told
 
 
-def _told(batches: Callable[[], Iterator[evaluation.Asked]], number: int, means: list[float]) -> Told:
+def _of_all(batch: NumpyBatch, loss: float) -> Told:
+    return Told(batch, np.zeros_like(batch[1]), [loss])
+
+
+def _of_endings(batches: Callable[[], Iterator[evaluation.Asked]], number: int, means: list[float]) -> Told:
     batch = next(islice(batches(), number, None))
     rows = np.arange(len(batch.mask))[:, None]
     return Told((batch.x, batch.y), np.where(batch.mask, rows, -1), means)

@@ -36,7 +36,9 @@ def excesses(
     loss: float, norm: float, grads: Mapping[str, torch.Tensor], truth: Taken, rough: Taken, step: int
 ) -> list[Excess]:
     """What is wrong of a step of ours, before its update; the worst first. rough: PyTorch's in our step's formats."""
-    return _beyond([_loss(loss, truth, rough), _norm(norm, grads), *_gradients(grads, truth, rough)], step)
+    return _beyond(
+        [_loss(loss, truth.losses, rough.losses), _norm(norm, grads), *_gradients(grads, truth, rough)], step
+    )
 
 
 def excesses_of_means(
@@ -46,7 +48,7 @@ def excesses_of_means(
     (targets,) as truth and rough, PyTorch's at the working dtype."""
     if len(means) == 1:
         whole = groups == 0
-        return _beyond([_loss(means[0], Taken(truth[whole], {}), Taken(rough[whole], {}))], step)
+        return _beyond([_loss(means[0], truth[whole], rough[whole])], step)
     # Of an ending's few targets PyTorch's error may be small by luck, and ours large: the yard is that of all.
     usual = (rough - truth).square().mean().sqrt().item()
     found = []
@@ -64,10 +66,10 @@ def _beyond(found: "list[Held]", step: int) -> list[Excess]:
 Held = tuple[str, float, float, float]  # what it is, ours, the truth's, by how much they may differ
 
 
-def _loss(loss: float, truth: Taken, rough: Taken) -> Held:
-    """A mean's error is at most the mean error, which is not small by luck."""
-    centre = truth.losses.mean().item()
-    yard = (rough.losses - truth.losses).abs().mean().item()
+def _loss(loss: float, truth: torch.Tensor, rough: torch.Tensor) -> Held:
+    """Of each target's. A mean's error is at most the mean error, which is not small by luck."""
+    centre = truth.mean().item()
+    yard = (rough - truth).abs().mean().item()
     return "loss", loss, centre, SLACK * yard + FLOOR * abs(centre)
 
 

@@ -40,9 +40,8 @@ def _world():
     """What the cheats replace in this process."""
     kept = [(time, "perf_counter"), (torch, "isfinite"), (builtins, "round"), (Speed, "add")]
     kept += [(spot.Spot, "gradients"), (spot.Spot, "updated")]
-    values, threads = [getattr(owner, name) for owner, name in kept], torch.get_num_threads()
+    values = [getattr(owner, name) for owner, name in kept]
     yield
-    torch.set_num_threads(threads)
     for (owner, name), value in zip(kept, values, strict=True):
         setattr(owner, name, value)
 

@@ -151,6 +151,24 @@ def wrong(case: Case, yards: list[Yard], outputs: Values) -> list[str]:
     ]
 
 
+def test_numbers_by_which_torch_is_exact_blame_no_other_order_at_any_size(monkeypatch):
+    """One that multiplies q and k by the root of the scale rounds where torch.eager, whose scale is 1/8, does not. What
+    is coarser than moved inputs is wrong as ever; and plain values, of which there is no need, cost no second truth."""
+    monkeypatch.setattr(truth, "DEAR", 0.0)
+    shape = dict(B=1, T=512, NH=1, NKV=1, HS=64, causal=True, dtype="fp32")
+    case = Case("attention", "forward", shape, "rising, large", 0, "rising")
+    values = draw(case)
+    yards = truth.yards_of(case, values, eager("attention"))
+    honest = variants.find(ALL, "attention", "torch.sdpa_math").load().forward
+    assert wrong(case, yards, call(honest, case, values)) == []
+    coarse: Values = {**values, "q": map(values["q"], lambda q: q * (1 + 1e-4))}
+    assert "out" in wrong(case, yards, call(honest, case, coarse))
+
+    monkeypatch.setattr(truth, "_run_moved", lambda *_: pytest.fail("a second truth of plain values"))
+    plain = dataclasses.replace(case, name="large", edit=None)
+    assert truth.yards_of(plain, draw(plain), eager("attention"))
+
+
 def written(case: Case, results: Values) -> Values:
     """A formula's results in the outputs' dtypes."""
     dtypes = {t.name: DTYPES[t.dtype_in(case.shape)] for t in contract.pass_of(case.module, case.phase).outputs}
