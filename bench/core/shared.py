@@ -42,10 +42,15 @@ class Box:
     """Anonymous memory with a file descriptor, which another process opens under /proc."""
 
     def __init__(self, size: int):
-        self.size = max(1, size)
         self._file = os.memfd_create("layerbench", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self._file, self.size)
         self.path = f"/proc/{os.getpid()}/fd/{self._file}"
+        self.grow(size)
+
+    def grow(self, size: int) -> None:
+        """Have so many bytes, before it is sealed. What is there stays: to make new pages takes longer than to copy
+        into them."""
+        self.size = max(1, size)
+        os.ftruncate(self._file, self.size)
         self.bytes = torch.frombuffer(mmap.mmap(self._file, self.size), dtype=torch.uint8)
 
     def seal(self) -> None:

@@ -20,6 +20,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
@@ -135,8 +136,10 @@ class JudgeRoom(process.Room):
         key = str(case)
         if key not in self.known:
             self._share_cores(case)
-            draws = (truth.drawn(replace(case, seed=seed), self.where) for seed in seeds)
-            self.known[key] = Known(case, [*draws], [], [])
+            # Random numbers come from one thread: the draws of a case are made side by side.
+            with ThreadPoolExecutor(1 if self.device else len(seeds)) as threads:
+                draws = threads.map(lambda seed: truth.drawn(replace(case, seed=seed), self.where), seeds)
+                self.known[key] = Known(case, [*draws], [], [])
             if not self.device:
                 self._store(self.known[key])
                 self._release()

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import secrets
+import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -29,6 +30,7 @@ from bench.core.process import ProcessFailed
 from bench.core.replies import Seconds
 from bench.core.shared import Box, Given, ipc_of, opened, values_in
 from bench.core.variants import KERNELS, Variant, builds_each_shape
+from bench.core.waits import ShortWaits
 from bench.core.world import GC_DISABLE, GC_ENABLE, PERF_COUNTER_NS, PROCESS_TIME_NS
 from bench.gpu.counts import counted, resources
 from bench.gpu.launches import configured_call, launches_of, untuned
@@ -66,8 +68,9 @@ MOST_MESSAGE = 1 << 20  # characters
 SETTLE_SECONDS = 1e-3  # after a call that is handed back: who works on in another thread, or by a timer, does it now
 DEEP_CALLS = 4  # of so many watched calls in a proof, one is followed by a look at all threads; nobody knows which
 RANDBELOW = secrets.randbelow  # as it was before a variant could replace it
-OF_TORCH_COMPILE = ("torch._dynamo", "torch._inductor.compile_fx")
-WARM_UP_SECONDS = 0.1
+COMPILER = "torch._dynamo"  # is loaded by whoever has PyTorch compile something
+OF_TORCH_COMPILE = (COMPILER, "torch._inductor.compile_fx")
+WARM_UP_SECONDS = 0.05
 WARM_UP_CALLS = 2
 HOST_CALLS = 3  # of which the host's time is taken before the first span
 ARENAS = 3  # on a GPU calls take turns among so many copies of all tensors, at other addresses, …
@@ -178,6 +181,8 @@ class Room(process.Room):
         self.through_host = ""  # why inputs or outputs went through the host's memory
         if setting.threads:
             torch.set_num_threads(setting.threads)
+        # Until calls are timed: others are at work beside the proof, and whose threads spin takes a core from them.
+        self.waits = ShortWaits() if variant and not self.on_gpu else None
         if setting.simulate and variant and variant.gpu_code:
             simulate.install(variant.backend)
             simulate.limit_time(setting.time_limit)
@@ -268,7 +273,7 @@ class Room(process.Room):
             self.prepare(tuned=False)  # no time is taken of these shapes
             self._first_call()
             self.entered.add(case.phase)
-        elif not self.variant.own_code:  # torch.compile sets what it likes while it builds for a new shape
+        elif not self.variant.own_code and COMPILER in sys.modules:  # sets what it likes while it builds for a shape
             self._first_call()
         watched, counts, probes = self._watched_call(seed, warm=False)
         first = self._hand_back(probes, 0, calls=2)
@@ -337,7 +342,9 @@ class Room(process.Room):
 
     def settle(self, case: Case, pool: list[Given], seed: int) -> None:
         """Memory of the timed case, touched; nothing of it is measured, so that several processes may do so at once."""
-        self.box = self.box_before = None  # the proof is over
+        self.box_before = None  # the proof is over
+        if self.waits:
+            self.waits.end()
         self._enter_case(case, seed)
         self.pool = []  # the old memory first
         self.pool = [self._placed_values(given) for given in pool]
@@ -680,7 +687,11 @@ class Room(process.Room):
     def _box(self, calls: int) -> Box:
         """A box that as many calls can be handed back in; the old one where it is large enough."""
         wanted = calls * self.arena.size()
-        return self.box if self.box and self.box.size >= wanted else Box(wanted)
+        if self.box is None:
+            return Box(wanted)
+        if self.box.size < wanted:
+            self.box.grow(wanted)
+        return self.box
 
     def _hand_back(self, probes: list[Probe], number: int, calls: int = 1) -> Handed:
         """Copy what the last call left to where the judge looks: the number of so many that it looks at together."""
