@@ -48,6 +48,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    from bench.adopt import NONE_RIGHT
     from bench.core import process
 
     process.start_server("bench.adopt.reader")
@@ -81,6 +82,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.no_proof:
             return cli.OK
         code = subprocess.run([sys.executable, *prove]).returncode
+        if code == cli.OK and any(NONE_RIGHT in line for line in decide):
+            print("right for all that the proof has of what it takes, and wrong in a trial of whole tiles", flush=True)
+            return cli.WRONG
         if code != cli.WRONG:
             return code
         if decide or not (tiles := in_whole_tiles(adopt, written[0], prove)):

@@ -8,7 +8,7 @@ import functools
 import keyword
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -126,10 +126,12 @@ def adopted(
     published: Path | None = None,
     guess: Guess = Guess(),
     whole: Whole | None = None,
+    made: Callable[..., "Writer"] | None = None,
 ) -> Adopted:
     """The variant of a CUDA kernel.
 
-    published: where the source lay, if that is a copy; its launch may be near. whole: other sizes are refused.
+    published: where the source lay, if that is a copy; its launch may be near. whole: other sizes are refused. made:
+    what makes its writer, where a layer has one of its own.
     """
     unit = cplusplus.read(source, None, [cplusplus.HERE])
     entry = kernel or chosen(source, unit)
@@ -149,7 +151,9 @@ def adopted(
     launcher = launcher_in(unit, kernel_name) or launcher_near(published or source, kernel_name)
     launcher = called_near(published or source, launcher) if launcher else None
     choices = [
-        Writer(source, unit, read, phase, contract.pass_of(module, phase), launcher, entry, name, defines, guess)
+        (made or Writer)(
+            source, unit, read, phase, contract.pass_of(module, phase), launcher, entry, name, defines, guess
+        )
         for read in [_read(source, unit, signature) for signature in signatures]
         for phase in contract.phases_of(module)
     ]
@@ -231,7 +235,10 @@ GONE = {  # from C++17, or what kernels have from headers of the host's, which a
     "unary_function": "namespace std { template <class A, class R> struct unary_function {}; }",
     "binary_function": "namespace std { template <class A, class B, class R> struct binary_function {}; }",
 }
-STATE = {"m": "-math.inf", "l": "0.0"}  # of an online softmax, a row each, and what it begins with
+STATE = {  # of an online softmax, a row each, and what it begins with
+    **dict.fromkeys(words("m maxes row_max rowmax max_scores"), "-math.inf"),
+    **dict.fromkeys(words("l sums row_sum rowsum sum_exp denominators"), "0.0"),
+}
 KEPT = words("mean rstd lse")  # for backward, which a kernel for inference leaves out
 CONDITION = re.compile(r"^[ \t]*#[ \t]*(?:ifdef|(?:el)?if[ \t]+defined)[ \t]*\(?[ \t]*(\w+)", re.M)
 
@@ -557,11 +564,8 @@ class Writer:
         names = f"{', '.join(self.given.positional())}, *, {', '.join(self.given.keyword())}{workspace}"
         made = "logsumexp" if left == ["lse"] else "statistics"
         filled = any("fill_kernel" in line for line in body)
-        # Where it wants something defined first: the source by way of a file that does.
-        first = self._first()
-        entered = f"{self.source.stem}_defined.cu" if first else self.source.name
-        inside = self._inside()
-        relative = (Path(self.name) / inside / entered).as_posix()
+        files: dict[Path, bytes] = {}
+        relative = self._copied_to(files).as_posix()
         text = [
             f'"""{self.signature.name} of {self.source.name}, as it is'
             + (f'; launched as its {self.launcher.name} does."""' if self.launcher else '."""'),
@@ -601,19 +605,26 @@ class Writer:
             + (TURNED if self.turned else "")
             + (SCALED if self.scales else "")
         )
-        files = {Path(self.name) / "left.cu": (TYPES + ours).encode()} if ours else {}
+        files |= {Path(self.name) / "left.cu": (TYPES + ours).encode()} if ours else {}
+        whole = "\n".join(text)
+        decide = [line.strip() for line in whole.splitlines() if DECIDE in line] + self.decide
+        squares = any("not square" in line for line in self._of_squares())
+        return Adopted(whole, files, decide, self.phase, self.opens(), squares)
+
+    def _copied_to(self, files: dict[Path, bytes]) -> Path:
+        """The file that the kernel is compiled from: its source, among `files` with its headers, or, where it wants
+        something defined first, one that does and includes it."""
+        first, inside = self._first(), Path(self.name) / self._inside()
+        entered = inside / (f"{self.source.stem}_defined.cu" if first else self.source.name)
         if first:
-            files[Path(relative)] = "\n".join([*first, f'#include "{self.source.name}"', ""]).encode()
+            files[entered] = "\n".join([*first, f'#include "{self.source.name}"', ""]).encode()
         for path, found in self.unit.sources.items():
             name = self.source.name if path == self.source.resolve() else found.name
             if Path(name).is_absolute() or ".." in Path(name).parts[UP:]:
                 self.decide.append(f"# {DECIDE}: {name} lies elsewhere and was not copied")
                 continue
-            files[Path(os.path.normpath(Path(self.name) / inside / name))] = path.read_bytes()
-        whole = "\n".join(text)
-        decide = [line.strip() for line in whole.splitlines() if DECIDE in line] + self.decide
-        squares = any("not square" in line for line in self._of_squares())
-        return Adopted(whole, files, decide, self.phase, self.opens(), squares)
+            files[Path(os.path.normpath(inside / name))] = path.read_bytes()
+        return entered
 
     def _inside(self) -> Path:
         """The folders that the source lies in, as far up as it includes from ("../utils/common.cuh")."""
@@ -1100,19 +1111,15 @@ class Writer:
         value = None
         if self.launcher and number < len(self.launcher.arguments):
             value = self._python(self.launcher.arguments[number])
-        if value is not None and self._of_its_own(number, q):
-            value = self.scalar(q.name) or value
+        given = self.launcher.arguments[number : number + 1] if self.launcher else []
+        named = [t.kind for part in given for t in part] == ["word"]
+        if value is not None and named and self._is_size(q) and not re.search(r"[A-Za-z_]", value):
+            value = self.scalar(q.name) or value  # a constant of the file's, which has it for sizes of its own
         value = self.scalar(q.name) if value is None else value
         if value is None:
             self.lines.append(f"{_safe(q.name)} = 0  # {DECIDE}: {q.type} {q.name}")
             return _safe(q.name)
         return value
-
-    def _of_its_own(self, number: int, q: Parameter) -> bool:
-        """Whether the launch gives a size as a constant of the file, which has it for sizes of its own: OUTPUT_SIZE."""
-        given = self.launcher.arguments[number : number + 1] if self.launcher else []
-        size = q.type in WHOLE and (plain_name(q.name) in ROWS | COLUMNS | ALL or plain_name(q.name) in MATMUL)
-        return bool(size and given and len(given[0]) == 1 and self._number(given[0][0].text))
 
     def _scratch(self, q: Parameter, given: Sequence[Token]) -> str | None:
         """Memory of ours for what the launcher allocates by torch::zeros, ones, empty or full of a shape in braces."""
@@ -1184,7 +1191,9 @@ class Writer:
             self._define(launcher)
             grid = self._python(launcher.grid) or self._undecided("grid", launcher.grid, "1")
             said = next((v for n, _, v in (line.partition(" = ") for line in self.lines) if n == grid), grid)
-            if launcher.name == "main" and re.fullmatch(r"[\d\s(),]+", said) and "gridDim" not in self._body_words():
+            doubtful = {name for name, sizes in self._own_sizes().items() if len(sizes) > 1 and self._number(name)}
+            fixed = re.fullmatch(r"[\d\s(),+*/%-]+", said) or doubtful & self._grid_words()
+            if launcher.name == "main" and fixed and "gridDim" not in self._body_words():
                 self.lines.append(f"blocks_ = {grid}  # {DECIDE}: as many as its main has for sizes of its own")
                 grid = "blocks_"
             block = self._python(launcher.block) or self._undecided("block", launcher.block, str(BLOCK))
@@ -1235,7 +1244,7 @@ class Writer:
             if direct and any(DECIDE in line for line in self.lines[before:]) and (size := self.scalar(name)):
                 del self.lines[before:]
                 self.known, value = earlier, size
-            number = len(tokens) == 1 and tokens[0].kind == "number"  # a main says with how many rows it tries it
+            number = _is_number(tokens)  # a main says with how many rows it tries it
             given = launcher.name == "main" or direct
             if number and given and (size := self.scalar(name)):
                 value = size
@@ -1263,7 +1272,7 @@ class Writer:
         """What a name of the launcher stands for, a line of its own where that is a guess."""
         if name in self.known:
             return self.known[name]
-        value = self.scalar(name)
+        value = self.scalar(name) or self._as_parameter(name)
         if value is None and self.launcher and name in self.launcher.bound and name not in self.asking:
             self.asking.add(name)  # a caller's own parameter may go by the same name
             value = Expression(self, self.launcher.bound[name]).text()
@@ -1279,6 +1288,25 @@ class Writer:
         if value is not None:
             self.known[name] = value
         return value
+
+    def _as_parameter(self, name: str) -> str | None:
+        """A size that the launcher has under a name of its own, and the kernel under one that is known."""
+        sizes = self._own_sizes().get(name, set())
+        return next(iter(sizes)) if len(sizes) == 1 else None
+
+    def _own_sizes(self) -> dict[str, set[str]]:
+        """What each name that the launch gives for a size stands for; several, where the kernel has several for it."""
+        found: dict[str, set[str]] = {}
+        given = self.launcher.arguments if self.launcher else []
+        for part, q in zip(given, self.signature.parameters, strict=False):
+            if len(part) == 1 and part[0].kind == "word" and self._is_size(q) and (size := self.scalar(q.name)):
+                found.setdefault(part[0].text, set()).add(size)
+        return found
+
+    @staticmethod
+    def _is_size(q: Parameter) -> bool:
+        plain = plain_name(q.name)
+        return not q.pointer and q.type in WHOLE and (plain in ROWS | COLUMNS | ALL or plain in MATMUL)
 
     def member(self, said: str, field: str) -> str | None:
         """Python of `p.field` of a struct that the kernel is given, or of the launcher's own that goes by its name."""
@@ -1344,6 +1372,11 @@ def _safe(name: str) -> str:
     name = re.sub(r"\W", "_", name)
     taken = name in ("i", "launch", *IMPORTED) or keyword.iskeyword(name) or not name[:1].isalpha()
     return f"{name}_" if taken else name
+
+
+def _is_number(tokens: Sequence[Token]) -> bool:
+    """Whether an expression is made of numbers alone: 1 << 20."""
+    return any(t.kind == "number" for t in tokens) and all(t.kind in ("number", "sign") for t in tokens)
 
 
 def _texts(*parts: Sequence[Token]) -> set[str]:

@@ -648,7 +648,8 @@ class _TritonWriter(Writer):
         """A size, a stride or a number of the contract's, where it is one, or a tile."""
         if name in KNOWN:
             return "4"
-        if name.upper().startswith(tuple(GUESSES)):
+        tiles = [n for n in self.constants if re.fullmatch("B[A-Z]", n)]  # BT, BK, BS: of them BS is no batch
+        if name.upper().startswith(tuple(GUESSES)) or (name in tiles and len(tiles) > 1):
             return self._tile(name)
         if "stride" in name.lower():
             return self._stride(name)
