@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from bench import cli
 
 if TYPE_CHECKING:
-    from bench.adopt.cuda import Whole
+    from bench.adopt.variant import Whole
 
 READING_S = 300.0  # the compiler is asked for some types
 # Multiples that sizes are tried with: tile, and what a product sums over; whether rows too. What is right for any is …
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
 def in_whole_tiles(adopt: "Callable[[Whole], object]", file: Path, prove: list[str]) -> str:
     """Multiples that a kernel is right for, and the variant's file refuses other sizes; "" where it is wrong for those,
     too, and the file is as it was."""
-    from bench.adopt.cuda import Whole
+    from bench.adopt.variant import Whole
     from bench.core.progress import Progress
 
     kept = file.read_text()

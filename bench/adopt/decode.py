@@ -7,9 +7,10 @@ finds in the cache already, a launch of ours appends first.
 
 from pathlib import Path
 
-from bench.adopt.cuda import DECIDE, Adopted, Writer
+from bench.adopt.cuda import Writer
 from bench.adopt.names import plain_name, words
 from bench.adopt.ours import APPENDED
+from bench.adopt.variant import DECIDE, Adopted
 from kernels.cuda.signature import Parameter
 from reference.contract import Pass, Tensor
 

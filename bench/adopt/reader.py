@@ -13,9 +13,11 @@ import torch
 
 from bench import HOME, cli, simulate
 from bench.adopt import NONE_RIGHT
-from bench.adopt.cuda import DECIDE, UP, Adopted, Guess, Whole, adopted, chosen
+from bench.adopt.cuda import adopted
 from bench.adopt.decode import step_or_whole
+from bench.adopt.source import UP, chosen
 from bench.adopt.triton import adopted_triton
+from bench.adopt.variant import DECIDE, Adopted, Guess, Whole
 from bench.cli import CannotGoOn, no_such
 from bench.core import process
 from bench.core.arena import Arena, workspace_of

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.adopt.cuda import DECIDE, NO_GUESS, Adopted, Guess, Read, Whole, Writer
+from bench.adopt.cuda import Writer
 from bench.adopt.launcher import MOST_NEIGHBOURS
 from bench.adopt.names import ALL, others, plain_name
 from bench.adopt.python import (
@@ -24,7 +24,9 @@ from bench.adopt.python import (
     launch_of,
     of_meta,
 )
+from bench.adopt.source import Read
 from bench.adopt.uses import Use
+from bench.adopt.variant import DECIDE, NO_GUESS, Adopted, Guess, Whole
 from bench.cli import USAGE, CannotGoOn
 from kernels.cuda.cplusplus import Unit
 from kernels.cuda.signature import Parameter, Signature

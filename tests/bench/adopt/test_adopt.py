@@ -14,9 +14,10 @@ import torch
 
 from bench import cli, simulate
 from bench.adopt import reader as adopting
-from bench.adopt.cuda import DECIDE, Guess, Whole, adopted
+from bench.adopt.cuda import adopted
 from bench.adopt.reader import Reader, adopt
 from bench.adopt.uses import uses_of
+from bench.adopt.variant import DECIDE, Guess, Whole
 from bench.cli import CannotGoOn
 from bench.core.case import Case, draw, one, run_truth
 from bench.core.variants import discover
