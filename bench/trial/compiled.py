@@ -25,7 +25,7 @@ class Compiled:
 
     def __init__(self, modules: Sequence[Module], starts: Iterable[Path]):
         entries = _entries(modules)
-        words = {word for _, text in texts_of(modules) for word in re.findall(r"[A-Za-z_]\w*", text.value)}
+        words = {word for _, _, text in texts_of(modules) for word in re.findall(r"[A-Za-z_]\w*", text)}
         self.seen: dict[Path, list[str]] = {}
         for start in {path.resolve() for path in starts if path.is_file()}:
             unit = cplusplus.read(start, None, [cplusplus.HERE])
@@ -50,14 +50,14 @@ class Compiled:
             yield re.sub(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]*)"', there, seen, flags=re.M)
 
 
-def texts_of(modules: Iterable[Module]) -> Iterator[tuple[Path, ast.Constant]]:
-    """The texts of a variant's Python that a compiler may be given: not those that only people read."""
+def texts_of(modules: Iterable[Module]) -> Iterator[tuple[Path, int, str]]:
+    """(file, line, text) of what a compiler may be given by a variant's Python: not what only people read."""
     for file in modules:
         for node in file.written.of(ast.Constant):
             above = file.written.parents[node]
             refused = isinstance(above, ast.Call) and isinstance(above.func, ast.Name) and above.func.id == UNAVAILABLE
             if isinstance(node.value, str) and not refused and not isinstance(above, ast.Expr):
-                yield file.path, node
+                yield file.path, node.lineno, node.value
 
 
 def _entries(modules: Iterable[Module]) -> dict[Path, set[str]] | None:
@@ -68,24 +68,24 @@ def _entries(modules: Iterable[Module]) -> dict[Path, set[str]] | None:
         if any(a.asname and a.name in ("Kernel", "Loaded") for a in file.written.of(ast.alias)):
             return None
         for node in (*file.written.of(ast.Name), *file.written.of(ast.Attribute)):
-            if (node.id if isinstance(node, ast.Name) else node.attr) != "Kernel":
+            if "Kernel" not in (getattr(node, "id", ""), getattr(node, "attr", "")):
                 continue
             call = parents[node]
             if not (isinstance(call, ast.Call) and call.func is node and _stands_there(call.args) and _plain(call)):
                 return None
             to, texts = parents[call], [a.value for a in call.args if isinstance(a, ast.Constant)]
-            named = isinstance(to, ast.Assign) and len(to.targets) == 1 and isinstance(to.targets[0], ast.Name)
-            if not named or len(texts) != 2:
+            target = to.targets[0] if isinstance(to, ast.Assign) and len(to.targets) == 1 else None
+            if not isinstance(target, ast.Name) or len(texts) != 2:
                 return None
-            made.add(to.targets[0].id)
+            made.add(target.id)
             path = (file.path.parent / str(texts[0])).resolve()
             found.setdefault(path, set()).update(re.findall(r"\w+", str(texts[1])))
         for name in file.written.of(ast.Name):
-            call = parents[name]
-            called = isinstance(call, ast.Call) and call.func is name and _plain(call)
+            above = parents[name]
+            called = above if isinstance(above, ast.Call) and above.func is name and _plain(above) else None
             if name.id in made and isinstance(name.ctx, ast.Load) and not called:
                 return None
-            if name.id == "Loaded" and not (called and _stands_there(call.args[1:])):
+            if name.id == "Loaded" and not (called and _stands_there(called.args[1:])):
                 return None
         if any(a.attr in made | {"Loaded", "expression", "entry"} for a in file.written.of(ast.Attribute)):
             return None  # another module's, or changed afterwards

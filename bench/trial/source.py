@@ -140,8 +140,8 @@ def foreign(variant: Variant) -> list[str]:
     if variant.own_code:
         start = [variant.path.with_suffix(suffix) for suffix in COMPILED] + files.natives()
         compiled = Compiled(files.read(), start) if variant.backend == "cuda" else None
-        for path, said in texts_of(files.read()) if compiled else ():  # what a launch gives a macro or a template
-            found |= {Finding(path, said.lineno, what[:MOST_TEXT]) for _, what in native.foreign(said.value)}
+        for path, line, said in texts_of(files.read()) if compiled else ():  # what a launch gives a macro, a template
+            found |= {Finding(path, line, what[:MOST_TEXT]) for _, what in native.foreign(said)}
         for path, text in native.sources(start, KERNELS / variant.backend):
             for seen in compiled.texts(path, text) if compiled else (text,):
                 found |= {Finding(path, line, what[:MOST_TEXT]) for line, what in native.foreign(seen)}

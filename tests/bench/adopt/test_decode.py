@@ -2,6 +2,7 @@
 
 import runpy
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -86,7 +87,8 @@ def test_it_is_right_of_several_sequences_tokens_and_shared_heads(tmp_path, sour
     values = draw(case)
     simulate.install("cuda")
     try:
-        variant = type("Variant", (), runpy.run_path(str(file)))
+        variant = ModuleType("attend")
+        vars(variant).update(runpy.run_path(str(file)))
         arena = Arena(case, workspace_bytes=workspace_of(variant, case))
         arena.load(values)
         arena.reset()
