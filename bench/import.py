@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from bench import cli
 
 if TYPE_CHECKING:
-    from bench.adopt.cuda import Whole
+    from bench.adopt.variant import Whole
 
 READING_S = 300.0  # the compiler is asked for some types
 # Multiples that sizes are tried with: tile, and what a product sums over; whether rows too. What is right for any is …
@@ -48,6 +48,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
+    from bench.adopt import NONE_RIGHT
     from bench.core import process
 
     process.start_server("bench.adopt.reader")
@@ -81,6 +82,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.no_proof:
             return cli.OK
         code = subprocess.run([sys.executable, *prove]).returncode
+        if code == cli.OK and any(NONE_RIGHT in line for line in decide):
+            print("right for all that the proof has of what it takes, and wrong in a trial of whole tiles", flush=True)
+            return cli.WRONG
         if code != cli.WRONG:
             return code
         if decide or not (tiles := in_whole_tiles(adopt, written[0], prove)):
@@ -93,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
 def in_whole_tiles(adopt: "Callable[[Whole], object]", file: Path, prove: list[str]) -> str:
     """Multiples that a kernel is right for, and the variant's file refuses other sizes; "" where it is wrong for those,
     too, and the file is as it was."""
-    from bench.adopt.cuda import Whole
+    from bench.adopt.variant import Whole
     from bench.core.progress import Progress
 
     kept = file.read_text()

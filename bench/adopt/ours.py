@@ -96,3 +96,19 @@ __global__ void scaled(T* out, const T* x, float by, long long n) {
     if (i < n) out[i] = static_cast<float>(x[i]) * by;
 }
 """
+# What a decode attention finds in its caches: the new keys and values, at their positions.
+APPENDED = (
+    TYPES
+    + """template <typename T>
+__global__ void appended(T* keys, T* values, const T* qkv, const long long* lengths, int heads, int size,
+                         int positions) {
+    const int b = blockIdx.x, t = blockIdx.y, g = blockIdx.z, cached = gridDim.z;
+    const long long token = b * (long long)gridDim.y + t, to = (b * (long long)cached + g) * positions + lengths[b] + t;
+    const T* key = qkv + (token * (heads + 2 * cached) + heads + g) * size;
+    for (int i = threadIdx.x; i < size; i += blockDim.x) {
+        keys[to * size + i] = key[i];
+        values[to * size + i] = key[cached * size + i];
+    }
+}
+"""
+)

@@ -12,8 +12,12 @@ from types import ModuleType
 import torch
 
 from bench import HOME, cli, simulate
-from bench.adopt.cuda import DECIDE, UP, Adopted, Guess, Whole, adopted, chosen
+from bench.adopt import NONE_RIGHT
+from bench.adopt.cuda import adopted
+from bench.adopt.decode import step_or_whole
+from bench.adopt.source import UP, chosen
 from bench.adopt.triton import adopted_triton
+from bench.adopt.variant import DECIDE, Adopted, Guess, Whole
 from bench.cli import CannotGoOn, no_such
 from bench.core import process
 from bench.core.arena import Arena, workspace_of
@@ -24,6 +28,8 @@ from kernels import Unavailable, cuda
 from kernels.cuda import cplusplus
 from reference import contract
 from reference.contract import Shape
+
+WRITERS = {"decode_attention": step_or_whole}  # of layers that kernels see otherwise
 
 
 class Reader(process.Room):
@@ -78,7 +84,7 @@ def adopt(
                 to.write_bytes(path.read_bytes())
 
         def make(guess: Guess) -> Adopted:
-            return adopted(lies, layer, kernel, name, published, guess, whole)
+            return adopted(lies, layer, kernel, name, published, guess, whole, WRITERS.get(layer))
 
         made = _as_tried(make, layer, folder, name, tries)
         return _write(made, folder, name), made.decide, f"{backend}.{name}"
@@ -117,7 +123,7 @@ def _as_tried(make: Callable[[Guess], Adopted], layer: str, folder: Path, name: 
     backend = folder.parent.name
     if not made.open or not tries or layer not in TRIED or simulate.unavailable(backend, ()):
         return made
-    right: bool | None = None
+    found = set[str]()
     for values in itertools.product((False, True), repeat=len(made.open)):
         changed = {n: getattr(Guess(), n) != v for n, v in zip(made.open, values, strict=True)}
         guess = Guess(**changed)
@@ -125,20 +131,29 @@ def _as_tried(make: Callable[[Guess], Adopted], layer: str, folder: Path, name: 
         if tried.open != made.open:  # one that another leaves open
             continue
         _write(tried, folder, name)
-        right = _right(layer, tried.phase, folder / f"{name}.py", backend, guess.masks)
-        if right is None:
-            break
-        if right:
+        found.add(outcome := _tried(layer, tried.phase, folder / f"{name}.py", backend, guess.masks))
+        if outcome == RIGHT:
             return make(replace(guess, tried=True)).noted(f"tried: {guess.said(made.open)}", "")
+        if outcome == BROKEN:
+            break
     if set(made.open) == {"turned"} and not made.squares:  # the contract's own way is no guess, and the proof tells
         return first
-    how = "it did not run in a trial" if right is None else "no way that was tried is right"
+    how = (
+        "it did not run in a trial"
+        if BROKEN in found
+        else NONE_RIGHT
+        if WRONG in found
+        else "it took no shape that is tried"
+    )
     return first.noted(f"guessed, as {how}: {Guess().said(made.open)}", DECIDE)
 
 
-def _right(layer: str, phase: str, file: Path, backend: str, masks: bool) -> bool | None:
-    """Whether a variant does what the layer should at the first shape that it takes; None of what does not run at
-    all."""
+RIGHT, WRONG, BROKEN, REFUSED = "right", "wrong", "broken", "refused"
+
+
+def _tried(layer: str, phase: str, file: Path, backend: str, masks: bool) -> str:
+    """Whether a variant does what the layer should at the first shape that it takes (RIGHT, WRONG); BROKEN where it
+    does not run at all, REFUSED where it takes none of them."""
     module = contract.load(layer)
     p = contract.pass_of(module, phase)
     simulate.install(backend)
@@ -158,14 +173,15 @@ def _right(layer: str, phase: str, file: Path, backend: str, masks: bool) -> boo
             except Unavailable:
                 continue
             truth = truth_of(case, values)
-            return all(_close(one(arena.outputs[n]).double(), one(v).double()) for n, v in truth.items())
+            close = all(_close(one(arena.outputs[n]).double(), one(v).double()) for n, v in truth.items())
+            return RIGHT if close else WRONG
     except simulate.SimulationError:
-        return False
+        return WRONG
     except Exception:  # the proof says what it is
-        return None
+        return BROKEN
     finally:
         cuda.simulate_with(None)
-    return False
+    return REFUSED
 
 
 def _close(out: torch.Tensor, truth: torch.Tensor) -> bool:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from bench.adopt.cuda import DECIDE, NO_GUESS, Adopted, Guess, Read, Whole, Writer
+from bench.adopt.cuda import Writer
 from bench.adopt.launcher import MOST_NEIGHBOURS
 from bench.adopt.names import ALL, others, plain_name
 from bench.adopt.python import (
@@ -24,7 +24,9 @@ from bench.adopt.python import (
     launch_of,
     of_meta,
 )
+from bench.adopt.source import Read
 from bench.adopt.uses import Use
+from bench.adopt.variant import DECIDE, NO_GUESS, Adopted, Guess, Whole
 from bench.cli import USAGE, CannotGoOn
 from kernels.cuda.cplusplus import Unit
 from kernels.cuda.signature import Parameter, Signature
@@ -648,7 +650,8 @@ class _TritonWriter(Writer):
         """A size, a stride or a number of the contract's, where it is one, or a tile."""
         if name in KNOWN:
             return "4"
-        if name.upper().startswith(tuple(GUESSES)):
+        tiles = [n for n in self.constants if re.fullmatch("B[A-Z]", n)]  # BT, BK, BS: of them BS is no batch
+        if name.upper().startswith(tuple(GUESSES)) or (name in tiles and len(tiles) > 1):
             return self._tile(name)
         if "stride" in name.lower():
             return self._stride(name)

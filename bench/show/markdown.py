@@ -215,29 +215,44 @@ def counted(rows: Rows, dtype: str, layers: str = "") -> str:
 
 def imported(file: Path) -> str:
     """Of kernels that were imported: a row each, and their number by verdict, from a file as `_verdicts` reads it."""
-    text, rows = _verdicts(file, "to decide")
+    text, rows = _verdicts(file, file.read_text().splitlines(), "to decide")
     none = sum(row[3] == "0" for row in rows)
     return f"{text}\n\n{len(rows)} kernels: {_by_verdict(rows)}. {none} have no line for a person to decide."
 
 
 GLUE = 10  # lines of a person's own that a published kernel should do with
 NOT_RUN = "not run"
+DRAW = "## "  # before the title of a draw
 
 
 def drawn(file: Path) -> str:
-    """Of kernels that were drawn by chance: a row each, and how many ran with at most GLUE lines of a person's own."""
-    text, rows = _verdicts(file, "glue")
+    """Of kernels that were drawn by chance: a row each, and how many ran with at most GLUE lines of a person's own, for
+    each draw: what stands below a line that begins with DRAW."""
+    draws: list[tuple[str, list[str]]] = []
+    for line in file.read_text().splitlines():
+        if line.startswith(DRAW) or not draws:
+            draws.append((line.removeprefix(DRAW) if line.startswith(DRAW) else "", []))
+        draws[-1][1].append(line)
+    return "\n\n".join(_draw(file, title, lines) for title, lines in draws if any(_is_verdict(line) for line in lines))
+
+
+def _draw(file: Path, title: str, lines: Sequence[str]) -> str:
+    text, rows = _verdicts(file, lines, "glue")
     ran = [row for row in rows if row[4] != NOT_RUN and int(row[3]) <= GLUE]
     none = sum(row[3] == "0" for row in ran)
     said = f"{len(ran)} of {len(rows)} ran with at most {GLUE} lines of glue, {none} with none: {_by_verdict(ran)}."
-    return f"{text}\n\n{said}"
+    return "\n\n".join([*([f"{title}:"] if title else []), text, said])
 
 
-def _verdicts(file: Path, told: str) -> tuple[str, list[list[str]]]:
-    """(A table, its rows) of a file of lines whose fields are parted by tabs: source, kernel, layer, a number, verdict,
-    why. CannotGoOn for a line with too few or too many fields."""
+def _is_verdict(line: str) -> bool:
+    return bool(line) and not line.startswith("#")
+
+
+def _verdicts(file: Path, lines: Sequence[str], told: str) -> tuple[str, list[list[str]]]:
+    """(A table, its rows) of lines whose fields are parted by tabs: source, kernel, layer, a number, verdict, why.
+    CannotGoOn for a line with too few or too many fields."""
     fields = ("source", "kernel", "layer", told, "verdict", "why")
-    rows = [line.split("\t") for line in file.read_text().splitlines() if line and not line.startswith("#")]
+    rows = [line.split("\t") for line in lines if _is_verdict(line)]
     if wrong := [row for row in rows if len(row) != len(fields)]:
         raise CannotGoOn(f"{shown(file)}: not {len(fields)} fields: {' | '.join(wrong[0])}")
     return "\n".join([_line(fields), _line(["---"] * len(fields)), *map(_line, rows)]), rows

@@ -23,9 +23,9 @@ import torch
 from bench.core import BACKENDS
 from bench.core.variants import COMPILED, KERNELS, Variant
 from bench.trial import native
+from bench.trial.compiled import Compiled, texts_of
 from bench.trial.modules import LAUNCHERS, Finding, Module, Modules, name_of
 from bench.trial.native import words
-from kernels.cuda import cplusplus
 from reference import contract
 
 # --- what own code may use ---
@@ -139,28 +139,16 @@ def foreign(variant: Variant) -> list[str]:
             found.add(Finding(file.path, 1, "is nested too deeply to be read"))
     if variant.own_code:
         start = [variant.path.with_suffix(suffix) for suffix in COMPILED] + files.natives()
+        compiled = Compiled(files.read(), start) if variant.backend == "cuda" else None
+        for path, line, said in texts_of(files.read()) if compiled else ():  # what a launch gives a macro, a template
+            found |= {Finding(path, line, what[:MOST_TEXT]) for _, what in native.foreign(said)}
         for path, text in native.sources(start, KERNELS / variant.backend):
-            text = _compiled(path, text) if variant.backend == "cuda" else text
-            found |= {Finding(path, line, what[:MOST_TEXT]) for line, what in native.foreign(text)}
+            for seen in compiled.texts(path, text) if compiled else (text,):
+                found |= {Finding(path, line, what[:MOST_TEXT]) for line, what in native.foreign(seen)}
     own = [f for f in found if f.path == variant.path]
     others = [f for f in found if f.path != variant.path]
     told = [f"line {f.line}: {f.what}" for f in sorted(own, key=lambda f: (f.line, f.what))]
     return told + [f"{f.path.name} line {f.line}: {f.what}" for f in sorted(others)]
-
-
-def _compiled(path: Path, text: str) -> str:
-    """Of a CUDA source what is compiled: without code of the host's, and without its libraries' headers, of which NVRTC
-    is handed empty ones (kernels/cuda/standard.py)."""
-    unit = cplusplus.read(path, None, [cplusplus.HERE])
-    names = tuple(d.function.name for d in unit.declarations if d.function and "__global__" in d.function.qualifiers)
-    blank = unit.without_host_code(names) or {}
-    text = blank.get(path.name, text)
-    text = re.sub(r"^[ \t]*#[ \t]*include[ \t]*<[^>\n]*>", "", text, flags=re.M)
-
-    def there(found: re.Match[str]) -> str:
-        return found[0] if any((folder / found[1]).is_file() for folder in (path.parent, cplusplus.HERE)) else ""
-
-    return re.sub(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]*)"', there, text, flags=re.M)
 
 
 # --- Python ---

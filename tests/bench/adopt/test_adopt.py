@@ -14,9 +14,10 @@ import torch
 
 from bench import cli, simulate
 from bench.adopt import reader as adopting
-from bench.adopt.cuda import DECIDE, Guess, Whole, adopted
+from bench.adopt.cuda import adopted
 from bench.adopt.reader import Reader, adopt
 from bench.adopt.uses import uses_of
+from bench.adopt.variant import DECIDE, Guess, Whole
 from bench.cli import CannotGoOn
 from bench.core.case import Case, draw, one, run_truth
 from bench.core.variants import discover
@@ -1405,3 +1406,70 @@ def test_the_state_of_an_online_softmax_begins_as_its_host_code_fills_it(folder)
     filled = re.findall(r"fill_kernel\(.*\)\((\w+), (.*?), B \* NH \* T\)", made.text)
     assert filled == [("l", "0.0"), ("m", "-math.inf")] and "left_kernel(" in made.text
     assert len(re.findall(r"shape\[\"T\"\]", made.text.partition("def move")[0])) == 3  # q, k, v, out; l; m
+
+
+@pytest.mark.parametrize(
+    ("host", "said", "decide"),
+    [
+        ("int main() { int n = 1 << 20; add<<<(n + 255) / 256, 256>>>(a, b, out, n); }", "n = N", 0),
+        ("template <int Dim> void run() { add<<<Ceil(Dim, 256), 256>>>(a, b, out, Dim); }", "grid=", 0),
+        ("#define LENGTH (1 << 8)\nint main() { add<<<(LENGTH + 255) / 256, 256>>>(a, b, out, LENGTH); }", "N)", 0),
+        ("int main() { add<<<4 + 4, 256>>>(a, b, out, 1024); }", "blocks_ = 4 + 4", 1),
+    ],
+)
+def test_numbers_that_a_main_tries_are_the_contracts_sizes(tmp_path, host, said, decide):
+    kernel = "__global__ void add(const float* a, const float* b, float* out, int n) {}\n"
+    ceil = "int Ceil(int n, int d) { return (n + d - 1) / d; }\n"
+    _, text, left = taken(tmp_path, "add.cu", "residual", kernel + ceil + host)
+    assert said in text and len(left) == decide and "1 << " not in text, text
+
+
+def test_one_number_for_two_sizes_is_for_a_person_to_tell(tmp_path):
+    kernel = "__global__ void mm(const float* A, const float* B, float* C, int M, int N, int K) {}\n"
+    host = (
+        "#define SIDE 128\n#define DEPTH (SIDE / 2)\nint main() { mm<<<dim3(SIDE / 32, GRID), 256>>>(A, B, C, GIVEN); }"
+    )
+    source = (kernel + host).replace("GRID", "DEPTH").replace("GIVEN", "SIDE, SIDE, DEPTH")
+    _, text, decide = taken(tmp_path, "mm.cu", "matmul", source, tries=False)
+    assert "M, N, K)" in text and any("as many as its main has" in line for line in decide)
+
+
+def test_what_was_wrong_in_its_trial_is_not_called_right(tmp_path, monkeypatch, capsys):
+    command = importlib.import_module("bench.import")
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    monkeypatch.setattr(command.subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, cli.OK))
+    for name, index, code in (("wrong", "i * n + row", cli.WRONG), ("right", "i * n + column", cli.OK)):
+        (tmp_path / f"{name}.cu").write_text(SQUARES.replace("INDEX", index))
+        how = [str(tmp_path / f"{name}.cu"), "--layer", "matmul", "--name", name, "--into", str(tmp_path / "mine")]
+        assert command.main(how) == code
+        assert ("wrong in a trial" in capsys.readouterr().out) == (name == "wrong")
+
+
+def test_a_refused_trial_is_no_wrong_one(tmp_path):
+    if reason := simulate.unavailable("cuda", ()):
+        pytest.skip(reason)
+    asserts = SQUARES.replace("INDEX", "i * n + column").replace(
+        "    squares<<<", "    assert(n % 7 == 0);\n    squares<<<"
+    )
+    _, _, decide = taken(tmp_path, "mm.cu", "matmul", asserts)
+    assert len(decide) == 1 and "it took no shape that is tried" in decide[0]
+
+
+def test_tiles_that_go_by_the_names_of_sizes_are_tiles(folder):
+    text = """
+import triton
+import triton.language as tl
+@triton.jit
+def attend(q, k, v, o, scale, T, H: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BS: tl.constexpr):
+    tl.store(o + tl.arange(0, BT), tl.load(q + tl.arange(0, BT)) + tl.load(k + tl.arange(0, BS)) + tl.load(v + T))
+def run(q, k, v, o, scale, T, H, K, device):
+    BT = 128
+    if asks(device):
+        BS = 64
+    else:
+        BS = 32
+    attend[(T,)](q, k, v, o, scale, T, H=H, K=K, BT=BT, BS=BS)
+"""
+    _, written, _ = taken(folder, "attend.py", "attention", text, tries=False)
+    assert "BS=B," not in written and "BS=B)" not in written

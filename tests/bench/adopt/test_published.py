@@ -2,8 +2,9 @@
 
 import pytest
 
-from bench.adopt.cuda import DECIDE, Guess, adopted
+from bench.adopt.cuda import adopted
 from bench.adopt.uses import uses_of
+from bench.adopt.variant import DECIDE, Guess
 from kernels.cuda.cplusplus import lex
 from tests.bench.adopt.test_adopt import taken
 

@@ -86,6 +86,11 @@ def test_drawn_kernels_count_where_they_ran_with_few_lines(home):
     text = markdown.rewrite("<!-- table drawn drawn.tsv -->\n<!-- end -->")
     assert "| a | n | gelu | 0 | not run | no such header |" in text
     assert "2 of 4 ran with at most 10 lines of glue, 1 with none: 1 right, 1 wrong." in text
+    second = ["## Another draw", "# its seed", "b\tk\tgelu\t3\tright\t", "b\tl\tgelu\t0\tnot run\tno"]
+    (home / "drawn.tsv").write_text("\n".join(["## One draw", *rows, *second]))
+    one, other = markdown.rewrite("<!-- table drawn drawn.tsv -->\n<!-- end -->").split("\n\nAnother draw:\n")
+    assert "One draw:" in one and "2 of 3 ran" in one and "| b |" not in one
+    assert "1 of 2 ran with at most 10 lines of glue, 0 with none: 1 right." in other and "| a |" not in other
 
 
 def test_a_stale_table_is_found(home, capsys):
