@@ -122,7 +122,8 @@ struct RaceState {
     std::vector<Clocks> ranks_floor, ranks_known;
     u32 begun_floor, begun[kMaxWarps];
     u32 last_others[kMaxWarps];   // of the warp's last snapshot
-    f32 exchanged[kMaxWarps][2];  // the largest float that lanes handed each other: since the last barrier, and before
+    f32 exchanged[kMaxWarps][2];  // the largest float that lanes handed each other: since the last barrier, and before,
+                                  // where there was one
     std::vector<u32> executions;  // by float store and thread
     std::unordered_map<u64, FirstStore> first_stores;  // by address, where lanes have differed
     std::vector<LastStore> last_stores;  // by float store and thread
@@ -728,7 +729,10 @@ void race_whole_barrier() {
     for (u32 i = 0; i < machine.threads; i++) latest = std::max(latest, here->clocks[i]);
     here->floor_clock = latest + 1;
     std::fill(here->clocks, here->clocks + machine.threads, here->floor_clock);
-    for (auto& largest : here->exchanged) largest[1] = largest[0], largest[0] = 0;
+    // Sums that do not fit a scratch at once are stored in batches, with barriers and no exchange between them.
+    for (auto& largest : here->exchanged) {
+        if (largest[0] > 0) largest[1] = largest[0], largest[0] = 0;
+    }
     if (!in_clusters()) return;
     for (u32 w = 0; w < kMaxWarps && w * kWarp < machine.threads; w++) {
         here->begun_floor |= here->begun[w];

@@ -13,7 +13,7 @@ from functools import partial
 
 from bench.core import variants
 from bench.core.case import SLICED, Case, cases_of, cases_whole
-from bench.core.process import ERROR, ProcessFailed
+from bench.core.process import CRASH, ERROR, TIMEOUT, ProcessFailed
 from bench.core.shared import Given
 from bench.core.variants import Variant, builds_each_shape
 from bench.gpu.counts import counted_case
@@ -229,7 +229,7 @@ def _prove_phase(
             progress(f"{variant.name} {proof.phase} {proof.dtype}: {case.name}")
             proved, failure = attempt(case)
             if last:
-                again = last[2].result().borderline
+                again = _looked_at(last[2], failure).borderline
                 if not passed(*last):
                     return []
                 if again:  # what it left lay where the further draws went
@@ -389,6 +389,17 @@ def _called(case: Case, worker: Worker, judge: Judge, setting: Setting, limit: f
     except ProcessFailed as failure:
         if failure.status != "skipped":
             failure.evidence = f"{failure.evidence} [{case.name}, seed {case.seed}]"
+        raise
+
+
+def _looked_at(verdict: Future[Verdict], failure: ProcessFailed | None) -> Verdict:
+    """What is said of the last case. Where the next one ended the process, before the judge had opened what the last
+    had left there, that end is the finding: nothing is known to be wrong with the truth."""
+    try:
+        return verdict.result()
+    except ProcessFailed:
+        if failure and failure.status in (CRASH, TIMEOUT):
+            raise failure from None
         raise
 
 

@@ -27,16 +27,33 @@ KERNEL one_store(ARGUMENTS) {
     out[threadIdx.x] = sums[0] + sums[1];
 }
 // The products cancel, so that what is left differs by much of itself and by little of what was added up.
-KERNEL cancelling(ARGUMENTS) {
-    __shared__ float sums[2];
+__device__ float cancelling_sum(const float* in) {
     float x = given(in), other = __shfl_xor_sync(ALL, x, 16), sign = threadIdx.x % 32 < 16 ? 1 : -1;
     float y = sign > 0 ? x : other;
     x = sign * y;
     float sum = fmaf(x, y, __shfl_xor_sync(ALL, x * y, 16));
     for (int offset = 8; offset; offset /= 2) sum += __shfl_xor_sync(ALL, sum, offset);
-    sums[threadIdx.x / 32] = sum;
+    return sum;
+}
+KERNEL cancelling(ARGUMENTS) {
+    __shared__ float sums[2];
+    sums[threadIdx.x / 32] = cancelling_sum(in);
     __syncthreads();
     out[threadIdx.x] = sums[0] + sums[1];
+}
+// Scratch that is too small for all sums is used again and again: what is stored last was added up some barriers ago.
+KERNEL in_batches(ARGUMENTS) {
+    __shared__ float sums[2];
+    float sum = cancelling_sum(in), total = 0;
+#pragma unroll 1
+    for (int batch = 0; batch < 3; batch++) {
+        if (batch < 2) store_shared(sums + threadIdx.x / 32, n);
+        else sums[threadIdx.x / 32] = sum;
+        __syncthreads();
+        total += sums[0] + sums[1];
+        __syncthreads();
+    }
+    out[threadIdx.x] = total;
 }
 // The tile has 32 elements: the second warp holds the same as the first, lane by lane.
 KERNEL warps_hold_the_same(ARGUMENTS) {

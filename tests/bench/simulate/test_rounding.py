@@ -9,7 +9,7 @@ from bench.simulate.values import Values
 from tests.bench.simulate.kernels import marked_lines, names, run
 
 SEEDS = range(4)
-NOTED = ("one_store", "cancelling", "warps_hold_the_same", "halves", "overflown")
+NOTED = ("one_store", "cancelling", "in_batches", "warps_hold_the_same", "halves", "overflown")
 SAME = ("nans",)
 RACES = tuple(name for name in names("rounding.cu") if marked_lines("rounding.cu", name))
 

@@ -3,9 +3,11 @@ looks at the last: what is said is said of the first that fails."""
 
 import importlib.util
 import itertools
+import re
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -44,16 +46,16 @@ FAR = off(100)
 
 def proof_of(
     monkeypatch,
-    verdicts: list[Verdict],
-    calls: list[ProcessFailed | None],
+    verdicts: Sequence[Verdict | ProcessFailed],
+    calls: Sequence[ProcessFailed | None],
     behind: bool = True,
     further: list[Verdict] | None = None,
     most: int | None = None,
     device: str = "cpu",
     seconds: float = 0.5,
 ) -> tuple[Proof, list[str]]:
-    """A proof whose calls end in failures or not, whose verdicts are these (`further`: of what is drawn again); and how
-    it went, step by step. seconds: of each call."""
+    """A proof whose calls end in failures or not, as looks at them do, whose verdicts are these (`further`: of what is
+    drawn again); and how it went, step by step. seconds: of each call."""
     went: list[str] = []
 
     def ask(command: str, limit: float, case: Case, **_: object) -> Any:
@@ -67,7 +69,9 @@ def proof_of(
             assert further and case.name in {c.name for c in CASES}
             return further.pop(0)
         went.append(f"judge {case.name[-1]}")
-        return verdicts[CASES.index(case)]
+        if isinstance(verdict := verdicts[CASES.index(case)], ProcessFailed):
+            raise verdict
+        return verdict
 
     monkeypatch.setattr(prove, "judged", judged)
     monkeypatch.setattr(prove.source, "foreign", lambda variant: [])
@@ -118,6 +122,22 @@ def test_a_wrong_case_is_told_whatever_becomes_of_the_next_call(monkeypatch, aft
 def test_a_crash_is_told_of_its_own_case_once_those_before_were_right(monkeypatch):
     with pytest.raises(ProcessFailed, match=r"died \[case 2, seed 2\]"):
         proof_of(monkeypatch, [RIGHT] * 4, [None, None, ProcessFailed("crash", "died"), None])
+
+
+@pytest.mark.parametrize(
+    ("after", "told"),
+    [
+        (ProcessFailed("timeout", "no answer"), r"timeout: no answer \[case 2, seed 2\]"),
+        (None, "error: no such file"),
+        (ProcessFailed("skipped", "grouped queries"), "error: no such file"),
+    ],
+)
+def test_what_ended_with_its_process_is_no_fault_of_the_truth(monkeypatch, after, told):
+    """A process is ended that takes too long over a case, and the judge has not yet opened what the last one left."""
+    lost = ProcessFailed("error", "no such file")
+    with pytest.raises(ProcessFailed) as failed:
+        proof_of(monkeypatch, [RIGHT, lost, RIGHT, RIGHT], [None, None, after, None])
+    assert re.fullmatch(told, f"{failed.value.status}: {failed.value.evidence}")
 
 
 @pytest.mark.parametrize(("lie", "asked"), [(["there", "elsewhere", "elsewhere"], 2), (["there"] * 3, 1)])
