@@ -30,7 +30,7 @@ class Parameter(NamedTuple):
 
 def hold() -> None:
     """Have the first call of each C++ function in this process compared with its source. Before a variant is loaded."""
-    Kernel._load = _load  # type: ignore[method-assign]
+    Kernel._load = _load  # type: ignore[method-assign, assignment]
 
 
 LOAD = Kernel._load
@@ -75,7 +75,7 @@ def _parameter(tokens: Sequence[Token]) -> Parameter:
     elif types and {*types} <= WHOLE:
         kind = INTEGER
     else:
-        kind = {("float",): FLOAT, ("double",): DOUBLE}.get(tuple(types), UNKNOWN)
+        kind = {"float": FLOAT, "double": DOUBLE}.get(" ".join(types), UNKNOWN)
     return Parameter(written, name, kind)
 
 
