@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import errno
 import fnmatch
+import functools
 import json
 import locale
 import math
@@ -17,6 +18,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -50,6 +52,49 @@ class CannotGoOn(Exception):
         self.code = code
 
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Texts as they are written where the terminal has room for them, and filled anew where it has not."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(indent + line for line in filled(text, width - len(indent)))
+
+
+FIRST_COLUMN = re.compile(r"\s*\S+(?: \S+)*\s{2,}(?=\S)")
+COMMAND = re.compile(r"\s*(python -m|torchrun|sh) ")
+
+
+def filled(text: str, width: int) -> list[str]:
+    """The lines of a text of paragraphs, commands with a remark, and tables of two columns, none wider than `width`
+    but for commands and single words."""
+    lines = text.rstrip().splitlines()
+    if max(map(len, lines), default=0) <= width:
+        return lines
+    fill = functools.partial(textwrap.wrap, width=width, break_long_words=False, break_on_hyphens=False)
+    found: list[str] = []
+    while lines:
+        line = lines.pop(0)
+        column = FIRST_COLUMN.match(line)
+        if column and (COMMAND.match(line) or column.end() > width // 2):
+            found += [line] if len(line) <= width else [column[0].rstrip(), *fill(" " * 8 + line[column.end() :])]
+        elif column:  # its second column goes on in lines that begin there
+            blank = " " * column.end()
+            while lines and lines[0].startswith(blank) and not lines[0][len(blank) :].startswith(" "):
+                line += " " + lines.pop(0).strip()
+            found += fill(line[column.end() :], initial_indent=column[0], subsequent_indent=blank)
+        elif not line.strip() or (COMMAND.match(line) and line[-1] not in ".?,"):
+            found.append(line)
+        elif line[0] == " ":
+            blank = " " * (len(line) - len(line.lstrip()))
+            found += fill(line.strip(), initial_indent=blank, subsequent_indent=blank + "    ")
+        else:
+            while lines and lines[0].strip() and lines[0][0] != " " and not FIRST_COLUMN.match(lines[0]):
+                if COMMAND.match(lines[0]):
+                    break
+                line += " " + lines.pop(0)
+            found += fill(line)
+    return found
+
+
 class Parser(argparse.ArgumentParser):
     """argparse without abbreviations; a wrong option or choice gets a "did you mean". instead: what is said here in
     place of an option that other commands have."""
@@ -57,7 +102,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, instead: Mapping[str, str] | None = None, **kwargs):
         self.instead = instead or {}
         kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", Help)
         kwargs.setdefault("epilog", EXIT_CODES)
         super().__init__(**kwargs)
         # A variable that is not set (--out "$DIR") must not mean the folder one is in, or everything.

@@ -32,7 +32,7 @@ from bench.records import FORMATS
 def parser() -> cli.Parser:
     p = cli.Parser(prog="python -m bench.export", description=__doc__)
     p.add_argument("run", type=Path, metavar="RUN", help="a run's folder, or a folder of such")
-    p.add_argument("--format", required=True, choices=(*FORMATS, *EXPORTS), help="see above")
+    p.add_argument("--format", required=True, choices=(*FORMATS, *EXPORTS), metavar="FORMAT", help="see above")
     p.add_argument("--out", required=True, type=Path, metavar="FILE", help="file, or folder, to write")
     p.add_argument(
         "--vocab", type=Path, metavar="FILE", help="of hf, llama2c, gguf: the tokenizer, where none lies there"

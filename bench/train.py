@@ -174,7 +174,8 @@ def _beside(g: argparse._ArgumentGroup) -> None:
     g.add_argument(
         "--baseline",
         choices=(*BASELINES, FSDP),
-        help=f"PyTorch's training beside ours, as in bench.e2e; of several ranks {FSDP}",
+        metavar="NAME",
+        help=f"PyTorch's training beside ours, as in bench.e2e: {', '.join(BASELINES)}; of several ranks {FSDP}",
     )
     g.add_argument(
         "--parity-every",

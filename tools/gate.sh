@@ -9,7 +9,10 @@
 #
 # Both sides run with this tree's python and packages; nothing is installed. Exit code: bench.compare's.
 set -u
-[ $# -ge 1 ] || { sed -n 2,12p "$0" && exit 64; }
+case "${1:-}" in
+-h | --help) sed -n 2,12p "$0" && exit 0 ;;
+"" | -*) sed -n 2,12p "$0" && exit 64 ;;
+esac
 base=$1 out=${2:-runs/gate} python=${PYTHON:-$PWD/.venv/bin/python}
 measure=${MEASURE:-bench.suite --device cuda --minutes 4}
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 1

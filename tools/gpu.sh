@@ -8,6 +8,7 @@ set -u
 case "${1:-}" in
 first) minutes=3.4 ;;
 second) minutes=7.3 ;;
+-h | --help) sed -n 2,6p "$0" && exit 0 ;;
 *) sed -n 2,6p "$0" && exit 64 ;;
 esac
 out=${2:-runs/gpu-home} results=runs/gpu prepared=runs/prepared.tar.gz brought=runs/gpu-cache.tar.gz

@@ -7,6 +7,7 @@ other package that needs torch would bring the CUDA build of about 3 GB.
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import hashlib
 import importlib.util
@@ -252,4 +253,5 @@ def _dotted(version: tuple[int, ...]) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     sys.exit(main())

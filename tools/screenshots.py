@@ -4,6 +4,7 @@
 .venv/bin/python tools/screenshots.py BEFORE AFTER      also the comparison of two folders of runs
 """
 
+import argparse
 import io
 import sys
 import tempfile
@@ -34,6 +35,11 @@ SIMULATED = HOME / "results" / "simulator-sm_90a"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("compared", type=Path, nargs="*", metavar="BEFORE AFTER", help="two folders of runs")
+    compared = parser.parse_args().compared
+    if len(compared) not in (0, 2):
+        parser.error("name both folders of runs, or none")
     from bench import compare
     from bench.show import report
 
@@ -46,9 +52,9 @@ def main() -> None:
             take(page, folder, *shot)
         report.write(report.Page(report.read_runs([SIMULATED])), report.TEMPLATE, page)
         take(page, folder, "report-simulated", 1400, 1000, "light", "")
-        if len(sys.argv) == 3:
+        if compared:
             page = Path(scratch) / "compare.html"
-            compare.main([*sys.argv[1:], "--fail-on", "any", "--html", str(page)])
+            compare.main([*map(str, compared), "--fail-on", "any", "--html", str(page)])
             take(page, folder, "compare", 1400, 900, "light", "")
     terminal(folder / "terminal.md")
 

@@ -47,6 +47,7 @@ from reference.models.plain import init_parameters
 
 CHECKPOINTS = "checkpoints"
 REST = ("options", "data", "losses", "norms", "not_finite", "updates")  # of a checkpoint that a run goes on from
+ALL_DONE = "all steps are done"  # why a run ended
 BYTES_A_PARAMETER = 16  # weight, gradient and two moments; more with masters
 
 
@@ -169,6 +170,9 @@ class Training:
         clock, judged = time.perf_counter, self._judged  # before any kernel is loaded, and where none can put another
         files.need_cache()
         self.folder: Path = ranks.first(self._folder() if ranks.main else Path())
+        if ranks.first(ranks.main and self._is_over()):
+            cli.say(f"nothing is left to do: all {self.steps} steps are taken", not ranks.main)
+            return self._say_where()
         self.journal = Journal(self.folder) if ranks.main else None
         try:
             seal = self._set_up()
@@ -204,6 +208,11 @@ class Training:
         if not self.resumed and not self.plan.resume and events(folder):
             raise CannotGoOn(f"{folder} already holds a run: choose another --out, or go on with it: --resume")
         return folder
+
+    def _is_over(self) -> bool:
+        """Whether the run that is gone on with has ended, and what follows the last step was done too."""
+        last = events(self.folder)[-1:] if self.resumed and self.done == self.steps else []
+        return any(event["event"] == "end" and event.get("why") == ALL_DONE for event in last)
 
     def _set_up(self) -> Callable[[], Sequence[str]]:
         """What says which functions somebody replaced since before the kernels were loaded."""
@@ -553,11 +562,15 @@ class Training:
             kept, _ = checkpoints.newest(self.folder / CHECKPOINTS, self.plan.model)
             good = f"the last good checkpoint is {kept}" if kept else "there is no checkpoint"
             raise CannotGoOn(f"{self.why}: {good}", cli.WRONG)
-        self.journal.write("end", step=self.done, why=self.why or "all steps are done")
+        self.journal.write("end", step=self.done, why=self.why or ALL_DONE)
         if self.astray:
             raise CannotGoOn(self.astray, cli.WRONG)
         if self.why:
             cli.say(f"ended by {self.why} after step {self.done}: go on with --out {self.folder} --resume")
             return cli.INTERRUPTED
-        print(f"results: {self.folder} (python -m bench.report {self.folder}: its page)")
+        return self._say_where()
+
+    def _say_where(self) -> int:
+        if self.ranks.main:
+            print(f"results: {self.folder} (python -m bench.report {self.folder}: its page)")
         return self.code

@@ -51,7 +51,7 @@ from bench.machine.facts import GpuState
 from bench.machine.profiling import ANOTHER_PROFILER
 from bench.machine.ranges import span
 from bench.records.record import Counts, Resources
-from bench.trial import attest, ran
+from bench.trial import attest, entry, ran
 from bench.trial.ahead import Ahead
 from bench.trial.checks import Watched
 from bench.trial.judge import UNMAPPED, Handed, keep_memory
@@ -188,6 +188,7 @@ class Room(process.Room):
             simulate.limit_time(setting.time_limit)
             keep_memory()  # an arena for each case: nothing is timed here, and new pages take a tenth of a proof
         if variant:
+            entry.hold()
             attest.start()
             world.guard()
             self.seal = world.sealed()

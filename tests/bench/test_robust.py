@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from bench import HOME, cli
-from bench.cli import FAILED, INTERRUPTED, OK, USAGE
+from bench.cli import FAILED, INTERRUPTED, OK, USAGE, filled
 from bench.machine import facts
 from bench.records.read import latest, read_records, runs_in
 from bench.records.schema import MEASURED
@@ -94,6 +94,39 @@ def test_every_option_is_explained():
         if hasattr(module, "parser"):
             mute = [a.dest for a in module.parser()._actions if not a.help]
             assert not mute, (file.stem, mute)
+
+
+def test_help_fits_a_terminal_of_80_columns(monkeypatch):
+    """But for commands, which are copied whole; and it is as it was written where there is room."""
+    for file in sorted((HOME / "bench").glob("*.py")):
+        module = importlib.import_module(f"bench.{file.stem}")
+        if hasattr(module, "parser"):
+            monkeypatch.setenv("COLUMNS", "80")
+            narrow = module.parser().format_help()
+            wide = [line for line in narrow.splitlines() if len(line) > 80 and not cli.COMMAND.match(line)]
+            assert not wide, (file.stem, wide)
+            monkeypatch.setenv("COLUMNS", "200")
+            assert module.__doc__.strip() in module.parser().format_help()
+            assert module.__doc__.split() == " ".join(filled(module.__doc__, 78)).split(), file.stem
+
+
+def test_text_is_filled_by_what_it_is():
+    text = """Prose of two lines, the
+second one. python -m is a word here.
+
+python -m bench.layer gelu --all      what it does
+python -m bench.layer a-command-that-is-longer-than-the-terminal-is
+    kept as it is
+NAME  what it is, in a column
+      of its own
+"""
+    assert filled(text, 30) == [
+        *("Prose of two lines, the second", "one. python -m is a word here.", ""),
+        *("python -m bench.layer gelu --all", "        what it does"),
+        "python -m bench.layer a-command-that-is-longer-than-the-terminal-is",
+        "    kept as it is",
+        *("NAME  what it is, in a column", "      of its own"),
+    ]
 
 
 # --- arguments ---

@@ -14,7 +14,7 @@ from bench import cli
 from bench.checkpoints import run as checkpoints
 from bench.core.files import DiskFull
 from bench.models import step as steps
-from bench.trainer import loop, outliers
+from bench.trainer import build, loop, outliers
 from bench.trainer.journal import events
 from reference.models import MODELS
 from tests import commands
@@ -133,6 +133,22 @@ def test_resume_begins_where_there_is_nothing(data, tmp_path):
     done = train(data, "--steps", 2, "--out", out, "--resume")
     assert done.returncode == cli.OK, done.stderr
     assert sorted(losses(out)) == [1, 2]
+
+
+def test_what_has_ended_says_so_at_once(data, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    train(data, "--steps", 2, "--out", out)
+    lines = (out / "train.jsonl").read_bytes()
+    chosen: list[int] = []
+    choose = build.choose_kernels
+    monkeypatch.setattr(build, "choose_kernels", lambda *a: chosen.append(1) or choose(*a))
+    done = train(data, "--out", out, "--resume")
+    assert done.returncode == cli.OK and not chosen
+    assert "nothing is left to do: all 2 steps are taken" in done.stderr and str(out) in done.stdout
+    assert (out / "train.jsonl").read_bytes() == lines
+    (out / "train.jsonl").write_bytes(lines[: lines.rindex(b"{")])  # cut off before what follows the last step
+    assert train(data, "--out", out, "--resume").returncode == cli.OK
+    assert chosen and told(out, "end")
 
 
 def test_data_that_disappear_end_it_with_a_checkpoint(tmp_path):
