@@ -5,9 +5,10 @@
 
 Seconds are the CPU's, so that a busy machine measures as much. Cases are those of a proof, slices of what is timed of
 gpt2-124m among them, each as likely as another. Every draw has a seed of its own and its yard is worked out anew.
-Judged by it are honest stand-ins, never the very answers the yard was made of: torch.eager on another draw (as timed calls are
-judged), with its sums in another order (axes that may be turned round are), with two threads instead of one; the other
-PyTorch variants but torch.compile, which would compile each shape; and the repository's own kernels for the CPU.
+Judged by it are honest stand-ins, never the very answers the yard was made of: torch.eager on another draw (as timed
+calls are judged), with its sums in another order (axes that may be turned round are), with two threads instead of
+one; the other PyTorch variants but torch.compile, which would compile each shape; and the repository's own kernels
+for the CPU.
 """
 
 import argparse
