@@ -186,7 +186,7 @@ def missed_by(c: race.Contestant, honest: race.Contestant) -> str:
 
 def gained(c: race.Contestant, honest: race.Contestant) -> str:
     """How much faster it usually is than the honest one is at its best; nothing where that is no faster."""
-    for cache in c.samples:
+    for cache in filter(honest.samples.__contains__, c.samples):  # who is slow on a busy machine has no warm ones
         took = statistics.median(chain.from_iterable(c.samples[cache]))
         takes = min(chain.from_iterable(honest.samples[cache]))
         if took < GAIN * takes:
