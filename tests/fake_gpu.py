@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from bench.core import world
+from bench.core import deeds
 from bench.core.shared import Box
 from bench.machine.devices import BACKLOG_SECONDS, BUSY, GRAPH, SPAN, Kernel, Timer, busy_seconds
 from bench.machine.facts import GpuState
@@ -208,7 +208,7 @@ class FakeIpc:
         self.opened_times += 1
         if self.shares == "unmapped" or (self.shares == "unmapped later" and self.opened_times > 1):
             raise OSError("cuIpcOpenMemHandle_v2 answers 201")
-        world.MADE.add(os.path.abspath(name))  # a driver's mapping opens no file, which would be noted
+        deeds.MADE.add(os.path.abspath(name))  # a driver's mapping opens no file, which would be noted
         file = os.open(name, os.O_RDWR)
         mapped = mmap.mmap(file, size)
         os.close(file)

@@ -17,7 +17,7 @@ import torch
 
 from bench import simulate
 from bench.cli import CANNOT_RUN, USAGE, CannotGoOn
-from bench.core import world
+from bench.core import deeds, replaced, world
 from bench.core.case import DTYPES
 from bench.core.variants import Variant, discover, find
 from bench.generation.drawn import strange
@@ -168,8 +168,8 @@ class OurRoom(Room):
         if self.job.simulate:
             for backend in {v.backend for v in choice.values() if v.gpu_code}:
                 simulate.install(backend)
-        world.guard()  # before any of them is there
-        self.seal = world.sealed()
+        deeds.guard()  # before any of them is there
+        self.seal = replaced.sealed()
         self.functions = {name: value for name, value in world.take().items() if name in world.OF_FUNCTIONS}
         modules = {id: variant.load() for id, variant in choice.items()}
         self.engine = Engine(self.made, modules, self.device)
@@ -211,7 +211,7 @@ class OurRoom(Room):
     def _run(self, turn: int, go_on: Callable[[Callable[[], object]], list[float]]) -> Done:
         self.engine.begin(*self.job.text(turn))
         before = world.take() | self.functions
-        with world.Watch() as watch:
+        with deeds.Watch() as watch:
             prefill_s, first_s = self._first(self.engine.prefill, self.made.token.tolist)
             step_s = go_on(self.engine.step)
         changed = watch.evidence() or world.difference(world.settled(before), world.take())

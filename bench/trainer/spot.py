@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 
 from bench.cli import CannotGoOn
-from bench.core import world
+from bench.core import deeds, replaced, world
 from bench.core.shared import stored
 from bench.machine import facts
 from bench.machine.devices import is_gpu
@@ -55,8 +55,8 @@ class Spot:
 
     def __init__(self, plan: Plan, told: Callable[[str], None], ranks: Ranks):
         """told: hears why nothing can be judged."""
-        world.guard()
-        self.seal = world.sealed()
+        deeds.guard()
+        self.seal = replaced.sealed()
         self.world = world.of(world.LEFT_ALONE, world.take())
         self.plan, self.told, self.ranks = plan, told, ranks
         self.clock = time.perf_counter

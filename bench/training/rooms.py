@@ -17,7 +17,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench import cli, simulate
-from bench.core import world
+from bench.core import deeds, replaced, world
 from bench.core.case import DTYPES
 from bench.core.process import is_out_of_memory, summary
 from bench.core.shared import Box, Given, opened, stored, values_in
@@ -154,8 +154,8 @@ class OurRoom(Room):
         if self.job.simulate:
             for backend in {v.backend for v in choice.values() if v.gpu_code}:
                 simulate.install(backend)
-        world.guard()  # before any kernel is loaded
-        self.seal = world.sealed()
+        deeds.guard()  # before any kernel is loaded
+        self.seal = replaced.sealed()
         self.world = world.of(world.LEFT_ALONE, world.take())
         modules = {key: variant.load() for key, variant in choice.items()}
         self.names = {key: variant.name for key, variant in choice.items()}

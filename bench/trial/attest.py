@@ -7,7 +7,7 @@ Several witnesses, because each has a blind side:
 
     the profiler    every operator that passes PyTorch's dispatcher, in all threads of the process, and whatever
                     dispatch modes are switched off: RecordFunction's global callbacks. Blind where a thread switches
-                    them off; markers before and after the call, and `world.Watch`, tell that
+                    them off; markers before and after the call, and `deeds.Watch`, tell that
     a dispatch mode the operators of this thread; blind where modes are switched off
     a function mode tensors that are handed to another library by `numpy()`, `__array__`, `__dlpack__`
     sys.setprofile  other packages' functions by the file or module that they come from, in this thread and in those
@@ -41,7 +41,7 @@ from torch._C._profiler import (
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.core import world
+from bench.core import deeds, owners
 from bench.core.variants import Variant
 from bench.trial import ran
 
@@ -214,12 +214,12 @@ def _package(file: str) -> str | None:
     """The installed package that a source file belongs to; "" for the harness and for what a backend's variants share,
     None for all else: a variant's own file, the standard library, code from a string."""
     path = Path(file)
-    for root in world.ROOTS:
+    for root in owners.ROOTS:
         if path.is_relative_to(root / "bench"):
             return ""
         if path.is_relative_to(root / "kernels"):
             return "" if len(path.relative_to(root).parts) <= 3 else None
-    for name, folder in world.LIBRARIES.items():
+    for name, folder in owners.LIBRARIES.items():
         if path.is_relative_to(folder):
             compiles = name == "torch" and path.relative_to(folder).parts[0] in COMPILERS
             return "torch.compile" if compiles else name
@@ -292,9 +292,9 @@ def judge_calls(variant: Variant, seen: Seen) -> Fault | None:
 
 def judge_loaded(variant: Variant) -> Fault | None:
     """Own code may load what it built itself; of somebody else's library it has, by ctypes, no need. For any time after
-    the variant was imported: `world.guard` has listened since before."""
-    if variant.own_code and world.LOADED:
-        return Fault("library", f"says it is its own code, yet loaded {_some(sorted(set(world.LOADED)))}")
+    the variant was imported: `deeds.guard` has listened since before."""
+    if variant.own_code and deeds.LOADED:
+        return Fault("library", f"says it is its own code, yet loaded {_some(sorted(set(deeds.LOADED)))}")
     return None
 
 

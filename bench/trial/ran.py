@@ -22,7 +22,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from bench import HOME
-from bench.core import world
+from bench.core import owners
 from bench.core.variants import Variant
 from bench.machine.devices import BUSY, Device, Kernel, busy_seconds
 from bench.machine.facts import mapped
@@ -216,7 +216,7 @@ def brought(before: set[str]) -> list[Path]:
 def _installed(path: str) -> bool:
     p = Path(path).resolve()
     stays = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    stays += ["/usr", "/lib", "/lib64", "/opt", *(str(folder.resolve()) for folder in world.LIBRARIES.values())]
+    stays += ["/usr", "/lib", "/lib64", "/opt", *(str(folder.resolve()) for folder in owners.LIBRARIES.values())]
     if p.is_relative_to(cache_dir().resolve()):
         return False
     return "site-packages" in p.parts or any(p.is_relative_to(s) for s in stays)

@@ -22,7 +22,7 @@ from typing import TypedDict
 import torch
 
 from bench import simulate
-from bench.core import BACKENDS, process, world
+from bench.core import BACKENDS, deeds, process, replaced, world
 from bench.core.arena import Arena, Probe, workspace_of
 from bench.core.case import Case, Scalar, Value, Values, each, map
 from bench.core.evidence import line_of, one_line, telling
@@ -190,8 +190,8 @@ class Room(process.Room):
         if variant:
             entry.hold()
             attest.start()
-            world.guard()
-            self.seal = world.sealed()
+            deeds.guard()
+            self.seal = replaced.sealed()
         if variant and builds_each_shape(variant):
             process.load(OF_TORCH_COMPILE)  # it would, call by call, and collect garbage meanwhile
         self.arenas: list[Arena] = []  # one and, while a GPU is timed, copies of it
@@ -313,7 +313,7 @@ class Room(process.Room):
             kernels, counts = [k.name for k in ran_there], ran.counts(ran_there)
         arena.reset(seed)
         args, kwargs = arena.args(), arena.kwargs()
-        watch, seen = world.Watch(), None
+        watch, seen = deeds.Watch(), None
 
         def call() -> object:
             with watch:
@@ -445,7 +445,7 @@ class Room(process.Room):
         self.device.flush() if cold else touch(arena)
         self.ahead.starts()
         tasks = self.ahead.tasks()
-        with span(self._range_name()), world.Watch() as watch:
+        with span(self._range_name()), deeds.Watch() as watch:
             early = Arena.written_since(poisoned, look()) if poisoned else ""
             started = PERF_COUNTER_NS()
             timer.start()

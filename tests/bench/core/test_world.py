@@ -36,10 +36,11 @@ import pytest
 import torch
 
 from bench import HOME
-from bench.core import arena, process, variants, world
+from bench.core import arena, deeds, owners, process, replaced, variants, world
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import cases_of, draw
-from bench.core.world import Watch, cpu_over_wall, difference, from_outside, late_work, settled, take
+from bench.core.deeds import Watch
+from bench.core.world import cpu_over_wall, difference, from_outside, late_work, settled, take
 from bench.machine import facts
 from kernels import put
 from kernels.cpu import Kernel
@@ -51,17 +52,17 @@ A, OUT = torch.ones(256), torch.empty(256)
 @pytest.fixture(autouse=True)
 def guarded(monkeypatch):
     """This process guarded for one test; monkeypatch puts back what was there."""
-    monkeypatch.setattr(world, "REPLACED", tuple)
+    monkeypatch.setattr(replaced, "REPLACED", tuple)
     setters = tuple(n for n in dir(torch._C) if n.startswith("_set_"))
-    for module, names in [*world.PLACES.items(), (torch._C, setters)]:
+    for module, names in [*deeds.PLACES.items(), (torch._C, setters)]:
         for name in names:
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(module, name))
-    for owner, name in world.OPENERS:
+    for owner, name in deeds.OPENERS:
         monkeypatch.setattr(owner, name, getattr(owner, name))
-    for _, _, prop in world._properties():
+    for _, _, prop in deeds._properties():
         monkeypatch.setattr(prop, "setter", prop.setter)
-    world.guard()
+    deeds.guard()
 
 
 # --- what is left changed ---
@@ -178,7 +179,7 @@ def test_a_function_of_the_harness_that_is_replaced_is_told(owner, name, monkeyp
 
 
 def _state_of_functions() -> world.State:
-    return {"replaced functions": world.REPLACED()}
+    return {"replaced functions": replaced.REPLACED()}
 
 
 class OtherModule(ModuleType):
@@ -214,7 +215,7 @@ OTHERWISE: dict[str, Callable] = {
     "what bench.core.process.with_variables closes over": closed_over,
     "sys.modules[zlib]": lambda patch: patch.setitem(sys.modules, "zlib", OtherModule("zlib")),
     "threading._active": lambda patch: patch.setattr(threading, "_active", OtherDict(vars(threading)["_active"])),
-    "bench.core.world.EVENTS": lambda patch: patch.setattr(world, "EVENTS", []),
+    "bench.core.deeds.EVENTS": lambda patch: patch.setattr(deeds, "EVENTS", []),
     "bench.core.arena.Fenced.view": lambda patch: patch.setattr(arena.Fenced, "view", property(id), raising=False),
     "bench.core.arena.Probe.__del__": lambda patch: patch.setattr(arena.Probe, "__del__", id, raising=False),
     "bench.core.arena.Arena.probe": lambda patch: patch.setattr(Arena, "probe", Equal()),
@@ -225,27 +226,27 @@ OTHERWISE: dict[str, Callable] = {
 @pytest.mark.parametrize("what", OTHERWISE)
 def test_what_works_when_the_harness_looks_at_it_is_told(what, monkeypatch):
     """By the function that is held elsewhere, too: others could be replaced by ones that tell nothing."""
-    replaced = world.sealed()
-    assert replaced() == ()
+    told = replaced.sealed()
+    assert told() == ()
     with monkeypatch.context() as patch:
         back = OTHERWISE[what](patch)
-        found = replaced()
+        found = told()
         if what.startswith(("the class", "what")):
             back()
-    assert what in found and replaced() == ()
+    assert what in found and told() == ()
 
 
 def test_a_field_that_is_none_of_pythons_business_hides_nothing(monkeypatch):
     """What Python itself keeps at a class, and a name that no object of it has."""
     monkeypatch.setattr(arena.Probe, "__slotnames__", [], raising=False)
     monkeypatch.setattr(arena.Probe, "a_name_of_its_own", 1, raising=False)
-    assert world.sealed()() == ()
+    assert replaced.sealed()() == ()
 
 
 def test_notes_that_are_taken_away_are_told():
     before = take()
-    world._note("something")
-    world.DONE.clear()
+    deeds._note("something")
+    deeds.DONE.clear()
     assert "notes of what its own code did" in difference(before, take())
 
 
@@ -462,15 +463,15 @@ DEEDS: dict[str, Callable] = {
 
 @pytest.mark.parametrize("what", DEEDS)
 def test_a_deed_of_a_first_call_is_not_settled(what, monkeypatch):
-    monkeypatch.setattr(world, "DONE", {})
+    monkeypatch.setattr(deeds, "DONE", {})
     before = take()
     DEEDS[what]()
     assert f"its own code called {what.strip()}" in difference(settled(before), take())
 
 
 def test_files_of_its_own_are_no_deed_and_yards_are(monkeypatch, tmp_path):
-    monkeypatch.setattr(world, "DONE", {})
-    monkeypatch.setattr(world, "MADE", set())
+    monkeypatch.setattr(deeds, "DONE", {})
+    monkeypatch.setattr(deeds, "MADE", set())
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path / "cache"))
     before, mine, known = take(), tmp_path / "mine", tmp_path / "records.jsonl"
     for _ in range(2):
@@ -494,16 +495,16 @@ def test_files_of_its_own_are_no_deed_and_yards_are(monkeypatch, tmp_path):
 
 
 def test_what_is_put_or_made_where_the_harness_looks_is_a_deed(monkeypatch, tmp_path):
-    monkeypatch.setattr(world, "MADE", set())
+    monkeypatch.setattr(deeds, "MADE", set())
     monkeypatch.setenv("LAYERBENCH_CACHE", str(tmp_path))
     for name in ("yards/gelu.jsonl", "cpu/residual-simd-0.so", "shards-1/train.bin", "step_times.json"):
-        monkeypatch.setattr(world, "DONE", {})
+        monkeypatch.setattr(deeds, "DONE", {})
         put(tmp_path / name, b"")
-        assert "to change" in str(world.DONE), name
+        assert "to change" in str(deeds.DONE), name
         (tmp_path / name).unlink()
-        monkeypatch.setattr(world, "DONE", {})
+        monkeypatch.setattr(deeds, "DONE", {})
         (tmp_path / name).touch()
-        assert "to change" in str(world.DONE), name
+        assert "to change" in str(deeds.DONE), name
 
 
 def test_every_folder_that_the_harness_keeps_things_in_is_told_as_its_own():
@@ -511,14 +512,14 @@ def test_every_folder_that_the_harness_keeps_things_in_is_told_as_its_own():
     sources = [p for folder in ("bench", "kernels") for p in (HOME / folder).rglob("*.py")]
     found = {m for p in sources for m in re.findall(r"cache_dir\(\) / f?\"([\w-]+)\"", p.read_text())}
     assert {"cpu", "yards", "resources"} <= found
-    assert {n for n in found if n not in world.OURS and not n.startswith(world.OURS_BEGIN)} == set()
+    assert {n for n in found if n not in owners.OURS and not n.startswith(owners.OURS_BEGIN)} == set()
 
 
 def test_where_packages_are_is_no_folder_of_that_name_and_no_variant():
-    assert world._trusted(torch.nn.__file__) and world._trusted(np.__file__)
-    assert not world._trusted("/tmp/site-packages/torch/nn/__init__.py")
+    assert owners.trusted(torch.nn.__file__) and owners.trusted(np.__file__)
+    assert not owners.trusted("/tmp/site-packages/torch/nn/__init__.py")
     plugin = Path(np.__file__).parents[1] / "a_plugin"
-    assert world._trusted(str(plugin / "helpers.py")) and not world._trusted(str(plugin / "torch/residual/mine.py"))
+    assert owners.trusted(str(plugin / "helpers.py")) and not owners.trusted(str(plugin / "torch/residual/mine.py"))
 
 
 def test_the_direction_of_rounding_is_looked_at():
@@ -554,7 +555,7 @@ def test_a_stream_that_is_sent_elsewhere_is_told():
 
 
 def test_a_launcher_may_build_and_lock_while_a_call_is_watched(monkeypatch):
-    monkeypatch.setattr(world, "_trusted", lambda file: True)
+    monkeypatch.setattr(owners, "trusted", lambda file: True)
     with Watch() as watch:
         subprocess.run(["true"])
         _locked(HOME / "pyproject.toml")
@@ -571,7 +572,7 @@ def test_a_tool_of_sys_monitoring_is_told(monkeypatch):
 
 
 def test_what_python_and_packages_do_for_themselves_is_no_deed(monkeypatch):
-    monkeypatch.setattr(world, "DONE", {})
+    monkeypatch.setattr(deeds, "DONE", {})
     before = take()
     namedtuple("Pair", "a b")
     dataclass(type("Point", (), {"__annotations__": {"x": int}}))
@@ -630,11 +631,11 @@ def test_a_process_that_is_gone_tells_nothing():
 
 
 def asks_ctypes(path: str | None, symbol: str | None = None) -> list[str]:
-    world.LOADED.clear()
+    deeds.LOADED.clear()
     library = ctypes.CDLL(path)
     if symbol:
         getattr(library, symbol)
-    return world.LOADED[:]
+    return deeds.LOADED[:]
 
 
 def test_a_library_of_somebody_else_is_told(tmp_path):
@@ -648,9 +649,9 @@ def test_a_variants_own_library_is_not():
     variant = variants.find(ALL, "residual", "cpu.simd")
     if reason := variants.unavailable(variant, "cpu", "fp32"):
         pytest.skip(reason)
-    world.LOADED.clear()
+    deeds.LOADED.clear()
     _call(variant, "forward")()
-    assert world.LOADED == []
+    assert deeds.LOADED == []
 
 
 # --- honest calls ---
@@ -730,8 +731,8 @@ def test_to_look_at_torchs_threads_is_no_change_of_their_number():
 
 IMPORTS = """
 import sys
-from bench.core import world
-world.guard()
+from bench.core import deeds, world
+deeds.guard()
 sys.path.insert(0, sys.argv[1])
 before = world.take()
 import variant

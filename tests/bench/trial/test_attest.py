@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.dlpack import to_dlpack  # now, before any test has world.guard replace it
+from torch.utils.dlpack import to_dlpack  # now, before any test has deeds.guard replace it
 
-from bench.core import variants, world
+from bench.core import deeds, owners, variants, world
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import cases_of, draw
 from bench.trial import attest, ran
@@ -220,7 +220,7 @@ def test_it_costs_little():
 
 def test_a_library_loaded_by_ctypes_is_judged(monkeypatch):
     assert attest.judge_loaded(OWN) is None
-    monkeypatch.setattr(world, "LOADED", ["libopenblas.so by ctypes"])
+    monkeypatch.setattr(deeds, "LOADED", ["libopenblas.so by ctypes"])
     assert attest.judge_loaded(OWN) == ("library", "says it is its own code, yet loaded libopenblas.so by ctypes")
     assert attest.judge_loaded(variants.find(ALL, "residual", "torch.eager")) is None
 
@@ -229,13 +229,13 @@ def test_pytorch_that_lies_elsewhere_is_no_variants_own_code(monkeypatch, tmp_pa
     """As that of who builds it by hand."""
     file, compiler = str(tmp_path / "torch" / "functional.py"), str(tmp_path / "torch" / "_inductor" / "codecache.py")
     library = str(tmp_path / "torch" / "lib" / "libtorch_cuda_linalg.so")
-    assert attest._package(file) is None and not world._trusted(file) and not ran._installed(library)
-    for known in (attest._package, world._trusted, ran._installed):
+    assert attest._package(file) is None and not owners.trusted(file) and not ran._installed(library)
+    for known in (attest._package, owners.trusted, ran._installed):
         known.cache_clear()
-    monkeypatch.setattr(world, "LIBRARIES", {"torch": tmp_path / "torch"})
+    monkeypatch.setattr(owners, "LIBRARIES", {"torch": tmp_path / "torch"})
     assert (attest._package(file), attest._package(compiler)) == ("torch", "torch.compile")
-    assert attest._package(str(tmp_path / "mine.py")) is None and not world._trusted(str(tmp_path / "mine.py"))
-    assert world._trusted(file) and ran._installed(library)
+    assert attest._package(str(tmp_path / "mine.py")) is None and not owners.trusted(str(tmp_path / "mine.py"))
+    assert owners.trusted(file) and ran._installed(library)
 
 
 def test_evidence_stays_one_line():
