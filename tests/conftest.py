@@ -56,3 +56,23 @@ def browser():
     driver = open_browser()
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    """This process guarded (bench/core/deeds.py) for one test; monkeypatch puts back what was there."""
+    import torch
+
+    from bench.core import deeds, replaced
+
+    monkeypatch.setattr(replaced, "REPLACED", tuple)
+    setters = tuple(n for n in dir(torch._C) if n.startswith("_set_"))
+    for module, names in [*deeds.PLACES.items(), (torch._C, setters)]:
+        for name in names:
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, getattr(module, name))
+    for owner, name in deeds.OPENERS:
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    for _, _, prop in deeds._properties():
+        monkeypatch.setattr(prop, "setter", prop.setter)
+    deeds.guard()
