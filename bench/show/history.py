@@ -152,7 +152,7 @@ class Page:
 
     def __init__(self, layer: str, points: list[Point]):
         self.data: dict[str, Chart] = {}
-        self.title = f"{layer} over {len({set_name(p) for p in points})} result sets"
+        self.title = f"{layer} over {cli.several(len({set_name(p) for p in points}), 'result set')}"
         self.machines = list(dict.fromkeys(p.machine for p in points))
         self.sections = [self._section(panel, found) for panel, found in panels(points).items()]
 
