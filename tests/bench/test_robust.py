@@ -56,7 +56,7 @@ def command(capsys, monkeypatch, tmp_path) -> Callable[..., Ended]:
         monkeypatch.setattr(sys, "argv", [name, *argv])
         module = importlib.import_module(f"bench.{name}")
         try:
-            code = cli._run(lambda: module.main() if name == "data" else module.main(argv))
+            code = cli._run(lambda: module.main(argv))
         except SystemExit as stop:  # argparse's
             assert isinstance(stop.code, int)
             code = stop.code
