@@ -355,6 +355,9 @@ WAYS_OUT = {
     errno.EROFS: "choose another place",
     errno.EACCES: "choose another place, or get the right to it",
     errno.EPERM: "choose another place, or get the right to it",
+    errno.EEXIST: "a file lies where a folder is to be: choose another place",
+    errno.ENOTDIR: "a file lies where a folder is to be: choose another place",
+    errno.EISDIR: "a folder lies where a file is to be: choose another place",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 

@@ -48,8 +48,8 @@ def _fraction(word: str) -> float:
     return value
 
 
-def main() -> int:
-    args = parser().parse_args()
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
     if args.hellaswag:
         return questions(args)
     from bench.text.corpus import encode
@@ -75,7 +75,7 @@ def questions(args: argparse.Namespace) -> int:
     from bench.text.evaluation import convert
 
     file = args.out / "hellaswag.bin"
-    about = convert(args.hellaswag, tokenizer(args.vocab), file)
+    about = convert(args.hellaswag, lambda: tokenizer(args.vocab), file)
     if args.json:
         cli.print_json(about | {"file": str(file)})
         return cli.OK

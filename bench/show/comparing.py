@@ -8,6 +8,7 @@ from pathlib import Path
 from bench import cli
 from bench.cli import CannotGoOn
 from bench.core.files import cannot_write, write_atomically
+from bench.core.progress import tell
 from bench.records import gate
 from bench.records.gate import Thresholds
 from bench.show import comparison, comparison_page
@@ -40,7 +41,9 @@ def run(
         told = comparison.against_history(after, history, against_history or 1, limits)
     else:
         told = comparison.compared(before, after, limits, cross_env)
+    tell(f"the table of {cli.several(len(told.changes), 'case')}")
     told.print(fail_on)
+    tell("what is written of it")
     code = gate.exit_code(told.found, fail_on)
     errors = [
         told.failures,

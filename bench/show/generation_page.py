@@ -98,7 +98,7 @@ class Page:
         none = ranks_nothing(widest_half(r for _, r in decode))
         self.decode = [Row(name, r.get("story", ""), _decode_cells(r, none)) for name, r in decode]
         self.prefill = [Row(name, r.get("story", ""), _prefill_cells(r, none)) for name, r in prefill]
-        self.ladder = [] if none else _ladder(decode)
+        self.ladders = [] if none else _ladders(decode)
         self.parts = [(name, _parts(r)) for name, r in decode if r.get("in_context_s")]
         self.kernels = {} if several else {call: v for _, r in timed for call, v in _kernels(r).items()}
         self.troubles = [
@@ -167,15 +167,23 @@ def _speed(r: Record, none: str) -> str:
     return f"{r['speedup']:.2f}x {r.get('baseline', '')}" if r.get("speedup") and not none else DASH
 
 
-def _ladder(decode: list[tuple[str, Record]]) -> list[Rung]:
+def _ladders(decode: list[tuple[str, Record]]) -> list[tuple[str, list[Rung]]]:
+    """(model, its ladder) of what can be compared: the same model, batch and lengths."""
+    alike: dict[tuple[str, str], list[Record]] = {}
+    for _, r in decode:
+        alike.setdefault((r["layer"], str({**r["shape"], "G": 0})), []).append(r)
+    return [(model, rungs) for (model, _), records in alike.items() if (rungs := _ladder(records))]
+
+
+def _ladder(records: list[Record]) -> list[Rung]:
     """Ours by what weights are kept in, where there are two forms at least; of several runs the fastest counts."""
     best: dict[str, Record] = {}
-    for _, r in decode:
+    for r in records:
         form = r.get("weights", "")
         if r["variant"].startswith(OURS) and form in RUNGS and r["status"] == "ok":
             best[form] = min(best.get(form, r), r, key=lambda row: row["median_s"])
     rungs = [best[form] for form in RUNGS if form in best]
-    if len(rungs) < 2 or len({(r["layer"], str({**r["shape"], "G": 0})) for r in rungs}) > 1:
+    if len(rungs) < 2:
         return []
     first = rungs[0]
     return [

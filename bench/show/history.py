@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import cli
 from bench.cli import CannotGoOn
-from bench.core.files import put
+from bench.core.files import cannot_write, put
 from bench.records.queries import Case, case_of, coverage, device_name, newest
 from bench.records.read import Loaded, load
 from bench.records.record import Record
@@ -130,7 +130,7 @@ def draw(layer: str, points: list[Point], file: Path) -> None:
     try:
         put(file, vl_convert.vegalite_to_png(specification(layer, points), scale=2))
     except OSError as error:
-        raise CannotGoOn(f"cannot write {file}: {error.strerror}") from error
+        raise cannot_write(file, error) from error
 
 
 # --- as a page ---
@@ -152,7 +152,7 @@ class Page:
 
     def __init__(self, layer: str, points: list[Point]):
         self.data: dict[str, Chart] = {}
-        self.title = f"{layer} over {len({set_name(p) for p in points})} result sets"
+        self.title = f"{layer} over {cli.several(len({set_name(p) for p in points}), 'result set')}"
         self.machines = list(dict.fromkeys(p.machine for p in points))
         self.sections = [self._section(panel, found) for panel, found in panels(points).items()]
 

@@ -19,6 +19,8 @@ NARROW_HEIGHT = {"variant": 40, "case": 40, "contestant": 54}  # where a row's n
 ABOVE = {"baseline": "bottom", "dy": -8, "fontSize": 11}  # of a row's bar
 FLOORS = ("floor", "limit")  # of a row: where the least time stands
 NARROW_LEGEND = 2  # columns
+NARROW_LABEL = 160  # pixels, of a legend's label where two stand side by side
+NARROW_TITLE = 40  # characters of an axis's title in one line
 WIDTH = 720  # pixels, of a chart that is no part of a page
 
 
@@ -59,6 +61,11 @@ def narrow(spec: Spec) -> Spec:
         legend = layer["encoding"].get("color", {}).get("legend")
         if legend and "columns" in legend:
             legend["columns"] = NARROW_LEGEND
+        elif legend and legend.get("labelLimit", 0) > NARROW_LABEL:  # two of them would not stand side by side
+            legend["columns"] = 1
+        axis = layer["encoding"].get("x", {}).get("axis")
+        if axis and len(title := axis.get("title") or "") > NARROW_TITLE:
+            axis["title"] = title.split("; ")
     by = _row_field(spec)
     if not by:
         return whole

@@ -22,11 +22,16 @@ def percent(share: float | None) -> str:
 
 
 def multiple(ratio: float | None) -> str:
-    return DASH if ratio is None else f"{ratio:.3g}x"
+    return DASH if ratio is None else f"{three_digits(ratio)}x"
 
 
 def number(value: float | None, scale: float) -> str:
-    return DASH if value is None else f"{value / scale:.3g}"
+    return DASH if value is None else three_digits(value / scale)
+
+
+def three_digits(value: float) -> str:
+    """0.0123, 45.6, 1,020: whole where three digits do not reach, and no power of ten."""
+    return f"{value:,.0f}" if 999.5 <= abs(value) < math.inf else f"{value:.3g}"
 
 
 def ratio_text(ratio: float | None) -> str:

@@ -138,6 +138,8 @@ class Page:
             ("mfu", "training_mfu", "model FLOPs utilisation", [("mfu", "steps")]),
         ):
             rows = [p for run in self.runs for key, of in kinds for p in _points(run, key, of, what == "gradient norm")]
+            if rows and len({row["run"] for row in rows}) < len(names):
+                rows = [_nowhere(name, rows[0]) for name in names] + rows
             if rows:
                 self.data[name] = Chart(spec, rows, f"{what} over steps of {', '.join(names)}")
         self.kernels = _by_run(self.runs, "kernels")
@@ -184,6 +186,11 @@ def _points(run: Trained, key: str, of: str, above_zero: bool) -> list[Point]:
         row = dict(step=last, value=mean, low=min(values), high=max(values), run=run.name, kind=kind, text=text)
         rows.append(row)
     return rows
+
+
+def _nowhere(name: str, row: Point) -> Point:
+    """A row that shows nothing, so that a run has its colour in each chart, also where others are not."""
+    return row | dict(run=name, value=None, low=None, high=None, text="")
 
 
 def _text(key: str, value: float) -> str:

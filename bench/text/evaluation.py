@@ -10,7 +10,7 @@ Zellers et al. 2019, arXiv 1905.07830, scored as llm.c does).
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -139,10 +139,22 @@ def from_jsonl(path: Path, using: Tokenizer) -> list[Example]:
     An ending is encoded with the space before it that a word begins with in GPT-2's vocabulary, as llm.c does. Raises
     DataError, naming the line, for one that is not such an example; of the test split, which has no labels, each is.
     """
+    return _encoded(_lines(path), using)
+
+
+def _encoded(told: list[tuple[str, list[str], int]], using: Tokenizer) -> list[Example]:
+    encode = using.encoding.encode_ordinary
+    return [
+        Example(tuple(encode(context)), tuple(tuple(using.going_on(e)) for e in endings), label)
+        for context, endings, label in told
+    ]
+
+
+def _lines(path: Path) -> list[tuple[str, list[str], int]]:
+    """Context, endings and label of each line."""
     if not path.is_file():
         raise DataError(cli.no_such(path, "file", "give HellaSwag's JSON lines (hellaswag_val.jsonl)"))
-    encode = using.encoding.encode_ordinary
-    examples = []
+    told = []
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # and not at U+2028, which JSON leaves as it is
     except UnicodeDecodeError:
@@ -151,15 +163,14 @@ def from_jsonl(path: Path, using: Tokenizer) -> list[Example]:
         if not line.strip():
             continue
         try:
-            context, endings, label = _fields(json.loads(line))
+            told.append(_fields(json.loads(line)))
         except (ValueError, TypeError, KeyError, RecursionError):
             raise DataError(
                 f'{path}:{number}: not an example of HellaSwag with its answer ("ctx", four "endings", "label" 0 to 3)'
             ) from None
-        examples.append(Example(tuple(encode(context)), tuple(tuple(using.going_on(e)) for e in endings), label))
-    if not examples:
+    if not told:
         raise DataError(f"{path}: no examples; give HellaSwag's JSON lines (hellaswag_val.jsonl)")
-    return examples
+    return told
 
 
 def _fields(said: Any) -> tuple[str, list[str], int]:
@@ -174,13 +185,14 @@ def _fields(said: Any) -> tuple[str, list[str], int]:
     return context, endings, label
 
 
-def convert(path: Path, using: Tokenizer, out: Path) -> dict:
+def convert(path: Path, tokenizer: Callable[[], Tokenizer], out: Path) -> dict:
     """Write HellaSwag's JSON lines as an evaluation file, and beside it what it is, as a .json of the same name.
 
     Returns what that says: the tokenizer's name and fingerprint among others, for losses of a model that was trained
-    with another one mean nothing.
+    with another one mean nothing. tokenizer: asked once the lines are read, for it may have to be trained first.
     """
-    examples = from_jsonl(path, using)
+    told, using = _lines(path), tokenizer()
+    examples = _encoded(told, using)
     write(out, examples)
     about = {
         "source": f"file {path.name}",

@@ -23,6 +23,7 @@ from bench import HOME, cli
 from bench.cli import FAILED, INTERRUPTED, OK, USAGE, filled
 from bench.machine import facts
 from bench.records.read import latest, read_records, runs_in
+from bench.records.run import Run
 from bench.records.schema import MEASURED
 from tests.compare_runs import ENVIRONMENT, Noise, failure, layer_records, step_records, write_run
 
@@ -55,7 +56,7 @@ def command(capsys, monkeypatch, tmp_path) -> Callable[..., Ended]:
         monkeypatch.setattr(sys, "argv", [name, *argv])
         module = importlib.import_module(f"bench.{name}")
         try:
-            code = cli._run(lambda: module.main() if name == "data" else module.main(argv))
+            code = cli._run(lambda: module.main(argv))
         except SystemExit as stop:  # argparse's
             assert isinstance(stop.code, int)
             code = stop.code
@@ -792,3 +793,17 @@ def test_an_interrupted_command_says_one_line_and_leaves_nobody_behind(run, tmp_
         read_records(out)
         with (out / "records.jsonl").open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # free to be gone on with
+
+
+def test_a_file_in_the_place_of_a_folder_is_said_to_be_one(tmp_path):
+    """And the other way round: what the system calls it ("File exists") is no help."""
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(cli.CannotGoOn, match=r"file: File exists \(a file lies where a folder is to be"):
+        Run.create("layer", file)
+    with pytest.raises(OSError) as caught:
+        (file / "below").mkdir()
+    assert "Not a directory (a file lies where a folder is to be" in cli.cannot(caught.value)
+    with pytest.raises(OSError) as caught:
+        tmp_path.write_text("")
+    assert "Is a directory (a folder lies where a file is to be" in cli.cannot(caught.value)

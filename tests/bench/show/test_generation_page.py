@@ -53,26 +53,34 @@ def test_decode_stands_beside_its_floor():
     point = page.data["decode"].rows[0]
     assert point["rate"] == 800 and point["limit"] == pytest.approx(1000) and point["low"] < 800 < point["high"]
     assert [p["kind"] for p in page.data["decode"].rows] == ["ours", "others"]
-    assert page.ladder == [] and page.parts[0][1][0] == ("gemv/head", ["cpu.simd", "625 µs", "50%"])
+    assert page.ladders == [] and page.parts[0][1][0] == ("gemv/head", ["cpu.simd", "625 µs", "50%"])
 
 
 def test_the_ladder_is_of_one_model_and_what_is_right():
     fp32, bf16 = row("ours fp32", "fp32", 8), row("ours bf16", "bf16", 4, bytes=5 * 10**6)
     wrong = row("ours q8_0", "q8_0", 2, status="wrong", evidence="logits are off")
     page = Page([run(fp32, bf16, wrong)])
-    assert [(r.form, r.gain, r.fewer) for r in page.ladder] == [
+    ((model, rungs),) = page.ladders
+    assert model == "llama2-15m"
+    assert [(r.form, r.gain, r.fewer) for r in rungs] == [
         ("fp32", "1.00x", "1.00x fewer bytes"),
         ("bf16", "2.00x", "2.00x fewer bytes"),
     ]
     assert page.troubles == ["ours q8_0, decode: wrong: logits are off"]
     other = row("ours bf16", "bf16", 4, layer="llama2-110m")
-    assert Page([run(fp32), run(other, name="second")]).ladder == []
+    assert Page([run(fp32), run(other, name="second")]).ladders == []
+    larger = row("ours fp32", "fp32", 16, layer="llama2-110m")
+    both = Page([run(fp32, bf16), run(larger, other, name="second")])
+    assert [(model, [r.gain for r in rungs]) for model, rungs in both.ladders] == [
+        ("llama2-15m", ["1.00x", "2.00x"]),
+        ("llama2-110m", ["1.00x", "4.00x"]),
+    ]
 
 
 def test_a_noisy_run_ranks_nothing():
     rows = row("ours fp32", "fp32", 8, speedup=2.0, high_s=0.05), row("ours bf16", "bf16", 4, speedup=4.0)
     page = Page([run(*rows)])
-    assert page.ladder == [] and "ranks nothing" in page.troubles[0]
+    assert page.ladders == [] and "ranks nothing" in page.troubles[0]
     assert {r.cells[page.decode_columns.index("speed")] for r in page.decode} == {"–"}
 
 

@@ -41,3 +41,10 @@ def test_a_line_of_the_floor_is_left_out_where_no_row_knows_one():
     spec = specs.all_specs()["times"]
     known, unknown = (specs.fitting(spec, [dict(floor=floor)]) for floor in (0.5, None))
     assert known == spec and len(unknown["layer"]) == len(spec["layer"]) - 2
+
+
+def test_what_would_be_cut_off_on_a_phone_has_lines_of_its_own():
+    losses, changes = (specs.narrow(specs.all_specs()[name]) for name in ("training_loss", "changes"))
+    assert {layer["encoding"]["color"]["legend"]["columns"] for layer in losses["layer"]} == {1}
+    titles = [axis["title"] for layer in changes["layer"] if (axis := layer["encoding"].get("x", {}).get("axis"))]
+    assert titles == [["change of the time", "grey: what runs of the same code may differ by"]]

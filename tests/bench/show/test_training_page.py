@@ -98,6 +98,15 @@ def test_several_runs_are_drawn_over_one_another_and_what_differs_is_said(runs):
     assert page.kernels["adamw forward"] == ["cpu.naive", "cpu.simd"]
 
 
+def test_a_run_has_its_colour_also_where_another_has_no_curve(tmp_path):
+    """Colours go by who comes first in the rows."""
+    lines = {name: [begun(), step(1, mfu=mfu), step(2, mfu=mfu)] for name, mfu in (("a", None), ("b", {"palm": 0.3}))}
+    data = Page([write(tmp_path / name, found) for name, found in lines.items()]).data
+    order = {name: list(dict.fromkeys(row["run"] for row in chart.rows)) for name, chart in data.items()}
+    assert order["mfu"] == order["loss"] == ["a", "b"]
+    assert [row["value"] for row in data["mfu"].rows if row["run"] == "a"] == [None]
+
+
 def test_runs_of_the_same_name_are_told_apart(tmp_path):
     folders = [write(tmp_path / side / "run", whole()) for side in ("a", "b")]
     assert [run.name for run in Page(folders).runs] == ["a/run", "b/run"]

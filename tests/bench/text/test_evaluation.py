@@ -186,6 +186,8 @@ def test_files_that_hold_no_lines_are_named(tmp_path, letters):
             path.write_bytes(content)
         with pytest.raises(DataError, match=says):
             from_jsonl(path, letters)
+        with pytest.raises(DataError, match=says):  # before a tokenizer is trained for it
+            evaluation.convert(path, lambda: pytest.fail("asked for a tokenizer"), tmp_path / "out.bin")
 
 
 def test_the_command_writes_the_file_and_what_it_is(tmp_path, letters):
@@ -207,7 +209,7 @@ def test_the_command_writes_the_file_and_what_it_is(tmp_path, letters):
 
 def test_questions_in_another_tokenizer_s_ids_are_refused(tmp_path, letters):
     file = tmp_path / "hellaswag.bin"
-    evaluation.convert(jsonl(tmp_path / "h.jsonl", LINES), letters, file)
+    evaluation.convert(jsonl(tmp_path / "h.jsonl", LINES), lambda: letters, file)
     evaluation.need_tokenizer(file, letters.fingerprint())
     with pytest.raises(DataError, match="encoded with another tokenizer than the data"):
         evaluation.need_tokenizer(file, "another")
