@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.adopt import older
+from bench.adopt import TILE, older
 from bench.adopt.cuda import Writer
 from bench.adopt.launcher import MOST_NEIGHBOURS
 from bench.adopt.names import ALL, others, plain_name
@@ -664,7 +664,7 @@ class _TritonWriter(Writer):
             guess = f"triton.next_power_of_2({self.columns()})"
         else:
             guess = next((value for start, value in GUESSES.items() if name.upper().startswith(start)), "1")
-        self.lines.append(f"{name} = {guess}  # {DECIDE}: a tile's size")
+        self.lines.append(f"{name} = {guess}  # {DECIDE}: {TILE}")
         return name
 
     def columns(self) -> str:
