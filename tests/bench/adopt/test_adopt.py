@@ -1513,8 +1513,8 @@ def add(a, b, out, n, BLOCK: tl.constexpr):
     tl.store(out + i, tl.load(a + i, mask=i < n) + tl.load(b + i, mask=i < n), mask=i < n)
 """
     run = "def run(a, b, out, n, tile):\n    add[(triton.cdiv(n, 64),)](a, b, out, n, BLOCK=tile)\n"
-    for name, host, times in (("told", run, 1), ("untold", "", 0)):  # who has no launch has no grid either
-        (tmp_path / f"{name}.py").write_text(kernel + host)
+    for name, more, times in (("told", "", 1), ("untold", "mystery_ptr, ", 0)):
+        (tmp_path / f"{name}.py").write_text((kernel + run).replace("out, n, ", f"out, n, {more}"))
         how = [str(tmp_path / f"{name}.py"), "--layer", "residual", "--name", name, "--into", str(tmp_path / "mine")]
         tried.clear()
         assert command.main(how) == cli.WRONG and len(tried) == times

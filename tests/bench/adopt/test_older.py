@@ -61,7 +61,7 @@ def test_a_kernel_of_an_older_triton_runs_as_it_is(tmp_path, checked):
     simulate.install("triton")
     x, out = torch.randn(3, 77), torch.zeros(3, 77)
     try:
-        forward = runpy.run_path(written[0], run_name=f"{package_of(Path(written[0]).parent)}.rows")["forward"]
+        forward = runpy.run_path(str(written[0]), run_name=f"{package_of(Path(written[0]).parent)}.rows")["forward"]
         if checked:
             forward(x, False, out=out)
             assert torch.allclose(out, x.softmax(-1), atol=1e-6)
