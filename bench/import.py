@@ -48,7 +48,7 @@ def parser() -> cli.Parser:
 
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
-    from bench.adopt import NONE_RIGHT
+    from bench.adopt import NONE_RIGHT, TILE
     from bench.core import process
 
     process.start_server("bench.adopt.reader")
@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
             return cli.WRONG
         if code != cli.WRONG:
             return code
-        if decide or not (tiles := in_whole_tiles(adopt, written[0], prove)):
+        if any(TILE not in line for line in decide) or not (tiles := in_whole_tiles(adopt, written[0], prove)):
             print(f"wrong as it was matched, by names: {launched(written[0].read_text())}", flush=True)
             return code
     print(f"right for multiples of {tiles}: lines of {written[0]} refuse other sizes", flush=True)

@@ -121,8 +121,12 @@ class Geometry(Sizes):
             doubtful = {name for name, sizes in self._own_sizes().items() if len(sizes) > 1 and self._number(name)}
             fixed = re.fullmatch(r"[\d\s(),+*/%-]+", said) or doubtful & self._grid_words()
             if launcher.name == "main" and fixed and "gridDim" not in self._body_words():
-                self.lines.append(f"blocks_ = {grid}  # {DECIDE}: as many as its main has for sizes of its own")
-                grid = "blocks_"
+                doubt = f"  # {DECIDE}: as many as its main has for sizes of its own"
+                if set_here := next((i for i, line in enumerate(self.lines) if line.startswith(f"{grid} = ")), None):
+                    self.lines[set_here] = f"{self.lines[set_here].partition('  #')[0]}{doubt}"
+                else:
+                    self.lines.append(f"blocks_ = {grid}{doubt}")
+                    grid = "blocks_"
             block = self._python(launcher.block) or self._undecided("block", launcher.block, str(BLOCK))
             shared = ""
             if launcher.shared:

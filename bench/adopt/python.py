@@ -8,6 +8,7 @@ What cannot be said of the contract's tensors alone (a device's properties, a co
 import ast
 import builtins
 import copy
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,6 +111,18 @@ def _stands_for(function: ast.FunctionDef, name: str, kernel: str) -> bool:
     return False
 
 
+def _strides_of(said: str, names: Sequence[str]) -> int:
+    """How many of these parameters, from the first on, have the tensor's name in theirs: of `rms_w.stride()`
+    stride_rms_w, of `q.stride()` stride_qz."""
+    words = said.removesuffix(".stride()").lower().split("_")
+
+    def of_it(name: str) -> bool:
+        parts = name.lower().split("_")
+        return any(p.startswith(w) and len(p) <= len(w) + 1 for p in parts for w in words)
+
+    return sum(1 for _ in itertools.takewhile(of_it, names))
+
+
 def _positional(call: ast.Call, parameters: Sequence[str]) -> dict[str, ast.expr] | None:
     """Arguments by parameter; `*x.stride()` is as many as there are strides in a row, shared among such."""
     given: dict[str, ast.expr] = {}
@@ -121,9 +134,13 @@ def _positional(call: ast.Call, parameters: Sequence[str]) -> dict[str, ast.expr
             continue
         several = 1 + next((i for i, n in enumerate(waiting) if not isinstance(n, ast.Starred)), len(waiting))
         strides = next((i for i, n in enumerate(left) if "stride" not in n.lower()), len(left))
-        if not re.search(r"\.stride\(\)$", ast.unparse(node.value)) or strides % several:
+        if not re.search(r"\.stride\(\)$", ast.unparse(node.value)):
             return None
-        for axis in range(strides // several):
+        share = _strides_of(ast.unparse(node.value), left[:strides])
+        if not share and strides % several:
+            return None
+        share = share or strides // several
+        for axis in range(share):
             given[left.pop(0)] = ast.Subscript(node.value, ast.Constant(axis), ast.Load())
     return given
 

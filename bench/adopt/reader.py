@@ -23,7 +23,7 @@ from bench.core import process
 from bench.core.arena import Arena, workspace_of
 from bench.core.case import Case, draw, one, truth_of
 from bench.core.scaffold import NAME, shown
-from bench.core.variants import discover
+from bench.core.variants import discover, package_of
 from kernels import Unavailable, cuda
 from kernels.cuda import cplusplus
 from reference import contract
@@ -158,7 +158,7 @@ def _tried(layer: str, phase: str, file: Path, backend: str, masks: bool) -> str
     p = contract.pass_of(module, phase)
     simulate.install(backend)
     try:
-        variant = ModuleType(f"tried_{file.stem}")
+        variant = ModuleType(f"{package_of(file.parent)}.tried_{file.stem}")
         vars(variant).update(runpy.run_path(str(file), run_name=variant.__name__))
         dtype = getattr(variant, "DTYPES", ("fp32",))[0]
         for sizes in TRIED[layer]:

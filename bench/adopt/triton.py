@@ -9,8 +9,10 @@ import builtins
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from bench.adopt import TILE, older
 from bench.adopt.cuda import Writer
 from bench.adopt.launcher import MOST_NEIGHBOURS
 from bench.adopt.names import ALL, others, plain_name
@@ -139,25 +141,22 @@ def adopted_triton(
     ]
     writer = min(choices, key=lambda w: w.lacking)
     writer.whole = whole
-    made = writer.adopted()
-    return made.noted(REMOVED.format(_version()), DECIDE) if _has_lost(made.text) else made
+    return _as_it_was(writer.adopted())
 
 
-REMOVED = "the kernel wants block pointers, which Triton {} has no more, and older ones have"
+REMOVED = "the kernel wants what Triton {} has no more, and older ones have"
 
 
-def _version() -> str:
+def _as_it_was(made: Adopted) -> Adopted:
+    """With Triton's language as it was for a kernel that wants it so."""
     import triton
 
-    return triton.__version__
-
-
-def _has_lost(text: str) -> bool:
-    """Whether a kernel wants what the Triton that is here has no more."""
-    import triton.language as tl
-
-    lost = "removed" in (getattr(tl, "make_block_ptr", None).__doc__ or "removed")
-    return lost and "make_block_ptr(" in text
+    if not older.wants(made.text):
+        return made
+    if made.text.count(f"\n{older.IMPORTED}\n") != 1:
+        return made.noted(REMOVED.format(triton.__version__), DECIDE)
+    text = made.text.replace(f"\n{older.IMPORTED}\n", f"\n{older.LANGUAGE}\n")
+    return replace(made, text=text, files={**made.files, Path(older.NAME): older.module().encode()})
 
 
 def _decorated(tree: ast.Module) -> ast.Module:
@@ -665,7 +664,7 @@ class _TritonWriter(Writer):
             guess = f"triton.next_power_of_2({self.columns()})"
         else:
             guess = next((value for start, value in GUESSES.items() if name.upper().startswith(start)), "1")
-        self.lines.append(f"{name} = {guess}  # {DECIDE}: a tile's size")
+        self.lines.append(f"{name} = {guess}  # {DECIDE}: {TILE}")
         return name
 
     def columns(self) -> str:

@@ -106,7 +106,7 @@ class Variant:
         """Import the variant. Its errors are the caller's to report."""
         if self.path.is_relative_to(KERNELS):
             return importlib.import_module(f"kernels.{self.backend}.{self.layer}.{self.stem}")
-        module_name = f"{_package_of(self.path.parent)}.{self.stem}_{self.source_hash()[:8]}"
+        module_name = f"{package_of(self.path.parent)}.{self.stem}_{self.source_hash()[:8]}"
         if module_name in sys.modules:
             return sys.modules[module_name]
         spec = importlib.util.spec_from_file_location(module_name, self.path)
@@ -132,7 +132,7 @@ class Variant:
         return digest.hexdigest()[:16]
 
 
-def _package_of(folder: Path) -> str:
+def package_of(folder: Path) -> str:
     """The name of a package of a layer's folder in another root, and of those around it, so that what lies there can
     be imported by relative imports: `from ._helper import f`, `from .. import shared`."""
     root = folder.parents[1]

@@ -1473,3 +1473,48 @@ def run(q, k, v, o, scale, T, H, K, device):
 """
     _, written, _ = taken(folder, "attend.py", "attention", text, tries=False)
     assert "BS=B," not in written and "BS=B)" not in written
+
+
+def test_strides_in_a_row_are_of_the_tensors_that_they_are_called_by(folder):
+    text = """
+import triton
+import triton.language as tl
+@triton.jit
+def norm(x, w, out, stride_x_batch, stride_x_row, stride_x_column, stride_w, stride_out_batch, stride_out_row,
+         stride_out_column, N, eps, SIZE: tl.constexpr):
+    i = tl.arange(0, SIZE)
+    value = tl.load(x + tl.program_id(0) * stride_x_batch + tl.program_id(1) * stride_x_row + i, mask=i < N, other=0)
+    scale = tl.rsqrt(tl.sum(value * value) / N + eps)
+    to = tl.program_id(0) * stride_out_batch + tl.program_id(1) * stride_out_row + i
+    tl.store(out + to, value * scale * tl.load(w + i * stride_w, mask=i < N), mask=i < N)
+def run(x, w, eps):
+    batch, rows, N = x.shape
+    out = torch.empty_like(x)
+    norm[(batch, rows)](x, w, out, *x.stride(), *w.stride(), *out.stride(), N, eps, SIZE=1024)
+"""
+    _, written, decide = taken(folder, "norm.py", "rmsnorm", text, tries=False)
+    assert decide == [] and "launched as its run does" in written
+    (launch,) = re.findall(r"norm\[.*\]\((.*)\)", written)
+    strides = [f"{x}.stride()[{axis}]" for x, axes in ((r"\w+", 3), (r"\w+", 1), (r"\w+", 3)) for axis in range(axes)]
+    assert re.search(", ".join(re.sub(r"([()\[\]])", r"\\\1", s) for s in strides), launch), launch
+
+
+def test_a_guess_of_tiles_does_not_keep_whole_ones_from_being_tried(tmp_path, monkeypatch):
+    command = importlib.import_module("bench.import")
+    tried = []
+    monkeypatch.setattr(command, "in_whole_tiles", lambda *_: tried.append(1) or "")
+    monkeypatch.setattr(command.subprocess, "run", lambda line, **_: subprocess.CompletedProcess(line, cli.WRONG))
+    kernel = """
+import triton
+import triton.language as tl
+@triton.jit
+def add(a, b, out, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(a + i, mask=i < n) + tl.load(b + i, mask=i < n), mask=i < n)
+"""
+    run = "def run(a, b, out, n, tile):\n    add[(triton.cdiv(n, 64),)](a, b, out, n, BLOCK=tile)\n"
+    for name, more, times in (("told", "", 1), ("untold", "mystery_ptr, ", 0)):
+        (tmp_path / f"{name}.py").write_text((kernel + run).replace("out, n, ", f"out, n, {more}"))
+        how = [str(tmp_path / f"{name}.py"), "--layer", "residual", "--name", name, "--into", str(tmp_path / "mine")]
+        tried.clear()
+        assert command.main(how) == cli.WRONG and len(tried) == times

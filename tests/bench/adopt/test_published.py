@@ -336,14 +336,20 @@ def test_what_is_compared_with_is_a_number_though_a_tensor_goes_by_its_name(tmp_
     assert not any(f"M, which is none of {DECIDE}" in line for line in made.splitlines())
 
 
-def test_block_pointers_that_triton_has_no_more_are_told(tmp_path, monkeypatch):
+def test_block_pointers_that_triton_has_no_more_are_there_or_told(tmp_path, monkeypatch):
     import triton.language as tl
+
+    from bench.adopt import older
 
     text = HEADS.replace("q = tl.load(Q + place)", "q = tl.load(tl.make_block_ptr(Q, (1,), (1,), (0,), (1,), (0,)))")
     monkeypatch.setattr(tl.make_block_ptr, "__doc__", "Block pointers have been removed.")
-    _, decide = read(tmp_path, "attend.py", "attention", text)
-    assert any("block pointers, which Triton" in line for line in decide)
+    made, decide = read(tmp_path, "attend.py", "attention", text)
+    assert older.LANGUAGE in made and (tmp_path / "into" / "triton" / "attention" / older.NAME).is_file()
+    (tmp_path / "into" / "triton" / "attention" / "attend.py").unlink()
+    other = text.replace("import triton.language as tl", "from triton import language as tl")
+    _, decide = read(tmp_path, "attend.py", "attention", other)
+    assert any("has no more" in line for line in decide)
     (tmp_path / "into" / "triton" / "attention" / "attend.py").unlink()
     monkeypatch.setattr(tl.make_block_ptr, "__doc__", "Makes one.")
-    _, decide = read(tmp_path, "attend.py", "attention", text)
-    assert not any("block pointers" in line for line in decide)
+    made, decide = read(tmp_path, "attend.py", "attention", text)
+    assert older.LANGUAGE not in made and not any("has no more" in line for line in decide)
