@@ -142,9 +142,11 @@ class JudgeRoom(process.Room):
     def draws(self, case: Case, seeds: list[int], hard: Case | None = None) -> list[Given]:
         """Draw a case with each seed, and at last a structured one of the same shape; where the inputs lie. Those on a
         GPU lie nowhere before they are laid."""
-        key = str(case)
-        if key not in self.known:
+        key, old = str(case), self.known.get(str(case))
+        if old is None or old.hard != hard:
             self._share_cores(case)
+            for box in old.boxes if old else ():
+                box.close()
             cases = [replace(case, seed=seed) for seed in seeds] + ([hard] if hard else [])
             self.known[key] = Known(case, [truth.drawn(one, self.where) for one in cases], [], [], hard)
             if not self.device:
