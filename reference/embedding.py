@@ -46,7 +46,7 @@ CHOICES = {"positions": FLAG}
 RAGGED = [
     dict(B=2, T=127, C=769, V=300),
     dict(B=1, T=1, C=768, V=1),
-    dict(B=3, T=33, C=16, V=50257),
+    dict(B=9, T=11, C=16, V=50257),  # more sequences than are summed at once
     dict(B=2, T=64, C=8, V=98304),  # 2^15 3: more than 16 bits name
     dict(B=1, T=128, C=128, V=256),  # 2^n of everything
     dict(B=2, T=65, C=100, V=300, positions=False),

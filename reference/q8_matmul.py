@@ -40,7 +40,7 @@ RAGGED = [
     sizes(1, 65, 77, 32),
     sizes(1, 1, 1, 1),
     sizes(1, 96, 288, 64),  # llama2-15m's width: the last group is half of one
-    sizes(4, 64, 256, 32),
+    sizes(12, 64, 256, 32),  # several rows, and groups of a vector
     sizes(3, 33, 9, 16),  # a group longer than a row
     sizes(8, 70, 70, 7),  # square: sizes do not tell how weight lies
     sizes(1, 128, 768, 64),

@@ -110,8 +110,11 @@ def first_positions(tensors, shape):
 
 @applies(when=has_room)
 def both_ends(tensors, shape):
-    """Sequences take turns at the beginning and at the end of the table: each has a start of its own."""
+    """Sequences take turns at the beginning and at the end of the table: each has a start of its own. The table is of
+    another theta than all others of these sizes: what stood at a position before says nothing of it."""
     start = tensors["start"]
+    for name, values in zip(("cos", "sin"), table(shape["S"], shape["HS"], 4 * shape["theta"]), strict=True):
+        tensors[name].copy_(values)
     start[0::2], start[1::2] = shape["S"] - shape["T"], 0
 
 

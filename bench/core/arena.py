@@ -7,12 +7,15 @@ outside, is seen afterwards. Guard bands and poison follow from a seed: what the
 (`hand_back`, raw, bands included) the judge's lays out as an arena of its own (`memory`) and looks at there.
 """
 
+import ctypes
 import itertools
 import math
+import mmap
 import random
 import secrets
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -45,6 +48,7 @@ NO_NUMBER, SOME_NUMBER = 0xFF, (range(0x60, 0x7F), range(0xE0, 0xFF))
 # Of whole numbers: what no index is, fresh each time as well; of int8 the one number that contracts leave out.
 FAR = -(1 << 62)
 UNUSED_INT8 = -128
+READ, WRITE = mmap.PROT_READ, mmap.PROT_WRITE  # of pages
 GUARD = 4096  # bytes on each side: a page, and a multiple of every vector width
 PROBES, PROBED = 64, 4  # elements that are looked at once a call is over, in so many of its largest outputs
 
@@ -84,6 +88,19 @@ def own_memory(device: str) -> Memory:
         return raw[offset : offset + size]
 
     return make
+
+
+def _pages(raw: torch.Tensor) -> tuple[int, int]:
+    """Address and bytes of the pages that an allocation has to itself: its bands reach beyond them at both ends."""
+    start, end = raw.data_ptr(), raw.data_ptr() + raw.numel()
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    return first, max(0, end // mmap.PAGESIZE * mmap.PAGESIZE - first)
+
+
+def _protect(address: int, size: int, how: int) -> bool:
+    """Say how pages may be used; whether the system did it."""
+    set_protection = getattr(ctypes.CDLL(None), "mprotect", None)
+    return bool(size and set_protection and not set_protection(ctypes.c_void_p(address), ctypes.c_size_t(size), how))
 
 
 def memory_in(box: torch.Tensor) -> Memory:
@@ -221,6 +238,19 @@ class Arena:
         pairs = [*positional, *((name, own[name], given) for name, given in kwargs.items())]
         found = (_tampered(name, value, given) for name, value, given in pairs)
         return "; ".join(itertools.islice(filter(None, itertools.chain(found, moved)), 3))
+
+    @contextmanager
+    def inputs_sealed(self) -> Iterator[None]:
+        """Nobody can write to the inputs meanwhile, on a CPU whose system has `mprotect`: who does is ended by
+        SIGSEGV."""
+        behind = {*(name for name, _ in self._outputs), "workspace"}
+        pages = [_pages(fence.raw) for name, fence in self.fences.items() if name not in behind]
+        sealed = [page for page in pages if _protect(*page, READ)]
+        try:
+            yield
+        finally:
+            for page in sealed:
+                _protect(*page, READ | WRITE)
 
     # --- handing back ---
 

@@ -79,12 +79,21 @@ class Known:
     draws: list[Values]
     boxes: list[Box]
     given: list[Given]
+    hard: Case | None = None  # the structured case that the last draw is of
     yards: dict[Content, list[Yard]] = field(default_factory=dict)
     yardstick: Variant | None = None
 
+    def case_of(self, content: Content) -> Case:
+        """The case that contents are of: all draws but a hard one are the same one's."""
+        return self.hard if self.hard and content[0] == len(self.draws) - 1 else self.case
+
     def contents(self, content: Content) -> Contents:
         entry, seed = content
-        return Contents(self.case, self.draws[entry], seed)
+        return Contents(self.case_of(content), self.draws[entry], seed)
+
+    def like(self, case: Case) -> list[Yard] | None:
+        """Yards of other contents of a case."""
+        return next((yards for content, yards in self.yards.items() if self.case_of(content) == case), None)
 
 
 class JudgeRoom(process.Room):
@@ -131,15 +140,19 @@ class JudgeRoom(process.Room):
         """Nothing is worked out any more unless somebody asks for it."""
         self.waiting.clear()
 
-    def draws(self, case: Case, seeds: list[int]) -> list[Given]:
-        """Draw a case with each seed; where the inputs lie. Those on a GPU lie nowhere before they are laid."""
-        key = str(case)
-        if key not in self.known:
+    def draws(self, case: Case, seeds: list[int], hard: Case | None = None) -> list[Given]:
+        """Draw a case with each seed, and at last a structured one of the same shape; where the inputs lie. Those on a
+        GPU lie nowhere before they are laid."""
+        key, old = str(case), self.known.get(str(case))
+        if old is None or old.hard != hard:
             self._share_cores(case)
+            for box in old.boxes if old else ():
+                box.close()
+            cases = [replace(case, seed=seed) for seed in seeds] + ([hard] if hard else [])
             # Random numbers come from one thread: the draws of a case are made side by side.
-            with ThreadPoolExecutor(1 if self.device else len(seeds)) as threads:
-                draws = threads.map(lambda seed: truth.drawn(replace(case, seed=seed), self.where), seeds)
-                self.known[key] = Known(case, [*draws], [], [])
+            with ThreadPoolExecutor(1 if self.device else len(cases)) as threads:
+                draws = list(threads.map(lambda one: truth.drawn(one, self.where), cases))
+            self.known[key] = Known(case, draws, [], [], hard)
             if not self.device:
                 self._store(self.known[key])
                 self._release()
@@ -204,8 +217,9 @@ class JudgeRoom(process.Room):
         self._share_cores(case)
         known = self.known[str(case)]
         if content not in known.yards:
-            like = next(iter(known.yards.values()), None)
-            known.yards[content] = truth.yards_of(case, known.contents(content), known.yardstick, self.where, like)
+            case = known.case_of(content)
+            like, contents = known.like(case), known.contents(content)
+            known.yards[content] = truth.yards_of(case, contents, known.yardstick, self.where, like)
             truth.let_go(known.yards[content])
         return known.yards[content]
 
@@ -213,14 +227,13 @@ class JudgeRoom(process.Room):
         torch.set_num_threads(1 if not self.device and truth.work_of(case) < SMALL else self.threads)
 
     def judge(self, case: Case, content: Content, handed: Handed) -> Verdict:
-        yards = self._yards(case, content)
-        contents = self.known[str(case)].contents(content)
-        arena = self.laid_out(case, handed, contents.drawn)
-        verdict = checks.inspect(arena, Brief(case, contents, yards), handed.probes)
+        yards, known = self._yards(case, content), self.known[str(case)]
+        contents, of = known.contents(content), known.case_of(content)
+        arena = self.laid_out(of, handed, contents.drawn)
+        verdict = checks.inspect(arena, Brief(of, contents, yards), handed.probes)
         if content != AS_DRAWN and verdict.borderline:  # by the yard of other contents
-            known = self.known[str(case)]
-            yards = known.yards[content] = truth.worked_out(case, contents, known.yardstick, self.where)
-            verdict = checks.inspect(arena, Brief(case, contents, yards), handed.probes)
+            yards = known.yards[content] = truth.worked_out(of, contents, known.yardstick, self.where)
+            verdict = checks.inspect(arena, Brief(of, contents, yards), handed.probes)
         truth.let_go(yards)
         if content != AS_DRAWN:
             del arena
@@ -423,11 +436,17 @@ class Judge:
 
     @_in_turn
     def pool(
-        self, case: Case, yardstick: Variant | None, seeds: Sequence[int], contents: Iterable[Content] = ()
+        self,
+        case: Case,
+        yardstick: Variant | None,
+        seeds: Sequence[int],
+        contents: Iterable[Content] = (),
+        hard: Case | None = None,
     ) -> list[Given]:
-        """Draws of a case that is timed; the truth of the contents that will be judged is worked out from now on."""
-        answer = self._ask("draws", case=case, seeds=list(seeds))
-        self._took("draws", {"case": case, "seeds": list(seeds)}, answer)
+        """Draws of a case that is timed, and one of a structured case at its shape, which comes last; the truth of the
+        contents that will be judged is worked out from now on."""
+        what = {"case": case, "seeds": list(seeds), "hard": hard}
+        self._took("draws", what, self._ask("draws", **what))
         self._send("truths", case=case, yardstick=yardstick, contents=list(contents))
         return self._given[str(case)]
 

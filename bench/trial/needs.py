@@ -7,13 +7,14 @@ On a GPU by what the judge found there (`Means`): the memory that is free, its o
 from dataclasses import dataclass
 
 from bench.core.arena import handed_bytes
-from bench.core.case import Case
-from bench.trial.truth import KEPT_SHARE, PIECE_SHARE, Means
+from bench.core.case import LARGE, Case
+from bench.trial.truth import KEPT_SHARE, PIECE_SHARE, Means, work_of
 from reference import contract
 
 TRUTHS, DRAWS = 3, 3  # contents whose truth is known, besides those of the last turns; draws; …
 DEAR_FLOPS, DEAR_BYTES = 2e9, 1 << 28  # … on a CPU one truth where it takes more than this, or its outputs do, …
 DRAWN_BYTES = 1 << 27  # … and one draw where it is larger
+HARD_WORK = 1e9  # FLOPs plus bytes of a call up to which a structured case is tried at the timed shape, too
 DEAR_SECONDS = 1.0  # on a GPU one truth where all together take longer
 PASSES = 50  # over all tensors in fp64 that a truth and a comparison are at most (counted: 5 to 53 of them)
 USED = 0.9  # of the memory that is free
@@ -28,6 +29,7 @@ class Needs:
     draws: int
     truths: int
     parked: bool = False
+    hard: bool = False  # whether a structured case at the timed shape is worth its truth and its yard
 
 
 def of(case: Case, last: int, contestants: int = 1, means: Means | None = None, free: int = 0) -> Needs:
@@ -39,13 +41,21 @@ def of(case: Case, last: int, contestants: int = 1, means: Means | None = None, 
         dear = flops > DEAR_FLOPS or sum(t.bytes(case.shape) for t in p.outputs) > DEAR_BYTES
         draws = 1 if input_bytes(case) > DRAWN_BYTES else DRAWS
         wanted = draws * input_bytes(case) + (contestants * HELD + SPARE) * handed_bytes(case)
-        return Needs(draws, 1 if dear else TRUTHS, parked=0 < USED * free < wanted)
+        return Needs(draws, 1 if dear else TRUTHS, 0 < USED * free < wanted, hard=_hard(case))
     truths = TRUTHS if (TRUTHS + last) * truth_seconds(case, means) <= DEAR_SECONDS else 1
     room = USED * means["free_bytes"]
     for draws in (DRAWS, 1):
         if judge_bytes(case, draws, truths + last, means) + contestants * contestant_bytes(case, draws, means) <= room:
             return Needs(draws, truths)
     return Needs(1, truths, parked=True)
+
+
+def _hard(case: Case) -> bool:
+    """Whether a structured case is tried at the timed shape: where that is larger than any slice of the proof, and its
+    yard, which takes as many truths as there are inputs, not too dear. On a CPU alone: on a GPU the yard of what is
+    large comes from a piece of it, in which what is structured need not be."""
+    largest = contract.sliced(case.module, case.shape, LARGE // contract.ITEM_SIZE[case.shape["dtype"]])
+    return largest != case.shape and work_of(case) <= HARD_WORK
 
 
 def input_bytes(case: Case) -> int:

@@ -3,6 +3,7 @@
 import math
 import re
 import secrets
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -131,6 +132,8 @@ def prove(
             if proof.ok and not side_by_side and not smoke:
                 shapes = timed.get(phase, ())
                 passed += _prove_whole(proof, cases, passed, shapes, worker, judge, yardstick, setting, progress)
+            if passed and proof.ok and setting.device == "cpu" and not setting.simulate:
+                _call_sealed(proof, passed[0], worker, judge, setting)
             if counted and proof.ok:
                 progress(f"{variant.name} {phase} {dtype}: counting")
                 _count(proof, [*counted, *passed], worker, judge, setting)
@@ -280,6 +283,22 @@ def _prove_whole(
     passed = _prove_phase(proof, whole, worker, judge, yardstick, setting, progress)
     proof.cases_all += before
     return passed
+
+
+def _call_sealed(proof: Proof, case: Case, worker: Worker, judge: Judge, setting: Setting) -> None:
+    """Call it once more, with inputs that cannot be written to: who uses one as scratch memory, and puts it back bit by
+    bit, leaves nothing to see."""
+    given = judge.given(case, setting.device)
+    try:
+        worker.ask("call_sealed", limit=setting.prepare_limit, case=case, given=given, seed=secrets.randbits(40))
+    except ProcessFailed as failure:
+        if failure.status != CRASH or signal.SIGSEGV.name not in failure.evidence:
+            raise
+        proof.status, proof.check = "wrong", "input_changed"
+        proof.evidence = (
+            "input_changed: it writes to an input, and puts back what was there: where inputs could not be written to, "
+            f"{failure.evidence} [{case.name}]"
+        )
 
 
 def _by_contents(declined: list[tuple[Case, str]], right: list[Case]) -> str:

@@ -12,6 +12,10 @@ beside it, and say what launching costs. One clock never stands in for another.
 
 Every call gets new contents in full (bench/core/contents.py). Some calls are judged as in the proof: any call of any
 turn, cold or warm, the last turns too. A variant's process hears which only when the call is over.
+
+What is timed may be larger than all that was proved, and a kernel may have a path of its own for it. So at one moment,
+that nobody knows beforehand, each is called with a structured case at the timed shape, which one is drawn by chance.
+The time of that call counts for nothing.
 """
 
 import random
@@ -20,7 +24,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, compress
 
 from bench.core import stats, world
@@ -50,6 +54,7 @@ COLD, WARM = "cold", "warm"
 PARKED = "the contestants' memory is too large to be there all at once"
 COME_BACK = 0.1  # of the calls that are not judged get contents that others judge
 JUDGED_SHARE = 0.5  # of turns, as long as none was judged
+HARD_SHARE = 0.5  # of turns, as long as none had the structured case
 SURE_TURNS = 2  # at least, of judged calls, after one whose error was near the limit
 HIDDEN_SECONDS = 2e-3  # in each of so many calls: a process's clock does not tell all
 FEWEST_CLOCKED = 5
@@ -95,6 +100,7 @@ class Contestant:
     verified: int = 0  # timed calls whose outputs were judged
     last_judged: bool = False  # whether the last turn was
     ratio: float = 0.0  # worst error of those, in units of plain torch's
+    shown_hard: bool = False  # whether it was called with the structured case
     luck: str = ""  # what was said against one of them that was borderline; a second one is wrong, …
     doubted: Content | None = None  # … on other contents than these
     kernels_ran: dict[str, int] = field(default_factory=dict)  # in one timed call on a GPU
@@ -176,6 +182,7 @@ class Pool:
     judged: list[Content]  # at any time; they may come back
     closing: dict[str, Content]  # by cache state: judged in the last turn, and never seen before
     parked: bool = False  # contestants have their memory in their turns alone
+    hard: Case | None = None  # a structured case at the timed shape, whose draw comes behind the others
 
     @property
     def given(self) -> list[Given]:
@@ -252,9 +259,11 @@ def _pool(
     draws = wanted.draws
     known = [(randomness.randrange(draws), randomness.getrandbits(40)) for _ in range(len(caches) + wanted.truths)]
     seeds = [randomness.getrandbits(31) for _ in range(draws)]
-    judge.pool(case, yardstick, seeds, known)
+    edits = contract.edits_of(case.module, case.phase, case.shape) if wanted.hard else []
+    hard = replace(case, edit=randomness.choice(edits)) if edits else None  # its seed: so its yard is known on disk
+    judge.pool(case, yardstick, seeds, [*known, (draws, 0)] if hard else known, hard)
     closing = dict(zip(caches, known, strict=False))
-    return Pool(judge, case, draws, known[len(caches) :], closing, wanted.parked)
+    return Pool(judge, case, draws, known[len(caches) :], closing, wanted.parked, hard)
 
 
 def _enter(c: Contestant, pool: Pool, seed: int) -> None:
@@ -404,7 +413,8 @@ def _rounds(contestants: list[Contestant], turns: "Turns", progress: Callable[[s
             pause()
     for c in contestants:
         on_gpu = c.worker and is_gpu(c.worker.setting.device)
-        if c.running and id(c) not in through and (not c.last_judged or on_gpu):  # its graph too
+        owes = not c.last_judged or turns.owes_hard(c) or on_gpu  # its graph too
+        if c.running and id(c) not in through and owes:
             progress(f"last calls: {c.label}")
             turns.take(c, round_ + 1, last=True)
         for _ in range(SURE_TURNS):
@@ -460,6 +470,8 @@ class Turns:
         clocks = clocks_of(c.worker.setting.device)
         try:
             _enter(c, self.pool, self.randomness.getrandbits(40))
+            if self.owes_hard(c) and (last or self.randomness.random() < HARD_SHARE):
+                self._show_hard(c, self.randomness.choice(caches), clocks[0])
             for cache in caches:
                 done = self._calls(c, cache, clocks[0], calls, self._which(c, cache, calls, last))
                 if done["seconds"]:
@@ -528,6 +540,19 @@ class Turns:
         done["cpu_s"], done["host_s"] = ([*compress(done[name], new)] for name in ("cpu_s", "host_s"))
         done["uncopied_s"] = [*compress(done["uncopied_s"], new)]
         return done
+
+    def owes_hard(self, c: Contestant) -> bool:
+        """Whether a contestant is still to be called with the structured case. Its variant is; not its second entry."""
+        return self.pool.hard is not None and not c.control and not c.shown_hard
+
+    def _show_hard(self, c: Contestant, cache: str, clock: str) -> None:
+        """A call with the structured case, as it would be timed. Raises ProcessFailed for what was found wrong."""
+        assert c.worker and self.pool.hard
+        content, c.shown_hard = (self.pool.draws, 0), True
+        c.worker.ask("begin", clock=clock)
+        self._call(c, content, cache)
+        self._judge(c, content, f"in a call at the timed shape with {self.pool.hard.edit}")
+        c.worker.ask("end")
 
     def _call(self, c: Contestant, content: Content, cache: str) -> float:
         """One call; the seconds between its own moments. What they leave out is kept."""

@@ -292,6 +292,14 @@ class Room(process.Room):
         notes += [self.through_host] if self.through_host else []
         return Proved(watched=watched, handed=[first, second], seconds=seconds, counts=counts, notes=notes)
 
+    def call_sealed(self, case: Case, given: Given, seed: int) -> None:
+        """A call of a case that was proved, whose inputs cannot be written to: who does so ends this process."""
+        self._enter_case(case, seed)
+        self.arena.load(self._values(given))
+        self.arena.reset(seed)
+        with self.arena.inputs_sealed():
+            self._call()
+
     def _first_call(self) -> None:
         """It may compile, and leave a pool of threads behind; it may not change the process."""
         before = world.take()

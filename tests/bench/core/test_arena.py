@@ -1,5 +1,10 @@
 """Memory that tells: poison, guard bands, checksums, packed slices."""
 
+import ctypes
+import faulthandler
+import os
+import signal
+
 import pytest
 import torch
 
@@ -92,6 +97,26 @@ def test_inputs_are_fenced_too():
     a = one(arena.inputs["a"])
     a.as_strided((1,), (1,), a.storage_offset() + 100)[0] = 3.0
     assert list(arena.broken_fences()) == ["a[0]"]
+
+
+def ended_by_writing_to(tensor: torch.Tensor) -> bool:
+    """Whether a fork of this process that writes its first byte to itself is ended by SIGSEGV."""
+    address = tensor.data_ptr()
+    child = os.fork()
+    if not child:
+        faulthandler.disable()
+        ctypes.memmove(address, address, 1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == signal.SIGSEGV
+
+
+def test_sealed_inputs_cannot_be_written_to_meanwhile_and_outputs_can():
+    arena = Arena(Case("residual", "forward", {"N": 3, "dtype": "fp32"}, "test"))
+    inputs, out = [one(arena.inputs[name]) for name in ("a", "b")], one(arena.outputs["out"])
+    with arena.inputs_sealed():
+        assert all(map(ended_by_writing_to, inputs)) and not ended_by_writing_to(out)
+        out.fill_(1)
+    assert not any(map(ended_by_writing_to, inputs))
 
 
 def test_q_k_v_are_slices_of_one_tensor_and_so_are_their_gradients():

@@ -6,10 +6,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bench import HOME
 from bench.core.arena import Arena, handed_bytes
-from bench.core.case import Case, Values, one
+from bench.core.case import Case, Values, draw, one
 from bench.core.process import ProcessFailed
 from bench.core.shared import Box, opened, values_in
 from bench.core.variants import discover, find
@@ -23,7 +24,7 @@ from reference import contract
 from tests.fake_gpu import FakeGpu, FakeIpc
 
 CASE = Case("residual", "forward", {"N": 1000, "dtype": "fp32"}, "test", seed=4)
-EAGER = find(discover(), "residual", "torch.eager")
+EAGER, EAGER_SOFTMAX = (find(discover(), layer, "torch.eager") for layer in ("residual", "softmax"))
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +94,21 @@ def test_contents_that_a_seed_makes_have_their_own_truth(judge):
     arena.load(values, 124)  # other contents than it says
     arena.hand_back(box.bytes)
     assert judge.judge(timed, left, (1, 123)).check == "input_changed"
+
+
+def test_a_structured_case_comes_behind_the_draws_and_has_its_own_truth_and_yard():
+    timed = Case("softmax", "forward", {"R": 4, "S": 64, "causal": False, "dtype": "fp32"}, "timed", seed=1)
+    room = JudgeRoom(0)
+    for edit in ("huge_logit", "all_equal"):  # of the next race another one
+        hard = replace(timed, edit=edit)
+        assert len(room.draws(timed, [5, 6], hard)) == 3
+        room.truths(timed, EAGER_SOFTMAX, [(0, 7), (2, 0)])
+        known = room.known[str(timed)]
+        assert [known.case_of(content).edit for content in ((0, 7), (1, 9), (2, 0))] == [None, None, edit]
+        (plain,), (yard,) = (known.yards[content] for content in ((0, 7), (2, 0)))
+        (own,) = truth.yards_of(hard, draw(hard), EAGER_SOFTMAX)
+        assert torch.equal(yard.truth, own.truth) and yard.limits == own.limits != plain.limits
+        assert torch.equal(known.draws[0]["x"], draw(replace(timed, seed=5))["x"])
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,14 @@ def test_on_a_cpu_contestants_take_turns_where_together_they_would_not_fit():
 
 
 def test_on_a_cpu_the_case_alone_decides_how_much_is_drawn():
-    assert needs.of(one("layernorm", "forward", "", "fp32", B=4), 2) == needs.Needs(3, 3)
+    assert needs.of(one("layernorm", "forward", "", "fp32", B=4), 2) == needs.Needs(3, 3, hard=True)
     assert needs.of(one("fused_classifier", "forward", "", "fp32", B=4), 2) == needs.Needs(1, 1)
     assert needs.of(one("matmul", "forward", "fc", "fp32", B=4), 2).truths == 1
+
+
+def test_a_structured_case_is_tried_at_a_timed_shape_that_is_larger_than_what_is_proved_and_not_dear():
+    assert needs.of(one("gelu", "backward", "", "fp32", B=4), 2).hard
+    small = Case("gelu", "backward", {"N": 1000, "dtype": "fp32"}, "as large as its slice")
+    assert not needs.of(small, 2).hard
+    assert not needs.of(one("matmul", "forward", "fc", "fp32", B=4), 2).hard
+    assert not needs.of(one("gelu", "backward", "", "fp32", B=4), 2, 2, H200).hard

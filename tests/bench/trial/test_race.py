@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import re
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,7 @@ class FakeWorker:
     seconds: ClassVar[dict[str, float]] = {}
     fails: ClassVar[dict[str, ProcessFailed]] = {}
     wrong: ClassVar[set[str]] = set()
+    wrong_when_hard: ClassVar[set[str]] = set()  # on the structured case
     hides: ClassVar[set[str]] = set()  # their clock does not tell all
     waits: ClassVar[dict[str, int]] = {}  # so many of their calls first wait for a core, and …
     waits_counted: ClassVar[bool] = True  # … whether the system counts that
@@ -142,7 +144,9 @@ class FakeJudge:
     def with_inputs(self, ask):
         return ask()
 
-    def pool(self, case, yardstick, seeds, contents):
+    def pool(self, case, yardstick, seeds, contents, hard=None):
+        self.hard = (len(seeds), 0)
+        assert (self.hard in contents) == (hard is not None)
         return ["given"] * len(seeds)
 
     def draws_of(self, case):
@@ -152,6 +156,8 @@ class FakeJudge:
         pass
 
     def judge(self, case, handed, content):
+        if content == self.hard and handed in FakeWorker.wrong_when_hard:
+            return Verdict("not_finite", "off")
         return Verdict("inaccurate", "off") if handed in FakeWorker.wrong else Verdict(ratio=1.5)
 
 
@@ -314,6 +320,22 @@ def test_a_wrong_timed_call_ends_that_row_only(monkeypatch):
     found = by_label(race("eager", "fast"))
     assert found["torch.fast"].status == "wrong" and "inaccurate in a timed call" in found["torch.fast"].evidence
     assert found["torch.eager"].running
+
+
+@pytest.mark.parametrize("seconds", [0, 1e9])
+@pytest.mark.parametrize("wrong", [set(), {"fast"}])
+def test_everyone_is_called_once_with_a_structured_case_at_the_timed_shape(monkeypatch, seconds, wrong):
+    """However short the race is; and that call is not among those that are timed."""
+    monkeypatch.setattr(timing.needs, "_hard", lambda case: True)
+    monkeypatch.setattr(FakeWorker, "wrong_when_hard", wrong)
+    found = by_label(race("eager", "fast", seconds=seconds))
+    draws = timing.needs.of(CASE, 2).draws
+    assert sorted(name for name, entry, _ in FakeWorker.calls if entry >= draws) == ["eager", "fast"]
+    fast = found["torch.fast"]
+    assert fast.status == ("wrong" if wrong else "ok") and found["torch.eager"].running
+    assert not wrong or re.fullmatch(r"not_finite in a call at the timed shape with \w+: off", fast.evidence)
+    timed = sum(len(calls) for samples in found["torch.eager"].samples.values() for calls in samples)
+    assert timed < sum(name == "eager" for name, _, _ in FakeWorker.calls)
 
 
 @pytest.mark.parametrize("times", [1, 2])
