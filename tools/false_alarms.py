@@ -2,6 +2,7 @@
 
 .venv/bin/python tools/false_alarms.py                      40 s for each layer, phase and dtype: half an hour
 .venv/bin/python tools/false_alarms.py --seconds 2 --layers gelu,softmax --out page.md
+.venv/bin/python tools/false_alarms.py --seed 2 --also page.md --out page.md      more calls, both together
 
 Seconds are the CPU's, so that a busy machine measures as much. Cases are those of a proof, slices of what is timed of
 gpt2-124m among them, each as likely as another. Every draw has a seed of its own and its yard is worked out anew.
@@ -16,6 +17,7 @@ import math
 import multiprocessing
 import os
 import random
+import re
 import sys
 import tempfile
 import time
@@ -48,31 +50,52 @@ TURNABLE = {"B", "C", "K", "M", "N", "HS"}  # symbols of axes whose order means 
 IN_ORDER = {"rope": {"HS"}, "q8_quantise": {"K"}, "q8_matmul": {"K"}}  # but to these: pairs, groups from the front on
 TAIL = 0.05  # the share of ratios that the estimate of the tail is made of
 CONFIDENCE = 0.95
+COLUMNS = (
+    *("layer", "phase", "dtype", "cases", "seeds", "calls", "beyond", "fails"),
+    *("largest ratio", "bound (95 %)", "tail", "largest of"),
+)
+MOST_TOLD = 3  # of a row, of what was beyond the limit
 
 
 @dataclass
 class Row:
-    """What was seen of one layer, phase and dtype. A call that is judged is one draw of one stand-in."""
+    """What was seen of one layer, phase and dtype. A call that is judged is one draw of one stand-in; its ratio is the
+    worst of its outputs."""
 
     layer: str
     phase: str
     dtype: str
     cases: int  # of a proof
     seeds: int = 0
-    ratios: list[float] = field(default_factory=list)  # the worst of a call's outputs
-    largest: str = ""  # stand-in and case of the largest ratio
-    beyond: list[str] = field(default_factory=list)  # the limit, in one draw
-    failed: list[str] = field(default_factory=list)  # those of them that a proof would call inaccurate
+    calls: int = 0
+    beyond: int = 0  # the limit, in one draw
+    failed: int = 0  # those of them that a proof would call inaccurate
+    worst: float = 0.0  # ratio
+    largest: str = ""  # stand-in and case of it
+    tail: float = 0.0  # rate beyond the limit, by `tail_beyond`
+    told: list[str] = field(default_factory=list)  # of those beyond the limit
 
     @property
     def name(self) -> str:
         return f"{self.layer} {self.phase} {self.dtype}"
 
     def bound(self) -> float:
-        return upper_bound(len(self.failed), len(self.ratios))
+        return upper_bound(self.failed, self.calls)
 
-    def tail(self) -> float:
-        return tail_beyond(self.ratios, K)
+    def with_(self, other: "Row") -> "Row":
+        """Both together. The tail is that of the heavier one: the ratios themselves are in neither."""
+        more = other if other.worst > self.worst else self
+        return replace(
+            self,
+            seeds=self.seeds + other.seeds,
+            calls=self.calls + other.calls,
+            beyond=self.beyond + other.beyond,
+            failed=self.failed + other.failed,
+            worst=more.worst,
+            largest=more.largest,
+            tail=max(self.tail, other.tail),
+            told=self.told + other.told,
+        )
 
 
 def upper_bound(fails: int, trials: int) -> float:
@@ -108,18 +131,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--layers", default=",".join(contract.layer_names()))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--also", type=Path, help="a page of the same cases and another seed: both together are written"
+    )
     parser.add_argument("--out", type=Path, default=HOME / "docs" / "false_alarms.md")
     options = parser.parse_args(argv)
+    told, before = read(options.also.read_text()) if options.also else ("", {})
+    told += f"{' and ' if told else ''}`--seed {options.seed} --seconds {options.seconds:g}`"
     wanted = [(name, phase) for name in options.layers.split(",") for phase in contract.phases_of(contract.load(name))]
     all = [(*one, dtype, options.seconds, options.seed) for one in wanted for dtype in DTYPES]
-    rows: list[Row] = []
+    found = dict(before)
     with tempfile.TemporaryDirectory() as cache:
         os.environ.setdefault("LAYERBENCH_CACHE", cache)
         with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
             for row in pool.map(measure, *zip(*all, strict=True)):
-                rows.append(row)
-                print(f"{row.name}: {len(row.failed)} of {len(row.ratios)}, {max(row.ratios):.2f}", flush=True)
-                options.out.write_text(page(rows, options.seconds))
+                print(f"{row.name}: {row.failed} of {row.calls}, {row.worst:.2f}", flush=True)
+                found[row.name] = row.with_(before[row.name]) if row.name in before else row
+                options.out.write_text(page([*found.values()], told))
     return 0
 
 
@@ -131,6 +159,7 @@ def measure(layer: str, phase: str, dtype: str, seconds: float, seed: int) -> Ro
     others = [v for v in every if v.layer == layer and v.has(phase) and dtype in v.dtypes and not v.gpu_code]
     others = [v for v in others if v.stem not in ("eager", "compile") and not variants.unavailable(v, "cpu", dtype)]
     cases = cases_of(layer, phase, dtype, [0, 1], timed=timed_shapes(layer, phase, dtype))
+    ratios: list[float] = []
     row, order = Row(layer, phase, dtype, len(cases)), random.Random(f"{layer} {phase} {dtype} {seed}")
     end = time.process_time() + seconds
     while time.process_time() < end:
@@ -143,13 +172,14 @@ def measure(layer: str, phase: str, dtype: str, seconds: float, seed: int) -> Ro
                 ratio, evidence = judged(stand_in, case, values, yards)
             except Unavailable:  # a variant that does not take this case, or an option of it
                 continue
-            if ratio > max(row.ratios, default=0.0):
-                row.largest = f"{name}, {case.name}"
-            row.ratios.append(ratio)
+            ratios.append(ratio)
+            if ratio > row.worst:
+                row.worst, row.largest = ratio, f"{name}, {case.name}"
             if evidence:
-                row.beyond.append(f"{name}, {case}: {evidence}")
-                if ratio > BORDERLINE * K or any(again(stand_in, case, eager, order) for _ in range(REDRAWS)):
-                    row.failed.append(row.beyond[-1])
+                fails = ratio > BORDERLINE * K or any(again(stand_in, case, eager, order) for _ in range(REDRAWS))
+                row.beyond, row.failed = row.beyond + 1, row.failed + fails
+                row.told.append(f"{'failed' if fails else 'once'}: {name}, {case}: {evidence}")
+    row.calls, row.tail = len(ratios), tail_beyond(ratios, K)
     return row
 
 
@@ -229,15 +259,16 @@ def turned_call(variant: Variant, case: Case, values: Values) -> list[torch.Tens
     return [part.flip(axes[name]) for name, part in zip(names, call(variant, case, turned), strict=True)]
 
 
-def page(rows: list[Row], seconds: float) -> str:
-    calls, beyond, fails = (sum(len(getattr(r, name)) for r in rows) for name in ("ratios", "beyond", "failed"))
+def page(rows: list[Row], told: str) -> str:
+    """told: how they were measured."""
+    calls, beyond, fails = (sum(getattr(r, name) for r in rows) for name in ("calls", "beyond", "failed"))
     pooled = upper_bound(fails, calls)
     most, mean = max(r.cases for r in rows), sum(r.cases for r in rows) / len(rows)
-    worst = max(rows, key=lambda r: r.tail() * r.cases)
+    worst = max(rows, key=lambda r: r.tail * r.cases)
     lines = [
         "# How often an honest variant is called inaccurate",
         "",
-        f"Written by `tools/false_alarms.py --seconds {seconds:g}` (torch {torch.__version__}, "
+        f"Written by `tools/false_alarms.py`, {told} (torch {torch.__version__}, "
         f"{torch.backends.cpu.get_cpu_capability()}, on a CPU); limits: K = {K:g}, K_ONE = {K_ONE:g}.",
         "",
         f"{calls:,} judged calls on {sum(r.seeds for r in rows):,} seeds, {beyond} of them beyond the limit, {fails} "
@@ -248,7 +279,7 @@ def page(rows: list[Row], seconds: float) -> str:
         "",
         "A row by itself has too few calls for as low a bound (`bound`). `tail` is where the largest twentieth of its "
         "ratios point: the rate beyond the limit if their tail is a power law (Hill 1975). By that, "
-        f"{worst.name} is the worst: one run in {_one_in(worst.tail() * worst.cases)}.",
+        f"{worst.name} is the worst: in one run of {_one_in(worst.tail * worst.cases)} a case would be drawn again.",
         "",
         "A ratio is an error in yards; the limit is 4. Cases are those of the proof (ragged shapes, slices of the "
         f"shapes of {MODEL} that are timed, structured inputs), each draw with a seed and a yard of its own. Calls are "
@@ -257,17 +288,34 @@ def page(rows: list[Row], seconds: float) -> str:
         "round (plain values); the other PyTorch variants without torch.compile; the repository's CPU kernels (fp32, "
         "bf16). What this does not cover: GPUs, whole timed shapes, arithmetic nobody has written here.",
         "",
-        "| layer | phase | dtype | seeds | calls | beyond | fails | largest ratio | bound (95 %) | tail | largest of |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|--:|---|",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|{'---|' * 3}{'--:|' * (len(COLUMNS) - 4)}---|",
     ]
     for r in rows:
-        counts = f"{r.seeds:,} | {len(r.ratios):,} | {len(r.beyond)} | {len(r.failed)}"
-        rates = f"{max(r.ratios):.2f} | {r.bound():.1e} | {r.tail():.0e}"
-        lines.append(f"| {r.layer} | {r.phase} | {r.dtype} | {counts} | {rates} | {r.largest} |")
-    seen = [f"- {'failed' if text in r.failed else 'once'}: {text}" for r in rows for text in r.beyond[:3]]
-    if seen:
-        lines += ["", "What was beyond the limit (at most three a row):", "", *seen]
+        counts = f"{r.seeds:,} | {r.calls:,} | {r.beyond} | {r.failed}"
+        rates = f"{r.worst:.2f} | {r.bound():.1e} | {r.tail:.0e}"
+        lines.append(f"| {r.layer} | {r.phase} | {r.dtype} | {r.cases} | {counts} | {rates} | {r.largest} |")
+    if seen := [f"- {text}" for r in rows for text in r.told[:MOST_TOLD]]:
+        lines += ["", f"What was beyond the limit (at most {MOST_TOLD} a row):", "", *seen]
     return "\n".join(lines) + "\n"
+
+
+def read(text: str) -> tuple[str, dict[str, Row]]:
+    """How a page was measured, and its rows by name."""
+    rows: dict[str, Row] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == len(COLUMNS) and cells[2] in DTYPES:
+            layer, phase, dtype, *counts = cells[:8]
+            cases, seeds, calls, beyond, failed = (int(count.replace(",", "")) for count in counts)
+            worst, _, tail, largest = cells[8:]
+            row = Row(layer, phase, dtype, cases, seeds, calls, beyond, failed, float(worst), largest, float(tail))
+            rows[row.name] = row
+        elif found := re.fullmatch(r"- ((?:once|failed): .*)", line):
+            owner = next(r for r in rows.values() if re.search(rf", {r.layer} {r.phase} .*dtype={r.dtype}\b", found[1]))
+            owner.told.append(found[1])
+    said = re.search(r"`--seed.*`(?= \()", text)
+    return said[0] if said else "", rows
 
 
 def _one_in(rate: float) -> str:

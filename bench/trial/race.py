@@ -45,7 +45,7 @@ TURN_SECONDS = 0.04  # one turn of a fast contestant
 MAX_CALLS_A_TURN = 50
 SETTLING = 2  # processes that are made ready for a case at once: nothing is measured yet
 FIRST_ROUNDS = 3  # taken by everyone, …
-SLOW_ROUNDS, SLOW_SECONDS = 2, 1.0  # … but this many where one call takes so long
+SLOW_ROUNDS, SLOW_SECONDS = 2, 1.0  # … but this many where one call takes so long, or all would take more than is its
 MIN_ROUNDS = 5  # before the stopping rule is asked
 COLD_ONLY_SECONDS = 0.2  # a call this long is timed cold only: its working set has left the caches by itself
 MAX_ROUNDS = 60
@@ -396,7 +396,7 @@ def _rounds(contestants: list[Contestant], turns: "Turns", progress: Callable[[s
     stopped = f"{MAX_ROUNDS} rounds were taken"
     for round_ in range(MAX_ROUNDS):
         order = [c for c in contestants if c.running and id(c) not in through]
-        order = [c for c in order if _must(c, round_) or spent[id(c)] < share]
+        order = [c for c in order if _must(c, round_, share) or spent[id(c)] < share]
         if not order:
             stopped = f"time was up after {round_} rounds"
             break
@@ -406,7 +406,7 @@ def _rounds(contestants: list[Contestant], turns: "Turns", progress: Callable[[s
         randomness.shuffle(order)
         for c in order:
             progress(f"round {round_ + 1}: {c.label}")
-            last = not _must(c, round_ + 1) and spent[id(c)] + took[id(c)] >= share
+            last = not _must(c, round_ + 1, share) and spent[id(c)] + took[id(c)] >= share
             took[id(c)] = turns.take(c, round_, last)
             spent[id(c)] += took[id(c)]
             through |= {id(c)} if last else set()
@@ -439,9 +439,11 @@ def _look_back(c: Contestant, baseline: Contestant) -> None:
         c.drop("wrong", f"global_state in timed calls: {told}")
 
 
-def _must(c: Contestant, round_: int) -> bool:
-    """Rounds that a contestant takes part in whatever it costs: few where one call takes seconds."""
-    return round_ < (SLOW_ROUNDS if c.call_s > SLOW_SECONDS else FIRST_ROUNDS)
+def _must(c: Contestant, round_: int, share: float) -> bool:
+    """Rounds that a contestant takes part in whatever it costs: few where its calls take seconds, or more than its share
+    of them."""
+    slow = c.call_s > min(SLOW_SECONDS, share / FIRST_ROUNDS)
+    return round_ < (SLOW_ROUNDS if slow else FIRST_ROUNDS)
 
 
 @dataclass

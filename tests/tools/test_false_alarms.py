@@ -1,9 +1,11 @@
 """The measurement of false alarms: its bounds are those of the books, and what is wrong is counted."""
 
 import random
+import re
 
 import pytest
 
+from bench import HOME
 from bench.core import variants
 from bench.core.case import cases_of, draw
 from reference import contract
@@ -37,10 +39,22 @@ def test_stand_ins_are_judged_and_what_is_wrong_is_counted(monkeypatch, tmp_path
     real = false_alarms.call
     monkeypatch.setattr(false_alarms, "call", lambda *arguments: [part * factor for part in real(*arguments)])
     row = false_alarms.measure("residual", "forward", "fp16", 0.05, 1)
-    assert len(row.ratios) >= row.seeds > 0
-    assert len(row.failed) == (len(row.ratios) if fails else 0)
-    page = false_alarms.page([row], 0.05)
+    assert row.calls >= row.seeds > 0
+    assert row.failed == (row.calls if fails else 0)
+    page = false_alarms.page([row], "`--seed 1`")
     assert "| residual | forward | fp16 |" in page and ("What was beyond the limit" in page) == fails
+    said, rows = false_alarms.read(page)
+    assert said == "`--seed 1`" and false_alarms.page([*rows.values()], said) == page, "it is read as it was written"
+    both = row.with_(rows[row.name])
+    assert (both.calls, both.failed) == (2 * row.calls, 2 * row.failed)
+    assert both.worst == pytest.approx(row.worst, abs=0.01)
+
+
+def test_what_the_judge_promises_is_what_was_measured():
+    promised = re.search(r"less than one proof of ([\d,]+) on average", (HOME / "docs" / "judge.md").read_text())
+    measured = re.search(r"less than once in ([\d,]+) runs on average", (HOME / "docs" / "false_alarms.md").read_text())
+    assert promised and measured
+    assert int(measured[1].replace(",", "")) >= int(promised[1].replace(",", ""))
 
 
 @pytest.mark.parametrize("layer", contract.layer_names())
