@@ -45,7 +45,7 @@ TURN_SECONDS = 0.04  # one turn of a fast contestant
 MAX_CALLS_A_TURN = 50
 SETTLING = 2  # processes that are made ready for a case at once: nothing is measured yet
 FIRST_ROUNDS = 3  # taken by everyone, …
-SLOW_ROUNDS, SLOW_SECONDS = 2, 1.0  # … but this many where one call takes so long, or all would take more than is its
+SLOW_ROUNDS, SLOW_SECONDS = 2, 1.0  # … but this many where one call takes so long
 MIN_ROUNDS = 5  # before the stopping rule is asked
 COLD_ONLY_SECONDS = 0.2  # a call this long is timed cold only: its working set has left the caches by itself
 MAX_ROUNDS = 60
@@ -440,9 +440,9 @@ def _look_back(c: Contestant, baseline: Contestant) -> None:
 
 
 def _must(c: Contestant, round_: int, share: float) -> bool:
-    """Rounds that a contestant takes part in whatever it costs: few where its calls take seconds, or more than its share
-    of them."""
-    slow = c.call_s > min(SLOW_SECONDS, share / FIRST_ROUNDS)
+    """Rounds that a contestant takes part in whatever it costs: few where one call takes seconds, or where it is too slow
+    to be timed warm and they would take more than its share of them."""
+    slow = c.call_s > SLOW_SECONDS or COLD_ONLY_SECONDS < c.call_s > share / FIRST_ROUNDS
     return round_ < (SLOW_ROUNDS if slow else FIRST_ROUNDS)
 
 
