@@ -440,8 +440,8 @@ def _look_back(c: Contestant, baseline: Contestant) -> None:
 
 
 def _must(c: Contestant, round_: int, share: float) -> bool:
-    """Rounds that a contestant takes part in whatever it costs: few where one call takes seconds, or where it is too slow
-    to be timed warm and they would take more than its share of them."""
+    """Rounds that a contestant takes part in whatever it costs: few where one call takes seconds, or where it is too
+    slow to be timed warm and they would take more than its share of the seconds."""
     slow = c.call_s > SLOW_SECONDS or COLD_ONLY_SECONDS < c.call_s > share / FIRST_ROUNDS
     return round_ < (SLOW_ROUNDS if slow else FIRST_ROUNDS)
 
