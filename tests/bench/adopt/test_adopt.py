@@ -1502,7 +1502,12 @@ def run(x, w, eps):
 def test_a_guess_of_tiles_does_not_keep_whole_ones_from_being_tried(tmp_path, monkeypatch):
     command = importlib.import_module("bench.import")
     tried = []
-    monkeypatch.setattr(command, "in_whole_tiles", lambda *_: tried.append(1) or "")
+
+    def in_whole_tiles(*_):
+        tried.append(1)
+        return ""
+
+    monkeypatch.setattr(command, "in_whole_tiles", in_whole_tiles)
     monkeypatch.setattr(command.subprocess, "run", lambda line, **_: subprocess.CompletedProcess(line, cli.WRONG))
     kernel = """
 import triton
