@@ -92,7 +92,6 @@ for name in {names}:
 def test_every_option_is_explained():
     for file in sorted((HOME / "bench").glob("*.py")):
         module = importlib.import_module(f"bench.{file.stem}")
-        doc = module.__doc__ or ""
         if hasattr(module, "parser"):
             mute = [a.dest for a in module.parser()._actions if not a.help]
             assert not mute, (file.stem, mute)
@@ -102,6 +101,7 @@ def test_help_fits_a_terminal_of_80_columns(monkeypatch):
     """But for commands, which are copied whole; and it is as it was written where there is room."""
     for file in sorted((HOME / "bench").glob("*.py")):
         module = importlib.import_module(f"bench.{file.stem}")
+        doc = module.__doc__ or ""
         if hasattr(module, "parser"):
             monkeypatch.setenv("COLUMNS", "80")
             narrow = module.parser().format_help()
