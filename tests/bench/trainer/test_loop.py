@@ -141,7 +141,12 @@ def test_what_has_ended_says_so_at_once(data, tmp_path, monkeypatch):
     lines = (out / "train.jsonl").read_bytes()
     chosen: list[int] = []
     choose = build.choose_kernels
-    monkeypatch.setattr(build, "choose_kernels", lambda *a: chosen.append(1) or choose(*a))
+
+    def counting(*arguments):
+        chosen.append(1)
+        return choose(*arguments)
+
+    monkeypatch.setattr(build, "choose_kernels", counting)
     done = train(data, "--out", out, "--resume")
     assert done.returncode == cli.OK and not chosen
     assert "nothing is left to do: all 2 steps are taken" in done.stderr and str(out) in done.stdout

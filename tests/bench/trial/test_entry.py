@@ -76,9 +76,12 @@ def test_the_first_call_alone_is_compared(tmp_path, monkeypatch):
     called, read = [], []
     kernel = Kernel("mine.cpp", "scale")
     monkeypatch.setattr(entry, "LOAD", lambda kernel, dtype: lambda *arguments: called.append(len(arguments)))
-    monkeypatch.setattr(
-        entry, "parameters_of", lambda *_: read.append(1) or [entry.Parameter("T* out", "out", entry.POINTER)]
-    )
+
+    def parameters_of(*_):
+        read.append(1)
+        return [entry.Parameter("T* out", "out", entry.POINTER)]
+
+    monkeypatch.setattr(entry, "parameters_of", parameters_of)
     monkeypatch.setattr(Kernel, "_load", entry._load)
     with pytest.raises(TypeError, match=r"mine\.cpp: scale is called with 2 arguments"):
         kernel(torch.ones(1), 3)
