@@ -238,7 +238,7 @@ class Suite:
             at_once = 1 if piece.alone or any(r.piece.alone for r in self.running) else self.plan.what.at_once
             if len(self.running) >= at_once:
                 return False
-            self.running.append(self.start(waiting.pop(0), limit))
+            self.start(waiting.pop(0), limit)
             return True
         return False
 
@@ -254,12 +254,13 @@ class Suite:
             return 0.0
         return min(left, max(LEAST_LIMIT, MOST * expected))
 
-    def start(self, piece: Piece, limit: float) -> Running:
+    def start(self, piece: Piece, limit: float) -> None:
+        """It runs before it is started: whatever interrupts this, now too, has it ended and written down."""
         folder, where = self.folder(piece)
         command = [*piece.command(limit), *where]
         process = self.process_for(piece)
+        self.running.append(Running(piece, command, folder, process, limit, self.clock.monotonic()))
         process.start(command, self.logs / f"{piece.name}.out", self.logs / f"{piece.name}.err")
-        return Running(piece, command, folder, process, limit, self.clock.monotonic())
 
     def process_for(self, piece: Piece) -> Process:
         if not piece.fresh and self.idle[self.undisturbed(piece)]:

@@ -140,7 +140,13 @@ def test_what_has_ended_says_so_at_once(data, tmp_path, monkeypatch):
     train(data, "--steps", 2, "--out", out)
     lines = (out / "train.jsonl").read_bytes()
     chosen: list[int] = []
-    monkeypatch.setattr(build, "choose_kernels", lambda *_: chosen.append(1))
+    choose = build.choose_kernels
+
+    def counted(*arguments):
+        chosen.append(1)
+        return choose(*arguments)
+
+    monkeypatch.setattr(build, "choose_kernels", counted)
     done = train(data, "--out", out, "--resume")
     assert done.returncode == cli.OK and not chosen
     assert "nothing is left to do: all 2 steps are taken" in done.stderr and str(out) in done.stdout

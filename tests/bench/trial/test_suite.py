@@ -732,3 +732,15 @@ def test_the_whole_of_it_on_the_cpu_with_a_broken_variant(tmp_path):
     assert again.returncode == 2 and again.stderr.count("finished before") == 5
     assert (out / "records.jsonl").read_text() == before
     shutil.rmtree(out)
+
+
+def test_ctrl_c_while_a_piece_is_started_ends_it_and_is_written_down(bench, monkeypatch):
+    start = suite.Lane.start
+
+    def interrupted(lane, *arguments):
+        start(lane, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite.Lane, "start", interrupted)
+    assert bench.run(bench.piece("check-slow", "time.sleep(60)")) == 130
+    assert bench.statuses() == {"check-slow": "timeout"}
