@@ -83,7 +83,7 @@ class Row:
         return upper_bound(self.failed, self.calls)
 
     def with_(self, other: "Row") -> "Row":
-        """Both together. The tail is that of the heavier one: the ratios themselves are in neither."""
+        """Both together. The tail is that of the one with more calls: the ratios themselves are in neither."""
         more = other if other.worst > self.worst else self
         return replace(
             self,
@@ -93,7 +93,7 @@ class Row:
             failed=self.failed + other.failed,
             worst=more.worst,
             largest=more.largest,
-            tail=max(self.tail, other.tail),
+            tail=max(self, other, key=lambda row: row.calls).tail,
             told=self.told + other.told,
         )
 
