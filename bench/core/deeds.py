@@ -36,7 +36,7 @@ import torch
 from bench.core import owners, replaced
 from kernels import cache_dir
 
-MOST_SHOWN = 4  # calls named in one line of evidence
+MOST_SHOWN = 4  # calls, or changes, named in one line of evidence
 
 
 @dataclass(frozen=True)

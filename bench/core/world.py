@@ -26,6 +26,7 @@ import torch
 
 from bench.core import deeds, replaced
 from bench.core.arena import checksum
+from bench.core.deeds import MOST_SHOWN
 
 State = dict[str, object]
 
@@ -53,7 +54,6 @@ TINY, HALF = sys.float_info.min, 0.5
 # Beside one: less than half a unit in its last place, and more than that. Each direction of rounding makes other sums.
 ONE, LITTLE, MORE = 1.0, 2.0**-54, 1.5 * 2.0**-53
 MOST_TASKS = 64  # looked at one by one
-MOST_SHOWN = 4  # changes named in one line of evidence
 
 # What a first call may leave behind: it compiles, and starts the pools that later calls use.
 POOLS = "native threads"

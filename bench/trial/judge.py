@@ -149,14 +149,18 @@ class JudgeRoom(process.Room):
             for box in old.boxes if old else ():
                 box.close()
             cases = [replace(case, seed=seed) for seed in seeds] + ([hard] if hard else [])
-            # Random numbers come from one thread: the draws of a case are made side by side.
-            with ThreadPoolExecutor(1 if self.device else len(cases)) as threads:
-                draws = list(threads.map(lambda one: truth.drawn(one, self.where), cases))
-            self.known[key] = Known(case, draws, [], [], hard)
+            self.known[key] = Known(case, self._drawn(cases), [], [], hard)
             if not self.device:
                 self._store(self.known[key])
                 self._release()
         return self.known[key].given
+
+    def _drawn(self, cases: list[Case]) -> list[Values]:
+        """Several side by side, for random numbers come from one thread each; a proof's cases are drawn one by one."""
+        if self.device or len(cases) == 1:
+            return [truth.drawn(case, self.where) for case in cases]
+        with ThreadPoolExecutor(len(cases)) as threads:
+            return list(threads.map(truth.drawn, cases))
 
     def _store(self, known: Known) -> None:
         """Into boxes. On a CPU they are the judge's draws as well: sealed, nobody else can write to them."""

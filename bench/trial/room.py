@@ -296,9 +296,8 @@ class Room(process.Room):
         """A call of a case that was proved, whose inputs cannot be written to: who does so ends this process."""
         self._enter_case(case, seed)
         self.arena.load(self._values(given))
-        self.arena.reset(seed)
         with self.arena.inputs_sealed():
-            self._call()
+            self._one_call()
 
     def _first_call(self) -> None:
         """It may compile, and leave a pool of threads behind; it may not change the process."""
